@@ -1,0 +1,201 @@
+"""The composition root: settings to running parts. Nothing else builds clients."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+import threading
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, cast
+
+import structlog
+
+from altsync import db, log, outbox
+from altsync.config import Settings, read_settings
+from altsync.db import Database
+from altsync.delivery import Delivery, Policy
+from altsync.errors import ConfigurationError, SinkFailure
+from altsync.records import SinkTraits, Topology
+from altsync.relay import Relay, RelayPolicy
+from altsync.sinks.base import Sink
+from altsync.store import EmbeddingCache
+
+logger = structlog.get_logger(__name__)
+
+
+class Application:
+    """Everything that one process needs, built when first asked for. Build it after a fork."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or read_settings()
+        self._deliveries: dict[str, Delivery | None] = {}
+        self._sinks: dict[str, Sink | None] = {}
+        self._lock = threading.Lock()
+        self.stopping = threading.Event()
+        log.protect(_secrets(self.settings))
+
+    @cached_property
+    def topology(self) -> Topology:
+        """All sinks of the settings. Raises ``ConfigurationError`` for one that is none."""
+        return Topology(tuple(_traits(name) for name in self.settings.sink_names))
+
+    @cached_property
+    def database(self) -> Database:
+        """The pool that workers and commands use."""
+        return Database(self.settings.require_database_url())
+
+    def connect(self, name: str = "altsync") -> db.Conn:
+        """A session connection of its own, for LISTEN and temporary tables."""
+        return db.connect(self.settings.require_database_url(direct=True), name=name)
+
+    def disabled_reason(self, sink: str) -> str | None:
+        """Why nobody claims for a sink: the setting that is missing; None when it is ready."""
+        setting: str = _module(sink).SETTING
+        if setting and getattr(self.settings, setting.lower()) is None:
+            return f"{setting} is not set"
+        return None
+
+    @property
+    def enabled(self) -> list[str]:
+        """The sinks that are configured."""
+        return [s for s in self.topology.names if self.disabled_reason(s) is None]
+
+    def sink(self, name: str) -> Sink | None:
+        """The sink, opened once; None when it is not configured."""
+        with self._lock:
+            if name not in self._sinks:
+                opened = _module(name).open_sink(self.settings, EmbeddingCache(self.database))
+                self._sinks[name] = cast("Sink | None", opened)
+            return self._sinks[name]
+
+    def delivery(self, name: str) -> Delivery | None:
+        """The delivery of a sink; None when the sink is not configured."""
+        sink = self.sink(name)
+        with self._lock:
+            if name not in self._deliveries:
+                self._deliveries[name] = None if sink is None else self._deliver_to(sink)
+            return self._deliveries[name]
+
+    def _deliver_to(self, sink: Sink) -> Delivery:
+        numbers = policy(self.settings)
+        return Delivery(self.database, sink, self.topology, numbers, worker=worker_name())
+
+    def deliver(self, sink: str) -> bool:
+        """Drain a sink for one task's time; True when there is more to do."""
+        delivery = self.delivery(sink)
+        if delivery is None:
+            return False
+        return delivery.drain(self.settings.altsync_task_seconds, self.stopping.is_set)
+
+    def relay(self, wake: Callable[[str], None]) -> Relay:
+        """The relay of this process' settings."""
+        settings = self.settings
+        return Relay(
+            self.database,
+            lambda: self.connect("altsync-relay"),
+            wake,
+            self.topology,
+            self.enabled,
+            RelayPolicy(
+                poll=settings.altsync_poll_seconds,
+                batch_size=settings.altsync_batch_size,
+                wake_limit=settings.altsync_wake_limit,
+                max_lost_leases=settings.altsync_max_lost_leases,
+                purge_grace=settings.altsync_purge_grace_seconds,
+                echo=settings.echo_seconds,
+            ),
+            housekeeping=[self._forget_tombstones],
+        )
+
+    def _forget_tombstones(self) -> None:
+        for name in self.enabled:
+            forget = getattr(self.sink(name), "forget_tombstones", None)
+            if forget is None:
+                continue
+            try:
+                forget()
+            except SinkFailure as failure:
+                logger.warning("tombstones.kept", sink=name, reason=failure.reason)
+
+    def migrate(self) -> None:
+        """Bring the schema to its head and give every sink its shared state."""
+        db.migrate(self.settings.require_database_url(direct=True))
+        self.register()
+
+    def register(self) -> None:
+        """Tell the database which sinks there are, and which of them are switched on here."""
+        model = self.settings.wanted_model
+        with self.database.transaction() as conn:
+            outbox.register_sinks(conn, self.topology, model.name, model.dimensions)
+            for name in self.topology.names:
+                outbox.set_enabled(conn, name, self.disabled_reason(name))
+
+    def set_up_sinks(self) -> dict[str, str | None]:
+        """Create constraints and indexes; per configured sink what went wrong, or None."""
+        results: dict[str, str | None] = {}
+        for name in self.enabled:
+            sink = self.sink(name)
+            try:
+                assert sink is not None
+                sink.setup()
+                results[name] = None
+            except SinkFailure as failure:
+                results[name] = failure.reason
+        return results
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        self.stopping.set()
+        for sink in self._sinks.values():
+            if sink is not None:
+                sink.close()
+        if "database" in self.__dict__:
+            self.database.close()
+
+
+def policy(settings: Settings) -> Policy:
+    """Delivery's numbers, from the settings."""
+    return Policy(
+        batch_size=settings.altsync_batch_size,
+        lease=settings.altsync_lease_seconds,
+        timeout=settings.altsync_sink_timeout_seconds,
+        max_attempts=settings.altsync_max_attempts,
+        max_lost_leases=settings.altsync_max_lost_leases,
+        backoff=settings.altsync_backoff_seconds,
+        backoff_cap=settings.altsync_backoff_cap_seconds,
+        breaker_cap=settings.altsync_breaker_cap_seconds,
+        echo=settings.echo_seconds,
+    )
+
+
+def worker_name() -> str:
+    """Who holds a lease, for people: host, process, thread."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _module(sink: str) -> Any:
+    try:
+        return importlib.import_module(f"altsync.sinks.{sink}")
+    except ModuleNotFoundError as error:
+        if error.name != f"altsync.sinks.{sink}":
+            raise
+        raise ConfigurationError(
+            f"ALTSYNC_SINKS names {sink!r}, but there is no sinks/{sink}.py"
+        ) from None
+
+
+def _traits(sink: str) -> SinkTraits:
+    traits: SinkTraits = _module(sink).Sink.traits
+    return traits
+
+
+def _secrets(settings: Settings) -> list[str | None]:
+    values = [
+        settings.neo4j_password,
+        settings.pinecone_api_key,
+        settings.openai_api_key,
+        settings.flower_basic_auth,
+    ]
+    return [value.get_secret_value() if value else None for value in values]

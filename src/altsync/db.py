@@ -1,0 +1,131 @@
+"""Connections to PostgreSQL.
+
+``transaction`` opens and commits; whoever is handed a connection never commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import psycopg
+from psycopg import Connection
+from psycopg.rows import TupleRow
+from psycopg_pool import ConnectionPool
+
+from altsync.config import split_schema
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+Conn = Connection[TupleRow]
+
+#: Seconds to wait for PostgreSQL to accept a connection before saying so.
+CONNECT_TIMEOUT = 5
+
+#: Connections one process keeps at most: one per worker thread, and the relay's few.
+POOL_SIZE = 16
+
+
+def connect_options(url: str, name: str) -> tuple[str, dict[str, Any]]:
+    """A URL that libpq takes, and psycopg's arguments for it."""
+    conninfo, schema = split_schema(url)
+    options: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT, "application_name": name}
+    if schema:
+        options["options"] = f"-c search_path={quote(schema, safe='_')}"
+    return conninfo, options
+
+
+def connect(url: str, *, name: str = "altsync", autocommit: bool = True) -> Conn:
+    """A connection of its own, for LISTEN and temporary tables. The caller closes it."""
+    conninfo, options = connect_options(url, name)
+    return psycopg.connect(conninfo, autocommit=autocommit, **options)
+
+
+class Database:
+    """A pool of connections. Build it after a fork, never before."""
+
+    def __init__(self, url: str, *, name: str = "altsync", size: int = POOL_SIZE) -> None:
+        conninfo, options = connect_options(url, name)
+        # The check costs a round trip and finds connections that a server restart has cut.
+        self._pool = ConnectionPool(
+            conninfo,
+            min_size=0,
+            max_size=size,
+            open=True,
+            kwargs={**options, "autocommit": True},
+            check=ConnectionPool.check_connection,
+            timeout=CONNECT_TIMEOUT * 2,
+            name=name,
+        )
+
+    @contextmanager
+    def autocommit(self) -> Iterator[Conn]:
+        """A connection on which every statement stands for itself."""
+        with self._pool.connection() as conn:
+            yield conn
+
+    @contextmanager
+    def transaction(self) -> Iterator[Conn]:
+        """A connection inside a transaction: committed at the end, or rolled back."""
+        with self._pool.connection() as conn, conn.transaction():
+            yield conn
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._pool.close()
+
+
+def engine(url: str) -> Engine:
+    """A SQLAlchemy engine on the same database, for migrations and SQLModel readers."""
+    from sqlalchemy import create_engine, pool
+
+    conninfo, options = connect_options(url, "altsync-sqlmodel")
+    return create_engine(
+        conninfo.replace("postgresql://", "postgresql+psycopg://", 1).replace(
+            "postgres://", "postgresql+psycopg://", 1
+        ),
+        connect_args=options,
+        poolclass=pool.NullPool,
+    )
+
+
+def migrations_folder() -> Path:
+    """Where the migrations are: beside the sources, or in the working folder.
+
+    Raises ``FileNotFoundError`` when neither holds them.
+    """
+    for root in (Path(__file__).resolve().parents[2], Path.cwd()):
+        if (root / "migrations" / "env.py").is_file():
+            return root / "migrations"
+    raise FileNotFoundError("no migrations/ folder beside the sources or in this folder")
+
+
+def migrate(url: str, revision: str = "head") -> None:
+    """Bring the schema to ``revision``. Two at once are safe: the second one waits."""
+    from alembic import command
+    from alembic.config import Config
+    from sqlalchemy import text
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()))
+    with engine(url).connect() as connection:
+        connection.execute(text("SELECT pg_advisory_lock(hashtext('altsync.migrate'))"))
+        connection.commit()
+        config.attributes["connection"] = connection
+        if revision in ("head", "heads") or not revision.startswith("-"):
+            command.upgrade(config, revision)
+        else:
+            command.downgrade(config, revision)
+        connection.commit()
+
+
+def schema_revision(conn: Conn) -> str | None:
+    """The revision that the database is at, or None before the first migration."""
+    if conn.execute("SELECT to_regclass('alembic_version')").fetchone() == (None,):
+        return None
+    row = conn.execute("SELECT version_num FROM alembic_version").fetchone()
+    return row[0] if row else None

@@ -1,0 +1,44 @@
+"""Every error that altsync raises on purpose."""
+
+from __future__ import annotations
+
+from altsync.records import ErrorKind
+
+
+class AltsyncError(Exception):
+    """Base of all errors; its text is written for the person at the terminal."""
+
+
+class ConfigurationError(AltsyncError):
+    """A setting is missing or wrong; the text names the setting and what to do."""
+
+
+class SeedError(AltsyncError):
+    """Seeding cannot go on: a folder is missing, a prune is refused, an archetype is in use."""
+
+
+class SinkFailure(AltsyncError):
+    """One call to a sink failed as a whole.
+
+    Sinks translate their driver's errors into this at their own door; nobody else knows the
+    drivers. ``unsure`` means that the write may have been applied, or may be applied later
+    (a timeout, a reset, a 5xx after sending). ``suspect`` means that a record may
+    be the cause: no answer came in time, or the sink broke over it.
+    ``retry_after`` is in seconds and comes from the sink's own answer.
+    """
+
+    def __init__(
+        self,
+        kind: ErrorKind,
+        reason: str,
+        *,
+        unsure: bool = False,
+        suspect: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.kind = kind
+        self.reason = reason
+        self.unsure = unsure
+        self.suspect = suspect
+        self.retry_after = retry_after

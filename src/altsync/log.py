@@ -1,0 +1,89 @@
+"""structlog: one set-up for every process, with secrets taken out."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterable, MutableMapping
+from typing import Any
+
+import structlog
+
+#: Shorter values would take innocent words out of every line.
+_SHORTEST_SECRET = 6
+
+#: Passwords inside URLs, and keys of the providers, wherever they turn up.
+_PATTERNS = (
+    re.compile(r"(?<=://)([^:/@\s]*):([^@/\s]+)(?=@)"),
+    re.compile(r"\b(sk-[A-Za-z0-9_\-]{8,}|pcsk_[A-Za-z0-9_\-]{8,})"),
+    re.compile(r"(?i)(?<=bearer )[A-Za-z0-9._\-]{8,}"),
+)
+
+_secrets: set[str] = set()
+
+
+def protect(secrets: Iterable[str | None]) -> None:
+    """Remember values that must never be shown; ``redact`` takes them out from now on."""
+    _secrets.update(s for s in secrets if s and len(s) >= _SHORTEST_SECRET)
+
+
+def redact(text: str) -> str:
+    """The text without known secrets, passwords in URLs and provider keys."""
+    for secret in _secrets:
+        text = text.replace(secret, "***")
+    for pattern in _PATTERNS:
+        text = pattern.sub(lambda m: f"{m[1]}:***" if m.re is _PATTERNS[0] else "***", text)
+    return text
+
+
+def _redacted(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = redact(value)
+        elif isinstance(value, BaseException):
+            event[name] = redact(f"{type(value).__name__}: {value}")
+    return event
+
+
+def set_up(*, level: str = "INFO", form: str = "auto") -> None:
+    """Log to stderr: JSON lines, or coloured text when a person watches (``auto``)."""
+    console = form == "console" or (form == "auto" and sys.stderr.isatty())
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    # Tracebacks without local variables: locals hold keys and whole records.
+    render: list[Any] = (
+        [
+            _redacted,
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+        ]
+        if console
+        else [
+            structlog.processors.format_exc_info,
+            _redacted,
+            structlog.processors.JSONRenderer(),
+        ]
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "pinecone", "neo4j"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,0 +1,85 @@
+"""SQL on the outbox: enqueue, claim, settle, and what keeps it healthy.
+
+The one rule: at most one LIVE row (pending or in progress) per sink and entity. The live row is
+that sink's state (wanted version, lease, attempts); finished rows are the audit trail. Its row
+lock is the exclusion, so claims need no sweep and no look at other rows.
+
+Lock order, for everybody who writes operations: entities first (tables in the order of
+``EntityType``, rows by id), then operations. ``claim`` alone takes operations without their
+entities, and never waits.
+
+All clocks are the database's. Functions take a connection and never commit.
+"""
+
+from __future__ import annotations
+
+from altsync.outbox.breaker import (
+    Gate,
+    SinkHealth,
+    abandon_probe,
+    close_breaker,
+    gate,
+    may_wake,
+    open_breaker,
+    register_sinks,
+    set_enabled,
+    sink_health,
+    wanted_model,
+)
+from altsync.outbox.claim import Due, claim, due, exhausted, extend, release
+from altsync.outbox.enqueue import (
+    CHANNEL,
+    KEY_COLUMN,
+    LOW_PRIORITY,
+    ON_LIVE,
+    enqueue_parameters,
+    lock_entities,
+    notify,
+    select_operations,
+)
+from altsync.outbox.settle import record_batch, settle, status_column
+from altsync.outbox.upkeep import (
+    FailureGroup,
+    backfill_page,
+    dead_ids,
+    failures,
+    purge_deleted,
+    retry_dead,
+)
+
+__all__ = [
+    "CHANNEL",
+    "KEY_COLUMN",
+    "LOW_PRIORITY",
+    "ON_LIVE",
+    "Due",
+    "FailureGroup",
+    "Gate",
+    "SinkHealth",
+    "abandon_probe",
+    "backfill_page",
+    "claim",
+    "close_breaker",
+    "dead_ids",
+    "due",
+    "enqueue_parameters",
+    "exhausted",
+    "extend",
+    "failures",
+    "gate",
+    "lock_entities",
+    "may_wake",
+    "notify",
+    "open_breaker",
+    "purge_deleted",
+    "record_batch",
+    "register_sinks",
+    "release",
+    "retry_dead",
+    "select_operations",
+    "set_enabled",
+    "settle",
+    "sink_health",
+    "status_column",
+    "wanted_model",
+]

@@ -1,0 +1,208 @@
+"""What all processes share of a sink: breaker, wake-ups, and the wanted model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from altsync.db import Conn
+from altsync.records import EMBEDDING, BreakerState, Topology
+
+#: Characters of an error that a row keeps.
+ERROR_LENGTH = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Whether a worker may claim, and what it must know to do so."""
+
+    admitted: bool
+    probing: bool = False
+    consecutive_errors: int = 0
+    model: str | None = None
+    dimensions: int | None = None
+
+
+def register_sinks(conn: Conn, topology: Topology, model: str, dimensions: int) -> None:
+    """Give every sink its row of shared state; the first one also says the wanted model."""
+    for sink in topology.names:
+        conn.execute("INSERT INTO sink_state (sink) VALUES (%s) ON CONFLICT DO NOTHING", (sink,))
+    conn.execute(
+        """
+        UPDATE sink_state
+        SET config = jsonb_build_object('model', %s::text, 'dimensions', %s::int) || config
+        WHERE sink = %s AND NOT config ? 'model'
+        """,
+        (model, dimensions, EMBEDDING),
+    )
+
+
+def wanted_model(conn: Conn) -> tuple[str, int] | None:
+    """The embedding model that all processes want, and its dimensions."""
+    row = conn.execute(
+        "SELECT config ->> 'model', (config ->> 'dimensions')::int FROM sink_state WHERE sink = %s",
+        (EMBEDDING,),
+    ).fetchone()
+    return (row[0], row[1]) if row and row[0] else None
+
+
+@dataclass(frozen=True, slots=True)
+class SinkHealth:
+    """The shared state of a sink, for people."""
+
+    state: BreakerState
+    since: datetime
+    reason: str | None
+    open_until: datetime | None
+    last_claim_at: datetime | None
+    last_wake_at: datetime | None
+    unanswered_wakes: int
+
+
+def sink_health(conn: Conn) -> dict[str, SinkHealth]:
+    """The shared state of every sink."""
+    rows = conn.execute(
+        """
+        SELECT sink, state, since, reason, open_until, last_claim_at, last_wake_at,
+               unanswered_wakes
+        FROM sink_state
+        """
+    )
+    return {r[0]: SinkHealth(BreakerState(r[1]), *r[2:]) for r in rows}
+
+
+_GATE = """
+SELECT s.state, s.consecutive_errors,
+       COALESCE(s.open_until <= now(), true) AS open_is_over,
+       COALESCE(s.probe_until <= now(), true) AS probe_is_over,
+       s.unanswered_wakes > 0 OR COALESCE(s.last_claim_at < now() - interval '1 second', true),
+       e.config ->> 'model', (e.config ->> 'dimensions')::int
+FROM sink_state s LEFT JOIN sink_state e ON e.sink = 'embedding'
+WHERE s.sink = %s
+"""
+
+
+def gate(conn: Conn, sink: str, token: UUID, lease: float) -> Gate:
+    """Ask whether ``sink`` may be claimed for. Also tells the relay that somebody listens.
+
+    When an open breaker's time is over, the first one to ask becomes its probe for ``lease``
+    seconds.
+    """
+    row = conn.execute(_GATE, (sink,)).fetchone()
+    if row is None:
+        return Gate(admitted=False)
+    state, errors, open_is_over, probe_is_over, tell, model, dimensions = row
+    if tell:
+        conn.execute(
+            "UPDATE sink_state SET last_claim_at = now(), unanswered_wakes = 0 WHERE sink = %s",
+            (sink,),
+        )
+    if state == "closed":
+        return Gate(True, False, errors, model, dimensions)
+    may_probe = (state == "open" and open_is_over) or (state == "probing" and probe_is_over)
+    if not (may_probe and _become_probe(conn, sink, token, lease)):
+        return Gate(admitted=False)
+    return Gate(True, True, errors, model, dimensions)
+
+
+def _become_probe(conn: Conn, sink: str, token: UUID, lease: float) -> bool:
+    cursor = conn.execute(
+        """
+        UPDATE sink_state SET state = 'probing', probe_token = %(token)s,
+          probe_until = now() + make_interval(secs => %(lease)s)
+        WHERE sink = %(sink)s
+          AND ((state = 'open' AND COALESCE(open_until <= now(), true))
+               OR (state = 'probing' AND COALESCE(probe_until <= now(), true)))
+        """,
+        {"sink": sink, "token": token, "lease": lease},
+    )
+    return cursor.rowcount == 1
+
+
+def abandon_probe(conn: Conn, sink: str, token: UUID) -> None:
+    """There was nothing to probe with: leave it to the next one."""
+    conn.execute(
+        """
+        UPDATE sink_state SET state = 'open', probe_token = NULL, probe_until = NULL
+        WHERE sink = %s AND state = 'probing' AND probe_token = %s
+        """,
+        (sink, token),
+    )
+
+
+def close_breaker(conn: Conn, sink: str, token: UUID) -> bool:
+    """The probe got an answer: everybody may claim again."""
+    cursor = conn.execute(
+        """
+        UPDATE sink_state SET state = 'closed', since = now(), reason = NULL, open_until = NULL,
+          consecutive_errors = 0, probe_token = NULL, probe_until = NULL
+        WHERE sink = %s AND state = 'probing' AND probe_token = %s
+        """,
+        (sink, token),
+    )
+    return cursor.rowcount == 1
+
+
+def open_breaker(conn: Conn, sink: str, token: UUID, reason: str, delay: float) -> None:
+    """Nobody claims for ``delay`` seconds, then one probes.
+
+    Errors of calls that were under way together count as one.
+    """
+    conn.execute(
+        """
+        UPDATE sink_state SET state = 'open',
+          since = CASE WHEN state = 'closed' THEN now() ELSE since END,
+          consecutive_errors = consecutive_errors
+            + CASE WHEN state = 'closed' OR probe_token = %(token)s THEN 1 ELSE 0 END,
+          open_until = GREATEST(COALESCE(open_until, now()),
+                                now() + make_interval(secs => %(delay)s)),
+          reason = %(reason)s, probe_token = NULL, probe_until = NULL
+        WHERE sink = %(sink)s
+          AND (state IN ('closed', 'open') OR (state = 'probing' AND probe_token = %(token)s))
+        """,
+        {"sink": sink, "token": token, "reason": reason[:ERROR_LENGTH], "delay": delay},
+    )
+
+
+def set_enabled(conn: Conn, sink: str, reason: str | None) -> None:
+    """Show a sink as disabled for ``reason``, or (None) as ready again."""
+    if reason is None:
+        conn.execute(
+            """
+            UPDATE sink_state SET state = 'closed', since = now(), reason = NULL
+            WHERE sink = %s AND state = 'disabled'
+            """,
+            (sink,),
+        )
+    else:
+        conn.execute(
+            """
+            UPDATE sink_state SET state = 'disabled', since = now(), reason = %s
+            WHERE sink = %s AND state IS DISTINCT FROM 'disabled'
+            """,
+            (reason, sink),
+        )
+
+
+def may_wake(conn: Conn, sink: str, wanted: int, patience: float) -> bool:
+    """Take the right to send one more wake-up, shared by all relays.
+
+    At most ``wanted`` go unanswered; after that one more every ``patience`` seconds, so that a
+    broker that lost everything is found out. A sink whose breaker is open, or that is paused or
+    disabled, is left in peace.
+    """
+    cursor = conn.execute(
+        """
+        UPDATE sink_state SET last_wake_at = now(),
+          unanswered_wakes = LEAST(unanswered_wakes + 1, 1000000)
+        WHERE sink = %(sink)s
+          AND (state = 'closed'
+               OR (state = 'open' AND COALESCE(open_until <= now(), true))
+               OR (state = 'probing' AND COALESCE(probe_until <= now(), true)))
+          AND (unanswered_wakes < %(wanted)s
+               OR last_wake_at < now() - make_interval(secs => %(patience)s))
+        """,
+        {"sink": sink, "wanted": wanted, "patience": patience},
+    )
+    return cursor.rowcount == 1

@@ -1,0 +1,143 @@
+"""Leasing operations, and the relay's questions about what waits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from altsync.db import Conn
+from altsync.records import EntityType, Operation
+
+#: Each crash or hang that an operation took part in makes its next batch ten times smaller;
+#: beyond 10**6 it is alone whatever the batch size.
+_SUSPICION_CAP = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """How much waits for a sink now (counted up to a cap), and when the next falls due."""
+
+    sink: str
+    due: int
+    seconds_to_next: float | None
+
+
+_CLAIM = f"""
+WITH due AS MATERIALIZED (
+  SELECT id, priority, available_at, suspicion,
+         CASE WHEN s.doubt = 0 THEN 1.0 / %(n)s
+              ELSE LEAST(1.0, power(10, LEAST(s.doubt, {_SUSPICION_CAP})) / %(n)s)
+         END AS weight
+  FROM sync_operation,
+       LATERAL (SELECT GREATEST(CASE WHEN lease_token IS NULL THEN 0 ELSE attempts END,
+                                suspicion) AS doubt) s
+  WHERE sink = %(sink)s AND finished_at IS NULL AND available_at <= now()
+    AND attempts < %(max_attempts)s
+  ORDER BY priority, available_at LIMIT %(n)s FOR UPDATE OF sync_operation SKIP LOCKED),
+batch AS (
+  SELECT id, sum(weight) OVER (ORDER BY priority, available_at, id) AS total,
+         row_number() OVER (ORDER BY suspicion, priority, available_at, id) AS place
+  FROM due)
+UPDATE sync_operation o
+SET status = 'in_progress', lease_token = %(token)s, leased_by = %(worker)s,
+    attempts = o.attempts + 1, available_at = now() + make_interval(secs => %(lease)s),
+    asked_again = false, unsure = o.unsure OR o.lease_token IS NOT NULL
+WHERE o.id = ANY(ARRAY(
+  SELECT id FROM batch WHERE CASE WHEN %(probe)s THEN place = 1 ELSE total <= 1.0001 END))
+RETURNING o.id, o.entity_type, o.entity_id, o.entity_key, o.version, o.attempts, o.suspicion,
+          o.unsure
+"""
+
+
+def claim(
+    conn: Conn,
+    sink: str,
+    *,
+    token: UUID,
+    worker: str,
+    limit: int,
+    lease: float,
+    max_attempts: int,
+    probe: bool = False,
+) -> list[Operation]:
+    """Lease due operations for ``lease`` seconds; on an autocommit connection.
+
+    New operations come up to ``limit`` at a time. Those whose last worker vanished, or that
+    took part in a suspect call, come fewer at a time (a tenth, a hundredth … one), so that
+    one that kills or hangs is found without burying others with it. A probe takes one: the
+    least suspicious. Read the rows in a later statement than this one.
+    """
+    cursor = conn.execute(
+        _CLAIM,
+        {
+            "sink": sink,
+            "n": limit,
+            "token": token,
+            "worker": worker,
+            "lease": lease,
+            "max_attempts": max_attempts,
+            "probe": probe,
+        },
+    )
+    return [
+        Operation(row[0], EntityType(row[1]), *row[2:])
+        for row in sorted(cursor, key=lambda row: (row[1], row[3]))
+    ]
+
+
+def extend(conn: Conn, ids: Sequence[int], token: UUID, lease: float) -> bool:
+    """Lease for ``lease`` more seconds; False when any of them was taken away."""
+    cursor = conn.execute(
+        """
+        UPDATE sync_operation SET available_at = now() + make_interval(secs => %s)
+        WHERE id = ANY(%s) AND lease_token = %s
+        """,
+        (lease, list(ids), token),
+    )
+    return cursor.rowcount == len(ids)
+
+
+def release(conn: Conn, ids: Sequence[int], token: UUID) -> None:
+    """Give back what was claimed and not tried: due at once, the attempt not counted."""
+    conn.execute(
+        """
+        UPDATE sync_operation SET status = 'pending', lease_token = NULL,
+          attempts = attempts - 1, available_at = now(), asked_again = false
+        WHERE id = ANY(%s) AND lease_token = %s
+        """,
+        (list(ids), token),
+    )
+
+
+_DUE = """
+SELECT k.sink, n.due, EXTRACT(epoch FROM x.next - clock_timestamp())::float8
+FROM unnest(%(sinks)s::text[]) k(sink),
+ LATERAL (SELECT count(*) AS due FROM (
+   SELECT 1 FROM sync_operation
+   WHERE sink = k.sink AND finished_at IS NULL AND available_at <= now() LIMIT %(cap)s) z) n,
+ LATERAL (SELECT min(available_at) AS next FROM sync_operation
+   WHERE sink = k.sink AND finished_at IS NULL AND available_at > now()) x
+"""
+
+
+def due(conn: Conn, sinks: Sequence[str], cap: int) -> list[Due]:
+    """How much waits for each sink; counting stops at ``cap``."""
+    rows = conn.execute(_DUE, {"sinks": list(sinks), "cap": cap})
+    return [Due(sink, count, seconds) for sink, count, seconds in rows]
+
+
+def exhausted(conn: Conn, max_attempts: int, limit: int = 500) -> list[tuple[str, UUID, Operation]]:
+    """Operations whose leases ran out too often: (sink, lease token, operation)."""
+    rows = conn.execute(
+        """
+        SELECT sink, lease_token, id, entity_type, entity_id, entity_key, version, attempts,
+               suspicion, unsure
+        FROM sync_operation
+        WHERE finished_at IS NULL AND status = 'in_progress' AND available_at <= now()
+          AND attempts >= %s
+        LIMIT %s
+        """,
+        (max_attempts, limit),
+    )
+    return [(r[0], r[1], Operation(r[2], EntityType(r[3]), *r[4:])) for r in rows]

@@ -1,0 +1,103 @@
+"""Asking for work: the one ON CONFLICT, the lock order, and the wake-up call."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from uuid import UUID
+
+from altsync.db import Conn
+from altsync.records import EMBEDDING, Action, EntityType, Origin, Topology
+
+#: The channel of every NOTIFY; the payload is the sink.
+CHANNEL = "altsync"
+
+#: Priority of work that nobody waits for: after every edit that a person made.
+LOW_PRIORITY = 9
+
+#: Appended to every INSERT INTO sync_operation AS o (…) SELECT … ORDER BY entity_id, sink.
+#: A pending row is due at once again, and with a newer version it starts afresh; a leased row
+#: keeps its lease and learns that it was asked again.
+ON_LIVE = f"""
+ON CONFLICT (entity_id, sink) WHERE finished_at IS NULL DO UPDATE SET
+  version      = GREATEST(o.version, excluded.version),
+  action       = CASE WHEN excluded.version >= o.version THEN excluded.action ELSE o.action END,
+  entity_key   = excluded.entity_key,
+  origin       = excluded.origin,
+  priority     = LEAST(o.priority, excluded.priority),
+  asked_again  = (o.status = 'in_progress'),
+  unsure       = o.unsure OR (o.status = 'pending' AND o.origin = '{Origin.ECHO}'),
+  attempts     = CASE WHEN o.status = 'pending' AND excluded.version > o.version
+                      THEN 0 ELSE o.attempts END,
+  suspicion     = CASE WHEN o.status = 'pending' AND excluded.version > o.version
+                      THEN 0 ELSE o.suspicion END,
+  available_at = CASE WHEN o.status = 'pending'
+                      THEN LEAST(o.available_at, now()) ELSE o.available_at END
+"""
+
+#: Column that holds an entity's key in its sinks.
+KEY_COLUMN = {
+    EntityType.SPORT_ARCHETYPE: "archetype_name",
+    EntityType.LEAGUE: "league_tag",
+    EntityType.FEW_SHOT_EXAMPLE: "example_id",
+}
+
+
+def lock_entities(conn: Conn, ids: Iterable[tuple[EntityType, UUID]]) -> None:
+    """Take the row locks that everybody takes before writing operations, in the one order."""
+    by_type: dict[EntityType, list[UUID]] = defaultdict(list)
+    for entity_type, entity_id in ids:
+        by_type[entity_type].append(entity_id)
+    for entity_type in EntityType:
+        if entity_type in by_type:
+            conn.execute(
+                f"SELECT 1 FROM {entity_type} WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE",
+                (by_type[entity_type],),
+            )
+
+
+def notify(conn: Conn, sinks: Iterable[str]) -> None:
+    """Wake the relay when the transaction commits: once per sink, however many rows."""
+    for sink in sinks:
+        conn.execute("SELECT pg_notify(%s, %s)", (CHANNEL, sink))
+
+
+def select_operations(
+    entity_type: EntityType,
+    source: str,
+    *,
+    origin: Origin,
+    action: Action = Action.UPSERT,
+    priority: int = 0,
+) -> str:
+    """An INSERT of operations for the rows of ``source`` (a name in the same statement).
+
+    ``source`` has the columns id, key, version, graph_version and embedded. Takes the
+    parameters ``direct`` and ``vector`` (names of sinks) and ``graph`` (those that follow the
+    graph's version). What is not embedded yet gets its embedding operation first.
+    """
+    waiting = (
+        "%(vector)s::text[]"
+        if action is Action.DELETE
+        else f"CASE WHEN c.embedded THEN %(vector)s::text[] ELSE ARRAY['{EMBEDDING}'] END"
+    )
+    return f"""
+    INSERT INTO sync_operation AS o
+      (entity_type, entity_id, entity_key, sink, action, version, origin, priority)
+    SELECT '{entity_type}', c.id, c.key, k.sink, '{action}',
+           CASE WHEN k.sink = ANY(%(graph)s::text[]) THEN c.graph_version ELSE c.version END,
+           '{origin}', {priority}
+    FROM {source} c
+    CROSS JOIN LATERAL unnest(%(direct)s::text[] || {waiting}) k(sink)
+    ORDER BY c.id, k.sink
+    {ON_LIVE}
+    """
+
+
+def enqueue_parameters(topology: Topology) -> dict[str, list[str]]:
+    """The parameters of ``select_operations``."""
+    return {
+        "direct": topology.direct,
+        "vector": topology.vector,
+        "graph": [s.name for s in topology.sinks if s.edges],
+    }

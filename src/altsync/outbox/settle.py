@@ -1,0 +1,351 @@
+"""Writing down what became of a claimed batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from altsync.db import Conn
+from altsync.outbox.enqueue import KEY_COLUMN, ON_LIVE, lock_entities, notify
+from altsync.records import (
+    EMBEDDING,
+    Dead,
+    EntityType,
+    Origin,
+    Retry,
+    Settlement,
+    SinkTraits,
+    Superseded,
+    Synced,
+    SyncStatus,
+    Topology,
+    Verdict,
+)
+
+#: Characters of an error that a row keeps.
+ERROR_LENGTH = 2000
+
+#: Sinks whose state is also kept on the entity, and how a settled operation changes it.
+#: Written only where the row still is at the version that was written.
+_FLIP = {
+    "neo4j": """
+UPDATE {table} l SET neo4j_sync_status = r.status,
+  neo4j_node_id = CASE WHEN r.status = 'synced' THEN r.remote_id ELSE l.neo4j_node_id END,
+  neo4j_synced_at = CASE WHEN r.status = 'synced' THEN now() ELSE l.neo4j_synced_at END
+""",
+    "pinecone": """
+UPDATE {table} l SET pinecone_sync_status = r.status,
+  pinecone_id = CASE WHEN r.status = 'synced' THEN r.remote_id ELSE l.pinecone_id END,
+  pinecone_namespace = CASE WHEN r.status = 'synced' THEN r.namespace
+                            ELSE l.pinecone_namespace END,
+  pinecone_synced_at = CASE WHEN r.status = 'synced' THEN now() ELSE l.pinecone_synced_at END
+""",
+    EMBEDDING: """
+UPDATE {table} l SET embedding_sync_status = r.status
+""",
+}
+
+#: Sinks that an entity keeps a status column for.
+STATUS_SINKS = tuple(_FLIP)
+
+# The `= ANY(ids)` beside each join keeps it off a sequential scan of the table.
+_FLIP_WHERE = """
+FROM unnest(%(ids)s::uuid[], %(versions)s::bigint[], %(statuses)s::text[],
+            %(remote_ids)s::text[], %(namespaces)s::text[])
+  AS r(id, version, status, remote_id, namespace)
+WHERE l.id = ANY(%(ids)s) AND l.id = r.id AND l.{version} = r.version
+"""
+
+
+def status_column(sink: str) -> str | None:
+    """The entity column that says how the sink stands, for the sinks that have one."""
+    return f"{sink}_sync_status" if sink in _FLIP else None
+
+
+_COMPLETE = """
+UPDATE sync_operation SET status = 'synced', lease_token = NULL, finished_at = now(),
+  last_error = NULL, error_kind = NULL
+WHERE id = ANY(%(ids)s) AND lease_token = %(token)s
+RETURNING id, version, asked_again, unsure, origin
+"""
+
+_FINISH = """
+UPDATE sync_operation o SET status = r.status, lease_token = NULL, finished_at = now(),
+  last_error = r.error, error_kind = r.kind
+FROM unnest(%(ids)s::bigint[], %(statuses)s::text[], %(errors)s::text[], %(kinds)s::text[])
+  AS r(id, status, error, kind)
+WHERE o.id = ANY(%(ids)s) AND o.id = r.id AND o.lease_token = %(token)s
+RETURNING o.id, o.version, o.asked_again, o.unsure, o.origin
+"""
+
+_RETRY = """
+UPDATE sync_operation o SET status = 'pending', lease_token = NULL, asked_again = false,
+  last_error = r.error, error_kind = r.kind,
+  available_at = CASE WHEN o.asked_again AND NOT r.give_back THEN now()
+                      ELSE now() + make_interval(secs => r.delay) END,
+  attempts = CASE WHEN r.give_back THEN o.attempts - 1
+                  WHEN o.asked_again THEN 0 ELSE o.attempts END,
+  suspicion = LEAST(o.suspicion + r.suspect::int, 1000),
+  unsure = o.unsure OR r.unsure
+FROM unnest(%(ids)s::bigint[], %(delays)s::float8[], %(errors)s::text[], %(kinds)s::text[],
+            %(give_back)s::bool[], %(unsure)s::bool[], %(suspect)s::bool[])
+  AS r(id, delay, error, kind, give_back, unsure, suspect)
+WHERE o.id = ANY(%(ids)s) AND o.id = r.id AND o.lease_token = %(token)s
+RETURNING o.id
+"""
+
+# Runs before _SET_VERSION: the new row wants what the finished one still wants.
+_FOLLOW_UP = """
+INSERT INTO sync_operation
+  (entity_type, entity_id, entity_key, sink, action, version, origin, priority,
+   available_at, unsure)
+SELECT o.entity_type, o.entity_id, o.entity_key, o.sink, o.action, o.version, r.origin,
+       o.priority, now() + make_interval(secs => r.delay), r.unsure
+FROM unnest(%(ids)s::bigint[], %(origins)s::text[], %(delays)s::float8[], %(unsure)s::bool[])
+  AS r(id, origin, delay, unsure)
+JOIN sync_operation o ON o.id = r.id
+WHERE o.id = ANY(%(ids)s)
+"""
+
+_SET_VERSION = """
+UPDATE sync_operation o SET version = r.version
+FROM unnest(%(ids)s::bigint[], %(versions)s::bigint[]) AS r(id, version)
+WHERE o.id = ANY(%(ids)s) AND o.id = r.id
+"""
+
+_CLOSE_DEAD = """
+UPDATE sync_operation SET status = 'superseded'
+WHERE status = 'dead' AND sink = %(sink)s AND entity_id = ANY(%(entity_ids)s)
+"""
+
+
+def settle(
+    conn: Conn,
+    sink: SinkTraits,
+    token: UUID,
+    verdicts: Sequence[Verdict],
+    *,
+    echo_seconds: float,
+    topology: Topology,
+    model: str | None = None,
+    dimensions: int | None = None,
+) -> Settlement:
+    """Write down what became of a batch, inside the caller's transaction.
+
+    The token is the fence: operations whose lease was taken away change nothing and are counted
+    as lost. Statuses of entities flip by compare-and-set on the version that was written. What
+    was asked again meanwhile gets a follow-up; what an unguarded sink may still apply late gets
+    an echo after ``echo_seconds``. For the embedding sink, vectors move from the ``embedding``
+    table to the entities, and the sinks that wait for them get their operations.
+    """
+    synced = {v.op.id: v for v in verdicts if isinstance(v, Synced)}
+    finished = {v.op.id: v for v in verdicts if isinstance(v, Superseded | Dead)}
+    retried = [v for v in verdicts if isinstance(v, Retry)]
+    lock_entities(conn, ((v.op.entity_type, v.op.entity_id) for v in verdicts))
+    with conn.pipeline():
+        completes = _complete(conn, token, synced)
+        finishes = _finish(conn, token, finished)
+        retries = _retry(conn, token, retried)
+        done = completes.fetchall() if completes else []
+        ended = finishes.fetchall() if finishes else []
+        again = len(retries.fetchall()) if retries else 0
+    asked_again = {r[0] for r in done if r[2] or r[1] > synced[r[0]].version}
+    asked_again |= {r[0] for r in ended if r[2]}
+    with conn.pipeline():
+        _follow_up(conn, sink, [*done, *ended], asked_again, synced, finished, echo_seconds)
+        _set_versions(
+            conn, [(r[0], synced[r[0]].version) for r in done if r[1] != synced[r[0]].version]
+        )
+        settled = [synced[r[0]] for r in done]
+        if settled:
+            conn.execute(
+                _CLOSE_DEAD,
+                {"sink": sink.name, "entity_ids": [v.op.entity_id for v in settled]},
+            )
+        buried = [v for r in ended if isinstance(v := finished[r[0]], Dead)]
+        fresh = [v for v in settled if v.op.id not in asked_again]
+        if sink.name == EMBEDDING:
+            _flip(conn, sink, [], [v for v in buried if v.op.id not in asked_again])
+            _store_vectors(conn, settled, topology, model or "", dimensions or 0)
+        else:
+            _flip(conn, sink, fresh, [v for v in buried if v.op.id not in asked_again])
+    return Settlement(
+        synced=len(done),
+        superseded=len(ended) - len(buried),
+        dead=len(buried),
+        retried=again,
+        lost=len(verdicts) - len(done) - len(ended) - again,
+    )
+
+
+def _complete(conn: Conn, token: UUID, synced: dict[int, Synced]) -> Any:
+    return conn.execute(_COMPLETE, {"ids": list(synced), "token": token}) if synced else None
+
+
+def _finish(conn: Conn, token: UUID, finished: dict[int, Superseded | Dead]) -> Any:
+    if not finished:
+        return None
+    dead = {op_id: v for op_id, v in finished.items() if isinstance(v, Dead)}
+    return conn.execute(
+        _FINISH,
+        {
+            "ids": list(finished),
+            "statuses": ["dead" if op_id in dead else "superseded" for op_id in finished],
+            "errors": [v.reason[:ERROR_LENGTH] for v in finished.values()],
+            "kinds": [dead[op_id].kind if op_id in dead else None for op_id in finished],
+            "token": token,
+        },
+    )
+
+
+def _retry(conn: Conn, token: UUID, retried: Sequence[Retry]) -> Any:
+    if not retried:
+        return None
+    return conn.execute(
+        _RETRY,
+        {
+            "ids": [v.op.id for v in retried],
+            "delays": [v.delay for v in retried],
+            "errors": [v.reason[:ERROR_LENGTH] for v in retried],
+            "kinds": [v.kind for v in retried],
+            "give_back": [v.give_back for v in retried],
+            "unsure": [v.unsure for v in retried],
+            "suspect": [v.suspect for v in retried],
+            "token": token,
+        },
+    )
+
+
+def _follow_up(
+    conn: Conn,
+    sink: SinkTraits,
+    rows: Sequence[Any],
+    asked_again: set[int],
+    synced: dict[int, Synced],
+    finished: dict[int, Superseded | Dead],
+    echo_seconds: float,
+) -> None:
+    """Enqueue what must be looked at once more: asked again now, unsure after the horizon."""
+    plans: list[tuple[int, str, float, bool]] = []
+    for op_id, _version, _asked, unsure, origin in rows:
+        if op_id in asked_again:
+            plans.append((op_id, origin, 0.0, unsure))
+        elif unsure and not sink.guarded and not isinstance(finished.get(op_id), Dead):
+            plans.append((op_id, Origin.ECHO, echo_seconds, False))
+    if plans:
+        ids, origins, delays, unsures = map(list, zip(*plans, strict=True))
+        conn.execute(
+            _FOLLOW_UP, {"ids": ids, "origins": origins, "delays": delays, "unsure": unsures}
+        )
+
+
+def _set_versions(conn: Conn, versions: Sequence[tuple[int, int]]) -> None:
+    """History says what was written, which may be more than was asked for."""
+    if versions:
+        ids, numbers = map(list, zip(*versions, strict=True))
+        conn.execute(_SET_VERSION, {"ids": ids, "versions": numbers})
+
+
+def _flip(conn: Conn, sink: SinkTraits, synced: Sequence[Synced], dead: Sequence[Dead]) -> None:
+    template = _FLIP.get(sink.name)
+    if template is None:
+        return
+    where = _FLIP_WHERE.format(version="graph_version" if sink.edges else "version")
+    for entity_type in EntityType:
+        rows: list[tuple[UUID, int, str, str | None, str | None]] = [
+            (v.op.entity_id, v.version, SyncStatus.SYNCED, v.remote_id, v.namespace)
+            for v in synced
+            if v.op.entity_type is entity_type
+        ]
+        rows += [
+            (v.op.entity_id, v.version, SyncStatus.FAILED, None, None)
+            for v in dead
+            if v.op.entity_type is entity_type
+        ]
+        if rows:
+            ids, versions, statuses, remote_ids, namespaces = map(list, zip(*rows, strict=True))
+            conn.execute(
+                template.format(table=entity_type) + where,
+                {
+                    "ids": ids,
+                    "versions": versions,
+                    "statuses": statuses,
+                    "remote_ids": remote_ids,
+                    "namespaces": namespaces,
+                },
+            )
+
+
+def _store_vectors(
+    conn: Conn, settled: Sequence[Synced], topology: Topology, model: str, dimensions: int
+) -> None:
+    """Give the entities their vectors, and enqueue the sinks that waited for them.
+
+    An entity whose text changed meanwhile takes nothing: its own newer operation is under way.
+    A change outside the text does not throw the vector away: the text's hash decides.
+    """
+    for entity_type in EntityType:
+        ids = [v.op.entity_id for v in settled if v.op.entity_type is entity_type]
+        if not ids:
+            continue
+        conn.execute(
+            f"""
+            WITH stored AS (
+              UPDATE {entity_type} l SET embedding_vector = e.vector,
+                embedding_text_hash = e.text_hash, embedding_model = e.model,
+                embedding_sync_status = 'synced', embedding_updated_at = now()
+              FROM embedding e
+              WHERE l.id = ANY(%(ids)s) AND l.deleted_at IS NULL AND e.text_hash = l.text_hash
+                AND e.model = %(model)s AND e.dimensions = %(dimensions)s
+              RETURNING l.id, l.{KEY_COLUMN[entity_type]} AS key, l.version)
+            INSERT INTO sync_operation AS o
+              (entity_type, entity_id, entity_key, sink, action, version, origin)
+            SELECT '{entity_type}', s.id, s.key, k.sink, 'upsert', s.version, 'embedding'
+            FROM stored s CROSS JOIN unnest(%(sinks)s::text[]) k(sink)
+            ORDER BY s.id, k.sink
+            {ON_LIVE}
+            """,
+            {
+                "ids": ids,
+                "model": model,
+                "dimensions": dimensions,
+                "sinks": topology.vector,
+            },
+        )
+    if settled:
+        notify(conn, topology.vector)
+
+
+def record_batch(
+    conn: Conn,
+    sink: str,
+    worker: str,
+    claimed: int,
+    settlement: Settlement,
+    *,
+    calls: int,
+    tokens: int,
+    seconds: float,
+) -> None:
+    """Keep what a batch came to, for throughput, remote calls and cost over time."""
+    conn.execute(
+        """
+        INSERT INTO delivery_batch (sink, worker, claimed, synced, superseded, retried, dead, lost,
+                                    remote_calls, tokens, seconds)
+        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+        """,
+        (
+            sink,
+            worker,
+            claimed,
+            settlement.synced,
+            settlement.superseded,
+            settlement.retried,
+            settlement.dead,
+            settlement.lost,
+            calls,
+            tokens,
+            seconds,
+        ),
+    )

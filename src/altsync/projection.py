@@ -1,0 +1,180 @@
+"""From a row to what a sink stores. Pure: no clock, no connection, no settings."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import orjson
+
+from altsync.records import Content, EntityType, FewShotExample, League, Row, SportArchetype
+
+#: Part of every content hash. Raise it when a projection below changes, so that the next seed
+#: sends everything again, with no seed edited.
+PROJECTION_VERSION = 1
+
+#: Bytes of a hash: 128 bits, far beyond any chance of two texts meeting.
+HASH_BYTES = 16
+
+Scalar = str | int | float | bool | list[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class GraphNode:
+    """A node, and the one node it belongs to.
+
+    ``properties`` names every known property, with None for what is gone, so that nothing
+    lingers. ``parent`` is the key of the archetype or category that the node hangs on.
+    """
+
+    label: str
+    key_property: str
+    properties: Mapping[str, Scalar]
+    parent: str | None
+
+
+def digest(data: bytes) -> str:
+    """A 128-bit BLAKE2b hash, in hex."""
+    return hashlib.blake2b(data, digest_size=HASH_BYTES).hexdigest()
+
+
+def content_hash(content: Content) -> str:
+    """The hash of everything a seed says, in canonical form."""
+    body = {"projection": PROJECTION_VERSION, "content": content}
+    return digest(orjson.dumps(body, option=orjson.OPT_SORT_KEYS))
+
+
+def text_hash(content: Content) -> str:
+    """The hash of the text that should be embedded."""
+    return digest(embedding_text(content).encode())
+
+
+def embedding_text(content: Content) -> str:
+    """What is embedded of an entity: what it is and what it is like, in plain words.
+
+    Tier and status are left out: they change often, filter well, and mean little to a model.
+    """
+    match content:
+        case League():
+            where = f" in {content.location}" if content.location else ""
+            kind = content.sport_archetype.replace("_", " ")
+            head = f"{content.league_name}: {content.sport_name} ({kind}){where}."
+            return f"{head} {content.description}" if content.description else head
+        case SportArchetype():
+            head = f"{content.display_name} ({content.archetype_name.replace('_', ' ')})."
+            return f"{head} {content.description}" if content.description else head
+        case FewShotExample():
+            tags = f"\nTags: {', '.join(content.tags)}" if content.tags else ""
+            return f"{content.input_text}\n{content.output_text}{tags}"
+        case _:
+            assert_never(content)
+
+
+def graph_node(row: Row) -> GraphNode:
+    """The node of an entity."""
+    content = row.content
+    match content:
+        case League():
+            return GraphNode(
+                "League",
+                "league_tag",
+                {
+                    "league_name": content.league_name,
+                    "sport_name": content.sport_name,
+                    "sport_archetype": content.sport_archetype,
+                    "location": content.location,
+                    "tier": content.tier,
+                    "status": content.status,
+                    "description": content.description,
+                    "content_hash": row.content_hash,
+                },
+                content.sport_archetype,
+            )
+        case SportArchetype():
+            return GraphNode(
+                "SportArchetype",
+                "name",
+                {
+                    "display_name": content.display_name,
+                    "code_pattern": content.code_pattern,
+                    "description": content.description,
+                    "content_hash": row.content_hash,
+                },
+                None,
+            )
+        case FewShotExample():
+            return GraphNode(
+                "FewShotExample",
+                "example_id",
+                {
+                    "category": content.category,
+                    "input_text": content.input_text,
+                    "output_text": content.output_text,
+                    "sport_archetype": content.sport_archetype,
+                    "tags": list(content.tags),
+                    "content_hash": row.content_hash,
+                },
+                content.category,
+            )
+        case _:
+            assert_never(content)
+
+
+def namespace(row: Row) -> str:
+    """The vector index's namespace that an entity belongs to; "" is the index's own default."""
+    match row.content:
+        case League():
+            return "default"
+        case SportArchetype():
+            return ""
+        case FewShotExample():
+            return row.content.category
+        case _:
+            assert_never(row.content)
+
+
+def vector_metadata(row: Row, model: str) -> dict[str, Any]:
+    """What a vector carries beside its numbers. Nulls are left out: the index keeps none."""
+    content = row.content
+    known: dict[str, Scalar]
+    match content:
+        case League():
+            known = {
+                "league_name": content.league_name,
+                "sport_name": content.sport_name,
+                "sport_archetype": content.sport_archetype,
+                "location": content.location,
+                "tier": content.tier,
+                "status": content.status,
+            }
+        case SportArchetype():
+            known = {
+                "archetype_name": content.archetype_name,
+                "display_name": content.display_name,
+                "code_pattern": content.code_pattern,
+            }
+        case FewShotExample():
+            known = {
+                "category": content.category,
+                "sport_archetype": content.sport_archetype,
+                "tags": list(content.tags),
+            }
+        case _:
+            assert_never(content)
+    marks = {"version": row.version, "model": model, "content_hash": row.content_hash}
+    return {name: value for name, value in {**known, **marks}.items() if value is not None}
+
+
+def content_of(entity_type: EntityType, fields: Mapping[str, Any]) -> Content:
+    """The content of a database row, by its column names."""
+    match entity_type:
+        case EntityType.LEAGUE:
+            return League(**fields)
+        case EntityType.SPORT_ARCHETYPE:
+            return SportArchetype(**fields)
+        case EntityType.FEW_SHOT_EXAMPLE:
+            return FewShotExample(**{**fields, "tags": tuple(fields["tags"])})
+        case _:
+            assert_never(entity_type)

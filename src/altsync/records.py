@@ -1,0 +1,325 @@
+"""The plain data that every room of altsync speaks. Imports nothing of altsync."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+from uuid import UUID, uuid5
+
+#: Namespace of every entity id. Fixed for ever: ids are derived, not stored, by whoever seeds.
+ENTITY_NAMESPACE = UUID("6f1c1c1e-8f0b-5b43-9d3a-0c6a7f6f2a11")
+
+#: The name of the sink that fills the vector columns. Others may need it, none may replace it.
+EMBEDDING = "embedding"
+
+
+class EntityType(StrEnum):
+    """What is mirrored. The value is the table's name, so it may stand in SQL."""
+
+    SPORT_ARCHETYPE = "sport_archetype"
+    LEAGUE = "league"
+    FEW_SHOT_EXAMPLE = "few_shot_example"
+
+
+class SyncStatus(StrEnum):
+    """What a ``*_sync_status`` column says."""
+
+    PENDING = "pending"
+    SYNCED = "synced"
+    FAILED = "failed"
+
+
+class Action(StrEnum):
+    """What an operation was enqueued for. A hint for people: the current row decides."""
+
+    UPSERT = "upsert"
+    DELETE = "delete"
+
+
+class ErrorKind(StrEnum):
+    """Whose fault an error is, and so what it costs.
+
+    ``ITEM``: the record's; spends an attempt. ``SINK``: the sink is down, throttled or refuses
+    the key; opens the breaker and gives the attempt back. ``UNKNOWN``: not told; spends an
+    attempt. ``LOST``: the worker vanished with its lease.
+    """
+
+    ITEM = "item"
+    SINK = "sink"
+    UNKNOWN = "unknown"
+    LOST = "lost"
+
+
+class Origin(StrEnum):
+    """Who asked for an operation."""
+
+    SEED = "seed"
+    UPDATE = "update"
+    EMBEDDING = "embedding"
+    RETRY = "retry"
+    RECONCILE = "reconcile"
+    BACKFILL = "backfill"
+    SIMILARITY = "similarity"
+    MODEL = "model"
+    ECHO = "echo"
+
+
+class BreakerState(StrEnum):
+    """Whether anybody may claim for a sink."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    PROBING = "probing"
+    PAUSED = "paused"
+    DISABLED = "disabled"
+
+
+def entity_id(entity_type: str, seed_id: str) -> UUID:
+    """The id of an entity: the same for ever, over delete and re-create."""
+    return uuid5(ENTITY_NAMESPACE, f"{entity_type}:{seed_id}")
+
+
+@dataclass(frozen=True, slots=True)
+class League:
+    """A league or competition, as its seed says it."""
+
+    league_tag: str
+    league_name: str
+    sport_name: str
+    sport_archetype: str
+    location: str | None = None
+    tier: str | None = None
+    status: str = "active"
+    description: str | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SportArchetype:
+    """A family of sports that share the shape of their events."""
+
+    archetype_name: str
+    display_name: str
+    code_pattern: str
+    description: str | None = None
+    characteristics: Mapping[str, Any] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FewShotExample:
+    """An input and the output wanted for it, by category."""
+
+    example_id: str
+    category: str
+    input_text: str
+    output_text: str
+    sport_archetype: str | None = None
+    tags: tuple[str, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+Content = League | SportArchetype | FewShotExample
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """An embedding model by its provider's name, with the length of its vectors."""
+
+    name: str
+    dimensions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The current state of one entity in PostgreSQL, as a sink gets it.
+
+    ``vector`` is float32 little-endian, ``4 * dimensions`` bytes, and only read for sinks that
+    need it. ``written_namespace`` is where the vector index holds the entity now.
+    """
+
+    entity_type: EntityType
+    id: UUID
+    key: str
+    version: int
+    graph_version: int
+    deleted: bool
+    content: Content
+    content_hash: str
+    text_hash: str
+    embedding_text_hash: str | None = None
+    embedding_model: str | None = None
+    written_namespace: str | None = None
+    vector: bytes | None = None
+
+    def is_embedded_by(self, model: str) -> bool:
+        """Whether the vector column holds what should be embedded, by the wanted model."""
+        return self.embedding_text_hash == self.text_hash and self.embedding_model == model
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The sink holds this version now (or, for a delete, nothing)."""
+
+    id: UUID
+    version: int
+    remote_id: str | None = None
+    namespace: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyNewer:
+    """A guarded sink refused the write because it holds a newer version."""
+
+    id: UUID
+    found: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """One record could not be written; see :class:`altsync.errors.SinkFailure` for the fields."""
+
+    id: UUID
+    kind: ErrorKind
+    reason: str
+    unsure: bool = False
+    suspect: bool = False
+    retry_after: float | None = None
+
+
+Outcome = Written | AlreadyNewer | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one sink call came to: an outcome for every record, and its price."""
+
+    outcomes: tuple[Outcome, ...]
+    calls: int = 1
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SinkVersion:
+    """What a sink holds of one entity, for comparing with PostgreSQL."""
+
+    key: str
+    version: int
+    content_hash: str | None = None
+    model: str | None = None
+    namespace: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SinkTraits:
+    """What the outbox must know of a sink without opening it.
+
+    ``guarded``: the sink itself refuses older versions. ``needs_embedding``: its operations are
+    born when the embedding settles. ``edges``: the sink mirrors relationships too, so it
+    follows ``graph_version`` instead of ``version``.
+    """
+
+    name: str
+    guarded: bool = False
+    needs_embedding: bool = False
+    edges: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """All sinks that entities are mirrored to, configured or not."""
+
+    sinks: tuple[SinkTraits, ...]
+
+    @property
+    def direct(self) -> list[str]:
+        """Sinks whose operations are enqueued with the change itself."""
+        return [s.name for s in self.sinks if not s.needs_embedding and s.name != EMBEDDING]
+
+    @property
+    def vector(self) -> list[str]:
+        """Sinks whose operations wait for the embedding."""
+        return [s.name for s in self.sinks if s.needs_embedding]
+
+    @property
+    def names(self) -> list[str]:
+        """Every sink, in the order of the settings."""
+        return [s.name for s in self.sinks]
+
+    def traits(self, sink: str) -> SinkTraits:
+        """The traits of a sink by name; ``KeyError`` when there is none."""
+        for traits in self.sinks:
+            if traits.name == sink:
+                return traits
+        raise KeyError(sink)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A claimed row of the outbox: this entity must reach the sink at ``version`` or later."""
+
+    id: int
+    entity_type: EntityType
+    entity_id: UUID
+    entity_key: str
+    version: int
+    attempts: int
+    suspicion: int
+    unsure: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """Verdict: written, at ``version``, under the sink's own ids."""
+
+    op: Operation
+    version: int
+    remote_id: str | None = None
+    namespace: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """Verdict: nothing to write any more, or not yet; another operation will carry it."""
+
+    op: Operation
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """Verdict: given up on; kept, shown, retryable. ``version`` is the row's that failed."""
+
+    op: Operation
+    version: int
+    kind: ErrorKind
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Verdict: due again after ``delay`` seconds. ``give_back``: the attempt is not spent."""
+
+    op: Operation
+    kind: ErrorKind
+    reason: str
+    delay: float
+    give_back: bool = False
+    unsure: bool = False
+    suspect: bool = False
+
+
+Verdict = Synced | Superseded | Dead | Retry
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What settling came to, in operations. ``lost`` leases had been taken away meanwhile."""
+
+    synced: int = 0
+    superseded: int = 0
+    dead: int = 0
+    retried: int = 0
+    lost: int = 0

@@ -1,0 +1,157 @@
+"""The relay: hears of new operations and wakes workers. It knows no Celery.
+
+It LISTENs, so that a change is picked up at once, and polls, so that due retries, ended leases
+and lost notifications are picked up anyway. Wake-ups carry no work: losing, repeating or
+reordering them costs nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import psycopg
+import structlog
+
+from altsync import outbox
+from altsync.db import Conn, Database
+from altsync.records import Dead, ErrorKind, Operation, Topology
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between two rounds of housekeeping.
+HOUSEKEEPING = 60.0
+
+#: Seconds before one more wake-up goes to workers that do not answer: how long a broker that
+#: lost everything goes unnoticed.
+PATIENCE = 10.0
+
+#: Longest pause between two tries to reach a PostgreSQL that is away, in seconds.
+RECONNECT_CAP = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class RelayPolicy:
+    """The numbers of the relay; times are in seconds."""
+
+    poll: float = 1.0
+    batch_size: int = 500
+    wake_limit: int = 4
+    max_lost_leases: int = 10
+    purge_grace: float = 3600.0
+    echo: float = 40.0
+
+
+class Relay:
+    """Wakes workers for the sinks in ``enabled`` until told to stop."""
+
+    def __init__(
+        self,
+        database: Database,
+        listen: Callable[[], Conn],
+        wake: Callable[[str], None],
+        topology: Topology,
+        enabled: Sequence[str],
+        policy: RelayPolicy,
+        housekeeping: Sequence[Callable[[], None]] = (),
+    ) -> None:
+        self._database = database
+        self._listen = listen
+        self._wake = wake
+        self._topology = topology
+        self._enabled = list(enabled)
+        self._policy = policy
+        self._housekeeping = housekeeping
+        self._stop = threading.Event()
+        self._next_housekeeping = 0.0
+
+    def stop(self) -> None:
+        """Let ``run`` return soon. Safe from a signal handler."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Until stopped. A PostgreSQL that is away is waited for, not died of."""
+        pause = 0.5
+        while not self._stop.is_set():
+            try:
+                with self._listen() as conn:
+                    conn.execute(f"LISTEN {outbox.CHANNEL}")
+                    log.info("relay.started", sinks=self._enabled)
+                    pause = 0.5
+                    self._watch(conn)
+            except psycopg.OperationalError as error:
+                log.warning("relay.disconnected", error=str(error).strip(), retry_in=pause)
+                self._stop.wait(pause)
+                pause = min(RECONNECT_CAP, pause * 2)
+        log.info("relay.stopped")
+
+    def _watch(self, conn: Conn) -> None:
+        wait = 0.0
+        while not self._stop.is_set():
+            heard = {n.payload for n in conn.notifies(timeout=wait, stop_after=1)}
+            heard |= {n.payload for n in conn.notifies(timeout=0)}
+            wait = self.look(sorted(heard & set(self._enabled)) or self._enabled)
+
+    def look(self, sinks: Sequence[str]) -> float:
+        """Wake workers for what is due now; returns the seconds until the next look."""
+        wait = self._policy.poll
+        cap = self._policy.batch_size * self._policy.wake_limit
+        with self._database.autocommit() as conn:
+            for due in outbox.due(conn, sinks, cap):
+                if due.due:
+                    self._wake_for(conn, due)
+                elif due.seconds_to_next is not None:
+                    wait = min(wait, max(0.01, due.seconds_to_next))
+        self._bury_exhausted()
+        self._keep_house()
+        return wait
+
+    def _wake_for(self, conn: Conn, due: outbox.Due) -> None:
+        wanted = min(self._policy.wake_limit, -(-due.due // self._policy.batch_size))
+        for _ in range(wanted):
+            if not outbox.may_wake(conn, due.sink, wanted, PATIENCE):
+                return
+            self._send(due.sink)
+
+    def _send(self, sink: str) -> None:
+        try:
+            self._wake(sink)
+        except Exception as error:  # noqa: BLE001  (any broker; the work stays in the outbox)
+            log.warning("wake.failed", sink=sink, error=f"{type(error).__name__}: {error}")
+
+    def _bury_exhausted(self) -> None:
+        """Give up on operations whose workers vanished again and again."""
+        with self._database.autocommit() as conn:
+            found = outbox.exhausted(conn, self._policy.max_lost_leases)
+        groups: dict[tuple[str, UUID], list[Operation]] = defaultdict(list)
+        for sink, token, op in found:
+            if sink in self._topology.names:
+                groups[sink, token].append(op)
+        for (sink, token), operations in groups.items():
+            reason = f"{operations[0].attempts} workers in a row vanished while they had it"
+            verdicts = [Dead(op, op.version, ErrorKind.LOST, reason) for op in operations]
+            with self._database.transaction() as conn:
+                settlement = outbox.settle(
+                    conn,
+                    self._topology.traits(sink),
+                    token,
+                    verdicts,
+                    echo_seconds=self._policy.echo,
+                    topology=self._topology,
+                )
+            log.error("operations.buried", sink=sink, count=settlement.dead, reason=reason)
+
+    def _keep_house(self) -> None:
+        if time.monotonic() < self._next_housekeeping:
+            return
+        self._next_housekeeping = time.monotonic() + HOUSEKEEPING
+        with self._database.transaction() as conn:
+            purged = outbox.purge_deleted(conn, self._policy.purge_grace)
+        if purged:
+            log.info("entities.purged", count=purged)
+        for task in self._housekeeping:
+            task()

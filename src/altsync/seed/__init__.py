@@ -1,0 +1,1 @@
+"""From JSONL files to PostgreSQL: read, check, upsert what changed, enqueue."""

@@ -1,0 +1,211 @@
+"""What a line of each kind of seed file must say. Fields not named here are kept as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+from altsync.records import Content, EntityType, FewShotExample, League, SportArchetype
+
+#: Longest seed id. With its type's prefix it stays far below the 512 bytes of a Pinecone id.
+ID_LENGTH = 200
+
+#: A tag is an id in every sink: ASCII, no spaces. https://docs.pinecone.io/guides/index-data
+TAG = r"^[A-Za-z0-9][A-Za-z0-9_.:\-]{0,199}$"
+
+#: A category is a namespace of the vector index and part of a file's name.
+CATEGORY = r"^[a-z0-9][a-z0-9_\-]{0,63}$"
+
+#: The archetypes that the described system has; seeds may add more.
+KNOWN_ARCHETYPES = frozenset({"racing", "combat", "team_sport", "precision", "large_field"})
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=ID_LENGTH)]
+Tag = Annotated[str, StringConstraints(pattern=TAG)]
+Text = Annotated[str, StringConstraints(min_length=1)]
+#: Long texts are refused here rather than by the embedder, which takes 8,192 tokens.
+Name = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+
+
+class Part(StrEnum):
+    """The parts of a seed folder, in the order in which they are loaded."""
+
+    ARCHETYPES = "archetypes"
+    LEAGUES = "leagues"
+    EXAMPLES = "examples"
+    DOCUMENTS = "documents"
+    CONTRACTS = "contracts"
+
+    @property
+    def entity_type(self) -> EntityType | None:
+        """The mirrored type, or None for what stays in PostgreSQL."""
+        return _ENTITY_TYPES.get(self)
+
+
+_ENTITY_TYPES = {
+    Part.ARCHETYPES: EntityType.SPORT_ARCHETYPE,
+    Part.LEAGUES: EntityType.LEAGUE,
+    Part.EXAMPLES: EntityType.FEW_SHOT_EXAMPLE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LeaguePart:
+    """A document or contract of a league, by the league's seed id."""
+
+    league: str
+    title: str
+    fields: Mapping[str, Any]
+    attributes: Mapping[str, Any]
+
+
+Item = Content | LeaguePart
+
+
+class SeedLine(BaseModel):
+    """What every line has."""
+
+    model_config = ConfigDict(extra="allow", strict=True, hide_input_in_errors=True)
+
+    id: Id
+
+    def item(self) -> Item:
+        """The line as plain data."""
+        raise NotImplementedError
+
+    @property
+    def rest(self) -> dict[str, Any]:
+        """The fields that the model does not name."""
+        return self.model_extra or {}
+
+
+class ArchetypeLine(SeedLine):
+    """A line of ``archetypes.jsonl``."""
+
+    archetype_name: Tag
+    display_name: Name
+    code_pattern: Name
+    description: Text | None = None
+    characteristics: dict[str, Any] = Field(default_factory=dict)
+
+    def item(self) -> SportArchetype:
+        """The archetype."""
+        return SportArchetype(
+            self.archetype_name,
+            self.display_name,
+            self.code_pattern,
+            self.description,
+            self.characteristics,
+            self.rest,
+        )
+
+
+class LeagueLine(SeedLine):
+    """A line of ``leagues/*.jsonl``. Without a tag, one is made from the name."""
+
+    league_name: Name
+    sport_name: Name
+    sport_archetype: Name
+    location: Name | None = None
+    tier: Name | None = None
+    status: Name = "active"
+    description: Text | None = None
+    league_tag: Tag | None = None
+
+    def item(self) -> League:
+        """The league, with an empty tag when the line gives none."""
+        return League(
+            self.league_tag or "",
+            self.league_name,
+            self.sport_name,
+            self.sport_archetype,
+            self.location,
+            self.tier,
+            self.status,
+            self.description,
+            self.rest,
+        )
+
+
+class ExampleLine(SeedLine):
+    """A line of ``examples/<category>.jsonl``. Its id is its id in every sink."""
+
+    id: Tag
+    category: Annotated[str, StringConstraints(pattern=CATEGORY)]
+    input_text: Text
+    output_text: Text
+    sport_archetype: Name | None = None
+    tags: list[Name] = Field(default_factory=list)
+
+    def item(self) -> FewShotExample:
+        """The example."""
+        return FewShotExample(
+            self.id,
+            self.category,
+            self.input_text,
+            self.output_text,
+            self.sport_archetype,
+            tuple(self.tags),
+            self.rest,
+        )
+
+
+class DocumentLine(SeedLine):
+    """A line of ``documents.jsonl``; ``league`` is the league's seed id."""
+
+    league: Id
+    title: Name
+    kind: Name | None = None
+    body: Text | None = None
+
+    def item(self) -> LeaguePart:
+        """The document."""
+        return LeaguePart(
+            self.league, self.title, {"kind": self.kind, "body": self.body}, self.rest
+        )
+
+
+class ContractLine(SeedLine):
+    """A line of ``contracts.jsonl``; ``league`` is the league's seed id."""
+
+    league: Id
+    title: Name
+    counterparty: Name | None = None
+    contract_type: Name | None = None
+    status: Name = "active"
+    start_date: date | None = None
+    end_date: date | None = None
+
+    @field_validator("start_date", "end_date", mode="before")
+    @classmethod
+    def _iso_date(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return date.fromisoformat(value)
+        except ValueError:
+            raise ValueError("give a date as 2026-01-31") from None
+
+    def item(self) -> LeaguePart:
+        """The contract."""
+        fields = {
+            "counterparty": self.counterparty,
+            "contract_type": self.contract_type,
+            "status": self.status,
+            "start_date": self.start_date,
+            "end_date": self.end_date,
+        }
+        return LeaguePart(self.league, self.title, fields, self.rest)
+
+
+LINES: dict[Part, type[SeedLine]] = {
+    Part.ARCHETYPES: ArchetypeLine,
+    Part.LEAGUES: LeagueLine,
+    Part.EXAMPLES: ExampleLine,
+    Part.DOCUMENTS: DocumentLine,
+    Part.CONTRACTS: ContractLine,
+}

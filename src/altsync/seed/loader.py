@@ -1,0 +1,366 @@
+"""Checked lines to PostgreSQL: whole batches, entities and operations in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+import structlog
+from psycopg import errors
+
+from altsync import store
+from altsync.db import Conn
+from altsync.errors import SeedError
+from altsync.outbox import KEY_COLUMN
+from altsync.projection import content_hash, digest, text_hash
+from altsync.records import (
+    Content,
+    EntityType,
+    League,
+    SportArchetype,
+    Topology,
+    entity_id,
+)
+from altsync.seed import session, tags
+from altsync.seed.lines import KNOWN_ARCHETYPES, LeaguePart, Part
+from altsync.seed.reader import Line, Rejected, SeedFile, find_files, read
+from altsync.seed.report import Report
+
+log = structlog.get_logger(__name__)
+
+#: Lines per transaction: large enough that a commit is cheap per row, small enough that a
+#: killed seeder loses little and memory stays flat.
+BATCH = 2000
+
+#: Tries of one batch that met another seeder (deadlock, or one tag wanted by two).
+TRIES = 5
+
+#: Share of a part that --prune deletes without being told twice.
+PRUNE_SHARE = 0.20
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run is asked to do."""
+
+    folder: Path
+    parts: tuple[Part, ...]
+    limit: int | None = None
+    category: str | None = None
+    prune: bool = False
+    yes: bool = False
+    strict: bool = False
+    dry_run: bool = False
+
+
+class Loader:
+    """One seeding run on one session connection."""
+
+    def __init__(
+        self,
+        conn: Conn,
+        topology: Topology,
+        options: Options,
+        report: Report,
+        progress: Callable[[Part, int], None] = lambda part, size: None,
+    ) -> None:
+        self._conn = conn
+        self._topology = topology
+        self._options = options
+        self._report = report
+        self._progress = progress
+        self._unreadable: dict[Part, str] = {}
+
+    def run(self) -> None:
+        """Load every part, then prune. Raises ``SeedError`` when it cannot go on."""
+        session.create_tables(self._conn)
+        store.create_changed_in_run(self._conn)
+        files = {part: self._files(part) for part in self._options.parts}
+        if not any(files.values()):
+            wanted = ", ".join(self._options.parts)
+            raise SeedError(f"{self._options.folder}: no seed files for {wanted}")
+        archetypes = self._archetypes()
+        for part, found in files.items():
+            if part.entity_type and found:
+                store.create_staging(self._conn, part.entity_type)
+            self._load_part(part, found, archetypes)
+        if self._options.prune:
+            self._prune([part for part, found in files.items() if found])
+
+    def _files(self, part: Part) -> list[SeedFile]:
+        category = self._options.category if part is Part.EXAMPLES else None
+        return find_files(self._options.folder, part, category)
+
+    def _archetypes(self) -> frozenset[str]:
+        """Names that a league may give as its archetype: known, there, or in the files."""
+        names = set(KNOWN_ARCHETYPES) | store.archetype_names(self._conn)
+        for file in find_files(self._options.folder, Part.ARCHETYPES):
+            for line in read(file, frozenset()):
+                if isinstance(line, Line) and isinstance(line.item, SportArchetype):
+                    names.add(line.item.archetype_name)
+        return frozenset(names)
+
+    # --- loading ------------------------------------------------------------------------------
+
+    def _load_part(self, part: Part, files: Sequence[SeedFile], archetypes: frozenset[str]) -> None:
+        if files:
+            self._report.counts(part)
+        lines = self._lines(part, files, archetypes)
+        limited = islice(lines, self._options.limit) if self._options.limit is not None else lines
+        for batch in _batches(limited):
+            self._load_batch(part, batch)
+
+    def _lines(
+        self, part: Part, files: Sequence[SeedFile], archetypes: frozenset[str]
+    ) -> Iterator[Line | Rejected]:
+        for file in files:
+            if self._options.strict and self._refuse_file(part, file, archetypes):
+                continue
+            yield from read(file, archetypes, lambda size: self._progress(part, size))
+
+    def _refuse_file(self, part: Part, file: SeedFile, archetypes: frozenset[str]) -> bool:
+        """With --strict: whether any line of the file is bad. Then none of it is loaded."""
+        bad = [line for line in read(file, archetypes) if isinstance(line, Rejected)]
+        if not bad:
+            return False
+        for line in bad:
+            self._report.counts(part).processed += 1
+            self._report.reject(part, line)
+        self._unreadable.setdefault(part, f"{file.label} was refused as a whole (--strict)")
+        self._report.notes.append(
+            f"{file.label}: refused as a whole, {len(bad)} bad lines (--strict)"
+        )
+        return True
+
+    def _load_batch(self, part: Part, batch: Sequence[Line | Rejected]) -> None:
+        counts = self._report.counts(part)
+        counts.processed += len(batch)
+        refused = [line for line in batch if isinstance(line, Rejected)]
+        good = [line for line in batch if isinstance(line, Line)]
+        for attempt in range(1, TRIES + 1):
+            try:
+                with self._conn.transaction():
+                    changes, late, fresh = self._write_batch(part, good, refused)
+                break
+            except (errors.DeadlockDetected, errors.UniqueViolation, errors.SerializationFailure):
+                # Another seeder was at the same rows; what it did is seen at the next try.
+                if attempt == TRIES:
+                    raise
+                log.info("batch.retried", part=part.value, attempt=attempt)
+        for line in [*refused, *late]:
+            self._report.reject(part, line)
+            if line.seed_id is None:
+                self._unreadable.setdefault(part, f"{line.file}:{line.number} cannot be read")
+        counts.created += changes.created
+        counts.updated += changes.updated
+        counts.unchanged += fresh - changes.created - changes.updated
+        counts.operations += changes.operations
+
+    def _write_batch(
+        self, part: Part, good: Sequence[Line], refused: Sequence[Rejected]
+    ) -> tuple[store.Changes, list[Rejected], int]:
+        """Inside a transaction: what changed, lines refused by what is there, lines loaded."""
+        late: list[Rejected] = []
+        lines = self._without_repeats(part, good, refused, late)
+        entity_type = part.entity_type
+        if entity_type is None:
+            lines = self._with_league(part, lines, late)
+            changes = self._write_parts(part, lines)
+        else:
+            lines = self._tagged(entity_type, lines, late)
+            changes = self._write_entities(entity_type, lines)
+        return changes, late, len(lines)
+
+    def _without_repeats(
+        self,
+        part: Part,
+        good: Sequence[Line],
+        refused: Sequence[Rejected],
+        late: list[Rejected],
+    ) -> list[Line]:
+        """The first good line of each id. Ids of refused lines are noted, so none is pruned."""
+        first: dict[str, Line] = {}
+        repeats = [line for line in good if first.setdefault(line.seed_id, line) is not line]
+        seen = [session.Seen(s, line.file, line.number) for s, line in first.items()]
+        readable = {r.seed_id: r for r in refused if r.seed_id and r.seed_id not in first}
+        seen += [session.Seen(s, r.file, r.number, rejected=True) for s, r in readable.items()]
+        new = session.mark_seen(self._conn, part, seen)
+        repeats += [line for seed_id, line in first.items() if seed_id not in new]
+        for line in repeats:
+            place = session.first_place(self._conn, part, line.seed_id)
+            reason = f"the id {line.seed_id!r} stands at {place} already; the first line counts"
+            late.append(_refuse(line, "id", reason))
+        return [line for seed_id, line in first.items() if seed_id in new]
+
+    def _tagged(
+        self, entity_type: EntityType, lines: Sequence[Line], late: list[Rejected]
+    ) -> list[Line]:
+        """Lines with the tags that are theirs; those whose tag belongs to another are refused."""
+        if entity_type is EntityType.FEW_SHOT_EXAMPLE:
+            return list(lines)  # their tag is their seed id
+        wishes = [_wish(line) for line in lines]
+        known = store.known_tags(self._conn, entity_type, [w.seed_id for w in wishes])
+        new = [w for w in wishes if w.seed_id not in known]
+        wanted = [tag for wish in new for tag in tags.candidates(wish)]
+        holders = store.holders_of_tags(self._conn, entity_type, wanted) if wanted else {}
+        given, refusals = tags.assign(wishes, known, holders)
+        if new and not self._options.dry_run:
+            fresh = {w.seed_id: given[w.seed_id] for w in new if w.seed_id in given}
+            store.register_tags(self._conn, entity_type, fresh)
+        reasons = {refusal.seed_id: refusal.reason for refusal in refusals}
+        field = KEY_COLUMN[entity_type]
+        late += [_refuse(li, field, reasons[li.seed_id]) for li in lines if li.seed_id in reasons]
+        return [_with_tag(line, given[line.seed_id]) for line in lines if line.seed_id in given]
+
+    def _write_entities(self, entity_type: EntityType, lines: Sequence[Line]) -> store.Changes:
+        rows = (_entity_row(entity_type, line) for line in lines)
+        store.copy_to_staging(self._conn, entity_type, rows)
+        if self._options.dry_run:
+            return store.classify_staged(self._conn, entity_type, self._topology)
+        return store.upsert_staged(self._conn, entity_type, self._topology)
+
+    def _with_league(self, part: Part, lines: Sequence[Line], late: list[Rejected]) -> list[Line]:
+        ids = {line.seed_id: _league_id(line) for line in lines}
+        there = session.living_leagues(self._conn, list(set(ids.values())))
+        late += [
+            _refuse(line, "league", f"no league with the seed id {_part(line).league!r} is loaded")
+            for line in lines
+            if ids[line.seed_id] not in there
+        ]
+        return [line for line in lines if ids[line.seed_id] in there]
+
+    def _write_parts(self, part: Part, lines: Sequence[Line]) -> store.Changes:
+        session.copy_parts(self._conn, part, [_part_row(part, line) for line in lines])
+        return session.upsert_parts(self._conn, part, write=not self._options.dry_run)
+
+    # --- pruning ------------------------------------------------------------------------------
+
+    def _prune(self, parts: Sequence[Part]) -> None:
+        """Delete what the files no longer hold; children before what they belong to."""
+        blocked = self._prune_blocked()
+        if blocked:
+            self._report.notes.append(f"nothing was pruned: {blocked}")
+            return
+        # Look at every part before any is touched: a refusal leaves all of them whole.
+        gone = {part: session.unseen(self._conn, part) for part in parts}
+        for part, ids in gone.items():
+            self._check_share(part, len(ids))
+        order = (Part.CONTRACTS, Part.DOCUMENTS, Part.EXAMPLES, Part.LEAGUES, Part.ARCHETYPES)
+        for part in order:
+            if gone.get(part):
+                self._delete(part, gone[part])
+
+    def _prune_blocked(self) -> str | None:
+        if self._options.limit is not None:
+            return "--limit leaves lines unread"
+        if self._options.category is not None:
+            return "--category leaves files unread"
+        return next(iter(self._unreadable.values()), None)
+
+    def _check_share(self, part: Part, gone: int) -> None:
+        total = session.count_rows(self._conn, part)
+        if gone > PRUNE_SHARE * total and not self._options.yes:
+            raise SeedError(
+                f"--prune would delete {gone} of {total} {part} ({gone / total:.0%}); nothing "
+                f"was deleted. Say --yes if the seed files are right."
+            )
+
+    def _delete(self, part: Part, ids: Sequence[Any]) -> None:
+        counts = self._report.counts(part)
+        if part is Part.ARCHETYPES:
+            self._check_unused(ids)
+        if self._options.dry_run:
+            counts.deleted += len(ids)
+            return
+        for start in range(0, len(ids), store.DELETE_PAGE):
+            page = ids[start : start + store.DELETE_PAGE]
+            with self._conn.transaction():
+                if part.entity_type is None:
+                    counts.deleted += session.delete_parts(self._conn, part, page)
+                else:
+                    store.create_staging(self._conn, part.entity_type)
+                    changes = store.tombstone(self._conn, part.entity_type, page, self._topology)
+                    counts.deleted += changes.deleted
+                    counts.operations += changes.operations
+
+    def _check_unused(self, ids: Sequence[Any]) -> None:
+        used = session.archetypes_in_use(self._conn, ids)
+        if used:
+            names = ", ".join(f"{name} ({count} leagues)" for name, count in used)
+            raise SeedError(
+                f"archetypes that leagues still name cannot be deleted: {names}. Move or delete "
+                f"those leagues first, or put the archetypes back."
+            )
+
+
+def _batches(lines: Iterable[Line | Rejected]) -> Iterator[list[Line | Rejected]]:
+    iterator = iter(lines)
+    while batch := list(islice(iterator, BATCH)):
+        yield batch
+
+
+def _refuse(line: Line, field: str, reason: str) -> Rejected:
+    return Rejected(line.file, line.number, field, reason, "", line.seed_id)
+
+
+def _wish(line: Line) -> tags.Wish:
+    match line.item:
+        case League():
+            league = line.item
+            given = league.league_tag or None
+            return tags.Wish(line.seed_id, given, league.league_name, league.location)
+        case SportArchetype():
+            name = line.item.archetype_name
+            return tags.Wish(line.seed_id, name, name, None)
+        case _:
+            raise TypeError(f"no tag for {type(line.item).__name__}")
+
+
+def _with_tag(line: Line, tag: str) -> Line:
+    if isinstance(line.item, League):
+        return replace(line, item=replace(line.item, league_tag=tag))
+    return line
+
+
+def _entity_row(entity_type: EntityType, line: Line) -> tuple[Any, ...]:
+    content = cast(Content, line.item)
+    columns = (getattr(content, name) for name in store.CONTENT_COLUMNS[entity_type])
+    return (
+        entity_id(entity_type, line.seed_id),
+        line.seed_id,
+        *(_column(value) for value in columns),
+        content_hash(content),
+        text_hash(content),
+    )
+
+
+def _column(value: Any) -> Any:
+    if isinstance(value, dict):
+        return orjson.dumps(value).decode()
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _part(line: Line) -> LeaguePart:
+    return cast(LeaguePart, line.item)
+
+
+def _league_id(line: Line) -> Any:
+    return entity_id(EntityType.LEAGUE, _part(line).league)
+
+
+def _part_row(part: Part, line: Line) -> tuple[Any, ...]:
+    item = _part(line)
+    table, columns = session.PART_COLUMNS[part]
+    return (
+        entity_id(table, line.seed_id),
+        line.seed_id,
+        _league_id(line),
+        item.title,
+        orjson.dumps(item.attributes).decode(),
+        digest(orjson.dumps(item, option=orjson.OPT_SORT_KEYS)),
+        *(item.fields[name] for name in columns),
+    )

@@ -1,0 +1,239 @@
+"""JSONL files to checked lines, as a stream. A bad line costs itself and nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+from pydantic import ValidationError
+
+from altsync.errors import SeedError
+from altsync.seed.lines import LINES, Item, Part, SeedLine
+
+#: Bytes of the longest line. A seed is a record, not a file; longer ones are skipped unread.
+LINE_BYTES = 1 << 20
+
+#: Nesting that a seed may have. PostgreSQL and orjson stop at a few hundred.
+DEPTH = 64
+
+#: Characters of a refused line that the rejects file keeps.
+RAW_LENGTH = 2000
+
+#: Integers that JSON readers and PostgreSQL's bigint agree on.
+INT64 = range(-(2**63), 2**63)
+
+_BOM = b"\xef\xbb\xbf"
+_LONG_INTEGER = re.compile(rb"[:\[,]\s*-?\d{19}")
+_STRINGS_AND_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line that may be loaded."""
+
+    file: str
+    number: int
+    seed_id: str
+    item: Item
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A line that may not. ``seed_id`` is None when not even that could be read."""
+
+    file: str
+    number: int
+    field: str | None
+    reason: str
+    raw: str
+    seed_id: str | None = None
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.number}"
+        return f"{where}: {self.field}: {self.reason}" if self.field else f"{where}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class SeedFile:
+    """A file of one part; ``label`` is what people are told."""
+
+    part: Part
+    path: Path
+    label: str
+
+
+class _Refused(Exception):
+    def __init__(self, field: str | None, reason: str, seed_id: str | None = None) -> None:
+        self.field, self.reason, self.seed_id = field, reason, seed_id
+
+
+def find_files(folder: Path, part: Part, category: str | None = None) -> list[SeedFile]:
+    """The files of a part, in the order of their names; none when the part is missing.
+
+    Raises ``SeedError`` when the folder is not there, or the category has no file.
+    """
+    if not folder.is_dir():
+        raise SeedError(f"{folder}: no such folder; name one with --dir")
+    place = folder / part
+    files = sorted(place.glob("*.jsonl")) if place.is_dir() else []
+    single = folder / f"{part}.jsonl"
+    if single.is_file():
+        files.insert(0, single)
+    if category is not None:
+        files = [file for file in files if file.stem == category]
+        if not files:
+            raise SeedError(f"{place / (category + '.jsonl')}: no such file for the category")
+    return [SeedFile(part, file, str(file.relative_to(folder))) for file in files]
+
+
+def read(
+    file: SeedFile,
+    archetypes: frozenset[str],
+    progress: Callable[[int], None] = lambda size: None,
+) -> Iterator[Line | Rejected]:
+    """Every line of a file, checked; blank ones are left out. ``progress`` gets bytes read."""
+    defaults = {"category": file.path.stem} if file.part is Part.EXAMPLES else {}
+    with file.path.open("rb") as stream:
+        for number, raw in enumerate(_lines(stream), start=1):
+            progress(len(raw))
+            if number == 1:
+                raw = raw.removeprefix(_BOM)  # noqa: PLW2901
+            if raw.strip():
+                yield _check(file, number, raw, archetypes, defaults)
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes]:
+    """Lines, those too long cut to one byte over the limit and the rest of them skipped."""
+    while line := stream.readline(LINE_BYTES + 1):
+        if len(line) > LINE_BYTES and not line.endswith(b"\n"):
+            while (rest := stream.readline(LINE_BYTES)) and not rest.endswith(b"\n"):
+                pass
+        yield line
+
+
+def _check(
+    file: SeedFile,
+    number: int,
+    raw: bytes,
+    archetypes: frozenset[str],
+    defaults: dict[str, str],
+) -> Line | Rejected:
+    try:
+        data = _parse(raw)
+        line = _validate(LINES[file.part], {**defaults, **data})
+        archetype = getattr(line, "sport_archetype", None)
+        if archetype is not None and archetype not in archetypes:
+            known = ", ".join(sorted(archetypes))
+            raise _Refused(
+                "sport_archetype", f"unknown archetype {archetype!r}; known: {known}", line.id
+            )
+        return Line(file.label, number, line.id, line.item())
+    except _Refused as refused:
+        text = raw[:RAW_LENGTH].decode("utf-8", "backslashreplace").rstrip("\r\n")
+        return Rejected(file.label, number, refused.field, refused.reason, text, refused.seed_id)
+
+
+def _parse(raw: bytes) -> dict[str, Any]:
+    if len(raw.rstrip(b"\r\n")) > LINE_BYTES:
+        raise _Refused(None, f"the line is longer than {LINE_BYTES:,} bytes")
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        raise _Refused(
+            None, f"not UTF-8: byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line"
+        ) from None
+    if _depth(raw) > DEPTH:
+        raise _Refused(None, f"nested deeper than {DEPTH} levels")
+    try:
+        data = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        data = _parse_slowly(raw)
+    if not isinstance(data, dict):
+        raise _Refused(None, "not a JSON object")
+    if b"\\u" in raw or _LONG_INTEGER.search(raw):
+        _find_unstorable(_parse_slowly(raw))
+    return data
+
+
+def _depth(raw: bytes) -> int:
+    """How deep brackets nest, outside strings. Cheap for the usual line, which has few."""
+    if raw.count(b"[") + raw.count(b"{") <= DEPTH:
+        return 0
+    depth = deepest = 0
+    for token in _STRINGS_AND_BRACKETS.finditer(raw):
+        if token[0] in (b"[", b"{"):
+            depth += 1
+            deepest = max(deepest, depth)
+        elif token[0] in (b"]", b"}"):
+            depth -= 1
+    return deepest
+
+
+def _parse_slowly(raw: bytes) -> Any:
+    """The standard library's parser: it reads what JSON forbids, so that it can be named."""
+    try:
+        data = json.loads(raw)
+    except json.JSONDecodeError as error:
+        raise _Refused(None, f"not JSON: {error.msg} at column {error.colno}") from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise _Refused(None, f"not JSON: {error}") from None
+    _find_unstorable(data)
+    return data
+
+
+def _find_unstorable(data: Any) -> None:
+    """Refuse what PostgreSQL or another JSON reader would not keep, and name where it is."""
+    seed_id = data.get("id") if isinstance(data, dict) else None
+    known = seed_id if isinstance(seed_id, str) and _storable(seed_id) else None
+    stack: list[tuple[str, Any]] = [("", data)]
+    while stack:
+        path, value = stack.pop()
+        reason = _unstorable(value)
+        if reason:
+            raise _Refused(path or None, reason, known)
+        if isinstance(value, dict):
+            for name, member in value.items():
+                if not _storable(name):
+                    raise _Refused(
+                        path or None,
+                        "a field's name holds a character that no database stores",
+                        known,
+                    )
+                stack.append((f"{path}.{name}" if path else name, member))
+        elif isinstance(value, list):
+            stack += ((f"{path}[{place}]", member) for place, member in enumerate(value))
+
+
+def _storable(text: str) -> bool:
+    return "\x00" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def _unstorable(value: Any) -> str | None:
+    if isinstance(value, str) and not _storable(value):
+        return "holds \\u0000 or half a surrogate pair, which no database stores"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "not a finite number"
+    if isinstance(value, int) and not isinstance(value, bool) and value not in INT64:
+        return "an integer beyond 64 bits; write it as a string"
+    return None
+
+
+def _validate(model: type[SeedLine], data: dict[str, Any]) -> SeedLine:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        seed_id = data.get("id")
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise _Refused(
+            field or None,
+            first["msg"] + more,
+            seed_id if isinstance(seed_id, str) else None,
+        ) from None

@@ -1,0 +1,181 @@
+"""SQL on the seeder's temporary tables, and on what stays in PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from altsync.db import Conn
+from altsync.records import EntityType
+from altsync.seed.lines import Part
+from altsync.store import Changes
+
+#: Content columns of what belongs to a league, with their types.
+PART_COLUMNS = {
+    Part.DOCUMENTS: ("document", {"kind": "text", "body": "text"}),
+    Part.CONTRACTS: (
+        "contract",
+        {
+            "counterparty": "text",
+            "contract_type": "text",
+            "status": "text",
+            "start_date": "date",
+            "end_date": "date",
+        },
+    ),
+}
+
+
+def table_of(part: Part) -> str:
+    """The table that a part is loaded into."""
+    return part.entity_type or PART_COLUMNS[part][0]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A seed id met in this run, and where; ``rejected`` when its line was refused."""
+
+    seed_id: str
+    file: str
+    line: int
+    rejected: bool = False
+
+
+def create_tables(conn: Conn) -> None:
+    """The temporary tables of one session, empty for a new run."""
+    conn.execute(
+        """
+        CREATE TEMP TABLE IF NOT EXISTS seen (
+          part text NOT NULL, seed_id text NOT NULL, file text NOT NULL, line int NOT NULL,
+          rejected bool NOT NULL, PRIMARY KEY (part, seed_id))
+        """
+    )
+    conn.execute("TRUNCATE seen")
+    for table, columns in PART_COLUMNS.values():
+        typed = ", ".join(f"{name} {kind}" for name, kind in columns.items())
+        conn.execute(
+            f"""
+            CREATE TEMP TABLE IF NOT EXISTS staging_{table} (
+              id uuid, seed_id text, league_id uuid, title text, attributes jsonb,
+              content_hash text, {typed}) ON COMMIT DELETE ROWS
+            """
+        )
+
+
+def mark_seen(conn: Conn, part: Part, seen: Sequence[Seen]) -> set[str]:
+    """Note ids; returns those that are new in this run. The first good line of an id wins."""
+    rows = conn.execute(
+        """
+        INSERT INTO seen SELECT %s, r.* FROM unnest(%s::text[], %s::text[], %s::int[], %s::bool[])
+          AS r(seed_id, file, line, rejected)
+        ON CONFLICT (part, seed_id) DO UPDATE
+          SET rejected = false, file = excluded.file, line = excluded.line
+          WHERE seen.rejected AND NOT excluded.rejected
+        RETURNING seed_id
+        """,
+        (
+            part,
+            [s.seed_id for s in seen],
+            [s.file for s in seen],
+            [s.line for s in seen],
+            [s.rejected for s in seen],
+        ),
+    )
+    return {r[0] for r in rows}
+
+
+def first_place(conn: Conn, part: Part, seed_id: str) -> str:
+    """Where an id was met first, as file:line."""
+    row = conn.execute(
+        "SELECT file, line FROM seen WHERE part = %s AND seed_id = %s", (part, seed_id)
+    ).fetchone()
+    return f"{row[0]}:{row[1]}" if row else "an earlier line"
+
+
+def unseen(conn: Conn, part: Part) -> list[UUID]:
+    """Living entities of a part that this run has not met, in the order of ids."""
+    living = "AND e.deleted_at IS NULL" if part.entity_type else ""
+    rows = conn.execute(
+        f"""
+        SELECT e.id FROM {table_of(part)} e
+        WHERE NOT EXISTS (SELECT 1 FROM seen s WHERE s.part = %s AND s.seed_id = e.seed_id)
+          {living} ORDER BY e.id
+        """,
+        (part,),
+    )
+    return [r[0] for r in rows]
+
+
+def count_rows(conn: Conn, part: Part) -> int:
+    """Living rows of a part."""
+    living = "WHERE deleted_at IS NULL" if part.entity_type else ""
+    row = conn.execute(f"SELECT count(*) FROM {table_of(part)} {living}").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def archetypes_in_use(conn: Conn, ids: Sequence[UUID]) -> list[tuple[str, int]]:
+    """Of the archetypes ``ids``, those that living leagues name, with how many."""
+    rows = conn.execute(
+        """
+        SELECT a.archetype_name, count(*) FROM sport_archetype a
+        JOIN league l ON l.sport_archetype = a.archetype_name AND l.deleted_at IS NULL
+        WHERE a.id = ANY(%s) GROUP BY 1 ORDER BY 1
+        """,
+        (list(ids),),
+    )
+    return [(r[0], r[1]) for r in rows]
+
+
+def living_leagues(conn: Conn, ids: Sequence[UUID]) -> set[UUID]:
+    """Those of ``ids`` that are leagues and not deleted."""
+    rows = conn.execute(
+        f"SELECT id FROM {EntityType.LEAGUE} WHERE id = ANY(%s) AND deleted_at IS NULL",
+        (list(ids),),
+    )
+    return {r[0] for r in rows}
+
+
+def copy_parts(conn: Conn, part: Part, rows: Sequence[Sequence[Any]]) -> None:
+    """COPY (id, seed_id, league_id, title, attributes, content_hash, …) rows into staging."""
+    table, columns = PART_COLUMNS[part]
+    names = ["id", "seed_id", "league_id", "title", "attributes", "content_hash", *columns]
+    with (
+        conn.cursor() as cursor,
+        cursor.copy(f"COPY staging_{table} ({', '.join(names)}) FROM STDIN") as copy,
+    ):
+        for row in rows:
+            copy.write_row(row)
+
+
+def upsert_parts(conn: Conn, part: Part, *, write: bool) -> Changes:
+    """Upsert what changed of a league's documents or contracts; or only count it."""
+    table, columns = PART_COLUMNS[part]
+    changed = f"""
+        FROM staging_{table} s LEFT JOIN {table} e ON e.id = s.id
+        WHERE e.id IS NULL OR e.content_hash <> s.content_hash
+    """
+    names = ["league_id", "title", "attributes", "content_hash", *columns]
+    upsert = f"""
+        INSERT INTO {table} AS t (id, seed_id, {", ".join(names)})
+        SELECT s.id, s.seed_id, {", ".join("s." + n for n in names)} {changed} ORDER BY s.id
+        ON CONFLICT (id) DO UPDATE SET {", ".join(f"{n} = excluded.{n}" for n in names)},
+          updated_at = now()
+        RETURNING (xmax = 0) AS created
+    """
+    source = upsert if write else f"SELECT e.id IS NULL AS created {changed}"
+    row = conn.execute(
+        f"""
+        WITH c AS ({source})
+        SELECT count(*) FILTER (WHERE created), count(*) FILTER (WHERE NOT created) FROM c
+        """
+    ).fetchone()
+    assert row is not None
+    return Changes(created=row[0], updated=row[1])
+
+
+def delete_parts(conn: Conn, part: Part, ids: Sequence[UUID]) -> int:
+    """Delete documents or contracts for good: no sink holds them."""
+    return conn.execute(f"DELETE FROM {table_of(part)} WHERE id = ANY(%s)", (list(ids),)).rowcount

@@ -1,0 +1,1 @@
+"""Mirrors of PostgreSQL. One file each; see ``base`` for the contract."""

@@ -1,0 +1,109 @@
+"""The sink that fills the vector columns: each text is embedded once per model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+from altsync.config import Settings
+from altsync.embedding import Embedder, OpenAIEmbedder, most_tokens, request_slices
+from altsync.projection import digest, embedding_text
+from altsync.records import (
+    EMBEDDING,
+    Answer,
+    EntityType,
+    ErrorKind,
+    Failed,
+    Model,
+    Outcome,
+    Row,
+    SinkTraits,
+    SinkVersion,
+    Written,
+)
+from altsync.sinks.base import VectorStore
+
+#: The setting that switches this sink on.
+SETTING = "OPENAI_API_KEY"
+
+
+class Sink:
+    """Embeds what no row and no earlier life of a text has paid for.
+
+    Vectors go to the store right after each answer; settling moves them to the entities. Being
+    keyed by what they embed, they need no guard against older versions.
+    """
+
+    traits: ClassVar[SinkTraits] = SinkTraits(EMBEDDING, guarded=True)
+
+    def __init__(self, embedder: Embedder, vectors: VectorStore) -> None:
+        self._embedder = embedder
+        self._vectors = vectors
+
+    def setup(self) -> None:
+        """Nothing to create: migrations made the table."""
+
+    def split(self, rows: Sequence[Row], model: Model) -> list[Sequence[Row]]:
+        """First what is known already, at no cost; then the rest by the provider's limits."""
+        known = self._vectors.known(model, [row.text_hash for row in rows])
+        # Equal texts side by side, so that they meet in one request and are paid once.
+        missing = sorted((r for r in rows if r.text_hash not in known), key=_by_text)
+        sizes = [most_tokens(embedding_text(row.content)) for row in missing]
+        parts = [missing[cut] for cut in request_slices(sizes)]
+        free = [row for row in rows if row.text_hash in known]
+        return [free, *parts] if free else list(parts)
+
+    def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
+        """Embed the texts that the store lacks, in one request, and keep them at once."""
+        texts = {row.id: embedding_text(row.content) for row in rows}
+        good = [row for row in rows if digest(texts[row.id].encode()) == row.text_hash]
+        known = self._vectors.known(model, [row.text_hash for row in good])
+        missing = {r.text_hash: texts[r.id] for r in good if r.text_hash not in known}
+        tokens = 0
+        if missing:
+            embedded = self._embedder.embed(list(missing.values()), model)
+            self._vectors.keep(model, dict(zip(missing, embedded.vectors, strict=True)))
+            tokens = embedded.tokens
+        fine = {row.id for row in good}
+        outcomes = (_outcome(row, fine=row.id in fine) for row in rows)
+        return Answer(tuple(outcomes), calls=1 if missing else 0, tokens=tokens)
+
+    def delete(self, rows: Sequence[Row]) -> Answer:
+        """Vectors stay: an undeleted entity is not paid again."""
+        return Answer(tuple(Written(row.id, row.version) for row in rows), calls=0)
+
+    def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
+        """What each living entity has embedded; ``content_hash`` is that of the text."""
+        return self._vectors.versions(entity_type)
+
+    def close(self) -> None:
+        """Let go of connections."""
+        close = getattr(self._embedder, "close", None)
+        if close:
+            close()
+
+
+def _by_text(row: Row) -> str:
+    return row.text_hash
+
+
+def _outcome(row: Row, *, fine: bool) -> Outcome:
+    if fine:
+        return Written(row.id, row.version)
+    return Failed(
+        row.id,
+        ErrorKind.ITEM,
+        "the row was seeded by another version of the rule for embedded texts: seed it again",
+    )
+
+
+def open_sink(settings: Settings, vectors: VectorStore) -> Sink | None:
+    """The sink, or None when no OPENAI_API_KEY is set."""
+    if settings.openai_api_key is None:
+        return None
+    embedder = OpenAIEmbedder(
+        settings.openai_api_key.get_secret_value(),
+        base_url=settings.openai_base_url,
+        timeout=settings.altsync_sink_timeout_seconds,
+    )
+    return Sink(embedder, vectors)

@@ -1,0 +1,358 @@
+"""The graph: nodes with the edge to their archetype or category, guarded by version."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, TypeVar, cast
+
+import neo4j
+from neo4j import GraphDatabase, ManagedTransaction
+from neo4j import exceptions as errors
+
+from altsync.config import Settings
+from altsync.errors import SinkFailure
+from altsync.projection import graph_node
+from altsync.records import (
+    AlreadyNewer,
+    Answer,
+    EntityType,
+    ErrorKind,
+    Model,
+    Outcome,
+    Row,
+    SinkTraits,
+    SinkVersion,
+    Written,
+)
+from altsync.sinks.base import VectorStore
+
+T = TypeVar("T")
+
+#: The setting that switches this sink on.
+SETTING = "NEO4J_URI"
+
+#: Rows per transaction: within the 500 to 5,000 where UNWIND + MERGE runs best, and small
+#: enough that one call stays far below its timeout.
+BATCH = 500
+
+#: Hours that a deletion is remembered, so that a late upsert finds it.
+TOMBSTONE_HOURS = 24
+
+#: Nodes per page when the graph is listed.
+PAGE = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """The closed set of names that may stand in Cypher for one type of entity."""
+
+    label: str
+    key: str
+    edge: str | None = None
+    parent_label: str | None = None
+    parent_key: str | None = None
+
+
+KINDS = {
+    EntityType.LEAGUE: Kind(
+        "League", "league_tag", "BELONGS_TO_ARCHETYPE", "SportArchetype", "name"
+    ),
+    EntityType.SPORT_ARCHETYPE: Kind("SportArchetype", "name"),
+    EntityType.FEW_SHOT_EXAMPLE: Kind(
+        "FewShotExample", "example_id", "IN_CATEGORY", "ExampleCategory", "name"
+    ),
+}
+
+CONSTRAINTS = (
+    "CREATE CONSTRAINT league_tag_unique IF NOT EXISTS "
+    "FOR (n:League) REQUIRE n.league_tag IS UNIQUE",
+    "CREATE CONSTRAINT archetype_name_unique IF NOT EXISTS "
+    "FOR (n:SportArchetype) REQUIRE n.name IS UNIQUE",
+    "CREATE CONSTRAINT example_id_unique IF NOT EXISTS "
+    "FOR (n:FewShotExample) REQUIRE n.example_id IS UNIQUE",
+    "CREATE CONSTRAINT category_name_unique IF NOT EXISTS "
+    "FOR (n:ExampleCategory) REQUIRE n.name IS UNIQUE",
+    "CREATE CONSTRAINT tombstone_key_unique IF NOT EXISTS "
+    "FOR (n:AltsyncTombstone) REQUIRE n.key IS UNIQUE",
+    # Names repeat in real data (a Premier League in many countries): an index, no constraint.
+    "CREATE INDEX league_name_index IF NOT EXISTS FOR (n:League) ON (n.league_name)",
+)
+
+UPSERT_NODE = """
+UNWIND $rows AS row
+OPTIONAL MATCH (t:AltsyncTombstone {{key: '{label}:' + row.key}})
+WITH row, t WHERE t IS NULL OR t.version < row.version
+MERGE (n:{label} {{{key}: row.key}})
+WITH n, row WHERE coalesce(n.sync_version, -1) <= row.version
+SET n += row.properties, n.sync_version = row.version
+"""
+
+# The parent may not be there yet: a stub, until its own operation fills it.
+MOVE_TO_PARENT = """
+WITH n, row
+OPTIONAL MATCH (n)-[old:{edge}]->(o:{parent_label}) WHERE o.{parent_key} <> row.parent
+DELETE old
+WITH DISTINCT n, row
+MERGE (p:{parent_label} {{{parent_key}: row.parent}})
+MERGE (n)-[:{edge}]->(p)
+"""
+
+RETURN_WRITTEN = """
+RETURN row.key AS key, elementId(n) AS id
+"""
+
+DELETE_NODE = """
+UNWIND $rows AS row
+MERGE (t:AltsyncTombstone {{key: '{label}:' + row.key}})
+SET t.version = CASE WHEN coalesce(t.version, -1) < row.version
+                     THEN row.version ELSE t.version END, t.at = timestamp()
+WITH row
+OPTIONAL MATCH (n:{label} {{{key}: row.key}}) WHERE coalesce(n.sync_version, -1) <= row.version
+DETACH DELETE n
+"""
+
+VERSIONS_OF = """
+MATCH (n:{label}) WHERE n.{key} IN $keys AND n.sync_version IS NOT NULL
+RETURN n.{key} AS key, n.sync_version AS version
+"""
+
+TOMBSTONES_OF = """
+MATCH (t:AltsyncTombstone) WHERE t.key IN $keys RETURN t.key AS key, t.version AS version
+"""
+
+LIST_VERSIONS = """
+MATCH (n:{label}) WHERE n.{key} > $after AND n.sync_version IS NOT NULL
+RETURN n.{key} AS key, n.sync_version AS version, n.content_hash AS hash
+ORDER BY n.{key} LIMIT $limit
+"""
+
+FORGET_TOMBSTONES = """
+MATCH (t:AltsyncTombstone) WHERE t.at < timestamp() - $milliseconds
+WITH t LIMIT 10000 DELETE t
+"""
+
+
+def cypher(template: str, kind: Kind) -> str:
+    """A statement for one kind. Names come from ``KINDS`` alone, so this is no injection."""
+    return template.format(
+        label=kind.label,
+        key=kind.key,
+        edge=kind.edge,
+        parent_label=kind.parent_label,
+        parent_key=kind.parent_key,
+    )
+
+
+class Sink:
+    """Mirrors entities as nodes; an older version never overwrites a newer one."""
+
+    traits: ClassVar[SinkTraits] = SinkTraits("neo4j", guarded=True, edges=True)
+
+    def __init__(
+        self, uri: str, auth: tuple[str, str] | None, *, database: str | None, timeout: float
+    ) -> None:
+        self._connect: Callable[[], neo4j.Driver] = lambda: GraphDatabase.driver(
+            uri,
+            auth=auth,
+            connection_timeout=min(timeout, 5.0),
+            connection_acquisition_timeout=timeout,
+            # Retries wait in PostgreSQL; only a deadlock is worth another try right here.
+            max_transaction_retry_time=timeout / 4,
+            notifications_min_severity="OFF",
+            user_agent="altsync",
+        )
+        self._driver = self._connect()
+        self._database = database
+        self._timeout = timeout
+
+    def setup(self) -> None:
+        """Create the constraints and the index."""
+        for statement in CONSTRAINTS:
+            self._run(partial(_execute, statement=statement))
+
+    def split(self, rows: Sequence[Row], model: Model) -> list[Sequence[Row]]:
+        """By count."""
+        return [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
+
+    def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
+        """Write nodes and their edge to the parent in one transaction, sorted by key."""
+        kind = KINDS[rows[0].entity_type]
+        parts = [UPSERT_NODE, MOVE_TO_PARENT if kind.edge else "", RETURN_WRITTEN]
+        statement = cypher("".join(parts), kind)
+        parameters = [_upsert_parameters(row) for row in sorted(rows, key=_by_key)]
+
+        def work(tx: ManagedTransaction) -> tuple[dict[str, str], dict[str, int]]:
+            written = {r["key"]: r["id"] for r in _query(tx, statement, rows=parameters)}
+            refused = [row.key for row in rows if row.key not in written]
+            return written, _newer_versions(tx, kind, refused) if refused else {}
+
+        written, newer = self._run(work)
+        return Answer(tuple(_upserted(row, written, newer) for row in rows))
+
+    def delete(self, rows: Sequence[Row]) -> Answer:
+        """Remove nodes with all their edges, and leave tombstones for late upserts."""
+        kind = KINDS[rows[0].entity_type]
+        parameters = [
+            {"key": row.key, "version": row.graph_version} for row in sorted(rows, key=_by_key)
+        ]
+
+        def work(tx: ManagedTransaction) -> dict[str, int]:
+            _query(tx, cypher(DELETE_NODE, kind), rows=parameters).consume()
+            kept = _query(tx, cypher(VERSIONS_OF, kind), keys=[row.key for row in rows])
+            return {r["key"]: r["version"] for r in kept}
+
+        kept = self._run(work)
+        return Answer(tuple(_deleted(row, kept) for row in rows))
+
+    def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
+        """Every node of the type that altsync wrote, in the order of keys."""
+        kind = KINDS[entity_type]
+        after = ""
+        while True:
+            page = self._run(partial(_page_of_versions, kind=kind, after=after))
+            for record in page:
+                yield SinkVersion(record["key"], record["version"], record["hash"])
+            if len(page) < PAGE:
+                return
+            after = page[-1]["key"]
+
+    def forget_tombstones(self) -> None:
+        """Remove deletions that no upsert can be late for any more."""
+        milliseconds = TOMBSTONE_HOURS * 3600 * 1000
+        self._run(partial(_execute, statement=FORGET_TOMBSTONES, milliseconds=milliseconds))
+
+    def close(self) -> None:
+        """Close the driver."""
+        self._driver.close()
+
+    def _run(self, work: Callable[[ManagedTransaction], T]) -> T:
+        """Run ``work`` in one managed transaction within the timeout."""
+        driver = self._driver
+
+        def call() -> T:
+            with driver.session(database=self._database) as session:
+                return session.execute_write(neo4j.unit_of_work(timeout=self._timeout)(work))
+
+        try:
+            return within(self._timeout, call)
+        except TimeoutError:
+            # The driver has no read timeout of its own: leave the connection that hangs.
+            self._driver = self._connect()
+            raise SinkFailure(
+                ErrorKind.SINK,
+                f"Neo4j did not answer within {self._timeout:g} s",
+                unsure=True,
+                suspect=True,
+            ) from None
+        except (errors.Neo4jError, errors.DriverError) as error:
+            raise translate(error) from error
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """What ``call`` returns or raises; ``TimeoutError`` when it takes longer than ``seconds``.
+
+    A call that hangs is left behind in a daemon thread.
+    """
+    answers: list[tuple[T | None, BaseException | None]] = []
+
+    def run() -> None:
+        try:
+            answers.append((call(), None))
+        except BaseException as error:  # noqa: BLE001  (raised again in the caller's thread)
+            answers.append((None, error))
+
+    thread = threading.Thread(target=run, name="neo4j-call", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not answers:
+        raise TimeoutError
+    value, error = answers[0]
+    if error is not None:
+        raise error
+    return cast(T, value)
+
+
+def translate(error: errors.Neo4jError | errors.DriverError) -> SinkFailure:
+    """Whose fault an error of the driver is."""
+    reason = f"{type(error).__name__}: {error}"
+    match error:
+        case errors.AuthError() | errors.Forbidden() | errors.DatabaseUnavailable():
+            return SinkFailure(ErrorKind.SINK, reason)
+        case errors.ConstraintError() | errors.TransientError():
+            # Two transactions met on one key or lock: either may simply be tried again.
+            return SinkFailure(ErrorKind.UNKNOWN, reason)
+        case errors.ClientError():
+            missing = "DatabaseNotFound" in (error.code or "")
+            return SinkFailure(ErrorKind.SINK if missing else ErrorKind.ITEM, reason)
+        case errors.Neo4jError():
+            return SinkFailure(ErrorKind.UNKNOWN, reason, unsure=True)
+        case errors.ServiceUnavailable() | errors.SessionExpired():
+            return SinkFailure(ErrorKind.SINK, reason, unsure=True)
+        case _:
+            return SinkFailure(ErrorKind.SINK, reason, unsure=True)
+
+
+def _execute(tx: ManagedTransaction, *, statement: str, **parameters: Any) -> None:
+    _query(tx, statement, **parameters).consume()
+
+
+def _page_of_versions(tx: ManagedTransaction, *, kind: Kind, after: str) -> list[neo4j.Record]:
+    return list(_query(tx, cypher(LIST_VERSIONS, kind), after=after, limit=PAGE))
+
+
+def _query(tx: ManagedTransaction, statement: str, **parameters: Any) -> neo4j.Result:
+    return tx.run(statement, parameters)
+
+
+def _by_key(row: Row) -> str:
+    return row.key
+
+
+def _upsert_parameters(row: Row) -> Mapping[str, Any]:
+    node = graph_node(row)
+    return {
+        "key": row.key,
+        "version": row.graph_version,
+        "properties": dict(node.properties),
+        "parent": node.parent,
+    }
+
+
+def _newer_versions(tx: ManagedTransaction, kind: Kind, keys: Sequence[str]) -> dict[str, int]:
+    """What stands in the way of ``keys``: newer nodes, or tombstones."""
+    nodes = _query(tx, cypher(VERSIONS_OF, kind), keys=list(keys))
+    found = {r["key"]: r["version"] for r in nodes}
+    prefix = f"{kind.label}:"
+    stones = _query(tx, TOMBSTONES_OF, keys=[prefix + key for key in keys])
+    for record in stones:
+        key = record["key"].removeprefix(prefix)
+        found[key] = max(record["version"], found.get(key, 0))
+    return found
+
+
+def _upserted(row: Row, written: Mapping[str, str], newer: Mapping[str, int]) -> Outcome:
+    if row.key in written:
+        return Written(row.id, row.graph_version, remote_id=written[row.key])
+    return AlreadyNewer(row.id, newer.get(row.key))
+
+
+def _deleted(row: Row, kept: Mapping[str, int]) -> Outcome:
+    if kept.get(row.key, 0) > row.graph_version:
+        return AlreadyNewer(row.id, kept[row.key])
+    return Written(row.id, row.graph_version)
+
+
+def open_sink(settings: Settings, vectors: VectorStore) -> Sink | None:
+    """The sink, or None when no NEO4J_URI is set."""
+    if settings.neo4j_uri is None:
+        return None
+    password = settings.neo4j_password.get_secret_value()
+    return Sink(
+        settings.neo4j_uri,
+        (settings.neo4j_username, password) if password else None,
+        database=settings.neo4j_database,
+        timeout=settings.altsync_sink_timeout_seconds,
+    )

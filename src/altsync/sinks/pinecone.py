@@ -1,0 +1,305 @@
+"""The vector index: one index per type of entity, one namespace per category of examples.
+
+The index has no conditional write, so an older version could overwrite a newer one when a
+call is applied late. Vectors carry their version; the outbox repeats unsure writes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import orjson
+import pinecone
+from pinecone import RetryConfig, ServerlessSpec
+
+from altsync.config import Settings
+from altsync.errors import SinkFailure
+from altsync.projection import namespace, vector_metadata
+from altsync.records import (
+    Answer,
+    EntityType,
+    ErrorKind,
+    Model,
+    Outcome,
+    Row,
+    SinkTraits,
+    SinkVersion,
+    Written,
+)
+from altsync.sinks.base import VectorStore
+
+#: The setting that switches this sink on.
+SETTING = "PINECONE_API_KEY"
+
+INDEXES = {
+    EntityType.SPORT_ARCHETYPE: "altsports-archetypes",
+    EntityType.LEAGUE: "altsports-leagues",
+    EntityType.FEW_SHOT_EXAMPLE: "altsports-examples",
+}
+
+#: Vectors per upsert, and ids per fetch or delete.
+#: https://docs.pinecone.io/reference/api/database-limits
+MAX_VECTORS = 1000
+
+#: Bytes of one upsert's body: 2 MB by the same page, less some room for what frames it.
+MAX_BYTES = 2_000_000 - 10_000
+
+#: Ids in the URL of one fetch: a URL longer than 8 KB is refused on the way.
+FETCH_IDS = 100
+
+METRIC = "cosine"
+
+
+class Sink:
+    """Mirrors entities as vectors with metadata to filter on."""
+
+    traits: ClassVar[SinkTraits] = SinkTraits("pinecone", needs_embedding=True)
+
+    def __init__(
+        self,
+        api_key: str,
+        *,
+        host: str | None,
+        timeout: float,
+        dimensions: int,
+        cloud: str,
+        region: str,
+    ) -> None:
+        self._api_key = api_key
+        self._timeout = timeout
+        self._dimensions = dimensions
+        self._spec = ServerlessSpec(cloud=cloud, region=region)
+        # Retries wait in PostgreSQL, where every worker sees them.
+        self._client = pinecone.Pinecone(
+            api_key=api_key, host=host, timeout=timeout, retry_config=RetryConfig(max_retries=0)
+        )
+        self._handles: dict[EntityType, pinecone.Index] = {}
+
+    def setup(self) -> None:
+        """Create the indexes that are not there."""
+        try:
+            there = {index.name for index in self._client.indexes.list()}
+            for name in INDEXES.values():
+                if name not in there:
+                    self._create(name)
+        except pinecone.PineconeError as error:
+            raise translate(error) from error
+
+    def _create(self, name: str) -> None:
+        try:
+            self._client.create_index(
+                name=name, dimension=self._dimensions, metric=METRIC, spec=self._spec
+            )
+        except pinecone.ConflictError:
+            return  # another process was faster
+
+    def split(self, rows: Sequence[Row], model: Model) -> list[Sequence[Row]]:
+        """By namespace, count, and bytes as they will be sent."""
+        parts: list[Sequence[Row]] = []
+        by_namespace: dict[str, list[Row]] = defaultdict(list)
+        for row in rows:
+            by_namespace[namespace(row)].append(row)
+        for members in by_namespace.values():
+            start = size = 0
+            for place, row in enumerate(members):
+                more = sent_bytes(row, model)
+                if place > start and (size + more > MAX_BYTES or place - start >= MAX_VECTORS):
+                    parts.append(members[start:place])
+                    start, size = place, 0
+                size += more
+            parts.append(members[start:])
+        return parts
+
+    def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
+        """Write vectors of one namespace in one request; leave a former namespace."""
+        space = namespace(rows[0])
+        vectors = [
+            {
+                "id": row.key,
+                "values": orjson.loads(printed(row.vector or b"")),
+                "metadata": vector_metadata(row, model.name),
+            }
+            for row in rows
+        ]
+        try:
+            index = self._index(rows[0].entity_type)
+            answer = index.upsert(vectors=vectors, namespace=space, timeout=self._timeout)
+        except pinecone.PineconeError as error:
+            raise self._failure(error) from error
+        if answer.has_errors or answer.upserted_count != len(rows):
+            raise SinkFailure(
+                ErrorKind.UNKNOWN,
+                f"Pinecone took {answer.upserted_count} of {len(rows)} vectors",
+                unsure=True,
+            )
+        calls = 1 + self._leave_former_namespaces(rows, space)
+        written = (Written(row.id, row.version, row.key, space) for row in rows)
+        return Answer(tuple(written), calls=calls)
+
+    def _leave_former_namespaces(self, rows: Sequence[Row], space: str) -> int:
+        moved = [row for row in rows if row.written_namespace not in (None, space)]
+        return self._delete_keys(moved, lambda row: {row.written_namespace or ""})
+
+    def delete(self, rows: Sequence[Row]) -> Answer:
+        """Remove vectors by id, from where they are and from where they would be."""
+        calls = self._delete_keys(rows, lambda row: {row.written_namespace, namespace(row)})
+        outcomes: list[Outcome] = [Written(row.id, row.version) for row in rows]
+        return Answer(tuple(outcomes), calls=calls)
+
+    def _delete_keys(self, rows: Sequence[Row], spaces_of: Any) -> int:
+        """Delete rows from namespaces; returns the number of calls."""
+        by_space: dict[str, list[str]] = defaultdict(list)
+        for row in rows:
+            for space in spaces_of(row) - {None}:
+                by_space[space].append(row.key)
+        calls = 0
+        for space, keys in by_space.items():
+            for start in range(0, len(keys), MAX_VECTORS):
+                self._delete_page(rows[0].entity_type, space, keys[start : start + MAX_VECTORS])
+                calls += 1
+        return calls
+
+    def _delete_page(self, entity_type: EntityType, space: str, keys: list[str]) -> None:
+        try:
+            self._index(entity_type).delete(ids=keys, namespace=space, timeout=self._timeout)
+        except pinecone.NotFoundError:
+            return  # no such namespace: nothing of it is there
+        except pinecone.PineconeError as error:
+            raise self._failure(error) from error
+
+    def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
+        """Every vector of the type, over all namespaces. Costs a list and a fetch per page."""
+        try:
+            index = self._index(entity_type)
+            spaces = index.describe_index_stats(timeout=self._timeout).namespaces
+            for space in sorted(spaces):
+                yield from self._versions_in(index, space)
+        except pinecone.PineconeError as error:
+            raise self._failure(error) from error
+
+    def _versions_in(self, index: pinecone.Index, space: str) -> Iterator[SinkVersion]:
+        own = "" if space == "__default__" else space
+        for page in index.list(namespace=own, limit=FETCH_IDS, timeout=self._timeout):
+            ids = [item.id for item in page.vectors if item.id]
+            if not ids:
+                continue
+            found = index.fetch(ids=ids, namespace=own, timeout=self._timeout).vectors
+            for key, vector in sorted(found.items()):
+                marks = vector.metadata or {}
+                yield SinkVersion(
+                    key,
+                    int(marks.get("version", 0)),
+                    marks.get("content_hash"),
+                    marks.get("model"),
+                    own,
+                )
+
+    def close(self) -> None:
+        """Close the connections."""
+        for handle in self._handles.values():
+            handle.close()
+        self._client.close()
+
+    def _index(self, entity_type: EntityType) -> pinecone.Index:
+        """The index of a type. Asks for its address once."""
+        handle = self._handles.get(entity_type)
+        if handle is None:
+            handle = self._open_index(INDEXES[entity_type])
+            self._handles[entity_type] = handle
+        return handle
+
+    def _open_index(self, name: str) -> pinecone.Index:
+        try:
+            host = self._client.indexes.describe(name).host
+        except pinecone.NotFoundError:
+            self.setup()
+            host = self._client.indexes.describe(name).host
+        if host is None:
+            raise SinkFailure(ErrorKind.SINK, f"the index {name} is not ready yet")
+        return without_retries(
+            pinecone.Index(host=host, api_key=self._api_key, timeout=self._timeout)
+        )
+
+    def _failure(self, error: pinecone.PineconeError) -> SinkFailure:
+        if isinstance(error, pinecone.NotFoundError):
+            self._handles.clear()  # the index is gone or moved: look it up again
+        return translate(error)
+
+
+def without_retries(index: pinecone.Index) -> pinecone.Index:
+    """Take the SDK's own retries from an index handle, which no option of it can.
+
+    Three retries of a request that times out would outlive the lease. Where a later SDK keeps
+    its transport elsewhere, its retries stay.
+    """
+    client = getattr(getattr(index, "_http", None), "_client", None)
+    transport = getattr(client, "_transport", None)
+    if isinstance(getattr(transport, "_config", None), RetryConfig):
+        transport._config = RetryConfig(max_retries=0)  # type: ignore[union-attr]
+    return index
+
+
+def printed(vector: bytes) -> bytes:
+    """Float32 numbers as JSON, each as short as it can be: half the bytes of their doubles."""
+    return orjson.dumps(np.frombuffer(vector, "<f4"), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def sent_bytes(row: Row, model: Model) -> int:
+    """Bytes that one row takes in the body of an upsert."""
+    metadata = orjson.dumps(vector_metadata(row, model.name))
+    frame = len('{"id":"","values":,"metadata":},')
+    return frame + len(row.key) + len(printed(row.vector or b"")) + len(metadata)
+
+
+def translate(error: pinecone.PineconeError) -> SinkFailure:
+    """Whose fault an error of the SDK is."""
+    match error:
+        case pinecone.PineconeTimeoutError():
+            return SinkFailure(
+                ErrorKind.SINK, "Pinecone did not answer in time", unsure=True, suspect=True
+            )
+        case pinecone.PineconeConnectionError():
+            return SinkFailure(ErrorKind.SINK, f"no connection to Pinecone: {error}", unsure=True)
+        case pinecone.RateLimitError():
+            return SinkFailure(ErrorKind.SINK, f"Pinecone: {error}", retry_after=_wait(error))
+        case pinecone.ServiceError():
+            return SinkFailure(
+                ErrorKind.SINK,
+                f"Pinecone: {error}",
+                unsure=True,
+                suspect=True,
+                retry_after=_wait(error),
+            )
+        case pinecone.ApiError() if error.status_code in (400, 413, 422):
+            return SinkFailure(ErrorKind.ITEM, f"Pinecone: {error}")
+        case pinecone.ApiError():
+            return SinkFailure(ErrorKind.SINK, f"Pinecone: {error}")
+        case pinecone.PineconeValueError() | pinecone.PineconeTypeError():
+            return SinkFailure(ErrorKind.ITEM, f"Pinecone's client: {error}")
+        case _:
+            return SinkFailure(ErrorKind.UNKNOWN, f"{type(error).__name__}: {error}", unsure=True)
+
+
+def _wait(error: pinecone.ApiError) -> float | None:
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    try:
+        return float(headers.get("retry-after", ""))
+    except ValueError:
+        return None
+
+
+def open_sink(settings: Settings, vectors: VectorStore) -> Sink | None:
+    """The sink, or None when no PINECONE_API_KEY is set."""
+    if settings.pinecone_api_key is None:
+        return None
+    return Sink(
+        settings.pinecone_api_key.get_secret_value(),
+        host=settings.pinecone_controller_host,
+        timeout=settings.altsync_sink_timeout_seconds,
+        dimensions=settings.altsync_embedding_dimensions,
+        cloud=settings.altsync_pinecone_cloud,
+        region=settings.altsync_pinecone_region,
+    )

@@ -1,0 +1,120 @@
+"""How everything stands: entities per sink, operations, breakers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from altsync import outbox, store
+from altsync.db import Conn
+from altsync.outbox import SinkHealth
+from altsync.records import BreakerState, EntityType, SyncStatus, Topology
+from altsync.store import Backlog
+
+
+@dataclass(frozen=True, slots=True)
+class EntityStatus:
+    """Living entities of one type, by sink and status."""
+
+    total: int
+    by_sink: dict[str, dict[SyncStatus, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixRow:
+    """Living entities of one type that share both statuses."""
+
+    entity: EntityType
+    neo4j_sync_status: str
+    pinecone_sync_status: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class SinkStanding:
+    """Whether a sink is delivered to, since when, and why not."""
+
+    state: BreakerState
+    since: datetime | None
+    reason: str | None
+    last_claim_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Everything that ``altsync status`` shows."""
+
+    entities: dict[EntityType, EntityStatus]
+    operations: dict[str, Backlog]
+    matrix: tuple[MatrixRow, ...]
+    sinks: dict[str, SinkStanding]
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing waits and nothing failed."""
+        return not any(b.pending or b.in_progress or b.dead for b in self.operations.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """The shape that scripts read."""
+        return {
+            "entities": {
+                kind.value: {
+                    "total": entity.total,
+                    **{
+                        sink: {s.value: n for s, n in counts.items()}
+                        for sink, counts in entity.by_sink.items()
+                    },
+                }
+                for kind, entity in self.entities.items()
+            },
+            "operations": {sink: asdict(backlog) for sink, backlog in self.operations.items()},
+            "matrix": [asdict(row) for row in self.matrix],
+            "sinks": {sink: asdict(standing) for sink, standing in self.sinks.items()},
+        }
+
+
+def collect(conn: Conn, topology: Topology, disabled: dict[str, str | None]) -> Status:
+    """The status now. ``disabled`` says per sink why nobody here claims for it, or None."""
+    counts = {kind: store.count_statuses(conn, kind) for kind in EntityType}
+    backlog = store.backlog(conn)
+    health = outbox.sink_health(conn)
+    return Status(
+        {
+            kind: EntityStatus(
+                sum(found.values()),
+                {sink: store.status_breakdown(found, sink) for sink in store.SINK_STATUSES},
+            )
+            for kind, found in counts.items()
+        },
+        {sink: backlog.get(sink, Backlog()) for sink in topology.names},
+        _matrix(counts),
+        {sink: _standing(health.get(sink), disabled.get(sink)) for sink in topology.names},
+    )
+
+
+def _matrix(counts: dict[EntityType, dict[tuple[str, str, str], int]]) -> tuple[MatrixRow, ...]:
+    totals: Counter[tuple[EntityType, str, str]] = Counter()
+    for kind, found in counts.items():
+        for (_embedding, neo4j, pinecone), count in found.items():
+            totals[kind, neo4j, pinecone] += count
+    order = list(EntityType)
+    rows = [MatrixRow(*key, count) for key, count in totals.items()]
+    return tuple(
+        sorted(
+            rows,
+            key=lambda r: (order.index(r.entity), r.neo4j_sync_status, r.pinecone_sync_status),
+        )
+    )
+
+
+def _standing(health: SinkHealth | None, disabled: str | None) -> SinkStanding:
+    if disabled is not None:
+        since = health.since if health and health.state is BreakerState.DISABLED else None
+        return SinkStanding(
+            BreakerState.DISABLED, since, disabled, health.last_claim_at if health else None
+        )
+    if health is None:
+        return SinkStanding(BreakerState.CLOSED, None, "never set up: run altsync migrate", None)
+    return SinkStanding(health.state, health.since, health.reason, health.last_claim_at)

@@ -1,0 +1,110 @@
+"""The Celery app. Messages are wake-ups: they name a sink and carry no work."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+from celery import Celery, signals
+from kombu.entity import Queue
+from kombu.exceptions import ChannelError
+
+from altsync import log
+from altsync.config import Settings, read_settings
+
+#: Seconds that a warm or soft shutdown waits for batches under way.
+GRACE = 25.0
+
+#: Seconds that a dead broker may hold up the relay.
+BROKER_TIMEOUT = 5.0
+
+
+def create(settings: Settings) -> Celery:
+    """The app for these settings."""
+    app = Celery("altsync", broker=settings.broker_url, include=["workers.tasks"])
+    app.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        result_accept_content=["json"],
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        task_default_queue="embedding",
+        task_queues=[Queue(name, routing_key=name) for name in settings.sink_names],
+        task_create_missing_queues=False,
+        worker_prefetch_multiplier=1,
+        worker_soft_shutdown_timeout=GRACE,
+        worker_enable_soft_shutdown_on_idle=False,
+        worker_send_task_events=True,
+        task_send_sent_event=True,
+        worker_hijack_root_logger=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "socket_timeout": BROKER_TIMEOUT,
+            "socket_connect_timeout": BROKER_TIMEOUT,
+            "socket_keepalive": True,
+            "visibility_timeout": 3600,
+        },
+        broker_pool_limit=4,
+        # A second wake-up of a process that was cut off is harmless: the outbox is the truth.
+        task_acks_late=False,
+    )
+    return app
+
+
+def waiting(app: Celery, queue: str) -> int:
+    """Wake-ups in a queue that nobody has taken yet."""
+    with app.connection_for_write() as connection:
+        connection.ensure_connection(max_retries=1, timeout=BROKER_TIMEOUT)
+        with connection.channel() as channel:
+            try:
+                return int(channel.queue_declare(queue=queue, passive=True).message_count)
+            except ChannelError:
+                return 0  # the queue is created with its first message
+
+
+def waker(app: Celery, limit: int) -> Any:
+    """A ``wake(sink)`` that sends at most ``limit`` messages that nobody takes."""
+
+    def wake(sink: str) -> None:
+        if waiting(app, sink) < limit:
+            app.send_task(
+                "altsync.sync_batch", args=[sink], queue=sink, retry=False, ignore_result=True
+            )
+
+    return wake
+
+
+def set_flower_defaults(settings: Settings) -> None:
+    """Flower reads FLOWER_* variables: loopback and a password unless told otherwise."""
+    os.environ.setdefault("FLOWER_ADDRESS", settings.flower_address)
+    os.environ.setdefault("FLOWER_PORT", str(settings.flower_port))
+    if settings.flower_basic_auth is not None:
+        os.environ.setdefault("FLOWER_BASIC_AUTH", settings.flower_basic_auth.get_secret_value())
+    if not os.environ.get("FLOWER_BASIC_AUTH"):
+        os.environ["FLOWER_BASIC_AUTH"] = made_up_login(settings.altsync_home)
+
+
+def made_up_login(home: Path) -> str:
+    """A user and password of this machine's own, kept in ``<home>/flower.auth``."""
+    file = home / "flower.auth"
+    if not file.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(f"altsync:{secrets.token_urlsafe(18)}\n")
+    return file.read_text().strip()
+
+
+@signals.setup_logging.connect
+def _set_up_logging(**_: Any) -> None:
+    log.set_up(level=_settings.altsync_log_level, form=_settings.altsync_log_format)
+
+
+_settings = read_settings()
+app = create(_settings)
+if "flower" in sys.argv:
+    set_flower_defaults(_settings)

@@ -1,0 +1,39 @@
+"""The tasks: thin. Their work is in ``altsync.delivery``."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+from celery import Task, signals
+
+from altsync.app import Application
+from workers.app import app
+
+_lock = threading.Lock()
+_applications: dict[int, Application] = {}
+
+
+def application() -> Application:
+    """This process' application, built after the fork, at the first task."""
+    with _lock:
+        pid = os.getpid()
+        if pid not in _applications:
+            _applications.clear()
+            _applications[pid] = Application()
+        return _applications[pid]
+
+
+@app.task(bind=True, name="altsync.sync_batch")
+def sync_batch(self: Task, sink: str) -> None:
+    """Deliver what is due for ``sink``; ask for another task when there is more."""
+    if application().deliver(sink):
+        self.apply_async(args=[sink], queue=sink, retry=False)
+
+
+@signals.worker_shutting_down.connect
+@signals.worker_process_shutdown.connect
+def _finish_batch_and_stop(**_: Any) -> None:
+    for running in _applications.values():
+        running.stopping.set()
