@@ -22,6 +22,7 @@ def application() -> Application:
         if pid not in _applications:
             _applications.clear()
             _applications[pid] = Application()
+            _ = _applications[pid].topology  # import every SDK before threads do so at once
         return _applications[pid]
 
 

@@ -456,3 +456,31 @@ def status_breakdown(
     for key, count in counts.items():
         totals[SyncStatus(key[place])] += count
     return totals
+
+
+def remote_calls(conn: Conn) -> int:
+    """Calls that all workers together have ever made to the sinks."""
+    row = conn.execute("SELECT COALESCE(sum(remote_calls), 0) FROM delivery_batch").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def archetype_counts(conn: Conn) -> list[tuple[str, int, int, int]]:
+    """(archetype, leagues, those of TIER1, those active), the largest first."""
+    return conn.execute(
+        """
+        SELECT sport_archetype, count(*), count(*) FILTER (WHERE tier = 'TIER1'),
+               count(*) FILTER (WHERE status = 'active')
+        FROM league WHERE deleted_at IS NULL GROUP BY 1 ORDER BY 2 DESC, 1
+        """
+    ).fetchall()
+
+
+def league_vector(conn: Conn, league_tag: str) -> bytes | None:
+    """The stored vector of a living league (float32 little-endian), by its tag."""
+    row = conn.execute(
+        "SELECT embedding_vector FROM league WHERE league_tag = %s AND deleted_at IS NULL",
+        (league_tag,),
+        binary=True,
+    ).fetchone()
+    return row[0] if row else None

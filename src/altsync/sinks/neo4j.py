@@ -219,6 +219,10 @@ class Sink:
                 return
             after = page[-1]["key"]
 
+    def query(self, statement: str, **parameters: Any) -> list[neo4j.Record]:
+        """All records of a read. Raises ``SinkFailure``."""
+        return self._run(lambda tx: list(_query(tx, statement, **parameters)), write=False)
+
     def forget_tombstones(self) -> None:
         """Remove deletions that no upsert can be late for any more."""
         milliseconds = TOMBSTONE_HOURS * 3600 * 1000
@@ -228,13 +232,14 @@ class Sink:
         """Close the driver."""
         self._driver.close()
 
-    def _run(self, work: Callable[[ManagedTransaction], T]) -> T:
+    def _run(self, work: Callable[[ManagedTransaction], T], *, write: bool = True) -> T:
         """Run ``work`` in one managed transaction within the timeout."""
         driver = self._driver
 
         def call() -> T:
             with driver.session(database=self._database) as session:
-                return session.execute_write(neo4j.unit_of_work(timeout=self._timeout)(work))
+                execute = session.execute_write if write else session.execute_read
+                return execute(neo4j.unit_of_work(timeout=self._timeout)(work))
 
         try:
             return within(self._timeout, call)

@@ -7,9 +7,11 @@ call is applied late. Vectors carry their version; the outbox repeats unsure wri
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import httpx  # noqa: F401  (see below)
 import numpy as np
 import orjson
 import pinecone
@@ -31,6 +33,9 @@ from altsync.records import (
 )
 from altsync.sinks.base import VectorStore
 
+# Pinecone's SDK imports httpx when its first client is made, OpenAI's looks at whatever httpx
+# is there: two threads starting at once would meet half a module. So it is imported above.
+
 #: The setting that switches this sink on.
 SETTING = "PINECONE_API_KEY"
 
@@ -51,6 +56,15 @@ MAX_BYTES = 2_000_000 - 10_000
 FETCH_IDS = 100
 
 METRIC = "cosine"
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A neighbour: its key, its cosine similarity, and what its vector carries."""
+
+    key: str
+    score: float
+    metadata: Mapping[str, Any]
 
 
 class Sink:
@@ -179,6 +193,32 @@ class Sink:
                 yield from self._versions_in(index, space)
         except pinecone.PineconeError as error:
             raise self._failure(error) from error
+
+    def nearest(
+        self,
+        entity_type: EntityType,
+        vector: bytes,
+        *,
+        top_k: int,
+        space: str,
+        where: Mapping[str, Any] | None = None,
+    ) -> list[Match]:
+        """The entities nearest to a vector (float32 little-endian), the best first.
+
+        ``where`` is a metadata filter in the index's own language. Raises ``SinkFailure``.
+        """
+        try:
+            answer = self._index(entity_type).query(
+                vector=orjson.loads(printed(vector)),
+                top_k=top_k,
+                namespace=space,
+                filter=where,
+                include_metadata=True,
+                timeout=self._timeout,
+            )
+        except pinecone.PineconeError as error:
+            raise self._failure(error) from error
+        return [Match(m.id, m.score or 0.0, dict(m.metadata or {})) for m in answer.matches]
 
     def _versions_in(self, index: pinecone.Index, space: str) -> Iterator[SinkVersion]:
         own = "" if space == "__default__" else space

@@ -1,0 +1,53 @@
+"""The command line. Commands are thin: they build the application, call it, and print."""
+
+from __future__ import annotations
+
+import typer
+
+from altsync import __version__
+from altsync.cli import demo, local, operate
+from altsync.cli.seed import seed
+
+app = typer.Typer(
+    name="altsync",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Keep Neo4j and Pinecone in step with PostgreSQL.",
+)
+app.add_typer(local.app, name="local")
+app.command()(operate.migrate)
+app.command()(seed)
+app.command()(operate.relay)
+app.command("status")(operate.show_status)
+app.command()(operate.failures)
+app.command()(operate.retry)
+app.command()(operate.backfill)
+app.command()(operate.doctor)
+app.command()(demo.demo)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"altsync {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", is_eager=True, callback=_print_version, help="Print the version."
+    ),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The ``altsync`` command."""
+    app()
+
+
+def seed_main() -> None:
+    """``python -m altsync.seed``."""
+    only_seed = typer.Typer(pretty_exceptions_enable=False)
+    only_seed.command()(seed)
+    only_seed(prog_name="python -m altsync.seed")

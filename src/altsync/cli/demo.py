@@ -1,0 +1,205 @@
+"""``altsync demo``: the main job on the embedded stack, from JSONL lines to three stores."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+from rich.table import Table
+
+from altsync import health, status, store
+from altsync.app import Application
+from altsync.cli import terminal
+from altsync.cli.common import command
+from altsync.cli.local import open_stack
+from altsync.cli.seed import follow, load
+from altsync.cli.terminal import Exit, answers, notes
+from altsync.config import read_settings
+from altsync.errors import AltsyncError
+from altsync.seed.lines import Part
+from altsync.seed.loader import Options
+
+#: Seconds that relay and worker get to finish their batches and go.
+GOODBYE = 30.0
+
+#: Seconds that the stores get to agree; the real seeds take a few.
+LONGEST = 80.0
+
+#: Variables that would point the demo at real services.
+_REAL = (
+    "DATABASE_URL",
+    "ALTSYNC_DIRECT_DATABASE_URL",
+    "REDIS_URL",
+    "ALTSYNC_BROKER_URL",
+    "NEO4J_URI",
+    "NEO4J_USERNAME",
+    "NEO4J_PASSWORD",
+    "NEO4J_DATABASE",
+    "PINECONE_API_KEY",
+    "PINECONE_CONTROLLER_HOST",
+    "OPENAI_API_KEY",
+    "OPENAI_BASE_URL",
+    "ALTSYNC_EMBEDDING_MODEL",
+)
+
+
+def demo(
+    folder: Annotated[Path, typer.Option("--dir", help="The seed folder.")] = Path("seeds"),
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the embedded stack running at the end.")
+    ] = False,
+) -> None:
+    """Seed the real seeds into the embedded stack, wait until all stores agree, and query them.
+
+    Uses the embedded stack whatever else is configured. A second run has nothing to do.
+    """
+    with command() as settings, ExitStack() as cleanup:
+        app = cleanup.enter_context(_on_embedded_stack(settings.altsync_home, keep=keep))
+        app.migrate()
+        _check(app.set_up_sinks())
+        answers.rule("Connected")
+        for finding in health.look(app):
+            answers.print(terminal.finding_line(finding))
+        answers.rule("Seeding")
+        before = _remote_calls(app)
+        cleanup.enter_context(_processes())
+        conn = cleanup.enter_context(app.connect("altsync-demo"))
+        report = load(app, conn, Options(folder, tuple(Part)))
+        arrived, progress = follow(app, conn, LONGEST)
+        answers.print(terminal.seed_summary(report, progress))
+        _show_stores(app, _remote_calls(app) - before)
+        if not arrived:
+            raise typer.Exit(Exit.TIMED_OUT)
+        if report.total.rejected:
+            raise typer.Exit(Exit.REJECTED)
+
+
+def _check(problems: dict[str, str | None]) -> None:
+    for sink, problem in problems.items():
+        if problem is not None:
+            raise AltsyncError(f"{sink}: {problem}")
+
+
+@contextmanager
+def _on_embedded_stack(home: Path, *, keep: bool) -> Iterator[Application]:
+    """An application on the embedded stack alone, which is stopped at the end."""
+    stack = open_stack(home)
+    answers.rule("Starting the embedded stack")
+    try:
+        stack.up(lambda s: notes.print(f"  [green]up[/] {s.name:<11} {s.flavour}"))
+        for name in _REAL:
+            os.environ.pop(name, None)
+        # The relay and the worker inherit these, so they mean the same stores.
+        os.environ.update(stack.env())
+        app = Application(read_settings(_env_file=None))
+        try:
+            yield app
+        finally:
+            app.close()
+    finally:
+        if not keep:
+            notes.print("Stopping the embedded stack…")
+            stack.down()
+
+
+@contextmanager
+def _processes() -> Iterator[None]:
+    """The relay and one worker for all queues, as processes of their own."""
+    environment = {**os.environ, "ALTSYNC_LOG_FORMAT": "json"}
+    logs = Path(environment.get("ALTSYNC_HOME", ".altsync")) / "demo"
+    logs.mkdir(parents=True, exist_ok=True)
+    commands = {
+        "relay": [sys.executable, "-m", "altsync", "relay"],
+        "worker": [
+            *(sys.executable, "-m", "celery", "-A", "workers.app", "worker"),
+            *("-Q", "embedding,neo4j,pinecone", "--pool", "threads", "--concurrency", "4"),
+            *("--without-gossip", "--without-mingle", "--without-heartbeat", "-n", "demo@%h"),
+        ],
+    }
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        for name, arguments in commands.items():
+            with (logs / f"{name}.log").open("wb") as log:
+                running.append(
+                    subprocess.Popen(  # noqa: S603  (our own commands)
+                        arguments,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        env=environment,
+                        start_new_session=True,
+                    )
+                )
+        yield
+    finally:
+        _end(running)
+
+
+def _end(running: list[subprocess.Popen[bytes]]) -> None:
+    for process in running:
+        process.terminate()
+    deadline = time.monotonic() + GOODBYE
+    for process in running:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _remote_calls(app: Application) -> int:
+    with app.database.autocommit() as conn:
+        return store.remote_calls(conn)
+
+
+def _show_stores(app: Application, calls: int) -> None:
+    with app.database.autocommit() as conn:
+        answers.print(terminal.matrix_table(status.collect(conn, app.topology, {})))
+    answers.print(f"Remote calls to the sinks in this run: {calls}")
+    answers.rule("Three questions, three stores")
+    answers.print(_by_archetype(app))
+    answers.print(_most_first_tier(app))
+    answers.print(_like_formula_1(app))
+
+
+def _by_archetype(app: Application) -> Table:
+    from altsync import queries
+
+    table = _table("PostgreSQL: leagues by archetype", "archetype", "leagues", "TIER1", "active")
+    with app.database.autocommit() as conn:
+        for row in queries.archetype_counts(conn):
+            table.add_row(row.archetype, str(row.leagues), str(row.first_tier), str(row.active))
+    return table
+
+
+def _most_first_tier(app: Application) -> Table:
+    from altsync import queries
+    from altsync.sinks import neo4j
+
+    table = _table("Neo4j: archetypes with the most TIER1 leagues", "archetype", "leagues", "some")
+    graph = cast("neo4j.Sink", app.sink("neo4j"))
+    for row in queries.archetypes_by_tier(graph, "TIER1"):
+        table.add_row(row.archetype, str(row.count), ", ".join(row.sample))
+    return table
+
+
+def _like_formula_1(app: Application) -> Table:
+    from altsync import queries
+    from altsync.sinks import pinecone
+
+    table = _table("Pinecone: leagues most like Formula 1", "score", "league", "archetype")
+    vectors = cast("pinecone.Sink", app.sink("pinecone"))
+    with app.database.autocommit() as conn:
+        for match in queries.leagues_like(conn, vectors, "formula_1", top_k=5):
+            table.add_row(f"{match.score:.3f}", match.league_name, match.sport_archetype)
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    return Table(*columns, title=title, title_justify="left")

@@ -1,0 +1,124 @@
+"""``altsync local``: the embedded stack."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from altsync.cli import terminal
+from altsync.cli.common import command
+from altsync.cli.terminal import Exit, answers, notes
+from altsync.errors import AltsyncError
+
+if TYPE_CHECKING:
+    from altsync.local.stack import LocalStack, ServiceStatus
+
+app = typer.Typer(no_args_is_help=True, help="The embedded stack: every server, no Docker.")
+
+#: Lines of each log that ``logs`` shows.
+LOG_LINES = 40
+
+
+def open_stack(home: Path) -> LocalStack:
+    """The stack of a folder. Raises ``AltsyncError`` when its packages are not installed."""
+    try:
+        from altsync.local.stack import LocalStack
+    except ModuleNotFoundError as error:
+        raise AltsyncError(
+            f"the embedded stack is not installed ({error.name} is missing): "
+            "pip install 'altsync[local]'"
+        ) from None
+    return LocalStack(home)
+
+
+@contextmanager
+def _stack() -> Iterator[LocalStack]:
+    with command() as settings:
+        yield open_stack(settings.altsync_home)
+
+
+def _line(service: ServiceStatus) -> None:
+    style = {"running": "green", "stopped": "dim", "crashed": "red"}[service.state]
+    notes.print(
+        f"  [{style}]{service.state:<8}[/] {service.name:<11} {service.flavour}  "
+        f"[dim]{service.address}[/]"
+    )
+
+
+@app.command()
+def up() -> None:
+    """Start what does not run, and wait until everything answers."""
+    with _stack() as stack:
+        with notes.status("Starting the embedded stack…"):
+            stack.up(_line)
+        notes.print(f"Ready. Data and logs: {stack.home}")
+
+
+@app.command()
+def down() -> None:
+    """Stop everything in an orderly way; the data stay."""
+    with _stack() as stack:
+        for service in stack.down():
+            _line(service)
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
+) -> None:
+    """Whether each server runs, and where."""
+    with _stack() as stack:
+        services = stack.status()
+        if as_json:
+            terminal.print_json([asdict(service) for service in services])
+            return
+        table = Table("service", "state", "what", "address", "pid")
+        for s in services:
+            table.add_row(s.name, s.state, s.flavour, s.address, str(s.pid or ""))
+        answers.print(table)
+        if any(service.state == "crashed" for service in services):
+            raise typer.Exit(Exit.ERROR)
+
+
+@app.command()
+def env() -> None:
+    """KEY=VALUE lines by which any client finds the servers."""
+    with _stack() as stack:
+        for name, value in stack.env().items():
+            typer.echo(f"{name}={shlex.quote(value)}")
+
+
+@app.command()
+def reset(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Stop everything and delete all its data."""
+    with _stack() as stack:
+        if not yes:
+            typer.confirm(f"Delete all data of the embedded stack in {stack.home}?", abort=True)
+        stack.reset()
+        notes.print("Deleted.")
+
+
+@app.command()
+def logs(
+    service: Annotated[str | None, typer.Argument(help="Only this one.")] = None,
+) -> None:
+    """The end of each server's log, and where the whole of it is."""
+    with _stack() as stack:
+        found = stack.logs()
+        if service is not None and service not in found:
+            raise AltsyncError(f"no service {service!r}; there are {', '.join(found)}")
+        for name, path in found.items():
+            if service in (None, name):
+                answers.rule(f"{name}  {path}")
+                if path.exists():
+                    text = path.read_text(errors="replace").splitlines()[-LOG_LINES:]
+                    answers.print("\n".join(text), markup=False)

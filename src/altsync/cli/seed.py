@@ -1,0 +1,203 @@
+"""``altsync seed``: load, and wait for the sinks when asked."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from altsync import store
+from altsync.app import Application
+from altsync.cli import terminal
+from altsync.cli.common import application
+from altsync.cli.terminal import Exit, notes
+from altsync.db import Conn
+from altsync.records import EMBEDDING
+from altsync.seed.lines import Part
+from altsync.seed.loader import Loader, Options
+from altsync.seed.reader import find_files
+from altsync.seed.report import Report
+from altsync.store import RunProgress
+
+#: Seconds between two looks at how far the sinks are.
+LOOK = 0.2
+
+#: Seconds without any progress after which waiting says what may be missing.
+PATIENCE = 15.0
+
+
+def seed(
+    everything: Annotated[bool, typer.Option("--all", help="Every part that is there.")] = False,
+    archetypes: Annotated[bool, typer.Option("--archetypes", help="archetypes.jsonl")] = False,
+    leagues: Annotated[bool, typer.Option("--leagues", help="leagues/*.jsonl")] = False,
+    examples: Annotated[bool, typer.Option("--examples", help="examples/*.jsonl")] = False,
+    documents: Annotated[bool, typer.Option("--documents", help="documents.jsonl")] = False,
+    contracts: Annotated[bool, typer.Option("--contracts", help="contracts.jsonl")] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=0, help="At most so many lines of each part.")
+    ] = None,
+    category: Annotated[
+        str | None, typer.Option(help="Only examples/<category>.jsonl; needs --examples or --all.")
+    ] = None,
+    folder: Annotated[Path, typer.Option("--dir", help="The seed folder.")] = Path("seeds"),
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete what the files no longer hold.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Prune even more than a fifth of a part.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would happen, and write nothing.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse a whole file for one bad line in it.")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until every sink has this run's changes.")
+    ] = False,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, help="With --wait: give up after so many seconds.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The counts as JSON.")] = False,
+) -> None:
+    """Load JSONL seeds: PostgreSQL and its outbox, in one transaction per batch.
+
+    Exit codes: 0 done, 1 error, 2 usage, 3 some lines were refused, 4 a sink gave up on some,
+    5 --timeout passed.
+    """
+    flags = (archetypes, leagues, examples, documents, contracts)
+    chosen = tuple(p for p, on in zip(Part, flags, strict=True) if on or everything)
+    if not chosen:
+        raise typer.BadParameter(
+            "say what to seed: --all, --archetypes, --leagues, --examples, --documents, --contracts"
+        )
+    if category is not None and Part.EXAMPLES not in chosen:
+        raise typer.BadParameter("--category needs --examples or --all")
+    options = Options(folder, chosen, limit, category, prune, yes, strict, dry_run)
+    with application() as app:
+        raise typer.Exit(run(app, options, wait=wait, timeout=timeout, as_json=as_json))
+
+
+def run(
+    app: Application,
+    options: Options,
+    *,
+    wait: bool = False,
+    timeout: float | None = None,
+    as_json: bool = False,
+) -> Exit:
+    """One seeding run with its output; returns the exit code."""
+    with app.connect("altsync-seed") as conn:
+        report = load(app, conn, options)
+        progress: dict[str, RunProgress] = {}
+        arrived = True
+        if wait and not options.dry_run:
+            arrived, progress = follow(app, conn, timeout)
+    if as_json:
+        body = report.as_json()
+        for sink in ("neo4j", "pinecone") if wait else ():
+            done = progress.get(sink, RunProgress(0, 0, 0))
+            body[sink] = {"synced": done.synced, "errors": done.failed}
+        terminal.print_json(body)
+    elif wait and not options.dry_run:
+        terminal.answers.print(terminal.seed_summary(report, progress))
+    if not arrived:
+        return Exit.TIMED_OUT
+    if report.total.rejected:
+        return Exit.REJECTED
+    return Exit.SINK_ERRORS if any(p.failed for p in progress.values()) else Exit.OK
+
+
+def load(app: Application, conn: Conn, options: Options) -> Report:
+    """Load with a progress bar per part, and show the counts."""
+    stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+    folder = None if options.dry_run else app.settings.altsync_home / "runs" / stamp
+    report = Report(folder)
+    try:
+        with _loading(options) as advance:
+            Loader(conn, app.topology, options, report, advance).run()
+    finally:
+        report.close()
+        if report.parts:
+            notes.print(terminal.seed_table(report))
+        if options.dry_run:
+            notes.print("Dry run: nothing was written.")
+        terminal.print_rejects(report)
+    return report
+
+
+@contextmanager
+def _loading(options: Options) -> Iterator[_Advance]:
+    columns = (TextColumn("{task.description:<12}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=notes) as progress:
+        yield _Advance(progress, options)
+
+
+class _Advance:
+    """Moves the bar of a part, which is made when its first line is read."""
+
+    def __init__(self, progress: Progress, options: Options) -> None:
+        self._progress = progress
+        self._options = options
+        self._tasks: dict[Part, object] = {}
+
+    def __call__(self, part: Part, size: int) -> None:
+        if part not in self._tasks:
+            category = self._options.category if part is Part.EXAMPLES else None
+            files = find_files(self._options.folder, part, category)
+            total = sum(file.path.stat().st_size for file in files)
+            self._tasks[part] = self._progress.add_task(part.value, total=total)
+        self._progress.advance(self._tasks[part], size)  # type: ignore[arg-type]
+
+
+def waited_for(app: Application) -> list[str]:
+    """Sinks that a run can arrive at: configured, and fed by a configured embedder."""
+    embeds = EMBEDDING in app.enabled
+    names = [s for s in app.enabled if embeds or not app.topology.traits(s).needs_embedding]
+    return [s for s in names if s in store.SINK_STATUSES]
+
+
+def follow(
+    app: Application, conn: Conn, timeout: float | None
+) -> tuple[bool, dict[str, RunProgress]]:
+    """Watch until every sink has what this run changed, or has given up on it."""
+    sinks = waited_for(app)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    moved_at, last, hinted = time.monotonic(), -1, False
+    columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=notes) as bars:
+        tasks = {sink: bars.add_task(sink, total=None) for sink in sinks}
+        while True:
+            progress = {s: store.run_progress(conn, app.topology.traits(s)) for s in sinks}
+            for sink, done in progress.items():
+                completed = done.synced + done.failed
+                bars.update(tasks[sink], completed=completed, total=done.changed)
+            if all(p.waiting == 0 for p in progress.values()):
+                return True, progress
+            if deadline is not None and time.monotonic() > deadline:
+                notes.print(f"Not there yet after {timeout:g} s: altsync status says why.")
+                return False, progress
+            moved = sum(p.synced + p.failed for p in progress.values())
+            if moved != last:
+                moved_at, last = time.monotonic(), moved
+            elif not hinted and time.monotonic() - moved_at > PATIENCE:
+                hinted = True
+                notes.print(
+                    "Nothing has moved for a while. Are the relay and the workers running "
+                    "(make up)? altsync status says how the sinks stand."
+                )
+            time.sleep(LOOK)

@@ -1,0 +1,232 @@
+"""What people see in the terminal: tables, summaries, exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from altsync.health import Finding, Health
+from altsync.outbox import FailureGroup
+from altsync.records import BreakerState, SyncStatus
+from altsync.seed.report import Report
+from altsync.status import Status
+from altsync.store import RunProgress
+
+
+class Exit(IntEnum):
+    """Exit codes of every command."""
+
+    OK = 0
+    #: The command could not do its work; the message says why.
+    ERROR = 1
+    #: Wrong arguments (Typer's own).
+    USAGE = 2
+    #: The work was done, but some seed lines were refused.
+    REJECTED = 3
+    #: The work was done, but a sink gave up on some of it.
+    SINK_ERRORS = 4
+    #: Waiting ended before every sink had arrived.
+    TIMED_OUT = 5
+    #: Ctrl-C.
+    INTERRUPTED = 130
+
+
+#: Everything for people that is not the answer itself goes to stderr, so that --json is clean.
+notes = Console(stderr=True, highlight=False)
+answers = Console(highlight=False)
+
+_STATUS_STYLE = {
+    SyncStatus.SYNCED.value: "green",
+    SyncStatus.PENDING.value: "yellow",
+    SyncStatus.FAILED.value: "red",
+}
+_STATE_STYLE = {
+    BreakerState.CLOSED: "green",
+    BreakerState.PROBING: "yellow",
+    BreakerState.OPEN: "red",
+    BreakerState.PAUSED: "yellow",
+    BreakerState.DISABLED: "dim",
+}
+#: What a breaker's state is called for people.
+_STATE_WORD = {BreakerState.CLOSED: "ready"}
+
+_IN_ORDER = (SyncStatus.SYNCED, SyncStatus.PENDING, SyncStatus.FAILED)
+
+_RULE = "=" * 50
+
+
+def print_json(body: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(body, default=str, ensure_ascii=False, indent=2) + "\n")
+
+
+def seed_table(report: Report) -> Table:
+    """Counts by part."""
+    table = Table(title="Seeded" if report.total.processed else "Nothing to seed")
+    table.add_column("part")
+    for name in ("processed", "created", "updated", "unchanged", "deleted", "rejected"):
+        table.add_column(name, justify="right")
+    for part, c in report.parts.items():
+        numbers = (c.processed, c.created, c.updated, c.unchanged, c.deleted, c.rejected)
+        table.add_row(part.value, *(f"{n:,}" for n in numbers))
+    return table
+
+
+def seed_summary(report: Report, progress: dict[str, RunProgress]) -> str:
+    """The closing summary of a seeding run that was waited for."""
+    total = report.total
+    lines = [
+        "MULTI-DATABASE SEEDING SUMMARY",
+        _RULE,
+        f"Total Processed: {total.processed}",
+        "PostgreSQL:",
+        f"  Created: {total.created}",
+        f"  Updated: {total.updated}",
+        *([f"  Deleted: {total.deleted}"] if total.deleted else []),
+        f"  Errors: {total.rejected}",
+    ]
+    for sink, title in (("neo4j", "Neo4j"), ("pinecone", "Pinecone")):
+        if sink in progress:
+            lines += [
+                f"{title}:",
+                f"  Synced: {progress[sink].synced}",
+                f"  Errors: {progress[sink].failed}",
+            ]
+        else:
+            lines += [f"{title}: disabled"]
+    return "\n".join([*lines, _RULE])
+
+
+def print_rejects(report: Report) -> None:
+    """The first refused lines, and where all of them are."""
+    for line in report.shown:
+        notes.print(Text(f"rejected {line}", style="red"))
+    more = report.total.rejected - len(report.shown)
+    if more > 0:
+        notes.print(f"… and {more} more")
+    if report.rejects_file:
+        notes.print(f"All refused lines: {report.rejects_file}")
+    for note in report.notes:
+        notes.print(Text(note, style="yellow"))
+
+
+def status_view(status: Status) -> RenderableType:
+    """The whole status."""
+    return Group(matrix_table(status), entity_table(status), sink_table(status))
+
+
+def matrix_table(status: Status) -> Table:
+    """Entities by both statuses."""
+    table = Table(title="Sync status", title_justify="left")
+    for name in ("entity", "neo4j", "pinecone"):
+        table.add_column(name)
+    table.add_column("count", justify="right")
+    for row in status.matrix:
+        table.add_row(
+            row.entity.value,
+            Text(row.neo4j_sync_status, style=_STATUS_STYLE[row.neo4j_sync_status]),
+            Text(row.pinecone_sync_status, style=_STATUS_STYLE[row.pinecone_sync_status]),
+            f"{row.count:,}",
+        )
+    if not status.matrix:
+        table.add_row("nothing seeded yet", "", "", "0")
+    return table
+
+
+def entity_table(status: Status) -> Table:
+    """Entities by sink, each as synced / pending / failed."""
+    table = Table(title="Synced / pending / failed", title_justify="left")
+    table.add_column("entity")
+    table.add_column("total", justify="right")
+    sinks = list(next(iter(status.entities.values())).by_sink)
+    for sink in sinks:
+        table.add_column(sink, justify="right")
+    for kind, entity in status.entities.items():
+        cells = []
+        for sink in sinks:
+            counts = entity.by_sink[sink]
+            cell = Text()
+            for place, state in enumerate(_IN_ORDER):
+                style = _STATUS_STYLE[state] if counts[state] else "dim"
+                cell.append(" / " if place else "").append(f"{counts[state]:,}", style=style)
+            cells.append(cell)
+        table.add_row(kind.value, f"{entity.total:,}", *cells)
+    return table
+
+
+def sink_table(status: Status) -> Table:
+    """Breakers and operations by sink."""
+    table = Table(title="Operations", title_justify="left")
+    table.add_column("sink")
+    table.add_column("state")
+    for name in ("pending", "in progress", "dead", "oldest"):
+        table.add_column(name, justify="right")
+    table.add_column("why", overflow="fold")
+    for sink, backlog in status.operations.items():
+        standing = status.sinks[sink]
+        table.add_row(
+            sink,
+            Text(
+                _STATE_WORD.get(standing.state, standing.state.value),
+                style=_STATE_STYLE[standing.state],
+            ),
+            f"{backlog.pending:,}",
+            f"{backlog.in_progress:,}",
+            Text(f"{backlog.dead:,}", style="red" if backlog.dead else ""),
+            age(backlog.oldest_pending_seconds),
+            _why(status, sink),
+        )
+    return table
+
+
+def _why(status: Status, sink: str) -> str:
+    standing = status.sinks[sink]
+    waits = status.operations[sink].pending
+    reason = standing.reason or ""
+    if standing.state is BreakerState.DISABLED and waits:
+        return f"{reason}; {waits:,} wait"
+    if standing.since is not None and standing.state is not BreakerState.CLOSED:
+        return f"{reason} (since {standing.since:%Y-%m-%d %H:%M:%S} UTC)"
+    return reason
+
+
+def age(seconds: float | None) -> str:
+    """A duration for people."""
+    if seconds is None:
+        return ""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def failures_table(groups: Sequence[FailureGroup]) -> Table:
+    """Dead operations by reason."""
+    table = Table(title="Dead operations", title_justify="left")
+    for name in ("sink", "kind"):
+        table.add_column(name)
+    table.add_column("count", justify="right")
+    table.add_column("reason", overflow="fold")
+    table.add_column("for example", overflow="fold")
+    for group in groups:
+        samples = ", ".join(group.sample_keys)
+        table.add_row(group.sink, group.error_kind, f"{group.count:,}", group.reason, samples)
+    return table
+
+
+_HEALTH_MARK = {Health.OK: "[green]✔[/]", Health.FAILED: "[red]✘[/]", Health.DISABLED: "[dim]–[/]"}
+
+
+def finding_line(finding: Finding) -> str:
+    """One service and how it answered."""
+    detail = escape(finding.detail)
+    word = " [dim]disabled:[/]" if finding.health is Health.DISABLED else ""
+    return f"  {_HEALTH_MARK[finding.health]} {finding.name:<11}{word} {detail}"

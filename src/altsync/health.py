@@ -1,0 +1,156 @@
+"""Looking at each service that altsync is set up to use, with short-lived clients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from altsync import db, log, outbox
+from altsync.app import Application
+from altsync.errors import AltsyncError
+
+#: Seconds that one look may take.
+TIMEOUT = 5.0
+
+
+class Health(StrEnum):
+    """How a service answered."""
+
+    OK = "ok"
+    FAILED = "failed"
+    DISABLED = "disabled"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One service, how it answered, and what to do when it did not."""
+
+    name: str
+    health: Health
+    detail: str
+
+
+def look(app: Application) -> list[Finding]:
+    """Ask every service that is configured."""
+    looks: list[tuple[str, str | None, Callable[[Application], str]]] = [
+        ("PostgreSQL", None, _postgres),
+        ("Schema", None, _schema),
+        ("Redis", None, _redis),
+        ("Neo4j", _reason(app, "neo4j"), _neo4j),
+        ("Pinecone", _reason(app, "pinecone"), _pinecone),
+        ("Embedder", _reason(app, "embedding"), _embedder),
+    ]
+    return [_finding(app, name, disabled, ask) for name, disabled, ask in looks]
+
+
+def _reason(app: Application, sink: str) -> str | None:
+    if sink not in app.topology.names:
+        return "not among ALTSYNC_SINKS"
+    return app.disabled_reason(sink)
+
+
+def _finding(
+    app: Application, name: str, disabled: str | None, ask: Callable[[Application], str]
+) -> Finding:
+    if disabled is not None:
+        return Finding(name, Health.DISABLED, disabled)
+    try:
+        return Finding(name, Health.OK, ask(app))
+    except AltsyncError as error:
+        return Finding(name, Health.FAILED, str(error))
+    except Exception as error:  # noqa: BLE001  (any client; what it said is shown)
+        text = " ".join(str(error).split()) or type(error).__name__
+        return Finding(name, Health.FAILED, log.redact(text)[:300])
+
+
+def _place(url: str) -> str:
+    return log.redact(url).split("@")[-1].removeprefix("bolt://").removeprefix("redis://")
+
+
+def _postgres(app: Application) -> str:
+    url = app.settings.require_database_url()
+    with db.connect(url) as conn:
+        row = conn.execute("SHOW server_version").fetchone()
+    version = str(row[0]).split()[0] if row else "?"
+    return f"PostgreSQL {version} at {_place(url).split('?')[0]}"
+
+
+def _schema(app: Application) -> str:
+    from alembic.script import ScriptDirectory
+
+    head = ScriptDirectory(str(db.migrations_folder())).get_current_head()
+    with db.connect(app.settings.require_database_url()) as conn:
+        current = db.schema_revision(conn)
+        if current != head:
+            raise AltsyncError(f"at {current or 'nothing'}, head is {head}: run altsync migrate")
+        model = outbox.wanted_model(conn)
+    wanted = app.settings.wanted_model.name
+    if model is None:
+        raise AltsyncError("no sink is registered: run altsync migrate")
+    if model[0] != wanted:
+        return f"at head ({head}); the database wants {model[0]}, the settings say {wanted}"
+    return f"at head ({head})"
+
+
+def _redis(app: Application) -> str:
+    import redis
+
+    url = app.settings.broker_url
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        return f"{url.split(':')[0]} (not asked)"
+    client = redis.Redis.from_url(url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
+    try:
+        info = client.info("server")
+        return f"Redis {info.get('redis_version', '?')} at {_place(url)}"
+    finally:
+        client.close()
+
+
+def _neo4j(app: Application) -> str:
+    from neo4j import GraphDatabase
+
+    settings = app.settings
+    assert settings.neo4j_uri is not None
+    password = settings.neo4j_password.get_secret_value()
+    auth = (settings.neo4j_username, password) if password else None
+    with GraphDatabase.driver(
+        settings.neo4j_uri, auth=auth, connection_timeout=TIMEOUT, max_transaction_retry_time=0.0
+    ) as driver:
+        driver.verify_connectivity(database=settings.neo4j_database)
+        info = driver.get_server_info()
+    bolt = ".".join(str(part) for part in info.protocol_version)
+    return f"{info.agent}, Bolt {bolt}, at {_place(settings.neo4j_uri)}"
+
+
+def _pinecone(app: Application) -> str:
+    from pinecone import Pinecone, RetryConfig
+
+    settings = app.settings
+    assert settings.pinecone_api_key is not None
+    with Pinecone(
+        api_key=settings.pinecone_api_key.get_secret_value(),
+        host=settings.pinecone_controller_host,
+        timeout=TIMEOUT,
+        retry_config=RetryConfig(max_retries=0),
+    ) as client:
+        names = sorted(index.name for index in client.indexes.list())
+    place = settings.pinecone_controller_host or "api.pinecone.io"
+    return f"{len(names)} indexes at {place}"
+
+
+def _embedder(app: Application) -> str:
+    import openai
+
+    settings = app.settings
+    assert settings.openai_api_key is not None
+    with openai.OpenAI(
+        api_key=settings.openai_api_key.get_secret_value(),
+        base_url=settings.openai_base_url,
+        timeout=TIMEOUT,
+        max_retries=0,
+    ) as client:
+        client.models.retrieve(settings.altsync_embedding_model)
+    model = settings.wanted_model
+    place = settings.openai_base_url or "api.openai.com"
+    return f"{model.name} ({model.dimensions} dimensions) at {place}"

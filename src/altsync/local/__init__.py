@@ -1,0 +1,1 @@
+"""The embedded stack: every server that altsync talks to, on loopback, from wheels alone."""

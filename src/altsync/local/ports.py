@@ -1,0 +1,37 @@
+"""Free TCP ports on one address."""
+
+from __future__ import annotations
+
+import random
+import socket
+
+#: Below the ephemeral range of Linux (32768) and macOS (49152): in that range a client that
+#: keeps trying a stopped server's port can connect to itself, and then holds the port.
+PORT_RANGE = range(20_000, 32_000)
+
+
+def is_free(port: int, host: str) -> bool:
+    """Whether a server could listen there now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_ports(count: int, host: str) -> tuple[int, ...]:
+    """``count`` different ports that nobody listens on."""
+    candidates = random.sample(PORT_RANGE, len(PORT_RANGE))  # not a secret
+    free = (port for port in candidates if is_free(port, host))
+    return tuple(port for port, _ in zip(free, range(count), strict=False))
+
+
+def accepts(port: int, host: str) -> bool:
+    """Whether somebody accepts connections there."""
+    try:
+        with socket.create_connection((host, port), timeout=1.0):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,146 @@
+"""The embedded stack as one thing: all services up, down, looked at, or wiped."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+
+from altsync.local.records import RecordBook, write_private
+from altsync.local.services.base import Service, ServiceStatus
+from altsync.local.services.broker import Broker
+from altsync.local.services.graph import Graph
+from altsync.local.services.postgres import Postgres
+from altsync.local.services.vectors import Vectors
+
+__all__ = ["LocalStack", "ServiceStatus"]
+
+Report = Callable[[ServiceStatus], None]
+
+SERVICES: tuple[type[Service], ...] = (Postgres, Broker, Graph, Vectors)
+
+
+def _silent(_status: ServiceStatus) -> None:
+    pass
+
+
+class LocalStack:
+    """PostgreSQL, Redis, a graph and a vectors server on loopback, durable under one folder.
+
+    The servers go on when the process that started them ends. ``local.json`` in the folder
+    remembers them, ``local.env`` tells other commands where they are while they are up.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home.absolute()
+        self._env_file = self.home / "local.env"
+        self._state_file = self.home / "local.json"
+
+    def up(self, report: Report = _silent) -> list[ServiceStatus]:
+        """Start what does not run and wait until everything answers.
+
+        ``report`` hears of each service as soon as it answers, in this thread. Services that
+        this call started are stopped again when one of them fails or the call is interrupted.
+        Raises ``LocalStackError``.
+        """
+        with self._exclusive():
+            cancelled = threading.Event()
+            services = self._services(cancelled)
+            ours = [service for service in services if not service.running]
+            try:
+                _start_together(services, report, cancelled)
+            except BaseException:
+                _stop_together(ours)
+                raise
+            self._write_env(services)
+            return [service.status() for service in services]
+
+    def down(self) -> list[ServiceStatus]:
+        """Stop everything that runs, in an orderly way, and take ``local.env`` away."""
+        with self._exclusive():
+            return self._down()
+
+    def status(self) -> list[ServiceStatus]:
+        """How the services are now. Starts nothing and waits for nobody."""
+        return [service.status() for service in self._services()]
+
+    def env(self) -> dict[str, str]:
+        """The variables by which clients find the services.
+
+        Raises ``LocalStackError`` when the stack was never up.
+        """
+        return _environment(self._services())
+
+    def reset(self) -> None:
+        """Stop everything and delete all data, passwords and ports."""
+        with self._exclusive():
+            self._down()
+            for service in self._services():
+                if service.folder.exists():
+                    shutil.rmtree(service.folder)
+            self._state_file.unlink(missing_ok=True)
+
+    def logs(self) -> dict[str, Path]:
+        """Each service's log file; it may not exist yet."""
+        return {service.name: service.log for service in self._services()}
+
+    def _down(self) -> list[ServiceStatus]:
+        self._env_file.unlink(missing_ok=True)
+        services = self._services()
+        _stop_together(services)
+        return [service.status() for service in services]
+
+    def _services(self, cancelled: threading.Event | None = None) -> list[Service]:
+        book = RecordBook(self._state_file)
+        return [kind(self.home / kind.name, book, cancelled=cancelled) for kind in SERVICES]
+
+    def _write_env(self, services: Sequence[Service]) -> None:
+        lines = [f"{name}={value}\n" for name, value in _environment(services).items()]
+        write_private(self._env_file, "".join(lines))
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """One command at a time changes the stack; a second one waits for the first."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        ignore = self.home / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n")  # passwords and data are nothing to commit
+        descriptor = os.open(self.home / "local.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _start_together(
+    services: Sequence[Service], report: Report, cancelled: threading.Event
+) -> None:
+    with ThreadPoolExecutor(max_workers=max(len(services), 1)) as pool:
+        try:
+            for done in as_completed([pool.submit(_start, service) for service in services]):
+                report(done.result())
+        except BaseException:
+            cancelled.set()  # the others stop waiting, and the pool can close
+            raise
+
+
+def _start(service: Service) -> ServiceStatus:
+    service.start()
+    service.wait_ready()
+    return service.status()
+
+
+def _stop_together(services: Sequence[Service]) -> None:
+    with ThreadPoolExecutor(max_workers=max(len(services), 1)) as pool:
+        for done in as_completed([pool.submit(service.stop) for service in services]):
+            done.result()
+
+
+def _environment(services: Sequence[Service]) -> dict[str, str]:
+    return {name: value for service in services for name, value in service.env.items()}

@@ -1,0 +1,123 @@
+"""Runs the server: ``python -m altsync.local.vectors --data DIR --port N``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import ipaddress
+import os
+import secrets
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from altsync.local.records import write_private
+from altsync.local.vectors.app import Gate, build_app
+from altsync.local.vectors.store import Store
+
+#: Bytes of a request's line and headers: a fetch names up to 1,000 ids of 512 characters there.
+MAX_HEAD = 1024 * 1024
+
+#: Seconds an idle connection stays open; clients keep theirs for a minute or more.
+KEEP_ALIVE_SECONDS = 300
+
+#: Seconds that requests under way get when the server is told to end.
+GRACE_SECONDS = 1
+
+
+class CuttableProtocol(H11Protocol):
+    """Hands each request its connection, so that a fault can cut it."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "transport": transport}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve until told to end."""
+    options = _options(arguments)
+    with _alone(options.data):
+        key = _key(options)
+        store = Store(options.data)
+        try:
+            gate = Gate(key, lag=options.lag, guard_admin=not _is_loopback(options.host))
+            uvicorn.Server(
+                uvicorn.Config(
+                    build_app(store, gate),
+                    host=options.host,
+                    port=options.port,
+                    http=CuttableProtocol,
+                    ws="none",
+                    lifespan="off",
+                    log_config=None,
+                    access_log=False,
+                    proxy_headers=False,
+                    server_header=False,
+                    timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                    timeout_graceful_shutdown=GRACE_SECONDS,
+                    h11_max_incomplete_event_size=MAX_HEAD,
+                )
+            ).run()
+        finally:
+            store.close()
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m altsync.local.vectors", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the database")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--api-key", help="the key that clients must send")
+    parser.add_argument("--api-key-file", type=Path, help="a file with that key")
+    parser.add_argument("--lag", type=float, default=0.0, help="seconds until a write can be read")
+    options = parser.parse_args(arguments)
+    if not (options.api_key or options.api_key_file) and not _is_loopback(options.host):
+        parser.error(
+            f"{options.host} can be reached from outside: give a key with --api-key or "
+            "--api-key-file"
+        )
+    return options
+
+
+def _key(options: argparse.Namespace) -> str:
+    """The key asked for; else the one in the data folder, made at the first start."""
+    if options.api_key:
+        return str(options.api_key)
+    path: Path = options.api_key_file or options.data / "api.key"
+    if options.api_key_file is None and not path.exists():
+        write_private(path, secrets.token_urlsafe(24))
+    key = path.read_text().strip()
+    if not key:
+        sys.exit(f"{path} is empty")
+    return key
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two servers on one folder would each keep a memory that the other does not know of."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(f"another vectors server uses {folder}")
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+if __name__ == "__main__":
+    main()

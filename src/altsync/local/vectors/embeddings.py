@@ -1,0 +1,162 @@
+"""OpenAI's embeddings endpoint, with OpenAI's limits and errors."""
+
+from __future__ import annotations
+
+import base64
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from altsync.local.vectors.faults import Call
+from altsync.local.vectors.limits import Vector
+from altsync.local.vectors.model import EmbeddingModel
+from altsync.local.vectors.names import EMBEDDING_MODEL
+from altsync.local.vectors.wire import Answer, Ask, Effects, Job, Refused
+
+#: Inputs of one request, tokens of one request, tokens of one input: OpenAI's limits.
+MAX_INPUTS = 2_048
+MAX_REQUEST_TOKENS = 300_000
+MAX_INPUT_TOKENS = 8_192
+
+#: Numbers of a vector when none are asked for, and at most: as ``text-embedding-3-small``.
+DIMENSIONS = 1_536
+
+
+class EmbeddingsPlane:
+    """Embeddings and the list of models. The model is read at the first request."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loaded: EmbeddingModel | None = None
+        self._started = int(time.time())
+
+    def embeddings(self, ask: Ask) -> Job:
+        """Vectors of texts."""
+        body = ask.json()
+        _check_model(body.get("model"))
+        texts = _texts(body.get("input"))
+        dimensions = _dimensions(body.get("dimensions"))
+        encoding = body.get("encoding_format") or "float"
+        if encoding not in ("float", "base64"):
+            raise _invalid("encoding_format", "'encoding_format' must be 'float' or 'base64'.")
+
+        def run(effects: Effects) -> Answer:
+            model = self._model()
+            tokens = model.tokens(texts)
+            count = _counted(tokens)
+            vectors = model.embed(tokens, dimensions)
+            payload = {
+                "object": "list",
+                "data": _data(vectors, encoding, effects),
+                "model": EMBEDDING_MODEL,
+                "usage": {"prompt_tokens": count, "total_tokens": count},
+            }
+            return Answer(payload, records=len(texts), tokens=count)
+
+        return Job(Call("openai.embeddings", texts=texts), run)
+
+    def models(self, ask: Ask) -> Job:
+        """The one model there is."""
+        name = ask.path.get("model")
+        if name is not None:
+            _check_model(name)
+        entry = {
+            "id": EMBEDDING_MODEL,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "altsync",
+        }
+        payload = entry if name is not None else {"object": "list", "data": [entry]}
+        return Job(Call("openai.models"), lambda _effects: Answer(payload))
+
+    def _model(self) -> EmbeddingModel:
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = EmbeddingModel()
+            return self._loaded
+
+
+def _check_model(name: object) -> None:
+    if not isinstance(name, str):
+        raise _invalid("model", "you must provide a model parameter")
+    if name != EMBEDDING_MODEL:
+        raise Refused(
+            404,
+            f"The model `{name[:100]}` does not exist or you do not have access to it.",
+            code="model_not_found",
+        )
+
+
+def _texts(raw: object) -> list[str]:
+    texts = [raw] if isinstance(raw, str) else raw
+    if not isinstance(texts, list) or not texts:
+        raise _invalid("input", "'$.input' is invalid: give a string or a list of strings.")
+    if len(texts) > MAX_INPUTS:
+        raise _invalid(
+            "input",
+            f"Invalid 'input': array too long. Expected an array with maximum length "
+            f"{MAX_INPUTS}, but got an array with length {len(texts)} instead.",
+            "array_above_max_length",
+        )
+    if not all(isinstance(text, str) for text in texts):
+        raise _invalid("input", "'$.input' is invalid: this server takes texts, not tokens.")
+    if not all(texts):
+        raise _invalid("input", "'$.input' is invalid: input cannot be an empty string.")
+    return texts
+
+
+def _dimensions(raw: object) -> int:
+    if raw is None:
+        return DIMENSIONS
+    if not isinstance(raw, int) or not 1 <= raw <= DIMENSIONS:
+        raise _invalid("dimensions", f"'dimensions' must be between 1 and {DIMENSIONS}.")
+    return raw
+
+
+def _counted(tokens: Sequence[Sequence[int]]) -> int:
+    """All tokens of a request. Raises ``Refused`` when one limit is passed."""
+    for position, one in enumerate(tokens):
+        if len(one) > MAX_INPUT_TOKENS:
+            raise _invalid(
+                "input",
+                f"Invalid 'input[{position}]': maximum input length is {MAX_INPUT_TOKENS} tokens, "
+                f"however you requested {len(one)} tokens.",
+            )
+    total = sum(map(len, tokens))
+    if total > MAX_REQUEST_TOKENS:
+        raise _invalid(
+            None,
+            f"Requested {total} tokens, max {MAX_REQUEST_TOKENS} tokens per request",
+            "max_tokens_per_request",
+        )
+    return total
+
+
+def _data(vectors: Vector, encoding: str, effects: Effects) -> list[dict[str, Any]]:
+    order = list(range(len(vectors)))
+    match effects.corruption.kind if effects.corruption else None:
+        case "wrong_count":
+            order = order[:-1]
+        case "shuffled":
+            order = order[::-1]
+        case "wrong_dimension":
+            vectors = np.ascontiguousarray(vectors[:, :-1])
+        case "nan":
+            vectors[0, 0] = np.nan
+    return [
+        {"object": "embedding", "index": one, "embedding": _encoded(vectors[one], encoding)}
+        for one in order
+    ]
+
+
+def _encoded(vector: Vector, encoding: str) -> object:
+    if encoding == "float":
+        return vector
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+
+
+def _invalid(param: str | None, message: str, code: str | None = None) -> Refused:
+    return Refused(400, message, code=code, param=param)

@@ -1,0 +1,167 @@
+"""Faults that can be switched on while the server runs: the rules, and which one fires when."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from fnmatch import fnmatchcase
+from typing import Any, Literal, get_args
+
+FaultKind = Literal[
+    "latency",  # waits, then goes on as usual
+    "lag",  # a write is stored at once and can be read ``seconds`` later
+    "status",  # answers with an error and does nothing
+    "cut",  # closes the connection without an answer
+    "hang",  # answers nothing for ``seconds``, then cuts
+    "timeout_after_apply",  # does it, answers nothing for ``seconds``, then cuts
+    "apply_late",  # answers an error (``status``) or cuts, and does it ``seconds`` later
+    "wrong_count",  # embeddings: one vector is missing
+    "shuffled",  # embeddings: out of order, each with its right index
+    "wrong_dimension",  # embeddings: one number short
+    "nan",  # embeddings: the first vector holds a NaN
+]
+
+KINDS: tuple[str, ...] = get_args(FaultKind)
+
+#: Kinds that go together with another one; of the others only the first that fits fires.
+ADDED = frozenset({"latency", "lag"})
+
+#: Kinds that spoil an answer of the embeddings endpoint.
+CORRUPTIONS = frozenset({"wrong_count", "shuffled", "wrong_dimension", "nan"})
+
+
+@dataclass(frozen=True)
+class FaultRule:
+    """One fault: when it fires, and what it does. Raises ``ValueError`` if it makes no sense.
+
+    ``scope`` is an operation (``pinecone.upsert``, ``openai.embeddings``) or a pattern
+    (``pinecone.*``, ``*``). ``index``, ``namespace``, ``id`` (a record's) and ``text`` (part of
+    an embedding's input) narrow it down. ``probability`` is for each call, ``count`` how often
+    it fires before it is spent. ``status``, ``code``, ``message`` and ``retry_after`` (seconds)
+    shape an error answer; the rest has the vendor's own form.
+    """
+
+    scope: str
+    kind: FaultKind
+    index: str | None = None
+    namespace: str | None = None
+    id: str | None = None
+    text: str | None = None
+    probability: float = 1.0
+    count: int | None = None
+    seconds: float = 0.0
+    status: int | None = None
+    code: str | None = None
+    message: str | None = None
+    retry_after: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"probability must be between 0 and 1, not {self.probability!r}")
+        if self.seconds < 0 or (self.count is not None and self.count < 0):
+            raise ValueError("seconds and count must not be negative")
+        if self.status is not None and not 400 <= self.status <= 599:
+            raise ValueError(f"status must be an error, 400 to 599, not {self.status!r}")
+        if self.kind == "status" and self.status is None:
+            raise ValueError("kind 'status' needs a status")
+
+    def to_json(self) -> dict[str, Any]:
+        """The rule as the server takes it, without what is left at its default."""
+        return {
+            field.name: value
+            for field in fields(self)
+            if (value := getattr(self, field.name)) != field.default
+        }
+
+
+def rule_from_json(raw: object) -> FaultRule:
+    """A rule out of a request. Raises ``ValueError`` that names what is wrong."""
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"a rule must be an object, not {type(raw).__name__}")
+    known = {field.name for field in fields(FaultRule)}
+    unknown = sorted(set(raw) - known)
+    if unknown:
+        raise ValueError(f"a rule has no field {', '.join(map(str, unknown))}")
+    try:
+        return FaultRule(**raw)
+    except TypeError as error:
+        raise ValueError(f"not a rule: {error}") from error
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a request asks for, as far as rules and counters care."""
+
+    operation: str
+    index: str = ""
+    namespace: str = ""
+    ids: Collection[str] = ()
+    texts: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to go wrong with one call."""
+
+    latency: float = 0.0
+    lag: float | None = None
+    fault: FaultRule | None = None
+
+
+class Faults:
+    """The rules in force. One thread asks: the event loop's."""
+
+    def __init__(self) -> None:
+        self._rules: list[FaultRule] = []
+        self._fired: list[int] = []
+        self._random = random.Random(0)  # noqa: S311 - repeatable faults, no secret
+
+    def replace(self, rules: Sequence[FaultRule], seed: int = 0) -> None:
+        """Put these rules in force instead of the present ones, counters at zero."""
+        self._rules = list(rules)
+        self._fired = [0] * len(rules)
+        self._random = random.Random(seed)  # noqa: S311
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The rules with how often each fired."""
+        return [
+            {**asdict(rule), "fired": fired}
+            for rule, fired in zip(self._rules, self._fired, strict=True)
+        ]
+
+    def plan(self, call: Call) -> Plan:
+        """What is to go wrong with this call; counts the rules that fire."""
+        latency, lag, fault = 0.0, None, None
+        for position, rule in enumerate(self._rules):
+            if fault is not None and rule.kind not in ADDED:
+                continue
+            if not self._fires(position, rule, call):
+                continue
+            match rule.kind:
+                case "latency":
+                    latency += rule.seconds
+                case "lag":
+                    lag = rule.seconds
+                case _:
+                    fault = rule
+        return Plan(latency, lag, fault)
+
+    def _fires(self, position: int, rule: FaultRule, call: Call) -> bool:
+        spent = rule.count is not None and self._fired[position] >= rule.count
+        if spent or not _fits(rule, call) or self._random.random() >= rule.probability:
+            return False
+        self._fired[position] += 1
+        return True
+
+
+def _fits(rule: FaultRule, call: Call) -> bool:
+    return (
+        fnmatchcase(call.operation, rule.scope)
+        and rule.index in (None, call.index)
+        and rule.namespace in (None, call.namespace)
+        and (rule.id is None or rule.id in call.ids)
+        and (rule.text is None or any(rule.text in text for text in call.texts))
+    )

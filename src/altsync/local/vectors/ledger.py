@@ -1,0 +1,167 @@
+"""The truth on disk: indexes, namespaces and records in SQLite.
+
+What a method has returned from is on the disk, and is there after a kill -9 or a power cut.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from altsync.local.vectors.limits import VectorRecord
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS definition (
+    name TEXT PRIMARY KEY,
+    body BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS namespace (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    index_name TEXT NOT NULL REFERENCES definition (name) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    UNIQUE (index_name, name)
+) STRICT;
+CREATE TABLE IF NOT EXISTS record (
+    namespace_id INTEGER NOT NULL REFERENCES namespace (id) ON DELETE CASCADE,
+    id TEXT NOT NULL,
+    vector BLOB NOT NULL,
+    metadata BLOB,
+    PRIMARY KEY (namespace_id, id)
+) STRICT;
+"""
+
+UPSERT = """
+INSERT INTO record (namespace_id, id, vector, metadata) VALUES (?, ?, ?, ?)
+ON CONFLICT (namespace_id, id) DO UPDATE
+SET vector = excluded.vector, metadata = excluded.metadata
+"""
+
+
+class Ledger:
+    """One SQLite file, one connection, one user at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            self._connection.execute(f"PRAGMA {pragma}")
+        self._connection.executescript(SCHEMA)
+
+    def close(self) -> None:
+        """Write everything into the one file and let go of it."""
+        with self._lock:
+            self._connection.close()
+
+    def definitions(self) -> dict[str, dict[str, Any]]:
+        """All indexes by name."""
+        with self._lock:
+            rows = self._connection.execute("SELECT name, body FROM definition ORDER BY name")
+            return {name: orjson.loads(body) for name, body in rows}
+
+    def define(self, name: str, body: dict[str, Any]) -> None:
+        """Make an index, or change what is known of it."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO definition (name, body) VALUES (?, ?) "
+                "ON CONFLICT (name) DO UPDATE SET body = excluded.body",
+                (name, orjson.dumps(body)),
+            )
+
+    def drop_definition(self, name: str) -> None:
+        """Delete an index with everything in it."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM definition WHERE name = ?", (name,))
+
+    def namespaces(self, index: str) -> dict[str, int]:
+        """The namespaces of an index, by name."""
+        with self._lock:
+            return dict(
+                self._connection.execute(
+                    "SELECT name, id FROM namespace WHERE index_name = ?", (index,)
+                )
+            )
+
+    def add_namespace(self, index: str, name: str) -> int:
+        """Make a namespace; its number."""
+        with self._transaction() as connection:
+            row = connection.execute(
+                "INSERT INTO namespace (index_name, name) VALUES (?, ?) RETURNING id",
+                (index, name),
+            ).fetchone()
+            return int(row[0])
+
+    def drop_namespace(self, namespace: int) -> None:
+        """Delete a namespace with everything in it."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM namespace WHERE id = ?", (namespace,))
+
+    def write(self, namespace: int, records: Iterable[VectorRecord]) -> None:
+        """Insert or replace records."""
+        rows = [
+            (
+                namespace,
+                record.id,
+                record.values.tobytes(),
+                None if record.metadata is None else orjson.dumps(record.metadata),
+            )
+            for record in records
+        ]
+        with self._transaction() as connection:
+            connection.executemany(UPSERT, rows)
+
+    def remove(self, namespace: int, ids: Iterable[str]) -> None:
+        """Delete records; absent ones are ignored."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "DELETE FROM record WHERE namespace_id = ? AND id = ?",
+                [(namespace, one) for one in ids],
+            )
+
+    def clear(self, namespace: int) -> None:
+        """Delete all records of a namespace."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM record WHERE namespace_id = ?", (namespace,))
+
+    def read(self, namespace: int, ids: Iterable[str]) -> list[VectorRecord]:
+        """The records with these ids, in that order, without the absent ones."""
+        with self._lock:
+            found = (
+                self._connection.execute(
+                    "SELECT id, vector, metadata FROM record WHERE namespace_id = ? AND id = ?",
+                    (namespace, one),
+                ).fetchone()
+                for one in ids
+            )
+            return [_record(row) for row in found if row is not None]
+
+    def read_all(self, namespace: int) -> list[VectorRecord]:
+        """All records of a namespace."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT id, vector, metadata FROM record WHERE namespace_id = ?", (namespace,)
+            )
+            return [_record(row) for row in rows]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+
+def _record(row: tuple[str, bytes, bytes | None]) -> VectorRecord:
+    identity, vector, metadata = row
+    values = np.frombuffer(vector, dtype=np.float32)
+    return VectorRecord(identity, values, None if metadata is None else orjson.loads(metadata))

@@ -1,0 +1,41 @@
+"""Counters of what the server was asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Stats:
+    """Counters by operation since the start or the last reset; an absent one counts as 0.
+
+    ``failures`` were the client's own fault; ``injected`` were faults that fired, by operation
+    and kind as ``pinecone.upsert:cut``. ``records`` are vectors, matches, ids or texts.
+    """
+
+    requests: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    injected: Counter[str] = field(default_factory=Counter)
+    bytes: Counter[str] = field(default_factory=Counter)
+    records: Counter[str] = field(default_factory=Counter)
+    tokens: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The counters as they are sent."""
+        return {
+            "requests": dict(self.requests),
+            "failures": dict(self.failures),
+            "injected": dict(self.injected),
+            "bytes": dict(self.bytes),
+            "records": dict(self.records),
+            "tokens": self.tokens,
+        }
+
+
+def stats_from_json(raw: Mapping[str, Any]) -> Stats:
+    """The counters as they were sent."""
+    names = ("requests", "failures", "injected", "bytes", "records")
+    return Stats(**{name: Counter(raw[name]) for name in names}, tokens=int(raw["tokens"]))

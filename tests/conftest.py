@@ -1,0 +1,121 @@
+"""Fixtures that start what a test needs, once a session, and give each test a clean part of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from altsync import db, outbox
+from altsync.db import Database
+from altsync.local.services.broker import Broker, start_redis
+from altsync.local.services.graph import Graph, start_graph
+from altsync.local.services.postgres import Postgres, start_postgres
+from altsync.local.services.vectors import Vectors, start_vectors
+from altsync.records import SinkTraits, Topology
+
+#: The sinks of the product, by their traits alone: no driver is imported.
+TOPOLOGY = Topology(
+    (
+        SinkTraits("embedding", guarded=True),
+        SinkTraits("neo4j", guarded=True, edges=True),
+        SinkTraits("pinecone", needs_embedding=True),
+    )
+)
+
+#: The model that test databases want.
+MODEL, DIMENSIONS = "test-model", 4
+
+
+@pytest.fixture(autouse=True)
+def _own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variable, .env or local stack of this machine reaches a test."""
+    for name in list(os.environ):
+        if name.startswith(
+            ("ALTSYNC_", "DATABASE_", "REDIS_", "NEO4J_", "PINECONE_", "OPENAI_", "FLOWER_")
+        ):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("ALTSYNC_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A PostgreSQL of this session, with a migrated database to copy from."""
+    server = start_postgres(tmp_path_factory.mktemp("postgres"))
+    try:
+        with psycopg.connect(server.url, autocommit=True) as conn:
+            conn.execute("CREATE DATABASE migrated")
+        template = _with_name(server.url, "migrated")
+        db.migrate(template)
+        with psycopg.connect(template) as conn:
+            outbox.register_sinks(conn, TOPOLOGY, MODEL, DIMENSIONS)
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def empty_database_url(postgres: Postgres) -> Iterator[str]:
+    """A database of this test's own, without any table."""
+    yield from _database(postgres, "template0")
+
+
+@pytest.fixture
+def database_url(postgres: Postgres) -> Iterator[str]:
+    """A migrated database of this test's own, with the sinks of TOPOLOGY registered."""
+    yield from _database(postgres, "migrated")
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A pool on ``database_url``."""
+    pool = Database(database_url)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def conn(database_url: str) -> Iterator[db.Conn]:
+    """An autocommit connection of its own on ``database_url``."""
+    with db.connect(database_url) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A Redis of this session."""
+    server = start_redis(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def graph_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
+    """An ArcadeDB of this session, spoken to over Bolt."""
+    server = start_graph(tmp_path_factory.mktemp("graph"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def vectors_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vectors]:
+    """A local Pinecone and embeddings server of this session."""
+    server = start_vectors(tmp_path_factory.mktemp("vectors"))
+    yield server
+    server.stop()
+
+
+def _with_name(url: str, name: str) -> str:
+    return url.rsplit("/", 1)[0] + "/" + name
+
+
+def _database(server: Postgres, template: str) -> Iterator[str]:
+    name = f"test_{uuid4().hex}"
+    with psycopg.connect(server.url, autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        yield _with_name(server.url, name)
+        conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
