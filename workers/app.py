@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import secrets
 import sys
@@ -14,6 +15,7 @@ from kombu.exceptions import ChannelError
 
 from altsync import log
 from altsync.config import Settings, read_settings
+from altsync.errors import ConfigurationError
 
 #: Seconds that a warm or soft shutdown waits for batches under way.
 GRACE = 25.0
@@ -79,13 +81,39 @@ def waker(app: Celery, limit: int) -> Any:
 
 
 def set_flower_defaults(settings: Settings) -> None:
-    """Flower reads FLOWER_* variables: loopback and a password unless told otherwise."""
+    """Flower reads FLOWER_* variables: loopback and a password unless told otherwise.
+
+    Raises ``ConfigurationError`` for an address beyond loopback without a chosen password.
+    """
     os.environ.setdefault("FLOWER_ADDRESS", settings.flower_address)
     os.environ.setdefault("FLOWER_PORT", str(settings.flower_port))
     if settings.flower_basic_auth is not None:
         os.environ.setdefault("FLOWER_BASIC_AUTH", settings.flower_basic_auth.get_secret_value())
-    if not os.environ.get("FLOWER_BASIC_AUTH"):
-        os.environ["FLOWER_BASIC_AUTH"] = made_up_login(settings.altsync_home)
+    if os.environ.get("FLOWER_BASIC_AUTH"):
+        return
+    if not is_loopback(flower_address()):
+        raise ConfigurationError(
+            "Flower would be reached from other machines: set FLOWER_BASIC_AUTH=user:password"
+        )
+    os.environ["FLOWER_BASIC_AUTH"] = made_up_login(settings.altsync_home)
+
+
+def flower_address() -> str:
+    """The address that Flower will listen on: its option, or its variable."""
+    for place, argument in enumerate(sys.argv):
+        if argument.startswith("--address="):
+            return argument.partition("=")[2]
+        if argument == "--address":
+            return "".join(sys.argv[place + 1 : place + 2])
+    return os.environ["FLOWER_ADDRESS"]
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
 
 
 def made_up_login(home: Path) -> str:

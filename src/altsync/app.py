@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -44,7 +45,8 @@ class Application:
     @cached_property
     def database(self) -> Database:
         """The pool that workers and commands use."""
-        return Database(self.settings.require_database_url())
+        pooled = self.settings.altsync_direct_database_url is not None
+        return Database(self.settings.require_database_url(), pooled=pooled)
 
     def connect(self, name: str = "altsync") -> db.Conn:
         """A session connection of its own, for LISTEN and temporary tables."""
@@ -192,10 +194,17 @@ def _traits(sink: str) -> SinkTraits:
 
 
 def _secrets(settings: Settings) -> list[str | None]:
+    urls = [
+        settings.database_url,
+        settings.altsync_direct_database_url,
+        settings.redis_url,
+        settings.altsync_broker_url,
+    ]
     values = [
         settings.neo4j_password,
         settings.pinecone_api_key,
         settings.openai_api_key,
         settings.flower_basic_auth,
     ]
-    return [value.get_secret_value() if value else None for value in values]
+    passwords = [urlsplit(url.get_secret_value()).password for url in urls if url]
+    return passwords + [value.get_secret_value() if value else None for value in values]

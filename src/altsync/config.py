@@ -80,7 +80,8 @@ class Settings(BaseSettings):
     pinecone_api_key: SecretStr | None = None
     pinecone_controller_host: str | None = None
     openai_api_key: SecretStr | None = None
-    openai_base_url: str | None = None
+    #: Always passed on: left to itself, the SDK takes an empty OPENAI_BASE_URL for an address.
+    openai_base_url: str = "https://api.openai.com/v1"
 
     altsync_home: Path = Path(".altsync")
     #: A session connection for LISTEN, COPY to temporary tables and migrations, when

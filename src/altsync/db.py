@@ -46,10 +46,18 @@ def connect(url: str, *, name: str = "altsync", autocommit: bool = True) -> Conn
 
 
 class Database:
-    """A pool of connections. Build it after a fork, never before."""
+    """A pool of connections. Build it after a fork, never before.
 
-    def __init__(self, url: str, *, name: str = "altsync", size: int = POOL_SIZE) -> None:
+    ``pooled``: the URL leads through a transaction pooler, where statements prepared on one
+    connection are asked for on another; none are prepared then.
+    """
+
+    def __init__(
+        self, url: str, *, name: str = "altsync", size: int = POOL_SIZE, pooled: bool = False
+    ) -> None:
         conninfo, options = connect_options(url, name)
+        if pooled:
+            options["prepare_threshold"] = None
         # The check costs a round trip and finds connections that a server restart has cut.
         self._pool = ConnectionPool(
             conninfo,

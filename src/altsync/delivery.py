@@ -15,10 +15,12 @@ from typing import assert_never
 from uuid import UUID, uuid4
 
 import structlog
+from psycopg import errors
 
 from altsync import outbox, store
 from altsync.db import Database
 from altsync.errors import SinkFailure
+from altsync.log import redact
 from altsync.records import (
     EMBEDDING,
     AlreadyNewer,
@@ -49,6 +51,9 @@ SUSPICIONS = 3
 
 #: Failed calls in a row after which the rest of a batch is not tried.
 FAILURES_IN_A_ROW = 2
+
+#: Tries of one settlement that met another writer of the same rows.
+SETTLE_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +352,7 @@ class Delivery:
             case None if not row.deleted and self._needs_vector and self._waits(row, gate):
                 return Superseded(op, "waits for its embedding")
             case None:
-                reason = writing.failure.reason if writing.failure else "the lease was lost"
+                reason = redact(writing.failure.reason) if writing.failure else "lease lost"
                 return Retry(op, ErrorKind.SINK, reason, breaker_delay, give_back=True)
             case _:
                 assert_never(outcome)
@@ -413,6 +418,20 @@ class Delivery:
     # --- settling -----------------------------------------------------------------------------
 
     def _settle(self, verdicts: Sequence[Verdict], writing: _Writing, model: Model) -> Settlement:
+        for attempt in range(1, SETTLE_TRIES + 1):
+            try:
+                settlement = self._settle_once(verdicts, writing, model)
+                break
+            except (errors.DeadlockDetected, errors.SerializationFailure):
+                if attempt == SETTLE_TRIES:
+                    raise
+        if settlement.lost:
+            log.error("operations.lease_lost", sink=self._traits.name, count=settlement.lost)
+        return settlement
+
+    def _settle_once(
+        self, verdicts: Sequence[Verdict], writing: _Writing, model: Model
+    ) -> Settlement:
         with self._database.transaction() as conn:
             settlement = outbox.settle(
                 conn,
@@ -425,8 +444,6 @@ class Delivery:
                 dimensions=model.dimensions,
             )
             self._at("settling")
-        if settlement.lost:
-            log.error("operations.lease_lost", sink=self._traits.name, count=settlement.lost)
         return settlement
 
     def _breaker_delay(self, failure: SinkFailure | None, gate: outbox.Gate) -> float:
@@ -441,7 +458,8 @@ class Delivery:
         name = self._traits.name
         with self._database.autocommit() as conn:
             if writing.failure is not None:
-                outbox.open_breaker(conn, name, writing.token, writing.failure.reason, delay)
+                reason = redact(writing.failure.reason)
+                outbox.open_breaker(conn, name, writing.token, reason, delay)
                 log.warning("breaker.opened", sink=name, seconds=round(delay, 2))
             elif gate.probing and writing.answered:
                 outbox.close_breaker(conn, name, writing.token)
@@ -459,5 +477,10 @@ def _by_type(rows: Sequence[Row]) -> list[list[Row]]:
 
 def _failed(row: Row, failure: SinkFailure) -> Failed:
     return Failed(
-        row.id, failure.kind, failure.reason, failure.unsure, failure.suspect, failure.retry_after
+        row.id,
+        failure.kind,
+        redact(failure.reason),
+        failure.unsure,
+        failure.suspect,
+        failure.retry_after,
     )

@@ -60,7 +60,7 @@ def request_slices(sizes: Sequence[int]) -> Iterator[slice]:
 class OpenAIEmbedder:
     """Embeds through OpenAI, or any server that speaks its ``/v1/embeddings``."""
 
-    def __init__(self, api_key: str, *, base_url: str | None, timeout: float) -> None:
+    def __init__(self, api_key: str, *, base_url: str, timeout: float) -> None:
         # Retries wait in PostgreSQL, where every worker sees them.
         self._client = openai.OpenAI(
             api_key=api_key, base_url=base_url, timeout=timeout, max_retries=0

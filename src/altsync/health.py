@@ -117,8 +117,7 @@ def _neo4j(app: Application) -> str:
     with GraphDatabase.driver(
         settings.neo4j_uri, auth=auth, connection_timeout=TIMEOUT, max_transaction_retry_time=0.0
     ) as driver:
-        driver.verify_connectivity(database=settings.neo4j_database)
-        info = driver.get_server_info()
+        info = driver.execute_query("RETURN 1", database_=settings.neo4j_database).summary.server
     bolt = ".".join(str(part) for part in info.protocol_version)
     return f"{info.agent}, Bolt {bolt}, at {_place(settings.neo4j_uri)}"
 
@@ -152,5 +151,4 @@ def _embedder(app: Application) -> str:
     ) as client:
         client.models.retrieve(settings.altsync_embedding_model)
     model = settings.wanted_model
-    place = settings.openai_base_url or "api.openai.com"
-    return f"{model.name} ({model.dimensions} dimensions) at {place}"
+    return f"{model.name} ({model.dimensions} dimensions) at {settings.openai_base_url}"

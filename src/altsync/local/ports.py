@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import random
 import socket
+import time
+from collections.abc import Sequence
 
 #: Below the ephemeral range of Linux (32768) and macOS (49152): in that range a client that
 #: keeps trying a stopped server's port can connect to itself, and then holds the port.
 PORT_RANGE = range(20_000, 32_000)
+
+#: Seconds between two looks at a port that is being given up.
+LOOK_SECONDS = 0.02
 
 
 def is_free(port: int, host: str) -> bool:
@@ -18,6 +23,16 @@ def is_free(port: int, host: str) -> bool:
             probe.bind((host, port))
         except OSError:
             return False
+    return True
+
+
+def become_free(wanted: Sequence[int], host: str, patience: float) -> bool:
+    """Whether all these ports are free within ``patience`` seconds."""
+    deadline = time.monotonic() + patience
+    while not all(is_free(port, host) for port in wanted):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(LOOK_SECONDS)
     return True
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +18,12 @@ import psutil
 #: boot time, which the kernel rounds anew at every reading.
 START_TOLERANCE_SECONDS = 2.0
 
-#: Set in every server's environment to the folder it serves, so that one whose record is lost
-#: can still be found.
-MARKER = "ALTSYNC_LOCAL_SERVICE"
+#: Held by a server and its children as long as one of them lives: an inherited lock cannot be
+#: lost with a record, and the system releases it however they end.
+LOCK = "process.lock"
+
+#: Seconds that the system may take to release the lock and the ports of a killed server.
+RELEASE_SECONDS = 3.0
 
 #: All that a server inherits. Keys of real services that happen to be set must not live on in
 #: the environment of a process that runs for weeks.
@@ -43,19 +49,40 @@ class Detached(subprocess.Popen[bytes]):
 def spawn(command: Sequence[str], folder: Path, log: Path) -> Detached:
     """Start a server in a session of its own: the terminal's Ctrl-C does not reach it.
 
-    Raises ``OSError`` when the program cannot be started at all.
+    Raises ``OSError`` when the program cannot be started, and ``BlockingIOError`` when another
+    server works in this folder.
     """
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    with log.open("ab") as output:
+    with _locked(folder) as lock, log.open("ab") as output:
         return Detached(
             command,
             cwd=folder,
-            env={**environment, MARKER: str(folder)},
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
+            pass_fds=[lock],
         )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[int]:
+    """The folder's lock as a descriptor; what inherits it keeps the lock."""
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    deadline = time.monotonic() + RELEASE_SECONDS
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def identity_of(pid: int) -> Identity | None:
@@ -71,18 +98,35 @@ def find(identity: Identity) -> psutil.Process | None:
     try:
         process = psutil.Process(identity.pid)
         same = abs(process.create_time() - identity.started) <= START_TOLERANCE_SECONDS
-        if not same or process.status() == psutil.STATUS_ZOMBIE:
-            return None
+        dead = process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return None
-    return process
+    if same and dead:
+        with suppress(ChildProcessError):
+            os.waitpid(identity.pid, os.WNOHANG)  # ours to reap, when this process started it
+    return process if same and not dead else None
 
 
-def strays(folder: Path) -> Iterator[Identity]:
-    """Servers of this folder, whoever recorded them."""
+def servers_of(folder: Path) -> list[Identity]:
+    """All processes that hold the folder's lock, whoever recorded them."""
+    lock = folder / LOCK
+    try:
+        descriptor = os.open(lock, os.O_RDWR)
+    except FileNotFoundError:
+        return []
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return list(_holders(str(lock.resolve())))
+    finally:
+        os.close(descriptor)
+    return []
+
+
+def _holders(lock: str) -> Iterator[Identity]:
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARKER) == str(folder):
+            if process.pid != os.getpid() and any(one.path == lock for one in process.open_files()):
                 yield Identity(process.pid, process.create_time())
         except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
             continue

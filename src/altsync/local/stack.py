@@ -36,8 +36,9 @@ class LocalStack:
     remembers them, ``local.env`` tells other commands where they are while they are up.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, kinds: Sequence[type[Service]] = SERVICES) -> None:
         self.home = home.absolute()
+        self._kinds = kinds
         self._env_file = self.home / "local.env"
         self._state_file = self.home / "local.json"
 
@@ -97,7 +98,7 @@ class LocalStack:
 
     def _services(self, cancelled: threading.Event | None = None) -> list[Service]:
         book = RecordBook(self._state_file)
-        return [kind(self.home / kind.name, book, cancelled=cancelled) for kind in SERVICES]
+        return [kind(self.home / kind.name, book, cancelled=cancelled) for kind in self._kinds]
 
     def _write_env(self, services: Sequence[Service]) -> None:
         lines = [f"{name}={value}\n" for name, value in _environment(services).items()]

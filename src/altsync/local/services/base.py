@@ -24,9 +24,6 @@ LOOPBACK = "127.0.0.1"
 #: Seconds between two looks whether a starting server answers.
 LOOK_SECONDS = 0.05
 
-#: Seconds for which a server that cannot start yet, but soon can, is tried again.
-RETRY_SECONDS = 15.0
-
 #: Bytes after which a server's log starts anew, the old one kept beside it.
 LOG_LIMIT = 10 * 1024 * 1024
 
@@ -78,7 +75,6 @@ class Service(ABC):
         self._record = self._book.load(self.name)
         self._cancelled = cancelled or threading.Event()
         self._log_start = 0
-        self._child: processes.Detached | None = None
         self._launched = False
 
     @property
@@ -107,10 +103,6 @@ class Service(ABC):
     @abstractmethod
     def answers(self) -> bool:
         """Whether the server serves its clients yet; quick, and asked again until it does."""
-
-    def worth_retrying(self, log: str) -> bool:
-        """Whether a server that ended while starting, after this output, should be tried again."""
-        return False
 
     @property
     def record(self) -> Record:
@@ -155,8 +147,8 @@ class Service(ABC):
         self._launched = False
         if self.running:
             return
-        self._end_strays()
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._end_strays()
         self._claim()
         self._turn_log()
         self.prepare()
@@ -168,22 +160,17 @@ class Service(ABC):
         Raises ``LocalStackError`` with the end of the log when it does not, and when the start
         was cancelled. The server is left as it is then: ``stop`` it.
         """
-        began = time.monotonic()
+        deadline = time.monotonic() + self.ready_seconds
         while not (self.running and self.answers()):
             if self._cancelled.wait(LOOK_SECONDS):
                 raise LocalStackError(f"{self.name}: the start was cancelled")
-            waited = time.monotonic() - began
-            if waited > self.ready_seconds:
+            if time.monotonic() > deadline:
                 raise self._failure(f"did not answer within {self.ready_seconds:.0f} s")
             if self.running:
                 continue
-            if not self._launched:
-                self.start()  # it ran when it was to be started, and ended just then
-            elif waited < RETRY_SECONDS and self.worth_retrying(self._output()):
-                self._log_start = self._log_size()
-                self._launch()
-            else:
+            if self._launched:
                 raise self._failure("ended while it was starting")
+            self.start()  # it ran when it was to be started, and ended just then
 
     def stop(self) -> None:
         """End the server if it runs, in an orderly way first."""
@@ -207,14 +194,14 @@ class Service(ABC):
         self.stop()
 
     def _found(self) -> Identity | None:
-        if self._child is not None:
-            self._child.poll()  # reaps it if it ended
         process = self._record.process if self._record else None
         return process if process and processes.find(process) else None
 
     def _claim(self) -> None:
         old = self._record
-        if old and all(ports.is_free(port, self.host) for port in old.ports):
+        if old and ports.become_free(
+            old.ports, self.host, processes.RELEASE_SECONDS if old.process else 0
+        ):
             self._keep(replace(old, process=None))
             return
         secret = old.secret if old else f"local-{secrets.token_urlsafe(24)}"
@@ -222,15 +209,17 @@ class Service(ABC):
 
     def _launch(self) -> None:
         try:
-            self._child = processes.spawn(self.command(), self.folder, self.log)
+            child = processes.spawn(self.command(), self.folder, self.log)
+        except BlockingIOError as error:
+            raise LocalStackError(f"another server works in {self.folder}") from error
         except OSError as error:
             raise LocalStackError(f"{self.name} cannot be started: {error}") from error
         self._launched = True
-        identity = processes.identity_of(self._child.pid)
+        identity = processes.identity_of(child.pid)
         self._keep(replace(self.record, process=identity))
 
     def _end_strays(self) -> None:
-        for stray in processes.strays(self.folder):
+        for stray in processes.servers_of(self.folder):
             processes.terminate(stray, self.stop_signal, self.stop_seconds)
 
     def _keep(self, record: Record) -> None:

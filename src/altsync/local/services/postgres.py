@@ -34,9 +34,6 @@ ACCOUNTS = ("postgres", "pgserver")
 #: Relay, workers, seeders and tests together; the default of 100 is soon used up by tests.
 MAX_CONNECTIONS = 200
 
-#: A killed server leaves children behind that hold its shared memory for a moment.
-NOT_YET = ("pre-existing shared memory block", "the database system is starting up")
-
 
 class Postgres(Service):
     """A PostgreSQL cluster in ``<folder>/data`` with one database for altsync."""
@@ -107,10 +104,6 @@ class Postgres(Service):
         except psycopg.OperationalError:
             return False
         return True
-
-    def worth_retrying(self, log: str) -> bool:
-        """Whether only the rest of a killed server was in the way."""
-        return any(reason in log for reason in NOT_YET)
 
     def _url(self, database: str) -> str:
         return f"postgresql://{ROLE}:{self.secret}@{self.host}:{self.port}/{database}"
@@ -221,7 +214,8 @@ def _installations() -> dict[str, Path]:
 
 def _is_postgres(pid: int) -> bool:
     try:
-        return psutil.Process(pid).name() == "postgres"
+        process = psutil.Process(pid)
+        return process.name() == "postgres" and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
