@@ -109,6 +109,7 @@ class Application:
                 echo=settings.echo_seconds,
             ),
             housekeeping=[self._forget_tombstones],
+            announce=self.announce,
         )
 
     def _forget_tombstones(self) -> None:
@@ -124,13 +125,16 @@ class Application:
     def migrate(self) -> None:
         """Bring the schema to its head and give every sink its shared state."""
         db.migrate(self.settings.require_database_url(direct=True))
-        self.register()
-
-    def register(self) -> None:
-        """Tell the database which sinks there are, and which of them are switched on here."""
         model = self.settings.wanted_model
         with self.database.transaction() as conn:
             outbox.register_sinks(conn, self.topology, model.name, model.dimensions)
+
+    def announce(self) -> None:
+        """Show in the shared state which sinks are switched on. For the relay alone.
+
+        Anybody else may run with fewer settings, and would switch sinks off for all.
+        """
+        with self.database.transaction() as conn:
             for name in self.topology.names:
                 outbox.set_enabled(conn, name, self.disabled_reason(name))
 

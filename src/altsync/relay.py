@@ -58,6 +58,7 @@ class Relay:
         enabled: Sequence[str],
         policy: RelayPolicy,
         housekeeping: Sequence[Callable[[], None]] = (),
+        announce: Callable[[], None] = lambda: None,
     ) -> None:
         self._database = database
         self._listen = listen
@@ -66,6 +67,7 @@ class Relay:
         self._enabled = list(enabled)
         self._policy = policy
         self._housekeeping = housekeeping
+        self._announce = announce
         self._stop = threading.Event()
         self._next_housekeeping = 0.0
 
@@ -80,6 +82,7 @@ class Relay:
             try:
                 with self._listen() as conn:
                     conn.execute(f"LISTEN {outbox.CHANNEL}")
+                    self._announce()
                     log.info("relay.started", sinks=self._enabled)
                     pause = 0.5
                     self._watch(conn)

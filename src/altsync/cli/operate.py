@@ -48,7 +48,6 @@ def relay() -> None:
     """Wake workers for what is due, until stopped. One is enough, two are safe."""
     with application() as app:
         log.set_up(level=app.settings.altsync_log_level, form=app.settings.altsync_log_format)
-        app.register()
         from workers.app import app as celery
         from workers.app import waker
 

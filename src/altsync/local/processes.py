@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from altsync.local.errors import LocalStackError
+
 #: Seconds by which two readings of one process' start may differ: Linux derives it from the
 #: boot time, which the kernel rounds anew at every reading.
 START_TOLERANCE_SECONDS = 2.0
@@ -133,7 +135,10 @@ def _holders(lock: str) -> Iterator[Identity]:
 
 
 def terminate(identity: Identity, how: signal.Signals, patience: float) -> None:
-    """Ask a process to end; after ``patience`` seconds end it by force."""
+    """Ask a process to end; after ``patience`` seconds end it by force.
+
+    Raises ``LocalStackError`` when it is somebody else's.
+    """
     for name, seconds in ((how, patience), (signal.SIGKILL, patience)):
         process = find(identity)
         if process is None:
@@ -145,6 +150,10 @@ def terminate(identity: Identity, how: signal.Signals, patience: float) -> None:
             return
         except psutil.TimeoutExpired:
             continue
+        except psutil.AccessDenied as error:
+            raise LocalStackError(
+                f"process {identity.pid} is another user's: run this as that user"
+            ) from error
 
 
 def listeners(identity: Identity) -> Mapping[int, str]:

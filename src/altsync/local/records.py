@@ -63,7 +63,7 @@ class RecordBook:
             entries = json.loads(self.path.read_text())
         except FileNotFoundError:
             return {}
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise LocalStackError(f"{self.path} cannot be read ({error}); remove it") from error
         if not isinstance(entries, dict):
             raise LocalStackError(f"{self.path} is not a record of the local stack; remove it")

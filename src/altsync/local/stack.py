@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 
+from altsync.local.errors import LocalStackError
 from altsync.local.records import RecordBook, write_private
 from altsync.local.services.base import Service, ServiceStatus
 from altsync.local.services.broker import Broker
-from altsync.local.services.graph import Graph
+from altsync.local.services.graph import HEAP_MEGABYTES, Graph
 from altsync.local.services.postgres import Postgres
 from altsync.local.services.vectors import Vectors
 
@@ -36,9 +37,16 @@ class LocalStack:
     remembers them, ``local.env`` tells other commands where they are while they are up.
     """
 
-    def __init__(self, home: Path, kinds: Sequence[type[Service]] = SERVICES) -> None:
+    def __init__(
+        self,
+        home: Path,
+        kinds: Sequence[type[Service]] = SERVICES,
+        *,
+        heap_megabytes: int = HEAP_MEGABYTES,
+    ) -> None:
         self.home = home.absolute()
         self._kinds = kinds
+        self._heap_megabytes = heap_megabytes
         self._env_file = self.home / "local.env"
         self._state_file = self.home / "local.json"
 
@@ -98,7 +106,11 @@ class LocalStack:
 
     def _services(self, cancelled: threading.Event | None = None) -> list[Service]:
         book = RecordBook(self._state_file)
-        return [kind(self.home / kind.name, book, cancelled=cancelled) for kind in self._kinds]
+        services = [kind(self.home / kind.name, book, cancelled=cancelled) for kind in self._kinds]
+        for service in services:
+            if isinstance(service, Graph):
+                service.heap_megabytes = self._heap_megabytes
+        return services
 
     def _write_env(self, services: Sequence[Service]) -> None:
         lines = [f"{name}={value}\n" for name, value in _environment(services).items()]
@@ -107,11 +119,14 @@ class LocalStack:
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         """One command at a time changes the stack; a second one waits for the first."""
-        self.home.mkdir(parents=True, exist_ok=True)
-        ignore = self.home / ".gitignore"
-        if not ignore.exists():
-            ignore.write_text("*\n")  # passwords and data are nothing to commit
-        descriptor = os.open(self.home / "local.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            ignore = self.home / ".gitignore"
+            if not ignore.exists():
+                ignore.write_text("*\n")  # passwords and data are nothing to commit
+            descriptor = os.open(self.home / "local.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise LocalStackError(f"{self.home} cannot be used: {error}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield

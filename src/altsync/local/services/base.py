@@ -54,6 +54,8 @@ class Service(ABC):
     name: ClassVar[str]
     #: Ports it listens on; the first is the one that clients use.
     port_count: ClassVar[int] = 1
+    #: Nobody else reads the data.
+    folder_mode: ClassVar[int] = 0o700
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
     #: Seconds for an orderly end before it is killed.
     stop_seconds: ClassVar[float] = 20.0
@@ -147,7 +149,7 @@ class Service(ABC):
         self._launched = False
         if self.running:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=self.folder_mode, parents=True, exist_ok=True)
         self._end_strays()
         self._claim()
         self._turn_log()
@@ -173,14 +175,13 @@ class Service(ABC):
             self.start()  # it ran when it was to be started, and ended just then
 
     def stop(self) -> None:
-        """End the server if it runs, in an orderly way first."""
-        if self._record is None:
-            return
-        if self._record.process is not None:
-            processes.terminate(self._record.process, self.stop_signal, self.stop_seconds)
+        """End the server if it runs, in an orderly way first. Raises ``LocalStackError``."""
+        record = self._record
+        if record and record.process:
+            processes.terminate(record.process, self.stop_signal, self.stop_seconds)
         self._end_strays()
-        if self._record.process is not None:
-            self._keep(replace(self._record, process=None))
+        if record and record.process:
+            self._keep(replace(record, process=None))
 
     def __enter__(self) -> Self:
         return started(self)
@@ -208,6 +209,8 @@ class Service(ABC):
         self._keep(Record(ports.free_ports(self.port_count, self.host), secret))
 
     def _launch(self) -> None:
+        if self._cancelled.is_set():
+            raise LocalStackError(f"{self.name}: the start was cancelled")
         try:
             child = processes.spawn(self.command(), self.folder, self.log)
         except BlockingIOError as error:

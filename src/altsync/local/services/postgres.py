@@ -39,6 +39,8 @@ class Postgres(Service):
     """A PostgreSQL cluster in ``<folder>/data`` with one database for altsync."""
 
     name: ClassVar[str] = "postgresql"
+    #: The server may run as another account than the one that starts it; its data are 0700.
+    folder_mode: ClassVar[int] = 0o755
     #: Fast shutdown: open sessions are ended, everything is written.
     stop_signal: ClassVar[signal.Signals] = signal.SIGINT
 

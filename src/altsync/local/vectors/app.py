@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -65,6 +65,8 @@ class Gate:
         except Refused as refused:
             self.stats.failures[operation.name] += 1
             return _refusal(refused, operation.vendor)
+        except ClientDisconnect:
+            return Response()  # nobody is there to read it
         return await self._carry_out(operation, job, request)
 
     def admit(self, request: Request) -> None:
@@ -77,13 +79,9 @@ class Gate:
         fault = plan.fault
         corruption = fault if fault and fault.kind in CORRUPTIONS else None
         effects = Effects(self._lag if plan.lag is None else plan.lag, corruption)
-        for kind in (plan.latency and "latency", plan.lag is not None and "lag"):
-            if kind:
-                self.stats.injected[f"{operation.name}:{kind}"] += 1
+        self.stats.injected.update(f"{operation.name}:{kind}" for kind in plan.kinds)
         if plan.latency:
             await asyncio.sleep(plan.latency)
-        if fault is not None:
-            self.stats.injected[f"{operation.name}:{fault.kind}"] += 1
         if fault is None or corruption is not None:
             return await self._answer(operation, job, effects)
         return await self._go_wrong(operation, job, effects, fault, request)

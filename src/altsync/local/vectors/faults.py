@@ -57,6 +57,8 @@ class FaultRule:
     retry_after: float | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.scope, str):
+            raise ValueError(f"scope must be a string, not {self.scope!r}")
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
         if not 0 <= self.probability <= 1:
@@ -109,6 +111,8 @@ class Plan:
     latency: float = 0.0
     lag: float | None = None
     fault: FaultRule | None = None
+    #: The kinds of all rules that fired.
+    kinds: tuple[str, ...] = ()
 
 
 class Faults:
@@ -135,11 +139,13 @@ class Faults:
     def plan(self, call: Call) -> Plan:
         """What is to go wrong with this call; counts the rules that fire."""
         latency, lag, fault = 0.0, None, None
+        kinds: list[str] = []
         for position, rule in enumerate(self._rules):
             if fault is not None and rule.kind not in ADDED:
                 continue
             if not self._fires(position, rule, call):
                 continue
+            kinds.append(rule.kind)
             match rule.kind:
                 case "latency":
                     latency += rule.seconds
@@ -147,7 +153,7 @@ class Faults:
                     lag = rule.seconds
                 case _:
                     fault = rule
-        return Plan(latency, lag, fault)
+        return Plan(latency, lag, fault, tuple(kinds))
 
     def _fires(self, position: int, rule: FaultRule, call: Call) -> bool:
         spent = rule.count is not None and self._fired[position] >= rule.count

@@ -24,8 +24,7 @@ def compile_filter(raw: object) -> Predicate:
     """The function that tells whether a record's metadata match. Raises ``Refused``."""
     if not isinstance(raw, Mapping):
         raise _illegal("the filter", raw)
-    parts = [_clause(str(key), condition) for key, condition in raw.items()]
-    return lambda metadata: all(part(metadata) for part in parts)
+    return _every([_clause(str(key), condition) for key, condition in raw.items()])
 
 
 def _clause(key: str, condition: object) -> Predicate:
@@ -37,8 +36,13 @@ def _clause(key: str, condition: object) -> Predicate:
         return _test(key, "$eq", condition)
     if not condition:
         raise _illegal(f"field {key}", condition)
-    tests = [_test(key, str(operator), operand) for operator, operand in condition.items()]
-    return lambda metadata: all(test(metadata) for test in tests)
+    return _every([_test(key, str(operator), operand) for operator, operand in condition.items()])
+
+
+def _every(parts: Sequence[Predicate]) -> Predicate:
+    if len(parts) == 1:
+        return parts[0]  # most filters are: a layer less for each record
+    return lambda metadata: all(part(metadata) for part in parts)
 
 
 def _junction(operator: str, operands: object) -> Predicate:
@@ -72,8 +76,9 @@ def _membership(field: str, operands: Sequence[Any], *, wanted: bool) -> Predica
 
     def holds(metadata: Metadata) -> bool:
         value = metadata.get(field, _MISSING)
-        values = value if isinstance(value, list) else (value,)
-        return any(_key(one) in keys for one in values) is wanted
+        if isinstance(value, list):
+            return any(_key(one) in keys for one in value) is wanted
+        return (_key(value) in keys) is wanted
 
     return holds
 
