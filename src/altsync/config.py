@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import unquote
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -34,11 +34,13 @@ def split_schema(url: str) -> tuple[str, str | None]:
 
     libpq refuses parameters that it does not know; the described system's URLs carry this one.
     """
-    parts = urlsplit(url)
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    schema = next((value for name, value in query if name == "schema"), None)
-    rest = urlencode([(name, value) for name, value in query if name != "schema"])
-    return urlunsplit(parts._replace(query=rest)), schema
+    address, _, query = url.partition("?")
+    parts = [part for part in query.split("&") if part]
+    schemas = [part.partition("=")[2] for part in parts if part.partition("=")[0] == "schema"]
+    # The rest is left as it is written: libpq has its own rules for spaces and signs.
+    rest = "&".join(part for part in parts if part.partition("=")[0] != "schema")
+    schema = unquote(schemas[0]) if schemas else None
+    return (f"{address}?{rest}" if rest else address), schema
 
 
 class _LocalStackSource(PydanticBaseSettingsSource):

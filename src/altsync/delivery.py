@@ -10,10 +10,11 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 from uuid import UUID, uuid4
 
+import psycopg
 import structlog
 from psycopg import errors
 
@@ -21,6 +22,7 @@ from altsync import outbox, store
 from altsync.db import Database
 from altsync.errors import SinkFailure
 from altsync.log import redact
+from altsync.projection import MOVING, namespace
 from altsync.records import (
     EMBEDDING,
     AlreadyNewer,
@@ -51,6 +53,12 @@ SUSPICIONS = 3
 
 #: Failed calls in a row after which the rest of a batch is not tried.
 FAILURES_IN_A_ROW = 2
+
+#: Calls that met another writer's lock and are repeated as they are, before they are halved.
+REPEATS = 3
+
+#: Seconds between those repeats at most; the other writer is done in far less.
+REPEAT_PAUSE = 0.1
 
 #: Tries of one settlement that met another writer of the same rows.
 SETTLE_TRIES = 3
@@ -89,6 +97,7 @@ class _Writing:
     op_ids: list[int]
     lease_ends: float
     outcomes: dict[UUID, Outcome] = field(default_factory=dict)
+    unsure: set[UUID] = field(default_factory=set)
     calls: int = 0
     tokens: int = 0
     failures_in_a_row: int = 0
@@ -131,13 +140,13 @@ class Delivery:
         """Deliver batch after batch; True when time ran out with more to do."""
         until = time.monotonic() + seconds
         while not stopping():
-            if self.deliver_batch().claimed == 0:
+            if self.deliver_batch(stopping).claimed == 0:
                 return False
             if time.monotonic() >= until:
                 return True
         return False
 
-    def deliver_batch(self) -> Batch:
+    def deliver_batch(self, stopping: Callable[[], bool] = lambda: False) -> Batch:
         """Claim one batch and see it through. A batch of 0 means nothing to do, or not now."""
         token = uuid4()
         started = time.monotonic()
@@ -160,6 +169,10 @@ class Delivery:
                     outbox.abandon_probe(conn, self._traits.name, token)
                 return Batch()
         self._at("claimed")
+        if stopping():
+            with self._database.autocommit() as conn:
+                outbox.release(conn, [op.id for op in operations], token)
+            return Batch()
         writing = _Writing(token, [op.id for op in operations], started + self._policy.lease)
         batch = self._see_through(operations, writing, gate)
         seconds = time.monotonic() - started
@@ -238,12 +251,45 @@ class Delivery:
         try:
             if ready or gone:
                 self._set_up()
-            for part in self._parts(ready, model):
+            placed = self._settle_places(ready, writing)
+            for part in self._parts(placed, model):
                 self._call(part, writing, lambda rows: self._sink.upsert(rows, model))
             for part in _by_type(gone):
                 self._call(part, writing, self._sink.delete)
-        except SinkFailure as failure:  # looking up what is known may fail as a whole, too
+        except SinkFailure as failure:  # setting up and splitting may fail as a whole, too
             writing.failure = failure
+        except psycopg.Error:
+            raise  # PostgreSQL is away: nothing could be kept, and the lease ends by itself
+        except Exception as error:
+            log.exception("sink.failed", sink=self._traits.name)
+            reason = f"{type(error).__name__}: {error}"
+            writing.failure = SinkFailure(ErrorKind.UNKNOWN, reason, suspect=True)
+
+    def _settle_places(self, ready: Sequence[Row], writing: _Writing) -> Sequence[Row]:
+        """Leave former places, and remember the wanted ones before anything is written there.
+
+        In this order the entity always names a place that the sink may hold it in, whatever is
+        interrupted. Returns the rows that may be written.
+        """
+        strays = [row for row in ready if _is_stray(row)] if self._needs_vector else []
+        if not strays:
+            return ready
+        moved = [row for row in strays if row.written_namespace is not None]
+        for part in _by_type(moved):
+            self._call(part, writing, self._sink.delete)
+        left = {row.id for row in moved if isinstance(writing.outcomes.get(row.id), Written)}
+        stuck = {row.id for row in moved} - left
+        for row_id in left:
+            del writing.outcomes[row_id]  # only half of the way
+        for part in _by_type([row for row in strays if row.id not in stuck]):
+            places = {row.id: namespace(row) for row in part}
+            with self._database.autocommit() as conn:
+                outbox.note_places(conn, self._traits, part[0].entity_type, places)
+        return [
+            replace(row, written_namespace=namespace(row)) if row.id in left else row
+            for row in ready
+            if row.id not in stuck
+        ]
 
     def _set_up(self) -> None:
         """Once a process: a sink that was switched on later has no indexes yet."""
@@ -263,6 +309,7 @@ class Delivery:
     ) -> None:
         """One call; halved and halved again when a record of it is refused."""
         pending = [rows]
+        repeats = 0
         while pending:
             part = pending.pop()
             if writing.failures_in_a_row >= FAILURES_IN_A_ROW or not self._hold_lease(writing):
@@ -270,8 +317,14 @@ class Delivery:
             try:
                 self._send(part, writing, send)
             except SinkFailure as failure:
+                if failure.unsure:
+                    writing.unsure.update(row.id for row in part)
                 if failure.kind is ErrorKind.SINK:
                     self._note_failure(part, writing, failure)
+                elif failure.again and repeats < REPEATS:
+                    repeats += 1
+                    time.sleep(random.uniform(0, REPEAT_PAUSE))  # noqa: S311
+                    pending.append(part)
                 elif len(part) > 1:
                     middle = len(part) // 2
                     pending += [part[middle:], part[:middle]]
@@ -302,6 +355,8 @@ class Delivery:
         writing.answered = True
         if writing.failures_in_a_row:
             writing.failures_in_a_row, writing.failure = 0, None  # the sink is up after all
+        silent = "the sink said nothing of this record"
+        writing.outcomes.update((r.id, Failed(r.id, ErrorKind.UNKNOWN, silent)) for r in part)
         writing.outcomes.update((outcome.id, outcome) for outcome in answer.outcomes)
         self._at("called")
 
@@ -342,20 +397,36 @@ class Delivery:
         outcome = writing.outcomes.get(row.id)
         match outcome:
             case Written():
-                return Synced(op, outcome.version, outcome.remote_id, outcome.namespace)
+                unsure = row.id in writing.unsure
+                return Synced(op, outcome.version, outcome.remote_id, outcome.namespace, unsure)
             case AlreadyNewer():
                 return self._already_newer(op, row, outcome)
             case Failed():
-                return self._failed_verdict(op, row, outcome, writing, gate, breaker_delay)
+                return self._failed_verdict(op, row, outcome, writing, breaker_delay)
             case None if row.deleted and self._traits.name == EMBEDDING:
                 return Superseded(op, "the row is deleted")
             case None if not row.deleted and self._needs_vector and self._waits(row, gate):
                 return Superseded(op, "waits for its embedding")
             case None:
-                reason = redact(writing.failure.reason) if writing.failure else "lease lost"
-                return Retry(op, ErrorKind.SINK, reason, breaker_delay, give_back=True)
+                return self._not_written(op, row, writing, breaker_delay)
             case _:
                 assert_never(outcome)
+
+    def _not_written(
+        self, op: Operation, row: Row, writing: _Writing, breaker_delay: float
+    ) -> Verdict:
+        """No call was made for it: the sink failed before, or the whole batch met a defect."""
+        failure = writing.failure
+        if failure is None or failure.kind is ErrorKind.SINK:
+            reason = redact(failure.reason) if failure else "the lease was lost"
+            return Retry(op, ErrorKind.SINK, reason, breaker_delay, give_back=True)
+        reason = redact(failure.reason)
+        alone = len(writing.op_ids) == 1
+        if alone and op.attempts >= self._policy.max_attempts:
+            return Dead(op, self._version(row), failure.kind, reason)
+        delay = full_jitter(self._policy.backoff, self._policy.backoff_cap, op.attempts)
+        # Suspect: the next batch is smaller, until the one that the sink fails over is alone.
+        return Retry(op, failure.kind, reason, delay, give_back=not alone, suspect=True)
 
     def _waits(self, row: Row, gate: outbox.Gate) -> bool:
         return not row.is_embedded_by(gate.model or "")
@@ -364,8 +435,10 @@ class Delivery:
         """Newer than the row that was read: fine when the row has moved on, else an anomaly."""
         current = self._current_version(row)
         if current is not None and outcome.found is not None and outcome.found <= current:
-            moved_on = current > self._version(row)
-            return Retry(op, ErrorKind.UNKNOWN, "changed meanwhile", 0.0, give_back=moved_on)
+            if current > self._version(row):
+                return Retry(op, ErrorKind.UNKNOWN, "changed meanwhile", 0.0, give_back=True)
+            reason = f"{self._traits.name} refuses version {outcome.found} as older than itself"
+            return self._spent(op, row, ErrorKind.UNKNOWN, reason)
         reason = (
             f"{self._traits.name} holds version {outcome.found}, ahead of PostgreSQL's {current}: "
             "was the database restored from a backup?"
@@ -387,12 +460,11 @@ class Delivery:
         row: Row,
         failed: Failed,
         writing: _Writing,
-        gate: outbox.Gate,
         breaker_delay: float,
     ) -> Verdict:
         alone = len(writing.outcomes) == 1
         suspect_alone = (
-            failed.suspect and alone and not gate.probing and op.suspicion >= SUSPICIONS - 1
+            failed.suspect and alone and op.suspicion >= SUSPICIONS - 1 and op.others_passed
         )
         if failed.kind is ErrorKind.SINK and not suspect_alone:
             return Retry(
@@ -410,10 +482,25 @@ class Delivery:
             writing.failure = None  # others pass: the record's fault, not the sink's
             writing.answered = True
         kind = ErrorKind.ITEM if suspect_alone else failed.kind
+        return self._spent(
+            op, row, kind, failed.reason, unsure=failed.unsure, suspect=failed.suspect
+        )
+
+    def _spent(
+        self,
+        op: Operation,
+        row: Row,
+        kind: ErrorKind,
+        reason: str,
+        *,
+        unsure: bool = False,
+        suspect: bool = False,
+    ) -> Verdict:
+        """An attempt was spent: another one later, or the end."""
         if op.attempts >= self._policy.max_attempts:
-            return Dead(op, self._version(row), kind, failed.reason)
+            return Dead(op, self._version(row), kind, reason)
         delay = full_jitter(self._policy.backoff, self._policy.backoff_cap, op.attempts)
-        return Retry(op, kind, failed.reason, delay, unsure=failed.unsure, suspect=failed.suspect)
+        return Retry(op, kind, reason, delay, unsure=unsure, suspect=suspect)
 
     # --- settling -----------------------------------------------------------------------------
 
@@ -447,7 +534,7 @@ class Delivery:
         return settlement
 
     def _breaker_delay(self, failure: SinkFailure | None, gate: outbox.Gate) -> float:
-        if failure is None:
+        if failure is None or failure.kind is not ErrorKind.SINK:
             return 0.0
         if failure.retry_after is not None:
             return failure.retry_after
@@ -457,7 +544,7 @@ class Delivery:
     def _tell_breaker(self, writing: _Writing, gate: outbox.Gate, delay: float) -> None:
         name = self._traits.name
         with self._database.autocommit() as conn:
-            if writing.failure is not None:
+            if writing.failure is not None and writing.failure.kind is ErrorKind.SINK:
                 reason = redact(writing.failure.reason)
                 outbox.open_breaker(conn, name, writing.token, reason, delay)
                 log.warning("breaker.opened", sink=name, seconds=round(delay, 2))
@@ -473,6 +560,11 @@ def _by_type(rows: Sequence[Row]) -> list[list[Row]]:
     for row in rows:
         groups[row.entity_type].append(row)
     return [groups[entity_type] for entity_type in EntityType if entity_type in groups]
+
+
+def _is_stray(row: Row) -> bool:
+    """Whether a row of a type that moves is not yet where it belongs."""
+    return row.entity_type in MOVING and row.written_namespace != namespace(row)
 
 
 def _failed(row: Row, failure: SinkFailure) -> Failed:

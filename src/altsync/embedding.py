@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import openai
 
-from altsync.errors import SinkFailure
+from altsync.errors import SinkFailure, seconds_of
 from altsync.records import ErrorKind, Model
 
 #: Inputs per request. https://platform.openai.com/docs/api-reference/embeddings/create
@@ -77,45 +76,53 @@ class OpenAIEmbedder:
                 if model.name.startswith("text-embedding-3")
                 else openai.omit,
             )
+            by_index = {item.index: item.embedding for item in answer.data}
+            count = len(answer.data)
+            tokens = answer.usage.total_tokens if answer.usage else 0
         except openai.OpenAIError as error:
             raise translate(error) from error
-        by_index = {item.index: item.embedding for item in answer.data}
-        if len(answer.data) != len(texts) or by_index.keys() != set(range(len(texts))):
+        except (AttributeError, TypeError, ValueError) as error:
+            # The SDK trusts what it is sent: a proxy's page or half an answer ends up here.
+            raise SinkFailure(
+                ErrorKind.SINK, f"the embedder answered in no known form: {error}"
+            ) from error
+        if count != len(texts) or by_index.keys() != set(range(len(texts))):
             raise SinkFailure(
                 ErrorKind.UNKNOWN,
-                f"the embedder answered {len(answer.data)} vectors for {len(texts)} texts",
+                f"the embedder answered {count} vectors for {len(texts)} texts",
             )
         vectors = tuple(decode(by_index[i], model.dimensions) for i in range(len(texts)))
-        return Embedded(vectors, answer.usage.total_tokens)
+        return Embedded(vectors, tokens)
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
 
-def decode(answer: str | list[float], dimensions: int) -> bytes:
+def decode(answer: object, dimensions: int) -> bytes:
     """A vector as the provider sends it (base64 float32, or a list) to float32 little-endian.
 
-    Raises ``SinkFailure`` for a wrong length or a number that is none.
+    Raises ``SinkFailure`` for what is no vector, has a wrong length, or no direction.
     """
     try:
-        raw = base64.b64decode(answer, validate=True) if isinstance(answer, str) else None
-    except binascii.Error as error:
-        raise SinkFailure(ErrorKind.UNKNOWN, "the embedder answered broken base64") from error
-    if raw is not None and len(raw) != 4 * dimensions:
-        raise _wrong_length(len(raw) // 4, dimensions)
-    values = np.frombuffer(raw, "<f4") if raw is not None else np.asarray(answer, "<f4")
+        if isinstance(answer, str):
+            values = np.frombuffer(base64.b64decode(answer, validate=True), "<f4")
+        else:
+            values = np.asarray(answer, "<f4")
+    except (ValueError, TypeError) as error:
+        raise SinkFailure(
+            ErrorKind.UNKNOWN, f"the embedder answered something that is no vector: {error}"
+        ) from error
+    if values.ndim != 1:
+        raise SinkFailure(ErrorKind.UNKNOWN, "the embedder answered something that is no vector")
     if len(values) != dimensions:
-        raise _wrong_length(len(values), dimensions)
+        raise SinkFailure(
+            ErrorKind.SINK,
+            f"the embedder answered {len(values)} dimensions, {dimensions} are wanted",
+        )
     if not np.isfinite(values).all() or not values.any():
         raise SinkFailure(ErrorKind.UNKNOWN, "the embedder answered a vector without direction")
     return values.tobytes()
-
-
-def _wrong_length(found: int, wanted: int) -> SinkFailure:
-    return SinkFailure(
-        ErrorKind.SINK, f"the embedder answered {found} dimensions, {wanted} are wanted"
-    )
 
 
 def translate(error: openai.OpenAIError) -> SinkFailure:
@@ -126,6 +133,8 @@ def translate(error: openai.OpenAIError) -> SinkFailure:
         case openai.APIConnectionError():
             return SinkFailure(ErrorKind.SINK, f"no connection to the embedder: {error}")
         case openai.BadRequestError() | openai.UnprocessableEntityError():
+            return SinkFailure(ErrorKind.ITEM, _reason(error))
+        case openai.APIStatusError() if error.status_code == 413:
             return SinkFailure(ErrorKind.ITEM, _reason(error))
         case openai.InternalServerError():
             wait = _retry_after(error)
@@ -143,7 +152,4 @@ def _reason(error: openai.APIStatusError) -> str:
 
 
 def _retry_after(error: openai.APIStatusError) -> float | None:
-    try:
-        return float(error.response.headers.get("retry-after", ""))
-    except ValueError:
-        return None
+    return seconds_of(error.response.headers.get("retry-after"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from altsync.records import ErrorKind
 
 
@@ -24,6 +26,7 @@ class SinkFailure(AltsyncError):
     drivers. ``unsure`` means that the write may have been applied, or may be applied later
     (a timeout, a reset, a 5xx after sending). ``suspect`` means that a record may
     be the cause: no answer came in time, or the sink broke over it.
+    ``again`` means that the very same call may simply be repeated: two writers met on one lock.
     ``retry_after`` is in seconds and comes from the sink's own answer.
     """
 
@@ -34,6 +37,7 @@ class SinkFailure(AltsyncError):
         *,
         unsure: bool = False,
         suspect: bool = False,
+        again: bool = False,
         retry_after: float | None = None,
     ) -> None:
         super().__init__(reason)
@@ -41,4 +45,14 @@ class SinkFailure(AltsyncError):
         self.reason = reason
         self.unsure = unsure
         self.suspect = suspect
+        self.again = again
         self.retry_after = retry_after
+
+
+def seconds_of(header: str | None) -> float | None:
+    """A ``Retry-After`` header in seconds; None for a date, nonsense or the past."""
+    try:
+        seconds = float(header or "")
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None

@@ -30,7 +30,7 @@ def protect(secrets: Iterable[str | None]) -> None:
 
 def redact(text: str) -> str:
     """The text without known secrets, passwords in URLs and provider keys."""
-    for secret in _secrets:
+    for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
     for pattern in _PATTERNS:
         text = pattern.sub(lambda m: f"{m[1]}:***" if m.re is _PATTERNS[0] else "***", text)
@@ -41,11 +41,27 @@ def _redacted(
     _logger: Any, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
     for name, value in event.items():
-        if isinstance(value, str):
-            event[name] = redact(value)
-        elif isinstance(value, BaseException):
-            event[name] = redact(f"{type(value).__name__}: {value}")
+        if name not in _STRUCTLOG_OWN:
+            event[name] = _clean(value)
     return event
+
+
+#: What structlog hands on to itself.
+_STRUCTLOG_OWN = frozenset({"_record", "_from_structlog", "exc_info"})
+
+
+def _clean(value: Any) -> Any:
+    match value:
+        case str():
+            return redact(value)
+        case BaseException():
+            return redact(f"{type(value).__name__}: {value}")
+        case dict():
+            return {name: _clean(member) for name, member in value.items()}
+        case list() | tuple() | set():
+            return [_clean(member) for member in value]
+        case _:
+            return value
 
 
 def set_up(*, level: str = "INFO", form: str = "auto") -> None:
@@ -59,6 +75,7 @@ def set_up(*, level: str = "INFO", form: str = "auto") -> None:
     # Tracebacks without local variables: locals hold keys and whole records.
     render: list[Any] = (
         [
+            structlog.processors.format_exc_info,
             _redacted,
             structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
         ]

@@ -290,6 +290,7 @@ class SyncOperation(SQLModel, table=True):
     suspicion: int = Field(
         sa_type=SmallInteger, sa_column_kwargs={"server_default": text("0")}, nullable=False
     )
+    suspected_at: datetime | None = _stamp()
     available_at: datetime = _stamp(optional=False)
     lease_token: UUID | None = None
     leased_by: str | None = _text(optional=True)
@@ -321,6 +322,7 @@ class SinkState(SQLModel, table=True):
     consecutive_errors: int = Field(sa_column_kwargs={"server_default": text("0")}, nullable=False)
     last_claim_at: datetime | None = _stamp()
     last_wake_at: datetime | None = _stamp()
+    last_answer_at: datetime | None = _stamp()
     unanswered_wakes: int = Field(sa_column_kwargs={"server_default": text("0")}, nullable=False)
     config: dict[str, Any] = _json()
 

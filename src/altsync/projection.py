@@ -122,6 +122,10 @@ def graph_node(row: Row) -> GraphNode:
             assert_never(content)
 
 
+#: Types whose namespace may change, so that a vector may have to leave one.
+MOVING = frozenset({EntityType.FEW_SHOT_EXAMPLE})
+
+
 def namespace(row: Row) -> str:
     """The vector index's namespace that an entity belongs to; "" is the index's own default."""
     match row.content:

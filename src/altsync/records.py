@@ -258,7 +258,10 @@ class Topology:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A claimed row of the outbox: this entity must reach the sink at ``version`` or later."""
+    """A claimed row of the outbox: this entity must reach the sink at ``version`` or later.
+
+    ``others_passed``: the sink has answered for others since this one was last suspected.
+    """
 
     id: int
     entity_type: EntityType
@@ -268,16 +271,21 @@ class Operation:
     attempts: int
     suspicion: int
     unsure: bool
+    others_passed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """Verdict: written, at ``version``, under the sink's own ids."""
+    """Verdict: written, at ``version``, under the sink's own ids.
+
+    ``unsure``: an earlier call for it in this batch may still be applied.
+    """
 
     op: Operation
     version: int
     remote_id: str | None = None
     namespace: str | None = None
+    unsure: bool = False
 
 
 @dataclass(frozen=True, slots=True)

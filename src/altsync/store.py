@@ -349,11 +349,14 @@ def holders_of_tags(conn: Conn, entity_type: EntityType, tags: Sequence[str]) ->
 
 def register_tags(conn: Conn, entity_type: EntityType, tags: Mapping[str, str]) -> None:
     """Give tags to seed ids, for ever. Two seeders at once: the second one's batch is retried."""
-    with conn.cursor() as cursor:
-        cursor.executemany(
-            "INSERT INTO tag_registry (entity_type, seed_id, tag) VALUES (%s, %s, %s)",
-            [(entity_type, seed_id, tag) for seed_id, tag in sorted(tags.items())],
-        )
+    seed_ids = sorted(tags)
+    conn.execute(
+        """
+        INSERT INTO tag_registry (entity_type, seed_id, tag)
+        SELECT %s, r.seed_id, r.tag FROM unnest(%s::text[], %s::text[]) AS r(seed_id, tag)
+        """,
+        (entity_type, seed_ids, [tags[seed_id] for seed_id in seed_ids]),
+    )
 
 
 # --- counts -----------------------------------------------------------------------------------

@@ -79,6 +79,8 @@ def demo(
             raise typer.Exit(Exit.TIMED_OUT)
         if report.total.rejected:
             raise typer.Exit(Exit.REJECTED)
+        if any(p.failed for p in progress.values()):
+            raise typer.Exit(Exit.SINK_ERRORS)
 
 
 def _check(problems: dict[str, str | None]) -> None:

@@ -78,11 +78,11 @@ def status(
         services = stack.status()
         if as_json:
             terminal.print_json([asdict(service) for service in services])
-            return
-        table = Table("service", "state", "what", "address", "pid")
-        for s in services:
-            table.add_row(s.name, s.state, s.flavour, s.address, str(s.pid or ""))
-        answers.print(table)
+        else:
+            table = Table("service", "state", "what", "address", "pid")
+            for s in services:
+                table.add_row(s.name, s.state, s.flavour, s.address, str(s.pid or ""))
+            answers.print(table)
         if any(service.state == "crashed" for service in services):
             raise typer.Exit(Exit.ERROR)
 

@@ -123,7 +123,7 @@ def retry(
         if as_json:
             terminal.print_json({"retried": count})
         else:
-            notes.print(f"{count:,} operations are due again.")
+            notes.print(f"Due again: {count:,}.")
 
 
 def backfill(

@@ -102,7 +102,7 @@ def run(
 ) -> Exit:
     """One seeding run with its output; returns the exit code."""
     with app.connect("altsync-seed") as conn:
-        report = load(app, conn, options)
+        report = load(app, conn, options, as_json=as_json)
         progress: dict[str, RunProgress] = {}
         arrived = True
         if wait and not options.dry_run:
@@ -122,7 +122,7 @@ def run(
     return Exit.SINK_ERRORS if any(p.failed for p in progress.values()) else Exit.OK
 
 
-def load(app: Application, conn: Conn, options: Options) -> Report:
+def load(app: Application, conn: Conn, options: Options, *, as_json: bool = False) -> Report:
     """Load with a progress bar per part, and show the counts."""
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
     folder = None if options.dry_run else app.settings.altsync_home / "runs" / stamp
@@ -133,9 +133,8 @@ def load(app: Application, conn: Conn, options: Options) -> Report:
     finally:
         report.close()
         if report.parts:
-            notes.print(terminal.seed_table(report))
-        if options.dry_run:
-            notes.print("Dry run: nothing was written.")
+            title = "Would be seeded (nothing was written)" if options.dry_run else "Seeded"
+            (notes if as_json else terminal.answers).print(terminal.seed_table(report, title))
         terminal.print_rejects(report)
     return report
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from enum import IntEnum
 from typing import Any
 
@@ -65,12 +66,16 @@ _RULE = "=" * 50
 
 def print_json(body: Any) -> None:
     """One JSON document on stdout."""
-    sys.stdout.write(json.dumps(body, default=str, ensure_ascii=False, indent=2) + "\n")
+    sys.stdout.write(json.dumps(body, default=_plain, ensure_ascii=False, indent=2) + "\n")
 
 
-def seed_table(report: Report) -> Table:
+def _plain(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def seed_table(report: Report, title: str = "Seeded") -> Table:
     """Counts by part."""
-    table = Table(title="Seeded" if report.total.processed else "Nothing to seed")
+    table = Table(title=title)
     table.add_column("part")
     for name in ("processed", "created", "updated", "unchanged", "deleted", "rejected"):
         table.add_column(name, justify="right")
@@ -90,6 +95,7 @@ def seed_summary(report: Report, progress: dict[str, RunProgress]) -> str:
         "PostgreSQL:",
         f"  Created: {total.created}",
         f"  Updated: {total.updated}",
+        f"  Unchanged: {total.unchanged}",
         *([f"  Deleted: {total.deleted}"] if total.deleted else []),
         f"  Errors: {total.rejected}",
     ]

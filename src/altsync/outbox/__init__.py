@@ -37,7 +37,7 @@ from altsync.outbox.enqueue import (
     notify,
     select_operations,
 )
-from altsync.outbox.settle import record_batch, settle, status_column
+from altsync.outbox.settle import note_places, record_batch, settle, status_column
 from altsync.outbox.upkeep import (
     FailureGroup,
     backfill_page,
@@ -69,6 +69,7 @@ __all__ = [
     "gate",
     "lock_entities",
     "may_wake",
+    "note_places",
     "notify",
     "open_breaker",
     "purge_deleted",

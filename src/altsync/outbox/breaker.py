@@ -7,10 +7,8 @@ from datetime import datetime
 from uuid import UUID
 
 from altsync.db import Conn
+from altsync.outbox.enqueue import storable
 from altsync.records import EMBEDDING, BreakerState, Topology
-
-#: Characters of an error that a row keeps.
-ERROR_LENGTH = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +159,7 @@ def open_breaker(conn: Conn, sink: str, token: UUID, reason: str, delay: float) 
         WHERE sink = %(sink)s
           AND (state IN ('closed', 'open') OR (state = 'probing' AND probe_token = %(token)s))
         """,
-        {"sink": sink, "token": token, "reason": reason[:ERROR_LENGTH], "delay": delay},
+        {"sink": sink, "token": token, "reason": storable(reason), "delay": delay},
     )
 
 

@@ -33,7 +33,7 @@ WITH due AS MATERIALIZED (
        LATERAL (SELECT GREATEST(CASE WHEN lease_token IS NULL THEN 0 ELSE attempts END,
                                 suspicion) AS doubt) s
   WHERE sink = %(sink)s AND finished_at IS NULL AND available_at <= now()
-    AND attempts < %(max_attempts)s
+    AND (lease_token IS NULL OR attempts < %(max_attempts)s)
   ORDER BY priority, available_at LIMIT %(n)s FOR UPDATE OF sync_operation SKIP LOCKED),
 batch AS (
   SELECT id, sum(weight) OVER (ORDER BY priority, available_at, id) AS total,
@@ -46,7 +46,9 @@ SET status = 'in_progress', lease_token = %(token)s, leased_by = %(worker)s,
 WHERE o.id = ANY(ARRAY(
   SELECT id FROM batch WHERE CASE WHEN %(probe)s THEN place = 1 ELSE total <= 1.0001 END))
 RETURNING o.id, o.entity_type, o.entity_id, o.entity_key, o.version, o.attempts, o.suspicion,
-          o.unsure
+          o.unsure,
+          COALESCE(o.suspected_at < (SELECT last_answer_at FROM sink_state s
+                                     WHERE s.sink = o.sink), false)
 """
 
 
@@ -86,14 +88,23 @@ def claim(
     ]
 
 
+# Locks in the order in which seeders take them, or the two could wait for each other.
+_HELD = """
+WITH held AS MATERIALIZED (
+  SELECT id FROM sync_operation WHERE id = ANY(%(ids)s) AND lease_token = %(token)s
+  ORDER BY entity_id, sink FOR NO KEY UPDATE)
+"""
+
+
 def extend(conn: Conn, ids: Sequence[int], token: UUID, lease: float) -> bool:
     """Lease for ``lease`` more seconds; False when any of them was taken away."""
     cursor = conn.execute(
-        """
-        UPDATE sync_operation SET available_at = now() + make_interval(secs => %s)
-        WHERE id = ANY(%s) AND lease_token = %s
+        f"""
+        {_HELD}
+        UPDATE sync_operation o SET available_at = now() + make_interval(secs => %(lease)s)
+        FROM held WHERE o.id = held.id
         """,
-        (lease, list(ids), token),
+        {"ids": list(ids), "token": token, "lease": lease},
     )
     return cursor.rowcount == len(ids)
 
@@ -101,12 +112,13 @@ def extend(conn: Conn, ids: Sequence[int], token: UUID, lease: float) -> bool:
 def release(conn: Conn, ids: Sequence[int], token: UUID) -> None:
     """Give back what was claimed and not tried: due at once, the attempt not counted."""
     conn.execute(
-        """
-        UPDATE sync_operation SET status = 'pending', lease_token = NULL,
+        f"""
+        {_HELD}
+        UPDATE sync_operation o SET status = 'pending', lease_token = NULL,
           attempts = attempts - 1, available_at = now(), asked_again = false
-        WHERE id = ANY(%s) AND lease_token = %s
+        FROM held WHERE o.id = held.id
         """,
-        (list(ids), token),
+        {"ids": list(ids), "token": token},
     )
 
 

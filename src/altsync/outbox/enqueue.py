@@ -35,12 +35,21 @@ ON CONFLICT (entity_id, sink) WHERE finished_at IS NULL DO UPDATE SET
                       THEN LEAST(o.available_at, now()) ELSE o.available_at END
 """
 
+#: Characters of an error that a row keeps.
+ERROR_LENGTH = 2000
+
 #: Column that holds an entity's key in its sinks.
 KEY_COLUMN = {
     EntityType.SPORT_ARCHETYPE: "archetype_name",
     EntityType.LEAGUE: "league_tag",
     EntityType.FEW_SHOT_EXAMPLE: "example_id",
 }
+
+
+def storable(text: str) -> str:
+    """An error's text as a row can keep it: one line, of some length, nothing unstorable."""
+    plain = " ".join(text.replace("\x00", "\\0").split())[:ERROR_LENGTH]
+    return plain.encode("utf-8", "backslashreplace").decode()
 
 
 def lock_entities(conn: Conn, ids: Iterable[tuple[EntityType, UUID]]) -> None:

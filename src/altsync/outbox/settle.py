@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
 from altsync.db import Conn
-from altsync.outbox.enqueue import KEY_COLUMN, ON_LIVE, lock_entities, notify
+from altsync.outbox.enqueue import KEY_COLUMN, ON_LIVE, lock_entities, notify, storable
 from altsync.records import (
     EMBEDDING,
     Dead,
@@ -23,26 +24,30 @@ from altsync.records import (
     Verdict,
 )
 
-#: Characters of an error that a row keeps.
-ERROR_LENGTH = 2000
-
-#: Sinks whose state is also kept on the entity, and how a settled operation changes it.
-#: Written only where the row still is at the version that was written.
+#: Sinks whose state is also kept on the entity, and what a settled operation writes there.
+#: A status only where the row still is at the version that was written; ids and places always:
+#: they say where the sink holds the entity, whatever has happened to the row since.
 _FLIP = {
     "neo4j": """
-UPDATE {table} l SET neo4j_sync_status = r.status,
+UPDATE {table} l SET
+  neo4j_sync_status = CASE WHEN r.flips AND l.{version} = r.version
+                           THEN r.status ELSE l.neo4j_sync_status END,
   neo4j_node_id = CASE WHEN r.status = 'synced' THEN r.remote_id ELSE l.neo4j_node_id END,
   neo4j_synced_at = CASE WHEN r.status = 'synced' THEN now() ELSE l.neo4j_synced_at END
 """,
     "pinecone": """
-UPDATE {table} l SET pinecone_sync_status = r.status,
+UPDATE {table} l SET
+  pinecone_sync_status = CASE WHEN r.flips AND l.{version} = r.version
+                              THEN r.status ELSE l.pinecone_sync_status END,
   pinecone_id = CASE WHEN r.status = 'synced' THEN r.remote_id ELSE l.pinecone_id END,
   pinecone_namespace = CASE WHEN r.status = 'synced' THEN r.namespace
                             ELSE l.pinecone_namespace END,
   pinecone_synced_at = CASE WHEN r.status = 'synced' THEN now() ELSE l.pinecone_synced_at END
 """,
     EMBEDDING: """
-UPDATE {table} l SET embedding_sync_status = r.status
+UPDATE {table} l SET
+  embedding_sync_status = CASE WHEN r.flips AND l.{version} = r.version
+                               THEN r.status ELSE l.embedding_sync_status END
 """,
 }
 
@@ -50,11 +55,11 @@ UPDATE {table} l SET embedding_sync_status = r.status
 STATUS_SINKS = tuple(_FLIP)
 
 # The `= ANY(ids)` beside each join keeps it off a sequential scan of the table.
-_FLIP_WHERE = """
+_FLIP_ROWS = """
 FROM unnest(%(ids)s::uuid[], %(versions)s::bigint[], %(statuses)s::text[],
-            %(remote_ids)s::text[], %(namespaces)s::text[])
-  AS r(id, version, status, remote_id, namespace)
-WHERE l.id = ANY(%(ids)s) AND l.id = r.id AND l.{version} = r.version
+            %(remote_ids)s::text[], %(namespaces)s::text[], %(flips)s::bool[])
+  AS r(id, version, status, remote_id, namespace, flips)
+WHERE l.id = ANY(%(ids)s) AND l.id = r.id
 """
 
 
@@ -87,6 +92,7 @@ UPDATE sync_operation o SET status = 'pending', lease_token = NULL, asked_again 
   attempts = CASE WHEN r.give_back THEN o.attempts - 1
                   WHEN o.asked_again THEN 0 ELSE o.attempts END,
   suspicion = LEAST(o.suspicion + r.suspect::int, 1000),
+  suspected_at = CASE WHEN r.suspect THEN now() ELSE o.suspected_at END,
   unsure = o.unsure OR r.unsure
 FROM unnest(%(ids)s::bigint[], %(delays)s::float8[], %(errors)s::text[], %(kinds)s::text[],
             %(give_back)s::bool[], %(unsure)s::bool[], %(suspect)s::bool[])
@@ -116,7 +122,8 @@ WHERE o.id = ANY(%(ids)s) AND o.id = r.id
 
 _CLOSE_DEAD = """
 UPDATE sync_operation SET status = 'superseded'
-WHERE status = 'dead' AND sink = %(sink)s AND entity_id = ANY(%(entity_ids)s)
+WHERE status = 'dead' AND sink = ANY(%(sinks)s) AND entity_id = ANY(%(entity_ids)s)
+RETURNING entity_id, sink, unsure
 """
 
 
@@ -152,24 +159,18 @@ def settle(
         again = len(retries.fetchall()) if retries else 0
     asked_again = {r[0] for r in done if r[2] or r[1] > synced[r[0]].version}
     asked_again |= {r[0] for r in ended if r[2]}
+    settled = [synced[r[0]] for r in done]
+    buried = [v for r in ended if isinstance(v := finished[r[0]], Dead)]
+    doubted = _close_dead(conn, sink, settled) | {v.op.id for v in settled if v.unsure}
     with conn.pipeline():
-        _follow_up(conn, sink, [*done, *ended], asked_again, synced, finished, echo_seconds)
-        _set_versions(
-            conn, [(r[0], synced[r[0]].version) for r in done if r[1] != synced[r[0]].version]
-        )
-        settled = [synced[r[0]] for r in done]
-        if settled:
-            conn.execute(
-                _CLOSE_DEAD,
-                {"sink": sink.name, "entity_ids": [v.op.entity_id for v in settled]},
-            )
-        buried = [v for r in ended if isinstance(v := finished[r[0]], Dead)]
-        fresh = [v for v in settled if v.op.id not in asked_again]
+        _follow_up(conn, sink, [*done, *ended], asked_again, doubted, finished, echo_seconds)
+        changed = [(r[0], synced[r[0]].version) for r in done if r[1] != synced[r[0]].version]
+        _set_versions(conn, changed)
         if sink.name == EMBEDDING:
-            _flip(conn, sink, [], [v for v in buried if v.op.id not in asked_again])
+            _flip(conn, sink, [], buried, asked_again)
             _store_vectors(conn, settled, topology, model or "", dimensions or 0)
         else:
-            _flip(conn, sink, fresh, [v for v in buried if v.op.id not in asked_again])
+            _flip(conn, sink, settled, buried, asked_again)
     return Settlement(
         synced=len(done),
         superseded=len(ended) - len(buried),
@@ -192,7 +193,7 @@ def _finish(conn: Conn, token: UUID, finished: dict[int, Superseded | Dead]) -> 
         {
             "ids": list(finished),
             "statuses": ["dead" if op_id in dead else "superseded" for op_id in finished],
-            "errors": [v.reason[:ERROR_LENGTH] for v in finished.values()],
+            "errors": [storable(v.reason) for v in finished.values()],
             "kinds": [dead[op_id].kind if op_id in dead else None for op_id in finished],
             "token": token,
         },
@@ -207,7 +208,7 @@ def _retry(conn: Conn, token: UUID, retried: Sequence[Retry]) -> Any:
         {
             "ids": [v.op.id for v in retried],
             "delays": [v.delay for v in retried],
-            "errors": [v.reason[:ERROR_LENGTH] for v in retried],
+            "errors": [storable(v.reason) for v in retried],
             "kinds": [v.kind for v in retried],
             "give_back": [v.give_back for v in retried],
             "unsure": [v.unsure for v in retried],
@@ -217,12 +218,26 @@ def _retry(conn: Conn, token: UUID, retried: Sequence[Retry]) -> Any:
     )
 
 
+def _close_dead(conn: Conn, sink: SinkTraits, settled: Sequence[Synced]) -> set[int]:
+    """A success closes what was given up on before; so does a vector what embedding lacked.
+
+    Returns the operations of entities whose given-up write may still be applied.
+    """
+    if not settled:
+        return set()
+    sinks = [sink.name, EMBEDDING] if sink.needs_embedding else [sink.name]
+    ids = [v.op.entity_id for v in settled]
+    closed = conn.execute(_CLOSE_DEAD, {"sinks": sinks, "entity_ids": ids})
+    doubted = {r[0] for r in closed if r[1] == sink.name and r[2]}
+    return {v.op.id for v in settled if v.op.entity_id in doubted}
+
+
 def _follow_up(
     conn: Conn,
     sink: SinkTraits,
     rows: Sequence[Any],
     asked_again: set[int],
-    synced: dict[int, Synced],
+    doubted: set[int],
     finished: dict[int, Superseded | Dead],
     echo_seconds: float,
 ) -> None:
@@ -230,8 +245,12 @@ def _follow_up(
     plans: list[tuple[int, str, float, bool]] = []
     for op_id, _version, _asked, unsure, origin in rows:
         if op_id in asked_again:
-            plans.append((op_id, origin, 0.0, unsure))
-        elif unsure and not sink.guarded and not isinstance(finished.get(op_id), Dead):
+            plans.append((op_id, origin, 0.0, unsure or op_id in doubted))
+        elif (
+            (unsure or op_id in doubted)
+            and not sink.guarded
+            and not isinstance(finished.get(op_id), Dead)
+        ):
             plans.append((op_id, Origin.ECHO, echo_seconds, False))
     if plans:
         ids, origins, delays, unsures = map(list, zip(*plans, strict=True))
@@ -247,32 +266,32 @@ def _set_versions(conn: Conn, versions: Sequence[tuple[int, int]]) -> None:
         conn.execute(_SET_VERSION, {"ids": ids, "versions": numbers})
 
 
-def _flip(conn: Conn, sink: SinkTraits, synced: Sequence[Synced], dead: Sequence[Dead]) -> None:
+def _flip(
+    conn: Conn,
+    sink: SinkTraits,
+    synced: Sequence[Synced],
+    dead: Sequence[Dead],
+    asked_again: set[int],
+) -> None:
+    """Write statuses, ids and places to the entities; no status where a follow-up is live."""
     template = _FLIP.get(sink.name)
     if template is None:
         return
-    where = _FLIP_WHERE.format(version="graph_version" if sink.edges else "version")
+    version = "graph_version" if sink.edges else "version"
     for entity_type in EntityType:
-        rows: list[tuple[UUID, int, str, str | None, str | None]] = [
-            (v.op.entity_id, v.version, SyncStatus.SYNCED, v.remote_id, v.namespace)
-            for v in synced
-            if v.op.entity_type is entity_type
-        ]
-        rows += [
-            (v.op.entity_id, v.version, SyncStatus.FAILED, None, None)
-            for v in dead
-            if v.op.entity_type is entity_type
-        ]
-        if rows:
-            ids, versions, statuses, remote_ids, namespaces = map(list, zip(*rows, strict=True))
+        every: list[Synced | Dead] = [*synced, *dead]
+        verdicts = [v for v in every if v.op.entity_type is entity_type]
+        if verdicts:
+            written = [v if isinstance(v, Synced) else None for v in verdicts]
             conn.execute(
-                template.format(table=entity_type) + where,
+                template.format(table=entity_type, version=version) + _FLIP_ROWS,
                 {
-                    "ids": ids,
-                    "versions": versions,
-                    "statuses": statuses,
-                    "remote_ids": remote_ids,
-                    "namespaces": namespaces,
+                    "ids": [v.op.entity_id for v in verdicts],
+                    "versions": [v.version for v in verdicts],
+                    "statuses": [SyncStatus.SYNCED if w else SyncStatus.FAILED for w in written],
+                    "remote_ids": [w.remote_id if w else None for w in written],
+                    "namespaces": [w.namespace if w else None for w in written],
+                    "flips": [v.op.id not in asked_again for v in verdicts],
                 },
             )
 
@@ -328,24 +347,45 @@ def record_batch(
     tokens: int,
     seconds: float,
 ) -> None:
-    """Keep what a batch came to, for throughput, remote calls and cost over time."""
+    """Keep what a batch came to, for throughput, remote calls and cost over time.
+
+    Also notes when the sink answered: that tells one suspect record from an outage.
+    """
     conn.execute(
         """
+        WITH answered AS (
+          UPDATE sink_state SET last_answer_at = now() WHERE sink = %(sink)s AND %(synced)s > 0)
         INSERT INTO delivery_batch (sink, worker, claimed, synced, superseded, retried, dead, lost,
                                     remote_calls, tokens, seconds)
-        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+        VALUES (%(sink)s, %(worker)s, %(claimed)s, %(synced)s, %(superseded)s, %(retried)s,
+                %(dead)s, %(lost)s, %(calls)s, %(tokens)s, %(seconds)s)
         """,
-        (
-            sink,
-            worker,
-            claimed,
-            settlement.synced,
-            settlement.superseded,
-            settlement.retried,
-            settlement.dead,
-            settlement.lost,
-            calls,
-            tokens,
-            seconds,
-        ),
+        {
+            "sink": sink,
+            "worker": worker,
+            "claimed": claimed,
+            **asdict(settlement),
+            "calls": calls,
+            "tokens": tokens,
+            "seconds": seconds,
+        },
+    )
+
+
+def note_places(
+    conn: Conn, sink: SinkTraits, entity_type: EntityType, places: Mapping[UUID, str]
+) -> None:
+    """Remember where entities are about to be written, for sinks that keep them in places.
+
+    Before the call: whatever becomes of it, a later delivery knows what to leave.
+    """
+    if sink.name != "pinecone" or not places:
+        return
+    conn.execute(
+        f"""
+        UPDATE {entity_type} l SET pinecone_namespace = r.place
+        FROM unnest(%(ids)s::uuid[], %(places)s::text[]) AS r(id, place)
+        WHERE l.id = ANY(%(ids)s) AND l.id = r.id
+        """,
+        {"ids": sorted(places), "places": [places[i] for i in sorted(places)]},
     )

@@ -78,6 +78,11 @@ class SeedLine(BaseModel):
         raise NotImplementedError
 
     @property
+    def archetype(self) -> str | None:
+        """The archetype that the line names, for the kinds that do."""
+        return None
+
+    @property
     def rest(self) -> dict[str, Any]:
         """The fields that the model does not name."""
         return self.model_extra or {}
@@ -116,6 +121,11 @@ class LeagueLine(SeedLine):
     description: Text | None = None
     league_tag: Tag | None = None
 
+    @property
+    def archetype(self) -> str:
+        """The league's."""
+        return self.sport_archetype
+
     def item(self) -> League:
         """The league, with an empty tag when the line gives none."""
         return League(
@@ -140,6 +150,11 @@ class ExampleLine(SeedLine):
     output_text: Text
     sport_archetype: Name | None = None
     tags: list[Name] = Field(default_factory=list)
+
+    @property
+    def archetype(self) -> str | None:
+        """The example's, when it is of one."""
+        return self.sport_archetype
 
     def item(self) -> FewShotExample:
         """The example."""

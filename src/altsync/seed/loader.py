@@ -304,7 +304,7 @@ def _batches(lines: Iterable[Line | Rejected]) -> Iterator[list[Line | Rejected]
 
 
 def _refuse(line: Line, field: str, reason: str) -> Rejected:
-    return Rejected(line.file, line.number, field, reason, "", line.seed_id)
+    return Rejected(line.file, line.number, field, reason, line.raw, line.seed_id)
 
 
 def _wish(line: Line) -> tags.Wish:

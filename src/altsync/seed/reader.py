@@ -30,7 +30,8 @@ INT64 = range(-(2**63), 2**63)
 
 _BOM = b"\xef\xbb\xbf"
 _LONG_INTEGER = re.compile(rb"[:\[,]\s*-?\d{19}")
-_STRINGS_AND_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+#: A string that never closes runs to the end, so that no quote is looked at twice.
+_STRINGS_AND_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?$)|[\[\]{}]', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Line:
     number: int
     seed_id: str
     item: Item
+    raw: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,21 +102,22 @@ def read(
     """Every line of a file, checked; blank ones are left out. ``progress`` gets bytes read."""
     defaults = {"category": file.path.stem} if file.part is Part.EXAMPLES else {}
     with file.path.open("rb") as stream:
-        for number, raw in enumerate(_lines(stream), start=1):
-            progress(len(raw))
+        for number, (raw, size) in enumerate(_lines(stream), start=1):
+            progress(size)
             if number == 1:
                 raw = raw.removeprefix(_BOM)  # noqa: PLW2901
             if raw.strip():
-                yield _check(file, number, raw, archetypes, defaults)
+                yield _check(file, number, raw.rstrip(b"\r\n"), archetypes, defaults)
 
 
-def _lines(stream: BinaryIO) -> Iterator[bytes]:
-    """Lines, those too long cut to one byte over the limit and the rest of them skipped."""
-    while line := stream.readline(LINE_BYTES + 1):
-        if len(line) > LINE_BYTES and not line.endswith(b"\n"):
-            while (rest := stream.readline(LINE_BYTES)) and not rest.endswith(b"\n"):
-                pass
-        yield line
+def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Lines and their bytes; those too long are cut, and the rest of them skipped."""
+    while line := stream.readline(LINE_BYTES + len(b"\r\n")):
+        size, end = len(line), line
+        while end and not end.endswith(b"\n"):
+            end = stream.readline(LINE_BYTES)
+            size += len(end)
+        yield line, size
 
 
 def _check(
@@ -127,16 +130,22 @@ def _check(
     try:
         data = _parse(raw)
         line = _validate(LINES[file.part], {**defaults, **data})
-        archetype = getattr(line, "sport_archetype", None)
+        archetype = line.archetype
         if archetype is not None and archetype not in archetypes:
             known = ", ".join(sorted(archetypes))
             raise _Refused(
                 "sport_archetype", f"unknown archetype {archetype!r}; known: {known}", line.id
             )
-        return Line(file.label, number, line.id, line.item())
+        return Line(file.label, number, line.id, line.item(), _shown(raw))
     except _Refused as refused:
-        text = raw[:RAW_LENGTH].decode("utf-8", "backslashreplace").rstrip("\r\n")
-        return Rejected(file.label, number, refused.field, refused.reason, text, refused.seed_id)
+        return Rejected(
+            file.label, number, refused.field, refused.reason, _shown(raw), refused.seed_id
+        )
+
+
+def _shown(raw: bytes) -> str:
+    """The line as the rejects file keeps it."""
+    return raw[:RAW_LENGTH].decode("utf-8", "backslashreplace").rstrip("\r\n")
 
 
 def _parse(raw: bytes) -> dict[str, Any]:

@@ -15,6 +15,7 @@ SLUG_LENGTH = 80
 #: Characters of the hash that tells namesakes apart when their places do not.
 SUFFIX_LENGTH = 8
 
+_APOSTROPHES = re.compile("['’‘ʼ]")
 _NOT_WORD = re.compile(r"[^a-z0-9]+")
 
 #: Letters that Unicode does not decompose to ASCII, as they are usually written.
@@ -44,6 +45,7 @@ class Refusal:
 def slug(text: str) -> str:
     """The text in lower-case ASCII words joined by underscores; empty when nothing is left."""
     ascii_only = unicodedata.normalize("NFKD", text.lower().translate(_LETTERS))
+    ascii_only = _APOSTROPHES.sub("", ascii_only)
     plain = ascii_only.encode("ascii", "ignore").decode()
     return _NOT_WORD.sub("_", plain).strip("_")[:SLUG_LENGTH].strip("_")
 
@@ -84,7 +86,7 @@ def assign(
                 tags[wish.seed_id] = free[0]
                 taken[free[0]] = wish.seed_id
             else:
-                holder = taken[candidates(wish)[0]]
-                reason = f"the tag {wish.given!r} belongs to the seed {holder!r}"
+                first = candidates(wish)[0]
+                reason = f"the tag {first!r} belongs to the seed {taken[first]!r}"
                 refused.append(Refusal(wish.seed_id, reason))
     return tags, refused

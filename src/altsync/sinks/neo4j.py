@@ -45,6 +45,27 @@ TOMBSTONE_HOURS = 24
 PAGE = 5000
 
 
+#: Codes that a statement gets for running too long: one record may be the cause.
+TIMED_OUT = ("Neo.ClientError.Transaction.TransactionTimedOut",)
+
+#: Codes that every record would get: rights, a missing database, a server that shuts down.
+#: https://neo4j.com/docs/status-codes/current/errors/all-errors/
+FOR_EVERY_RECORD = (
+    "Neo.ClientError.Security.",
+    "Neo.ClientError.Database.",
+    "Neo.ClientError.Cluster.",
+    "Neo.ClientError.General.ForbiddenOnReadOnlyDatabase",
+    "Neo.TransientError.General.DatabaseUnavailable",
+    "Neo.TransientError.Security.",
+    "Neo.TransientError.Cluster.",
+    "Neo.TransientError.Transaction.Terminated",
+    "Neo.TransientError.Transaction.LockClientStopped",
+    # What the driver makes of codes it files elsewhere.
+    "Neo.ClientError.Transaction.Terminated",
+    "Neo.ClientError.Transaction.LockClientStopped",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """The closed set of names that may stand in Cypher for one type of entity."""
@@ -283,21 +304,19 @@ def within(seconds: float, call: Callable[[], T]) -> T:
 def translate(error: errors.Neo4jError | errors.DriverError) -> SinkFailure:
     """Whose fault an error of the driver is."""
     reason = f"{type(error).__name__}: {error}"
-    match error:
-        case errors.AuthError() | errors.Forbidden() | errors.DatabaseUnavailable():
-            return SinkFailure(ErrorKind.SINK, reason)
-        case errors.ConstraintError() | errors.TransientError():
-            # Two transactions met on one key or lock: either may simply be tried again.
-            return SinkFailure(ErrorKind.UNKNOWN, reason)
-        case errors.ClientError():
-            missing = "DatabaseNotFound" in (error.code or "")
-            return SinkFailure(ErrorKind.SINK if missing else ErrorKind.ITEM, reason)
-        case errors.Neo4jError():
-            return SinkFailure(ErrorKind.UNKNOWN, reason, unsure=True)
-        case errors.ServiceUnavailable() | errors.SessionExpired():
-            return SinkFailure(ErrorKind.SINK, reason, unsure=True)
-        case _:
-            return SinkFailure(ErrorKind.SINK, reason, unsure=True)
+    if isinstance(error, errors.DriverError):
+        return SinkFailure(ErrorKind.SINK, reason, unsure=True)
+    code = error.code or ""
+    if code.startswith(TIMED_OUT):
+        return SinkFailure(ErrorKind.SINK, reason, unsure=True, suspect=True)
+    if code.startswith(FOR_EVERY_RECORD):
+        return SinkFailure(ErrorKind.SINK, reason)
+    if isinstance(error, errors.ClientError) and not isinstance(error, errors.ConstraintError):
+        return SinkFailure(ErrorKind.ITEM, reason)
+    if isinstance(error, errors.ConstraintError | errors.TransientError):
+        # Two transactions met on one key or lock. ArcadeDB says so where Neo4j waits.
+        return SinkFailure(ErrorKind.UNKNOWN, reason, again=True)
+    return SinkFailure(ErrorKind.UNKNOWN, reason, unsure=True)  # the server broke: halves may pass
 
 
 def _execute(tx: ManagedTransaction, *, statement: str, **parameters: Any) -> None:

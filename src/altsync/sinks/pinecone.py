@@ -18,7 +18,7 @@ import pinecone
 from pinecone import RetryConfig, ServerlessSpec
 
 from altsync.config import Settings
-from altsync.errors import SinkFailure
+from altsync.errors import SinkFailure, seconds_of
 from altsync.projection import namespace, vector_metadata
 from altsync.records import (
     Answer,
@@ -325,10 +325,7 @@ def translate(error: pinecone.PineconeError) -> SinkFailure:
 
 def _wait(error: pinecone.ApiError) -> float | None:
     headers = {name.lower(): value for name, value in (error.headers or {}).items()}
-    try:
-        return float(headers.get("retry-after", ""))
-    except ValueError:
-        return None
+    return seconds_of(headers.get("retry-after"))
 
 
 def open_sink(settings: Settings, vectors: VectorStore) -> Sink | None:
