@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+import structlog
 
 from altsync import db, outbox
 from altsync.db import Database
@@ -29,6 +31,16 @@ TOPOLOGY = Topology(
 
 #: The model that test databases want.
 MODEL, DIMENSIONS = "test-model", 4
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """What a test sets up for its logs ends with it."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    structlog.reset_defaults()
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

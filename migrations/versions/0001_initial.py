@@ -215,6 +215,7 @@ DDL = (
         attempts SMALLINT DEFAULT 0 NOT NULL,
         suspicion SMALLINT DEFAULT 0 NOT NULL,
         suspected_at TIMESTAMP WITH TIME ZONE,
+        passed_by SMALLINT DEFAULT 0 NOT NULL,
         available_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
         lease_token UUID,
         leased_by TEXT,

@@ -51,6 +51,10 @@ log = structlog.get_logger(__name__)
 #: call while others passed.
 SUSPICIONS = 3
 
+#: Times that others must have passed between its suspect calls. Once may be an outage that
+#: flickers.
+TIMES_PASSED = 2
+
 #: Failed calls in a row after which the rest of a batch is not tried.
 FAILURES_IN_A_ROW = 2
 
@@ -464,7 +468,10 @@ class Delivery:
     ) -> Verdict:
         alone = len(writing.outcomes) == 1
         suspect_alone = (
-            failed.suspect and alone and op.suspicion >= SUSPICIONS - 1 and op.others_passed
+            failed.suspect
+            and alone
+            and op.suspicion >= SUSPICIONS - 1
+            and op.passed_by >= TIMES_PASSED
         )
         if failed.kind is ErrorKind.SINK and not suspect_alone:
             return Retry(

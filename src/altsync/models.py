@@ -291,6 +291,9 @@ class SyncOperation(SQLModel, table=True):
         sa_type=SmallInteger, sa_column_kwargs={"server_default": text("0")}, nullable=False
     )
     suspected_at: datetime | None = _stamp()
+    passed_by: int = Field(
+        sa_type=SmallInteger, sa_column_kwargs={"server_default": text("0")}, nullable=False
+    )
     available_at: datetime = _stamp(optional=False)
     lease_token: UUID | None = None
     leased_by: str | None = _text(optional=True)

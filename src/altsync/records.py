@@ -260,7 +260,8 @@ class Topology:
 class Operation:
     """A claimed row of the outbox: this entity must reach the sink at ``version`` or later.
 
-    ``others_passed``: the sink has answered for others since this one was last suspected.
+    ``suspicion`` counts its suspect calls, ``passed_by`` how often the sink answered for others
+    between two of them.
     """
 
     id: int
@@ -271,7 +272,7 @@ class Operation:
     attempts: int
     suspicion: int
     unsure: bool
-    others_passed: bool = False
+    passed_by: int = 0
 
 
 @dataclass(frozen=True, slots=True)

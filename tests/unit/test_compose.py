@@ -218,6 +218,7 @@ def test_compose_leaves_no_setting_wrong_when_nothing_is_set(
 ) -> None:
     """The settings read inside a container are the defaults, and sinks without keys are off."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ALTSYNC_HOME")
     for name, value in services["relay"].environment.items():
         monkeypatch.setenv(name, value)
     settings = read_settings()

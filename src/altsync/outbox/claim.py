@@ -47,8 +47,8 @@ WHERE o.id = ANY(ARRAY(
   SELECT id FROM batch WHERE CASE WHEN %(probe)s THEN place = 1 ELSE total <= 1.0001 END))
 RETURNING o.id, o.entity_type, o.entity_id, o.entity_key, o.version, o.attempts, o.suspicion,
           o.unsure,
-          COALESCE(o.suspected_at < (SELECT last_answer_at FROM sink_state s
-                                     WHERE s.sink = o.sink), false)
+          o.passed_by + COALESCE(o.suspected_at < (
+            SELECT last_answer_at FROM sink_state s WHERE s.sink = o.sink), false)::int
 """
 
 

@@ -173,6 +173,10 @@ class Loader:
         else:
             lines = self._tagged(entity_type, lines, late)
             changes = self._write_entities(entity_type, lines)
+        loaded = {line.seed_id for line in lines}
+        lost = [line.seed_id for line in late if line.seed_id and line.field != "id"]
+        if lost:
+            session.mark_rejected(self._conn, part, [s for s in lost if s not in loaded])
         return changes, late, len(lines)
 
     def _without_repeats(
@@ -203,18 +207,35 @@ class Loader:
         if entity_type is EntityType.FEW_SHOT_EXAMPLE:
             return list(lines)  # their tag is their seed id
         wishes = [_wish(line) for line in lines]
-        known = store.known_tags(self._conn, entity_type, [w.seed_id for w in wishes])
+        known = self._known_tags(entity_type, [w.seed_id for w in wishes])
         new = [w for w in wishes if w.seed_id not in known]
         wanted = [tag for wish in new for tag in tags.candidates(wish)]
-        holders = store.holders_of_tags(self._conn, entity_type, wanted) if wanted else {}
+        holders = self._holders(entity_type, wanted) if wanted else {}
         given, refusals = tags.assign(wishes, known, holders)
-        if new and not self._options.dry_run:
+        if new:
             fresh = {w.seed_id: given[w.seed_id] for w in new if w.seed_id in given}
-            store.register_tags(self._conn, entity_type, fresh)
+            store.register_tags(self._conn, entity_type, fresh, self._registries[-1])
         reasons = {refusal.seed_id: refusal.reason for refusal in refusals}
         field = KEY_COLUMN[entity_type]
         late += [_refuse(li, field, reasons[li.seed_id]) for li in lines if li.seed_id in reasons]
         return [_with_tag(line, given[line.seed_id]) for line in lines if line.seed_id in given]
+
+    @property
+    def _registries(self) -> tuple[store.Registry, ...]:
+        """Where tags are looked up; new ones go to the last."""
+        return ("tag_registry", "tags_to_be") if self._options.dry_run else ("tag_registry",)
+
+    def _known_tags(self, entity_type: EntityType, seed_ids: Sequence[str]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for registry in self._registries:
+            found |= store.known_tags(self._conn, entity_type, seed_ids, registry)
+        return found
+
+    def _holders(self, entity_type: EntityType, wanted: Sequence[str]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for registry in self._registries:
+            found |= store.holders_of_tags(self._conn, entity_type, wanted, registry)
+        return found
 
     def _write_entities(self, entity_type: EntityType, lines: Sequence[Line]) -> store.Changes:
         rows = (_entity_row(entity_type, line) for line in lines)
@@ -226,6 +247,10 @@ class Loader:
     def _with_league(self, part: Part, lines: Sequence[Line], late: list[Rejected]) -> list[Line]:
         ids = {line.seed_id: _league_id(line) for line in lines}
         there = session.living_leagues(self._conn, list(set(ids.values())))
+        if self._options.dry_run:
+            wanted = list({_part(line).league for line in lines})
+            coming = session.good_leagues(self._conn, wanted)
+            there |= {entity_id(EntityType.LEAGUE, seed_id) for seed_id in coming}
         late += [
             _refuse(line, "league", f"no league with the seed id {_part(line).league!r} is loaded")
             for line in lines
@@ -249,6 +274,7 @@ class Loader:
         gone = {part: session.unseen(self._conn, part) for part in parts}
         for part, ids in gone.items():
             self._check_share(part, len(ids))
+        self._check_unused(gone.get(Part.ARCHETYPES, []), gone.get(Part.LEAGUES, []))
         order = (Part.CONTRACTS, Part.DOCUMENTS, Part.EXAMPLES, Part.LEAGUES, Part.ARCHETYPES)
         for part in order:
             if gone.get(part):
@@ -271,10 +297,11 @@ class Loader:
 
     def _delete(self, part: Part, ids: Sequence[Any]) -> None:
         counts = self._report.counts(part)
-        if part is Part.ARCHETYPES:
-            self._check_unused(ids)
         if self._options.dry_run:
             counts.deleted += len(ids)
+            if part.entity_type is not None:
+                sinks = len(self._topology.direct) + len(self._topology.vector)
+                counts.operations += sinks * len(ids)
             return
         for start in range(0, len(ids), store.DELETE_PAGE):
             page = ids[start : start + store.DELETE_PAGE]
@@ -287,8 +314,8 @@ class Loader:
                     counts.deleted += changes.deleted
                     counts.operations += changes.operations
 
-    def _check_unused(self, ids: Sequence[Any]) -> None:
-        used = session.archetypes_in_use(self._conn, ids)
+    def _check_unused(self, ids: Sequence[Any], leaving: Sequence[Any]) -> None:
+        used = session.archetypes_in_use(self._conn, ids, leaving)
         if used:
             names = ", ".join(f"{name} ({count} leagues)" for name, count in used)
             raise SeedError(

@@ -52,7 +52,14 @@ def create_tables(conn: Conn) -> None:
           rejected bool NOT NULL, PRIMARY KEY (part, seed_id))
         """
     )
-    conn.execute("TRUNCATE seen")
+    conn.execute(
+        """
+        CREATE TEMP TABLE IF NOT EXISTS tags_to_be (
+          entity_type text NOT NULL, seed_id text NOT NULL, tag text NOT NULL,
+          PRIMARY KEY (entity_type, seed_id), UNIQUE (entity_type, tag))
+        """
+    )
+    conn.execute("TRUNCATE seen, tags_to_be")
     for table, columns in PART_COLUMNS.values():
         typed = ", ".join(f"{name} {kind}" for name, kind in columns.items())
         conn.execute(
@@ -116,15 +123,20 @@ def count_rows(conn: Conn, part: Part) -> int:
     return int(row[0])
 
 
-def archetypes_in_use(conn: Conn, ids: Sequence[UUID]) -> list[tuple[str, int]]:
-    """Of the archetypes ``ids``, those that living leagues name, with how many."""
+def archetypes_in_use(
+    conn: Conn, ids: Sequence[UUID], leaving: Sequence[UUID]
+) -> list[tuple[str, int]]:
+    """Of the archetypes ``ids``, those that living leagues name, with how many.
+
+    Leagues in ``leaving`` are about to be deleted and do not count.
+    """
     rows = conn.execute(
         """
         SELECT a.archetype_name, count(*) FROM sport_archetype a
         JOIN league l ON l.sport_archetype = a.archetype_name AND l.deleted_at IS NULL
-        WHERE a.id = ANY(%s) GROUP BY 1 ORDER BY 1
+        WHERE a.id = ANY(%s) AND l.id <> ALL(%s) GROUP BY 1 ORDER BY 1
         """,
-        (list(ids),),
+        (list(ids), list(leaving)),
     )
     return [(r[0], r[1]) for r in rows]
 
@@ -136,6 +148,23 @@ def living_leagues(conn: Conn, ids: Sequence[UUID]) -> set[UUID]:
         (list(ids),),
     )
     return {r[0] for r in rows}
+
+
+def good_leagues(conn: Conn, seed_ids: Sequence[str]) -> set[str]:
+    """Those of ``seed_ids`` whose league this run has met in a good line."""
+    rows = conn.execute(
+        "SELECT seed_id FROM seen WHERE part = %s AND seed_id = ANY(%s) AND NOT rejected",
+        (Part.LEAGUES, list(seed_ids)),
+    )
+    return {r[0] for r in rows}
+
+
+def mark_rejected(conn: Conn, part: Part, seed_ids: Sequence[str]) -> None:
+    """Note that lines which looked good were refused after all."""
+    conn.execute(
+        "UPDATE seen SET rejected = true WHERE part = %s AND seed_id = ANY(%s)",
+        (part, list(seed_ids)),
+    )
 
 
 def copy_parts(conn: Conn, part: Part, rows: Sequence[Sequence[Any]]) -> None:

@@ -1,0 +1,57 @@
+"""What the tests of this folder share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+import structlog
+
+from altsync.local.services.postgres import Postgres
+from tests.integration.world import World, empty
+
+
+@pytest.fixture(scope="session")
+def reused_database_url(postgres: Postgres) -> Iterator[str]:
+    """One migrated database for all tests of this folder."""
+    name = "integration"
+    with psycopg.connect(postgres.url, autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {name} TEMPLATE migrated")
+    yield f"{postgres.url.rsplit('/', 1)[0]}/{name}"
+
+
+@pytest.fixture
+def database_url(reused_database_url: str) -> str:
+    """A migrated database, as good as new: emptying it is ten times faster than copying one."""
+    with psycopg.connect(reused_database_url) as conn:
+        conn.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid() "
+            "AND backend_type = 'client backend'"
+        )
+        empty(conn)
+    return reused_database_url
+
+
+@pytest.fixture(autouse=True)
+def _plain_log() -> Iterator[None]:
+    """Log lines without the pretty tracebacks, which take longer than the tests."""
+    before = structlog.get_config()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(key_order=["level", "event"]),
+        ]
+    )
+    yield
+    structlog.configure(**before)
+
+
+@pytest.fixture
+def world(database_url: str) -> Iterator[World]:
+    """A clean database, and a session on it."""
+    world = World(database_url)
+    yield world
+    world.close()

@@ -1,0 +1,214 @@
+"""Sinks and an embedder that do as they are told: real rules, scripted faults, no network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from altsync.embedding import Embedded
+from altsync.projection import digest, namespace
+from altsync.records import (
+    AlreadyNewer,
+    Answer,
+    EntityType,
+    Model,
+    Outcome,
+    Row,
+    SinkTraits,
+    SinkVersion,
+    Written,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call to a sink, as it came in."""
+
+    action: str
+    rows: tuple[Row, ...]
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of the records, in their order."""
+        return [row.key for row in self.rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a sink holds of one entity; ``gone`` marks a tombstone."""
+
+    version: int
+    content_hash: str
+    gone: bool = False
+
+
+Place = tuple[EntityType, str]
+
+
+def nothing(call: Call) -> None:
+    """The script of a sink that always works."""
+
+
+class FakeSink:
+    """What all fakes share: they note each call and follow a script.
+
+    ``before`` sees a call before it is applied, ``after`` once it is; either may raise.
+    ``size`` is how many rows go into one call. ``answer`` may change the outcomes.
+    """
+
+    traits: ClassVar[SinkTraits]
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.set_up = 0
+        self.size = 10_000
+        self.before: Callable[[Call], None] = nothing
+        self.after: Callable[[Call], None] = nothing
+        self.answer: Callable[[Call, tuple[Outcome, ...]], tuple[Outcome, ...]] = _as_it_is
+
+    def setup(self) -> None:
+        """Count it."""
+        self.set_up += 1
+
+    def split(self, rows: Sequence[Row], model: Model) -> list[Sequence[Row]]:
+        """By count."""
+        return [rows[i : i + self.size] for i in range(0, len(rows), self.size)]
+
+    def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
+        """Note, follow the script, apply."""
+        call = self._begin("upsert", rows)
+        outcomes = tuple(self.apply(row, model) for row in rows)
+        return self._end(call, outcomes)
+
+    def delete(self, rows: Sequence[Row]) -> Answer:
+        """Note, follow the script, apply."""
+        call = self._begin("delete", rows)
+        outcomes = tuple(self.remove(row) for row in rows)
+        return self._end(call, outcomes)
+
+    def _begin(self, action: str, rows: Sequence[Row]) -> Call:
+        call = Call(action, tuple(rows))
+        self.calls.append(call)
+        self.before(call)
+        return call
+
+    def _end(self, call: Call, outcomes: tuple[Outcome, ...]) -> Answer:
+        self.after(call)
+        return Answer(self.answer(call, outcomes))
+
+    def apply(self, row: Row, model: Model) -> Outcome:
+        """Hold one row."""
+        raise NotImplementedError
+
+    def remove(self, row: Row) -> Outcome:
+        """Let go of one row."""
+        raise NotImplementedError
+
+    def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
+        """Not asked for by these tests."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def _as_it_is(call: Call, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+    return outcomes
+
+
+class FakeGraph(FakeSink):
+    """A guarded sink: an older version never overwrites a newer one, nor its tombstone."""
+
+    traits: ClassVar[SinkTraits] = SinkTraits("neo4j", guarded=True, edges=True)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[Place, Held] = {}
+
+    def apply(self, row: Row, model: Model) -> Outcome:
+        """Unless a newer version, or the deletion of this one, is held."""
+        there = self.held.get((row.entity_type, row.key))
+        if there and (there.version, there.gone) > (row.graph_version, False):
+            return AlreadyNewer(row.id, there.version)
+        self.held[row.entity_type, row.key] = Held(row.graph_version, row.content_hash)
+        return Written(row.id, row.graph_version, remote_id=f"node:{row.key}")
+
+    def remove(self, row: Row) -> Outcome:
+        """Leave a tombstone."""
+        there = self.held.get((row.entity_type, row.key))
+        if there and not there.gone and there.version > row.graph_version:
+            return AlreadyNewer(row.id, there.version)
+        version = max(row.graph_version, there.version if there else 0)
+        self.held[row.entity_type, row.key] = Held(version, row.content_hash, gone=True)
+        return Written(row.id, row.graph_version)
+
+    def living(self) -> dict[Place, Held]:
+        """What is held and not deleted."""
+        return {place: held for place, held in self.held.items() if not held.gone}
+
+
+class FakeIndex(FakeSink):
+    """An unguarded sink with namespaces: the last write wins, whatever its version."""
+
+    traits: ClassVar[SinkTraits] = SinkTraits("pinecone", needs_embedding=True)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[tuple[EntityType, str, str], Held] = {}
+
+    def split(self, rows: Sequence[Row], model: Model) -> list[Sequence[Row]]:
+        """By namespace, then by count."""
+        spaces = sorted({namespace(row) for row in rows})
+        return [
+            part
+            for space in spaces
+            for part in super(FakeIndex, self).split(
+                [row for row in rows if namespace(row) == space], model
+            )
+        ]
+
+    def apply(self, row: Row, model: Model) -> Outcome:
+        """Write, and leave the namespace where the row was written before."""
+        space = namespace(row)
+        self.held[row.entity_type, space, row.key] = Held(row.version, row.content_hash)
+        if row.written_namespace not in (None, space):
+            self.held.pop((row.entity_type, row.written_namespace or "", row.key), None)
+        return Written(row.id, row.version, row.key, space)
+
+    def land(self, row: Row) -> None:
+        """A write that was given up on is applied after all, whatever is there by now."""
+        self.held[row.entity_type, namespace(row), row.key] = Held(row.version, row.content_hash)
+
+    def remove(self, row: Row) -> Outcome:
+        """Remove it from where it is and from where it would be."""
+        for space in {row.written_namespace, namespace(row)} - {None}:
+            self.held.pop((row.entity_type, space or "", row.key), None)
+        return Written(row.id, row.version)
+
+
+@dataclass(slots=True)
+class FakeEmbedder:
+    """Vectors made from the texts' hashes; counts how often each text was paid for."""
+
+    paid: Counter[str] = field(default_factory=Counter)
+    requests: list[list[str]] = field(default_factory=list)
+    before: Callable[[Sequence[str]], None] = lambda texts: None
+    after: Callable[[Sequence[str]], None] = lambda texts: None
+
+    def embed(self, texts: Sequence[str], model: Model) -> Embedded:
+        """One request."""
+        self.before(texts)
+        self.requests.append(list(texts))
+        self.paid.update(texts)
+        self.after(texts)
+        return Embedded(tuple(vector_of(text, model) for text in texts), tokens=len(texts))
+
+
+def vector_of(text: str, model: Model) -> bytes:
+    """The vector that ``FakeEmbedder`` gives a text: float32 little-endian."""
+    seed = int(digest(f"{model.name} {text}".encode()), 16)
+    return np.random.default_rng(seed).standard_normal(model.dimensions).astype("<f4").tobytes()

@@ -1,0 +1,308 @@
+"""A process that vanishes between any two steps: nothing is lost, and all stores agree."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from altsync import db, store
+from altsync.db import Database
+from altsync.records import EMBEDDING, Answer, EntityType, Model, Row
+from altsync.relay import Relay, RelayPolicy
+from altsync.seed import loader
+from altsync.seed.lines import Part
+from altsync.seed.loader import Loader, Options
+from altsync.seed.report import Report
+from altsync.sinks.base import Sink
+from tests.conftest import TOPOLOGY
+from tests.integration.fakes import FakeEmbedder, FakeGraph, FakeIndex, FakeSink, Held
+from tests.integration.world import (
+    ECHO,
+    World,
+    delivery,
+    embedding_sink,
+    example,
+    league,
+    leagues,
+)
+
+#: Every named point of delivery.
+POINTS = ("claimed", "read", "called", "written", "settling", "settled")
+
+#: What a process answers with that was killed here; any other number is a failure of the test.
+KILLED = 9
+
+
+class Killed(BaseException):
+    """What nothing in delivery may catch."""
+
+
+def kill_at(point: str, times: int = 1) -> Callable[[str], None]:
+    """Vanish at a named point, so many times."""
+    left = [times]
+
+    def at(reached: str) -> None:
+        if reached == point and left[0]:
+            left[0] -= 1
+            raise Killed(point)
+
+    return at
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("sink", TOPOLOGY.names)
+def test_a_worker_that_vanishes_anywhere(
+    world: World, database: Database, point: str, sink: str
+) -> None:
+    """After its lease another one takes over, and the sinks equal PostgreSQL."""
+    graph, index, embedder = FakeGraph(), FakeIndex(), FakeEmbedder()
+    sinks: dict[str, Sink] = {
+        EMBEDDING: embedding_sink(database, embedder),
+        "neo4j": graph,
+        "pinecone": index,
+    }
+    world.save(*leagues(6), example("ask"))
+    world.delete(league("l005"))
+    if sink == "pinecone":
+        delivery(database, sinks[EMBEDDING]).drain(10)
+    with pytest.raises(Killed):
+        delivery(database, sinks[sink], kill_at(point)).deliver_batch()
+    world.save(league("l004", tier="TIER1"))
+    _converge(world, database, list(sinks.values()))
+    _assert_agreement(world, graph, index)
+    assert set(embedder.paid.values()) <= {1}
+
+
+@pytest.mark.parametrize("point", [point for point in POINTS if point != "settled"])
+def test_a_worker_that_vanishes_again_and_again(
+    world: World, database: Database, point: str
+) -> None:
+    """Five times in a row, with smaller batches each time; nobody dies of it."""
+    world.save(*leagues(40))
+    graph = FakeGraph()
+    for _ in range(5):
+        with pytest.raises(Killed):
+            delivery(database, graph, kill_at(point)).deliver_batch()
+        world.end_leases()
+    _converge(world, database, [graph])
+    assert set(world.counts("neo4j")) == {"synced"}
+    assert len(graph.living()) == 40
+
+
+def test_a_record_that_kills_its_worker_each_time(world: World, database: Database) -> None:
+    """It ends up alone and is buried by the relay; the others are synced, none dies with it."""
+    world.save(*leagues(100))
+    graph = FakeGraph()
+
+    def kill(call: Any) -> None:
+        if "l042" in call.keys:
+            raise Killed
+
+    graph.before = kill
+    crashes = 0
+    for _ in range(200):
+        try:
+            while delivery(database, graph).deliver_batch().claimed:
+                pass
+        except Killed:
+            crashes += 1
+        world.end_leases()
+        _bury_exhausted(world, database)
+        if not any(op.live for op in world.ops("neo4j")):
+            break
+    assert world.counts("neo4j") == {"synced": 99, "dead": 1}
+    dead = world.last("neo4j", "l042")
+    assert (dead.error_kind, dead.attempts, crashes) == ("lost", 10, 10)
+    assert "10 workers in a row vanished" in (dead.last_error or "")
+    assert max(op.attempts for op in world.ops("neo4j") if op.status == "synced") <= 4
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_probe_that_vanishes(world: World, database: Database, point: str) -> None:
+    """The breaker is not left half open: after the probe's lease another one probes."""
+    world.save(*leagues(3))
+    world.conn.execute("UPDATE sink_state SET state = 'open' WHERE sink = 'neo4j'")
+    graph = FakeGraph()
+    with pytest.raises(Killed):
+        delivery(database, graph, kill_at(point)).deliver_batch()
+    assert delivery(database, graph).deliver_batch().claimed == 0
+    _converge(world, database, [graph])
+    assert world.scalar("SELECT state FROM sink_state WHERE sink = 'neo4j'") == "closed"
+    assert len(graph.living()) == 3
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_process_that_is_gone_at_once(
+    world: World, database: Database, point: str, tmp_path: Path
+) -> None:
+    """A real one: it neither rolls back nor closes anything."""
+    world.save(*leagues(4))
+    held = tmp_path / "graph.json"
+    assert _exit_code(_deliver_and_exit, world.url, str(held), point) == KILLED
+    world.until_alone()
+    graph = FileGraph(held)
+    written = len(graph.held)
+    assert written == (4 if point in ("called", "written", "settling", "settled") else 0)
+    assert set(world.counts("neo4j")) == ({"synced"} if point == "settled" else {"in_progress"})
+    _converge(world, database, [graph])
+    assert {key: h.version for (_, key), h in graph.living().items()} == {
+        content.league_tag: world.version(content) for content in leagues(4)
+    }
+    assert {world.statuses(content)["neo4j"] for content in leagues(4)} == {"synced"}
+
+
+@pytest.mark.parametrize("lines", [1, 25, 60, 119])
+def test_a_seeder_that_vanishes_leaves_whole_batches(
+    world: World, tmp_path: Path, lines: int
+) -> None:
+    """After so many lines of 120, in batches of 25: what is there has its operations."""
+    _write_leagues(tmp_path, 120)
+    assert _exit_code(_seed_and_exit, world.url, str(tmp_path), lines) == KILLED
+    world.until_alone()
+    there = world.scalar("SELECT count(*) FROM league")
+    assert there % 25 == 0
+    assert lines - 25 <= there <= lines
+    assert world.counts("neo4j").get("pending", 0) == there
+    assert world.scalar("SELECT count(*) FROM tag_registry") == there
+    report = _seed(world, tmp_path)
+    assert (report.total.created, report.total.unchanged) == (120 - there, there)
+    assert world.counts("neo4j") == {"pending": 120}
+
+
+def test_a_seeder_that_vanishes_inside_a_batch(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Entities written, operations written, nothing committed: nothing is there."""
+    monkeypatch.setattr(loader, "BATCH", 25)
+    _write_leagues(tmp_path, 60)
+    upsert = store.upsert_staged
+    calls: list[int] = []
+
+    def upsert_and_die(*args: Any) -> store.Changes:
+        changes = upsert(*args)
+        calls.append(changes.created)
+        if len(calls) == 2:
+            raise Killed
+        return changes
+
+    monkeypatch.setattr(store, "upsert_staged", upsert_and_die)
+    with pytest.raises(Killed):
+        _seed(world, tmp_path)
+    assert calls == [25, 25]
+    assert world.scalar("SELECT count(*) FROM league") == 25
+    assert world.counts("neo4j") == {"pending": 25}
+    assert world.scalar("SELECT count(*) FROM tag_registry") == 25
+
+
+class FileGraph(FakeGraph):
+    """A graph that outlives its process: it is kept in a file after each call."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self._file = file
+        if file.exists():
+            rows = json.loads(file.read_text())
+            self.held = {(EntityType(t), k): Held(v, h, gone=g) for t, k, v, h, g in rows}
+
+    def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
+        """And keep it."""
+        answer = super().upsert(rows, model)
+        kept = [[t, k, h.version, h.content_hash, h.gone] for (t, k), h in self.held.items()]
+        self._file.write_text(json.dumps(kept))
+        return answer
+
+
+def _deliver_and_exit(url: str, file: str, point: str) -> None:
+    """In a process of its own."""
+
+    def at(reached: str) -> None:
+        if reached == point:
+            os._exit(KILLED)
+
+    delivery(Database(url), FileGraph(Path(file)), at).deliver_batch()
+
+
+def _seed_and_exit(url: str, folder: str, lines: int) -> None:
+    """In a process of its own."""
+    read = 0
+
+    def progress(part: Part, size: int) -> None:
+        nonlocal read
+        if read == lines:
+            os._exit(KILLED)
+        read += 1
+
+    loader.BATCH = 25
+    with db.connect(url) as conn:
+        options = Options(Path(folder), (Part.LEAGUES,))
+        Loader(conn, TOPOLOGY, options, Report(None), progress).run()
+
+
+def _exit_code(target: Callable[..., None], *args: object) -> int | None:
+    # A fork of this process would inherit its connections and threads; a server without any
+    # imports once and forks for each.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=target, args=args)
+    process.start()
+    process.join()
+    code = process.exitcode
+    process.close()
+    return code
+
+
+def _write_leagues(folder: Path, count: int) -> None:
+    lines = [
+        {"id": f"s{n}", "league_name": f"L{n}", "sport_name": "F", "sport_archetype": "racing"}
+        for n in range(count)
+    ]
+    (folder / "leagues.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _seed(world: World, folder: Path) -> Report:
+    report = Report(None)
+    Loader(world.conn, TOPOLOGY, Options(folder, (Part.LEAGUES,)), report).run()
+    return report
+
+
+def _bury_exhausted(world: World, database: Database) -> None:
+    relay = Relay(database, lambda: world.conn, lambda sink: None, TOPOLOGY, [], RelayPolicy())
+    relay.look([])
+
+
+def _converge(world: World, database: Database, sinks: Sequence[Any]) -> None:
+    """Let leases, retries, breakers and echoes fall due until nothing is left to do."""
+    for _ in range(30):
+        world.pass_time(ECHO + 1)
+        for sink in sinks:
+            delivery(database, sink).drain(10)
+        names = [sink.traits.name for sink in sinks]
+        if not any(op.live for op in world.ops() if op.sink in names):
+            break
+    calls = [len(sink.calls) for sink in sinks if isinstance(sink, FakeSink)]
+    for sink in sinks:
+        delivery(database, sink).drain(10)
+    assert [len(sink.calls) for sink in sinks if isinstance(sink, FakeSink)] == calls
+
+
+def _assert_agreement(world: World, graph: FakeGraph, index: FakeIndex) -> None:
+    living = {}
+    for kind, column in (("league", "league_tag"), ("few_shot_example", "example_id")):
+        for key, version, content in world.conn.execute(
+            f"SELECT {column}, version, content_hash FROM {kind} WHERE deleted_at IS NULL"
+        ):
+            living[EntityType(kind), key] = Held(version, content)
+    assert graph.living() == living
+    assert {(kind, key): held for (kind, _, key), held in index.held.items()} == living
+    for kind in ("league", "few_shot_example"):
+        statuses = world.conn.execute(
+            f"SELECT DISTINCT embedding_sync_status, neo4j_sync_status, pinecone_sync_status "
+            f"FROM {kind}"
+        ).fetchall()
+        assert statuses == [("synced",) * 3]

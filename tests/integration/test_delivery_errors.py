@@ -1,0 +1,677 @@
+"""Delivery to sinks that fail: whose fault it is, what it costs, and who dies of it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from altsync import outbox
+from altsync.db import Database
+from altsync.delivery import Batch
+from altsync.errors import SinkFailure
+from altsync.outbox import SinkHealth
+from altsync.records import (
+    EMBEDDING,
+    BreakerState,
+    Content,
+    ErrorKind,
+    Failed,
+    Model,
+    Outcome,
+    Row,
+    Settlement,
+)
+from tests.integration.fakes import Call, FakeEmbedder, FakeGraph, FakeIndex, FakeSink
+from tests.integration.world import (
+    ECHO,
+    World,
+    archetype,
+    deliver,
+    delivery,
+    embed,
+    embedding_sink,
+    league,
+    leagues,
+)
+
+NFL = league("nfl")
+
+DOWN = SinkFailure(ErrorKind.SINK, "no connection")
+HANGS = SinkFailure(ErrorKind.SINK, "did not answer in time", unsure=True, suspect=True)
+
+
+def refuses(*keys: str, kind: ErrorKind = ErrorKind.ITEM) -> Callable[[Call], None]:
+    """A script: every call that holds one of the keys is refused as a whole."""
+
+    def script(call: Call) -> None:
+        if set(keys) & set(call.keys):
+            raise SinkFailure(kind, "bad record")
+
+    return script
+
+
+def hangs_on(*keys: str) -> Callable[[Call], None]:
+    """A script: every call that holds one of the keys is never answered."""
+
+    def script(call: Call) -> None:
+        if set(keys) & set(call.keys):
+            raise HANGS
+
+    return script
+
+
+def raises(error: Exception) -> Callable[[Call], None]:
+    """A script: every call fails."""
+
+    def script(call: Call) -> None:
+        raise error
+
+    return script
+
+
+def first(count: int, script: Callable[[Call], None]) -> Callable[[Call], None]:
+    """A script for so many calls; then the sink works."""
+    left = [count]
+
+    def limited(call: Call) -> None:
+        if left[0]:
+            left[0] -= 1
+            script(call)
+
+    return limited
+
+
+# --- bad records -----------------------------------------------------------------------------
+
+
+def test_one_bad_record_of_five_hundred(world: World, database: Database) -> None:
+    """Halved down to it: 499 are synced at once, for at most 18 more calls."""
+    world.save(*leagues(500))
+    graph = FakeGraph()
+    graph.before = refuses("l123")
+    batch = deliver(database, graph)
+    assert batch.settlement == Settlement(synced=499, retried=1)
+    assert batch.calls == len(graph.calls) <= 1 + 18
+    bad = world.live("neo4j", "l123")
+    assert (bad.attempts, bad.error_kind, bad.last_error) == (1, "item", "bad record")
+
+
+def test_the_bad_record_dies_after_its_attempts(world: World, database: Database) -> None:
+    """With the reason; and it takes nobody with it."""
+    world.save(*leagues(20))
+    graph = FakeGraph()
+    graph.before = refuses("l007")
+    _deliver_for_long(world, database, graph)
+    assert world.counts("neo4j") == {"synced": 19, "dead": 1}
+    dead = world.last("neo4j", "l007")
+    assert (dead.attempts, dead.error_kind, dead.last_error) == (5, "item", "bad record")
+    assert world.statuses(league("l007"))["neo4j"] == "failed"
+    assert _health(world).state is BreakerState.CLOSED
+
+
+def test_several_bad_records(world: World, database: Database) -> None:
+    """Each is found."""
+    world.save(*leagues(64))
+    graph = FakeGraph()
+    graph.before = refuses("l000", "l031", "l063")
+    batch = deliver(database, graph)
+    assert batch.settlement == Settlement(synced=61, retried=3)
+
+
+def test_a_bad_record_that_is_corrected_starts_afresh(world: World, database: Database) -> None:
+    """The edit is delivered at once, and closes what died."""
+    world.save(NFL)
+    graph = FakeGraph()
+    graph.before = refuses("nfl")
+    _deliver_for_long(world, database, graph)
+    graph.before = lambda call: None
+    world.save(league("nfl", tier="TIER1"))
+    deliver(database, graph)
+    assert world.counts("neo4j") == {"superseded": 1, "synced": 1}
+
+
+def test_retries_wait_longer_and_longer(world: World, database: Database) -> None:
+    """With full jitter: at most twice as long each time, up to the cap."""
+    world.save(NFL)
+    graph = FakeGraph()
+    graph.before = refuses("nfl")
+    for attempt in range(1, 5):
+        deliver(database, graph, backoff=10.0, backoff_cap=60.0)
+        op = world.live("neo4j", "nfl")
+        assert op.attempts == attempt
+        assert op.wait <= min(60.0, 10.0 * 2**attempt)
+        world.pass_time(1000)
+
+
+def test_the_lease_holds_while_halving(world: World, database: Database) -> None:
+    """It is extended before each further call."""
+    world.save(*leagues(16))
+    graph = FakeGraph()
+    waits: list[float] = []
+
+    def spend(call: Call) -> None:
+        waits.append(min(op.wait for op in world.ops("neo4j")))
+        world.conn.execute("UPDATE sync_operation SET available_at = now() + interval '1 s'")
+        refuses("l005")(call)
+
+    graph.before = spend
+    batch = deliver(database, graph)
+    assert batch.settlement == Settlement(synced=15, retried=1)
+    assert len(waits) == 9
+    assert min(waits) > 20
+
+
+def test_halving_stops_when_the_lease_is_lost(world: World, database: Database) -> None:
+    """Somebody else holds the rows by now."""
+    world.save(*leagues(16))
+    graph = FakeGraph()
+
+    def script(call: Call) -> None:
+        if len(graph.calls) == 3:
+            world.end_leases()
+            world.claim("neo4j")
+        refuses("l005")(call)
+
+    graph.before = script
+    batch = deliver(database, graph)
+    assert len(graph.calls) == 3
+    assert batch.settlement.lost > 0
+
+
+def test_a_refused_delete_is_halved_too(world: World, database: Database) -> None:
+    """One row that cannot be deleted does not keep the others."""
+    world.save(*leagues(8))
+    world.delete(*leagues(8))
+    graph = FakeGraph()
+    graph.before = refuses("l003")
+    assert deliver(database, graph).settlement == Settlement(synced=7, retried=1)
+
+
+def test_a_sink_may_report_records_one_by_one(world: World, database: Database) -> None:
+    """Failed outcomes need no halving, and each is settled by its own kind."""
+    world.save(*leagues(4))
+    graph = FakeGraph()
+
+    def answer(call: Call, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+        good, bad, throttled, fine = outcomes
+        return (
+            good,
+            Failed(bad.id, ErrorKind.ITEM, "too long"),
+            Failed(throttled.id, ErrorKind.SINK, "throttled", retry_after=50.0),
+            fine,
+        )
+
+    graph.answer = answer
+    assert deliver(database, graph).settlement == Settlement(synced=2, retried=2)
+    assert len(graph.calls) == 1
+    item, sink = world.live("neo4j", "l001"), world.live("neo4j", "l002")
+    assert (item.attempts, item.error_kind) == (1, "item")
+    assert (sink.attempts, sink.error_kind, 40 < sink.wait <= 50) == (0, "sink", True)
+
+
+# --- unknown errors --------------------------------------------------------------------------
+
+
+def test_an_unknown_exception_is_kept_in_the_row(world: World, database: Database) -> None:
+    """A defect of ours or of a driver: told, counted, and the batch is halved around it."""
+    world.save(*leagues(8))
+    graph = FakeGraph()
+
+    def script(call: Call) -> None:
+        if "l005" in call.keys:
+            raise ZeroDivisionError("by zero")
+
+    graph.before = script
+    assert deliver(database, graph).settlement == Settlement(synced=7, retried=1)
+    op = world.live("neo4j", "l005")
+    assert (op.error_kind, op.last_error, op.attempts, op.unsure) == (
+        "unknown",
+        "ZeroDivisionError: by zero",
+        1,
+        True,
+    )
+    _deliver_for_long(world, database, graph)
+    assert world.counts("neo4j") == {"synced": 7, "dead": 1}
+
+
+@pytest.mark.parametrize("step", ["setup", "split"])
+def test_an_unknown_exception_outside_a_call_is_kept_in_the_rows(
+    world: World, database: Database, step: str
+) -> None:
+    """Not left to the lease: nobody would learn why nothing arrives."""
+    world.save(NFL)
+
+    class Broken(FakeGraph):
+        def setup(self) -> None:
+            if step == "setup":
+                raise ZeroDivisionError("by zero")
+
+        def split(self, rows: Sequence[Row], model: Model) -> list[Sequence[Row]]:
+            if step == "split":
+                raise ZeroDivisionError("by zero")
+            return super().split(rows, model)
+
+    assert deliver(database, Broken()).settlement == Settlement(retried=1)
+    assert "by zero" in (world.live("neo4j", "nfl").last_error or "")
+
+
+def test_an_error_text_that_no_database_stores(world: World, database: Database) -> None:
+    """A sink's answer may quote anything: its batch is settled all the same."""
+    world.save(*leagues(4))
+    graph = FakeGraph()
+
+    def script(call: Call) -> None:
+        if "l001" in call.keys:
+            raise SinkFailure(ErrorKind.ITEM, "unexpected '\x00' in the body")
+
+    graph.before = script
+    assert deliver(database, graph).settlement == Settlement(synced=3, retried=1)
+
+
+# --- the sink is down ------------------------------------------------------------------------
+
+
+def test_an_outage_costs_no_attempt(world: World, database: Database) -> None:
+    """The breaker opens, nobody calls, and everything arrives when the sink is back."""
+    world.save(*leagues(10))
+    graph = FakeGraph()
+    graph.before = raises(DOWN)
+    assert deliver(database, graph).settlement == Settlement(retried=10)
+    health = _health(world)
+    assert (health.state, health.reason) == (BreakerState.OPEN, "no connection")
+    assert {(op.attempts, op.error_kind) for op in world.ops("neo4j")} == {(0, "sink")}
+    assert deliver(database, graph) == Batch()
+    assert len(graph.calls) == 1
+
+    graph.before = lambda call: None
+    world.pass_time(100)
+    assert deliver(database, graph).settlement == Settlement(synced=1)
+    assert _health(world).state is BreakerState.CLOSED
+    assert deliver(database, graph).settlement == Settlement(synced=9)
+
+
+def test_a_long_outage_kills_nothing(world: World, database: Database) -> None:
+    """Fifty probes, one row each: attempts stay, waits grow up to the cap."""
+    world.save(*leagues(5))
+    graph = FakeGraph()
+    graph.before = raises(DOWN)
+    waits = []
+    for _ in range(50):
+        deliver(database, graph, breaker_cap=30.0)
+        waits.append(
+            world.scalar(
+                "SELECT EXTRACT(epoch FROM open_until - now())::float8 FROM sink_state "
+                "WHERE sink = 'neo4j'"
+            )
+        )
+        world.pass_time(31)
+    assert len(graph.calls) == 50
+    assert {len(call.rows) for call in graph.calls[1:]} == {1}
+    assert max(waits) <= 30
+    assert min(waits[10:]) >= 14
+    assert {(op.status, op.attempts) for op in world.ops("neo4j")} == {("pending", 0)}
+
+
+def test_an_outage_is_given_up_after_two_calls(world: World, database: Database) -> None:
+    """The rest of a batch is not tried, and gets its attempts back, too."""
+    world.save(*leagues(10))
+    graph = FakeGraph()
+    graph.size = 2
+    graph.before = raises(DOWN)
+    assert deliver(database, graph).settlement == Settlement(retried=10)
+    assert len(graph.calls) == 2
+    assert {op.attempts for op in world.ops("neo4j")} == {0}
+
+
+def test_one_failed_call_between_others_opens_nothing(world: World, database: Database) -> None:
+    """The sink is up after all: only the rows of that call are retried."""
+    world.save(*leagues(10))
+    graph = FakeGraph()
+    graph.size = 2
+    graph.before = refuses("l004", kind=ErrorKind.SINK)
+    assert deliver(database, graph).settlement == Settlement(synced=8, retried=2)
+    assert _health(world).state is BreakerState.CLOSED
+    assert sorted(op.entity_key for op in world.ops("neo4j") if op.live) == ["l004", "l005"]
+
+
+def test_a_failed_call_is_not_repeated_at_once(world: World, database: Database) -> None:
+    """Its rows wait, though the breaker is closed: else they are sent again and again."""
+    world.save(*leagues(4))
+    graph = FakeGraph()
+    graph.size = 2
+    graph.before = refuses("l000", kind=ErrorKind.SINK)
+    deliver(database, graph, backoff=1000.0, backoff_cap=1000.0)
+    assert world.live("neo4j", "l000").wait > 0
+
+
+def test_the_sink_says_how_long_to_wait(world: World, database: Database) -> None:
+    """Retry-After is the time, for all workers together; it goes on no further."""
+    world.save(*leagues(10))
+    graph = FakeGraph()
+    graph.size = 2
+    throttled = SinkFailure(ErrorKind.SINK, "slow down", retry_after=120.0)
+    graph.before = raises(throttled)
+    assert deliver(database, graph, breaker_cap=30.0).settlement == Settlement(retried=10)
+    assert len(graph.calls) == 1
+    assert {100 < op.wait <= 120 for op in world.ops("neo4j")} == {True}
+    world.pass_time(118)
+    assert deliver(database, graph) == Batch()
+    graph.before = lambda call: None
+    world.pass_time(3)
+    delivery(database, graph).drain(10)
+    assert world.counts("neo4j") == {"synced": 10}
+    assert {op.attempts for op in world.ops("neo4j")} == {1}
+
+
+def test_throttled_on_half_the_calls(world: World, database: Database) -> None:
+    """With 429 and Retry-After: nobody calls before its time, and no attempt is spent."""
+    world.save(*leagues(100))
+    graph = FakeGraph()
+    dice = random.Random(20)
+
+    def script(call: Call) -> None:
+        if dice.random() < 0.5:
+            raise SinkFailure(ErrorKind.SINK, "slow down", retry_after=2.0)
+
+    graph.before = script
+    for _ in range(200):
+        refused = deliver(database, graph, batch_size=20).settlement.retried
+        if refused:
+            world.pass_time(1.5)
+            assert deliver(database, graph) == Batch()
+            world.pass_time(1)
+    assert world.counts("neo4j") == {"synced": 100}
+    assert {op.attempts for op in world.ops("neo4j")} == {1}
+    assert len(graph.calls) < 60
+
+
+def test_a_dead_sink_does_not_hold_up_another(world: World, database: Database) -> None:
+    """Each has its own breaker and its own operations."""
+    world.save(*leagues(3))
+    graph, embedder = FakeGraph(), FakeEmbedder()
+    graph.before = raises(DOWN)
+    deliver(database, graph)
+    embed(database, embedder)
+    index = FakeIndex()
+    deliver(database, index)
+    assert world.counts("pinecone") == {"synced": 3}
+    assert world.counts("neo4j") == {"pending": 3}
+
+
+def test_a_wrong_key_of_the_embedder_buries_nothing(world: World, database: Database) -> None:
+    """The graph is up to date, the vectors wait, and the status says why."""
+    world.save(*leagues(3))
+
+    def refuse(texts: Sequence[str]) -> None:
+        raise SinkFailure(ErrorKind.SINK, "the embedder answered 401 invalid_api_key")
+
+    embedder = FakeEmbedder(before=refuse)
+    for _ in range(20):
+        deliver(database, embedding_sink(database, embedder))
+        world.pass_time(60)
+    deliver(database, FakeGraph())
+    assert world.counts(EMBEDDING) == {"pending": 3}
+    assert world.counts("neo4j") == {"synced": 3}
+    assert "401" in (outbox.sink_health(world.conn)[EMBEDDING].reason or "")
+    embedder.before = lambda texts: None
+    world.pass_time(60)
+    embed(database, embedder)
+    assert world.counts(EMBEDDING) == {"synced": 3}
+
+
+def test_a_sink_that_cannot_be_set_up(world: World, database: Database) -> None:
+    """Is down, as any other; it is set up when it is back."""
+    world.save(NFL)
+
+    class Away(FakeGraph):
+        def setup(self) -> None:
+            super().setup()
+            if self.set_up < 3:
+                raise DOWN
+
+    graph = Away()
+    worker = delivery(database, graph)
+    for _ in range(3):
+        worker.deliver_batch()
+        world.pass_time(60)
+    assert (graph.set_up, len(graph.calls)) == (3, 1)
+    assert world.last("neo4j", "nfl").status == "synced"
+
+
+def test_a_probe_that_finds_a_bad_record_closes_the_breaker(
+    world: World, database: Database
+) -> None:
+    """The sink has answered, if only to refuse."""
+    world.save(NFL)
+    graph = FakeGraph()
+    graph.before = raises(DOWN)
+    deliver(database, graph)
+    world.pass_time(60)
+    graph.before = refuses("nfl")
+    deliver(database, graph)
+    assert _health(world).state is BreakerState.CLOSED
+
+
+def test_a_probe_without_anything_to_call_for_leaves_the_breaker(
+    world: World, database: Database
+) -> None:
+    """A row that is gone says nothing about the sink: the next one probes."""
+    world.save(NFL, archetype("racing"))
+    graph = FakeGraph()
+    graph.before = raises(DOWN)
+    deliver(database, graph)
+    world.conn.execute("DELETE FROM league")
+    world.conn.execute("UPDATE sync_operation SET suspicion = 1 WHERE entity_key = 'racing'")
+    world.pass_time(60)
+    assert deliver(database, graph).settlement == Settlement(superseded=1)
+    assert _health(world).state is BreakerState.OPEN
+    graph.before = lambda call: None
+    assert deliver(database, graph).settlement == Settlement(synced=1)
+    assert _health(world).state is BreakerState.CLOSED
+
+
+# --- records that hang the sink --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [5, 500])
+def test_a_record_that_always_hangs_is_told_from_an_outage(
+    world: World, database: Database, batch_size: int
+) -> None:
+    """Alone it hangs while the others pass: it dies, and they are synced."""
+    world.save(*leagues(20))
+    graph = FakeGraph()
+    graph.before = hangs_on("l007")
+    _deliver_for_long(world, database, graph, batch_size=batch_size)
+    assert world.counts("neo4j") == {"synced": 19, "dead": 1}
+    dead = world.last("neo4j", "l007")
+    assert (dead.error_kind, dead.last_error) == ("item", "did not answer in time")
+    hung = [call for call in graph.calls if "l007" in call.keys]
+    assert len(hung) <= 20
+    world.pass_time(100)
+    assert _health(world).state is BreakerState.CLOSED
+
+
+def test_two_records_that_always_hang(world: World, database: Database) -> None:
+    """Both die, nobody else."""
+    world.save(*leagues(20))
+    graph = FakeGraph()
+    graph.before = hangs_on("l003", "l012")
+    _deliver_for_long(world, database, graph, rounds=400)
+    assert world.counts("neo4j") == {"synced": 18, "dead": 2}
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_an_outage_of_silence_kills_nothing(world: World, database: Database, count: int) -> None:
+    """However long nobody answers, and however few wait."""
+    world.save(*leagues(count))
+    graph = FakeGraph()
+    graph.before = raises(HANGS)
+    for _ in range(60):
+        deliver(database, graph)
+        world.pass_time(100)
+    assert world.counts("neo4j") == {"pending": count}
+    graph.before = lambda call: None
+    _deliver_for_long(world, database, graph)
+    assert world.counts("neo4j") == {"synced": count}
+
+
+def test_an_outage_that_flickers_kills_nothing(world: World, database: Database) -> None:
+    """One answer in the middle of it does not turn the rest into bad records."""
+    world.save(*leagues(3))
+    graph = FakeGraph()
+    graph.before = raises(HANGS)
+    for _ in range(30):
+        deliver(database, graph)
+        world.pass_time(100)
+    graph.before = lambda call: None
+    assert deliver(database, graph).settlement == Settlement(synced=1)
+    graph.before = raises(HANGS)
+    for _ in range(60):
+        deliver(database, graph)
+        world.pass_time(100)
+    assert world.counts("neo4j") == {"synced": 1, "pending": 2}
+
+
+def test_a_lone_record_that_hangs_is_given_up_when_others_have_passed(
+    world: World, database: Database
+) -> None:
+    """As long as it is alone it may be an outage."""
+    world.save(NFL)
+    graph = FakeGraph()
+    graph.before = hangs_on("nfl")
+    for _ in range(20):
+        deliver(database, graph)
+        world.pass_time(100)
+    assert world.counts("neo4j") == {"pending": 1}
+    for number in range(30):
+        world.save(league(f"other{number}"))
+        _deliver_for_long(world, database, graph, rounds=4)
+    assert world.last("neo4j", "nfl").status == "dead"
+    assert world.counts("neo4j") == {"synced": 30, "dead": 1}
+
+
+# --- writes whose outcome is not known -------------------------------------------------------
+
+
+def test_an_unsure_write_is_echoed(world: World, database: Database) -> None:
+    """Timed out after it was applied: written again, and once more after the horizon."""
+    index = _vectors(world, database, NFL)
+    index.after = first(1, raises(HANGS))
+    deliver(database, index)
+    assert world.live("pinecone", "nfl").unsure
+    world.pass_time(60)
+    deliver(database, index)
+    echo = world.live("pinecone", "nfl")
+    assert (echo.origin, ECHO - 10 < echo.wait <= ECHO) == ("echo", True)
+    assert world.statuses(NFL)["pinecone"] == "synced"
+    world.pass_time(ECHO)
+    deliver(database, index)
+    assert world.counts("pinecone") == {"synced": 2}
+    assert len(index.calls) == 3
+
+
+def test_a_late_write_is_overwritten_by_the_echo(world: World, database: Database) -> None:
+    """The older vector lands after the newer one; the echo puts it right."""
+    index = _vectors(world, database, NFL)
+    index.before = first(1, raises(HANGS))
+    deliver(database, index)
+    late = index.calls[0].rows[0]
+    newer = league("nfl", tier="TIER1")
+    world.save(newer)
+    world.pass_time(10)
+    delivery(database, index).drain(10)
+    world.pass_time(10)
+    index.apply(late, Model("", 0))
+    assert {held.version for held in index.held.values()} == {late.version}
+    world.pass_time(ECHO)
+    delivery(database, index).drain(10)
+    assert {held.version for held in index.held.values()} == {world.version(newer)}
+    assert world.statuses(newer)["pinecone"] == "synced"
+
+
+def test_a_guarded_sink_is_not_asked_twice(world: World, database: Database) -> None:
+    """It refuses the late write by itself."""
+    world.save(NFL)
+    graph = FakeGraph()
+    graph.after = first(1, raises(HANGS))
+    deliver(database, graph)
+    world.pass_time(60)
+    deliver(database, graph)
+    assert world.counts("neo4j") == {"synced": 1}
+
+
+def test_a_whole_call_that_may_still_land_is_echoed(world: World, database: Database) -> None:
+    """It was halved, and the halves were written: the whole may come after them."""
+    index = _vectors(world, database, *leagues(2))
+    unsure = SinkFailure(ErrorKind.UNKNOWN, "broken pipe", unsure=True)
+    index.before = first(1, raises(unsure))
+    assert deliver(database, index).settlement == Settlement(synced=2)
+    assert [len(call.rows) for call in index.calls] == [2, 1, 1]
+    echoes = [op for op in world.ops("pinecone") if op.live]
+    assert [op.origin for op in echoes] == ["echo", "echo"]
+
+
+def test_a_lost_lease_is_echoed(world: World, database: Database) -> None:
+    """Whether its last worker wrote, and when that lands, nobody knows."""
+    index = _vectors(world, database, NFL)
+    world.claim("pinecone")
+    world.end_leases()
+    deliver(database, index)
+    assert world.live("pinecone", "nfl").origin == "echo"
+
+
+def test_an_unsure_delete_is_echoed(world: World, database: Database) -> None:
+    """A late upsert does not bring it back for long."""
+    index = _vectors(world, database, NFL)
+    index.before = first(1, raises(HANGS))
+    deliver(database, index)
+    late = index.calls[0].rows[0]
+    world.delete(NFL)
+    world.pass_time(10)
+    delivery(database, index).drain(10)
+    index.apply(late, Model("", 0))
+    assert index.held != {}
+    world.pass_time(ECHO)
+    delivery(database, index).drain(10)
+    assert index.held == {}
+
+
+def test_a_fault_of_the_embedder_costs_no_vector(world: World, database: Database) -> None:
+    """What was answered and kept is not asked for again, whatever happens to the batch."""
+    world.save(*leagues(3))
+    embedder = FakeEmbedder()
+    sink = embedding_sink(database, embedder)
+
+    def fail(point: str) -> None:
+        if point == "called":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        delivery(database, sink, fail).deliver_batch()
+    world.end_leases()
+    embed(database, embedder)
+    assert set(embedder.paid.values()) == {1}
+    assert world.counts(EMBEDDING) == {"synced": 3}
+
+
+def _deliver_for_long(
+    world: World, database: Database, sink: FakeSink, *, rounds: int = 120, batch_size: int = 500
+) -> None:
+    """Batch after batch, with enough time in between for every retry and breaker."""
+    for _ in range(rounds):
+        deliver(database, sink, batch_size=batch_size)
+        if not any(op.live for op in world.ops(sink.traits.name)):
+            return
+        world.pass_time(1000)
+
+
+def _vectors(world: World, database: Database, *contents: Content) -> FakeIndex:
+    world.save(*contents)
+    embed(database)
+    return FakeIndex()
+
+
+def _health(world: World) -> SinkHealth:
+    return outbox.sink_health(world.conn)["neo4j"]

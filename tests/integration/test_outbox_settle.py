@@ -1,0 +1,496 @@
+"""Writing down what became of a batch: every verdict, fenced by the lease."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from altsync import outbox
+from altsync.db import Database
+from altsync.records import (
+    Dead,
+    ErrorKind,
+    Operation,
+    Retry,
+    Settlement,
+    SinkTraits,
+    Superseded,
+    Synced,
+)
+from tests.integration.world import (
+    ECHO,
+    GRAPH,
+    INDEX,
+    Op,
+    World,
+    archetype,
+    embed,
+    example,
+    league,
+    leagues,
+)
+
+NFL = league("nfl")
+
+
+def test_what_was_written_is_synced(world: World) -> None:
+    """The operation is history, and the entity says where it is."""
+    world.save(NFL)
+    token, (op,) = world.claim("neo4j")
+    settlement = world.settle(GRAPH, token, [Synced(op, op.version, "node:nfl")])
+    assert settlement == Settlement(synced=1)
+    done = world.last("neo4j", "nfl")
+    assert (done.status, done.lease_token, done.last_error) == ("synced", None, None)
+    row = world.row(NFL)
+    assert (row["neo4j_sync_status"], row["neo4j_node_id"]) == ("synced", "node:nfl")
+    assert row["neo4j_synced_at"] is not None
+    assert row["pinecone_sync_status"] == "pending"
+
+
+def test_a_vector_remembers_its_namespace(world: World, database: Database) -> None:
+    """Where it was written, so that it can be removed from there."""
+    world.save(example("ask"))
+    embed(database)
+    token, (op,) = world.claim("pinecone")
+    world.settle(INDEX, token, [Synced(op, op.version, "ask", "triage")])
+    row = world.row(example("ask"))
+    assert (row["pinecone_sync_status"], row["pinecone_id"], row["pinecone_namespace"]) == (
+        "synced",
+        "ask",
+        "triage",
+    )
+
+
+def test_a_confirmed_delete_clears_ids_and_namespace(world: World, database: Database) -> None:
+    """Nothing of it is left in any sink, and its row says so."""
+    world.save(example("ask"))
+    embed(database)
+    for sink, namespace in ((GRAPH, None), (INDEX, "triage")):
+        _sync(world, sink, namespace)
+    world.delete(example("ask"))
+    for sink in (GRAPH, INDEX):
+        token, (op,) = world.claim(sink.name)
+        world.settle(sink, token, [Synced(op, op.version)])
+    row = world.row(example("ask"))
+    assert (row["neo4j_node_id"], row["pinecone_id"], row["pinecone_namespace"]) == (None,) * 3
+    assert set(world.statuses(example("ask")).values()) == {"synced"}
+
+
+def test_what_is_not_wanted_any_more_is_superseded(world: World) -> None:
+    """It ends without changing the entity."""
+    world.save(NFL)
+    token, (op,) = world.claim("neo4j")
+    settlement = world.settle(GRAPH, token, [Superseded(op, "the row is gone")])
+    assert settlement == Settlement(superseded=1)
+    done = world.last("neo4j", "nfl")
+    assert (done.status, done.last_error, done.error_kind) == (
+        "superseded",
+        "the row is gone",
+        None,
+    )
+    assert world.statuses(NFL)["neo4j"] == "pending"
+
+
+def test_a_dead_operation_says_why(world: World) -> None:
+    """It stays, with the reason, and the entity is marked as failed."""
+    world.save(NFL)
+    token, (op,) = world.claim("neo4j")
+    settlement = world.settle(GRAPH, token, [Dead(op, op.version, ErrorKind.ITEM, "too long")])
+    assert settlement == Settlement(dead=1)
+    done = world.last("neo4j", "nfl")
+    assert (done.status, done.error_kind, done.last_error) == ("dead", "item", "too long")
+    assert world.statuses(NFL)["neo4j"] == "failed"
+
+
+def test_a_retry_is_due_after_its_delay(world: World) -> None:
+    """The attempt is spent, the reason kept, the lease ended."""
+    world.save(NFL)
+    token, (op,) = world.claim("neo4j")
+    settlement = world.settle(GRAPH, token, [Retry(op, ErrorKind.ITEM, "refused", 20.0)])
+    assert settlement == Settlement(retried=1)
+    op_now = world.live("neo4j", "nfl")
+    assert (op_now.status, op_now.attempts, op_now.suspicion) == ("pending", 1, 0)
+    assert (op_now.last_error, op_now.error_kind, op_now.unsure) == ("refused", "item", False)
+    assert 10 < op_now.wait <= 20
+
+
+def test_a_fault_of_the_sink_gives_the_attempt_back(world: World) -> None:
+    """An outage costs the record nothing but time."""
+    world.save(NFL)
+    token, (op,) = world.claim("neo4j")
+    verdict = Retry(op, ErrorKind.SINK, "down", 20.0, give_back=True, unsure=True, suspect=True)
+    world.settle(GRAPH, token, [verdict])
+    op_now = world.live("neo4j", "nfl")
+    assert (op_now.attempts, op_now.suspicion, op_now.unsure) == (0, 1, True)
+    assert 10 < op_now.wait <= 20
+
+
+def test_a_retry_of_what_was_asked_again_is_due_at_once(world: World) -> None:
+    """The row that failed is no longer the current one: it starts afresh."""
+    world.save(NFL)
+    token, (op,) = world.claim("neo4j")
+    world.save(league("nfl", tier="TIER1"))
+    world.settle(GRAPH, token, [Retry(op, ErrorKind.ITEM, "refused", 20.0)])
+    op_now = world.live("neo4j", "nfl")
+    assert (op_now.attempts, op_now.wait <= 0, op_now.asked_again) == (0, True, False)
+
+
+def test_an_outage_is_waited_for_even_when_asked_again(world: World) -> None:
+    """A newer row does not bring the sink back."""
+    world.save(NFL)
+    token, (op,) = world.claim("neo4j")
+    world.save(league("nfl", tier="TIER1"))
+    world.settle(GRAPH, token, [Retry(op, ErrorKind.SINK, "down", 20.0, give_back=True)])
+    op_now = world.live("neo4j", "nfl")
+    assert (op_now.attempts, op_now.wait > 10) == (0, True)
+
+
+def test_what_was_asked_again_is_followed_up(world: World) -> None:
+    """The worker may have read the row before the change: another operation carries it."""
+    world.save(NFL)
+    token, (op,) = world.claim("neo4j")
+    world.save(league("nfl", tier="TIER1"))
+    newer = world.version(NFL)
+    world.settle(GRAPH, token, [Synced(op, op.version, "node:nfl")])
+    first, second = world.ops("neo4j")
+    assert (first.status, first.version) == ("synced", op.version)
+    assert (second.status, second.version, second.origin, second.attempts) == (
+        "pending",
+        newer,
+        "seed",
+        0,
+    )
+    assert second.wait <= 0
+    assert world.statuses(NFL)["neo4j"] == "pending"
+
+
+def test_a_follow_up_at_the_same_version_is_not_dropped(world: World) -> None:
+    """Comparing versions is not enough: the embedding asks again at the version it was."""
+    world.save(NFL)
+    token, (op,) = world.claim("neo4j")
+    _ask_again(world, op)
+    world.settle(GRAPH, token, [Superseded(op, "waits for its embedding")])
+    assert world.live("neo4j", "nfl").version == op.version
+
+
+def test_what_is_wanted_newer_than_written_is_followed_up(world: World) -> None:
+    """Even if nobody said so while it was leased."""
+    world.save(NFL)
+    token, (op,) = world.claim("neo4j")
+    world.settle(GRAPH, token, [Synced(op, op.version - 1, "node:nfl")])
+    first, second = world.ops("neo4j")
+    assert (first.status, first.version) == ("synced", op.version - 1)
+    assert (second.status, second.version) == ("pending", op.version)
+    assert world.statuses(NFL)["neo4j"] == "pending"
+
+
+def test_history_says_what_was_written(world: World) -> None:
+    """More than was asked for, when the row had moved on before it was read."""
+    world.save(NFL)
+    token, (op,) = world.claim("neo4j")
+    world.conn.execute("UPDATE league SET version = version + 5")
+    world.settle(GRAPH, token, [Synced(op, op.version + 5, "node:nfl")])
+    (done,) = world.ops("neo4j")
+    assert (done.status, done.version) == ("synced", op.version + 5)
+    assert world.statuses(NFL)["neo4j"] == "synced"
+
+
+def test_a_burial_that_was_asked_again_is_followed_up(world: World) -> None:
+    """The corrected row gets its chance, and is not marked by the old one's death."""
+    world.save(NFL)
+    token, (op,) = world.claim("neo4j")
+    world.save(league("nfl", tier="TIER1"))
+    world.settle(GRAPH, token, [Dead(op, op.version, ErrorKind.ITEM, "too long")])
+    assert [o.status for o in world.ops("neo4j")] == ["dead", "pending"]
+    assert world.statuses(NFL)["neo4j"] == "pending"
+
+
+def test_an_unsure_write_without_a_guard_is_echoed(world: World, database: Database) -> None:
+    """Written once more after everything that may still be under way has landed."""
+    op = _unsure(world, database)
+    echo = world.live("pinecone", "nfl")
+    assert (echo.origin, echo.unsure, echo.version) == ("echo", False, op.version)
+    assert ECHO - 10 < echo.wait <= ECHO
+    assert world.statuses(NFL)["pinecone"] == "synced"
+
+
+def test_an_echo_is_not_echoed(world: World, database: Database) -> None:
+    """One repeat is enough: it came after the horizon."""
+    _unsure(world, database)
+    world.pass_time(ECHO)
+    token, (op,) = world.claim("pinecone")
+    world.settle(INDEX, token, [Synced(op, op.version, "nfl", "default")])
+    assert world.counts("pinecone") == {"synced": 2}
+
+
+def test_a_guarded_sink_needs_no_echo(world: World) -> None:
+    """It refuses the late write by itself."""
+    world.save(NFL)
+    token, (op,) = world.claim("neo4j")
+    unsure = Retry(op, ErrorKind.SINK, "timed out", 0, give_back=True, unsure=True)
+    world.settle(GRAPH, token, [unsure])
+    token, (op,) = world.claim("neo4j")
+    assert op.unsure
+    world.settle(GRAPH, token, [Synced(op, op.version, "node:nfl")])
+    assert world.counts("neo4j") == {"synced": 1}
+
+
+def test_an_unsure_operation_that_is_superseded_is_echoed(world: World, database: Database) -> None:
+    """Its write may land although nobody wants it any more."""
+    world.save(NFL)
+    embed(database)
+    world.claim("pinecone")
+    world.end_leases()
+    token, (op,) = world.claim("pinecone")
+    world.settle(INDEX, token, [Superseded(op, "waits for its embedding")])
+    assert world.live("pinecone", "nfl").origin == "echo"
+
+
+def test_a_follow_up_inherits_the_doubt(world: World, database: Database) -> None:
+    """And is echoed in its turn, instead of the operation before it."""
+    world.save(NFL)
+    embed(database)
+    world.claim("pinecone")
+    world.end_leases()
+    token, (op,) = world.claim("pinecone")
+    world.save(league("nfl", tier="TIER1"))
+    world.settle(INDEX, token, [Synced(op, op.version, "nfl", "default")])
+    follow_up = world.live("pinecone", "nfl")
+    assert (follow_up.unsure, follow_up.origin, follow_up.wait <= 0) == (True, "seed", True)
+
+
+def test_what_is_buried_is_not_echoed(world: World, database: Database) -> None:
+    """It was given up on."""
+    world.save(NFL)
+    embed(database)
+    world.claim("pinecone")
+    world.end_leases()
+    token, (op,) = world.claim("pinecone")
+    world.settle(INDEX, token, [Dead(op, op.version, ErrorKind.ITEM, "refused")])
+    assert world.counts("pinecone") == {"dead": 1}
+
+
+def test_the_doubt_of_a_buried_write_outlives_it(world: World, database: Database) -> None:
+    """The write that was given up on may land after the one that came next: that is echoed."""
+    world.save(NFL)
+    embed(database)
+    world.claim("pinecone")
+    world.end_leases()
+    token, (op,) = world.claim("pinecone")
+    world.settle(INDEX, token, [Dead(op, op.version, ErrorKind.UNKNOWN, "timed out")])
+    world.save(league("nfl", tier="TIER1"))
+    token, (op,) = world.claim("pinecone")
+    world.settle(INDEX, token, [Synced(op, op.version, "nfl", "default")])
+    assert [o.status for o in world.ops("pinecone")] == ["superseded", "synced", "pending"]
+    assert world.live("pinecone", "nfl").origin == "echo"
+
+
+def test_a_success_closes_the_dead(world: World) -> None:
+    """What failed before is mended by the write that came through; other sinks' dead stay."""
+    world.save(NFL, league("nba"))
+    for sink in ("neo4j", "embedding"):
+        token, operations = world.claim(sink)
+        world.settle(
+            GRAPH, token, [Dead(op, op.version, ErrorKind.ITEM, "bad") for op in operations]
+        )
+    world.save(league("nfl", description="Mended."))
+    _sync(world, GRAPH)
+    assert [op.status for op in world.ops("neo4j", "nfl")] == ["superseded", "synced"]
+    assert [op.status for op in world.ops("neo4j", "nba")] == ["dead"]
+    assert [op.status for op in world.ops("embedding", "nfl")] == ["dead", "pending"]
+
+
+def test_statuses_flip_only_at_the_version_that_was_written(world: World) -> None:
+    """A newer row stays pending, whoever settles an older one."""
+    world.save(NFL)
+    token, (op,) = world.claim("neo4j")
+    world.conn.execute("UPDATE league SET version = nextval('entity_version')")
+    world.settle(GRAPH, token, [Synced(op, op.version, "node:nfl")])
+    assert world.statuses(NFL)["neo4j"] == "pending"
+
+
+def test_the_graph_is_compared_by_its_own_version(world: World) -> None:
+    """A changed edge is a change for the graph, and none for the index."""
+    world.save(NFL)
+    token, (op,) = world.claim("neo4j")
+    world.conn.execute("UPDATE league SET edges_version = nextval('entity_version')")
+    world.settle(GRAPH, token, [Synced(op, op.version, "node:nfl")])
+    assert world.statuses(NFL)["neo4j"] == "pending"
+
+
+def test_a_late_settle_changes_nothing(world: World) -> None:
+    """A worker that slept past its lease is told so: each kind of verdict counts as lost."""
+    world.save(*leagues(4))
+    stale, operations = world.claim("neo4j")
+    world.end_leases()
+    fresh, _ = world.claim("neo4j", max_attempts=99, limit=1000)
+    before = world.ops(), [world.row(content) for content in leagues(4)]
+    a, b, c, d = operations
+    settlement = world.settle(
+        GRAPH,
+        stale,
+        [
+            Synced(a, a.version, "node:late"),
+            Superseded(b, "late"),
+            Dead(c, c.version, ErrorKind.ITEM, "late"),
+            Retry(d, ErrorKind.ITEM, "late", 100.0),
+        ],
+    )
+    assert settlement == Settlement(lost=4)
+    after = world.ops(), [world.row(content) for content in leagues(4)]
+    assert [_without_wait(op) for op in after[0]] == [_without_wait(op) for op in before[0]]
+    assert after[1] == before[1]
+    assert {op.lease_token for op in world.ops("neo4j")} == {fresh}
+
+
+def test_losing_one_lease_does_not_lose_the_others(world: World) -> None:
+    """What is still held is settled."""
+    world.save(*leagues(3))
+    token, operations = world.claim("neo4j")
+    world.conn.execute("UPDATE sync_operation SET available_at = now() WHERE entity_key = 'l001'")
+    world.claim("neo4j")
+    verdicts = [Synced(op, op.version, f"node:{op.entity_key}") for op in operations]
+    assert world.settle(GRAPH, token, verdicts) == Settlement(synced=2, lost=1)
+    assert [world.statuses(content)["neo4j"] for content in leagues(3)] == [
+        "synced",
+        "pending",
+        "synced",
+    ]
+
+
+def test_settling_twice_settles_once(world: World) -> None:
+    """The lease ends with the first."""
+    world.save(NFL)
+    token, (op,) = world.claim("neo4j")
+    verdicts = [Synced(op, op.version, "node:nfl")]
+    assert world.settle(GRAPH, token, verdicts) == Settlement(synced=1)
+    assert world.settle(GRAPH, token, verdicts) == Settlement(lost=1)
+
+
+def test_a_settle_that_is_rolled_back_leaves_the_lease(world: World) -> None:
+    """All of it or nothing."""
+    world.save(NFL)
+    token, (op,) = world.claim("neo4j")
+    with pytest.raises(ZeroDivisionError), world.conn.transaction():
+        world.settle(GRAPH, token, [Synced(op, op.version, "node:nfl")])
+        raise ZeroDivisionError
+    assert world.live("neo4j", "nfl").lease_token == token
+    assert world.statuses(NFL)["neo4j"] == "pending"
+
+
+def test_a_mixed_batch(world: World) -> None:
+    """Every verdict, every type of entity, in one transaction."""
+    world.save(NFL, league("nba"), league("mlb"), archetype("racing"), example("ask"))
+    token, operations = world.claim("neo4j")
+    by_key = {op.entity_key: op for op in operations}
+    settlement = world.settle(
+        GRAPH,
+        token,
+        [
+            Synced(by_key["nfl"], by_key["nfl"].version, "node:nfl"),
+            Dead(by_key["nba"], by_key["nba"].version, ErrorKind.ITEM, "bad"),
+            Retry(by_key["mlb"], ErrorKind.UNKNOWN, "odd", 5.0),
+            Synced(by_key["racing"], by_key["racing"].version, "node:racing"),
+            Superseded(by_key["ask"], "the row is gone"),
+        ],
+    )
+    assert settlement == Settlement(synced=2, superseded=1, dead=1, retried=1)
+    saved = (NFL, league("nba"), league("mlb"), archetype("racing"), example("ask"))
+    statuses = [world.statuses(content)["neo4j"] for content in saved]
+    assert statuses == ["synced", "failed", "pending", "synced", "pending"]
+
+
+def test_a_long_reason_is_cut(world: World) -> None:
+    """A row is no place for a whole response body."""
+    world.save(*leagues(2))
+    token, (a, b) = world.claim("neo4j")
+    reason = "x" * 100_000
+    world.settle(
+        GRAPH,
+        token,
+        [Dead(a, a.version, ErrorKind.ITEM, reason), Retry(b, ErrorKind.ITEM, reason, 1)],
+    )
+    assert {len(op.last_error or "") for op in world.ops("neo4j")} == {2000}
+
+
+def test_an_error_text_that_no_database_stores(world: World) -> None:
+    """What a sink says may hold anything; it must not cost the batch its settle."""
+    world.save(*leagues(2))
+    token, (a, b) = world.claim("neo4j")
+    reason = "bad value '\x00' or \ud800"
+    settlement = world.settle(
+        GRAPH,
+        token,
+        [Dead(a, a.version, ErrorKind.ITEM, reason), Retry(b, ErrorKind.ITEM, reason, 1)],
+    )
+    assert settlement == Settlement(dead=1, retried=1)
+    assert all((op.last_error or "").startswith("bad value") for op in world.ops("neo4j"))
+
+
+def test_a_follow_up_keeps_the_priority(world: World) -> None:
+    """A backfill that was asked again stays behind everything else."""
+    world.save(NFL)
+    world.conn.execute("UPDATE sync_operation SET priority = %s", (outbox.LOW_PRIORITY,))
+    token, (op,) = world.claim("neo4j")
+    _ask_again(world, op, priority=outbox.LOW_PRIORITY)
+    world.settle(GRAPH, token, [Synced(op, op.version, "node:nfl")])
+    assert world.live("neo4j", "nfl").priority == outbox.LOW_PRIORITY
+
+
+def test_a_purged_entity_settles_all_the_same(world: World) -> None:
+    """The operation ends, whatever became of its row."""
+    world.save(NFL)
+    token, (op,) = world.claim("neo4j")
+    world.conn.execute("DELETE FROM league")
+    assert world.settle(GRAPH, token, [Superseded(op, "the row is gone")]).superseded == 1
+
+
+def test_an_operation_cannot_die_without_a_reason(world: World) -> None:
+    """The table refuses it."""
+    world.save(NFL)
+    with pytest.raises(psycopg.errors.CheckViolation):
+        world.conn.execute("UPDATE sync_operation SET status = 'dead', finished_at = now()")
+
+
+def test_nobody_settles_with_a_token_that_was_never_given(world: World) -> None:
+    """A pending operation has no lease to settle."""
+    world.save(NFL)
+    _, (op,) = world.claim("neo4j")
+    assert world.settle(GRAPH, uuid4(), [Synced(op, op.version)]) == Settlement(lost=1)
+
+
+def _sync(world: World, sink: SinkTraits, namespace: str | None = None) -> None:
+    token, operations = world.claim(sink.name)
+    assert operations
+    verdicts = [Synced(op, op.version, f"id:{op.entity_key}", namespace) for op in operations]
+    world.settle(sink, token, verdicts)
+
+
+def _unsure(world: World, database: Database) -> Operation:
+    """Let ``nfl`` be written to the index after a try whose outcome is not known."""
+    world.save(NFL)
+    embed(database)
+    token, (op,) = world.claim("pinecone")
+    verdict = Retry(op, ErrorKind.SINK, "timed out", 0, give_back=True, unsure=True)
+    world.settle(INDEX, token, [verdict])
+    token, (op,) = world.claim("pinecone")
+    world.settle(INDEX, token, [Synced(op, op.version, "nfl", "default")])
+    return op
+
+
+def _ask_again(world: World, op: Operation, priority: int = 0) -> None:
+    world.conn.execute(
+        f"""
+        INSERT INTO sync_operation AS o
+          (entity_type, entity_id, entity_key, sink, action, version, origin, priority)
+        VALUES (%s, %s, %s, 'neo4j', 'upsert', %s, 'backfill', %s) {outbox.ON_LIVE}
+        """,
+        (op.entity_type, op.entity_id, op.entity_key, op.version, priority),
+    )
+
+
+def _without_wait(op: Op) -> Op:
+    return replace(op, wait=0.0)

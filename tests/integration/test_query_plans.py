@@ -1,0 +1,286 @@
+"""What the hot statements cost when the tables are full: indexes, not scans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from psycopg.rows import TupleRow, tuple_row
+
+from altsync import db, outbox, store
+from altsync.local.services.postgres import Postgres
+from altsync.records import (
+    EMBEDDING,
+    Dead,
+    EntityType,
+    ErrorKind,
+    Operation,
+    Retry,
+    Superseded,
+    Synced,
+    Verdict,
+)
+from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
+from tests.integration.world import LEASE, settle
+
+#: Leagues, each with an operation that waits for one of the sinks.
+WAITING = 50_000
+
+#: Operations that are history.
+HISTORY = 300_000
+
+BATCH = 500
+
+#: Tables whose scan would make each batch cost as much as everything there is.
+LARGE = {"league", "sync_operation"}
+
+
+class Recording(psycopg.Connection[TupleRow]):
+    """A connection that notes what is asked of it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.asked: list[tuple[str, Any]] = []
+
+    def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
+        """Note it, then do it."""
+        self.asked.append((query, params))
+        return super().execute(query, params, **options)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One step of a plan. ``buffers`` are pages touched, those below it included."""
+
+    kind: str
+    table: str | None
+    index: str | None
+    rows: float
+    buffers: int
+
+
+@pytest.fixture(scope="module")
+def full(postgres: Postgres) -> Iterator[str]:
+    """A database with a large history and a long queue."""
+    base = postgres.url.rsplit("/", 1)[0]
+    with psycopg.connect(postgres.url, autocommit=True) as conn:
+        conn.execute("CREATE DATABASE full_tables TEMPLATE migrated")
+    with db.connect(f"{base}/full_tables") as conn:
+        conn.execute("SET synchronous_commit = off")
+        _fill(conn)
+    yield f"{base}/full_tables"
+
+
+def test_a_claim_reads_its_index_and_little_else(full: str) -> None:
+    """With 300,000 finished operations as without any."""
+    with _recording(full) as conn, conn.transaction(force_rollback=True):
+        with conn.transaction(force_rollback=True):
+            assert len(_lease(conn, "neo4j")) == BATCH
+        (statement,) = conn.asked
+        crowded = _explain(conn, *statement)
+        conn.execute(
+            "CREATE TEMP TABLE kept AS SELECT * FROM sync_operation WHERE finished_at IS NULL"
+        )
+        conn.execute("TRUNCATE sync_operation")
+        conn.execute("INSERT INTO sync_operation OVERRIDING SYSTEM VALUE SELECT * FROM kept")
+        conn.execute("ANALYZE sync_operation")
+        alone = _explain(conn, *statement)
+    assert "sync_operation_due" in {node.index for node in crowded}
+    assert _scanned(crowded) == set()
+    assert crowded[0].buffers <= 2 * alone[0].buffers
+    assert crowded[0].buffers < 20 * BATCH
+
+
+def test_the_relays_questions_read_indexes(full: str) -> None:
+    """What is due, how far off the rest is, and who is exhausted."""
+    with _recording(full) as conn:
+        outbox.due(conn, TOPOLOGY.names, 4 * BATCH)
+        outbox.exhausted(conn, 10)
+        plans = _explain_all(conn)
+    assert _scanned(*plans) == set()
+    assert plans[0][0].buffers < 20 * BATCH
+
+
+@pytest.mark.parametrize("sink", ["neo4j", EMBEDDING, "pinecone"])
+def test_settling_reads_no_table_as_a_whole(full: str, sink: str) -> None:
+    """Every verdict, with follow-ups, on fifty thousand entities."""
+    with _recording(full) as conn:
+        with conn.transaction(force_rollback=True):
+            operations = _lease(conn, sink)
+            token = _token(conn, operations)
+            conn.asked.clear()
+            settled = settle(conn, TOPOLOGY.traits(sink), token, _verdicts(operations))
+            asked = list(conn.asked)
+        assert (settled.synced, settled.dead, settled.retried, settled.superseded) == (
+            BATCH - 30,
+            10,
+            10,
+            10,
+        )
+        with conn.transaction(force_rollback=True):
+            again = _lease(conn, sink)
+            assert [op.id for op in again] == [op.id for op in operations]
+            conn.execute(
+                "UPDATE sync_operation SET lease_token = %s WHERE id = ANY(%s)",
+                (token, [op.id for op in operations]),
+            )
+            plans = [_explain(conn, query, params) for query, params in asked if _is_sql(query)]
+    assert len(plans) >= 6
+    assert _scanned(*plans) == set()
+    assert sum(plan[0].buffers for plan in plans) < 200 * BATCH
+
+
+def test_reading_a_batch_reads_a_batch(full: str) -> None:
+    """Rows by id."""
+    with _recording(full) as conn:
+        ids = [r[0] for r in conn.execute("SELECT id FROM league LIMIT %s", (BATCH,))]
+        conn.asked.clear()
+        assert len(store.read_rows(conn, EntityType.LEAGUE, ids, with_vectors=True)) == BATCH
+        plans = _explain_all(conn)
+    assert _scanned(*plans) == set()
+
+
+def test_extending_and_releasing_read_their_own_rows(full: str) -> None:
+    """By the operations' ids."""
+    with _recording(full) as conn, conn.transaction(force_rollback=True):
+        operations = _lease(conn, "neo4j")
+        token = _token(conn, operations)
+        ids = [op.id for op in operations]
+        conn.asked.clear()
+        assert outbox.extend(conn, ids, token, LEASE)
+        outbox.release(conn, ids, token)
+        plans = _explain_all(conn)
+    assert _scanned(*plans) == set()
+
+
+def test_a_page_of_backfill_reads_a_page(full: str) -> None:
+    """However many pages there are."""
+    with _recording(full) as conn, conn.transaction(force_rollback=True):
+        outbox.backfill_page(
+            conn,
+            TOPOLOGY.traits("neo4j"),
+            EntityType.LEAGUE,
+            after=UUID("80000000-0000-0000-0000-000000000000"),
+            force=True,
+            limit=BATCH,
+        )
+        plans = _explain_all(conn)
+    assert _scanned(*plans) == set()
+
+
+def _fill(conn: db.Conn) -> None:
+    conn.execute(
+        """
+        INSERT INTO league (id, seed_id, league_tag, league_name, sport_name, sport_archetype,
+          description, content_hash, text_hash, embedding_text_hash, embedding_model,
+          embedding_vector)
+        SELECT gen_random_uuid(), 's' || n, 't' || n, 'League ' || n, 'Football', 'team_sport',
+          repeat('x', 300), n, n, n, %s, repeat('v', 16)::bytea
+        FROM generate_series(1, %s) n
+        """,
+        (MODEL, WAITING),
+    )
+    conn.execute(
+        "INSERT INTO embedding (model, dimensions, text_hash, vector) "
+        "SELECT %s, %s, text_hash, embedding_vector FROM league",
+        (MODEL, DIMENSIONS),
+    )
+    columns = "entity_type, entity_id, entity_key, sink, action, version, origin"
+    sinks = "(ARRAY['embedding', 'neo4j', 'pinecone'])[1 + mod({}, 3)]"
+    conn.execute(
+        f"""
+        INSERT INTO sync_operation ({columns}, status, finished_at)
+        SELECT 'league', gen_random_uuid(), 't' || n, {sinks.format("n")}, 'upsert', 1, 'seed',
+          'synced', now() - make_interval(mins => n)
+        FROM generate_series(1, %s) n
+        """,
+        (HISTORY,),
+    )
+    conn.execute(
+        f"""
+        INSERT INTO sync_operation ({columns})
+        SELECT 'league', id, league_tag, {sinks.format("text_hash::int")}, 'upsert', version,
+          'seed'
+        FROM league
+        """
+    )
+    conn.execute("VACUUM ANALYZE")
+
+
+def _lease(conn: db.Conn, sink: str) -> list[Operation]:
+    token = uuid4()
+    return outbox.claim(
+        conn, sink, token=token, worker="tests", limit=BATCH, lease=LEASE, max_attempts=10
+    )
+
+
+def _token(conn: db.Conn, operations: Sequence[Operation]) -> UUID:
+    row = conn.execute(
+        "SELECT lease_token FROM sync_operation WHERE id = %s", (operations[0].id,)
+    ).fetchone()
+    assert row is not None
+    return UUID(str(row[0]))
+
+
+def _verdicts(operations: Sequence[Operation]) -> list[Verdict]:
+    verdicts: list[Verdict] = []
+    for place, op in enumerate(operations):
+        if place < 10:
+            verdicts.append(Dead(op, op.version, ErrorKind.ITEM, "bad"))
+        elif place < 20:
+            verdicts.append(Retry(op, ErrorKind.SINK, "down", 5.0, give_back=True))
+        elif place < 30:
+            verdicts.append(Superseded(op, "the row is gone"))
+        else:
+            # Some were written newer or older than asked for: history is corrected, and the
+            # older ones are followed up.
+            verdicts.append(Synced(op, op.version + place % 3 - 1, "id", "default"))
+    return verdicts
+
+
+def _recording(url: str) -> Recording:
+    conninfo, options = db.connect_options(url, "tests")
+    return Recording.connect(conninfo, autocommit=True, row_factory=tuple_row, **options)
+
+
+def _explain_all(conn: Recording) -> list[list[Node]]:
+    asked = [entry for entry in conn.asked if _is_sql(entry[0])]
+    with conn.transaction(force_rollback=True):
+        return [_explain(conn, query, params) for query, params in asked]
+
+
+def _is_sql(query: str) -> bool:
+    return "pg_notify" not in query
+
+
+def _explain(conn: db.Conn, query: str, params: Any) -> list[Node]:
+    """The steps of a plan, the whole of it first, as it really ran."""
+    row = conn.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}", params).fetchone()
+    assert row is not None
+    return list(_nodes(row[0][0]["Plan"]))
+
+
+def _nodes(plan: Mapping[str, Any]) -> Iterator[Node]:
+    yield Node(
+        plan["Node Type"],
+        plan.get("Relation Name"),
+        plan.get("Index Name"),
+        plan.get("Actual Rows", 0) * plan.get("Actual Loops", 0),
+        plan["Shared Hit Blocks"] + plan["Shared Read Blocks"],
+    )
+    for part in plan.get("Plans", ()):
+        yield from _nodes(part)
+
+
+def _scanned(*plans: Sequence[Node]) -> set[str | None]:
+    """Large tables that were read from end to end."""
+    return {
+        node.table
+        for plan in plans
+        for node in plan
+        if node.kind == "Seq Scan" and node.table in LARGE
+    }

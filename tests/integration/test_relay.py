@@ -1,0 +1,404 @@
+"""The relay: who is woken, when, and how often; what it buries and tidies."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from structlog.testing import capture_logs
+
+from altsync import db, outbox
+from altsync.db import Conn, Database
+from altsync.relay import Relay, RelayPolicy
+from tests.conftest import TOPOLOGY
+from tests.integration.fakes import FakeGraph
+from tests.integration.world import (
+    PATIENCE,
+    World,
+    deliver,
+    eventually,
+    league,
+    leagues,
+)
+
+NFL = league("nfl")
+
+#: A poll so slow that it cannot be what woke anybody.
+NEVER = 3600.0
+
+
+class Bell:
+    """A ``wake`` that can be waited for."""
+
+    def __init__(self) -> None:
+        self.rung: list[str] = []
+
+    def __call__(self, sink: str) -> None:
+        """Wake a worker of the sink."""
+        self.rung.append(sink)
+
+    def wait_for(self, sink: str) -> None:
+        """Until the sink has been woken."""
+        eventually(lambda: sink in self.rung)
+
+
+@contextmanager
+def running(relay: Relay, url: str) -> Iterator[None]:
+    """The relay in a thread of its own, listening."""
+    thread = threading.Thread(target=relay.run)
+    thread.start()
+    with db.connect(url) as conn:
+        eventually(lambda: _listening(conn) > 0)
+    try:
+        yield
+    finally:
+        relay.stop()
+        with db.connect(url) as conn:
+            conn.execute("SELECT pg_notify('altsync', '')")  # it looks up at once
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def test_a_notification_wakes_a_worker(world: World, database: Database) -> None:
+    """Right after the commit, without waiting for the poll."""
+    bell = Bell()
+    relay = _relay(world, database, bell, poll=NEVER)
+    with running(relay, world.url):
+        world.save(NFL)
+        bell.wait_for("neo4j")
+        bell.wait_for("embedding")
+    assert "pinecone" not in bell.rung
+
+
+def test_what_was_there_before_is_found_at_the_start(world: World, database: Database) -> None:
+    """No notification was heard of it."""
+    world.save(NFL)
+    bell = Bell()
+    with running(_relay(world, database, bell, poll=NEVER), world.url):
+        bell.wait_for("neo4j")
+
+
+def test_a_lost_notification_costs_nothing(world: World, database: Database) -> None:
+    """The poll finds what nobody told of."""
+    world.save(NFL)
+    world.conn.execute("UPDATE sync_operation SET available_at = 'infinity'")
+    bell = Bell()
+    with running(_relay(world, database, bell, poll=0.02), world.url):
+        assert bell.rung == []
+        world.conn.execute("UPDATE sync_operation SET available_at = now()")
+        bell.wait_for("neo4j")
+
+
+def test_a_retry_is_woken_for_when_it_is_due(world: World, database: Database) -> None:
+    """The relay knows when that is, and does not sleep longer."""
+    world.save(NFL)
+    world.conn.execute("UPDATE sync_operation SET available_at = now() + interval '0.3 s'")
+    bell = Bell()
+    with running(_relay(world, database, bell, poll=NEVER), world.url):
+        bell.wait_for("neo4j")
+
+
+def test_an_ended_lease_is_woken_for(world: World, database: Database) -> None:
+    """It is simply due again."""
+    world.save(NFL)
+    world.claim("neo4j", lease=0.3)
+    bell = Bell()
+    with running(_relay(world, database, bell, poll=NEVER, enabled=["neo4j"]), world.url):
+        bell.wait_for("neo4j")
+
+
+def test_a_relay_that_is_cut_off_comes_back(world: World, database: Database) -> None:
+    """PostgreSQL ended its session: it connects again and hears what comes next."""
+    bell = Bell()
+    sessions: list[Conn] = []
+
+    def listen() -> Conn:
+        sessions.append(db.connect(world.url, name="altsync-relay"))
+        return sessions[-1]
+
+    relay = _relay(world, database, bell, poll=NEVER, listen=listen)
+    with capture_logs() as log, running(relay, world.url):
+        for number in range(2):
+            world.conn.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE application_name = 'altsync-relay'"
+            )
+            eventually(lambda: len(sessions) == number + 2)  # noqa: B023
+            eventually(lambda: _listening(world.conn) > 0)
+        world.save(NFL)
+        bell.wait_for("neo4j")
+    events = [entry["event"] for entry in log]
+    assert events.count("relay.disconnected") == 2
+    assert events.count("relay.started") == 3
+    assert events[-1] == "relay.stopped"
+
+
+def test_a_relay_waits_for_a_database_that_is_away(world: World, database: Database) -> None:
+    """It does not die of it."""
+    bell = Bell()
+    tries: list[int] = []
+
+    def listen() -> Conn:
+        tries.append(1)
+        if len(tries) == 1:
+            raise psycopg.OperationalError("connection refused")
+        return db.connect(world.url, name="altsync-relay")
+
+    world.save(NFL)
+    with running(_relay(world, database, bell, poll=NEVER, listen=listen), world.url):
+        bell.wait_for("neo4j")
+    assert len(tries) == 2
+
+
+def test_a_relay_announces_itself_each_time_it_listens(world: World, database: Database) -> None:
+    """The shared state says which sinks are switched on."""
+    announced: list[int] = []
+    relay = Relay(
+        database,
+        lambda: db.connect(world.url, name="altsync-relay"),
+        lambda sink: None,
+        TOPOLOGY,
+        TOPOLOGY.names,
+        RelayPolicy(poll=NEVER),
+        announce=lambda: announced.append(_listening(world.conn)),
+    )
+    with running(relay, world.url):
+        eventually(lambda: announced == [1])
+
+
+def test_a_broker_that_is_down_is_a_warning(world: World, database: Database) -> None:
+    """Seeding never notices; when it is back, the work is found."""
+    calls: list[str] = []
+
+    def wake(sink: str) -> None:
+        calls.append(sink)
+        if len(calls) < 3:
+            raise ConnectionError("broker away")
+
+    world.save(NFL)
+    relay = _relay(world, database, wake, enabled=["neo4j"])
+    with capture_logs() as log:
+        for _ in range(3):
+            relay.look(["neo4j"])
+            world.pass_time(11)
+    assert calls == ["neo4j"] * 3
+    failed = [entry for entry in log if entry["event"] == "wake.failed"]
+    assert [(entry["log_level"], entry["error"]) for entry in failed] == [
+        ("warning", "ConnectionError: broker away")
+    ] * 2
+
+
+def test_as_many_are_woken_as_there_are_batches(world: World, database: Database) -> None:
+    """Up to the limit."""
+    world.save(*leagues(25))
+    bell = Bell()
+    _relay(world, database, bell, batch_size=10, wake_limit=8).look(["neo4j"])
+    assert bell.rung == ["neo4j"] * 3
+    bell = Bell()
+    _relay(world, database, bell, batch_size=1, wake_limit=4).look(["embedding"])
+    assert bell.rung == ["embedding"] * 4
+
+
+def test_nobody_is_flooded(world: World, database: Database) -> None:
+    """With no worker reading, one more goes out for each patience, however often it looks."""
+    world.save(*leagues(25))
+    bell = Bell()
+    relay = _relay(world, database, bell, batch_size=10, wake_limit=2)
+    for _ in range(50):
+        relay.look(["neo4j"])
+    assert len(bell.rung) == 2
+    for _ in range(5):
+        world.pass_time(11)
+        for _ in range(10):
+            relay.look(["neo4j"])
+    assert len(bell.rung) == 7
+
+
+def test_two_relays_wake_no_more_than_one(world: World, database: Database) -> None:
+    """They share the count."""
+    world.save(*leagues(25))
+    bell = Bell()
+    relays = [_relay(world, database, bell, batch_size=10, wake_limit=2) for _ in range(2)]
+    for relay in relays * 5:
+        relay.look(["neo4j"])
+    assert len(bell.rung) == 2
+
+
+def test_workers_that_answer_are_woken_again(world: World, database: Database) -> None:
+    """A claim is the answer; what is left is woken for."""
+    world.save(*leagues(3))
+    bell = Bell()
+    relay = _relay(world, database, bell, batch_size=1, wake_limit=1)
+    graph = FakeGraph()
+    for _ in range(3):
+        relay.look(["neo4j"])
+        deliver(database, graph, batch_size=1)
+        world.pass_time(2)
+    relay.look(["neo4j"])
+    assert bell.rung == ["neo4j"] * 3
+    assert world.counts("neo4j") == {"synced": 3}
+
+
+def test_nobody_is_woken_for_nothing(world: World, database: Database) -> None:
+    """Nor for a sink that is not switched on here."""
+    bell = Bell()
+    relay = _relay(world, database, bell, enabled=["neo4j"], poll=0.02)
+    with running(relay, world.url):
+        world.conn.execute("SELECT pg_notify('altsync', 'pinecone')")
+        world.save(NFL)
+        bell.wait_for("neo4j")
+    assert set(bell.rung) == {"neo4j"}
+
+
+@pytest.mark.parametrize("state", ["open", "paused", "disabled"])
+def test_a_sink_that_admits_nobody_is_left_in_peace(
+    world: World, database: Database, state: str
+) -> None:
+    """Until its breaker is due."""
+    world.save(NFL)
+    world.conn.execute(
+        "UPDATE sink_state SET state = %s, open_until = now() + interval '1 minute'", (state,)
+    )
+    bell = Bell()
+    relay = _relay(world, database, bell)
+    relay.look(["neo4j"])
+    assert bell.rung == []
+    world.pass_time(61)
+    relay.look(["neo4j"])
+    assert bell.rung == (["neo4j"] if state == "open" else [])
+
+
+def test_a_look_says_when_to_look_again(world: World, database: Database) -> None:
+    """No later than the poll, no later than what falls due, and never at once."""
+    relay = _relay(world, database, Bell(), poll=60.0)
+    assert relay.look(["neo4j"]) == 60.0
+    world.save(NFL)
+    world.conn.execute("UPDATE sync_operation SET available_at = now() + interval '20 s'")
+    assert 10 < relay.look(["neo4j"]) <= 20
+    world.conn.execute("UPDATE sync_operation SET available_at = now() + interval '1 h'")
+    assert relay.look(["neo4j"]) == 60.0
+    world.conn.execute("UPDATE sync_operation SET available_at = clock_timestamp()")
+    assert relay.look(["neo4j"]) > 0
+
+
+def test_the_exhausted_are_buried(world: World, database: Database) -> None:
+    """With the reason, in every sink; those that still have a lease are not."""
+    world.save(*leagues(3))
+    for sink in ("neo4j", "embedding"):
+        world.claim(sink)
+    world.conn.execute("UPDATE sync_operation SET attempts = 10")
+    world.conn.execute(
+        "UPDATE sync_operation SET available_at = now() "
+        "WHERE entity_key IN ('l000', 'l001') AND sink = 'neo4j' OR sink = 'embedding'"
+    )
+    relay = _relay(world, database, Bell())
+    with capture_logs() as log:
+        relay.look([])
+    assert world.counts("neo4j") == {"dead": 2, "in_progress": 1}
+    assert world.counts("embedding") == {"dead": 3}
+    dead = world.last("neo4j", "l000")
+    assert (dead.error_kind, dead.last_error) == (
+        "lost",
+        "10 workers in a row vanished while they had it",
+    )
+    assert world.statuses(league("l000"))["neo4j"] == "failed"
+    assert world.statuses(league("l002"))["neo4j"] == "pending"
+    buried = [entry for entry in log if entry["event"] == "operations.buried"]
+    assert sorted(entry["count"] for entry in buried) == [2, 3]
+
+
+def test_a_burial_does_not_bury_what_was_taken_over(world: World, database: Database) -> None:
+    """The lease's token is the fence for the relay as for anybody else."""
+    world.save(NFL)
+    world.claim("neo4j")
+    world.conn.execute("UPDATE sync_operation SET attempts = 10, available_at = now()")
+    found = outbox.exhausted(world.conn, 10)
+    world.claim("neo4j", max_attempts=20)
+    assert len(found) == 1
+    _relay(world, database, Bell()).look([])
+    assert world.live("neo4j", "nfl").status == "in_progress"
+
+
+def test_the_buried_of_a_sink_that_is_not_ours_are_left(world: World, database: Database) -> None:
+    """A relay with fewer sinks does not know how to settle them."""
+    world.save(NFL)
+    world.conn.execute("UPDATE sync_operation SET sink = 'archive' WHERE sink = 'neo4j'")
+    world.claim("archive")
+    world.conn.execute("UPDATE sync_operation SET attempts = 10, available_at = now()")
+    _relay(world, database, Bell()).look([])
+    assert world.counts("archive") == {"in_progress": 1}
+
+
+def test_a_house_is_kept_once_a_minute(world: World, database: Database) -> None:
+    """Deleted entities are purged after their grace; what else there is to do, is done."""
+    world.save(NFL)
+    world.delete(NFL)
+    world.conn.execute("DELETE FROM sync_operation")
+    world.pass_time(101)
+    done: list[str] = []
+    relay = Relay(
+        database,
+        lambda: world.conn,
+        Bell(),
+        TOPOLOGY,
+        [],
+        RelayPolicy(purge_grace=100.0),
+        housekeeping=[lambda: done.append("kept")],
+    )
+    for _ in range(5):
+        relay.look([])
+    assert done == ["kept"]
+    assert world.scalar("SELECT count(*) FROM league") == 0
+
+
+def test_a_relay_is_not_idle_in_a_transaction(world: World, database: Database) -> None:
+    """Listening in one would fill the queue of notifications until commits fail."""
+    with running(_relay(world, database, Bell(), poll=NEVER), world.url):
+        states = world.conn.execute(
+            "SELECT state FROM pg_stat_activity WHERE application_name = 'altsync-relay'"
+        ).fetchall()
+    assert states == [("idle",)]
+
+
+def test_a_relay_stops_soon(world: World, database: Database) -> None:
+    """Within its poll, from another thread or a signal."""
+    relay = _relay(world, database, Bell(), poll=0.02)
+    thread = threading.Thread(target=relay.run)
+    thread.start()
+    eventually(lambda: _listening(world.conn) > 0)
+    relay.stop()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def _relay(
+    world: World,
+    database: Database,
+    wake: Callable[[str], None],
+    *,
+    enabled: list[str] | None = None,
+    listen: Callable[[], Conn] | None = None,
+    **policy: Any,
+) -> Relay:
+    return Relay(
+        database,
+        listen or (lambda: db.connect(world.url, name="altsync-relay")),
+        wake,
+        TOPOLOGY,
+        TOPOLOGY.names if enabled is None else enabled,
+        RelayPolicy(**policy),
+    )
+
+
+def _listening(conn: Conn) -> int:
+    """Sessions of relays that are waiting for a notification."""
+    row = conn.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'altsync-relay' "
+        "AND datname = current_database() AND query LIKE 'LISTEN%'"
+    ).fetchone()
+    assert row is not None
+    return int(row[0])

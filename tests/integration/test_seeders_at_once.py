@@ -1,0 +1,130 @@
+"""Two seeders of the same files at the same time: the result of one."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from altsync.seed import loader
+from altsync.seed.report import Report
+from tests.integration.seeds import (
+    archetype_line,
+    document_line,
+    example_line,
+    league_line,
+    living,
+    seed,
+    write,
+)
+from tests.integration.world import World
+
+
+@pytest.fixture(autouse=True)
+def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "BATCH", 40)
+
+
+def test_the_result_is_that_of_one(world: World, tmp_path: Path) -> None:
+    """Every entity once, one live operation per sink, every line accounted for by both."""
+    _write(tmp_path)
+    reports = _at_once(world, tmp_path)
+    assert {report.total.processed for report in reports} == {451}
+    assert sum(report.total.created for report in reports) == 451
+    assert sum(report.total.unchanged for report in reports) == 451
+    assert {report.total.rejected for report in reports} == {0}
+    assert world.counts("neo4j") == {"pending": 401}
+    assert world.counts("embedding") == {"pending": 401}
+    for table in ("league", "few_shot_example"):
+        rows = world.conn.execute(f"SELECT version FROM {table}").fetchall()
+        assert len({row[0] for row in rows}) == len(rows)
+
+
+def test_their_tags_are_those_of_one(world: World, tmp_path: Path) -> None:
+    """Namesakes in one order: who comes first is the same, whoever reads it."""
+    lines = [league_line(f"l{n}", league_name="Premier League") for n in range(200)]
+    write(tmp_path, "leagues.jsonl", lines)
+    _at_once(world, tmp_path)
+    tags: dict[str, str] = dict(world.conn.execute("SELECT seed_id, league_tag FROM league").fetchall())
+    registry: dict[str, str] = dict(world.conn.execute("SELECT seed_id, tag FROM tag_registry").fetchall())
+    assert len(set(tags.values())) == 200
+    assert tags == registry
+    assert tags["l0"] == "premier_league"
+
+
+def test_files_in_opposite_order(world: World, tmp_path: Path) -> None:
+    """Each batch of one overlaps several of the other; all is seeded, and the tags are unique."""
+    lines = [league_line(f"l{n}", league_name=f"Name {n % 50}") for n in range(300)]
+    write(tmp_path / "a", "leagues.jsonl", lines)
+    write(tmp_path / "b", "leagues.jsonl", reversed(lines))
+    reports = _at_once(world, tmp_path / "a", tmp_path / "b")
+    assert sum(report.total.created for report in reports) == 300
+    assert len(living(world)) == 300
+    assert world.scalar("SELECT count(DISTINCT league_tag) FROM league") == 300
+    assert world.counts("neo4j") == {"pending": 300}
+
+
+def test_edits_of_the_same_rows(world: World, tmp_path: Path) -> None:
+    """Two versions of every line: one of them wins, wholly, with its operation."""
+    lines = [league_line(f"l{n}") for n in range(200)]
+    write(tmp_path, "leagues.jsonl", lines)
+    seed(world, tmp_path)
+    world.conn.execute("DELETE FROM sync_operation")
+    for name in ("a", "b"):
+        edited = [{**line, "tier": name, "location": name} for line in lines]
+        write(tmp_path / name, "leagues.jsonl", edited if name == "a" else reversed(edited))
+    _at_once(world, tmp_path / "a", tmp_path / "b")
+    assert world.scalar("SELECT count(*) FROM league WHERE tier = location") == 200
+    versions = world.conn.execute(
+        "SELECT count(*) FROM league l JOIN sync_operation o ON o.entity_id = l.id "
+        "AND o.sink = 'neo4j' AND o.status = 'pending' AND o.version = l.version"
+    ).fetchone()
+    assert versions == (200,)
+
+
+def test_one_tag_that_two_seeders_give_to_different_ids(world: World, tmp_path: Path) -> None:
+    """One gets it, the other's line is refused; neither run fails."""
+    for name in ("a", "b"):
+        lines = [league_line(f"{name}{n}", league_tag=f"tag{n}") for n in range(100)]
+        write(tmp_path / name, "leagues.jsonl", lines)
+    reports = _at_once(world, tmp_path / "a", tmp_path / "b")
+    assert sum(report.total.created for report in reports) == 100
+    assert sum(report.total.rejected for report in reports) == 100
+    assert world.scalar("SELECT count(*) FROM league") == 100
+
+
+def test_pruning_while_another_seeds_the_same(world: World, tmp_path: Path) -> None:
+    """What both files hold stays, and what neither holds is gone."""
+    lines = [league_line(f"l{n}") for n in range(200)]
+    write(tmp_path, "leagues.jsonl", [*lines, league_line("old")])
+    seed(world, tmp_path)
+    write(tmp_path, "leagues.jsonl", lines)
+    _at_once(world, tmp_path, prune=True)
+    assert living(world) == {f"l{n}" for n in range(200)}
+
+
+def _write(folder: Path) -> None:
+    write(folder, "archetypes.jsonl", [archetype_line("a1", "racing")])
+    write(folder, "leagues/a.jsonl", [league_line(f"l{n}") for n in range(300)])
+    write(folder, "examples/triage.jsonl", [example_line(f"e{n}") for n in range(100)])
+    write(folder, "documents.jsonl", [document_line(f"d{n}", f"l{n}") for n in range(50)])
+
+
+def _at_once(world: World, *folders: Path, **options: Any) -> list[Report]:
+    """Two runs, over one folder or over two, started together."""
+    start = threading.Barrier(2)
+
+    def run(folder: Path) -> Report:
+        session = World(world.url)
+        session.conn.execute("SET deadlock_timeout = '20 ms'")
+        start.wait()
+        try:
+            return seed(session, folder, **options)
+        finally:
+            session.close()
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(run, folders if len(folders) == 2 else folders * 2))

@@ -1,0 +1,536 @@
+"""Any order of edits, deliveries, crashes, outages and repairs: every sink equals PostgreSQL.
+
+``ALTSYNC_TEST_EXAMPLES`` says how many orders are tried; without it a few, the same each time.
+A failure prints the steps that lead to it, to be pasted and run.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from altsync import outbox
+from altsync.db import Database
+from altsync.errors import SinkFailure
+from altsync.records import (
+    EMBEDDING,
+    Content,
+    EntityType,
+    ErrorKind,
+    Failed,
+    Model,
+    Outcome,
+    Row,
+)
+from altsync.relay import Relay, RelayPolicy
+from altsync.sinks.base import Sink
+from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
+from tests.integration.fakes import Call, FakeEmbedder, FakeGraph, FakeIndex, FakeSink, Held
+from tests.integration.world import (
+    ECHO,
+    LEASE,
+    PATIENCE,
+    World,
+    delivery,
+    embedding_sink,
+    empty,
+    example,
+    key_of,
+    league,
+    type_of,
+)
+
+#: Orders of steps that somebody asked for; read here, before tests take the variables away.
+ASKED = os.environ.get("ALTSYNC_TEST_EXAMPLES")
+
+#: Orders of steps that are tried when nobody asks: about fifteen seconds.
+EXAMPLES = 25
+
+#: Steps of one order.
+STEPS = 30
+
+#: Seconds after which a write that was not answered has either been applied or never will be.
+#: Less than the echo waits, and that is the whole point of the echo.
+LATEST = 30.0
+
+#: Seconds that may pass between two steps: less than a lease, past a lease, past an echo.
+SPANS = [12.0, 31.0, 45.0, 400.0]
+
+#: Seconds of the first retry: more than a step takes, so that only ``pass_time`` makes it due.
+BACKOFF = 20.0
+
+POINTS = ["claimed", "read", "called", "written", "settling", "settled"]
+
+#: A transaction is open at ``settling``: a worker may die there, but not sleep.
+SLEEPS = ["claimed", "read", "called", "written"]
+
+KEYS = ["a", "b", "e", "f"]
+
+TEXTS = ["one", "two", "three"]
+
+FAULTS = [
+    "none",
+    "down",
+    "throttled",
+    "refuses a",
+    "refuses e",
+    "partly refused",
+    "partly throttled",
+    "raises",
+    "lost",
+    "applied",
+    "late",
+    "late and unknown",
+]
+
+SINK = st.sampled_from(TOPOLOGY.names)
+KEY = st.sampled_from(KEYS)
+
+
+class Killed(BaseException):
+    """What nothing in delivery may catch."""
+
+
+@dataclass(slots=True)
+class Clock:
+    """Delivery's clock: it goes on by itself, and jumps when time passes in the database."""
+
+    ahead: float = 0.0
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return time.monotonic() + self.ahead
+
+    def sleep(self, seconds: float) -> None:
+        """Other writers are done at once here."""
+
+
+class Longest:
+    """Dice that always show the longest wait, so that a test takes the same course each time."""
+
+    def uniform(self, low: float, high: float) -> float:
+        """The higher of the two."""
+        return max(low, high)
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """A call that was given up on and is still under way."""
+
+    sink: FakeSink
+    call: Call
+    until: float
+
+
+class Sleeper:
+    """A worker in a thread of its own that stops at a named point until it is told to go on."""
+
+    def __init__(self, start: Callable[[Callable[[str], None]], Any], point: str) -> None:
+        self._point = point
+        self._said: queue.Queue[BaseException | str] = queue.Queue()
+        self._go = threading.Event()
+        self._dies = False
+        self._thread = threading.Thread(target=self._run, args=(start,), daemon=True)
+        self._thread.start()
+        self.asleep = self._hear() == "asleep"
+
+    def wake(self, *, dies: bool) -> None:
+        """Go on to the end, or vanish."""
+        self._dies = dies
+        self._go.set()
+        self._hear()
+        self._thread.join(PATIENCE)
+
+    def _run(self, start: Callable[[Callable[[str], None]], Any]) -> None:
+        try:
+            start(self._at)
+            self._said.put("done")
+        except Killed:
+            self._said.put("killed")
+        except BaseException as error:  # noqa: BLE001  (raised again in the test's thread)
+            self._said.put(error)
+
+    def _at(self, point: str) -> None:
+        if point == self._point and not self._go.is_set():
+            self._said.put("asleep")
+            self._go.wait()
+            if self._dies:
+                raise Killed
+
+    def _hear(self) -> str:
+        said = self._said.get(timeout=PATIENCE)
+        if isinstance(said, BaseException):
+            raise said
+        return said
+
+
+@dataclass(slots=True)
+class Site:
+    """What all orders of steps share: one database, and delivery's clock."""
+
+    world: World
+    database: Database
+    clock: Clock = field(default_factory=Clock)
+
+
+class Machine(RuleBasedStateMachine):
+    """The steps, and what must hold after each of them."""
+
+    site: Site
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world, self.database = self.site.world, self.site.database
+        empty(self.world.conn)
+        self.graph, self.index, self.embedder = FakeGraph(), FakeIndex(), FakeEmbedder()
+        self.sinks: dict[str, Sink] = {
+            EMBEDDING: embedding_sink(self.database, self.embedder),
+            "neo4j": self.graph,
+            "pinecone": self.index,
+        }
+        self.down: set[str] = set()
+        self.late: list[Late] = []
+        self.sleepers: list[Sleeper] = []
+        self.cut_off = 0
+        for fake in (self.graph, self.index):
+            fake.size = 2
+            self._follow(fake, "none")
+        self._follow_embedder("none")
+
+    # --- what people and seeders do ---------------------------------------------------------
+
+    @rule(key=KEY, text=st.sampled_from(TEXTS), variant=st.integers(0, 1))
+    def save(self, key: str, text: str, variant: int) -> None:
+        """Create, edit (the text, or what is not embedded) or re-create."""
+        self.world.save(_content(key, text, variant))
+
+    @rule(key=KEY)
+    def delete(self, key: str) -> None:
+        """Delete, if it is there."""
+        self.world.delete(_content(key, TEXTS[0], 0))
+
+    @rule(sink=SINK)
+    def retry_dead(self, sink: str) -> None:
+        """A person retries what was given up on."""
+        with self.world.conn.transaction():
+            dead = outbox.dead_ids(self.world.conn, sink=sink)
+            outbox.retry_dead(self.world.conn, dead, TOPOLOGY)
+
+    @rule(
+        sink=SINK,
+        entity_type=st.sampled_from([EntityType.LEAGUE, EntityType.FEW_SHOT_EXAMPLE]),
+        force=st.booleans(),
+    )
+    def backfill(self, sink: str, entity_type: EntityType, force: bool) -> None:
+        """A person sends everything again."""
+        with self.world.conn.transaction():
+            outbox.backfill_page(
+                self.world.conn, TOPOLOGY.traits(sink), entity_type, after=None, force=force
+            )
+
+    # --- what workers do ----------------------------------------------------------------------
+
+    @rule(sink=SINK, fault=st.sampled_from(FAULTS))
+    def deliver(self, sink: str, fault: str) -> None:
+        """One batch, with something going wrong at the sink."""
+        self._script(sink, fault)
+        self._deliver(sink)
+        self._script(sink, "none")
+
+    @rule(sink=SINK)
+    def drain(self, sink: str) -> None:
+        """Batch after batch."""
+        self._worker(sink).drain(PATIENCE)
+
+    @rule(sink=SINK, point=st.sampled_from(POINTS))
+    def crash(self, sink: str, point: str) -> None:
+        """A worker vanishes at a named point."""
+
+        def at(reached: str) -> None:
+            if reached == point:
+                raise Killed
+
+        with suppress(Killed):
+            self._deliver(sink, at)
+
+    @precondition(lambda self: len(self.sleepers) < 2)
+    @rule(sink=SINK, point=st.sampled_from(SLEEPS))
+    def fall_asleep(self, sink: str, point: str) -> None:
+        """A worker stops at a named point, while the others go on."""
+        sleeper = Sleeper(lambda at: self._deliver(sink, at), point)
+        if sleeper.asleep:
+            self.sleepers.append(sleeper)
+
+    @precondition(lambda self: self.sleepers)
+    @rule(which=st.integers(0, 1), dies=st.booleans())
+    def wake_up(self, which: int, dies: bool) -> None:
+        """It goes on, maybe with its lease long over; or it was never to wake again."""
+        self.sleepers.pop(which % len(self.sleepers)).wake(dies=dies)
+
+    # --- what goes on around them ---------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from(SPANS))
+    def pass_time(self, seconds: float) -> None:
+        """Leases end, retries and echoes fall due, and what is late arrives at last."""
+        for late in list(self.late):
+            if late.until < self._now() + seconds:
+                self._land(late)
+        self.world.pass_time(seconds)
+        self.site.clock.ahead += seconds
+
+    @precondition(lambda self: self.late)
+    @rule(which=st.integers(0, 3))
+    def land(self, which: int) -> None:
+        """A write that nobody waits for any more is applied."""
+        self._land(self.late[which % len(self.late)])
+
+    @rule(sink=SINK)
+    def outage(self, sink: str) -> None:
+        """A sink goes down, or comes back."""
+        self.down ^= {sink}
+
+    @rule()
+    def look(self) -> None:
+        """The relay buries what is exhausted, and purges what was deleted long ago."""
+        relay = Relay(
+            self.database,
+            lambda: self.world.conn,
+            lambda sink: None,
+            TOPOLOGY,
+            [],
+            RelayPolicy(purge_grace=300.0),
+        )
+        relay.look([])
+
+    # --- what must hold after each step ---------------------------------------------------------
+
+    @invariant()
+    def all_is_well(self) -> None:
+        """Each of these, after each step."""
+        self._synced_is_never_false()
+        self._nothing_is_forgotten()
+        self._nothing_is_paid_twice()
+        assert all(op.attempts <= 10 for op in self.world.ops())
+
+    def _synced_is_never_false(self) -> None:
+        """For the guarded sink at once; for the other when nothing is under way any more."""
+        live = self._live()
+        moving = {(row.entity_type, row.key) for late in self.late for row in late.call.rows}
+        for kind, key, row in self._rows():
+            gone = row["deleted_at"] is not None
+            if row["neo4j_sync_status"] == "synced":
+                held = None if gone else Held(row["graph_version"], row["content_hash"])
+                assert self.graph.living().get((kind, key)) == held, (kind, key, "graph")
+            quiet = ("pinecone", row["id"]) not in live and (kind, key) not in moving
+            if row["pinecone_sync_status"] == "synced" and quiet:
+                held = None if gone else Held(row["version"], row["content_hash"])
+                found = [h for (t, _, k), h in self.index.held.items() if (t, k) == (kind, key)]
+                assert found == ([held] if held else []), (kind, key, "index")
+
+    def _nothing_is_forgotten(self) -> None:
+        """What is pending is somebody's work, and what failed can be found and retried."""
+        live, dead = self._live(), self._dead()
+        for kind, key, row in self._rows():
+            for sink in TOPOLOGY.names:
+                status, place = row[f"{sink}_sync_status"], (sink, row["id"])
+                before = (EMBEDDING, row["id"])
+                if status == "pending":
+                    waits = sink == "pinecone" and (before in live or before in dead)
+                    assert place in live or waits, (kind, key, sink)
+                if status == "failed":
+                    assert place in dead or place in live, (kind, key, sink)
+                if place in dead and place not in live:
+                    assert status == "failed", (kind, key, sink)
+
+    def _nothing_is_paid_twice(self) -> None:
+        """Unless an answer that was paid for never arrived."""
+        assert sum(self.embedder.paid.values()) <= len(self.embedder.paid) + self.cut_off
+
+    def teardown(self) -> None:
+        """At rest every sink equals PostgreSQL, and there is nothing left to do."""
+        for sleeper in self.sleepers:
+            sleeper.wake(dies=False)
+        self.sleepers.clear()
+        self.down.clear()
+        for _ in range(40):
+            self.pass_time(SPANS[-1])
+            self.look()
+            for sink in TOPOLOGY.names:
+                self.retry_dead(sink)
+                self.drain(sink)
+            if not self._live() and not self._dead():
+                break
+        self._assert_rest()
+        calls = len(self.graph.calls) + len(self.index.calls) + len(self.embedder.requests)
+        for sink in TOPOLOGY.names:
+            self.drain(sink)
+        again = len(self.graph.calls) + len(self.index.calls) + len(self.embedder.requests)
+        assert again == calls
+
+    def _assert_rest(self) -> None:
+        assert self._live() == set()
+        assert self._dead() == set()
+        living: dict[Any, Held] = {}
+        spaces: dict[Any, Held] = {}
+        for kind, key, row in self._rows():
+            assert {row[f"{sink}_sync_status"] for sink in TOPOLOGY.names} == {"synced"}
+            if row["deleted_at"] is None:
+                living[kind, key] = Held(row["graph_version"], row["content_hash"])
+                space = row.get("category", "default")
+                spaces[kind, space, key] = Held(row["version"], row["content_hash"])
+                assert row["embedding_text_hash"] == row["text_hash"]
+        assert self.graph.living() == living
+        assert self.index.held == spaces
+
+    # --- how ----------------------------------------------------------------------------------
+
+    def _worker(self, sink: str, at: Callable[[str], None] = lambda point: None) -> Any:
+        return delivery(
+            self.database,
+            self.sinks[sink],
+            at,
+            batch_size=3,
+            lease=LEASE,
+            echo=ECHO,
+            backoff=BACKOFF,
+            backoff_cap=60.0,
+        )
+
+    def _deliver(self, sink: str, at: Callable[[str], None] = lambda point: None) -> None:
+        self._worker(sink, at).deliver_batch()
+
+    def _script(self, sink: str, fault: str) -> None:
+        fake = self.sinks[sink]
+        if isinstance(fake, FakeSink):
+            self._follow(fake, fault)
+        else:
+            self._follow_embedder(fault)
+
+    def _follow(self, fake: FakeSink, fault: str) -> None:
+        def before(call: Call) -> None:
+            if fake.traits.name in self.down or fault == "down":
+                raise SinkFailure(ErrorKind.SINK, "down")
+            match fault:
+                case "throttled":
+                    raise SinkFailure(ErrorKind.SINK, "slow down", retry_after=60.0)
+                case "refuses a" | "refuses e" if fault[-1] in call.keys:
+                    raise SinkFailure(ErrorKind.ITEM, "bad record")
+                case "raises":
+                    raise ZeroDivisionError
+                case "lost":
+                    raise _silence()
+                case "late":
+                    self.late.append(Late(fake, call, self._now() + LATEST))
+                    raise _silence()
+                case "late and unknown":
+                    self.late.append(Late(fake, call, self._now() + LATEST))
+                    raise SinkFailure(ErrorKind.UNKNOWN, "broken pipe", unsure=True)
+
+        def after(call: Call) -> None:
+            if fault == "applied":
+                raise _silence()
+
+        def answer(call: Call, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+            kind = ErrorKind.ITEM if fault == "partly refused" else ErrorKind.SINK
+            if fault.startswith("partly"):
+                return (Failed(outcomes[0].id, kind, fault), *outcomes[1:])
+            return outcomes
+
+        fake.before, fake.after, fake.answer = before, after, answer
+
+    def _follow_embedder(self, fault: str) -> None:
+        def before(texts: Any) -> None:
+            if EMBEDDING in self.down or fault in ("down", "lost"):
+                raise SinkFailure(ErrorKind.SINK, "down", suspect=fault == "lost")
+            if fault == "throttled":
+                raise SinkFailure(ErrorKind.SINK, "slow down", retry_after=60.0)
+            if fault.startswith("refuses") and any(TEXTS[0] in text for text in texts):
+                raise SinkFailure(ErrorKind.ITEM, "bad text")
+            if fault == "raises":
+                raise ZeroDivisionError
+
+        def after(texts: Any) -> None:
+            if fault in ("applied", "late", "late and unknown"):
+                self.cut_off += len(texts)
+                raise _silence()
+
+        self.embedder.before, self.embedder.after = before, after
+
+    def _land(self, late: Late) -> None:
+        self.late.remove(late)
+        for row in late.call.rows:
+            _apply_late(late.sink, late.call.action, row)
+
+    def _now(self) -> float:
+        return self.site.clock.ahead
+
+    def _rows(self) -> Iterator[tuple[EntityType, str, dict[str, Any]]]:
+        for key in KEYS:
+            content = _content(key, TEXTS[0], 0)
+            row = self.world.find(content)
+            if row is not None:
+                yield type_of(content), key_of(content), row
+
+    def _live(self) -> set[tuple[str, Any]]:
+        return {(op.sink, op.entity_id) for op in self.world.ops() if op.live}
+
+    def _dead(self) -> set[tuple[str, Any]]:
+        return {(op.sink, op.entity_id) for op in self.world.ops() if op.status == "dead"}
+
+
+def _content(key: str, text: str, variant: int) -> Content:
+    """Leagues and examples; each has something that is embedded and something that is not."""
+    if key in ("a", "b"):
+        return league(key, league_name="Serie A", description=text, tier=f"TIER{variant}")
+    return example(key, ("triage", "support")[variant], input_text=text)
+
+
+def _silence() -> SinkFailure:
+    return SinkFailure(ErrorKind.SINK, "did not answer in time", unsure=True, suspect=True)
+
+
+def _apply_late(sink: FakeSink, action: str, row: Row) -> None:
+    if action == "delete":
+        sink.remove(row)
+    elif isinstance(sink, FakeIndex):
+        sink.land(row)
+    else:
+        sink.apply(row, Model(MODEL, DIMENSIONS))
+
+
+def test_any_order_of_steps_ends_in_agreement(
+    world: World, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever happens in whatever order."""
+    site = Site(world, database)
+    monkeypatch.setattr("altsync.delivery.time", site.clock)
+    monkeypatch.setattr("altsync.delivery.random", Longest())
+    run_state_machine_as_test(
+        type("Sync", (Machine,), {"site": site}),
+        settings=settings(
+            max_examples=int(ASKED) if ASKED else EXAMPLES,
+            stateful_step_count=STEPS,
+            derandomize=ASKED is None,
+            database=None,
+            deadline=None,
+            print_blob=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

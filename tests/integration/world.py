@@ -1,0 +1,372 @@
+"""What these tests do to the database, and how they look at it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+from uuid import UUID, uuid4
+
+import orjson
+from psycopg.rows import class_row, dict_row
+
+from altsync import db, outbox, store
+from altsync.db import Conn, Database
+from altsync.delivery import Batch, Delivery, Policy
+from altsync.projection import content_hash, text_hash
+from altsync.records import (
+    Content,
+    EntityType,
+    FewShotExample,
+    League,
+    Operation,
+    Settlement,
+    SinkTraits,
+    SportArchetype,
+    Verdict,
+    entity_id,
+)
+from altsync.sinks import embedding
+from altsync.sinks.base import Sink
+from altsync.store import Changes, EmbeddingCache
+from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
+from tests.integration.fakes import FakeEmbedder
+
+#: Seconds for things that happen by themselves; far more than they need.
+PATIENCE = 30.0
+
+#: Seconds of a lease, long enough that none runs out unless a test says so.
+LEASE = 30.0
+
+#: Seconds after which an unsure write is repeated: lease and timeout together.
+ECHO = 40.0
+
+GRAPH = TOPOLOGY.traits("neo4j")
+INDEX = TOPOLOGY.traits("pinecone")
+EMBEDDER = TOPOLOGY.traits("embedding")
+
+
+def league(key: str, **changes: Any) -> League:
+    """A league whose tag, and seed id, is ``key``."""
+    content: dict[str, Any] = {
+        "league_name": f"The {key}",
+        "sport_name": "Football",
+        "sport_archetype": "team_sport",
+    }
+    return League(key, **{**content, **changes})
+
+
+def leagues(count: int) -> list[League]:
+    """So many leagues: l000, l001 …"""
+    return [league(f"l{number:03}") for number in range(count)]
+
+
+def example(key: str, category: str = "triage", **changes: Any) -> FewShotExample:
+    """An example whose id is ``key``."""
+    return FewShotExample(key, category, **{"input_text": key, "output_text": "yes", **changes})
+
+
+def archetype(key: str, **changes: Any) -> SportArchetype:
+    """An archetype whose name is ``key``."""
+    content: dict[str, Any] = {"display_name": key.title(), "code_pattern": "TeamMatch"}
+    return SportArchetype(key, **{**content, **changes})
+
+
+def type_of(content: Content) -> EntityType:
+    """The table of a content."""
+    match content:
+        case League():
+            return EntityType.LEAGUE
+        case SportArchetype():
+            return EntityType.SPORT_ARCHETYPE
+        case FewShotExample():
+            return EntityType.FEW_SHOT_EXAMPLE
+        case _:
+            assert_never(content)
+
+
+def key_of(content: Content) -> str:
+    """The key of a content in every sink; these tests take it as the seed id too."""
+    return str(getattr(content, outbox.KEY_COLUMN[type_of(content)]))
+
+
+def id_of(content: Content) -> UUID:
+    """The id of a content's entity."""
+    return entity_id(type_of(content), key_of(content))
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """A row of the outbox. ``wait`` is in seconds from now until it is available."""
+
+    id: int
+    entity_type: str
+    entity_id: UUID
+    entity_key: str
+    sink: str
+    action: str
+    version: int
+    origin: str
+    priority: int
+    status: str
+    attempts: int
+    suspicion: int
+    lease_token: UUID | None
+    leased_by: str | None
+    asked_again: bool
+    unsure: bool
+    last_error: str | None
+    error_kind: str | None
+    wait: float
+
+    @property
+    def live(self) -> bool:
+        """Whether it is still to be done."""
+        return self.status in ("pending", "in_progress")
+
+
+class World:
+    """A database seen from a session of its own, which seeds, looks, and moves the time."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.conn = db.connect(url)
+
+    def close(self) -> None:
+        """End the session."""
+        self.conn.close()
+
+    # --- seeding --------------------------------------------------------------------------------
+
+    def save(self, *contents: Content) -> Changes:
+        """Seed contents in one transaction."""
+        store.create_changed_in_run(self.conn)
+        for entity_type in {type_of(c) for c in contents}:
+            store.create_staging(self.conn, entity_type)
+        with self.conn.transaction():
+            return save(self.conn, *contents)
+
+    def delete(self, *contents: Content) -> Changes:
+        """Delete in one transaction."""
+        store.create_changed_in_run(self.conn)
+        with self.conn.transaction():
+            return delete(self.conn, *contents)
+
+    # --- looking --------------------------------------------------------------------------------
+
+    def ops(self, sink: str | None = None, key: str | None = None) -> list[Op]:
+        """Operations, by sink and entity, in the order in which they came up."""
+        with self.conn.cursor(row_factory=class_row(Op)) as cursor:
+            return cursor.execute(
+                """
+                SELECT id, entity_type, entity_id, entity_key, sink, action, version, origin,
+                       priority, status, attempts, suspicion, lease_token, leased_by, asked_again,
+                       unsure, last_error, error_kind,
+                       EXTRACT(epoch FROM available_at - now())::float8 AS wait
+                FROM sync_operation
+                WHERE (%(sink)s::text IS NULL OR sink = %(sink)s)
+                  AND (%(key)s::text IS NULL OR entity_key = %(key)s) ORDER BY id
+                """,
+                {"sink": sink, "key": key},
+            ).fetchall()
+
+    def live(self, sink: str, key: str) -> Op:
+        """The one live operation of a sink and entity."""
+        (op,) = (op for op in self.ops(sink, key) if op.live)
+        return op
+
+    def last(self, sink: str, key: str) -> Op:
+        """The latest operation of a sink and entity."""
+        return self.ops(sink, key)[-1]
+
+    def counts(self, sink: str) -> dict[str, int]:
+        """Operations of a sink by status."""
+        rows = self.conn.execute(
+            "SELECT status, count(*) FROM sync_operation WHERE sink = %s GROUP BY 1", (sink,)
+        )
+        return dict(rows.fetchall())
+
+    def find(self, content: Content) -> dict[str, Any] | None:
+        """The row of an entity, if it is there."""
+        with self.conn.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(
+                f"SELECT * FROM {type_of(content)} WHERE id = %s", (id_of(content),)
+            ).fetchone()
+
+    def row(self, content: Content) -> dict[str, Any]:
+        """The row of an entity."""
+        found = self.find(content)
+        assert found is not None
+        return found
+
+    def version(self, content: Content) -> int:
+        """The version of an entity."""
+        return int(self.row(content)["version"])
+
+    def statuses(self, content: Content) -> dict[str, str]:
+        """The status of each sink on an entity."""
+        row = self.row(content)
+        return {sink: row[f"{sink}_sync_status"] for sink in TOPOLOGY.names}
+
+    def scalar(self, query: str, *parameters: Any) -> Any:
+        """The one value of a query."""
+        row = self.conn.execute(query, parameters).fetchone()
+        assert row is not None
+        return row[0]
+
+    # --- time -----------------------------------------------------------------------------------
+
+    def pass_time(self, seconds: float) -> None:
+        """Let everything that waits in the database be nearer by so many seconds."""
+        pass_time(self.conn, seconds)
+
+    def end_leases(self) -> None:
+        """Let the leases of workers that vanished run out."""
+        self.conn.execute(
+            "UPDATE sync_operation SET available_at = now() WHERE status = 'in_progress'"
+        )
+
+    def until_waiting(self, conn: Conn) -> None:
+        """Wait until another session is held up by a lock."""
+        eventually(
+            lambda: bool(
+                self.scalar(
+                    "SELECT count(*) FROM pg_stat_activity "
+                    "WHERE pid = %s AND wait_event_type = 'Lock'",
+                    conn.info.backend_pid,
+                )
+            )
+        )
+
+    def until_alone(self) -> None:
+        """Wait until PostgreSQL has noticed that every other session is gone."""
+        eventually(
+            lambda: (
+                not self.scalar(
+                    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+                    "AND pid <> pg_backend_pid() AND backend_type = 'client backend' "
+                    "AND application_name = 'altsync'"
+                )
+            )
+        )
+
+    # --- claiming and settling ------------------------------------------------------------------
+
+    def claim(self, sink: str, *, limit: int = 500, **changes: Any) -> tuple[UUID, list[Operation]]:
+        """Lease as a worker does; returns the lease's token too."""
+        token = changes.pop("token", None) or uuid4()
+        numbers = {"worker": "tests", "lease": LEASE, "max_attempts": 10, **changes}
+        return token, outbox.claim(self.conn, sink, token=token, limit=limit, **numbers)
+
+    def settle(
+        self, sink: SinkTraits, token: UUID, verdicts: Sequence[Verdict], **changes: Any
+    ) -> Settlement:
+        """Settle as a worker does."""
+        with self.conn.transaction():
+            return settle(self.conn, sink, token, verdicts, **changes)
+
+
+def empty(conn: Conn) -> None:
+    """Make a migrated database as good as new."""
+    tables = conn.execute(
+        "SELECT string_agg(tablename, ', ') FROM pg_tables "
+        "WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+    ).fetchone()
+    assert tables is not None
+    conn.execute(f"TRUNCATE {tables[0]}")
+    outbox.register_sinks(conn, TOPOLOGY, MODEL, DIMENSIONS)
+
+
+def save(conn: Conn, *contents: Content) -> Changes:
+    """Seed inside the caller's transaction; the session has its temporary tables already."""
+    changes = Changes()
+    for entity_type in EntityType:
+        members = [content for content in contents if type_of(content) is entity_type]
+        if members:
+            store.copy_to_staging(conn, entity_type, [_staged(content) for content in members])
+            changes += store.upsert_staged(conn, entity_type, TOPOLOGY)
+    return changes
+
+
+def delete(conn: Conn, *contents: Content) -> Changes:
+    """Delete inside the caller's transaction."""
+    changes = Changes()
+    for entity_type in EntityType:
+        ids = [id_of(content) for content in contents if type_of(content) is entity_type]
+        if ids:
+            changes += store.tombstone(conn, entity_type, ids, TOPOLOGY)
+    return changes
+
+
+def settle(
+    conn: Conn, sink: SinkTraits, token: UUID, verdicts: Sequence[Verdict], **changes: Any
+) -> Settlement:
+    """Settle inside the caller's transaction."""
+    numbers = {"echo_seconds": ECHO, "model": MODEL, "dimensions": DIMENSIONS, **changes}
+    return outbox.settle(conn, sink, token, verdicts, topology=TOPOLOGY, **numbers)
+
+
+def pass_time(conn: Conn, seconds: float) -> None:
+    """Move everything that waits in the database so many seconds into the past."""
+    for statement in (
+        "UPDATE sync_operation SET available_at = available_at - {t} WHERE finished_at IS NULL",
+        "UPDATE sink_state SET open_until = open_until - {t}, probe_until = probe_until - {t}, "
+        "last_claim_at = last_claim_at - {t}, last_wake_at = last_wake_at - {t}",
+        *(
+            f"UPDATE {entity_type} SET deleted_at = deleted_at - {{t}} WHERE deleted_at < now()"
+            for entity_type in EntityType
+        ),
+    ):
+        conn.execute(statement.format(t=f"make_interval(secs => {float(seconds)})"))
+
+
+def embedding_sink(database: Database, embedder: FakeEmbedder) -> embedding.Sink:
+    """The product's own embedding sink, over a fake embedder."""
+    return embedding.Sink(embedder, EmbeddingCache(database))
+
+
+def delivery(
+    database: Database, sink: Sink, at: Callable[[str], None] = lambda point: None, **policy: Any
+) -> Delivery:
+    """Delivery as a worker has it."""
+    numbers = Policy(**{"lease": LEASE, "echo": ECHO, **policy})
+    return Delivery(database, sink, TOPOLOGY, numbers, worker="tests", at=at)
+
+
+def deliver(database: Database, sink: Sink, **policy: Any) -> Batch:
+    """Deliver one batch."""
+    return delivery(database, sink, **policy).deliver_batch()
+
+
+def embed(database: Database, embedder: FakeEmbedder | None = None) -> FakeEmbedder:
+    """Embed all that waits for it."""
+    embedder = embedder or FakeEmbedder()
+    delivery(database, embedding_sink(database, embedder)).drain(PATIENCE)
+    return embedder
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for a condition, with a deadline."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.005)
+
+
+def _staged(content: Content) -> tuple[Any, ...]:
+    entity_type = type_of(content)
+    columns = (getattr(content, name) for name in store.CONTENT_COLUMNS[entity_type])
+    return (
+        entity_id(entity_type, key_of(content)),
+        key_of(content),
+        *(_column(value) for value in columns),
+        content_hash(content),
+        text_hash(content),
+    )
+
+
+def _column(value: Any) -> Any:
+    if isinstance(value, dict):
+        return orjson.dumps(value).decode()
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,118 @@
+"""The composition root without any server: what is switched on, and with which numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from altsync.app import Application, policy
+from altsync.config import read_settings
+from altsync.delivery import Policy, full_jitter
+from altsync.errors import ConfigurationError
+from altsync.records import SinkTraits
+
+EMBEDDING = {"OPENAI_API_KEY": "planted-key"}
+NEO4J = {"NEO4J_URI": "bolt://127.0.0.1:1"}
+PINECONE = {"PINECONE_API_KEY": "planted-key"}
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working folder without a .env."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_sinks_of_the_product() -> None:
+    """What the outbox must know of each: who waits for whom, and who guards itself."""
+    assert Application().topology.sinks == (
+        SinkTraits("embedding", guarded=True),
+        SinkTraits("neo4j", guarded=True, edges=True),
+        SinkTraits("pinecone", needs_embedding=True),
+    )
+
+
+@pytest.mark.parametrize(
+    ("variables", "enabled"),
+    [
+        ({}, []),
+        (EMBEDDING, ["embedding"]),
+        (NEO4J, ["neo4j"]),
+        (PINECONE, ["pinecone"]),
+        ({**EMBEDDING, **NEO4J, **PINECONE}, ["embedding", "neo4j", "pinecone"]),
+    ],
+)
+def test_each_sink_is_switched_on_by_its_own_setting(
+    monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str], enabled: list[str]
+) -> None:
+    """The others are disabled, and the reason names the variable that is missing."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    app = Application()
+    assert app.enabled == enabled
+    reasons = {sink: app.disabled_reason(sink) for sink in app.topology.names}
+    missing = {
+        "embedding": "OPENAI_API_KEY is not set",
+        "neo4j": "NEO4J_URI is not set",
+        "pinecone": "PINECONE_API_KEY is not set",
+    }
+    assert reasons == {s: None if s in enabled else why for s, why in missing.items()}
+
+
+def test_a_sink_without_a_setting_is_always_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference sink needs nothing."""
+    monkeypatch.setenv("ALTSYNC_SINKS", "memory")
+    assert Application().enabled == ["memory"]
+
+
+def test_a_sink_that_is_no_module_is_told_by_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence says which file would be looked for."""
+    monkeypatch.setenv("ALTSYNC_SINKS", "neo4j,kafka")
+    with pytest.raises(ConfigurationError, match=r"'kafka', but there is no sinks/kafka\.py"):
+        _ = Application().topology
+
+
+def test_the_settings_reach_delivery(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every number of the policy is one that can be set."""
+    for name, value in {
+        "ALTSYNC_BATCH_SIZE": "7",
+        "ALTSYNC_LEASE_SECONDS": "70",
+        "ALTSYNC_SINK_TIMEOUT_SECONDS": "13",
+        "ALTSYNC_MAX_ATTEMPTS": "17",
+        "ALTSYNC_MAX_LOST_LEASES": "19",
+        "ALTSYNC_BACKOFF_SECONDS": "2.5",
+        "ALTSYNC_BACKOFF_CAP_SECONDS": "250",
+        "ALTSYNC_BREAKER_CAP_SECONDS": "25",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert policy(read_settings()) == Policy(
+        batch_size=7,
+        lease=70,
+        timeout=13,
+        max_attempts=17,
+        max_lost_leases=19,
+        backoff=2.5,
+        backoff_cap=250,
+        breaker_cap=25,
+        echo=83,
+    )
+
+
+def test_the_policys_defaults_are_the_settings() -> None:
+    """Two places that say a default must say the same."""
+    found = policy(read_settings())
+    assert {f.name: getattr(found, f.name) for f in fields(Policy)} == {
+        f.name: f.default for f in fields(Policy)
+    }
+
+
+@given(st.floats(0.001, 10), st.floats(0.001, 1000), st.integers(0, 100_000))
+def test_retries_wait_within_an_exponential_bound(base: float, cap: float, attempts: int) -> None:
+    """Never longer than the cap, never less than nothing, however often it was tried."""
+    delay = full_jitter(base, cap, attempts)
+    assert 0 <= delay <= cap
+    assert attempts > 30 or delay <= base * 2**attempts

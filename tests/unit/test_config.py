@@ -1,0 +1,310 @@
+"""Settings: which source wins, what is refused, and that no value ever shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg.conninfo
+import pytest
+
+from altsync.config import SERVICE_GROUPS, Settings, read_settings, split_schema
+from altsync.db import connect_options
+from altsync.errors import ConfigurationError
+from altsync.records import Model
+
+LOCAL_ENV = """\
+DATABASE_URL=postgresql://local:pw@127.0.0.1:1/altsync
+REDIS_URL=redis://127.0.0.1:2
+NEO4J_URI=bolt://127.0.0.1:3
+NEO4J_USERNAME=root
+NEO4J_PASSWORD=local-graph-password
+NEO4J_DATABASE=altsync
+PINECONE_API_KEY=local-vectors-key
+PINECONE_CONTROLLER_HOST=http://127.0.0.1:4
+OPENAI_API_KEY=local-vectors-key
+OPENAI_BASE_URL=http://127.0.0.1:4/v1
+ALTSYNC_EMBEDDING_MODEL=wordllama-l2-256
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder of the test's own, so that no .env is found by chance."""
+    place = tmp_path / "work"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    return place
+
+
+@pytest.fixture
+def local_stack(tmp_path: Path) -> None:
+    """The ``local.env`` of a stack in ALTSYNC_HOME."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "local.env").write_text(LOCAL_ENV)
+
+
+def test_without_any_source_the_defaults_hold() -> None:
+    """Nothing is switched on, and the numbers are those of the reference."""
+    settings = read_settings()
+    assert settings.database_url is None
+    assert settings.redis_url is None
+    assert settings.neo4j_uri is None
+    assert settings.pinecone_api_key is None
+    assert settings.openai_api_key is None
+    assert settings.sink_names == ["embedding", "neo4j", "pinecone"]
+    assert settings.wanted_model == Model("text-embedding-3-small", 1536)
+    assert (settings.altsync_lease_seconds, settings.altsync_sink_timeout_seconds) == (30.0, 10.0)
+    assert settings.echo_seconds == 40.0
+    assert (settings.altsync_batch_size, settings.altsync_max_attempts) == (500, 5)
+
+
+def test_the_local_stack_fills_what_nothing_names(local_stack: None) -> None:
+    """With nothing else set, every service is the local one."""
+    settings = read_settings()
+    assert settings.require_database_url() == "postgresql://local:pw@127.0.0.1:1/altsync"
+    assert settings.broker_url == "redis://127.0.0.1:2"
+    assert (settings.neo4j_uri, settings.neo4j_username) == ("bolt://127.0.0.1:3", "root")
+    assert settings.neo4j_password.get_secret_value() == "local-graph-password"
+    assert settings.neo4j_database == "altsync"
+    assert settings.pinecone_controller_host == "http://127.0.0.1:4"
+    assert settings.openai_base_url == "http://127.0.0.1:4/v1"
+    assert settings.wanted_model.name == "wordllama-l2-256"
+
+
+@pytest.mark.parametrize(
+    ("named", "value"),
+    [
+        ("DATABASE_URL", "postgresql://real/db"),
+        ("ALTSYNC_DIRECT_DATABASE_URL", "postgresql://real/db"),
+        ("REDIS_URL", "redis://real"),
+        ("ALTSYNC_BROKER_URL", "amqp://real"),
+        ("NEO4J_URI", "neo4j+s://real"),
+        ("NEO4J_PASSWORD", "a-real-password"),
+        ("PINECONE_API_KEY", "a-real-key"),
+        ("PINECONE_CONTROLLER_HOST", "https://real"),
+        ("OPENAI_API_KEY", "a-real-key"),
+        ("OPENAI_BASE_URL", "https://real/v1"),
+        ("ALTSYNC_EMBEDDING_MODEL", "text-embedding-3-large"),
+    ],
+)
+@pytest.mark.parametrize("source", ["environment", "dotenv"])
+def test_one_named_variable_takes_its_whole_group_from_the_local_stack(
+    local_stack: None,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    named: str,
+    value: str,
+    source: str,
+) -> None:
+    """A real key never goes to the local stack, nor a local one to a real service."""
+    if source == "environment":
+        monkeypatch.setenv(named, value)
+    else:
+        (folder / ".env").write_text(f"{named}={value}\n")
+    settings = read_settings()
+
+    bare = Settings.model_fields
+    for group in SERVICE_GROUPS:
+        for name in group - {named.lower()}:
+            found = getattr(settings, name)
+            if named.lower() in group:
+                assert found == bare[name].default, name
+            elif name in {line.split("=")[0].lower() for line in LOCAL_ENV.splitlines()}:
+                assert found != bare[name].default, name
+    found = getattr(settings, named.lower())
+    assert getattr(found, "get_secret_value", lambda: found)() == value
+
+
+def test_an_empty_variable_names_nothing(
+    local_stack: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``OPENAI_API_KEY=`` is no key: the local one is used, with the local address."""
+    monkeypatch.setenv("OPENAI_API_KEY", "")
+    settings = read_settings()
+    assert settings.openai_api_key is not None
+    assert settings.openai_api_key.get_secret_value() == "local-vectors-key"
+    assert settings.openai_base_url == "http://127.0.0.1:4/v1"
+
+
+def test_the_environment_wins_over_dotenv(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is exported counts more than what is written in the folder."""
+    (folder / ".env").write_text("NEO4J_URI=bolt://dotenv\nNEO4J_DATABASE=kept\n")
+    monkeypatch.setenv("NEO4J_URI", "bolt://exported")
+    settings = read_settings()
+    assert (settings.neo4j_uri, settings.neo4j_database) == ("bolt://exported", "kept")
+
+
+def test_the_home_of_the_local_stack_may_be_named_in_dotenv(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ALTSYNC_HOME is looked up in all sources before local.env is opened."""
+    monkeypatch.delenv("ALTSYNC_HOME")
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "local.env").write_text("REDIS_URL=redis://127.0.0.1:9\n")
+    (folder / ".env").write_text("ALTSYNC_HOME=elsewhere\n")
+    assert read_settings().broker_url == "redis://127.0.0.1:9"
+
+
+def test_the_broker_has_a_variable_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ALTSYNC_BROKER_URL goes before REDIS_URL."""
+    monkeypatch.setenv("REDIS_URL", "redis://one")
+    monkeypatch.setenv("ALTSYNC_BROKER_URL", "amqp://two")
+    assert read_settings().broker_url == "amqp://two"
+
+
+def test_sessions_use_the_direct_url_when_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LISTEN and migrations go round a pooler; everything else through it."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://pooler/db")
+    assert read_settings().require_database_url(direct=True) == "postgresql://pooler/db"
+    monkeypatch.setenv("ALTSYNC_DIRECT_DATABASE_URL", "postgresql://server/db")
+    settings = read_settings()
+    assert settings.require_database_url(direct=True) == "postgresql://server/db"
+    assert settings.require_database_url() == "postgresql://pooler/db"
+
+
+@pytest.mark.parametrize(
+    ("name", "ask"),
+    [
+        ("DATABASE_URL", lambda settings: settings.require_database_url()),
+        ("REDIS_URL", lambda settings: settings.broker_url),
+    ],
+)
+def test_a_missing_url_is_named_with_what_to_do(name: str, ask: Callable[[Settings], str]) -> None:
+    """The sentence names the variable and the embedded stack."""
+    with pytest.raises(ConfigurationError, match=rf"^{name} is not set\..*altsync local up"):
+        ask(read_settings())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALTSYNC_LEASE_SECONDS", "hunter2-lease"),
+        ("ALTSYNC_LEASE_SECONDS", "-31337"),
+        ("ALTSYNC_BATCH_SIZE", "31337000"),
+        ("ALTSYNC_EMBEDDING_DIMENSIONS", "hunter2-dimensions"),
+        ("ALTSYNC_LOG_LEVEL", "hunter2-level"),
+        ("ALTSYNC_LOG_FORMAT", "hunter2-format"),
+        ("ALTSYNC_SINKS", "neo4j,hunter2-sink"),
+        ("FLOWER_PORT", "hunter2-port"),
+    ],
+)
+def test_a_wrong_setting_is_named_and_its_value_is_not(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """Values may be secrets that were put under the wrong name."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings()
+    assert name in str(caught.value)
+    assert value not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_all_wrong_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run says everything that has to be put right."""
+    monkeypatch.setenv("ALTSYNC_LEASE_SECONDS", "x")
+    monkeypatch.setenv("ALTSYNC_POLL_SECONDS", "y")
+    with pytest.raises(ConfigurationError, match=r"ALTSYNC_LEASE_SECONDS.*ALTSYNC_POLL_SECONDS"):
+        read_settings()
+
+
+@pytest.mark.parametrize("timeout", ["30", "31"])
+def test_the_timeout_of_a_sink_is_under_the_lease(
+    monkeypatch: pytest.MonkeyPatch, timeout: str
+) -> None:
+    """A call that may outlive its lease could write after another worker."""
+    monkeypatch.setenv("ALTSYNC_LEASE_SECONDS", "30")
+    monkeypatch.setenv("ALTSYNC_SINK_TIMEOUT_SECONDS", timeout)
+    with pytest.raises(
+        ConfigurationError,
+        match="ALTSYNC_SINK_TIMEOUT_SECONDS must be under ALTSYNC_LEASE_SECONDS",
+    ):
+        read_settings()
+    monkeypatch.setenv("ALTSYNC_SINK_TIMEOUT_SECONDS", "29.9")
+    assert read_settings().altsync_sink_timeout_seconds == 29.9
+
+
+def test_settings_do_not_print_secrets(local_stack: None) -> None:
+    """A logged or printed Settings shows none of them."""
+    settings = read_settings()
+    shown = f"{settings!r} {settings} {settings.model_dump()}"
+    for secret in ("local-graph-password", "local-vectors-key", "local:pw"):
+        assert secret not in shown
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("neo4j", ["neo4j"]),
+        (" neo4j , pinecone ,", ["neo4j", "pinecone"]),
+        ("neo4j,neo4j,embedding", ["neo4j", "embedding"]),
+    ],
+)
+def test_sinks_are_a_list_of_names(
+    monkeypatch: pytest.MonkeyPatch, given: str, names: list[str]
+) -> None:
+    """Spaces, an extra comma and repeats do no harm."""
+    monkeypatch.setenv("ALTSYNC_SINKS", given)
+    assert read_settings().sink_names == names
+
+
+@pytest.mark.parametrize("given", [",", "neo4j;pinecone", "../evil", "a-b"])
+def test_sinks_are_nothing_but_names(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    """A name becomes part of a module's name, so it must be one."""
+    monkeypatch.setenv("ALTSYNC_SINKS", given)
+    with pytest.raises(ConfigurationError, match="ALTSYNC_SINKS"):
+        read_settings()
+
+
+@pytest.mark.parametrize(
+    ("url", "rest", "schema"),
+    [
+        ("postgresql://u:p@h:5432/db?schema=public", "postgresql://u:p@h:5432/db", "public"),
+        (
+            "postgresql://u@h/db?sslmode=require&schema=app&connect_timeout=3",
+            "postgresql://u@h/db?sslmode=require&connect_timeout=3",
+            "app",
+        ),
+        ("postgresql://u@h/db", "postgresql://u@h/db", None),
+        ("postgresql://u:p%40%2F@a:1,b:2/db", "postgresql://u:p%40%2F@a:1,b:2/db", None),
+        ("postgresql://u@h/db?schema=", "postgresql://u@h/db", ""),
+    ],
+)
+def test_the_schema_parameter_is_taken_out(url: str, rest: str, schema: str | None) -> None:
+    """libpq would refuse it; everything else of the URL stays as it is."""
+    assert split_schema(url) == (rest, schema)
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        (
+            "postgresql:///db?host=/var/run/postgresql&schema=app",
+            {"dbname": "db", "host": "/var/run/postgresql"},
+        ),
+        (
+            "postgresql://h/db?options=-c%20statement_timeout%3D5s&schema=app",
+            {"dbname": "db", "host": "h", "options": "-c statement_timeout=5s"},
+        ),
+        ("postgresql://h/db?application_name=a%2Bb", {"dbname": "db", "host": "h"}),
+    ],
+)
+def test_libpq_reads_the_rest_of_the_url_as_it_was_meant(url: str, options: dict[str, str]) -> None:
+    """A URL without a host, and parameters with spaces, survive taking the schema out."""
+    rest, _ = split_schema(url)
+    found = psycopg.conninfo.conninfo_to_dict(rest)
+    assert {name: found.get(name) for name in options} == options
+
+
+def test_a_schema_becomes_the_search_path_and_nothing_more() -> None:
+    """What is not a name cannot add an option of its own."""
+    conninfo, options = connect_options("postgresql://h/db?schema=app", "me")
+    assert conninfo == "postgresql://h/db"
+    assert options["options"] == "-c search_path=app"
+    assert options["application_name"] == "me"
+    _, hostile = connect_options("postgresql://h/db?schema=a%20-c%20x%3Dy", "me")
+    assert " -c x" not in hostile["options"]
+    _, plain = connect_options("postgresql://h/db", "me")
+    assert "options" not in plain

@@ -1,0 +1,76 @@
+"""Ids and the topology: what everybody derives instead of storing."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+from altsync.records import EntityType, Model, Row, SinkTraits, SportArchetype, Topology, entity_id
+
+TOPOLOGY = Topology(
+    (
+        SinkTraits("embedding", guarded=True),
+        SinkTraits("neo4j", guarded=True, edges=True),
+        SinkTraits("pinecone", needs_embedding=True),
+        SinkTraits("memory", guarded=True),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("entity_type", "expected"),
+    [
+        (EntityType.LEAGUE, "9677ce5f-6416-51a3-ab50-2f8c409cf9d6"),
+        (EntityType.SPORT_ARCHETYPE, "486802c7-26a4-5fd4-8cdd-3893ef384792"),
+        (EntityType.FEW_SHOT_EXAMPLE, "c0d4fe98-a674-5ff5-b75d-1cf0aed2d303"),
+    ],
+)
+def test_ids_are_the_same_for_ever(entity_type: EntityType, expected: str) -> None:
+    """Rows, nodes and operations are found by ids that any release derives alike."""
+    assert entity_id(entity_type, "combat_001") == UUID(expected)
+    assert entity_id(entity_type.value, "combat_001") == UUID(expected)
+
+
+def test_entities_are_locked_in_the_order_of_the_types() -> None:
+    """The lock order of the outbox; changing it lets two releases deadlock."""
+    assert [kind.value for kind in EntityType] == ["sport_archetype", "league", "few_shot_example"]
+
+
+def test_sinks_are_told_apart_by_what_they_wait_for() -> None:
+    """The embedding feeds the others and gets its operations elsewhere."""
+    assert TOPOLOGY.names == ["embedding", "neo4j", "pinecone", "memory"]
+    assert TOPOLOGY.direct == ["neo4j", "memory"]
+    assert TOPOLOGY.vector == ["pinecone"]
+    assert TOPOLOGY.traits("neo4j").edges
+    with pytest.raises(KeyError):
+        TOPOLOGY.traits("kafka")
+
+
+@pytest.mark.parametrize(
+    ("embedded", "model", "expected"),
+    [
+        ("t", "m", True),
+        ("t", "other", False),
+        ("old", "m", False),
+        (None, None, False),
+    ],
+)
+def test_a_vector_counts_for_its_text_and_its_model(
+    embedded: str | None, model: str | None, expected: bool
+) -> None:
+    """Another text or another model means that the vector is not the wanted one."""
+    row = Row(
+        entity_type=EntityType.SPORT_ARCHETYPE,
+        id=entity_id(EntityType.SPORT_ARCHETYPE, "a"),
+        key="racing",
+        version=1,
+        graph_version=1,
+        deleted=False,
+        content=SportArchetype("racing", "Racing", "RaceEvent"),
+        content_hash="c",
+        text_hash="t",
+        embedding_text_hash=embedded,
+        embedding_model=model,
+    )
+    assert row.is_embedded_by(Model("m", 4).name) is expected

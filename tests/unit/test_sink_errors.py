@@ -1,0 +1,142 @@
+"""Whose fault each error of a driver is: the record's, the sink's, or nobody knows."""
+
+from __future__ import annotations
+
+import neo4j.exceptions
+import pinecone
+import pytest
+
+from altsync.records import ErrorKind
+from altsync.sinks import neo4j as graph
+from altsync.sinks import pinecone as vectors
+
+ITEM, SINK, UNKNOWN = ErrorKind.ITEM, ErrorKind.SINK, ErrorKind.UNKNOWN
+
+
+def from_server(code: str) -> neo4j.exceptions.Neo4jError:
+    """The error that the driver makes of a code; it files some codes under other classes."""
+    return neo4j.exceptions.Neo4jError._hydrate_neo4j(code=code, message="this is why")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        # The record's own.
+        ("Neo.ClientError.Statement.TypeError", ITEM),
+        ("Neo.ClientError.Statement.ArgumentError", ITEM),
+        ("Neo.ClientError.Statement.SyntaxError", ITEM),
+        # Two transactions met on one key or lock.
+        ("Neo.ClientError.Schema.ConstraintValidationFailed", UNKNOWN),
+        ("Neo.TransientError.Transaction.DeadlockDetected", UNKNOWN),
+        ("Neo.TransientError.Transaction.LockAcquisitionTimeout", UNKNOWN),
+        # Perhaps one record is too large: halves may pass.
+        ("Neo.TransientError.General.MemoryPoolOutOfMemoryError", UNKNOWN),
+        ("Neo.DatabaseError.General.UnknownError", UNKNOWN),
+        # Every record would get the same answer.
+        ("Neo.ClientError.Security.Unauthorized", SINK),
+        ("Neo.ClientError.Security.AuthenticationRateLimit", SINK),
+        ("Neo.ClientError.Security.CredentialsExpired", SINK),
+        ("Neo.ClientError.Security.TokenExpired", SINK),
+        ("Neo.ClientError.Security.AuthorizationExpired", SINK),
+        ("Neo.ClientError.Security.Forbidden", SINK),
+        ("Neo.ClientError.Database.DatabaseNotFound", SINK),
+        ("Neo.TransientError.General.DatabaseUnavailable", SINK),
+        ("Neo.ClientError.General.ForbiddenOnReadOnlyDatabase", SINK),
+        ("Neo.ClientError.Cluster.NotALeader", SINK),
+        ("Neo.ClientError.Transaction.TransactionTimedOut", SINK),
+        ("Neo.ClientError.Transaction.TransactionTimedOutClientConfiguration", SINK),
+        ("Neo.TransientError.Transaction.Terminated", SINK),
+        ("Neo.TransientError.Transaction.LockClientStopped", SINK),
+    ],
+)
+def test_codes_of_neo4j(code: str, kind: ErrorKind) -> None:
+    """A wrong password, a missing right or a slow server buries no record."""
+    failure = graph.translate(from_server(code))
+    assert failure.kind is kind
+    assert "this is why" in failure.reason
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "Neo.ClientError.Transaction.TransactionTimedOut",
+        "Neo.ClientError.Transaction.TransactionTimedOutClientConfiguration",
+    ],
+)
+def test_a_statement_that_ran_out_of_time_is_suspect(code: str) -> None:
+    """One record may hang the server each time: it must be told from an outage."""
+    assert graph.translate(from_server(code)).suspect
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        neo4j.exceptions.ServiceUnavailable("gone"),
+        neo4j.exceptions.SessionExpired("gone"),
+        neo4j.exceptions.IncompleteCommit("gone"),
+        neo4j.exceptions.ConnectionAcquisitionTimeoutError("none is free"),
+    ],
+)
+def test_a_lost_connection_to_neo4j_leaves_the_write_unsure(
+    error: neo4j.exceptions.DriverError,
+) -> None:
+    """It may have been applied before the connection was lost."""
+    failure = graph.translate(error)
+    assert (failure.kind, failure.unsure) == (SINK, True)
+
+
+def refused(status: int, **headers: str) -> pinecone.ApiError:
+    """An answer of Pinecone's without a class of its own."""
+    return pinecone.ApiError(
+        message="this is why",
+        status_code=status,
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "unsure", "suspect"),
+    [
+        (refused(400), ITEM, False, False),
+        (refused(413), ITEM, False, False),
+        (refused(422), ITEM, False, False),
+        (refused(401), SINK, False, False),
+        (refused(402), SINK, False, False),
+        (refused(404), SINK, False, False),
+        (pinecone.PineconeTimeoutError("late"), SINK, True, True),
+        (pinecone.PineconeConnectionError("gone"), SINK, True, False),
+        (pinecone.RateLimitError(message="slow down", status_code=429), SINK, False, False),
+        (pinecone.ServiceError(message="broken", status_code=503), SINK, True, True),
+        (pinecone.PineconeValueError("not ASCII"), ITEM, False, False),
+        (pinecone.PineconeTypeError("no list"), ITEM, False, False),
+        (pinecone.ResponseParsingError("no JSON"), UNKNOWN, True, False),
+    ],
+    ids=lambda value: f"{type(value).__name__}" if isinstance(value, Exception) else None,
+)
+def test_errors_of_pinecone(
+    error: pinecone.PineconeError, kind: ErrorKind, unsure: bool, suspect: bool
+) -> None:
+    """A write is unsure when it may have been applied, suspect when a record may be the cause."""
+    failure = vectors.translate(error)
+    assert (failure.kind, failure.unsure, failure.suspect) == (kind, unsure, suspect)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry_After": "2.5"}, 2.5),
+        ({"retry_after": "7"}, 7.0),
+        ({"retry_after": "tomorrow"}, None),
+        ({"retry_after": "nan"}, None),
+        ({"retry_after": "inf"}, None),
+        ({"retry_after": "-1"}, None),
+        ({}, None),
+    ],
+)
+def test_pinecones_retry_after(headers: dict[str, str], seconds: float | None) -> None:
+    """In seconds, whatever the case of its name; what PostgreSQL cannot add is left out."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    throttled = pinecone.RateLimitError(message="slow down", status_code=429, headers=named)
+    broken = pinecone.ServiceError(message="broken", status_code=503, headers=named)
+    assert vectors.translate(throttled).retry_after == seconds
+    assert vectors.translate(broken).retry_after == seconds

@@ -1,0 +1,241 @@
+"""Tags: no two seeds share one, and a tag stays with its seed whatever comes or goes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from altsync.projection import digest
+from altsync.seed.lines import TAG
+from altsync.seed.tags import SLUG_LENGTH, Refusal, Wish, assign, candidates, slug
+
+
+def wish(seed_id: str, name: str = "Premier League", place: str | None = None) -> Wish:
+    """A seed that leaves its tag to its name and place."""
+    return Wish(seed_id, None, name, place)
+
+
+def own(seed_id: str, tag: str) -> Wish:
+    """A seed that gives its tag itself."""
+    return Wish(seed_id, tag, "Some League", None)
+
+
+# --- slugs ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Premier League", "premier_league"),
+        ("  NBA -- G League!  ", "nba_g_league"),
+        ("Fußball-Bundesliga", "fussball_bundesliga"),
+        ("Þór Ísland", "thor_island"),
+        ("Ekstraklasa Łódź", "ekstraklasa_lodz"),
+        ("Série A (Brasil)", "serie_a_brasil"),
+        ("Süper Lig 2026/27", "super_lig_2026_27"),
+        ("Çempionlar Liqası", "cempionlar_liqasi"),
+        ("ŒUVRE Æon", "oeuvre_aeon"),
+        ("ﬁnals Ⅷ", "finals_viii"),
+        ("x}) DETACH DELETE n //", "x_detach_delete_n"),
+        ("Лига", ""),
+        ("🏆", ""),
+        ("", ""),
+    ],
+)
+def test_slugs(text: str, expected: str) -> None:
+    """Lower-case ASCII words; what ASCII cannot say is left out."""
+    assert slug(text) == expected
+
+
+@given(st.text())
+def test_a_slug_is_a_tag_or_nothing(text: str) -> None:
+    """Any name whatever: an id that every sink takes, of bounded length, and its own slug."""
+    found = slug(text)
+    assert found == "" or re.fullmatch(TAG, found)
+    assert len(found) <= SLUG_LENGTH
+    assert slug(found) == found
+
+
+# --- candidates -------------------------------------------------------------------------------
+
+
+def test_candidates_go_from_the_plain_to_the_certain() -> None:
+    """The name; the name with its place; the name with a hash of the seed's own id."""
+    suffix = digest(b"football_017")[:8]
+    assert candidates(wish("football_017", "Premier League", "Ghana")) == [
+        "premier_league",
+        "premier_league_ghana",
+        f"premier_league_{suffix}",
+    ]
+    assert candidates(wish("football_017")) == ["premier_league", f"premier_league_{suffix}"]
+    assert candidates(wish("football_017", "Лига", "Россия")) == [f"seed_{suffix}"]
+    assert candidates(own("football_017", "epl")) == ["epl"]
+
+
+@given(st.text(min_size=1), st.text(), st.none() | st.text())
+def test_every_candidate_is_a_tag(seed_id: str, name: str, place: str | None) -> None:
+    """Whatever the seed says, each can stand as an id in every sink."""
+    found = candidates(Wish(seed_id, None, name, place))
+    assert found
+    assert all(re.fullmatch(TAG, tag) for tag in found)
+
+
+# --- assigning --------------------------------------------------------------------------------
+
+
+def test_namesakes_get_tags_of_their_own() -> None:
+    """England's, Ghana's, and a second one of Ghana's are three leagues."""
+    wishes = [
+        wish("a", place="England"),
+        wish("b", place="Ghana"),
+        wish("c", place="Ghana"),
+        wish("d", place="Ghana"),
+    ]
+    tags, refused = assign(wishes, {}, {})
+    assert tags == {
+        "a": "premier_league",
+        "b": "premier_league_ghana",
+        "c": f"premier_league_{digest(b'c')[:8]}",
+        "d": f"premier_league_{digest(b'd')[:8]}",
+    }
+    assert refused == []
+
+
+def test_a_tag_once_given_stays() -> None:
+    """Another name or place changes nothing; nor does asking for the same tag."""
+    known = {"a": "premier_league"}
+    for again in (
+        wish("a", "Another Name"),
+        wish("a", place="Elsewhere"),
+        own("a", "premier_league"),
+    ):
+        assert assign([again], known, {}) == ({"a": "premier_league"}, [])
+
+
+def test_a_new_tag_for_a_known_seed_is_refused() -> None:
+    """Its nodes and vectors are kept under the tag it has."""
+    tags, refused = assign([own("a", "epl")], {"a": "premier_league"}, {})
+    assert tags == {}
+    assert refused == [
+        Refusal("a", "this seed's tag is 'premier_league' and stays so; a new tag needs a new id")
+    ]
+
+
+def test_anothers_tag_is_refused_and_the_holder_named() -> None:
+    """The tag of another seed, in the registry or earlier in the same batch."""
+    refusal = Refusal("b", "the tag 'epl' belongs to the seed 'a'")
+    assert assign([own("b", "epl")], {}, {"epl": "a"}) == ({}, [refusal])
+    assert assign([own("a", "epl"), own("b", "epl")], {}, {}) == ({"a": "epl"}, [refusal])
+
+
+def test_a_seed_whose_every_tag_is_taken_is_told_which() -> None:
+    """Somebody gave all its candidates away; the sentence names one, not None."""
+    mine = wish("b", place="Ghana")
+    holders = dict.fromkeys(candidates(mine), "a")
+    tags, refused = assign([mine], {}, holders)
+    assert tags == {}
+    assert [refusal.seed_id for refusal in refused] == ["b"]
+    assert "None" not in refused[0].reason
+    assert "premier_league" in refused[0].reason
+
+
+_names = st.sampled_from(["Premier League", "premier-league", "Serie A", "Лига", "", "Cup Ghana"])
+_places = st.none() | st.sampled_from(["", "Ghana", "England"])
+_given = st.none() | st.sampled_from(["premier_league", "serie_a", "premier_league_ghana", "epl"])
+_wishes = st.lists(
+    st.builds(Wish, st.sampled_from([f"seed_{n}" for n in range(12)]), _given, _names, _places),
+    max_size=12,
+    unique_by=lambda one: one.seed_id,
+)
+
+
+class Registry:
+    """What the loader keeps of tags, and how it asks: by batches, for ever."""
+
+    def __init__(self) -> None:
+        self.tags: dict[str, str] = {}
+
+    def load(self, batch: Sequence[Wish]) -> tuple[dict[str, str], list[Refusal]]:
+        """One batch of a seeding run."""
+        known = {one.seed_id: self.tags[one.seed_id] for one in batch if one.seed_id in self.tags}
+        wanted = {tag for one in batch if one.seed_id not in known for tag in candidates(one)}
+        holders = {tag: seed_id for seed_id, tag in self.tags.items() if tag in wanted}
+        given_now, refused = assign(batch, known, holders)
+        self.tags.update(given_now)
+        return given_now, refused
+
+
+@given(st.lists(_wishes, max_size=4))
+def test_no_two_seeds_share_a_tag(batches: list[list[Wish]]) -> None:
+    """Over any number of batches and runs, in any order."""
+    registry = Registry()
+    for batch in batches:
+        registry.load(batch)
+        assert len(set(registry.tags.values())) == len(registry.tags)
+
+
+@given(st.lists(_wishes, max_size=4))
+def test_everybody_is_either_given_a_tag_or_refused(batches: list[list[Wish]]) -> None:
+    """No seed is lost between the two, and one that leaves its tag open is never refused."""
+    registry = Registry()
+    for batch in batches:
+        tags, refused = registry.load(batch)
+        assert sorted([*tags, *(one.seed_id for one in refused)]) == sorted(
+            one.seed_id for one in batch
+        )
+        open_ones = {one.seed_id for one in batch if one.given is None}
+        assert not open_ones & {one.seed_id for one in refused}
+
+
+@given(st.lists(_wishes, min_size=1, max_size=4))
+def test_a_known_tag_never_changes(batches: list[list[Wish]]) -> None:
+    """Whatever a later run says of a seed: another name, place or tag."""
+    registry = Registry()
+    for batch in batches:
+        before = dict(registry.tags)
+        tags, _ = registry.load(batch)
+        assert {s: tags[s] for s in tags if s in before} == {
+            s: before[s] for s in tags if s in before
+        }
+        assert before.items() <= registry.tags.items()
+
+
+@given(_wishes, _wishes, st.randoms(use_true_random=False))
+def test_additions_around_change_no_tag(
+    first: list[Wish], additions: list[Wish], random: object
+) -> None:
+    """New lines before, between and after the old ones leave the old ones' tags alone."""
+    registry = Registry()
+    registry.load(first)
+    tags = dict(registry.tags)
+    kept = {one.seed_id: one for one in first}
+    mixed = [*first, *(one for one in additions if one.seed_id not in kept)]
+    random.shuffle(mixed)  # type: ignore[attr-defined]
+    registry.load(mixed)
+    assert tags.items() <= registry.tags.items()
+
+
+@given(_wishes)
+def test_loading_again_gives_the_same(wishes: list[Wish]) -> None:
+    """A second run of the same files changes nothing and refuses the same."""
+    registry = Registry()
+    first = registry.load(wishes)
+    tags = dict(registry.tags)
+    again = registry.load(wishes)
+    assert registry.tags == tags
+    assert again[0] == first[0]
+    assert {one.seed_id for one in again[1]} == {one.seed_id for one in first[1]}
+
+
+@given(_wishes, st.integers(0, 12))
+def test_where_batches_end_does_not_matter(wishes: list[Wish], cut: int) -> None:
+    """The same lines in one batch or in two get the same tags."""
+    whole, parts = Registry(), Registry()
+    whole.load(wishes)
+    parts.load(wishes[:cut])
+    parts.load(wishes[cut:])
+    assert whole.tags == parts.tags
