@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import httpx  # noqa: F401  (see below)
+import httpx
 import numpy as np
 import orjson
 import pinecone
@@ -34,7 +35,7 @@ from altsync.records import (
 from altsync.sinks.base import VectorStore
 
 # Pinecone's SDK imports httpx when its first client is made, OpenAI's looks at whatever httpx
-# is there: two threads starting at once would meet half a module. So it is imported above.
+# is there: two threads starting at once would meet half a module if it were not imported above.
 
 #: The setting that switches this sink on.
 SETTING = "PINECONE_API_KEY"
@@ -94,13 +95,11 @@ class Sink:
 
     def setup(self) -> None:
         """Create the indexes that are not there."""
-        try:
+        with self._door():
             there = {index.name for index in self._client.indexes.list()}
             for name in INDEXES.values():
                 if name not in there:
                     self._create(name)
-        except pinecone.PineconeError as error:
-            raise translate(error) from error
 
     def _create(self, name: str) -> None:
         try:
@@ -138,11 +137,9 @@ class Sink:
             }
             for row in rows
         ]
-        try:
+        with self._door():
             index = self._index(rows[0].entity_type)
             answer = index.upsert(vectors=vectors, namespace=space, timeout=self._timeout)
-        except pinecone.PineconeError as error:
-            raise self._failure(error) from error
         if answer.has_errors or answer.upserted_count != len(rows):
             raise SinkFailure(
                 ErrorKind.UNKNOWN,
@@ -177,22 +174,17 @@ class Sink:
         return calls
 
     def _delete_page(self, entity_type: EntityType, space: str, keys: list[str]) -> None:
-        try:
+        # Without its namespace, nothing of it is there.
+        with self._door(), suppress(pinecone.NotFoundError):
             self._index(entity_type).delete(ids=keys, namespace=space, timeout=self._timeout)
-        except pinecone.NotFoundError:
-            return  # no such namespace: nothing of it is there
-        except pinecone.PineconeError as error:
-            raise self._failure(error) from error
 
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
         """Every vector of the type, over all namespaces. Costs a list and a fetch per page."""
-        try:
+        with self._door():
             index = self._index(entity_type)
             spaces = index.describe_index_stats(timeout=self._timeout).namespaces
             for space in sorted(spaces):
                 yield from self._versions_in(index, space)
-        except pinecone.PineconeError as error:
-            raise self._failure(error) from error
 
     def nearest(
         self,
@@ -207,7 +199,7 @@ class Sink:
 
         ``where`` is a metadata filter in the index's own language. Raises ``SinkFailure``.
         """
-        try:
+        with self._door():
             answer = self._index(entity_type).query(
                 vector=orjson.loads(printed(vector)),
                 top_k=top_k,
@@ -216,8 +208,6 @@ class Sink:
                 include_metadata=True,
                 timeout=self._timeout,
             )
-        except pinecone.PineconeError as error:
-            raise self._failure(error) from error
         return [Match(m.id, m.score or 0.0, dict(m.metadata or {})) for m in answer.matches]
 
     def _versions_in(self, index: pinecone.Index, space: str) -> Iterator[SinkVersion]:
@@ -263,10 +253,19 @@ class Sink:
             pinecone.Index(host=host, api_key=self._api_key, timeout=self._timeout)
         )
 
-    def _failure(self, error: pinecone.PineconeError) -> SinkFailure:
-        if isinstance(error, pinecone.NotFoundError):
-            self._handles.clear()  # the index is gone or moved: look it up again
-        return translate(error)
+    @contextmanager
+    def _door(self) -> Iterator[None]:
+        """Let nothing of the SDK out but as ``SinkFailure``."""
+        try:
+            yield
+        except pinecone.PineconeError as error:
+            if isinstance(error, pinecone.NotFoundError):
+                self._handles.clear()  # the index is gone or moved: look it up again
+            raise translate(error) from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            # The SDK does not wrap all of its client's errors: a broken encoding, for one.
+            reason = f"Pinecone answered in no known form: {error}"
+            raise SinkFailure(ErrorKind.SINK, reason, unsure=True) from error
 
 
 def without_retries(index: pinecone.Index) -> pinecone.Index:
