@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import secrets
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def set_flower_defaults(settings: Settings) -> None:
     Raises ``ConfigurationError`` for an address beyond loopback without a chosen password.
     """
     os.environ.setdefault("FLOWER_ADDRESS", settings.flower_address)
-    os.environ.setdefault("FLOWER_PORT", str(settings.flower_port))
+    os.environ.setdefault("FLOWER_PORT", str(free_port(settings.flower_port)))
     if settings.flower_basic_auth is not None:
         os.environ.setdefault("FLOWER_BASIC_AUTH", settings.flower_basic_auth.get_secret_value())
     if os.environ.get("FLOWER_BASIC_AUTH"):
@@ -96,6 +97,17 @@ def set_flower_defaults(settings: Settings) -> None:
             "Flower would be reached from other machines: set FLOWER_BASIC_AUTH=user:password"
         )
     os.environ["FLOWER_BASIC_AUTH"] = made_up_login(settings.altsync_home)
+
+
+def free_port(wanted: int) -> int:
+    """``wanted``, or when another program has it, one that nobody has."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def flower_address() -> str:
