@@ -436,6 +436,25 @@ def test_a_category_that_changes_after_a_crash_leaves_no_ghost(
     assert index.held.keys() == {(EntityType.FEW_SHOT_EXAMPLE, "support", "ask")}
 
 
+def test_a_sleeper_does_not_say_where_a_row_is(world: World, database: Database) -> None:
+    """It lost its lease before it wrote: the place that the next worker noted stays."""
+    world.save(example("ask", "triage"))
+    embed(database)
+    index = FakeIndex()
+
+    def sleep() -> None:
+        world.save(example("ask", "support"))
+        world.end_leases()
+        delivery(database, index).drain(10)
+
+    delivery(database, index, _once("read", sleep)).deliver_batch()
+    assert world.row(example("ask"))["pinecone_namespace"] == "support"
+    world.save(example("ask", "routing"))
+    world.pass_time(1000)
+    delivery(database, index).drain(10)
+    assert index.held.keys() == {(EntityType.FEW_SHOT_EXAMPLE, "routing", "ask")}
+
+
 def test_an_older_row_than_the_sinks_is_retried_when_it_moved_on(
     world: World, database: Database
 ) -> None:

@@ -13,6 +13,7 @@ from tests.conftest import DIMENSIONS, MODEL
 from tests.integration.fakes import FakeEmbedder, FakeIndex, vector_of
 from tests.integration.world import (
     EMBEDDER,
+    INDEX,
     World,
     archetype,
     deliver,
@@ -205,6 +206,20 @@ def test_a_dead_embedding_is_closed_by_a_text_that_needs_none(
     delivery(database, index).drain(10)
     assert set(world.statuses(NFL).values()) == {"synced", "pending"}
     assert world.counts(EMBEDDING) == {"synced": 1, "superseded": 1}
+
+
+def test_a_vector_of_an_older_text_does_not_close_a_newer_failure(
+    world: World, database: Database
+) -> None:
+    """The older text was under way to the index when the newer one was given up on."""
+    world.save(NFL)
+    embed(database)
+    token, (op,) = world.claim("pinecone")
+    world.save(league("nfl", description="Refused."))
+    _bury(world)
+    world.settle(INDEX, token, [Synced(op, op.version, "nfl", "default")])
+    assert world.counts(EMBEDDING) == {"synced": 1, "dead": 1}
+    assert _status(world, NFL) == "failed"
 
 
 def test_a_dead_embedding_is_closed_by_the_deletion(world: World, database: Database) -> None:

@@ -102,6 +102,25 @@ def test_an_archetype_that_goes_with_its_last_league(world: World, tmp_path: Pat
     _assert_same(world, tmp_path, prune=True)
 
 
+def test_an_archetype_whose_leagues_move(world: World, tmp_path: Path) -> None:
+    """The same run gives them another one."""
+    kinds = [archetype_line(f"a{n}", f"kind{n}") for n in range(10)]
+    write(tmp_path, "archetypes.jsonl", kinds)
+    write(tmp_path, "leagues.jsonl", [league_line("x", sport_archetype="kind9")])
+    seed(world, tmp_path)
+    write(tmp_path, "archetypes.jsonl", kinds[:9])
+    write(tmp_path, "leagues.jsonl", [league_line("x", sport_archetype="kind8")])
+    _assert_same(world, tmp_path, prune=True)
+
+
+def test_a_share_of_what_will_be_there(world: World, tmp_path: Path) -> None:
+    """Two of nine are more than a fifth, two of ten are not."""
+    write(tmp_path, "leagues.jsonl", TEN[:9])
+    seed(world, tmp_path)
+    write(tmp_path, "leagues.jsonl", [*TEN[:7], league_line("new")])
+    _assert_same(world, tmp_path, prune=True)
+
+
 def test_what_is_refused_is_refused(world: World, tmp_path: Path) -> None:
     """A prune that would delete too much, an archetype in use."""
     kinds = [archetype_line(f"a{n}", f"kind{n}") for n in range(10)]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from altsync.seed import loader
+from altsync.seed.lines import Part
 from altsync.seed.report import Report
 from tests.integration.seeds import (
     archetype_line,
@@ -43,13 +44,33 @@ def test_the_result_is_that_of_one(world: World, tmp_path: Path) -> None:
         assert len({row[0] for row in rows}) == len(rows)
 
 
+def test_what_another_seeder_has_just_written_is_unchanged(world: World, tmp_path: Path) -> None:
+    """Whoever waited for it finds it as it should be, and writes nothing."""
+    write(tmp_path, "leagues.jsonl", [league_line("l1")])
+    write(tmp_path, "documents.jsonl", [document_line(f"d{n}", "l1") for n in range(5)])
+    seed(world, tmp_path, Part.LEAGUES)
+    other = World(world.url)
+    with ThreadPoolExecutor(1) as pool:
+        with world.conn.transaction():
+            first = seed(world, tmp_path, Part.DOCUMENTS)
+            waiting = pool.submit(seed, other, tmp_path, Part.DOCUMENTS)
+            World(world.url).until_waiting(other.conn)
+        second = waiting.result()
+    other.close()
+    assert (first.total.created, second.total.unchanged, second.total.updated) == (5, 5, 0)
+
+
 def test_their_tags_are_those_of_one(world: World, tmp_path: Path) -> None:
     """Namesakes in one order: who comes first is the same, whoever reads it."""
     lines = [league_line(f"l{n}", league_name="Premier League") for n in range(200)]
     write(tmp_path, "leagues.jsonl", lines)
     _at_once(world, tmp_path)
-    tags: dict[str, str] = dict(world.conn.execute("SELECT seed_id, league_tag FROM league").fetchall())
-    registry: dict[str, str] = dict(world.conn.execute("SELECT seed_id, tag FROM tag_registry").fetchall())
+    tags: dict[str, str] = dict(
+        world.conn.execute("SELECT seed_id, league_tag FROM league").fetchall()
+    )
+    registry: dict[str, str] = dict(
+        world.conn.execute("SELECT seed_id, tag FROM tag_registry").fetchall()
+    )
     assert len(set(tags.values())) == 200
     assert tags == registry
     assert tags["l0"] == "premier_league"

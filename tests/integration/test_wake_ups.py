@@ -72,10 +72,10 @@ def test_a_queue_never_holds_more_than_its_limit(queues: Queues) -> None:
 
 
 def test_a_relay_that_nobody_answers(world: World, database: Database, queues: Queues) -> None:
-    """An hour without a worker: the queue is full, and no fuller."""
+    """However long there is no worker: the queue is full, and no fuller."""
     world.save(*leagues(30))
     relay = _relay(world, database, queues)
-    for _ in range(40):
+    for _ in range(12):
         relay.look(TOPOLOGY.names)
         world.pass_time(100)
     assert [queues.length(sink) for sink in ("neo4j", "embedding")] == [LIMIT, LIMIT]

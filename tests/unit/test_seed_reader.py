@@ -218,7 +218,18 @@ def test_hostile_names_are_kept_as_they_are(folder: Folder, name: str, ascii_onl
 
 
 @pytest.mark.parametrize(
-    "field", ["item", "rest", "model_extra", "model_config", "copy", "__class__", "__dict__", ""]
+    "field",
+    [
+        "item",
+        "rest",
+        "archetype",
+        "model_extra",
+        "model_config",
+        "copy",
+        "__class__",
+        "__dict__",
+        "",
+    ],
 )
 def test_extra_fields_may_have_any_name(folder: Folder, field: str) -> None:
     """Names that mean something to Python mean nothing in a seed."""
@@ -546,6 +557,18 @@ def test_a_line_of_the_largest_size_is_read(folder: Folder) -> None:
         assert ids(folder.read(exact + end + "\n" * (not end))) == [(1, "racing_001")]
         refused = folder.refused(exact[:-2] + 'y"}' + end)
         assert refused.reason == "the line is longer than 1,048,576 bytes"
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("filler", [b" ", b"\r"])
+def test_a_long_line_is_refused_whatever_is_cut_from_it(
+    folder: Folder, mark: bytes, filler: bytes
+) -> None:
+    """A good beginning and a filler that means nothing must not make it look short enough."""
+    start = text(LEAGUE).strip().encode()
+    line = start + filler * (LINE_BYTES - len(start)) + filler * 20 + b"and more\n"
+    refused = folder.refused(mark + line)
+    assert refused.reason == "the line is longer than 1,048,576 bytes"
 
 
 def test_a_huge_line_is_refused_with_flat_memory(folder: Folder) -> None:

@@ -69,6 +69,22 @@ def test_a_statement_that_ran_out_of_time_is_suspect(code: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("code", "again"),
+    [
+        ("Neo.ClientError.Schema.ConstraintValidationFailed", True),
+        ("Neo.TransientError.Transaction.DeadlockDetected", True),
+        ("Neo.TransientError.Transaction.LockAcquisitionTimeout", True),
+        ("Neo.ClientError.Statement.TypeError", False),
+        ("Neo.ClientError.Security.Unauthorized", False),
+        ("Neo.DatabaseError.General.UnknownError", False),
+    ],
+)
+def test_writers_that_met_may_simply_try_again(code: str, again: bool) -> None:
+    """Two that wanted one key or lock: the same call passes when the other is done."""
+    assert graph.translate(from_server(code)).again is again
+
+
+@pytest.mark.parametrize(
     "error",
     [
         neo4j.exceptions.ServiceUnavailable("gone"),

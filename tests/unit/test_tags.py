@@ -41,6 +41,7 @@ def own(seed_id: str, tag: str) -> Wish:
         ("ŒUVRE Æon", "oeuvre_aeon"),
         ("ﬁnals Ⅷ", "finals_viii"),
         ("x}) DETACH DELETE n //", "x_detach_delete_n"),
+        ("Women's Champions’ League", "womens_champions_league"),
         ("Лига", ""),
         ("🏆", ""),
         ("", ""),

@@ -1,0 +1,133 @@
+"""Workers are killed and Redis is emptied, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from altsync.local.vectors.faults import FaultRule
+from tests.acceptance.oracle import assert_agreement
+from tests.acceptance.seeds import write_leagues
+from tests.acceptance.stack import SINKS, Running, Stack
+
+LEAGUES = 5000
+
+#: The first delivery of every league to every sink.
+OPERATIONS = LEAGUES * len(SINKS)
+
+KILLS = 10
+
+#: Kills that take a whole worker at once; the others take one of its processes.
+WHOLE = (3, 7)
+
+#: The kill after which Redis is emptied, with the wake-ups that the victim would have taken.
+FLUSH = 1
+
+#: How much is done by the last kill at the latest: far from all, so that each meets live work.
+LAST_KILL = 0.75
+
+#: Small batches and short leases, so that a kill finds one in flight and is soon mended.
+SETTINGS = {
+    "ALTSYNC_BATCH_SIZE": "250",
+    "ALTSYNC_LEASE_SECONDS": "3",
+    "ALTSYNC_SINK_TIMEOUT_SECONDS": "2.5",
+}
+
+#: Seconds that a remote call takes longer, so that processes are mostly found inside one.
+LATENCY = 0.1
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One SIGKILL: operations that were live, that the victim held, and texts among them."""
+
+    live: int
+    held: int
+    texts: int
+
+
+def test_ten_kills_and_an_empty_redis_lose_nothing(stack: Stack, folder: Path) -> None:
+    """Workers die ten times amid 5,000 leagues and Redis forgets all; then the stores agree."""
+    seed = random.randrange(1_000_000)
+    print("random seed", seed)
+    chance = random.Random(seed)
+    slow = ("openai.embeddings", "pinecone.upsert")
+    stack.vectors.set_faults([FaultRule(call, "latency", seconds=LATENCY) for call in slow])
+    stack.start_relay(SETTINGS)
+    worker = _start_worker(stack)
+    stack.seed("--leagues", "--dir", str(write_leagues(folder, LEAGUES)))
+
+    kills: list[Kill] = []
+    moments = sorted(chance.uniform(0, LAST_KILL) for _ in range(KILLS))
+    for number, moment in enumerate(moments):
+        _wait_until_done(stack, round(moment * OPERATIONS))
+        if number in WHOLE:
+            kills.append(_kill_worker(stack, worker))
+            worker = _start_worker(stack)
+        else:
+            kills.append(_kill_process(stack, worker, chance))
+        if number == FLUSH:
+            stack.redis.flushall()
+    print(*kills, sep="\n")
+    stack.wait_until_drained()
+
+    assert stack.number("SELECT count(*) FROM league") == LEAGUES
+    assert_agreement(stack)
+    assert [kill for kill in kills if kill.live < OPERATIONS // 10] == []
+    assert sum(kill.held > 0 for kill in kills) > KILLS // 2
+    paid = stack.vectors.stats().records["openai.embeddings"]
+    in_flight = sum(kill.texts for kill in kills) + _given_up(stack)
+    print("paid again:", paid - LEAGUES, "in flight:", in_flight)
+    assert LEAGUES <= paid <= LEAGUES + in_flight
+
+
+def _start_worker(stack: Stack) -> Running:
+    """A worker of three processes. Celery replaces one that dies, nobody replaces it."""
+    return stack.start_worker(forks=True, size=3, settings=SETTINGS)
+
+
+def _wait_until_done(stack: Stack, count: int) -> None:
+    done = "SELECT count(*) FROM sync_operation WHERE finished_at IS NOT NULL"
+    stack.until(lambda: stack.number(done) >= count, f"{count} operations done")
+
+
+def _kill_process(stack: Stack, worker: Running, chance: random.Random) -> Kill:
+    """Freeze a process that delivers, look at what it holds, and kill it."""
+
+    def delivering() -> list[psutil.Process]:
+        leases = stack.leases()
+        return [one for one in psutil.Process(worker.pid).children() if one.pid in leases]
+
+    victim = chance.choice(stack.until(delivering, "a process that delivers"))
+    victim.suspend()
+    kill = _look(stack, {victim.pid})
+    victim.kill()
+    return kill
+
+
+def _kill_worker(stack: Stack, worker: Running) -> Kill:
+    """The same with a worker and all its processes at once."""
+    stack.until(stack.leases, "a process that delivers")
+    os.killpg(worker.pid, signal.SIGSTOP)
+    kill = _look(stack, {one.pid for one in psutil.Process(worker.pid).children()})
+    worker.kill()
+    return kill
+
+
+def _look(stack: Stack, victims: set[int]) -> Kill:
+    """What there is to do, and what processes that stand still hold of it."""
+
+    def held(sink: str | None = None) -> int:
+        return sum(count for pid, count in stack.leases(sink).items() if pid in victims)
+
+    return Kill(stack.live(), held(), held("embedding"))
+
+
+def _given_up(stack: Stack) -> int:
+    """Texts whose request took longer than a worker waits, as it may on a machine this busy."""
+    return stack.number("SELECT sum(retried + lost) FROM delivery_batch WHERE sink = 'embedding'")
