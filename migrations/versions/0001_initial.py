@@ -221,6 +221,7 @@ DDL = (
         leased_by TEXT,
         asked_again BOOLEAN DEFAULT false NOT NULL,
         unsure BOOLEAN DEFAULT false NOT NULL,
+        places TEXT[] DEFAULT '{}'::text[] NOT NULL,
         last_error TEXT,
         error_kind TEXT,
         created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,

@@ -245,6 +245,10 @@ class Delivery:
             for entity_type, members in ids.items():
                 found = store.read_rows(conn, entity_type, members, with_vectors=self._needs_vector)
                 rows.update((row.id, row) for row in found)
+        for op in operations:
+            if op.places and op.entity_id in rows:
+                row = rows[op.entity_id]
+                rows[row.id] = replace(row, doubtful_namespaces=op.places)
         return rows
 
     # --- writing ------------------------------------------------------------------------------
@@ -278,19 +282,21 @@ class Delivery:
         strays = [row for row in ready if _is_stray(row)] if self._needs_vector else []
         if not strays:
             return ready
-        moved = [row for row in strays if row.written_namespace is not None]
+        moved = [row for row in strays if row.written_namespace or row.doubtful_namespaces]
         for part in _by_type(moved):
             self._call(part, writing, self._sink.delete)
         left = {row.id for row in moved if isinstance(writing.outcomes.get(row.id), Written)}
         stuck = {row.id for row in moved} - left
         for row_id in left:
             del writing.outcomes[row_id]  # only half of the way
-        for part in _by_type([row for row in strays if row.id not in stuck]):
-            places = {row.id: namespace(row) for row in part}
-            with self._database.autocommit() as conn:
-                outbox.note_places(conn, self._traits, part[0].entity_type, places)
+        free = [row for row in strays if row.id not in stuck]
+        places = {(row.entity_type, row.id): namespace(row) for row in free}
+        with self._database.transaction() as conn:
+            outbox.note_places(conn, self._traits, writing.token, places)
         return [
-            replace(row, written_namespace=namespace(row)) if row.id in left else row
+            replace(row, written_namespace=namespace(row), doubtful_namespaces=())
+            if row.id in left
+            else row
             for row in ready
             if row.id not in stuck
         ]
@@ -570,8 +576,9 @@ def _by_type(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _is_stray(row: Row) -> bool:
-    """Whether a row of a type that moves is not yet where it belongs."""
-    return row.entity_type in MOVING and row.written_namespace != namespace(row)
+    """Whether a row of a type that moves is, or may turn up, elsewhere than where it belongs."""
+    places = {row.written_namespace, *row.doubtful_namespaces}
+    return row.entity_type in MOVING and places != {namespace(row)}
 
 
 def _failed(row: Row, failure: SinkFailure) -> Failed:

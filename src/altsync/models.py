@@ -299,6 +299,11 @@ class SyncOperation(SQLModel, table=True):
     leased_by: str | None = _text(optional=True)
     asked_again: bool = Field(sa_column_kwargs={"server_default": text("false")}, nullable=False)
     unsure: bool = Field(sa_column_kwargs={"server_default": text("false")}, nullable=False)
+    places: list[str] = Field(
+        sa_type=ARRAY(Text),
+        sa_column_kwargs={"server_default": text("'{}'::text[]")},
+        nullable=False,
+    )
     last_error: str | None = _text(optional=True)
     error_kind: str | None = _text(optional=True)
     created_at: datetime = _stamp(optional=False)

@@ -137,7 +137,8 @@ class Row:
     """The current state of one entity in PostgreSQL, as a sink gets it.
 
     ``vector`` is float32 little-endian, ``4 * dimensions`` bytes, and only read for sinks that
-    need it. ``written_namespace`` is where the vector index holds the entity now.
+    need it. ``written_namespace`` is where the vector index holds the entity now, and
+    ``doubtful_namespaces`` are those where a late write of it may turn up.
     """
 
     entity_type: EntityType
@@ -153,6 +154,7 @@ class Row:
     embedding_model: str | None = None
     written_namespace: str | None = None
     vector: bytes | None = None
+    doubtful_namespaces: tuple[str, ...] = ()
 
     def is_embedded_by(self, model: str) -> bool:
         """Whether the vector column holds what should be embedded, by the wanted model."""
@@ -261,7 +263,7 @@ class Operation:
     """A claimed row of the outbox: this entity must reach the sink at ``version`` or later.
 
     ``suspicion`` counts its suspect calls, ``passed_by`` how often the sink answered for others
-    between two of them.
+    between two of them. ``places`` are the namespaces that its writes may have landed in.
     """
 
     id: int
@@ -273,6 +275,7 @@ class Operation:
     suspicion: int
     unsure: bool
     passed_by: int = 0
+    places: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

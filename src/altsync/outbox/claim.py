@@ -48,7 +48,8 @@ WHERE o.id = ANY(ARRAY(
 RETURNING o.id, o.entity_type, o.entity_id, o.entity_key, o.version, o.attempts, o.suspicion,
           o.unsure,
           o.passed_by + COALESCE(o.suspected_at < (
-            SELECT last_answer_at FROM sink_state s WHERE s.sink = o.sink), false)::int
+            SELECT last_answer_at FROM sink_state s WHERE s.sink = o.sink), false)::int,
+          o.places
 """
 
 
@@ -83,7 +84,18 @@ def claim(
         },
     )
     return [
-        Operation(row[0], EntityType(row[1]), *row[2:])
+        Operation(
+            id=row[0],
+            entity_type=EntityType(row[1]),
+            entity_id=row[2],
+            entity_key=row[3],
+            version=row[4],
+            attempts=row[5],
+            suspicion=row[6],
+            unsure=row[7],
+            passed_by=row[8],
+            places=tuple(row[9]),
+        )
         for row in sorted(cursor, key=lambda row: (row[1], row[3]))
     ]
 

@@ -107,9 +107,9 @@ RETURNING o.id
 _FOLLOW_UP = """
 INSERT INTO sync_operation
   (entity_type, entity_id, entity_key, sink, action, version, origin, priority,
-   available_at, unsure)
+   available_at, unsure, places)
 SELECT o.entity_type, o.entity_id, o.entity_key, o.sink, o.action, o.version, r.origin,
-       o.priority, now() + make_interval(secs => r.delay), r.unsure
+       o.priority, now() + make_interval(secs => r.delay), r.unsure, o.places
 FROM unnest(%(ids)s::bigint[], %(origins)s::text[], %(delays)s::float8[], %(unsure)s::bool[])
   AS r(id, origin, delay, unsure)
 JOIN sync_operation o ON o.id = r.id
@@ -376,19 +376,38 @@ def record_batch(
 
 
 def note_places(
-    conn: Conn, sink: SinkTraits, entity_type: EntityType, places: Mapping[UUID, str]
+    conn: Conn, sink: SinkTraits, token: UUID, places: Mapping[tuple[EntityType, UUID], str]
 ) -> None:
     """Remember where entities are about to be written, for sinks that keep them in places.
 
-    Before the call: whatever becomes of it, a later delivery knows what to leave.
+    Before the call: whatever becomes of it, a later delivery knows what to leave. The entity
+    keeps the last place, the operation all of them, as a late write may land in any.
     """
     if sink.name != "pinecone" or not places:
         return
+    lock_entities(conn, places)
+    for entity_type in EntityType:
+        chosen = {i: place for (kind, i), place in places.items() if kind is entity_type}
+        if chosen:
+            conn.execute(
+                f"""
+                UPDATE {entity_type} l SET pinecone_namespace = r.place
+                FROM unnest(%(ids)s::uuid[], %(places)s::text[]) AS r(id, place)
+                WHERE l.id = ANY(%(ids)s) AND l.id = r.id
+                """,
+                {"ids": list(chosen), "places": list(chosen.values())},
+            )
     conn.execute(
-        f"""
-        UPDATE {entity_type} l SET pinecone_namespace = r.place
+        """
+        UPDATE sync_operation o SET places = array_append(o.places, r.place)
         FROM unnest(%(ids)s::uuid[], %(places)s::text[]) AS r(id, place)
-        WHERE l.id = ANY(%(ids)s) AND l.id = r.id
+        WHERE o.entity_id = ANY(%(ids)s) AND o.entity_id = r.id AND o.sink = %(sink)s
+          AND o.finished_at IS NULL AND o.lease_token = %(token)s AND r.place <> ALL (o.places)
         """,
-        {"ids": sorted(places), "places": [places[i] for i in sorted(places)]},
+        {
+            "ids": [i for _, i in places],
+            "places": list(places.values()),
+            "sink": sink.name,
+            "token": token,
+        },
     )

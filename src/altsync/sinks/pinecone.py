@@ -155,8 +155,11 @@ class Sink:
         return self._delete_keys(moved, lambda row: {row.written_namespace or ""})
 
     def delete(self, rows: Sequence[Row]) -> Answer:
-        """Remove vectors by id, from where they are and from where they would be."""
-        calls = self._delete_keys(rows, lambda row: {row.written_namespace, namespace(row)})
+        """Remove vectors by id: from where they are, would be, or may turn up."""
+        calls = self._delete_keys(
+            rows,
+            lambda row: {row.written_namespace, namespace(row), *row.doubtful_namespaces},
+        )
         outcomes: list[Outcome] = [Written(row.id, row.version) for row in rows]
         return Answer(tuple(outcomes), calls=calls)
 
