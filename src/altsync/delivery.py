@@ -292,7 +292,8 @@ class Delivery:
         free = [row for row in strays if row.id not in stuck]
         places = {(row.entity_type, row.id): namespace(row) for row in free}
         with self._database.transaction() as conn:
-            outbox.note_places(conn, self._traits, writing.token, places)
+            held = outbox.note_places(conn, self._traits, writing.token, places)
+        stuck |= {row.id for row in free} - held
         return [
             replace(row, written_namespace=namespace(row), doubtful_namespaces=())
             if row.id in left
@@ -362,7 +363,7 @@ class Delivery:
             raise SinkFailure(ErrorKind.UNKNOWN, reason, unsure=True) from error
         writing.calls += answer.calls
         writing.tokens += answer.tokens
-        writing.answered = True
+        writing.answered = writing.answered or answer.calls > 0
         if writing.failures_in_a_row:
             writing.failures_in_a_row, writing.failure = 0, None  # the sink is up after all
         silent = "the sink said nothing of this record"
@@ -511,7 +512,7 @@ class Delivery:
     ) -> Verdict:
         """An attempt was spent: another one later, or the end."""
         if op.attempts >= self._policy.max_attempts:
-            return Dead(op, self._version(row), kind, reason)
+            return Dead(op, self._version(row), kind, reason, unsure)
         delay = full_jitter(self._policy.backoff, self._policy.backoff_cap, op.attempts)
         return Retry(op, kind, reason, delay, unsure=unsure, suspect=suspect)
 

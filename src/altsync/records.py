@@ -302,12 +302,16 @@ class Superseded:
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """Verdict: given up on; kept, shown, retryable. ``version`` is the row's that failed."""
+    """Verdict: given up on; kept, shown, retryable. ``version`` is the row's that failed.
+
+    ``unsure``: its last call may still be applied.
+    """
 
     op: Operation
     version: int
     kind: ErrorKind
     reason: str
+    unsure: bool = False
 
 
 @dataclass(frozen=True, slots=True)

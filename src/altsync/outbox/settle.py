@@ -54,6 +54,9 @@ UPDATE {table} l SET
 #: Sinks that an entity keeps a status column for.
 STATUS_SINKS = tuple(_FLIP)
 
+#: Sinks whose place of an entity is kept on it.
+PLACED = frozenset({"pinecone"})
+
 # The `= ANY(ids)` beside each join keeps it off a sequential scan of the table.
 _FLIP_ROWS = """
 FROM unnest(%(ids)s::uuid[], %(versions)s::bigint[], %(statuses)s::text[],
@@ -77,9 +80,10 @@ RETURNING id, version, asked_again, unsure, origin
 
 _FINISH = """
 UPDATE sync_operation o SET status = r.status, lease_token = NULL, finished_at = now(),
-  last_error = r.error, error_kind = r.kind
-FROM unnest(%(ids)s::bigint[], %(statuses)s::text[], %(errors)s::text[], %(kinds)s::text[])
-  AS r(id, status, error, kind)
+  last_error = r.error, error_kind = r.kind, unsure = o.unsure OR r.unsure
+FROM unnest(%(ids)s::bigint[], %(statuses)s::text[], %(errors)s::text[], %(kinds)s::text[],
+            %(unsure)s::bool[])
+  AS r(id, status, error, kind, unsure)
 WHERE o.id = ANY(%(ids)s) AND o.id = r.id AND o.lease_token = %(token)s
 RETURNING o.id, o.version, o.asked_again, o.unsure, o.origin
 """
@@ -123,9 +127,11 @@ WHERE o.id = ANY(%(ids)s) AND o.id = r.id
 """
 
 _CLOSE_DEAD = """
-UPDATE sync_operation SET status = 'superseded'
-WHERE status = 'dead' AND sink = ANY(%(sinks)s) AND entity_id = ANY(%(entity_ids)s)
-RETURNING entity_id, sink, unsure
+UPDATE sync_operation o SET status = 'superseded'
+FROM unnest(%(ids)s::uuid[], %(versions)s::bigint[]) AS r(id, version)
+WHERE o.status = 'dead' AND o.sink = ANY(%(sinks)s) AND o.entity_id = ANY(%(ids)s)
+  AND o.entity_id = r.id AND o.version <= r.version
+RETURNING o.entity_id, o.sink, o.unsure
 """
 
 
@@ -197,6 +203,7 @@ def _finish(conn: Conn, token: UUID, finished: dict[int, Superseded | Dead]) -> 
             "statuses": ["dead" if op_id in dead else "superseded" for op_id in finished],
             "errors": [storable(v.reason) for v in finished.values()],
             "kinds": [dead[op_id].kind if op_id in dead else None for op_id in finished],
+            "unsure": [op_id in dead and dead[op_id].unsure for op_id in finished],
             "token": token,
         },
     )
@@ -229,8 +236,8 @@ def _close_dead(conn: Conn, sink: SinkTraits, settled: Sequence[Synced]) -> set[
     if not settled:
         return set()
     sinks = [sink.name, EMBEDDING] if sink.needs_embedding else [sink.name]
-    ids = [v.op.entity_id for v in settled]
-    closed = conn.execute(_CLOSE_DEAD, {"sinks": sinks, "entity_ids": ids})
+    ids, versions = [v.op.entity_id for v in settled], [v.version for v in settled]
+    closed = conn.execute(_CLOSE_DEAD, {"sinks": sinks, "ids": ids, "versions": versions})
     doubted = {r[0] for r in closed if r[1] == sink.name and r[2]}
     return {v.op.id for v in settled if v.op.entity_id in doubted}
 
@@ -357,7 +364,8 @@ def record_batch(
     conn.execute(
         """
         WITH answered AS (
-          UPDATE sink_state SET last_answer_at = now() WHERE sink = %(sink)s AND %(synced)s > 0)
+          UPDATE sink_state SET last_answer_at = now()
+          WHERE sink = %(sink)s AND %(synced)s > 0 AND %(calls)s > 0)
         INSERT INTO delivery_batch (sink, worker, claimed, synced, superseded, retried, dead, lost,
                                     remote_calls, tokens, seconds)
         VALUES (%(sink)s, %(worker)s, %(claimed)s, %(synced)s, %(superseded)s, %(retried)s,
@@ -377,37 +385,41 @@ def record_batch(
 
 def note_places(
     conn: Conn, sink: SinkTraits, token: UUID, places: Mapping[tuple[EntityType, UUID], str]
-) -> None:
+) -> set[UUID]:
     """Remember where entities are about to be written, for sinks that keep them in places.
 
     Before the call: whatever becomes of it, a later delivery knows what to leave. The entity
-    keeps the last place, the operation all of them, as a late write may land in any.
+    keeps the last place, the operation all of them, as a late write may land in any. Returns
+    the entities whose lease is still held: only those may be written.
     """
-    if sink.name != "pinecone" or not places:
-        return
     lock_entities(conn, places)
-    for entity_type in EntityType:
-        chosen = {i: place for (kind, i), place in places.items() if kind is entity_type}
-        if chosen:
-            conn.execute(
-                f"""
-                UPDATE {entity_type} l SET pinecone_namespace = r.place
-                FROM unnest(%(ids)s::uuid[], %(places)s::text[]) AS r(id, place)
-                WHERE l.id = ANY(%(ids)s) AND l.id = r.id
-                """,
-                {"ids": list(chosen), "places": list(chosen.values())},
-            )
-    conn.execute(
+    noted = conn.execute(
         """
-        UPDATE sync_operation o SET places = array_append(o.places, r.place)
+        UPDATE sync_operation o SET places =
+          CASE WHEN r.place = ANY (o.places) THEN o.places ELSE array_append(o.places, r.place) END
         FROM unnest(%(ids)s::uuid[], %(places)s::text[]) AS r(id, place)
         WHERE o.entity_id = ANY(%(ids)s) AND o.entity_id = r.id AND o.sink = %(sink)s
-          AND o.finished_at IS NULL AND o.lease_token = %(token)s AND r.place <> ALL (o.places)
+          AND o.finished_at IS NULL AND o.lease_token = %(token)s
+        RETURNING o.entity_id
         """,
         {
-            "ids": [i for _, i in places],
+            "ids": [entity for _, entity in places],
             "places": list(places.values()),
             "sink": sink.name,
             "token": token,
         },
     )
+    held = {row[0] for row in noted}
+    if sink.name in PLACED:
+        for entity_type in EntityType:
+            chosen = {i: p for (kind, i), p in places.items() if kind is entity_type and i in held}
+            if chosen:
+                conn.execute(
+                    f"""
+                    UPDATE {entity_type} l SET pinecone_namespace = r.place
+                    FROM unnest(%(ids)s::uuid[], %(places)s::text[]) AS r(id, place)
+                    WHERE l.id = ANY(%(ids)s) AND l.id = r.id
+                    """,
+                    {"ids": list(chosen), "places": list(chosen.values())},
+                )
+    return held

@@ -1,0 +1,87 @@
+"""Stories of several sessions that wait for each other's locks."""
+
+from __future__ import annotations
+
+from altsync.records import entity_id
+from altsync.seed.lines import Part
+from tests.faults.site import NEO4J, PINECONE
+from tests.faults.stage import Stage
+from tests.faults.stories import edit, example, league, synced
+
+
+def _example(number: int) -> str:
+    return str(example(number)["id"])
+
+
+def a_seeder_draws_its_number_and_waits(stage: Stage) -> None:
+    """Another one draws a higher number and commits first."""
+    synced(stage)
+    with stage.holding_pause():
+        stage.start(
+            lambda: stage.seed(Part.LEAGUES, league(mark="1"), pause="INSERT league"), waiting=1
+        )
+        edit(stage, mark="2")
+    stage.come_to_rest()
+
+
+def a_worker_settles_what_a_seeder_changes(stage: Stage) -> None:
+    """The seeder has the entity and wants its operation; the worker settles both."""
+    synced(stage)
+    edit(stage, mark="1")
+    with stage.holding_pause():
+        stage.start(
+            lambda: stage.seed(Part.LEAGUES, league(mark="2"), pause="UPDATE league"), waiting=1
+        )
+        stage.start(lambda: stage.deliver(NEO4J), waiting=2)
+    stage.come_to_rest()
+
+
+def a_worker_extends_its_lease_on_what_a_seeder_changes(stage: Stage) -> None:
+    """The worker has the operations in the order of their own numbers, the seeder in another."""
+    pair = sorted((0, 1), key=lambda number: entity_id("league", f"leagues-{number:02}"))
+    synced(stage, *(league(number) for number in pair))
+    for number in reversed(pair):
+        stage.seed(Part.LEAGUES, league(number, mark="1"))
+
+    def change_both() -> None:
+        changes = [league(number, mark="2") for number in pair]
+        stage.start(
+            lambda: stage.seed(Part.LEAGUES, *changes, pause="UPDATE sync_operation"), waiting=1
+        )
+
+    with stage.holding_pause():
+        stage.start(lambda: stage.deliver(NEO4J, at={"read": change_both}), waiting=2)
+    stage.come_to_rest()
+
+
+def a_worker_moves_what_a_seeder_changes(stage: Stage) -> None:
+    """The rows lie in another order than that of their ids."""
+    ordered = sorted(range(10), key=lambda number: entity_id("few_shot_example", _example(number)))
+    halves = ordered[5:], ordered[:5]
+    for category in ("betting", "markets"):
+        for half in halves:
+            moved = [example(number, category=category) for number in half]
+            stage.seed(Part.EXAMPLES, *moved)
+        if category == "betting":
+            stage.deliver_all()
+
+    def change_all() -> None:
+        changes = [example(number, category="markets", mark="1") for number in ordered]
+        stage.start(
+            lambda: stage.seed(Part.EXAMPLES, *changes, pause="UPDATE few_shot_example"), waiting=1
+        )
+
+    with stage.holding_pause():
+        stage.start(lambda: stage.deliver(PINECONE, at={"read": change_all}), waiting=2)
+    stage.come_to_rest()
+
+
+def two_seeders_take_the_same_rows(stage: Stage) -> None:
+    """Each has them in another order."""
+    synced(stage, league(0), league(1))
+    lines = [league(0, mark="1"), league(1, mark="1")]
+    others = [league(1, mark="2"), league(0, mark="2")]
+    with stage.holding_pause():
+        stage.start(lambda: stage.seed(Part.LEAGUES, *lines, pause="UPDATE league"), waiting=1)
+        stage.start(lambda: stage.seed(Part.LEAGUES, *others), waiting=2)
+    stage.come_to_rest()

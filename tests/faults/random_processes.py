@@ -1,0 +1,237 @@
+"""Real processes over a real PostgreSQL, killed at random: every sink equals it at rest.
+
+``python -m tests.faults.random_processes --seconds 60 --seed 7 [--ablate NAME]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from altsync import db, outbox
+from altsync.local.services.postgres import start_postgres
+from altsync.records import EMBEDDING
+from tests.faults import ablations, oracle
+from tests.faults.crew import Crew
+from tests.faults.drain import drain
+from tests.faults.plan import Plan
+from tests.faults.roles import Chapter
+from tests.faults.site import DIMENSIONS, MODEL, TOPOLOGY, Site
+from tests.faults.verdicts import Violation, Wrong, kinds, summary
+from tests.faults.witness import quicken, watch_versions
+
+#: Seconds of trouble before everything must come to rest. Short: what goes wrong is mended by
+#: the next change of the same entity, so it is seen in the last seconds only.
+CHAPTER = 3.0
+
+#: Seconds between two looks at what must hold at any time.
+GLANCE = 0.5
+
+#: Lines of a server's log that tell of one deadlock: both statements and where they were.
+DEADLOCK_LINES = 40
+
+#: What a second of trouble must at least bring, or the run proves nothing: a third of what the
+#: slowest machine tried has brought.
+LEAST_OPERATIONS, LEAST_KILLS = 10.0, 0.5
+
+#: Seconds of trouble that must bring even what is rare.
+LONG = 30.0
+
+
+@dataclass(slots=True)
+class Report:
+    """What a run did, and what was wrong."""
+
+    seed: int
+    ablated: str | None = None
+    seconds: float = 0.0
+    trouble_seconds: float = 0.0
+    checks: int = 0
+    glances: int = 0
+    kills: int = 0
+    deaths: int = 0
+    operations: int = 0
+    outcomes: dict[str, int] = field(default_factory=dict)
+    echoes: int = 0
+    calls: dict[str, dict[str, int]] = field(default_factory=dict)
+    events: dict[str, int] = field(default_factory=dict)
+    texts: int = 0
+    paid_again: int = 0
+    violations: list[Violation] = field(default_factory=list)
+
+    @property
+    def found(self) -> set[Wrong]:
+        """The kinds of what was wrong."""
+        return kinds(self.violations)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, for scripts."""
+        return {
+            **asdict(self),
+            "violations": [[v.what.value, v.where] for v in self.violations],
+        }
+
+    def __str__(self) -> str:
+        figures = {k: v for k, v in asdict(self).items() if k != "violations"}
+        lines = [f"{name:16} {value}" for name, value in figures.items()]
+        verdict = summary(self.violations) or "nothing wrong"
+        return "\n".join([*lines, verdict])
+
+
+def run(url: str, folder: Path, *, seed: int, seconds: float, ablate: str | None) -> Report:
+    """Trouble and rest in turns for about ``seconds``, on a migrated database of its own."""
+    with ablations.without(ablate) as ablation:
+        with psycopg.connect(url) as conn:
+            for statement in ablation.statements:
+                conn.execute(statement)
+        site = Site(url, folder, ablation.rules_off)
+        return _Run(site, Plan(seed), Report(seed, ablate)).go(seconds)
+
+
+class _Run:
+    def __init__(self, site: Site, plan: Plan, report: Report) -> None:
+        self._site = site
+        self._report = report
+        self._plan = plan
+        self._crew = Crew(site, plan)
+        self._next_glance = 0.0
+
+    def go(self, seconds: float) -> Report:
+        began = time.monotonic()
+        self._set_up()
+        number = 0
+        while time.monotonic() - began < seconds:
+            self._chapter(number)
+            number += 1
+        self._report.violations += oracle.over_all(self._site)
+        self._count()
+        self._report.seconds = round(time.monotonic() - began, 1)
+        self._report.violations += vacuous(self._report)
+        return self._report
+
+    def _set_up(self) -> None:
+        self._site.diary.follow_log()
+        with psycopg.connect(self._site.url, autocommit=True) as conn:
+            watch_versions(conn)
+            quicken(conn, deadlock_timeout="200ms")
+        with db.connect(self._site.url) as conn:
+            seeder = self._site.seeder("first", conn)
+            for action in self._plan.everything():
+                seeder.do(action)
+
+    def _chapter(self, number: int) -> None:
+        self._crew.play(Chapter(number, time.time(), CHAPTER), self._glance)
+        self._report.trouble_seconds += CHAPTER
+        rest = drain(self._site)
+        if rest.live:
+            self._wrong(Wrong.LIVE, f"{rest.live} after {rest.seconds:.0f} s of draining")
+        if rest.calls_again:
+            self._wrong(Wrong.CALLS_AT_REST, f"{rest.calls_again} in a second drain")
+        self._report.violations += oracle.at_rest(self._site)
+        self._report.checks += 1
+
+    def _glance(self) -> None:
+        if time.monotonic() >= self._next_glance:
+            self._report.violations += oracle.at_any_time(self._site)
+            self._report.glances += 1
+            self._next_glance = time.monotonic() + GLANCE
+
+    def _wrong(self, what: Wrong, where: str) -> None:
+        self._report.violations.append(Violation(what, where))
+
+    def _count(self) -> None:
+        report = self._report
+        report.kills, report.deaths = self._crew.kills, self._crew.deaths
+        for code, count in self._crew.unexpected.items():
+            self._wrong(Wrong.ERROR, f"{count} processes ended by themselves with {code}")
+        with psycopg.connect(self._site.url) as conn:
+            report.outcomes = dict(
+                conn.execute("SELECT status, count(*) FROM sync_operation GROUP BY 1").fetchall()
+            )
+            row = conn.execute(
+                "SELECT count(*) FROM sync_operation WHERE origin = 'echo'"
+            ).fetchone()
+        report.operations = sum(report.outcomes.values())
+        report.echoes = row[0] if row else 0
+        report.events = dict(self._site.diary.counts())
+        for name in TOPOLOGY.names:
+            ledger = self._site.ledger(name)
+            report.calls[name] = ledger.troubles()
+            if name == EMBEDDING:
+                payments = Counter(payment.text_hash for payment in ledger.payments())
+                report.texts = len(payments)
+                report.paid_again = payments.total() - len(payments)
+            ledger.close()
+
+
+def vacuous(report: Report) -> list[Violation]:
+    """What the run was planned to bring and has not: then it proves nothing."""
+    seconds = report.trouble_seconds
+    floors = {
+        "operations": (report.operations, LEAST_OPERATIONS * seconds),
+        "kills": (report.kills + report.deaths, LEAST_KILLS * seconds),
+        "echoes": (report.echoes, 1),
+        "texts paid": (report.texts, seconds),
+        "leases lost": (report.events.get("operations.lease_lost", 0), seconds >= LONG),
+        "checks at rest": (report.checks, 1),
+    }
+    return [
+        Violation(Wrong.VACUOUS, f"{reached} {name}, at least {floor:g} were planned")
+        for name, (reached, floor) in floors.items()
+        if reached < floor
+    ]
+
+
+def deadlocks_in(log: str) -> str:
+    """What a server's log says of the sessions that met."""
+    lines = log.splitlines()
+    starts = [place for place, line in enumerate(lines) if "deadlock detected" in line]
+    return "\n".join("\n".join(lines[place : place + DEADLOCK_LINES]) for place in starts)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 1 when something was wrong."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.random_processes")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=None, help="default: another one each time")
+    parser.add_argument("--ablate", choices=sorted(ablations.ABLATIONS), default=None)
+    parser.add_argument("--json", type=Path, default=None, help="also write the report here")
+    parser.add_argument("--database-url", default=None, help="a migrated, empty database")
+    options = parser.parse_args(arguments)
+    seed = secrets.randbelow(10**6) if options.seed is None else options.seed
+    print(f"seed {seed}", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server is stopped
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="altsync-faults-")))
+        url, server = options.database_url, None
+        if url is None:
+            server = start_postgres(folder / "postgres")
+            stack.callback(server.stop)
+            url = server.url
+            db.migrate(url)
+            with psycopg.connect(url) as conn:
+                outbox.register_sinks(conn, TOPOLOGY, MODEL, DIMENSIONS)
+        report = run(url, folder, seed=seed, seconds=options.seconds, ablate=options.ablate)
+        if Wrong.DEADLOCK in report.found and server is not None:
+            print(deadlocks_in(server.log.read_text(errors="replace")), flush=True)
+    print(report, flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(report.as_json()))
+    return 1 if report.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""Where a run takes place, and the product put together there over simulated servers."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from altsync import db, store
+from altsync.db import Conn
+from altsync.delivery import Delivery, Policy
+from altsync.records import (
+    EMBEDDING,
+    SinkTraits,
+    Topology,
+    entity_id,
+)
+from altsync.relay import Relay, RelayPolicy
+from altsync.seed.lines import Part
+from altsync.seed.loader import Loader, Options
+from altsync.seed.report import Report
+from altsync.sinks.base import Sink
+from altsync.sinks.embedding import Sink as EmbeddingSink
+from tests.faults.embedder import SimulatedEmbedder, WatchedCache
+from tests.faults.ledger import GuardedLedger, Ledger, Rule, UnguardedLedger
+from tests.faults.line import Line
+from tests.faults.plan import Action, Kind
+from tests.faults.sinks import Graph, open_vectors
+from tests.faults.weather import Calm, Weather
+from tests.faults.witness import Diary, WatchedDatabase
+
+MODEL, DIMENSIONS = "test-model", 4
+
+NEO4J, PINECONE = "neo4j", "pinecone"
+
+TOPOLOGY = Topology(
+    (
+        SinkTraits(EMBEDDING, guarded=True),
+        SinkTraits(NEO4J, guarded=True, edges=True),
+        SinkTraits(PINECONE, needs_embedding=True),
+    )
+)
+
+#: Everything that takes seconds or minutes in production, in a tenth of it.
+#: The echo outlives a lease, a timeout, a late write and a machine that is busy.
+POLICY = Policy(
+    batch_size=8,
+    lease=1.0,
+    timeout=0.4,
+    max_attempts=5,
+    max_lost_leases=10,
+    backoff=0.05,
+    backoff_cap=0.4,
+    breaker_cap=0.4,
+    echo=2.0,
+)
+
+#: Seconds that a deleted entity stays: longer than anything late.
+PURGE_GRACE = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a run takes place: the database, and the folder of ledgers, seeds and diary."""
+
+    url: str
+    folder: Path
+    rules_off: frozenset[Rule] = frozenset()
+    policy: Policy = POLICY
+
+    @property
+    def diary(self) -> Diary:
+        """The events of all processes."""
+        return Diary(self.folder / "diary.jsonl")
+
+    def ledger(self, sink: str) -> Ledger:
+        """The server behind a sink. Open it after a fork."""
+        path = self.folder / f"{sink}.sqlite"
+        return (
+            GuardedLedger(path, without=self.rules_off) if sink == NEO4J else UnguardedLedger(path)
+        )
+
+    def open_sink(self, name: str, database: WatchedDatabase, weather: Weather) -> Sink:
+        """A simulated sink. A call inside an open transaction is noted."""
+        ledger = self.ledger(name)
+
+        def before() -> None:
+            if database.in_transaction:
+                self.diary.note("call.in_transaction", sink=name)
+
+        line = Line(ledger, weather, before)
+        match name:
+            case "neo4j":
+                return Graph(line)
+            case "pinecone":
+                return open_vectors(line, timeout=self.policy.timeout, dimensions=DIMENSIONS)
+            case _:
+                cache = WatchedCache(database, ledger)
+                return EmbeddingSink(SimulatedEmbedder(line), cache)
+
+    def delivery(
+        self,
+        sink: str,
+        database: WatchedDatabase,
+        *,
+        worker: str,
+        weather: Weather | None = None,
+        at: Callable[[str], None] = lambda point: None,
+    ) -> Delivery:
+        """The product's delivery for one simulated sink."""
+        opened = self.open_sink(sink, database, weather or Calm())
+        return Delivery(database, opened, TOPOLOGY, self.policy, worker=worker, at=at)
+
+    def relay(self, database: WatchedDatabase) -> Relay:
+        """The product's relay, with nobody to wake: workers look for themselves."""
+        return Relay(
+            database,
+            lambda: db.connect(self.url),
+            lambda sink: None,
+            TOPOLOGY,
+            TOPOLOGY.names,
+            RelayPolicy(
+                poll=0.1,
+                batch_size=self.policy.batch_size,
+                max_lost_leases=self.policy.max_lost_leases,
+                purge_grace=PURGE_GRACE,
+                echo=self.policy.echo,
+            ),
+        )
+
+    def seeder(self, name: str, conn: Conn) -> Seeder:
+        """The product's loader on files of its own."""
+        return Seeder(conn, self.folder / "seeds" / name)
+
+
+class Seeder:
+    """Carries out actions with the product's loader."""
+
+    def __init__(self, conn: Conn, folder: Path) -> None:
+        self._conn = conn
+        self._root = folder
+
+    def do(self, action: Action, progress: Callable[[Part, int], None] | None = None) -> None:
+        """One run of the loader, or one deletion."""
+        if action.kind is Kind.TOMBSTONE:
+            self._tombstone(action)
+            return
+        folder = self._folder()
+        path = folder / f"{action.part}.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in action.lines))
+        options = Options(folder, (action.part,), prune=action.kind is Kind.PRUNE, yes=True)
+        report = Report(None)
+        try:
+            Loader(
+                self._conn, TOPOLOGY, options, report, progress or (lambda part, size: None)
+            ).run()
+        finally:
+            path.unlink()
+            folder.rmdir()
+        if report.total.rejected:
+            raise AssertionError(f"lines were refused: {report.shown}")
+
+    def _tombstone(self, action: Action) -> None:
+        entity_type = action.part.entity_type
+        assert entity_type is not None
+        ids = [entity_id(entity_type, seed_id) for seed_id in action.seed_ids]
+        with self._conn.transaction():
+            store.create_changed_in_run(self._conn)
+            store.tombstone(self._conn, entity_type, ids, TOPOLOGY)
+
+    def _folder(self) -> Path:
+        self._root.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=self._root))

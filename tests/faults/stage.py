@@ -1,0 +1,281 @@
+"""A small world for directed scenarios: every step happens when the scenario says so.
+
+Leases, retries and echoes never fall due by themselves here; ``Stage`` moves the clock by
+changing the rows. So a scenario is the same on every machine.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+
+from altsync import db, outbox
+from altsync.delivery import Batch
+from altsync.records import EMBEDDING, EntityType
+from altsync.seed.lines import Part
+from tests.faults import oracle
+from tests.faults.drain import drain
+from tests.faults.plan import Action, Kind
+from tests.faults.site import NEO4J, PINECONE, POLICY, TOPOLOGY, Site
+from tests.faults.verdicts import Violation, Wrong
+from tests.faults.weather import Calm, Trouble, Weather
+from tests.faults.witness import WatchedDatabase, quicken, watch_versions
+
+#: Nothing falls due by itself. The timeout is the lease, so that every call asks for it anew.
+STILL = replace(
+    POLICY, batch_size=50, lease=3600.0, timeout=3600.0, echo=3600.0, backoff=0.001, breaker_cap=1.0
+)
+
+#: Rounds of delivery after which what is live will stay so.
+ROUNDS = 40
+
+#: Seconds for another thread to get where it is waited for.
+PATIENCE = 20.0
+
+#: Lets a session that says ``SET faults.pause = 'UPDATE league'`` stop inside a statement until
+#: lock 1 is free: after its number is drawn (INSERT), or its row is locked (UPDATE).
+PAUSE = """
+CREATE FUNCTION faults_pause() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF current_setting('faults.pause', true) = TG_OP || ' ' || TG_TABLE_NAME THEN
+    PERFORM pg_advisory_xact_lock_shared(1);
+  END IF;
+  RETURN NEW;
+END $$;
+"""
+
+PAUSE_ON = """
+CREATE TRIGGER faults_pause BEFORE INSERT OR UPDATE ON {table}
+FOR EACH ROW EXECUTE FUNCTION faults_pause()
+"""
+
+
+class Vanished(BaseException):
+    """The worker is gone, in the middle of something. Not an ``Exception``: nobody handles it."""
+
+
+def vanish() -> None:
+    """What a hook does to end its worker."""
+    raise Vanished
+
+
+class _Scene(threading.local):
+    """What happens in the delivery that this thread is in: one may play inside another."""
+
+    def __init__(self) -> None:
+        self._events: dict[str, Callable[[], object]] = {}
+        self._weather: Weather = Calm()
+
+    @contextmanager
+    def set(self, events: dict[str, Callable[[], object]], weather: Weather) -> Iterator[None]:
+        """Until the delivery is over."""
+        before = self._events, self._weather
+        self._events, self._weather = events, weather
+        try:
+            yield
+        finally:
+            self._events, self._weather = before
+
+    def reach(self, point: str) -> None:
+        """The hook of ``Delivery(at=…)``."""
+        event = self._events.pop(point, None)
+        if event is not None:
+            event()
+
+    def next(self, keys: Sequence[str]) -> Trouble:
+        """As the scene's weather says."""
+        return self._weather.next(keys)
+
+    def lateness(self) -> float:
+        """As the scene's weather says."""
+        return self._weather.lateness()
+
+
+class Stage:
+    """One database, the simulated servers, and steps to take."""
+
+    def __init__(self, site: Site, statements: Sequence[str] = ()) -> None:
+        self.site = site
+        self.site.diary.follow_log()
+        self._conn = psycopg.connect(site.url, autocommit=True)
+        watch_versions(self._conn)
+        self._conn.execute(PAUSE)
+        for table in (*EntityType, "sync_operation"):
+            self._conn.execute(PAUSE_ON.format(table=table))
+        for statement in statements:
+            self._conn.execute(statement)
+        quicken(self._conn, deadlock_timeout="50ms")
+        self._database = WatchedDatabase(site.url, name="stage")
+        self._scene = _Scene()
+        self._deliveries = {
+            sink: site.delivery(
+                sink, self._database, worker="stage", weather=self._scene, at=self._scene.reach
+            )
+            for sink in TOPOLOGY.names
+        }
+        self._found: list[Violation] = []
+        self._threads: list[threading.Thread] = []
+
+    # --- steps --------------------------------------------------------------------------------
+
+    def seed(self, part: Part, *lines: Mapping[str, Any], pause: str = "") -> None:
+        """Load lines. ``pause``: stop inside the statement while ``holding_pause`` lasts."""
+        with db.connect(self.site.url, name=f"seeder {pause}") as conn:
+            conn.execute(f"SET faults.pause = '{pause}'")
+            self.site.seeder("stage", conn).do(Action(Kind.EDIT, part, tuple(lines)))
+
+    def delete(self, part: Part, *seed_ids: str) -> None:
+        """Mark entities as deleted."""
+        with db.connect(self.site.url, name="seeder") as conn:
+            self.site.seeder("stage", conn).do(Action(Kind.TOMBSTONE, part, seed_ids=seed_ids))
+
+    def deliver(
+        self,
+        sink: str,
+        at: Mapping[str, Callable[[], object]] | None = None,
+        weather: Weather | None = None,
+    ) -> Batch:
+        """One batch of a worker of its own; ``at`` says what happens at its named points, once.
+
+        Everything pending is due, but for echoes. A worker that vanishes has claimed nothing.
+        """
+        self.hasten("origin <> 'echo'")
+        with self._scene.set(dict(at or {}), weather or Calm()):
+            try:
+                return self._deliveries[sink].deliver_batch()
+            except Vanished:
+                return Batch()
+
+    def purge(self) -> None:
+        """Remove deleted entities for good, without any grace."""
+        with self._database.transaction() as conn:
+            outbox.purge_deleted(conn, grace=0.0)
+
+    def backfill(self, sink: str) -> None:
+        """Ask for everything of one sink anew, at the version that it is at."""
+        for entity_type in EntityType:
+            with self._database.transaction() as conn:
+                outbox.backfill_page(
+                    conn, TOPOLOGY.traits(sink), entity_type, after=None, force=True
+                )
+
+    def lose_everything(self, sink: str) -> None:
+        """The server behind a sink is reset."""
+        ledger = self.site.ledger(sink)
+        ledger.lose_everything()
+        ledger.close()
+
+    def deliver_all(self) -> None:
+        """Deliver everything that is due, but for echoes."""
+        for _ in range(ROUNDS):
+            if not sum(self.deliver(sink).claimed for sink in TOPOLOGY.names):
+                return
+
+    def look(self) -> None:
+        """What the relay does now and then: give up on what is exhausted."""
+        self.site.relay(self._database).look(TOPOLOGY.names)
+
+    def live(self, sink: str) -> int:
+        """Operations of a sink that wait or are leased."""
+        row = self._conn.execute(
+            "SELECT count(*) FROM sync_operation WHERE finished_at IS NULL AND sink = %s", (sink,)
+        ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def hasten(self, which: str = "true") -> None:
+        """Let what is pending fall due, and open breakers be probed."""
+        self._conn.execute(
+            f"UPDATE sync_operation SET available_at = now() WHERE status = 'pending' AND {which}"
+        )
+        self._conn.execute("UPDATE sink_state SET open_until = now() WHERE state = 'open'")
+
+    def expire_leases(self) -> None:
+        """Let every lease end, and every probe."""
+        self._conn.execute(
+            "UPDATE sync_operation SET available_at = now() WHERE status = 'in_progress'"
+        )
+        self._conn.execute("UPDATE sink_state SET probe_until = now() WHERE state = 'probing'")
+
+    def land_late_writes(self) -> None:
+        """Let the servers apply now what was late."""
+        for sink in TOPOLOGY.names:
+            ledger = self.site.ledger(sink)
+            ledger.land(all_of_it=True)
+            ledger.close()
+
+    # --- threads ------------------------------------------------------------------------------
+
+    @contextmanager
+    def holding_pause(self) -> Iterator[None]:
+        """Whoever pauses inside a statement stays there; at the end all threads go on and end."""
+        self._conn.execute("SELECT pg_advisory_lock(1)")
+        try:
+            yield
+        finally:
+            self._conn.execute("SELECT pg_advisory_unlock(1)")
+            for thread in self._threads:
+                thread.join(PATIENCE)
+        assert not any(thread.is_alive() for thread in self._threads), "the scenario hangs"
+
+    def start(self, step: Callable[[], object], *, waiting: int) -> None:
+        """A step in a thread of its own; returns when so many sessions wait for a lock."""
+        thread = threading.Thread(target=self._noting_errors, args=(step,))
+        self._threads.append(thread)
+        thread.start()
+        self._until_waiting(waiting)
+
+    def _noting_errors(self, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001  (the oracle says it)
+            self._found.append(Violation(Wrong.ERROR, f"{type(error).__name__}: {error}"))
+
+    def _until_waiting(self, count: int) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            row = self._conn.execute(
+                """
+                SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND wait_event_type = 'Lock'
+                """
+            ).fetchone()
+            if row and row[0] >= count:
+                return
+            time.sleep(0.005)
+        raise AssertionError(f"{count} sessions should wait for a lock")
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def glance(self) -> None:
+        """Look at what must hold at any time."""
+        self._found += oracle.at_any_time(self.site, (NEO4J, PINECONE))
+
+    def come_to_rest(self) -> None:
+        """Leases end, everything falls due, and the workers go on until nothing is live."""
+        for _ in range(ROUNDS):
+            self.expire_leases()
+            self.hasten()
+            if not sum(self.deliver(sink).claimed for sink in (EMBEDDING, NEO4J, PINECONE)):
+                return
+
+    def judge(self, given_up: Set[str] = frozenset(), *, drained: bool = True) -> list[Violation]:
+        """What the oracle finds, at rest and over all."""
+        if drained:
+            rest = drain(self.site, patience=0.0, revive=False)
+            if rest.calls_again:
+                self._found.append(Violation(Wrong.CALLS_AT_REST, str(rest.calls_again)))
+        self._found += oracle.at_rest(self.site, given_up)
+        self.close()
+        return [*self._found, *oracle.over_all(self.site)]
+
+    def close(self) -> None:
+        """End every session."""
+        self._database.close()
+        self._conn.close()

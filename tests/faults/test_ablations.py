@@ -1,0 +1,61 @@
+"""Each rule of the protocol is needed: without it the oracle reports what the rule is there for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults import ablations
+from tests.faults.ablations import ABLATIONS
+from tests.faults.cases import CASES, PLAIN, Case, Plain
+from tests.faults.site import Site
+from tests.faults.stage import STILL, Stage
+from tests.faults.verdicts import Violation, kinds, summary
+
+each_case = pytest.mark.parametrize("case", CASES, ids=[case.rule for case in CASES])
+
+
+def play(case: Case, url: str, folder: Path, ablate: str | None) -> list[Violation]:
+    """Play a story, with all rules or without one."""
+    with ablations.without(ablate) as ablation:
+        site = Site(url, folder, ablation.rules_off, STILL)
+        stage = Stage(site, ablation.statements)
+        try:
+            case.story(stage)
+            return stage.judge(case.given_up, drained=case.drained)
+        finally:
+            stage.close()
+
+
+@each_case
+def test_with_every_rule_the_story_ends_well(case: Case, database_url: str, tmp_path: Path) -> None:
+    """The story itself is harmless."""
+    violations = play(case, database_url, tmp_path, ablate=None)
+    assert not violations, summary(violations)
+
+
+@each_case
+def test_without_its_rule_the_story_ends_badly(
+    case: Case, database_url: str, tmp_path: Path
+) -> None:
+    """And the oracle says in what way."""
+    violations = play(case, database_url, tmp_path, ablate=case.rule)
+    assert case.wrong in kinds(violations), summary(violations) or "nothing wrong"
+
+
+@pytest.mark.parametrize("plain", PLAIN, ids=[plain.story.__name__ for plain in PLAIN])
+def test_the_story_ends_well(plain: Plain, database_url: str, tmp_path: Path) -> None:
+    """Stories that more than one rule must see through."""
+    stage = Stage(Site(database_url, tmp_path, policy=plain.policy))
+    try:
+        plain.story(stage)
+        violations = stage.judge(plain.given_up)
+    finally:
+        stage.close()
+    assert not violations, summary(violations)
+
+
+def test_every_ablation_has_a_story() -> None:
+    """No rule can be taken away unseen."""
+    assert {case.rule for case in CASES} == set(ABLATIONS)
