@@ -34,8 +34,7 @@ demo: setup ## the main job on the embedded stack: seed, sync, agree, three quer
 	@$(BIN)/altsync demo
 
 test: setup ## every test but the long proofs
-	$(PYTEST) tests/unit tests/contract tests/integration tests/migration tests/faults -n $(JOBS) --dist loadfile -m "not slow and not real_neo4j"
-	$(PYTEST) tests/acceptance -m "not slow"
+	$(PYTEST) tests -n $(JOBS) --dist loadfile -m "not slow and not real_neo4j"
 
 check: lint types imports ## linters, types and layers
 

@@ -204,7 +204,10 @@ from types import SimpleNamespace
             (self._traits.name,),
         ).fetchall()
         self._early = self._read(
-            [SimpleNamespace(entity_type=EntityType(r[0]), entity_id=r[1], places=()) for r in waiting]
+            [
+                SimpleNamespace(entity_type=EntityType(r[0]), entity_id=r[1], places=())
+                for r in waiting
+            ]
         )
         self._at("read early")
         operations = outbox.claim(""",
@@ -255,7 +258,7 @@ from types import SimpleNamespace
     ),
     "success_closes_dead": Ablation(
         "a success closes older dead operations",
-        (_edit("outbox.settle:_CLOSE_DEAD", ("WHERE status = 'dead'", "WHERE false")),),
+        (_edit("outbox.settle:_CLOSE_DEAD", ("WHERE o.status = 'dead'", "WHERE false")),),
     ),
     "suspicion": Ablation(
         "H22: a record that hangs the sink each time is told from an outage",
