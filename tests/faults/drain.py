@@ -47,8 +47,7 @@ def drain(site: Site, *, patience: float = 60.0, revive: bool = True) -> Rest:
                 break
         seconds = time.monotonic() - began
         before = _calls(site)
-        for _ in range(3):
-            deliver()
+        deliver()
         _let_late_writes_land(site)
         return Rest(_live(database), seconds, _calls(site) - before)
     finally:

@@ -561,11 +561,11 @@ def test_a_line_of_the_largest_size_is_read(folder: Folder) -> None:
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("filler", [b" ", b"\r"])
+@pytest.mark.parametrize("start", [json.dumps(LEAGUE).encode(), b""], ids=["good", "blank"])
 def test_a_long_line_is_refused_whatever_is_cut_from_it(
-    folder: Folder, mark: bytes, filler: bytes
+    folder: Folder, mark: bytes, filler: bytes, start: bytes
 ) -> None:
-    """A good beginning and a filler that means nothing must not make it look short enough."""
-    start = text(LEAGUE).strip().encode()
+    """A beginning that is good or blank, and a filler: what comes after it still counts."""
     line = start + filler * (LINE_BYTES - len(start)) + filler * 20 + b"and more\n"
     refused = folder.refused(mark + line)
     assert refused.reason == "the line is longer than 1,048,576 bytes"

@@ -148,8 +148,8 @@ _names = st.sampled_from(["Premier League", "premier-league", "Serie A", "Лиг
 _places = st.none() | st.sampled_from(["", "Ghana", "England"])
 _given = st.none() | st.sampled_from(["premier_league", "serie_a", "premier_league_ghana", "epl"])
 _wishes = st.lists(
-    st.builds(Wish, st.sampled_from([f"seed_{n}" for n in range(12)]), _given, _names, _places),
-    max_size=12,
+    st.builds(Wish, st.sampled_from([f"seed_{n}" for n in range(9)]), _given, _names, _places),
+    max_size=9,
     unique_by=lambda one: one.seed_id,
 )
 
@@ -170,7 +170,7 @@ class Registry:
         return given_now, refused
 
 
-@given(st.lists(_wishes, max_size=4))
+@given(st.lists(_wishes, max_size=3))
 def test_no_two_seeds_share_a_tag(batches: list[list[Wish]]) -> None:
     """Over any number of batches and runs, in any order."""
     registry = Registry()
@@ -179,7 +179,7 @@ def test_no_two_seeds_share_a_tag(batches: list[list[Wish]]) -> None:
         assert len(set(registry.tags.values())) == len(registry.tags)
 
 
-@given(st.lists(_wishes, max_size=4))
+@given(st.lists(_wishes, max_size=3))
 def test_everybody_is_either_given_a_tag_or_refused(batches: list[list[Wish]]) -> None:
     """No seed is lost between the two, and one that leaves its tag open is never refused."""
     registry = Registry()
@@ -192,7 +192,7 @@ def test_everybody_is_either_given_a_tag_or_refused(batches: list[list[Wish]]) -
         assert not open_ones & {one.seed_id for one in refused}
 
 
-@given(st.lists(_wishes, min_size=1, max_size=4))
+@given(st.lists(_wishes, min_size=1, max_size=3))
 def test_a_known_tag_never_changes(batches: list[list[Wish]]) -> None:
     """Whatever a later run says of a seed: another name, place or tag."""
     registry = Registry()
@@ -232,7 +232,7 @@ def test_loading_again_gives_the_same(wishes: list[Wish]) -> None:
     assert {one.seed_id for one in again[1]} == {one.seed_id for one in first[1]}
 
 
-@given(_wishes, st.integers(0, 12))
+@given(_wishes, st.integers(0, 9))
 def test_where_batches_end_does_not_matter(wishes: list[Wish], cut: int) -> None:
     """The same lines in one batch or in two get the same tags."""
     whole, parts = Registry(), Registry()
