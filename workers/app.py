@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,8 @@ def is_loopback(address: str) -> bool:
 def made_up_login(home: Path) -> str:
     """A user and password of this machine's own, kept in ``<home>/flower.auth``."""
     file = home / "flower.auth"
-    if not file.exists():
-        home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as stream:
             stream.write(f"altsync:{secrets.token_urlsafe(18)}\n")

@@ -33,7 +33,7 @@ STILL = replace(
 )
 
 #: Rounds of delivery after which what is live will stay so.
-ROUNDS = 40
+ROUNDS = 20
 
 #: Seconds for another thread to get where it is waited for.
 PATIENCE = 20.0

@@ -106,13 +106,16 @@ def read(
             progress(size)
             if number == 1:
                 raw = raw.removeprefix(_BOM)  # noqa: PLW2901
-            if raw.strip():
-                yield _check(file, number, raw.rstrip(b"\r\n"), archetypes, defaults)
+            # Told from what was read: what is left of a cut line may look short, or blank.
+            whole = size <= len(raw) + (len(_BOM) if number == 1 else 0)
+            if raw.strip() or not whole:
+                raw = raw.rstrip(b"\r\n")  # noqa: PLW2901
+                yield _check(file, number, raw, archetypes, defaults, whole=whole)
 
 
 def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
     """Lines and their bytes; those too long are cut, and the rest of them skipped."""
-    while line := stream.readline(LINE_BYTES + len(b"\r\n")):
+    while line := stream.readline(LINE_BYTES + len(_BOM) + len(b"\r\n")):
         size, end = len(line), line
         while end and not end.endswith(b"\n"):
             end = stream.readline(LINE_BYTES)
@@ -126,9 +129,11 @@ def _check(
     raw: bytes,
     archetypes: frozenset[str],
     defaults: dict[str, str],
+    *,
+    whole: bool,
 ) -> Line | Rejected:
     try:
-        data = _parse(raw)
+        data = _parse(raw, whole=whole)
         line = _validate(LINES[file.part], {**defaults, **data})
         archetype = line.archetype
         if archetype is not None and archetype not in archetypes:
@@ -148,8 +153,8 @@ def _shown(raw: bytes) -> str:
     return raw[:RAW_LENGTH].decode("utf-8", "backslashreplace").rstrip("\r\n")
 
 
-def _parse(raw: bytes) -> dict[str, Any]:
-    if len(raw.rstrip(b"\r\n")) > LINE_BYTES:
+def _parse(raw: bytes, *, whole: bool) -> dict[str, Any]:
+    if not whole or len(raw) > LINE_BYTES:
         raise _Refused(None, f"the line is longer than {LINE_BYTES:,} bytes")
     try:
         raw.decode()
