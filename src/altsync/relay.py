@@ -93,11 +93,16 @@ class Relay:
         log.info("relay.stopped")
 
     def _watch(self, conn: Conn) -> None:
-        wait = 0.0
+        wait = next_look_at_all = 0.0
         while not self._stop.is_set():
             heard = {n.payload for n in conn.notifies(timeout=wait, stop_after=1)}
             heard |= {n.payload for n in conn.notifies(timeout=0)}
-            wait = self.look(sorted(heard & set(self._enabled)) or self._enabled)
+            sinks = sorted(heard & set(self._enabled))
+            # A sink that is heard of all the time does not keep the others waiting.
+            if not sinks or time.monotonic() >= next_look_at_all:
+                sinks = self._enabled
+                next_look_at_all = time.monotonic() + self._policy.poll
+            wait = self.look(sinks)
 
     def look(self, sinks: Sequence[str]) -> float:
         """Wake workers for what is due now; returns the seconds until the next look."""

@@ -15,6 +15,9 @@ from tests.acceptance.stack import SINKS, Stack
 
 COUNTS = {"processed", "created", "updated", "unchanged", "deleted", "rejected", "operations"}
 
+#: Seconds that each request for embeddings takes longer, so that waiting does not end by itself.
+LATENCY = 4.0
+
 FAILURE = {"sink", "error_kind", "reason", "count", "sample_keys", "oldest", "newest"}
 
 
@@ -155,7 +158,7 @@ def test_a_refused_record_dies_is_shown_and_heals(stack: Stack, crew: Crew, fold
 
 def test_waiting_may_be_given_up(stack: Stack, crew: Crew, folder: Path) -> None:
     """A time limit and Ctrl-C end the waiting, not the work."""
-    stack.vectors.set_faults([FaultRule("openai.embeddings", "latency", seconds=2.0)])
+    stack.vectors.set_faults([FaultRule("openai.embeddings", "latency", seconds=LATENCY)])
     seeds.write(folder, "archetypes.jsonl", seeds.archetypes())
     seeds.write_leagues(folder, 5)
     arguments = ("--dir", str(folder), "--wait")

@@ -15,8 +15,9 @@ from tests.acceptance.stack import ADDRESSES, SINKS, Stack
 #: Lines of the real seeds.
 LINES = seeds.count_lines(REAL_SEEDS)
 
-#: Seconds that each request for embeddings takes longer, so that one is found under way.
-LATENCY = 1.0
+#: Seconds that each request for embeddings takes longer: the first ones are still under way
+#: when the worker is told to stop, and the others wait.
+LATENCY = 3.0
 
 
 def test_real_seeds_reach_every_store(

@@ -25,6 +25,10 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS call (
   id INTEGER PRIMARY KEY, at REAL NOT NULL, pid INTEGER NOT NULL, trouble TEXT NOT NULL,
   size INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS sent (
+  at REAL NOT NULL, pid INTEGER NOT NULL, trouble TEXT NOT NULL, space TEXT NOT NULL,
+  key TEXT NOT NULL, version INTEGER NOT NULL, what TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS sent_key ON sent (key);
 CREATE TABLE IF NOT EXISTS late (id INTEGER PRIMARY KEY, due REAL NOT NULL, writes TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS applied (
   id INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, space TEXT NOT NULL,
@@ -120,6 +124,18 @@ class Ledger(ABC):
             (time.time(), os.getpid(), trouble, size),
         )
 
+    def note_sent(self, trouble: str, writes: Sequence[Write]) -> None:
+        """Remember what a request carried, for whoever must find out what happened."""
+        now, pid = time.time(), os.getpid()
+        with self._transaction():
+            self._conn.executemany(
+                "INSERT INTO sent VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (now, pid, trouble, w.space, w.key, w.version, "upsert" if w.body else "delete")
+                    for w in writes
+                ],
+            )
+
     def write(self, writes: Sequence[Write]) -> list[Result]:
         """Apply one request as a whole, after everything late that is due by now."""
         with self._transaction():
@@ -185,6 +201,25 @@ class Ledger(ABC):
         """Every text of every paid request, in order."""
         rows = self._conn.execute("SELECT at, text_hash, kept_at FROM paid ORDER BY id")
         return [Payment(*row) for row in rows]
+
+    def history(self, key: str) -> list[tuple[float, str]]:
+        """(when, what) was sent and applied for a key."""
+        sent = self._conn.execute(
+            """
+            SELECT at, 'sent by ' || pid || ': ' || what || ' ' || version || ' in "' || space
+              || '", ' || trouble
+            FROM sent WHERE key = ?
+            """,
+            (key,),
+        ).fetchall()
+        applied = self._conn.execute(
+            """
+            SELECT at, 'applied: ' || version || ' in "' || space || '", ' || effect
+            FROM applied WHERE key = ?
+            """,
+            (key,),
+        ).fetchall()
+        return sorted(sent + applied)
 
     def went_down(self) -> list[tuple[str, str, int, int]]:
         """(kind, key, version, older version written after it), by the log of every write."""

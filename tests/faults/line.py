@@ -59,6 +59,7 @@ class Line:
         self.before()
         trouble = self.weather.next([write.key for write in writes])
         self.ledger.note_call(trouble, len(writes))
+        self.ledger.note_sent(trouble, writes)
         half = writes[: len(writes) // 2]
         match trouble:
             case Trouble.NONE:

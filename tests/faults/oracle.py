@@ -162,14 +162,16 @@ def _check_graph(rows: list[dict[str, Any]], nodes: list[Held]) -> Iterator[Viol
             continue
         node = held.pop((row["kind"], row["key"]), None)
         if node is None:
-            yield Violation(Wrong.LOST, f"{NEO4J}: {_name(row)}")
+            yield Violation(Wrong.LOST, f"{NEO4J}: {_name(row)}", row["key"])
         elif (node.version, node.body["content_hash"]) != (
             row["graph_version"],
             row["content_hash"],
         ):
-            yield Violation(Wrong.STALE, f"{NEO4J}: {_name(row)} is held at {node.version}")
+            where = f"{NEO4J}: {_name(row)} is held at {node.version}"
+            yield Violation(Wrong.STALE, where, row["key"])
     for ghost in held.values():
-        yield Violation(Wrong.GHOST, f"{NEO4J}: {ghost.kind} {ghost.key} at {ghost.version}")
+        where = f"{NEO4J}: {ghost.kind} {ghost.key} at {ghost.version}"
+        yield Violation(Wrong.GHOST, where, ghost.key)
 
 
 def _check_vectors(rows: list[dict[str, Any]], vectors: list[Held]) -> Iterator[Violation]:
@@ -179,7 +181,8 @@ def _check_vectors(rows: list[dict[str, Any]], vectors: list[Held]) -> Iterator[
             continue
         vector = held.pop((row["kind"], row["space"], row["key"]), None)
         if vector is None:
-            yield Violation(Wrong.LOST, f"{PINECONE}: {_name(row)} in {row['space']!r}")
+            where = f"{PINECONE}: {_name(row)} in {row['space']!r}"
+            yield Violation(Wrong.LOST, where, row["key"])
             continue
         expected = {
             "content_hash": row["content_hash"],
@@ -187,10 +190,11 @@ def _check_vectors(rows: list[dict[str, Any]], vectors: list[Held]) -> Iterator[
             "vector": text_vector(row["text_hash"]).hex(),
         }
         if (vector.version, dict(vector.body)) != (row["version"], expected):
-            yield Violation(Wrong.STALE, f"{PINECONE}: {_name(row)} is held at {vector.version}")
+            where = f"{PINECONE}: {_name(row)} is held at {vector.version}"
+            yield Violation(Wrong.STALE, where, row["key"])
     for ghost in held.values():
         where = f"{ghost.kind} {ghost.key} in {ghost.space!r} at {ghost.version}"
-        yield Violation(Wrong.GHOST, f"{PINECONE}: {where}")
+        yield Violation(Wrong.GHOST, f"{PINECONE}: {where}", ghost.key)
 
 
 def _check_embeddings(rows: list[dict[str, Any]]) -> Iterator[Violation]:
@@ -213,7 +217,8 @@ def _check_statuses(rows: list[dict[str, Any]]) -> Iterator[Violation]:
             status = row[f"{sink}_sync_status"]
             if status != "synced":
                 deleted = ", deleted" if row["deleted"] else ""
-                yield Violation(Wrong.STATUS, f"{sink}: {_name(row)}{deleted} is {status}")
+                where = f"{sink}: {_name(row)}{deleted} is {status}"
+                yield Violation(Wrong.STATUS, where, row["key"])
 
 
 # --- operations ---------------------------------------------------------------------------------
@@ -233,9 +238,9 @@ def _check_operations(
     ):
         where = str({name: str(value) for name, value in row.items()})
         if row["status"] == "dead" and row["entity_key"] not in given_up:
-            yield Violation(Wrong.DEAD, where)
+            yield Violation(Wrong.DEAD, where, row["entity_key"])
         elif row["status"] in ("pending", "in_progress"):
-            yield Violation(Wrong.LIVE, where)
+            yield Violation(Wrong.LIVE, where, row["entity_key"])
         if not 0 <= row["attempts"] <= most:
             yield Violation(Wrong.ATTEMPTS, where)
 
@@ -266,7 +271,8 @@ def _false_claims(conn: psycopg.Connection[Any], site: Site, sink: str) -> Itera
         version = row["graph_version" if sink == NEO4J else "version"]
         expected = None if row["deleted"] else version
         if still["graph_version"] == row["graph_version"] and found != expected:
-            yield Violation(Wrong.SYNCED_IS_FALSE, f"{sink}: {_name(row)} is held at {found}")
+            where = f"{sink}: {_name(row)} is held at {found}"
+            yield Violation(Wrong.SYNCED_IS_FALSE, where, row["key"])
 
 
 def _claims(conn: psycopg.Connection[Any], sink: str) -> dict[Any, dict[str, Any]]:

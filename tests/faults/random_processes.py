@@ -27,6 +27,7 @@ from altsync.records import EMBEDDING
 from tests.faults import ablations, oracle
 from tests.faults.crew import Crew
 from tests.faults.drain import drain
+from tests.faults.history import history
 from tests.faults.plan import Plan
 from tests.faults.roles import Chapter
 from tests.faults.site import DIMENSIONS, MODEL, TOPOLOGY, Site
@@ -40,6 +41,9 @@ CHAPTER = 3.0
 #: Seconds between two looks at what must hold at any time.
 GLANCE = 0.5
 
+#: Entities whose whole history is told when something is wrong with them.
+HISTORIES = 2
+
 #: Lines of a server's log that tell of one deadlock: both statements and where they were.
 DEADLOCK_LINES = 40
 
@@ -48,7 +52,7 @@ DEADLOCK_LINES = 40
 LEAST_OPERATIONS, LEAST_KILLS = 10.0, 0.5
 
 #: Seconds of trouble that must bring even what is rare.
-LONG = 30.0
+LONG = 60.0
 
 
 @dataclass(slots=True)
@@ -71,6 +75,7 @@ class Report:
     texts: int = 0
     paid_again: int = 0
     violations: list[Violation] = field(default_factory=list)
+    histories: list[str] = field(default_factory=list)
 
     @property
     def found(self) -> set[Wrong]:
@@ -85,10 +90,10 @@ class Report:
         }
 
     def __str__(self) -> str:
-        figures = {k: v for k, v in asdict(self).items() if k != "violations"}
+        figures = {k: v for k, v in asdict(self).items() if k not in ("violations", "histories")}
         lines = [f"{name:16} {value}" for name, value in figures.items()]
         verdict = summary(self.violations) or "nothing wrong"
-        return "\n".join([*lines, verdict])
+        return "\n".join([*lines, verdict, *self.histories])
 
 
 def run(url: str, folder: Path, *, seed: int, seconds: float, ablate: str | None) -> Report:
@@ -140,7 +145,11 @@ class _Run:
             self._wrong(Wrong.LIVE, f"{rest.live} after {rest.seconds:.0f} s of draining")
         if rest.calls_again:
             self._wrong(Wrong.CALLS_AT_REST, f"{rest.calls_again} in a second drain")
-        self._report.violations += oracle.at_rest(self._site)
+        found = oracle.at_rest(self._site)
+        keys = dict.fromkeys(violation.key for violation in found if violation.key)
+        if not self._report.histories:
+            self._report.histories += [history(self._site, key) for key in list(keys)[:HISTORIES]]
+        self._report.violations += found
         self._report.checks += 1
 
     def _glance(self) -> None:

@@ -46,7 +46,7 @@ class Chaos:
     """What happens at the named points of a delivery: nothing, a nap, or the end."""
 
     #: Of ten thousand points passed, how many end the process, and how many are slept at.
-    DEATHS, LONG_NAPS, SHORT_NAPS = 20, 120, 150
+    DEATHS, LONG_NAPS, SHORT_NAPS = 20, 200, 150
 
     #: Seconds: within the lease, and beyond it.
     SHORT, LONG = (0.02, 0.3), (1.1, 1.7)

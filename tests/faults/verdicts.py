@@ -34,10 +34,11 @@ class Wrong(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One finding."""
+    """One finding; ``key`` is the entity's, when it is about one."""
 
     what: Wrong
     where: str
+    key: str = ""
 
     def __str__(self) -> str:
         return f"{self.what}: {self.where}"

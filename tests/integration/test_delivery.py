@@ -570,6 +570,19 @@ def test_a_worker_that_shall_stop_finishes_its_batch(world: World, database: Dat
     ]
 
 
+def test_a_worker_that_shall_stop_right_after_its_claim(world: World, database: Database) -> None:
+    """Gives back what it has not tried: due at once, no attempt spent, nobody waits for a lease."""
+    world.save(*leagues(3))
+    graph = FakeGraph()
+    stopping = threading.Event()
+    worker = delivery(database, graph, _once("claimed", stopping.set))
+    assert worker.drain(60, stopping.is_set) is False
+    assert graph.calls == []
+    assert {(op.status, op.attempts, op.wait <= 0) for op in world.ops("neo4j")} == {
+        ("pending", 0, True)
+    }
+
+
 def test_a_worker_that_shall_stop_before_it_starts(world: World, database: Database) -> None:
     """Claims nothing."""
     world.save(NFL)

@@ -640,6 +640,23 @@ def test_a_late_write_to_a_place_that_was_left(world: World, database: Database)
     assert [space for _, space, _ in index.held] == ["support"]
 
 
+def test_a_late_write_of_what_was_given_up_on_to_a_place_that_was_left(
+    world: World, database: Database
+) -> None:
+    """Both at once."""
+    index = _vectors(world, database, example("ask", "triage"))
+    unsure = SinkFailure(ErrorKind.UNKNOWN, "broken pipe", unsure=True)
+    index.before = first(1, raises(unsure))
+    assert deliver(database, index, max_attempts=1).settlement == Settlement(dead=1)
+    late = index.calls[0].rows[0]
+    world.save(example("ask", "support"))
+    delivery(database, index).drain(10)
+    index.land(late)
+    world.pass_time(ECHO)
+    delivery(database, index).drain(10)
+    assert [space for _, space, _ in index.held] == ["support"]
+
+
 def test_a_lost_lease_is_echoed(world: World, database: Database) -> None:
     """Whether its last worker wrote, and when that lands, nobody knows."""
     index = _vectors(world, database, NFL)

@@ -133,6 +133,18 @@ def test_a_dead_vector_with_its_embedding_is_retried_itself(
     assert world.counts(EMBEDDING) == {"synced": 1}
 
 
+def test_a_retry_keeps_the_doubt(world: World, database: Database) -> None:
+    """What was given up on may still land: after the retry it is written once more."""
+    world.save(NFL)
+    embed(database)
+    world.claim("pinecone")
+    world.end_leases()
+    _bury(world, INDEX)
+    _retry(world)
+    _confirm(world, INDEX)
+    assert world.live("pinecone", "nfl").origin == "echo"
+
+
 def test_a_dead_delete_is_retried_as_a_delete(world: World) -> None:
     """Also in the index, where no embedding is needed for it."""
     world.save(NFL)

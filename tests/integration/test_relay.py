@@ -93,6 +93,26 @@ def test_a_lost_notification_costs_nothing(world: World, database: Database) -> 
         bell.wait_for("neo4j")
 
 
+def test_a_busy_sink_does_not_keep_the_relay_from_the_others(
+    world: World, database: Database
+) -> None:
+    """One that is told of all the time: the poll looks at the rest all the same."""
+    world.save(NFL)
+    world.conn.execute("UPDATE sync_operation SET available_at = 'infinity'")
+    bell = Bell()
+
+    def told_and_woken(sink: str) -> bool:
+        world.conn.execute(
+            "UPDATE sync_operation SET available_at = now() WHERE sink = %s", (sink,)
+        )
+        world.conn.execute("SELECT pg_notify('altsync', 'neo4j')")
+        return sink in bell.rung
+
+    with running(_relay(world, database, bell, poll=0.1), world.url):
+        eventually(lambda: told_and_woken("neo4j"))
+        eventually(lambda: told_and_woken("embedding"), patience=5.0)
+
+
 def test_a_retry_is_woken_for_when_it_is_due(world: World, database: Database) -> None:
     """The relay knows when that is, and does not sleep longer."""
     world.save(NFL)

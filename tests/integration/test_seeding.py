@@ -134,6 +134,17 @@ def test_the_number_of_statements_does_not_grow_with_the_rows(
     assert costs[1] <= costs[0] + 5  # the driver prepares what it has asked a few times
 
 
+def test_nor_with_the_lines_that_are_refused(world: World, tmp_path: Path) -> None:
+    """A file that was appended to itself."""
+    costs = []
+    for count in (10, 1000):
+        lines = [league_line(f"l{n}") for n in range(count)]
+        write(tmp_path / str(count), "leagues.jsonl", lines * 2)
+        folder = tmp_path / str(count)
+        costs.append(_statements(world, lambda folder=folder: seed(world, folder)))
+    assert costs[1] <= costs[0] + 30  # a batch more, and what the driver prepares
+
+
 def test_the_first_line_of_an_id_counts(world: World, tmp_path: Path) -> None:
     """In a batch, over batches and over files; the others are refused and say where it stands."""
     write(tmp_path, "leagues/a.jsonl", [league_line("l1", tier="1"), league_line("l1", tier="2")])

@@ -346,9 +346,9 @@ def embed(database: Database, embedder: FakeEmbedder | None = None) -> FakeEmbed
     return embedder
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, with a deadline."""
-    deadline = time.monotonic() + PATIENCE
+def eventually(condition: Callable[[], bool], patience: float = PATIENCE) -> None:
+    """Wait for a condition, for so many seconds at most."""
+    deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.005)

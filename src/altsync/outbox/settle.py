@@ -131,7 +131,7 @@ UPDATE sync_operation o SET status = 'superseded'
 FROM unnest(%(ids)s::uuid[], %(versions)s::bigint[]) AS r(id, version)
 WHERE o.status = 'dead' AND o.sink = ANY(%(sinks)s) AND o.entity_id = ANY(%(ids)s)
   AND o.entity_id = r.id AND o.version <= r.version
-RETURNING o.entity_id, o.sink, o.unsure
+RETURNING o.entity_id, o.sink, o.unsure, o.places
 """
 
 
@@ -238,8 +238,15 @@ def _close_dead(conn: Conn, sink: SinkTraits, settled: Sequence[Synced]) -> set[
     sinks = [sink.name, EMBEDDING] if sink.needs_embedding else [sink.name]
     ids, versions = [v.op.entity_id for v in settled], [v.version for v in settled]
     closed = conn.execute(_CLOSE_DEAD, {"sinks": sinks, "ids": ids, "versions": versions})
-    doubted = {r[0] for r in closed if r[1] == sink.name and r[2]}
-    return {v.op.id for v in settled if v.op.entity_id in doubted}
+    doubted = {r[0]: r[3] for r in closed if r[1] == sink.name and r[2]}
+    ops = {v.op.id: doubted[v.op.entity_id] for v in settled if v.op.entity_id in doubted}
+    for op_id, places in ops.items():
+        if places:  # the echo leaves them, too
+            conn.execute(
+                "UPDATE sync_operation SET places = places || %s::text[] WHERE id = %s",
+                (places, op_id),
+            )
+    return set(ops)
 
 
 def _follow_up(

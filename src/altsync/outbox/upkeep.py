@@ -89,20 +89,27 @@ def _retry_statement(entity_type: EntityType) -> str:
     return f"""
     WITH gone AS (
       UPDATE sync_operation SET status = 'superseded'
-      WHERE status = 'dead' AND id = ANY(%(ids)s) RETURNING entity_id, sink),
-    wanted AS (
-      SELECT DISTINCT l.id, l.{KEY_COLUMN[entity_type]} AS key, l.version, l.graph_version,
+      WHERE status = 'dead' AND id = ANY(%(ids)s) RETURNING entity_id, sink, unsure, places),
+    candidates AS (
+      SELECT l.id, l.{KEY_COLUMN[entity_type]} AS key, l.version, l.graph_version,
              l.deleted_at IS NOT NULL AS deleted,
              CASE WHEN gone.sink = ANY(%(vector)s::text[]) AND l.deleted_at IS NULL
                    AND (l.embedding_text_hash IS DISTINCT FROM l.text_hash
                         OR l.embedding_model IS DISTINCT FROM e.config ->> 'model')
-                  THEN '{EMBEDDING}' ELSE gone.sink END AS sink
+                  THEN '{EMBEDDING}' ELSE gone.sink END AS sink,
+             gone.unsure, gone.places
       FROM gone JOIN {entity_type} l ON l.id = gone.entity_id
-      LEFT JOIN sink_state e ON e.sink = '{EMBEDDING}')
+      LEFT JOIN sink_state e ON e.sink = '{EMBEDDING}'),
+    -- One per sink and entity. What an old write may still do is not forgotten.
+    wanted AS (
+      SELECT DISTINCT ON (id, sink) id, key, version, graph_version, deleted, sink,
+             bool_or(unsure) OVER (PARTITION BY id, sink) AS unsure, places
+      FROM candidates ORDER BY id, sink, cardinality(places) DESC)
     INSERT INTO sync_operation AS o
-      (entity_type, entity_id, entity_key, sink, action, version, origin)
+      (entity_type, entity_id, entity_key, sink, action, version, origin, unsure, places)
     SELECT '{entity_type}', id, key, sink, CASE WHEN deleted THEN 'delete' ELSE 'upsert' END,
-           CASE WHEN sink = ANY(%(graph)s::text[]) THEN graph_version ELSE version END, 'retry'
+           CASE WHEN sink = ANY(%(graph)s::text[]) THEN graph_version ELSE version END,
+           'retry', unsure, places
     FROM wanted WHERE %(direct)s::text[] IS NOT NULL ORDER BY id, sink
     {ON_LIVE}
     """

@@ -189,13 +189,18 @@ class Loader:
         """The first good line of each id. Ids of refused lines are noted, so none is pruned."""
         first: dict[str, Line] = {}
         repeats = [line for line in good if first.setdefault(line.seed_id, line) is not line]
-        seen = [session.Seen(s, line.file, line.number) for s, line in first.items()]
+        seen = [
+            session.Seen(s, line.file, line.number, archetype=_archetype(line))
+            for s, line in first.items()
+        ]
         readable = {r.seed_id: r for r in refused if r.seed_id and r.seed_id not in first}
         seen += [session.Seen(s, r.file, r.number, rejected=True) for s, r in readable.items()]
         new = session.mark_seen(self._conn, part, seen)
         repeats += [line for seed_id, line in first.items() if seed_id not in new]
+        ids = {line.seed_id for line in repeats}
+        places = session.first_places(self._conn, part, list(ids)) if ids else {}
         for line in repeats:
-            place = session.first_place(self._conn, part, line.seed_id)
+            place = places[line.seed_id]
             reason = f"the id {line.seed_id!r} stands at {place} already; the first line counts"
             late.append(_refuse(line, "id", reason))
         return [line for seed_id, line in first.items() if seed_id in new]
@@ -289,6 +294,8 @@ class Loader:
 
     def _check_share(self, part: Part, gone: int) -> None:
         total = session.count_rows(self._conn, part)
+        if self._options.dry_run:
+            total += self._report.counts(part).created
         if gone > PRUNE_SHARE * total and not self._options.yes:
             raise SeedError(
                 f"--prune would delete {gone} of {total} {part} ({gone / total:.0%}); nothing "
@@ -332,6 +339,10 @@ def _batches(lines: Iterable[Line | Rejected]) -> Iterator[list[Line | Rejected]
 
 def _refuse(line: Line, field: str, reason: str) -> Rejected:
     return Rejected(line.file, line.number, field, reason, line.raw, line.seed_id)
+
+
+def _archetype(line: Line) -> str | None:
+    return line.item.sport_archetype if isinstance(line.item, League) else None
 
 
 def _wish(line: Line) -> tags.Wish:

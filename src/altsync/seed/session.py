@@ -35,12 +35,16 @@ def table_of(part: Part) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A seed id met in this run, and where; ``rejected`` when its line was refused."""
+    """A seed id met in this run, and where; ``rejected`` when its line was refused.
+
+    ``archetype`` is what a league's line names.
+    """
 
     seed_id: str
     file: str
     line: int
     rejected: bool = False
+    archetype: str | None = None
 
 
 def create_tables(conn: Conn) -> None:
@@ -49,7 +53,7 @@ def create_tables(conn: Conn) -> None:
         """
         CREATE TEMP TABLE IF NOT EXISTS seen (
           part text NOT NULL, seed_id text NOT NULL, file text NOT NULL, line int NOT NULL,
-          rejected bool NOT NULL, PRIMARY KEY (part, seed_id))
+          rejected bool NOT NULL, archetype text, PRIMARY KEY (part, seed_id))
         """
     )
     conn.execute(
@@ -75,10 +79,13 @@ def mark_seen(conn: Conn, part: Part, seen: Sequence[Seen]) -> set[str]:
     """Note ids; returns those that are new in this run. The first good line of an id wins."""
     rows = conn.execute(
         """
-        INSERT INTO seen SELECT %s, r.* FROM unnest(%s::text[], %s::text[], %s::int[], %s::bool[])
-          AS r(seed_id, file, line, rejected)
+        INSERT INTO seen
+        SELECT %s, r.*
+        FROM unnest(%s::text[], %s::text[], %s::int[], %s::bool[], %s::text[])
+          AS r(seed_id, file, line, rejected, archetype)
         ON CONFLICT (part, seed_id) DO UPDATE
-          SET rejected = false, file = excluded.file, line = excluded.line
+          SET rejected = false, file = excluded.file, line = excluded.line,
+              archetype = excluded.archetype
           WHERE seen.rejected AND NOT excluded.rejected
         RETURNING seed_id
         """,
@@ -88,17 +95,19 @@ def mark_seen(conn: Conn, part: Part, seen: Sequence[Seen]) -> set[str]:
             [s.file for s in seen],
             [s.line for s in seen],
             [s.rejected for s in seen],
+            [s.archetype for s in seen],
         ),
     )
     return {r[0] for r in rows}
 
 
-def first_place(conn: Conn, part: Part, seed_id: str) -> str:
-    """Where an id was met first, as file:line."""
-    row = conn.execute(
-        "SELECT file, line FROM seen WHERE part = %s AND seed_id = %s", (part, seed_id)
-    ).fetchone()
-    return f"{row[0]}:{row[1]}" if row else "an earlier line"
+def first_places(conn: Conn, part: Part, seed_ids: Sequence[str]) -> dict[str, str]:
+    """Where ids were met first, as file:line."""
+    rows = conn.execute(
+        "SELECT seed_id, file, line FROM seen WHERE part = %s AND seed_id = ANY(%s)",
+        (part, list(seed_ids)),
+    )
+    return {r[0]: f"{r[1]}:{r[2]}" for r in rows}
 
 
 def unseen(conn: Conn, part: Part) -> list[UUID]:
@@ -128,15 +137,20 @@ def archetypes_in_use(
 ) -> list[tuple[str, int]]:
     """Of the archetypes ``ids``, those that living leagues name, with how many.
 
-    Leagues in ``leaving`` are about to be deleted and do not count.
+    Leagues in ``leaving`` are about to be deleted and do not count; those of this run count
+    as their lines say, which a dry run has not written.
     """
     rows = conn.execute(
         """
         SELECT a.archetype_name, count(*) FROM sport_archetype a
-        JOIN league l ON l.sport_archetype = a.archetype_name AND l.deleted_at IS NULL
-        WHERE a.id = ANY(%s) AND l.id <> ALL(%s) GROUP BY 1 ORDER BY 1
+        JOIN (SELECT COALESCE(s.archetype, l.sport_archetype) AS archetype
+              FROM league l
+              LEFT JOIN seen s ON s.part = %(part)s AND s.seed_id = l.seed_id AND NOT s.rejected
+              WHERE l.deleted_at IS NULL AND l.id <> ALL(%(leaving)s)) n
+          ON n.archetype = a.archetype_name
+        WHERE a.id = ANY(%(ids)s) GROUP BY 1 ORDER BY 1
         """,
-        (list(ids), list(leaving)),
+        {"ids": list(ids), "leaving": list(leaving), "part": Part.LEAGUES},
     )
     return [(r[0], r[1]) for r in rows]
 
@@ -192,6 +206,7 @@ def upsert_parts(conn: Conn, part: Part, *, write: bool) -> Changes:
         SELECT s.id, s.seed_id, {", ".join("s." + n for n in names)} {changed} ORDER BY s.id
         ON CONFLICT (id) DO UPDATE SET {", ".join(f"{n} = excluded.{n}" for n in names)},
           updated_at = now()
+        WHERE t.content_hash <> excluded.content_hash
         RETURNING (xmax = 0) AS created
     """
     source = upsert if write else f"SELECT e.id IS NULL AS created {changed}"

@@ -1,0 +1,183 @@
+"""How everything stands, and the questions that need a store or several."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from altsync import outbox, queries, status, store
+from altsync.db import Database
+from altsync.errors import AltsyncError
+from altsync.queries import ArchetypeCount, LikeLeague
+from altsync.records import BreakerState, Dead, EntityType, ErrorKind, SyncStatus
+from altsync.sinks import pinecone
+from altsync.sinks.pinecone import Match
+from altsync.status import MatrixRow
+from tests.conftest import TOPOLOGY
+from tests.integration.fakes import FakeGraph, FakeIndex
+from tests.integration.world import (
+    GRAPH,
+    World,
+    archetype,
+    deliver,
+    embed,
+    example,
+    league,
+    leagues,
+)
+
+READY: dict[str, str | None] = dict.fromkeys(TOPOLOGY.names)
+
+
+def test_the_status_of_an_empty_database(world: World) -> None:
+    """Nothing is there, nothing waits."""
+    found = status.collect(world.conn, TOPOLOGY, READY)
+    assert {kind: entity.total for kind, entity in found.entities.items()} == dict.fromkeys(
+        EntityType, 0
+    )
+    assert found.at_rest
+    assert found.matrix == ()
+    assert {standing.state for standing in found.sinks.values()} == {BreakerState.CLOSED}
+
+
+def test_the_status_counts_living_entities_by_sink(world: World, database: Database) -> None:
+    """Synced, pending and failed; deleted ones are not counted."""
+    world.save(*leagues(4), archetype("racing"))
+    world.delete(league("l003"))
+    token, operations = world.claim("neo4j")
+    dead = [op for op in operations if op.entity_key == "l002"]
+    world.settle(GRAPH, token, [Dead(op, op.version, ErrorKind.ITEM, "bad") for op in dead])
+    outbox.release(world.conn, [op.id for op in operations if op not in dead], token)
+    deliver(database, FakeGraph())
+    found = status.collect(world.conn, TOPOLOGY, READY)
+    assert found.entities[EntityType.LEAGUE].total == 3
+    assert found.entities[EntityType.LEAGUE].by_sink["neo4j"] == {
+        SyncStatus.PENDING: 0,
+        SyncStatus.SYNCED: 2,
+        SyncStatus.FAILED: 1,
+    }
+    assert found.entities[EntityType.LEAGUE].by_sink["embedding"][SyncStatus.PENDING] == 3
+    assert found.matrix == (
+        MatrixRow(EntityType.SPORT_ARCHETYPE, "synced", "pending", 1),
+        MatrixRow(EntityType.LEAGUE, "failed", "pending", 1),
+        MatrixRow(EntityType.LEAGUE, "synced", "pending", 2),
+    )
+
+
+def test_the_status_counts_what_waits(world: World) -> None:
+    """Pending, leased and dead operations, and for how long the oldest has waited."""
+    world.save(*leagues(3))
+    world.conn.execute(
+        "UPDATE sync_operation SET created_at = now() - interval '1 hour' WHERE entity_key = 'l000'"
+    )
+    world.claim("neo4j", limit=1)
+    found = status.collect(world.conn, TOPOLOGY, READY)
+    graph = found.operations["neo4j"]
+    assert (graph.pending, graph.in_progress, graph.dead) == (2, 1, 0)
+    assert 3590 < (found.operations["embedding"].oldest_pending_seconds or 0) < 3700
+    assert found.operations["pinecone"].oldest_pending_seconds is None
+    assert not found.at_rest
+
+
+def test_the_status_says_why_a_sink_stands_still(world: World) -> None:
+    """Its breaker, or the setting that is missing here; or that it was never set up."""
+    outbox.open_breaker(
+        world.conn, "neo4j", world.scalar("SELECT gen_random_uuid()"), "no route", 60
+    )
+    world.conn.execute("DELETE FROM sink_state WHERE sink = 'embedding'")
+    disabled = {**READY, "pinecone": "PINECONE_API_KEY is not set"}
+    sinks = status.collect(world.conn, TOPOLOGY, disabled).sinks
+    assert (sinks["neo4j"].state, sinks["neo4j"].reason) == (BreakerState.OPEN, "no route")
+    assert (sinks["pinecone"].state, sinks["pinecone"].reason) == (
+        BreakerState.DISABLED,
+        "PINECONE_API_KEY is not set",
+    )
+    assert "altsync migrate" in (sinks["embedding"].reason or "")
+
+
+def test_everything_at_rest(world: World, database: Database) -> None:
+    """After a full drain; scripts read the same as JSON."""
+    world.save(*leagues(2), example("ask"))
+    deliver(database, FakeGraph())
+    embed(database)
+    deliver(database, FakeIndex())
+    found = status.collect(world.conn, TOPOLOGY, READY)
+    assert found.at_rest
+    body = found.as_json()
+    assert body["entities"]["league"]["pinecone"] == {"pending": 0, "synced": 2, "failed": 0}
+    assert body["matrix"] == [
+        {
+            "entity": "league",
+            "neo4j_sync_status": "synced",
+            "pinecone_sync_status": "synced",
+            "count": 2,
+        },
+        {
+            "entity": "few_shot_example",
+            "neo4j_sync_status": "synced",
+            "pinecone_sync_status": "synced",
+            "count": 1,
+        },
+    ]
+
+
+def test_remote_calls_are_counted_over_all_workers(world: World, database: Database) -> None:
+    """A second drain adds none."""
+    world.save(*leagues(4))
+    graph = FakeGraph()
+    graph.size = 2
+    assert store.remote_calls(world.conn) == 0
+    deliver(database, graph)
+    embed(database)
+    assert store.remote_calls(world.conn) == 3
+    deliver(database, graph)
+    embed(database)
+    assert store.remote_calls(world.conn) == 3
+
+
+def test_leagues_by_archetype(world: World) -> None:
+    """The largest first; deleted ones do not count."""
+    world.save(
+        league("a", tier="TIER1"),
+        league("b", status="inactive"),
+        league("c"),
+        league("d", sport_archetype="racing", tier="TIER1"),
+    )
+    world.delete(league("c"))
+    assert queries.archetype_counts(world.conn) == [
+        ArchetypeCount("team_sport", 2, 1, 1),
+        ArchetypeCount("racing", 1, 1, 1),
+    ]
+
+
+def test_leagues_like_one(world: World, database: Database) -> None:
+    """By its stored vector: it is not embedded again, and not its own neighbour."""
+    world.save(*leagues(3))
+    embed(database)
+
+    class Vectors:
+        def nearest(self, kind: EntityType, vector: bytes, **options: Any) -> list[Match]:
+            assert vector == bytes(world.row(league("l000"))["embedding_vector"])
+            assert (kind, options) == (EntityType.LEAGUE, {"top_k": 3, "space": "default"})
+            return [
+                Match(key, score, {"league_name": key, "sport_archetype": "team_sport"})
+                for key, score in (("l000", 1.0), ("l002", 0.5), ("l001", 0.25))
+            ]
+
+    vectors = cast(pinecone.Sink, Vectors())
+    assert queries.leagues_like(world.conn, vectors, "l000", top_k=2) == [
+        LikeLeague("l002", "l002", "team_sport", 0.5),
+        LikeLeague("l001", "l001", "team_sport", 0.25),
+    ]
+
+
+@pytest.mark.parametrize("key", ["nobody", "waiting", "gone"])
+def test_a_league_without_a_vector_is_like_none(world: World, database: Database, key: str) -> None:
+    """Unknown, not embedded yet, or deleted: a clear error."""
+    world.save(league("gone"))
+    embed(database)
+    world.delete(league("gone"))
+    world.save(league("waiting"))
+    with pytest.raises(AltsyncError, match=f"no embedded league with the tag '{key}'"):
+        queries.leagues_like(world.conn, cast(pinecone.Sink, None), key)
