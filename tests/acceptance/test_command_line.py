@@ -16,7 +16,7 @@ from tests.acceptance.stack import SINKS, Stack
 COUNTS = {"processed", "created", "updated", "unchanged", "deleted", "rejected", "operations"}
 
 #: Seconds that each request for embeddings takes longer, so that waiting does not end by itself.
-LATENCY = 4.0
+LATENCY = 2.0
 
 FAILURE = {"sink", "error_kind", "reason", "count", "sample_keys", "oldest", "newest"}
 

@@ -17,7 +17,7 @@ LINES = seeds.count_lines(REAL_SEEDS)
 
 #: Seconds that each request for embeddings takes longer: the first ones are still under way
 #: when the worker is told to stop, and the others wait.
-LATENCY = 3.0
+LATENCY = 2.5
 
 
 def test_real_seeds_reach_every_store(
