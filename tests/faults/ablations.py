@@ -125,7 +125,7 @@ ABLATIONS: dict[str, Ablation] = {
         "H4: a version is drawn after the row's lock",
         (
             _edit(
-                "store:upsert_staged",
+                "store.seeding:upsert_staged",
                 ("version = nextval('entity_version')", "version = excluded.version"),
             ),
         ),
@@ -144,7 +144,7 @@ ABLATIONS: dict[str, Ablation] = {
     ),
     "upsert_order": Ablation(
         "H7: rows are locked in the order of their ids",
-        (_edit("store:upsert_staged", ("ORDER BY s.id", "")),),
+        (_edit("store.seeding:upsert_staged", ("ORDER BY s.id", "")),),
     ),
     "claim_weights": Ablation(
         "H9: those whose worker vanished come fewer at a time",
@@ -226,7 +226,8 @@ from types import SimpleNamespace
         "H16: the same text is not embedded twice",
         (
             _edit(
-                "store:EmbeddingCache.known", ("return {r[0] for r in rows}", "return set[str]()")
+                "store.vectors:EmbeddingCache.known",
+                ("return {r[0] for r in rows}", "return set[str]()"),
             ),
         ),
     ),

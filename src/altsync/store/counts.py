@@ -1,0 +1,136 @@
+"""Counts of entities, operations and batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from altsync.db import Conn
+from altsync.records import EntityType, SinkTraits, SyncStatus
+
+SINK_STATUSES = ("embedding", "neo4j", "pinecone")
+
+
+def count_statuses(conn: Conn, entity_type: EntityType) -> dict[tuple[str, str, str], int]:
+    """Living entities by (embedding, neo4j, pinecone) status."""
+    rows = conn.execute(
+        f"""
+        SELECT embedding_sync_status, neo4j_sync_status, pinecone_sync_status, count(*)
+        FROM {entity_type} WHERE deleted_at IS NULL GROUP BY 1, 2, 3
+        """
+    )
+    return {(r[0], r[1], r[2]): r[3] for r in rows}
+
+
+def count_living(conn: Conn, entity_type: EntityType) -> int:
+    """Entities that are not deleted."""
+    row = conn.execute(f"SELECT count(*) FROM {entity_type} WHERE deleted_at IS NULL").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    """How far a sink has come with what one seeding run changed."""
+
+    changed: int
+    synced: int
+    failed: int
+
+    @property
+    def waiting(self) -> int:
+        """Not there yet, and not given up on."""
+        return self.changed - self.synced - self.failed
+
+
+def run_progress(conn: Conn, sink: SinkTraits) -> RunProgress:
+    """How far ``sink`` has come with the entities in ``changed_in_run``.
+
+    An entity counts as reached when the sink has confirmed its current version, which is at
+    least the run's. One whose embedding was given up on has failed for the sinks behind it.
+    """
+    changed = synced = failed = 0
+    for entity_type in EntityType:
+        row = conn.execute(
+            f"""
+            SELECT count(*),
+              count(*) FILTER (WHERE l.id IS NULL OR l.{sink.name}_sync_status = 'synced'),
+              count(*) FILTER (WHERE l.{sink.name}_sync_status = 'failed'
+                OR (l.{sink.name}_sync_status = 'pending' AND l.deleted_at IS NULL
+                    AND l.embedding_sync_status = 'failed' AND %(behind_embedding)s))
+            FROM changed_in_run c LEFT JOIN {entity_type} l ON l.id = c.id
+            WHERE c.entity_type = '{entity_type}'
+            """,
+            {"behind_embedding": sink.needs_embedding},
+        ).fetchone()
+        assert row is not None
+        changed, synced, failed = changed + row[0], synced + row[1], failed + row[2]
+    return RunProgress(changed, synced, failed)
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Live and dead operations of one sink."""
+
+    pending: int = 0
+    in_progress: int = 0
+    dead: int = 0
+    oldest_pending_seconds: float | None = None
+
+
+def backlog(conn: Conn) -> dict[str, Backlog]:
+    """Operations that wait, are leased, or were given up on, by sink."""
+    rows = conn.execute(
+        """
+        SELECT sink, count(*) FILTER (WHERE status = 'pending'),
+          count(*) FILTER (WHERE status = 'in_progress'), count(*) FILTER (WHERE status = 'dead'),
+          EXTRACT(epoch FROM now() - min(created_at) FILTER (WHERE status = 'pending'))::float8
+        FROM sync_operation WHERE finished_at IS NULL OR status = 'dead' GROUP BY sink
+        """
+    )
+    return {r[0]: Backlog(r[1], r[2], r[3], r[4]) for r in rows}
+
+
+def status_breakdown(
+    counts: Mapping[tuple[str, str, str], int], sink: str
+) -> dict[SyncStatus, int]:
+    """Entities by their status for one of ``SINK_STATUSES``."""
+    place = SINK_STATUSES.index(sink)
+    totals = dict.fromkeys(SyncStatus, 0)
+    for key, count in counts.items():
+        totals[SyncStatus(key[place])] += count
+    return totals
+
+
+def remote_calls(conn: Conn) -> int:
+    """Calls that all workers together have ever made to the sinks."""
+    row = conn.execute("SELECT COALESCE(sum(remote_calls), 0) FROM delivery_batch").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def archetype_names(conn: Conn) -> set[str]:
+    """Names of the archetypes that are there."""
+    rows = conn.execute("SELECT archetype_name FROM sport_archetype WHERE deleted_at IS NULL")
+    return {r[0] for r in rows}
+
+
+def archetype_counts(conn: Conn) -> list[tuple[str, int, int, int]]:
+    """(archetype, leagues, those of TIER1, those active), the largest first."""
+    return conn.execute(
+        """
+        SELECT sport_archetype, count(*), count(*) FILTER (WHERE tier = 'TIER1'),
+               count(*) FILTER (WHERE status = 'active')
+        FROM league WHERE deleted_at IS NULL GROUP BY 1 ORDER BY 2 DESC, 1
+        """
+    ).fetchall()
+
+
+def league_vector(conn: Conn, league_tag: str) -> bytes | None:
+    """The stored vector of a living league (float32 little-endian), by its tag."""
+    row = conn.execute(
+        "SELECT embedding_vector FROM league WHERE league_tag = %s AND deleted_at IS NULL",
+        (league_tag,),
+        binary=True,
+    ).fetchone()
+    return row[0] if row else None

@@ -1,0 +1,179 @@
+"""Seeding: staging, the guarded upsert with its operations, tombstones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from altsync.db import Conn
+from altsync.outbox import KEY_COLUMN, enqueue_parameters, notify, select_operations
+from altsync.records import EMBEDDING, Action, EntityType, Origin, Topology
+from altsync.store.rows import CONTENT_COLUMNS
+
+#: Ids per delete statement: a short transaction, few row locks at once.
+DELETE_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a batch did."""
+
+    created: int = 0
+    updated: int = 0
+    deleted: int = 0
+    operations: int = 0
+
+    def __add__(self, other: Changes) -> Changes:
+        return Changes(
+            self.created + other.created,
+            self.updated + other.updated,
+            self.deleted + other.deleted,
+            self.operations + other.operations,
+        )
+
+
+def create_staging(conn: Conn, entity_type: EntityType) -> None:
+    """The session's temporary table that COPY fills, emptied by every commit."""
+    columns = ", ".join(f"{name} {kind}" for name, kind in CONTENT_COLUMNS[entity_type].items())
+    conn.execute(
+        f"""
+        CREATE TEMP TABLE IF NOT EXISTS staging_{entity_type} (
+          id uuid NOT NULL, seed_id text NOT NULL, {columns},
+          content_hash text NOT NULL, text_hash text NOT NULL) ON COMMIT DELETE ROWS
+        """
+    )
+
+
+def create_changed_in_run(conn: Conn) -> None:
+    """The session's temporary table of what a run changed, empty for a new run."""
+    conn.execute(
+        """
+        CREATE TEMP TABLE IF NOT EXISTS changed_in_run (
+          entity_type text NOT NULL, id uuid NOT NULL, version bigint NOT NULL,
+          PRIMARY KEY (entity_type, id))
+        """
+    )
+    conn.execute("TRUNCATE changed_in_run")
+
+
+def copy_to_staging(conn: Conn, entity_type: EntityType, rows: Iterable[Sequence[Any]]) -> None:
+    """COPY (id, seed_id, content columns…, content_hash, text_hash) rows into staging."""
+    columns = ["id", "seed_id", *CONTENT_COLUMNS[entity_type], "content_hash", "text_hash"]
+    with (
+        conn.cursor() as cursor,
+        cursor.copy(f"COPY staging_{entity_type} ({', '.join(columns)}) FROM STDIN") as copy,
+    ):
+        for row in rows:
+            copy.write_row(row)
+
+
+_CHANGED = """
+FROM staging_{table} s LEFT JOIN {table} e ON e.id = s.id
+WHERE e.id IS NULL OR e.content_hash <> s.content_hash OR e.deleted_at IS NOT NULL
+"""
+
+
+def classify_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> Changes:
+    """What ``upsert_staged`` would do, without doing it."""
+    row = conn.execute(
+        f"""
+        SELECT count(*) FILTER (WHERE e.id IS NULL), count(*) FILTER (WHERE e.id IS NOT NULL),
+               COALESCE(sum(%(direct)s::int + CASE
+                 WHEN e.embedding_text_hash = s.text_hash AND e.embedding_model = m.model
+                 THEN %(vector)s::int ELSE 1 END), 0)
+        {_CHANGED.format(table=entity_type).replace("WHERE", _WANTED_MODEL + "WHERE", 1)}
+        """,
+        {"direct": len(topology.direct), "vector": len(topology.vector)},
+    ).fetchone()
+    assert row is not None
+    return Changes(created=row[0], updated=row[1], operations=int(row[2]))
+
+
+_WANTED_MODEL = f"""
+LEFT JOIN (SELECT config ->> 'model' AS model FROM sink_state WHERE sink = '{EMBEDDING}') m ON true
+"""
+
+
+def upsert_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> Changes:
+    """Upsert what changed in staging and enqueue its operations, in the caller's transaction.
+
+    Unchanged rows take no lock and no write. The version is drawn after the row's lock, never
+    from the proposed row, or it could go backwards.
+    """
+    columns = list(CONTENT_COLUMNS[entity_type])
+    names = ", ".join(columns)
+    row = conn.execute(
+        f"""
+        WITH wanted AS (SELECT config ->> 'model' AS model FROM sink_state
+                        WHERE sink = '{EMBEDDING}'),
+        changed AS (
+          INSERT INTO {entity_type} AS l (id, seed_id, {names}, content_hash, text_hash)
+          SELECT s.id, s.seed_id, {", ".join("s." + c for c in columns)},
+                 s.content_hash, s.text_hash
+          {_CHANGED.format(table=entity_type)}
+          ORDER BY s.id
+          ON CONFLICT (id) DO UPDATE SET
+            {", ".join(f"{c} = excluded.{c}" for c in columns)},
+            content_hash = excluded.content_hash, text_hash = excluded.text_hash,
+            version = nextval('entity_version'), updated_at = now(), deleted_at = NULL,
+            neo4j_sync_status = 'pending', pinecone_sync_status = 'pending',
+            embedding_sync_status = CASE
+              WHEN l.embedding_text_hash = excluded.text_hash
+               AND l.embedding_model = (SELECT model FROM wanted)
+              THEN 'synced' ELSE 'pending' END
+          WHERE l.content_hash <> excluded.content_hash OR l.deleted_at IS NOT NULL
+          RETURNING l.id, l.{KEY_COLUMN[entity_type]} AS key, l.version, l.graph_version,
+                    (xmax = 0) AS created,
+                    COALESCE(l.embedding_text_hash = l.text_hash
+                             AND l.embedding_model = (SELECT model FROM wanted), false)
+                      AS embedded),
+        enqueued AS (
+          {select_operations(entity_type, "changed", origin=Origin.SEED)} RETURNING 1),
+        noted AS (
+          INSERT INTO changed_in_run SELECT '{entity_type}', id, version FROM changed
+          ON CONFLICT (entity_type, id) DO UPDATE SET version = excluded.version)
+        SELECT count(*) FILTER (WHERE created), count(*) FILTER (WHERE NOT created),
+               (SELECT count(*) FROM enqueued)
+        FROM changed
+        """,
+        enqueue_parameters(topology),
+    ).fetchone()
+    assert row is not None
+    if row[2]:
+        notify(conn, topology.names)
+    return Changes(created=row[0], updated=row[1], operations=row[2])
+
+
+def tombstone(
+    conn: Conn, entity_type: EntityType, ids: Sequence[UUID], topology: Topology
+) -> Changes:
+    """Mark entities as deleted and enqueue their removal from every sink."""
+    cursor = conn.execute(
+        f"""
+        WITH gone AS MATERIALIZED (
+          SELECT id FROM {entity_type} WHERE id = ANY(%(ids)s) AND deleted_at IS NULL
+          ORDER BY id FOR NO KEY UPDATE),
+        changed AS (
+          UPDATE {entity_type} l SET deleted_at = now(), updated_at = now(),
+            version = nextval('entity_version'), neo4j_sync_status = 'pending',
+            pinecone_sync_status = 'pending', embedding_sync_status = 'synced'
+          FROM gone WHERE l.id = gone.id
+          RETURNING l.id, l.{KEY_COLUMN[entity_type]} AS key, l.version, l.graph_version,
+                    true AS embedded),
+        noted AS (
+          INSERT INTO changed_in_run SELECT '{entity_type}', id, version FROM changed
+          ON CONFLICT (entity_type, id) DO UPDATE SET version = excluded.version),
+        enqueued AS (
+          {
+            select_operations(entity_type, "changed", origin=Origin.SEED, action=Action.DELETE)
+        } RETURNING 1)
+        SELECT (SELECT count(*) FROM changed), (SELECT count(*) FROM enqueued)
+        """,
+        {"ids": list(ids), **enqueue_parameters(topology)},
+    )
+    row = cursor.fetchone()
+    assert row is not None
+    notify(conn, topology.names)
+    return Changes(deleted=row[0], operations=row[1])
