@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 from typing import Any
@@ -22,7 +23,9 @@ def application() -> Application:
         if pid not in _applications:
             _applications.clear()
             _applications[pid] = Application()
-            _ = _applications[pid].topology  # import every SDK before threads do so at once
+            # Import every SDK before threads do so at once.
+            _ = _applications[pid].topology
+            importlib.import_module("altsync.openai_embedder")
         return _applications[pid]
 
 

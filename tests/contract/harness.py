@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 import neo4j
 import pinecone
 
-from altsync.embedding import OpenAIEmbedder
 from altsync.local.services.graph import DATABASE, Graph
 from altsync.local.services.vectors import Vectors
 from altsync.local.vectors.control import INDEX_PATH
 from altsync.local.vectors.names import DEFAULT_NAMESPACE, EMBEDDING_MODEL
+from altsync.openai_embedder import OpenAIEmbedder
 from altsync.projection import namespace
 from altsync.records import EntityType, Model, Row, SinkVersion
 from altsync.sinks import embedding, memory

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from altsync.db import Database
-from altsync.embedding import Embedded, OpenAIEmbedder
+from altsync.embedding import Embedded
 from altsync.errors import SinkFailure
 from altsync.local.vectors.faults import FaultRule
+from altsync.openai_embedder import OpenAIEmbedder
 from altsync.projection import embedding_text
 from altsync.records import EntityType, ErrorKind, Failed, Model, Row, Written
 from altsync.sinks.embedding import Sink

@@ -20,12 +20,11 @@ from altsync.embedding import (
     MAX_INPUTS,
     MAX_REQUEST_TOKENS,
     Embedded,
-    OpenAIEmbedder,
-    decode,
     most_tokens,
     request_slices,
 )
 from altsync.errors import SinkFailure
+from altsync.openai_embedder import OpenAIEmbedder, decode
 from altsync.records import ErrorKind, Model
 from tests.contract.doubles import Canned, CannedServer, canned_server, closed_port, json_answer
 

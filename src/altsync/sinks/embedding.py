@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from altsync.config import Settings
-from altsync.embedding import Embedder, OpenAIEmbedder, most_tokens, request_slices
+from altsync.embedding import Embedder, most_tokens, request_slices
 from altsync.projection import digest, embedding_text
 from altsync.records import (
     EMBEDDING,
@@ -101,6 +101,8 @@ def open_sink(settings: Settings, vectors: VectorStore) -> Sink | None:
     """The sink, or None when no OPENAI_API_KEY is set."""
     if settings.openai_api_key is None:
         return None
+    from altsync.openai_embedder import OpenAIEmbedder
+
     embedder = OpenAIEmbedder(
         settings.openai_api_key.get_secret_value(),
         base_url=settings.openai_base_url,

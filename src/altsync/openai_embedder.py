@@ -1,0 +1,112 @@
+"""The only door to OpenAI's SDK. A module of its own: importing it takes most of a second."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+
+import numpy as np
+import openai
+
+from altsync.embedding import Embedded
+from altsync.errors import SinkFailure, seconds_of
+from altsync.records import ErrorKind, Model
+
+
+class OpenAIEmbedder:
+    """Embeds through OpenAI, or any server that speaks its ``/v1/embeddings``."""
+
+    def __init__(self, api_key: str, *, base_url: str, timeout: float) -> None:
+        # Retries wait in PostgreSQL, where every worker sees them.
+        self._client = openai.OpenAI(
+            api_key=api_key, base_url=base_url, timeout=timeout, max_retries=0
+        )
+
+    def embed(self, texts: Sequence[str], model: Model) -> Embedded:
+        """One request for all ``texts``. Raises ``SinkFailure``."""
+        try:
+            answer = self._client.embeddings.create(
+                model=model.name,
+                input=list(texts),
+                encoding_format="base64",
+                dimensions=model.dimensions
+                if model.name.startswith("text-embedding-3")
+                else openai.omit,
+            )
+            by_index = {item.index: item.embedding for item in answer.data}
+            count = len(answer.data)
+            tokens = answer.usage.total_tokens if answer.usage else 0
+        except openai.OpenAIError as error:
+            raise translate(error) from error
+        except (AttributeError, TypeError, ValueError) as error:
+            # The SDK trusts what it is sent: a proxy's page or half an answer ends up here.
+            raise SinkFailure(
+                ErrorKind.SINK, f"the embedder answered in no known form: {error}"
+            ) from error
+        if count != len(texts) or by_index.keys() != set(range(len(texts))):
+            raise SinkFailure(
+                ErrorKind.UNKNOWN,
+                f"the embedder answered {count} vectors for {len(texts)} texts",
+            )
+        vectors = tuple(decode(by_index[i], model.dimensions) for i in range(len(texts)))
+        return Embedded(vectors, tokens)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+
+def decode(answer: object, dimensions: int) -> bytes:
+    """A vector as the provider sends it (base64 float32, or a list) to float32 little-endian.
+
+    Raises ``SinkFailure`` for what is no vector, has a wrong length, or no direction.
+    """
+    try:
+        if isinstance(answer, str):
+            values = np.frombuffer(base64.b64decode(answer, validate=True), "<f4")
+        else:
+            values = np.asarray(answer, "<f4")
+    except (ValueError, TypeError) as error:
+        raise SinkFailure(
+            ErrorKind.UNKNOWN, f"the embedder answered something that is no vector: {error}"
+        ) from error
+    if values.ndim != 1:
+        raise SinkFailure(ErrorKind.UNKNOWN, "the embedder answered something that is no vector")
+    if len(values) != dimensions:
+        raise SinkFailure(
+            ErrorKind.SINK,
+            f"the embedder answered {len(values)} dimensions, {dimensions} are wanted",
+        )
+    if not np.isfinite(values).all() or not values.any():
+        raise SinkFailure(ErrorKind.UNKNOWN, "the embedder answered a vector without direction")
+    return values.tobytes()
+
+
+def translate(error: openai.OpenAIError) -> SinkFailure:
+    """Whose fault an error of the SDK is."""
+    match error:
+        case openai.APITimeoutError():
+            return SinkFailure(ErrorKind.SINK, "the embedder did not answer in time", suspect=True)
+        case openai.APIConnectionError():
+            return SinkFailure(ErrorKind.SINK, f"no connection to the embedder: {error}")
+        case openai.BadRequestError() | openai.UnprocessableEntityError():
+            return SinkFailure(ErrorKind.ITEM, _reason(error))
+        case openai.APIStatusError() if error.status_code == 413:
+            return SinkFailure(ErrorKind.ITEM, _reason(error))
+        case openai.InternalServerError():
+            wait = _retry_after(error)
+            return SinkFailure(ErrorKind.SINK, _reason(error), suspect=True, retry_after=wait)
+        case openai.APIStatusError():
+            # 401, 403, 404 (no such model), 408, 409, 429: none is the text's fault.
+            return SinkFailure(ErrorKind.SINK, _reason(error), retry_after=_retry_after(error))
+        case _:
+            return SinkFailure(ErrorKind.UNKNOWN, f"{type(error).__name__}: {error}")
+
+
+def _reason(error: openai.APIStatusError) -> str:
+    code = f" {error.code}" if error.code else ""
+    return f"the embedder answered {error.status_code}{code}: {error.message}"
+
+
+def _retry_after(error: openai.APIStatusError) -> float | None:
+    return seconds_of(error.response.headers.get("retry-after"))
