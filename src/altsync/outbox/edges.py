@@ -26,7 +26,10 @@ def ask_for_neighbours(
 
     The delay lets many changes settle first, and an index show what it was given. Without
     ``again``, only for leagues whose neighbours were computed from something else than they are
-    now; with it, behind all other work. Whoever calls has locked the leagues. Returns how many.
+    now; with it, behind all other work. Returns how many.
+
+    Leagues that the caller has not locked may be among them when this is the last thing that the
+    transaction does: it waits for rows in the order of ids, and then for nothing else.
     """
     if not followers or not ids:
         return 0

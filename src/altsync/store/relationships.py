@@ -78,9 +78,8 @@ def relate(
     """
     sources = [n.source for n in found]
     moved = _moved(conn, found)
-    again = _disagreeing(conn, [n for n in found if n.source in moved], rules)
     targets = _ids_of(conn, {tag for n in found for tag in n.edges})
-    lock_entities(conn, ((EntityType.LEAGUE, i) for i in {*sources, *again, *targets.values()}))
+    lock_entities(conn, ((EntityType.LEAGUE, i) for i in {*sources, *targets.values()}))
     now = similar_edges(conn, sources)
     living = _ids_of(conn, targets)
     counts = Related()
@@ -94,6 +93,7 @@ def relate(
             _rewrite(conn, one, {living[tag]: score for tag, score in wanted.items()})
     _note_basis(conn, found)
     carry_edges(conn, changed, topology, Origin.SIMILARITY)
+    again = _disagreeing(conn, [n for n in found if n.source in moved], rules)
     asked = ask_for_neighbours(conn, [follower], sorted(again), delay=rules.debounce, again=True)
     return _sum(counts, Related(asked_again=asked))
 
