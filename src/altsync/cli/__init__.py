@@ -6,6 +6,7 @@ import typer
 
 from altsync import __version__
 from altsync.cli import demo, local, operate
+from altsync.cli.relate import relate
 from altsync.cli.seed import seed
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app.command("status")(operate.show_status)
 app.command()(operate.failures)
 app.command()(operate.retry)
 app.command()(operate.backfill)
+app.command()(relate)
 app.command()(operate.doctor)
 app.command()(demo.demo)
 

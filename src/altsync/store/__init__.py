@@ -6,6 +6,7 @@ Functions take a connection and never commit. Table and column names come from c
 from __future__ import annotations
 
 from altsync.store.counts import (
+    FOLLOWED,
     SINK_STATUSES,
     Backlog,
     RunProgress,
@@ -23,7 +24,10 @@ from altsync.store.relationships import (
     Neighbours,
     Related,
     Rules,
+    count_similar,
     cut_off,
+    database_time,
+    forget_neighbours,
     relate,
     related_leagues,
     similar_edges,
@@ -56,6 +60,7 @@ from altsync.store.vectors import (
 __all__ = [
     "CONTENT_COLUMNS",
     "DELETE_PAGE",
+    "FOLLOWED",
     "SINK_STATUSES",
     "Backlog",
     "Changes",
@@ -71,10 +76,13 @@ __all__ = [
     "classify_staged",
     "copy_to_staging",
     "count_living",
+    "count_similar",
     "count_statuses",
     "create_changed_in_run",
     "create_staging",
     "cut_off",
+    "database_time",
+    "forget_neighbours",
     "holders_of_tags",
     "known_tags",
     "league_vector",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from altsync.db import Conn, Database
@@ -206,6 +207,7 @@ def _rewrite(conn: Conn, found: Neighbours, wanted: Mapping[UUID, float]) -> Non
         ON CONFLICT (id) DO UPDATE SET strength_score = excluded.strength_score,
           model = excluded.model, source_version = excluded.source_version,
           target_version = excluded.target_version, updated_at = now()
+        WHERE (r.strength_score, r.model) IS DISTINCT FROM (excluded.strength_score, excluded.model)
         """,
         {
             "source": found.source,
@@ -278,3 +280,36 @@ def related_leagues(database: Database) -> Iterator[SinkVersion]:
             if basis is not None:
                 yield SinkVersion(tag, version, basis, model)
         after = rows[-1][0]
+
+
+def forget_neighbours(conn: Conn, tag: str) -> UUID | None:
+    """Have a living league's neighbours count as never looked for, and lock it; None without."""
+    row = conn.execute(
+        """
+        UPDATE league SET neighbours_of = NULL WHERE league_tag = %s AND deleted_at IS NULL
+        RETURNING id
+        """,
+        (tag,),
+    ).fetchone()
+    return row[0] if row else None
+
+
+def count_similar(conn: Conn, since: datetime | None = None) -> int:
+    """SIMILAR_TO relationships, of all time or made since a time of the database's clock."""
+    row = conn.execute(
+        """
+        SELECT count(*) FROM league_relationship WHERE relationship_type = 'SIMILAR_TO'
+          AND (%(since)s::timestamptz IS NULL OR created_at >= %(since)s)
+        """,
+        {"since": since},
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def database_time(conn: Conn) -> datetime:
+    """The database's clock, which all times are of."""
+    row = conn.execute("SELECT now()").fetchone()
+    assert row is not None
+    found: datetime = row[0]
+    return found
