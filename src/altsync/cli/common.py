@@ -23,7 +23,7 @@ def command() -> Iterator[Settings]:
         log.set_up(level="WARNING", form=settings.altsync_log_format)
         yield settings
     except AltsyncError as error:
-        raise _ended(str(error), Exit.ERROR) from None
+        raise _ended(" ".join(str(error).split()), Exit.ERROR) from None
     except psycopg.errors.UndefinedTable:
         raise _ended(
             "the database has no altsync tables: run altsync migrate", Exit.ERROR
