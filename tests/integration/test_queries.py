@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from typer.testing import CliRunner, Result
 
 from altsync import queries
+from altsync.cli import app
 from altsync.db import Conn
 from altsync.errors import AltsyncError
 from altsync.local.services.graph import Graph
@@ -38,6 +42,8 @@ COMBAT = "elite combat sports with global reach"
 
 #: How far a score in single precision may be from the same in double precision.
 NEAR = 1e-5
+
+Ask = Callable[..., Result]
 
 #: Contracts of the rarest status in the seeds.
 DRAFT = "EXISTS (SELECT FROM contract c WHERE c.league_id = l.id AND c.status = 'draft')"
@@ -628,3 +634,184 @@ def test_an_empty_question_is_refused(stores: Stores) -> None:
     """It has no meaning to search for."""
     with pytest.raises(AltsyncError, match="say what to look for"):
         queries.search(stores, " \n")
+
+
+# --- the commands ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ask(stack: AskStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ask:
+    """``altsync …`` in this process, with the stack's settings and those that a test adds."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, code: int = 0, **settings: str) -> Result:
+        with monkeypatch.context() as patch:
+            for name, value in {**stack.env, **settings}.items():
+                patch.setenv(name, value)
+            result = CliRunner().invoke(app, list(arguments))
+        assert result.exit_code == code, (result.stdout, result.stderr, result.exception)
+        assert "Traceback" not in result.stderr
+        return result
+
+    return run
+
+
+LEAGUE = {
+    "league_tag",
+    "league_name",
+    "sport_name",
+    "sport_archetype",
+    "location",
+    "tier",
+    "status",
+    "description",
+    "attributes",
+    "documents",
+    "contracts",
+}
+DOCUMENT = {"title", "kind", "body", "attributes"}
+CONTRACT = {
+    "title",
+    "counterparty",
+    "contract_type",
+    "status",
+    "start_date",
+    "end_date",
+    "attributes",
+}
+NODE = {"league_tag", "league_name", "sport_archetype", "tier", "status"}
+PAIR = {f"{end}_{part}" for end in ("source", "target") for part in ("tag", "name", "archetype")}
+
+#: Every command with --json, and the fields of what it lists.
+SHAPES = (
+    (("search", RACING, "--top-k", "2"), LEAGUE | {"score"}, 2),
+    (
+        ("similar", "ufc", "--top-k", "3"),
+        {"league_tag", "league_name", "sport_archetype", "score", "sources", "path"},
+        3,
+    ),
+    (("archetypes", "--tier", "TIER1"), {"archetype", "count", "leagues"}, 5),
+    (("explore", COMBAT, "--top-k", "2"), LEAGUE | {"score", "same_archetype", "similar_to"}, 2),
+    (
+        ("examples", SOCCER, "--category", "contract_generation"),
+        {
+            "example_id",
+            "category",
+            "score",
+            "input_text",
+            "output_text",
+            "sport_archetype",
+            "tags",
+            "attributes",
+        },
+        5,
+    ),
+    (("leagues", "--tier", "TIER1", "--contract-status", "draft"), LEAGUE, 3),
+    (("graph", "archetype", "combat", "--limit", "4"), NODE, 4),
+    (("graph", "same-archetype", "ufc", "--limit", "4"), NODE, 4),
+    (("graph", "cross-archetype"), PAIR | {"score"}, 1),
+)
+
+
+@pytest.mark.parametrize(("arguments", "fields", "count"), SHAPES, ids=lambda v: str(v)[:40])
+def test_json_shapes(
+    ask: Ask, edges: None, arguments: tuple[str, ...], fields: set[str], count: int
+) -> None:
+    """One list on stdout, with nothing else beside it."""
+    result = ask(*arguments, "--json")
+    found = json.loads(result.stdout)
+    assert len(found) == count
+    assert {frozenset(one) for one in found} == {frozenset(fields)}
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(("arguments", "_fields", "_count"), SHAPES, ids=lambda v: str(v)[:40])
+def test_tables_for_people(
+    ask: Ask, edges: None, arguments: tuple[str, ...], _fields: set[str], _count: int
+) -> None:
+    """The same answers, drawn."""
+    result = ask(*arguments, COLUMNS="200")
+    assert len(result.stdout.splitlines()) > 3
+    assert result.stderr == ""
+
+
+def test_the_json_of_one_league(ask: Ask) -> None:
+    """An object with its parts; operations on request; the seed's id finds it as well."""
+    found = json.loads(ask("league", "ufc", "--operations", "--json").stdout)
+    assert found.keys() == LEAGUE | {"relationships", "operations"}
+    assert {frozenset(one) for one in found["documents"]} == {frozenset(DOCUMENT)}
+    assert {frozenset(one) for one in found["contracts"]} == {frozenset(CONTRACT)}
+    assert found["contracts"][0]["start_date"] == "2026-01-01"
+    assert [one["sink"] for one in found["operations"]] == ["pinecone", "neo4j", "embedding"]
+    del found["operations"]
+    assert json.loads(ask("league", "combat_001", "--json").stdout) == found
+    assert "Unified rules" in ask("league", "ufc").stdout
+
+
+def test_json_is_what_the_functions_answer(ask: Ask, stack: AskStack) -> None:
+    """Tags and scores, in the same order."""
+    found = json.loads(ask("search", RACING, "--status", "active", "--json").stdout)
+    expected = queries.search(stack.stores, RACING, LeagueFilter(status="active"))
+    assert [(one["league_tag"], one["score"]) for one in found] == [
+        (one.league_tag, one.score) for one in expected
+    ]
+    assert len(found) == 50
+
+
+def test_stores_that_are_away_are_told_of_on_stderr(ask: Ask) -> None:
+    """The others answer, and stdout stays one document; when none is left, that is an error."""
+    graph, index = f"bolt://127.0.0.1:{closed_port()}", f"http://127.0.0.1:{closed_port()}"
+    away = {"NEO4J_URI": graph, "ALTSYNC_SINK_TIMEOUT_SECONDS": "4"}
+    result = ask("similar", "ufc", "--json", **away)
+    assert {tuple(one["sources"]) for one in json.loads(result.stdout)} == {("vector",)}
+    assert " ".join(result.stderr.split()).startswith("neo4j could not be asked: ")
+    result = ask("explore", COMBAT, "--json", **away)
+    assert len(json.loads(result.stdout)) == 10
+    assert result.stderr.startswith("neo4j could not be asked: ")
+    assert "could not" not in ask("search", RACING, "--json", **away).stderr
+    away["PINECONE_CONTROLLER_HOST"] = index
+    result = ask("similar", "ufc", "--json", code=1, **away)
+    assert result.stdout == ""
+    assert result.stderr.count("could not be asked") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "code", "said"),
+    [
+        (("similar", "formla_1"), {}, 1, "no league 'formla_1'; did you mean formula_1"),
+        (("league", "nobody"), {}, 1, "no league 'nobody'"),
+        (("examples", "x", "--category", "y"), {}, 1, "no category 'y'; there are"),
+        (("graph", "archetype", "y"), {}, 1, "no archetype 'y'; there are"),
+        (("graph", "same-archetype", "y"), {}, 1, "no league 'y'"),
+        (("search", " "), {}, 1, "the question is empty"),
+        (("search", "x", "--top-k", "0"), {}, 2, "--top-k"),
+        (("search", "x", "--top-k", "10001"), {}, 2, "--top-k"),
+        (("leagues", "--limit", "0"), {}, 2, "--limit"),
+        (("search", "x", "--tier", "TIER9"), {}, 0, "Nothing matches."),
+        (("archetypes",), {"NEO4J_URI": ""}, 1, "needs Neo4j: NEO4J_URI is not set"),
+        (("archetypes",), {"NEO4J_URI": "nonsense"}, 1, "NEO4J_URI is no address of a graph"),
+        (("graph", "cross-archetype"), {"NEO4J_URI": ""}, 1, "NEO4J_URI is not set"),
+        (("search", "x"), {"PINECONE_API_KEY": ""}, 1, "PINECONE_API_KEY is not set"),
+        (("search", "never asked"), {"OPENAI_API_KEY": ""}, 1, "OPENAI_API_KEY is not set"),
+        (
+            ("search", "never asked"),
+            {"OPENAI_BASE_URL": "http://127.0.0.1:1"},
+            1,
+            "no connection to the embedder",
+        ),
+        (
+            ("search", RACING),
+            {"PINECONE_CONTROLLER_HOST": "http://127.0.0.1:1"},
+            1,
+            "no connection to Pinecone",
+        ),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_what_cannot_be_answered_ends_with_a_sentence(
+    ask: Ask, arguments: tuple[str, ...], settings: dict[str, str], code: int, said: str
+) -> None:
+    """Never a traceback, and nothing on stdout."""
+    result = ask(*arguments, code=code, COLUMNS="200", **settings)
+    assert said in " ".join(result.stderr.split())
+    assert result.stdout == ""
