@@ -100,13 +100,14 @@ def test_siblings_of_a_league(world: GraphHarness) -> None:
 
 def test_what_is_around_leagues(world: GraphHarness) -> None:
     """For several at once; one that is not there, or a stub, is left out."""
-    found = ask(world, AROUND, tags=["ufc", "f1", "nobody", "stub"], others=1)
-    around = {tag: (others, similar) for tag, others, similar in found}
-    assert around.keys() == {"ufc", "f1"}
-    others, similar = around["ufc"]
-    assert others == [{"tag": "bellator", "name": "Bellator"}]
-    assert sorted((one["tag"], one["score"]) for one in similar) == [
-        ("bellator", 0.83),
-        ("f1", 0.85),
-    ]
-    assert [one["tag"] for one in around["f1"][0] if one["tag"]] == []
+    asked = {"tags": ["ufc", "f1", "one", "nobody", "stub"], "others": 1}
+    around = {row[0]: row[1:] for row in ask(world, AROUND, **asked, similar=10)}
+    bellator = {"tag": "bellator", "name": "Bellator"}
+    ufc, f1 = {"tag": "ufc", "name": "UFC"}, {"tag": "f1", "name": "Formula 1"}
+    assert around == {
+        "ufc": ([bellator], [{**f1, "score": 0.85}, {**bellator, "score": 0.83}]),
+        "f1": ([], [{**ufc, "score": 0.85}]),
+        "one": ([ufc], []),
+    }
+    ((_tag, _others, similar),) = ask(world, AROUND, tags=["ufc"], others=1, similar=1)
+    assert [one["tag"] for one in similar] == ["f1"]

@@ -784,6 +784,8 @@ def test_stores_that_are_away_are_told_of_on_stderr(ask: Ask) -> None:
         (("graph", "archetype", "y"), {}, 1, "no archetype 'y'; there are"),
         (("graph", "same-archetype", "y"), {}, 1, "no league 'y'"),
         (("search", " "), {}, 1, "the question is empty"),
+        (("search", "\udcff"), {}, 1, "an argument is no valid UTF-8"),
+        (("league", "\udcff"), {}, 1, "an argument is no valid UTF-8"),
         (("search", "x", "--top-k", "0"), {}, 2, "--top-k"),
         (("search", "x", "--top-k", "10001"), {}, 2, "--top-k"),
         (("leagues", "--limit", "0"), {}, 2, "--limit"),

@@ -83,10 +83,12 @@ def similar_table(leagues: Sequence[SimilarLeague]) -> Table:
 
 
 def archetypes_table(archetypes: Sequence[ArchetypeLeagues]) -> Table:
-    """Archetypes by their number of leagues."""
+    """Archetypes by their number of leagues, with the names of the first."""
     table = _table("archetype", "count", "leagues")
     for one in archetypes:
-        _row(table, one.archetype, f"{one.count:,}", _some(m.league_name for m in one.leagues))
+        names = [league.league_name for league in one.leagues[:SAMPLE]]
+        more = f" … and {one.count - SAMPLE:,} more" if one.count > SAMPLE else ""
+        _row(table, one.archetype, f"{one.count:,}", ", ".join(names) + more)
     return table
 
 
@@ -223,12 +225,6 @@ def _row(table: Table, *cells: str) -> None:
 
 def _score(score: float | None) -> str:
     return "" if score is None else f"{score:.3f}"
-
-
-def _some(names: Iterable[str]) -> str:
-    known = list(names)
-    more = f" … and {len(known) - SAMPLE:,} more" if len(known) > SAMPLE else ""
-    return ", ".join(known[:SAMPLE]) + more
 
 
 def _excerpt(text: str) -> str:

@@ -88,7 +88,8 @@ def archetypes(
         from altsync import queries
         from altsync.cli import answered
 
-        found = queries.archetypes(stores, tier=tier, status=status, limit=limit)
+        each = None if as_json else answered.SAMPLE
+        found = queries.archetypes(stores, tier=tier, status=status, limit=limit, each=each)
         _show(found, answered.archetypes_table, as_json)
 
 

@@ -31,6 +31,9 @@ def command() -> Iterator[Settings]:
     except psycopg.OperationalError as error:
         text = f"no connection to PostgreSQL: {' '.join(str(error).split())}"
         raise _ended(text, Exit.ERROR) from None
+    except UnicodeEncodeError:
+        # The shell hands on bytes as they are; no store takes them.
+        raise _ended("an argument is no valid UTF-8", Exit.ERROR) from None
     except KeyboardInterrupt:
         raise _ended("interrupted", Exit.INTERRUPTED) from None
 
