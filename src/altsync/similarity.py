@@ -76,7 +76,7 @@ class Index(Protocol):
         top_k: int,
         space: str,
         where: Mapping[str, Any] | None = None,
-        metadata: bool = True,
+        with_metadata: bool = True,
     ) -> list[Match]:
         """The entities nearest to a vector, the best first. Raises ``SinkFailure``."""
         ...
@@ -165,7 +165,7 @@ class Sink:
             top_k=max(REACH, self._rules.top_k) + 1,
             space="default",
             where=where,
-            metadata=False,
+            with_metadata=False,
         )
         return {match.key: match.score for match in matches}
 

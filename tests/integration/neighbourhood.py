@@ -16,7 +16,7 @@ from altsync.similarity import Sink as Similarity
 from altsync.sinks import embedding, pinecone
 from altsync.sinks.base import Sink
 from altsync.store import EmbeddingCache, Rules
-from altsync.store.relationships import SAME_SCORE
+from altsync.store.neighbours import SAME_SCORE
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import FakeEmbedder, FakeGraph
 from tests.integration.world import ECHO, LEASE, World

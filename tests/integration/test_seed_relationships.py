@@ -90,7 +90,9 @@ def test_only_the_graph_is_asked(world: World, tmp_path: Path) -> None:
     write(tmp_path, [])
     seed(world, tmp_path)
     finish(world)
-    versions = dict(world.conn.execute("SELECT seed_id, version FROM league").fetchall())
+    versions: dict[str, int] = dict(
+        world.conn.execute("SELECT seed_id, version FROM league").fetchall()
+    )
     write(tmp_path, [line(1, "s0", "s1")])
     assert seed(world, tmp_path).total.operations == 1
     assert live(world) == {("neo4j", "league_0")}

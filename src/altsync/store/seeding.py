@@ -10,7 +10,7 @@ from uuid import UUID
 from altsync.db import Conn
 from altsync.outbox import KEY_COLUMN, enqueue_parameters, notify, select_operations
 from altsync.records import EMBEDDING, Action, EntityType, Origin, Topology
-from altsync.store.relationships import cut_off
+from altsync.store.neighbours import cut_off
 from altsync.store.rows import CONTENT_COLUMNS
 
 #: Ids per delete statement: a short transaction, few row locks at once.
