@@ -171,9 +171,12 @@ class Application:
     def announce(self) -> None:
         """Show in the shared state which sinks are switched on. For the relay alone.
 
-        Anybody else may run with fewer settings, and would switch sinks off for all.
+        Anybody else may run with fewer settings, and would switch sinks off for all. A sink that
+        the settings name since the last migration gets its shared state here.
         """
+        model = self.settings.wanted_model
         with self.database.transaction() as conn:
+            outbox.register_sinks(conn, self.topology, model.name, model.dimensions)
             for name in self.topology.names:
                 outbox.set_enabled(conn, name, self.disabled_reason(name))
 
