@@ -7,6 +7,7 @@ import typer
 from altsync import __version__
 from altsync.cli import demo, local, operate
 from altsync.cli.seed import seed
+from altsync.cli.why import why
 
 app = typer.Typer(
     name="altsync",
@@ -19,6 +20,7 @@ app.command()(operate.migrate)
 app.command()(seed)
 app.command()(operate.relay)
 app.command("status")(operate.show_status)
+app.command()(why)
 app.command()(operate.failures)
 app.command()(operate.retry)
 app.command()(operate.backfill)

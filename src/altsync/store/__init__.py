@@ -24,10 +24,12 @@ from altsync.store.operations import (
     OperationRow,
     Relationship,
     SinkMark,
+    clock,
     find_entities,
     operation_rows,
     read_entity,
     relationships_of,
+    similar_keys,
 )
 from altsync.store.rows import (
     CONTENT_COLUMNS,
@@ -70,6 +72,7 @@ __all__ = [
     "archetype_names",
     "backlog",
     "classify_staged",
+    "clock",
     "copy_to_staging",
     "count_living",
     "count_statuses",
@@ -86,6 +89,7 @@ __all__ = [
     "relationships_of",
     "remote_calls",
     "run_progress",
+    "similar_keys",
     "status_breakdown",
     "tombstone",
     "upsert_staged",
