@@ -19,7 +19,7 @@ import structlog
 from psycopg import errors
 
 from altsync import outbox, store
-from altsync.db import Database
+from altsync.db import Conn, Database
 from altsync.errors import SinkFailure
 from altsync.log import redact
 from altsync.projection import MOVING, namespace
@@ -172,6 +172,7 @@ class Delivery:
                 if gate.probing:
                     outbox.abandon_probe(conn, self._traits.name, token)
                 return Batch()
+            gate = self._with_current_model(conn, gate)
         self._at("claimed")
         if stopping():
             with self._database.autocommit() as conn:
@@ -203,6 +204,17 @@ class Delivery:
             seconds=round(seconds, 3),
         )
         return batch
+
+    def _with_current_model(self, conn: Conn, gate: outbox.Gate) -> outbox.Gate:
+        """The gate with the model that is wanted now.
+
+        Asked after the claim, as rows are: operations of a new model would be done by the
+        former one otherwise, and nobody would ask again.
+        """
+        if self._traits.name != EMBEDDING and not self._needs_vector:
+            return gate
+        model, dimensions = outbox.wanted_model(conn) or (gate.model, gate.dimensions)
+        return replace(gate, model=model, dimensions=dimensions)
 
     # --- one batch ----------------------------------------------------------------------------
 

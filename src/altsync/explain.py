@@ -347,7 +347,7 @@ def _reasons(
     if by_store[EMBEDDING].agrees is False and EMBEDDING not in told:
         found.append(
             f"The embedding is not as wanted ({by_store[EMBEDDING].detail}), and nothing is under "
-            "way: altsync backfill --sink embedding asks for what is missing."
+            "way: altsync reembed finds such rows."
         )
     for sink in ("neo4j", "pinecone"):
         check = by_store[sink]
@@ -384,7 +384,7 @@ def _sink_reason(
         return f"{title} {_live_reason(live, standing)}."
     if dead is not None:
         return (
-            f"{title} was given up on after {dead.attempts} attempts: {dead.last_error}. Mend the "
+            f"{title} was given up on after {_attempts(dead)}: {dead.last_error}. Mend the "
             f"cause, then altsync retry --entity {entity.key}."
         )
     waits = app.topology.traits(sink).needs_embedding and entity.deleted_at is None
@@ -420,15 +420,16 @@ def _due_reason(op: OperationRow, health: SinkHealth, now: datetime) -> str:
     if op.available_at > now and op.origin == Origin.ECHO:
         return f"is written once more at {_time(op.available_at)}, as an earlier write was unsure"
     if op.available_at > now:
-        return (
-            f"is tried again at {_time(op.available_at)}, after {op.attempts} attempts: "
-            f"{op.last_error}"
-        )
+        return f"is tried again at {_time(op.available_at)}, after {_attempts(op)}: {op.last_error}"
     claimed = health.last_claim_at
     if op.available_at < now - SILENCE and (claimed is None or claimed < op.available_at):
         when = f"since {_time(claimed)}" if claimed else "yet"
-        return f"is due, and nobody has worked on it {when}: do the relay and its worker run?"
+        return f"is due, and nobody has worked on it {when}: see whether relay and worker run"
     return "is due, and will be worked on in its turn"
+
+
+def _attempts(op: OperationRow) -> str:
+    return f"{op.attempts} attempt{'' if op.attempts == 1 else 's'}"
 
 
 def _time(at: datetime) -> str:

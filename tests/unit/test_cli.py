@@ -233,5 +233,6 @@ def test_exit_codes_are_those_of_the_reference() -> None:
         "REJECTED": 3,
         "SINK_ERRORS": 4,
         "TIMED_OUT": 5,
+        "NOT_CONFIRMED": 6,
         "INTERRUPTED": 130,
     }

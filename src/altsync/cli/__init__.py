@@ -6,6 +6,7 @@ import typer
 
 from altsync import __version__
 from altsync.cli import demo, local, operate
+from altsync.cli.reembed import reembed
 from altsync.cli.seed import seed
 from altsync.cli.why import why
 
@@ -24,6 +25,7 @@ app.command()(why)
 app.command()(operate.failures)
 app.command()(operate.retry)
 app.command()(operate.backfill)
+app.command()(reembed)
 app.command()(operate.doctor)
 app.command()(demo.demo)
 

@@ -24,6 +24,7 @@ from altsync.outbox.breaker import (
     register_sinks,
     set_enabled,
     sink_health,
+    want_model,
     wanted_model,
 )
 from altsync.outbox.claim import Due, claim, due, exhausted, extend, release
@@ -44,6 +45,7 @@ from altsync.outbox.upkeep import (
     dead_ids,
     failures,
     purge_deleted,
+    reembed_page,
     retry_dead,
 )
 
@@ -74,6 +76,7 @@ __all__ = [
     "open_breaker",
     "purge_deleted",
     "record_batch",
+    "reembed_page",
     "register_sinks",
     "release",
     "retry_dead",
@@ -82,5 +85,6 @@ __all__ = [
     "settle",
     "sink_health",
     "status_column",
+    "want_model",
     "wanted_model",
 ]

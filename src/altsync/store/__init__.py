@@ -53,6 +53,10 @@ from altsync.store.tags import (
 )
 from altsync.store.vectors import (
     EmbeddingCache,
+    Unembedded,
+    paid_twice,
+    unembedded,
+    unpaid_contents,
 )
 
 __all__ = [
@@ -68,6 +72,7 @@ __all__ = [
     "Relationship",
     "RunProgress",
     "SinkMark",
+    "Unembedded",
     "archetype_counts",
     "archetype_names",
     "backlog",
@@ -83,6 +88,7 @@ __all__ = [
     "known_tags",
     "league_vector",
     "operation_rows",
+    "paid_twice",
     "read_entity",
     "read_rows",
     "register_tags",
@@ -92,5 +98,7 @@ __all__ = [
     "similar_keys",
     "status_breakdown",
     "tombstone",
+    "unembedded",
+    "unpaid_contents",
     "upsert_staged",
 ]
