@@ -19,6 +19,9 @@ from altsync import log
 from altsync.config import Settings, read_settings
 from altsync.errors import ConfigurationError
 
+#: The one task; its message is a wake-up.
+TASK = "altsync.sync_batch"
+
 #: Seconds that a warm or soft shutdown waits for batches under way.
 GRACE = 25.0
 
@@ -70,14 +73,23 @@ def waiting(app: Celery, queue: str) -> int:
                 return 0  # the queue is created with its first message
 
 
+def message(sink: str) -> dict[str, Any]:
+    """How a wake-up is sent. Monitors show it under its sink's name."""
+    return {
+        "args": [sink],
+        "queue": sink,
+        "shadow": f"{TASK}.{sink}",
+        "retry": False,
+        "ignore_result": True,
+    }
+
+
 def waker(app: Celery, limit: int) -> Any:
     """A ``wake(sink)`` that sends at most ``limit`` messages that nobody takes."""
 
     def wake(sink: str) -> None:
         if waiting(app, sink) < limit:
-            app.send_task(
-                "altsync.sync_batch", args=[sink], queue=sink, retry=False, ignore_result=True
-            )
+            app.send_task(TASK, **message(sink))
 
     return wake
 

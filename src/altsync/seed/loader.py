@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
+from uuid import UUID
 
 import orjson
 import structlog
@@ -15,6 +16,7 @@ from psycopg import errors
 from altsync import store
 from altsync.db import Conn
 from altsync.errors import SeedError
+from altsync.log import debugging
 from altsync.outbox import KEY_COLUMN
 from altsync.projection import content_hash, digest, text_hash
 from altsync.records import (
@@ -151,6 +153,8 @@ class Loader:
                 if attempt == TRIES:
                     raise
                 log.info("batch.retried", part=part.value, attempt=attempt)
+        if debugging() and part.entity_type and not self._options.dry_run:
+            self._log_changes(part.entity_type, good)
         for line in [*refused, *late]:
             self._report.reject(part, line)
             if line.seed_id is None:
@@ -159,6 +163,21 @@ class Loader:
         counts.updated += changes.updated
         counts.unchanged += fresh - changes.created - changes.updated
         counts.operations += changes.operations
+
+    def _log_changes(self, entity_type: EntityType, lines: Sequence[Line]) -> None:
+        """One line per entity that was changed; ``change`` names it until it has settled."""
+        places = {entity_id(entity_type, line.seed_id): line for line in reversed(lines)}
+        changed = store.changed_versions(self._conn, entity_type, list(places))
+        for entity, seed_id, key, version in changed:
+            line = places[entity]
+            log.debug(
+                "entity.changed",
+                file=line.file,
+                line=line.number,
+                seed_id=seed_id,
+                key=key,
+                change=version,
+            )
 
     def _write_batch(
         self, part: Part, good: Sequence[Line], refused: Sequence[Rejected]
@@ -320,6 +339,12 @@ class Loader:
                     changes = store.tombstone(self._conn, part.entity_type, page, self._topology)
                     counts.deleted += changes.deleted
                     counts.operations += changes.operations
+            if debugging() and part.entity_type:
+                self._log_deletions(part.entity_type, page)
+
+    def _log_deletions(self, entity_type: EntityType, ids: Sequence[UUID]) -> None:
+        for _id, seed_id, key, version in store.changed_versions(self._conn, entity_type, ids):
+            log.debug("entity.deleted", seed_id=seed_id, key=key, change=version)
 
     def _check_unused(self, ids: Sequence[Any], leaving: Sequence[Any]) -> None:
         used = session.archetypes_in_use(self._conn, ids, leaving)

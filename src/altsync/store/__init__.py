@@ -38,6 +38,7 @@ from altsync.store.rows import (
 from altsync.store.seeding import (
     DELETE_PAGE,
     Changes,
+    changed_versions,
     classify_staged,
     copy_to_staging,
     create_changed_in_run,
@@ -76,6 +77,7 @@ __all__ = [
     "archetype_counts",
     "archetype_names",
     "backlog",
+    "changed_versions",
     "classify_staged",
     "clock",
     "copy_to_staging",
