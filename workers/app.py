@@ -25,6 +25,9 @@ TASK = "altsync.sync_batch"
 #: Seconds that a warm or soft shutdown waits for batches under way.
 GRACE = 25.0
 
+#: Connections to the broker that a process keeps for sending.
+POOL = 4
+
 #: Seconds that a dead broker may hold up the relay.
 BROKER_TIMEOUT = 5.0
 
@@ -55,7 +58,7 @@ def create(settings: Settings) -> Celery:
             "socket_keepalive": True,
             "visibility_timeout": 3600,
         },
-        broker_pool_limit=4,
+        broker_pool_limit=POOL,
         # A second wake-up of a process that was cut off is harmless: the outbox is the truth.
         task_acks_late=False,
     )
@@ -161,3 +164,6 @@ _settings = read_settings()
 app = create(_settings)
 if "flower" in sys.argv:
     set_flower_defaults(_settings)
+    # Flower asks eight questions at once, each with two connections in hand: from a pool, all
+    # of them would wait for each other for ever, and its pages stay empty.
+    app.conf.broker_pool_limit = 0

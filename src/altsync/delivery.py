@@ -68,6 +68,10 @@ REPEAT_PAUSE = 0.1
 SETTLE_TRIES = 3
 
 
+#: What logs call a verdict.
+OUTCOMES = {Synced: "synced", Superseded: "superseded", Retry: "retried", Dead: "dead"}
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """The numbers of delivery; times are in seconds. See ``Settings`` for their meaning."""
@@ -104,7 +108,7 @@ class Drained:
     retried: int = 0
     dead: int = 0
     lost: int = 0
-    calls: int = 0
+    remote_calls: int = 0
     tokens: int = 0
     seconds: float = 0.0
     more: bool = False
@@ -113,7 +117,7 @@ class Drained:
         """Count one more batch."""
         self.batches += 1
         self.claimed += batch.claimed
-        self.calls += batch.calls
+        self.remote_calls += batch.calls
         self.tokens += batch.tokens
         for name, count in asdict(batch.settlement).items():
             setattr(self, name, getattr(self, name) + count)
@@ -602,7 +606,7 @@ class Delivery:
                 sink=self._traits.name,
                 key=op.entity_key,
                 change=row.version if row else op.version,
-                outcome=type(verdict).__name__.lower(),
+                outcome=OUTCOMES[type(verdict)],
                 reason=None if isinstance(verdict, Synced) else verdict.reason,
             )
 
