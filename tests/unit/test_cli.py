@@ -49,6 +49,8 @@ def test_the_commands_are_those_that_are_known() -> None:
         "failures",
         "retry",
         "backfill",
+        "reembed",
+        "why",
         "doctor",
         "demo",
         "local",
@@ -102,6 +104,8 @@ def test_the_version(run: CliRunner) -> None:
         (["seed", "--all", "more"], "more"),
         (["retry"], "say what to retry"),
         (["backfill"], "--sink"),
+        (["why"], "Missing argument 'key'"),
+        (["reembed", "more"], "more"),
         (["status", "--watch", "--every", "0"], "--every"),
         (["status", "--every", "often"], "--every"),
         (["failures", "--sink"], "--sink"),
@@ -129,6 +133,9 @@ NEEDS_POSTGRES = [
     ["retry", "--all"],
     ["retry", "--entity", "ufc"],
     ["backfill", "--sink", "neo4j"],
+    ["why", "formula_1"],
+    ["reembed"],
+    ["reembed", "--yes"],
 ]
 
 
