@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +56,8 @@ class Site:
     def run(self, *arguments: str, code: int = 0) -> Any:
         """A command."""
         result = CliRunner().invoke(cli, list(arguments))
+        # The command logs to the runner's stderr, which is closed by now.
+        logging.root.handlers[:] = [logging.NullHandler()]
         assert result.exit_code == code, result.output
         return result
 

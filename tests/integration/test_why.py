@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,8 @@ class Site:
     def run(self, *arguments: str, code: int = 0) -> Any:
         """A command; returns what it printed."""
         result = CliRunner().invoke(cli, list(arguments))
+        # The command logs to the runner's stderr, which is closed by now.
+        logging.root.handlers[:] = [logging.NullHandler()]
         assert result.exit_code == code, result.output
         return result
 
