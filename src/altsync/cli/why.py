@@ -169,15 +169,15 @@ def _fields(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _operations(found: Explanation) -> Text:
-    """A line for each of the latest, and one more for its error."""
+    """A line for each: when it ended or is due, how often it was tried, who asked, its error."""
     text = Text("Latest operations", style="italic")
     for op in found.operations:
-        when = (
-            f"ended {_time(op.finished_at)}" if op.finished_at else f"due {_time(op.available_at)}"
-        )
-        text.append(f"\n{op.sink:<10}{op.action} ({op.origin}) ", style="not italic")
+        when = _time(op.finished_at or op.available_at)
+        due = "" if op.finished_at else " due"
+        what = op.origin if op.action == "upsert" else f"{op.origin} {op.action}"
+        text.append(f"\n{op.sink:<10}{when}{due} ", style="not italic")
         text.append(op.status, style=f"not italic {_STYLE.get(op.status, '')}")
-        text.append(f" ×{op.attempts}, version {op.version}, {when}", style="not italic")
+        text.append(f" ×{op.attempts} {what}, version {op.version}", style="not italic")
         if op.last_error:
             text.append(f"\n          {op.last_error}", style="not italic dim")
     return text
