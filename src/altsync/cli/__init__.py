@@ -6,8 +6,10 @@ import typer
 
 from altsync import __version__
 from altsync.cli import ask, demo, local, operate
+from altsync.cli.reembed import reembed
 from altsync.cli.relate import relate
 from altsync.cli.seed import seed
+from altsync.cli.why import why
 
 app = typer.Typer(
     name="altsync",
@@ -20,10 +22,12 @@ app.command()(operate.migrate)
 app.command()(seed)
 app.command()(operate.relay)
 app.command("status")(operate.show_status)
+app.command()(why)
 app.command()(operate.failures)
 app.command()(operate.retry)
 app.command()(operate.backfill)
 app.command()(relate)
+app.command()(reembed)
 app.command()(operate.doctor)
 app.command()(ask.search)
 app.command()(ask.similar)
