@@ -33,7 +33,12 @@ OPERATIONS = 10
 SILENCE = timedelta(seconds=10)
 
 #: What people call a sink.
-TITLES = {EMBEDDING: "The embedding", "neo4j": "Neo4j", "pinecone": "Pinecone"}
+TITLES = {
+    "similarity": "Similarity",
+    EMBEDDING: "The embedding",
+    "neo4j": "Neo4j",
+    "pinecone": "Pinecone",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,7 +403,8 @@ def _sink_reason(
 
 
 def _waits(app: Application, sink: str) -> bool:
-    return app.topology.traits(sink).needs_embedding
+    traits = app.topology.traits(sink)
+    return traits.needs_embedding and traits.follows is None
 
 
 def _live_reason(op: OperationRow, standing: _Standing) -> str:
@@ -427,6 +433,8 @@ def _live_reason(op: OperationRow, standing: _Standing) -> str:
 def _due_reason(op: OperationRow, health: SinkHealth, now: datetime) -> str:
     if op.available_at > now and op.origin == Origin.ECHO:
         return f"is written once more at {_time(op.available_at)}, as an earlier write was unsure"
+    if op.available_at > now and op.last_error is None:
+        return f"is due at {_time(op.available_at)}"
     if op.available_at > now:
         return f"is tried again at {_time(op.available_at)}, after {_attempts(op)}: {op.last_error}"
     claimed = health.last_claim_at

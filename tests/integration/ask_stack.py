@@ -83,6 +83,9 @@ class AskStack:
         return sorted(scored, key=lambda one: (-one[1], one[0]))
 
 
+#: Tests draw the relationships that they are about.
+PARTS = tuple(part for part in Part if part is not Part.RELATIONSHIPS)
+
 Ranking = list[tuple[str, float]]
 
 
@@ -101,17 +104,23 @@ def ask_stack(postgres: Postgres, graph: Graph, vectors: Vectors) -> Iterator[As
     index, nodes = PineconeHarness(vectors, dimensions=1536), arcade_harness(graph)
     index.wipe()
     nodes.wipe()
-    env = {"DATABASE_URL": url, "ALTSYNC_SINK_TIMEOUT_SECONDS": "25", **graph.env, **vectors.env}
+    env = {
+        "DATABASE_URL": url,
+        "ALTSYNC_SINK_TIMEOUT_SECONDS": "25",
+        "ALTSYNC_SIMILARITY": "false",
+        **graph.env,
+        **vectors.env,
+    }
     app = Application(read_settings(_env_file=None, **{k.lower(): v for k, v in env.items()}))
     try:
         app.migrate()
         assert set(app.set_up_sinks().values()) == {None}
         with app.connect() as conn:
-            Loader(conn, app.topology, Options(SEEDS, tuple(Part)), Report(None)).run()
+            Loader(conn, app.topology, Options(SEEDS, PARTS), Report(None)).run()
             for name in app.topology.names:
                 delivery = app.delivery(name)
                 assert delivery is not None
-                assert not delivery.drain(PATIENCE)
+                assert not delivery.drain(PATIENCE).more
             yield AskStack(app, conn, nodes, index, env, app.stores())
     finally:
         app.close()

@@ -129,6 +129,7 @@ def site(
         "PINECONE_CONTROLLER_HOST": vectors_server.url,
         "OPENAI_API_KEY": vectors_server.secret,
         "OPENAI_BASE_URL": vectors_server.openai_url,
+        "ALTSYNC_SIMILARITY": "false",
         "ALTSYNC_EMBEDDING_MODEL": MODEL,
         "ALTSYNC_EMBEDDING_DIMENSIONS": str(DIMENSIONS),
         # The graph plans each statement anew, and a busy machine is slow at it.

@@ -39,6 +39,12 @@ ARCHETYPE = {
 EXAMPLE = {"id": "triage_001", "input_text": "in", "output_text": "out"}
 DOCUMENT = {"id": "document_001", "league": "racing_001", "title": "Rules"}
 CONTRACT = {"id": "contract_001", "league": "racing_001", "title": "Rights"}
+RELATIONSHIP = {
+    "id": "relationship_001",
+    "type": "COMPETES_WITH",
+    "source": "racing_001",
+    "target": "racing_002",
+}
 
 GOOD = {
     Part.ARCHETYPES: ARCHETYPE,
@@ -46,6 +52,7 @@ GOOD = {
     Part.EXAMPLES: EXAMPLE,
     Part.DOCUMENTS: DOCUMENT,
     Part.CONTRACTS: CONTRACT,
+    Part.RELATIONSHIPS: RELATIONSHIP,
 }
 
 
