@@ -6,6 +6,7 @@ import typer
 
 from altsync import __version__
 from altsync.cli import demo, local, operate
+from altsync.cli.dashboard import dashboard
 from altsync.cli.seed import seed
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app.command()(operate.failures)
 app.command()(operate.retry)
 app.command()(operate.backfill)
 app.command()(operate.doctor)
+app.command()(dashboard)
 app.command()(demo.demo)
 
 

@@ -169,11 +169,11 @@ def entity_table(status: Status) -> Table:
 
 
 def sink_table(status: Status) -> Table:
-    """Breakers and operations by sink."""
+    """Breakers, operations, and the work of the last minute by sink."""
     table = Table(title="Operations", title_justify="left")
     table.add_column("sink")
     table.add_column("state")
-    for name in ("pending", "in progress", "dead", "oldest"):
+    for name in ("pending", "in progress", "dead", "oldest", "synced/min", "calls/min"):
         table.add_column(name, justify="right")
     table.add_column("why", overflow="fold")
     for sink, backlog in status.operations.items():
@@ -188,6 +188,8 @@ def sink_table(status: Status) -> Table:
             f"{backlog.in_progress:,}",
             Text(f"{backlog.dead:,}", style="red" if backlog.dead else ""),
             age(backlog.oldest_pending_seconds),
+            f"{status.recent[sink].synced:,}",
+            f"{status.recent[sink].remote_calls:,}",
             _why(status, sink),
         )
     return table

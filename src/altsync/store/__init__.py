@@ -1,10 +1,19 @@
-"""SQL on the entities: rows for sinks, seeding, embeddings, tags, counts.
+"""SQL on the entities: rows for sinks, seeding, embeddings, tags, counts, batches, edges.
 
 Functions take a connection and never commit. Table and column names come from closed sets.
 """
 
 from __future__ import annotations
 
+from altsync.store.batches import (
+    BatchTotals,
+    Throughput,
+    Work,
+    batch_totals,
+    last_settled_batch,
+    recent_work,
+    throughput,
+)
 from altsync.store.counts import (
     SINK_STATUSES,
     Backlog,
@@ -18,6 +27,14 @@ from altsync.store.counts import (
     remote_calls,
     run_progress,
     status_breakdown,
+)
+from altsync.store.edges import (
+    LeagueChoices,
+    LeagueEdge,
+    LeagueNode,
+    Neighbourhood,
+    league_choices,
+    neighbourhood,
 )
 from altsync.store.rows import (
     CONTENT_COLUMNS,
@@ -48,13 +65,21 @@ __all__ = [
     "DELETE_PAGE",
     "SINK_STATUSES",
     "Backlog",
+    "BatchTotals",
     "Changes",
     "EmbeddingCache",
+    "LeagueChoices",
+    "LeagueEdge",
+    "LeagueNode",
+    "Neighbourhood",
     "Registry",
     "RunProgress",
+    "Throughput",
+    "Work",
     "archetype_counts",
     "archetype_names",
     "backlog",
+    "batch_totals",
     "classify_staged",
     "copy_to_staging",
     "count_living",
@@ -63,12 +88,17 @@ __all__ = [
     "create_staging",
     "holders_of_tags",
     "known_tags",
+    "last_settled_batch",
+    "league_choices",
     "league_vector",
+    "neighbourhood",
     "read_rows",
+    "recent_work",
     "register_tags",
     "remote_calls",
     "run_progress",
     "status_breakdown",
+    "throughput",
     "tombstone",
     "upsert_staged",
 ]
