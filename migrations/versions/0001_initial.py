@@ -249,6 +249,11 @@ DDL = (
     WHERE finished_at IS NULL
     """,
     """
+    CREATE INDEX sync_operation_history
+    ON sync_operation (entity_id, id)
+    WHERE finished_at IS NOT NULL
+    """,
+    """
     CREATE UNIQUE INDEX sync_operation_live
     ON sync_operation (entity_id, sink)
     WHERE finished_at IS NULL

@@ -260,6 +260,14 @@ class SyncOperation(SQLModel, table=True):
             "sink",
             postgresql_where=text("status = 'dead'"),
         ),
+        # One entity's history. Finished rows alone: an entry when an operation ends, none when
+        # it is enqueued and claimed.
+        Index(
+            "sync_operation_history",
+            "entity_id",
+            "id",
+            postgresql_where=text("finished_at IS NOT NULL"),
+        ),
         {
             "postgresql_with": {
                 "autovacuum_vacuum_scale_factor": "0",

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg.rows import TupleRow, tuple_row
 
-from altsync import db, outbox, store
+from altsync import db, history, outbox, store
 from altsync.local.services.postgres import Postgres
 from altsync.records import (
     EMBEDDING,
@@ -170,6 +170,34 @@ def test_a_page_of_backfill_reads_a_page(full: str) -> None:
         )
         plans = _explain_all(conn)
     assert _scanned(*plans) == set()
+
+
+def test_one_entitys_history_reads_its_own_rows(full: str) -> None:
+    """By name or id, live and finished, whatever filter comes with it."""
+    with _recording(full) as conn:
+        done = conn.execute(
+            "SELECT entity_id FROM sync_operation WHERE finished_at IS NOT NULL LIMIT 1"
+        ).fetchone()
+        assert done is not None
+        conn.asked.clear()
+        assert len(history.operations(conn, entity=done[0])) == 1
+        assert len(history.operations(conn, entity="t7", sink="pinecone")) == 0
+        assert len(history.operations(conn, entity="t7", status="pending")) == 1
+        assert history.entity_state(conn, "t7") is not None
+        plans = _explain_all(conn)
+    assert _scanned(*plans) == set()
+    assert max(plan[0].buffers for plan in plans) < 50
+
+
+@pytest.mark.parametrize(
+    "asked", [{}, {"sink": "neo4j"}, {"status": "synced"}, {"before": 200_000}], ids=str
+)
+def test_a_page_of_operations_reads_a_page(full: str, asked: dict[str, Any]) -> None:
+    """From the newest on, however many there are."""
+    with _recording(full) as conn:
+        assert len(history.operations(conn, **asked)) == 50
+        (plan,) = _explain_all(conn)
+    assert _scanned(plan) == set()
 
 
 def _fill(conn: db.Conn) -> None:

@@ -1,0 +1,60 @@
+"""What became of things: operations page by page, and all that is known of one entity."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from uuid import UUID
+
+from altsync import store
+from altsync.db import Conn
+from altsync.records import EntityType
+from altsync.store import EntityState, OperationRow, Relationship, SinkMark
+
+__all__ = [
+    "EntityState",
+    "OperationRow",
+    "Relationship",
+    "SinkMark",
+    "entity_state",
+    "operations",
+]
+
+
+def operations(
+    conn: Conn,
+    *,
+    sink: str | None = None,
+    status: str | None = None,
+    entity: str | UUID | None = None,
+    before: int | None = None,
+    limit: int = 50,
+) -> list[OperationRow]:
+    """Operations, the newest first; the next page is ``before`` the last one's id.
+
+    ``entity`` is a key in the sinks, a seed id, or one entity's id: by name, entities of several
+    types may answer.
+    """
+    match entity:
+        case str():
+            ids: list[UUID] | None = [found for _, found in store.find_entities(conn, entity)]
+        case UUID():
+            ids = [entity]
+        case None:
+            ids = None
+    return store.operation_rows(conn, sink=sink, status=status, ids=ids, before=before, limit=limit)
+
+
+def entity_state(conn: Conn, key: str, entity_type: EntityType | None = None) -> EntityState | None:
+    """The entity that goes by ``key``: a league's tag, an archetype's name, an example's id, or
+    a seed id.
+
+    A key goes before a seed id, and types in the order of ``EntityType``. None when there is
+    no such row.
+    """
+    for kind, entity in store.find_entities(conn, key, entity_type):
+        row = store.read_entity(conn, kind, entity)
+        if row is not None and kind is EntityType.LEAGUE:
+            return replace(row, relationships=tuple(store.relationships_of(conn, entity)))
+        if row is not None:
+            return row
+    return None

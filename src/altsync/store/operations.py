@@ -1,0 +1,234 @@
+"""Operations and entities for people: what was asked for, what became of it, what is there.
+
+Reads alone. One entity's history is found by two indexes, the live rows' and the finished
+ones': neither costs anything while an operation is enqueued or claimed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg.rows import dict_row
+
+from altsync.db import Conn
+from altsync.outbox import KEY_COLUMN
+from altsync.records import EMBEDDING, EntityType, entity_id
+from altsync.store.counts import SINK_STATUSES
+from altsync.store.rows import CONTENT_COLUMNS
+
+
+@dataclass(frozen=True, slots=True)
+class OperationRow:
+    """A row of the outbox, live or history. For ``superseded``, ``last_error`` says why."""
+
+    id: int
+    entity_type: str
+    entity_id: UUID
+    entity_key: str
+    sink: str
+    action: str
+    origin: str
+    status: str
+    version: int
+    attempts: int
+    error_kind: str | None
+    last_error: str | None
+    leased_by: str | None
+    created_at: datetime
+    available_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class SinkMark:
+    """What PostgreSQL knows of one sink's copy of an entity."""
+
+    status: str
+    synced_at: datetime | None = None
+    remote_id: str | None = None
+    namespace: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Relationship:
+    """An edge of a league: ``direction`` is ``out`` from it or ``in`` to it, ``tag`` the other's.
+
+    ``score`` is up to 1; None where strength means nothing.
+    """
+
+    type: str
+    direction: str
+    tag: str
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class EntityState:
+    """All that PostgreSQL knows of an entity but its vector.
+
+    ``content`` is by column, ``sinks`` by name, the embedding among them.
+    """
+
+    type: EntityType
+    id: UUID
+    key: str
+    seed_id: str
+    version: int
+    graph_version: int
+    deleted_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    content: Mapping[str, Any]
+    content_hash: str
+    text_hash: str
+    embedding_model: str | None
+    embedding_text_hash: str | None
+    embedding_updated_at: datetime | None
+    sinks: Mapping[str, SinkMark]
+    relationships: tuple[Relationship, ...] = ()
+
+
+_OPERATION = """
+SELECT id, entity_type, entity_id, entity_key, sink, action, origin, status, version, attempts,
+       error_kind, last_error, leased_by, created_at, available_at, finished_at
+FROM sync_operation
+"""
+
+
+#: A prepared statement sees that a partial index fits only when its predicate stands there.
+_STATUS = {"dead": "status = 'dead'"}
+
+
+def operation_rows(
+    conn: Conn,
+    *,
+    sink: str | None = None,
+    status: str | None = None,
+    ids: Sequence[UUID] | None = None,
+    before: int | None = None,
+    limit: int = 50,
+) -> list[OperationRow]:
+    """Operations of a sink, a status, some entities; the newest first, below the id ``before``."""
+    conditions = {
+        "sink": "sink = %(sink)s" if sink is not None else None,
+        "status": _STATUS.get(status, "status = %(status)s") if status is not None else None,
+        "ids": "entity_id = ANY(%(ids)s)" if ids is not None else None,
+        "before": "id < %(before)s" if before is not None else None,
+    }
+    # Two halves, as each partial index knows one of them. A status says which half it is in.
+    halves = {
+        "finished_at IS NULL": status in (None, "pending", "in_progress"),
+        "finished_at IS NOT NULL": status not in ("pending", "in_progress"),
+    }
+    wanted = [condition for condition in conditions.values() if condition]
+    parts = [
+        f"({_OPERATION} WHERE {' AND '.join([half, *wanted])} ORDER BY id DESC LIMIT %(limit)s)"
+        for half, asked in halves.items()
+        if asked
+    ]
+    rows = conn.execute(
+        f"SELECT * FROM ({' UNION ALL '.join(parts)}) o ORDER BY id DESC LIMIT %(limit)s",
+        {
+            "sink": sink,
+            "status": status,
+            "ids": list(ids) if ids is not None else None,
+            "before": before,
+            "limit": limit,
+        },
+    )
+    return [OperationRow(*row) for row in rows]
+
+
+def find_entities(
+    conn: Conn, key: str, entity_type: EntityType | None = None
+) -> list[tuple[EntityType, UUID]]:
+    """Entities that go by ``key``: as their key in the sinks first, then as their seed id.
+
+    Those purged long ago are found, too, as their ids are derived.
+    """
+    kinds = [entity_type] if entity_type else list(EntityType)
+    registered = conn.execute(
+        "SELECT entity_type, seed_id FROM tag_registry WHERE entity_type = ANY(%s) AND tag = %s",
+        ([kind.value for kind in kinds], key),
+    ).fetchall()
+    by_key = [(EntityType(r[0]), entity_id(r[0], r[1])) for r in registered]
+    for kind in kinds:
+        # Beside the registry: it knows no examples, whose key is their seed id.
+        found = conn.execute(f"SELECT id FROM {kind} WHERE {KEY_COLUMN[kind]} = %s", (key,))
+        by_key += [(kind, row[0]) for row in found]
+    by_key.sort(key=lambda one: kinds.index(one[0]))
+    by_seed_id = [(kind, entity_id(kind, key)) for kind in kinds]
+    return list(dict.fromkeys([*by_key, *by_seed_id]))
+
+
+def read_entity(conn: Conn, entity_type: EntityType, entity: UUID) -> EntityState | None:
+    """The row of an entity, deleted or not; None when it never was, or is purged."""
+    content = list(CONTENT_COLUMNS[entity_type])
+    statuses = [f"{sink}_sync_status" for sink in SINK_STATUSES]
+    with conn.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(
+            f"""
+            SELECT id, {KEY_COLUMN[entity_type]} AS entity_key, seed_id, version, graph_version,
+                   deleted_at, created_at, updated_at, content_hash, text_hash, embedding_model,
+                   embedding_text_hash, embedding_updated_at, neo4j_node_id, neo4j_synced_at,
+                   pinecone_id, pinecone_namespace, pinecone_synced_at,
+                   {", ".join([*statuses, *content])}
+            FROM {entity_type} WHERE id = %s
+            """,
+            (entity,),
+        ).fetchone()
+    if row is None:
+        return None
+    return EntityState(
+        type=entity_type,
+        id=row["id"],
+        key=row["entity_key"],
+        seed_id=row["seed_id"],
+        version=row["version"],
+        graph_version=row["graph_version"],
+        deleted_at=row["deleted_at"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        content={name: row[name] for name in content},
+        content_hash=row["content_hash"],
+        text_hash=row["text_hash"],
+        embedding_model=row["embedding_model"],
+        embedding_text_hash=row["embedding_text_hash"],
+        embedding_updated_at=row["embedding_updated_at"],
+        sinks={
+            EMBEDDING: SinkMark(row["embedding_sync_status"], row["embedding_updated_at"]),
+            "neo4j": SinkMark(
+                row["neo4j_sync_status"], row["neo4j_synced_at"], row["neo4j_node_id"]
+            ),
+            "pinecone": SinkMark(
+                row["pinecone_sync_status"],
+                row["pinecone_synced_at"],
+                row["pinecone_id"],
+                row["pinecone_namespace"],
+            ),
+        },
+    )
+
+
+def relationships_of(conn: Conn, league: UUID) -> list[Relationship]:
+    """Edges of a league, those that leave it first, by type and the strongest first."""
+    rows = conn.execute(
+        """
+        SELECT r.relationship_type, r.direction, l.league_tag, r.strength_score::float8
+        FROM (SELECT relationship_type, 'out' AS direction, target_league_id AS other,
+                     strength_score
+              FROM league_relationship WHERE source_league_id = %(id)s
+              UNION ALL
+              SELECT relationship_type, 'in', source_league_id, strength_score
+              FROM league_relationship WHERE target_league_id = %(id)s) r
+        JOIN league l ON l.id = r.other
+        ORDER BY r.direction DESC, r.relationship_type, r.strength_score DESC NULLS LAST,
+                 l.league_tag
+        """,
+        {"id": league},
+    )
+    return [Relationship(*row) for row in rows]

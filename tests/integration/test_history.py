@@ -1,0 +1,269 @@
+"""Operations page by page, and what is known of one entity."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from uuid import UUID, uuid4
+
+import pytest
+
+from altsync import history
+from altsync.db import Database
+from altsync.errors import SinkFailure
+from altsync.history import OperationRow, Relationship, SinkMark
+from altsync.projection import content_hash, text_hash
+from altsync.records import EntityType, ErrorKind
+from tests.conftest import MODEL
+from tests.integration.fakes import Call, FakeGraph, FakeIndex
+from tests.integration.world import (
+    World,
+    archetype,
+    deliver,
+    embed,
+    example,
+    id_of,
+    league,
+    leagues,
+)
+
+
+def _names(rows: list[OperationRow]) -> list[tuple[str, str]]:
+    return [(row.sink, row.entity_key) for row in rows]
+
+
+def test_operations_come_newest_first(world: World) -> None:
+    """By id, with every column that people ask for."""
+    one, other = league("one"), league("other")
+    world.save(one)
+    world.save(other)
+    rows = history.operations(world.conn)
+    assert _names(rows) == [
+        ("neo4j", "other"),
+        ("embedding", "other"),
+        ("neo4j", "one"),
+        ("embedding", "one"),
+    ]
+    op = world.live("neo4j", "other")
+    created, available = world.conn.execute(
+        "SELECT created_at, available_at FROM sync_operation WHERE id = %s", (op.id,)
+    ).fetchall()[0]
+    assert rows[0] == OperationRow(
+        id=op.id,
+        entity_type="league",
+        entity_id=id_of(other),
+        entity_key="other",
+        sink="neo4j",
+        action="upsert",
+        origin="seed",
+        status="pending",
+        version=world.version(other),
+        attempts=0,
+        error_kind=None,
+        last_error=None,
+        leased_by=None,
+        created_at=created,
+        available_at=available,
+        finished_at=None,
+    )
+
+
+def test_pages_follow_on_without_gaps(world: World, database: Database) -> None:
+    """Across live and finished operations alike."""
+    world.save(*leagues(5))
+    deliver(database, FakeGraph())
+    pages: list[OperationRow] = []
+    before = None
+    while page := history.operations(world.conn, before=before, limit=3):
+        assert len(page) <= 3
+        pages += page
+        before = page[-1].id
+    assert [row.id for row in pages] == sorted((op.id for op in world.ops()), reverse=True)
+    assert {row.status for row in pages} == {"pending", "synced"}
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (None, {"synced", "dead", "pending"}),
+        ("synced", {"synced"}),
+        ("dead", {"dead"}),
+        ("pending", {"pending"}),
+        ("in_progress", set()),
+        ("superseded", set()),
+    ],
+)
+def test_operations_by_status(
+    world: World, database: Database, status: str | None, expected: set[str]
+) -> None:
+    """Live and finished ones."""
+    good, bad = league("good"), league("bad")
+    world.save(good, bad)
+    graph = FakeGraph()
+    graph.before = _refuse_bad
+    deliver(database, graph, max_attempts=1)
+    found = history.operations(world.conn, status=status)
+    assert {row.status for row in found} == expected
+
+
+def test_operations_by_sink_and_entity(world: World, database: Database) -> None:
+    """Together, and with the error that one died of."""
+    good, bad = league("good"), league("bad")
+    world.save(good, bad)
+    graph = FakeGraph()
+    graph.before = _refuse_bad
+    deliver(database, graph, max_attempts=1)
+    (dead,) = history.operations(world.conn, sink="neo4j", entity="bad")
+    assert (dead.status, dead.error_kind, dead.last_error) == ("dead", "item", "no such thing")
+    assert dead.leased_by == "tests"
+    assert dead.finished_at is not None
+    assert _names(history.operations(world.conn, sink="embedding")) == [
+        ("embedding", "good"),
+        ("embedding", "bad"),
+    ] or _names(history.operations(world.conn, sink="embedding")) == [
+        ("embedding", "bad"),
+        ("embedding", "good"),
+    ]
+    assert history.operations(world.conn, sink="nothing") == []
+    assert history.operations(world.conn, entity="nothing") == []
+    assert history.operations(world.conn, entity=uuid4()) == []
+    assert history.operations(world.conn, entity=id_of(bad), sink="neo4j") == [dead]
+
+
+def test_the_history_of_a_purged_entity_is_found(world: World) -> None:
+    """By its tag, which the registry keeps, and by its seed id."""
+    gone = league("gone")
+    world.save(gone)
+    world.conn.execute("DELETE FROM league")
+    world.conn.execute(
+        "INSERT INTO tag_registry (entity_type, seed_id, tag) VALUES ('league', 'gone', 'the_tag')"
+    )
+    expected = [("neo4j", "gone"), ("embedding", "gone")]
+    assert _names(history.operations(world.conn, entity="gone")) == expected
+    assert _names(history.operations(world.conn, entity="the_tag")) == expected
+    assert history.entity_state(world.conn, "the_tag") is None
+
+
+def test_a_name_of_two_types_finds_both_histories(world: World) -> None:
+    """A league may be called as an archetype is."""
+    world.save(archetype("racing"), league("racing"))
+    kinds = {row.entity_type for row in history.operations(world.conn, entity="racing")}
+    assert kinds == {"sport_archetype", "league"}
+
+
+def test_the_state_of_a_league_that_is_synced(world: World, database: Database) -> None:
+    """Everything that PostgreSQL knows of it."""
+    one = league("one", tier="TIER1", attributes={"founded": 1950})
+    world.save(one)
+    embed(database)
+    deliver(database, FakeGraph())
+    deliver(database, FakeIndex())
+    row = world.row(one)
+    state = history.entity_state(world.conn, "one")
+    assert state is not None
+    assert (state.type, state.id, state.key, state.seed_id) == (
+        EntityType.LEAGUE,
+        id_of(one),
+        "one",
+        "one",
+    )
+    assert (state.version, state.graph_version) == (row["version"], row["graph_version"])
+    assert (state.created_at, state.updated_at) == (row["created_at"], row["updated_at"])
+    assert state.deleted_at is None
+    assert state.content == {
+        "league_tag": "one",
+        "league_name": "The one",
+        "sport_name": "Football",
+        "sport_archetype": "team_sport",
+        "location": None,
+        "tier": "TIER1",
+        "status": "active",
+        "description": None,
+        "attributes": {"founded": 1950},
+    }
+    assert (state.content_hash, state.text_hash) == (content_hash(one), text_hash(one))
+    assert (state.embedding_model, state.embedding_text_hash) == (MODEL, text_hash(one))
+    assert state.embedding_updated_at == row["embedding_updated_at"]
+    assert state.sinks == {
+        "embedding": SinkMark("synced", row["embedding_updated_at"]),
+        "neo4j": SinkMark("synced", row["neo4j_synced_at"], "node:one"),
+        "pinecone": SinkMark("synced", row["pinecone_synced_at"], "one", "default"),
+    }
+    assert state.relationships == ()
+
+
+def test_the_state_of_every_type(world: World) -> None:
+    """By key, with the columns of its own table."""
+    world.save(archetype("racing"), example("greeting", tags=("a", "b")))
+    kind = history.entity_state(world.conn, "racing")
+    case = history.entity_state(world.conn, "greeting")
+    assert kind is not None
+    assert case is not None
+    assert (kind.type, kind.content["code_pattern"]) == (EntityType.SPORT_ARCHETYPE, "TeamMatch")
+    assert (case.type, case.content["tags"]) == (EntityType.FEW_SHOT_EXAMPLE, ["a", "b"])
+    assert case.sinks["pinecone"] == SinkMark("pending")
+
+
+def test_a_key_goes_before_a_seed_id(world: World) -> None:
+    """The tag of one league may be the seed id of another; a type narrows it down."""
+    world.save(league("one"), league("other"), archetype("racing"), league("racing"))
+    world.conn.execute("UPDATE league SET league_tag = 'x' WHERE seed_id = 'one'")
+    world.conn.execute("UPDATE league SET league_tag = 'one' WHERE seed_id = 'other'")
+
+    def seed_id(key: str, kind: EntityType | None = None) -> tuple[EntityType, str] | None:
+        state = history.entity_state(world.conn, key, kind)
+        return (state.type, state.seed_id) if state else None
+
+    assert seed_id("one") == (EntityType.LEAGUE, "other")
+    assert seed_id("x") == (EntityType.LEAGUE, "one")
+    assert seed_id("other") == (EntityType.LEAGUE, "other")
+    assert seed_id("racing") == (EntityType.SPORT_ARCHETYPE, "racing")
+    assert seed_id("racing", EntityType.LEAGUE) == (EntityType.LEAGUE, "racing")
+    assert seed_id("racing", EntityType.FEW_SHOT_EXAMPLE) is None
+    assert seed_id("nothing") is None
+
+
+def test_a_deleted_entity_says_when(world: World) -> None:
+    """Its row stays until every sink has confirmed."""
+    one = league("one")
+    world.save(one)
+    world.delete(one)
+    state = history.entity_state(world.conn, "one")
+    assert state is not None
+    assert state.deleted_at is not None
+
+
+def test_relationships_show_both_ends(world: World) -> None:
+    """Those that leave a league first, by type and strength."""
+    one, two, three = league("one"), league("two"), league("three")
+    world.save(one, two, three)
+    edges: list[tuple[UUID, UUID, str, float | None]] = [
+        (id_of(one), id_of(two), "SIMILAR_TO", 0.5),
+        (id_of(one), id_of(three), "SIMILAR_TO", 0.75),
+        (id_of(one), id_of(two), "COMPETES_WITH", None),
+        (id_of(three), id_of(one), "SIMILAR_TO", 0.25),
+        (id_of(three), id_of(two), "SIMILAR_TO", 0.125),
+    ]
+    with world.conn.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO league_relationship "
+            "(source_league_id, target_league_id, relationship_type, strength_score) "
+            "VALUES (%s, %s, %s, %s)",
+            edges,
+        )
+    state = history.entity_state(world.conn, "one")
+    assert state is not None
+    assert state.relationships == (
+        Relationship("COMPETES_WITH", "out", "two", None),
+        Relationship("SIMILAR_TO", "out", "three", 0.75),
+        Relationship("SIMILAR_TO", "out", "two", 0.5),
+        Relationship("SIMILAR_TO", "in", "three", 0.25),
+    )
+    other = history.entity_state(world.conn, "two")
+    assert other is not None
+    assert replace(other, relationships=()).relationships == ()
+    assert {edge.direction for edge in other.relationships} == {"in"}
+
+
+def _refuse_bad(call: Call) -> None:
+    if "bad" in call.keys:
+        raise SinkFailure(ErrorKind.ITEM, "no such thing")
