@@ -1,0 +1,72 @@
+// All that is known of one entity.
+import { get } from "./api.js";
+import { $, announce, badge, empty, entityLink, fill, h, moment, table, whenChanged, word } from "./dom.js";
+import { retry } from "./failures.js";
+import { operationsTable } from "./operations.js";
+
+let asked = null;
+
+export async function open(kind, key) {
+  if (asked?.kind !== kind || asked?.key !== key) $("entity-result").hidden = true;
+  asked = { kind, key };
+  await refresh();
+}
+
+export async function refresh() {
+  const { kind, key } = asked;
+  draw(await get("entity", { type: kind, key }), kind, key);
+}
+
+const draw = whenChanged((found, kind, key) => {
+  const { state, operations } = found;
+  document.title = `${key} · altsync`;
+  $("title-entity").textContent = state ? nameOf(state) : key;
+  if (!state) {
+    fill($("entity-facts"), h("p", { class: "dim" }, "PostgreSQL has no such entity", operations.length ? " any more; this is what the outbox remembers." : "."));
+    fill($("entity"), operations.length ? card("Operations", operationsTable(operations)) : empty("Nothing by this key", "Keys are a league’s tag, an archetype’s name, an example’s id, or a seed id."));
+    return;
+  }
+  const dead = operations.filter((op) => op.status === "dead").length;
+  fill($("entity-facts"),
+    h("p", { class: "title" }, h("span", { class: "dim" }, word(state.type)), h("code", {}, state.key),
+      state.deleted_at ? [badge("dead"), h("span", {}, "deleted ", moment(state.deleted_at))] : null,
+      state.type === "league" && h("a", { href: `#/graph/${encodeURIComponent(state.key)}`, "data-focus": "to-graph" }, "similarity graph"),
+      dead > 0 && h("button", { type: "button", class: "small retry", "data-focus": "retry-entity", onclick: (event) => retry(event.currentTarget, $("entity-result"), { entity_type: state.type, key: state.key }, state.key) }, `Retry ${dead} dead`)));
+  fill($("entity"), h("div", { class: "parts" },
+    card("In each store", storesTable(found)),
+    h("div", { class: "columns even" }, card("Content", contentList(state)), card("Relationships", relationships(state))),
+    card("Operations", operations.length ? operationsTable(operations, { withEntity: false }) : empty("No operation", "Its history was pruned, or it was never enqueued."))));
+  announce(`${key} is shown`);
+});
+
+const nameOf = ({ type, key, content }) => (type === "league" ? content.league_name : type === "sport_archetype" ? content.display_name : key);
+const card = (title, ...body) => h("section", { class: "card" }, h("div", { class: "head" }, h("h2", {}, title)), ...body);
+
+function storesTable({ state, confirmed, stores }) {
+  const version = (value) => (value === null || value === undefined ? h("span", { class: "dim" }, "–") : h("span", { class: "mono" }, String(value)));
+  const rows = Object.entries(state.sinks).map(([name, mark]) => {
+    const wanted = name === "neo4j" ? state.graph_version : state.version;
+    return [name, badge(mark.status), version(wanted), version(confirmed[name]), storeCell(stores?.[name], version), moment(mark.synced_at),
+      h("span", { class: "mono" }, [mark.remote_id, mark.namespace].filter(Boolean).join(" in ") || (name === "embedding" ? state.embedding_model ?? "–" : "–"))];
+  });
+  const own = ["PostgreSQL", h("span", { class: "badge" }, "source"), version(state.version), "", "", moment(state.updated_at), h("span", { class: "mono" }, state.id)];
+  return table(["Store", "Status", ["Version wanted", "num"], ["Confirmed", "num"], ["Held now", "num"], "When", "There as"], [own, ...rows]);
+}
+
+function storeCell(held, version) {
+  if (!held) return "";
+  return held.error ? h("span", { class: "error-text" }, held.error) : held.version === null ? h("span", { class: "dim" }, "not there") : version(held.version);
+}
+
+function contentList(state) {
+  const shown = Object.entries(state.content).filter(([, value]) => value !== null && value !== "" && !(typeof value === "object" && !Object.keys(value).length));
+  return h("dl", { class: "content" }, [["seed id", state.seed_id], ...shown].map(([name, value]) => [
+    h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, typeof value === "object" ? JSON.stringify(value, null, 1) : String(value))]));
+}
+
+function relationships({ type, relationships: found }) {
+  if (!found.length) return empty("None", type === "league" ? "Similarity between leagues is computed after they are embedded." : "Only leagues are related to each other.");
+  return table(["Type", "League", ["Score", "num"]], found.slice(0, 12).map((one) => [
+    `${one.type} ${one.direction === "out" ? "→" : "←"}`, entityLink("league", one.tag, `rel ${one.type} ${one.direction} ${one.tag}`), one.score === null ? "" : one.score.toFixed(3)]),
+    found.length > 12 ? `The 12 strongest of ${found.length}` : null);
+}
