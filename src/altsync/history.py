@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from difflib import SequenceMatcher
 from uuid import UUID
 
 from altsync import store
@@ -17,7 +19,11 @@ __all__ = [
     "SinkMark",
     "entity_state",
     "operations",
+    "suggestions",
 ]
+
+#: Likeness of two names from which one may be meant by the other (0 to 1); difflib's own.
+ALIKE = 0.6
 
 
 def operations(
@@ -58,3 +64,16 @@ def entity_state(conn: Conn, key: str, entity_type: EntityType | None = None) ->
         if row is not None:
             return row
     return None
+
+
+def suggestions(conn: Conn, text: str, limit: int = 3) -> list[str]:
+    """Keys of living entities that somebody may have meant by ``text``, the likeliest first."""
+    words = re.findall(r"[^\W_]+", text.lower())
+    found = store.similar_keys(conn, [f"%{word[:3]}%" for word in words]) if words else []
+    scores = {key: max(_alike(text, key), _alike(text, name)) for key, name in found}
+    best = sorted((key for key in scores if scores[key] >= ALIKE), key=lambda k: (-scores[k], k))
+    return best[:limit]
+
+
+def _alike(one: str, other: str) -> float:
+    return SequenceMatcher(None, one.lower(), other.lower()).ratio()

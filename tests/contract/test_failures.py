@@ -38,7 +38,19 @@ ITEM, SINK, UNKNOWN = ErrorKind.ITEM, ErrorKind.SINK, ErrorKind.UNKNOWN
 
 Call = Callable[[Sink], object]
 
+
+def _find(sink: Sink) -> object:
+    match sink:
+        case GraphSink():
+            return sink.find(EntityType.LEAGUE, "formula_1")
+        case PineconeSink():
+            return sink.find(EntityType.LEAGUE, "formula_1", "default")
+        case _:
+            raise TypeError(f"{type(sink).__name__} reads nothing back")
+
+
 CALLS: dict[str, Call] = {
+    "find": _find,
     "setup": lambda sink: sink.setup(),
     "upsert": lambda sink: sink.upsert([league()], MODEL),
     "delete": lambda sink: sink.delete([deleted(league(), 11)]),

@@ -13,7 +13,7 @@ from neo4j.exceptions import ConstraintError
 
 from altsync.errors import SinkFailure
 from altsync.records import AlreadyNewer, EntityType, ErrorKind, Row, Written
-from altsync.sinks.neo4j import Sink, within
+from altsync.sinks.neo4j import Edges, Held, Sink, within
 from tests.contract.harness import GraphHarness
 from tests.contract.rows import HOSTILE, MODEL, archetype, deleted, example, league
 
@@ -376,3 +376,63 @@ def test_a_call_that_hangs_is_left_behind(hanging: Callable[[], None]) -> None:
     """Control comes back although the call never does."""
     with pytest.raises(TimeoutError):
         within(0.05, hanging)
+
+
+# --- one node, read back ----------------------------------------------------------------------
+
+
+def test_a_node_is_found_with_all_that_hangs_on_it(graph: GraphHarness, sink: Sink) -> None:
+    """Properties, version, and edges of both directions by type."""
+    one = league()
+    upsert(sink, one, league("formula_2"))
+    graph.ask(
+        "MATCH (a:League {league_tag: 'formula_2'}), (b:League {league_tag: 'formula_1'}) "
+        "CREATE (a)-[:SIMILAR_TO]->(b)"
+    )
+    held = sink.find(EntityType.LEAGUE, "formula_1")
+    (node,) = graph.ask("MATCH (n:League {league_tag: 'formula_1'}) RETURN elementId(n) AS id")
+    assert held == Held(
+        node_id=node["id"],
+        version=10,
+        properties={
+            "league_tag": "formula_1",
+            "league_name": "Formula 1",
+            "sport_name": "Motorsport",
+            "sport_archetype": "racing",
+            "location": "World",
+            "tier": "TIER1",
+            "status": "active",
+            "description": "Grand prix racing.",
+            "content_hash": one.content_hash,
+        },
+        edges=(
+            Edges("BELONGS_TO_ARCHETYPE", "out", 1, ("racing",)),
+            Edges("SIMILAR_TO", "in", 1, ("formula_2",)),
+        ),
+        tombstone=None,
+    )
+
+
+def test_a_stub_is_found_without_a_version(sink: Sink) -> None:
+    """Its league has been written, and it has not. Of many neighbours a few are named."""
+    upsert(sink, *(league(f"l{number}") for number in range(7)))
+    held = sink.find(EntityType.SPORT_ARCHETYPE, "racing")
+    assert (held.version, held.properties) == (None, {"name": "racing"})
+    names = ("l0", "l1", "l2", "l3", "l4")
+    assert held.edges == (Edges("BELONGS_TO_ARCHETYPE", "in", 7, names),)
+
+
+def test_a_deletion_is_found_as_long_as_it_is_remembered(sink: Sink) -> None:
+    """And nothing at all of what never was."""
+    upsert(sink, league())
+    sink.delete([deleted(league(), 11)])
+    assert sink.find(EntityType.LEAGUE, "formula_1") == Held(tombstone=11)
+    assert sink.find(EntityType.LEAGUE, "nothing") == Held()
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_hostile_key_finds_nothing(sink: Sink, text: str) -> None:
+    """Keys are data."""
+    upsert(sink, league())
+    assert sink.find(EntityType.LEAGUE, text) == Held()
+    assert sink.find(EntityType.LEAGUE, "formula_1").version == 10

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from altsync.records import EntityType, Model, Row, Written
-from altsync.sinks.pinecone import INDEXES, MAX_BYTES, Match, Sink, sent_bytes
+from altsync.sinks.pinecone import INDEXES, MAX_BYTES, Held, Match, Sink, sent_bytes
 from tests.contract.harness import PineconeHarness
 from tests.contract.rows import HOSTILE, MODEL, archetype, deleted, example, league, vector
 
@@ -345,3 +345,57 @@ def test_the_nearest_come_first(pinecone: PineconeHarness, sink: Sink) -> None:
     )
     assert [match.key for match in first_tier] == ["same", "far"]
     assert sink.nearest(EntityType.LEAGUE, ask, top_k=5, space="elsewhere") == []
+
+
+# --- one vector, read back --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "space", "marks"),
+    [
+        (league(), "default", {"league_name": "Formula 1", "tier": "TIER1"}),
+        (archetype(), "", {"display_name": "Racing & Speed"}),
+        (example(), "triage", {"tags": ["routing", "contracts"]}),
+    ],
+    ids=lambda value: value.key if isinstance(value, Row) else None,
+)
+def test_a_vector_is_found_where_it_was_written(
+    sink: Sink, one: Row, space: str, marks: dict[str, Any]
+) -> None:
+    """With its version, its model and its metadata; in no other namespace."""
+    upsert(sink, one)
+    held = sink.find(one.entity_type, one.key, space)
+    assert held is not None
+    assert held == Held(
+        index=INDEXES[one.entity_type],
+        namespace=space,
+        key=one.key,
+        version=10,
+        model=MODEL.name,
+        content_hash=one.content_hash,
+        dimensions=MODEL.dimensions,
+        metadata=held.metadata,
+    )
+    assert marks.items() <= held.metadata.items()
+    assert sink.find(one.entity_type, one.key, "elsewhere") is None
+    assert sink.find(one.entity_type, "nothing", space) is None
+
+
+def test_a_vector_of_somebody_else_has_no_version(pinecone: PineconeHarness, sink: Sink) -> None:
+    """It is shown as it is."""
+    index = pinecone.index(INDEXES[EntityType.LEAGUE])
+    index.upsert(vectors=[{"id": "strange", "values": [1.0, 0.0, 0.0, 0.0]}], namespace="default")
+    held = sink.find(EntityType.LEAGUE, "strange", "default")
+    assert held is not None
+    assert (held.version, held.model, held.metadata) == (None, None, {})
+
+
+def test_looking_makes_no_index(pinecone: PineconeHarness) -> None:
+    """Where there is none, nothing is held."""
+    pinecone.wipe()
+    sink = pinecone.open()
+    try:
+        assert sink.find(EntityType.LEAGUE, "formula_1", "default") is None
+        assert list(pinecone.client.indexes.list()) == []
+    finally:
+        sink.close()

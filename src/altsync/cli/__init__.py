@@ -8,6 +8,7 @@ from altsync import __version__
 from altsync.cli import demo, local, operate
 from altsync.cli.dashboard import dashboard
 from altsync.cli.seed import seed
+from altsync.cli.why import why
 
 app = typer.Typer(
     name="altsync",
@@ -20,6 +21,7 @@ app.command()(operate.migrate)
 app.command()(seed)
 app.command()(operate.relay)
 app.command("status")(operate.show_status)
+app.command()(why)
 app.command()(operate.failures)
 app.command()(operate.retry)
 app.command()(operate.backfill)

@@ -113,6 +113,25 @@ def read(
                 yield _check(file, number, raw, archetypes, defaults, whole=whole)
 
 
+def find(folder: Path, part: Part, seed_id: str) -> Iterator[Line | Rejected]:
+    """The lines of a part that give this id, good or bad, in the order of a seeding run.
+
+    Raises ``SeedError`` when the folder is not there. Archetypes are not looked up.
+    """
+    needle = seed_id.encode()
+    for file in find_files(folder, part):
+        defaults = {"category": file.path.stem} if part is Part.EXAMPLES else {}
+        with file.path.open("rb") as stream:
+            for number, (raw, size) in enumerate(_lines(stream), start=1):
+                # Cheap for all the other lines. A backslash may spell the id in another way.
+                if needle not in raw and b"\\" not in raw:
+                    continue
+                plain = (raw.removeprefix(_BOM) if number == 1 else raw).rstrip(b"\r\n")
+                line = _check(file, number, plain, None, defaults, whole=size <= len(raw))
+                if line.seed_id == seed_id:
+                    yield line
+
+
 def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
     """Lines and their bytes; those too long are cut, and the rest of them skipped."""
     while line := stream.readline(LINE_BYTES + len(_BOM) + len(b"\r\n")):
@@ -127,7 +146,7 @@ def _check(
     file: SeedFile,
     number: int,
     raw: bytes,
-    archetypes: frozenset[str],
+    archetypes: frozenset[str] | None,
     defaults: dict[str, str],
     *,
     whole: bool,
@@ -136,7 +155,7 @@ def _check(
         data = _parse(raw, whole=whole)
         line = _validate(LINES[file.part], {**defaults, **data})
         archetype = line.archetype
-        if archetype is not None and archetype not in archetypes:
+        if archetypes is not None and archetype is not None and archetype not in archetypes:
             known = ", ".join(sorted(archetypes))
             raise _Refused(
                 "sport_archetype", f"unknown archetype {archetype!r}; known: {known}", line.id

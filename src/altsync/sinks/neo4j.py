@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -44,6 +44,8 @@ TOMBSTONE_HOURS = 24
 #: Nodes per page when the graph is listed.
 PAGE = 5000
 
+#: Neighbours that are named when one node is shown; an archetype may have thousands.
+SAMPLE = 5
 
 #: Codes that a statement gets for running too long: one record may be the cause.
 TIMED_OUT = ("Neo.ClientError.Transaction.TransactionTimedOut",)
@@ -150,13 +152,51 @@ RETURN n.{key} AS key, n.sync_version AS version, n.content_hash AS hash
 ORDER BY n.{key} LIMIT $limit
 """
 
+FIND_NODE = """
+MATCH (n:{label} {{{key}: $key}}) RETURN properties(n) AS properties, elementId(n) AS id
+"""
+
+# Neighbours are named by whatever their kind is named by.
+EDGES_OF = """
+MATCH (n:{label} {{{key}: $key}}){tail}[r]{head}(other)
+WITH type(r) AS type, coalesce(other.league_tag, other.example_id, other.name) AS name
+ORDER BY type, name
+WITH type, count(*) AS count, collect(name) AS names
+RETURN type, count, names[..$sample] AS names ORDER BY type
+"""
+
 FORGET_TOMBSTONES = """
 MATCH (t:AltsyncTombstone) WHERE t.at < timestamp() - $milliseconds
 WITH t LIMIT 10000 DELETE t
 """
 
 
-def cypher(template: str, kind: Kind) -> str:
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """A node's edges of one type in one ``direction`` (``out`` or ``in``), with a few names."""
+
+    type: str
+    direction: str
+    count: int
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the graph holds of one entity: a node, a tombstone, or nothing.
+
+    ``version`` is None for a stub, which another node's edge leads to. ``tombstone`` is the
+    version of its deletion, as long as that is remembered.
+    """
+
+    node_id: str | None = None
+    version: int | None = None
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    edges: tuple[Edges, ...] = ()
+    tombstone: int | None = None
+
+
+def cypher(template: str, kind: Kind, **more: str) -> str:
     """A statement for one kind. Names come from ``KINDS`` alone, so this is no injection."""
     return template.format(
         label=kind.label,
@@ -164,6 +204,7 @@ def cypher(template: str, kind: Kind) -> str:
         edge=kind.edge,
         parent_label=kind.parent_label,
         parent_key=kind.parent_key,
+        **more,
     )
 
 
@@ -239,6 +280,10 @@ class Sink:
             if len(page) < PAGE:
                 return
             after = page[-1]["key"]
+
+    def find(self, entity_type: EntityType, key: str) -> Held:
+        """What the graph holds of one entity now. Raises ``SinkFailure``."""
+        return self._run(partial(_find, kind=KINDS[entity_type], key=key), write=False)
 
     def query(self, statement: str, **parameters: Any) -> list[neo4j.Record]:
         """All records of a read. Raises ``SinkFailure``."""
@@ -325,6 +370,22 @@ def _execute(tx: ManagedTransaction, *, statement: str, **parameters: Any) -> No
 
 def _page_of_versions(tx: ManagedTransaction, *, kind: Kind, after: str) -> list[neo4j.Record]:
     return list(_query(tx, cypher(LIST_VERSIONS, kind), after=after, limit=PAGE))
+
+
+def _find(tx: ManagedTransaction, *, kind: Kind, key: str) -> Held:
+    stones = list(_query(tx, TOMBSTONES_OF, keys=[f"{kind.label}:{key}"]))
+    tombstone = stones[0]["version"] if stones else None
+    node = _query(tx, cypher(FIND_NODE, kind), key=key).single()
+    if node is None:
+        return Held(tombstone=tombstone)
+    edges = [
+        Edges(r["type"], direction, r["count"], tuple(r["names"]))
+        for direction, tail, head in (("out", "-", "->"), ("in", "<-", "-"))
+        for r in _query(tx, cypher(EDGES_OF, kind, tail=tail, head=head), key=key, sample=SAMPLE)
+    ]
+    properties = dict(node["properties"])
+    version = properties.pop("sync_version", None)
+    return Held(node["id"], version, properties, tuple(edges), tombstone)
 
 
 def _query(tx: ManagedTransaction, statement: str, **parameters: Any) -> neo4j.Result:

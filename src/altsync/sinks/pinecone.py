@@ -68,6 +68,23 @@ class Match:
     metadata: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the index holds of one entity in one namespace.
+
+    ``version`` and ``model`` are None for a vector that altsync did not write.
+    """
+
+    index: str
+    namespace: str
+    key: str
+    version: int | None
+    model: str | None
+    content_hash: str | None
+    dimensions: int
+    metadata: Mapping[str, Any]
+
+
 class Sink:
     """Mirrors entities as vectors with metadata to filter on."""
 
@@ -189,6 +206,17 @@ class Sink:
             for space in sorted(spaces):
                 yield from self._versions_in(index, space)
 
+    def find(self, entity_type: EntityType, key: str, space: str) -> Held | None:
+        """What the index holds of one entity in one namespace now. Raises ``SinkFailure``."""
+        with self._door(), suppress(pinecone.NotFoundError):
+            # Without its index or namespace, nothing of it is there; looking makes neither.
+            handle = self._handles.get(entity_type) or self._described(INDEXES[entity_type])
+            self._handles[entity_type] = handle
+            found = handle.fetch(ids=[key], namespace=space, timeout=self._timeout).vectors
+            if key in found:
+                return _held(INDEXES[entity_type], space, key, found[key])
+        return None
+
     def nearest(
         self,
         entity_type: EntityType,
@@ -246,10 +274,13 @@ class Sink:
 
     def _open_index(self, name: str) -> pinecone.Index:
         try:
-            host = self._client.indexes.describe(name).host
+            return self._described(name)
         except pinecone.NotFoundError:
             self.setup()
-            host = self._client.indexes.describe(name).host
+            return self._described(name)
+
+    def _described(self, name: str) -> pinecone.Index:
+        host = self._client.indexes.describe(name).host
         if host is None:
             raise SinkFailure(ErrorKind.SINK, f"the index {name} is not ready yet")
         return without_retries(
@@ -269,6 +300,21 @@ class Sink:
             # The SDK does not wrap all of its client's errors: a broken encoding, for one.
             reason = f"Pinecone answered in no known form: {error}"
             raise SinkFailure(ErrorKind.SINK, reason, unsure=True) from error
+
+
+def _held(index: str, space: str, key: str, vector: Any) -> Held:
+    marks = dict(vector.metadata or {})
+    version = marks.get("version")
+    return Held(
+        index,
+        space,
+        key,
+        int(version) if version is not None else None,
+        marks.get("model"),
+        marks.get("content_hash"),
+        len(vector.values or ()),
+        marks,
+    )
 
 
 def without_retries(index: pinecone.Index) -> pinecone.Index:

@@ -41,10 +41,12 @@ from altsync.store.operations import (
     OperationRow,
     Relationship,
     SinkMark,
+    clock,
     find_entities,
     operation_rows,
     read_entity,
     relationships_of,
+    similar_keys,
 )
 from altsync.store.rows import (
     CONTENT_COLUMNS,
@@ -95,6 +97,7 @@ __all__ = [
     "backlog",
     "batch_totals",
     "classify_staged",
+    "clock",
     "copy_to_staging",
     "count_living",
     "count_statuses",
@@ -115,6 +118,7 @@ __all__ = [
     "relationships_of",
     "remote_calls",
     "run_progress",
+    "similar_keys",
     "status_breakdown",
     "throughput",
     "tombstone",

@@ -232,3 +232,36 @@ def relationships_of(conn: Conn, league: UUID) -> list[Relationship]:
         {"id": league},
     )
     return [Relationship(*row) for row in rows]
+
+
+#: Keys that a suggestion is chosen from.
+CANDIDATES = 1000
+
+
+def similar_keys(conn: Conn, patterns: Sequence[str]) -> list[tuple[str, str]]:
+    """(key, name) of living entities that a pattern of ILIKE fits, by key or name."""
+    name = {
+        EntityType.SPORT_ARCHETYPE: "display_name",
+        EntityType.LEAGUE: "league_name",
+        EntityType.FEW_SHOT_EXAMPLE: "example_id",
+    }
+    parts = [
+        f"SELECT {KEY_COLUMN[kind]} AS key, {name[kind]} AS name FROM {kind} "
+        "WHERE deleted_at IS NULL"
+        for kind in EntityType
+    ]
+    return conn.execute(
+        f"""
+        SELECT key, name FROM ({" UNION ALL ".join(parts)}) e
+        WHERE key ILIKE ANY(%(patterns)s) OR name ILIKE ANY(%(patterns)s) LIMIT {CANDIDATES}
+        """,
+        {"patterns": list(patterns)},
+    ).fetchall()
+
+
+def clock(conn: Conn) -> datetime:
+    """The database's time, which every time in the tables is by."""
+    row = conn.execute("SELECT now()").fetchone()
+    assert row is not None
+    now: datetime = row[0]
+    return now

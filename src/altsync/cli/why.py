@@ -1,0 +1,191 @@
+"""``altsync why``: one entity in every store, and why it is where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from altsync.cli import terminal
+from altsync.cli.common import application
+from altsync.cli.terminal import Exit, answers, notes
+
+if TYPE_CHECKING:
+    from altsync.explain import Check, Explanation, Unknown
+
+#: Characters of a seed line, or of one property, that a screen has room for.
+SHOWN = 160
+
+_MARKS = {
+    True: Text("✔", style="green"),
+    False: Text("✘", style="red"),
+    None: Text("–", style="dim"),
+}
+
+
+def why(
+    key: Annotated[
+        str, typer.Argument(help="A league's tag, an archetype's name, an example's or seed's id.")
+    ],
+    folder: Annotated[Path, typer.Option("--dir", help="The seed folder.")] = Path("seeds"),
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
+) -> None:
+    """Why one entity is where it is: its seed line, its operations, and what every store holds."""
+    from altsync.explain import Unknown, explain
+
+    with application() as app:
+        found = explain(app, key, folder)
+    if isinstance(found, Unknown):
+        _say_unknown(found, as_json=as_json)
+        raise typer.Exit(Exit.ERROR)
+    if as_json:
+        terminal.print_json(as_plain(found))
+    else:
+        answers.print(view(found))
+
+
+def _say_unknown(unknown: Unknown, *, as_json: bool) -> None:
+    if as_json:
+        terminal.print_json({"error": unknown.reason, **asdict(unknown)})
+    notes.print(unknown.reason, style="red", markup=False)
+    if unknown.near:
+        notes.print(f"Did you mean {', '.join(unknown.near)}?", markup=False)
+
+
+def as_plain(found: Explanation) -> dict[str, Any]:
+    """The shape that scripts read."""
+    return {"agrees": found.agrees, **asdict(found)}
+
+
+def view(found: Explanation) -> RenderableType:
+    """One screen."""
+    return Group(_head(found), _stores(found), _operations(found))
+
+
+def _head(found: Explanation) -> Text:
+    entity = found.entity
+    head = Text(f"{entity.type.value} {entity.key}", style="bold")
+    if entity.key != entity.seed_id:
+        head.append(f"  (seed id {entity.seed_id})", style="dim")
+    style = {True: "green", False: "yellow", None: "yellow"}[found.agrees]
+    for reason in found.reasons:
+        head.append(f"\n{reason}", style=style)
+    return head
+
+
+def _stores(found: Explanation) -> Table:
+    table = Table(show_header=False, box=None, padding=(0, 1))
+    table.add_column(width=1)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    checks = {check.store: check for check in found.checks}
+    for name, title, lines in (
+        ("seed", "Seed", _seed_lines(found)),
+        (None, "PostgreSQL", _row_lines(found)),
+        ("embedding", "Embedding", _embedding_lines(found)),
+        ("neo4j", "Neo4j", _graph_lines(found)),
+        ("pinecone", "Pinecone", _index_lines(found)),
+    ):
+        check = checks[name] if name else None
+        mark = _MARKS[check.agrees if check else True]
+        table.add_row(mark, title, Text("\n".join([*_detail(check), *lines])))
+    return table
+
+
+def _detail(check: Check | None) -> list[str]:
+    return [check.detail] if check else []
+
+
+def _seed_lines(found: Explanation) -> Iterator[str]:
+    if found.seed:
+        yield f"{found.seed.file}:{found.seed.line}"
+        yield _cut(found.seed.text)
+
+
+def _row_lines(found: Explanation) -> Iterator[str]:
+    entity = found.entity
+    yield f"version {entity.version}, changed {_time(entity.updated_at)}"
+    if entity.graph_version != entity.version:
+        yield f"graph version {entity.graph_version}: its relationships changed later"
+    if entity.deleted_at:
+        yield f"deleted {_time(entity.deleted_at)}"
+    statuses = (f"{sink} {mark.status}" for sink, mark in entity.sinks.items())
+    yield ", ".join(statuses)
+    for edge in entity.relationships:
+        arrow = "→" if edge.direction == "out" else "←"
+        score = f" {edge.score:.3f}" if edge.score is not None else ""
+        yield f"{edge.type} {arrow} {edge.tag}{score}"
+
+
+def _embedding_lines(found: Explanation) -> Iterator[str]:
+    embedding = found.embedding
+    if embedding.updated_at:
+        yield f"stored {_time(embedding.updated_at)}"
+    cost = (
+        "nothing: the vector of this text is kept"
+        if embedding.kept
+        else f"at most {embedding.most_tokens:,} tokens (its bytes, an upper bound)"
+    )
+    yield f"to embed it by {embedding.wanted_model} costs {cost}"
+
+
+def _graph_lines(found: Explanation) -> Iterator[str]:
+    held = found.neo4j
+    if held is None:
+        return
+    if held.node_id is not None:
+        yield f"node {held.node_id}"
+    for name, value in sorted(held.properties.items()):
+        yield _cut(f"  {name}: {value}")
+    for edges in held.edges:
+        arrow = "→" if edges.direction == "out" else "←"
+        more = ", …" if edges.count > len(edges.names) else ""
+        yield f"  {edges.type} {arrow} {edges.count:,}: {', '.join(edges.names)}{more}"
+    if held.tombstone is not None:
+        yield f"deleted there as of version {held.tombstone}"
+
+
+def _index_lines(found: Explanation) -> Iterator[str]:
+    for held in found.pinecone:
+        space = held.namespace or "the default namespace"
+        yield f"{held.index} / {space} / {held.key}: {held.dimensions} dimensions"
+        for name, value in sorted(held.metadata.items()):
+            yield _cut(f"  {name}: {value}")
+
+
+def _operations(found: Explanation) -> Table:
+    table = Table(title="Latest operations", title_justify="left")
+    for name in ("id", "sink", "what", "status"):
+        table.add_column(name)
+    table.add_column("attempts", justify="right")
+    for name in ("version", "asked", "ended"):
+        table.add_column(name)
+    table.add_column("last error", overflow="fold")
+    for op in found.operations:
+        table.add_row(
+            str(op.id),
+            op.sink,
+            f"{op.action} ({op.origin})",
+            op.status,
+            str(op.attempts),
+            str(op.version),
+            _time(op.created_at),
+            _time(op.finished_at) if op.finished_at else "",
+            Text(op.last_error or ""),
+        )
+    return table
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def _time(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"

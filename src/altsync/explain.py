@@ -1,0 +1,435 @@
+"""Why an entity is where it is: every store asked about it, compared, and put into words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from altsync import history, outbox, store
+from altsync.app import Application
+from altsync.db import Conn
+from altsync.embedding import most_tokens
+from altsync.errors import SeedError, SinkFailure
+from altsync.history import EntityState, OperationRow
+from altsync.log import redact
+from altsync.outbox import SinkHealth
+from altsync.projection import content_hash, embedding_text, graph_node, namespace
+from altsync.records import EMBEDDING, BreakerState, Content, League, Model, Origin, Row
+from altsync.seed import reader
+from altsync.seed.lines import Part
+from altsync.seed.reader import Rejected
+from altsync.sinks import neo4j, pinecone
+
+T = TypeVar("T")
+
+#: The latest operations that are shown of an entity.
+OPERATIONS = 10
+
+#: Time that an operation may be due without any claim before nobody seems to work. The relay
+#: looks every second.
+SILENCE = timedelta(seconds=10)
+
+#: What people call a sink.
+TITLES = {EMBEDDING: "The embedding", "neo4j": "Neo4j", "pinecone": "Pinecone"}
+
+
+@dataclass(frozen=True, slots=True)
+class SeedLine:
+    """The line of the seed folder that gives the entity.
+
+    ``same`` says whether PostgreSQL holds what it says; None when that cannot be told, as it
+    would be ``refused`` (for that reason).
+    """
+
+    file: str
+    line: int
+    text: str
+    same: bool | None = None
+    refused: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """The vector in PostgreSQL, and what another one would cost.
+
+    ``most_tokens`` is an upper bound of the text's tokens: its bytes. What was really paid is
+    known by batch (``delivery_batch``), not by entity. ``kept``: the wanted model's vector of
+    the text is there already, for this entity or any other, and costs nothing.
+    """
+
+    wanted_model: str | None
+    model: str | None
+    up_to_date: bool
+    updated_at: datetime | None
+    most_tokens: int
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Whether one store holds what it should; None when it was not asked, or did not answer."""
+
+    store: str
+    agrees: bool | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One entity in every store."""
+
+    entity: EntityState
+    seed: SeedLine | None
+    embedding: Embedding
+    neo4j: neo4j.Held | None
+    pinecone: tuple[pinecone.Held, ...]
+    checks: tuple[Check, ...]
+    operations: tuple[OperationRow, ...]
+    reasons: tuple[str, ...]
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether all stores agree; None when nothing differs and not all could be asked.
+
+        The seed folder need not be there.
+        """
+        if any(check.agrees is False for check in self.checks):
+            return False
+        asked = (check.agrees for check in self.checks if check.store != "seed")
+        return None if None in asked else True
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """PostgreSQL has no such entity: why not, and which names are ``near``."""
+
+    key: str
+    reason: str
+    near: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What is under way for the entity, and how each sink stands."""
+
+    now: datetime
+    live: Mapping[str, OperationRow]
+    dead: Mapping[str, OperationRow]
+    health: Mapping[str, SinkHealth]
+    disabled: Mapping[str, str | None]
+
+
+def explain(app: Application, key: str, folder: Path) -> Explanation | Unknown:
+    """Ask every store about the entity that goes by ``key``. A store that is away is said."""
+    with app.database.autocommit() as conn:
+        entity = history.entity_state(conn, key)
+        if entity is None:
+            past = history.operations(conn, entity=key, limit=1)
+            near = tuple(history.suggestions(conn, key))
+            return Unknown(key, _why_unknown(folder, key, past), near)
+        (row,) = store.read_rows(conn, entity.type, [entity.id])
+        wanted = outbox.wanted_model(conn)
+        operations = history.operations(conn, entity=entity.id, limit=OPERATIONS)
+        standing = _Standing(
+            store.clock(conn),
+            _by_sink(conn, entity, "pending", "in_progress"),
+            _by_sink(conn, entity, "dead"),
+            outbox.sink_health(conn),
+            {sink: app.disabled_reason(sink) for sink in app.topology.names},
+        )
+    embedding = _embedding(app, row, entity, wanted)
+    line, seed = _seed(folder, entity)
+    graph, in_graph = _ask_graph(app, row)
+    vectors, in_index = _ask_index(app, row)
+    checks = (seed, _check_embedding(row, embedding), in_graph, in_index)
+    reasons = _reasons(app, entity, embedding, line, checks, standing)
+    return Explanation(entity, line, embedding, graph, vectors, checks, tuple(operations), reasons)
+
+
+def _by_sink(conn: Conn, entity: EntityState, *statuses: str) -> dict[str, OperationRow]:
+    rows = [
+        row
+        for status in statuses
+        for row in history.operations(conn, entity=entity.id, status=status)
+    ]
+    return {row.sink: row for row in sorted(rows, key=lambda row: row.id)}
+
+
+# --- the seed folder --------------------------------------------------------------------------
+
+
+def _why_unknown(folder: Path, key: str, past: Sequence[OperationRow]) -> str:
+    for part in Part:
+        try:
+            line = next(reader.find(folder, part, key), None) if part.entity_type else None
+        except SeedError:
+            break
+        if isinstance(line, Rejected):
+            return f"{key}: not in PostgreSQL, as its seed line is refused: {line}"
+        if line is not None:
+            return (
+                f"{key}: not in PostgreSQL yet: {line.file}:{line.number} gives it; "
+                f"altsync seed --{part} loads it"
+            )
+    if past:
+        last = past[0]
+        return (
+            f"{key}: deleted, and its row was removed after every sink had confirmed "
+            f"(the last operation: {last.action} in {last.sink}, {last.status})"
+        )
+    return f"{key}: no league, archetype or example goes by this tag, name or id"
+
+
+def _seed(folder: Path, entity: EntityState) -> tuple[SeedLine | None, Check]:
+    part = next(part for part in Part if part.entity_type is entity.type)
+    try:
+        found = list(reader.find(folder, part, entity.seed_id))
+    except SeedError as error:
+        return None, Check("seed", None, str(error))
+    if not found:
+        gone = entity.deleted_at is not None
+        return None, Check("seed", gone or None, f"no line of {folder} gives {entity.seed_id}")
+    # As in a run: the first good line counts.
+    line = next((one for one in found if not isinstance(one, Rejected)), found[0])
+    if isinstance(line, Rejected):
+        refused = f"{line.field}: {line.reason}" if line.field else line.reason
+        place = SeedLine(line.file, line.number, line.raw, refused=refused)
+        return place, Check("seed", False, f"the line is refused: {refused}")
+    content = cast("Content", line.item)
+    if isinstance(content, League) and not content.league_tag:
+        content = replace(content, league_tag=entity.key)
+    same = content_hash(content) == entity.content_hash and entity.deleted_at is None
+    detail = "PostgreSQL holds what it says" if same else "PostgreSQL holds something else"
+    return SeedLine(line.file, line.number, line.raw, same), Check("seed", same, detail)
+
+
+# --- the sinks --------------------------------------------------------------------------------
+
+
+def _embedding(
+    app: Application, row: Row, entity: EntityState, wanted: tuple[str, int] | None
+) -> Embedding:
+    cache = store.EmbeddingCache(app.database)
+    kept = bool(wanted and cache.known(Model(*wanted), [row.text_hash]))
+    name = wanted[0] if wanted else None
+    return Embedding(
+        name,
+        entity.embedding_model,
+        name is not None and row.is_embedded_by(name),
+        entity.embedding_updated_at,
+        most_tokens(embedding_text(row.content)),
+        kept,
+    )
+
+
+def _check_embedding(row: Row, embedding: Embedding) -> Check:
+    if row.deleted:
+        return Check(EMBEDDING, True, "a deleted entity needs none")
+    if embedding.up_to_date:
+        return Check(EMBEDDING, True, f"of the current text, by {embedding.model}")
+    if embedding.model is None:
+        return Check(EMBEDDING, False, "there is none yet")
+    if embedding.model != embedding.wanted_model:
+        return Check(EMBEDDING, False, f"by {embedding.model}, not by {embedding.wanted_model}")
+    return Check(EMBEDDING, False, "of a former text")
+
+
+def _ask_graph(app: Application, row: Row) -> tuple[neo4j.Held | None, Check]:
+    def ask(sink: neo4j.Sink) -> neo4j.Held:
+        return sink.find(row.entity_type, row.key)
+
+    held, silence = _ask(app, "neo4j", ask)
+    if held is None:
+        return None, Check("neo4j", None, silence)
+    return held, _check_graph(row, held)
+
+
+def _check_graph(row: Row, held: neo4j.Held) -> Check:
+    def differs(detail: str) -> Check:
+        return Check("neo4j", False, detail)
+
+    if row.deleted:
+        gone = held.version is None
+        return Check("neo4j", gone, "no node" if gone else "the node is still there")
+    if held.node_id is None:
+        return differs("no node")
+    if held.version is None:
+        return differs("a stub that another node's edge has made")
+    if held.version != row.graph_version:
+        return differs(f"version {held.version}, {_order(held.version, row.graph_version)}")
+    node = graph_node(row)
+    wrong = [name for name, value in node.properties.items() if held.properties.get(name) != value]
+    if wrong:
+        return differs(f"the version fits, and {', '.join(sorted(wrong))} does not")
+    kind = neo4j.KINDS[row.entity_type]
+    parents = [e for e in held.edges if e.type == kind.edge and e.direction == "out"]
+    if kind.edge and [name for e in parents for name in e.names] != [node.parent]:
+        return differs(f"the version fits, and {kind.edge} does not lead to {node.parent} alone")
+    return Check("neo4j", True, f"version {held.version}")
+
+
+def _ask_index(app: Application, row: Row) -> tuple[tuple[pinecone.Held, ...], Check]:
+    places = dict.fromkeys([namespace(row), row.written_namespace])
+
+    def ask(sink: pinecone.Sink) -> tuple[pinecone.Held, ...]:
+        asked = (sink.find(row.entity_type, row.key, p) for p in places if p is not None)
+        return tuple(held for held in asked if held is not None)
+
+    found, silence = _ask(app, "pinecone", ask)
+    if found is None:
+        return (), Check("pinecone", None, silence)
+    return found, _check_index(row, found)
+
+
+def _check_index(row: Row, found: Sequence[pinecone.Held]) -> Check:
+    def differs(detail: str) -> Check:
+        return Check("pinecone", False, detail)
+
+    if row.deleted:
+        return Check("pinecone", not found, "the vector is still there" if found else "no vector")
+    if not found:
+        return differs("no vector")
+    if [held.namespace for held in found] != [namespace(row)]:
+        there = ", ".join(held.namespace or "the default" for held in found)
+        return differs(f"in the namespace {there}, not in {namespace(row) or 'the default'} alone")
+    (held,) = found
+    if held.version is None:
+        return differs("a vector that altsync did not write")
+    if held.version != row.version:
+        return differs(f"version {held.version}, {_order(held.version, row.version)}")
+    if held.model != row.embedding_model:
+        return differs(f"by {held.model}, PostgreSQL's is by {row.embedding_model}")
+    if held.content_hash != row.content_hash:
+        return differs("the version fits, and its content does not")
+    return Check("pinecone", True, f"version {held.version}, by {held.model}")
+
+
+def _order(held: int, wanted: int) -> str:
+    return f"{'ahead of' if held > wanted else 'behind'} PostgreSQL's {wanted}"
+
+
+def _ask(app: Application, name: str, ask: Callable[[Any], T]) -> tuple[T | None, str]:
+    """An answer, or why there is none."""
+    if name not in app.topology.names:
+        return None, "not among ALTSYNC_SINKS"
+    disabled = app.disabled_reason(name)
+    if disabled is not None:
+        return None, f"switched off: {disabled}"
+    try:
+        return ask(app.sink(name)), ""
+    except SinkFailure as failure:
+        return None, f"no answer: {redact(failure.reason)}"
+
+
+# --- in words ---------------------------------------------------------------------------------
+
+
+def _reasons(
+    app: Application,
+    entity: EntityState,
+    embedding: Embedding,
+    line: SeedLine | None,
+    checks: Sequence[Check],
+    standing: _Standing,
+) -> tuple[str, ...]:
+    """Why it is where it is: a sentence for everything that is not as it should be."""
+    found = [_seed_reason(entity, line)]
+    told: set[str] = set()
+    for sink in app.topology.names:
+        said = _sink_reason(app, entity, embedding, sink, standing)
+        if said:
+            told.add(sink)
+            found.append(said)
+    by_store = {check.store: check for check in checks}
+    if by_store[EMBEDDING].agrees is False and EMBEDDING not in told:
+        found.append(
+            f"The embedding is not as wanted ({by_store[EMBEDDING].detail}), and nothing is under "
+            "way: altsync backfill --sink embedding asks for what is missing."
+        )
+    for sink in ("neo4j", "pinecone"):
+        check = by_store[sink]
+        if check.agrees is False and sink not in told:
+            found.append(
+                f"{TITLES[sink]} differs though it has confirmed ({check.detail}): somebody "
+                f"changed it there. altsync backfill --sink {sink} --force writes everything again."
+            )
+        elif check.agrees is None and sink not in told:
+            found.append(f"{TITLES[sink]} was not compared: {check.detail}.")
+    reasons = tuple(reason for reason in found if reason)
+    if reasons:
+        return reasons
+    if entity.deleted_at is not None:
+        return (f"Deleted everywhere at version {entity.version}.",)
+    return (f"Every store agrees at version {entity.version}.",)
+
+
+def _seed_reason(entity: EntityState, line: SeedLine | None) -> str | None:
+    if line is None or line.same:
+        return None
+    if line.refused:
+        return f"Its seed line is refused, so PostgreSQL keeps what it had: {line.refused}."
+    part = next(part for part in Part if part.entity_type is entity.type)
+    return f"Its seed line has changed and is not loaded: altsync seed --{part} loads it."
+
+
+def _sink_reason(
+    app: Application, entity: EntityState, embedding: Embedding, sink: str, standing: _Standing
+) -> str | None:
+    title = TITLES.get(sink, sink)
+    live, dead = standing.live.get(sink), standing.dead.get(sink)
+    if live is not None:
+        return f"{title} {_live_reason(live, standing)}."
+    if dead is not None:
+        return (
+            f"{title} was given up on after {dead.attempts} attempts: {dead.last_error}. Mend the "
+            f"cause, then altsync retry --entity {entity.key}."
+        )
+    waits = app.topology.traits(sink).needs_embedding and entity.deleted_at is None
+    if waits and not embedding.up_to_date:
+        return f"{title} waits for the embedding."
+    return None
+
+
+def _live_reason(op: OperationRow, standing: _Standing) -> str:
+    """What a live operation waits for."""
+    sink, now = op.sink, standing.now
+    health, disabled = standing.health.get(sink), standing.disabled.get(sink)
+    if op.status == "in_progress":
+        if op.available_at <= now:
+            return f"was being worked on by {op.leased_by}, which has vanished; another takes over"
+        return f"is being worked on by {op.leased_by}"
+    if disabled is not None:
+        return f"waits: it is switched off ({disabled})"
+    if health is None:
+        return "waits: it was never set up; run altsync migrate"
+    match health.state:
+        case BreakerState.OPEN | BreakerState.PROBING:
+            return f"waits: its breaker is open since {_time(health.since)}: {health.reason}"
+        case BreakerState.PAUSED:
+            return f"waits: it is paused since {_time(health.since)}"
+        case BreakerState.DISABLED:
+            return f"waits: the relay has it switched off ({health.reason})"
+        case BreakerState.CLOSED:
+            return _due_reason(op, health, now)
+
+
+def _due_reason(op: OperationRow, health: SinkHealth, now: datetime) -> str:
+    if op.available_at > now and op.origin == Origin.ECHO:
+        return f"is written once more at {_time(op.available_at)}, as an earlier write was unsure"
+    if op.available_at > now:
+        return (
+            f"is tried again at {_time(op.available_at)}, after {op.attempts} attempts: "
+            f"{op.last_error}"
+        )
+    claimed = health.last_claim_at
+    if op.available_at < now - SILENCE and (claimed is None or claimed < op.available_at):
+        when = f"since {_time(claimed)}" if claimed else "yet"
+        return f"is due, and nobody has worked on it {when}: do the relay and its worker run?"
+    return "is due, and will be worked on in its turn"
+
+
+def _time(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
