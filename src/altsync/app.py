@@ -6,9 +6,9 @@ import importlib
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 import structlog
@@ -17,11 +17,16 @@ from altsync import db, log, outbox
 from altsync.config import Settings, read_settings
 from altsync.db import Database
 from altsync.delivery import Delivery, Policy
+from altsync.embedding import Embedded, Embedder
 from altsync.errors import ConfigurationError, SinkFailure
-from altsync.records import SinkTraits, Topology
+from altsync.records import Model, SinkTraits, Topology
 from altsync.relay import Relay, RelayPolicy
 from altsync.sinks.base import Sink
 from altsync.store import EmbeddingCache
+
+if TYPE_CHECKING:
+    from altsync.queries import Stores
+    from altsync.sinks import neo4j, pinecone
 
 logger = structlog.get_logger(__name__)
 
@@ -71,6 +76,27 @@ class Application:
                 opened = _module(name).open_sink(self.settings, EmbeddingCache(self.database))
                 self._sinks[name] = cast("Sink | None", opened)
             return self._sinks[name]
+
+    def stores(self) -> Stores:
+        """What queries ask. Raises ``ConfigurationError`` when no model is registered yet."""
+        from altsync.queries import Stores
+
+        with self.database.autocommit() as conn:
+            wanted = outbox.wanted_model(conn)
+        if wanted is None:
+            raise ConfigurationError("no sink is registered: run altsync migrate")
+        return Stores(
+            database=self.database,
+            graph=cast("neo4j.Sink | None", self.sink("neo4j")),
+            vectors=cast("pinecone.Sink | None", self.sink("pinecone")),
+            embedder=self._embedder,
+            cache=EmbeddingCache(self.database),
+            model=Model(*wanted),
+        )
+
+    @cached_property
+    def _embedder(self) -> Embedder | None:
+        return _OpenAI(self.settings) if self.settings.openai_api_key else None
 
     def delivery(self, name: str) -> Delivery | None:
         """The delivery of a sink; None when the sink is not configured."""
@@ -157,8 +183,39 @@ class Application:
         for sink in self._sinks.values():
             if sink is not None:
                 sink.close()
+        if isinstance(self.__dict__.get("_embedder"), _OpenAI):
+            self.__dict__["_embedder"].close()
         if "database" in self.__dict__:
             self.database.close()
+
+
+class _OpenAI:
+    """OpenAI, opened for the first text: most questions are known already or need none."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._close: Callable[[], None] = lambda: None
+
+    @cached_property
+    def _opened(self) -> Embedder:
+        from altsync.openai_embedder import OpenAIEmbedder
+
+        assert self._settings.openai_api_key is not None
+        embedder = OpenAIEmbedder(
+            self._settings.openai_api_key.get_secret_value(),
+            base_url=self._settings.openai_base_url,
+            timeout=self._settings.altsync_sink_timeout_seconds,
+        )
+        self._close = embedder.close
+        return embedder
+
+    def embed(self, texts: Sequence[str], model: Model) -> Embedded:
+        """One request. Raises ``SinkFailure``."""
+        return self._opened.embed(texts, model)
+
+    def close(self) -> None:
+        """Close the connections, if there are any."""
+        self._close()
 
 
 def policy(settings: Settings) -> Policy:

@@ -10,7 +10,8 @@ from uuid import UUID
 from altsync import store
 from altsync.db import Conn
 from altsync.records import EntityType
-from altsync.store import EntityState, OperationRow, Relationship, SinkMark
+from altsync.store import EntityState, OperationRow, SinkMark
+from altsync.store.operations import Relationship
 
 __all__ = [
     "EntityState",

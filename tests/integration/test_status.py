@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
-import pytest
-
 from altsync import outbox, queries, status, store
 from altsync.db import Database
-from altsync.errors import AltsyncError
-from altsync.queries import ArchetypeCount, LikeLeague
+from altsync.queries import ArchetypeCount
 from altsync.records import BreakerState, Dead, EntityType, ErrorKind, SyncStatus
-from altsync.sinks import pinecone
-from altsync.sinks.pinecone import Match
 from altsync.status import MatrixRow
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import FakeGraph, FakeIndex
@@ -149,35 +142,3 @@ def test_leagues_by_archetype(world: World) -> None:
         ArchetypeCount("team_sport", 2, 1, 1),
         ArchetypeCount("racing", 1, 1, 1),
     ]
-
-
-def test_leagues_like_one(world: World, database: Database) -> None:
-    """By its stored vector: it is not embedded again, and not its own neighbour."""
-    world.save(*leagues(3))
-    embed(database)
-
-    class Vectors:
-        def nearest(self, kind: EntityType, vector: bytes, **options: Any) -> list[Match]:
-            assert vector == bytes(world.row(league("l000"))["embedding_vector"])
-            assert (kind, options) == (EntityType.LEAGUE, {"top_k": 3, "space": "default"})
-            return [
-                Match(key, score, {"league_name": key, "sport_archetype": "team_sport"})
-                for key, score in (("l000", 1.0), ("l002", 0.5), ("l001", 0.25))
-            ]
-
-    vectors = cast(pinecone.Sink, Vectors())
-    assert queries.leagues_like(world.conn, vectors, "l000", top_k=2) == [
-        LikeLeague("l002", "l002", "team_sport", 0.5),
-        LikeLeague("l001", "l001", "team_sport", 0.25),
-    ]
-
-
-@pytest.mark.parametrize("key", ["nobody", "waiting", "gone"])
-def test_a_league_without_a_vector_is_like_none(world: World, database: Database, key: str) -> None:
-    """Unknown, not embedded yet, or deleted: a clear error."""
-    world.save(league("gone"))
-    embed(database)
-    world.delete(league("gone"))
-    world.save(league("waiting"))
-    with pytest.raises(AltsyncError, match=f"no embedded league with the tag '{key}'"):
-        queries.leagues_like(world.conn, cast(pinecone.Sink, None), key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from altsync import __version__
-from altsync.cli import demo, local, operate
+from altsync.cli import ask, demo, local, operate
 from altsync.cli.dashboard import dashboard
 from altsync.cli.seed import seed
 from altsync.cli.why import why
@@ -27,6 +27,14 @@ app.command()(operate.retry)
 app.command()(operate.backfill)
 app.command()(operate.doctor)
 app.command()(dashboard)
+app.command()(ask.search)
+app.command()(ask.similar)
+app.command()(ask.archetypes)
+app.command()(ask.explore)
+app.command()(ask.examples)
+app.command()(ask.leagues)
+app.command()(ask.league)
+app.add_typer(ask.graph, name="graph")
 app.command()(demo.demo)
 
 

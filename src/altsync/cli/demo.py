@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -31,6 +31,9 @@ GOODBYE = 30.0
 
 #: Seconds that the stores get to agree; the real seeds take a few.
 LONGEST = 80.0
+
+#: Names of leagues shown beside a count.
+SAMPLE = 4
 
 #: Variables that would point the demo at real services.
 _REAL = (
@@ -182,24 +185,21 @@ def _by_archetype(app: Application) -> Table:
 
 def _most_first_tier(app: Application) -> Table:
     from altsync import queries
-    from altsync.sinks import neo4j
 
     table = _table("Neo4j: archetypes with the most TIER1 leagues", "archetype", "leagues", "some")
-    graph = cast("neo4j.Sink", app.sink("neo4j"))
-    for row in queries.archetypes_by_tier(graph, "TIER1"):
-        table.add_row(row.archetype, str(row.count), ", ".join(row.sample))
+    for row in queries.archetypes(app.stores(), tier="TIER1", each=SAMPLE):
+        names = (league.league_name for league in row.leagues)
+        table.add_row(row.archetype, str(row.count), ", ".join(names))
     return table
 
 
 def _like_formula_1(app: Application) -> Table:
     from altsync import queries
-    from altsync.sinks import pinecone
 
     table = _table("Pinecone: leagues most like Formula 1", "score", "league", "archetype")
-    vectors = cast("pinecone.Sink", app.sink("pinecone"))
-    with app.database.autocommit() as conn:
-        for match in queries.leagues_like(conn, vectors, "formula_1", top_k=5):
-            table.add_row(f"{match.score:.3f}", match.league_name, match.sport_archetype)
+    for match in queries.similar(app.stores(), "formula_1", top_k=5).results:
+        score = "" if match.score is None else f"{match.score:.3f}"
+        table.add_row(score, match.league_name, match.sport_archetype)
     return table
 
 

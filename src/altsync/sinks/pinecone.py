@@ -225,10 +225,12 @@ class Sink:
         top_k: int,
         space: str,
         where: Mapping[str, Any] | None = None,
+        with_metadata: bool = True,
     ) -> list[Match]:
         """The entities nearest to a vector (float32 little-endian), the best first.
 
-        ``where`` is a metadata filter in the index's own language. Raises ``SinkFailure``.
+        ``where`` is a metadata filter in the index's own language. Without metadata an answer
+        is small, and may be long. Raises ``SinkFailure``.
         """
         with self._door():
             answer = self._index(entity_type).query(
@@ -236,7 +238,8 @@ class Sink:
                 top_k=top_k,
                 namespace=space,
                 filter=where,
-                include_metadata=True,
+                include_values=False,
+                include_metadata=with_metadata,
                 timeout=self._timeout,
             )
         return [Match(m.id, m.score or 0.0, dict(m.metadata or {})) for m in answer.matches]

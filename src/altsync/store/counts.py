@@ -124,13 +124,3 @@ def archetype_counts(conn: Conn) -> list[tuple[str, int, int, int]]:
         FROM league WHERE deleted_at IS NULL GROUP BY 1 ORDER BY 2 DESC, 1
         """
     ).fetchall()
-
-
-def league_vector(conn: Conn, league_tag: str) -> bytes | None:
-    """The stored vector of a living league (float32 little-endian), by its tag."""
-    row = conn.execute(
-        "SELECT embedding_vector FROM league WHERE league_tag = %s AND deleted_at IS NULL",
-        (league_tag,),
-        binary=True,
-    ).fetchone()
-    return row[0] if row else None

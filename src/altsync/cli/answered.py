@@ -1,0 +1,229 @@
+"""Answers of queries, as tables for people and as JSON for scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from altsync.queries import (
+    ArchetypeLeagues,
+    ArchetypePair,
+    AuditEntry,
+    ExploredLeague,
+    FoundExample,
+    FoundLeague,
+    FullLeague,
+    GraphLeague,
+    Neighbour,
+    Relationship,
+    SimilarLeague,
+)
+
+#: Names of leagues shown beside a count.
+SAMPLE = 4
+
+#: Characters of a longer text in a table.
+EXCERPT = 100
+
+#: What an answer begins with in JSON, for whoever reads it.
+_HEAD = ("league_tag", "league_name", "example_id", "category", "score")
+
+
+def as_json(answer: Any) -> dict[str, Any]:
+    """A dataclass as JSON has it, with what tells it apart first."""
+    body = asdict(answer)
+    return {**{name: body[name] for name in _HEAD if name in body}, **body}
+
+
+def explored_json(answer: ExploredLeague) -> dict[str, Any]:
+    """A hit with its surroundings beside its own fields."""
+    around = {name: asdict(answer)[name] for name in ("same_archetype", "similar_to")}
+    for neighbour in around["same_archetype"]:
+        del neighbour["score"]  # an archetype's members have no edge to each other
+    return {**as_json(answer.league), **around}
+
+
+def found_table(leagues: Sequence[FoundLeague]) -> Table:
+    """Leagues by meaning."""
+    table = _table("score", "league", "tag", "archetype", "tier", "status", "docs", "contracts")
+    for one in leagues:
+        _row(table, _score(one.score), one.league_name, one.league_tag, *_standing(one))
+    return table
+
+
+def leagues_table(leagues: Sequence[FullLeague]) -> Table:
+    """Leagues by filter."""
+    table = _table("league", "tag", "archetype", "tier", "status", "docs", "contracts")
+    for one in leagues:
+        _row(table, one.league_name, one.league_tag, *_standing(one))
+    return table
+
+
+def _standing(one: FullLeague) -> tuple[str, ...]:
+    statuses = ", ".join(sorted({contract.status for contract in one.contracts}))
+    contracts = f"{len(one.contracts)} ({statuses})" if statuses else "0"
+    documents = str(len(one.documents))
+    return one.sport_archetype, one.tier or "", one.status, documents, contracts
+
+
+def similar_table(leagues: Sequence[SimilarLeague]) -> Table:
+    """Neighbours with the way to each."""
+    table = _table("score", "league", "tag", "sources", "path")
+    for one in leagues:
+        sources = " + ".join(one.sources)
+        _row(table, _score(one.score), one.league_name, one.league_tag, sources, one.path)
+    return table
+
+
+def archetypes_table(archetypes: Sequence[ArchetypeLeagues]) -> Table:
+    """Archetypes by their number of leagues."""
+    table = _table("archetype", "count", "leagues")
+    for one in archetypes:
+        _row(table, one.archetype, f"{one.count:,}", _some(m.league_name for m in one.leagues))
+    return table
+
+
+def explored_view(leagues: Sequence[ExploredLeague]) -> RenderableType:
+    """Each hit with what is around it."""
+    parts: list[RenderableType] = []
+    for one in leagues:
+        head = Text(f"{one.league.league_name}:", style="bold")
+        head.append(f"  {_score(one.league.score)}", style="dim")
+        parts += [
+            head,
+            Text(f"  Archetype: {one.league.sport_archetype}"),
+            Text(f"  Same archetype: {_names(one.same_archetype)}"),
+            Text(f"  Similar: {_names(one.similar_to)}"),
+        ]
+    return Group(*parts)
+
+
+def _names(neighbours: Iterable[Neighbour]) -> str:
+    return (
+        ", ".join(
+            n.league_name if n.score is None else f"{n.league_name} ({n.score:.2f})"
+            for n in neighbours
+        )
+        or "–"
+    )
+
+
+def examples_table(examples: Sequence[FoundExample]) -> Table:
+    """Examples by meaning."""
+    table = _table("score", "example", "category", "input", "output")
+    for one in examples:
+        texts = (_excerpt(one.input_text), _excerpt(one.output_text))
+        _row(table, _score(one.score), one.example_id, one.category, *texts)
+    return table
+
+
+def league_view(league: FullLeague, edges: Sequence[Relationship]) -> RenderableType:
+    """One league with everything that belongs to it."""
+    facts = Table.grid(padding=(0, 2))
+    known = {
+        "tag": league.league_tag,
+        "sport": league.sport_name,
+        "archetype": league.sport_archetype,
+        "location": league.location,
+        "tier": league.tier,
+        "status": league.status,
+        **{name: str(value) for name, value in league.attributes.items()},
+        "description": league.description,
+    }
+    for name, value in known.items():
+        if value is not None:
+            facts.add_row(Text(name, style="dim"), Text(value))
+    documents = _table("document", "kind", "text")
+    for document in league.documents:
+        _row(documents, document.title, document.kind or "", _excerpt(document.body or ""))
+    contracts = _table("contract", "with", "type", "status", "from", "to")
+    for one in league.contracts:
+        _row(
+            contracts,
+            one.title,
+            one.counterparty or "",
+            one.contract_type or "",
+            one.status,
+            str(one.start_date or ""),
+            str(one.end_date or ""),
+        )
+    tables = [documents, contracts, relationships_table(edges)]
+    return Group(
+        Text(league.league_name, style="bold"), facts, *(table for table in tables if table.rows)
+    )
+
+
+def relationships_table(edges: Sequence[Relationship]) -> Table:
+    """Edges of a league."""
+    table = _table("relationship", "direction", "league", "tag", "score")
+    for one in edges:
+        score = _score(one.score)
+        _row(table, one.type, one.direction, one.league_name, one.league_tag, score)
+    return table
+
+
+def audit_table(entries: Sequence[AuditEntry]) -> Table:
+    """Operations on one league."""
+    table = _table("operation", "sink", "version", "origin", "status", "finished", "why")
+    for one in entries:
+        finished = "" if one.finished_at is None else f"{one.finished_at:%Y-%m-%d %H:%M:%S}"
+        why = _excerpt(one.last_error or "")
+        _row(table, one.action, one.sink, str(one.version), one.origin, one.status, finished, why)
+    return table
+
+
+def graph_table(leagues: Sequence[GraphLeague]) -> Table:
+    """Leagues as the graph has them."""
+    table = _table("league", "tag", "archetype", "tier", "status")
+    for one in leagues:
+        marks = (one.sport_archetype, one.tier or "", one.status or "")
+        _row(table, one.league_name, one.league_tag, *marks)
+    return table
+
+
+def pairs_table(pairs: Sequence[ArchetypePair]) -> Table:
+    """Similar leagues of different archetypes."""
+    table = _table("score", "league", "archetype", "similar league", "archetype")
+    for one in pairs:
+        source, target = (
+            (one.source_name, one.source_archetype),
+            (one.target_name, one.target_archetype),
+        )
+        _row(table, _score(one.score), *source, *target)
+    return table
+
+
+#: Columns of numbers.
+_RIGHT = {"score", "docs", "count"}
+
+
+def _table(*columns: str) -> Table:
+    table = Table()
+    for name in columns:
+        table.add_column(name, justify="right" if name in _RIGHT else "left", overflow="fold")
+    return table
+
+
+def _row(table: Table, *cells: str) -> None:
+    # As they are: a name in brackets is no markup.
+    table.add_row(*map(Text, cells))
+
+
+def _score(score: float | None) -> str:
+    return "" if score is None else f"{score:.3f}"
+
+
+def _some(names: Iterable[str]) -> str:
+    known = list(names)
+    more = f" … and {len(known) - SAMPLE:,} more" if len(known) > SAMPLE else ""
+    return ", ".join(known[:SAMPLE]) + more
+
+
+def _excerpt(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= EXCERPT else f"{line[: EXCERPT - 1]}…"

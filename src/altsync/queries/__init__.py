@@ -1,0 +1,76 @@
+"""Questions that need one store or several, answered with plain data.
+
+Whatever the stores say is checked against PostgreSQL, which is the truth: what is deleted there
+is no answer, and every row shown is the current one.
+"""
+
+from __future__ import annotations
+
+from altsync.queries.archetypes import ArchetypeLeagues, archetypes
+from altsync.queries.examples import FoundExample, examples
+from altsync.queries.explore import Exploration, ExploredLeague, Neighbour, explore
+from altsync.queries.graph import (
+    ArchetypePair,
+    GraphLeague,
+    cross_archetype_pairs,
+    leagues_of_archetype,
+    leagues_of_same_archetype,
+)
+from altsync.queries.leagues import (
+    ArchetypeCount,
+    archetype_counts,
+    audit_trail,
+    league,
+    leagues,
+    relationships,
+)
+from altsync.queries.search import FoundLeague, search
+from altsync.queries.similar import SimilarLeague, SimilarLeagues, similar
+from altsync.queries.stores import MissingStore, Stores, Unavailable, UnknownName
+from altsync.store import (
+    AuditEntry,
+    Contract,
+    Document,
+    FullExample,
+    FullLeague,
+    LeagueFilter,
+    Relationship,
+)
+
+__all__ = [
+    "ArchetypeCount",
+    "ArchetypeLeagues",
+    "ArchetypePair",
+    "AuditEntry",
+    "Contract",
+    "Document",
+    "Exploration",
+    "ExploredLeague",
+    "FoundExample",
+    "FoundLeague",
+    "FullExample",
+    "FullLeague",
+    "GraphLeague",
+    "LeagueFilter",
+    "MissingStore",
+    "Neighbour",
+    "Relationship",
+    "SimilarLeague",
+    "SimilarLeagues",
+    "Stores",
+    "Unavailable",
+    "UnknownName",
+    "archetype_counts",
+    "archetypes",
+    "audit_trail",
+    "cross_archetype_pairs",
+    "examples",
+    "explore",
+    "league",
+    "leagues",
+    "leagues_of_archetype",
+    "leagues_of_same_archetype",
+    "relationships",
+    "search",
+    "similar",
+]

@@ -1,0 +1,55 @@
+"""Pattern 3: counted and ranked in the graph, shown in full from PostgreSQL."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from altsync import store
+from altsync.queries.stores import Stores, check_count, require_graph
+from altsync.store import FullLeague, LeagueFilter
+
+RANKED = """
+MATCH (l:League)-[:BELONGS_TO_ARCHETYPE]->(a:SportArchetype)
+WHERE l.sync_version IS NOT NULL AND a.sync_version IS NOT NULL
+  AND ($tier IS NULL OR l.tier = $tier) AND ($status IS NULL OR l.status = $status)
+RETURN a.name AS archetype, count(l) AS count ORDER BY count DESC, archetype LIMIT $limit
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchetypeLeagues:
+    """An archetype, how many leagues the graph counts, and the leagues of PostgreSQL."""
+
+    archetype: str
+    count: int
+    leagues: tuple[FullLeague, ...]
+
+
+def archetypes(
+    stores: Stores,
+    *,
+    tier: str | None = None,
+    status: str | None = None,
+    limit: int = 100,
+    each: int | None = None,
+) -> list[ArchetypeLeagues]:
+    """Archetypes by how many of their leagues match, the most first.
+
+    ``limit``: archetypes at most; ``each``: leagues of one at most, all when None. Raises
+    ``MissingStore`` or ``SinkFailure`` when the graph cannot be asked.
+    """
+    check_count("limit", limit)
+    if each is not None:
+        check_count("each", each, 1_000_000)
+    records = require_graph(stores).query(RANKED, tier=tier, status=status, limit=limit)
+    names = [record["archetype"] for record in records]
+    where = LeagueFilter(tier=tier, status=status)
+    members: dict[str, list[FullLeague]] = defaultdict(list)
+    with stores.database.autocommit() as conn:
+        for league in store.full_leagues_of_archetypes(conn, names, where, each=each):
+            members[league.sport_archetype].append(league)
+    return [
+        ArchetypeLeagues(record["archetype"], record["count"], tuple(members[record["archetype"]]))
+        for record in records
+    ]

@@ -1,0 +1,93 @@
+"""Search by meaning, then look around each hit in the graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from altsync.errors import SinkFailure
+from altsync.queries.search import FoundLeague, search
+from altsync.queries.stores import Stores, Unavailable
+from altsync.store import LeagueFilter
+
+#: Other leagues of a hit's archetype that are shown.
+OTHERS = 5
+
+AROUND = """
+UNWIND $tags AS tag
+MATCH (l:League {league_tag: tag}) WHERE l.sync_version IS NOT NULL
+OPTIONAL MATCH (l)-[:BELONGS_TO_ARCHETYPE]->(:SportArchetype)<-[:BELONGS_TO_ARCHETYPE]-(o:League)
+  WHERE o.sync_version IS NOT NULL AND o.league_tag <> tag
+WITH tag, l, o ORDER BY o.tier, o.league_name, o.league_tag
+WITH tag, l, collect({tag: o.league_tag, name: o.league_name})[..$others] AS others
+OPTIONAL MATCH (l)-[r:SIMILAR_TO]-(s:League) WHERE s.sync_version IS NOT NULL
+WITH tag, others, s, max(r.score) AS score
+RETURN tag, others, collect({tag: s.league_tag, name: s.league_name, score: score}) AS similar
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A league beside another in the graph; ``score`` is that of their edge, if it has one."""
+
+    league_tag: str
+    league_name: str
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExploredLeague:
+    """A hit, some other leagues of its archetype, and those it is similar to."""
+
+    league: FoundLeague
+    same_archetype: tuple[Neighbour, ...]
+    similar_to: tuple[Neighbour, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Exploration:
+    """Hits, the best first. Without the graph, they stand alone."""
+
+    results: tuple[ExploredLeague, ...]
+    unavailable: tuple[Unavailable, ...] = ()
+
+
+def explore(
+    stores: Stores,
+    text: str,
+    where: LeagueFilter = LeagueFilter(),  # noqa: B008  (frozen)
+    *,
+    top_k: int = 10,
+) -> Exploration:
+    """What ``search`` finds, with what the graph knows around each. Raises like ``search``."""
+    found = search(stores, text, where, top_k=top_k)
+    around, unavailable = _around(stores, [league.league_tag for league in found])
+    results = (ExploredLeague(f, *around.get(f.league_tag, ((), ()))) for f in found)
+    return Exploration(tuple(results), unavailable)
+
+
+Surroundings = dict[str, tuple[tuple[Neighbour, ...], tuple[Neighbour, ...]]]
+
+
+def _around(stores: Stores, tags: list[str]) -> tuple[Surroundings, tuple[Unavailable, ...]]:
+    if stores.graph is None:
+        return {}, (Unavailable("neo4j", "NEO4J_URI is not set"),)
+    if not tags:
+        return {}, ()
+    try:
+        records = stores.graph.query(AROUND, tags=tags, others=OTHERS)
+    except SinkFailure as failure:
+        return {}, (Unavailable("neo4j", failure.reason),)
+    return {
+        record["tag"]: (_neighbours(record["others"]), _strongest_first(record["similar"]))
+        for record in records
+    }, ()
+
+
+def _neighbours(found: list[dict[str, Any]]) -> tuple[Neighbour, ...]:
+    # An optional part of a pattern that is not there leaves one entry of nulls.
+    return tuple(Neighbour(f["tag"], f["name"], f.get("score")) for f in found if f["tag"])
+
+
+def _strongest_first(found: list[dict[str, Any]]) -> tuple[Neighbour, ...]:
+    return tuple(sorted(_neighbours(found), key=lambda n: (-(n.score or 0.0), n.league_tag)))

@@ -1,0 +1,64 @@
+"""What PostgreSQL answers alone: a league, leagues by filter, relationships, the audit trail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from altsync import store
+from altsync.db import Conn
+from altsync.queries.stores import Stores, check_count, reading, unknown_league
+from altsync.records import EntityType
+from altsync.store import AuditEntry, FullLeague, LeagueFilter, Relationship
+
+
+@dataclass(frozen=True, slots=True)
+class ArchetypeCount:
+    """Living leagues of an archetype."""
+
+    archetype: str
+    leagues: int
+    first_tier: int
+    active: int
+
+
+def league(source: Conn | Stores, name: str) -> FullLeague:
+    """A league by its tag, or its seed's id, or its own id. Raises ``UnknownName``."""
+    with reading(source) as conn:
+        found = store.full_league(conn, name)
+        if found is None:
+            raise unknown_league(conn, name)
+        return found
+
+
+def leagues(
+    source: Conn | Stores,
+    where: LeagueFilter = LeagueFilter(),  # noqa: B008  (frozen)
+    *,
+    limit: int | None = None,
+) -> list[FullLeague]:
+    """All matching leagues, or the first ``limit``, by tier, then name."""
+    if limit is not None:
+        check_count("limit", limit, 1_000_000)
+    with reading(source) as conn:
+        return store.full_leagues(conn, where, limit=limit)
+
+
+def relationships(source: Conn | Stores, league_tag: str) -> list[Relationship]:
+    """Edges of a league as PostgreSQL records them. Raises ``UnknownName``."""
+    with reading(source) as conn:
+        if not store.stored_leagues(conn, [league_tag]):
+            raise unknown_league(conn, league_tag)
+        return store.relationships(conn, league_tag)
+
+
+def audit_trail(source: Conn | Stores, league_tag: str, *, limit: int = 20) -> list[AuditEntry]:
+    """The latest operations on a league, the newest first; those of a deleted one, too."""
+    check_count("limit", limit)
+    with reading(source) as conn:
+        return store.audit_trail(conn, EntityType.LEAGUE, league_tag, limit=limit)
+
+
+def archetype_counts(source: Conn | Stores) -> list[ArchetypeCount]:
+    """Leagues per archetype, by PostgreSQL."""
+    with reading(source) as conn:
+        return [ArchetypeCount(*row) for row in store.archetype_counts(conn)]

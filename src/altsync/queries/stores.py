@@ -1,0 +1,140 @@
+"""What queries need, and what is said when a part of it is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Protocol
+
+from altsync import store
+from altsync.db import Conn, Database
+from altsync.embedding import Embedder
+from altsync.errors import AltsyncError
+from altsync.projection import digest
+from altsync.records import Model
+from altsync.store import EmbeddingCache
+
+if TYPE_CHECKING:
+    # Their drivers take most of a second to import, and some queries need neither.
+    from altsync.sinks import neo4j, pinecone
+
+#: Matches that the vector index gives for one question, without their metadata.
+#: https://docs.pinecone.io/reference/api/database-limits
+MOST = 10_000
+
+#: Names offered when one is unknown.
+SUGGESTIONS = 3
+
+
+class UnknownName(AltsyncError):
+    """A league, archetype or category that PostgreSQL does not have."""
+
+
+class MissingStore(AltsyncError):
+    """A query needs a store that is not configured; the text names the setting."""
+
+
+@dataclass(frozen=True)
+class Stores:
+    """The stores that queries ask; None for what is not configured.
+
+    ``cache`` keeps the vectors of questions, so that the same question is paid once. ``model``
+    is the one that the database wants: vectors of other models are never compared with it.
+    """
+
+    database: Database
+    graph: neo4j.Sink | None
+    vectors: pinecone.Sink | None
+    embedder: Embedder | None
+    cache: EmbeddingCache
+    model: Model
+
+
+class Matchable(Protocol):
+    """Whatever has a key and a cosine similarity."""
+
+    @property
+    def key(self) -> str:
+        """Its key in the sinks."""
+        ...
+
+    @property
+    def score(self) -> float:
+        """Its cosine similarity."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """A store that could not answer, and why; the answer is what the others know."""
+
+    store: str
+    reason: str
+
+
+@contextmanager
+def reading(source: Conn | Stores) -> Iterator[Conn]:
+    """A connection to read with: the one given, or one of the stores' own."""
+    if isinstance(source, Stores):
+        with source.database.autocommit() as conn:
+            yield conn
+    else:
+        yield source
+
+
+def require_graph(stores: Stores) -> neo4j.Sink:
+    """The graph. Raises ``MissingStore``."""
+    if stores.graph is None:
+        raise MissingStore("this question needs Neo4j: NEO4J_URI is not set")
+    return stores.graph
+
+
+def require_vectors(stores: Stores) -> pinecone.Sink:
+    """The vector index. Raises ``MissingStore``."""
+    if stores.vectors is None:
+        raise MissingStore("this question needs Pinecone: PINECONE_API_KEY is not set")
+    return stores.vectors
+
+
+def question_vector(stores: Stores, text: str) -> bytes:
+    """The vector of a question (float32 little-endian), embedded at most once for all time.
+
+    Raises ``AltsyncError`` for an empty text, ``MissingStore`` when nobody can embed it, and
+    ``SinkFailure`` when the embedder does not.
+    """
+    if not text.strip():
+        raise AltsyncError("the question is empty: say what to look for")
+    text_hash = digest(text.encode())
+    known = stores.cache.find(stores.model, text_hash)
+    if known is not None:
+        return known
+    if stores.embedder is None:
+        raise MissingStore("this question has to be embedded first: OPENAI_API_KEY is not set")
+    (vector,) = stores.embedder.embed([text], stores.model).vectors
+    stores.cache.keep(stores.model, {text_hash: vector})
+    return vector
+
+
+def check_count(name: str, value: int, most: int = MOST) -> None:
+    """Raise ``AltsyncError`` unless ``1 <= value <= most``."""
+    if not 1 <= value <= most:
+        raise AltsyncError(f"{name} must be between 1 and {most:,}, not {value:,}")
+
+
+def unknown_league(conn: Conn, name: str) -> UnknownName:
+    """The error for a league that is not there, with tags that look like it."""
+    near = get_close_matches(name, store.tags_like(conn, name), n=SUGGESTIONS, cutoff=0.3)
+    return UnknownName(f"no league {name!r}{_hint(near)}")
+
+
+def unknown_of(what: str, name: str, known: list[str]) -> UnknownName:
+    """The error for a name that is none of a few."""
+    if not known:
+        return UnknownName(f"no {what} {name!r}: nothing is seeded yet")
+    return UnknownName(f"no {what} {name!r}; there are {', '.join(known)}")
+
+
+def _hint(near: list[str]) -> str:
+    return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -1,0 +1,306 @@
+"""Whole leagues for queries: with documents, contracts and relationships, filtered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from altsync.db import Conn
+
+#: Leagues looked at for suggestions when a tag is unknown.
+SUGGESTION_POOL = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class LeagueFilter:
+    """Which leagues are meant; what is None does not matter.
+
+    ``contract_status``: at least one contract has this status. ``synced``: Neo4j and Pinecone
+    have both confirmed the current version.
+    """
+
+    status: str | None = None
+    archetype: str | None = None
+    tier: str | None = None
+    contract_status: str | None = None
+    synced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document of a league."""
+
+    title: str
+    kind: str | None = None
+    body: str | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """A contract of a league."""
+
+    title: str
+    counterparty: str | None = None
+    contract_type: str | None = None
+    status: str = "active"
+    start_date: date | None = None
+    end_date: date | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FullLeague:
+    """A league as PostgreSQL has it, with what belongs to it."""
+
+    league_tag: str
+    league_name: str
+    sport_name: str
+    sport_archetype: str
+    location: str | None
+    tier: str | None
+    status: str
+    description: str | None
+    attributes: Mapping[str, Any]
+    documents: tuple[Document, ...]
+    contracts: tuple[Contract, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLeague:
+    """A league's name and stored vector (float32 little-endian), None when not embedded."""
+
+    league_tag: str
+    league_name: str
+    sport_archetype: str
+    vector: bytes | None
+    model: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Relationship:
+    """An edge of a league, seen from it; ``direction`` is ``out`` or ``in``."""
+
+    type: str
+    direction: str
+    league_tag: str
+    league_name: str
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """An operation of the outbox on one entity: what was wanted of a sink, and how it ended."""
+
+    sink: str
+    action: str
+    version: int
+    origin: str
+    status: str
+    attempts: int
+    created_at: datetime
+    finished_at: datetime | None
+    last_error: str | None
+
+
+#: The columns of ``FullLeague``. Parts are gathered per league, so that rows do not multiply.
+_FULL = """
+l.league_tag, l.league_name, l.sport_name, l.sport_archetype, l.location, l.tier, l.status,
+l.description, l.attributes,
+(SELECT jsonb_agg(jsonb_build_object('title', d.title, 'kind', d.kind, 'body', d.body,
+                                     'attributes', d.attributes) ORDER BY d.seed_id)
+ FROM document d WHERE d.league_id = l.id),
+(SELECT jsonb_agg(jsonb_build_object('title', c.title, 'counterparty', c.counterparty,
+                                     'contract_type', c.contract_type, 'status', c.status,
+                                     'start_date', c.start_date, 'end_date', c.end_date,
+                                     'attributes', c.attributes) ORDER BY c.seed_id)
+ FROM contract c WHERE c.league_id = l.id)
+"""
+
+
+def matches(where: LeagueFilter) -> tuple[str, dict[str, Any]]:
+    """A condition on living leagues (``league l``) and its parameters."""
+    clauses = ["l.deleted_at IS NULL"]
+    columns = {"status": "status", "archetype": "sport_archetype", "tier": "tier"}
+    parameters: dict[str, Any] = {}
+    for name, column in columns.items():
+        if getattr(where, name) is not None:
+            clauses.append(f"l.{column} = %({name})s")
+            parameters[name] = getattr(where, name)
+    if where.contract_status is not None:
+        clauses.append(
+            "EXISTS (SELECT FROM contract k "
+            "WHERE k.league_id = l.id AND k.status = %(contract_status)s)"
+        )
+        parameters["contract_status"] = where.contract_status
+    if where.synced:
+        clauses.append("l.neo4j_sync_status = 'synced' AND l.pinecone_sync_status = 'synced'")
+    return " AND ".join(clauses), parameters
+
+
+def full_leagues(conn: Conn, where: LeagueFilter, *, limit: int | None = None) -> list[FullLeague]:
+    """Matching leagues by tier, then name."""
+    condition, parameters = matches(where)
+    rows = conn.execute(
+        f"""
+        SELECT {_FULL} FROM league l WHERE {condition}
+        ORDER BY l.tier NULLS LAST, l.league_name, l.league_tag LIMIT %(limit)s
+        """,
+        {**parameters, "limit": limit},
+    )
+    return [_full_league(row) for row in rows]
+
+
+def full_leagues_by_tag(
+    conn: Conn, tags: Sequence[str], where: LeagueFilter, *, limit: int
+) -> list[FullLeague]:
+    """Those leagues of ``tags`` that match, in the order of ``tags``, the first ``limit``."""
+    condition, parameters = matches(where)
+    rows = conn.execute(
+        f"""
+        WITH hit AS MATERIALIZED (
+          SELECT l.id, place
+          FROM unnest(%(tags)s::text[]) WITH ORDINALITY AS asked (tag, place)
+          JOIN league l ON l.league_tag = asked.tag WHERE {condition}
+          ORDER BY place LIMIT %(limit)s
+        )
+        SELECT {_FULL} FROM hit JOIN league l USING (id) ORDER BY hit.place
+        """,
+        {**parameters, "tags": list(tags), "limit": limit},
+    )
+    return [_full_league(row) for row in rows]
+
+
+def full_leagues_of_archetypes(
+    conn: Conn, archetypes: Sequence[str], where: LeagueFilter, *, each: int | None = None
+) -> list[FullLeague]:
+    """Matching leagues of ``archetypes``, at most ``each`` of one, by tier, then name."""
+    condition, parameters = matches(where)
+    rows = conn.execute(
+        f"""
+        WITH hit AS MATERIALIZED (
+          SELECT l.id, row_number() OVER (
+            PARTITION BY l.sport_archetype
+            ORDER BY l.tier NULLS LAST, l.league_name, l.league_tag) AS place
+          FROM league l WHERE l.sport_archetype = ANY(%(archetypes)s) AND {condition}
+        )
+        SELECT {_FULL} FROM hit JOIN league l USING (id)
+        WHERE %(each)s::bigint IS NULL OR hit.place <= %(each)s
+        ORDER BY l.sport_archetype, hit.place
+        """,
+        {**parameters, "archetypes": list(archetypes), "each": each},
+    )
+    return [_full_league(row) for row in rows]
+
+
+def full_league(conn: Conn, name: str) -> FullLeague | None:
+    """A living league by its tag, or else by its seed's id or its own id."""
+    row = conn.execute(
+        f"""
+        SELECT {_FULL} FROM league l
+        WHERE l.deleted_at IS NULL AND l.id = ANY(ARRAY[
+          (SELECT id FROM league WHERE league_tag = %(name)s AND deleted_at IS NULL),
+          (SELECT id FROM league WHERE seed_id = %(name)s AND deleted_at IS NULL),
+          %(id)s::uuid])
+        ORDER BY l.league_tag = %(name)s DESC, l.seed_id = %(name)s DESC LIMIT 1
+        """,
+        {"name": name, "id": _as_uuid(name)},
+    ).fetchone()
+    return _full_league(row) if row else None
+
+
+def stored_leagues(conn: Conn, tags: Sequence[str]) -> list[StoredLeague]:
+    """Names and stored vectors of the living leagues among ``tags``."""
+    rows = conn.execute(
+        """
+        SELECT league_tag, league_name, sport_archetype, embedding_vector, embedding_model
+        FROM league WHERE league_tag = ANY(%s) AND deleted_at IS NULL
+        """,
+        (list(tags),),
+        binary=True,
+    )
+    return [StoredLeague(*row) for row in rows]
+
+
+def relationships(conn: Conn, league_tag: str) -> list[Relationship]:
+    """Edges of a league to and from living leagues: by type, the strongest first."""
+    rows = conn.execute(
+        """
+        SELECT r.relationship_type, 'out', o.league_tag, o.league_name, r.strength_score
+        FROM league l JOIN league_relationship r ON r.source_league_id = l.id
+        JOIN league o ON o.id = r.target_league_id
+        WHERE l.league_tag = %(tag)s AND l.deleted_at IS NULL AND o.deleted_at IS NULL
+        UNION ALL
+        SELECT r.relationship_type, 'in', o.league_tag, o.league_name, r.strength_score
+        FROM league l JOIN league_relationship r ON r.target_league_id = l.id
+        JOIN league o ON o.id = r.source_league_id
+        WHERE l.league_tag = %(tag)s AND l.deleted_at IS NULL AND o.deleted_at IS NULL
+        ORDER BY 1, 5 DESC NULLS LAST, 3, 2 DESC
+        """,
+        {"tag": league_tag},
+    )
+    return [Relationship(r[0], r[1], r[2], r[3], _number(r[4])) for r in rows]
+
+
+def audit_trail(conn: Conn, entity_type: str, key: str, *, limit: int) -> list[AuditEntry]:
+    """Operations on one entity, the newest first."""
+    rows = conn.execute(
+        """
+        SELECT sink, action, version, origin, status, attempts, created_at, finished_at, last_error
+        FROM sync_operation WHERE entity_type = %s AND entity_key = %s
+        ORDER BY id DESC LIMIT %s
+        """,
+        (entity_type, key, limit),
+    )
+    return [AuditEntry(*row) for row in rows]
+
+
+def tags_like(conn: Conn, name: str) -> list[str]:
+    """Tags of living leagues that share a word or a beginning with ``name``, at most a pool's."""
+    words = [name, name[:3], *(w for w in name.replace("-", "_").split("_") if len(w) > 2)]
+    patterns = [f"%{_literal(word)}%" for word in words if word]
+    rows = conn.execute(
+        """
+        SELECT league_tag FROM league
+        WHERE deleted_at IS NULL AND (league_tag ILIKE ANY(%(p)s) OR league_name ILIKE ANY(%(p)s))
+        ORDER BY league_tag LIMIT %(limit)s
+        """,
+        {"p": patterns, "limit": SUGGESTION_POOL},
+    )
+    return [r[0] for r in rows]
+
+
+def _literal(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def _as_uuid(name: str) -> UUID | None:
+    try:
+        return UUID(name)
+    except ValueError:
+        return None
+
+
+def _number(value: Decimal | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _full_league(row: Sequence[Any]) -> FullLeague:
+    found: dict[str, Any] = dict(zip((f.name for f in fields(FullLeague)), row, strict=True))
+    parts = {
+        "documents": tuple(Document(**one) for one in found["documents"] or ()),
+        "contracts": tuple(Contract(**_with_dates(one)) for one in found["contracts"] or ()),
+    }
+    return FullLeague(**{**found, **parts})
+
+
+def _with_dates(found: dict[str, Any]) -> dict[str, Any]:
+    dates = {
+        name: date.fromisoformat(found[name]) if found[name] else None
+        for name in ("start_date", "end_date")
+    }
+    return {**found, **dates}
