@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from altsync import __version__, outbox, status, store
+from altsync import __version__, explain, history, outbox, queries, status, store
 from altsync.app import Application
 from altsync.errors import AltsyncError
 from altsync.outbox import FailureGroup
@@ -16,6 +17,16 @@ from altsync.status import RECENT_SECONDS
 
 #: Dead operations per transaction of a retry.
 RETRY_PAGE = 1000
+
+#: Operations of one page, and the most that may be asked for at once.
+OPERATIONS = 50
+MOST_OPERATIONS = 500
+
+#: Leagues that a search lists.
+MATCHES = 25
+
+#: Where the seed lines are looked for that entities came from.
+SEEDS = Path("seeds")
 
 #: Neighbours in the drawing of a league: more would write over each other.
 NEIGHBOURS = 18
@@ -114,6 +125,70 @@ class Api:
             return None
         return next((g for g in outbox.failures(conn, sink) if _name_of(g) == group), None)
 
+    def operations(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """Operations, the newest first; the next page is ``before`` the last one's id."""
+        with self._app.database.autocommit() as conn:
+            found = history.operations(
+                conn,
+                sink=query.get("sink") or None,
+                status=query.get("status") or None,
+                entity=query.get("key") or None,
+                before=_number(query, "before"),
+                limit=min(_number(query, "limit") or OPERATIONS, MOST_OPERATIONS),
+            )
+        return {"operations": found}
+
+    def entity(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """What PostgreSQL knows of an entity: its row, and its latest operations.
+
+        ``confirmed`` is the version that each sink confirmed last.
+        """
+        key = _required(query, "key")
+        with self._app.database.autocommit() as conn:
+            state = history.entity_state(conn, key, _entity_type(query.get("type") or None))
+            who = state.id if state else key
+            found = history.operations(conn, entity=who, limit=OPERATIONS)
+            confirmed = {}
+            for sink in state.sinks if state else ():
+                last = history.operations(conn, sink=sink, status="synced", entity=who, limit=1)
+                confirmed[sink] = last[0].version if last else None
+            near = [] if state else history.suggestions(conn, key)
+        return {"state": state, "operations": found, "confirmed": confirmed, "near": near}
+
+    def stores(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """What every store holds of an entity, asked now, and why it is where it is."""
+        key, kind = _required(query, "key"), _entity_type(query.get("type") or None)
+        found = explain.explain(self._app, key, SEEDS)
+        if isinstance(found, explain.Unknown):
+            raise BadRequest(found.reason)
+        if kind is not None and found.entity.type is not kind:
+            raise BadRequest(f"{key!r} also names a {found.entity.type}, which is found first")
+        graph = found.neo4j
+        held = {
+            "neo4j": [graph.version] if graph and graph.node_id else [],
+            "pinecone": [vector.version for vector in found.pinecone],
+        }
+        return {
+            "agrees": found.agrees,
+            "checks": found.checks,
+            "reasons": found.reasons,
+            "held": held,
+        }
+
+    def search(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The leagues nearest in meaning to a text. The embedder is paid for a new text."""
+        text = _text_of(body, "text")
+        if text is None or not text.strip():
+            raise BadRequest("say what to look for")
+        where = queries.LeagueFilter(
+            status=_text_of(body, "status"),
+            archetype=_text_of(body, "archetype"),
+            tier=_text_of(body, "tier"),
+            contract_status=_text_of(body, "contract_status"),
+        )
+        found = queries.search(self._app.stores(), text.strip(), where, top_k=MATCHES)
+        return {"found": [_match(league) for league in found]}
+
     def choices(self, query: Mapping[str, str]) -> Any:
         """Values to filter leagues by."""
         with self._app.database.autocommit() as conn:
@@ -156,6 +231,37 @@ def _text_of(body: Mapping[str, Any], name: str) -> str | None:
     if not isinstance(value, str):
         raise BadRequest(f"{name} must be text")
     return value
+
+
+def _required(query: Mapping[str, str], name: str) -> str:
+    value = query.get(name)
+    if not value:
+        raise BadRequest(f"{name} is missing")
+    return value
+
+
+def _number(query: Mapping[str, str], name: str) -> int | None:
+    value = query.get(name)
+    if not value:
+        return None
+    # PostgreSQL's bigint ends here.
+    if not (value.isascii() and value.isdigit() and 0 < int(value) < 2**63):
+        raise BadRequest(f"{name} must be a whole number above 0")
+    return int(value)
+
+
+def _match(league: queries.FoundLeague) -> dict[str, Any]:
+    return {
+        "league_tag": league.league_tag,
+        "league_name": league.league_name,
+        "sport_name": league.sport_name,
+        "sport_archetype": league.sport_archetype,
+        "tier": league.tier,
+        "status": league.status,
+        "location": league.location,
+        "contracts": sorted({contract.status for contract in league.contracts}),
+        "score": league.score,
+    }
 
 
 def _entity_type(name: str | None) -> EntityType | None:

@@ -51,9 +51,13 @@ def build_app(app: Application, access: Access) -> Guard:
             _ask("/api/overview", api.overview),
             _ask("/api/throughput", api.throughput),
             _ask("/api/failures", api.failures),
+            _ask("/api/operations", api.operations),
+            _ask("/api/entity", api.entity),
+            _ask("/api/stores", api.stores),
             _ask("/api/choices", api.choices),
             _ask("/api/graph", api.graph),
             _do("/api/retry", api.retry),
+            _do("/api/search", api.search),
         ],
         exception_handlers={
             AltsyncError: _explained,

@@ -77,7 +77,7 @@ export const badge = (name) => h("span", { class: "badge", "data-tone": TONES[na
 export const entityLink = (kind, key, focus) =>
   h("a", { href: `#/entity/${encodeURIComponent(kind)}/${encodeURIComponent(key)}`, "data-focus": focus }, key);
 
-export const empty = (title, text) => h("div", { class: "empty" }, h("strong", {}, title), text);
+export const empty = (title, text) => h("div", { class: "empty" }, h("strong", {}, title), h("span", {}, text));
 
 // A table whose rows become cards on a phone. A column is [title, class].
 export function table(columns, rows, caption) {

@@ -7,23 +7,46 @@ import { operationsTable } from "./operations.js";
 let asked = null;
 
 export async function open(kind, key) {
-  if (asked?.kind !== kind || asked?.key !== key) $("entity-result").hidden = true;
-  asked = { kind, key };
+  if (asked?.kind !== kind || asked?.key !== key) {
+    $("entity-result").hidden = true;
+    asked = { kind, key, stores: null, mark: null };
+    fill($("entity-facts"));
+    fill($("entity"));
+    $("title-entity").textContent = key;
+  }
   await refresh();
+  announce(`${key} is shown`);
 }
 
 export async function refresh() {
-  const { kind, key } = asked;
-  draw(await get("entity", { type: kind, key }), kind, key);
+  const now = asked;
+  const found = await get("entity", { type: now.kind, key: now.key });
+  if (now !== asked) return;
+  draw(found, now.kind, now.key, now.stores);
+  // The stores themselves are asked only when PostgreSQL says that something has changed.
+  const mark = JSON.stringify([found.confirmed, found.state?.version, found.operations[0]?.id, found.operations[0]?.status]);
+  if (found.state && now.mark !== mark) {
+    now.mark = mark;
+    askStores(now, found);
+  }
 }
 
-const draw = whenChanged((found, kind, key) => {
+async function askStores(now, found) {
+  try {
+    now.stores = await get("stores", { type: found.state.type, key: found.state.key });
+  } catch (error) {
+    now.stores = { error: error.message, checks: [], reasons: [], held: {} };
+  }
+  if (now === asked) draw(found, now.kind, now.key, now.stores);
+}
+
+const draw = whenChanged((found, kind, key, stores) => {
   const { state, operations } = found;
   document.title = `${key} · altsync`;
   $("title-entity").textContent = state ? nameOf(state) : key;
   if (!state) {
     fill($("entity-facts"), h("p", { class: "dim" }, "PostgreSQL has no such entity", operations.length ? " any more; this is what the outbox remembers." : "."));
-    fill($("entity"), operations.length ? card("Operations", operationsTable(operations)) : empty("Nothing by this key", "Keys are a league’s tag, an archetype’s name, an example’s id, or a seed id."));
+    fill($("entity"), operations.length ? card("Operations", operationsTable(operations)) : empty("Nothing by this key", found.near.length ? ["Did you mean ", found.near.map((one, n) => [n ? ", " : "", h("a", { href: `#/entity//${encodeURIComponent(one)}` }, one)]), "?"] : "Keys are a league’s tag, an archetype’s name, an example’s id, or a seed id."));
     return;
   }
   const dead = operations.filter((op) => op.status === "dead").length;
@@ -33,29 +56,38 @@ const draw = whenChanged((found, kind, key) => {
       state.type === "league" && h("a", { href: `#/graph/${encodeURIComponent(state.key)}`, "data-focus": "to-graph" }, "similarity graph"),
       dead > 0 && h("button", { type: "button", class: "small retry", "data-focus": "retry-entity", onclick: (event) => retry(event.currentTarget, $("entity-result"), { entity_type: state.type, key: state.key }, state.key) }, `Retry ${dead} dead`)));
   fill($("entity"), h("div", { class: "parts" },
-    card("In each store", storesTable(found)),
+    card("In each store", storesTable(found, stores), verdict(stores)),
     h("div", { class: "columns even" }, card("Content", contentList(state)), card("Relationships", relationships(state))),
     card("Operations", operations.length ? operationsTable(operations, { withEntity: false }) : empty("No operation", "Its history was pruned, or it was never enqueued."))));
-  announce(`${key} is shown`);
 });
 
 const nameOf = ({ type, key, content }) => (type === "league" ? content.league_name : type === "sport_archetype" ? content.display_name : key);
 const card = (title, ...body) => h("section", { class: "card" }, h("div", { class: "head" }, h("h2", {}, title)), ...body);
 
-function storesTable({ state, confirmed, stores }) {
+function storesTable({ state, confirmed }, stores) {
   const version = (value) => (value === null || value === undefined ? h("span", { class: "dim" }, "–") : h("span", { class: "mono" }, String(value)));
+  const check = (name) => stores?.checks.find((one) => one.store === name);
   const rows = Object.entries(state.sinks).map(([name, mark]) => {
     const wanted = name === "neo4j" ? state.graph_version : state.version;
-    return [name, badge(mark.status), version(wanted), version(confirmed[name]), storeCell(stores?.[name], version), moment(mark.synced_at),
-      h("span", { class: "mono" }, [mark.remote_id, mark.namespace].filter(Boolean).join(" in ") || (name === "embedding" ? state.embedding_model ?? "–" : "–"))];
+    const held = stores?.held[name];
+    const now = !stores ? h("span", { class: "dim" }, "asking…") : held?.length ? held.map((one) => version(one)) : version(null);
+    const where = [mark.remote_id, mark.namespace].filter(Boolean).join(" in ") || (name === "embedding" ? state.embedding_model : null);
+    return [name, badge(mark.status), version(wanted), version(confirmed[name]), name === "embedding" ? "" : now, found(check(name)), moment(mark.synced_at), where ? h("span", { class: "mono" }, where) : ""];
   });
-  const own = ["PostgreSQL", h("span", { class: "badge" }, "source"), version(state.version), "", "", moment(state.updated_at), h("span", { class: "mono" }, state.id)];
-  return table(["Store", "Status", ["Version wanted", "num"], ["Confirmed", "num"], ["Held now", "num"], "When", "There as"], [own, ...rows]);
+  const own = ["PostgreSQL", h("span", { class: "badge" }, "source"), version(state.version), "", "", check("seed") ? ["seed: ", found(check("seed"))] : "", moment(state.updated_at), h("span", { class: "mono" }, state.id)];
+  return table(["Store", "Status", ["Wanted", "num"], ["Confirmed", "num"], ["Held now", "num"], "Found", "When", "There as"], [own, ...rows]);
 }
 
-function storeCell(held, version) {
-  if (!held) return "";
-  return held.error ? h("span", { class: "error-text" }, held.error) : held.version === null ? h("span", { class: "dim" }, "not there") : version(held.version);
+function found(check) {
+  if (!check) return "";
+  const tone = check.agrees === null ? "t-none" : check.agrees ? "t-synced" : "t-failed";
+  return h("span", { class: tone }, check.agrees === null ? check.detail : check.agrees ? `agrees: ${check.detail}` : `differs: ${check.detail}`);
+}
+
+function verdict(stores) {
+  if (!stores) return null;
+  if (stores.error) return h("p", { class: "t-failed" }, stores.error);
+  return h("ul", { class: "reasons" }, stores.reasons.map((reason) => h("li", {}, reason)));
 }
 
 function contentList(state) {

@@ -39,10 +39,10 @@ async function search() {
 }
 
 function results(found) {
-  return table([["Score"], "League", "Sport", "Archetype", "Tier", "Status", "Location", ""], found.map((one) => [
+  return table([["Score"], "League", "Sport", "Archetype", "Tier", "Status", "Contracts", "Location", ""], found.map((one) => [
     score(one.score),
     [entityLink("league", one.league_tag), h("br"), h("span", { class: "dim" }, one.league_name)],
-    one.sport_name ?? "", one.sport_archetype, one.tier ?? "", one.status ? h("span", { class: "badge", "data-tone": one.status === "active" ? "good" : null }, one.status) : "", one.location ?? "",
+    one.sport_name ?? "", one.sport_archetype, one.tier ?? "", one.status ? h("span", { class: "badge", "data-tone": one.status === "active" ? "good" : null }, one.status) : "", one.contracts.join(", "), one.location ?? "",
     h("a", { href: `#/graph/${encodeURIComponent(one.league_tag)}`, "aria-label": `Similarity graph of ${one.league_name}` }, "graph"),
   ]));
 }
