@@ -80,10 +80,10 @@ export const entityLink = (kind, key, focus) =>
 export const empty = (title, text) => h("div", { class: "empty" }, h("strong", {}, title), h("span", {}, text));
 
 // A table whose rows become cards on a phone. A column is [title, class].
-export function table(columns, rows, caption) {
+export function table(columns, rows, { caption = null, kind: look = "stack" } = {}) {
   const title = (column) => (Array.isArray(column) ? column[0] : column);
   const kind = (column) => (Array.isArray(column) ? column[1] : null);
-  return h("table", { class: "stack" },
+  return h("table", { class: look },
     caption && h("caption", {}, caption),
     h("thead", {}, h("tr", {}, columns.map((c) => h("th", { scope: "col", class: kind(c) }, title(c))))),
     h("tbody", {}, rows.map((cells) => h("tr", {}, cells.map((cell, place) =>

@@ -80,8 +80,8 @@ function storesTable({ state, confirmed }, stores) {
 
 function found(check) {
   if (!check) return "";
-  const tone = check.agrees === null ? "t-none" : check.agrees ? "t-synced" : "t-failed";
-  return h("span", { class: tone }, check.agrees === null ? check.detail : check.agrees ? `agrees: ${check.detail}` : `differs: ${check.detail}`);
+  const [tone, text] = check.agrees === null ? [null, "not known"] : check.agrees ? ["good", "agrees"] : ["bad", "differs"];
+  return [h("span", { class: "badge", "data-tone": tone }, text), " ", h("span", { class: "error-text" }, check.detail)];
 }
 
 function verdict(stores) {
@@ -98,7 +98,8 @@ function contentList(state) {
 
 function relationships({ type, relationships: found }) {
   if (!found.length) return empty("None", type === "league" ? "Similarity between leagues is computed after they are embedded." : "Only leagues are related to each other.");
-  return table(["Type", "League", ["Score", "num"]], found.slice(0, 12).map((one) => [
+  const strongest = [...found].sort((a, b) => (b.score ?? -1) - (a.score ?? -1));
+  return table(["Type", "League", ["Score", "num"]], strongest.slice(0, 12).map((one) => [
     `${one.type} ${one.direction === "out" ? "→" : "←"}`, entityLink("league", one.tag, `rel ${one.type} ${one.direction} ${one.tag}`), one.score === null ? "" : one.score.toFixed(3)]),
-    found.length > 12 ? `The 12 strongest of ${found.length}` : null);
+    { caption: found.length > 12 ? `The 12 strongest of ${found.length}` : null });
 }

@@ -1,6 +1,6 @@
 // A league and those around it: the nearer, the stronger.
 import { get } from "./api.js";
-import { $, announce, empty, entityLink, fill, h, plural, svg, table } from "./dom.js";
+import { $, announce, empty, fill, h, plural, svg, table } from "./dom.js";
 
 const KINDS = { SIMILAR_TO: "similar", COMPETES_WITH: "competes", SAME_ARCHETYPE: "same archetype" };
 
@@ -53,7 +53,7 @@ function draw() {
   }
   const near = found.neighbours.filter((one) => strongest.has(one.tag)).sort((a, b) => strongest.get(b.tag) - strongest.get(a.tag));
   if (!near.length) {
-    fill($("graph"), h("div", {}, empty(`${found.centre.name} stands alone`, "No relationship of these kinds is stored for it. They are computed after leagues are embedded.")));
+    fill($("graph"), h("div", { class: "full" }, empty(`${found.centre.name} stands alone`, "No relationship of these kinds is stored for it. They are computed after leagues are embedded.")));
     return;
   }
   const box = h("div", {});
@@ -62,48 +62,55 @@ function draw() {
   box.append(picture(near, edges, strongest, box.clientWidth));
 }
 
-function picture(near, edges, strongest, width) {
-  const labels = width >= ROOM_FOR_LABELS;
-  const height = labels ? 520 : Math.max(300, width);
-  const middle = { x: width / 2, y: height / 2 };
-  const reach = { x: labels ? width / 2 - 165 : width / 2 - 26, y: height / 2 - 34 };
+// Half of them on either side, the strongest in the middle and near: so no label meets another.
+function places(near, strongest, width, height, labels) {
   const scores = [...strongest.values()];
   const [low, high] = [Math.min(...scores), Math.max(...scores)];
+  const reach = labels ? width / 2 - 190 : width / 2 - 26;
+  const spots = new Map();
+  for (const side of [1, -1]) {
+    const members = near.filter((_, i) => (i % 2 === 0) === (side === 1));
+    members.forEach((one, i) => {
+      const step = Math.ceil(i / 2) * (i % 2 ? -1 : 1) * side;
+      const room = (height - 50) / Math.max(members.length, 4);
+      const y = height / 2 + (step + (members.length % 2 ? 0 : 0.5 * side)) * room;
+      const far = high > low ? (high - strongest.get(one.tag)) / (high - low) : 0.5;
+      spots.set(one.tag, { x: width / 2 + side * reach * (0.55 + 0.45 * far), y, side });
+    });
+  }
+  return spots;
+}
+
+function picture(near, edges, strongest, width) {
+  const labels = width >= ROOM_FOR_LABELS;
+  const height = labels ? 600 : Math.max(340, width);
+  const middle = { x: width / 2, y: height / 2 };
   const archetypes = [...new Set([found.centre, ...near].map((one) => one.archetype))].sort();
-  const places = new Map([[found.centre.tag, middle]]);
-  near.forEach((one, i) => {
-    const far = high > low ? (high - strongest.get(one.tag)) / (high - low) : 0.5;
-    const stretch = 0.58 + 0.42 * far;
-    // Strong ones alternate around the circle, so that they do not crowd on one side.
-    const turn = ((i * 7) % near.length || 0);
-    const unique = gcd(7, near.length) === 1 ? turn : i;
-    const angle = (2 * Math.PI * (unique + 0.5)) / near.length - Math.PI / 2;
-    places.set(one.tag, { x: middle.x + reach.x * stretch * Math.cos(angle), y: middle.y + reach.y * stretch * Math.sin(angle), angle });
-  });
+  const at = places(near, strongest, width, height, labels);
+  at.set(found.centre.tag, middle);
   const bend = { SIMILAR_TO: 0, COMPETES_WITH: 16, SAME_ARCHETYPE: -16 };
   const drawn = new Set();
   const lines = [...edges].sort((a, b) => own(a) - own(b)).map((edge) => {
     const pair = [edge.source, edge.target].sort().join("\n") + edge.kind;
-    const [a, b] = [places.get(edge.source), places.get(edge.target)];
+    const [a, b] = [at.get(edge.source), at.get(edge.target)];
     if (!a || !b || drawn.has(pair)) return null;
     drawn.add(pair);
+    // Past the nodes between them, on the inside.
+    const inwards = a.side && a.side === b.side ? (middle.x - (a.x + b.x) / 2) * 0.45 : 0;
     const length = Math.hypot(b.x - a.x, b.y - a.y) || 1;
     const [nx, ny] = [(-(b.y - a.y) / length) * bend[edge.kind], ((b.x - a.x) / length) * bend[edge.kind]];
     return svg("path", {
       class: `edge ${edge.kind} ${own(edge) ? "" : "faint"}`, "stroke-width": (1 + 3 * (edge.score ?? 0.3)).toFixed(1),
-      d: `M${a.x.toFixed(1)} ${a.y.toFixed(1)}Q${((a.x + b.x) / 2 + nx).toFixed(1)} ${((a.y + b.y) / 2 + ny).toFixed(1)} ${b.x.toFixed(1)} ${b.y.toFixed(1)}`,
+      d: `M${a.x.toFixed(1)} ${a.y.toFixed(1)}Q${((a.x + b.x) / 2 + nx + inwards).toFixed(1)} ${((a.y + b.y) / 2 + ny).toFixed(1)} ${b.x.toFixed(1)} ${b.y.toFixed(1)}`,
     }, svg("title", {}, `${edge.source} ${edge.kind} ${edge.target}${edge.score === null ? "" : ` ${edge.score.toFixed(3)}`}`));
   });
   const colour = (one) => `f${archetypes.indexOf(one.archetype) % 6}`;
   const nodes = near.map((one, i) => {
-    const at = places.get(one.tag);
-    const side = Math.cos(at.angle) > 0.25 ? "start" : Math.cos(at.angle) < -0.25 ? "end" : "middle";
-    const dx = side === "start" ? 15 : side === "end" ? -15 : 0;
-    const dy = side === "middle" ? (Math.sin(at.angle) > 0 ? 26 : -17) : 4;
+    const { x, y, side } = at.get(one.tag);
     return svg("a", { href: `#/graph/${encodeURIComponent(one.tag)}`, "data-focus": `node ${one.tag}`, "aria-label": `${one.name}, ${strongest.get(one.tag).toFixed(3)}: draw the graph around it` },
-      svg("circle", { class: colour(one), cx: at.x, cy: at.y, r: 11 }),
-      svg("text", { class: "inside", x: at.x, y: at.y }, String(i + 1)),
-      labels && svg("text", { x: at.x + dx, y: at.y + dy, "text-anchor": side }, cut(one.name, 24)));
+      svg("circle", { class: colour(one), cx: x, cy: y, r: 12 }),
+      svg("text", { class: "inside", x, y }, String(i + 1)),
+      labels && svg("text", { x: x + 18 * side, y: y + 4, "text-anchor": side === 1 ? "start" : "end" }, cut(one.name, 26)));
   });
   const centre = svg("g", { class: "centre" }, svg("circle", { class: colour(found.centre), cx: middle.x, cy: middle.y, r: 16 }),
     svg("text", { x: middle.x, y: middle.y + 34, "text-anchor": "middle" }, cut(found.centre.name, labels ? 34 : 22)));
@@ -114,14 +121,14 @@ function picture(near, edges, strongest, width) {
 
 const own = (edge) => (edge.source === tag || edge.target === tag ? 1 : 0);
 const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
-const gcd = (a, b) => (b ? gcd(b, a % b) : a);
 
 function neighbourTable(near, edges) {
-  return table([["#", "num"], "League", "Relationship", ["Score", "num"]], near.map((one, i) => {
+  return table([["#", "num"], "League", ["Score", "num"]], near.map((one, i) => {
     const mine = edges.filter((edge) => own(edge) && (edge.source === one.tag || edge.target === one.tag));
-    const kinds = new Map();
-    for (const { kind, score } of mine) kinds.set(kind, Math.max(kinds.get(kind) ?? 0, score ?? 0));
-    return [String(i + 1), [entityLink("league", one.tag, `row ${one.tag}`), h("br"), h("span", { class: "dim" }, one.name)],
-      [...kinds.keys()].map((kind, n) => [n ? h("br") : null, KINDS[kind] ?? kind]), [...kinds.values()].map((score, n) => [n ? h("br") : null, score ? score.toFixed(3) : "–"])];
-  }));
+    const kinds = [...new Set(mine.map((edge) => edge.kind))].sort();
+    const best = Math.max(...mine.map((edge) => edge.score ?? -1));
+    return [String(i + 1), [
+      h("a", { href: `#/entity/league/${encodeURIComponent(one.tag)}`, "data-focus": `row ${one.tag}` }, one.name),
+      h("span", { class: "kinds" }, kinds.map((kind) => h("span", { class: `line ${kind}`, title: KINDS[kind] }, h("span", { class: "unseen" }, ` ${KINDS[kind]}`))))], best < 0 ? "–" : best.toFixed(3)];
+  }), { kind: "compact" });
 }

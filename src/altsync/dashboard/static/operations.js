@@ -40,7 +40,7 @@ const draw = whenChanged((operations) => fill($("operations"), operations.length
   : empty("No such operation", "Seeding, retries and backfills enqueue operations; loosen the filters to see them.")));
 
 export function operationsTable(operations, { withEntity = true } = {}) {
-  const columns = [["Changed", "nowrap"], ...(withEntity ? ["Entity"] : []), "Sink", "Status", "Action", ["Attempts", "num"], ["Version", "num"], "Detail"];
+  const columns = [["Changed", "nowrap"], ...(withEntity ? ["Entity"] : []), ["Sink", "nowrap"], "Status", "Action", ["Attempts", "num"], ["Version", "num"], "Detail"];
   return table(columns, operations.map((op) => [
     moment(op.finished_at ?? op.created_at),
     ...(withEntity ? [[h("span", { class: "dim" }, `${word(op.entity_type)} `), entityLink(op.entity_type, op.entity_key, `op ${op.id}`)]] : []),

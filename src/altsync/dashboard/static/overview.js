@@ -85,7 +85,7 @@ function split(counts, total) {
 
 const drawTotals = whenChanged((entities) => {
   const sinks = Object.keys(Object.values(entities)[0]).filter((name) => name !== "total");
-  fill($("totals"), h("table", { class: "stack" },
+  fill($("totals"), h("table", { class: "stack totals" },
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Entity"), h("th", { scope: "col", class: "num" }, "Total"), sinks.map((s) => h("th", { scope: "col" }, s)))),
     h("tbody", {}, Object.entries(entities).map(([kind, entity]) => h("tr", {},
       h("th", { scope: "row", "data-label": "Entity" }, word(kind)),

@@ -1,5 +1,5 @@
 // Stacked columns over time, drawn as SVG, with a cursor for mouse and keyboard.
-import { age, count, fill, h, short, svg } from "./dom.js";
+import { count, fill, h, short, svg } from "./dom.js";
 
 const HEIGHT = 250;
 const EDGE = { left: 50, right: 8, top: 12, bottom: 26 };
@@ -29,6 +29,12 @@ function timeTicks(start, end, room) {
   const ticks = [];
   for (let t = Math.ceil((start - shift) / distance) * distance + shift; t <= end; t += distance) ticks.push(t);
   return [ticks, distance];
+}
+
+// The length of a slice as people say it: "minute", "20 min".
+function each(seconds) {
+  if (seconds === 60) return "minute";
+  return seconds < 60 ? `${seconds} s` : seconds < 3600 ? `${seconds / 60} min` : seconds === 3600 ? "hour" : `${seconds / 3600} h`;
 }
 
 const pad = (number) => String(number).padStart(2, "0");
@@ -85,7 +91,7 @@ export class Plot {
       grid.push(svg("line", { class: v ? "grid" : "base", x1: EDGE.left, x2: this.width - EDGE.right, y1: at, y2: at }));
       grid.push(svg("text", { x: EDGE.left - 8, y: at + 4, "text-anchor": "end" }, short(v)));
     }
-    const [ticks, distance] = timeTicks(start, end, Math.max(2, Math.floor(wide / 80)));
+    const [ticks, distance] = timeTicks(start, end, Math.max(2, Math.floor(wide / 62)));
     for (const t of ticks) {
       if (x(t) < EDGE.left + 14 || x(t) > this.width - EDGE.right - 14) continue;
       grid.push(svg("text", { x: x(t), y: HEIGHT - 8, "text-anchor": "middle" }, clock(t, distance >= 86400)));
@@ -107,7 +113,7 @@ export class Plot {
     const sum = totals.reduce((a, b) => a + b, 0);
     this.canvas = svg("svg", {
       viewBox: `0 0 ${this.width} ${HEIGHT}`, height: HEIGHT, role: "img", tabindex: 0, "data-focus": "plot",
-      "aria-label": `${MEASURES[measure]} per ${age(data.step)} from ${clock(start)} to ${clock(end)}, ${count(sum)} in all. Arrow keys move through the columns.`,
+      "aria-label": `${MEASURES[measure]} per ${each(data.step)} from ${clock(start)} to ${clock(end)}, ${count(sum)} in all. Arrow keys move through the columns.`,
       onkeydown: (event) => this.key(event),
       onpointermove: (event) => this.point(event),
       onpointerleave: () => this.move(null),
@@ -144,7 +150,7 @@ export class Plot {
     this.here.setAttribute("visibility", place === null ? "hidden" : "visible");
     if (place === null) {
       const peak = Math.max(...this.totals);
-      this.output.textContent = peak ? `per ${age(this.data.step)}; peak ${count(peak)}` : `per ${age(this.data.step)}; nothing in this span`;
+      this.output.textContent = peak ? `per ${each(this.data.step)}; peak ${count(peak)}` : `per ${each(this.data.step)}; nothing in this span`;
       return;
     }
     this.here.setAttribute("x", EDGE.left + place * this.slot);
