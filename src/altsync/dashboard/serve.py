@@ -60,20 +60,25 @@ def address_of(server: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
+def server_of(app: Guard) -> uvicorn.Server:
+    """The server that serves an application on sockets that it is given."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+    )
+
+
 def run(app: Guard, server: socket.socket) -> None:
-    """Serve until SIGTERM or Ctrl-C. Closes the socket."""
+    """Serve until SIGTERM or Ctrl-C."""
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn ends in an orderly way and then raises what it caught once more.
         signal.signal(number, lambda *_: None)
-    config = uvicorn.Config(
-        app,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
-    with server:
-        uvicorn.Server(config).run(sockets=[server])
+    server_of(app).run(sockets=[server])

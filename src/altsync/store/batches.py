@@ -61,7 +61,7 @@ def throughput(conn: Conn, *, step: int, slices: int) -> Throughput:
     row = conn.execute(
         """
         SELECT to_timestamp((floor(EXTRACT(epoch FROM now()) / %(step)s) - %(slices)s + 1)
-                            * %(step)s)
+                            * %(step)s::int)
         """,
         {"step": step, "slices": slices},
     ).fetchone()
@@ -73,7 +73,7 @@ def throughput(conn: Conn, *, step: int, slices: int) -> Throughput:
         SELECT sink, floor(EXTRACT(epoch FROM finished_at - %(start)s) / %(step)s)::int, {_WORK}
         FROM delivery_batch
         WHERE finished_at >= %(start)s
-          AND finished_at < %(start)s + make_interval(secs => %(step)s * %(slices)s)
+          AND finished_at < %(start)s + make_interval(secs => %(step)s::int * %(slices)s::int)
         GROUP BY 1, 2
         """,
         {"start": start, "step": step, "slices": slices},

@@ -66,7 +66,7 @@ function draw() {
 function places(near, strongest, width, height, labels) {
   const scores = [...strongest.values()];
   const [low, high] = [Math.min(...scores), Math.max(...scores)];
-  const reach = labels ? width / 2 - 190 : width / 2 - 26;
+  const reach = labels ? width / 2 - 205 : width / 2 - 26;
   const spots = new Map();
   for (const side of [1, -1]) {
     const members = near.filter((_, i) => (i % 2 === 0) === (side === 1));
@@ -110,7 +110,7 @@ function picture(near, edges, strongest, width) {
     return svg("a", { href: `#/graph/${encodeURIComponent(one.tag)}`, "data-focus": `node ${one.tag}`, "aria-label": `${one.name}, ${strongest.get(one.tag).toFixed(3)}: draw the graph around it` },
       svg("circle", { class: colour(one), cx: x, cy: y, r: 12 }),
       svg("text", { class: "inside", x, y }, String(i + 1)),
-      labels && svg("text", { x: x + 18 * side, y: y + 4, "text-anchor": side === 1 ? "start" : "end" }, cut(one.name, 26)));
+      labels && svg("text", { x: x + 18 * side, y: y + 4, "text-anchor": side === 1 ? "start" : "end" }, cut(one.name, 25)));
   });
   const centre = svg("g", { class: "centre" }, svg("circle", { class: colour(found.centre), cx: middle.x, cy: middle.y, r: 16 }),
     svg("text", { x: middle.x, y: middle.y + 34, "text-anchor": "middle" }, cut(found.centre.name, labels ? 34 : 22)));

@@ -64,6 +64,7 @@ function plan() {
   const lost = $("pulse").dataset.state === "lost";
   const again = VIEWS[view].refresh;
   if (!again && !lost) return;
+  // A hidden page rests until it is looked at again.
   timer = setTimeout(() => {
     if (!document.hidden) look(again ?? (() => get("session")));
   }, lost ? EVERY_WHEN_LOST : EVERY);
@@ -97,7 +98,7 @@ function start(session) {
       $("main").focus();
     } else route();
   });
-  document.addEventListener("visibilitychange", () => { if (!document.hidden && !busy) plan(); });
+  document.addEventListener("visibilitychange", () => { if (!document.hidden && !busy) look(VIEWS[view].refresh ?? (() => get("session"))); });
   document.addEventListener("altsync:changed", () => { if (VIEWS[view].refresh) look(VIEWS[view].refresh); });
   $("jump").addEventListener("submit", (event) => {
     event.preventDefault();
