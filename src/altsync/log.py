@@ -102,4 +102,4 @@ def set_up(*, level: str = "INFO", form: str = "auto") -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "pinecone", "neo4j"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))

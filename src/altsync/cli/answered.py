@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -50,41 +50,45 @@ def explored_json(answer: ExploredLeague) -> dict[str, Any]:
 
 def found_table(leagues: Sequence[FoundLeague]) -> Table:
     """Leagues by meaning."""
-    table = _table("score", "league", "tag", "archetype", "tier", "status", "docs", "contracts")
+    table = _table("score", "tag", *_STANDING)
     for one in leagues:
-        _row(table, _score(one.score), one.league_name, one.league_tag, *_standing(one))
+        _row(table, _score(one.score), one.league_tag, *_standing(one))
     return table
 
 
 def leagues_table(leagues: Sequence[FullLeague]) -> Table:
     """Leagues by filter."""
-    table = _table("league", "tag", "archetype", "tier", "status", "docs", "contracts")
+    table = _table("tag", *_STANDING)
     for one in leagues:
-        _row(table, one.league_name, one.league_tag, *_standing(one))
+        _row(table, one.league_tag, *_standing(one))
     return table
+
+
+_STANDING = ("league", "standing", "contracts")
 
 
 def _standing(one: FullLeague) -> tuple[str, ...]:
     statuses = ", ".join(sorted({contract.status for contract in one.contracts}))
     contracts = f"{len(one.contracts)} ({statuses})" if statuses else "0"
-    documents = str(len(one.documents))
-    return one.sport_archetype, one.tier or "", one.status, documents, contracts
+    marks = (one.sport_archetype, one.tier, one.status)
+    return one.league_name, ", ".join(mark for mark in marks if mark), contracts
 
 
 def similar_table(leagues: Sequence[SimilarLeague]) -> Table:
     """Neighbours with the way to each."""
-    table = _table("score", "league", "tag", "sources", "path")
+    table = _table("score", "tag", "sources", "path")
     for one in leagues:
-        sources = " + ".join(one.sources)
-        _row(table, _score(one.score), one.league_name, one.league_tag, sources, one.path)
+        _row(table, _score(one.score), one.league_tag, " + ".join(one.sources), one.path)
     return table
 
 
 def archetypes_table(archetypes: Sequence[ArchetypeLeagues]) -> Table:
-    """Archetypes by their number of leagues."""
+    """Archetypes by their number of leagues, with the names of the first."""
     table = _table("archetype", "count", "leagues")
     for one in archetypes:
-        _row(table, one.archetype, f"{one.count:,}", _some(m.league_name for m in one.leagues))
+        names = [league.league_name for league in one.leagues[:SAMPLE]]
+        more = f" … and {one.count - SAMPLE:,} more" if one.count > SAMPLE else ""
+        _row(table, one.archetype, f"{one.count:,}", ", ".join(names) + more)
     return table
 
 
@@ -93,13 +97,14 @@ def explored_view(leagues: Sequence[ExploredLeague]) -> RenderableType:
     parts: list[RenderableType] = []
     for one in leagues:
         head = Text(f"{one.league.league_name}:", style="bold")
-        head.append(f"  {_score(one.league.score)}", style="dim")
-        parts += [
-            head,
-            Text(f"  Archetype: {one.league.sport_archetype}"),
-            Text(f"  Same archetype: {_names(one.same_archetype)}"),
-            Text(f"  Similar: {_names(one.similar_to)}"),
-        ]
+        around = Table.grid(padding=(0, 0, 0, 2))
+        for name, value in (
+            ("Archetype", one.league.sport_archetype),
+            ("Same archetype", _names(one.same_archetype)),
+            ("Similar", _names(one.similar_to)),
+        ):
+            around.add_row(Text(name, style="dim"), Text(value))
+        parts += [head.append(f" {_score(one.league.score)}", style="dim"), around]
     return Group(*parts)
 
 
@@ -160,10 +165,10 @@ def league_view(league: FullLeague, edges: Sequence[Relationship]) -> Renderable
 
 def relationships_table(edges: Sequence[Relationship]) -> Table:
     """Edges of a league."""
-    table = _table("relationship", "direction", "league", "tag", "score")
+    table = _table("score", "relationship", "direction", "tag", "league")
     for one in edges:
         score = _score(one.score)
-        _row(table, one.type, one.direction, one.league_name, one.league_tag, score)
+        _row(table, score, one.type, one.direction, one.league_tag, one.league_name)
     return table
 
 
@@ -179,10 +184,10 @@ def audit_table(entries: Sequence[AuditEntry]) -> Table:
 
 def graph_table(leagues: Sequence[GraphLeague]) -> Table:
     """Leagues as the graph has them."""
-    table = _table("league", "tag", "archetype", "tier", "status")
+    table = _table("tag", "league", "archetype", "tier", "status")
     for one in leagues:
         marks = (one.sport_archetype, one.tier or "", one.status or "")
-        _row(table, one.league_name, one.league_tag, *marks)
+        _row(table, one.league_tag, one.league_name, *marks)
     return table
 
 
@@ -199,13 +204,17 @@ def pairs_table(pairs: Sequence[ArchetypePair]) -> Table:
 
 
 #: Columns of numbers.
-_RIGHT = {"score", "docs", "count"}
+_RIGHT = {"score", "count"}
+
+#: Columns of names that somebody may copy: never broken.
+_WHOLE = {"score", "tag", "example", "category", "tier", "sources", "status"}
 
 
 def _table(*columns: str) -> Table:
     table = Table()
     for name in columns:
-        table.add_column(name, justify="right" if name in _RIGHT else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if name in _RIGHT else "left"
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name in _WHOLE)
     return table
 
 
@@ -216,12 +225,6 @@ def _row(table: Table, *cells: str) -> None:
 
 def _score(score: float | None) -> str:
     return "" if score is None else f"{score:.3f}"
-
-
-def _some(names: Iterable[str]) -> str:
-    known = list(names)
-    more = f" … and {len(known) - SAMPLE:,} more" if len(known) > SAMPLE else ""
-    return ", ".join(known[:SAMPLE]) + more
 
 
 def _excerpt(text: str) -> str:

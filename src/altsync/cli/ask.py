@@ -88,7 +88,8 @@ def archetypes(
         from altsync import queries
         from altsync.cli import answered
 
-        found = queries.archetypes(stores, tier=tier, status=status, limit=limit)
+        each = None if as_json else answered.SAMPLE
+        found = queries.archetypes(stores, tier=tier, status=status, limit=limit, each=each)
         _show(found, answered.archetypes_table, as_json)
 
 
@@ -211,6 +212,8 @@ def graph_cross_archetype(limit: Limit = 100, as_json: Json = False) -> None:
 @contextmanager
 def _stores() -> Iterator[Stores]:
     with application() as app:
+        # A store that is away is told of once, in a sentence; its driver would say it at length.
+        log.set_up(level="ERROR", form=app.settings.altsync_log_format)
         yield app.stores()
 
 
@@ -229,7 +232,8 @@ def _filter(
 
 def _say_unavailable(missing: Sequence[Unavailable]) -> None:
     for one in missing:
-        text = f"{one.store} could not be asked: {log.redact(one.reason)}"
+        reason = " ".join(log.redact(one.reason).split())
+        text = f"{one.store} could not be asked: {reason}"
         notes.print(text, style="yellow", markup=False)
 
 

@@ -23,7 +23,7 @@ def command() -> Iterator[Settings]:
         log.set_up(level="WARNING", form=settings.altsync_log_format)
         yield settings
     except AltsyncError as error:
-        raise _ended(str(error), Exit.ERROR) from None
+        raise _ended(" ".join(str(error).split()), Exit.ERROR) from None
     except psycopg.errors.UndefinedTable:
         raise _ended(
             "the database has no altsync tables: run altsync migrate", Exit.ERROR
@@ -31,6 +31,9 @@ def command() -> Iterator[Settings]:
     except psycopg.OperationalError as error:
         text = f"no connection to PostgreSQL: {' '.join(str(error).split())}"
         raise _ended(text, Exit.ERROR) from None
+    except UnicodeEncodeError:
+        # The shell hands on bytes as they are; no store takes them.
+        raise _ended("an argument is no valid UTF-8", Exit.ERROR) from None
     except KeyboardInterrupt:
         raise _ended("interrupted", Exit.INTERRUPTED) from None
 

@@ -1,7 +1,7 @@
 """Questions that need one store or several, answered with plain data.
 
-Whatever the stores say is checked against PostgreSQL, which is the truth: what is deleted there
-is no answer, and every row shown is the current one.
+Where a question joins stores, PostgreSQL has the last word: what is deleted there is no answer,
+and every row is the current one. What the graph answers alone may be a moment behind.
 """
 
 from __future__ import annotations

@@ -13,16 +13,25 @@ from altsync.store import LeagueFilter
 #: Other leagues of a hit's archetype that are shown.
 OTHERS = 5
 
+#: Similar leagues of a hit that are shown.
+SIMILAR = 20
+
+# Each part has a limit of its own: an archetype may have more leagues than fit into memory.
 AROUND = """
 UNWIND $tags AS tag
 MATCH (l:League {league_tag: tag}) WHERE l.sync_version IS NOT NULL
-OPTIONAL MATCH (l)-[:BELONGS_TO_ARCHETYPE]->(:SportArchetype)<-[:BELONGS_TO_ARCHETYPE]-(o:League)
-  WHERE o.sync_version IS NOT NULL AND o.league_tag <> tag
-WITH tag, l, o ORDER BY o.tier, o.league_name, o.league_tag
-WITH tag, l, collect({tag: o.league_tag, name: o.league_name})[..$others] AS others
-OPTIONAL MATCH (l)-[r:SIMILAR_TO]-(s:League) WHERE s.sync_version IS NOT NULL
-WITH tag, others, s, max(r.score) AS score
-RETURN tag, others, collect({tag: s.league_tag, name: s.league_name, score: score}) AS similar
+CALL (l) {
+  MATCH (l)-[:BELONGS_TO_ARCHETYPE]->(:SportArchetype)<-[:BELONGS_TO_ARCHETYPE]-(o:League)
+  WHERE o.sync_version IS NOT NULL AND o.league_tag <> l.league_tag
+  WITH o ORDER BY o.tier, o.league_name, o.league_tag LIMIT $others
+  RETURN collect({tag: o.league_tag, name: o.league_name}) AS others
+}
+CALL (l) {
+  MATCH (l)-[r:SIMILAR_TO]-(s:League) WHERE s.sync_version IS NOT NULL
+  WITH s, max(r.score) AS score ORDER BY coalesce(score, -1) DESC, s.league_tag LIMIT $similar
+  RETURN collect({tag: s.league_tag, name: s.league_name, score: score}) AS similar
+}
+RETURN tag, others, similar
 """
 
 
@@ -75,19 +84,14 @@ def _around(stores: Stores, tags: list[str]) -> tuple[Surroundings, tuple[Unavai
     if not tags:
         return {}, ()
     try:
-        records = stores.graph.query(AROUND, tags=tags, others=OTHERS)
+        records = stores.graph.query(AROUND, tags=tags, others=OTHERS, similar=SIMILAR)
     except SinkFailure as failure:
         return {}, (Unavailable("neo4j", failure.reason),)
     return {
-        record["tag"]: (_neighbours(record["others"]), _strongest_first(record["similar"]))
+        record["tag"]: (_neighbours(record["others"]), _neighbours(record["similar"]))
         for record in records
     }, ()
 
 
 def _neighbours(found: list[dict[str, Any]]) -> tuple[Neighbour, ...]:
-    # An optional part of a pattern that is not there leaves one entry of nulls.
-    return tuple(Neighbour(f["tag"], f["name"], f.get("score")) for f in found if f["tag"])
-
-
-def _strongest_first(found: list[dict[str, Any]]) -> tuple[Neighbour, ...]:
-    return tuple(sorted(_neighbours(found), key=lambda n: (-(n.score or 0.0), n.league_tag)))
+    return tuple(Neighbour(f["tag"], f["name"], f.get("score")) for f in found)

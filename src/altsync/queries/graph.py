@@ -38,11 +38,11 @@ CROSS_ARCHETYPE = """
 MATCH (a:League)-[r:SIMILAR_TO]->(b:League)
 WHERE a.sport_archetype <> b.sport_archetype
   AND a.sync_version IS NOT NULL AND b.sync_version IS NOT NULL
-WITH a, b, r.score AS score
-ORDER BY coalesce(score, -1) DESC, a.league_tag, b.league_tag LIMIT $limit
 RETURN a.league_tag AS source_tag, a.league_name AS source_name,
        a.sport_archetype AS source_archetype, b.league_tag AS target_tag,
-       b.league_name AS target_name, b.sport_archetype AS target_archetype, score
+       b.league_name AS target_name, b.sport_archetype AS target_archetype,
+       r.score AS score
+ORDER BY coalesce(score, -1) DESC, source_tag, target_tag LIMIT $limit
 """
 
 

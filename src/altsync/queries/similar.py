@@ -26,7 +26,7 @@ WHERE n.sync_version IS NOT NULL AND n.league_tag <> $tag
   AND ($archetype IS NULL OR n.sport_archetype = $archetype)
 RETURN n.league_tag AS tag, type(r) AS edge, r.score AS score,
        startNode(r).league_tag = $tag AS out
-ORDER BY coalesce(score, -1) DESC, tag LIMIT $limit
+ORDER BY coalesce(score, -1) DESC, tag, out DESC LIMIT $limit
 """
 
 # Those that the index has named come first, so that none of them is called a stranger.

@@ -13,7 +13,7 @@ from neo4j import GraphDatabase, ManagedTransaction
 from neo4j import exceptions as errors
 
 from altsync.config import Settings
-from altsync.errors import SinkFailure
+from altsync.errors import ConfigurationError, SinkFailure
 from altsync.projection import graph_node
 from altsync.records import (
     AlreadyNewer,
@@ -435,9 +435,12 @@ def open_sink(settings: Settings, vectors: VectorStore) -> Sink | None:
     if settings.neo4j_uri is None:
         return None
     password = settings.neo4j_password.get_secret_value()
-    return Sink(
-        settings.neo4j_uri,
-        (settings.neo4j_username, password) if password else None,
-        database=settings.neo4j_database,
-        timeout=settings.altsync_sink_timeout_seconds,
-    )
+    try:
+        return Sink(
+            settings.neo4j_uri,
+            (settings.neo4j_username, password) if password else None,
+            database=settings.neo4j_database,
+            timeout=settings.altsync_sink_timeout_seconds,
+        )
+    except (errors.ConfigurationError, ValueError) as error:
+        raise ConfigurationError(f"NEO4J_URI is no address of a graph: {error}") from None
