@@ -122,6 +122,15 @@ def test_another_site_changes_nothing(site: Site, path: str) -> None:
         assert site.post(path, {"group": "any"}, headers).status == 403, headers
 
 
+def test_another_site_asks_nothing_either(site: Site) -> None:
+    """It may lead here by a link, and no further."""
+    headers = {"Sec-Fetch-Site": "cross-site"}
+    assert site.get("/", headers=headers).status == 200
+    assert site.get("/api/stores", headers=headers, key="a").status == 403
+    assert site.get("/metrics", headers={"Sec-Fetch-Site": "same-origin"}).status == 200
+    assert site.get("/metrics", headers={"Sec-Fetch-Site": "none"}).status == 200
+
+
 def test_the_page_itself_may(site: Site) -> None:
     """With the token that only it can read."""
     token = site.get("/api/session").json["csrf_token"]

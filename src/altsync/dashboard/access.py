@@ -95,6 +95,9 @@ class Guard:
             return answer
         if request.method not in SAFE_METHODS:
             return self._refuse_foreign(request)
+        # Another site could not read the answer, but it could make the stores work for it.
+        if request.headers.get("sec-fetch-site") == "cross-site" and request.url.path != "/":
+            return refuse(403, "the request does not come from this page")
         return None
 
     def _knows_password(self, request: Request) -> bool:

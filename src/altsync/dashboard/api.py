@@ -10,6 +10,7 @@ from typing import Any
 
 from altsync import __version__, explain, history, outbox, queries, status, store
 from altsync.app import Application
+from altsync.db import Conn
 from altsync.errors import AltsyncError
 from altsync.outbox import FailureGroup
 from altsync.records import EntityType
@@ -120,7 +121,7 @@ class Api:
                 break
         return {"retried": retried, "due": due}
 
-    def _error_of(self, conn: Any, sink: str | None, group: str | None) -> FailureGroup | None:
+    def _error_of(self, conn: Conn, sink: str | None, group: str | None) -> FailureGroup | None:
         if group is None:
             return None
         return next((g for g in outbox.failures(conn, sink) if _name_of(g) == group), None)

@@ -1,6 +1,14 @@
 // Dead letters by error, and trying them again.
 import { post } from "./api.js";
-import { $, badge, count, empty, entityLink, fill, h, moment, plural, whenChanged, word } from "./dom.js";
+import { $, count, empty, entityLink, fill, h, moment, plural, whenChanged, word } from "./dom.js";
+
+// Whose fault an error is.
+const KINDS = {
+  item: "the record’s own fault",
+  sink: "the sink was down, throttled, or refused the key",
+  unknown: "it was not told whose fault it is",
+  lost: "the workers vanished with it",
+};
 
 export const drawFailures = whenChanged((groups) => {
   const total = groups.reduce((sum, group) => sum + group.count, 0);
@@ -16,8 +24,8 @@ function drawGroup(group) {
   const more = group.count - group.samples.length;
   return h("article", { class: "failure", "data-group": group.group },
     h("div", { class: "what" },
-      h("span", { class: "count" }, count(group.count)), h("strong", {}, group.sink), badge(group.error_kind),
-      h("span", { class: "dim" }, group.count === 1 ? [moment(group.newest)] : [moment(group.oldest), " to ", moment(group.newest)])),
+      h("span", { class: "count" }, count(group.count)), h("strong", {}, group.sink), h("span", { class: "badge", title: KINDS[group.error_kind] }, group.error_kind),
+      h("span", { class: "dim" }, group.oldest.slice(0, 19) === group.newest.slice(0, 19) ? [moment(group.newest)] : [moment(group.oldest), " to ", moment(group.newest)])),
     h("div", { class: "do" }, h("button", {
       type: "button", class: "retry", "data-focus": `group ${group.group}`,
       "aria-label": `Retry all ${count(group.count)} of ${group.sink}: ${group.reason.slice(0, 80)}`,
