@@ -38,8 +38,9 @@ function each(seconds) {
 }
 
 const pad = (number) => String(number).padStart(2, "0");
-function clock(seconds, days) {
+function clock(seconds, days, exact) {
   const d = new Date(seconds * 1000);
+  if (exact) return `${pad(d.getHours())}:${pad(d.getMinutes())}:${pad(d.getSeconds())}`;
   return days ? `${d.getDate()} ${d.toLocaleString("en", { month: "short" })}` : `${pad(d.getHours())}:${pad(d.getMinutes())}`;
 }
 
@@ -65,6 +66,14 @@ export class Plot {
     this.data = data;
     this.measure = measure;
     this.draw();
+  }
+
+  // When a slice begins, as precisely as its length asks for.
+  name(slice) {
+    const { step, slices } = this.data;
+    const at = this.start + slice * step;
+    const day = step * slices > 86400 ? `${clock(at, true)} ` : "";
+    return day + clock(at, false, step < 60);
   }
 
   value(sink, slice) { return this.data.sinks[sink][slice][this.measure]; }
@@ -155,7 +164,7 @@ export class Plot {
     }
     this.here.setAttribute("x", EDGE.left + place * this.slot);
     const parts = Object.keys(this.data.sinks).filter((s) => this.value(s, place)).map((s) => `${s} ${count(this.value(s, place))}`);
-    this.output.textContent = `${clock(this.start + place * this.data.step)}: ${parts.join(", ") || "nothing"}`;
+    this.output.textContent = `${this.name(place)}: ${parts.join(", ") || "nothing"}`;
   }
 
   drawTable() {
@@ -164,7 +173,7 @@ export class Plot {
     const rows = this.totals.map((total, i) => [total, i]).filter(([total]) => total).reverse();
     fill(this.rows, h("table", {},
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "from"), sinks.map((s) => h("th", { scope: "col", class: "num" }, s)))),
-      h("tbody", {}, rows.map(([, i]) => h("tr", {}, h("th", { scope: "row" }, clock(this.start + i * this.data.step)),
+      h("tbody", {}, rows.map(([, i]) => h("tr", {}, h("th", { scope: "row" }, this.name(i)),
         sinks.map((s) => h("td", { class: "num" }, count(this.value(s, i)))))))));
   }
 }
