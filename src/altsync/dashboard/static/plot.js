@@ -24,7 +24,9 @@ function roundStep(value, steps) {
 const DISTANCES = [60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800];
 
 function timeTicks(start, end, room) {
-  const distance = DISTANCES.find((d) => (end - start) / d <= room) ?? 172800;
+  // Over several days a time of day alone says nothing.
+  const least = end - start > 3 * 86400 ? 86400 : 0;
+  const distance = DISTANCES.find((d) => d >= least && (end - start) / d <= room) ?? 172800;
   const shift = new Date(start * 1000).getTimezoneOffset() * 60;
   const ticks = [];
   for (let t = Math.ceil((start - shift) / distance) * distance + shift; t <= end; t += distance) ticks.push(t);
