@@ -18,6 +18,7 @@ from kombu.exceptions import ChannelError
 from altsync import log
 from altsync.config import Settings, read_settings
 from altsync.errors import ConfigurationError
+from altsync.records import SIMILARITY
 
 #: Seconds that a warm or soft shutdown waits for batches under way.
 GRACE = 25.0
@@ -59,6 +60,14 @@ def create(settings: Settings) -> Celery:
     return app
 
 
+def queue_of(sink: str) -> str:
+    """One queue per sink, so that a dead one holds up no other.
+
+    Similarity asks the vector index, and shares its queue and its fate.
+    """
+    return "pinecone" if sink == SIMILARITY else sink
+
+
 def waiting(app: Celery, queue: str) -> int:
     """Wake-ups in a queue that nobody has taken yet."""
     with app.connection_for_write() as connection:
@@ -74,9 +83,10 @@ def waker(app: Celery, limit: int) -> Any:
     """A ``wake(sink)`` that sends at most ``limit`` messages that nobody takes."""
 
     def wake(sink: str) -> None:
-        if waiting(app, sink) < limit:
+        queue = queue_of(sink)
+        if waiting(app, queue) < limit:
             app.send_task(
-                "altsync.sync_batch", args=[sink], queue=sink, retry=False, ignore_result=True
+                "altsync.sync_batch", args=[sink], queue=queue, retry=False, ignore_result=True
             )
 
     return wake

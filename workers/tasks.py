@@ -10,7 +10,7 @@ from typing import Any
 from celery import Task, signals
 
 from altsync.app import Application
-from workers.app import app
+from workers.app import app, queue_of
 
 _lock = threading.Lock()
 _applications: dict[int, Application] = {}
@@ -33,7 +33,7 @@ def application() -> Application:
 def sync_batch(self: Task, sink: str) -> None:
     """Deliver what is due for ``sink``; ask for another task when there is more."""
     if application().deliver(sink):
-        self.apply_async(args=[sink], queue=sink, retry=False)
+        self.apply_async(args=[sink], queue=queue_of(sink), retry=False)
 
 
 @signals.worker_shutting_down.connect

@@ -13,16 +13,16 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from altsync import db, log, outbox
+from altsync import db, log, outbox, similarity
 from altsync.config import Settings, read_settings
 from altsync.db import Database
 from altsync.delivery import Delivery, Policy
 from altsync.embedding import Embedded, Embedder
 from altsync.errors import ConfigurationError, SinkFailure
-from altsync.records import Model, SinkTraits, Topology
+from altsync.records import SIMILARITY, Model, SinkTraits, Topology
 from altsync.relay import Relay, RelayPolicy
 from altsync.sinks.base import Sink
-from altsync.store import EmbeddingCache
+from altsync.store import EmbeddingCache, Rules
 
 if TYPE_CHECKING:
     from altsync.queries import Stores
@@ -45,7 +45,10 @@ class Application:
     @cached_property
     def topology(self) -> Topology:
         """All sinks of the settings. Raises ``ConfigurationError`` for one that is none."""
-        return Topology(tuple(_traits(name) for name in self.settings.sink_names))
+        names = self.settings.sink_names
+        if self.settings.altsync_similarity and similarity.Sink.traits.follows in names:
+            names = [*names, SIMILARITY]
+        return Topology(tuple(_traits(name) for name in names))
 
     @cached_property
     def database(self) -> Database:
@@ -73,9 +76,19 @@ class Application:
         """The sink, opened once; None when it is not configured."""
         with self._lock:
             if name not in self._sinks:
-                opened = _module(name).open_sink(self.settings, EmbeddingCache(self.database))
-                self._sinks[name] = cast("Sink | None", opened)
+                self._sinks[name] = self._open(name)
             return self._sinks[name]
+
+    def _open(self, name: str) -> Sink | None:
+        if name != SIMILARITY:
+            opened = _module(name).open_sink(self.settings, EmbeddingCache(self.database))
+            return cast("Sink | None", opened)
+        # An index of its own: sinks are closed each by itself.
+        index = self._open("pinecone")
+        if index is None:
+            return None
+        asked = cast("similarity.Index", index)
+        return similarity.Sink(self.database, asked, self.topology, rules(self.settings))
 
     def stores(self) -> Stores:
         """What queries ask. Raises ``ConfigurationError`` when no model is registered yet."""
@@ -230,6 +243,18 @@ def policy(settings: Settings) -> Policy:
         backoff_cap=settings.altsync_backoff_cap_seconds,
         breaker_cap=settings.altsync_breaker_cap_seconds,
         echo=settings.echo_seconds,
+        debounce=settings.altsync_similarity_debounce_seconds,
+    )
+
+
+def rules(settings: Settings) -> Rules:
+    """When leagues are similar, from the settings."""
+    return Rules(
+        enter=settings.altsync_similarity_enter,
+        leave=settings.altsync_similarity_leave,
+        top_k=settings.altsync_similarity_top_k,
+        across_archetypes=settings.altsync_similarity_across_archetypes,
+        debounce=settings.altsync_similarity_debounce_seconds,
     )
 
 
@@ -239,6 +264,8 @@ def worker_name() -> str:
 
 
 def _module(sink: str) -> Any:
+    if sink == SIMILARITY:
+        return similarity
     try:
         return importlib.import_module(f"altsync.sinks.{sink}")
     except ModuleNotFoundError as error:

@@ -128,6 +128,18 @@ class Settings(BaseSettings):
     altsync_breaker_cap_seconds: float = Field(default=30.0, gt=0)
     #: Seconds that a deleted row stays before it is removed for good.
     altsync_purge_grace_seconds: float = Field(default=3600.0, gt=0)
+    #: Whether leagues' SIMILAR_TO relationships are kept in step with their vectors.
+    altsync_similarity: bool = True
+    #: Cosine above which a league becomes similar to another, and below which it is no longer:
+    #: two numbers, so that one near the threshold does not come and go.
+    altsync_similarity_enter: float = Field(default=0.80, ge=-1, le=1)
+    altsync_similarity_leave: float = Field(default=0.77, ge=-1, le=1)
+    #: Similar leagues that a league keeps at most, the nearest first.
+    altsync_similarity_top_k: int = Field(default=10, ge=1, le=1000)
+    #: Whether leagues of different archetypes may be similar.
+    altsync_similarity_across_archetypes: bool = False
+    #: Seconds after a vector was written until its neighbours are looked for.
+    altsync_similarity_debounce_seconds: float = Field(default=2.0, ge=0)
     altsync_log_format: Literal["auto", "json", "console"] = "auto"
     altsync_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     #: Asked of everybody who opens the dashboard; without it, it stays on loopback.
@@ -163,6 +175,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 "ALTSYNC_SINK_TIMEOUT_SECONDS must be under ALTSYNC_LEASE_SECONDS, or a worker "
                 "writes after it lost its lease"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _leave_under_enter(self) -> Settings:
+        if self.altsync_similarity_leave > self.altsync_similarity_enter:
+            raise ValueError(
+                "ALTSYNC_SIMILARITY_LEAVE must not be above ALTSYNC_SIMILARITY_ENTER, or a "
+                "relationship would come and go for ever"
             )
         return self
 

@@ -81,6 +81,7 @@ class Policy:
     backoff_cap: float = 300.0
     breaker_cap: float = 30.0
     echo: float = 40.0
+    debounce: float = 2.0
 
 
 @dataclass(slots=True)
@@ -243,7 +244,13 @@ class Delivery:
         rows: dict[UUID, Row] = {}
         with self._database.autocommit() as conn:
             for entity_type, members in ids.items():
-                found = store.read_rows(conn, entity_type, members, with_vectors=self._needs_vector)
+                found = store.read_rows(
+                    conn,
+                    entity_type,
+                    members,
+                    with_vectors=self._needs_vector,
+                    with_edges=self._traits.edges,
+                )
                 rows.update((row.id, row) for row in found)
         for op in operations:
             if op.places and op.entity_id in rows:
@@ -409,7 +416,14 @@ class Delivery:
         match outcome:
             case Written():
                 unsure = row.id in writing.unsure
-                return Synced(op, outcome.version, outcome.remote_id, outcome.namespace, unsure)
+                return Synced(
+                    op,
+                    outcome.version,
+                    outcome.remote_id,
+                    outcome.namespace,
+                    unsure,
+                    outcome.edge_ids,
+                )
             case AlreadyNewer():
                 return self._already_newer(op, row, outcome)
             case Failed():
@@ -543,6 +557,7 @@ class Delivery:
                 topology=self._topology,
                 model=model.name,
                 dimensions=model.dimensions,
+                debounce=self._policy.debounce,
             )
             self._at("settling")
         return settlement

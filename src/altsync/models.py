@@ -128,6 +128,7 @@ class League(EntityColumns, table=True):
     tier: str | None = _text(optional=True)
     status: str = _text(default="active")
     description: str | None = _text(optional=True)
+    neighbours_of: str | None = _text(optional=True)
 
 
 class FewShotExample(EntityColumns, table=True):
@@ -153,26 +154,35 @@ class LeagueRelationship(SQLModel, table=True):
 
     __tablename__: ClassVar[str] = "league_relationship"
     __table_args__ = (
-        UniqueConstraint("source_league_id", "target_league_id", "relationship_type"),
+        # Deferrable, so that two seed lines may change places in one statement.
+        UniqueConstraint(
+            "source_league_id", "target_league_id", "relationship_type", deferrable=True
+        ),
         CheckConstraint(
             "relationship_type IN ('SIMILAR_TO', 'COMPETES_WITH', 'SAME_ARCHETYPE')",
             name="league_relationship_type",
         ),
+        CheckConstraint(
+            "(relationship_type = 'SIMILAR_TO') = (seed_id IS NULL)", name="computed_or_seeded"
+        ),
+        CheckConstraint("source_league_id <> target_league_id", name="no_loop"),
         Index("league_relationship_target", "target_league_id"),
     )
 
-    id: int | None = Field(
-        default=None, sa_type=BigInteger, sa_column_args=[Identity(always=True)], primary_key=True
-    )
+    id: UUID = Field(primary_key=True)
+    seed_id: str | None = _text(optional=True, unique=True)
     source_league_id: UUID = Field(foreign_key="league.id", ondelete="CASCADE", nullable=False)
     target_league_id: UUID = Field(foreign_key="league.id", ondelete="CASCADE", nullable=False)
     relationship_type: str = _text()
     strength_score: Decimal | None = Field(default=None, sa_type=Numeric(6, 5))
     neo4j_rel_id: str | None = _text(optional=True)
+    attributes: dict[str, Any] = _json()
+    content_hash: str | None = _text(optional=True)
     model: str | None = _text(optional=True)
     source_version: int | None = Field(default=None, sa_type=BigInteger)
     target_version: int | None = Field(default=None, sa_type=BigInteger)
     created_at: datetime = _stamp(optional=False)
+    updated_at: datetime = _stamp(optional=False)
 
 
 class LeaguePart(SQLModel):

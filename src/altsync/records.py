@@ -14,6 +14,9 @@ ENTITY_NAMESPACE = UUID("6f1c1c1e-8f0b-5b43-9d3a-0c6a7f6f2a11")
 #: The name of the sink that fills the vector columns. Others may need it, none may replace it.
 EMBEDDING = "embedding"
 
+#: The name of the sink that keeps leagues' SIMILAR_TO relationships in step with their vectors.
+SIMILARITY = "similarity"
+
 
 class EntityType(StrEnum):
     """What is mirrored. The value is the table's name, so it may stand in SQL."""
@@ -21,6 +24,17 @@ class EntityType(StrEnum):
     SPORT_ARCHETYPE = "sport_archetype"
     LEAGUE = "league"
     FEW_SHOT_EXAMPLE = "few_shot_example"
+
+
+class Relation(StrEnum):
+    """A relationship from one league to another. The value is its type in the graph.
+
+    ``SIMILAR_TO`` is computed from vectors; the others are seeded.
+    """
+
+    SIMILAR_TO = "SIMILAR_TO"
+    COMPETES_WITH = "COMPETES_WITH"
+    SAME_ARCHETYPE = "SAME_ARCHETYPE"
 
 
 class SyncStatus(StrEnum):
@@ -133,12 +147,28 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Edge:
+    """A relationship to a living league, as its source's projection carries it.
+
+    ``target_version`` is the target's ``graph_version`` when the edge was read: a deletion of
+    the target that is newer means that the edge must not be written any more.
+    """
+
+    id: UUID
+    relation: Relation
+    target: str
+    target_version: int
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """The current state of one entity in PostgreSQL, as a sink gets it.
 
     ``vector`` is float32 little-endian, ``4 * dimensions`` bytes, and only read for sinks that
     need it. ``written_namespace`` is where the vector index holds the entity now, and
-    ``doubtful_namespaces`` are those where a late write of it may turn up.
+    ``doubtful_namespaces`` are those where a late write of it may turn up. ``edges`` are only
+    read for sinks that mirror them; None says that the entity never had any.
     """
 
     entity_type: EntityType
@@ -155,6 +185,7 @@ class Row:
     written_namespace: str | None = None
     vector: bytes | None = None
     doubtful_namespaces: tuple[str, ...] = ()
+    edges: tuple[Edge, ...] | None = None
 
     def is_embedded_by(self, model: str) -> bool:
         """Whether the vector column holds what should be embedded, by the wanted model."""
@@ -163,12 +194,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The sink holds this version now (or, for a delete, nothing)."""
+    """The sink holds this version now (or, for a delete, nothing).
+
+    ``edge_ids`` are the sink's own ids of the relationships that were written, by theirs.
+    """
 
     id: UUID
     version: int
     remote_id: str | None = None
     namespace: str | None = None
+    edge_ids: Mapping[UUID, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,13 +255,17 @@ class SinkTraits:
 
     ``guarded``: the sink itself refuses older versions. ``needs_embedding``: its operations are
     born when the embedding settles. ``edges``: the sink mirrors relationships too, so it
-    follows ``graph_version`` instead of ``version``.
+    follows ``graph_version`` instead of ``version``. ``follows``: its operations are born when
+    that sink has settled, and its wake-ups travel in that sink's queue. ``types``: what it
+    takes of the entities.
     """
 
     name: str
     guarded: bool = False
     needs_embedding: bool = False
     edges: bool = False
+    follows: str | None = None
+    types: tuple[EntityType, ...] = tuple(EntityType)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +282,21 @@ class Topology:
     @property
     def vector(self) -> list[str]:
         """Sinks whose operations wait for the embedding."""
-        return [s.name for s in self.sinks if s.needs_embedding]
+        return [s.name for s in self.sinks if s.needs_embedding and s.follows is None]
+
+    @property
+    def graph(self) -> list[str]:
+        """Sinks that mirror relationships."""
+        return [s.name for s in self.sinks if s.edges]
+
+    @property
+    def relating(self) -> list[str]:
+        """Sinks that find the neighbours of leagues."""
+        return [s.name for s in self.sinks if s.follows is not None]
+
+    def followers(self, sink: str) -> list[str]:
+        """Sinks whose operations are born when ``sink`` has settled."""
+        return [s.name for s in self.sinks if s.follows == sink]
 
     @property
     def names(self) -> list[str]:
@@ -290,6 +343,7 @@ class Synced:
     remote_id: str | None = None
     namespace: str | None = None
     unsure: bool = False
+    edge_ids: Mapping[UUID, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

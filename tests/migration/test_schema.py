@@ -182,8 +182,9 @@ def test_the_way_down_takes_rows_along(database_url: str) -> None:
     """A database in use can be taken down, relations between its tables and all."""
     with db.connect(database_url) as conn:
         league = insert(conn, "league")
+        other = insert(conn, "league", seed_id="b", league_tag="b")
         insert(conn, "document", league_id=league)
-        insert(conn, "league_relationship", source_league_id=league, target_league_id=league)
+        insert(conn, "league_relationship", source_league_id=league, target_league_id=other)
         insert(conn, "sync_operation")
     take_down(database_url)
     assert tables(database_url) == set()
@@ -386,7 +387,14 @@ SAMPLES: dict[str, dict[str, Any]] = {
 }
 
 #: Tables whose id the caller gives.
-GIVEN_ID = {"league", "sport_archetype", "few_shot_example", "document", "contract"}
+GIVEN_ID = {
+    "league_relationship",
+    "league",
+    "sport_archetype",
+    "few_shot_example",
+    "document",
+    "contract",
+}
 
 
 def insert(conn: db.Conn, table: str, **changes: Any) -> UUID:
@@ -484,6 +492,9 @@ def test_one_live_operation_for_each_sink_and_entity(conn: db.Conn) -> None:
     [
         ("sink_state", "state_known", {"state": "ajar"}),
         ("league_relationship", "league_relationship_type", {"relationship_type": "HATES"}),
+        ("league_relationship", "computed_or_seeded", {"seed_id": "relationship_001"}),
+        ("league_relationship", "computed_or_seeded", {"relationship_type": "COMPETES_WITH"}),
+        ("league_relationship", "no_loop", {}),
     ],
 )
 def test_closed_sets_are_closed(
@@ -491,8 +502,12 @@ def test_closed_sets_are_closed(
 ) -> None:
     """States of breakers, and types of edges, which stand in Cypher."""
     if table == "league_relationship":
-        league = insert(conn, "league")
-        changes = {**changes, "source_league_id": league, "target_league_id": league}
+        one = insert(conn, "league")
+        two = insert(conn, "league", seed_id="b", league_tag="b")
+        target = one if constraint == "no_loop" else two
+        changes = {**changes, "source_league_id": one, "target_league_id": target}
+        if constraint == "league_relationship_type":
+            changes["seed_id"] = "relationship_001"
     with pytest.raises(errors.CheckViolation) as caught:
         insert(conn, table, **changes)
     assert caught.value.diag.constraint_name == constraint

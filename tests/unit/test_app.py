@@ -14,7 +14,7 @@ from altsync.app import Application, policy
 from altsync.config import read_settings
 from altsync.delivery import Policy, full_jitter
 from altsync.errors import ConfigurationError
-from altsync.records import SinkTraits
+from altsync.records import EntityType, SinkTraits
 
 EMBEDDING = {"OPENAI_API_KEY": "planted-key"}
 NEO4J = {"NEO4J_URI": "bolt://127.0.0.1:1"}
@@ -33,7 +33,26 @@ def test_the_sinks_of_the_product() -> None:
         SinkTraits("embedding", guarded=True),
         SinkTraits("neo4j", guarded=True, edges=True),
         SinkTraits("pinecone", needs_embedding=True),
+        SinkTraits(
+            "similarity",
+            guarded=True,
+            needs_embedding=True,
+            follows="pinecone",
+            types=(EntityType.LEAGUE,),
+        ),
     )
+
+
+@pytest.mark.parametrize(
+    "variables", [{"ALTSYNC_SIMILARITY": "false"}, {"ALTSYNC_SINKS": "embedding,neo4j"}]
+)
+def test_similarity_may_be_switched_off(
+    monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]
+) -> None:
+    """By its setting, and where there is no vector index to ask."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert "similarity" not in Application().topology.names
 
 
 @pytest.mark.parametrize(
@@ -42,8 +61,11 @@ def test_the_sinks_of_the_product() -> None:
         ({}, []),
         (EMBEDDING, ["embedding"]),
         (NEO4J, ["neo4j"]),
-        (PINECONE, ["pinecone"]),
-        ({**EMBEDDING, **NEO4J, **PINECONE}, ["embedding", "neo4j", "pinecone"]),
+        (PINECONE, ["pinecone", "similarity"]),
+        (
+            {**EMBEDDING, **NEO4J, **PINECONE},
+            ["embedding", "neo4j", "pinecone", "similarity"],
+        ),
     ],
 )
 def test_each_sink_is_switched_on_by_its_own_setting(
@@ -59,6 +81,7 @@ def test_each_sink_is_switched_on_by_its_own_setting(
         "embedding": "OPENAI_API_KEY is not set",
         "neo4j": "NEO4J_URI is not set",
         "pinecone": "PINECONE_API_KEY is not set",
+        "similarity": "PINECONE_API_KEY is not set",
     }
     assert reasons == {s: None if s in enabled else why for s, why in missing.items()}
 

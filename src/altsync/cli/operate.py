@@ -137,7 +137,7 @@ def backfill(
     with application() as app:
         traits = _check_sink(app, sink)
         assert traits is not None
-        counts = {kind.value: _backfill(app, traits, kind, force) for kind in EntityType}
+        counts = {kind.value: _backfill(app, traits, kind, force) for kind in traits.types}
         if as_json:
             terminal.print_json({"enqueued": counts})
         else:

@@ -47,6 +47,9 @@ def seed(
     examples: Annotated[bool, typer.Option("--examples", help="examples/*.jsonl")] = False,
     documents: Annotated[bool, typer.Option("--documents", help="documents.jsonl")] = False,
     contracts: Annotated[bool, typer.Option("--contracts", help="contracts.jsonl")] = False,
+    relationships: Annotated[
+        bool, typer.Option("--relationships", help="relationships.jsonl")
+    ] = False,
     limit: Annotated[
         int | None, typer.Option(min=0, help="At most so many lines of each part.")
     ] = None,
@@ -79,11 +82,12 @@ def seed(
     Exit codes: 0 done, 1 error, 2 usage, 3 some lines were refused, 4 a sink gave up on some,
     5 --timeout passed.
     """
-    flags = (archetypes, leagues, examples, documents, contracts)
+    flags = (archetypes, leagues, examples, documents, contracts, relationships)
     chosen = tuple(p for p, on in zip(Part, flags, strict=True) if on or everything)
     if not chosen:
         raise typer.BadParameter(
-            "say what to seed: --all, --archetypes, --leagues, --examples, --documents, --contracts"
+            "say what to seed: --all, --archetypes, --leagues, --examples, --documents, "
+            "--contracts, --relationships"
         )
     if category is not None and Part.EXAMPLES not in chosen:
         raise typer.BadParameter("--category needs --examples or --all")
@@ -167,7 +171,7 @@ def waited_for(app: Application) -> list[str]:
     """Sinks that a run can arrive at: configured, and fed by a configured embedder."""
     embeds = EMBEDDING in app.enabled
     names = [s for s in app.enabled if embeds or not app.topology.traits(s).needs_embedding]
-    return [s for s in names if s in store.SINK_STATUSES]
+    return [s for s in names if s in store.FOLLOWED]
 
 
 def follow(

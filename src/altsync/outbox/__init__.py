@@ -27,6 +27,7 @@ from altsync.outbox.breaker import (
     wanted_model,
 )
 from altsync.outbox.claim import Due, claim, due, exhausted, extend, release
+from altsync.outbox.edges import ask_for_neighbours, carry_edges
 from altsync.outbox.enqueue import (
     CHANNEL,
     KEY_COLUMN,
@@ -57,7 +58,9 @@ __all__ = [
     "Gate",
     "SinkHealth",
     "abandon_probe",
+    "ask_for_neighbours",
     "backfill_page",
+    "carry_edges",
     "claim",
     "close_breaker",
     "dead_ids",

@@ -16,8 +16,8 @@ CHANNEL = "altsync"
 LOW_PRIORITY = 9
 
 #: Appended to every INSERT INTO sync_operation AS o (…) SELECT … ORDER BY entity_id, sink.
-#: A pending row is due at once again, and with a newer version it starts afresh; a leased row
-#: keeps its lease and learns that it was asked again.
+#: A pending row is due as soon as the new one would be (at once, by default), and with a newer
+#: version it starts afresh; a leased row keeps its lease and learns that it was asked again.
 ON_LIVE = f"""
 ON CONFLICT (entity_id, sink) WHERE finished_at IS NULL DO UPDATE SET
   version      = GREATEST(o.version, excluded.version),
@@ -34,7 +34,7 @@ ON CONFLICT (entity_id, sink) WHERE finished_at IS NULL DO UPDATE SET
   passed_by    = CASE WHEN o.status = 'pending' AND excluded.version > o.version
                       THEN 0 ELSE o.passed_by END,
   available_at = CASE WHEN o.status = 'pending'
-                      THEN LEAST(o.available_at, now()) ELSE o.available_at END
+                      THEN LEAST(o.available_at, excluded.available_at) ELSE o.available_at END
 """
 
 #: Characters of an error that a row keeps.
@@ -110,5 +110,5 @@ def enqueue_parameters(topology: Topology) -> dict[str, list[str]]:
     return {
         "direct": topology.direct,
         "vector": topology.vector,
-        "graph": [s.name for s in topology.sinks if s.edges],
+        "graph": topology.graph,
     }

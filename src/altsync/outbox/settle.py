@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from altsync.db import Conn
+from altsync.outbox.edges import ask_for_neighbours, keep_edge_ids
 from altsync.outbox.enqueue import KEY_COLUMN, ON_LIVE, lock_entities, notify, storable
 from altsync.records import (
     EMBEDDING,
@@ -145,6 +146,7 @@ def settle(
     topology: Topology,
     model: str | None = None,
     dimensions: int | None = None,
+    debounce: float = 0.0,
 ) -> Settlement:
     """Write down what became of a batch, inside the caller's transaction.
 
@@ -152,7 +154,8 @@ def settle(
     as lost. Statuses of entities flip by compare-and-set on the version that was written. What
     was asked again meanwhile gets a follow-up; what an unguarded sink may still apply late gets
     an echo after ``echo_seconds``. For the embedding sink, vectors move from the ``embedding``
-    table to the entities, and the sinks that wait for them get their operations.
+    table to the entities, and the sinks that wait for them get their operations. Sinks that
+    follow this one get theirs ``debounce`` seconds later.
     """
     synced = {v.op.id: v for v in verdicts if isinstance(v, Synced)}
     finished = {v.op.id: v for v in verdicts if isinstance(v, Superseded | Dead)}
@@ -179,6 +182,10 @@ def settle(
             _store_vectors(conn, settled, topology, model or "", dimensions or 0)
         else:
             _flip(conn, sink, settled, buried, asked_again)
+        if sink.edges:
+            keep_edge_ids(conn, {edge: i for v in settled for edge, i in v.edge_ids.items()})
+        leagues = [v.op.entity_id for v in settled if v.op.entity_type is EntityType.LEAGUE]
+        ask_for_neighbours(conn, topology.followers(sink.name), leagues, delay=debounce)
     return Settlement(
         synced=len(done),
         superseded=len(ended) - len(buried),

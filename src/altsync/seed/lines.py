@@ -8,9 +8,23 @@ from datetime import date
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
 
-from altsync.records import Content, EntityType, FewShotExample, League, SportArchetype
+from altsync.records import (
+    Content,
+    EntityType,
+    FewShotExample,
+    League,
+    Relation,
+    SportArchetype,
+)
 
 #: Longest seed id. With its type's prefix it stays far below the 512 bytes of a Pinecone id.
 ID_LENGTH = 200
@@ -23,6 +37,9 @@ CATEGORY = r"^[a-z0-9][a-z0-9_\-]{0,63}$"
 
 #: The archetypes that the described system has; seeds may add more.
 KNOWN_ARCHETYPES = frozenset({"racing", "combat", "team_sport", "precision", "large_field"})
+
+#: What a line of ``relationships.jsonl`` may say.
+SEEDED_RELATIONS = tuple(r.value for r in Relation if r is not Relation.SIMILAR_TO)
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=ID_LENGTH)]
 Tag = Annotated[str, StringConstraints(pattern=TAG)]
@@ -39,6 +56,7 @@ class Part(StrEnum):
     EXAMPLES = "examples"
     DOCUMENTS = "documents"
     CONTRACTS = "contracts"
+    RELATIONSHIPS = "relationships"
 
     @property
     def entity_type(self) -> EntityType | None:
@@ -63,7 +81,18 @@ class LeaguePart:
     attributes: Mapping[str, Any]
 
 
-Item = Content | LeaguePart
+@dataclass(frozen=True, slots=True)
+class Relationship:
+    """A relationship from one league to another, by their seed ids."""
+
+    source: str
+    target: str
+    relation: Relation
+    strength: float | None
+    attributes: Mapping[str, Any]
+
+
+Item = Content | LeaguePart | Relationship
 
 
 class SeedLine(BaseModel):
@@ -217,10 +246,40 @@ class ContractLine(SeedLine):
         return LeaguePart(self.league, self.title, fields, self.rest)
 
 
+class RelationshipLine(SeedLine):
+    """A line of ``relationships.jsonl``; its ends are leagues' seed ids."""
+
+    type: str
+    source: Id
+    target: Id
+    strength: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    @field_validator("type")
+    @classmethod
+    def _seeded_type(cls, value: str) -> str:
+        if value == Relation.SIMILAR_TO:
+            raise ValueError("SIMILAR_TO is computed from vectors and cannot be seeded")
+        if value not in SEEDED_RELATIONS:
+            raise ValueError(f"give one of {', '.join(SEEDED_RELATIONS)}")
+        return value
+
+    @field_validator("target")
+    @classmethod
+    def _two_leagues(cls, value: str, info: ValidationInfo) -> str:
+        if value == info.data.get("source"):
+            raise ValueError("a league has no relationship with itself")
+        return value
+
+    def item(self) -> Relationship:
+        """The relationship."""
+        return Relationship(self.source, self.target, Relation(self.type), self.strength, self.rest)
+
+
 LINES: dict[Part, type[SeedLine]] = {
     Part.ARCHETYPES: ArchetypeLine,
     Part.LEAGUES: LeagueLine,
     Part.EXAMPLES: ExampleLine,
     Part.DOCUMENTS: DocumentLine,
     Part.CONTRACTS: ContractLine,
+    Part.RELATIONSHIPS: RelationshipLine,
 }

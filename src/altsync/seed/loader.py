@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import orjson
 import structlog
@@ -25,12 +26,14 @@ from altsync.records import (
     Topology,
     entity_id,
 )
-from altsync.seed import session, tags
-from altsync.seed.lines import KNOWN_ARCHETYPES, LeaguePart, Part
+from altsync.seed import relationships, session, tags
+from altsync.seed.lines import KNOWN_ARCHETYPES, LeaguePart, Part, Relationship
 from altsync.seed.reader import Line, Rejected, SeedFile, find_files, read
 from altsync.seed.report import Report
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 #: Lines per transaction: large enough that a commit is cheap per row, small enough that a
 #: killed seeder loses little and memory stays flat.
@@ -87,6 +90,8 @@ class Loader:
         for part, found in files.items():
             if part.entity_type and found:
                 store.create_staging(self._conn, part.entity_type)
+            if part is Part.RELATIONSHIPS and found:
+                relationships.create_staging(self._conn)
             self._load_part(part, found, archetypes)
         if self._options.prune:
             self._prune([part for part, found in files.items() if found])
@@ -141,16 +146,8 @@ class Loader:
         counts.processed += len(batch)
         refused = [line for line in batch if isinstance(line, Rejected)]
         good = [line for line in batch if isinstance(line, Line)]
-        for attempt in range(1, TRIES + 1):
-            try:
-                with self._conn.transaction():
-                    changes, late, fresh = self._write_batch(part, good, refused)
-                break
-            except (errors.DeadlockDetected, errors.UniqueViolation, errors.SerializationFailure):
-                # Another seeder was at the same rows; what it did is seen at the next try.
-                if attempt == TRIES:
-                    raise
-                log.info("batch.retried", part=part.value, attempt=attempt)
+        write = partial(self._write_batch, part, good, refused)
+        changes, late, fresh = self._at_once(part, write)
         for line in [*refused, *late]:
             self._report.reject(part, line)
             if line.seed_id is None:
@@ -167,8 +164,11 @@ class Loader:
         late: list[Rejected] = []
         lines = self._without_repeats(part, good, refused, late)
         entity_type = part.entity_type
-        if entity_type is None:
-            lines = self._with_league(part, lines, late)
+        if part is Part.RELATIONSHIPS:
+            lines = self._unclaimed(self._with_leagues(part, lines, late), late)
+            changes = self._write_relationships(lines)
+        elif entity_type is None:
+            lines = self._with_leagues(part, lines, late)
             changes = self._write_parts(part, lines)
         else:
             lines = self._tagged(entity_type, lines, late)
@@ -249,19 +249,52 @@ class Loader:
             return store.classify_staged(self._conn, entity_type, self._topology)
         return store.upsert_staged(self._conn, entity_type, self._topology)
 
-    def _with_league(self, part: Part, lines: Sequence[Line], late: list[Rejected]) -> list[Line]:
-        ids = {line.seed_id: _league_id(line) for line in lines}
-        there = session.living_leagues(self._conn, list(set(ids.values())))
+    def _with_leagues(self, part: Part, lines: Sequence[Line], late: list[Rejected]) -> list[Line]:
+        """Lines whose leagues are loaded; the others are refused by the field that names one."""
+        wanted = list({seed_id for line in lines for seed_id in _leagues(line).values()})
+        ids = {seed_id: entity_id(EntityType.LEAGUE, seed_id) for seed_id in wanted}
+        living = session.living_leagues(self._conn, list(ids.values()))
+        there = {seed_id for seed_id in wanted if ids[seed_id] in living}
         if self._options.dry_run:
-            wanted = list({_part(line).league for line in lines})
-            coming = session.good_leagues(self._conn, wanted)
-            there |= {entity_id(EntityType.LEAGUE, seed_id) for seed_id in coming}
-        late += [
-            _refuse(line, "league", f"no league with the seed id {_part(line).league!r} is loaded")
+            there |= session.good_leagues(self._conn, wanted)
+        lacking = {
+            line.seed_id: field
             for line in lines
-            if ids[line.seed_id] not in there
+            for field, seed_id in reversed(_leagues(line).items())
+            if seed_id not in there
+        }
+        late += [
+            _refuse(
+                line,
+                lacking[line.seed_id],
+                f"no league with the seed id {_leagues(line)[lacking[line.seed_id]]!r} is loaded",
+            )
+            for line in lines
+            if line.seed_id in lacking
         ]
-        return [line for line in lines if ids[line.seed_id] in there]
+        return [line for line in lines if line.seed_id not in lacking]
+
+    def _unclaimed(self, lines: Sequence[Line], late: list[Rejected]) -> list[Line]:
+        """Relationships that no other line has said already."""
+        rows = {line.seed_id: _relationship_row(line) for line in lines}
+        ends = {seed_id: (row[2], row[3], row[4]) for seed_id, row in rows.items()}
+        ids = [row[0] for row in rows.values()]
+        held = relationships.holders(self._conn, ids, list(ends.values())) if ids else {}
+        free = []
+        for line in lines:
+            holder = held.setdefault(ends[line.seed_id], line.seed_id)
+            if holder == line.seed_id:
+                free.append(line)
+            else:
+                reason = f"the line with the id {holder!r} says the same"
+                late.append(_refuse(line, "target", reason))
+        return free
+
+    def _write_relationships(self, lines: Sequence[Line]) -> store.Changes:
+        relationships.copy(self._conn, [_relationship_row(line) for line in lines])
+        if self._options.dry_run:
+            return relationships.classify(self._conn, self._topology)
+        return relationships.upsert(self._conn, self._topology)
 
     def _write_parts(self, part: Part, lines: Sequence[Line]) -> store.Changes:
         session.copy_parts(self._conn, part, [_part_row(part, line) for line in lines])
@@ -280,7 +313,10 @@ class Loader:
         for part, ids in gone.items():
             self._check_share(part, len(ids))
         self._check_unused(gone.get(Part.ARCHETYPES, []), gone.get(Part.LEAGUES, []))
-        order = (Part.CONTRACTS, Part.DOCUMENTS, Part.EXAMPLES, Part.LEAGUES, Part.ARCHETYPES)
+        order = (
+            *(Part.RELATIONSHIPS, Part.CONTRACTS, Part.DOCUMENTS),
+            *(Part.EXAMPLES, Part.LEAGUES, Part.ARCHETYPES),
+        )
         for part in order:
             if gone.get(part):
                 self._delete(part, gone[part])
@@ -312,14 +348,29 @@ class Loader:
             return
         for start in range(0, len(ids), store.DELETE_PAGE):
             page = ids[start : start + store.DELETE_PAGE]
-            with self._conn.transaction():
-                if part.entity_type is None:
-                    counts.deleted += session.delete_parts(self._conn, part, page)
-                else:
-                    store.create_staging(self._conn, part.entity_type)
-                    changes = store.tombstone(self._conn, part.entity_type, page, self._topology)
-                    counts.deleted += changes.deleted
-                    counts.operations += changes.operations
+            changes = self._at_once(part, partial(self._delete_page, part, page))
+            counts.deleted += changes.deleted
+            counts.operations += changes.operations
+
+    def _delete_page(self, part: Part, page: Sequence[Any]) -> store.Changes:
+        if part is Part.RELATIONSHIPS:
+            return relationships.delete(self._conn, page, self._topology)
+        if part.entity_type is None:
+            return store.Changes(deleted=session.delete_parts(self._conn, part, page))
+        return store.tombstone(self._conn, part.entity_type, page, self._topology)
+
+    def _at_once(self, part: Part, work: Callable[[], T]) -> T:
+        """One transaction, done again when it meets another writer of the same rows."""
+        for attempt in range(1, TRIES + 1):
+            try:
+                with self._conn.transaction():
+                    return work()
+            except (errors.DeadlockDetected, errors.UniqueViolation, errors.SerializationFailure):
+                # Another seeder was at the same rows; what it did is seen at the next try.
+                if attempt == TRIES:
+                    raise
+                log.info("batch.retried", part=part.value, attempt=attempt)
+        raise AssertionError("unreachable")
 
     def _check_unused(self, ids: Sequence[Any], leaving: Sequence[Any]) -> None:
         used = session.archetypes_in_use(self._conn, ids, leaving)
@@ -386,8 +437,29 @@ def _part(line: Line) -> LeaguePart:
     return cast(LeaguePart, line.item)
 
 
+def _leagues(line: Line) -> dict[str, str]:
+    """The seed ids of leagues that a line names, by field."""
+    if isinstance(line.item, Relationship):
+        return {"source": line.item.source, "target": line.item.target}
+    return {"league": _part(line).league}
+
+
 def _league_id(line: Line) -> Any:
     return entity_id(EntityType.LEAGUE, _part(line).league)
+
+
+def _relationship_row(line: Line) -> tuple[Any, ...]:
+    item = cast(Relationship, line.item)
+    return (
+        entity_id("league_relationship", line.seed_id),
+        line.seed_id,
+        entity_id(EntityType.LEAGUE, item.source),
+        entity_id(EntityType.LEAGUE, item.target),
+        item.relation.value,
+        item.strength,
+        orjson.dumps(item.attributes).decode(),
+        digest(orjson.dumps(item, option=orjson.OPT_SORT_KEYS)),
+    )
 
 
 def _part_row(part: Part, line: Line) -> tuple[Any, ...]:

@@ -30,7 +30,16 @@ PART_COLUMNS = {
 
 def table_of(part: Part) -> str:
     """The table that a part is loaded into."""
+    if part is Part.RELATIONSHIPS:
+        return "league_relationship"
     return part.entity_type or PART_COLUMNS[part][0]
+
+
+def _seeded(part: Part) -> str:
+    """Which rows of a part's table come from seeds and are there, as SQL."""
+    if part is Part.RELATIONSHIPS:
+        return "e.seed_id IS NOT NULL"
+    return "e.deleted_at IS NULL" if part.entity_type else "true"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +121,11 @@ def first_places(conn: Conn, part: Part, seed_ids: Sequence[str]) -> dict[str, s
 
 def unseen(conn: Conn, part: Part) -> list[UUID]:
     """Living entities of a part that this run has not met, in the order of ids."""
-    living = "AND e.deleted_at IS NULL" if part.entity_type else ""
     rows = conn.execute(
         f"""
         SELECT e.id FROM {table_of(part)} e
         WHERE NOT EXISTS (SELECT 1 FROM seen s WHERE s.part = %s AND s.seed_id = e.seed_id)
-          {living} ORDER BY e.id
+          AND {_seeded(part)} ORDER BY e.id
         """,
         (part,),
     )
@@ -126,8 +134,7 @@ def unseen(conn: Conn, part: Part) -> list[UUID]:
 
 def count_rows(conn: Conn, part: Part) -> int:
     """Living rows of a part."""
-    living = "WHERE deleted_at IS NULL" if part.entity_type else ""
-    row = conn.execute(f"SELECT count(*) FROM {table_of(part)} {living}").fetchone()
+    row = conn.execute(f"SELECT count(*) FROM {table_of(part)} e WHERE {_seeded(part)}").fetchone()
     assert row is not None
     return int(row[0])
 

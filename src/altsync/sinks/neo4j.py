@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, TypeVar, cast
+from uuid import UUID
 
 import neo4j
 from neo4j import GraphDatabase, ManagedTransaction
@@ -18,10 +19,12 @@ from altsync.projection import graph_node
 from altsync.records import (
     AlreadyNewer,
     Answer,
+    Edge,
     EntityType,
     ErrorKind,
     Model,
     Outcome,
+    Relation,
     Row,
     SinkTraits,
     SinkVersion,
@@ -79,6 +82,15 @@ class Kind:
     parent_key: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Upserted:
+    """What an upsert came to: ids of nodes and edges, and versions that stood in the way."""
+
+    nodes: Mapping[str, str]
+    edges: Mapping[UUID, str]
+    newer: Mapping[str, int]
+
+
 KINDS = {
     EntityType.LEAGUE: Kind(
         "League", "league_tag", "BELONGS_TO_ARCHETYPE", "SportArchetype", "name"
@@ -125,6 +137,27 @@ MERGE (n)-[:{edge}]->(p)
 
 RETURN_WRITTEN = """
 RETURN row.key AS key, elementId(n) AS id
+"""
+
+# What is no longer wanted of the relationships that altsync keeps; others' are left alone.
+REMOVE_EDGES = """
+UNWIND $rows AS row
+MATCH (n:League {league_tag: row.key})-[old:SIMILAR_TO|COMPETES_WITH|SAME_ARCHETYPE]->(o:League)
+WHERE NOT (type(old) + ' ' + o.league_tag) IN row.wanted
+DELETE old
+"""
+
+# The other league may not be there yet: a stub, until its own operation fills it. One that was
+# deleted after the edge was read stays away, and its edges with it.
+MERGE_EDGES = """
+UNWIND $edges AS edge
+MATCH (n:League {{league_tag: edge.source}})
+OPTIONAL MATCH (t:AltsyncTombstone {{key: 'League:' + edge.target}})
+WITH n, edge, t WHERE t IS NULL OR t.version < edge.target_version
+MERGE (o:League {{league_tag: edge.target}})
+MERGE (n)-[r:{relation}]->(o)
+SET r.score = edge.score
+RETURN edge.id AS id, elementId(r) AS remote
 """
 
 DELETE_NODE = """
@@ -240,19 +273,24 @@ class Sink:
         return [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
 
     def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
-        """Write nodes and their edge to the parent in one transaction, sorted by key."""
+        """Write nodes, their edge to the parent and their relationships in one transaction.
+
+        All sorted by key, so that two writers wait for each other instead of in a circle.
+        """
         kind = KINDS[rows[0].entity_type]
         parts = [UPSERT_NODE, MOVE_TO_PARENT if kind.edge else "", RETURN_WRITTEN]
         statement = cypher("".join(parts), kind)
         parameters = [_upsert_parameters(row) for row in sorted(rows, key=_by_key)]
 
-        def work(tx: ManagedTransaction) -> tuple[dict[str, str], dict[str, int]]:
-            written = {r["key"]: r["id"] for r in _query(tx, statement, rows=parameters)}
-            refused = [row.key for row in rows if row.key not in written]
-            return written, _newer_versions(tx, kind, refused) if refused else {}
+        def work(tx: ManagedTransaction) -> _Upserted:
+            nodes = {r["key"]: r["id"] for r in _query(tx, statement, rows=parameters)}
+            edges = _write_edges(tx, [row for row in rows if row.key in nodes])
+            refused = [row.key for row in rows if row.key not in nodes]
+            newer = _newer_versions(tx, kind, refused) if refused else {}
+            return _Upserted(nodes, edges, newer)
 
-        written, newer = self._run(work)
-        return Answer(tuple(_upserted(row, written, newer) for row in rows))
+        answer = self._run(work)
+        return Answer(tuple(_upserted(row, answer) for row in rows))
 
     def delete(self, rows: Sequence[Row]) -> Answer:
         """Remove nodes with all their edges, and leave tombstones for late upserts."""
@@ -418,10 +456,48 @@ def _newer_versions(tx: ManagedTransaction, kind: Kind, keys: Sequence[str]) -> 
     return found
 
 
-def _upserted(row: Row, written: Mapping[str, str], newer: Mapping[str, int]) -> Outcome:
-    if row.key in written:
-        return Written(row.id, row.graph_version, remote_id=written[row.key])
-    return AlreadyNewer(row.id, newer.get(row.key))
+def _write_edges(tx: ManagedTransaction, rows: Sequence[Row]) -> dict[UUID, str]:
+    """Make the relationships of leagues those of their rows; returns the graph's ids of them.
+
+    Leagues that never had any cost nothing here.
+    """
+    linked = sorted((row for row in rows if row.edges is not None), key=_by_key)
+    if not linked:
+        return {}
+    wanted = [
+        {"key": row.key, "wanted": [f"{e.relation} {e.target}" for e in row.edges or ()]}
+        for row in linked
+    ]
+    _query(tx, REMOVE_EDGES, rows=wanted).consume()
+    remote: dict[UUID, str] = {}
+    for relation in Relation:
+        edges = [
+            _edge_parameters(row, edge)
+            for row in linked
+            for edge in row.edges or ()
+            if edge.relation is relation
+        ]
+        if edges:
+            found = _query(tx, MERGE_EDGES.format(relation=relation), edges=edges)
+            remote.update((UUID(r["id"]), r["remote"]) for r in found)
+    return remote
+
+
+def _edge_parameters(row: Row, edge: Edge) -> Mapping[str, Any]:
+    return {
+        "id": str(edge.id),
+        "source": row.key,
+        "target": edge.target,
+        "target_version": edge.target_version,
+        "score": edge.score,
+    }
+
+
+def _upserted(row: Row, answer: _Upserted) -> Outcome:
+    if row.key not in answer.nodes:
+        return AlreadyNewer(row.id, answer.newer.get(row.key))
+    ids = {e.id: answer.edges[e.id] for e in row.edges or () if e.id in answer.edges}
+    return Written(row.id, row.graph_version, remote_id=answer.nodes[row.key], edge_ids=ids)
 
 
 def _deleted(row: Row, kept: Mapping[str, int]) -> Outcome:

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from altsync.db import Conn
-from altsync.records import EntityType, SinkTraits, SyncStatus
+from altsync.records import SIMILARITY, EntityType, SinkTraits, SyncStatus
 
 SINK_STATUSES = ("embedding", "neo4j", "pinecone")
+
+#: Sinks that can be waited for.
+FOLLOWED = (*SINK_STATUSES, SIMILARITY)
 
 
 def count_statuses(conn: Conn, entity_type: EntityType) -> dict[tuple[str, str, str], int]:
@@ -49,6 +52,8 @@ def run_progress(conn: Conn, sink: SinkTraits) -> RunProgress:
     An entity counts as reached when the sink has confirmed its current version, which is at
     least the run's. One whose embedding was given up on has failed for the sinks behind it.
     """
+    if sink.name == SIMILARITY:
+        return _similarity_progress(conn)
     changed = synced = failed = 0
     for entity_type in EntityType:
         row = conn.execute(
@@ -66,6 +71,28 @@ def run_progress(conn: Conn, sink: SinkTraits) -> RunProgress:
         assert row is not None
         changed, synced, failed = changed + row[0], synced + row[1], failed + row[2]
     return RunProgress(changed, synced, failed)
+
+
+def _similarity_progress(conn: Conn) -> RunProgress:
+    """Leagues whose neighbours are looked for once their vectors are written."""
+    row = conn.execute(
+        f"""
+        SELECT count(*), count(*) FILTER (WHERE NOT waits AND NOT s.live AND NOT s.dead),
+               count(*) FILTER (WHERE s.dead AND NOT s.live)
+        FROM changed_in_run c JOIN league l ON l.id = c.id
+        CROSS JOIN LATERAL (
+          SELECT COALESCE(bool_or(o.finished_at IS NULL), false) AS live,
+                 COALESCE(bool_or(o.status = 'dead'), false) AS dead
+          FROM sync_operation o WHERE o.entity_id = l.id AND o.sink = '{SIMILARITY}'
+            AND (o.finished_at IS NULL OR o.status = 'dead')) s
+        CROSS JOIN LATERAL (
+          SELECT l.deleted_at IS NULL AND l.pinecone_sync_status = 'pending'
+             AND l.embedding_sync_status <> 'failed') w(waits)
+        WHERE c.entity_type = '{EntityType.LEAGUE}'
+        """
+    ).fetchone()
+    assert row is not None
+    return RunProgress(*row)
 
 
 @dataclass(frozen=True, slots=True)

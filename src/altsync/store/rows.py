@@ -8,7 +8,7 @@ from uuid import UUID
 from altsync.db import Conn
 from altsync.outbox import KEY_COLUMN
 from altsync.projection import content_of
-from altsync.records import EntityType, Row
+from altsync.records import Edge, EntityType, Relation, Row
 
 #: Content columns of each table, in the order of COPY, with their types.
 CONTENT_COLUMNS: Mapping[EntityType, Mapping[str, str]] = {
@@ -44,21 +44,31 @@ CONTENT_COLUMNS: Mapping[EntityType, Mapping[str, str]] = {
 
 
 def read_rows(
-    conn: Conn, entity_type: EntityType, ids: Sequence[UUID], *, with_vectors: bool = False
+    conn: Conn,
+    entity_type: EntityType,
+    ids: Sequence[UUID],
+    *,
+    with_vectors: bool = False,
+    with_edges: bool = False,
 ) -> list[Row]:
-    """The current rows of ``ids``, deleted ones too, sorted by key; those purged are left out."""
+    """The current rows of ``ids``, deleted ones too, sorted by key; those purged are left out.
+
+    Edges are read after the rows: they may be newer than ``graph_version`` says, never older.
+    """
     content = list(CONTENT_COLUMNS[entity_type])
     vector = "embedding_vector" if with_vectors else "NULL::bytea"
-    cursor = conn.execute(
+    rows = conn.execute(
         f"""
         SELECT id, {KEY_COLUMN[entity_type]}, version, graph_version, deleted_at IS NOT NULL,
                content_hash, text_hash, embedding_text_hash, embedding_model, pinecone_namespace,
-               {vector}, {", ".join(content)}
+               {vector}, edges_version > 0, {", ".join(content)}
         FROM {entity_type} WHERE id = ANY(%s) ORDER BY {KEY_COLUMN[entity_type]}
         """,
         (list(ids),),
         binary=True,
-    )
+    ).fetchall()
+    linked = [r[0] for r in rows if r[11]] if with_edges else []
+    edges = read_edges(conn, linked) if linked else {}
     return [
         Row(
             entity_type=entity_type,
@@ -73,7 +83,27 @@ def read_rows(
             embedding_model=r[8],
             written_namespace=r[9],
             vector=r[10],
-            content=content_of(entity_type, dict(zip(content, r[11:], strict=True))),
+            edges=edges.get(r[0]),
+            content=content_of(entity_type, dict(zip(content, r[12:], strict=True))),
         )
-        for r in cursor
+        for r in rows
     ]
+
+
+def read_edges(conn: Conn, ids: Sequence[UUID]) -> dict[UUID, tuple[Edge, ...]]:
+    """The relationships from each of the leagues ``ids`` to living ones, none for some."""
+    rows = conn.execute(
+        """
+        SELECT r.source_league_id, r.id, r.relationship_type, t.league_tag, t.graph_version,
+               r.strength_score
+        FROM league_relationship r
+        JOIN league t ON t.id = r.target_league_id AND t.deleted_at IS NULL
+        WHERE r.source_league_id = ANY(%s) ORDER BY r.relationship_type, t.league_tag
+        """,
+        (list(ids),),
+    ).fetchall()
+    found: dict[UUID, list[Edge]] = {league: [] for league in ids}
+    for source, edge, relation, tag, version, score in rows:
+        strength = None if score is None else float(score)
+        found[source].append(Edge(edge, Relation(relation), tag, version, strength))
+    return {league: tuple(edges) for league, edges in found.items()}

@@ -10,6 +10,7 @@ from uuid import UUID
 from altsync.db import Conn
 from altsync.outbox import KEY_COLUMN, enqueue_parameters, notify, select_operations
 from altsync.records import EMBEDDING, Action, EntityType, Origin, Topology
+from altsync.store.neighbours import cut_off
 from altsync.store.rows import CONTENT_COLUMNS
 
 #: Ids per delete statement: a short transaction, few row locks at once.
@@ -150,6 +151,8 @@ def tombstone(
     conn: Conn, entity_type: EntityType, ids: Sequence[UUID], topology: Topology
 ) -> Changes:
     """Mark entities as deleted and enqueue their removal from every sink."""
+    # Its relationships go, too: one that comes back is looked at anew.
+    forget = ", neighbours_of = NULL" if entity_type is EntityType.LEAGUE else ""
     cursor = conn.execute(
         f"""
         WITH gone AS MATERIALIZED (
@@ -158,7 +161,7 @@ def tombstone(
         changed AS (
           UPDATE {entity_type} l SET deleted_at = now(), updated_at = now(),
             version = nextval('entity_version'), neo4j_sync_status = 'pending',
-            pinecone_sync_status = 'pending', embedding_sync_status = 'synced'
+            pinecone_sync_status = 'pending', embedding_sync_status = 'synced'{forget}
           FROM gone WHERE l.id = gone.id
           RETURNING l.id, l.{KEY_COLUMN[entity_type]} AS key, l.version, l.graph_version,
                     true AS embedded),
@@ -175,5 +178,7 @@ def tombstone(
     )
     row = cursor.fetchone()
     assert row is not None
+    if entity_type is EntityType.LEAGUE:
+        cut_off(conn, ids, topology.relating)
     notify(conn, topology.names)
     return Changes(deleted=row[0], operations=row[1])

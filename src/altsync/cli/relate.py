@@ -1,0 +1,137 @@
+"""``altsync relate``: look for the neighbours of leagues by hand."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from altsync import outbox, store
+from altsync.app import Application
+from altsync.cli import terminal
+from altsync.cli.common import application
+from altsync.cli.operate import Json
+from altsync.cli.terminal import Exit, notes
+from altsync.errors import AltsyncError, ConfigurationError
+from altsync.records import SIMILARITY, BreakerState, EntityType
+
+#: Seconds between two looks at leagues that other workers have taken, or that wait to be retried.
+LOOK = 0.2
+
+
+def relate(
+    league: Annotated[
+        str | None, typer.Option("--league", help="One league by its tag, and its neighbours.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every league.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look for similar leagues now, in this process, instead of after the next change.
+
+    Relationships that change are enqueued for the graph; workers carry them there.
+    """
+    if (league is None) == (not everything):
+        raise typer.BadParameter("say which leagues: --all, or --league TAG")
+    with application() as app:
+        _check(app)
+        with app.database.autocommit() as conn:
+            started = store.database_time(conn)
+            before = store.count_similar(conn)
+        asked = _ask_one(app, league) if league is not None else _ask_all(app)
+        _work_off(app)
+        _show(app, asked, before, started, as_json=as_json)
+
+
+def _check(app: Application) -> None:
+    if SIMILARITY not in app.topology.names:
+        raise ConfigurationError(
+            "relationships are not kept: ALTSYNC_SIMILARITY is off, or ALTSYNC_SINKS lacks pinecone"
+        )
+    reason = app.disabled_reason(SIMILARITY)
+    if reason:
+        raise ConfigurationError(f"similar leagues are found by Pinecone, but {reason}")
+
+
+def _ask_one(app: Application, tag: str) -> int:
+    with app.database.transaction() as conn:
+        found = store.forget_neighbours(conn, tag)
+        if found is None:
+            raise AltsyncError(f"no league has the tag {tag!r}")
+        return outbox.ask_for_neighbours(conn, [SIMILARITY], [found], delay=0.0)
+
+
+def _ask_all(app: Application) -> int:
+    traits = app.topology.traits(SIMILARITY)
+    count, after = 0, UUID(int=0)
+    while True:
+        with app.database.transaction() as conn:
+            found, last = outbox.backfill_page(
+                conn, traits, EntityType.LEAGUE, after=after, force=True
+            )
+        count += found
+        if last is None:
+            return count
+        after = last
+
+
+def _work_off(app: Application) -> None:
+    """Until no league waits. Workers may take some of them; what they hold is waited for."""
+    columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=notes) as bars:
+        most = waiting = _waiting(app)
+        task = bars.add_task(SIMILARITY, total=most)
+        while waiting:
+            app.deliver(SIMILARITY)
+            waiting = _waiting(app)
+            most = max(most, waiting)
+            bars.update(task, completed=most - waiting, total=most)
+            if waiting:
+                _check_breaker(app, waiting)
+                time.sleep(LOOK)
+
+
+def _waiting(app: Application) -> int:
+    with app.database.autocommit() as conn:
+        backlog = store.backlog(conn).get(SIMILARITY)
+    return backlog.pending + backlog.in_progress if backlog else 0
+
+
+def _check_breaker(app: Application, waiting: int) -> None:
+    with app.database.autocommit() as conn:
+        health = outbox.sink_health(conn).get(SIMILARITY)
+    if health and health.state is not BreakerState.CLOSED:
+        raise AltsyncError(
+            f"{SIMILARITY} is {health.state}: {health.reason}. {waiting:,} leagues wait, and "
+            "workers go on with them when it answers again."
+        )
+
+
+def _show(app: Application, asked: int, before: int, started: datetime, *, as_json: bool) -> None:
+    with app.database.autocommit() as conn:
+        now, added = store.count_similar(conn), store.count_similar(conn, since=started)
+        groups = outbox.failures(conn, SIMILARITY)
+    failed = sum(group.count for group in groups)
+    removed = before + added - now
+    if as_json:
+        terminal.print_json(
+            {
+                "leagues": asked,
+                "relationships": now,
+                "added": added,
+                "removed": removed,
+                "failures": [asdict(group) for group in groups],
+            }
+        )
+    else:
+        notes.print(
+            f"{asked:,} leagues were asked for: {added:,} relationships came, {removed:,} went, "
+            f"{now:,} are there."
+        )
+    if failed:
+        notes.print(f"{failed:,} were given up on: altsync failures says why.", style="red")
+        raise typer.Exit(Exit.SINK_ERRORS)

@@ -1,0 +1,99 @@
+"""Relationships of leagues in the outbox: who asks for them, and what carries them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+from altsync.db import Conn
+from altsync.outbox.enqueue import LOW_PRIORITY, ON_LIVE, notify
+from altsync.records import Origin, Topology
+
+#: What a league's neighbours were or would be computed from, as one value, in SQL over a league
+#: called ``l``; :func:`altsync.similarity.basis` is the same in Python.
+BASIS = "concat_ws('|', l.embedding_model, l.embedding_text_hash, l.sport_archetype)"
+
+
+def ask_for_neighbours(
+    conn: Conn,
+    followers: Sequence[str],
+    ids: Sequence[UUID],
+    *,
+    delay: float,
+    again: bool = False,
+) -> int:
+    """Enqueue the search for neighbours of leagues, ``delay`` seconds from now.
+
+    The delay lets many changes settle first, and an index show what it was given. Without
+    ``again``, only for leagues whose neighbours were computed from something else than they are
+    now; with it, behind all other work. Returns how many.
+
+    Leagues that the caller has not locked may be among them when this is the last thing that the
+    transaction does: it waits for rows in the order of ids, and then for nothing else.
+    """
+    if not followers or not ids:
+        return 0
+    changed = "true" if again else f"l.neighbours_of IS DISTINCT FROM {BASIS}"
+    count = conn.execute(
+        f"""
+        INSERT INTO sync_operation AS o (entity_type, entity_id, entity_key, sink, action, version,
+                                         origin, priority, available_at)
+        SELECT 'league', l.id, l.league_tag, k.sink, 'upsert', l.version, '{Origin.SIMILARITY}',
+               %(priority)s, now() + make_interval(secs => %(delay)s)
+        FROM league l CROSS JOIN unnest(%(sinks)s::text[]) k(sink)
+        WHERE l.id = ANY(%(ids)s) AND l.deleted_at IS NULL AND {changed}
+        ORDER BY l.id, k.sink
+        {ON_LIVE}
+        """,
+        {
+            "sinks": list(followers),
+            "ids": list(ids),
+            "delay": delay,
+            "priority": LOW_PRIORITY if again else 0,
+        },
+    ).rowcount
+    if count:
+        notify(conn, followers)
+    return count
+
+
+def carry_edges(conn: Conn, ids: Sequence[UUID], topology: Topology, origin: Origin) -> int:
+    """Give leagues whose relationships changed a new number, and enqueue their projection.
+
+    The number is for sinks that mirror relationships; vectors are not written again. Whoever
+    calls has locked the leagues. Returns how many operations were enqueued.
+    """
+    if not ids:
+        return 0
+    count = conn.execute(
+        f"""
+        WITH changed AS (
+          UPDATE league l SET edges_version = nextval('entity_version'),
+                              neo4j_sync_status = 'pending'
+          WHERE l.id = ANY(%(ids)s) AND l.deleted_at IS NULL
+          RETURNING l.id, l.league_tag AS key, l.graph_version)
+        INSERT INTO sync_operation AS o
+          (entity_type, entity_id, entity_key, sink, action, version, origin)
+        SELECT 'league', c.id, c.key, k.sink, 'upsert', c.graph_version, '{origin}'
+        FROM changed c CROSS JOIN unnest(%(sinks)s::text[]) k(sink)
+        ORDER BY c.id, k.sink
+        {ON_LIVE}
+        """,
+        {"ids": list(ids), "sinks": topology.graph},
+    ).rowcount
+    if count:
+        notify(conn, topology.graph)
+    return count
+
+
+def keep_edge_ids(conn: Conn, ids: Mapping[UUID, str]) -> None:
+    """Write down the graph's own ids of relationships. Whoever calls has locked their sources."""
+    if ids:
+        conn.execute(
+            """
+            UPDATE league_relationship r SET neo4j_rel_id = x.remote
+            FROM unnest(%(ids)s::uuid[], %(remotes)s::text[]) AS x(id, remote)
+            WHERE r.id = ANY(%(ids)s) AND r.id = x.id AND r.neo4j_rel_id IS DISTINCT FROM x.remote
+            """,
+            {"ids": list(ids), "remotes": list(ids.values())},
+        )

@@ -1,0 +1,126 @@
+"""SQL on seeded relationships between leagues: staging, the guarded upsert, deletion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from altsync.db import Conn
+from altsync.outbox import carry_edges, lock_entities
+from altsync.records import EntityType, Origin, Topology
+from altsync.store import Changes
+
+_COLUMNS = (
+    "id, seed_id, source_league_id, target_league_id, relationship_type, strength_score, "
+    "attributes, content_hash"
+)
+
+_CHANGED = """
+FROM staging_league_relationship s LEFT JOIN league_relationship e ON e.id = s.id
+WHERE e.id IS NULL OR e.content_hash <> s.content_hash
+"""
+
+
+def create_staging(conn: Conn) -> None:
+    """The session's temporary table that COPY fills, emptied by every commit."""
+    conn.execute(
+        """
+        CREATE TEMP TABLE IF NOT EXISTS staging_league_relationship (
+          id uuid, seed_id text, source_league_id uuid, target_league_id uuid,
+          relationship_type text, strength_score numeric(6, 5), attributes jsonb,
+          content_hash text) ON COMMIT DELETE ROWS
+        """
+    )
+
+
+def copy(conn: Conn, rows: Sequence[Sequence[Any]]) -> None:
+    """COPY (id, seed_id, source, target, type, strength, attributes, content_hash) rows."""
+    with (
+        conn.cursor() as cursor,
+        cursor.copy(f"COPY staging_league_relationship ({_COLUMNS}) FROM STDIN") as stream,
+    ):
+        for row in rows:
+            stream.write_row(row)
+
+
+def holders(
+    conn: Conn, ids: Sequence[UUID], pairs: Sequence[tuple[UUID, UUID, str]]
+) -> dict[tuple[UUID, UUID, str], str]:
+    """Seed ids of the relationships that hold one of ``pairs``, but for those in ``ids``."""
+    rows = conn.execute(
+        """
+        SELECT r.source_league_id, r.target_league_id, r.relationship_type, r.seed_id
+        FROM unnest(%s::uuid[], %s::uuid[], %s::text[]) AS p(source, target, relation)
+        JOIN league_relationship r ON r.source_league_id = p.source
+          AND r.target_league_id = p.target AND r.relationship_type = p.relation
+        WHERE r.seed_id IS NOT NULL AND r.id <> ALL(%s)
+        """,
+        ([p[0] for p in pairs], [p[1] for p in pairs], [p[2] for p in pairs], list(ids)),
+    )
+    return {(r[0], r[1], r[2]): r[3] for r in rows}
+
+
+def classify(conn: Conn, topology: Topology) -> Changes:
+    """What ``upsert`` would do, without doing it."""
+    row = conn.execute(
+        f"SELECT count(*) FILTER (WHERE e.id IS NULL), count(*) FILTER (WHERE e.id IS NOT NULL), "
+        f"count(DISTINCT s.source_league_id) {_CHANGED}"
+    ).fetchone()
+    assert row is not None
+    return Changes(created=row[0], updated=row[1], operations=row[2] * len(topology.graph))
+
+
+def upsert(conn: Conn, topology: Topology) -> Changes:
+    """Upsert what changed in staging; the leagues that it begins at are carried to the graph."""
+    ends = conn.execute(
+        f"SELECT s.source_league_id, s.target_league_id, e.source_league_id {_CHANGED}"
+    ).fetchall()
+    if not ends:
+        return Changes()
+    lock_entities(conn, ((EntityType.LEAGUE, i) for i in {i for row in ends for i in row if i}))
+    created = conn.execute(
+        f"""
+        INSERT INTO league_relationship AS r ({_COLUMNS})
+        SELECT s.id, s.seed_id, s.source_league_id, s.target_league_id, s.relationship_type,
+               s.strength_score, s.attributes, s.content_hash {_CHANGED} ORDER BY s.id
+        ON CONFLICT (id) DO UPDATE SET
+          source_league_id = excluded.source_league_id,
+          target_league_id = excluded.target_league_id,
+          relationship_type = excluded.relationship_type,
+          strength_score = excluded.strength_score, attributes = excluded.attributes,
+          content_hash = excluded.content_hash, neo4j_rel_id = NULL, updated_at = now()
+        RETURNING (xmax = 0)
+        """
+    ).fetchall()
+    sources = sorted({i for row in ends for i in (row[0], row[2]) if i})
+    operations = _carry(conn, sources, topology)
+    fresh = sum(row[0] for row in created)
+    return Changes(created=fresh, updated=len(created) - fresh, operations=operations)
+
+
+def delete(conn: Conn, ids: Sequence[UUID], topology: Topology) -> Changes:
+    """Delete relationships; the leagues that they began at are carried to the graph."""
+    sources = [
+        row[0]
+        for row in conn.execute(
+            "SELECT DISTINCT source_league_id FROM league_relationship WHERE id = ANY(%s)",
+            (list(ids),),
+        )
+    ]
+    lock_entities(conn, ((EntityType.LEAGUE, i) for i in sources))
+    count = conn.execute(
+        "DELETE FROM league_relationship WHERE id = ANY(%s)", (list(ids),)
+    ).rowcount
+    return Changes(deleted=count, operations=_carry(conn, sorted(sources), topology))
+
+
+def _carry(conn: Conn, sources: Sequence[UUID], topology: Topology) -> int:
+    conn.execute(
+        """
+        INSERT INTO changed_in_run SELECT 'league', id, version FROM league WHERE id = ANY(%s)
+        ON CONFLICT (entity_type, id) DO NOTHING
+        """,
+        (list(sources),),
+    )
+    return carry_edges(conn, sources, topology, Origin.SEED)

@@ -1,0 +1,315 @@
+"""SQL on the relationships between leagues."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from altsync.db import Conn, Database
+from altsync.outbox import ask_for_neighbours, carry_edges, lock_entities
+from altsync.records import EntityType, Origin, Relation, SinkVersion, Topology, entity_id
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """What was found around one league: the edges it is to have, and all that it saw.
+
+    Scores are cosines by the tags of leagues. ``basis`` is what they were computed from.
+    """
+
+    source: UUID
+    version: int
+    basis: str
+    edges: Mapping[str, float]
+    seen: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """When a league is similar to another: see ``Settings`` for the numbers' meaning."""
+
+    enter: float = 0.80
+    leave: float = 0.77
+    top_k: int = 10
+    across_archetypes: bool = False
+    debounce: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Related:
+    """What one round of similarity changed: edges, and leagues that are looked at once more."""
+
+    added: int = 0
+    rescored: int = 0
+    removed: int = 0
+    asked_again: int = 0
+
+
+#: A change of a score that is none: models and indexes round.
+SAME_SCORE = 0.001
+
+
+def similar_edges(conn: Conn, sources: Sequence[UUID]) -> dict[UUID, dict[str, float]]:
+    """The SIMILAR_TO edges of leagues to living ones, as scores by tag."""
+    rows = conn.execute(
+        """
+        SELECT r.source_league_id, t.league_tag, r.strength_score
+        FROM league_relationship r
+        JOIN league t ON t.id = r.target_league_id AND t.deleted_at IS NULL
+        WHERE r.source_league_id = ANY(%s) AND r.relationship_type = 'SIMILAR_TO'
+        """,
+        (list(sources),),
+    )
+    found: dict[UUID, dict[str, float]] = {source: {} for source in sources}
+    for source, tag, score in rows:
+        found[source][tag] = float(score)
+    return found
+
+
+def relate(
+    conn: Conn, found: Sequence[Neighbours], rules: Rules, topology: Topology, follower: str
+) -> Related:
+    """Make SIMILAR_TO what was found, in the caller's transaction.
+
+    Leagues whose edges changed are carried to the graph. Where a league itself had changed, its
+    neighbours are asked again when their own edges disagree with what it saw; a league that was
+    only asked again asks nobody, so that one change never goes round in circles.
+    """
+    sources = [n.source for n in found]
+    moved = _moved(conn, found)
+    targets = _ids_of(conn, {tag for n in found for tag in n.edges})
+    lock_entities(conn, ((EntityType.LEAGUE, i) for i in {*sources, *targets.values()}))
+    now = similar_edges(conn, sources)
+    living = _ids_of(conn, targets)
+    counts = Related()
+    changed: list[UUID] = []
+    for one in found:
+        wanted = {tag: score for tag, score in one.edges.items() if tag in living}
+        difference = _difference(now[one.source], wanted)
+        if difference != Related():
+            changed.append(one.source)
+            counts = _sum(counts, difference)
+            _rewrite(conn, one, {living[tag]: score for tag, score in wanted.items()})
+    _note_basis(conn, found)
+    carry_edges(conn, changed, topology, Origin.SIMILARITY)
+    again = _disagreeing(conn, [n for n in found if n.source in moved], rules)
+    asked = ask_for_neighbours(conn, [follower], sorted(again), delay=rules.debounce, again=True)
+    return _sum(counts, Related(asked_again=asked))
+
+
+def _difference(now: Mapping[str, float], wanted: Mapping[str, float]) -> Related:
+    kept = now.keys() & wanted.keys()
+    return Related(
+        added=len(wanted.keys() - now.keys()),
+        rescored=sum(abs(now[tag] - wanted[tag]) >= SAME_SCORE for tag in kept),
+        removed=len(now.keys() - wanted.keys()),
+    )
+
+
+def _sum(one: Related, other: Related) -> Related:
+    return Related(
+        one.added + other.added,
+        one.rescored + other.rescored,
+        one.removed + other.removed,
+        one.asked_again + other.asked_again,
+    )
+
+
+def _moved(conn: Conn, found: Sequence[Neighbours]) -> set[UUID]:
+    """Leagues that were never looked at as they are now."""
+    rows = conn.execute(
+        """
+        SELECT l.id FROM league l
+        JOIN unnest(%(ids)s::uuid[], %(bases)s::text[]) AS r(id, basis) ON r.id = l.id
+        WHERE l.id = ANY(%(ids)s) AND l.neighbours_of IS DISTINCT FROM r.basis
+        """,
+        {"ids": [n.source for n in found], "bases": [n.basis for n in found]},
+    )
+    return {r[0] for r in rows}
+
+
+def _ids_of(conn: Conn, tags: Mapping[str, UUID] | set[str]) -> dict[str, UUID]:
+    """Ids of living leagues by their tags."""
+    rows = conn.execute(
+        "SELECT league_tag, id FROM league WHERE league_tag = ANY(%s) AND deleted_at IS NULL",
+        (list(tags),),
+    )
+    return {r[0]: r[1] for r in rows}
+
+
+def _disagreeing(conn: Conn, found: Sequence[Neighbours], rules: Rules) -> set[UUID]:
+    """Leagues whose own edges do not fit what ``found`` saw of them.
+
+    They should know a new neighbour and have room for it, or know it by another score, or know
+    one that saw nothing of them.
+    """
+    pairs = [(n.source, tag, score) for n in found for tag, score in n.seen.items()]
+    rows = conn.execute(
+        """
+        WITH seen AS MATERIALIZED (
+          SELECT s.source, t.id AS target, s.score
+          FROM unnest(%(sources)s::uuid[], %(tags)s::text[], %(scores)s::float8[])
+            AS s(source, tag, score)
+          JOIN league t ON t.league_tag = s.tag AND t.deleted_at IS NULL),
+        standing AS (
+          SELECT r.source_league_id AS id, count(*) AS edges, min(r.strength_score) AS weakest
+          FROM league_relationship r
+          WHERE r.source_league_id IN (SELECT target FROM seen)
+            AND r.relationship_type = 'SIMILAR_TO' GROUP BY 1)
+        SELECT s.target FROM seen s
+        LEFT JOIN league_relationship back ON back.source_league_id = s.target
+          AND back.target_league_id = s.source AND back.relationship_type = 'SIMILAR_TO'
+        LEFT JOIN standing ON standing.id = s.target
+        WHERE CASE WHEN back.id IS NULL
+          THEN s.score > %(enter)s AND (COALESCE(standing.edges, 0) < %(top_k)s
+                                        OR s.score > standing.weakest + %(same)s)
+          ELSE abs(back.strength_score - s.score) >= %(same)s END
+        UNION
+        SELECT r.source_league_id FROM league_relationship r
+        WHERE r.target_league_id = ANY(%(moved)s) AND r.relationship_type = 'SIMILAR_TO'
+          AND NOT EXISTS (SELECT 1 FROM seen s
+                          WHERE s.source = r.target_league_id AND s.target = r.source_league_id)
+        """,
+        {
+            "sources": [p[0] for p in pairs],
+            "tags": [p[1] for p in pairs],
+            "scores": [p[2] for p in pairs],
+            "moved": [n.source for n in found],
+            "enter": rules.enter,
+            "top_k": rules.top_k,
+            "same": SAME_SCORE,
+        },
+    )
+    return {r[0] for r in rows}
+
+
+def _rewrite(conn: Conn, found: Neighbours, wanted: Mapping[UUID, float]) -> None:
+    """Make these the league's SIMILAR_TO edges. Edges that stay keep their ids."""
+    ids = {target: entity_id(Relation.SIMILAR_TO, f"{found.source}:{target}") for target in wanted}
+    conn.execute(
+        """
+        DELETE FROM league_relationship
+        WHERE source_league_id = %s AND relationship_type = 'SIMILAR_TO' AND id <> ALL(%s)
+        """,
+        (found.source, list(ids.values())),
+    )
+    conn.execute(
+        """
+        INSERT INTO league_relationship AS r (id, source_league_id, target_league_id,
+          relationship_type, strength_score, model, source_version, target_version)
+        SELECT w.id, s.id, t.id, 'SIMILAR_TO', w.score, s.embedding_model, %(version)s, t.version
+        FROM unnest(%(ids)s::uuid[], %(targets)s::uuid[], %(scores)s::float8[])
+          AS w(id, target, score)
+        JOIN league s ON s.id = %(source)s AND s.deleted_at IS NULL
+        JOIN league t ON t.id = w.target
+        ON CONFLICT (id) DO UPDATE SET strength_score = excluded.strength_score,
+          model = excluded.model, source_version = excluded.source_version,
+          target_version = excluded.target_version, updated_at = now()
+        WHERE (r.strength_score, r.model) IS DISTINCT FROM (excluded.strength_score, excluded.model)
+        """,
+        {
+            "source": found.source,
+            "version": found.version,
+            "ids": list(ids.values()),
+            "targets": list(wanted),
+            "scores": list(wanted.values()),
+        },
+    )
+
+
+def _note_basis(conn: Conn, found: Sequence[Neighbours]) -> None:
+    conn.execute(
+        """
+        UPDATE league l SET neighbours_of = r.basis
+        FROM unnest(%(ids)s::uuid[], %(bases)s::text[]) AS r(id, basis)
+        WHERE l.id = ANY(%(ids)s) AND l.id = r.id AND l.deleted_at IS NULL
+        """,
+        {"ids": [n.source for n in found], "bases": [n.basis for n in found]},
+    )
+
+
+def cut_off(conn: Conn, ids: Sequence[UUID], followers: Sequence[str]) -> None:
+    """Remove every relationship from and to leagues that are being deleted.
+
+    The graph drops their edges with their nodes. Those that were similar to them are asked
+    again: there is room for another neighbour. Whoever calls has locked the leagues.
+    """
+    rows = conn.execute(
+        """
+        DELETE FROM league_relationship
+        WHERE source_league_id = ANY(%(ids)s) OR target_league_id = ANY(%(ids)s)
+        RETURNING source_league_id, relationship_type
+        """,
+        {"ids": list(ids)},
+    )
+    left = {r[0] for r in rows if r[1] == Relation.SIMILAR_TO} - set(ids)
+    ask_for_neighbours(conn, followers, sorted(left), delay=0.0, again=True)
+
+
+def vector_standing(conn: Conn, ids: Sequence[UUID]) -> dict[UUID, tuple[bool, float | None]]:
+    """Of leagues: whether their vector is still on its way, and seconds since it was written."""
+    rows = conn.execute(
+        """
+        SELECT l.id, EXISTS (SELECT 1 FROM sync_operation o WHERE o.entity_id = l.id
+                             AND o.sink IN ('embedding', 'pinecone') AND o.finished_at IS NULL),
+               EXTRACT(epoch FROM now() - l.pinecone_synced_at)::float8
+        FROM league l WHERE l.id = ANY(%s)
+        """,
+        (list(ids),),
+    )
+    return {r[0]: (r[1], r[2]) for r in rows}
+
+
+def related_leagues(database: Database) -> Iterator[SinkVersion]:
+    """Living leagues whose neighbours were computed, with what from, page by page."""
+    after = UUID(int=0)
+    while True:
+        with database.autocommit() as conn:
+            rows = conn.execute(
+                """
+                SELECT id, league_tag, version, neighbours_of, embedding_model FROM league
+                WHERE id > %s AND deleted_at IS NULL ORDER BY id LIMIT 1000
+                """,
+                (after,),
+            ).fetchall()
+        if not rows:
+            return
+        for _id, tag, version, basis, model in rows:
+            if basis is not None:
+                yield SinkVersion(tag, version, basis, model)
+        after = rows[-1][0]
+
+
+def forget_neighbours(conn: Conn, tag: str) -> UUID | None:
+    """Have a living league's neighbours count as never looked for, and lock it; None without."""
+    row = conn.execute(
+        """
+        UPDATE league SET neighbours_of = NULL WHERE league_tag = %s AND deleted_at IS NULL
+        RETURNING id
+        """,
+        (tag,),
+    ).fetchone()
+    return row[0] if row else None
+
+
+def count_similar(conn: Conn, since: datetime | None = None) -> int:
+    """SIMILAR_TO relationships, of all time or made since a time of the database's clock."""
+    row = conn.execute(
+        """
+        SELECT count(*) FROM league_relationship WHERE relationship_type = 'SIMILAR_TO'
+          AND (%(since)s::timestamptz IS NULL OR created_at >= %(since)s)
+        """,
+        {"since": since},
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def database_time(conn: Conn) -> datetime:
+    """The database's clock, which all times are of."""
+    row = conn.execute("SELECT now()").fetchone()
+    assert row is not None
+    found: datetime = row[0]
+    return found

@@ -1,0 +1,158 @@
+"""Leagues with vectors in a real index, and the similarity between them, seen from both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from altsync import outbox, store
+from altsync.db import Database
+from altsync.delivery import Batch, Delivery, Policy
+from altsync.records import EntityType, League, Topology
+from altsync.similarity import Sink as Similarity
+from altsync.sinks import embedding, pinecone
+from altsync.sinks.base import Sink
+from altsync.store import EmbeddingCache, Rules
+from altsync.store.neighbours import SAME_SCORE
+from tests.conftest import TOPOLOGY
+from tests.integration.fakes import FakeEmbedder, FakeGraph
+from tests.integration.world import ECHO, LEASE, World
+
+#: The sinks of the product, with similarity.
+RELATING = Topology((*TOPOLOGY.sinks, Similarity.traits))
+
+#: Rounds of deliveries after which everything must be at rest.
+ROUNDS = 20
+
+
+class Neighbourhood:
+    """A database, an index, and every delivery between them."""
+
+    def __init__(self, world: World, database: Database, index: pinecone.Sink, rules: Rules):
+        self.world, self.database, self.index, self.rules = world, database, index, rules
+        self.graph = FakeGraph()
+        self.embedder = FakeEmbedder()
+        self.similarity = Similarity(database, index, RELATING, rules)
+        with world.conn.transaction():
+            outbox.register_sinks(world.conn, RELATING, "test-model", 4)
+
+    def deliver(self, sink: Sink) -> Batch:
+        """Everything that is due for a sink, counted as one batch."""
+        policy = Policy(lease=LEASE, echo=ECHO, debounce=self.rules.debounce)
+        delivery = Delivery(self.database, sink, RELATING, policy, worker="tests")
+        total = Batch()
+        while (batch := delivery.deliver_batch()).claimed:
+            total.claimed += batch.claimed
+            total.calls += batch.calls
+        return total
+
+    def vectors(self) -> None:
+        """Embed what waits for it, and write the vectors to the index."""
+        self.deliver(embedding.Sink(self.embedder, EmbeddingCache(self.database)))
+        self.deliver(self.index)
+
+    def settle(self) -> int:
+        """Deliver until nothing is left; returns how many queries similarity made."""
+        calls = 0
+        for _ in range(ROUNDS):
+            self.vectors()
+            calls += self.deliver(self.similarity).calls
+            self.deliver(self.graph)
+            if not self.world.scalar("SELECT count(*) FROM sync_operation WHERE status='pending'"):
+                return calls
+            self.world.pass_time(self.rules.debounce + 1)
+        raise AssertionError(f"not at rest after {ROUNDS} rounds")
+
+    # --- changes --------------------------------------------------------------------------------
+
+    def save(self, *leagues: League) -> None:
+        """Seed leagues."""
+        self.world.save(*leagues)
+
+    def delete(self, *leagues: League) -> None:
+        """Delete leagues as the seeder does."""
+        store.create_changed_in_run(self.world.conn)
+        ids = [self.world.row(league)["id"] for league in leagues]
+        with self.world.conn.transaction():
+            store.tombstone(self.world.conn, EntityType.LEAGUE, ids, RELATING)
+
+    # --- looking --------------------------------------------------------------------------------
+
+    def edges(self) -> dict[tuple[str, str], float]:
+        """The SIMILAR_TO relationships of the table, as scores by the pair of tags."""
+        rows = self.world.conn.execute(
+            """
+            SELECT s.league_tag, t.league_tag, r.strength_score FROM league_relationship r
+            JOIN league s ON s.id = r.source_league_id JOIN league t ON t.id = r.target_league_id
+            WHERE r.relationship_type = 'SIMILAR_TO'
+            """
+        )
+        return {(r[0], r[1]): float(r[2]) for r in rows}
+
+    def projected(self) -> dict[tuple[str, str], float | None]:
+        """The edges that the graph was last given, by the pair of tags."""
+        last: dict[str, dict[tuple[str, str], float | None]] = {}
+        for call in self.graph.calls:
+            for row in call.rows:
+                edges = {(row.key, e.target): e.score for e in row.edges or ()}
+                last[row.key] = {} if row.deleted else edges
+        return {pair: score for edges in last.values() for pair, score in edges.items()}
+
+    def cosines(self) -> dict[tuple[str, str], float]:
+        """What the stored vectors say of every pair that may be similar."""
+        rows = self.world.conn.execute(
+            "SELECT league_tag, sport_archetype, embedding_vector FROM league "
+            "WHERE deleted_at IS NULL AND embedding_vector IS NOT NULL",
+            binary=True,
+        ).fetchall()
+        units = {tag: (archetype, _unit(vector)) for tag, archetype, vector in rows}
+        return {
+            (a, b): float(one @ other)
+            for a, (kind, one) in units.items()
+            for b, (other_kind, other) in units.items()
+            if a != b and (kind == other_kind or self.rules.across_archetypes)
+        }
+
+
+def _unit(vector: bytes) -> npt.NDArray[np.float64]:
+    numbers = np.frombuffer(vector, "<f4").astype(np.float64)
+    return numbers / np.linalg.norm(numbers)
+
+
+def faults(place: Neighbourhood) -> Iterator[str]:
+    """What is wrong with the edges, in words: nothing, when similarity is at rest.
+
+    Written from the rules, not from the code: above ``enter`` is in unless ``top_k`` better ones
+    are, below ``leave`` is out, scores are cosines, and the graph was given the same.
+    """
+    rules, edges, cosines = place.rules, place.edges(), place.cosines()
+    slack = 2 * SAME_SCORE
+    mine: dict[str, list[float]] = {}
+    for (source, _target), score in edges.items():
+        mine.setdefault(source, []).append(score)
+    for pair, score in edges.items():
+        if pair not in cosines:
+            yield f"{pair} must not be"
+        elif abs(cosines[pair] - score) > slack:
+            yield f"{pair} is {cosines[pair]:.4f}, not {score:.4f}"
+        elif score <= rules.leave - slack:
+            yield f"{pair} should have left at {score:.4f}"
+    for source, scores in mine.items():
+        if len(scores) > rules.top_k:
+            yield f"{source} has {len(scores)} edges"
+    for pair, score in cosines.items():
+        full = len(mine.get(pair[0], ())) >= rules.top_k
+        near = score > rules.enter + slack and not (full and score <= min(mine[pair[0]]) + slack)
+        if near and pair not in edges:
+            yield f"{pair} is missing at {score:.4f}"
+    given = {p: s for p, s in place.projected().items() if p in edges or p in cosines}
+    if given.keys() != edges.keys():
+        yield f"the graph was given {sorted(given.keys() ^ edges.keys())} otherwise"
+
+
+def changed(league: League, text: str) -> League:
+    """The league with another text, and so with another vector."""
+    return replace(league, description=text)

@@ -1,0 +1,246 @@
+"""SIMILAR_TO follows the vectors of a real index, and nothing else is asked or written."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from altsync import outbox
+from altsync.db import Database
+from altsync.local.services.vectors import Vectors
+from altsync.local.vectors.faults import FaultRule
+from altsync.records import SIMILARITY, League
+from altsync.similarity import LAG, PART
+from altsync.store import Rules
+from tests.contract.harness import PineconeHarness
+from tests.integration.neighbourhood import Neighbourhood, changed, faults
+from tests.integration.world import World, league
+
+#: Few edges each, so that leagues crowd each other out.
+RULES = Rules(enter=0.80, leave=0.70, top_k=3, debounce=2.0)
+
+
+@pytest.fixture(scope="module")
+def _harness(vectors_server: Vectors) -> Iterator[PineconeHarness]:
+    harness = PineconeHarness(vectors_server)
+    harness.shared().setup()
+    yield harness
+    harness.close()
+
+
+@pytest.fixture
+def index(_harness: PineconeHarness) -> PineconeHarness:
+    """An empty index of four dimensions."""
+    _harness.empty()
+    return _harness
+
+
+@pytest.fixture
+def place(world: World, database: Database, index: PineconeHarness) -> Iterator[Neighbourhood]:
+    """Everything between the seeds and the graph, under RULES."""
+    place = Neighbourhood(world, database, index.open(), RULES)
+    yield place
+    place.similarity.close()
+
+
+def some(count: int, archetype: str = "combat") -> list[League]:
+    """Leagues of one archetype; in four dimensions many of them are near each other."""
+    return [league(f"{archetype}{n}", sport_archetype=archetype) for n in range(count)]
+
+
+def test_neighbours_are_found_after_vectors_land(place: Neighbourhood) -> None:
+    """Seeding is enough: edges and their projection follow, by the rules."""
+    place.save(*some(20), *some(10, "racing"))
+    place.settle()
+    assert len(place.edges()) > 10
+    assert list(faults(place)) == []
+
+
+def test_one_query_for_each_league(place: Neighbourhood) -> None:
+    """Never one per pair; and a league whose edges others crowd out is asked once more at most."""
+    place.save(*some(30))
+    place.vectors()
+    place.world.pass_time(RULES.debounce + 1)
+    assert place.deliver(place.similarity).calls == 30
+    assert place.settle() <= 30
+
+
+def test_nothing_changed_asks_nothing(place: Neighbourhood) -> None:
+    """A field outside the text, the same seed again, a vector written again: no query."""
+    leagues = some(10)
+    place.save(*leagues)
+    place.settle()
+    place.save(*leagues)
+    place.save(*[replace(one, tier="TIER9") for one in leagues])
+    assert place.settle() == 0
+    assert list(faults(place)) == []
+
+
+def test_a_changed_text_moves_its_edges_and_those_to_it(place: Neighbourhood) -> None:
+    """The league itself and its neighbours are looked at, nobody else."""
+    leagues = some(20)
+    place.save(*leagues)
+    place.settle()
+    before = place.edges()
+    for number, one in enumerate(leagues[:5]):
+        place.save(changed(one, f"something else {number}"))
+        place.settle()
+        assert list(faults(place)) == []
+    assert place.edges() != before
+
+
+def test_a_moved_archetype_takes_its_league_along(place: Neighbourhood) -> None:
+    """Its former neighbours let go of it, the new ones find it."""
+    combat, racing = some(12), some(12, "racing")
+    place.save(*combat, *racing)
+    place.settle()
+    linked = {tag for pair in place.edges() for tag in pair}
+    moved = next(one for one in combat if one.league_tag in linked)
+    place.save(replace(moved, sport_archetype="racing"))
+    place.settle()
+    assert list(faults(place)) == []
+
+
+def test_a_deleted_league_is_no_neighbour(place: Neighbourhood) -> None:
+    """Its edges go at once, in both directions, and others take its place."""
+    leagues = some(20)
+    place.save(*leagues)
+    place.settle()
+    busiest = max(leagues, key=lambda one: sum(one.league_tag in p for p in place.edges()))
+    place.delete(busiest)
+    assert not any(busiest.league_tag in pair for pair in place.edges())
+    place.settle()
+    assert list(faults(place)) == []
+    place.save(busiest)
+    place.settle()
+    assert any(busiest.league_tag in pair for pair in place.edges())
+    assert list(faults(place)) == []
+
+
+def test_hysteresis(place: Neighbourhood) -> None:
+    """Between the two thresholds what is there stays, and what is not does not come."""
+    place.save(*some(20))
+    place.settle()
+    stricter = replace(RULES, enter=0.95, leave=0.70)
+    before = place.edges()
+    assert any(score < 0.95 for score in before.values())
+    second = Neighbourhood(place.world, place.database, place.index, stricter)
+    place.world.conn.execute("UPDATE league SET neighbours_of = NULL")
+    ask_all(place)
+    second.settle()
+    assert second.edges() == before
+    second.similarity.close()
+
+
+def ask_all(place: Neighbourhood) -> None:
+    """Have every league looked at again."""
+    with place.world.conn.transaction():
+        ids = [r[0] for r in place.world.conn.execute("SELECT id FROM league ORDER BY id")]
+        outbox.ask_for_neighbours(place.world.conn, [SIMILARITY], ids, delay=0.0, again=True)
+
+
+def test_across_archetypes(place: Neighbourhood) -> None:
+    """Where it is allowed, the archetype does not matter."""
+    everywhere = Neighbourhood(
+        place.world, place.database, place.index, replace(RULES, across_archetypes=True)
+    )
+    everywhere.save(*some(10), *some(10, "racing"))
+    everywhere.settle()
+    assert any(a[:3] != b[:3] for a, b in everywhere.edges())
+    assert list(faults(everywhere)) == []
+    everywhere.similarity.close()
+
+
+def test_an_index_that_lags_is_asked_again_later(
+    place: Neighbourhood, index: PineconeHarness
+) -> None:
+    """A league that the index does not show yet waits in the outbox; no attempt is spent."""
+    index.server.admin.set_faults([FaultRule("pinecone.upsert", "lag", seconds=3600)])
+    place.save(*some(6))
+    place.vectors()
+    place.world.pass_time(RULES.debounce + 1)
+    assert place.deliver(place.similarity).claimed == 6
+    waiting = [op for op in place.world.ops("similarity") if op.live]
+    assert {(op.status, op.attempts, op.error_kind) for op in waiting} == {("pending", 0, "sink")}
+    assert all(0 < op.wait <= LAG for op in waiting)
+    assert place.edges() == {}
+
+    index.wipe()  # what lags is only gone with its index
+    index.shared().setup()
+    place.save(*[replace(one, tier="TIER2") for one in some(6)])
+    place.settle()
+    assert list(faults(place)) == []
+
+
+def test_a_vector_that_somebody_deleted_is_said(
+    place: Neighbourhood, index: PineconeHarness
+) -> None:
+    """After any lag the failure is kept, and says what to do."""
+    place.save(*some(3))
+    place.vectors()
+    index.empty()
+    place.world.conn.execute("UPDATE league SET pinecone_synced_at = now() - interval '1 hour'")
+    place.world.pass_time(RULES.debounce + 1)
+    place.deliver(place.similarity)
+    errors = {(op.error_kind, op.last_error) for op in place.world.ops("similarity")}
+    assert len(errors) == 1
+    kind, text = errors.pop()
+    assert kind == "item"
+    assert "altsync backfill --sink pinecone --force" in str(text)
+
+
+def test_an_outage_of_the_index_loses_nothing(place: Neighbourhood, index: PineconeHarness) -> None:
+    """Queries fail, the breaker opens, and when the index is back everything is found."""
+    place.save(*some(12))
+    place.vectors()
+    place.world.pass_time(RULES.debounce + 1)
+    index.server.admin.set_faults([FaultRule("pinecone.query", "status", status=503)])
+    place.deliver(place.similarity)
+    assert place.edges() == {}
+    assert {op.attempts for op in place.world.ops("similarity") if op.live} == {0}
+    index.server.admin.clear()
+    place.world.pass_time(3600)
+    place.settle()
+    assert list(faults(place)) == []
+
+
+def test_many_parts(place: Neighbourhood) -> None:
+    """More leagues than go into one call."""
+    place.save(*some(PART + 7))
+    place.settle()
+    assert list(faults(place)) == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_history_ends_by_the_rules(place: Neighbourhood, seed: int) -> None:
+    """Leagues come, change, move and go in any order, with deliveries in between or not."""
+    chance = random.Random(seed)
+    there: dict[str, League] = {}
+    for step in range(12):
+        touched: list[League] = []
+        for _ in range(chance.randint(1, 8)):
+            tag = f"l{chance.randrange(25)}"
+            archetype = chance.choice(["combat", "combat", "racing"])
+            if tag in there and chance.random() < 0.25:
+                place.delete(there.pop(tag))
+                touched = [one for one in touched if one.league_tag != tag]
+                continue
+            one = league(tag, sport_archetype=archetype, description=f"text {step}")
+            there[tag] = one
+            touched = [other for other in touched if other.league_tag != tag] + [one]
+        if touched:
+            place.save(*touched)
+        match chance.randrange(4):
+            case 0:
+                place.vectors()
+            case 1:
+                place.vectors()
+                place.world.pass_time(RULES.debounce + 1)
+                place.deliver(place.similarity)
+            case 2:
+                place.settle()
+    place.settle()
+    assert list(faults(place)) == []
