@@ -74,6 +74,16 @@ def record(world: World, sink: str, seconds_ago: float, seconds: float = 0.2, **
     )
 
 
+def relate(world: World, source: str, target: str, kind: str, score: float | None) -> None:
+    """Relate two leagues. All kinds but SIMILAR_TO come from a seed line."""
+    seed_id = None if kind == "SIMILAR_TO" else f"{source} {kind} {target}"
+    world.conn.execute(
+        "INSERT INTO league_relationship (id, seed_id, source_league_id, target_league_id, "
+        "relationship_type, strength_score) VALUES (gen_random_uuid(), %s, %s, %s, %s, %s)",
+        (seed_id, id_of(league(source)), id_of(league(target)), kind, score),
+    )
+
+
 def test_the_overview_is_the_status_and_more(site: Site, world: World) -> None:
     """As ``altsync status --json``, with the work of the last minute."""
     world.save(*leagues(3), archetype("racing"))
@@ -101,7 +111,7 @@ def test_throughput_is_cut_into_slices(site: Site, world: World) -> None:
     assert (body["step"], body["slices"]) == (60, 60)
     synced = {s: [w["synced"] for w in works] for s, works in body["sinks"].items()}
     assert {sink: len(values) for sink, values in synced.items()} == dict.fromkeys(
-        ("embedding", "neo4j", "pinecone"), 60
+        site.app.topology.names, 60
     )
     # A minute may have begun since.
     assert sum(synced["neo4j"][-2:]) == 6
@@ -250,11 +260,7 @@ def test_the_graph_around_a_league(site: Site, world: World) -> None:
         ("d", "e", "SIMILAR_TO", 0.8),
         ("a", "gone", "SIMILAR_TO", 0.99),
     ):
-        world.conn.execute(
-            "INSERT INTO league_relationship (source_league_id, target_league_id, "
-            "relationship_type, strength_score) VALUES (%s, %s, %s, %s)",
-            (id_of(league(source)), id_of(league(target)), kind, score),
-        )
+        relate(world, source, target, kind, score)
     world.delete(league("gone"))
     body = site.get("/api/graph", league="a").json
     assert body["centre"]["name"] == "The a"

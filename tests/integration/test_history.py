@@ -246,9 +246,9 @@ def test_relationships_show_both_ends(world: World) -> None:
     with world.conn.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO league_relationship "
-            "(source_league_id, target_league_id, relationship_type, strength_score) "
-            "VALUES (%s, %s, %s, %s)",
-            edges,
+            "(id, seed_id, source_league_id, target_league_id, relationship_type, strength_score) "
+            "VALUES (gen_random_uuid(), %s, %s, %s, %s, %s)",
+            [(None if edge[2] == "SIMILAR_TO" else "seeded", *edge) for edge in edges],
         )
     state = history.entity_state(world.conn, "one")
     assert state is not None
