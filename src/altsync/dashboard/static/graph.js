@@ -83,7 +83,7 @@ function places(near, strongest, width, height, labels) {
 
 function picture(near, edges, strongest, width) {
   const labels = width >= ROOM_FOR_LABELS;
-  const height = labels ? 600 : Math.max(340, width);
+  const height = labels ? Math.min(600, 260 + 40 * Math.ceil(near.length / 2)) : Math.max(340, width);
   const middle = { x: width / 2, y: height / 2 };
   const archetypes = [...new Set([found.centre, ...near].map((one) => one.archetype))].sort();
   const at = places(near, strongest, width, height, labels);
@@ -107,7 +107,7 @@ function picture(near, edges, strongest, width) {
   const colour = (one) => `f${archetypes.indexOf(one.archetype) % 6}`;
   const nodes = near.map((one, i) => {
     const { x, y, side } = at.get(one.tag);
-    return svg("a", { href: `#/graph/${encodeURIComponent(one.tag)}`, "data-focus": `node ${one.tag}`, "aria-label": `${one.name}, ${strongest.get(one.tag).toFixed(3)}: draw the graph around it` },
+    return svg("a", { href: `#/graph/${encodeURIComponent(one.tag)}`, "data-focus": `node ${one.tag}`, "aria-label": `${one.name}${strongest.get(one.tag) ? `, ${strongest.get(one.tag).toFixed(3)}` : ""}: draw the graph around it` },
       svg("circle", { class: colour(one), cx: x, cy: y, r: 12 }),
       svg("text", { class: "inside", x, y }, String(i + 1)),
       labels && svg("text", { x: x + 18 * side, y: y + 4, "text-anchor": side === 1 ? "start" : "end" }, cut(one.name, 25)));
