@@ -20,8 +20,14 @@ from altsync.config import Settings, read_settings
 from altsync.errors import ConfigurationError
 from altsync.records import SIMILARITY
 
+#: The one task; its message is a wake-up.
+TASK = "altsync.sync_batch"
+
 #: Seconds that a warm or soft shutdown waits for batches under way.
 GRACE = 25.0
+
+#: Connections to the broker that a process keeps for sending.
+POOL = 4
 
 #: Seconds that a dead broker may hold up the relay.
 BROKER_TIMEOUT = 5.0
@@ -53,7 +59,7 @@ def create(settings: Settings) -> Celery:
             "socket_keepalive": True,
             "visibility_timeout": 3600,
         },
-        broker_pool_limit=4,
+        broker_pool_limit=POOL,
         # A second wake-up of a process that was cut off is harmless: the outbox is the truth.
         task_acks_late=False,
     )
@@ -79,15 +85,23 @@ def waiting(app: Celery, queue: str) -> int:
                 return 0  # the queue is created with its first message
 
 
+def message(sink: str) -> dict[str, Any]:
+    """How a wake-up is sent. Monitors show it under its sink's name."""
+    return {
+        "args": [sink],
+        "queue": queue_of(sink),
+        "shadow": f"{TASK}.{sink}",
+        "retry": False,
+        "ignore_result": True,
+    }
+
+
 def waker(app: Celery, limit: int) -> Any:
     """A ``wake(sink)`` that sends at most ``limit`` messages that nobody takes."""
 
     def wake(sink: str) -> None:
-        queue = queue_of(sink)
-        if waiting(app, queue) < limit:
-            app.send_task(
-                "altsync.sync_batch", args=[sink], queue=queue, retry=False, ignore_result=True
-            )
+        if waiting(app, queue_of(sink)) < limit:
+            app.send_task(TASK, **message(sink))
 
     return wake
 
@@ -159,3 +173,6 @@ _settings = read_settings()
 app = create(_settings)
 if "flower" in sys.argv:
     set_flower_defaults(_settings)
+    # Flower asks eight questions at once, each with two connections in hand: from a pool, all
+    # of them would wait for each other for ever, and its pages stay empty.
+    app.conf.broker_pool_limit = 0

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import threading
+from dataclasses import asdict
 from typing import Any
 
 from celery import Task, signals
 
 from altsync.app import Application
-from workers.app import app, queue_of
+from workers.app import TASK, app, message
 
 _lock = threading.Lock()
 _applications: dict[int, Application] = {}
@@ -29,11 +30,16 @@ def application() -> Application:
         return _applications[pid]
 
 
-@app.task(bind=True, name="altsync.sync_batch")
-def sync_batch(self: Task, sink: str) -> None:
-    """Deliver what is due for ``sink``; ask for another task when there is more."""
-    if application().deliver(sink):
-        self.apply_async(args=[sink], queue=queue_of(sink), retry=False)
+@app.task(bind=True, name=TASK)
+def sync_batch(self: Task, sink: str) -> dict[str, Any]:
+    """Deliver what is due for ``sink``; ask for another task when there is more.
+
+    Nobody reads the result but monitors such as Flower.
+    """
+    drained = application().deliver(sink)
+    if drained.more:
+        self.apply_async(**message(sink))
+    return {"sink": sink, **asdict(drained), "seconds": round(drained.seconds, 3)}
 
 
 @signals.worker_shutting_down.connect

@@ -16,7 +16,7 @@ import structlog
 from altsync import db, log, outbox, similarity
 from altsync.config import Settings, read_settings
 from altsync.db import Database
-from altsync.delivery import Delivery, Policy
+from altsync.delivery import Delivery, Drained, Policy
 from altsync.embedding import Embedded, Embedder
 from altsync.errors import ConfigurationError, SinkFailure
 from altsync.records import SIMILARITY, Model, SinkTraits, Topology
@@ -123,11 +123,11 @@ class Application:
         numbers = policy(self.settings)
         return Delivery(self.database, sink, self.topology, numbers, worker=worker_name())
 
-    def deliver(self, sink: str) -> bool:
-        """Drain a sink for one task's time; True when there is more to do."""
+    def deliver(self, sink: str) -> Drained:
+        """Drain a sink for one task's time. One that is not configured has nothing to do."""
         delivery = self.delivery(sink)
         if delivery is None:
-            return False
+            return Drained()
         return delivery.drain(self.settings.altsync_task_seconds, self.stopping.is_set)
 
     def relay(self, wake: Callable[[str], None]) -> Relay:
@@ -171,9 +171,12 @@ class Application:
     def announce(self) -> None:
         """Show in the shared state which sinks are switched on. For the relay alone.
 
-        Anybody else may run with fewer settings, and would switch sinks off for all.
+        Anybody else may run with fewer settings, and would switch sinks off for all. A sink that
+        the settings name since the last migration gets its shared state here.
         """
+        model = self.settings.wanted_model
         with self.database.transaction() as conn:
+            outbox.register_sinks(conn, self.topology, model.name, model.dimensions)
             for name in self.topology.names:
                 outbox.set_enabled(conn, name, self.disabled_reason(name))
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import assert_never
 from uuid import UUID, uuid4
 
@@ -19,9 +19,9 @@ import structlog
 from psycopg import errors
 
 from altsync import outbox, store
-from altsync.db import Database
+from altsync.db import Conn, Database
 from altsync.errors import SinkFailure
-from altsync.log import redact
+from altsync.log import debugging, redact
 from altsync.projection import MOVING, namespace
 from altsync.records import (
     EMBEDDING,
@@ -68,6 +68,10 @@ REPEAT_PAUSE = 0.1
 SETTLE_TRIES = 3
 
 
+#: What logs call a verdict.
+OUTCOMES = {Synced: "synced", Superseded: "superseded", Retry: "retried", Dead: "dead"}
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """The numbers of delivery; times are in seconds. See ``Settings`` for their meaning."""
@@ -92,6 +96,32 @@ class Batch:
     settlement: Settlement = field(default_factory=Settlement)
     calls: int = 0
     tokens: int = 0
+
+
+@dataclass(slots=True)
+class Drained:
+    """What one drain came to, in operations. ``more``: its time ran out with more to do."""
+
+    batches: int = 0
+    claimed: int = 0
+    synced: int = 0
+    superseded: int = 0
+    retried: int = 0
+    dead: int = 0
+    lost: int = 0
+    remote_calls: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    more: bool = False
+
+    def add(self, batch: Batch) -> None:
+        """Count one more batch."""
+        self.batches += 1
+        self.claimed += batch.claimed
+        self.remote_calls += batch.calls
+        self.tokens += batch.tokens
+        for name, count in asdict(batch.settlement).items():
+            setattr(self, name, getattr(self, name) + count)
 
 
 @dataclass(slots=True)
@@ -141,15 +171,20 @@ class Delivery:
         self._at = at
         self._is_set_up = False
 
-    def drain(self, seconds: float, stopping: Callable[[], bool] = lambda: False) -> bool:
-        """Deliver batch after batch; True when time ran out with more to do."""
-        until = time.monotonic() + seconds
+    def drain(self, seconds: float, stopping: Callable[[], bool] = lambda: False) -> Drained:
+        """Deliver batch after batch, until nothing is due or the time is over."""
+        started = time.monotonic()
+        drained = Drained()
         while not stopping():
-            if self.deliver_batch(stopping).claimed == 0:
-                return False
-            if time.monotonic() >= until:
-                return True
-        return False
+            batch = self.deliver_batch(stopping)
+            if batch.claimed == 0:
+                break
+            drained.add(batch)
+            if time.monotonic() - started >= seconds:
+                drained.more = True
+                break
+        drained.seconds = time.monotonic() - started
+        return drained
 
     def deliver_batch(self, stopping: Callable[[], bool] = lambda: False) -> Batch:
         """Claim one batch and see it through. A batch of 0 means nothing to do, or not now."""
@@ -173,6 +208,7 @@ class Delivery:
                 if gate.probing:
                     outbox.abandon_probe(conn, self._traits.name, token)
                 return Batch()
+            gate = self._with_current_model(conn, gate)
         self._at("claimed")
         if stopping():
             with self._database.autocommit() as conn:
@@ -205,6 +241,17 @@ class Delivery:
         )
         return batch
 
+    def _with_current_model(self, conn: Conn, gate: outbox.Gate) -> outbox.Gate:
+        """The gate with the model that is wanted now.
+
+        Asked after the claim, as rows are: operations of a new model would be done by the
+        former one otherwise, and nobody would ask again.
+        """
+        if self._traits.name != EMBEDDING and not self._needs_vector:
+            return gate
+        model, dimensions = outbox.wanted_model(conn) or (gate.model, gate.dimensions)
+        return replace(gate, model=model, dimensions=dimensions)
+
     # --- one batch ----------------------------------------------------------------------------
 
     def _see_through(
@@ -229,6 +276,8 @@ class Delivery:
         ]
         settlement = self._settle(verdicts, writing, model)
         self._at("settled")
+        if debugging():
+            self._log_verdicts(verdicts, rows)
         self._tell_breaker(writing, gate, delay)
         return Batch(len(operations), settlement, writing.calls, writing.tokens)
 
@@ -561,6 +610,20 @@ class Delivery:
             )
             self._at("settling")
         return settlement
+
+    def _log_verdicts(self, verdicts: Sequence[Verdict], rows: Mapping[UUID, Row]) -> None:
+        """One line per operation; ``change`` is the version by which the seeder names it."""
+        for verdict in verdicts:
+            op = verdict.op
+            row = rows.get(op.entity_id)
+            log.debug(
+                "operation.settled",
+                sink=self._traits.name,
+                key=op.entity_key,
+                change=row.version if row else op.version,
+                outcome=OUTCOMES[type(verdict)],
+                reason=None if isinstance(verdict, Synced) else verdict.reason,
+            )
 
     def _breaker_delay(self, failure: SinkFailure | None, gate: outbox.Gate) -> float:
         if failure is None or failure.kind is not ErrorKind.SINK:

@@ -230,11 +230,16 @@ def _check_embedding(row: Row, embedding: Embedding) -> Check:
         return Check(EMBEDDING, True, "a deleted entity needs none")
     if embedding.up_to_date:
         return Check(EMBEDDING, True, f"of the current text, by {embedding.model}")
+    return Check(EMBEDDING, False, _gap(embedding))
+
+
+def _gap(embedding: Embedding) -> str:
+    """How the vector differs from the one that is wanted."""
     if embedding.model is None:
-        return Check(EMBEDDING, False, "there is none yet")
+        return "there is none yet"
     if embedding.model != embedding.wanted_model:
-        return Check(EMBEDDING, False, f"by {embedding.model}, not by {embedding.wanted_model}")
-    return Check(EMBEDDING, False, "of a former text")
+        return f"by {embedding.model}, not by {embedding.wanted_model}"
+    return "of a former text"
 
 
 def _ask_graph(app: Application, row: Row) -> tuple[neo4j.Held | None, Check]:
@@ -344,11 +349,6 @@ def _reasons(
             told.add(sink)
             found.append(said)
     by_store = {check.store: check for check in checks}
-    if by_store[EMBEDDING].agrees is False and EMBEDDING not in told:
-        found.append(
-            f"The embedding is not as wanted ({by_store[EMBEDDING].detail}), and nothing is under "
-            "way: altsync backfill --sink embedding asks for what is missing."
-        )
     for sink in ("neo4j", "pinecone"):
         check = by_store[sink]
         if check.agrees is False and sink not in told:
@@ -384,13 +384,21 @@ def _sink_reason(
         return f"{title} {_live_reason(live, standing)}."
     if dead is not None:
         return (
-            f"{title} was given up on after {dead.attempts} attempts: {dead.last_error}. Mend the "
+            f"{title} was given up on after {_attempts(dead)}: {dead.last_error}. Mend the "
             f"cause, then altsync retry --entity {entity.key}."
         )
-    waits = app.topology.traits(sink).needs_embedding and entity.deleted_at is None
-    if waits and not embedding.up_to_date:
-        return f"{title} waits for the embedding."
-    return None
+    if embedding.up_to_date or entity.deleted_at is not None:
+        return None
+    if sink == EMBEDDING:
+        return (
+            f"{title} is not as wanted ({_gap(embedding)}), and nothing is under way: "
+            "altsync reembed finds such rows."
+        )
+    return f"{title} waits for the embedding." if _waits(app, sink) else None
+
+
+def _waits(app: Application, sink: str) -> bool:
+    return app.topology.traits(sink).needs_embedding
 
 
 def _live_reason(op: OperationRow, standing: _Standing) -> str:
@@ -420,15 +428,16 @@ def _due_reason(op: OperationRow, health: SinkHealth, now: datetime) -> str:
     if op.available_at > now and op.origin == Origin.ECHO:
         return f"is written once more at {_time(op.available_at)}, as an earlier write was unsure"
     if op.available_at > now:
-        return (
-            f"is tried again at {_time(op.available_at)}, after {op.attempts} attempts: "
-            f"{op.last_error}"
-        )
+        return f"is tried again at {_time(op.available_at)}, after {_attempts(op)}: {op.last_error}"
     claimed = health.last_claim_at
     if op.available_at < now - SILENCE and (claimed is None or claimed < op.available_at):
         when = f"since {_time(claimed)}" if claimed else "yet"
-        return f"is due, and nobody has worked on it {when}: do the relay and its worker run?"
+        return f"is due, and nobody has worked on it {when}: see whether relay and worker run"
     return "is due, and will be worked on in its turn"
+
+
+def _attempts(op: OperationRow) -> str:
+    return f"{op.attempts} attempt{'' if op.attempts == 1 else 's'}"
 
 
 def _time(at: datetime) -> str:

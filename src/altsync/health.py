@@ -9,6 +9,7 @@ from enum import StrEnum
 from altsync import db, log, outbox
 from altsync.app import Application
 from altsync.errors import AltsyncError
+from altsync.records import Model
 
 #: Seconds that one look may take.
 TIMEOUT = 5.0
@@ -83,11 +84,15 @@ def _schema(app: Application) -> str:
         if current != head:
             raise AltsyncError(f"at {current or 'nothing'}, head is {head}: run altsync migrate")
         model = outbox.wanted_model(conn)
-    wanted = app.settings.wanted_model.name
+    wanted = app.settings.wanted_model
     if model is None:
         raise AltsyncError("no sink is registered: run altsync migrate")
-    if model[0] != wanted:
-        return f"at head ({head}); the database wants {model[0]}, the settings say {wanted}"
+    if Model(*model) != wanted:
+        return (
+            f"at head ({head}); the database wants embeddings by {model[0]} ({model[1]} "
+            f"dimensions), the settings say {wanted.name} ({wanted.dimensions}): altsync reembed "
+            "shows what a change costs"
+        )
     return f"at head ({head})"
 
 

@@ -10,8 +10,7 @@ from uuid import UUID
 from altsync import store
 from altsync.db import Conn
 from altsync.records import EntityType
-from altsync.store import EntityState, OperationRow, SinkMark
-from altsync.store.operations import Relationship
+from altsync.store import EntityState, OperationRow, Relationship, SinkMark
 
 __all__ = [
     "EntityState",
@@ -61,7 +60,7 @@ def entity_state(conn: Conn, key: str, entity_type: EntityType | None = None) ->
     for kind, entity in store.find_entities(conn, key, entity_type):
         row = store.read_entity(conn, kind, entity)
         if row is not None and kind is EntityType.LEAGUE:
-            return replace(row, relationships=tuple(store.relationships_of(conn, entity)))
+            return replace(row, relationships=tuple(store.relationships(conn, row.key)))
         if row is not None:
             return row
     return None

@@ -64,6 +64,11 @@ def _clean(value: Any) -> Any:
             return value
 
 
+def debugging() -> bool:
+    """Whether lines at DEBUG are shown. Ask before making one for each record of a batch."""
+    return logging.getLogger("altsync").isEnabledFor(logging.DEBUG)
+
+
 def set_up(*, level: str = "INFO", form: str = "auto") -> None:
     """Log to stderr: JSON lines, or coloured text when a person watches (``auto``)."""
     console = form == "console" or (form == "auto" and sys.stderr.isatty())

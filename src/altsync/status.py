@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
 from altsync import outbox, store
 from altsync.db import Conn
 from altsync.outbox import SinkHealth
-from altsync.records import BreakerState, EntityType, SyncStatus, Topology
+from altsync.records import BreakerState, EntityType, Model, SyncStatus, Topology
 from altsync.store import Backlog, Work
 
 #: Seconds that "now" means for throughput: long enough for one slow batch of every sink.
@@ -46,6 +46,19 @@ class SinkStanding:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelStanding:
+    """The embedding model that all processes want, and the one that these settings name."""
+
+    database: Model | None
+    settings: Model | None
+
+    @property
+    def agree(self) -> bool:
+        """Whether they are the same, or one of them is not known."""
+        return None in (self.database, self.settings) or self.database == self.settings
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Everything that ``altsync status`` shows. ``recent`` is work of ``RECENT_SECONDS``."""
 
@@ -54,6 +67,7 @@ class Status:
     matrix: tuple[MatrixRow, ...]
     sinks: dict[str, SinkStanding]
     recent: dict[str, Work]
+    model: ModelStanding = field(default_factory=lambda: ModelStanding(None, None))
 
     @property
     def at_rest(self) -> bool:
@@ -79,11 +93,21 @@ class Status:
                 sink: {**asdict(standing), "last_minute": asdict(self.recent[sink])}
                 for sink, standing in self.sinks.items()
             },
+            "model": {**asdict(self.model), "agree": self.model.agree},
         }
 
 
-def collect(conn: Conn, topology: Topology, disabled: dict[str, str | None]) -> Status:
-    """The status now. ``disabled`` says per sink why nobody here claims for it, or None."""
+def collect(
+    conn: Conn,
+    topology: Topology,
+    disabled: dict[str, str | None],
+    model: Model | None = None,
+) -> Status:
+    """The status now. ``disabled`` says per sink why nobody here claims for it, or None.
+
+    ``model`` is the one that the settings name.
+    """
+    wanted = outbox.wanted_model(conn)
     counts = {kind: store.count_statuses(conn, kind) for kind in EntityType}
     backlog = store.backlog(conn)
     health = outbox.sink_health(conn)
@@ -100,6 +124,7 @@ def collect(conn: Conn, topology: Topology, disabled: dict[str, str | None]) -> 
         _matrix(counts),
         {sink: _standing(health.get(sink), disabled.get(sink)) for sink in topology.names},
         {sink: recent.get(sink, Work()) for sink in topology.names},
+        ModelStanding(Model(*wanted) if wanted else None, model),
     )
 
 

@@ -83,6 +83,7 @@ def assert_agreement(stack: Stack) -> None:
     assert other_nodes(stack) == set()
     assert differences(*vectors(stack)) == {}
     assert wrong_numbers(stack) == []
+    assert differences(*relationships(stack)) == {}
 
 
 def differences(
@@ -115,6 +116,26 @@ def statuses(stack: Stack) -> dict[str, int]:
     }
 
 
+def relationships(stack: Stack) -> tuple[dict[Hashable, Any], dict[Hashable, Any]]:
+    """Relationships between leagues: scores, and the graph's ids as PostgreSQL has them."""
+    expected: dict[Hashable, Any] = {
+        (source, relation, target): (None if score is None else float(score), remote)
+        for source, relation, target, score, remote in stack.rows(
+            "SELECT s.league_tag, r.relationship_type, t.league_tag, r.strength_score,"
+            " r.neo4j_rel_id FROM league_relationship r"
+            " JOIN league s ON s.id = r.source_league_id JOIN league t ON t.id = r.target_league_id"
+        )
+    }
+    actual: dict[Hashable, Any] = {
+        (one["source"], one["relation"], one["target"]): (one["score"], one["remote"])
+        for one in stack.cypher(
+            "MATCH (a:League)-[r]->(b:League) RETURN a.league_tag AS source, type(r) AS relation,"
+            " b.league_tag AS target, r.score AS score, elementId(r) AS remote"
+        )
+    }
+    return expected, actual
+
+
 def graph_nodes(stack: Stack) -> tuple[dict[Hashable, Any], dict[Hashable, Any]]:
     """Nodes as they should be, and as they are: version, name, content and parents by key."""
     expected: dict[Hashable, Any] = {}
@@ -129,7 +150,7 @@ def graph_nodes(stack: Stack) -> tuple[dict[Hashable, Any], dict[Hashable, Any]]
             expected[kind.label, key] = (version, name, content, parents)
         for record in stack.cypher(
             f"MATCH (n:{kind.label}) WHERE n.sync_version IS NOT NULL "
-            "OPTIONAL MATCH (n)-[r]->(p) "
+            "OPTIONAL MATCH (n)-[r]->(p) WHERE NOT p:League "
             f"RETURN n.{kind.graph_key} AS key, n.sync_version AS version,"
             f" n.{kind.graph_name} AS name, n.content_hash AS content,"
             " collect(CASE WHEN r IS NULL THEN NULL ELSE [type(r), labels(p)[0], p.name] END)"

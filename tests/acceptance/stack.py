@@ -163,8 +163,12 @@ class Stack:
 
     @property
     def env(self) -> dict[str, str]:
-        """An environment that names this stack's folder, and nothing else of altsync."""
-        return {**self.bare_env, "ALTSYNC_HOME": str(self.folders.home)}
+        """An environment that names this stack's folder.
+
+        Similarity asks a question for each league, so only tests that are about it have it on.
+        """
+        home = str(self.folders.home)
+        return {**self.bare_env, "ALTSYNC_HOME": home, "ALTSYNC_SIMILARITY": "false"}
 
     @property
     def bare_env(self) -> dict[str, str]:

@@ -12,7 +12,7 @@ from tests.acceptance.stack import Folders, Stack
 QUESTIONS = (
     "PostgreSQL: leagues by archetype",
     "Neo4j: archetypes with the most TIER1 leagues",
-    "Pinecone: leagues most like Formula 1",
+    "All three: leagues most like Formula 1",
 )
 
 

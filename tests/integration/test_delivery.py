@@ -542,7 +542,7 @@ def test_draining_ends_when_there_is_no_more(world: World, database: Database) -
     """And says that it need not be called again."""
     world.save(*leagues(10))
     graph = FakeGraph()
-    assert delivery(database, graph, batch_size=3).drain(60) is False
+    assert not delivery(database, graph, batch_size=3).drain(60).more
     assert world.counts("neo4j") == {"synced": 10}
 
 
@@ -550,7 +550,7 @@ def test_draining_for_its_time_asks_for_another_turn(world: World, database: Dat
     """With more to do."""
     world.save(*leagues(10))
     graph = FakeGraph()
-    assert delivery(database, graph, batch_size=3).drain(0) is True
+    assert delivery(database, graph, batch_size=3).drain(0).more
     assert world.counts("neo4j") == {"synced": 3, "pending": 7}
 
 
@@ -561,7 +561,7 @@ def test_a_worker_that_shall_stop_finishes_its_batch(world: World, database: Dat
     stopping = threading.Event()
     graph.before = lambda call: stopping.set()
     worker = delivery(database, graph, batch_size=4)
-    assert worker.drain(60, stopping.is_set) is False
+    assert not worker.drain(60, stopping.is_set).more
     assert world.counts("neo4j") == {"synced": 4, "pending": 6}
     graph.before = lambda call: None
     delivery(database, graph).drain(60)
@@ -576,7 +576,7 @@ def test_a_worker_that_shall_stop_right_after_its_claim(world: World, database: 
     graph = FakeGraph()
     stopping = threading.Event()
     worker = delivery(database, graph, _once("claimed", stopping.set))
-    assert worker.drain(60, stopping.is_set) is False
+    assert not worker.drain(60, stopping.is_set).more
     assert graph.calls == []
     assert {(op.status, op.attempts, op.wait <= 0) for op in world.ops("neo4j")} == {
         ("pending", 0, True)
@@ -587,7 +587,7 @@ def test_a_worker_that_shall_stop_before_it_starts(world: World, database: Datab
     """Claims nothing."""
     world.save(NFL)
     graph = FakeGraph()
-    assert delivery(database, graph).drain(60, lambda: True) is False
+    assert not delivery(database, graph).drain(60, lambda: True).more
     assert graph.calls == []
 
 

@@ -246,17 +246,17 @@ def test_relationships_show_both_ends(world: World) -> None:
     with world.conn.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO league_relationship "
-            "(id, seed_id, source_league_id, target_league_id, relationship_type, strength_score) "
+            "(id, source_league_id, target_league_id, relationship_type, strength_score, seed_id) "
             "VALUES (gen_random_uuid(), %s, %s, %s, %s, %s)",
-            [(None if edge[2] == "SIMILAR_TO" else "seeded", *edge) for edge in edges],
+            [(*edge, None if edge[2] == "SIMILAR_TO" else "r1") for edge in edges],
         )
     state = history.entity_state(world.conn, "one")
     assert state is not None
     assert state.relationships == (
-        Relationship("COMPETES_WITH", "out", "two", None),
-        Relationship("SIMILAR_TO", "out", "three", 0.75),
-        Relationship("SIMILAR_TO", "out", "two", 0.5),
-        Relationship("SIMILAR_TO", "in", "three", 0.25),
+        Relationship("COMPETES_WITH", "out", "two", "The two", None),
+        Relationship("SIMILAR_TO", "out", "three", "The three", 0.75),
+        Relationship("SIMILAR_TO", "out", "two", "The two", 0.5),
+        Relationship("SIMILAR_TO", "in", "three", "The three", 0.25),
     )
     other = history.entity_state(world.conn, "two")
     assert other is not None

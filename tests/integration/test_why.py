@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from altsync import outbox
 from altsync.app import Application
 from altsync.cli import app as cli
 from altsync.cli.terminal import Exit
@@ -66,6 +68,8 @@ class Site:
     def run(self, *arguments: str, code: int = 0) -> Any:
         """A command; returns what it printed."""
         result = CliRunner().invoke(cli, list(arguments))
+        # The command logs to the runner's stderr, which is closed by now.
+        logging.root.handlers[:] = [logging.NullHandler()]
         assert result.exit_code == code, result.output
         return result
 
@@ -238,7 +242,7 @@ def test_what_is_due_while_nobody_works(site: Site) -> None:
     ]
     site.world.pass_time(60)
     assert site.reasons()[1] == (
-        "Neo4j is due, and nobody has worked on it yet: do the relay and its worker run?"
+        "Neo4j is due, and nobody has worked on it yet: see whether relay and worker run."
     )
     assert site.checks() == {
         "seed": (True, "PostgreSQL holds what it says"),
@@ -264,6 +268,20 @@ def test_an_open_breaker_is_the_reason(site: Site) -> None:
     assert last == "Pinecone waits for the embedding."
 
 
+def test_another_model_is_the_reason(site: Site) -> None:
+    """The database wants another one, and nobody has asked for it."""
+    site.seed()
+    site.deliver("neo4j", "embedding", "pinecone")
+    outbox.want_model(site.world.conn, "another")
+    assert site.checks()["embedding"] == (False, f"by {MODEL}, not by another")
+    assert site.reasons() == [
+        f"The embedding is not as wanted (by {MODEL}, not by another), and nothing is under way: "
+        "altsync reembed finds such rows.",
+        "Pinecone waits for the embedding.",
+    ]
+    assert site.why()["embedding"]["kept"] is False
+
+
 def test_what_was_given_up_on(site: Site) -> None:
     """After how many attempts, of what, and what to do."""
     site.seed()
@@ -276,7 +294,7 @@ def test_what_was_given_up_on(site: Site) -> None:
     worker = delivery(site.database, embedding_sink(site.database, embedder), max_attempts=1)
     worker.drain(10)
     assert site.reasons()[0] == (
-        "The embedding was given up on after 1 attempts: no such text. Mend the cause, then "
+        "The embedding was given up on after 1 attempt: no such text. Mend the cause, then "
         "altsync retry --entity formula_1."
     )
 
@@ -294,7 +312,7 @@ def test_a_retry_says_when_and_after_what(site: Site) -> None:
     delivery(site.database, sink, backoff=1e6, backoff_cap=1e6).deliver_batch()
     first = site.reasons()[0]
     assert first.startswith("The embedding is tried again at ")
-    assert first.endswith(", after 1 attempts: not now.")
+    assert first.endswith(", after 1 attempt: not now.")
 
 
 def test_a_sink_that_is_switched_off_or_away(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

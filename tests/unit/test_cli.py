@@ -49,6 +49,8 @@ def test_the_commands_are_those_that_are_known() -> None:
         "failures",
         "retry",
         "backfill",
+        "reembed",
+        "why",
         "doctor",
         "search",
         "similar",
@@ -113,6 +115,8 @@ def test_the_version(run: CliRunner) -> None:
         (["seed", "--all", "more"], "more"),
         (["retry"], "say what to retry"),
         (["backfill"], "--sink"),
+        (["why"], "Missing argument 'key'"),
+        (["reembed", "more"], "more"),
         (["status", "--watch", "--every", "0"], "--every"),
         (["status", "--every", "often"], "--every"),
         (["failures", "--sink"], "--sink"),
@@ -158,6 +162,9 @@ NEEDS_POSTGRES = [
     ["graph", "archetype", "combat"],
     ["graph", "same-archetype", "ufc"],
     ["graph", "cross-archetype"],
+    ["why", "formula_1"],
+    ["reembed"],
+    ["reembed", "--yes"],
 ]
 
 
@@ -262,5 +269,6 @@ def test_exit_codes_are_those_of_the_reference() -> None:
         "REJECTED": 3,
         "SINK_ERRORS": 4,
         "TIMED_OUT": 5,
+        "NOT_CONFIRMED": 6,
         "INTERRUPTED": 130,
     }

@@ -161,6 +161,7 @@ def test_wake_ups_carry_a_name_and_nothing_else(workers: ModuleType, app: Celery
         arguments, keywords, _embed = message.payload
         assert (arguments, keywords) == (["neo4j"], {})
         assert message.headers["task"] == "altsync.sync_batch"
+        assert message.headers["shadow"] == "altsync.sync_batch.neo4j"
         message.ack()
 
 

@@ -7,6 +7,7 @@ import typer
 from altsync import __version__
 from altsync.cli import ask, demo, local, operate
 from altsync.cli.dashboard import dashboard
+from altsync.cli.reembed import reembed
 from altsync.cli.relate import relate
 from altsync.cli.seed import seed
 from altsync.cli.why import why
@@ -27,6 +28,7 @@ app.command()(operate.failures)
 app.command()(operate.retry)
 app.command()(operate.backfill)
 app.command()(relate)
+app.command()(reembed)
 app.command()(operate.doctor)
 app.command()(dashboard)
 app.command()(ask.search)

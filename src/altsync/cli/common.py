@@ -20,7 +20,10 @@ def command() -> Iterator[Settings]:
     """Settings for a command; errors end it with a sentence and a code, never a traceback."""
     try:
         settings = read_settings()
-        log.set_up(level="WARNING", form=settings.altsync_log_format)
+        # Commands are quiet unless somebody has asked for more, or less.
+        asked = "altsync_log_level" in settings.model_fields_set
+        level = settings.altsync_log_level if asked else "WARNING"
+        log.set_up(level=level, form=settings.altsync_log_format)
         yield settings
     except AltsyncError as error:
         raise _ended(" ".join(str(error).split()), Exit.ERROR) from None

@@ -196,7 +196,7 @@ def _most_first_tier(app: Application) -> Table:
 def _like_formula_1(app: Application) -> Table:
     from altsync import queries
 
-    table = _table("Pinecone: leagues most like Formula 1", "score", "league", "archetype")
+    table = _table("All three: leagues most like Formula 1", "score", "league", "archetype")
     for match in queries.similar(app.stores(), "formula_1", top_k=5).results:
         score = "" if match.score is None else f"{match.score:.3f}"
         table.add_row(score, match.league_name, match.sport_archetype)

@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 from rich.live import Live
 
-from altsync import health, log, outbox, status
+from altsync import health, log, outbox, status, store
 from altsync.app import Application
 from altsync.cli import terminal
 from altsync.cli.common import application
 from altsync.cli.terminal import Exit, answers, notes
 from altsync.errors import ConfigurationError
-from altsync.records import EntityType, SinkTraits
+from altsync.records import EntityType, Model, SinkTraits
 
 #: Dead operations per transaction of ``retry``.
 RETRY_PAGE = 1000
@@ -60,7 +60,7 @@ def relay() -> None:
 def _collect(app: Application) -> status.Status:
     disabled = {sink: app.disabled_reason(sink) for sink in app.topology.names}
     with app.database.autocommit() as conn:
-        return status.collect(conn, app.topology, disabled)
+        return status.collect(conn, app.topology, disabled, app.settings.wanted_model)
 
 
 def show_status(
@@ -131,17 +131,35 @@ def backfill(
     force: Annotated[
         bool, typer.Option("--force", help="Also what the sink has confirmed already.")
     ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Even if texts are to be embedded, and paid, again.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Enqueue every entity for one sink again, behind all other work."""
     with application() as app:
         traits = _check_sink(app, sink)
         assert traits is not None
+        if not yes:
+            _refuse_to_pay_twice(app, traits, force)
         counts = {kind.value: _backfill(app, traits, kind, force) for kind in traits.types}
         if as_json:
             terminal.print_json({"enqueued": counts})
         else:
             notes.print(f"{sum(counts.values()):,} operations were enqueued for {sink}.")
+
+
+def _refuse_to_pay_twice(app: Application, sink: SinkTraits, force: bool) -> None:
+    with app.database.autocommit() as conn:
+        wanted = outbox.wanted_model(conn)
+        count = store.paid_twice(conn, sink, Model(*wanted), force=force) if wanted else 0
+    if count:
+        notes.print(
+            f"To be embedded and paid again, though their texts are as they were: {count:,} rows. "
+            "Nothing was changed: --yes does it.",
+            style="yellow",
+        )
+        raise typer.Exit(Exit.NOT_CONFIRMED)
 
 
 def _backfill(app: Application, sink: SinkTraits, kind: EntityType, force: bool) -> int:

@@ -40,7 +40,7 @@ def relate(
     with application() as app:
         _check(app)
         with app.database.autocommit() as conn:
-            started = store.database_time(conn)
+            started = store.clock(conn)
             before = store.count_similar(conn)
         asked = _ask_one(app, league) if league is not None else _ask_all(app)
         _work_off(app)

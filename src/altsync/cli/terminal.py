@@ -36,6 +36,8 @@ class Exit(IntEnum):
     SINK_ERRORS = 4
     #: Waiting ended before every sink had arrived.
     TIMED_OUT = 5
+    #: Nothing was changed: it would cost money, and --yes was not said.
+    NOT_CONFIRMED = 6
     #: Ctrl-C.
     INTERRUPTED = 130
 
@@ -126,7 +128,21 @@ def print_rejects(report: Report) -> None:
 
 def status_view(status: Status) -> RenderableType:
     """The whole status."""
-    return Group(matrix_table(status), entity_table(status), sink_table(status))
+    tables = (matrix_table(status), entity_table(status), sink_table(status))
+    return Group(*tables, *model_note(status))
+
+
+def model_note(status: Status) -> list[Text]:
+    """What to say when settings and database name different embedding models."""
+    database, settings = status.model.database, status.model.settings
+    if database is None or settings is None or database == settings:
+        return []
+    text = (
+        f"The database wants embeddings by {database.name} ({database.dimensions} dimensions), "
+        f"the settings say {settings.name} ({settings.dimensions}): altsync reembed shows what "
+        "a change costs."
+    )
+    return [Text(text, style="yellow")]
 
 
 def matrix_table(status: Status) -> Table:

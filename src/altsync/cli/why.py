@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,8 +20,11 @@ from altsync.cli.terminal import Exit, answers, notes
 if TYPE_CHECKING:
     from altsync.explain import Check, Explanation, Unknown
 
-#: Characters of a seed line, or of one property, that a screen has room for.
+#: Characters of a seed line, and of one property, that a screen has room for.
 SHOWN = 160
+FIELD = 40
+
+_STYLE = {"synced": "green", "dead": "red", "pending": "yellow", "in_progress": "yellow"}
 
 _MARKS = {
     True: Text("✔", style="green"),
@@ -121,7 +124,7 @@ def _row_lines(found: Explanation) -> Iterator[str]:
     for edge in entity.relationships:
         arrow = "→" if edge.direction == "out" else "←"
         score = f" {edge.score:.3f}" if edge.score is not None else ""
-        yield f"{edge.type} {arrow} {edge.tag}{score}"
+        yield f"{edge.type} {arrow} {edge.league_tag}{score}"
 
 
 def _embedding_lines(found: Explanation) -> Iterator[str]:
@@ -142,12 +145,12 @@ def _graph_lines(found: Explanation) -> Iterator[str]:
         return
     if held.node_id is not None:
         yield f"node {held.node_id}"
-    for name, value in sorted(held.properties.items()):
-        yield _cut(f"  {name}: {value}")
+    # The hash was compared, and says nothing to people.
+    yield from _fields({n: v for n, v in held.properties.items() if n != "content_hash"})
     for edges in held.edges:
         arrow = "→" if edges.direction == "out" else "←"
         more = ", …" if edges.count > len(edges.names) else ""
-        yield f"  {edges.type} {arrow} {edges.count:,}: {', '.join(edges.names)}{more}"
+        yield f"{edges.type} {arrow} {edges.count:,}: {', '.join(edges.names)}{more}"
     if held.tombstone is not None:
         yield f"deleted there as of version {held.tombstone}"
 
@@ -156,35 +159,32 @@ def _index_lines(found: Explanation) -> Iterator[str]:
     for held in found.pinecone:
         space = held.namespace or "the default namespace"
         yield f"{held.index} / {space} / {held.key}: {held.dimensions} dimensions"
-        for name, value in sorted(held.metadata.items()):
-            yield _cut(f"  {name}: {value}")
+        yield from _fields(held.metadata)
 
 
-def _operations(found: Explanation) -> Table:
-    table = Table(title="Latest operations", title_justify="left")
-    for name in ("id", "sink", "what", "status"):
-        table.add_column(name)
-    table.add_column("attempts", justify="right")
-    for name in ("version", "asked", "ended"):
-        table.add_column(name)
-    table.add_column("last error", overflow="fold")
+def _fields(values: Mapping[str, Any]) -> Iterator[str]:
+    named = [f"{name}={_cut(str(value), FIELD)}" for name, value in sorted(values.items())]
+    if named:
+        yield ", ".join(named)
+
+
+def _operations(found: Explanation) -> Text:
+    """A line for each: when it ended or is due, how often it was tried, who asked, its error."""
+    text = Text("Latest operations", style="italic")
     for op in found.operations:
-        table.add_row(
-            str(op.id),
-            op.sink,
-            f"{op.action} ({op.origin})",
-            op.status,
-            str(op.attempts),
-            str(op.version),
-            _time(op.created_at),
-            _time(op.finished_at) if op.finished_at else "",
-            Text(op.last_error or ""),
-        )
-    return table
+        when = _time(op.finished_at or op.available_at)
+        due = "" if op.finished_at else " due"
+        what = op.origin if op.action == "upsert" else f"{op.origin} {op.action}"
+        text.append(f"\n{op.sink:<10}{when}{due} ", style="not italic")
+        text.append(op.status, style=f"not italic {_STYLE.get(op.status, '')}")
+        text.append(f" ×{op.attempts} {what}, version {op.version}", style="not italic")
+        if op.last_error:
+            text.append(f"\n          {op.last_error}", style="not italic dim")
+    return text
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+def _cut(text: str, length: int = SHOWN) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"
 
 
 def _time(at: datetime) -> str:

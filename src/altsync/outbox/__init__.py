@@ -24,6 +24,7 @@ from altsync.outbox.breaker import (
     register_sinks,
     set_enabled,
     sink_health,
+    want_model,
     wanted_model,
 )
 from altsync.outbox.claim import Due, claim, due, exhausted, extend, release
@@ -45,6 +46,7 @@ from altsync.outbox.upkeep import (
     dead_ids,
     failures,
     purge_deleted,
+    reembed_page,
     retry_dead,
 )
 
@@ -77,6 +79,7 @@ __all__ = [
     "open_breaker",
     "purge_deleted",
     "record_batch",
+    "reembed_page",
     "register_sinks",
     "release",
     "retry_dead",
@@ -85,5 +88,6 @@ __all__ = [
     "settle",
     "sink_health",
     "status_column",
+    "want_model",
     "wanted_model",
 ]

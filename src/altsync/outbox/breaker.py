@@ -45,6 +45,15 @@ def wanted_model(conn: Conn) -> tuple[str, int] | None:
     return (row[0], row[1]) if row and row[0] else None
 
 
+def want_model(conn: Conn, model: str) -> None:
+    """Change the model that all processes want; its dimensions stay."""
+    conn.execute(
+        "UPDATE sink_state SET config = config || jsonb_build_object('model', %s::text) "
+        "WHERE sink = %s",
+        (model, EMBEDDING),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class SinkHealth:
     """The shared state of a sink, for people."""

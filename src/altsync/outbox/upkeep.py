@@ -205,6 +205,58 @@ def backfill_page(
     return row[0], row[1]
 
 
+def reembed_page(
+    conn: Conn,
+    topology: Topology,
+    entity_type: EntityType,
+    *,
+    after: UUID | None,
+    limit: int = 5000,
+) -> tuple[int, UUID | None]:
+    """Enqueue one page of the entities that the wanted model has not embedded, behind all else.
+
+    They become pending, and so do the sinks that wait for their vectors. Returns how many were
+    enqueued and the id to go on after (None at the end).
+    """
+    rows = conn.execute(
+        f"""
+        SELECT l.id FROM {entity_type} l LEFT JOIN sink_state e ON e.sink = '{EMBEDDING}'
+        WHERE l.id > %(after)s AND l.deleted_at IS NULL
+          AND (l.embedding_text_hash IS DISTINCT FROM l.text_hash
+               OR l.embedding_model IS DISTINCT FROM e.config ->> 'model')
+        ORDER BY l.id LIMIT %(limit)s FOR NO KEY UPDATE OF l
+        """,
+        {"after": after or UUID(int=0), "limit": limit},
+    )
+    ids = [row[0] for row in rows]
+    if not ids:
+        return 0, None
+    conn.execute(
+        f"""
+        INSERT INTO sync_operation AS o
+          (entity_type, entity_id, entity_key, sink, action, version, origin, priority)
+        SELECT '{entity_type}', id, {KEY_COLUMN[entity_type]}, '{EMBEDDING}', 'upsert', version,
+               '{Origin.MODEL}', {LOW_PRIORITY}
+        FROM {entity_type} WHERE id = ANY(%(ids)s) ORDER BY id
+        {ON_LIVE}
+        """,
+        {"ids": ids},
+    )
+    # A vector of the former model may be on its way: it must not be taken for the last word.
+    conn.execute(
+        """
+        UPDATE sync_operation SET asked_again = true
+        WHERE entity_id = ANY(%(ids)s) AND sink = ANY(%(vector)s) AND status = 'in_progress'
+        """,
+        {"ids": ids, "vector": topology.vector},
+    )
+    columns = [status_column(sink) for sink in (EMBEDDING, *topology.vector)]
+    pending = ", ".join(f"{column} = 'pending'" for column in columns if column)
+    conn.execute(f"UPDATE {entity_type} SET {pending} WHERE id = ANY(%(ids)s)", {"ids": ids})
+    notify(conn, [EMBEDDING])
+    return len(ids), max(ids)
+
+
 def purge_deleted(conn: Conn, grace: float) -> int:
     """Remove deleted entities for good, once every sink has confirmed and the grace is over."""
     count = 0

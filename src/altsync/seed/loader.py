@@ -8,6 +8,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from uuid import UUID
 
 import orjson
 import structlog
@@ -16,6 +17,7 @@ from psycopg import errors
 from altsync import store
 from altsync.db import Conn
 from altsync.errors import SeedError
+from altsync.log import debugging
 from altsync.outbox import KEY_COLUMN
 from altsync.projection import content_hash, digest, text_hash
 from altsync.records import (
@@ -148,6 +150,8 @@ class Loader:
         good = [line for line in batch if isinstance(line, Line)]
         write = partial(self._write_batch, part, good, refused)
         changes, late, fresh = self._at_once(part, write)
+        if debugging() and part.entity_type and not self._options.dry_run:
+            self._log_changes(part.entity_type, good)
         for line in [*refused, *late]:
             self._report.reject(part, line)
             if line.seed_id is None:
@@ -156,6 +160,21 @@ class Loader:
         counts.updated += changes.updated
         counts.unchanged += fresh - changes.created - changes.updated
         counts.operations += changes.operations
+
+    def _log_changes(self, entity_type: EntityType, lines: Sequence[Line]) -> None:
+        """One line per entity that was changed; ``change`` names it until it has settled."""
+        places = {entity_id(entity_type, line.seed_id): line for line in reversed(lines)}
+        changed = store.changed_versions(self._conn, entity_type, list(places))
+        for entity, seed_id, key, version in changed:
+            line = places[entity]
+            log.debug(
+                "entity.changed",
+                file=line.file,
+                line=line.number,
+                seed_id=seed_id,
+                key=key,
+                change=version,
+            )
 
     def _write_batch(
         self, part: Part, good: Sequence[Line], refused: Sequence[Rejected]
@@ -351,6 +370,12 @@ class Loader:
             changes = self._at_once(part, partial(self._delete_page, part, page))
             counts.deleted += changes.deleted
             counts.operations += changes.operations
+            if debugging() and part.entity_type:
+                self._log_deletions(part.entity_type, page)
+
+    def _log_deletions(self, entity_type: EntityType, ids: Sequence[UUID]) -> None:
+        for _id, seed_id, key, version in store.changed_versions(self._conn, entity_type, ids):
+            log.debug("entity.deleted", seed_id=seed_id, key=key, change=version)
 
     def _delete_page(self, part: Part, page: Sequence[Any]) -> store.Changes:
         if part is Part.RELATIONSHIPS:

@@ -72,7 +72,8 @@ class Match:
 class Held:
     """What the index holds of one entity in one namespace.
 
-    ``version`` and ``model`` are None for a vector that altsync did not write.
+    ``version`` and ``model`` are None for a vector that altsync did not write. ``metadata`` is
+    what there is beside them.
     """
 
     index: str
@@ -307,14 +308,14 @@ class Sink:
 
 def _held(index: str, space: str, key: str, vector: Any) -> Held:
     marks = dict(vector.metadata or {})
-    version = marks.get("version")
+    version = marks.pop("version", None)
     return Held(
         index,
         space,
         key,
         int(version) if version is not None else None,
-        marks.get("model"),
-        marks.get("content_hash"),
+        marks.pop("model", None),
+        marks.pop("content_hash", None),
         len(vector.values or ()),
         marks,
     )

@@ -64,7 +64,6 @@ from altsync.store.neighbours import (
     Rules,
     count_similar,
     cut_off,
-    database_time,
     forget_neighbours,
     relate,
     related_leagues,
@@ -79,7 +78,6 @@ from altsync.store.operations import (
     find_entities,
     operation_rows,
     read_entity,
-    relationships_of,
     similar_keys,
 )
 from altsync.store.rows import (
@@ -89,6 +87,7 @@ from altsync.store.rows import (
 from altsync.store.seeding import (
     DELETE_PAGE,
     Changes,
+    changed_versions,
     classify_staged,
     copy_to_staging,
     create_changed_in_run,
@@ -104,8 +103,12 @@ from altsync.store.tags import (
 )
 from altsync.store.vectors import (
     EmbeddingCache,
+    Unembedded,
     example_vectors,
     league_vectors,
+    paid_twice,
+    unembedded,
+    unpaid_contents,
 )
 
 __all__ = [
@@ -138,12 +141,14 @@ __all__ = [
     "SinkMark",
     "StoredLeague",
     "Throughput",
+    "Unembedded",
     "Work",
     "archetype_counts",
     "archetype_names",
     "audit_trail",
     "backlog",
     "batch_totals",
+    "changed_versions",
     "classify_staged",
     "clock",
     "copy_to_staging",
@@ -153,7 +158,6 @@ __all__ = [
     "create_changed_in_run",
     "create_staging",
     "cut_off",
-    "database_time",
     "example_categories",
     "example_vectors",
     "find_entities",
@@ -170,6 +174,7 @@ __all__ = [
     "league_vectors",
     "neighbourhood",
     "operation_rows",
+    "paid_twice",
     "read_entity",
     "read_rows",
     "recent_work",
@@ -177,7 +182,6 @@ __all__ = [
     "relate",
     "related_leagues",
     "relationships",
-    "relationships_of",
     "remote_calls",
     "run_progress",
     "similar_edges",
@@ -187,6 +191,8 @@ __all__ = [
     "tags_like",
     "throughput",
     "tombstone",
+    "unembedded",
+    "unpaid_contents",
     "upsert_staged",
     "vector_standing",
 ]

@@ -227,7 +227,7 @@ def stored_leagues(conn: Conn, tags: Sequence[str]) -> list[StoredLeague]:
 
 
 def relationships(conn: Conn, league_tag: str) -> list[Relationship]:
-    """Edges of a league to and from living leagues: by type, the strongest first."""
+    """Edges of a league from and to living ones: those that leave it first, by type and score."""
     rows = conn.execute(
         """
         SELECT r.relationship_type, 'out', o.league_tag, o.league_name, r.strength_score
@@ -239,7 +239,7 @@ def relationships(conn: Conn, league_tag: str) -> list[Relationship]:
         FROM league l JOIN league_relationship r ON r.target_league_id = l.id
         JOIN league o ON o.id = r.source_league_id
         WHERE l.league_tag = %(tag)s AND l.deleted_at IS NULL AND o.deleted_at IS NULL
-        ORDER BY 1, 5 DESC NULLS LAST, 3, 2 DESC
+        ORDER BY 2 DESC, 1, 5 DESC NULLS LAST, 3
         """,
         {"tag": league_tag},
     )

@@ -305,11 +305,3 @@ def count_similar(conn: Conn, since: datetime | None = None) -> int:
     ).fetchone()
     assert row is not None
     return int(row[0])
-
-
-def database_time(conn: Conn) -> datetime:
-    """The database's clock, which all times are of."""
-    row = conn.execute("SELECT now()").fetchone()
-    assert row is not None
-    found: datetime = row[0]
-    return found

@@ -18,6 +18,7 @@ from altsync.db import Conn
 from altsync.outbox import KEY_COLUMN
 from altsync.records import EMBEDDING, EntityType, entity_id
 from altsync.store.counts import SINK_STATUSES
+from altsync.store.leagues import Relationship
 from altsync.store.rows import CONTENT_COLUMNS
 
 
@@ -51,19 +52,6 @@ class SinkMark:
     synced_at: datetime | None = None
     remote_id: str | None = None
     namespace: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Relationship:
-    """An edge of a league: ``direction`` is ``out`` from it or ``in`` to it, ``tag`` the other's.
-
-    ``score`` is up to 1; None where strength means nothing.
-    """
-
-    type: str
-    direction: str
-    tag: str
-    score: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,26 +200,6 @@ def read_entity(conn: Conn, entity_type: EntityType, entity: UUID) -> EntityStat
             ),
         },
     )
-
-
-def relationships_of(conn: Conn, league: UUID) -> list[Relationship]:
-    """Edges of a league, those that leave it first, by type and the strongest first."""
-    rows = conn.execute(
-        """
-        SELECT r.relationship_type, r.direction, l.league_tag, r.strength_score::float8
-        FROM (SELECT relationship_type, 'out' AS direction, target_league_id AS other,
-                     strength_score
-              FROM league_relationship WHERE source_league_id = %(id)s
-              UNION ALL
-              SELECT relationship_type, 'in', source_league_id, strength_score
-              FROM league_relationship WHERE target_league_id = %(id)s) r
-        JOIN league l ON l.id = r.other
-        ORDER BY r.direction DESC, r.relationship_type, r.strength_score DESC NULLS LAST,
-                 l.league_tag
-        """,
-        {"id": league},
-    )
-    return [Relationship(*row) for row in rows]
 
 
 #: Keys that a suggestion is chosen from.

@@ -59,6 +59,20 @@ def create_changed_in_run(conn: Conn) -> None:
     conn.execute("TRUNCATE changed_in_run")
 
 
+def changed_versions(
+    conn: Conn, entity_type: EntityType, ids: Sequence[UUID]
+) -> list[tuple[UUID, str, str, int]]:
+    """(id, seed id, key, version) of those of ``ids`` that this run has changed."""
+    return conn.execute(
+        f"""
+        SELECT c.id, l.seed_id, l.{KEY_COLUMN[entity_type]}, c.version
+        FROM changed_in_run c JOIN {entity_type} l ON l.id = c.id
+        WHERE c.entity_type = '{entity_type}' AND c.id = ANY(%s) ORDER BY c.version
+        """,
+        (list(ids),),
+    ).fetchall()
+
+
 def copy_to_staging(conn: Conn, entity_type: EntityType, rows: Iterable[Sequence[Any]]) -> None:
     """COPY (id, seed_id, content columns…, content_hash, text_hash) rows into staging."""
     columns = ["id", "seed_id", *CONTENT_COLUMNS[entity_type], "content_hash", "text_hash"]

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from psycopg.rows import dict_row
+
 from altsync.db import Conn, Database
 from altsync.outbox import KEY_COLUMN
-from altsync.records import EntityType, Model, SinkVersion
+from altsync.projection import content_of
+from altsync.records import EMBEDDING, Content, EntityType, Model, SinkTraits, SinkVersion
 from altsync.store.leagues import LeagueFilter, matches
+from altsync.store.rows import CONTENT_COLUMNS
 
 #: Rows per page when vectors are compared one by one: 6 MB of 1,536 numbers each.
 PAGE = 1000
+
+#: Rows that are fetched at once when texts are read as a stream.
+FETCH = 2000
 
 
 class EmbeddingCache:
@@ -127,3 +135,105 @@ def _pages(
         cursor.execute(statement, {**parameters, **marks}, binary=True)
         while page := cursor.fetchmany(PAGE):
             yield page
+
+
+@dataclass(frozen=True, slots=True)
+class Unembedded:
+    """Living entities that a model has not embedded: by type, and what is known of them.
+
+    ``under_way`` have a live operation for it already. ``texts`` are the distinct ones among
+    theirs that no vector of the model is kept for: what would have to be paid.
+    """
+
+    rows: Mapping[EntityType, int]
+    under_way: int
+    texts: int
+
+    @property
+    def total(self) -> int:
+        """Of all types."""
+        return sum(self.rows.values())
+
+
+_UNEMBEDDED = """
+l.deleted_at IS NULL AND (l.embedding_text_hash IS DISTINCT FROM l.text_hash
+                          OR l.embedding_model IS DISTINCT FROM %(model)s)
+"""
+
+_LIVE_EMBEDDING = f"""
+EXISTS (SELECT 1 FROM sync_operation o
+        WHERE o.entity_id = l.id AND o.sink = '{EMBEDDING}' AND o.finished_at IS NULL)
+"""
+
+_NOT_KEPT = """
+NOT EXISTS (SELECT 1 FROM embedding e WHERE e.model = %(model)s
+              AND e.dimensions = %(dimensions)s AND e.text_hash = l.text_hash)
+"""
+
+
+def unembedded(conn: Conn, model: Model) -> Unembedded:
+    """What a model has not embedded. Reads every entity."""
+    parameters = {"model": model.name, "dimensions": model.dimensions}
+    rows, under_way = {}, 0
+    for kind in EntityType:
+        found = conn.execute(
+            f"SELECT count(*), count(*) FILTER (WHERE {_LIVE_EMBEDDING}) "
+            f"FROM {kind} l WHERE {_UNEMBEDDED}",
+            parameters,
+        ).fetchone()
+        assert found is not None
+        rows[kind] = found[0]
+        under_way += found[1]
+    parts = (f"SELECT l.text_hash FROM {kind} l WHERE {_UNEMBEDDED}" for kind in EntityType)
+    texts = conn.execute(
+        f"SELECT count(*) FROM ({' UNION '.join(parts)}) l WHERE {_NOT_KEPT}", parameters
+    ).fetchone()
+    assert texts is not None
+    return Unembedded(rows, under_way, texts[0])
+
+
+def unpaid_contents(conn: Conn, model: Model) -> Iterator[Content]:
+    """One content for each text that a model has not embedded and no vector is kept for.
+
+    A stream; needs a transaction. A text that two types share comes twice.
+    """
+    for kind in EntityType:
+        columns = list(CONTENT_COLUMNS[kind])
+        with conn.cursor(name=f"unpaid_{kind}", row_factory=dict_row) as cursor:
+            cursor.itersize = FETCH
+            cursor.execute(
+                f"""
+                SELECT DISTINCT ON (l.text_hash) {", ".join("l." + name for name in columns)}
+                FROM {kind} l WHERE {_UNEMBEDDED} AND {_NOT_KEPT} ORDER BY l.text_hash
+                """,
+                {"model": model.name, "dimensions": model.dimensions},
+            )
+            for row in cursor:
+                yield content_of(kind, row)
+
+
+def paid_twice(conn: Conn, sink: SinkTraits, model: Model, *, force: bool) -> int:
+    """Entities with a vector of their text that a backfill would have paid again.
+
+    That is so when the vector is not among those kept, or is another model's.
+    """
+    if sink.name == EMBEDDING:
+        wanted = "true" if force else "l.embedding_sync_status <> 'synced'"
+    elif sink.needs_embedding:
+        wanted = "l.embedding_model IS DISTINCT FROM %(model)s"
+    else:
+        return 0
+    total = 0
+    for kind in EntityType:
+        row = conn.execute(
+            f"""
+            SELECT count(*) FROM {kind} l
+            WHERE l.deleted_at IS NULL AND l.embedding_vector IS NOT NULL
+              AND l.embedding_text_hash = l.text_hash AND {wanted} AND {_NOT_KEPT}
+              AND NOT {_LIVE_EMBEDDING}
+            """,
+            {"model": model.name, "dimensions": model.dimensions},
+        ).fetchone()
+        assert row is not None
+        total += row[0]
+    return total

@@ -100,6 +100,6 @@ function relationships({ type, relationships: found }) {
   if (!found.length) return empty("None", type === "league" ? "Similarity between leagues is computed after they are embedded." : "Only leagues are related to each other.");
   const strongest = [...found].sort((a, b) => (b.score ?? -1) - (a.score ?? -1));
   return table(["Type", "League", ["Score", "num"]], strongest.slice(0, 12).map((one) => [
-    `${one.type} ${one.direction === "out" ? "→" : "←"}`, entityLink("league", one.tag, `rel ${one.type} ${one.direction} ${one.tag}`), one.score === null ? "" : one.score.toFixed(3)]),
+    `${one.type} ${one.direction === "out" ? "→" : "←"}`, entityLink("league", one.league_tag, `rel ${one.type} ${one.direction} ${one.league_tag}`), one.score === null ? "" : one.score.toFixed(3)]),
     { caption: found.length > 12 ? `The 12 strongest of ${found.length}` : null });
 }

@@ -1,0 +1,60 @@
+"""``altsync reembed``: to another embedding model, after its price was shown."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from altsync.cli import terminal
+from altsync.cli.common import application
+from altsync.cli.terminal import Exit, notes
+from altsync.records import EMBEDDING
+from altsync.reembed import Plan, plan, start
+
+
+def reembed(
+    yes: Annotated[bool, typer.Option("--yes", help="Do it: this is what costs money.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
+) -> None:
+    """Let the model of the settings embed everything. Without --yes, only say what it costs."""
+    with application() as app:
+        with app.database.transaction() as conn:
+            found = plan(conn, app.settings.wanted_model)
+        _say(found)
+        enqueued = 0
+        if yes and not found.is_done:
+            enqueued = sum(start(app.database, app.topology, found.model))
+            notes.print(f"{enqueued:,} rows are due, behind all other work.")
+            reason = app.disabled_reason(EMBEDDING)
+            if reason:
+                notes.print(f"They wait: {reason}.", markup=False)
+        if as_json:
+            terminal.print_json({**found.as_json(), "enqueued": enqueued})
+        if found.is_done or yes:
+            return
+        notes.print("Nothing was changed: altsync reembed --yes does it.")
+        raise typer.Exit(Exit.NOT_CONFIRMED)
+
+
+def _say(plan: Plan) -> None:
+    if plan.model == plan.wanted:
+        notes.print(f"The database wants {plan.wanted.name}, as the settings do.", markup=False)
+    else:
+        notes.print(
+            f"The database wants {plan.wanted.name}, the settings say {plan.model.name}.",
+            markup=False,
+        )
+    if plan.total == 0:
+        notes.print("Every row is embedded by it.")
+        return
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in plan.rows.items() if count)
+    notes.print(f"Not embedded by {plan.model.name}: {plan.total:,} rows ({kinds}).", markup=False)
+    if plan.under_way:
+        notes.print(f"Under way already: {plan.under_way:,} of them.")
+    notes.print(
+        f"To be paid: {plan.texts:,} texts, at most {plan.most_tokens:,} tokens (their bytes); "
+        f"about {plan.usual_tokens:,} for English."
+        if plan.texts
+        else "To be paid: nothing, as every vector is kept already."
+    )

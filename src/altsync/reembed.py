@@ -1,0 +1,99 @@
+"""Changing the embedding model: what it would cost, and asking for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from altsync import outbox, store
+from altsync.db import Conn, Database
+from altsync.embedding import most_tokens
+from altsync.errors import ConfigurationError
+from altsync.projection import embedding_text
+from altsync.records import EntityType, Model, Topology
+
+#: Bytes of one token in English text: the provider's rule of thumb.
+#: https://help.openai.com/en/articles/4936856-what-are-tokens-and-how-to-count-them
+USUAL_BYTES_PER_TOKEN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What it takes until one model has embedded everything.
+
+    ``rows`` by type are not embedded by it; for ``under_way`` of them that is asked already.
+    ``texts`` are paid, in at most ``most_tokens`` (their bytes): the other rows' vectors are
+    kept already, or shared.
+    """
+
+    model: Model
+    wanted: Model
+    rows: dict[EntityType, int]
+    under_way: int
+    texts: int
+    most_tokens: int
+
+    @property
+    def total(self) -> int:
+        """Rows of all types."""
+        return sum(self.rows.values())
+
+    @property
+    def usual_tokens(self) -> int:
+        """An estimate for English texts, where the bound is far off."""
+        return -(-self.most_tokens // USUAL_BYTES_PER_TOKEN)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing need be asked for: it is the wanted model, and has all or will."""
+        return self.model == self.wanted and self.total == self.under_way
+
+    def as_json(self) -> dict[str, Any]:
+        """The shape that scripts read."""
+        return {
+            **asdict(self),
+            "rows": {kind.value: count for kind, count in self.rows.items()},
+            "usual_tokens": self.usual_tokens,
+        }
+
+
+def plan(conn: Conn, model: Model) -> Plan:
+    """What ``start`` would do. Reads every entity, and needs a transaction.
+
+    Raises ``ConfigurationError`` when the vectors would have another length.
+    """
+    found = outbox.wanted_model(conn)
+    if found is None:
+        raise ConfigurationError("no sink is registered: run altsync migrate")
+    wanted = Model(*found)
+    if model.dimensions != wanted.dimensions:
+        raise ConfigurationError(
+            f"the settings ask for {model.dimensions} dimensions, the database and its vector "
+            f"indexes have {wanted.dimensions}, and an index keeps its dimensions for ever: set "
+            f"ALTSYNC_EMBEDDING_DIMENSIONS={wanted.dimensions}, or start with a new database and "
+            "new indexes"
+        )
+    missing = store.unembedded(conn, model)
+    tokens = 0
+    if missing.texts:
+        texts = (embedding_text(content) for content in store.unpaid_contents(conn, model))
+        tokens = sum(most_tokens(text) for text in texts)
+    return Plan(model, wanted, dict(missing.rows), missing.under_way, missing.texts, tokens)
+
+
+def start(database: Database, topology: Topology, model: Model) -> Iterator[int]:
+    """Want ``model``, and enqueue what it has not embedded; yields the rows of each page.
+
+    Safe to repeat, and to break off: what is left is found again.
+    """
+    with database.transaction() as conn:
+        outbox.want_model(conn, model.name)
+    for kind in EntityType:
+        after = None
+        while True:
+            with database.transaction() as conn:
+                count, after = outbox.reembed_page(conn, topology, kind, after=after)
+            yield count
+            if after is None:
+                break
