@@ -296,6 +296,7 @@ def _secrets(settings: Settings) -> list[str | None]:
         settings.pinecone_api_key,
         settings.openai_api_key,
         settings.flower_basic_auth,
+        settings.altsync_dashboard_password,
     ]
     passwords = [urlsplit(url.get_secret_value()).password for url in urls if url]
     return passwords + [value.get_secret_value() if value else None for value in values]

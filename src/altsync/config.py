@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -41,6 +42,14 @@ def split_schema(url: str) -> tuple[str, str | None]:
     rest = "&".join(part for part in parts if part.partition("=")[0] != "schema")
     schema = unquote(schemas[0]) if schemas else None
     return (f"{address}?{rest}" if rest else address), schema
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches an address, given as a number or as ``localhost``."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address.lower() == "localhost"
 
 
 class _LocalStackSource(PydanticBaseSettingsSource):
@@ -133,6 +142,8 @@ class Settings(BaseSettings):
     altsync_similarity_debounce_seconds: float = Field(default=2.0, ge=0)
     altsync_log_format: Literal["auto", "json", "console"] = "auto"
     altsync_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    #: Asked of everybody who opens the dashboard; without it, it stays on loopback.
+    altsync_dashboard_password: SecretStr | None = None
     flower_address: str = "127.0.0.1"
     flower_port: int = Field(default=5555, ge=0, le=65535)
     flower_basic_auth: SecretStr | None = None

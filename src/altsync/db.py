@@ -131,6 +131,13 @@ def migrate(url: str, revision: str = "head") -> None:
         connection.commit()
 
 
+def schema_head() -> str | None:
+    """The revision that this release wants. Raises ``FileNotFoundError`` without migrations."""
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory(str(migrations_folder())).get_current_head()
+
+
 def schema_revision(conn: Conn) -> str | None:
     """The revision that the database is at, or None before the first migration."""
     if conn.execute("SELECT to_regclass('alembic_version')").fetchone() == (None,):

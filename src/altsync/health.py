@@ -78,9 +78,7 @@ def _postgres(app: Application) -> str:
 
 
 def _schema(app: Application) -> str:
-    from alembic.script import ScriptDirectory
-
-    head = ScriptDirectory(str(db.migrations_folder())).get_current_head()
+    head = db.schema_head()
     with db.connect(app.settings.require_database_url()) as conn:
         current = db.schema_revision(conn)
         if current != head:

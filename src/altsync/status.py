@@ -11,7 +11,10 @@ from altsync import outbox, store
 from altsync.db import Conn
 from altsync.outbox import SinkHealth
 from altsync.records import BreakerState, EntityType, Model, SyncStatus, Topology
-from altsync.store import Backlog
+from altsync.store import Backlog, Work
+
+#: Seconds that "now" means for throughput: long enough for one slow batch of every sink.
+RECENT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +60,13 @@ class ModelStanding:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Everything that ``altsync status`` shows."""
+    """Everything that ``altsync status`` shows. ``recent`` is work of ``RECENT_SECONDS``."""
 
     entities: dict[EntityType, EntityStatus]
     operations: dict[str, Backlog]
     matrix: tuple[MatrixRow, ...]
     sinks: dict[str, SinkStanding]
+    recent: dict[str, Work]
     model: ModelStanding = field(default_factory=lambda: ModelStanding(None, None))
 
     @property
@@ -85,7 +89,10 @@ class Status:
             },
             "operations": {sink: asdict(backlog) for sink, backlog in self.operations.items()},
             "matrix": [asdict(row) for row in self.matrix],
-            "sinks": {sink: asdict(standing) for sink, standing in self.sinks.items()},
+            "sinks": {
+                sink: {**asdict(standing), "last_minute": asdict(self.recent[sink])}
+                for sink, standing in self.sinks.items()
+            },
             "model": {**asdict(self.model), "agree": self.model.agree},
         }
 
@@ -104,6 +111,7 @@ def collect(
     counts = {kind: store.count_statuses(conn, kind) for kind in EntityType}
     backlog = store.backlog(conn)
     health = outbox.sink_health(conn)
+    recent = store.recent_work(conn, RECENT_SECONDS)
     return Status(
         {
             kind: EntityStatus(
@@ -115,6 +123,7 @@ def collect(
         {sink: backlog.get(sink, Backlog()) for sink in topology.names},
         _matrix(counts),
         {sink: _standing(health.get(sink), disabled.get(sink)) for sink in topology.names},
+        {sink: recent.get(sink, Work()) for sink in topology.names},
         ModelStanding(Model(*wanted) if wanted else None, model),
     )
 

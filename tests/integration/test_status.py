@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from io import StringIO
+
+from rich.console import Console
+
 from altsync import outbox, queries, status, store
+from altsync.cli import terminal
 from altsync.db import Database
 from altsync.queries import ArchetypeCount
 from altsync.records import BreakerState, Dead, EntityType, ErrorKind, SyncStatus
-from altsync.status import MatrixRow
+from altsync.status import MatrixRow, Status
+from altsync.store import Work
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import FakeGraph, FakeIndex
 from tests.integration.world import (
@@ -113,6 +120,32 @@ def test_everything_at_rest(world: World, database: Database) -> None:
             "count": 1,
         },
     ]
+
+
+def test_the_status_counts_the_work_of_the_last_minute(world: World, database: Database) -> None:
+    """Per sink, in every shape; what is older is not counted, and no key has changed."""
+    world.save(*leagues(3))
+    deliver(database, FakeGraph())
+    world.conn.execute("UPDATE delivery_batch SET finished_at = now() - interval '61 seconds'")
+    world.save(league("l003"))
+    deliver(database, FakeGraph())
+    found = status.collect(world.conn, TOPOLOGY, READY)
+    assert found.recent["neo4j"] == Work(claimed=1, synced=1, batches=1, remote_calls=1)
+    assert found.recent["pinecone"] == Work()
+    sinks = found.as_json()["sinks"]
+    assert set(sinks) == set(TOPOLOGY.names)
+    assert list(sinks["neo4j"]) == ["state", "since", "reason", "last_claim_at", "last_minute"]
+    assert sinks["neo4j"]["last_minute"] == asdict(found.recent["neo4j"])
+    (row,) = (r for r in shown(found) if "neo4j" in r and "ready" in r)
+    assert [cell.strip() for cell in row.strip("│").split("│")][6:8] == ["1", "1"]
+
+
+def shown(found: Status) -> list[str]:
+    """Lines of the table of sinks."""
+    console = Console(width=200, file=StringIO())
+    console.print(terminal.sink_table(found))
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue().splitlines()
 
 
 def test_remote_calls_are_counted_over_all_workers(world: World, database: Database) -> None:

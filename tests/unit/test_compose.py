@@ -20,6 +20,7 @@ COMPOSE = ROOT / "docker-compose.yml"
 
 QUEUES = {"embedding", "neo4j", "pinecone"}
 SECRETS = {
+    "ALTSYNC_DASHBOARD_PASSWORD": "a password of the dashboard's",
     "FLOWER_BASIC_AUTH": "name:password",
     "NEO4J_PASSWORD": "a password of Neo4j's",
     "POSTGRES_PASSWORD": "with$ign:@/",
@@ -101,10 +102,10 @@ def procfile() -> dict[str, tuple[str, ...]]:
 
 
 def test_every_service_is_there(services: dict[str, Service]) -> None:
-    """The stores, the one-shot services, the relay, a worker per queue, and Flower."""
+    """The stores, the one-shot services, the relay, a worker per queue, and what shows them."""
     assert set(services) == {
         *("postgres", "redis", "neo4j"),
-        *("migrate", "seed", "relay", "flower"),
+        *("migrate", "seed", "relay", "dashboard", "flower"),
         *(f"worker-{queue}" for queue in QUEUES),
     }
 
@@ -113,7 +114,7 @@ def test_ports_are_published_on_loopback_only(services: dict[str, Service]) -> N
     """No port can be reached from another machine."""
     published = [port for service in services.values() for port in service.ports]
 
-    assert len(published) == 5
+    assert len(published) == 6
     assert {port.split(":")[0] for port in published} == {"127.0.0.1"}
 
 
@@ -148,9 +149,10 @@ def test_each_queue_has_one_worker(services: dict[str, Service]) -> None:
 def test_procfile_runs_what_compose_runs(
     services: dict[str, Service], procfile: dict[str, tuple[str, ...]]
 ) -> None:
-    """The same processes and options; only the pool and Flower's address differ."""
-    assert set(procfile) == {"relay", "flower", *QUEUES}
+    """The same processes and options; only the pool and the addresses of pages differ."""
+    assert set(procfile) == {"relay", "dashboard", "flower", *QUEUES}
     assert procfile["relay"] == services["relay"].command
+    assert services["dashboard"].command[:2] == procfile["dashboard"]
     for queue in QUEUES:
         command = procfile[queue]
         assert option(command, "--pool") == "threads"
@@ -208,9 +210,11 @@ def test_secrets_pass_through_unchanged(services: dict[str, Service]) -> None:
 def test_compose_passes_every_setting_of_delivery_on(services: dict[str, Service]) -> None:
     """What is set in .env reaches the containers, but for addresses, which differ in there."""
     of_this_machine = {"ALTSYNC_HOME", "ALTSYNC_DIRECT_DATABASE_URL", "ALTSYNC_BROKER_URL"}
+    of_the_dashboard = {"ALTSYNC_DASHBOARD_PASSWORD"}
     settings = {name.upper() for name in Settings.model_fields if name.startswith("altsync_")}
 
-    assert settings - set(services["relay"].environment) == of_this_machine
+    assert settings - set(services["relay"].environment) == of_this_machine | of_the_dashboard
+    assert of_the_dashboard <= set(services["dashboard"].environment)
 
 
 def test_compose_leaves_no_setting_wrong_when_nothing_is_set(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import tomllib
 from importlib.metadata import distribution
 from pathlib import Path
@@ -51,6 +52,19 @@ def test_the_package_says_that_it_is_typed() -> None:
     """py.typed is there and goes into the wheel."""
     assert (ROOT / "src" / "altsync" / "py.typed").is_file()
     assert "py.typed" in project()["tool"]["setuptools"]["package-data"]["altsync"]
+
+
+def test_the_page_is_complete_and_asks_nobody_else() -> None:
+    """Its files go into the wheel, each name in them is a file, and no other server is named."""
+    assert project()["tool"]["setuptools"]["package-data"]["altsync.dashboard"] == ["static/*"]
+    folder = ROOT / "src" / "altsync" / "dashboard" / "static"
+    files = {file.name: file.read_text() for file in folder.iterdir()}
+    for name, text in files.items():
+        named = re.findall(r"/static/([\w.]+)", text) + re.findall(r'from "\./([\w.]+)"', text)
+        assert set(named) <= files.keys(), name
+        addresses = set(re.findall(r"https?://[^\s\"'<>)]+", text))
+        assert addresses <= {"http://www.w3.org/2000/svg"}, name
+        assert "innerHTML" not in text and "insertAdjacentHTML" not in text, name
 
 
 def test_the_commands_exist() -> None:

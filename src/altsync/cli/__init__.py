@@ -6,6 +6,7 @@ import typer
 
 from altsync import __version__
 from altsync.cli import ask, demo, local, operate
+from altsync.cli.dashboard import dashboard
 from altsync.cli.reembed import reembed
 from altsync.cli.relate import relate
 from altsync.cli.seed import seed
@@ -29,6 +30,7 @@ app.command()(operate.backfill)
 app.command()(relate)
 app.command()(reembed)
 app.command()(operate.doctor)
+app.command()(dashboard)
 app.command()(ask.search)
 app.command()(ask.similar)
 app.command()(ask.archetypes)

@@ -184,14 +184,14 @@ def entity_table(status: Status) -> Table:
     return table
 
 
-def sink_table(status: Status) -> Table:
-    """Breakers and operations by sink."""
+def sink_table(status: Status) -> RenderableType:
+    """Breakers, operations, and the work of the last minute by sink."""
     table = Table(title="Operations", title_justify="left")
-    table.add_column("sink")
-    table.add_column("state")
-    for name in ("pending", "in progress", "dead", "oldest"):
-        table.add_column(name, justify="right")
-    table.add_column("why", overflow="fold")
+    table.add_column("sink", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    # In two lines, so that the table fits into 80 columns.
+    for name in ("pending", "in\nprogress", "dead", "oldest", "synced\n/min", "calls\n/min"):
+        table.add_column(name, justify="right", no_wrap=True)
     for sink, backlog in status.operations.items():
         standing = status.sinks[sink]
         table.add_row(
@@ -204,9 +204,11 @@ def sink_table(status: Status) -> Table:
             f"{backlog.in_progress:,}",
             Text(f"{backlog.dead:,}", style="red" if backlog.dead else ""),
             age(backlog.oldest_pending_seconds),
-            _why(status, sink),
+            f"{status.recent[sink].synced:,}",
+            f"{status.recent[sink].remote_calls:,}",
         )
-    return table
+    whys = [(sink, _why(status, sink)) for sink in status.operations]
+    return Group(table, *(Text(f"{sink}: {why}") for sink, why in whys if why))
 
 
 def _why(status: Status, sink: str) -> str:

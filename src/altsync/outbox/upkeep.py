@@ -50,17 +50,37 @@ def failures(conn: Conn, sink: str | None = None) -> list[FailureGroup]:
 
 
 def dead_ids(
-    conn: Conn, *, sink: str | None = None, entity: str | None = None, limit: int = 1000
+    conn: Conn,
+    *,
+    sink: str | None = None,
+    entity: str | None = None,
+    entity_type: EntityType | None = None,
+    error_kind: str | None = None,
+    reason: str | None = None,
+    limit: int = 1000,
 ) -> list[tuple[int, EntityType, UUID]]:
-    """Dead operations to retry: by sink, by the entity's key, or all."""
+    """Dead operations to retry: by sink, by the entity's key, by their error, or all.
+
+    What is given narrows the rest.
+    """
     rows = conn.execute(
         """
         SELECT id, entity_type, entity_id FROM sync_operation
         WHERE status = 'dead' AND (%(sink)s::text IS NULL OR sink = %(sink)s)
           AND (%(entity)s::text IS NULL OR entity_key = %(entity)s)
+          AND (%(entity_type)s::text IS NULL OR entity_type = %(entity_type)s)
+          AND (%(error_kind)s::text IS NULL OR error_kind = %(error_kind)s)
+          AND (%(reason)s::text IS NULL OR last_error = %(reason)s)
         ORDER BY id LIMIT %(limit)s
         """,
-        {"sink": sink, "entity": entity, "limit": limit},
+        {
+            "sink": sink,
+            "entity": entity,
+            "entity_type": entity_type,
+            "error_kind": error_kind,
+            "reason": reason,
+            "limit": limit,
+        },
     )
     return [(r[0], EntityType(r[1]), r[2]) for r in rows]
 

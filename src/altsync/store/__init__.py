@@ -1,10 +1,19 @@
-"""SQL on the entities: rows for sinks, seeding, embeddings, tags, counts.
+"""SQL on the entities: rows for sinks, seeding, embeddings, tags, counts, batches, edges.
 
 Functions take a connection and never commit. Table and column names come from closed sets.
 """
 
 from __future__ import annotations
 
+from altsync.store.batches import (
+    BatchTotals,
+    Throughput,
+    Work,
+    batch_totals,
+    last_settled_batch,
+    recent_work,
+    throughput,
+)
 from altsync.store.counts import (
     FOLLOWED,
     SINK_STATUSES,
@@ -18,6 +27,14 @@ from altsync.store.counts import (
     remote_calls,
     run_progress,
     status_breakdown,
+)
+from altsync.store.edges import (
+    LeagueChoices,
+    LeagueEdge,
+    LeagueNode,
+    Neighbourhood,
+    league_choices,
+    neighbourhood,
 )
 from altsync.store.examples import (
     FullExample,
@@ -101,6 +118,7 @@ __all__ = [
     "SINK_STATUSES",
     "AuditEntry",
     "Backlog",
+    "BatchTotals",
     "Changes",
     "Contract",
     "Document",
@@ -108,7 +126,11 @@ __all__ = [
     "EntityState",
     "FullExample",
     "FullLeague",
+    "LeagueChoices",
+    "LeagueEdge",
     "LeagueFilter",
+    "LeagueNode",
+    "Neighbourhood",
     "Neighbours",
     "OperationRow",
     "Registry",
@@ -118,11 +140,14 @@ __all__ = [
     "RunProgress",
     "SinkMark",
     "StoredLeague",
+    "Throughput",
     "Unembedded",
+    "Work",
     "archetype_counts",
     "archetype_names",
     "audit_trail",
     "backlog",
+    "batch_totals",
     "changed_versions",
     "classify_staged",
     "clock",
@@ -144,11 +169,15 @@ __all__ = [
     "full_leagues_of_archetypes",
     "holders_of_tags",
     "known_tags",
+    "last_settled_batch",
+    "league_choices",
     "league_vectors",
+    "neighbourhood",
     "operation_rows",
     "paid_twice",
     "read_entity",
     "read_rows",
+    "recent_work",
     "register_tags",
     "relate",
     "related_leagues",
@@ -160,6 +189,7 @@ __all__ = [
     "status_breakdown",
     "stored_leagues",
     "tags_like",
+    "throughput",
     "tombstone",
     "unembedded",
     "unpaid_contents",

@@ -1,0 +1,280 @@
+"""What the page asks for: one method per endpoint, each on a connection of its own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from altsync import __version__, explain, history, outbox, queries, status, store
+from altsync.app import Application
+from altsync.db import Conn
+from altsync.errors import AltsyncError
+from altsync.outbox import FailureGroup
+from altsync.records import EntityType
+from altsync.status import RECENT_SECONDS
+
+#: Dead operations per transaction of a retry.
+RETRY_PAGE = 1000
+
+#: Operations of one page, and the most that may be asked for at once.
+OPERATIONS = 50
+MOST_OPERATIONS = 500
+
+#: Leagues that a search lists.
+MATCHES = 25
+
+#: Where the seed lines are looked for that entities came from.
+SEEDS = Path("seeds")
+
+#: Neighbours in the drawing of a league: more would write over each other.
+NEIGHBOURS = 18
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of the plot: ``slices`` slices of ``step`` seconds."""
+
+    step: int
+    slices: int
+
+
+#: Stretches that the page offers, by name; each has about as many slices as a phone has room for.
+WINDOWS: Mapping[str, Window] = {
+    "15m": Window(15, 60),
+    "1h": Window(60, 60),
+    "6h": Window(300, 72),
+    "24h": Window(1200, 72),
+    "7d": Window(7200, 84),
+}
+
+
+class BadRequest(AltsyncError):
+    """The page, or whoever speaks for it, asked for what makes no sense."""
+
+
+class Api:
+    """Answers as plain data."""
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+
+    def session(self, token: str) -> dict[str, Any]:
+        """What the page needs before anything else."""
+        return {"csrf_token": token, "version": __version__, "sinks": self._app.topology.names}
+
+    def overview(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """The whole status: matrix, totals, breakers, backlog, the last minute."""
+        app = self._app
+        disabled = {sink: app.disabled_reason(sink) for sink in app.topology.names}
+        with app.database.autocommit() as conn:
+            found = status.collect(conn, app.topology, disabled)
+        return {**found.as_json(), "at_rest": found.at_rest, "recent_seconds": RECENT_SECONDS}
+
+    def throughput(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """Work over time, for one of ``WINDOWS``."""
+        window = _window(query.get("window", "1h"))
+        with self._app.database.autocommit() as conn:
+            found = store.throughput(conn, step=window.step, slices=window.slices)
+        return {
+            "start": found.start,
+            "step": found.step,
+            "slices": found.slices,
+            "sinks": {
+                sink: found.sinks.get(sink, (store.Work(),) * found.slices)
+                for sink in [*self._app.topology.names, *sorted(found.sinks)]
+            },
+        }
+
+    def failures(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """Dead operations by error. ``group`` stands for the error when it is retried."""
+        with self._app.database.autocommit() as conn:
+            groups = outbox.failures(conn)
+        return {"groups": [_described(group) for group in groups]}
+
+    def retry(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Try a group again, or one entity of it; says how many operations are due again."""
+        asked = {name: _text_of(body, name) for name in ("sink", "group", "entity_type", "key")}
+        if not (asked["group"] or asked["key"]):
+            raise BadRequest("say what to retry: a group, or the key of an entity")
+        kind = _entity_type(asked["entity_type"])
+        retried, due = 0, 0
+        while True:
+            with self._app.database.transaction() as conn:
+                error = self._error_of(conn, asked["sink"], asked["group"])
+                if error is None and asked["group"]:
+                    break  # it is empty by now
+                dead = outbox.dead_ids(
+                    conn,
+                    sink=error.sink if error else asked["sink"],
+                    entity=asked["key"],
+                    entity_type=kind,
+                    error_kind=error.error_kind if error else None,
+                    reason=error.reason if error else None,
+                    limit=RETRY_PAGE,
+                )
+                due += outbox.retry_dead(conn, dead, self._app.topology)
+                retried += len(dead)
+            if len(dead) < RETRY_PAGE:
+                break
+        return {"retried": retried, "due": due}
+
+    def _error_of(self, conn: Conn, sink: str | None, group: str | None) -> FailureGroup | None:
+        if group is None:
+            return None
+        return next((g for g in outbox.failures(conn, sink) if _name_of(g) == group), None)
+
+    def operations(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """Operations, the newest first; the next page is ``before`` the last one's id."""
+        with self._app.database.autocommit() as conn:
+            found = history.operations(
+                conn,
+                sink=query.get("sink") or None,
+                status=query.get("status") or None,
+                entity=query.get("key") or None,
+                before=_number(query, "before"),
+                limit=min(_number(query, "limit") or OPERATIONS, MOST_OPERATIONS),
+            )
+        return {"operations": found}
+
+    def entity(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """What PostgreSQL knows of an entity: its row, and its latest operations.
+
+        ``confirmed`` is the version that each sink confirmed last.
+        """
+        key = _required(query, "key")
+        with self._app.database.autocommit() as conn:
+            state = history.entity_state(conn, key, _entity_type(query.get("type") or None))
+            who = state.id if state else key
+            found = history.operations(conn, entity=who, limit=OPERATIONS)
+            confirmed = {}
+            for sink in state.sinks if state else ():
+                last = history.operations(conn, sink=sink, status="synced", entity=who, limit=1)
+                confirmed[sink] = last[0].version if last else None
+            near = [] if state else history.suggestions(conn, key)
+        return {"state": state, "operations": found, "confirmed": confirmed, "near": near}
+
+    def stores(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """What every store holds of an entity, asked now, and why it is where it is."""
+        key, kind = _required(query, "key"), _entity_type(query.get("type") or None)
+        found = explain.explain(self._app, key, SEEDS)
+        if isinstance(found, explain.Unknown):
+            raise BadRequest(found.reason)
+        if kind is not None and found.entity.type is not kind:
+            raise BadRequest(f"{key!r} also names a {found.entity.type}, which is found first")
+        graph = found.neo4j
+        held = {
+            "neo4j": [graph.version] if graph and graph.node_id else [],
+            "pinecone": [vector.version for vector in found.pinecone],
+        }
+        return {
+            "agrees": found.agrees,
+            "checks": found.checks,
+            "reasons": found.reasons,
+            "held": held,
+        }
+
+    def search(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The leagues nearest in meaning to a text. The embedder is paid for a new text."""
+        text = _text_of(body, "text")
+        if text is None or not text.strip():
+            raise BadRequest("say what to look for")
+        where = queries.LeagueFilter(
+            status=_text_of(body, "status"),
+            archetype=_text_of(body, "archetype"),
+            tier=_text_of(body, "tier"),
+            contract_status=_text_of(body, "contract_status"),
+        )
+        found = queries.search(self._app.stores(), text.strip(), where, top_k=MATCHES)
+        return {"found": [_match(league) for league in found]}
+
+    def choices(self, query: Mapping[str, str]) -> Any:
+        """Values to filter leagues by."""
+        with self._app.database.autocommit() as conn:
+            return store.league_choices(conn)
+
+    def graph(self, query: Mapping[str, str]) -> Any:
+        """A league and those around it."""
+        tag = query.get("league", "")
+        with self._app.database.autocommit() as conn:
+            found = store.neighbourhood(conn, tag, limit=NEIGHBOURS)
+        if found is None:
+            raise BadRequest(f"no league with the tag {tag!r}")
+        return found
+
+
+def _described(group: FailureGroup) -> dict[str, Any]:
+    samples = [key.split(" ", 1) for key in dict.fromkeys(group.sample_keys)]
+    return {
+        "group": _name_of(group),
+        "sink": group.sink,
+        "error_kind": group.error_kind,
+        "reason": group.reason,
+        "count": group.count,
+        "samples": [{"entity_type": kind, "key": key} for kind, key in samples],
+        "oldest": group.oldest,
+        "newest": group.newest,
+    }
+
+
+def _name_of(group: FailureGroup) -> str:
+    """A name for an error that does not repeat its text, which may be shown redacted."""
+    parts = "\0".join((group.sink, group.error_kind, group.reason))
+    return hashlib.sha256(parts.encode()).hexdigest()[:32]
+
+
+def _text_of(body: Mapping[str, Any], name: str) -> str | None:
+    value = body.get(name)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise BadRequest(f"{name} must be text")
+    return value
+
+
+def _required(query: Mapping[str, str], name: str) -> str:
+    value = query.get(name)
+    if not value:
+        raise BadRequest(f"{name} is missing")
+    return value
+
+
+def _number(query: Mapping[str, str], name: str) -> int | None:
+    value = query.get(name)
+    if not value:
+        return None
+    # PostgreSQL's bigint ends here.
+    if not (value.isascii() and value.isdigit() and 0 < int(value) < 2**63):
+        raise BadRequest(f"{name} must be a whole number above 0")
+    return int(value)
+
+
+def _match(league: queries.FoundLeague) -> dict[str, Any]:
+    return {
+        "league_tag": league.league_tag,
+        "league_name": league.league_name,
+        "sport_name": league.sport_name,
+        "sport_archetype": league.sport_archetype,
+        "tier": league.tier,
+        "status": league.status,
+        "location": league.location,
+        "contracts": sorted({contract.status for contract in league.contracts}),
+        "score": league.score,
+    }
+
+
+def _entity_type(name: str | None) -> EntityType | None:
+    if name is None:
+        return None
+    try:
+        return EntityType(name)
+    except ValueError:
+        raise BadRequest(f"no entity type {name!r}; there are {', '.join(EntityType)}") from None
+
+
+def _window(name: str) -> Window:
+    if name not in WINDOWS:
+        raise BadRequest(f"window must be one of {', '.join(WINDOWS)}")
+    return WINDOWS[name]

@@ -1,0 +1,150 @@
+"""The ASGI application: pages, JSON, probes and metrics behind one guard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psycopg
+import psycopg_pool
+import structlog
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from altsync import log
+from altsync.app import Application
+from altsync.dashboard import metrics, probes
+from altsync.dashboard.access import Access, Guard
+from altsync.dashboard.api import Api, BadRequest
+from altsync.dashboard.plain import answer
+from altsync.errors import AltsyncError
+
+logger = structlog.get_logger(__name__)
+
+STATIC = Path(__file__).parent / "static"
+
+#: Bytes of a request's body; the page sends a few hundred.
+MAX_BODY = 16 * 1024
+
+Ask = Callable[[Mapping[str, str]], Any]
+Do = Callable[[Mapping[str, Any]], Any]
+
+
+def build_app(app: Application, access: Access) -> Guard:
+    """The whole of it over an application, which the caller closes."""
+    api = Api(app)
+    inner = Starlette(
+        routes=[
+            Route("/", _page),
+            Mount("/static", StaticFiles(directory=STATIC)),
+            Route("/healthz", _alive),
+            _readyz(app),
+            _metrics(app),
+            _ask("/api/session", lambda query: api.session(access.token)),
+            _ask("/api/overview", api.overview),
+            _ask("/api/throughput", api.throughput),
+            _ask("/api/failures", api.failures),
+            _ask("/api/operations", api.operations),
+            _ask("/api/entity", api.entity),
+            _ask("/api/stores", api.stores),
+            _ask("/api/choices", api.choices),
+            _ask("/api/graph", api.graph),
+            _do("/api/retry", api.retry),
+            _do("/api/search", api.search),
+        ],
+        exception_handlers={
+            AltsyncError: _explained,
+            psycopg.Error: _no_database,
+            psycopg_pool.PoolTimeout: _no_database,
+            HTTPException: _refused,
+            Exception: _broken,
+        },
+    )
+    return Guard(inner, access)
+
+
+def _page(request: Request) -> Response:
+    return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
+
+
+def _alive(request: Request) -> Response:
+    return PlainTextResponse("ok\n")
+
+
+def _readyz(app: Application) -> Route:
+    def endpoint(request: Request) -> Response:
+        found = probes.readiness(app)
+        return answer(found, 200 if found.ready else 503)
+
+    return Route("/readyz", endpoint)
+
+
+def _metrics(app: Application) -> Route:
+    registry = metrics.registry_of(app)
+
+    def endpoint(request: Request) -> Response:
+        body, kind = metrics.exposition(registry, request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": kind})
+
+    return Route("/metrics", endpoint)
+
+
+def _ask(path: str, ask: Ask) -> Route:
+    def endpoint(request: Request) -> Response:
+        return answer(ask(request.query_params))
+
+    return Route(path, endpoint)
+
+
+def _do(path: str, do: Do) -> Route:
+    async def endpoint(request: Request) -> Response:
+        body = await _body(request)
+        return await run_in_threadpool(lambda: answer(do(body)))
+
+    return Route(path, endpoint, methods=["POST"])
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    """The JSON object that was sent. Raises ``BadRequest``."""
+    raw = bytearray()
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > MAX_BODY:
+            raise BadRequest(f"the request is larger than {MAX_BODY} bytes")
+    try:
+        body = orjson.loads(raw)
+    except ValueError:
+        raise BadRequest("the request is not JSON") from None
+    if not isinstance(body, dict):
+        raise BadRequest("the request is not a JSON object")
+    return body
+
+
+async def _explained(request: Request, error: Exception) -> Response:
+    return answer({"error": str(error)}, 400 if isinstance(error, BadRequest) else 502)
+
+
+async def _no_database(request: Request, error: Exception) -> Response:
+    if isinstance(error, psycopg.errors.UndefinedTable):
+        return answer({"error": "the database has no altsync tables: run altsync migrate"}, 503)
+    if isinstance(error, psycopg.OperationalError | psycopg_pool.PoolTimeout):
+        text = " ".join(str(error).split())
+        return answer({"error": f"no connection to PostgreSQL: {log.redact(text)}"}, 503)
+    return await _broken(request, error)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return answer({"error": error.detail}, error.status_code)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    logger.error("request.failed", path=request.url.path, exc_info=error)
+    return answer({"error": "something went wrong; the dashboard's log says what"}, 500)

@@ -1,0 +1,200 @@
+"""Numbers for Prometheus, read from the database at every scrape."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from operator import add
+
+import psycopg
+import psycopg_pool
+import structlog
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from altsync import status, store
+from altsync.app import Application
+from altsync.db import Conn
+from altsync.records import BreakerState
+from altsync.status import Status
+from altsync.store import BatchTotals, Work
+
+logger = structlog.get_logger(__name__)
+
+#: Upper bounds of the histogram, in seconds: from a batch without a remote call to a full lease.
+BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+#: Seconds after which no older batch turns up any more: a transaction that records one is short,
+#: and a lease bounds the worker that runs it.
+SETTLED_AFTER = 60.0
+
+#: Metric, attribute of ``Work``, help.
+COUNTERS = (
+    ("altsync_delivery_batches", "batches", "Batches that workers claimed."),
+    ("altsync_delivery_attempts", "claimed", "Operations that were claimed: attempts."),
+    ("altsync_delivery_synced", "synced", "Operations that the sink confirmed."),
+    ("altsync_delivery_superseded", "superseded", "Operations with nothing to write any more."),
+    ("altsync_delivery_retried", "retried", "Attempts that failed and are due again."),
+    ("altsync_delivery_dead", "dead", "Operations that were given up on."),
+    ("altsync_delivery_lost", "lost", "Operations that another worker took over meanwhile."),
+    ("altsync_remote_calls", "remote_calls", "Calls to the sink."),
+    ("altsync_tokens", "tokens", "Tokens that the embedder counted."),
+)
+
+_NOTHING = BatchTotals(Work(), 0.0, (0,) * len(BOUNDS))
+
+
+class AltsyncCollector(Collector):
+    """Everything altsync measures. Safe to use from several threads."""
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+        self._tally = _Tally()
+
+    def describe(self) -> list[Metric]:
+        """Every metric without a sample, so that registering does not ask the database."""
+        return [_database_up(None), *_families(_Reading({}, {}, None))]
+
+    def collect(self) -> Iterator[Metric]:
+        """One scrape. A database that does not answer is itself a number, not an error."""
+        try:
+            reading = self._read()
+        except (psycopg.Error, psycopg_pool.PoolTimeout) as error:
+            logger.warning("metrics.unread", error=error)
+            yield _database_up(0)
+            return
+        yield _database_up(1)
+        yield from _families(reading)
+
+    def _read(self) -> _Reading:
+        app = self._app
+        disabled = {sink: app.disabled_reason(sink) for sink in app.topology.names}
+        with app.database.autocommit() as conn:
+            found = status.collect(conn, app.topology, disabled)
+            totals = self._tally.totals(conn)
+        sinks = {sink: totals.get(sink, _NOTHING) for sink in app.topology.names}
+        return _Reading({**totals, **sinks}, disabled, found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    totals: Mapping[str, BatchTotals]
+    disabled: Mapping[str, str | None]
+    status: Status | None
+
+
+class _Tally:
+    """Totals over all batches ever seen: they never go down while the process lives.
+
+    Batches that are old enough are added up once, so a scrape reads only what is new, and what
+    is pruned later stays counted.
+    """
+
+    def __init__(self) -> None:
+        self._settled: dict[str, BatchTotals] = {}
+        self._until = 0
+        self._lock = threading.Lock()
+
+    def totals(self, conn: Conn) -> dict[str, BatchTotals]:
+        """Totals by sink, now."""
+        with self._lock:
+            until = store.last_settled_batch(conn, SETTLED_AFTER)
+            if until > self._until:
+                new = store.batch_totals(conn, BOUNDS, after=self._until, until=until)
+                self._settled = _sum(self._settled, new)
+                self._until = until
+            return _sum(self._settled, store.batch_totals(conn, BOUNDS, after=self._until))
+
+
+def _sum(
+    one: Mapping[str, BatchTotals], other: Mapping[str, BatchTotals]
+) -> dict[str, BatchTotals]:
+    return {
+        sink: _added(one.get(sink, _NOTHING), other.get(sink, _NOTHING))
+        for sink in one.keys() | other.keys()
+    }
+
+
+def _added(one: BatchTotals, other: BatchTotals) -> BatchTotals:
+    work = Work(*(getattr(one.work, f.name) + getattr(other.work, f.name) for f in fields(Work)))
+    at_most = tuple(map(add, one.at_most, other.at_most))
+    return BatchTotals(work, one.seconds + other.seconds, at_most)
+
+
+def _families(reading: _Reading) -> Iterator[Metric]:
+    yield from _gauges(reading.status)
+    for name, attribute, help_text in COUNTERS:
+        counter = CounterMetricFamily(name, help_text, labels=["sink"])
+        for sink, totals in sorted(reading.totals.items()):
+            counter.add_metric([sink], getattr(totals.work, attribute))
+        yield counter
+    yield _durations(reading.totals)
+
+
+def _database_up(value: int | None) -> Metric:
+    return GaugeMetricFamily(
+        "altsync_database_up", "1 when PostgreSQL answered this scrape, else 0.", value=value
+    )
+
+
+def _gauges(found: Status | None) -> Iterator[Metric]:
+    operations = GaugeMetricFamily(
+        "altsync_operations", "Operations that are not done.", labels=["sink", "status"]
+    )
+    lag = GaugeMetricFamily(
+        "altsync_lag_seconds",
+        "Age of the oldest operation that waits; 0 when none does.",
+        labels=["sink"],
+    )
+    entities = GaugeMetricFamily(
+        "altsync_entities", "Living entities.", labels=["entity_type", "sink", "status"]
+    )
+    breaker = GaugeMetricFamily(
+        "altsync_breaker_state",
+        "1 for the state that the sink's breaker is in, else 0.",
+        labels=["sink", "state"],
+    )
+    if found is not None:
+        for sink, backlog in found.operations.items():
+            for name in ("pending", "in_progress", "dead"):
+                operations.add_metric([sink, name], getattr(backlog, name))
+            lag.add_metric([sink], max(0.0, backlog.oldest_pending_seconds or 0.0))
+        for kind, entity in found.entities.items():
+            for sink, counts in entity.by_sink.items():
+                for state, count in counts.items():
+                    entities.add_metric([kind.value, sink, state.value], count)
+        for sink, standing in found.sinks.items():
+            for one in BreakerState:
+                breaker.add_metric([sink, one.value], int(standing.state is one))
+    yield from (operations, lag, entities, breaker)
+
+
+def _durations(all_totals: Mapping[str, BatchTotals]) -> Metric:
+    histogram = HistogramMetricFamily(
+        "altsync_batch_duration_seconds", "How long batches took.", labels=["sink"]
+    )
+    for sink, totals in sorted(all_totals.items()):
+        bounds = [(repr(b), float(n)) for b, n in zip(BOUNDS, totals.at_most, strict=True)]
+        histogram.add_metric([sink], [*bounds, ("+Inf", totals.work.batches)], totals.seconds)
+    return histogram
+
+
+def registry_of(app: Application) -> CollectorRegistry:
+    """A registry that holds altsync's metrics and nothing else."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(AltsyncCollector(app))
+    return registry
+
+
+def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    """The text that Prometheus reads, and its content type, as ``accept`` asks for it."""
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type

@@ -1,0 +1,50 @@
+"""Data as JSON for the page: secrets are taken out of every text on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+import orjson
+from starlette.responses import Response
+
+from altsync import log
+
+
+def plain(value: Any) -> Any:
+    """``value`` as what JSON knows. Versions go as text: JavaScript's numbers end at 2^53."""
+    match value:
+        case None | bool() | float():
+            return value
+        case int():
+            return value if abs(value) < 2**53 else str(value)
+        case Enum():
+            return plain(value.value)
+        case str():
+            return log.redact(value)
+        case datetime() | date():
+            return value.isoformat()
+        case Decimal():
+            return float(value)
+        case UUID():
+            return str(value)
+        case bytes():
+            return f"{len(value)} bytes"
+        case Mapping():
+            return {log.redact(str(plain(key))): plain(member) for key, member in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [plain(member) for member in value]
+        case _ if is_dataclass(value):
+            return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
+        case _:
+            return log.redact(str(value))
+
+
+def answer(value: Any, status: int = 200) -> Response:
+    """A JSON answer."""
+    return Response(orjson.dumps(plain(value)), status, media_type="application/json")

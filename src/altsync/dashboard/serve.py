@@ -1,0 +1,84 @@
+"""The server around the page: its socket and its end."""
+
+from __future__ import annotations
+
+import signal
+import socket
+
+import uvicorn
+
+from altsync.dashboard.access import Guard
+from altsync.errors import ConfigurationError
+
+#: The port unless another one is asked for. When somebody has it, any free one.
+DEFAULT_PORT = 8484
+
+#: Connections that may wait to be accepted; a browser opens six at most.
+BACKLOG = 128
+
+#: Seconds that requests under way get when the server is told to end.
+GRACE_SECONDS = 3
+
+
+def listen(host: str, port: int | None) -> socket.socket:
+    """A socket on ``host``; ``port`` None takes the usual one, or a free one if that is taken.
+
+    Raises ``ConfigurationError`` when it cannot be had.
+    """
+    try:
+        if port is not None:
+            return _bound(host, port)
+        try:
+            return _bound(host, DEFAULT_PORT)
+        except OSError:
+            return _bound(host, 0)
+    except OSError as error:
+        where = f"{host}, port {DEFAULT_PORT if port is None else port}"
+        raise ConfigurationError(
+            f"the dashboard cannot listen on {where}: {error.strerror or error}"
+        ) from None
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    server = socket.socket(family, kind, protocol)
+    try:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(address)
+        server.listen(BACKLOG)
+    except OSError:
+        server.close()
+        raise
+    return server
+
+
+def address_of(server: socket.socket) -> str:
+    """The URL of a listening socket."""
+    host, port = server.getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def server_of(app: Guard) -> uvicorn.Server:
+    """The server that serves an application on sockets that it is given."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+    )
+
+
+def run(app: Guard, server: socket.socket) -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn ends in an orderly way and then raises what it caught once more.
+        signal.signal(number, lambda *_: None)
+    server_of(app).run(sockets=[server])

@@ -1,0 +1,64 @@
+// Dead letters by error, and trying them again.
+import { post } from "./api.js";
+import { $, count, empty, entityLink, fill, h, moment, plural, whenChanged, word } from "./dom.js";
+
+// Whose fault an error is.
+const KINDS = {
+  item: "the record’s own fault",
+  sink: "the sink was down, throttled, or refused the key",
+  unknown: "it was not told whose fault it is",
+  lost: "the workers vanished with it",
+};
+
+export const drawFailures = whenChanged((groups) => {
+  const total = groups.reduce((sum, group) => sum + group.count, 0);
+  $("failures-count").textContent = total ? `${plural(total, "operation")} by ${plural(groups.length, "error")}` : "";
+  if (!groups.length) {
+    fill($("failures"), empty("Nothing was given up on", "Operations that fail for good are listed here with their error."));
+    return;
+  }
+  fill($("failures"), groups.map(drawGroup));
+});
+
+function drawGroup(group) {
+  const more = group.count - group.samples.length;
+  return h("article", { class: "failure", "data-group": group.group },
+    h("div", { class: "what" },
+      h("span", { class: "count" }, count(group.count)), h("strong", {}, group.sink), h("span", { class: "badge", title: KINDS[group.error_kind] }, group.error_kind),
+      h("span", { class: "dim" }, group.oldest.slice(0, 19) === group.newest.slice(0, 19) ? [moment(group.newest)] : [moment(group.oldest), " to ", moment(group.newest)])),
+    h("div", { class: "do" }, h("button", {
+      type: "button", class: "retry", "data-focus": `group ${group.group}`,
+      "aria-label": `Retry all ${count(group.count)} of ${group.sink}: ${group.reason.slice(0, 80)}`,
+      onclick: (event) => retry(event.currentTarget, $("retry-result"), { sink: group.sink, group: group.group }, `${group.sink}, ${plural(group.count, "operation")}`),
+    }, group.count === 1 ? "Retry" : `Retry all ${count(group.count)}`)),
+    h("p", { class: "reason" }, group.reason),
+    h("ul", { class: "samples", "aria-label": "For example" },
+      group.samples.map(({ entity_type: kind, key }) => h("li", {},
+        h("span", { class: "dim" }, word(kind)), "\u00a0", entityLink(kind, key, `entity ${group.group} ${kind} ${key}`),
+        h("button", {
+          type: "button", class: "quiet small", "data-focus": `one ${group.group} ${kind} ${key}`, "aria-label": `Retry ${key} in ${group.sink}`,
+          onclick: (event) => retry(event.currentTarget, $("retry-result"), { sink: group.sink, group: group.group, entity_type: kind, key }, `${group.sink}, ${key}`),
+        }, "retry"))),
+      more > 0 && h("li", { class: "dim" }, `${count(more)} more\u00a0`)));
+}
+
+export async function retry(button, result, what, name) {
+  button.disabled = true;
+  try {
+    const { retried, due } = await post("retry", what);
+    const again = due === retried ? "" : ` (${plural(due, "operation is", "operations are")} due: some had the same entity, or wait for its embedding)`;
+    say(result, retried ? `${name}: ${plural(retried, "dead operation was", "dead operations were")} enqueued again${again}.` : `${name}: nothing is dead there any more.`, "good");
+  } catch (error) {
+    say(result, `${name}: not retried, ${error.message}`, "bad");
+  } finally {
+    button.disabled = false;
+  }
+  document.dispatchEvent(new CustomEvent("altsync:changed"));
+}
+
+// The place is a live region, so the text is read out where it appears.
+function say(place, text, tone) {
+  place.hidden = false;
+  place.dataset.tone = tone;
+  place.textContent = text;
+}

@@ -1,0 +1,114 @@
+// The first view: figures, matrix, totals, sinks, throughput, dead letters.
+import { get } from "./api.js";
+import { $, TONES, age, badge, count, fill, h, moment, options, plural, whenChanged, word } from "./dom.js";
+import { drawFailures } from "./failures.js";
+import { MEASURES, Plot } from "./plot.js";
+
+const STATES = ["synced", "pending", "failed"];
+const SPANS = ["15m", "1h", "6h", "24h", "7d"];
+
+let plot, latest, series;
+let span = "1h";
+
+export function start() {
+  plot = new Plot($("plot"));
+  fill($("plot-measure"), Object.entries(MEASURES).map(([name, title]) => h("option", { value: name }, title)));
+  $("plot-measure").addEventListener("change", drawPlot);
+  $("matrix-kind").addEventListener("change", () => drawMatrix(latest.matrix, $("matrix-kind").value));
+  $("plot-window").append(...SPANS.map((name) => h("label", {},
+    h("input", { type: "radio", name: "span", value: name, checked: name === span, onchange: async () => { span = name; await loadPlot(); } }),
+    h("span", {}, name))));
+}
+
+export async function refresh() {
+  const [overview, failures] = await Promise.all([get("overview"), get("failures"), loadPlot()]);
+  latest = overview;
+  if ($("matrix-kind").options.length === 0) options($("matrix-kind"), Object.keys(overview.entities), "all types");
+  drawFigures(overview);
+  drawMatrix(overview.matrix, $("matrix-kind").value);
+  drawTotals(overview.entities);
+  drawSinks(overview);
+  drawFailures(failures.groups);
+}
+
+async function loadPlot() {
+  series = await get("throughput", { window: span });
+  drawPlot();
+}
+
+function drawPlot() {
+  if (series) plot.show(series, $("plot-measure").value);
+}
+
+function drawFigures({ entities, matrix, operations, sinks, at_rest: atRest }) {
+  const total = Object.values(entities).reduce((sum, one) => sum + one.total, 0);
+  const agreed = matrix.filter((r) => r.neo4j_sync_status === "synced" && r.pinecone_sync_status === "synced").reduce((sum, r) => sum + r.count, 0);
+  const all = Object.values(operations);
+  const waiting = all.reduce((sum, one) => sum + one.pending + one.in_progress, 0);
+  const dead = all.reduce((sum, one) => sum + one.dead, 0);
+  const oldest = Math.max(...all.map((one) => one.oldest_pending_seconds ?? -1));
+  const stopped = Object.entries(sinks).filter(([, s]) => s.state !== "closed").map(([name, s]) => `${name} ${word(s.state)}`);
+  const share = total ? (agreed === total ? "100%" : `${Math.min(99.9, (100 * agreed) / total).toFixed(1)}%`) : "–";
+  const figure = (title, big, note, tone) => h("dl", { class: "figure", "data-tone": tone }, h("dt", {}, title), h("dd", { class: "big" }, big), h("dd", { class: "note" }, note));
+  fill($("figures"),
+    figure("In every store", share, total ? `${count(agreed)} of ${plural(total, "entity", "entities")}` : "nothing is seeded yet", !total ? null : agreed === total ? "good" : dead ? "bad" : "wait"),
+    figure("Waiting", count(waiting), waiting ? `oldest ${age(oldest < 0 ? null : oldest)}` : "no operation waits", waiting ? "wait" : null),
+    figure("Dead", count(dead), dead ? "given up on; see below" : "nothing was given up on", dead ? "bad" : null),
+    figure("Sinks", `${Object.keys(sinks).length - stopped.length}/${Object.keys(sinks).length}`, stopped.length ? stopped.join(", ") : atRest ? "all ready, at rest" : "all ready", stopped.length ? "bad" : "good"));
+}
+
+const drawMatrix = whenChanged((matrix, kind) => {
+  const sum = (neo4j, pinecone) => matrix.filter((r) => r.neo4j_sync_status === neo4j && r.pinecone_sync_status === pinecone && (!kind || r.entity === kind)).reduce((s, r) => s + r.count, 0);
+  const tone = (a, b) => (a === "failed" || b === "failed" ? "bad" : a === "pending" || b === "pending" ? "wait" : "good");
+  fill($("matrix"), h("table", { class: "matrix" },
+    h("caption", { class: "unseen" }, "Entities by their status in Neo4j (rows) and in Pinecone (columns)"),
+    h("thead", {},
+      h("tr", {}, h("th", { class: "axis" }, ""), h("th", { class: "axis", colspan: 3, scope: "colgroup" }, "Pinecone →")),
+      h("tr", {}, h("th", { class: "axis" }, "Neo4j ↓"), STATES.map((s) => h("th", { scope: "col" }, s)))),
+    h("tbody", {}, STATES.map((neo4j) => h("tr", {}, h("th", { scope: "row" }, neo4j),
+      STATES.map((pinecone) => {
+        const n = sum(neo4j, pinecone);
+        return h("td", {}, h("span", { class: "cell", "data-tone": n ? tone(neo4j, pinecone) : null }, count(n)));
+      }))))));
+});
+
+function split(counts, total) {
+  const shown = STATES.filter((s) => counts[s] || s === "synced");
+  const stripe = h("span", { class: "stripe", "aria-hidden": "true" }, STATES.map((s) => {
+    const part = h("i", { class: s });
+    part.style.width = `${total ? (100 * counts[s]) / total : 0}%`;
+    return part;
+  }));
+  return h("span", { class: "split" },
+    h("span", { class: "numbers" }, shown.map((s) => h("span", { class: counts[s] ? `t-${s}` : "t-none", title: s }, count(counts[s]), h("span", { class: "unseen" }, ` ${s}`)))), stripe);
+}
+
+const drawTotals = whenChanged((entities) => {
+  const sinks = Object.keys(Object.values(entities)[0]).filter((name) => name !== "total");
+  fill($("totals"), h("table", { class: "stack totals" },
+    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Entity"), h("th", { scope: "col", class: "num" }, "Total"), sinks.map((s) => h("th", { scope: "col" }, s)))),
+    h("tbody", {}, Object.entries(entities).map(([kind, entity]) => h("tr", {},
+      h("th", { scope: "row", "data-label": "Entity" }, word(kind)),
+      h("td", { class: "num", "data-label": "Total" }, count(entity.total)),
+      sinks.map((s) => h("td", { "data-label": s }, split(entity[s], entity.total))))))));
+});
+
+function drawSinks({ sinks, operations }) {
+  fill($("sinks"), Object.entries(sinks).map(([name, sink], place) => {
+    const backlog = operations[name];
+    const minute = sink.last_minute;
+    const fact = (title, value, tone) => h("div", {}, h("dt", {}, title), h("dd", { "data-tone": tone }, value));
+    const tone = sink.state === "disabled" ? null : TONES[sink.state];
+    const why = [sink.reason, sink.since && sink.state !== "closed" && [sink.reason ? " · since " : "since ", moment(sink.since)]].filter(Boolean);
+    return h("article", { class: `card sink k${place % 6}`, "data-tone": tone, "data-sink": name, "aria-label": `Sink ${name}` },
+      h("div", { class: "head" }, h("h3", {}, name), badge(sink.state)),
+      h("p", { class: "why" }, why.length ? why : sink.last_claim_at ? ["delivering; last claim ", moment(sink.last_claim_at)] : "no worker has asked yet"),
+      h("dl", { class: "facts" },
+        fact("Pending", count(backlog.pending), backlog.pending ? "wait" : null),
+        fact("In progress", count(backlog.in_progress)),
+        fact("Dead", count(backlog.dead), backlog.dead ? "bad" : null),
+        fact("Lag", age(backlog.oldest_pending_seconds)),
+        fact("Synced/min", count(minute.synced)),
+        name === "embedding" ? fact("Tokens/min", count(minute.tokens)) : fact("Calls/min", count(minute.remote_calls))));
+  }));
+}

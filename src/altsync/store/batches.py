@@ -1,0 +1,128 @@
+"""What batches came to, over time: throughput, remote calls, tokens, durations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from altsync.db import Conn
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What some batches of one sink came to. All but the last three count operations."""
+
+    claimed: int = 0
+    synced: int = 0
+    superseded: int = 0
+    retried: int = 0
+    dead: int = 0
+    lost: int = 0
+    batches: int = 0
+    remote_calls: int = 0
+    tokens: int = 0
+
+
+_WORK = """
+sum(claimed)::bigint, sum(synced)::bigint, sum(superseded)::bigint, sum(retried)::bigint,
+sum(dead)::bigint, sum(lost)::bigint, count(*), sum(remote_calls)::bigint, sum(tokens)::bigint
+"""
+
+
+def recent_work(conn: Conn, seconds: float) -> dict[str, Work]:
+    """What each sink's batches of the last ``seconds`` came to; a sink without any is left out."""
+    rows = conn.execute(
+        f"""
+        SELECT sink, {_WORK} FROM delivery_batch
+        WHERE finished_at > now() - make_interval(secs => %s) GROUP BY sink
+        """,
+        (seconds,),
+    )
+    return {r[0]: Work(*r[1:]) for r in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Work in slices of time, oldest first. ``start`` is when the first slice begins.
+
+    ``step`` is the length of a slice in seconds; slices begin at multiples of it. The last one
+    is not over yet. ``sinks`` holds those that did anything, each with a value for every slice.
+    """
+
+    start: datetime
+    step: int
+    slices: int
+    sinks: dict[str, tuple[Work, ...]]
+
+
+def throughput(conn: Conn, *, step: int, slices: int) -> Throughput:
+    """The last ``slices`` slices of ``step`` seconds, the present one included."""
+    row = conn.execute(
+        """
+        SELECT to_timestamp((floor(EXTRACT(epoch FROM now()) / %(step)s) - %(slices)s + 1)
+                            * %(step)s::int)
+        """,
+        {"step": step, "slices": slices},
+    ).fetchone()
+    assert row is not None
+    start = row[0]
+    found: dict[str, list[Work]] = {}
+    for sink, place, *numbers in conn.execute(
+        f"""
+        SELECT sink, floor(EXTRACT(epoch FROM finished_at - %(start)s) / %(step)s)::int, {_WORK}
+        FROM delivery_batch
+        WHERE finished_at >= %(start)s
+          AND finished_at < %(start)s + make_interval(secs => %(step)s::int * %(slices)s::int)
+        GROUP BY 1, 2
+        """,
+        {"start": start, "step": step, "slices": slices},
+    ):
+        found.setdefault(sink, [Work()] * slices)[place] = Work(*numbers)
+    return Throughput(start, step, slices, {sink: tuple(works) for sink, works in found.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTotals:
+    """Work of one sink, how long its batches took together (seconds), and how many took how long.
+
+    ``at_most`` has, for each bound that was asked for, how many took no longer.
+    """
+
+    work: Work
+    seconds: float
+    at_most: tuple[int, ...]
+
+
+def last_settled_batch(conn: Conn, seconds: float) -> int:
+    """The newest batch that is older than ``seconds``, by id; 0 when there is none.
+
+    Ids are given out before rows are committed: among younger ones some may still turn up.
+    """
+    row = conn.execute(
+        """
+        SELECT COALESCE(max(id), 0) FROM delivery_batch
+        WHERE finished_at < now() - make_interval(secs => %s)
+        """,
+        (seconds,),
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def batch_totals(
+    conn: Conn, bounds: Sequence[float], *, after: int = 0, until: int | None = None
+) -> dict[str, BatchTotals]:
+    """Totals of each sink over the batches with ``after`` < id <= ``until``.
+
+    ``bounds`` are in seconds.
+    """
+    counts = ", ".join(f"count(*) FILTER (WHERE seconds <= {float(bound)})" for bound in bounds)
+    rows = conn.execute(
+        f"""
+        SELECT sink, {_WORK}, sum(seconds), ARRAY[{counts}] FROM delivery_batch
+        WHERE id > %(after)s AND (%(until)s::bigint IS NULL OR id <= %(until)s) GROUP BY sink
+        """,
+        {"after": after, "until": until},
+    )
+    return {r[0]: BatchTotals(Work(*r[1:-2]), r[-2], tuple(r[-1])) for r in rows}

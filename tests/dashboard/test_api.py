@@ -1,0 +1,335 @@
+"""What the page asks for, and what its buttons do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from altsync import db, log, outbox
+from altsync.app import Application
+from altsync.db import Database
+from altsync.local.ports import is_free
+from altsync.records import Dead, ErrorKind, Settlement
+from tests.dashboard.site import Site, serving, settings_for
+from tests.integration.fakes import FakeGraph
+from tests.integration.world import (
+    GRAPH,
+    World,
+    archetype,
+    deliver,
+    eventually,
+    example,
+    id_of,
+    league,
+    leagues,
+)
+
+#: Ends ``database.autocommit()`` soon when nobody answers, in seconds.
+SHORT = 1
+
+
+@pytest.fixture(autouse=True)
+def _own_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test protects ends with it."""
+    monkeypatch.setattr(log, "_secrets", set(log._secrets))
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A pool for fakes that deliver."""
+    pool = Database(database_url)
+    yield pool
+    pool.close()
+
+
+def bury(world: World, reasons: dict[str, str]) -> None:
+    """Give up on the graph's operations of these keys, for these reasons."""
+    token, operations = world.claim("neo4j")
+    dead = [
+        Dead(op, op.version, ErrorKind.ITEM, reasons[op.entity_key])
+        for op in operations
+        if op.entity_key in reasons
+    ]
+    world.settle(GRAPH, token, dead)
+    outbox.release(world.conn, [op.id for op in operations if op.entity_key not in reasons], token)
+
+
+def record(world: World, sink: str, seconds_ago: float, seconds: float = 0.2, **work: int) -> None:
+    """Note a batch that ended a while ago."""
+    numbers = {"synced": 0, "superseded": 0, "retried": 0, "dead": 0, "lost": 0}
+    settlement = Settlement(**{name: work.get(name, 0) for name in numbers})
+    calls, tokens = work.get("calls", 1), work.get("tokens", 0)
+    claimed = work.get("claimed", sum(work.get(name, 0) for name in numbers))
+    outbox.record_batch(
+        world.conn, sink, "w", claimed, settlement, calls=calls, tokens=tokens, seconds=seconds
+    )
+    world.conn.execute(
+        "UPDATE delivery_batch SET finished_at = now() - make_interval(secs => %s) "
+        "WHERE id = (SELECT max(id) FROM delivery_batch)",
+        (seconds_ago,),
+    )
+
+
+def relate(world: World, source: str, target: str, kind: str, score: float | None) -> None:
+    """Relate two leagues. All kinds but SIMILAR_TO come from a seed line."""
+    seed_id = None if kind == "SIMILAR_TO" else f"{source} {kind} {target}"
+    world.conn.execute(
+        "INSERT INTO league_relationship (id, seed_id, source_league_id, target_league_id, "
+        "relationship_type, strength_score) VALUES (gen_random_uuid(), %s, %s, %s, %s, %s)",
+        (seed_id, id_of(league(source)), id_of(league(target)), kind, score),
+    )
+
+
+def test_the_overview_is_the_status_and_more(site: Site, world: World) -> None:
+    """As ``altsync status --json``, with the work of the last minute."""
+    world.save(*leagues(3), archetype("racing"))
+    bury(world, {"l001": "bad"})
+    record(world, "neo4j", 5, synced=7, calls=2)
+    record(world, "neo4j", 90, synced=100)
+    body = site.get("/api/overview").json
+    assert body["entities"]["league"]["neo4j"] == {"pending": 2, "synced": 0, "failed": 1}
+    assert body["operations"]["neo4j"]["dead"] == 1
+    assert body["operations"]["neo4j"]["oldest_pending_seconds"] >= 0
+    assert body["at_rest"] is False
+    graph = body["sinks"]["neo4j"]
+    assert (graph["state"], graph["reason"]) == ("disabled", "NEO4J_URI is not set")
+    assert (graph["last_minute"]["synced"], graph["last_minute"]["remote_calls"]) == (7, 2)
+    assert body["sinks"]["pinecone"]["last_minute"]["synced"] == 0
+
+
+def test_throughput_is_cut_into_slices(site: Site, world: World) -> None:
+    """The last slice is the present one; sinks without work are all zeros."""
+    record(world, "neo4j", 0, synced=4, calls=1)
+    record(world, "neo4j", 0, synced=2, retried=1, calls=3)
+    record(world, "embedding", 600, synced=9, tokens=90)
+    record(world, "embedding", 86_400, synced=1000)
+    body = site.get("/api/throughput", window="1h").json
+    assert (body["step"], body["slices"]) == (60, 60)
+    synced = {s: [w["synced"] for w in works] for s, works in body["sinks"].items()}
+    assert {sink: len(values) for sink, values in synced.items()} == dict.fromkeys(
+        site.app.topology.names, 60
+    )
+    # A minute may have begun since.
+    assert sum(synced["neo4j"][-2:]) == 6
+    assert sum(synced["embedding"]) == 9
+    assert sum(synced["embedding"][48:51]) == 9
+    assert sum(w["tokens"] for w in body["sinks"]["embedding"]) == 90
+    assert set(synced["pinecone"]) == {0}
+
+
+@pytest.mark.parametrize("window", ["15m", "1h", "6h", "24h", "7d"])
+def test_every_span_ends_now(site: Site, world: World, window: str) -> None:
+    """And holds what has just been done."""
+    record(world, "neo4j", 0, synced=1)
+    body = site.get("/api/throughput", window=window).json
+    assert sum(w["synced"] for w in body["sinks"]["neo4j"]) == 1
+
+
+def test_a_group_is_tried_again(site: Site, world: World) -> None:
+    """All operations with the error, no others; twice does no harm."""
+    world.save(*leagues(4))
+    bury(world, {"l000": "bad", "l001": "bad", "l002": "worse"})
+    groups = {g["reason"]: g for g in site.get("/api/failures").json["groups"]}
+    assert {reason: g["count"] for reason, g in groups.items()} == {"bad": 2, "worse": 1}
+    assert groups["bad"]["samples"] == [
+        {"entity_type": "league", "key": key} for key in ("l000", "l001")
+    ]
+    what = {"sink": "neo4j", "group": groups["bad"]["group"]}
+    assert site.post("/api/retry", what).json == {"retried": 2, "due": 2}
+    assert site.post("/api/retry", what).json == {"retried": 0, "due": 0}
+    assert {op.entity_key: op.status for op in world.ops("neo4j") if op.origin == "retry"} == {
+        "l000": "pending",
+        "l001": "pending",
+    }
+    (left,) = site.get("/api/failures").json["groups"]
+    assert left["reason"] == "worse"
+
+
+def test_one_entity_of_a_group_is_tried_again(site: Site, world: World) -> None:
+    """And nothing else by that key in another table."""
+    world.save(league("racing"), archetype("racing"), league("other"))
+    bury(world, {"racing": "bad", "other": "bad"})
+    (group,) = site.get("/api/failures").json["groups"]
+    what = {"sink": "neo4j", "group": group["group"], "key": "racing", "entity_type": "league"}
+    assert site.post("/api/retry", what).json == {"retried": 1, "due": 1}
+    (left,) = site.get("/api/failures").json["groups"]
+    assert {(s["entity_type"], s["key"]) for s in left["samples"]} == {
+        ("sport_archetype", "racing"),
+        ("league", "other"),
+    }
+
+
+def test_an_entity_is_tried_again_whatever_its_errors(site: Site, world: World) -> None:
+    """By its key and type."""
+    world.save(league("a"), league("b"))
+    bury(world, {"a": "bad", "b": "bad"})
+    answer = site.post("/api/retry", {"key": "a", "entity_type": "league"})
+    assert answer.json == {"retried": 1, "due": 1}
+    assert world.last("neo4j", "b").status == "dead"
+
+
+def test_more_than_a_page_of_a_group_is_tried_again(
+    site: Site, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Page by page, each in a transaction of its own."""
+    monkeypatch.setattr("altsync.dashboard.api.RETRY_PAGE", 3)
+    world.save(*leagues(7))
+    bury(world, {f"l00{n}": "bad" for n in range(7)})
+    (group,) = site.get("/api/failures").json["groups"]
+    answer = site.post("/api/retry", {"sink": "neo4j", "group": group["group"]})
+    assert answer.json == {"retried": 7, "due": 7}
+
+
+def test_secrets_never_appear(site: Site, world: World) -> None:
+    """Not in an error, a key or content; what is shown redacted can still be tried again."""
+    log.protect(["hunter22"])
+    world.save(league("l_hunter22", description="call bolt://neo4j:topsecret@graph"))
+    bury(world, {"l_hunter22": "no route to bolt://neo4j:other33@graph with hunter22"})
+    for path in ("/api/failures", "/api/operations", "/api/entity?key=l_hunter22"):
+        text = site.get(path).text
+        assert "***" in text
+        assert not any(secret in text for secret in ("hunter22", "topsecret", "other33"))
+    (group,) = site.get("/api/failures").json["groups"]
+    answer = site.post("/api/retry", {"sink": "neo4j", "group": group["group"]})
+    assert answer.json == {"retried": 1, "due": 1}
+
+
+def test_operations_are_filtered_and_paged(site: Site, world: World) -> None:
+    """The newest first; the next page begins below the last one."""
+    world.save(*leagues(5))
+    bury(world, {"l003": "bad"})
+
+    def keys(**query: Any) -> list[tuple[str, str]]:
+        found = site.get("/api/operations", **query).json["operations"]
+        return [(op["sink"], op["entity_key"]) for op in found]
+
+    everything = keys(limit=100)
+    assert len(everything) == 10
+    assert keys(status="dead") == [("neo4j", "l003")]
+    assert keys(key="l001", sink="embedding") == [("embedding", "l001")]
+    first = site.get("/api/operations", limit=4).json["operations"]
+    rest = keys(limit=100, before=first[-1]["id"])
+    assert [(op["sink"], op["entity_key"]) for op in first] + rest == everything
+    for wrong in ("0", "-1", "x", "1e3", str(2**63)):
+        assert site.get("/api/operations", before=wrong).status == 400
+
+
+def test_an_entity_with_its_history(site: Site, world: World, database: Database) -> None:
+    """Row, operations, and the version that each sink confirmed last."""
+    world.save(league("a"))
+    deliver(database, FakeGraph())
+    first = world.version(league("a"))
+    world.save(league("a", description="changed"))
+    body = site.get("/api/entity", key="a", type="league").json
+    assert body["state"]["content"]["description"] == "changed"
+    assert body["state"]["version"] == world.version(league("a"))
+    assert body["confirmed"] == {"embedding": None, "neo4j": first, "pinecone": None}
+    assert [op["status"] for op in body["operations"]] == ["pending", "synced", "pending"]
+    unknown = site.get("/api/entity", key="nobody").json
+    assert (unknown["state"], unknown["operations"]) == (None, [])
+
+
+def test_the_stores_are_asked(site: Site, world: World) -> None:
+    """Those that are switched off say so, and nothing is known of them."""
+    world.save(league("a"))
+    body = site.get("/api/stores", key="a").json
+    assert {check["store"]: check["agrees"] for check in body["checks"]}["neo4j"] is None
+    assert body["held"] == {"neo4j": [], "pinecone": []}
+    assert any("NEO4J_URI is not set" in check["detail"] for check in body["checks"])
+    assert site.get("/api/stores", key="nobody").status == 400
+
+
+def test_a_search_without_a_store_says_what_is_missing(site: Site) -> None:
+    """The setting's name."""
+    answer = site.post("/api/search", {"text": "cars"})
+    assert (answer.status, "PINECONE_API_KEY" in answer.json["error"]) == (502, True)
+    assert site.post("/api/search", {"text": " "}).status == 400
+
+
+def test_the_graph_around_a_league(site: Site, world: World) -> None:
+    """Those it is related to in either direction, and what is between them."""
+    world.save(*(league(key) for key in "abcde"), league("gone"))
+    for source, target, kind, score in (
+        ("a", "b", "SIMILAR_TO", 0.9),
+        ("c", "a", "COMPETES_WITH", 0.5),
+        ("b", "c", "SAME_ARCHETYPE", None),
+        ("d", "e", "SIMILAR_TO", 0.8),
+        ("a", "gone", "SIMILAR_TO", 0.99),
+    ):
+        relate(world, source, target, kind, score)
+    world.delete(league("gone"))
+    body = site.get("/api/graph", league="a").json
+    assert body["centre"]["name"] == "The a"
+    assert [one["tag"] for one in body["neighbours"]] == ["b", "c"]
+    assert [(e["source"], e["target"], e["kind"], e["score"]) for e in body["edges"]] == [
+        ("a", "b", "SIMILAR_TO", 0.9),
+        ("c", "a", "COMPETES_WITH", 0.5),
+        ("b", "c", "SAME_ARCHETYPE", None),
+    ]
+    assert site.get("/api/graph", league="nobody").status == 400
+
+
+def test_choices_are_what_is_there(site: Site, world: World) -> None:
+    """Of living leagues alone."""
+    world.save(league("a", tier="TIER1"), league("b", status="inactive"), example("x"))
+    body = site.get("/api/choices").json
+    assert body == {
+        "archetypes": ["team_sport"],
+        "tiers": ["TIER1"],
+        "statuses": ["active", "inactive"],
+        "contract_statuses": [],
+    }
+
+
+def test_ready_says_which_sinks_stand_still(site: Site, world: World) -> None:
+    """They do not make it unready."""
+    answer = site.get("/readyz")
+    assert (answer.status, answer.json["ready"]) == (200, True)
+    assert answer.json["sinks"]["neo4j"] == {"state": "disabled", "reason": "NEO4J_URI is not set"}
+
+
+def test_ready_says_that_a_breaker_is_open(database_url: str, world: World) -> None:
+    """With its reason, redacted."""
+    app = Application(settings_for(database_url, neo4j_uri="bolt://127.0.0.1:1"))
+    reason = "no route to bolt://a:secret99@b"
+    outbox.open_breaker(world.conn, "neo4j", uuid4(), reason, 60)
+    with serving(app) as site:
+        sink = site.get("/readyz").json["sinks"]["neo4j"]
+    app.close()
+    assert sink == {"state": "open", "reason": "no route to bolt://a:***@b"}
+
+
+def test_not_ready_before_the_migration(empty_database_url: str) -> None:
+    """And the JSON says what to do."""
+    app = Application(settings_for(empty_database_url))
+    with serving(app) as site:
+        ready, overview, alive = (site.get(p) for p in ("/readyz", "/api/overview", "/healthz"))
+    app.close()
+    assert (ready.status, "altsync migrate" in ready.json["database"]) == (503, True)
+    assert (overview.status, "altsync migrate" in overview.json["error"]) == (503, True)
+    assert alive.status == 200
+
+
+def test_not_ready_without_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process is up, and says so; the password in the URL is not shown."""
+    monkeypatch.setattr(db, "CONNECT_TIMEOUT", SHORT)
+    app = Application(settings_for("postgresql://me:topsecret@127.0.0.1:1/none"))
+    with serving(app) as site:
+        paths = ("/healthz", "/readyz", "/metrics", "/api/overview")
+        with ThreadPoolExecutor(len(paths)) as pool:
+            alive, ready, metrics, overview = pool.map(site.get, paths)
+    app.close()
+    assert (alive.status, ready.status, metrics.status, overview.status) == (200, 503, 200, 503)
+    assert "altsync_database_up 0.0" in metrics.text
+    assert "topsecret" not in ready.text + overview.text + metrics.text
+
+
+def test_the_server_ends_when_told(app: Application) -> None:
+    """The thread that serves is gone; the port is free."""
+    with serving(app) as site:
+        port = int(site.host.split(":")[1])
+    eventually(lambda: is_free(port, "127.0.0.1"))

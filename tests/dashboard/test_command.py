@@ -1,0 +1,54 @@
+"""``altsync dashboard`` as a process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from altsync.app import Application
+from altsync.dashboard.access import Access
+from tests.dashboard.site import PATIENCE, Site
+from tests.integration.world import eventually
+
+
+@contextmanager
+def started(database_url: str, folder: Path, *arguments: str) -> Iterator[tuple[Path, int]]:
+    """The command, the file that holds what it says, and its process id."""
+    said = folder / "said.txt"
+    with said.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "altsync", "dashboard", *arguments],
+            env={**os.environ, "DATABASE_URL": database_url, "COLUMNS": "200"},
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=output,
+        )
+    try:
+        yield said, process.pid
+        assert process.wait(PATIENCE) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_where_it_is_and_ends_when_told(
+    database_url: str, tmp_path: Path, app: Application, number: signal.Signals
+) -> None:
+    """It serves at the address it prints, and ends with code 0."""
+    with started(database_url, tmp_path, "--port", "0") as (said, pid):
+        eventually(lambda: "started server process" in said.read_text().lower())
+        url = said.read_text().split("The dashboard is at ")[1].split()[0]
+        assert urlsplit(url).hostname == "127.0.0.1"
+        site = Site(url, app, Access(None))
+        assert site.get("/readyz").json["ready"] is True
+        assert site.get("/").status == 200
+        os.kill(pid, number)

@@ -1,0 +1,201 @@
+"""The numbers for Prometheus, and what names them: the reference and the Grafana dashboard."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from altsync.app import Application
+from altsync.dashboard.metrics import BOUNDS, AltsyncCollector
+from altsync.records import BreakerState
+from tests.dashboard.site import Site
+from tests.dashboard.test_api import bury, record
+from tests.integration.world import World, archetype, leagues
+
+ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = ROOT / "docs" / "reference" / "metrics.md"
+GRAFANA = ROOT / "ops" / "grafana-dashboard.json"
+
+
+def samples(site: Site) -> dict[str, dict[tuple[str, ...], float]]:
+    """Values of one scrape, as Prometheus reads them: by name, then by the labels' values.
+
+    Labels are in alphabetical order.
+    """
+    answer = site.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    for family in text_string_to_metric_families(answer.text):
+        for one in family.samples:
+            labels = tuple(value for _, value in sorted(one.labels.items()))
+            found.setdefault(one.name, {})[labels] = one.value
+    return found
+
+
+@pytest.fixture
+def described(app: Application) -> list[Metric]:
+    """Every metric of the collector."""
+    return AltsyncCollector(app).describe()
+
+
+def test_gauges_are_the_status(site: Site, world: World) -> None:
+    """Operations, lag, entities and breakers."""
+    world.save(*leagues(3), archetype("racing"))
+    bury(world, {"l000": "bad"})
+    world.conn.execute("UPDATE sync_operation SET created_at = now() - interval '1 hour'")
+    world.claim("neo4j", limit=1)
+    found = samples(site)
+    assert found["altsync_database_up"] == {(): 1}
+    operations = found["altsync_operations"]
+    assert [operations["neo4j", s] for s in ("pending", "in_progress", "dead")] == [2, 1, 1]
+    assert 3590 < found["altsync_lag_seconds"]["neo4j",] < 3700
+    assert found["altsync_lag_seconds"]["pinecone",] == 0
+    entities = found["altsync_entities"]
+    assert entities["league", "neo4j", "failed"] == 1
+    assert entities["league", "neo4j", "pending"] == 2
+    assert entities["sport_archetype", "pinecone", "pending"] == 1
+    assert entities["few_shot_example", "neo4j", "synced"] == 0
+    states = {state: found["altsync_breaker_state"]["neo4j", state] for state in BreakerState}
+    assert states == {s: float(s is BreakerState.DISABLED) for s in BreakerState}
+
+
+def test_counters_add_up_batches(site: Site, world: World) -> None:
+    """Also the histogram; a sink without batches is at zero."""
+    record(world, "neo4j", 500, 0.2, claimed=9, synced=5, retried=2, dead=1, superseded=1, calls=3)
+    record(world, "neo4j", 1, 0.25, synced=1, calls=1)
+    record(world, "embedding", 1, 40.0, synced=2, calls=1, tokens=77)
+    found = samples(site)
+    graph = {name: values["neo4j",] for name, values in found.items() if ("neo4j",) in values}
+    assert graph["altsync_delivery_batches_total"] == 2
+    assert graph["altsync_delivery_attempts_total"] == 10
+    assert graph["altsync_delivery_synced_total"] == 6
+    assert graph["altsync_delivery_retried_total"] == 2
+    assert graph["altsync_delivery_dead_total"] == 1
+    assert graph["altsync_delivery_superseded_total"] == 1
+    assert graph["altsync_delivery_lost_total"] == 0
+    assert graph["altsync_remote_calls_total"] == 4
+    assert found["altsync_tokens_total"]["embedding",] == 77
+    assert found["altsync_delivery_synced_total"]["pinecone",] == 0
+    buckets = found["altsync_batch_duration_seconds_bucket"]
+    assert [buckets[repr(b), "neo4j"] for b in BOUNDS] == [0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2]
+    assert (buckets["30.0", "embedding"], buckets["+Inf", "embedding"]) == (0, 1)
+    assert graph["altsync_batch_duration_seconds_sum"] == pytest.approx(0.45)
+    assert graph["altsync_batch_duration_seconds_count"] == 2
+
+
+def test_counters_never_go_down(site: Site, world: World) -> None:
+    """What is pruned stays counted, what is new is added once, however often one looks."""
+    record(world, "neo4j", 500, synced=5)
+    record(world, "neo4j", 400, synced=7)
+    record(world, "neo4j", 1, synced=1)
+
+    def synced() -> float:
+        return samples(site)["altsync_delivery_synced_total"]["neo4j",]
+
+    assert (synced(), synced()) == (13, 13)
+    world.conn.execute("DELETE FROM delivery_batch WHERE finished_at < now() - interval '1 min'")
+    record(world, "neo4j", 0, synced=100)
+    assert (synced(), synced()) == (113, 113)
+    world.conn.execute("UPDATE delivery_batch SET finished_at = now() - interval '2 min'")
+    assert (synced(), synced()) == (113, 113)
+
+
+def test_a_batch_that_is_committed_late_is_counted(site: Site, world: World) -> None:
+    """Its id is lower than that of one that was counted before."""
+    record(world, "neo4j", 1, synced=1)
+    record(world, "neo4j", 1, synced=2)
+    (first,) = world.conn.execute("SELECT min(id) FROM delivery_batch").fetchone() or (0,)
+    world.conn.execute("CREATE TABLE held AS SELECT * FROM delivery_batch WHERE id = %s", (first,))
+    try:
+        world.conn.execute("DELETE FROM delivery_batch WHERE id = %s", (first,))
+        assert samples(site)["altsync_delivery_synced_total"]["neo4j",] == 2
+        world.conn.execute("INSERT INTO delivery_batch OVERRIDING SYSTEM VALUE SELECT * FROM held")
+        assert samples(site)["altsync_delivery_synced_total"]["neo4j",] == 3
+    finally:
+        world.conn.execute("DROP TABLE held")
+
+
+def test_openmetrics_is_spoken_when_asked_for(site: Site) -> None:
+    """As newer scrapers ask."""
+    answer = site.get("/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0"})
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    assert answer.text.endswith("# EOF\n")
+
+
+def full_names(metric: Metric) -> set[str]:
+    """The names under which Prometheus keeps a metric."""
+    match metric.type:
+        case "counter":
+            return {f"{metric.name}_total"}
+        case "histogram":
+            return {f"{metric.name}_{part}" for part in ("bucket", "sum", "count")}
+        case _:
+            return {metric.name}
+
+
+def test_every_scraped_metric_is_described(
+    site: Site, world: World, described: list[Metric]
+) -> None:
+    """Also before there is a database."""
+    assert samples(site).keys() == {name for metric in described for name in full_names(metric)}
+
+
+def test_the_reference_is_complete(described: list[Metric]) -> None:
+    """Every metric with type, labels and meaning, and nothing else."""
+    documented = {}
+    for line in re.findall(r"^\| `altsync_.+\|$", REFERENCE.read_text(), re.MULTILINE):
+        name, kind, labels, text = (cell.strip() for cell in line.strip("|").split("|"))
+        documented[name.strip("`")] = (kind, re.findall(r"`(\w+)`", labels), bool(text))
+    expected = {}
+    for metric in described:
+        name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+        labels = list(getattr(metric, "_labelnames", ()))
+        expected[name] = (metric.type, labels, True)
+    assert documented == expected
+
+
+def test_the_reference_names_every_bound() -> None:
+    """The histogram's upper bounds, in order."""
+    (line,) = re.findall(r"^Upper bounds, in seconds: (.+)\.$", REFERENCE.read_text(), re.MULTILINE)
+    assert [float(bound) for bound in line.split(", ")] == list(BOUNDS)
+
+
+def expressions(node: Any) -> Iterator[str]:
+    """Every query of a Grafana dashboard."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if name in ("expr", "query") and isinstance(value, str):
+                yield value
+            else:
+                yield from expressions(value)
+    elif isinstance(node, list):
+        for member in node:
+            yield from expressions(member)
+
+
+def test_grafana_asks_for_what_there_is(described: list[Metric]) -> None:
+    """Every metric and label it names exists, and every metric is on it."""
+    found = json.loads(GRAFANA.read_text())
+    text = " ".join(e for e in expressions(found) if "altsync_" in e)
+    there = {name: metric for metric in described for name in full_names(metric)}
+    named = set(re.findall(r"\baltsync_\w+", text))
+    assert named <= there.keys()
+    assert {metric.name for metric in described} == {there[name].name for name in named}
+    labels = {label for metric in described for label in getattr(metric, "_labelnames", ())}
+    used = set(re.findall(r"by \(([\w, ]+)\)", text))
+    assert {one.strip() for group in used for one in group.split(",")} <= labels | {"le"}
+
+
+def test_alerts_ask_for_what_there_is(described: list[Metric]) -> None:
+    """Those that the reference proposes."""
+    there = {name for metric in described for name in full_names(metric)}
+    blocks = re.findall(r"^ *- alert:.*?expr: (.+?)$", REFERENCE.read_text(), re.M | re.S)
+    assert blocks
+    assert set(re.findall(r"\baltsync_\w+", " ".join(blocks))) <= there

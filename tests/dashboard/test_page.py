@@ -1,0 +1,329 @@
+"""The page in a real browser, over a real database and the local vectors server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import psycopg
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from altsync.app import Application
+from altsync.db import Database
+from altsync.local.services.postgres import Postgres
+from altsync.local.services.vectors import Vectors
+from altsync.local.vectors.names import EMBEDDING_MODEL
+from altsync.records import League
+from tests.dashboard.browser import PATIENCE, chromium, page_of
+from tests.dashboard.site import Site, local_services, serving, settings_for
+from tests.dashboard.test_api import bury, record, relate
+from tests.integration.fakes import FakeGraph
+from tests.integration.world import World, archetype, deliver, example, league
+
+pytestmark = pytest.mark.browser
+
+#: A key that would run if it were ever taken for HTML.
+NASTY = "<img src=x onerror=document.title='owned'>"
+
+VIEWS = ("overview", "operations", "search", "graph/formula_1", "entity/league/formula_1")
+
+LEAGUES: tuple[League, ...] = (
+    league("formula_1", league_name="Formula 1", sport_name="Formula Racing", tier="TIER1",
+           sport_archetype="racing", description="The fastest single-seater racing cars."),
+    league("f1_academy", league_name="F1 Academy", sport_name="Formula Racing", tier="TIER3",
+           sport_archetype="racing", description="Young drivers race single-seater cars."),
+    league("dtm", league_name="DTM", sport_name="Touring Car Racing", tier="TIER2",
+           sport_archetype="racing", description="Touring cars race on German circuits."),
+    league("serie_a", league_name="Serie A", sport_name="Football", tier="TIER1",
+           location="Italy", description="Italy's first football division."),
+    league("serie_b", league_name="Serie B", sport_name="Football", tier="TIER2",
+           status="inactive", location="Italy", description="Italy's second football division."),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A dashboard with something on it, and the database below."""
+
+    site: Site
+    world: World
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        return self.site.url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for all tests of this module."""
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def stage(browser: Browser, postgres: Postgres, vectors_server: Vectors) -> Iterator[Stage]:
+    """Leagues that are embedded and indexed, dead letters, relationships, and batches."""
+    vectors_server.admin.clear()
+    with psycopg.connect(postgres.url, autocommit=True) as conn:
+        conn.execute("CREATE DATABASE page TEMPLATE migrated")
+    url = f"{postgres.url.rsplit('/', 1)[0]}/page"
+    world = World(url)
+    world.conn.execute(
+        "UPDATE sink_state SET config = jsonb_build_object('model', %s::text, 'dimensions', 1536) "
+        "WHERE sink = 'embedding'",
+        (EMBEDDING_MODEL,),
+    )
+    app = Application(settings_for(url, **local_services(vectors_server)))
+    app.set_up_sinks()
+    fill(world, app, url)
+    with serving(app) as site:
+        yield Stage(site, world)
+    app.close()
+    world.close()
+
+
+def fill(world: World, app: Application, url: str) -> None:
+    """Deliver for real, but for the graph; then give up on some of it."""
+    world.save(*LEAGUES, archetype("racing"), archetype("team_sport"), example("ask"))
+    database = Database(url)
+    deliver(database, FakeGraph())
+    database.close()
+    for sink in ("embedding", "pinecone"):
+        app.deliver(sink)
+    world.save(
+        replace(LEAGUES[3], location="Italy, changed"), league(NASTY), league("other", tier="TIER3")
+    )
+    bury(world, {"serie_a": "the node is locked", "other": "the node is locked", NASTY: NASTY})
+    for minute in range(0, 50, 7):
+        record(world, "neo4j", minute * 60, synced=20 + minute, calls=3)
+        record(world, "embedding", minute * 60, synced=5, calls=1, tokens=400)
+    for source, target, kind, score in (
+        ("formula_1", "f1_academy", "SIMILAR_TO", 0.91),
+        ("dtm", "formula_1", "COMPETES_WITH", 0.61),
+        ("f1_academy", "dtm", "SAME_ARCHETYPE", 0.5),
+    ):
+        relate(world, source, target, kind, score)
+
+
+def go(page: Page, view: str) -> None:
+    """Open a view by its address."""
+    page.evaluate("hash => { location.hash = hash; }", f"#/{view}")
+    expect(page.locator(f"#view-{view.split('/', maxsplit=1)[0]}")).to_be_visible()
+
+
+def test_the_overview_shows_how_everything_stands(stage: Stage, browser: Browser) -> None:
+    """Matrix, totals, sinks and the plot, and it follows the database by itself."""
+    with page_of(browser, stage.url) as page:
+        expect(page.locator("#matrix td").nth(0)).to_have_text("7")
+        page.select_option("#matrix-kind", "league")
+        expect(page.locator("#matrix td").nth(0)).to_have_text("4")
+        graph = page.locator("[data-sink=neo4j]")
+        expect(graph.locator(".badge")).to_have_text("disabled")
+        expect(graph).to_contain_text("NEO4J_URI is not set")
+        assert page.locator("#plot svg rect.f1").count() >= 7
+        expect(page.locator("#plot .legend")).to_contain_text("neo4j")
+        page.select_option("#plot-measure", "tokens")
+        expect(page.locator("#plot .legend")).to_contain_text("embedding 3,")
+        before = page.locator("#matrix td").nth(0)
+        stage.world.conn.execute(
+            "UPDATE league SET neo4j_sync_status = 'failed' WHERE league_tag = 'dtm'"
+        )
+        expect(before).to_have_text("3", timeout=PATIENCE)
+        stage.world.conn.execute(
+            "UPDATE league SET neo4j_sync_status = 'synced' WHERE league_tag = 'dtm'"
+        )
+
+
+def test_keys_are_text_and_never_html(stage: Stage, browser: Browser) -> None:
+    """In dead letters, operations and the entity view."""
+    with page_of(browser, stage.url) as page:
+        expect(page.locator("#failures")).to_contain_text(NASTY)
+        go(page, "operations")
+        page.fill("#operations-form [name=key]", NASTY)
+        page.press("#operations-form [name=key]", "Enter")
+        expect(page.locator("#operations tbody tr").first).to_contain_text(NASTY)
+        page.locator("#operations a").first.click()
+        expect(page.locator("#title-entity")).to_contain_text(NASTY)
+        assert page.locator("main img").count() == 0
+        assert "owned" not in page.title().replace(NASTY, "")
+
+
+def test_a_dead_letter_is_tried_again_and_the_page_says_so(stage: Stage, browser: Browser) -> None:
+    """One entity first, then the rest of its group."""
+    with page_of(browser, stage.url) as page:
+        group = page.locator(".failure", has_text="the node is locked")
+        expect(group.locator(".count")).to_have_text("2")
+        group.get_by_role("button", name="Retry other in neo4j").click()
+        result = page.locator("#retry-result")
+        expect(result).to_have_text("neo4j, other: 1 dead operation was enqueued again.")
+        expect(group.locator(".count")).to_have_text("1")
+        group.get_by_role("button", name="Retry all 1 of neo4j").click()
+        expect(group).to_have_count(0)
+        expect(result).to_contain_text("1 dead operation was enqueued again")
+        assert stage.world.last("neo4j", "other").origin == "retry"
+        assert stage.world.last("neo4j", "serie_a").status == "pending"
+
+
+def test_operations_by_filter(stage: Stage, browser: Browser) -> None:
+    """Sink, status and key narrow each other; clearing shows all."""
+    with page_of(browser, f"{stage.url}#/operations") as page:
+        rows = page.locator("#operations tbody tr")
+        everything = rows.count()
+        page.select_option("#operations-form [name=sink]", "embedding")
+        page.select_option("#operations-form [name=status]", "synced")
+        expect(rows).to_have_count(8)
+        page.fill("#operations-form [name=key]", "dtm")
+        page.press("#operations-form [name=key]", "Enter")
+        expect(rows).to_have_count(1)
+        page.get_by_role("button", name="Clear").click()
+        expect(rows).to_have_count(everything)
+
+
+def test_an_entity_in_every_store(stage: Stage, browser: Browser) -> None:
+    """PostgreSQL's view, and what the index holds now."""
+    with page_of(browser, stage.url) as page:
+        page.fill("#jump-key", "formula_1")
+        page.press("#jump-key", "Enter")
+        expect(page.locator("#title-entity")).to_have_text("Formula 1")
+        version = str(stage.world.version(LEAGUES[0]))
+        index = page.locator("#entity tr", has=page.locator("th", has_text="pinecone"))
+        expect(index).to_contain_text("agrees")
+        expect(index.locator("td[data-label='Held now']")).to_have_text(version)
+        expect(page.locator("#entity")).to_contain_text("The fastest single-seater racing cars.")
+        history = page.locator("#entity tbody").last.locator("tr")
+        expect(history).to_have_count(len(stage.world.ops(key="formula_1")))
+
+
+def test_search_with_filters(stage: Stage, browser: Browser) -> None:
+    """The best first, with scores; filters leave the others out."""
+    with page_of(browser, f"{stage.url}#/search") as page:
+        expect(page.locator("[name=archetype] option")).to_have_count(3)
+        page.fill("#search-form [name=text]", "single-seater racing cars")
+        page.press("#search-form [name=text]", "Enter")
+        rows = page.locator("#search-results tbody tr")
+        expect(rows.first).to_contain_text("formula_1")
+        scores = [float(text) for text in page.locator("#search-results .mono").all_inner_texts()]
+        assert len(scores) == 5
+        assert scores == sorted(scores, reverse=True)
+        page.select_option("#search-form [name=archetype]", "team_sport")
+        page.select_option("#search-form [name=status]", "inactive")
+        page.get_by_role("button", name="Search").click()
+        expect(rows).to_have_count(1)
+        expect(rows).to_contain_text("serie_b")
+
+
+def test_the_graph_is_walked_by_clicks(stage: Stage, browser: Browser) -> None:
+    """A click on a node draws what is around that one; kinds can be left out."""
+    with page_of(browser, f"{stage.url}#/graph/formula_1") as page:
+        nodes = page.locator("#graph svg a")
+        expect(nodes).to_have_count(2)
+        expect(page.locator("#graph svg path")).to_have_count(3)
+        page.get_by_label("competes").uncheck()
+        expect(nodes).to_have_count(1)
+        page.get_by_label("competes").check()
+        nodes.filter(has_text="DTM").click()
+        expect(page.locator("#graph .centre")).to_contain_text("DTM")
+        assert page.url.endswith("#/graph/dtm")
+        page.go_back()
+        expect(page.locator("#graph .centre")).to_contain_text("Formula 1")
+
+
+def test_light_and_dark(stage: Stage, browser: Browser) -> None:
+    """As the system says, until somebody says otherwise; that is remembered."""
+
+    def brightness(page: Page) -> float:
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(int(part) for part in colour[4:-1].split(",")) / 765
+
+    with page_of(browser, stage.url, dark=True) as page:
+        assert brightness(page) < 0.3
+        button = page.locator("#theme")
+        button.click()
+        expect(button).to_have_text("Theme: light")
+        assert brightness(page) > 0.8
+        page.reload()
+        expect(button).to_have_text("Theme: light")
+        assert brightness(page) > 0.8
+        button.click()
+        expect(button).to_have_text("Theme: dark")
+    with page_of(browser, stage.url) as page:
+        assert brightness(page) > 0.8
+
+
+def test_a_phone_needs_no_sideways_scrolling(stage: Stage, browser: Browser) -> None:
+    """In any view, 360 pixels wide."""
+    with page_of(browser, stage.url, width=360) as page:
+        for view in VIEWS:
+            go(page, view)
+            page.locator(f"#view-{view.split('/')[0]} .card").first.wait_for()
+            if view == "search":
+                page.fill("#search-form [name=text]", "cars")
+                page.get_by_role("button", name="Search").click()
+                page.locator("#search-results tbody tr").first.wait_for()
+            if view.startswith("graph"):
+                page.locator("#graph svg a").first.wait_for()
+            if view.startswith("entity"):
+                page.locator("#entity .badge", has_text="agrees").first.wait_for()
+            beyond = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            assert beyond <= 0, view
+
+
+def test_the_keyboard_is_enough(stage: Stage, browser: Browser) -> None:
+    """Skip link first, a visible focus, every control named, views by Enter, focus on the view."""
+    with page_of(browser, stage.url) as page:
+        page.keyboard.press("Tab")
+        expect(page.locator(".skip")).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(page.locator("#main")).to_be_focused()
+        expect(page.locator("#view-overview")).to_be_visible()
+        page.reload()
+        page.wait_for_selector("#pulse[data-state=live]")
+        for _ in range(4):
+            page.keyboard.press("Tab")
+        expect(page.get_by_role("link", name="Operations")).to_be_focused()
+        outline = page.evaluate("getComputedStyle(document.activeElement).outlineWidth")
+        assert outline == "3px"
+        page.keyboard.press("Enter")
+        expect(page.locator("#title-operations")).to_be_focused()
+        unnamed = page.evaluate(
+            """() => [...document.querySelectorAll('input, select, button, a, svg[tabindex]')]
+                 .filter(one => !one.labels?.length && !one.getAttribute('aria-label')
+                                && !one.textContent.trim()).map(one => one.outerHTML)"""
+        )
+        assert unnamed == []
+
+
+def test_the_focus_stays_where_it_is_while_the_page_follows(stage: Stage, browser: Browser) -> None:
+    """A button that is redrawn under somebody's finger keeps the focus; the plot has a cursor."""
+    with page_of(browser, stage.url) as page:
+        button = page.locator(".failure button.retry").first
+        button.focus()
+        group = button.get_attribute("data-focus")
+        bury_again(stage.world)
+        expect(page.locator(".failure", has_text="once more")).to_have_count(1)
+        assert page.evaluate("document.activeElement.dataset.focus") == group
+        page.locator("#plot svg").focus()
+        page.keyboard.press("End")
+        expect(page.locator("#plot output")).to_contain_text(":")
+        page.keyboard.press("Home")
+        expect(page.locator("#plot output")).to_contain_text("nothing")
+
+
+def bury_again(world: World) -> None:
+    """One more dead letter of its own."""
+    world.save(league("dtm", description="again"))
+    bury(world, {"dtm": "once more"})
+
+
+def test_a_dashboard_that_is_gone_is_said(stage: Stage, browser: Browser) -> None:
+    """And the page goes on by itself when it is back."""
+    with page_of(browser, stage.url, expected="503 (Service Unavailable)") as page:
+        page.route("**/api/**", lambda route: route.fulfill(status=503, json={"error": "away"}))
+        expect(page.locator("#trouble")).to_have_text("away")
+        expect(page.locator("#pulse")).to_have_attribute("data-state", "lost")
+        page.unroute("**/api/**")
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        expect(page.locator("#pulse")).to_have_attribute("data-state", "live")
+        expect(page.locator("#trouble")).to_be_hidden()
