@@ -164,9 +164,13 @@ class Application:
     def migrate(self) -> None:
         """Bring the schema to its head and give every sink its shared state."""
         db.migrate(self.settings.require_database_url(direct=True))
-        model = self.settings.wanted_model
         with self.database.transaction() as conn:
-            outbox.register_sinks(conn, self.topology, model.name, model.dimensions)
+            self.register_sinks(conn)
+
+    def register_sinks(self, conn: db.Conn) -> None:
+        """Give every sink of the settings its shared state, where it has none yet."""
+        model = self.settings.wanted_model
+        outbox.register_sinks(conn, self.topology, model.name, model.dimensions)
 
     def announce(self) -> None:
         """Show in the shared state which sinks are switched on. For the relay alone.
@@ -174,9 +178,8 @@ class Application:
         Anybody else may run with fewer settings, and would switch sinks off for all. A sink that
         the settings name since the last migration gets its shared state here.
         """
-        model = self.settings.wanted_model
         with self.database.transaction() as conn:
-            outbox.register_sinks(conn, self.topology, model.name, model.dimensions)
+            self.register_sinks(conn)
             for name in self.topology.names:
                 outbox.set_enabled(conn, name, self.disabled_reason(name))
 

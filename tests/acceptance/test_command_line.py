@@ -124,7 +124,7 @@ def _check_status(status: dict[str, Any]) -> None:
         }
         for kind, count in (("sport_archetype", 5), ("league", 3))
     ]
-    fields = {"state", "since", "reason", "last_claim_at"}
+    fields = {"state", "since", "reason", "last_claim_at", "last_minute"}
     assert {sink: set(one) for sink, one in status["sinks"].items()} == dict.fromkeys(SINKS, fields)
     assert {one["state"] for one in status["sinks"].values()} == {"closed"}
 

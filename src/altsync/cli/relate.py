@@ -55,6 +55,8 @@ def _check(app: Application) -> None:
     reason = app.disabled_reason(SIMILARITY)
     if reason:
         raise ConfigurationError(f"similar leagues are found by Pinecone, but {reason}")
+    with app.database.transaction() as conn:
+        app.register_sinks(conn)  # similarity may have been switched on since the last migration
 
 
 def _ask_one(app: Application, tag: str) -> int:
