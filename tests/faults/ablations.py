@@ -68,7 +68,7 @@ ABLATIONS: dict[str, Ablation] = {
     ),
     "lease_check_before_calls": Ablation(
         "H23: no call without the lease",
-        (_edit("delivery:Delivery._hold_lease", ("return held", "return True")),),
+        (_edit("delivery.writing:Writer._hold_lease", ("return held", "return True")),),
     ),
     "asked_again": Ablation(
         "H5: what was asked again while it was leased gets a follow-up",
@@ -193,7 +193,7 @@ ABLATIONS: dict[str, Ablation] = {
         "H8: rows are read in a later statement than the claim",
         (
             _edit(
-                "delivery:Delivery.deliver_batch",
+                "delivery.batches:Delivery.deliver_batch",
                 (
                     "operations = outbox.claim(",
                     """\
@@ -214,7 +214,7 @@ from types import SimpleNamespace
                 ),
             ),
             _edit(
-                "delivery:Delivery._see_through",
+                "delivery.batches:Delivery._see_through",
                 (
                     "rows = self._read(operations)",
                     "rows = {i: self._early.get(i, r) for i, r in self._read(operations).items()}",
@@ -248,11 +248,11 @@ from types import SimpleNamespace
         "no remote call happens inside an open transaction",
         (
             _edit(
-                "delivery:Delivery._see_through",
+                "delivery.batches:Delivery._see_through",
                 (
-                    "self._write(ready, gone, writing, model)",
+                    "self._writer.write(ready, gone, writing, model)",
                     "with self._database.transaction():\n"
-                    "        self._write(ready, gone, writing, model)",
+                    "        self._writer.write(ready, gone, writing, model)",
                 ),
             ),
         ),
@@ -265,7 +265,7 @@ from types import SimpleNamespace
         "H22: a record that hangs the sink each time is told from an outage",
         (
             _edit(
-                "delivery:Delivery._failed_verdict",
+                "delivery.verdicts:Judge._failed_verdict",
                 ("op.suspicion >= SUSPICIONS - 1", "False"),
             ),
         ),

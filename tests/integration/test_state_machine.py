@@ -526,8 +526,10 @@ def test_any_order_of_steps_ends_in_agreement(
 ) -> None:
     """Whatever happens in whatever order."""
     site = Site(world, database)
-    monkeypatch.setattr("altsync.delivery.time", site.clock)
-    monkeypatch.setattr("altsync.delivery.random", Longest())
+    for room in ("batches", "writing"):
+        monkeypatch.setattr(f"altsync.delivery.{room}.time", site.clock)
+    for room in ("policy", "writing", "verdicts"):
+        monkeypatch.setattr(f"altsync.delivery.{room}.random", Longest())
     run_state_machine_as_test(
         type("Sync", (Machine,), {"site": site}),
         settings=settings(

@@ -1,0 +1,297 @@
+"""Claim a batch, read its rows, write one sink, settle.
+
+No remote call happens inside an open transaction. Named points between every two steps let
+tests stop a process exactly there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from uuid import UUID, uuid4
+
+import structlog
+from psycopg import errors
+
+from altsync import outbox, store
+from altsync.db import Conn, Database
+from altsync.delivery.policy import Policy
+from altsync.delivery.verdicts import Judge
+from altsync.delivery.writing import Writer, Writing
+from altsync.log import debugging, redact
+from altsync.records import (
+    EMBEDDING,
+    Dead,
+    EntityType,
+    ErrorKind,
+    Model,
+    Operation,
+    Retry,
+    Row,
+    Settlement,
+    Superseded,
+    Synced,
+    Topology,
+    Verdict,
+)
+from altsync.sinks.base import Sink
+
+log = structlog.get_logger(__name__)
+
+#: Tries of one settlement that met another writer of the same rows.
+SETTLE_TRIES = 3
+
+#: What logs call a verdict.
+OUTCOMES = {Synced: "synced", Superseded: "superseded", Retry: "retried", Dead: "dead"}
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one claim came to."""
+
+    claimed: int = 0
+    settlement: Settlement = field(default_factory=Settlement)
+    calls: int = 0
+    tokens: int = 0
+
+
+@dataclass(slots=True)
+class Drained:
+    """What one drain came to, in operations. ``more``: its time ran out with more to do."""
+
+    batches: int = 0
+    claimed: int = 0
+    synced: int = 0
+    superseded: int = 0
+    retried: int = 0
+    dead: int = 0
+    lost: int = 0
+    remote_calls: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    more: bool = False
+
+    def add(self, batch: Batch) -> None:
+        """Count one more batch."""
+        self.batches += 1
+        self.claimed += batch.claimed
+        self.remote_calls += batch.calls
+        self.tokens += batch.tokens
+        for name, count in asdict(batch.settlement).items():
+            setattr(self, name, getattr(self, name) + count)
+
+
+class Delivery:
+    """Delivers operations of one sink. Threads may share it: it keeps no state of a batch."""
+
+    def __init__(
+        self,
+        database: Database,
+        sink: Sink,
+        topology: Topology,
+        policy: Policy,
+        *,
+        worker: str,
+        at: Callable[[str], None] = lambda point: None,
+    ) -> None:
+        self._database = database
+        self._sink = sink
+        self._traits = sink.traits
+        self._topology = topology
+        self._policy = policy
+        self._worker = worker
+        self._at = at
+        self._writer = Writer(database, sink, policy, at)
+        self._judge = Judge(database, sink.traits, policy)
+
+    def drain(self, seconds: float, stopping: Callable[[], bool] = lambda: False) -> Drained:
+        """Deliver batch after batch, until nothing is due or the time is over."""
+        started = time.monotonic()
+        drained = Drained()
+        while not stopping():
+            batch = self.deliver_batch(stopping)
+            if batch.claimed == 0:
+                break
+            drained.add(batch)
+            if time.monotonic() - started >= seconds:
+                drained.more = True
+                break
+        drained.seconds = time.monotonic() - started
+        return drained
+
+    def deliver_batch(self, stopping: Callable[[], bool] = lambda: False) -> Batch:
+        """Claim one batch and see it through. A batch of 0 means nothing to do, or not now."""
+        token = uuid4()
+        started = time.monotonic()
+        with self._database.autocommit() as conn:
+            gate = outbox.gate(conn, self._traits.name, token, self._policy.lease)
+            if not gate.admitted:
+                return Batch()
+            operations = outbox.claim(
+                conn,
+                self._traits.name,
+                token=token,
+                worker=self._worker,
+                limit=self._policy.batch_size,
+                lease=self._policy.lease,
+                max_attempts=self._policy.max_lost_leases,
+                probe=gate.probing,
+            )
+            if not operations:
+                if gate.probing:
+                    outbox.abandon_probe(conn, self._traits.name, token)
+                return Batch()
+            gate = self._with_current_model(conn, gate)
+        self._at("claimed")
+        if stopping():
+            with self._database.autocommit() as conn:
+                outbox.release(conn, [op.id for op in operations], token)
+            return Batch()
+        writing = Writing(token, [op.id for op in operations], started + self._policy.lease)
+        batch = self._see_through(operations, writing, gate)
+        seconds = time.monotonic() - started
+        with self._database.autocommit() as conn:
+            outbox.record_batch(
+                conn,
+                self._traits.name,
+                self._worker,
+                batch.claimed,
+                batch.settlement,
+                calls=batch.calls,
+                tokens=batch.tokens,
+                seconds=seconds,
+            )
+        log.info(
+            "batch.settled",
+            sink=self._traits.name,
+            claimed=batch.claimed,
+            synced=batch.settlement.synced,
+            superseded=batch.settlement.superseded,
+            retried=batch.settlement.retried,
+            dead=batch.settlement.dead,
+            calls=batch.calls,
+            seconds=round(seconds, 3),
+        )
+        return batch
+
+    def _with_current_model(self, conn: Conn, gate: outbox.Gate) -> outbox.Gate:
+        """The gate with the model that is wanted now.
+
+        Asked after the claim, as rows are: operations of a new model would be done by the
+        former one otherwise, and nobody would ask again.
+        """
+        if self._traits.name != EMBEDDING and not self._needs_vector:
+            return gate
+        model, dimensions = outbox.wanted_model(conn) or (gate.model, gate.dimensions)
+        return replace(gate, model=model, dimensions=dimensions)
+
+    def _see_through(
+        self, operations: Sequence[Operation], writing: Writing, gate: outbox.Gate
+    ) -> Batch:
+        model = Model(gate.model or "", gate.dimensions or 0)
+        rows = self._read(operations)
+        self._at("read")
+        ready = [
+            row
+            for row in rows.values()
+            if not row.deleted and (not self._needs_vector or row.is_embedded_by(model.name))
+        ]
+        gone = [row for row in rows.values() if row.deleted]
+        if self._traits.name == EMBEDDING:
+            gone = []
+        self._writer.write(ready, gone, writing, model)
+        self._at("written")
+        delay = self._judge.breaker_delay(writing.failure, gate)
+        verdict = self._judge.verdict
+        verdicts = [verdict(op, rows.get(op.entity_id), writing, gate, delay) for op in operations]
+        settlement = self._settle(verdicts, writing, model)
+        self._at("settled")
+        if debugging():
+            self._log_verdicts(verdicts, rows)
+        self._tell_breaker(writing, gate, delay)
+        return Batch(len(operations), settlement, writing.calls, writing.tokens)
+
+    @property
+    def _needs_vector(self) -> bool:
+        return self._traits.needs_embedding
+
+    def _read(self, operations: Sequence[Operation]) -> dict[UUID, Row]:
+        """The current rows: read after the claim, or a newer version could be missed."""
+        ids: dict[EntityType, list[UUID]] = defaultdict(list)
+        for op in operations:
+            ids[op.entity_type].append(op.entity_id)
+        rows: dict[UUID, Row] = {}
+        with self._database.autocommit() as conn:
+            for entity_type, members in ids.items():
+                found = store.read_rows(
+                    conn,
+                    entity_type,
+                    members,
+                    with_vectors=self._needs_vector,
+                    with_edges=self._traits.edges,
+                )
+                rows.update((row.id, row) for row in found)
+        for op in operations:
+            if op.places and op.entity_id in rows:
+                row = rows[op.entity_id]
+                rows[row.id] = replace(row, doubtful_namespaces=op.places)
+        return rows
+
+    def _settle(self, verdicts: Sequence[Verdict], writing: Writing, model: Model) -> Settlement:
+        for attempt in range(1, SETTLE_TRIES + 1):
+            try:
+                settlement = self._settle_once(verdicts, writing, model)
+                break
+            except (errors.DeadlockDetected, errors.SerializationFailure):
+                if attempt == SETTLE_TRIES:
+                    raise
+        if settlement.lost:
+            log.error("operations.lease_lost", sink=self._traits.name, count=settlement.lost)
+        return settlement
+
+    def _settle_once(
+        self, verdicts: Sequence[Verdict], writing: Writing, model: Model
+    ) -> Settlement:
+        with self._database.transaction() as conn:
+            settlement = outbox.settle(
+                conn,
+                self._traits,
+                writing.token,
+                verdicts,
+                echo_seconds=self._policy.echo,
+                topology=self._topology,
+                model=model.name,
+                dimensions=model.dimensions,
+                debounce=self._policy.debounce,
+            )
+            self._at("settling")
+        return settlement
+
+    def _log_verdicts(self, verdicts: Sequence[Verdict], rows: Mapping[UUID, Row]) -> None:
+        """One line per operation; ``change`` is the version by which the seeder names it."""
+        for verdict in verdicts:
+            op = verdict.op
+            row = rows.get(op.entity_id)
+            log.debug(
+                "operation.settled",
+                sink=self._traits.name,
+                key=op.entity_key,
+                change=row.version if row else op.version,
+                outcome=OUTCOMES[type(verdict)],
+                reason=None if isinstance(verdict, Synced) else verdict.reason,
+            )
+
+    def _tell_breaker(self, writing: Writing, gate: outbox.Gate, delay: float) -> None:
+        name = self._traits.name
+        with self._database.autocommit() as conn:
+            if writing.failure is not None and writing.failure.kind is ErrorKind.SINK:
+                reason = redact(writing.failure.reason)
+                outbox.open_breaker(conn, name, writing.token, reason, delay)
+                log.warning("breaker.opened", sink=name, seconds=round(delay, 2))
+            elif gate.probing and writing.answered:
+                outbox.close_breaker(conn, name, writing.token)
+                log.info("breaker.closed", sink=name)
+            elif gate.probing:
+                outbox.abandon_probe(conn, name, writing.token)

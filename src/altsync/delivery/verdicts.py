@@ -1,0 +1,187 @@
+"""What becomes of each operation, by what the sink said of its row."""
+
+from __future__ import annotations
+
+import random
+from typing import assert_never
+
+import structlog
+
+from altsync import outbox, store
+from altsync.db import Database
+from altsync.delivery.policy import Policy, full_jitter
+from altsync.delivery.writing import Writing
+from altsync.errors import SinkFailure
+from altsync.log import redact
+from altsync.records import (
+    EMBEDDING,
+    AlreadyNewer,
+    Dead,
+    ErrorKind,
+    Failed,
+    Operation,
+    Retry,
+    Row,
+    SinkTraits,
+    Superseded,
+    Synced,
+    Verdict,
+    Written,
+)
+
+log = structlog.get_logger(__name__)
+
+#: Suspect calls of an operation before it is told from an outage: by then it was alone in its
+#: call while others passed.
+SUSPICIONS = 3
+
+#: Times that others must have passed between its suspect calls. Once may be an outage that
+#: flickers.
+TIMES_PASSED = 2
+
+
+class Judge:
+    """Decides over operations of one sink."""
+
+    def __init__(self, database: Database, traits: SinkTraits, policy: Policy) -> None:
+        self._database = database
+        self._traits = traits
+        self._policy = policy
+
+    def verdict(
+        self,
+        op: Operation,
+        row: Row | None,
+        writing: Writing,
+        gate: outbox.Gate,
+        breaker_delay: float,
+    ) -> Verdict:
+        """What becomes of an operation, given its row and what was written of the batch."""
+        if row is None:
+            return Superseded(op, "the row is gone")
+        outcome = writing.outcomes.get(row.id)
+        match outcome:
+            case Written():
+                unsure = row.id in writing.unsure
+                return Synced(
+                    op,
+                    outcome.version,
+                    outcome.remote_id,
+                    outcome.namespace,
+                    unsure,
+                    outcome.edge_ids,
+                )
+            case AlreadyNewer():
+                return self._already_newer(op, row, outcome)
+            case Failed():
+                return self._failed_verdict(op, row, outcome, writing, breaker_delay)
+            case None if row.deleted and self._traits.name == EMBEDDING:
+                return Superseded(op, "the row is deleted")
+            case None if not row.deleted and self._waits(row, gate):
+                return Superseded(op, "waits for its embedding")
+            case None:
+                return self._not_written(op, row, writing, breaker_delay)
+            case _:
+                assert_never(outcome)
+
+    def _not_written(
+        self, op: Operation, row: Row, writing: Writing, breaker_delay: float
+    ) -> Verdict:
+        """No call was made for it: the sink failed before, or the whole batch met a defect."""
+        failure = writing.failure
+        if failure is None or failure.kind is ErrorKind.SINK:
+            reason = redact(failure.reason) if failure else "the lease was lost"
+            return Retry(op, ErrorKind.SINK, reason, breaker_delay, give_back=True)
+        reason = redact(failure.reason)
+        alone = len(writing.op_ids) == 1
+        if alone and op.attempts >= self._policy.max_attempts:
+            return Dead(op, self._version(row), failure.kind, reason)
+        delay = full_jitter(self._policy.backoff, self._policy.backoff_cap, op.attempts)
+        # Suspect: the next batch is smaller, until the one that the sink fails over is alone.
+        return Retry(op, failure.kind, reason, delay, give_back=not alone, suspect=True)
+
+    def _waits(self, row: Row, gate: outbox.Gate) -> bool:
+        return self._traits.needs_embedding and not row.is_embedded_by(gate.model or "")
+
+    def _already_newer(self, op: Operation, row: Row, outcome: AlreadyNewer) -> Verdict:
+        """Newer than the row that was read: fine when the row has moved on, else an anomaly."""
+        current = self._current_version(row)
+        if current is not None and outcome.found is not None and outcome.found <= current:
+            if current > self._version(row):
+                return Retry(op, ErrorKind.UNKNOWN, "changed meanwhile", 0.0, give_back=True)
+            reason = f"{self._traits.name} refuses version {outcome.found} as older than itself"
+            return self._spent(op, row, ErrorKind.UNKNOWN, reason)
+        reason = (
+            f"{self._traits.name} holds version {outcome.found}, ahead of PostgreSQL's {current}: "
+            "was the database restored from a backup?"
+        )
+        log.error("sink.ahead", sink=self._traits.name, key=row.key, found=outcome.found)
+        return Dead(op, self._version(row), ErrorKind.ITEM, reason)
+
+    def _current_version(self, row: Row) -> int | None:
+        with self._database.autocommit() as conn:
+            rows = store.read_rows(conn, row.entity_type, [row.id])
+        return self._version(rows[0]) if rows else None
+
+    def _version(self, row: Row) -> int:
+        return row.graph_version if self._traits.edges else row.version
+
+    def _failed_verdict(
+        self,
+        op: Operation,
+        row: Row,
+        failed: Failed,
+        writing: Writing,
+        breaker_delay: float,
+    ) -> Verdict:
+        alone = len(writing.outcomes) == 1
+        suspect_alone = (
+            failed.suspect
+            and alone
+            and op.suspicion >= SUSPICIONS - 1
+            and op.passed_by >= TIMES_PASSED
+        )
+        if failed.kind is ErrorKind.SINK and not suspect_alone:
+            return Retry(
+                op,
+                failed.kind,
+                failed.reason,
+                failed.retry_after
+                or breaker_delay
+                or full_jitter(self._policy.backoff, self._policy.backoff_cap, op.attempts),
+                give_back=True,
+                unsure=failed.unsure,
+                suspect=failed.suspect,
+            )
+        if suspect_alone:
+            writing.failure = None  # others pass: the record's fault, not the sink's
+            writing.answered = True
+        kind = ErrorKind.ITEM if suspect_alone else failed.kind
+        return self._spent(
+            op, row, kind, failed.reason, unsure=failed.unsure, suspect=failed.suspect
+        )
+
+    def _spent(
+        self,
+        op: Operation,
+        row: Row,
+        kind: ErrorKind,
+        reason: str,
+        *,
+        unsure: bool = False,
+        suspect: bool = False,
+    ) -> Verdict:
+        """An attempt was spent: another one later, or the end."""
+        if op.attempts >= self._policy.max_attempts:
+            return Dead(op, self._version(row), kind, reason, unsure)
+        delay = full_jitter(self._policy.backoff, self._policy.backoff_cap, op.attempts)
+        return Retry(op, kind, reason, delay, unsure=unsure, suspect=suspect)
+
+    def breaker_delay(self, failure: SinkFailure | None, gate: outbox.Gate) -> float:
+        """Seconds that the breaker stays open after this failure; 0 when it stays closed."""
+        if failure is None or failure.kind is not ErrorKind.SINK:
+            return 0.0
+        if failure.retry_after is not None:
+            return failure.retry_after
+        bound = min(self._policy.breaker_cap, self._policy.backoff * 2.0**gate.consecutive_errors)
+        return random.uniform(bound / 2, bound)  # noqa: S311  (spreads load, guards nothing)
