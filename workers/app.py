@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import secrets
 import socket
@@ -16,7 +15,7 @@ from kombu.entity import Queue
 from kombu.exceptions import ChannelError
 
 from altsync import log
-from altsync.config import Settings, read_settings
+from altsync.config import Settings, is_loopback, read_settings
 from altsync.errors import ConfigurationError
 from altsync.records import SIMILARITY
 
@@ -143,14 +142,6 @@ def flower_address() -> str:
         if argument == "--address":
             return "".join(sys.argv[place + 1 : place + 2])
     return os.environ["FLOWER_ADDRESS"]
-
-
-def is_loopback(address: str) -> bool:
-    """Whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
 
 
 def made_up_login(home: Path) -> str:

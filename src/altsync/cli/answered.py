@@ -13,13 +13,13 @@ from rich.text import Text
 from altsync.queries import (
     ArchetypeLeagues,
     ArchetypePair,
-    AuditEntry,
     ExploredLeague,
     FoundExample,
     FoundLeague,
     FullLeague,
     GraphLeague,
     Neighbour,
+    OperationRow,
     Relationship,
     SimilarLeague,
 )
@@ -172,7 +172,7 @@ def relationships_table(edges: Sequence[Relationship]) -> Table:
     return table
 
 
-def audit_table(entries: Sequence[AuditEntry]) -> Table:
+def audit_table(entries: Sequence[OperationRow]) -> Table:
     """Operations on one league."""
     table = _table("operation", "sink", "version", "origin", "status", "finished", "why")
     for one in entries:

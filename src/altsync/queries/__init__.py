@@ -28,12 +28,12 @@ from altsync.queries.search import FoundLeague, search
 from altsync.queries.similar import SimilarLeague, SimilarLeagues, similar
 from altsync.queries.stores import MissingStore, Stores, Unavailable, UnknownName
 from altsync.store import (
-    AuditEntry,
     Contract,
     Document,
     FullExample,
     FullLeague,
     LeagueFilter,
+    OperationRow,
     Relationship,
 )
 
@@ -41,7 +41,6 @@ __all__ = [
     "ArchetypeCount",
     "ArchetypeLeagues",
     "ArchetypePair",
-    "AuditEntry",
     "Contract",
     "Document",
     "Exploration",
@@ -54,6 +53,7 @@ __all__ = [
     "LeagueFilter",
     "MissingStore",
     "Neighbour",
+    "OperationRow",
     "Relationship",
     "SimilarLeague",
     "SimilarLeagues",

@@ -8,7 +8,7 @@ from altsync import store
 from altsync.db import Conn
 from altsync.queries.stores import Stores, check_count, reading, unknown_league
 from altsync.records import EntityType
-from altsync.store import AuditEntry, FullLeague, LeagueFilter, Relationship
+from altsync.store import FullLeague, LeagueFilter, OperationRow, Relationship
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,12 @@ def relationships(source: Conn | Stores, league_tag: str) -> list[Relationship]:
         return store.relationships(conn, league_tag)
 
 
-def audit_trail(source: Conn | Stores, league_tag: str, *, limit: int = 20) -> list[AuditEntry]:
+def audit_trail(source: Conn | Stores, league_tag: str, *, limit: int = 20) -> list[OperationRow]:
     """The latest operations on a league, the newest first; those of a deleted one, too."""
     check_count("limit", limit)
     with reading(source) as conn:
-        return store.audit_trail(conn, EntityType.LEAGUE, league_tag, limit=limit)
+        ids = [found for _, found in store.find_entities(conn, league_tag, EntityType.LEAGUE)]
+        return store.operation_rows(conn, ids=ids, limit=limit)
 
 
 def archetype_counts(source: Conn | Stores) -> list[ArchetypeCount]:

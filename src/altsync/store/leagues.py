@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import date, datetime
+from datetime import date
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -90,21 +90,6 @@ class Relationship:
     league_tag: str
     league_name: str
     score: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
-    """An operation of the outbox on one entity: what was wanted of a sink, and how it ended."""
-
-    sink: str
-    action: str
-    version: int
-    origin: str
-    status: str
-    attempts: int
-    created_at: datetime
-    finished_at: datetime | None
-    last_error: str | None
 
 
 #: The columns of ``FullLeague``. Parts are gathered per league, so that rows do not multiply.
@@ -244,19 +229,6 @@ def relationships(conn: Conn, league_tag: str) -> list[Relationship]:
         {"tag": league_tag},
     )
     return [Relationship(r[0], r[1], r[2], r[3], _number(r[4])) for r in rows]
-
-
-def audit_trail(conn: Conn, entity_type: str, key: str, *, limit: int) -> list[AuditEntry]:
-    """Operations on one entity, the newest first."""
-    rows = conn.execute(
-        """
-        SELECT sink, action, version, origin, status, attempts, created_at, finished_at, last_error
-        FROM sync_operation WHERE entity_type = %s AND entity_key = %s
-        ORDER BY id DESC LIMIT %s
-        """,
-        (entity_type, key, limit),
-    )
-    return [AuditEntry(*row) for row in rows]
 
 
 def tags_like(conn: Conn, name: str) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import fcntl
-import ipaddress
 import os
 import secrets
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from altsync.config import is_loopback
 from altsync.local.records import write_private
 from altsync.local.vectors.app import Gate, build_app
 from altsync.local.vectors.store import Store
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         key = _key(options)
         store = Store(options.data)
         try:
-            gate = Gate(key, lag=options.lag, guard_admin=not _is_loopback(options.host))
+            gate = Gate(key, lag=options.lag, guard_admin=not is_loopback(options.host))
             uvicorn.Server(
                 uvicorn.Config(
                     build_app(store, gate),
@@ -76,7 +76,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--api-key-file", type=Path, help="a file with that key")
     parser.add_argument("--lag", type=float, default=0.0, help="seconds until a write can be read")
     options = parser.parse_args(arguments)
-    if not (options.api_key or options.api_key_file) and not _is_loopback(options.host):
+    if not (options.api_key or options.api_key_file) and not is_loopback(options.host):
         parser.error(
             f"{options.host} can be reached from outside: give a key with --api-key or "
             "--api-key-file"
@@ -95,13 +95,6 @@ def _key(options: argparse.Namespace) -> str:
     if not key:
         sys.exit(f"{path} is empty")
     return key
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @contextmanager
