@@ -321,6 +321,7 @@ def test_a_sink_that_is_switched_off_or_away(site: Site, monkeypatch: pytest.Mon
     site.seed()
     site.deliver("neo4j", "embedding", "pinecone")
     monkeypatch.setenv("NEO4J_URI", f"bolt://127.0.0.1:{closed_port()}")
+    monkeypatch.setenv("ALTSYNC_SINK_TIMEOUT_SECONDS", "1")
     monkeypatch.delenv("PINECONE_API_KEY")
     monkeypatch.delenv("PINECONE_CONTROLLER_HOST")
     found = site.why()
