@@ -69,6 +69,7 @@ class Reader:
         """A terminal's, in which the programs are found."""
         env = {**self._stack.bare_env, **SETTINGS, "COLUMNS": COLUMNS, "NO_COLOR": "1"}
         env["PATH"] = f"{self.checkout / '.venv' / 'bin'}:{env['PATH']}"
+        env["BLOCK"] = str(self._scratch / "block.py")
         del env["ALTSYNC_HOME"]
         return env
 
@@ -90,9 +91,8 @@ class Reader:
                     shown = after if after and after.follows and after.language == "text" else None
                     yield from (self._typed(shell, block, shown))
                 case "python":
-                    script = self._scratch / "block.py"
-                    script.write_text(block.body)
-                    said = shell.run(f"python {script}")
+                    (self._scratch / "block.py").write_text(block.body)
+                    said = shell.run('python "$BLOCK"')
                     yield f"{block.place}\n{said.output}" if said.code else None
                 case "sql":
                     self._ask_postgres(block)
