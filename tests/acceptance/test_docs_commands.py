@@ -53,7 +53,6 @@ class Reader:
     def __init__(self, stack: Stack, scratch: Path, front: Path) -> None:
         self._stack = stack
         self._scratch = scratch
-        self._front = front
         self.checkout = scratch / "checkout"
         shutil.copytree(ROOT / "seeds", self.checkout / "seeds")
         shutil.copy(ROOT / ".env.example", self.checkout)
@@ -130,7 +129,7 @@ class Reader:
 @pytest.fixture(scope="module")
 def front() -> Iterator[Path]:
     """The address of a process that runs commands without their time to import."""
-    folder = Path(tempfile.mkdtemp(prefix="altsync-docs-"))  # short: a socket's address is
+    folder = Path(tempfile.mkdtemp(prefix="altsync-docs-"))  # short, as a socket's address is
     address = folder / "front"
     env = {"COLUMNS": COLUMNS, "NO_COLOR": "1", "LC_ALL": "C.UTF-8", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.docs_blocks.front", str(address)]
@@ -141,12 +140,13 @@ def front() -> Iterator[Path]:
 
 
 @pytest.fixture
-def reader(stack: Stack, front: Path, tmp_path: Path) -> Reader:
+def reader(stack: Stack, front: Path) -> Iterator[Reader]:
     """A reader on empty stores, with a relay and a worker that run."""
     stack.start_relay(SETTINGS)
     stack.start_worker(size=3, settings=SETTINGS)
     stack.until(front.exists, "a front for commands")
-    return Reader(stack, tmp_path, front)
+    with tempfile.TemporaryDirectory(prefix="altsync-docs-") as scratch:  # short, as above
+        yield Reader(stack, Path(scratch), front)
 
 
 def test_the_tutorial(reader: Reader) -> None:

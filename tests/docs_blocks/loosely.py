@@ -22,24 +22,26 @@ _FRAME = re.compile(r"^[\s┏┳┓┡╇┩└┴┘━─├┼┤╺╸┃│
 def first_missing(expected: Sequence[str], output: str) -> str | None:
     """The first line shown that does not come, in the order shown; None when all do.
 
-    ``…`` stands for anything in a line, and, alone in one, for any lines.
+    ``…`` stands for anything in a line, and, alone in one, for any lines. Where lines end does
+    not matter: a longer path may push a word to the next one.
     """
-    lines = iter([_plain(line) for line in output.splitlines()])
+    said, at = _plain(output), 0
     for line in expected:
         if line.strip() in {"…", ""} or _FRAME.match(line):
             continue
-        pattern = pattern_of(line)
-        if not any(pattern.fullmatch(shown) for shown in lines):
+        found = pattern_of(line).search(said, at)
+        if found is None:
             return line
+        at = found.end()
     return None
 
 
 def pattern_of(line: str) -> re.Pattern[str]:
-    """What a shown line stands for."""
+    """What a shown line stands for, between spaces."""
     text = re.escape(_plain(line)).replace(r"\ ", " ").replace(r"\-", "-")
-    for found, meant in _UNSTABLE:
-        text = re.sub(found, meant, text)
-    return re.compile(text.replace("…", ".*"))
+    for unstable, meant in _UNSTABLE:
+        text = re.sub(unstable, meant, text)
+    return re.compile(rf"(?<!\S){text.replace('…', '.*?')}(?!\S)")
 
 
 def _plain(line: str) -> str:
