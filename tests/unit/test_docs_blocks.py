@@ -6,6 +6,7 @@ import ast
 import configparser
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,22 @@ def test_markers_stand_before_blocks(page: Path) -> None:
     assert stray_markers(page) == []
     excused = {block.language for block in blocks_of(page) if block.not_run is not None}
     assert excused <= RUN
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_patches_fit(page: Path) -> None:
+    """All patches of a page together can be applied to the files as they are."""
+    patch = "".join(block.body for block in blocks_of(page) if block.language == "diff")
+    if not patch:
+        return
+    # Blank lines of context lose their space where editors trim lines.
+    patch = re.sub(r"^$(?=\n)", " ", patch, flags=re.MULTILINE)
+    command = ["git", "apply", "--check", "-"]
+    done = subprocess.run(
+        command, cwd=ROOT, input=patch, text=True, capture_output=True, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_blocks_are_found(tmp_path: Path) -> None:
