@@ -415,7 +415,8 @@ def _live_reason(op: OperationRow, standing: _Standing) -> str:
         if op.available_at <= now:
             return f"was being worked on by {op.leased_by}, which has vanished; another takes over"
         return f"is being worked on by {op.leased_by}"
-    if disabled is not None:
+    paused = health is not None and health.state is BreakerState.PAUSED
+    if disabled is not None and not paused:
         return f"waits: it is switched off ({disabled})"
     if health is None:
         return "waits: it was never set up; run altsync migrate"
@@ -423,7 +424,10 @@ def _live_reason(op: OperationRow, standing: _Standing) -> str:
         case BreakerState.OPEN | BreakerState.PROBING:
             return f"waits: its breaker is open since {_time(health.since)}: {health.reason}"
         case BreakerState.PAUSED:
-            return f"waits: it is paused since {_time(health.since)}"
+            return (
+                f"waits: it is paused since {_time(health.since)} ({health.reason}); "
+                f"altsync resume --sink {sink} lets it go on"
+            )
         case BreakerState.DISABLED:
             return f"waits: the relay has it switched off ({health.reason})"
         case BreakerState.CLOSED:
