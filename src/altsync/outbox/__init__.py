@@ -30,6 +30,17 @@ from altsync.outbox.breaker import (
     wanted_model,
 )
 from altsync.outbox.claim import Due, claim, due, exhausted, extend, release
+from altsync.outbox.dead import (
+    EVERYTHING,
+    DeadOperation,
+    FailureGroup,
+    Selection,
+    count_dead,
+    dead_ids,
+    discard_dead,
+    failures,
+    retry_dead,
+)
 from altsync.outbox.edges import ask_for_neighbours, carry_edges
 from altsync.outbox.enqueue import (
     CHANNEL,
@@ -42,24 +53,19 @@ from altsync.outbox.enqueue import (
     select_operations,
 )
 from altsync.outbox.settle import note_places, record_batch, settle, status_column
-from altsync.outbox.upkeep import (
-    FailureGroup,
-    backfill_page,
-    dead_ids,
-    failures,
-    purge_deleted,
-    reembed_page,
-    retry_dead,
-)
+from altsync.outbox.upkeep import backfill_page, purge_deleted, reembed_page
 
 __all__ = [
     "CHANNEL",
+    "EVERYTHING",
     "KEY_COLUMN",
     "LOW_PRIORITY",
     "ON_LIVE",
+    "DeadOperation",
     "Due",
     "FailureGroup",
     "Gate",
+    "Selection",
     "SinkHealth",
     "abandon_probe",
     "ask_for_neighbours",
@@ -67,7 +73,9 @@ __all__ = [
     "carry_edges",
     "claim",
     "close_breaker",
+    "count_dead",
     "dead_ids",
+    "discard_dead",
     "due",
     "enqueue_parameters",
     "exhausted",
