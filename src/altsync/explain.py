@@ -123,6 +123,7 @@ class _Standing:
     now: datetime
     live: Mapping[str, OperationRow]
     dead: Mapping[str, OperationRow]
+    discarded: Mapping[str, OperationRow]
     health: Mapping[str, SinkHealth]
     disabled: Mapping[str, str | None]
 
@@ -142,6 +143,7 @@ def explain(app: Application, key: str, folder: Path) -> Explanation | Unknown:
             store.clock(conn),
             _by_sink(conn, entity, "pending", "in_progress"),
             _by_sink(conn, entity, "dead"),
+            _by_sink(conn, entity, "discarded"),
             outbox.sink_health(conn),
             {sink: app.disabled_reason(sink) for sink in app.topology.names},
         )
@@ -391,6 +393,14 @@ def _sink_reason(
         return (
             f"{title} was given up on after {_attempts(dead)}: {dead.last_error}. Mend the "
             f"cause, then altsync retry --entity {entity.key}."
+        )
+    lacks = entity.sinks.get(sink)
+    discarded = standing.discarded.get(sink)
+    if discarded is not None and lacks is not None and lacks.status == "failed":
+        return (
+            f"{title} was given up on for good by {discarded.discarded_by} "
+            f"({discarded.discarded_why}) after: {discarded.last_error}. It is tried again when "
+            f"the entity changes."
         )
     if embedding.up_to_date or entity.deleted_at is not None:
         return None

@@ -246,7 +246,7 @@ def test_status_and_why_tell_of_a_pause(world: World) -> None:
     """Before they tell that a sink is switched off: a person must undo it."""
     world.save(league("nfl"))
     _pause(world)
-    disabled = {"neo4j": "NEO4J_URI is not set"}
+    disabled: dict[str, str | None] = {"neo4j": "NEO4J_URI is not set"}
     standing = status.collect(world.conn, TOPOLOGY, disabled).sinks["neo4j"]
     assert (standing.state, standing.reason) == (BreakerState.PAUSED, WHY)
     assert standing.since is not None

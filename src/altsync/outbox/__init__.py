@@ -52,6 +52,7 @@ from altsync.outbox.enqueue import (
     notify,
     select_operations,
 )
+from altsync.outbox.prune import PrunedRange, count_batches, prune_batches, prune_range
 from altsync.outbox.settle import note_places, record_batch, settle, status_column
 from altsync.outbox.upkeep import backfill_page, purge_deleted, reembed_page
 
@@ -65,6 +66,7 @@ __all__ = [
     "Due",
     "FailureGroup",
     "Gate",
+    "PrunedRange",
     "Selection",
     "SinkHealth",
     "abandon_probe",
@@ -73,6 +75,7 @@ __all__ = [
     "carry_edges",
     "claim",
     "close_breaker",
+    "count_batches",
     "count_dead",
     "dead_ids",
     "discard_dead",
@@ -88,6 +91,8 @@ __all__ = [
     "notify",
     "open_breaker",
     "pause",
+    "prune_batches",
+    "prune_range",
     "purge_deleted",
     "record_batch",
     "reembed_page",

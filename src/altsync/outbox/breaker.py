@@ -10,7 +10,6 @@ from altsync.db import Conn
 from altsync.outbox.enqueue import notify, storable
 from altsync.records import EMBEDDING, BreakerState, Topology
 
-
 #: Key of ``sink_state.config`` under which a paused sink keeps what it goes back to: state, since
 #: and reason. Nothing is kept of one that was ready.
 _BEFORE_PAUSE = "before_pause"

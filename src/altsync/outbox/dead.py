@@ -114,7 +114,7 @@ def failures(conn: Conn, which: Selection = EVERYTHING) -> list[FailureGroup]:
         """,
         _parameters(which),
     )
-    return [FailureGroup(*r[:4], tuple(r[4]), *r[5:]) for r in rows]
+    return [FailureGroup(r[0], r[1], r[2], r[3], tuple(r[4]), *r[5:]) for r in rows]
 
 
 def count_dead(conn: Conn, which: Selection = EVERYTHING) -> int:
