@@ -176,7 +176,7 @@ def test_more_than_a_page_of_a_group_is_tried_again(
     site: Site, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Page by page, each in a transaction of its own."""
-    monkeypatch.setattr("altsync.dashboard.api.RETRY_PAGE", 3)
+    monkeypatch.setattr("altsync.dashboard.api.PAGE", 3)
     world.save(*leagues(7))
     bury(world, {f"l00{n}": "bad" for n in range(7)})
     (group,) = site.get("/api/failures").json["groups"]
