@@ -234,22 +234,26 @@ DDL = (
         error_kind TEXT,
         created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
         finished_at TIMESTAMP WITH TIME ZONE,
+        discarded_at TIMESTAMP WITH TIME ZONE,
+        discarded_by TEXT,
+        discarded_why TEXT,
         PRIMARY KEY (id),
         CONSTRAINT action_known CHECK (action IN ('upsert', 'delete')),
         CONSTRAINT version_positive CHECK (version > 0),
         CONSTRAINT attempts_not_negative CHECK (attempts >= 0),
         CONSTRAINT origin_known CHECK (origin IN ('seed', 'update', 'embedding', 'retry', 'reconcile', 'backfill', 'similarity', 'model', 'echo')),
-        CONSTRAINT status_known CHECK (status IN ('pending', 'in_progress', 'synced', 'dead', 'superseded')),
+        CONSTRAINT status_known CHECK (status IN ('pending', 'in_progress', 'synced', 'dead', 'superseded', 'discarded')),
         CONSTRAINT error_kind_known CHECK (error_kind IN ('item', 'sink', 'unknown', 'lost')),
         CONSTRAINT lease_iff_in_progress CHECK ((status = 'in_progress') = (lease_token IS NOT NULL)),
         CONSTRAINT live_iff_unfinished CHECK ((finished_at IS NULL) = (status IN ('pending', 'in_progress'))),
-        CONSTRAINT dead_has_reason CHECK (status <> 'dead' OR (last_error IS NOT NULL AND error_kind IS NOT NULL))
+        CONSTRAINT dead_has_reason CHECK (status <> 'dead' OR (last_error IS NOT NULL AND error_kind IS NOT NULL)),
+        CONSTRAINT discarded_says_why CHECK (CASE WHEN status = 'discarded' THEN num_nulls(discarded_at, discarded_by, discarded_why) = 0 ELSE num_nonnulls(discarded_at, discarded_by, discarded_why) = 0 END)
     ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 10000)
     """,
     """
     CREATE INDEX sync_operation_dead
     ON sync_operation (entity_id, sink)
-    WHERE status = 'dead'
+    WHERE status IN ('dead', 'discarded')
     """,
     """
     CREATE INDEX sync_operation_due

@@ -19,7 +19,7 @@ from altsync.db import Database
 from altsync.delivery import Delivery, Drained, Policy
 from altsync.embedding import Embedded, Embedder
 from altsync.errors import ConfigurationError, SinkFailure
-from altsync.records import SIMILARITY, Model, SinkTraits, Topology
+from altsync.records import SIMILARITY, BreakerState, Model, SinkTraits, Topology
 from altsync.relay import Relay, RelayPolicy
 from altsync.sinks.base import Sink
 from altsync.store import EmbeddingCache, Rules
@@ -152,7 +152,11 @@ class Application:
         )
 
     def _forget_tombstones(self) -> None:
+        with self.database.autocommit() as conn:
+            health = outbox.sink_health(conn)
         for name in self.enabled:
+            if name in health and health[name].state is BreakerState.PAUSED:
+                continue  # somebody works on it
             forget = getattr(self.sink(name), "forget_tombstones", None)
             if forget is None:
                 continue

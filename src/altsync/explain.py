@@ -123,6 +123,7 @@ class _Standing:
     now: datetime
     live: Mapping[str, OperationRow]
     dead: Mapping[str, OperationRow]
+    discarded: Mapping[str, OperationRow]
     health: Mapping[str, SinkHealth]
     disabled: Mapping[str, str | None]
 
@@ -142,6 +143,7 @@ def explain(app: Application, key: str, folder: Path) -> Explanation | Unknown:
             store.clock(conn),
             _by_sink(conn, entity, "pending", "in_progress"),
             _by_sink(conn, entity, "dead"),
+            _by_sink(conn, entity, "discarded"),
             outbox.sink_health(conn),
             {sink: app.disabled_reason(sink) for sink in app.topology.names},
         )
@@ -392,6 +394,14 @@ def _sink_reason(
             f"{title} was given up on after {_attempts(dead)}: {dead.last_error}. Mend the "
             f"cause, then altsync retry --entity {entity.key}."
         )
+    lacks = entity.sinks.get(sink)
+    discarded = standing.discarded.get(sink)
+    if discarded is not None and lacks is not None and lacks.status == "failed":
+        return (
+            f"{title} was given up on for good by {discarded.discarded_by} "
+            f"({discarded.discarded_why}) after: {discarded.last_error}. It is tried again when "
+            f"the entity changes."
+        )
     if embedding.up_to_date or entity.deleted_at is not None:
         return None
     if sink == EMBEDDING:
@@ -415,7 +425,8 @@ def _live_reason(op: OperationRow, standing: _Standing) -> str:
         if op.available_at <= now:
             return f"was being worked on by {op.leased_by}, which has vanished; another takes over"
         return f"is being worked on by {op.leased_by}"
-    if disabled is not None:
+    paused = health is not None and health.state is BreakerState.PAUSED
+    if disabled is not None and not paused:
         return f"waits: it is switched off ({disabled})"
     if health is None:
         return "waits: it was never set up; run altsync migrate"
@@ -423,7 +434,10 @@ def _live_reason(op: OperationRow, standing: _Standing) -> str:
         case BreakerState.OPEN | BreakerState.PROBING:
             return f"waits: its breaker is open since {_time(health.since)}: {health.reason}"
         case BreakerState.PAUSED:
-            return f"waits: it is paused since {_time(health.since)}"
+            return (
+                f"waits: it is paused since {_time(health.since)} ({health.reason}); "
+                f"altsync resume --sink {sink} lets it go on"
+            )
         case BreakerState.DISABLED:
             return f"waits: the relay has it switched off ({health.reason})"
         case BreakerState.CLOSED:

@@ -233,7 +233,7 @@ class SyncOperation(SQLModel, table=True):
             name="origin_known",
         ),
         CheckConstraint(
-            "status IN ('pending', 'in_progress', 'synced', 'dead', 'superseded')",
+            "status IN ('pending', 'in_progress', 'synced', 'dead', 'superseded', 'discarded')",
             name="status_known",
         ),
         CheckConstraint(
@@ -249,6 +249,12 @@ class SyncOperation(SQLModel, table=True):
         CheckConstraint(
             "status <> 'dead' OR (last_error IS NOT NULL AND error_kind IS NOT NULL)",
             name="dead_has_reason",
+        ),
+        CheckConstraint(
+            "CASE WHEN status = 'discarded' "
+            "THEN num_nulls(discarded_at, discarded_by, discarded_why) = 0 "
+            "ELSE num_nonnulls(discarded_at, discarded_by, discarded_why) = 0 END",
+            name="discarded_says_why",
         ),
         Index(
             "sync_operation_live",
@@ -268,7 +274,7 @@ class SyncOperation(SQLModel, table=True):
             "sync_operation_dead",
             "entity_id",
             "sink",
-            postgresql_where=text("status = 'dead'"),
+            postgresql_where=text("status IN ('dead', 'discarded')"),
         ),
         # One entity's history. Finished rows alone: an entry when an operation ends, none when
         # it is enqueued and claimed.
@@ -326,6 +332,9 @@ class SyncOperation(SQLModel, table=True):
     error_kind: str | None = _text(optional=True)
     created_at: datetime = _stamp(optional=False)
     finished_at: datetime | None = _stamp()
+    discarded_at: datetime | None = _stamp()
+    discarded_by: str | None = _text(optional=True)
+    discarded_why: str | None = _text(optional=True)
 
 
 class SinkState(SQLModel, table=True):

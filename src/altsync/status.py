@@ -144,7 +144,9 @@ def _matrix(counts: dict[EntityType, dict[tuple[str, str, str], int]]) -> tuple[
 
 
 def _standing(health: SinkHealth | None, disabled: str | None) -> SinkStanding:
-    if disabled is not None:
+    # What a person did goes first: it is what must be undone.
+    paused = health is not None and health.state is BreakerState.PAUSED
+    if disabled is not None and not paused:
         since = health.since if health and health.state is BreakerState.DISABLED else None
         return SinkStanding(
             BreakerState.DISABLED, since, disabled, health.last_claim_at if health else None

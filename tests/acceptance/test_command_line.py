@@ -18,7 +18,10 @@ COUNTS = {"processed", "created", "updated", "unchanged", "deleted", "rejected",
 #: Seconds that each request for embeddings takes longer, so that waiting does not end by itself.
 LATENCY = 2.0
 
-FAILURE = {"sink", "error_kind", "reason", "count", "sample_keys", "oldest", "newest"}
+FAILURE = {
+    *("sink", "error_kind", "reason", "count", "sample_keys", "oldest", "newest"),
+    *("pattern", "sample_reason"),
+}
 
 
 def test_wrong_use_ends_with_a_sentence(stack: Stack, folder: Path) -> None:
@@ -113,7 +116,13 @@ def _check_status(status: dict[str, Any]) -> None:
         "league": synced(3),
         "few_shot_example": synced(0),
     }
-    idle = {"pending": 0, "in_progress": 0, "dead": 0, "oldest_pending_seconds": None}
+    idle = {
+        "pending": 0,
+        "in_progress": 0,
+        "dead": 0,
+        "oldest_pending_seconds": None,
+        "discarded": 0,
+    }
     assert status["operations"] == dict.fromkeys(SINKS, idle)
     assert status["matrix"] == [
         {

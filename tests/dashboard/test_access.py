@@ -110,7 +110,9 @@ def test_a_taken_port_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
             assert other.getsockname()[1] != port
 
 
-@pytest.mark.parametrize("path", ["/api/retry", "/api/search"])
+@pytest.mark.parametrize(
+    "path", ["/api/retry", "/api/discard", "/api/pause", "/api/resume", "/api/search"]
+)
 def test_another_site_changes_nothing(site: Site, path: str) -> None:
     """Neither with a foreign origin nor without the token."""
     origins = ("https://attacker.example", "null", "", "http://localhost")

@@ -176,7 +176,7 @@ def test_more_than_a_page_of_a_group_is_tried_again(
     site: Site, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Page by page, each in a transaction of its own."""
-    monkeypatch.setattr("altsync.dashboard.api.RETRY_PAGE", 3)
+    monkeypatch.setattr("altsync.dashboard.api.PAGE", 3)
     world.save(*leagues(7))
     bury(world, {f"l00{n}": "bad" for n in range(7)})
     (group,) = site.get("/api/failures").json["groups"]
@@ -333,3 +333,51 @@ def test_the_server_ends_when_told(app: Application) -> None:
     with serving(app) as site:
         port = int(site.host.split(":")[1])
     eventually(lambda: is_free(port, "127.0.0.1"))
+
+
+def test_a_sink_is_paused_and_resumed(site: Site, world: World) -> None:
+    """Shown though it is switched off here; twice changes nothing."""
+    first = site.post("/api/pause", {"sink": "neo4j", "reason": "moving"}).json
+    assert first == {"sink": "neo4j", "paused": True}
+    assert site.post("/api/pause", {"sink": "neo4j"}).json["paused"] is False
+    shown = site.get("/api/overview").json["sinks"]["neo4j"]
+    assert shown["state"] == "paused"
+    assert shown["reason"].startswith("by dashboard@")
+    assert site.get("/readyz").json["sinks"]["neo4j"]["state"] == "paused"
+    assert site.post("/api/resume", {"sink": "neo4j"}).json == {"sink": "neo4j", "resumed": True}
+    assert site.post("/api/resume", {"sink": "neo4j"}).json["resumed"] is False
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("/api/pause", {}, "no sink None"),
+        ("/api/pause", {"sink": "oracle"}, "no sink 'oracle'; there are"),
+        ("/api/resume", {"sink": ["neo4j"]}, "sink must be text"),
+        ("/api/discard", {"why": "gone"}, "say what to discard"),
+        ("/api/discard", {"key": "nfl"}, "say why"),
+        ("/api/discard", {"key": "nfl", "why": " "}, "say why"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    site: Site, path: str, body: dict[str, Any], said: str
+) -> None:
+    """With a sentence."""
+    answer = site.post(path, body)
+    assert answer.status == 400
+    assert said in answer.json["error"]
+
+
+def test_a_group_is_discarded(site: Site, world: World) -> None:
+    """Errors that differ by numbers are one group; other groups stay."""
+    world.save(*leagues(3))
+    bury(world, {"l000": "410 bytes", "l001": "7000 bytes", "l002": "locked"})
+    group = next(g for g in site.get("/api/failures").json["groups"] if g["count"] == 2)
+    assert group["reason"] == "… bytes"
+    what = {"sink": "neo4j", "group": group["group"], "why": "never"}
+    assert site.post("/api/discard", what).json == {"discarded": 2}
+    assert site.post("/api/discard", what).json == {"discarded": 0}
+    assert world.counts("neo4j") == {"dead": 1, "discarded": 2}
+    (one, two) = site.get("/api/operations", status="discarded").json["operations"]
+    assert {one["discarded_why"], two["discarded_why"]} == {"never"}
+    assert one["discarded_by"].startswith("dashboard@")

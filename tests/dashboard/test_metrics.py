@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -22,6 +23,8 @@ from tests.integration.world import World, archetype, leagues
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference" / "metrics.md"
 GRAFANA = ROOT / "ops" / "grafana-dashboard.json"
+ALERTS = ROOT / "ops" / "alerts.yml"
+RUNBOOKS = ROOT / "docs" / "howto" / "runbooks.md"
 
 
 def samples(site: Site) -> dict[str, dict[tuple[str, ...], float]]:
@@ -193,9 +196,41 @@ def test_grafana_asks_for_what_there_is(described: list[Metric]) -> None:
     assert {one.strip() for group in used for one in group.split(",")} <= labels | {"le"}
 
 
+def rules() -> list[dict[str, Any]]:
+    """The alert rules that are shipped."""
+    found = yaml.safe_load(ALERTS.read_text())
+    return [rule for group in found["groups"] for rule in group["rules"]]
+
+
 def test_alerts_ask_for_what_there_is(described: list[Metric]) -> None:
-    """Those that the reference proposes."""
-    there = {name for metric in described for name in full_names(metric)}
-    blocks = re.findall(r"^ *- alert:.*?expr: (.+?)$", REFERENCE.read_text(), re.M | re.S)
-    assert blocks
-    assert set(re.findall(r"\baltsync_\w+", " ".join(blocks))) <= there
+    """Every metric, label and label's value of a rule exists."""
+    there = {name: metric for metric in described for name in full_names(metric)}
+    values = {
+        "state": {state.value for state in BreakerState},
+        "status": {"pending", "in_progress", "dead", "discarded"},
+    }
+    assert rules()
+    for rule in rules():
+        asked = re.findall(r"\b(altsync_\w+)(?:\{([^}]*)\})?", rule["expr"])
+        assert asked, rule["alert"]
+        for name, selector in asked:
+            assert name in there, rule["alert"]
+            for label, value in re.findall(r'(\w+)=~?"([^"]*)"', selector):
+                assert label in getattr(there[name], "_labelnames", ()), rule["alert"]
+                assert set(value.split("|")) <= values[label], rule["alert"]
+        for opening, closing in ("()", "{}", "[]"):
+            assert rule["expr"].count(opening) == rule["expr"].count(closing), rule["alert"]
+
+
+def test_every_alert_has_its_runbook() -> None:
+    """The page has the section that a rule names, and the section names the rule."""
+    page = RUNBOOKS.read_text()
+    for rule in rules():
+        assert rule.keys() == {"alert", "expr", "for", "labels", "annotations"}
+        path, _, anchor = rule["annotations"]["runbook"].partition("#")
+        assert ROOT / path == RUNBOOKS
+        sections = {
+            part.partition("\n")[0].lower().replace(" ", "-"): part
+            for part in page.split("\n## ")[1:]
+        }
+        assert f"*{rule['alert']}:" in sections[anchor]

@@ -327,3 +327,41 @@ def test_a_dashboard_that_is_gone_is_said(stage: Stage, browser: Browser) -> Non
         page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
         expect(page.locator("#pulse")).to_have_attribute("data-state", "live")
         expect(page.locator("#trouble")).to_be_hidden()
+
+
+def test_a_sink_is_paused_and_resumed(stage: Stage, browser: Browser) -> None:
+    """The reason is asked for and shown; Cancel pauses nothing; resuming is confirmed."""
+    with page_of(browser, stage.url) as page:
+        sink = page.locator("[data-sink=pinecone]")
+        page.once("dialog", lambda dialog: dialog.dismiss())
+        page.get_by_role("button", name="Pause pinecone").click()
+        expect(page.locator("#sinks-result")).to_be_hidden()
+        page.once("dialog", lambda dialog: dialog.accept("the index is moved"))
+        page.get_by_role("button", name="Pause pinecone").click()
+        expect(sink.locator(".badge")).to_have_text("paused")
+        expect(sink.locator(".why")).to_contain_text("the index is moved (dashboard@")
+        expect(page.locator("#sinks-result")).to_contain_text("pinecone is paused")
+        page.once("dialog", lambda dialog: dialog.accept())
+        page.get_by_role("button", name="Resume pinecone").click()
+        expect(sink.locator(".badge")).to_have_text("ready")
+        expect(page.locator("#sinks-result")).to_contain_text("pinecone is resumed")
+
+
+def test_dead_letters_are_discarded(stage: Stage, browser: Browser) -> None:
+    """Only when it is said why; then they are found among the operations, with who and why."""
+    stage.world.save(league("f1_academy", description="hopeless"))
+    bury(stage.world, {"f1_academy": "no room for 17 nodes"})
+    with page_of(browser, stage.url) as page:
+        group = page.locator(".failure", has_text="no room for 17 nodes")
+        button = group.get_by_role("button", name="Discard all 1 of neo4j")
+        page.once("dialog", lambda dialog: dialog.accept("  "))
+        button.click()
+        expect(page.locator("#retry-result")).to_be_hidden()
+        page.once("dialog", lambda dialog: dialog.accept("it will never fit"))
+        button.click()
+        expect(page.locator("#retry-result")).to_contain_text("1 dead operation was discarded")
+        expect(group).to_have_count(0)
+        go(page, "operations")
+        page.select_option("#operations-form [name=status]", "discarded")
+        expect(page.locator("#operations tbody tr")).to_have_count(1)
+        expect(page.locator("#operations tbody tr")).to_contain_text("it will never fit")

@@ -259,7 +259,7 @@ from types import SimpleNamespace
     ),
     "success_closes_dead": Ablation(
         "a success closes older dead operations",
-        (_edit("outbox.settle:_CLOSE_DEAD", ("WHERE o.status = 'dead'", "WHERE false")),),
+        (_edit("outbox.settle:_CLOSE_DEAD", ("WHERE (o.status = 'dead'", "WHERE (false")),),
     ),
     "suspicion": Ablation(
         "H22: a record that hangs the sink each time is told from an outage",

@@ -8,6 +8,7 @@ import pytest
 
 from altsync import outbox
 from altsync.db import Database
+from altsync.outbox import Selection
 from altsync.records import EMBEDDING, Dead, EntityType, ErrorKind, SinkTraits, Synced
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import FakeIndex
@@ -47,8 +48,10 @@ def test_failures_are_grouped_by_reason(world: World) -> None:
     assert set(first.sample_keys) < {f"league l{n:03}" for n in range(7)}
     assert first.oldest <= first.newest
     assert (second.sink, second.sample_keys) == (EMBEDDING, ("few_shot_example ask",))
-    assert [group.sink for group in outbox.failures(world.conn, EMBEDDING)] == [EMBEDDING]
-    assert outbox.failures(world.conn, "pinecone") == []
+    assert [group.sink for group in outbox.failures(world.conn, Selection(sink=EMBEDDING))] == [
+        EMBEDDING
+    ]
+    assert outbox.failures(world.conn, Selection(sink="pinecone")) == []
 
 
 def test_dead_operations_are_found_by_sink_and_entity(world: World) -> None:
@@ -57,13 +60,13 @@ def test_dead_operations_are_found_by_sink_and_entity(world: World) -> None:
     _bury(world, GRAPH)
     _bury(world, EMBEDDER)
     assert len(outbox.dead_ids(world.conn)) == 6
-    assert len(outbox.dead_ids(world.conn, sink="neo4j")) == 3
+    assert len(outbox.dead_ids(world.conn, Selection(sink="neo4j"))) == 3
     assert len(outbox.dead_ids(world.conn, limit=2)) == 2
-    found = outbox.dead_ids(world.conn, sink="neo4j", entity="l001")
+    found = outbox.dead_ids(world.conn, Selection(sink="neo4j", entity="l001"))
     assert [(kind, entity) for _, kind, entity in found] == [
         (EntityType.LEAGUE, id_of(league("l001")))
     ]
-    assert outbox.dead_ids(world.conn, entity="nobody") == []
+    assert outbox.dead_ids(world.conn, Selection(entity="nobody")) == []
 
 
 def test_the_dead_are_retried_at_the_current_version(world: World) -> None:

@@ -230,7 +230,7 @@ class Machine(RuleBasedStateMachine):
     def retry_dead(self, sink: str) -> None:
         """A person retries what was given up on."""
         with self.world.conn.transaction():
-            dead = outbox.dead_ids(self.world.conn, sink=sink)
+            dead = outbox.dead_ids(self.world.conn, outbox.Selection(sink=sink))
             outbox.retry_dead(self.world.conn, dead, TOPOLOGY)
 
     @rule(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import typer
 
 from altsync import __version__
-from altsync.cli import ask, demo, local, operate
+from altsync.cli import ask, dead, demo, local, operate
 from altsync.cli.dashboard import dashboard
+from altsync.cli.prune import prune
 from altsync.cli.reembed import reembed
 from altsync.cli.relate import relate
 from altsync.cli.seed import seed
@@ -24,9 +25,13 @@ app.command()(seed)
 app.command()(operate.relay)
 app.command("status")(operate.show_status)
 app.command()(why)
-app.command()(operate.failures)
-app.command()(operate.retry)
+app.command()(dead.failures)
+app.command()(dead.retry)
+app.command()(dead.discard)
+app.command()(operate.pause)
+app.command()(operate.resume)
 app.command()(operate.backfill)
+app.command()(prune)
 app.command()(relate)
 app.command()(reembed)
 app.command()(operate.doctor)

@@ -1,7 +1,11 @@
-"""What every command shares: the application, and errors as exit codes."""
+"""What commands share: the application, errors as exit codes, arguments of the same kind."""
 
 from __future__ import annotations
 
+import getpass
+import os
+import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,7 +16,14 @@ from altsync import log
 from altsync.app import Application
 from altsync.cli.terminal import Exit, notes
 from altsync.config import Settings, read_settings
-from altsync.errors import AltsyncError
+from altsync.errors import AltsyncError, ConfigurationError
+from altsync.records import SinkTraits
+
+#: Seconds of each unit of an age.
+UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+#: Longest age in seconds: PostgreSQL's times reach further back than anything here is old.
+LONGEST = 1000 * 365 * 86_400
 
 
 @contextmanager
@@ -55,3 +66,32 @@ def application() -> Iterator[Application]:
 def _ended(text: str, code: Exit) -> typer.Exit:
     notes.print(f"altsync: {log.redact(text)}", style="red", markup=False)
     return typer.Exit(code)
+
+
+def known_sink(app: Application, sink: str) -> SinkTraits:
+    """The traits of a sink that somebody named. Raises ``ConfigurationError``."""
+    try:
+        return app.topology.traits(sink)
+    except KeyError:
+        known = ", ".join(app.topology.names)
+        raise ConfigurationError(f"no sink {sink!r}; there are {known}") from None
+
+
+def age(text: str) -> float:
+    """Seconds of an age such as 90s, 15m, 2h, 30d or 4w. Raises ``typer.BadParameter``."""
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?([a-z]+)", text.strip().lower(), re.ASCII)
+    if found is None or found[2] not in UNITS:
+        raise typer.BadParameter(f"{text!r} is no age: say 90s, 15m, 2h, 30d or 4w")
+    seconds = float(found[1]) * UNITS[found[2]]
+    if seconds > LONGEST:
+        raise typer.BadParameter(f"{text!r} is longer than 1,000 years")
+    return seconds
+
+
+def person() -> str:
+    """Who gives a command, for people: account and host."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = f"uid {os.getuid()}"  # an account that the machine has no name for
+    return f"{name}@{socket.gethostname()}"

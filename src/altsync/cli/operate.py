@@ -1,4 +1,4 @@
-"""Commands of everyday operation: migrate, relay, status, failures, retry, backfill, doctor."""
+"""Commands of everyday operation: migrate, relay, status, pause, resume, backfill, doctor."""
 
 from __future__ import annotations
 
@@ -13,16 +13,13 @@ from rich.live import Live
 from altsync import health, log, outbox, status, store
 from altsync.app import Application
 from altsync.cli import terminal
-from altsync.cli.common import application
+from altsync.cli.common import application, known_sink, person
 from altsync.cli.terminal import Exit, answers, notes
-from altsync.errors import ConfigurationError
-from altsync.records import EntityType, Model, SinkTraits
-
-#: Dead operations per transaction of ``retry``.
-RETRY_PAGE = 1000
+from altsync.records import BreakerState, EntityType, Model, SinkTraits
 
 Json = Annotated[bool, typer.Option("--json", help="As JSON on stdout.")]
-SinkOption = Annotated[str | None, typer.Option("--sink", help="Only this sink.")]
+SinkOption = Annotated[str | None, typer.Option("--sink", help="This sink.")]
+EverySink = Annotated[bool, typer.Option("--all", help="Every sink.")]
 
 
 def migrate() -> None:
@@ -85,45 +82,58 @@ def show_status(
             return  # the way to end it
 
 
-def failures(sink: SinkOption = None, as_json: Json = False) -> None:
-    """Operations that were given up on, by reason, with examples."""
-    with application() as app:
-        _check_sink(app, sink)
-        with app.database.autocommit() as conn:
-            groups = outbox.failures(conn, sink)
-        if as_json:
-            terminal.print_json([asdict(group) for group in groups])
-        elif groups:
-            answers.print(terminal.failures_table(groups))
-            notes.print("altsync retry --all tries them again.")
-        else:
-            notes.print("No operation was given up on.")
-
-
-def retry(
+def pause(
     sink: SinkOption = None,
-    entity: Annotated[
-        str | None, typer.Option(help="Only this entity, by its tag, name or id in the sinks.")
+    everything: EverySink = False,
+    reason: Annotated[
+        str | None, typer.Option("--reason", help="Why, for whoever looks at the status.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All that were given up on.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Try again what was given up on, at the entity's current version."""
-    if sink is None and entity is None and not everything:
-        raise typer.BadParameter("say what to retry: --sink, --entity or --all")
+    """Let nobody deliver to a sink until it is resumed. Changes wait; nothing is lost."""
+    _say_which(sink, everything)
     with application() as app:
-        _check_sink(app, sink)
-        count = 0
-        while True:
-            with app.database.transaction() as conn:
-                dead = outbox.dead_ids(conn, sink=sink, entity=entity, limit=RETRY_PAGE)
-                count += outbox.retry_dead(conn, dead, app.topology)
-            if len(dead) < RETRY_PAGE:
-                break
+        sinks = _sinks_of(app, sink)
+        with app.database.transaction() as conn:
+            done = {s: outbox.pause(conn, s, _reason(reason)) for s in sinks}
         if as_json:
-            terminal.print_json({"retried": count})
-        else:
-            notes.print(f"Due again: {count:,}.")
+            terminal.print_json({"paused": done})
+            return
+        for name, newly in done.items():
+            notes.print(f"{name}: {'paused' if newly else 'was paused already'}")
+
+
+def resume(sink: SinkOption = None, everything: EverySink = False, as_json: Json = False) -> None:
+    """Let a paused sink be delivered to again. What waited is picked up at once."""
+    _say_which(sink, everything)
+    with application() as app:
+        sinks = _sinks_of(app, sink)
+        with app.database.transaction() as conn:
+            done = {s: outbox.resume(conn, s) for s in sinks}
+            health = outbox.sink_health(conn)
+        if as_json:
+            terminal.print_json({"resumed": done})
+            return
+        for name, resumed in done.items():
+            state = health[name].state if name in health else BreakerState.CLOSED
+            now = "" if state is BreakerState.CLOSED else f"; it is {state} again"
+            notes.print(f"{name}: resumed{now}" if resumed else f"{name}: was not paused")
+
+
+def _say_which(sink: str | None, everything: bool) -> None:
+    if sink is None and not everything:
+        raise typer.BadParameter("say which: --sink or --all")
+    if sink is not None and everything:
+        raise typer.BadParameter("--sink and --all exclude each other")
+
+
+def _sinks_of(app: Application, sink: str | None) -> list[str]:
+    return app.topology.names if sink is None else [known_sink(app, sink).name]
+
+
+def _reason(reason: str | None) -> str:
+    text = (reason or "").strip()
+    return f"{text} ({person()})" if text else f"by {person()}"
 
 
 def backfill(
@@ -138,8 +148,7 @@ def backfill(
 ) -> None:
     """Enqueue every entity for one sink again, behind all other work."""
     with application() as app:
-        traits = _check_sink(app, sink)
-        assert traits is not None
+        traits = known_sink(app, sink)
         if not yes:
             _refuse_to_pay_twice(app, traits, force)
         counts = {kind.value: _backfill(app, traits, kind, force) for kind in traits.types}
@@ -183,13 +192,3 @@ def doctor(as_json: Json = False) -> None:
                 answers.print(terminal.finding_line(finding))
         if any(finding.health is health.Health.FAILED for finding in findings):
             raise typer.Exit(Exit.ERROR)
-
-
-def _check_sink(app: Application, sink: str | None) -> SinkTraits | None:
-    if sink is None:
-        return None
-    try:
-        return app.topology.traits(sink)
-    except KeyError:
-        known = ", ".join(app.topology.names)
-        raise ConfigurationError(f"no sink {sink!r}; there are {known}") from None

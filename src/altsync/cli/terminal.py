@@ -36,7 +36,7 @@ class Exit(IntEnum):
     SINK_ERRORS = 4
     #: Waiting ended before every sink had arrived.
     TIMED_OUT = 5
-    #: Nothing was changed: it would cost money, and --yes was not said.
+    #: Nothing was changed: it would cost money or forget something, and --yes was not said.
     NOT_CONFIRMED = 6
     #: Ctrl-C.
     INTERRUPTED = 130

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 SHOWN = 160
 FIELD = 40
 
-_STYLE = {"synced": "green", "dead": "red", "pending": "yellow", "in_progress": "yellow"}
+_STYLE = {
+    "synced": "green",
+    "dead": "red",
+    "discarded": "red",
+    "pending": "yellow",
+    "in_progress": "yellow",
+}
 
 _MARKS = {
     True: Text("✔", style="green"),
@@ -180,6 +186,9 @@ def _operations(found: Explanation) -> Text:
         text.append(f" ×{op.attempts} {what}, version {op.version}", style="not italic")
         if op.last_error:
             text.append(f"\n          {op.last_error}", style="not italic dim")
+        if op.discarded_why:
+            gone = f"discarded by {op.discarded_by}: {op.discarded_why}"
+            text.append(f"\n          {gone}", style="not italic dim")
     return text
 
 

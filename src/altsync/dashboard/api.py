@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from altsync import __version__, explain, history, outbox, queries, status, stor
 from altsync.app import Application
 from altsync.db import Conn
 from altsync.errors import AltsyncError
-from altsync.outbox import FailureGroup
-from altsync.records import EntityType
+from altsync.outbox import DeadOperation, FailureGroup, Selection
+from altsync.records import EntityType, ErrorKind
 from altsync.status import RECENT_SECONDS
 
-#: Dead operations per transaction of a retry.
-RETRY_PAGE = 1000
+#: Dead operations per transaction of a retry or discard.
+PAGE = 1000
 
 #: Operations of one page, and the most that may be asked for at once.
 OPERATIONS = 50
@@ -96,35 +97,83 @@ class Api:
 
     def retry(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Try a group again, or one entity of it; says how many operations are due again."""
+        topology = self._app.topology
+        retried, due = self._each_page(
+            body, "retry", lambda conn, dead: outbox.retry_dead(conn, dead, topology)
+        )
+        return {"retried": retried, "due": due}
+
+    def discard(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Give up on a group for good, or on one entity of it; ``why`` is kept."""
+        why = _text_of(body, "why")
+        if why is None or not why.strip():
+            raise BadRequest("say why it will never work")
+        by = f"dashboard@{socket.gethostname()}"
+        topology = self._app.topology
+        _, discarded = self._each_page(
+            body,
+            "discard",
+            lambda conn, dead: outbox.discard_dead(conn, dead, topology, by=by, why=why),
+        )
+        return {"discarded": discarded}
+
+    def _each_page(
+        self,
+        body: Mapping[str, Any],
+        verb: str,
+        do: Callable[[Conn, list[DeadOperation]], int],
+    ) -> tuple[int, int]:
+        """Do something to the dead operations that were named: (found, what it came to)."""
         asked = {name: _text_of(body, name) for name in ("sink", "group", "entity_type", "key")}
         if not (asked["group"] or asked["key"]):
-            raise BadRequest("say what to retry: a group, or the key of an entity")
+            raise BadRequest(f"say what to {verb}: a group, or the key of an entity")
         kind = _entity_type(asked["entity_type"])
-        retried, due = 0, 0
+        found, done = 0, 0
         while True:
             with self._app.database.transaction() as conn:
                 error = self._error_of(conn, asked["sink"], asked["group"])
                 if error is None and asked["group"]:
                     break  # it is empty by now
-                dead = outbox.dead_ids(
-                    conn,
+                which = Selection(
                     sink=error.sink if error else asked["sink"],
                     entity=asked["key"],
                     entity_type=kind,
-                    error_kind=error.error_kind if error else None,
-                    reason=error.reason if error else None,
-                    limit=RETRY_PAGE,
+                    error_kind=ErrorKind(error.error_kind) if error else None,
+                    pattern=error.pattern if error else None,
                 )
-                due += outbox.retry_dead(conn, dead, self._app.topology)
-                retried += len(dead)
-            if len(dead) < RETRY_PAGE:
+                dead = outbox.dead_ids(conn, which, limit=PAGE)
+                done += do(conn, dead)
+                found += len(dead)
+            if len(dead) < PAGE:
                 break
-        return {"retried": retried, "due": due}
+        return found, done
 
     def _error_of(self, conn: Conn, sink: str | None, group: str | None) -> FailureGroup | None:
         if group is None:
             return None
-        return next((g for g in outbox.failures(conn, sink) if _name_of(g) == group), None)
+        groups = outbox.failures(conn, Selection(sink=sink))
+        return next((g for g in groups if _name_of(g) == group), None)
+
+    def pause(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Let nobody deliver to a sink; says whether it was not paused before."""
+        sink, reason = self._sink_of(body), (_text_of(body, "reason") or "").strip()
+        by = f"dashboard@{socket.gethostname()}"
+        said = f"{reason} ({by})" if reason else f"by {by}"
+        with self._app.database.autocommit() as conn:
+            return {"sink": sink, "paused": outbox.pause(conn, sink, said)}
+
+    def resume(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Let a paused sink be delivered to again; says whether it was paused."""
+        sink = self._sink_of(body)
+        with self._app.database.transaction() as conn:
+            return {"sink": sink, "resumed": outbox.resume(conn, sink)}
+
+    def _sink_of(self, body: Mapping[str, Any]) -> str:
+        sink, known = _text_of(body, "sink"), self._app.topology.names
+        if sink not in known:
+            raise BadRequest(f"no sink {sink!r}; there are {', '.join(known)}")
+        assert sink is not None
+        return sink
 
     def operations(self, query: Mapping[str, str]) -> dict[str, Any]:
         """Operations, the newest first; the next page is ``before`` the last one's id."""
@@ -212,6 +261,7 @@ def _described(group: FailureGroup) -> dict[str, Any]:
         "sink": group.sink,
         "error_kind": group.error_kind,
         "reason": group.reason,
+        "sample_reason": group.sample_reason,
         "count": group.count,
         "samples": [{"entity_type": kind, "key": key} for kind, key in samples],
         "oldest": group.oldest,
@@ -221,7 +271,7 @@ def _described(group: FailureGroup) -> dict[str, Any]:
 
 def _name_of(group: FailureGroup) -> str:
     """A name for an error that does not repeat its text, which may be shown redacted."""
-    parts = "\0".join((group.sink, group.error_kind, group.reason))
+    parts = "\0".join((group.sink, group.error_kind, group.pattern))
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 

@@ -57,6 +57,9 @@ def build_app(app: Application, access: Access) -> Guard:
             _ask("/api/choices", api.choices),
             _ask("/api/graph", api.graph),
             _do("/api/retry", api.retry),
+            _do("/api/discard", api.discard),
+            _do("/api/pause", api.pause),
+            _do("/api/resume", api.resume),
             _do("/api/search", api.search),
         ],
         exception_handlers={

@@ -147,7 +147,9 @@ def _database_up(value: int | None) -> Metric:
 
 def _gauges(found: Status | None) -> Iterator[Metric]:
     operations = GaugeMetricFamily(
-        "altsync_operations", "Operations that are not done.", labels=["sink", "status"]
+        "altsync_operations",
+        "Operations that wait or were given up on.",
+        labels=["sink", "status"],
     )
     lag = GaugeMetricFamily(
         "altsync_lag_seconds",
@@ -164,7 +166,7 @@ def _gauges(found: Status | None) -> Iterator[Metric]:
     )
     if found is not None:
         for sink, backlog in found.operations.items():
-            for name in ("pending", "in_progress", "dead"):
+            for name in ("pending", "in_progress", "dead", "discarded"):
                 operations.add_metric([sink, name], getattr(backlog, name))
             lag.add_metric([sink], max(0.0, backlog.oldest_pending_seconds or 0.0))
         for kind, entity in found.entities.items():

@@ -51,7 +51,8 @@ def _sinks(app: Application, conn: db.Conn) -> dict[str, SinkReadiness]:
     found = {}
     for sink in app.topology.names:
         health = shared.get(sink)
-        if disabled := app.disabled_reason(sink):
+        paused = health is not None and health.state is BreakerState.PAUSED
+        if not paused and (disabled := app.disabled_reason(sink)):
             found[sink] = SinkReadiness(BreakerState.DISABLED, disabled)
         elif health is None:
             found[sink] = SinkReadiness(BreakerState.DISABLED, "never set up: run altsync migrate")

@@ -21,13 +21,26 @@ from altsync.outbox.breaker import (
     gate,
     may_wake,
     open_breaker,
+    pause,
     register_sinks,
+    resume,
     set_enabled,
     sink_health,
     want_model,
     wanted_model,
 )
 from altsync.outbox.claim import Due, claim, due, exhausted, extend, release
+from altsync.outbox.dead import (
+    EVERYTHING,
+    DeadOperation,
+    FailureGroup,
+    Selection,
+    count_dead,
+    dead_ids,
+    discard_dead,
+    failures,
+    retry_dead,
+)
 from altsync.outbox.edges import ask_for_neighbours, carry_edges
 from altsync.outbox.enqueue import (
     CHANNEL,
@@ -39,25 +52,22 @@ from altsync.outbox.enqueue import (
     notify,
     select_operations,
 )
+from altsync.outbox.prune import PrunedRange, count_batches, prune_batches, prune_range
 from altsync.outbox.settle import note_places, record_batch, settle, status_column
-from altsync.outbox.upkeep import (
-    FailureGroup,
-    backfill_page,
-    dead_ids,
-    failures,
-    purge_deleted,
-    reembed_page,
-    retry_dead,
-)
+from altsync.outbox.upkeep import backfill_page, purge_deleted, reembed_page
 
 __all__ = [
     "CHANNEL",
+    "EVERYTHING",
     "KEY_COLUMN",
     "LOW_PRIORITY",
     "ON_LIVE",
+    "DeadOperation",
     "Due",
     "FailureGroup",
     "Gate",
+    "PrunedRange",
+    "Selection",
     "SinkHealth",
     "abandon_probe",
     "ask_for_neighbours",
@@ -65,7 +75,10 @@ __all__ = [
     "carry_edges",
     "claim",
     "close_breaker",
+    "count_batches",
+    "count_dead",
     "dead_ids",
+    "discard_dead",
     "due",
     "enqueue_parameters",
     "exhausted",
@@ -77,11 +90,15 @@ __all__ = [
     "note_places",
     "notify",
     "open_breaker",
+    "pause",
+    "prune_batches",
+    "prune_range",
     "purge_deleted",
     "record_batch",
     "reembed_page",
     "register_sinks",
     "release",
+    "resume",
     "retry_dead",
     "select_operations",
     "set_enabled",

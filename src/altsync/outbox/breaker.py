@@ -7,8 +7,12 @@ from datetime import datetime
 from uuid import UUID
 
 from altsync.db import Conn
-from altsync.outbox.enqueue import storable
+from altsync.outbox.enqueue import notify, storable
 from altsync.records import EMBEDDING, BreakerState, Topology
+
+#: Key of ``sink_state.config`` under which a paused sink keeps what it goes back to: state, since
+#: and reason. Nothing is kept of one that was ready.
+_BEFORE_PAUSE = "before_pause"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,23 +177,85 @@ def open_breaker(conn: Conn, sink: str, token: UUID, reason: str, delay: float) 
 
 
 def set_enabled(conn: Conn, sink: str, reason: str | None) -> None:
-    """Show a sink as disabled for ``reason``, or (None) as ready again."""
+    """Show a sink as disabled for ``reason``, or (None) as ready again.
+
+    One that a person has paused stays paused; what it goes back to is changed.
+    """
     if reason is None:
         conn.execute(
-            """
-            UPDATE sink_state SET state = 'closed', since = now(), reason = NULL
-            WHERE sink = %s AND state = 'disabled'
+            f"""
+            UPDATE sink_state SET
+              state = CASE WHEN state = 'paused' THEN state ELSE 'closed' END,
+              since = CASE WHEN state = 'paused' THEN since ELSE now() END,
+              reason = CASE WHEN state = 'paused' THEN reason END,
+              config = config - '{_BEFORE_PAUSE}'
+            WHERE sink = %s AND (state = 'disabled' OR (state = 'paused'
+              AND config -> '{_BEFORE_PAUSE}' ->> 'state' = 'disabled'))
             """,
             (sink,),
         )
     else:
         conn.execute(
-            """
-            UPDATE sink_state SET state = 'disabled', since = now(), reason = %s
-            WHERE sink = %s AND state IS DISTINCT FROM 'disabled'
+            f"""
+            UPDATE sink_state SET
+              state = CASE WHEN state = 'paused' THEN state ELSE 'disabled' END,
+              since = CASE WHEN state = 'paused' THEN since ELSE now() END,
+              reason = CASE WHEN state = 'paused' THEN reason ELSE %(reason)s END,
+              config = CASE WHEN state = 'paused' THEN config || jsonb_build_object(
+                '{_BEFORE_PAUSE}', jsonb_build_object(
+                  'state', 'disabled', 'since', now(), 'reason', %(reason)s::text))
+                ELSE config END
+            WHERE sink = %(sink)s AND state IS DISTINCT FROM 'disabled'
+              AND config -> '{_BEFORE_PAUSE}' ->> 'state' IS DISTINCT FROM 'disabled'
             """,
-            (reason, sink),
+            {"sink": sink, "reason": reason},
         )
+
+
+def pause(conn: Conn, sink: str, reason: str) -> bool:
+    """Let nobody claim for ``sink`` until it is resumed; False when it was paused already.
+
+    What is leased is still settled. Once this has committed, no claim takes anything. A second
+    pause keeps since when, and takes the new reason.
+    """
+    row = conn.execute(
+        f"""
+        INSERT INTO sink_state AS s (sink, state, reason) VALUES (%(sink)s, 'paused', %(reason)s)
+        ON CONFLICT (sink) DO UPDATE SET
+          state = 'paused', reason = excluded.reason, probe_token = NULL, probe_until = NULL,
+          since = CASE WHEN s.state = 'paused' THEN s.since ELSE now() END,
+          config = CASE WHEN s.state IN ('paused', 'closed') THEN s.config
+            ELSE s.config || jsonb_build_object('{_BEFORE_PAUSE}', jsonb_build_object(
+              'state', CASE WHEN s.state = 'probing' THEN 'open' ELSE s.state END,
+              'since', s.since, 'reason', s.reason)) END
+        RETURNING since = now()
+        """,
+        {"sink": sink, "reason": storable(reason)},
+    ).fetchone()
+    assert row is not None
+    return bool(row[0])
+
+
+def resume(conn: Conn, sink: str) -> bool:
+    """Let a paused sink be claimed for again; False when it was not paused.
+
+    It goes back to what it was: one whose breaker was open is probed first, one that is
+    disabled stays so.
+    """
+    cursor = conn.execute(
+        f"""
+        UPDATE sink_state SET
+          state = COALESCE(config -> '{_BEFORE_PAUSE}' ->> 'state', 'closed'),
+          since = COALESCE((config -> '{_BEFORE_PAUSE}' ->> 'since')::timestamptz, now()),
+          reason = config -> '{_BEFORE_PAUSE}' ->> 'reason',
+          config = config - '{_BEFORE_PAUSE}'
+        WHERE sink = %s AND state = 'paused'
+        """,
+        (sink,),
+    )
+    if cursor.rowcount:
+        notify(conn, [sink])
+    return cursor.rowcount == 1
 
 
 def may_wake(conn: Conn, sink: str, wanted: int, patience: float) -> bool:

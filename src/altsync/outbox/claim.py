@@ -34,6 +34,7 @@ WITH due AS MATERIALIZED (
                                 suspicion) AS doubt) s
   WHERE sink = %(sink)s AND finished_at IS NULL AND available_at <= now()
     AND (lease_token IS NULL OR attempts < %(max_attempts)s)
+    AND NOT EXISTS (SELECT 1 FROM sink_state p WHERE p.sink = %(sink)s AND p.state = 'paused')
   ORDER BY priority, available_at LIMIT %(n)s FOR UPDATE OF sync_operation SKIP LOCKED),
 batch AS (
   SELECT id, sum(weight) OVER (ORDER BY priority, available_at, id) AS total,
@@ -69,7 +70,8 @@ def claim(
     New operations come up to ``limit`` at a time. Those whose last worker vanished, or that
     took part in a suspect call, come fewer at a time (a tenth, a hundredth … one), so that
     one that kills or hangs is found without burying others with it. A probe takes one: the
-    least suspicious. Read the rows in a later statement than this one.
+    least suspicious. Of a paused sink nothing is taken, whatever its gate said before. Read the
+    rows in a later statement than this one.
     """
     cursor = conn.execute(
         _CLAIM,

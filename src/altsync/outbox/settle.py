@@ -127,12 +127,16 @@ FROM unnest(%(ids)s::bigint[], %(versions)s::bigint[]) AS r(id, version)
 WHERE o.id = ANY(%(ids)s) AND o.id = r.id
 """
 
+# What was discarded stays so; a doubt about it is resolved by the echo that follows.
 _CLOSE_DEAD = """
-UPDATE sync_operation o SET status = 'superseded'
+UPDATE sync_operation o SET
+  status = CASE WHEN o.status = 'dead' THEN 'superseded' ELSE o.status END,
+  unsure = o.unsure AND o.status = 'dead'
 FROM unnest(%(ids)s::uuid[], %(versions)s::bigint[]) AS r(id, version)
-WHERE o.status = 'dead' AND o.sink = ANY(%(sinks)s) AND o.entity_id = ANY(%(ids)s)
+WHERE (o.status = 'dead' OR (o.status = 'discarded' AND o.unsure))
+  AND o.sink = ANY(%(sinks)s) AND o.entity_id = ANY(%(ids)s)
   AND o.entity_id = r.id AND o.version <= r.version
-RETURNING o.entity_id, o.sink, o.unsure, o.places
+RETURNING o.entity_id, o.sink, o.unsure OR o.status = 'discarded', o.places
 """
 
 
@@ -328,6 +332,9 @@ def _store_vectors(
     An entity whose text changed meanwhile takes nothing: its own newer operation is under way.
     A change outside the text does not throw the vector away: the text's hash decides.
     """
+    waiting = "".join(
+        f"{column} = 'pending', " for sink in topology.vector if (column := status_column(sink))
+    )
     for entity_type in EntityType:
         ids = [v.op.entity_id for v in settled if v.op.entity_type is entity_type]
         if not ids:
@@ -335,7 +342,7 @@ def _store_vectors(
         conn.execute(
             f"""
             WITH stored AS (
-              UPDATE {entity_type} l SET embedding_vector = e.vector,
+              UPDATE {entity_type} l SET {waiting}embedding_vector = e.vector,
                 embedding_text_hash = e.text_hash, embedding_model = e.model,
                 embedding_sync_status = 'synced', embedding_updated_at = now()
               FROM embedding e

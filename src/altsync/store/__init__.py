@@ -102,9 +102,11 @@ from altsync.store.tags import (
 from altsync.store.vectors import (
     EmbeddingCache,
     Unembedded,
+    count_unused_vectors,
     example_vectors,
     league_vectors,
     paid_twice,
+    prune_vectors,
     unembedded,
     unpaid_contents,
 )
@@ -151,6 +153,7 @@ __all__ = [
     "count_living",
     "count_similar",
     "count_statuses",
+    "count_unused_vectors",
     "create_changed_in_run",
     "create_staging",
     "cut_off",
@@ -171,6 +174,7 @@ __all__ = [
     "neighbourhood",
     "operation_rows",
     "paid_twice",
+    "prune_vectors",
     "read_entity",
     "read_rows",
     "recent_work",

@@ -97,12 +97,13 @@ def _similarity_progress(conn: Conn) -> RunProgress:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """Live and dead operations of one sink."""
+    """Operations of one sink that wait, are leased, or were given up on."""
 
     pending: int = 0
     in_progress: int = 0
     dead: int = 0
     oldest_pending_seconds: float | None = None
+    discarded: int = 0
 
 
 def backlog(conn: Conn) -> dict[str, Backlog]:
@@ -111,11 +112,13 @@ def backlog(conn: Conn) -> dict[str, Backlog]:
         """
         SELECT sink, count(*) FILTER (WHERE status = 'pending'),
           count(*) FILTER (WHERE status = 'in_progress'), count(*) FILTER (WHERE status = 'dead'),
-          EXTRACT(epoch FROM now() - min(created_at) FILTER (WHERE status = 'pending'))::float8
-        FROM sync_operation WHERE finished_at IS NULL OR status = 'dead' GROUP BY sink
+          EXTRACT(epoch FROM now() - min(created_at) FILTER (WHERE status = 'pending'))::float8,
+          count(*) FILTER (WHERE status = 'discarded')
+        FROM sync_operation WHERE finished_at IS NULL OR status IN ('dead', 'discarded')
+        GROUP BY sink
         """
     )
-    return {r[0]: Backlog(r[1], r[2], r[3], r[4]) for r in rows}
+    return {r[0]: Backlog(*r[1:]) for r in rows}
 
 
 def status_breakdown(

@@ -42,6 +42,9 @@ class OperationRow:
     created_at: datetime
     available_at: datetime
     finished_at: datetime | None
+    discarded_at: datetime | None = None
+    discarded_by: str | None = None
+    discarded_why: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +85,14 @@ class EntityState:
 
 _OPERATION = """
 SELECT id, entity_type, entity_id, entity_key, sink, action, origin, status, version, attempts,
-       error_kind, last_error, leased_by, created_at, available_at, finished_at
+       error_kind, last_error, leased_by, created_at, available_at, finished_at,
+       discarded_at, discarded_by, discarded_why
 FROM sync_operation
 """
 
 
 #: A prepared statement sees that a partial index fits only when its predicate stands there.
-_STATUS = {"dead": "status = 'dead'"}
+_STATUS = {name: f"status = '{name}'" for name in ("dead", "discarded")}
 
 
 def operation_rows(

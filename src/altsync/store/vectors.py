@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -237,3 +238,60 @@ def paid_twice(conn: Conn, sink: SinkTraits, model: Model, *, force: bool) -> in
         assert row is not None
         total += row[0]
     return total
+
+
+#: What nobody's text, deleted entities' included, leads to: whatever the model, as the way back
+#: to a former one is free as long as its vectors are there.
+_UNUSED = " AND ".join(
+    [
+        "e.created_at < %(before)s",
+        *(
+            f"NOT EXISTS (SELECT 1 FROM {kind} l WHERE l.{column} = e.text_hash)"
+            for kind in EntityType
+            for column in ("text_hash", "embedding_text_hash")
+        ),
+    ]
+)
+
+#: Milliseconds that writers of entities may be held up by one page: longer than the second after
+#: which PostgreSQL lets its own vacuum give way.
+_LOCK_TIMEOUT = 2000
+
+
+def count_unused_vectors(conn: Conn, before: datetime) -> int:
+    """Kept vectors from before ``before`` that no entity uses: of questions and of former texts."""
+    row = conn.execute(
+        f"SELECT count(*) FROM embedding e WHERE {_UNUSED}", {"before": before}
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def prune_vectors(conn: Conn, before: datetime, *, limit: int = 10_000) -> int:
+    """Remove up to ``limit`` kept vectors that no entity uses, inside the caller's transaction.
+
+    A worker that finds a text's vector relies on it until it settles. So entities may not change
+    while it is decided: one that came to use a vector before is seen, one that does later finds
+    it gone and pays. Raises ``psycopg.errors.LockNotAvailable`` when writers do not let it.
+    """
+    found = conn.execute(
+        f"""
+        SELECT e.model, e.dimensions, e.text_hash FROM embedding e WHERE {_UNUSED} LIMIT %(limit)s
+        """,
+        {"before": before, "limit": limit},
+    ).fetchall()
+    if not found:
+        return 0
+    models, dimensions, hashes = map(list, zip(*found, strict=True))
+    conn.execute(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT}")
+    conn.execute(f"LOCK TABLE {', '.join(EntityType)} IN SHARE MODE")
+    return conn.execute(
+        f"""
+        DELETE FROM embedding e
+        USING unnest(%(models)s::text[], %(dimensions)s::int[], %(hashes)s::text[])
+          AS u(model, dimensions, text_hash)
+        WHERE e.model = u.model AND e.dimensions = u.dimensions AND e.text_hash = u.text_hash
+          AND {_UNUSED}
+        """,
+        {"models": models, "dimensions": dimensions, "hashes": hashes, "before": before},
+    ).rowcount

@@ -68,7 +68,7 @@ export function moment(text) {
 
 export const TONES = {
   synced: "good", closed: "good", pending: "wait", in_progress: "wait", probing: "wait", paused: "wait",
-  failed: "bad", dead: "bad", open: "bad",
+  failed: "bad", dead: "bad", open: "bad", discarded: "bad",
 };
 export const WORDS = { closed: "ready", in_progress: "in progress", sport_archetype: "archetype", few_shot_example: "example" };
 export const word = (name) => WORDS[name] ?? name;

@@ -1,7 +1,7 @@
 // All that is known of one entity.
 import { get } from "./api.js";
 import { $, announce, badge, empty, entityLink, fill, h, moment, table, whenChanged, word } from "./dom.js";
-import { retry } from "./failures.js";
+import { discard, retry } from "./failures.js";
 import { operationsTable } from "./operations.js";
 
 let asked = null;
@@ -54,7 +54,8 @@ const draw = whenChanged((found, kind, key, stores) => {
     h("p", { class: "title" }, h("span", { class: "dim" }, word(state.type)), h("code", {}, state.key),
       state.deleted_at ? [badge("dead"), h("span", {}, "deleted ", moment(state.deleted_at))] : null,
       state.type === "league" && h("a", { href: `#/graph/${encodeURIComponent(state.key)}`, "data-focus": "to-graph" }, "similarity graph"),
-      dead > 0 && h("button", { type: "button", class: "small retry", "data-focus": "retry-entity", onclick: (event) => retry(event.currentTarget, $("entity-result"), { entity_type: state.type, key: state.key }, state.key) }, `Retry ${dead} dead`)));
+      dead > 0 && h("button", { type: "button", class: "small retry", "data-focus": "retry-entity", onclick: (event) => retry(event.currentTarget, $("entity-result"), { entity_type: state.type, key: state.key }, state.key) }, `Retry ${dead} dead`),
+      dead > 0 && h("button", { type: "button", class: "small quiet discard", "data-focus": "discard-entity", onclick: (event) => discard(event.currentTarget, $("entity-result"), { entity_type: state.type, key: state.key }, state.key) }, "Discard…")));
   fill($("entity"), h("div", { class: "parts" },
     card("In each store", storesTable(found, stores), verdict(stores)),
     h("div", { class: "columns even" }, card("Content", contentList(state)), card("Relationships", relationships(state))),

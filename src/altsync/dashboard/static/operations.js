@@ -2,7 +2,7 @@
 import { get } from "./api.js";
 import { $, badge, count, empty, entityLink, fill, h, moment, options, plural, table, whenChanged, word } from "./dom.js";
 
-const STATUSES = ["pending", "in_progress", "synced", "dead", "superseded"];
+const STATUSES = ["pending", "in_progress", "synced", "dead", "superseded", "discarded"];
 const PAGE = 50;
 
 let before = null;
@@ -54,6 +54,7 @@ export function operationsTable(operations, { withEntity = true } = {}) {
 }
 
 function detail(op) {
+  if (op.status === "discarded") return h("span", { class: "error-text" }, `discarded by ${op.discarded_by}: ${op.discarded_why}; after ${op.error_kind}: ${op.last_error}`);
   if (op.last_error) return h("span", { class: "error-text" }, op.error_kind ? `${op.error_kind}: ` : "", op.last_error);
   if (op.status === "pending") return h("span", { class: "error-text" }, "due ", moment(op.available_at));
   if (op.status === "in_progress") return h("span", { class: "error-text" }, `leased by ${op.leased_by ?? "?"} until `, moment(op.available_at));

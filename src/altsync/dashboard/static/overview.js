@@ -1,7 +1,7 @@
 // The first view: figures, matrix, totals, sinks, throughput, dead letters.
-import { get } from "./api.js";
+import { get, post } from "./api.js";
 import { $, TONES, age, badge, count, fill, h, moment, options, plural, whenChanged, word } from "./dom.js";
-import { drawFailures } from "./failures.js";
+import { drawFailures, press } from "./failures.js";
 import { MEASURES, Plot } from "./plot.js";
 
 const STATES = ["synced", "pending", "failed"];
@@ -101,7 +101,9 @@ function drawSinks({ sinks, operations }) {
     const tone = sink.state === "disabled" ? null : TONES[sink.state];
     const why = [sink.reason, sink.since && sink.state !== "closed" && [sink.reason ? " · since " : "since ", moment(sink.since)]].filter(Boolean);
     return h("article", { class: `card sink k${place % 6}`, "data-tone": tone, "data-sink": name, "aria-label": `Sink ${name}` },
-      h("div", { class: "head" }, h("h3", {}, name), badge(sink.state)),
+      h("div", { class: "head" }, h("h3", {}, name), badge(sink.state), sink.state === "paused"
+        ? h("button", { type: "button", class: "small", "data-focus": `pause ${name}`, "aria-label": `Resume ${name}`, onclick: (event) => resume(event.currentTarget, name, backlog.pending) }, "Resume")
+        : h("button", { type: "button", class: "quiet small", "data-focus": `pause ${name}`, "aria-label": `Pause ${name}`, onclick: (event) => pause(event.currentTarget, name) }, "Pause…")),
       h("p", { class: "why" }, why.length ? why : sink.last_claim_at ? ["delivering; last claim ", moment(sink.last_claim_at)] : "no worker has asked yet"),
       h("dl", { class: "facts" },
         fact("Pending", count(backlog.pending), backlog.pending ? "wait" : null),
@@ -111,4 +113,22 @@ function drawSinks({ sinks, operations }) {
         fact("Synced/min", count(minute.synced)),
         name === "embedding" ? fact("Tokens/min", count(minute.tokens)) : fact("Calls/min", count(minute.remote_calls))));
   }));
+}
+
+// Asks for the reason, which is shown until the sink is resumed; none is fine, Cancel pauses nothing.
+function pause(button, name) {
+  const reason = prompt(`Pause ${name}? Nobody delivers to it until it is resumed; changes wait. Why?`);
+  if (reason === null) return;
+  press(button, $("sinks-result"), `${name}: not paused`, async () => {
+    const { paused } = await post("pause", { sink: name, reason });
+    return paused ? `${name} is paused. What is under way is still settled.` : `${name} was paused already.`;
+  });
+}
+
+function resume(button, name, pending) {
+  if (!confirm(`Resume ${name}? ${pending ? `${plural(pending, "operation")} will be delivered.` : "Nothing waits for it."}`)) return;
+  press(button, $("sinks-result"), `${name}: not resumed`, async () => {
+    const { resumed } = await post("resume", { sink: name });
+    return resumed ? `${name} is resumed.` : `${name} was not paused.`;
+  });
 }

@@ -1,0 +1,193 @@
+"""Commands on dead letters: failures, retry, discard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from altsync import outbox
+from altsync.app import Application
+from altsync.cli import terminal
+from altsync.cli.common import age, application, known_sink, person
+from altsync.cli.terminal import Exit, answers, notes
+from altsync.db import Conn
+from altsync.outbox import DeadOperation, Selection
+from altsync.records import ErrorKind
+
+#: Dead operations per transaction of a retry or discard.
+PAGE = 1000
+
+Json = Annotated[bool, typer.Option("--json", help="As JSON on stdout.")]
+SinkOption = Annotated[str | None, typer.Option("--sink", help="Only of this sink.")]
+EntityOption = Annotated[
+    str | None, typer.Option(help="Only this entity, by its tag, name or id in the sinks.")
+]
+KindOption = Annotated[ErrorKind | None, typer.Option("--kind", help="Only errors of this kind.")]
+ReasonOption = Annotated[
+    str | None,
+    typer.Option("--reason", help="Only errors with this text in them, or of this group."),
+]
+OlderOption = Annotated[
+    float | None,
+    typer.Option(
+        "--older-than", parser=age, metavar="AGE", help="Given up on so long ago or longer: 2h, 7d."
+    ),
+]
+NewerOption = Annotated[
+    float | None,
+    typer.Option("--newer-than", parser=age, metavar="AGE", help="Given up on since: 15m, 2h."),
+]
+Everything = Annotated[bool, typer.Option("--all", help="All that were given up on.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many.")]
+
+#: Options that say which dead operations are meant.
+SELECTORS = "--sink, --entity, --kind, --reason, --older-than, --newer-than or --all"
+
+
+def failures(
+    sink: SinkOption = None,
+    entity: EntityOption = None,
+    kind: KindOption = None,
+    reason: ReasonOption = None,
+    older_than: OlderOption = None,
+    newer_than: NewerOption = None,
+    as_json: Json = False,
+) -> None:
+    """Operations that were given up on, by reason, with examples."""
+    which = _selection(sink, entity, kind, reason, older_than, newer_than)
+    with _application(which) as app:
+        with app.database.autocommit() as conn:
+            groups = outbox.failures(conn, which)
+        if as_json:
+            terminal.print_json([asdict(group) for group in groups])
+        elif groups:
+            answers.print(terminal.failures_table(groups))
+            notes.print("altsync retry --all tries them again; altsync discard ends it.")
+        elif which.is_empty:
+            notes.print("No operation was given up on.")
+        else:
+            notes.print("No such operation was given up on.")
+
+
+def retry(
+    sink: SinkOption = None,
+    entity: EntityOption = None,
+    kind: KindOption = None,
+    reason: ReasonOption = None,
+    older_than: OlderOption = None,
+    newer_than: NewerOption = None,
+    everything: Everything = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Try again what was given up on, at the entity's current version."""
+    which = _selection(sink, entity, kind, reason, older_than, newer_than)
+    if which.is_empty and not everything:
+        raise typer.BadParameter(f"say what to retry: {SELECTORS}")
+    with _application(which) as app:
+        if dry_run:
+            _say(_count(app, which), as_json, "would_retry", "Would be due again: {:,}.")
+            return
+        count = _page_by_page(
+            app, which, lambda conn, dead: outbox.retry_dead(conn, dead, app.topology)
+        )
+        _say(count, as_json, "retried", "Due again: {:,}.")
+
+
+def discard(
+    why: Annotated[
+        str, typer.Option("--why", help="Why it will never work; kept with each operation.")
+    ],
+    sink: SinkOption = None,
+    entity: EntityOption = None,
+    kind: KindOption = None,
+    reason: ReasonOption = None,
+    older_than: OlderOption = None,
+    newer_than: NewerOption = None,
+    everything: Everything = False,
+    dry_run: DryRun = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Really all of them.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Give up for good on what will never work. It stays in the audit, with who and why."""
+    if not why.strip():
+        raise typer.BadParameter("say why it will never work", param_hint="--why")
+    which = _selection(sink, entity, kind, reason, older_than, newer_than)
+    if which.is_empty and not everything:
+        raise typer.BadParameter(f"say what to discard: {SELECTORS}")
+    with _application(which) as app:
+        if dry_run:
+            _say(_count(app, which), as_json, "would_discard", "Would be discarded: {:,}.")
+            return
+        if which.is_empty and not yes:
+            count = _count(app, which)
+            notes.print(
+                f"To be discarded: all {count:,} dead operations. Nothing was changed: "
+                "--yes does it.",
+                style="yellow",
+            )
+            raise typer.Exit(Exit.NOT_CONFIRMED)
+        by = person()
+        count = _page_by_page(
+            app,
+            which,
+            lambda conn, dead: outbox.discard_dead(conn, dead, app.topology, by=by, why=why),
+        )
+        _say(count, as_json, "discarded", "Discarded: {:,}.")
+
+
+@contextmanager
+def _application(which: Selection) -> Iterator[Application]:
+    """The application of a command, which must know the sink that is meant."""
+    with application() as app:
+        if which.sink is not None:
+            known_sink(app, which.sink)
+        yield app
+
+
+def _selection(
+    sink: str | None,
+    entity: str | None,
+    kind: ErrorKind | None,
+    reason: str | None,
+    older_than: float | None,
+    newer_than: float | None,
+) -> Selection:
+    if reason == "":
+        raise typer.BadParameter("an empty reason is in every error: say --all")
+    return Selection(
+        sink=sink,
+        entity=entity,
+        error_kind=kind,
+        reason=reason,
+        older_than=older_than,
+        newer_than=newer_than,
+    )
+
+
+def _count(app: Application, which: Selection) -> int:
+    with app.database.autocommit() as conn:
+        return outbox.count_dead(conn, which)
+
+
+def _page_by_page(
+    app: Application, which: Selection, do: Callable[[Conn, list[DeadOperation]], int]
+) -> int:
+    count = 0
+    while True:
+        with app.database.transaction() as conn:
+            dead = outbox.dead_ids(conn, which, limit=PAGE)
+            count += do(conn, dead)
+        if len(dead) < PAGE:
+            return count
+
+
+def _say(count: int, as_json: bool, name: str, sentence: str) -> None:
+    if as_json:
+        terminal.print_json({name: count})
+    else:
+        notes.print(sentence.format(count))

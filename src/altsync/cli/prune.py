@@ -1,0 +1,160 @@
+"""``altsync prune``: forgetting what is long done."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from psycopg import errors
+
+from altsync import outbox, store
+from altsync.app import Application
+from altsync.cli import terminal
+from altsync.cli.common import age, application
+from altsync.cli.terminal import Exit, notes
+from altsync.errors import AltsyncError
+
+#: Youngest history that may be removed, in seconds. A dashboard that is scraped at least so often
+#: has counted what is older, so its counters do not go down.
+YOUNGEST = 3600.0
+
+#: Newest folders of seeding runs that are kept whatever their age.
+KEPT_RUNS = 20
+
+#: Tries to hold writers off for one page of vectors, and the pause after each, in seconds.
+TRIES = 5
+PAUSE = 1.0
+
+
+@dataclass(slots=True)
+class Pruned:
+    """What was removed, or would be. ``dead`` operations are not part of ``operations``."""
+
+    operations: int = 0
+    dead: int = 0
+    batches: int = 0
+    runs: int = 0
+    embeddings: int = 0
+
+
+def prune(
+    older_than: Annotated[
+        float,
+        typer.Option("--older-than", parser=age, metavar="AGE", help="Only what is older: 30d."),
+    ],
+    embeddings: Annotated[
+        bool,
+        typer.Option("--embeddings", help="Also vectors that no entity uses, which were paid."),
+    ] = False,
+    dead: Annotated[
+        bool, typer.Option("--dead", help="Also operations that were given up on; needs --yes.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Really the dead ones, too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
+) -> None:
+    """Remove finished history: operations, batches, folders of seeding runs."""
+    if older_than < YOUNGEST:
+        raise typer.BadParameter("history younger than 1h is kept", param_hint="--older-than")
+    with application() as app:
+        look_only = dry_run or (dead and not yes)
+        with app.database.autocommit() as conn:
+            before = store.clock(conn) - timedelta(seconds=older_than)
+        pruned = Pruned()
+        _operations(app, before, pruned, dead=dead, dry_run=look_only)
+        pruned.batches = _batches(app, before, dry_run=look_only)
+        pruned.runs = _runs(app.settings.altsync_home / "runs", older_than, dry_run=look_only)
+        if embeddings:
+            pruned.embeddings = _embeddings(app, before, dry_run=look_only)
+        if as_json:
+            body = {"before": before, "dry_run": look_only, **asdict(pruned)}
+            terminal.print_json(body)
+        else:
+            notes.print(_sentence(pruned, look_only))
+        if look_only and not dry_run:
+            notes.print(
+                f"{pruned.dead:,} operations that were given up on would be forgotten. "
+                "Nothing was changed: --yes does it.",
+                style="yellow",
+            )
+            raise typer.Exit(Exit.NOT_CONFIRMED)
+
+
+def _sentence(pruned: Pruned, look_only: bool) -> str:
+    parts = ", ".join(f"{count:,} {name}" for name, count in asdict(pruned).items())
+    return f"{'Would be removed' if look_only else 'Removed'}: {parts}."
+
+
+def _operations(
+    app: Application, before: datetime, pruned: Pruned, *, dead: bool, dry_run: bool
+) -> None:
+    start = 0
+    while True:
+        with app.database.transaction() as conn:
+            found = outbox.prune_range(
+                conn, app.topology, start, before, dead=dead, dry_run=dry_run
+            )
+        if found is None:
+            return
+        pruned.operations += found.finished
+        pruned.dead += found.dead
+        start = found.go_on
+
+
+def _batches(app: Application, before: datetime, *, dry_run: bool) -> int:
+    if dry_run:
+        with app.database.autocommit() as conn:
+            return outbox.count_batches(conn, before)
+
+    def page() -> int:
+        with app.database.autocommit() as conn:
+            return outbox.prune_batches(conn, before)
+
+    return _until_none(page)
+
+
+def _embeddings(app: Application, before: datetime, *, dry_run: bool) -> int:
+    if dry_run:
+        with app.database.autocommit() as conn:
+            return store.count_unused_vectors(conn, before)
+
+    def page() -> int:
+        for _ in range(TRIES):
+            try:
+                with app.database.transaction() as conn:
+                    return store.prune_vectors(conn, before)
+            except (errors.LockNotAvailable, errors.DeadlockDetected):
+                time.sleep(PAUSE)
+        raise AltsyncError(
+            "vectors were not removed, as somebody writes entities all the time: "
+            "try again when no seeding runs"
+        )
+
+    return _until_none(page)
+
+
+def _until_none(page: Callable[[], int]) -> int:
+    count = 0
+    while found := page():
+        count += found
+    return count
+
+
+def _runs(folder: Path, older_than: float, *, dry_run: bool) -> int:
+    """Remove folders of old runs; returns how many. Their names begin with their time."""
+    if not folder.is_dir():
+        return 0
+    found = (run for run in folder.iterdir() if run.is_dir() and not run.is_symlink())
+    runs = sorted(found, key=lambda run: run.name, reverse=True)
+    until = time.time() - older_than
+    old = [run for run in runs[KEPT_RUNS:] if run.stat().st_mtime < until]
+    if not dry_run:
+        for run in old:
+            shutil.rmtree(run, ignore_errors=True)
+    return len(old)

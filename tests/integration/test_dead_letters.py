@@ -1,0 +1,327 @@
+"""Dead letters: which are alike, which are meant, and giving up on them for good."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from altsync import db, outbox, store
+from altsync.db import Database
+from altsync.outbox import Selection
+from altsync.records import Dead, EntityType, ErrorKind, League, SinkTraits, Synced
+from tests.conftest import TOPOLOGY
+from tests.integration.fakes import FakeGraph, FakeIndex
+from tests.integration.world import (
+    EMBEDDER,
+    GRAPH,
+    INDEX,
+    World,
+    deliver,
+    delivery,
+    embed,
+    example,
+    league,
+)
+
+NFL = league("nfl")
+WHY = "the graph has no room for it"
+ME = "me@here"
+
+#: Seconds that a deleted row stays.
+GRACE = 3600.0
+
+UUID_1 = "0b6fbd2a-7a77-4b5c-9d1e-3f7f2a5c9a10"
+UUID_2 = "ffffffff-0000-4b5c-9d1e-3f7f2a5c9a10"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shown"),
+    [
+        ("41230 bytes, at most 40960", "50001 bytes, at most 40960", "… bytes, at most …"),
+        ("vectors[7] is wrong", "vectors[117] is wrong", "vectors[…] is wrong"),
+        (f"node 4:{UUID_1}:12 is locked", f"node 4:{UUID_2}:7 is locked", "node …:…:… is locked"),
+        ("trace deadbeef00112233", "trace 0123456789abcdef", "trace …"),
+        ("0.125 is too far", "12.5 is too far", "… is too far"),
+        ("'l000' exists", "'l001' exists", "'…' exists"),
+        ('key "l000" exists', 'key "l001" exists', 'key "…" exists'),
+    ],
+)
+def test_errors_that_differ_by_ids_and_numbers_are_one_group(
+    world: World, one: str, other: str, shown: str
+) -> None:
+    """The group shows what they share, and the latest one in full."""
+    _bury(world, GRAPH, {"l000": one, "l001": other})
+    (group,) = outbox.failures(world.conn)
+    assert (group.count, group.reason, group.pattern) == (2, shown, shown)
+    assert group.sample_reason in (one, other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Pinecone: [400] no", "Pinecone: [403] no"),
+        ("the embedder answered 401 no", "the embedder answered 404 no"),
+        ("it is too long", "it is too short"),
+        ("the field 'tier' is missing", "the field 'sport' is missing"),
+    ],
+)
+def test_errors_that_mean_something_else_are_not(world: World, one: str, other: str) -> None:
+    """Status codes say what went wrong, and so do words."""
+    _bury(world, GRAPH, {"l000": one, "l001": other})
+    assert {group.reason for group in outbox.failures(world.conn)} == {one, other}
+
+
+def test_a_group_of_equal_errors_shows_them_in_full(world: World) -> None:
+    """Nothing is hidden where nothing differs."""
+    _bury(world, GRAPH, {"l000": "41230 bytes", "l001": "41230 bytes"})
+    (group,) = outbox.failures(world.conn)
+    assert (group.reason, group.pattern) == ("41230 bytes", "… bytes")
+
+
+def test_one_error_of_two_sinks_or_kinds_is_no_group(world: World) -> None:
+    """Sink and kind are part of what a group is."""
+    _bury(world, GRAPH, {"l000": "no", "l001": "no"})
+    _bury(world, EMBEDDER, {"l000": "no"})
+    world.conn.execute(
+        "UPDATE sync_operation SET error_kind = 'lost' WHERE sink = 'neo4j' AND entity_key = 'l001'"
+    )
+    found = {(g.sink, g.error_kind): g.count for g in outbox.failures(world.conn)}
+    assert found == {("embedding", "item"): 1, ("neo4j", "item"): 1, ("neo4j", "lost"): 1}
+
+
+@pytest.mark.parametrize(
+    ("which", "expected"),
+    [
+        (Selection(), {"l000", "l001", "l002"}),
+        (Selection(sink="neo4j"), {"l000", "l001", "l002"}),
+        (Selection(sink="pinecone"), set()),
+        (Selection(entity="l001"), {"l001"}),
+        (Selection(entity_type=EntityType.LEAGUE), {"l000", "l001", "l002"}),
+        (Selection(entity_type=EntityType.FEW_SHOT_EXAMPLE), set()),
+        (Selection(error_kind=ErrorKind.ITEM), {"l000", "l001", "l002"}),
+        (Selection(error_kind=ErrorKind.LOST), set()),
+        (Selection(reason="bytes"), {"l000", "l001"}),
+        (Selection(reason="410 bytes"), {"l000"}),
+        (Selection(reason="… bytes"), {"l000", "l001"}),
+        (Selection(reason="100%_"), set()),
+        (Selection(pattern="… bytes"), {"l000", "l001"}),
+        (Selection(pattern="bytes"), set()),
+        (Selection(older_than=3600), {"l002"}),
+        (Selection(newer_than=3600), {"l000", "l001"}),
+        (Selection(older_than=60, newer_than=3600), set()),
+        (Selection(reason="bytes", entity="l000"), {"l000"}),
+        (Selection(reason="bytes", older_than=3600), set()),
+    ],
+)
+def test_what_is_given_narrows_what_is_meant(
+    world: World, which: Selection, expected: set[str]
+) -> None:
+    """The same for listing, counting and finding."""
+    _bury(world, GRAPH, {"l000": "410 bytes", "l001": "77 bytes", "l002": "gone"})
+    world.conn.execute(
+        "UPDATE sync_operation SET finished_at = now() - interval '2 hours' "
+        "WHERE entity_key = 'l002' AND sink = 'neo4j'"
+    )
+    ids = {op_id for op_id, _, _ in outbox.dead_ids(world.conn, which)}
+    assert {op.entity_key for op in world.ops() if op.id in ids} == expected
+    assert outbox.count_dead(world.conn, which) == len(expected)
+    assert sum(group.count for group in outbox.failures(world.conn, which)) == len(expected)
+
+
+def test_what_is_discarded_is_kept_with_who_and_why(world: World) -> None:
+    """Out of the failures, never to be retried, and the entity still counts as failed."""
+    _bury(world, GRAPH, {"nfl": "too large"})
+    assert _discard(world) == 1
+    assert outbox.failures(world.conn) == []
+    assert _retry(world) == 0
+    (op,) = store.operation_rows(world.conn, sink="neo4j", status="discarded")
+    assert (op.last_error, op.discarded_by, op.discarded_why) == ("too large", ME, WHY)
+    assert op.discarded_at is not None
+    assert op.finished_at is not None
+    assert op.discarded_at >= op.finished_at
+    assert world.statuses(NFL)["neo4j"] == "failed"
+    assert store.backlog(world.conn)["neo4j"].discarded == 1
+    assert store.backlog(world.conn)["neo4j"].dead == 0
+    assert _discard(world) == 0
+
+
+def test_a_later_change_is_enqueued_as_always(world: World, database: Database) -> None:
+    """Its success makes the entity synced; what was discarded stays in the audit."""
+    _bury(world, GRAPH, {"nfl": "too large"})
+    _discard(world)
+    world.save(league("nfl", tier="TIER1"))
+    assert world.statuses(NFL)["neo4j"] == "pending"
+    deliver(database, FakeGraph())
+    assert world.statuses(NFL)["neo4j"] == "synced"
+    assert world.counts("neo4j") == {"discarded": 1, "synced": 1}
+
+
+def test_a_change_under_way_is_not_disturbed(world: World) -> None:
+    """Only what is dead is discarded: the live operation goes on, and the entity is pending."""
+    _bury(world, GRAPH, {"nfl": "too large"})
+    world.save(league("nfl", tier="TIER1"))
+    assert _discard(world) == 1
+    assert world.live("neo4j", "nfl").status == "pending"
+    assert world.statuses(NFL)["neo4j"] == "pending"
+
+
+def test_a_backfill_asks_for_what_was_discarded(world: World) -> None:
+    """The sink has not confirmed it: that is the way back."""
+    _bury(world, GRAPH, {"nfl": "too large"})
+    _discard(world)
+    outbox.backfill_page(world.conn, GRAPH, EntityType.LEAGUE, after=None, force=False)
+    assert world.live("neo4j", "nfl").origin == "backfill"
+    assert world.statuses(NFL)["neo4j"] == "pending"
+
+
+def test_who_waited_for_a_discarded_embedding_waits_no_more(
+    world: World, database: Database
+) -> None:
+    """The index counts as failed, too; a later change embeds, and both are synced."""
+    _bury(world, EMBEDDER, {"nfl": "refused"})
+    assert world.statuses(NFL)["pinecone"] == "pending"
+    _discard(world)
+    assert {s: world.statuses(NFL)[s] for s in ("embedding", "pinecone")} == {
+        "embedding": "failed",
+        "pinecone": "failed",
+    }
+    world.save(league("nfl", description="Shorter."))
+    assert world.statuses(NFL)["pinecone"] == "pending"
+    embed(database)
+    deliver(database, FakeIndex())
+    assert set(world.statuses(NFL).values()) == {"synced", "pending"}
+    assert world.statuses(NFL)["pinecone"] == "synced"
+
+
+def test_a_vector_that_comes_after_all_makes_the_index_wait_for_it(
+    world: World, database: Database
+) -> None:
+    """A live operation always means pending."""
+    _bury(world, EMBEDDER, {"nfl": "refused"})
+    _discard(world)
+    outbox.backfill_page(world.conn, EMBEDDER, EntityType.LEAGUE, after=None, force=False)
+    embed(database)
+    assert world.live("pinecone", "nfl").status == "pending"
+    assert world.statuses(NFL)["pinecone"] == "pending"
+
+
+def test_a_deleted_entity_goes_for_good_after_its_delete_was_discarded(world: World) -> None:
+    """Nothing waits for the sink any more."""
+    world.save(NFL)
+    world.delete(NFL)
+    for sink in (GRAPH, INDEX):
+        _bury(world, sink, {"nfl": "gone away"})
+    world.conn.execute("DELETE FROM sync_operation WHERE sink = 'embedding'")
+    world.pass_time(GRACE + 1)
+    assert outbox.purge_deleted(world.conn, GRACE) == 0
+    _discard(world)
+    assert outbox.purge_deleted(world.conn, GRACE) == 1
+    assert world.find(NFL) is None
+
+
+def test_a_doubt_outlives_the_discard(world: World, database: Database) -> None:
+    """What was given up on may still land: after the next success it is written once more."""
+    world.save(NFL)
+    embed(database)
+    world.claim("pinecone")
+    world.end_leases()
+    _bury(world, INDEX, {"nfl": "bad"})
+    _discard(world)
+    world.save(league("nfl", tier="TIER1"))
+    _confirm(world, INDEX)
+    assert world.live("pinecone", "nfl").origin == "echo"
+    world.pass_time(1000)
+    _confirm(world, INDEX)
+    assert not [op for op in world.ops("pinecone") if op.live]
+    world.save(league("nfl", tier="TIER2"))
+    _confirm(world, INDEX)
+    assert not [op for op in world.ops("pinecone") if op.live]
+    assert world.counts("pinecone")["discarded"] == 1
+
+
+def test_types_are_discarded_together(world: World) -> None:
+    """In one transaction, in the order of locks."""
+    world.save(NFL, example("ask"))
+    _bury(world, GRAPH, {"nfl": "no", "ask": "no"})
+    assert _discard(world) == 2
+    assert world.counts("neo4j") == {"discarded": 2}
+
+
+def test_retry_and_discard_at_once_share_the_dead(world: World) -> None:
+    """Each dead operation is taken by exactly one of them."""
+    reasons = {f"l{n:03}": "no" for n in range(40)}
+    _bury(world, GRAPH, reasons)
+    dead = outbox.dead_ids(world.conn)
+
+    def retry() -> int:
+        with db.connect(world.url) as conn, conn.transaction():
+            return outbox.retry_dead(conn, dead, TOPOLOGY)
+
+    def discard() -> int:
+        with db.connect(world.url) as conn, conn.transaction():
+            return outbox.discard_dead(conn, dead[::2], TOPOLOGY, by=ME, why=WHY)
+
+    with ThreadPoolExecutor(2) as pool:
+        retried, discarded = pool.submit(retry), pool.submit(discard)
+        assert retried.result() + discarded.result() == 40
+    counts = world.counts("neo4j")
+    assert counts.get("discarded", 0) == discarded.result()
+    assert counts["superseded"] == counts["pending"] == retried.result()
+
+
+def test_a_delivery_and_a_discard_do_not_wait_for_each_other(
+    world: World, database: Database
+) -> None:
+    """Both lock the entities first; whoever is second finds nothing left to do."""
+    reasons = {f"l{n:03}": "no" for n in range(30)}
+    _bury(world, GRAPH, reasons)
+    world.save(*(league(key, tier="TIER1") for key in reasons))
+    with ThreadPoolExecutor(2) as pool:
+        delivered = pool.submit(lambda: delivery(database, FakeGraph(), batch_size=7).drain(60))
+        pool.submit(lambda: _discard_elsewhere(world.url)).result()
+        assert delivered.result().synced == 30
+    assert {world.statuses(league(key))["neo4j"] for key in reasons} == {"synced"}
+    assert "dead" not in world.counts("neo4j")
+
+
+def _discard_elsewhere(url: str) -> int:
+    with db.connect(url) as conn, conn.transaction():
+        dead = outbox.dead_ids(conn)
+        return outbox.discard_dead(conn, dead, TOPOLOGY, by=ME, why=WHY)
+
+
+def _bury(world: World, sink: SinkTraits, reasons: dict[str, str]) -> None:
+    """Give up on operations of these keys; leagues that are not there are saved before."""
+    missing: list[League] = [league(key) for key in reasons if world.ops(key=key) == []]
+    if missing:
+        world.save(*missing)
+    token, operations = world.claim(sink.name)
+    verdicts = [
+        Dead(op, _version(world, sink, op.entity_id, op.entity_type), ErrorKind.ITEM, reason)
+        for op in operations
+        if (reason := reasons.get(op.entity_key))
+    ]
+    world.settle(sink, token, verdicts)
+    outbox.release(world.conn, [op.id for op in operations if op.entity_key not in reasons], token)
+
+
+def _version(world: World, sink: SinkTraits, entity: object, kind: EntityType) -> int:
+    column = "graph_version" if sink.edges else "version"
+    return int(world.scalar(f"SELECT {column} FROM {kind} WHERE id = %s", entity))
+
+
+def _confirm(world: World, sink: SinkTraits) -> None:
+    token, operations = world.claim(sink.name)
+    world.settle(sink, token, [Synced(op, op.version) for op in operations])
+
+
+def _discard(world: World) -> int:
+    with world.conn.transaction():
+        dead = outbox.dead_ids(world.conn)
+        return outbox.discard_dead(world.conn, dead, TOPOLOGY, by=ME, why=WHY)
+
+
+def _retry(world: World) -> int:
+    with world.conn.transaction():
+        return outbox.retry_dead(world.conn, outbox.dead_ids(world.conn), TOPOLOGY)

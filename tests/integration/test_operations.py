@@ -1,0 +1,430 @@
+"""The commands for bad nights: pause, resume, retry, discard, prune, as a person gives them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg import errors
+from typer.testing import CliRunner
+
+from altsync import db, outbox, store
+from altsync.cli import app as cli
+from altsync.cli.terminal import Exit
+from altsync.db import Database
+from altsync.records import Dead, ErrorKind, Settlement
+from tests.conftest import TOPOLOGY
+from tests.integration.fakes import FakeEmbedder, FakeGraph
+from tests.integration.world import (
+    EMBEDDER,
+    GRAPH,
+    World,
+    delivery,
+    embed,
+    eventually,
+    league,
+    leagues,
+)
+
+#: Seconds of a day.
+DAY = 86_400
+
+
+@dataclass(frozen=True)
+class Site:
+    """A database and the commands on it."""
+
+    world: World
+    home: Path
+
+    def run(self, *arguments: str, code: int = 0) -> Any:
+        """A command."""
+        result = CliRunner().invoke(cli, list(arguments))
+        # The command logs to the runner's stderr, which is closed by now.
+        logging.root.handlers[:] = [logging.NullHandler()]
+        assert result.exit_code == code, result.output
+        assert "Traceback" not in result.output
+        return result
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        """What a command prints with --json; nothing else may be on stdout."""
+        return json.loads(self.run(*arguments, "--json", code=code).stdout)
+
+    def said(self, *arguments: str, code: int = 0) -> str:
+        """What a command says to people, in one line."""
+        return " ".join(self.run(*arguments, code=code).stderr.split())
+
+    def bury(self, reasons: Mapping[str, str]) -> None:
+        """Give up on the graph's operations of leagues, which are saved before."""
+        self.world.save(*(league(key) for key in reasons))
+        token, operations = self.world.claim("neo4j")
+        dead = [
+            Dead(op, op.version, ErrorKind.ITEM, reasons[op.entity_key])
+            for op in operations
+            if op.entity_key in reasons
+        ]
+        self.world.settle(GRAPH, token, dead)
+
+    def age(self, days: float, where: str = "true") -> None:
+        """Let operations, batches and vectors be so many days older."""
+        for column in ("created_at", "finished_at", "discarded_at"):
+            self.world.conn.execute(
+                f"UPDATE sync_operation SET {column} = {column} - make_interval(secs => %s) "
+                f"WHERE {where}",
+                (days * DAY,),
+            )
+
+    def state(self, sink: str = "neo4j") -> tuple[str, str | None]:
+        """The shared state of a sink, and its reason."""
+        health = outbox.sink_health(self.world.conn)[sink]
+        return health.state, health.reason
+
+
+@pytest.fixture
+def site(world: World, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """Settings that name the database alone."""
+    monkeypatch.setenv("DATABASE_URL", world.url)
+    return Site(world, Path(os.environ["ALTSYNC_HOME"]))
+
+
+# --- pause and resume ---------------------------------------------------------------------------
+
+
+def test_pause_and_resume_are_idempotent(site: Site) -> None:
+    """They say what they changed, and end well when there is nothing to change."""
+    assert site.json("pause", "--sink", "neo4j", "--reason", "moving") == {
+        "paused": {"neo4j": True}
+    }
+    assert site.json("pause", "--sink", "neo4j") == {"paused": {"neo4j": False}}
+    assert site.json("resume", "--sink", "neo4j") == {"resumed": {"neo4j": True}}
+    assert site.json("resume", "--sink", "neo4j") == {"resumed": {"neo4j": False}}
+
+
+def test_a_pause_is_shown_with_its_reason_and_who(site: Site) -> None:
+    """In the status for people and for scripts."""
+    site.run("pause", "--sink", "neo4j", "--reason", "moving")
+    state, reason = site.state()
+    assert state == "paused"
+    assert reason is not None
+    assert reason.startswith("moving (")
+    assert "@" in reason
+    shown = site.json("status")["sinks"]["neo4j"]
+    assert (shown["state"], shown["reason"]) == ("paused", reason)
+    assert shown["since"]
+    assert "neo4j: moving (" in " ".join(site.run("status").stdout.split())
+
+
+def test_every_sink_is_paused_at_once(site: Site) -> None:
+    """All of the settings, whatever each was before."""
+    names = set(site.json("status")["sinks"])
+    assert set(site.json("pause", "--all")["paused"]) == names
+    assert {s["state"] for s in site.json("status")["sinks"].values()} == {"paused"}
+    assert set(site.json("resume", "--all")["resumed"].values()) == {True}
+
+
+def test_resuming_a_broken_sink_says_so(site: Site) -> None:
+    """It is not ready: its breaker is open again."""
+    site.world.conn.execute("UPDATE sink_state SET state = 'open', reason = 'down'")
+    site.run("pause", "--sink", "neo4j")
+    assert "resumed; it is open again" in site.said("resume", "--sink", "neo4j")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("pause", "--sink", "oracle"),
+        ("resume", "--sink", "oracle"),
+        ("retry", "--sink", "oracle"),
+        ("failures", "--sink", "oracle"),
+        ("discard", "--sink", "oracle", "--why", "gone"),
+    ],
+)
+def test_a_sink_that_is_none_is_named(site: Site, arguments: tuple[str, ...]) -> None:
+    """With those that there are."""
+    assert "no sink 'oracle'; there are embedding, neo4j" in site.said(*arguments, code=1)
+
+
+# --- failures, retry, discard -------------------------------------------------------------------
+
+REASONS = {
+    "l000": "a node of 410 bytes is too large",
+    "l001": "a node of 7000 bytes is too large",
+    "l002": "the tier is unknown",
+}
+
+
+def test_failures_are_narrowed(site: Site) -> None:
+    """Near-equal errors are one group, with the latest in full."""
+    site.bury(REASONS)
+    large, tier = site.json("failures")
+    assert (large["count"], large["reason"]) == (2, "a node of … bytes is too large")
+    assert large["sample_reason"] in REASONS.values()
+    assert site.json("failures", "--entity", "l002", "--kind", "item") == [tier]
+    assert site.json("failures", "--reason", "too large") == [large]
+    assert site.json("failures", "--kind", "lost") == []
+    assert site.json("failures", "--older-than", "1h") == []
+    assert len(site.json("failures", "--newer-than", "1h")) == 2
+    assert "No such operation" in site.said("failures", "--kind", "lost")
+
+
+def test_a_shown_reason_is_a_selector(site: Site) -> None:
+    """Pasted from the table it means the group; a dry run says how many and changes nothing."""
+    site.bury(REASONS)
+    (reason,) = (g["reason"] for g in site.json("failures") if g["count"] == 2)
+    assert site.json("retry", "--reason", reason, "--dry-run") == {"would_retry": 2}
+    assert site.world.counts("neo4j") == {"dead": 3}
+    assert site.json("retry", "--reason", reason) == {"retried": 2}
+    assert site.world.counts("neo4j") == {"dead": 1, "superseded": 2, "pending": 2}
+    assert site.json("retry", "--reason", "tier", "--newer-than", "2h") == {"retried": 1}
+
+
+def test_discarding_needs_a_selection(site: Site) -> None:
+    """Or --yes for all: without it, the number is said, and nothing is changed."""
+    site.bury(REASONS)
+    said = site.said("discard", "--all", "--why", "gone", code=Exit.NOT_CONFIRMED)
+    assert "all 3 dead operations. Nothing was changed" in said
+    why = ("--why", "too large for ever")
+    assert site.json("discard", "--reason", "too large", *why, "--dry-run") == {"would_discard": 2}
+    assert site.json("discard", "--reason", "too large", *why) == {"discarded": 2}
+    assert site.world.counts("neo4j") == {"dead": 1, "discarded": 2}
+    assert site.json("discard", "--all", "--yes", *why) == {"discarded": 1}
+    assert site.json("failures") == []
+    assert site.json("status")["operations"]["neo4j"]["discarded"] == 3
+    assert site.json("status")["entities"]["league"]["neo4j"]["failed"] == 3
+
+
+def test_why_tells_who_discarded(site: Site) -> None:
+    """And that only a change of the entity brings it back."""
+    site.bury(REASONS)
+    site.run("discard", "--entity", "l002", "--why", "no such tier")
+    found = site.json("why", "l002")
+    (said,) = (reason for reason in found["reasons"] if reason.startswith("Neo4j"))
+    assert "(no such tier) after: the tier is unknown" in said
+    (op,) = (op for op in found["operations"] if op["status"] == "discarded")
+    assert op["discarded_why"] == "no such tier"
+    assert "no such tier" in site.run("why", "l002").stdout
+
+
+def test_two_who_discard_share_the_work(site: Site) -> None:
+    """What one has discarded the other does not count again."""
+    site.bury({f"l{n:03}": "no" for n in range(30)})
+
+    def discard() -> int:
+        with db.connect(site.world.url) as conn, conn.transaction():
+            return outbox.discard_dead(conn, dead, TOPOLOGY, by="me", why="gone")
+
+    dead = outbox.dead_ids(site.world.conn)
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(lambda _: discard(), range(2))) == [0, 30]
+
+
+# --- prune --------------------------------------------------------------------------------------
+
+
+def test_finished_history_is_removed(site: Site, database: Database) -> None:
+    """What is older than the age and done; what lives, is dead or is younger stays."""
+    world = site.world
+    site.bury({"dead": "no", "gone": "no"})
+    site.run("discard", "--entity", "gone", "--why", "gone")
+    world.save(*leagues(3))
+    delivery(database, FakeGraph()).drain(60)
+    site.age(31)
+    world.save(league("young"))
+    delivery(database, FakeGraph()).drain(60)
+    before = world.counts("neo4j"), world.counts("embedding")
+    assert before[0] == {"dead": 1, "discarded": 1, "synced": 4}
+    looked = site.json("prune", "--older-than", "30d", "--dry-run")
+    assert (looked["operations"], looked["dead"], looked["dry_run"]) == (4, 0, True)
+    assert (world.counts("neo4j"), world.counts("embedding")) == before
+    pruned = site.json("prune", "--older-than", "30d")
+    assert (pruned["operations"], pruned["dead"], pruned["dry_run"]) == (4, 0, False)
+    assert world.counts("neo4j") == {"dead": 1, "synced": 1}
+    assert world.counts("embedding") == before[1]
+    assert site.json("prune", "--older-than", "30d")["operations"] == 0
+
+
+def test_the_age_of_what_was_discarded_begins_with_that(site: Site) -> None:
+    """It died long ago and was discarded today: the audit keeps it."""
+    site.bury({"gone": "no"})
+    site.age(100)
+    site.run("discard", "--entity", "gone", "--why", "gone")
+    assert site.json("prune", "--older-than", "30d")["operations"] == 0
+    site.age(31)
+    assert site.json("prune", "--older-than", "30d")["operations"] == 1
+
+
+def test_ranges_are_walked_over_gaps_until_one_is_young(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ids have gaps; what is above the first young range is not read."""
+    monkeypatch.setattr("altsync.outbox.prune.RANGE", 3)
+    world = site.world
+    world.save(*leagues(20))
+    world.conn.execute("UPDATE sync_operation SET status = 'synced', finished_at = now()")
+    site.age(40)
+    low, high = world.conn.execute("SELECT min(id), max(id) FROM sync_operation").fetchone() or ()
+    world.conn.execute("DELETE FROM sync_operation WHERE id BETWEEN %s AND %s", (low + 2, low + 17))
+    for op_id in (high - 2, high - 1, high):
+        world.conn.execute(
+            "UPDATE sync_operation SET created_at = now(), finished_at = now() WHERE id = %s",
+            (op_id,),
+        )
+    total = world.scalar("SELECT count(*) FROM sync_operation")
+    assert site.json("prune", "--older-than", "30d")["operations"] == total - 3
+
+
+def test_the_dead_are_never_pruned_silently(site: Site, database: Database) -> None:
+    """Only with --dead and --yes; who waited for a vector waits no more."""
+    world = site.world
+    site.bury({"l000": "no"})
+    token, operations = world.claim("embedding")
+    world.settle(EMBEDDER, token, [Dead(op, op.version, ErrorKind.ITEM, "no") for op in operations])
+    site.age(31)
+    said = site.said("prune", "--older-than", "30d", "--dead", code=Exit.NOT_CONFIRMED)
+    assert "2 operations that were given up on would be forgotten. Nothing was changed" in said
+    assert world.counts("neo4j") == {"dead": 1}
+    pruned = site.json("prune", "--older-than", "30d", "--dead", "--yes")
+    assert (pruned["operations"], pruned["dead"]) == (0, 2)
+    assert world.ops() == []
+    assert set(world.statuses(league("l000")).values()) == {"failed"}
+
+
+def test_records_of_batches_are_removed(site: Site) -> None:
+    """By the time when they ended."""
+    for days in (1, 31, 40):
+        outbox.record_batch(
+            site.world.conn, "neo4j", "w", 1, Settlement(synced=1), calls=1, tokens=0, seconds=1
+        )
+        site.world.conn.execute(
+            "UPDATE delivery_batch SET finished_at = now() - make_interval(days => %s) "
+            "WHERE id = (SELECT max(id) FROM delivery_batch)",
+            (days,),
+        )
+    assert site.json("prune", "--older-than", "30d", "--dry-run")["batches"] == 2
+    assert site.json("prune", "--older-than", "30d")["batches"] == 2
+    assert site.world.scalar("SELECT count(*) FROM delivery_batch") == 1
+
+
+def test_the_newest_runs_are_kept_whatever_their_age(site: Site) -> None:
+    """Twenty of them; nothing beside the folders is touched."""
+    runs = site.home / "runs"
+    old = time.time() - 40 * DAY
+    for number in range(25):
+        folder = runs / f"20260101T0000{number:02}-7"
+        folder.mkdir(parents=True)
+        (folder / "rejects.jsonl").write_text("{}\n")
+        os.utime(folder, (old, old))
+    (runs / "note.txt").write_text("mine")
+    (runs / "0000-elsewhere").symlink_to(site.home)
+    assert site.json("prune", "--older-than", "30d", "--dry-run")["runs"] == 5
+    assert site.json("prune", "--older-than", "30d")["runs"] == 5
+    left = sorted(path.name for path in runs.iterdir())
+    assert left == sorted(
+        ["note.txt", "0000-elsewhere", *(f"20260101T0000{n:02}-7" for n in range(5, 25))]
+    )
+    assert site.home.is_dir()
+
+
+def test_vectors_that_nobody_uses_are_removed_when_asked(site: Site, database: Database) -> None:
+    """Of questions and former texts; those in use stay, another model's of the same text too."""
+    world = site.world
+    world.save(league("nfl", description="First."))
+    embed(database)
+    world.save(league("nfl", description="Second."))
+    embed(database)
+    world.conn.execute(
+        "INSERT INTO embedding (model, dimensions, text_hash, vector) "
+        "SELECT 'former', dimensions, text_hash, vector FROM embedding "
+        "UNION ALL SELECT model, dimensions, 'a question', vector FROM embedding LIMIT 3"
+    )
+    world.conn.execute("UPDATE embedding SET created_at = now() - interval '31 days'")
+    world.conn.execute(
+        "INSERT INTO embedding (model, dimensions, text_hash, vector) VALUES ('m', 4, 'new', '')"
+    )
+    total = world.scalar("SELECT count(*) FROM embedding")
+    assert site.json("prune", "--older-than", "30d")["embeddings"] == 0
+    looked = site.json("prune", "--older-than", "30d", "--embeddings", "--dry-run")["embeddings"]
+    removed = site.json("prune", "--older-than", "30d", "--embeddings")["embeddings"]
+    assert removed == looked
+    assert world.scalar("SELECT count(*) FROM embedding") == total - removed
+    left = {row[0] for row in world.conn.execute("SELECT text_hash FROM embedding")}
+    current = world.row(league("nfl"))["text_hash"]
+    assert left == {current, "new"}
+    counted = "SELECT count(*) FROM embedding WHERE text_hash = %s"
+    assert world.scalar(counted, current) == 2
+    world.save(league("nfl", description="First."))
+    assert embed(database, FakeEmbedder()).paid.total() == 1
+
+
+def test_a_vector_that_is_about_to_be_used_is_not_removed(site: Site, database: Database) -> None:
+    """An entity takes the text on at the same moment: the decision waits for it, and keeps it."""
+    world = site.world
+    world.save(league("nfl", description="First."))
+    embed(database)
+    world.save(league("nfl", description="Second."))
+    embed(database)
+    world.conn.execute("UPDATE embedding SET created_at = now() - interval '31 days'")
+    before = store.clock(world.conn)
+    pruner = World(world.url)
+
+    def remove() -> int:
+        with pruner.conn.transaction():
+            return store.prune_vectors(pruner.conn, before)
+
+    with ThreadPoolExecutor(1) as pool:
+        with world.conn.transaction():
+            world.conn.execute(
+                "UPDATE league SET text_hash = (SELECT e.text_hash FROM embedding e "
+                "WHERE e.text_hash <> league.text_hash LIMIT 1)"
+            )
+            removing = pool.submit(remove)
+            watcher = World(world.url)
+            watcher.until_waiting(pruner.conn)
+            watcher.close()
+        assert removing.result() == 0
+    pruner.close()
+
+
+def test_vectors_are_left_when_writers_do_not_pause(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a few tries it says so; nothing is held up for long."""
+
+    def busy(*_: object) -> int:
+        raise errors.LockNotAvailable
+
+    monkeypatch.setattr(store, "prune_vectors", busy)
+    monkeypatch.setattr(import_module("altsync.cli.prune"), "PAUSE", 0.0)
+    said = site.said("prune", "--older-than", "30d", "--embeddings", code=1)
+    assert "somebody writes entities all the time" in said
+
+
+def test_pruning_and_delivering_at_once(site: Site, database: Database) -> None:
+    """They touch different rows: neither waits for long, and nothing that lives is lost."""
+    world = site.world
+    world.save(*leagues(60))
+    delivery(database, FakeGraph()).drain(60)
+    site.age(31, "finished_at IS NOT NULL")
+    world.save(*(league(f"l{n:03}", tier="TIER1") for n in range(60)))
+    with ThreadPoolExecutor(2) as pool:
+        pruned = pool.submit(lambda: _prune(world.url))
+        drained = pool.submit(lambda: delivery(database, FakeGraph(), batch_size=7).drain(60))
+        assert (pruned.result(), drained.result().synced) == (60, 60)
+    eventually(lambda: world.counts("neo4j") == {"synced": 60})
+
+
+def _prune(url: str) -> int:
+    with db.connect(url) as conn:
+        before = conn.execute("SELECT now() - interval '30 days'").fetchone()
+        assert before is not None
+        found = outbox.prune_range(conn, TOPOLOGY, 0, before[0])
+        return found.finished if found else 0

@@ -1,0 +1,294 @@
+"""Pausing a sink: nobody claims for it, whatever else happens, until it is resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID, uuid4
+
+import pytest
+
+from altsync import db, explain, outbox, status
+from altsync.app import Application
+from altsync.db import Database
+from altsync.outbox import SinkHealth
+from altsync.records import BreakerState, Synced
+from altsync.relay import Relay, RelayPolicy
+from tests.conftest import TOPOLOGY
+from tests.dashboard.site import settings_for
+from tests.integration.fakes import FakeGraph
+from tests.integration.world import GRAPH, LEASE, World, delivery, eventually, league, leagues
+
+WHY = "the graph is moved"
+
+#: Seconds before one more wake-up goes to workers that do not answer.
+PATIENCE = 10.0
+
+
+def test_nobody_claims_for_a_paused_sink(world: World) -> None:
+    """Not even who was admitted before; other sinks go on."""
+    world.save(*leagues(3))
+    assert _admitted(world)
+    assert _pause(world)
+    assert not _admitted(world)
+    assert world.claim("neo4j")[1] == []
+    assert len(world.claim("embedding")[1]) == 3
+
+
+def test_a_pause_says_why_and_since_when(world: World) -> None:
+    """A second one keeps since when and takes the newer reason."""
+    _pause(world)
+    first = _health(world)
+    assert not outbox.pause(world.conn, "neo4j", "it takes longer")
+    second = _health(world)
+    assert (first.state, first.reason) == (BreakerState.PAUSED, WHY)
+    assert (second.since, second.reason) == (first.since, "it takes longer")
+
+
+def test_a_sink_that_was_ready_is_ready_again(world: World) -> None:
+    """Once; a second resume finds nothing to do, and leaves no trace of the pause."""
+    _pause(world)
+    assert outbox.resume(world.conn, "neo4j")
+    assert not outbox.resume(world.conn, "neo4j")
+    assert (_health(world).state, _health(world).reason) == (BreakerState.CLOSED, None)
+    assert world.scalar("SELECT config FROM sink_state WHERE sink = 'neo4j'") == {}
+    assert _admitted(world)
+
+
+def test_resuming_what_is_not_paused_changes_nothing(world: World) -> None:
+    """An open breaker is no pause."""
+    _open(world)
+    before = _health(world)
+    assert not outbox.resume(world.conn, "neo4j")
+    assert _health(world) == before
+
+
+def test_an_open_breaker_is_open_again_and_probed(world: World) -> None:
+    """What was broken before the pause is tried with one operation after it."""
+    _open(world)
+    before = _health(world)
+    _pause(world)
+    world.pass_time(10_000)
+    assert not _admitted(world)
+    outbox.resume(world.conn, "neo4j")
+    after = _health(world)
+    assert (after.state, after.since, after.reason) == (
+        BreakerState.OPEN,
+        before.since,
+        before.reason,
+    )
+    gate = outbox.gate(world.conn, "neo4j", uuid4(), LEASE)
+    assert (gate.admitted, gate.probing, gate.consecutive_errors) == (True, True, 1)
+
+
+def test_a_long_retry_after_outlasts_the_pause(world: World) -> None:
+    """Who was told to wait an hour waits it out."""
+    _open(world, delay=3600)
+    _pause(world)
+    outbox.resume(world.conn, "neo4j")
+    assert not _admitted(world)
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        lambda world, token: outbox.close_breaker(world.conn, "neo4j", token),
+        lambda world, token: outbox.open_breaker(world.conn, "neo4j", token, "still down", 0),
+        lambda world, token: outbox.abandon_probe(world.conn, "neo4j", token),
+    ],
+    ids=["answered", "failed", "nothing to probe with"],
+)
+def test_a_probe_under_way_does_not_undo_a_pause(
+    world: World, ends: Callable[[World, UUID], object]
+) -> None:
+    """However it ends; after the pause another one probes."""
+    _open(world, delay=0)
+    token = uuid4()
+    assert outbox.gate(world.conn, "neo4j", token, LEASE).probing
+    _pause(world)
+    ends(world, token)
+    assert _health(world).state is BreakerState.PAUSED
+    assert not _admitted(world)
+    outbox.resume(world.conn, "neo4j")
+    assert outbox.gate(world.conn, "neo4j", uuid4(), LEASE).probing
+
+
+def test_pause_and_probe_at_the_same_moment(world: World) -> None:
+    """Eight ask to probe while one pauses: it is paused, and nobody claims, in any order."""
+    world.save(*leagues(20))
+    for _ in range(5):
+        _open(world, delay=0)
+        with ThreadPoolExecutor(9) as pool:
+            asking = [pool.submit(_ask_and_end, world.url) for _ in range(8)]
+            pool.submit(_pause_elsewhere, world.url).result()
+            assert {one.result() for one in asking} == {None}
+        assert _health(world).state is BreakerState.PAUSED
+        assert world.claim("neo4j")[1] == []
+        assert outbox.resume(world.conn, "neo4j")
+
+
+def _ask_and_end(url: str) -> None:
+    token = uuid4()
+    with db.connect(url) as conn:
+        if outbox.gate(conn, "neo4j", token, LEASE).probing:
+            outbox.close_breaker(conn, "neo4j", token)
+
+
+def _pause_elsewhere(url: str) -> None:
+    with db.connect(url) as conn:
+        outbox.pause(conn, "neo4j", WHY)
+
+
+def test_one_of_two_pauses_is_the_first(world: World) -> None:
+    """Two people at the same moment: one is told that it was paused already; so for resume."""
+
+    def do(what: Callable[[db.Conn], bool]) -> bool:
+        with db.connect(world.url) as conn:
+            return what(conn)
+
+    with ThreadPoolExecutor(2) as pool:
+        paused = pool.map(do, [lambda c: outbox.pause(c, "neo4j", WHY)] * 2)
+        assert sorted(paused) == [False, True]
+        resumed = pool.map(do, [lambda c: outbox.resume(c, "neo4j")] * 2)
+        assert sorted(resumed) == [False, True]
+
+
+def test_a_batch_in_flight_settles_and_no_other_begins(world: World, database: Database) -> None:
+    """Paused between claim and write: what is leased is written, the rest stays queued."""
+    world.save(*leagues(6))
+    graph = FakeGraph()
+
+    def at(point: str) -> None:
+        if point == "claimed":
+            _pause(world)
+
+    drained = delivery(database, graph, at=at, batch_size=2).drain(60)
+    assert (drained.batches, drained.synced) == (1, 2)
+    assert world.counts("neo4j") == {"synced": 2, "pending": 4}
+    assert world.statuses(league("l000")).keys() == {"embedding", "neo4j", "pinecone"}
+    outbox.resume(world.conn, "neo4j")
+    assert delivery(database, graph).drain(60).synced == 4
+    assert world.counts("neo4j") == {"synced": 6}
+
+
+def test_a_lease_that_ends_during_a_pause_is_settled_or_taken_later(world: World) -> None:
+    """The token still counts while nobody took the operation over."""
+    world.save(*leagues(1))
+    token, (op,) = world.claim("neo4j")
+    _pause(world)
+    world.end_leases()
+    assert world.claim("neo4j")[1] == []
+    assert world.settle(GRAPH, token, [Synced(op, op.version)]).synced == 1
+
+
+def test_the_relay_leaves_a_paused_sink_in_peace(world: World, database: Database) -> None:
+    """No wake-ups, however long it waits; the others get theirs, and so does it when resumed."""
+    world.save(*leagues(3))
+    woken: list[str] = []
+    relay = Relay(
+        database,
+        lambda: db.connect(world.url),
+        woken.append,
+        TOPOLOGY,
+        ["neo4j", "embedding"],
+        RelayPolicy(),
+    )
+    _pause(world)
+    for _ in range(3):
+        relay.look(["neo4j", "embedding"])
+        world.pass_time(PATIENCE + 1)
+    assert set(woken) == {"embedding"}
+    outbox.resume(world.conn, "neo4j")
+    relay.look(["neo4j"])
+    assert woken[-1] == "neo4j"
+
+
+def test_a_resume_calls_the_relay(world: World) -> None:
+    """What waited is picked up at once, not at the next poll."""
+    _pause(world)
+    world.conn.execute(f"LISTEN {outbox.CHANNEL}")
+    outbox.resume(world.conn, "neo4j")
+    assert [n.payload for n in world.conn.notifies(timeout=10, stop_after=1)] == ["neo4j"]
+
+
+def test_a_relay_that_starts_does_not_undo_a_pause(world: World) -> None:
+    """Neither with the sink switched on nor off; afterwards the sink is as the relay said."""
+    _pause(world)
+    outbox.set_enabled(world.conn, "neo4j", None)
+    assert (_health(world).state, _health(world).reason) == (BreakerState.PAUSED, WHY)
+    outbox.set_enabled(world.conn, "neo4j", "NEO4J_URI is not set")
+    outbox.set_enabled(world.conn, "neo4j", "NEO4J_URI is not set")
+    assert (_health(world).state, _health(world).reason) == (BreakerState.PAUSED, WHY)
+    outbox.resume(world.conn, "neo4j")
+    assert (_health(world).state, _health(world).reason) == (
+        BreakerState.DISABLED,
+        "NEO4J_URI is not set",
+    )
+    _pause(world)
+    outbox.set_enabled(world.conn, "neo4j", None)
+    assert _health(world).state is BreakerState.PAUSED
+    outbox.resume(world.conn, "neo4j")
+    assert _health(world).state is BreakerState.CLOSED
+
+
+def test_a_sink_that_was_never_set_up_can_be_paused(world: World) -> None:
+    """Before its first migration, say; registering keeps the pause and gives the model."""
+    world.conn.execute("DELETE FROM sink_state")
+    outbox.pause(world.conn, "embedding", WHY)
+    outbox.register_sinks(world.conn, TOPOLOGY, "a-model", 4)
+    assert outbox.sink_health(world.conn)["embedding"].state is BreakerState.PAUSED
+    assert outbox.wanted_model(world.conn) == ("a-model", 4)
+    outbox.resume(world.conn, "embedding")
+    assert outbox.wanted_model(world.conn) == ("a-model", 4)
+
+
+def test_status_and_why_tell_of_a_pause(world: World) -> None:
+    """Before they tell that a sink is switched off: a person must undo it."""
+    world.save(league("nfl"))
+    _pause(world)
+    disabled: dict[str, str | None] = {"neo4j": "NEO4J_URI is not set"}
+    standing = status.collect(world.conn, TOPOLOGY, disabled).sinks["neo4j"]
+    assert (standing.state, standing.reason) == (BreakerState.PAUSED, WHY)
+    assert standing.since is not None
+    app = Application(settings_for(world.url))
+    try:
+        found = explain.explain(app, "nfl", app.settings.altsync_home)
+    finally:
+        app.close()
+    assert isinstance(found, explain.Explanation)
+    (said,) = (reason for reason in found.reasons if reason.startswith("Neo4j"))
+    assert "is paused since" in said
+    assert f"({WHY}); altsync resume --sink neo4j" in said
+
+
+def test_everything_queued_drains_after_a_pause(world: World, database: Database) -> None:
+    """Changes and deletes that came in meanwhile, each at its latest version."""
+    nfl, nba = league("nfl"), league("nba")
+    world.save(nfl, nba)
+    graph = FakeGraph()
+    delivery(database, graph).drain(60)
+    _pause(world)
+    world.save(league("nfl", tier="TIER1"))
+    world.save(league("nfl", tier="TIER2"))
+    world.delete(nba)
+    assert delivery(database, graph).drain(60).claimed == 0
+    outbox.resume(world.conn, "neo4j")
+    assert delivery(database, graph).drain(60).synced == 2
+    assert world.statuses(nfl)["neo4j"] == "synced"
+    eventually(lambda: not [op for op in world.ops("neo4j") if op.live])
+
+
+def _pause(world: World) -> bool:
+    return outbox.pause(world.conn, "neo4j", WHY)
+
+
+def _admitted(world: World) -> bool:
+    return outbox.gate(world.conn, "neo4j", uuid4(), LEASE).admitted
+
+
+def _open(world: World, delay: float = 30) -> None:
+    outbox.open_breaker(world.conn, "neo4j", uuid4(), "down", delay)
+
+
+def _health(world: World) -> SinkHealth:
+    return outbox.sink_health(world.conn)["neo4j"]
