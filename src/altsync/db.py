@@ -17,6 +17,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
 from altsync.config import split_schema
+from altsync.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -113,7 +114,27 @@ def migrations_folder() -> Path:
 
 
 def migrate(url: str, revision: str = "head") -> None:
-    """Bring the schema to ``revision``. Two at once are safe: the second one waits."""
+    """Bring the schema to ``revision``. Two at once are safe: the second one waits.
+
+    Raises psycopg's own errors, and ``ConfigurationError`` for a database whose revision this
+    release does not know.
+    """
+    from alembic.util import CommandError
+    from sqlalchemy.exc import DBAPIError
+
+    try:
+        _migrate(url, revision)
+    except DBAPIError as error:
+        if isinstance(error.orig, psycopg.Error):
+            raise error.orig from None
+        raise
+    except CommandError as error:
+        raise ConfigurationError(
+            f"the schema cannot be migrated: {error}. Was the database migrated by a newer release?"
+        ) from None
+
+
+def _migrate(url: str, revision: str) -> None:
     from alembic import command
     from alembic.config import Config
     from sqlalchemy import text

@@ -24,6 +24,7 @@ from sqlmodel import SQLModel
 
 import altsync.models  # noqa: F401  (registers the tables)
 from altsync import db
+from altsync.errors import ConfigurationError
 from altsync.local.services.postgres import Postgres
 
 ROOT = Path(__file__).parents[2]
@@ -562,3 +563,11 @@ def test_an_edge_goes_with_either_of_its_leagues(conn: db.Conn) -> None:
         insert(conn, "league_relationship", source_league_id=one, target_league_id=two)
     conn.execute("DELETE FROM league WHERE id = %s", (two,))
     assert conn.execute("SELECT count(*) FROM league_relationship").fetchone() == (0,)
+
+
+def test_a_revision_of_a_newer_release_is_said(database_url: str) -> None:
+    """A sentence, not Alembic's own error."""
+    with db.connect(database_url) as conn:
+        conn.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(ConfigurationError, match="migrated by a newer release"):
+        db.migrate(database_url)

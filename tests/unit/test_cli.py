@@ -294,3 +294,14 @@ def test_exit_codes_are_those_of_the_reference() -> None:
         "NOT_CONFIRMED": 6,
         "INTERRUPTED": 130,
     }
+
+
+def test_migrating_a_database_that_is_not_there_is_one_sentence(
+    run: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alembic's and SQLAlchemy's own errors stay inside."""
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://someone:x@127.0.0.1:{closed_port()}/db")
+    result = run.invoke(app, ["migrate"])
+    assert result.exit_code == Exit.ERROR
+    assert "altsync: no connection to PostgreSQL:" in result.stderr
+    assert "Traceback" not in result.output

@@ -181,14 +181,14 @@ def _operations(found: Explanation) -> Text:
         when = _time(op.finished_at or op.available_at)
         due = "" if op.finished_at else " due"
         what = op.origin if op.action == "upsert" else f"{op.origin} {op.action}"
-        text.append(f"\n{op.sink:<10}{when}{due} ", style="not italic")
+        text.append(f"\n{op.sink:<11}{when}{due} ", style="not italic")
         text.append(op.status, style=f"not italic {_STYLE.get(op.status, '')}")
         text.append(f" ×{op.attempts} {what}, version {op.version}", style="not italic")
         if op.last_error:
-            text.append(f"\n          {op.last_error}", style="not italic dim")
+            text.append(f"\n           {op.last_error}", style="not italic dim")
         if op.discarded_why:
             gone = f"discarded by {op.discarded_by}: {op.discarded_why}"
-            text.append(f"\n          {gone}", style="not italic dim")
+            text.append(f"\n           {gone}", style="not italic dim")
     return text
 
 
