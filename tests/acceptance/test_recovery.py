@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import pytest
 
 from altsync.local.vectors.faults import FaultRule
 from tests.acceptance.oracle import assert_agreement
@@ -52,6 +53,7 @@ class Kill:
     texts: int
 
 
+@pytest.mark.slow
 def test_ten_kills_and_an_empty_redis_lose_nothing(stack: Stack, folder: Path) -> None:
     """Workers die ten times amid 5,000 leagues and Redis forgets all; then the stores agree."""
     seed = random.randrange(1_000_000)

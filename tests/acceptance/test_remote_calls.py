@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pytest
+
 from tests.acceptance.oracle import assert_agreement
 from tests.acceptance.seeds import write_leagues
 from tests.acceptance.stack import SINKS, Stack
@@ -18,6 +20,7 @@ BATCH = 500
 UPSERT_BYTES = 2_000_000
 
 
+@pytest.mark.slow
 def test_new_leagues_cost_one_call_per_full_batch(stack: Stack, folder: Path) -> None:
     """5,000 waiting leagues are 10 calls to Neo4j, 10 to OpenAI, and as few upserts as fit."""
     stack.seed("--leagues", "--dir", str(write_leagues(folder, LEAGUES)))
