@@ -28,7 +28,7 @@ from altsync.outbox.breaker import (
     wanted_model,
 )
 from altsync.outbox.claim import Due, claim, due, exhausted, extend, release
-from altsync.outbox.edges import ask_for_neighbours, carry_edges
+from altsync.outbox.edges import BASIS, ask_for_neighbours, carry_edges
 from altsync.outbox.enqueue import (
     CHANNEL,
     KEY_COLUMN,
@@ -39,6 +39,7 @@ from altsync.outbox.enqueue import (
     notify,
     select_operations,
 )
+from altsync.outbox.repair import lift, repair, repair_edges, version_above
 from altsync.outbox.settle import note_places, record_batch, settle, status_column
 from altsync.outbox.upkeep import (
     FailureGroup,
@@ -51,6 +52,7 @@ from altsync.outbox.upkeep import (
 )
 
 __all__ = [
+    "BASIS",
     "CHANNEL",
     "KEY_COLUMN",
     "LOW_PRIORITY",
@@ -72,6 +74,7 @@ __all__ = [
     "extend",
     "failures",
     "gate",
+    "lift",
     "lock_entities",
     "may_wake",
     "note_places",
@@ -82,12 +85,15 @@ __all__ = [
     "reembed_page",
     "register_sinks",
     "release",
+    "repair",
+    "repair_edges",
     "retry_dead",
     "select_operations",
     "set_enabled",
     "settle",
     "sink_health",
     "status_column",
+    "version_above",
     "want_model",
     "wanted_model",
 ]

@@ -100,7 +100,7 @@ def retry_dead(conn: Conn, dead: Sequence[tuple[int, EntityType, UUID]], topolog
                 _retry_statement(entity_type),
                 {"ids": ids, **enqueue_parameters(topology)},
             ).rowcount
-            _mark_pending(conn, entity_type, [i for _, t, i in dead if t is entity_type])
+            mark_pending(conn, entity_type, [i for _, t, i in dead if t is entity_type])
     notify(conn, topology.names)
     return count
 
@@ -135,7 +135,7 @@ def _retry_statement(entity_type: EntityType) -> str:
     """
 
 
-def _mark_pending(conn: Conn, entity_type: EntityType, ids: Sequence[UUID]) -> None:
+def mark_pending(conn: Conn, entity_type: EntityType, ids: Sequence[UUID]) -> None:
     """A live operation means pending, for every sink that keeps a status."""
     for sink in STATUS_SINKS:
         conn.execute(
@@ -199,7 +199,7 @@ def backfill_page(
         },
     ).fetchone()
     assert row is not None
-    _mark_pending(conn, entity_type, row[2])
+    mark_pending(conn, entity_type, row[2])
     if row[0]:
         notify(conn, [sink.name, EMBEDDING] if sink.needs_embedding else [sink.name])
     return row[0], row[1]
