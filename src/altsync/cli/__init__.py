@@ -10,6 +10,7 @@ from altsync.cli.dashboard import dashboard
 from altsync.cli.reembed import reembed
 from altsync.cli.relate import relate
 from altsync.cli.seed import seed
+from altsync.cli.verify import verify
 from altsync.cli.why import why
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app.command()(seed)
 app.command()(operate.relay)
 app.command("status")(operate.show_status)
 app.command()(why)
+app.command()(verify)
 app.command()(operate.failures)
 app.command()(operate.retry)
 app.command()(operate.backfill)

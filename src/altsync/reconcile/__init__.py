@@ -19,11 +19,12 @@ from altsync.log import redact
 from altsync.reconcile import graph, inside, vectors
 from altsync.reconcile.comparison import Comparison
 from altsync.reconcile.report import KINDS, Drift, Options, Report, Tally
+from altsync.reconcile.schedule import Schedule
 from altsync.records import EMBEDDING, SIMILARITY, EntityType, Topology
 from altsync.sinks import neo4j, pinecone
 from altsync.sinks.base import Sink
 
-__all__ = ["KINDS", "Drift", "Options", "Report", "Tally", "verify"]
+__all__ = ["KINDS", "Drift", "Options", "Report", "Schedule", "Tally", "verify"]
 
 
 def verify(
@@ -33,13 +34,15 @@ def verify(
     options: Options,
     *,
     skipped: Mapping[str, str] | None = None,
+    keep: bool = True,
     wait: Callable[[float], Any] = time.sleep,
     progress: Callable[[str, int, int], None] = lambda sink, done, total: None,
 ) -> Report:
     """Compare PostgreSQL with ``sinks`` (by name), and enqueue repairs when asked to.
 
     A sink that is away is a ``problem`` of its tally; the others are compared all the same.
-    ``progress`` hears (sink, done, total) from time to time. The result is kept in the database.
+    ``progress`` hears (sink, done, total) from time to time. Unless ``keep`` is off or only
+    a sample was compared, the result is kept in the database.
     """
     started = time.monotonic()
     with database.autocommit() as conn:
@@ -49,10 +52,11 @@ def verify(
     tallies = tuple(_compare(run, name, sink) for name, sink in sinks.items())
     seconds = time.monotonic() - started
     report = Report(entities, tallies, options, seconds, dict(skipped or {}))
-    with database.transaction() as conn:
-        store.note_verification(
-            conn, seconds=seconds, consistent=report.consistent, result=report.as_json()
-        )
+    if keep and drawn is None:
+        with database.transaction() as conn:
+            store.note_verification(
+                conn, seconds=seconds, consistent=report.consistent, result=report.as_json()
+            )
     return report
 
 

@@ -84,13 +84,14 @@ def _agreeing(
     run: Comparison, entity_type: EntityType, page: Sequence[StoredVector]
 ) -> Iterator[int]:
     """Versions of the vectors that are as they should be, in their namespace."""
-    with run.database.autocommit() as conn:
-        found = _standings(run, entity_type, [one.key for one in page])
-        wanted: dict[UUID, Row] = {}
-        if run.options.deep:
-            ids = [one.id for one in found.values()]
-            rows = store.rows_and_live(conn, entity_type, ids, ["pinecone"], with_vectors=True)[0]
-            wanted = {row.id: row for row in rows}
+    found = _standings(run, entity_type, [one.key for one in page])
+    wanted: dict[UUID, Row] = {}
+    if run.options.deep:
+        ids = [one.id for one in found.values()]
+        with run.database.autocommit() as conn:
+            wanted = {
+                row.id: row for row in store.read_rows(conn, entity_type, ids, with_vectors=True)
+            }
     for one in page:
         standing = found.get(one.key)
         if standing is None or not standing.living or standing.namespace != one.namespace:
