@@ -84,7 +84,7 @@ def test_a_ghost_in_the_graph(site: Site) -> None:
     site.graph.ask(
         "CREATE (:League {league_tag: 'ghost', sync_version: $v, content_hash: 'x'}), "
         "(:League {league_tag: 'stub'}), (:Mine {league_tag: 'other', sync_version: 1})",
-        v=2**52,
+        v=site.beyond(),
     )
     assert site.drift() == {"neo4j": {"ghost": 1}}
     report = site.mend()
@@ -133,11 +133,11 @@ def test_a_graph_ahead_of_the_database(site: Site) -> None:
     """After a restore: versions go above the sink's, so that its guard lets them pass."""
     site.graph.ask(
         "MATCH (n:League) WHERE n.league_tag IN ['l003', 'l004'] SET n.sync_version = $v",
-        v=2**52,
+        v=(beyond := site.beyond()),
     )
     assert site.drift() == {"neo4j": {"ahead": 2}}
     site.mend()
-    assert site.key_version("l003") > 2**52
+    assert site.key_version("l003") > beyond
 
 
 # --- the index ----------------------------------------------------------------------------------
@@ -190,10 +190,11 @@ def test_a_vector_in_a_second_namespace_and_one_in_the_wrong_one(site: Site) -> 
 
 def test_vectors_ahead_of_the_database(site: Site) -> None:
     """A new version goes over them in every store."""
-    site.put_vector("l003", version=2**52)
+    beyond = site.beyond()
+    site.put_vector("l003", version=beyond)
     assert site.drift() == {"pinecone": {"ahead": 1}}
     site.mend()
-    assert site.key_version("l003") > 2**52
+    assert site.key_version("l003") > beyond
 
 
 def test_numbers_and_metadata_of_a_vector(site: Site) -> None:

@@ -38,13 +38,6 @@ CONTENTS: tuple[Content, ...] = (
     *(example(f"e{number}", "triage" if number % 2 else "naming") for number in range(6)),
 )
 
-#: Kinds that a sink may show, with nothing found.
-NOTHING = {
-    "embedding": {},
-    "neo4j": {},
-    "pinecone": {},
-}
-
 
 @dataclass(frozen=True)
 class Site:
@@ -112,6 +105,10 @@ class Site:
     def key_version(self, key: str) -> int:
         """The version of a league."""
         return int(self.world.scalar("SELECT version FROM league WHERE league_tag = %s", key))
+
+    def beyond(self) -> int:
+        """A version that this database has not reached, as before a restore."""
+        return int(self.world.scalar("SELECT last_value + 10000000 FROM entity_version"))
 
     def relate(self, *pairs: tuple[str, str, float | None]) -> None:
         """Seeded relationships between leagues."""
