@@ -12,12 +12,13 @@ from altsync.config import read_settings
 from altsync.db import Database
 from altsync.local.services.graph import Graph
 from altsync.local.services.vectors import Vectors
-from altsync.reconcile import Drift
+from altsync.projection import namespace
+from altsync.reconcile import Drift, Options, Schedule
 from altsync.records import EntityType
-from altsync.sinks import pinecone
+from altsync.sinks import neo4j, pinecone
 from tests.contract.doubles import closed_port
 from tests.integration.verifying import CONTENTS, LEAGUES, Site, site_of
-from tests.integration.world import World, league
+from tests.integration.world import World, eventually, league
 
 
 @pytest.fixture
@@ -264,8 +265,6 @@ def test_a_recent_write_is_looked_at_again_after_the_grace(site: Site) -> None:
         )
 
     site.put_vector("l003", version=5)
-    from altsync.reconcile import Options
-
     report = site.app.verify(Options(grace=600.0), wait=wait)
     assert report.consistent
     assert len(waits) == 1
@@ -408,8 +407,6 @@ def test_agreement_costs_few_statements(site: Site, monkeypatch: pytest.MonkeyPa
 
 
 def _noting(asked: list[str]) -> object:
-    from altsync.sinks import neo4j
-
     query = neo4j._query
 
     def note(tx: object, statement: str, **parameters: object) -> object:
@@ -426,7 +423,7 @@ def test_pages_are_small(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("altsync.sinks.neo4j.LIST_PAGE", 7)
     monkeypatch.setattr("altsync.sinks.pinecone.FETCH_IDS", 7)
     sizes: list[int] = []
-    read_rows = store.comparison.read_rows
+    read_rows = store.read_rows
 
     def note(conn: object, kind: EntityType, ids: list[object], **more: object) -> object:
         sizes.append(len(ids))
@@ -443,8 +440,6 @@ def test_pages_are_small(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_schedule_compares_when_it_is_time(site: Site) -> None:
     """Once per period over all processes, and a database that is away is no end."""
-    from altsync.reconcile import Options, Schedule
-
     schedule = Schedule(site.database, 3600.0, lambda wait: site.app.verify(Options(), wait=wait))
     assert schedule.step() == 3600.0
     assert 0 < schedule.step() < 3600.0
@@ -461,8 +456,6 @@ def test_the_relay_compares_when_asked(site: Site, monkeypatch: pytest.MonkeyPat
     assert site.world.scalar("SELECT count(*) FROM verify_run") == 0
     monkeypatch.setenv("ALTSYNC_VERIFY_EVERY", "3600")
     app = Application(read_settings())
-    from tests.integration.world import eventually
-
     with app.verifying():
         eventually(lambda: bool(site.world.scalar("SELECT count(*) FROM verify_run")))
     app.close()
@@ -487,8 +480,6 @@ def test_neighbours_that_were_never_asked_for(
 
 def test_namespaces_are_the_same_in_sql(site: Site) -> None:
     """What the comparison takes for an entity's namespace is what its projection says."""
-    from altsync.projection import namespace
-
     for kind in EntityType:
         ids = [row[0] for row in site.world.conn.execute(f"SELECT id FROM {kind}")]
         rows = store.read_rows(site.world.conn, kind, ids)
