@@ -317,7 +317,7 @@ def test_a_dry_run_changes_nothing(site: Site) -> None:
     site.graph.ask("MATCH (n:League {league_tag: 'l003'}) DETACH DELETE n")
     site.put_vector("ghost", version=7)
     text = " ".join(site.run("--repair", "--dry-run", "--grace", "0", code=1).output.split())
-    assert "Would enqueue 1 operations and remove 1 records. Nothing was changed." in text
+    assert "To be enqueued: 1; to be removed: 1. Nothing was changed." in text
     assert site.live() == 0
     assert site.drift() == {"neo4j": {"missing": 1}, "pinecone": {"ghost": 1}}
 

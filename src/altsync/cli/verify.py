@@ -20,7 +20,6 @@ from altsync.cli.operate import Json, SinkOption
 from altsync.cli.terminal import Exit, answers, notes
 from altsync.errors import ConfigurationError
 from altsync.reconcile import Drift, Options, Report, Tally
-from altsync.records import EntityType
 from altsync.sinks.pinecone import price_of_listing
 
 #: Exit codes of this command: its question is whether the stores agree.
@@ -108,8 +107,8 @@ def _tell_price(app: Application, options: Options) -> None:
         return
     if options.sample is None:
         with app.database.autocommit() as conn:
-            count = sum(store.count_living(conn, kind) for kind in EntityType)
-        price = price_of_listing(count)
+            namespaces = store.namespace_sizes(conn)
+        count, price = sum(namespaces), price_of_listing(namespaces)
         notes.print(
             f"Pinecone: about {price.requests:,} requests and {price.units:,} read units "
             f"for {count:,} vectors."
@@ -117,7 +116,7 @@ def _tell_price(app: Application, options: Options) -> None:
     else:
         units = -(-options.sample // 10)
         notes.print(
-            f"Pinecone: about {units:,} read units for {options.sample:,} vectors. A sample finds "
+            f"Pinecone: at least {units:,} read units for {options.sample:,} vectors. A sample finds "
             "no ghosts: it looks up what PostgreSQL has."
         )
 
@@ -186,14 +185,13 @@ def _repairs(report: Report) -> Iterator[tuple[str, str]]:
     removed = sum(tally.removed for tally in report.tallies)
     if report.options.dry_run:
         yield (
-            f"Would enqueue {enqueued:,} operations and remove {removed:,} records. "
-            "Nothing was changed.",
+            f"To be enqueued: {enqueued:,}; to be removed: {removed:,}. Nothing was changed.",
             "yellow",
         )
     elif enqueued or removed:
         yield (
-            f"{enqueued:,} operations were enqueued, {removed:,} records removed. Workers do the "
-            "rest: altsync status shows it.",
+            f"Enqueued: {enqueued:,}; removed: {removed:,}. Workers do the rest: altsync status "
+            "shows it.",
             "",
         )
 

@@ -122,10 +122,14 @@ class Reads:
         self.units += max(1, -(-records // FETCH_RECORDS_PER_UNIT))
 
 
-def price_of_listing(records: int) -> Reads:
-    """What it costs to list and fetch so many records."""
-    pages = -(-records // FETCH_IDS)
-    return Reads(2 * pages, pages + -(-records // FETCH_RECORDS_PER_UNIT))
+def price_of_listing(namespaces: Sequence[int]) -> Reads:
+    """What it costs to list and fetch namespaces of so many records each."""
+    reads = Reads()
+    for records in namespaces:
+        for start in range(0, records, FETCH_IDS):
+            reads.listed()
+            reads.fetched(min(FETCH_IDS, records - start))
+    return reads
 
 
 class Sink:

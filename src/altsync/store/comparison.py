@@ -196,6 +196,17 @@ def entities_in(
     return [row[0] for row in rows]
 
 
+def namespace_sizes(conn: Conn) -> list[int]:
+    """How many living entities belong to each namespace of the vector index."""
+    parts = " UNION ALL ".join(
+        f"SELECT count(*) FROM {kind} WHERE deleted_at IS NULL GROUP BY {name}"
+        if kind is EntityType.FEW_SHOT_EXAMPLE
+        else f"SELECT count(*) FROM {kind} WHERE deleted_at IS NULL"
+        for kind, name in NAMESPACE.items()
+    )
+    return [row[0] for row in conn.execute(parts)]
+
+
 def random_entities(conn: Conn, count: int) -> dict[EntityType, list[UUID]]:
     """So many living entities of all types together, each as likely as any other."""
     parts = " UNION ALL ".join(
