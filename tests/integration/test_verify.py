@@ -119,6 +119,21 @@ def test_relationships_removed_added_and_rescored(site: Site) -> None:
     assert {(one["t"], one["s"]) for one in found} == kept
 
 
+def test_relationships_with_what_is_not_there(site: Site) -> None:
+    """One to a stub that nobody seeded is too much; a deleted node takes those to it along."""
+    site.relate(("l000", "l001", 0.5), ("l002", "l001", 0.25))
+    site.deliver()
+    site.graph.ask("MATCH (n:League {league_tag: 'l001'}) DETACH DELETE n")
+    site.graph.ask(
+        "MATCH (a:League {league_tag: 'l005'}) "
+        "CREATE (a)-[:COMPETES_WITH]->(:League {league_tag: 'stub'})"
+    )
+    assert site.drift() == {"neo4j": {"missing": 1, "stale": 3}}
+    site.mend()
+    found = site.graph.ask("MATCH (a:League)-[]->(b:League) RETURN a.league_tag AS t")
+    assert sorted(one["t"] for one in found) == ["l000", "l002"]
+
+
 def test_an_edge_to_another_archetype(site: Site) -> None:
     """The node is stale, by whichever way its parent is wrong."""
     site.graph.ask("MATCH (n:League {league_tag: 'l003'})-[r:BELONGS_TO_ARCHETYPE]->() DELETE r")

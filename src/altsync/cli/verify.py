@@ -116,8 +116,8 @@ def _tell_price(app: Application, options: Options) -> None:
     else:
         units = -(-options.sample // 10)
         notes.print(
-            f"Pinecone: at least {units:,} read units for {options.sample:,} vectors. A sample finds "
-            "no ghosts: it looks up what PostgreSQL has."
+            f"Pinecone: at least {units:,} read units for {options.sample:,} vectors. A sample "
+            "finds no ghosts: it looks up what PostgreSQL has."
         )
 
 

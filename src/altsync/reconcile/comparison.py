@@ -10,7 +10,7 @@ from uuid import UUID
 
 from altsync import outbox, store
 from altsync.db import Database
-from altsync.reconcile.report import Options, Tally
+from altsync.reconcile.report import Drift, Options, Tally
 from altsync.records import Digest, EntityType, SinkTraits, Topology
 
 #: Entities per page: what one statement, and the memory of one step, is about.
@@ -120,7 +120,7 @@ class Comparison:
         """Remove ghosts by ``remove`` (type, namespace, keys, version), if they are few enough."""
         if not (self.options.repair and ghosts):
             return
-        tally.refused = refusal(tally, len(ghosts), held, self.options.max_delete)
+        tally.refused = refusal(tally, held, self.options.max_delete)
         if tally.refused is not None:
             return
         if self.options.dry_run:
@@ -163,8 +163,9 @@ class Comparison:
         self.enqueue(tally, traits, entity_type, list(living.values()))
 
 
-def refusal(tally: Tally, ghosts: int, held: int, share: float) -> str | None:
+def refusal(tally: Tally, held: int, share: float) -> str | None:
     """Why ghosts are not removed, None when they may be."""
+    ghosts = tally.kinds[Drift.GHOST]
     if ghosts > share * held:
         return (
             f"{ghosts:,} of the {held:,} records that {tally.sink} holds are not in PostgreSQL: "

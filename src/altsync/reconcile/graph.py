@@ -22,7 +22,7 @@ SCORE = 5e-6
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A node, and the targets of its edges that PostgreSQL does not have as living leagues."""
+    """A node, and the targets of its edges that are deleted leagues."""
 
     node: neo4j.Node | None
     gone: frozenset[str] = frozenset()
@@ -113,8 +113,7 @@ def _look(
     if others:
         # The edges of a league that is being deleted go with its node, by its own operation.
         with run.database.autocommit() as conn:
-            living = store.living_keys(conn, EntityType.LEAGUE, sorted(others))
-        gone = frozenset(others - living.keys())
+            gone = frozenset(store.deleted_keys(conn, EntityType.LEAGUE, sorted(others)))
     return {entity: _Found(nodes.get(row.key), gone) for entity, row in rows.items()}
 
 

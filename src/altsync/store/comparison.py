@@ -313,6 +313,16 @@ def living_keys(conn: Conn, entity_type: EntityType, keys: Sequence[str]) -> dic
     return {row[0]: row[1] for row in rows}
 
 
+def deleted_keys(conn: Conn, entity_type: EntityType, keys: Sequence[str]) -> set[str]:
+    """Those of ``keys`` that deleted entities have, as long as their rows are kept."""
+    rows = conn.execute(
+        f"SELECT {KEY_COLUMN[entity_type]} FROM {entity_type} "
+        f"WHERE {KEY_COLUMN[entity_type]} = ANY(%s) AND deleted_at IS NOT NULL",
+        (list(keys),),
+    )
+    return {row[0] for row in rows}
+
+
 def hold_still(conn: Conn, entity_type: EntityType) -> None:
     """Wait until nobody is writing a table, and let nobody until the transaction ends.
 
