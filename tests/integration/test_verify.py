@@ -375,6 +375,15 @@ def test_questions_that_make_no_sense(site: Site, monkeypatch: pytest.MonkeyPatc
     assert site.json()["skipped"] == {"neo4j": "NEO4J_URI is not set"}
 
 
+def test_a_sink_of_ones_own(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no comparison for a sink, that is said; the others are compared."""
+    monkeypatch.setenv("ALTSYNC_SINKS", "embedding,neo4j,memory")
+    body = site.json(code=2)
+    assert list(body["problems"]) == ["memory"]
+    assert (body["sinks"]["neo4j"]["missing"], body["sinks"]["memory"]["pending"]) == (0, 0)
+    assert "could not tell" in site.run(code=2).output
+
+
 def test_a_sample_looks_at_so_many(site: Site) -> None:
     """Ghosts cannot be found so, missing ones can."""
     site.put_vector("ghost", version=7)

@@ -140,7 +140,7 @@ def view(report: Report) -> RenderableType:
 def _rows(tally: Tally) -> Iterator[tuple[str, RenderableType, str, str]]:
     if tally.problem is not None:
         yield tally.sink, Text("could not tell", style="red"), "", tally.problem
-    for kind in reconcile.KINDS[tally.sink]:
+    for kind in reconcile.KINDS.get(tally.sink, ()):
         if tally.kinds[kind]:
             samples = ", ".join(tally.samples[kind])
             yield tally.sink, Text(_WORDS[kind], style="red"), f"{tally.kinds[kind]:,}", samples

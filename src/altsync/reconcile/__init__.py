@@ -73,7 +73,7 @@ def _compare(run: Comparison, name: str, sink: Sink) -> Tally:
             case _ if name == SIMILARITY:
                 inside.compare_neighbours(run, tally)
             case _:
-                tally.problem = "verify does not know how to compare this sink"
+                tally.problem = "there is no comparison for this sink in altsync.reconcile"
     except SinkFailure as failure:
         tally.problem = redact(failure.reason)
     except psycopg.errors.LockNotAvailable:

@@ -94,7 +94,7 @@ class Tally:
 
     def as_json(self) -> dict[str, int]:
         """Numbers alone."""
-        body = {kind.value: self.kinds[kind] for kind in KINDS[self.sink]}
+        body = {kind.value: self.kinds[kind] for kind in KINDS.get(self.sink, ())}
         if self.sink == "neo4j":
             body["edges"] = self.edges
         body |= {"pending": self.pending, "enqueued": self.enqueued, "removed": self.removed}
