@@ -13,6 +13,7 @@ depends_on = None
 
 #: Children first, so that each can go without CASCADE.
 TABLES = (
+    "verify_run",
     "delivery_batch",
     "tag_registry",
     "embedding",
@@ -328,6 +329,16 @@ DDL = (
     )
     """,
     "CREATE INDEX delivery_batch_finished ON delivery_batch (finished_at)",
+    """
+    CREATE TABLE verify_run (
+        id BIGINT GENERATED ALWAYS AS IDENTITY,
+        seconds FLOAT NOT NULL,
+        consistent BOOLEAN NOT NULL,
+        result JSONB DEFAULT '{}'::jsonb NOT NULL,
+        finished_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+        PRIMARY KEY (id)
+    )
+    """,
 )
 
 

@@ -6,14 +6,16 @@ import importlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 import structlog
 
-from altsync import db, log, outbox, similarity
+from altsync import db, log, outbox, reconcile, similarity
 from altsync.config import Settings, read_settings
 from altsync.db import Database
 from altsync.delivery import Delivery, Drained, Policy
@@ -164,6 +166,46 @@ class Application:
                 forget()
             except SinkFailure as failure:
                 logger.warning("tombstones.kept", sink=name, reason=failure.reason)
+
+    def verify(
+        self,
+        options: reconcile.Options,
+        sinks: Sequence[str] | None = None,
+        *,
+        wait: Callable[[float], Any] = time.sleep,
+        progress: Callable[[str, int, int], None] = lambda sink, done, total: None,
+    ) -> reconcile.Report:
+        """Compare PostgreSQL with all configured sinks, or with ``sinks``."""
+        asked = list(self.topology.names) if sinks is None else list(sinks)
+        disabled = {name: self.disabled_reason(name) for name in asked}
+        skipped = {name: reason for name, reason in disabled.items() if reason is not None}
+        opened = {name: self.sink(name) for name in asked if name not in skipped}
+        return reconcile.verify(
+            self.database,
+            self.topology,
+            {name: sink for name, sink in opened.items() if sink is not None},
+            options,
+            skipped=skipped,
+            keep=sinks is None,
+            wait=wait,
+            progress=progress,
+        )
+
+    @contextmanager
+    def verifying(self) -> Iterator[None]:
+        """Compare all stores every ``ALTSYNC_VERIFY_EVERY`` seconds meanwhile, if it is set."""
+        every = self.settings.altsync_verify_every
+        if every is None:
+            yield
+            return
+        schedule = reconcile.Schedule(
+            self.database, every, lambda wait: self.verify(reconcile.Options(), wait=wait)
+        )
+        schedule.start()
+        try:
+            yield
+        finally:
+            schedule.stop()
 
     def migrate(self) -> None:
         """Bring the schema to its head and give every sink its shared state."""

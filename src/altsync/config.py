@@ -140,6 +140,8 @@ class Settings(BaseSettings):
     altsync_similarity_across_archetypes: bool = False
     #: Seconds after a vector was written until its neighbours are looked for.
     altsync_similarity_debounce_seconds: float = Field(default=2.0, ge=0)
+    #: Seconds between two comparisons of all stores by the relay; none by itself.
+    altsync_verify_every: float | None = Field(default=None, gt=0)
     altsync_log_format: Literal["auto", "json", "console"] = "auto"
     altsync_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     #: Asked of everybody who opens the dashboard; without it, it stays on loopback.

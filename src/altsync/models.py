@@ -406,3 +406,17 @@ class DeliveryBatch(SQLModel, table=True):
     tokens: int
     seconds: float
     finished_at: datetime = _stamp(optional=False)
+
+
+class VerifyRun(SQLModel, table=True):
+    """One comparison of all stores, and what it found."""
+
+    __tablename__: ClassVar[str] = "verify_run"
+
+    id: int | None = Field(
+        default=None, sa_type=BigInteger, sa_column_args=[Identity(always=True)], primary_key=True
+    )
+    seconds: float
+    consistent: bool
+    result: dict[str, Any] = _json()
+    finished_at: datetime = _stamp(optional=False)

@@ -249,6 +249,10 @@ class SinkVersion:
     namespace: str | None = None
 
 
+#: What a store holds, by bucket: facts that are equal where two stores agree.
+Digest = Mapping[int, set[tuple[Any, ...]]]
+
+
 @dataclass(frozen=True, slots=True)
 class SinkTraits:
     """What the outbox must know of a sink without opening it.

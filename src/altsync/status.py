@@ -11,7 +11,7 @@ from altsync import outbox, store
 from altsync.db import Conn
 from altsync.outbox import SinkHealth
 from altsync.records import BreakerState, EntityType, Model, SyncStatus, Topology
-from altsync.store import Backlog, Work
+from altsync.store import Backlog, Verification, Work
 
 #: Seconds that "now" means for throughput: long enough for one slow batch of every sink.
 RECENT_SECONDS = 60.0
@@ -68,6 +68,7 @@ class Status:
     sinks: dict[str, SinkStanding]
     recent: dict[str, Work]
     model: ModelStanding = field(default_factory=lambda: ModelStanding(None, None))
+    verified: Verification | None = None
 
     @property
     def at_rest(self) -> bool:
@@ -94,6 +95,7 @@ class Status:
                 for sink, standing in self.sinks.items()
             },
             "model": {**asdict(self.model), "agree": self.model.agree},
+            "verify": None if self.verified is None else asdict(self.verified),
         }
 
 
@@ -125,6 +127,7 @@ def collect(
         {sink: _standing(health.get(sink), disabled.get(sink)) for sink in topology.names},
         {sink: recent.get(sink, Work()) for sink in topology.names},
         ModelStanding(Model(*wanted) if wanted else None, model),
+        store.last_verification(conn),
     )
 
 

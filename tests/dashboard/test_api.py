@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from altsync import db, log, outbox
+from altsync import db, log, outbox, store
 from altsync.app import Application
 from altsync.db import Database
 from altsync.local.ports import is_free
@@ -99,6 +99,10 @@ def test_the_overview_is_the_status_and_more(site: Site, world: World) -> None:
     assert (graph["state"], graph["reason"]) == ("disabled", "NEO4J_URI is not set")
     assert (graph["last_minute"]["synced"], graph["last_minute"]["remote_calls"]) == (7, 2)
     assert body["sinks"]["pinecone"]["last_minute"]["synced"] == 0
+    assert body["verify"] is None
+    store.note_verification(world.conn, seconds=1.0, consistent=True, result={"entities": 4})
+    body = site.get("/api/overview").json
+    assert (body["verify"]["consistent"], body["verify"]["result"]["entities"]) == (True, 4)
 
 
 def test_throughput_is_cut_into_slices(site: Site, world: World) -> None:

@@ -175,3 +175,28 @@ def test_leagues_by_archetype(world: World) -> None:
         ArchetypeCount("team_sport", 2, 1, 1),
         ArchetypeCount("racing", 1, 1, 1),
     ]
+
+
+def test_the_status_tells_what_the_last_comparison_found(world: World) -> None:
+    """Agreement, drift by sink, or who could not be compared; nothing before the first one."""
+
+    def line() -> str:
+        return " ".join(text.plain for text in terminal.verify_note(look()))
+
+    def look() -> Status:
+        return status.collect(world.conn, TOPOLOGY, READY)
+
+    def note(consistent: bool, **result: object) -> None:
+        store.note_verification(world.conn, seconds=1.0, consistent=consistent, result=result)
+
+    assert (line(), look().as_json()["verify"]) == ("", None)
+    note(True, entities=1234)
+    assert line().endswith("ago: every store agreed (1,234 entities).")
+    note(False, sinks={"neo4j": {"missing": 2, "ghost": 1, "pending": 9}, "pinecone": {"stale": 0}})
+    assert line().endswith("ago: neo4j (3) did not agree. altsync verify says more.")
+    note(False, sinks={}, problems={"pinecone": "away"})
+    assert line().endswith("ago: pinecone could not be compared.")
+    assert look().as_json()["verify"]["consistent"] is False
+    for _ in range(120):
+        note(True)
+    assert world.scalar("SELECT count(*) FROM verify_run") == 100

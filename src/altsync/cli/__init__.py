@@ -11,6 +11,7 @@ from altsync.cli.prune import prune
 from altsync.cli.reembed import reembed
 from altsync.cli.relate import relate
 from altsync.cli.seed import seed
+from altsync.cli.verify import verify
 from altsync.cli.why import why
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ app.command()(dead.retry)
 app.command()(dead.discard)
 app.command()(operate.pause)
 app.command()(operate.resume)
+app.command()(verify)
 app.command()(operate.backfill)
 app.command()(prune)
 app.command()(relate)

@@ -51,7 +51,8 @@ def relay() -> None:
         relay = app.relay(waker(celery, app.settings.altsync_wake_limit))
         signal.signal(signal.SIGTERM, lambda *_: relay.stop())
         signal.signal(signal.SIGINT, lambda *_: relay.stop())
-        relay.run()
+        with app.verifying():
+            relay.run()
 
 
 def _collect(app: Application) -> status.Status:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from altsync.health import Finding, Health
 from altsync.outbox import FailureGroup
+from altsync.reconcile import Drift
 from altsync.records import BreakerState, SyncStatus
 from altsync.seed.report import Report
 from altsync.status import Status
@@ -129,7 +130,7 @@ def print_rejects(report: Report) -> None:
 def status_view(status: Status) -> RenderableType:
     """The whole status."""
     tables = (matrix_table(status), entity_table(status), sink_table(status))
-    return Group(*tables, *model_note(status))
+    return Group(*tables, *model_note(status), *verify_note(status))
 
 
 def model_note(status: Status) -> list[Text]:
@@ -143,6 +144,27 @@ def model_note(status: Status) -> list[Text]:
         "a change costs."
     )
     return [Text(text, style="yellow")]
+
+
+def verify_note(status: Status) -> list[Text]:
+    """What the last ``altsync verify`` came to, by hand or by the relay."""
+    last = status.verified
+    if last is None:
+        return []
+    when = f"Last verified {age(last.age)} ago"
+    problems = last.result.get("problems") or {}
+    sinks = last.result.get("sinks") or {}
+    drift = {
+        sink: sum(n for kind, n in numbers.items() if kind in tuple(Drift))
+        for sink, numbers in sinks.items()
+    }
+    differs = ", ".join(f"{sink} ({count:,})" for sink, count in drift.items() if count)
+    if last.consistent:
+        entities = last.result.get("entities", 0)
+        return [Text(f"{when}: every store agreed ({entities:,} entities).", style="green")]
+    if differs:
+        return [Text(f"{when}: {differs} did not agree. altsync verify says more.", style="red")]
+    return [Text(f"{when}: {', '.join(problems)} could not be compared.", style="yellow")]
 
 
 def matrix_table(status: Status) -> Table:

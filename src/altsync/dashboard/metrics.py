@@ -20,12 +20,12 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from altsync import status, store
+from altsync import reconcile, status, store
 from altsync.app import Application
 from altsync.db import Conn
 from altsync.records import BreakerState
 from altsync.status import Status
-from altsync.store import BatchTotals, Work
+from altsync.store import BatchTotals, Verification, Work
 
 logger = structlog.get_logger(__name__)
 
@@ -177,6 +177,25 @@ def _gauges(found: Status | None) -> Iterator[Metric]:
             for one in BreakerState:
                 breaker.add_metric([sink, one.value], int(standing.state is one))
     yield from (operations, lag, entities, breaker)
+    yield from _verified(found.verified if found is not None else None)
+
+
+def _verified(last: Verification | None) -> Iterator[Metric]:
+    """What the last comparison found; no sample before the first one."""
+    drift = GaugeMetricFamily(
+        "altsync_drift",
+        "Entities that differed from PostgreSQL when all stores were last compared.",
+        labels=["sink", "kind"],
+    )
+    age = GaugeMetricFamily(
+        "altsync_verify_last_seconds", "Age of the last comparison of all stores."
+    )
+    if last is not None:
+        for sink, numbers in last.result.get("sinks", {}).items():
+            for kind in reconcile.KINDS.get(sink, ()):
+                drift.add_metric([sink, kind.value], numbers.get(kind.value, 0))
+        age.add_metric([], max(0.0, last.age))
+    yield from (drift, age)
 
 
 def _durations(all_totals: Mapping[str, BatchTotals]) -> Metric:

@@ -41,7 +41,7 @@ from altsync.outbox.dead import (
     failures,
     retry_dead,
 )
-from altsync.outbox.edges import ask_for_neighbours, carry_edges
+from altsync.outbox.edges import BASIS, ask_for_neighbours, carry_edges
 from altsync.outbox.enqueue import (
     CHANNEL,
     KEY_COLUMN,
@@ -53,10 +53,12 @@ from altsync.outbox.enqueue import (
     select_operations,
 )
 from altsync.outbox.prune import PrunedRange, count_batches, prune_batches, prune_range
+from altsync.outbox.repair import lift, repair, repair_edges, version_above
 from altsync.outbox.settle import note_places, record_batch, settle, status_column
 from altsync.outbox.upkeep import backfill_page, purge_deleted, reembed_page
 
 __all__ = [
+    "BASIS",
     "CHANNEL",
     "EVERYTHING",
     "KEY_COLUMN",
@@ -85,6 +87,7 @@ __all__ = [
     "extend",
     "failures",
     "gate",
+    "lift",
     "lock_entities",
     "may_wake",
     "note_places",
@@ -98,6 +101,8 @@ __all__ = [
     "reembed_page",
     "register_sinks",
     "release",
+    "repair",
+    "repair_edges",
     "resume",
     "retry_dead",
     "select_operations",
@@ -105,6 +110,7 @@ __all__ = [
     "settle",
     "sink_health",
     "status_column",
+    "version_above",
     "want_model",
     "wanted_model",
 ]

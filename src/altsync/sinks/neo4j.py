@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +20,7 @@ from altsync.projection import graph_node
 from altsync.records import (
     AlreadyNewer,
     Answer,
+    Digest,
     Edge,
     EntityType,
     ErrorKind,
@@ -46,6 +48,12 @@ TOMBSTONE_HOURS = 24
 
 #: Nodes per page when the graph is listed.
 PAGE = 5000
+
+#: Keys per page when some buckets of a digest are listed.
+LIST_PAGE = 1000
+
+#: Seconds that a statement over all nodes of a type may take; 100,000 nodes take one or two.
+AGGREGATE_SECONDS = 60.0
 
 #: Neighbours that are named when one node is shown; an archetype may have thousands.
 SAMPLE = 5
@@ -185,6 +193,65 @@ RETURN n.{key} AS key, n.sync_version AS version, n.content_hash AS hash
 ORDER BY n.{key} LIMIT $limit
 """
 
+#: Sums over versions stay within 64 bits: a version itself has 51.
+DIGEST_PRIME = 1_000_000_007
+
+#: Tells keys of different length apart in a digest, without a product that could overflow.
+WEIGHT_PRIME = 8191
+
+# Agreement by numbers alone: a version belongs to one state of one entity, so equal counts and
+# sums of versions mean equal nodes, as long as nobody edits nodes by hand. Some of that shows in
+# the keys' lengths and the least and greatest key and hash.
+DIGEST_NODES = """
+MATCH (n:{label}) WHERE n.sync_version IS NOT NULL
+RETURN n.sync_version % $modulus AS bucket, count(*) AS count,
+       sum(n.sync_version % $prime) AS versions,
+       sum((n.sync_version % $weight) * size(n.{key})) AS keys,
+       min(n.{key}) AS first, max(n.{key}) AS last,
+       min(n.content_hash) AS least, max(n.content_hash) AS greatest
+"""
+
+DIGEST_PARENTS = """
+MATCH (n:{label})-[r:{edge}]->(p:{parent_label}) WHERE n.sync_version IS NOT NULL
+RETURN n.sync_version % $modulus AS bucket, p.{parent_key} AS parent, count(r) AS count,
+       sum(n.sync_version % $prime) AS versions
+"""
+
+# Edges from a node, told by the versions of their targets. A stub counts as 0.
+DIGEST_EDGES = """
+MATCH (n:League)-[r:SIMILAR_TO|COMPETES_WITH|SAME_ARCHETYPE]->(o:League)
+WHERE n.sync_version IS NOT NULL
+RETURN n.sync_version % $modulus AS bucket, type(r) AS type, count(r) AS count,
+       sum(coalesce(o.sync_version, 0) % $prime) AS targets,
+       sum(toInteger(round(coalesce(r.score, -1.0) * 100000))) AS scores
+"""
+
+COUNT_NODES = """
+MATCH (n:{label}) WHERE n.sync_version IS NOT NULL RETURN count(n) AS count
+"""
+
+LIST_BUCKETS = """
+MATCH (n:{label})
+WHERE n.{key} > $after AND n.sync_version % $modulus IN $buckets
+RETURN n.{key} AS key ORDER BY n.{key} LIMIT $limit
+"""
+
+NODES_OF = """
+MATCH (n:{label}) WHERE n.{key} IN $keys AND n.sync_version IS NOT NULL
+RETURN n.{key} AS key, properties(n) AS properties
+"""
+
+PARENTS_OF = """
+MATCH (n:{label})-[r:{edge}]->(p:{parent_label}) WHERE n.{key} IN $keys
+RETURN n.{key} AS key, p.{parent_key} AS parent
+"""
+
+RELATIONSHIPS_OF = """
+MATCH (n:League)-[r:SIMILAR_TO|COMPETES_WITH|SAME_ARCHETYPE]->(o:League)
+WHERE n.league_tag IN $keys
+RETURN n.league_tag AS key, type(r) AS type, o.league_tag AS target, r.score AS score
+"""
+
 FIND_NODE = """
 MATCH (n:{label} {{{key}: $key}}) RETURN properties(n) AS properties, elementId(n) AS id
 """
@@ -227,6 +294,19 @@ class Held:
     properties: Mapping[str, Any] = field(default_factory=dict)
     edges: tuple[Edges, ...] = ()
     tombstone: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node that altsync wrote: its version, and what hangs on it.
+
+    ``edges`` are (type, key of the target, score) of relationships that altsync keeps.
+    """
+
+    version: int
+    properties: Mapping[str, Any]
+    parents: tuple[str, ...] = ()
+    edges: tuple[tuple[str, str, float | None], ...] = ()
 
 
 def cypher(template: str, kind: Kind, **more: str) -> str:
@@ -323,6 +403,61 @@ class Sink:
         """What the graph holds of one entity now. Raises ``SinkFailure``."""
         return self._run(partial(_find, kind=KINDS[entity_type], key=key), write=False)
 
+    def count(self, entity_type: EntityType) -> int:
+        """Nodes of the type that altsync wrote. Raises ``SinkFailure``."""
+        (found,) = self._aggregate(cypher(COUNT_NODES, KINDS[entity_type]))
+        return int(found["count"])
+
+    def digest(self, entity_type: EntityType, modulus: int) -> Digest:
+        """What the graph holds of a type, by ``sync_version`` modulo ``modulus``.
+
+        Costs a statement for nodes, one for parents, one for relationships, however many nodes
+        there are. Raises ``SinkFailure``.
+        """
+        kind = KINDS[entity_type]
+        parts = {"node": cypher(DIGEST_NODES, kind)}
+        if kind.edge:
+            parts["parent"] = cypher(DIGEST_PARENTS, kind)
+        if entity_type is EntityType.LEAGUE:
+            parts["edge"] = DIGEST_EDGES
+        numbers = {"modulus": modulus, "prime": DIGEST_PRIME, "weight": WEIGHT_PRIME}
+        found: dict[int, set[tuple[Any, ...]]] = defaultdict(set)
+        for part, statement in parts.items():
+            for record in self._aggregate(statement, **numbers):
+                found[record["bucket"]].add((part, *record.values()[1:]))
+        return found
+
+    def _aggregate(self, statement: str, **parameters: Any) -> list[neo4j.Record]:
+        def work(tx: ManagedTransaction) -> list[neo4j.Record]:
+            return list(_query(tx, statement, **parameters))
+
+        return self._run(work, write=False, timeout=max(self._timeout, AGGREGATE_SECONDS))
+
+    def keys_in(
+        self, entity_type: EntityType, modulus: int, buckets: Sequence[int]
+    ) -> Iterator[list[str]]:
+        """Pages of the keys of nodes in some buckets of a digest. Raises ``SinkFailure``."""
+        statement = cypher(LIST_BUCKETS, KINDS[entity_type])
+        after = ""
+        while True:
+            parameters = {"after": after, "modulus": modulus, "buckets": list(buckets)}
+            found = self._aggregate(statement, limit=LIST_PAGE, **parameters)
+            if found:
+                yield [record["key"] for record in found]
+            if len(found) < LIST_PAGE:
+                return
+            after = found[-1]["key"]
+
+    def nodes(self, entity_type: EntityType, keys: Sequence[str]) -> dict[str, Node]:
+        """The nodes that altsync wrote among ``keys``. Raises ``SinkFailure``."""
+        return self._run(partial(_nodes, entity_type=entity_type, keys=list(keys)), write=False)
+
+    def remove(self, entity_type: EntityType, keys: Sequence[str], version: int) -> None:
+        """Remove nodes that are not above ``version``, and leave tombstones of it."""
+        rows = [{"key": key, "version": version} for key in sorted(keys)]
+        statement = cypher(DELETE_NODE, KINDS[entity_type])
+        self._run(partial(_execute, statement=statement, rows=rows))
+
     def query(self, statement: str, **parameters: Any) -> list[neo4j.Record]:
         """All records of a read. Raises ``SinkFailure``."""
         return self._run(lambda tx: list(_query(tx, statement, **parameters)), write=False)
@@ -336,23 +471,29 @@ class Sink:
         """Close the driver."""
         self._driver.close()
 
-    def _run(self, work: Callable[[ManagedTransaction], T], *, write: bool = True) -> T:
+    def _run(
+        self,
+        work: Callable[[ManagedTransaction], T],
+        *,
+        write: bool = True,
+        timeout: float | None = None,
+    ) -> T:
         """Run ``work`` in one managed transaction within the timeout."""
-        driver = self._driver
+        driver, seconds = self._driver, timeout or self._timeout
 
         def call() -> T:
             with driver.session(database=self._database) as session:
                 execute = session.execute_write if write else session.execute_read
-                return execute(neo4j.unit_of_work(timeout=self._timeout)(work))
+                return execute(neo4j.unit_of_work(timeout=seconds)(work))
 
         try:
-            return within(self._timeout, call)
+            return within(seconds, call)
         except TimeoutError:
             # The driver has no read timeout of its own: leave the connection that hangs.
             self._driver = self._connect()
             raise SinkFailure(
                 ErrorKind.SINK,
-                f"Neo4j did not answer within {self._timeout:g} s",
+                f"Neo4j did not answer within {seconds:g} s",
                 unsure=True,
                 suspect=True,
             ) from None
@@ -408,6 +549,25 @@ def _execute(tx: ManagedTransaction, *, statement: str, **parameters: Any) -> No
 
 def _page_of_versions(tx: ManagedTransaction, *, kind: Kind, after: str) -> list[neo4j.Record]:
     return list(_query(tx, cypher(LIST_VERSIONS, kind), after=after, limit=PAGE))
+
+
+def _nodes(tx: ManagedTransaction, *, entity_type: EntityType, keys: list[str]) -> dict[str, Node]:
+    kind = KINDS[entity_type]
+    parents: dict[str, list[str]] = defaultdict(list)
+    edges: dict[str, list[tuple[str, str, float | None]]] = defaultdict(list)
+    if kind.edge:
+        for record in _query(tx, cypher(PARENTS_OF, kind), keys=keys):
+            parents[record["key"]].append(record["parent"])
+    if entity_type is EntityType.LEAGUE:
+        for record in _query(tx, RELATIONSHIPS_OF, keys=keys):
+            edge = (record["type"], record["target"], record["score"])
+            edges[record["key"]].append(edge)
+    found: dict[str, Node] = {}
+    for record in _query(tx, cypher(NODES_OF, kind), keys=keys):
+        key, properties = record["key"], dict(record["properties"])
+        version = properties.pop("sync_version")
+        found[key] = Node(version, properties, tuple(parents[key]), tuple(edges[key]))
+    return found
 
 
 def _find(tx: ManagedTransaction, *, kind: Kind, key: str) -> Held:

@@ -56,6 +56,9 @@ MAX_BYTES = 2_000_000 - 10_000
 #: Ids in the URL of one fetch: a URL longer than 8 KB is refused on the way.
 FETCH_IDS = 100
 
+#: Records that one read unit fetches, by the page that ``Reads`` names.
+FETCH_RECORDS_PER_UNIT = 10
+
 METRIC = "cosine"
 
 
@@ -84,6 +87,49 @@ class Held:
     content_hash: str | None
     dimensions: int
     metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVector:
+    """A vector as the index holds it. ``version`` is None where altsync did not write it."""
+
+    key: str
+    namespace: str
+    version: int | None
+    metadata: Mapping[str, Any]
+    values: Sequence[float]
+
+
+@dataclass(slots=True)
+class Reads:
+    """What reading costs: requests, and the read units that Pinecone charges for them.
+
+    A list costs 1 unit per request, a fetch 1 for every 10 records and at least 1:
+    https://www.pinecone.io/learn/read-units/
+    """
+
+    requests: int = 0
+    units: int = 0
+
+    def listed(self) -> None:
+        """One more page of ids."""
+        self.requests += 1
+        self.units += 1
+
+    def fetched(self, records: int) -> None:
+        """One more request for so many records."""
+        self.requests += 1
+        self.units += max(1, -(-records // FETCH_RECORDS_PER_UNIT))
+
+
+def price_of_listing(namespaces: Sequence[int]) -> Reads:
+    """What it costs to list and fetch namespaces of so many records each."""
+    reads = Reads()
+    for records in namespaces:
+        for start in range(0, records, FETCH_IDS):
+            reads.listed()
+            reads.fetched(min(FETCH_IDS, records - start))
+    return reads
 
 
 class Sink:
@@ -207,6 +253,58 @@ class Sink:
             for space in sorted(spaces):
                 yield from self._versions_in(index, space)
 
+    def count(self, entity_type: EntityType) -> int:
+        """Vectors in the index, over all namespaces, as it counts them. Raises ``SinkFailure``."""
+        with self._door(), suppress(pinecone.NotFoundError):
+            stats = self._looked_up(entity_type).describe_index_stats(timeout=self._timeout)
+            return sum(int(one.vector_count or 0) for one in stats.namespaces.values())
+        return 0
+
+    def stored(self, entity_type: EntityType, reads: Reads) -> Iterator[list[StoredVector]]:
+        """Everything that the index holds, page by page. Raises ``SinkFailure``."""
+        with self._door(), suppress(pinecone.NotFoundError):
+            index = self._looked_up(entity_type)
+            reads.requests += 1
+            spaces = index.describe_index_stats(timeout=self._timeout).namespaces
+            for space in sorted(spaces):
+                yield from self._stored_in(index, "" if space == "__default__" else space, reads)
+
+    def _stored_in(
+        self, index: pinecone.Index, space: str, reads: Reads
+    ) -> Iterator[list[StoredVector]]:
+        for page in index.list(namespace=space, limit=FETCH_IDS, timeout=self._timeout):
+            reads.listed()
+            ids = [item.id for item in page.vectors if item.id]
+            if ids:
+                found = index.fetch(ids=ids, namespace=space, timeout=self._timeout).vectors
+                reads.fetched(len(ids))
+                yield [_stored(key, space, one) for key, one in sorted(found.items())]
+
+    def fetch(
+        self, entity_type: EntityType, space: str, keys: Sequence[str], reads: Reads
+    ) -> list[StoredVector]:
+        """Those of ``keys`` that one namespace holds. Raises ``SinkFailure``."""
+        fetched: list[StoredVector] = []
+        with self._door(), suppress(pinecone.NotFoundError):
+            index = self._looked_up(entity_type)
+            for start in range(0, len(keys), FETCH_IDS):
+                ids = list(keys[start : start + FETCH_IDS])
+                reads.fetched(len(ids))
+                found = index.fetch(ids=ids, namespace=space, timeout=self._timeout).vectors
+                fetched += [_stored(key, space, one) for key, one in found.items()]
+        return fetched
+
+    def remove(self, entity_type: EntityType, space: str, keys: Sequence[str]) -> None:
+        """Remove vectors from one namespace by id. Raises ``SinkFailure``."""
+        for start in range(0, len(keys), MAX_VECTORS):
+            self._delete_page(entity_type, space, list(keys[start : start + MAX_VECTORS]))
+
+    def _looked_up(self, entity_type: EntityType) -> pinecone.Index:
+        """The index of a type as it is: looking creates none."""
+        if entity_type not in self._handles:
+            self._handles[entity_type] = self._described(INDEXES[entity_type])
+        return self._handles[entity_type]
+
     def find(self, entity_type: EntityType, key: str, space: str) -> Held | None:
         """What the index holds of one entity in one namespace now. Raises ``SinkFailure``."""
         with self._door(), suppress(pinecone.NotFoundError):
@@ -304,6 +402,13 @@ class Sink:
             # The SDK does not wrap all of its client's errors: a broken encoding, for one.
             reason = f"Pinecone answered in no known form: {error}"
             raise SinkFailure(ErrorKind.SINK, reason, unsure=True) from error
+
+
+def _stored(key: str, space: str, vector: Any) -> StoredVector:
+    metadata = dict(vector.metadata or {})
+    version = metadata.get("version")
+    number = int(version) if isinstance(version, int | float) else None
+    return StoredVector(key, space, number, metadata, vector.values or ())
 
 
 def _held(index: str, space: str, key: str, vector: Any) -> Held:

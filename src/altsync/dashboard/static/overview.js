@@ -40,7 +40,7 @@ function drawPlot() {
   if (series) plot.show(series, $("plot-measure").value);
 }
 
-function drawFigures({ entities, matrix, operations, sinks, at_rest: atRest }) {
+function drawFigures({ entities, matrix, operations, sinks, at_rest: atRest, verify: verified }) {
   const total = Object.values(entities).reduce((sum, one) => sum + one.total, 0);
   const agreed = matrix.filter((r) => r.neo4j_sync_status === "synced" && r.pinecone_sync_status === "synced").reduce((sum, r) => sum + r.count, 0);
   const all = Object.values(operations);
@@ -54,7 +54,8 @@ function drawFigures({ entities, matrix, operations, sinks, at_rest: atRest }) {
     figure("In every store", share, total ? `${count(agreed)} of ${plural(total, "entity", "entities")}` : "nothing is seeded yet", !total ? null : agreed === total ? "good" : dead ? "bad" : "wait"),
     figure("Waiting", count(waiting), waiting ? `oldest ${age(oldest < 0 ? null : oldest)}` : "no operation waits", waiting ? "wait" : null),
     figure("Dead", count(dead), dead ? "given up on; see below" : "nothing was given up on", dead ? "bad" : null),
-    figure("Sinks", `${Object.keys(sinks).length - stopped.length}/${Object.keys(sinks).length}`, stopped.length ? stopped.join(", ") : atRest ? "all ready, at rest" : "all ready", stopped.length ? "bad" : "good"));
+    figure("Sinks", `${Object.keys(sinks).length - stopped.length}/${Object.keys(sinks).length}`, stopped.length ? stopped.join(", ") : atRest ? "all ready, at rest" : "all ready", stopped.length ? "bad" : "good"),
+    verified && figure("Verified", verified.consistent ? "agree" : "differ", `${age(verified.age)} ago, ${plural(verified.result.entities, "entity", "entities")}`, verified.consistent ? "good" : "bad"));
 }
 
 const drawMatrix = whenChanged((matrix, kind) => {

@@ -1,0 +1,210 @@
+"""``altsync verify``: whether every store agrees, and mending what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from altsync import reconcile, store
+from altsync.app import Application
+from altsync.cli import terminal
+from altsync.cli.common import application
+from altsync.cli.operate import Json, SinkOption
+from altsync.cli.terminal import Exit, answers, notes
+from altsync.errors import ConfigurationError
+from altsync.reconcile import Drift, Options, Report, Tally
+from altsync.sinks.pinecone import price_of_listing
+
+#: Exit codes of this command: its question is whether the stores agree.
+AGREE, DRIFT, CANNOT_TELL = 0, 1, 2
+
+_DEFAULTS = Options()
+
+
+def verify(
+    sink: SinkOption = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Enqueue what differs, and remove few ghosts.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --repair: only say what it would do.")
+    ] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Compare every property and number, too.")
+    ] = False,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Only so many entities, drawn at random.")
+    ] = None,
+    max_delete: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Share of a sink that may be removed as ghosts."),
+    ] = _DEFAULTS.max_delete,
+    grace: Annotated[
+        float,
+        typer.Option(min=0.0, help="Seconds that an index may lag behind its writes."),
+    ] = _DEFAULTS.grace,
+    as_json: Json = False,
+) -> None:
+    """Whether every store agrees with PostgreSQL. Exit codes: 0 yes, 1 no, 2 could not tell."""
+    if dry_run and not repair:
+        raise typer.BadParameter("--dry-run goes with --repair: without it nothing is changed")
+    options = Options(repair, dry_run, deep, sample, max_delete, grace)
+    try:
+        with application() as app:
+            report = _compare(app, sink, options, quiet=as_json)
+    except typer.Exit as end:
+        raise typer.Exit(CANNOT_TELL if end.exit_code == Exit.ERROR else end.exit_code) from None
+    if as_json:
+        terminal.print_json(report.as_json())
+    else:
+        answers.print(view(report))
+    if report.drifted:
+        raise typer.Exit(DRIFT)
+    if not report.consistent:
+        raise typer.Exit(CANNOT_TELL)
+
+
+def _compare(app: Application, sink: str | None, options: Options, *, quiet: bool) -> Report:
+    if sink is not None and sink not in app.topology.names:
+        known = ", ".join(app.topology.names)
+        raise ConfigurationError(f"no sink {sink!r}; there are {known}")
+    reason = app.disabled_reason(sink) if sink is not None else None
+    if reason is not None:
+        raise ConfigurationError(f"{sink} is switched off: {reason}")
+    sinks = None if sink is None else [sink]
+    if not quiet and sink in (None, "pinecone"):
+        _tell_price(app, options)
+    with _bars(quiet=quiet) as progress:
+        tasks = {}
+
+        def show(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=total)
+            progress.update(tasks[name], completed=done, total=max(done, total))
+
+        return app.verify(options, sinks, progress=show)
+
+
+@contextmanager
+def _bars(*, quiet: bool) -> Iterator[Progress]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, TimeElapsedColumn(), console=notes, transient=True, disable=quiet
+    ) as progress:
+        yield progress
+
+
+def _tell_price(app: Application, options: Options) -> None:
+    """Pinecone charges for reading, so say before how much it will be."""
+    if "pinecone" not in app.topology.names or app.disabled_reason("pinecone") is not None:
+        return
+    if options.sample is None:
+        with app.database.autocommit() as conn:
+            namespaces = store.namespace_sizes(conn)
+        count, price = sum(namespaces), price_of_listing(namespaces)
+        notes.print(
+            f"Pinecone: about {price.requests:,} requests and {price.units:,} read units "
+            f"for {count:,} vectors."
+        )
+    else:
+        units = -(-options.sample // 10)
+        notes.print(
+            f"Pinecone: at least {units:,} read units for {options.sample:,} vectors. A sample "
+            "finds no ghosts: it looks up what PostgreSQL has."
+        )
+
+
+# --- what people see --------------------------------------------------------------------------
+
+
+def view(report: Report) -> RenderableType:
+    """A table of what differs, and a last line that says what that means."""
+    table = Table(title="Stores against PostgreSQL", title_justify="left")
+    table.add_column("sink", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("count", justify="right", no_wrap=True)
+    table.add_column("for example", overflow="fold")
+    for tally in report.tallies:
+        for cells in _rows(tally):
+            table.add_row(*cells)
+    return Group(table, *(Text(line, style=style) for line, style in _lines(report)))
+
+
+def _rows(tally: Tally) -> Iterator[tuple[str, RenderableType, str, str]]:
+    if tally.problem is not None:
+        yield tally.sink, Text("could not tell", style="red"), "", tally.problem
+    for kind in reconcile.KINDS.get(tally.sink, ()):
+        if tally.kinds[kind]:
+            samples = ", ".join(tally.samples[kind])
+            yield tally.sink, Text(_WORDS[kind], style="red"), f"{tally.kinds[kind]:,}", samples
+    if tally.edges:
+        yield tally.sink, "relationships", f"{tally.edges:,}", "counted with their sources"
+    if tally.pending:
+        yield tally.sink, "under way", f"{tally.pending:,}", "operations wait or run: no drift"
+    if not (tally.drifted or tally.pending or tally.problem):
+        yield tally.sink, Text("agrees", style="green"), "0", ""
+
+
+#: What each kind is called for people.
+_WORDS = {
+    Drift.MISSING: "missing",
+    Drift.STALE: "stale",
+    Drift.GHOST: "ghost",
+    Drift.AHEAD: "ahead",
+    Drift.WRONG_MODEL: "wrong model",
+    Drift.WRONG_NAMESPACE: "wrong namespace",
+}
+
+
+def _lines(report: Report) -> Iterator[tuple[str, str]]:
+    for name, reason in report.skipped.items():
+        yield f"{name}: not compared, as it is switched off ({reason}).", "dim"
+    for tally in report.tallies:
+        if tally.requests:
+            yield (
+                f"{tally.sink}: {tally.requests:,} requests, {tally.read_units:,} read units.",
+                "dim",
+            )
+        if tally.refused is not None:
+            yield f"{tally.sink}: {tally.refused}", "red"
+    yield from _repairs(report)
+    yield _last(report)
+
+
+def _repairs(report: Report) -> Iterator[tuple[str, str]]:
+    if not report.options.repair:
+        return
+    enqueued = sum(tally.enqueued for tally in report.tallies)
+    removed = sum(tally.removed for tally in report.tallies)
+    if report.options.dry_run:
+        yield (
+            f"To be enqueued: {enqueued:,}; to be removed: {removed:,}. Nothing was changed.",
+            "yellow",
+        )
+    elif enqueued or removed:
+        yield (
+            f"Enqueued: {enqueued:,}; removed: {removed:,}. Workers do the rest: altsync status "
+            "shows it.",
+            "",
+        )
+
+
+def _last(report: Report) -> tuple[str, str]:
+    counted = f"{report.entities:,} entities"
+    if report.options.sample is not None:
+        counted = f"{min(report.options.sample, report.entities):,} of {counted}"
+    if report.consistent:
+        return f"Every store agrees ({counted}).", "bold green"
+    if not report.drifted:
+        away = ", ".join(report.problems)
+        return f"Could not tell: {away} did not answer. What was compared agrees.", "bold red"
+    drifted = ", ".join(f"{t.sink} ({t.drifted:,})" for t in report.tallies if t.drifted)
+    advice = "" if report.options.mends else " altsync verify --repair mends it."
+    return f"Not every store agrees: {drifted}.{advice}", "bold red"

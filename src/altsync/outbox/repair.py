@@ -1,0 +1,113 @@
+"""Enqueuing what a comparison found, and numbers above those of a sink that is ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from altsync.db import Conn
+from altsync.outbox.edges import carry_edges
+from altsync.outbox.enqueue import (
+    KEY_COLUMN,
+    ON_LIVE,
+    enqueue_parameters,
+    lock_entities,
+    notify,
+    select_operations,
+)
+from altsync.outbox.upkeep import mark_pending
+from altsync.records import EMBEDDING, EntityType, Origin, SinkTraits, Topology
+
+#: Numbers that are skipped above a sink that is ahead: more than other sessions can draw while
+#: one of them moves the sequence.
+MARGIN = 1_000_000
+
+
+def repair(conn: Conn, sink: SinkTraits, entity_type: EntityType, ids: Sequence[UUID]) -> int:
+    """Enqueue entities for one sink at their current versions; returns how many.
+
+    What is not embedded, for a sink that needs it, starts with its embedding. An entity whose
+    vector is gone counts as never embedded.
+    """
+    lock_entities(conn, ((entity_type, i) for i in ids))
+    if sink.name == EMBEDDING:
+        conn.execute(
+            f"""
+            UPDATE {entity_type} SET embedding_text_hash = NULL, embedding_model = NULL
+            WHERE id = ANY(%s) AND embedding_vector IS NULL AND embedding_text_hash IS NOT NULL
+            """,
+            (list(ids),),
+        )
+    count = conn.execute(
+        f"""
+        INSERT INTO sync_operation AS o
+          (entity_type, entity_id, entity_key, sink, action, version, origin)
+        SELECT '{entity_type}', l.id, l.{KEY_COLUMN[entity_type]},
+               CASE WHEN %(needs_embedding)s AND l.deleted_at IS NULL AND NOT COALESCE(
+                      l.embedding_text_hash = l.text_hash
+                      AND l.embedding_model = e.config ->> 'model', false)
+                    THEN '{EMBEDDING}' ELSE %(sink)s END,
+               CASE WHEN l.deleted_at IS NULL THEN 'upsert' ELSE 'delete' END,
+               CASE WHEN %(edges)s THEN l.graph_version ELSE l.version END, '{Origin.RECONCILE}'
+        FROM {entity_type} l LEFT JOIN sink_state e ON e.sink = '{EMBEDDING}'
+        WHERE l.id = ANY(%(ids)s) ORDER BY l.id
+        {ON_LIVE}
+        """,
+        {
+            "ids": list(ids),
+            "sink": sink.name,
+            "needs_embedding": sink.needs_embedding,
+            "edges": sink.edges,
+        },
+    ).rowcount
+    mark_pending(conn, entity_type, ids)
+    if count:
+        notify(conn, [sink.name, EMBEDDING] if sink.needs_embedding else [sink.name])
+    return count
+
+
+def repair_edges(conn: Conn, ids: Sequence[UUID], topology: Topology) -> int:
+    """Have the relationships of leagues written again, even of those that never had any."""
+    lock_entities(conn, ((EntityType.LEAGUE, i) for i in ids))
+    return carry_edges(conn, ids, topology, Origin.RECONCILE)
+
+
+def version_above(conn: Conn, found: int) -> int:
+    """A new version above ``found``, and above all that anybody has drawn."""
+    # Two that move the sequence at once would set it back.
+    conn.execute("SELECT pg_advisory_xact_lock(hashtext('altsync.entity_version'))")
+    row = conn.execute("SELECT nextval('entity_version')").fetchone()
+    assert row is not None
+    if row[0] <= found:
+        conn.execute("SELECT setval('entity_version', %s)", (found + MARGIN,))
+        row = conn.execute("SELECT nextval('entity_version')").fetchone()
+        assert row is not None
+    return int(row[0])
+
+
+def lift(
+    conn: Conn, entity_type: EntityType, ids: Sequence[UUID], found: int, topology: Topology
+) -> int:
+    """Give entities new versions above ``found``, which a sink holds, and enqueue them everywhere.
+
+    Returns how many entities.
+    """
+    version_above(conn, found)
+    lock_entities(conn, ((entity_type, i) for i in ids))
+    conn.execute(
+        f"""
+        WITH changed AS (
+          UPDATE {entity_type} l SET version = nextval('entity_version'), updated_at = now(),
+            neo4j_sync_status = 'pending', pinecone_sync_status = 'pending'
+          WHERE l.id = ANY(%(ids)s) AND l.deleted_at IS NULL
+          RETURNING l.id, l.{KEY_COLUMN[entity_type]} AS key, l.version, l.graph_version,
+            COALESCE(l.embedding_text_hash = l.text_hash AND l.embedding_model =
+              (SELECT config ->> 'model' FROM sink_state WHERE sink = '{EMBEDDING}'), false)
+              AS embedded)
+        {select_operations(entity_type, "changed", origin=Origin.RECONCILE)}
+        """,
+        {"ids": list(ids), **enqueue_parameters(topology)},
+    )
+    mark_pending(conn, entity_type, ids)
+    notify(conn, topology.names)
+    return len(ids)

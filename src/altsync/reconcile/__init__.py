@@ -1,0 +1,84 @@
+"""Verify: that every sink agrees with PostgreSQL, and what to enqueue where one does not.
+
+Nothing is repaired here: entities are enqueued in the outbox, and workers deliver them like any
+other change. Only what PostgreSQL does not know is removed directly.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import psycopg
+
+from altsync import store
+from altsync.db import Database
+from altsync.errors import SinkFailure
+from altsync.log import redact
+from altsync.reconcile import graph, inside, vectors
+from altsync.reconcile.comparison import Comparison
+from altsync.reconcile.report import KINDS, Drift, Options, Report, Tally
+from altsync.reconcile.schedule import Schedule
+from altsync.records import EMBEDDING, SIMILARITY, EntityType, Topology
+from altsync.sinks import neo4j, pinecone
+from altsync.sinks.base import Sink
+
+__all__ = ["KINDS", "Drift", "Options", "Report", "Schedule", "Tally", "verify"]
+
+
+def verify(
+    database: Database,
+    topology: Topology,
+    sinks: Mapping[str, Sink],
+    options: Options,
+    *,
+    skipped: Mapping[str, str] | None = None,
+    keep: bool = True,
+    wait: Callable[[float], Any] = time.sleep,
+    progress: Callable[[str, int, int], None] = lambda sink, done, total: None,
+) -> Report:
+    """Compare PostgreSQL with ``sinks`` (by name), and enqueue repairs when asked to.
+
+    A sink that is away is a ``problem`` of its tally; the others are compared all the same.
+    ``progress`` hears (sink, done, total) from time to time. Unless ``keep`` is off or only
+    a sample was compared, the result is kept in the database.
+    """
+    started = time.monotonic()
+    with database.autocommit() as conn:
+        entities = sum(store.count_living(conn, kind) for kind in EntityType)
+        drawn = None if options.sample is None else store.random_entities(conn, options.sample)
+    run = Comparison(database, topology, options, wait, progress, drawn)
+    tallies = tuple(_compare(run, name, sink) for name, sink in sinks.items())
+    seconds = time.monotonic() - started
+    report = Report(entities, tallies, options, seconds, dict(skipped or {}))
+    if keep and drawn is None:
+        with database.transaction() as conn:
+            store.note_verification(
+                conn, seconds=seconds, consistent=report.consistent, result=report.as_json()
+            )
+    return report
+
+
+def _compare(run: Comparison, name: str, sink: Sink) -> Tally:
+    tally = Tally(name)
+    try:
+        match name:
+            case "neo4j":
+                graph.compare(run, cast("neo4j.Sink", sink), tally)
+            case "pinecone":
+                vectors.compare(run, cast("pinecone.Sink", sink), tally)
+            case _ if name == EMBEDDING:
+                inside.compare_embeddings(run, tally)
+            case _ if name == SIMILARITY:
+                inside.compare_neighbours(run, tally)
+            case _:
+                tally.problem = "there is no comparison for this sink in altsync.reconcile"
+    except SinkFailure as failure:
+        tally.problem = redact(failure.reason)
+    except psycopg.errors.LockNotAvailable:
+        tally.refused = (
+            "a long transaction is writing to PostgreSQL, so nothing could be removed safely: "
+            "run it again"
+        )
+    return tally

@@ -1,0 +1,208 @@
+"""The graph against PostgreSQL: digests first, then only the buckets that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from uuid import UUID
+
+from altsync import store
+from altsync.projection import graph_node
+from altsync.reconcile.comparison import GHOSTS_KEPT, Comparison, Ghost, differing
+from altsync.reconcile.report import Drift, Tally
+from altsync.reconcile.suspects import Seen, confirm
+from altsync.records import EntityType, Row
+from altsync.sinks import neo4j
+from altsync.store import Standing
+
+#: Digits of a score: what the table keeps of it.
+SCORE = 5e-6
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A node, and the targets of its edges that are deleted leagues."""
+
+    node: neo4j.Node | None
+    gone: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """How a node differs. ``edges``: wrong relationships; ``version``: what the graph holds."""
+
+    kind: Drift
+    edges: int = 0
+    version: int = 0
+
+
+def compare(run: Comparison, sink: neo4j.Sink, tally: Tally) -> None:
+    """Every type of entity. Raises ``SinkFailure``."""
+    ghosts: list[Ghost] = []
+    kinds = list(EntityType)
+    for done, entity_type in enumerate(kinds):
+        run.progress(tally.sink, done, len(kinds))
+        if run.sampled is not None:
+            _entities(run, sink, tally, entity_type, run.sample_of(entity_type))
+            continue
+        modulus, buckets = _differing(run, sink, entity_type)
+        listed = run.entities(entity_type, sink.traits, modulus, buckets)
+        _entities(run, sink, tally, entity_type, listed)
+        if buckets:
+            for keys in sink.keys_in(entity_type, modulus, buckets):
+                ghosts += _ghosts(run, sink, tally, entity_type, keys)[: GHOSTS_KEPT - len(ghosts)]
+    run.progress(tally.sink, len(kinds), len(kinds))
+    if ghosts and run.options.repair:
+        held = sum(sink.count(kind) for kind in kinds)
+
+        def remove(kind: EntityType, namespace: str, keys: list[str], version: int) -> None:
+            sink.remove(kind, keys, version)
+
+        run.remove_ghosts(tally, sink.traits, ghosts, held, remove)
+
+
+def _differing(run: Comparison, sink: neo4j.Sink, entity_type: EntityType) -> tuple[int, list[int]]:
+    """The number of buckets, and those to list: the ones that differ, or all for properties."""
+    if run.options.deep:
+        return 1, [0]
+    modulus = run.modulus(entity_type)
+    held = sink.digest(entity_type, modulus)
+    with run.database.autocommit() as conn:
+        wanted = store.graph_digest(
+            conn, entity_type, modulus, prime=neo4j.DIGEST_PRIME, weight=neo4j.WEIGHT_PRIME
+        )
+    return modulus, differing(wanted, held)
+
+
+def _entities(
+    run: Comparison,
+    sink: neo4j.Sink,
+    tally: Tally,
+    entity_type: EntityType,
+    listed: Iterator[list[UUID]],
+) -> None:
+    """What is missing, stale or ahead among entities of PostgreSQL."""
+
+    def read(ids: Sequence[UUID]) -> Mapping[UUID, Seen[Row]]:
+        with run.database.autocommit() as conn:
+            rows, live, _ = store.rows_and_live(
+                conn, entity_type, ids, [tally.sink], with_edges=True
+            )
+        return {row.id: Seen(row, row.id in live) for row in rows}
+
+    for ids in listed:
+        found = confirm(
+            ids,
+            read=read,
+            look=partial(_look, run, sink, entity_type),
+            judge=lambda _, row, held: _judge(row, held, deep=run.options.deep),
+        )
+        tally.pending += found.pending
+        _note(run, sink, tally, entity_type, found.drift)
+
+
+def _look(
+    run: Comparison, sink: neo4j.Sink, entity_type: EntityType, seen: Mapping[UUID, Seen[Row]]
+) -> Mapping[UUID, _Found]:
+    rows = {entity: one.fact for entity, one in seen.items() if one.fact is not None}
+    nodes = sink.nodes(entity_type, [row.key for row in rows.values()])
+    wanted = {edge.target for row in rows.values() for edge in row.edges or ()}
+    others = {target for node in nodes.values() for _, target, _ in node.edges} - wanted
+    gone: frozenset[str] = frozenset()
+    if others:
+        # The edges of a league that is being deleted go with its node, by its own operation.
+        with run.database.autocommit() as conn:
+            gone = frozenset(store.deleted_keys(conn, EntityType.LEAGUE, sorted(others)))
+    return {entity: _Found(nodes.get(row.key), gone) for entity, row in rows.items()}
+
+
+def _judge(row: Row | None, found: _Found | None, *, deep: bool) -> _Verdict | None:
+    if row is None or row.deleted or found is None:
+        return None  # listed as a ghost, if the graph has it
+    node = found.node
+    if node is None:
+        return _Verdict(Drift.MISSING)
+    if node.version > row.graph_version:
+        return _Verdict(Drift.AHEAD, version=node.version)
+    edges = _wrong_edges(row, node, found.gone)
+    if node.version < row.graph_version or edges or _differs(row, node, deep=deep):
+        return _Verdict(Drift.STALE, edges)
+    return None
+
+
+def _wrong_edges(row: Row, node: neo4j.Node, gone: frozenset[str]) -> int:
+    """Relationships that are missing, too many, or of another score."""
+    wanted = {(edge.relation.value, edge.target): edge.score for edge in row.edges or ()}
+    held = {(kind, target): score for kind, target, score in node.edges if target not in gone}
+    twice = len([edge for edge in node.edges if edge[1] not in gone]) - len(held)
+    scores = sum(not _same_score(wanted[e], held[e]) for e in wanted.keys() & held.keys())
+    return len(wanted.keys() ^ held.keys()) + scores + twice
+
+
+def _same_score(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) < SCORE
+
+
+def _differs(row: Row, node: neo4j.Node, *, deep: bool) -> bool:
+    wanted = graph_node(row)
+    if node.parents != ((wanted.parent,) if wanted.parent is not None else ()):
+        return True
+    if deep:
+        return any(node.properties.get(name) != value for name, value in wanted.properties.items())
+    return node.properties.get("content_hash") != row.content_hash
+
+
+def _note(
+    run: Comparison,
+    sink: neo4j.Sink,
+    tally: Tally,
+    entity_type: EntityType,
+    drift: Mapping[UUID, _Verdict],
+) -> None:
+    if not drift:
+        return
+    with run.database.autocommit() as conn:
+        rows, _, _ = store.rows_and_live(conn, entity_type, list(drift), [tally.sink])
+    keys = {row.id: row.key for row in rows}
+    for entity, verdict in drift.items():
+        tally.note(verdict.kind, keys.get(entity, str(entity)))
+        tally.edges += verdict.edges
+    ahead = [e for e, v in drift.items() if v.kind is Drift.AHEAD]
+    edges = [e for e, v in drift.items() if v.edges]
+    rest = [e for e, v in drift.items() if v.kind is not Drift.AHEAD and not v.edges]
+    run.enqueue(tally, sink.traits, entity_type, rest)
+    run.enqueue_edges(tally, edges)
+    run.lift(tally, entity_type, ahead, max((drift[e].version for e in ahead), default=0))
+
+
+def _ghosts(
+    run: Comparison, sink: neo4j.Sink, tally: Tally, entity_type: EntityType, keys: Sequence[str]
+) -> list[Ghost]:
+    """Nodes that stand for no living entity."""
+    with run.database.autocommit() as conn:
+        living = store.living_keys(conn, entity_type, keys)
+    suspects = [key for key in keys if key not in living]
+    if not suspects:
+        return []
+
+    def read(asked: Sequence[str]) -> Mapping[str, Seen[Standing]]:
+        with run.database.autocommit() as conn:
+            found = store.standings(conn, entity_type, asked, tally.sink, [tally.sink])
+        return {key: Seen(one, one.under_way) for key, one in found.items()}
+
+    def look(seen: Mapping[str, Seen[Standing]]) -> Mapping[str, neo4j.Node]:
+        return sink.nodes(entity_type, list(seen))
+
+    def judge(key: str, fact: Standing | None, node: neo4j.Node | None) -> Ghost | None:
+        if node is None or (fact is not None and fact.living):
+            return None
+        return Ghost(entity_type, key, node.version)
+
+    found = confirm(suspects, read=read, look=look, judge=judge)
+    tally.pending += found.pending
+    for key in found.drift:
+        tally.note(Drift.GHOST, key)
+    return list(found.drift.values())

@@ -1,0 +1,74 @@
+"""The sinks whose results PostgreSQL itself holds: embeddings, and neighbours of leagues."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+from altsync import outbox, store
+from altsync.db import Conn
+from altsync.reconcile.comparison import PAGE, Comparison
+from altsync.reconcile.report import Drift, Tally
+from altsync.records import EntityType
+from altsync.store import Gap
+
+#: Gaps of one page, and the id to go on after.
+Page = tuple[list[Gap], UUID | None]
+
+
+def compare_embeddings(run: Comparison, tally: Tally) -> None:
+    """Entities without the vector that is wanted."""
+    traits = run.topology.traits(tally.sink)
+    for entity_type in EntityType:
+
+        def read(conn: Conn, after: UUID | None, kind: EntityType = entity_type) -> Page:
+            ids = _drawn(run, kind)
+            return store.embedding_gaps(conn, kind, after=after, limit=PAGE, ids=ids)
+
+        def mend(ids: Sequence[UUID], kind: EntityType = entity_type) -> None:
+            run.enqueue(tally, traits, kind, ids)
+
+        _walk(run, tally, read, mend)
+
+
+def compare_neighbours(run: Comparison, tally: Tally) -> None:
+    """Leagues whose neighbours are not those of their vectors."""
+
+    def read(conn: Conn, after: UUID | None) -> Page:
+        ids = _drawn(run, EntityType.LEAGUE)
+        return store.similarity_gaps(conn, after=after, limit=PAGE, ids=ids)
+
+    def mend(ids: Sequence[UUID]) -> None:
+        if not (run.options.repair and ids):
+            return
+        if run.options.dry_run:
+            tally.enqueued += len(ids)
+            return
+        with run.database.transaction() as conn:
+            outbox.lock_entities(conn, ((EntityType.LEAGUE, i) for i in ids))
+            tally.enqueued += outbox.ask_for_neighbours(conn, [tally.sink], ids, delay=0.0)
+
+    _walk(run, tally, read, mend)
+
+
+def _drawn(run: Comparison, entity_type: EntityType) -> list[UUID] | None:
+    return None if run.sampled is None else run.sampled.get(entity_type, [])
+
+
+def _walk(
+    run: Comparison,
+    tally: Tally,
+    read: Callable[[Conn, UUID | None], Page],
+    mend: Callable[[Sequence[UUID]], None],
+) -> None:
+    after: UUID | None = None
+    while True:
+        with run.database.autocommit() as conn:
+            gaps, after = read(conn, after)
+        tally.pending += sum(gap.under_way for gap in gaps)
+        at_rest = [gap for gap in gaps if not gap.under_way]
+        for gap in at_rest:
+            tally.note(Drift.MISSING if gap.missing else Drift.STALE, gap.key)
+        mend([gap.id for gap in at_rest])
+        if after is None:
+            return

@@ -1,0 +1,151 @@
+"""What a comparison is asked for, and what it finds."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from altsync.records import EMBEDDING, SIMILARITY
+
+#: Keys that are shown of each kind of drift.
+SAMPLES = 5
+
+
+class Drift(StrEnum):
+    """How a sink differs from PostgreSQL over one entity.
+
+    ``GHOST``: the sink holds what PostgreSQL does not. ``AHEAD``: the sink's version is above
+    PostgreSQL's, as after a restore. ``WRONG_NAMESPACE``: a vector in a namespace that its
+    entity does not belong to, beside the right one or instead of it.
+    """
+
+    MISSING = "missing"
+    STALE = "stale"
+    GHOST = "ghost"
+    AHEAD = "ahead"
+    WRONG_MODEL = "wrong_model"
+    WRONG_NAMESPACE = "wrong_namespace"
+
+
+#: Kinds that each sink can show, in the order in which they are told.
+KINDS: dict[str, tuple[Drift, ...]] = {
+    EMBEDDING: (Drift.MISSING, Drift.STALE),
+    "neo4j": (Drift.MISSING, Drift.STALE, Drift.GHOST, Drift.AHEAD),
+    "pinecone": tuple(Drift),
+    SIMILARITY: (Drift.MISSING,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a comparison is asked for.
+
+    ``max_delete`` is the share of what a sink holds that may be removed as ghosts. ``grace`` is
+    how long (seconds) an index may lag behind its writes.
+    """
+
+    repair: bool = False
+    dry_run: bool = False
+    deep: bool = False
+    sample: int | None = None
+    max_delete: float = 0.05
+    grace: float = 5.0
+
+    @property
+    def mends(self) -> bool:
+        """Whether anything is changed."""
+        return self.repair and not self.dry_run
+
+
+@dataclass(slots=True)
+class Tally:
+    """What is found of one sink.
+
+    ``pending`` differ while an operation is under way for them, and are no drift. ``edges``
+    counts relationships, ``enqueued`` operations, ``removed`` ghosts and vectors in wrong
+    namespaces; with a dry run, those that would be. ``problem`` says why nothing can be told,
+    ``refused`` why ghosts stay.
+    """
+
+    sink: str
+    kinds: Counter[Drift] = field(default_factory=Counter)
+    samples: dict[Drift, list[str]] = field(default_factory=lambda: defaultdict(list))
+    edges: int = 0
+    pending: int = 0
+    enqueued: int = 0
+    removed: int = 0
+    requests: int = 0
+    read_units: int = 0
+    problem: str | None = None
+    refused: str | None = None
+
+    def note(self, kind: Drift, key: str) -> None:
+        """Count one entity."""
+        self.kinds[kind] += 1
+        if len(self.samples[kind]) < SAMPLES:
+            self.samples[kind].append(key)
+
+    @property
+    def drifted(self) -> int:
+        """Entities of all kinds."""
+        return sum(self.kinds.values())
+
+    def as_json(self) -> dict[str, int]:
+        """Numbers alone."""
+        body = {kind.value: self.kinds[kind] for kind in KINDS.get(self.sink, ())}
+        if self.sink == "neo4j":
+            body["edges"] = self.edges
+        body |= {"pending": self.pending, "enqueued": self.enqueued, "removed": self.removed}
+        if self.sink == "pinecone":
+            body |= {"requests": self.requests, "read_units": self.read_units}
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All sinks that were compared. ``entities`` are living ones, ``seconds`` the time it took.
+
+    ``skipped`` says of sinks that are not switched on why they were not compared.
+    """
+
+    entities: int
+    tallies: tuple[Tally, ...]
+    options: Options
+    seconds: float = 0.0
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def drifted(self) -> bool:
+        """Whether anything differs."""
+        return any(tally.drifted for tally in self.tallies)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Sinks that could not be compared to the end, and why."""
+        return {t.sink: t.problem for t in self.tallies if t.problem is not None}
+
+    @property
+    def consistent(self) -> bool:
+        """Whether every sink was compared and agrees."""
+        return not self.drifted and not self.problems
+
+    def as_json(self) -> dict[str, Any]:
+        """The shape that scripts read."""
+        return {
+            "consistent": self.consistent,
+            "entities": self.entities,
+            "sinks": {tally.sink: tally.as_json() for tally in self.tallies},
+            "samples": {
+                tally.sink: {kind.value: keys for kind, keys in tally.samples.items() if keys}
+                for tally in self.tallies
+            },
+            "problems": self.problems,
+            "refused": {t.sink: t.refused for t in self.tallies if t.refused is not None},
+            "skipped": self.skipped,
+            "deep": self.options.deep,
+            "sample": self.options.sample,
+            "dry_run": self.options.dry_run,
+            "seconds": round(self.seconds, 3),
+        }

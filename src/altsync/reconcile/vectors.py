@@ -1,0 +1,313 @@
+"""The vector index against PostgreSQL. It cannot aggregate: everything is listed and fetched."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from uuid import UUID
+
+import numpy as np
+
+from altsync import store
+from altsync.projection import namespace, vector_metadata
+from altsync.reconcile.comparison import GHOSTS_KEPT, Comparison, Ghost, differing
+from altsync.reconcile.report import Drift, Tally
+from altsync.reconcile.suspects import Seen, confirm
+from altsync.records import EMBEDDING, EntityType, Row
+from altsync.sinks import pinecone
+from altsync.sinks.pinecone import Reads, StoredVector
+from altsync.store import Standing
+
+#: Sums of versions stay within 64 bits.
+PRIME = 1_000_000_007
+
+#: How far numbers may be from float32: an index may round, and returns them as doubles.
+TOLERANCE = 1e-6
+
+#: A vector by its key and namespace.
+Place = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """How a vector differs, and the version that the index holds."""
+
+    kind: Drift
+    version: int = 0
+
+
+def compare(run: Comparison, sink: pinecone.Sink, tally: Tally) -> None:
+    """Every type of entity. Raises ``SinkFailure``."""
+    reads = Reads()
+    try:
+        if run.sampled is not None:
+            for entity_type in EntityType:
+                listed = run.sample_of(entity_type)
+                _entities(run, sink, tally, reads, entity_type, listed)
+            return
+        _compare_all(run, sink, tally, reads)
+    finally:
+        tally.requests, tally.read_units = reads.requests, reads.units
+
+
+def _compare_all(run: Comparison, sink: pinecone.Sink, tally: Tally, reads: Reads) -> None:
+    total = sum(sink.count(entity_type) for entity_type in EntityType)
+    reads.requests += len(EntityType)
+    held = 0
+    ghosts: list[Ghost] = []
+    for entity_type in EntityType:
+        modulus = run.modulus(entity_type)
+        agreed: dict[int, tuple[int, int]] = {}
+        for page in sink.stored(entity_type, reads):
+            held += len(page)
+            run.progress(tally.sink, held, total)
+            for one in _agreeing(run, entity_type, page):
+                count, versions = agreed.get(one % modulus, (0, 0))
+                agreed[one % modulus] = (count + 1, versions + one % PRIME)
+            found = _strays(run, sink, tally, reads, entity_type, page)
+            ghosts += found[: GHOSTS_KEPT - len(ghosts)]
+        with run.database.autocommit() as conn:
+            wanted = store.version_digest(conn, entity_type, modulus, prime=PRIME)
+        buckets = differing(wanted, {bucket: {facts} for bucket, facts in agreed.items()})
+        listed = run.entities(entity_type, sink.traits, modulus, buckets)
+        _entities(run, sink, tally, reads, entity_type, listed)
+
+    def remove(kind: EntityType, space: str, keys: list[str], version: int) -> None:
+        sink.remove(kind, space, keys)
+
+    run.remove_ghosts(tally, sink.traits, ghosts, held, remove)
+
+
+def _agreeing(
+    run: Comparison, entity_type: EntityType, page: Sequence[StoredVector]
+) -> Iterator[int]:
+    """Versions of the vectors that are as they should be, in their namespace."""
+    found = _standings(run, entity_type, [one.key for one in page])
+    wanted: dict[UUID, Row] = {}
+    if run.options.deep:
+        ids = [one.id for one in found.values()]
+        with run.database.autocommit() as conn:
+            wanted = {
+                row.id: row for row in store.read_rows(conn, entity_type, ids, with_vectors=True)
+            }
+    for one in page:
+        standing = found.get(one.key)
+        if standing is None or not standing.living or standing.namespace != one.namespace:
+            continue
+        same = (
+            one.version == standing.version
+            and one.metadata.get("model") == standing.model
+            and one.metadata.get("content_hash") == standing.content_hash
+        )
+        if same and run.options.deep:
+            row = wanted.get(standing.id)
+            same = row is not None and not _differs(row, one)
+        if same:
+            yield standing.version
+
+
+def _standings(
+    run: Comparison, entity_type: EntityType, keys: Sequence[str]
+) -> dict[str, Standing]:
+    with run.database.autocommit() as conn:
+        return store.standings(conn, entity_type, keys, "pinecone", ["pinecone", EMBEDDING])
+
+
+def _differs(row: Row, held: StoredVector) -> bool:
+    """Whether metadata or numbers are not those of the row."""
+    wanted = vector_metadata(row, row.embedding_model or "")
+    if {name: _plain(value) for name, value in held.metadata.items()} != wanted:
+        return True
+    numbers = np.asarray(held.values, "<f4")
+    vector = np.frombuffer(row.vector or b"", "<f4")
+    if row.vector is None:
+        return False  # the embedding's own drift: there is nothing to compare with
+    return numbers.shape != vector.shape or not np.allclose(
+        numbers, vector, rtol=TOLERANCE, atol=TOLERANCE
+    )
+
+
+def _plain(value: object) -> object:
+    """Numbers come back as doubles."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _entities(
+    run: Comparison,
+    sink: pinecone.Sink,
+    tally: Tally,
+    reads: Reads,
+    entity_type: EntityType,
+    listed: Iterator[list[UUID]],
+) -> None:
+    """What is missing, stale, ahead or of another model among entities of PostgreSQL."""
+
+    def read(ids: Sequence[UUID]) -> Mapping[UUID, Seen[Row]]:
+        with run.database.autocommit() as conn:
+            rows, live, ages = store.rows_and_live(
+                conn,
+                entity_type,
+                ids,
+                [tally.sink, EMBEDDING],
+                with_vectors=run.options.deep,
+            )
+        return {row.id: Seen(row, row.id in live, ages.get(row.id)) for row in rows}
+
+    def look(seen: Mapping[UUID, Seen[Row]]) -> Mapping[UUID, StoredVector]:
+        spaces: dict[str, dict[str, UUID]] = defaultdict(dict)
+        for entity, one in seen.items():
+            if one.fact is not None:
+                spaces[namespace(one.fact)][one.fact.key] = entity
+        return {
+            members[vector.key]: vector
+            for space, members in spaces.items()
+            for vector in sink.fetch(entity_type, space, list(members), reads)
+        }
+
+    for ids in listed:
+        found = confirm(
+            ids,
+            read=read,
+            look=look,
+            judge=lambda _, row, held: _judge(row, held, deep=run.options.deep),
+            grace=run.options.grace,
+            wait=run.wait,
+        )
+        tally.pending += found.pending
+        _note(run, sink, tally, entity_type, found.drift)
+
+
+def _judge(row: Row | None, held: StoredVector | None, *, deep: bool) -> _Verdict | None:
+    if row is None or row.deleted:
+        return None  # listed as a ghost, if the index has it
+    if held is None:
+        return _Verdict(Drift.MISSING)
+    version = held.version or 0
+    if version > row.version:
+        return _Verdict(Drift.AHEAD, version)
+    if version < row.version:
+        return _Verdict(Drift.STALE)
+    # Without a model, the embedding is what is missing.
+    if row.embedding_model is not None and held.metadata.get("model") != row.embedding_model:
+        return _Verdict(Drift.WRONG_MODEL)
+    if held.metadata.get("content_hash") != row.content_hash:
+        return _Verdict(Drift.STALE)
+    if deep and row.embedding_model is not None and _differs(row, held):
+        return _Verdict(Drift.STALE)
+    return None
+
+
+def _note(
+    run: Comparison,
+    sink: pinecone.Sink,
+    tally: Tally,
+    entity_type: EntityType,
+    drift: Mapping[UUID, _Verdict],
+) -> None:
+    if not drift:
+        return
+    with run.database.autocommit() as conn:
+        rows, _, _ = store.rows_and_live(conn, entity_type, list(drift), [tally.sink])
+    keys = {row.id: row.key for row in rows}
+    for entity, verdict in drift.items():
+        tally.note(verdict.kind, keys.get(entity, str(entity)))
+    ahead = [e for e, v in drift.items() if v.kind is Drift.AHEAD]
+    rest = [e for e, v in drift.items() if v.kind is not Drift.AHEAD]
+    run.enqueue(tally, sink.traits, entity_type, rest)
+    run.lift(tally, entity_type, ahead, max((drift[e].version for e in ahead), default=0))
+
+
+def _strays(
+    run: Comparison,
+    sink: pinecone.Sink,
+    tally: Tally,
+    reads: Reads,
+    entity_type: EntityType,
+    page: Sequence[StoredVector],
+) -> list[Ghost]:
+    """Vectors where none belongs: ghosts are returned, wrong namespaces are left at once."""
+    found = _standings(run, entity_type, [one.key for one in page])
+    suspects: list[Place] = [
+        (one.key, one.namespace)
+        for one in page
+        if (standing := found.get(one.key)) is None
+        or not standing.living
+        or standing.namespace != one.namespace
+    ]
+    if not suspects:
+        return []
+
+    def read(places: Sequence[Place]) -> Mapping[Place, Seen[Standing]]:
+        now = _standings(run, entity_type, [key for key, _ in places])
+        return {
+            (key, space): Seen(now[key], now[key].under_way, now[key].age)
+            for key, space in places
+            if key in now
+        }
+
+    def look(seen: Mapping[Place, Seen[Standing]]) -> Mapping[Place, StoredVector]:
+        spaces: dict[str, list[str]] = defaultdict(list)
+        for key, space in seen:
+            spaces[space].append(key)
+        return {
+            (one.key, space): one
+            for space, keys in spaces.items()
+            for one in sink.fetch(entity_type, space, keys, reads)
+        }
+
+    confirmed = confirm(
+        suspects,
+        read=read,
+        look=look,
+        judge=partial(_judge_place, entity_type),
+        grace=run.options.grace,
+        wait=run.wait,
+    )
+    tally.pending += confirmed.pending
+    ghosts = [v for v in confirmed.drift.values() if isinstance(v, Ghost)]
+    for ghost in ghosts:
+        tally.note(Drift.GHOST, ghost.key)
+    wrong = [place for place, v in confirmed.drift.items() if v is Drift.WRONG_NAMESPACE]
+    for key, _ in wrong:
+        tally.note(Drift.WRONG_NAMESPACE, key)
+    _leave(run, sink, tally, entity_type, wrong)
+    return ghosts
+
+
+def _judge_place(
+    entity_type: EntityType, place: Place, fact: Standing | None, held: StoredVector | None
+) -> Ghost | Drift | None:
+    key, space = place
+    if held is None:
+        return None
+    if fact is None or not fact.living:
+        return Ghost(entity_type, key, held.version or 0, space)
+    return None if fact.namespace == space else Drift.WRONG_NAMESPACE
+
+
+def _leave(
+    run: Comparison,
+    sink: pinecone.Sink,
+    tally: Tally,
+    entity_type: EntityType,
+    places: Sequence[Place],
+) -> None:
+    """Remove living entities from namespaces that they do not belong to."""
+    if not (run.options.repair and places):
+        return
+    tally.removed += len(places)
+    if run.options.dry_run:
+        return
+    spaces: dict[str, list[str]] = defaultdict(list)
+    for key, space in places:
+        spaces[space].append(key)
+    for space, keys in spaces.items():
+        now = _standings(run, entity_type, keys)
+        leaving = [key for key in keys if key in now and now[key].namespace != space]
+        sink.remove(entity_type, space, leaving)
+        # Who moved here meanwhile has to be written again.
+        after = _standings(run, entity_type, leaving)
+        back = [one.id for one in after.values() if one.namespace == space and one.living]
+        run.enqueue(tally, sink.traits, entity_type, back)

@@ -1,0 +1,376 @@
+"""What PostgreSQL holds, in the forms in which sinks are compared with it.
+
+Every function is one or two short statements: a snapshot that stays open would slow every claim.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from altsync.db import Conn
+from altsync.outbox import BASIS, KEY_COLUMN
+from altsync.records import EMBEDDING, SIMILARITY, Digest, EntityType, Row
+from altsync.store.rows import read_rows
+
+#: The namespace of an entity in SQL over a row; ``projection.namespace`` is the same in Python.
+NAMESPACE = {
+    EntityType.SPORT_ARCHETYPE: "''",
+    EntityType.LEAGUE: "'default'",
+    EntityType.FEW_SHOT_EXAMPLE: "category",
+}
+
+#: The column whose node an entity's node hangs on.
+PARENT = {EntityType.LEAGUE: "sport_archetype", EntityType.FEW_SHOT_EXAMPLE: "category"}
+
+#: Column of the last confirmation, for the sinks that have one.
+CONFIRMED = {"neo4j": "neo4j_synced_at", "pinecone": "pinecone_synced_at"}
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """An entity as it is compared. ``under_way``: an operation for the sink is live.
+
+    ``age`` is seconds since the sink last confirmed it, None when it never did.
+    """
+
+    id: UUID
+    key: str
+    version: int
+    living: bool
+    namespace: str
+    content_hash: str
+    model: str | None
+    under_way: bool = field(compare=False)
+    age: float | None = field(compare=False)
+
+
+def standings(
+    conn: Conn, entity_type: EntityType, keys: Sequence[str], sink: str, sinks: Sequence[str]
+) -> dict[str, Standing]:
+    """Entities by key, deleted ones too; live operations of ``sinks`` count as under way.
+
+    One statement, so version and operations belong together.
+    """
+    version = "graph_version" if sink == "neo4j" else "version"
+    rows = conn.execute(
+        f"""
+        SELECT id, {KEY_COLUMN[entity_type]}, {version}, deleted_at IS NULL,
+               {NAMESPACE[entity_type]}, content_hash, embedding_model,
+               EXISTS (SELECT 1 FROM sync_operation o WHERE o.entity_id = l.id
+                       AND o.sink = ANY(%(sinks)s) AND o.finished_at IS NULL),
+               EXTRACT(epoch FROM clock_timestamp() - {CONFIRMED[sink]})::float8
+        FROM {entity_type} l WHERE {KEY_COLUMN[entity_type]} = ANY(%(keys)s)
+        """,
+        {"keys": list(keys), "sinks": list(sinks)},
+    )
+    return {row[1]: Standing(*row) for row in rows}
+
+
+def rows_and_live(
+    conn: Conn,
+    entity_type: EntityType,
+    ids: Sequence[UUID],
+    sinks: Sequence[str],
+    *,
+    with_vectors: bool = False,
+    with_edges: bool = False,
+) -> tuple[list[Row], set[UUID], dict[UUID, float]]:
+    """Rows, those with a live operation of ``sinks``, and seconds since the first sink confirmed.
+
+    Rows are read first: what changes them after that shows as a live operation.
+    """
+    rows = read_rows(conn, entity_type, ids, with_vectors=with_vectors, with_edges=with_edges)
+    live = conn.execute(
+        "SELECT DISTINCT entity_id FROM sync_operation "
+        "WHERE entity_id = ANY(%s) AND sink = ANY(%s) AND finished_at IS NULL",
+        (list(ids), list(sinks)),
+    ).fetchall()
+    ages: dict[UUID, float] = {}
+    column = CONFIRMED.get(sinks[0])
+    if column:
+        found = conn.execute(
+            f"SELECT id, EXTRACT(epoch FROM clock_timestamp() - {column})::float8 "
+            f"FROM {entity_type} WHERE id = ANY(%s) AND {column} IS NOT NULL",
+            (list(ids),),
+        )
+        ages = {row[0]: row[1] for row in found}
+    return rows, {row[0] for row in live}, ages
+
+
+def graph_digest(
+    conn: Conn, entity_type: EntityType, modulus: int, *, prime: int, weight: int
+) -> Digest:
+    """What the graph should hold of a type; the same facts as the graph's own digest."""
+    key = KEY_COLUMN[entity_type]
+    found: dict[int, set[tuple[Any, ...]]] = defaultdict(set)
+    numbers = {"modulus": modulus, "prime": prime, "weight": weight}
+    for statement, part in _graph_digests(entity_type, key):
+        for bucket, *facts in conn.execute(statement, numbers):
+            found[bucket].add((part, *facts))
+    return found
+
+
+def _graph_digests(entity_type: EntityType, key: str) -> list[tuple[str, str]]:
+    bucket = "l.graph_version %% %(modulus)s"
+    versions = "sum(l.graph_version %% %(prime)s)::bigint"
+    parts = [
+        (
+            f"""
+            SELECT {bucket}, count(*), {versions},
+                   sum((l.graph_version %% %(weight)s) * length({key}))::bigint,
+                   min({key} COLLATE "C"), max({key} COLLATE "C"),
+                   min(content_hash COLLATE "C"), max(content_hash COLLATE "C")
+            FROM {entity_type} l WHERE deleted_at IS NULL GROUP BY 1
+            """,
+            "node",
+        )
+    ]
+    parent = PARENT.get(entity_type)
+    if parent:
+        parts.append(
+            (
+                f"SELECT {bucket}, {parent}, count(*), {versions} "
+                f"FROM {entity_type} l WHERE deleted_at IS NULL GROUP BY 1, 2",
+                "parent",
+            )
+        )
+    if entity_type is EntityType.LEAGUE:
+        parts.append(
+            (
+                f"""
+                SELECT {bucket}, r.relationship_type, count(*),
+                       sum(t.graph_version %% %(prime)s)::bigint,
+                       sum(round(COALESCE(r.strength_score, -1) * 100000))::bigint
+                FROM league_relationship r
+                JOIN league l ON l.id = r.source_league_id AND l.deleted_at IS NULL
+                JOIN league t ON t.id = r.target_league_id AND t.deleted_at IS NULL
+                GROUP BY 1, 2
+                """,
+                "edge",
+            )
+        )
+    return parts
+
+
+def version_digest(conn: Conn, entity_type: EntityType, modulus: int, *, prime: int) -> Digest:
+    """Living entities by ``version`` modulo ``modulus``: how many, and the sum of versions."""
+    rows = conn.execute(
+        f"""
+        SELECT version %% %(modulus)s, count(*), sum(version %% %(prime)s)::bigint
+        FROM {entity_type} WHERE deleted_at IS NULL GROUP BY 1
+        """,
+        {"modulus": modulus, "prime": prime},
+    )
+    return {row[0]: {(row[1], row[2])} for row in rows}
+
+
+def entities_in(
+    conn: Conn,
+    entity_type: EntityType,
+    *,
+    edges: bool,
+    modulus: int,
+    buckets: Sequence[int],
+    after: UUID | None,
+    limit: int,
+) -> list[UUID]:
+    """A page of living entities of some buckets, by id. ``edges`` counts the graph's versions."""
+    version = "graph_version" if edges else "version"
+    rows = conn.execute(
+        f"""
+        SELECT id FROM {entity_type}
+        WHERE id > %(after)s AND deleted_at IS NULL AND {version} %% %(modulus)s = ANY(%(buckets)s)
+        ORDER BY id LIMIT %(limit)s
+        """,
+        {
+            "after": after or UUID(int=0),
+            "modulus": modulus,
+            "buckets": list(buckets),
+            "limit": limit,
+        },
+    )
+    return [row[0] for row in rows]
+
+
+def namespace_sizes(conn: Conn) -> list[int]:
+    """How many living entities belong to each namespace of the vector index."""
+    parts = " UNION ALL ".join(
+        f"SELECT count(*) FROM {kind} WHERE deleted_at IS NULL GROUP BY {name}"
+        if kind is EntityType.FEW_SHOT_EXAMPLE
+        else f"SELECT count(*) FROM {kind} WHERE deleted_at IS NULL"
+        for kind, name in NAMESPACE.items()
+    )
+    return [row[0] for row in conn.execute(parts)]
+
+
+def random_entities(conn: Conn, count: int) -> dict[EntityType, list[UUID]]:
+    """So many living entities of all types together, each as likely as any other."""
+    parts = " UNION ALL ".join(
+        f"SELECT '{kind}' AS kind, id FROM {kind} WHERE deleted_at IS NULL" for kind in EntityType
+    )
+    found: dict[EntityType, list[UUID]] = defaultdict(list)
+    for kind, entity in conn.execute(
+        f"SELECT kind, id FROM ({parts}) e ORDER BY random() LIMIT %s", (count,)
+    ):
+        found[EntityType(kind)].append(entity)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """An entity that a sink inside PostgreSQL has left out. ``missing``, or else stale."""
+
+    id: UUID
+    key: str
+    missing: bool
+    under_way: bool
+
+
+def embedding_gaps(
+    conn: Conn,
+    entity_type: EntityType,
+    *,
+    after: UUID | None,
+    limit: int,
+    ids: Sequence[UUID] | None = None,
+) -> tuple[list[Gap], UUID | None]:
+    """Of one page of living entities, those without the wanted vector.
+
+    One statement, so vector and operations belong together. Returns the id to go on after, None
+    at the end. ``ids`` narrows the page to them.
+    """
+    rows = conn.execute(
+        f"""
+        WITH page AS MATERIALIZED (
+          SELECT l.id, l.{KEY_COLUMN[entity_type]} AS key,
+                 l.embedding_vector IS NULL OR l.embedding_text_hash IS NULL AS missing,
+                 l.embedding_text_hash IS DISTINCT FROM l.text_hash
+                   OR l.embedding_model IS DISTINCT FROM e.config ->> 'model' AS stale
+          FROM {entity_type} l LEFT JOIN sink_state e ON e.sink = '{EMBEDDING}'
+          WHERE l.id > %(after)s AND l.deleted_at IS NULL
+            AND (%(ids)s::uuid[] IS NULL OR l.id = ANY(%(ids)s))
+          ORDER BY l.id LIMIT %(limit)s)
+        SELECT p.id, p.key, p.missing, EXISTS (
+                 SELECT 1 FROM sync_operation o WHERE o.entity_id = p.id
+                   AND o.sink = '{EMBEDDING}' AND o.finished_at IS NULL),
+               p.missing OR p.stale
+        FROM page p ORDER BY p.id
+        """,
+        {
+            "after": after or UUID(int=0),
+            "limit": limit,
+            "ids": None if ids is None else list(ids),
+        },
+    ).fetchall()
+    gaps = [Gap(*row[:4]) for row in rows if row[4]]
+    return gaps, rows[-1][0] if len(rows) == limit else None
+
+
+def similarity_gaps(
+    conn: Conn, *, after: UUID | None, limit: int, ids: Sequence[UUID] | None = None
+) -> tuple[list[Gap], UUID | None]:
+    """Of one page of living leagues, those whose neighbours are not those of their vectors.
+
+    Only leagues whose vectors have arrived: others are asked for when theirs do.
+    """
+    rows = conn.execute(
+        f"""
+        WITH page AS MATERIALIZED (
+          SELECT l.id, l.league_tag AS key,
+                 l.pinecone_sync_status = 'synced' AND l.embedding_vector IS NOT NULL
+                   AND l.neighbours_of IS DISTINCT FROM {BASIS} AS missing
+          FROM league l WHERE l.id > %(after)s AND l.deleted_at IS NULL
+            AND (%(ids)s::uuid[] IS NULL OR l.id = ANY(%(ids)s))
+          ORDER BY l.id LIMIT %(limit)s)
+        SELECT p.id, p.key, true, EXISTS (
+                 SELECT 1 FROM sync_operation o WHERE o.entity_id = p.id
+                   AND o.sink IN ('{EMBEDDING}', 'pinecone', '{SIMILARITY}')
+                   AND o.finished_at IS NULL),
+               p.missing
+        FROM page p ORDER BY p.id
+        """,
+        {
+            "after": after or UUID(int=0),
+            "limit": limit,
+            "ids": None if ids is None else list(ids),
+        },
+    ).fetchall()
+    gaps = [Gap(*row[:4]) for row in rows if row[4]]
+    return gaps, rows[-1][0] if len(rows) == limit else None
+
+
+def living_keys(conn: Conn, entity_type: EntityType, keys: Sequence[str]) -> dict[str, UUID]:
+    """Those of ``keys`` that living entities have, with their ids."""
+    rows = conn.execute(
+        f"SELECT {KEY_COLUMN[entity_type]}, id FROM {entity_type} "
+        f"WHERE {KEY_COLUMN[entity_type]} = ANY(%s) AND deleted_at IS NULL",
+        (list(keys),),
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def deleted_keys(conn: Conn, entity_type: EntityType, keys: Sequence[str]) -> set[str]:
+    """Those of ``keys`` that deleted entities have, as long as their rows are kept."""
+    rows = conn.execute(
+        f"SELECT {KEY_COLUMN[entity_type]} FROM {entity_type} "
+        f"WHERE {KEY_COLUMN[entity_type]} = ANY(%s) AND deleted_at IS NOT NULL",
+        (list(keys),),
+    )
+    return {row[0] for row in rows}
+
+
+def hold_still(conn: Conn, entity_type: EntityType) -> None:
+    """Wait until nobody is writing a table, and let nobody until the transaction ends.
+
+    Who writes afterwards draws a version above every one drawn before. Raises
+    ``psycopg.errors.LockNotAvailable`` when a writer does not end within 10 seconds.
+    """
+    conn.execute("SET LOCAL lock_timeout = '10s'")
+    conn.execute(f"LOCK TABLE {entity_type} IN SHARE MODE")
+
+
+def note_verification(
+    conn: Conn, *, seconds: float, consistent: bool, result: Mapping[str, Any]
+) -> None:
+    """Keep what a comparison came to, and forget those before the last hundred."""
+    from psycopg.types.json import Jsonb
+
+    conn.execute(
+        "INSERT INTO verify_run (seconds, consistent, result) VALUES (%s, %s, %s)",
+        (seconds, consistent, Jsonb(dict(result))),
+    )
+    conn.execute(
+        "DELETE FROM verify_run WHERE id <= (SELECT max(id) FROM verify_run) - %s", (RUNS_KEPT,)
+    )
+
+
+#: Comparisons whose results are kept.
+RUNS_KEPT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What the last comparison came to. ``age`` and ``seconds`` (how long it took) in seconds.
+
+    ``result`` is what ``altsync verify --json`` printed.
+    """
+
+    age: float
+    seconds: float
+    consistent: bool
+    result: Mapping[str, Any]
+
+
+def last_verification(conn: Conn) -> Verification | None:
+    """The last comparison, by anybody."""
+    row = conn.execute(
+        """
+        SELECT EXTRACT(epoch FROM now() - finished_at)::float8, seconds, consistent, result
+        FROM verify_run ORDER BY id DESC LIMIT 1
+        """
+    ).fetchone()
+    return Verification(*row) if row else None

@@ -1,0 +1,137 @@
+"""The graph's digests: the same facts on every graph, and different ones for every difference."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from uuid import uuid4
+
+import pytest
+
+from altsync.records import Digest, Edge, EntityType, Relation, Row
+from altsync.sinks.neo4j import DIGEST_PRIME, WEIGHT_PRIME, Sink
+from tests.contract.harness import GraphHarness
+from tests.contract.rows import MAKERS, archetype, example, league
+
+MODULUS = 7
+
+
+@pytest.fixture
+def sink(graph: GraphHarness) -> Sink:
+    """The graph sink, set up."""
+    opened = graph.shared()
+    opened.setup()
+    assert isinstance(opened, Sink)
+    return opened
+
+
+def linked(one: Row, *targets: Row, score: float | None = 0.25) -> Row:
+    """The row with a relationship to each of ``targets``."""
+    edges = (Edge(uuid4(), Relation.COMPETES_WITH, t.key, t.graph_version, score) for t in targets)
+    return replace(one, edges=tuple(edges))
+
+
+def test_a_digest_says_what_is_there(graph: GraphHarness, sink: Sink) -> None:
+    """Counts, sums, keys and hashes, by hand."""
+    one, other = league("f1", 10), league("formula_2", 17)
+    sink.upsert([one, other], graph.model)
+    sink.upsert([linked(one, other)], graph.model)
+    least, greatest = sorted([one.content_hash, other.content_hash])
+    weights = 10 * 2 + 17 * 9
+    assert sink.digest(EntityType.LEAGUE, MODULUS) == {
+        3: {
+            ("node", 2, 27, weights, "f1", "formula_2", least, greatest),
+            ("parent", "racing", 2, 27),
+            ("edge", "COMPETES_WITH", 1, 17, 25_000),
+        }
+    }
+    assert (DIGEST_PRIME, WEIGHT_PRIME) == (1_000_000_007, 8191)
+
+
+@pytest.mark.parametrize("kind", EntityType)
+def test_large_versions_do_not_overflow(graph: GraphHarness, sink: Sink, kind: EntityType) -> None:
+    """Versions are microseconds: their sums would leave 64 bits at some thousand nodes."""
+    version = 1_795_381_382_000_001
+    sink.upsert([MAKERS[kind](f"e{n}", version + 7 * n) for n in range(3)], graph.model)
+    (facts,) = sink.digest(kind, MODULUS).values()
+    (node,) = (fact for fact in facts if fact[0] == "node")
+    assert node[1:3] == (3, sum((version + 7 * n) % DIGEST_PRIME for n in range(3)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "MATCH (n:League {league_tag: 'a'}) DETACH DELETE n",
+        "MATCH (n:League {league_tag: 'a'}) SET n.sync_version = 11",
+        "MATCH (n:League {league_tag: 'a'}) SET n.sync_version = 17",
+        "MATCH (n:League {league_tag: 'a'}) SET n.league_tag = 'b'",
+        "MATCH (n:League {league_tag: 'a'}) SET n.content_hash = 'x'",
+        "MATCH (n:League {league_tag: 'a'})-[r:BELONGS_TO_ARCHETYPE]->() DELETE r",
+        "MATCH (n:League {league_tag: 'a'}) MERGE (p:SportArchetype {name: 'rowing'}) "
+        "MERGE (n)-[:BELONGS_TO_ARCHETYPE]->(p)",
+        "MATCH (n:League {league_tag: 'a'})-[r:COMPETES_WITH]->() DELETE r",
+        "MATCH (n:League {league_tag: 'a'})-[r:COMPETES_WITH]->() SET r.score = 0.26",
+        "MATCH (n:League {league_tag: 'z'}), (a:League {league_tag: 'a'}) "
+        "MERGE (n)-[:SIMILAR_TO]->(a)",
+        "MATCH (n:League {league_tag: 'a'})-[r:COMPETES_WITH]->() DELETE r "
+        "WITH n MATCH (o:League {league_tag: 'y'}) MERGE (n)-[:COMPETES_WITH {score: 0.25}]->(o)",
+        "CREATE (:League {league_tag: 'g', sync_version: 9})",
+    ],
+)
+def test_every_difference_shows(graph: GraphHarness, sink: Sink, change: str) -> None:
+    """Whatever is done to nodes and relationships, the digest is another one."""
+    rows = [league("a", 10), league("y", 12), league("z", 13)]
+    sink.upsert(rows, graph.model)
+    sink.upsert([linked(rows[0], rows[2])], graph.model)
+    before: Digest = sink.digest(EntityType.LEAGUE, MODULUS)
+    graph.ask(change)
+    assert sink.digest(EntityType.LEAGUE, MODULUS) != before
+
+
+def test_what_is_not_altsyncs_does_not_show(graph: GraphHarness, sink: Sink) -> None:
+    """Stubs, other labels, other relationships."""
+    for one in (league("a", 10), archetype("racing", 11), example("e", 12)):
+        sink.upsert([one], graph.model)
+    before = [sink.digest(kind, MODULUS) for kind in EntityType]
+    graph.ask("CREATE (:League {league_tag: 'stub'}), (:Mine {league_tag: 'm', sync_version: 1})")
+    graph.ask(
+        "MATCH (a:League {league_tag: 'a'}), (s:League {league_tag: 'stub'}) "
+        "MERGE (a)-[:LIKES]->(s)"
+    )
+    assert [sink.digest(kind, MODULUS) for kind in EntityType] == before
+    assert [sink.count(kind) for kind in EntityType] == [1, 1, 1]
+
+
+def test_buckets_are_listed_by_pages(
+    graph: GraphHarness, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each key of the buckets once, no other, no page longer than it may be."""
+    graph.small_pages(monkeypatch, 3)
+    monkeypatch.setattr("altsync.sinks.neo4j.LIST_PAGE", 3)
+    sink.upsert([league(f"l{n:02}", 100 + n) for n in range(20)], graph.model)
+    pages = list(sink.keys_in(EntityType.LEAGUE, MODULUS, [2, 4]))
+    wanted = [f"l{n:02}" for n in range(20) if (100 + n) % MODULUS in (2, 4)]
+    assert [key for page in pages for key in page] == wanted
+    assert max(map(len, pages)) == 3
+
+
+def test_nodes_with_all_that_hangs_on_them(graph: GraphHarness, sink: Sink) -> None:
+    """Version, properties, parents, relationships; stubs and unknown keys are left out."""
+    one = linked(league("a", 10), league("z", 13))
+    sink.upsert([one], graph.model)
+    found = sink.nodes(EntityType.LEAGUE, ["a", "z", "nobody"])
+    assert set(found) == {"a"}
+    node = found["a"]
+    assert (node.version, node.parents) == (10, ("racing",))
+    assert node.edges == (("COMPETES_WITH", "z", 0.25),)
+    assert node.properties["league_name"] == "Formula 1"
+
+
+def test_removal_stops_at_newer_nodes_and_is_remembered(graph: GraphHarness, sink: Sink) -> None:
+    """What is above the version stays; a late upsert of what went is refused."""
+    sink.upsert([league("a", 10), league("b", 30)], graph.model)
+    sink.remove(EntityType.LEAGUE, ["a", "b"], 20)
+    assert set(sink.nodes(EntityType.LEAGUE, ["a", "b"])) == {"b"}
+    sink.upsert([league("a", 15)], graph.model)
+    assert set(sink.nodes(EntityType.LEAGUE, ["a"])) == set()
+    sink.upsert([league("a", 21)], graph.model)
+    assert set(sink.nodes(EntityType.LEAGUE, ["a"])) == {"a"}

@@ -1,0 +1,207 @@
+"""All stores with a few entities in them, and the ways in which tests make them disagree."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import pytest
+from typer.testing import CliRunner
+
+from altsync import outbox
+from altsync.app import Application
+from altsync.cli import app as cli
+from altsync.db import Database
+from altsync.delivery import Delivery, Policy
+from altsync.local.services.graph import Graph
+from altsync.local.services.vectors import Vectors
+from altsync.reconcile import Options, Report
+from altsync.records import Content, EntityType, Origin, Relation, entity_id
+from altsync.sinks import pinecone
+from tests.conftest import DIMENSIONS, MODEL
+from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness
+from tests.integration.fakes import FakeEmbedder
+from tests.integration.world import ECHO, LEASE, World, archetype, embedding_sink, example, leagues
+
+#: Enough that one record is below the share that may be removed.
+LEAGUES = 30
+
+CONTENTS: tuple[Content, ...] = (
+    *leagues(LEAGUES),
+    archetype("team_sport"),
+    archetype("racing"),
+    *(example(f"e{number}", "triage" if number % 2 else "naming") for number in range(6)),
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """All stores, and clients of them that the product does not know."""
+
+    world: World
+    database: Database
+    app: Application
+    graph: GraphHarness
+    index: PineconeHarness
+    embedder: FakeEmbedder
+
+    def deliver(self) -> None:
+        """Deliver all that is due, until nothing is left."""
+        for _ in range(10):
+            for name in self.app.topology.names:
+                self.delivery(name).drain(60.0)
+            if not self.live():
+                return
+            self.world.pass_time(60)
+        raise AssertionError("not at rest")
+
+    def delivery(self, name: str) -> Delivery:
+        """Delivery as a worker has it, embedding for nothing."""
+        sink = self.app.sink(name)
+        if name == "embedding":
+            sink = embedding_sink(self.database, self.embedder)
+        assert sink is not None
+        policy = Policy(lease=LEASE, echo=ECHO)
+        return Delivery(self.database, sink, self.app.topology, policy, worker="tests")
+
+    def live(self) -> int:
+        """Operations that are not done."""
+        found = self.world.scalar("SELECT count(*) FROM sync_operation WHERE finished_at IS NULL")
+        return int(found)
+
+    def verify(self, *sinks: str, **options: Any) -> Report:
+        """Compare, without grace unless a test is about it."""
+        return self.app.verify(Options(**{"grace": 0.0, **options}), sinks or None)
+
+    def drift(self, *sinks: str, **options: Any) -> dict[str, dict[str, int]]:
+        """What differs: kinds above zero, by sink."""
+        return found(self.verify(*sinks, **options))
+
+    def mend(self, **options: Any) -> Report:
+        """Repair, deliver, and see that one run was enough."""
+        report = self.verify(repair=True, **options)
+        self.deliver()
+        assert self.drift(deep=True) == {}
+        return report
+
+    def run(self, *arguments: str, code: int = 0) -> Any:
+        """The command as a user has it."""
+        result = CliRunner().invoke(cli, ["verify", *arguments])
+        # The command logs to the runner's stderr, which is closed by now.
+        logging.root.handlers[:] = [logging.NullHandler()]
+        assert result.exit_code == code, result.output
+        return result
+
+    def json(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+        """What scripts read."""
+        body: dict[str, Any] = json.loads(self.run("--json", *arguments, code=code).stdout)
+        return body
+
+    def key_version(self, key: str) -> int:
+        """The version of a league."""
+        return int(self.world.scalar("SELECT version FROM league WHERE league_tag = %s", key))
+
+    def beyond(self) -> int:
+        """A version that this database has not reached, as before a restore."""
+        return int(self.world.scalar("SELECT last_value + 10000000 FROM entity_version"))
+
+    def relate(self, *pairs: tuple[str, str, float | None]) -> None:
+        """Seeded relationships between leagues."""
+        ids: list[UUID] = []
+        with self.world.conn.transaction():
+            for source, target, score in pairs:
+                one, other = (entity_id(EntityType.LEAGUE, key) for key in (source, target))
+                self.world.conn.execute(
+                    "INSERT INTO league_relationship (id, seed_id, source_league_id, "
+                    "target_league_id, relationship_type, strength_score) "
+                    "VALUES (%s, %s, %s, %s, %s, %s)",
+                    (
+                        entity_id(Relation.COMPETES_WITH, f"{one}:{other}"),
+                        f"{source}-{target}",
+                        one,
+                        other,
+                        Relation.COMPETES_WITH,
+                        score,
+                    ),
+                )
+                ids.append(one)
+            outbox.carry_edges(self.world.conn, ids, self.app.topology, Origin.SEED)
+
+    def put_vector(
+        self,
+        key: str,
+        entity_type: EntityType = EntityType.LEAGUE,
+        space: str = "default",
+        values: Sequence[float] | None = None,
+        **metadata: Any,
+    ) -> None:
+        """Write a vector behind altsync's back; what is not given stays as it is."""
+        index = self.index.index(pinecone.INDEXES[entity_type])
+        held = index.fetch(ids=[key], namespace=space).vectors.get(key)
+        marks = {**(held.metadata if held and held.metadata else {}), **metadata}
+        numbers = list(values or (held.values if held and held.values else [1.0, 0.5, 0.25, 0.0]))
+        one = {"id": key, "values": numbers, "metadata": marks}
+        index.upsert(vectors=[one], namespace=space)
+
+    def drop_vector(self, key: str, space: str = "default") -> None:
+        """Delete a league's vector behind altsync's back."""
+        self.index.index(pinecone.INDEXES[EntityType.LEAGUE]).delete(ids=[key], namespace=space)
+
+
+def found(report: Report) -> dict[str, dict[str, int]]:
+    """Kinds above zero, by sink."""
+    assert report.problems == {}
+    kinds = {t.sink: {k.value: n for k, n in t.kinds.items() if n} for t in report.tallies}
+    return {sink: numbers for sink, numbers in kinds.items() if numbers}
+
+
+@contextmanager
+def site_of(
+    world: World,
+    database: Database,
+    graph_server: Graph,
+    vectors_server: Vectors,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    similarity: bool = False,
+) -> Iterator[Site]:
+    """Every store, filled and at rest."""
+    user, password = graph_server.auth
+    for name, value in {
+        "DATABASE_URL": world.url,
+        "NEO4J_URI": graph_server.url,
+        "NEO4J_USERNAME": user,
+        "NEO4J_PASSWORD": password,
+        "NEO4J_DATABASE": "altsync",
+        "PINECONE_API_KEY": vectors_server.secret,
+        "PINECONE_CONTROLLER_HOST": vectors_server.url,
+        "OPENAI_API_KEY": vectors_server.secret,
+        "OPENAI_BASE_URL": vectors_server.openai_url,
+        "ALTSYNC_SIMILARITY": str(similarity).lower(),
+        "ALTSYNC_SIMILARITY_DEBOUNCE_SECONDS": "0",
+        "ALTSYNC_EMBEDDING_MODEL": MODEL,
+        "ALTSYNC_EMBEDDING_DIMENSIONS": str(DIMENSIONS),
+        # The graph plans each statement anew, and a busy machine is slow at it.
+        "ALTSYNC_SINK_TIMEOUT_SECONDS": "25",
+    }.items():
+        monkeypatch.setenv(name, value)
+    graph = arcade_harness(graph_server)
+    graph.empty()
+    index = PineconeHarness(vectors_server)
+    index.empty()
+    app = Application()
+    with database.transaction() as conn:
+        app.register_sinks(conn)
+    assert set(app.set_up_sinks().values()) == {None}
+    site = Site(world, database, app, graph, index, FakeEmbedder())
+    world.save(*CONTENTS)
+    site.deliver()
+    yield site
+    app.close()
+    graph.close()
+    index.close()
