@@ -110,7 +110,7 @@ def _check_status(status: dict[str, Any]) -> None:
         counts = {"pending": 0, "synced": count, "failed": 0}
         return {"total": count, "embedding": counts, "neo4j": counts, "pinecone": counts}
 
-    assert status.keys() == {"entities", "operations", "matrix", "sinks", "model"}
+    assert status.keys() == {"entities", "operations", "matrix", "sinks", "model", "verify"}
     assert status["entities"] == {
         "sport_archetype": synced(5),
         "league": synced(3),
