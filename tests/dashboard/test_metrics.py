@@ -177,7 +177,9 @@ def test_the_reference_is_complete(described: list[Metric]) -> None:
 
 def test_the_reference_names_every_bound() -> None:
     """The histogram's upper bounds, in order."""
-    (line,) = re.findall(r"^Upper bounds, in seconds: (.+)\.$", REFERENCE.read_text(), re.MULTILINE)
+    (line,) = re.findall(
+        r"^Upper bounds of the histogram, in seconds: (.+)\.$", REFERENCE.read_text(), re.MULTILINE
+    )
     assert [float(bound) for bound in line.split(", ")] == list(BOUNDS)
 
 

@@ -15,6 +15,7 @@ from altsync.local.services.postgres import Postgres
 from altsync.local.services.vectors import Vectors
 from altsync.local.vectors.names import EMBEDDING_MODEL
 from altsync.records import League
+from tests.contract.harness import PineconeHarness
 from tests.dashboard.browser import PATIENCE, chromium, page_of
 from tests.dashboard.site import Site, local_services, serving, settings_for
 from tests.dashboard.test_api import bury, record, relate
@@ -65,7 +66,9 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def stage(browser: Browser, postgres: Postgres, vectors_server: Vectors) -> Iterator[Stage]:
     """Leagues that are embedded and indexed, dead letters, relationships, and batches."""
-    vectors_server.admin.clear()
+    harness = PineconeHarness(vectors_server, dimensions=1536)
+    harness.wipe()  # others may have left indexes of another length
+    harness.close()
     with psycopg.connect(postgres.url, autocommit=True) as conn:
         conn.execute("CREATE DATABASE page TEMPLATE migrated")
     url = f"{postgres.url.rsplit('/', 1)[0]}/page"
