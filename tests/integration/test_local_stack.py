@@ -289,7 +289,7 @@ def test_the_stack_outlives_its_command_but_not_an_interrupted_one(tmp_path: Pat
     command = [sys.executable, "-c", UP, str(home), "postgresql", "redis"]
 
     def spawned() -> bool:
-        record = book.load("redis")
+        record = book.load("postgresql")  # the slower one: it is not ready yet
         return record is not None and record.process is not None
 
     interrupted = subprocess.Popen(command, stderr=subprocess.PIPE)
