@@ -58,8 +58,8 @@ test-neo4j: setup ## the sink contract on a real Neo4j (fetched with Maven; Java
 test-random: setup ## random kills and faults over real processes: SECONDS=60 SEED=
 	$(BIN)/python -m tests.faults.random_processes --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
 
-test-long: setup ## long proofs over real processes: ten kills amid 5,000 leagues, counted calls, the demo
-	$(PYTEST) tests/acceptance -n $(JOBS) --dist loadfile -m slow
+test-long: setup ## long proofs: ten kills amid 5,000 leagues, counted calls, verify, the page, the docs, the demo
+	$(PYTEST) tests -n $(JOBS) --dist loadfile -m slow --ignore tests/faults
 
 test-slow: setup ## every long proof, random searches for holes too
 	$(PYTEST) tests -m slow

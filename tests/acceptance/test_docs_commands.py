@@ -17,6 +17,8 @@ from tests.docs_blocks.front import write_clients
 from tests.docs_blocks.loosely import first_missing
 from tests.docs_blocks.shell import Shell
 
+pytestmark = pytest.mark.slow
+
 #: As for users, but retries and breakers are quick: pages show how faults are mended.
 SETTINGS = {
     "ALTSYNC_SIMILARITY": "true",

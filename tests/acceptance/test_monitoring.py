@@ -8,10 +8,14 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from altsync.local.ports import accepts, free_ports
 from tests.acceptance import seeds
 from tests.acceptance.conftest import CREW_SETTINGS, Crew
 from tests.acceptance.stack import SINKS, Stack
+
+pytestmark = pytest.mark.slow
 
 LOOPBACK = "127.0.0.1"
 

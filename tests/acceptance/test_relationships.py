@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from altsync.local.vectors.faults import FaultRule
 from tests.acceptance.oracle import assert_agreement
 from tests.acceptance.seeds import archetypes, league, write
 from tests.acceptance.stack import Stack
+
+pytestmark = pytest.mark.slow
 
 #: Similarity as users have it, but sooner after a change; short leases, so that a kill is mended.
 SETTINGS = {

@@ -22,7 +22,7 @@ from tests.dashboard.test_api import bury, record, relate
 from tests.integration.fakes import FakeGraph
 from tests.integration.world import World, archetype, deliver, example, league
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 #: A key that would run if it were ever taken for HTML.
 NASTY = "<img src=x onerror=document.title='owned'>"

@@ -20,6 +20,8 @@ from tests.contract.doubles import closed_port
 from tests.integration.verifying import CONTENTS, LEAGUES, Site, site_of
 from tests.integration.world import World, eventually, league
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def site(

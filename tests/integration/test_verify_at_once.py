@@ -14,6 +14,8 @@ from altsync.local.services.vectors import Vectors
 from tests.integration.verifying import Site, site_of
 from tests.integration.world import World, league
 
+pytestmark = pytest.mark.slow
+
 #: Comparisons while others write.
 ROUNDS = 12
 
