@@ -261,7 +261,8 @@ class SinkTraits:
     born when the embedding settles. ``edges``: the sink mirrors relationships too, so it
     follows ``graph_version`` instead of ``version``. ``follows``: its operations are born when
     that sink has settled, and its wake-ups travel in that sink's queue. ``types``: what it
-    takes of the entities.
+    takes of the entities. ``in_flight``: calls of one batch that may be under way at once, each
+    from a thread of its own.
     """
 
     name: str
@@ -270,6 +271,7 @@ class SinkTraits:
     edges: bool = False
     follows: str | None = None
     types: tuple[EntityType, ...] = tuple(EntityType)
+    in_flight: int = 1
 
 
 @dataclass(frozen=True, slots=True)
