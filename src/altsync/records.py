@@ -17,6 +17,9 @@ EMBEDDING = "embedding"
 #: The name of the sink that keeps leagues' SIMILAR_TO relationships in step with their vectors.
 SIMILARITY = "similarity"
 
+#: The sink that it follows, and asks: the vector index.
+SIMILARITY_FOLLOWS = "pinecone"
+
 
 class EntityType(StrEnum):
     """What is mirrored. The value is the table's name, so it may stand in SQL."""
