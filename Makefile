@@ -7,30 +7,40 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 #: Processes that run tests at once: one more than two cores, as many tests wait for servers.
 JOBS ?= 3
+#: The benchmarks' own environment: what altsync is compared with is none of its dependencies.
+BENCH_VENV := .venv-bench
+BENCH_STAMP := $(BENCH_VENV)/.installed
+#: What make bench measured last.
+BENCH_RESULTS := .bench/results.json
 PYTEST := $(BIN)/python -m pytest
 #: Whole files, in the order of their names: the long ones, of whole stacks, come first.
 SPREAD := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format types imports audit test-neo4j test-random test-long test-slow up down clean
+.PHONY: help setup demo test check lint format types imports audit test-neo4j test-random test-long test-slow bench bench-full bench-plots up down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## a virtual environment in .venv with everything in it
 
-$(STAMP): pyproject.toml requirements.lock
+#: A new environment $(1) with all of the lock $(2), and altsync itself, editable.
+define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "altsync needs Python 3.11 or newer; name one with make PYTHON=python3.12")'
 	@if command -v uv >/dev/null 2>&1; then \
-	  uv venv --quiet --clear --python "$$(command -v $(PYTHON))" $(VENV) && \
-	  uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock && \
-	  uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
+	  uv venv --quiet --clear --python "$$(command -v $(PYTHON))" $(1) && \
+	  uv pip install --quiet --python $(1)/bin/python --require-hashes -r $(2) && \
+	  uv pip install --quiet --python $(1)/bin/python --no-deps --no-build-isolation --editable .; \
 	else \
-	  $(PYTHON) -m venv --clear $(VENV) && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
+	  $(PYTHON) -m venv --clear $(1) && \
+	  $(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(2) && \
+	  $(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
 	fi
 	@touch $@
+endef
+
+$(STAMP): pyproject.toml requirements.lock
+	$(call install,$(VENV),requirements.lock)
 
 demo: setup ## the main job on the embedded stack: seed, sync, agree, three queries
 	@$(BIN)/altsync demo
@@ -69,6 +79,18 @@ test-long: setup ## long proofs: ten kills amid 5,000 leagues, counted calls, ve
 test-slow: setup ## every long proof, random searches for holes too
 	$(PYTEST) tests -m slow
 
+$(BENCH_STAMP): pyproject.toml benchmarks/requirements.lock
+	$(call install,$(BENCH_VENV),benchmarks/requirements.lock)
+
+bench: $(BENCH_STAMP) ## measure the figures side by side with what they are compared with: FIGURES="1 3"
+	$(BENCH_VENV)/bin/python -m benchmarks --check --json $(BENCH_RESULTS) $(FIGURES:%=--figure %)
+
+bench-full: $(BENCH_STAMP) ## the figures with a million leagues; an hour
+	$(BENCH_VENV)/bin/python -m benchmarks --check --full --json $(BENCH_RESULTS) $(FIGURES:%=--figure %)
+
+bench-plots: $(BENCH_STAMP) ## draw benchmarks/results.json into docs/img
+	$(BENCH_VENV)/bin/python -m benchmarks.plot
+
 up: setup ## the embedded stack and the whole Procfile, until Ctrl-C
 	@$(BIN)/altsync local up
 	@$(BIN)/altsync migrate
@@ -78,5 +100,5 @@ down: setup ## stop the embedded stack; its data stay
 	@$(BIN)/altsync local down
 
 clean: ## remove the virtual environment and all caches; data in .altsync stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache build
+	rm -rf $(VENV) $(BENCH_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

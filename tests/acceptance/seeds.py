@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ def count_lines(folder: Path) -> int:
     return sum(1 for text in texts for line in text.split("\n") if line.strip())
 
 
-def write(folder: Path, file: str, lines: Sequence[Line | str]) -> None:
-    """Write a seed file; a string stands as it is."""
+def write(folder: Path, file: str, lines: Iterable[Line | str]) -> None:
+    """Write a seed file line by line; a string stands as it is."""
     path = folder / file
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = (line if isinstance(line, str) else json.dumps(line) for line in lines)
-    path.write_text("".join(f"{line}\n" for line in text), encoding="utf-8")
+    with path.open("w", encoding="utf-8") as stream:
+        for line in lines:
+            stream.write(f"{line if isinstance(line, str) else json.dumps(line)}\n")
 
 
 def archetypes() -> list[Line]:
@@ -57,7 +58,7 @@ def league(number: int) -> Line:
 
 def write_leagues(folder: Path, count: int, first: int = 0) -> Path:
     """A seed folder with ``count`` generated leagues and nothing else."""
-    write(folder, "leagues/generated.jsonl", [league(first + n) for n in range(count)])
+    write(folder, "leagues/generated.jsonl", (league(first + n) for n in range(count)))
     return folder
 
 

@@ -61,13 +61,20 @@ class EmbeddingCache:
 
     def keep(self, model: Model, vectors: Mapping[str, bytes]) -> None:
         """Keep vectors (float32 little-endian) by the hash of their text."""
-        with self._database.transaction() as conn, conn.cursor() as cursor:
-            cursor.executemany(
+        with self._database.autocommit() as conn:
+            conn.execute(
                 """
                 INSERT INTO embedding (model, dimensions, text_hash, vector)
-                VALUES (%s, %s, %s, %b) ON CONFLICT DO NOTHING
+                SELECT %(model)s, %(dimensions)s, v.text_hash, v.vector
+                FROM unnest(%(hashes)s::text[], %(vectors)b::bytea[]) v(text_hash, vector)
+                ORDER BY v.text_hash ON CONFLICT DO NOTHING
                 """,
-                [(model.name, model.dimensions, h, v) for h, v in vectors.items()],
+                {
+                    "model": model.name,
+                    "dimensions": model.dimensions,
+                    "hashes": list(vectors),
+                    "vectors": list(vectors.values()),
+                },
             )
 
     def forget(self, hashes: Sequence[str]) -> None:

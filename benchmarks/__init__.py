@@ -1,0 +1,1 @@
+"""What altsync reaches, measured side by side with what it is compared with."""

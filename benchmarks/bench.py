@@ -1,0 +1,145 @@
+"""What a figure's code gets: servers, empty databases, and a way to say what takes time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+from uuid import uuid4
+
+import psycopg
+from rich.console import Console
+
+from altsync import db, outbox
+from altsync.local.services import Broker, Graph, Postgres, Service, Vectors
+from altsync.records import SinkTraits, Topology
+from benchmarks.report import Measured
+from tests.acceptance.stack import LOOK, Folders, Running, Stack
+
+S = TypeVar("S", bound=Service)
+
+#: The sinks of the product, by their traits: databases are registered for these.
+TOPOLOGY = Topology(
+    (
+        SinkTraits("embedding", guarded=True),
+        SinkTraits("neo4j", guarded=True, edges=True),
+        SinkTraits("pinecone", needs_embedding=True),
+    )
+)
+
+#: The embedding model that databases want, and its dimensions: those of OpenAI's small model.
+MODEL, DIMENSIONS = "benchmark-model", 1536
+
+
+class Bench:
+    """One run of the benchmarks. ``full``: take the sizes that need an hour, not minutes.
+
+    ``folder`` is the run's own and goes with it. Servers are started when first asked for, serve
+    all figures of the run, and stop with it. Use it as a context manager.
+    """
+
+    def __init__(self, folder: Path, *, full: bool = False, console: Console | None = None) -> None:
+        self.full = full
+        self.folder = folder
+        self.console = console or Console(stderr=True, highlight=False)
+        self._running = ExitStack()
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._running.close()
+
+    @cached_property
+    def postgres(self) -> Postgres:
+        """PostgreSQL with its defaults: fsync is on."""
+        return self._start(Postgres(self.folder / "postgresql"))
+
+    @cached_property
+    def redis(self) -> Broker:
+        """A Redis server."""
+        return self._start(Broker(self.folder / "redis"))
+
+    @cached_property
+    def graph(self) -> Graph:
+        """An ArcadeDB that speaks Bolt."""
+        return self._start(Graph(self.folder / "graph"))
+
+    @cached_property
+    def vectors(self) -> Vectors:
+        """The local server of Pinecone's and OpenAI's interfaces."""
+        return self._start(Vectors(self.folder / "vectors"))
+
+    @cached_property
+    def stack(self) -> Stack:
+        """The embedded stack as its commands start it, migrated; figures ``reset`` it."""
+        root = self.folder / "stack"
+        folders = Folders(root / "home", root / "work", root / "logs")
+        folders.work.mkdir(parents=True)
+        folders.logs.mkdir()
+        stack = Stack(folders)
+        with self.doing("starting the embedded stack"):
+            self._running.callback(stack.run, "local", "down")
+            stack.run("local", "up")
+            stack.run("migrate")
+            self._running.callback(stack.close)
+            self._running.callback(stack.kill_all)
+            stack.remember_clean_state()
+        return stack
+
+    @contextmanager
+    def database(self, dimensions: int = DIMENSIONS) -> Iterator[str]:
+        """The URL of a migrated database of its own, dropped at the end."""
+        name = f"bench_{uuid4().hex}"
+        url = f"{self.postgres.url.rsplit('/', 1)[0]}/{name}"
+        with psycopg.connect(self.postgres.url, autocommit=True) as conn:
+            conn.execute(f"CREATE DATABASE {name} TEMPLATE {self._template}")
+            with psycopg.connect(url) as registering:
+                outbox.register_sinks(registering, TOPOLOGY, MODEL, dimensions)
+            try:
+                yield url
+            finally:
+                conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    @cached_property
+    def _template(self) -> str:
+        """The name of a migrated database without sinks, to copy from."""
+        with psycopg.connect(self.postgres.url, autocommit=True) as conn:
+            conn.execute("CREATE DATABASE migrated")
+        db.migrate(f"{self.postgres.url.rsplit('/', 1)[0]}/migrated")
+        return "migrated"
+
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Show people what takes its time now."""
+        with self.console.status(what):
+            yield
+        self.console.print(f"  [dim]{what}[/]")
+
+    def _start(self, service: S) -> S:
+        with self.doing(f"starting {service.name}"):
+            self._running.enter_context(service)
+        return service
+
+
+def until(
+    condition: Callable[[], bool], what: str, running: Sequence[Running] = (), seconds: float = 1800
+) -> None:
+    """Return when the condition holds. Raises ``AssertionError`` when one of ``running`` has died,
+    or ``seconds`` have passed.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        died = [process for process in running if process.died]
+        assert not died, f"waited for {what}, but {died[0].name} died:\n{died[0].output[-2000:]}"
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(LOOK)
+
+
+def median(run: Callable[[], Measured], times: int = 3) -> Measured:
+    """The run that took neither the longest nor the shortest; ``times`` is odd."""
+    runs = sorted((run() for _ in range(times)), key=lambda measured: measured.seconds)
+    return runs[times // 2]

@@ -1,0 +1,55 @@
+"""New leagues from JSONL to rows and operations, beside COPY and beside a script with an ORM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.bench import Bench, median
+from benchmarks.loading import copied, one_by_one, seed, seeding, write_leagues
+from benchmarks.report import Figure, Gate, Measured
+
+NUMBER = 1
+TITLE = "Seeding with the outbox"
+
+ROWS = 20_000
+
+#: Rows that the ORM gets: enough for a rate, in seconds instead of minutes.
+ORM_ROWS = 1_000
+
+
+def measure(bench: Bench) -> Figure:
+    """Medians of three runs, each into an empty database."""
+    folder = bench.folder / "seeding"
+    write_leagues(folder, ROWS)
+    with bench.doing(f"raw COPY of {ROWS:,} rows"), bench.database() as url:
+        copy = median(lambda: copied(url, ROWS, indexed=True))
+        bare = median(lambda: copied(url, ROWS, indexed=False))
+    with bench.doing(f"seeding {ROWS:,} leagues"):
+        seeded = median(lambda: _seeded(bench, folder))
+    with bench.doing(f"{ORM_ROWS:,} rows through the ORM"), bench.database() as url:
+        orm = one_by_one(url, ORM_ROWS)
+    return Figure(
+        NUMBER,
+        TITLE,
+        [copy, bare, seeded, orm],
+        [
+            Gate("rate against raw COPY", seeded.rate / copy.rate, 0.5),
+            Gate("rate against the ORM", seeded.rate / orm.rate, 100),
+            Gate("operations per league", seeded.counts["operations"] / ROWS, 2),
+        ],
+        [
+            "altsync reads and checks JSONL, hashes, gives tags, upserts and enqueues two "
+            "operations a row; COPY gets bytes that are ready."
+        ],
+    )
+
+
+def _seeded(bench: Bench, folder: Path) -> Measured:
+    with bench.database() as url, seeding(url) as conn:
+        report, seconds = seed(conn, folder)
+    return Measured(
+        "altsync: JSONL to rows and operations",
+        report.total.created,
+        seconds,
+        {"operations": report.total.operations},
+    )

@@ -1,0 +1,138 @@
+"""The ways to load leagues into PostgreSQL that are compared: COPY, the ORM, altsync's seeder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from sqlmodel import Session, create_engine
+
+from altsync import db
+from altsync.models import League, SyncOperation
+from altsync.projection import content_hash, text_hash
+from altsync.records import EntityType, entity_id
+from altsync.records import League as LeagueContent
+from altsync.seed.lines import Part
+from altsync.seed.loader import Loader, Options
+from altsync.seed.report import Report
+from altsync.store.rows import CONTENT_COLUMNS
+from benchmarks.bench import TOPOLOGY
+from benchmarks.report import Measured
+from tests.acceptance import seeds
+
+#: What goes into a row beside its content.
+_COLUMNS = ("id", "seed_id", *CONTENT_COLUMNS[EntityType.LEAGUE], "content_hash", "text_hash")
+
+
+def write_leagues(folder: Path, count: int, edited: frozenset[int] = frozenset()) -> None:
+    """A seed folder with ``count`` leagues; those of ``edited`` say something new."""
+    seeds.write(
+        folder,
+        "leagues/generated.jsonl",
+        (_edited(n) if n in edited else seeds.league(n) for n in range(count)),
+    )
+
+
+def _edited(number: int) -> seeds.Line:
+    return {**seeds.league(number), "description": f"Season {number}, told anew."}
+
+
+@contextmanager
+def seeding(url: str) -> Iterator[db.Conn]:
+    """The session of one seeding process."""
+    with db.connect(url, name="altsync-seed") as conn:
+        yield conn
+
+
+def seed(conn: db.Conn, folder: Path) -> tuple[Report, float]:
+    """One run of the real seeder over the leagues of a folder, and its seconds."""
+    report = Report(None)
+    started = time.perf_counter()
+    Loader(conn, TOPOLOGY, Options(folder, (Part.LEAGUES,)), report).run()
+    return report, time.perf_counter() - started
+
+
+def copied(url: str, count: int, *, indexed: bool) -> Measured:
+    """COPY of the same rows, in bytes made beforehand, into a table like ``league``."""
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("DROP TABLE IF EXISTS copied")
+        kinds = "INCLUDING ALL" if indexed else "INCLUDING DEFAULTS INCLUDING GENERATED"
+        conn.execute(f"CREATE TABLE copied (LIKE league {kinds})")
+        lines = "".join(f"{row}\n" for row in _copy_rows(count)).encode()
+        statement = f"COPY copied ({', '.join(_COLUMNS)}) FROM STDIN"
+        started = time.perf_counter()
+        with conn.transaction(), conn.cursor() as cursor, cursor.copy(statement) as copy:
+            copy.write(lines)
+        seconds = time.perf_counter() - started
+    where = "the same indexes" if indexed else "no index"
+    return Measured(f"COPY, bytes ready made, {where}", count, seconds)
+
+
+def _contents(count: int) -> Iterable[LeagueContent]:
+    for number in range(count):
+        line = seeds.league(number)
+        seed_id = line.pop("id")
+        yield LeagueContent(seed_id, **line)
+
+
+def _copy_rows(count: int) -> Iterator[str]:
+    for content in _contents(count):
+        seed_id = content.league_tag
+        values = (getattr(content, name) for name in CONTENT_COLUMNS[EntityType.LEAGUE])
+        row = (
+            entity_id(EntityType.LEAGUE, seed_id),
+            seed_id,
+            *("{}" if isinstance(value, dict) else value for value in values),
+            content_hash(content),
+            text_hash(content),
+        )
+        yield "\t".join(str(value) for value in row)
+
+
+def one_by_one(url: str, count: int) -> Measured:
+    """What a script does: an ORM object, its operations, and a commit for each league."""
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
+    started = time.perf_counter()
+    with Session(engine) as session:
+        for content in _contents(count):
+            league = _orm_league(content)
+            session.add(league)
+            session.flush()
+            session.add_all([_orm_operation(league, sink) for sink in ("embedding", "neo4j")])
+            session.commit()
+    seconds = time.perf_counter() - started
+    engine.dispose()
+    return Measured("SQLModel add + outbox + commit, row by row", count, seconds)
+
+
+def _orm_league(content: LeagueContent) -> League:
+    columns = {name: getattr(content, name) for name in CONTENT_COLUMNS[EntityType.LEAGUE]}
+    return League(
+        id=entity_id(EntityType.LEAGUE, content.league_tag),
+        seed_id=content.league_tag,
+        content_hash=content_hash(content),
+        text_hash=text_hash(content),
+        **columns,
+    )
+
+
+def _orm_operation(league: League, sink: str) -> SyncOperation:
+    return SyncOperation(
+        entity_type=EntityType.LEAGUE,
+        entity_id=league.id,
+        entity_key=league.league_tag,
+        sink=sink,
+        action="upsert",
+        version=league.version,
+        origin="seed",
+        priority=0,
+        attempts=0,
+        suspicion=0,
+        passed_by=0,
+        asked_again=False,
+        unsure=False,
+        places=[],
+    )
