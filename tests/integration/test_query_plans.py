@@ -25,7 +25,7 @@ from altsync.records import (
     Verdict,
 )
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
-from tests.integration.world import LEASE, settle
+from tests.integration.world import EMBEDDER, LEASE, settle
 
 #: Leagues, each with an operation that waits for one of the sinks.
 WAITING = 50_000
@@ -71,7 +71,8 @@ def full(postgres: Postgres) -> Iterator[str]:
         conn.execute("CREATE DATABASE full_tables TEMPLATE migrated")
     with db.connect(f"{base}/full_tables") as conn:
         conn.execute("SET synchronous_commit = off")
-        _fill(conn)
+        _fill(conn, WAITING, HISTORY)
+        conn.execute("VACUUM ANALYZE")
     yield f"{base}/full_tables"
 
 
@@ -132,6 +133,23 @@ def test_settling_reads_no_table_as_a_whole(full: str, sink: str) -> None:
     assert len(plans) >= 6
     assert _scanned(*plans) == set()
     assert sum(plan[0].buffers for plan in plans) < 200 * BATCH
+
+
+def test_a_first_seed_settles_embeddings_row_by_row(database_url: str) -> None:
+    """Before anything was analyzed, the planner takes the table of vectors for almost empty."""
+    with _recording(database_url) as conn:
+        for table in LARGE | {"embedding"}:
+            conn.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+        _fill(conn, waiting=6 * BATCH, finished=0)
+        with conn.transaction(force_rollback=True):
+            operations = _lease(conn, EMBEDDING)
+            conn.asked.clear()
+            synced = [Synced(op, op.version) for op in operations]
+            settled = settle(conn, EMBEDDER, _token(conn, operations), synced)
+            (storing,) = [asked for asked in conn.asked if "FROM embedding" in asked[0]]
+        plan = _explain(conn, *storing)
+    assert settled.synced == BATCH
+    assert plan[0].buffers < 100 * BATCH
 
 
 def test_reading_a_batch_reads_a_batch(full: str) -> None:
@@ -200,7 +218,8 @@ def test_a_page_of_operations_reads_a_page(full: str, asked: dict[str, Any]) -> 
     assert _scanned(plan) == set()
 
 
-def _fill(conn: db.Conn) -> None:
+def _fill(conn: db.Conn, waiting: int, finished: int) -> None:
+    """Leagues that each wait for one sink, and operations of leagues that are gone."""
     conn.execute(
         """
         INSERT INTO league (id, seed_id, league_tag, league_name, sport_name, sport_archetype,
@@ -210,7 +229,7 @@ def _fill(conn: db.Conn) -> None:
           repeat('x', 300), n, n, n, %s, repeat('v', 16)::bytea
         FROM generate_series(1, %s) n
         """,
-        (MODEL, WAITING),
+        (MODEL, waiting),
     )
     conn.execute(
         "INSERT INTO embedding (model, dimensions, text_hash, vector) "
@@ -226,7 +245,7 @@ def _fill(conn: db.Conn) -> None:
           'synced', now() - make_interval(mins => n)
         FROM generate_series(1, %s) n
         """,
-        (HISTORY,),
+        (finished,),
     )
     conn.execute(
         f"""
@@ -236,7 +255,6 @@ def _fill(conn: db.Conn) -> None:
         FROM league
         """
     )
-    conn.execute("VACUUM ANALYZE")
 
 
 def _lease(conn: db.Conn, sink: str) -> list[Operation]:

@@ -324,6 +324,14 @@ def _flip(
             )
 
 
+# Looked up row by row, by the whole key: a join's plan hangs on statistics that a first seed does
+# not have, and the wrong one reads the whole table for each row.
+_VECTOR_OF = """
+FROM embedding e WHERE e.model = %(model)s AND e.dimensions = %(dimensions)s
+  AND e.text_hash = l.text_hash
+"""
+
+
 def _store_vectors(
     conn: Conn, settled: Sequence[Synced], topology: Topology, model: str, dimensions: int
 ) -> None:
@@ -342,12 +350,11 @@ def _store_vectors(
         conn.execute(
             f"""
             WITH stored AS (
-              UPDATE {entity_type} l SET {waiting}embedding_vector = e.vector,
-                embedding_text_hash = e.text_hash, embedding_model = e.model,
+              UPDATE {entity_type} l SET {waiting}
+                (embedding_vector, embedding_text_hash, embedding_model)
+                  = (SELECT e.vector, e.text_hash, e.model {_VECTOR_OF}),
                 embedding_sync_status = 'synced', embedding_updated_at = now()
-              FROM embedding e
-              WHERE l.id = ANY(%(ids)s) AND l.deleted_at IS NULL AND e.text_hash = l.text_hash
-                AND e.model = %(model)s AND e.dimensions = %(dimensions)s
+              WHERE l.id = ANY(%(ids)s) AND l.deleted_at IS NULL AND (SELECT true {_VECTOR_OF})
               RETURNING l.id, l.{KEY_COLUMN[entity_type]} AS key, l.version)
             INSERT INTO sync_operation AS o
               (entity_type, entity_id, entity_key, sink, action, version, origin)
