@@ -8,12 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from altsync import db
 from altsync.local.vectors.faults import FaultRule
-from altsync.seed.lines import Part
-from altsync.seed.loader import Loader, Options
-from altsync.seed.report import Report
-from benchmarks.bench import TOPOLOGY
+from benchmarks.loading import seed, seeding
 from tests.acceptance.seeds import write_leagues
 from tests.acceptance.stack import SINKS, Folders, Stack
 from tests.proxy import Proxy, proxy
@@ -79,12 +75,10 @@ class Whole:
 
     def seed(self, count: int) -> None:
         """Seed so many new leagues."""
-        folder = self.stack.folders.work / "leagues"
-        write_leagues(folder, count, first=self._leagues)
+        folder = write_leagues(self.stack.folders.work / "seeds", count, first=self._leagues)
         self._leagues += count
-        with db.connect(self.stack.addresses["DATABASE_URL"]) as conn:
-            options = Options(folder, (Part.LEAGUES,))
-            Loader(conn, TOPOLOGY, options, Report(None)).run()
+        with seeding(self.stack.addresses["DATABASE_URL"]) as conn:
+            seed(conn, folder)
 
     def deliver(self, count: int) -> float:
         """Seconds from the start of seeding ``count`` leagues until every store has them."""

@@ -65,8 +65,8 @@ def _engine() -> Engine:
 def _clients(session: Session, asleep: list[float] | None) -> Iterator[Clients]:
     if asleep is not None:
         graph, index, embed = asleep
-        sessions = SleepingGraph(graph).session
-        yield Clients(session, sleeping_embed(embed), sessions, SleepingIndex(index), "asleep")
+        sleeping = SleepingGraph(graph).session
+        yield Clients(session, sleeping_embed(embed), sleeping, SleepingIndex(index), "asleep")
         return
     model = os.environ["ALTSYNC_EMBEDDING_MODEL"]
     with _driver() as driver, openai.OpenAI() as client:

@@ -61,13 +61,17 @@ class EmbeddingCache:
 
     def keep(self, model: Model, vectors: Mapping[str, bytes]) -> None:
         """Keep vectors (float32 little-endian) by the hash of their text."""
-        with self._database.transaction() as conn, conn.cursor() as cursor:
-            cursor.executemany(
+        # Sorted, so that two workers with the same texts wait for each other, not in a circle.
+        hashes = sorted(vectors)
+        with self._database.transaction() as conn:
+            conn.execute(
                 """
                 INSERT INTO embedding (model, dimensions, text_hash, vector)
-                VALUES (%s, %s, %s, %b) ON CONFLICT DO NOTHING
+                SELECT %s, %s, text_hash, vector
+                FROM unnest(%s::text[], %b::bytea[]) AS k(text_hash, vector)
+                ON CONFLICT DO NOTHING
                 """,
-                [(model.name, model.dimensions, h, v) for h, v in vectors.items()],
+                (model.name, model.dimensions, hashes, [vectors[one] for one in hashes]),
             )
 
     def forget(self, hashes: Sequence[str]) -> None:
