@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,8 @@ from benchmarks.loading import seed, seeding
 from tests.acceptance.seeds import write_leagues
 from tests.acceptance.stack import SINKS, Folders, Stack
 from tests.proxy import Proxy, proxy
+
+ROOT = Path(__file__).resolve().parents[1]
 
 #: Leagues of one round of warming up: enough for the relay to wake four processes of each sink.
 WARM_UP = 2000
@@ -36,6 +38,16 @@ class Latency:
 def every(seconds: float) -> Latency:
     """The same for every call."""
     return Latency(seconds, seconds, seconds)
+
+
+#: Settings that switch every sink on and lead nowhere. The relay looks after the graph's
+#: tombstones, and must not wait long for nobody.
+NOBODY = {
+    "NEO4J_URI": "bolt://127.0.0.1:1",
+    "PINECONE_API_KEY": "nobody",
+    "OPENAI_API_KEY": "nobody",
+    "ALTSYNC_SINK_TIMEOUT_SECONDS": "0.2",
+}
 
 
 class Whole:
@@ -62,11 +74,28 @@ class Whole:
     @contextmanager
     def crew(self, processes: int) -> Iterator[None]:
         """A relay, and for each sink a Celery worker with so many prefork processes, all warm."""
+        with self._running(processes, self.env, "workers.app"):
+            yield
+
+    @contextmanager
+    def sleeping_crew(self, processes: int, latency: Latency) -> Iterator[None]:
+        """The same, with sinks that sleep so long in place of each remote call."""
+        settings = {
+            **{name: self.env[name] for name in ("DATABASE_URL", "REDIS_URL")},
+            **NOBODY,
+            "BENCH_LATENCY": f"{latency.neo4j},{latency.pinecone},{latency.openai}",
+            "PYTHONPATH": str(ROOT),
+        }
+        with self._running(processes, settings, "benchmarks.asleep.workers"):
+            yield
+
+    @contextmanager
+    def _running(self, processes: int, settings: Mapping[str, str], app: str) -> Iterator[None]:
         self.stack.reset()
         self._leagues = 0
-        self.stack.start_relay(self.env)
+        self.stack.start_relay(settings)
         for sink in SINKS:
-            self.stack.start_worker(sink, size=processes, forks=True, settings=self.env)
+            self.stack.start_worker(sink, size=processes, forks=True, settings=settings, app=app)
         try:
             self._warm_up(processes)
             yield
@@ -86,19 +115,19 @@ class Whole:
         self.seed(count)
         self.stack.wait_until_drained()
         seconds = time.perf_counter() - started
-        assert self.counts() == dict.fromkeys(("postgres", "neo4j", "pinecone"), self._leagues)
+        assert self.synced() == self._leagues
         return seconds
 
-    def counts(self) -> dict[str, int]:
-        """Leagues in every store, counted by its own client; in PostgreSQL those all synced."""
-        synced = " AND ".join(f"{sink}_sync_status = 'synced'" for sink in SINKS)
+    def synced(self) -> int:
+        """Leagues that every sink has, as PostgreSQL knows it."""
+        everywhere = " AND ".join(f"{sink}_sync_status = 'synced'" for sink in SINKS)
+        return self.stack.number(f"SELECT count(*) FROM league WHERE {everywhere}")
+
+    def assert_all_there(self) -> None:
+        """Every store holds every league, counted by its own client."""
         nodes = self.stack.cypher("MATCH (n:League)-[:BELONGS_TO_ARCHETYPE]->() RETURN count(n)")
         stats = self.stack.indexes["altsports-leagues"].describe_index_stats()
-        return {
-            "postgres": self.stack.number(f"SELECT count(*) FROM league WHERE {synced}"),
-            "neo4j": nodes[0][0],
-            "pinecone": stats.total_vector_count,
-        }
+        assert (nodes[0][0], stats.total_vector_count) == (self._leagues, self._leagues)
 
     def _warm_up(self, processes: int) -> None:
         """Deliver until each process has taken part: its clients are made at its first task."""

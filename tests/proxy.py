@@ -50,6 +50,9 @@ class Proxy:
         self.cuts = 0
         self._upstream = (host, port)
         self._listener = socket.create_server((LOOPBACK, listen))
+        # Taken over by every connection; asyncio leaves it off where the socket was made by others,
+        # and small answers would wait 40 ms for each other.
+        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         #: Where clients connect.
         self.port: int = self._listener.getsockname()[1]
         self._connections: dict[asyncio.Task[None] | None, _Connection] = {}

@@ -33,7 +33,8 @@ LATENCIES = (0.0, 0.02)
 #: Seconds between two looks at an edited league: far below what is measured.
 GLANCE = 0.002
 
-#: The wait may be this many times the league's own remote calls, one after the other.
+#: The wait may be this many times the league's own remote calls, one after the other. Only where
+#: calls are remote: servers on the same machine answer faster than PostgreSQL commits.
 TIMES_ITS_CALLS = 3.0
 
 #: Seconds that nobody should have to wait longer than.
@@ -71,12 +72,13 @@ def measure(bench: Bench) -> Figure:
                 edits = _edits(stack)
             measured += [_waited(sink, what, edits, calls) for sink in SINKS]
             last = [max(edit.synced.values()) for edit in edits]
-            bound = TIMES_ITS_CALLS * sum(calls.values())
-            gates += [
-                Gate(f"median wait in seconds, {what}", _p50(last), bound, at_least=False),
-                Gate(f"95 of 100 within seconds, {what}", _p95(last), LONGEST, at_least=False),
-            ]
-            notes.append(_shares(what, edits, calls))
+            times = _p50(last) / sum(calls.values())
+            if seconds:
+                named = f"median wait by the sum of its own calls, {what}"
+                gates.append(Gate(named, times, TIMES_ITS_CALLS, at_least=False))
+            longest = f"seconds within which 95 of 100 are done, {what}"
+            gates.append(Gate(longest, _p95(last), LONGEST, at_least=False))
+            notes.append(f"{_shares(what, edits, calls)} All: {times:.1f} times its own calls.")
     return Figure(NUMBER, TITLE, measured, gates, notes)
 
 
