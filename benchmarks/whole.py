@@ -11,7 +11,7 @@ from pathlib import Path
 from altsync.local.vectors.faults import FaultRule
 from benchmarks.loading import seed, seeding
 from tests.acceptance.seeds import write_leagues
-from tests.acceptance.stack import SINKS, Folders, Stack
+from tests.acceptance.stack import SINKS, Folders, Running, Stack
 from tests.proxy import Proxy, proxy
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,10 +72,16 @@ class Whole:
         )
 
     @contextmanager
-    def crew(self, processes: int) -> Iterator[None]:
-        """A relay, and for each sink a Celery worker with so many prefork processes, all warm."""
-        with self._running(processes, self.env, "workers.app"):
-            yield
+    def crew(
+        self, processes: int, settings: Mapping[str, str] | None = None
+    ) -> Iterator[dict[str, Running]]:
+        """A relay, and for each sink a Celery worker with so many prefork processes, all warm.
+
+        Yields the workers by their sinks.
+        """
+        settings = {**self.env, **(settings or {})}
+        with self._running(processes, settings, "workers.app") as workers:
+            yield workers
 
     @contextmanager
     def sleeping_crew(self, processes: int, latency: Latency) -> Iterator[None]:
@@ -90,15 +96,21 @@ class Whole:
             yield
 
     @contextmanager
-    def _running(self, processes: int, settings: Mapping[str, str], app: str) -> Iterator[None]:
+    def _running(
+        self, processes: int, settings: Mapping[str, str], app: str
+    ) -> Iterator[dict[str, Running]]:
         self.stack.reset()
         self._leagues = 0
         self.stack.start_relay(settings)
-        for sink in SINKS:
-            self.stack.start_worker(sink, size=processes, forks=True, settings=settings, app=app)
+        workers = {
+            sink: self.stack.start_worker(
+                sink, size=processes, forks=True, settings=settings, app=app
+            )
+            for sink in SINKS
+        }
         try:
             self._warm_up(processes)
-            yield
+            yield workers
         finally:
             self.stack.kill_all()
 
