@@ -5,17 +5,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-#: Processes that run tests at once.
-JOBS ?= 2
+#: Processes that run tests at once: one more than two cores, as many tests wait for servers.
+JOBS ?= 3
 #: The benchmarks' own environment: what altsync is compared with is none of its dependencies.
 BENCH_VENV := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.installed
 #: What make bench measured last.
 BENCH_RESULTS := .bench/results.json
 PYTEST := $(BIN)/python -m pytest
+#: Whole files, in the order of their names: the long ones, of whole stacks, come first.
+SPREAD := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format types imports test-neo4j test-random test-long test-slow bench bench-full bench-plots up down clean
+.PHONY: help setup demo test check lint format types imports audit test-neo4j test-random test-long test-slow bench bench-full bench-plots up down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,7 +46,7 @@ demo: setup ## the main job on the embedded stack: seed, sync, agree, three quer
 	@$(BIN)/altsync demo
 
 test: setup ## every test but the long proofs
-	$(PYTEST) tests -n $(JOBS) --dist loadfile -m "not slow and not real_neo4j"
+	$(PYTEST) tests $(SPREAD) -m "not slow and not real_neo4j"
 
 check: lint types imports ## linters, types and layers
 
@@ -62,6 +64,9 @@ types: setup ## mypy, strict
 imports: setup ## import-linter: which room may know which
 	$(BIN)/lint-imports --no-cache
 
+audit: setup ## known weaknesses of the locked packages, where an advisory service answers
+	@$(BIN)/python .ci/audit
+
 test-neo4j: setup ## the sink contract on a real Neo4j (fetched with Maven; Java 17)
 	$(PYTEST) tests/contract tests/real_neo4j -m real_neo4j
 
@@ -69,7 +74,7 @@ test-random: setup ## random kills and faults over real processes: SECONDS=60 SE
 	$(BIN)/python -m tests.faults.random_processes --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
 
 test-long: setup ## long proofs: ten kills amid 5,000 leagues, counted calls, verify, the page, the docs, the demo
-	$(PYTEST) tests -n $(JOBS) --dist loadfile -m slow --ignore tests/faults
+	$(PYTEST) tests $(SPREAD) -m slow --ignore tests/faults
 
 test-slow: setup ## every long proof, random searches for holes too
 	$(PYTEST) tests -m slow

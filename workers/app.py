@@ -17,7 +17,7 @@ from kombu.exceptions import ChannelError
 from altsync import log
 from altsync.config import Settings, is_loopback, read_settings
 from altsync.errors import ConfigurationError
-from altsync.records import SIMILARITY
+from altsync.records import SIMILARITY, SIMILARITY_FOLLOWS
 
 #: The one task; its message is a wake-up.
 TASK = "altsync.sync_batch"
@@ -70,7 +70,7 @@ def queue_of(sink: str) -> str:
 
     Similarity asks the vector index, and shares its queue and its fate.
     """
-    return "pinecone" if sink == SIMILARITY else sink
+    return SIMILARITY_FOLLOWS if sink == SIMILARITY else sink
 
 
 def waiting(app: Celery, queue: str) -> int:

@@ -285,6 +285,8 @@ DDL = (
         last_wake_at TIMESTAMP WITH TIME ZONE,
         last_answer_at TIMESTAMP WITH TIME ZONE,
         unanswered_wakes INTEGER DEFAULT 0 NOT NULL,
+        requests_until TIMESTAMP WITH TIME ZONE,
+        tokens_until TIMESTAMP WITH TIME ZONE,
         config JSONB DEFAULT '{}'::jsonb NOT NULL,
         PRIMARY KEY (sink),
         CONSTRAINT state_known CHECK (state IN ('closed', 'open', 'probing', 'paused', 'disabled'))

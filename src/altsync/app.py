@@ -21,7 +21,7 @@ from altsync.db import Database
 from altsync.delivery import Delivery, Drained, Policy
 from altsync.embedding import Embedded, Embedder
 from altsync.errors import ConfigurationError, SinkFailure
-from altsync.records import SIMILARITY, BreakerState, Model, SinkTraits, Topology
+from altsync.records import EMBEDDING, SIMILARITY, BreakerState, Model, SinkTraits, Topology
 from altsync.relay import Relay, RelayPolicy
 from altsync.sinks.base import Sink
 from altsync.store import EmbeddingCache, Rules
@@ -122,7 +122,7 @@ class Application:
             return self._deliveries[name]
 
     def _deliver_to(self, sink: Sink) -> Delivery:
-        numbers = policy(self.settings)
+        numbers = policy(self.settings, sink.traits.name)
         return Delivery(self.database, sink, self.topology, numbers, worker=worker_name())
 
     def deliver(self, sink: str) -> Drained:
@@ -283,8 +283,9 @@ class _OpenAI:
         self._close()
 
 
-def policy(settings: Settings) -> Policy:
-    """Delivery's numbers, from the settings."""
+def policy(settings: Settings, sink: str) -> Policy:
+    """The numbers of delivery to a sink, from the settings."""
+    paid = sink == EMBEDDING
     return Policy(
         batch_size=settings.altsync_batch_size,
         lease=settings.altsync_lease_seconds,
@@ -296,6 +297,8 @@ def policy(settings: Settings) -> Policy:
         breaker_cap=settings.altsync_breaker_cap_seconds,
         echo=settings.echo_seconds,
         debounce=settings.altsync_similarity_debounce_seconds,
+        requests_per_minute=settings.altsync_openai_requests_per_minute if paid else None,
+        tokens_per_minute=settings.altsync_openai_tokens_per_minute if paid else None,
     )
 
 

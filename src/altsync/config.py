@@ -126,6 +126,9 @@ class Settings(BaseSettings):
     altsync_backoff_cap_seconds: float = Field(default=300.0, gt=0)
     #: Longest time that an open breaker waits before it probes, in seconds.
     altsync_breaker_cap_seconds: float = Field(default=30.0, gt=0)
+    #: What the provider of embeddings allows in a minute, over all workers; no limit by default.
+    altsync_openai_requests_per_minute: int | None = Field(default=None, ge=1)
+    altsync_openai_tokens_per_minute: int | None = Field(default=None, ge=1)
     #: Seconds that a deleted row stays before it is removed for good.
     altsync_purge_grace_seconds: float = Field(default=3600.0, gt=0)
     #: Whether leagues' SIMILAR_TO relationships are kept in step with their vectors.

@@ -359,6 +359,8 @@ class SinkState(SQLModel, table=True):
     last_wake_at: datetime | None = _stamp()
     last_answer_at: datetime | None = _stamp()
     unanswered_wakes: int = Field(sa_column_kwargs={"server_default": text("0")}, nullable=False)
+    requests_until: datetime | None = _stamp()
+    tokens_until: datetime | None = _stamp()
     config: dict[str, Any] = _json()
 
 

@@ -17,6 +17,9 @@ EMBEDDING = "embedding"
 #: The name of the sink that keeps leagues' SIMILAR_TO relationships in step with their vectors.
 SIMILARITY = "similarity"
 
+#: The sink that it follows, and asks: the vector index.
+SIMILARITY_FOLLOWS = "pinecone"
+
 
 class EntityType(StrEnum):
     """What is mirrored. The value is the table's name, so it may stand in SQL."""
@@ -261,7 +264,8 @@ class SinkTraits:
     born when the embedding settles. ``edges``: the sink mirrors relationships too, so it
     follows ``graph_version`` instead of ``version``. ``follows``: its operations are born when
     that sink has settled, and its wake-ups travel in that sink's queue. ``types``: what it
-    takes of the entities.
+    takes of the entities. ``in_flight``: calls of one batch that may be under way at once, each
+    from a thread of its own.
     """
 
     name: str
@@ -270,6 +274,7 @@ class SinkTraits:
     edges: bool = False
     follows: str | None = None
     types: tuple[EntityType, ...] = tuple(EntityType)
+    in_flight: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from altsync import store
 from altsync.db import Database
 from altsync.records import (
     SIMILARITY,
+    SIMILARITY_FOLLOWS,
     Answer,
     EntityType,
     ErrorKind,
@@ -99,7 +100,7 @@ class Sink:
         SIMILARITY,
         guarded=True,
         needs_embedding=True,
-        follows="pinecone",
+        follows=SIMILARITY_FOLLOWS,
         types=(EntityType.LEAGUE,),
     )
 

@@ -11,10 +11,13 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 import psutil
+import pytest
 
 from altsync.local.ports import accepts, free_ports
 from tests.acceptance.conftest import Crew
 from tests.acceptance.stack import Stack
+
+pytestmark = pytest.mark.slow
 
 LOOPBACK = "127.0.0.1"
 

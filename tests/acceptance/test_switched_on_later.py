@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.acceptance import seeds
 from tests.acceptance.conftest import Crew
 from tests.acceptance.oracle import assert_agreement
 from tests.acceptance.stack import SINKS, Stack, worker_arguments
+
+pytestmark = pytest.mark.slow
 
 #: What the small seed folder holds.
 ENTITIES = 5 + 40

@@ -187,12 +187,17 @@ def test_what_is_known_goes_first_and_free(embedding: EmbeddingHarness) -> None:
 def test_equal_texts_meet_in_one_request(
     embedding: EmbeddingHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However a batch is mixed: a text that is wanted twice is in one part."""
-    monkeypatch.setattr("altsync.embedding.MAX_INPUTS", 4)
+    """However a batch is mixed: requests may be under way at once, and none repeats a text."""
+    monkeypatch.setattr("altsync.embedding.MAX_INPUTS", 3)
     rows = [league(f"l{n}", description=f"Text {n % 4}.") for n in range(16)]
     sink = Sink(CountingEmbedder(), embedding.store)
     parts = sink.split(rows, MODEL)
-    assert [len({one.text_hash for one in part}) for part in parts] == [1, 1, 1, 1]
+    texts = [{one.text_hash for one in part} for part in parts]
+    assert [(len(part), len(one)) for part, one in zip(parts, texts, strict=True)] == [
+        (12, 3),
+        (4, 1),
+    ]
+    assert texts[0].isdisjoint(texts[1])
 
 
 def test_a_batch_is_cut_by_the_providers_limits(embedding: EmbeddingHarness) -> None:

@@ -28,6 +28,7 @@ from tests.conftest import DIMENSIONS, MODEL
 from tests.contract.doubles import closed_port
 from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness
 from tests.integration.fakes import FakeEmbedder
+from tests.integration.stores import name_stores
 from tests.integration.world import World, delivery, embed, embedding_sink, league
 
 LEAGUE = {
@@ -118,24 +119,7 @@ def site(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Site]:
     """Three seeds in a folder, and stores that hold nothing."""
-    user, password = graph_server.auth
-    for name, value in {
-        "DATABASE_URL": world.url,
-        "NEO4J_URI": graph_server.url,
-        "NEO4J_USERNAME": user,
-        "NEO4J_PASSWORD": password,
-        "NEO4J_DATABASE": "altsync",
-        "PINECONE_API_KEY": vectors_server.secret,
-        "PINECONE_CONTROLLER_HOST": vectors_server.url,
-        "OPENAI_API_KEY": vectors_server.secret,
-        "OPENAI_BASE_URL": vectors_server.openai_url,
-        "ALTSYNC_SIMILARITY": "false",
-        "ALTSYNC_EMBEDDING_MODEL": MODEL,
-        "ALTSYNC_EMBEDDING_DIMENSIONS": str(DIMENSIONS),
-        # The graph plans each statement anew, and a busy machine is slow at it.
-        "ALTSYNC_SINK_TIMEOUT_SECONDS": "25",
-    }.items():
-        monkeypatch.setenv(name, value)
+    name_stores(monkeypatch, world.url, graph_server, vectors_server)
     monkeypatch.chdir(tmp_path)
     graph = arcade_harness(graph_server)
     graph.empty()

@@ -23,9 +23,9 @@ from altsync.local.services.vectors import Vectors
 from altsync.reconcile import Options, Report
 from altsync.records import Content, EntityType, Origin, Relation, entity_id
 from altsync.sinks import pinecone
-from tests.conftest import DIMENSIONS, MODEL
 from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness
 from tests.integration.fakes import FakeEmbedder
+from tests.integration.stores import name_stores
 from tests.integration.world import ECHO, LEASE, World, archetype, embedding_sink, example, leagues
 
 #: Enough that one record is below the share that may be removed.
@@ -171,25 +171,14 @@ def site_of(
     similarity: bool = False,
 ) -> Iterator[Site]:
     """Every store, filled and at rest."""
-    user, password = graph_server.auth
-    for name, value in {
-        "DATABASE_URL": world.url,
-        "NEO4J_URI": graph_server.url,
-        "NEO4J_USERNAME": user,
-        "NEO4J_PASSWORD": password,
-        "NEO4J_DATABASE": "altsync",
-        "PINECONE_API_KEY": vectors_server.secret,
-        "PINECONE_CONTROLLER_HOST": vectors_server.url,
-        "OPENAI_API_KEY": vectors_server.secret,
-        "OPENAI_BASE_URL": vectors_server.openai_url,
-        "ALTSYNC_SIMILARITY": str(similarity).lower(),
-        "ALTSYNC_SIMILARITY_DEBOUNCE_SECONDS": "0",
-        "ALTSYNC_EMBEDDING_MODEL": MODEL,
-        "ALTSYNC_EMBEDDING_DIMENSIONS": str(DIMENSIONS),
-        # The graph plans each statement anew, and a busy machine is slow at it.
-        "ALTSYNC_SINK_TIMEOUT_SECONDS": "25",
-    }.items():
-        monkeypatch.setenv(name, value)
+    name_stores(
+        monkeypatch,
+        world.url,
+        graph_server,
+        vectors_server,
+        ALTSYNC_SIMILARITY=str(similarity).lower(),
+        ALTSYNC_SIMILARITY_DEBOUNCE_SECONDS="0",
+    )
     graph = arcade_harness(graph_server)
     graph.empty()
     index = PineconeHarness(vectors_server)

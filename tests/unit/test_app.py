@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -30,9 +30,9 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_sinks_of_the_product() -> None:
     """What the outbox must know of each: who waits for whom, and who guards itself."""
     assert Application().topology.sinks == (
-        SinkTraits("embedding", guarded=True),
+        SinkTraits("embedding", guarded=True, in_flight=4),
         SinkTraits("neo4j", guarded=True, edges=True),
-        SinkTraits("pinecone", needs_embedding=True),
+        SinkTraits("pinecone", needs_embedding=True, in_flight=8),
         SinkTraits(
             "similarity",
             guarded=True,
@@ -110,9 +110,11 @@ def test_the_settings_reach_delivery(monkeypatch: pytest.MonkeyPatch) -> None:
         "ALTSYNC_BACKOFF_SECONDS": "2.5",
         "ALTSYNC_BACKOFF_CAP_SECONDS": "250",
         "ALTSYNC_BREAKER_CAP_SECONDS": "25",
+        "ALTSYNC_OPENAI_REQUESTS_PER_MINUTE": "3000",
+        "ALTSYNC_OPENAI_TOKENS_PER_MINUTE": "1000000",
     }.items():
         monkeypatch.setenv(name, value)
-    assert policy(read_settings()) == Policy(
+    delivery = Policy(
         batch_size=7,
         lease=70,
         timeout=13,
@@ -123,11 +125,15 @@ def test_the_settings_reach_delivery(monkeypatch: pytest.MonkeyPatch) -> None:
         breaker_cap=25,
         echo=83,
     )
+    assert policy(read_settings(), "neo4j") == delivery
+    assert policy(read_settings(), "embedding") == replace(
+        delivery, requests_per_minute=3000, tokens_per_minute=1_000_000
+    )
 
 
 def test_the_policys_defaults_are_the_settings() -> None:
     """Two places that say a default must say the same."""
-    found = policy(read_settings())
+    found = policy(read_settings(), "embedding")
     assert {f.name: getattr(found, f.name) for f in fields(Policy)} == {
         f.name: f.default for f in fields(Policy)
     }

@@ -152,7 +152,7 @@ def backfill(
         traits = known_sink(app, sink)
         if not yes:
             _refuse_to_pay_twice(app, traits, force)
-        counts = {kind.value: _backfill(app, traits, kind, force) for kind in traits.types}
+        counts = {kind.value: backfill_type(app, traits, kind, force) for kind in traits.types}
         if as_json:
             terminal.print_json({"enqueued": counts})
         else:
@@ -172,7 +172,8 @@ def _refuse_to_pay_twice(app: Application, sink: SinkTraits, force: bool) -> Non
         raise typer.Exit(Exit.NOT_CONFIRMED)
 
 
-def _backfill(app: Application, sink: SinkTraits, kind: EntityType, force: bool) -> int:
+def backfill_type(app: Application, sink: SinkTraits, kind: EntityType, force: bool) -> int:
+    """Enqueue what a sink lacks of one type (``force``: everything), a page a transaction."""
     count, after = 0, None
     while True:
         with app.database.transaction() as conn:

@@ -6,7 +6,6 @@ import time
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated
-from uuid import UUID
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -15,7 +14,7 @@ from altsync import outbox, store
 from altsync.app import Application
 from altsync.cli import terminal
 from altsync.cli.common import application
-from altsync.cli.operate import Json
+from altsync.cli.operate import Json, backfill_type
 from altsync.cli.terminal import Exit, notes
 from altsync.errors import AltsyncError, ConfigurationError
 from altsync.records import SIMILARITY, BreakerState, EntityType
@@ -42,7 +41,7 @@ def relate(
         with app.database.autocommit() as conn:
             started = store.clock(conn)
             before = store.count_similar(conn)
-        asked = _ask_one(app, league) if league is not None else _ask_all(app)
+        asked = _ask_all(app) if league is None else _ask_one(app, league)
         _work_off(app)
         _show(app, asked, before, started, as_json=as_json)
 
@@ -68,17 +67,7 @@ def _ask_one(app: Application, tag: str) -> int:
 
 
 def _ask_all(app: Application) -> int:
-    traits = app.topology.traits(SIMILARITY)
-    count, after = 0, UUID(int=0)
-    while True:
-        with app.database.transaction() as conn:
-            found, last = outbox.backfill_page(
-                conn, traits, EntityType.LEAGUE, after=after, force=True
-            )
-        count += found
-        if last is None:
-            return count
-        after = last
+    return backfill_type(app, app.topology.traits(SIMILARITY), EntityType.LEAGUE, force=True)
 
 
 def _work_off(app: Application) -> None:

@@ -17,6 +17,7 @@ from psycopg import errors
 
 from altsync import outbox, store
 from altsync.db import Conn, Database
+from altsync.delivery.pace import Pace
 from altsync.delivery.policy import Policy
 from altsync.delivery.verdicts import Judge
 from altsync.delivery.writing import Writer, Writing
@@ -84,7 +85,10 @@ class Drained:
 
 
 class Delivery:
-    """Delivers operations of one sink. Threads may share it: it keeps no state of a batch."""
+    """Delivers operations of one sink. Threads may share it: it keeps no state of a batch.
+
+    ``pace`` is how much it asks of the sink at once.
+    """
 
     def __init__(
         self,
@@ -103,7 +107,10 @@ class Delivery:
         self._policy = policy
         self._worker = worker
         self._at = at
-        self._writer = Writer(database, sink, policy, at)
+        self.pace = Pace(
+            in_flight=sink.traits.in_flight, batch=policy.batch_size, timeout=policy.timeout
+        )
+        self._writer = Writer(database, sink, policy, self.pace, at)
         self._judge = Judge(database, sink.traits, policy)
 
     def drain(self, seconds: float, stopping: Callable[[], bool] = lambda: False) -> Drained:
@@ -134,7 +141,7 @@ class Delivery:
                 self._traits.name,
                 token=token,
                 worker=self._worker,
-                limit=self._policy.batch_size,
+                limit=self.pace.batch,
                 lease=self._policy.lease,
                 max_attempts=self._policy.max_lost_leases,
                 probe=gate.probing,

@@ -20,6 +20,8 @@ class Policy:
     breaker_cap: float = 30.0
     echo: float = 40.0
     debounce: float = 2.0
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
 
 
 def full_jitter(base: float, cap: float, attempts: int) -> float:

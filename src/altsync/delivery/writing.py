@@ -1,11 +1,12 @@
-"""Writing one sink: call by call, halved at a refusal, never longer than the lease."""
+"""Writing one sink: a few calls at once, halved at a refusal, never longer than the lease."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
@@ -14,6 +15,8 @@ import structlog
 
 from altsync import outbox
 from altsync.db import Database
+from altsync.delivery.budget import Budget
+from altsync.delivery.pace import Pace
 from altsync.delivery.policy import Policy
 from altsync.errors import SinkFailure
 from altsync.log import redact
@@ -50,18 +53,36 @@ class Writing:
     attempted: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Records of one call, and how often it has met another writer's lock."""
+
+    rows: Sequence[Row]
+    repeats: int = 0
+
+
 class Writer:
     """Writes batches to one sink. Threads may share it: a batch's state is in ``Writing``."""
 
     def __init__(
-        self, database: Database, sink: Sink, policy: Policy, at: Callable[[str], None]
+        self,
+        database: Database,
+        sink: Sink,
+        policy: Policy,
+        pace: Pace,
+        at: Callable[[str], None],
     ) -> None:
         self._database = database
         self._sink = sink
         self._traits = sink.traits
         self._policy = policy
+        self._pace = pace
         self._at = at
         self._is_set_up = False
+        self._lanes = ThreadPoolExecutor(
+            self._traits.in_flight, thread_name_prefix=f"{self._traits.name}-call"
+        )
+        self._budget = Budget(database, self._traits.name, policy)
 
     def write(
         self, ready: Sequence[Row], gone: Sequence[Row], writing: Writing, model: Model
@@ -71,10 +92,9 @@ class Writer:
             if ready or gone:
                 self._set_up()
             placed = self._settle_places(ready, writing)
-            for part in self._parts(placed, model):
-                self._call(part, writing, lambda rows: self._sink.upsert(rows, model))
-            for part in _by_type(gone):
-                self._call(part, writing, self._sink.delete)
+            parts = [part for rows in _by_type(placed) for part in self._sink.split(rows, model)]
+            self._call_all(parts, writing, lambda rows: self._sink.upsert(rows, model))
+            self._call_all(_by_type(gone), writing, self._sink.delete)
         except SinkFailure as failure:  # setting up and splitting may fail as a whole, too
             writing.failure = failure
         except psycopg.Error:
@@ -94,8 +114,7 @@ class Writer:
         if not strays:
             return ready
         moved = [row for row in strays if row.written_namespace or row.doubtful_namespaces]
-        for part in _by_type(moved):
-            self._call(part, writing, self._sink.delete)
+        self._call_all(_by_type(moved), writing, self._sink.delete)
         left = {row.id for row in moved if isinstance(writing.outcomes.get(row.id), Written)}
         stuck = {row.id for row in moved} - left
         for row_id in left:
@@ -119,68 +138,85 @@ class Writer:
             self._sink.setup()
             self._is_set_up = True
 
-    def _parts(self, ready: Sequence[Row], model: Model) -> Iterator[Sequence[Row]]:
-        for members in _by_type(ready):
-            yield from self._sink.split(members, model)
-
-    def _call(
+    def _call_all(
         self,
-        rows: Sequence[Row],
+        parts: Sequence[Sequence[Row]],
         writing: Writing,
         send: Callable[[Sequence[Row]], Answer],
     ) -> None:
-        """One call; halved and halved again when a record of it is refused."""
-        pending = [rows]
-        repeats = 0
-        while pending:
-            part = pending.pop()
-            if writing.failures_in_a_row >= FAILURES_IN_A_ROW or not self._hold_lease(writing):
+        """One call for each part, some at once; halved and halved again when one is refused."""
+        pending = [Call(part) for part in reversed(parts)]
+        while pending and writing.failures_in_a_row < FAILURES_IN_A_ROW:
+            wave = [pending.pop() for _ in range(min(self._pace.in_flight, len(pending)))]
+            time.sleep(self._budget.reserve([call.rows for call in wave]))
+            if not self._hold_lease(writing):
                 return
-            try:
-                self._send(part, writing, send)
-            except SinkFailure as failure:
-                if failure.unsure:
-                    writing.unsure.update(row.id for row in part)
-                if failure.kind is ErrorKind.SINK:
-                    self._note_failure(part, writing, failure)
-                elif failure.again and repeats < REPEATS:
-                    repeats += 1
-                    time.sleep(random.uniform(0, REPEAT_PAUSE))  # noqa: S311
-                    pending.append(part)
-                elif len(part) > 1:
-                    middle = len(part) // 2
-                    pending += [part[middle:], part[:middle]]
+            answers = self._send_all(wave, writing, send)
+            self._budget.correct([call.rows for call in wave], answers)
+            for call, answer in zip(wave, answers, strict=True):
+                writing.calls += 1 if isinstance(answer, SinkFailure) else answer.calls
+                if isinstance(answer, SinkFailure):
+                    pending += self._failed(call, writing, answer)
                 else:
-                    writing.answered = True
-                    writing.outcomes[part[0].id] = _failed(part[0], failure)
+                    self._note_answer(call.rows, writing, answer)
+                    self._at("called")
+
+    def _send_all(
+        self, wave: Sequence[Call], writing: Writing, send: Callable[[Sequence[Row]], Answer]
+    ) -> list[Answer | SinkFailure]:
+        """What came of calls that go out together, in their order."""
+        writing.attempted = True
+        started = time.monotonic()
+        if len(wave) == 1:
+            answers = [self._send(wave[0].rows, send)]
+        else:
+            answers = list(self._lanes.map(lambda call: self._send(call.rows, send), wave))
+        seconds = time.monotonic() - started
+        if any(isinstance(a, SinkFailure) and a.kind is ErrorKind.SINK for a in answers):
+            self._pace.refused(seconds)
+        else:
+            self._pace.answered(seconds)
+        return answers
 
     def _send(
-        self,
-        part: Sequence[Row],
-        writing: Writing,
-        send: Callable[[Sequence[Row]], Answer],
-    ) -> None:
-        writing.attempted = True
+        self, rows: Sequence[Row], send: Callable[[Sequence[Row]], Answer]
+    ) -> Answer | SinkFailure:
         try:
-            answer = send(part)
-        except SinkFailure:
-            writing.calls += 1
-            raise
+            return send(rows)
+        except SinkFailure as failure:
+            return failure
         except Exception as error:
             # A defect of ours or of a driver. It is kept in the rows, and does not stop others.
-            log.exception("sink.failed", sink=self._traits.name, records=len(part))
-            writing.calls += 1
+            log.exception("sink.failed", sink=self._traits.name, records=len(rows))
             reason = f"{type(error).__name__}: {error}"
-            raise SinkFailure(ErrorKind.UNKNOWN, reason, unsure=True) from error
-        writing.calls += answer.calls
+            return SinkFailure(ErrorKind.UNKNOWN, reason, unsure=True)
+
+    def _failed(self, call: Call, writing: Writing, failure: SinkFailure) -> list[Call]:
+        """Note a call that failed; the calls to make instead of it."""
+        rows = call.rows
+        if failure.unsure:
+            writing.unsure.update(row.id for row in rows)
+        if failure.kind is ErrorKind.SINK:
+            self._note_failure(rows, writing, failure)
+            return []
+        if failure.again and call.repeats < REPEATS:
+            time.sleep(random.uniform(0, REPEAT_PAUSE))  # noqa: S311
+            return [replace(call, repeats=call.repeats + 1)]
+        if len(rows) > 1:
+            middle = len(rows) // 2
+            return [Call(rows[middle:]), Call(rows[:middle])]
+        writing.answered = True
+        writing.outcomes[rows[0].id] = _failed(rows[0], failure)
+        return []
+
+    def _note_answer(self, rows: Sequence[Row], writing: Writing, answer: Answer) -> None:
         writing.tokens += answer.tokens
         writing.answered = writing.answered or answer.calls > 0
         if writing.failures_in_a_row:
             writing.failures_in_a_row, writing.failure = 0, None  # the sink is up after all
         silent = "the sink said nothing of this record"
-        writing.outcomes.update((r.id, Failed(r.id, ErrorKind.UNKNOWN, silent)) for r in part)
+        writing.outcomes.update((r.id, Failed(r.id, ErrorKind.UNKNOWN, silent)) for r in rows)
         writing.outcomes.update((outcome.id, outcome) for outcome in answer.outcomes)
-        self._at("called")
 
     def _note_failure(self, part: Sequence[Row], writing: Writing, failure: SinkFailure) -> None:
         log.warning(

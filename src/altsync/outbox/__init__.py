@@ -29,6 +29,7 @@ from altsync.outbox.breaker import (
     want_model,
     wanted_model,
 )
+from altsync.outbox.budget import correct, reserve
 from altsync.outbox.claim import Due, claim, due, exhausted, extend, release
 from altsync.outbox.dead import (
     EVERYTHING,
@@ -77,6 +78,7 @@ __all__ = [
     "carry_edges",
     "claim",
     "close_breaker",
+    "correct",
     "count_batches",
     "count_dead",
     "dead_ids",
@@ -103,6 +105,7 @@ __all__ = [
     "release",
     "repair",
     "repair_edges",
+    "reserve",
     "resume",
     "retry_dead",
     "select_operations",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -31,6 +31,15 @@ class Ghost:
     key: str
     version: int
     namespace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is wrong with one entity in a sink: the version it is ahead by, its wrong edges."""
+
+    kind: Drift
+    version: int = 0
+    edges: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,28 @@ class Comparison:
         """Pages of the entities that were drawn."""
         drawn = (self.sampled or {}).get(entity_type, [])
         yield from pages(drawn)
+
+    def note(
+        self,
+        tally: Tally,
+        traits: SinkTraits,
+        entity_type: EntityType,
+        drift: Mapping[UUID, Verdict],
+    ) -> None:
+        """Count what is wrong, by name, and have it mended if that is asked for."""
+        if not drift:
+            return
+        with self.database.autocommit() as conn:
+            rows, _, _ = store.rows_and_live(conn, entity_type, list(drift), [tally.sink])
+        keys = {row.id: row.key for row in rows}
+        for entity, verdict in drift.items():
+            tally.note(verdict.kind, keys.get(entity, str(entity)))
+            tally.edges += verdict.edges
+        ahead = {e: v.version for e, v in drift.items() if v.kind is Drift.AHEAD}
+        behind = [e for e in drift if e not in ahead]
+        self.enqueue(tally, traits, entity_type, [e for e in behind if not drift[e].edges])
+        self.enqueue_edges(tally, [e for e in behind if drift[e].edges])
+        self.lift(tally, entity_type, list(ahead), max(ahead.values(), default=0))
 
     def enqueue(
         self, tally: Tally, traits: SinkTraits, entity_type: EntityType, ids: Sequence[UUID]

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from altsync import store
 from altsync.projection import graph_node
-from altsync.reconcile.comparison import GHOSTS_KEPT, Comparison, Ghost, differing
+from altsync.reconcile.comparison import GHOSTS_KEPT, Comparison, Ghost, Verdict, differing
 from altsync.reconcile.report import Drift, Tally
 from altsync.reconcile.suspects import Seen, confirm
 from altsync.records import EntityType, Row
@@ -26,15 +26,6 @@ class _Found:
 
     node: neo4j.Node | None
     gone: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """How a node differs. ``edges``: wrong relationships; ``version``: what the graph holds."""
-
-    kind: Drift
-    edges: int = 0
-    version: int = 0
 
 
 def compare(run: Comparison, sink: neo4j.Sink, tally: Tally) -> None:
@@ -99,7 +90,7 @@ def _entities(
             judge=lambda _, row, held: _judge(row, held, deep=run.options.deep),
         )
         tally.pending += found.pending
-        _note(run, sink, tally, entity_type, found.drift)
+        run.note(tally, sink.traits, entity_type, found.drift)
 
 
 def _look(
@@ -117,17 +108,17 @@ def _look(
     return {entity: _Found(nodes.get(row.key), gone) for entity, row in rows.items()}
 
 
-def _judge(row: Row | None, found: _Found | None, *, deep: bool) -> _Verdict | None:
+def _judge(row: Row | None, found: _Found | None, *, deep: bool) -> Verdict | None:
     if row is None or row.deleted or found is None:
         return None  # listed as a ghost, if the graph has it
     node = found.node
     if node is None:
-        return _Verdict(Drift.MISSING)
+        return Verdict(Drift.MISSING)
     if node.version > row.graph_version:
-        return _Verdict(Drift.AHEAD, version=node.version)
+        return Verdict(Drift.AHEAD, version=node.version)
     edges = _wrong_edges(row, node, found.gone)
     if node.version < row.graph_version or edges or _differs(row, node, deep=deep):
-        return _Verdict(Drift.STALE, edges)
+        return Verdict(Drift.STALE, edges=edges)
     return None
 
 
@@ -153,29 +144,6 @@ def _differs(row: Row, node: neo4j.Node, *, deep: bool) -> bool:
     if deep:
         return any(node.properties.get(name) != value for name, value in wanted.properties.items())
     return node.properties.get("content_hash") != row.content_hash
-
-
-def _note(
-    run: Comparison,
-    sink: neo4j.Sink,
-    tally: Tally,
-    entity_type: EntityType,
-    drift: Mapping[UUID, _Verdict],
-) -> None:
-    if not drift:
-        return
-    with run.database.autocommit() as conn:
-        rows, _, _ = store.rows_and_live(conn, entity_type, list(drift), [tally.sink])
-    keys = {row.id: row.key for row in rows}
-    for entity, verdict in drift.items():
-        tally.note(verdict.kind, keys.get(entity, str(entity)))
-        tally.edges += verdict.edges
-    ahead = [e for e, v in drift.items() if v.kind is Drift.AHEAD]
-    edges = [e for e, v in drift.items() if v.edges]
-    rest = [e for e, v in drift.items() if v.kind is not Drift.AHEAD and not v.edges]
-    run.enqueue(tally, sink.traits, entity_type, rest)
-    run.enqueue_edges(tally, edges)
-    run.lift(tally, entity_type, ahead, max((drift[e].version for e in ahead), default=0))
 
 
 def _ghosts(

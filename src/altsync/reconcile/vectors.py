@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from altsync import store
 from altsync.projection import namespace, vector_metadata
-from altsync.reconcile.comparison import GHOSTS_KEPT, Comparison, Ghost, differing
+from altsync.reconcile.comparison import GHOSTS_KEPT, Comparison, Ghost, Verdict, differing
 from altsync.reconcile.report import Drift, Tally
 from altsync.reconcile.suspects import Seen, confirm
 from altsync.records import EMBEDDING, EntityType, Row
@@ -28,14 +27,6 @@ TOLERANCE = 1e-6
 
 #: A vector by its key and namespace.
 Place = tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """How a vector differs, and the version that the index holds."""
-
-    kind: Drift
-    version: int = 0
 
 
 def compare(run: Comparison, sink: pinecone.Sink, tally: Tally) -> None:
@@ -176,47 +167,27 @@ def _entities(
             wait=run.wait,
         )
         tally.pending += found.pending
-        _note(run, sink, tally, entity_type, found.drift)
+        run.note(tally, sink.traits, entity_type, found.drift)
 
 
-def _judge(row: Row | None, held: StoredVector | None, *, deep: bool) -> _Verdict | None:
+def _judge(row: Row | None, held: StoredVector | None, *, deep: bool) -> Verdict | None:
     if row is None or row.deleted:
         return None  # listed as a ghost, if the index has it
     if held is None:
-        return _Verdict(Drift.MISSING)
+        return Verdict(Drift.MISSING)
     version = held.version or 0
     if version > row.version:
-        return _Verdict(Drift.AHEAD, version)
+        return Verdict(Drift.AHEAD, version)
     if version < row.version:
-        return _Verdict(Drift.STALE)
+        return Verdict(Drift.STALE)
     # Without a model, the embedding is what is missing.
     if row.embedding_model is not None and held.metadata.get("model") != row.embedding_model:
-        return _Verdict(Drift.WRONG_MODEL)
+        return Verdict(Drift.WRONG_MODEL)
     if held.metadata.get("content_hash") != row.content_hash:
-        return _Verdict(Drift.STALE)
+        return Verdict(Drift.STALE)
     if deep and row.embedding_model is not None and _differs(row, held):
-        return _Verdict(Drift.STALE)
+        return Verdict(Drift.STALE)
     return None
-
-
-def _note(
-    run: Comparison,
-    sink: pinecone.Sink,
-    tally: Tally,
-    entity_type: EntityType,
-    drift: Mapping[UUID, _Verdict],
-) -> None:
-    if not drift:
-        return
-    with run.database.autocommit() as conn:
-        rows, _, _ = store.rows_and_live(conn, entity_type, list(drift), [tally.sink])
-    keys = {row.id: row.key for row in rows}
-    for entity, verdict in drift.items():
-        tally.note(verdict.kind, keys.get(entity, str(entity)))
-    ahead = [e for e, v in drift.items() if v.kind is Drift.AHEAD]
-    rest = [e for e, v in drift.items() if v.kind is not Drift.AHEAD]
-    run.enqueue(tally, sink.traits, entity_type, rest)
-    run.lift(tally, entity_type, ahead, max((drift[e].version for e in ahead), default=0))
 
 
 def _strays(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import ClassVar
 
 from altsync.config import Settings
@@ -26,6 +28,9 @@ from altsync.sinks.base import VectorStore
 #: The setting that switches this sink on.
 SETTING = "OPENAI_API_KEY"
 
+#: Requests of one batch under way at once. Few: tokens per minute are the provider's limit.
+IN_FLIGHT = 4
+
 
 class Sink:
     """Embeds what no row and no earlier life of a text has paid for.
@@ -34,7 +39,7 @@ class Sink:
     keyed by what they embed, they need no guard against older versions.
     """
 
-    traits: ClassVar[SinkTraits] = SinkTraits(EMBEDDING, guarded=True)
+    traits: ClassVar[SinkTraits] = SinkTraits(EMBEDDING, guarded=True, in_flight=IN_FLIGHT)
 
     def __init__(self, embedder: Embedder, vectors: VectorStore) -> None:
         self._embedder = embedder
@@ -46,11 +51,16 @@ class Sink:
     def split(self, rows: Sequence[Row], model: Model) -> list[Sequence[Row]]:
         """First what is known already, at no cost; then the rest by the provider's limits."""
         known = self._vectors.known(model, [row.text_hash for row in rows])
-        # Equal texts side by side, so that they meet in one request and are paid once.
-        missing = sorted((r for r in rows if r.text_hash not in known), key=_by_text)
-        sizes = [most_tokens(embedding_text(row.content)) for row in missing]
-        parts = [missing[cut] for cut in request_slices(sizes)]
         free = [row for row in rows if row.text_hash in known]
+        # Rows of equal texts go together: requests may be under way at once, and each text is
+        # paid once.
+        missing: dict[str, list[Row]] = defaultdict(list)
+        for row in rows:
+            if row.text_hash not in known:
+                missing[row.text_hash].append(row)
+        texts = [missing[text_hash] for text_hash in sorted(missing)]
+        sizes = [most_tokens(embedding_text(same[0].content)) for same in texts]
+        parts = [list(chain.from_iterable(texts[cut])) for cut in request_slices(sizes)]
         return [free, *parts] if free else list(parts)
 
     def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
@@ -81,10 +91,6 @@ class Sink:
         close = getattr(self._embedder, "close", None)
         if close:
             close()
-
-
-def _by_text(row: Row) -> str:
-    return row.text_hash
 
 
 def _outcome(row: Row, *, fine: bool) -> Outcome:

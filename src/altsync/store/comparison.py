@@ -243,7 +243,8 @@ def embedding_gaps(
     One statement, so vector and operations belong together. Returns the id to go on after, None
     at the end. ``ids`` narrows the page to them.
     """
-    rows = conn.execute(
+    return _gaps_of(
+        conn,
         f"""
         WITH page AS MATERIALIZED (
           SELECT l.id, l.{KEY_COLUMN[entity_type]} AS key,
@@ -260,14 +261,10 @@ def embedding_gaps(
                p.missing OR p.stale
         FROM page p ORDER BY p.id
         """,
-        {
-            "after": after or UUID(int=0),
-            "limit": limit,
-            "ids": None if ids is None else list(ids),
-        },
-    ).fetchall()
-    gaps = [Gap(*row[:4]) for row in rows if row[4]]
-    return gaps, rows[-1][0] if len(rows) == limit else None
+        after=after,
+        limit=limit,
+        ids=ids,
+    )
 
 
 def similarity_gaps(
@@ -277,7 +274,8 @@ def similarity_gaps(
 
     Only leagues whose vectors have arrived: others are asked for when theirs do.
     """
-    rows = conn.execute(
+    return _gaps_of(
+        conn,
         f"""
         WITH page AS MATERIALIZED (
           SELECT l.id, l.league_tag AS key,
@@ -293,11 +291,23 @@ def similarity_gaps(
                p.missing
         FROM page p ORDER BY p.id
         """,
-        {
-            "after": after or UUID(int=0),
-            "limit": limit,
-            "ids": None if ids is None else list(ids),
-        },
+        after=after,
+        limit=limit,
+        ids=ids,
+    )
+
+
+def _gaps_of(
+    conn: Conn, statement: str, *, after: UUID | None, limit: int, ids: Sequence[UUID] | None
+) -> tuple[list[Gap], UUID | None]:
+    """The gaps of one page, and the id after which the next one begins; None at the end.
+
+    The statement selects what a ``Gap`` holds, and whether it is one.
+    """
+    wanted = None if ids is None else list(ids)
+    rows = conn.execute(
+        statement,
+        {"after": after or UUID(int=0), "limit": limit, "ids": wanted},
     ).fetchall()
     gaps = [Gap(*row[:4]) for row in rows if row[4]]
     return gaps, rows[-1][0] if len(rows) == limit else None

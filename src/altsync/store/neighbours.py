@@ -84,16 +84,16 @@ def relate(
     now = similar_edges(conn, sources)
     living = _ids_of(conn, targets)
     counts = Related()
-    changed: list[UUID] = []
+    changed: dict[UUID, Neighbours] = {}
     for one in found:
         wanted = {tag: score for tag, score in one.edges.items() if tag in living}
         difference = _difference(now[one.source], wanted)
         if difference != Related():
-            changed.append(one.source)
+            changed[one.source] = one
             counts = _sum(counts, difference)
-            _rewrite(conn, one, {living[tag]: score for tag, score in wanted.items()})
+    _rewrite(conn, list(changed.values()), living)
     _note_basis(conn, found)
-    carry_edges(conn, changed, topology, Origin.SIMILARITY)
+    carry_edges(conn, list(changed), topology, Origin.SIMILARITY)
     again = _disagreeing(conn, [n for n in found if n.source in moved], rules)
     asked = ask_for_neighbours(conn, [follower], sorted(again), delay=rules.debounce, again=True)
     return _sum(counts, Related(asked_again=asked))
@@ -185,24 +185,31 @@ def _disagreeing(conn: Conn, found: Sequence[Neighbours], rules: Rules) -> set[U
     return {r[0] for r in rows}
 
 
-def _rewrite(conn: Conn, found: Neighbours, wanted: Mapping[UUID, float]) -> None:
-    """Make these the league's SIMILAR_TO edges. Edges that stay keep their ids."""
-    ids = {target: entity_id(Relation.SIMILAR_TO, f"{found.source}:{target}") for target in wanted}
+def _rewrite(conn: Conn, found: Sequence[Neighbours], living: Mapping[str, UUID]) -> None:
+    """Make what was found the leagues' SIMILAR_TO edges. Edges that stay keep their ids."""
+    edges = [
+        (one, living[tag], score)
+        for one in found
+        for tag, score in one.edges.items()
+        if tag in living
+    ]
+    ids = [entity_id(Relation.SIMILAR_TO, f"{one.source}:{target}") for one, target, _ in edges]
     conn.execute(
         """
         DELETE FROM league_relationship
-        WHERE source_league_id = %s AND relationship_type = 'SIMILAR_TO' AND id <> ALL(%s)
+        WHERE source_league_id = ANY(%s) AND relationship_type = 'SIMILAR_TO' AND id <> ALL(%s)
         """,
-        (found.source, list(ids.values())),
+        ([one.source for one in found], ids),
     )
     conn.execute(
         """
         INSERT INTO league_relationship AS r (id, source_league_id, target_league_id,
           relationship_type, strength_score, model, source_version, target_version)
-        SELECT w.id, s.id, t.id, 'SIMILAR_TO', w.score, s.embedding_model, %(version)s, t.version
-        FROM unnest(%(ids)s::uuid[], %(targets)s::uuid[], %(scores)s::float8[])
-          AS w(id, target, score)
-        JOIN league s ON s.id = %(source)s AND s.deleted_at IS NULL
+        SELECT w.id, s.id, t.id, 'SIMILAR_TO', w.score, s.embedding_model, w.version, t.version
+        FROM unnest(%(ids)s::uuid[], %(sources)s::uuid[], %(versions)s::bigint[],
+                    %(targets)s::uuid[], %(scores)s::float8[])
+          AS w(id, source, version, target, score)
+        JOIN league s ON s.id = w.source AND s.deleted_at IS NULL
         JOIN league t ON t.id = w.target
         ON CONFLICT (id) DO UPDATE SET strength_score = excluded.strength_score,
           model = excluded.model, source_version = excluded.source_version,
@@ -210,11 +217,11 @@ def _rewrite(conn: Conn, found: Neighbours, wanted: Mapping[UUID, float]) -> Non
         WHERE (r.strength_score, r.model) IS DISTINCT FROM (excluded.strength_score, excluded.model)
         """,
         {
-            "source": found.source,
-            "version": found.version,
-            "ids": list(ids.values()),
-            "targets": list(wanted),
-            "scores": list(wanted.values()),
+            "ids": ids,
+            "sources": [one.source for one, _, _ in edges],
+            "versions": [one.version for one, _, _ in edges],
+            "targets": [target for _, target, _ in edges],
+            "scores": [score for _, _, score in edges],
         },
     )
 

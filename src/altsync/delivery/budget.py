@@ -1,0 +1,86 @@
+"""Keeping to what a provider allows in a minute, over all workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from altsync import outbox
+from altsync.db import Database
+from altsync.delivery.policy import Policy
+from altsync.errors import SinkFailure
+from altsync.projection import embedding_text
+from altsync.records import Answer, ErrorKind, Row
+
+#: Bytes of a token, for a guess that the provider's own count corrects afterwards.
+#: https://help.openai.com/en/articles/4936856: about four characters of English.
+BYTES_PER_TOKEN = 4
+
+MINUTE = 60.0
+
+
+class Budget:
+    """Requests and tokens a minute that all workers of a sink share; None means no limit."""
+
+    def __init__(self, database: Database, sink: str, policy: Policy) -> None:
+        self._database = database
+        self._sink = sink
+        self._requests = policy.requests_per_minute
+        self._tokens = policy.tokens_per_minute
+        # While it waits its turn a worker holds its lease, and the call must fit in as well.
+        self._patience = (policy.lease - policy.timeout) / 2
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is anything to keep to."""
+        return self._requests is not None or self._tokens is not None
+
+    def reserve(self, calls: Sequence[Sequence[Row]]) -> float:
+        """Seconds to wait until calls with these rows may go out.
+
+        Raises ``SinkFailure``, with the time to come back, when that is too long to hold a lease.
+        """
+        if not self.is_limited:
+            return 0.0
+        guess = sum(guessed_tokens(rows) for rows in calls)
+        requests, tokens = self._seconds(len(calls), guess)
+        with self._database.autocommit() as conn:
+            granted, wait = outbox.reserve(
+                conn, self._sink, requests=requests, tokens=tokens, patience=self._patience
+            )
+        if not granted:
+            reason = f"the budget of {self} is used up"
+            raise SinkFailure(ErrorKind.SINK, reason, retry_after=wait)
+        return wait
+
+    def correct(
+        self, calls: Sequence[Sequence[Row]], answers: Sequence[Answer | SinkFailure]
+    ) -> None:
+        """Replace the guesses by what the answered calls have cost; a failed one keeps its own."""
+        if not self.is_limited:
+            return
+        requests = tokens = 0
+        for rows, answer in zip(calls, answers, strict=True):
+            if isinstance(answer, Answer):
+                requests += answer.calls - 1
+                tokens += answer.tokens - guessed_tokens(rows)
+        more_requests, more_tokens = self._seconds(requests, tokens)
+        with self._database.autocommit() as conn:
+            outbox.correct(conn, self._sink, requests=more_requests, tokens=more_tokens)
+
+    def _seconds(self, requests: int, tokens: int) -> tuple[float, float]:
+        """Amounts as seconds of the two budgets."""
+        return (
+            MINUTE * requests / self._requests if self._requests else 0.0,
+            MINUTE * tokens / self._tokens if self._tokens else 0.0,
+        )
+
+    def __str__(self) -> str:
+        limits = (("requests", self._requests), ("tokens", self._tokens))
+        return " and ".join(f"{limit:,} {what}" for what, limit in limits if limit) + " a minute"
+
+
+def guessed_tokens(rows: Sequence[Row]) -> int:
+    """About how many tokens it takes to embed rows; each text counts once."""
+    texts = {row.text_hash: row for row in rows if not row.deleted}
+    size = sum(len(embedding_text(row.content).encode()) for row in texts.values())
+    return -(-size // BYTES_PER_TOKEN)

@@ -1,0 +1,128 @@
+"""Several calls of one batch under way at once: what came of each is kept apart."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import ClassVar
+
+import pytest
+
+from altsync.db import Database
+from altsync.errors import SinkFailure
+from altsync.records import ErrorKind, SinkTraits
+from tests.integration.fakes import Call, FakeIndex
+from tests.integration.world import World, delivery, embed, leagues
+
+#: Calls at once before the sink has shown what it bears.
+FIRST = 2
+
+#: Seconds in which a second call must have come; it comes at once, or never.
+PATIENCE = 30.0
+
+
+class WideIndex(FakeIndex):
+    """An index that takes several calls at once, one row each."""
+
+    traits: ClassVar[SinkTraits] = SinkTraits("pinecone", needs_embedding=True, in_flight=8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 1
+        self.widest = 0
+        self._under_way = 0
+        self._lock = threading.Lock()
+        self.before = self._enter
+        self.after = self._leave
+
+    def _enter(self, call: Call) -> None:
+        with self._lock:
+            self._under_way += 1
+            self.widest = max(self.widest, self._under_way)
+
+    def _leave(self, call: Call) -> None:
+        with self._lock:
+            self._under_way -= 1
+
+
+def key_of(call: Call) -> str:
+    """The league of a call of one row."""
+    return call.rows[0].key
+
+
+def test_calls_go_out_together(world: World, database: Database) -> None:
+    """The first answer waits for the second call: in turns, it would never come."""
+    world.save(*leagues(FIRST))
+    embed(database)
+    together = threading.Barrier(FIRST)
+    index = WideIndex()
+    index.before = lambda call: _meet(together)
+    batch = delivery(database, index).deliver_batch()
+    assert (batch.settlement.synced, batch.calls) == (FIRST, FIRST)
+
+
+def _meet(barrier: threading.Barrier) -> None:
+    barrier.wait(PATIENCE)
+
+
+def test_a_refused_record_costs_itself_alone(world: World, database: Database) -> None:
+    """Calls that went out beside it are kept, and one is spent on each."""
+    world.save(*leagues(6))
+    embed(database)
+    index = WideIndex()
+    index.before = _refuse("l003", ErrorKind.ITEM)
+    batch = delivery(database, index, max_attempts=1).deliver_batch()
+    assert (batch.settlement.synced, batch.settlement.dead, batch.calls) == (5, 1, 6)
+    assert world.last("pinecone", "l003").status == "dead"
+
+
+def _refuse(key: str, kind: ErrorKind) -> Callable[[Call], None]:
+    def before(call: Call) -> None:
+        if any(row.key == key for row in call.rows):
+            raise SinkFailure(kind, "no such luck")
+
+    return before
+
+
+def test_a_refusing_sink_is_asked_by_one_call_after_the_other(
+    world: World, database: Database
+) -> None:
+    """After a refusal fewer go out at once, and the first wave is the widest."""
+    world.save(*leagues(8))
+    embed(database)
+    index = WideIndex()
+    asked: list[str] = []
+
+    def before(call: Call) -> None:
+        asked.append(key_of(call))
+        raise SinkFailure(ErrorKind.SINK, "busy", retry_after=0.0)
+
+    index.before = before
+    deliverer = delivery(database, index)
+    batch = deliverer.deliver_batch()
+    assert len(asked) == batch.calls == FIRST
+    assert batch.settlement.retried == 8
+    assert deliverer.pace.in_flight == 1
+
+
+def test_the_window_grows_with_good_answers(world: World, database: Database) -> None:
+    """Never wider than the pace says, and wider than at the beginning."""
+    world.save(*leagues(40))
+    embed(database)
+    index = WideIndex()
+    deliverer = delivery(database, index)
+    assert deliverer.deliver_batch().settlement.synced == 40
+    assert deliverer.pace.in_flight == index.traits.in_flight
+    assert 1 <= index.widest <= index.traits.in_flight
+
+
+@pytest.mark.parametrize("seconds", [6.0])
+def test_a_slow_sink_is_given_smaller_batches(
+    world: World, database: Database, seconds: float
+) -> None:
+    """The next claim takes half."""
+    world.save(*leagues(40))
+    embed(database)
+    deliverer = delivery(database, WideIndex(), batch_size=20)
+    deliverer.pace.answered(seconds)
+    assert deliverer.deliver_batch().claimed == 10

@@ -1,0 +1,57 @@
+"""How much is asked of a sink at once: it grows step by step, and is halved at once."""
+
+from __future__ import annotations
+
+from altsync.delivery.pace import FIRST_IN_FLIGHT, LEAST_BATCH, Pace
+
+QUICK, SLOW = 0.1, 6.0
+
+
+def new() -> Pace:
+    """A pace of at most 8 calls and batches of 500, where a call may take 10 seconds."""
+    return Pace(in_flight=8, batch=500, timeout=10.0)
+
+
+def test_quick_answers_widen_it_one_by_one() -> None:
+    """From a careful start up to what the sink allows."""
+    pace = new()
+    seen = [pace.in_flight]
+    for _ in range(8):
+        pace.answered(QUICK)
+        seen.append(pace.in_flight)
+    assert seen == [FIRST_IN_FLIGHT, 3, 4, 5, 6, 7, 8, 8, 8]
+    assert pace.batch == 500
+
+
+def test_a_refusal_halves_the_calls_and_leaves_the_batch() -> None:
+    """Too many requests are not helped by smaller ones."""
+    pace = new()
+    for _ in range(6):
+        pace.answered(QUICK)
+    seen = []
+    for _ in range(5):
+        pace.refused(QUICK)
+        seen.append((pace.in_flight, pace.batch))
+    assert seen == [(4, 500), (2, 500), (1, 500), (1, 500), (1, 500)]
+
+
+def test_a_slow_sink_gets_smaller_batches_until_it_is_quick() -> None:
+    """Answered or not: a call that takes half its time is too large."""
+    pace = new()
+    for _ in range(3):
+        pace.answered(SLOW)
+    assert (pace.in_flight, pace.batch) == (1, 62)
+    for _ in range(20):
+        pace.refused(SLOW)
+    assert pace.batch == LEAST_BATCH
+    for _ in range(20):
+        pace.answered(QUICK)
+    assert (pace.in_flight, pace.batch) == (8, 500)
+
+
+def test_a_small_batch_stays_small() -> None:
+    """What somebody has set is never exceeded, not even by the least batch."""
+    pace = Pace(in_flight=1, batch=3, timeout=10.0)
+    for seconds in (SLOW, QUICK, QUICK):
+        pace.answered(seconds)
+        assert (pace.in_flight, pace.batch) == (1, 3)
