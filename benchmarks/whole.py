@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from altsync.local.vectors.faults import FaultRule
 from benchmarks.loading import seed, seeding
@@ -40,14 +41,15 @@ def every(seconds: float) -> Latency:
     return Latency(seconds, seconds, seconds)
 
 
-#: Settings that switch every sink on and lead nowhere. The relay looks after the graph's
-#: tombstones, and must not wait long for nobody.
+#: Settings that switch every sink on and lead nowhere.
 NOBODY = {
     "NEO4J_URI": "bolt://127.0.0.1:1",
     "PINECONE_API_KEY": "nobody",
     "OPENAI_API_KEY": "nobody",
-    "ALTSYNC_SINK_TIMEOUT_SECONDS": "0.2",
 }
+
+#: The relay looks after the graph's tombstones, and must not wait long for nobody.
+IMPATIENT = {"ALTSYNC_SINK_TIMEOUT_SECONDS": "0.2"}
 
 
 class Whole:
@@ -80,7 +82,8 @@ class Whole:
         Yields the workers by their sinks.
         """
         settings = {**self.env, **(settings or {})}
-        with self._running(processes, settings, "workers.app") as workers:
+        self._begin(settings)
+        with self._workers(processes, settings, "workers.app") as workers:
             yield workers
 
     @contextmanager
@@ -92,16 +95,28 @@ class Whole:
             "BENCH_LATENCY": f"{latency.neo4j},{latency.pinecone},{latency.openai}",
             "PYTHONPATH": str(ROOT),
         }
-        with self._running(processes, settings, "benchmarks.asleep.workers"):
+        self._begin({**settings, **IMPATIENT})
+        with self._workers(processes, settings, "benchmarks.asleep.workers"):
             yield
 
     @contextmanager
-    def _running(
-        self, processes: int, settings: Mapping[str, str], app: str
-    ) -> Iterator[dict[str, Running]]:
+    def database(self) -> Iterator[str]:
+        """The URL of an empty database of its own on the stack's server."""
+        name = f"peer_{uuid4().hex}"
+        self.stack.postgres.execute(f"CREATE DATABASE {name}")
+        yield f"{self.env['DATABASE_URL'].rsplit('/', 1)[0]}/{name}"
+        self.stack.postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def _begin(self, settings: Mapping[str, str]) -> None:
+        """Empty stores, and a relay."""
         self.stack.reset()
         self._leagues = 0
         self.stack.start_relay(settings)
+
+    @contextmanager
+    def _workers(
+        self, processes: int, settings: Mapping[str, str], app: str
+    ) -> Iterator[dict[str, Running]]:
         workers = {
             sink: self.stack.start_worker(
                 sink, size=processes, forks=True, settings=settings, app=app
@@ -152,8 +167,11 @@ class Whole:
 
 
 @contextmanager
-def whole(folder: Path) -> Iterator[Whole]:
-    """A migrated embedded stack of its own in ``folder``, stopped at the end."""
+def whole(folder: Path, graph: Mapping[str, str] | None = None) -> Iterator[Whole]:
+    """A migrated embedded stack of its own in ``folder``, stopped at the end.
+
+    ``graph``: the variables of another graph in place of the embedded one.
+    """
     folders = Folders(folder / "home", folder / "work", folder / "logs")
     folders.work.mkdir(parents=True)
     folders.logs.mkdir()
@@ -162,6 +180,7 @@ def whole(folder: Path) -> Iterator[Whole]:
         stack.run("local", "up")
         stack.run("migrate")
         stack.remember_clean_state()
+        stack.addresses.update(graph or {})
         host, _, port = stack.addresses["NEO4J_URI"].removeprefix("bolt://").rpartition(":")
         with proxy(host, int(port)) as bolt:
             yield Whole(stack, bolt)

@@ -29,4 +29,4 @@ class SleepingApplication(Application):
         return Graph(graph) if name == "neo4j" else VectorIndex(index)
 
 
-tasks.Application = SleepingApplication  # type: ignore[misc]
+tasks.Application = SleepingApplication  # type: ignore[attr-defined]

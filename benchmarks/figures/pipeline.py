@@ -6,16 +6,12 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from uuid import uuid4
 
 from benchmarks.bench import Bench
-from benchmarks.peers.cocoindex import beside_cocoindex
-from benchmarks.report import Figure, Gate, Measured
+from benchmarks.peers.beside_cocoindex import beside_cocoindex
+from benchmarks.report import Figure, Gate, Measured, Part
 from benchmarks.whole import ROOT, Latency, Whole, every, whole
-from tests.acceptance.kills import Kill, given_up, kill_process
+from tests.acceptance.kills import given_up, kill_process
 from tests.acceptance.seeds import write_leagues
 
 NUMBER = 5
@@ -58,20 +54,11 @@ NOTES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What a part of the figure comes to."""
-
-    measured: Sequence[Measured]
-    gates: Sequence[Gate] = ()
-    notes: Sequence[str] = ()
-
-
 def measure(bench: Bench) -> Figure:
     """Script and altsync on the same servers, then asleep, then beside CocoIndex, then killed."""
     with whole(bench.folder / "pipeline") as stack:
         parts = [_embedded(bench, stack), _asleep(bench, stack), _killed(bench, stack)]
-    parts.append(beside_cocoindex(bench, _rows(bench)))
+    parts.append(beside_cocoindex(bench))
     return Figure(
         NUMBER,
         TITLE,
@@ -120,13 +107,14 @@ def _asleep(bench: Bench, stack: Whole) -> Part:
 def _killed(bench: Bench, stack: Whole) -> Part:
     """Three workers are killed while they embed; what is embedded again is counted."""
     chance = random.Random(5)
-    kills: list[Kill] = []
     stack.slow(every(0.1))
     with bench.doing(f"{KILLS} workers are killed"), stack.crew(2, KILLED) as workers:
         stack.stack.vectors.reset_stats()
         stack.seed(ROWS)
-        for _ in range(KILLS):
-            kills.append(kill_process(stack.stack, workers["embedding"], chance, "embedding"))
+        kills = [
+            kill_process(stack.stack, workers["embedding"], chance, "embedding")
+            for _ in range(KILLS)
+        ]
         stack.stack.wait_until_drained()
         stack.assert_all_there()
         paid = stack.stack.vectors.stats().records["openai.embeddings"]
@@ -150,20 +138,11 @@ def _script(stack: Whole, what: str, milliseconds: int, asleep: Latency | None =
     command = [sys.executable, "-m", "benchmarks.script", str(folder / "leagues/generated.jsonl")]
     if asleep:
         command += ["--asleep", *map(str, (asleep.neo4j, asleep.pinecone, asleep.openai))]
-    with _database(stack) as url:
+    with stack.database() as url:
         env = {**stack.stack.bare_env, **stack.env, "DATABASE_URL": url, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE)
     answer = json.loads(done.stdout)
     return Measured(what, answer["rows"], answer["seconds"])
-
-
-@contextmanager
-def _database(stack: Whole) -> Iterator[str]:
-    """An empty database of its own on the stack's server."""
-    name = f"script_{uuid4().hex}"
-    stack.stack.postgres.execute(f"CREATE DATABASE {name}")
-    yield f"{stack.env['DATABASE_URL'].rsplit('/', 1)[0]}/{name}"
-    stack.stack.postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def _rows(bench: Bench) -> int:

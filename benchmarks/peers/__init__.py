@@ -1,0 +1,1 @@
+"""What altsync is compared with: real libraries, used as their documentation says."""
