@@ -10,6 +10,9 @@ JOBS ?= 3
 #: The benchmarks' own environment: what altsync is compared with is none of its dependencies.
 BENCH_VENV := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.installed
+#: CocoIndex', which altsync is measured beside; it needs nothing of altsync.
+COCOINDEX_VENV := .venv-cocoindex
+COCOINDEX_STAMP := $(COCOINDEX_VENV)/.installed
 #: What make bench measured last.
 BENCH_RESULTS := .bench/results.json
 PYTEST := $(BIN)/python -m pytest
@@ -24,23 +27,31 @@ help: ## list the targets
 
 setup: $(STAMP) ## a virtual environment in .venv with everything in it
 
-#: A new environment $(1) with all of the lock $(2), and altsync itself, editable.
-define install
+#: A new environment $(1) with all of the lock $(2).
+define locked
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "altsync needs Python 3.11 or newer; name one with make PYTHON=python3.12")'
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv venv --quiet --clear --python "$$(command -v $(PYTHON))" $(1) && \
-	  uv pip install --quiet --python $(1)/bin/python --require-hashes -r $(2) && \
-	  uv pip install --quiet --python $(1)/bin/python --no-deps --no-build-isolation --editable .; \
+	  uv pip install --quiet --python $(1)/bin/python --require-hashes -r $(2); \
 	else \
 	  $(PYTHON) -m venv --clear $(1) && \
-	  $(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(2) && \
+	  $(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(2); \
+	fi
+endef
+
+#: altsync itself, editable, into the environment $(1).
+define editable
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv pip install --quiet --python $(1)/bin/python --no-deps --no-build-isolation --editable .; \
+	else \
 	  $(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
 	fi
-	@touch $@
 endef
 
 $(STAMP): pyproject.toml requirements.lock
-	$(call install,$(VENV),requirements.lock)
+	$(call locked,$(VENV),requirements.lock)
+	$(call editable,$(VENV))
+	@touch $@
 
 demo: setup ## the main job on the embedded stack: seed, sync, agree, three queries
 	@$(BIN)/altsync demo
@@ -80,12 +91,18 @@ test-slow: setup ## every long proof, random searches for holes too
 	$(PYTEST) tests -m slow
 
 $(BENCH_STAMP): pyproject.toml benchmarks/requirements.lock
-	$(call install,$(BENCH_VENV),benchmarks/requirements.lock)
+	$(call locked,$(BENCH_VENV),benchmarks/requirements.lock)
+	$(call editable,$(BENCH_VENV))
+	@touch $@
 
-bench: $(BENCH_STAMP) ## measure the figures side by side with what they are compared with: FIGURES="1 3"
+$(COCOINDEX_STAMP): benchmarks/cocoindex.lock
+	$(call locked,$(COCOINDEX_VENV),benchmarks/cocoindex.lock)
+	@touch $@
+
+bench: $(BENCH_STAMP) $(COCOINDEX_STAMP) ## measure the figures side by side with what they are compared with: FIGURES="1 3"
 	$(BENCH_VENV)/bin/python -m benchmarks --check --json $(BENCH_RESULTS) $(FIGURES:%=--figure %)
 
-bench-full: $(BENCH_STAMP) ## the figures with a million leagues; an hour
+bench-full: $(BENCH_STAMP) $(COCOINDEX_STAMP) ## the figures with a million leagues; an hour
 	$(BENCH_VENV)/bin/python -m benchmarks --check --full --json $(BENCH_RESULTS) $(FIGURES:%=--figure %)
 
 bench-plots: $(BENCH_STAMP) ## draw benchmarks/results.json into docs/img
@@ -100,5 +117,5 @@ down: setup ## stop the embedded stack; its data stay
 	@$(BIN)/altsync local down
 
 clean: ## remove the virtual environment and all caches; data in .altsync stay
-	rm -rf $(VENV) $(BENCH_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache build
+	rm -rf $(VENV) $(BENCH_VENV) $(COCOINDEX_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

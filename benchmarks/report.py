@@ -42,6 +42,15 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """What one part of a figure comes to."""
+
+    measured: Sequence[Measured]
+    gates: Sequence[Gate] = ()
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Figure:
     """One figure. The first measurement is the baseline that the others are compared with."""
 

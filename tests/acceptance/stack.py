@@ -219,9 +219,10 @@ class Stack:
         size: int = 1,
         forks: bool = False,
         settings: Mapping[str, str] | None = None,
+        app: str = "workers.app",
     ) -> Running:
         """``celery -A workers.app worker`` for these queues, or for all."""
-        arguments = worker_arguments(*queues, size=size, forks=forks)
+        arguments = worker_arguments(*queues, size=size, forks=forks, app=app)
         return self.start("worker", "celery", *arguments, env={**self.env, **(settings or {})})
 
     def kill_all(self, spared: Sequence[Running] = ()) -> None:
@@ -399,12 +400,14 @@ SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'al
 """
 
 
-def worker_arguments(*queues: str, size: int = 1, forks: bool = False) -> list[str]:
+def worker_arguments(
+    *queues: str, size: int = 1, forks: bool = False, app: str = "workers.app"
+) -> list[str]:
     """The arguments of ``celery`` for a worker of these queues, with ``size`` threads or forks."""
     # What is imported before a fork, no fork imports: one that is replaced starts at once.
     imports = [f"altsync.sinks.{sink}" for sink in SINKS] if forks else []
     return [
-        *("-A", "workers.app", "worker", "-Q", ",".join(queues or SINKS)),
+        *("-A", app, "worker", "-Q", ",".join(queues or SINKS)),
         *("-n", f"{'-'.join(queues or ('all',))}@%h"),
         *("--pool", "prefork" if forks else "threads", "--concurrency", str(size)),
         *(("--include", ",".join(imports)) if imports else ()),

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 
 from altsync.local.vectors.faults import FaultRule
+from tests.acceptance.kills import Kill, given_up, kill_process, kill_worker
 from tests.acceptance.oracle import assert_agreement
 from tests.acceptance.seeds import write_leagues
-from tests.acceptance.stack import GOODBYE, SINKS, Running, Stack
+from tests.acceptance.stack import SINKS, Running, Stack
 
 LEAGUES = 5000
 
@@ -43,16 +40,6 @@ SETTINGS = {
 LATENCY = 0.1
 
 
-@dataclass(frozen=True)
-class Kill:
-    """One SIGKILL: its victim, operations that were live, those it held, and texts among them."""
-
-    pid: int
-    live: int
-    held: int
-    texts: int
-
-
 @pytest.mark.slow
 def test_ten_kills_and_an_empty_redis_lose_nothing(stack: Stack, folder: Path) -> None:
     """Workers die ten times amid 5,000 leagues and Redis forgets all; then the stores agree."""
@@ -70,12 +57,12 @@ def test_ten_kills_and_an_empty_redis_lose_nothing(stack: Stack, folder: Path) -
     for number, moment in enumerate(moments):
         _wait_until_done(stack, round(moment * OPERATIONS))
         if number == WHOLE:
-            kills.append(_kill_worker(stack, worker))
+            kills.append(kill_worker(stack, worker))
             worker = _start_worker(stack)
         else:
             # The first one while it embeds: what a text costs again is to be seen.
             sink = "embedding" if number == 0 else None
-            kills.append(_kill_process(stack, worker, chance, sink))
+            kills.append(kill_process(stack, worker, chance, sink))
         if number == FLUSH:
             stack.redis.flushall()
     print(*kills, sep="\n")
@@ -87,7 +74,7 @@ def test_ten_kills_and_an_empty_redis_lose_nothing(stack: Stack, folder: Path) -
     assert [kill for kill in kills if kill.live == 0] == []
     assert sum(kill.held > 0 for kill in kills) > KILLS // 2
     paid = stack.vectors.stats().records["openai.embeddings"]
-    in_flight = sum(kill.texts for kill in kills) + _given_up(stack)
+    in_flight = sum(kill.texts for kill in kills) + given_up(stack)
     print("paid again:", paid - LEAGUES, "in flight:", in_flight)
     assert LEAGUES <= paid <= LEAGUES + in_flight
 
@@ -100,42 +87,3 @@ def _start_worker(stack: Stack) -> Running:
 def _wait_until_done(stack: Stack, count: int) -> None:
     done = "SELECT count(*) FROM sync_operation WHERE finished_at IS NOT NULL"
     stack.until(lambda: stack.number(done) >= count, f"{count} operations done")
-
-
-def _kill_process(stack: Stack, worker: Running, chance: random.Random, sink: str | None) -> Kill:
-    """Freeze a process that delivers (to ``sink``), look at what it holds, and kill it."""
-
-    def delivering() -> list[psutil.Process]:
-        leases = stack.leases(sink)
-        return [one for one in psutil.Process(worker.pid).children() if one.pid in leases]
-
-    victim = chance.choice(stack.until(delivering, "a process that delivers"))
-    victim.suspend()
-    kill = _look(stack, victim.pid, {victim.pid})
-    victim.kill()
-    victim.wait(GOODBYE)  # or it would be chosen again, with the leases that it left
-    return kill
-
-
-def _kill_worker(stack: Stack, worker: Running) -> Kill:
-    """The same with a worker and all its processes at once."""
-    stack.until(stack.leases, "a process that delivers")
-    os.killpg(worker.pid, signal.SIGSTOP)
-    family = {one.pid for one in psutil.Process(worker.pid).children()}
-    kill = _look(stack, worker.pid, family)
-    worker.kill()
-    return kill
-
-
-def _look(stack: Stack, pid: int, family: set[int]) -> Kill:
-    """What there is to do, and what processes that stand still hold of it."""
-
-    def held(sink: str | None = None) -> int:
-        return sum(count for one, count in stack.leases(sink).items() if one in family)
-
-    return Kill(pid, stack.live(), held(), held("embedding"))
-
-
-def _given_up(stack: Stack) -> int:
-    """Texts whose request took longer than a worker waits, as it may on a machine this busy."""
-    return stack.number("SELECT sum(retried + lost) FROM delivery_batch WHERE sink = 'embedding'")

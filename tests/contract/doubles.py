@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import select
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-LOOPBACK = "127.0.0.1"
+from tests.proxy import LOOPBACK, proxy
 
-#: Seconds between two looks of a relay thread at whether it should end.
+#: Seconds between two looks of a server's thread at whether it should end.
 LOOK_SECONDS = 0.05
-
-#: Bytes that the proxy reads at once; any size will do.
-CHUNK = 65_536
 
 
 @dataclass(frozen=True)
@@ -118,91 +114,6 @@ def closed_port() -> int:
 @contextmanager
 def black_hole() -> Iterator[int]:
     """The port of a listener that accepts connections, takes what comes and never answers."""
-    ended = threading.Event()
-    taken: list[socket.socket] = []
-
-    def accept() -> None:
-        while not ended.is_set():
-            with suppress(TimeoutError):
-                taken.append(listener.accept()[0])
-
-    with socket.create_server((LOOPBACK, 0)) as listener:
-        listener.settimeout(LOOK_SECONDS)
-        thread = threading.Thread(target=accept)
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            ended.set()
-            thread.join()
-            for connection in taken:
-                connection.close()
-
-
-class Proxy:
-    """A TCP relay to a real server that can fall silent or cut, in the middle of a session.
-
-    ``stalled`` keeps answers back; what clients send still reaches the server.
-    """
-
-    def __init__(self, host: str, port: int) -> None:
-        self._upstream = (host, port)
-        self._ended = threading.Event()
-        self._listener = socket.create_server((LOOPBACK, 0))
-        self._listener.settimeout(LOOK_SECONDS)
-        self._sockets: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
-        self.stalled = False
-        self.cuts_on_request = False
-
-    @property
-    def port(self) -> int:
-        """Where clients connect."""
-        port: int = self._listener.getsockname()[1]
-        return port
-
-    def close(self) -> None:
-        """Cut everything and stop."""
-        self._ended.set()
-        for thread in list(self._threads):
-            thread.join()
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while not self._ended.is_set():
-            with suppress(TimeoutError):
-                client = self._listener.accept()[0]
-                thread = threading.Thread(target=self._relay, args=(client,))
-                self._threads.append(thread)
-                thread.start()
-
-    def _relay(self, client: socket.socket) -> None:
-        with client, socket.create_connection(self._upstream) as server:
-            while not self._ended.is_set():
-                ready, _, _ = select.select([client, server], [], [], LOOK_SECONDS)
-                if server in ready and self.stalled:
-                    ready.remove(server)
-                    self._ended.wait(LOOK_SECONDS)
-                if not all(self._pass_on(one, client, server) for one in ready):
-                    return
-
-    def _pass_on(self, one: socket.socket, client: socket.socket, server: socket.socket) -> bool:
-        try:
-            data = one.recv(CHUNK)
-            if not data or (one is client and self.cuts_on_request):
-                return False
-            (server if one is client else client).sendall(data)
-        except OSError:
-            return False
-        return True
-
-
-@contextmanager
-def proxy(host: str, port: int) -> Iterator[Proxy]:
-    """A relay that is closed at the end."""
-    relay = Proxy(host, port)
-    try:
-        yield relay
-    finally:
-        relay.close()
+    with proxy(LOOPBACK, closed_port()) as hole:
+        hole.half_open = True
+        yield hole.port

@@ -18,15 +18,14 @@ from altsync.sinks.pinecone import Sink as PineconeSink
 from tests.contract.doubles import (
     Canned,
     CannedServer,
-    Proxy,
     black_hole,
     canned_server,
     closed_port,
     json_answer,
-    proxy,
 )
 from tests.contract.harness import TIMEOUT, EmbeddingHarness, GraphHarness, PineconeHarness
 from tests.contract.rows import MODEL, deleted, example, league, vector
+from tests.proxy import Proxy, proxy
 
 #: Seconds of a call that is meant to run out of time; enough for all that comes before.
 SHORT = 1.5

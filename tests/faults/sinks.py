@@ -10,9 +10,10 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import numpy as np
+import orjson
 import pinecone
 
 from altsync.projection import content_hash
@@ -116,7 +117,7 @@ class SimulatedIndex:
         self._line = line
 
     def upsert(
-        self, *, vectors: Sequence[Mapping[str, Any]], namespace: str, timeout: float
+        self, *, vectors: Sequence[pinecone.Vector], namespace: str, timeout: float
     ) -> _Taken:
         """Write vectors into one namespace."""
         self._send(
@@ -132,7 +133,7 @@ class SimulatedIndex:
                         "vector": np.asarray(vector["values"], "<f4").tobytes().hex(),
                     },
                 )
-                for vector in vectors
+                for vector in orjson.loads(orjson.dumps([v.to_dict() for v in vectors]))
             ]
         )
         return _Taken(len(vectors))

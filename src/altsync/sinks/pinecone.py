@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import httpx
@@ -199,14 +200,7 @@ class Sink:
     def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
         """Write vectors of one namespace in one request; leave a former namespace."""
         space = namespace(rows[0])
-        vectors = [
-            {
-                "id": row.key,
-                "values": orjson.loads(printed(row.vector or b"")),
-                "metadata": vector_metadata(row, model.name),
-            }
-            for row in rows
-        ]
+        vectors = [_sent(row, model) for row in rows]
         with self._door():
             index = self._index(rows[0].entity_type)
             answer = index.upsert(vectors=vectors, namespace=space, timeout=self._timeout)
@@ -446,8 +440,18 @@ def without_retries(index: pinecone.Index) -> pinecone.Index:
     return index
 
 
+def _sent(row: Row, model: Model) -> pinecone.Vector:
+    """A vector as the SDK passes it on to its printer: the numbers in JSON, never Python's."""
+    values: Any = orjson.Fragment(printed(row.vector or b""))
+    return pinecone.Vector(id=row.key, values=values, metadata=vector_metadata(row, model.name))
+
+
+@lru_cache(MAX_VECTORS)
 def printed(vector: bytes) -> bytes:
-    """Float32 numbers as JSON, each as short as it can be: half the bytes of their doubles."""
+    """Float32 numbers as JSON, each as short as it can be: half the bytes of their doubles.
+
+    Kept for a while: rows are cut by their bytes a moment before they are sent.
+    """
     return orjson.dumps(np.frombuffer(vector, "<f4"), option=orjson.OPT_SERIALIZE_NUMPY)
 
 

@@ -1,0 +1,32 @@
+"""``celery -A benchmarks.asleep.workers``: the product's workers, their sinks asleep.
+
+``BENCH_LATENCY`` has the seconds that a call of Neo4j, Pinecone and OpenAI takes.
+"""
+
+from __future__ import annotations
+
+import os
+
+from altsync.app import Application
+from altsync.records import EMBEDDING
+from altsync.sinks import embedding
+from altsync.sinks.base import Sink
+from altsync.store import EmbeddingCache
+from benchmarks.asleep.sinks import Graph, SleepingEmbedder, VectorIndex
+from workers import tasks
+from workers.app import app
+
+__all__ = ["app"]
+
+
+class SleepingApplication(Application):
+    """The product's composition root, but for what the sinks talk to."""
+
+    def _open(self, name: str) -> Sink | None:
+        graph, index, embedder = map(float, os.environ["BENCH_LATENCY"].split(","))
+        if name == EMBEDDING:
+            return embedding.Sink(SleepingEmbedder(embedder), EmbeddingCache(self.database))
+        return Graph(graph) if name == "neo4j" else VectorIndex(index)
+
+
+tasks.Application = SleepingApplication  # type: ignore[attr-defined]

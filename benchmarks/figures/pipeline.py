@@ -1,0 +1,153 @@
+"""The whole pipeline, from JSONL lines to three stores that agree, beside the described script."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+
+from benchmarks.bench import Bench
+from benchmarks.peers.beside_cocoindex import beside_cocoindex
+from benchmarks.report import Figure, Gate, Measured, Part
+from benchmarks.whole import ROOT, Latency, Whole, every, whole
+from tests.acceptance.kills import given_up, kill_process
+from tests.acceptance.seeds import write_leagues
+
+NUMBER = 5
+TITLE = "The whole pipeline beside the described script and beside CocoIndex"
+
+#: Leagues that altsync gets: with the largest sizes, and else.
+FULL_ROWS, ROWS = 20_000, 5_000
+
+#: Leagues that the script gets, by the milliseconds of each call: some seconds' work.
+SCRIPT_ROWS = {0: 300, 20: 100, 100: 30}
+
+#: The latencies that gates are about.
+GATED = every(0.02)
+
+#: Latencies nearer to those of the real services: a graph nearby, an index and a model far away.
+REAL = Latency(neo4j=0.02, pinecone=0.08, openai=0.15)
+
+#: Processes of each sink's worker, and how many times the script's rate they must reach.
+CREWS = {1: 100.0, 4: 400.0}
+
+#: Workers that are killed, each while it waits for an embedding.
+KILLS = 3
+
+#: Settings with which a kill finds a batch in flight, and is soon mended.
+KILLED = {
+    "ALTSYNC_BATCH_SIZE": "250",
+    "ALTSYNC_LEASE_SECONDS": "3",
+    "ALTSYNC_SINK_TIMEOUT_SECONDS": "2.5",
+}
+
+NOTES = (
+    "One worker is one Celery process for each sink's queue (three altogether), four are four "
+    "for each; the clock runs from the first line read until no operation is live, and then "
+    "every store is counted by its own client.",
+    "Embedded: ArcadeDB over Bolt through a relay that delays, the local vectors server with "
+    "latencies of its own. These servers share the processors with altsync, and bound its rate.",
+    "Asleep: the same relay, workers and sinks, PostgreSQL real, every remote call a sleep; a "
+    "graph transaction sleeps for its three round trips. The gates against the script are about "
+    "these, at 20 ms for each call.",
+)
+
+
+def measure(bench: Bench) -> Figure:
+    """Script and altsync on the same servers, then asleep, then beside CocoIndex, then killed."""
+    with whole(bench.folder / "pipeline") as stack:
+        parts = [_embedded(bench, stack), _asleep(bench, stack), _killed(bench, stack)]
+    parts.append(beside_cocoindex(bench))
+    return Figure(
+        NUMBER,
+        TITLE,
+        [measured for part in parts for measured in part.measured],
+        [gate for part in parts for gate in part.gates],
+        [*NOTES, *(note for part in parts for note in part.notes)],
+    )
+
+
+def _embedded(bench: Bench, stack: Whole) -> Part:
+    measured: list[Measured] = []
+    for milliseconds in SCRIPT_ROWS:
+        latency = every(milliseconds / 1000)
+        with bench.doing(f"the script, {latency}"):
+            stack.slow(latency)
+            measured.append(_script(stack, f"script, embedded, {latency}", milliseconds))
+    for processes in CREWS:
+        stack.slow(every(0))
+        with bench.doing(f"{processes} workers get warm"), stack.crew(processes):
+            for milliseconds in SCRIPT_ROWS:
+                latency = every(milliseconds / 1000)
+                stack.slow(latency)
+                what = f"altsync, {_workers(processes)}, embedded, {latency}"
+                measured.append(_delivered(stack, what, _rows(bench)))
+            stack.assert_all_there()
+    return Part(measured)
+
+
+def _asleep(bench: Bench, stack: Whole) -> Part:
+    measured: list[Measured] = []
+    gates: list[Gate] = []
+    for latency in (GATED, REAL):
+        with bench.doing(f"the script asleep, {latency}"):
+            script = _script(stack, f"script, asleep, {latency}", 100, latency)
+        measured.append(script)
+        for processes, times in CREWS.items():
+            what = f"{_workers(processes)}, asleep, {latency}"
+            with bench.doing(what), stack.sleeping_crew(processes, latency):
+                measured.append(_delivered(stack, f"altsync, {what}", _rows(bench)))
+            if latency == GATED:
+                ratio = measured[-1].rate / script.rate
+                gates.append(Gate(f"times the script's rate, {what}", ratio, times))
+    return Part(measured, gates)
+
+
+def _killed(bench: Bench, stack: Whole) -> Part:
+    """Three workers are killed while they embed; what is embedded again is counted."""
+    chance = random.Random(5)
+    stack.slow(every(0.1))
+    with bench.doing(f"{KILLS} workers are killed"), stack.crew(2, KILLED) as workers:
+        stack.stack.vectors.reset_stats()
+        stack.seed(ROWS)
+        kills = [
+            kill_process(stack.stack, workers["embedding"], chance, "embedding")
+            for _ in range(KILLS)
+        ]
+        stack.stack.wait_until_drained()
+        stack.assert_all_there()
+        paid = stack.stack.vectors.stats().records["openai.embeddings"]
+        in_flight = sum(kill.texts for kill in kills) + given_up(stack.stack)
+    counts = {"texts paid": paid, "in flight when killed": in_flight}
+    gate = Gate("texts paid again after three kills", paid - ROWS, in_flight, at_least=False)
+    return Part([Measured(f"altsync, {KILLS} workers killed", ROWS, 0.0, counts)], [gate])
+
+
+def _delivered(stack: Whole, what: str, rows: int) -> Measured:
+    before = stack.stack.remote_calls()
+    seconds = stack.deliver(rows)
+    stack.stack.wait_until_recorded()
+    return Measured(what, rows, seconds, {"calls": stack.stack.remote_calls() - before})
+
+
+def _script(stack: Whole, what: str, milliseconds: int, asleep: Latency | None = None) -> Measured:
+    """The described script on leagues of its own, in a process and a database of its own."""
+    rows = SCRIPT_ROWS[milliseconds]
+    folder = write_leagues(stack.stack.folders.work / f"script-{milliseconds}", rows)
+    command = [sys.executable, "-m", "benchmarks.script", str(folder / "leagues/generated.jsonl")]
+    if asleep:
+        command += ["--asleep", *map(str, (asleep.neo4j, asleep.pinecone, asleep.openai))]
+    with stack.database() as url:
+        env = {**stack.stack.bare_env, **stack.env, "DATABASE_URL": url, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE)
+    answer = json.loads(done.stdout)
+    return Measured(what, answer["rows"], answer["seconds"])
+
+
+def _rows(bench: Bench) -> int:
+    return FULL_ROWS if bench.full else ROWS
+
+
+def _workers(processes: int) -> str:
+    return "1 worker" if processes == 1 else f"{processes} workers"

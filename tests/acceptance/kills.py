@@ -1,0 +1,61 @@
+"""SIGKILL for workers amid their work, and what they held when it came."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from dataclasses import dataclass
+
+import psutil
+
+from tests.acceptance.stack import GOODBYE, Running, Stack
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One SIGKILL: its victim, operations that were live, those it held, and texts among them."""
+
+    pid: int
+    live: int
+    held: int
+    texts: int
+
+
+def kill_process(stack: Stack, worker: Running, chance: random.Random, sink: str | None) -> Kill:
+    """Freeze a process that delivers (to ``sink``), look at what it holds, and kill it."""
+
+    def delivering() -> list[psutil.Process]:
+        leases = stack.leases(sink)
+        return [one for one in psutil.Process(worker.pid).children() if one.pid in leases]
+
+    victim = chance.choice(stack.until(delivering, "a process that delivers"))
+    victim.suspend()
+    kill = _look(stack, victim.pid, {victim.pid})
+    victim.kill()
+    victim.wait(GOODBYE)  # or it would be chosen again, with the leases that it left
+    return kill
+
+
+def kill_worker(stack: Stack, worker: Running) -> Kill:
+    """The same with a worker and all its processes at once."""
+    stack.until(stack.leases, "a process that delivers")
+    os.killpg(worker.pid, signal.SIGSTOP)
+    family = {one.pid for one in psutil.Process(worker.pid).children()}
+    kill = _look(stack, worker.pid, family)
+    worker.kill()
+    return kill
+
+
+def given_up(stack: Stack) -> int:
+    """Texts whose request took longer than a worker waits, as it may on a machine this busy."""
+    return stack.number("SELECT sum(retried + lost) FROM delivery_batch WHERE sink = 'embedding'")
+
+
+def _look(stack: Stack, pid: int, family: set[int]) -> Kill:
+    """What there is to do, and what processes that stand still hold of it."""
+
+    def held(sink: str | None = None) -> int:
+        return sum(count for one, count in stack.leases(sink).items() if one in family)
+
+    return Kill(pid, stack.live(), held(), held("embedding"))
