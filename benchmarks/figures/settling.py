@@ -10,7 +10,7 @@ import psycopg
 
 from benchmarks.bench import Bench, median, until
 from benchmarks.outboxes import drain, fill
-from benchmarks.peers import celery_rows, pgqueuer_jobs, procrastinate_jobs
+from benchmarks.peers import celery_rows
 from benchmarks.report import Figure, Gate, Measured
 from tests.acceptance.stack import Running
 
@@ -28,6 +28,8 @@ PEER_ROWS = 3_000
 
 def measure(bench: Bench) -> Figure:
     """Medians of three runs of altsync; one run of each peer."""
+    from benchmarks.peers import pgqueuer_jobs, procrastinate_jobs  # in their own environment
+
     celery = _celery(bench, 1)
     celery_four = _celery(bench, 4)
     one = median(lambda: _drained(bench, 1))
