@@ -65,9 +65,8 @@ def drain(url: str, processes: int, size: int = BATCH, latency: float = 0) -> fl
     """
     spawning = multiprocessing.get_context("spawn")
     ready = spawning.Barrier(processes + 1)
-    workers = [
-        spawning.Process(target=_claim_and_settle, args=(url, ready)) for _ in range(processes)
-    ]
+    arguments = (url, ready, size, latency)
+    workers = [spawning.Process(target=_claim_and_settle, args=arguments) for _ in range(processes)]
     for worker in workers:
         worker.start()
     ready.wait(PATIENCE)
