@@ -139,7 +139,15 @@ def until(
         time.sleep(LOOK)
 
 
-def median(run: Callable[[], Measured], times: int = 3) -> Measured:
-    """The run that took neither the longest nor the shortest; ``times`` is odd."""
-    runs = sorted((run() for _ in range(times)), key=lambda measured: measured.seconds)
-    return runs[times // 2]
+def medians(*runs: Callable[[], Measured], times: int = 3) -> list[Measured]:
+    """Of each the run that took neither the longest nor the shortest; ``times`` is odd.
+
+    They take turns, so that what else the machine does meanwhile is in all of them.
+    """
+    rounds = [[run() for run in runs] for _ in range(times)]
+    sorted_runs = (sorted(same, key=_seconds) for same in zip(*rounds, strict=True))
+    return [same[times // 2] for same in sorted_runs]
+
+
+def _seconds(measured: Measured) -> float:
+    return measured.seconds

@@ -56,17 +56,17 @@ def fill(url: str, waiting: int, finished: int = 0) -> None:
         conn.execute("VACUUM ANALYZE")
 
 
-def drain(url: str, processes: int) -> float:
+def drain(url: str, processes: int, size: int = BATCH, latency: float = 0) -> float:
     """Seconds until so many processes have claimed and settled all there is.
 
-    They are started and connected before the clock is. Raises ``AssertionError`` when an
+    ``latency`` are the seconds that a sink would take for each batch of ``size`` rows. Processes
+    are started and connected before the clock is. Raises ``AssertionError`` when an
     operation or a status is not as it should be at the end.
     """
     spawning = multiprocessing.get_context("spawn")
     ready = spawning.Barrier(processes + 1)
-    workers = [
-        spawning.Process(target=_claim_and_settle, args=(url, ready)) for _ in range(processes)
-    ]
+    arguments = (url, ready, size, latency)
+    workers = [spawning.Process(target=_claim_and_settle, args=arguments) for _ in range(processes)]
     for worker in workers:
         worker.start()
     ready.wait(PATIENCE)
@@ -83,25 +83,26 @@ def drain(url: str, processes: int) -> float:
     return seconds
 
 
-def _claim_and_settle(url: str, ready: Barrier) -> None:
-    """One worker without its sink: everything that the outbox costs, and nothing else."""
+def _claim_and_settle(url: str, ready: Barrier, size: int, latency: float) -> None:
+    """One worker without its sink: everything that the outbox costs, and how long a call takes."""
     database = Database(url)
     with database.autocommit() as conn:
         conn.execute("SELECT 1")
     ready.wait(PATIENCE)
-    while _one_batch(database):
+    while _one_batch(database, size, latency):
         pass
     database.close()
 
 
-def _one_batch(database: Database) -> bool:
+def _one_batch(database: Database, size: int, latency: float) -> bool:
     token = uuid4()
     with database.autocommit() as conn:
         operations = outbox.claim(
-            conn, SINK.name, token=token, worker="bench", limit=BATCH, lease=60, max_attempts=10
+            conn, SINK.name, token=token, worker="bench", limit=size, lease=60, max_attempts=10
         )
     if not operations:
         return False
+    time.sleep(latency)  # in the place of the remote call
     verdicts = [_written(op) for op in operations]
     with database.transaction() as conn:
         outbox.settle(conn, SINK, token, verdicts, echo_seconds=0, topology=TOPOLOGY)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from altsync.embedding import MAX_REQUEST_TOKENS
+from altsync.seed.loader import BATCH as SEEDER_BATCH
 from altsync.sinks.pinecone import MAX_BYTES
 from benchmarks.bench import Bench
 from benchmarks.loading import write_leagues
@@ -21,6 +22,9 @@ LEAGUES = 5_000
 
 #: Operations per batch: what ``ALTSYNC_BATCH_SIZE`` is when nothing else is set.
 BATCH = 500
+
+#: One in a hundred, all in the seeder's first transaction: workers that are awake see them at once.
+EDITED = frozenset(range(0, SEEDER_BATCH, SEEDER_BATCH * 100 // LEAGUES))
 
 #: Leagues whose texts are long enough that tokens cut the requests, not their number.
 LONG = 200
@@ -61,7 +65,7 @@ def measure(bench: Bench) -> Figure:
         [
             *_gates(new, _least(LEAGUES, vector_bytes)),
             *_gates(unchanged, dict.fromkeys(SINKS, 0)),
-            *_gates(edited, _least(LEAGUES // 100, vector_bytes)),
+            *_gates(edited, _least(len(EDITED), vector_bytes)),
             *_gates(long, {"embedding": _requests(LONG), "neo4j": 1}),
         ],
         [
@@ -75,7 +79,7 @@ def measure(bench: Bench) -> Figure:
 
 def _edited(stack: Stack, folder: Path) -> Measured:
     before = _calls(stack)
-    write_leagues(folder, LEAGUES, frozenset(range(0, LEAGUES, 100)))
+    write_leagues(folder, LEAGUES, EDITED)
     stack.seed("--leagues", "--dir", str(folder))
     return _drained(stack, "leagues of which 1 % are edited", LEAGUES, before)
 

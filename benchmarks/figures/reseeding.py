@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from altsync.db import Conn
-from benchmarks.bench import Bench, median
+from benchmarks.bench import Bench, medians
 from benchmarks.loading import copied, seed, seeding, write_leagues
 from benchmarks.report import Figure, Gate, Measured
 
@@ -23,17 +23,17 @@ def measure(bench: Bench) -> Figure:
     same, edited = bench.folder / "same", bench.folder / "edited"
     write_leagues(same, ROWS)
     write_leagues(edited, ROWS, EDITED)
-    with bench.database() as url:
-        with bench.doing(f"raw COPY of {ROWS:,} rows"):
-            copy = median(lambda: copied(url, ROWS, indexed=True))
-        with seeding(url) as conn:
-            with bench.doing(f"seeding {ROWS:,} leagues"):
-                seed(conn, same)
-            conn.execute("VACUUM ANALYZE")
-            with bench.doing("seeding them again"):
-                unchanged = median(lambda: _again(conn, same, "altsync: nothing changed"))
-            with bench.doing("seeding with 1 % edited"):
-                changed = _again(conn, edited, "altsync: 1 % edited")
+    with bench.database() as url, seeding(url) as conn:
+        with bench.doing(f"seeding {ROWS:,} leagues"):
+            seed(conn, same)
+        conn.execute("VACUUM ANALYZE")
+        with bench.doing("COPY, and seeding them again, by turns"):
+            copy, unchanged = medians(
+                lambda: copied(url, ROWS, indexed=True),
+                lambda: _again(conn, same, "altsync: nothing changed"),
+            )
+        with bench.doing("seeding with 1 % edited"):
+            changed = _again(conn, edited, "altsync: 1 % edited")
     operations = changed.counts["operations"]
     return Figure(
         NUMBER,

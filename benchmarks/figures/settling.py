@@ -8,9 +8,9 @@ from pathlib import Path
 
 import psycopg
 
-from benchmarks.bench import Bench, median, until
+from benchmarks.bench import Bench, medians, until
 from benchmarks.outboxes import drain, fill
-from benchmarks.peers import celery_rows, pgqueuer_jobs, procrastinate_jobs
+from benchmarks.peers import celery_rows
 from benchmarks.report import Figure, Gate, Measured
 from tests.acceptance.stack import Running
 
@@ -28,11 +28,15 @@ PEER_ROWS = 3_000
 
 def measure(bench: Bench) -> Figure:
     """Medians of three runs of altsync; one run of each peer."""
+    from benchmarks.peers import pgqueuer_jobs, procrastinate_jobs  # in their own environment
+
     celery = _celery(bench, 1)
     celery_four = _celery(bench, 4)
-    one = median(lambda: _drained(bench, 1))
-    four = median(lambda: _drained(bench, 4))
-    crowded = median(lambda: _drained(bench, 1, HISTORY))
+    one, four, crowded = medians(
+        lambda: _drained(bench, 1),
+        lambda: _drained(bench, 4),
+        lambda: _drained(bench, 1, HISTORY),
+    )
     with bench.doing(f"pgqueuer, {ROWS:,} jobs"), bench.database() as url:
         pgqueuer = Measured("pgqueuer, one process", ROWS, pgqueuer_jobs.drained(url, ROWS))
     with bench.doing(f"procrastinate, {PEER_ROWS:,} jobs"), bench.database() as url:

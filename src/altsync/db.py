@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from uuid import UUID
@@ -37,7 +38,7 @@ POOL_SIZE = 16
 
 
 class _FlatListDumper(ListDumper):
-    """Arrays of texts, ids and whole numbers made at one go.
+    """Arrays of texts, ids, whole numbers, flags and nulls made at one go.
 
     psycopg dumps them element by element, which took as long as the statements that get them.
     """
@@ -56,6 +57,10 @@ class _FlatListDumper(ListDumper):
             return ("{" + ",".join([item.hex for item in obj]) + "}").encode()
         if kinds == {int}:
             return ("{" + ",".join(map(str, obj)) + "}").encode()
+        if kinds == {bool}:
+            return ("{" + ",".join(["t" if item else "f" for item in obj]) + "}").encode()
+        if kinds == {NoneType}:
+            return ("{" + ",".join(["NULL"] * len(obj)) + "}").encode()
         return super().dump(obj)
 
 

@@ -20,6 +20,7 @@ ONE, TWO = UUID(int=1), UUID(int=2**128 - 1)
     [
         ("text", ['"', "\\", '\\"', "{a,b}", "a,b", "NULL", "null", "", " ", "\n", "ü🏆", "%s"]),
         ("text", ["there", None]),
+        ("text", [None, None]),
         ("text", []),
         ("uuid", [ONE, TWO]),
         ("uuid", [ONE, None]),

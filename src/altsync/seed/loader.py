@@ -277,7 +277,15 @@ class Loader:
         return found
 
     def _write_entities(self, entity_type: EntityType, lines: Sequence[Line]) -> store.Changes:
-        rows = (_entity_row(entity_type, line) for line in lines)
+        there = store.content_hashes(self._conn, entity_type, [line.seed_id for line in lines])
+        hashed = ((line, content_hash(cast(Content, line.item))) for line in lines)
+        rows = [
+            _entity_row(entity_type, line, fresh)
+            for line, fresh in hashed
+            if there.get(line.seed_id) != fresh
+        ]
+        if not rows:
+            return store.Changes()
         store.copy_to_staging(self._conn, entity_type, rows)
         if self._options.dry_run:
             return store.classify_staged(self._conn, entity_type, self._topology)
@@ -477,13 +485,13 @@ def _with_tag(line: Line, tag: str) -> Line:
     return Line(line.file, line.number, line.seed_id, tagged, line.raw)
 
 
-def _entity_row(entity_type: EntityType, line: Line) -> tuple[Any, ...]:
+def _entity_row(entity_type: EntityType, line: Line, fresh: str) -> tuple[Any, ...]:
     content = cast(Content, line.item)
     return (
         entity_id(entity_type, line.seed_id),
         line.seed_id,
         *map(_column, _COLUMNS[entity_type](content)),
-        content_hash(content),
+        fresh,
         text_hash(content),
     )
 

@@ -84,6 +84,18 @@ def copy_to_staging(conn: Conn, entity_type: EntityType, rows: Iterable[Sequence
             copy.write_row(row)
 
 
+def content_hashes(conn: Conn, entity_type: EntityType, seed_ids: Sequence[str]) -> dict[str, str]:
+    """What is there and not deleted, by seed id: lines that say the same need not be staged."""
+    rows = conn.execute(
+        f"""
+        SELECT seed_id, content_hash FROM {entity_type}
+        WHERE seed_id = ANY(%s) AND deleted_at IS NULL
+        """,
+        (list(seed_ids),),
+    )
+    return {r[0]: r[1] for r in rows}
+
+
 # OFFSET keeps the planner from reading the whole table for each batch.
 _STAGED = """
 FROM staging_{table} s LEFT JOIN LATERAL (
