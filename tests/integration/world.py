@@ -27,6 +27,7 @@ from altsync.records import (
     Verdict,
     entity_id,
 )
+from altsync.relay import Relay, RelayPolicy
 from altsync.sinks import embedding
 from altsync.sinks.base import Sink
 from altsync.store import Changes, EmbeddingCache
@@ -344,6 +345,12 @@ def embed(database: Database, embedder: FakeEmbedder | None = None) -> FakeEmbed
     embedder = embedder or FakeEmbedder()
     delivery(database, embedding_sink(database, embedder)).drain(PATIENCE)
     return embedder
+
+
+def bury_exhausted(world: World, database: Database) -> None:
+    """Let the relay give up on operations whose workers vanished too often."""
+    relay = Relay(database, lambda: world.conn, lambda sink: None, TOPOLOGY, [], RelayPolicy())
+    relay.look([])
 
 
 def eventually(condition: Callable[[], bool], patience: float = PATIENCE) -> None:
