@@ -41,8 +41,8 @@ class Proxy:
     never hears of them. ``cuts_on_request`` cuts instead of relaying what a client sends.
     ``cuts_answer_to`` cuts once: the request that holds these bytes reaches the server, and the
     client loses the connection in place of the answer. ``stalls_answer_to`` begins to stall there
-    instead. ``on_request`` is called, in the proxy's thread, before anything of a client is passed
-    on. ``cuts`` counts connections cut on purpose.
+    instead. ``on_request`` is called, in the proxy's thread, with what a client sends before it is
+    passed on. ``cuts`` counts connections cut on purpose.
     """
 
     def __init__(self, host: str, port: int, *, listen: int = 0, delay: float = 0.0) -> None:
@@ -53,7 +53,7 @@ class Proxy:
         self.cuts_on_request = False
         self.cuts_answer_to: bytes | None = None
         self.stalls_answer_to: bytes | None = None
-        self.on_request: Callable[[], None] = lambda: None
+        self.on_request: Callable[[bytes], None] = lambda data: None
         self.cuts = 0
         self._upstream = (host, port)
         self._listener = socket.create_server((LOOPBACK, listen))
@@ -182,7 +182,7 @@ class _Connection:
             if not data:
                 return
             self._look_for_marks(data)
-            self._proxy.on_request()
+            self._proxy.on_request(data)
             await self._send(server, data)
 
     async def _pass_answers(self, server: asyncio.StreamReader) -> None:

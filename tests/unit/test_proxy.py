@@ -181,11 +181,11 @@ def test_every_request_is_told_before_it_is_passed_on(
     echo: Echo, relay: Proxy, client: socket.socket
 ) -> None:
     """So that something can happen between any two of them."""
-    seen: list[bytes] = []
-    relay.on_request = lambda: seen.append(echo.received)
+    seen: list[tuple[bytes, bytes]] = []
+    relay.on_request = lambda data: seen.append((data, echo.received))
     for part in (b"one", b"two"):
         assert answer(client, part) == part
-    assert seen == [b"", b"one"]
+    assert seen == [(b"one", b""), (b"two", b"one")]
 
 
 def test_a_connection_that_nobody_serves(echo: Echo, relay: Proxy) -> None:
