@@ -6,8 +6,16 @@ import multiprocessing
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 
-#: What a child imports once for all of them: each is there at once then.
-PRELOADED = ["tests.integration.fakes", "tests.integration.world", "altsync.cli"]
+#: What is imported once for all children: the modules of their targets, and what commands import
+#: when they need it.
+PRELOADED = [
+    "altsync.similarity",
+    "altsync.sinks.neo4j",
+    "altsync.sinks.pinecone",
+    "tests.faults.test_killed_commands",
+    "tests.faults.test_killing_rows",
+    "tests.integration.test_crash_points",
+]
 
 
 def child(target: Callable[..., None], *args: object) -> BaseProcess:

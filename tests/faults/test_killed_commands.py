@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -50,7 +50,7 @@ DAY = 86_400
 class Killer:
     """Counts the steps of a process, and kills it at one of them."""
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at: int | None) -> None:
         self.steps = 0
         self._at = at
         self._lock = threading.Lock()
@@ -73,53 +73,57 @@ class Killer:
                 os.kill(self._pid, signal.SIGKILL)
 
 
-def run_killed(stores: Mapping[str, str], arguments: Sequence[str], at: int) -> int | None:
-    """``altsync …`` in a process that is killed at its n-th step; how it ended.
+@dataclass(frozen=True)
+class Command:
+    """``altsync …`` on stores, by the variables that name their URLs; ``said`` keeps its output."""
 
-    ``stores`` are the URLs of all stores by the variables that name them.
-    """
-    killer = Killer(at)
-    with ExitStack() as proxies:
-        env = dict(os.environ)
-        for name, url in stores.items():
-            relay, env[name] = proxies.enter_context(relayed(url))
-            relay.on_request = killer.watch
-        process = child(_command, env, list(arguments))
-        process.start()
-        killer.aim(process.pid)
-        process.join()
-        code = process.exitcode
-        process.close()
-    return code
+    arguments: str
+    stores: Mapping[str, str]
+    said: Path
+
+    def run(self, killed_at: int | None = None) -> int | None:
+        """How it ends that is killed at its n-th step, or never."""
+        killer = Killer(killed_at)
+        with ExitStack() as proxies:
+            env = dict(os.environ)
+            for name, url in self.stores.items():
+                relay, env[name] = proxies.enter_context(relayed(url))
+                relay.on_request = killer.watch
+            process = child(_command, env, self.arguments.split(), self.said)
+            process.start()
+            killer.aim(process.pid)
+            process.join()
+            code = process.exitcode
+            process.close()
+        return code
+
+    def finish(self, code: int = 0) -> None:
+        """Run it to its end."""
+        assert self.run() == code, self.said.read_text()
+
+    def kill_at_each_step(
+        self, prepare: Callable[[], None], judge: Callable[[], None], code: int = 0
+    ) -> int:
+        """Kill it at its first step, its second …, until it ends; returns the number of kills.
+
+        ``prepare`` comes before each run, and ``judge`` after it.
+        """
+        for at in range(1, MOST_STEPS):
+            prepare()
+            ended = self.run(at)
+            judge()
+            if ended != -signal.SIGKILL:
+                assert ended == code, self.said.read_text()
+                return at - 1
+        raise AssertionError(f"more than {MOST_STEPS} steps")
 
 
-def _command(env: Mapping[str, str], arguments: Sequence[str]) -> None:
-    """In a process of its own: a command as a user gives it, and silent."""
+def _command(env: Mapping[str, str], arguments: Sequence[str], said: Path) -> None:
+    """In a process of its own."""
     os.environ.update(env)
-    with Path(os.devnull).open("w") as nowhere:
-        sys.stdout = sys.stderr = nowhere
+    with said.open("w") as sys.stdout:
+        sys.stderr = sys.stdout
         cli(arguments)
-
-
-def killed_at_each_step(
-    stores: Mapping[str, str],
-    arguments: Sequence[str],
-    prepare: Callable[[], None],
-    judge: Callable[[], None],
-    ends: int = 0,
-) -> int:
-    """Kill a command at its first step, its second …, until it ends (with code ``ends``).
-
-    ``prepare`` comes before each run, and ``judge`` after it. Returns the number of kills.
-    """
-    for at in range(1, MOST_STEPS):
-        prepare()
-        code = run_killed(stores, arguments, at)
-        judge()
-        if code != -signal.SIGKILL:
-            assert code == ends
-            return at - 1
-    raise AssertionError(f"more than {MOST_STEPS} steps")
 
 
 # --- verify --repair --------------------------------------------------------------------------
@@ -138,11 +142,11 @@ def site(
         yield site
 
 
-def test_a_repair_that_is_killed_anywhere(site: Site) -> None:
+def test_a_repair_that_is_killed_anywhere(site: Site, tmp_path: Path) -> None:
     """What it did is right, and the next one does the rest: no ghost, nothing lost or older."""
-    stores = {
-        name: os.environ[name] for name in ("DATABASE_URL", "NEO4J_URI", "PINECONE_CONTROLLER_HOST")
-    }
+    named = ("DATABASE_URL", "NEO4J_URI", "PINECONE_CONTROLLER_HOST")
+    stores = {name: os.environ[name] for name in named}
+    command = Command("verify --repair --grace 0 --json", stores, tmp_path / "said")
 
     def damage() -> None:
         beyond = site.beyond()
@@ -156,17 +160,13 @@ def test_a_repair_that_is_killed_anywhere(site: Site) -> None:
         site.put_vector("ghost", version=beyond, model="test-model", content_hash="x")
 
     def judge() -> None:
-        site.deliver()
         site.verify(repair=True)
         site.deliver()
         assert_held(site)
         assert site.drift(deep=True) == {}
         assert site.world.scalar("SELECT count(*) FROM sync_operation WHERE status = 'dead'") == 0
 
-    kills = killed_at_each_step(
-        stores, ("verify", "--repair", "--grace", "0", "--json"), damage, judge, ends=1
-    )
-    assert kills > 8
+    assert command.kill_at_each_step(damage, judge, code=1) > 8
 
 
 def assert_held(site: Site) -> None:
@@ -187,9 +187,12 @@ def assert_held(site: Site) -> None:
 # --- prune ------------------------------------------------------------------------------------
 
 
-def test_a_pruning_that_is_killed_anywhere(world: World, database: Database) -> None:
+def test_a_pruning_that_is_killed_anywhere(
+    world: World, database: Database, tmp_path: Path
+) -> None:
     """History goes page by page; what lives, what is young and what is in use stays."""
-    command = ("prune", "--older-than", "30d", "--embeddings", "--dead", "--yes", "--json")
+    everything = "prune --older-than 30d --embeddings --dead --yes --json"
+    command = Command(everything, {"DATABASE_URL": world.url}, tmp_path / "said")
 
     def prepare() -> None:
         empty(world.conn)
@@ -211,7 +214,7 @@ def test_a_pruning_that_is_killed_anywhere(world: World, database: Database) -> 
         embed(database)
 
     def judge() -> None:
-        assert run_killed({"DATABASE_URL": world.url}, command, MOST_STEPS) == 0
+        command.finish()
         assert world.counts("neo4j") == {"pending": 6}
         assert world.counts("embedding") == {"synced": 6}
         assert world.counts("pinecone") == {"pending": 6}
@@ -224,13 +227,13 @@ def test_a_pruning_that_is_killed_anywhere(world: World, database: Database) -> 
         delivery(database, graph).drain(10)
         assert len(graph.living()) == 6
 
-    assert killed_at_each_step({"DATABASE_URL": world.url}, command, prepare, judge) > 3
+    assert command.kill_at_each_step(prepare, judge) > 3
 
 
 # --- relate -----------------------------------------------------------------------------------
 
 #: As it was, and as it is to be: many more leagues are similar.
-NARROW = Rules(enter=0.95, leave=0.90, top_k=5, debounce=0.0)
+NARROW = Rules(enter=0.95, leave=0.95, top_k=5, debounce=0.0)
 WIDE = replace(NARROW, enter=0.6, leave=0.5)
 
 
@@ -239,11 +242,13 @@ def test_a_search_for_neighbours_that_is_killed_anywhere(
     database: Database,
     vectors_server: Vectors,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     """The next one finishes it: edges are those of the rules, in the table and in the graph."""
     index = PineconeHarness(vectors_server)
     index.empty()
     stores = {"DATABASE_URL": world.url, "PINECONE_CONTROLLER_HOST": vectors_server.url}
+    command = Command("relate --all --json", stores, tmp_path / "said")
     for name, value in {
         **stores,
         "PINECONE_API_KEY": vectors_server.secret,
@@ -258,7 +263,7 @@ def test_a_search_for_neighbours_that_is_killed_anywhere(
     narrow = Neighbourhood(world, database, index.open(), NARROW)
     wide = Neighbourhood(world, database, index.open(), WIDE)
     wide.graph = narrow.graph  # one graph, which is told of every change
-    narrow.save(*leagues(20))
+    narrow.save(*leagues(10))
     narrow.settle()
     few = len(narrow.edges())
 
@@ -270,12 +275,12 @@ def test_a_search_for_neighbours_that_is_killed_anywhere(
 
     def judge() -> None:
         world.pass_time(LEASE + 1)
-        assert run_killed(stores, ("relate", "--all", "--json"), MOST_STEPS) == 0
+        command.finish()
         wide.settle()
         assert len(wide.edges()) > few
         assert list(faults(wide)) == []
 
-    assert killed_at_each_step(stores, ("relate", "--all", "--json"), prepare, judge) > 3
+    assert command.kill_at_each_step(prepare, judge) > 3
     for place in (narrow, wide):
         place.similarity.close()
     index.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +40,9 @@ LATENCY = 0.3
 
 #: Seconds after which nothing may be left once Redis is back: what users are promised.
 DRAINED_WITHIN = 30.0
+
+#: What makes PostgreSQL shut down at once, as if it had crashed.
+IMMEDIATE = signal.SIGQUIT
 
 #: Seconds that each of a seeder's statements takes longer, so that a restart comes amid them.
 SLOW_SEEDING = 0.1
@@ -121,9 +124,10 @@ def test_a_sink_that_dies_amid_the_work(stack: Stack, folder: Path, service: str
     slow_down(stack)
     stack.start_relay(SETTINGS)
     stack.start_worker(size=3, settings=SETTINGS)
+    server = process_of(stack, service)
     stack.seed("--leagues", "--dir", str(write_leagues(folder, LEAGUES)))
-    sink = {"graph": "neo4j", "vectors": "embedding"}[service]
-    restart(stack, service, signal.SIGKILL, partial(stack.leases, sink))
+    stack.until(partial(stack.leases, {"graph": "neo4j", "vectors": "embedding"}[service]), "work")
+    restart(stack, server, signal.SIGKILL)
     stack.wait_until_drained()
 
     assert stack.number("SELECT count(*) FROM league") == LEAGUES
@@ -140,13 +144,15 @@ def test_a_postgresql_that_is_restarted_amid_everything(stack: Stack, folder: Pa
     slow_down(stack)
     processes = [stack.start_relay(settings), stack.start_worker(size=3, settings=settings)]
     source = write_leagues(folder, rows)
+    server = process_of(stack, "postgresql")
     with relayed(stack.addresses["DATABASE_URL"]) as (relay, url):
         relay.delay = SLOW_SEEDING
         seeding = stack.start(
             *("seed", "altsync.seed", "--leagues", "--dir", str(source)),
             env={**stack.env, "DATABASE_URL": url},
         )
-        restart_postgresql(stack, lambda: stack.number("SELECT count(*) FROM league") > 0)
+        stack.until(lambda: stack.number("SELECT count(*) FROM league"), "the first batch")
+        restart(stack, server, IMMEDIATE)
         assert seeding.wait() != 0
     there = stack.number("SELECT count(*) FROM league")
     assert 0 < there < rows
@@ -156,7 +162,9 @@ def test_a_postgresql_that_is_restarted_amid_everything(stack: Stack, folder: Pa
     report = stack.seed("--leagues", "--dir", str(source), "--json").json
     assert (report["created"], report["unchanged"]) == (rows - there, there)
     for sink in ("embedding", "pinecone"):
-        restart_postgresql(stack, partial(stack.leases, sink))
+        server = process_of(stack, "postgresql")
+        stack.until(partial(stack.leases, sink), "a batch under way")
+        restart(stack, server, IMMEDIATE)
     stack.wait_until_drained()
 
     assert [process.alive for process in processes] == [True, True]
@@ -165,16 +173,14 @@ def test_a_postgresql_that_is_restarted_amid_everything(stack: Stack, folder: Pa
     assert_agreement(stack)
 
 
-def restart_postgresql(stack: Stack, amid: Callable[[], object]) -> None:
-    """Shut the server down as soon as ``amid`` is true, as if it had crashed, and start it."""
-    restart(stack, "postgresql", signal.SIGQUIT, amid)  # its immediate shutdown
-
-
-def restart(stack: Stack, service: str, how: signal.Signals, amid: Callable[[], object]) -> None:
-    """End a server of the stack as soon as ``amid`` is true, and start it again."""
+def process_of(stack: Stack, service: str) -> psutil.Process:
+    """A server of the stack."""
     services = stack.run("local", "status", "--json").json
-    server = psutil.Process(next(one["pid"] for one in services if one["name"] == service))
-    stack.until(amid, "something to be met by a restart")
+    return psutil.Process(next(one["pid"] for one in services if one["name"] == service))
+
+
+def restart(stack: Stack, server: psutil.Process, how: signal.Signals) -> None:
+    """End a server of the stack now, and start it again."""
     server.send_signal(how)
     server.wait(GOODBYE)
     for client in ("postgres", "graph"):
