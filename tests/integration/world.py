@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, assert_never
 from uuid import UUID, uuid4
@@ -142,11 +143,17 @@ class World:
 
     def save(self, *contents: Content) -> Changes:
         """Seed contents in one transaction."""
+        with self.saving(*contents) as changes:
+            return changes
+
+    @contextmanager
+    def saving(self, *contents: Content) -> Iterator[Changes]:
+        """Seed contents in a transaction that is committed at the end."""
         store.create_changed_in_run(self.conn)
         for entity_type in {type_of(c) for c in contents}:
             store.create_staging(self.conn, entity_type)
         with self.conn.transaction():
-            return save(self.conn, *contents)
+            yield save(self.conn, *contents)
 
     def delete(self, *contents: Content) -> Changes:
         """Delete in one transaction."""
