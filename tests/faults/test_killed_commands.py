@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -121,9 +120,10 @@ class Command:
 def _command(env: Mapping[str, str], arguments: Sequence[str], said: Path) -> None:
     """In a process of its own."""
     os.environ.update(env)
-    with said.open("w") as sys.stdout:
-        sys.stderr = sys.stdout
-        cli(arguments)
+    output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    cli(arguments)
 
 
 # --- verify --repair --------------------------------------------------------------------------
