@@ -40,7 +40,7 @@ class EmbeddingCache:
             rows = conn.execute(
                 """
                 SELECT text_hash FROM embedding
-                WHERE model = %s AND dimensions = %s AND text_hash = ANY(%s)
+                WHERE model = %s AND dimensions = %s AND text_hash = ANY(%b)
                 """,
                 (model.name, model.dimensions, list(hashes)),
             )
@@ -68,7 +68,7 @@ class EmbeddingCache:
                 """
                 INSERT INTO embedding (model, dimensions, text_hash, vector)
                 SELECT %s, %s, text_hash, vector
-                FROM unnest(%s::text[], %b::bytea[]) AS k(text_hash, vector)
+                FROM unnest(%b::text[], %b::bytea[]) AS k(text_hash, vector)
                 ON CONFLICT DO NOTHING
                 """,
                 (model.name, model.dimensions, hashes, [vectors[one] for one in hashes]),
