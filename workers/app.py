@@ -75,7 +75,7 @@ def queue_of(sink: str) -> str:
 
 def waiting(app: Celery, queue: str) -> int:
     """Wake-ups in a queue that nobody has taken yet."""
-    with app.connection_for_write() as connection:
+    with app.pool.acquire(block=True) as connection:
         connection.ensure_connection(max_retries=1, timeout=BROKER_TIMEOUT)
         with connection.channel() as channel:
             try:
