@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from altsync import db, outbox
 from altsync.local.services import Broker, Graph, Postgres, Service, Vectors
 from altsync.records import SinkTraits, Topology
 from benchmarks.report import Measured
+from tests.acceptance.stack import LOOK, Folders, Running, Stack
 
 S = TypeVar("S", bound=Service)
 
@@ -71,15 +73,32 @@ class Bench:
         """The local server of Pinecone's and OpenAI's interfaces."""
         return self._start(Vectors(self.folder / "vectors"))
 
+    @cached_property
+    def stack(self) -> Stack:
+        """The embedded stack as its commands start it, migrated; figures ``reset`` it."""
+        root = self.folder / "stack"
+        folders = Folders(root / "home", root / "work", root / "logs")
+        folders.work.mkdir(parents=True)
+        folders.logs.mkdir()
+        stack = Stack(folders)
+        with self.doing("starting the embedded stack"):
+            self._running.callback(stack.run, "local", "down")
+            stack.run("local", "up")
+            stack.run("migrate")
+            self._running.callback(stack.close)
+            self._running.callback(stack.kill_all)
+            stack.remember_clean_state()
+        return stack
+
     @contextmanager
-    def database(self, topology: Topology = TOPOLOGY) -> Iterator[str]:
+    def database(self, dimensions: int = DIMENSIONS) -> Iterator[str]:
         """The URL of a migrated database of its own, dropped at the end."""
         name = f"bench_{uuid4().hex}"
         url = f"{self.postgres.url.rsplit('/', 1)[0]}/{name}"
         with psycopg.connect(self.postgres.url, autocommit=True) as conn:
             conn.execute(f"CREATE DATABASE {name} TEMPLATE {self._template}")
             with psycopg.connect(url) as registering:
-                outbox.register_sinks(registering, topology, MODEL, DIMENSIONS)
+                outbox.register_sinks(registering, TOPOLOGY, MODEL, dimensions)
             try:
                 yield url
             finally:
@@ -106,7 +125,29 @@ class Bench:
         return service
 
 
-def median(run: Callable[[], Measured], times: int = 3) -> Measured:
-    """The run that took neither the longest nor the shortest; ``times`` is odd."""
-    runs = sorted((run() for _ in range(times)), key=lambda measured: measured.seconds)
-    return runs[times // 2]
+def until(
+    condition: Callable[[], bool], what: str, running: Sequence[Running] = (), seconds: float = 1800
+) -> None:
+    """Return when the condition holds. Raises ``AssertionError`` when one of ``running`` has died,
+    or ``seconds`` have passed.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        died = [process for process in running if process.died]
+        assert not died, f"waited for {what}, but {died[0].name} died:\n{died[0].output[-2000:]}"
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(LOOK)
+
+
+def medians(*runs: Callable[[], Measured], times: int = 3) -> list[Measured]:
+    """Of each the run that took neither the longest nor the shortest; ``times`` is odd.
+
+    They take turns, so that what else the machine does meanwhile is in all of them.
+    """
+    rounds = [[run() for run in runs] for _ in range(times)]
+    sorted_runs = (sorted(same, key=_seconds) for same in zip(*rounds, strict=True))
+    return [same[times // 2] for same in sorted_runs]
+
+
+def _seconds(measured: Measured) -> float:
+    return measured.seconds

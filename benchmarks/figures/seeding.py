@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.bench import Bench, median
+from benchmarks.bench import Bench, medians
 from benchmarks.loading import copied, one_by_one, seed, seeding, write_leagues
 from benchmarks.report import Figure, Gate, Measured
 
@@ -21,11 +21,12 @@ def measure(bench: Bench) -> Figure:
     """Medians of three runs, each into an empty database."""
     folder = bench.folder / "seeding"
     write_leagues(folder, ROWS)
-    with bench.doing(f"raw COPY of {ROWS:,} rows"), bench.database() as url:
-        copy = median(lambda: copied(url, ROWS, indexed=True))
-        bare = median(lambda: copied(url, ROWS, indexed=False))
-    with bench.doing(f"seeding {ROWS:,} leagues"):
-        seeded = median(lambda: _seeded(bench, folder))
+    with bench.doing(f"COPY and seeding of {ROWS:,} leagues by turns"), bench.database() as url:
+        copy, bare, seeded = medians(
+            lambda: copied(url, ROWS, indexed=True),
+            lambda: copied(url, ROWS, indexed=False),
+            lambda: _seeded(bench, folder),
+        )
     with bench.doing(f"{ORM_ROWS:,} rows through the ORM"), bench.database() as url:
         orm = one_by_one(url, ORM_ROWS)
     return Figure(

@@ -20,12 +20,13 @@ from altsync.records import (
     ErrorKind,
     Operation,
     Retry,
+    Settlement,
     Superseded,
     Synced,
     Verdict,
 )
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
-from tests.integration.world import EMBEDDER, LEASE, settle
+from tests.integration.world import LEASE, settle
 
 #: Leagues, each with an operation that waits for one of the sinks.
 WAITING = 50_000
@@ -71,8 +72,7 @@ def full(postgres: Postgres) -> Iterator[str]:
         conn.execute("CREATE DATABASE full_tables TEMPLATE migrated")
     with db.connect(f"{base}/full_tables") as conn:
         conn.execute("SET synchronous_commit = off")
-        _fill(conn, WAITING, HISTORY)
-        conn.execute("VACUUM ANALYZE")
+        _fill(conn)
     yield f"{base}/full_tables"
 
 
@@ -110,46 +110,27 @@ def test_the_relays_questions_read_indexes(full: str) -> None:
 def test_settling_reads_no_table_as_a_whole(full: str, sink: str) -> None:
     """Every verdict, with follow-ups, on fifty thousand entities."""
     with _recording(full) as conn:
-        with conn.transaction(force_rollback=True):
-            operations = _lease(conn, sink)
-            token = _token(conn, operations)
-            conn.asked.clear()
-            settled = settle(conn, TOPOLOGY.traits(sink), token, _verdicts(operations))
-            asked = list(conn.asked)
-        assert (settled.synced, settled.dead, settled.retried, settled.superseded) == (
-            BATCH - 30,
-            10,
-            10,
-            10,
-        )
-        with conn.transaction(force_rollback=True):
-            again = _lease(conn, sink)
-            assert [op.id for op in again] == [op.id for op in operations]
-            conn.execute(
-                "UPDATE sync_operation SET lease_token = %s WHERE id = ANY(%s)",
-                (token, [op.id for op in operations]),
-            )
-            plans = [_explain(conn, query, params) for query, params in asked if _is_sql(query)]
+        settled, plans = _settling(conn, sink)
+    assert (settled.synced, settled.dead, settled.retried, settled.superseded) == (
+        BATCH - 30,
+        10,
+        10,
+        10,
+    )
     assert len(plans) >= 6
     assert _scanned(*plans) == set()
     assert sum(plan[0].buffers for plan in plans) < 200 * BATCH
 
 
-def test_a_first_seed_settles_embeddings_row_by_row(database_url: str) -> None:
-    """Before anything was analyzed, the planner takes the table of vectors for almost empty."""
+def test_settling_in_a_database_that_nobody_has_analysed(database_url: str) -> None:
+    """Vectors are looked up one by one, though nothing is known of how many there are."""
     with _recording(database_url) as conn:
-        for table in LARGE | {"embedding"}:
-            conn.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
-        _fill(conn, waiting=6 * BATCH, finished=0)
-        with conn.transaction(force_rollback=True):
-            operations = _lease(conn, EMBEDDING)
-            conn.asked.clear()
-            synced = [Synced(op, op.version) for op in operations]
-            settled = settle(conn, EMBEDDER, _token(conn, operations), synced)
-            (storing,) = [asked for asked in conn.asked if "FROM embedding" in asked[0]]
-        plan = _explain(conn, *storing)
-    assert settled.synced == BATCH
-    assert plan[0].buffers < 100 * BATCH
+        conn.execute("ALTER TABLE embedding SET (autovacuum_enabled = off)")
+        _fill_queue(conn, 4 * BATCH, sink=f"'{EMBEDDING}'")
+        _, plans = _settling(conn, EMBEDDING)
+    read = [node.rows for plan in plans for node in plan if node.table == "embedding"]
+    assert read != []
+    assert max(read) <= BATCH
 
 
 def test_reading_a_batch_reads_a_batch(full: str) -> None:
@@ -218,8 +199,45 @@ def test_a_page_of_operations_reads_a_page(full: str, asked: dict[str, Any]) -> 
     assert _scanned(plan) == set()
 
 
-def _fill(conn: db.Conn, waiting: int, finished: int) -> None:
-    """Leagues that each wait for one sink, and operations of leagues that are gone."""
+def _settling(conn: Recording, sink: str) -> tuple[Settlement, list[list[Node]]]:
+    """Settle a batch with every verdict, undo it, and explain its statements."""
+    with conn.transaction(force_rollback=True):
+        operations = _lease(conn, sink)
+        token = _token(conn, operations)
+        conn.asked.clear()
+        settled = settle(conn, TOPOLOGY.traits(sink), token, _verdicts(operations))
+        asked = list(conn.asked)
+    with conn.transaction(force_rollback=True):
+        again = _lease(conn, sink)
+        assert [op.id for op in again] == [op.id for op in operations]
+        conn.execute(
+            "UPDATE sync_operation SET lease_token = %s WHERE id = ANY(%s)",
+            (token, [op.id for op in operations]),
+        )
+        return settled, [_explain(conn, query, params) for query, params in asked if _is_sql(query)]
+
+
+def _fill(conn: db.Conn) -> None:
+    columns = "entity_type, entity_id, entity_key, sink, action, version, origin"
+    conn.execute(
+        f"""
+        INSERT INTO sync_operation ({columns}, status, finished_at)
+        SELECT 'league', gen_random_uuid(), 't' || n, {_SINK_OF.format("n")}, 'upsert', 1, 'seed',
+          'synced', now() - make_interval(mins => n)
+        FROM generate_series(1, %s) n
+        """,
+        (HISTORY,),
+    )
+    _fill_queue(conn, WAITING, sink=_SINK_OF.format("text_hash::int"))
+    conn.execute("VACUUM ANALYZE")
+
+
+#: Each of the three sinks in turn, by a number.
+_SINK_OF = "(ARRAY['embedding', 'neo4j', 'pinecone'])[1 + mod({}, 3)]"
+
+
+def _fill_queue(conn: db.Conn, leagues: int, sink: str) -> None:
+    """Embedded leagues, each with an operation that waits for ``sink``, an SQL expression."""
     conn.execute(
         """
         INSERT INTO league (id, seed_id, league_tag, league_name, sport_name, sport_archetype,
@@ -229,30 +247,18 @@ def _fill(conn: db.Conn, waiting: int, finished: int) -> None:
           repeat('x', 300), n, n, n, %s, repeat('v', 16)::bytea
         FROM generate_series(1, %s) n
         """,
-        (MODEL, waiting),
+        (MODEL, leagues),
     )
     conn.execute(
         "INSERT INTO embedding (model, dimensions, text_hash, vector) "
         "SELECT %s, %s, text_hash, embedding_vector FROM league",
         (MODEL, DIMENSIONS),
     )
-    columns = "entity_type, entity_id, entity_key, sink, action, version, origin"
-    sinks = "(ARRAY['embedding', 'neo4j', 'pinecone'])[1 + mod({}, 3)]"
     conn.execute(
         f"""
-        INSERT INTO sync_operation ({columns}, status, finished_at)
-        SELECT 'league', gen_random_uuid(), 't' || n, {sinks.format("n")}, 'upsert', 1, 'seed',
-          'synced', now() - make_interval(mins => n)
-        FROM generate_series(1, %s) n
-        """,
-        (finished,),
-    )
-    conn.execute(
-        f"""
-        INSERT INTO sync_operation ({columns})
-        SELECT 'league', id, league_tag, {sinks.format("text_hash::int")}, 'upsert', version,
-          'seed'
-        FROM league
+        INSERT INTO sync_operation (entity_type, entity_id, entity_key, sink, action, version,
+          origin)
+        SELECT 'league', id, league_tag, {sink}, 'upsert', version, 'seed' FROM league
         """
     )
 

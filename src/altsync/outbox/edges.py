@@ -41,7 +41,7 @@ def ask_for_neighbours(
         SELECT 'league', l.id, l.league_tag, k.sink, 'upsert', l.version, '{Origin.SIMILARITY}',
                %(priority)s, now() + make_interval(secs => %(delay)s)
         FROM league l CROSS JOIN unnest(%(sinks)s::text[]) k(sink)
-        WHERE l.id = ANY(%(ids)b) AND l.deleted_at IS NULL AND {changed}
+        WHERE l.id = ANY(%(ids)s) AND l.deleted_at IS NULL AND {changed}
         ORDER BY l.id, k.sink
         {ON_LIVE}
         """,

@@ -62,7 +62,7 @@ def lock_entities(conn: Conn, ids: Iterable[tuple[EntityType, UUID]]) -> None:
     for entity_type in EntityType:
         if entity_type in by_type:
             conn.execute(
-                f"SELECT 1 FROM {entity_type} WHERE id = ANY(%b) ORDER BY id FOR NO KEY UPDATE",
+                f"SELECT 1 FROM {entity_type} WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE",
                 (by_type[entity_type],),
             )
 

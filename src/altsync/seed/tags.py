@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from altsync.projection import digest
@@ -44,22 +44,30 @@ class Refusal:
 
 def slug(text: str) -> str:
     """The text in lower-case ASCII words joined by underscores; empty when nothing is left."""
-    ascii_only = unicodedata.normalize("NFKD", text.lower().translate(_LETTERS))
-    ascii_only = _APOSTROPHES.sub("", ascii_only)
-    plain = ascii_only.encode("ascii", "ignore").decode()
+    plain = text.lower()
+    if not plain.isascii():
+        plain = unicodedata.normalize("NFKD", plain.translate(_LETTERS))
+    plain = _APOSTROPHES.sub("", plain).encode("ascii", "ignore").decode()
     return _NOT_WORD.sub("_", plain).strip("_")[:SLUG_LENGTH].strip("_")
 
 
-def candidates(wish: Wish) -> list[str]:
+def candidates(wish: Wish) -> Iterator[str]:
     """The tags that a seed may have, the best first. The last one is its own alone."""
     if wish.given:
-        return [wish.given]
-    suffix = digest(wish.seed_id.encode())[:SUFFIX_LENGTH]
+        yield wish.given
+        return
     name = slug(wish.name)
-    place = slug(wish.location or "")
-    if not name:
-        return [f"seed_{suffix}"]
-    return [name, *([f"{name}_{place}"] if place else []), f"{name}_{suffix}"]
+    if name:
+        yield name
+        place = slug(wish.location or "")
+        if place:
+            yield f"{name}_{place}"
+    yield f"{name or 'seed'}_{digest(wish.seed_id.encode())[:SUFFIX_LENGTH]}"
+
+
+def best(wish: Wish) -> str:
+    """The tag that a seed gets when nobody else has it."""
+    return next(candidates(wish))
 
 
 def assign(
@@ -81,12 +89,13 @@ def assign(
             reason = f"this seed's tag is {has!r} and stays so; a new tag needs a new id"
             refused.append(Refusal(wish.seed_id, reason))
         else:
-            free = [c for c in candidates(wish) if taken.get(c, wish.seed_id) == wish.seed_id]
-            if free:
-                tags[wish.seed_id] = free[0]
-                taken[free[0]] = wish.seed_id
+            free = (c for c in candidates(wish) if taken.get(c, wish.seed_id) == wish.seed_id)
+            tag = next(free, None)
+            if tag is not None:
+                tags[wish.seed_id] = tag
+                taken[tag] = wish.seed_id
             else:
-                first = candidates(wish)[0]
+                first = best(wish)
                 reason = f"the tag {first!r} belongs to the seed {taken[first]!r}"
                 refused.append(Refusal(wish.seed_id, reason))
     return tags, refused

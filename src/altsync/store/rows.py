@@ -62,7 +62,7 @@ def read_rows(
         SELECT id, {KEY_COLUMN[entity_type]}, version, graph_version, deleted_at IS NOT NULL,
                content_hash, text_hash, embedding_text_hash, embedding_model, pinecone_namespace,
                {vector}, edges_version > 0, {", ".join(content)}
-        FROM {entity_type} WHERE id = ANY(%b) ORDER BY {KEY_COLUMN[entity_type]}
+        FROM {entity_type} WHERE id = ANY(%s) ORDER BY {KEY_COLUMN[entity_type]}
         """,
         (list(ids),),
         binary=True,

@@ -84,8 +84,25 @@ def copy_to_staging(conn: Conn, entity_type: EntityType, rows: Iterable[Sequence
             copy.write_row(row)
 
 
+def content_hashes(conn: Conn, entity_type: EntityType, seed_ids: Sequence[str]) -> dict[str, str]:
+    """What is there and not deleted, by seed id: lines that say the same need not be staged."""
+    rows = conn.execute(
+        f"""
+        SELECT seed_id, content_hash FROM {entity_type}
+        WHERE seed_id = ANY(%s) AND deleted_at IS NULL
+        """,
+        (list(seed_ids),),
+    )
+    return {r[0]: r[1] for r in rows}
+
+
+# OFFSET keeps the planner from reading the whole table for each batch.
+_STAGED = """
+FROM staging_{table} s LEFT JOIN LATERAL (
+  SELECT * FROM {table} there WHERE there.id = s.id OFFSET 0) e ON true
+"""
+
 _CHANGED = """
-FROM staging_{table} s LEFT JOIN {table} e ON e.id = s.id
 WHERE e.id IS NULL OR e.content_hash <> s.content_hash OR e.deleted_at IS NOT NULL
 """
 
@@ -98,7 +115,7 @@ def classify_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> 
                COALESCE(sum(%(direct)s::int + CASE
                  WHEN e.embedding_text_hash = s.text_hash AND e.embedding_model = m.model
                  THEN %(vector)s::int ELSE 1 END), 0)
-        {_CHANGED.format(table=entity_type).replace("WHERE", _WANTED_MODEL + "WHERE", 1)}
+        {_STAGED.format(table=entity_type)} {_WANTED_MODEL} {_CHANGED}
         """,
         {"direct": len(topology.direct), "vector": len(topology.vector)},
     ).fetchone()
@@ -127,7 +144,7 @@ def upsert_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> Ch
           INSERT INTO {entity_type} AS l (id, seed_id, {names}, content_hash, text_hash)
           SELECT s.id, s.seed_id, {", ".join("s." + c for c in columns)},
                  s.content_hash, s.text_hash
-          {_CHANGED.format(table=entity_type)}
+          {_STAGED.format(table=entity_type)} {_CHANGED}
           ORDER BY s.id
           ON CONFLICT (id) DO UPDATE SET
             {", ".join(f"{c} = excluded.{c}" for c in columns)},

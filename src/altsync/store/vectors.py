@@ -40,7 +40,7 @@ class EmbeddingCache:
             rows = conn.execute(
                 """
                 SELECT text_hash FROM embedding
-                WHERE model = %s AND dimensions = %s AND text_hash = ANY(%b)
+                WHERE model = %s AND dimensions = %s AND text_hash = ANY(%s)
                 """,
                 (model.name, model.dimensions, list(hashes)),
             )
@@ -61,17 +61,20 @@ class EmbeddingCache:
 
     def keep(self, model: Model, vectors: Mapping[str, bytes]) -> None:
         """Keep vectors (float32 little-endian) by the hash of their text."""
-        # Sorted, so that two workers with the same texts wait for each other, not in a circle.
-        hashes = sorted(vectors)
-        with self._database.transaction() as conn:
+        with self._database.autocommit() as conn:
             conn.execute(
                 """
                 INSERT INTO embedding (model, dimensions, text_hash, vector)
-                SELECT %s, %s, text_hash, vector
-                FROM unnest(%b::text[], %b::bytea[]) AS k(text_hash, vector)
-                ON CONFLICT DO NOTHING
+                SELECT %(model)s, %(dimensions)s, v.text_hash, v.vector
+                FROM unnest(%(hashes)s::text[], %(vectors)b::bytea[]) v(text_hash, vector)
+                ORDER BY v.text_hash ON CONFLICT DO NOTHING
                 """,
-                (model.name, model.dimensions, hashes, [vectors[one] for one in hashes]),
+                {
+                    "model": model.name,
+                    "dimensions": model.dimensions,
+                    "hashes": list(vectors),
+                    "vectors": list(vectors.values()),
+                },
             )
 
     def forget(self, hashes: Sequence[str]) -> None:

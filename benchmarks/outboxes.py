@@ -1,0 +1,113 @@
+"""An outbox filled to a size, and processes that claim and settle until it is empty."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from multiprocessing.synchronize import Barrier
+from uuid import uuid4
+
+import psycopg
+
+from altsync import outbox
+from altsync.db import Database
+from altsync.records import Operation, Synced
+from benchmarks.bench import TOPOLOGY
+
+#: Operations per claim: what ``ALTSYNC_BATCH_SIZE`` is when nothing else is set.
+BATCH = 500
+
+SINK = TOPOLOGY.traits("neo4j")
+
+#: Seconds until every process must have connected.
+PATIENCE = 60.0
+
+
+def fill(url: str, waiting: int, finished: int = 0) -> None:
+    """Leagues with one waiting operation each, and a history of finished ones."""
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute(
+            """
+            INSERT INTO league (id, seed_id, league_tag, league_name, sport_name, sport_archetype,
+              description, content_hash, text_hash)
+            SELECT gen_random_uuid(), 's' || n, 't' || n, 'League ' || n, 'Football', 'team_sport',
+              'Season ' || n || ' of a competition that nobody plays.', n, n
+            FROM generate_series(1, %s) n
+            """,
+            (waiting,),
+        )
+        conn.execute(
+            """
+            INSERT INTO sync_operation (entity_type, entity_id, entity_key, sink, action, version,
+              origin, status, finished_at)
+            SELECT 'league', gen_random_uuid(), 't' || n, 'neo4j', 'upsert', 1, 'seed', 'synced',
+              now() - make_interval(mins => n)
+            FROM generate_series(1, %s) n
+            """,
+            (finished,),
+        )
+        conn.execute(
+            """
+            INSERT INTO sync_operation (entity_type, entity_id, entity_key, sink, action, version,
+              origin)
+            SELECT 'league', id, league_tag, 'neo4j', 'upsert', version, 'seed' FROM league
+            """
+        )
+        conn.execute("VACUUM ANALYZE")
+
+
+def drain(url: str, processes: int, size: int = BATCH, latency: float = 0) -> float:
+    """Seconds until so many processes have claimed and settled all there is.
+
+    ``latency`` are the seconds that a sink would take for each batch of ``size`` rows. Processes
+    are started and connected before the clock is. Raises ``AssertionError`` when an
+    operation or a status is not as it should be at the end.
+    """
+    spawning = multiprocessing.get_context("spawn")
+    ready = spawning.Barrier(processes + 1)
+    arguments = (url, ready, size, latency)
+    workers = [spawning.Process(target=_claim_and_settle, args=arguments) for _ in range(processes)]
+    for worker in workers:
+        worker.start()
+    ready.wait(PATIENCE)
+    started = time.perf_counter()
+    for worker in workers:
+        worker.join()
+    seconds = time.perf_counter() - started
+    with psycopg.connect(url) as conn:
+        left = conn.execute(
+            "SELECT count(*) FROM sync_operation o JOIN league l ON l.id = o.entity_id "
+            "WHERE o.status <> 'synced' OR l.neo4j_sync_status <> 'synced'"
+        ).fetchone()
+    assert left == (0,), f"{left} operations were not settled"
+    return seconds
+
+
+def _claim_and_settle(url: str, ready: Barrier, size: int, latency: float) -> None:
+    """One worker without its sink: everything that the outbox costs, and how long a call takes."""
+    database = Database(url)
+    with database.autocommit() as conn:
+        conn.execute("SELECT 1")
+    ready.wait(PATIENCE)
+    while _one_batch(database, size, latency):
+        pass
+    database.close()
+
+
+def _one_batch(database: Database, size: int, latency: float) -> bool:
+    token = uuid4()
+    with database.autocommit() as conn:
+        operations = outbox.claim(
+            conn, SINK.name, token=token, worker="bench", limit=size, lease=60, max_attempts=10
+        )
+    if not operations:
+        return False
+    time.sleep(latency)  # in the place of the remote call
+    verdicts = [_written(op) for op in operations]
+    with database.transaction() as conn:
+        outbox.settle(conn, SINK, token, verdicts, echo_seconds=0, topology=TOPOLOGY)
+    return True
+
+
+def _written(op: Operation) -> Synced:
+    return Synced(op, op.version, remote_id=f"4:node:{op.id}")

@@ -1,0 +1,237 @@
+"""What a thousand leagues cost, counted: statements, bytes, remote calls, messages. No clock."""
+
+from __future__ import annotations
+
+import tempfile
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from psycopg.pq import Trace
+
+from altsync.db import Conn, Database
+from altsync.delivery import Drained
+from altsync.records import EMBEDDING
+from altsync.relay import Relay, RelayPolicy
+from altsync.seed.lines import Part
+from altsync.sinks.base import Sink
+from tests.acceptance import seeds as generated
+from tests.conftest import TOPOLOGY
+from tests.integration.fakes import FakeEmbedder, FakeGraph, FakeIndex
+from tests.integration.seeds import seed
+from tests.integration.world import PATIENCE, World, delivery, embedding_sink
+
+ROWS = 1000
+
+#: Operations per claim.
+BATCH = 500
+
+#: Edited leagues where one in a hundred is.
+EDITED = ROWS // 100
+
+#: Statements of a seeding run that makes its temporary tables and loads one batch of lines: 20,
+#: and two to spare.
+RUN_STATEMENTS = 22
+
+#: Statements of one delivered batch: 11, for every sink, and one to spare.
+BATCH_STATEMENTS = 12
+
+#: Statements of a claim that finds nothing, which ends a drain.
+LAST_LOOK = 3
+
+#: Bytes that a league sends to PostgreSQL: its content, two hashes, its id and tag; 370 here.
+ROW_BYTES = 450
+
+
+@dataclass
+class Sent:
+    """What went to PostgreSQL: statements that ran, and bytes of the protocol."""
+
+    statements: int = 0
+    bytes: int = 0
+
+    def note(self, trace: Path) -> None:
+        """Count a libpq trace: direction, length, kind of message, and what it holds."""
+        with trace.open("rb") as lines:
+            for line in lines:
+                parts = line.split(b"\t", 3)
+                if len(parts) > 2 and parts[0] == b"F":
+                    self.bytes += int(parts[1])
+                    self.statements += parts[2].strip() in (b"Query", b"Execute")
+
+
+@contextmanager
+def traced(conn: Conn, sent: Sent) -> Iterator[Conn]:
+    """Everything that is sent meanwhile, as libpq writes it down."""
+    with tempfile.NamedTemporaryFile() as file:
+        conn.pgconn.trace(file.fileno())
+        conn.pgconn.set_trace_flags(Trace.SUPPRESS_TIMESTAMPS)
+        try:
+            yield conn
+        finally:
+            conn.pgconn.untrace()
+            sent.note(Path(file.name))
+
+
+class TracedDatabase(Database):
+    """A pool whose connections are traced whenever they are lent."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.sent = Sent()
+
+    @contextmanager
+    def autocommit(self) -> Iterator[Conn]:
+        """A traced connection."""
+        with super().autocommit() as conn, traced(conn, self.sent):
+            yield conn
+
+    @contextmanager
+    def transaction(self) -> Iterator[Conn]:
+        """A traced connection inside a transaction."""
+        with super().transaction() as conn, traced(conn, self.sent):
+            yield conn
+
+
+@dataclass
+class Stores:
+    """The three sinks, which count what they are asked for."""
+
+    embedder: FakeEmbedder
+    graph: FakeGraph
+    index: FakeIndex
+
+    def drain(self, database: Database) -> dict[str, Drained]:
+        """Deliver everything, the vectors first."""
+        sinks: dict[str, Sink] = {
+            EMBEDDING: embedding_sink(database, self.embedder),
+            "neo4j": self.graph,
+            "pinecone": self.index,
+        }
+        return {
+            name: delivery(database, sink, batch_size=BATCH).drain(PATIENCE)
+            for name, sink in sinks.items()
+        }
+
+    @property
+    def calls(self) -> tuple[list[int], list[int], list[int]]:
+        """Records of each call so far, sink by sink."""
+        return (
+            [len(texts) for texts in self.embedder.requests],
+            [len(call.rows) for call in self.graph.calls],
+            [len(call.rows) for call in self.index.calls],
+        )
+
+
+@pytest.fixture
+def stores() -> Stores:
+    """Empty stores, whose calls hold a whole batch."""
+    stores = Stores(FakeEmbedder(), FakeGraph(), FakeIndex())
+    stores.graph.size = stores.index.size = BATCH
+    return stores
+
+
+@pytest.fixture
+def tracing(database_url: str) -> Iterator[TracedDatabase]:
+    """A traced pool."""
+    database = TracedDatabase(database_url)
+    yield database
+    database.close()
+
+
+def test_new_leagues(world: World, tracing: TracedDatabase, stores: Stores, tmp_path: Path) -> None:
+    """Two operations each; one call a batch; statements by the batch, not by the row."""
+    sent, operations = _seeded(world, generated.write_leagues(tmp_path, ROWS))
+    assert operations == 2 * ROWS
+    assert sent.statements <= RUN_STATEMENTS
+    assert sent.bytes <= ROW_BYTES * ROWS
+    drained = stores.drain(tracing)
+    assert stores.calls == ([BATCH, BATCH], [BATCH, BATCH], [BATCH, BATCH])
+    assert {name: d.batches for name, d in drained.items()} == dict.fromkeys(TOPOLOGY.names, 2)
+    assert tracing.sent.statements <= 3 * (2 * BATCH_STATEMENTS + LAST_LOOK)
+
+
+def test_twice_the_leagues_are_as_many_statements(world: World, tmp_path: Path) -> None:
+    """As long as they are one batch of the seeder."""
+    few, _ = _seeded(world, generated.write_leagues(tmp_path / "few", ROWS))
+    many, _ = _seeded(world, generated.write_leagues(tmp_path / "many", 2 * ROWS, first=ROWS))
+    # Temporary tables are made once a session; asking again is the same statement.
+    assert many.statements == few.statements
+
+
+def test_unchanged_leagues(
+    world: World, tracing: TracedDatabase, stores: Stores, tmp_path: Path
+) -> None:
+    """No operation, no remote call, no message; fewer statements and bytes than new ones."""
+    folder = generated.write_leagues(tmp_path, ROWS)
+    new, _ = _seeded(world, folder)
+    stores.drain(tracing)
+    before = stores.calls
+    again, operations = _seeded(world, folder)
+    assert operations == 0
+    assert again.statements < new.statements
+    assert again.bytes < new.bytes
+    stores.drain(tracing)
+    assert stores.calls == before
+    assert _messages(world, tracing) == []
+
+
+def test_one_in_a_hundred_edited(
+    world: World, tracing: TracedDatabase, stores: Stores, tmp_path: Path
+) -> None:
+    """Their operations, one call to each sink, one message to each queue."""
+    _seeded(world, generated.write_leagues(tmp_path, ROWS))
+    stores.drain(tracing)
+    lines = [generated.league(number) for number in range(ROWS)]
+    for line in lines[:: ROWS // EDITED]:
+        line["description"] += " Edited."
+    generated.write(tmp_path, "leagues/generated.jsonl", lines)
+    _, operations = _seeded(world, tmp_path)
+    assert operations == 2 * EDITED
+    assert _messages(world, tracing) == [EMBEDDING, "neo4j"]
+    stores.drain(tracing)
+    assert [calls[2:] for calls in stores.calls] == [[EDITED], [EDITED], [EDITED]]
+
+
+def test_messages_for_a_thousand(world: World, tracing: TracedDatabase, tmp_path: Path) -> None:
+    """One for each full batch of each sink, and no more while nobody takes them."""
+    _seeded(world, generated.write_leagues(tmp_path, ROWS))
+    expected = [EMBEDDING, EMBEDDING, "neo4j", "neo4j"]
+    assert sorted(_messages(world, tracing, looks=20)) == expected
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_files(world: World, tmp_path: Path) -> None:
+    """Five times the lines, the same peak of Python's memory, but for a tenth."""
+    peaks = [_peak(world, tmp_path / str(count), count) for count in (10_000, 50_000)]
+    assert peaks[1] <= 1.1 * peaks[0]
+
+
+def _seeded(world: World, folder: Path) -> tuple[Sent, int]:
+    """What a run sent, and the operations that it enqueued."""
+    sent = Sent()
+    with traced(world.conn, sent):
+        report = seed(world, folder, Part.LEAGUES)
+    return sent, report.total.operations
+
+
+def _messages(world: World, database: Database, looks: int = 3) -> list[str]:
+    """The wake-ups that a relay sends when it looks so often, by their sinks."""
+    sent: list[str] = []
+    policy = RelayPolicy(batch_size=BATCH)
+    relay = Relay(database, lambda: world.conn, sent.append, TOPOLOGY, TOPOLOGY.names, policy)
+    for _ in range(looks):
+        relay.look(TOPOLOGY.names)
+    return sent
+
+
+def _peak(world: World, folder: Path, count: int) -> int:
+    generated.write_leagues(folder, count)
+    with ExitStack() as ending:
+        tracemalloc.start()
+        ending.callback(tracemalloc.stop)
+        seed(world, folder, Part.LEAGUES)
+        return tracemalloc.get_traced_memory()[1]
