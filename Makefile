@@ -20,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest
 SPREAD := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format types imports audit test-neo4j test-random test-long test-slow bench bench-full bench-plots up down clean
+.PHONY: help setup demo test check lint format types imports audit test-neo4j test-random test-faults test-long test-slow bench bench-full bench-plots up down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,7 +84,10 @@ test-neo4j: setup ## the sink contract on a real Neo4j (fetched with Maven; Java
 test-random: setup ## random kills and faults over real processes: SECONDS=60 SEED=
 	$(BIN)/python -m tests.faults.random_processes --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
 
-test-long: setup ## long proofs: ten kills amid 5,000 leagues, counted calls, verify, the page, the docs, the demo
+test-faults: setup ## every fault over real processes: kills, restarts, lost answers, random search
+	$(PYTEST) tests/faults $(SPREAD)
+
+test-long: setup ## other long proofs: counted calls, verify, the page, the docs, the demo
 	$(PYTEST) tests $(SPREAD) -m slow --ignore tests/faults
 
 test-slow: setup ## every long proof, random searches for holes too

@@ -10,7 +10,7 @@ import asyncio
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 LOOPBACK = "127.0.0.1"
@@ -25,6 +25,9 @@ IN_FLIGHT = 256
 #: Seconds between two looks at whether answers may flow again, and of one slice of a slow line.
 TICK_SECONDS = 0.02
 
+#: Bytes of a chunk that are looked at again with the next one: no mark is longer.
+TAIL = 64
+
 #: SO_LINGER of a socket whose close sends RST instead of FIN.
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -37,7 +40,9 @@ class Proxy:
     clients send still reaches the server. ``half_open`` takes new connections, and the server
     never hears of them. ``cuts_on_request`` cuts instead of relaying what a client sends.
     ``cuts_answer_to`` cuts once: the request that holds these bytes reaches the server, and the
-    client loses the connection in place of the answer. ``cuts`` counts connections cut on purpose.
+    client loses the connection in place of the answer. ``stalls_answer_to`` begins to stall there
+    instead. ``on_request`` is called, in the proxy's thread, with what a client sends before it is
+    passed on. ``cuts`` counts connections cut on purpose.
     """
 
     def __init__(self, host: str, port: int, *, listen: int = 0, delay: float = 0.0) -> None:
@@ -47,6 +52,8 @@ class Proxy:
         self.half_open = False
         self.cuts_on_request = False
         self.cuts_answer_to: bytes | None = None
+        self.stalls_answer_to: bytes | None = None
+        self.on_request: Callable[[bytes], None] = lambda data: None
         self.cuts = 0
         self._upstream = (host, port)
         self._listener = socket.create_server((LOOPBACK, listen))
@@ -177,7 +184,8 @@ class _Connection:
                 await asyncio.sleep(due - self._now)
             if not data:
                 return
-            self._look_for_the_mark(data)
+            self._look_for_marks(data)
+            self._proxy.on_request(data)
             await self._send(server, data)
 
     async def _pass_answers(self, server: asyncio.StreamReader) -> None:
@@ -189,19 +197,24 @@ class _Connection:
                 return
             await self._send(self._client[1], data)
 
-    def _look_for_the_mark(self, data: bytes) -> None:
-        """Arm the cut when the marked request goes out; it may lie across two chunks.
+    def _look_for_marks(self, data: bytes) -> None:
+        """Arm what is to happen to the answer when the marked request goes out.
 
-        Whatever the server says next is the answer to it: then it has been applied.
+        A mark may lie across two chunks. Whatever the server says next is the answer to it: then
+        it has been applied.
         """
-        mark = self._proxy.cuts_answer_to
-        if mark is None:
-            return
-        seen = self._tail + data
-        self._tail = seen[-len(mark) :]
-        if mark in seen:
-            self._proxy.cuts_answer_to = None
+        proxy = self._proxy
+        if self._completes(proxy.cuts_answer_to, data):
+            proxy.cuts_answer_to = None
             self._answer_is_lost = True
+        if self._completes(proxy.stalls_answer_to, data):
+            proxy.stalls_answer_to = None
+            proxy.stalled = True
+        self._tail = (self._tail + data)[-TAIL:]
+
+    def _completes(self, mark: bytes | None, data: bytes) -> bool:
+        """Whether a mark ends in this chunk; one that ended before was somebody else's."""
+        return mark is not None and mark in self._tail[1 - len(mark) :] + data
 
     async def _send(self, writer: asyncio.StreamWriter, data: bytes) -> None:
         while data:

@@ -112,7 +112,7 @@ def _killed(bench: Bench, stack: Whole) -> Part:
         stack.stack.vectors.reset_stats()
         stack.seed(ROWS)
         kills = [
-            kill_process(stack.stack, workers["embedding"], chance, "embedding")
+            kill_process(stack.stack, [workers["embedding"]], chance, "embedding")
             for _ in range(KILLS)
         ]
         stack.stack.wait_until_drained()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import structlog
 
@@ -351,4 +351,6 @@ def _secrets(settings: Settings) -> list[str | None]:
         settings.altsync_dashboard_password,
     ]
     passwords = [urlsplit(url.get_secret_value()).password for url in urls if url]
+    # As the URL writes them, and as servers and their errors do.
+    passwords += [unquote(password) for password in passwords if password]
     return passwords + [value.get_secret_value() if value else None for value in values]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -22,12 +23,15 @@ class Kill:
     texts: int
 
 
-def kill_process(stack: Stack, worker: Running, chance: random.Random, sink: str | None) -> Kill:
+def kill_process(
+    stack: Stack, workers: Sequence[Running], chance: random.Random, sink: str | None
+) -> Kill:
     """Freeze a process that delivers (to ``sink``), look at what it holds, and kill it."""
 
     def delivering() -> list[psutil.Process]:
         leases = stack.leases(sink)
-        return [one for one in psutil.Process(worker.pid).children() if one.pid in leases]
+        processes = (one for w in workers for one in psutil.Process(w.pid).children())
+        return [one for one in processes if one.pid in leases]
 
     victim = chance.choice(stack.until(delivering, "a process that delivers"))
     victim.suspend()

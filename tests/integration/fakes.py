@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -149,6 +151,24 @@ class FakeGraph(FakeSink):
     def living(self) -> dict[Place, Held]:
         """What is held and not deleted."""
         return {place: held for place, held in self.held.items() if not held.gone}
+
+
+class FileGraph(FakeGraph):
+    """A graph that outlives its process: it is kept in a file after each call."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self._file = file
+        if file.exists():
+            rows = json.loads(file.read_text())
+            self.held = {(EntityType(t), k): Held(v, h, gone=g) for t, k, v, h, g in rows}
+
+    def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
+        """And keep it."""
+        answer = super().upsert(rows, model)
+        kept = [[t, k, h.version, h.content_hash, h.gone] for (t, k), h in self.held.items()]
+        self._file.write_text(json.dumps(kept))
+        return answer
 
 
 class FakeIndex(FakeSink):

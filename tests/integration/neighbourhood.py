@@ -66,6 +66,13 @@ class Neighbourhood:
             self.world.pass_time(self.rules.debounce + 1)
         raise AssertionError(f"not at rest after {ROUNDS} rounds")
 
+    def ask_for_all(self) -> None:
+        """Let the neighbours of every league be looked for again, as ``relate --all`` does."""
+        with self.world.conn.transaction():
+            outbox.backfill_page(
+                self.world.conn, Similarity.traits, EntityType.LEAGUE, after=None, force=True
+            )
+
     # --- changes --------------------------------------------------------------------------------
 
     def save(self, *leagues: League) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,18 +12,19 @@ import pytest
 
 from altsync import db, store
 from altsync.db import Database
-from altsync.records import EMBEDDING, Answer, EntityType, Model, Row
-from altsync.relay import Relay, RelayPolicy
+from altsync.records import EMBEDDING, EntityType
 from altsync.seed import loader
 from altsync.seed.lines import Part
 from altsync.seed.loader import Loader, Options
 from altsync.seed.report import Report
 from altsync.sinks.base import Sink
+from tests.children import exit_code
 from tests.conftest import TOPOLOGY
-from tests.integration.fakes import FakeEmbedder, FakeGraph, FakeIndex, FakeSink, Held
+from tests.integration.fakes import FakeEmbedder, FakeGraph, FakeIndex, FakeSink, FileGraph, Held
 from tests.integration.world import (
     ECHO,
     World,
+    bury_exhausted,
     delivery,
     embedding_sink,
     example,
@@ -113,7 +113,7 @@ def test_a_record_that_kills_its_worker_each_time(world: World, database: Databa
         except Killed:
             crashes += 1
         world.end_leases()
-        _bury_exhausted(world, database)
+        bury_exhausted(world, database)
         if not any(op.live for op in world.ops("neo4j")):
             break
     assert world.counts("neo4j") == {"synced": 99, "dead": 1}
@@ -144,7 +144,7 @@ def test_a_process_that_is_gone_at_once(
     """A real one: it neither rolls back nor closes anything."""
     world.save(*leagues(4))
     held = tmp_path / "graph.json"
-    assert _exit_code(_deliver_and_exit, world.url, str(held), point) == KILLED
+    assert exit_code(_deliver_and_exit, world.url, str(held), point) == KILLED
     world.until_alone()
     graph = FileGraph(held)
     written = len(graph.held)
@@ -163,7 +163,7 @@ def test_a_seeder_that_vanishes_leaves_whole_batches(
 ) -> None:
     """After so many lines of 120, in batches of 25: what is there has its operations."""
     _write_leagues(tmp_path, 120)
-    assert _exit_code(_seed_and_exit, world.url, str(tmp_path), lines) == KILLED
+    assert exit_code(_seed_and_exit, world.url, str(tmp_path), lines) == KILLED
     world.until_alone()
     there = world.scalar("SELECT count(*) FROM league")
     assert there % 25 == 0
@@ -200,24 +200,6 @@ def test_a_seeder_that_vanishes_inside_a_batch(
     assert world.scalar("SELECT count(*) FROM tag_registry") == 25
 
 
-class FileGraph(FakeGraph):
-    """A graph that outlives its process: it is kept in a file after each call."""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__()
-        self._file = file
-        if file.exists():
-            rows = json.loads(file.read_text())
-            self.held = {(EntityType(t), k): Held(v, h, gone=g) for t, k, v, h, g in rows}
-
-    def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
-        """And keep it."""
-        answer = super().upsert(rows, model)
-        kept = [[t, k, h.version, h.content_hash, h.gone] for (t, k), h in self.held.items()]
-        self._file.write_text(json.dumps(kept))
-        return answer
-
-
 def _deliver_and_exit(url: str, file: str, point: str) -> None:
     """In a process of its own."""
 
@@ -244,19 +226,6 @@ def _seed_and_exit(url: str, folder: str, lines: int) -> None:
         Loader(conn, TOPOLOGY, options, Report(None), progress).run()
 
 
-def _exit_code(target: Callable[..., None], *args: object) -> int | None:
-    # A fork of this process would inherit its connections and threads; a server without any
-    # imports once and forks for each.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    process = context.Process(target=target, args=args)
-    process.start()
-    process.join()
-    code = process.exitcode
-    process.close()
-    return code
-
-
 def _write_leagues(folder: Path, count: int) -> None:
     lines = [
         {"id": f"s{n}", "league_name": f"L{n}", "sport_name": "F", "sport_archetype": "racing"}
@@ -269,11 +238,6 @@ def _seed(world: World, folder: Path) -> Report:
     report = Report(None)
     Loader(world.conn, TOPOLOGY, Options(folder, (Part.LEAGUES,)), report).run()
     return report
-
-
-def _bury_exhausted(world: World, database: Database) -> None:
-    relay = Relay(database, lambda: world.conn, lambda sink: None, TOPOLOGY, [], RelayPolicy())
-    relay.look([])
 
 
 def _converge(world: World, database: Database, sinks: Sequence[Any]) -> None:

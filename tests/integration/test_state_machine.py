@@ -10,7 +10,9 @@ import os
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,6 +53,7 @@ from tests.integration.world import (
     delivery,
     embedding_sink,
     empty,
+    eventually,
     example,
     key_of,
     league,
@@ -69,6 +72,9 @@ STEPS = 30
 #: Seconds after which a write that was not answered has either been applied or never will be.
 #: Less than the echo waits, and that is the whole point of the echo.
 LATEST = 30.0
+
+#: Operations per batch.
+BATCH = 3
 
 #: Seconds that may pass between two steps: less than a lease, past a lease, past an echo.
 SPANS = [10.0, 31.0, 45.0, 400.0]
@@ -100,8 +106,12 @@ FAULTS = [
     "late and unknown",
 ]
 
+#: Wake-ups of one sink that may be under way at once.
+WAKE_LIMIT = 2
+
 SINK = st.sampled_from(TOPOLOGY.names)
 KEY = st.sampled_from(KEYS)
+TEXT = st.sampled_from(TEXTS)
 
 
 class Killed(BaseException):
@@ -183,9 +193,10 @@ class Sleeper:
 
 @dataclass(slots=True)
 class Site:
-    """What all orders of steps share: one database, and delivery's clock."""
+    """What all orders of steps share: one database, two seeders' sessions, delivery's clock."""
 
     world: World
+    other: World
     database: Database
     clock: Clock = field(default_factory=Clock)
 
@@ -208,6 +219,7 @@ class Machine(RuleBasedStateMachine):
         self.down: set[str] = set()
         self.late: list[Late] = []
         self.sleepers: list[Sleeper] = []
+        self.wake_ups: list[str] = []
         self.cut_off = 0
         for fake in (self.graph, self.index):
             fake.size = 2
@@ -216,10 +228,21 @@ class Machine(RuleBasedStateMachine):
 
     # --- what people and seeders do ---------------------------------------------------------
 
-    @rule(key=KEY, text=st.sampled_from(TEXTS), variant=st.integers(0, 1))
+    @rule(key=KEY, text=TEXT, variant=st.integers(0, 1))
     def save(self, key: str, text: str, variant: int) -> None:
         """Create, edit (the text, or what is not embedded) or re-create."""
         self.world.save(_content(key, text, variant))
+
+    @rule(key=KEY, text=TEXT, later=TEXT)
+    def save_twice_at_once(self, key: str, text: str, later: str) -> None:
+        """Two seeders meet over an entity: the second one waits, and has the last word."""
+        with ThreadPoolExecutor(1) as pool:
+            with self.world.saving(_content(key, text, 0)):
+                second = pool.submit(self.site.other.save, _content(key, later, 1))
+                eventually(lambda: second.done() or self._waits(self.site.other))
+            second.result(PATIENCE)
+        row = self.world.row(_content(key, later, 1))
+        assert row["description" if "description" in row else "input_text"] == later
 
     @rule(key=KEY)
     def delete(self, key: str) -> None:
@@ -314,16 +337,32 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def look(self) -> None:
-        """The relay buries what is exhausted, and purges what was deleted long ago."""
-        relay = Relay(
-            self.database,
-            lambda: self.world.conn,
-            lambda sink: None,
-            TOPOLOGY,
-            [],
-            RelayPolicy(purge_grace=300.0),
-        )
-        relay.look([])
+        """Two relays look: they wake workers, bury what is exhausted, purge what is long gone."""
+        before = Counter(self.wake_ups)
+        for _ in range(2):
+            relay = Relay(
+                self.database,
+                lambda: self.world.conn,
+                self.wake_ups.append,
+                TOPOLOGY,
+                TOPOLOGY.names,
+                RelayPolicy(purge_grace=300.0, batch_size=BATCH, wake_limit=WAKE_LIMIT),
+            )
+            relay.look(TOPOLOGY.names)
+        sent = Counter(self.wake_ups) - before
+        assert all(count <= WAKE_LIMIT for count in sent.values())
+
+    @precondition(lambda self: self.wake_ups)
+    @rule(which=st.integers(0, 7), again=st.booleans())
+    def answer(self, which: int, again: bool) -> None:
+        """A wake-up arrives, in any order, and maybe a second time later on."""
+        place = which % len(self.wake_ups)
+        self._deliver(self.wake_ups[place] if again else self.wake_ups.pop(place))
+
+    @rule()
+    def forget_wake_ups(self) -> None:
+        """The broker loses everything."""
+        self.wake_ups.clear()
 
     # --- what must hold after each step ---------------------------------------------------------
 
@@ -412,7 +451,7 @@ class Machine(RuleBasedStateMachine):
             self.database,
             self.sinks[sink],
             at,
-            batch_size=3,
+            batch_size=BATCH,
             lease=LEASE,
             echo=ECHO,
             backoff=BACKOFF,
@@ -484,6 +523,15 @@ class Machine(RuleBasedStateMachine):
         for row in late.call.rows:
             _apply_late(late.sink, late.call.action, row)
 
+    def _waits(self, world: World) -> bool:
+        """Whether a session is held up by a lock."""
+        with self.database.autocommit() as conn:
+            found = conn.execute(
+                "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'",
+                (world.conn.info.backend_pid,),
+            ).fetchone()
+        return found is not None
+
     def _now(self) -> float:
         return self.site.clock.ahead
 
@@ -525,7 +573,8 @@ def test_any_order_of_steps_ends_in_agreement(
     world: World, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever happens in whatever order."""
-    site = Site(world, database)
+    other = World(world.url)
+    site = Site(world, other, database)
     for room in ("batches", "writing"):
         monkeypatch.setattr(f"altsync.delivery.{room}.time", site.clock)
     for room in ("policy", "writing", "verdicts"):
@@ -542,3 +591,4 @@ def test_any_order_of_steps_ends_in_agreement(
             suppress_health_check=list(HealthCheck),
         ),
     )
+    other.close()

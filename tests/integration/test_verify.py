@@ -158,6 +158,18 @@ def test_a_graph_ahead_of_the_database(site: Site) -> None:
     assert site.key_version("l003") > beyond
 
 
+def test_a_deletion_that_the_database_has_forgotten(site: Site) -> None:
+    """After a restore: the tombstone is ahead, and would refuse the league at its version."""
+    site.graph.ask("MATCH (n:League {league_tag: 'l003'}) DETACH DELETE n")
+    site.graph.ask(
+        "CREATE (:AltsyncTombstone {key: 'League:l003', version: $v, at: timestamp()})",
+        v=(beyond := site.beyond()),
+    )
+    assert site.drift() == {"neo4j": {"ahead": 1}}
+    site.mend()
+    assert site.key_version("l003") > beyond
+
+
 # --- the index ----------------------------------------------------------------------------------
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, assert_never
 from uuid import UUID, uuid4
@@ -27,6 +28,7 @@ from altsync.records import (
     Verdict,
     entity_id,
 )
+from altsync.relay import Relay, RelayPolicy
 from altsync.sinks import embedding
 from altsync.sinks.base import Sink
 from altsync.store import Changes, EmbeddingCache
@@ -141,11 +143,17 @@ class World:
 
     def save(self, *contents: Content) -> Changes:
         """Seed contents in one transaction."""
+        with self.saving(*contents) as changes:
+            return changes
+
+    @contextmanager
+    def saving(self, *contents: Content) -> Iterator[Changes]:
+        """Seed contents in a transaction that is committed at the end."""
         store.create_changed_in_run(self.conn)
         for entity_type in {type_of(c) for c in contents}:
             store.create_staging(self.conn, entity_type)
         with self.conn.transaction():
-            return save(self.conn, *contents)
+            yield save(self.conn, *contents)
 
     def delete(self, *contents: Content) -> Changes:
         """Delete in one transaction."""
@@ -344,6 +352,12 @@ def embed(database: Database, embedder: FakeEmbedder | None = None) -> FakeEmbed
     embedder = embedder or FakeEmbedder()
     delivery(database, embedding_sink(database, embedder)).drain(PATIENCE)
     return embedder
+
+
+def bury_exhausted(world: World, database: Database) -> None:
+    """Let the relay give up on operations whose workers vanished too often."""
+    relay = Relay(database, lambda: world.conn, lambda sink: None, TOPOLOGY, [], RelayPolicy())
+    relay.look([])
 
 
 def eventually(condition: Callable[[], bool], patience: float = PATIENCE) -> None:

@@ -111,6 +111,14 @@ def test_the_application_protects_every_secret_setting(monkeypatch: pytest.Monke
     assert shown == []
 
 
+def test_a_password_is_protected_as_servers_write_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only as the URL has it, where signs of its own are escaped."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:planted%2Fdata%40base@h/db")
+    Application(read_settings())
+    for form in ("planted%2Fdata%40base", "planted/data@base"):
+        assert log.redact(f"password {form} refused") == "password *** refused"
+
+
 def test_events_are_json_with_what_was_said(capsys: pytest.CaptureFixture[str]) -> None:
     """One line per event on stderr: name, level, time and counts."""
     log.set_up(level="INFO", form="json")

@@ -163,6 +163,31 @@ def test_the_answer_to_a_marked_request_is_lost(
     assert relay.cuts == 1
 
 
+def test_the_answer_to_a_marked_request_is_held_back(
+    echo: Echo, relay: Proxy, client: socket.socket
+) -> None:
+    """What was asked before is answered; the marked request has reached the server."""
+    assert answer(client, b"COMMIT") == b"COMMIT"
+    relay.stalls_answer_to = b"COMMIT"
+    assert answer(client, b"BEGIN") == b"BEGIN"
+    client.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        answer(client, b"COMMIT")
+    assert relay.stalled
+    assert echo.received == b"COMMITBEGINCOMMIT"
+
+
+def test_every_request_is_told_before_it_is_passed_on(
+    echo: Echo, relay: Proxy, client: socket.socket
+) -> None:
+    """So that something can happen between any two of them."""
+    seen: list[tuple[bytes, bytes]] = []
+    relay.on_request = lambda data: seen.append((data, echo.received))
+    for part in (b"one", b"two"):
+        assert answer(client, part) == part
+    assert seen == [(b"one", b""), (b"two", b"one")]
+
+
 def test_a_connection_that_nobody_serves(echo: Echo, relay: Proxy) -> None:
     """It is accepted, takes what comes, and nothing answers."""
     relay.half_open = True

@@ -22,10 +22,14 @@ SCORE = 5e-6
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A node, and the targets of its edges that are deleted leagues."""
+    """A node, and the targets of its edges that are deleted leagues.
+
+    ``tombstone`` is the version of its deletion, where there is no node; 0 for none.
+    """
 
     node: neo4j.Node | None
     gone: frozenset[str] = frozenset()
+    tombstone: int = 0
 
 
 def compare(run: Comparison, sink: neo4j.Sink, tally: Tally) -> None:
@@ -98,6 +102,8 @@ def _look(
 ) -> Mapping[UUID, _Found]:
     rows = {entity: one.fact for entity, one in seen.items() if one.fact is not None}
     nodes = sink.nodes(entity_type, [row.key for row in rows.values()])
+    missing = [row.key for row in rows.values() if row.key not in nodes]
+    stones = sink.tombstones(entity_type, missing) if missing else {}
     wanted = {edge.target for row in rows.values() for edge in row.edges or ()}
     others = {target for node in nodes.values() for _, target, _ in node.edges} - wanted
     gone: frozenset[str] = frozenset()
@@ -105,13 +111,19 @@ def _look(
         # The edges of a league that is being deleted go with its node, by its own operation.
         with run.database.autocommit() as conn:
             gone = frozenset(store.deleted_keys(conn, EntityType.LEAGUE, sorted(others)))
-    return {entity: _Found(nodes.get(row.key), gone) for entity, row in rows.items()}
+    return {
+        entity: _Found(nodes.get(row.key), gone, stones.get(row.key, 0))
+        for entity, row in rows.items()
+    }
 
 
 def _judge(row: Row | None, found: _Found | None, *, deep: bool) -> Verdict | None:
     if row is None or row.deleted or found is None:
         return None  # listed as a ghost, if the graph has it
     node = found.node
+    if node is None and found.tombstone > row.graph_version:
+        # Deleted after the backup that PostgreSQL was restored from: its guard refuses the row.
+        return Verdict(Drift.AHEAD, version=found.tombstone)
     if node is None:
         return Verdict(Drift.MISSING)
     if node.version > row.graph_version:

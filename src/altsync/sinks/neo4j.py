@@ -452,6 +452,14 @@ class Sink:
         """The nodes that altsync wrote among ``keys``. Raises ``SinkFailure``."""
         return self._run(partial(_nodes, entity_type=entity_type, keys=list(keys)), write=False)
 
+    def tombstones(self, entity_type: EntityType, keys: Sequence[str]) -> dict[str, int]:
+        """Versions at which ``keys`` were deleted, while the graph remembers it.
+
+        Raises ``SinkFailure``.
+        """
+        work = partial(_tombstones, kind=KINDS[entity_type], keys=list(keys))
+        return self._run(work, write=False)
+
     def remove(self, entity_type: EntityType, keys: Sequence[str], version: int) -> None:
         """Remove nodes that are not above ``version``, and leave tombstones of it."""
         rows = [{"key": key, "version": version} for key in sorted(keys)]
@@ -608,12 +616,16 @@ def _newer_versions(tx: ManagedTransaction, kind: Kind, keys: Sequence[str]) -> 
     """What stands in the way of ``keys``: newer nodes, or tombstones."""
     nodes = _query(tx, cypher(VERSIONS_OF, kind), keys=list(keys))
     found = {r["key"]: r["version"] for r in nodes}
+    for key, version in _tombstones(tx, kind, keys).items():
+        found[key] = max(version, found.get(key, 0))
+    return found
+
+
+def _tombstones(tx: ManagedTransaction, kind: Kind, keys: Sequence[str]) -> dict[str, int]:
+    """Versions at which the graph remembers the deletion of ``keys``."""
     prefix = f"{kind.label}:"
     stones = _query(tx, TOMBSTONES_OF, keys=[prefix + key for key in keys])
-    for record in stones:
-        key = record["key"].removeprefix(prefix)
-        found[key] = max(record["version"], found.get(key, 0))
-    return found
+    return {record["key"].removeprefix(prefix): record["version"] for record in stones}
 
 
 def _write_edges(tx: ManagedTransaction, rows: Sequence[Row]) -> dict[UUID, str]:

@@ -61,6 +61,7 @@ class EmbeddingCache:
 
     def keep(self, model: Model, vectors: Mapping[str, bytes]) -> None:
         """Keep vectors (float32 little-endian) by the hash of their text."""
+        # In order, so that two workers with the same texts wait for each other, not in a circle.
         with self._database.autocommit() as conn:
             conn.execute(
                 """

@@ -1,0 +1,138 @@
+"""PostgreSQL did what it was asked, and its answer never came: the retry changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from altsync import db
+from altsync.db import Database
+from altsync.records import EMBEDDING
+from altsync.seed import loader
+from altsync.seed.lines import Part
+from altsync.seed.loader import Loader, Options
+from altsync.seed.report import Report
+from altsync.sinks.base import Sink
+from tests.conftest import TOPOLOGY
+from tests.faults.proxies import relayed
+from tests.integration import seeds
+from tests.integration.fakes import FakeEmbedder, FakeGraph, FakeIndex
+from tests.integration.world import World, delivery, embed, embedding_sink, leagues
+from tests.proxy import Proxy
+
+#: Leagues, and lines of a seeding run.
+COUNT = 100
+
+#: Lines per transaction of the seeder.
+BATCH = 25
+
+
+@pytest.fixture
+def relay(world: World) -> Iterator[tuple[Proxy, str]]:
+    """A proxy in front of PostgreSQL, and the URL that leads through it."""
+    with relayed(world.url) as found:
+        yield found
+
+
+@pytest.fixture
+def behind(relay: tuple[Proxy, str]) -> Iterator[Database]:
+    """A pool whose connections go through the proxy."""
+    pool = Database(relay[1])
+    yield pool
+    pool.close()
+
+
+@pytest.mark.parametrize("name", TOPOLOGY.names)
+def test_a_settlement_whose_answer_is_lost(
+    world: World, database: Database, relay: tuple[Proxy, str], behind: Database, name: str
+) -> None:
+    """It is settled: nothing is called, paid, or written down a second time."""
+    world.save(*leagues(COUNT))
+    graph, index, embedder = FakeGraph(), FakeIndex(), FakeEmbedder()
+    opened: dict[str, Sink] = {
+        EMBEDDING: embedding_sink(behind, embedder),
+        "neo4j": graph,
+        "pinecone": index,
+    }
+    if name == "pinecone":
+        embed(database, embedder)
+
+    def lose_the_next_answer(point: str) -> None:
+        if point == "settling":
+            relay[0].cuts_answer_to = b"COMMIT"
+
+    with pytest.raises(psycopg.OperationalError):
+        delivery(behind, opened[name], lose_the_next_answer).deliver_batch()
+
+    assert relay[0].cuts == 1
+    assert world.counts(name) == {"synced": COUNT}
+    calls = (len(graph.calls), len(index.calls), dict(embedder.paid))
+    assert delivery(behind, opened[name]).deliver_batch().claimed == 0
+    assert [op.attempts for op in world.ops(name)] == [1] * COUNT
+    assert (len(graph.calls), len(index.calls), dict(embedder.paid)) == calls
+    assert {world.statuses(content)[name] for content in leagues(COUNT)} == {"synced"}
+
+
+def test_a_claim_whose_answer_is_lost(
+    world: World, relay: tuple[Proxy, str], behind: Database
+) -> None:
+    """Nobody knows of the lease, so it runs out: one attempt more, one call."""
+    world.save(*leagues(COUNT))
+    graph = FakeGraph()
+    relay[0].cuts_answer_to = b"SKIP LOCKED"
+    with pytest.raises(psycopg.OperationalError):
+        delivery(behind, graph).deliver_batch()
+
+    assert relay[0].cuts == 1
+    assert world.counts("neo4j") == {"in_progress": COUNT}
+    world.end_leases()
+    while delivery(behind, graph).deliver_batch().claimed:
+        pass
+    assert world.counts("neo4j") == {"synced": COUNT}
+    assert {op.attempts for op in world.ops("neo4j")} == {2}
+    assert sum(len(call.rows) for call in graph.calls) == COUNT
+
+
+@pytest.mark.parametrize("batch", range(COUNT // BATCH))
+def test_a_seeding_whose_answer_is_lost(
+    world: World,
+    relay: tuple[Proxy, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    batch: int,
+) -> None:
+    """What was committed is unchanged for the next run, with the versions that it had."""
+    monkeypatch.setattr(loader, "BATCH", BATCH)
+    seeds.write(tmp_path, "leagues.jsonl", (seeds.league_line(f"s{n}") for n in range(COUNT)))
+    read = 0
+
+    def progress(part: Part, size: int) -> None:
+        nonlocal read
+        read += 1
+        if read == (batch + 1) * BATCH:
+            relay[0].cuts_answer_to = b"COMMIT"
+
+    options = Options(tmp_path, (Part.LEAGUES,))
+    with db.connect(relay[1]) as conn, pytest.raises(psycopg.OperationalError):
+        Loader(conn, TOPOLOGY, options, Report(None), progress).run()
+
+    assert relay[0].cuts == 1
+    versions = _versions(world)
+    assert len(versions) == (batch + 1) * BATCH
+    again = seeds.seed(world, tmp_path, Part.LEAGUES).total
+    assert (again.created, again.updated, again.unchanged) == (
+        COUNT - len(versions),
+        0,
+        len(versions),
+    )
+    now = _versions(world)
+    assert {seed_id: now[seed_id] for seed_id in versions} == versions
+    assert world.counts("neo4j") == {"pending": COUNT}
+
+
+def _versions(world: World) -> dict[str, int]:
+    """Versions of all leagues by their seed ids."""
+    return dict(world.conn.execute("SELECT seed_id, version FROM league").fetchall())
