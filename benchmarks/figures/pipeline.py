@@ -92,7 +92,7 @@ def _asleep(bench: Bench, stack: Whole) -> Part:
     gates: list[Gate] = []
     for latency in (GATED, REAL):
         with bench.doing(f"the script asleep, {latency}"):
-            script = _script(stack, f"script, asleep, {latency}", 100, latency)
+            script = _script(stack, f"script, asleep, {latency}", 20, latency)
         measured.append(script)
         for processes, times in CREWS.items():
             what = f"{_workers(processes)}, asleep, {latency}"

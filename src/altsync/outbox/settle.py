@@ -324,15 +324,21 @@ def _flip(
             )
 
 
+# Looked up row by row, by the whole key: a join's plan hangs on statistics that a first seed does
+# not have, and the wrong one reads the whole table for each row.
+_VECTOR_OF = """
+FROM embedding e WHERE e.model = %(model)s AND e.dimensions = %(dimensions)s
+  AND e.text_hash = l.text_hash
+"""
+
+
 def _store_vectors(
     conn: Conn, settled: Sequence[Synced], topology: Topology, model: str, dimensions: int
 ) -> None:
     """Give the entities their vectors, and enqueue the sinks that waited for them.
 
     An entity whose text changed meanwhile takes nothing: its own newer operation is under way.
-    A change outside the text does not throw the vector away: the text's hash decides. The
-    caller holds the entities' locks, so what was looked up is what is stored. OFFSET keeps the
-    planner from joining every vector of the model where it knows no better.
+    A change outside the text does not throw the vector away: the text's hash decides.
     """
     waiting = "".join(
         f"{column} = 'pending', " for sink in topology.vector if (column := status_column(sink))
@@ -343,18 +349,12 @@ def _store_vectors(
             continue
         conn.execute(
             f"""
-            WITH found AS MATERIALIZED (
-              SELECT t.id, e.text_hash, e.vector
-              FROM {entity_type} t, LATERAL (
-                SELECT text_hash, vector FROM embedding there
-                WHERE there.model = %(model)s AND there.dimensions = %(dimensions)s
-                  AND there.text_hash = t.text_hash OFFSET 0) e
-              WHERE t.id = ANY(%(ids)s) AND t.deleted_at IS NULL),
-            stored AS (
-              UPDATE {entity_type} l SET {waiting}embedding_vector = f.vector,
-                embedding_text_hash = f.text_hash, embedding_model = %(model)s,
+            WITH stored AS (
+              UPDATE {entity_type} l SET {waiting}
+                (embedding_vector, embedding_text_hash, embedding_model)
+                  = (SELECT e.vector, e.text_hash, e.model {_VECTOR_OF}),
                 embedding_sync_status = 'synced', embedding_updated_at = now()
-              FROM found f WHERE l.id = ANY(%(ids)s) AND l.id = f.id
+              WHERE l.id = ANY(%(ids)s) AND l.deleted_at IS NULL AND (SELECT true {_VECTOR_OF})
               RETURNING l.id, l.{KEY_COLUMN[entity_type]} AS key, l.version)
             INSERT INTO sync_operation AS o
               (entity_type, entity_id, entity_key, sink, action, version, origin)
