@@ -166,7 +166,7 @@ ABLATIONS: dict[str, Ablation] = {
     ),
     "text_hash_compare": Ablation(
         "H15: a row takes only the vector of its own text",
-        (_edit("outbox.settle:_store_vectors", ("AND e.text_hash = l.text_hash", "")),),
+        (_edit("outbox.settle:_store_vectors", ("AND there.text_hash = t.text_hash", "")),),
     ),
     "one_live_operation": Ablation(
         "H1: at most one live operation per sink and entity; here claims look at leases instead",
