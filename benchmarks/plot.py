@@ -91,7 +91,7 @@ def draw_rates(figure: Figure, canvas: Any) -> None:
     if max(one.rate for one in rated) > 30 * min(one.rate for one in rated):
         axes.set_xscale("log")
     axes.invert_yaxis()
-    axes.margins(x=0.12)
+    axes.margins(x=0.2)  # room for the labels
     axes.set_xlabel("rows per second")
     _finish(axes, figure.title)
 

@@ -61,11 +61,16 @@ def _off(operations: float) -> float:
 
 def _again(conn: Conn, folder: Path, what: str) -> Measured:
     enqueued = _newest(conn)
-    report, seconds = seed(conn, folder)
-    counts = {"operations": report.total.operations, "updated": report.total.updated}
+    run = seed(conn, folder)
+    total = run.report.total
+    counts = {
+        "operations": total.operations,
+        "updated": total.updated,
+        "Python µs a line": run.microseconds,
+    }
     if counts["operations"] == 0 and _newest(conn) != enqueued:
         raise AssertionError("the report tells of no operation, but the outbox has a new one")
-    return Measured(what, report.total.processed, seconds, counts)
+    return Measured(what, total.processed, run.seconds, counts)
 
 
 def _newest(conn: Conn) -> int:

@@ -104,8 +104,8 @@ def _seed(url: str, folder: Path) -> tuple[float, float]:
     """Seconds, and megabytes resident at most."""
     log.set_up(level="WARNING", form="json")
     with seeding(url) as conn:
-        _, seconds = seed(conn, folder)
-    return seconds, peak_megabytes()
+        run = seed(conn, folder)
+    return run.seconds, peak_megabytes()
 
 
 def _deliver(url: str, sink: str) -> tuple[float, float]:

@@ -26,7 +26,7 @@ from altsync.records import (
     Verdict,
 )
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
-from tests.integration.world import LEASE, settle
+from tests.integration.world import LEASE, leagues, save, settle
 
 #: Leagues, each with an operation that waits for one of the sinks.
 WAITING = 50_000
@@ -131,6 +131,19 @@ def test_settling_in_a_database_that_nobody_has_analysed(database_url: str) -> N
     read = [node.rows for plan in plans for node in plan if node.table == "embedding"]
     assert read != []
     assert max(read) <= BATCH
+
+
+def test_seeding_a_batch_reads_a_batch(full: str) -> None:
+    """Of new leagues, into a table of fifty thousand."""
+    with _recording(full) as conn:
+        store.create_changed_in_run(conn)
+        store.create_staging(conn, EntityType.LEAGUE)
+        conn.asked.clear()
+        with conn.transaction(force_rollback=True):
+            assert save(conn, *leagues(BATCH)).created == BATCH
+            upsert = next(entry for entry in conn.asked if "changed AS" in entry[0])
+            plan = _explain(conn, *upsert)
+    assert _scanned(plan) == set()
 
 
 def test_reading_a_batch_reads_a_batch(full: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.__main__ import figure_modules
+from benchmarks.bench import medians
 from benchmarks.machine import Machine
 from benchmarks.model import Costs, costs, throughput, workers_for
 from benchmarks.report import Figure, Gate, Measured, figure_from_json, figure_table
@@ -62,6 +63,20 @@ def test_the_table_tells_what_is_missed() -> None:
         console.print(figure_table(figure(value=1.0)))
     for text in ("altsync", "25", "0.50", "operations 200", "MISSED", "≥ 2", "a note"):
         assert text in shown.get()
+
+
+def test_medians_are_of_runs_that_take_turns() -> None:
+    """Neither the longest nor the shortest, of each; one run of each after the other."""
+    order: list[str] = []
+
+    def run(what: str, seconds: list[float]) -> Measured:
+        order.append(what)
+        return Measured(what, 1, seconds.pop())
+
+    slow, fast = [9.0, 5.0, 7.0], [1.0, 3.0, 2.0]
+    found = medians(lambda: run("slow", slow), lambda: run("fast", fast))
+    assert [one.seconds for one in found] == [7.0, 2.0]
+    assert order == ["slow", "fast"] * 3
 
 
 def test_one_worker_waits_for_its_calls() -> None:
