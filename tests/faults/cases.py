@@ -76,6 +76,7 @@ PLAIN = (
     Plain(stories.an_example_moves_on_before_its_move_is_settled),
     Plain(stories.a_worker_vanishes_between_two_moves),
     Plain(stories.a_late_write_lands_in_a_namespace_that_was_left),
+    Plain(stories.a_late_edit_lands_in_a_namespace_that_was_left),
     Plain(stories.an_example_is_deleted_between_two_moves),
     Plain(locks.a_worker_moves_what_a_seeder_changes),
     Plain(locks.a_worker_extends_its_lease_on_what_a_seeder_changes),

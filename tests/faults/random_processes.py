@@ -96,14 +96,25 @@ class Report:
         return "\n".join([*lines, verdict, *self.histories])
 
 
-def run(url: str, folder: Path, *, seed: int, seconds: float, ablate: str | None) -> Report:
-    """Trouble and rest in turns for about ``seconds``, on a migrated database of its own."""
+def run(
+    url: str,
+    folder: Path,
+    *,
+    seed: int,
+    seconds: float,
+    ablate: str | None,
+    until: Wrong | None = None,
+) -> Report:
+    """Trouble and rest in turns for about ``seconds``, on a migrated database of its own.
+
+    It ends sooner when ``until`` was found.
+    """
     with ablations.without(ablate) as ablation:
         with psycopg.connect(url) as conn:
             for statement in ablation.statements:
                 conn.execute(statement)
         site = Site(url, folder, ablation.rules_off)
-        return _Run(site, Plan(seed), Report(seed, ablate)).go(seconds)
+        return _Run(site, Plan(seed), Report(seed, ablate)).go(seconds, until)
 
 
 class _Run:
@@ -114,11 +125,11 @@ class _Run:
         self._crew = Crew(site, plan)
         self._next_glance = 0.0
 
-    def go(self, seconds: float) -> Report:
+    def go(self, seconds: float, until: Wrong | None) -> Report:
         began = time.monotonic()
         self._set_up()
         number = 0
-        while time.monotonic() - began < seconds:
+        while time.monotonic() - began < seconds and until not in self._report.found:
             self._chapter(number)
             number += 1
         self._report.violations += oracle.over_all(self._site)
@@ -217,6 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=None, help="default: another one each time")
     parser.add_argument("--ablate", choices=sorted(ablations.ABLATIONS), default=None)
+    parser.add_argument("--until", type=Wrong, default=None, help="end when this is found")
     parser.add_argument("--json", type=Path, default=None, help="also write the report here")
     parser.add_argument("--database-url", default=None, help="a migrated, empty database")
     options = parser.parse_args(arguments)
@@ -233,7 +245,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             db.migrate(url)
             with psycopg.connect(url) as conn:
                 outbox.register_sinks(conn, TOPOLOGY, MODEL, DIMENSIONS)
-        report = run(url, folder, seed=seed, seconds=options.seconds, ablate=options.ablate)
+        report = run(
+            url,
+            folder,
+            seed=seed,
+            seconds=options.seconds,
+            ablate=options.ablate,
+            until=options.until,
+        )
         if Wrong.DEADLOCK in report.found and server is not None:
             print(deadlocks_in(server.log.read_text(errors="replace")), flush=True)
     print(report, flush=True)

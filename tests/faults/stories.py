@@ -261,6 +261,18 @@ def a_late_write_lands_in_a_namespace_that_was_left(stage: Stage) -> None:
     stage.come_to_rest()
 
 
+def a_late_edit_lands_in_a_namespace_that_was_left(stage: Stage) -> None:
+    """It was written there before, and for certain; only its edit is late."""
+    _move(stage, "betting")
+    stage.deliver_all()
+    stage.seed(Part.EXAMPLES, example(category="betting", mark="1"))
+    stage.deliver(PINECONE, weather=late())
+    _move(stage, "markets")
+    stage.deliver_all()
+    stage.land_late_writes()
+    stage.come_to_rest()
+
+
 def an_example_is_deleted_between_two_moves(stage: Stage) -> None:
     """It may be in any of the three namespaces."""
     _in_a_namespace(stage)

@@ -119,6 +119,7 @@ class Command:
 
 def _command(env: Mapping[str, str], arguments: Sequence[str], said: Path) -> None:
     """In a process of its own."""
+    os.environ.clear()  # of what the first child's parent had set
     os.environ.update(env)
     output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):

@@ -121,8 +121,9 @@ class Writer:
             del writing.outcomes[row_id]  # only half of the way
         free = [row for row in strays if row.id not in stuck]
         places = {(row.entity_type, row.id): namespace(row) for row in free}
+        former = {row.id: row.written_namespace for row in free if row.written_namespace}
         with self._database.transaction() as conn:
-            held = outbox.note_places(conn, self._traits, writing.token, places)
+            held = outbox.note_places(conn, self._traits, writing.token, places, former)
         stuck |= {row.id for row in free} - held
         return [
             replace(row, written_namespace=namespace(row), doubtful_namespaces=())

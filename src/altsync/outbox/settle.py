@@ -412,20 +412,27 @@ def record_batch(
 
 
 def note_places(
-    conn: Conn, sink: SinkTraits, token: UUID, places: Mapping[tuple[EntityType, UUID], str]
+    conn: Conn,
+    sink: SinkTraits,
+    token: UUID,
+    places: Mapping[tuple[EntityType, UUID], str],
+    former: Mapping[UUID, str],
 ) -> set[UUID]:
     """Remember where entities are about to be written, for sinks that keep them in places.
 
     Before the call: whatever becomes of it, a later delivery knows what to leave. The entity
-    keeps the last place, the operation all of them, as a late write may land in any. Returns
-    the entities whose lease is still held: only those may be written.
+    keeps the last place, the operation all of them, as a late write may land in any: also the
+    ``former`` place of an entity, when a write there may still be under way. Returns the
+    entities whose lease is still held: only those may be written.
     """
     lock_entities(conn, places)
     noted = conn.execute(
         """
-        UPDATE sync_operation o SET places =
-          CASE WHEN r.place = ANY (o.places) THEN o.places ELSE array_append(o.places, r.place) END
-        FROM unnest(%(ids)s::uuid[], %(places)s::text[]) AS r(id, place)
+        UPDATE sync_operation o SET places = o.places || ARRAY(
+          SELECT DISTINCT p FROM unnest(ARRAY[r.place, CASE WHEN o.unsure THEN r.former END]) p
+          WHERE p IS NOT NULL AND p <> ALL (o.places))
+        FROM unnest(%(ids)s::uuid[], %(places)s::text[], %(former)s::text[])
+          AS r(id, place, former)
         WHERE o.entity_id = ANY(%(ids)s) AND o.entity_id = r.id AND o.sink = %(sink)s
           AND o.finished_at IS NULL AND o.lease_token = %(token)s
         RETURNING o.entity_id
@@ -433,6 +440,7 @@ def note_places(
         {
             "ids": [entity for _, entity in places],
             "places": list(places.values()),
+            "former": [former.get(entity) for _, entity in places],
             "sink": sink.name,
             "token": token,
         },
