@@ -108,7 +108,7 @@ bench: $(BENCH_STAMP) $(COCOINDEX_STAMP) ## measure the figures side by side wit
 bench-full: $(BENCH_STAMP) $(COCOINDEX_STAMP) ## the figures with a million leagues; an hour
 	$(BENCH_VENV)/bin/python -m benchmarks --check --full --json $(BENCH_RESULTS) $(FIGURES:%=--figure %)
 
-bench-plots: $(BENCH_STAMP) ## draw benchmarks/results.json into docs/img
+bench-plots: $(BENCH_STAMP) ## draw benchmarks/results.json into docs/images
 	$(BENCH_VENV)/bin/python -m benchmarks.plot
 
 up: setup ## the embedded stack and the whole Procfile, until Ctrl-C

@@ -18,7 +18,7 @@ from benchmarks.report import Figure, Measured
 from benchmarks.results import Result, read_results
 
 RESULTS = Path(__file__).parent / "results.json"
-IMAGES = Path(__file__).parents[1] / "docs" / "img"
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 #: Seen well on white and on near black: contrast of 4.5 or nearly so against both.
 INK = "#7d8590"
