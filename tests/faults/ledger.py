@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -100,20 +101,37 @@ class Payment:
 
 
 class Ledger(ABC):
-    """A server's durable state. Open it after a fork, never before."""
+    """A server's durable state. Open it after a fork, never before.
+
+    Each thread has a connection of its own: calls that are under way at once do not share a
+    transaction.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._conn = sqlite3.connect(
-            path, timeout=BUSY, isolation_level=None, check_same_thread=False
-        )
+        self._path = path
+        self._opened: list[sqlite3.Connection] = []
+        self._own = threading.local()
         self._conn.execute("PRAGMA journal_mode = WAL")
-        # A killed process loses nothing that was committed; only the machine's end would.
-        self._conn.execute("PRAGMA synchronous = OFF")
         self._conn.executescript(SCHEMA)
+
+    @property
+    def _conn(self) -> sqlite3.Connection:
+        """This thread's connection."""
+        if not hasattr(self._own, "conn"):
+            conn = sqlite3.connect(
+                self._path, timeout=BUSY, isolation_level=None, check_same_thread=False
+            )
+            # A killed process loses nothing that was committed; only the machine's end would.
+            conn.execute("PRAGMA synchronous = OFF")
+            self._own.conn = conn
+            self._opened.append(conn)
+        own: sqlite3.Connection = self._own.conn
+        return own
 
     def close(self) -> None:
         """Let go of the file."""
-        self._conn.close()
+        for conn in self._opened:
+            conn.close()
 
     # --- what clients do ----------------------------------------------------------------------
 
