@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, ClassVar
 
 import httpx
@@ -19,6 +19,8 @@ import numpy as np
 import orjson
 import pinecone
 from pinecone import RetryConfig, ServerlessSpec
+from pinecone._internal.adapters import indexes_adapter, vectors_adapter
+from pinecone._internal.adapters._decode import decode_response
 
 from altsync.config import Settings
 from altsync.errors import SinkFailure, seconds_of
@@ -66,6 +68,9 @@ FETCH_IDS = 100
 FETCH_RECORDS_PER_UNIT = 10
 
 METRIC = "cosine"
+
+#: Held by the one thread that has the SDK's answers looked at.
+_KNOWING = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +158,8 @@ class Sink:
         cloud: str,
         region: str,
     ) -> None:
+        with _KNOWING:
+            know_answers()
         self._api_key = api_key
         self._timeout = timeout
         self._dimensions = dimensions
@@ -425,6 +432,25 @@ def _held(index: str, space: str, key: str, vector: Any) -> Held:
         len(vector.values or ()),
         marks,
     )
+
+
+@cache
+def know_answers() -> list[str]:
+    """Have every kind of the SDK's answers looked at now, by one thread; returns their names.
+
+    The library that parses them prepares a kind when it first meets it, and crashes the process
+    when two threads meet it at once (msgspec 0.22: a null pointer in ``StructInfo``).
+    """
+    kinds = {
+        one
+        for adapter in (indexes_adapter, vectors_adapter)
+        for one in vars(adapter).values()
+        if isinstance(one, type) and hasattr(one, "__struct_fields__")
+    }
+    for kind in kinds:
+        with suppress(pinecone.PineconeError, TypeError):  # some are never parsed
+            decode_response(b"{}", kind)
+    return sorted(kind.__name__ for kind in kinds)
 
 
 def without_retries(index: pinecone.Index) -> pinecone.Index:
