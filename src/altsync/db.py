@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -85,6 +85,16 @@ def connect(url: str, *, name: str = "altsync", autocommit: bool = True) -> Conn
     """A connection of its own, for LISTEN and temporary tables. The caller closes it."""
     conninfo, options = connect_options(url, name)
     return psycopg.connect(conninfo, autocommit=autocommit, context=_adapters(), **options)
+
+
+def copy_rows(
+    conn: Conn, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> None:
+    """COPY rows into columns of a table. Names come from closed sets of the source."""
+    statement = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
+    with conn.cursor() as cursor, cursor.copy(statement) as copy:
+        for row in rows:
+            copy.write_row(row)
 
 
 class Database:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from altsync.db import Conn
+from altsync.db import Conn, copy_rows
 from altsync.outbox import carry_edges, lock_entities
 from altsync.records import EntityType, Origin, Topology
 from altsync.store import Changes
 
 _COLUMNS = (
-    "id, seed_id, source_league_id, target_league_id, relationship_type, strength_score, "
-    "attributes, content_hash"
+    *("id", "seed_id", "source_league_id", "target_league_id", "relationship_type"),
+    *("strength_score", "attributes", "content_hash"),
 )
 
 _CHANGED = """
@@ -36,12 +36,7 @@ def create_staging(conn: Conn) -> None:
 
 def copy(conn: Conn, rows: Sequence[Sequence[Any]]) -> None:
     """COPY (id, seed_id, source, target, type, strength, attributes, content_hash) rows."""
-    with (
-        conn.cursor() as cursor,
-        cursor.copy(f"COPY staging_league_relationship ({_COLUMNS}) FROM STDIN") as stream,
-    ):
-        for row in rows:
-            stream.write_row(row)
+    copy_rows(conn, "staging_league_relationship", _COLUMNS, rows)
 
 
 def holders(
@@ -81,7 +76,7 @@ def upsert(conn: Conn, topology: Topology) -> Changes:
     lock_entities(conn, ((EntityType.LEAGUE, i) for i in {i for row in ends for i in row if i}))
     created = conn.execute(
         f"""
-        INSERT INTO league_relationship AS r ({_COLUMNS})
+        INSERT INTO league_relationship AS r ({", ".join(_COLUMNS)})
         SELECT s.id, s.seed_id, s.source_league_id, s.target_league_id, s.relationship_type,
                s.strength_score, s.attributes, s.content_hash {_CHANGED} ORDER BY s.id
         ON CONFLICT (id) DO UPDATE SET

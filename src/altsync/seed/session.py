@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from altsync.db import Conn
+from altsync.db import Conn, copy_rows
 from altsync.records import EntityType
 from altsync.seed.lines import Part
 from altsync.store import Changes
@@ -192,12 +192,7 @@ def copy_parts(conn: Conn, part: Part, rows: Sequence[Sequence[Any]]) -> None:
     """COPY (id, seed_id, league_id, title, attributes, content_hash, …) rows into staging."""
     table, columns = PART_COLUMNS[part]
     names = ["id", "seed_id", "league_id", "title", "attributes", "content_hash", *columns]
-    with (
-        conn.cursor() as cursor,
-        cursor.copy(f"COPY staging_{table} ({', '.join(names)}) FROM STDIN") as copy,
-    ):
-        for row in rows:
-            copy.write_row(row)
+    copy_rows(conn, f"staging_{table}", names, rows)
 
 
 def upsert_parts(conn: Conn, part: Part, *, write: bool) -> Changes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from altsync.db import Conn
+from altsync.db import Conn, copy_rows
 from altsync.outbox import KEY_COLUMN, enqueue_parameters, notify, select_operations
 from altsync.records import EMBEDDING, Action, EntityType, Origin, Topology
 from altsync.store.neighbours import cut_off
@@ -76,12 +76,7 @@ def changed_versions(
 def copy_to_staging(conn: Conn, entity_type: EntityType, rows: Iterable[Sequence[Any]]) -> None:
     """COPY (id, seed_id, content columns…, content_hash, text_hash) rows into staging."""
     columns = ["id", "seed_id", *CONTENT_COLUMNS[entity_type], "content_hash", "text_hash"]
-    with (
-        conn.cursor() as cursor,
-        cursor.copy(f"COPY staging_{entity_type} ({', '.join(columns)}) FROM STDIN") as copy,
-    ):
-        for row in rows:
-            copy.write_row(row)
+    copy_rows(conn, f"staging_{entity_type}", columns, rows)
 
 
 def content_hashes(conn: Conn, entity_type: EntityType, seed_ids: Sequence[str]) -> dict[str, str]:
