@@ -6,8 +6,6 @@ import threading
 from collections.abc import Callable
 from typing import ClassVar
 
-import pytest
-
 from altsync.db import Database
 from altsync.errors import SinkFailure
 from altsync.records import ErrorKind, SinkTraits
@@ -16,6 +14,9 @@ from tests.integration.world import World, delivery, embed, leagues
 
 #: Calls at once before the sink has shown what it bears.
 FIRST = 2
+
+#: Seconds of an answer that are more than half of what a call may take.
+SLOW = 6.0
 
 #: Seconds in which a second call must have come; it comes at once, or never.
 PATIENCE = 30.0
@@ -116,13 +117,11 @@ def test_the_window_grows_with_good_answers(world: World, database: Database) ->
     assert 1 <= index.widest <= index.traits.in_flight
 
 
-@pytest.mark.parametrize("seconds", [6.0])
-def test_a_slow_sink_is_given_smaller_batches(
-    world: World, database: Database, seconds: float
-) -> None:
-    """The next claim takes half."""
+def test_a_slow_sink_is_given_smaller_batches(world: World, database: Database) -> None:
+    """After an answer that almost came too late, and another one, the next claim takes half."""
     world.save(*leagues(40))
     embed(database)
     deliverer = delivery(database, WideIndex(), batch_size=20)
-    deliverer.pace.answered(seconds)
+    for _ in range(2):
+        deliverer.pace.answered(SLOW)
     assert deliverer.deliver_batch().claimed == 10

@@ -36,9 +36,9 @@ def test_a_refusal_halves_the_calls_and_leaves_the_batch() -> None:
 
 
 def test_a_slow_sink_gets_smaller_batches_until_it_is_quick() -> None:
-    """Answered or not: a call that takes half its time is too large."""
+    """Answered or not: calls that take half their time are too large."""
     pace = new()
-    for _ in range(3):
+    for _ in range(4):
         pace.answered(SLOW)
     assert (pace.in_flight, pace.batch) == (1, 62)
     for _ in range(20):
@@ -47,6 +47,16 @@ def test_a_slow_sink_gets_smaller_batches_until_it_is_quick() -> None:
     for _ in range(20):
         pace.answered(QUICK)
     assert (pace.in_flight, pace.batch) == (8, 500)
+
+
+def test_one_slow_answer_changes_no_batch() -> None:
+    """It may be a server's first; one that is not even answered in time is enough."""
+    pace = new()
+    for seconds in (SLOW, QUICK, SLOW):
+        pace.answered(seconds)
+        assert pace.batch == 500
+    pace.refused(SLOW)
+    assert pace.batch == 250
 
 
 def test_a_small_batch_stays_small() -> None:

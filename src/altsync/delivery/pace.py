@@ -20,7 +20,8 @@ class Pace:
     The rule by which TCP finds the capacity of a network, for calls in flight and for the size
     of batches: Chiu and Jain, "Analysis of the increase and decrease algorithms for congestion
     avoidance in computer networks" (1989). An answer is slow after half the time that a call
-    may take: the next one, just as large, might not come in time. Threads may share it.
+    may take: the next one, just as large, might not come in time. One slow answer alone may be
+    a server's first, and changes no batch. Threads may share it.
     """
 
     def __init__(self, *, in_flight: int, batch: int, timeout: float) -> None:
@@ -29,6 +30,7 @@ class Pace:
         self._slow = timeout / 2
         self._in_flight = min(FIRST_IN_FLIGHT, in_flight)
         self._batch = batch
+        self._was_slow = False
         self._lock = threading.Lock()
 
     @property
@@ -44,21 +46,24 @@ class Pace:
     def answered(self, seconds: float) -> None:
         """Calls that went out together were all answered, the last after ``seconds``."""
         if seconds > self._slow:
-            self._slow_down()
+            self._slow_down(self._was_slow)
             return
         with self._lock:
+            self._was_slow = False
             self._in_flight = min(self._most, self._in_flight + 1)
             self._batch = min(self._full, self._batch + max(1, int(self._full * REGROWTH)))
 
     def refused(self, seconds: float) -> None:
         """The sink itself failed a call, after ``seconds``; small batches help a slow one only."""
         if seconds > self._slow:
-            self._slow_down()
+            self._slow_down(True)
             return
         with self._lock:
             self._in_flight = max(1, self._in_flight // 2)
 
-    def _slow_down(self) -> None:
+    def _slow_down(self, smaller: bool) -> None:
         with self._lock:
+            self._was_slow = True
             self._in_flight = max(1, self._in_flight // 2)
-            self._batch = min(self._full, max(LEAST_BATCH, self._batch // 2))
+            if smaller:
+                self._batch = min(self._full, max(LEAST_BATCH, self._batch // 2))
