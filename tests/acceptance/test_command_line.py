@@ -7,6 +7,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from altsync.local.vectors.faults import FaultRule
 from tests.acceptance import seeds
 from tests.acceptance.conftest import Crew
@@ -138,6 +140,7 @@ def _check_status(status: dict[str, Any]) -> None:
     assert {one["state"] for one in status["sinks"].values()} == {"closed"}
 
 
+@pytest.mark.slow
 def test_a_refused_record_dies_is_shown_and_heals(stack: Stack, crew: Crew, folder: Path) -> None:
     """One record that the index refuses fails alone; retry heals it once the cause is gone."""
     bad = "league_00002"
@@ -165,6 +168,7 @@ def test_a_refused_record_dies_is_shown_and_heals(stack: Stack, crew: Crew, fold
     assert_agreement(stack)
 
 
+@pytest.mark.slow
 def test_waiting_may_be_given_up(stack: Stack, crew: Crew, folder: Path) -> None:
     """A time limit and Ctrl-C end the waiting, not the work."""
     stack.vectors.set_faults([FaultRule("openai.embeddings", "latency", seconds=LATENCY)])

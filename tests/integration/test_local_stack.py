@@ -40,6 +40,14 @@ from altsync.local.stack import SERVICES, LocalStack
 LocalStack(Path(sys.argv[1]), [kind for kind in SERVICES if kind.name in sys.argv[2:]]).up()
 """
 
+#: The same with a PostgreSQL that never gets ready.
+UP_FOR_EVER = UP.replace(
+    "LocalStack(Path",
+    "from altsync.local.services.postgres import Postgres\n"
+    "Postgres.answers = lambda self: False\n"
+    "LocalStack(Path",
+)
+
 NAMES = ["postgresql", "redis", "graph", "vectors"]
 
 
@@ -286,10 +294,10 @@ def test_the_stack_outlives_its_command_but_not_an_interrupted_one(tmp_path: Pat
     """Ctrl-C while starting leaves nothing behind; a finished command leaves a running stack."""
     home = tmp_path / "home"
     book = RecordBook(home / "local.json")
-    command = [sys.executable, "-c", UP, str(home), "postgresql", "redis"]
+    command = [sys.executable, "-c", UP_FOR_EVER, str(home), "postgresql", "redis"]
 
     def spawned() -> bool:
-        record = book.load("postgresql")  # the slower one: it is not ready yet
+        record = book.load("postgresql")
         return record is not None and record.process is not None
 
     interrupted = subprocess.Popen(command, stderr=subprocess.PIPE)

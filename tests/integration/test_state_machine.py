@@ -63,8 +63,8 @@ from tests.integration.world import (
 #: Orders of steps that somebody asked for; read here, before tests take the variables away.
 ASKED = os.environ.get("ALTSYNC_TEST_EXAMPLES")
 
-#: Orders of steps that are tried when nobody asks: about fifteen seconds.
-EXAMPLES = 25
+#: Orders of steps that are tried when nobody asks: about ten seconds.
+EXAMPLES = 15
 
 #: Steps of one order.
 STEPS = 30
