@@ -77,6 +77,7 @@ PLAIN = (
     Plain(stories.a_worker_vanishes_between_two_moves),
     Plain(stories.a_late_write_lands_in_a_namespace_that_was_left),
     Plain(stories.a_late_edit_lands_in_a_namespace_that_was_left),
+    Plain(stories.a_late_edit_of_an_example_that_is_deleted_and_comes_back_elsewhere),
     Plain(stories.an_example_is_deleted_between_two_moves),
     Plain(locks.a_worker_moves_what_a_seeder_changes),
     Plain(locks.a_worker_extends_its_lease_on_what_a_seeder_changes),

@@ -273,6 +273,20 @@ def a_late_edit_lands_in_a_namespace_that_was_left(stage: Stage) -> None:
     stage.come_to_rest()
 
 
+def a_late_edit_of_an_example_that_is_deleted_and_comes_back_elsewhere(stage: Stage) -> None:
+    """It lands where the example was before it was deleted."""
+    _move(stage, "betting")
+    stage.deliver_all()
+    stage.seed(Part.EXAMPLES, example(category="betting", mark="1"))
+    stage.deliver(PINECONE, weather=late())
+    stage.delete(Part.EXAMPLES, "examples-00")
+    stage.deliver_all()
+    _move(stage, "markets")
+    stage.deliver_all()
+    stage.land_late_writes()
+    stage.come_to_rest()
+
+
 def an_example_is_deleted_between_two_moves(stage: Stage) -> None:
     """It may be in any of the three namespaces."""
     _in_a_namespace(stage)

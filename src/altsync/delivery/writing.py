@@ -91,6 +91,7 @@ class Writer:
         try:
             if ready or gone:
                 self._set_up()
+            self._note_former_places([*ready, *gone], writing)
             placed = self._settle_places(ready, writing)
             parts = [part for rows in _by_type(placed) for part in self._sink.split(rows, model)]
             self._call_all(parts, writing, lambda rows: self._sink.upsert(rows, model))
@@ -103,6 +104,18 @@ class Writer:
             log.exception("sink.failed", sink=self._traits.name)
             reason = f"{type(error).__name__}: {error}"
             writing.failure = SinkFailure(ErrorKind.UNKNOWN, reason, suspect=True)
+
+    def _note_former_places(self, rows: Sequence[Row], writing: Writing) -> None:
+        """Have operations know where their entities were, before those leave it."""
+        former = {
+            (row.entity_type, row.id): row.written_namespace
+            for row in rows
+            if row.written_namespace and row.entity_type in MOVING
+            if row.deleted or _is_stray(row)
+        }
+        if former and self._traits.needs_embedding:
+            with self._database.transaction() as conn:
+                outbox.note_former_places(conn, self._traits, writing.token, former)
 
     def _settle_places(self, ready: Sequence[Row], writing: Writing) -> Sequence[Row]:
         """Leave former places, and remember the wanted ones before anything is written there.
@@ -121,9 +134,8 @@ class Writer:
             del writing.outcomes[row_id]  # only half of the way
         free = [row for row in strays if row.id not in stuck]
         places = {(row.entity_type, row.id): namespace(row) for row in free}
-        former = {row.id: row.written_namespace for row in free if row.written_namespace}
         with self._database.transaction() as conn:
-            held = outbox.note_places(conn, self._traits, writing.token, places, former)
+            held = outbox.note_places(conn, self._traits, writing.token, places)
         stuck |= {row.id for row in free} - held
         return [
             replace(row, written_namespace=namespace(row), doubtful_namespaces=())

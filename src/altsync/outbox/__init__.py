@@ -55,7 +55,13 @@ from altsync.outbox.enqueue import (
 )
 from altsync.outbox.prune import PrunedRange, count_batches, prune_batches, prune_range
 from altsync.outbox.repair import lift, repair, repair_edges, version_above
-from altsync.outbox.settle import note_places, record_batch, settle, status_column
+from altsync.outbox.settle import (
+    note_former_places,
+    note_places,
+    record_batch,
+    settle,
+    status_column,
+)
 from altsync.outbox.upkeep import backfill_page, purge_deleted, reembed_page
 
 __all__ = [
@@ -92,6 +98,7 @@ __all__ = [
     "lift",
     "lock_entities",
     "may_wake",
+    "note_former_places",
     "note_places",
     "notify",
     "open_breaker",

@@ -411,28 +411,46 @@ def record_batch(
     )
 
 
+def note_former_places(
+    conn: Conn, sink: SinkTraits, token: UUID, former: Mapping[tuple[EntityType, UUID], str]
+) -> None:
+    """Remember where entities were that leave it, if a write there may still be under way.
+
+    Before they leave: settling takes the place from the entity, and the echo must look there.
+    """
+    lock_entities(conn, former)
+    conn.execute(
+        """
+        UPDATE sync_operation o SET places = array_append(o.places, r.place)
+        FROM unnest(%(ids)s::uuid[], %(places)s::text[]) AS r(id, place)
+        WHERE o.entity_id = ANY(%(ids)s) AND o.entity_id = r.id AND o.sink = %(sink)s
+          AND o.finished_at IS NULL AND o.lease_token = %(token)s
+          AND o.unsure AND r.place <> ALL (o.places)
+        """,
+        {
+            "ids": [entity for _, entity in former],
+            "places": list(former.values()),
+            "sink": sink.name,
+            "token": token,
+        },
+    )
+
+
 def note_places(
-    conn: Conn,
-    sink: SinkTraits,
-    token: UUID,
-    places: Mapping[tuple[EntityType, UUID], str],
-    former: Mapping[UUID, str],
+    conn: Conn, sink: SinkTraits, token: UUID, places: Mapping[tuple[EntityType, UUID], str]
 ) -> set[UUID]:
     """Remember where entities are about to be written, for sinks that keep them in places.
 
     Before the call: whatever becomes of it, a later delivery knows what to leave. The entity
-    keeps the last place, the operation all of them, as a late write may land in any: also the
-    ``former`` place of an entity, when a write there may still be under way. Returns the
-    entities whose lease is still held: only those may be written.
+    keeps the last place, the operation all of them, as a late write may land in any. Returns
+    the entities whose lease is still held: only those may be written.
     """
     lock_entities(conn, places)
     noted = conn.execute(
         """
-        UPDATE sync_operation o SET places = o.places || ARRAY(
-          SELECT DISTINCT p FROM unnest(ARRAY[r.place, CASE WHEN o.unsure THEN r.former END]) p
-          WHERE p IS NOT NULL AND p <> ALL (o.places))
-        FROM unnest(%(ids)s::uuid[], %(places)s::text[], %(former)s::text[])
-          AS r(id, place, former)
+        UPDATE sync_operation o SET places =
+          CASE WHEN r.place = ANY (o.places) THEN o.places ELSE array_append(o.places, r.place) END
+        FROM unnest(%(ids)s::uuid[], %(places)s::text[]) AS r(id, place)
         WHERE o.entity_id = ANY(%(ids)s) AND o.entity_id = r.id AND o.sink = %(sink)s
           AND o.finished_at IS NULL AND o.lease_token = %(token)s
         RETURNING o.entity_id
@@ -440,7 +458,6 @@ def note_places(
         {
             "ids": [entity for _, entity in places],
             "places": list(places.values()),
-            "former": [former.get(entity) for _, entity in places],
             "sink": sink.name,
             "token": token,
         },
