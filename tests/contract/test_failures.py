@@ -172,6 +172,7 @@ def test_a_graph_that_falls_silent(graph: GraphHarness, relay: Proxy, opened: Op
     assert (failure.kind, failure.unsure, failure.suspect) == (SINK, True, True)
     assert failure.reason == "Neo4j did not answer within 1.5 s"
 
+    relay.cut()  # the silent connection ends, and the transaction that it carried
     relay.stalled = False
     sink._timeout = TIMEOUT
     sink.upsert([league(version=12)], MODEL)
