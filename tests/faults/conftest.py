@@ -7,4 +7,4 @@ from tests.acceptance.conftest import (  # noqa: F401  (fixtures and a hook of t
     session_crew,
     stack,
 )
-from tests.integration.conftest import world  # noqa: F401
+from tests.integration.conftest import site, world  # noqa: F401

@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,6 @@ import pytest
 
 from altsync.cli import app as cli
 from altsync.db import Database
-from altsync.local.services.graph import Graph
 from altsync.local.services.vectors import Vectors
 from altsync.records import Dead, EntityType, ErrorKind
 from altsync.store import Rules
@@ -28,7 +27,7 @@ from tests.contract.harness import PineconeHarness
 from tests.faults.proxies import relayed
 from tests.integration.fakes import FakeGraph
 from tests.integration.neighbourhood import Neighbourhood, faults
-from tests.integration.verifying import Site, site_of
+from tests.integration.verifying import Site
 from tests.integration.world import GRAPH, LEASE, World, delivery, embed, empty, league, leagues
 
 pytestmark = pytest.mark.slow
@@ -128,19 +127,6 @@ def _command(env: Mapping[str, str], arguments: Sequence[str], said: Path) -> No
 
 
 # --- verify --repair --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def site(
-    world: World,
-    database: Database,
-    graph_server: Graph,
-    vectors_server: Vectors,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Site]:
-    """Every store, filled and at rest."""
-    with site_of(world, database, graph_server, vectors_server, monkeypatch) as site:
-        yield site
 
 
 def test_a_repair_that_is_killed_anywhere(site: Site, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ PATIENCE = 180
 
 #: Seconds in which a search finds what it looks for, also on a machine that is busy. It ends
 #: there; most take less than a minute.
-ENOUGH = 240
+ENOUGH = 120
 
 #: Rules without which random search alone finds the failure.
 FOUND_AT_RANDOM = {

@@ -8,7 +8,11 @@ import psycopg
 import pytest
 import structlog
 
+from altsync.db import Database
+from altsync.local.services.graph import Graph
 from altsync.local.services.postgres import Postgres
+from altsync.local.services.vectors import Vectors
+from tests.integration.verifying import Site, site_of
 from tests.integration.world import World, empty
 
 
@@ -55,3 +59,16 @@ def world(database_url: str) -> Iterator[World]:
     world = World(database_url)
     yield world
     world.close()
+
+
+@pytest.fixture
+def site(
+    world: World,
+    database: Database,
+    graph_server: Graph,
+    vectors_server: Vectors,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Site]:
+    """Every store, filled and at rest."""
+    with site_of(world, database, graph_server, vectors_server, monkeypatch) as site:
+        yield site

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from altsync.db import Database
+from altsync.delivery import Batch
 from altsync.errors import SinkFailure
 from altsync.records import ErrorKind, SinkTraits
 from tests.integration.fakes import Call, FakeIndex
@@ -104,6 +105,24 @@ def test_a_refusing_sink_is_asked_by_one_call_after_the_other(
     assert len(asked) == batch.calls == FIRST
     assert batch.settlement.retried == 8
     assert deliverer.pace.in_flight == 1
+
+
+def test_a_good_answer_beside_it_does_not_undo_a_time_to_wait(
+    world: World, database: Database
+) -> None:
+    """One of two calls is told when to come back: nothing goes out before that."""
+    world.save(*leagues(8))
+    embed(database)
+    index = WideIndex()
+
+    def before(call: Call) -> None:
+        if key_of(call) == "l000":
+            raise SinkFailure(ErrorKind.SINK, "slow down", retry_after=60.0)
+
+    index.before = before
+    batch = delivery(database, index).deliver_batch()
+    assert (batch.settlement.synced, batch.settlement.retried, batch.calls) == (1, 7, FIRST)
+    assert delivery(database, index).deliver_batch() == Batch()
 
 
 def test_the_window_grows_with_good_answers(world: World, database: Database) -> None:

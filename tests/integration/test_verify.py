@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from altsync import outbox, store
@@ -21,19 +19,6 @@ from tests.integration.verifying import CONTENTS, LEAGUES, Site, site_of
 from tests.integration.world import World, eventually, league
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def site(
-    world: World,
-    database: Database,
-    graph_server: Graph,
-    vectors_server: Vectors,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Site]:
-    """Every store, filled and at rest."""
-    with site_of(world, database, graph_server, vectors_server, monkeypatch) as site:
-        yield site
 
 
 @pytest.mark.parametrize("deep", [False, True])

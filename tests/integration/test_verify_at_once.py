@@ -4,33 +4,16 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
 
 import pytest
 
-from altsync.db import Database
-from altsync.local.services.graph import Graph
-from altsync.local.services.vectors import Vectors
-from tests.integration.verifying import Site, site_of
+from tests.integration.verifying import Site
 from tests.integration.world import World, league
 
 pytestmark = pytest.mark.slow
 
 #: Comparisons while others write.
 ROUNDS = 12
-
-
-@pytest.fixture
-def site(
-    world: World,
-    database: Database,
-    graph_server: Graph,
-    vectors_server: Vectors,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Site]:
-    """Every store, filled and at rest."""
-    with site_of(world, database, graph_server, vectors_server, monkeypatch) as site:
-        yield site
 
 
 @pytest.mark.parametrize("deep", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from altsync import outbox
 from altsync.db import Database
@@ -18,6 +19,14 @@ BYTES_PER_TOKEN = 4
 MINUTE = 60.0
 
 
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Room for calls: seconds until their turn, and the tokens guessed for each."""
+
+    wait: float
+    tokens: tuple[int, ...]
+
+
 class Budget:
     """Requests and tokens a minute that all workers of a sink share; None means no limit."""
 
@@ -29,20 +38,15 @@ class Budget:
         # While it waits its turn a worker holds its lease, and the call must fit in as well.
         self._patience = (policy.lease - policy.timeout) / 2
 
-    @property
-    def is_limited(self) -> bool:
-        """Whether there is anything to keep to."""
-        return self._requests is not None or self._tokens is not None
-
-    def reserve(self, calls: Sequence[Sequence[Row]]) -> float:
-        """Seconds to wait until calls with these rows may go out.
+    def reserve(self, calls: Sequence[Sequence[Row]]) -> Reservation | None:
+        """When calls with these rows may go out; None without a limit.
 
         Raises ``SinkFailure``, with the time to come back, when that is too long to hold a lease.
         """
-        if not self.is_limited:
-            return 0.0
-        guess = sum(guessed_tokens(rows) for rows in calls)
-        requests, tokens = self._seconds(len(calls), guess)
+        if self._requests is None and self._tokens is None:
+            return None
+        guesses = tuple(guessed_tokens(rows) for rows in calls)
+        requests, tokens = self._seconds(len(calls), sum(guesses))
         with self._database.autocommit() as conn:
             granted, wait = outbox.reserve(
                 conn, self._sink, requests=requests, tokens=tokens, patience=self._patience
@@ -50,19 +54,15 @@ class Budget:
         if not granted:
             reason = f"the budget of {self} is used up"
             raise SinkFailure(ErrorKind.SINK, reason, retry_after=wait)
-        return wait
+        return Reservation(wait, guesses)
 
-    def correct(
-        self, calls: Sequence[Sequence[Row]], answers: Sequence[Answer | SinkFailure]
-    ) -> None:
+    def correct(self, reserved: Reservation, answers: Sequence[Answer | SinkFailure]) -> None:
         """Replace the guesses by what the answered calls have cost; a failed one keeps its own."""
-        if not self.is_limited:
-            return
         requests = tokens = 0
-        for rows, answer in zip(calls, answers, strict=True):
+        for guess, answer in zip(reserved.tokens, answers, strict=True):
             if isinstance(answer, Answer):
                 requests += answer.calls - 1
-                tokens += answer.tokens - guessed_tokens(rows)
+                tokens += answer.tokens - guess
         more_requests, more_tokens = self._seconds(requests, tokens)
         with self._database.autocommit() as conn:
             outbox.correct(conn, self._sink, requests=more_requests, tokens=more_tokens)

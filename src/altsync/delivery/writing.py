@@ -161,11 +161,14 @@ class Writer:
         pending = [Call(part) for part in reversed(parts)]
         while pending and writing.failures_in_a_row < FAILURES_IN_A_ROW:
             wave = [pending.pop() for _ in range(min(self._pace.in_flight, len(pending)))]
-            time.sleep(self._budget.reserve([call.rows for call in wave]))
+            reserved = self._budget.reserve([call.rows for call in wave])
+            if reserved:
+                time.sleep(reserved.wait)
             if not self._hold_lease(writing):
                 return
             answers = self._send_all(wave, writing, send)
-            self._budget.correct([call.rows for call in wave], answers)
+            if reserved:
+                self._budget.correct(reserved, answers)
             for call, answer in zip(wave, answers, strict=True):
                 writing.calls += 1 if isinstance(answer, SinkFailure) else answer.calls
                 if isinstance(answer, SinkFailure):
@@ -225,7 +228,7 @@ class Writer:
     def _note_answer(self, rows: Sequence[Row], writing: Writing, answer: Answer) -> None:
         writing.tokens += answer.tokens
         writing.answered = writing.answered or answer.calls > 0
-        if writing.failures_in_a_row:
+        if writing.failure is None or writing.failure.retry_after is None:
             writing.failures_in_a_row, writing.failure = 0, None  # the sink is up after all
         silent = "the sink said nothing of this record"
         writing.outcomes.update((r.id, Failed(r.id, ErrorKind.UNKNOWN, silent)) for r in rows)

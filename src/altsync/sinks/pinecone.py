@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -308,16 +308,13 @@ class Sink:
 
     def _looked_up(self, entity_type: EntityType) -> pinecone.Index:
         """The index of a type as it is: looking creates none."""
-        if entity_type not in self._handles:
-            self._handles[entity_type] = self._described(INDEXES[entity_type])
-        return self._handles[entity_type]
+        return self._handle(entity_type, self._described)
 
     def find(self, entity_type: EntityType, key: str, space: str) -> Held | None:
         """What the index holds of one entity in one namespace now. Raises ``SinkFailure``."""
         with self._door(), suppress(pinecone.NotFoundError):
             # Without its index or namespace, nothing of it is there; looking makes neither.
-            handle = self._handles.get(entity_type) or self._described(INDEXES[entity_type])
-            self._handles[entity_type] = handle
+            handle = self._looked_up(entity_type)
             found = handle.fetch(ids=[key], namespace=space, timeout=self._timeout).vectors
             if key in found:
                 return _held(INDEXES[entity_type], space, key, found[key])
@@ -374,13 +371,17 @@ class Sink:
         self._client.close()
 
     def _index(self, entity_type: EntityType) -> pinecone.Index:
-        """The index of a type. Asks for its address once."""
+        """The index of a type, made when it is not there."""
+        return self._handle(entity_type, self._open_index)
+
+    def _handle(
+        self, entity_type: EntityType, opened: Callable[[str], pinecone.Index]
+    ) -> pinecone.Index:
+        """The handle of an index. Asks for its address once, whatever threads come."""
         with self._opening:
-            handle = self._handles.get(entity_type)
-            if handle is None:
-                handle = self._open_index(INDEXES[entity_type])
-                self._handles[entity_type] = handle
-            return handle
+            if entity_type not in self._handles:
+                self._handles[entity_type] = opened(INDEXES[entity_type])
+            return self._handles[entity_type]
 
     def _open_index(self, name: str) -> pinecone.Index:
         try:
