@@ -305,11 +305,11 @@ DDL = (
     "ALTER TABLE embedding ALTER COLUMN vector SET STORAGE EXTERNAL",
     """
     CREATE TABLE tag_registry (
-        entity_type TEXT NOT NULL,
         seed_id TEXT NOT NULL,
+        entity_type TEXT NOT NULL,
         tag TEXT NOT NULL,
-        PRIMARY KEY (entity_type, seed_id),
-        UNIQUE (entity_type, tag)
+        PRIMARY KEY (seed_id, entity_type),
+        UNIQUE (tag, entity_type)
     )
     """,
     """

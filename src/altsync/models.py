@@ -380,10 +380,10 @@ class TagRegistry(SQLModel, table=True):
     """Which seed holds which tag. A tag outlives its row, so it never changes hands."""
 
     __tablename__: ClassVar[str] = "tag_registry"
-    __table_args__ = (UniqueConstraint("entity_type", "tag"),)
+    __table_args__ = (UniqueConstraint("tag", "entity_type"),)
 
-    entity_type: str = _text(primary_key=True)
     seed_id: str = _text(primary_key=True)
+    entity_type: str = _text(primary_key=True)
     tag: str = _text()
 
 

@@ -357,10 +357,14 @@ class Synced:
 
 @dataclass(frozen=True, slots=True)
 class Superseded:
-    """Verdict: nothing to write any more, or not yet; another operation will carry it."""
+    """Verdict: nothing to write any more, or not yet; another operation will carry it.
+
+    ``waits``: not yet. What was doubtful of the sink stays so until then.
+    """
 
     op: Operation
     reason: str
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,12 +93,16 @@ ABLATIONS: dict[str, Ablation] = {
             ),
         ),
     ),
+    "echo_waits_for_embedding": Ablation(
+        "H10: an echo whose entity waits for its embedding is put off",
+        (_edit("outbox.settle:_follow_up", ("end.waits and end.op.places", "False")),),
+    ),
     "follow_up_keeps_unsure": Ablation(
         "H11: a follow-up of what was unsure is unsure",
         (
             _edit(
                 "outbox.settle:_follow_up",
-                ("(op_id, origin, 0.0, unsure or op_id in doubted)", "(op_id, origin, 0.0, False)"),
+                ("(op_id, origin, 0.0, doubtful)", "(op_id, origin, 0.0, False)"),
             ),
         ),
     ),

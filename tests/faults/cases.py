@@ -51,6 +51,11 @@ CASES = (
     Case("one_live_operation", stories.an_entity_changes_while_its_worker_is_gone, Wrong.TWO_LIVE),
     Case("echo", stories.a_write_is_late, Wrong.STALE),
     Case("echo_merge_keeps_unsure", stories.a_change_meets_a_waiting_echo, Wrong.STALE),
+    Case(
+        "echo_waits_for_embedding",
+        stories.an_echo_comes_while_the_example_waits_for_its_embedding,
+        Wrong.GHOST,
+    ),
     Case("follow_up_keeps_unsure", stories.a_change_meets_an_unsure_write, Wrong.STALE),
     Case("tombstone_guard", stories.a_late_upsert_meets_a_deletion, Wrong.GHOST),
     Case("version_guard", stories.a_late_upsert_meets_a_newer_one, Wrong.OLDER_OVER_NEWER),

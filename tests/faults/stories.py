@@ -287,6 +287,20 @@ def a_late_edit_of_an_example_that_is_deleted_and_comes_back_elsewhere(stage: St
     stage.come_to_rest()
 
 
+def an_echo_comes_while_the_example_waits_for_its_embedding(stage: Stage) -> None:
+    """A late write landed where the example was before it was deleted and came back elsewhere."""
+    _move(stage, "betting")
+    stage.deliver(EMBEDDING)
+    stage.deliver(PINECONE, weather=late())
+    stage.delete(Part.EXAMPLES, "examples-00")
+    stage.deliver_all()
+    stage.land_late_writes()
+    stage.seed(Part.EXAMPLES, example(category="markets", text="another"))
+    stage.hasten()
+    stage.deliver(PINECONE)
+    stage.come_to_rest()
+
+
 def an_example_is_deleted_between_two_moves(stage: Stage) -> None:
     """It may be in any of the three namespaces."""
     _in_a_namespace(stage)

@@ -78,7 +78,7 @@ class Judge:
             case None if row.deleted and self._traits.name == EMBEDDING:
                 return Superseded(op, "the row is deleted")
             case None if not row.deleted and self._waits(row, gate):
-                return Superseded(op, "waits for its embedding")
+                return Superseded(op, "waits for its embedding", waits=True)
             case None:
                 return self._not_written(op, row, writing, breaker_delay)
             case _:

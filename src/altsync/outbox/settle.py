@@ -269,15 +269,18 @@ def _follow_up(
     finished: dict[int, Superseded | Dead],
     echo_seconds: float,
 ) -> None:
-    """Enqueue what must be looked at once more: asked again now, unsure after the horizon."""
+    """Enqueue what must be looked at once more: asked again now, unsure after the horizon.
+
+    Where an entity may be elsewhere and waits for its embedding, the echo waits with it.
+    """
     plans: list[tuple[int, str, float, bool]] = []
     for op_id, _version, _asked, unsure, origin in rows:
+        end = finished.get(op_id)
+        doubtful = unsure or op_id in doubted
         if op_id in asked_again:
-            plans.append((op_id, origin, 0.0, unsure or op_id in doubted))
-        elif (
-            (unsure or op_id in doubted)
-            and not sink.guarded
-            and not isinstance(finished.get(op_id), Dead)
+            plans.append((op_id, origin, 0.0, doubtful))
+        elif (isinstance(end, Superseded) and end.waits and end.op.places) or (
+            doubtful and not sink.guarded and not isinstance(end, Dead)
         ):
             plans.append((op_id, Origin.ECHO, echo_seconds, False))
     if plans:

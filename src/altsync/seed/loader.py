@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import partial
@@ -193,19 +193,19 @@ class Loader:
         """Inside a transaction: what changed, lines refused by what is there, lines loaded."""
         late: list[Rejected] = []
         lines = self._without_repeats(part, good, refused, late)
-        entity_type = part.entity_type
         if part is Part.RELATIONSHIPS:
             lines = self._unclaimed(self._with_leagues(part, lines, late), late)
             changes = self._write_relationships(lines)
-        elif entity_type is None:
+        elif part.entity_type is None:
             lines = self._with_leagues(part, lines, late)
             changes = self._write_parts(part, lines)
         else:
-            lines = self._tagged(entity_type, lines, late)
-            changes = self._write_entities(entity_type, lines)
-        loaded = {line.seed_id for line in lines}
+            there = store.present(self._conn, part.entity_type, [line.seed_id for line in lines])
+            lines = self._tagged(part.entity_type, lines, there, late)
+            changes = self._write_entities(part.entity_type, lines, there)
         lost = [line.seed_id for line in late if line.seed_id and line.field != "id"]
         if lost:
+            loaded = {line.seed_id for line in lines}
             session.mark_rejected(self._conn, part, [s for s in lost if s not in loaded])
         return changes, late, len(lines)
 
@@ -217,32 +217,38 @@ class Loader:
         late: list[Rejected],
     ) -> list[Line]:
         """The first good line of each id. Ids of refused lines are noted, so none is pruned."""
-        first: dict[str, Line] = {}
-        repeats = [line for line in good if first.setdefault(line.seed_id, line) is not line]
+        first = {line.seed_id: line for line in reversed(good)}
         seen = [
             session.Seen(s, line.file, line.number, archetype=_archetype(line))
             for s, line in first.items()
         ]
         readable = {r.seed_id: r for r in refused if r.seed_id and r.seed_id not in first}
         seen += [session.Seen(s, r.file, r.number, rejected=True) for s, r in readable.items()]
-        new = session.mark_seen(self._conn, part, seen)
-        repeats += [line for seed_id, line in first.items() if seed_id not in new]
-        ids = {line.seed_id for line in repeats}
-        places = session.first_places(self._conn, part, list(ids)) if ids else {}
-        for line in repeats:
+        if session.mark_seen(self._conn, part, seen) and len(first) == len(good):
+            return list(good)
+        places = session.first_places(self._conn, part, list(first))
+        for line in good:
             place = places[line.seed_id]
-            reason = f"the id {line.seed_id!r} stands at {place} already; the first line counts"
-            late.append(_refuse(line, "id", reason))
-        return [line for seed_id, line in first.items() if seed_id in new]
+            if line.place != place:
+                reason = f"the id {line.seed_id!r} stands at {place} already; the first line counts"
+                late.append(_refuse(line, "id", reason))
+        return [line for line in good if line.place == places[line.seed_id]]
 
     def _tagged(
-        self, entity_type: EntityType, lines: Sequence[Line], late: list[Rejected]
+        self,
+        entity_type: EntityType,
+        lines: Sequence[Line],
+        there: Mapping[str, store.Present],
+        late: list[Rejected],
     ) -> list[Line]:
         """Lines with the tags that are theirs; those whose tag belongs to another are refused."""
         if entity_type is EntityType.FEW_SHOT_EXAMPLE:
             return list(lines)  # their tag is their seed id
         wishes = [_wish(line) for line in lines]
-        known = self._known_tags(entity_type, [w.seed_id for w in wishes])
+        known = {seed_id: one.key for seed_id, one in there.items()}
+        absent = [line.seed_id for line in lines if line.seed_id not in there]
+        if absent:
+            known |= self._known_tags(entity_type, absent)
         new = [w for w in wishes if w.seed_id not in known]
         holders = self._holders(entity_type, new) if new else {}
         given, refusals = tags.assign(wishes, known, holders)
@@ -279,13 +285,17 @@ class Loader:
             found |= store.holders_of_tags(self._conn, entity_type, wanted, registry)
         return found
 
-    def _write_entities(self, entity_type: EntityType, lines: Sequence[Line]) -> store.Changes:
-        there = store.content_hashes(self._conn, entity_type, [line.seed_id for line in lines])
+    def _write_entities(
+        self,
+        entity_type: EntityType,
+        lines: Sequence[Line],
+        there: Mapping[str, store.Present],
+    ) -> store.Changes:
         hashed = ((line, content_hash(cast(Content, line.item))) for line in lines)
         rows = [
             _entity_row(entity_type, line, fresh)
             for line, fresh in hashed
-            if there.get(line.seed_id) != fresh
+            if line.seed_id not in there or there[line.seed_id].content_hash != fresh
         ]
         if not rows:
             return store.Changes()
@@ -475,7 +485,7 @@ def _with_tag(line: Line, tag: str) -> Line:
         return line
     # Not dataclasses.replace, which looks at every field of every line anew.
     tagged = League(tag, *_BESIDE_TAG(league))
-    return Line(line.file, line.number, line.seed_id, tagged, line.raw)
+    return line._replace(item=tagged)
 
 
 def _entity_row(entity_type: EntityType, line: Line, fresh: str) -> tuple[Any, ...]:

@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import NoneType
+from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 from pydantic import ValidationError
@@ -28,21 +29,33 @@ RAW_LENGTH = 2000
 #: Integers that JSON readers and PostgreSQL's bigint agree on.
 INT64 = range(-(2**63), 2**63)
 
+#: Types of values that cannot hold a number.
+_NO_NUMBER = frozenset({str, bool, NoneType})
+
 _BOM = b"\xef\xbb\xbf"
 _LONG_INTEGER = re.compile(rb"[:\[,]\s*-?\d{19}")
 #: A string that never closes runs to the end, so that no quote is looked at twice.
 _STRINGS_AND_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?$)|[\[\]{}]', re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line that may be loaded."""
+class Line(NamedTuple):
+    """A line that may be loaded. ``read`` is what was read, or its beginning."""
 
     file: str
     number: int
     seed_id: str
     item: Item
-    raw: str = ""
+    read: bytes = b""
+
+    @property
+    def raw(self) -> str:
+        """The line as the rejects file keeps it."""
+        return _shown(self.read)
+
+    @property
+    def place(self) -> str:
+        """Where it stands, as file:line."""
+        return f"{self.file}:{self.number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,14 +166,14 @@ def _check(
 ) -> Line | Rejected:
     try:
         data = _parse(raw, whole=whole)
-        line = _validate(LINES[file.part], {**defaults, **data})
+        line = _validate(LINES[file.part], {**defaults, **data} if defaults else data)
         archetype = line.archetype
         if archetypes is not None and archetype is not None and archetype not in archetypes:
             known = ", ".join(sorted(archetypes))
             raise _Refused(
                 "sport_archetype", f"unknown archetype {archetype!r}; known: {known}", line.id
             )
-        return Line(file.label, number, line.id, line.item(), _shown(raw))
+        return Line(file.label, number, line.id, line.item(), raw[:RAW_LENGTH])
     except _Refused as refused:
         return Rejected(
             file.label, number, refused.field, refused.reason, _shown(raw), refused.seed_id
@@ -175,12 +188,6 @@ def _shown(raw: bytes) -> str:
 def _parse(raw: bytes, *, whole: bool) -> dict[str, Any]:
     if not whole or len(raw) > LINE_BYTES:
         raise _Refused(None, f"the line is longer than {LINE_BYTES:,} bytes")
-    try:
-        raw.decode()
-    except UnicodeDecodeError as error:
-        raise _Refused(
-            None, f"not UTF-8: byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line"
-        ) from None
     if _depth(raw) > DEPTH:
         raise _Refused(None, f"nested deeper than {DEPTH} levels")
     try:
@@ -189,7 +196,8 @@ def _parse(raw: bytes, *, whole: bool) -> dict[str, Any]:
         data = _parse_slowly(raw)
     if not isinstance(data, dict):
         raise _Refused(None, "not a JSON object")
-    if b"\\u" in raw or _LONG_INTEGER.search(raw):
+    numbers = not _NO_NUMBER.issuperset(map(type, data.values()))
+    if b"\\u" in raw or (numbers and _LONG_INTEGER.search(raw)):
         _find_unstorable(_parse_slowly(raw))
     return data
 
@@ -211,7 +219,12 @@ def _depth(raw: bytes) -> int:
 def _parse_slowly(raw: bytes) -> Any:
     """The standard library's parser: it reads what JSON forbids, so that it can be named."""
     try:
+        raw.decode()
         data = json.loads(raw)
+    except UnicodeDecodeError as error:
+        raise _Refused(
+            None, f"not UTF-8: byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line"
+        ) from None
     except json.JSONDecodeError as error:
         raise _Refused(None, f"not JSON: {error.msg} at column {error.colno}") from None
     except ValueError as error:  # an integer of thousands of digits

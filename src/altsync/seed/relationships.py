@@ -114,7 +114,7 @@ def _carry(conn: Conn, sources: Sequence[UUID], topology: Topology) -> int:
     conn.execute(
         """
         INSERT INTO changed_in_run SELECT 'league', id, version FROM league WHERE id = ANY(%s)
-        ON CONFLICT (entity_type, id) DO NOTHING
+        ON CONFLICT (id) DO NOTHING
         """,
         (list(sources),),
     )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from altsync.db import Conn, copy_rows
@@ -42,8 +41,7 @@ def _seeded(part: Part) -> str:
     return "e.deleted_at IS NULL" if part.entity_type else "true"
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """A seed id met in this run, and where; ``rejected`` when its line was refused.
 
     ``archetype`` is what a league's line names.
@@ -62,14 +60,14 @@ def create_tables(conn: Conn) -> None:
         """
         CREATE TEMP TABLE IF NOT EXISTS seen (
           part text NOT NULL, seed_id text NOT NULL, file text NOT NULL, line int NOT NULL,
-          rejected bool NOT NULL, archetype text, PRIMARY KEY (part, seed_id))
+          rejected bool NOT NULL, archetype text, PRIMARY KEY (seed_id, part))
         """
     )
     conn.execute(
         """
         CREATE TEMP TABLE IF NOT EXISTS tags_to_be (
           entity_type text NOT NULL, seed_id text NOT NULL, tag text NOT NULL,
-          PRIMARY KEY (entity_type, seed_id), UNIQUE (entity_type, tag))
+          PRIMARY KEY (seed_id, entity_type), UNIQUE (tag, entity_type))
         """
     )
     conn.execute("TRUNCATE seen, tags_to_be")
@@ -84,30 +82,25 @@ def create_tables(conn: Conn) -> None:
         )
 
 
-def mark_seen(conn: Conn, part: Part, seen: Sequence[Seen]) -> set[str]:
-    """Note ids; returns those that are new in this run. The first good line of an id wins."""
-    rows = conn.execute(
+def mark_seen(conn: Conn, part: Part, seen: Sequence[Seen]) -> bool:
+    """Note ids; whether all are new in this run. The first good line of an id wins."""
+    if not seen:
+        return True
+    columns = [list(column) for column in zip(*seen, strict=True)]
+    noted = conn.execute(
         """
         INSERT INTO seen
         SELECT %s, r.*
         FROM unnest(%s::text[], %s::text[], %s::int[], %s::bool[], %s::text[])
           AS r(seed_id, file, line, rejected, archetype)
-        ON CONFLICT (part, seed_id) DO UPDATE
+        ON CONFLICT (seed_id, part) DO UPDATE
           SET rejected = false, file = excluded.file, line = excluded.line,
               archetype = excluded.archetype
           WHERE seen.rejected AND NOT excluded.rejected
-        RETURNING seed_id
         """,
-        (
-            part,
-            [s.seed_id for s in seen],
-            [s.file for s in seen],
-            [s.line for s in seen],
-            [s.rejected for s in seen],
-            [s.archetype for s in seen],
-        ),
+        (part, *columns),
     )
-    return {r[0] for r in rows}
+    return noted.rowcount == len(seen)
 
 
 def first_places(conn: Conn, part: Part, seed_ids: Sequence[str]) -> dict[str, str]:

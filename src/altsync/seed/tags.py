@@ -6,6 +6,8 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from altsync.projection import digest
 
@@ -15,7 +17,9 @@ SLUG_LENGTH = 80
 #: Characters of the hash that tells namesakes apart when their places do not.
 SUFFIX_LENGTH = 8
 
-_APOSTROPHES = re.compile("['’‘ʼ]")
+#: Texts whose slug is remembered: it is asked for twice within a batch, places far more often.
+SLUGS = 8192
+
 _NOT_WORD = re.compile(r"[^a-z0-9]+")
 
 #: Letters that Unicode does not decompose to ASCII, as they are usually written.
@@ -24,8 +28,7 @@ _LETTERS = str.maketrans(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(NamedTuple):
     """What a seed asks for: a tag of its own, or one made from its name and place."""
 
     seed_id: str
@@ -42,13 +45,14 @@ class Refusal:
     reason: str
 
 
+@lru_cache(maxsize=SLUGS)
 def slug(text: str) -> str:
     """The text in lower-case ASCII words joined by underscores; empty when nothing is left."""
     plain = text.lower()
     if not plain.isascii():
         plain = unicodedata.normalize("NFKD", plain.translate(_LETTERS))
-    plain = _APOSTROPHES.sub("", plain).encode("ascii", "ignore").decode()
-    return _NOT_WORD.sub("_", plain).strip("_")[:SLUG_LENGTH].strip("_")
+        plain = plain.encode("ascii", "ignore").decode()  # curly apostrophes go with it
+    return _NOT_WORD.sub("_", plain.replace("'", "")).strip("_")[:SLUG_LENGTH].strip("_")
 
 
 def candidates(wish: Wish) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from altsync.db import Conn, copy_rows
@@ -52,8 +52,7 @@ def create_changed_in_run(conn: Conn) -> None:
     conn.execute(
         """
         CREATE TEMP TABLE IF NOT EXISTS changed_in_run (
-          entity_type text NOT NULL, id uuid NOT NULL, version bigint NOT NULL,
-          PRIMARY KEY (entity_type, id))
+          entity_type text NOT NULL, id uuid PRIMARY KEY, version bigint NOT NULL)
         """
     )
     conn.execute("TRUNCATE changed_in_run")
@@ -79,38 +78,39 @@ def copy_to_staging(conn: Conn, entity_type: EntityType, rows: Iterable[Sequence
     copy_rows(conn, f"staging_{entity_type}", columns, rows)
 
 
-def content_hashes(conn: Conn, entity_type: EntityType, seed_ids: Sequence[str]) -> dict[str, str]:
+class Present(NamedTuple):
+    """What a living entity is called in its sinks, and what its seed said last."""
+
+    key: str
+    content_hash: str
+
+
+def present(conn: Conn, entity_type: EntityType, seed_ids: Sequence[str]) -> dict[str, Present]:
     """What is there and not deleted, by seed id: lines that say the same need not be staged."""
     rows = conn.execute(
         f"""
-        SELECT seed_id, content_hash FROM {entity_type}
+        SELECT seed_id, {KEY_COLUMN[entity_type]}, content_hash FROM {entity_type}
         WHERE seed_id = ANY(%s) AND deleted_at IS NULL
         """,
         (list(seed_ids),),
     )
-    return {r[0]: r[1] for r in rows}
-
-
-# OFFSET keeps the planner from reading the whole table for each batch.
-_STAGED = """
-FROM staging_{table} s LEFT JOIN LATERAL (
-  SELECT * FROM {table} there WHERE there.id = s.id OFFSET 0) e ON true
-"""
-
-_CHANGED = """
-WHERE e.id IS NULL OR e.content_hash <> s.content_hash OR e.deleted_at IS NOT NULL
-"""
+    return {seed_id: Present(key, content_hash) for seed_id, key, content_hash in rows}
 
 
 def classify_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> Changes:
     """What ``upsert_staged`` would do, without doing it."""
+    # OFFSET keeps the planner from reading the whole table for each batch.
     row = conn.execute(
         f"""
         SELECT count(*) FILTER (WHERE e.id IS NULL), count(*) FILTER (WHERE e.id IS NOT NULL),
                COALESCE(sum(%(direct)s::int + CASE
                  WHEN e.embedding_text_hash = s.text_hash AND e.embedding_model = m.model
                  THEN %(vector)s::int ELSE 1 END), 0)
-        {_STAGED.format(table=entity_type)} {_WANTED_MODEL} {_CHANGED}
+        FROM staging_{entity_type} s LEFT JOIN LATERAL (
+          SELECT * FROM {entity_type} there WHERE there.id = s.id OFFSET 0) e ON true
+        LEFT JOIN (SELECT config ->> 'model' AS model FROM sink_state
+                   WHERE sink = '{EMBEDDING}') m ON true
+        WHERE e.id IS NULL OR e.content_hash <> s.content_hash OR e.deleted_at IS NOT NULL
         """,
         {"direct": len(topology.direct), "vector": len(topology.vector)},
     ).fetchone()
@@ -118,16 +118,11 @@ def classify_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> 
     return Changes(created=row[0], updated=row[1], operations=int(row[2]))
 
 
-_WANTED_MODEL = f"""
-LEFT JOIN (SELECT config ->> 'model' AS model FROM sink_state WHERE sink = '{EMBEDDING}') m ON true
-"""
-
-
 def upsert_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> Changes:
     """Upsert what changed in staging and enqueue its operations, in the caller's transaction.
 
-    Unchanged rows take no lock and no write. The version is drawn after the row's lock, never
-    from the proposed row, or it could go backwards.
+    Rows that another seeder has made the same meanwhile are not written. The version is drawn
+    after the row's lock, never from the proposed row, or it could go backwards.
     """
     columns = list(CONTENT_COLUMNS[entity_type])
     names = ", ".join(columns)
@@ -139,8 +134,7 @@ def upsert_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> Ch
           INSERT INTO {entity_type} AS l (id, seed_id, {names}, content_hash, text_hash)
           SELECT s.id, s.seed_id, {", ".join("s." + c for c in columns)},
                  s.content_hash, s.text_hash
-          {_STAGED.format(table=entity_type)} {_CHANGED}
-          ORDER BY s.id
+          FROM staging_{entity_type} s ORDER BY s.id
           ON CONFLICT (id) DO UPDATE SET
             {", ".join(f"{c} = excluded.{c}" for c in columns)},
             content_hash = excluded.content_hash, text_hash = excluded.text_hash,
@@ -160,7 +154,7 @@ def upsert_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> Ch
           {select_operations(entity_type, "changed", origin=Origin.SEED)} RETURNING 1),
         noted AS (
           INSERT INTO changed_in_run SELECT '{entity_type}', id, version FROM changed
-          ON CONFLICT (entity_type, id) DO UPDATE SET version = excluded.version)
+          ON CONFLICT (id) DO UPDATE SET version = excluded.version)
         SELECT count(*) FILTER (WHERE created), count(*) FILTER (WHERE NOT created),
                (SELECT count(*) FROM enqueued)
         FROM changed
@@ -193,7 +187,7 @@ def tombstone(
                     true AS embedded),
         noted AS (
           INSERT INTO changed_in_run SELECT '{entity_type}', id, version FROM changed
-          ON CONFLICT (entity_type, id) DO UPDATE SET version = excluded.version),
+          ON CONFLICT (id) DO UPDATE SET version = excluded.version),
         enqueued AS (
           {
             select_operations(entity_type, "changed", origin=Origin.SEED, action=Action.DELETE)
