@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 from uuid import UUID
 
 import orjson
@@ -21,9 +20,8 @@ from altsync.db import Conn
 from altsync.errors import SeedError
 from altsync.log import debugging
 from altsync.outbox import KEY_COLUMN
-from altsync.projection import content_hash, digest, text_hash
+from altsync.projection import digest
 from altsync.records import (
-    Content,
     EntityType,
     League,
     SportArchetype,
@@ -31,6 +29,7 @@ from altsync.records import (
     entity_id,
 )
 from altsync.seed import relationships, session, tags
+from altsync.seed.drafts import Draft, draft
 from altsync.seed.lines import KNOWN_ARCHETYPES, LeaguePart, Part, Relationship
 from altsync.seed.reader import Line, Rejected, SeedFile, find_files, read
 from altsync.seed.report import Report
@@ -50,13 +49,6 @@ TRIES = 5
 PRUNE_SHARE = 0.20
 
 
-#: The values of a league's fields but the first, its tag.
-_BESIDE_TAG = attrgetter(*(field.name for field in fields(League)[1:]))
-
-#: The values of a content's columns, in the order of COPY.
-_COLUMNS = {kind: attrgetter(*names) for kind, names in store.CONTENT_COLUMNS.items()}
-
-
 @dataclass(frozen=True, slots=True)
 class Options:
     """What a run is asked to do."""
@@ -69,6 +61,14 @@ class Options:
     yes: bool = False
     strict: bool = False
     dry_run: bool = False
+
+
+class Batch(NamedTuple):
+    """Lines of one transaction. ``drafts`` of good ones by seed id, for entities alone."""
+
+    good: Sequence[Line]
+    refused: Sequence[Rejected]
+    drafts: Mapping[str, Draft]
 
 
 class Loader:
@@ -127,7 +127,7 @@ class Loader:
             self._report.counts(part)
         lines = self._lines(part, files, archetypes)
         limited = islice(lines, self._options.limit) if self._options.limit is not None else lines
-        batches = _batches(limited)
+        batches = _batches(part, limited)
         # A strict run reports while it reads, so it does one thing after the other.
         for batch in batches if self._options.strict else _read_ahead(batches):
             self._load_batch(part, batch)
@@ -154,16 +154,14 @@ class Loader:
         )
         return True
 
-    def _load_batch(self, part: Part, batch: Sequence[Line | Rejected]) -> None:
+    def _load_batch(self, part: Part, batch: Batch) -> None:
         counts = self._report.counts(part)
-        counts.processed += len(batch)
-        refused = [line for line in batch if isinstance(line, Rejected)]
-        good = [line for line in batch if isinstance(line, Line)]
-        write = partial(self._write_batch, part, good, refused)
+        counts.processed += len(batch.good) + len(batch.refused)
+        write = partial(self._write_batch, part, batch)
         changes, late, fresh = self._at_once(part, write)
         if debugging() and part.entity_type and not self._options.dry_run:
-            self._log_changes(part.entity_type, good)
-        for line in [*refused, *late]:
+            self._log_changes(part.entity_type, batch.good)
+        for line in [*batch.refused, *late]:
             self._report.reject(part, line)
             if line.seed_id is None:
                 self._unreadable.setdefault(part, f"{line.file}:{line.number} cannot be read")
@@ -187,12 +185,10 @@ class Loader:
                 change=version,
             )
 
-    def _write_batch(
-        self, part: Part, good: Sequence[Line], refused: Sequence[Rejected]
-    ) -> tuple[store.Changes, list[Rejected], int]:
+    def _write_batch(self, part: Part, batch: Batch) -> tuple[store.Changes, list[Rejected], int]:
         """Inside a transaction: what changed, lines refused by what is there, lines loaded."""
         late: list[Rejected] = []
-        lines = self._without_repeats(part, good, refused, late)
+        lines = self._without_repeats(part, batch, late)
         if part is Part.RELATIONSHIPS:
             lines = self._unclaimed(self._with_leagues(part, lines, late), late)
             changes = self._write_relationships(lines)
@@ -201,31 +197,28 @@ class Loader:
             changes = self._write_parts(part, lines)
         else:
             there = store.present(self._conn, part.entity_type, [line.seed_id for line in lines])
-            lines = self._tagged(part.entity_type, lines, there, late)
-            changes = self._write_entities(part.entity_type, lines, there)
+            given = self._tags(part.entity_type, lines, batch.drafts, there, late)
+            lines = [line for line in lines if line.seed_id in given]
+            drafts = [batch.drafts[seed_id].under(tag) for seed_id, tag in given.items()]
+            changes = self._write_entities(part.entity_type, drafts, there)
         lost = [line.seed_id for line in late if line.seed_id and line.field != "id"]
         if lost:
             loaded = {line.seed_id for line in lines}
             session.mark_rejected(self._conn, part, [s for s in lost if s not in loaded])
         return changes, late, len(lines)
 
-    def _without_repeats(
-        self,
-        part: Part,
-        good: Sequence[Line],
-        refused: Sequence[Rejected],
-        late: list[Rejected],
-    ) -> list[Line]:
+    def _without_repeats(self, part: Part, batch: Batch, late: list[Rejected]) -> Sequence[Line]:
         """The first good line of each id. Ids of refused lines are noted, so none is pruned."""
+        good = batch.good
         first = {line.seed_id: line for line in reversed(good)}
         seen = [
             session.Seen(s, line.file, line.number, archetype=_archetype(line))
             for s, line in first.items()
         ]
-        readable = {r.seed_id: r for r in refused if r.seed_id and r.seed_id not in first}
+        readable = {r.seed_id: r for r in batch.refused if r.seed_id and r.seed_id not in first}
         seen += [session.Seen(s, r.file, r.number, rejected=True) for s, r in readable.items()]
         if session.mark_seen(self._conn, part, seen) and len(first) == len(good):
-            return list(good)
+            return good
         places = session.first_places(self._conn, part, list(first))
         for line in good:
             place = places[line.seed_id]
@@ -234,17 +227,18 @@ class Loader:
                 late.append(_refuse(line, "id", reason))
         return [line for line in good if line.place == places[line.seed_id]]
 
-    def _tagged(
+    def _tags(
         self,
         entity_type: EntityType,
         lines: Sequence[Line],
+        drafts: Mapping[str, Draft],
         there: Mapping[str, store.Present],
         late: list[Rejected],
-    ) -> list[Line]:
-        """Lines with the tags that are theirs; those whose tag belongs to another are refused."""
+    ) -> dict[str, str]:
+        """The tags that lines get, by seed id; those whose tag belongs to another are refused."""
         if entity_type is EntityType.FEW_SHOT_EXAMPLE:
-            return list(lines)  # their tag is their seed id
-        wishes = [_wish(line) for line in lines]
+            return {line.seed_id: line.seed_id for line in lines}
+        wishes = [drafts[line.seed_id].wish for line in lines]
         known = {seed_id: one.key for seed_id, one in there.items()}
         absent = [line.seed_id for line in lines if line.seed_id not in there]
         if absent:
@@ -258,7 +252,7 @@ class Loader:
         reasons = {refusal.seed_id: refusal.reason for refusal in refusals}
         field = KEY_COLUMN[entity_type]
         late += [_refuse(li, field, reasons[li.seed_id]) for li in lines if li.seed_id in reasons]
-        return [_with_tag(line, given[line.seed_id]) for line in lines if line.seed_id in given]
+        return given
 
     @property
     def _registries(self) -> tuple[store.Registry, ...]:
@@ -288,14 +282,14 @@ class Loader:
     def _write_entities(
         self,
         entity_type: EntityType,
-        lines: Sequence[Line],
+        drafts: Sequence[Draft],
         there: Mapping[str, store.Present],
     ) -> store.Changes:
-        hashed = ((line, content_hash(cast(Content, line.item))) for line in lines)
         rows = [
-            _entity_row(entity_type, line, fresh)
-            for line, fresh in hashed
-            if line.seed_id not in there or there[line.seed_id].content_hash != fresh
+            draft.row(entity_type)
+            for draft in drafts
+            if (known := there.get(draft.wish.seed_id)) is None
+            or known.content_hash != draft.content_hash
         ]
         if not rows:
             return store.Changes()
@@ -443,14 +437,17 @@ class Loader:
             )
 
 
-def _batches(lines: Iterable[Line | Rejected]) -> Iterator[list[Line | Rejected]]:
+def _batches(part: Part, lines: Iterable[Line | Rejected]) -> Iterator[Batch]:
     iterator = iter(lines)
-    while batch := list(islice(iterator, BATCH)):
-        yield batch
+    while page := list(islice(iterator, BATCH)):
+        good = [line for line in page if isinstance(line, Line)]
+        refused = [line for line in page if isinstance(line, Rejected)]
+        first = reversed(good) if part.entity_type else ()
+        yield Batch(good, refused, {line.seed_id: draft(line) for line in first})
 
 
 def _read_ahead(batches: Iterator[T]) -> Iterator[T]:
-    """Each batch, while the next one is read: Python and PostgreSQL work at the same time."""
+    """Each batch, while the next is worked out: Python and PostgreSQL work at the same time."""
     with ThreadPoolExecutor(max_workers=1) as reader:
         coming = reader.submit(next, batches, None)
         while (batch := coming.result()) is not None:
@@ -464,47 +461,6 @@ def _refuse(line: Line, field: str, reason: str) -> Rejected:
 
 def _archetype(line: Line) -> str | None:
     return line.item.sport_archetype if isinstance(line.item, League) else None
-
-
-def _wish(line: Line) -> tags.Wish:
-    match line.item:
-        case League():
-            league = line.item
-            given = league.league_tag or None
-            return tags.Wish(line.seed_id, given, league.league_name, league.location)
-        case SportArchetype():
-            name = line.item.archetype_name
-            return tags.Wish(line.seed_id, name, name, None)
-        case _:
-            raise TypeError(f"no tag for {type(line.item).__name__}")
-
-
-def _with_tag(line: Line, tag: str) -> Line:
-    league = line.item
-    if not isinstance(league, League) or league.league_tag == tag:
-        return line
-    # Not dataclasses.replace, which looks at every field of every line anew.
-    tagged = League(tag, *_BESIDE_TAG(league))
-    return line._replace(item=tagged)
-
-
-def _entity_row(entity_type: EntityType, line: Line, fresh: str) -> tuple[Any, ...]:
-    content = cast(Content, line.item)
-    return (
-        entity_id(entity_type, line.seed_id),
-        line.seed_id,
-        *map(_column, _COLUMNS[entity_type](content)),
-        fresh,
-        text_hash(content),
-    )
-
-
-def _column(value: Any) -> Any:
-    if value.__class__ is str or value is None:
-        return value
-    if isinstance(value, dict):
-        return orjson.dumps(value).decode()
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _part(line: Line) -> LeaguePart:
