@@ -87,10 +87,13 @@ def connect(url: str, *, name: str = "altsync", autocommit: bool = True) -> Conn
     return psycopg.connect(conninfo, autocommit=autocommit, context=_adapters(), **options)
 
 
-def copy_rows(
-    conn: Conn, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
-) -> None:
-    """COPY rows into columns of a table. Names come from closed sets of the source."""
+def fill(conn: Conn, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """COPY rows into a temporary table in place of what it holds.
+
+    Names come from closed sets of the source. Not ON COMMIT DELETE ROWS: every commit would
+    empty every such table, also those that its batch has not filled.
+    """
+    conn.execute(f"TRUNCATE {table}")
     statement = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
     with conn.cursor() as cursor, cursor.copy(statement) as copy:
         for row in rows:

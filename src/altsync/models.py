@@ -78,6 +78,7 @@ class EntityColumns(SQLModel):
     content_hash: str = _text()
 
     text_hash: str = _text()
+    line_hash: str | None = _text(optional=True)
     embedding_vector: bytes | None = Field(default=None, sa_type=LargeBinary)
     embedding_model: str | None = _text(optional=True)
     embedding_text_hash: str | None = _text(optional=True)

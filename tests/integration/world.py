@@ -377,6 +377,7 @@ def _staged(content: Content) -> tuple[Any, ...]:
         *(_column(value) for value in columns),
         content_hash(content),
         text_hash(content),
+        None,
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import orjson
@@ -29,9 +31,9 @@ from altsync.records import (
     entity_id,
 )
 from altsync.seed import relationships, session, tags
-from altsync.seed.drafts import Draft, draft
+from altsync.seed.drafts import Batch, Draft, work_out
 from altsync.seed.lines import KNOWN_ARCHETYPES, LeaguePart, Part, Relationship
-from altsync.seed.reader import Line, Rejected, SeedFile, find_files, read
+from altsync.seed.reader import Line, Raw, Rejected, SeedFile, find_files, read, read_raw
 from altsync.seed.report import Report
 
 log = structlog.get_logger(__name__)
@@ -41,6 +43,9 @@ T = TypeVar("T")
 #: Lines per transaction: large enough that a commit is cheap per row, small enough that a
 #: killed seeder loses little and memory stays flat.
 BATCH = 2000
+
+#: Objects made between two looks for garbage cycles: those of a few batches.
+COLLECTED_AFTER = 100_000
 
 #: Tries of one batch that met another seeder (deadlock, or one tag wanted by two).
 TRIES = 5
@@ -63,14 +68,6 @@ class Options:
     dry_run: bool = False
 
 
-class Batch(NamedTuple):
-    """Lines of one transaction. ``drafts`` of good ones by seed id, for entities alone."""
-
-    good: Sequence[Line]
-    refused: Sequence[Rejected]
-    drafts: Mapping[str, Draft]
-
-
 class Loader:
     """One seeding run on one session connection."""
 
@@ -91,6 +88,10 @@ class Loader:
 
     def run(self) -> None:
         """Load every part, then prune. Raises ``SeedError`` when it cannot go on."""
+        with _collecting_less():
+            self._run()
+
+    def _run(self) -> None:
         session.create_tables(self._conn)
         store.create_changed_in_run(self._conn)
         files = {part: self._files(part) for part in self._options.parts}
@@ -125,20 +126,43 @@ class Loader:
     def _load_part(self, part: Part, files: Sequence[SeedFile], archetypes: frozenset[str]) -> None:
         if files:
             self._report.counts(part)
-        lines = self._lines(part, files, archetypes)
-        limited = islice(lines, self._options.limit) if self._options.limit is not None else lines
-        batches = _batches(part, limited)
-        # A strict run reports while it reads, so it does one thing after the other.
-        for batch in batches if self._options.strict else _read_ahead(batches):
+        lines = islice(self._lines(part, files, archetypes), self._options.limit)
+        for batch in self._batches(part, _pages(lines), archetypes):
             self._load_batch(part, batch)
 
     def _lines(
         self, part: Part, files: Sequence[SeedFile], archetypes: frozenset[str]
-    ) -> Iterator[Line | Rejected]:
+    ) -> Iterator[Raw]:
         for file in files:
             if self._options.strict and self._refuse_file(part, file, archetypes):
                 continue
-            yield from read(file, archetypes, lambda size: self._progress(part, size))
+            yield from read_raw(file, lambda size: self._progress(part, size))
+
+    def _batches(
+        self, part: Part, pages: Iterator[Sequence[Raw]], archetypes: frozenset[str]
+    ) -> Iterator[Batch]:
+        """Each batch, while the next is worked out: Python and PostgreSQL work at the same time."""
+        if self._options.strict:  # a strict run reports while it reads
+            yield from (work_out(raws, self._same(part, raws), archetypes) for raws in pages)
+            return
+        with ThreadPoolExecutor(max_workers=1) as worker:
+            page = worker.submit(next, pages, ())
+            ready: Future[Batch] | None = None
+            while raws := page.result():
+                coming = worker.submit(work_out, raws, self._same(part, raws), archetypes)
+                page = worker.submit(next, pages, ())
+                if ready:
+                    yield ready.result()
+                ready = coming
+            if ready:
+                yield ready.result()
+
+    def _same(self, part: Part, raws: Sequence[Raw]) -> set[int]:
+        """The places of lines that were loaded before as they are."""
+        if part.entity_type is None:
+            return set()
+        ids, prints = [raw.supposed_id for raw in raws], [raw.fingerprint for raw in raws]
+        return store.same_lines(self._conn, part.entity_type, ids, prints)
 
     def _refuse_file(self, part: Part, file: SeedFile, archetypes: frozenset[str]) -> bool:
         """With --strict: whether any line of the file is bad. Then none of it is loaded."""
@@ -196,11 +220,7 @@ class Loader:
             lines = self._with_leagues(part, lines, late)
             changes = self._write_parts(part, lines)
         else:
-            there = store.present(self._conn, part.entity_type, [line.seed_id for line in lines])
-            given = self._tags(part.entity_type, lines, batch.drafts, there, late)
-            lines = [line for line in lines if line.seed_id in given]
-            drafts = [batch.drafts[seed_id].under(tag) for seed_id, tag in given.items()]
-            changes = self._write_entities(part.entity_type, drafts, there)
+            changes, lines = self._write_entities(part.entity_type, lines, batch.drafts, late)
         lost = [line.seed_id for line in late if line.seed_id and line.field != "id"]
         if lost:
             loaded = {line.seed_id for line in lines}
@@ -280,6 +300,23 @@ class Loader:
         return found
 
     def _write_entities(
+        self,
+        entity_type: EntityType,
+        lines: Sequence[Line],
+        drafts: Mapping[str, Draft],
+        late: list[Rejected],
+    ) -> tuple[store.Changes, Sequence[Line]]:
+        """What changed, and the lines that were loaded, now or before."""
+        fresh = [line for line in lines if line.item is not None]
+        if not fresh:
+            return store.Changes(), lines
+        there = store.present(self._conn, entity_type, [line.seed_id for line in fresh])
+        given = self._tags(entity_type, fresh, drafts, there, late)
+        tagged = [drafts[seed_id].under(tag) for seed_id, tag in given.items()]
+        changes = self._write_drafts(entity_type, tagged, there)
+        return changes, [line for line in lines if line.item is None or line.seed_id in given]
+
+    def _write_drafts(
         self,
         entity_type: EntityType,
         drafts: Sequence[Draft],
@@ -437,22 +474,21 @@ class Loader:
             )
 
 
-def _batches(part: Part, lines: Iterable[Line | Rejected]) -> Iterator[Batch]:
+@contextmanager
+def _collecting_less() -> Iterator[None]:
+    """Lines are many small objects without cycles: looking for some costs a seventh of a run."""
+    before = gc.get_threshold()
+    gc.set_threshold(COLLECTED_AFTER, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def _pages(lines: Iterable[Raw]) -> Iterator[Sequence[Raw]]:
     iterator = iter(lines)
     while page := list(islice(iterator, BATCH)):
-        good = [line for line in page if isinstance(line, Line)]
-        refused = [line for line in page if isinstance(line, Rejected)]
-        first = reversed(good) if part.entity_type else ()
-        yield Batch(good, refused, {line.seed_id: draft(line) for line in first})
-
-
-def _read_ahead(batches: Iterator[T]) -> Iterator[T]:
-    """Each batch, while the next is worked out: Python and PostgreSQL work at the same time."""
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        coming = reader.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = reader.submit(next, batches, None)
-            yield batch
+        yield page
 
 
 def _refuse(line: Line, field: str, reason: str) -> Rejected:

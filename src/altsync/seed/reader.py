@@ -14,8 +14,10 @@ from typing import Any, BinaryIO, NamedTuple
 import orjson
 from pydantic import ValidationError
 
+from altsync import projection
 from altsync.errors import SeedError
 from altsync.seed.lines import LINES, Item, Part, SeedLine
+from altsync.store import HALF_HASH
 
 #: Bytes of the longest line. A seed is a record, not a file; longer ones are skipped unread.
 LINE_BYTES = 1 << 20
@@ -32,6 +34,9 @@ INT64 = range(-(2**63), 2**63)
 #: Types of values that cannot hold a number.
 _NO_NUMBER = frozenset({str, bool, NoneType})
 
+#: What is probably a line's id, or its beginning is: cheap to find, and looked up, not trusted.
+_ID = re.compile(rb'"id"\s*:\s*"([^"\\]+)"')
+
 _BOM = b"\xef\xbb\xbf"
 _LONG_INTEGER = re.compile(rb"[:\[,]\s*-?\d{19}")
 #: A string that never closes runs to the end, so that no quote is looked at twice.
@@ -39,12 +44,15 @@ _STRINGS_AND_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?$)|[\[\]{}]', re.
 
 
 class Line(NamedTuple):
-    """A line that may be loaded. ``read`` is what was read, or its beginning."""
+    """A line that may be loaded. ``read`` is what was read, or its beginning.
+
+    ``item`` is None for a line that was loaded before, byte for byte, and need not be again.
+    """
 
     file: str
     number: int
     seed_id: str
-    item: Item
+    item: Item | None
     read: bytes = b""
 
     @property
@@ -82,6 +90,30 @@ class SeedFile:
     path: Path
     label: str
 
+    @property
+    def defaults(self) -> dict[str, str]:
+        """What its lines say without saying it."""
+        return {"category": self.path.stem} if self.part is Part.EXAMPLES else {}
+
+
+class Raw(NamedTuple):
+    """A line as it stands in its file, without its end; ``whole``: ``read`` is all of it.
+
+    ``supposed_id`` is what is probably its id, or "". ``fingerprint`` is a hash of all that
+    decides what it says.
+    """
+
+    file: SeedFile
+    number: int
+    read: bytes
+    whole: bool
+    supposed_id: str
+    fingerprint: str
+
+    def again(self) -> Line:
+        """The line of an entity that is known to be as it says."""
+        return Line(self.file.label, self.number, self.supposed_id, None, self.read[:RAW_LENGTH])
+
 
 class _Refused(Exception):
     def __init__(self, field: str | None, reason: str, seed_id: str | None = None) -> None:
@@ -113,7 +145,13 @@ def read(
     progress: Callable[[int], None] = lambda size: None,
 ) -> Iterator[Line | Rejected]:
     """Every line of a file, checked; blank ones are left out. ``progress`` gets bytes read."""
-    defaults = {"category": file.path.stem} if file.part is Part.EXAMPLES else {}
+    for raw in read_raw(file, progress):
+        yield check(raw, archetypes)
+
+
+def read_raw(file: SeedFile, progress: Callable[[int], None] = lambda size: None) -> Iterator[Raw]:
+    """Every line of a file but the blank ones. ``progress`` gets bytes read."""
+    setting = f"{projection.PROJECTION_VERSION} {file.defaults}\n".encode()
     with file.path.open("rb") as stream:
         for number, (raw, size) in enumerate(_lines(stream), start=1):
             progress(size)
@@ -123,7 +161,10 @@ def read(
             whole = size <= len(raw) + (len(_BOM) if number == 1 else 0)
             if raw.strip() or not whole:
                 raw = raw.rstrip(b"\r\n")  # noqa: PLW2901
-                yield _check(file, number, raw, archetypes, defaults, whole=whole)
+                found = _ID.search(raw) if whole else None
+                supposed_id = found[1].decode("utf-8", "replace") if found else ""
+                fingerprint = projection.digest(setting + raw)[:HALF_HASH]
+                yield Raw(file, number, raw, whole, supposed_id, fingerprint)
 
 
 def find(folder: Path, part: Part, seed_id: str) -> Iterator[Line | Rejected]:
@@ -133,16 +174,13 @@ def find(folder: Path, part: Part, seed_id: str) -> Iterator[Line | Rejected]:
     """
     needle = seed_id.encode()
     for file in find_files(folder, part):
-        defaults = {"category": file.path.stem} if part is Part.EXAMPLES else {}
-        with file.path.open("rb") as stream:
-            for number, (raw, size) in enumerate(_lines(stream), start=1):
-                # Cheap for all the other lines. A backslash may spell the id in another way.
-                if needle not in raw and b"\\" not in raw:
-                    continue
-                plain = (raw.removeprefix(_BOM) if number == 1 else raw).rstrip(b"\r\n")
-                line = _check(file, number, plain, None, defaults, whole=size <= len(raw))
-                if line.seed_id == seed_id:
-                    yield line
+        for raw in read_raw(file):
+            # Cheap for all the other lines. A backslash may spell the id in another way.
+            if needle not in raw.read and b"\\" not in raw.read:
+                continue
+            line = check(raw, None)
+            if line.seed_id == seed_id:
+                yield line
 
 
 def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
@@ -155,28 +193,22 @@ def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
         yield line, size
 
 
-def _check(
-    file: SeedFile,
-    number: int,
-    raw: bytes,
-    archetypes: frozenset[str] | None,
-    defaults: dict[str, str],
-    *,
-    whole: bool,
-) -> Line | Rejected:
+def check(raw: Raw, archetypes: frozenset[str] | None) -> Line | Rejected:
+    """What a line says, or why it may not. ``archetypes``: those that it may name."""
+    file, number, read, whole, *_ = raw
     try:
-        data = _parse(raw, whole=whole)
-        line = _validate(LINES[file.part], {**defaults, **data} if defaults else data)
+        data = _parse(read, whole=whole)
+        line = _validate(LINES[file.part], {**file.defaults, **data})
         archetype = line.archetype
         if archetypes is not None and archetype is not None and archetype not in archetypes:
             known = ", ".join(sorted(archetypes))
             raise _Refused(
                 "sport_archetype", f"unknown archetype {archetype!r}; known: {known}", line.id
             )
-        return Line(file.label, number, line.id, line.item(), raw[:RAW_LENGTH])
+        return Line(file.label, number, line.id, line.item(), read[:RAW_LENGTH])
     except _Refused as refused:
         return Rejected(
-            file.label, number, refused.field, refused.reason, _shown(raw), refused.seed_id
+            file.label, number, refused.field, refused.reason, _shown(read), refused.seed_id
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from altsync.db import Conn, copy_rows
+from altsync.db import Conn, fill
 from altsync.outbox import carry_edges, lock_entities
 from altsync.records import EntityType, Origin, Topology
 from altsync.store import Changes
@@ -23,20 +23,20 @@ WHERE e.id IS NULL OR e.content_hash <> s.content_hash
 
 
 def create_staging(conn: Conn) -> None:
-    """The session's temporary table that COPY fills, emptied by every commit."""
+    """The session's temporary table that COPY fills, batch by batch."""
     conn.execute(
         """
         CREATE TEMP TABLE IF NOT EXISTS staging_league_relationship (
           id uuid, seed_id text, source_league_id uuid, target_league_id uuid,
           relationship_type text, strength_score numeric(6, 5), attributes jsonb,
-          content_hash text) ON COMMIT DELETE ROWS
+          content_hash text)
         """
     )
 
 
 def copy(conn: Conn, rows: Sequence[Sequence[Any]]) -> None:
     """COPY (id, seed_id, source, target, type, strength, attributes, content_hash) rows."""
-    copy_rows(conn, "staging_league_relationship", _COLUMNS, rows)
+    fill(conn, "staging_league_relationship", _COLUMNS, rows)
 
 
 def holders(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from altsync.db import Conn, copy_rows
+from altsync.db import Conn, fill
 from altsync.records import EntityType
 from altsync.seed.lines import Part
 from altsync.store import Changes
@@ -77,7 +77,7 @@ def create_tables(conn: Conn) -> None:
             f"""
             CREATE TEMP TABLE IF NOT EXISTS staging_{table} (
               id uuid, seed_id text, league_id uuid, title text, attributes jsonb,
-              content_hash text, {typed}) ON COMMIT DELETE ROWS
+              content_hash text, {typed})
             """
         )
 
@@ -185,7 +185,7 @@ def copy_parts(conn: Conn, part: Part, rows: Sequence[Sequence[Any]]) -> None:
     """COPY (id, seed_id, league_id, title, attributes, content_hash, …) rows into staging."""
     table, columns = PART_COLUMNS[part]
     names = ["id", "seed_id", "league_id", "title", "attributes", "content_hash", *columns]
-    copy_rows(conn, f"staging_{table}", names, rows)
+    fill(conn, f"staging_{table}", names, rows)
 
 
 def upsert_parts(conn: Conn, part: Part, *, write: bool) -> Changes:

@@ -103,6 +103,7 @@ from altsync.store.rows import (
 )
 from altsync.store.seeding import (
     DELETE_PAGE,
+    HALF_HASH,
     Changes,
     Present,
     changed_versions,
@@ -111,6 +112,7 @@ from altsync.store.seeding import (
     create_changed_in_run,
     create_staging,
     present,
+    same_lines,
     tombstone,
     upsert_staged,
 )
@@ -136,6 +138,7 @@ __all__ = [
     "CONTENT_COLUMNS",
     "DELETE_PAGE",
     "FOLLOWED",
+    "HALF_HASH",
     "SINK_STATUSES",
     "Backlog",
     "BatchTotals",
@@ -221,6 +224,7 @@ __all__ = [
     "remote_calls",
     "rows_and_live",
     "run_progress",
+    "same_lines",
     "similar_edges",
     "similar_keys",
     "similarity_gaps",

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from altsync.db import Conn, copy_rows
+from altsync.db import Conn, fill
 from altsync.outbox import KEY_COLUMN, enqueue_parameters, notify, select_operations
 from altsync.records import EMBEDDING, Action, EntityType, Origin, Topology
 from altsync.store.neighbours import cut_off
 from altsync.store.rows import CONTENT_COLUMNS
+
+#: Hex digits of each half of a ``line_hash``: 64 bits of the line, and of what it came to. An
+#: entity that something else has changed since is not the one that its line tells of.
+HALF_HASH = 16
 
 #: Ids per delete statement: a short transaction, few row locks at once.
 DELETE_PAGE = 1000
@@ -36,13 +40,13 @@ class Changes:
 
 
 def create_staging(conn: Conn, entity_type: EntityType) -> None:
-    """The session's temporary table that COPY fills, emptied by every commit."""
+    """The session's temporary table that COPY fills, batch by batch."""
     columns = ", ".join(f"{name} {kind}" for name, kind in CONTENT_COLUMNS[entity_type].items())
     conn.execute(
         f"""
         CREATE TEMP TABLE IF NOT EXISTS staging_{entity_type} (
           id uuid NOT NULL, seed_id text NOT NULL, {columns},
-          content_hash text NOT NULL, text_hash text NOT NULL) ON COMMIT DELETE ROWS
+          content_hash text NOT NULL, text_hash text NOT NULL, line_hash text)
         """
     )
 
@@ -73,13 +77,14 @@ def changed_versions(
 
 
 def copy_to_staging(conn: Conn, entity_type: EntityType, rows: Iterable[Sequence[Any]]) -> None:
-    """COPY (id, seed_id, content columns…, content_hash, text_hash) rows into staging."""
-    columns = ["id", "seed_id", *CONTENT_COLUMNS[entity_type], "content_hash", "text_hash"]
-    copy_rows(conn, f"staging_{entity_type}", columns, rows)
+    """COPY (id, seed_id, content columns…, content_hash, text_hash, line_hash) into staging."""
+    hashes = ["content_hash", "text_hash", "line_hash"]
+    columns = ["id", "seed_id", *CONTENT_COLUMNS[entity_type], *hashes]
+    fill(conn, f"staging_{entity_type}", columns, rows)
 
 
 class Present(NamedTuple):
-    """What a living entity is called in its sinks, and what its seed said last."""
+    """What a living entity is called in its sinks, and the hash of what its seed said last."""
 
     key: str
     content_hash: str
@@ -95,6 +100,23 @@ def present(conn: Conn, entity_type: EntityType, seed_ids: Sequence[str]) -> dic
         (list(seed_ids),),
     )
     return {seed_id: Present(key, content_hash) for seed_id, key, content_hash in rows}
+
+
+def same_lines(
+    conn: Conn, entity_type: EntityType, seed_ids: Sequence[str], fingerprints: Sequence[str]
+) -> set[int]:
+    """The places, from 1, of lines that have made the living entity of their id what it is."""
+    rows = conn.execute(
+        f"""
+        SELECT line.place
+        FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS line (seed_id, fingerprint, place)
+        JOIN LATERAL (SELECT line_hash, content_hash FROM {entity_type} l
+                      WHERE l.seed_id = line.seed_id AND deleted_at IS NULL OFFSET 0) l ON true
+        WHERE l.line_hash = line.fingerprint || left(l.content_hash, {HALF_HASH})
+        """,
+        (list(seed_ids), list(fingerprints)),
+    )
+    return {place for (place,) in rows}
 
 
 def classify_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> Changes:
@@ -131,13 +153,15 @@ def upsert_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> Ch
         WITH wanted AS (SELECT config ->> 'model' AS model FROM sink_state
                         WHERE sink = '{EMBEDDING}'),
         changed AS (
-          INSERT INTO {entity_type} AS l (id, seed_id, {names}, content_hash, text_hash)
+          INSERT INTO {entity_type} AS l
+            (id, seed_id, {names}, content_hash, text_hash, line_hash)
           SELECT s.id, s.seed_id, {", ".join("s." + c for c in columns)},
-                 s.content_hash, s.text_hash
+                 s.content_hash, s.text_hash, s.line_hash
           FROM staging_{entity_type} s ORDER BY s.id
           ON CONFLICT (id) DO UPDATE SET
             {", ".join(f"{c} = excluded.{c}" for c in columns)},
             content_hash = excluded.content_hash, text_hash = excluded.text_hash,
+            line_hash = excluded.line_hash,
             version = nextval('entity_version'), updated_at = now(), deleted_at = NULL,
             neo4j_sync_status = 'pending', pinecone_sync_status = 'pending',
             embedding_sync_status = CASE

@@ -1,0 +1,119 @@
+"""Lines that were loaded before, byte for byte: not read again, and never taken for what they say
+where something else has become of their entity.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from altsync.seed.lines import Part
+from altsync.seed.reader import Raw, check
+from tests.integration.seeds import (
+    example_line,
+    league_id,
+    league_line,
+    living,
+    seed,
+    short,
+    write,
+)
+from tests.integration.world import World
+
+
+@pytest.fixture
+def checked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of the lines that are parsed and checked."""
+    numbers: list[int] = []
+
+    def noting(raw: Raw, archetypes: frozenset[str]) -> object:
+        numbers.append(raw.number)
+        return check(raw, archetypes)
+
+    monkeypatch.setattr("altsync.seed.drafts.check", noting)
+    return numbers
+
+
+def test_only_edited_lines_are_read_again(world: World, tmp_path: Path, checked: list[int]) -> None:
+    """The others are unchanged without a look at what they say."""
+    lines = [league_line(f"l{n}") for n in range(6)]
+    write(tmp_path, "leagues.jsonl", lines)
+    seed(world, tmp_path)
+    checked.clear()
+    write(tmp_path, "leagues.jsonl", [*lines[:3], {**lines[3], "tier": "TIER1"}, *lines[4:]])
+    assert short(seed(world, tmp_path).total) == (6, 0, 1, 5, 0, 0)
+    assert checked == [4]
+
+
+def test_the_same_said_in_other_bytes_changes_nothing(
+    world: World, tmp_path: Path, checked: list[int]
+) -> None:
+    """It is read, and found to be the same."""
+    line = league_line("l1")
+    write(tmp_path, "leagues.jsonl", [line])
+    seed(world, tmp_path)
+    write(tmp_path, "leagues.jsonl", [json.dumps(line, indent=None, separators=(",", ":"))])
+    report = seed(world, tmp_path)
+    assert (short(report.total), report.total.operations) == ((1, 0, 0, 1, 0, 0), 0)
+    assert checked == [1, 1]
+
+
+def test_what_something_else_has_changed_is_brought_back(world: World, tmp_path: Path) -> None:
+    """The files are the source of truth, though they are as they were."""
+    write(tmp_path, "leagues.jsonl", [league_line("l1"), league_line("l2")])
+    seed(world, tmp_path)
+    world.conn.execute(
+        "UPDATE league SET league_name = 'Other', content_hash = 'other' WHERE id = %s",
+        (league_id("l1"),),
+    )
+    assert short(seed(world, tmp_path).total) == (2, 0, 1, 1, 0, 0)
+    name = world.scalar("SELECT league_name FROM league WHERE id = %s", league_id("l1"))
+    assert name == league_line("l1")["league_name"]
+
+
+def test_what_was_deleted_comes_back(world: World, tmp_path: Path) -> None:
+    """Its row has the same hashes still."""
+    write(tmp_path, "leagues.jsonl", [league_line("l1"), league_line("l2")])
+    seed(world, tmp_path)
+    world.conn.execute("UPDATE league SET deleted_at = now() WHERE id = %s", (league_id("l1"),))
+    assert short(seed(world, tmp_path).total) == (2, 0, 1, 1, 0, 0)
+    assert living(world) == {"l1", "l2"}
+
+
+def test_a_line_in_another_file_says_another_category(world: World, tmp_path: Path) -> None:
+    """The same bytes, of an example that moves."""
+    write(tmp_path, "examples/betting.jsonl", [example_line("e1")])
+    seed(world, tmp_path)
+    (tmp_path / "examples/betting.jsonl").rename(tmp_path / "examples/markets.jsonl")
+    assert short(seed(world, tmp_path).total) == (1, 0, 1, 0, 0, 0)
+    assert world.scalar("SELECT category FROM few_shot_example") == "markets"
+
+
+def test_the_first_line_of_an_id_counts(world: World, tmp_path: Path) -> None:
+    """Also where a later one is what was loaded last; and a line twice is refused once."""
+    old, new = league_line("l1"), {**league_line("l1"), "tier": "TIER1"}
+    write(tmp_path, "leagues.jsonl", [old])
+    seed(world, tmp_path)
+    write(tmp_path, "leagues.jsonl", [new, old])
+    assert short(seed(world, tmp_path).total) == (2, 0, 1, 0, 0, 1)
+    write(tmp_path, "leagues.jsonl", [new, new])
+    assert short(seed(world, tmp_path).total) == (2, 0, 0, 1, 0, 1)
+
+
+def test_an_id_within_another_field_misleads_nobody(world: World, tmp_path: Path) -> None:
+    """What looks like the id is looked up, and not trusted."""
+    nested = {"origin": {"id": "l1"}, **league_line("l2")}
+    write(tmp_path, "leagues.jsonl", [league_line("l1"), nested])
+    seed(world, tmp_path)
+    report = seed(world, tmp_path, Part.LEAGUES)
+    assert (short(report.total), report.total.operations) == ((2, 0, 0, 2, 0, 0), 0)
+
+
+def test_a_long_line_that_changes_at_its_end(world: World, tmp_path: Path) -> None:
+    """Beyond what is kept of a line for those who ask."""
+    write(tmp_path, "leagues.jsonl", [league_line("l1", description="x" * 5000)])
+    seed(world, tmp_path)
+    write(tmp_path, "leagues.jsonl", [league_line("l1", description="x" * 4999 + "y")])
+    assert short(seed(world, tmp_path).total) == (1, 0, 1, 0, 0, 0)
