@@ -151,7 +151,8 @@ def read(
 
 def read_raw(file: SeedFile, progress: Callable[[int], None] = lambda size: None) -> Iterator[Raw]:
     """Every line of a file but the blank ones. ``progress`` gets bytes read."""
-    setting = f"{projection.PROJECTION_VERSION} {file.defaults}\n".encode()
+    names = ",".join(LINES[file.part].model_fields)
+    setting = f"{projection.PROJECTION_VERSION} {names} {file.defaults}\n".encode()
     with file.path.open("rb") as stream:
         for number, (raw, size) in enumerate(_lines(stream), start=1):
             progress(size)
