@@ -83,6 +83,17 @@ def drain(url: str, processes: int, size: int = BATCH, latency: float = 0) -> fl
     return seconds
 
 
+def changed_in_place(url: str) -> int:
+    """Of the changes of leagues since ``fill``, the percentage that no index had to hear of."""
+    with psycopg.connect(url) as conn:
+        row = conn.execute(
+            "SELECT 100 * n_tup_hot_upd / n_tup_upd FROM pg_stat_user_tables "
+            "WHERE relname = 'league'"
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def _claim_and_settle(url: str, ready: Barrier, size: int, latency: float) -> None:
     """One worker without its sink: everything that the outbox costs, and how long a call takes."""
     database = Database(url)

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 
 from benchmarks.bench import Bench, medians, until
-from benchmarks.outboxes import drain, fill
+from benchmarks.outboxes import changed_in_place, drain, fill
 from benchmarks.peers import celery_rows
 from benchmarks.report import Figure, Gate, Measured
 from tests.acceptance.stack import Running
@@ -65,7 +65,8 @@ def _drained(bench: Bench, processes: int, finished: int = 0) -> Measured:
     what += f", {finished:,} finished rows" if finished else ""
     with bench.doing(f"{what}, {ROWS:,} rows"), bench.database() as url:
         fill(url, ROWS, finished)
-        return Measured(what, ROWS, drain(url, processes))
+        seconds = drain(url, processes)
+        return Measured(what, ROWS, seconds, {"% HOT": changed_in_place(url)})
 
 
 def _celery(bench: Bench, processes: int) -> Measured:

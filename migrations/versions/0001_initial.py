@@ -62,7 +62,7 @@ DDL = (
         PRIMARY KEY (id),
         UNIQUE (seed_id),
         UNIQUE (archetype_name)
-    ) WITH (fillfactor = 80)
+    ) WITH (fillfactor = 50)
     """,
     "ALTER TABLE sport_archetype ALTER COLUMN embedding_vector SET STORAGE EXTERNAL",
     """
@@ -103,7 +103,7 @@ DDL = (
         PRIMARY KEY (id),
         UNIQUE (seed_id),
         UNIQUE (league_tag)
-    ) WITH (fillfactor = 80)
+    ) WITH (fillfactor = 50)
     """,
     "CREATE INDEX league_archetype ON league (sport_archetype)",
     "ALTER TABLE league ALTER COLUMN embedding_vector SET STORAGE EXTERNAL",
@@ -142,7 +142,7 @@ DDL = (
         PRIMARY KEY (id),
         UNIQUE (seed_id),
         UNIQUE (example_id)
-    ) WITH (fillfactor = 80)
+    ) WITH (fillfactor = 50)
     """,
     "CREATE INDEX few_shot_example_category ON few_shot_example (category)",
     "ALTER TABLE few_shot_example ALTER COLUMN embedding_vector SET STORAGE EXTERNAL",

@@ -155,7 +155,10 @@ ABLATIONS: dict[str, Ablation] = {
         (
             _edit(
                 "outbox.claim:_CLAIM",
-                ("LEAST(1.0, power(10, LEAST(s.doubt, 6)) / %(n)s)", "1.0 / %(n)s"),
+                (
+                    "LEAST(1.0, power(10.0::float8, LEAST(s.doubt, 6)) / %(n)s)",
+                    "1.0::float8 / %(n)s",
+                ),
             ),
         ),
     ),

@@ -26,8 +26,8 @@ class Due:
 _CLAIM = f"""
 WITH due AS MATERIALIZED (
   SELECT id, priority, available_at, suspicion,
-         CASE WHEN s.doubt = 0 THEN 1.0 / %(n)s
-              ELSE LEAST(1.0, power(10, LEAST(s.doubt, {_SUSPICION_CAP})) / %(n)s)
+         CASE WHEN s.doubt = 0 THEN 1.0::float8 / %(n)s
+              ELSE LEAST(1.0, power(10.0::float8, LEAST(s.doubt, {_SUSPICION_CAP})) / %(n)s)
          END AS weight
   FROM sync_operation,
        LATERAL (SELECT GREATEST(CASE WHEN lease_token IS NULL THEN 0 ELSE attempts END,
@@ -49,7 +49,7 @@ WHERE o.id = ANY(ARRAY(
 RETURNING o.id, o.entity_type, o.entity_id, o.entity_key, o.version, o.attempts, o.suspicion,
           o.unsure,
           o.passed_by + COALESCE(o.suspected_at < (
-            SELECT last_answer_at FROM sink_state s WHERE s.sink = o.sink), false)::int,
+            SELECT last_answer_at FROM sink_state s WHERE s.sink = %(sink)s), false)::int,
           o.places
 """
 
