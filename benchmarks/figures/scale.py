@@ -65,11 +65,7 @@ def measure(bench: Bench) -> Figure:
             f"Delivery is embedding, neo4j and pinecone, each until nothing is due, with sinks in "
             f"the worker's memory that project every row and keep none; vectors of {DIMENSIONS} "
             f"numbers. Resident memory is the largest that a process ever had.",
-            *(
-                ()
-                if bench.full
-                else ("A full run adds 1,000,000 rows, and 100,000 through the embedded stack.",)
-            ),
+            *(() if bench.full else (_LEFT_OUT,)),
         ],
     )
 
