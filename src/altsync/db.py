@@ -87,17 +87,24 @@ def connect(url: str, *, name: str = "altsync", autocommit: bool = True) -> Conn
     return psycopg.connect(conninfo, autocommit=autocommit, context=_adapters(), **options)
 
 
-def fill(conn: Conn, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """COPY rows into a temporary table in place of what it holds.
-
-    Names come from closed sets of the source. Not ON COMMIT DELETE ROWS: every commit would
-    empty every such table, also those that its batch has not filled.
-    """
-    conn.execute(f"TRUNCATE {table}")
+def copy_rows(
+    conn: Conn, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> None:
+    """COPY rows into columns of a table. Names come from closed sets of the source."""
     statement = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
     with conn.cursor() as cursor, cursor.copy(statement) as copy:
         for row in rows:
             copy.write_row(row)
+
+
+def fill(conn: Conn, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """COPY rows into a temporary table in place of what it holds.
+
+    Not ON COMMIT DELETE ROWS: every commit would empty every such table, also those that its
+    batch has not filled.
+    """
+    conn.execute(f"TRUNCATE {table}")
+    copy_rows(conn, table, columns, rows)
 
 
 class Database:

@@ -30,10 +30,11 @@ from altsync.records import (
     Topology,
     entity_id,
 )
-from altsync.seed import relationships, session, tags
+from altsync.seed import relationships, session
 from altsync.seed.drafts import Batch, Draft, work_out
 from altsync.seed.lines import KNOWN_ARCHETYPES, LeaguePart, Part, Relationship
 from altsync.seed.reader import Line, Raw, Rejected, SeedFile, find_files, read, read_raw
+from altsync.seed.registry import TagRegistry
 from altsync.seed.report import Report
 
 log = structlog.get_logger(__name__)
@@ -84,6 +85,7 @@ class Loader:
         self._options = options
         self._report = report
         self._progress = progress
+        self._registry = TagRegistry(conn, dry_run=options.dry_run)
         self._unreadable: dict[Part, str] = {}
 
     def run(self) -> None:
@@ -258,46 +260,13 @@ class Loader:
         """The tags that lines get, by seed id; those whose tag belongs to another are refused."""
         if entity_type is EntityType.FEW_SHOT_EXAMPLE:
             return {line.seed_id: line.seed_id for line in lines}
+        has = {seed_id: one.key for seed_id, one in there.items()}
         wishes = [drafts[line.seed_id].wish for line in lines]
-        known = {seed_id: one.key for seed_id, one in there.items()}
-        absent = [line.seed_id for line in lines if line.seed_id not in there]
-        if absent:
-            known |= self._known_tags(entity_type, absent)
-        new = [w for w in wishes if w.seed_id not in known]
-        holders = self._holders(entity_type, new) if new else {}
-        given, refusals = tags.assign(wishes, known, holders)
-        if new:
-            fresh = {w.seed_id: given[w.seed_id] for w in new if w.seed_id in given}
-            store.register_tags(self._conn, entity_type, fresh, self._registries[-1])
+        given, refusals = self._registry.give(entity_type, wishes, has)
         reasons = {refusal.seed_id: refusal.reason for refusal in refusals}
         field = KEY_COLUMN[entity_type]
         late += [_refuse(li, field, reasons[li.seed_id]) for li in lines if li.seed_id in reasons]
         return given
-
-    @property
-    def _registries(self) -> tuple[store.Registry, ...]:
-        """Where tags are looked up; new ones go to the last."""
-        return ("tag_registry", "tags_to_be") if self._options.dry_run else ("tag_registry",)
-
-    def _known_tags(self, entity_type: EntityType, seed_ids: Sequence[str]) -> dict[str, str]:
-        found: dict[str, str] = {}
-        for registry in self._registries:
-            found |= store.known_tags(self._conn, entity_type, seed_ids, registry)
-        return found
-
-    def _holders(self, entity_type: EntityType, new: Sequence[tags.Wish]) -> dict[str, str]:
-        """Who has the tags that these may get. Most get the best; only else all are looked up."""
-        bests = {tags.best(wish) for wish in new}
-        held = self._registered(entity_type, list(bests))
-        if not held and len(bests) == len(new):
-            return held
-        return self._registered(entity_type, [c for wish in new for c in tags.candidates(wish)])
-
-    def _registered(self, entity_type: EntityType, wanted: Sequence[str]) -> dict[str, str]:
-        found: dict[str, str] = {}
-        for registry in self._registries:
-            found |= store.holders_of_tags(self._conn, entity_type, wanted, registry)
-        return found
 
     def _write_entities(
         self,

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from altsync.db import Conn, fill
+from psycopg import errors
+
+from altsync.db import Conn, copy_rows, fill
 from altsync.records import EntityType
 from altsync.seed.lines import Part
 from altsync.store import Changes
@@ -83,9 +85,19 @@ def create_tables(conn: Conn) -> None:
 
 
 def mark_seen(conn: Conn, part: Part, seen: Sequence[Seen]) -> bool:
-    """Note ids; whether all are new in this run. The first good line of an id wins."""
-    if not seen:
-        return True
+    """Note ids; whether all are new in this run. The first good line of an id wins.
+
+    COPY first, which takes half as long and refuses a batch where any id is not new.
+    """
+    try:
+        with conn.transaction():
+            copy_rows(conn, "seen", ("part", *Seen._fields), ((part, *one) for one in seen))
+    except errors.UniqueViolation:
+        return _mark_again(conn, part, seen)
+    return True
+
+
+def _mark_again(conn: Conn, part: Part, seen: Sequence[Seen]) -> bool:
     columns = [list(column) for column in zip(*seen, strict=True)]
     noted = conn.execute(
         """

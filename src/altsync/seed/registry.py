@@ -1,0 +1,54 @@
+"""Giving tags: those that seeds have already, and new ones that nobody else holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from altsync import store
+from altsync.db import Conn
+from altsync.records import EntityType
+from altsync.seed import tags
+
+
+class TagRegistry:
+    """The tags that were given. A dry run keeps those that it would give in a temporary table."""
+
+    def __init__(self, conn: Conn, *, dry_run: bool) -> None:
+        self._conn = conn
+        self._tables: tuple[store.Registry, ...] = (
+            ("tag_registry", "tags_to_be") if dry_run else ("tag_registry",)
+        )
+
+    def give(
+        self, entity_type: EntityType, wishes: Sequence[tags.Wish], has: Mapping[str, str]
+    ) -> tuple[dict[str, str], list[tags.Refusal]]:
+        """The tags of seeds by their ids, and who was refused. ``has``: tags known beforehand."""
+        absent = [wish.seed_id for wish in wishes if wish.seed_id not in has]
+        known = {**has, **self._known(entity_type, absent)} if absent else has
+        new = [wish for wish in wishes if wish.seed_id not in known]
+        holders = self._holders(entity_type, new) if new else {}
+        given, refusals = tags.assign(wishes, known, holders)
+        if new:
+            fresh = {w.seed_id: given[w.seed_id] for w in new if w.seed_id in given}
+            store.register_tags(self._conn, entity_type, fresh, self._tables[-1])
+        return given, refusals
+
+    def _known(self, entity_type: EntityType, seed_ids: Sequence[str]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for table in self._tables:
+            found |= store.known_tags(self._conn, entity_type, seed_ids, table)
+        return found
+
+    def _holders(self, entity_type: EntityType, new: Sequence[tags.Wish]) -> dict[str, str]:
+        """Who has the tags that these may get. Most get the best; only else all are looked up."""
+        bests = {tags.best(wish) for wish in new}
+        held = self._held(entity_type, list(bests))
+        if not held and len(bests) == len(new):
+            return held
+        return self._held(entity_type, [c for wish in new for c in tags.candidates(wish)])
+
+    def _held(self, entity_type: EntityType, wanted: Sequence[str]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for table in self._tables:
+            found |= store.holders_of_tags(self._conn, entity_type, wanted, table)
+        return found
