@@ -15,6 +15,7 @@ import psutil
 import pytest
 import redis
 
+from altsync import outbox
 from altsync.local.services.broker import Broker, start_redis
 from altsync.local.vectors.faults import FaultRule
 from altsync.seed.loader import BATCH
@@ -40,6 +41,9 @@ LATENCY = 0.3
 
 #: Seconds after which nothing may be left once Redis is back: what users are promised.
 DRAINED_WITHIN = 30.0
+
+#: Why a sink is paused: nothing of it may be over before a fault is there to meet it.
+WAITS = "until the fault is ready"
 
 #: What makes PostgreSQL shut down at once, as if it had crashed.
 IMMEDIATE = signal.SIGQUIT
@@ -125,8 +129,10 @@ def test_a_sink_that_dies_amid_the_work(stack: Stack, folder: Path, service: str
     stack.start_relay(SETTINGS)
     stack.start_worker(size=3, settings=SETTINGS)
     server = process_of(stack, service)
+    sink = {"graph": "neo4j", "vectors": "embedding"}[service]
+    outbox.pause(stack.postgres, sink, WAITS)
     stack.seed("--leagues", "--dir", str(write_leagues(folder, LEAGUES)))
-    stack.until(partial(stack.leases, {"graph": "neo4j", "vectors": "embedding"}[service]), "work")
+    meet(stack, sink)
     restart(stack, server, signal.SIGKILL)
     stack.wait_until_drained()
 
@@ -159,11 +165,13 @@ def test_a_postgresql_that_is_restarted_amid_everything(stack: Stack, folder: Pa
     assert there % BATCH == 0
     assert stack.number("SELECT count(DISTINCT entity_id) FROM sync_operation") == there
 
+    for sink in ("embedding", "pinecone"):
+        outbox.pause(stack.postgres, sink, WAITS)
     report = stack.seed("--leagues", "--dir", str(source), "--json").json
     assert (report["created"], report["unchanged"]) == (rows - there, there)
     for sink in ("embedding", "pinecone"):
         server = process_of(stack, "postgresql")
-        stack.until(partial(stack.leases, sink), "a batch under way")
+        meet(stack, sink)
         restart(stack, server, IMMEDIATE)
     stack.wait_until_drained()
 
@@ -171,6 +179,12 @@ def test_a_postgresql_that_is_restarted_amid_everything(stack: Stack, folder: Pa
     assert "relay.disconnected" in processes[0].output
     assert stack.number("SELECT count(*) FROM league") == rows
     assert_agreement(stack)
+
+
+def meet(stack: Stack, sink: str) -> None:
+    """Let a paused sink go on, and return when a batch of it is under way."""
+    outbox.resume(stack.postgres, sink)
+    stack.until(partial(stack.leases, sink), f"a batch of {sink} under way")
 
 
 def process_of(stack: Stack, service: str) -> psutil.Process:
