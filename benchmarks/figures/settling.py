@@ -27,12 +27,12 @@ PEER_ROWS = 3_000
 
 
 def measure(bench: Bench) -> Figure:
-    """Medians of three runs of altsync; one run of each peer."""
+    """Medians of three runs of altsync and of Celery, by turns; one run of the other peers."""
     from benchmarks.peers import pgqueuer_jobs, procrastinate_jobs  # in their own environment
 
-    celery = _celery(bench, 1)
-    celery_four = _celery(bench, 4)
-    one, four, crowded = medians(
+    celery, celery_four, one, four, crowded = medians(
+        lambda: _celery(bench, 1),
+        lambda: _celery(bench, 4),
         lambda: _drained(bench, 1),
         lambda: _drained(bench, 4),
         lambda: _drained(bench, 1, HISTORY),
