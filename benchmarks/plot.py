@@ -91,9 +91,12 @@ def draw_rates(figure: Figure, canvas: Any) -> None:
     if max(one.rate for one in rated) > 30 * min(one.rate for one in rated):
         axes.set_xscale("log")
     axes.invert_yaxis()
-    axes.margins(x=0.2)  # room for the labels
+    axes.margins(x=0.2, y=0.02)  # room for the labels
+    if axes.get_xscale() == "linear":
+        axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel("rows per second")
-    _finish(axes, figure.title)
+    canvas.suptitle(figure.title, x=0.01, ha="left", fontsize=12)
+    _finish(axes)
 
 
 def draw_scale(figure: Figure, canvas: Any) -> None:
@@ -114,7 +117,8 @@ def draw_scale(figure: Figure, canvas: Any) -> None:
         axes.set_xscale("log")
         axes.set_xlabel("leagues")
         axes.legend(frameon=False, labelcolor=INK)
-        _finish(axes, label)
+        axes.set_title(label, loc="left", fontsize=12)
+        _finish(axes)
 
 
 def _linear(axes: Any, members: Sequence[Measured]) -> None:
@@ -137,11 +141,11 @@ def draw_prediction(figure: Figure, canvas: Any) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("rows per second")
     axes.legend(frameon=False, labelcolor=INK)
-    _finish(axes, figure.title)
+    canvas.suptitle(figure.title, x=0.01, ha="left", fontsize=12)
+    _finish(axes)
 
 
-def _finish(axes: Any, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=12)
+def _finish(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -63,7 +63,8 @@ def _checked(bench: Bench, known: Costs, latency: float, size: int, workers: int
 
 
 def _drained(bench: Bench, latency: float, size: int, workers: int) -> Measured:
-    what = f"{latency * 1000:.0f} ms a call, batch {size}, {workers} worker"
+    crew = "1 worker" if workers == 1 else f"{workers} workers"
+    what = f"{latency * 1000:.0f} ms a call, batch {size}, {crew}"
     with bench.doing(what), bench.database() as url:
         fill(url, ROWS)
         return Measured(what, ROWS, drain(url, workers, size, latency))
