@@ -111,6 +111,14 @@ def test_an_id_within_another_field_misleads_nobody(world: World, tmp_path: Path
     assert (short(report.total), report.total.operations) == ((2, 0, 0, 2, 0, 0), 0)
 
 
+@pytest.mark.parametrize("broken", [b'{"id": "l1\x00"}', b'{"id": "\xff"}', b'{"id": ""}', b'"id"'])
+def test_a_broken_id_costs_its_own_line(world: World, tmp_path: Path, broken: bytes) -> None:
+    """Nobody looks up what cannot be looked up."""
+    write(tmp_path, "leagues.jsonl", [broken, league_line("l2")])
+    assert short(seed(world, tmp_path).total) == (2, 1, 0, 0, 0, 1)
+    assert living(world) == {"l2"}
+
+
 def test_a_long_line_that_changes_at_its_end(world: World, tmp_path: Path) -> None:
     """Beyond what is kept of a line for those who ask."""
     write(tmp_path, "leagues.jsonl", [league_line("l1", description="x" * 5000)])

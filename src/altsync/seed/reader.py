@@ -34,8 +34,9 @@ INT64 = range(-(2**63), 2**63)
 #: Types of values that cannot hold a number.
 _NO_NUMBER = frozenset({str, bool, NoneType})
 
-#: What is probably a line's id, or its beginning is: cheap to find, and looked up, not trusted.
-_ID = re.compile(rb'"id"\s*:\s*"([^"\\]+)"')
+#: What is probably a line's id: cheap to find, and looked up, not trusted. Control characters,
+#: which no database looks up, make the line a broken one.
+_ID = re.compile(rb'"id"\s*:\s*"([^"\\\x00-\x1f]+)"')
 
 _BOM = b"\xef\xbb\xbf"
 _LONG_INTEGER = re.compile(rb"[:\[,]\s*-?\d{19}")
