@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import (
@@ -23,9 +23,11 @@ from sqlalchemy import (
     SmallInteger,
     Text,
     UniqueConstraint,
+    select,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import column_property
 from sqlmodel import Field, SQLModel
 
 #: Rows are updated several times (statuses), neighbours together. With room for each on its page
@@ -80,7 +82,9 @@ class EntityColumns(SQLModel):
 
     text_hash: str = _text()
     line_hash: str | None = _text(optional=True)
-    embedding_vector: bytes | None = Field(default=None, sa_type=LargeBinary)
+    if TYPE_CHECKING:
+        #: Float32, little-endian; read from ``embedding`` when it is first asked for.
+        embedding_vector: bytes | None = None
     embedding_model: str | None = _text(optional=True)
     embedding_text_hash: str | None = _text(optional=True)
     embedding_updated_at: datetime | None = _stamp()
@@ -424,3 +428,22 @@ class VerifyRun(SQLModel, table=True):
     consistent: bool
     result: dict[str, Any] = _json()
     finished_at: datetime = _stamp(optional=False)
+
+
+def _look_up_vectors(entity: type[EntityColumns]) -> None:
+    """Give an entity its vector as an attribute; it is kept once, by what it embeds."""
+    tables = SQLModel.metadata.tables
+    kept, state = tables["embedding"].c, tables["sink_state"].c
+    own = tables[str(entity.__tablename__)]
+    dimensions = select(state.config["dimensions"].as_integer()).where(state.sink == "embedding")
+    vector = select(kept.vector).where(
+        kept.model == own.c.embedding_model,
+        kept.dimensions == dimensions.scalar_subquery(),
+        kept.text_hash == own.c.embedding_text_hash,
+    )
+    looked_up = column_property(vector.correlate(own).scalar_subquery(), deferred=True)
+    setattr(entity, "embedding_vector", looked_up)  # noqa: B010  (no column, says the class)
+
+
+for _entity in (SportArchetype, League, FewShotExample):
+    _look_up_vectors(_entity)

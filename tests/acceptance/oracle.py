@@ -236,7 +236,7 @@ def wrong_numbers(stack: Stack) -> list[str]:
     wrong = []
     for kind in KINDS:
         for space, key, vector in stack.rows(
-            f"SELECT {kind.namespace}, {kind.key}, embedding_vector FROM {kind.table}"
+            f"SELECT {kind.namespace}, {kind.key}, l.embedding_vector FROM {kind.table} l"
             f" WHERE deleted_at IS NULL ORDER BY md5({kind.key}) LIMIT {SAMPLE}"
         ):
             answer = stack.indexes[kind.index].fetch(ids=[key], namespace=space)

@@ -172,8 +172,8 @@ ABLATIONS: dict[str, Ablation] = {
         ),
     ),
     "text_hash_compare": Ablation(
-        "H15: a row takes only the vector of its own text",
-        (_edit("outbox.settle:_VECTOR_OF", ("AND e.text_hash = l.text_hash", "LIMIT 1")),),
+        "H15: a row is embedded only when the vector of its own text is kept",
+        (_edit("outbox.settle:_KEPT", ("AND e.text_hash = l.text_hash", "LIMIT 1")),),
     ),
     "one_live_operation": Ablation(
         "H1: at most one live operation per sink and entity; here claims look at leases instead",

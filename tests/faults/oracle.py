@@ -57,7 +57,7 @@ def at_any_time(site: Site, sinks: Iterable[str] = (NEO4J,)) -> list[Violation]:
     """
     with psycopg.connect(site.url, autocommit=True, row_factory=dict_row) as conn:
         claims = [claim for sink in sinks for claim in _false_claims(conn, site, sink)]
-        return [*_two_live(conn), *claims]
+        return [*_two_live(conn), *_without_vectors(conn), *claims]
 
 
 def over_all(site: Site) -> list[Violation]:
@@ -135,9 +135,9 @@ def _rows(conn: psycopg.Connection[Any]) -> Iterator[dict[str, Any]]:
             f"""
             SELECT '{table}' AS kind, id, {key} AS key, {space} AS space, version, graph_version,
                    deleted_at IS NOT NULL AS deleted, content_hash, text_hash,
-                   embedding_text_hash, embedding_model, embedding_vector,
+                   embedding_text_hash, embedding_model, l.embedding_vector,
                    embedding_sync_status, neo4j_sync_status, pinecone_sync_status
-            FROM {table}
+            FROM {table} l
             """
         )
 
@@ -255,6 +255,14 @@ def _two_live(conn: psycopg.Connection[Any]) -> Iterator[Violation]:
         """
     ):
         yield Violation(Wrong.TWO_LIVE, str(row))
+
+
+def _without_vectors(conn: psycopg.Connection[Any]) -> Iterator[Violation]:
+    """Rows that say what is embedded of them, and it is not."""
+    for row in _rows(conn):
+        text_hash = row["embedding_text_hash"]
+        if text_hash is not None and row["embedding_vector"] != text_vector(text_hash):
+            yield Violation(Wrong.SYNCED_IS_FALSE, f"{EMBEDDING}: {_name(row)}", row["key"])
 
 
 def _false_claims(conn: psycopg.Connection[Any], site: Site, sink: str) -> Iterator[Violation]:

@@ -322,9 +322,17 @@ def a_row_changes_before_its_status_flips(stage: Stage) -> None:
     stage.come_to_rest()
 
 
-def two_texts_are_embedded(stage: Stage) -> None:
-    """Each row must get its own."""
+def some_texts_are_embedded(stage: Stage) -> None:
+    """In one call."""
     synced(stage, *(league(number, text=f"text {number}") for number in range(4)))
+    stage.come_to_rest()
+
+
+def a_text_is_edited_while_it_is_embedded(stage: Stage) -> None:
+    """The answer tells nothing of the new text."""
+    stage.seed(Part.LEAGUES, league())
+    stage.deliver(EMBEDDING, at={"called": lambda: edit(stage, text="another")})
+    stage.glance()
     stage.come_to_rest()
 
 

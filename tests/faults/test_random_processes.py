@@ -30,7 +30,7 @@ FOUND_AT_RANDOM = {
     "content_addressed_vectors": Wrong.PAID_TWICE,
     "entity_locks": Wrong.DEADLOCK,
     "one_live_operation": Wrong.TWO_LIVE,
-    "text_hash_compare": Wrong.STALE,
+    "text_hash_compare": Wrong.SYNCED_IS_FALSE,
     "version_guard": Wrong.OLDER_OVER_NEWER,
 }
 

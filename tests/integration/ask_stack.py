@@ -62,7 +62,7 @@ class AskStack:
     def vector(self, tag: str) -> bytes:
         """The stored vector of a league."""
         return bytes(
-            self.rows("SELECT embedding_vector FROM league WHERE league_tag=%s", tag)[0][0]
+            self.rows("SELECT l.embedding_vector FROM league l WHERE league_tag = %s", tag)[0][0]
         )
 
     def question(self, text: str) -> bytes:
@@ -76,8 +76,8 @@ class AskStack:
         """(key, cosine) of all rows under a condition, the best first, one number at a time."""
         key = {"league": "league_tag", "few_shot_example": "example_id"}[table]
         rows = self.rows(
-            f"SELECT {key}, embedding_vector FROM {table} l "
-            f"WHERE deleted_at IS NULL AND embedding_vector IS NOT NULL AND {condition}"
+            f"SELECT {key}, l.embedding_vector FROM {table} l "
+            f"WHERE deleted_at IS NULL AND l.embedding_vector IS NOT NULL AND {condition}"
         )
         scored = [(row[0], cosine(vector, bytes(row[1]))) for row in rows]
         return sorted(scored, key=lambda one: (-one[1], one[0]))

@@ -111,8 +111,8 @@ class Neighbourhood:
     def cosines(self) -> dict[tuple[str, str], float]:
         """What the stored vectors say of every pair that may be similar."""
         rows = self.world.conn.execute(
-            "SELECT league_tag, sport_archetype, embedding_vector FROM league "
-            "WHERE deleted_at IS NULL AND embedding_vector IS NOT NULL",
+            "SELECT league_tag, sport_archetype, l.embedding_vector FROM league l "
+            "WHERE deleted_at IS NULL AND l.embedding_vector IS NOT NULL",
             binary=True,
         ).fetchall()
         units = {tag: (archetype, _unit(vector)) for tag, archetype, vector in rows}

@@ -1,14 +1,26 @@
-"""Settling embeddings: vectors move to the entities, and wake what waited for them."""
+"""Settling embeddings: entities get their vectors, and what waited for them is woken."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+from sqlmodel import Session
 
+from altsync import db, models
 from altsync.db import Database
 from altsync.projection import embedding_text, text_hash
-from altsync.records import EMBEDDING, Dead, ErrorKind, FewShotExample, League, Model, Synced
+from altsync.records import (
+    EMBEDDING,
+    Content,
+    Dead,
+    EntityType,
+    ErrorKind,
+    FewShotExample,
+    League,
+    Model,
+    Synced,
+)
 from tests.conftest import DIMENSIONS, MODEL
 from tests.integration.fakes import FakeEmbedder, FakeIndex, vector_of
 from tests.integration.world import (
@@ -21,12 +33,20 @@ from tests.integration.world import (
     embed,
     embedding_sink,
     example,
+    id_of,
     key_of,
     league,
+    type_of,
 )
 
 NFL = league("nfl")
 WANTED = Model(MODEL, DIMENSIONS)
+
+MODELS: dict[EntityType, type[models.EntityColumns]] = {
+    EntityType.LEAGUE: models.League,
+    EntityType.SPORT_ARCHETYPE: models.SportArchetype,
+    EntityType.FEW_SHOT_EXAMPLE: models.FewShotExample,
+}
 
 
 def test_an_entity_gets_its_vector(world: World, database: Database) -> None:
@@ -34,10 +54,27 @@ def test_an_entity_gets_its_vector(world: World, database: Database) -> None:
     world.save(NFL)
     embed(database)
     row = world.row(NFL)
-    assert bytes(row["embedding_vector"]) == vector_of(embedding_text(NFL), WANTED)
+    assert world.vector(NFL) == vector_of(embedding_text(NFL), WANTED)
     assert (row["embedding_text_hash"], row["embedding_model"]) == (text_hash(NFL), MODEL)
     assert row["embedding_sync_status"] == "synced"
     assert row["embedding_updated_at"] is not None
+
+
+@pytest.mark.parametrize("content", [NFL, archetype("racing"), example("ask")], ids=type_of)
+def test_readers_find_a_vector_on_its_entity(
+    world: World, database: Database, database_url: str, content: Content
+) -> None:
+    """Though it is kept once, by what it embeds: in SQL, and as an attribute of the models."""
+    world.save(content)
+    assert world.vector(content) is None
+    embed(database)
+    wanted = vector_of(embedding_text(content), WANTED)
+    assert world.vector(content) == wanted
+    engine = db.engine(database_url)
+    with Session(engine) as session:
+        entity = session.get_one(MODELS[type_of(content)], id_of(content))
+        assert entity.embedding_vector == wanted
+    engine.dispose()
 
 
 def test_the_index_is_asked_in_the_same_transaction(world: World, database: Database) -> None:
@@ -91,7 +128,7 @@ def test_a_text_that_was_edited_meanwhile_takes_nothing(world: World, database: 
     newer = league("nfl", description="Newer.")
     embedder = FakeEmbedder()
     _deliver_embedding(database, embedder, lambda: world.save(newer))
-    assert world.row(NFL)["embedding_vector"] is None
+    assert world.vector(NFL) is None
     assert _status(world, NFL) == "pending"
     assert world.ops("pinecone") == []
     assert world.live(EMBEDDING, "nfl").version == world.version(newer)
@@ -106,7 +143,7 @@ def test_a_vector_comes_late_for_a_deleted_entity(world: World, database: Databa
     """It is kept, but the entity takes nothing and no sink is asked to write it."""
     world.save(NFL)
     _deliver_embedding(database, FakeEmbedder(), lambda: world.delete(NFL))
-    assert world.row(NFL)["embedding_vector"] is None
+    assert world.vector(NFL) is None
     assert world.live("pinecone", "nfl").action == "delete"
     assert world.counts(EMBEDDING) == {"synced": 1}
 
@@ -132,7 +169,7 @@ def test_a_lost_lease_does_not_lose_the_vector(world: World, database: Database)
         world.claim(EMBEDDING)
 
     _deliver_embedding(database, embedder, lose)
-    assert world.row(NFL)["embedding_vector"] is None
+    assert world.vector(NFL) is None
     world.end_leases()
     embed(database, embedder)
     assert sum(embedder.paid.values()) == 1
@@ -149,7 +186,7 @@ def test_a_vector_of_another_model_is_not_taken(world: World) -> None:
         )
     token, (op,) = world.claim(EMBEDDING)
     world.settle(EMBEDDER, token, [Synced(op, op.version)])
-    assert world.row(NFL)["embedding_vector"] is None
+    assert world.vector(NFL) is None
     assert world.ops("pinecone") == []
 
 

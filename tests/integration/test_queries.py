@@ -87,7 +87,7 @@ def edges(stack: AskStack) -> Iterator[None]:
 @pytest.fixture
 def changes(stack: AskStack) -> Iterator[Conn]:
     """A connection to change leagues behind the sinks' backs; all is put back at the end."""
-    columns = "status, tier, deleted_at, embedding_vector, embedding_model, league_tag"
+    columns = "status, tier, deleted_at, embedding_text_hash, embedding_model, league_tag"
     stack.conn.execute(f"CREATE TEMPORARY TABLE before AS SELECT id, {columns} FROM league")
     yield stack.conn
     sets = ", ".join(f"{name} = b.{name}" for name in columns.split(", "))
@@ -245,7 +245,9 @@ def test_vectors_of_other_models_are_not_compared(stack: AskStack, changes: Conn
     )
     other = replace(stack.stores, model=replace(stack.stores.model, name="other"))
     queries.search(stack.stores, RACING, top_k=1)
-    other.cache.keep(other.model, {_hash(RACING): stack.question(RACING)})
+    (own,) = stack.rows("SELECT text_hash FROM league WHERE league_tag = 'premier_league'")
+    vectors = {_hash(RACING): stack.question(RACING), own[0]: stack.vector("nfl")}
+    other.cache.keep(other.model, vectors)
     try:
         found = queries.search(other, RACING, LeagueFilter(contract_status="draft"))
     finally:
@@ -356,7 +358,7 @@ def test_similar_without_the_index(stack: AskStack, make: Any) -> None:
 
 def test_similar_of_a_league_that_is_not_embedded(stack: AskStack, changes: Conn) -> None:
     """The graph answers without scores, and the reason is said."""
-    changes.execute("UPDATE league SET embedding_vector = NULL WHERE league_tag = 'ufc'")
+    changes.execute("UPDATE league SET embedding_text_hash = NULL WHERE league_tag = 'ufc'")
     found = queries.similar(stack.stores, "ufc", top_k=5)
     assert found.unavailable == (Unavailable("pinecone", "ufc is not embedded yet"),)
     assert [(one.score, one.sources) for one in found.results] == [(None, ("graph",))] * 5
@@ -365,7 +367,7 @@ def test_similar_of_a_league_that_is_not_embedded(stack: AskStack, changes: Conn
 def test_a_neighbour_that_is_not_embedded_comes_last(stack: AskStack, changes: Conn) -> None:
     """It has no score, and is shown nevertheless."""
     changes.execute(
-        "UPDATE league SET embedding_vector = NULL WHERE league_tag = 'one_championship'"
+        "UPDATE league SET embedding_text_hash = NULL WHERE league_tag = 'one_championship'"
     )
     combat = len(stack.tags("sport_archetype = 'combat'")) - 1
     found = queries.similar(

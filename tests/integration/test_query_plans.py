@@ -254,17 +254,16 @@ def _fill_queue(conn: db.Conn, leagues: int, sink: str) -> None:
     conn.execute(
         """
         INSERT INTO league (id, seed_id, league_tag, league_name, sport_name, sport_archetype,
-          description, content_hash, text_hash, embedding_text_hash, embedding_model,
-          embedding_vector)
+          description, content_hash, text_hash, embedding_text_hash, embedding_model)
         SELECT gen_random_uuid(), 's' || n, 't' || n, 'League ' || n, 'Football', 'team_sport',
-          repeat('x', 300), n, n, n, %s, repeat('v', 16)::bytea
+          repeat('x', 300), n, n, n, %s
         FROM generate_series(1, %s) n
         """,
         (MODEL, leagues),
     )
     conn.execute(
         "INSERT INTO embedding (model, dimensions, text_hash, vector) "
-        "SELECT %s, %s, text_hash, embedding_vector FROM league",
+        "SELECT %s, %s, text_hash, repeat('v', 16)::bytea FROM league",
         (MODEL, DIMENSIONS),
     )
     conn.execute(

@@ -231,10 +231,20 @@ def test_an_index_that_is_gone(site: Site) -> None:
 # --- inside PostgreSQL --------------------------------------------------------------------------
 
 
-def test_an_embedding_that_was_emptied(site: Site) -> None:
-    """The vector comes back from those kept, at no cost."""
-    site.world.conn.execute("UPDATE league SET embedding_vector = NULL WHERE league_tag = 'l003'")
-    site.world.conn.execute("UPDATE league SET embedding_model = 'old' WHERE league_tag = 'l004'")
+def test_an_embedding_that_was_forgotten(site: Site) -> None:
+    """What is kept by its text comes back at no cost."""
+    site.world.conn.execute(
+        "UPDATE league SET embedding_text_hash = NULL WHERE league_tag = 'l003'"
+    )
+    site.world.conn.execute(
+        """
+        WITH old AS (
+          UPDATE league SET embedding_model = 'old' WHERE league_tag = 'l004' RETURNING text_hash)
+        INSERT INTO embedding (model, dimensions, text_hash, vector)
+        SELECT 'old', e.dimensions, e.text_hash, e.vector
+        FROM old JOIN embedding e USING (text_hash)
+        """
+    )
     paid = site.embedder.paid.total()
     found = site.drift()
     assert found["embedding"] == {"missing": 1, "stale": 1}

@@ -208,6 +208,12 @@ class World:
         assert found is not None
         return found
 
+    def vector(self, content: Content) -> bytes | None:
+        """The vector of an entity."""
+        query = f"SELECT l.embedding_vector FROM {type_of(content)} l WHERE id = %s"
+        vector: bytes | None = self.scalar(query, id_of(content))
+        return vector
+
     def version(self, content: Content) -> int:
         """The version of an entity."""
         return int(self.row(content)["version"])

@@ -289,23 +289,13 @@ def test_a_second_life_begins_above_the_first(empty_database_url: str) -> None:
     assert row[0] > highest
 
 
-@pytest.mark.parametrize(
-    ("table", "column"),
-    [
-        ("league", "embedding_vector"),
-        ("sport_archetype", "embedding_vector"),
-        ("few_shot_example", "embedding_vector"),
-        ("embedding", "vector"),
-    ],
-)
-def test_vectors_are_kept_beside_their_rows(conn: db.Conn, table: str, column: str) -> None:
-    """EXTERNAL: compressing floats gains nothing, and rows stay short for the rest."""
+def test_vectors_are_not_compressed(conn: db.Conn) -> None:
+    """EXTERNAL: compressing floats gains nothing."""
     row = conn.execute(
         """
         SELECT attstorage::text FROM pg_attribute
-        WHERE attrelid = %s::regclass AND attname = %s
-        """,
-        (table, column),
+        WHERE attrelid = 'embedding'::regclass AND attname = 'vector'
+        """
     ).fetchone()
     assert row == ("e",)
 

@@ -63,14 +63,17 @@ from altsync.outbox.settle import (
     status_column,
 )
 from altsync.outbox.upkeep import backfill_page, purge_deleted, reembed_page
+from altsync.outbox.vectors import HAS_VECTOR, VECTOR
 
 __all__ = [
     "BASIS",
     "CHANNEL",
     "EVERYTHING",
+    "HAS_VECTOR",
     "KEY_COLUMN",
     "LOW_PRIORITY",
     "ON_LIVE",
+    "VECTOR",
     "DeadOperation",
     "Due",
     "FailureGroup",

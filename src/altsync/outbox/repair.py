@@ -16,6 +16,7 @@ from altsync.outbox.enqueue import (
     select_operations,
 )
 from altsync.outbox.upkeep import mark_pending
+from altsync.outbox.vectors import HAS_VECTOR
 from altsync.records import EMBEDDING, EntityType, Origin, SinkTraits, Topology
 
 #: Numbers that are skipped above a sink that is ahead: more than other sessions can draw while
@@ -33,8 +34,8 @@ def repair(conn: Conn, sink: SinkTraits, entity_type: EntityType, ids: Sequence[
     if sink.name == EMBEDDING:
         conn.execute(
             f"""
-            UPDATE {entity_type} SET embedding_text_hash = NULL, embedding_model = NULL
-            WHERE id = ANY(%s) AND embedding_vector IS NULL AND embedding_text_hash IS NOT NULL
+            UPDATE {entity_type} l SET embedding_text_hash = NULL, embedding_model = NULL
+            WHERE id = ANY(%s) AND embedding_text_hash IS NOT NULL AND NOT {HAS_VECTOR}
             """,
             (list(ids),),
         )

@@ -157,9 +157,9 @@ def settle(
     The token is the fence: operations whose lease was taken away change nothing and are counted
     as lost. Statuses of entities flip by compare-and-set on the version that was written. What
     was asked again meanwhile gets a follow-up; what an unguarded sink may still apply late gets
-    an echo after ``echo_seconds``. For the embedding sink, vectors move from the ``embedding``
-    table to the entities, and the sinks that wait for them get their operations. Sinks that
-    follow this one get theirs ``debounce`` seconds later.
+    an echo after ``echo_seconds``. For the embedding sink, entities point to their vectors in
+    the table ``embedding`` from now on, and the sinks that wait for them get their operations.
+    Sinks that follow this one get theirs ``debounce`` seconds later.
     """
     synced = {v.op.id: v for v in verdicts if isinstance(v, Synced)}
     finished = {v.op.id: v for v in verdicts if isinstance(v, Superseded | Dead)}
@@ -183,7 +183,7 @@ def settle(
         _set_versions(conn, changed)
         if sink.name == EMBEDDING:
             _flip(conn, sink, [], buried, asked_again)
-            _store_vectors(conn, settled, topology, model or "", dimensions or 0)
+            _give_vectors(conn, settled, topology, model or "", dimensions or 0)
         else:
             _flip(conn, sink, settled, buried, asked_again)
         if sink.edges:
@@ -327,18 +327,17 @@ def _flip(
             )
 
 
-# Looked up row by row, by the whole key: a join's plan hangs on statistics that a first seed does
-# not have, and the wrong one reads the whole table for each row.
-_VECTOR_OF = """
-FROM embedding e WHERE e.model = %(model)s AND e.dimensions = %(dimensions)s
-  AND e.text_hash = l.text_hash
+# Looked up row by row, as :data:`altsync.outbox.vectors.VECTOR` is.
+_KEPT = """
+(SELECT true FROM embedding e WHERE e.model = %(model)s AND e.dimensions = %(dimensions)s
+   AND e.text_hash = l.text_hash)
 """
 
 
-def _store_vectors(
+def _give_vectors(
     conn: Conn, settled: Sequence[Synced], topology: Topology, model: str, dimensions: int
 ) -> None:
-    """Give the entities their vectors, and enqueue the sinks that waited for them.
+    """Point the entities to their vectors, and enqueue the sinks that waited for them.
 
     An entity whose text changed meanwhile takes nothing: its own newer operation is under way.
     A change outside the text does not throw the vector away: the text's hash decides.
@@ -354,10 +353,9 @@ def _store_vectors(
             f"""
             WITH stored AS (
               UPDATE {entity_type} l SET {waiting}
-                (embedding_vector, embedding_text_hash, embedding_model)
-                  = (SELECT e.vector, e.text_hash, e.model {_VECTOR_OF}),
+                embedding_text_hash = l.text_hash, embedding_model = %(model)s,
                 embedding_sync_status = 'synced', embedding_updated_at = now()
-              WHERE l.id = ANY(%(ids)s) AND l.deleted_at IS NULL AND (SELECT true {_VECTOR_OF})
+              WHERE l.id = ANY(%(ids)s) AND l.deleted_at IS NULL AND {_KEPT}
               RETURNING l.id, l.{KEY_COLUMN[entity_type]} AS key, l.version)
             INSERT INTO sync_operation AS o
               (entity_type, entity_id, entity_key, sink, action, version, origin)

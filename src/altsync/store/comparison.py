@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from altsync.db import Conn
-from altsync.outbox import BASIS, KEY_COLUMN
+from altsync.outbox import BASIS, HAS_VECTOR, KEY_COLUMN
 from altsync.records import EMBEDDING, SIMILARITY, Digest, EntityType, Row
 from altsync.store.rows import read_rows
 
@@ -248,7 +248,7 @@ def embedding_gaps(
         f"""
         WITH page AS MATERIALIZED (
           SELECT l.id, l.{KEY_COLUMN[entity_type]} AS key,
-                 l.embedding_vector IS NULL OR l.embedding_text_hash IS NULL AS missing,
+                 NOT {HAS_VECTOR} AS missing,
                  l.embedding_text_hash IS DISTINCT FROM l.text_hash
                    OR l.embedding_model IS DISTINCT FROM e.config ->> 'model' AS stale
           FROM {entity_type} l LEFT JOIN sink_state e ON e.sink = '{EMBEDDING}'
@@ -279,7 +279,7 @@ def similarity_gaps(
         f"""
         WITH page AS MATERIALIZED (
           SELECT l.id, l.league_tag AS key,
-                 l.pinecone_sync_status = 'synced' AND l.embedding_vector IS NOT NULL
+                 l.pinecone_sync_status = 'synced' AND l.embedding_text_hash IS NOT NULL
                    AND l.neighbours_of IS DISTINCT FROM {BASIS} AS missing
           FROM league l WHERE l.id > %(after)s AND l.deleted_at IS NULL
             AND (%(ids)s::uuid[] IS NULL OR l.id = ANY(%(ids)s))

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from altsync.db import Conn
+from altsync.outbox import VECTOR
 
 #: Leagues looked at for suggestions when a tag is unknown.
 SUGGESTION_POOL = 1000
@@ -201,9 +202,9 @@ def full_league(conn: Conn, name: str) -> FullLeague | None:
 def stored_leagues(conn: Conn, tags: Sequence[str]) -> list[StoredLeague]:
     """Names and stored vectors of the living leagues among ``tags``."""
     rows = conn.execute(
-        """
-        SELECT league_tag, league_name, sport_archetype, embedding_vector, embedding_model
-        FROM league WHERE league_tag = ANY(%s) AND deleted_at IS NULL
+        f"""
+        SELECT league_tag, league_name, sport_archetype, {VECTOR}, embedding_model
+        FROM league l WHERE league_tag = ANY(%s) AND deleted_at IS NULL
         """,
         (list(tags),),
         binary=True,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from altsync.db import Conn
-from altsync.outbox import KEY_COLUMN
+from altsync.outbox import KEY_COLUMN, VECTOR
 from altsync.projection import content_of
 from altsync.records import Edge, EntityType, Relation, Row
 
@@ -56,13 +56,13 @@ def read_rows(
     Edges are read after the rows: they may be newer than ``graph_version`` says, never older.
     """
     content = list(CONTENT_COLUMNS[entity_type])
-    vector = "embedding_vector" if with_vectors else "NULL::bytea"
+    vector = VECTOR if with_vectors else "NULL::bytea"
     rows = conn.execute(
         f"""
         SELECT id, {KEY_COLUMN[entity_type]}, version, graph_version, deleted_at IS NOT NULL,
                content_hash, text_hash, embedding_text_hash, embedding_model, pinecone_namespace,
                {vector}, edges_version > 0, {", ".join(content)}
-        FROM {entity_type} WHERE id = ANY(%s) ORDER BY {KEY_COLUMN[entity_type]}
+        FROM {entity_type} l WHERE id = ANY(%s) ORDER BY {KEY_COLUMN[entity_type]}
         """,
         (list(ids),),
         binary=True,

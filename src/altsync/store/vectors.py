@@ -105,6 +105,12 @@ class EmbeddingCache:
             after = rows[-1][0]
 
 
+_WITH_VECTOR = """
+JOIN embedding e ON e.model = l.embedding_model AND e.dimensions = %(dimensions)s
+  AND e.text_hash = l.embedding_text_hash
+"""
+
+
 def league_vectors(
     conn: Conn, where: LeagueFilter, model: Model, *, without: Sequence[str]
 ) -> Iterator[list[tuple[str, bytes]]]:
@@ -114,9 +120,8 @@ def league_vectors(
     """
     condition, parameters = matches(where)
     statement = f"""
-        SELECT l.league_tag, l.embedding_vector FROM league l
-        WHERE {condition} AND l.embedding_model = %(model)s
-          AND octet_length(l.embedding_vector) = %(bytes)s AND l.league_tag <> ALL(%(without)s)
+        SELECT l.league_tag, e.vector FROM league l {_WITH_VECTOR}
+        WHERE {condition} AND l.embedding_model = %(model)s AND l.league_tag <> ALL(%(without)s)
     """
     yield from _pages(conn, statement, parameters, model, without)
 
@@ -128,10 +133,10 @@ def example_vectors(
 
     Those of ``without`` are left out. The caller's transaction stays open meanwhile.
     """
-    statement = """
-        SELECT example_id, embedding_vector FROM few_shot_example
-        WHERE category = %(category)s AND deleted_at IS NULL AND embedding_model = %(model)s
-          AND octet_length(embedding_vector) = %(bytes)s AND example_id <> ALL(%(without)s)
+    statement = f"""
+        SELECT l.example_id, e.vector FROM few_shot_example l {_WITH_VECTOR}
+        WHERE l.category = %(category)s AND l.deleted_at IS NULL
+          AND l.embedding_model = %(model)s AND l.example_id <> ALL(%(without)s)
     """
     yield from _pages(conn, statement, {"category": category}, model, without)
 
@@ -139,7 +144,7 @@ def example_vectors(
 def _pages(
     conn: Conn, statement: str, parameters: Mapping[str, Any], model: Model, without: Sequence[str]
 ) -> Iterator[list[tuple[str, bytes]]]:
-    marks = {"model": model.name, "bytes": 4 * model.dimensions, "without": list(without)}
+    marks = {"model": model.name, "dimensions": model.dimensions, "without": list(without)}
     with conn.cursor(name="stored_vectors") as cursor:
         cursor.execute(statement, {**parameters, **marks}, binary=True)
         while page := cursor.fetchmany(PAGE):
@@ -224,7 +229,7 @@ def unpaid_contents(conn: Conn, model: Model) -> Iterator[Content]:
 def paid_twice(conn: Conn, sink: SinkTraits, model: Model, *, force: bool) -> int:
     """Entities with a vector of their text that a backfill would have paid again.
 
-    That is so when the vector is not among those kept, or is another model's.
+    That is so when the vector is another model's, or is gone from those kept.
     """
     if sink.name == EMBEDDING:
         wanted = "true" if force else "l.embedding_sync_status <> 'synced'"
@@ -237,8 +242,8 @@ def paid_twice(conn: Conn, sink: SinkTraits, model: Model, *, force: bool) -> in
         row = conn.execute(
             f"""
             SELECT count(*) FROM {kind} l
-            WHERE l.deleted_at IS NULL AND l.embedding_vector IS NOT NULL
-              AND l.embedding_text_hash = l.text_hash AND {wanted} AND {_NOT_KEPT}
+            WHERE l.deleted_at IS NULL AND l.embedding_text_hash = l.text_hash
+              AND {wanted} AND {_NOT_KEPT}
               AND NOT {_LIVE_EMBEDDING}
             """,
             {"model": model.name, "dimensions": model.dimensions},
