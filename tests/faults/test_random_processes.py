@@ -2,54 +2,15 @@
 
 from __future__ import annotations
 
-import secrets
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 import pytest
 
 from tests.faults.plan import Plan
 from tests.faults.random_processes import Report, vacuous
+from tests.faults.searching import run
 from tests.faults.verdicts import Wrong, kinds
-
-#: The folder that ``tests`` is imported from.
-ROOT = Path(__file__).resolve().parents[2]
-
-#: Seconds that a run may take beyond what it was asked for, on a machine that is busy.
-PATIENCE = 180
-
-#: Seconds in which a search finds what it looks for, also on a machine that is busy. It ends
-#: there; most take less than a minute.
-ENOUGH = 120
-
-#: Rules without which random search alone finds the failure.
-FOUND_AT_RANDOM = {
-    "content_addressed_vectors": Wrong.PAID_TWICE,
-    "entity_locks": Wrong.DEADLOCK,
-    "one_live_operation": Wrong.TWO_LIVE,
-    "text_hash_compare": Wrong.SYNCED_IS_FALSE,
-    "version_guard": Wrong.OLDER_OVER_NEWER,
-}
-
-
-def run(database_url: str, seconds: float, *more: str) -> tuple[int, str]:
-    """A run in processes of its own; its exit status, and its report with how to repeat it."""
-    seed = str(secrets.randbelow(10**6))
-    command = [sys.executable, "-m", "tests.faults.random_processes"]
-    options = ["--seconds", str(seconds), "--seed", seed, *more]
-    done = subprocess.run(
-        [*command, *options, "--database-url", database_url],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=seconds + PATIENCE,
-        check=False,
-    )
-    repeat = " ".join(["python", *command[1:], *options])
-    return done.returncode, f"{done.stdout}\n{done.stderr}\nAgain: {repeat}"
 
 
 def test_every_sink_equals_postgresql_whoever_was_killed(database_url: str) -> None:
@@ -63,15 +24,6 @@ def test_every_sink_equals_postgresql_after_a_long_run(database_url: str) -> Non
     """The same for longer, which must meet what is rare, too."""
     status, report = run(database_url, 60)
     assert status == 0, report
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("rule", FOUND_AT_RANDOM)
-def test_random_search_finds_what_a_rule_is_for(database_url: str, rule: str) -> None:
-    """Without the rule the run fails, in the expected way."""
-    wrong = FOUND_AT_RANDOM[rule]
-    status, report = run(database_url, ENOUGH, "--ablate", rule, "--until", wrong)
-    assert (status, f"x {wrong}" in report) == (1, True), report
 
 
 def test_the_same_seed_gives_the_same_plan() -> None:

@@ -1,0 +1,31 @@
+"""Random search finds what a rule is there for. In a file of its own, beside the longest others."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.searching import run
+from tests.faults.verdicts import Wrong
+
+pytestmark = pytest.mark.slow
+
+#: Seconds in which a search finds what it looks for, also on a machine that is busy. It ends
+#: there; most take less than a minute.
+ENOUGH = 120
+
+#: Rules without which random search alone finds the failure.
+FOUND_AT_RANDOM = {
+    "content_addressed_vectors": Wrong.PAID_TWICE,
+    "entity_locks": Wrong.DEADLOCK,
+    "one_live_operation": Wrong.TWO_LIVE,
+    "text_hash_compare": Wrong.SYNCED_IS_FALSE,
+    "version_guard": Wrong.OLDER_OVER_NEWER,
+}
+
+
+@pytest.mark.parametrize("rule", FOUND_AT_RANDOM)
+def test_random_search_finds_what_a_rule_is_for(database_url: str, rule: str) -> None:
+    """Without the rule the run fails, in the expected way."""
+    wrong = FOUND_AT_RANDOM[rule]
+    status, report = run(database_url, ENOUGH, "--ablate", rule, "--until", wrong)
+    assert (status, f"x {wrong}" in report) == (1, True), report
