@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
+import psutil
 import psycopg
 from rich.console import Console
 
@@ -34,6 +35,24 @@ TOPOLOGY = Topology(
 MODEL, DIMENSIONS = "benchmark-model", 1536
 
 
+#: What ``docs/scaling.md`` advises for a million rows: memory for what is touched again, and
+#: checkpoints that are no more often than the clock wants.
+LARGE = {
+    "shared_buffers": f"{psutil.virtual_memory().total // 4 // 2**20}MB",
+    "max_wal_size": "16GB",
+    "checkpoint_timeout": "15min",
+}
+
+
+class LargePostgres(Postgres):
+    """PostgreSQL with the settings of a large database."""
+
+    def command(self) -> list[str]:
+        """The server in the foreground."""
+        flags = [part for name, value in LARGE.items() for part in ("-c", f"{name}={value}")]
+        return [*super().command(), *flags]
+
+
 class Bench:
     """One run of the benchmarks. ``full``: take the sizes that need an hour, not minutes.
 
@@ -46,6 +65,7 @@ class Bench:
         self.folder = folder
         self.console = console or Console(stderr=True, highlight=False)
         self._running = ExitStack()
+        self._templates: set[str] = set()
 
     def __enter__(self) -> Bench:
         return self
@@ -57,6 +77,11 @@ class Bench:
     def postgres(self) -> Postgres:
         """PostgreSQL with its defaults: fsync is on."""
         return self._start(Postgres(self.folder / "postgresql"))
+
+    @cached_property
+    def large_postgres(self) -> Postgres:
+        """PostgreSQL with the settings of a large database; fsync is on."""
+        return self._start(LargePostgres(self.folder / "large-postgresql"))
 
     @cached_property
     def redis(self) -> Broker:
@@ -91,12 +116,15 @@ class Bench:
         return stack
 
     @contextmanager
-    def database(self, dimensions: int = DIMENSIONS) -> Iterator[str]:
+    def database(
+        self, dimensions: int = DIMENSIONS, server: Postgres | None = None
+    ) -> Iterator[str]:
         """The URL of a migrated database of its own, dropped at the end."""
+        server = server or self.postgres
         name = f"bench_{uuid4().hex}"
-        url = f"{self.postgres.url.rsplit('/', 1)[0]}/{name}"
-        with psycopg.connect(self.postgres.url, autocommit=True) as conn:
-            conn.execute(f"CREATE DATABASE {name} TEMPLATE {self._template}")
+        url = _url(server, name)
+        with psycopg.connect(server.url, autocommit=True) as conn:
+            conn.execute(f"CREATE DATABASE {name} TEMPLATE {self._template(server)}")
             with psycopg.connect(url) as registering:
                 outbox.register_sinks(registering, TOPOLOGY, MODEL, dimensions)
             try:
@@ -104,12 +132,13 @@ class Bench:
             finally:
                 conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
-    @cached_property
-    def _template(self) -> str:
-        """The name of a migrated database without sinks, to copy from."""
-        with psycopg.connect(self.postgres.url, autocommit=True) as conn:
-            conn.execute("CREATE DATABASE migrated")
-        db.migrate(f"{self.postgres.url.rsplit('/', 1)[0]}/migrated")
+    def _template(self, server: Postgres) -> str:
+        """The name of a server's migrated database without sinks, to copy from."""
+        if server.url not in self._templates:
+            with psycopg.connect(server.url, autocommit=True) as conn:
+                conn.execute("CREATE DATABASE migrated")
+            db.migrate(_url(server, "migrated"))
+            self._templates.add(server.url)
         return "migrated"
 
     @contextmanager
@@ -123,6 +152,10 @@ class Bench:
         with self.doing(f"starting {service.name}"):
             self._running.enter_context(service)
         return service
+
+
+def _url(server: Postgres, database: str) -> str:
+    return f"{server.url.rsplit('/', 1)[0]}/{database}"
 
 
 def until(

@@ -17,8 +17,11 @@ from tests.acceptance.seeds import write_leagues
 NUMBER = 5
 TITLE = "The whole pipeline beside the described script and beside CocoIndex"
 
-#: Leagues that altsync gets: with the largest sizes, and else.
+#: Leagues that altsync gets on the embedded servers: with the largest sizes, and else.
 FULL_ROWS, ROWS = 20_000, 5_000
+
+#: Leagues that altsync gets where remote calls are sleeps: ten batches for each of four workers.
+ASLEEP_ROWS = 20_000
 
 #: Leagues that the script gets, by the milliseconds of each call: some seconds' work.
 SCRIPT_ROWS = {0: 300, 20: 100, 100: 30}
@@ -97,7 +100,7 @@ def _asleep(bench: Bench, stack: Whole) -> Part:
         for processes, times in CREWS.items():
             what = f"{_workers(processes)}, asleep, {latency}"
             with bench.doing(what), stack.sleeping_crew(processes, latency):
-                measured.append(_delivered(stack, f"altsync, {what}", _rows(bench)))
+                measured.append(_delivered(stack, f"altsync, {what}", ASLEEP_ROWS))
             if latency == GATED:
                 ratio = measured[-1].rate / script.rate
                 gates.append(Gate(f"times the script's rate, {what}", ratio, times))

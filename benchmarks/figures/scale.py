@@ -16,7 +16,7 @@ from altsync import log
 from altsync.db import Database
 from altsync.delivery import Delivery, Policy
 from benchmarks import sinks
-from benchmarks.bench import TOPOLOGY, Bench, until
+from benchmarks.bench import LARGE, TOPOLOGY, Bench, until
 from benchmarks.loading import seed, seeding, write_leagues
 from benchmarks.report import Figure, Gate, Measured
 from tests.acceptance.stack import SINKS
@@ -30,7 +30,7 @@ SIZES, FULL_SIZES = (10_000, 100_000), (1_000_000,)
 #: Rows that a full run sends through the embedded stack.
 EMBEDDED = 100_000
 
-#: Numbers of a vector here: a million of 1,536 would be 12 GB in two tables.
+#: Numbers of a vector here: a million of 1,536 would be 8 GB.
 DIMENSIONS = 256
 
 #: How much longer than ten times as long ten times the rows may take.
@@ -65,6 +65,7 @@ def measure(bench: Bench) -> Figure:
             f"Delivery is embedding, neo4j and pinecone, each until nothing is due, with sinks in "
             f"the worker's memory that project every row and keep none; vectors of {DIMENSIONS} "
             f"numbers. Resident memory is the largest that a process ever had.",
+            "PostgreSQL for the series: " + ", ".join(f"{k} = {v}" for k, v in LARGE.items()) + ".",
             *(() if bench.full else (_LEFT_OUT,)),
         ],
     )
@@ -74,7 +75,7 @@ def _through(bench: Bench, rows: int) -> tuple[Measured, Measured]:
     """Seeding, then all sinks."""
     folder = bench.folder / f"scale-{rows}"
     write_leagues(folder, rows)
-    with bench.database(DIMENSIONS) as url:
+    with bench.database(DIMENSIONS, bench.large_postgres) as url:
         with bench.doing(f"seeding {rows:,} leagues"):
             seconds, megabytes = _in_own_process(_seed, url, folder)
         seeded = Measured(f"seeding {rows:,}", rows, seconds, {"MB": megabytes})
