@@ -252,6 +252,20 @@ def test_an_embedding_that_was_forgotten(site: Site) -> None:
     assert site.embedder.paid.total() == paid
 
 
+def test_a_vector_that_was_deleted(site: Site) -> None:
+    """There is no second copy: its text is embedded again, and nothing else is."""
+    site.world.conn.execute(
+        """
+        DELETE FROM embedding
+        WHERE text_hash = (SELECT text_hash FROM league WHERE league_tag = 'l005')
+        """
+    )
+    paid = site.embedder.paid.total()
+    assert site.drift() == {"embedding": {"missing": 1}}
+    site.mend()
+    assert site.embedder.paid.total() == paid + 1
+
+
 # --- what is no drift ---------------------------------------------------------------------------
 
 
