@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from uuid import UUID
 
+import orjson
 import psycopg
 from psycopg import Connection
 from psycopg.abc import Buffer
 from psycopg.adapt import AdaptersMap
 from psycopg.rows import TupleRow
 from psycopg.types.array import ListDumper
+from psycopg.types.json import set_json_loads
 from psycopg_pool import ConnectionPool
 
 from altsync.config import split_schema
@@ -66,9 +68,10 @@ class _FlatListDumper(ListDumper):
 
 @cache
 def _adapters() -> AdaptersMap:
-    """How connections send Python values."""
+    """How connections send and read Python values."""
     adapters = AdaptersMap(psycopg.adapters)
     adapters.register_dumper(list, _FlatListDumper)
+    set_json_loads(orjson.loads, adapters)
     return adapters
 
 

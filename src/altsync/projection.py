@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -171,14 +171,15 @@ def vector_metadata(row: Row, model: str) -> dict[str, Any]:
     return {name: value for name, value in {**known, **marks}.items() if value is not None}
 
 
-def content_of(entity_type: EntityType, fields: Mapping[str, Any]) -> Content:
-    """The content of a database row, by its column names."""
+def content_of(entity_type: EntityType, values: Sequence[Any]) -> Content:
+    """The content of a database row: its content columns, in the order of the content's fields."""
     match entity_type:
         case EntityType.LEAGUE:
-            return League(**fields)
+            return League(*values)
         case EntityType.SPORT_ARCHETYPE:
-            return SportArchetype(**fields)
+            return SportArchetype(*values)
         case EntityType.FEW_SHOT_EXAMPLE:
-            return FewShotExample(**{**fields, "tags": tuple(fields["tags"])})
+            key, category, given, wanted, archetype, tags, attributes = values
+            return FewShotExample(key, category, given, wanted, archetype, tuple(tags), attributes)
         case _:
             assert_never(entity_type)

@@ -252,7 +252,7 @@ def test_an_embedding_that_was_forgotten(site: Site) -> None:
     assert site.embedder.paid.total() == paid
 
 
-def test_a_vector_that_was_deleted(site: Site) -> None:
+def test_a_kept_vector_that_was_deleted(site: Site) -> None:
     """There is no second copy: its text is embedded again, and nothing else is."""
     site.world.conn.execute(
         """

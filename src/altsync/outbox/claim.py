@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
 from uuid import UUID
 
 from altsync.db import Conn
@@ -12,6 +14,13 @@ from altsync.records import EntityType, Operation
 #: Each crash or hang that an operation took part in makes its next batch ten times smaller;
 #: beyond 10**6 it is alone whatever the batch size.
 _SUSPICION_CAP = 6
+
+
+#: Types by their names: asking the enum costs more than all else that a row of a claim does.
+_TYPES = {kind.value: kind for kind in EntityType}
+
+#: The type and the key of a claimed row.
+_TYPE_AND_KEY = itemgetter(1, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +94,24 @@ def claim(
             "probe": probe,
         },
     )
-    return [
-        Operation(
-            id=row[0],
-            entity_type=EntityType(row[1]),
-            entity_id=row[2],
-            entity_key=row[3],
-            version=row[4],
-            attempts=row[5],
-            suspicion=row[6],
-            unsure=row[7],
-            passed_by=row[8],
-            places=tuple(row[9]),
-        )
-        for row in sorted(cursor, key=lambda row: (row[1], row[3]))
-    ]
+    rows = sorted(cursor.fetchall(), key=_TYPE_AND_KEY)
+    return [_operation(row) for row in rows]
+
+
+def _operation(row: Sequence[Any]) -> Operation:
+    op_id, kind, entity, key, version, attempts, suspicion, unsure, passed_by, places = row
+    return Operation(
+        op_id,
+        _TYPES[kind],
+        entity,
+        key,
+        version,
+        attempts,
+        suspicion,
+        unsure,
+        passed_by,
+        tuple(places),
+    )
 
 
 # Locks in the order in which seeders take them, or the two could wait for each other.

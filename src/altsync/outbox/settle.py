@@ -52,6 +52,9 @@ UPDATE {table} l SET
 """,
 }
 
+#: Plain texts: an array of an enum's members is sent one by one.
+_SYNCED, _FAILED = SyncStatus.SYNCED.value, SyncStatus.FAILED.value
+
 #: Sinks that an entity keeps a status column for.
 STATUS_SINKS = tuple(_FLIP)
 
@@ -310,18 +313,20 @@ def _flip(
         return
     version = "graph_version" if sink.edges else "version"
     for entity_type in EntityType:
-        every: list[Synced | Dead] = [*synced, *dead]
-        verdicts = [v for v in every if v.op.entity_type is entity_type]
+        done = [v for v in synced if v.op.entity_type is entity_type]
+        failed = [v for v in dead if v.op.entity_type is entity_type]
+        verdicts: list[Synced | Dead] = [*done, *failed]
         if verdicts:
-            written = [v if isinstance(v, Synced) else None for v in verdicts]
+            without = [None] * len(failed)
+            statuses = [_SYNCED] * len(done) + [_FAILED] * len(failed)
             conn.execute(
                 template.format(table=entity_type, version=version) + _FLIP_ROWS,
                 {
                     "ids": [v.op.entity_id for v in verdicts],
                     "versions": [v.version for v in verdicts],
-                    "statuses": [SyncStatus.SYNCED if w else SyncStatus.FAILED for w in written],
-                    "remote_ids": [w.remote_id if w else None for w in written],
-                    "namespaces": [w.namespace if w else None for w in written],
+                    "statuses": statuses,
+                    "remote_ids": [v.remote_id for v in done] + without,
+                    "namespaces": [v.namespace for v in done] + without,
                     "flips": [v.op.id not in asked_again for v in verdicts],
                 },
             )

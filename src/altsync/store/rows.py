@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 from altsync.db import Conn
@@ -69,25 +70,28 @@ def read_rows(
     ).fetchall()
     linked = [r[0] for r in rows if r[11]] if with_edges else []
     edges = read_edges(conn, linked) if linked else {}
-    return [
-        Row(
-            entity_type=entity_type,
-            id=r[0],
-            key=r[1],
-            version=r[2],
-            graph_version=r[3],
-            deleted=r[4],
-            content_hash=r[5],
-            text_hash=r[6],
-            embedding_text_hash=r[7],
-            embedding_model=r[8],
-            written_namespace=r[9],
-            vector=r[10],
-            edges=edges.get(r[0]),
-            content=content_of(entity_type, dict(zip(content, r[12:], strict=True))),
-        )
-        for r in rows
-    ]
+    return [_row(entity_type, read, edges.get(read[0]) if edges else None) for read in rows]
+
+
+def _row(entity_type: EntityType, read: Sequence[Any], edges: tuple[Edge, ...] | None) -> Row:
+    entity, key, version, graph_version, deleted, *hashes, space, vector, _linked = read[:12]
+    content_hash, text_hash, embedded, model = hashes
+    return Row(
+        entity_type,
+        entity,
+        key,
+        version,
+        graph_version,
+        deleted,
+        content_of(entity_type, read[12:]),
+        content_hash,
+        text_hash,
+        embedded,
+        model,
+        space,
+        vector,
+        edges=edges,
+    )
 
 
 def read_edges(conn: Conn, ids: Sequence[UUID]) -> dict[UUID, tuple[Edge, ...]]:

@@ -8,8 +8,6 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from psycopg.rows import dict_row
-
 from altsync.db import Conn, Database
 from altsync.outbox import KEY_COLUMN
 from altsync.projection import content_of
@@ -213,7 +211,7 @@ def unpaid_contents(conn: Conn, model: Model) -> Iterator[Content]:
     """
     for kind in EntityType:
         columns = list(CONTENT_COLUMNS[kind])
-        with conn.cursor(name=f"unpaid_{kind}", row_factory=dict_row) as cursor:
+        with conn.cursor(name=f"unpaid_{kind}") as cursor:
             cursor.itersize = FETCH
             cursor.execute(
                 f"""
