@@ -230,9 +230,12 @@ class Writer:
         writing.answered = writing.answered or answer.calls > 0
         if writing.failure is None or writing.failure.retry_after is None:
             writing.failures_in_a_row, writing.failure = 0, None  # the sink is up after all
-        silent = "the sink said nothing of this record"
-        writing.outcomes.update((r.id, Failed(r.id, ErrorKind.UNKNOWN, silent)) for r in rows)
-        writing.outcomes.update((outcome.id, outcome) for outcome in answer.outcomes)
+        said: dict[UUID, Outcome] = {outcome.id: outcome for outcome in answer.outcomes}
+        if len(said) < len(rows):
+            silent = "the sink said nothing of this record"
+            unsaid = [row.id for row in rows if row.id not in said]
+            said |= {row_id: Failed(row_id, ErrorKind.UNKNOWN, silent) for row_id in unsaid}
+        writing.outcomes.update(said)
 
     def _note_failure(self, part: Sequence[Row], writing: Writing, failure: SinkFailure) -> None:
         log.warning(
