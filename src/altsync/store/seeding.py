@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
-from altsync.db import Conn, fill
+from altsync.db import Conn, fill_lines
 from altsync.outbox import KEY_COLUMN, enqueue_parameters, notify, select_operations
 from altsync.records import EMBEDDING, Action, EntityType, Origin, Topology
 from altsync.store.neighbours import cut_off
@@ -76,11 +76,11 @@ def changed_versions(
     ).fetchall()
 
 
-def copy_to_staging(conn: Conn, entity_type: EntityType, rows: Iterable[Sequence[Any]]) -> None:
-    """COPY (id, seed_id, content columns…, content_hash, text_hash, line_hash) into staging."""
+def copy_to_staging(conn: Conn, entity_type: EntityType, lines: Iterable[bytes]) -> None:
+    """COPY lines of id, seed_id, content columns…, content_hash, text_hash, line_hash."""
     hashes = ["content_hash", "text_hash", "line_hash"]
     columns = ["id", "seed_id", *CONTENT_COLUMNS[entity_type], *hashes]
-    fill(conn, f"staging_{entity_type}", columns, rows)
+    fill_lines(conn, f"staging_{entity_type}", columns, lines)
 
 
 class Present(NamedTuple):
