@@ -371,6 +371,18 @@ def test_a_run_knows_only_its_own_changes(world: World, tmp_path: Path) -> None:
     assert _progress(world, "neo4j") == (0, 0, 0, 0)
 
 
+def test_a_run_that_nobody_follows_notes_nothing(world: World, tmp_path: Path) -> None:
+    """It writes and enqueues the same, and is spared the list of what it changed."""
+    write(tmp_path, "leagues.jsonl", [league_line("l1"), league_line("l2")])
+    report = seed(world, tmp_path, followed=False)
+    assert (report.total.created, report.total.operations) == (2, 4)
+    assert _progress(world, "neo4j") == (0, 0, 0, 0)
+    write(tmp_path, "leagues.jsonl", [league_line("l1", tier="TIER1"), league_line("l2")])
+    report = seed(world, tmp_path, followed=True)
+    assert (report.total.updated, report.total.operations) == (1, 2)
+    assert _progress(world, "neo4j") == (1, 0, 0, 1)
+
+
 def test_what_was_purged_meanwhile_has_arrived(
     world: World, database: Database, tmp_path: Path
 ) -> None:

@@ -56,7 +56,10 @@ PRUNE_SHARE = 0.20
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a run is asked to do."""
+    """What a run is asked to do.
+
+    ``followed``: somebody will ask the session how far the sinks are with what it changed.
+    """
 
     folder: Path
     parts: tuple[Part, ...]
@@ -66,6 +69,7 @@ class Options:
     yes: bool = False
     strict: bool = False
     dry_run: bool = False
+    followed: bool = True
 
 
 class Loader:
@@ -294,7 +298,8 @@ class Loader:
         store.copy_to_staging(self._conn, entity_type, lines)
         if self._options.dry_run:
             return store.classify_staged(self._conn, entity_type, self._topology)
-        return store.upsert_staged(self._conn, entity_type, self._topology)
+        noted = self._options.followed or debugging()
+        return store.upsert_staged(self._conn, entity_type, self._topology, noted=noted)
 
     def _with_leagues(self, part: Part, lines: Sequence[Line], late: list[Rejected]) -> list[Line]:
         """Lines whose leagues are loaded; the others are refused by the field that names one."""
