@@ -105,7 +105,7 @@ def draft(line: Line, fingerprint: str) -> Draft:
     """What a line of an entity comes to."""
     content = cast(Content, line.item)
     wish = _wish(line.seed_id, content)
-    return _draft(wish, tags.best(wish), content, fingerprint)
+    return _draft(wish, wish.best, content, fingerprint)
 
 
 def _draft(wish: tags.Wish, tag: str, content: Content, fingerprint: str) -> Draft:
@@ -136,11 +136,11 @@ def _wish(seed_id: str, content: Content) -> tags.Wish:
     match content:
         case League():
             given = content.league_tag or None
-            return tags.Wish(seed_id, given, content.league_name, content.location)
+            return tags.wish_for(seed_id, given, content.league_name, content.location)
         case SportArchetype():
-            return tags.Wish(seed_id, content.archetype_name, content.archetype_name, None)
+            return tags.wish_for(seed_id, content.archetype_name, content.archetype_name, None)
         case FewShotExample():
-            return tags.Wish(seed_id, content.example_id, content.example_id, None)
+            return tags.wish_for(seed_id, content.example_id, content.example_id, None)
 
 
 def _column(value: str | tuple[str, ...] | Mapping[str, Any] | None) -> str | None:
