@@ -298,8 +298,13 @@ class Loader:
         store.copy_to_staging(self._conn, entity_type, lines)
         if self._options.dry_run:
             return store.classify_staged(self._conn, entity_type, self._topology)
-        noted = self._options.followed or debugging()
-        return store.upsert_staged(self._conn, entity_type, self._topology, noted=noted)
+        return store.upsert_staged(
+            self._conn,
+            entity_type,
+            self._topology,
+            absent=not there,
+            noted=self._options.followed or debugging(),
+        )
 
     def _with_leagues(self, part: Part, lines: Sequence[Line], late: list[Rejected]) -> list[Line]:
         """Lines whose leagues are loaded; the others are refused by the field that names one."""
