@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -393,6 +395,17 @@ def test_what_was_purged_meanwhile_has_arrived(
     seed(world, tmp_path, prune=True, yes=True)
     world.conn.execute("DELETE FROM league WHERE seed_id = 'l2'")
     assert _progress(world, "neo4j") == (1, 1, 0, 0)
+
+
+def test_the_process_is_left_as_it_was(world: World, tmp_path: Path) -> None:
+    """How often Python looks for garbage and lets threads take turns is a run's own, also one
+    that fails."""
+    before = gc.get_threshold(), sys.getswitchinterval()
+    write(tmp_path, "leagues.jsonl", [league_line("l1")])
+    seed(world, tmp_path)
+    with pytest.raises(SeedError):
+        seed(world, tmp_path / "nowhere")
+    assert (gc.get_threshold(), sys.getswitchinterval()) == before
 
 
 def test_two_sessions_keep_their_own_runs(world: World, tmp_path: Path) -> None:

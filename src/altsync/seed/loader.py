@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -46,6 +47,11 @@ BATCH = 2000
 
 #: Objects made between two looks for garbage cycles: those of a few batches.
 COLLECTED_AFTER = 100_000
+
+#: Seconds for which a thread that computes may keep another waiting. Whoever writes waits for the
+#: one that works out the next batch after each answer of PostgreSQL, some twenty times a batch,
+#: and PostgreSQL waits with it: up to a third of a run with Python's 0.005.
+SWITCH_AFTER = 0.0002
 
 #: Tries of one batch that met another seeder (deadlock, or one tag wanted by two).
 TRIES = 5
@@ -93,7 +99,7 @@ class Loader:
 
     def run(self) -> None:
         """Load every part, then prune. Raises ``SeedError`` when it cannot go on."""
-        with _collecting_less():
+        with _collecting_less(), _switching_soon():
             self._run()
 
     def _run(self) -> None:
@@ -454,6 +460,16 @@ def _collecting_less() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
+
+
+@contextmanager
+def _switching_soon() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_AFTER)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _pages(lines: Iterable[Raw]) -> Iterator[Sequence[Raw]]:
