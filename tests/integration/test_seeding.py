@@ -385,6 +385,13 @@ def test_a_run_that_nobody_follows_notes_nothing(world: World, tmp_path: Path) -
     assert _progress(world, "neo4j") == (1, 0, 0, 1)
 
 
+def test_an_id_longer_than_an_index_takes_costs_its_own_line(world: World, tmp_path: Path) -> None:
+    """It is refused like any other, and the lines around it are loaded."""
+    endless = "".join(f"{n:x}" for n in range(9000))
+    write(tmp_path, "leagues.jsonl", [league_line("l1"), league_line(endless), league_line("l2")])
+    assert short(seed(world, tmp_path, prune=True).total) == (3, 2, 0, 0, 0, 1)
+
+
 def test_what_was_purged_meanwhile_has_arrived(
     world: World, database: Database, tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from altsync.records import (
     entity_hex,
 )
 from altsync.seed import tags
-from altsync.seed.lines import Part
+from altsync.seed.lines import ID_LENGTH, Part
 from altsync.seed.reader import Line, Raw, Rejected, check
 
 #: The values of a league's fields but the first, its tag.
@@ -85,8 +85,13 @@ def work_out(part: Part, raws: Sequence[Raw], same: Set[int], archetypes: frozen
             drafts[line.seed_id] = draft(line, raw.fingerprint)
     first = {line.seed_id: line for line in reversed(good)}
     seen = [_seen(part, line) for line in first.values()]
-    # Ids of refused lines are noted, too, so that none of them is pruned.
-    readable = {r.seed_id: r for r in refused if r.seed_id and r.seed_id not in first}
+    # Ids of refused lines are noted, too, so that none of them is pruned. No entity has a longer
+    # one, and no index takes one of any length.
+    readable = {
+        r.seed_id: r
+        for r in refused
+        if r.seed_id and len(r.seed_id) <= ID_LENGTH and r.seed_id not in first
+    }
     seen += [_seen_refused(part, line) for line in readable.values()]
     return Batch(good, refused, drafts, seen, len(first) != len(good))
 
