@@ -66,7 +66,8 @@ def seed(conn: db.Conn, folder: Path) -> Run:
     """One run of the real seeder over the leagues of a folder."""
     report = Report(None)
     started, computed = time.perf_counter(), time.process_time()
-    Loader(conn, TOPOLOGY, Options(folder, (Part.LEAGUES,)), report).run()
+    options = Options(folder, (Part.LEAGUES,), followed=False)
+    Loader(conn, TOPOLOGY, options, report).run()
     return Run(report, time.perf_counter() - started, time.process_time() - computed)
 
 

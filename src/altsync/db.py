@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 Conn = Connection[TupleRow]
 
+#: What COPY would read as something else, and how it is said in a value.
+#: https://www.postgresql.org/docs/current/sql-copy.html, "Text Format"
+_ESCAPED = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
+_NULL = r"\N"
+
 #: Seconds to wait for PostgreSQL to accept a connection before saying so.
 CONNECT_TIMEOUT = 5
 
@@ -49,12 +54,9 @@ class _FlatListDumper(ListDumper):
         """The array as PostgreSQL reads it."""
         kinds = set(map(type, obj))
         if kinds == {str}:
-            text = "".join(obj)
-            if "\x00" in text:
+            if "\x00" in "".join(obj):
                 return super().dump(obj)  # which refuses it
-            if '"' in text or "\\" in text:
-                obj = [item.replace("\\", "\\\\").replace('"', '\\"') for item in obj]
-            return ('{"' + '","'.join(obj) + '"}').encode()
+            return array_of_texts(obj).encode()
         if kinds == {UUID}:
             return ("{" + ",".join([item.hex for item in obj]) + "}").encode()
         if kinds == {int}:
@@ -64,6 +66,14 @@ class _FlatListDumper(ListDumper):
         if kinds == {NoneType}:
             return ("{" + ",".join(["NULL"] * len(obj)) + "}").encode()
         return super().dump(obj)
+
+
+def array_of_texts(items: Sequence[str]) -> str:
+    """An array as PostgreSQL reads it."""
+    text = "".join(items)
+    if '"' in text or "\\" in text:
+        items = [item.replace("\\", "\\\\").replace('"', '\\"') for item in items]
+    return '{"' + '","'.join(items) + '"}' if items else "{}"
 
 
 @cache
@@ -100,6 +110,30 @@ def copy_rows(
             copy.write_row(row)
 
 
+def copy_line(values: Sequence[str | None]) -> bytes:
+    """A row as COPY reads it. Each value is what PostgreSQL reads as one of its column's type.
+
+    A few times as fast as psycopg's, and no connection is needed: another thread may do it.
+    """
+    line = "\t".join([_NULL if value is None else value for value in values])
+    # Few lines hold any of these but between their values, and for NULL.
+    if (
+        line.count("\\") != values.count(None)
+        or line.count("\t") != len(values) - 1
+        or "\n" in line
+        or "\r" in line
+    ):
+        line = "\t".join([_NULL if v is None else v.translate(_ESCAPED) for v in values])
+    return f"{line}\n".encode()
+
+
+def copy_lines(conn: Conn, table: str, columns: Sequence[str], lines: Iterable[bytes]) -> None:
+    """COPY lines into columns of a table. Names come from closed sets of the source."""
+    statement = f"COPY {table} ({', '.join(columns)}) FROM STDIN (ENCODING 'UTF8')"
+    with conn.cursor() as cursor, cursor.copy(statement) as copy:
+        copy.write(b"".join(lines))
+
+
 def fill(conn: Conn, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """COPY rows into a temporary table in place of what it holds.
 
@@ -108,6 +142,12 @@ def fill(conn: Conn, table: str, columns: Sequence[str], rows: Iterable[Sequence
     """
     conn.execute(f"TRUNCATE {table}")
     copy_rows(conn, table, columns, rows)
+
+
+def fill_lines(conn: Conn, table: str, columns: Sequence[str], lines: Iterable[bytes]) -> None:
+    """The same with lines."""
+    conn.execute(f"TRUNCATE {table}")
+    copy_lines(conn, table, columns, lines)
 
 
 class Database:

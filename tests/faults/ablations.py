@@ -129,7 +129,7 @@ ABLATIONS: dict[str, Ablation] = {
         "H4: a version is drawn after the row's lock",
         (
             _edit(
-                "store.seeding:upsert_staged",
+                "store.seeding:_renew",
                 ("version = nextval('entity_version')", "version = excluded.version"),
             ),
         ),

@@ -184,8 +184,8 @@ def test_a_seeder_that_vanishes_inside_a_batch(
     upsert = store.upsert_staged
     calls: list[int] = []
 
-    def upsert_and_die(*args: Any) -> store.Changes:
-        changes = upsert(*args)
+    def upsert_and_die(*args: Any, **options: Any) -> store.Changes:
+        changes = upsert(*args, **options)
         calls.append(changes.created)
         if len(calls) == 2:
             raise Killed

@@ -60,6 +60,28 @@ def test_what_another_seeder_has_just_written_is_unchanged(world: World, tmp_pat
     assert (first.total.created, second.total.unchanged, second.total.updated) == (5, 5, 0)
 
 
+@pytest.mark.parametrize("part", [Part.LEAGUES, Part.EXAMPLES])
+def test_what_was_absent_a_moment_ago_is_looked_at_again(
+    world: World, tmp_path: Path, part: Part
+) -> None:
+    """Whoever meets rows that another has just inserted changes those that differ, and no other."""
+    make = league_line if part is Part.LEAGUES else example_line
+    name = "leagues.jsonl" if part is Part.LEAGUES else "examples/triage.jsonl"
+    lines = [make(f"x{n}") for n in range(5)]
+    write(tmp_path / "a", name, lines)
+    write(tmp_path / "b", name, [make("new"), make("x3", note="edited"), *lines[:3], lines[4]])
+    other = World(world.url)
+    with ThreadPoolExecutor(1) as pool:
+        with world.conn.transaction():
+            seed(world, tmp_path / "a", part)
+            waiting = pool.submit(seed, other, tmp_path / "b", part)
+            World(world.url).until_waiting(other.conn)
+        report = waiting.result()
+    other.close()
+    assert (report.total.created, report.total.updated, report.total.unchanged) == (1, 1, 4)
+    assert world.counts("neo4j") == {"pending": 6}
+
+
 def test_their_tags_are_those_of_one(world: World, tmp_path: Path) -> None:
     """Namesakes in one order: who comes first is the same, whoever reads it."""
     lines = [league_line(f"l{n}", league_name="Premier League") for n in range(200)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -371,6 +373,25 @@ def test_a_run_knows_only_its_own_changes(world: World, tmp_path: Path) -> None:
     assert _progress(world, "neo4j") == (0, 0, 0, 0)
 
 
+def test_a_run_that_nobody_follows_notes_nothing(world: World, tmp_path: Path) -> None:
+    """It writes and enqueues the same, and is spared the list of what it changed."""
+    write(tmp_path, "leagues.jsonl", [league_line("l1"), league_line("l2")])
+    report = seed(world, tmp_path, followed=False)
+    assert (report.total.created, report.total.operations) == (2, 4)
+    assert _progress(world, "neo4j") == (0, 0, 0, 0)
+    write(tmp_path, "leagues.jsonl", [league_line("l1", tier="TIER1"), league_line("l2")])
+    report = seed(world, tmp_path, followed=True)
+    assert (report.total.updated, report.total.operations) == (1, 2)
+    assert _progress(world, "neo4j") == (1, 0, 0, 1)
+
+
+def test_an_id_longer_than_an_index_takes_costs_its_own_line(world: World, tmp_path: Path) -> None:
+    """It is refused like any other, and the lines around it are loaded."""
+    endless = "".join(f"{n:x}" for n in range(9000))
+    write(tmp_path, "leagues.jsonl", [league_line("l1"), league_line(endless), league_line("l2")])
+    assert short(seed(world, tmp_path, prune=True).total) == (3, 2, 0, 0, 0, 1)
+
+
 def test_what_was_purged_meanwhile_has_arrived(
     world: World, database: Database, tmp_path: Path
 ) -> None:
@@ -381,6 +402,17 @@ def test_what_was_purged_meanwhile_has_arrived(
     seed(world, tmp_path, prune=True, yes=True)
     world.conn.execute("DELETE FROM league WHERE seed_id = 'l2'")
     assert _progress(world, "neo4j") == (1, 1, 0, 0)
+
+
+def test_the_process_is_left_as_it_was(world: World, tmp_path: Path) -> None:
+    """How often Python looks for garbage and lets threads take turns is a run's own, also one
+    that fails."""
+    before = gc.get_threshold(), sys.getswitchinterval()
+    write(tmp_path, "leagues.jsonl", [league_line("l1")])
+    seed(world, tmp_path)
+    with pytest.raises(SeedError):
+        seed(world, tmp_path / "nowhere")
+    assert (gc.get_threshold(), sys.getswitchinterval()) == before
 
 
 def test_two_sessions_keep_their_own_runs(world: World, tmp_path: Path) -> None:

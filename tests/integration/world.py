@@ -374,20 +374,22 @@ def eventually(condition: Callable[[], bool], patience: float = PATIENCE) -> Non
         time.sleep(0.005)
 
 
-def _staged(content: Content) -> tuple[Any, ...]:
+def _staged(content: Content) -> bytes:
     entity_type = type_of(content)
     columns = (getattr(content, name) for name in store.CONTENT_COLUMNS[entity_type])
-    return (
-        entity_id(entity_type, key_of(content)),
-        key_of(content),
-        *(_column(value) for value in columns),
-        content_hash(content),
-        text_hash(content),
-        None,
+    return db.copy_line(
+        (
+            entity_id(entity_type, key_of(content)).hex,
+            key_of(content),
+            *(_column(value) for value in columns),
+            content_hash(content),
+            text_hash(content),
+            None,
+        )
     )
 
 
 def _column(value: Any) -> Any:
     if isinstance(value, dict):
         return orjson.dumps(value).decode()
-    return list(value) if isinstance(value, tuple) else value
+    return db.array_of_texts(value) if isinstance(value, tuple) else value

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from altsync.records import EntityType, Model, Row, SinkTraits, SportArchetype, Topology, entity_id
+from altsync.records import (
+    ENTITY_NAMESPACE,
+    EntityType,
+    Model,
+    Row,
+    SinkTraits,
+    SportArchetype,
+    Topology,
+    entity_hex,
+    entity_id,
+)
 
 TOPOLOGY = Topology(
     (
@@ -30,6 +42,14 @@ def test_ids_are_the_same_for_ever(entity_type: EntityType, expected: str) -> No
     """Rows, nodes and operations are found by ids that any release derives alike."""
     assert entity_id(entity_type, "combat_001") == UUID(expected)
     assert entity_id(entity_type.value, "combat_001") == UUID(expected)
+
+
+@given(st.sampled_from(EntityType), st.text(st.characters(codec="utf-8")))
+def test_ids_are_version_5_uuids(entity_type: EntityType, seed_id: str) -> None:
+    """Of the namespace, the type and the seed id, as the standard library makes them."""
+    expected = uuid5(ENTITY_NAMESPACE, f"{entity_type}:{seed_id}")
+    assert entity_id(entity_type, seed_id) == expected
+    assert entity_hex(entity_type, seed_id) == expected.hex
 
 
 def test_entities_are_locked_in_the_order_of_the_types() -> None:

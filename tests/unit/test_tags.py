@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 
 from altsync.projection import digest
 from altsync.seed.lines import TAG
-from altsync.seed.tags import SLUG_LENGTH, Refusal, Wish, assign, candidates, slug
+from altsync.seed.tags import SLUG_LENGTH, Refusal, Wish, assign, candidates, slug, wish_for
 
 
 def wish(seed_id: str, name: str = "Premier League", place: str | None = None) -> Wish:
     """A seed that leaves its tag to its name and place."""
-    return Wish(seed_id, None, name, place)
+    return wish_for(seed_id, None, name, place)
 
 
 def own(seed_id: str, tag: str) -> Wish:
     """A seed that gives its tag itself."""
-    return Wish(seed_id, tag, "Some League", None)
+    return wish_for(seed_id, tag, "Some League", None)
 
 
 # --- slugs ------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ def test_candidates_go_from_the_plain_to_the_certain() -> None:
 @given(st.text(min_size=1), st.text(), st.none() | st.text())
 def test_every_candidate_is_a_tag(seed_id: str, name: str, place: str | None) -> None:
     """Whatever the seed says, each can stand as an id in every sink."""
-    found = list(candidates(Wish(seed_id, None, name, place)))
+    found = list(candidates(wish(seed_id, name, place)))
     assert found
     assert all(re.fullmatch(TAG, tag) for tag in found)
 
@@ -148,7 +148,7 @@ _names = st.sampled_from(["Premier League", "premier-league", "Serie A", "Лиг
 _places = st.none() | st.sampled_from(["", "Ghana", "England"])
 _given = st.none() | st.sampled_from(["premier_league", "serie_a", "premier_league_ghana", "epl"])
 _wishes = st.lists(
-    st.builds(Wish, st.sampled_from([f"seed_{n}" for n in range(9)]), _given, _names, _places),
+    st.builds(wish_for, st.sampled_from([f"seed_{n}" for n in range(9)]), _given, _names, _places),
     max_size=9,
     unique_by=lambda one: one.seed_id,
 )

@@ -91,7 +91,7 @@ def seed(
         )
     if category is not None and Part.EXAMPLES not in chosen:
         raise typer.BadParameter("--category needs --examples or --all")
-    options = Options(folder, chosen, limit, category, prune, yes, strict, dry_run)
+    options = Options(folder, chosen, limit, category, prune, yes, strict, dry_run, wait)
     with application() as app:
         raise typer.Exit(run(app, options, wait=wait, timeout=timeout, as_json=as_json))
 

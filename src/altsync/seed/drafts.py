@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 import orjson
 
 from altsync import store
+from altsync.db import array_of_texts, copy_line
 from altsync.projection import content_hash, text_hash
 from altsync.records import (
     Content,
@@ -17,52 +18,59 @@ from altsync.records import (
     FewShotExample,
     League,
     SportArchetype,
-    entity_id,
+    entity_hex,
 )
 from altsync.seed import tags
+from altsync.seed.lines import ID_LENGTH, Part
 from altsync.seed.reader import Line, Raw, Rejected, check
 
 #: The values of a league's fields but the first, its tag.
 _BESIDE_TAG = attrgetter(*(field.name for field in fields(League)[1:]))
 
-#: The values of a content's columns, in the order of COPY.
-_COLUMNS = {kind: attrgetter(*names) for kind, names in store.CONTENT_COLUMNS.items()}
+#: The type of a content's entity, and the values of its columns, in the order of COPY.
+_COLUMNS = {
+    content: (kind, attrgetter(*store.CONTENT_COLUMNS[kind]))
+    for content, kind in (
+        (SportArchetype, EntityType.SPORT_ARCHETYPE),
+        (League, EntityType.LEAGUE),
+        (FewShotExample, EntityType.FEW_SHOT_EXAMPLE),
+    )
+}
 
 
 class Draft(NamedTuple):
-    """What a line comes to under ``tag``, which is the one that it most likely gets."""
+    """What a line comes to under ``tag``, which is the one that it most likely gets.
+
+    ``copied``: its row of the staging table, as COPY reads it.
+    """
 
     wish: tags.Wish
     tag: str
     content: Content
     content_hash: str
     fingerprint: str
+    copied: bytes
 
     def under(self, tag: str) -> Draft:
         """What the same line comes to under the tag that it did get."""
         return self if tag == self.tag else _draft(self.wish, tag, self.content, self.fingerprint)
 
-    def row(self, entity_type: EntityType) -> tuple[Any, ...]:
-        """The values that are copied to PostgreSQL."""
-        return (
-            entity_id(entity_type, self.wish.seed_id),
-            self.wish.seed_id,
-            *map(_column, _COLUMNS[entity_type](self.content)),
-            self.content_hash,
-            text_hash(self.content),
-            self.fingerprint + self.content_hash[: store.HALF_HASH],
-        )
-
 
 class Batch(NamedTuple):
-    """Lines of one transaction. ``drafts``: by seed id, of entities that may be new or changed."""
+    """Lines of one transaction.
+
+    ``drafts``: by seed id, of entities that may be new or changed. ``seen``: a row for each id,
+    as COPY reads it; ``repeated``: whether an id stands in two good lines.
+    """
 
     good: Sequence[Line]
     refused: Sequence[Rejected]
     drafts: Mapping[str, Draft]
+    seen: Sequence[bytes]
+    repeated: bool
 
 
-def work_out(raws: Sequence[Raw], same: Set[int], archetypes: frozenset[str]) -> Batch:
+def work_out(part: Part, raws: Sequence[Raw], same: Set[int], archetypes: frozenset[str]) -> Batch:
     """A batch of these lines. Those in ``same``, by their places from 1, are not read again."""
     good: list[Line] = []
     refused: list[Rejected] = []
@@ -73,39 +81,77 @@ def work_out(raws: Sequence[Raw], same: Set[int], archetypes: frozenset[str]) ->
             refused.append(line)
             continue
         good.append(line)
-        if line.item and raw.file.part.entity_type and line.seed_id not in drafts:
+        if line.item and part.entity_type and line.seed_id not in drafts:
             drafts[line.seed_id] = draft(line, raw.fingerprint)
-    return Batch(good, refused, drafts)
+    first = {line.seed_id: line for line in reversed(good)}
+    seen = [_seen(part, line) for line in first.values()]
+    # Ids of refused lines are noted, too, so that none of them is pruned. No entity has a longer
+    # one, and no index takes one of any length.
+    readable = {
+        r.seed_id: r
+        for r in refused
+        if r.seed_id and len(r.seed_id) <= ID_LENGTH and r.seed_id not in first
+    }
+    seen += [_seen_refused(part, line) for line in readable.values()]
+    return Batch(good, refused, drafts, seen, len(first) != len(good))
+
+
+def _seen(part: Part, line: Line) -> bytes:
+    """The row of ``session.mark_seen`` for a good line."""
+    archetype = line.item.sport_archetype if isinstance(line.item, League) else None
+    return copy_line((part, line.seed_id, line.file, str(line.number), "f", archetype))
+
+
+def _seen_refused(part: Part, line: Rejected) -> bytes:
+    return copy_line((part, line.seed_id, line.file, str(line.number), "t", None))
 
 
 def draft(line: Line, fingerprint: str) -> Draft:
     """What a line of an entity comes to."""
     content = cast(Content, line.item)
     wish = _wish(line.seed_id, content)
-    return _draft(wish, tags.best(wish), content, fingerprint)
+    return _draft(wish, wish.best, content, fingerprint)
 
 
 def _draft(wish: tags.Wish, tag: str, content: Content, fingerprint: str) -> Draft:
     if isinstance(content, League) and content.league_tag != tag:
         # Not dataclasses.replace, which looks at every field of every line anew.
         content = League(tag, *_BESIDE_TAG(content))
-    return Draft(wish, tag, content, content_hash(content), fingerprint)
+    hashed = content_hash(content)
+    return Draft(
+        wish, tag, content, hashed, fingerprint, _copied(wish.seed_id, content, hashed, fingerprint)
+    )
+
+
+def _copied(seed_id: str, content: Content, hashed: str, fingerprint: str) -> bytes:
+    entity_type, columns = _COLUMNS[type(content)]
+    return copy_line(
+        (
+            entity_hex(entity_type, seed_id),
+            seed_id,
+            *map(_column, columns(content)),
+            hashed,
+            text_hash(content),
+            fingerprint + hashed[: store.HALF_HASH],
+        )
+    )
 
 
 def _wish(seed_id: str, content: Content) -> tags.Wish:
     match content:
         case League():
             given = content.league_tag or None
-            return tags.Wish(seed_id, given, content.league_name, content.location)
+            return tags.wish_for(seed_id, given, content.league_name, content.location)
         case SportArchetype():
-            return tags.Wish(seed_id, content.archetype_name, content.archetype_name, None)
+            return tags.wish_for(seed_id, content.archetype_name, content.archetype_name, None)
         case FewShotExample():
-            return tags.Wish(seed_id, content.example_id, content.example_id, None)
+            return tags.wish_for(seed_id, content.example_id, content.example_id, None)
 
 
-def _column(value: Any) -> Any:
-    if value.__class__ is str or value is None:
+def _column(value: str | tuple[str, ...] | Mapping[str, Any] | None) -> str | None:
+    """A value as PostgreSQL reads it."""
+    if value is None or isinstance(value, str):
         return value
-    if isinstance(value, dict):
-        return orjson.dumps(value).decode()
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return array_of_texts(value)
+    return orjson.dumps(value).decode() if value else "{}"

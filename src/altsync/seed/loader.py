@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,7 +26,6 @@ from altsync.outbox import KEY_COLUMN
 from altsync.projection import digest
 from altsync.records import (
     EntityType,
-    League,
     SportArchetype,
     Topology,
     entity_id,
@@ -48,6 +48,11 @@ BATCH = 2000
 #: Objects made between two looks for garbage cycles: those of a few batches.
 COLLECTED_AFTER = 100_000
 
+#: Seconds for which a thread that computes may keep another waiting. Whoever writes waits for the
+#: one that works out the next batch after each answer of PostgreSQL, some twenty times a batch,
+#: and PostgreSQL waits with it: up to a third of a run with Python's 0.005.
+SWITCH_AFTER = 0.0002
+
 #: Tries of one batch that met another seeder (deadlock, or one tag wanted by two).
 TRIES = 5
 
@@ -57,7 +62,10 @@ PRUNE_SHARE = 0.20
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a run is asked to do."""
+    """What a run is asked to do.
+
+    ``followed``: somebody will ask the session how far the sinks are with what it changed.
+    """
 
     folder: Path
     parts: tuple[Part, ...]
@@ -67,6 +75,7 @@ class Options:
     yes: bool = False
     strict: bool = False
     dry_run: bool = False
+    followed: bool = True
 
 
 class Loader:
@@ -90,7 +99,7 @@ class Loader:
 
     def run(self) -> None:
         """Load every part, then prune. Raises ``SeedError`` when it cannot go on."""
-        with _collecting_less():
+        with _collecting_less(), _switching_soon():
             self._run()
 
     def _run(self) -> None:
@@ -145,13 +154,13 @@ class Loader:
     ) -> Iterator[Batch]:
         """Each batch, while the next is worked out: Python and PostgreSQL work at the same time."""
         if self._options.strict:  # a strict run reports while it reads
-            yield from (work_out(raws, self._same(part, raws), archetypes) for raws in pages)
+            yield from (work_out(part, raws, self._same(part, raws), archetypes) for raws in pages)
             return
         with ThreadPoolExecutor(max_workers=1) as worker:
             page = worker.submit(next, pages, ())
             ready: Future[Batch] | None = None
             while raws := page.result():
-                coming = worker.submit(work_out, raws, self._same(part, raws), archetypes)
+                coming = worker.submit(work_out, part, raws, self._same(part, raws), archetypes)
                 page = worker.submit(next, pages, ())
                 if ready:
                     yield ready.result()
@@ -230,18 +239,11 @@ class Loader:
         return changes, late, len(lines)
 
     def _without_repeats(self, part: Part, batch: Batch, late: list[Rejected]) -> Sequence[Line]:
-        """The first good line of each id. Ids of refused lines are noted, so none is pruned."""
+        """The first good line of each id."""
         good = batch.good
-        first = {line.seed_id: line for line in reversed(good)}
-        seen = [
-            session.Seen(s, line.file, line.number, archetype=_archetype(line))
-            for s, line in first.items()
-        ]
-        readable = {r.seed_id: r for r in batch.refused if r.seed_id and r.seed_id not in first}
-        seen += [session.Seen(s, r.file, r.number, rejected=True) for s, r in readable.items()]
-        if session.mark_seen(self._conn, part, seen) and len(first) == len(good):
+        if session.mark_seen(self._conn, batch.seen) and not batch.repeated:
             return good
-        places = session.first_places(self._conn, part, list(first))
+        places = session.first_places(self._conn, part, list({line.seed_id for line in good}))
         for line in good:
             place = places[line.seed_id]
             if line.place != place:
@@ -291,18 +293,24 @@ class Loader:
         drafts: Sequence[Draft],
         there: Mapping[str, store.Present],
     ) -> store.Changes:
-        rows = [
-            draft.row(entity_type)
+        lines = [
+            draft.copied
             for draft in drafts
             if (known := there.get(draft.wish.seed_id)) is None
             or known.content_hash != draft.content_hash
         ]
-        if not rows:
+        if not lines:
             return store.Changes()
-        store.copy_to_staging(self._conn, entity_type, rows)
+        store.copy_to_staging(self._conn, entity_type, lines)
         if self._options.dry_run:
             return store.classify_staged(self._conn, entity_type, self._topology)
-        return store.upsert_staged(self._conn, entity_type, self._topology)
+        return store.upsert_staged(
+            self._conn,
+            entity_type,
+            self._topology,
+            absent=not there,
+            noted=self._options.followed or debugging(),
+        )
 
     def _with_leagues(self, part: Part, lines: Sequence[Line], late: list[Rejected]) -> list[Line]:
         """Lines whose leagues are loaded; the others are refused by the field that names one."""
@@ -454,6 +462,16 @@ def _collecting_less() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
+@contextmanager
+def _switching_soon() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_AFTER)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
 def _pages(lines: Iterable[Raw]) -> Iterator[Sequence[Raw]]:
     iterator = iter(lines)
     while page := list(islice(iterator, BATCH)):
@@ -462,10 +480,6 @@ def _pages(lines: Iterable[Raw]) -> Iterator[Sequence[Raw]]:
 
 def _refuse(line: Line, field: str, reason: str) -> Rejected:
     return Rejected(line.file, line.number, field, reason, line.raw, line.seed_id)
-
-
-def _archetype(line: Line) -> str | None:
-    return line.item.sport_archetype if isinstance(line.item, League) else None
 
 
 def _part(line: Line) -> LeaguePart:

@@ -41,7 +41,7 @@ class TagRegistry:
 
     def _holders(self, entity_type: EntityType, new: Sequence[tags.Wish]) -> dict[str, str]:
         """Who has the tags that these may get. Most get the best; only else all are looked up."""
-        bests = {tags.best(wish) for wish in new}
+        bests = {wish.best for wish in new}
         held = self._held(entity_type, list(bests))
         if not held and len(bests) == len(new):
             return held

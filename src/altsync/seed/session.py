@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from psycopg import errors
 
-from altsync.db import Conn, copy_rows, fill
+from altsync.db import Conn, copy_lines, fill, fill_lines
 from altsync.records import EntityType
 from altsync.seed.lines import Part
 from altsync.store import Changes
@@ -43,17 +43,9 @@ def _seeded(part: Part) -> str:
     return "e.deleted_at IS NULL" if part.entity_type else "true"
 
 
-class Seen(NamedTuple):
-    """A seed id met in this run, and where; ``rejected`` when its line was refused.
-
-    ``archetype`` is what a league's line names.
-    """
-
-    seed_id: str
-    file: str
-    line: int
-    rejected: bool = False
-    archetype: str | None = None
+#: Columns of the ids met in this run, and where; ``rejected`` when the line was refused.
+#: ``archetype`` is what a league's line names.
+_SEEN = ("part", "seed_id", "file", "line", "rejected", "archetype")
 
 
 def create_tables(conn: Conn) -> None:
@@ -62,7 +54,8 @@ def create_tables(conn: Conn) -> None:
         """
         CREATE TEMP TABLE IF NOT EXISTS seen (
           part text NOT NULL, seed_id text NOT NULL, file text NOT NULL, line int NOT NULL,
-          rejected bool NOT NULL, archetype text, PRIMARY KEY (seed_id, part))
+          rejected bool NOT NULL, archetype text, PRIMARY KEY (seed_id, part));
+        CREATE TEMP TABLE IF NOT EXISTS staging_seen (LIKE seen)
         """
     )
     conn.execute(
@@ -84,33 +77,30 @@ def create_tables(conn: Conn) -> None:
         )
 
 
-def mark_seen(conn: Conn, part: Part, seen: Sequence[Seen]) -> bool:
-    """Note ids; whether all are new in this run. The first good line of an id wins.
+def mark_seen(conn: Conn, seen: Sequence[bytes]) -> bool:
+    """Note ids, by lines of part, seed_id, file, line, rejected, archetype.
 
-    COPY first, which takes half as long and refuses a batch where any id is not new.
+    Returns whether all are new in this run. The first good line of an id wins. COPY first, which
+    takes half as long and refuses a batch where any id is not new.
     """
     try:
         with conn.transaction():
-            copy_rows(conn, "seen", ("part", *Seen._fields), ((part, *one) for one in seen))
+            copy_lines(conn, "seen", _SEEN, seen)
     except errors.UniqueViolation:
-        return _mark_again(conn, part, seen)
+        return _mark_again(conn, seen)
     return True
 
 
-def _mark_again(conn: Conn, part: Part, seen: Sequence[Seen]) -> bool:
-    columns = [list(column) for column in zip(*seen, strict=True)]
+def _mark_again(conn: Conn, seen: Sequence[bytes]) -> bool:
+    fill_lines(conn, "staging_seen", _SEEN, seen)
     noted = conn.execute(
         """
-        INSERT INTO seen
-        SELECT %s, r.*
-        FROM unnest(%s::text[], %s::text[], %s::int[], %s::bool[], %s::text[])
-          AS r(seed_id, file, line, rejected, archetype)
+        INSERT INTO seen SELECT * FROM staging_seen
         ON CONFLICT (seed_id, part) DO UPDATE
           SET rejected = false, file = excluded.file, line = excluded.line,
               archetype = excluded.archetype
           WHERE seen.rejected AND NOT excluded.rejected
-        """,
-        (part, *columns),
+        """
     )
     return noted.rowcount == len(seen)
 

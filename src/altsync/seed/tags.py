@@ -29,12 +29,16 @@ _LETTERS = str.maketrans(
 
 
 class Wish(NamedTuple):
-    """What a seed asks for: a tag of its own, or one made from its name and place."""
+    """What a seed asks for: a tag of its own, or one made from its name and place.
+
+    ``best`` is the tag that it gets when nobody else has it.
+    """
 
     seed_id: str
     given: str | None
     name: str
     location: str | None
+    best: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +59,24 @@ def slug(text: str) -> str:
     return _NOT_WORD.sub("_", plain.replace("'", "")).strip("_")[:SLUG_LENGTH].strip("_")
 
 
+def wish_for(seed_id: str, given: str | None, name: str, location: str | None) -> Wish:
+    """What a seed asks for that gives this tag, name and place."""
+    return Wish(seed_id, given, name, location, given or slug(name) or _of_its_own("seed", seed_id))
+
+
 def candidates(wish: Wish) -> Iterator[str]:
     """The tags that a seed may have, the best first. The last one is its own alone."""
-    if wish.given:
-        yield wish.given
-        return
+    yield wish.best
     name = slug(wish.name)
-    if name:
-        yield name
+    if name and not wish.given:
         place = slug(wish.location or "")
         if place:
             yield f"{name}_{place}"
-    yield f"{name or 'seed'}_{digest(wish.seed_id.encode())[:SUFFIX_LENGTH]}"
+        yield _of_its_own(name, wish.seed_id)
 
 
-def best(wish: Wish) -> str:
-    """The tag that a seed gets when nobody else has it."""
-    return next(candidates(wish))
+def _of_its_own(name: str, seed_id: str) -> str:
+    return f"{name}_{digest(seed_id.encode())[:SUFFIX_LENGTH]}"
 
 
 def assign(
@@ -92,14 +97,17 @@ def assign(
         elif has is not None:
             reason = f"this seed's tag is {has!r} and stays so; a new tag needs a new id"
             refused.append(Refusal(wish.seed_id, reason))
+        elif (tag := _free(wish, taken)) is not None:
+            tags[wish.seed_id] = tag
+            taken[tag] = wish.seed_id
         else:
-            free = (c for c in candidates(wish) if taken.get(c, wish.seed_id) == wish.seed_id)
-            tag = next(free, None)
-            if tag is not None:
-                tags[wish.seed_id] = tag
-                taken[tag] = wish.seed_id
-            else:
-                first = best(wish)
-                reason = f"the tag {first!r} belongs to the seed {taken[first]!r}"
-                refused.append(Refusal(wish.seed_id, reason))
+            reason = f"the tag {wish.best!r} belongs to the seed {taken[wish.best]!r}"
+            refused.append(Refusal(wish.seed_id, reason))
     return tags, refused
+
+
+def _free(wish: Wish, taken: Mapping[str, str]) -> str | None:
+    for tag in candidates(wish):
+        if taken.get(tag, wish.seed_id) == wish.seed_id:
+            return tag
+    return None

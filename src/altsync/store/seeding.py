@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
-from altsync.db import Conn, fill
+from altsync.db import Conn, fill_lines
 from altsync.outbox import KEY_COLUMN, enqueue_parameters, notify, select_operations
 from altsync.records import EMBEDDING, Action, EntityType, Origin, Topology
 from altsync.store.neighbours import cut_off
@@ -76,26 +76,30 @@ def changed_versions(
     ).fetchall()
 
 
-def copy_to_staging(conn: Conn, entity_type: EntityType, rows: Iterable[Sequence[Any]]) -> None:
-    """COPY (id, seed_id, content columns…, content_hash, text_hash, line_hash) into staging."""
+def copy_to_staging(conn: Conn, entity_type: EntityType, lines: Iterable[bytes]) -> None:
+    """COPY lines of id, seed_id, content columns…, content_hash, text_hash, line_hash."""
     hashes = ["content_hash", "text_hash", "line_hash"]
     columns = ["id", "seed_id", *CONTENT_COLUMNS[entity_type], *hashes]
-    fill(conn, f"staging_{entity_type}", columns, rows)
+    fill_lines(conn, f"staging_{entity_type}", columns, lines)
 
 
 class Present(NamedTuple):
-    """What a living entity is called in its sinks, and the hash of what its seed said last."""
+    """What an entity is called in its sinks, and the hash of what its seed said last.
+
+    ``content_hash`` is None for one that is deleted.
+    """
 
     key: str
-    content_hash: str
+    content_hash: str | None
 
 
 def present(conn: Conn, entity_type: EntityType, seed_ids: Sequence[str]) -> dict[str, Present]:
-    """What is there and not deleted, by seed id: lines that say the same need not be staged."""
+    """What is there, by seed id: lines that say the same need not be staged."""
     rows = conn.execute(
         f"""
-        SELECT seed_id, {KEY_COLUMN[entity_type]}, content_hash FROM {entity_type}
-        WHERE seed_id = ANY(%s) AND deleted_at IS NULL
+        SELECT seed_id, {KEY_COLUMN[entity_type]},
+               CASE WHEN deleted_at IS NULL THEN content_hash END
+        FROM {entity_type} WHERE seed_id = ANY(%s)
         """,
         (list(seed_ids),),
     )
@@ -140,14 +144,26 @@ def classify_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> 
     return Changes(created=row[0], updated=row[1], operations=int(row[2]))
 
 
-def upsert_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> Changes:
+def upsert_staged(
+    conn: Conn,
+    entity_type: EntityType,
+    topology: Topology,
+    *,
+    absent: bool = False,
+    noted: bool = True,
+) -> Changes:
     """Upsert what changed in staging and enqueue its operations, in the caller's transaction.
 
     Rows that another seeder has made the same meanwhile are not written. The version is drawn
     after the row's lock, never from the proposed row, or it could go backwards.
+
+    ``absent``: no staged entity was there just now, not even a deleted one. Guarding each row
+    costs a third of its INSERT, so none is; where another seeder comes first, this raises
+    ``UniqueViolation``. ``noted``: whether anybody will look at ``changed_in_run``.
     """
     columns = list(CONTENT_COLUMNS[entity_type])
     names = ", ".join(columns)
+    note = f", noted AS ({_note(entity_type)})" if noted else ""
     row = conn.execute(
         f"""
         WITH wanted AS (SELECT config ->> 'model' AS model FROM sink_state
@@ -158,27 +174,15 @@ def upsert_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> Ch
           SELECT s.id, s.seed_id, {", ".join("s." + c for c in columns)},
                  s.content_hash, s.text_hash, s.line_hash
           FROM staging_{entity_type} s ORDER BY s.id
-          ON CONFLICT (id) DO UPDATE SET
-            {", ".join(f"{c} = excluded.{c}" for c in columns)},
-            content_hash = excluded.content_hash, text_hash = excluded.text_hash,
-            line_hash = excluded.line_hash,
-            version = nextval('entity_version'), updated_at = now(), deleted_at = NULL,
-            neo4j_sync_status = 'pending', pinecone_sync_status = 'pending',
-            embedding_sync_status = CASE
-              WHEN l.embedding_text_hash = excluded.text_hash
-               AND l.embedding_model = (SELECT model FROM wanted)
-              THEN 'synced' ELSE 'pending' END
-          WHERE l.content_hash <> excluded.content_hash OR l.deleted_at IS NOT NULL
+          {"" if absent else _renew(columns)}
           RETURNING l.id, l.{KEY_COLUMN[entity_type]} AS key, l.version, l.graph_version,
                     (xmax = 0) AS created,
                     COALESCE(l.embedding_text_hash = l.text_hash
                              AND l.embedding_model = (SELECT model FROM wanted), false)
                       AS embedded),
         enqueued AS (
-          {select_operations(entity_type, "changed", origin=Origin.SEED)} RETURNING 1),
-        noted AS (
-          INSERT INTO changed_in_run SELECT '{entity_type}', id, version FROM changed
-          ON CONFLICT (id) DO UPDATE SET version = excluded.version)
+          {select_operations(entity_type, "changed", origin=Origin.SEED)} RETURNING 1)
+        {note}
         SELECT count(*) FILTER (WHERE created), count(*) FILTER (WHERE NOT created),
                (SELECT count(*) FROM enqueued)
         FROM changed
@@ -189,6 +193,29 @@ def upsert_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> Ch
     if row[2]:
         notify(conn, topology.names)
     return Changes(created=row[0], updated=row[1], operations=row[2])
+
+
+def _renew(columns: Sequence[str]) -> str:
+    return f"""
+    ON CONFLICT (id) DO UPDATE SET
+      {", ".join(f"{c} = excluded.{c}" for c in columns)},
+      content_hash = excluded.content_hash, text_hash = excluded.text_hash,
+      line_hash = excluded.line_hash,
+      version = nextval('entity_version'), updated_at = now(), deleted_at = NULL,
+      neo4j_sync_status = 'pending', pinecone_sync_status = 'pending',
+      embedding_sync_status = CASE
+        WHEN l.embedding_text_hash = excluded.text_hash
+         AND l.embedding_model = (SELECT model FROM wanted)
+        THEN 'synced' ELSE 'pending' END
+    WHERE l.content_hash <> excluded.content_hash OR l.deleted_at IS NOT NULL
+    """
+
+
+def _note(entity_type: EntityType) -> str:
+    return f"""
+    INSERT INTO changed_in_run SELECT '{entity_type}', id, version FROM changed
+    ON CONFLICT (id) DO UPDATE SET version = excluded.version
+    """
 
 
 def tombstone(
@@ -209,9 +236,7 @@ def tombstone(
           FROM gone WHERE l.id = gone.id
           RETURNING l.id, l.{KEY_COLUMN[entity_type]} AS key, l.version, l.graph_version,
                     true AS embedded),
-        noted AS (
-          INSERT INTO changed_in_run SELECT '{entity_type}', id, version FROM changed
-          ON CONFLICT (id) DO UPDATE SET version = excluded.version),
+        noted AS ({_note(entity_type)}),
         enqueued AS (
           {
             select_operations(entity_type, "changed", origin=Origin.SEED, action=Action.DELETE)
