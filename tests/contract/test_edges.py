@@ -171,7 +171,7 @@ def test_writers_that_draw_to_each_other(graph: GraphHarness) -> None:
         [linked(tag, 10, *(other for other in tags if other != tag)) for tag in half]
         for half in (tags[:10], tags[10:])
     ]
-    start = Barrier(2)
+    start = Barrier(2, timeout=30)
 
     def write(rows: list[Row]) -> None:
         sink = graph.open()

@@ -132,7 +132,7 @@ def test_setting_up_at_once(harness: Harness) -> None:
     """Four workers meet an empty store; none of them fails, and it can be written to."""
     harness.wipe()
     sinks = [harness.open() for _ in range(4)]
-    barrier = Barrier(len(sinks))
+    barrier = Barrier(len(sinks), timeout=30)
 
     def set_up(one: Sink) -> None:
         barrier.wait()
@@ -433,7 +433,7 @@ def test_two_writers_of_the_same_new_entities(harness: Harness) -> None:
     keys = [f"both_{n:02}" for n in range(20)]
     sinks = [harness.open() for _ in range(4)]
     sinks[0].setup()
-    barrier = Barrier(len(sinks))
+    barrier = Barrier(len(sinks), timeout=30)
 
     def write_all(number: int) -> None:
         rows = [league(key, 10 + number % 2, description=key) for key in keys]

@@ -22,7 +22,7 @@ KINDS = [
 Sink("key", host=None, timeout=1.0, dimensions=4, cloud="aws", region="nowhere")
 assert {kind.__name__ for kind in KINDS} <= set(know_answers()), know_answers()
 sys.setswitchinterval(1e-6)
-together = threading.Barrier(8)
+together = threading.Barrier(8, timeout=30)
 
 def answers():
     together.wait()

@@ -270,7 +270,7 @@ def test_many_leagues_move_in_one_call(graph: GraphHarness, sink: Sink) -> None:
 def test_writers_that_share_a_parent(graph: GraphHarness) -> None:
     """Different leagues of one new archetype, at once: one stub, and every edge."""
     sinks = [graph.open() for _ in range(4)]
-    barrier = Barrier(len(sinks))
+    barrier = Barrier(len(sinks), timeout=30)
 
     def write(number: int) -> None:
         rows = [league(f"w{number}_{n}", 10, sport_archetype=f"new_{n % 3}") for n in range(10)]

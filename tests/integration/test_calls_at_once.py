@@ -56,7 +56,7 @@ def test_calls_go_out_together(world: World, database: Database) -> None:
     """The first answer waits for the second call: in turns, it would never come."""
     world.save(*leagues(FIRST))
     embed(database)
-    together = threading.Barrier(FIRST)
+    together = threading.Barrier(FIRST, timeout=30)
     index = WideIndex()
     index.before = lambda call: _meet(together)
     batch = delivery(database, index).deliver_batch()

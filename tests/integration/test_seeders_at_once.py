@@ -158,7 +158,7 @@ def _write(folder: Path) -> None:
 
 def _at_once(world: World, *folders: Path, **options: Any) -> list[Report]:
     """Two runs, over one folder or over two, started together."""
-    start = threading.Barrier(2)
+    start = threading.Barrier(2, timeout=30)
 
     def run(folder: Path) -> Report:
         session = World(world.url)
