@@ -17,7 +17,8 @@ from altsync.projection import content_hash, text_hash
 from altsync.records import EntityType, entity_id
 from altsync.records import League as LeagueContent
 from altsync.seed.lines import Part
-from altsync.seed.loader import Loader, Options
+from altsync.seed.loader import Loader
+from altsync.seed.options import Options
 from altsync.seed.report import Report
 from altsync.store.rows import CONTENT_COLUMNS
 from benchmarks.bench import TOPOLOGY

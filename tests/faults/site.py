@@ -19,7 +19,8 @@ from altsync.records import (
 )
 from altsync.relay import Relay, RelayPolicy
 from altsync.seed.lines import Part
-from altsync.seed.loader import Loader, Options
+from altsync.seed.loader import Loader
+from altsync.seed.options import Options
 from altsync.seed.report import Report
 from altsync.sinks.base import Sink
 from altsync.sinks.embedding import Sink as EmbeddingSink

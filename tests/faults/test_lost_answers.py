@@ -14,7 +14,8 @@ from altsync.db import Database
 from altsync.records import EMBEDDING
 from altsync.seed import loader
 from altsync.seed.lines import Part
-from altsync.seed.loader import Loader, Options
+from altsync.seed.loader import Loader
+from altsync.seed.options import Options
 from altsync.seed.report import Report
 from altsync.sinks.base import Sink
 from tests.conftest import TOPOLOGY

@@ -22,7 +22,8 @@ from altsync.projection import digest
 from altsync.queries import Stores
 from altsync.records import Model
 from altsync.seed.lines import Part
-from altsync.seed.loader import Loader, Options
+from altsync.seed.loader import Loader
+from altsync.seed.options import Options
 from altsync.seed.report import Report
 from altsync.sinks import pinecone
 from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness

@@ -9,7 +9,8 @@ from typing import Any
 
 from altsync.records import EntityType, entity_id
 from altsync.seed.lines import Part
-from altsync.seed.loader import Loader, Options
+from altsync.seed.loader import Loader
+from altsync.seed.options import Options
 from altsync.seed.report import Counts, Report
 from tests.conftest import TOPOLOGY
 from tests.integration.world import World

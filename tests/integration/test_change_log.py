@@ -16,7 +16,8 @@ from altsync.delivery import Drained
 from altsync.errors import SinkFailure
 from altsync.records import ErrorKind
 from altsync.seed.lines import Part
-from altsync.seed.loader import Loader, Options
+from altsync.seed.loader import Loader
+from altsync.seed.options import Options
 from altsync.seed.report import Report
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import Call, FakeGraph

@@ -11,7 +11,8 @@ import pytest
 
 from altsync.errors import SeedError
 from altsync.seed.lines import Part
-from altsync.seed.loader import Loader, Options
+from altsync.seed.loader import Loader
+from altsync.seed.options import Options
 from altsync.seed.report import Report
 from tests.conftest import TOPOLOGY
 from tests.integration.world import World

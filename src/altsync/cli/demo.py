@@ -24,7 +24,7 @@ from altsync.cli.terminal import Exit, answers, notes
 from altsync.config import read_settings
 from altsync.errors import AltsyncError
 from altsync.seed.lines import Part
-from altsync.seed.loader import Options
+from altsync.seed.options import Options
 
 #: Seconds that relay and worker get to finish their batches and go.
 GOODBYE = 30.0

@@ -28,7 +28,8 @@ from altsync.cli.terminal import Exit, notes
 from altsync.db import Conn
 from altsync.records import EMBEDDING
 from altsync.seed.lines import Part
-from altsync.seed.loader import Loader, Options
+from altsync.seed.loader import Loader
+from altsync.seed.options import Options
 from altsync.seed.reader import find_files
 from altsync.seed.report import Report
 from altsync.store import RunProgress

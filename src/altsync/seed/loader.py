@@ -7,16 +7,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar, cast
-from uuid import UUID
 
 import orjson
 import structlog
-from psycopg import errors
 
 from altsync import store
 from altsync.db import Conn
@@ -33,9 +29,12 @@ from altsync.records import (
 from altsync.seed import relationships, session
 from altsync.seed.drafts import Batch, Draft, work_out
 from altsync.seed.lines import KNOWN_ARCHETYPES, LeaguePart, Part, Relationship
+from altsync.seed.options import Options
+from altsync.seed.pruning import Pruner
 from altsync.seed.reader import Line, Raw, Rejected, SeedFile, find_files, read, read_raw
 from altsync.seed.registry import TagRegistry
 from altsync.seed.report import Report
+from altsync.seed.transactions import at_once
 
 log = structlog.get_logger(__name__)
 
@@ -52,30 +51,6 @@ COLLECTED_AFTER = 100_000
 #: one that works out the next batch after each answer of PostgreSQL, some twenty times a batch,
 #: and PostgreSQL waits with it: up to a third of a run with Python's 0.005.
 SWITCH_AFTER = 0.0002
-
-#: Tries of one batch that met another seeder (deadlock, or one tag wanted by two).
-TRIES = 5
-
-#: Share of a part that --prune deletes without being told twice.
-PRUNE_SHARE = 0.20
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a run is asked to do.
-
-    ``followed``: somebody will ask the session how far the sinks are with what it changed.
-    """
-
-    folder: Path
-    parts: tuple[Part, ...]
-    limit: int | None = None
-    category: str | None = None
-    prune: bool = False
-    yes: bool = False
-    strict: bool = False
-    dry_run: bool = False
-    followed: bool = True
 
 
 class Loader:
@@ -117,7 +92,9 @@ class Loader:
                 relationships.create_staging(self._conn)
             self._load_part(part, found, archetypes)
         if self._options.prune:
-            self._prune([part for part, found in files.items() if found])
+            pruner = Pruner(self._conn, self._topology, self._options, self._report)
+            unreadable = next(iter(self._unreadable.values()), None)
+            pruner.prune([part for part, found in files.items() if found], unreadable)
 
     def _files(self, part: Part) -> list[SeedFile]:
         category = self._options.category if part is Part.EXAMPLES else None
@@ -193,7 +170,7 @@ class Loader:
         counts = self._report.counts(part)
         counts.processed += len(batch.good) + len(batch.refused)
         write = partial(self._write_batch, part, batch)
-        changes, late, fresh = self._at_once(part, write)
+        changes, late, fresh = at_once(self._conn, part, write)
         if debugging() and part.entity_type and not self._options.dry_run:
             self._log_changes(part.entity_type, batch.good)
         for line in [*batch.refused, *late]:
@@ -362,93 +339,6 @@ class Loader:
     def _write_parts(self, part: Part, lines: Sequence[Line]) -> store.Changes:
         session.copy_parts(self._conn, part, [_part_row(part, line) for line in lines])
         return session.upsert_parts(self._conn, part, write=not self._options.dry_run)
-
-    # --- pruning ------------------------------------------------------------------------------
-
-    def _prune(self, parts: Sequence[Part]) -> None:
-        """Delete what the files no longer hold; children before what they belong to."""
-        blocked = self._prune_blocked()
-        if blocked:
-            self._report.notes.append(f"nothing was pruned: {blocked}")
-            return
-        # Look at every part before any is touched: a refusal leaves all of them whole.
-        gone = {part: session.unseen(self._conn, part) for part in parts}
-        for part, ids in gone.items():
-            self._check_share(part, len(ids))
-        self._check_unused(gone.get(Part.ARCHETYPES, []), gone.get(Part.LEAGUES, []))
-        order = (
-            *(Part.RELATIONSHIPS, Part.CONTRACTS, Part.DOCUMENTS),
-            *(Part.EXAMPLES, Part.LEAGUES, Part.ARCHETYPES),
-        )
-        for part in order:
-            if gone.get(part):
-                self._delete(part, gone[part])
-
-    def _prune_blocked(self) -> str | None:
-        if self._options.limit is not None:
-            return "--limit leaves lines unread"
-        if self._options.category is not None:
-            return "--category leaves files unread"
-        return next(iter(self._unreadable.values()), None)
-
-    def _check_share(self, part: Part, gone: int) -> None:
-        total = session.count_rows(self._conn, part)
-        if self._options.dry_run:
-            total += self._report.counts(part).created
-        if gone > PRUNE_SHARE * total and not self._options.yes:
-            raise SeedError(
-                f"--prune would delete {gone} of {total} {part} ({gone / total:.0%}); nothing "
-                f"was deleted. Say --yes if the seed files are right."
-            )
-
-    def _delete(self, part: Part, ids: Sequence[Any]) -> None:
-        counts = self._report.counts(part)
-        if self._options.dry_run:
-            counts.deleted += len(ids)
-            if part.entity_type is not None:
-                sinks = len(self._topology.direct) + len(self._topology.vector)
-                counts.operations += sinks * len(ids)
-            return
-        for start in range(0, len(ids), store.DELETE_PAGE):
-            page = ids[start : start + store.DELETE_PAGE]
-            changes = self._at_once(part, partial(self._delete_page, part, page))
-            counts.deleted += changes.deleted
-            counts.operations += changes.operations
-            if debugging() and part.entity_type:
-                self._log_deletions(part.entity_type, page)
-
-    def _log_deletions(self, entity_type: EntityType, ids: Sequence[UUID]) -> None:
-        for _id, seed_id, key, version in store.changed_versions(self._conn, entity_type, ids):
-            log.debug("entity.deleted", seed_id=seed_id, key=key, change=version)
-
-    def _delete_page(self, part: Part, page: Sequence[Any]) -> store.Changes:
-        if part is Part.RELATIONSHIPS:
-            return relationships.delete(self._conn, page, self._topology)
-        if part.entity_type is None:
-            return store.Changes(deleted=session.delete_parts(self._conn, part, page))
-        return store.tombstone(self._conn, part.entity_type, page, self._topology)
-
-    def _at_once(self, part: Part, work: Callable[[], T]) -> T:
-        """One transaction, done again when it meets another writer of the same rows."""
-        for attempt in range(1, TRIES + 1):
-            try:
-                with self._conn.transaction():
-                    return work()
-            except (errors.DeadlockDetected, errors.UniqueViolation, errors.SerializationFailure):
-                # Another seeder was at the same rows; what it did is seen at the next try.
-                if attempt == TRIES:
-                    raise
-                log.info("batch.retried", part=part.value, attempt=attempt)
-        raise AssertionError("unreachable")
-
-    def _check_unused(self, ids: Sequence[Any], leaving: Sequence[Any]) -> None:
-        used = session.archetypes_in_use(self._conn, ids, leaving)
-        if used:
-            names = ", ".join(f"{name} ({count} leagues)" for name, count in used)
-            raise SeedError(
-                f"archetypes that leagues still name cannot be deleted: {names}. Move or delete "
-                f"those leagues first, or put the archetypes back."
-            )
 
 
 @contextmanager

@@ -1,0 +1,26 @@
+"""What a seeding run is asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from altsync.seed.lines import Part
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run is asked to do.
+
+    ``followed``: somebody will ask the session how far the sinks are with what it changed.
+    """
+
+    folder: Path
+    parts: tuple[Part, ...]
+    limit: int | None = None
+    category: str | None = None
+    prune: bool = False
+    yes: bool = False
+    strict: bool = False
+    dry_run: bool = False
+    followed: bool = True

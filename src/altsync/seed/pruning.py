@@ -1,0 +1,112 @@
+"""``--prune``: deleting what the seed files no longer hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from altsync import store
+from altsync.db import Conn
+from altsync.errors import SeedError
+from altsync.log import debugging
+from altsync.records import EntityType, Topology
+from altsync.seed import relationships, session
+from altsync.seed.lines import Part
+from altsync.seed.options import Options
+from altsync.seed.report import Report
+from altsync.seed.transactions import at_once
+
+log = structlog.get_logger(__name__)
+
+#: Share of a part that --prune deletes without being told twice.
+PRUNE_SHARE = 0.20
+
+
+class Pruner:
+    """Deletes at the end of a run that has noted every id it met."""
+
+    def __init__(self, conn: Conn, topology: Topology, options: Options, report: Report) -> None:
+        self._conn = conn
+        self._topology = topology
+        self._options = options
+        self._report = report
+
+    def prune(self, parts: Sequence[Part], unreadable: str | None) -> None:
+        """Delete what the files of ``parts`` no longer hold; children before what they belong to.
+
+        ``unreadable``: why it is not known what the files hold. Raises ``SeedError`` when too much
+        would go, or an archetype that leagues still name.
+        """
+        blocked = self._blocked() or unreadable
+        if blocked:
+            self._report.notes.append(f"nothing was pruned: {blocked}")
+            return
+        # Look at every part before any is touched: a refusal leaves all of them whole.
+        gone = {part: session.unseen(self._conn, part) for part in parts}
+        for part, ids in gone.items():
+            self._check_share(part, len(ids))
+        self._check_unused(gone.get(Part.ARCHETYPES, []), gone.get(Part.LEAGUES, []))
+        order = (
+            *(Part.RELATIONSHIPS, Part.CONTRACTS, Part.DOCUMENTS),
+            *(Part.EXAMPLES, Part.LEAGUES, Part.ARCHETYPES),
+        )
+        for part in order:
+            if gone.get(part):
+                self._delete(part, gone[part])
+
+    def _blocked(self) -> str | None:
+        if self._options.limit is not None:
+            return "--limit leaves lines unread"
+        if self._options.category is not None:
+            return "--category leaves files unread"
+        return None
+
+    def _check_share(self, part: Part, gone: int) -> None:
+        total = session.count_rows(self._conn, part)
+        if self._options.dry_run:
+            total += self._report.counts(part).created
+        if gone > PRUNE_SHARE * total and not self._options.yes:
+            raise SeedError(
+                f"--prune would delete {gone} of {total} {part} ({gone / total:.0%}); nothing "
+                f"was deleted. Say --yes if the seed files are right."
+            )
+
+    def _delete(self, part: Part, ids: Sequence[Any]) -> None:
+        counts = self._report.counts(part)
+        if self._options.dry_run:
+            counts.deleted += len(ids)
+            if part.entity_type is not None:
+                sinks = len(self._topology.direct) + len(self._topology.vector)
+                counts.operations += sinks * len(ids)
+            return
+        for start in range(0, len(ids), store.DELETE_PAGE):
+            page = ids[start : start + store.DELETE_PAGE]
+            changes = at_once(self._conn, part, partial(self._delete_page, part, page))
+            counts.deleted += changes.deleted
+            counts.operations += changes.operations
+            if debugging() and part.entity_type:
+                self._log_deletions(part.entity_type, page)
+
+    def _log_deletions(self, entity_type: EntityType, ids: Sequence[UUID]) -> None:
+        for _id, seed_id, key, version in store.changed_versions(self._conn, entity_type, ids):
+            log.debug("entity.deleted", seed_id=seed_id, key=key, change=version)
+
+    def _delete_page(self, part: Part, page: Sequence[Any]) -> store.Changes:
+        if part is Part.RELATIONSHIPS:
+            return relationships.delete(self._conn, page, self._topology)
+        if part.entity_type is None:
+            return store.Changes(deleted=session.delete_parts(self._conn, part, page))
+        return store.tombstone(self._conn, part.entity_type, page, self._topology)
+
+    def _check_unused(self, ids: Sequence[Any], leaving: Sequence[Any]) -> None:
+        used = session.archetypes_in_use(self._conn, ids, leaving)
+        if used:
+            names = ", ".join(f"{name} ({count} leagues)" for name, count in used)
+            raise SeedError(
+                f"archetypes that leagues still name cannot be deleted: {names}. Move or delete "
+                f"those leagues first, or put the archetypes back."
+            )
