@@ -17,7 +17,7 @@ _NAMESPACE_BYTES = ENTITY_NAMESPACE.bytes
 #: Hex digits of a hash, and what they become where a UUID keeps its variant in their high bits.
 _VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 
-#: The name of the sink that fills the vector columns. Others may need it, none may replace it.
+#: The name of the sink that embeds. Others may need it, none may replace it.
 EMBEDDING = "embedding"
 
 #: The name of the sink that keeps leagues' SIMILAR_TO relationships in step with their vectors.
@@ -204,7 +204,7 @@ class Row:
     edges: tuple[Edge, ...] | None = None
 
     def is_embedded_by(self, model: str) -> bool:
-        """Whether the vector column holds what should be embedded, by the wanted model."""
+        """Whether what should be embedded is, by the wanted model."""
         return self.embedding_text_hash == self.text_hash and self.embedding_model == model
 
 

@@ -1,4 +1,4 @@
-"""The sink that fills the vector columns: each text is embedded once per model."""
+"""The sink that embeds: each text once per model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ IN_FLIGHT = 4
 class Sink:
     """Embeds what no row and no earlier life of a text has paid for.
 
-    Vectors go to the store right after each answer; settling moves them to the entities. Being
+    Vectors go to the store right after each answer; settling leads the entities to them. Being
     keyed by what they embed, they need no guard against older versions.
     """
 
