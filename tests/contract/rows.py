@@ -40,7 +40,7 @@ HOSTILE = (
 
 
 def vector(seed: int, dimensions: int = MODEL.dimensions) -> bytes:
-    """A unit vector that differs from seed to seed, as the vector columns hold it."""
+    """A unit vector that differs from seed to seed, as PostgreSQL holds it."""
     numbers = np.random.default_rng(seed).normal(size=dimensions)
     return (numbers / np.linalg.norm(numbers)).astype("<f4").tobytes()
 

@@ -63,7 +63,7 @@ def client(_client: OpenAIEmbedder, server: CannedServer) -> OpenAIEmbedder:
 
 
 def floats(*numbers: float) -> bytes:
-    """Numbers as the vector columns hold them."""
+    """Numbers as PostgreSQL holds them."""
     return np.array(numbers, "<f4").tobytes()
 
 
