@@ -38,6 +38,9 @@ CREWS = {1: 100.0, 4: 400.0}
 #: Workers that are killed, each while it waits for an embedding.
 KILLS = 3
 
+#: Leagues, and seconds of each call, that leave work for the last of them.
+KILLED_ROWS, KILLED_CALL = 10_000, 0.2
+
 #: Settings with which a kill finds a batch in flight, and is soon mended.
 KILLED = {
     "ALTSYNC_BATCH_SIZE": "250",
@@ -110,10 +113,10 @@ def _asleep(bench: Bench, stack: Whole) -> Part:
 def _killed(bench: Bench, stack: Whole) -> Part:
     """Three workers are killed while they embed; what is embedded again is counted."""
     chance = random.Random(5)
-    stack.slow(every(0.1))
+    stack.slow(every(KILLED_CALL))
     with bench.doing(f"{KILLS} workers are killed"), stack.crew(2, KILLED) as workers:
         stack.stack.vectors.reset_stats()
-        stack.seed(ROWS)
+        stack.seed(KILLED_ROWS)
         kills = [
             kill_process(stack.stack, [workers["embedding"]], chance, "embedding")
             for _ in range(KILLS)
@@ -123,8 +126,9 @@ def _killed(bench: Bench, stack: Whole) -> Part:
         paid = stack.stack.vectors.stats().records["openai.embeddings"]
         in_flight = sum(kill.texts for kill in kills) + given_up(stack.stack)
     counts = {"texts paid": paid, "in flight when killed": in_flight}
-    gate = Gate("texts paid again after three kills", paid - ROWS, in_flight, at_least=False)
-    return Part([Measured(f"altsync, {KILLS} workers killed", ROWS, 0.0, counts)], [gate])
+    again = paid - KILLED_ROWS
+    gate = Gate("texts paid again after three kills", again, in_flight, at_least=False)
+    return Part([Measured(f"altsync, {KILLS} workers killed", KILLED_ROWS, 0.0, counts)], [gate])
 
 
 def _delivered(stack: Whole, what: str, rows: int) -> Measured:
