@@ -248,6 +248,42 @@ def test_types_are_discarded_together(world: World) -> None:
     assert world.counts("neo4j") == {"discarded": 2}
 
 
+def test_a_retry_leaves_the_embedding_of_a_deleted_entity_as_it_is(
+    world: World, database: Database
+) -> None:
+    """Nothing is left to embed, so nobody would ever say that it is done."""
+    world.save(NFL)
+    embed(database)
+    _bury(world, INDEX, {"nfl": "no"})
+    world.save(league("nfl", description="Another."))
+    world.delete(NFL)
+    assert world.live("embedding", "nfl").status == "pending"
+    assert _retry(world) == 1
+    assert world.statuses(NFL)["embedding"] == "synced"
+    embed(database)
+    assert world.statuses(NFL)["embedding"] == "synced"
+
+
+def test_a_retried_embedding_of_a_deleted_entity_ends(world: World, database: Database) -> None:
+    """It is superseded, and the entity's status never says that it waits for it."""
+    _bury(world, EMBEDDER, {"nfl": "refused"})
+    world.delete(NFL)
+    assert _retry(world) == 1
+    embed(database)
+    assert world.counts("embedding") == {"superseded": 2}
+    assert world.statuses(NFL)["embedding"] == "synced"
+
+
+def test_a_dead_embedding_of_a_deleted_entity_says_nothing_of_it(world: World) -> None:
+    """Given up on twice, the second time after the delete: the operation is dead, no more."""
+    _bury(world, EMBEDDER, {"nfl": "refused"})
+    world.delete(NFL)
+    _retry(world)
+    _bury(world, EMBEDDER, {"nfl": "its worker vanished"})
+    assert world.counts("embedding") == {"superseded": 1, "dead": 1}
+    assert world.statuses(NFL)["embedding"] == "synced"
+
+
 def test_retry_and_discard_at_once_share_the_dead(world: World) -> None:
     """Each dead operation is taken by exactly one of them."""
     reasons = {f"l{n:03}": "no" for n in range(40)}

@@ -47,7 +47,7 @@ UPDATE {table} l SET
 """,
     EMBEDDING: """
 UPDATE {table} l SET
-  embedding_sync_status = CASE WHEN r.flips AND l.{version} = r.version
+  embedding_sync_status = CASE WHEN r.flips AND l.{version} = r.version AND l.deleted_at IS NULL
                                THEN r.status ELSE l.embedding_sync_status END
 """,
 }

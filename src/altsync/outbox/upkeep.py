@@ -12,12 +12,17 @@ from altsync.records import EMBEDDING, EntityType, Origin, SinkTraits, Topology
 
 
 def mark_pending(conn: Conn, entity_type: EntityType, ids: Sequence[UUID]) -> None:
-    """A live operation means pending, for every sink that keeps a status."""
+    """A live operation means pending, for every sink that keeps a status.
+
+    But for the embedding of a deleted entity: nothing is left to embed, so what is still under
+    way ends without a word to the entity.
+    """
     for sink in STATUS_SINKS:
+        meant = "AND l.deleted_at IS NULL" if sink == EMBEDDING else ""
         conn.execute(
             f"""
             UPDATE {entity_type} l SET {sink}_sync_status = 'pending'
-            WHERE l.id = ANY(%(ids)s) AND l.{sink}_sync_status <> 'pending' AND EXISTS (
+            WHERE l.id = ANY(%(ids)s) AND l.{sink}_sync_status <> 'pending' {meant} AND EXISTS (
               SELECT 1 FROM sync_operation o
               WHERE o.entity_id = l.id AND o.sink = %(sink)s AND o.finished_at IS NULL)
             """,
