@@ -38,7 +38,7 @@ CREWS = {1: 100.0, 4: 400.0}
 #: Workers that are killed, each while it waits for an embedding.
 KILLS = 3
 
-#: Leagues, and seconds of each call, that leave work for the last of them.
+#: Leagues, and seconds of a call for embeddings, that leave work for the last of them.
 KILLED_ROWS, KILLED_CALL = 10_000, 0.2
 
 #: Settings with which a kill finds a batch in flight, and is soon mended.
@@ -113,7 +113,7 @@ def _asleep(bench: Bench, stack: Whole) -> Part:
 def _killed(bench: Bench, stack: Whole) -> Part:
     """Three workers are killed while they embed; what is embedded again is counted."""
     chance = random.Random(5)
-    stack.slow(every(KILLED_CALL))
+    stack.slow(Latency(neo4j=0, pinecone=0, openai=KILLED_CALL))
     with bench.doing(f"{KILLS} workers are killed"), stack.crew(2, KILLED) as workers:
         stack.stack.vectors.reset_stats()
         stack.seed(KILLED_ROWS)

@@ -31,13 +31,14 @@ def kill_process(
     def delivering() -> list[psutil.Process]:
         leases = stack.leases(sink)
         processes = (one for w in workers for one in psutil.Process(w.pid).children())
-        return [one for one in processes if one.pid in leases]
+        return [one for one in processes if one.pid in leases and not _is_dead(one)]
 
     victim = chance.choice(stack.until(delivering, "a process that delivers"))
     victim.suspend()
     kill = _look(stack, victim.pid, {victim.pid})
     victim.kill()
-    victim.wait(GOODBYE)  # or it would be chosen again, with the leases that it left
+    # Or it would be chosen again, with the leases that it left. Its parent may bury it later.
+    stack.until(lambda: _is_dead(victim), "the end of a killed process", GOODBYE)
     return kill
 
 
@@ -54,6 +55,13 @@ def kill_worker(stack: Stack, worker: Running) -> Kill:
 def given_up(stack: Stack) -> int:
     """Texts whose request took longer than a worker waits, as it may on a machine this busy."""
     return stack.number("SELECT sum(retried + lost) FROM delivery_batch WHERE sink = 'embedding'")
+
+
+def _is_dead(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _look(stack: Stack, pid: int, family: set[int]) -> Kill:
