@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+import psutil
+
 from altsync.local.vectors.faults import FaultRule
 from benchmarks.loading import seed, seeding
 from tests.acceptance.seeds import write_leagues
@@ -145,6 +147,18 @@ class Whole:
         assert self.synced() == self._leagues
         return seconds
 
+    def processor_seconds(self) -> dict[str, float]:
+        """Seconds of processors that each part has taken so far."""
+        backend = self.stack.number("SELECT pg_backend_pid()")
+        postmaster = psutil.Process(backend).parent()
+        assert postmaster is not None
+        workers = [psutil.Process(one.pid) for one in self.stack.running if one.name == "worker"]
+        return {
+            "PostgreSQL": _processor_seconds(postmaster),
+            "workers": sum(map(_processor_seconds, workers)),
+            "seeder": time.process_time(),
+        }
+
     def synced(self) -> int:
         """Leagues that every sink has, as PostgreSQL knows it."""
         everywhere = " AND ".join(f"{sink}_sync_status = 'synced'" for sink in SINKS)
@@ -164,6 +178,11 @@ class Whole:
             if self.stack.number(delivered) == len(SINKS) * processes:
                 return
         raise AssertionError(f"after {WARM_UPS} rounds some processes have delivered nothing")
+
+
+def _processor_seconds(parent: psutil.Process) -> float:
+    """What a process and all its descendants have taken, those that are no more included."""
+    return float(sum(sum(one.cpu_times()[:4]) for one in [parent, *parent.children(True)]))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -34,6 +35,9 @@ REAL = Latency(neo4j=0.02, pinecone=0.08, openai=0.15)
 
 #: Processes of each sink's worker, and how many times the script's rate they must reach.
 CREWS = {1: 100.0, 4: 400.0}
+
+#: How a count begins that is a part's share of what a row takes of the processors.
+MICROSECONDS = "µs a row"
 
 #: Workers that are killed, each while it waits for an embedding.
 KILLS = 3
@@ -96,6 +100,7 @@ def _embedded(bench: Bench, stack: Whole) -> Part:
 def _asleep(bench: Bench, stack: Whole) -> Part:
     measured: list[Measured] = []
     gates: list[Gate] = []
+    bounds: list[str] = []
     for latency in (GATED, REAL):
         with bench.doing(f"the script asleep, {latency}"):
             script = _script(stack, f"script, asleep, {latency}", 20, latency)
@@ -104,10 +109,11 @@ def _asleep(bench: Bench, stack: Whole) -> Part:
             what = f"{_workers(processes)}, asleep, {latency}"
             with bench.doing(what), stack.sleeping_crew(processes, latency):
                 measured.append(_delivered(stack, f"altsync, {what}", ASLEEP_ROWS))
+            bounds.append(_bound(measured[-1]))
             if latency == GATED:
                 ratio = measured[-1].rate / script.rate
                 gates.append(Gate(f"times the script's rate, {what}", ratio, times))
-    return Part(measured, gates)
+    return Part(measured, gates, bounds)
 
 
 def _killed(bench: Bench, stack: Whole) -> Part:
@@ -132,10 +138,23 @@ def _killed(bench: Bench, stack: Whole) -> Part:
 
 
 def _delivered(stack: Whole, what: str, rows: int) -> Measured:
-    before = stack.stack.remote_calls()
+    before, spent = stack.stack.remote_calls(), stack.processor_seconds()
     seconds = stack.deliver(rows)
     stack.stack.wait_until_recorded()
-    return Measured(what, rows, seconds, {"calls": stack.stack.remote_calls() - before})
+    counts: dict[str, float] = {"calls": stack.stack.remote_calls() - before}
+    for part, now in stack.processor_seconds().items():
+        counts[f"{MICROSECONDS} {part}"] = round(1e6 * (now - spent[part]) / rows)
+    return Measured(what, rows, seconds, counts)
+
+
+def _bound(measured: Measured) -> str:
+    """What the processors allow at the price of a row, however many workers there are."""
+    price = sum(n for what, n in measured.counts.items() if what.startswith(MICROSECONDS))
+    processors = os.cpu_count() or 1
+    return (
+        f"A row takes {price:.0f} µs of processors in {measured.what}: {processors} of them cannot "
+        f"pass {1e6 * processors / price:,.0f} rows/s."
+    )
 
 
 def _script(stack: Whole, what: str, milliseconds: int, asleep: Latency | None = None) -> Measured:
