@@ -18,7 +18,7 @@ ORM_ROWS = 1_000
 
 
 def measure(bench: Bench) -> Figure:
-    """Medians of three runs, each into an empty database."""
+    """Medians of five runs, each into an empty database."""
     folder = bench.folder / "seeding"
     write_leagues(folder, ROWS)
     with bench.doing(f"COPY and seeding of {ROWS:,} leagues by turns"), bench.database() as url:
@@ -27,6 +27,7 @@ def measure(bench: Bench) -> Figure:
             lambda: copied(url, ROWS, indexed=False),
             lambda: copied_whole(url, ROWS),
             lambda: _seeded(bench, folder),
+            times=5,
         )
     with bench.doing(f"{ORM_ROWS:,} rows through the ORM"), bench.database() as url:
         orm = one_by_one(url, ORM_ROWS)
