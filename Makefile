@@ -20,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest
 SPREAD := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format types imports audit test-neo4j test-random test-faults test-long test-slow bench bench-full bench-plots up down clean
+.PHONY: help setup demo test check lint format types imports audit test-neo4j test-random test-faults test-long test-slow bench bench-full bench-profile bench-plots up down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -107,6 +107,9 @@ bench: $(BENCH_STAMP) $(COCOINDEX_STAMP) ## measure the figures side by side wit
 
 bench-full: $(BENCH_STAMP) $(COCOINDEX_STAMP) ## the figures with a million leagues; an hour
 	$(BENCH_VENV)/bin/python -m benchmarks --check --full --json $(BENCH_RESULTS) $(FIGURES:%=--figure %)
+
+bench-profile: $(BENCH_STAMP) ## where a row's time goes: PostgreSQL's by statement, the client's by function
+	$(BENCH_VENV)/bin/python -m benchmarks.profile
 
 bench-plots: $(BENCH_STAMP) ## draw benchmarks/results.json into docs/images
 	$(BENCH_VENV)/bin/python -m benchmarks.plot

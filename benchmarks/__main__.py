@@ -8,14 +8,16 @@ import pkgutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, cast
 
+import psutil
 from rich.console import Console
 
 from benchmarks import figures
 from benchmarks.bench import Bench
-from benchmarks.machine import this_machine
+from benchmarks.machine import stolen_since, this_machine
 from benchmarks.report import Figure, figure_table, summary
 from benchmarks.results import Result, write_results
 
@@ -58,8 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measure(module: FigureModule, bench: Bench, answers: Console, file: Path | None) -> Result:
     bench.console.print(f"[bold]Figure {module.NUMBER}: {module.TITLE}")
-    machine = this_machine(bench.postgres.flavour)
-    result = Result(module.measure(bench), machine, bench.full)
+    machine, before = this_machine(bench.postgres.flavour), psutil.cpu_times()
+    figure = module.measure(bench)
+    result = Result(figure, replace(machine, stolen=stolen_since(before)), bench.full)
     answers.print(figure_table(result.figure))
     if file:
         write_results(file, [result])  # now: a later figure may fail

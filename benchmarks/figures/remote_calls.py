@@ -32,12 +32,18 @@ LONG = 200
 #: Bytes of such a description.
 LONG_TEXT = 6_000
 
+#: Leagues that are asked about: whose are the nearest?
+ASKED = 500
+
+#: Similarity as it is when nothing is set, but sooner after a change.
+SIMILARITY = {"ALTSYNC_SIMILARITY": "true", "ALTSYNC_SIMILARITY_DEBOUNCE_SECONDS": "0.2"}
+
 #: The counters of the local server beside what the workers wrote down.
 ANSWERED = {"embedding": "openai.embeddings", "pinecone": "pinecone.upsert"}
 
 
 def measure(bench: Bench) -> Figure:
-    """Four seeding runs on the embedded stack, each drained before the next."""
+    """Four seeding runs on the embedded stack, each drained before the next, and similarity."""
     stack = bench.stack
     stack.reset()
     folder = bench.folder / "remote-calls"
@@ -57,22 +63,28 @@ def measure(bench: Bench) -> Figure:
     with bench.doing(f"{LONG} leagues of {LONG_TEXT:,} bytes"):
         long = _long(stack, folder)
     stack.kill_all()
+    with bench.doing(f"{ASKED} new leagues, similarity on"):
+        asked = _asked(stack, bench.folder / "similarity")
+    stack.kill_all()
     vector_bytes = new.counts["bytes a vector"]
     return Figure(
         NUMBER,
         TITLE,
-        [new, unchanged, edited, long],
+        [new, unchanged, edited, long, asked],
         [
             *_gates(new, _least(LEAGUES, vector_bytes)),
             *_gates(unchanged, dict.fromkeys(SINKS, 0)),
             *_gates(edited, _least(len(EDITED), vector_bytes)),
             *_gates(long, {"embedding": _requests(LONG), "neo4j": 1}),
+            *_gates(asked, {"similarity": ASKED}),
         ],
         [
             f"The least: Neo4j ⌈rows/{BATCH}⌉; OpenAI ⌈texts/{BATCH}⌉, and no request above "
             f"{MAX_REQUEST_TOKENS:,} tokens by their upper bound; Pinecone, for each batch, "
             f"⌈bytes/{MAX_BYTES:,}⌉. Calls to OpenAI and Pinecone are those that the server "
-            f"counted, and are the same as the workers wrote down."
+            f"counted, and are the same as the workers wrote down.",
+            "Similarity is off but in the last line: it asks the index one question for each new "
+            "league and each whose vector changed, as an index takes no more in a request.",
         ],
     )
 
@@ -82,6 +94,19 @@ def _edited(stack: Stack, folder: Path) -> Measured:
     write_leagues(folder, LEAGUES, EDITED)
     stack.seed("--leagues", "--dir", str(folder))
     return _drained(stack, "leagues of which 1 % are edited", LEAGUES, before)
+
+
+def _asked(stack: Stack, folder: Path) -> Measured:
+    """New leagues with similarity on, as it is when nothing is set."""
+    stack.reset()
+    write_leagues(folder, ASKED)
+    env = {**stack.env, **SIMILARITY}
+    stack.seed("--leagues", "--dir", str(folder), env=env)
+    stack.start_relay(SIMILARITY)
+    stack.start_worker(size=4, settings=SIMILARITY)
+    stack.wait_until_recorded()
+    calls = {sink: stack.remote_calls(sink) for sink in (*SINKS, "similarity")}
+    return Measured("new leagues, similarity on", ASKED, 0, calls)
 
 
 def _long(stack: Stack, folder: Path) -> Measured:

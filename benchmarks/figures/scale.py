@@ -59,12 +59,18 @@ def measure(bench: Bench) -> Figure:
             Gate("seeding: time against ten times the next smaller", _bend(seeded), LINEAR, False),
             Gate("pipeline: time against the same", _bend(delivered), LINEAR, False),
             Gate("seeder, MB resident at most", _most(seeded), SEEDER_MEGABYTES, False),
-            Gate("worker, MB resident at most", _most(delivered), WORKER_MEGABYTES, False),
+            Gate(
+                "worker, MB resident at most",
+                _most([*delivered, *embedded]),
+                WORKER_MEGABYTES,
+                False,
+            ),
         ],
         [
             f"Delivery is embedding, neo4j and pinecone, each until nothing is due, with sinks in "
             f"the worker's memory that project every row and keep none; vectors of {DIMENSIONS} "
-            f"numbers. Resident memory is the largest that a process ever had.",
+            f"numbers. Resident memory is the largest that a process ever had. Of the embedded "
+            "stack it is a whole Celery worker's, with vectors of 1,536 numbers.",
             "PostgreSQL for the series: " + ", ".join(f"{k} = {v}" for k, v in LARGE.items()) + ".",
             *(() if bench.full else (_LEFT_OUT,)),
         ],
@@ -117,16 +123,16 @@ def _deliver(url: str, sink: str) -> tuple[float, float]:
     return drained.seconds, peak_megabytes()
 
 
-def peak_megabytes() -> float:
-    """The most memory that this process has had resident.
+def peak_megabytes(pid: int | None = None) -> float:
+    """The most memory that a process, this one by default, has had resident.
 
     Not by getrusage: Linux counts what the parent had at the fork, too.
     """
     if sys.platform == "linux":
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid or 'self'}/status").read_text().splitlines()
         kilobytes = next(line.split()[1] for line in lines if line.startswith("VmHWM:"))
         return round(int(kilobytes) / 1024, 1)
-    return round(float(psutil.Process().memory_info().rss) / 2**20, 1)
+    return round(float(psutil.Process(pid).memory_info().rss) / 2**20, 1)
 
 
 def _in_own_process(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -155,7 +161,7 @@ def _embedded(bench: Bench) -> Measured:
         workers = [stack.start_worker(sink) for sink in SINKS]
         stack.seed("--leagues", "--dir", str(folder))
         until(lambda: stack.live() == 0, "the embedded stack", stack.running)
-        memory = max(_resident(worker.pid) for worker in workers)
+        memory = max(peak_megabytes(worker.pid) for worker in workers)
     nodes = stack.cypher("MATCH (n:League) RETURN count(n) AS n")[0]["n"]
     assert nodes == EMBEDDED, f"{nodes} nodes"
     held = max(index.describe_index_stats().total_vector_count for index in stack.indexes.values())
@@ -165,10 +171,6 @@ def _embedded(bench: Bench) -> Measured:
     )[0][0]
     stack.kill_all()
     return Measured("JSONL to all stores, embedded stack", EMBEDDED, seconds, {"MB": memory})
-
-
-def _resident(pid: int) -> float:
-    return round(float(psutil.Process(pid).memory_info().rss) / 2**20, 1)
 
 
 def _bend(series: Sequence[Measured]) -> float:
