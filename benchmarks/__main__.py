@@ -15,6 +15,7 @@ from typing import Protocol, cast
 import psutil
 from rich.console import Console
 
+from altsync import log
 from benchmarks import figures
 from benchmarks.bench import Bench
 from benchmarks.machine import stolen_since, this_machine
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser(modules).parse_args(arguments)
     chosen = [modules[n] for n in asked.figure or modules]
     answers = Console(highlight=False)
+    log.set_up(level="WARNING", form="json")
     with tempfile.TemporaryDirectory(prefix="altsync-bench-") as folder:
         Path(folder).chmod(0o755)  # PostgreSQL may run as another account
         with Bench(Path(folder), full=asked.full) as bench:

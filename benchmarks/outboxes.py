@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
 from uuid import uuid4
@@ -57,8 +58,16 @@ def fill(url: str, waiting: int, finished: int = 0) -> None:
         conn.execute("VACUUM ANALYZE")
 
 
-def drain(url: str, processes: int, size: int = BATCH, latency: float = 0) -> float:
-    """Seconds until so many processes have claimed and settled all there is.
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """Seconds that a drain took, and seconds of processors that its processes took."""
+
+    seconds: float
+    computing: float
+
+
+def drain(url: str, processes: int, size: int = BATCH, latency: float = 0) -> Drained:
+    """Let so many processes claim and settle all there is.
 
     ``latency`` are the seconds that a sink would take for each batch of ``size`` rows. Processes
     are started and connected before the clock is, which stops at the last commit. Raises
@@ -66,7 +75,7 @@ def drain(url: str, processes: int, size: int = BATCH, latency: float = 0) -> fl
     """
     spawning = multiprocessing.get_context("spawn")
     ready = spawning.Barrier(processes + 1)
-    ends: SimpleQueue[float] = spawning.SimpleQueue()
+    ends: SimpleQueue[tuple[float, float]] = spawning.SimpleQueue()
     arguments = (url, ready, ends, size, latency)
     workers = [spawning.Process(target=_claim_and_settle, args=arguments) for _ in range(processes)]
     for worker in workers:
@@ -76,14 +85,14 @@ def drain(url: str, processes: int, size: int = BATCH, latency: float = 0) -> fl
     for worker in workers:
         worker.join()
     assert not any(worker.exitcode for worker in workers), "a worker died"
-    seconds = max(ends.get() for _ in workers) - started
+    last, computing = zip(*(ends.get() for _ in workers), strict=True)
     with psycopg.connect(url) as conn:
         left = conn.execute(
             "SELECT count(*) FROM sync_operation o JOIN league l ON l.id = o.entity_id "
             "WHERE o.status <> 'synced' OR l.neo4j_sync_status <> 'synced'"
         ).fetchone()
     assert left == (0,), f"{left} operations were not settled"
-    return seconds
+    return Drained(max(last) - started, sum(computing))
 
 
 def changed_in_place(url: str) -> int:
@@ -98,20 +107,21 @@ def changed_in_place(url: str) -> int:
 
 
 def _claim_and_settle(
-    url: str, ready: Barrier, ends: SimpleQueue[float], size: int, latency: float
+    url: str, ready: Barrier, ends: SimpleQueue[tuple[float, float]], size: int, latency: float
 ) -> None:
     """One worker without its sink: everything that the outbox costs, and how long a call takes.
 
-    Tells when its last batch was committed: leaving takes a process some tenths of a second.
+    Tells when its last batch was committed, as leaving takes a process some tenths of a second,
+    and the seconds of a processor that it took until then.
     """
     database = Database(url)
     with database.autocommit() as conn:
         conn.execute("SELECT 1")
     ready.wait(PATIENCE)
-    end = 0.0
+    end, began = 0.0, time.process_time()
     while _one_batch(database, size, latency):
         end = time.time()
-    ends.put(end)
+    ends.put((end, time.process_time() - began))
     database.close()
 
 

@@ -89,7 +89,8 @@ def figure_from_json(body: Mapping[str, Any]) -> Figure:
 def figure_table(figure: Figure) -> RenderableType:
     """Measurements, gates and notes of a figure."""
     notes = [Text(f"  {note}", style="dim") for note in figure.notes]
-    return Group(_measurements(figure), _gates(figure), *notes, Text())
+    gates = [_gates(figure)] if figure.gates else []
+    return Group(_measurements(figure), *gates, *notes, Text())
 
 
 def _measurements(figure: Figure) -> Table:
@@ -121,7 +122,7 @@ def summary(figures: Sequence[Figure]) -> Table:
     for figure in figures:
         reached = sum(gate.reached for gate in figure.gates)
         style = "green" if figure.reached else "bold red"
-        verdict = Text(f"{reached} of {len(figure.gates)}", style)
+        verdict = Text(f"{reached} of {len(figure.gates)}" if figure.gates else "", style)
         table.add_row(str(figure.number), figure.title, verdict)
     return table
 

@@ -13,6 +13,7 @@ import psutil
 
 from altsync.local.vectors.faults import FaultRule
 from benchmarks.loading import seed, seeding
+from benchmarks.processors import processor_seconds, server_seconds
 from tests.acceptance.seeds import write_leagues
 from tests.acceptance.stack import SINKS, Folders, Running, Stack
 from tests.proxy import Proxy, proxy
@@ -149,13 +150,10 @@ class Whole:
 
     def processor_seconds(self) -> dict[str, float]:
         """Seconds of processors that each part has taken so far."""
-        backend = self.stack.number("SELECT pg_backend_pid()")
-        postmaster = psutil.Process(backend).parent()
-        assert postmaster is not None
         workers = [psutil.Process(one.pid) for one in self.stack.running if one.name == "worker"]
         return {
-            "PostgreSQL": _processor_seconds(postmaster),
-            "workers": sum(map(_processor_seconds, workers)),
+            "PostgreSQL": server_seconds(self.stack.addresses["DATABASE_URL"]),
+            "workers": sum(map(processor_seconds, workers)),
             "seeder": time.process_time(),
         }
 
@@ -178,11 +176,6 @@ class Whole:
             if self.stack.number(delivered) == len(SINKS) * processes:
                 return
         raise AssertionError(f"after {WARM_UPS} rounds some processes have delivered nothing")
-
-
-def _processor_seconds(parent: psutil.Process) -> float:
-    """What a process and all its descendants have taken, those that are no more included."""
-    return float(sum(sum(one.cpu_times()[:4]) for one in [parent, *parent.children(True)]))
 
 
 @contextmanager

@@ -67,4 +67,4 @@ def _drained(bench: Bench, latency: float, size: int, workers: int) -> Measured:
     what = f"{latency * 1000:.0f} ms a call, batch {size}, {crew}"
     with bench.doing(what), bench.database() as url:
         fill(url, ROWS)
-        return Measured(what, ROWS, drain(url, workers, size, latency))
+        return Measured(what, ROWS, drain(url, workers, size, latency).seconds)

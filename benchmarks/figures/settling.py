@@ -11,6 +11,7 @@ import psycopg
 from benchmarks.bench import Bench, medians, until
 from benchmarks.outboxes import changed_in_place, drain, fill
 from benchmarks.peers import celery_rows
+from benchmarks.processors import server_seconds
 from benchmarks.report import Figure, Gate, Measured
 from tests.acceptance.stack import Running
 
@@ -56,6 +57,8 @@ def measure(bench: Bench) -> Figure:
             "still is the one that was written. The Celery task sets the same columns in one "
             "statement; jobs of pgqueuer and procrastinate do nothing at all.",
             "Celery is timed from its first row to its last, with all messages sent beforehand.",
+            "µs a row are of processors: PostgreSQL's with all that it does in the background, and "
+            "those of the processes that claim and settle.",
         ],
     )
 
@@ -65,8 +68,15 @@ def _drained(bench: Bench, processes: int, finished: int = 0) -> Measured:
     what += f", {finished:,} finished rows" if finished else ""
     with bench.doing(f"{what}, {ROWS:,} rows"), bench.database() as url:
         fill(url, ROWS, finished)
-        seconds = drain(url, processes)
-        return Measured(what, ROWS, seconds, {"% HOT": changed_in_place(url)})
+        before = server_seconds(url)
+        drained = drain(url, processes)
+        server = server_seconds(url) - before
+        counts = {
+            "% HOT": changed_in_place(url),
+            "µs a row PostgreSQL": round(1e6 * server / ROWS),
+            "µs a row processes": round(1e6 * drained.computing / ROWS),
+        }
+        return Measured(what, ROWS, drained.seconds, counts)
 
 
 def _celery(bench: Bench, processes: int) -> Measured:
