@@ -70,6 +70,8 @@ class Relay:
         self._announce = announce
         self._stop = threading.Event()
         self._next_housekeeping = 0.0
+        self._cut_off = False
+        self._unwoken: set[str] = set()
 
     def stop(self) -> None:
         """Let ``run`` return soon. Safe from a signal handler."""
@@ -85,9 +87,13 @@ class Relay:
                     self._announce()
                     log.info("relay.started", sinks=self._enabled)
                     pause = 0.5
+                    self._cut_off = False
                     self._watch(conn)
             except psycopg.OperationalError as error:
-                log.warning("relay.disconnected", error=str(error).strip(), retry_in=pause)
+                # Said once, not at every try: ``relay.started`` says that it is over.
+                say = log.debug if self._cut_off else log.warning
+                say("relay.disconnected", error=str(error).strip(), retry_in=pause)
+                self._cut_off = True
                 self._stop.wait(pause)
                 pause = min(RECONNECT_CAP, pause * 2)
         log.info("relay.stopped")
@@ -129,7 +135,14 @@ class Relay:
         try:
             self._wake(sink)
         except Exception as error:  # noqa: BLE001  (any broker; the work stays in the outbox)
-            log.warning("wake.failed", sink=sink, error=f"{type(error).__name__}: {error}")
+            # Said once for each sink, not at every try: a broker may be away for hours.
+            say = log.debug if sink in self._unwoken else log.warning
+            say("wake.failed", sink=sink, error=f"{type(error).__name__}: {error}")
+            self._unwoken.add(sink)
+        else:
+            if sink in self._unwoken:
+                log.info("wake.recovered", sink=sink)
+                self._unwoken.discard(sink)
 
     def _bury_exhausted(self) -> None:
         """Give up on operations whose workers vanished again and again."""

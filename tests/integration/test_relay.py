@@ -158,20 +158,26 @@ def test_a_relay_that_is_cut_off_comes_back(world: World, database: Database) ->
 
 
 def test_a_relay_waits_for_a_database_that_is_away(world: World, database: Database) -> None:
-    """It does not die of it."""
+    """It does not die of it, and warns once."""
     bell = Bell()
     tries: list[int] = []
 
     def listen() -> Conn:
         tries.append(1)
-        if len(tries) == 1:
+        if len(tries) < 3:
             raise psycopg.OperationalError("connection refused")
         return db.connect(world.url, name="altsync-relay")
 
     world.save(NFL)
-    with running(_relay(world, database, bell, poll=NEVER, listen=listen), world.url):
+    relay = _relay(world, database, bell, poll=NEVER, listen=listen)
+    with capture_logs() as log, running(relay, world.url):
         bell.wait_for("neo4j")
-    assert len(tries) == 2
+    assert len(tries) == 3
+    assert [(entry["event"], entry["log_level"]) for entry in log[:3]] == [
+        ("relay.disconnected", "warning"),
+        ("relay.disconnected", "debug"),
+        ("relay.started", "info"),
+    ]
 
 
 def test_a_relay_announces_itself_each_time_it_listens(world: World, database: Database) -> None:
@@ -190,26 +196,31 @@ def test_a_relay_announces_itself_each_time_it_listens(world: World, database: D
         eventually(lambda: announced == [1])
 
 
-def test_a_broker_that_is_down_is_a_warning(world: World, database: Database) -> None:
-    """Seeding never notices; when it is back, the work is found."""
+def test_a_broker_that_is_down_is_one_warning(world: World, database: Database) -> None:
+    """Seeding never notices; when it is back, the work is found and that is said."""
     calls: list[str] = []
 
     def wake(sink: str) -> None:
         calls.append(sink)
-        if len(calls) < 3:
+        if len(calls) in (1, 2, 4):
             raise ConnectionError("broker away")
 
     world.save(NFL)
     relay = _relay(world, database, wake, enabled=["neo4j"])
     with capture_logs() as log:
-        for _ in range(3):
+        for _ in range(5):
             relay.look(["neo4j"])
             world.pass_time(11)
-    assert calls == ["neo4j"] * 3
-    failed = [entry for entry in log if entry["event"] == "wake.failed"]
-    assert [(entry["log_level"], entry["error"]) for entry in failed] == [
-        ("warning", "ConnectionError: broker away")
-    ] * 2
+    assert calls == ["neo4j"] * 5
+    told = [(entry["event"], entry["log_level"]) for entry in log]
+    assert told == [
+        ("wake.failed", "warning"),
+        ("wake.failed", "debug"),
+        ("wake.recovered", "info"),
+        ("wake.failed", "warning"),
+        ("wake.recovered", "info"),
+    ]
+    assert log[0]["error"] == "ConnectionError: broker away"
 
 
 def test_as_many_are_woken_as_there_are_batches(world: World, database: Database) -> None:
