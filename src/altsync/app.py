@@ -180,6 +180,7 @@ class Application:
         disabled = {name: self.disabled_reason(name) for name in asked}
         skipped = {name: reason for name, reason in disabled.items() if reason is not None}
         opened = {name: self.sink(name) for name in asked if name not in skipped}
+        skipped |= {name: "it is not configured" for name, one in opened.items() if one is None}
         return reconcile.verify(
             self.database,
             self.topology,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import IntEnum
 from typing import Any
@@ -160,11 +160,21 @@ def verify_note(status: Status) -> list[Text]:
     }
     differs = ", ".join(f"{sink} ({count:,})" for sink, count in drift.items() if count)
     if last.consistent:
-        entities = last.result.get("entities", 0)
-        return [Text(f"{when}: every store agreed ({entities:,} entities).", style="green")]
+        return [Text(f"{when}: {_agreed(last.result)}", style="green")]
     if differs:
         return [Text(f"{when}: {differs} did not agree. altsync verify says more.", style="red")]
     return [Text(f"{when}: {', '.join(problems)} could not be compared.", style="yellow")]
+
+
+def _agreed(result: Mapping[str, Any]) -> str:
+    """What a result without any difference says."""
+    counted = f"{result.get('entities', 0):,} entities"
+    left_out = result.get("left_out") or []
+    rest = f" Not compared: {', '.join(left_out)}." if left_out else ""
+    waiting = result.get("under_way", 0)
+    if waiting:
+        return f"nothing differed ({counted}), and {waiting:,} were under way.{rest}"
+    return f"every {'compared ' if left_out else ''}store agreed ({counted}).{rest}"
 
 
 def matrix_table(status: Status) -> Table:

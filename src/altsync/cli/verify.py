@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
+import structlog
 import typer
 from rich.console import Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from altsync import reconcile, store
+from altsync import log, reconcile, store
 from altsync.app import Application
 from altsync.cli import terminal
 from altsync.cli.common import application
@@ -21,6 +22,8 @@ from altsync.cli.terminal import Exit, answers, notes
 from altsync.errors import ConfigurationError
 from altsync.reconcile import Drift, Options, Report, Tally
 from altsync.sinks.pinecone import price_of_listing
+
+logger = structlog.get_logger(__name__)
 
 #: Exit codes of this command: its question is whether the stores agree.
 AGREE, DRIFT, CANNOT_TELL = 0, 1, 2
@@ -59,16 +62,31 @@ def verify(
     try:
         with application() as app:
             report = _compare(app, sink, options, quiet=as_json)
+        _print(report, as_json=as_json)
     except typer.Exit as end:
         raise typer.Exit(CANNOT_TELL if end.exit_code == Exit.ERROR else end.exit_code) from None
-    if as_json:
-        terminal.print_json(report.as_json())
-    else:
-        answers.print(view(report))
+    except Exception as error:
+        logger.debug("stores.not_compared", exc_info=True)
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        notes.print(f"altsync: could not tell: {log.redact(what)}", style="red", markup=False)
+        raise typer.Exit(CANNOT_TELL) from None
     if report.drifted:
         raise typer.Exit(DRIFT)
     if not report.consistent:
         raise typer.Exit(CANNOT_TELL)
+
+
+def _print(report: Report, *, as_json: bool) -> None:
+    if report.unkept is not None:
+        notes.print(
+            f"altsync: this is not kept as the last result: {report.unkept}",
+            style="yellow",
+            markup=False,
+        )
+    if as_json:
+        terminal.print_json(report.as_json())
+    else:
+        answers.print(view(report))
 
 
 def _compare(app: Application, sink: str | None, options: Options, *, quiet: bool) -> Report:
@@ -174,6 +192,8 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
             )
         if tally.refused is not None:
             yield f"{tally.sink}: {tally.refused}", "red"
+    for name, state in report.standing_still.items():
+        yield f"{name} is {state}: what is under way for it may wait for long.", "yellow"
     yield from _repairs(report)
     yield _last(report)
 
@@ -200,11 +220,31 @@ def _last(report: Report) -> tuple[str, str]:
     counted = f"{report.entities:,} entities"
     if report.options.sample is not None:
         counted = f"{min(report.options.sample, report.entities):,} of {counted}"
+    if not report.tallies:
+        return _nothing_compared(report), "bold red"
     if report.consistent:
-        return f"Every store agrees ({counted}).", "bold green"
+        return _agreement(report, counted)
     if not report.drifted:
         away = ", ".join(report.problems)
-        return f"Could not tell: {away} did not answer. What was compared agrees.", "bold red"
+        return f"Could not tell: {away} could not be compared. Nothing else differs.", "bold red"
     drifted = ", ".join(f"{t.sink} ({t.drifted:,})" for t in report.tallies if t.drifted)
     advice = "" if report.options.mends else " altsync verify --repair mends it."
     return f"Not every store agrees: {drifted}.{advice}", "bold red"
+
+
+def _agreement(report: Report, counted: str) -> tuple[str, str]:
+    """What agreement is about: not what is under way, and not what was left out."""
+    rest = f" Not compared: {', '.join(report.left_out)}." if report.left_out else ""
+    if report.under_way:
+        waiting = ", ".join(f"{sink} ({count:,})" for sink, count in report.under_way.items())
+        return f"Nothing differs ({counted}); under way: {waiting}.{rest}", "bold yellow"
+    stores = "Every compared store" if report.left_out else "Every store"
+    return f"{stores} agrees ({counted}).{rest}", "bold green"
+
+
+def _nothing_compared(report: Report) -> str:
+    reasons = "; ".join(dict.fromkeys(report.skipped.values()))
+    return (
+        f"Could not tell: nothing was compared, as every sink is switched off: {reasons}. Set what "
+        "the relay has set."
+    )

@@ -83,6 +83,18 @@ def sink_health(conn: Conn) -> dict[str, SinkHealth]:
     return {r[0]: SinkHealth(BreakerState(r[1]), *r[2:]) for r in rows}
 
 
+def enabled_sinks(conn: Conn) -> set[str]:
+    """Sinks that some relay has not shown as disabled; one that is paused may be either."""
+    rows = conn.execute(
+        f"""
+        SELECT sink FROM sink_state
+        WHERE state <> 'disabled'
+          AND config -> '{_BEFORE_PAUSE}' ->> 'state' IS DISTINCT FROM 'disabled'
+        """
+    )
+    return {row[0] for row in rows}
+
+
 _GATE = """
 SELECT s.state, s.consecutive_errors,
        COALESCE(s.open_until <= now(), true) AS open_is_over,

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import psycopg
 
-from altsync import store
+from altsync import outbox, store
 from altsync.db import Database
 from altsync.errors import SinkFailure
 from altsync.log import redact
@@ -20,7 +21,7 @@ from altsync.reconcile import graph, inside, vectors
 from altsync.reconcile.comparison import Comparison
 from altsync.reconcile.report import KINDS, Drift, Options, Report, Tally
 from altsync.reconcile.schedule import Schedule
-from altsync.records import EMBEDDING, SIMILARITY, EntityType, Topology
+from altsync.records import EMBEDDING, SIMILARITY, BreakerState, EntityType, Topology
 from altsync.sinks import neo4j, pinecone
 from altsync.sinks.base import Sink
 
@@ -42,7 +43,8 @@ def verify(
 
     A sink that is away is a ``problem`` of its tally; the others are compared all the same.
     ``progress`` hears (sink, done, total) from time to time. Unless ``keep`` is off or only
-    a sample was compared, the result is kept in the database.
+    a sample was compared, the result is kept in the database, when it is about all sinks that
+    are enabled.
     """
     started = time.monotonic()
     with database.autocommit() as conn:
@@ -51,13 +53,42 @@ def verify(
     run = Comparison(database, topology, options, wait, progress, drawn)
     tallies = tuple(_compare(run, name, sink) for name, sink in sinks.items())
     seconds = time.monotonic() - started
-    report = Report(entities, tallies, options, seconds, dict(skipped or {}))
+    with database.autocommit() as conn:
+        states = {name: one.state for name, one in outbox.sink_health(conn).items()}
+        enabled = outbox.enabled_sinks(conn)
+    left_out = tuple(name for name in topology.names if name not in sinks)
+    still = {
+        name: states[name].value
+        for name in sinks
+        if states.get(name, BreakerState.CLOSED) is not BreakerState.CLOSED
+    }
+    report = Report(entities, tallies, options, seconds, dict(skipped or {}), left_out, still)
     if keep and drawn is None:
+        report = replace(report, unkept=_keep(database, report, enabled & set(left_out)))
+    return report
+
+
+def _keep(database: Database, report: Report, missed: set[str]) -> str | None:
+    """Keep a result for everybody to see; returns why not, None when it is kept.
+
+    A comparison is worth what it found even where nothing may be written, as on a standby. One
+    with fewer settings than the relay's must not speak for the sinks that it has left out.
+    """
+    if missed:
+        return f"others deliver to {', '.join(sorted(missed))}, which was not compared"
+    if not report.tallies:
+        return "nothing was compared"
+    try:
         with database.transaction() as conn:
             store.note_verification(
-                conn, seconds=seconds, consistent=report.consistent, result=report.as_json()
+                conn,
+                seconds=report.seconds,
+                consistent=report.consistent,
+                result=report.as_json(),
             )
-    return report
+    except psycopg.Error as error:
+        return redact(" ".join(str(error).split()))
+    return None
 
 
 def _compare(run: Comparison, name: str, sink: Sink) -> Tally:

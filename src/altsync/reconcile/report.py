@@ -107,7 +107,10 @@ class Tally:
 class Report:
     """All sinks that were compared. ``entities`` are living ones, ``seconds`` the time it took.
 
-    ``skipped`` says of sinks that are not switched on why they were not compared.
+    ``skipped`` says of sinks that are not switched on why they were not compared, ``left_out``
+    names all that were not. ``standing_still`` are those that were, and that nobody delivers to:
+    paused, open, probing or disabled. ``unkept`` says why this is not the last result for others,
+    None when it is or was not meant to be.
     """
 
     entities: int
@@ -115,6 +118,9 @@ class Report:
     options: Options
     seconds: float = 0.0
     skipped: dict[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    standing_still: dict[str, str] = field(default_factory=dict)
+    unkept: str | None = None
 
     @property
     def drifted(self) -> bool:
@@ -127,9 +133,14 @@ class Report:
         return {t.sink: t.problem for t in self.tallies if t.problem is not None}
 
     @property
+    def under_way(self) -> dict[str, int]:
+        """Entities that differ while an operation is live for them, by sink."""
+        return {t.sink: t.pending for t in self.tallies if t.pending}
+
+    @property
     def consistent(self) -> bool:
-        """Whether every sink was compared and agrees."""
-        return not self.drifted and not self.problems
+        """Whether something was compared, and every sink that was agrees."""
+        return bool(self.tallies) and not self.drifted and not self.problems
 
     def as_json(self) -> dict[str, Any]:
         """The shape that scripts read."""
@@ -144,6 +155,9 @@ class Report:
             "problems": self.problems,
             "refused": {t.sink: t.refused for t in self.tallies if t.refused is not None},
             "skipped": self.skipped,
+            "left_out": list(self.left_out),
+            "under_way": sum(self.under_way.values()),
+            "standing_still": self.standing_still,
             "deep": self.options.deep,
             "sample": self.options.sample,
             "dry_run": self.options.dry_run,

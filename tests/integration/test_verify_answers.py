@@ -1,0 +1,204 @@
+"""What a comparison says of what it could not see, and whose result is kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import psycopg
+import pytest
+from typer.testing import CliRunner
+
+from altsync import outbox, reconcile
+from altsync.app import Application
+from altsync.cli import app as cli
+from altsync.cli import terminal
+from altsync.cli.operate import _collect
+from altsync.reconcile import Options, Report, Tally
+from tests.conftest import DIMENSIONS, MODEL
+from tests.integration.world import World, league
+
+#: A password that no message may show.
+SECRET = "hunter2hunter2"
+
+
+@pytest.fixture
+def embedding_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """One sink is switched on, in the settings and in the shared state; nobody is asked for it."""
+    settings = {
+        "DATABASE_URL": world.url,
+        "OPENAI_API_KEY": "not-a-real-key",
+        "ALTSYNC_SIMILARITY": "false",
+        "ALTSYNC_EMBEDDING_MODEL": MODEL,
+        "ALTSYNC_EMBEDDING_DIMENSIONS": str(DIMENSIONS),
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    app = Application()
+    app.announce()
+    app.close()
+    return world
+
+
+def run(*arguments: str, code: int) -> Any:
+    """The command as a user has it."""
+    result = CliRunner().invoke(cli, ["verify", *arguments])
+    # The command logs to the runner's stderr, which is closed by now.
+    logging.root.handlers[:] = [logging.NullHandler()]
+    assert result.exit_code == code, result.output
+    return result
+
+
+def said(*arguments: str, code: int) -> str:
+    """All that it says, in one line."""
+    return " ".join(run(*arguments, code=code).output.split())
+
+
+def kept(world: World) -> int:
+    """Results that others see."""
+    return int(world.scalar("SELECT count(*) FROM verify_run"))
+
+
+def status_line() -> str:
+    """What ``altsync status`` says of the last comparison."""
+    app = Application()
+    try:
+        return " ".join(text.plain for text in terminal.verify_note(_collect(app)))
+    finally:
+        app.close()
+
+
+def lose(world: World) -> None:
+    """A league that nobody will embed: drift."""
+    world.save(league("lost"))
+    world.conn.execute(
+        "UPDATE sync_operation SET status = 'dead', finished_at = now(), last_error = 'x', "
+        "error_kind = 'item' WHERE finished_at IS NULL"
+    )
+
+
+def test_a_report_about_nothing_is_not_consistent() -> None:
+    """Nothing was compared, so nothing agrees."""
+    assert not Report(0, (), Options()).consistent
+    assert Report(0, (Tally("neo4j"),), reconcile.Options()).consistent
+
+
+# --- exit codes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ZeroDivisionError(f"postgresql://me:{SECRET}@db/altsync"),
+        psycopg.errors.InsufficientPrivilege("permission denied for table league"),
+        psycopg.errors.NumericValueOutOfRange("bigint out of range"),
+    ],
+)
+@pytest.mark.parametrize(
+    "place", ["altsync.app.reconcile.verify", "altsync.cli.terminal.answers.print"]
+)
+def test_a_surprise_is_no_drift(
+    embedding_alone: World, monkeypatch: pytest.MonkeyPatch, error: Exception, place: str
+) -> None:
+    """Exit code 1 says that stores differ: whatever else goes wrong ends with 2, in a sentence."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(place, fail)
+    text = said(code=2)
+    assert f"could not tell: {type(error).__name__}: " in text
+    assert SECRET not in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(("differs", "code"), [(False, 0), (True, 1)])
+def test_a_result_that_cannot_be_kept_is_told_all_the_same(
+    embedding_alone: World, monkeypatch: pytest.MonkeyPatch, differs: bool, code: int
+) -> None:
+    """On a standby, or as somebody who may only read: a warning, and the result's own code."""
+    if differs:
+        lose(embedding_alone)
+    monkeypatch.setenv("PGOPTIONS", "-c default_transaction_read_only=on")
+    result = run("--json", code=code)
+    assert json.loads(result.stdout)["consistent"] is not differs
+    assert "not kept as the last result" in " ".join(result.stderr.split())
+    assert "read-only transaction" in " ".join(result.stderr.split())
+    assert kept(embedding_alone) == 0
+
+
+# --- what was compared --------------------------------------------------------------------------
+
+
+def test_nothing_compared_is_no_agreement(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a database alone nothing can be told, and nobody is told that all is well."""
+    monkeypatch.setenv("DATABASE_URL", world.url)
+    body = json.loads(run("--json", code=2).stdout)
+    assert (body["consistent"], body["sinks"]) == (False, {})
+    text = said(code=2)
+    assert "nothing was compared" in text
+    for name in ("OPENAI_API_KEY", "NEO4J_URI", "PINECONE_API_KEY"):
+        assert f"{name} is not set" in text
+    assert "agrees" not in text
+    assert (kept(world), status_line()) == (0, "")
+
+
+def test_what_was_left_out_is_named(embedding_alone: World) -> None:
+    """Agreement is about what was compared, in the answer and in the status."""
+    text = said(code=0)
+    left = "neo4j, pinecone"
+    assert f"Every compared store agrees (0 entities). Not compared: {left}." in text
+    assert "NEO4J_URI is not set" in text
+    assert f"every compared store agreed (0 entities). Not compared: {left}." in status_line()
+    assert json.loads(run("--json", code=0).stdout)["left_out"] == ["neo4j", "pinecone"]
+
+
+def test_one_sink_is_not_every_store(embedding_alone: World) -> None:
+    """Where only one was asked for, the others are not spoken for."""
+    assert "Every compared store agrees" in said("--sink", "embedding", code=0)
+    assert kept(embedding_alone) == 0
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_result_without_what_others_deliver_to_is_not_kept(
+    embedding_alone: World, paused: bool
+) -> None:
+    """The relay has the graph switched on: whoever lacks its setting does not speak for it."""
+    outbox.set_enabled(embedding_alone.conn, "neo4j", None)
+    if paused:
+        outbox.pause(embedding_alone.conn, "neo4j", "moved")
+        outbox.pause(embedding_alone.conn, "pinecone", "disabled all the same")
+    text = said(code=0)
+    assert "not kept as the last result: others deliver to neo4j, which was not compared" in text
+    assert kept(embedding_alone) == 0
+    outbox.set_enabled(embedding_alone.conn, "neo4j", "NEO4J_URI is not set")
+    assert "not kept" not in said(code=0)
+    assert kept(embedding_alone) == 1
+
+
+def test_a_sink_that_does_not_open_is_named(
+    embedding_alone: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its setting is there, and it is not: nobody says that it agrees."""
+    monkeypatch.setattr("altsync.sinks.embedding.open_sink", lambda settings, vectors: None)
+    assert "nothing was compared" in said(code=2)
+
+
+# --- what is under way --------------------------------------------------------------------------
+
+
+def test_what_waits_is_not_called_agreement(embedding_alone: World) -> None:
+    """Nothing differs, and that is all that can be said; who stands still is named."""
+    embedding_alone.save(league("one"), league("two"))
+    text = said(code=0)
+    assert "Nothing differs (2 entities); under way: embedding (2)." in text
+    assert "agrees" not in text
+    assert "embedding is" not in text
+    outbox.pause(embedding_alone.conn, "embedding", "moved")
+    assert "embedding is paused: what is under way for it may wait for long." in said(code=0)
+    body = json.loads(run("--json", code=0).stdout)
+    assert (body["consistent"], body["under_way"]) == (True, 2)
+    assert body["standing_still"] == {"embedding": "paused"}
+    assert body["sinks"]["embedding"]["pending"] == 2
+    assert "nothing differed (2 entities), and 2 were under way." in status_line()
