@@ -200,7 +200,10 @@ class Application:
             yield
             return
         schedule = reconcile.Schedule(
-            self.database, every, lambda wait: self.verify(reconcile.Options(), wait=wait)
+            self.database,
+            lambda: self.connect("altsync-verify"),
+            every,
+            lambda wait: self.verify(reconcile.Options(), wait=wait),
         )
         schedule.start()
         try:

@@ -487,7 +487,12 @@ def test_pages_are_small(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_schedule_compares_when_it_is_time(site: Site) -> None:
     """Once per period over all processes, and a database that is away is no end."""
-    schedule = Schedule(site.database, 3600.0, lambda wait: site.app.verify(Options(), wait=wait))
+    schedule = Schedule(
+        site.database,
+        site.app.connect,
+        3600.0,
+        lambda wait: site.app.verify(Options(), wait=wait),
+    )
     assert schedule.step() == 3600.0
     assert 0 < schedule.step() < 3600.0
     assert site.world.scalar("SELECT count(*) FROM verify_run") == 1

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
-import psycopg_pool
 import structlog
 
 from altsync import store
-from altsync.db import Database
+from altsync.db import Conn, Database
 from altsync.errors import AltsyncError
 from altsync.reconcile.report import Report
 
@@ -20,26 +19,34 @@ log = structlog.get_logger(__name__)
 #: Seconds that a thread gets to end: as long as one call to a sink may take, and some more.
 PATIENCE = 15.0
 
-#: Seconds until the next try when PostgreSQL is away.
+#: Seconds until the next try when PostgreSQL is away, or another relay is comparing.
 RETRY = 10.0
+
+#: Seconds until the next try after an error that nobody has thought of: it may come at the end of
+#: a comparison, and each one costs what the vector index charges for reading.
+RETRY_UNKNOWN = 600.0
 
 
 class Schedule:
     """A thread that compares every ``every`` seconds, counted over all processes.
 
-    ``compare`` gets a way to wait that ends when the schedule is stopped. The relay's wake-ups
-    go on meanwhile.
+    ``connect`` opens a session of its own, which holds the right to compare: no two schedules
+    do so at once. ``compare`` gets a way to wait that ends when the schedule is stopped. The
+    relay's wake-ups go on meanwhile.
     """
 
     def __init__(
         self,
         database: Database,
+        connect: Callable[[], Conn],
         every: float,
         compare: Callable[[Callable[[float], Any]], Report],
     ) -> None:
         self._database = database
+        self._connect = connect
         self._every = every
         self._compare = compare
+        self._away = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="verify", daemon=True)
 
@@ -60,21 +67,53 @@ class Schedule:
     def step(self) -> float:
         """Compare if it is time to; returns the seconds until the next look."""
         try:
-            with self._database.autocommit() as conn:
-                last = store.last_verification(conn)
-            if last is not None and last.age < self._every:
-                return self._every - last.age
-            report = self._compare(self._stop.wait)
-        except (AltsyncError, psycopg.Error, psycopg_pool.PoolTimeout) as error:
-            log.warning("stores.not_compared", error=str(error).strip())
+            wait = self._step()
+        except (AltsyncError, psycopg.OperationalError) as error:
+            # Said once, not at every try: PostgreSQL may be away for hours.
+            say = log.debug if self._away else log.warning
+            say("stores.not_compared", error=str(error).strip())
+            self._away = True
             return min(self._every, RETRY)
-        say = log.info if report.consistent else log.warning
-        say(
-            "stores.compared",
-            consistent=report.consistent,
-            entities=report.entities,
-            drift={t.sink: t.drifted for t in report.tallies if t.drifted},
-            problems=report.problems,
-            seconds=round(report.seconds, 3),
-        )
+        except Exception:
+            # Whatever it is: a thread that ends would compare nothing for good, and nobody would
+            # hear of it.
+            log.exception("stores.not_compared")
+            return min(self._every, RETRY_UNKNOWN)
+        self._away = False
+        return wait
+
+    def _step(self) -> float:
+        wait = self._remaining()
+        if wait > 0:
+            return wait
+        # The pool's connections may lead through a pooler, which keeps no session's lock.
+        with self._connect() as conn:
+            if not store.claim_verification(conn):
+                return min(self._every, RETRY)
+            # Whoever had the right before may have compared since the first look.
+            wait = self._remaining()
+            if wait > 0:
+                return wait
+            _tell(self._compare(self._stop.wait))
         return self._every
+
+    def _remaining(self) -> float:
+        """Seconds until a comparison is due; 0 or less when one is."""
+        with self._database.autocommit() as conn:
+            last = store.last_verification(conn)
+        return 0.0 if last is None else self._every - last.age
+
+
+def _tell(report: Report) -> None:
+    say = log.info if report.consistent and report.unkept is None else log.warning
+    say(
+        "stores.compared",
+        consistent=report.consistent,
+        entities=report.entities,
+        drift={t.sink: t.drifted for t in report.tallies if t.drifted},
+        problems=report.problems,
+        under_way=report.under_way,
+        skipped=report.skipped,
+        unkept=report.unkept,
+        seconds=round(report.seconds, 3),
+    )

@@ -375,6 +375,17 @@ class Verification:
     result: Mapping[str, Any]
 
 
+def claim_verification(conn: Conn) -> bool:
+    """Take the right to compare all stores, for as long as this session lasts.
+
+    False when another session has it. The lock is of the session: a pooler's does not hold it.
+    """
+    row = conn.execute(
+        "SELECT pg_try_advisory_lock(hashtext('altsync.verify'), hashtext(current_schema()))"
+    ).fetchone()
+    return bool(row and row[0])
+
+
 def last_verification(conn: Conn) -> Verification | None:
     """The last comparison, by anybody."""
     row = conn.execute(
