@@ -17,7 +17,7 @@ from altsync import store
 from altsync.app import Application
 from altsync.dashboard.metrics import BOUNDS, AltsyncCollector
 from altsync.records import BreakerState
-from tests.dashboard.site import Site
+from tests.dashboard.site import Site, settings_for
 from tests.dashboard.test_api import bury, record
 from tests.integration.world import World, archetype, leagues
 
@@ -41,6 +41,14 @@ def samples(site: Site) -> dict[str, dict[tuple[str, ...], float]]:
             labels = tuple(value for _, value in sorted(one.labels.items()))
             found.setdefault(one.name, {})[labels] = one.value
     return found
+
+
+@pytest.fixture
+def app(database_url: str) -> Iterator[Application]:
+    """An application without any sink that is switched on, whose relay compares daily."""
+    app = Application(settings_for(database_url, altsync_verify_every=86_400))
+    yield app
+    app.close()
 
 
 @pytest.fixture
@@ -148,7 +156,8 @@ def test_every_scraped_metric_is_described(
     site: Site, world: World, described: list[Metric]
 ) -> None:
     """Also before there is a database; what the last comparison found, after the first one."""
-    assert not samples(site).keys() & {"altsync_drift", "altsync_verify_last_seconds"}
+    told = {"altsync_drift", "altsync_verify_problem", "altsync_verify_last_seconds"}
+    assert not samples(site).keys() & told
     result = {"sinks": {"neo4j": {"missing": 3, "stale": 0, "ghost": 0, "ahead": 1, "edges": 5}}}
     store.note_verification(world.conn, seconds=1.0, consistent=False, result=result)
     found = samples(site)
@@ -159,6 +168,42 @@ def test_every_scraped_metric_is_described(
         ("ahead", "neo4j"): 1,
     }
     assert found.keys() == {name for metric in described for name in full_names(metric)}
+
+
+def test_a_sink_that_could_not_be_compared_is_not_called_equal(site: Site, world: World) -> None:
+    """Zeros would end the alert on drift: what was found is told, and that there is a problem."""
+    result = {
+        "sinks": {
+            "neo4j": {"missing": 0, "stale": 2, "ghost": 0, "ahead": 0},
+            "pinecone": {"missing": 0, "stale": 0},
+            "embedding": {"missing": 0, "stale": 1},
+        },
+        "problems": {"pinecone": "away", "neo4j": "away"},
+    }
+    store.note_verification(world.conn, seconds=1.0, consistent=False, result=result)
+    found = samples(site)
+    assert found["altsync_drift"] == {
+        ("stale", "neo4j"): 2,
+        ("missing", "embedding"): 0,
+        ("stale", "embedding"): 1,
+    }
+    assert found["altsync_verify_problem"] == {("neo4j",): 1, ("pinecone",): 1, ("embedding",): 0}
+
+
+def test_how_often_stores_are_compared_is_told(site: Site, database_url: str) -> None:
+    """As the settings say it, so that an alert can tell that a comparison is overdue."""
+    assert samples(site)["altsync_verify_every_seconds"] == {(): 86_400}
+    app = Application(settings_for(database_url))
+    found = {metric.name: metric.samples for metric in AltsyncCollector(app).collect()}
+    app.close()
+    assert found["altsync_verify_every_seconds"] == []
+
+
+def test_alerts_on_comparisons_are_there() -> None:
+    """On drift, on sinks that could not be compared, and on comparisons that do not come."""
+    asked = " ".join(rule["expr"] for rule in rules())
+    for name in ("drift", "verify_problem", "verify_last_seconds", "verify_every_seconds"):
+        assert f"altsync_{name}" in asked
 
 
 def test_the_reference_is_complete(described: list[Metric]) -> None:

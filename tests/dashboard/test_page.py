@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from altsync import store
 from altsync.app import Application
 from altsync.db import Database
 from altsync.local.services.postgres import Postgres
@@ -312,6 +313,39 @@ def test_the_focus_stays_where_it_is_while_the_page_follows(stage: Stage, browse
         expect(page.locator("#plot output")).to_contain_text(":")
         page.keyboard.press("Home")
         expect(page.locator("#plot output")).to_contain_text("nothing")
+
+
+@pytest.mark.parametrize(
+    ("consistent", "result", "word", "note"),
+    [
+        (True, {}, "agree", "9 entities"),
+        (True, {"under_way": 3}, "no drift", "3 under way"),
+        (False, {"sinks": {"neo4j": {"stale": 2}}}, "differ", "9 entities"),
+        (False, {"problems": {"neo4j": "away"}}, "could not tell", "not compared: neo4j"),
+        (
+            False,
+            {"problems": {"neo4j": "away"}, "sinks": {"pinecone": {"missing": 1}}},
+            "differ",
+            "not compared: neo4j",
+        ),
+    ],
+)
+def test_what_the_last_comparison_said(
+    stage: Stage,
+    browser: Browser,
+    consistent: bool,
+    result: dict[str, object],
+    word: str,
+    note: str,
+) -> None:
+    """What could not be seen is no difference, and what is under way no agreement."""
+    store.note_verification(
+        stage.world.conn, seconds=1.0, consistent=consistent, result={"entities": 9, **result}
+    )
+    with page_of(browser, stage.url) as page:
+        figure = page.locator("#figures .figure", has_text="Verified")
+        expect(figure.locator(".big")).to_have_text(word)
+        expect(figure.locator(".note")).to_contain_text(note)
 
 
 def bury_again(world: World) -> None:

@@ -61,7 +61,7 @@ class AltsyncCollector(Collector):
 
     def describe(self) -> list[Metric]:
         """Every metric without a sample, so that registering does not ask the database."""
-        return [_database_up(None), *_families(_Reading({}, {}, None))]
+        return [_database_up(None), *_families(_Reading({}, {}, None, None))]
 
     def collect(self) -> Iterator[Metric]:
         """One scrape. A database that does not answer is itself a number, not an error."""
@@ -81,7 +81,7 @@ class AltsyncCollector(Collector):
             found = status.collect(conn, app.topology, disabled)
             totals = self._tally.totals(conn)
         sinks = {sink: totals.get(sink, _NOTHING) for sink in app.topology.names}
-        return _Reading({**totals, **sinks}, disabled, found)
+        return _Reading({**totals, **sinks}, disabled, found, app.settings.altsync_verify_every)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,7 @@ class _Reading:
     totals: Mapping[str, BatchTotals]
     disabled: Mapping[str, str | None]
     status: Status | None
+    verify_every: float | None
 
 
 class _Tally:
@@ -131,6 +132,8 @@ def _added(one: BatchTotals, other: BatchTotals) -> BatchTotals:
 
 def _families(reading: _Reading) -> Iterator[Metric]:
     yield from _gauges(reading.status)
+    verified = reading.status.verified if reading.status is not None else None
+    yield from _verified(verified, reading.verify_every)
     for name, attribute, help_text in COUNTERS:
         counter = CounterMetricFamily(name, help_text, labels=["sink"])
         for sink, totals in sorted(reading.totals.items()):
@@ -177,25 +180,42 @@ def _gauges(found: Status | None) -> Iterator[Metric]:
             for one in BreakerState:
                 breaker.add_metric([sink, one.value], int(standing.state is one))
     yield from (operations, lag, entities, breaker)
-    yield from _verified(found.verified if found is not None else None)
 
 
-def _verified(last: Verification | None) -> Iterator[Metric]:
-    """What the last comparison found; no sample before the first one."""
+def _verified(last: Verification | None, every: float | None) -> Iterator[Metric]:
+    """What the last comparison found; no sample before the first one.
+
+    Of a sink that could not be compared to the end nobody knows that it does not differ: 0 is
+    left out there.
+    """
     drift = GaugeMetricFamily(
         "altsync_drift",
         "Entities that differed from PostgreSQL when all stores were last compared.",
         labels=["sink", "kind"],
     )
+    problem = GaugeMetricFamily(
+        "altsync_verify_problem",
+        "1 for a sink that could not be compared when all stores last were, else 0.",
+        labels=["sink"],
+    )
     age = GaugeMetricFamily(
         "altsync_verify_last_seconds", "Age of the last comparison of all stores."
     )
+    period = GaugeMetricFamily(
+        "altsync_verify_every_seconds", "Seconds between two comparisons, as the settings say."
+    )
     if last is not None:
+        problems = last.result.get("problems") or {}
         for sink, numbers in last.result.get("sinks", {}).items():
+            problem.add_metric([sink], int(sink in problems))
             for kind in reconcile.KINDS.get(sink, ()):
-                drift.add_metric([sink, kind.value], numbers.get(kind.value, 0))
+                count = numbers.get(kind.value, 0)
+                if count or sink not in problems:
+                    drift.add_metric([sink, kind.value], count)
         age.add_metric([], max(0.0, last.age))
-    yield from (drift, age)
+    if every is not None:
+        period.add_metric([], every)
+    yield from (drift, problem, age, period)
 
 
 def _durations(all_totals: Mapping[str, BatchTotals]) -> Metric:

@@ -5,6 +5,8 @@ import { drawFailures, press } from "./failures.js";
 import { MEASURES, Plot } from "./plot.js";
 
 const STATES = ["synced", "pending", "failed"];
+// Ways in which a sink may differ: the names in the result of a comparison.
+const KINDS = ["missing", "stale", "ghost", "ahead", "wrong_model", "wrong_namespace"];
 const SPANS = ["15m", "1h", "6h", "24h", "7d"];
 
 let plot, latest, series;
@@ -55,7 +57,19 @@ function drawFigures({ entities, matrix, operations, sinks, at_rest: atRest, ver
     figure("Waiting", count(waiting), waiting ? `oldest ${age(oldest < 0 ? null : oldest)}` : "no operation waits", waiting ? "wait" : null),
     figure("Dead", count(dead), dead ? "given up on; see below" : "nothing was given up on", dead ? "bad" : null),
     figure("Sinks", `${Object.keys(sinks).length - stopped.length}/${Object.keys(sinks).length}`, stopped.length ? stopped.join(", ") : atRest ? "all ready, at rest" : "all ready", stopped.length ? "bad" : "good"),
-    verified && figure("Verified", verified.consistent ? "agree" : "differ", `${age(verified.age)} ago, ${plural(verified.result.entities, "entity", "entities")}`, verified.consistent ? "good" : "bad"));
+    verified && figure("Verified", ...lastVerified(verified)));
+}
+
+// A sink that could not be compared is no difference, and what is under way is no agreement yet.
+function lastVerified({ age: seconds, consistent, result }) {
+  const differs = Object.values(result.sinks ?? {}).some((sink) => KINDS.some((kind) => sink[kind]));
+  const waiting = result.under_way ?? 0;
+  const notes = [`${age(seconds)} ago`, plural(result.entities, "entity", "entities")];
+  const problems = Object.keys(result.problems ?? {});
+  if (problems.length) notes.push(`not compared: ${problems.join(", ")}`);
+  if (waiting) notes.push(`${count(waiting)} under way`);
+  const [said, tone] = consistent ? [waiting ? "no drift" : "agree", waiting ? "wait" : "good"] : differs ? ["differ", "bad"] : ["could not tell", "wait"];
+  return [said, notes.join(", "), tone];
 }
 
 const drawMatrix = whenChanged((matrix, kind) => {
