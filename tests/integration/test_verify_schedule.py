@@ -55,6 +55,21 @@ def test_two_relays_compare_once(
     assert compared == [1]
 
 
+def test_what_another_has_just_compared_is_not_compared_again(
+    world: World, database: Database
+) -> None:
+    """It ended between the look and the right to compare."""
+
+    def connect() -> Conn:
+        store.note_verification(world.conn, seconds=1.0, consistent=True, result={})
+        return db.connect(world.url)
+
+    def never() -> Report:
+        raise AssertionError("once more")
+
+    assert 3000 < schedule_of(world, database, never, connect).step() < 3600
+
+
 def test_while_one_relay_compares_the_other_waits(world: World, database: Database) -> None:
     """However long it takes; one that died with the right to compare leaves it to the next."""
     waits: list[float] = []
