@@ -210,6 +210,24 @@ class FakeIndex(FakeSink):
         return Written(row.id, row.version)
 
 
+class FileIndex(FakeIndex):
+    """An index that outlives its process: it is kept in a file after each call."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self._file = file
+        if file.exists():
+            rows = json.loads(file.read_text())
+            self.held = {(EntityType(t), s, k): Held(v, h) for t, s, k, v, h in rows}
+
+    def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
+        """And keep it."""
+        answer = super().upsert(rows, model)
+        kept = [[t, s, k, h.version, h.content_hash] for (t, s, k), h in self.held.items()]
+        self._file.write_text(json.dumps(kept))
+        return answer
+
+
 @dataclass(slots=True)
 class FakeEmbedder:
     """Vectors made from the texts' hashes; counts how often each text was paid for."""
@@ -226,6 +244,19 @@ class FakeEmbedder:
         self.paid.update(texts)
         self.after(texts)
         return Embedded(tuple(vector_of(text, model) for text in texts), tokens=len(texts))
+
+
+def file_embedder(file: Path) -> FakeEmbedder:
+    """An embedder whose bill outlives its process: what was paid is kept in a file."""
+    embedder = FakeEmbedder()
+    if file.exists():
+        embedder.paid.update(json.loads(file.read_text()))
+
+    def keep(texts: Sequence[str]) -> None:
+        file.write_text(json.dumps(list(embedder.paid.elements())))
+
+    embedder.after = keep
+    return embedder
 
 
 def vector_of(text: str, model: Model) -> bytes:

@@ -37,9 +37,6 @@ from tests.integration.world import (
 
 NFL = league("nfl")
 
-#: Every named point of one batch that goes well, in order.
-POINTS = ["claimed", "read", "called", "written", "settling", "settled"]
-
 
 def test_the_steps_come_in_order(world: World, database: Database) -> None:
     """Claim, read, write, settle; each is over before the next begins."""
@@ -52,12 +49,15 @@ def test_the_steps_come_in_order(world: World, database: Database) -> None:
 
     batch = delivery(database, graph, at).deliver_batch()
     assert seen == [
+        ("admitted", "pending", 0),
         ("claimed", "in_progress", 0),
         ("read", "in_progress", 0),
+        ("placed", "in_progress", 0),
         ("called", "in_progress", 1),
         ("written", "in_progress", 1),
         ("settling", "in_progress", 1),
         ("settled", "synced", 1),
+        ("told", "synced", 1),
     ]
     assert batch == Batch(1, Settlement(synced=1), calls=1, tokens=0)
 

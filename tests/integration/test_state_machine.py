@@ -43,6 +43,7 @@ from altsync.records import (
 )
 from altsync.relay import Relay, RelayPolicy
 from altsync.sinks.base import Sink
+from tests import points
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
 from tests.integration.fakes import Call, FakeEmbedder, FakeGraph, FakeIndex, FakeSink, Held
 from tests.integration.world import (
@@ -82,10 +83,8 @@ SPANS = [10.0, 31.0, 45.0, 400.0]
 #: Seconds of the first retry: more than a step takes, so that only ``pass_time`` makes it due.
 BACKOFF = 8.0
 
-POINTS = ["claimed", "read", "called", "written", "settling", "settled"]
-
-#: A transaction is open at ``settling``: a worker may die there, but not sleep.
-SLEEPS = ["claimed", "read", "called", "written"]
+#: A worker may die anywhere, but not sleep over a connection that others need.
+SLEEPS = [p for p in points.DELIVERY if p not in (*points.CONNECTED, *points.DELIVERED)]
 
 KEYS = ["a", "b", "e"]
 
@@ -288,7 +287,7 @@ class Machine(RuleBasedStateMachine):
         for sink in TOPOLOGY.names:
             self.drain(sink)
 
-    @rule(sink=SINK, point=st.sampled_from(POINTS))
+    @rule(sink=SINK, point=st.sampled_from(points.DELIVERY))
     def crash(self, sink: str, point: str) -> None:
         """A worker vanishes at a named point."""
 

@@ -136,6 +136,7 @@ class Delivery:
             gate = outbox.gate(conn, self._traits.name, token, self._policy.lease)
             if not gate.admitted:
                 return Batch()
+            self._at("admitted")
             operations = outbox.claim(
                 conn,
                 self._traits.name,
@@ -218,6 +219,7 @@ class Delivery:
         if debugging():
             self._log_verdicts(verdicts, rows)
         self._tell_breaker(writing, gate, delay)
+        self._at("told")
         return Batch(len(operations), settlement, writing.calls, writing.tokens)
 
     @property

@@ -93,6 +93,7 @@ class Writer:
                 self._set_up()
             self._note_former_places([*ready, *gone], writing)
             placed = self._settle_places(ready, writing)
+            self._at("placed")
             parts = [part for rows in _by_type(placed) for part in self._sink.split(rows, model)]
             self._call_all(parts, writing, lambda rows: self._sink.upsert(rows, model))
             self._call_all(_by_type(gone), writing, self._sink.delete)

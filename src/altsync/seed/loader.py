@@ -1,4 +1,8 @@
-"""Checked lines to PostgreSQL: whole batches, entities and operations in one transaction."""
+"""Checked lines to PostgreSQL: whole batches, entities and operations in one transaction.
+
+Named points between every two steps let tests stop a process exactly there. An entity and its
+operations are one statement of ``store``, so no point is between them.
+"""
 
 from __future__ import annotations
 
@@ -63,12 +67,14 @@ class Loader:
         options: Options,
         report: Report,
         progress: Callable[[Part, int], None] = lambda part, size: None,
+        at: Callable[[str], None] = lambda point: None,
     ) -> None:
         self._conn = conn
         self._topology = topology
         self._options = options
         self._report = report
         self._progress = progress
+        self._at = at
         self._registry = TagRegistry(conn, dry_run=options.dry_run)
         self._unreadable: dict[Part, str] = {}
 
@@ -80,21 +86,26 @@ class Loader:
     def _run(self) -> None:
         session.create_tables(self._conn)
         store.create_changed_in_run(self._conn)
+        self._at("begun")
         files = {part: self._files(part) for part in self._options.parts}
         if not any(files.values()):
             wanted = ", ".join(self._options.parts)
             raise SeedError(f"{self._options.folder}: no seed files for {wanted}")
         archetypes = self._archetypes()
+        self._at("found")
         for part, found in files.items():
             if part.entity_type and found:
                 store.create_staging(self._conn, part.entity_type)
             if part is Part.RELATIONSHIPS and found:
                 relationships.create_staging(self._conn)
+            self._at("part begun")
             self._load_part(part, found, archetypes)
+        self._at("loaded")
         if self._options.prune:
-            pruner = Pruner(self._conn, self._topology, self._options, self._report)
+            pruner = Pruner(self._conn, self._topology, self._options, self._report, self._at)
             unreadable = next(iter(self._unreadable.values()), None)
             pruner.prune([part for part, found in files.items() if found], unreadable)
+            self._at("pruned")
 
     def _files(self, part: Part) -> list[SeedFile]:
         category = self._options.category if part is Part.EXAMPLES else None
@@ -171,6 +182,7 @@ class Loader:
         counts.processed += len(batch.good) + len(batch.refused)
         write = partial(self._write_batch, part, batch)
         changes, late, fresh = at_once(self._conn, part, write)
+        self._at("committed")
         if debugging() and part.entity_type and not self._options.dry_run:
             self._log_changes(part.entity_type, batch.good)
         for line in [*batch.refused, *late]:
@@ -181,6 +193,7 @@ class Loader:
         counts.updated += changes.updated
         counts.unchanged += fresh - changes.created - changes.updated
         counts.operations += changes.operations
+        self._at("reported")
 
     def _log_changes(self, entity_type: EntityType, lines: Sequence[Line]) -> None:
         """One line per entity that was changed; ``change`` names it until it has settled."""
@@ -200,7 +213,9 @@ class Loader:
     def _write_batch(self, part: Part, batch: Batch) -> tuple[store.Changes, list[Rejected], int]:
         """Inside a transaction: what changed, lines refused by what is there, lines loaded."""
         late: list[Rejected] = []
+        self._at("batch begun")
         lines = self._without_repeats(part, batch, late)
+        self._at("seen")
         if part is Part.RELATIONSHIPS:
             lines = self._unclaimed(self._with_leagues(part, lines, late), late)
             changes = self._write_relationships(lines)
@@ -209,10 +224,12 @@ class Loader:
             changes = self._write_parts(part, lines)
         else:
             changes, lines = self._write_entities(part.entity_type, lines, batch.drafts, late)
+        self._at("written")
         lost = [line.seed_id for line in late if line.seed_id and line.field != "id"]
         if lost:
             loaded = {line.seed_id for line in lines}
             session.mark_rejected(self._conn, part, [s for s in lost if s not in loaded])
+        self._at("committing")
         return changes, late, len(lines)
 
     def _without_repeats(self, part: Part, batch: Batch, late: list[Rejected]) -> Sequence[Line]:
@@ -260,6 +277,7 @@ class Loader:
             return store.Changes(), lines
         there = store.present(self._conn, entity_type, [line.seed_id for line in fresh])
         given = self._tags(entity_type, fresh, drafts, there, late)
+        self._at("tagged")
         tagged = [drafts[seed_id].under(tag) for seed_id, tag in given.items()]
         changes = self._write_drafts(entity_type, tagged, there)
         return changes, [line for line in lines if line.item is None or line.seed_id in given]
@@ -279,6 +297,7 @@ class Loader:
         if not lines:
             return store.Changes()
         store.copy_to_staging(self._conn, entity_type, lines)
+        self._at("copied")
         if self._options.dry_run:
             return store.classify_staged(self._conn, entity_type, self._topology)
         return store.upsert_staged(
@@ -332,12 +351,14 @@ class Loader:
 
     def _write_relationships(self, lines: Sequence[Line]) -> store.Changes:
         relationships.copy(self._conn, [_relationship_row(line) for line in lines])
+        self._at("copied")
         if self._options.dry_run:
             return relationships.classify(self._conn, self._topology)
-        return relationships.upsert(self._conn, self._topology)
+        return relationships.upsert(self._conn, self._topology, self._at)
 
     def _write_parts(self, part: Part, lines: Sequence[Line]) -> store.Changes:
         session.copy_parts(self._conn, part, [_part_row(part, line) for line in lines])
+        self._at("copied")
         return session.upsert_parts(self._conn, part, write=not self._options.dry_run)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -27,13 +27,21 @@ PRUNE_SHARE = 0.20
 
 
 class Pruner:
-    """Deletes at the end of a run that has noted every id it met."""
+    """Deletes at the end of a run that has noted every id it met. ``at`` hears of each step."""
 
-    def __init__(self, conn: Conn, topology: Topology, options: Options, report: Report) -> None:
+    def __init__(
+        self,
+        conn: Conn,
+        topology: Topology,
+        options: Options,
+        report: Report,
+        at: Callable[[str], None],
+    ) -> None:
         self._conn = conn
         self._topology = topology
         self._options = options
         self._report = report
+        self._at = at
 
     def prune(self, parts: Sequence[Part], unreadable: str | None) -> None:
         """Delete what the files of ``parts`` no longer hold; children before what they belong to.
@@ -50,6 +58,7 @@ class Pruner:
         for part, ids in gone.items():
             self._check_share(part, len(ids))
         self._check_unused(gone.get(Part.ARCHETYPES, []), gone.get(Part.LEAGUES, []))
+        self._at("checked")
         order = (
             *(Part.RELATIONSHIPS, Part.CONTRACTS, Part.DOCUMENTS),
             *(Part.EXAMPLES, Part.LEAGUES, Part.ARCHETYPES),
@@ -86,6 +95,7 @@ class Pruner:
         for start in range(0, len(ids), store.DELETE_PAGE):
             page = ids[start : start + store.DELETE_PAGE]
             changes = at_once(self._conn, part, partial(self._delete_page, part, page))
+            self._at("page committed")
             counts.deleted += changes.deleted
             counts.operations += changes.operations
             if debugging() and part.entity_type:
@@ -96,8 +106,15 @@ class Pruner:
             log.debug("entity.deleted", seed_id=seed_id, key=key, change=version)
 
     def _delete_page(self, part: Part, page: Sequence[Any]) -> store.Changes:
+        """Inside a transaction."""
+        self._at("page begun")
+        changes = self._delete_rows(part, page)
+        self._at("page committing")
+        return changes
+
+    def _delete_rows(self, part: Part, page: Sequence[Any]) -> store.Changes:
         if part is Part.RELATIONSHIPS:
-            return relationships.delete(self._conn, page, self._topology)
+            return relationships.delete(self._conn, page, self._topology, self._at)
         if part.entity_type is None:
             return store.Changes(deleted=session.delete_parts(self._conn, part, page))
         return store.tombstone(self._conn, part.entity_type, page, self._topology)

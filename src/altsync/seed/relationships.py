@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -66,14 +66,18 @@ def classify(conn: Conn, topology: Topology) -> Changes:
     return Changes(created=row[0], updated=row[1], operations=row[2] * len(topology.graph))
 
 
-def upsert(conn: Conn, topology: Topology) -> Changes:
-    """Upsert what changed in staging; the leagues that it begins at are carried to the graph."""
+def upsert(conn: Conn, topology: Topology, at: Callable[[str], None]) -> Changes:
+    """Upsert what changed in staging; the leagues that it begins at are carried to the graph.
+
+    ``at`` hears of each step.
+    """
     ends = conn.execute(
         f"SELECT s.source_league_id, s.target_league_id, e.source_league_id {_CHANGED}"
     ).fetchall()
     if not ends:
         return Changes()
     lock_entities(conn, ((EntityType.LEAGUE, i) for i in {i for row in ends for i in row if i}))
+    at("leagues locked")
     created = conn.execute(
         f"""
         INSERT INTO league_relationship AS r ({", ".join(_COLUMNS)})
@@ -88,14 +92,20 @@ def upsert(conn: Conn, topology: Topology) -> Changes:
         RETURNING (xmax = 0)
         """
     ).fetchall()
+    at("related")
     sources = sorted({i for row in ends for i in (row[0], row[2]) if i})
     operations = _carry(conn, sources, topology)
     fresh = sum(row[0] for row in created)
     return Changes(created=fresh, updated=len(created) - fresh, operations=operations)
 
 
-def delete(conn: Conn, ids: Sequence[UUID], topology: Topology) -> Changes:
-    """Delete relationships; the leagues that they began at are carried to the graph."""
+def delete(
+    conn: Conn, ids: Sequence[UUID], topology: Topology, at: Callable[[str], None]
+) -> Changes:
+    """Delete relationships; the leagues that they began at are carried to the graph.
+
+    ``at`` hears of each step.
+    """
     sources = [
         row[0]
         for row in conn.execute(
@@ -104,9 +114,11 @@ def delete(conn: Conn, ids: Sequence[UUID], topology: Topology) -> Changes:
         )
     ]
     lock_entities(conn, ((EntityType.LEAGUE, i) for i in sources))
+    at("leagues locked")
     count = conn.execute(
         "DELETE FROM league_relationship WHERE id = ANY(%s)", (list(ids),)
     ).rowcount
+    at("unrelated")
     return Changes(deleted=count, operations=_carry(conn, sorted(sources), topology))
 
 

@@ -1,0 +1,49 @@
+"""The named points at which tests stop, kill or hold up delivery and seeding.
+
+``tests/unit/test_points.py`` holds that the code has these and no others.
+"""
+
+from __future__ import annotations
+
+#: Of one batch that is delivered, in their order.
+DELIVERY = (
+    "admitted",
+    "claimed",
+    "read",
+    "placed",
+    "called",
+    "written",
+    "settling",
+    "settled",
+    "told",
+)
+
+#: Points at which a worker holds a connection of its pool, or even a transaction.
+CONNECTED = ("admitted", "settling")
+
+#: Points at which the batch is settled: nobody takes it up again.
+DELIVERED = ("settled", "told")
+
+#: Of a seeding run. Those of a part, of a batch and of a pruned page come again with each of them.
+SEEDING = (
+    "begun",
+    "found",
+    "part begun",
+    "batch begun",
+    "seen",
+    "tagged",
+    "copied",
+    "leagues locked",
+    "related",
+    "written",
+    "committing",
+    "committed",
+    "reported",
+    "loaded",
+    "checked",
+    "page begun",
+    "unrelated",
+    "page committing",
+    "page committed",
+    "pruned",
+)
