@@ -13,6 +13,7 @@ PRELOADED = [
     "altsync.sinks.neo4j",
     "altsync.sinks.pinecone",
     "tests.faults.test_killed_commands",
+    "tests.faults.test_killed_seeders",
     "tests.faults.test_killing_rows",
     "tests.integration.test_crash_points",
 ]

@@ -36,7 +36,7 @@ def _name(function: ast.expr) -> str:
 )
 def test_every_point_of_the_code_is_known(room: str, known: tuple[str, ...]) -> None:
     """A new one that nobody is killed at fails here; each is named by a word, not worked out."""
-    found = {place: argument for place, argument in hooked(room)}
+    found = dict(hooked(room))
     unnamed = [place for place, one in found.items() if not isinstance(one, ast.Constant)]
     assert unnamed == []
     names = {one.value for one in found.values() if isinstance(one, ast.Constant)}

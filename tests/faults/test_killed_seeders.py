@@ -1,0 +1,349 @@
+"""A seeding run is killed at each of its named points: a real process, gone at once.
+
+Files of every part change, grow and lose lines, so each point of a batch and of a pruned page
+comes up in every part, at a first and at a second batch. What must hold right after the kill:
+whole batches and nothing else are there. And after the same run once more: everything equals
+what an undisturbed run leaves.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from altsync import db, store
+from altsync.db import Database
+from altsync.outbox import KEY_COLUMN
+from altsync.records import EntityType
+from altsync.seed import loader
+from altsync.seed.lines import Part
+from altsync.seed.loader import Loader
+from altsync.seed.options import Options
+from altsync.seed.report import Report
+from altsync.seed.session import table_of
+from tests import points
+from tests.children import exit_code
+from tests.conftest import TOPOLOGY
+from tests.integration import seeds
+from tests.integration.fakes import FakeEmbedder, FakeGraph, FakeIndex
+from tests.integration.world import PATIENCE, World, delivery, embedding_sink, empty
+
+#: Lines of a batch and ids of a page in the process that is killed: two of each in every part.
+BATCH, PAGE = 3, 2
+
+#: Lines of a part that stay, come and go. The first two make two batches, the third two pages.
+STAY, COME, GO = 4, 1, 3
+
+#: What a process answers with that was killed here; any other number is a failure of the test.
+KILLED = 9
+
+#: Points that a run reaches but once.
+ONCE = {"begun", "found", "loaded", "checked", "pruned"}
+
+#: More points than any of these runs has; one that goes on for ever ends here.
+MOST_POINTS = 400
+
+#: Content of a part's rows by seed id; None for what is deleted.
+Rows = dict[str, str | None]
+
+
+def _league(number: int) -> str:
+    return f"{Part.LEAGUES}-stay-{number}"
+
+
+#: A line of each part by its seed id, number and content.
+LINES: dict[Part, Callable[[str, int, str], seeds.Fields]] = {
+    Part.ARCHETYPES: lambda seed_id, n, text: seeds.archetype_line(
+        seed_id, seed_id.replace("-", "_"), description=text
+    ),
+    Part.LEAGUES: lambda seed_id, n, text: seeds.league_line(seed_id, description=text),
+    Part.EXAMPLES: lambda seed_id, n, text: seeds.example_line(seed_id, input_text=seed_id + text),
+    Part.DOCUMENTS: lambda seed_id, n, text: seeds.document_line(seed_id, _league(n), body=text),
+    Part.CONTRACTS: lambda seed_id, n, text: seeds.contract_line(
+        seed_id, _league(n), counterparty=text
+    ),
+    Part.RELATIONSHIPS: lambda seed_id, n, text: {
+        "id": seed_id,
+        "source": _league(n),
+        "target": _league((n + (2 if "-go-" in seed_id else 1)) % STAY),
+        "type": "SAME_ARCHETYPE" if "-come-" in seed_id else "COMPETES_WITH",
+        "strength": len(text) / 100,
+    },
+}
+
+FILES = {part: f"{part}.jsonl" for part in Part} | {Part.EXAMPLES: "examples/triage.jsonl"}
+
+
+def _write(folder: Path, text: str, **counts: int) -> None:
+    """A file of each part with so many lines of each sort, and ``text`` in each of them."""
+    for part, make in LINES.items():
+        named = ((f"{part}-{sort}-{n}", n) for sort, size in counts.items() for n in range(size))
+        seeds.write(folder, FILES[part], [make(seed_id, n, text) for seed_id, n in named])
+
+
+@dataclass(slots=True)
+class Site:
+    """A database and simulated sinks, first as the former files have left them, at rest."""
+
+    world: World
+    folder: Path
+    graph: FakeGraph = field(default_factory=FakeGraph)
+    index: FakeIndex = field(default_factory=FakeIndex)
+    embedder: FakeEmbedder = field(default_factory=FakeEmbedder)
+
+    def prepare(self) -> None:
+        """As new: seeded with the former files, and delivered."""
+        empty(self.world.conn)
+        self.graph, self.index, self.embedder = FakeGraph(), FakeIndex(), FakeEmbedder()
+        seeds.seed(self.world, self.folder / "before")
+        self.drain()
+
+    def seed(self) -> None:
+        """The run that nobody disturbs."""
+        report = seeds.seed(self.world, self.folder / "after", prune=True, yes=True)
+        assert report.total.rejected == 0
+
+    def kill(self, nth: int, point: str | None = None) -> list[str] | None:
+        """Kill that run at the n-th point, of all or of one name; the points that it reached.
+
+        None when it came to its end.
+        """
+        said = self.folder / "reached.json"
+        folder = str(self.folder / "after")
+        code = exit_code(_seed_and_exit, self.world.url, folder, str(said), nth, point)
+        if code == 0:
+            return None
+        assert code == KILLED
+        reached: list[str] = json.loads(said.read_text())
+        return reached
+
+    def drain(self) -> None:
+        """Deliver everything, and leave no session behind."""
+        with closing(Database(self.world.url)) as database:
+            for sink in (embedding_sink(database, self.embedder), self.graph, self.index):
+                delivery(database, sink).drain(PATIENCE)
+
+    @property
+    def calls(self) -> int:
+        """To all sinks."""
+        return len(self.graph.calls) + len(self.index.calls) + len(self.embedder.requests)
+
+    def rows(self) -> dict[Part, Rows]:
+        """What the tables hold that the parts are loaded into."""
+        return {part: dict(self._rows(part)) for part in Part}
+
+    def _rows(self, part: Part) -> Iterator[tuple[str, str | None]]:
+        gone = "deleted_at IS NOT NULL" if part.entity_type else "false"
+        rows = self.world.conn.execute(
+            f"SELECT seed_id, CASE WHEN {gone} THEN NULL ELSE content_hash END "
+            f"FROM {table_of(part)}"
+        )
+        yield from rows.fetchall()
+
+    def operations(self) -> list[tuple[Any, ...]]:
+        """The operations that wait, without what numbers them."""
+        return sorted(
+            (op.sink, op.entity_type, op.entity_key, op.action, op.origin, op.status, op.attempts)
+            for op in self.world.ops()
+            if op.live
+        )
+
+    def stores(self) -> dict[str, Any]:
+        """What the sinks hold and were paid for, without what numbers it."""
+        return {
+            "graph": {place: (h.content_hash, h.gone) for place, h in self.graph.held.items()},
+            "index": {place: h.content_hash for place, h in self.index.held.items()},
+            "paid": dict(self.embedder.paid),
+        }
+
+
+@pytest.fixture
+def killing(world: World, tmp_path: Path) -> Site:
+    """Two folders of seeds, and a database to seed."""
+    _write(tmp_path / "before", "was", stay=STAY, go=GO)
+    _write(tmp_path / "after", "is now", stay=STAY, come=COME)
+    return Site(world, tmp_path)
+
+
+@dataclass(frozen=True, slots=True)
+class Undisturbed:
+    """What there is before the run, and what the run leaves when nobody is killed."""
+
+    before: dict[Part, Rows]
+    after: dict[Part, Rows]
+    operations: list[tuple[Any, ...]]
+    stores: dict[str, Any]
+
+
+def _undisturbed(site: Site) -> Undisturbed:
+    site.prepare()
+    before = site.rows()
+    site.seed()
+    operations = site.operations()
+    after = site.rows()
+    site.drain()
+    return Undisturbed(before, after, operations, site.stores())
+
+
+#: What an undisturbed run leaves is the same for every test of a process.
+_known: list[Undisturbed] = []
+
+
+@pytest.fixture
+def undisturbed(killing: Site) -> Undisturbed:
+    """Seen once, before anybody is killed."""
+    if not _known:
+        _known.append(_undisturbed(killing))
+    return _known[0]
+
+
+KILLS = [
+    (point, nth) for point in points.SEEDING for nth in (1, 2) if nth == 1 or point not in ONCE
+]
+
+
+@pytest.mark.parametrize(("point", "nth"), KILLS, ids=lambda value: str(value).replace(" ", "_"))
+def test_a_seeder_killed_at_a_named_point(
+    killing: Site, undisturbed: Undisturbed, point: str, nth: int
+) -> None:
+    """The first time that it comes there, and the second."""
+    killing.prepare()
+    reached = killing.kill(nth, point)
+    assert reached is not None
+    assert (reached[-1], reached.count(point)) == (point, nth)
+    _judge(killing, undisturbed, reached)
+
+
+@pytest.mark.slow
+def test_a_seeder_killed_at_every_point(killing: Site, undisturbed: Undisturbed) -> None:
+    """Each time that it comes to any of them, in every part, until it ends."""
+    met: set[str] = set()
+    for nth in range(1, MOST_POINTS):
+        killing.prepare()
+        reached = killing.kill(nth)
+        if reached is None:
+            break
+        met.add(reached[-1])
+        _judge(killing, undisturbed, reached)
+    assert met == set(points.SEEDING)
+    assert killing.rows() == undisturbed.after
+
+
+def _judge(site: Site, undisturbed: Undisturbed, reached: Sequence[str]) -> None:
+    """Right after the kill, and after the same run once more."""
+    site.world.until_alone()
+    rows = site.rows()
+    assert _batches(rows, undisturbed) == reached.count("committed")
+    assert _pages(rows, undisturbed) == reached.count("page committed")
+    _assert_whole(site.world)
+    _assert_no_lock(site.world)
+    site.seed()
+    assert site.rows() == undisturbed.after
+    assert site.operations() == undisturbed.operations
+    _assert_whole(site.world)
+    site.drain()
+    assert site.stores() == undisturbed.stores
+    _assert_delivered(site)
+
+
+def _batches(rows: Mapping[Part, Rows], undisturbed: Undisturbed) -> int:
+    """How many batches are there. Each is whole, they are the first of their files, and the rest
+    is as it was."""
+    count = 0
+    for part in Part:
+        before, after, now = undisturbed.before[part], undisturbed.after[part], rows[part]
+        lines = [seed_id for seed_id, content in after.items() if content is not None]
+        lines.sort(key=lambda seed_id: ("-come-" in seed_id, seed_id))
+        loaded = [seed_id for seed_id in lines if now.get(seed_id) == after[seed_id]]
+        assert loaded == lines[: len(loaded)]
+        assert len(loaded) % BATCH == 0 or loaded == lines
+        for seed_id in lines[len(loaded) :]:
+            assert now.get(seed_id) == before.get(seed_id)
+        count += math.ceil(len(loaded) / BATCH)
+    return count
+
+
+def _pages(rows: Mapping[Part, Rows], undisturbed: Undisturbed) -> int:
+    """How many pages are pruned, each of them whole."""
+    count = 0
+    for part in Part:
+        going = [seed_id for seed_id in undisturbed.before[part] if "-go-" in seed_id]
+        gone = [seed_id for seed_id in going if rows[part].get(seed_id) is None]
+        assert len(gone) % PAGE == 0 or gone == going
+        count += math.ceil(len(gone) / PAGE)
+    return count
+
+
+def _assert_whole(world: World) -> None:
+    """What is pending has its operation at its version; each tag given has its entity."""
+    for kind in EntityType:
+        for sink, version in (("neo4j", "graph_version"), ("embedding", "version")):
+            broken = world.conn.execute(
+                f"""
+                SELECT e.seed_id, o.version, e.{version} FROM {kind} e
+                LEFT JOIN sync_operation o ON o.entity_id = e.id AND o.sink = %(sink)s
+                  AND o.finished_at IS NULL
+                WHERE (e.{sink}_sync_status = 'pending') <> (o.id IS NOT NULL)
+                   OR o.version <> e.{version}
+                """,
+                {"sink": sink},
+            ).fetchall()
+            assert broken == [], (kind, sink)
+    for kind, key in (("league", "league_tag"), ("sport_archetype", "archetype_name")):
+        given = world.conn.execute(
+            "SELECT seed_id, tag FROM tag_registry WHERE entity_type = %s ORDER BY 1", (kind,)
+        ).fetchall()
+        there = world.conn.execute(f"SELECT seed_id, {key} FROM {kind} ORDER BY 1").fetchall()
+        assert given == there
+
+
+def _assert_no_lock(world: World) -> None:
+    """Of a session that is gone, or of nobody."""
+    held = world.scalar(
+        """
+        SELECT count(*) FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
+        WHERE l.pid IS DISTINCT FROM pg_backend_pid()
+          AND (a.pid IS NULL OR a.backend_type = 'client backend')
+          AND (a.datname = current_database() OR a.pid IS NULL)
+        """
+    )
+    assert held == 0
+
+
+def _assert_delivered(site: Site) -> None:
+    """Everything at its version and said to be there; delivering again calls nobody."""
+    for kind in EntityType:
+        rows = site.world.conn.execute(
+            f"SELECT {KEY_COLUMN[kind]}, graph_version, neo4j_sync_status, "
+            f"pinecone_sync_status, embedding_sync_status FROM {kind}"
+        ).fetchall()
+        for key, version, *statuses in rows:
+            assert set(statuses) == {"synced"}
+            assert site.graph.held[kind, key].version == version
+    calls = site.calls
+    site.drain()
+    assert site.calls == calls
+
+
+def _seed_and_exit(url: str, folder: str, said: str, nth: int, point: str | None) -> None:
+    """In a process of its own."""
+    reached: list[str] = []
+
+    def at(name: str) -> None:
+        reached.append(name)
+        if (len(reached) if point is None else reached.count(point)) == nth:
+            Path(said).write_text(json.dumps(reached))
+            os._exit(KILLED)
+
+    loader.BATCH, store.DELETE_PAGE = BATCH, PAGE
+    with db.connect(url) as conn:
+        options = Options(Path(folder), seeds.ALL, prune=True, yes=True)
+        Loader(conn, TOPOLOGY, options, Report(None), at=at).run()
