@@ -1,24 +1,38 @@
 """Any order of edits, deliveries, crashes, outages and repairs: every sink equals PostgreSQL.
 
-``ALTSYNC_TEST_EXAMPLES`` says how many orders are tried; without it a few, the same each time.
-A failure prints the steps that lead to it, to be pasted and run.
+A few orders are tried, the same each time; ``ALTSYNC_TEST_EXAMPLES=100`` tries as many others, and
+``tests/faults/test_any_order.py`` others for a while. A failure prints
+
+- commands that run the same order again, or the same search: with ``ALTSYNC_TEST_REPLAY=``,
+  ``ALTSYNC_TEST_SEED=``. They hold as long as ``Machine`` and the version of Hypothesis stay what
+  they are;
+- the steps. They run as a test of this file, to be changed and stepped through::
+
+      @pytest.mark.usefixtures("scene")
+      def test_these_steps() -> None:
+          state = Machine()
+          ...  # the printed steps
+          state.teardown()
 """
 
 from __future__ import annotations
 
 import os
 import queue
+import re
+import secrets
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import hypothesis
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, reproduce_failure, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -61,11 +75,17 @@ from tests.integration.world import (
     type_of,
 )
 
-#: Orders of steps that somebody asked for; read here, before tests take the variables away.
-ASKED = os.environ.get("ALTSYNC_TEST_EXAMPLES")
+#: What somebody asked for: how many orders, of which seed, or one that has failed. Read here,
+#: before tests take the variables away.
+ASKED_ORDERS = os.environ.get("ALTSYNC_TEST_EXAMPLES")
+ASKED_SEED = os.environ.get("ALTSYNC_TEST_SEED")
+REPLAYED = os.environ.get("ALTSYNC_TEST_REPLAY")
+
+#: What Hypothesis prints to replay one example.
+BLOB = re.compile(r"reproduce_failure\('[^']+', b'([^']+)'\)")
 
 #: Orders of steps that are tried when nobody asks: about ten seconds.
-EXAMPLES = 15
+ORDERS = 15
 
 #: Steps of one order.
 STEPS = 30
@@ -568,26 +588,64 @@ def _apply_late(sink: FakeSink, action: str, row: Row) -> None:
         sink.apply(row, Model(MODEL, DIMENSIONS))
 
 
-def test_any_order_of_steps_ends_in_agreement(
-    world: World, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def scene(world: World, database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """What ``Machine`` needs: a database, sessions on it, and a clock that it sets."""
+    with closing(World(world.url)) as other:
+        site = Site(world, other, database)
+        for room in ("batches", "writing"):
+            monkeypatch.setattr(f"altsync.delivery.{room}.time", site.clock)
+        for room in ("policy", "writing", "verdicts"):
+            monkeypatch.setattr(f"altsync.delivery.{room}.random", Longest())
+        monkeypatch.setattr(Machine, "site", site, raising=False)
+        yield site
+
+
+def search(orders: int, number: int | None = None, replayed: str | None = None) -> None:
+    """Try so many orders: those of a seed, or without one the same each time.
+
+    Or ``replayed`` alone, which a failure has printed. Needs ``scene``.
+    """
+    machine = type("Machine", (Machine,), {})  # marked below; steps are printed by this name
+    if number is not None:
+        machine = seed(number)(machine)
+    if replayed is not None:
+        machine = reproduce_failure(hypothesis.__version__, replayed.encode())(machine)
+    try:
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=orders,
+                stateful_step_count=STEPS,
+                derandomize=number is None,
+                database=None,
+                deadline=None,
+                print_blob=True,
+                report_multiple_bugs=False,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    except BaseException as failure:
+        for command in _commands(failure, orders, number):
+            failure.add_note(command)
+        raise
+
+
+def _commands(failure: BaseException, orders: int, number: int | None) -> Iterator[str]:
+    """How to see a failure again: this order alone, or all that were tried."""
+    run = ".venv/bin/python -m pytest tests/integration/test_state_machine.py"
+    printed = BLOB.search("\n".join(getattr(failure, "__notes__", [])))
+    if printed:
+        yield f"This order again: ALTSYNC_TEST_REPLAY={printed[1]} {run}"
+    if number is not None:
+        yield f"The search again: ALTSYNC_TEST_SEED={number} ALTSYNC_TEST_EXAMPLES={orders} {run}"
+
+
+@pytest.mark.usefixtures("scene")
+def test_any_order_of_steps_ends_in_agreement() -> None:
     """Whatever happens in whatever order."""
-    other = World(world.url)
-    site = Site(world, other, database)
-    for room in ("batches", "writing"):
-        monkeypatch.setattr(f"altsync.delivery.{room}.time", site.clock)
-    for room in ("policy", "writing", "verdicts"):
-        monkeypatch.setattr(f"altsync.delivery.{room}.random", Longest())
-    run_state_machine_as_test(
-        type("Sync", (Machine,), {"site": site}),
-        settings=settings(
-            max_examples=int(ASKED) if ASKED else EXAMPLES,
-            stateful_step_count=STEPS,
-            derandomize=ASKED is None,
-            database=None,
-            deadline=None,
-            print_blob=True,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
-    other.close()
+    if ASKED_SEED is None and ASKED_ORDERS is not None:
+        number: int | None = secrets.randbelow(10**6)
+    else:
+        number = int(ASKED_SEED) if ASKED_SEED is not None else None
+    search(int(ASKED_ORDERS or ORDERS), number, REPLAYED)
