@@ -20,9 +20,11 @@ from altsync.records import (
     Row,
     Settlement,
 )
+from tests import points
 from tests.conftest import DIMENSIONS, MODEL
 from tests.integration.fakes import Call, FakeEmbedder, FakeGraph, FakeIndex
 from tests.integration.world import (
+    PATIENCE,
     World,
     archetype,
     deliver,
@@ -60,6 +62,25 @@ def test_the_steps_come_in_order(world: World, database: Database) -> None:
         ("told", "synced", 1),
     ]
     assert batch == Batch(1, Settlement(synced=1), calls=1, tokens=0)
+
+
+@pytest.mark.parametrize("point", points.DELIVERY)
+def test_two_workers_need_no_more_batches_than_one(
+    world: World, database: Database, point: str
+) -> None:
+    """Wherever one of them is, the other delivers all the rest, and waits for no lock of it."""
+    world.save(*leagues(40))
+    impatient = Database(f"{world.url}?options=-clock_timeout%3D2s")  # an error, if it waits
+    graph = FakeGraph()
+    other = delivery(impatient, graph, batch_size=10)
+    drained: list[Any] = []
+    at = _once(point, lambda: drained.append(other.drain(PATIENCE)))
+    rest = delivery(database, graph, at, batch_size=10).drain(PATIENCE)
+    impatient.close()
+    batches = [drained[0].batches, rest.batches]
+    assert batches == ([4, 0] if point == "admitted" else [3, 1])
+    assert len(graph.calls) == sum(batches) == 4
+    assert world.counts("neo4j") == {"synced": 40}
 
 
 def test_nothing_to_do_costs_no_call(world: World, database: Database) -> None:

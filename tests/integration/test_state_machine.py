@@ -32,7 +32,7 @@ from typing import Any
 
 import hypothesis
 import pytest
-from hypothesis import HealthCheck, reproduce_failure, seed, settings
+from hypothesis import HealthCheck, Phase, reproduce_failure, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -601,10 +601,13 @@ def scene(world: World, database: Database, monkeypatch: pytest.MonkeyPatch) -> 
         yield site
 
 
-def search(orders: int, number: int | None = None, replayed: str | None = None) -> None:
+def search(
+    orders: int, number: int | None = None, replayed: str | None = None, *, shrink: bool = True
+) -> None:
     """Try so many orders: those of a seed, or without one the same each time.
 
-    Or ``replayed`` alone, which a failure has printed. Needs ``scene``.
+    Or ``replayed`` alone, which a failure has printed. ``shrink``: look for the shortest order that
+    fails, which may take minutes. Needs ``scene``.
     """
     machine = type("Machine", (Machine,), {})  # marked below; steps are printed by this name
     if number is not None:
@@ -621,6 +624,7 @@ def search(orders: int, number: int | None = None, replayed: str | None = None) 
                 database=None,
                 deadline=None,
                 print_blob=True,
+                phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
                 report_multiple_bugs=False,
                 suppress_health_check=list(HealthCheck),
             ),
@@ -638,7 +642,8 @@ def _commands(failure: BaseException, orders: int, number: int | None) -> Iterat
     if printed:
         yield f"This order again: ALTSYNC_TEST_REPLAY={printed[1]} {run}"
     if number is not None:
-        yield f"The search again: ALTSYNC_TEST_SEED={number} ALTSYNC_TEST_EXAMPLES={orders} {run}"
+        asked = f"ALTSYNC_TEST_SEED={number} ALTSYNC_TEST_EXAMPLES={orders}"
+        yield f"The search again, for the shortest: {asked} {run}"
 
 
 @pytest.mark.usefixtures("scene")
