@@ -41,7 +41,7 @@ def test_a_digest_says_what_is_there(graph: GraphHarness, sink: Sink) -> None:
         3: {
             ("node", 2, 27, weights, "f1", "formula_2", least, greatest),
             ("parent", "racing", 2, 27),
-            ("edge", "COMPETES_WITH", 1, 17, 25_000),
+            ("edge", "COMPETES_WITH", 1, 10 * 17, 25_000 * (10 + 17)),
         }
     }
     assert (DIGEST_PRIME, WEIGHT_PRIME) == (1_000_000_007, 8191)
@@ -55,6 +55,40 @@ def test_large_versions_do_not_overflow(graph: GraphHarness, sink: Sink, kind: E
     (facts,) = sink.digest(kind, MODULUS).values()
     (node,) = (fact for fact in facts if fact[0] == "node")
     assert node[1:3] == (3, sum((version + 7 * n) % DIGEST_PRIME for n in range(3)))
+
+
+def test_ends_of_edges_do_not_overflow(graph: GraphHarness, sink: Sink) -> None:
+    """Each factor is small, however large the versions."""
+    version = 1_795_381_382_000_001
+    rows = [league(f"e{n}", version + 7 * n) for n in range(40)]
+    sink.upsert(rows, graph.model)
+    sink.upsert([linked(one, *rows) for one in rows], graph.model)
+    (facts,) = sink.digest(EntityType.LEAGUE, MODULUS).values()
+    (edges,) = (fact[3:] for fact in facts if fact[0] == "edge")
+    versions = [(one.graph_version, other.graph_version) for one in rows for other in rows]
+    assert edges == (
+        sum((a % WEIGHT_PRIME) * (b % DIGEST_PRIME) for a, b in versions),
+        sum(25_000 * ((a + b) % WEIGHT_PRIME) for a, b in versions),
+    )
+
+
+def test_two_edges_of_one_bucket_that_swap(graph: GraphHarness, sink: Sink) -> None:
+    """Their targets or their scores: counts and sums of each alone stay as they are."""
+    one, other = league("a", 10), league("b", 10 + MODULUS)
+    near, far = league("y", 12), league("z", 13)
+
+    def digest(*rows: Row) -> Digest:
+        sink.upsert(rows, graph.model)
+        return sink.digest(EntityType.LEAGUE, MODULUS)
+
+    digest(near, far)
+    found = [
+        digest(linked(one, near), linked(other, far)),
+        digest(linked(one, far), linked(other, near)),
+        digest(linked(one, near, score=0.5), linked(other, far)),
+        digest(linked(one, near), linked(other, far, score=0.5)),
+    ]
+    assert all(a != b for n, a in enumerate(found) for b in found[:n])
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,20 @@ def test_relationships_removed_added_and_rescored(site: Site) -> None:
     assert {(one["t"], one["s"]) for one in found} == kept
 
 
+def test_relationships_that_swap_their_targets(site: Site) -> None:
+    """Seen without a deep look, though counts and scores are the same."""
+    site.relate(("l000", "l001", 0.5), ("l002", "l003", 0.5))
+    site.deliver()
+    site.graph.ask("MATCH (:League)-[r:COMPETES_WITH]->() DELETE r")
+    site.graph.ask(
+        "UNWIND [['l000', 'l003'], ['l002', 'l001']] AS pair "
+        "MATCH (a:League {league_tag: pair[0]}), (b:League {league_tag: pair[1]}) "
+        "CREATE (a)-[:COMPETES_WITH {score: 0.5}]->(b)"
+    )
+    assert site.drift() == {"neo4j": {"stale": 2}}
+    site.mend()
+
+
 def test_relationships_with_what_is_not_there(site: Site) -> None:
     """One to a stub that nobody seeded is too much; a deleted node takes those to it along."""
     site.relate(("l000", "l001", 0.5), ("l002", "l001", 0.25))

@@ -196,7 +196,8 @@ ORDER BY n.{key} LIMIT $limit
 #: Sums over versions stay within 64 bits: a version itself has 51.
 DIGEST_PRIME = 1_000_000_007
 
-#: Tells keys of different length apart in a digest, without a product that could overflow.
+#: Tells keys of different length, and the ends of edges, apart in a digest, without a product
+#: that could overflow.
 WEIGHT_PRIME = 8191
 
 # Agreement by numbers alone: a version belongs to one state of one entity, so equal counts and
@@ -217,13 +218,15 @@ RETURN n.sync_version % $modulus AS bucket, p.{parent_key} AS parent, count(r) A
        sum(n.sync_version % $prime) AS versions
 """
 
-# Edges from a node, told by the versions of their targets. A stub counts as 0.
+# Edges from a node, told by the versions of both ends: two that swap their targets or scores
+# make other sums. A stub counts as 0. Products stay within 64 bits for a million edges.
 DIGEST_EDGES = """
 MATCH (n:League)-[r:SIMILAR_TO|COMPETES_WITH|SAME_ARCHETYPE]->(o:League)
 WHERE n.sync_version IS NOT NULL
 RETURN n.sync_version % $modulus AS bucket, type(r) AS type, count(r) AS count,
-       sum(coalesce(o.sync_version, 0) % $prime) AS targets,
-       sum(toInteger(round(coalesce(r.score, -1.0) * 100000))) AS scores
+       sum((n.sync_version % $weight) * (coalesce(o.sync_version, 0) % $prime)) AS ends,
+       sum(toInteger(round(coalesce(r.score, -1.0) * 100000))
+           * ((n.sync_version + coalesce(o.sync_version, 0)) % $weight)) AS scores
 """
 
 COUNT_NODES = """
