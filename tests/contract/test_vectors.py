@@ -7,11 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pinecone import Index as PineconeIndex
+from pinecone import ServerlessSpec
 
+from altsync.errors import SinkFailure
+from altsync.local.vectors.faults import FaultRule
+from altsync.reconcile.patience import Patience
 from altsync.records import EntityType, Model, Row, Written
-from altsync.sinks.pinecone import INDEXES, MAX_BYTES, Held, Match, Sink, sent_bytes
+from altsync.sinks.pinecone import INDEXES, MAX_BYTES, Held, Match, Reads, Sink, sent_bytes
 from tests.contract.harness import PineconeHarness
 from tests.contract.rows import HOSTILE, MODEL, archetype, deleted, example, league, vector
+
+#: Where an index of a test's own is; the local server takes any.
+SPEC = ServerlessSpec(cloud="aws", region="us-east-1")
 
 #: Bytes that Pinecone takes in one upsert: "2 MB".
 TWO_MEGABYTES = 2_000_000
@@ -399,3 +407,93 @@ def test_looking_makes_no_index(pinecone: PineconeHarness) -> None:
         assert list(pinecone.client.indexes.list()) == []
     finally:
         sink.close()
+
+
+# --- a comparison's reads ---------------------------------------------------------------------
+
+#: What a comparison asks an index.
+READS = ("pinecone.stats", "pinecone.list", "pinecone.fetch")
+
+
+@pytest.mark.parametrize("scope", READS)
+@pytest.mark.parametrize("status", [429, 503])
+def test_each_read_is_asked_for_as_the_comparison_says(
+    pinecone: PineconeHarness, sink: Sink, scope: str, status: int
+) -> None:
+    """One that fails once is asked for again alone, and every request is counted."""
+    upsert(sink, *(league(f"l{n}") for n in range(3)))
+    clean = Reads()
+    wanted = list(sink.stored(EntityType.LEAGUE, clean))
+    assert (clean.requests, clean.units) == (3, 2)
+    pinecone.server.admin.reset_stats()
+    pinecone.server.admin.set_faults([FaultRule(scope, "status", status=status, count=1)])
+    reads = Reads(ask=Patience(lambda _: None))
+    assert list(sink.stored(EntityType.LEAGUE, reads)) == wanted
+    assert reads.requests == 4
+    assert sum(pinecone.server.admin.stats().requests[one] for one in READS) == 4
+    pinecone.server.admin.set_faults([FaultRule(scope, "status", status=status, count=1)])
+    with pytest.raises(SinkFailure):
+        list(sink.stored(EntityType.LEAGUE, Reads()))
+
+
+def test_a_page_in_the_middle_is_asked_for_again(
+    pinecone: PineconeHarness, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No page is lost, and none comes twice."""
+    pinecone.small_pages(monkeypatch, 2)
+    upsert(sink, *(league(f"l{n}") for n in range(7)))
+    faults = [
+        FaultRule("pinecone.fetch", "status", id="l4", status=503, count=2),
+        FaultRule("pinecone.list", "cut", count=1, probability=0.5),
+    ]
+    pinecone.server.admin.set_faults(faults)
+    reads = Reads(ask=Patience(lambda _: None))
+    pages = list(sink.stored(EntityType.LEAGUE, reads))
+    assert [one.key for page in pages for one in page] == [f"l{n}" for n in range(7)]
+    assert max(map(len, pages)) == 2
+
+
+def test_an_index_that_was_made_again_elsewhere(pinecone: PineconeHarness) -> None:
+    """A sink that has been there all the time finds it, to read and to delete."""
+    elsewhere = pinecone.client.create_index(
+        name="elsewhere", dimension=MODEL.dimensions, metric="cosine", spec=SPEC
+    )
+    sink = pinecone.open()
+    try:
+        upsert(sink, league("a"), league("b"))
+        for look in (
+            lambda: list(sink.stored(EntityType.LEAGUE, Reads())),
+            lambda: sink.fetch(EntityType.LEAGUE, "default", ["a", "b"], Reads()),
+            lambda: sink.find(EntityType.LEAGUE, "a", "default"),
+            lambda: sink.count(EntityType.LEAGUE, Reads()),
+        ):
+            forget_where_it_is(sink, elsewhere.host)
+            if pinecone.client.has_index("elsewhere"):
+                pinecone.client.indexes.delete("elsewhere")
+            assert look()
+        forget_where_it_is(sink, elsewhere.host)
+        sink.remove(EntityType.LEAGUE, "default", ["a"])
+        assert places(pinecone, EntityType.LEAGUE) == [("default", "b")]
+    finally:
+        sink.close()
+
+
+def forget_where_it_is(sink: Sink, host: str | None) -> None:
+    """Leave a sink with the address that an index had before it was deleted."""
+    assert host is not None
+    known = sink._handles[EntityType.LEAGUE]
+    sink._handles[EntityType.LEAGUE] = PineconeIndex(host=host, api_key=sink._api_key, timeout=20.0)
+    known.close()
+
+
+def test_a_namespace_that_never_was_costs_no_new_connection(
+    pinecone: PineconeHarness, sink: Sink
+) -> None:
+    """The index is where it was."""
+    upsert(sink, league())
+    known = sink._handles[EntityType.LEAGUE]
+    sink.remove(EntityType.LEAGUE, "never", ["a"])
+    assert sink._handles[EntityType.LEAGUE] is known
+    pinecone.client.indexes.delete(INDEXES[EntityType.LEAGUE])
+    assert sink.find(EntityType.LEAGUE, "a", "default") is None
+    assert EntityType.LEAGUE not in sink._handles

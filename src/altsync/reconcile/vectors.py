@@ -12,6 +12,7 @@ import numpy as np
 from altsync import store
 from altsync.projection import namespace, vector_metadata
 from altsync.reconcile.comparison import GHOSTS_KEPT, Comparison, Ghost, Verdict, differing
+from altsync.reconcile.patience import Patience
 from altsync.reconcile.report import Drift, Tally
 from altsync.reconcile.suspects import Seen, confirm
 from altsync.records import EMBEDDING, EntityType, Row
@@ -31,7 +32,7 @@ Place = tuple[str, str]
 
 def compare(run: Comparison, sink: pinecone.Sink, tally: Tally) -> None:
     """Every type of entity. Raises ``SinkFailure``."""
-    reads = Reads()
+    reads = Reads(ask=Patience(run.wait))
     try:
         if run.sampled is not None:
             for entity_type in EntityType:
@@ -44,8 +45,7 @@ def compare(run: Comparison, sink: pinecone.Sink, tally: Tally) -> None:
 
 
 def _compare_all(run: Comparison, sink: pinecone.Sink, tally: Tally, reads: Reads) -> None:
-    total = sum(sink.count(entity_type) for entity_type in EntityType)
-    reads.requests += len(EntityType)
+    total = sum(sink.count(entity_type, reads) for entity_type in EntityType)
     held = 0
     ghosts: list[Ghost] = []
     for entity_type in EntityType:

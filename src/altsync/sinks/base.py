@@ -8,10 +8,25 @@ its own door: nothing but ``SinkFailure`` leaves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar, Protocol, TypeVar
 
 from altsync.records import Answer, EntityType, Model, Row, SinkTraits, SinkVersion
+
+T = TypeVar("T")
+
+
+class Ask(Protocol):
+    """How a read is asked for: once, or again when it fails."""
+
+    def __call__(self, call: Callable[[], T]) -> T:
+        """What ``call`` returns. Raises ``SinkFailure``."""
+        ...
+
+
+def once(call: Callable[[], T]) -> T:
+    """Ask, and leave it at that."""
+    return call()
 
 
 class VectorStore(Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import httpx
 import numpy as np
@@ -36,10 +36,12 @@ from altsync.records import (
     SinkVersion,
     Written,
 )
-from altsync.sinks.base import VectorStore
+from altsync.sinks.base import Ask, VectorStore, once
 
 # Pinecone's SDK imports httpx when its first client is made, OpenAI's looks at whatever httpx
 # is there: two threads starting at once would meet half a module if it were not imported above.
+
+T = TypeVar("T")
 
 #: The setting that switches this sink on.
 SETTING = "PINECONE_API_KEY"
@@ -117,10 +119,16 @@ class Reads:
 
     A list costs 1 unit per request, a fetch 1 for every 10 records and at least 1:
     https://www.pinecone.io/learn/read-units/
+    ``ask`` is how each request is made; one that is repeated counts each time.
     """
 
     requests: int = 0
     units: int = 0
+    ask: Ask = once
+
+    def described(self) -> None:
+        """One more request for an index's numbers, which costs no unit."""
+        self.requests += 1
 
     def listed(self) -> None:
         """One more page of ids."""
@@ -248,9 +256,10 @@ class Sink:
         return calls
 
     def _delete_page(self, entity_type: EntityType, space: str, keys: list[str]) -> None:
-        # Without its namespace, nothing of it is there.
-        with self._door(), suppress(pinecone.NotFoundError):
-            self._index(entity_type).delete(ids=keys, namespace=space, timeout=self._timeout)
+        def delete(index: pinecone.Index) -> None:
+            index.delete(ids=keys, namespace=space, timeout=self._timeout)
+
+        self._where_it_is(entity_type, delete)
 
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
         """Every vector of the type, over all namespaces. Costs a list and a fetch per page."""
@@ -260,65 +269,109 @@ class Sink:
             for space in sorted(spaces):
                 yield from self._versions_in(index, space)
 
-    def count(self, entity_type: EntityType) -> int:
+    def count(self, entity_type: EntityType, reads: Reads) -> int:
         """Vectors in the index, over all namespaces, as it counts them. Raises ``SinkFailure``."""
-        with self._door(), suppress(pinecone.NotFoundError):
-            stats = self._looked_up(entity_type).describe_index_stats(timeout=self._timeout)
-            return sum(int(one.vector_count or 0) for one in stats.namespaces.values())
-        return 0
+        return sum(int(one.vector_count or 0) for one in self._spaces(entity_type, reads).values())
+
+    def _spaces(self, entity_type: EntityType, reads: Reads) -> Mapping[str, Any]:
+        def stats(index: pinecone.Index) -> Mapping[str, Any]:
+            reads.described()
+            return index.describe_index_stats(timeout=self._timeout).namespaces
+
+        return reads.ask(lambda: self._where_it_is(entity_type, stats)) or {}
 
     def stored(self, entity_type: EntityType, reads: Reads) -> Iterator[list[StoredVector]]:
         """Everything that the index holds, page by page. Raises ``SinkFailure``."""
-        with self._door(), suppress(pinecone.NotFoundError):
-            index = self._looked_up(entity_type)
-            reads.requests += 1
-            spaces = index.describe_index_stats(timeout=self._timeout).namespaces
-            for space in sorted(spaces):
-                yield from self._stored_in(index, "" if space == "__default__" else space, reads)
+        for space in sorted(self._spaces(entity_type, reads)):
+            own = "" if space == "__default__" else space
+            for ids in self._listed(entity_type, own, reads):
+                yield sorted(self.fetch(entity_type, own, ids, reads), key=lambda one: one.key)
 
-    def _stored_in(
-        self, index: pinecone.Index, space: str, reads: Reads
-    ) -> Iterator[list[StoredVector]]:
-        for page in index.list(namespace=space, limit=FETCH_IDS, timeout=self._timeout):
+    def _listed(self, entity_type: EntityType, space: str, reads: Reads) -> Iterator[list[str]]:
+        """Pages of the ids of one namespace."""
+        token: str | None = None
+
+        def page(index: pinecone.Index) -> Any:
             reads.listed()
-            ids = [item.id for item in page.vectors if item.id]
+            return index.list_paginated(
+                namespace=space, limit=FETCH_IDS, pagination_token=token, timeout=self._timeout
+            )
+
+        while True:
+            found = reads.ask(lambda: self._where_it_is(entity_type, page))
+            if found is None:
+                return
+            ids = [item.id for item in found.vectors if item.id]
             if ids:
-                found = index.fetch(ids=ids, namespace=space, timeout=self._timeout).vectors
-                reads.fetched(len(ids))
-                yield [_stored(key, space, one) for key, one in sorted(found.items())]
+                yield ids
+            token = found.pagination.next if found.pagination is not None else None
+            if token is None:
+                return
 
     def fetch(
         self, entity_type: EntityType, space: str, keys: Sequence[str], reads: Reads
     ) -> list[StoredVector]:
         """Those of ``keys`` that one namespace holds. Raises ``SinkFailure``."""
         fetched: list[StoredVector] = []
-        with self._door(), suppress(pinecone.NotFoundError):
-            index = self._looked_up(entity_type)
-            for start in range(0, len(keys), FETCH_IDS):
-                ids = list(keys[start : start + FETCH_IDS])
-                reads.fetched(len(ids))
-                found = index.fetch(ids=ids, namespace=space, timeout=self._timeout).vectors
-                fetched += [_stored(key, space, one) for key, one in found.items()]
+        for start in range(0, len(keys), FETCH_IDS):
+            found = self._fetched(entity_type, space, list(keys[start : start + FETCH_IDS]), reads)
+            fetched += [_stored(key, space, one) for key, one in found.items()]
         return fetched
+
+    def _fetched(
+        self, entity_type: EntityType, space: str, ids: list[str], reads: Reads
+    ) -> Mapping[str, Any]:
+        def fetch(index: pinecone.Index) -> Mapping[str, Any]:
+            reads.fetched(len(ids))
+            return index.fetch(ids=ids, namespace=space, timeout=self._timeout).vectors
+
+        return reads.ask(lambda: self._where_it_is(entity_type, fetch)) or {}
 
     def remove(self, entity_type: EntityType, space: str, keys: Sequence[str]) -> None:
         """Remove vectors from one namespace by id. Raises ``SinkFailure``."""
         for start in range(0, len(keys), MAX_VECTORS):
             self._delete_page(entity_type, space, list(keys[start : start + MAX_VECTORS]))
 
-    def _looked_up(self, entity_type: EntityType) -> pinecone.Index:
-        """The index of a type as it is: looking creates none."""
+    def _where_it_is(
+        self, entity_type: EntityType, call: Callable[[pinecone.Index], T]
+    ) -> T | None:
+        """What ``call`` makes of an index; None where it, or the namespace, is not there.
+
+        Looking creates none. An index that was deleted and made again may have another address:
+        then it is called there.
+        """
+        with self._door(), suppress(pinecone.NotFoundError):
+            index = self._handle(entity_type, self._described)
+            with suppress(pinecone.NotFoundError):
+                return call(index)
+            moved = self._moved(entity_type, index)
+            return None if moved is None else call(moved)
+        return None
+
+    def _moved(self, entity_type: EntityType, index: pinecone.Index) -> pinecone.Index | None:
+        """The index at its new address; None when it is where it was.
+
+        Forgets where it was when it is there no more. Raises ``NotFoundError`` when there is none.
+        """
+        try:
+            host = self._client.indexes.describe(INDEXES[entity_type]).host
+        except pinecone.NotFoundError:
+            self._forget(entity_type, index)
+            raise
+        if host is not None and index.host.endswith(host):
+            return None
+        self._forget(entity_type, index)
         return self._handle(entity_type, self._described)
+
+    def _forget(self, entity_type: EntityType, index: pinecone.Index) -> None:
+        with self._opening:
+            if self._handles.get(entity_type) is index:
+                del self._handles[entity_type]
 
     def find(self, entity_type: EntityType, key: str, space: str) -> Held | None:
         """What the index holds of one entity in one namespace now. Raises ``SinkFailure``."""
-        with self._door(), suppress(pinecone.NotFoundError):
-            # Without its index or namespace, nothing of it is there; looking makes neither.
-            handle = self._looked_up(entity_type)
-            found = handle.fetch(ids=[key], namespace=space, timeout=self._timeout).vectors
-            if key in found:
-                return _held(INDEXES[entity_type], space, key, found[key])
-        return None
+        found = self._fetched(entity_type, space, [key], Reads())
+        return _held(INDEXES[entity_type], space, key, found[key]) if key in found else None
 
     def nearest(
         self,
