@@ -7,8 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from altsync.records import Digest, Edge, EntityType, Relation, Row
-from altsync.sinks.neo4j import DIGEST_PRIME, WEIGHT_PRIME, Sink
+from altsync.records import Digest, Edge, EntityType, Relation, Row, Written
+from altsync.sinks.neo4j import DIGEST_PRIME, STRANGE, WEIGHT_PRIME, Sink
 from tests.contract.harness import GraphHarness
 from tests.contract.rows import MAKERS, archetype, example, league
 
@@ -68,7 +68,7 @@ def test_ends_of_edges_do_not_overflow(graph: GraphHarness, sink: Sink) -> None:
     versions = [(one.graph_version, other.graph_version) for one in rows for other in rows]
     assert edges == (
         sum((a % WEIGHT_PRIME) * (b % DIGEST_PRIME) for a, b in versions),
-        sum(25_000 * ((a + b) % WEIGHT_PRIME) for a, b in versions),
+        sum(25_000 * (a % WEIGHT_PRIME + b % WEIGHT_PRIME) for a, b in versions),
     )
 
 
@@ -109,6 +109,18 @@ def test_two_edges_of_one_bucket_that_swap(graph: GraphHarness, sink: Sink) -> N
         "MATCH (n:League {league_tag: 'a'})-[r:COMPETES_WITH]->() DELETE r "
         "WITH n MATCH (o:League {league_tag: 'y'}) MERGE (n)-[:COMPETES_WITH {score: 0.25}]->(o)",
         "CREATE (:League {league_tag: 'g', sync_version: 9})",
+        "CREATE (:League {league_tag: 'g', sync_version: 'x'})",
+        "CREATE (:League {sync_version: 9})",
+        "CREATE (:League {league_tag: 9, sync_version: 9})",
+        "MATCH (n:League {league_tag: 'a'}) SET n.sync_version = [10]",
+        "MATCH (n:League {league_tag: 'z'}) SET n.sync_version = 'x'",
+        "MATCH (n:League {league_tag: 'a'}) SET n.content_hash = ['x']",
+        "MATCH (n:League {league_tag: 'a'})-[r:COMPETES_WITH]->() SET r.score = 'x'",
+        "MATCH (n:League {league_tag: 'a'})-[r:COMPETES_WITH]->() SET r.score = 1.0e300",
+        "MATCH (n:League {league_tag: 'a'})-[r:COMPETES_WITH]->(o) "
+        "CREATE (n)-[:COMPETES_WITH {score: 0.25}]->(o)",
+        "MATCH (n:League {league_tag: 'a'})-[r:BELONGS_TO_ARCHETYPE]->(p) "
+        "CREATE (n)-[:BELONGS_TO_ARCHETYPE]->(p)",
     ],
 )
 def test_every_difference_shows(graph: GraphHarness, sink: Sink, change: str) -> None:
@@ -169,3 +181,70 @@ def test_removal_stops_at_newer_nodes_and_is_remembered(graph: GraphHarness, sin
     assert set(sink.nodes(EntityType.LEAGUE, ["a"])) == set()
     sink.upsert([league("a", 21)], graph.model)
     assert set(sink.nodes(EntityType.LEAGUE, ["a"])) == {"a"}
+
+
+#: Versions that only a hand writes; each way to be none.
+NO_VERSIONS = ("x", "10", 1.5, True, [1], -1)
+
+
+def test_nodes_of_no_version_are_listed_beside_the_others(
+    graph: GraphHarness, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By key where they have one, and by the graph's id where they have none."""
+    monkeypatch.setattr("altsync.sinks.neo4j.LIST_PAGE", 3)
+    sink.upsert([league("a", 10)], graph.model)
+    for number, version in enumerate(NO_VERSIONS):
+        graph.ask("CREATE (:League {league_tag: $k, sync_version: $v})", k=f"n{number}", v=version)
+    for key in (5, ["a"], None):
+        graph.ask("CREATE (n:League {sync_version: 10}) SET n.league_tag = $k", k=key)
+    graph.ask("CREATE (:League {league_tag: 'stub'})")
+    (strange,) = sink.digest(EntityType.LEAGUE, MODULUS)[STRANGE]
+    assert strange == ("node", len(NO_VERSIONS) + 3, 0, 0, None, None, None, None)
+    keys = [f"n{number}" for number in range(len(NO_VERSIONS))]
+    assert [k for page in sink.keys_in(EntityType.LEAGUE, MODULUS, [STRANGE]) for k in page] == keys
+    assert [k for page in sink.keys_in(EntityType.LEAGUE, MODULUS, [3]) for k in page] == ["a"]
+    assert {node.version for node in sink.nodes(EntityType.LEAGUE, keys).values()} <= {0, -1}
+    nameless = sink.nameless(EntityType.LEAGUE, 10)
+    assert len(nameless) == 3
+    everything = graph.ask("MATCH (n:League) RETURN elementId(n) AS id")
+    sink.remove_nameless(EntityType.LEAGUE, [one["id"] for one in everything])
+    assert sink.nameless(EntityType.LEAGUE, 10) == []
+    assert graph.count("League") == len(everything) - 3
+
+
+@pytest.mark.parametrize("version", NO_VERSIONS)
+def test_what_is_no_version_stands_in_nobodys_way(
+    graph: GraphHarness, sink: Sink, version: object
+) -> None:
+    """A write goes over it, and a removal takes it along."""
+    for key in ("a", "b"):
+        graph.ask("CREATE (:League {league_tag: $k, sync_version: $v})", k=key, v=version)
+    assert list(sink.versions(EntityType.LEAGUE)) == []
+    (outcome,) = sink.upsert([league("a", 10)], graph.model).outcomes
+    assert isinstance(outcome, Written)
+    sink.remove(EntityType.LEAGUE, ["b"], 20)
+    assert [one.version for one in sink.versions(EntityType.LEAGUE)] == [10]
+    assert graph.count("League") == 1
+
+
+def test_neighbours_of_any_kind_are_read(graph: GraphHarness, sink: Sink) -> None:
+    """Keys and scores are told as they are, and the next write leaves what is wanted."""
+    one = linked(league("a", 10), league("z", 13))
+    sink.upsert([one], graph.model)
+    graph.ask("MATCH (n:League {league_tag: 'a'})-[r:COMPETES_WITH]->() SET r.score = 'x'")
+    graph.ask(
+        "MATCH (n:League {league_tag: 'a'}) CREATE (n)-[:SIMILAR_TO]->(:League), "
+        "(n)-[:SIMILAR_TO]->(:League {league_tag: 5}), "
+        "(n)-[:BELONGS_TO_ARCHETYPE]->(:SportArchetype)"
+    )
+    node = sink.nodes(EntityType.LEAGUE, ["a"])["a"]
+    assert sorted(edge[:2] for edge in node.edges) == [
+        ("COMPETES_WITH", "z"),
+        ("SIMILAR_TO", "5"),
+        ("SIMILAR_TO", "None"),
+    ]
+    assert set(node.parents) == {"racing", None}
+    sink.upsert([one], graph.model)
+    node = sink.nodes(EntityType.LEAGUE, ["a"])["a"]
+    assert node.edges == (("COMPETES_WITH", "z", 0.25),)
+    assert node.parents == ("racing",)

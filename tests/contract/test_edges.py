@@ -97,6 +97,28 @@ def test_edges_follow_the_row(graph: GraphHarness, sink: Sink) -> None:
     assert drawn(graph) == []
 
 
+def test_doubled_edges_are_left_once(graph: GraphHarness, sink: Sink) -> None:
+    """Of twins one stays, whose id is told; others' and those of other leagues stay as they are."""
+    one, other = linked("a", 10, "b", "c"), linked("d", 10, "b")
+    upsert(sink, one, other, league("b"), league("c"))
+    for tag in "ad":
+        graph.ask(
+            "MATCH (n:League {league_tag: $tag})-[:SIMILAR_TO]->(o:League {league_tag: 'b'}) "
+            "CREATE (n)-[:SIMILAR_TO]->(o), (n)-[:SIMILAR_TO {score: 0.1}]->(o), "
+            "(n)-[:MINE]->(o), (n)-[:MINE]->(o)",
+            tag=tag,
+        )
+    (outcome,) = upsert(sink, one)
+    mine = ("a", "MINE", "b", None)
+    near = [("a", "SIMILAR_TO", "b", 0.9), ("a", "SIMILAR_TO", "c", 0.9)]
+    assert [edge for edge in drawn(graph) if edge[0] == "a"] == [mine, mine, *near]
+    assert len(drawn(graph)) == 4 + 5
+    found = graph.ask(
+        "MATCH (:League {league_tag: 'a'})-[r:SIMILAR_TO]->() RETURN elementId(r) AS i"
+    )
+    assert sorted(outcome.edge_ids.values()) == sorted(one["i"] for one in found)
+
+
 def test_a_league_that_never_had_edges_is_not_asked_for_them(
     graph: GraphHarness, sink: Sink
 ) -> None:

@@ -13,6 +13,7 @@ from neo4j.exceptions import ConstraintError
 
 from altsync.errors import SinkFailure
 from altsync.records import AlreadyNewer, EntityType, ErrorKind, Row, Written
+from altsync.sinks import neo4j
 from altsync.sinks.neo4j import Edges, Held, Sink, within
 from tests.contract.harness import GraphHarness
 from tests.contract.rows import HOSTILE, MODEL, archetype, deleted, example, league
@@ -201,6 +202,28 @@ def test_edges_that_should_not_be_are_removed(graph: GraphHarness, sink: Sink) -
     assert len(graph.parents(league())) == 3
     upsert(sink, league(version=11))
     assert graph.parents(league()) == [("BELONGS_TO_ARCHETYPE", "racing")]
+
+
+@pytest.mark.parametrize("one", [league(), example()], ids=["league", "example"])
+def test_a_doubled_parent_is_left_once(
+    graph: GraphHarness, sink: Sink, monkeypatch: pytest.MonkeyPatch, one: Row
+) -> None:
+    """One statement more for the nodes that have it, and none when nobody has."""
+    asked: list[str] = []
+    query = neo4j._query
+
+    def note(tx: Any, statement: str, **parameters: Any) -> Any:
+        asked.append(statement)
+        return query(tx, statement, **parameters)
+
+    monkeypatch.setattr(neo4j, "_query", note)
+    upsert(sink, one)
+    (parent,) = graph.parents(one)
+    graph.ask(f"MATCH (n)-[:{parent[0]}]->(p) CREATE (n)-[:{parent[0]}]->(p), (n)-[:MINE]->(p)")
+    for _ in range(2):
+        upsert(sink, one)
+        assert graph.parents(one) == [parent, ("MINE", parent[1])]
+    assert [len(asked), sum("twin" in statement for statement in asked)] == [4, 1]
 
 
 def test_an_older_version_moves_nothing(graph: GraphHarness, sink: Sink) -> None:

@@ -10,12 +10,13 @@ from altsync.config import read_settings
 from altsync.db import Database
 from altsync.local.services.graph import Graph
 from altsync.local.services.vectors import Vectors
+from altsync.local.vectors.faults import FaultRule
 from altsync.projection import namespace
 from altsync.reconcile import Drift, Options, Schedule
 from altsync.records import EntityType
 from altsync.sinks import neo4j, pinecone
 from tests.contract.doubles import closed_port
-from tests.integration.verifying import CONTENTS, LEAGUES, Site, site_of
+from tests.integration.verifying import CONTENTS, LEAGUES, Site, found, site_of
 from tests.integration.world import World, eventually, league
 
 pytestmark = pytest.mark.slow
@@ -146,6 +147,76 @@ def test_an_edge_to_another_archetype(site: Site) -> None:
     site.mend()
 
 
+def test_doubled_relationships_and_parents(site: Site) -> None:
+    """Whatever is there twice is stale, and one run leaves one of each."""
+    site.relate(("l000", "l001", 0.5), ("l002", "l003", 0.25))
+    site.deliver()
+    site.graph.ask(
+        "MATCH (a:League {league_tag: 'l000'})-[:COMPETES_WITH]->(b) "
+        "CREATE (a)-[:COMPETES_WITH {score: 0.5}]->(b), (a)-[:COMPETES_WITH {score: 0.1}]->(b)"
+    )
+    site.graph.ask(
+        "MATCH (a:League {league_tag: 'l007'})-[:BELONGS_TO_ARCHETYPE]->(p) "
+        "CREATE (a)-[:BELONGS_TO_ARCHETYPE]->(p)"
+    )
+    site.graph.ask(
+        "MATCH (a:FewShotExample {example_id: 'e1'})-[:IN_CATEGORY]->(p) "
+        "CREATE (a)-[:IN_CATEGORY]->(p), (a)-[:IN_CATEGORY]->(p)"
+    )
+    assert site.drift() == {"neo4j": {"stale": 3}}
+    site.mend()
+    found = site.graph.ask("MATCH ()-[r]->() RETURN type(r) AS t, count(r) AS n")
+    assert {one["t"]: one["n"] for one in found} == {
+        "COMPETES_WITH": 2,
+        "BELONGS_TO_ARCHETYPE": LEAGUES,
+        "IN_CATEGORY": 6,
+    }
+
+
+def test_versions_that_are_no_numbers(site: Site) -> None:
+    """Written by hand: stale where the key is a league's, a ghost otherwise."""
+    for key, version in (("l003", "x"), ("l004", 1.5), ("l005", True), ("l006", [1]), ("l007", -5)):
+        site.graph.ask(
+            "MATCH (n:League {league_tag: $key}) SET n.sync_version = $version",
+            key=key,
+            version=version,
+        )
+    site.graph.ask("CREATE (:League {league_tag: 'ghost', sync_version: 'x'})")
+    assert site.drift() == {"neo4j": {"stale": 5, "ghost": 1}}
+    site.mend()
+    assert site.graph.count("League") == LEAGUES
+
+
+def test_nodes_whose_key_is_no_text(site: Site) -> None:
+    """They are ghosts, told by the graph's own ids; what was renamed so is missing."""
+    site.graph.ask("CREATE (:League {sync_version: 7})")
+    site.graph.ask("MATCH (n:FewShotExample {example_id: 'e1'}) SET n.example_id = 5")
+    report = site.verify()
+    assert found(report) == {"neo4j": {"missing": 1, "ghost": 2}}
+    (graph,) = (tally for tally in report.tallies if tally.sink == "neo4j")
+    assert [text.split()[::3] for text in graph.samples[Drift.GHOST]] == [
+        ["League", "league_tag"],
+        ["FewShotExample", "example_id"],
+    ]
+    site.mend(max_delete=0.1)
+    assert (site.graph.count("League"), site.graph.count("FewShotExample")) == (LEAGUES, 6)
+
+
+def test_other_values_that_altsync_does_not_write(site: Site) -> None:
+    """Scores, hashes, and relationships with nodes of no name: found, and mended."""
+    site.relate(("l000", "l001", 0.5), ("l002", "l003", 0.25))
+    site.deliver()
+    site.graph.ask("MATCH (:League {league_tag: 'l000'})-[r:COMPETES_WITH]->() SET r.score = 'x'")
+    site.graph.ask("MATCH (n:League {league_tag: 'l004'}) SET n.content_hash = ['x']")
+    site.graph.ask("MATCH (n:League {league_tag: 'l005'}) CREATE (n)-[:SIMILAR_TO]->(:League)")
+    site.graph.ask(
+        "MATCH (n:League {league_tag: 'l006'}) "
+        "CREATE (n)-[:BELONGS_TO_ARCHETYPE]->(:SportArchetype)"
+    )
+    assert site.drift(deep=True) == {"neo4j": {"stale": 4}}
+    site.mend(deep=True)
+
+
 def test_a_graph_ahead_of_the_database(site: Site) -> None:
     """After a restore: versions go above the sink's, so that its guard lets them pass."""
     site.graph.ask(
@@ -233,6 +304,47 @@ def test_numbers_and_metadata_of_a_vector(site: Site) -> None:
     assert site.drift() == {}
     assert site.drift(deep=True) == {"pinecone": {"stale": 2}}
     site.mend(deep=True)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        FaultRule("pinecone.fetch", "status", status=429, retry_after=3, count=1),
+        FaultRule("pinecone.fetch", "cut", count=2),
+        FaultRule("pinecone.list", "status", status=503, count=1),
+        FaultRule("pinecone.stats", "status", status=503, count=1),
+    ],
+    ids=lambda fault: f"{fault.scope}-{fault.status or fault.kind}",
+)
+def test_a_read_that_fails_once_is_asked_for_again(site: Site, fault: FaultRule) -> None:
+    """One lost answer voids nothing; what it cost is counted."""
+    clean = site.json("--sink", "pinecone")["sinks"]["pinecone"]["requests"]
+    waits: list[float] = []
+    site.index.server.admin.set_faults([fault])
+    report = site.app.verify(Options(grace=0.0), ["pinecone"], wait=waits.append)
+    (tally,) = report.tallies
+    assert (report.consistent, report.problems) == (True, {})
+    assert len(waits) == fault.count
+    assert tally.requests == clean + len(waits)
+    if fault.retry_after is not None:
+        assert waits == [fault.retry_after]
+
+
+def test_an_index_that_is_away_is_given_up(site: Site) -> None:
+    """After a few tries of one read, or at once when the run is to end."""
+    for stopped, tries in ((False, 4), (True, 1)):
+        waits: list[float] = []
+
+        def wait(seconds: float, stopped: bool = stopped, waits: list[float] = waits) -> bool:
+            waits.append(seconds)
+            return stopped
+
+        site.index.server.admin.set_faults([FaultRule("pinecone.*", "status", status=503)])
+        site.index.server.admin.reset_stats()
+        report = site.app.verify(Options(), ["pinecone"], wait=wait)
+        assert set(report.problems) == {"pinecone"}
+        assert len(waits) == max(1, tries - 1)
+        assert site.index.server.admin.stats().requests["pinecone.stats"] == tries
 
 
 def test_an_index_that_is_gone(site: Site) -> None:

@@ -10,11 +10,15 @@ from uuid import UUID
 from altsync import store
 from altsync.projection import graph_node
 from altsync.reconcile.comparison import GHOSTS_KEPT, Comparison, Ghost, Verdict, differing
+from altsync.reconcile.patience import Patience, hung
 from altsync.reconcile.report import Drift, Tally
 from altsync.reconcile.suspects import Seen, confirm
 from altsync.records import EntityType, Row
 from altsync.sinks import neo4j
 from altsync.store import Standing
+
+#: The namespace of ghosts that have no key: they go by the graph's own ids.
+NAMELESS = "nameless"
 
 #: Digits of a score: what the table keeps of it.
 SCORE = 5e-6
@@ -45,24 +49,34 @@ def compare(run: Comparison, sink: neo4j.Sink, tally: Tally) -> None:
         listed = run.entities(entity_type, sink.traits, modulus, buckets)
         _entities(run, sink, tally, entity_type, listed)
         if buckets:
-            for keys in sink.keys_in(entity_type, modulus, buckets):
+            for keys in sink.keys_in(entity_type, modulus, buckets, _ask(run)):
                 ghosts += _ghosts(run, sink, tally, entity_type, keys)[: GHOSTS_KEPT - len(ghosts)]
+        if neo4j.STRANGE in buckets:
+            ghosts += _nameless(run, sink, tally, entity_type, GHOSTS_KEPT - len(ghosts))
     run.progress(tally.sink, len(kinds), len(kinds))
     if ghosts and run.options.repair:
-        held = sum(sink.count(kind) for kind in kinds)
+        held = sum(_ask(run)(partial(sink.count, kind)) for kind in kinds)
 
         def remove(kind: EntityType, namespace: str, keys: list[str], version: int) -> None:
-            sink.remove(kind, keys, version)
+            if namespace == NAMELESS:
+                sink.remove_nameless(kind, keys)
+            else:
+                sink.remove(kind, keys, version)
 
         run.remove_ghosts(tally, sink.traits, ghosts, held, remove)
+
+
+def _ask(run: Comparison) -> Patience:
+    """What the driver does not repeat by itself is asked for once more."""
+    return Patience(run.wait, tries=2, worth=hung)
 
 
 def _differing(run: Comparison, sink: neo4j.Sink, entity_type: EntityType) -> tuple[int, list[int]]:
     """The number of buckets, and those to list: the ones that differ, or all for properties."""
     if run.options.deep:
-        return 1, [0]
+        return 1, [neo4j.STRANGE, 0]
     modulus = run.modulus(entity_type)
-    held = sink.digest(entity_type, modulus)
+    held = _ask(run)(partial(sink.digest, entity_type, modulus))
     with run.database.autocommit() as conn:
         wanted = store.graph_digest(
             conn, entity_type, modulus, prime=neo4j.DIGEST_PRIME, weight=neo4j.WEIGHT_PRIME
@@ -101,9 +115,10 @@ def _look(
     run: Comparison, sink: neo4j.Sink, entity_type: EntityType, seen: Mapping[UUID, Seen[Row]]
 ) -> Mapping[UUID, _Found]:
     rows = {entity: one.fact for entity, one in seen.items() if one.fact is not None}
-    nodes = sink.nodes(entity_type, [row.key for row in rows.values()])
+    ask = _ask(run)
+    nodes = ask(partial(sink.nodes, entity_type, [row.key for row in rows.values()]))
     missing = [row.key for row in rows.values() if row.key not in nodes]
-    stones = sink.tombstones(entity_type, missing) if missing else {}
+    stones = ask(partial(sink.tombstones, entity_type, missing)) if missing else {}
     wanted = {edge.target for row in rows.values() for edge in row.edges or ()}
     others = {target for node in nodes.values() for _, target, _ in node.edges} - wanted
     gone: frozenset[str] = frozenset()
@@ -146,6 +161,8 @@ def _wrong_edges(row: Row, node: neo4j.Node, gone: frozenset[str]) -> int:
 def _same_score(one: float | None, other: float | None) -> bool:
     if one is None or other is None:
         return one is other
+    if not isinstance(other, int | float):
+        return False  # somebody's own hand
     return abs(one - other) < SCORE
 
 
@@ -174,7 +191,7 @@ def _ghosts(
         return {key: Seen(one, one.under_way) for key, one in found.items()}
 
     def look(seen: Mapping[str, Seen[Standing]]) -> Mapping[str, neo4j.Node]:
-        return sink.nodes(entity_type, list(seen))
+        return _ask(run)(partial(sink.nodes, entity_type, list(seen)))
 
     def judge(key: str, fact: Standing | None, node: neo4j.Node | None) -> Ghost | None:
         if node is None or (fact is not None and fact.living):
@@ -186,3 +203,14 @@ def _ghosts(
     for key in found.drift:
         tally.note(Drift.GHOST, key)
     return list(found.drift.values())
+
+
+def _nameless(
+    run: Comparison, sink: neo4j.Sink, tally: Tally, entity_type: EntityType, limit: int
+) -> list[Ghost]:
+    """Nodes with a version and no key: nothing that altsync writes, or will."""
+    kind = neo4j.KINDS[entity_type]
+    found = _ask(run)(partial(sink.nameless, entity_type, limit))
+    for one in found:
+        tally.note(Drift.GHOST, f"{kind.label} {one} without {kind.key}")
+    return [Ghost(entity_type, one, 0, NAMELESS) for one in found]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,7 +32,7 @@ from altsync.records import (
     SinkVersion,
     Written,
 )
-from altsync.sinks.base import VectorStore
+from altsync.sinks.base import Ask, VectorStore, once
 
 T = TypeVar("T")
 
@@ -124,19 +124,27 @@ CONSTRAINTS = (
     "CREATE INDEX league_name_index IF NOT EXISTS FOR (n:League) ON (n.league_name)",
 )
 
+#: What anybody may write into a node is no version unless it is a whole number.
+WHOLE = "CASE WHEN n.sync_version IS :: INTEGER NOT NULL THEN n.sync_version ELSE -1 END"
+
+#: A node as altsync writes it, by its version and key; to be filled by ``cypher``. No text is
+#: below the empty one, and what is no text is nothing beside it.
+WRITTEN = "n.sync_version IS :: INTEGER NOT NULL AND n.sync_version >= 0 AND n.{key} >= ''"
+
 UPSERT_NODE = """
 UNWIND $rows AS row
 OPTIONAL MATCH (t:AltsyncTombstone {{key: '{label}:' + row.key}})
 WITH row, t WHERE t IS NULL OR t.version < row.version
 MERGE (n:{label} {{{key}: row.key}})
-WITH n, row WHERE coalesce(n.sync_version, -1) <= row.version
+WITH n, row WHERE {whole} <= row.version
 SET n += row.properties, n.sync_version = row.version
 """
 
 # The parent may not be there yet: a stub, until its own operation fills it.
 MOVE_TO_PARENT = """
 WITH n, row
-OPTIONAL MATCH (n)-[old:{edge}]->(o:{parent_label}) WHERE o.{parent_key} <> row.parent
+OPTIONAL MATCH (n)-[old:{edge}]->(o:{parent_label})
+WHERE NOT coalesce(o.{parent_key} = row.parent, false)
 DELETE old
 WITH DISTINCT n, row
 MERGE (p:{parent_label} {{{parent_key}: row.parent}})
@@ -151,7 +159,7 @@ RETURN row.key AS key, elementId(n) AS id
 REMOVE_EDGES = """
 UNWIND $rows AS row
 MATCH (n:League {league_tag: row.key})-[old:SIMILAR_TO|COMPETES_WITH|SAME_ARCHETYPE]->(o:League)
-WHERE NOT (type(old) + ' ' + o.league_tag) IN row.wanted
+WHERE NOT coalesce((type(old) + ' ' + o.league_tag) IN row.wanted, false)
 DELETE old
 """
 
@@ -168,18 +176,29 @@ SET r.score = edge.score
 RETURN edge.id AS id, elementId(r) AS remote
 """
 
+# Of relationships of one type between the same two nodes, all but one. A MERGE matches each and
+# answers once for each: only who was answered twice is asked for here.
+REMOVE_TWINS = """
+UNWIND $keys AS key
+MATCH (n:{label} {{{key}: key}})-[one:{types}]->(o:{target})
+WITH n, o, one ORDER BY elementId(one)
+WITH n, o, type(one) AS type, collect(one) AS twins
+UNWIND twins[1..] AS twin
+DELETE twin
+"""
+
 DELETE_NODE = """
 UNWIND $rows AS row
 MERGE (t:AltsyncTombstone {{key: '{label}:' + row.key}})
 SET t.version = CASE WHEN coalesce(t.version, -1) < row.version
                      THEN row.version ELSE t.version END, t.at = timestamp()
 WITH row
-OPTIONAL MATCH (n:{label} {{{key}: row.key}}) WHERE coalesce(n.sync_version, -1) <= row.version
+OPTIONAL MATCH (n:{label} {{{key}: row.key}}) WHERE {whole} <= row.version
 DETACH DELETE n
 """
 
 VERSIONS_OF = """
-MATCH (n:{label}) WHERE n.{key} IN $keys AND n.sync_version IS NOT NULL
+MATCH (n:{label}) WHERE n.{key} IN $keys AND {written}
 RETURN n.{key} AS key, n.sync_version AS version
 """
 
@@ -188,7 +207,7 @@ MATCH (t:AltsyncTombstone) WHERE t.key IN $keys RETURN t.key AS key, t.version A
 """
 
 LIST_VERSIONS = """
-MATCH (n:{label}) WHERE n.{key} > $after AND n.sync_version IS NOT NULL
+MATCH (n:{label}) WHERE n.{key} > $after AND {written}
 RETURN n.{key} AS key, n.sync_version AS version, n.content_hash AS hash
 ORDER BY n.{key} LIMIT $limit
 """
@@ -196,37 +215,47 @@ ORDER BY n.{key} LIMIT $limit
 #: Sums over versions stay within 64 bits: a version itself has 51.
 DIGEST_PRIME = 1_000_000_007
 
+#: The bucket of nodes that altsync cannot have written so.
+STRANGE = -1
+
 #: Tells keys of different length, and the ends of edges, apart in a digest, without a product
 #: that could overflow.
 WEIGHT_PRIME = 8191
 
 # Agreement by numbers alone: a version belongs to one state of one entity, so equal counts and
 # sums of versions mean equal nodes, as long as nobody edits nodes by hand. Some of that shows in
-# the keys' lengths and the least and greatest key and hash.
+# the keys' lengths and the least and greatest key and hash. Nodes whose version is no number or
+# whose key is no text are a bucket of their own, which PostgreSQL never has.
 DIGEST_NODES = """
 MATCH (n:{label}) WHERE n.sync_version IS NOT NULL
-RETURN n.sync_version % $modulus AS bucket, count(*) AS count,
-       sum(n.sync_version % $prime) AS versions,
-       sum((n.sync_version % $weight) * size(n.{key})) AS keys,
-       min(n.{key}) AS first, max(n.{key}) AS last,
+WITH n, CASE WHEN {written} THEN n.sync_version END AS version
+WITH n, version, CASE WHEN version IS NOT NULL THEN n.{key} END AS key
+RETURN coalesce(version % $modulus, $strange) AS bucket, count(*) AS count,
+       sum(version % $prime) AS versions,
+       sum((version % $weight) * size(key)) AS keys,
+       min(key) AS first, max(key) AS last,
        min(n.content_hash) AS least, max(n.content_hash) AS greatest
 """
 
 DIGEST_PARENTS = """
-MATCH (n:{label})-[r:{edge}]->(p:{parent_label}) WHERE n.sync_version IS NOT NULL
+MATCH (n:{label})-[r:{edge}]->(p:{parent_label}) WHERE {written}
 RETURN n.sync_version % $modulus AS bucket, p.{parent_key} AS parent, count(r) AS count,
        sum(n.sync_version % $prime) AS versions
 """
 
 # Edges from a node, told by the versions of both ends: two that swap their targets or scores
-# make other sums. A stub counts as 0. Products stay within 64 bits for a million edges.
+# make other sums. A stub counts as 0, a score that PostgreSQL cannot hold as -11. Sums stay
+# within 64 bits for a million edges.
 DIGEST_EDGES = """
-MATCH (n:League)-[r:SIMILAR_TO|COMPETES_WITH|SAME_ARCHETYPE]->(o:League)
-WHERE n.sync_version IS NOT NULL
-RETURN n.sync_version % $modulus AS bucket, type(r) AS type, count(r) AS count,
-       sum((n.sync_version % $weight) * (coalesce(o.sync_version, 0) % $prime)) AS ends,
-       sum(toInteger(round(coalesce(r.score, -1.0) * 100000))
-           * ((n.sync_version + coalesce(o.sync_version, 0)) % $weight)) AS scores
+MATCH (n:{label})-[r:SIMILAR_TO|COMPETES_WITH|SAME_ARCHETYPE]->(o:League)
+WHERE {written}
+WITH n.sync_version AS source, r,
+     CASE WHEN o.sync_version IS :: INTEGER NOT NULL THEN o.sync_version ELSE 0 END AS target,
+     CASE WHEN r.score IS NULL THEN -1.0
+          WHEN r.score > -10 AND r.score < 10 THEN r.score ELSE -11.0 END AS score
+RETURN source % $modulus AS bucket, type(r) AS type, count(r) AS count,
+       sum((source % $weight) * (target % $prime)) AS ends,
+       sum(toInteger(round(score * 100000)) * (source % $weight + target % $weight)) AS scores
 """
 
 COUNT_NODES = """
@@ -235,8 +264,21 @@ MATCH (n:{label}) WHERE n.sync_version IS NOT NULL RETURN count(n) AS count
 
 LIST_BUCKETS = """
 MATCH (n:{label})
-WHERE n.{key} > $after AND n.sync_version % $modulus IN $buckets
+WHERE n.{key} > $after AND n.sync_version IS NOT NULL
+  AND CASE WHEN {written} THEN n.sync_version % $modulus ELSE $strange END IN $buckets
 RETURN n.{key} AS key ORDER BY n.{key} LIMIT $limit
+"""
+
+# No key leads to these: nobody but a person wrote them.
+LIST_NAMELESS = """
+MATCH (n:{label}) WHERE n.sync_version IS NOT NULL AND NOT coalesce(n.{key} >= '', false)
+RETURN elementId(n) AS id ORDER BY id LIMIT $limit
+"""
+
+DELETE_NAMELESS = """
+MATCH (n:{label})
+WHERE elementId(n) IN $ids AND n.sync_version IS NOT NULL AND NOT coalesce(n.{key} >= '', false)
+DETACH DELETE n
 """
 
 NODES_OF = """
@@ -303,7 +345,9 @@ class Held:
 class Node:
     """A node that altsync wrote: its version, and what hangs on it.
 
-    ``edges`` are (type, key of the target, score) of relationships that altsync keeps.
+    ``edges`` are (type, key of the target, score) of relationships that altsync keeps. What
+    somebody else wrote may be of any type: a version that is no whole number is 0, the key of a
+    node without one is shown as it is.
     """
 
     version: int
@@ -315,6 +359,8 @@ class Node:
 def cypher(template: str, kind: Kind, **more: str) -> str:
     """A statement for one kind. Names come from ``KINDS`` alone, so this is no injection."""
     return template.format(
+        whole=WHOLE,
+        written=WRITTEN.format(key=kind.key),
         label=kind.label,
         key=kind.key,
         edge=kind.edge,
@@ -366,7 +412,7 @@ class Sink:
         parameters = [_upsert_parameters(row) for row in sorted(rows, key=_by_key)]
 
         def work(tx: ManagedTransaction) -> _Upserted:
-            nodes = {r["key"]: r["id"] for r in _query(tx, statement, rows=parameters)}
+            nodes = _write_nodes(tx, kind, statement, parameters)
             edges = _write_edges(tx, [row for row in rows if row.key in nodes])
             refused = [row.key for row in rows if row.key not in nodes]
             newer = _newer_versions(tx, kind, refused) if refused else {}
@@ -415,19 +461,21 @@ class Sink:
         """What the graph holds of a type, by ``sync_version`` modulo ``modulus``.
 
         Costs a statement for nodes, one for parents, one for relationships, however many nodes
-        there are. Raises ``SinkFailure``.
+        there are. Nodes of no version or key are in the bucket ``STRANGE``. Raises
+        ``SinkFailure``.
         """
         kind = KINDS[entity_type]
         parts = {"node": cypher(DIGEST_NODES, kind)}
         if kind.edge:
             parts["parent"] = cypher(DIGEST_PARENTS, kind)
         if entity_type is EntityType.LEAGUE:
-            parts["edge"] = DIGEST_EDGES
-        numbers = {"modulus": modulus, "prime": DIGEST_PRIME, "weight": WEIGHT_PRIME}
+            parts["edge"] = cypher(DIGEST_EDGES, kind)
+        primes = {"prime": DIGEST_PRIME, "weight": WEIGHT_PRIME}
+        numbers = {"modulus": modulus, "strange": STRANGE} | primes
         found: dict[int, set[tuple[Any, ...]]] = defaultdict(set)
         for part, statement in parts.items():
             for record in self._aggregate(statement, **numbers):
-                found[record["bucket"]].add((part, *record.values()[1:]))
+                found[record["bucket"]].add((part, *map(_fact, record.values()[1:])))
         return found
 
     def _aggregate(self, statement: str, **parameters: Any) -> list[neo4j.Record]:
@@ -437,19 +485,33 @@ class Sink:
         return self._run(work, write=False, timeout=max(self._timeout, AGGREGATE_SECONDS))
 
     def keys_in(
-        self, entity_type: EntityType, modulus: int, buckets: Sequence[int]
+        self, entity_type: EntityType, modulus: int, buckets: Sequence[int], ask: Ask = once
     ) -> Iterator[list[str]]:
-        """Pages of the keys of nodes in some buckets of a digest. Raises ``SinkFailure``."""
+        """Pages of the keys of nodes in some buckets of a digest, each asked for by ``ask``.
+
+        Raises ``SinkFailure``.
+        """
         statement = cypher(LIST_BUCKETS, KINDS[entity_type])
         after = ""
         while True:
-            parameters = {"after": after, "modulus": modulus, "buckets": list(buckets)}
-            found = self._aggregate(statement, limit=LIST_PAGE, **parameters)
+            numbers = {"modulus": modulus, "strange": STRANGE, "buckets": list(buckets)}
+            page = partial(self._aggregate, statement, after=after, limit=LIST_PAGE, **numbers)
+            found = ask(page)
             if found:
                 yield [record["key"] for record in found]
             if len(found) < LIST_PAGE:
                 return
             after = found[-1]["key"]
+
+    def nameless(self, entity_type: EntityType, limit: int) -> list[str]:
+        """The graph's ids of nodes with a version and no key. Raises ``SinkFailure``."""
+        found = self._aggregate(cypher(LIST_NAMELESS, KINDS[entity_type]), limit=limit)
+        return [record["id"] for record in found]
+
+    def remove_nameless(self, entity_type: EntityType, ids: Sequence[str]) -> None:
+        """Remove those that have no key still. Raises ``SinkFailure``."""
+        statement = cypher(DELETE_NAMELESS, KINDS[entity_type])
+        self._run(partial(_execute, statement=statement, ids=list(ids)))
 
     def nodes(self, entity_type: EntityType, keys: Sequence[str]) -> dict[str, Node]:
         """The nodes that altsync wrote among ``keys``. Raises ``SinkFailure``."""
@@ -571,14 +633,25 @@ def _nodes(tx: ManagedTransaction, *, entity_type: EntityType, keys: list[str]) 
             parents[record["key"]].append(record["parent"])
     if entity_type is EntityType.LEAGUE:
         for record in _query(tx, RELATIONSHIPS_OF, keys=keys):
-            edge = (record["type"], record["target"], record["score"])
+            target, score = record["target"], record["score"]
+            edge = (record["type"], target if isinstance(target, str) else repr(target), score)
             edges[record["key"]].append(edge)
     found: dict[str, Node] = {}
     for record in _query(tx, cypher(NODES_OF, kind), keys=keys):
         key, properties = record["key"], dict(record["properties"])
-        version = properties.pop("sync_version")
+        version = _whole(properties.pop("sync_version"))
         found[key] = Node(version, properties, tuple(parents[key]), tuple(edges[key]))
     return found
+
+
+def _whole(version: Any) -> int:
+    """A version as anybody may have written it; 0 for what is none."""
+    return version if isinstance(version, int) and not isinstance(version, bool) else 0
+
+
+def _fact(value: Any) -> Any:
+    """A value of a digest; the graph may hold lists where altsync writes text."""
+    return value if isinstance(value, str | int | float | None) else repr(value)
 
 
 def _find(tx: ManagedTransaction, *, kind: Kind, key: str) -> Held:
@@ -593,7 +666,7 @@ def _find(tx: ManagedTransaction, *, kind: Kind, key: str) -> Held:
         for r in _query(tx, cypher(EDGES_OF, kind, tail=tail, head=head), key=key, sample=SAMPLE)
     ]
     properties = dict(node["properties"])
-    version = properties.pop("sync_version", None)
+    version = _whole(properties.pop("sync_version")) if "sync_version" in properties else None
     return Held(node["id"], version, properties, tuple(edges), tombstone)
 
 
@@ -631,6 +704,29 @@ def _tombstones(tx: ManagedTransaction, kind: Kind, keys: Sequence[str]) -> dict
     return {record["key"].removeprefix(prefix): record["version"] for record in stones}
 
 
+def _write_nodes(
+    tx: ManagedTransaction, kind: Kind, statement: str, rows: Sequence[Mapping[str, Any]]
+) -> dict[str, str]:
+    """Write nodes, each with one edge to its parent; returns the graph's ids by key."""
+    found = [(record["key"], record["id"]) for record in _query(tx, statement, rows=rows)]
+    twice = _twice([key for key, _ in found])
+    if twice:
+        _remove_twins(tx, kind, twice, types=str(kind.edge), target=str(kind.parent_label))
+    return dict(found)
+
+
+def _twice(keys: Sequence[str]) -> list[str]:
+    """Those that are there more than once."""
+    return sorted(key for key, count in Counter(keys).items() if count > 1)
+
+
+def _remove_twins(
+    tx: ManagedTransaction, kind: Kind, keys: Sequence[str], *, types: str, target: str
+) -> None:
+    statement = cypher(REMOVE_TWINS, kind, types=types, target=target)
+    _query(tx, statement, keys=list(keys)).consume()
+
+
 def _write_edges(tx: ManagedTransaction, rows: Sequence[Row]) -> dict[UUID, str]:
     """Make the relationships of leagues those of their rows; returns the graph's ids of them.
 
@@ -653,9 +749,23 @@ def _write_edges(tx: ManagedTransaction, rows: Sequence[Row]) -> dict[UUID, str]
             if edge.relation is relation
         ]
         if edges:
-            found = _query(tx, MERGE_EDGES.format(relation=relation), edges=edges)
-            remote.update((UUID(r["id"]), r["remote"]) for r in found)
+            remote |= _merge_edges(tx, relation, edges)
     return remote
+
+
+def _merge_edges(
+    tx: ManagedTransaction, relation: Relation, edges: Sequence[Mapping[str, Any]]
+) -> dict[UUID, str]:
+    """Write relationships of one type, each once; returns the graph's ids of them."""
+    answer = _query(tx, MERGE_EDGES.format(relation=relation), edges=edges)
+    found = [(record["id"], record["remote"]) for record in answer]
+    twice = set(_twice([edge for edge, _ in found]))
+    if twice:
+        kind = KINDS[EntityType.LEAGUE]
+        sources = sorted({edge["source"] for edge in edges if edge["id"] in twice})
+        _remove_twins(tx, kind, sources, types=relation, target=kind.label)
+    # Of twins, the one with the least id is kept.
+    return {UUID(edge): remote for edge, remote in sorted(found, reverse=True)}
 
 
 def _edge_parameters(row: Row, edge: Edge) -> Mapping[str, Any]:

@@ -146,7 +146,8 @@ def _graph_digests(entity_type: EntityType, key: str) -> list[tuple[str, str]]:
                        sum((l.graph_version %% %(weight)s)
                            * (t.graph_version %% %(prime)s))::bigint,
                        sum(round(COALESCE(r.strength_score, -1) * 100000)
-                           * ((l.graph_version + t.graph_version) %% %(weight)s))::bigint
+                           * (l.graph_version %% %(weight)s
+                              + t.graph_version %% %(weight)s))::bigint
                 FROM league_relationship r
                 JOIN league l ON l.id = r.source_league_id AND l.deleted_at IS NULL
                 JOIN league t ON t.id = r.target_league_id AND t.deleted_at IS NULL
