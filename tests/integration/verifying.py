@@ -191,6 +191,7 @@ def site_of(
     world.save(*CONTENTS)
     site.deliver()
     yield site
+    index.server.admin.clear()
     app.close()
     graph.close()
     index.close()
