@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import Any, ClassVar, Protocol
 from uuid import UUID
 
@@ -49,6 +50,12 @@ LANES = 8
 #: Neighbours that a query asks for, more than a league keeps: one that has many near ones is
 #: still seen by those for whom it is among the nearest.
 REACH = 100
+
+#: How many times more are asked for when an answer is crowded with leagues that are deleted.
+WIDER = 10
+
+#: Neighbours that an index answers with at most: https://docs.pinecone.io/reference/api/database-limits
+FARTHEST = 10_000
 
 #: Cosine of a vector with itself, as an index that rounds may answer it. Below, the index does
 #: not show what it was given yet.
@@ -120,15 +127,43 @@ class Sink:
         return [rows[i : i + PART] for i in range(0, len(rows), PART)]
 
     def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
-        """Ask for the neighbours of each league once, and write what has changed of its edges."""
-        answers = self._lanes.map(lambda row: self._ask(row, model), rows)
-        seen = {row.id: answer for row, answer in zip(rows, answers, strict=True)}
+        """Ask for the neighbours of each league, and write what has changed of its edges."""
+        seen, calls = self._see(rows, model)
         shown = [row for row in rows if seen[row.id].get(row.key, 0.0) >= ITSELF]
         self._relate(shown, seen)
         fine = {row.id for row in shown}
         hidden = [row for row in rows if row.id not in fine]
         outcomes: list[Outcome] = [Written(row.id, row.version) for row in shown]
-        return Answer((*outcomes, *self._hidden(hidden)), calls=len(rows))
+        return Answer((*outcomes, *self._hidden(hidden)), calls=calls)
+
+    def _see(self, rows: Sequence[Row], model: Model) -> tuple[dict[UUID, dict[str, float]], int]:
+        """What each league sees of living ones, as scores by tag; and how many queries it took.
+
+        One query a league, but where deleted ones that the index still shows crowd them out.
+        """
+        seen: dict[UUID, dict[str, float]] = {}
+        reach, calls = max(REACH, self._rules.top_k) + 1, 0
+        while rows:
+            answers = list(self._lanes.map(self._ask, rows, repeat(model), repeat(reach)))
+            calls += len(answers)
+            with self._database.autocommit() as conn:
+                tags = list({tag for answer in answers for tag in answer})
+                living = store.living_keys(conn, EntityType.LEAGUE, tags)
+            for row, answer in zip(rows, answers, strict=True):
+                seen[row.id] = {t: s for t, s in answer.items() if t in living or t == row.key}
+            rows = [
+                row
+                for row, answer in zip(rows, answers, strict=True)
+                if len(answer) >= reach and self._lacks(seen[row.id], min(answer.values()))
+            ]
+            if reach == FARTHEST:
+                break
+            reach = min(reach * WIDER, FARTHEST)
+        return seen, calls
+
+    def _lacks(self, seen: dict[str, float], farthest: float) -> bool:
+        """Whether a league has room for one that is farther than all that was answered."""
+        return len(seen) <= self._rules.top_k and farthest > self._rules.leave
 
     def _relate(self, rows: Sequence[Row], seen: Mapping[UUID, dict[str, float]]) -> None:
         """Write the edges of leagues by all that they saw (scores by tag)."""
@@ -155,7 +190,7 @@ class Sink:
         best = sorted(wanted.items(), key=lambda one: (-one[1], one[0]))[: rules.top_k]
         return Neighbours(row.id, row.version, basis(row), dict(best), near)
 
-    def _ask(self, row: Row, model: Model) -> dict[str, float]:
+    def _ask(self, row: Row, model: Model, reach: int) -> dict[str, float]:
         assert isinstance(row.content, League)
         where: dict[str, Any] = {"model": model.name}
         if not self._rules.across_archetypes:
@@ -163,7 +198,7 @@ class Sink:
         matches = self._index.nearest(
             EntityType.LEAGUE,
             row.vector or b"",
-            top_k=max(REACH, self._rules.top_k) + 1,
+            top_k=reach,
             space="default",
             where=where,
             with_metadata=False,

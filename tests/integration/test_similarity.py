@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from altsync import outbox
 from altsync.db import Database
+from altsync.embedding import Embedded
 from altsync.local.services.vectors import Vectors
 from altsync.local.vectors.faults import FaultRule
-from altsync.records import SIMILARITY, League
+from altsync.records import SIMILARITY, EntityType, League, Model
 from altsync.similarity import LAG, PART
+from altsync.similarity import Sink as Similarity
+from altsync.sinks import pinecone
+from altsync.sinks.pinecone import Match
 from altsync.store import Rules
 from tests.contract.harness import PineconeHarness
-from tests.integration.neighbourhood import Neighbourhood, changed, faults
+from tests.integration.fakes import FakeEmbedder
+from tests.integration.neighbourhood import RELATING, Neighbourhood, changed, faults
 from tests.integration.world import World, league
 
 #: Few edges each, so that leagues crowd each other out.
@@ -212,6 +220,109 @@ def test_many_parts(place: Neighbourhood) -> None:
     place.save(*some(PART + 7))
     place.settle()
     assert list(faults(place)) == []
+
+
+class Compass(FakeEmbedder):
+    """Vectors on a circle: a league lies where its description says, in degrees."""
+
+    def embed(self, texts: Sequence[str], model: Model) -> Embedded:
+        """One request."""
+        angles = [math.radians(float(text.split(" degrees")[0].split()[-1])) for text in texts]
+        vectors = [(math.cos(angle), math.sin(angle), 0.0, 0.0) for angle in angles]
+        return Embedded(tuple(np.array(v, "<f4").tobytes() for v in vectors), tokens=len(texts))
+
+
+class Interrupted:
+    """An index at which something happens once, right after it has answered."""
+
+    def __init__(self, index: pinecone.Sink, meanwhile: Callable[[], object]) -> None:
+        self._index, self._meanwhile = index, [meanwhile]
+
+    def setup(self) -> None:
+        """Nothing is missing."""
+
+    def nearest(self, entity_type: EntityType, vector: bytes, **question: Any) -> list[Match]:
+        """The index's own answer, which is old when it arrives."""
+        matches = self._index.nearest(entity_type, vector, **question)
+        while self._meanwhile:
+            self._meanwhile.pop()()
+        return matches
+
+    def close(self) -> None:
+        """The index is not its own."""
+
+
+@pytest.fixture
+def circle(place: Neighbourhood) -> Neighbourhood:
+    """The place with leagues on a circle."""
+    place.embedder = Compass()
+    return place
+
+
+def at(tag: str, degrees: float, **changes: Any) -> League:
+    """A league that lies there."""
+    return league(tag, description=f"{degrees} degrees", **changes)
+
+
+def neighbours(place: Neighbourhood, tag: str) -> set[str]:
+    """Those that a league is similar to."""
+    return {target for source, target in place.edges() if source == tag}
+
+
+def look(place: Neighbourhood) -> None:
+    """Have similarity look at what waits for it, and nothing else happen."""
+    place.world.pass_time(RULES.debounce + 1)
+    place.deliver(place.similarity)
+
+
+def look_amid(place: Neighbourhood, meanwhile: Callable[[], object]) -> None:
+    """The same, with something that happens while the first answer is under way."""
+    index = Interrupted(place.index, meanwhile)
+    own, place.similarity = place.similarity, Similarity(place.database, index, RELATING, RULES)
+    try:
+        look(place)
+    finally:
+        place.similarity.close()
+        place.similarity = own
+
+
+def test_a_deleted_league_that_the_index_still_shows_takes_no_place(circle: Neighbourhood) -> None:
+    """Its neighbours may be looked at before the index has let go of it."""
+    circle.save(at("m", 0), *[at(f"n{n}", n) for n in range(1, 5)])
+    circle.settle()
+    assert neighbours(circle, "m") == {"n1", "n2", "n3"}
+    circle.delete(at("n1", 1))
+    circle.deliver(circle.similarity)
+    assert neighbours(circle, "m") == {"n2", "n3", "n4"}
+    circle.settle()
+    assert list(faults(circle)) == []
+
+
+def test_a_crowd_of_deleted_leagues_hides_no_neighbour(
+    circle: Neighbourhood, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where an answer is full of them, more is asked for."""
+    monkeypatch.setattr("altsync.similarity.REACH", 5)
+    crowd = [at(f"n{n}", n / 10) for n in range(12)]
+    circle.save(at("m", 0), *crowd, *[at(f"o{n}", 20 + n) for n in range(3)])
+    circle.settle()
+    circle.delete(*crowd)
+    circle.deliver(circle.similarity)
+    circle.settle()
+    assert neighbours(circle, "m") == {"o0", "o1", "o2"}
+
+
+def test_a_league_deleted_amid_a_search_takes_no_place(circle: Neighbourhood) -> None:
+    """Whoever had it in its answer looks once more."""
+    near = [at(f"n{n}", n) for n in range(1, 5)]
+    circle.save(*near)
+    circle.settle()
+    circle.save(at("m", 0))
+    circle.vectors()
+    look_amid(circle, lambda: circle.delete(near[0]))
+    circle.settle()
+    assert neighbours(circle, "m") == {"n2", "n3", "n4"}
+    assert list(faults(circle)) == []
 
 
 @pytest.mark.parametrize("seed", range(4))

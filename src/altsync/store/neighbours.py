@@ -75,7 +75,8 @@ def relate(
 
     Leagues whose edges changed are carried to the graph. Where a league itself had changed, its
     neighbours are asked again when their own edges disagree with what it saw; a league that was
-    only asked again asks nobody, so that one change never goes round in circles.
+    only asked again asks nobody, so that one change never goes round in circles. A league looks
+    once more itself where a neighbour of its choice is deleted meanwhile.
     """
     sources = [n.source for n in found]
     moved = _moved(conn, found)
@@ -95,6 +96,7 @@ def relate(
     _note_basis(conn, found)
     carry_edges(conn, list(changed), topology, Origin.SIMILARITY)
     again = _disagreeing(conn, [n for n in found if n.source in moved], rules)
+    again |= {n.source for n in found if n.edges.keys() - living.keys()}
     asked = ask_for_neighbours(conn, [follower], sorted(again), delay=rules.debounce, again=True)
     return _sum(counts, Related(asked_again=asked))
 
