@@ -15,7 +15,7 @@ from uuid import UUID
 
 import structlog
 
-from altsync import store
+from altsync import outbox, store
 from altsync.db import Database
 from altsync.records import (
     SIMILARITY,
@@ -209,8 +209,7 @@ class Sink:
         """What becomes of leagues that the index does not show as they are."""
         if not rows:
             return
-        with self._database.autocommit() as conn:
-            standing = store.vector_standing(conn, [row.id for row in rows])
+        standing = self._standing([row.id for row in rows])
         for row in rows:
             waiting, age = standing.get(row.id, (True, None))
             if waiting:  # its vector is still to be written, and will ask for this again
@@ -224,6 +223,18 @@ class Sink:
                     "altsync backfill --sink pinecone --force writes it again"
                 )
                 yield Failed(row.id, ErrorKind.ITEM, reason)
+
+    def _standing(self, ids: Sequence[UUID]) -> dict[UUID, tuple[bool, float | None]]:
+        """Of leagues: whether their vector is on its way, and seconds since it was written.
+
+        Where it is on its way, settling it asks anew. Under the leagues' locks, or it could have
+        settled just before, and not asked.
+        """
+        with self._database.transaction() as conn:
+            outbox.lock_entities(conn, ((EntityType.LEAGUE, i) for i in ids))
+            standing = store.vector_standing(conn, ids)
+            outbox.forget_basis(conn, [i for i, (waiting, _) in standing.items() if waiting])
+        return standing
 
     def delete(self, rows: Sequence[Row]) -> Answer:
         """Nothing: a league's relationships go with it, in the transaction that deletes it."""

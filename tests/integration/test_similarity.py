@@ -13,6 +13,7 @@ import pytest
 
 from altsync import outbox
 from altsync.db import Database
+from altsync.delivery import Policy
 from altsync.embedding import Embedded
 from altsync.local.services.vectors import Vectors
 from altsync.local.vectors.faults import FaultRule
@@ -25,7 +26,7 @@ from altsync.store import Rules
 from tests.contract.harness import PineconeHarness
 from tests.integration.fakes import FakeEmbedder
 from tests.integration.neighbourhood import RELATING, Neighbourhood, changed, faults
-from tests.integration.world import World, league
+from tests.integration.world import INDEX, World, league
 
 #: Few edges each, so that leagues crowd each other out.
 RULES = Rules(enter=0.80, leave=0.70, top_k=3, debounce=2.0)
@@ -286,6 +287,15 @@ def look_amid(place: Neighbourhood, meanwhile: Callable[[], object]) -> None:
         place.similarity = own
 
 
+def make_due(place: Neighbourhood, tag: str) -> None:
+    """Let the time of one league's search have come."""
+    place.world.conn.execute(
+        "UPDATE sync_operation SET available_at = now() "
+        "WHERE sink = 'similarity' AND finished_at IS NULL AND entity_key = %s",
+        (tag,),
+    )
+
+
 def test_a_deleted_league_that_the_index_still_shows_takes_no_place(circle: Neighbourhood) -> None:
     """Its neighbours may be looked at before the index has let go of it."""
     circle.save(at("m", 0), *[at(f"n{n}", n) for n in range(1, 5)])
@@ -323,6 +333,94 @@ def test_a_league_deleted_amid_a_search_takes_no_place(circle: Neighbourhood) ->
     circle.settle()
     assert neighbours(circle, "m") == {"n2", "n3", "n4"}
     assert list(faults(circle)) == []
+
+
+@pytest.mark.parametrize("degrees", [30, 90])
+def test_a_text_that_comes_back_is_looked_at_anew(circle: Neighbourhood, degrees: int) -> None:
+    """Others have seen the league where it was meanwhile, or have not seen it."""
+    circle.save(at("l", 0))
+    circle.settle()
+    circle.save(at("l", degrees))
+    circle.vectors()
+    circle.save(at("m", 1))
+    circle.vectors()
+    make_due(circle, "m")
+    circle.deliver(circle.similarity)
+    circle.save(at("l", 0))
+    circle.settle()
+    assert list(faults(circle)) == []
+
+
+def test_a_text_that_comes_back_amid_its_search_is_looked_at_anew(circle: Neighbourhood) -> None:
+    """An answer from before the change is not taken for one from after it."""
+    another = circle.similarity
+
+    def meanwhile() -> None:
+        circle.save(at("l", 90), at("m", 1))
+        circle.vectors()
+        make_due(circle, "m")
+        circle.deliver(another)
+        circle.save(at("l", 0))
+        circle.vectors()
+
+    circle.save(at("l", 0))
+    circle.vectors()
+    look_amid(circle, meanwhile)
+    circle.settle()
+    assert list(faults(circle)) == []
+
+
+def with_a_search_ahead(place: Neighbourhood) -> None:
+    """A league ``m`` that has been looked at, and is to be once more, as ``n`` has come."""
+    place.save(at("m", 0))
+    place.settle()
+    place.save(at("n", 1))
+    place.vectors()
+    look(place)
+    assert place.world.live("similarity", "m")
+    assert place.edges().keys() == {("n", "m")}
+
+
+def test_a_search_that_waited_for_an_embedding_is_made_up_for(circle: Neighbourhood) -> None:
+    """The text is taken back before it is embedded: the vector is the old one all along."""
+    with_a_search_ahead(circle)
+    circle.save(at("m", 90))
+    look(circle)
+    assert circle.world.last("similarity", "m").status == "superseded"
+    circle.save(at("m", 0))
+    circle.settle()
+    assert list(faults(circle)) == []
+
+
+def test_a_search_that_waited_for_a_vector_is_made_up_for(
+    circle: Neighbourhood, index: PineconeHarness
+) -> None:
+    """The index does not show the league, whose vector is about to be written again."""
+    with_a_search_ahead(circle)
+    index.empty()
+    circle.save(at("m", 0, tier="TIER2"), at("n", 1, tier="TIER2"))
+    look(circle)
+    assert not any(op.live for op in circle.world.ops("similarity"))
+    circle.settle()
+    assert list(faults(circle)) == []
+
+
+def test_a_vector_written_again_revives_its_search(
+    circle: Neighbourhood, index: PineconeHarness
+) -> None:
+    """What the failure advises is all that is needed."""
+    with_a_search_ahead(circle)
+    index.empty()
+    circle.world.conn.execute("UPDATE league SET pinecone_synced_at = now() - interval '1 hour'")
+    for _ in range(Policy().max_attempts):
+        circle.world.pass_time(3600)
+        look(circle)
+    assert circle.world.last("similarity", "m").status == "dead"
+    with circle.world.conn.transaction():
+        outbox.backfill_page(circle.world.conn, INDEX, EntityType.LEAGUE, after=None, force=True)
+    circle.settle()
+    assert list(faults(circle)) == []
+    assert "dead" not in circle.world.counts("similarity")
 
 
 @pytest.mark.parametrize("seed", range(4))

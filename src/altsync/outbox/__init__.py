@@ -43,7 +43,7 @@ from altsync.outbox.dead import (
     failures,
     retry_dead,
 )
-from altsync.outbox.edges import BASIS, ask_for_neighbours, carry_edges
+from altsync.outbox.edges import BASIS, ask_for_neighbours, carry_edges, forget_basis
 from altsync.outbox.enqueue import (
     CHANNEL,
     KEY_COLUMN,
@@ -99,6 +99,7 @@ __all__ = [
     "exhausted",
     "extend",
     "failures",
+    "forget_basis",
     "gate",
     "lift",
     "lock_entities",

@@ -9,9 +9,19 @@ from altsync.db import Conn
 from altsync.outbox.enqueue import LOW_PRIORITY, ON_LIVE, notify
 from altsync.records import Origin, Topology
 
+_BASIS = "concat_ws('|', {model}, {text_hash}, l.sport_archetype)"
+
 #: What a league's neighbours were or would be computed from, as one value, in SQL over a league
 #: called ``l``; :func:`altsync.similarity.basis` is the same in Python.
-BASIS = "concat_ws('|', l.embedding_model, l.embedding_text_hash, l.sport_archetype)"
+BASIS = _BASIS.format(model="l.embedding_model", text_hash="l.embedding_text_hash")
+
+#: ``neighbours_of`` of a league ``l`` that gets the vector of its text by ``%(model)s``. Any
+#: other vector than the one that its neighbours were computed from empties it: once others may
+#: have seen the league by it, the former one is news, too, when it comes back.
+BASIS_OF_VECTOR = f"""
+CASE WHEN l.neighbours_of = {_BASIS.format(model="%(model)s::text", text_hash="l.text_hash")}
+     THEN l.neighbours_of END
+"""
 
 
 def ask_for_neighbours(
@@ -55,6 +65,22 @@ def ask_for_neighbours(
     if count:
         notify(conn, followers)
     return count
+
+
+def forget_basis(conn: Conn, ids: Sequence[UUID]) -> None:
+    """Have the neighbours of leagues count as never looked for. Whoever calls has locked them.
+
+    For searches that end without a look: the league's next vector asks anew, even if it is the
+    one that it had.
+    """
+    if ids:
+        conn.execute(
+            """
+            UPDATE league SET neighbours_of = NULL
+            WHERE id = ANY(%s) AND neighbours_of IS NOT NULL
+            """,
+            (list(ids),),
+        )
 
 
 def carry_edges(conn: Conn, ids: Sequence[UUID], topology: Topology, origin: Origin) -> int:

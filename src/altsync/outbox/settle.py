@@ -8,7 +8,12 @@ from typing import Any
 from uuid import UUID
 
 from altsync.db import Conn
-from altsync.outbox.edges import ask_for_neighbours, keep_edge_ids
+from altsync.outbox.edges import (
+    BASIS_OF_VECTOR,
+    ask_for_neighbours,
+    forget_basis,
+    keep_edge_ids,
+)
 from altsync.outbox.enqueue import KEY_COLUMN, ON_LIVE, lock_entities, notify, storable
 from altsync.records import (
     EMBEDDING,
@@ -191,6 +196,8 @@ def settle(
             _flip(conn, sink, settled, buried, asked_again)
         if sink.edges:
             keep_edge_ids(conn, {edge: i for v in settled for edge, i in v.edge_ids.items()})
+        if sink.follows:  # given up, or put off until there is a vector: nobody has looked
+            forget_basis(conn, [finished[r[0]].op.entity_id for r in ended])
         leagues = [v.op.entity_id for v in settled if v.op.entity_type is EntityType.LEAGUE]
         ask_for_neighbours(conn, topology.followers(sink.name), leagues, delay=debounce)
     return Settlement(
@@ -354,10 +361,11 @@ def _give_vectors(
         ids = [v.op.entity_id for v in settled if v.op.entity_type is entity_type]
         if not ids:
             continue
+        basis = f"neighbours_of = {BASIS_OF_VECTOR}, " if entity_type is EntityType.LEAGUE else ""
         conn.execute(
             f"""
             WITH stored AS (
-              UPDATE {entity_type} l SET {waiting}
+              UPDATE {entity_type} l SET {waiting}{basis}
                 embedding_text_hash = l.text_hash, embedding_model = %(model)s,
                 embedding_sync_status = 'synced', embedding_updated_at = now()
               WHERE l.id = ANY(%(ids)s) AND l.deleted_at IS NULL AND {_KEPT}

@@ -16,7 +16,8 @@ from altsync.records import EntityType, Origin, Relation, SinkVersion, Topology,
 class Neighbours:
     """What was found around one league: the edges it is to have, and all that it saw.
 
-    Scores are cosines by the tags of leagues. ``basis`` is what they were computed from.
+    Scores are cosines by the tags of leagues. ``basis`` is what they were computed from, and
+    ``version`` the league's when it was read.
     """
 
     source: UUID
@@ -76,14 +77,14 @@ def relate(
     Leagues whose edges changed are carried to the graph. Where a league itself had changed, its
     neighbours are asked again when their own edges disagree with what it saw; a league that was
     only asked again asks nobody, so that one change never goes round in circles. A league looks
-    once more itself where a neighbour of its choice is deleted meanwhile.
+    once more itself where it has changed, or a neighbour of its choice is deleted, meanwhile.
     """
     sources = [n.source for n in found]
-    moved = _moved(conn, found)
     targets = _ids_of(conn, {tag for n in found for tag in n.edges})
     lock_entities(conn, ((EntityType.LEAGUE, i) for i in {*sources, *targets.values()}))
     now = similar_edges(conn, sources)
     living = _ids_of(conn, targets)
+    moved = _moved(conn, found)
     counts = Related()
     changed: dict[UUID, Neighbours] = {}
     for one in found:
@@ -93,10 +94,10 @@ def relate(
             changed[one.source] = one
             counts = _sum(counts, difference)
     _rewrite(conn, list(changed.values()), living)
-    _note_basis(conn, found)
+    noted = _note_basis(conn, found)
     carry_edges(conn, list(changed), topology, Origin.SIMILARITY)
     again = _disagreeing(conn, [n for n in found if n.source in moved], rules)
-    again |= {n.source for n in found if n.edges.keys() - living.keys()}
+    again |= {n.source for n in found if n.source not in noted or n.edges.keys() - living.keys()}
     asked = ask_for_neighbours(conn, [follower], sorted(again), delay=rules.debounce, again=True)
     return _sum(counts, Related(asked_again=asked))
 
@@ -228,15 +229,28 @@ def _rewrite(conn: Conn, found: Sequence[Neighbours], living: Mapping[str, UUID]
     )
 
 
-def _note_basis(conn: Conn, found: Sequence[Neighbours]) -> None:
-    conn.execute(
+def _note_basis(conn: Conn, found: Sequence[Neighbours]) -> set[UUID]:
+    """Write down what neighbours were computed from; returns the leagues that it is true of.
+
+    Not of a league that has changed since it was read: it may have had another vector in
+    between, by which others have seen it, even if it has the same one again.
+    """
+    rows = conn.execute(
         """
         UPDATE league l SET neighbours_of = r.basis
-        FROM unnest(%(ids)s::uuid[], %(bases)s::text[]) AS r(id, basis)
-        WHERE l.id = ANY(%(ids)s) AND l.id = r.id AND l.deleted_at IS NULL
+        FROM unnest(%(ids)s::uuid[], %(versions)s::bigint[], %(bases)s::text[])
+          AS r(id, version, basis)
+        WHERE l.id = ANY(%(ids)s) AND l.id = r.id AND l.version = r.version
+          AND l.deleted_at IS NULL
+        RETURNING l.id
         """,
-        {"ids": [n.source for n in found], "bases": [n.basis for n in found]},
+        {
+            "ids": [n.source for n in found],
+            "versions": [n.version for n in found],
+            "bases": [n.basis for n in found],
+        },
     )
+    return {r[0] for r in rows}
 
 
 def cut_off(conn: Conn, ids: Sequence[UUID], followers: Sequence[str]) -> None:
