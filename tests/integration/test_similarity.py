@@ -26,7 +26,7 @@ from altsync.store import Rules
 from tests.contract.harness import PineconeHarness
 from tests.integration.fakes import FakeEmbedder
 from tests.integration.neighbourhood import RELATING, Neighbourhood, changed, faults
-from tests.integration.world import INDEX, World, league
+from tests.integration.world import EMBEDDER, INDEX, World, league
 
 #: Few edges each, so that leagues crowd each other out.
 RULES = Rules(enter=0.80, leave=0.70, top_k=3, debounce=2.0)
@@ -86,6 +86,16 @@ def test_nothing_changed_asks_nothing(place: Neighbourhood) -> None:
     place.save(*[replace(one, tier="TIER9") for one in leagues])
     assert place.settle() == 0
     assert list(faults(place)) == []
+
+
+def test_the_same_vectors_given_again_ask_nothing(place: Neighbourhood) -> None:
+    """Embedding everything once more finds what was there, and no neighbour is news."""
+    place.save(*some(10))
+    place.settle()
+    with place.world.conn.transaction():
+        outbox.backfill_page(place.world.conn, EMBEDDER, EntityType.LEAGUE, after=None, force=True)
+    assert place.settle() == 0
+    assert place.world.counts("embedding") == {"synced": 20}
 
 
 def test_a_changed_text_moves_its_edges_and_those_to_it(place: Neighbourhood) -> None:
