@@ -177,6 +177,37 @@ def test_deleting_a_source_takes_its_edges(graph: GraphHarness, sink: Sink) -> N
     assert drawn(graph) == []
 
 
+def test_a_late_deletion_spares_what_points_to_the_next_life(
+    graph: GraphHarness, sink: Sink
+) -> None:
+    """An edge of a source that was written after it stays; all else of the league goes."""
+    upsert(sink, linked("a", 10, "b"), linked("b", 10, "a", "c"), linked("c", 10, "b"))
+    again = replace(league("a", 21), edges=(edge(league("a"), "b", target_version=20),))
+    upsert(sink, again)
+    (outcome,) = sink.delete([deleted(league("b"), 15)]).outcomes
+    assert isinstance(outcome, Written)
+    assert drawn(graph) == [("a", "SIMILAR_TO", "b", 0.9)]
+    assert graph.parents(league("b")) == []
+    assert graph.ask("MATCH (n:League {league_tag: 'b'}) RETURN properties(n) AS p") == [
+        {"p": {"league_tag": "b"}}
+    ]
+    upsert(sink, league("b", 20))
+    assert drawn(graph) == [("a", "SIMILAR_TO", "b", 0.9)]
+    assert graph.parents(league("b")) == [("BELONGS_TO_ARCHETYPE", "racing")]
+
+
+def test_a_deletion_takes_the_edges_of_others_with_it(graph: GraphHarness, sink: Sink) -> None:
+    """Relationships that altsync does not keep go with the node, whoever drew them when."""
+    upsert(sink, league("a", 20), league("b"))
+    graph.ask(
+        "MATCH (a:League {league_tag: 'a'}), (b:League {league_tag: 'b'}) "
+        "CREATE (a)-[:OWNED_BY_OTHERS]->(b), (b)-[:OWNED_BY_OTHERS]->(a)"
+    )
+    sink.delete([deleted(league("b"), 15)])
+    assert drawn(graph) == []
+    assert graph.count("League") == 1
+
+
 @pytest.mark.parametrize("tag", HOSTILE)
 def test_hostile_tags_of_targets(graph: GraphHarness, sink: Sink, tag: str) -> None:
     """A target is data, whatever it looks like."""

@@ -267,6 +267,68 @@ def test_an_updated_archetype_keeps_its_leagues(graph: GraphHarness, sink: Sink)
     assert graph.parents(league()) == [("BELONGS_TO_ARCHETYPE", "racing")]
 
 
+def test_a_deleted_archetype_leaves_its_leagues_a_stub(graph: GraphHarness, sink: Sink) -> None:
+    """Whatever their version, they keep their edge to it; nothing is left of its properties."""
+    upsert(sink, archetype(version=10))
+    upsert(sink, league("a", 9), league("b", 20))
+    (outcome,) = sink.delete([deleted(archetype(), 15)]).outcomes
+    assert isinstance(outcome, Written)
+    assert graph.ask("MATCH (n:SportArchetype) RETURN properties(n) AS p") == [
+        {"p": {"name": "racing"}}
+    ]
+    for tag in ("a", "b"):
+        assert graph.parents(league(tag)) == [("BELONGS_TO_ARCHETYPE", "racing")]
+    assert upsert(sink, archetype(version=14)) == [AlreadyNewer(archetype().id, 15)]
+    upsert(sink, archetype(version=21))
+    assert graph.stored(EntityType.SPORT_ARCHETYPE)["racing"]["display_name"] == "Racing & Speed"
+    assert graph.parents(league("a")) == [("BELONGS_TO_ARCHETYPE", "racing")]
+
+
+def test_a_deleted_archetype_without_leagues_leaves_no_stub(
+    graph: GraphHarness, sink: Sink
+) -> None:
+    """Its leagues have moved or are gone."""
+    upsert(sink, archetype())
+    upsert(sink, league("a"), league("b"))
+    upsert(sink, league("a", 11, sport_archetype="combat"))
+    sink.delete([deleted(league("b"), 12)])
+    sink.delete([deleted(archetype(), 13)])
+    found = graph.ask("MATCH (n:SportArchetype) RETURN n.name AS name")
+    assert [one["name"] for one in found] == ["combat"]
+
+
+def test_a_league_that_comes_while_its_archetype_is_deleted(graph: GraphHarness) -> None:
+    """Both at once, many times over: whoever is first, the league has its edge at the end."""
+    one, other = graph.open(), graph.open()
+    start = Barrier(2, timeout=30)
+
+    def run(call: Callable[[], object]) -> None:
+        start.wait()
+        for _ in range(20):
+            try:
+                call()
+            except SinkFailure:
+                continue
+            return
+        raise AssertionError("never done")
+
+    with ThreadPoolExecutor(2) as pool:
+        for version in range(10, 50, 2):
+            upsert(one, archetype(version=version))
+            gone = [deleted(archetype(), version + 1)]
+            new = [league(f"l{version}", version)]
+            calls = [
+                pool.submit(run, lambda rows=gone: one.delete(rows)),
+                pool.submit(run, lambda rows=new: other.upsert(rows, MODEL)),
+            ]
+            for call in calls:
+                call.result()
+            assert graph.parents(new[0]) == [("BELONGS_TO_ARCHETYPE", "racing")]
+            one.delete([deleted(new[0], version + 1)])
+    one.close()
+    other.close()
+
+
 def test_a_deleted_league_leaves_no_edge(graph: GraphHarness, sink: Sink) -> None:
     """The archetype stays, and so do the others on it."""
     upsert(sink, league("a"), league("b"))
@@ -360,6 +422,18 @@ def test_old_tombstones_are_forgotten_and_young_ones_kept(graph: GraphHarness, s
     )
     sink.forget_tombstones()
     assert tombstones(graph) == {"League:young": 20}
+
+
+def test_stubs_of_archetypes_that_nothing_needs_are_forgotten(
+    graph: GraphHarness, sink: Sink
+) -> None:
+    """Those without a league. Archetypes of their own stay, with leagues or without."""
+    upsert(sink, archetype("combat"))
+    upsert(sink, league("a", 10, sport_archetype="left"), league("b", 10, sport_archetype="needed"))
+    upsert(sink, league("a", 11, sport_archetype="racing"))
+    sink.forget_tombstones()
+    found = graph.ask("MATCH (n:SportArchetype) RETURN n.name AS name ORDER BY name")
+    assert [one["name"] for one in found] == ["combat", "needed", "racing"]
 
 
 # --- reading ----------------------------------------------------------------------------------

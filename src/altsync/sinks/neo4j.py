@@ -88,6 +88,8 @@ class Kind:
     edge: str | None = None
     parent_label: str | None = None
     parent_key: str | None = None
+    #: When an edge ``old`` between a node and its neighbour ``o`` outlives the node's deletion.
+    outlives: str = "false"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +101,27 @@ class _Upserted:
     newer: Mapping[str, int]
 
 
+#: Of a relationship to a deleted league: that its source was written after the deletion, so that
+#: it means the league that came back since. A deletion carries all that pointed to the league, so
+#: what they held of it before goes.
+TO_THE_NEXT_LIFE = (
+    "startNode(old) = o AND type(old) IN ['SIMILAR_TO', 'COMPETES_WITH', 'SAME_ARCHETYPE'] "
+    "AND CASE WHEN o.sync_version IS :: INTEGER NOT NULL THEN o.sync_version ELSE -1 END "
+    "> row.version"
+)
+
 KINDS = {
     EntityType.LEAGUE: Kind(
-        "League", "league_tag", "BELONGS_TO_ARCHETYPE", "SportArchetype", "name"
+        "League",
+        "league_tag",
+        "BELONGS_TO_ARCHETYPE",
+        "SportArchetype",
+        "name",
+        outlives=TO_THE_NEXT_LIFE,
     ),
-    EntityType.SPORT_ARCHETYPE: Kind("SportArchetype", "name"),
+    EntityType.SPORT_ARCHETYPE: Kind(
+        "SportArchetype", "name", outlives="type(old) = 'BELONGS_TO_ARCHETYPE'"
+    ),
     EntityType.FEW_SHOT_EXAMPLE: Kind(
         "FewShotExample", "example_id", "IN_CATEGORY", "ExampleCategory", "name"
     ),
@@ -187,14 +205,24 @@ UNWIND twins[1..] AS twin
 DELETE twin
 """
 
+# An emptied node stays, as the stub that edges make where none is yet, as long as edges lead to it
+# that are not of the life that ends here. Emptying comes first: it locks the node, so that nothing
+# is drawn to it between looking and deleting.
 DELETE_NODE = """
 UNWIND $rows AS row
 MERGE (t:AltsyncTombstone {{key: '{label}:' + row.key}})
 SET t.version = CASE WHEN coalesce(t.version, -1) < row.version
                      THEN row.version ELSE t.version END, t.at = timestamp()
 WITH row
-OPTIONAL MATCH (n:{label} {{{key}: row.key}}) WHERE {whole} <= row.version
-DETACH DELETE n
+MATCH (n:{label} {{{key}: row.key}}) WHERE {whole} <= row.version
+SET n = {{{key}: row.key}}
+WITH n, row
+OPTIONAL MATCH (n)-[old]-(o) WHERE NOT ({outlives})
+DELETE old
+WITH DISTINCT n
+OPTIONAL MATCH (n)-[kept]-()
+WITH n, count(kept) AS kept WHERE kept = 0
+DELETE n
 """
 
 VERSIONS_OF = """
@@ -315,6 +343,14 @@ MATCH (t:AltsyncTombstone) WHERE t.at < timestamp() - $milliseconds
 WITH t LIMIT 10000 DELETE t
 """
 
+# Of archetypes that leagues have left, or that were deleted before their leagues were.
+FORGET_STUBS = """
+MATCH (n:SportArchetype) WHERE n.sync_version IS NULL
+OPTIONAL MATCH (n)-[kept]-()
+WITH n, count(kept) AS kept WHERE kept = 0
+DELETE n
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Edges:
@@ -366,6 +402,7 @@ def cypher(template: str, kind: Kind, **more: str) -> str:
         edge=kind.edge,
         parent_label=kind.parent_label,
         parent_key=kind.parent_key,
+        outlives=kind.outlives,
         **more,
     )
 
@@ -536,9 +573,10 @@ class Sink:
         return self._run(lambda tx: list(_query(tx, statement, **parameters)), write=False)
 
     def forget_tombstones(self) -> None:
-        """Remove deletions that no upsert can be late for any more."""
+        """Remove deletions that no upsert can be late for any more, and stubs of no use."""
         milliseconds = TOMBSTONE_HOURS * 3600 * 1000
         self._run(partial(_execute, statement=FORGET_TOMBSTONES, milliseconds=milliseconds))
+        self._run(partial(_execute, statement=FORGET_STUBS))
 
     def close(self) -> None:
         """Close the driver."""
