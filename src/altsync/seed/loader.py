@@ -217,8 +217,7 @@ class Loader:
         lines = self._without_repeats(part, batch, late)
         self._at("seen")
         if part is Part.RELATIONSHIPS:
-            lines = self._unclaimed(self._with_leagues(part, lines, late), late)
-            changes = self._write_relationships(lines)
+            changes, lines = self._write_relationships(lines, late)
         elif part.entity_type is None:
             lines = self._with_leagues(part, lines, late)
             changes = self._write_parts(part, lines)
@@ -349,12 +348,25 @@ class Loader:
                 late.append(_refuse(line, "target", reason))
         return free
 
-    def _write_relationships(self, lines: Sequence[Line]) -> store.Changes:
+    def _write_relationships(
+        self, lines: Sequence[Line], late: list[Rejected]
+    ) -> tuple[store.Changes, Sequence[Line]]:
+        """What changed, and the lines that were loaded, now or before."""
         relationships.copy(self._conn, [_relationship_row(line) for line in lines])
         self._at("copied")
+        # Locked first: a league that is living when it is looked at must be so when this commits.
+        ends = relationships.Ends()
+        if not self._options.dry_run:
+            ends = relationships.lock_changed(self._conn)
+            self._at("leagues locked")
+        good = self._unclaimed(self._with_leagues(Part.RELATIONSHIPS, lines, late), late)
+        kept = {line.seed_id for line in good}
+        refused = [line.seed_id for line in lines if line.seed_id not in kept]
+        if refused:
+            relationships.withdraw(self._conn, refused)
         if self._options.dry_run:
-            return relationships.classify(self._conn, self._topology)
-        return relationships.upsert(self._conn, self._topology, self._at)
+            return relationships.classify(self._conn, self._topology), good
+        return relationships.upsert(self._conn, ends, self._topology, self._at), good
 
     def _write_parts(self, part: Part, lines: Sequence[Line]) -> store.Changes:
         session.copy_parts(self._conn, part, [_part_row(part, line) for line in lines])

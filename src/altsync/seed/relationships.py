@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -66,37 +67,74 @@ def classify(conn: Conn, topology: Topology) -> Changes:
     return Changes(created=row[0], updated=row[1], operations=row[2] * len(topology.graph))
 
 
-def upsert(conn: Conn, topology: Topology, at: Callable[[str], None]) -> Changes:
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Leagues that what changed in staging touches, all locked.
+
+    ``sources`` are those that it begins at, or began at before.
+    """
+
+    leagues: frozenset[UUID] = frozenset()
+    sources: frozenset[UUID] = frozenset()
+
+
+def lock_changed(conn: Conn) -> Ends:
+    """Lock the leagues that what changed in staging touches.
+
+    Looked at again after each lock: another session may have moved a relationship meanwhile, and
+    the league that it begins at now is to be carried, too.
+    """
+    locked = Ends()
+    while True:
+        rows = conn.execute(
+            f"SELECT s.source_league_id, s.target_league_id, e.source_league_id {_CHANGED}"
+        ).fetchall()
+        leagues = frozenset(i for row in rows for i in row if i)
+        sources = frozenset(i for row in rows for i in (row[0], row[2]) if i)
+        if leagues <= locked.leagues:
+            return Ends(locked.leagues, sources)
+        lock_entities(conn, ((EntityType.LEAGUE, i) for i in leagues - locked.leagues))
+        locked = Ends(locked.leagues | leagues, sources)
+
+
+def withdraw(conn: Conn, seed_ids: Sequence[str]) -> None:
+    """Take lines that were refused out of staging."""
+    conn.execute(
+        "DELETE FROM staging_league_relationship WHERE seed_id = ANY(%s)", (list(seed_ids),)
+    )
+
+
+def upsert(conn: Conn, ends: Ends, topology: Topology, at: Callable[[str], None]) -> Changes:
     """Upsert what changed in staging; the leagues that it begins at are carried to the graph.
 
-    ``at`` hears of each step.
+    ``ends`` are those of :func:`lock_changed`. A relationship that another session has drawn from
+    elsewhere since is left to one more round, in which that league is locked. ``at`` hears of
+    each step.
     """
-    ends = conn.execute(
-        f"SELECT s.source_league_id, s.target_league_id, e.source_league_id {_CHANGED}"
-    ).fetchall()
-    if not ends:
-        return Changes()
-    lock_entities(conn, ((EntityType.LEAGUE, i) for i in {i for row in ends for i in row if i}))
-    at("leagues locked")
-    created = conn.execute(
-        f"""
-        INSERT INTO league_relationship AS r ({", ".join(_COLUMNS)})
-        SELECT s.id, s.seed_id, s.source_league_id, s.target_league_id, s.relationship_type,
-               s.strength_score, s.attributes, s.content_hash {_CHANGED} ORDER BY s.id
-        ON CONFLICT (id) DO UPDATE SET
-          source_league_id = excluded.source_league_id,
-          target_league_id = excluded.target_league_id,
-          relationship_type = excluded.relationship_type,
-          strength_score = excluded.strength_score, attributes = excluded.attributes,
-          content_hash = excluded.content_hash, neo4j_rel_id = NULL, updated_at = now()
-        RETURNING (xmax = 0)
-        """
-    ).fetchall()
-    at("related")
-    sources = sorted({i for row in ends for i in (row[0], row[2]) if i})
-    operations = _carry(conn, sources, topology)
-    fresh = sum(row[0] for row in created)
-    return Changes(created=fresh, updated=len(created) - fresh, operations=operations)
+    changes = Changes()
+    while ends.sources:
+        created = conn.execute(
+            f"""
+            INSERT INTO league_relationship AS r ({", ".join(_COLUMNS)})
+            SELECT s.id, s.seed_id, s.source_league_id, s.target_league_id, s.relationship_type,
+                   s.strength_score, s.attributes, s.content_hash {_CHANGED} ORDER BY s.id
+            ON CONFLICT (id) DO UPDATE SET
+              source_league_id = excluded.source_league_id,
+              target_league_id = excluded.target_league_id,
+              relationship_type = excluded.relationship_type,
+              strength_score = excluded.strength_score, attributes = excluded.attributes,
+              content_hash = excluded.content_hash, neo4j_rel_id = NULL, updated_at = now()
+            WHERE r.source_league_id = ANY(%s)
+            RETURNING (xmax = 0)
+            """,
+            (list(ends.leagues),),
+        ).fetchall()
+        at("related")
+        operations = _carry(conn, sorted(ends.sources), topology)
+        fresh = sum(row[0] for row in created)
+        changes += Changes(created=fresh, updated=len(created) - fresh, operations=operations)
+        ends = lock_changed(conn)
+    return changes
 
 
 def delete(
@@ -106,20 +144,25 @@ def delete(
 
     ``at`` hears of each step.
     """
-    sources = [
+    sources = {
         row[0]
         for row in conn.execute(
             "SELECT DISTINCT source_league_id FROM league_relationship WHERE id = ANY(%s)",
             (list(ids),),
         )
-    ]
+    }
     lock_entities(conn, ((EntityType.LEAGUE, i) for i in sources))
     at("leagues locked")
-    count = conn.execute(
-        "DELETE FROM league_relationship WHERE id = ANY(%s)", (list(ids),)
-    ).rowcount
+    gone = conn.execute(
+        "DELETE FROM league_relationship WHERE id = ANY(%s) RETURNING source_league_id",
+        (list(ids),),
+    ).fetchall()
     at("unrelated")
-    return Changes(deleted=count, operations=_carry(conn, sorted(sources), topology))
+    # Another session may have moved one before its league was locked.
+    moved = {row[0] for row in gone} - sources
+    lock_entities(conn, ((EntityType.LEAGUE, i) for i in moved))
+    operations = _carry(conn, sorted(sources | moved), topology)
+    return Changes(deleted=len(gone), operations=operations)
 
 
 def _carry(conn: Conn, sources: Sequence[UUID], topology: Topology) -> int:

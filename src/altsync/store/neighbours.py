@@ -253,11 +253,22 @@ def _note_basis(conn: Conn, found: Sequence[Neighbours]) -> set[UUID]:
     return {r[0] for r in rows}
 
 
-def cut_off(conn: Conn, ids: Sequence[UUID], followers: Sequence[str]) -> None:
+def pointing(conn: Conn, ids: Sequence[UUID]) -> set[UUID]:
+    """Leagues that have a relationship to one of ``ids``."""
+    rows = conn.execute(
+        "SELECT DISTINCT source_league_id FROM league_relationship WHERE target_league_id = ANY(%s)",
+        (list(ids),),
+    )
+    return {r[0] for r in rows}
+
+
+def cut_off(conn: Conn, ids: Sequence[UUID], topology: Topology) -> int:
     """Remove every relationship from and to leagues that are being deleted.
 
-    The graph drops their edges with their nodes. Those that were similar to them are asked
-    again: there is room for another neighbour. Whoever calls has locked the leagues.
+    Leagues that pointed to them are carried to the graph: a node that is there again before its
+    deletion was delivered is never removed, and would keep their edges. Those that were similar
+    are asked again: there is room for another neighbour. Whoever calls has locked the leagues, and
+    those that point to them. Returns how many operations carry.
     """
     rows = conn.execute(
         """
@@ -266,9 +277,11 @@ def cut_off(conn: Conn, ids: Sequence[UUID], followers: Sequence[str]) -> None:
         RETURNING source_league_id, relationship_type
         """,
         {"ids": list(ids)},
-    )
+    ).fetchall()
+    carried = carry_edges(conn, sorted({r[0] for r in rows} - set(ids)), topology, Origin.SEED)
     left = {r[0] for r in rows if r[1] == Relation.SIMILAR_TO} - set(ids)
-    ask_for_neighbours(conn, followers, sorted(left), delay=0.0, again=True)
+    ask_for_neighbours(conn, topology.relating, sorted(left), delay=0.0, again=True)
+    return carried
 
 
 def vector_standing(conn: Conn, ids: Sequence[UUID]) -> dict[UUID, tuple[bool, float | None]]:

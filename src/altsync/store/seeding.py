@@ -8,9 +8,15 @@ from typing import NamedTuple
 from uuid import UUID
 
 from altsync.db import Conn, fill_lines
-from altsync.outbox import KEY_COLUMN, enqueue_parameters, notify, select_operations
+from altsync.outbox import (
+    KEY_COLUMN,
+    enqueue_parameters,
+    lock_entities,
+    notify,
+    select_operations,
+)
 from altsync.records import EMBEDDING, Action, EntityType, Origin, Topology
-from altsync.store.neighbours import cut_off
+from altsync.store.neighbours import cut_off, pointing
 from altsync.store.rows import CONTENT_COLUMNS
 
 #: Hex digits of each half of a ``line_hash``: 64 bits of the line, and of what it came to. An
@@ -222,6 +228,10 @@ def tombstone(
     conn: Conn, entity_type: EntityType, ids: Sequence[UUID], topology: Topology
 ) -> Changes:
     """Mark entities as deleted and enqueue their removal from every sink."""
+    if entity_type is EntityType.LEAGUE:
+        # In one go with those that are carried, or two that delete would wait in a circle. Nobody
+        # draws an edge to a league without its lock, so few can have come in between.
+        lock_entities(conn, ((entity_type, i) for i in {*ids, *pointing(conn, ids)}))
     # Its relationships go, too: one that comes back is looked at anew.
     forget = ", neighbours_of = NULL" if entity_type is EntityType.LEAGUE else ""
     cursor = conn.execute(
@@ -247,7 +257,6 @@ def tombstone(
     )
     row = cursor.fetchone()
     assert row is not None
-    if entity_type is EntityType.LEAGUE:
-        cut_off(conn, ids, topology.relating)
+    carried = cut_off(conn, ids, topology) if entity_type is EntityType.LEAGUE else 0
     notify(conn, topology.names)
-    return Changes(deleted=row[0], operations=row[1])
+    return Changes(deleted=row[0], operations=row[1] + carried)
