@@ -96,7 +96,8 @@ class Writer:
             self._at("placed")
             parts = [part for rows in _by_type(placed) for part in self._sink.split(rows, model)]
             self._call_all(parts, writing, lambda rows: self._sink.upsert(rows, model))
-            self._call_all(_by_type(gone), writing, self._sink.delete)
+            # Leagues before archetypes: what leads to a node goes before it.
+            self._call_all(_by_type(gone)[::-1], writing, self._sink.delete)
         except SinkFailure as failure:  # setting up and splitting may fail as a whole, too
             writing.failure = failure
         except psycopg.Error:

@@ -256,7 +256,7 @@ def _note_basis(conn: Conn, found: Sequence[Neighbours]) -> set[UUID]:
 def pointing(conn: Conn, ids: Sequence[UUID]) -> set[UUID]:
     """Leagues that have a relationship to one of ``ids``."""
     rows = conn.execute(
-        "SELECT DISTINCT source_league_id FROM league_relationship WHERE target_league_id = ANY(%s)",
+        "SELECT source_league_id FROM league_relationship WHERE target_league_id = ANY(%s)",
         (list(ids),),
     )
     return {r[0] for r in rows}
