@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from threading import Barrier
 from typing import Any
 
@@ -315,11 +316,10 @@ def test_a_league_that_comes_while_its_archetype_is_deleted(graph: GraphHarness)
     with ThreadPoolExecutor(2) as pool:
         for version in range(10, 50, 2):
             upsert(one, archetype(version=version))
-            gone = [deleted(archetype(), version + 1)]
             new = [league(f"l{version}", version)]
             calls = [
-                pool.submit(run, lambda rows=gone: one.delete(rows)),
-                pool.submit(run, lambda rows=new: other.upsert(rows, MODEL)),
+                pool.submit(run, partial(one.delete, [deleted(archetype(), version + 1)])),
+                pool.submit(run, partial(other.upsert, new, MODEL)),
             ]
             for call in calls:
                 call.result()
