@@ -284,7 +284,7 @@ def test_a_relationship_is_deleted_while_another_moves_it(world: World, tmp_path
     def prune(other: World) -> None:
         store.create_changed_in_run(other.conn)
         with other.conn.transaction():
-            relationships.delete(other.conn, ids, TOPOLOGY)
+            relationships.delete(other.conn, ids, TOPOLOGY, lambda point: None)
 
     with held_up(world, prune):
         relate(world, tmp_path / "moved", "bd")
