@@ -95,7 +95,7 @@ ABLATIONS: dict[str, Ablation] = {
     ),
     "echo_waits_for_embedding": Ablation(
         "H10: an echo whose entity waits for its embedding is put off",
-        (_edit("outbox.settle:_follow_up", ("end.waits and end.op.places", "False")),),
+        (_edit("outbox.settle:settle", ("doubted |= put_off", "pass")),),
     ),
     "follow_up_keeps_unsure": Ablation(
         "H11: a follow-up of what was unsure is unsure",

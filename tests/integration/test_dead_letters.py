@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 
 from altsync import db, outbox, store
 from altsync.db import Database
+from altsync.errors import SinkFailure
 from altsync.outbox import Selection
-from altsync.records import Dead, EntityType, ErrorKind, League, SinkTraits, Synced
+from altsync.records import Dead, EntityType, ErrorKind, League, Row, SinkTraits, Synced
 from tests.conftest import TOPOLOGY
-from tests.integration.fakes import FakeGraph, FakeIndex
+from tests.integration.fakes import Call, FakeGraph, FakeIndex
 from tests.integration.world import (
+    ECHO,
     EMBEDDER,
     GRAPH,
     INDEX,
@@ -206,6 +209,87 @@ def test_a_vector_that_comes_after_all_makes_the_index_wait_for_it(
     assert world.statuses(NFL)["pinecone"] == "pending"
 
 
+@pytest.mark.parametrize("given_up", ["discarded", "pruned"])
+def test_who_still_asked_for_a_discarded_embedding_waits_no_more(
+    world: World, database: Database, given_up: str
+) -> None:
+    """The index had an operation of its own when it was discarded: its end says so as well."""
+    world.save(NFL)
+    embed(database)
+    world.save(league("nfl", tier="TIER1"))
+    world.save(league("nfl", description="Refused.", tier="TIER1"))
+    _bury(world, EMBEDDER, {"nfl": "refused"})
+    _discard(world) if given_up == "discarded" else _prune(world)
+    assert world.statuses(NFL)["pinecone"] == "pending"
+    delivery(database, FakeIndex()).drain(10)
+    assert world.counts("pinecone") == {"superseded": 1}
+    assert world.statuses(NFL)["embedding"] == "failed"
+    assert world.statuses(NFL)["pinecone"] == "failed"
+
+
+def test_who_waits_for_an_embedding_that_may_be_retried_goes_on_waiting(
+    world: World, database: Database
+) -> None:
+    """As long as it is dead, somebody may still retry it."""
+    world.save(NFL)
+    embed(database)
+    world.save(league("nfl", tier="TIER1"))
+    world.save(league("nfl", description="Refused.", tier="TIER1"))
+    _bury(world, EMBEDDER, {"nfl": "refused"})
+    delivery(database, FakeIndex()).drain(10)
+    assert world.statuses(NFL)["pinecone"] == "pending"
+    _retry(world)
+    embed(database)
+    delivery(database, FakeIndex()).drain(10)
+    assert {world.statuses(NFL)[s] for s in ("embedding", "pinecone")} == {"synced"}
+
+
+def test_an_echo_ends_when_its_embedding_is_given_up(world: World, database: Database) -> None:
+    """It knows where a late write may be. That is kept, and seen to when the vector comes."""
+    index, late = _lost_between_two_places(world, database)
+    _bury(world, EMBEDDER, {"ask": "refused"})
+    _drain(world, database, index, rounds=3)
+    assert not [op for op in world.ops("pinecone") if op.live]
+    index.land(late)
+    _retry(world)
+    embed(database)
+    _drain(world, database, index, rounds=3)
+    assert [space for _, space, _ in index.held] == ["support"]
+    assert not [op for op in world.ops("pinecone") if op.live]
+    assert set(world.statuses(example("ask")).values()) == {"synced", "pending"}
+
+
+def test_an_echo_whose_embedding_is_discarded_leaves_the_index_failed(
+    world: World, database: Database
+) -> None:
+    """And a deletion still removes what landed late, wherever that was."""
+    index, late = _lost_between_two_places(world, database)
+    _bury(world, EMBEDDER, {"ask": "refused"})
+    _discard(world)
+    _drain(world, database, index, rounds=3)
+    assert world.statuses(example("ask"))["pinecone"] == "failed"
+    assert not [op for op in world.ops("pinecone") if op.live]
+    index.land(late)
+    world.delete(example("ask"))
+    _drain(world, database, index, rounds=3)
+    assert index.held == {}
+    assert not [op for op in world.ops("pinecone") if op.live]
+
+
+def test_an_echo_whose_embedding_is_under_way_waits_for_it(
+    world: World, database: Database
+) -> None:
+    """What it knows goes to the operation that the vector brings."""
+    index, late = _lost_between_two_places(world, database)
+    _drain(world, database, index, rounds=3)
+    assert world.live("pinecone", "ask").origin == "echo"
+    index.land(late)
+    embed(database)
+    _drain(world, database, index, rounds=3)
+    assert [space for _, space, _ in index.held] == ["support"]
+    assert not [op for op in world.ops("pinecone") if op.live]
+
+
 def test_a_deleted_entity_goes_for_good_after_its_delete_was_discarded(world: World) -> None:
     """Nothing waits for the sink any more."""
     world.save(NFL)
@@ -284,6 +368,85 @@ def test_a_dead_embedding_of_a_deleted_entity_says_nothing_of_it(world: World) -
     assert world.statuses(NFL)["embedding"] == "synced"
 
 
+def test_a_retry_that_meets_a_change_brings_its_doubt(world: World, database: Database) -> None:
+    """The change writes first; what was given up on may land after it, so an echo follows."""
+    world.save(NFL)
+    embed(database)
+    world.claim("pinecone")
+    world.end_leases()
+    _bury(world, INDEX, {"nfl": "bad"})
+    world.save(league("nfl", tier="TIER1"))
+    _retry(world)
+    _confirm(world, INDEX)
+    assert world.live("pinecone", "nfl").origin == "echo"
+
+
+def test_a_retry_that_meets_a_change_under_way_brings_its_doubt(
+    world: World, database: Database
+) -> None:
+    """It is asked again, and the follow-up knows."""
+    world.save(NFL)
+    embed(database)
+    world.claim("pinecone")
+    world.end_leases()
+    _bury(world, INDEX, {"nfl": "bad"})
+    world.save(league("nfl", tier="TIER1"))
+    token, (op,) = world.claim("pinecone")
+    _retry(world)
+    world.settle(INDEX, token, [Synced(op, op.version)])
+    _confirm(world, INDEX)
+    assert world.live("pinecone", "nfl").origin == "echo"
+
+
+def test_a_retry_that_meets_a_change_brings_its_places(world: World, database: Database) -> None:
+    """What was given up on lands where the entity no longer is, and is removed there."""
+    world.save(example("ask", "triage"))
+    embed(database)
+    index, late = _give_up_on_a_write(world, database)
+    world.save(example("ask", "support"))
+    _retry(world)
+    _drain(world, database, index, rounds=1)
+    index.land(late)
+    _drain(world, database, index, rounds=2)
+    assert [space for _, space, _ in index.held] == ["support"]
+
+
+def test_a_retry_that_starts_with_the_embedding_brings_its_doubt(
+    world: World, database: Database
+) -> None:
+    """The vector comes first; what may land late, and where, is still known then."""
+    world.save(example("ask", "triage"))
+    embed(database)
+    index, late = _give_up_on_a_write(world, database)
+    world.save(example("ask", "support", input_text="another"))
+    _retry(world)
+    embed(database)
+    _drain(world, database, index, rounds=1)
+    index.land(late)
+    _drain(world, database, index, rounds=2)
+    assert [space for _, space, _ in index.held] == ["support"]
+
+
+def test_a_retry_of_several_brings_the_places_of_all(world: World, database: Database) -> None:
+    """Two writes of one entity were given up on, each somewhere else."""
+    world.save(example("ask"))
+    embed(database)
+    for place in ("triage", "support"):
+        _bury(world, INDEX, {"ask": "bad"})
+        world.conn.execute(
+            "UPDATE sync_operation SET places = ARRAY[%s] WHERE status = 'dead' AND places = '{}'",
+            (place,),
+        )
+        world.save(example("ask", output_text=place))
+        embed(database)
+    world.conn.execute("DELETE FROM sync_operation WHERE sink = 'pinecone' AND status = 'pending'")
+    assert _retry(world) == 1
+    places = world.scalar(
+        "SELECT places FROM sync_operation WHERE status = 'pending' AND sink = 'pinecone'"
+    )
+    assert sorted(places) == ["support", "triage"]
+
+
 def test_retry_and_discard_at_once_share_the_dead(world: World) -> None:
     """Each dead operation is taken by exactly one of them."""
     reasons = {f"l{n:03}": "no" for n in range(40)}
@@ -350,6 +513,51 @@ def _version(world: World, sink: SinkTraits, entity: object, kind: EntityType) -
 def _confirm(world: World, sink: SinkTraits) -> None:
     token, operations = world.claim(sink.name)
     world.settle(sink, token, [Synced(op, op.version) for op in operations])
+
+
+def _failing_once(error: SinkFailure) -> FakeIndex:
+    """An index whose first call fails."""
+    index = FakeIndex()
+
+    def fail(call: Call) -> None:
+        if len(index.calls) == 1:
+            raise error
+
+    index.before = fail
+    return index
+
+
+def _give_up_on_a_write(world: World, database: Database) -> tuple[FakeIndex, Row]:
+    """The only attempt at a vector may still land; the index, and what may."""
+    index = _failing_once(SinkFailure(ErrorKind.UNKNOWN, "broken pipe", unsure=True))
+    assert deliver(database, index, max_attempts=1).settlement.dead == 1
+    return index, index.calls[0].rows[0]
+
+
+def _lost_between_two_places(world: World, database: Database) -> tuple[FakeIndex, Row]:
+    """A write to one category may be late, and the example waits for its vector in another."""
+    world.save(example("ask", "triage"))
+    embed(database)
+    index = _failing_once(SinkFailure(ErrorKind.SINK, "no answer", unsure=True))
+    deliver(database, index)
+    world.pass_time(10)
+    world.save(example("ask", "support", input_text="Refused."))
+    _drain(world, database, index, rounds=2)
+    return index, index.calls[0].rows[0]
+
+
+def _drain(world: World, database: Database, index: FakeIndex, *, rounds: int) -> None:
+    """Deliver vectors, and what falls due later on."""
+    for _ in range(rounds):
+        delivery(database, index).drain(10)
+        world.pass_time(ECHO + 1)
+
+
+def _prune(world: World) -> None:
+    with world.conn.transaction():
+        outbox.prune_range(
+            world.conn, TOPOLOGY, 0, store.clock(world.conn) + timedelta(seconds=1), dead=True
+        )
 
 
 def _discard(world: World) -> int:

@@ -53,6 +53,7 @@ from altsync.outbox.enqueue import (
     lock_entities,
     notify,
     select_operations,
+    status_column,
 )
 from altsync.outbox.prune import PrunedRange, count_batches, prune_batches, prune_range
 from altsync.outbox.repair import lift, repair, repair_edges, version_above
@@ -61,7 +62,6 @@ from altsync.outbox.settle import (
     note_places,
     record_batch,
     settle,
-    status_column,
 )
 from altsync.outbox.upkeep import backfill_page, purge_deleted, reembed_page
 from altsync.outbox.vectors import HAS_VECTOR, VECTOR

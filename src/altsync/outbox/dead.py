@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from altsync.db import Conn
 from altsync.outbox.enqueue import (
@@ -17,12 +16,12 @@ from altsync.outbox.enqueue import (
     notify,
     storable,
 )
-from altsync.outbox.settle import status_column
 from altsync.outbox.upkeep import mark_pending
+from altsync.outbox.waiting import OfEntity, fail_behind
 from altsync.records import EMBEDDING, EntityType, ErrorKind, Topology
 
 #: An operation to retry or to discard: its id, and its entity.
-DeadOperation = tuple[int, EntityType, UUID]
+DeadOperation = OfEntity
 
 #: What an error looks like without what differs from record to record: the entity's own key in
 #: quotes, UUIDs, long hexadecimal ids, and numbers. A status code says what went wrong and stays:
@@ -143,8 +142,9 @@ def dead_ids(
 def retry_dead(conn: Conn, dead: Sequence[DeadOperation], topology: Topology) -> int:
     """Enqueue dead operations anew, at the current version of their entities.
 
-    One whose entity is not embedded by now starts with its embedding. Returns how many were
-    enqueued.
+    One whose entity is not embedded by now starts with its embedding; where a write of it may
+    still land, it is enqueued itself as well, so that this is known when the vector comes.
+    Returns how many were enqueued.
     """
     lock_entities(conn, ((t, i) for _, t, i in dead))
     count = 0
@@ -167,19 +167,24 @@ def _retry_statement(entity_type: EntityType) -> str:
       WHERE status = 'dead' AND id = ANY(%(ids)s) RETURNING entity_id, sink, unsure, places),
     candidates AS (
       SELECT l.id, l.{KEY_COLUMN[entity_type]} AS key, l.version, l.graph_version,
-             l.deleted_at IS NOT NULL AS deleted,
-             CASE WHEN gone.sink = ANY(%(vector)s::text[]) AND l.deleted_at IS NULL
-                   AND (l.embedding_text_hash IS DISTINCT FROM l.text_hash
-                        OR l.embedding_model IS DISTINCT FROM e.config ->> 'model')
-                  THEN '{EMBEDDING}' ELSE gone.sink END AS sink,
-             gone.unsure, gone.places
+             l.deleted_at IS NOT NULL AS deleted, gone.sink, gone.unsure, gone.places,
+             gone.sink = ANY(%(vector)s::text[]) AND l.deleted_at IS NULL
+               AND (l.embedding_text_hash IS DISTINCT FROM l.text_hash
+                    OR l.embedding_model IS DISTINCT FROM e.config ->> 'model') AS waits
       FROM gone JOIN {entity_type} l ON l.id = gone.entity_id
       LEFT JOIN sink_state e ON e.sink = '{EMBEDDING}'),
-    -- One per sink and entity. What an old write may still do is not forgotten.
+    sinks AS (
+      SELECT id, key, version, graph_version, deleted, sink, unsure, places FROM candidates
+      WHERE NOT waits OR unsure OR places <> '{{}}'
+      UNION ALL
+      SELECT id, key, version, graph_version, deleted, '{EMBEDDING}', false, '{{}}'
+      FROM candidates WHERE waits),
+    -- One per sink and entity. What an old write may still do, and where, is not forgotten.
     wanted AS (
-      SELECT DISTINCT ON (id, sink) id, key, version, graph_version, deleted, sink,
-             bool_or(unsure) OVER (PARTITION BY id, sink) AS unsure, places
-      FROM candidates ORDER BY id, sink, cardinality(places) DESC)
+      SELECT id, key, version, graph_version, deleted, sink, bool_or(unsure) AS unsure,
+             array_remove(array_agg(DISTINCT place), NULL) AS places
+      FROM sinks LEFT JOIN LATERAL unnest(places) place ON true
+      GROUP BY id, key, version, graph_version, deleted, sink)
     INSERT INTO sync_operation AS o
       (entity_type, entity_id, entity_key, sink, action, version, origin, unsure, places)
     SELECT '{entity_type}', id, key, sink, CASE WHEN deleted THEN 'delete' ELSE 'upsert' END,
@@ -209,27 +214,3 @@ def discard_dead(
     ).rowcount
     fail_behind(conn, dead, topology)
     return count
-
-
-def fail_behind(conn: Conn, ended: Sequence[DeadOperation], topology: Topology) -> None:
-    """Sinks that waited for an embedding that never comes wait no more.
-
-    For operations that are dead no longer. Whoever calls has locked the entities.
-    """
-    columns = [column for sink in topology.vector if (column := status_column(sink))]
-    for entity_type in EntityType:
-        ids = [i for _, t, i in ended if t is entity_type]
-        for column in columns if ids else ():
-            conn.execute(
-                f"""
-                UPDATE {entity_type} l SET {column} = 'failed'
-                WHERE l.id = ANY(%(ids)s) AND l.{column} = 'pending'
-                  AND l.embedding_sync_status = 'failed'
-                  AND NOT EXISTS (SELECT 1 FROM sync_operation o
-                    WHERE o.entity_id = l.id AND o.sink = ANY(%(sinks)s)
-                      AND o.finished_at IS NULL)
-                  AND NOT EXISTS (SELECT 1 FROM sync_operation o
-                    WHERE o.entity_id = l.id AND o.sink = '{EMBEDDING}' AND o.status = 'dead')
-                """,
-                {"ids": ids, "sinks": [EMBEDDING, column.removesuffix("_sync_status")]},
-            )

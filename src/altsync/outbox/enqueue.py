@@ -18,6 +18,7 @@ LOW_PRIORITY = 9
 #: Appended to every INSERT INTO sync_operation AS o (…) SELECT … ORDER BY entity_id, sink.
 #: A pending row is due as soon as the new one would be (at once, by default), and with a newer
 #: version it starts afresh; a leased row keeps its lease and learns that it was asked again.
+#: What either of them knows of writes that may still land, the row knows from then on.
 ON_LIVE = f"""
 ON CONFLICT (entity_id, sink) WHERE finished_at IS NULL DO UPDATE SET
   version      = GREATEST(o.version, excluded.version),
@@ -26,7 +27,10 @@ ON CONFLICT (entity_id, sink) WHERE finished_at IS NULL DO UPDATE SET
   origin       = excluded.origin,
   priority     = LEAST(o.priority, excluded.priority),
   asked_again  = (o.status = 'in_progress'),
-  unsure       = o.unsure OR (o.status = 'pending' AND o.origin = '{Origin.ECHO}'),
+  unsure       = o.unsure OR (o.status = 'pending' AND o.origin = '{Origin.ECHO}')
+                 OR excluded.unsure,
+  places       = CASE WHEN excluded.places <@ o.places THEN o.places
+                      ELSE ARRAY(SELECT DISTINCT unnest(o.places || excluded.places)) END,
   attempts     = CASE WHEN o.status = 'pending' AND excluded.version > o.version
                       THEN 0 ELSE o.attempts END,
   suspicion     = CASE WHEN o.status = 'pending' AND excluded.version > o.version
@@ -46,6 +50,15 @@ KEY_COLUMN = {
     EntityType.LEAGUE: "league_tag",
     EntityType.FEW_SHOT_EXAMPLE: "example_id",
 }
+
+
+#: Sinks that an entity keeps a status column for.
+STATUS_SINKS = ("neo4j", "pinecone", EMBEDDING)
+
+
+def status_column(sink: str) -> str | None:
+    """The entity column that says how the sink stands, for the sinks that have one."""
+    return f"{sink}_sync_status" if sink in STATUS_SINKS else None
 
 
 def storable(text: str) -> str:

@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from altsync.db import Conn
-from altsync.outbox.dead import fail_behind
 from altsync.outbox.enqueue import lock_entities
+from altsync.outbox.waiting import fail_behind
 from altsync.records import EntityType, Topology
 
 #: Ids of one range, so rows of one transaction at most: some tens of milliseconds.

@@ -14,7 +14,15 @@ from altsync.outbox.edges import (
     forget_basis,
     keep_edge_ids,
 )
-from altsync.outbox.enqueue import KEY_COLUMN, ON_LIVE, lock_entities, notify, storable
+from altsync.outbox.enqueue import (
+    KEY_COLUMN,
+    ON_LIVE,
+    lock_entities,
+    notify,
+    status_column,
+    storable,
+)
+from altsync.outbox.waiting import embedding_under_way, fail_behind, keep_doubt
 from altsync.records import (
     EMBEDDING,
     Dead,
@@ -60,9 +68,6 @@ UPDATE {table} l SET
 #: Plain texts: an array of an enum's members is sent one by one.
 _SYNCED, _FAILED = SyncStatus.SYNCED.value, SyncStatus.FAILED.value
 
-#: Sinks that an entity keeps a status column for.
-STATUS_SINKS = tuple(_FLIP)
-
 #: Sinks whose place of an entity is kept on it.
 PLACED = frozenset({"pinecone"})
 
@@ -73,11 +78,6 @@ FROM unnest(%(ids)s::uuid[], %(versions)s::bigint[], %(statuses)s::text[],
   AS r(id, version, status, remote_id, namespace, flips)
 WHERE l.id = ANY(%(ids)s) AND l.id = r.id
 """
-
-
-def status_column(sink: str) -> str | None:
-    """The entity column that says how the sink stands, for the sinks that have one."""
-    return f"{sink}_sync_status" if sink in _FLIP else None
 
 
 _COMPLETE = """
@@ -165,7 +165,9 @@ def settle(
     The token is the fence: operations whose lease was taken away change nothing and are counted
     as lost. Statuses of entities flip by compare-and-set on the version that was written. What
     was asked again meanwhile gets a follow-up; what an unguarded sink may still apply late gets
-    an echo after ``echo_seconds``. For the embedding sink, entities point to their vectors in
+    an echo after ``echo_seconds``. Where an entity may be elsewhere and waits for its embedding,
+    the echo waits with it, as long as that is under way; then it ends, and what it knew is kept
+    for whoever comes next. For the embedding sink, entities point to their vectors in
     the table ``embedding`` from now on, and the sinks that wait for them get their operations.
     Sinks that follow this one get theirs ``debounce`` seconds later.
     """
@@ -185,8 +187,15 @@ def settle(
     settled = [synced[r[0]] for r in done]
     buried = [v for r in ended if isinstance(v := finished[r[0]], Dead)]
     doubted = _close_dead(conn, sink, settled) | {v.op.id for v in settled if v.unsure}
+    waiting = {r[0]: v for r in ended if isinstance(v := finished[r[0]], Superseded) and v.waits}
+    strays = {i: v for i, v in waiting.items() if v.op.places and i not in asked_again}
+    coming = embedding_under_way(conn, [v.op.entity_id for v in strays.values()])
+    put_off = {i for i, v in strays.items() if v.op.entity_id in coming}
+    doubted |= put_off
+    echoed = put_off | {r[0] for r in ended if r[3]}
     with conn.pipeline():
         _follow_up(conn, sink, [*done, *ended], asked_again, doubted, finished, echo_seconds)
+        keep_doubt(conn, [i for i in strays if i not in echoed])
         changed = [(r[0], synced[r[0]].version) for r in done if r[1] != synced[r[0]].version]
         _set_versions(conn, changed)
         if sink.name == EMBEDDING:
@@ -198,6 +207,8 @@ def settle(
             keep_edge_ids(conn, {edge: i for v in settled for edge, i in v.edge_ids.items()})
         if sink.follows:  # given up, or put off until there is a vector: nobody has looked
             forget_basis(conn, [finished[r[0]].op.entity_id for r in ended])
+        behind = [(i, v.op.entity_type, v.op.entity_id) for i, v in waiting.items()]
+        fail_behind(conn, behind, topology)
         leagues = [v.op.entity_id for v in settled if v.op.entity_type is EntityType.LEAGUE]
         ask_for_neighbours(conn, topology.followers(sink.name), leagues, delay=debounce)
     return Settlement(
@@ -259,7 +270,10 @@ def _close_dead(conn: Conn, sink: SinkTraits, settled: Sequence[Synced]) -> set[
     sinks = [sink.name, EMBEDDING] if sink.needs_embedding else [sink.name]
     ids, versions = [v.op.entity_id for v in settled], [v.version for v in settled]
     closed = conn.execute(_CLOSE_DEAD, {"sinks": sinks, "ids": ids, "versions": versions})
-    doubted = {r[0]: r[3] for r in closed if r[1] == sink.name and r[2]}
+    doubted: dict[UUID, list[str]] = {}
+    for entity, of_sink, unsure, places in closed:
+        if of_sink == sink.name and unsure:
+            doubted.setdefault(entity, []).extend(places)
     ops = {v.op.id: doubted[v.op.entity_id] for v in settled if v.op.entity_id in doubted}
     for op_id, places in ops.items():
         if places:  # the echo leaves them, too
@@ -279,19 +293,14 @@ def _follow_up(
     finished: dict[int, Superseded | Dead],
     echo_seconds: float,
 ) -> None:
-    """Enqueue what must be looked at once more: asked again now, unsure after the horizon.
-
-    Where an entity may be elsewhere and waits for its embedding, the echo waits with it.
-    """
+    """Enqueue what must be looked at once more: asked again now, unsure after the horizon."""
     plans: list[tuple[int, str, float, bool]] = []
     for op_id, _version, _asked, unsure, origin in rows:
         end = finished.get(op_id)
         doubtful = unsure or op_id in doubted
         if op_id in asked_again:
             plans.append((op_id, origin, 0.0, doubtful))
-        elif (isinstance(end, Superseded) and end.waits and end.op.places) or (
-            doubtful and not sink.guarded and not isinstance(end, Dead)
-        ):
+        elif doubtful and not sink.guarded and not isinstance(end, Dead):
             plans.append((op_id, Origin.ECHO, echo_seconds, False))
     if plans:
         ids, origins, delays, unsures = map(list, zip(*plans, strict=True))

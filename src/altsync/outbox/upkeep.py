@@ -6,8 +6,14 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from altsync.db import Conn
-from altsync.outbox.enqueue import KEY_COLUMN, LOW_PRIORITY, ON_LIVE, notify
-from altsync.outbox.settle import STATUS_SINKS, status_column
+from altsync.outbox.enqueue import (
+    KEY_COLUMN,
+    LOW_PRIORITY,
+    ON_LIVE,
+    STATUS_SINKS,
+    notify,
+    status_column,
+)
 from altsync.records import EMBEDDING, EntityType, Origin, SinkTraits, Topology
 
 
