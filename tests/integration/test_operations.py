@@ -202,6 +202,24 @@ def test_discarding_needs_a_selection(site: Site) -> None:
     assert site.json("status")["entities"]["league"]["neo4j"]["failed"] == 3
 
 
+def test_a_sink_that_was_taken_out_is_not_retried(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would deliver it. What is dead is still shown, and can be given up on for good."""
+    site.bury({"l000": "no"})
+    monkeypatch.setenv("ALTSYNC_SINKS", "embedding,pinecone")
+    assert "1 of neo4j" in site.said("retry", "--all", "--dry-run")
+    said = site.said("retry", "--all")
+    assert "Due again: 0." in said
+    assert "1 of neo4j" in said
+    assert site.json("retry", "--all") == {"retried": 0}
+    assert "no sink 'neo4j'" in site.said("retry", "--sink", "neo4j", code=Exit.ERROR)
+    assert site.world.counts("neo4j") == {"dead": 1}
+    assert [group["count"] for group in site.json("failures", "--sink", "neo4j")] == [1]
+    assert site.json("discard", "--sink", "neo4j", "--why", "gone") == {"discarded": 1}
+    assert "Left alone" not in site.said("retry", "--all")
+
+
 def test_why_tells_who_discarded(site: Site) -> None:
     """And that only a change of the entity brings it back."""
     site.bury(REASONS)

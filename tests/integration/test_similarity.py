@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from altsync import outbox
+from altsync import outbox, store
 from altsync.db import Database
 from altsync.delivery import Policy
 from altsync.embedding import Embedded
 from altsync.local.services.vectors import Vectors
 from altsync.local.vectors.faults import FaultRule
-from altsync.records import SIMILARITY, EntityType, League, Model
+from altsync.records import SIMILARITY, Dead, EntityType, ErrorKind, League, Model, Synced
 from altsync.similarity import LAG, PART
 from altsync.similarity import Sink as Similarity
 from altsync.sinks import pinecone
 from altsync.sinks.pinecone import Match
 from altsync.store import Rules
+from tests.conftest import TOPOLOGY
 from tests.contract.harness import PineconeHarness
 from tests.integration.fakes import FakeEmbedder
 from tests.integration.neighbourhood import RELATING, Neighbourhood, changed, faults
@@ -137,6 +138,43 @@ def test_a_deleted_league_is_no_neighbour(place: Neighbourhood) -> None:
     place.settle()
     assert any(busiest.league_tag in pair for pair in place.edges())
     assert list(faults(place)) == []
+
+
+@pytest.mark.parametrize("status", ["dead", "pending", "left behind"])
+def test_a_deleted_league_is_not_looked_for_any_more(place: Neighbourhood, status: str) -> None:
+    """Nobody would close what is dead or waits, and it would keep the league from being purged."""
+    (one,) = some(1)
+    place.save(one)
+    place.vectors()
+    if status != "pending":
+        place.world.pass_time(RULES.debounce + 1)
+        token, (op,) = place.world.claim("similarity")
+        if status == "dead":
+            dead = Dead(op, op.version, ErrorKind.ITEM, "no")
+            place.world.settle(Similarity.traits, token, [dead])
+        place.world.end_leases()
+    with place.world.conn.transaction():
+        store.tombstone(place.world.conn, EntityType.LEAGUE, [place.world.row(one)["id"]], TOPOLOGY)
+    assert place.world.counts("similarity") == {"superseded": 1}
+    place.vectors()
+    place.deliver(place.graph)
+    place.world.pass_time(100)
+    assert outbox.purge_deleted(place.world.conn, 50) == 1
+
+
+def test_a_search_under_way_for_a_deleted_league_is_left_to_its_worker(
+    place: Neighbourhood,
+) -> None:
+    """It holds the lease, and finds the league deleted."""
+    (one,) = some(1)
+    place.save(one)
+    place.vectors()
+    place.world.pass_time(RULES.debounce + 1)
+    token, (op,) = place.world.claim("similarity")
+    place.delete(one)
+    assert place.world.counts("similarity") == {"in_progress": 1}
+    settled = place.world.settle(Similarity.traits, token, [Synced(op, op.version)])
+    assert settled.lost == 0
 
 
 def test_hysteresis(place: Neighbourhood) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
@@ -59,7 +60,7 @@ def failures(
 ) -> None:
     """Operations that were given up on, by reason, with examples."""
     which = _selection(sink, entity, kind, reason, older_than, newer_than)
-    with _application(which) as app:
+    with _application(which, gone=True) as app:
         with app.database.autocommit() as conn:
             groups = outbox.failures(conn, which)
         if as_json:
@@ -89,6 +90,8 @@ def retry(
     if which.is_empty and not everything:
         raise typer.BadParameter(f"say what to retry: {SELECTORS}")
     with _application(which) as app:
+        _say_left_alone(app, which)
+        which = replace(which, among=tuple(app.topology.names))
         if dry_run:
             _say(_count(app, which), as_json, "would_retry", "Would be due again: {:,}.")
             return
@@ -119,7 +122,7 @@ def discard(
     which = _selection(sink, entity, kind, reason, older_than, newer_than)
     if which.is_empty and not everything:
         raise typer.BadParameter(f"say what to discard: {SELECTORS}")
-    with _application(which) as app:
+    with _application(which, gone=True) as app:
         if dry_run:
             _say(_count(app, which), as_json, "would_discard", "Would be discarded: {:,}.")
             return
@@ -141,12 +144,34 @@ def discard(
 
 
 @contextmanager
-def _application(which: Selection) -> Iterator[Application]:
-    """The application of a command, which must know the sink that is meant."""
+def _application(which: Selection, *, gone: bool = False) -> Iterator[Application]:
+    """The application of a command, which must know the sink that is meant.
+
+    ``gone``: it may also be one that the settings name no longer.
+    """
     with application() as app:
-        if which.sink is not None:
+        if which.sink is not None and not (gone and _was_known(app, which.sink)):
             known_sink(app, which.sink)
         yield app
+
+
+def _was_known(app: Application, sink: str) -> bool:
+    if sink in app.topology.names:
+        return True
+    with app.database.autocommit() as conn:
+        return sink in outbox.sink_health(conn)
+
+
+def _say_left_alone(app: Application, which: Selection) -> None:
+    """Nobody would deliver what is enqueued for a sink that the settings do not name."""
+    left: Counter[str] = Counter()
+    with app.database.autocommit() as conn:
+        for group in outbox.failures(conn, which):
+            if group.sink not in app.topology.names:
+                left[group.sink] += group.count
+    if left:
+        sinks = ", ".join(f"{count:,} of {sink}" for sink, count in sorted(left.items()))
+        notes.print(f"Left alone, as the settings do not name their sink: {sinks}.", markup=False)
 
 
 def _selection(

@@ -140,6 +140,8 @@ class Api:
                     entity_type=kind,
                     error_kind=ErrorKind(error.error_kind) if error else None,
                     pattern=error.pattern if error else None,
+                    # Nobody would deliver what is enqueued for a sink that was taken out.
+                    among=tuple(self._app.topology.names) if verb == "retry" else None,
                 )
                 dead = outbox.dead_ids(conn, which, limit=PAGE)
                 done += do(conn, dead)

@@ -43,7 +43,7 @@ from altsync.outbox.dead import (
     failures,
     retry_dead,
 )
-from altsync.outbox.edges import BASIS, ask_for_neighbours, carry_edges, forget_basis
+from altsync.outbox.edges import BASIS, ask_for_neighbours, carry_edges, end_searches, forget_basis
 from altsync.outbox.enqueue import (
     CHANNEL,
     KEY_COLUMN,
@@ -95,6 +95,7 @@ __all__ = [
     "discard_dead",
     "due",
     "enabled_sinks",
+    "end_searches",
     "enqueue_parameters",
     "exhausted",
     "extend",

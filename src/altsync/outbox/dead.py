@@ -41,7 +41,8 @@ class Selection:
     """Which dead operations are meant; what is given narrows the rest.
 
     ``reason`` is a part of the error, or of the reason that a group is shown with; ``pattern``
-    is exactly a group's. Ages are in seconds since the operation was given up on.
+    is exactly a group's. Ages are in seconds since the operation was given up on. ``among``
+    are sinks, of which it must be one.
     """
 
     sink: str | None = None
@@ -52,6 +53,7 @@ class Selection:
     pattern: str | None = None
     older_than: float | None = None
     newer_than: float | None = None
+    among: tuple[str, ...] | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -64,6 +66,7 @@ EVERYTHING = Selection()
 _SELECTED = f"""
 status = 'dead'
 AND (%(sink)s::text IS NULL OR sink = %(sink)s)
+AND (%(among)s::text[] IS NULL OR sink = ANY(%(among)s))
 AND (%(entity)s::text IS NULL OR entity_key = %(entity)s)
 AND (%(entity_type)s::text IS NULL OR entity_type = %(entity_type)s)
 AND (%(error_kind)s::text IS NULL OR error_kind = %(error_kind)s)
@@ -76,7 +79,8 @@ AND (%(pattern)s::text IS NULL OR {_PATTERN} = %(pattern)s)
 
 
 def _parameters(which: Selection) -> dict[str, Any]:
-    return {name: getattr(which, name) for name in Selection.__slots__}
+    among = None if which.among is None else list(which.among)
+    return {name: getattr(which, name) for name in Selection.__slots__} | {"among": among}
 
 
 @dataclass(frozen=True, slots=True)

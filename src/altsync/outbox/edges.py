@@ -7,7 +7,7 @@ from uuid import UUID
 
 from altsync.db import Conn
 from altsync.outbox.enqueue import LOW_PRIORITY, ON_LIVE, notify
-from altsync.records import Origin, Topology
+from altsync.records import SIMILARITY, Origin, Topology
 
 _BASIS = "concat_ws('|', {model}, {text_hash}, l.sport_archetype)"
 
@@ -81,6 +81,29 @@ def forget_basis(conn: Conn, ids: Sequence[UUID]) -> None:
             """,
             (list(ids),),
         )
+
+
+def end_searches(conn: Conn, ids: Sequence[UUID]) -> None:
+    """Nobody looks for the neighbours of leagues that are being deleted.
+
+    Whatever the settings name: what waits, is dead, or was left behind by its worker would keep
+    its league from being purged. A search under way is left to whoever holds its lease. Whoever
+    calls has locked the leagues.
+    """
+    conn.execute(
+        f"""
+        UPDATE sync_operation SET status = 'superseded', lease_token = NULL,
+          finished_at = COALESCE(finished_at, now()),
+          last_error = COALESCE(last_error, 'the row is deleted')
+        WHERE id = ANY(ARRAY(
+          SELECT id FROM sync_operation
+          WHERE entity_id = ANY(%(ids)s) AND sink = '{SIMILARITY}'
+            AND (status = 'dead' OR (finished_at IS NULL
+                                     AND (lease_token IS NULL OR available_at <= now())))
+          ORDER BY entity_id FOR NO KEY UPDATE))
+        """,
+        {"ids": list(ids)},
+    )
 
 
 def carry_edges(conn: Conn, ids: Sequence[UUID], topology: Topology, origin: Origin) -> int:

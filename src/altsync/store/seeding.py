@@ -10,6 +10,7 @@ from uuid import UUID
 from altsync.db import Conn, fill_lines
 from altsync.outbox import (
     KEY_COLUMN,
+    end_searches,
     enqueue_parameters,
     lock_entities,
     notify,
@@ -257,6 +258,9 @@ def tombstone(
     )
     row = cursor.fetchone()
     assert row is not None
-    carried = cut_off(conn, ids, topology) if entity_type is EntityType.LEAGUE else 0
+    carried = 0
+    if entity_type is EntityType.LEAGUE:
+        end_searches(conn, ids)
+        carried = cut_off(conn, ids, topology)
     notify(conn, topology.names)
     return Changes(deleted=row[0], operations=row[1] + carried)
