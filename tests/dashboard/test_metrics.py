@@ -280,6 +280,14 @@ def test_alerts_ask_for_what_there_is(described: list[Metric]) -> None:
             assert rule["expr"].count(opening) == rule["expr"].count(closing), rule["alert"]
 
 
+def test_a_breaker_that_holds_up_nothing_raises_no_alert() -> None:
+    """It stays open until there is something to try: that is no reason to wake anybody."""
+    (rule,) = (rule for rule in rules() if rule["alert"] == "AltsyncSinkStandsStill")
+    stands, waits = rule["expr"].split(" and on (sink) ")
+    assert "altsync_breaker_state" in stands
+    assert waits == 'max by (sink) (altsync_operations{status=~"pending|in_progress"}) > 0'
+
+
 def test_every_alert_has_its_runbook() -> None:
     """The page has the section that a rule names, and the section names the rule."""
     page = RUNBOOKS.read_text()

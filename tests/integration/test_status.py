@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from io import StringIO
+from uuid import uuid4
 
 from rich.console import Console
 
@@ -98,12 +99,24 @@ def test_the_status_says_why_a_sink_stands_still(world: World) -> None:
     assert since is not None
     assert before <= since <= times[0]
     (why,) = (line for line in shown(found) if line.startswith("neo4j: "))
-    assert why.rstrip() == f"neo4j: no route (since {since:%Y-%m-%d %H:%M:%S} UTC)"
+    assert why.startswith(f"neo4j: no route (since {since:%Y-%m-%d %H:%M:%S} UTC)")
     assert (sinks["pinecone"].state, sinks["pinecone"].reason) == (
         BreakerState.DISABLED,
         "PINECONE_API_KEY is not set",
     )
     assert "altsync migrate" in (sinks["embedding"].reason or "")
+
+
+def test_an_open_breaker_that_holds_up_nothing_says_so(world: World, database: Database) -> None:
+    """Nobody tries the sink as long as there is nothing to try."""
+    _open(world, "neo4j")
+    assert "no route (since" in _said(world)
+    assert "nothing waits, the next operation tries it" in _said(world)
+    world.save(league("nfl"))
+    assert "nothing waits" not in _said(world)
+    world.pass_time(100)
+    deliver(database, FakeGraph())
+    assert "no route" not in _said(world)
 
 
 def test_everything_at_rest(world: World, database: Database) -> None:
@@ -210,3 +223,15 @@ def test_the_status_tells_what_the_last_comparison_found(world: World) -> None:
     for _ in range(120):
         note(True)
     assert world.scalar("SELECT count(*) FROM verify_run") == 100
+
+
+def _open(world: World, sink: str) -> None:
+    outbox.open_breaker(world.conn, sink, uuid4(), "no route", 60)
+
+
+def _said(world: World) -> str:
+    """What people read below the table of sinks."""
+    out = Console(file=StringIO(), width=200)
+    out.print(terminal.sink_table(status.collect(world.conn, TOPOLOGY, READY)))
+    assert isinstance(out.file, StringIO)
+    return out.file.getvalue()

@@ -59,6 +59,9 @@ _STATE_STYLE = {
     BreakerState.PAUSED: "yellow",
     BreakerState.DISABLED: "dim",
 }
+#: States that end when an operation goes through.
+_TRIED = (BreakerState.OPEN, BreakerState.PROBING)
+
 #: What a breaker's state is called for people.
 _STATE_WORD = {BreakerState.CLOSED: "ready"}
 
@@ -250,7 +253,9 @@ def _why(status: Status, sink: str) -> str:
     if standing.state is BreakerState.DISABLED and waits:
         return f"{reason}; {waits:,} wait"
     if standing.since is not None and standing.state is not BreakerState.CLOSED:
-        return f"{reason} (since {standing.since:%Y-%m-%d %H:%M:%S} UTC)"
+        since = f"{reason} (since {standing.since:%Y-%m-%d %H:%M:%S} UTC)"
+        idle = standing.state in _TRIED and not (waits or status.operations[sink].in_progress)
+        return f"{since}; nothing waits, the next operation tries it" if idle else since
     return reason
 
 
