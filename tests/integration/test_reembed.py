@@ -19,10 +19,11 @@ from altsync.db import Database
 from altsync.embedding import most_tokens
 from altsync.health import look
 from altsync.projection import embedding_text
-from altsync.records import Content, EntityType, Model
+from altsync.records import Content, Dead, EntityType, ErrorKind, Model
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
 from tests.integration.fakes import FakeEmbedder, FakeGraph, FakeIndex
 from tests.integration.world import (
+    EMBEDDER,
     World,
     archetype,
     delivery,
@@ -257,6 +258,26 @@ def test_a_change_that_was_broken_off_is_taken_up_again(site: Site) -> None:
     assert site.plan()["under_way"] == 6
     site.settle()
     assert site.models() == {NEW}
+
+
+def test_back_to_the_former_model(site: Site) -> None:
+    """Some texts could not be embedded by the new one: what the former one has counts again."""
+    site.settings(NEW)
+    site.run("reembed", "--yes")
+    token, operations = site.world.claim("embedding")
+    site.world.settle(
+        EMBEDDER, token, [Dead(op, op.version, ErrorKind.ITEM, "refused") for op in operations]
+    )
+    assert {site.world.row(c)["embedding_sync_status"] for c in CONTENTS} == {"failed"}
+    paid = site.paid
+    site.settings(MODEL)
+    assert site.plan(code=Exit.NOT_CONFIRMED)["texts"] == 0
+    site.run("reembed", "--yes")
+    site.settle()
+    assert {s for c in CONTENTS for s in site.world.statuses(c).values()} == {"synced"}
+    assert site.world.scalar("SELECT count(*) FROM sync_operation WHERE status = 'dead'") == 0
+    assert (site.models(), site.paid) == ({MODEL}, paid)
+    assert site.plan()["enqueued"] == 0
 
 
 @pytest.mark.parametrize("point", ["claimed", "read", "written", "settling"])

@@ -102,6 +102,8 @@ def reembed_page(
 ) -> tuple[int, UUID | None]:
     """Enqueue one page of the entities that the wanted model has not embedded, behind all else.
 
+    Also those whose status does not say so: a model between may have failed over them, which
+    costs nothing to put right, as their vectors are kept.
     They become pending, and so do the sinks that wait for their vectors. Returns how many were
     enqueued and the id to go on after (None at the end).
     """
@@ -110,7 +112,8 @@ def reembed_page(
         SELECT l.id FROM {entity_type} l LEFT JOIN sink_state e ON e.sink = '{EMBEDDING}'
         WHERE l.id > %(after)s AND l.deleted_at IS NULL
           AND (l.embedding_text_hash IS DISTINCT FROM l.text_hash
-               OR l.embedding_model IS DISTINCT FROM e.config ->> 'model')
+               OR l.embedding_model IS DISTINCT FROM e.config ->> 'model'
+               OR l.embedding_sync_status <> 'synced')
         ORDER BY l.id LIMIT %(limit)s FOR NO KEY UPDATE OF l
         """,
         {"after": after or UUID(int=0), "limit": limit},

@@ -151,7 +151,7 @@ def _pages(
 
 @dataclass(frozen=True, slots=True)
 class Unembedded:
-    """Living entities that a model has not embedded: by type, and what is known of them.
+    """Living entities that a model has not embedded, or that do not say so: by type, and more.
 
     ``under_way`` have a live operation for it already. ``texts`` are the distinct ones among
     theirs that no vector of the model is kept for: what would have to be paid.
@@ -167,9 +167,11 @@ class Unembedded:
         return sum(self.rows.values())
 
 
+# One that went to another model and back may have its vector, and be failed or pending still.
 _UNEMBEDDED = """
 l.deleted_at IS NULL AND (l.embedding_text_hash IS DISTINCT FROM l.text_hash
-                          OR l.embedding_model IS DISTINCT FROM %(model)s)
+                          OR l.embedding_model IS DISTINCT FROM %(model)s
+                          OR l.embedding_sync_status <> 'synced')
 """
 
 _LIVE_EMBEDDING = f"""
