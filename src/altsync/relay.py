@@ -154,7 +154,8 @@ class Relay:
                 groups[sink, token].append(op)
         for (sink, token), operations in groups.items():
             reason = f"{operations[0].attempts} workers in a row vanished while they had it"
-            verdicts = [Dead(op, op.version, ErrorKind.LOST, reason) for op in operations]
+            # What the last of them sent may still land.
+            verdicts = [Dead(op, op.version, ErrorKind.LOST, reason, True) for op in operations]
             with self._database.transaction() as conn:
                 settlement = outbox.settle(
                     conn,

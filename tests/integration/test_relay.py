@@ -15,11 +15,13 @@ from altsync import db, outbox
 from altsync.db import Conn, Database
 from altsync.relay import Relay, RelayPolicy
 from tests.conftest import TOPOLOGY
-from tests.integration.fakes import FakeGraph
+from tests.integration.fakes import FakeGraph, FakeIndex
 from tests.integration.world import (
     PATIENCE,
     World,
+    bury_exhausted,
     deliver,
+    embed,
     eventually,
     league,
     leagues,
@@ -340,6 +342,20 @@ def test_the_exhausted_are_buried(world: World, database: Database) -> None:
     assert world.statuses(league("l002"))["neo4j"] == "pending"
     buried = [entry for entry in log if entry["event"] == "operations.buried"]
     assert sorted(entry["count"] for entry in buried) == [2, 3]
+
+
+def test_a_burial_leaves_a_doubt(world: World, database: Database) -> None:
+    """What the vanished worker sent may land after what comes next: an echo follows that."""
+    world.save(NFL)
+    embed(database)
+    world.claim("pinecone")
+    world.conn.execute("UPDATE sync_operation SET attempts = 10 WHERE sink = 'pinecone'")
+    world.end_leases()
+    bury_exhausted(world, database)
+    assert world.last("pinecone", "nfl").error_kind == "lost"
+    world.save(league("nfl", tier="TIER1"))
+    deliver(database, FakeIndex())
+    assert world.live("pinecone", "nfl").origin == "echo"
 
 
 def test_a_burial_does_not_bury_what_was_taken_over(world: World, database: Database) -> None:
