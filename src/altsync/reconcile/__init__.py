@@ -108,8 +108,9 @@ def _compare(run: Comparison, name: str, sink: Sink) -> Tally:
     except SinkFailure as failure:
         tally.problem = redact(failure.reason)
     except psycopg.errors.LockNotAvailable:
+        done = f"only {tally.removed:,}" if tally.removed else "nothing"
         tally.refused = (
-            "a long transaction is writing to PostgreSQL, so nothing could be removed safely: "
+            f"a long transaction is writing to PostgreSQL, so {done} could be removed safely: "
             "run it again"
         )
     return tally

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from psycopg.errors import LockNotAvailable
+
 from altsync import outbox, store
 from altsync.db import Database
 from altsync.reconcile.report import Drift, Options, Tally
@@ -18,6 +20,10 @@ PAGE = 500
 
 #: Numbers of buckets, each a prime: sequences skip numbers in patterns.
 MODULI = (1, 7, 31, 127, 509, 2039)
+
+#: Tries to hold writers off for one page of ghosts, and the pause after each, in seconds.
+TRIES = 5
+PAUSE = 1.0
 
 #: Ghosts that are remembered, to be removed when their share is known.
 GHOSTS_KEPT = 100_000
@@ -163,11 +169,25 @@ class Comparison:
         for (entity_type, namespace), members in places.items():
             for start in range(0, len(members), PAGE):
                 page = members[start : start + PAGE]
-                version, keys = self._still_gone(entity_type, page)
+                version, keys = self._patiently_gone(entity_type, page)
                 if keys:
                     remove(entity_type, namespace, keys, version)
                     self._undo(tally, traits, entity_type, keys)
                 tally.removed += len(keys)
+
+    def _patiently_gone(
+        self, entity_type: EntityType, ghosts: Sequence[Ghost]
+    ) -> tuple[int, list[str]]:
+        """``_still_gone``, in several short tries: writers go on between them.
+
+        Raises ``psycopg.errors.LockNotAvailable`` when none of them is enough.
+        """
+        for _ in range(TRIES - 1):
+            try:
+                return self._still_gone(entity_type, ghosts)
+            except LockNotAvailable:
+                self.wait(PAUSE)
+        return self._still_gone(entity_type, ghosts)
 
     def _still_gone(
         self, entity_type: EntityType, ghosts: Sequence[Ghost]

@@ -26,6 +26,9 @@ NAMESPACE = {
 #: The column whose node an entity's node hangs on.
 PARENT = {EntityType.LEAGUE: "sport_archetype", EntityType.FEW_SHOT_EXAMPLE: "category"}
 
+#: Milliseconds that writers of a table may be held up before it is held still.
+HOLD_TIMEOUT = 1000
+
 #: Column of the last confirmation, for the sinks that have one.
 CONFIRMED = {"neo4j": "neo4j_synced_at", "pinecone": "pinecone_synced_at"}
 
@@ -340,9 +343,10 @@ def hold_still(conn: Conn, entity_type: EntityType) -> None:
     """Wait until nobody is writing a table, and let nobody until the transaction ends.
 
     Who writes afterwards draws a version above every one drawn before. Raises
-    ``psycopg.errors.LockNotAvailable`` when a writer does not end within 10 seconds.
+    ``psycopg.errors.LockNotAvailable`` when a writer does not end in time: whoever wants to
+    write waits behind this, so it is better tried again than waited for.
     """
-    conn.execute("SET LOCAL lock_timeout = '10s'")
+    conn.execute(f"SET LOCAL lock_timeout = {HOLD_TIMEOUT}")
     conn.execute(f"LOCK TABLE {entity_type} IN SHARE MODE")
 
 
