@@ -228,7 +228,9 @@ def test_a_database_restored_from_an_older_dump(stack: Stack, folder: Path) -> N
         assert (kinds["ahead"], kinds["missing"], kinds["ghost"]) == (ahead, missing, 1), found
     stack.start_relay(SETTINGS)
     stack.start_worker(size=3, settings=SETTINGS)
-    verify(stack, "--repair", "--max-delete", "0.1", code=1)
+    refused = verify(stack, "--repair", code=1)
+    assert all("restored backup" in refused["refused"][sink] for sink in ("neo4j", "pinecone"))
+    verify(stack, "--repair", "--max-delete", "1", code=1)
     stack.wait_until_drained()
     assert verify(stack)["consistent"]
     assert stack.number("SELECT count(*) FROM league") == 60

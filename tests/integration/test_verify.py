@@ -224,7 +224,7 @@ def test_a_graph_ahead_of_the_database(site: Site) -> None:
         v=(beyond := site.beyond()),
     )
     assert site.drift() == {"neo4j": {"ahead": 2}}
-    site.mend()
+    site.mend(max_delete=0.1)
     assert site.key_version("l003") > beyond
 
 
@@ -283,7 +283,7 @@ def test_a_vector_in_a_second_namespace_and_one_in_the_wrong_one(site: Site) -> 
     index = site.index.index(pinecone.INDEXES[kind])
     index.delete(ids=["e2"], namespace="naming")
     assert site.drift() == {"pinecone": {"missing": 1, "wrong_namespace": 2}}
-    site.mend()
+    site.mend(max_delete=0.1)
     places = sorted((space, key) for space, key in site.index.records(kind) if key in ("e1", "e2"))
     assert places == [("naming", "e2"), ("triage", "e1")]
 

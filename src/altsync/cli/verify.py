@@ -47,7 +47,7 @@ def verify(
     ] = None,
     max_delete: Annotated[
         float,
-        typer.Option(min=0.0, max=1.0, help="Share of a sink that may be removed as ghosts."),
+        typer.Option(min=0.0, max=1.0, help="Share that may be removed or written over."),
     ] = _DEFAULTS.max_delete,
     grace: Annotated[
         float,

@@ -56,7 +56,13 @@ from altsync.outbox.enqueue import (
     status_column,
 )
 from altsync.outbox.prune import PrunedRange, count_batches, prune_batches, prune_range
-from altsync.outbox.repair import lift, repair, repair_edges, version_above
+from altsync.outbox.repair import (
+    highest_believable,
+    lift,
+    repair,
+    repair_edges,
+    version_above,
+)
 from altsync.outbox.settle import (
     note_former_places,
     note_places,
@@ -102,6 +108,7 @@ __all__ = [
     "failures",
     "forget_basis",
     "gate",
+    "highest_believable",
     "lift",
     "lock_entities",
     "may_wake",

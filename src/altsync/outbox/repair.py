@@ -23,6 +23,13 @@ from altsync.records import EMBEDDING, EntityType, Origin, SinkTraits, Topology
 #: one of them moves the sequence.
 MARGIN = 1_000_000
 
+#: Versions above the clock and the sequence that are believed of a sink: a day of microseconds.
+#: Clocks of two servers differ by less, and this database's own sequence does not count as wrong.
+DAY = 86_400_000_000
+
+#: Where whole numbers end that a double holds exactly, as Pinecone keeps them.
+DOUBLES_END = 2**53
+
 
 def repair(conn: Conn, sink: SinkTraits, entity_type: EntityType, ids: Sequence[UUID]) -> int:
     """Enqueue entities for one sink at their current versions; returns how many.
@@ -73,13 +80,34 @@ def repair_edges(conn: Conn, ids: Sequence[UUID], topology: Topology) -> int:
     return carry_edges(conn, ids, topology, Origin.RECONCILE)
 
 
+def highest_believable(conn: Conn) -> int:
+    """The highest version that some life of this database can have given out.
+
+    A sink that holds a higher one is not ahead but wrong: the sequence follows no such number,
+    for near 2^63 it would end, and all seeding with it.
+    """
+    row = conn.execute(
+        """
+        SELECT GREATEST(last_value, LEAST(%(end)s - %(day)s, %(day)s + GREATEST(
+                 last_value, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)))
+        FROM entity_version
+        """,
+        {"end": DOUBLES_END, "day": DAY},
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def version_above(conn: Conn, found: int) -> int:
-    """A new version above ``found``, and above all that anybody has drawn."""
+    """A new version above ``found``, and above all that anybody has drawn.
+
+    What is not believable of ``found`` moves nothing: the version is below it then.
+    """
     # Two that move the sequence at once would set it back.
     conn.execute("SELECT pg_advisory_xact_lock(hashtext('altsync.entity_version'))")
     row = conn.execute("SELECT nextval('entity_version')").fetchone()
     assert row is not None
-    if row[0] <= found:
+    if row[0] <= found <= highest_believable(conn):
         conn.execute("SELECT setval('entity_version', %s)", (found + MARGIN,))
         row = conn.execute("SELECT nextval('entity_version')").fetchone()
         assert row is not None

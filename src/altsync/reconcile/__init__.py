@@ -50,7 +50,9 @@ def verify(
     with database.autocommit() as conn:
         entities = sum(store.count_living(conn, kind) for kind in EntityType)
         drawn = None if options.sample is None else store.random_entities(conn, options.sample)
-    run = Comparison(database, topology, options, wait, progress, drawn)
+        highest = outbox.highest_believable(conn)
+    compared = entities if drawn is None else sum(len(ids) for ids in drawn.values())
+    run = Comparison(database, topology, options, compared, highest, wait, progress, drawn)
     tallies = tuple(_compare(run, name, sink) for name, sink in sinks.items())
     seconds = time.monotonic() - started
     with database.autocommit() as conn:

@@ -13,6 +13,7 @@ from psycopg.errors import LockNotAvailable
 from altsync import outbox, store
 from altsync.db import Database
 from altsync.reconcile.report import Drift, Options, Tally
+from altsync.reconcile.waiting import Above, Ghost, Waiting, refusal
 from altsync.records import Digest, EntityType, SinkTraits, Topology
 
 #: Entities per page: what one statement, and the memory of one step, is about.
@@ -25,36 +26,37 @@ MODULI = (1, 7, 31, 127, 509, 2039)
 TRIES = 5
 PAUSE = 1.0
 
-#: Ghosts that are remembered, to be removed when their share is known.
-GHOSTS_KEPT = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class Ghost:
-    """What a sink holds and PostgreSQL does not. ``namespace`` where the sink has them."""
-
-    entity_type: EntityType
-    key: str
-    version: int
-    namespace: str = ""
-
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is wrong with one entity in a sink: the version it is ahead by, its wrong edges."""
+    """What is wrong with one entity in a sink: the version it is ahead by, its wrong edges.
+
+    ``absurd``: the sink has a version of it that is not believable.
+    """
 
     kind: Drift
     version: int = 0
     edges: int = 0
+    absurd: bool = False
+
+    @property
+    def above(self) -> bool:
+        """Whether the sink has a version above PostgreSQL's, of whatever sort."""
+        return self.absurd or self.kind is Drift.AHEAD
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One run over all sinks. ``progress`` hears (sink, done, total)."""
+    """One run over all sinks. ``progress`` hears (sink, done, total).
+
+    ``compared`` is how many entities it is about, ``highest`` the highest version to believe.
+    """
 
     database: Database
     topology: Topology
     options: Options
+    compared: int
+    highest: int
     wait: Callable[[float], Any]
     progress: Callable[[str, int, int], None] = lambda sink, done, total: None
     sampled: dict[EntityType, list[UUID]] | None = None
@@ -98,8 +100,12 @@ class Comparison:
         traits: SinkTraits,
         entity_type: EntityType,
         drift: Mapping[UUID, Verdict],
+        waiting: Waiting,
     ) -> None:
-        """Count what is wrong, by name, and have it mended if that is asked for."""
+        """Count what is wrong, by name, and have it mended if that is asked for.
+
+        What a sink has at a version above PostgreSQL's is left to ``waiting``.
+        """
         if not drift:
             return
         with self.database.autocommit() as conn:
@@ -108,11 +114,16 @@ class Comparison:
         for entity, verdict in drift.items():
             tally.note(verdict.kind, keys.get(entity, str(entity)))
             tally.edges += verdict.edges
-        ahead = {e: v.version for e, v in drift.items() if v.kind is Drift.AHEAD}
-        behind = [e for e in drift if e not in ahead]
+        waiting.add_above(
+            [
+                Above(entity_type, e, keys[e], v.version, v.absurd, v.edges)
+                for e, v in drift.items()
+                if v.above and e in keys
+            ]
+        )
+        behind = [e for e, v in drift.items() if not v.above]
         self.enqueue(tally, traits, entity_type, [e for e in behind if not drift[e].edges])
         self.enqueue_edges(tally, [e for e in behind if drift[e].edges])
-        self.lift(tally, entity_type, list(ahead), max(ahead.values(), default=0))
 
     def enqueue(
         self, tally: Tally, traits: SinkTraits, entity_type: EntityType, ids: Sequence[UUID]
@@ -146,20 +157,48 @@ class Comparison:
         with self.database.transaction() as conn:
             tally.enqueued += outbox.lift(conn, entity_type, ids, found, self.topology)
 
+    def admits(self, tally: Tally, waiting: Waiting, held: int) -> bool:
+        """Whether what waits may be done: it is asked for, and little enough."""
+        if not self.options.repair:
+            return False
+        share = self.options.max_delete
+        tally.refused = refusal(waiting, tally, held, self.compared, share)
+        return tally.refused is None
+
+    def write_over(
+        self,
+        tally: Tally,
+        traits: SinkTraits,
+        above: Sequence[Above],
+        disown: Callable[[EntityType, list[str]], None] = lambda entity_type, keys: None,
+    ) -> None:
+        """Have PostgreSQL's rows written over higher versions.
+
+        Those that are believable are gone above. Others are first taken from the sink by
+        ``disown`` (type, keys), where it would refuse the row over them.
+        """
+        for entity_type in EntityType:
+            every = [one for one in above if one.entity_type is entity_type]
+            for start in range(0, len(every), PAGE):
+                page = every[start : start + PAGE]
+                absurd = [one for one in page if one.absurd]
+                if absurd and self.options.mends:
+                    disown(entity_type, [one.key for one in absurd])
+                ahead = [one for one in page if one.version]
+                plain = [one.id for one in page if not (one.version or one.edges)]
+                self.enqueue(tally, traits, entity_type, plain)
+                self.enqueue_edges(tally, [o.id for o in page if o.edges and not o.version])
+                found = max((one.version for one in ahead), default=0)
+                self.lift(tally, entity_type, [one.id for one in ahead], found)
+
     def remove_ghosts(
         self,
         tally: Tally,
         traits: SinkTraits,
         ghosts: Sequence[Ghost],
-        held: int,
         remove: Callable[[EntityType, str, list[str], int], None],
     ) -> None:
-        """Remove ghosts by ``remove`` (type, namespace, keys, version), if they are few enough."""
-        if not (self.options.repair and ghosts):
-            return
-        tally.refused = refusal(tally, held, self.options.max_delete)
-        if tally.refused is not None:
-            return
+        """Remove ghosts by ``remove`` (type, namespace, keys, version)."""
         if self.options.dry_run:
             tally.removed += len(ghosts)
             return
@@ -169,14 +208,20 @@ class Comparison:
         for (entity_type, namespace), members in places.items():
             for start in range(0, len(members), PAGE):
                 page = members[start : start + PAGE]
-                version, keys = self._patiently_gone(entity_type, page)
+                # Where no guard compares versions, a ghost's own moves nothing.
+                highest = self._highest_of(page) if traits.guarded else 0
+                version, keys = self._patiently_gone(entity_type, page, highest)
                 if keys:
                     remove(entity_type, namespace, keys, version)
                     self._undo(tally, traits, entity_type, keys)
                 tally.removed += len(keys)
 
+    def _highest_of(self, ghosts: Sequence[Ghost]) -> int:
+        """The highest believable version of some ghosts, 0 for none."""
+        return max((g.version for g in ghosts if g.version <= self.highest), default=0)
+
     def _patiently_gone(
-        self, entity_type: EntityType, ghosts: Sequence[Ghost]
+        self, entity_type: EntityType, ghosts: Sequence[Ghost], highest: int
     ) -> tuple[int, list[str]]:
         """``_still_gone``, in several short tries: writers go on between them.
 
@@ -184,20 +229,19 @@ class Comparison:
         """
         for _ in range(TRIES - 1):
             try:
-                return self._still_gone(entity_type, ghosts)
+                return self._still_gone(entity_type, ghosts, highest)
             except LockNotAvailable:
                 self.wait(PAUSE)
-        return self._still_gone(entity_type, ghosts)
+        return self._still_gone(entity_type, ghosts, highest)
 
     def _still_gone(
-        self, entity_type: EntityType, ghosts: Sequence[Ghost]
+        self, entity_type: EntityType, ghosts: Sequence[Ghost], highest: int
     ) -> tuple[int, list[str]]:
         """Those that PostgreSQL does not have now, and a version between them and any later one.
 
         While the table is held still, every version drawn before belongs to a row that can be
         seen; one that comes later draws a higher one, which no guard refuses.
         """
-        highest = max(ghost.version for ghost in ghosts)
         with self.database.transaction() as conn:
             outbox.version_above(conn, highest)
             store.hold_still(conn, entity_type)
@@ -212,18 +256,6 @@ class Comparison:
         with self.database.autocommit() as conn:
             living = store.living_keys(conn, entity_type, keys)
         self.enqueue(tally, traits, entity_type, list(living.values()))
-
-
-def refusal(tally: Tally, held: int, share: float) -> str | None:
-    """Why ghosts are not removed, None when they may be."""
-    ghosts = tally.kinds[Drift.GHOST]
-    if ghosts > share * held:
-        return (
-            f"{ghosts:,} of the {held:,} records that {tally.sink} holds are not in PostgreSQL: "
-            f"more than the {share:.1%} that may be removed. Nothing was removed. If they are to "
-            "go, raise --max-delete; if not, see whether this is the right database."
-        )
-    return None
 
 
 def differing(one: Digest, other: Digest) -> list[int]:

@@ -9,10 +9,11 @@ from uuid import UUID
 
 from altsync import store
 from altsync.projection import graph_node
-from altsync.reconcile.comparison import GHOSTS_KEPT, Comparison, Ghost, Verdict, differing
+from altsync.reconcile.comparison import Comparison, Verdict, differing
 from altsync.reconcile.patience import Patience, hung
 from altsync.reconcile.report import Drift, Tally
 from altsync.reconcile.suspects import Seen, confirm
+from altsync.reconcile.waiting import KEPT, Ghost, Waiting
 from altsync.records import EntityType, Row
 from altsync.sinks import neo4j
 from altsync.store import Standing
@@ -28,7 +29,8 @@ SCORE = 5e-6
 class _Found:
     """A node, and the targets of its edges that are deleted leagues.
 
-    ``tombstone`` is the version of its deletion, where there is no node; 0 for none.
+    ``tombstone`` is the version of its deletion, 0 for none: it is refused below that, whether
+    there is a node or not.
     """
 
     node: neo4j.Node | None
@@ -38,32 +40,44 @@ class _Found:
 
 def compare(run: Comparison, sink: neo4j.Sink, tally: Tally) -> None:
     """Every type of entity. Raises ``SinkFailure``."""
-    ghosts: list[Ghost] = []
+    waiting = Waiting()
     kinds = list(EntityType)
     for done, entity_type in enumerate(kinds):
         run.progress(tally.sink, done, len(kinds))
         if run.sampled is not None:
-            _entities(run, sink, tally, entity_type, run.sample_of(entity_type))
+            _entities(run, sink, tally, waiting, entity_type, run.sample_of(entity_type))
             continue
         modulus, buckets = _differing(run, sink, entity_type)
         listed = run.entities(entity_type, sink.traits, modulus, buckets)
-        _entities(run, sink, tally, entity_type, listed)
+        _entities(run, sink, tally, waiting, entity_type, listed)
         if buckets:
             for keys in sink.keys_in(entity_type, modulus, buckets, _ask(run)):
-                ghosts += _ghosts(run, sink, tally, entity_type, keys)[: GHOSTS_KEPT - len(ghosts)]
+                waiting.add_ghosts(_ghosts(run, sink, tally, entity_type, keys))
         if neo4j.STRANGE in buckets:
-            ghosts += _nameless(run, sink, tally, entity_type, GHOSTS_KEPT - len(ghosts))
+            waiting.add_ghosts(_nameless(run, sink, tally, entity_type))
     run.progress(tally.sink, len(kinds), len(kinds))
-    if ghosts and run.options.repair:
-        held = sum(_ask(run)(partial(sink.count, kind)) for kind in kinds)
+    _mend(run, sink, tally, waiting)
 
-        def remove(kind: EntityType, namespace: str, keys: list[str], version: int) -> None:
-            if namespace == NAMELESS:
-                sink.remove_nameless(kind, keys)
-            else:
-                sink.remove(kind, keys, version)
 
-        run.remove_ghosts(tally, sink.traits, ghosts, held, remove)
+def _mend(run: Comparison, sink: neo4j.Sink, tally: Tally, waiting: Waiting) -> None:
+    """What waits for its share, if that is little enough."""
+
+    def disown(kind: EntityType, keys: list[str]) -> None:
+        sink.disown(kind, keys, run.highest)
+
+    def remove(kind: EntityType, namespace: str, keys: list[str], version: int) -> None:
+        if namespace == NAMELESS:
+            sink.remove_nameless(kind, keys)
+            return
+        # A version that is not believable would keep the node, and refuse who comes by its name.
+        sink.disown(kind, keys, run.highest)
+        sink.remove(kind, keys, version)
+
+    counted = waiting.ghosts and run.options.repair
+    held = sum(_ask(run)(partial(sink.count, kind)) for kind in EntityType) if counted else 0
+    if run.admits(tally, waiting, held):
+        run.write_over(tally, sink.traits, waiting.above, disown)
+        run.remove_ghosts(tally, sink.traits, waiting.ghosts, remove)
 
 
 def _ask(run: Comparison) -> Patience:
@@ -88,6 +102,7 @@ def _entities(
     run: Comparison,
     sink: neo4j.Sink,
     tally: Tally,
+    waiting: Waiting,
     entity_type: EntityType,
     listed: Iterator[list[UUID]],
 ) -> None:
@@ -105,20 +120,19 @@ def _entities(
             ids,
             read=read,
             look=partial(_look, run, sink, entity_type),
-            judge=lambda _, row, held: _judge(row, held, deep=run.options.deep),
+            judge=lambda _, row, held: _judge(row, held, run.highest, deep=run.options.deep),
         )
         tally.pending += found.pending
-        run.note(tally, sink.traits, entity_type, found.drift)
+        run.note(tally, sink.traits, entity_type, found.drift, waiting)
 
 
 def _look(
     run: Comparison, sink: neo4j.Sink, entity_type: EntityType, seen: Mapping[UUID, Seen[Row]]
 ) -> Mapping[UUID, _Found]:
     rows = {entity: one.fact for entity, one in seen.items() if one.fact is not None}
-    ask = _ask(run)
-    nodes = ask(partial(sink.nodes, entity_type, [row.key for row in rows.values()]))
-    missing = [row.key for row in rows.values() if row.key not in nodes]
-    stones = ask(partial(sink.tombstones, entity_type, missing)) if missing else {}
+    keys = [row.key for row in rows.values()]
+    nodes = _ask(run)(partial(sink.nodes, entity_type, keys))
+    stones = _ask(run)(partial(sink.tombstones, entity_type, keys))
     wanted = {edge.target for row in rows.values() for edge in row.edges or ()}
     others = {target for node in nodes.values() for _, target, _ in node.edges} - wanted
     gone: frozenset[str] = frozenset()
@@ -132,20 +146,24 @@ def _look(
     }
 
 
-def _judge(row: Row | None, found: _Found | None, *, deep: bool) -> Verdict | None:
+def _judge(row: Row | None, found: _Found | None, highest: int, *, deep: bool) -> Verdict | None:
     if row is None or row.deleted or found is None:
         return None  # listed as a ghost, if the graph has it
     node = found.node
-    if node is None and found.tombstone > row.graph_version:
-        # Deleted after the backup that PostgreSQL was restored from: its guard refuses the row.
-        return Verdict(Drift.AHEAD, version=found.tombstone)
+    # A tombstone is above the row when it was deleted after the backup that PostgreSQL was
+    # restored from: its guard refuses the row as that of a newer node does.
+    versions = [found.tombstone, node.version if node else 0]
+    above = [version for version in versions if version > row.graph_version]
+    ahead = max((version for version in above if version <= highest), default=0)
+    absurd = max(above, default=0) > highest
+    if ahead:
+        return Verdict(Drift.AHEAD, version=ahead, absurd=absurd)
     if node is None:
-        return Verdict(Drift.MISSING)
-    if node.version > row.graph_version:
-        return Verdict(Drift.AHEAD, version=node.version)
+        return Verdict(Drift.MISSING, absurd=absurd)
     edges = _wrong_edges(row, node, found.gone)
-    if node.version < row.graph_version or edges or _differs(row, node, deep=deep):
-        return Verdict(Drift.STALE, edges=edges)
+    older = node.version < row.graph_version
+    if absurd or older or edges or _differs(row, node, deep=deep):
+        return Verdict(Drift.STALE, edges=edges, absurd=absurd)
     return None
 
 
@@ -206,11 +224,11 @@ def _ghosts(
 
 
 def _nameless(
-    run: Comparison, sink: neo4j.Sink, tally: Tally, entity_type: EntityType, limit: int
+    run: Comparison, sink: neo4j.Sink, tally: Tally, entity_type: EntityType
 ) -> list[Ghost]:
     """Nodes with a version and no key: nothing that altsync writes, or will."""
     kind = neo4j.KINDS[entity_type]
-    found = _ask(run)(partial(sink.nameless, entity_type, limit))
+    found = _ask(run)(partial(sink.nameless, entity_type, KEPT))
     for one in found:
         tally.note(Drift.GHOST, f"{kind.label} {one} without {kind.key}")
     return [Ghost(entity_type, one, 0, NAMELESS) for one in found]

@@ -17,8 +17,9 @@ class Drift(StrEnum):
     """How a sink differs from PostgreSQL over one entity.
 
     ``GHOST``: the sink holds what PostgreSQL does not. ``AHEAD``: the sink's version is above
-    PostgreSQL's, as after a restore. ``WRONG_NAMESPACE``: a vector in a namespace that its
-    entity does not belong to, beside the right one or instead of it.
+    PostgreSQL's, as after a restore; what is too high to be believed is ``STALE``.
+    ``WRONG_NAMESPACE``: a vector in a namespace that its entity does not belong to, beside the
+    right one or instead of it.
     """
 
     MISSING = "missing"
@@ -42,7 +43,8 @@ KINDS: dict[str, tuple[Drift, ...]] = {
 class Options:
     """What a comparison is asked for.
 
-    ``max_delete`` is the share of what a sink holds that may be removed as ghosts. ``grace`` is
+    ``max_delete`` is the share of what a sink holds that may be removed, and of the entities
+    compared that may be written over where a sink has a version above PostgreSQL's. ``grace`` is
     how long (seconds) an index may lag behind its writes.
     """
 
@@ -66,7 +68,7 @@ class Tally:
     ``pending`` differ while an operation is under way for them, and are no drift. ``edges``
     counts relationships, ``enqueued`` operations, ``removed`` ghosts and vectors in wrong
     namespaces; with a dry run, those that would be. ``problem`` says why nothing can be told,
-    ``refused`` why ghosts stay.
+    ``refused`` why nothing is removed, or written over a higher version.
     """
 
     sink: str

@@ -11,10 +11,11 @@ import numpy as np
 
 from altsync import store
 from altsync.projection import namespace, vector_metadata
-from altsync.reconcile.comparison import GHOSTS_KEPT, Comparison, Ghost, Verdict, differing
+from altsync.reconcile.comparison import PAGE, Comparison, Verdict, differing
 from altsync.reconcile.patience import Patience
 from altsync.reconcile.report import Drift, Tally
 from altsync.reconcile.suspects import Seen, confirm
+from altsync.reconcile.waiting import Ghost, Waiting
 from altsync.records import EMBEDDING, EntityType, Row
 from altsync.sinks import pinecone
 from altsync.sinks.pinecone import Reads, StoredVector
@@ -35,9 +36,12 @@ def compare(run: Comparison, sink: pinecone.Sink, tally: Tally) -> None:
     reads = Reads(ask=Patience(run.wait))
     try:
         if run.sampled is not None:
+            waiting = Waiting()
             for entity_type in EntityType:
                 listed = run.sample_of(entity_type)
-                _entities(run, sink, tally, reads, entity_type, listed)
+                _entities(run, sink, tally, waiting, reads, entity_type, listed)
+            if run.admits(tally, waiting, 0):
+                run.write_over(tally, sink.traits, waiting.above)
             return
         _compare_all(run, sink, tally, reads)
     finally:
@@ -47,7 +51,7 @@ def compare(run: Comparison, sink: pinecone.Sink, tally: Tally) -> None:
 def _compare_all(run: Comparison, sink: pinecone.Sink, tally: Tally, reads: Reads) -> None:
     total = sum(sink.count(entity_type, reads) for entity_type in EntityType)
     held = 0
-    ghosts: list[Ghost] = []
+    waiting = Waiting()
     for entity_type in EntityType:
         modulus = run.modulus(entity_type)
         agreed: dict[int, tuple[int, int]] = {}
@@ -57,18 +61,20 @@ def _compare_all(run: Comparison, sink: pinecone.Sink, tally: Tally, reads: Read
             for one in _agreeing(run, entity_type, page):
                 count, versions = agreed.get(one % modulus, (0, 0))
                 agreed[one % modulus] = (count + 1, versions + one % PRIME)
-            found = _strays(run, sink, tally, reads, entity_type, page)
-            ghosts += found[: GHOSTS_KEPT - len(ghosts)]
+            _strays(run, sink, tally, waiting, reads, entity_type, page)
         with run.database.autocommit() as conn:
             wanted = store.version_digest(conn, entity_type, modulus, prime=PRIME)
         buckets = differing(wanted, {bucket: {facts} for bucket, facts in agreed.items()})
         listed = run.entities(entity_type, sink.traits, modulus, buckets)
-        _entities(run, sink, tally, reads, entity_type, listed)
+        _entities(run, sink, tally, waiting, reads, entity_type, listed)
 
     def remove(kind: EntityType, space: str, keys: list[str], version: int) -> None:
         sink.remove(kind, space, keys)
 
-    run.remove_ghosts(tally, sink.traits, ghosts, held, remove)
+    if run.admits(tally, waiting, held):
+        run.write_over(tally, sink.traits, waiting.above)
+        _leave(run, sink, tally, waiting.strays)
+        run.remove_ghosts(tally, sink.traits, waiting.ghosts, remove)
 
 
 def _agreeing(
@@ -129,6 +135,7 @@ def _entities(
     run: Comparison,
     sink: pinecone.Sink,
     tally: Tally,
+    waiting: Waiting,
     reads: Reads,
     entity_type: EntityType,
     listed: Iterator[list[UUID]],
@@ -162,20 +169,24 @@ def _entities(
             ids,
             read=read,
             look=look,
-            judge=lambda _, row, held: _judge(row, held, deep=run.options.deep),
+            judge=lambda _, row, held: _judge(row, held, run.highest, deep=run.options.deep),
             grace=run.options.grace,
             wait=run.wait,
         )
         tally.pending += found.pending
-        run.note(tally, sink.traits, entity_type, found.drift)
+        run.note(tally, sink.traits, entity_type, found.drift, waiting)
 
 
-def _judge(row: Row | None, held: StoredVector | None, *, deep: bool) -> Verdict | None:
+def _judge(
+    row: Row | None, held: StoredVector | None, highest: int, *, deep: bool
+) -> Verdict | None:
     if row is None or row.deleted:
         return None  # listed as a ghost, if the index has it
     if held is None:
         return Verdict(Drift.MISSING)
     version = held.version or 0
+    if version > max(row.version, highest):
+        return Verdict(Drift.STALE, absurd=True)  # no guard: it is written over as it is
     if version > row.version:
         return Verdict(Drift.AHEAD, version)
     if version < row.version:
@@ -194,11 +205,12 @@ def _strays(
     run: Comparison,
     sink: pinecone.Sink,
     tally: Tally,
+    waiting: Waiting,
     reads: Reads,
     entity_type: EntityType,
     page: Sequence[StoredVector],
-) -> list[Ghost]:
-    """Vectors where none belongs: ghosts are returned, wrong namespaces are left at once."""
+) -> None:
+    """Vectors where none belongs: ghosts, and those in wrong namespaces."""
     found = _standings(run, entity_type, [one.key for one in page])
     suspects: list[Place] = [
         (one.key, one.namespace)
@@ -208,7 +220,7 @@ def _strays(
         or standing.namespace != one.namespace
     ]
     if not suspects:
-        return []
+        return
 
     def read(places: Sequence[Place]) -> Mapping[Place, Seen[Standing]]:
         now = _standings(run, entity_type, [key for key, _ in places])
@@ -237,48 +249,50 @@ def _strays(
         wait=run.wait,
     )
     tally.pending += confirmed.pending
-    ghosts = [v for v in confirmed.drift.values() if isinstance(v, Ghost)]
-    for ghost in ghosts:
-        tally.note(Drift.GHOST, ghost.key)
-    wrong = [place for place, v in confirmed.drift.items() if v is Drift.WRONG_NAMESPACE]
-    for key, _ in wrong:
-        tally.note(Drift.WRONG_NAMESPACE, key)
-    _leave(run, sink, tally, entity_type, wrong)
-    return ghosts
+    drift = confirmed.drift.values()
+    for kind, one in drift:
+        tally.note(kind, one.key)
+    waiting.add_ghosts([one for kind, one in drift if kind is Drift.GHOST])
+    waiting.add_strays([one for kind, one in drift if kind is Drift.WRONG_NAMESPACE])
 
 
 def _judge_place(
     entity_type: EntityType, place: Place, fact: Standing | None, held: StoredVector | None
-) -> Ghost | Drift | None:
+) -> tuple[Drift, Ghost] | None:
     key, space = place
     if held is None:
         return None
+    one = Ghost(entity_type, key, held.version or 0, space)
     if fact is None or not fact.living:
-        return Ghost(entity_type, key, held.version or 0, space)
-    return None if fact.namespace == space else Drift.WRONG_NAMESPACE
+        return Drift.GHOST, one
+    return None if fact.namespace == space else (Drift.WRONG_NAMESPACE, one)
 
 
-def _leave(
+def _leave(run: Comparison, sink: pinecone.Sink, tally: Tally, strays: Sequence[Ghost]) -> None:
+    """Remove living entities from namespaces that they do not belong to."""
+    tally.removed += len(strays)
+    if run.options.dry_run:
+        return
+    places: dict[tuple[EntityType, str], list[str]] = defaultdict(list)
+    for one in strays:
+        places[one.entity_type, one.namespace].append(one.key)
+    for (entity_type, space), keys in places.items():
+        for start in range(0, len(keys), PAGE):
+            _leave_page(run, sink, tally, entity_type, space, keys[start : start + PAGE])
+
+
+def _leave_page(
     run: Comparison,
     sink: pinecone.Sink,
     tally: Tally,
     entity_type: EntityType,
-    places: Sequence[Place],
+    space: str,
+    keys: Sequence[str],
 ) -> None:
-    """Remove living entities from namespaces that they do not belong to."""
-    if not (run.options.repair and places):
-        return
-    tally.removed += len(places)
-    if run.options.dry_run:
-        return
-    spaces: dict[str, list[str]] = defaultdict(list)
-    for key, space in places:
-        spaces[space].append(key)
-    for space, keys in spaces.items():
-        now = _standings(run, entity_type, keys)
-        leaving = [key for key in keys if key in now and now[key].namespace != space]
-        sink.remove(entity_type, space, leaving)
-        # Who moved here meanwhile has to be written again.
-        after = _standings(run, entity_type, leaving)
-        back = [one.id for one in after.values() if one.namespace == space and one.living]
-        run.enqueue(tally, sink.traits, entity_type, back)
+    now = _standings(run, entity_type, keys)
+    leaving = [key for key in keys if key in now and now[key].namespace != space]
+    sink.remove(entity_type, space, leaving)
+    # Who moved here meanwhile has to be written again.
+    after = _standings(run, entity_type, leaving)
+    back = [one.id for one in after.values() if one.namespace == space and one.living]
+    run.enqueue(tally, sink.traits, entity_type, back)

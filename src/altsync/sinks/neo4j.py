@@ -225,6 +225,21 @@ WITH n, count(kept) AS kept WHERE kept = 0
 DELETE n
 """
 
+# What no sequence has given out, or is no whole number, would refuse every write for ever. 0 is
+# below every version, so the node stays wrong for all to see until it is written.
+DISOWN_NODES = """
+MATCH (n:{label}) WHERE n.{key} IN $keys AND n.sync_version IS NOT NULL
+  AND NOT coalesce(n.sync_version = toIntegerOrNull(n.sync_version)
+                   AND n.sync_version <= $highest, false)
+SET n.sync_version = 0
+"""
+
+DISOWN_TOMBSTONES = """
+MATCH (t:AltsyncTombstone) WHERE t.key IN $keys
+  AND NOT coalesce(t.version = toIntegerOrNull(t.version) AND t.version <= $highest, false)
+DELETE t
+"""
+
 VERSIONS_OF = """
 MATCH (n:{label}) WHERE n.{key} IN $keys AND {written}
 RETURN n.{key} AS key, n.sync_version AS version
@@ -249,6 +264,9 @@ STRANGE = -1
 #: Tells keys of different length, and the ends of edges, apart in a digest, without a product
 #: that could overflow.
 WEIGHT_PRIME = 8191
+
+#: A tombstone's version that is no whole number: above all of them, as it refuses them all.
+NO_VERSION = 2**63
 
 # Agreement by numbers alone: a version belongs to one state of one entity, so equal counts and
 # sums of versions mean equal nodes, as long as nobody edits nodes by hand. Some of that shows in
@@ -468,7 +486,7 @@ class Sink:
         def work(tx: ManagedTransaction) -> dict[str, int]:
             _query(tx, cypher(DELETE_NODE, kind), rows=parameters).consume()
             kept = _query(tx, cypher(VERSIONS_OF, kind), keys=[row.key for row in rows])
-            return {r["key"]: r["version"] for r in kept}
+            return {r["key"]: _whole(r["version"]) for r in kept}
 
         kept = self._run(work)
         return Answer(tuple(_deleted(row, kept) for row in rows))
@@ -561,6 +579,20 @@ class Sink:
         """
         work = partial(_tombstones, kind=KINDS[entity_type], keys=list(keys))
         return self._run(work, write=False)
+
+    def disown(self, entity_type: EntityType, keys: Sequence[str], highest: int) -> None:
+        """Take from nodes and tombstones what no version is: no number, or above ``highest``.
+
+        Both guards would refuse every write over it. Raises ``SinkFailure``.
+        """
+        kind = KINDS[entity_type]
+        stones = [f"{kind.label}:{key}" for key in keys]
+
+        def work(tx: ManagedTransaction) -> None:
+            _execute(tx, statement=cypher(DISOWN_NODES, kind), keys=sorted(keys), highest=highest)
+            _execute(tx, statement=DISOWN_TOMBSTONES, keys=sorted(stones), highest=highest)
+
+        self._run(work)
 
     def remove(self, entity_type: EntityType, keys: Sequence[str], version: int) -> None:
         """Remove nodes that are not above ``version``, and leave tombstones of it."""
@@ -729,7 +761,7 @@ def _upsert_parameters(row: Row) -> Mapping[str, Any]:
 def _newer_versions(tx: ManagedTransaction, kind: Kind, keys: Sequence[str]) -> dict[str, int]:
     """What stands in the way of ``keys``: newer nodes, or tombstones."""
     nodes = _query(tx, cypher(VERSIONS_OF, kind), keys=list(keys))
-    found = {r["key"]: r["version"] for r in nodes}
+    found = {r["key"]: _whole(r["version"]) for r in nodes}
     for key, version in _tombstones(tx, kind, keys).items():
         found[key] = max(version, found.get(key, 0))
     return found
@@ -739,7 +771,15 @@ def _tombstones(tx: ManagedTransaction, kind: Kind, keys: Sequence[str]) -> dict
     """Versions at which the graph remembers the deletion of ``keys``."""
     prefix = f"{kind.label}:"
     stones = _query(tx, TOMBSTONES_OF, keys=[prefix + key for key in keys])
-    return {record["key"].removeprefix(prefix): record["version"] for record in stones}
+    return {stone["key"].removeprefix(prefix): _refusing(stone["version"]) for stone in stones}
+
+
+def _refusing(version: Any) -> int:
+    """A tombstone's version: what is no whole number refuses every row."""
+    if isinstance(version, float) and version.is_integer():
+        return int(version)
+    whole = isinstance(version, int) and not isinstance(version, bool)
+    return version if whole else NO_VERSION
 
 
 def _write_nodes(

@@ -104,7 +104,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class StoredVector:
-    """A vector as the index holds it. ``version`` is None where altsync did not write it."""
+    """A vector as the index holds it. ``version`` is None where it carries no whole number."""
 
     key: str
     namespace: str
@@ -468,19 +468,24 @@ class Sink:
 
 def _stored(key: str, space: str, vector: Any) -> StoredVector:
     metadata = dict(vector.metadata or {})
-    version = metadata.get("version")
-    number = int(version) if isinstance(version, int | float) else None
-    return StoredVector(key, space, number, metadata, vector.values or ())
+    version = _whole(metadata.get("version"))
+    return StoredVector(key, space, version, metadata, vector.values or ())
+
+
+def _whole(version: Any) -> int | None:
+    """A version, which comes back as a double; None for what is no whole number."""
+    if isinstance(version, float) and version.is_integer():
+        return int(version)
+    return version if isinstance(version, int) and not isinstance(version, bool) else None
 
 
 def _held(index: str, space: str, key: str, vector: Any) -> Held:
     marks = dict(vector.metadata or {})
-    version = marks.pop("version", None)
     return Held(
         index,
         space,
         key,
-        int(version) if version is not None else None,
+        _whole(marks.pop("version", None)),
         marks.pop("model", None),
         marks.pop("content_hash", None),
         len(vector.values or ()),

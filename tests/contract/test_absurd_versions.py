@@ -1,0 +1,68 @@
+"""What is no version in the graph: it breaks no digest, and is taken away where it is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from altsync.records import AlreadyNewer, EntityType, Written
+from altsync.sinks.neo4j import NO_VERSION, Sink
+from tests.contract.harness import GraphHarness
+from tests.contract.rows import league
+
+#: What is believed in these tests.
+HIGHEST = 1000
+
+#: Too high, or no whole numbers: each would refuse version 7.
+ABSURD = [10**18, 2**63 - 1, "abc", "5", 7.5, float("nan"), float("inf"), True, [1, 2]]
+
+
+@pytest.fixture
+def sink(graph: GraphHarness) -> Sink:
+    """The graph sink, set up."""
+    opened = graph.shared()
+    opened.setup()
+    assert isinstance(opened, Sink)
+    return opened
+
+
+@pytest.mark.parametrize("version", ABSURD, ids=repr)
+def test_a_node_of_no_version(graph: GraphHarness, sink: Sink, version: Any) -> None:
+    """It is in the digest and the list, refuses what comes, and lets it pass once disowned."""
+    row = league("f1", 7)
+    sink.upsert([row], graph.model)
+    before = sink.digest(EntityType.LEAGUE, 7)
+    graph.ask("MATCH (n:League) SET n.sync_version = $v", v=version)
+    found = sink.digest(EntityType.LEAGUE, 7)
+    assert found != before
+    assert list(sink.keys_in(EntityType.LEAGUE, 7, list(found))) == [["f1"]]
+    held = sink.nodes(EntityType.LEAGUE, ["f1"])["f1"].version
+    assert held == (version if type(version) is int else NO_VERSION)
+    assert sink.upsert([row], graph.model).outcomes == (AlreadyNewer(row.id, held),)
+    sink.disown(EntityType.LEAGUE, ["another"], HIGHEST)
+    assert isinstance(sink.upsert([row], graph.model).outcomes[0], AlreadyNewer)
+    sink.disown(EntityType.LEAGUE, ["f1"], HIGHEST)
+    assert sink.nodes(EntityType.LEAGUE, ["f1"])["f1"].version == 0
+    assert isinstance(sink.upsert([row], graph.model).outcomes[0], Written)
+
+
+@pytest.mark.parametrize("version", ABSURD, ids=repr)
+def test_a_tombstone_of_no_version(graph: GraphHarness, sink: Sink, version: Any) -> None:
+    """It refuses what comes, until it is disowned."""
+    row = league("f1", 7)
+    graph.ask("CREATE (:AltsyncTombstone {key: 'League:f1', version: $v})", v=version)
+    assert sink.tombstones(EntityType.LEAGUE, ["f1"])["f1"] > HIGHEST
+    assert isinstance(sink.upsert([row], graph.model).outcomes[0], AlreadyNewer)
+    sink.disown(EntityType.LEAGUE, ["f1"], HIGHEST)
+    assert isinstance(sink.upsert([row], graph.model).outcomes[0], Written)
+
+
+def test_what_is_a_version_stays(graph: GraphHarness, sink: Sink) -> None:
+    """Guards go on refusing what is older."""
+    sink.upsert([league("f1", HIGHEST)], graph.model)
+    sink.delete([league("f2", HIGHEST)])
+    sink.disown(EntityType.LEAGUE, ["f1", "f2"], HIGHEST)
+    older = [league("f1", HIGHEST - 1), league("f2", HIGHEST - 1)]
+    outcomes = sink.upsert(older, graph.model).outcomes
+    assert [type(one) for one in outcomes] == [AlreadyNewer, AlreadyNewer]
