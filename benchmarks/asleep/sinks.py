@@ -80,7 +80,7 @@ class VectorIndex(pinecone.Sink):
     def setup(self) -> None:
         """Nothing to create."""
 
-    def _index(self, entity_type: EntityType) -> Index:
+    def _handle(self, entity_type: EntityType, opened: Callable[[str], Index]) -> Index:
         return cast(Index, self._line)
 
     def close(self) -> None:

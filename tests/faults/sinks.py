@@ -166,7 +166,9 @@ class Vectors(pinecone_sink.Sink):
     def setup(self) -> None:
         """The ledger has its tables."""
 
-    def _index(self, entity_type: EntityType) -> pinecone.Index:
+    def _handle(
+        self, entity_type: EntityType, opened: Callable[[str], pinecone.Index]
+    ) -> pinecone.Index:
         return cast(pinecone.Index, SimulatedIndex(entity_type, self._line))
 
     def close(self) -> None:

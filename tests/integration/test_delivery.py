@@ -337,8 +337,8 @@ def test_deleted_rows_are_deleted(world: World, database: Database) -> None:
     deliver(database, graph)
     deliver(database, index)
     assert [(call.action, call.keys) for call in graph.calls[2:]] == [
-        ("delete", ["nfl"]),
         ("delete", ["ask"]),
+        ("delete", ["nfl"]),
     ]
     assert graph.living() == {}
     assert index.held == {}
