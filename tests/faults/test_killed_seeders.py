@@ -49,7 +49,7 @@ KILLED = 9
 ONCE = {"begun", "found", "loaded", "checked", "pruned"}
 
 #: Points that are tried in ``make test``, too.
-SOON = ("copied", "written", "committing", "committed", "page committing", "page committed")
+SOON = ("written", "page committed")
 
 #: More than a run comes to any point; one that goes on for ever ends here.
 MOST_KILLS = 40
