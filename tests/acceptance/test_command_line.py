@@ -15,6 +15,8 @@ from tests.acceptance.conftest import Crew
 from tests.acceptance.oracle import assert_agreement
 from tests.acceptance.stack import SINKS, Stack
 
+pytestmark = pytest.mark.slow
+
 COUNTS = {"processed", "created", "updated", "unchanged", "deleted", "rejected", "operations"}
 
 #: Seconds that each request for embeddings takes longer, so that waiting does not end by itself.
@@ -140,7 +142,6 @@ def _check_status(status: dict[str, Any]) -> None:
     assert {one["state"] for one in status["sinks"].values()} == {"closed"}
 
 
-@pytest.mark.slow
 def test_a_refused_record_dies_is_shown_and_heals(stack: Stack, crew: Crew, folder: Path) -> None:
     """One record that the index refuses fails alone; retry heals it once the cause is gone."""
     bad = "league_00002"
@@ -168,7 +169,6 @@ def test_a_refused_record_dies_is_shown_and_heals(stack: Stack, crew: Crew, fold
     assert_agreement(stack)
 
 
-@pytest.mark.slow
 def test_waiting_may_be_given_up(stack: Stack, crew: Crew, folder: Path) -> None:
     """A time limit and Ctrl-C end the waiting, not the work."""
     stack.vectors.set_faults([FaultRule("openai.embeddings", "latency", seconds=LATENCY)])

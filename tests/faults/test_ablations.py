@@ -35,6 +35,7 @@ def test_with_every_rule_the_story_ends_well(case: Case, database_url: str, tmp_
     assert not violations, summary(violations)
 
 
+@pytest.mark.slow
 @each_case
 def test_without_its_rule_the_story_ends_badly(
     case: Case, database_url: str, tmp_path: Path

@@ -29,6 +29,8 @@ from altsync.local.records import RecordBook
 from altsync.local.services import Broker, Postgres, ServiceStatus, Vectors
 from altsync.local.stack import LocalStack
 
+pytestmark = pytest.mark.slow
+
 #: Seconds for things that happen by themselves; far more than they need.
 PATIENCE = 30.0
 

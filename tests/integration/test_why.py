@@ -31,6 +31,8 @@ from tests.integration.fakes import FakeEmbedder
 from tests.integration.stores import name_stores
 from tests.integration.world import World, delivery, embed, embedding_sink, league
 
+pytestmark = pytest.mark.slow
+
 LEAGUE = {
     "id": "f1",
     "league_name": "Formula 1",
