@@ -17,7 +17,7 @@ COCOINDEX_STAMP := $(COCOINDEX_VENV)/.installed
 BENCH_RESULTS := .bench/results.json
 PYTEST := $(BIN)/python -m pytest
 #: Whole files, in the order of their names: the long ones, of whole stacks, come first.
-SPREAD := -n $(JOBS) --dist loadfile --no-loadscope-reorder
+SPREAD = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check lint format types imports audit test-neo4j test-random test-faults test-long test-slow bench bench-full bench-profile bench-plots up down clean
@@ -84,6 +84,8 @@ test-neo4j: setup ## the sink contract on a real Neo4j (fetched with Maven; Java
 test-random: setup ## random kills and faults over real processes: SECONDS=60 SEED=
 	$(BIN)/python -m tests.faults.random_processes --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
 
+# Most of their time is spent waiting, for leases to end above all.
+test-faults: JOBS = 4
 test-faults: setup ## every fault over real processes: kills, restarts, lost answers, random search
 	$(PYTEST) tests/faults $(SPREAD)
 
