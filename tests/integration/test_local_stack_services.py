@@ -15,6 +15,8 @@ from altsync.local.errors import LocalStackError
 from altsync.local.records import Record, RecordBook
 from altsync.local.services import Broker, Postgres, start_postgres, start_redis
 
+pytestmark = pytest.mark.slow
+
 
 def test_two_services_of_a_kind_side_by_side(tmp_path: Path) -> None:
     """Each has its own folder, port and data."""

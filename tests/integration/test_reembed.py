@@ -34,6 +34,8 @@ from tests.integration.world import (
     leagues,
 )
 
+pytestmark = pytest.mark.slow
+
 NEW = "new-model"
 
 STATEMENT = "SELECT config ->> 'model' FROM sink_state WHERE sink = 'embedding'"
