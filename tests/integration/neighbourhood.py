@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -39,10 +39,10 @@ class Neighbourhood:
         with world.conn.transaction():
             outbox.register_sinks(world.conn, RELATING, "test-model", 4)
 
-    def deliver(self, sink: Sink) -> Batch:
-        """Everything that is due for a sink, counted as one batch."""
+    def deliver(self, sink: Sink, at: Callable[[str], None] = lambda point: None) -> Batch:
+        """Everything that is due for a sink, counted as one batch; ``at`` hears of each point."""
         policy = Policy(lease=LEASE, echo=ECHO, debounce=self.rules.debounce)
-        delivery = Delivery(self.database, sink, RELATING, policy, worker="tests")
+        delivery = Delivery(self.database, sink, RELATING, policy, worker="tests", at=at)
         total = Batch()
         while (batch := delivery.deliver_batch()).claimed:
             total.claimed += batch.claimed

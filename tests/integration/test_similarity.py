@@ -418,6 +418,85 @@ def test_a_text_that_comes_back_amid_its_search_is_looked_at_anew(circle: Neighb
     assert list(faults(circle)) == []
 
 
+def test_leagues_that_are_new_together_are_looked_at_once(circle: Neighbourhood) -> None:
+    """Those of the first call know those of the second before they have been looked at."""
+    count = PART + 7
+    circle.save(*[at(f"l{number}", 30 * number / count) for number in range(count)])
+    assert circle.settle() == count
+    assert list(faults(circle)) == []
+
+
+def test_a_league_that_comes_amid_a_search_is_made_up_for(circle: Neighbourhood) -> None:
+    """Whoever asks once the index has answered is not answered yet."""
+    another = circle.similarity
+
+    def meanwhile() -> None:
+        circle.save(at("m", 1))
+        circle.vectors()
+        make_due(circle, "m")
+        circle.deliver(another)
+
+    circle.save(at("l", 0))
+    circle.vectors()
+    look_amid(circle, meanwhile)
+    circle.settle()
+    assert circle.edges().keys() == {("l", "m"), ("m", "l")}
+    assert list(faults(circle)) == []
+
+
+def test_a_vector_that_comes_before_its_search_begins_is_made_up_for(
+    circle: Neighbourhood,
+) -> None:
+    """The search goes by the one that was read."""
+
+    def meanwhile(point: str) -> None:
+        if point == "placed" and not circle.world.version(at("l", 0)) > first:
+            circle.save(at("l", 90))
+            circle.vectors()
+            make_due(circle, "l")
+
+    circle.save(at("l", 0), at("m", 90))
+    first = circle.world.version(at("l", 0))
+    circle.vectors()
+    circle.world.pass_time(RULES.debounce + 1)
+    circle.deliver(circle.similarity, meanwhile)
+    circle.settle()
+    assert list(faults(circle)) == []
+
+
+LEASED = "WHERE status = 'in_progress'"
+
+#: What makes an asking one that a search does not answer, as SQL on the league and its operation.
+UNANSWERED = {
+    "another version": "UPDATE league SET version = version + 1",
+    "another model": "UPDATE league SET embedding_model = 'another'",
+    "another text": "UPDATE league SET embedding_text_hash = 'another'",
+    "asked by a newer version": f"UPDATE sync_operation SET version = version + 1 {LEASED}",
+    "another's lease": f"UPDATE sync_operation SET lease_token = gen_random_uuid() {LEASED}",
+}
+
+
+@pytest.mark.parametrize("meanwhile", [None, *UNANSWERED])
+def test_what_a_search_answers(circle: Neighbourhood, meanwhile: str | None) -> None:
+    """An asking from before it begins, for the league as it was read, under its own lease."""
+    world, sink = circle.world, circle.similarity.traits
+    circle.save(at("l", 0))
+    circle.vectors()
+    world.pass_time(RULES.debounce + 1)
+    token, (operation,) = world.claim(SIMILARITY)
+    rows = store.read_rows(world.conn, EntityType.LEAGUE, [operation.entity_id], with_vectors=True)
+    with world.conn.transaction():
+        outbox.ask_for_neighbours(
+            world.conn, [SIMILARITY], [operation.entity_id], delay=0, again=True
+        )
+    if meanwhile:
+        world.conn.execute(UNANSWERED[meanwhile])
+    with world.conn.transaction():
+        outbox.begin_searches(world.conn, sink, token, rows)
+    asked = world.scalar("SELECT asked_again FROM sync_operation WHERE sink = 'similarity'")
+    assert asked == (meanwhile is not None)
+
+
 def with_a_search_ahead(place: Neighbourhood) -> None:
     """A league ``m`` that has been looked at, and is to be once more, as ``n`` has come."""
     place.save(at("m", 0))

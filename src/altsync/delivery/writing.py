@@ -168,6 +168,8 @@ class Writer:
                 time.sleep(reserved.wait)
             if not self._hold_lease(writing):
                 return
+            if self._traits.follows:
+                self._begin_searches(wave, writing)
             answers = self._send_all(wave, writing, send)
             if reserved:
                 self._budget.correct(reserved, answers)
@@ -178,6 +180,11 @@ class Writer:
                 else:
                     self._note_answer(call.rows, writing, answer)
                     self._at("called")
+
+    def _begin_searches(self, wave: Sequence[Call], writing: Writing) -> None:
+        rows = [row for call in wave for row in call.rows]
+        with self._database.transaction() as conn:
+            outbox.begin_searches(conn, self._traits, writing.token, rows)
 
     def _send_all(
         self, wave: Sequence[Call], writing: Writing, send: Callable[[Sequence[Row]], Answer]

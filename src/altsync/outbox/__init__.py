@@ -43,7 +43,14 @@ from altsync.outbox.dead import (
     failures,
     retry_dead,
 )
-from altsync.outbox.edges import BASIS, ask_for_neighbours, carry_edges, end_searches, forget_basis
+from altsync.outbox.edges import (
+    BASIS,
+    ask_for_neighbours,
+    begin_searches,
+    carry_edges,
+    end_searches,
+    forget_basis,
+)
 from altsync.outbox.enqueue import (
     CHANNEL,
     KEY_COLUMN,
@@ -91,6 +98,7 @@ __all__ = [
     "abandon_probe",
     "ask_for_neighbours",
     "backfill_page",
+    "begin_searches",
     "carry_edges",
     "claim",
     "close_breaker",

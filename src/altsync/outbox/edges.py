@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from altsync.db import Conn
-from altsync.outbox.enqueue import LOW_PRIORITY, ON_LIVE, notify
-from altsync.records import SIMILARITY, Origin, Topology
+from altsync.outbox.enqueue import LOW_PRIORITY, ON_LIVE, lock_entities, notify
+from altsync.records import SIMILARITY, Origin, Row, SinkTraits, Topology
 
 _BASIS = "concat_ws('|', {model}, {text_hash}, l.sport_archetype)"
 
@@ -65,6 +65,39 @@ def ask_for_neighbours(
     if count:
         notify(conn, followers)
     return count
+
+
+def begin_searches(conn: Conn, sink: SinkTraits, token: UUID, rows: Sequence[Row]) -> None:
+    """What has asked again for these searches is answered by them, as they only begin now.
+
+    Leagues that are new together ask for each other while all of them are leased. Not for a
+    league that is another than when it was read: its new vector was not yet looked by. Under the
+    leagues' locks, as that vector's asking comes under them.
+    """
+    lock_entities(conn, ((row.entity_type, row.id) for row in rows))
+    conn.execute(
+        """
+        WITH held AS MATERIALIZED (
+          SELECT o.id FROM sync_operation o
+          JOIN unnest(%(ids)s::uuid[], %(versions)s::bigint[], %(models)s::text[],
+                      %(hashes)s::text[]) AS r(id, version, model, text_hash)
+            ON r.id = o.entity_id
+          JOIN league l ON l.id = r.id AND (l.version, l.embedding_model, l.embedding_text_hash)
+                                         = (r.version, r.model, r.text_hash)
+          WHERE o.entity_id = ANY(%(ids)s) AND o.sink = %(sink)s AND o.finished_at IS NULL
+            AND o.lease_token = %(token)s AND o.asked_again AND o.version <= r.version
+          ORDER BY o.entity_id FOR NO KEY UPDATE OF o)
+        UPDATE sync_operation o SET asked_again = false FROM held WHERE o.id = held.id
+        """,
+        {
+            "ids": [row.id for row in rows],
+            "versions": [row.version for row in rows],
+            "models": [row.embedding_model for row in rows],
+            "hashes": [row.embedding_text_hash for row in rows],
+            "sink": sink.name,
+            "token": token,
+        },
+    )
 
 
 def forget_basis(conn: Conn, ids: Sequence[UUID]) -> None:
