@@ -560,9 +560,9 @@ def test_any_history_ends_by_the_rules(place: Neighbourhood, seed: int) -> None:
         for _ in range(chance.randint(1, 8)):
             tag = f"l{chance.randrange(25)}"
             archetype = chance.choice(["combat", "combat", "racing"])
-            if tag in there and chance.random() < 0.25:
+            saved = tag in there and all(one.league_tag != tag for one in touched)
+            if saved and chance.random() < 0.25:
                 place.delete(there.pop(tag))
-                touched = [one for one in touched if one.league_tag != tag]
                 continue
             one = league(tag, sport_archetype=archetype, description=f"text {step}")
             there[tag] = one
