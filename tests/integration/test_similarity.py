@@ -450,7 +450,7 @@ def test_a_vector_that_comes_before_its_search_begins_is_made_up_for(
     """The search goes by the one that was read."""
 
     def meanwhile(point: str) -> None:
-        if point == "placed" and not circle.world.version(at("l", 0)) > first:
+        if point == "placed" and circle.world.version(at("l", 0)) == first:
             circle.save(at("l", 90))
             circle.vectors()
             make_due(circle, "l")
@@ -493,8 +493,7 @@ def test_what_a_search_answers(circle: Neighbourhood, meanwhile: str | None) -> 
         world.conn.execute(UNANSWERED[meanwhile])
     with world.conn.transaction():
         outbox.begin_searches(world.conn, sink, token, rows)
-    asked = world.scalar("SELECT asked_again FROM sync_operation WHERE sink = 'similarity'")
-    assert asked == (meanwhile is not None)
+    assert world.live(SIMILARITY, "l").asked_again == (meanwhile is not None)
 
 
 def with_a_search_ahead(place: Neighbourhood) -> None:

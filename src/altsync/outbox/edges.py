@@ -68,11 +68,12 @@ def ask_for_neighbours(
 
 
 def begin_searches(conn: Conn, sink: SinkTraits, token: UUID, rows: Sequence[Row]) -> None:
-    """What has asked again for these searches is answered by them, as they only begin now.
+    """Take back what has asked again for searches that only begin now: they answer it.
 
-    Leagues that are new together ask for each other while all of them are leased. Not for a
-    league that is another than when it was read: its new vector was not yet looked by. Under the
-    leagues' locks, as that vector's asking comes under them.
+    Leagues that are new together ask for each other while all of them are leased. Where a league
+    is another than when it was read, the asking stays: the search goes by its former vector. That
+    is compared under the league's lock, which whoever asks for a new vector holds, too. Others
+    ask without it, and wait for operations in the order of ids: so does this.
     """
     lock_entities(conn, ((row.entity_type, row.id) for row in rows))
     conn.execute(
