@@ -41,8 +41,11 @@ def create(settings: Settings) -> Celery:
         result_accept_content=["json"],
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,
-        task_default_queue="embedding",
-        task_queues=[Queue(name, routing_key=name) for name in settings.sink_names],
+        task_default_queue=queue_name("embedding", settings.altsync_prefix),
+        task_queues=[_queue(name, settings.altsync_prefix) for name in settings.sink_names],
+        # Remote control and events go by an exchange, which two installations would share.
+        control_exchange=queue_name("celery", settings.altsync_prefix),
+        event_exchange=queue_name("celeryev", settings.altsync_prefix),
         task_create_missing_queues=False,
         worker_prefetch_multiplier=1,
         worker_soft_shutdown_timeout=GRACE,
@@ -63,6 +66,17 @@ def create(settings: Settings) -> Celery:
         task_acks_late=False,
     )
     return app
+
+
+def queue_name(name: str, prefix: str) -> str:
+    """Return the broker's name of a queue: another installation's are behind another prefix."""
+    return f"{prefix}-{name}" if prefix else name
+
+
+def _queue(name: str, prefix: str) -> Queue:
+    """Return a queue that ``celery -Q`` knows by its sink, whatever the prefix."""
+    own = queue_name(name, prefix)
+    return Queue(own, routing_key=own, alias=name if prefix else None)
 
 
 def queue_of(sink: str) -> str:
@@ -99,7 +113,7 @@ def waker(app: Celery, limit: int) -> Any:
     """A ``wake(sink)`` that sends at most ``limit`` messages that nobody takes."""
 
     def wake(sink: str) -> None:
-        if waiting(app, queue_of(sink)) < limit:
+        if waiting(app, app.amqp.queues[queue_of(sink)].name) < limit:
             app.send_task(TASK, **message(sink))
 
     return wake

@@ -56,6 +56,7 @@ class Graph(neo4j.Sink):
         work: Callable[[ManagedTransaction], T],
         *,
         write: bool = True,
+        guarded: bool = True,
         timeout: float | None = None,
     ) -> T:
         time.sleep(ROUND_TRIPS * self._seconds)
@@ -76,6 +77,8 @@ class VectorIndex(pinecone.Sink):
     def __init__(self, seconds: float) -> None:
         self._timeout = 10.0
         self._line = _Line(seconds)
+        self._names = pinecone.index_names("")
+        self.belong_to(None)
 
     def setup(self) -> None:
         """Nothing to create."""

@@ -21,10 +21,20 @@ from altsync.db import Database
 from altsync.delivery import Delivery, Drained, Policy
 from altsync.embedding import Embedded, Embedder
 from altsync.errors import ConfigurationError, SinkFailure
-from altsync.records import EMBEDDING, SIMILARITY, BreakerState, Model, SinkTraits, Topology
+from altsync.ownership import Ownership
+from altsync.records import (
+    EMBEDDING,
+    SIMILARITY,
+    BreakerState,
+    EntityType,
+    Installation,
+    Model,
+    SinkTraits,
+    Topology,
+)
 from altsync.relay import Relay, RelayPolicy
 from altsync.sinks.base import Sink
-from altsync.store import EmbeddingCache, Rules
+from altsync.store import EmbeddingCache, Rules, known_keys
 
 if TYPE_CHECKING:
     from altsync.queries import Stores
@@ -40,6 +50,7 @@ class Application:
         self.settings = settings or read_settings()
         self._deliveries: dict[str, Delivery | None] = {}
         self._sinks: dict[str, Sink | None] = {}
+        self._me: Installation | None = None
         self._lock = threading.Lock()
         self.stopping = threading.Event()
         log.protect(_secrets(self.settings))
@@ -84,6 +95,8 @@ class Application:
     def _open(self, name: str) -> Sink | None:
         if name != SIMILARITY:
             opened = _module(name).open_sink(self.settings, EmbeddingCache(self.database))
+            if hasattr(opened, "belong_to"):
+                opened.belong_to(Ownership(self._installation, self._known_keys))
             return cast("Sink | None", opened)
         # An index of its own: sinks are closed each by itself.
         index = self._open("pinecone")
@@ -91,6 +104,26 @@ class Application:
             return None
         asked = cast("similarity.Index", index)
         return similarity.Sink(self.database, asked, self.topology, rules(self.settings))
+
+    def _installation(self) -> Installation | None:
+        """Return which installation this is, read once; None before the first migration."""
+        if self._me is None:
+            with self.database.autocommit() as conn:
+                self._me = outbox.installation(conn)
+        return self._me
+
+    def _known_keys(self, entity_type: EntityType, keys: Sequence[str]) -> set[str]:
+        with self.database.autocommit() as conn:
+            return known_keys(conn, entity_type, keys)
+
+    def adopt(self, name: str) -> list[Installation] | None:
+        """Make a sink's store this installation's; returns its former owners.
+
+        None for a sink that has no mark, as PostgreSQL itself holds it, or is not configured.
+        Raises ``SinkFailure``.
+        """
+        adopt: Callable[[], list[Installation]] | None = getattr(self.sink(name), "adopt", None)
+        return adopt() if adopt else None
 
     def stores(self) -> Stores:
         """What queries ask. Raises ``ConfigurationError`` when no model is registered yet."""

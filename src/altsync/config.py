@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -28,6 +29,13 @@ SERVICE_GROUPS: tuple[frozenset[str], ...] = (
     frozenset({"pinecone_api_key", "pinecone_controller_host"}),
     frozenset({"openai_api_key", "openai_base_url", "altsync_embedding_model"}),
 )
+
+#: What Pinecone takes in the name of an index, and Neo4j in a label once hyphens are underscores.
+#: https://docs.pinecone.io/troubleshooting/restrictions-on-index-names
+PREFIX = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+#: 45 characters of an index's name less "-altsports-archetypes", the longest.
+PREFIX_LENGTH = 24
 
 
 def split_schema(url: str) -> tuple[str, str | None]:
@@ -101,6 +109,9 @@ class Settings(BaseSettings):
     #: Any Celery broker; it only carries wake-ups.
     altsync_broker_url: SecretStr | None = None
     altsync_sinks: str = "embedding,neo4j,pinecone"
+    #: Stands before the names of indexes, labels and queues, so that two installations can share
+    #: a Pinecone project, a graph and a broker.
+    altsync_prefix: str = ""
     altsync_embedding_model: str = "text-embedding-3-small"
     altsync_embedding_dimensions: int = Field(default=1536, ge=1, le=4096)
     altsync_pinecone_cloud: str = "aws"
@@ -173,6 +184,16 @@ class Settings(BaseSettings):
         if not names or any(not name.isidentifier() for name in names):
             raise ValueError("give sink names separated by commas, as embedding,neo4j,pinecone")
         return ",".join(dict.fromkeys(names))
+
+    @field_validator("altsync_prefix")
+    @classmethod
+    def _prefix_fits_everywhere(cls, value: str) -> str:
+        if value and (len(value) > PREFIX_LENGTH or not PREFIX.fullmatch(value)):
+            raise ValueError(
+                f"give at most {PREFIX_LENGTH} lower-case letters, digits and single hyphens, "
+                "beginning with a letter, as staging"
+            )
+        return value
 
     @model_validator(mode="after")
     def _timeout_under_lease(self) -> Settings:

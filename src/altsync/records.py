@@ -270,6 +270,26 @@ Digest = Mapping[int, set[tuple[Any, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
+class Installation:
+    """One altsync installation: the id of its database, and where that database is.
+
+    A copied database has the same ``id``, and another ``database`` (its name, and its schema
+    unless that is public) or ``system`` (PostgreSQL's system identifier, empty where the role may
+    not read it). ``since`` is when the id was made.
+    """
+
+    id: str
+    since: str
+    database: str
+    system: str = ""
+
+    def is_same(self, other: Installation) -> bool:
+        """Return whether both are one database at one place."""
+        systems = {self.system, other.system} - {""}
+        return (self.id, self.database) == (other.id, other.database) and len(systems) < 2
+
+
+@dataclass(frozen=True, slots=True)
 class SinkTraits:
     """What the outbox must know of a sink without opening it.
 

@@ -231,7 +231,15 @@ class PineconeHarness(Harness):
             self.wipe()
         for name in vectors.INDEXES.values() if there else ():
             self._empty_index(name)
+            self.disown(name)
         self.server.admin.reset_stats()
+
+    def disown(self, name: str) -> None:
+        """Take away the tags that say whose an index is."""
+        with suppress(pinecone.NotFoundError):
+            tags = dict.fromkeys(self.client.indexes.describe(name).tags or {}, "")
+            if tags:
+                self.client.indexes.configure(name, tags=tags)
 
     def _empty_index(self, name: str) -> None:
         index = self.index(name)

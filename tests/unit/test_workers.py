@@ -62,6 +62,22 @@ def test_every_sink_has_a_queue_of_its_own(workers: ModuleType) -> None:
     assert app.conf.task_create_missing_queues is False
 
 
+def test_queues_behind_a_prefix_are_found_by_their_sinks(workers: ModuleType) -> None:
+    """Two installations on one broker share no queue and no exchange; ``-Q neo4j`` goes on."""
+    plain = workers.create(read_settings(redis_url="memory://"))
+    app = workers.create(read_settings(redis_url="memory://", altsync_prefix="staging"))
+    names = {queue.name for queue in app.conf.task_queues}
+    assert names == {"staging-embedding", "staging-neo4j", "staging-pinecone"}
+    assert {queue.name for queue in plain.conf.task_queues} == {"embedding", "neo4j", "pinecone"}
+    for setting in ("task_default_queue", "control_exchange", "event_exchange"):
+        assert app.conf[setting] == f"staging-{plain.conf[setting]}"
+    app.amqp.queues.select(["neo4j"])
+    assert set(app.amqp.queues.consume_from) == {"staging-neo4j"}
+    workers.waker(app, 2)("similarity")
+    assert workers.waiting(app, "staging-pinecone") == 1
+    assert workers.waiting(plain, "pinecone") == 0
+
+
 def test_a_dead_broker_holds_nobody_up_for_long(app: Celery) -> None:
     """Socket timeouts are set, and a worker waits for its broker at the start."""
     options = app.conf.broker_transport_options

@@ -6,6 +6,7 @@ import typer
 
 from altsync import __version__
 from altsync.cli import ask, dead, demo, local, operate
+from altsync.cli.adopt import adopt
 from altsync.cli.dashboard import dashboard
 from altsync.cli.prune import prune
 from altsync.cli.reembed import reembed
@@ -37,6 +38,7 @@ app.command()(prune)
 app.command()(relate)
 app.command()(reembed)
 app.command()(operate.doctor)
+app.command()(adopt)
 app.command()(dashboard)
 app.command()(ask.search)
 app.command()(ask.similar)

@@ -62,6 +62,7 @@ from altsync.outbox.enqueue import (
     select_operations,
     status_column,
 )
+from altsync.outbox.installation import installation, make_installation
 from altsync.outbox.prune import PrunedRange, count_batches, prune_batches, prune_range
 from altsync.outbox.repair import (
     highest_believable,
@@ -117,8 +118,10 @@ __all__ = [
     "forget_basis",
     "gate",
     "highest_believable",
+    "installation",
     "lift",
     "lock_entities",
+    "make_installation",
     "may_wake",
     "note_former_places",
     "note_places",

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from altsync.db import Conn
 from altsync.outbox.enqueue import notify, storable
+from altsync.outbox.installation import make_installation
 from altsync.records import EMBEDDING, BreakerState, Topology
 
 #: Key of ``sink_state.config`` under which a paused sink keeps what it goes back to: state, since
@@ -38,6 +39,7 @@ def register_sinks(conn: Conn, topology: Topology, model: str, dimensions: int) 
         """,
         (model, dimensions, EMBEDDING),
     )
+    make_installation(conn)
 
 
 def wanted_model(conn: Conn) -> tuple[str, int] | None:

@@ -40,6 +40,7 @@ class _Found:
 
 def compare(run: Comparison, sink: neo4j.Sink, tally: Tally) -> None:
     """Every type of entity. Raises ``SinkFailure``."""
+    sink.check_owner()
     waiting = Waiting()
     kinds = list(EntityType)
     for done, entity_type in enumerate(kinds):

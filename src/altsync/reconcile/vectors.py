@@ -33,6 +33,7 @@ Place = tuple[str, str]
 
 def compare(run: Comparison, sink: pinecone.Sink, tally: Tally) -> None:
     """Every type of entity. Raises ``SinkFailure``."""
+    sink.check_owner()
     reads = Reads(ask=Patience(run.wait))
     try:
         if run.sampled is not None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
 from typing import Any, ClassVar, TypeVar, cast
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from neo4j import exceptions as errors
 
 from altsync.config import Settings
 from altsync.errors import ConfigurationError, SinkFailure
+from altsync.ownership import SAMPLED, Guard, Ownership, Store
 from altsync.projection import graph_node
 from altsync.records import (
     AlreadyNewer,
@@ -24,6 +26,7 @@ from altsync.records import (
     Edge,
     EntityType,
     ErrorKind,
+    Installation,
     Model,
     Outcome,
     Relation,
@@ -138,9 +141,39 @@ CONSTRAINTS = (
     "FOR (n:ExampleCategory) REQUIRE n.name IS UNIQUE",
     "CREATE CONSTRAINT tombstone_key_unique IF NOT EXISTS "
     "FOR (n:AltsyncTombstone) REQUIRE n.key IS UNIQUE",
+    "CREATE CONSTRAINT installation_key_unique IF NOT EXISTS "
+    "FOR (n:AltsyncInstallation) REQUIRE n.key IS UNIQUE",
     # Names repeat in real data (a Premier League in many countries): an index, no constraint.
     "CREATE INDEX league_name_index IF NOT EXISTS FOR (n:League) ON (n.league_name)",
 )
+
+#: Every label that altsync writes, where a statement names it, and the names that belong to a
+#: database as a whole: all that a prefix has to tell apart.
+LABELS = re.compile(
+    r"(?<=:)(?=(?:League|SportArchetype|FewShotExample|ExampleCategory"
+    r"|AltsyncTombstone|AltsyncInstallation)\b)"
+)
+SCHEMA_NAMES = re.compile(r"(?<=CONSTRAINT )(?=\w)|(?<=INDEX )(?=\w)")
+
+#: The node that says whose the graph is. The constraint on its key lets only one be made.
+READ_INSTALLATION = """
+MATCH (i:AltsyncInstallation {key: 'owner'})
+RETURN i.id AS id, i.since AS since, i.database AS database, i.system AS system
+"""
+
+MARK_INSTALLATION = """
+MERGE (i:AltsyncInstallation {key: 'owner'})
+ON CREATE SET i.id = $id, i.since = $since, i.database = $database, i.system = $system
+"""
+
+REPLACE_INSTALLATION = """
+MERGE (i:AltsyncInstallation {key: 'owner'})
+SET i.id = $id, i.since = $since, i.database = $database, i.system = $system
+"""
+
+SAMPLE_KEYS = """
+MATCH (n:{label}) WHERE {written} RETURN n.{key} AS key LIMIT $limit
+"""
 
 #: What anybody may write into a node is no version unless it is a whole number.
 WHOLE = "CASE WHEN n.sync_version IS :: INTEGER NOT NULL THEN n.sync_version ELSE -1 END"
@@ -425,13 +458,48 @@ def cypher(template: str, kind: Kind, **more: str) -> str:
     )
 
 
+def label_prefix(prefix: str) -> str:
+    """Return what stands before each label: a label without quotes takes no hyphen."""
+    return f"{prefix.replace('-', '_')}_" if prefix else ""
+
+
+@lru_cache(1000)
+def with_prefix(statement: str, prefix: str) -> str:
+    """Return a statement with ``prefix`` before every label and schema name of altsync's."""
+    return SCHEMA_NAMES.sub(prefix, LABELS.sub(prefix, statement))
+
+
+class _Prefixed:
+    """A transaction that names labels with a prefix: one place, so that no statement is left."""
+
+    def __init__(self, tx: ManagedTransaction, prefix: str) -> None:
+        self._tx = tx
+        self._prefix = prefix
+
+    def run(self, statement: str, parameters: Mapping[str, Any]) -> neo4j.Result:
+        return self._tx.run(with_prefix(statement, self._prefix), dict(parameters))
+
+
+def prefixed(work: Callable[[ManagedTransaction], T], prefix: str) -> Callable[..., T]:
+    """Return ``work`` with every label of its statements behind ``prefix``."""
+    if not prefix:
+        return work
+    return lambda tx: work(cast(ManagedTransaction, _Prefixed(tx, prefix)))
+
+
 class Sink:
     """Mirrors entities as nodes; an older version never overwrites a newer one."""
 
     traits: ClassVar[SinkTraits] = SinkTraits("neo4j", guarded=True, edges=True)
 
     def __init__(
-        self, uri: str, auth: tuple[str, str] | None, *, database: str | None, timeout: float
+        self,
+        uri: str,
+        auth: tuple[str, str] | None,
+        *,
+        database: str | None,
+        timeout: float,
+        prefix: str = "",
     ) -> None:
         self._connect: Callable[[], neo4j.Driver] = lambda: GraphDatabase.driver(
             uri,
@@ -446,11 +514,61 @@ class Sink:
         self._driver = self._connect()
         self._database = database
         self._timeout = timeout
+        self._prefix = label_prefix(prefix)
+        self.belong_to(None)
+
+    def belong_to(self, ownership: Ownership | None) -> None:
+        """Write only where the graph is, or becomes, that installation's."""
+        self._guard = Guard(
+            ownership,
+            Store(
+                self.traits.name,
+                f"the graph ({self._prefix}… labels)" if self._prefix else "the graph",
+                read=self._read_owner,
+                mark=partial(self._write_owner, MARK_INSTALLATION),
+                replace=partial(self._write_owner, REPLACE_INSTALLATION),
+                sample=self._sample,
+            ),
+        )
+
+    def check_owner(self) -> None:
+        """Raise ``SinkFailure`` when the graph is another installation's. Writes nothing."""
+        self._guard.check()
+
+    def adopt(self) -> list[Installation]:
+        """Make the graph this installation's; returns the former owner. Raises ``SinkFailure``."""
+        self._create_schema()
+        former = self._guard.adopt()
+        return [] if former is None else [former]
+
+    def _read_owner(self) -> Installation | None:
+        found = self._run(lambda tx: list(_query(tx, READ_INSTALLATION)), write=False)
+        return Installation(*(str(v or "") for v in found[0].values())) if found else None
+
+    def _write_owner(self, statement: str, owner: Installation) -> bool:
+        try:
+            self._run(partial(_execute, statement=statement, **asdict(owner)), guarded=False)
+        except SinkFailure as failure:
+            if not failure.again:
+                raise  # else another process has made the node at the same time
+        return True
+
+    def _sample(self) -> dict[EntityType, list[str]]:
+        kinds = {entity_type: cypher(SAMPLE_KEYS, kind) for entity_type, kind in KINDS.items()}
+        return {
+            entity_type: [r["key"] for r in self._aggregate(statement, limit=SAMPLED)]
+            for entity_type, statement in kinds.items()
+        }
 
     def setup(self) -> None:
-        """Create the constraints and the index."""
+        """Create the constraints and the index, and mark the graph as this installation's."""
+        self._guard.check()
+        self._create_schema()
+        self._guard.require()
+
+    def _create_schema(self) -> None:
         for statement in CONSTRAINTS:
-            self._run(partial(_execute, statement=statement))
+            self._run(partial(_execute, statement=statement), guarded=False)
 
     def split(self, rows: Sequence[Row], model: Model) -> list[Sequence[Row]]:
         """By count."""
@@ -496,7 +614,7 @@ class Sink:
         kind = KINDS[entity_type]
         after = ""
         while True:
-            page = self._run(partial(_page_of_versions, kind=kind, after=after))
+            page = self._run(partial(_page_of_versions, kind=kind, after=after), guarded=False)
             for record in page:
                 yield SinkVersion(record["key"], record["version"], record["hash"])
             if len(page) < PAGE:
@@ -619,10 +737,17 @@ class Sink:
         work: Callable[[ManagedTransaction], T],
         *,
         write: bool = True,
+        guarded: bool = True,
         timeout: float | None = None,
     ) -> T:
-        """Run ``work`` in one managed transaction within the timeout."""
+        """Run ``work`` in one managed transaction within the timeout.
+
+        A write that is ``guarded`` is refused where the graph is another installation's.
+        """
+        if write and guarded:
+            self._guard.require()
         driver, seconds = self._driver, timeout or self._timeout
+        work = prefixed(work, self._prefix)
 
         def call() -> T:
             with driver.session(database=self._database) as session:
@@ -880,6 +1005,7 @@ def open_sink(settings: Settings, vectors: VectorStore) -> Sink | None:
             (settings.neo4j_username, password) if password else None,
             database=settings.neo4j_database,
             timeout=settings.altsync_sink_timeout_seconds,
+            prefix=settings.altsync_prefix,
         )
     except (errors.ConfigurationError, ValueError) as error:
         raise ConfigurationError(f"NEO4J_URI is no address of a graph: {error}") from None

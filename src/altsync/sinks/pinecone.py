@@ -7,28 +7,32 @@ call is applied late. Vectors carry their version; the outbox repeats unsure wri
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any, ClassVar, TypeVar
 
 import httpx
 import numpy as np
 import orjson
 import pinecone
+import structlog
 from pinecone import RetryConfig, ServerlessSpec
 from pinecone._internal.adapters import indexes_adapter, vectors_adapter
 from pinecone._internal.adapters._decode import decode_response
 
 from altsync.config import Settings
 from altsync.errors import SinkFailure, seconds_of
+from altsync.ownership import SAMPLED, Guard, Ownership, Store
 from altsync.projection import namespace, vector_metadata
 from altsync.records import (
     Answer,
     EntityType,
     ErrorKind,
+    Installation,
     Model,
     Outcome,
     Row,
@@ -37,6 +41,8 @@ from altsync.records import (
     Written,
 )
 from altsync.sinks.base import Ask, VectorStore, once
+
+log = structlog.get_logger(__name__)
 
 # Pinecone's SDK imports httpx when its first client is made, OpenAI's looks at whatever httpx
 # is there: two threads starting at once would meet half a module if it were not imported above.
@@ -70,6 +76,18 @@ FETCH_IDS = 100
 FETCH_RECORDS_PER_UNIT = 10
 
 METRIC = "cosine"
+
+#: Tags of an index that say whose it is. An index is created with them, so that of two that create
+#: it one is the owner; they need no record of their own, which counts and lists would show.
+OWNER_TAGS = {
+    "id": "altsync-id",
+    "since": "altsync-since",
+    "database": "altsync-database",
+    "system": "altsync-system",
+}
+
+#: Seconds for which the tags that came with an index's address need not be asked for again.
+TAGS_FRESH = 5.0
 
 #: Held by the one thread that has the SDK's answers looked at.
 _KNOWING = threading.Lock()
@@ -165,6 +183,7 @@ class Sink:
         dimensions: int,
         cloud: str,
         region: str,
+        prefix: str = "",
     ) -> None:
         with _KNOWING:
             know_answers()
@@ -178,20 +197,103 @@ class Sink:
         )
         self._handles: dict[EntityType, pinecone.Index] = {}
         self._opening = threading.Lock()
+        self._names = index_names(prefix)
+        self._tags: dict[str, tuple[float, Mapping[str, str]]] = {}
+        self.belong_to(None)
+
+    def belong_to(self, ownership: Ownership | None) -> None:
+        """Write only to indexes that are, or become, that installation's."""
+        self._ownership = ownership
+        self._guards = {kind: Guard(ownership, self._store(kind)) for kind in EntityType}
+
+    def _store(self, entity_type: EntityType) -> Store:
+        name = self._names[entity_type]
+        return Store(
+            self.traits.name,
+            f"the index {name}",
+            read=partial(self._read_owner, name),
+            mark=partial(self._write_owner, name),
+            replace=partial(self._write_owner, name, needed=True),
+            sample=partial(self._sample, entity_type),
+        )
+
+    def check_owner(self) -> None:
+        """Raise ``SinkFailure`` when an index is another installation's. Writes nothing."""
+        for guard in self._guards.values():
+            guard.check()
+
+    def adopt(self) -> list[Installation]:
+        """Make every index this installation's; returns their former owners.
+
+        Raises ``SinkFailure``.
+        """
+        self._create_missing()
+        former = [guard.adopt() for guard in self._guards.values()]
+        return list(dict.fromkeys(one for one in former if one is not None))
+
+    def _read_owner(self, name: str) -> Installation | None:
+        """Return whose an index is by its tags; None for one without them, or that is not there.
+
+        Tags that came with the address a moment ago are not asked for again.
+        """
+        at, tags = self._tags.pop(name, (-TAGS_FRESH, {}))
+        if time.monotonic() - at >= TAGS_FRESH:
+            try:
+                with self._door():
+                    tags = self._client.indexes.describe(name).tags or {}
+            except SinkFailure as failure:
+                if isinstance(failure.__cause__, pinecone.NotFoundError):
+                    return None
+                raise
+        if OWNER_TAGS["id"] not in tags:
+            return None
+        return Installation(**{field: tags.get(tag, "") for field, tag in OWNER_TAGS.items()})
+
+    def _write_owner(self, name: str, owner: Installation, *, needed: bool = False) -> bool:
+        """Tag an index. A key for data alone may not: False, unless it is ``needed``."""
+        self._tags.pop(name, None)
+        try:
+            with self._door():
+                self._client.indexes.configure(name, tags=owner_tags(owner))
+        except SinkFailure as failure:
+            may_not = isinstance(
+                failure.__cause__, pinecone.ForbiddenError | pinecone.UnauthorizedError
+            )
+            if needed or not may_not:
+                raise
+            log.warning("index.unmarked", index=name, reason=failure.reason)
+            return False
+        return True
+
+    def _sample(self, entity_type: EntityType) -> dict[EntityType, list[str]]:
+        for space in sorted(self._spaces(entity_type, Reads())):
+            own = "" if space == "__default__" else space
+            for ids in self._listed(entity_type, own, Reads()):
+                return {entity_type: ids[:SAMPLED]}
+        return {}
 
     def setup(self) -> None:
-        """Create the indexes that are not there."""
+        """Create the indexes that are not there, and mark all as this installation's."""
+        self._create_missing()
+        for guard in self._guards.values():
+            guard.require()
+
+    def _create_missing(self) -> None:
         with self._door():
-            there = {index.name for index in self._client.indexes.list()}
-            for name in INDEXES.values():
+            there = {index.name: index.tags or {} for index in self._client.indexes.list()}
+            self._tags |= {name: (time.monotonic(), tags) for name, tags in there.items()}
+            for name in self._names.values():
                 if name not in there:
                     self._create(name)
 
     def _create(self, name: str) -> None:
+        owner = self._ownership.me() if self._ownership else None
+        tags = owner_tags(owner) if owner else None
         try:
             self._client.create_index(
-                name=name, dimension=self._dimensions, metric=METRIC, spec=self._spec
+                name=name, dimension=self._dimensions, metric=METRIC, spec=self._spec, tags=tags
             )
+            self._tags[name] = (time.monotonic(), tags or {})
         except pinecone.ConflictError:
             return  # another process was faster
 
@@ -218,6 +320,7 @@ class Sink:
         vectors = [_sent(row, model) for row in rows]
         with self._door():
             index = self._index(rows[0].entity_type)
+            self._guards[rows[0].entity_type].require()
             answer = index.upsert(vectors=vectors, namespace=space, timeout=self._timeout)
         if answer.has_errors or answer.upserted_count != len(rows):
             raise SinkFailure(
@@ -257,6 +360,7 @@ class Sink:
 
     def _delete_page(self, entity_type: EntityType, space: str, keys: list[str]) -> None:
         def delete(index: pinecone.Index) -> None:
+            self._guards[entity_type].require()
             index.delete(ids=keys, namespace=space, timeout=self._timeout)
 
         self._where_it_is(entity_type, delete)
@@ -354,7 +458,7 @@ class Sink:
         Forgets where it was when it is there no more. Raises ``NotFoundError`` when there is none.
         """
         try:
-            host = self._client.indexes.describe(INDEXES[entity_type]).host
+            host = self._client.indexes.describe(self._names[entity_type]).host
         except pinecone.NotFoundError:
             self._forget(entity_type, index)
             raise
@@ -371,7 +475,7 @@ class Sink:
     def find(self, entity_type: EntityType, key: str, space: str) -> Held | None:
         """What the index holds of one entity in one namespace now. Raises ``SinkFailure``."""
         found = self._fetched(entity_type, space, [key], Reads())
-        return _held(INDEXES[entity_type], space, key, found[key]) if key in found else None
+        return _held(self._names[entity_type], space, key, found[key]) if key in found else None
 
     def nearest(
         self,
@@ -433,18 +537,20 @@ class Sink:
         """The handle of an index. Asks for its address once, whatever threads come."""
         with self._opening:
             if entity_type not in self._handles:
-                self._handles[entity_type] = opened(INDEXES[entity_type])
+                self._handles[entity_type] = opened(self._names[entity_type])
             return self._handles[entity_type]
 
     def _open_index(self, name: str) -> pinecone.Index:
         try:
             return self._described(name)
         except pinecone.NotFoundError:
-            self.setup()
+            self._create_missing()
             return self._described(name)
 
     def _described(self, name: str) -> pinecone.Index:
-        host = self._client.indexes.describe(name).host
+        found = self._client.indexes.describe(name)
+        host = found.host
+        self._tags[name] = (time.monotonic(), found.tags or {})
         if host is None:
             raise SinkFailure(ErrorKind.SINK, f"the index {name} is not ready yet")
         return without_retries(
@@ -464,6 +570,17 @@ class Sink:
             # The SDK does not wrap all of its client's errors: a broken encoding, for one.
             reason = f"Pinecone answered in no known form: {error}"
             raise SinkFailure(ErrorKind.SINK, reason, unsure=True) from error
+
+
+def index_names(prefix: str) -> dict[EntityType, str]:
+    """Return the name of each index behind ``prefix``."""
+    return {kind: f"{prefix}-{name}" if prefix else name for kind, name in INDEXES.items()}
+
+
+def owner_tags(owner: Installation) -> dict[str, str]:
+    """Return the tags of an installation's indexes. A tag without a value would be none."""
+    values = {tag: getattr(owner, field) for field, tag in OWNER_TAGS.items()}
+    return {tag: value for tag, value in values.items() if value}
 
 
 def _stored(key: str, space: str, vector: Any) -> StoredVector:
@@ -592,4 +709,5 @@ def open_sink(settings: Settings, vectors: VectorStore) -> Sink | None:
         dimensions=settings.altsync_embedding_dimensions,
         cloud=settings.altsync_pinecone_cloud,
         region=settings.altsync_pinecone_region,
+        prefix=settings.altsync_prefix,
     )

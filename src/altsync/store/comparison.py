@@ -329,6 +329,19 @@ def living_keys(conn: Conn, entity_type: EntityType, keys: Sequence[str]) -> dic
     return {row[0]: row[1] for row in rows}
 
 
+def known_keys(conn: Conn, entity_type: EntityType, keys: Sequence[str]) -> set[str]:
+    """Return those of ``keys`` that any entity has or had: in its row or its tag."""
+    rows = conn.execute(
+        f"""
+        SELECT {KEY_COLUMN[entity_type]} FROM {entity_type}
+        WHERE {KEY_COLUMN[entity_type]} = ANY(%(keys)s)
+        UNION SELECT tag FROM tag_registry WHERE entity_type = %(kind)s AND tag = ANY(%(keys)s)
+        """,
+        {"keys": list(keys), "kind": entity_type.value},
+    )
+    return {row[0] for row in rows}
+
+
 def deleted_keys(conn: Conn, entity_type: EntityType, keys: Sequence[str]) -> set[str]:
     """Those of ``keys`` that deleted entities have, as long as their rows are kept."""
     rows = conn.execute(
