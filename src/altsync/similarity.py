@@ -7,12 +7,15 @@ there edges travel to the graph as part of their source's projection.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from heapq import nlargest
 from itertools import repeat
 from typing import Any, ClassVar, Protocol
 from uuid import UUID
 
+import numpy as np
 import structlog
 
 from altsync import outbox, store
@@ -33,7 +36,7 @@ from altsync.records import (
     Topology,
     Written,
 )
-from altsync.sinks.pinecone import Match
+from altsync.sinks.pinecone import Match, Reads, StoredVector
 from altsync.store import Neighbours, Rules
 
 log = structlog.get_logger(__name__)
@@ -51,7 +54,8 @@ LANES = 8
 #: still seen by those for whom it is among the nearest.
 REACH = 100
 
-#: How many times more are asked for when an answer is crowded with leagues that are deleted.
+#: How many times more are asked for when an answer ends before the last neighbour is certain:
+#: deleted leagues fill it, or leagues beyond it are as near as the last that is kept.
 WIDER = 10
 
 #: Neighbours that an index answers with at most: https://docs.pinecone.io/reference/api/database-limits
@@ -60,6 +64,13 @@ FARTHEST = 10_000
 #: Cosine of a vector with itself, as an index that rounds may answer it. Below, the index does
 #: not show what it was given yet.
 ITSELF = 0.999
+
+#: Decimals of a score, as PostgreSQL keeps it. Scores are rounded before they are compared:
+#: float32 products of equal vectors differ by 1e-7, and ties must not be decided by that.
+DECIMALS = 5
+
+#: The namespace of leagues.
+SPACE = "default"
 
 #: Seconds until a league is looked for again that the index does not show yet.
 LAG = 2.0
@@ -87,6 +98,12 @@ class Index(Protocol):
         with_metadata: bool = True,
     ) -> list[Match]:
         """The entities nearest to a vector, the best first. Raises ``SinkFailure``."""
+        ...
+
+    def fetch(
+        self, entity_type: EntityType, space: str, keys: Sequence[str], reads: Reads
+    ) -> list[StoredVector]:
+        """Those of ``keys`` that the index holds. Raises ``SinkFailure``."""
         ...
 
     def close(self) -> None:
@@ -117,61 +134,96 @@ class Sink:
         self._topology = topology
         self._rules = rules
         self._lanes = ThreadPoolExecutor(LANES, thread_name_prefix="similarity")
+        self._least = max(REACH, rules.top_k) + 1
+        self._reach = self._least
 
     def setup(self) -> None:
         """The vector index that is asked; migrations made the table."""
         self._index.setup()
 
     def split(self, rows: Sequence[Row], model: Model) -> list[Sequence[Row]]:
-        """By count."""
-        return [rows[i : i + PART] for i in range(0, len(rows), PART)]
+        """By count. Leagues of equal text go together, as one query answers for all of them."""
+        ordered = sorted(rows, key=lambda row: row.text_hash)
+        return [ordered[i : i + PART] for i in range(0, len(ordered), PART)]
 
     def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
         """Ask for the neighbours of each league, and write what has changed of its edges."""
         seen, calls = self._see(rows, model)
-        shown = [row for row in rows if seen[row.id].get(row.key, 0.0) >= ITSELF]
+        hidden = [row for row in rows if seen[row.id].get(row.key, 0.0) < ITSELF]
+        ended, fetches = self._hidden(hidden, seen, model)
+        shown = [row for row in rows if row.id not in ended]
         self._relate(shown, seen)
-        fine = {row.id for row in shown}
-        hidden = [row for row in rows if row.id not in fine]
         outcomes: list[Outcome] = [Written(row.id, row.version) for row in shown]
-        return Answer((*outcomes, *self._hidden(hidden)), calls=calls)
+        return Answer((*outcomes, *ended.values()), calls=calls + fetches)
 
     def _see(self, rows: Sequence[Row], model: Model) -> tuple[dict[UUID, dict[str, float]], int]:
-        """What each league sees of living ones, as scores by tag; and how many queries it took.
+        """Return what each league sees of living ones, as scores by tag, and the queries it took.
 
-        One query a league, but where deleted ones that the index still shows crowd them out.
+        Leagues of equal vectors share a query. A query is repeated with a greater reach where its
+        answer ends too early. Where most queries of a call were, the next call begins with that
+        reach: many near leagues rarely come alone.
         """
         seen: dict[UUID, dict[str, float]] = {}
-        reach, calls = max(REACH, self._rules.top_k) + 1, 0
-        while rows:
-            answers = list(self._lanes.map(self._ask, rows, repeat(model), repeat(reach)))
+        groups = self._equals(rows)
+        asked, wider, calls = len(groups), 0, 0
+        first = reach = self._reach
+        while groups:
+            firsts = [group[0] for group in groups]
+            answers = list(self._lanes.map(self._ask, firsts, repeat(model), repeat(reach)))
             calls += len(answers)
             with self._database.autocommit() as conn:
                 tags = list({tag for answer in answers for tag in answer})
                 living = store.living_keys(conn, EntityType.LEAGUE, tags)
-            for row, answer in zip(rows, answers, strict=True):
-                seen[row.id] = {t: s for t, s in answer.items() if t in living or t == row.key}
-            rows = [
-                row
-                for row, answer in zip(rows, answers, strict=True)
-                if len(answer) >= reach and self._lacks(seen[row.id], min(answer.values()))
-            ]
-            if reach == FARTHEST:
-                break
-            reach = min(reach * WIDER, FARTHEST)
+            ends_early: list[list[Row]] = []
+            for group, answer in zip(groups, answers, strict=True):
+                own = {row.key for row in group}
+                alive = {t: s for t, s in answer.items() if t in living or t in own}
+                seen |= {row.id: alive for row in group}
+                if self._ends_early(answer, alive, reach):
+                    ends_early.append(group)
+                if reach == first:
+                    wider += self._ends_early(answer, alive, self._least)
+            groups = ends_early if reach < FARTHEST else []
+            reach = min(reach * WIDER, FARTHEST) if groups else reach
+        self._reach = reach if wider * 2 > asked else self._least
         return seen, calls
 
-    def _lacks(self, seen: dict[str, float], farthest: float) -> bool:
-        """Whether a league has room for one that is farther than all that was answered."""
-        return len(seen) <= self._rules.top_k and farthest > self._rules.leave
+    def _equals(self, rows: Sequence[Row]) -> list[list[Row]]:
+        """Group leagues that get the same answer."""
+        groups: dict[tuple[bytes, str], list[Row]] = defaultdict(list)
+        for row in rows:
+            groups[row.vector or b"", self._archetype(row)].append(row)
+        return list(groups.values())
+
+    def _archetype(self, row: Row) -> str:
+        """Return the archetype that neighbours must have, "" for any."""
+        assert isinstance(row.content, League)
+        return "" if self._rules.across_archetypes else row.content.sport_archetype
+
+    def _ends_early(
+        self, answer: Mapping[str, float], alive: Mapping[str, float], reach: int
+    ) -> bool:
+        """Return whether a league beyond the first ``reach`` may belong among the neighbours."""
+        if len(answer) < reach:
+            return False
+        farthest = nlargest(reach, answer.values())[-1]
+        # One more than are kept: the league itself is among them.
+        best = nlargest(self._rules.top_k + 1, alive.values())
+        short = len(best) <= self._rules.top_k
+        return farthest > self._rules.leave and (short or farthest >= best[-1])
 
     def _relate(self, rows: Sequence[Row], seen: Mapping[UUID, dict[str, float]]) -> None:
         """Write the edges of leagues by all that they saw (scores by tag)."""
         if not rows:
             return
         with self._database.transaction() as conn:
-            now = store.similar_edges(conn, [row.id for row in rows])
-            found = [self._neighbours(row, seen[row.id], now[row.id]) for row in rows]
+            ids = [row.id for row in rows]
+            now, incoming = store.similar_edges(conn, ids), store.similar_to(conn, ids)
+            together = {row.key for row in rows}  # their edges are written with these
+            found = [
+                self._neighbours(row, seen[row.id], now[row.id], incoming[row.id] | together)
+                for row in rows
+            ]
             related = store.relate(conn, found, self._rules, self._topology, SIMILARITY)
         log.info(
             "relationships.updated",
@@ -182,47 +234,85 @@ class Sink:
             asked_again=related.asked_again,
         )
 
-    def _neighbours(self, row: Row, seen: dict[str, float], now: dict[str, float]) -> Neighbours:
-        """The edges of a league: in above one score, out below a lower one, so many at most."""
+    def _neighbours(
+        self, row: Row, seen: dict[str, float], now: dict[str, float], incoming: set[str]
+    ) -> Neighbours:
+        """The edges of a league: in above one score, out below a lower one, so many at most.
+
+        Of equal scores the tags decide, so that every order of work ends with the same edges.
+        A wide answer has no more leagues asked again than a narrow one: the nearest, and those
+        that lead here or may soon (``incoming``).
+        """
         rules = self._rules
         near = {tag: s for tag, s in seen.items() if tag != row.key and s > rules.leave}
         wanted = {tag: s for tag, s in near.items() if s > rules.enter or tag in now}
-        best = sorted(wanted.items(), key=lambda one: (-one[1], one[0]))[: rules.top_k]
-        return Neighbours(row.id, row.version, basis(row), dict(best), near)
+        best = sorted(wanted.items(), key=_nearest_first)[: rules.top_k]
+        first = dict(sorted(near.items(), key=_nearest_first)[: self._least])
+        first |= {tag: near[tag] for tag in incoming & near.keys()}
+        return Neighbours(row.id, row.version, basis(row), dict(best), first)
 
     def _ask(self, row: Row, model: Model, reach: int) -> dict[str, float]:
-        assert isinstance(row.content, League)
-        where: dict[str, Any] = {"model": model.name}
-        if not self._rules.across_archetypes:
-            where["sport_archetype"] = row.content.sport_archetype
+        """Return the scores of the leagues nearest to one, by tag."""
         matches = self._index.nearest(
             EntityType.LEAGUE,
             row.vector or b"",
             top_k=reach,
-            space="default",
-            where=where,
+            space=SPACE,
+            where=self._where(row, model),
             with_metadata=False,
         )
-        return {match.key: match.score for match in matches}
+        return {match.key: round(match.score, DECIMALS) for match in matches}
 
-    def _hidden(self, rows: Sequence[Row]) -> Iterator[Outcome]:
-        """What becomes of leagues that the index does not show as they are."""
+    def _where(self, row: Row, model: Model) -> dict[str, Any]:
+        """Return the metadata of vectors that are compared with a league's."""
+        archetype = self._archetype(row)
+        return {"model": model.name} | ({"sport_archetype": archetype} if archetype else {})
+
+    def _hidden(
+        self, rows: Sequence[Row], seen: Mapping[UUID, dict[str, float]], model: Model
+    ) -> tuple[dict[UUID, Outcome], int]:
+        """Return the outcomes of leagues that are not among their own neighbours, and the calls.
+
+        A ranked answer proves nothing: equal vectors crowd a league out, and an approximate index
+        may miss it. So the ids are fetched. A league without an outcome has a good answer.
+        """
         if not rows:
-            return
+            return {}, 0
         standing = self._standing([row.id for row in rows])
+        held, calls = self._held([row for row in rows if not standing[row.id][0]], model)
+        ended: dict[UUID, Outcome] = {}
         for row in rows:
-            waiting, age = standing.get(row.id, (True, None))
+            waiting, age = standing[row.id]
+            late = age is not None and age < LONGEST_LAG
+            crowded = min(seen[row.id].values(), default=0.0) >= ITSELF
             if waiting:  # its vector is still to be written, and will ask for this again
-                yield Written(row.id, row.version)
-            elif age is not None and age < LONGEST_LAG:
+                ended[row.id] = Written(row.id, row.version)
+            elif row.id in held and (crowded or not late):
+                continue
+            elif late:
                 reason = "the vector index does not show its vector yet"
-                yield Failed(row.id, ErrorKind.SINK, reason, retry_after=LAG)
+                ended[row.id] = Failed(row.id, ErrorKind.SINK, reason, retry_after=LAG)
             else:
                 reason = (
                     "the vector index does not hold its vector as PostgreSQL does: "
                     "altsync backfill --sink pinecone --force writes it again"
                 )
-                yield Failed(row.id, ErrorKind.ITEM, reason)
+                ended[row.id] = Failed(row.id, ErrorKind.ITEM, reason)
+        return ended, calls
+
+    def _held(self, rows: Sequence[Row], model: Model) -> tuple[set[UUID], int]:
+        """Return the leagues whose vectors the index holds as PostgreSQL does, and the calls."""
+        reads = Reads()
+        found = self._index.fetch(EntityType.LEAGUE, SPACE, [row.key for row in rows], reads)
+        stored = {one.key: one for one in found}
+        held = {
+            row.id
+            for row in rows
+            if (one := stored.get(row.key))
+            and self._where(row, model).items() <= one.metadata.items()
+            and cosine(row.vector or b"", one.values) >= ITSELF
+        }
+        return held, reads.requests
 
     def _standing(self, ids: Sequence[UUID]) -> dict[UUID, tuple[bool, float | None]]:
         """Of leagues: whether their vector is on its way, and seconds since it was written.
@@ -234,7 +324,7 @@ class Sink:
             outbox.lock_entities(conn, ((EntityType.LEAGUE, i) for i in ids))
             standing = store.vector_standing(conn, ids)
             outbox.forget_basis(conn, [i for i, (waiting, _) in standing.items() if waiting])
-        return standing
+        return {i: standing.get(i, (True, None)) for i in ids}  # a row that is gone needs nothing
 
     def delete(self, rows: Sequence[Row]) -> Answer:
         """Nothing: a league's relationships go with it, in the transaction that deletes it."""
@@ -249,3 +339,14 @@ class Sink:
         """Let go of the threads and of the index."""
         self._index.close()
         self._lanes.shutdown(wait=False, cancel_futures=True)
+
+
+def cosine(vector: bytes, values: Sequence[float]) -> float:
+    """Return the cosine of a vector (float32 little-endian) and numbers; 0 where there is none."""
+    one, other = np.frombuffer(vector, "<f4").astype(np.float64), np.asarray(values, np.float64)
+    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(one @ other) / lengths if one.shape == other.shape and lengths else 0.0
+
+
+def _nearest_first(one: tuple[str, float]) -> tuple[float, str]:
+    return -one[1], one[0]

@@ -297,6 +297,12 @@ class Interrupted:
             self._meanwhile.pop()()
         return matches
 
+    def fetch(
+        self, entity_type: EntityType, space: str, keys: Sequence[str], reads: pinecone.Reads
+    ) -> list[pinecone.StoredVector]:
+        """What the index holds."""
+        return self._index.fetch(entity_type, space, keys, reads)
+
     def close(self) -> None:
         """The index is not its own."""
 
@@ -547,6 +553,118 @@ def test_a_vector_written_again_revives_its_search(
     circle.settle()
     assert list(faults(circle)) == []
     assert "dead" not in circle.world.counts("similarity")
+
+
+def dead(place: Neighbourhood) -> list[str]:
+    """The errors of operations that were given up on."""
+    return [str(op.last_error) for op in place.world.ops("similarity") if op.status == "dead"]
+
+
+def equals(count: int) -> list[League]:
+    """Leagues of equal text."""
+    return [
+        league(f"e{number:03}", league_name="The same", description="0 degrees")
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize("texts", ["equal", "different"])
+def test_leagues_of_equal_vectors_are_neighbours_for_few_queries(
+    circle: Neighbourhood, texts: str
+) -> None:
+    many = equals(300)
+    if texts == "different":
+        many = [replace(one, league_name=one.league_tag) for one in many]
+    circle.save(*many)
+    queries = circle.settle()
+    tags = [one.league_tag for one in many]
+    nearest = {tag: {t for t in tags[: RULES.top_k + 1] if t != tag} for tag in tags}
+    assert dead(circle) == []
+    for tag in tags:
+        assert len(neighbours(circle, tag)) == RULES.top_k
+        assert neighbours(circle, tag) <= nearest[tag], "of equal scores the first tags are kept"
+    assert set(circle.edges().values()) == {1.0}
+    assert queries <= 300 / PART * 3
+    assert list(faults(circle)) == []
+
+
+def test_more_equal_vectors_than_an_index_answers_with(
+    circle: Neighbourhood, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most leagues are in no answer, their own included: their ids are fetched."""
+    monkeypatch.setattr("altsync.similarity.REACH", 5)
+    monkeypatch.setattr("altsync.similarity.FARTHEST", 20)
+    few_seen = Neighbourhood(circle.world, circle.database, circle.index, RULES)
+    few_seen.embedder = circle.embedder
+    many = equals(60)
+    few_seen.save(*many)
+    queries = few_seen.settle()
+    assert dead(few_seen) == []
+    assert {len(neighbours(few_seen, one.league_tag)) for one in many} == {RULES.top_k}
+    assert queries <= 60
+
+
+def test_leagues_nearer_than_a_score_can_show_take_about_one_query_each(
+    circle: Neighbourhood,
+) -> None:
+    many = [at(f"n{number:03}", number / 1e5) for number in range(250)]
+    circle.save(*many)
+    queries = circle.settle()
+    assert dead(circle) == []
+    assert {len(neighbours(circle, one.league_tag)) for one in many} == {RULES.top_k}
+    assert queries <= len(many) + 2 * PART
+    assert list(faults(circle)) == []
+
+
+def test_equal_vectors_of_another_archetype_are_no_neighbours(circle: Neighbourhood) -> None:
+    racing = [
+        replace(o, league_tag=f"r{o.league_tag}", sport_archetype="racing") for o in equals(6)
+    ]
+    circle.save(*equals(6), *racing)
+    circle.settle()
+    assert dead(circle) == []
+    assert not any(a.startswith("r") != b.startswith("r") for a, b in circle.edges())
+    assert list(faults(circle)) == []
+
+
+def test_a_vector_that_is_lost_among_equal_ones_is_said(
+    circle: Neighbourhood, index: PineconeHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crowded answer does not hide that the index lacks a vector."""
+    monkeypatch.setattr("altsync.similarity.REACH", 5)
+    many = equals(30)
+    circle.save(*many)
+    circle.vectors()
+    index.index(pinecone.INDEXES[EntityType.LEAGUE]).delete(ids=["e007"], namespace="default")
+    circle.world.conn.execute("UPDATE league SET pinecone_synced_at = now() - interval '1 hour'")
+    circle.world.pass_time(RULES.debounce + 1)
+    circle.deliver(circle.similarity)
+    errors = {op.entity_key: op.last_error for op in circle.world.ops("similarity") if op.live}
+    assert errors.keys() == {"e007"}
+    assert "altsync backfill --sink pinecone --force" in str(errors["e007"])
+
+
+def test_deleted_equal_leagues_hide_no_neighbour(
+    circle: Neighbourhood, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index still shows them, and they fill its first answers."""
+    monkeypatch.setattr("altsync.similarity.REACH", 5)
+    many = equals(40)
+    circle.save(*many)
+    circle.settle()
+    circle.delete(*many[:36])
+    circle.deliver(circle.similarity)
+    assert neighbours(circle, "e039") == {"e036", "e037", "e038"}
+    circle.settle()
+    assert dead(circle) == []
+    assert list(faults(circle)) == []
+
+
+def test_a_score_at_the_threshold_does_not_hang_on_rounding(circle: Neighbourhood) -> None:
+    """0.8 as float32 is above 0.8 or below it, depending on the side that asks."""
+    circle.save(at("m", 0), at("n", math.degrees(math.acos(RULES.enter))))
+    circle.settle()
+    assert circle.edges() == {}
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -87,6 +87,7 @@ from altsync.store.neighbours import (
     relate,
     related_leagues,
     similar_edges,
+    similar_to,
     vector_standing,
 )
 from altsync.store.operations import (
@@ -231,6 +232,7 @@ __all__ = [
     "same_lines",
     "similar_edges",
     "similar_keys",
+    "similar_to",
     "similarity_gaps",
     "standings",
     "status_breakdown",

@@ -69,6 +69,23 @@ def similar_edges(conn: Conn, sources: Sequence[UUID]) -> dict[UUID, dict[str, f
     return found
 
 
+def similar_to(conn: Conn, targets: Sequence[UUID]) -> dict[UUID, set[str]]:
+    """Return the tags of living leagues whose SIMILAR_TO edges lead to each of ``targets``."""
+    rows = conn.execute(
+        """
+        SELECT r.target_league_id, s.league_tag
+        FROM league_relationship r
+        JOIN league s ON s.id = r.source_league_id AND s.deleted_at IS NULL
+        WHERE r.target_league_id = ANY(%s) AND r.relationship_type = 'SIMILAR_TO'
+        """,
+        (list(targets),),
+    )
+    found: dict[UUID, set[str]] = {target: set() for target in targets}
+    for target, tag in rows:
+        found[target].add(tag)
+    return found
+
+
 def relate(
     conn: Conn, found: Sequence[Neighbours], rules: Rules, topology: Topology, follower: str
 ) -> Related:
