@@ -77,6 +77,18 @@ class Proxy:
 
         asyncio.run_coroutine_threadsafe(cut_all(), self._loop).result()
 
+    def silence(self) -> None:
+        """Keep back for good all that the server answers on the connections of this moment.
+
+        They stay open, and take what clients send: as after a failover without a reset.
+        """
+
+        async def silence_all() -> None:
+            for connection in self._connections.values():
+                connection.silent = True
+
+        asyncio.run_coroutine_threadsafe(silence_all(), self._loop).result()
+
     def close(self) -> None:
         """Cut everything and stop."""
         self._loop.call_soon_threadsafe(self._ended.set)
@@ -120,6 +132,7 @@ class _Connection:
         self._on_their_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(IN_FLIGHT)
         self._tail = b""
         self._answer_is_lost = False
+        self.silent = False
 
     async def swallow(self) -> None:
         """Take what comes and answer nothing."""
@@ -190,7 +203,7 @@ class _Connection:
 
     async def _pass_answers(self, server: asyncio.StreamReader) -> None:
         while data := await server.read(CHUNK):
-            while self._proxy.stalled:
+            while self._proxy.stalled or self.silent:
                 await asyncio.sleep(TICK_SECONDS)
             if self._answer_is_lost:
                 self.cut(reset=True)

@@ -23,7 +23,7 @@ def application() -> Application:
         pid = os.getpid()
         if pid not in _applications:
             _applications.clear()
-            _applications[pid] = Application()
+            _applications[pid] = Application(serving=True)
             # Import every SDK before threads do so at once.
             _ = _applications[pid].topology
             importlib.import_module("altsync.openai_embedder")

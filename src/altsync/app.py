@@ -13,11 +13,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote, urlsplit
 
+import psycopg
 import structlog
 
 from altsync import db, log, outbox, reconcile, similarity
 from altsync.config import Settings, read_settings
-from altsync.db import Database
+from altsync.db import Database, Outage
 from altsync.delivery import Delivery, Drained, Policy
 from altsync.embedding import Embedded, Embedder
 from altsync.errors import ConfigurationError, SinkFailure
@@ -42,12 +43,21 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger(__name__)
 
+#: Part of a lease that one statement may take: a worker that waits longer has lost its lease.
+STATEMENT_SHARE = 0.8
+
 
 class Application:
-    """Everything that one process needs, built when first asked for. Build it after a fork."""
+    """Everything that one process needs, built when first asked for. Build it after a fork.
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    ``serving``: the process holds leases or answers requests. No statement of it may take longer
+    than ``STATEMENT_SHARE`` of a lease. A command may take its time.
+    """
+
+    def __init__(self, settings: Settings | None = None, *, serving: bool = False) -> None:
         self.settings = settings or read_settings()
+        self._serving = serving
+        self._outage = Outage()
         self._deliveries: dict[str, Delivery | None] = {}
         self._sinks: dict[str, Sink | None] = {}
         self._me: Installation | None = None
@@ -66,8 +76,20 @@ class Application:
     @cached_property
     def database(self) -> Database:
         """The pool that workers and commands use."""
-        pooled = self.settings.altsync_direct_database_url is not None
-        return Database(self.settings.require_database_url(), pooled=pooled)
+        limit = self.settings.altsync_lease_seconds * STATEMENT_SHARE
+        return self._pool(limit if self._serving else None)
+
+    @cached_property
+    def _patient_database(self) -> Database:
+        """A pool whose statements may take their time: a comparison reads whole tables."""
+        return self._pool(None) if self._serving else self.database
+
+    def _pool(self, statement_timeout: float | None) -> Database:
+        return Database(
+            self.settings.require_database_url(),
+            pooled=self.settings.altsync_direct_database_url is not None,
+            statement_timeout=statement_timeout,
+        )
 
     def connect(self, name: str = "altsync") -> db.Conn:
         """A session connection of its own, for LISTEN and temporary tables."""
@@ -159,11 +181,21 @@ class Application:
         return Delivery(self.database, sink, self.topology, numbers, worker=worker_name())
 
     def deliver(self, sink: str) -> Drained:
-        """Drain a sink for one task's time. One that is not configured has nothing to do."""
+        """Drain a sink for one task's time. One that is not configured has nothing to do.
+
+        Without PostgreSQL nothing is done, and that is logged once: the relay wakes a worker
+        again when it is back, and what was claimed is due when its lease ends.
+        """
         delivery = self.delivery(sink)
         if delivery is None:
             return Drained()
-        return delivery.drain(self.settings.altsync_task_seconds, self.stopping.is_set)
+        try:
+            drained = delivery.drain(self.settings.altsync_task_seconds, self.stopping.is_set)
+        except psycopg.Error as error:
+            self._outage.failed(error, sink=sink)
+            return Drained()
+        self._outage.ended()
+        return drained
 
     def relay(self, wake: Callable[[str], None]) -> Relay:
         """The relay of this process' settings."""
@@ -215,7 +247,7 @@ class Application:
         opened = {name: self.sink(name) for name in asked if name not in skipped}
         skipped |= {name: "it is not configured" for name, one in opened.items() if one is None}
         return reconcile.verify(
-            self.database,
+            self._patient_database,
             self.topology,
             {name: sink for name, sink in opened.items() if sink is not None},
             options,
@@ -287,8 +319,9 @@ class Application:
                 sink.close()
         if isinstance(self.__dict__.get("_embedder"), _OpenAI):
             self.__dict__["_embedder"].close()
-        if "database" in self.__dict__:
-            self.database.close()
+        for pool in {self.__dict__.get("database"), self.__dict__.get("_patient_database")}:
+            if pool is not None:
+                pool.close()
 
 
 class _OpenAI:

@@ -5,24 +5,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import select
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
 from uuid import UUID
 
 import orjson
 import psycopg
+import structlog
 from psycopg import Connection
-from psycopg.abc import Buffer
+from psycopg.abc import Buffer, PQGen
 from psycopg.adapt import AdaptersMap
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg.types.array import ListDumper
 from psycopg.types.json import set_json_loads
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from altsync.config import split_schema
 from altsync.errors import ConfigurationError
@@ -30,7 +35,11 @@ from altsync.errors import ConfigurationError
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+log = structlog.get_logger(__name__)
+
 Conn = Connection[TupleRow]
+
+_T = TypeVar("_T")
 
 #: What COPY would read as something else, and how it is said in a value.
 #: https://www.postgresql.org/docs/current/sql-copy.html, "Text Format"
@@ -40,8 +49,158 @@ _NULL = r"\N"
 #: Seconds to wait for PostgreSQL to accept a connection before saying so.
 CONNECT_TIMEOUT = 5
 
+#: Seconds of a statement without a byte from PostgreSQL, after which a second connection asks
+#: whether the server still works on it.
+SILENCE = 5.0
+
+#: Seconds that an answer may be late after the server said that it has given it.
+LATE_ANSWER = 1.0
+
+#: Seconds after which the pool gives up on one connection and begins anew. Its pauses double, so
+#: a longer time would let a server that is back wait for as long as it was away.
+RECONNECT_TIMEOUT = 5.0
+
+#: What the kernel does about a peer that is gone: without it, it sends for 15 minutes and listens
+#: for ever. A URL overrides each of them. https://www.postgresql.org/docs/current/libpq-connect.html
+TCP = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+
+#: The same for the server: the locks of a client whose machine is gone end with its session.
+SESSION = {
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "3",
+    "tcp_keepalives_count": "3",
+}
+
 #: Connections one process keeps at most: one per worker thread, and the relay's few.
 POOL_SIZE = 16
+
+
+class ServerSilent(psycopg.OperationalError):
+    """PostgreSQL has stopped answering on a connection, which is closed."""
+
+
+class _Connection(Connection[TupleRow]):
+    """A connection that notices when PostgreSQL falls silent.
+
+    TCP notices a peer that acknowledges nothing. A balancer, a tunnel or a stopped server may
+    acknowledge and never answer. So a statement without any answer for ``SILENCE`` seconds is
+    looked for by a second connection. A statement that the server works on may take its time.
+    """
+
+    _address: tuple[str, dict[str, Any]]
+    _opened_at: float
+
+    @classmethod
+    def connect(  # type: ignore[override]  # psycopg's arguments are handed on as they are
+        cls,
+        conninfo: str = "",
+        *,
+        note: Callable[[psycopg.Error | None], None] = lambda problem: None,
+        **kwargs: Any,
+    ) -> Self:
+        """Connect, and ``note`` why not, or None. Raises ``psycopg.OperationalError``."""
+        try:
+            conn = super().connect(conninfo, **kwargs)
+        except psycopg.Error as error:
+            note(error)
+            raise
+        note(None)
+        own = ("autocommit", "prepare_threshold", "context", "row_factory", "cursor_factory")
+        conn._address = conninfo, {k: v for k, v in kwargs.items() if k not in own}
+        conn._opened_at = time.monotonic()
+        return conn
+
+    def wait(self, gen: PQGen[_T], *args: Any, **kwargs: Any) -> _T:
+        """Consume a generator of psycopg. Raises ``ServerSilent``."""
+        return super().wait(self._watch(gen), *args, **kwargs)
+
+    def _watch(self, gen: PQGen[_T]) -> PQGen[_T]:
+        try:
+            state = next(gen)
+            deadline = time.monotonic() + SILENCE
+            while True:
+                ready = yield state
+                if ready:
+                    deadline = time.monotonic() + SILENCE
+                elif time.monotonic() >= deadline:
+                    self._look_for_statement()
+                    deadline = time.monotonic() + SILENCE
+                state = gen.send(ready)
+        except StopIteration as end:
+            result: _T = end.value
+            return result
+
+    def _look_for_statement(self) -> None:
+        """Return when the server works on the statement of this connection.
+
+        Raises ``ServerSilent``. A connection that listens has no statement, and may be silent.
+        """
+        if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
+            return
+        problem = _Probe.ask(self, time.monotonic() - self._opened_at)
+        if problem is None or select.select([self.pgconn.socket], [], [], LATE_ANSWER)[0]:
+            return
+        self.pgconn.finish()
+        raise ServerSilent(f"PostgreSQL has not answered for {SILENCE:g} s: {problem}")
+
+
+class _Probe(Connection[TupleRow]):
+    """A connection that asks one question. Each of its steps has ``CONNECT_TIMEOUT`` seconds."""
+
+    def wait(self, gen: PQGen[_T], *args: Any, **kwargs: Any) -> _T:
+        """Consume a generator of psycopg. Raises ``psycopg.OperationalError`` when it is late."""
+        return super().wait(gen, *args, **{**kwargs, "timeout": CONNECT_TIMEOUT})
+
+    @classmethod
+    def ask(cls, conn: _Connection, age: float) -> str | None:
+        """Return why PostgreSQL does not work on a connection's statement; None when it does."""
+        conninfo, options = conn._address
+        try:
+            with cls.connect(conninfo, autocommit=True, **options) as probe:
+                row = probe.execute(
+                    """
+                    SELECT pg_backend_pid(), EXISTS (
+                      SELECT 1 FROM pg_stat_activity
+                      WHERE pid = %s AND state IS DISTINCT FROM 'idle'
+                        AND backend_start < now() - make_interval(secs => %s))
+                    """,
+                    (conn.pgconn.backend_pid, max(0.0, age - 1.0)),
+                ).fetchone()
+                assert row is not None
+                # A pooler makes up process numbers: its answer alone must do.
+                if row[1] or row[0] != probe.pgconn.backend_pid:
+                    return None
+                return "the server does not work on this statement (a failover?)"
+        except psycopg.errors.TooManyConnections:
+            return None
+        except psycopg.Error as error:
+            return " ".join(str(error).split()) or type(error).__name__
+
+
+class Outage:
+    """Logs once that PostgreSQL fails, and once that it works again. Threads may share it."""
+
+    def __init__(self, failed: str = "database.failed", ended: str = "database.recovered") -> None:
+        self._events = failed, ended
+        self._kinds: set[str] = set()
+
+    def failed(self, error: psycopg.Error, **more: Any) -> None:
+        """Log an error. The same kind again is logged at DEBUG, until ``ended``."""
+        kind = type(error).__name__
+        say = log.debug if kind in self._kinds else log.warning
+        self._kinds.add(kind)
+        say(self._events[0], error=f"{kind}: {' '.join(str(error).split())}", **more)
+
+    def ended(self) -> None:
+        """Log that PostgreSQL works again, if it had failed."""
+        if self._kinds:
+            self._kinds.clear()
+            log.info(self._events[1])
 
 
 class _FlatListDumper(ListDumper):
@@ -86,18 +245,37 @@ def _adapters() -> AdaptersMap:
 
 
 def connect_options(url: str, name: str) -> tuple[str, dict[str, Any]]:
-    """A URL that libpq takes, and psycopg's arguments for it."""
+    """Return a URL that libpq takes, and psycopg's arguments for it.
+
+    What the URL says itself goes before altsync's own choice.
+    """
     conninfo, schema = split_schema(url)
-    options: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT, "application_name": name}
+    given = conninfo_to_dict(conninfo)
+    options: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT, "application_name": name, **TCP}
+    options = {key: value for key, value in options.items() if key not in given}
     if schema:
-        options["options"] = f"-c search_path={quote(schema, safe='_')}"
+        search_path = f"-c search_path={quote(schema, safe='_')}"
+        options["options"] = f"{given.get('options') or ''} {search_path}".strip()
     return conninfo, options
 
 
 def connect(url: str, *, name: str = "altsync", autocommit: bool = True) -> Conn:
-    """A connection of its own, for LISTEN and temporary tables. The caller closes it."""
+    """Open a connection of its own, for LISTEN and temporary tables. The caller closes it."""
     conninfo, options = connect_options(url, name)
-    return psycopg.connect(conninfo, autocommit=autocommit, context=_adapters(), **options)
+    conn = _Connection.connect(conninfo, autocommit=True, context=_adapters(), **options)
+    _set_up(conn, SESSION)
+    conn.autocommit = autocommit
+    return conn
+
+
+def _set_up(conn: Conn, settings: Mapping[str, str]) -> None:
+    """Set parameters of a session. ``options`` of a URL goes before."""
+    said = conn.info.get_parameters().get("options", "")
+    wanted = {name: value for name, value in settings.items() if name not in said}
+    conn.execute(
+        "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) s(name, value)",
+        (list(wanted), list(wanted.values())),
+    )
 
 
 def copy_rows(
@@ -154,37 +332,76 @@ class Database:
     """A pool of connections. Build it after a fork, never before.
 
     ``pooled``: the URL leads through a transaction pooler, where statements prepared on one
-    connection are asked for on another; none are prepared then.
+    connection are asked for on another; none are prepared then, and no parameter of a session is
+    set. ``statement_timeout``: seconds after which the server ends a statement.
     """
 
     def __init__(
-        self, url: str, *, name: str = "altsync", size: int = POOL_SIZE, pooled: bool = False
+        self,
+        url: str,
+        *,
+        name: str = "altsync",
+        size: int = POOL_SIZE,
+        pooled: bool = False,
+        statement_timeout: float | None = None,
     ) -> None:
+        self._problem: psycopg.Error | None = None
         conninfo, options = connect_options(url, name)
         if pooled:
             options["prepare_threshold"] = None
+        settings = dict(SESSION)
+        if statement_timeout is not None:
+            settings["statement_timeout"] = f"{statement_timeout * 1000:.0f}ms"
         # The check costs a round trip and finds connections that a server restart has cut.
         self._pool = ConnectionPool(
             conninfo,
+            connection_class=_Connection,
             min_size=0,
             max_size=size,
             open=True,
-            kwargs={**options, "autocommit": True, "context": _adapters()},
-            check=ConnectionPool.check_connection,
+            kwargs={**options, "autocommit": True, "context": _adapters(), "note": self._note},
+            configure=None if pooled else lambda conn: _set_up(conn, settings),
+            check=self._check,
             timeout=CONNECT_TIMEOUT * 2,
+            reconnect_timeout=RECONNECT_TIMEOUT,
             name=name,
         )
+
+    def _check(self, conn: Conn) -> None:
+        try:
+            ConnectionPool.check_connection(conn)
+        except ServerSilent:
+            self._pool.drain()
+            raise
+
+    def _note(self, problem: psycopg.Error | None) -> None:
+        self._problem = problem
+
+    @contextmanager
+    def _connection(self) -> Iterator[Conn]:
+        try:
+            with self._pool.connection() as conn:
+                yield conn
+        except PoolTimeout as error:
+            # The pool's own sentence does not say why.
+            if self._problem is None:
+                raise
+            raise type(self._problem)(str(self._problem)) from error
+        except ServerSilent:
+            # Idle connections are as old, and lead to the same server.
+            self._pool.drain()
+            raise
 
     @contextmanager
     def autocommit(self) -> Iterator[Conn]:
         """A connection on which every statement stands for itself."""
-        with self._pool.connection() as conn:
+        with self._connection() as conn:
             yield conn
 
     @contextmanager
     def transaction(self) -> Iterator[Conn]:
         """A connection inside a transaction: committed at the end, or rolled back."""
-        with self._pool.connection() as conn, conn.transaction():
+        with self._connection() as conn, conn.transaction():
             yield conn
 
     def close(self) -> None:

@@ -106,5 +106,7 @@ def set_up(*, level: str = "INFO", form: str = "auto") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    # Each try of the pool would be a warning; who asked for the connection gets the error.
+    logging.getLogger("psycopg.pool").setLevel(max(logging.ERROR, root.level))
     for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "pinecone", "neo4j"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))

@@ -18,7 +18,7 @@ import psycopg
 import structlog
 
 from altsync import outbox
-from altsync.db import Conn, Database
+from altsync.db import Conn, Database, Outage
 from altsync.records import Dead, ErrorKind, Operation, Topology
 
 log = structlog.get_logger(__name__)
@@ -30,8 +30,15 @@ HOUSEKEEPING = 60.0
 #: lost everything goes unnoticed.
 PATIENCE = 10.0
 
+#: Seconds until the first try to reach a PostgreSQL that is away again.
+FIRST_PAUSE = 0.5
+
 #: Longest pause between two tries to reach a PostgreSQL that is away, in seconds.
-RECONNECT_CAP = 10.0
+RECONNECT_CAP = 5.0
+
+#: Seconds between two questions to PostgreSQL on the connection that listens. Nothing else would
+#: notice that it hears no more.
+HEARTBEAT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,8 @@ class Relay:
         self._announce = announce
         self._stop = threading.Event()
         self._next_housekeeping = 0.0
-        self._cut_off = False
+        self._outage = Outage("relay.disconnected", "relay.recovered")
+        self._pause = FIRST_PAUSE
         self._unwoken: set[str] = set()
 
     def stop(self) -> None:
@@ -78,37 +86,42 @@ class Relay:
         self._stop.set()
 
     def run(self) -> None:
-        """Until stopped. A PostgreSQL that is away is waited for, not died of."""
-        pause = 0.5
+        """Wake workers until stopped. PostgreSQL is waited for, whatever its error is."""
         while not self._stop.is_set():
             try:
                 with self._listen() as conn:
                     conn.execute(f"LISTEN {outbox.CHANNEL}")
                     self._announce()
-                    log.info("relay.started", sinks=self._enabled)
-                    pause = 0.5
-                    self._cut_off = False
                     self._watch(conn)
-            except psycopg.OperationalError as error:
-                # Said once, not at every try: ``relay.started`` says that it is over.
-                say = log.debug if self._cut_off else log.warning
-                say("relay.disconnected", error=str(error).strip(), retry_in=pause)
-                self._cut_off = True
-                self._stop.wait(pause)
-                pause = min(RECONNECT_CAP, pause * 2)
+            except psycopg.Error as error:
+                self._outage.failed(error, retry_in=self._pause)
+                self._stop.wait(self._pause)
+                self._pause = min(RECONNECT_CAP, self._pause * 2)
         log.info("relay.stopped")
 
     def _watch(self, conn: Conn) -> None:
-        wait = next_look_at_all = 0.0
+        next_look_at_all = next_look = 0.0
+        next_beat = time.monotonic() + HEARTBEAT
         while not self._stop.is_set():
+            wait = min(max(0.0, next_look - time.monotonic()), HEARTBEAT)
             heard = {n.payload for n in conn.notifies(timeout=wait, stop_after=1)}
             heard |= {n.payload for n in conn.notifies(timeout=0)}
+            if time.monotonic() >= next_beat:
+                conn.execute(f"LISTEN {outbox.CHANNEL}")
+                next_beat = time.monotonic() + HEARTBEAT
             sinks = sorted(heard & set(self._enabled))
+            if not sinks and time.monotonic() < next_look:
+                continue
             # A sink that is heard of all the time does not keep the others waiting.
             if not sinks or time.monotonic() >= next_look_at_all:
                 sinks = self._enabled
                 next_look_at_all = time.monotonic() + self._policy.poll
-            wait = self.look(sinks)
+            first = next_look == 0.0
+            next_look = time.monotonic() + self.look(sinks)
+            if first:  # what may fail has been done once
+                self._outage.ended()
+                self._pause = FIRST_PAUSE
+                log.info("relay.started", sinks=self._enabled)
 
     def look(self, sinks: Sequence[str]) -> float:
         """Wake workers for what is due now; returns the seconds until the next look."""
@@ -171,9 +184,19 @@ class Relay:
         if time.monotonic() < self._next_housekeeping:
             return
         self._next_housekeeping = time.monotonic() + HOUSEKEEPING
-        with self._database.transaction() as conn:
-            purged = outbox.purge_deleted(conn, self._policy.purge_grace)
+        purged = 0
+        while not self._stop.is_set():
+            with self._database.transaction() as conn:
+                count = outbox.purge_deleted(conn, self._policy.purge_grace)
+            purged += count
+            if count == 0:
+                break
         if purged:
             log.info("entities.purged", count=purged)
         for task in self._housekeeping:
-            task()
+            try:
+                task()
+            except psycopg.Error:
+                raise
+            except Exception:
+                log.exception("housekeeping.failed")

@@ -181,6 +181,30 @@ def test_a_postgresql_that_is_restarted_amid_everything(stack: Stack, folder: Pa
     assert_agreement(stack)
 
 
+def test_a_postgresql_that_falls_silent_amid_everything(stack: Stack, folder: Path) -> None:
+    """No reset and no answer: relay and worker leave the dead connections, and say so once."""
+    slow_down(stack)
+    source = write_leagues(folder, LEAGUES)
+    with relayed(stack.addresses["DATABASE_URL"]) as (proxy, url):
+        settings = {**SETTINGS, "DATABASE_URL": url}
+        processes = [stack.start_relay(settings), stack.start_worker(size=3, settings=settings)]
+        outbox.pause(stack.postgres, "embedding", WAITS)
+        stack.seed("--leagues", "--dir", str(source))
+        meet(stack, "embedding")
+        proxy.half_open = True
+        proxy.silence()
+        stack.until(lambda: "relay.disconnected" in processes[0].output, "a relay that noticed")
+        proxy.half_open = False
+        stack.until(lambda: stack.live() == 0, "drained without help", DRAINED_WITHIN)
+
+        assert [process.alive for process in processes] == [True, True]
+        for process, event in zip(processes, ("relay", "database"), strict=True):
+            lines = [line for line in process.output.splitlines() if f"{event}.recovered" in line]
+            assert len(lines) <= 1
+            assert "Traceback" not in process.output
+        assert_agreement(stack)
+
+
 def meet(stack: Stack, sink: str) -> None:
     """Let a paused sink go on, and return when a batch of it is under way."""
     outbox.resume(stack.postgres, sink)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,7 +68,7 @@ def running(relay: Relay, url: str) -> Iterator[None]:
 def test_a_notification_wakes_a_worker(world: World, database: Database) -> None:
     """Right after the commit, without waiting for the poll."""
     bell = Bell()
-    relay = _relay(world, database, bell, poll=NEVER)
+    relay = relay_of(world, database, bell, poll=NEVER)
     with running(relay, world.url):
         world.save(NFL)
         bell.wait_for("neo4j")
@@ -80,7 +80,7 @@ def test_what_was_there_before_is_found_at_the_start(world: World, database: Dat
     """No notification was heard of it."""
     world.save(NFL)
     bell = Bell()
-    with running(_relay(world, database, bell, poll=NEVER), world.url):
+    with running(relay_of(world, database, bell, poll=NEVER), world.url):
         bell.wait_for("neo4j")
 
 
@@ -89,7 +89,7 @@ def test_a_lost_notification_costs_nothing(world: World, database: Database) -> 
     world.save(NFL)
     world.conn.execute("UPDATE sync_operation SET available_at = 'infinity'")
     bell = Bell()
-    with running(_relay(world, database, bell, poll=0.02), world.url):
+    with running(relay_of(world, database, bell, poll=0.02), world.url):
         assert bell.rung == []
         world.conn.execute("UPDATE sync_operation SET available_at = now()")
         bell.wait_for("neo4j")
@@ -110,7 +110,7 @@ def test_a_busy_sink_does_not_keep_the_relay_from_the_others(
         world.conn.execute("SELECT pg_notify('altsync', 'neo4j')")
         return sink in bell.rung
 
-    with running(_relay(world, database, bell, poll=0.1), world.url):
+    with running(relay_of(world, database, bell, poll=0.1), world.url):
         eventually(lambda: told_and_woken("neo4j"))
         eventually(lambda: told_and_woken("embedding"), patience=5.0)
 
@@ -120,7 +120,7 @@ def test_a_retry_is_woken_for_when_it_is_due(world: World, database: Database) -
     world.save(NFL)
     world.conn.execute("UPDATE sync_operation SET available_at = now() + interval '0.3 s'")
     bell = Bell()
-    with running(_relay(world, database, bell, poll=NEVER), world.url):
+    with running(relay_of(world, database, bell, poll=NEVER), world.url):
         bell.wait_for("neo4j")
 
 
@@ -129,7 +129,7 @@ def test_an_ended_lease_is_woken_for(world: World, database: Database) -> None:
     world.save(NFL)
     world.claim("neo4j", lease=0.3)
     bell = Bell()
-    with running(_relay(world, database, bell, poll=NEVER, enabled=["neo4j"]), world.url):
+    with running(relay_of(world, database, bell, poll=NEVER, enabled=["neo4j"]), world.url):
         bell.wait_for("neo4j")
 
 
@@ -142,15 +142,16 @@ def test_a_relay_that_is_cut_off_comes_back(world: World, database: Database) ->
         sessions.append(db.connect(world.url, name="altsync-relay"))
         return sessions[-1]
 
-    relay = _relay(world, database, bell, poll=NEVER, listen=listen)
+    relay = relay_of(world, database, bell, poll=NEVER, listen=listen)
     with capture_logs() as log, running(relay, world.url):
         for number in range(2):
+            eventually(lambda: _count(log, "relay.started") == number + 1)  # noqa: B023
             world.conn.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE application_name = 'altsync-relay'"
             )
             eventually(lambda: len(sessions) == number + 2)  # noqa: B023
-            eventually(lambda: _listening(world.conn) > 0)
+        eventually(lambda: _count(log, "relay.started") == 3)
         world.save(NFL)
         bell.wait_for("neo4j")
     events = [entry["event"] for entry in log]
@@ -171,13 +172,14 @@ def test_a_relay_waits_for_a_database_that_is_away(world: World, database: Datab
         return db.connect(world.url, name="altsync-relay")
 
     world.save(NFL)
-    relay = _relay(world, database, bell, poll=NEVER, listen=listen)
+    relay = relay_of(world, database, bell, poll=NEVER, listen=listen)
     with capture_logs() as log, running(relay, world.url):
         bell.wait_for("neo4j")
     assert len(tries) == 3
-    assert [(entry["event"], entry["log_level"]) for entry in log[:3]] == [
+    assert [(entry["event"], entry["log_level"]) for entry in log[:4]] == [
         ("relay.disconnected", "warning"),
         ("relay.disconnected", "debug"),
+        ("relay.recovered", "info"),
         ("relay.started", "info"),
     ]
 
@@ -208,7 +210,7 @@ def test_a_broker_that_is_down_is_one_warning(world: World, database: Database) 
             raise ConnectionError("broker away")
 
     world.save(NFL)
-    relay = _relay(world, database, wake, enabled=["neo4j"])
+    relay = relay_of(world, database, wake, enabled=["neo4j"])
     with capture_logs() as log:
         for _ in range(5):
             relay.look(["neo4j"])
@@ -229,10 +231,10 @@ def test_as_many_are_woken_as_there_are_batches(world: World, database: Database
     """Up to the limit."""
     world.save(*leagues(25))
     bell = Bell()
-    _relay(world, database, bell, batch_size=10, wake_limit=8).look(["neo4j"])
+    relay_of(world, database, bell, batch_size=10, wake_limit=8).look(["neo4j"])
     assert bell.rung == ["neo4j"] * 3
     bell = Bell()
-    _relay(world, database, bell, batch_size=1, wake_limit=4).look(["embedding"])
+    relay_of(world, database, bell, batch_size=1, wake_limit=4).look(["embedding"])
     assert bell.rung == ["embedding"] * 4
 
 
@@ -240,7 +242,7 @@ def test_nobody_is_flooded(world: World, database: Database) -> None:
     """With no worker reading, one more goes out for each patience, however often it looks."""
     world.save(*leagues(25))
     bell = Bell()
-    relay = _relay(world, database, bell, batch_size=10, wake_limit=2)
+    relay = relay_of(world, database, bell, batch_size=10, wake_limit=2)
     for _ in range(50):
         relay.look(["neo4j"])
     assert len(bell.rung) == 2
@@ -255,7 +257,7 @@ def test_two_relays_wake_no_more_than_one(world: World, database: Database) -> N
     """They share the count."""
     world.save(*leagues(25))
     bell = Bell()
-    relays = [_relay(world, database, bell, batch_size=10, wake_limit=2) for _ in range(2)]
+    relays = [relay_of(world, database, bell, batch_size=10, wake_limit=2) for _ in range(2)]
     for relay in relays * 5:
         relay.look(["neo4j"])
     assert len(bell.rung) == 2
@@ -265,7 +267,7 @@ def test_workers_that_answer_are_woken_again(world: World, database: Database) -
     """A claim is the answer; what is left is woken for."""
     world.save(*leagues(3))
     bell = Bell()
-    relay = _relay(world, database, bell, batch_size=1, wake_limit=1)
+    relay = relay_of(world, database, bell, batch_size=1, wake_limit=1)
     graph = FakeGraph()
     for _ in range(3):
         relay.look(["neo4j"])
@@ -279,7 +281,7 @@ def test_workers_that_answer_are_woken_again(world: World, database: Database) -
 def test_nobody_is_woken_for_nothing(world: World, database: Database) -> None:
     """Nor for a sink that is not switched on here."""
     bell = Bell()
-    relay = _relay(world, database, bell, enabled=["neo4j"], poll=0.02)
+    relay = relay_of(world, database, bell, enabled=["neo4j"], poll=0.02)
     with running(relay, world.url):
         world.conn.execute("SELECT pg_notify('altsync', 'pinecone')")
         world.save(NFL)
@@ -297,7 +299,7 @@ def test_a_sink_that_admits_nobody_is_left_in_peace(
         "UPDATE sink_state SET state = %s, open_until = now() + interval '1 minute'", (state,)
     )
     bell = Bell()
-    relay = _relay(world, database, bell)
+    relay = relay_of(world, database, bell)
     relay.look(["neo4j"])
     assert bell.rung == []
     world.pass_time(61)
@@ -307,7 +309,7 @@ def test_a_sink_that_admits_nobody_is_left_in_peace(
 
 def test_a_look_says_when_to_look_again(world: World, database: Database) -> None:
     """No later than the poll, no later than what falls due, and never at once."""
-    relay = _relay(world, database, Bell(), poll=60.0)
+    relay = relay_of(world, database, Bell(), poll=60.0)
     assert relay.look(["neo4j"]) == 60.0
     world.save(NFL)
     world.conn.execute("UPDATE sync_operation SET available_at = now() + interval '20 s'")
@@ -328,7 +330,7 @@ def test_the_exhausted_are_buried(world: World, database: Database) -> None:
         "UPDATE sync_operation SET available_at = now() "
         "WHERE entity_key IN ('l000', 'l001') AND sink = 'neo4j' OR sink = 'embedding'"
     )
-    relay = _relay(world, database, Bell())
+    relay = relay_of(world, database, Bell())
     with capture_logs() as log:
         relay.look([])
     assert world.counts("neo4j") == {"dead": 2, "in_progress": 1}
@@ -366,7 +368,7 @@ def test_a_burial_does_not_bury_what_was_taken_over(world: World, database: Data
     found = outbox.exhausted(world.conn, 10)
     world.claim("neo4j", max_attempts=20)
     assert len(found) == 1
-    _relay(world, database, Bell()).look([])
+    relay_of(world, database, Bell()).look([])
     assert world.live("neo4j", "nfl").status == "in_progress"
 
 
@@ -376,7 +378,7 @@ def test_the_buried_of_a_sink_that_is_not_ours_are_left(world: World, database: 
     world.conn.execute("UPDATE sync_operation SET sink = 'archive' WHERE sink = 'neo4j'")
     world.claim("archive")
     world.conn.execute("UPDATE sync_operation SET attempts = 10, available_at = now()")
-    _relay(world, database, Bell()).look([])
+    relay_of(world, database, Bell()).look([])
     assert world.counts("archive") == {"in_progress": 1}
 
 
@@ -404,7 +406,7 @@ def test_a_house_is_kept_once_a_minute(world: World, database: Database) -> None
 
 def test_a_relay_is_not_idle_in_a_transaction(world: World, database: Database) -> None:
     """Listening in one would fill the queue of notifications until commits fail."""
-    with running(_relay(world, database, Bell(), poll=NEVER), world.url):
+    with running(relay_of(world, database, Bell(), poll=NEVER), world.url):
         states = world.conn.execute(
             "SELECT state FROM pg_stat_activity WHERE application_name = 'altsync-relay'"
         ).fetchall()
@@ -413,7 +415,7 @@ def test_a_relay_is_not_idle_in_a_transaction(world: World, database: Database) 
 
 def test_a_relay_stops_soon(world: World, database: Database) -> None:
     """Within its poll, from another thread or a signal."""
-    relay = _relay(world, database, Bell(), poll=0.02)
+    relay = relay_of(world, database, Bell(), poll=0.02)
     thread = threading.Thread(target=relay.run)
     thread.start()
     eventually(lambda: _listening(world.conn) > 0)
@@ -422,7 +424,7 @@ def test_a_relay_stops_soon(world: World, database: Database) -> None:
     assert not thread.is_alive()
 
 
-def _relay(
+def relay_of(
     world: World,
     database: Database,
     wake: Callable[[str], None],
@@ -431,6 +433,7 @@ def _relay(
     listen: Callable[[], Conn] | None = None,
     **policy: Any,
 ) -> Relay:
+    """A relay of these tests' sinks."""
     return Relay(
         database,
         listen or (lambda: db.connect(world.url, name="altsync-relay")),
@@ -439,6 +442,10 @@ def _relay(
         TOPOLOGY.names if enabled is None else enabled,
         RelayPolicy(**policy),
     )
+
+
+def _count(log: Sequence[Mapping[str, Any]], event: str) -> int:
+    return sum(entry["event"] == event for entry in log)
 
 
 def _listening(conn: Conn) -> int:

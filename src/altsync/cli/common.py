@@ -53,10 +53,10 @@ def command() -> Iterator[Settings]:
 
 
 @contextmanager
-def application() -> Iterator[Application]:
-    """The application of a command, closed at its end."""
+def application(*, serving: bool = False) -> Iterator[Application]:
+    """The application of a command, closed at its end. ``serving``: see ``Application``."""
     with command() as settings:
-        app = Application(settings)
+        app = Application(settings, serving=serving)
         try:
             yield app
         finally:

@@ -25,7 +25,7 @@ def dashboard(
     ] = False,
 ) -> None:
     """Serve the web page, its JSON, health probes and Prometheus metrics, until stopped."""
-    with application() as app:
+    with application(serving=True) as app:
         log.set_up(level=app.settings.altsync_log_level, form=app.settings.altsync_log_format)
         # It says which plugins it has, at its first use.
         logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -43,7 +43,7 @@ def migrate() -> None:
 
 def relay() -> None:
     """Wake workers for what is due, until stopped. One is enough, two are safe."""
-    with application() as app:
+    with application(serving=True) as app:
         log.set_up(level=app.settings.altsync_log_level, form=app.settings.altsync_log_format)
         from workers.app import app as celery
         from workers.app import waker

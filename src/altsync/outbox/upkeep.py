@@ -147,20 +147,23 @@ def reembed_page(
     return len(ids), max(ids)
 
 
-def purge_deleted(conn: Conn, grace: float) -> int:
+def purge_deleted(conn: Conn, grace: float, limit: int = 5000) -> int:
     """Remove deleted entities for good, once every sink has confirmed and the grace is over.
 
-    A delete that was discarded holds nothing up: what the sink keeps is known to be kept.
+    A delete that was discarded holds nothing up: what the sink keeps is known to be kept. At most
+    ``limit`` of each type go at once, so that a transaction stays short.
     """
     count = 0
     for entity_type in EntityType:
         count += conn.execute(
             f"""
-            DELETE FROM {entity_type} l
-            WHERE l.deleted_at < now() - make_interval(secs => %s) AND NOT EXISTS (
-              SELECT 1 FROM sync_operation o WHERE o.entity_id = l.id
-                AND (o.finished_at IS NULL OR o.status = 'dead'))
+            DELETE FROM {entity_type} WHERE id = ANY(ARRAY(
+              SELECT id FROM {entity_type} l
+              WHERE l.deleted_at < now() - make_interval(secs => %s) AND NOT EXISTS (
+                SELECT 1 FROM sync_operation o WHERE o.entity_id = l.id
+                  AND (o.finished_at IS NULL OR o.status = 'dead'))
+              ORDER BY id LIMIT %s FOR UPDATE))
             """,
-            (grace,),
+            (grace, limit),
         ).rowcount
     return count
