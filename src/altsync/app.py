@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import unquote, urlsplit
 
 import psycopg
 import structlog
 
-from altsync import db, log, outbox, reconcile, similarity
-from altsync.config import Settings, read_settings
+from altsync import db, outbox, reconcile, similarity
+from altsync.config import Settings, protect_settings, read_settings
 from altsync.db import Database, Outage
 from altsync.delivery import Delivery, Drained, Policy
 from altsync.embedding import Embedded, Embedder
@@ -63,7 +62,7 @@ class Application:
         self._me: Installation | None = None
         self._lock = threading.Lock()
         self.stopping = threading.Event()
-        log.protect(_secrets(self.settings))
+        protect_settings(dict(self.settings))
 
     @cached_property
     def topology(self) -> Topology:
@@ -404,23 +403,3 @@ def _module(sink: str) -> Any:
 def _traits(sink: str) -> SinkTraits:
     traits: SinkTraits = _module(sink).Sink.traits
     return traits
-
-
-def _secrets(settings: Settings) -> list[str | None]:
-    urls = [
-        settings.database_url,
-        settings.altsync_direct_database_url,
-        settings.redis_url,
-        settings.altsync_broker_url,
-    ]
-    values = [
-        settings.neo4j_password,
-        settings.pinecone_api_key,
-        settings.openai_api_key,
-        settings.flower_basic_auth,
-        settings.altsync_dashboard_password,
-    ]
-    passwords = [urlsplit(url.get_secret_value()).password for url in urls if url]
-    # As the URL writes them, and as servers and their errors do.
-    passwords += [unquote(password) for password in passwords if password]
-    return passwords + [value.get_secret_value() if value else None for value in values]

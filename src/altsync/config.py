@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import io
 import ipaddress
+import os
 import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    DotEnvSettingsSource,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
 )
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from altsync import addresses
+from altsync.addresses import without_schema as split_schema
 from altsync.errors import ConfigurationError
 from altsync.records import Model
+from altsync.redaction import protect, protect_address
+from altsync.wording import one_line
+
+__all__ = [
+    "SERVICE_GROUPS",
+    "Settings",
+    "is_loopback",
+    "protect_settings",
+    "read_settings",
+    "split_schema",
+]
 
 #: Variables that name one service. The local stack fills a group only when nothing else names
 #: any of it, so a real key is never sent to the local stack, nor a local one to a real service.
@@ -38,20 +56,6 @@ PREFIX = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 PREFIX_LENGTH = 24
 
 
-def split_schema(url: str) -> tuple[str, str | None]:
-    """A database URL without Prisma's ``?schema=`` parameter, and that schema.
-
-    libpq refuses parameters that it does not know; the described system's URLs carry this one.
-    """
-    address, _, query = url.partition("?")
-    parts = [part for part in query.split("&") if part]
-    schemas = [part.partition("=")[2] for part in parts if part.partition("=")[0] == "schema"]
-    # The rest is left as it is written: libpq has its own rules for spaces and signs.
-    rest = "&".join(part for part in parts if part.partition("=")[0] != "schema")
-    schema = unquote(schemas[0]) if schemas else None
-    return (f"{address}?{rest}" if rest else address), schema
-
-
 def is_loopback(address: str) -> bool:
     """Whether only this machine reaches an address, given as a number or as ``localhost``."""
     try:
@@ -60,34 +64,123 @@ def is_loopback(address: str) -> bool:
         return address.lower() == "localhost"
 
 
-class _LocalStackSource(PydanticBaseSettingsSource):
-    """``local.env`` of a running local stack, for the services that nothing else names."""
+#: Signs around a value that belong to the file or shell that it came from.
+_INVISIBLE = "\ufeff\u200b\u2060"
 
-    def __init__(self, settings_cls: type[BaseSettings], *others: PydanticBaseSettingsSource):
+#: Longest time of a setting, in seconds: PostgreSQL's intervals hold it, and so does a timer.
+_YEAR = 365 * 86_400.0
+
+
+def _unwrap(name: str, value: str) -> str:
+    """Return a value without spaces, byte order marks and quotes around it.
+
+    A password is only freed of its line break: all else may be part of it.
+    """
+    if name in ("neo4j_password", "altsync_dashboard_password", "flower_basic_auth"):
+        return value.strip("\r\n").strip(_INVISIBLE)
+    value = value.strip().strip(_INVISIBLE).strip()
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+        value = value[1:-1].strip()
+    return value
+
+
+def _read_values(values: Mapping[str, str | None], names: Mapping[str, Any]) -> dict[str, str]:
+    """Return the values that name a setting and are not empty, by the setting's name."""
+    found = {}
+    for variable, value in values.items():
+        name = variable.lower()
+        if name in names and value and (unwrapped := _unwrap(name, value)):
+            found[name] = unwrapped
+            if name in _SECRET_ADDRESSES:
+                protect_address(value)
+            elif name in _SECRETS:
+                protect([value, unwrapped])
+    return found
+
+
+def _read_file(path: Path) -> dict[str, str | None]:
+    """Return the lines ``NAME=value`` of a file. Raises ``ConfigurationError``."""
+    from dotenv import dotenv_values
+    from dotenv.parser import parse_stream
+
+    if not path.exists():
+        return {}
+    if not path.is_file():
+        raise ConfigurationError(f"{path} is no file: write NAME=value lines into it, or remove it")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ConfigurationError(f"{path} is UTF-16 text: save it as UTF-8")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(
+            f"{path}: line {line} is not UTF-8 text: save it as UTF-8"
+        ) from None
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    for binding in parse_stream(io.StringIO(text)):
+        if binding.error:
+            line = binding.original.line + binding.original.string.count(
+                "\n", 0, len(binding.original.string) - len(binding.original.string.lstrip("\n"))
+            )
+            raise ConfigurationError(f"{path}: line {line} cannot be read: write NAME=value")
+    return dotenv_values(stream=io.StringIO(text))
+
+
+class _Source(PydanticBaseSettingsSource):
+    """Settings by their names in capitals: of the environment, or of a file."""
+
+    def __init__(
+        self, settings_cls: type[BaseSettings], read: Callable[[], Mapping[str, str | None]]
+    ):
         super().__init__(settings_cls)
-        self._others = others
+        self._read = read
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
         raise NotImplementedError  # this source answers as a whole
+
+    def __call__(self) -> dict[str, Any]:
+        return dict(_read_values(self._read(), self.settings_cls.model_fields))
+
+
+class _LocalStackSource(_Source):
+    """``local.env`` of a running local stack, for the services that nothing else names."""
+
+    def __init__(self, settings_cls: type[BaseSettings], *others: PydanticBaseSettingsSource):
+        super().__init__(settings_cls, dict)
+        self._others = others
 
     def __call__(self) -> dict[str, Any]:
         named: dict[str, Any] = {}
         for source in self._others:
             named = {**source(), **named}
         home = Path(named.get("altsync_home") or Settings.model_fields["altsync_home"].default)
-        file = home / "local.env"
-        if not file.is_file():
-            return {}
-        local = DotEnvSettingsSource(self.settings_cls, env_file=file)()
+        file = home.expanduser() / "local.env"
+        local = _read_values(_read_file(file), self.settings_cls.model_fields)
         taken = {name for group in SERVICE_GROUPS if group & named.keys() for name in group}
         return {name: value for name, value in local.items() if name not in taken}
+
+
+class _DatabaseUrl(SecretStr):
+    """A checked address of PostgreSQL, and what was left out of it."""
+
+    def __init__(self, url: str, notes: Sequence[str] = ()) -> None:
+        super().__init__(url)
+        self.notes = tuple(notes)
 
 
 class Settings(BaseSettings):
     """Everything that can be set. Each field is the variable of the same name in capitals."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", extra="ignore", env_ignore_empty=True, validate_default=True
+        env_file=".env",
+        extra="ignore",
+        env_ignore_empty=True,
+        validate_default=True,
+        hide_input_in_errors=True,
     )
 
     database_url: SecretStr | None = None
@@ -119,29 +212,29 @@ class Settings(BaseSettings):
     #: Operations per claim, and rows per write.
     altsync_batch_size: int = Field(default=500, ge=1, le=5000)
     #: Seconds a worker may hold operations before others may take them.
-    altsync_lease_seconds: float = Field(default=30.0, gt=0)
+    altsync_lease_seconds: float = Field(default=30.0, gt=0, le=_YEAR)
     #: Seconds one remote call may take. Must stay under the lease.
-    altsync_sink_timeout_seconds: float = Field(default=10.0, gt=0)
+    altsync_sink_timeout_seconds: float = Field(default=10.0, gt=0, le=_YEAR)
     #: Attempts before an error of the record itself buries its operation.
     altsync_max_attempts: int = Field(default=5, ge=1, le=100)
     #: Leases that may run out before an operation is buried.
     altsync_max_lost_leases: int = Field(default=10, ge=1, le=1000)
     #: Seconds between two looks of the relay when nobody notifies it.
-    altsync_poll_seconds: float = Field(default=1.0, gt=0)
+    altsync_poll_seconds: float = Field(default=1.0, gt=0, le=_YEAR)
     #: Wake-ups per sink that may be under way at once: workers that share the drain.
     altsync_wake_limit: int = Field(default=4, ge=1, le=1000)
     #: Seconds a task goes on claiming before it asks for another one.
-    altsync_task_seconds: float = Field(default=20.0, gt=0)
+    altsync_task_seconds: float = Field(default=20.0, gt=0, le=_YEAR)
     #: First and longest delay of a retry, in seconds.
-    altsync_backoff_seconds: float = Field(default=1.0, gt=0)
-    altsync_backoff_cap_seconds: float = Field(default=300.0, gt=0)
+    altsync_backoff_seconds: float = Field(default=1.0, gt=0, le=_YEAR)
+    altsync_backoff_cap_seconds: float = Field(default=300.0, gt=0, le=_YEAR)
     #: Longest time that an open breaker waits before it probes, in seconds.
-    altsync_breaker_cap_seconds: float = Field(default=30.0, gt=0)
+    altsync_breaker_cap_seconds: float = Field(default=30.0, gt=0, le=_YEAR)
     #: What the provider of embeddings allows in a minute, over all workers; no limit by default.
-    altsync_openai_requests_per_minute: int | None = Field(default=None, ge=1)
-    altsync_openai_tokens_per_minute: int | None = Field(default=None, ge=1)
+    altsync_openai_requests_per_minute: int | None = Field(default=None, ge=1, le=10**12)
+    altsync_openai_tokens_per_minute: int | None = Field(default=None, ge=1, le=10**12)
     #: Seconds that a deleted row stays before it is removed for good.
-    altsync_purge_grace_seconds: float = Field(default=3600.0, gt=0)
+    altsync_purge_grace_seconds: float = Field(default=3600.0, gt=0, le=_YEAR)
     #: Whether leagues' SIMILAR_TO relationships are kept in step with their vectors.
     altsync_similarity: bool = True
     #: Cosine above which a league becomes similar to another, and below which it is no longer:
@@ -153,9 +246,9 @@ class Settings(BaseSettings):
     #: Whether leagues of different archetypes may be similar.
     altsync_similarity_across_archetypes: bool = False
     #: Seconds after a vector was written until its neighbours are looked for.
-    altsync_similarity_debounce_seconds: float = Field(default=2.0, ge=0)
+    altsync_similarity_debounce_seconds: float = Field(default=2.0, ge=0, le=_YEAR)
     #: Seconds between two comparisons of all stores by the relay; none by itself.
-    altsync_verify_every: float | None = Field(default=None, gt=0)
+    altsync_verify_every: float | None = Field(default=None, gt=0, le=_YEAR)
     altsync_log_format: Literal["auto", "json", "console"] = "auto"
     altsync_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     #: Asked of everybody who opens the dashboard; without it, it stays on loopback.
@@ -173,9 +266,51 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        assert isinstance(env_settings, EnvSettingsSource)
-        named = (init_settings, env_settings, dotenv_settings)
+        # As pydantic-settings reads `_env_file`, which a caller may give as None.
+        file = getattr(dotenv_settings, "env_file", None)
+        environment = _Source(settings_cls, lambda: os.environ)
+        dotenv = _Source(settings_cls, lambda: _read_file(Path(file)) if file else {})
+        named = (init_settings, environment, dotenv)
         return (*named, _LocalStackSource(settings_cls, *named))
+
+    @field_validator("altsync_log_level", "altsync_log_format", mode="before")
+    @classmethod
+    def _letters_of_any_size(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, str):
+            return value
+        return value.upper() if info.field_name == "altsync_log_level" else value.lower()
+
+    @field_validator("altsync_home")
+    @classmethod
+    def _home_of_the_account(cls, value: Path) -> Path:
+        return value.expanduser()
+
+    @field_validator("neo4j_uri", "pinecone_controller_host", "openai_base_url")
+    @classmethod
+    def _addresses_are_read(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return None if value is None else _ADDRESSES[str(info.field_name)](value)
+
+    @field_validator("redis_url", "altsync_broker_url")
+    @classmethod
+    def _brokers_are_read(cls, value: SecretStr | None) -> SecretStr | None:
+        return value and SecretStr(addresses.broker_url(value.get_secret_value()))
+
+    @field_validator("pinecone_api_key", "openai_api_key")
+    @classmethod
+    def _keys_fit_into_headers(cls, value: SecretStr | None) -> SecretStr | None:
+        return value and SecretStr(addresses.api_key(value.get_secret_value()))
+
+    @field_validator("flower_basic_auth")
+    @classmethod
+    def _logins_have_two_parts(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not all(value.get_secret_value().partition(":")):
+            raise ValueError("write user:password")
+        return value
+
+    @field_validator("database_url", "altsync_direct_database_url")
+    @classmethod
+    def _databases_are_read(cls, value: SecretStr | None) -> SecretStr | None:
+        return value and _DatabaseUrl(*addresses.database_url(value.get_secret_value()))
 
     @field_validator("altsync_sinks")
     @classmethod
@@ -212,6 +347,27 @@ class Settings(BaseSettings):
                 "relationship would come and go for ever"
             )
         return self
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out of a value, for the operator."""
+        values = {"DATABASE_URL": self.database_url}
+        values["ALTSYNC_DIRECT_DATABASE_URL"] = self.altsync_direct_database_url
+        return [
+            f"{name}: {note}"
+            for name, value in values.items()
+            if isinstance(value, _DatabaseUrl)
+            for note in value.notes
+        ]
+
+    @property
+    def database_role(self) -> str | None:
+        """The account of DATABASE_URL, if it names one."""
+        if self.database_url is None:
+            return None
+        authority = self.database_url.get_secret_value().partition("://")[2].partition("/")[0]
+        login, at, _ = authority.rpartition("@")
+        return unquote(login.partition(":")[0]) if at else None
 
     @property
     def sink_names(self) -> list[str]:
@@ -252,16 +408,69 @@ def _required(value: SecretStr | None, name: str) -> str:
     return value.get_secret_value()
 
 
+_SECRET_ADDRESSES = frozenset(
+    {"database_url", "altsync_direct_database_url", "redis_url", "altsync_broker_url"}
+)
+_SECRETS = frozenset(
+    {
+        "neo4j_password",
+        "pinecone_api_key",
+        "openai_api_key",
+        "flower_basic_auth",
+        "altsync_dashboard_password",
+    }
+)
+
+_ADDRESSES: dict[str, Callable[[str], str]] = {
+    "neo4j_uri": addresses.neo4j_uri,
+    "pinecone_controller_host": addresses.pinecone_host,
+    "openai_base_url": addresses.openai_base_url,
+}
+
+
 def read_settings(**overrides: Any) -> Settings:
-    """The settings of this process.
+    """Return the settings of this process.
 
     Raises ``ConfigurationError`` that names each wrong variable, and never its value.
     """
+    protect_settings(overrides)
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(str(part) for part in e['loc']).upper() or 'settings'}: {e['msg']}"
-            for e in error.errors(include_input=False)
-        ]
+        lines = [_sentence(one) for one in error.errors(include_input=False, include_url=False)]
         raise ConfigurationError("wrong settings: " + "; ".join(lines)) from None
+
+
+def protect_settings(values: Mapping[str, Any]) -> None:
+    """Take these settings' secrets out of every text from now on."""
+    for name, value in values.items():
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if isinstance(text, str) and name in _SECRET_ADDRESSES:
+            protect_address(text)
+        elif isinstance(text, str) and name in _SECRETS:
+            protect([text])
+
+
+def _sentence(error: ErrorDetails) -> str:
+    name = ".".join(str(part) for part in error["loc"]).upper()
+    context: dict[str, Any] = error.get("ctx", {})
+    match error["type"]:
+        case "value_error":
+            text = str(context["error"])
+        case "int_parsing" | "int_type" | "int_from_float" | "int_parsing_size":
+            text = "a whole number is wanted, as 10"
+        case "float_parsing" | "float_type" | "finite_number":
+            text = "a number is wanted, as 10 or 0.5, without a unit"
+        case "bool_parsing" | "bool_type":
+            text = "true or false is wanted"
+        case "greater_than":
+            text = f"it must be above {context['gt']:g}"
+        case "greater_than_equal":
+            text = f"it must be at least {context['ge']:,g}"
+        case "less_than_equal":
+            text = f"it must be at most {context['le']:,.10g}"
+        case "literal_error":
+            text = f"it must be {context['expected']}".replace("'", "")
+        case _:
+            text = one_line(error["msg"]).removeprefix("Value error, ")
+    return f"{name}: {text}" if name else text

@@ -15,6 +15,10 @@ class ConfigurationError(AltsyncError):
     """A setting is missing or wrong; the text names the setting and what to do."""
 
 
+class SchemaError(ConfigurationError):
+    """The database is not one that this release can use; the text says what to do."""
+
+
 class SeedError(AltsyncError):
     """Seeding cannot go on: a folder is missing, a prune is refused, an archetype is in use."""
 

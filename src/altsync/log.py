@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
-from collections.abc import Iterable, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
 
-#: Shorter values would take innocent words out of every line.
-_SHORTEST_SECRET = 6
+from altsync.redaction import protect, redact
 
-#: Passwords inside URLs, and keys of the providers, wherever they turn up.
-_PATTERNS = (
-    re.compile(r"(?<=://)([^:/@\s]*):([^@/\s]+)(?=@)"),
-    re.compile(r"\b(sk-[A-Za-z0-9_\-]{8,}|pcsk_[A-Za-z0-9_\-]{8,})"),
-    re.compile(r"(?i)(?<=bearer )[A-Za-z0-9._\-]{8,}"),
-)
-
-_secrets: set[str] = set()
-
-
-def protect(secrets: Iterable[str | None]) -> None:
-    """Remember values that must never be shown; ``redact`` takes them out from now on."""
-    _secrets.update(s for s in secrets if s and len(s) >= _SHORTEST_SECRET)
-
-
-def redact(text: str) -> str:
-    """The text without known secrets, passwords in URLs and provider keys."""
-    for secret in sorted(_secrets, key=len, reverse=True):
-        text = text.replace(secret, "***")
-    for pattern in _PATTERNS:
-        text = pattern.sub(lambda m: f"{m[1]}:***" if m.re is _PATTERNS[0] else "***", text)
-    return text
+__all__ = ["debugging", "protect", "redact", "set_up"]
 
 
 def _redacted(

@@ -34,7 +34,7 @@ def test_wrong_use_ends_with_a_sentence(stack: Stack, folder: Path) -> None:
         lambda: stack.seed("--dir", str(folder), code=2),
         lambda: stack.seed("--all", "--dir", str(folder / "nowhere"), code=1),
         lambda: stack.run("backfill", "--sink", "oracle", code=1),
-        lambda: stack.run("status", code=1, env=stack.bare_env),
+        lambda: stack.run("status", code=7, env=stack.bare_env),
     )
 
     said = [" ".join(command.stderr.split()) for command in ended]

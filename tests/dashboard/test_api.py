@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from altsync import db, log, outbox, store
+from altsync import db, log, outbox, redaction, store
 from altsync.app import Application
 from altsync.db import Database
 from altsync.local.ports import is_free
@@ -35,7 +35,7 @@ SHORT = 1
 @pytest.fixture(autouse=True)
 def _own_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test protects ends with it."""
-    monkeypatch.setattr(log, "_secrets", set(log._secrets))
+    monkeypatch.setattr(redaction, "_secrets", set(redaction._secrets))
 
 
 @pytest.fixture

@@ -192,19 +192,22 @@ NEEDS_POSTGRES = [
 
 @pytest.mark.parametrize("arguments", NEEDS_POSTGRES, ids=" ".join)
 def test_a_missing_database_url_is_one_sentence(run: CliRunner, arguments: list[str]) -> None:
-    """Exit 1, the variable named, what to do, and no traceback."""
+    """The variable is named, with what to do, and no traceback."""
     result = run.invoke(app, arguments)
-    assert result.exit_code == Exit.ERROR
+    assert result.exit_code == Exit.SETTINGS
     said = " ".join(result.stderr.split())
     assert said.startswith("altsync: DATABASE_URL is not set. Start the embedded stack with")
     assert "Traceback" not in result.output
-    assert result.stdout == ""
+    if "--json" in arguments:
+        assert json.loads(result.stdout)["kind"] == "settings"
+    else:
+        assert result.stdout == ""
 
 
 def test_the_relay_needs_both_its_servers(run: CliRunner) -> None:
     """It says the first one that is missing."""
     result = run.invoke(app, ["relay"])
-    assert result.exit_code == Exit.ERROR
+    assert result.exit_code == Exit.SETTINGS
     assert "_URL is not set. Start the embedded stack with" in " ".join(result.stderr.split())
     assert "Traceback" not in result.output
 
@@ -212,11 +215,11 @@ def test_the_relay_needs_both_its_servers(run: CliRunner) -> None:
 def test_a_database_that_is_not_there_is_one_sentence(
     run: CliRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Exit 1, and the password is not told."""
+    """The password is not shown."""
     url = f"postgresql://someone:planted-secret@127.0.0.1:{closed_port()}/db"
     monkeypatch.setenv("DATABASE_URL", url)
     result = run.invoke(app, ["seed", "--all"])
-    assert result.exit_code == Exit.ERROR
+    assert result.exit_code == Exit.UNAVAILABLE
     assert "altsync: no connection to PostgreSQL:" in result.stderr
     assert "planted-secret" not in result.output
     assert "Traceback" not in result.output
@@ -226,10 +229,10 @@ def test_a_database_that_is_not_there_is_one_sentence(
 def test_a_wrong_setting_is_one_sentence(
     run: CliRunner, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
-    """Exit 1, the variable named and its value not."""
+    """The variable is named and its value is not."""
     monkeypatch.setenv("ALTSYNC_LEASE_SECONDS", "planted-secret")
     result = run.invoke(app, arguments)
-    assert result.exit_code == Exit.ERROR
+    assert result.exit_code == Exit.SETTINGS
     assert "ALTSYNC_LEASE_SECONDS" in result.stderr
     assert "planted-secret" not in result.output
     assert "Traceback" not in result.output
@@ -244,7 +247,7 @@ def test_a_sink_that_does_not_exist_is_one_sentence(
     assert "no sink 'kafka'; there are embedding, neo4j, pinecone" in result.stderr
     monkeypatch.setenv("ALTSYNC_SINKS", "neo4j,kafka")
     result = run.invoke(app, ["failures", "--sink", "neo4j"])
-    assert result.exit_code == Exit.ERROR
+    assert result.exit_code == Exit.SETTINGS
     said = " ".join(result.stderr.split())
     assert "ALTSYNC_SINKS names 'kafka', but there is no sinks/kafka.py" in said
 
@@ -292,7 +295,15 @@ def test_exit_codes_are_those_of_the_reference() -> None:
         "SINK_ERRORS": 4,
         "TIMED_OUT": 5,
         "NOT_CONFIRMED": 6,
+        "SETTINGS": 7,
+        "UNAVAILABLE": 8,
+        "DENIED": 9,
+        "SCHEMA": 10,
+        "BUSY": 11,
+        "FILE": 12,
+        "BUG": 70,
         "INTERRUPTED": 130,
+        "PIPE": 141,
     }
 
 
@@ -302,6 +313,6 @@ def test_migrating_a_database_that_is_not_there_is_one_sentence(
     """Alembic's and SQLAlchemy's own errors stay inside."""
     monkeypatch.setenv("DATABASE_URL", f"postgresql://someone:x@127.0.0.1:{closed_port()}/db")
     result = run.invoke(app, ["migrate"])
-    assert result.exit_code == Exit.ERROR
+    assert result.exit_code == Exit.UNAVAILABLE
     assert "altsync: no connection to PostgreSQL:" in result.stderr
     assert "Traceback" not in result.output

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
-from altsync import log
+from altsync import log, redaction
 from altsync.app import Application
 from altsync.config import read_settings
 
@@ -21,7 +21,7 @@ SECRET = "hunter2-correct-horse"
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Loggers and known secrets are those of before, afterwards."""
-    monkeypatch.setattr(log, "_secrets", set())
+    monkeypatch.setattr(redaction, "_secrets", set())
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield

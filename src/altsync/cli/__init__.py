@@ -8,6 +8,7 @@ from altsync import __version__
 from altsync.cli import ask, dead, demo, local, operate
 from altsync.cli.adopt import adopt
 from altsync.cli.dashboard import dashboard
+from altsync.cli.ending import Command, Group
 from altsync.cli.prune import prune
 from altsync.cli.reembed import reembed
 from altsync.cli.relate import relate
@@ -17,6 +18,7 @@ from altsync.cli.why import why
 
 app = typer.Typer(
     name="altsync",
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Keep Neo4j and Pinecone in step with PostgreSQL.",
@@ -62,6 +64,9 @@ def _options(
     version: bool = typer.Option(
         False, "--version", is_eager=True, callback=_print_version, help="Print the version."
     ),
+    debug: bool = typer.Option(
+        False, "--debug", help="Show the traceback of an error; may stand anywhere."
+    ),
 ) -> None:
     pass
 
@@ -74,5 +79,5 @@ def main() -> None:
 def seed_main() -> None:
     """``python -m altsync.seed``."""
     only_seed = typer.Typer(pretty_exceptions_enable=False)
-    only_seed.command()(seed)
+    only_seed.command(cls=Command)(seed)
     only_seed(prog_name="python -m altsync.seed")

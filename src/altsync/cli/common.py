@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psycopg
 import typer
 
 from altsync import log
 from altsync.app import Application
-from altsync.cli.terminal import Exit, notes
+from altsync.cli import ending
+from altsync.cli.terminal import notes
 from altsync.config import Settings, read_settings
-from altsync.errors import AltsyncError, ConfigurationError
+from altsync.errors import AltsyncError
 from altsync.records import SinkTraits
+from altsync.wording import unknown
 
 #: Seconds of each unit of an age.
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -28,28 +30,19 @@ LONGEST = 1000 * 365 * 86_400
 
 @contextmanager
 def command() -> Iterator[Settings]:
-    """Settings for a command; errors end it with a sentence and a code, never a traceback."""
-    try:
-        settings = read_settings()
-        # Commands are quiet unless somebody has asked for more, or less.
-        asked = "altsync_log_level" in settings.model_fields_set
-        level = settings.altsync_log_level if asked else "WARNING"
-        log.set_up(level=level, form=settings.altsync_log_format)
-        yield settings
-    except AltsyncError as error:
-        raise _ended(" ".join(str(error).split()), Exit.ERROR) from None
-    except psycopg.errors.UndefinedTable:
-        raise _ended(
-            "the database has no altsync tables: run altsync migrate", Exit.ERROR
-        ) from None
-    except psycopg.OperationalError as error:
-        text = f"no connection to PostgreSQL: {' '.join(str(error).split())}"
-        raise _ended(text, Exit.ERROR) from None
-    except UnicodeEncodeError:
-        # The shell hands on bytes as they are; no store takes them.
-        raise _ended("an argument is no valid UTF-8", Exit.ERROR) from None
-    except KeyboardInterrupt:
-        raise _ended("interrupted", Exit.INTERRUPTED) from None
+    """Read the settings and set up the log. Errors pass: the end of the command shows them."""
+    settings = read_settings()
+    ending.line.role = settings.database_role
+    # Commands are quiet unless somebody has asked for more, or less.
+    asked = "altsync_log_level" in settings.model_fields_set
+    level = settings.altsync_log_level if asked else "WARNING"
+    log.set_up(level=level, form=settings.altsync_log_format)
+    if not asked:
+        # The pool would log each try to connect; the command's last line says why it failed.
+        logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+    for note in settings.notes:
+        notes.print(note, style="yellow", markup=False)
+    yield settings
 
 
 @contextmanager
@@ -63,18 +56,12 @@ def application(*, serving: bool = False) -> Iterator[Application]:
             app.close()
 
 
-def _ended(text: str, code: Exit) -> typer.Exit:
-    notes.print(f"altsync: {log.redact(text)}", style="red", markup=False)
-    return typer.Exit(code)
-
-
 def known_sink(app: Application, sink: str) -> SinkTraits:
-    """The traits of a sink that somebody named. Raises ``ConfigurationError``."""
+    """The traits of a sink that somebody named. Raises ``AltsyncError``."""
     try:
         return app.topology.traits(sink)
     except KeyError:
-        known = ", ".join(app.topology.names)
-        raise ConfigurationError(f"no sink {sink!r}; there are {known}") from None
+        raise AltsyncError(unknown("sink", sink, app.topology.names)) from None
 
 
 def age(text: str) -> float:

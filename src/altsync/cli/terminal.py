@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from enum import IntEnum
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -19,33 +18,22 @@ from altsync.outbox import FailureGroup
 from altsync.reconcile import Drift
 from altsync.records import BreakerState, SyncStatus
 from altsync.seed.report import Report
+from altsync.sentences import Exit as Exit  # noqa: PLC0414  (exported)
 from altsync.status import Status
 from altsync.store import RunProgress
 
 
-class Exit(IntEnum):
-    """Exit codes of every command."""
+class Terminal(Console):
+    """A console that leaves a closed pipe to the command's end."""
 
-    OK = 0
-    #: The command could not do its work; the message says why.
-    ERROR = 1
-    #: Wrong arguments (Typer's own).
-    USAGE = 2
-    #: The work was done, but some seed lines were refused.
-    REJECTED = 3
-    #: The work was done, but a sink gave up on some of it.
-    SINK_ERRORS = 4
-    #: Waiting ended before every sink had arrived.
-    TIMED_OUT = 5
-    #: Nothing was changed: it would cost money or forget something, and --yes was not said.
-    NOT_CONFIRMED = 6
-    #: Ctrl-C.
-    INTERRUPTED = 130
+    def on_broken_pipe(self) -> None:
+        """Raise what the system said."""
+        raise BrokenPipeError
 
 
 #: Everything for people that is not the answer itself goes to stderr, so that --json is clean.
-notes = Console(stderr=True, highlight=False)
-answers = Console(highlight=False)
+notes = Terminal(stderr=True, highlight=False)
+answers = Terminal(highlight=False)
 
 _STATUS_STYLE = {
     SyncStatus.SYNCED.value: "green",
@@ -72,7 +60,10 @@ _RULE = "=" * 50
 
 def print_json(body: Any) -> None:
     """One JSON document on stdout."""
-    sys.stdout.write(json.dumps(body, default=_plain, ensure_ascii=False, indent=2) + "\n")
+    # Escapes are read by every parser, whatever the encoding of the terminal or pipe.
+    is_utf8 = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    text = json.dumps(body, default=_plain, ensure_ascii=not is_utf8, indent=2)
+    sys.stdout.write(f"{text}\n")
 
 
 def _plain(value: Any) -> str:

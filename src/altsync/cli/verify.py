@@ -6,24 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
-import structlog
 import typer
 from rich.console import Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from altsync import log, reconcile, store
+from altsync import reconcile, store
 from altsync.app import Application
-from altsync.cli import terminal
+from altsync.cli import ending, terminal
 from altsync.cli.common import application
 from altsync.cli.operate import Json, SinkOption
-from altsync.cli.terminal import Exit, answers, notes
-from altsync.errors import ConfigurationError
+from altsync.cli.terminal import answers, notes
+from altsync.errors import AltsyncError, ConfigurationError
 from altsync.reconcile import Drift, Options, Report, Tally
 from altsync.sinks.pinecone import price_of_listing
-
-logger = structlog.get_logger(__name__)
+from altsync.wording import unknown
 
 #: Exit codes of this command: its question is whether the stores agree.
 AGREE, DRIFT, CANNOT_TELL = 0, 1, 2
@@ -63,13 +61,10 @@ def verify(
         with application() as app:
             report = _compare(app, sink, options, quiet=as_json)
         _print(report, as_json=as_json)
-    except typer.Exit as end:
-        raise typer.Exit(CANNOT_TELL if end.exit_code == Exit.ERROR else end.exit_code) from None
-    except Exception as error:
-        logger.debug("stores.not_compared", exc_info=True)
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        notes.print(f"altsync: could not tell: {log.redact(what)}", style="red", markup=False)
-        raise typer.Exit(CANNOT_TELL) from None
+    except (BrokenPipeError, typer.Exit):
+        raise
+    except Exception as error:  # noqa: BLE001  (shown)
+        raise typer.Exit(ending.report(error, CANNOT_TELL)) from None
     if report.drifted:
         raise typer.Exit(DRIFT)
     if not report.consistent:
@@ -91,8 +86,7 @@ def _print(report: Report, *, as_json: bool) -> None:
 
 def _compare(app: Application, sink: str | None, options: Options, *, quiet: bool) -> Report:
     if sink is not None and sink not in app.topology.names:
-        known = ", ".join(app.topology.names)
-        raise ConfigurationError(f"no sink {sink!r}; there are {known}")
+        raise AltsyncError(unknown("sink", sink, app.topology.names))
     reason = app.disabled_reason(sink) if sink is not None else None
     if reason is not None:
         raise ConfigurationError(f"{sink} is switched off: {reason}")

@@ -1,0 +1,304 @@
+"""Addresses of services as people write them, brought to one form or refused by a sentence.
+
+Each function raises ``ValueError`` whose text never holds a part of the address.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote, unquote_to_bytes, urlencode
+
+from altsync.wording import listing, suggestion
+
+DATABASE_FORM = "write postgresql://user:password@host:5432/database"
+REDIS_FORM = "write redis://host:6379/0, rediss://:password@host:6379/0 or unix:///path/to/socket"
+NEO4J_FORM = "write bolt://host:7687, neo4j://host:7687 or, with TLS, neo4j+s://host:7687"
+
+#: What a password may hold only in another form, and that form.
+_ENCODE = (
+    "a user or password with one of @ : / ? # % or a space must be percent-encoded "
+    "(@ is %40, : is %3A, / is %2F, ? is %3F, # is %23, % is %25)"
+)
+
+#: Parameters that other programs put into PostgreSQL's URL. libpq would refuse them.
+_FOREIGN = frozenset(
+    {
+        # Prisma: https://www.prisma.io/docs/orm/overview/databases/postgresql
+        "connection_limit",
+        "pgbouncer",
+        "pool_timeout",
+        "single_use_connections",
+        "socket_timeout",
+        "sslaccept",
+        "sslidentity",
+        "statement_cache_size",
+        # asyncpg and SQLAlchemy
+        "async_fallback",
+        "max_overflow",
+        "pool_pre_ping",
+        "pool_recycle",
+        "pool_size",
+        "prepared_statement_cache_size",
+        "prepared_statement_name_func",
+        "server_settings",
+        # Supabase
+        "supa",
+        "workaround",
+    }
+)
+
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+
+#: What other drivers call TLS: ``ssl=…``.
+_SSL = {"true": "require", "false": "disable", "no-verify": "require"}
+_SSL |= {mode: mode for mode in _SSL_MODES}
+
+#: Transports of Celery, by the scheme of their URLs.
+#: https://docs.celeryq.dev/projects/kombu/en/stable/userguide/connections.html
+_BROKERS = (
+    *("redis", "rediss", "redis+socket", "unix", "sentinel"),
+    *("amqp", "amqps", "pyamqp", "librabbitmq", "sqs", "gcpubsub", "confluentkafka", "qpid"),
+    *("azurestoragequeues", "azureservicebus", "mongodb", "zookeeper", "consul", "etcd", "pyro"),
+    *("sqlalchemy", "sqla", "slmq", "filesystem", "memory"),
+)
+_REDIS = ("redis", "rediss", "redis+socket", "unix", "sentinel")
+
+_NEO4J = ("bolt", "bolt+s", "bolt+ssc", "neo4j", "neo4j+s", "neo4j+ssc")
+
+_HOST = re.compile(r"(\[[0-9A-Za-z:.%]+\]|[^\[\]:@/?#\s]*)(?::(\d{0,5}))?")
+
+_BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+def database_url(text: str) -> tuple[str, list[str]]:
+    """Return PostgreSQL's address as libpq reads it, with ``?schema=`` kept; and notes.
+
+    Accepts URLs of SQLAlchemy, Prisma and Heroku, several hosts, and libpq's ``name=value`` form.
+    """
+    scheme, found, rest = text.partition("://")
+    if not found:
+        if "=" in text and not re.match(r"[\w+]+:", text):
+            return _from_pairs(text), []
+        raise ValueError(f"this is no address of PostgreSQL: {DATABASE_FORM}")
+    if not re.fullmatch(r"postgres(ql)?(\+[a-z0-9_]+)?", scheme.lower()):
+        raise ValueError(f"this is no address of PostgreSQL: {DATABASE_FORM}")
+    login, hosts, path, query = _split(rest)
+    _check_hosts(hosts, _ENCODE)
+    parameters, notes = _parameters(query)
+    url = f"postgresql://{login}{hosts}{path}" + (f"?{parameters}" if parameters else "")
+    _check_by_libpq(url)
+    return url, notes
+
+
+def _split(rest: str) -> tuple[str, str, str, str]:
+    """Return login with its ``@``, hosts, path with its slash, and query of a URL."""
+    authority = re.split(r"[/?]", rest, maxsplit=1)[0]
+    path, _, query = rest[len(authority) :].partition("?")
+    login, at, hosts = authority.rpartition("@")
+    # libpq ends the login at the first sign of these, and would show the rest of it as a host.
+    if "@" in login or "@" in path or ("@" in query and not at):
+        raise ValueError(_ENCODE)
+    if any(_BAD_PERCENT.search(part) for part in (login, hosts, path, query)):
+        raise ValueError(_ENCODE)
+    if re.search(r"\s", rest):
+        raise ValueError(f"there is a space or line break in it; {_ENCODE}")
+    return _encode_login(login) + at, hosts, path, query
+
+
+def _encode_login(login: str) -> str:
+    user, colon, password = login.partition(":")
+    encoded = (quote(unquote_to_bytes(part), safe="") for part in (user, password))
+    return colon.join(encoded) if colon else next(encoded)
+
+
+def _check_hosts(hosts: str, advice: str) -> None:
+    for host in hosts.split(","):
+        found = _HOST.fullmatch(host)
+        if found is None:
+            raise ValueError(f"the host or its port cannot be read; {advice}")
+        if found[2] and not 0 < int(found[2]) <= 65535:
+            raise ValueError("the port must be from 1 to 65535")
+
+
+def _parameters(query: str) -> tuple[str, list[str]]:
+    from psycopg import pq
+
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()} | {"schema", "ssl"}
+    kept, foreign = [], []
+    for part in filter(None, query.split("&")):
+        name, is_pair, value = part.partition("=")
+        if is_pair and name == "ssl" and value in _SSL:
+            kept.append(f"sslmode={_SSL[value]}")
+        elif is_pair and name in known:
+            kept.append(part)
+            if name == "sslmode" and value not in _SSL_MODES:
+                raise ValueError(f"sslmode must be one of {listing(_SSL_MODES)}")
+        elif name in _FOREIGN:
+            foreign.append(name)
+        elif is_pair and "@" not in query and re.fullmatch(r"[A-Za-z_]{2,40}", name):
+            near = suggestion(name, known)
+            raise ValueError(f"PostgreSQL has no parameter {name!r}{near}")
+        else:
+            raise ValueError(f"its parameters cannot be read; {_ENCODE}")
+    notes = []
+    if foreign:
+        notes.append(
+            f"ignored, as PostgreSQL does not know them: {listing(dict.fromkeys(foreign))}"
+        )
+    return "&".join(kept), notes
+
+
+def _from_pairs(text: str) -> str:
+    """Return the URL of ``host=… dbname=…``."""
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        pairs = {name: str(value) for name, value in conninfo_to_dict(text).items()}
+    except psycopg.Error:
+        pairs = {}
+    if not pairs:
+        raise ValueError(f"this is no address of PostgreSQL: {DATABASE_FORM}")
+    user, password = pairs.pop("user", ""), pairs.pop("password", None)
+    login = quote(user, safe="") + ("" if password is None else ":" + quote(password, safe=""))
+    hosts = pairs.get("host", "").split(",")
+    ports = pairs.get("port", "").split(",")
+    where = ""
+    if all(re.fullmatch(r"[\w.-]+", host) for host in hosts) and len(ports) in (1, len(hosts)):
+        ports = ports * len(hosts) if len(ports) == 1 else ports
+        where = ",".join(
+            f"{host}:{port}" if port else host for host, port in zip(hosts, ports, strict=True)
+        )
+        pairs.pop("host", None)
+        pairs.pop("port", None)
+        _check_hosts(where, DATABASE_FORM)
+    path = quote(pairs.pop("dbname", ""), safe="")
+    url = f"postgresql://{login}{'@' if login else ''}{where}/{path}"
+    query = urlencode(pairs, quote_via=quote, safe="/,")
+    url = f"{url}?{query}" if query else url
+    _check_by_libpq(url)
+    return url
+
+
+def _check_by_libpq(url: str) -> None:
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        found = conninfo_to_dict(without_schema(url)[0])
+    except (psycopg.Error, UnicodeError):
+        raise ValueError(f"libpq cannot read it: {DATABASE_FORM}") from None
+    for name in ("connect_timeout", "tcp_user_timeout", "keepalives_idle"):
+        value = str(found.get(name, "0"))
+        if not re.fullmatch(r"-?\d{1,9}", value):
+            raise ValueError(f"{name} must be a whole number")
+
+
+def without_schema(url: str) -> tuple[str, str | None]:
+    """Return a database URL without Prisma's ``?schema=`` parameter, and that schema.
+
+    libpq refuses parameters that it does not know; the described system's URLs carry this one.
+    """
+    address, _, query = url.partition("?")
+    parts = [part for part in query.split("&") if part]
+    schemas = [part.partition("=")[2] for part in parts if part.partition("=")[0] == "schema"]
+    # The rest is left as it is written: libpq has its own rules for spaces and signs.
+    rest = "&".join(part for part in parts if part.partition("=")[0] != "schema")
+    schema = unquote_to_bytes(schemas[0]).decode(errors="replace") if schemas else None
+    return (f"{address}?{rest}" if rest else address), schema
+
+
+def broker_url(text: str) -> str:
+    """Return the broker's address as Celery reads it. Several are separated by semicolons."""
+    return ";".join(_one_broker(part.strip()) for part in text.split(";"))
+
+
+def _one_broker(text: str) -> str:
+    scheme, found, rest = text.partition("://")
+    scheme = scheme.lower()
+    if not found or scheme not in _BROKERS:
+        near = "" if found else "the scheme is missing; "
+        raise ValueError(f"{near or 'this is no broker of Celery; '}{REDIS_FORM}")
+    if scheme == "unix":
+        path, _, query = rest.partition("?")
+        database = re.search(r"(?:^|&)db=(\d+)", query)
+        return f"redis+socket://{path}?virtual_host={database[1] if database else 0}"
+    if scheme in _REDIS and scheme != "redis+socket":
+        login, hosts, path, query = _split(rest)
+        if not hosts:
+            raise ValueError(f"the host is missing; {REDIS_FORM}")
+        _check_hosts(hosts, _ENCODE)
+        if not re.fullmatch(r"(/\d{0,5})?/?", path):
+            raise ValueError("after the host comes the number of a database, as in /0")
+        rest = f"{login}{hosts}{path}" + (f"?{query}" if query else "")
+    return f"{scheme}://{rest}"
+
+
+def neo4j_uri(text: str) -> str:
+    """Return Neo4j's address."""
+    scheme, found, rest = text.partition("://")
+    if not found:
+        raise ValueError(f"the scheme is missing; {NEO4J_FORM}")
+    if scheme.lower() in ("http", "https"):
+        raise ValueError(f"this is the address of Neo4j's HTTP port; {NEO4J_FORM}")
+    if scheme.lower() not in _NEO4J:
+        raise ValueError(f"this is no address of Neo4j; {NEO4J_FORM}")
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if "@" in rest:
+        raise ValueError("user and password go into NEO4J_USERNAME and NEO4J_PASSWORD")
+    if not authority or "," in authority:
+        raise ValueError(f"one host is wanted; {NEO4J_FORM}")
+    _check_hosts(authority, NEO4J_FORM)
+    return f"{scheme.lower()}://{rest}"
+
+
+def http_url(text: str, form: str) -> str:
+    """Return the address of an HTTP service. A missing scheme is https for a name with a dot."""
+    scheme, found, rest = text.partition("://")
+    if not found:
+        if not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+\.?(:\d+)?(/\S*)?", text):
+            raise ValueError(f"the scheme is missing; {form}")
+        if re.match(r"[\d.]+(:|/|$)", text):
+            raise ValueError(f"the scheme is missing; {form}")
+        scheme, rest = "https", text
+    if scheme.lower() not in ("http", "https"):
+        raise ValueError(f"this is no address of an HTTP service; {form}")
+    authority, _, path = rest.partition("/")
+    if "@" in authority or re.search(r"[?#\s]", rest):
+        raise ValueError(f"a login, parameters and spaces have no place in it; {form}")
+    if not authority or "," in authority:
+        raise ValueError(f"one host is wanted; {form}")
+    _check_hosts(authority, form)
+    return f"{scheme.lower()}://{authority}" + (f"/{path}" if path else "")
+
+
+def openai_base_url(text: str) -> str:
+    """Return the address that ``/embeddings`` is put after."""
+    form = "write https://host/v1: /embeddings is put after it"
+    url = http_url(text, form).rstrip("/")
+    _, _, path = url.partition("://")[2].partition("/")
+    if not path:
+        raise ValueError(f"the path is missing; {form}")
+    if path.endswith("embeddings"):
+        raise ValueError(f"it must not end with /embeddings; {form}")
+    return url
+
+
+def pinecone_host(text: str) -> str:
+    """Return the address of Pinecone's control plane."""
+    form = "write https://api.pinecone.io, or leave it out"
+    url = http_url(text, form)
+    if ".svc." in url:
+        raise ValueError(f"this is the address of an index; {form}")
+    return url
+
+
+def api_key(text: str) -> str:
+    """Return a key that an HTTP header can carry."""
+    for place, sign in enumerate(text, 1):
+        if not "!" <= sign <= "~":
+            kind = "a space or line break" if sign.isspace() else "a sign that is not ASCII"
+            raise ValueError(f"sign {place} of {len(text)} is {kind}; copy the key once more")
+        if sign in "\"'":
+            raise ValueError(f"sign {place} of {len(text)} is a quote; copy the key once more")
+    return text

@@ -1,0 +1,167 @@
+"""How every command ends: one sentence for any error, JSON with ``--json``, an exit status."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.exceptions import TyperException
+
+from altsync.cli.terminal import Exit, notes, print_json
+from altsync.redaction import redact
+from altsync.sentences import Failure, describe
+from altsync.wording import one_line, suggestion
+
+#: Options that every command understands, wherever they stand.
+JSON, DEBUG = "--json", "--debug"
+
+
+class _Line:
+    """The command line of this process: what its errors need to know."""
+
+    as_json = False
+    debug = False
+    #: PostgreSQL's account, once the settings are read.
+    role: str | None = None
+
+
+line = _Line()
+
+
+def attach(error: BaseException, body: dict[str, Any]) -> None:
+    """Give the JSON document of an error what the command had done until then."""
+    error.__dict__["altsync_body"] = body
+
+
+def report(error: BaseException, code: Exit | int | None = None) -> int:
+    """Show an exception as a sentence, and as JSON with ``--json``; return the exit status."""
+    failure = describe(error, line.role)
+    if failure.exit is Exit.PIPE:
+        return failure.exit
+    if line.debug:
+        text = "".join(traceback.format_exception(error))
+        _say(redact(text.rstrip()), None)
+    return show(failure, code, error.__dict__.get("altsync_body"))
+
+
+def show(failure: Failure, code: Exit | int | None, body: dict[str, Any] | None) -> int:
+    """Show a failure; return the exit status."""
+    status = int(failure.exit if code is None else code)
+    _say(f"altsync: {failure.text}", "red")
+    if line.as_json:
+        document = {**(body or {}), "error": failure.text, "kind": failure.kind, "exit": status}
+        if failure.exit is Exit.INTERRUPTED:
+            document["interrupted"] = True
+        with suppress(OSError, ValueError):
+            print_json(document)
+    return status
+
+
+def _say(text: str, style: str | None) -> None:
+    # Nothing is left to do where even this cannot be written.
+    with suppress(OSError, ValueError):
+        notes.print(text, style=style, markup=False, soft_wrap=True)
+
+
+class _Ending:
+    """A command whose errors end in a sentence."""
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:
+        """Run the command line, and end the process with its status."""
+        if not extra.pop("standalone_mode", True):
+            return super().main(args, *more, standalone_mode=False, **extra)  # type: ignore[misc]
+        given = list(sys.argv[1:] if args is None else args)
+        options = given[: given.index("--")] if "--" in given else given
+        line.as_json, line.debug, line.role = JSON in options, DEBUG in options, None
+        kept = [one for one in options if one != DEBUG] + given[len(options) :]
+        prepare_streams()
+        sys.exit(
+            _finish(
+                lambda: super(_Ending, self).main(  # type: ignore[misc]
+                    kept, *more, standalone_mode=False, **extra
+                )
+            )
+        )
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; every error of its own becomes an exit status."""
+        try:
+            return super().invoke(ctx)  # type: ignore[misc]
+        except (typer.Exit, typer.Abort, TyperException, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001  (reported, whatever it is)
+            raise typer.Exit(report(error)) from None
+
+
+class Group(_Ending, TyperGroup):
+    """The command line with its commands."""
+
+
+class Command(_Ending, TyperCommand):
+    """A command line of one command."""
+
+
+def _finish(run: Callable[[], Any]) -> int:
+    try:
+        returned = run()
+        status = returned if isinstance(returned, int) else Exit.OK
+    except TyperException as error:
+        status = _show_usage(error)
+    except typer.Abort:
+        _say("altsync: not confirmed, nothing was done", "red")
+        status = Exit.ERROR
+    except SystemExit as error:
+        if isinstance(error.code, str):
+            _say(error.code, "red")
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException as error:  # noqa: BLE001  (reported, whatever it is)
+        status = report(error)
+    return _flush(status)
+
+
+def _show_usage(error: TyperException) -> int:
+    said = one_line(error.format_message())
+    if type(error).__name__ == "NoArgsIsHelpError":
+        sys.stderr.write(f"{error.format_message()}\n")
+        return error.exit_code
+    known = re.search(r"'(?P<word>[^']*)' is not one of (?P<known>.+?)\.?$", said)
+    if known is not None:
+        said = said.rstrip(".") + suggestion(
+            known["word"], re.findall(r"'([^']*)'", known["known"])
+        )
+    path = getattr(getattr(error, "ctx", None), "command_path", "altsync")
+    text = f"{said.rstrip('.')}{'' if said.endswith('?') else '.'} {path} --help says more."
+    failure = Failure(redact(text), Exit.USAGE)
+    return show(failure, error.exit_code, None)
+
+
+def prepare_streams() -> None:
+    """Let output be written whatever its encoding: signs that it lacks are escaped."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the shell: >&-
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  (for the process)
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _flush(status: int) -> int:
+    """Write what is buffered. Without it Python would show a traceback as it ends."""
+    try:
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        status = Exit.PIPE
+    except (OSError, ValueError) as error:
+        status = report(error)
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status

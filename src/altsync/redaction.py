@@ -1,0 +1,54 @@
+"""Secrets are taken out of every text that altsync shows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from urllib.parse import quote, unquote
+
+#: Shorter values would take innocent words out of every line.
+_SHORTEST_SECRET = 6
+
+#: Passwords of examples that are also names. Patterns take them out where they are passwords.
+_NAMES = frozenset({"altsync", "postgres", "postgresql", "password", "pinecone", "neo4j"})
+
+#: Passwords inside URLs, and keys of the providers, wherever they turn up.
+_URL_PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):([^@/\s]+)(?=@)")
+_PATTERNS = (
+    re.compile(r"\b(sk-[A-Za-z0-9_\-]{8,}|pcsk_[A-Za-z0-9_\-]{8,})"),
+    re.compile(r"(?i)(?<=bearer )[A-Za-z0-9._\-]{8,}"),
+    re.compile(r"(?i)(?<=\bpassword=)('(?:[^'\\]|\\.)*'|[^\s'&]+)"),
+)
+
+#: The password of a URL, however it is written: up to the last ``@``.
+_LOGIN = re.compile(r"^\s*[\"']?[^/]*:/{0,2}[^:]*:(.*)@", re.DOTALL)
+
+_secrets: set[str] = set()
+
+
+def protect(secrets: Iterable[str | None]) -> None:
+    """Remember values that must never be shown; ``redact`` takes them out from now on."""
+    _secrets.update(
+        s for s in secrets if s and len(s) >= _SHORTEST_SECRET and s.casefold() not in _NAMES
+    )
+
+
+def protect_address(url: str) -> None:
+    """Remember the password of a URL, however badly the URL is written."""
+    found = _LOGIN.match(url)
+    if found is None:
+        return
+    # Drivers cut a password at a sign that they take for a separator, and show either part.
+    pieces = [found[1], *re.split(r"[@/?#:%]", found[1])]
+    forms = [form for piece in pieces for form in (piece, unquote(piece), quote(piece, safe=""))]
+    protect(forms)
+
+
+def redact(text: str) -> str:
+    """Return the text without known secrets, passwords in URLs and provider keys."""
+    for secret in sorted(_secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    text = _URL_PASSWORD.sub(lambda found: f"{found[1]}:***", text)
+    for pattern in _PATTERNS:
+        text = pattern.sub("***", text)
+    return text

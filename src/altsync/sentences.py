@@ -1,0 +1,266 @@
+"""Any exception as one sentence, with the exit status of its kind."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+import psycopg
+
+from altsync.errors import AltsyncError, ConfigurationError, SchemaError, SinkFailure
+from altsync.redaction import redact
+from altsync.wording import one_line
+
+
+class Exit(IntEnum):
+    """Exit statuses of every command."""
+
+    OK = 0
+    #: The command could not do its work; the message says why.
+    ERROR = 1
+    #: Wrong arguments (Typer's own).
+    USAGE = 2
+    #: The work was done, but some seed lines were refused.
+    REJECTED = 3
+    #: The work was done, but a sink gave up on some of it.
+    SINK_ERRORS = 4
+    #: Waiting ended before every sink had arrived.
+    TIMED_OUT = 5
+    #: Nothing was changed: it would cost money or forget something, and --yes was not said.
+    NOT_CONFIRMED = 6
+    #: A setting is wrong or missing.
+    SETTINGS = 7
+    #: A store cannot be reached, or does not answer.
+    UNAVAILABLE = 8
+    #: A store refuses the login, or the role lacks a right.
+    DENIED = 9
+    #: The database has no tables of altsync, those of another release, or a wrong encoding.
+    SCHEMA = 10
+    #: PostgreSQL is out of room for now: a lock, a time limit, connections, its disk.
+    BUSY = 11
+    #: A file or the standard output cannot be read or written.
+    FILE = 12
+    #: An error that altsync has no sentence for.
+    BUG = 70
+    #: Ctrl-C.
+    INTERRUPTED = 130
+    #: The program that reads standard output has ended.
+    PIPE = 141
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a command ends with: a sentence without secrets, and the exit status."""
+
+    text: str
+    exit: Exit
+
+    @property
+    def kind(self) -> str:
+        """The exit status by its name."""
+        return self.exit.name.lower()
+
+
+def describe(error: BaseException, role: str | None = None) -> Failure:
+    """Return the sentence of an exception. ``role`` is PostgreSQL's account, for GRANT."""
+    text, code = _describe(error, role)
+    return Failure(redact(one_line(text)), code)
+
+
+def _describe(error: BaseException, role: str | None) -> tuple[str, Exit]:
+    match error:
+        case KeyboardInterrupt():
+            return "interrupted", Exit.INTERRUPTED
+        case SchemaError():
+            return str(error), Exit.SCHEMA
+        case ConfigurationError():
+            return str(error), Exit.SETTINGS
+        case SinkFailure():
+            return str(error), Exit.UNAVAILABLE
+        case AltsyncError():
+            return str(error), Exit.ERROR
+        case psycopg.Error():
+            return _describe_postgresql(error, role)
+        case UnicodeEncodeError():
+            # The shell hands on bytes as they are; no store takes them.
+            return "an argument is no valid UTF-8", Exit.USAGE
+        case BrokenPipeError():
+            return "the reader of the output has ended", Exit.PIPE
+        case OSError():
+            return _describe_os(error)
+        case MemoryError():
+            return "there is not enough memory", Exit.ERROR
+    orig = getattr(error, "orig", None)  # SQLAlchemy's errors wrap the driver's
+    if isinstance(orig, psycopg.Error):
+        return _describe_postgresql(orig, role)
+    store = _STORES.get(type(error).__module__.partition(".")[0])
+    if store is not None:
+        return f"{store}: {_text(error)}", Exit.UNAVAILABLE
+    return f"unexpected {_text(error)} (--debug shows where)", Exit.BUG
+
+
+#: Who an exception comes from, by the package of its class.
+_STORES = {
+    "neo4j": "Neo4j",
+    "redis": "Redis",
+    "kombu": "the broker",
+    "amqp": "the broker",
+    "openai": "the provider of embeddings",
+    "pinecone": "Pinecone",
+    "httpx": "an HTTP service",
+    "httpcore": "an HTTP service",
+}
+
+
+def _text(error: BaseException) -> str:
+    said = str(error)
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def _describe_os(error: OSError) -> tuple[str, Exit]:
+    reason = error.strerror or _text(error)
+    if error.filename is not None:
+        return f"{error.filename!s}: {reason}", Exit.FILE
+    if error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT, errno.EFBIG):
+        return f"the output cannot be written: {reason}", Exit.FILE
+    return f"the system refused: {reason}", Exit.UNAVAILABLE
+
+
+def _describe_postgresql(error: psycopg.Error, role: str | None) -> tuple[str, Exit]:
+    said = one_line(error.diag.message_primary or error) or type(error).__name__
+    for kinds, sentence, code in _BY_CLASS:
+        if isinstance(error, kinds):
+            return sentence(said, role), code
+    if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
+        # Errors of a login have no code that a client sees, but for their text.
+        for pattern, advice, code in _BY_TEXT:
+            if pattern.search(said):
+                return f"no connection to PostgreSQL: {_without_attempt(said)}; {advice}", code
+        return f"no connection to PostgreSQL: {said}", Exit.UNAVAILABLE
+    return f"PostgreSQL refused a statement: {said}", Exit.ERROR
+
+
+def _without_attempt(said: str) -> str:
+    """Return what the server said, without libpq's words on the attempt."""
+    return re.sub(r"^.*?\b(?:FATAL|ERROR): +", "", said)
+
+
+def _missing_right(said: str, role: str | None) -> str:
+    grantee = f'"{role}"' if role else "<role>"
+    found = re.search(r"permission denied for (\w+) (?:(?:relation )?)(\S+)", said)
+    if found is None or found[1] not in _GRANTS:
+        if "temporary tables" in said:
+            database = said.rpartition("database ")[2]
+            return f"{said}: GRANT TEMPORARY ON DATABASE {database} TO {grantee}"
+        if "must be owner" in said:
+            return f"{said}: run altsync migrate as the role that owns the tables"
+        return f"{said}: the role {grantee} lacks a right"
+    grant = _GRANTS[found[1]].format(name=found[2], role=grantee)
+    return f"{said}: {grant}"
+
+
+_GRANTS = {
+    "table": "GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {role}",
+    "relation": "GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {role}",
+    "view": "GRANT SELECT ON {name} TO {role}",
+    "sequence": "GRANT USAGE, SELECT, UPDATE ON SEQUENCE {name} TO {role}",
+    "schema": "GRANT USAGE, CREATE ON SCHEMA {name} TO {role}",
+    "database": "GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {name} TO {role}",
+    "function": "GRANT EXECUTE ON FUNCTION {name} TO {role}",
+}
+
+_Kinds = type[psycopg.Error] | tuple[type[psycopg.Error], ...]
+_e = psycopg.errors
+
+#: Errors of statements, by their class.
+_BY_CLASS: tuple[tuple[_Kinds, Callable[[str, str | None], str], Exit], ...] = (
+    (_e.InsufficientPrivilege, _missing_right, Exit.DENIED),
+    (
+        _e.ReadOnlySqlTransaction,
+        lambda said, _: (
+            f"{said}: the database accepts no changes; name its primary server in DATABASE_URL, or "
+            "end default_transaction_read_only"
+        ),
+        Exit.DENIED,
+    ),
+    (
+        _e.UndefinedTable,
+        lambda said, _: f"the database has no altsync tables ({said}): run altsync migrate",
+        Exit.SCHEMA,
+    ),
+    (
+        (_e.UndefinedColumn, _e.UndefinedFunction, _e.UndefinedObject, _e.InvalidSchemaName),
+        lambda said, _: f"the schema is not that of this release ({said}): run altsync migrate",
+        Exit.SCHEMA,
+    ),
+    (
+        (_e.CharacterNotInRepertoire, _e.UntranslatableCharacter),
+        lambda said, _: f"the database cannot hold this text ({said}): its encoding must be UTF8",
+        Exit.SCHEMA,
+    ),
+    (
+        _e.QueryCanceled,
+        lambda said, _: f"PostgreSQL ended a statement: {said}; try again when it has less to do",
+        Exit.BUSY,
+    ),
+    (
+        (_e.LockNotAvailable, _e.DeadlockDetected, _e.SerializationFailure),
+        lambda said, _: f"another session holds what this one needs: {said}; try again",
+        Exit.BUSY,
+    ),
+    (
+        (_e.DiskFull, _e.OutOfMemory, _e.ConfigurationLimitExceeded, _e.InsufficientResources),
+        lambda said, _: f"PostgreSQL has no room left: {said}",
+        Exit.BUSY,
+    ),
+    (
+        _e.TooManyConnections,
+        lambda said, _: f"PostgreSQL admits no more connections: {said}",
+        Exit.BUSY,
+    ),
+)
+
+_LOGIN = "correct the user or password of DATABASE_URL"
+
+#: Errors of a connection that is begun, by what libpq shows of them.
+_BY_TEXT: tuple[tuple[re.Pattern[str], str, Exit], ...] = (
+    (re.compile(r"(password|\w+) authentication failed"), _LOGIN, Exit.DENIED),
+    (re.compile(r"no password supplied"), "DATABASE_URL holds no password", Exit.DENIED),
+    (re.compile(r'role "[^"]*" does not exist'), _LOGIN, Exit.DENIED),
+    (re.compile(r"is not permitted to log in"), "ALTER ROLE … LOGIN", Exit.DENIED),
+    (re.compile(r"permission denied for database"), "GRANT CONNECT ON DATABASE", Exit.DENIED),
+    (
+        re.compile(r"pg_hba\.conf.*(no encryption|SSL off)"),
+        "the server may want TLS: add ?sslmode=require to DATABASE_URL",
+        Exit.DENIED,
+    ),
+    (re.compile(r"pg_hba\.conf"), "pg_hba.conf of the server admits no such login", Exit.DENIED),
+    (
+        re.compile(r"server does not support SSL"),
+        "change sslmode in DATABASE_URL, or switch TLS on in the server",
+        Exit.SETTINGS,
+    ),
+    (
+        re.compile(r"certificate|sslmode|sslrootcert"),
+        "correct sslmode, sslrootcert, sslcert or sslkey in DATABASE_URL",
+        Exit.SETTINGS,
+    ),
+    (
+        re.compile(r'database "[^"]*" does not exist'),
+        "create it, or correct DATABASE_URL",
+        Exit.SETTINGS,
+    ),
+    (
+        re.compile(r"connection slots|too many (clients|connections)"),
+        "PostgreSQL admits no more connections: end some, or raise max_connections",
+        Exit.BUSY,
+    ),
+    (
+        re.compile(r"could not translate host name|failed to resolve host"),
+        "correct the host of DATABASE_URL",
+        Exit.UNAVAILABLE,
+    ),
+)
