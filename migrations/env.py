@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 from alembic import context
-from sqlalchemy import Connection, create_engine, pool
+from sqlalchemy import Connection
 from sqlmodel import SQLModel
 
 import altsync.models  # noqa: F401  (registers the tables)
+from altsync.config import read_settings
+from altsync.db import engine
 
 
 def _run(connection: Connection) -> None:
@@ -20,8 +20,7 @@ def _run(connection: Connection) -> None:
 
 
 def _connect_and_run() -> None:
-    url = os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://", 1)
-    with create_engine(url, poolclass=pool.NullPool).connect() as connection:
+    with engine(read_settings().require_database_url(direct=True)).connect() as connection:
         _run(connection)
 
 

@@ -16,8 +16,9 @@ from kombu.exceptions import ChannelError
 
 from altsync import log
 from altsync.config import Settings, is_loopback, read_settings
-from altsync.errors import ConfigurationError
+from altsync.errors import AltsyncError, ConfigurationError
 from altsync.records import SIMILARITY, SIMILARITY_FOLLOWS
+from altsync.sentences import describe
 
 #: The one task; its message is a wake-up.
 TASK = "altsync.sync_batch"
@@ -174,10 +175,26 @@ def _set_up_logging(**_: Any) -> None:
     log.set_up(level=_settings.altsync_log_level, form=_settings.altsync_log_format)
 
 
-_settings = read_settings()
+def settings_or_exit() -> Settings:
+    """Return the settings; end the process with a sentence when they are wrong.
+
+    Celery would show a traceback of the error.
+    """
+    try:
+        settings = read_settings()
+        _ = settings.broker_url
+        if "flower" in sys.argv:
+            set_flower_defaults(settings)
+        return settings
+    except (AltsyncError, OSError) as error:
+        failure = describe(error)
+        sys.stderr.write(f"altsync: {failure.text}\n")
+        raise SystemExit(int(failure.exit)) from None
+
+
+_settings = settings_or_exit()
 app = create(_settings)
 if "flower" in sys.argv:
-    set_flower_defaults(_settings)
     # Flower asks eight questions at once, each with two connections in hand: from a pool, all
     # of them would wait for each other for ever, and its pages stay empty.
     app.conf.broker_pool_limit = 0

@@ -96,7 +96,7 @@ def _split(rest: str) -> tuple[str, str, str, str]:
     path, _, query = rest[len(authority) :].partition("?")
     login, at, hosts = authority.rpartition("@")
     # libpq ends the login at the first sign of these, and would show the rest of it as a host.
-    if "@" in login or "@" in path or ("@" in query and not at):
+    if "@" in login or "@" in path:
         raise ValueError(_ENCODE)
     if any(_BAD_PERCENT.search(part) for part in (login, hosts, path, query)):
         raise ValueError(_ENCODE)

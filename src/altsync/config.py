@@ -7,6 +7,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -130,6 +131,10 @@ def _read_file(path: Path) -> dict[str, str | None]:
     return dotenv_values(stream=io.StringIO(text))
 
 
+#: The file of the working folder; None leaves it out.
+_dotenv: ContextVar[Path | None] = ContextVar("_dotenv", default=Path(".env"))
+
+
 class _Source(PydanticBaseSettingsSource):
     """Settings by their names in capitals: of the environment, or of a file."""
 
@@ -176,7 +181,6 @@ class Settings(BaseSettings):
     """Everything that can be set. Each field is the variable of the same name in capitals."""
 
     model_config = SettingsConfigDict(
-        env_file=".env",
         extra="ignore",
         env_ignore_empty=True,
         validate_default=True,
@@ -266,10 +270,9 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # As pydantic-settings reads `_env_file`, which a caller may give as None.
-        file = getattr(dotenv_settings, "env_file", None)
         environment = _Source(settings_cls, lambda: os.environ)
-        dotenv = _Source(settings_cls, lambda: _read_file(Path(file)) if file else {})
+        file = _dotenv.get()
+        dotenv = _Source(settings_cls, lambda: _read_file(file) if file else {})
         named = (init_settings, environment, dotenv)
         return (*named, _LocalStackSource(settings_cls, *named))
 
@@ -428,17 +431,20 @@ _ADDRESSES: dict[str, Callable[[str], str]] = {
 }
 
 
-def read_settings(**overrides: Any) -> Settings:
-    """Return the settings of this process.
+def read_settings(*, dotenv: str | None = ".env", **overrides: Any) -> Settings:
+    """Return the settings of this process. ``dotenv`` is the file beside the environment.
 
     Raises ``ConfigurationError`` that names each wrong variable, and never its value.
     """
     protect_settings(overrides)
+    token = _dotenv.set(Path(dotenv) if dotenv else None)
     try:
         return Settings(**overrides)
     except ValidationError as error:
         lines = [_sentence(one) for one in error.errors(include_input=False, include_url=False)]
         raise ConfigurationError("wrong settings: " + "; ".join(lines)) from None
+    finally:
+        _dotenv.reset(token)
 
 
 def protect_settings(values: Mapping[str, Any]) -> None:

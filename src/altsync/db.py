@@ -29,10 +29,12 @@ from psycopg.types.array import ListDumper
 from psycopg.types.json import set_json_loads
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from altsync import __version__
 from altsync.config import split_schema
-from altsync.errors import ConfigurationError
+from altsync.errors import SchemaError
 
 if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
     from sqlalchemy import Engine
 
 log = structlog.get_logger(__name__)
@@ -413,14 +415,12 @@ def engine(url: str) -> Engine:
     """A SQLAlchemy engine on the same database, for migrations and SQLModel readers."""
     from sqlalchemy import create_engine, pool
 
-    conninfo, options = connect_options(url, "altsync-sqlmodel")
-    return create_engine(
-        conninfo.replace("postgresql://", "postgresql+psycopg://", 1).replace(
-            "postgres://", "postgresql+psycopg://", 1
-        ),
-        connect_args=options,
-        poolclass=pool.NullPool,
-    )
+    def connect() -> Conn:
+        # SQLAlchemy would read the URL by rules of its own, and refuse several hosts.
+        conninfo, options = connect_options(url, "altsync-sqlmodel")
+        return psycopg.connect(conninfo, **options)
+
+    return create_engine("postgresql+psycopg://", creator=connect, poolclass=pool.NullPool)
 
 
 def migrations_folder() -> Path:
@@ -437,12 +437,17 @@ def migrations_folder() -> Path:
 def migrate(url: str, revision: str = "head") -> None:
     """Bring the schema to ``revision``. Two at once are safe: the second one waits.
 
-    Raises psycopg's own errors, and ``ConfigurationError`` for a database whose revision this
-    release does not know.
+    Raises psycopg's own errors, and ``SchemaError`` for a database whose revision this release
+    does not know, or whose encoding is not UTF-8.
     """
     from alembic.util import CommandError
     from sqlalchemy.exc import DBAPIError
 
+    with connect(url, name="altsync-migrate") as conn:
+        check_encoding(conn)
+        current = schema_revision(conn)
+        if current is not None and not _is_known(current):
+            raise SchemaError(_from_another_release(conn, current))
     try:
         _migrate(url, revision)
     except DBAPIError as error:
@@ -450,9 +455,7 @@ def migrate(url: str, revision: str = "head") -> None:
             raise error.orig from None
         raise
     except CommandError as error:
-        raise ConfigurationError(
-            f"the schema cannot be migrated: {error}. Was the database migrated by a newer release?"
-        ) from None
+        raise SchemaError(f"the schema cannot be migrated: {error}") from None
 
 
 def _migrate(url: str, revision: str) -> None:
@@ -470,19 +473,67 @@ def _migrate(url: str, revision: str) -> None:
             command.upgrade(config, revision)
         else:
             command.downgrade(config, revision)
+        # Another release that finds a revision it does not know says which one is needed.
+        comment = f"altsync {__version__}"
+        if connection.scalar(text(_COMMENT)) != comment:
+            connection.execute(text(f"COMMENT ON TABLE alembic_version IS '{comment}'"))
         connection.commit()
 
 
 def schema_head() -> str | None:
-    """The revision that this release wants. Raises ``FileNotFoundError`` without migrations."""
+    """Return the revision that this release wants. Raises ``FileNotFoundError``."""
+    return _scripts().get_current_head()
+
+
+def _scripts() -> ScriptDirectory:
     from alembic.script import ScriptDirectory
 
-    return ScriptDirectory(str(migrations_folder())).get_current_head()
+    return ScriptDirectory(str(migrations_folder()))
 
 
 def schema_revision(conn: Conn) -> str | None:
-    """The revision that the database is at, or None before the first migration."""
+    """Return the revision that the database is at, or None before the first migration."""
     if conn.execute("SELECT to_regclass('alembic_version')").fetchone() == (None,):
         return None
     row = conn.execute("SELECT version_num FROM alembic_version").fetchone()
     return row[0] if row else None
+
+
+def check_schema(conn: Conn) -> str:
+    """Return the schema's revision. Raises ``SchemaError`` unless it is that of this release."""
+    check_encoding(conn)
+    current, head = schema_revision(conn), schema_head()
+    if current == head and current is not None:
+        return current
+    if current is not None and not _is_known(current):
+        raise SchemaError(_from_another_release(conn, current))
+    raise SchemaError(
+        f"the schema is at {current or 'nothing'}, not at {head}: run altsync migrate"
+    )
+
+
+#: The release that migrated the database last.
+_COMMENT = "SELECT obj_description(to_regclass('alembic_version'), 'pg_class')"
+
+
+def _is_known(revision: str) -> bool:
+    return revision in {one.revision for one in _scripts().walk_revisions()}
+
+
+def _from_another_release(conn: Conn, current: str) -> str:
+    row = conn.execute(_COMMENT).fetchone()
+    release = str(row[0]) if row and str(row[0]).startswith("altsync ") else "a newer altsync"
+    return (
+        f"the database was migrated by {release}, to revision {current}; this is altsync "
+        f"{__version__}, which knows {schema_head()} as the last one: install {release}"
+    )
+
+
+def check_encoding(conn: Conn) -> None:
+    """Raise ``SchemaError`` for a database that cannot hold every text."""
+    encoding = conn.info.parameter_status("server_encoding")
+    if encoding not in (None, "UTF8"):
+        raise SchemaError(
+            f"the encoding of the database is {encoding}, and altsync needs UTF8: create one by "
+            "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and name it in DATABASE_URL"
+        )

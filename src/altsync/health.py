@@ -10,6 +10,7 @@ from altsync import db, log, outbox
 from altsync.app import Application
 from altsync.errors import AltsyncError
 from altsync.records import Model
+from altsync.sentences import describe
 
 #: Seconds that one look may take.
 TIMEOUT = 5.0
@@ -58,11 +59,8 @@ def _finding(
         return Finding(name, Health.DISABLED, disabled)
     try:
         return Finding(name, Health.OK, ask(app))
-    except AltsyncError as error:
-        return Finding(name, Health.FAILED, str(error))
     except Exception as error:  # noqa: BLE001  (any client; what it said is shown)
-        text = " ".join(str(error).split()) or type(error).__name__
-        return Finding(name, Health.FAILED, log.redact(text)[:300])
+        return Finding(name, Health.FAILED, describe(error, app.settings.database_role).text)
 
 
 def _place(url: str) -> str:
@@ -78,11 +76,8 @@ def _postgres(app: Application) -> str:
 
 
 def _schema(app: Application) -> str:
-    head = db.schema_head()
     with db.connect(app.settings.require_database_url()) as conn:
-        current = db.schema_revision(conn)
-        if current != head:
-            raise AltsyncError(f"at {current or 'nothing'}, head is {head}: run altsync migrate")
+        head = db.check_schema(conn)
         model = outbox.wanted_model(conn)
     wanted = app.settings.wanted_model
     if model is None:

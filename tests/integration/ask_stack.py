@@ -112,7 +112,7 @@ def ask_stack(postgres: Postgres, graph: Graph, vectors: Vectors) -> Iterator[As
         **graph.env,
         **vectors.env,
     }
-    app = Application(read_settings(_env_file=None, **{k.lower(): v for k, v in env.items()}))
+    app = Application(read_settings(dotenv=None, **{k.lower(): v for k, v in env.items()}))
     try:
         app.migrate()
         assert set(app.set_up_sinks().values()) == {None}

@@ -23,8 +23,8 @@ from sqlalchemy import text
 from sqlmodel import SQLModel
 
 import altsync.models  # noqa: F401  (registers the tables)
-from altsync import db
-from altsync.errors import ConfigurationError
+from altsync import __version__, db
+from altsync.errors import SchemaError
 from altsync.local.services.postgres import Postgres
 
 ROOT = Path(__file__).parents[2]
@@ -555,9 +555,37 @@ def test_an_edge_goes_with_either_of_its_leagues(conn: db.Conn) -> None:
     assert conn.execute("SELECT count(*) FROM league_relationship").fetchone() == (0,)
 
 
-def test_a_revision_of_a_newer_release_is_said(database_url: str) -> None:
-    """A sentence, not Alembic's own error."""
+@pytest.mark.parametrize(
+    ("comment", "release"),
+    [("'altsync 9.8.7'", "altsync 9.8.7"), ("NULL", "a newer altsync"), ("'my app'", "a newer")],
+)
+def test_a_revision_of_another_release_names_that_release(
+    database_url: str, comment: str, release: str
+) -> None:
+    """Neither migrate nor doctor advises to migrate."""
     with db.connect(database_url) as conn:
         conn.execute("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(ConfigurationError, match="migrated by a newer release"):
-        db.migrate(database_url)
+        conn.execute(sql.SQL("COMMENT ON TABLE alembic_version IS {}").format(sql.SQL(comment)))
+    for check in (db.migrate, check_schema):
+        with pytest.raises(SchemaError, match="install") as caught:
+            check(database_url)
+        assert f"migrated by {release}" in str(caught.value)
+        assert "9999" in str(caught.value)
+        assert "altsync migrate" not in str(caught.value)
+
+
+def check_schema(url: str) -> None:
+    """What doctor asks."""
+    with db.connect(url) as conn:
+        db.check_schema(conn)
+
+
+def test_a_schema_behind_this_release_is_to_be_migrated(database_url: str) -> None:
+    """Migrating keeps the release beside the revision."""
+    with db.connect(database_url) as conn:
+        assert db.check_schema(conn) == db.schema_head()
+        row = conn.execute("SELECT obj_description('alembic_version'::regclass)").fetchone()
+        assert row == (f"altsync {__version__}",)
+        conn.execute("DELETE FROM alembic_version")
+        with pytest.raises(SchemaError, match=r"at nothing, not at .*: run altsync migrate"):
+            db.check_schema(conn)

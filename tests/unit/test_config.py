@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -308,3 +309,144 @@ def test_a_schema_becomes_the_search_path_and_nothing_more() -> None:
     assert " -c x" not in hostile["options"]
     _, plain = connect_options("postgresql://h/db", "me")
     assert "options" not in plain
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    ['"{}"', "'{}'", " {} ", "{}\n", "\ufeff{}", "\u200b{}\r\n"],
+)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "postgresql://u:p@h/db"),
+        ("REDIS_URL", "redis://h:6379/0"),
+        ("OPENAI_API_KEY", "sk-123"),
+        ("NEO4J_URI", "bolt://h:7687"),
+        ("ALTSYNC_BATCH_SIZE", "40"),
+        ("ALTSYNC_SIMILARITY", "false"),
+    ],
+)
+def test_what_a_file_or_shell_puts_around_a_value_is_taken_off(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, wrapped: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    plain = getattr(read_settings(), name.lower())
+    monkeypatch.setenv(name, wrapped.format(value))
+    assert getattr(read_settings(), name.lower()) == plain
+
+
+def test_a_password_keeps_its_quotes_and_spaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEO4J_PASSWORD", ' "a b" \n')
+    assert read_settings().neo4j_password.get_secret_value() == ' "a b" '
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n", '""', "' '", "\ufeff"])
+def test_a_blank_value_names_nothing(monkeypatch: pytest.MonkeyPatch, blank: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", blank)
+    monkeypatch.setenv("ALTSYNC_BATCH_SIZE", blank)
+    settings = read_settings()
+    assert (settings.database_url, settings.altsync_batch_size) == (None, 500)
+
+
+NUMBERS = [
+    name
+    for name, field in Settings.model_fields.items()
+    if field.annotation in (int, float, int | None, float | None)
+]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize(
+    "value", ["x", "-1e9", "nan", "inf", "-inf", "1e309", "1e30", "9" * 40, "10 s", "1,5", "0x10"]
+)
+def test_every_number_has_a_form_and_bounds(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name.upper(), value)
+    with pytest.raises(ConfigurationError, match=rf"{name.upper()}: (it must|a (whole )?number)"):
+        read_settings()
+
+
+@pytest.mark.parametrize("name", ["ALTSYNC_SIMILARITY", "ALTSYNC_SIMILARITY_ACROSS_ARCHETYPES"])
+def test_a_flag_says_which_words_are_wanted(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for value, meant in (("ON", True), ("no", False), ("1", True)):
+        monkeypatch.setenv(name, value)
+        assert getattr(read_settings(), name.lower()) is meant
+    monkeypatch.setenv(name, "maybe")
+    with pytest.raises(ConfigurationError, match=f"{name}: true or false is wanted"):
+        read_settings()
+
+
+def test_no_message_is_pydantics(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        if name != "altsync_home":
+            monkeypatch.setenv(name.upper(), "hunter2 pw")
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings()
+    said = str(caught.value)
+    assert "Value error" not in said
+    assert "Input should be" not in said
+    assert "hunter2" not in said
+    assert said.count("DATABASE_URL: ") == 2
+
+
+def test_levels_and_forms_may_be_of_any_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALTSYNC_LOG_LEVEL", "debug")
+    monkeypatch.setenv("ALTSYNC_LOG_FORMAT", "JSON")
+    settings = read_settings()
+    assert (settings.altsync_log_level, settings.altsync_log_format) == ("DEBUG", "json")
+
+
+def test_notes_name_their_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgres://u:hunter2@h/db?pgbouncer=true")
+    (note,) = read_settings().notes
+    assert note.startswith("DATABASE_URL: ignored")
+    assert note.endswith("pgbouncer")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"NEO4J_URI=bolt://h:1\nALTSYNC_BATCH_SIZE=7\n",
+        b"\xef\xbb\xbfNEO4J_URI=bolt://h:1\nALTSYNC_BATCH_SIZE=7",
+        b"NEO4J_URI=bolt://h:1\r\nALTSYNC_BATCH_SIZE=7\r\n",
+        b"export NEO4J_URI='bolt://h:1'\nexport ALTSYNC_BATCH_SIZE=\"7\"\n",
+        b"# caf\xc3\xa9\n\nneo4j_uri = bolt://h:1 # a note\naltsync_batch_size=7\nOTHER=x\n",
+    ],
+)
+def test_dotenv_is_read_as_editors_write_it(folder: Path, text: bytes) -> None:
+    (folder / ".env").write_bytes(text)
+    settings = read_settings()
+    assert (settings.neo4j_uri, settings.altsync_batch_size) == ("bolt://h:1", 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"A=1\nNEO4J_PASSWORD=hunter\xe4\n", r"\.env: line 2 is not UTF-8 text: save it as UTF-8"),
+        ("NEO4J_PASSWORD=hunter\n".encode("utf-16"), r"\.env is UTF-16 text: save it as UTF-8"),
+        (
+            b"A=1\n\nB=2\nNEO4J_PASSWORD 'hunter\n",
+            r"\.env: line 4 cannot be read: write NAME=value",
+        ),
+    ],
+)
+def test_a_dotenv_that_cannot_be_read_is_named(folder: Path, text: bytes, said: str) -> None:
+    (folder / ".env").write_bytes(text)
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        read_settings()
+    assert "hunter" not in str(caught.value)
+
+
+def test_a_dotenv_that_is_a_folder_is_named(folder: Path) -> None:
+    (folder / ".env").mkdir()
+    with pytest.raises(ConfigurationError, match=r"\.env is no file"):
+        read_settings()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_dotenv_without_permission_is_named(folder: Path) -> None:
+    (folder / ".env").write_text("A=1\n")
+    (folder / ".env").chmod(0)
+    with pytest.raises(ConfigurationError, match=r"\.env cannot be read: Permission denied"):
+        read_settings()

@@ -103,7 +103,7 @@ def _on_embedded_stack(home: Path, *, keep: bool) -> Iterator[Application]:
             os.environ.pop(name, None)
         # The relay and the worker inherit these, so they mean the same stores.
         os.environ.update(stack.env())
-        app = Application(read_settings(_env_file=None))
+        app = Application(read_settings(dotenv=None))
         try:
             yield app
         finally:
