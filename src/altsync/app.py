@@ -20,7 +20,7 @@ from altsync.config import Settings, protect_settings, read_settings
 from altsync.db import Database, Outage
 from altsync.delivery import Delivery, Drained, Policy
 from altsync.embedding import Embedded, Embedder
-from altsync.errors import ConfigurationError, SinkFailure
+from altsync.errors import ConfigurationError, SchemaError, SinkFailure
 from altsync.ownership import Ownership
 from altsync.records import (
     EMBEDDING,
@@ -153,7 +153,7 @@ class Application:
         with self.database.autocommit() as conn:
             wanted = outbox.wanted_model(conn)
         if wanted is None:
-            raise ConfigurationError("no sink is registered: run altsync migrate")
+            raise SchemaError("no sink is registered: run altsync migrate")
         return Stores(
             database=self.database,
             graph=cast("neo4j.Sink | None", self.sink("neo4j")),

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from altsync import db, log, outbox
 from altsync.app import Application
-from altsync.errors import AltsyncError
+from altsync.errors import SchemaError
 from altsync.records import Model
 from altsync.sentences import describe
 
@@ -81,7 +81,7 @@ def _schema(app: Application) -> str:
         model = outbox.wanted_model(conn)
     wanted = app.settings.wanted_model
     if model is None:
-        raise AltsyncError("no sink is registered: run altsync migrate")
+        raise SchemaError("no sink is registered: run altsync migrate")
     if Model(*model) != wanted:
         return (
             f"at head ({head}); the database wants embeddings by {model[0]} ({model[1]} "

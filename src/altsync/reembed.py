@@ -9,7 +9,7 @@ from typing import Any
 from altsync import outbox, store
 from altsync.db import Conn, Database
 from altsync.embedding import most_tokens
-from altsync.errors import ConfigurationError
+from altsync.errors import ConfigurationError, SchemaError
 from altsync.projection import embedding_text
 from altsync.records import EntityType, Model, Topology
 
@@ -65,7 +65,7 @@ def plan(conn: Conn, model: Model) -> Plan:
     """
     found = outbox.wanted_model(conn)
     if found is None:
-        raise ConfigurationError("no sink is registered: run altsync migrate")
+        raise SchemaError("no sink is registered: run altsync migrate")
     wanted = Model(*found)
     if model.dimensions != wanted.dimensions:
         raise ConfigurationError(

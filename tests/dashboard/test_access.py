@@ -95,7 +95,7 @@ def test_the_command_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> No
     """A sentence and an exit code."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
     result = CliRunner().invoke(cli.app, ["dashboard", "--host", EVERYWHERE])
-    assert result.exit_code == Exit.ERROR
+    assert result.exit_code == Exit.SETTINGS
     assert "set ALTSYNC_DASHBOARD_PASSWORD" in " ".join(result.stderr.split())
 
 

@@ -238,7 +238,7 @@ def test_other_dimensions_are_refused(site: Site) -> None:
     """An index keeps its dimensions; nothing changes, not even with --yes."""
     site.settings(NEW, dimensions=3072)
     for arguments in ([], ["--yes"]):
-        said = " ".join(site.run("reembed", *arguments, code=Exit.ERROR).stderr.split())
+        said = " ".join(site.run("reembed", *arguments, code=Exit.SETTINGS).stderr.split())
         assert "the settings ask for 3072 dimensions, the database and its vector indexes" in said
         assert f"ALTSYNC_EMBEDDING_DIMENSIONS={DIMENSIONS}" in said
     assert site.wanted == MODEL

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,10 @@ def attach(error: BaseException, body: dict[str, Any]) -> None:
     error.__dict__["altsync_body"] = body
 
 
-def report(error: BaseException, code: Exit | int | None = None) -> int:
+def report(error: BaseException, code: Exit | int | None = None, before: str = "") -> int:
     """Show an exception as a sentence, and as JSON with ``--json``; return the exit status."""
     failure = describe(error, line.role)
+    failure = replace(failure, text=f"{before}{failure.text}")
     if failure.exit is Exit.PIPE:
         return failure.exit
     if line.debug:

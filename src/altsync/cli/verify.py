@@ -64,7 +64,7 @@ def verify(
     except (BrokenPipeError, typer.Exit):
         raise
     except Exception as error:  # noqa: BLE001  (shown)
-        raise typer.Exit(ending.report(error, CANNOT_TELL)) from None
+        raise typer.Exit(ending.report(error, CANNOT_TELL, "could not tell: ")) from None
     if report.drifted:
         raise typer.Exit(DRIFT)
     if not report.consistent:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from altsync import store
 from altsync.db import Conn, Database
 from altsync.embedding import Embedder
-from altsync.errors import AltsyncError
+from altsync.errors import AltsyncError, ConfigurationError
 from altsync.projection import digest
 from altsync.records import Model
 from altsync.store import EmbeddingCache
@@ -32,7 +32,7 @@ class UnknownName(AltsyncError):
     """A league, archetype or category that PostgreSQL does not have."""
 
 
-class MissingStore(AltsyncError):
+class MissingStore(ConfigurationError):
     """A query needs a store that is not configured; the text names the setting."""
 
 
