@@ -16,7 +16,15 @@ from altsync.errors import SeedError, SinkFailure
 from altsync.history import EntityState, OperationRow
 from altsync.log import redact
 from altsync.outbox import SinkHealth
-from altsync.projection import content_hash, embedding_text, graph_node, namespace
+from altsync.projection import (
+    content_hash,
+    embedding_text,
+    graph_node,
+    is_edited,
+    namespace,
+    same_content,
+    text_hash,
+)
 from altsync.records import EMBEDDING, BreakerState, Content, League, Model, Origin, Row
 from altsync.seed import reader
 from altsync.seed.lines import Part
@@ -31,6 +39,9 @@ OPERATIONS = 10
 #: Time that an operation may be due without any claim before nobody seems to work. The relay
 #: looks every second.
 SILENCE = timedelta(seconds=10)
+
+#: What is said of a row that altsync did not write as it is.
+EDITED = "edited by SQL: its content is not what its hashes are of"
 
 #: What people call a sink.
 TITLES = {
@@ -147,11 +158,16 @@ def explain(app: Application, key: str, folder: Path) -> Explanation | Unknown:
             outbox.sink_health(conn),
             {sink: app.disabled_reason(sink) for sink in app.topology.names},
         )
+    edited = not row.deleted and is_edited(row)
+    if edited:  # judged by what it holds, not by hashes of what it held
+        own = row.content
+        row = replace(row, content_hash=content_hash(own), text_hash=text_hash(own))
     embedding = _embedding(app, row, entity, wanted)
-    line, seed = _seed(folder, entity)
+    line, seed = _seed(folder, entity, row)
     graph, in_graph = _ask_graph(app, row)
     vectors, in_index = _ask_index(app, row)
-    checks = (seed, _check_embedding(row, embedding), in_graph, in_index)
+    postgresql = (Check("postgresql", False, EDITED),) if edited else ()
+    checks = (*postgresql, seed, _check_embedding(row, embedding), in_graph, in_index)
     reasons = _reasons(app, entity, embedding, line, checks, standing)
     return Explanation(entity, line, embedding, graph, vectors, checks, tuple(operations), reasons)
 
@@ -190,7 +206,7 @@ def _why_unknown(folder: Path, key: str, past: Sequence[OperationRow]) -> str:
     return f"{key}: no league, archetype or example goes by this tag, name or id"
 
 
-def _seed(folder: Path, entity: EntityState) -> tuple[SeedLine | None, Check]:
+def _seed(folder: Path, entity: EntityState, row: Row) -> tuple[SeedLine | None, Check]:
     part = next(part for part in Part if part.entity_type is entity.type)
     try:
         found = list(reader.find(folder, part, entity.seed_id))
@@ -208,7 +224,7 @@ def _seed(folder: Path, entity: EntityState) -> tuple[SeedLine | None, Check]:
     content = cast("Content", line.item)
     if isinstance(content, League) and not content.league_tag:
         content = replace(content, league_tag=entity.key)
-    same = content_hash(content) == entity.content_hash and entity.deleted_at is None
+    same = same_content(content, row.content) and entity.deleted_at is None
     detail = "PostgreSQL holds what it says" if same else "PostgreSQL holds something else"
     return SeedLine(line.file, line.number, line.raw, same), Check("seed", same, detail)
 
@@ -348,17 +364,20 @@ def _reasons(
     standing: _Standing,
 ) -> tuple[str, ...]:
     """Why it is where it is: a sentence for everything that is not as it should be."""
-    found = [_seed_reason(entity, line)]
+    edited = any(check.store == "postgresql" for check in checks)
+    found = [_edited_reason(entity) if edited else _seed_reason(entity, line)]
     told: set[str] = set()
     for sink in app.topology.names:
-        said = _sink_reason(app, entity, embedding, sink, standing)
+        said = _sink_reason(app, entity, embedding, sink, standing, edited=edited)
         if said:
             told.add(sink)
             found.append(said)
     by_store = {check.store: check for check in checks}
     for sink in ("neo4j", "pinecone"):
         check = by_store[sink]
-        if check.agrees is False and sink not in told:
+        if check.agrees is False and edited and sink not in told:
+            found.append(f"{TITLES[sink]} does not hold the edit ({check.detail}).")
+        elif check.agrees is False and sink not in told:
             found.append(
                 f"{TITLES[sink]} differs though it has confirmed ({check.detail}): somebody "
                 f"changed it there. altsync backfill --sink {sink} --force writes everything again."
@@ -373,6 +392,14 @@ def _reasons(
     return (f"Every store agrees at version {entity.version}.",)
 
 
+def _edited_reason(entity: EntityState) -> str:
+    part = next(part for part in Part if part.entity_type is entity.type)
+    return (
+        f"PostgreSQL's row was {EDITED}. altsync seed --{part} takes the seed's values back; "
+        "altsync verify --repair keeps the edit and carries it to every store."
+    )
+
+
 def _seed_reason(entity: EntityState, line: SeedLine | None) -> str | None:
     if line is None or line.same:
         return None
@@ -383,7 +410,13 @@ def _seed_reason(entity: EntityState, line: SeedLine | None) -> str | None:
 
 
 def _sink_reason(
-    app: Application, entity: EntityState, embedding: Embedding, sink: str, standing: _Standing
+    app: Application,
+    entity: EntityState,
+    embedding: Embedding,
+    sink: str,
+    standing: _Standing,
+    *,
+    edited: bool,
 ) -> str | None:
     title = TITLES.get(sink, sink)
     live, dead = standing.live.get(sink), standing.dead.get(sink)
@@ -402,7 +435,7 @@ def _sink_reason(
             f"({discarded.discarded_why}) after: {discarded.last_error}. It is tried again when "
             f"the entity changes."
         )
-    if embedding.up_to_date or entity.deleted_at is not None:
+    if embedding.up_to_date or edited or entity.deleted_at is not None:
         return None
     if sink == EMBEDDING:
         return (

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 import orjson
@@ -17,6 +17,9 @@ PROJECTION_VERSION = 1
 
 #: Bytes of a hash: 128 bits, far beyond any chance of two texts meeting.
 HASH_BYTES = 16
+
+#: From here on a float is printed with an exponent, and a whole number of PostgreSQL is not.
+LARGE = 1e16
 
 Scalar = str | int | float | bool | list[str] | None
 
@@ -44,6 +47,76 @@ def content_hash(content: Content) -> str:
     """The hash of everything a seed says, in canonical form."""
     body = {"projection": PROJECTION_VERSION, "content": content}
     return digest(orjson.dumps(body, option=orjson.OPT_SORT_KEYS))
+
+
+def is_edited(row: Row) -> bool:
+    """Return whether a row's content is not what its hashes are of: SQL has edited it."""
+    return text_hash(row.content) != row.text_hash or not _fits(row.content, row.content_hash)
+
+
+def _fits(content: Content, hashed: str) -> bool:
+    """Return whether a content that was read back has this hash.
+
+    PostgreSQL keeps 1e16 as 10000000000000000 and -0.0 as 0.0, so both ways are tried.
+    """
+    if content_hash(content) == hashed:
+        return True
+    written = {name: _as_written(value) for name, value in _numbers_of(content).items()}
+    return bool(written) and any(
+        content_hash(replace(content, **{name: forms[way] for name, forms in written.items()}))
+        == hashed
+        for way in range(3)
+    )
+
+
+def same_content(one: Content, other: Content) -> bool:
+    """Return whether two contents say the same, whatever way their numbers are written."""
+    return one == other and content_hash(_plain(one)) == content_hash(_plain(other))
+
+
+def _plain(content: Content) -> Content:
+    forms = {
+        name: _mapped(value, lambda number: int(number) if number == int(number) else number)
+        for name, value in _numbers_of(content).items()
+    }
+    return replace(content, **forms)
+
+
+def _numbers_of(content: Content) -> dict[str, Any]:
+    """The fields of a content that may hold numbers, but for those that are empty."""
+    names = ("attributes", "characteristics")
+    return {name: value for name in names if (value := getattr(content, name, None))}
+
+
+def _as_written(value: Any) -> list[Any]:
+    """The ways in which a seed may have written what PostgreSQL gives back."""
+
+    def large(number: float) -> float:
+        return float(number) if abs(number) >= LARGE else number
+
+    def zero(number: float) -> float:
+        return -0.0 if isinstance(number, float) and number == 0 else number
+
+    return [
+        _mapped(value, large),
+        _mapped(value, zero),
+        _mapped(value, lambda number: zero(large(number))),
+    ]
+
+
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A JSON value with ``change`` made of its numbers."""
+    match value:
+        case Mapping():
+            return {name: _mapped(item, change) for name, item in value.items()}
+        case list() | tuple():
+            return [_mapped(item, change) for item in value]
+        case bool():
+            return value
+        case int() | float():
+            return change(value)
+        case _:
+            return value
 
 
 def text_hash(content: Content) -> str:

@@ -136,7 +136,7 @@ def test_nothing_compared_is_no_agreement(world: World, monkeypatch: pytest.Monk
     """With a database alone nothing can be told, and nobody is told that all is well."""
     monkeypatch.setenv("DATABASE_URL", world.url)
     body = json.loads(run("--json", code=2).stdout)
-    assert (body["consistent"], body["sinks"]) == (False, {})
+    assert (body["consistent"], list(body["sinks"])) == (False, ["postgresql"])
     text = said(code=2)
     assert "nothing was compared" in text
     for name in ("OPENAI_API_KEY", "NEO4J_URI", "PINECONE_API_KEY"):

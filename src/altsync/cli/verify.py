@@ -143,7 +143,7 @@ def view(report: Report) -> RenderableType:
     table.add_column("kind", no_wrap=True)
     table.add_column("count", justify="right", no_wrap=True)
     table.add_column("for example", overflow="fold")
-    for tally in report.tallies:
+    for tally in report.every if report.rows.drifted else report.tallies:
         for cells in _rows(tally):
             table.add_row(*cells)
     return Group(table, *(Text(line, style=style) for line, style in _lines(report)))
@@ -172,13 +172,22 @@ _WORDS = {
     Drift.AHEAD: "ahead",
     Drift.WRONG_MODEL: "wrong model",
     Drift.WRONG_NAMESPACE: "wrong namespace",
+    Drift.EDITED: "edited",
 }
 
 
 def _lines(report: Report) -> Iterator[tuple[str, str]]:
     for name, reason in report.skipped.items():
         yield f"{name}: not compared, as it is switched off ({reason}).", "dim"
-    for tally in report.tallies:
+    if report.rows.drifted and not report.options.mends:
+        part = "entity was" if report.rows.drifted == 1 else "entities were"
+        yield (
+            f"postgresql: {report.rows.drifted:,} {part} edited by SQL: the row is not what its "
+            "hashes are of. altsync seed takes the seed's values back; altsync verify --repair "
+            "keeps the edit and carries it to every sink.",
+            "yellow",
+        )
+    for tally in report.every:
         if tally.requests:
             yield (
                 f"{tally.sink}: {tally.requests:,} requests, {tally.read_units:,} read units.",
@@ -195,7 +204,7 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
 def _repairs(report: Report) -> Iterator[tuple[str, str]]:
     if not report.options.repair:
         return
-    enqueued = sum(tally.enqueued for tally in report.tallies)
+    enqueued = sum(tally.enqueued for tally in report.every)
     removed = sum(tally.removed for tally in report.tallies)
     if report.options.dry_run:
         yield (
@@ -221,8 +230,9 @@ def _last(report: Report) -> tuple[str, str]:
     if not report.drifted:
         away = ", ".join(report.problems)
         return f"Could not tell: {away} could not be compared. Nothing else differs.", "bold red"
-    drifted = ", ".join(f"{t.sink} ({t.drifted:,})" for t in report.tallies if t.drifted)
-    advice = "" if report.options.mends else " altsync verify --repair mends it."
+    drifted = ", ".join(f"{t.sink} ({t.drifted:,})" for t in report.every if t.drifted)
+    sinks = any(tally.drifted for tally in report.tallies)
+    advice = " altsync verify --repair mends it." if sinks and not report.options.mends else ""
     return f"Not every store agrees: {drifted}.{advice}", "bold red"
 
 

@@ -19,7 +19,7 @@ from altsync.errors import SinkFailure
 from altsync.log import redact
 from altsync.reconcile import graph, inside, vectors
 from altsync.reconcile.comparison import Comparison
-from altsync.reconcile.report import KINDS, Drift, Options, Report, Tally
+from altsync.reconcile.report import KINDS, POSTGRESQL, Drift, Options, Report, Tally
 from altsync.reconcile.schedule import Schedule
 from altsync.records import EMBEDDING, SIMILARITY, BreakerState, EntityType, Topology
 from altsync.sinks import neo4j, pinecone
@@ -53,6 +53,8 @@ def verify(
         highest = outbox.highest_believable(conn)
     compared = entities if drawn is None else sum(len(ids) for ids in drawn.values())
     run = Comparison(database, topology, options, compared, highest, wait, progress, drawn)
+    rows = Tally(POSTGRESQL)
+    run = replace(run, edited=inside.compare_rows(run, rows))
     tallies = tuple(_compare(run, name, sink) for name, sink in sinks.items())
     seconds = time.monotonic() - started
     with database.autocommit() as conn:
@@ -64,7 +66,8 @@ def verify(
         for name in sinks
         if states.get(name, BreakerState.CLOSED) is not BreakerState.CLOSED
     }
-    report = Report(entities, tallies, options, seconds, dict(skipped or {}), left_out, still)
+    skips = dict(skipped or {})
+    report = Report(entities, tallies, options, seconds, skips, left_out, still, rows=rows)
     if keep and drawn is None:
         report = replace(report, unkept=_keep(database, report, enabled & set(left_out)))
     return report

@@ -50,6 +50,7 @@ class Comparison:
     """One run over all sinks. ``progress`` hears (sink, done, total).
 
     ``compared`` is how many entities it is about, ``highest`` the highest version to believe.
+    ``edited`` are rows that SQL has edited.
     """
 
     database: Database
@@ -60,6 +61,7 @@ class Comparison:
     wait: Callable[[float], Any]
     progress: Callable[[str, int, int], None] = lambda sink, done, total: None
     sampled: dict[EntityType, list[UUID]] | None = None
+    edited: frozenset[UUID] = frozenset()
 
     def modulus(self, entity_type: EntityType) -> int:
         """How many buckets suit a type: some hundred entities in each."""
@@ -106,6 +108,8 @@ class Comparison:
 
         What a sink has at a version above PostgreSQL's is left to ``waiting``.
         """
+        # A row that was edited by SQL differs from every sink, and is not the sinks' drift.
+        drift = {entity: verdict for entity, verdict in drift.items() if entity not in self.edited}
         if not drift:
             return
         with self.database.autocommit() as conn:

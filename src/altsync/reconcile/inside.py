@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from uuid import UUID
 
 from altsync import outbox, store
@@ -12,8 +12,54 @@ from altsync.reconcile.report import Drift, Tally
 from altsync.records import EntityType
 from altsync.store import Gap
 
+#: Rows per page when all are looked at: PostgreSQL sums each, and few are read.
+ROWS = 5000
+
 #: Gaps of one page, and the id to go on after.
 Page = tuple[list[Gap], UUID | None]
+
+
+def compare_rows(run: Comparison, tally: Tally) -> frozenset[UUID]:
+    """Rows whose content is not what their hashes are of; returns their ids.
+
+    A repair makes what they hold their content, for all sinks, unless they are too many.
+    """
+    found: dict[EntityType, list[UUID]] = {}
+    for entity_type in EntityType:
+        found[entity_type] = ids = []
+        after: UUID | None = None
+        while True:
+            with run.database.autocommit() as conn:
+                drawn = _drawn(run, entity_type)
+                rows, after = store.edited_rows(
+                    conn, entity_type, after=after, limit=ROWS, ids=drawn
+                )
+            for row in rows:
+                tally.note(Drift.EDITED, row.key)
+                ids.append(row.id)
+            if after is None:
+                break
+    if run.options.repair:
+        _accept(run, tally, found)
+    return frozenset(one for ids in found.values() for one in ids)
+
+
+def _accept(run: Comparison, tally: Tally, found: Mapping[EntityType, Sequence[UUID]]) -> None:
+    if tally.drifted > max(1, run.options.max_delete * run.compared):
+        tally.refused = (
+            f"{tally.drifted:,} of the {run.compared:,} rows hold what their hashes are not of: "
+            f"more than the {run.options.max_delete:.1%} that may be carried to the sinks. Nothing "
+            "was. Seed their files to take the seeds' values back, or raise --max-delete."
+        )
+        return
+    for entity_type, ids in found.items():
+        for start in range(0, len(ids), PAGE):
+            page = ids[start : start + PAGE]
+            if run.options.dry_run:
+                tally.enqueued += len(page)
+                continue
+            with run.database.transaction() as conn:
+                tally.enqueued += store.accept_edits(conn, entity_type, page, run.topology)
 
 
 def compare_embeddings(run: Comparison, tally: Tally) -> None:

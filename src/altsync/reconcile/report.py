@@ -9,6 +9,9 @@ from typing import Any
 
 from altsync.records import EMBEDDING, SIMILARITY
 
+#: What the rows of PostgreSQL themselves are called among the sinks.
+POSTGRESQL = "postgresql"
+
 #: Keys that are shown of each kind of drift.
 SAMPLES = 5
 
@@ -19,7 +22,8 @@ class Drift(StrEnum):
     ``GHOST``: the sink holds what PostgreSQL does not. ``AHEAD``: the sink's version is above
     PostgreSQL's, as after a restore; what is too high to be believed is ``STALE``.
     ``WRONG_NAMESPACE``: a vector in a namespace that its entity does not belong to, beside the
-    right one or instead of it.
+    right one or instead of it. ``EDITED``: PostgreSQL's own row holds what its hashes are not of,
+    as it was changed by SQL; of such an entity no sink is said to differ.
     """
 
     MISSING = "missing"
@@ -28,13 +32,15 @@ class Drift(StrEnum):
     AHEAD = "ahead"
     WRONG_MODEL = "wrong_model"
     WRONG_NAMESPACE = "wrong_namespace"
+    EDITED = "edited"
 
 
 #: Kinds that each sink can show, in the order in which they are told.
 KINDS: dict[str, tuple[Drift, ...]] = {
+    POSTGRESQL: (Drift.EDITED,),
     EMBEDDING: (Drift.MISSING, Drift.STALE),
     "neo4j": (Drift.MISSING, Drift.STALE, Drift.GHOST, Drift.AHEAD),
-    "pinecone": tuple(Drift),
+    "pinecone": tuple(kind for kind in Drift if kind is not Drift.EDITED),
     SIMILARITY: (Drift.MISSING,),
 }
 
@@ -112,7 +118,7 @@ class Report:
     ``skipped`` says of sinks that are not switched on why they were not compared, ``left_out``
     names all that were not. ``standing_still`` are those that were, and that nobody delivers to:
     paused, open, probing or disabled. ``unkept`` says why this is not the last result for others,
-    None when it is or was not meant to be.
+    None when it is or was not meant to be. ``rows`` are PostgreSQL's own.
     """
 
     entities: int
@@ -123,11 +129,17 @@ class Report:
     left_out: tuple[str, ...] = ()
     standing_still: dict[str, str] = field(default_factory=dict)
     unkept: str | None = None
+    rows: Tally = field(default_factory=lambda: Tally(POSTGRESQL))
+
+    @property
+    def every(self) -> tuple[Tally, ...]:
+        """PostgreSQL's own rows, and all sinks that were compared."""
+        return (self.rows, *self.tallies)
 
     @property
     def drifted(self) -> bool:
         """Whether anything differs."""
-        return any(tally.drifted for tally in self.tallies)
+        return any(tally.drifted for tally in self.every)
 
     @property
     def problems(self) -> dict[str, str]:
@@ -149,13 +161,13 @@ class Report:
         return {
             "consistent": self.consistent,
             "entities": self.entities,
-            "sinks": {tally.sink: tally.as_json() for tally in self.tallies},
+            "sinks": {tally.sink: tally.as_json() for tally in self.every},
             "samples": {
                 tally.sink: {kind.value: keys for kind, keys in tally.samples.items() if keys}
-                for tally in self.tallies
+                for tally in self.every
             },
             "problems": self.problems,
-            "refused": {t.sink: t.refused for t in self.tallies if t.refused is not None},
+            "refused": {t.sink: t.refused for t in self.every if t.refused is not None},
             "skipped": self.skipped,
             "left_out": list(self.left_out),
             "under_way": sum(self.under_way.values()),

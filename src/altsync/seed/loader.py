@@ -287,11 +287,11 @@ class Loader:
         drafts: Sequence[Draft],
         there: Mapping[str, store.Present],
     ) -> store.Changes:
+        known = [there.get(draft.wish.seed_id) for draft in drafts]
         lines = [
             draft.copied
-            for draft in drafts
-            if (known := there.get(draft.wish.seed_id)) is None
-            or known.content_hash != draft.content_hash
+            for draft, one in zip(drafts, known, strict=True)
+            if one is None or one.content_hash != draft.content_hash or not one.fits
         ]
         if not lines:
             return store.Changes()
@@ -299,13 +299,16 @@ class Loader:
         self._at("copied")
         if self._options.dry_run:
             return store.classify_staged(self._conn, entity_type, self._topology)
-        return store.upsert_staged(
+        changes = store.upsert_staged(
             self._conn,
             entity_type,
             self._topology,
             absent=not there,
             noted=self._options.followed or debugging(),
         )
+        if any(one is not None and not one.fits for one in known):
+            store.note_lines(self._conn, entity_type)
+        return changes
 
     def _with_leagues(self, part: Part, lines: Sequence[Line], late: list[Rejected]) -> list[Line]:
         """Lines whose leagues are loaded; the others are refused by the field that names one."""

@@ -17,9 +17,11 @@ _COLUMNS = (
     *("strength_score", "attributes", "content_hash"),
 )
 
-_CHANGED = """
+#: What is new or differs. Not by the hash alone, which does not show an edit by SQL.
+_CHANGED = f"""
 FROM staging_league_relationship s LEFT JOIN league_relationship e ON e.id = s.id
-WHERE e.id IS NULL OR e.content_hash <> s.content_hash
+WHERE e.id IS NULL OR ROW({", ".join(f"e.{name}" for name in _COLUMNS)})
+  IS DISTINCT FROM ROW({", ".join(f"s.{name}" for name in _COLUMNS)})
 """
 
 

@@ -193,17 +193,17 @@ def copy_parts(conn: Conn, part: Part, rows: Sequence[Sequence[Any]]) -> None:
 def upsert_parts(conn: Conn, part: Part, *, write: bool) -> Changes:
     """Upsert what changed of a league's documents or contracts; or only count it."""
     table, columns = PART_COLUMNS[part]
+    names = ["league_id", "title", "attributes", "content_hash", *columns]
     changed = f"""
         FROM staging_{table} s LEFT JOIN {table} e ON e.id = s.id
-        WHERE e.id IS NULL OR e.content_hash <> s.content_hash
+        WHERE e.id IS NULL OR {_differs("e", "s", names)}
     """
-    names = ["league_id", "title", "attributes", "content_hash", *columns]
     upsert = f"""
         INSERT INTO {table} AS t (id, seed_id, {", ".join(names)})
         SELECT s.id, s.seed_id, {", ".join("s." + n for n in names)} {changed} ORDER BY s.id
         ON CONFLICT (id) DO UPDATE SET {", ".join(f"{n} = excluded.{n}" for n in names)},
           updated_at = now()
-        WHERE t.content_hash <> excluded.content_hash
+        WHERE {_differs("t", "excluded", names)}
         RETURNING (xmax = 0) AS created
     """
     source = upsert if write else f"SELECT e.id IS NULL AS created {changed}"
@@ -215,6 +215,12 @@ def upsert_parts(conn: Conn, part: Part, *, write: bool) -> Changes:
     ).fetchone()
     assert row is not None
     return Changes(created=row[0], updated=row[1])
+
+
+def _differs(one: str, other: str, names: Sequence[str]) -> str:
+    """SQL for whether two rows differ: their hash alone does not show an edit by SQL."""
+    pairs = [", ".join(f"{alias}.{name}" for name in names) for alias in (one, other)]
+    return f"(ROW({pairs[0]}) IS DISTINCT FROM ROW({pairs[1]}))"
 
 
 def delete_parts(conn: Conn, part: Part, ids: Sequence[UUID]) -> int:

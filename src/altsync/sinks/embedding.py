@@ -99,7 +99,8 @@ def _outcome(row: Row, *, fine: bool) -> Outcome:
     return Failed(
         row.id,
         ErrorKind.ITEM,
-        "the row was seeded by another version of the rule for embedded texts: seed it again",
+        "the row was edited by SQL, or seeded by another version of the rule for embedded texts: "
+        "altsync seed takes the seed's values back, altsync verify --repair keeps the edit",
     )
 
 

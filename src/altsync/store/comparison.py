@@ -13,8 +13,9 @@ from uuid import UUID
 
 from altsync.db import Conn
 from altsync.outbox import BASIS, HAS_VECTOR, KEY_COLUMN
+from altsync.projection import is_edited
 from altsync.records import EMBEDDING, SIMILARITY, Digest, EntityType, Row
-from altsync.store.rows import read_rows
+from altsync.store.rows import HALF_HASH, read_rows, row_sum
 
 #: The namespace of an entity in SQL over a row; ``projection.namespace`` is the same in Python.
 NAMESPACE = {
@@ -234,6 +235,39 @@ class Gap:
     key: str
     missing: bool
     under_way: bool
+
+
+def edited_rows(
+    conn: Conn,
+    entity_type: EntityType,
+    *,
+    after: UUID | None,
+    limit: int,
+    ids: Sequence[UUID] | None = None,
+) -> tuple[list[Row], UUID | None]:
+    """Of one page of living entities, those whose content is not what their hashes are of.
+
+    PostgreSQL's own sum of each row tells at once of those that altsync wrote last; the others are
+    read and hashed. Returns the id to go on after, None at the end. ``ids`` narrows the page.
+    """
+    rows = conn.execute(
+        f"""
+        SELECT id, COALESCE(substr(line_hash, {HALF_HASH + 1})
+                 = left(content_hash, {HALF_HASH}) || {row_sum(entity_type, "l")}, false)
+        FROM {entity_type} l WHERE id > %(after)s AND deleted_at IS NULL
+          AND (%(ids)s::uuid[] IS NULL OR id = ANY(%(ids)s))
+        ORDER BY id LIMIT %(limit)s
+        """,
+        {
+            "after": after or UUID(int=0),
+            "limit": limit,
+            "ids": None if ids is None else list(ids),
+        },
+    ).fetchall()
+    unsure = [row[0] for row in rows if not row[1]]
+    read = read_rows(conn, entity_type, unsure) if unsure else []
+    edited = [row for row in read if not row.deleted and is_edited(row)]
+    return edited, rows[-1][0] if len(rows) == limit else None
 
 
 def embedding_gaps(

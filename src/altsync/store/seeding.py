@@ -16,13 +16,10 @@ from altsync.outbox import (
     notify,
     select_operations,
 )
+from altsync.projection import content_hash, is_edited, text_hash
 from altsync.records import EMBEDDING, Action, EntityType, Origin, Topology
 from altsync.store.neighbours import cut_off, pointing
-from altsync.store.rows import CONTENT_COLUMNS
-
-#: Hex digits of each half of a ``line_hash``: 64 bits of the line, and of what it came to. An
-#: entity that something else has changed since is not the one that its line tells of.
-HALF_HASH = 16
+from altsync.store.rows import CONTENT_COLUMNS, HALF_HASH, read_rows, row_sum
 
 #: Ids per delete statement: a short transaction, few row locks at once.
 DELETE_PAGE = 1000
@@ -93,11 +90,13 @@ def copy_to_staging(conn: Conn, entity_type: EntityType, lines: Iterable[bytes])
 class Present(NamedTuple):
     """What an entity is called in its sinks, and the hash of what its seed said last.
 
-    ``content_hash`` is None for one that is deleted.
+    ``content_hash`` is None for one that is deleted. ``fits``: nothing but altsync has written the
+    row, as far as its ``line_hash`` tells.
     """
 
     key: str
     content_hash: str | None
+    fits: bool = True
 
 
 def present(conn: Conn, entity_type: EntityType, seed_ids: Sequence[str]) -> dict[str, Present]:
@@ -105,12 +104,17 @@ def present(conn: Conn, entity_type: EntityType, seed_ids: Sequence[str]) -> dic
     rows = conn.execute(
         f"""
         SELECT seed_id, {KEY_COLUMN[entity_type]},
-               CASE WHEN deleted_at IS NULL THEN content_hash END
-        FROM {entity_type} WHERE seed_id = ANY(%s)
+               CASE WHEN deleted_at IS NULL THEN content_hash END,
+               COALESCE({_FITS.format(sum=row_sum(entity_type, "l"))}, false)
+        FROM {entity_type} l WHERE seed_id = ANY(%s)
         """,
         (list(seed_ids),),
     )
-    return {seed_id: Present(key, content_hash) for seed_id, key, content_hash in rows}
+    return {seed_id: Present(*found) for seed_id, *found in rows}
+
+
+#: Whether a row ``l`` is the one that its ``line_hash`` was written with.
+_FITS = f"substr(l.line_hash, {HALF_HASH + 1}) = left(l.content_hash, {HALF_HASH}) || {{sum}}"
 
 
 def same_lines(
@@ -121,9 +125,10 @@ def same_lines(
         f"""
         SELECT line.place
         FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS line (seed_id, fingerprint, place)
-        JOIN LATERAL (SELECT line_hash, content_hash FROM {entity_type} l
+        JOIN LATERAL (SELECT line_hash, content_hash, {row_sum(entity_type, "l")} AS sum
+                      FROM {entity_type} l
                       WHERE l.seed_id = line.seed_id AND deleted_at IS NULL OFFSET 0) l ON true
-        WHERE l.line_hash = line.fingerprint || left(l.content_hash, {HALF_HASH})
+        WHERE l.line_hash = line.fingerprint || left(l.content_hash, {HALF_HASH}) || l.sum
         """,
         (list(seed_ids), list(fingerprints)),
     )
@@ -143,7 +148,7 @@ def classify_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> 
           SELECT * FROM {entity_type} there WHERE there.id = s.id OFFSET 0) e ON true
         LEFT JOIN (SELECT config ->> 'model' AS model FROM sink_state
                    WHERE sink = '{EMBEDDING}') m ON true
-        WHERE e.id IS NULL OR e.content_hash <> s.content_hash OR e.deleted_at IS NOT NULL
+        WHERE e.id IS NULL OR e.deleted_at IS NOT NULL OR {_differs(entity_type, "e", "s")}
         """,
         {"direct": len(topology.direct), "vector": len(topology.vector)},
     ).fetchone()
@@ -179,9 +184,9 @@ def upsert_staged(
           INSERT INTO {entity_type} AS l
             (id, seed_id, {names}, content_hash, text_hash, line_hash)
           SELECT s.id, s.seed_id, {", ".join("s." + c for c in columns)},
-                 s.content_hash, s.text_hash, s.line_hash
+                 s.content_hash, s.text_hash, s.line_hash || {row_sum(entity_type, "s")}
           FROM staging_{entity_type} s ORDER BY s.id
-          {"" if absent else _renew(columns)}
+          {"" if absent else _renew(entity_type)}
           RETURNING l.id, l.{KEY_COLUMN[entity_type]} AS key, l.version, l.graph_version,
                     (xmax = 0) AS created,
                     COALESCE(l.embedding_text_hash = l.text_hash
@@ -202,7 +207,75 @@ def upsert_staged(
     return Changes(created=row[0], updated=row[1], operations=row[2])
 
 
-def _renew(columns: Sequence[str]) -> str:
+def note_lines(conn: Conn, entity_type: EntityType) -> None:
+    """Note the staged line of rows that hold what it says, and lack its ``line_hash``.
+
+    Rows of a release that kept no ``row_sum``, or of another PostgreSQL: once, in the order of ids.
+    """
+    conn.execute(
+        f"""
+        WITH lacking AS MATERIALIZED (
+          SELECT l.id, s.line_hash || {row_sum(entity_type, "s")} AS line_hash
+          FROM {entity_type} l JOIN staging_{entity_type} s ON s.id = l.id
+          WHERE l.deleted_at IS NULL AND {row_sum(entity_type, "l")} = {row_sum(entity_type, "s")}
+            AND l.line_hash IS DISTINCT FROM s.line_hash || {row_sum(entity_type, "s")}
+          ORDER BY l.id FOR NO KEY UPDATE OF l)
+        UPDATE {entity_type} l SET line_hash = c.line_hash FROM lacking c WHERE l.id = c.id
+        """
+    )
+
+
+def accept_edits(
+    conn: Conn, entity_type: EntityType, ids: Sequence[UUID], topology: Topology
+) -> int:
+    """Make the content of rows that were edited by SQL their entities' content.
+
+    They get hashes of what they hold, a new version and operations for every sink, so that nodes
+    and vectors follow. The seed's line wins again when it is seeded. Returns how many rows.
+    """
+    lock_entities(conn, ((entity_type, i) for i in ids))
+    rows = [row for row in read_rows(conn, entity_type, ids) if not row.deleted and is_edited(row)]
+    if not rows:
+        return 0
+    # What is compared in one statement is written in one: no worker sees half of it.
+    conn.execute(
+        f"""
+        WITH own AS MATERIALIZED (
+          SELECT * FROM unnest(%(ids)s::uuid[], %(contents)s::text[], %(texts)s::text[])
+            AS o(id, content_hash, text_hash)),
+        changed AS (
+          UPDATE {entity_type} l SET content_hash = o.content_hash, text_hash = o.text_hash,
+            line_hash = NULL, version = nextval('entity_version'), updated_at = now(),
+            neo4j_sync_status = 'pending', pinecone_sync_status = 'pending',
+            embedding_sync_status = CASE WHEN l.embedding_text_hash = o.text_hash
+              THEN l.embedding_sync_status ELSE 'pending' END
+          FROM own o WHERE l.id = o.id
+          RETURNING l.id, l.{KEY_COLUMN[entity_type]} AS key, l.version, l.graph_version,
+            COALESCE(l.embedding_text_hash = l.text_hash AND l.embedding_model =
+              (SELECT config ->> 'model' FROM sink_state WHERE sink = '{EMBEDDING}'), false)
+              AS embedded)
+        {select_operations(entity_type, "changed", origin=Origin.RECONCILE)}
+        """,
+        {
+            "ids": [row.id for row in rows],
+            "contents": [content_hash(row.content) for row in rows],
+            "texts": [text_hash(row.content) for row in rows],
+            **enqueue_parameters(topology),
+        },
+    )
+    notify(conn, topology.names)
+    return len(rows)
+
+
+def _differs(entity_type: EntityType, one: str, other: str) -> str:
+    """SQL for whether two rows differ in content or hashes."""
+    columns = [*CONTENT_COLUMNS[entity_type], "content_hash", "text_hash"]
+    pairs = [", ".join(f"{alias}.{c}" for c in columns) for alias in (one, other)]
+    return f"(ROW({pairs[0]}) IS DISTINCT FROM ROW({pairs[1]}))"
+
+
+def _renew(entity_type: EntityType) -> str:
+    columns = CONTENT_COLUMNS[entity_type]
     return f"""
     ON CONFLICT (id) DO UPDATE SET
       {", ".join(f"{c} = excluded.{c}" for c in columns)},
@@ -214,7 +287,7 @@ def _renew(columns: Sequence[str]) -> str:
         WHEN l.embedding_text_hash = excluded.text_hash
          AND l.embedding_model = (SELECT model FROM wanted)
         THEN 'synced' ELSE 'pending' END
-    WHERE l.content_hash <> excluded.content_hash OR l.deleted_at IS NOT NULL
+    WHERE l.deleted_at IS NOT NULL OR {_differs(entity_type, "l", "excluded")}
     """
 
 

@@ -1,0 +1,222 @@
+"""Rows of PostgreSQL that SQL has edited: found, taken back by their seeds, or carried on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from altsync import store
+from altsync.explain import Explanation, explain
+from altsync.projection import content_hash, same_content, text_hash
+from altsync.records import EntityType, League
+from tests.integration.seeds import (
+    archetype_line,
+    contract_line,
+    document_line,
+    example_line,
+    league_id,
+    league_line,
+    seed,
+    write,
+)
+from tests.integration.verifying import Site
+from tests.integration.world import World
+
+#: What SQL sets, by table, and the column that shows it.
+EDITS = (
+    ("league", "tier = 'EDITED'"),
+    ("league", "description = NULL"),
+    ("league", "league_name = 'Edited'"),
+    ("league", """attributes = attributes || '{"founded": 1}'"""),
+    ("league", "attributes = '{}'"),
+    ("league", "sport_archetype = 'racing', location = 'Edited'"),
+    ("league", "text_hash = 'edited'"),
+    ("league", "content_hash = 'edited'"),
+    ("sport_archetype", "display_name = 'Edited'"),
+    ("sport_archetype", """characteristics = '{"laps": 3}'"""),
+    ("few_shot_example", "tags = '{edited}'"),
+    ("few_shot_example", "output_text = 'Edited'"),
+    ("few_shot_example", "category = 'other'"),
+)
+
+LEAGUE = {
+    "tier": "TIER1",
+    "description": "Much.",
+    "founded": 1950,
+    "size": 1e16,
+    "shift": -0.0,
+    "deep": {"list": [1e17, 2.5, True, None]},
+}
+
+
+def seeds(folder: Path) -> Path:
+    """One entity of each type."""
+    write(folder, "archetypes.jsonl", [archetype_line("a1", "team_sport")])
+    write(folder, "leagues.jsonl", [league_line("l1", **LEAGUE), league_line("l2")])
+    write(folder, "examples/naming.jsonl", [example_line("e1", tags=["a"])])
+    return folder
+
+
+def contents(world: World) -> list[tuple[Any, ...]]:
+    """What all rows hold."""
+    found: list[tuple[Any, ...]] = []
+    for kind, columns in store.CONTENT_COLUMNS.items():
+        names = ", ".join([*columns, "content_hash", "text_hash"])
+        found += world.conn.execute(f"SELECT {names} FROM {kind} ORDER BY seed_id").fetchall()
+    return found
+
+
+def edited(world: World) -> set[str]:
+    """Keys of the rows that are found to be edited."""
+    pages = (store.edited_rows(world.conn, t, after=None, limit=100) for t in EntityType)
+    return {row.key for rows, _ in pages for row in rows}
+
+
+@pytest.mark.parametrize(("table", "change"), EDITS, ids=lambda value: str(value)[:30])
+def test_seeding_the_same_line_takes_the_value_back(
+    world: World, tmp_path: Path, table: str, change: str
+) -> None:
+    """Though line and hashes are as they were; a dry run says so, and a third run does nothing."""
+    seeds(tmp_path)
+    seed(world, tmp_path)
+    before = contents(world)
+    assert edited(world) == set()
+    world.conn.execute(f"UPDATE {table} SET {change} WHERE seed_id IN ('l1', 'a1', 'e1')")
+    assert contents(world) != before
+    assert len(edited(world)) == 1
+    planned = seed(world, tmp_path, dry_run=True).total
+    done = seed(world, tmp_path).total
+    assert (done.updated, done.unchanged, done.operations > 0) == (1, 3, True)
+    assert (planned.updated, planned.operations) == (done.updated, done.operations)
+    assert contents(world) == before
+    assert edited(world) == set()
+    again = seed(world, tmp_path).total
+    assert (again.unchanged, again.operations) == (4, 0)
+
+
+def test_what_belongs_to_leagues_is_taken_back(world: World, tmp_path: Path) -> None:
+    """Documents, contracts and relationships, which are no entities."""
+    seeds(tmp_path)
+    write(tmp_path, "documents.jsonl", [document_line("d1", "l1", body="Long")])
+    write(tmp_path, "contracts.jsonl", [contract_line("c1", "l1", start_date="2026-01-31")])
+    line = {"id": "r1", "type": "COMPETES_WITH", "source": "l1", "target": "l2", "strength": 0.5}
+    write(tmp_path, "relationships.jsonl", [line])
+    seed(world, tmp_path)
+    world.conn.execute("UPDATE document SET body = 'Edited'")
+    world.conn.execute("UPDATE contract SET end_date = '2027-01-31'")
+    world.conn.execute("UPDATE league_relationship SET strength_score = 0.9")
+    done = seed(world, tmp_path).total
+    assert done.updated == 3
+    assert world.scalar("SELECT body FROM document") == "Long"
+    assert world.scalar("SELECT end_date FROM contract") is None
+    assert float(world.scalar("SELECT strength_score FROM league_relationship")) == 0.5
+    again = seed(world, tmp_path).total
+    assert (again.updated, again.operations) == (0, 0)
+
+
+def test_rows_of_a_release_without_sums_are_not_edited(world: World, tmp_path: Path) -> None:
+    """Their lines are read once, nothing is written but the line's hash, and then never again."""
+    seeds(tmp_path)
+    seed(world, tmp_path)
+    full = world.scalar("SELECT line_hash FROM league WHERE id = %s", league_id("l1"))
+    version = world.scalar("SELECT version FROM league WHERE id = %s", league_id("l1"))
+    world.conn.execute("UPDATE league SET line_hash = left(line_hash, 32)")
+    assert edited(world) == set()
+    assert seed(world, tmp_path).total.operations == 0
+    assert world.scalar("SELECT line_hash FROM league WHERE id = %s", league_id("l1")) == full
+    assert world.scalar("SELECT version FROM league WHERE id = %s", league_id("l1")) == version
+
+
+def test_contents_are_compared_by_what_they_say() -> None:
+    """Numbers as PostgreSQL gives them back are the same; true is not 1."""
+
+    def league(value: Any) -> League:
+        return League("t", "n", "s", "a", attributes={"x": {"y": [value]}})
+
+    assert same_content(league(1e16), league(10**16))
+    assert same_content(league(-0.0), league(0.0))
+    assert not same_content(league(True), league(1))
+    assert not same_content(league("1"), league(1))
+    assert not same_content(league(1.5), league(1))
+
+
+def test_a_row_that_sql_has_edited_is_postgresqls_drift(site: Site) -> None:
+    """In the table, the JSON and the exit status; no sink is called wrong over it."""
+    assert site.json("--grace", "0")["sinks"]["postgresql"]["edited"] == 0
+    site.world.conn.execute("UPDATE league SET tier = 'EDITED' WHERE league_tag = 'l003'")
+    for flags in ((), ("--deep",), ("--deep", "--sink", "neo4j")):
+        body = site.json("--grace", "0", *flags, code=1)
+        assert body["consistent"] is False
+        assert body["sinks"]["postgresql"]["edited"] == 1
+        assert body["samples"]["postgresql"] == {"edited": ["l003"]}
+        assert all(not body["samples"].get(sink) for sink in ("neo4j", "pinecone", "embedding"))
+    shown = " ".join(site.run("--grace", "0", "--deep", code=1).output.split())
+    assert "postgresql" in shown
+    assert "altsync seed takes the seed's values back" in shown
+    assert site.live() == 0
+
+
+def test_a_repair_carries_the_edit_to_nodes_and_vectors(site: Site) -> None:
+    """The vector is of the edited text, and the share of rows that may be carried is kept."""
+    site.world.conn.execute(
+        "UPDATE league SET description = 'Another text', tier = 'EDITED' WHERE league_tag = 'l003'"
+    )
+    planned = site.verify(repair=True, dry_run=True, deep=True)
+    assert planned.rows.enqueued == 1
+    assert site.live() == 0
+    site.mend(deep=True)
+    row = site.world.conn.execute(
+        "SELECT l.content_hash, l.text_hash, l.embedding_text_hash FROM league l "
+        "WHERE league_tag = 'l003'"
+    ).fetchone()
+    (read,) = store.read_rows(site.world.conn, EntityType.LEAGUE, [league_id("l003")])
+    assert row == (content_hash(read.content), *[text_hash(read.content)] * 2)
+    (node,) = site.graph.ask("MATCH (n:League {league_tag: 'l003'}) RETURN n.description AS text")
+    assert node["text"] == "Another text"
+    (vector,) = [
+        one.values
+        for (_, key), one in site.index.records(EntityType.LEAGUE).items()
+        if key == "l003"
+    ]
+    kept = store.EmbeddingCache(site.database).find(site.app.stores().model, row[1])
+    assert kept is not None
+    assert [round(n, 5) for n in vector] == [round(float(n), 5) for n in numbers(kept)]
+
+    site.world.conn.execute("UPDATE league SET tier = 'AGAIN'")
+    refused = site.verify(repair=True)
+    assert refused.rows.refused is not None
+    assert refused.rows.enqueued == 0
+    assert site.live() == 0
+
+
+def numbers(vector: bytes) -> Any:
+    """The numbers of a kept vector."""
+    import numpy as np
+
+    return np.frombuffer(vector, "<f4")
+
+
+def test_why_judges_what_the_row_holds(site: Site, tmp_path: Path) -> None:
+    """Neither line, nor graph, nor embedding is said to agree or to be edited itself."""
+    held = site.world.conn.execute(
+        "SELECT league_name, sport_name, sport_archetype FROM league WHERE league_tag = 'l003'"
+    ).fetchone()
+    assert held is not None
+    fields = dict(zip(("league_name", "sport_name", "sport_archetype"), held, strict=True))
+    write(tmp_path, "leagues.jsonl", [{"id": "l003", "league_tag": "l003", **fields}])
+    site.world.conn.execute(
+        "UPDATE league SET description = 'Another text' WHERE league_tag = 'l003'"
+    )
+    found = explain(site.app, "l003", tmp_path)
+    assert isinstance(found, Explanation)
+    checks = {check.store: check for check in found.checks}
+    assert {name: one.agrees for name, one in checks.items()} == dict.fromkeys(
+        ("postgresql", "seed", "embedding", "neo4j", "pinecone"), False
+    )
+    assert "holds something else" in checks["seed"].detail
+    text = " ".join(found.reasons)
+    assert "edited by SQL" in text
+    assert "altsync seed --leagues" in text
+    assert "somebody changed it there" not in text
