@@ -111,7 +111,7 @@ def _logged(bench: Bench, url: str) -> Iterator[dict[str, float]]:
     file = bench.postgres.log
     begin = file.stat().st_size
     statements: dict[str, float] = {}
-    with psycopg.connect(bench.postgres.url, autocommit=True) as conn:
+    with psycopg.connect(bench.postgres.superuser_url, autocommit=True) as conn:
         for setting in ("log_min_duration_statement", "log_parameter_max_length"):
             conn.execute(f"ALTER DATABASE {name} SET {setting} = 0")
         yield statements

@@ -289,7 +289,9 @@ class Stack:
     @cached_property
     def vectors(self) -> VectorsAdmin:
         """Faults and counters of the vectors server."""
-        return VectorsAdmin(self.addresses["PINECONE_CONTROLLER_HOST"])
+        return VectorsAdmin(
+            self.addresses["PINECONE_CONTROLLER_HOST"], self.addresses["PINECONE_API_KEY"]
+        )
 
     @cached_property
     def redis(self) -> redis.Redis:

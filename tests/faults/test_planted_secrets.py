@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+import psycopg
 import pytest
 import redis
 
 from altsync.local.ports import accepts, free_ports
-from altsync.local.services.broker import start_redis
+from altsync.local.records import Record, RecordBook
+from altsync.local.services import Broker, Postgres
 from tests.acceptance.seeds import league, write
 from tests.acceptance.stack import SINKS, Running, Stack, worker_arguments
 from tests.contract.doubles import Canned, CannedServer, canned_server
@@ -42,6 +44,7 @@ class House:
     settings: Mapping[str, str]
     broker: redis.Redis
     server: CannedServer
+    redis: Broker
 
     @property
     def env(self) -> dict[str, str]:
@@ -65,11 +68,9 @@ def house(stack: Stack, tmp_path: Path) -> Iterator[House]:
     postgres = urlsplit(stack.addresses["DATABASE_URL"])
     with (
         role(stack, SECRETS["postgres"]) as name,
-        start_redis(tmp_path / "redis") as broker,
+        redis_with_password(tmp_path / "redis", SECRETS["redis"]) as broker,
         canned_server() as server,
     ):
-        client = redis.Redis.from_url(broker.url)
-        client.config_set("requirepass", SECRETS["redis"])
         client = redis.Redis(broker.host, broker.port, password=SECRETS["redis"])
         login = f"{name}:{SECRETS['postgres']}@{postgres.hostname}:{postgres.port}"
         settings = {
@@ -89,18 +90,33 @@ def house(stack: Stack, tmp_path: Path) -> Iterator[House]:
             "ALTSYNC_BACKOFF_SECONDS": "0.05",
             "ALTSYNC_BREAKER_CAP_SECONDS": "0.2",
         }
-        yield House(stack, settings, client, server)
+        yield House(stack, settings, client, server, broker)
         stack.kill_all()
         client.close()
+
+
+def redis_with_password(folder: Path, password: str, at: tuple[int, ...] = ()) -> Broker:
+    """A Redis that asks for this password."""
+    book = RecordBook(folder / "service.json")
+    book.save("redis", Record(at or free_ports(1, LOOPBACK), password))
+    return Broker(folder, book)
 
 
 @contextmanager
 def role(stack: Stack, password: str) -> Iterator[str]:
     """An account of PostgreSQL with this password."""
-    stack.postgres.execute(f"CREATE ROLE planted LOGIN SUPERUSER PASSWORD '{password}'")
+    as_superuser(stack, f"CREATE ROLE planted LOGIN SUPERUSER PASSWORD '{password}'")
     yield "planted"
     stack.kill_all()
-    stack.postgres.execute("DROP ROLE planted")
+    as_superuser(stack, "DROP ROLE planted")
+
+
+def as_superuser(stack: Stack, statement: str) -> None:
+    """Do what altsync's own role may not."""
+    home = stack.folders.home
+    server = Postgres(home / "postgresql", RecordBook(home / "local.json"))
+    with psycopg.connect(server.superuser_url, autocommit=True) as conn:
+        conn.execute(statement)
 
 
 def test_no_secret_is_shown_anywhere(house: House, folder: Path) -> None:
@@ -216,13 +232,13 @@ def pages(house: House) -> dict[str, str]:
 def lose_logins(house: House, relay: Running, worker: Running) -> None:
     """PostgreSQL and Redis refuse the passwords that they took before."""
     stack = house.stack
-    stack.postgres.execute("ALTER ROLE planted PASSWORD 'another'")
-    stack.postgres.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'planted'"
+    as_superuser(stack, "ALTER ROLE planted PASSWORD 'another'")
+    as_superuser(
+        stack,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'planted'",
     )
-    house.broker.config_set("requirepass", "another")
-    house.broker.client_kill_filter(_type="normal", skipme=True)
-    house.broker.client_kill_filter(_type="pubsub", skipme=True)
+    house.redis.stop()
+    redis_with_password(house.redis.folder, "another", house.redis.record.ports).start()
     stack.until(lambda: "relay.disconnected" in relay.output, "a relay without PostgreSQL")
     stack.until(lambda: "invalid username-password" in worker.output, "a worker without Redis")
 

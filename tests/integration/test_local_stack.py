@@ -26,6 +26,7 @@ from altsync.local import processes
 from altsync.local.errors import LocalStackError
 from altsync.local.processes import Identity
 from altsync.local.records import RecordBook
+from altsync.local.runtime import account_for
 from altsync.local.services import Broker, Postgres, ServiceStatus, Vectors
 from altsync.local.stack import LocalStack
 
@@ -199,10 +200,12 @@ def test_nothing_listens_beyond_loopback(stack: LocalStack, env: dict[str, str])
 
 def test_secrets_are_private(stack: LocalStack, env: dict[str, str]) -> None:
     """Files with passwords are the owner's alone, and no command line shows one."""
-    for name in ("local.json", "local.env", "graph/root.password", "vectors/api.key"):
+    files = ("local.json", "local.env", "graph/root.password", "vectors/api.key")
+    for name in (*files, "postgresql/superuser.password", "redis/redis.conf"):
         assert stat.S_IMODE((stack.home / name).stat().st_mode) == 0o600
     secrets = {env["NEO4J_PASSWORD"], env["PINECONE_API_KEY"]}
-    secrets.add(env["DATABASE_URL"].split(":")[2].split("@")[0])
+    secrets |= {env[name].split(":")[2].split("@")[0] for name in ("DATABASE_URL", "REDIS_URL")}
+    secrets.add((stack.home / "postgresql" / "superuser.password").read_text())
     for status in stack.status():
         command = " ".join(psutil.Process(status.pid).cmdline())
         assert not any(secret in command for secret in secrets)
@@ -324,7 +327,10 @@ def test_the_stack_outlives_its_command_but_not_an_interrupted_one(tmp_path: Pat
 def test_a_service_that_cannot_start_takes_the_others_down(tmp_path: Path) -> None:
     """The error names the log and shows its end; nothing is left half started."""
     stack = LocalStack(tmp_path, [Postgres, Broker])
-    (tmp_path / "postgresql" / "data").mkdir(parents=True)
+    data = tmp_path / "postgresql" / "data"
+    data.mkdir(parents=True)
+    if account := account_for(tmp_path / "none yet"):
+        os.chown(data, account.uid, account.gid)
     with pytest.raises(LocalStackError, match="postgresql ended while it was starting") as caught:
         stack.up()
     assert str(stack.logs()["postgresql"]) in str(caught.value)

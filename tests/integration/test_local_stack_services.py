@@ -60,7 +60,7 @@ def test_redis_keeps_its_data(tmp_path: Path) -> None:
         redis.Redis.from_url(service.url, decode_responses=True) as client,
     ):
         assert client.get("key") == "value"
-        assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+        assert client.info("memory")["maxmemory_policy"] == "noeviction"
 
 
 def test_postgresql_starts_again_over_a_lock_that_names_a_stranger(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -31,6 +31,31 @@ RELEASE_SECONDS = 3.0
 #: the environment of a process that runs for weeks.
 INHERITED = ("PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH", "LD_LIBRARY_PATH")
 
+#: What is the caller's own, and of no use to another account.
+PERSONAL = frozenset({"HOME", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH"})
+
+
+@dataclass(frozen=True)
+class Account:
+    """An account of this machine that runs a server for root."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A program to start. Nothing in ``command`` is secret: every account may list processes."""
+
+    command: Sequence[str]
+    #: None runs it as this process' own account.
+    account: Account | None = None
+    #: Descriptors that it inherits under their numbers.
+    descriptors: Sequence[int] = ()
+    #: Variables beside those of INHERITED.
+    environment: Mapping[str, str] = field(default_factory=dict)
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -48,23 +73,30 @@ class Detached(subprocess.Popen[bytes]):
         pass
 
 
-def spawn(command: Sequence[str], folder: Path, log: Path) -> Detached:
+def spawn(launch: Launch, folder: Path, log: Path) -> Detached:
     """Start a server in a session of its own: the terminal's Ctrl-C does not reach it.
 
     Raises ``OSError`` when the program cannot be started, and ``BlockingIOError`` when another
     server works in this folder.
     """
-    environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    account = launch.account
+    names = [n for n in INHERITED if n in os.environ and not (account and n in PERSONAL)]
+    environment = {**{name: os.environ[name] for name in names}, **launch.environment}
     with _locked(folder) as lock, log.open("ab") as output:
         return Detached(
-            command,
-            cwd=folder,
+            launch.command,
+            # The folder may be closed to another account.
+            cwd="/" if account else folder,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
-            pass_fds=[lock],
+            pass_fds=[lock, *launch.descriptors],
+            # Leaving root drops every capability.
+            user=account.uid if account else None,
+            group=account.gid if account else None,
+            extra_groups=[] if account else None,
         )
 
 

@@ -23,6 +23,10 @@ __all__ = ["LocalStack", "ServiceStatus"]
 
 Report = Callable[[ServiceStatus], None]
 
+#: Bytes of the folder's path: SQLite opens no path of more than 512 bytes, and each service has
+#: folders of its own below.
+LONGEST_PATH = 400
+
 SERVICES: tuple[type[Service], ...] = (Postgres, Broker, Graph, Vectors)
 
 
@@ -119,8 +123,12 @@ class LocalStack:
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         """One command at a time changes the stack; a second one waits for the first."""
+        if len(os.fsencode(self.home)) > LONGEST_PATH:
+            raise LocalStackError(
+                f"the path of ALTSYNC_HOME is longer than {LONGEST_PATH} bytes: name a shorter one"
+            )
         try:
-            self.home.mkdir(parents=True, exist_ok=True)
+            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
             ignore = self.home / ".gitignore"
             if not ignore.exists():
                 ignore.write_text("*\n")  # passwords and data are nothing to commit

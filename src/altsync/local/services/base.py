@@ -7,8 +7,8 @@ import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,7 @@ from typing import ClassVar, Literal, Self, TypeVar
 
 from altsync.local import ports, processes
 from altsync.local.errors import LocalStackError
-from altsync.local.processes import Identity
+from altsync.local.processes import Identity, Launch
 from altsync.local.records import Record, RecordBook
 
 LOOPBACK = "127.0.0.1"
@@ -54,8 +54,6 @@ class Service(ABC):
     name: ClassVar[str]
     #: Ports it listens on; the first is the one that clients use.
     port_count: ClassVar[int] = 1
-    #: Nobody else reads the data.
-    folder_mode: ClassVar[int] = 0o700
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
     #: Seconds for an orderly end before it is killed.
     stop_seconds: ClassVar[float] = 20.0
@@ -101,6 +99,11 @@ class Service(ABC):
     @abstractmethod
     def command(self) -> list[str]:
         """The program and its arguments; nothing secret, as everybody may list processes."""
+
+    @contextmanager
+    def launching(self) -> Iterator[Launch]:
+        """How the program is started; what it inherits stays open within the block."""
+        yield Launch(self.command())
 
     @abstractmethod
     def answers(self) -> bool:
@@ -149,7 +152,7 @@ class Service(ABC):
         self._launched = False
         if self.running:
             return
-        self.folder.mkdir(mode=self.folder_mode, parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._end_strays()
         self._claim()
         self._turn_log()
@@ -212,7 +215,8 @@ class Service(ABC):
         if self._cancelled.is_set():
             raise LocalStackError(f"{self.name}: the start was cancelled")
         try:
-            child = processes.spawn(self.command(), self.folder, self.log)
+            with self.launching() as launch:
+                child = processes.spawn(launch, self.folder, self.log)
         except BlockingIOError as error:
             raise LocalStackError(f"another server works in {self.folder}") from error
         except OSError as error:

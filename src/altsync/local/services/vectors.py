@@ -53,7 +53,7 @@ class Vectors(Service):
     @property
     def admin(self) -> VectorsAdmin:
         """Faults and counters of this server."""
-        return VectorsAdmin(self.url)
+        return VectorsAdmin(self.url, self.secret)
 
     @property
     def env(self) -> Mapping[str, str]:

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         key = _key(options)
         store = Store(options.data)
         try:
-            gate = Gate(key, lag=options.lag, guard_admin=not is_loopback(options.host))
+            gate = Gate(key, lag=options.lag)
             uvicorn.Server(
                 uvicorn.Config(
                     build_app(store, gate),

@@ -20,7 +20,7 @@ _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class VectorsAdmin:
-    """Faults and counters of one server. ``api_key`` is needed beyond loopback only."""
+    """Faults and counters of one server. All but ``healthy`` need its key."""
 
     def __init__(self, base_url: str, api_key: str | None = None) -> None:
         self._base_url = base_url.rstrip("/")

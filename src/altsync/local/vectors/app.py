@@ -46,12 +46,11 @@ class Operation:
 class Gate:
     """What every request passes: the key, the counters, and the faults in force."""
 
-    def __init__(self, key: str, *, lag: float, guard_admin: bool) -> None:
+    def __init__(self, key: str, *, lag: float) -> None:
         self.faults = Faults()
         self.stats = Stats()
         self._key = key.encode()
         self._lag = lag
-        self._guard_admin = guard_admin
         self._late: set[asyncio.Task[Answer]] = set()
 
     async def serve(self, operation: Operation, request: Request) -> Response:
@@ -70,9 +69,8 @@ class Gate:
         return await self._carry_out(operation, job, request)
 
     def admit(self, request: Request) -> None:
-        """Let an admin request in: freely on loopback, else with the key. Raises ``Refused``."""
-        if self._guard_admin:
-            self._authenticate(request, wire.pinecone_data)
+        """Let an admin request in, with the key: accounts share loopback. Raises ``Refused``."""
+        self._authenticate(request, wire.pinecone_data)
 
     async def _carry_out(self, operation: Operation, job: Job, request: Request) -> Response:
         plan = self.faults.plan(job.call)
