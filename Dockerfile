@@ -18,11 +18,11 @@ print(*project['dependencies'], *project['optional-dependencies']['fast'], 'setu
     && pip install --only-binary :all: --require-hashes -c requirements.lock -r runtime.txt
 COPY README.md LICENSE ./
 COPY src src
-# Editable: src, workers, migrations and seeds lie beside one another, as in a checkout.
-RUN pip install --no-deps --no-build-isolation --editable .
 COPY workers workers
 COPY migrations migrations
 COPY seeds seeds
+# Editable: src, workers, migrations and seeds lie beside one another, as in a checkout.
+RUN pip install --no-deps --no-build-isolation --editable .
 # alembic.ini is optional: alembic also reads pyproject.toml.
 COPY pyproject.toml alembic.ini* ./
 RUN python -m compileall -q src workers migrations

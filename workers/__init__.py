@@ -1,1 +1,1 @@
-"""The Celery rooms: the app and its tasks."""
+"""The Celery app under the name that the commands of a checkout use: ``celery -A workers.app``."""

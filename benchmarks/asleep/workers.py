@@ -12,9 +12,9 @@ from altsync.records import EMBEDDING
 from altsync.sinks import embedding
 from altsync.sinks.base import Sink
 from altsync.store import EmbeddingCache
+from altsync.workers import tasks
+from altsync.workers.app import app
 from benchmarks.asleep.sinks import Graph, SleepingEmbedder, VectorIndex
-from workers import tasks
-from workers.app import app
 
 __all__ = ["app"]
 

@@ -424,14 +424,15 @@ def engine(url: str) -> Engine:
 
 
 def migrations_folder() -> Path:
-    """Where the migrations are: beside the sources, or in the working folder.
+    """Where the migrations are: in the installed package, or beside the sources.
 
     Raises ``FileNotFoundError`` when neither holds them.
     """
-    for root in (Path(__file__).resolve().parents[2], Path.cwd()):
-        if (root / "migrations" / "env.py").is_file():
-            return root / "migrations"
-    raise FileNotFoundError("no migrations/ folder beside the sources or in this folder")
+    package = Path(__file__).resolve().parent
+    for folder in (package / "migrations", package.parents[1] / "migrations"):
+        if (folder / "env.py").is_file():
+            return folder
+    raise FileNotFoundError("no migrations in the package or beside the sources")
 
 
 def migrate(url: str, revision: str = "head") -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -36,3 +39,29 @@ def test_a_second_demo_has_nothing_to_do(tmp_path: Path) -> None:
     assert nothing <= set(second.splitlines())
     assert "Remote calls to the sinks in this run: 0" not in first
     assert "Remote calls to the sinks in this run: 0" in second
+
+
+@pytest.mark.slow
+def test_a_stack_that_ran_before_goes_on_running(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    (work / "seeds").mkdir(parents=True)
+    stack = Stack(Folders(tmp_path / "home", work, tmp_path))
+
+    def running() -> dict[str, int]:
+        listed = json.loads(stack.run("local", "status", "--json").stdout)
+        return {one["name"]: one["pid"] for one in listed if one["state"] == "running"}
+
+    try:
+        stack.run("local", "up")
+        before = running()
+        assert len(before) == 4
+        missing = stack.run("demo", "--dir", "no-such-folder", code=1)
+        assert "no seed folder no-such-folder" in missing.stderr
+        assert running() == before
+        os.kill(before["redis"], signal.SIGKILL)
+        stack.run("demo", "--dir", "seeds")
+        after = running()
+        assert after == {name: pid for name, pid in before.items() if name != "redis"}
+        assert (tmp_path / "home" / "local.env").exists()
+    finally:
+        stack.run("local", "down")

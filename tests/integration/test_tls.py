@@ -135,7 +135,7 @@ def test_the_broker_is_spoken_to_by_tls(monkeypatch: pytest.MonkeyPatch) -> None
     """By Celery, which relay and workers send and receive with."""
     with listener() as server:
         monkeypatch.setenv("REDIS_URL", f"rediss://:planted@{LOOPBACK}:{server.port}/0")
-        from workers.app import create  # the module makes an app of the settings it finds
+        from altsync.workers.app import create  # the module makes an app of the settings it finds
 
         app = create(read_settings())
         with (

@@ -46,7 +46,7 @@ class Queues:
 def queues(redis_server: Broker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queues]:
     """The product's own Celery app on an empty Redis, with no worker."""
     monkeypatch.setenv("REDIS_URL", redis_server.url)  # read when the module is imported
-    from workers import app as rooms
+    from altsync.workers import app as rooms
 
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
@@ -98,7 +98,7 @@ def test_a_redis_that_lost_everything(world: World, database: Database, queues: 
 
 def test_a_redis_that_is_away(world: World, database: Database) -> None:
     """One warning; the work stays where it is."""
-    from workers import app as rooms
+    from altsync.workers import app as rooms
 
     url = f"redis://127.0.0.1:{ports.free_ports(1, '127.0.0.1')[0]}/0"
     app = rooms.create(read_settings(redis_url=url))

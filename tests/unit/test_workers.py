@@ -30,7 +30,7 @@ def workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleT
     for name in ("FLOWER_ADDRESS", "FLOWER_PORT", "FLOWER_BASIC_AUTH"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    yield importlib.import_module("workers.app")
+    yield importlib.import_module("altsync.workers.app")
     for name in ("FLOWER_ADDRESS", "FLOWER_PORT", "FLOWER_BASIC_AUTH"):
         os.environ.pop(name, None)
 

@@ -54,16 +54,23 @@ _REAL = (
 
 
 def demo(
-    folder: Annotated[Path, typer.Option("--dir", help="The seed folder.")] = Path("seeds"),
+    folder: Annotated[
+        Path | None,
+        typer.Option("--dir", help="The seed folder. Default: seeds here, else altsync's own."),
+    ] = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave the embedded stack running at the end.")
     ] = False,
 ) -> None:
     """Seed the real seeds into the embedded stack, wait until all stores agree, and query them.
 
-    Uses the embedded stack whatever else is configured. A second run has nothing to do.
+    Uses the embedded stack whatever else is configured. A second run has nothing to do. Servers
+    that ran before go on running.
     """
     with command() as settings, ExitStack() as cleanup:
+        folder = folder or _default_seeds()
+        if not folder.is_dir():
+            raise AltsyncError(f"there is no seed folder {folder}: name one with --dir")
         app = cleanup.enter_context(_on_embedded_stack(settings.altsync_home, keep=keep))
         app.migrate()
         _check(app.set_up_sinks())
@@ -86,6 +93,13 @@ def demo(
             raise typer.Exit(Exit.SINK_ERRORS)
 
 
+def _default_seeds() -> Path:
+    """``seeds`` in the working folder; else those that are installed with altsync."""
+    here, package = Path("seeds"), Path(__file__).resolve().parents[1]
+    checkout = package.parents[1] / "seeds"
+    return next((one for one in (here, package / "seeds", checkout) if one.is_dir()), here)
+
+
 def _check(problems: dict[str, str | None]) -> None:
     for sink, problem in problems.items():
         if problem is not None:
@@ -94,11 +108,14 @@ def _check(problems: dict[str, str | None]) -> None:
 
 @contextmanager
 def _on_embedded_stack(home: Path, *, keep: bool) -> Iterator[Application]:
-    """An application on the embedded stack alone, which is stopped at the end."""
+    """An application on the embedded stack alone; what was started is stopped at the end."""
     stack = open_stack(home)
     answers.rule("Starting the embedded stack")
+    running = {s.name for s in stack.status() if s.state == "running"}
+    started: list[str] = []
     try:
-        stack.up(lambda s: notes.print(f"  [green]up[/] {s.name:<11} {s.flavour}"))
+        services = stack.up(lambda s: notes.print(f"  [green]up[/] {s.name:<11} {s.flavour}"))
+        started += [s.name for s in services if s.name not in running]
         for name in _REAL:
             os.environ.pop(name, None)
         # The relay and the worker inherit these, so they mean the same stores.
@@ -109,9 +126,9 @@ def _on_embedded_stack(home: Path, *, keep: bool) -> Iterator[Application]:
         finally:
             app.close()
     finally:
-        if not keep:
+        if started and not keep:
             notes.print("Stopping the embedded stack…")
-            stack.down()
+            stack.down(started)
 
 
 @contextmanager
@@ -123,7 +140,7 @@ def _processes() -> Iterator[None]:
     commands = {
         "relay": [sys.executable, "-m", "altsync", "relay"],
         "worker": [
-            *(sys.executable, "-m", "celery", "-A", "workers.app", "worker"),
+            *(sys.executable, "-m", "celery", "-A", "altsync.workers.app", "worker"),
             *("-Q", "embedding,neo4j,pinecone", "--pool", "threads", "--concurrency", "4"),
             *("--without-gossip", "--without-mingle", "--without-heartbeat", "-n", "demo@%h"),
         ],

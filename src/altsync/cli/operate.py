@@ -45,8 +45,8 @@ def relay() -> None:
     """Wake workers for what is due, until stopped. One is enough, two are safe."""
     with application(serving=True) as app:
         log.set_up(level=app.settings.altsync_log_level, form=app.settings.altsync_log_format)
-        from workers.app import app as celery
-        from workers.app import waker
+        from altsync.workers.app import app as celery
+        from altsync.workers.app import waker
 
         relay = app.relay(waker(celery, app.settings.altsync_wake_limit))
         signal.signal(signal.SIGTERM, lambda *_: relay.stop())

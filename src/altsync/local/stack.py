@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,10 +73,13 @@ class LocalStack:
             self._write_env(services)
             return [service.status() for service in services]
 
-    def down(self) -> list[ServiceStatus]:
-        """Stop everything that runs, in an orderly way, and take ``local.env`` away."""
+    def down(self, only: Collection[str] | None = None) -> list[ServiceStatus]:
+        """Stop what runs, in an orderly way; take ``local.env`` away when nothing is left.
+
+        ``only`` names the services to stop.
+        """
         with self._exclusive():
-            return self._down()
+            return self._down(only)
 
     def status(self) -> list[ServiceStatus]:
         """How the services are now. Starts nothing and waits for nobody."""
@@ -102,10 +105,12 @@ class LocalStack:
         """Each service's log file; it may not exist yet."""
         return {service.name: service.log for service in self._services()}
 
-    def _down(self) -> list[ServiceStatus]:
-        self._env_file.unlink(missing_ok=True)
+    def _down(self, only: Collection[str] | None = None) -> list[ServiceStatus]:
         services = self._services()
-        _stop_together(services)
+        stopped = [service for service in services if only is None or service.name in only]
+        if len(stopped) == len(services):
+            self._env_file.unlink(missing_ok=True)
+        _stop_together(stopped)
         return [service.status() for service in services]
 
     def _services(self, cancelled: threading.Event | None = None) -> list[Service]:

@@ -11,7 +11,7 @@ from typing import Any
 from celery import Task, signals
 
 from altsync.app import Application
-from workers.app import TASK, app, message
+from altsync.workers.app import TASK, app, message
 
 _lock = threading.Lock()
 _applications: dict[int, Application] = {}

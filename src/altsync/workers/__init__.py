@@ -1,0 +1,1 @@
+"""The Celery rooms: the app and its tasks."""

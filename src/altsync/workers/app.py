@@ -1,0 +1,200 @@
+"""The Celery app. Messages are wake-ups: they name a sink and carry no work."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from celery import Celery, signals
+from kombu.entity import Queue
+from kombu.exceptions import ChannelError
+
+from altsync import log
+from altsync.config import Settings, is_loopback, read_settings
+from altsync.errors import AltsyncError, ConfigurationError
+from altsync.records import SIMILARITY, SIMILARITY_FOLLOWS
+from altsync.sentences import describe
+
+#: The one task; its message is a wake-up.
+TASK = "altsync.sync_batch"
+
+#: Seconds that a warm or soft shutdown waits for batches under way.
+GRACE = 25.0
+
+#: Connections to the broker that a process keeps for sending.
+POOL = 4
+
+#: Seconds that a dead broker may hold up the relay.
+BROKER_TIMEOUT = 5.0
+
+
+def create(settings: Settings) -> Celery:
+    """The app for these settings."""
+    app = Celery("altsync", broker=settings.broker_url, include=["altsync.workers.tasks"])
+    app.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        result_accept_content=["json"],
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        task_default_queue=queue_name("embedding", settings.altsync_prefix),
+        task_queues=[_queue(name, settings.altsync_prefix) for name in settings.sink_names],
+        # Remote control and events go by an exchange, which two installations would share.
+        control_exchange=queue_name("celery", settings.altsync_prefix),
+        event_exchange=queue_name("celeryev", settings.altsync_prefix),
+        task_create_missing_queues=False,
+        worker_prefetch_multiplier=1,
+        worker_soft_shutdown_timeout=GRACE,
+        worker_enable_soft_shutdown_on_idle=False,
+        worker_send_task_events=True,
+        task_send_sent_event=True,
+        worker_hijack_root_logger=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "socket_timeout": BROKER_TIMEOUT,
+            "socket_connect_timeout": BROKER_TIMEOUT,
+            "socket_keepalive": True,
+            "visibility_timeout": 3600,
+        },
+        broker_pool_limit=POOL,
+        # A second wake-up of a process that was cut off is harmless: the outbox is the truth.
+        task_acks_late=False,
+    )
+    return app
+
+
+def queue_name(name: str, prefix: str) -> str:
+    """Return the broker's name of a queue: another installation's are behind another prefix."""
+    return f"{prefix}-{name}" if prefix else name
+
+
+def _queue(name: str, prefix: str) -> Queue:
+    """Return a queue that ``celery -Q`` knows by its sink, whatever the prefix."""
+    own = queue_name(name, prefix)
+    return Queue(own, routing_key=own, alias=name if prefix else None)
+
+
+def queue_of(sink: str) -> str:
+    """One queue per sink, so that a dead one holds up no other.
+
+    Similarity asks the vector index, and shares its queue and its fate.
+    """
+    return SIMILARITY_FOLLOWS if sink == SIMILARITY else sink
+
+
+def waiting(app: Celery, queue: str) -> int:
+    """Wake-ups in a queue that nobody has taken yet."""
+    with app.pool.acquire(block=True) as connection:
+        connection.ensure_connection(max_retries=1, timeout=BROKER_TIMEOUT)
+        with connection.channel() as channel:
+            try:
+                return int(channel.queue_declare(queue=queue, passive=True).message_count)
+            except ChannelError:
+                return 0  # the queue is created with its first message
+
+
+def message(sink: str) -> dict[str, Any]:
+    """How a wake-up is sent. Monitors show it under its sink's name."""
+    return {
+        "args": [sink],
+        "queue": queue_of(sink),
+        "shadow": f"{TASK}.{sink}",
+        "retry": False,
+        "ignore_result": True,
+    }
+
+
+def waker(app: Celery, limit: int) -> Any:
+    """A ``wake(sink)`` that sends at most ``limit`` messages that nobody takes."""
+
+    def wake(sink: str) -> None:
+        if waiting(app, app.amqp.queues[queue_of(sink)].name) < limit:
+            app.send_task(TASK, **message(sink))
+
+    return wake
+
+
+def set_flower_defaults(settings: Settings) -> None:
+    """Flower reads FLOWER_* variables: loopback and a password unless told otherwise.
+
+    Raises ``ConfigurationError`` for an address beyond loopback without a chosen password.
+    """
+    os.environ.setdefault("FLOWER_ADDRESS", settings.flower_address)
+    os.environ.setdefault("FLOWER_PORT", str(free_port(settings.flower_port)))
+    if settings.flower_basic_auth is not None:
+        os.environ.setdefault("FLOWER_BASIC_AUTH", settings.flower_basic_auth.get_secret_value())
+    if os.environ.get("FLOWER_BASIC_AUTH"):
+        return
+    if not is_loopback(flower_address()):
+        raise ConfigurationError(
+            "Flower would be reached from other machines: set FLOWER_BASIC_AUTH=user:password"
+        )
+    os.environ["FLOWER_BASIC_AUTH"] = made_up_login(settings.altsync_home)
+
+
+def free_port(wanted: int) -> int:
+    """``wanted``, or when another program has it, one that nobody has."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def flower_address() -> str:
+    """The address that Flower will listen on: its option, or its variable."""
+    for place, argument in enumerate(sys.argv):
+        if argument.startswith("--address="):
+            return argument.partition("=")[2]
+        if argument == "--address":
+            return "".join(sys.argv[place + 1 : place + 2])
+    return os.environ["FLOWER_ADDRESS"]
+
+
+def made_up_login(home: Path) -> str:
+    """A user and password of this machine's own, kept in ``<home>/flower.auth``."""
+    file = home / "flower.auth"
+    home.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(f"altsync:{secrets.token_urlsafe(18)}\n")
+    return file.read_text().strip()
+
+
+@signals.setup_logging.connect
+def _set_up_logging(**_: Any) -> None:
+    log.set_up(level=_settings.altsync_log_level, form=_settings.altsync_log_format)
+
+
+def settings_or_exit() -> Settings:
+    """Return the settings; end the process with a sentence when they are wrong.
+
+    Celery would show a traceback of the error.
+    """
+    try:
+        settings = read_settings()
+        _ = settings.broker_url
+        if "flower" in sys.argv:
+            set_flower_defaults(settings)
+        return settings
+    except (AltsyncError, OSError) as error:
+        failure = describe(error)
+        sys.stderr.write(f"altsync: {failure.text}\n")
+        raise SystemExit(int(failure.exit)) from None
+
+
+_settings = settings_or_exit()
+app = create(_settings)
+if "flower" in sys.argv:
+    # Flower asks eight questions at once, each with two connections in hand: from a pool, all
+    # of them would wait for each other for ever, and its pages stay empty.
+    app.conf.broker_pool_limit = 0
