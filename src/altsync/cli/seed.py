@@ -27,10 +27,10 @@ from altsync.cli.common import application
 from altsync.cli.terminal import Exit, notes
 from altsync.db import Conn
 from altsync.records import EMBEDDING
+from altsync.seed.files import find_files
 from altsync.seed.lines import Part
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
-from altsync.seed.reader import find_files
 from altsync.seed.report import Report
 from altsync.store import RunProgress
 
@@ -114,6 +114,8 @@ def run(
             arrived, progress = follow(app, conn, timeout)
     if as_json:
         body = report.as_json()
+        if report.total.rejected:
+            body["refused"] = report.refused()
         for sink in ("neo4j", "pinecone") if wait else ():
             done = progress.get(sink, RunProgress(0, 0, 0))
             body[sink] = {"synced": done.synced, "errors": done.failed}
@@ -130,8 +132,8 @@ def run(
 def load(app: Application, conn: Conn, options: Options, *, as_json: bool = False) -> Report:
     """Load with a progress bar per part, and show the counts."""
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
-    folder = None if options.dry_run else app.settings.altsync_home / "runs" / stamp
-    report = Report(folder)
+    folder = app.settings.altsync_home / "runs" / stamp
+    report = Report(folder, only_refusals=options.dry_run)
     try:
         with _loading(options) as advance:
             Loader(conn, app.topology, options, report, advance).run()

@@ -114,7 +114,7 @@ def print_rejects(report: Report) -> None:
         notes.print(Text(f"rejected {line}", style="red"))
     more = report.total.rejected - len(report.shown)
     if more > 0:
-        notes.print(f"… and {more} more")
+        notes.print(f"… and {more:,} more refused, which are in that file:")
     if report.rejects_file:
         notes.print(f"All refused lines: {report.rejects_file}")
     for note in report.notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -40,6 +41,8 @@ KNOWN_ARCHETYPES = frozenset({"racing", "combat", "team_sport", "precision", "la
 
 #: What a line of ``relationships.jsonl`` may say.
 SEEDED_RELATIONS = tuple(r.value for r in Relation if r is not Relation.SIMILAR_TO)
+
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=ID_LENGTH)]
 Tag = Annotated[str, StringConstraints(pattern=TAG)]
@@ -230,9 +233,20 @@ class ContractLine(SeedLine):
         if not isinstance(value, str):
             return value
         try:
+            # fromisoformat alone also takes 20260131, 2026-W05-6 and, with a time, 2026-01-31T00.
+            if not _DATE.fullmatch(value):
+                raise ValueError
             return date.fromisoformat(value)
         except ValueError:
             raise ValueError("give a date as 2026-01-31") from None
+
+    @field_validator("end_date")
+    @classmethod
+    def _not_before_its_start(cls, value: date | None, info: ValidationInfo) -> date | None:
+        start = info.data.get("start_date")
+        if value and start and value < start:
+            raise ValueError(f"{value} is before the start_date {start}")
+        return value
 
     def item(self) -> LeaguePart:
         """The contract."""
@@ -282,4 +296,14 @@ LINES: dict[Part, type[SeedLine]] = {
     Part.DOCUMENTS: DocumentLine,
     Part.CONTRACTS: ContractLine,
     Part.RELATIONSHIPS: RelationshipLine,
+}
+
+#: Fields that a line may leave out. An example's category is the name of its file.
+OPTIONAL: dict[Part, frozenset[str]] = {
+    part: frozenset(
+        name
+        for name, field in model.model_fields.items()
+        if not field.is_required() or (part, name) == (Part.EXAMPLES, "category")
+    )
+    for part, model in LINES.items()
 }

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
+from operator import attrgetter
 from typing import Any, TypeVar, cast
 
 import orjson
 import structlog
+from psycopg import Rollback
 
 from altsync import store
 from altsync.db import Conn
@@ -32,12 +36,13 @@ from altsync.records import (
 )
 from altsync.seed import relationships, session
 from altsync.seed.drafts import Batch, Draft, work_out
+from altsync.seed.files import Listing, SeedFile, find_files, list_files
 from altsync.seed.lines import KNOWN_ARCHETYPES, LeaguePart, Part, Relationship
 from altsync.seed.options import Options
 from altsync.seed.pruning import Pruner
-from altsync.seed.reader import Line, Raw, Rejected, SeedFile, find_files, read, read_raw
+from altsync.seed.reader import Line, Raw, Rejected, read, read_raw
 from altsync.seed.registry import TagRegistry
-from altsync.seed.report import Report
+from altsync.seed.report import Counts, Report
 from altsync.seed.transactions import at_once
 
 log = structlog.get_logger(__name__)
@@ -47,6 +52,10 @@ T = TypeVar("T")
 #: Lines per transaction: large enough that a commit is cheap per row, small enough that a
 #: killed seeder loses little and memory stays flat.
 BATCH = 2000
+
+#: Bytes of lines per transaction, which ends with the line that reaches them. Some ten times as
+#: much is in memory: two batches are under way, as bytes, as objects and as rows.
+BATCH_BYTES = 4 << 20
 
 #: Objects made between two looks for garbage cycles: those of a few batches.
 COLLECTED_AFTER = 100_000
@@ -77,6 +86,9 @@ class Loader:
         self._at = at
         self._registry = TagRegistry(conn, dry_run=options.dry_run)
         self._unreadable: dict[Part, str] = {}
+        self._empty: list[str] = []
+        self._emptied: dict[str, Counter[str]] = {}
+        self._leagues_pruned = False
 
     def run(self) -> None:
         """Load every part, then prune. Raises ``SeedError`` when it cannot go on."""
@@ -87,29 +99,66 @@ class Loader:
         session.create_tables(self._conn)
         store.create_changed_in_run(self._conn)
         self._at("begun")
-        files = {part: self._files(part) for part in self._options.parts}
-        if not any(files.values()):
-            wanted = ", ".join(self._options.parts)
-            raise SeedError(f"{self._options.folder}: no seed files for {wanted}")
+        options = self._options
+        listing = list_files(options.folder, options.parts, options.category)
+        if not any(listing.files.values()) and not listing.refused:
+            wanted = ", ".join(options.parts)
+            unread = "; ".join(["", *listing.notes])
+            raise SeedError(f"{options.folder}: no seed files for {wanted}{unread}")
+        self._refuse_files(listing)
         archetypes = self._archetypes()
         self._at("found")
-        for part, found in files.items():
+        for part in options.parts:
+            found = listing.files[part]
             if part.entity_type and found:
                 store.create_staging(self._conn, part.entity_type)
             if part is Part.RELATIONSHIPS and found:
                 relationships.create_staging(self._conn)
             self._at("part begun")
             self._load_part(part, found, archetypes)
+            if part is Part.LEAGUES and found:
+                self._leagues_pruned = options.prune and self._not_pruned(listing) is None
+        self._note_empty()
         self._at("loaded")
-        if self._options.prune:
-            pruner = Pruner(self._conn, self._topology, self._options, self._report, self._at)
-            unreadable = next(iter(self._unreadable.values()), None)
-            pruner.prune([part for part, found in files.items() if found], unreadable)
+        if options.prune:
+            pruner = Pruner(self._conn, self._topology, options, self._report, self._at)
+            with_files = [part for part, found in listing.files.items() if found]
+            pruner.prune(with_files, self._not_pruned(listing))
             self._at("pruned")
 
-    def _files(self, part: Part) -> list[SeedFile]:
-        category = self._options.category if part is Part.EXAMPLES else None
-        return find_files(self._options.folder, part, category)
+    def _refuse_files(self, listing: Listing) -> None:
+        for part, label, reason in listing.refused:
+            self._reject_file(part, Rejected(label, 0, None, reason, ""))
+        self._report.notes += listing.notes
+
+    def _reject_file(self, part: Part, refusal: Rejected) -> None:
+        """Count a file that cannot be read as one line, and as a reason to prune nothing."""
+        self._report.counts(part).processed += 1
+        self._reject(part, refusal)
+
+    def _reject(self, part: Part, line: Rejected) -> None:
+        self._report.reject(part, line)
+        if line.seed_id is None:
+            self._unreadable.setdefault(part, f"{line.place} cannot be read")
+
+    def _not_pruned(self, listing: Listing) -> str | None:
+        """Return why it is not known, by now, what the files hold."""
+        if self._options.limit is not None:
+            return "--limit leaves lines unread"
+        if self._options.category is not None:
+            return "--category leaves files unread"
+        for reason in self._unreadable.values():
+            return reason
+        for label, _reason in listing.unread:
+            return f"{label} was not read"
+        return None
+
+    def _note_empty(self) -> None:
+        """Note files without lines, and those whose lines have empty texts."""
+        self._report.notes += [f"{label}: holds no line" for label in self._empty]
+        for label, fields in self._emptied.items():
+            named = ", ".join(f"{name} ({count:,} times)" for name, count in fields.items())
+            self._report.notes.append(f"{label}: empty text is taken as absent: {named}")
 
     def _archetypes(self) -> frozenset[str]:
         """Names that a league may give as its archetype: known, there, or in the files."""
@@ -125,25 +174,62 @@ class Loader:
     def _load_part(self, part: Part, files: Sequence[SeedFile], archetypes: frozenset[str]) -> None:
         if files:
             self._report.counts(part)
-        lines = islice(self._lines(part, files, archetypes), self._options.limit)
+        lines = islice(self._lines(part, files), self._options.limit)
+        if self._options.strict:
+            for file, its_lines in groupby(lines, key=attrgetter("file")):
+                self._load_strictly(part, file, its_lines, archetypes)
+            return
         for batch in self._batches(part, _pages(lines), archetypes):
-            self._load_batch(part, batch)
+            counts = self._load_batch(part, batch)
+            self._at("committed")
+            self._log_changes(part, batch)
+            self._count(part, counts)
+            self._at("reported")
 
-    def _lines(
-        self, part: Part, files: Sequence[SeedFile], archetypes: frozenset[str]
-    ) -> Iterator[Raw]:
+    def _load_strictly(
+        self, part: Part, file: SeedFile, lines: Iterable[Raw], archetypes: frozenset[str]
+    ) -> None:
+        """Load all lines of a file in one transaction, or none of them.
+
+        Each batch is a savepoint of it, so that one that meets another seeder is tried again.
+        """
+        counts, logged = Counts(), []
+        with self._conn.transaction() as whole:
+            for batch in self._batches(part, _pages(lines), archetypes):
+                counts.add(self._load_batch(part, batch))
+                if debugging():
+                    logged.append(batch)
+            if counts.rejected:
+                raise Rollback(whole)
+        self._at("committed")
+        for batch in logged if not counts.rejected else ():
+            self._log_changes(part, batch)
+        if counts.rejected:
+            bad = counts.rejected
+            counts = Counts(processed=bad)
+            self._unreadable.setdefault(part, f"{file.label} was refused as a whole (--strict)")
+            self._report.notes.append(
+                f"{file.label}: refused as a whole, {bad:,} bad line{'s' * (bad > 1)} (--strict)"
+            )
+        self._count(part, counts)
+        self._at("reported")
+
+    def _count(self, part: Part, counts: Counts) -> None:
+        """Add the counts of lines that were committed. Refused ones are counted one by one."""
+        self._report.counts(part).add(replace(counts, rejected=0))
+
+    def _lines(self, part: Part, files: Sequence[SeedFile]) -> Iterator[Raw]:
         for file in files:
-            if self._options.strict and self._refuse_file(part, file, archetypes):
-                continue
-            yield from read_raw(file, lambda size: self._progress(part, size))
+            raw = None
+            for raw in read_raw(file, lambda size: self._progress(part, size)):
+                yield raw
+            if raw is None:
+                self._empty.append(file.label)
 
     def _batches(
         self, part: Part, pages: Iterator[Sequence[Raw]], archetypes: frozenset[str]
     ) -> Iterator[Batch]:
         """Each batch, while the next is worked out: Python and PostgreSQL work at the same time."""
-        if self._options.strict:  # a strict run reports while it reads
-            yield from (work_out(part, raws, self._same(part, raws), archetypes) for raws in pages)
-            return
         with ThreadPoolExecutor(max_workers=1) as worker:
             page = worker.submit(next, pages, ())
             ready: Future[Batch] | None = None
@@ -163,41 +249,30 @@ class Loader:
         ids, prints = [raw.supposed_id for raw in raws], [raw.fingerprint for raw in raws]
         return store.same_lines(self._conn, part.entity_type, ids, prints)
 
-    def _refuse_file(self, part: Part, file: SeedFile, archetypes: frozenset[str]) -> bool:
-        """With --strict: whether any line of the file is bad. Then none of it is loaded."""
-        bad = [line for line in read(file, archetypes) if isinstance(line, Rejected)]
-        if not bad:
-            return False
-        for line in bad:
-            self._report.counts(part).processed += 1
-            self._report.reject(part, line)
-        self._unreadable.setdefault(part, f"{file.label} was refused as a whole (--strict)")
-        self._report.notes.append(
-            f"{file.label}: refused as a whole, {len(bad)} bad lines (--strict)"
-        )
-        return True
-
-    def _load_batch(self, part: Part, batch: Batch) -> None:
-        counts = self._report.counts(part)
-        counts.processed += len(batch.good) + len(batch.refused)
+    def _load_batch(self, part: Part, batch: Batch) -> Counts:
+        """Load a batch in a transaction, or a savepoint, and report the lines that it refuses."""
         write = partial(self._write_batch, part, batch)
         changes, late, fresh = at_once(self._conn, part, write)
-        self._at("committed")
-        if debugging() and part.entity_type and not self._options.dry_run:
-            self._log_changes(part.entity_type, batch.good)
-        for line in [*batch.refused, *late]:
-            self._report.reject(part, line)
-            if line.seed_id is None:
-                self._unreadable.setdefault(part, f"{line.file}:{line.number} cannot be read")
-        counts.created += changes.created
-        counts.updated += changes.updated
-        counts.unchanged += fresh - changes.created - changes.updated
-        counts.operations += changes.operations
-        self._at("reported")
+        for refused in [*batch.refused, *late]:
+            self._reject(part, refused)
+        for line in batch.good:
+            if line.emptied:
+                self._emptied.setdefault(line.file, Counter()).update(line.emptied)
+        return Counts(
+            processed=len(batch.good) + len(batch.refused),
+            created=changes.created,
+            updated=changes.updated,
+            unchanged=fresh - changes.created - changes.updated,
+            rejected=len(batch.refused) + len(late),
+            operations=changes.operations,
+        )
 
-    def _log_changes(self, entity_type: EntityType, lines: Sequence[Line]) -> None:
+    def _log_changes(self, part: Part, batch: Batch) -> None:
         """One line per entity that was changed; ``change`` names it until it has settled."""
-        places = {entity_id(entity_type, line.seed_id): line for line in reversed(lines)}
+        entity_type = part.entity_type
+        if entity_type is None or self._options.dry_run or not debugging():
+            return
+        places = {entity_id(entity_type, line.seed_id): line for line in reversed(batch.good)}
         changed = store.changed_versions(self._conn, entity_type, list(places))
         for entity, seed_id, key, version in changed:
             line = places[entity]
@@ -316,6 +391,10 @@ class Loader:
         ids = {seed_id: entity_id(EntityType.LEAGUE, seed_id) for seed_id in wanted}
         living = session.living_leagues(self._conn, list(ids.values()))
         there = {seed_id for seed_id in wanted if ids[seed_id] in living}
+        pruned: set[str] = set()
+        if self._leagues_pruned:
+            pruned = there - session.seen_leagues(self._conn, wanted)
+            there -= pruned
         if self._options.dry_run:
             there |= session.good_leagues(self._conn, wanted)
         lacking = {
@@ -324,15 +403,12 @@ class Loader:
             for field, seed_id in reversed(_leagues(line).items())
             if seed_id not in there
         }
-        late += [
-            _refuse(
-                line,
-                lacking[line.seed_id],
-                f"no league with the seed id {_leagues(line)[lacking[line.seed_id]]!r} is loaded",
-            )
-            for line in lines
-            if line.seed_id in lacking
-        ]
+        for line in lines:
+            if line.seed_id in lacking:
+                field = lacking[line.seed_id]
+                seed_id = _leagues(line)[field]
+                why = "stays: --prune deletes it" if seed_id in pruned else "is loaded"
+                late.append(_refuse(line, field, f"no league with the seed id {seed_id!r} {why}"))
         return [line for line in lines if line.seed_id not in lacking]
 
     def _unclaimed(self, lines: Sequence[Line], late: list[Rejected]) -> list[Line]:
@@ -367,6 +443,9 @@ class Loader:
         refused = [line.seed_id for line in lines if line.seed_id not in kept]
         if refused:
             relationships.withdraw(self._conn, refused)
+            if not self._options.dry_run:
+                # Leagues that only refused lines begin at have nothing new for the graph.
+                ends = relationships.lock_changed(self._conn, ends)
         if self._options.dry_run:
             return relationships.classify(self._conn, self._topology), good
         return relationships.upsert(self._conn, ends, self._topology, self._at), good
@@ -399,8 +478,15 @@ def _switching_soon() -> Iterator[None]:
 
 
 def _pages(lines: Iterable[Raw]) -> Iterator[Sequence[Raw]]:
-    iterator = iter(lines)
-    while page := list(islice(iterator, BATCH)):
+    page: list[Raw] = []
+    size = 0
+    for line in lines:
+        page.append(line)
+        size += len(line.read)
+        if len(page) >= BATCH or size >= BATCH_BYTES:
+            yield page
+            page, size = [], 0
+    if page:
         yield page
 
 

@@ -43,13 +43,12 @@ class Pruner:
         self._report = report
         self._at = at
 
-    def prune(self, parts: Sequence[Part], unreadable: str | None) -> None:
+    def prune(self, parts: Sequence[Part], blocked: str | None) -> None:
         """Delete what the files of ``parts`` no longer hold; children before what they belong to.
 
-        ``unreadable``: why it is not known what the files hold. Raises ``SeedError`` when too much
+        ``blocked``: why it is not known what the files hold. Raises ``SeedError`` when too much
         would go, or an archetype that leagues still name.
         """
-        blocked = self._blocked() or unreadable
         if blocked:
             self._report.notes.append(f"nothing was pruned: {blocked}")
             return
@@ -66,13 +65,6 @@ class Pruner:
         for part in order:
             if gone.get(part):
                 self._delete(part, gone[part])
-
-    def _blocked(self) -> str | None:
-        if self._options.limit is not None:
-            return "--limit leaves lines unread"
-        if self._options.category is not None:
-            return "--category leaves files unread"
-        return None
 
     def _check_share(self, part: Part, gone: int) -> None:
         total = session.count_rows(self._conn, part)

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import math
 import re
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from gzip import BadGzipFile
 from pathlib import Path
 from types import NoneType
 from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from altsync import projection
-from altsync.errors import SeedError
-from altsync.seed.lines import LINES, Item, Part, SeedLine
+from altsync.seed import foreign
+from altsync.seed.files import SeedFile, find_files, open_file
+from altsync.seed.lines import LINES, OPTIONAL, Item, Part, SeedLine
 from altsync.store import HALF_HASH
 
 #: Bytes of the longest line. A seed is a record, not a file; longer ones are skipped unread.
@@ -34,11 +39,15 @@ INT64 = range(-(2**63), 2**63)
 #: Types of values that cannot hold a number.
 _NO_NUMBER = frozenset({str, bool, NoneType})
 
+_NESTING = (dict, list)
+
 #: What is probably a line's id: cheap to find, and looked up, not trusted. Control characters,
 #: which no database looks up, make the line a broken one.
 _ID = re.compile(rb'"id"\s*:\s*"([^"\\\x00-\x1f]+)"')
 
 _BOM = b"\xef\xbb\xbf"
+#: A key, or a text that looks like one.
+_KEY = re.compile(rb'"\s*:')
 _LONG_INTEGER = re.compile(rb"[:\[,]\s*-?\d{19}")
 #: A string that never closes runs to the end, so that no quote is looked at twice.
 _STRINGS_AND_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?$)|[\[\]{}]', re.DOTALL)
@@ -48,6 +57,7 @@ class Line(NamedTuple):
     """A line that may be loaded. ``read`` is what was read, or its beginning.
 
     ``item`` is None for a line that was loaded before, byte for byte, and need not be again.
+    ``emptied`` are optional fields that hold an empty text, and were taken as absent.
     """
 
     file: str
@@ -55,6 +65,7 @@ class Line(NamedTuple):
     seed_id: str
     item: Item | None
     read: bytes = b""
+    emptied: tuple[str, ...] = ()
 
     @property
     def raw(self) -> str:
@@ -69,7 +80,10 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A line that may not. ``seed_id`` is None when not even that could be read."""
+    """A line that may not be loaded, or a whole file, whose ``number`` is 0.
+
+    ``seed_id`` is None when not even that could be read.
+    """
 
     file: str
     number: int
@@ -79,29 +93,20 @@ class Rejected:
     seed_id: str | None = None
 
     def __str__(self) -> str:
-        where = f"{self.file}:{self.number}"
-        return f"{where}: {self.field}: {self.reason}" if self.field else f"{where}: {self.reason}"
-
-
-@dataclass(frozen=True, slots=True)
-class SeedFile:
-    """A file of one part; ``label`` is what people are told."""
-
-    part: Part
-    path: Path
-    label: str
+        field = f"{self.field}: " if self.field else ""
+        return f"{self.place}: {field}{self.reason}"
 
     @property
-    def defaults(self) -> dict[str, str]:
-        """What its lines say without saying it."""
-        return {"category": self.path.stem} if self.part is Part.EXAMPLES else {}
+    def place(self) -> str:
+        """Where it stands, as file:line, or the file."""
+        return f"{self.file}:{self.number}" if self.number else self.file
 
 
 class Raw(NamedTuple):
     """A line as it stands in its file, without its end; ``whole``: ``read`` is all of it.
 
     ``supposed_id`` is what is probably its id, or "". ``fingerprint`` is a hash of all that
-    decides what it says.
+    decides what it says. ``problem`` says why the file cannot be read, or not from here on.
     """
 
     file: SeedFile
@@ -110,6 +115,7 @@ class Raw(NamedTuple):
     whole: bool
     supposed_id: str
     fingerprint: str
+    problem: str | None = None
 
     def again(self) -> Line:
         """The line of an entity that is known to be as it says."""
@@ -119,25 +125,6 @@ class Raw(NamedTuple):
 class _Refused(Exception):
     def __init__(self, field: str | None, reason: str, seed_id: str | None = None) -> None:
         self.field, self.reason, self.seed_id = field, reason, seed_id
-
-
-def find_files(folder: Path, part: Part, category: str | None = None) -> list[SeedFile]:
-    """The files of a part, in the order of their names; none when the part is missing.
-
-    Raises ``SeedError`` when the folder is not there, or the category has no file.
-    """
-    if not folder.is_dir():
-        raise SeedError(f"{folder}: no such folder; name one with --dir")
-    place = folder / part
-    files = sorted(place.glob("*.jsonl")) if place.is_dir() else []
-    single = folder / f"{part}.jsonl"
-    if single.is_file():
-        files.insert(0, single)
-    if category is not None:
-        files = [file for file in files if file.stem == category]
-        if not files:
-            raise SeedError(f"{place / (category + '.jsonl')}: no such file for the category")
-    return [SeedFile(part, file, str(file.relative_to(folder))) for file in files]
 
 
 def read(
@@ -151,22 +138,60 @@ def read(
 
 
 def read_raw(file: SeedFile, progress: Callable[[int], None] = lambda size: None) -> Iterator[Raw]:
-    """Every line of a file but the blank ones. ``progress`` gets bytes read."""
-    names = ",".join(LINES[file.part].model_fields)
-    setting = f"{projection.PROJECTION_VERSION} {names} {file.defaults}\n".encode()
-    with file.path.open("rb") as stream:
-        for number, (raw, size) in enumerate(_lines(stream), start=1):
-            progress(size)
-            if number == 1:
-                raw = raw.removeprefix(_BOM)  # noqa: PLW2901
-            # Told from what was read: what is left of a cut line may look short, or blank.
-            whole = size <= len(raw) + (len(_BOM) if number == 1 else 0)
-            if raw.strip() or not whole:
-                raw = raw.rstrip(b"\r\n")  # noqa: PLW2901
-                found = _ID.search(raw) if whole else None
-                supposed_id = found[1].decode("utf-8", "replace") if found else ""
-                fingerprint = projection.digest(setting + raw)[:HALF_HASH]
-                yield Raw(file, number, raw, whole, supposed_id, fingerprint)
+    """Read every line of a file but the blank ones. ``progress`` gets bytes read of the file.
+
+    A file that cannot be read, or is not JSON lines, comes to one line with its ``problem``. One
+    that breaks off comes to such a line after those that were read.
+    """
+    number = 0
+    try:
+        with open_file(file) as (stream, packed):
+            problem = _foreign(file, stream)
+            if problem:
+                yield _problem(file, 0, problem)
+                return
+            names = ",".join(LINES[file.part].model_fields)
+            setting = f"{projection.PROJECTION_VERSION} {names} {file.defaults}\n".encode()
+            done = 0
+            for number, (raw, size) in enumerate(_lines(stream), start=1):
+                if packed is None:
+                    progress(size)
+                else:
+                    progress(packed.tell() - done)
+                    done = packed.tell()
+                if number == 1:
+                    raw = raw.removeprefix(_BOM)  # noqa: PLW2901
+                # Told from what was read: what is left of a cut line may look short, or blank.
+                whole = size <= len(raw) + (len(_BOM) if number == 1 else 0)
+                if raw.strip() or not whole:
+                    raw = raw.rstrip(b"\r\n")  # noqa: PLW2901
+                    found = _ID.search(raw) if whole else None
+                    supposed_id = found[1].decode("utf-8", "replace") if found else ""
+                    fingerprint = projection.digest(setting + raw)[:HALF_HASH]
+                    yield Raw(file, number, raw, whole, supposed_id, fingerprint)
+    except (OSError, EOFError, zlib.error) as error:
+        yield _problem(file, number + 1 if number else 0, _why_broken(error, number))
+
+
+def _foreign(file: SeedFile, stream: BinaryIO) -> str | None:
+    """Why a file is not one of JSON lines. The stream is at its beginning again afterwards."""
+    head = stream.read(foreign.HEAD)
+    stream.seek(0)
+    whole = len(head) < foreign.HEAD
+    return foreign.describe(head, whole=whole, compressed=file.compressed)
+
+
+def _why_broken(error: Exception, number: int) -> str:
+    if isinstance(error, BadGzipFile) and not number:
+        return "the file is not compressed by gzip: end its name without .gz"
+    if isinstance(error, BadGzipFile | EOFError | zlib.error):
+        return "the compressed data are broken, or end too early"
+    reason = error.strerror if isinstance(error, OSError) else None
+    return f"cannot be read: {reason or error}"
+
+
+def _problem(file: SeedFile, number: int, reason: str) -> Raw:
+    return Raw(file, number, b"", whole=False, supposed_id="", fingerprint="", problem=reason)
 
 
 def find(folder: Path, part: Part, seed_id: str) -> Iterator[Line | Rejected]:
@@ -197,9 +222,12 @@ def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
 
 def check(raw: Raw, archetypes: frozenset[str] | None) -> Line | Rejected:
     """What a line says, or why it may not. ``archetypes``: those that it may name."""
-    file, number, read, whole, *_ = raw
+    file, number, read, whole, _supposed_id, _fingerprint, problem = raw
+    if problem is not None:
+        return Rejected(file.label, number, None, problem, "")
     try:
         data = _parse(read, whole=whole)
+        emptied = _drop_empty(data, OPTIONAL[file.part])
         line = _validate(LINES[file.part], {**file.defaults, **data})
         archetype = line.archetype
         if archetypes is not None and archetype is not None and archetype not in archetypes:
@@ -207,7 +235,7 @@ def check(raw: Raw, archetypes: frozenset[str] | None) -> Line | Rejected:
             raise _Refused(
                 "sport_archetype", f"unknown archetype {archetype!r}; known: {known}", line.id
             )
-        return Line(file.label, number, line.id, line.item(), read[:RAW_LENGTH])
+        return Line(file.label, number, line.id, line.item(), read[:RAW_LENGTH], emptied)
     except _Refused as refused:
         return Rejected(
             file.label, number, refused.field, refused.reason, _shown(read), refused.seed_id
@@ -233,7 +261,68 @@ def _parse(raw: bytes, *, whole: bool) -> dict[str, Any]:
     numbers = not _NO_NUMBER.issuperset(map(type, data.values()))
     if b"\\u" in raw or (numbers and _LONG_INTEGER.search(raw)):
         _find_unstorable(_parse_slowly(raw))
+    # Each key has a colon. Texts may hold some, too; few of them stand behind a quote.
+    keys = _count_keys(data) if numbers else len(data)
+    if raw.count(b":") > keys and len(_KEY.findall(raw)) > keys:
+        _find_repeated(raw)
     return data
+
+
+def _drop_empty(data: dict[str, Any], optional: frozenset[str]) -> tuple[str, ...]:
+    """Take fields out that are null, or an empty text; returns those with an empty text."""
+    values = data.values()
+    if None not in values and "" not in values and not _has_gaps(data.get("tags")):
+        return ()
+    absent = [name for name, value in data.items() if name in optional and value in (None, "")]
+    emptied = [name for name in absent if data.pop(name) is not None]
+    if "tags" in optional and _has_gaps(data.get("tags")):
+        if "" in data["tags"]:
+            emptied.append("tags")
+        data["tags"] = [tag for tag in data["tags"] if tag not in (None, "")]
+    return tuple(emptied)
+
+
+def _has_gaps(values: Any) -> bool:
+    return isinstance(values, list) and (None in values or "" in values)
+
+
+def _count_keys(value: Any) -> int:
+    """Count the keys of a parsed value, at every depth."""
+    if isinstance(value, dict):
+        return len(value) + sum(_count_keys(v) for v in value.values() if type(v) in _NESTING)
+    return sum(_count_keys(item) for item in value if type(item) in _NESTING)
+
+
+class _Repeating(dict[str, Any]):
+    """An object in which a key stands twice."""
+
+    key = ""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(data := dict(pairs)) == len(pairs):
+        return data
+    repeating = _Repeating(data)
+    repeating.key = Counter(name for name, _ in pairs).most_common(1)[0][0]
+    return repeating
+
+
+def _find_repeated(raw: bytes) -> None:
+    """Refuse a line in which an object has a key twice: readers differ in which one they take."""
+    data = json.loads(raw, object_pairs_hook=_object, parse_int=float)
+    stack: list[tuple[str, Any]] = [("", data)]
+    while stack:
+        path, value = stack.pop()
+        if isinstance(value, _Repeating):
+            field = f"{path}.{value.key}" if path else value.key
+            seed_id = data.get("id")
+            known = isinstance(seed_id, str) and field != "id"
+            reason = f"the key {value.key!r} stands twice; keep one of them"
+            raise _Refused(field, reason, seed_id if known else None)
+        if isinstance(value, dict):
+            stack += ((f"{path}.{name}" if path else name, one) for name, one in value.items())
+        elif isinstance(value, list):
+            stack += ((f"{path}[{place}]", member) for place, member in enumerate(value))
 
 
 def _depth(raw: bytes) -> int:
@@ -260,7 +349,11 @@ def _parse_slowly(raw: bytes) -> Any:
             None, f"not UTF-8: byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line"
         ) from None
     except json.JSONDecodeError as error:
-        raise _Refused(None, f"not JSON: {error.msg} at column {error.colno}") from None
+        if error.msg == "Extra data":
+            reason = f"not one JSON object: more follows it at column {error.colno}"
+        else:
+            reason = f"not JSON: {error.msg} at column {error.colno}"
+        raise _Refused(None, reason) from None
     except ValueError as error:  # an integer of thousands of digits
         raise _Refused(None, f"not JSON: {error}") from None
     _find_unstorable(data)
@@ -308,12 +401,25 @@ def _validate(model: type[SeedLine], data: dict[str, Any]) -> SeedLine:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
+        first, *others = error.errors(include_url=False, include_context=False)
         seed_id = data.get("id")
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        more = ""
+        if others:
+            fields = dict.fromkeys(_field(one["loc"]) for one in others)
+            more = f" (and {len(others)} more: {', '.join(fields)})"
         raise _Refused(
-            field or None,
-            first["msg"] + more,
+            _field(first["loc"]) or None,
+            _reason(first) + more,
             seed_id if isinstance(seed_id, str) else None,
         ) from None
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location)
+
+
+def _reason(error: ErrorDetails) -> str:
+    if len(error["loc"]) == 1 and error["input"] in (None, ""):
+        absent = "null" if error["input"] is None else "empty"
+        return f"Field required, and may not be {absent}"
+    return error["msg"].removeprefix("Value error, ")

@@ -80,13 +80,13 @@ class Ends:
     sources: frozenset[UUID] = frozenset()
 
 
-def lock_changed(conn: Conn) -> Ends:
-    """Lock the leagues that what changed in staging touches.
+def lock_changed(conn: Conn, locked: Ends | None = None) -> Ends:
+    """Lock the leagues that what changed in staging touches; those of ``locked`` are already.
 
     Looked at again after each lock: another session may have moved a relationship meanwhile, and
     the league that it begins at now is to be carried, too.
     """
-    locked = Ends()
+    locked = locked or Ends()
     while True:
         rows = conn.execute(
             f"SELECT s.source_league_id, s.target_league_id, e.source_league_id {_CHANGED}"

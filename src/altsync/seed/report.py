@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -34,12 +36,16 @@ class Counts:
 
 @dataclass(slots=True)
 class Report:
-    """The run as a whole. Refused lines go to a file as they come: memory stays flat."""
+    """The run as a whole. Refused lines go to a file as they come: memory stays flat.
+
+    ``only_refusals``: the folder is made only when a line is refused, as in a dry run.
+    """
 
     folder: Path | None
     parts: dict[Part, Counts] = field(default_factory=dict)
     shown: list[Rejected] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    only_refusals: bool = False
     _rejects: IO[str] | None = None
 
     @property
@@ -60,23 +66,25 @@ class Report:
         return self.parts.setdefault(part, Counts())
 
     def reject(self, part: Part, line: Rejected) -> None:
-        """Keep a refused line."""
+        """Count a refused line, and keep it."""
         self.counts(part).rejected += 1
         if len(self.shown) < SHOWN:
             self.shown.append(line)
         if self.folder is None:
             return
         if self._rejects is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._rejects = (self.folder / "rejects.jsonl").open("w", encoding="utf-8")
-        entry = {
-            "file": line.file,
-            "line": line.number,
-            "field": line.field,
-            "reason": line.reason,
-            "raw": line.raw,
-        }
+            self._rejects = _create(self.folder, "rejects.jsonl")
+        entry = {**_as_json(line), "raw": line.raw}
         self._rejects.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+    def refused(self) -> list[dict[str, Any]]:
+        """Return every refused line as JSON shows it, without its text, from the rejects file."""
+        if self.rejects_file is None or self._rejects is None:
+            return [_as_json(line) for line in self.shown]
+        self._rejects.flush()
+        with self.rejects_file.open(encoding="utf-8") as lines:
+            entries = map(json.loads, lines)
+            return [{name: entry[name] for name in _SAID} for entry in entries]
 
     def as_json(self) -> dict[str, Any]:
         """The counts as scripts read them, and by part."""
@@ -90,9 +98,38 @@ class Report:
 
     def close(self) -> None:
         """Finish the rejects file, and leave the run's report beside it."""
+        if self.folder is not None and (self._rejects is not None or not self.only_refusals):
+            text = json.dumps(self.as_json(), indent=2, ensure_ascii=False)
+            with _create(self.folder, "report.json") as file:
+                file.write(text + "\n")
         if self._rejects is not None:
             self._rejects.close()
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(self.as_json(), indent=2, ensure_ascii=False)
-            (self.folder / "report.json").write_text(text + "\n", encoding="utf-8")
+
+
+#: What is said of a refused line.
+_SAID = ("file", "line", "field", "reason")
+
+
+def _as_json(line: Rejected) -> dict[str, Any]:
+    return dict(zip(_SAID, (line.file, line.number or None, line.field, line.reason), strict=True))
+
+
+def _create(folder: Path, name: str) -> IO[str]:
+    """Create a file that only its owner may read, in a folder that only its owner may enter.
+
+    Seeds may hold what other accounts of the machine should not see. No link is followed: what
+    stands in the way of the file is replaced, and a link in the folder's place is an error.
+    """
+    for parent in reversed(folder.parents):
+        parent.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchmod(directory, 0o700)
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=directory)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(name, flags, 0o600, dir_fd=directory)
+        return os.fdopen(descriptor, "w", encoding="utf-8")
+    finally:
+        os.close(directory)

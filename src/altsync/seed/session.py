@@ -175,6 +175,15 @@ def good_leagues(conn: Conn, seed_ids: Sequence[str]) -> set[str]:
     return {r[0] for r in rows}
 
 
+def seen_leagues(conn: Conn, seed_ids: Sequence[str]) -> set[str]:
+    """Return those of ``seed_ids`` that this run has met as leagues, in good or refused lines."""
+    rows = conn.execute(
+        "SELECT seed_id FROM seen WHERE part = %s AND seed_id = ANY(%s)",
+        (Part.LEAGUES, list(seed_ids)),
+    )
+    return {r[0] for r in rows}
+
+
 def mark_rejected(conn: Conn, part: Part, seed_ids: Sequence[str]) -> None:
     """Note that lines which looked good were refused after all."""
     conn.execute(

@@ -23,9 +23,39 @@ SLUGS = 8192
 _NOT_WORD = re.compile(r"[^a-z0-9]+")
 
 #: Letters that Unicode does not decompose to ASCII, as they are usually written.
-_LETTERS = str.maketrans(
-    {"ß": "ss", "ø": "o", "đ": "d", "ð": "d", "þ": "th", "ł": "l", "æ": "ae", "œ": "oe", "ı": "i"}
-)
+_LETTERS = {
+    "ß": "ss",
+    "ø": "o",
+    "đ": "d",
+    "ð": "d",
+    "þ": "th",
+    "ł": "l",
+    "ŀ": "l",
+    "æ": "ae",
+    "œ": "oe",
+    "ı": "i",
+    "ħ": "h",
+    "ŧ": "t",
+    "ŋ": "n",
+    "ĸ": "k",
+    "ə": "e",
+    "ɛ": "e",
+    "ɔ": "o",
+    "ɓ": "b",
+    "ɗ": "d",
+    "ƙ": "k",
+    "ƴ": "y",
+    "ƒ": "f",
+    "×": "x",
+}
+
+#: Apostrophes, and letters and marks that are written in their place: they join what they divide.
+_APOSTROPHES = frozenset("'‘’‚‛`´ʹʻʼʽʾʿˈ′‵＇")
+
+#: Categories of Unicode whose characters join what they stand between: letters and digits that
+#: ASCII cannot say, accents, and what is not shown at all. All others divide words.
+#: https://www.unicode.org/reports/tr44/#General_Category_Values
+_JOINING = ("L", "M", "N", "Cf")
 
 
 class Wish(NamedTuple):
@@ -52,11 +82,23 @@ class Refusal:
 @lru_cache(maxsize=SLUGS)
 def slug(text: str) -> str:
     """The text in lower-case ASCII words joined by underscores; empty when nothing is left."""
-    plain = text.lower()
-    if not plain.isascii():
-        plain = unicodedata.normalize("NFKD", plain.translate(_LETTERS))
-        plain = plain.encode("ascii", "ignore").decode()  # curly apostrophes go with it
-    return _NOT_WORD.sub("_", plain.replace("'", "")).strip("_")[:SLUG_LENGTH].strip("_")
+    if not text.isascii():
+        # Compatible forms first (№, 𝔸, ﬁ, full width): lower() does not know them.
+        text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).lower())
+        text = "".join(map(_plain, text))
+    text = text.lower().replace("'", "")
+    return _NOT_WORD.sub("_", text).strip("_")[:SLUG_LENGTH].strip("_")
+
+
+@lru_cache(maxsize=SLUGS)
+def _plain(character: str) -> str:
+    """A character as ASCII writes it: a letter or digit, nothing, or a space."""
+    if character.isascii():
+        return character
+    if character in _LETTERS:
+        return _LETTERS[character]
+    joins = character in _APOSTROPHES or unicodedata.category(character).startswith(_JOINING)
+    return "" if joins else " "
 
 
 def wish_for(seed_id: str, given: str | None, name: str, location: str | None) -> Wish:
