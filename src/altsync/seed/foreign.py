@@ -17,10 +17,15 @@ LINES = 50
 #: What is wanted, as every hint ends.
 WANTED = "one JSON object a line is wanted, as UTF-8 text"
 
+_ZIP = b"PK\x03\x04"
+
+#: Bytes of a tar archive's first block.
+_TAR_BLOCK = 512
+
 #: How well-known kinds of files begin. Sources: the formats' own documents, and
 #: https://en.wikipedia.org/wiki/List_of_file_signatures
 _MAGIC = (
-    (b"PK\x03\x04", "a zip archive or an office document"),
+    (_ZIP, "a zip archive or an office document"),
     (b"PK\x05\x06", "an empty zip archive"),
     (b"BZh", "data compressed by bzip2"),
     (b"\xfd7zXZ\x00", "data compressed by xz"),
@@ -69,7 +74,7 @@ def describe(head: bytes, *, whole: bool, compressed: bool) -> str | None:
     if not whole and len(lines) > 1:
         lines.pop()  # its rest is not in the head
     lines = [line for line in lines if line][:LINES]
-    what = _with_commas(lines)
+    what = _archive(head) or _almost(head, lines)
     closed = bool(lines) and lines[-1].startswith((b"]", b"}"))
     if what is None and (closed or not any(map(_is_object, lines))):
         what = _binary(head, compressed) or _text(head, lines)
@@ -86,9 +91,20 @@ def _is_object(line: bytes) -> bool:
         return False
 
 
-def _with_commas(lines: list[bytes]) -> str | None:
-    """Recognise objects that are one a line, but for commas between them."""
+def _archive(head: bytes) -> str | None:
+    """Recognise what may hold whole lines, uncompressed, by a mark and the zeros behind it."""
+    if b"\x00" not in head[len(_ZIP) : _TAR_BLOCK]:
+        return None
+    if head.startswith(_ZIP):
+        return "a zip archive or an office document"
+    return "a tar archive" if head[257:262] == b"ustar" else None
+
+
+def _almost(head: bytes, lines: list[bytes]) -> str | None:
+    """Recognise objects that are one a line, but for commas between them or the lines' ends."""
     *others, _last = lines or [b""]
+    if others and b"\n" not in head:
+        return "text whose lines end with CR alone (tr '\\r' '\\n' converts it)"
     if others and all(line.endswith(b",") and _is_object(line[:-1]) for line in others):
         return "JSON objects with commas between them (an array without brackets)"
     return None
@@ -102,8 +118,6 @@ def _binary(head: bytes, compressed: bool) -> str | None:
     for magic, what in _MAGIC:
         if head.startswith(magic):
             return what
-    if head[257:262] == b"ustar":
-        return "a tar archive"
     for mark, encoding in _MARKS:
         if head.startswith(mark):
             return _encoded(encoding)
@@ -136,7 +150,7 @@ def _text(head: bytes, lines: list[bytes]) -> str | None:
     if _ARRAY.match(first):
         return "a JSON array (jq -c '.[]' makes lines of it)"
     if first.startswith(b"{"):
-        return _objects(head, lines)
+        return _objects(lines)
     if objects:
         return None  # among lines that are objects, each other line is refused by itself
     if b"\x00" in head:
@@ -150,13 +164,11 @@ def _text(head: bytes, lines: list[bytes]) -> str | None:
     return "not JSON lines: no line begins with '{'" if len(lines) > 1 else None
 
 
-def _objects(head: bytes, lines: list[bytes]) -> str | None:
+def _objects(lines: list[bytes]) -> str | None:
     """Say how objects are written that are not one a line."""
     if len(lines) < 2:
         return None
     first, second = lines[:2]
-    if b"\n" not in head:
-        return "text whose lines end with CR alone (tr '\\r' '\\n' converts it)"
     if all(line.startswith(b"{'") for line in lines):
         return "written with single quotes, as Python shows dictionaries"
     follows = not second.startswith(b"{") or first.endswith((b"[", b":"))

@@ -81,7 +81,8 @@ class Report:
         """Return every refused line as JSON shows it, without its text, from the rejects file."""
         if self.rejects_file is None or self._rejects is None:
             return [_as_json(line) for line in self.shown]
-        self._rejects.flush()
+        if not self._rejects.closed:
+            self._rejects.flush()
         with self.rejects_file.open(encoding="utf-8") as lines:
             entries = map(json.loads, lines)
             return [{name: entry[name] for name in _SAID} for entry in entries]
