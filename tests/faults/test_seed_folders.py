@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from altsync.seed import loader
 from altsync.seed.lines import Part
 from altsync.seed.loader import BATCH_BYTES, Loader
 from altsync.seed.options import Options
+from altsync.seed.reader import Rejected
 from altsync.seed.report import SHOWN, Report
 from tests.conftest import TOPOLOGY
 from tests.integration.seeds import (
@@ -59,7 +61,7 @@ def _fifo(path: Path) -> None:
     os.mkfifo(path)
 
 
-BROKEN = {
+BROKEN: dict[str, Callable[[Path], object]] = {
     "loop": lambda path: path.symlink_to(path.name),
     "device": lambda path: path.symlink_to("/dev/zero"),
     "pipe": _fifo,
@@ -164,13 +166,14 @@ LATE: dict[str, tuple[Part, list[Fields]]] = {
 
 
 def _good(part: Part) -> list[Fields]:
-    make = {
+    makers: dict[Part, Callable[[int], Fields]] = {
         Part.LEAGUES: lambda n: league_line(f"b{n}"),
         Part.EXAMPLES: lambda n: example_line(f"b{n}"),
         Part.DOCUMENTS: lambda n: document_line(f"b{n}", "l1"),
         Part.CONTRACTS: lambda n: contract_line(f"b{n}", "l1"),
         Part.RELATIONSHIPS: lambda n: relationship(n, "l0", f"l{n}"),
-    }[part]
+    }
+    make = makers[part]
     return [make(n) for n in range(1, 9)]
 
 
@@ -285,7 +288,7 @@ def test_a_refused_relationship_beside_a_new_one_carries_the_new_one_alone(
     assert [op.entity_key for op in world.ops() if op.live] == [tag_of(world, "l0")]
 
 
-NAMING = {
+NAMING: dict[Part, Callable[[], Fields]] = {
     Part.DOCUMENTS: lambda: document_line("x", "l9"),
     Part.CONTRACTS: lambda: contract_line("x", "l9"),
     Part.RELATIONSHIPS: lambda: relationship(1, "l0", "l9"),
@@ -449,7 +452,7 @@ def test_what_a_run_leaves_is_its_owners_alone(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         report = Report(folder)
-        report.reject(Part.LEAGUES, loader.Rejected("leagues.jsonl", 1, None, "bad", "secret"))
+        report.reject(Part.LEAGUES, Rejected("leagues.jsonl", 1, None, "bad", "secret"))
         report.close()
     finally:
         os.umask(before)
