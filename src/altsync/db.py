@@ -78,6 +78,24 @@ SESSION = {
     "tcp_keepalives_count": "3",
 }
 
+#: What altsync's statements and psycopg's readers rely on, whatever a role, database or server is
+#: set to. A transaction pooler keeps these four for each client.
+FORM = {
+    "DateStyle": "ISO, YMD",
+    "TimeZone": "UTC",
+    "client_encoding": "UTF8",
+    "standard_conforming_strings": "on",
+}
+
+#: The same for a connection of altsync's own.
+OWN_FORM = {
+    **FORM,
+    "IntervalStyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "default_transaction_isolation": "read committed",
+}
+
 #: Connections one process keeps at most: one per worker thread, and the relay's few.
 POOL_SIZE = 16
 
@@ -265,15 +283,15 @@ def connect(url: str, *, name: str = "altsync", autocommit: bool = True) -> Conn
     """Open a connection of its own, for LISTEN and temporary tables. The caller closes it."""
     conninfo, options = connect_options(url, name)
     conn = _Connection.connect(conninfo, autocommit=True, context=_adapters(), **options)
-    _set_up(conn, SESSION)
+    _set_up(conn, SESSION, OWN_FORM)
     conn.autocommit = autocommit
     return conn
 
 
-def _set_up(conn: Conn, settings: Mapping[str, str]) -> None:
-    """Set parameters of a session. ``options`` of a URL goes before."""
+def _set_up(conn: Conn, settings: Mapping[str, str], form: Mapping[str, str]) -> None:
+    """Set parameters of a session. ``options`` of a URL goes before, but for the form."""
     said = conn.info.get_parameters().get("options", "")
-    wanted = {name: value for name, value in settings.items() if name not in said}
+    wanted = {name: value for name, value in settings.items() if name not in said} | dict(form)
     conn.execute(
         "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) s(name, value)",
         (list(wanted), list(wanted.values())),
@@ -362,7 +380,9 @@ class Database:
             max_size=size,
             open=True,
             kwargs={**options, "autocommit": True, "context": _adapters(), "note": self._note},
-            configure=None if pooled else lambda conn: _set_up(conn, settings),
+            configure=lambda conn: _set_up(
+                conn, {} if pooled else settings, FORM if pooled else OWN_FORM
+            ),
             check=self._check,
             timeout=CONNECT_TIMEOUT * 2,
             reconnect_timeout=RECONNECT_TIMEOUT,
@@ -383,6 +403,7 @@ class Database:
     def _connection(self) -> Iterator[Conn]:
         try:
             with self._pool.connection() as conn:
+                check_encoding(conn)
                 yield conn
         except PoolTimeout as error:
             # The pool's own sentence does not say why.

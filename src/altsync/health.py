@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from altsync import db, log, outbox
 from altsync.app import Application
-from altsync.errors import SchemaError
+from altsync.errors import AltsyncError, SchemaError
 from altsync.records import Model
 from altsync.sentences import describe
 
@@ -33,12 +33,16 @@ class Finding:
     detail: str
 
 
-def look(app: Application) -> list[Finding]:
-    """Ask every service that is configured."""
+def look(app: Application, ask_broker: Callable[[str, float], None] | None = None) -> list[Finding]:
+    """Ask every service that is configured. ``ask_broker`` knows brokers other than Redis."""
+
+    def broker(app: Application) -> str:
+        return _broker(app, ask_broker)
+
     looks: list[tuple[str, str | None, Callable[[Application], str]]] = [
         ("PostgreSQL", None, _postgres),
         ("Schema", None, _schema),
-        ("Redis", None, _redis),
+        ("Redis", None, broker),
         ("Neo4j", _reason(app, "neo4j"), _neo4j),
         ("Pinecone", _reason(app, "pinecone"), _pinecone),
         ("Embedder", _reason(app, "embedding"), _embedder),
@@ -91,12 +95,18 @@ def _schema(app: Application) -> str:
     return f"at head ({head})"
 
 
-def _redis(app: Application) -> str:
+def _broker(app: Application, ask: Callable[[str, float], None] | None) -> str:
     import redis
 
     url = app.settings.broker_url
+    if url.startswith("redis+socket://"):
+        path, _, number = url.removeprefix("redis+socket://").partition("?virtual_host=")
+        url = f"unix://{path}?db={number or 0}"
     if not url.startswith(("redis://", "rediss://", "unix://")):
-        return f"{url.split(':')[0]} (not asked)"
+        if ask is None:
+            raise AltsyncError("this broker cannot be asked here")
+        ask(url, TIMEOUT)
+        return f"{url.split(':')[0]} broker answers"
     client = redis.Redis.from_url(url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
     try:
         info = client.info("server")

@@ -186,7 +186,9 @@ def backfill_type(app: Application, sink: SinkTraits, kind: EntityType, force: b
 def doctor(as_json: Json = False) -> None:
     """Ask every configured service whether it answers."""
     with application() as app:
-        findings = health.look(app)
+        from workers.broker import ask
+
+        findings = health.look(app, ask)
         if as_json:
             terminal.print_json([asdict(finding) for finding in findings])
         else:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Protocol
+
+from psycopg import errors
 
 from altsync import store
 from altsync.db import Conn, Database
@@ -113,7 +115,9 @@ def question_vector(stores: Stores, text: str) -> bytes:
     if stores.embedder is None:
         raise MissingStore("this question has to be embedded first: OPENAI_API_KEY is not set")
     (vector,) = stores.embedder.embed([text], stores.model).vectors
-    stores.cache.keep(stores.model, {text_hash: vector})
+    # A role that may only read gets its answer; the next question of this text is paid again.
+    with suppress(errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction):
+        stores.cache.keep(stores.model, {text_hash: vector})
     return vector
 
 
