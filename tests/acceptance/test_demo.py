@@ -59,7 +59,8 @@ def test_a_stack_that_ran_before_goes_on_running(tmp_path: Path) -> None:
         assert "no seed folder no-such-folder" in missing.stderr
         assert running() == before
         os.kill(before["redis"], signal.SIGKILL)
-        stack.run("demo", "--dir", "seeds")
+        failed = stack.run("demo", "--dir", "seeds", code=1)
+        assert "no seed files" in failed.stderr
         after = running()
         assert after == {name: pid for name, pid in before.items() if name != "redis"}
         assert (tmp_path / "home" / "local.env").exists()

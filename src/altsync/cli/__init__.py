@@ -9,6 +9,7 @@ from altsync.cli import ask, dead, demo, local, operate
 from altsync.cli.adopt import adopt
 from altsync.cli.dashboard import dashboard
 from altsync.cli.ending import Command, Group
+from altsync.cli.once import App
 from altsync.cli.prune import prune
 from altsync.cli.reembed import reembed
 from altsync.cli.relate import relate
@@ -16,7 +17,7 @@ from altsync.cli.seed import seed
 from altsync.cli.verify import verify
 from altsync.cli.why import why
 
-app = typer.Typer(
+app = App(
     name="altsync",
     cls=Group,
     no_args_is_help=True,
@@ -78,6 +79,6 @@ def main() -> None:
 
 def seed_main() -> None:
     """``python -m altsync.seed``."""
-    only_seed = typer.Typer(pretty_exceptions_enable=False)
+    only_seed = App(pretty_exceptions_enable=False)
     only_seed.command(cls=Command)(seed)
     only_seed(prog_name="python -m altsync.seed")

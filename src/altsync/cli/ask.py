@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from altsync import log
 from altsync.cli import terminal
 from altsync.cli.common import application
+from altsync.cli.once import App
 from altsync.cli.terminal import Exit, answers, notes
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 #: Matches that one question may have: the vector index gives no more.
 MOST = 10_000
 
-graph = typer.Typer(no_args_is_help=True, help="Questions that the graph answers alone.")
+graph = App(no_args_is_help=True, help="Questions that the graph answers alone.")
 
 Json = Annotated[bool, typer.Option("--json", help="As JSON on stdout.")]
 Question = Annotated[str, typer.Argument(help="What to look for, in plain words.")]

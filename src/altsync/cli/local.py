@@ -14,13 +14,14 @@ from rich.table import Table
 
 from altsync.cli import terminal
 from altsync.cli.common import command
+from altsync.cli.once import App
 from altsync.cli.terminal import Exit, answers, notes
 from altsync.errors import AltsyncError
 
 if TYPE_CHECKING:
     from altsync.local.stack import LocalStack, ServiceStatus
 
-app = typer.Typer(no_args_is_help=True, help="The embedded stack: every server, no Docker.")
+app = App(no_args_is_help=True, help="The embedded stack: every server, no Docker.")
 
 #: Lines of each log that ``logs`` shows.
 LOG_LINES = 40

@@ -1,0 +1,34 @@
+"""Commands that refuse an option given twice, where only one of its values would count."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+
+class OnceCommand(TyperCommand):
+    """A command whose options with one value may be given once."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse as Typer does. Raises a usage error that names the doubled option."""
+        if not ctx.resilient_parsing:
+            _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+            # Of an option with several values, one call names it once for each.
+            for parameter, count in Counter(order).items():
+                one_value = not (getattr(parameter, "multiple", False) or parameter.nargs != 1)
+                if count > 1 and parameter.param_type_name == "option" and one_value:
+                    name = max(parameter.opts, key=len)
+                    ctx.fail(f"{name} was given {count} times: give it once")
+        return super().parse_args(ctx, args)
+
+
+class App(typer.Typer):
+    """A Typer whose commands are ``OnceCommand`` all of them."""
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
+        """Add a command."""
+        return super().command(name, **{"cls": OnceCommand, **options})
