@@ -70,7 +70,13 @@ class Application:
         names = self.settings.sink_names
         if self.settings.altsync_similarity and similarity.Sink.traits.follows in names:
             names = [*names, SIMILARITY]
-        return Topology(tuple(_traits(name) for name in names))
+        traits = tuple(_traits(name) for name in names)
+        lacking = [one.name for one in traits if one.needs_embedding]
+        if lacking and EMBEDDING not in names:
+            raise ConfigurationError(
+                f"ALTSYNC_SINKS: {', '.join(lacking)} needs the sink embedding: add it"
+            )
+        return Topology(traits)
 
     @cached_property
     def database(self) -> Database:

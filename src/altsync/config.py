@@ -8,6 +8,8 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
+from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -26,7 +28,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from altsync import addresses
 from altsync.addresses import without_schema as split_schema
 from altsync.errors import ConfigurationError
-from altsync.records import Model
+from altsync.records import EMBEDDING, SIMILARITY, Model
 from altsync.redaction import protect, protect_address
 from altsync.wording import one_line
 
@@ -38,6 +40,9 @@ __all__ = [
     "read_settings",
     "split_schema",
 ]
+
+#: The sinks that altsync brings.
+SINKS = (EMBEDDING, "neo4j", "pinecone")
 
 #: Variables that name one service. The local stack fills a group only when nothing else names
 #: any of it, so a real key is never sent to the local stack, nor a local one to a real service.
@@ -318,10 +323,17 @@ class Settings(BaseSettings):
     @field_validator("altsync_sinks")
     @classmethod
     def _sinks_are_names(cls, value: str) -> str:
-        names = [name.strip() for name in value.split(",") if name.strip()]
+        names = list(dict.fromkeys(n.strip() for n in value.split(",") if n.strip()))
         if not names or any(not name.isidentifier() for name in names):
             raise ValueError("give sink names separated by commas, as embedding,neo4j,pinecone")
-        return ",".join(dict.fromkeys(names))
+        for name in names:
+            _check_sink(name)
+        if "pinecone" in names and EMBEDDING not in names:
+            raise ValueError(
+                "pinecone needs the sink embedding, which makes its vectors: add embedding, or "
+                "take pinecone out"
+            )
+        return ",".join(names)
 
     @field_validator("altsync_prefix")
     @classmethod
@@ -400,6 +412,17 @@ class Settings(BaseSettings):
         """
         url = (self.altsync_direct_database_url if direct else None) or self.database_url
         return _required(url, "DATABASE_URL")
+
+
+def _check_sink(name: str) -> None:
+    """Raise ``ValueError`` for a name that is no sink, with the name that may be meant."""
+    if name == SIMILARITY:
+        raise ValueError("similarity comes with pinecone: set ALTSYNC_SIMILARITY instead")
+    if name in SINKS or (name != "base" and find_spec(f"altsync.sinks.{name}") is not None):
+        return
+    close = get_close_matches(name.lower(), SINKS, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    raise ValueError(f"there is no sink {name!r} (no sinks/{name}.py).{hint}")
 
 
 def _required(value: SecretStr | None, name: str) -> str:

@@ -10,8 +10,23 @@ from typing import Any
 from altsync import outbox, store
 from altsync.db import Conn
 from altsync.outbox import SinkHealth
-from altsync.records import BreakerState, EntityType, Model, SyncStatus, Topology
-from altsync.store import Backlog, Verification, Work
+from altsync.records import (
+    SIMILARITY,
+    SIMILARITY_FOLLOWS,
+    BreakerState,
+    EntityType,
+    Model,
+    SyncStatus,
+    Topology,
+)
+from altsync.store import Backlog, Idle, Verification, Work
+
+#: Seconds without a claim, while work is due, after which a view says that no worker delivers.
+#: A relay wakes a worker within a second, and again every 10 s.
+IDLE_SECONDS = 30.0
+
+#: Why a sink is not delivered to that ALTSYNC_SINKS does not name.
+TAKEN_OUT = "not among ALTSYNC_SINKS: add it, or altsync discard what is dead of it"
 
 #: Seconds that "now" means for throughput: long enough for one slow batch of every sink.
 RECENT_SECONDS = 60.0
@@ -69,6 +84,7 @@ class Status:
     recent: dict[str, Work]
     model: ModelStanding = field(default_factory=lambda: ModelStanding(None, None))
     verified: Verification | None = None
+    idle: dict[str, Idle] = field(default_factory=dict)
 
     @property
     def at_rest(self) -> bool:
@@ -95,6 +111,10 @@ class Status:
                 for sink, standing in self.sinks.items()
             },
             "model": {**asdict(self.model), "agree": self.model.agree},
+            "idle": {
+                sink: {"seconds": round(one.seconds, 1), "message": idle_message(sink, one)}
+                for sink, one in self.idle.items()
+            },
             "verify": None if self.verified is None else asdict(self.verified),
         }
 
@@ -114,6 +134,14 @@ def collect(
     backlog = store.backlog(conn)
     health = outbox.sink_health(conn)
     recent = store.recent_work(conn, RECENT_SECONDS)
+    others = [
+        sink
+        for sink, one in sorted(backlog.items())
+        if sink not in topology.names and (one.pending or one.in_progress or one.dead)
+    ]
+    names = [*topology.names, *others]
+    disabled = {**disabled, **dict.fromkeys(others, TAKEN_OUT)}
+    idle = store.idle_sinks(conn, IDLE_SECONDS)
     return Status(
         {
             kind: EntityStatus(
@@ -122,13 +150,24 @@ def collect(
             )
             for kind, found in counts.items()
         },
-        {sink: backlog.get(sink, Backlog()) for sink in topology.names},
+        {sink: backlog.get(sink, Backlog()) for sink in names},
         _matrix(counts),
-        {sink: _standing(health.get(sink), disabled.get(sink)) for sink in topology.names},
-        {sink: recent.get(sink, Work()) for sink in topology.names},
+        {sink: _standing(health.get(sink), disabled.get(sink)) for sink in names},
+        {sink: recent.get(sink, Work()) for sink in names},
         ModelStanding(Model(*wanted) if wanted else None, model),
         store.last_verification(conn),
+        {sink: one for sink, one in idle.items() if disabled.get(sink) is None},
     )
+
+
+def idle_message(sink: str, idle: Idle) -> str:
+    """Say how long no worker has claimed for a sink, and what to start."""
+    if idle.relay_silent:
+        start = "no relay wakes workers: start altsync relay"
+    else:
+        queue = SIMILARITY_FOLLOWS if sink == SIMILARITY else sink
+        start = f"start a worker: celery -A workers.app worker -Q {queue}"
+    return f"nothing has claimed for {idle.seconds:.0f} s, while {idle.due:,} are due; {start}"
 
 
 def _matrix(counts: dict[EntityType, dict[tuple[str, str, str], int]]) -> tuple[MatrixRow, ...]:

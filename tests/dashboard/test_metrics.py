@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ import yaml
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from altsync import store
+from altsync import db, store
 from altsync.app import Application
 from altsync.dashboard.metrics import BOUNDS, AltsyncCollector
+from altsync.dashboard.probes import Pulse, readiness
 from altsync.records import BreakerState
 from tests.dashboard.site import Site, settings_for
 from tests.dashboard.test_api import bury, record
-from tests.integration.world import World, archetype, leagues
+from tests.faults.proxies import relayed
+from tests.integration.world import World, archetype, eventually, leagues
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference" / "metrics.md"
@@ -76,6 +79,32 @@ def test_gauges_are_the_status(site: Site, world: World) -> None:
     assert entities["few_shot_example", "neo4j", "synced"] == 0
     states = {state: found["altsync_breaker_state"]["neo4j", state] for state in BreakerState}
     assert states == {s: float(s is BreakerState.DISABLED) for s in BreakerState}
+
+
+def test_a_silent_database_is_a_number_within_seconds(database_url: str) -> None:
+    """Neither the scrape nor a probe waits for a server that acknowledges and never answers."""
+    with relayed(database_url) as (proxy, url):
+        app = Application(settings_for(url))
+        try:
+            pulse = Pulse(app)
+            collector = AltsyncCollector(app, pulse)
+            assert _up(collector) == 1
+            proxy.half_open = True
+            proxy.silence()
+            began = time.monotonic()
+            assert _up(collector) == 0
+            assert not readiness(app, pulse).ready
+            assert time.monotonic() - began < db.SILENCE
+            proxy.half_open = False
+            eventually(lambda: _up(collector) == 1)
+        finally:
+            app.close()
+
+
+def _up(collector: AltsyncCollector) -> float:
+    first = next(iter(collector.collect()))
+    assert first.name == "altsync_database_up"
+    return first.samples[0].value
 
 
 def test_counters_add_up_batches(site: Site, world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -68,19 +69,34 @@ def show_status(
 ) -> None:
     """How everything stands: entities per sink, operations, breakers."""
     with application() as app:
-        if as_json:
+        if not watch and as_json:
             terminal.print_json(_collect(app).as_json())
             return
         if not watch:
             answers.print(terminal.status_view(_collect(app)))
             return
         try:
+            if as_json or not answers.is_terminal:
+                _print_again_and_again(app, every, as_json=as_json)
             with Live(terminal.status_view(_collect(app)), console=answers, screen=True) as live:
                 while True:
                     time.sleep(every)
                     live.update(terminal.status_view(_collect(app)))
         except KeyboardInterrupt:
             return  # the way to end it
+
+
+def _print_again_and_again(app: Application, every: float, *, as_json: bool) -> None:
+    """Print a block each interval, for a pipe or a file: one line of JSON, or the tables."""
+    while True:
+        found = _collect(app)
+        if as_json:
+            terminal.print_json_line(found.as_json())
+        else:
+            answers.print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
+            answers.print(terminal.status_view(found))
+        answers.file.flush()
+        time.sleep(every)
 
 
 def pause(

@@ -32,13 +32,18 @@ from altsync.seed.lines import Part
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Report
+from altsync.status import idle_message
 from altsync.store import RunProgress
 
 #: Seconds between two looks at how far the sinks are.
 LOOK = 0.2
 
-#: Seconds without any progress after which waiting says what may be missing.
-PATIENCE = 15.0
+#: Part of the time that looking itself may take.
+LOOK_SHARE = 0.2
+
+#: Seconds without a claim, while work is due, after which waiting says what to start. The relay
+#: wakes a worker within a second.
+PATIENCE = 5.0
 
 
 def seed(
@@ -180,15 +185,20 @@ def waited_for(app: Application) -> list[str]:
 def follow(
     app: Application, conn: Conn, timeout: float | None
 ) -> tuple[bool, dict[str, RunProgress]]:
-    """Watch until every sink has what this run changed, or has given up on it."""
+    """Watch until every sink holds what this run's lines say, or has given up on it."""
     sinks = waited_for(app)
+    store.note_seen(conn)
     deadline = None if timeout is None else time.monotonic() + timeout
-    moved_at, last, hinted = time.monotonic(), -1, False
+    hinted: set[str] = set()
     columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=notes) as bars:
         tasks = {sink: bars.add_task(sink, total=None) for sink in sinks}
         while True:
-            progress = {s: store.run_progress(conn, app.topology.traits(s)) for s in sinks}
+            looked = time.monotonic()
+            with conn.transaction():
+                conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                progress = {s: store.run_progress(conn, app.topology.traits(s)) for s in sinks}
+            took = time.monotonic() - looked
             for sink, done in progress.items():
                 completed = done.synced + done.failed
                 bars.update(tasks[sink], completed=completed, total=done.changed)
@@ -197,13 +207,9 @@ def follow(
             if deadline is not None and time.monotonic() > deadline:
                 notes.print(f"Not there yet after {timeout:g} s: altsync status says why.")
                 return False, progress
-            moved = sum(p.synced + p.failed for p in progress.values())
-            if moved != last:
-                moved_at, last = time.monotonic(), moved
-            elif not hinted and time.monotonic() - moved_at > PATIENCE:
-                hinted = True
-                notes.print(
-                    "Nothing has moved for a while. Are the relay and the workers running "
-                    "(make up)? altsync status says how the sinks stand."
-                )
-            time.sleep(LOOK)
+            for sink, idle in store.idle_sinks(conn, PATIENCE).items():
+                if sink in sinks and sink not in hinted and progress[sink].waiting:
+                    hinted.add(sink)
+                    text = f"{sink}: {idle_message(sink, idle)}. altsync status shows all sinks."
+                    notes.print(text, style="yellow", markup=False)
+            time.sleep(max(LOOK, took / LOOK_SHARE))

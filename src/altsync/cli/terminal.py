@@ -19,7 +19,7 @@ from altsync.reconcile import Drift
 from altsync.records import BreakerState, SyncStatus
 from altsync.seed.report import Report
 from altsync.sentences import Exit as Exit  # noqa: PLC0414  (exported)
-from altsync.status import Status
+from altsync.status import Status, idle_message
 from altsync.store import RunProgress
 
 
@@ -64,6 +64,12 @@ def print_json(body: Any) -> None:
     is_utf8 = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
     text = json.dumps(body, default=_plain, ensure_ascii=not is_utf8, indent=2)
     sys.stdout.write(f"{text}\n")
+
+
+def print_json_line(body: Any) -> None:
+    """One JSON document on one line of stdout."""
+    sys.stdout.write(json.dumps(body, default=_plain, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
 
 
 def _plain(value: Any) -> str:
@@ -234,7 +240,8 @@ def sink_table(status: Status) -> RenderableType:
             f"{status.recent[sink].remote_calls:,}",
         )
     whys = [(sink, _why(status, sink)) for sink in status.operations]
-    return Group(table, *(Text(f"{sink}: {why}") for sink, why in whys if why))
+    idle = [Text(f"{s}: {idle_message(s, one)}", style="red") for s, one in status.idle.items()]
+    return Group(table, *(Text(f"{sink}: {why}") for sink, why in whys if why), *idle)
 
 
 def _why(status: Status, sink: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import psycopg
@@ -33,6 +33,8 @@ STATIC = Path(__file__).parent / "static"
 #: Bytes of a request's body; the page sends a few hundred.
 MAX_BODY = 16 * 1024
 
+_Q = TypeVar("_Q")
+
 Ask = Callable[[Mapping[str, str]], Any]
 Do = Callable[[Mapping[str, Any]], Any]
 
@@ -40,13 +42,21 @@ Do = Callable[[Mapping[str, Any]], Any]
 def build_app(app: Application, access: Access) -> Guard:
     """The whole of it over an application, which the caller closes."""
     api = Api(app)
+    pulse = probes.Pulse(app)
+
+    def _ask(path: str, ask: Ask) -> Route:
+        return _get(path, _alive_first(pulse, ask))
+
+    def _do(path: str, do: Do) -> Route:
+        return _post(path, _alive_first(pulse, do))
+
     inner = Starlette(
         routes=[
             Route("/", _page),
             Mount("/static", StaticFiles(directory=STATIC)),
             Route("/healthz", _alive),
-            _readyz(app),
-            _metrics(app),
+            _readyz(app, pulse),
+            _metrics(app, pulse),
             _ask("/api/session", lambda query: api.session(access.token)),
             _ask("/api/overview", api.overview),
             _ask("/api/throughput", api.throughput),
@@ -77,20 +87,30 @@ def _page(request: Request) -> Response:
     return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
 
 
-def _alive(request: Request) -> Response:
+def _alive_first(pulse: probes.Pulse, ask: Callable[[_Q], Any]) -> Callable[[_Q], Any]:
+    """Ask nothing of a PostgreSQL that is silent: requests would take every thread."""
+
+    def asked(query: _Q) -> Any:
+        pulse.check()
+        return ask(query)
+
+    return asked
+
+
+async def _alive(request: Request) -> Response:
     return PlainTextResponse("ok\n")
 
 
-def _readyz(app: Application) -> Route:
+def _readyz(app: Application, pulse: probes.Pulse) -> Route:
     def endpoint(request: Request) -> Response:
-        found = probes.readiness(app)
+        found = probes.readiness(app, pulse)
         return answer(found, 200 if found.ready else 503)
 
     return Route("/readyz", endpoint)
 
 
-def _metrics(app: Application) -> Route:
-    registry = metrics.registry_of(app)
+def _metrics(app: Application, pulse: probes.Pulse) -> Route:
+    registry = metrics.registry_of(app, pulse)
 
     def endpoint(request: Request) -> Response:
         body, kind = metrics.exposition(registry, request.headers.get("accept", ""))
@@ -99,14 +119,14 @@ def _metrics(app: Application) -> Route:
     return Route("/metrics", endpoint)
 
 
-def _ask(path: str, ask: Ask) -> Route:
+def _get(path: str, ask: Ask) -> Route:
     def endpoint(request: Request) -> Response:
         return answer(ask(request.query_params))
 
     return Route(path, endpoint)
 
 
-def _do(path: str, do: Do) -> Route:
+def _post(path: str, do: Do) -> Route:
     async def endpoint(request: Request) -> Response:
         body = await _body(request)
         return await run_in_threadpool(lambda: answer(do(body)))

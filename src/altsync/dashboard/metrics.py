@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from altsync import reconcile, status, store
 from altsync.app import Application
+from altsync.dashboard.probes import Pulse
 from altsync.db import Conn
 from altsync.records import BreakerState
 from altsync.status import Status
@@ -55,8 +56,9 @@ _NOTHING = BatchTotals(Work(), 0.0, (0,) * len(BOUNDS))
 class AltsyncCollector(Collector):
     """Everything altsync measures. Safe to use from several threads."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: Application, pulse: Pulse | None = None) -> None:
         self._app = app
+        self._pulse = pulse or Pulse(app)
         self._tally = _Tally()
 
     def describe(self) -> list[Metric]:
@@ -66,6 +68,7 @@ class AltsyncCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """One scrape. A database that does not answer is itself a number, not an error."""
         try:
+            self._pulse.check()
             reading = self._read()
         except (psycopg.Error, psycopg_pool.PoolTimeout) as error:
             logger.warning("metrics.unread", error=error)
@@ -80,7 +83,7 @@ class AltsyncCollector(Collector):
         with app.database.autocommit() as conn:
             found = status.collect(conn, app.topology, disabled)
             totals = self._tally.totals(conn)
-        sinks = {sink: totals.get(sink, _NOTHING) for sink in app.topology.names}
+        sinks = {sink: totals.get(sink, _NOTHING) for sink in found.sinks}
         return _Reading({**totals, **sinks}, disabled, found, app.settings.altsync_verify_every)
 
 
@@ -228,10 +231,10 @@ def _durations(all_totals: Mapping[str, BatchTotals]) -> Metric:
     return histogram
 
 
-def registry_of(app: Application) -> CollectorRegistry:
+def registry_of(app: Application, pulse: Pulse) -> CollectorRegistry:
     """A registry that holds altsync's metrics and nothing else."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(AltsyncCollector(app))
+    registry.register(AltsyncCollector(app, pulse))
     return registry
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 
@@ -11,6 +13,37 @@ import psycopg_pool
 from altsync import db, log, outbox
 from altsync.app import Application
 from altsync.records import BreakerState
+
+#: Seconds in which PostgreSQL must answer one question of the dashboard.
+ANSWER_WITHIN = 1.5
+
+
+class Pulse:
+    """Asks PostgreSQL whether it answers, one question at a time, whoever wants to know.
+
+    A silent server is known within ``ANSWER_WITHIN``, and holds up one thread alone.
+    """
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pulse")
+        self._asked: Future[None] | None = None
+        self._lock = threading.Lock()
+
+    def check(self) -> None:
+        """Return when PostgreSQL answers. Raises ``psycopg.OperationalError``."""
+        with self._lock:
+            if self._asked is None or self._asked.done():
+                self._asked = self._thread.submit(self._ask)
+            asked = self._asked
+        try:
+            asked.result(ANSWER_WITHIN)
+        except TimeoutError:
+            raise psycopg.OperationalError(f"no answer within {ANSWER_WITHIN:g} s") from None
+
+    def _ask(self) -> None:
+        with self._app.database.autocommit() as conn:
+            conn.execute("SELECT 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +65,10 @@ class Readiness:
     sinks: dict[str, SinkReadiness]
 
 
-def readiness(app: Application) -> Readiness:
+def readiness(app: Application, pulse: Pulse) -> Readiness:
     """How things are now."""
     try:
+        pulse.check()
         with app.database.autocommit() as conn:
             schema = db.schema_revision(conn)
             if schema != _head():

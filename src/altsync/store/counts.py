@@ -46,11 +46,46 @@ class RunProgress:
         return self.changed - self.synced - self.failed
 
 
+def note_seen(conn: Conn) -> None:
+    """Add what the lines of a run name to ``changed_in_run``, whoever has written it.
+
+    A league's relationships are its own. Lines that were refused name nothing.
+    """
+    parts = {
+        EntityType.SPORT_ARCHETYPE: "archetypes",
+        EntityType.LEAGUE: "leagues",
+        EntityType.FEW_SHOT_EXAMPLE: "examples",
+    }
+    for entity_type, part in parts.items():
+        conn.execute(
+            f"""
+            INSERT INTO changed_in_run
+            SELECT '{entity_type}', l.id, l.version
+            FROM seen s JOIN {entity_type} l ON l.seed_id = s.seed_id
+            WHERE s.part = '{part}' AND NOT s.rejected
+            ON CONFLICT (id) DO NOTHING
+            """
+        )
+    conn.execute(
+        """
+        INSERT INTO changed_in_run
+        SELECT DISTINCT 'league', l.id, l.version
+        FROM seen s JOIN league_relationship r ON r.seed_id = s.seed_id
+        JOIN league l ON l.id = r.source_league_id
+        WHERE s.part = 'relationships' AND NOT s.rejected
+        ON CONFLICT (id) DO NOTHING
+        """
+    )
+    conn.execute("ANALYZE changed_in_run")
+
+
 def run_progress(conn: Conn, sink: SinkTraits) -> RunProgress:
     """How far ``sink`` has come with the entities in ``changed_in_run``.
 
     An entity counts as reached when the sink has confirmed its current version, which is at
-    least the run's. One whose embedding was given up on has failed for the sinks behind it.
+    least the run's, and no operation of it is live. One whose embedding was given up on has
+    failed for the sinks behind it. Ask for several sinks in one snapshot: what one sink settles
+    is enqueued for the next one.
     """
     if sink.name == SIMILARITY:
         return _similarity_progress(conn)
@@ -59,17 +94,23 @@ def run_progress(conn: Conn, sink: SinkTraits) -> RunProgress:
         row = conn.execute(
             f"""
             SELECT count(*),
-              count(*) FILTER (WHERE l.id IS NULL OR l.{sink.name}_sync_status = 'synced'),
-              count(*) FILTER (WHERE l.{sink.name}_sync_status = 'failed'
+              count(*) FILTER (WHERE l.id IS NULL
+                OR (NOT live AND l.{sink.name}_sync_status = 'synced')),
+              count(*) FILTER (WHERE NOT live AND (l.{sink.name}_sync_status = 'failed'
                 OR (l.{sink.name}_sync_status = 'pending' AND l.deleted_at IS NULL
-                    AND l.embedding_sync_status = 'failed' AND %(behind_embedding)s))
+                    AND l.embedding_sync_status = 'failed' AND %(behind_embedding)s)))
             FROM changed_in_run c LEFT JOIN {entity_type} l ON l.id = c.id
+            CROSS JOIN LATERAL (SELECT EXISTS (
+              SELECT 1 FROM sync_operation o WHERE o.entity_id = c.id
+                AND o.sink = '{sink.name}' AND o.finished_at IS NULL) AS live) o
             WHERE c.entity_type = '{entity_type}'
             """,
             {"behind_embedding": sink.needs_embedding},
         ).fetchone()
         assert row is not None
         changed, synced, failed = changed + row[0], synced + row[1], failed + row[2]
+    if sink.edges:
+        changed += _live_neighbours(conn, sink.name)
     return RunProgress(changed, synced, failed)
 
 
@@ -92,7 +133,28 @@ def _similarity_progress(conn: Conn) -> RunProgress:
         """
     ).fetchone()
     assert row is not None
-    return RunProgress(*row)
+    return RunProgress(row[0] + _live_neighbours(conn, SIMILARITY), row[1], row[2])
+
+
+def _live_neighbours(conn: Conn, sink: str) -> int:
+    """Count similar leagues, besides the run's, whose operation may change edges of the run."""
+    row = conn.execute(
+        """
+        SELECT count(DISTINCT o.entity_id)
+        FROM sync_operation o
+        WHERE o.finished_at IS NULL AND o.sink = %s
+          AND o.entity_id IN (
+            SELECT r.source_league_id FROM league_relationship r
+            JOIN changed_in_run c ON c.id = r.target_league_id WHERE r.seed_id IS NULL
+            UNION
+            SELECT r.target_league_id FROM league_relationship r
+            JOIN changed_in_run c ON c.id = r.source_league_id WHERE r.seed_id IS NULL)
+          AND NOT EXISTS (SELECT 1 FROM changed_in_run c WHERE c.id = o.entity_id)
+        """,
+        (sink,),
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +166,42 @@ class Backlog:
     dead: int = 0
     oldest_pending_seconds: float | None = None
     discarded: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Work of a sink that is due, and that no worker has claimed for ``seconds``.
+
+    ``relay_silent``: no relay has sent a wake-up meanwhile, either.
+    """
+
+    seconds: float
+    due: int
+    relay_silent: bool
+
+
+def idle_sinks(conn: Conn, at_least: float) -> dict[str, Idle]:
+    """Return sinks that may be claimed for, and were not for ``at_least`` seconds."""
+    rows = conn.execute(
+        """
+        SELECT d.sink, LEAST(d.waits, w.claimed)::float8, d.due,
+               w.woken >= w.claimed OR w.woken > 30
+        FROM (SELECT sink, count(*) AS due,
+                     EXTRACT(epoch FROM clock_timestamp() - min(available_at)) AS waits
+              FROM sync_operation
+              WHERE finished_at IS NULL AND available_at <= clock_timestamp() GROUP BY sink) d
+        JOIN sink_state s ON s.sink = d.sink
+        CROSS JOIN LATERAL (SELECT
+          EXTRACT(epoch FROM clock_timestamp() - COALESCE(s.last_claim_at, '-infinity')) AS claimed,
+          EXTRACT(epoch FROM clock_timestamp() - COALESCE(s.last_wake_at, '-infinity')) AS woken) w
+        WHERE LEAST(d.waits, w.claimed) >= %s
+          AND (s.state = 'closed' OR (s.state = 'open' AND COALESCE(s.open_until <= now(), true))
+               OR (s.state = 'probing' AND COALESCE(s.probe_until <= now(), true)))
+        ORDER BY d.sink
+        """,
+        (at_least,),
+    )
+    return {sink: Idle(seconds, due, silent) for sink, seconds, due, silent in rows}
 
 
 def backlog(conn: Conn) -> dict[str, Backlog]:

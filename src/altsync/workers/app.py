@@ -6,7 +6,9 @@ import os
 import secrets
 import socket
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +170,24 @@ def made_up_login(home: Path) -> str:
         with os.fdopen(descriptor, "w") as stream:
             stream.write(f"altsync:{secrets.token_urlsafe(18)}\n")
     return file.read_text().strip()
+
+
+@signals.celeryd_init.connect
+def _refuse_unknown_queues(options: Mapping[str, Any] | None = None, **_: Any) -> None:
+    """End a worker that is to read queues which do not exist, with a sentence.
+
+    Celery would end it with a traceback, and the advice to create the queue.
+    """
+    asked = (options or {}).get("queues") or []
+    names = [n.strip() for n in (asked.split(",") if isinstance(asked, str) else asked)]
+    known = _settings.sink_names
+    for name in names:
+        if name in known:
+            continue
+        close = [SIMILARITY_FOLLOWS] if name == SIMILARITY else get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        sys.stderr.write(f"altsync: no queue {name!r}; there are {', '.join(known)}{hint}\n")
+        raise SystemExit(2)
 
 
 @signals.setup_logging.connect
