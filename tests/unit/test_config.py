@@ -239,7 +239,7 @@ def test_settings_do_not_print_secrets(local_stack: None) -> None:
     ("given", "names"),
     [
         ("neo4j", ["neo4j"]),
-        (" neo4j , pinecone ,", ["neo4j", "pinecone"]),
+        (" neo4j , embedding ,", ["neo4j", "embedding"]),
         ("neo4j,neo4j,embedding", ["neo4j", "embedding"]),
     ],
 )
