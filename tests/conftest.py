@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ from altsync.local.services.graph import Graph, start_graph
 from altsync.local.services.postgres import Postgres, start_postgres
 from altsync.local.services.vectors import Vectors, start_vectors
 from altsync.records import SinkTraits, Topology
+from tests.real_neo4j.server import RELEASES, RealNeo4j, start_real_neo4j, why_unavailable
 
 #: The sinks of the product, by their traits alone: no driver is imported.
 TOPOLOGY = Topology(
@@ -119,6 +121,27 @@ def vectors_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vectors
     server = start_vectors(tmp_path_factory.mktemp("vectors"))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def neo4j_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], RealNeo4j]]:
+    """Start the real Neo4j of a release, by its name, when it is first asked for.
+
+    Skip where Java or Maven is missing, but not in CI.
+    """
+    started: dict[str, RealNeo4j] = {}
+    with ExitStack() as running:
+
+        def server_of(name: str) -> RealNeo4j:
+            missing = why_unavailable(RELEASES[name])
+            if missing and not os.environ.get("CI"):
+                pytest.skip(missing)
+            if name not in started:
+                server = start_real_neo4j(tmp_path_factory.mktemp(name), RELEASES[name])
+                started[name] = running.enter_context(server)
+            return started[name]
+
+        yield server_of
 
 
 def _with_name(url: str, name: str) -> str:

@@ -8,34 +8,46 @@ from collections.abc import Sequence
 import numpy as np
 import openai
 
+from altsync.deadline import SharedClient
 from altsync.embedding import Embedded
 from altsync.errors import SinkFailure, seconds_of
 from altsync.records import ErrorKind, Model
+
+NOT_IN_TIME = "the embedder did not answer in time"
 
 
 class OpenAIEmbedder:
     """Embeds through OpenAI, or any server that speaks its ``/v1/embeddings``."""
 
     def __init__(self, api_key: str, *, base_url: str, timeout: float) -> None:
+        self._timeout = timeout
         # Retries wait in PostgreSQL, where every worker sees them.
-        self._client = openai.OpenAI(
-            api_key=api_key, base_url=base_url, timeout=timeout, max_retries=0
+        self._client = SharedClient(
+            lambda: openai.OpenAI(
+                api_key=api_key, base_url=base_url, timeout=timeout, max_retries=0
+            ),
+            openai.OpenAI.close,
         )
 
     def embed(self, texts: Sequence[str], model: Model) -> Embedded:
         """One request for all ``texts``. Raises ``SinkFailure``."""
         try:
-            answer = self._client.embeddings.create(
-                model=model.name,
-                input=list(texts),
-                encoding_format="base64",
-                dimensions=model.dimensions
-                if model.name.startswith("text-embedding-3")
-                else openai.omit,
+            answer = self._client.call(
+                self._timeout,
+                lambda client: client.embeddings.create(
+                    model=model.name,
+                    input=list(texts),
+                    encoding_format="base64",
+                    dimensions=model.dimensions
+                    if model.name.startswith("text-embedding-3")
+                    else openai.omit,
+                ),
             )
             by_index = {item.index: item.embedding for item in answer.data}
             count = len(answer.data)
             tokens = answer.usage.total_tokens if answer.usage else 0
+        except TimeoutError:
+            raise SinkFailure(ErrorKind.SINK, NOT_IN_TIME, suspect=True) from None
         except openai.OpenAIError as error:
             raise translate(error) from error
         except (AttributeError, TypeError, ValueError) as error:
@@ -86,7 +98,7 @@ def translate(error: openai.OpenAIError) -> SinkFailure:
     """Whose fault an error of the SDK is."""
     match error:
         case openai.APITimeoutError():
-            return SinkFailure(ErrorKind.SINK, "the embedder did not answer in time", suspect=True)
+            return SinkFailure(ErrorKind.SINK, NOT_IN_TIME, suspect=True)
         case openai.APIConnectionError():
             return SinkFailure(ErrorKind.SINK, f"no connection to the embedder: {error}")
         case openai.BadRequestError() | openai.UnprocessableEntityError():

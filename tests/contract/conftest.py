@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 
@@ -21,7 +20,7 @@ from tests.contract.harness import (
     arcade_harness,
 )
 from tests.contract.rows import MAKERS, deleted
-from tests.real_neo4j.server import RealNeo4j, start_real_neo4j, why_unavailable
+from tests.real_neo4j.server import RELEASES, RealNeo4j
 
 #: Seconds of a call on a graph that has just started.
 COLD = 120.0
@@ -30,7 +29,8 @@ GRAPHS = tuple(HARNESSES["neo4j"])
 
 
 def _params(names: Iterator[str]) -> list[object]:
-    marks = {"real_neo4j": pytest.mark.real_neo4j}
+    # One process for each release: each starts a server of its own.
+    marks = {name: [pytest.mark.real_neo4j, pytest.mark.xdist_group(name)] for name in RELEASES}
     return [pytest.param(name, marks=marks.get(name, ())) for name in names]
 
 
@@ -54,22 +54,22 @@ def _arcadedb(graph_server: Graph) -> Iterator[GraphHarness]:
 
 
 @pytest.fixture(scope="session")
-def real_neo4j_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealNeo4j]:
-    """A real Neo4j of this session. Skips where there is no Java, but not in CI."""
-    missing = why_unavailable()
-    if missing and not os.environ.get("CI"):
-        pytest.skip(missing)
-    with start_real_neo4j(tmp_path_factory.mktemp("neo4j")) as server:
-        yield server
+def _real_neo4j(
+    neo4j_servers: Callable[[str], RealNeo4j],
+) -> Iterator[Callable[[str], GraphHarness]]:
+    """The harness of each release by its name."""
+    opened: dict[str, GraphHarness] = {}
 
+    def harness_of(name: str) -> GraphHarness:
+        if name not in opened:
+            server = neo4j_servers(name)
+            opened[name] = GraphHarness(server.uri, server.auth, server.database)
+            _warm(opened[name])
+        return opened[name]
 
-@pytest.fixture(scope="session")
-def _real_neo4j(real_neo4j_server: RealNeo4j) -> Iterator[GraphHarness]:
-    server = real_neo4j_server
-    harness = GraphHarness(server.uri, server.auth, server.database)
-    _warm(harness)
-    yield harness
-    harness.close()
+    yield harness_of
+    for harness in opened.values():
+        harness.close()
 
 
 @pytest.fixture(scope="session")
@@ -101,10 +101,23 @@ def arcadedb(_arcadedb: GraphHarness) -> GraphHarness:
 
 
 @pytest.fixture
-def real_neo4j(_real_neo4j: GraphHarness) -> GraphHarness:
-    """A real Neo4j with constraints and no node."""
-    _real_neo4j.empty()
-    return _real_neo4j
+def neo4j_by_name(_real_neo4j: Callable[[str], GraphHarness]) -> Callable[[str], GraphHarness]:
+    """A release of real Neo4j by its name, with constraints and no node."""
+
+    def empty(name: str) -> GraphHarness:
+        harness = _real_neo4j(name)
+        harness.empty()
+        return harness
+
+    return empty
+
+
+@pytest.fixture(params=_params(iter(RELEASES)))
+def real_neo4j(
+    request: pytest.FixtureRequest, neo4j_by_name: Callable[[str], GraphHarness]
+) -> GraphHarness:
+    """Every release of real Neo4j in turn."""
+    return neo4j_by_name(request.param)
 
 
 @pytest.fixture
@@ -124,14 +137,22 @@ def embedding(_embedding: EmbeddingHarness) -> EmbeddingHarness:
 @pytest.fixture(params=_params(name for names in HARNESSES.values() for name in names))
 def harness(request: pytest.FixtureRequest) -> Harness:
     """Every sink in turn."""
-    found: Harness = request.getfixturevalue(request.param)
-    return found
+    return _harness(request)
 
 
 @pytest.fixture(params=_params(iter(GRAPHS)))
 def graph(request: pytest.FixtureRequest) -> GraphHarness:
     """The graph sink on each server in turn."""
-    found: GraphHarness = request.getfixturevalue(request.param)
+    found = _harness(request)
+    assert isinstance(found, GraphHarness)
+    return found
+
+
+def _harness(request: pytest.FixtureRequest) -> Harness:
+    if request.param in RELEASES:
+        found: Harness = request.getfixturevalue("neo4j_by_name")(request.param)
+    else:
+        found = request.getfixturevalue(request.param)
     return found
 
 

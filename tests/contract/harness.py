@@ -26,6 +26,7 @@ from altsync.sinks import neo4j as graph
 from altsync.sinks import pinecone as vectors
 from altsync.sinks.base import Sink
 from tests.contract.rows import MODEL
+from tests.real_neo4j.server import RELEASES
 
 #: Seconds of one call where nothing is meant to go wrong.
 TIMEOUT = 20.0
@@ -400,7 +401,7 @@ def arcade_harness(server: Graph) -> GraphHarness:
 #: Names of the fixtures that the suite runs over, by the sink's module.
 HARNESSES: Mapping[str, Sequence[str]] = {
     "memory": ("memory",),
-    "neo4j": ("arcadedb", "real_neo4j"),
+    "neo4j": ("arcadedb", *RELEASES),
     "pinecone": ("pinecone",),
     "embedding": ("embedding",),
 }

@@ -197,7 +197,6 @@ def test_a_database_that_does_not_exist(graph: GraphHarness, opened: Opened) -> 
     assert failure_of(lambda: sink.upsert([league()], MODEL)).kind is SINK
 
 
-@pytest.mark.real_neo4j
 def test_a_lock_that_is_not_released(real_neo4j: GraphHarness, opened: Opened) -> None:
     """Somebody else holds the node: the sink's fault and suspect, and nothing was written."""
     sink = real_neo4j.open()
@@ -215,7 +214,6 @@ def test_a_lock_that_is_not_released(real_neo4j: GraphHarness, opened: Opened) -
     assert isinstance(sink.upsert([league(version=12)], MODEL).outcomes[0], Written)
 
 
-@pytest.mark.real_neo4j
 def test_a_record_that_the_graph_refuses(real_neo4j: GraphHarness) -> None:
     """A list with a hole is no property: the record's fault, and nothing of its call stays."""
     sink = real_neo4j.shared()

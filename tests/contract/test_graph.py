@@ -15,7 +15,7 @@ from neo4j.exceptions import ConstraintError
 from altsync.errors import SinkFailure
 from altsync.records import AlreadyNewer, EntityType, ErrorKind, Row, Written
 from altsync.sinks import neo4j
-from altsync.sinks.neo4j import Edges, Held, Sink, within
+from altsync.sinks.neo4j import Edges, Held, Sink
 from tests.contract.harness import GraphHarness
 from tests.contract.rows import HOSTILE, MODEL, archetype, deleted, example, league
 
@@ -452,27 +452,6 @@ def test_a_query_that_is_wrong_is_a_failure(graph: GraphHarness, sink: Sink) -> 
     """Nothing but SinkFailure leaves, from reads as from writes."""
     with pytest.raises(SinkFailure):
         sink.query("THIS IS NO CYPHER")
-
-
-# --- the limit in time ------------------------------------------------------------------------
-
-
-def test_a_call_within_its_time_answers() -> None:
-    """Its value, or its error as it was raised."""
-    assert within(30, lambda: 7) == 7
-    assert within(30, lambda: None) is None
-
-    def fail() -> None:
-        raise KeyError("this one")
-
-    with pytest.raises(KeyError, match="this one"):
-        within(30, fail)
-
-
-def test_a_call_that_hangs_is_left_behind(hanging: Callable[[], None]) -> None:
-    """Control comes back although the call never does."""
-    with pytest.raises(TimeoutError):
-        within(0.05, hanging)
 
 
 # --- one node, read back ----------------------------------------------------------------------

@@ -14,7 +14,10 @@ import org.neo4j.kernel.internal.GraphDatabaseAPI;
 public final class Neo4jServer {
     public static void main(String[] args) throws Exception {
         var host = args[0];
-        var service = new DatabaseManagementServiceBuilder(Path.of(args[2]))
+        var folder = Path.of(args[2]);
+        var service = new DatabaseManagementServiceBuilder(folder)
+                // By name: settings that only some versions have.
+                .loadPropertiesFromFile(folder.resolve("neo4j.conf"))
                 .setConfig(BoltConnector.enabled, true)
                 .setConfig(BoltConnector.listen_address, new SocketAddress(host, Integer.parseInt(args[1])))
                 .setConfig(GraphDatabaseSettings.auth_enabled, false)

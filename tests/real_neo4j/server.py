@@ -1,4 +1,6 @@
-"""A real Neo4j 5.26 for tests, without Docker: Maven fetches the jars, Java runs them.
+"""A real Neo4j for tests, without Docker: Maven fetches the jars, Java runs them.
+
+`RELEASES` names the versions, and the default language of the database that each has.
 
 `python -m tests.real_neo4j.server --prepare` fetches and compiles ahead of time;
 `python -m tests.real_neo4j.server --run FOLDER` serves until it is interrupted.
@@ -22,13 +24,38 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.real_neo4j import java
+
 HERE = Path(__file__).resolve().parent
 POM = HERE / "pom.xml"
 SOURCE = HERE / "Neo4jServer.java"
 
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A Neo4j that tests run on. `version` is Maven's, `java` the oldest Java that runs it.
+
+    `language` is the default Cypher of its database; None where there is only one.
+    """
+
+    version: str
+    java: int
+    language: str | None = None
+
+
+#: The long-term release, and a current one with each of its two languages as the default.
+RELEASES = {
+    "neo4j_5": Release("5.26.28", java=17),
+    "neo4j_2026": Release("2026.09.0", java=21, language="CYPHER_5"),
+    "neo4j_2026_cypher_25": Release("2026.09.0", java=21, language="CYPHER_25"),
+}
+
+#: The long-term release. Neo4jServer.java is compiled against it, and runs on all of them.
+LONG_TERM = RELEASES["neo4j_5"]
+
 #: Names the folder the jars are kept in, in place of `.cache/neo4j` in the checkout.
 CACHE_VARIABLE = "ALTSYNC_MAVEN_CACHE"
-#: Seconds for Maven: 118 MB take about 20 s on a good line.
+#: Seconds for Maven: 118 MB and 155 MB take about 20 s on a good line.
 FETCH_SECONDS = 600
 #: Seconds for javac, which needs about 3.
 COMPILE_SECONDS = 120
@@ -102,17 +129,20 @@ class RealNeo4j:
         self.stop()
 
 
-def start_real_neo4j(folder: Path, *, port: int = 0) -> RealNeo4j:
+def start_real_neo4j(folder: Path, release: Release = LONG_TERM, *, port: int = 0) -> RealNeo4j:
     """Start a server on 127.0.0.1 that keeps its data in `folder`; port 0 takes a free one.
 
     Fetches the jars at the first call on a machine. Raises RealNeo4jError.
     """
-    prepared = prepare()
+    prepared = prepare(release)
+    runtime = java.find("java", release.java)
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    configured = "" if release.language is None else f"db.query.default_language={release.language}"
+    (folder / "neo4j.conf").write_text(f"{configured}\n")
     log = folder / "server.log"
     command = [
-        "java",
+        str(runtime),
         *JAVA_OPTIONS,
         "-cp",
         f"{prepared / 'lib'}/*{os.pathsep}{prepared / 'classes'}",
@@ -139,13 +169,13 @@ def start_real_neo4j(folder: Path, *, port: int = 0) -> RealNeo4j:
     return RealNeo4j(uri=uri, folder=folder, process=process)
 
 
-def prepare() -> Path:
-    """The folder with `lib` and `classes`, made if need be. Safe to call from many processes."""
-    missing = why_unavailable()
+def prepare(release: Release = LONG_TERM) -> Path:
+    """Return the folder with `lib` and `classes`, made if need be. Many processes may call it."""
+    missing = why_unavailable(release)
     if missing:
-        raise RealNeo4jError(f"{missing}; a real Neo4j needs a JDK of Java 17 or newer, and Maven")
+        raise RealNeo4jError(f"{missing}; Neo4j {release.version} needs them")
     cache = cache_folder()
-    prepared = cache / _key()
+    prepared = cache / _key(release)
     if prepared.is_dir():
         return prepared
     cache.mkdir(parents=True, exist_ok=True)
@@ -153,17 +183,20 @@ def prepare() -> Path:
         if not prepared.is_dir():
             with tempfile.TemporaryDirectory(dir=cache) as unfinished:
                 made = Path(unfinished) / "made"
-                _fetch(made / "lib")
-                _compile(made / "lib", made / "classes")
+                _fetch(release, made / "lib")
+                _compile(made / "classes")
                 made.rename(prepared)
     return prepared
 
 
-def why_unavailable() -> str | None:
-    """What is missing on this machine, for a test that skips; None when a start can be tried."""
-    needed = ("java",) if (cache_folder() / _key()).is_dir() else ("java", "javac", "mvn")
-    missing = [name for name in needed if shutil.which(name) is None]
-    return f"not on PATH: {', '.join(missing)}" if missing else None
+def why_unavailable(release: Release = LONG_TERM) -> str | None:
+    """Return what is missing on this machine; None when a start can be tried."""
+    runtime, compiler = java.find("java", release.java), java.find("javac", LONG_TERM.java)
+    missing = [] if runtime else [f"java of version {release.java} or newer"]
+    if not (cache_folder() / _key(release)).is_dir():
+        missing += [] if compiler else [f"javac of version {LONG_TERM.java} or newer"]
+        missing += [] if shutil.which("mvn") else ["mvn"]
+    return f"not found: {', '.join(missing)}" if missing else None
 
 
 def cache_folder() -> Path:
@@ -172,30 +205,24 @@ def cache_folder() -> Path:
     return Path(named).resolve() if named else HERE.parents[1] / ".cache" / "neo4j"
 
 
-def _key() -> str:
-    return hashlib.sha256(POM.read_bytes() + SOURCE.read_bytes()).hexdigest()[:16]
+def _key(release: Release) -> str:
+    state = POM.read_bytes() + SOURCE.read_bytes() + release.version.encode()
+    return hashlib.sha256(state).hexdigest()[:16]
 
 
-def _fetch(lib: Path) -> None:
-    _run(
-        [
-            "mvn",
-            "-q",
-            "-B",
-            "-f",
-            str(POM),
-            "dependency:copy-dependencies",
-            f"-DoutputDirectory={lib}",
-        ],
-        FETCH_SECONDS,
-    )
+def _fetch(release: Release, lib: Path) -> None:
+    goal = "dependency:copy-dependencies"
+    wanted = [f"-Dneo4j.version={release.version}", f"-DoutputDirectory={lib}"]
+    _run(["mvn", "-q", "-B", "-f", str(POM), goal, *wanted], FETCH_SECONDS)
 
 
-def _compile(lib: Path, classes: Path) -> None:
-    _run(
-        ["javac", "--release", "17", "-cp", f"{lib}/*", "-d", str(classes), str(SOURCE)],
-        COMPILE_SECONDS,
-    )
+def _compile(classes: Path) -> None:
+    """Compile against the long-term release: an older compiler cannot read the jars of others."""
+    with tempfile.TemporaryDirectory(dir=classes.parent) as folder:
+        lib = Path(folder) / "lib"
+        _fetch(LONG_TERM, lib)
+        compiler = [str(java.find("javac", LONG_TERM.java)), "--release", str(LONG_TERM.java)]
+        _run([*compiler, "-cp", f"{lib}/*", "-d", str(classes), str(SOURCE)], COMPILE_SECONDS)
 
 
 def _run(command: list[str], timeout: float) -> None:
@@ -246,22 +273,26 @@ def main() -> None:
     """Prepare, or run one server in the foreground."""
     parser = argparse.ArgumentParser(prog="python -m tests.real_neo4j.server", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--prepare", action="store_true", help="fetch the jars, compile, print where")
+    what.add_argument(
+        "--prepare", action="store_true", help="fetch the jars of every release, compile"
+    )
     what.add_argument("--run", type=Path, metavar="FOLDER", help="serve FOLDER, print the address")
     parser.add_argument("--port", type=int, default=0, help="the Bolt port (default: a free one)")
+    parser.add_argument("--release", choices=RELEASES, default="neo4j_5", help="the one to run")
     arguments = parser.parse_args()
     try:
         if arguments.prepare:
-            print(prepare())
+            for release in RELEASES.values():
+                print(prepare(release))
         else:
-            _serve(arguments.run, arguments.port)
+            _serve(arguments.run, RELEASES[arguments.release], arguments.port)
     except RealNeo4jError as error:
         sys.exit(f"error: {error}")
 
 
-def _serve(folder: Path, port: int) -> None:
+def _serve(folder: Path, release: Release, port: int) -> None:
     interruptions = {signal.SIGINT, signal.SIGTERM}
-    with start_real_neo4j(folder, port=port) as server:
+    with start_real_neo4j(folder, release, port=port) as server:
         print(server.uri, flush=True)
         signal.pthread_sigmask(signal.SIG_BLOCK, interruptions)
         signal.sigwait(interruptions)

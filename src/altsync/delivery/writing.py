@@ -92,12 +92,13 @@ class Writer:
             if ready or gone:
                 self._set_up()
             self._note_former_places([*ready, *gone], writing)
-            placed = self._settle_places(ready, writing)
+            placed = self._settle_places(ready, writing, model)
             self._at("placed")
-            parts = [part for rows in _by_type(placed) for part in self._sink.split(rows, model)]
+            parts = self._parts(_by_type(placed), model)
             self._call_all(parts, writing, lambda rows: self._sink.upsert(rows, model))
             # Leagues before archetypes: what leads to a node goes before it.
-            self._call_all(_by_type(gone)[::-1], writing, self._sink.delete)
+            parts = self._parts(_by_type(gone)[::-1], model)
+            self._call_all(parts, writing, self._sink.delete)
         except SinkFailure as failure:  # setting up and splitting may fail as a whole, too
             writing.failure = failure
         except psycopg.Error:
@@ -106,6 +107,10 @@ class Writer:
             log.exception("sink.failed", sink=self._traits.name)
             reason = f"{type(error).__name__}: {error}"
             writing.failure = SinkFailure(ErrorKind.UNKNOWN, reason, suspect=True)
+
+    def _parts(self, groups: Sequence[Sequence[Row]], model: Model) -> list[Sequence[Row]]:
+        """Cut rows, grouped by type, into what one call of the sink may hold."""
+        return [part for rows in groups for part in self._sink.split(rows, model)]
 
     def _note_former_places(self, rows: Sequence[Row], writing: Writing) -> None:
         """Have operations know where their entities were, before those leave it."""
@@ -119,7 +124,7 @@ class Writer:
             with self._database.transaction() as conn:
                 outbox.note_former_places(conn, self._traits, writing.token, former)
 
-    def _settle_places(self, ready: Sequence[Row], writing: Writing) -> Sequence[Row]:
+    def _settle_places(self, ready: Sequence[Row], writing: Writing, model: Model) -> Sequence[Row]:
         """Leave former places, and remember the wanted ones before anything is written there.
 
         In this order the entity always names a place that the sink may hold it in, whatever is
@@ -129,7 +134,7 @@ class Writer:
         if not strays:
             return ready
         moved = [row for row in strays if row.written_namespace or row.doubtful_namespaces]
-        self._call_all(_by_type(moved), writing, self._sink.delete)
+        self._call_all(self._parts(_by_type(moved), model), writing, self._sink.delete)
         left = {row.id for row in moved if isinstance(writing.outcomes.get(row.id), Written)}
         stuck = {row.id for row in moved} - left
         for row_id in left:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 
 import neo4j
@@ -16,6 +16,7 @@ from neo4j import GraphDatabase, ManagedTransaction
 from neo4j import exceptions as errors
 
 from altsync.config import Settings
+from altsync.deadline import SharedClient
 from altsync.errors import ConfigurationError, SinkFailure
 from altsync.ownership import SAMPLED, Guard, Ownership, Store
 from altsync.projection import graph_node
@@ -45,6 +46,22 @@ SETTING = "NEO4J_URI"
 #: Rows per transaction: within the 500 to 5,000 where UNWIND + MERGE runs best, and small
 #: enough that one call stays far below its timeout.
 BATCH = 500
+
+#: Bytes of keys, texts and relationships per transaction: a row has 1 MiB at most, and a server
+#: keeps all of a transaction in memory until it commits.
+MAX_BYTES = 4_000_000
+
+#: Bytes that one relationship takes in a transaction, about.
+EDGE_BYTES = 200
+
+#: Seconds after which an idle connection is asked whether it still is one.
+LIVENESS_SECONDS = 20.0
+
+#: Errors of a call of which nothing was sent: no connection was to be had.
+NOT_SENT = (errors.ConnectionAcquisitionTimeoutError,)
+
+#: Seconds that a statement gets at least.
+MOMENT = 0.01
 
 #: Hours that a deletion is remembered, so that a late upsert finds it.
 TOMBSTONE_HOURS = 24
@@ -240,7 +257,8 @@ DELETE twin
 
 # An emptied node stays, as the stub that edges make where none is yet, as long as edges lead to it
 # that are not of the life that ends here. Emptying comes first: it locks the node, so that nothing
-# is drawn to it between looking and deleting.
+# is drawn to it between looking and deleting. The keys of the nodes that went come back: Neo4j
+# 2026 refuses to look for a key whose node this transaction deleted.
 DELETE_NODE = """
 UNWIND $rows AS row
 MERGE (t:AltsyncTombstone {{key: '{label}:' + row.key}})
@@ -252,10 +270,11 @@ SET n = {{{key}: row.key}}
 WITH n, row
 OPTIONAL MATCH (n)-[old]-(o) WHERE NOT ({outlives})
 DELETE old
-WITH DISTINCT n
+WITH DISTINCT n, row.key AS key
 OPTIONAL MATCH (n)-[kept]-()
-WITH n, count(kept) AS kept WHERE kept = 0
+WITH n, key, count(kept) AS kept WHERE kept = 0
 DELETE n
+RETURN key
 """
 
 # What no sequence has given out, or is no whole number, would refuse every write for ever. 0 is
@@ -501,17 +520,24 @@ class Sink:
         timeout: float,
         prefix: str = "",
     ) -> None:
-        self._connect: Callable[[], neo4j.Driver] = lambda: GraphDatabase.driver(
-            uri,
-            auth=auth,
-            connection_timeout=min(timeout, 5.0),
-            connection_acquisition_timeout=timeout,
-            # Retries wait in PostgreSQL; only a deadlock is worth another try right here.
-            max_transaction_retry_time=timeout / 4,
-            notifications_min_severity="OFF",
-            user_agent="altsync",
-        )
-        self._driver = self._connect()
+
+        def connect() -> neo4j.Driver:
+            return GraphDatabase.driver(
+                uri,
+                auth=auth,
+                connection_timeout=min(timeout, 5.0),
+                # An idle connection is asked first whether it still is one: balancers drop them
+                # without a word. The rest of the time is for another one.
+                connection_acquisition_timeout=timeout / 3,
+                liveness_check_timeout=LIVENESS_SECONDS,
+                # Retries wait in PostgreSQL; only a deadlock is worth another try right here.
+                max_transaction_retry_time=timeout / 4,
+                notifications_min_severity="OFF",
+                user_agent="altsync",
+            )
+
+        # The driver has no read timeout of its own.
+        self._driver = SharedClient(connect, neo4j.Driver.close)
         self._database = database
         self._timeout = timeout
         self._prefix = label_prefix(prefix)
@@ -567,12 +593,23 @@ class Sink:
         self._guard.require()
 
     def _create_schema(self) -> None:
+        """Run all statements within the timeout of one call."""
+        ends = time.monotonic() + self._timeout
         for statement in CONSTRAINTS:
-            self._run(partial(_execute, statement=statement), guarded=False)
+            left = max(ends - time.monotonic(), MOMENT)
+            self._run(partial(_execute, statement=statement), guarded=False, timeout=left)
 
     def split(self, rows: Sequence[Row], model: Model) -> list[Sequence[Row]]:
-        """By count."""
-        return [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
+        """By count, and by bytes as they will be sent."""
+        parts: list[Sequence[Row]] = []
+        start = size = 0
+        for place, row in enumerate(rows):
+            more = _sent_bytes(row)
+            if place > start and (size + more > MAX_BYTES or place - start >= BATCH):
+                parts.append(rows[start:place])
+                start, size = place, 0
+            size += more
+        return [*parts, rows[start:]] if rows else parts
 
     def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
         """Write nodes, their edge to the parent and their relationships in one transaction.
@@ -602,8 +639,9 @@ class Sink:
         ]
 
         def work(tx: ManagedTransaction) -> dict[str, int]:
-            _query(tx, cypher(DELETE_NODE, kind), rows=parameters).consume()
-            kept = _query(tx, cypher(VERSIONS_OF, kind), keys=[row.key for row in rows])
+            went = {r["key"] for r in _query(tx, cypher(DELETE_NODE, kind), rows=parameters)}
+            others = [row.key for row in rows if row.key not in went]
+            kept = _query(tx, cypher(VERSIONS_OF, kind), keys=others) if others else ()
             return {r["key"]: _whole(r["version"]) for r in kept}
 
         kept = self._run(work)
@@ -746,19 +784,23 @@ class Sink:
         """
         if write and guarded:
             self._guard.require()
-        driver, seconds = self._driver, timeout or self._timeout
+        seconds = timeout or self._timeout
         work = prefixed(work, self._prefix)
 
-        def call() -> T:
+        def call(driver: neo4j.Driver) -> T:
             with driver.session(database=self._database) as session:
                 execute = session.execute_write if write else session.execute_read
                 return execute(neo4j.unit_of_work(timeout=seconds)(work))
 
+        ends = time.monotonic() + seconds
         try:
-            return within(seconds, call)
+            try:
+                return self._driver.call(seconds, call, broken=NOT_SENT)
+            except NOT_SENT:
+                # Idle connections were dropped without a word. The new client has none of them.
+                left = max(ends - time.monotonic(), MOMENT)
+                return self._driver.call(left, call, broken=NOT_SENT)
         except TimeoutError:
-            # The driver has no read timeout of its own: leave the connection that hangs.
-            self._driver = self._connect()
             raise SinkFailure(
                 ErrorKind.SINK,
                 f"Neo4j did not answer within {seconds:g} s",
@@ -767,30 +809,6 @@ class Sink:
             ) from None
         except (errors.Neo4jError, errors.DriverError) as error:
             raise translate(error) from error
-
-
-def within(seconds: float, call: Callable[[], T]) -> T:
-    """What ``call`` returns or raises; ``TimeoutError`` when it takes longer than ``seconds``.
-
-    A call that hangs is left behind in a daemon thread.
-    """
-    answers: list[tuple[T | None, BaseException | None]] = []
-
-    def run() -> None:
-        try:
-            answers.append((call(), None))
-        except BaseException as error:  # noqa: BLE001  (raised again in the caller's thread)
-            answers.append((None, error))
-
-    thread = threading.Thread(target=run, name="neo4j-call", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not answers:
-        raise TimeoutError
-    value, error = answers[0]
-    if error is not None:
-        raise error
-    return cast(T, value)
 
 
 def translate(error: errors.Neo4jError | errors.DriverError) -> SinkFailure:
@@ -881,6 +899,16 @@ def _upsert_parameters(row: Row) -> Mapping[str, Any]:
         "properties": dict(node.properties),
         "parent": node.parent,
     }
+
+
+def _sent_bytes(row: Row) -> int:
+    """Return about how many bytes one row takes in a transaction; a deletion, those of its key."""
+    if row.deleted:
+        return len(row.key.encode())
+    values = graph_node(row).properties.values()
+    texts = (text for value in values for text in (value if isinstance(value, list) else [value]))
+    size = sum(len(text.encode()) for text in texts if isinstance(text, str))
+    return size + EDGE_BYTES * len(row.edges or ())
 
 
 def _newer_versions(tx: ManagedTransaction, kind: Kind, keys: Sequence[str]) -> dict[str, int]:

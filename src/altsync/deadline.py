@@ -1,0 +1,112 @@
+"""A limit for a whole call, however slowly its bytes come in.
+
+Clients limit each read: an answer that trickles in byte by byte never exceeds that limit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
+
+C = TypeVar("C")
+T = TypeVar("T")
+
+_call = threading.local()
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """Return or raise what ``call`` does; ``TimeoutError`` when it takes longer than ``seconds``.
+
+    A call that hangs is left behind in a daemon thread, where ``check`` raises from then on.
+    """
+    answers: list[tuple[T | None, BaseException | None]] = []
+    over = threading.Event()
+
+    def run() -> None:
+        _call.over = over
+        try:
+            answers.append((call(), None))
+        except BaseException as error:  # noqa: BLE001  (raised again in the caller's thread)
+            answers.append((None, error))
+
+    thread = threading.Thread(target=run, name="limited-call", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not answers:
+        over.set()
+        raise TimeoutError
+    value, error = answers[0]
+    if error is not None:
+        raise error
+    return cast(T, value)
+
+
+def check() -> None:
+    """Raise ``TimeoutError`` in a call that was left behind.
+
+    To be asked before each write: one that begins after its deadline may land when the outbox no
+    longer expects it.
+    """
+    over: threading.Event | None = getattr(_call, "over", None)
+    if over is not None and over.is_set():
+        raise TimeoutError
+
+
+@dataclass(slots=True)
+class _Generation(Generic[C]):
+    """A client, the calls that use it now, and whether one of them was left behind."""
+
+    client: C
+    users: int = 0
+    left: bool = False
+
+
+class SharedClient(Generic[C]):
+    """A client that threads share. When a call hangs, later calls get a new one.
+
+    The old client is closed when the other calls that use it are done. Closing ends what the
+    hanging call waits for.
+    """
+
+    def __init__(self, opened: Callable[[], C], close: Callable[[C], object]) -> None:
+        self._open = opened
+        self._close = close
+        self._lock = threading.Lock()
+        self._current = _Generation(opened())
+
+    def call(
+        self,
+        seconds: float,
+        work: Callable[[C], T],
+        *,
+        broken: tuple[type[Exception], ...] = (),
+    ) -> T:
+        """Return what ``work`` makes of the client. Raises ``TimeoutError`` after ``seconds``.
+
+        A client that raises one of ``broken`` is left as one that hangs.
+        """
+        with self._lock:
+            used = self._current
+            used.users += 1
+        try:
+            return within(seconds, lambda: work(used.client))
+        except (TimeoutError, *broken):
+            with self._lock:
+                used.left = True
+                if self._current is used:
+                    self._current = _Generation(self._open())
+            raise
+        finally:
+            with self._lock:
+                used.users -= 1
+                done = used.left and used.users == 0
+            if done:
+                # A client may wait for the server while it closes.
+                closing = threading.Thread(target=self._close, args=(used.client,), daemon=True)
+                closing.start()
+
+    def close(self) -> None:
+        """Close the current client."""
+        self._close(self._current.client)
