@@ -78,8 +78,9 @@ imports: setup ## import-linter: which room may know which
 audit: setup ## known weaknesses of the locked packages, where an advisory service answers
 	@$(BIN)/python .ci/audit
 
-test-neo4j: setup ## the sink contract on a real Neo4j (fetched with Maven; Java 17)
-	$(PYTEST) tests/contract tests/real_neo4j -m real_neo4j
+test-neo4j: setup ## the sink contract and the main job on Neo4j 5.26 and 2026 (by Maven)
+	$(BIN)/python -m tests.real_neo4j.server --prepare
+	$(PYTEST) tests/contract tests/real_neo4j -m real_neo4j -n $(JOBS) --dist loadgroup
 
 test-random: setup ## random kills and faults over real processes: SECONDS=60 SEED=
 	$(BIN)/python -m tests.faults.random_processes --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))

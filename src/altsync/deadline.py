@@ -87,12 +87,13 @@ class SharedClient(Generic[C]):
 
         A client that raises one of ``broken`` is left as one that hangs.
         """
+        leaving: tuple[type[Exception], ...] = (TimeoutError, *broken)
         with self._lock:
             used = self._current
             used.users += 1
         try:
             return within(seconds, lambda: work(used.client))
-        except (TimeoutError, *broken):
+        except leaving:
             with self._lock:
                 used.left = True
                 if self._current is used:

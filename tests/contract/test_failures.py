@@ -12,6 +12,7 @@ import pytest
 from altsync.errors import SinkFailure
 from altsync.local.vectors.faults import FaultRule
 from altsync.records import EntityType, ErrorKind, Written
+from altsync.sinks import neo4j
 from altsync.sinks.base import Sink
 from altsync.sinks.neo4j import Sink as GraphSink
 from altsync.sinks.pinecone import Sink as PineconeSink
@@ -177,6 +178,37 @@ def test_a_graph_that_falls_silent(graph: GraphHarness, relay: Proxy, opened: Op
     sink._timeout = TIMEOUT
     sink.upsert([league(version=12)], MODEL)
     assert [marks.version for marks in sink.versions(EntityType.LEAGUE)] == [12]
+
+
+@pytest.mark.parametrize("call", ["upsert", "find"])
+def test_idle_connections_that_a_balancer_forgot(
+    graph: GraphHarness,
+    relay: Proxy,
+    opened: Opened,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+) -> None:
+    """A connection that was idle is asked before it is used: no call fails."""
+    monkeypatch.setattr(neo4j, "LIVENESS_SECONDS", 0.0)
+    sink = _through(graph, relay, TIMEOUT)
+    opened(sink).upsert([league()], MODEL)
+    monkeypatch.setattr(sink, "_timeout", 3 * TIMEOUT)  # time for a client on a busy machine
+    relay.silence()
+    CALLS[call](sink)
+    assert [marks.version for marks in sink.versions(EntityType.LEAGUE)] == [10]
+
+
+def test_an_answer_of_the_graph_that_trickles(
+    graph: GraphHarness, relay: Proxy, opened: Opened
+) -> None:
+    """Each read gets a byte in time; the call as a whole ends by its limit all the same."""
+    sink = _through(graph, relay, TIMEOUT)
+    opened(sink).upsert([league(f"l{n}") for n in range(50)], MODEL)
+    relay.bytes_per_second = 50
+    sink._timeout = SHORT
+    failure = failure_of(lambda: list(sink.versions(EntityType.LEAGUE)))
+    assert (failure.kind, failure.suspect) == (SINK, True)
+    assert failure.reason == "Neo4j did not answer within 1.5 s"
 
 
 def test_a_graph_that_hangs_up(graph: GraphHarness, relay: Proxy, opened: Opened) -> None:

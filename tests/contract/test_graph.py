@@ -337,6 +337,42 @@ def test_a_deleted_league_leaves_no_edge(graph: GraphHarness, sink: Sink) -> Non
     assert graph.parents(league("b")) == [("BELONGS_TO_ARCHETYPE", "racing")]
 
 
+def test_leagues_that_point_to_each_other_are_deleted_in_one_call(
+    graph: GraphHarness, sink: Sink
+) -> None:
+    """Beside one that stays as it is newer, one that was never there, and one in its next life."""
+    rows = [league(tag) for tag in ("a", "b", "c")]
+    upsert(sink, *rows, league("newer", 30))
+    graph.ask(
+        "MATCH (a:League), (b:League) WHERE a <> b "
+        "CREATE (a)-[:SIMILAR_TO {score: 0.9}]->(b), (a)-[:COMPETES_WITH]->(b)"
+    )
+    gone = [*rows, league("newer"), league("never")]
+    outcomes = sink.delete([deleted(one, 20) for one in gone]).outcomes
+    assert {o.id: type(o) for o in outcomes} == {
+        **{one.id: Written for one in gone},
+        league("newer").id: AlreadyNewer,
+    }
+    found = graph.ask("MATCH (n:League) RETURN n.league_tag AS tag ORDER BY tag")
+    assert "newer" in [one["tag"] for one in found]
+    assert [marks.key for marks in sink.versions(EntityType.LEAGUE)] == ["newer"]
+    again = sink.delete([deleted(one, 21) for one in rows]).outcomes
+    assert {type(outcome) for outcome in again} == {Written}
+    assert [type(o) for o in upsert(sink, *[league(tag, 25) for tag in "abc"])] == [Written] * 3
+
+
+def test_deleting_everything_in_one_call_each(graph: GraphHarness, sink: Sink) -> None:
+    """Examples with their category, leagues, and the archetype that they leave."""
+    upsert(sink, example("one"), example("two"))
+    upsert(sink, archetype())
+    upsert(sink, league("a"), league("b"))
+    for rows in ([example("one"), example("two")], [league("a"), league("b")], [archetype()]):
+        outcomes = sink.delete([deleted(one, 20) for one in rows]).outcomes
+        assert [type(outcome) for outcome in outcomes] == [Written] * len(rows)
+    assert graph.count("League") + graph.count("SportArchetype") == 0
+    assert graph.count("FewShotExample") == 0
+
+
 def test_many_leagues_move_in_one_call(graph: GraphHarness, sink: Sink) -> None:
     """Each keeps exactly one edge, whatever the others of the call do."""
     names = ["racing", "combat", "precision"]
