@@ -218,6 +218,8 @@ class Settings(BaseSettings):
     altsync_embedding_dimensions: int = Field(default=1536, ge=1, le=4096)
     altsync_pinecone_cloud: str = "aws"
     altsync_pinecone_region: str = "us-east-1"
+    #: Hosts of indexes, as name=host,name=host: for a key that may not ask Pinecone for them.
+    altsync_pinecone_hosts: str | None = None
     #: Operations per claim, and rows per write.
     altsync_batch_size: int = Field(default=500, ge=1, le=5000)
     #: Seconds a worker may hold operations before others may take them.
@@ -345,6 +347,14 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("altsync_pinecone_hosts")
+    @classmethod
+    def _hosts_are_pairs(cls, value: str | None) -> str | None:
+        pairs = [pair.partition("=") for pair in (value or "").split(",") if pair.strip()]
+        if any(not name.strip() or not host.strip() for name, _, host in pairs):
+            raise ValueError("give names and hosts, as altsports-leagues=host,altsports-examples=…")
+        return value
+
     @model_validator(mode="after")
     def _timeout_under_lease(self) -> Settings:
         if self.altsync_sink_timeout_seconds >= self.altsync_lease_seconds:
@@ -388,6 +398,12 @@ class Settings(BaseSettings):
     def sink_names(self) -> list[str]:
         """The sinks that entities are mirrored to."""
         return self.altsync_sinks.split(",")
+
+    @property
+    def pinecone_hosts(self) -> dict[str, str]:
+        """Hosts of indexes by their names, for those that are given."""
+        pairs = (pair.partition("=") for pair in (self.altsync_pinecone_hosts or "").split(","))
+        return {name.strip(): host.strip() for name, _, host in pairs if host.strip()}
 
     @property
     def wanted_model(self) -> Model:

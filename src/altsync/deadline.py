@@ -108,6 +108,11 @@ class SharedClient(Generic[C]):
                 closing = threading.Thread(target=self._close, args=(used.client,), daemon=True)
                 closing.start()
 
+    @property
+    def current(self) -> C:
+        """The client that the next call gets."""
+        return self._current.client
+
     def close(self) -> None:
         """Close the current client."""
-        self._close(self._current.client)
+        self._close(self.current)

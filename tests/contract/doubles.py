@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -15,6 +15,9 @@ from tests.proxy import LOOPBACK, proxy
 
 #: Seconds between two looks of a server's thread at whether it should end.
 LOOK_SECONDS = 0.05
+
+#: Seconds between two bytes of an answer that trickles.
+TRICKLE_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,15 @@ def json_answer(body: Any, status: int = 200, **headers: str) -> Canned:
 class CannedServer:
     """Answers every request with ``answer``, or what ``by_path`` says for the path's start.
 
-    ``silent`` makes it take requests and answer none until it is closed.
+    ``silent`` makes it take requests and answer none until it is closed. ``trickles`` sends an
+    answer without end, a byte at a time: of its ``head`` or of its ``body``.
     """
 
     def __init__(self) -> None:
         self.answer = Canned()
         self.by_path: dict[str, Canned] = {}
         self.silent = False
+        self.trickles: str | None = None
         self.requests: list[tuple[str, bytes]] = []
         self._ended = threading.Event()
         self._server = ThreadingHTTPServer((LOOPBACK, 0), self._handler())
@@ -78,6 +83,9 @@ class CannedServer:
                     outer._ended.wait()
                     self.close_connection = True
                     return
+                if outer.trickles is not None:
+                    self._trickle(outer.trickles)
+                    return
                 canned = outer._answer_to(self.path)
                 self.send_response(canned.status)
                 for name, value in canned.headers.items():
@@ -85,6 +93,19 @@ class CannedServer:
                 self.send_header("content-length", str(len(canned.body)))
                 self.end_headers()
                 self.wfile.write(canned.body)
+
+            def _trickle(self, part: str) -> None:
+                start = b"HTTP/1.1 200 OK\r\nx-slow: "
+                if part == "body":
+                    start += (
+                        b"1\r\ncontent-type: application/json\r\ncontent-length: 100000\r\n\r\n"
+                    )
+                self.close_connection = True
+                with suppress(OSError):  # the client has had enough
+                    self.wfile.write(start)
+                    while not outer._ended.wait(TRICKLE_SECONDS):
+                        self.wfile.write(b" " if part == "body" else b"x")
+                        self.wfile.flush()
 
             do_GET = do_POST = do_DELETE = do_PATCH = _serve
 

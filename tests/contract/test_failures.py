@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,10 +13,13 @@ import pytest
 
 from altsync.errors import SinkFailure
 from altsync.local.vectors.faults import FaultRule
+from altsync.openai_embedder import OpenAIEmbedder
 from altsync.records import EntityType, ErrorKind, Written
 from altsync.sinks import neo4j
+from altsync.sinks import pinecone as vectors_sink
 from altsync.sinks.base import Sink
 from altsync.sinks.neo4j import Sink as GraphSink
+from altsync.sinks.pinecone import INDEXES
 from altsync.sinks.pinecone import Sink as PineconeSink
 from tests.contract.doubles import (
     Canned,
@@ -494,6 +499,120 @@ def canned(opened: Opened) -> Iterator[tuple[CannedServer, Sink]]:
             region="us-east-1",
         )
         yield server, opened(sink)
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+@pytest.mark.parametrize("call", ["setup", "upsert", "delete", "find", "versions", "embed"])
+def test_an_answer_that_trickles(canned: tuple[CannedServer, Sink], call: str, part: str) -> None:
+    """Each read gets a byte in time; the call as a whole ends by its limit all the same."""
+    server, sink = canned
+    embedder = OpenAIEmbedder("key", base_url=server.url, timeout=SHORT)
+    server.trickles = part
+    sink._timeout = SHORT  # type: ignore[attr-defined]
+    failure = failure_of(
+        (lambda: embedder.embed(["text"], MODEL))
+        if call == "embed"
+        else (lambda: CALLS[call](sink))
+    )
+    assert (failure.kind, failure.suspect) == (SINK, True)
+    assert failure.reason.endswith("did not answer in time")
+    server.trickles = None
+    embedder.close()
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        ("pinecone.list_indexes",),
+        ("pinecone.list_indexes", "pinecone.create_index", "pinecone.configure_index"),
+    ],
+    ids=["list", "all but describe"],
+)
+def test_a_key_that_may_not_list_indexes(
+    pinecone: PineconeHarness, opened: Opened, refused: tuple[str, ...]
+) -> None:
+    """Where the data answer, the sink works."""
+    pinecone.shared().setup()
+    rules = [FaultRule(scope, "status", status=403) for scope in refused]
+    pinecone.server.admin.set_faults(rules)
+    sink = opened(pinecone.open())
+    for call in ("setup", "upsert", "find", "versions", "delete"):
+        CALLS[call](sink)
+    pinecone.server.admin.clear()
+    assert pinecone.stored(EntityType.LEAGUE) == {}
+
+
+def test_a_key_for_data_alone(pinecone: PineconeHarness, opened: Opened) -> None:
+    """It may not even ask for a host: the setting names it, and a refusal says so."""
+    pinecone.shared().setup()
+    control = ("list_indexes", "describe_index", "create_index", "configure_index")
+    pinecone.server.admin.set_faults(
+        [FaultRule(f"pinecone.{scope}", "status", status=403) for scope in control]
+    )
+    blind = opened(pinecone.open())
+    blind.setup()
+    failure = failure_of(lambda: blind.upsert([league()], MODEL))
+    assert failure.kind is SINK
+    assert "ALTSYNC_PINECONE_HOSTS=altsports-leagues=" in failure.reason
+
+    hosts = {name: pinecone.index(name).host for name in INDEXES.values()}
+    sink = opened(
+        PineconeSink(
+            pinecone.server.secret,
+            host=pinecone.server.url,
+            timeout=TIMEOUT,
+            dimensions=pinecone.dimensions,
+            cloud="aws",
+            region="us-east-1",
+            hosts=hosts,
+        )
+    )
+    for call in ("setup", "upsert", "find", "versions", "delete"):
+        CALLS[call](sink)
+
+
+def test_an_index_that_may_not_be_created(pinecone: PineconeHarness, opened: Opened) -> None:
+    """There is none to write to: the reason names it and what to do."""
+    pinecone.wipe()
+    pinecone.server.admin.set_faults([FaultRule("pinecone.create_index", "status", status=403)])
+    sink = opened(pinecone.open())
+    failure = failure_of(sink.setup)
+    pinecone.server.admin.clear()
+    assert (failure.kind, failure.unsure) == (SINK, False)
+    assert "this key may not create it" in failure.reason
+
+
+def test_a_new_index_that_is_not_ready_in_time(canned: tuple[CannedServer, Sink]) -> None:
+    """The wait ends within the limit of one call; the outbox waits for the rest."""
+    server, sink = canned
+    model = json.loads(server.by_path["/indexes/"].body)
+    waiting = {**model, "status": {"ready": False, "state": "Initializing"}}
+    listed = [{**waiting, "name": name} for name in INDEXES.values()]
+    server.by_path["/indexes/"] = json_answer(waiting)
+    server.by_path["/indexes"] = json_answer({"indexes": listed})
+    sink._timeout = SHORT  # type: ignore[attr-defined]
+    failure = failure_of(sink.setup)
+    assert (failure.kind, failure.again) == (SINK, True), failure.reason
+    assert failure.reason.endswith("is being made: not ready yet")
+
+
+def test_an_sdk_that_keeps_its_answers_elsewhere(
+    pinecone: PineconeHarness, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its kinds of answers cannot be prepared: calls go one at a time, and work."""
+    monkeypatch.setattr(vectors_sink, "ANSWERS", ("pinecone._internal.somewhere",))
+    vectors_sink.know_answers.cache_clear()
+    try:
+        assert vectors_sink.moved() == ["pinecone._internal.somewhere"]
+        sink = opened(pinecone.open())
+        sink.setup()
+        rows = [league(f"l{number}") for number in range(16)]
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda row: sink.upsert([row], MODEL), rows))
+        assert [len(answer.outcomes) for answer in answers] == [1] * 16
+        assert len(pinecone.stored(EntityType.LEAGUE)) == 16
+    finally:
+        vectors_sink.know_answers.cache_clear()
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

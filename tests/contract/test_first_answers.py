@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
+
+import pinecone
+
+from altsync.sinks.pinecone import moved, without_retries
 
 #: First answers of eight threads at once, to a sink that was just opened. In a process of its
 #: own, as every kind is met once; and switching often, as a crash needs a switch at a bad time.
@@ -39,6 +44,18 @@ for thread in threads:
     thread.join()
 print("alive")
 """
+
+
+def test_what_altsync_uses_beside_the_interface_of_the_sdk_is_there() -> None:
+    """Fails with the names that moved: the sink works without them, one call at a time."""
+    assert moved() == []
+
+
+def test_the_retries_of_the_sdk_are_where_altsync_turns_them_off() -> None:
+    """Else a call is repeated within its limit, and a throttled index is asked three times more."""
+    with pinecone.Index(host="http://127.0.0.1:1", api_key="key") as index:
+        transport: Any = without_retries(index)._http._client._transport
+        assert transport._config == pinecone.RetryConfig(max_retries=0)
 
 
 def test_first_answers_at_once() -> None:

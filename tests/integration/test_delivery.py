@@ -345,6 +345,18 @@ def test_deleted_rows_are_deleted(world: World, database: Database) -> None:
     assert set(world.statuses(NFL).values()) == {"synced"}
 
 
+def test_deletions_go_in_the_parts_that_the_sink_cuts(world: World, database: Database) -> None:
+    """A batch of deletions is no single transaction."""
+    world.save(*leagues(5))
+    graph = FakeGraph()
+    deliver(database, graph)
+    world.delete(*leagues(5))
+    graph.size = 2
+    deliver(database, graph)
+    assert [len(call.rows) for call in graph.calls if call.action == "delete"] == [2, 2, 1]
+    assert graph.living() == {}
+
+
 def test_deletes_and_upserts_of_one_batch(world: World, database: Database) -> None:
     """Each goes its way."""
     world.save(*leagues(4))

@@ -60,6 +60,13 @@ LIVENESS_SECONDS = 20.0
 #: Errors of a call of which nothing was sent: no connection was to be had.
 NOT_SENT = (errors.ConnectionAcquisitionTimeoutError,)
 
+#: Codes of a CREATE … IF NOT EXISTS that met another process' own in the same moment.
+ALREADY_THERE = {
+    "Neo.ClientError.Schema.EquivalentSchemaRuleAlreadyExists",
+    "Neo.ClientError.Schema.ConstraintAlreadyExists",
+    "Neo.ClientError.Schema.IndexAlreadyExists",
+}
+
 #: Seconds that a statement gets at least.
 MOMENT = 0.01
 
@@ -597,7 +604,11 @@ class Sink:
         ends = time.monotonic() + self._timeout
         for statement in CONSTRAINTS:
             left = max(ends - time.monotonic(), MOMENT)
-            self._run(partial(_execute, statement=statement), guarded=False, timeout=left)
+            try:
+                self._run(partial(_execute, statement=statement), guarded=False, timeout=left)
+            except SinkFailure as failure:
+                if getattr(failure.__cause__, "code", None) not in ALREADY_THERE:
+                    raise
 
     def split(self, rows: Sequence[Row], model: Model) -> list[Sequence[Row]]:
         """By count, and by bytes as they will be sent."""

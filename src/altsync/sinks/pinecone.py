@@ -12,8 +12,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
-from typing import Any, ClassVar, TypeVar
+from functools import cache, lru_cache, partial, wraps
+from importlib import import_module
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar, cast
 
 import httpx
 import numpy as np
@@ -21,10 +22,10 @@ import orjson
 import pinecone
 import structlog
 from pinecone import RetryConfig, ServerlessSpec
-from pinecone._internal.adapters import indexes_adapter, vectors_adapter
-from pinecone._internal.adapters._decode import decode_response
 
+from altsync import deadline
 from altsync.config import Settings
+from altsync.deadline import SharedClient
 from altsync.errors import SinkFailure, seconds_of
 from altsync.ownership import SAMPLED, Guard, Ownership, Store
 from altsync.projection import namespace, vector_metadata
@@ -48,6 +49,7 @@ log = structlog.get_logger(__name__)
 # is there: two threads starting at once would meet half a module if it were not imported above.
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 #: The setting that switches this sink on.
 SETTING = "PINECONE_API_KEY"
@@ -89,8 +91,24 @@ OWNER_TAGS = {
 #: Seconds for which the tags that came with an index's address need not be asked for again.
 TAGS_FRESH = 5.0
 
+#: Modules of the SDK that are not its interface: its kinds of answers, and what parses them.
+ANSWERS = (
+    "pinecone._internal.adapters.indexes_adapter",
+    "pinecone._internal.adapters.vectors_adapter",
+)
+PARSER = "pinecone._internal.adapters._decode"
+
 #: Held by the one thread that has the SDK's answers looked at.
 _KNOWING = threading.Lock()
+
+#: Held during each call where an SDK keeps its answers elsewhere: they cannot be prepared then.
+_ONE_AT_A_TIME = threading.Lock()
+
+#: Seconds between two looks at whether a new index is ready.
+READY_SECONDS = 0.5
+
+#: Share of a call's time for which a new index is waited for.
+WAITING = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +187,35 @@ def price_of_listing(namespaces: Sequence[int]) -> Reads:
     return reads
 
 
+NOT_IN_TIME = "Pinecone did not answer in time"
+
+
+class _Clients:
+    """The SDK's clients: one for indexes, and one for the data of each."""
+
+    def __init__(self, control: pinecone.Pinecone) -> None:
+        self.control = control
+        self.handles: dict[EntityType, pinecone.Index] = {}
+        self.opening = threading.Lock()
+
+    def close(self) -> None:
+        for handle in self.handles.values():
+            handle.close()
+        self.control.close()
+
+
+def limited(
+    method: Callable[Concatenate[Sink, P], T],
+) -> Callable[Concatenate[Sink, P], T]:
+    """Run a method of the sink, with all its requests, within the timeout of one call."""
+
+    @wraps(method)
+    def call(self: Sink, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.within_limit(lambda: method(self, *args, **kwargs))
+
+    return cast("Callable[Concatenate[Sink, P], T]", call)
+
+
 class Sink:
     """Mirrors entities as vectors with metadata to filter on."""
 
@@ -184,22 +231,63 @@ class Sink:
         cloud: str,
         region: str,
         prefix: str = "",
+        hosts: Mapping[str, str] | None = None,
     ) -> None:
         with _KNOWING:
-            know_answers()
+            self._parallel = bool(know_answers())
         self._api_key = api_key
+        self._hosts = dict(hosts or {})
         self._timeout = timeout
         self._dimensions = dimensions
         self._spec = ServerlessSpec(cloud=cloud, region=region)
-        # Retries wait in PostgreSQL, where every worker sees them.
-        self._client = pinecone.Pinecone(
-            api_key=api_key, host=host, timeout=timeout, retry_config=RetryConfig(max_retries=0)
-        )
-        self._handles: dict[EntityType, pinecone.Index] = {}
-        self._opening = threading.Lock()
+
+        def clients() -> _Clients:
+            # Retries wait in PostgreSQL, where every worker sees them.
+            retries = RetryConfig(max_retries=0)
+            return _Clients(
+                pinecone.Pinecone(api_key=api_key, host=host, timeout=timeout, retry_config=retries)
+            )
+
+        self._shared = SharedClient(clients, _Clients.close)
+        self._own = threading.local()
         self._names = index_names(prefix)
         self._tags: dict[str, tuple[float, Mapping[str, str]]] = {}
         self.belong_to(None)
+
+    def within_limit(self, work: Callable[[], T]) -> T:
+        """Run ``work`` within the timeout. Raises ``SinkFailure`` when it takes longer.
+
+        A part of such work has no limit of its own.
+        """
+        if getattr(self._own, "clients", None) is not None:
+            return work()
+
+        def run(clients: _Clients) -> T:
+            self._own.clients = clients  # the thread is this call's alone
+            if self._parallel:
+                return work()
+            with _ONE_AT_A_TIME:
+                deadline.check()
+                return work()
+
+        try:
+            return self._shared.call(self._timeout, run)
+        except TimeoutError:
+            raise SinkFailure(ErrorKind.SINK, NOT_IN_TIME, unsure=True, suspect=True) from None
+
+    @property
+    def _clients(self) -> _Clients:
+        """The clients of this call."""
+        clients: _Clients = getattr(self._own, "clients", None) or self._shared.current
+        return clients
+
+    @property
+    def _handles(self) -> dict[EntityType, pinecone.Index]:
+        return self._clients.handles
+
+    @property
+    def _client(self) -> pinecone.Pinecone:
+        return self._clients.control
 
     def belong_to(self, ownership: Ownership | None) -> None:
         """Write only to indexes that are, or become, that installation's."""
@@ -217,11 +305,13 @@ class Sink:
             sample=partial(self._sample, entity_type),
         )
 
+    @limited
     def check_owner(self) -> None:
         """Raise ``SinkFailure`` when an index is another installation's. Writes nothing."""
         for guard in self._guards.values():
             guard.check()
 
+    @limited
     def adopt(self) -> list[Installation]:
         """Make every index this installation's; returns their former owners.
 
@@ -242,7 +332,7 @@ class Sink:
                 with self._door():
                     tags = self._client.indexes.describe(name).tags or {}
             except SinkFailure as failure:
-                if isinstance(failure.__cause__, pinecone.NotFoundError):
+                if isinstance(failure.__cause__, pinecone.NotFoundError | pinecone.ForbiddenError):
                     return None
                 raise
         if OWNER_TAGS["id"] not in tags:
@@ -272,6 +362,7 @@ class Sink:
                 return {entity_type: ids[:SAMPLED]}
         return {}
 
+    @limited
     def setup(self) -> None:
         """Create the indexes that are not there, and mark all as this installation's."""
         self._create_missing()
@@ -279,23 +370,73 @@ class Sink:
             guard.require()
 
     def _create_missing(self) -> None:
+        """Create the indexes that are not there, and wait a while until all are ready.
+
+        A key for data alone may neither list nor describe: then the data's own answers count.
+        """
         with self._door():
-            there = {index.name: index.tags or {} for index in self._client.indexes.list()}
-            self._tags |= {name: (time.monotonic(), tags) for name, tags in there.items()}
-            for name in self._names.values():
-                if name not in there:
-                    self._create(name)
+            there = self._there()
+            self._tags |= {name: (time.monotonic(), one.tags or {}) for name, one in there.items()}
+            missing = [name for name in self._names.values() if name not in there]
+            for name in missing:
+                self._create(name)
+            ends = time.monotonic() + WAITING * self._timeout
+            for name in [*missing, *(n for n, one in there.items() if not one.status.ready)]:
+                self._wait_until_ready(name, ends)
+
+    def _there(self) -> dict[str, Any]:
+        """The sink's indexes by name. One that this key may not see counts as there."""
+        names = set(self._names.values())
+        try:
+            return {one.name: one for one in self._client.indexes.list() if one.name in names}
+        except pinecone.ForbiddenError as error:
+            log.debug("indexes.not_listed", reason=str(error))
+        there: dict[str, Any] = {}
+        for name in names:
+            with suppress(pinecone.NotFoundError):
+                try:
+                    there[name] = self._client.indexes.describe(name)
+                except pinecone.ForbiddenError:
+                    there[name] = _Unseen()
+        return there
 
     def _create(self, name: str) -> None:
         owner = self._ownership.me() if self._ownership else None
         tags = owner_tags(owner) if owner else None
+        deadline.check()
         try:
             self._client.create_index(
-                name=name, dimension=self._dimensions, metric=METRIC, spec=self._spec, tags=tags
+                name=name,
+                dimension=self._dimensions,
+                metric=METRIC,
+                spec=self._spec,
+                tags=tags,
+                timeout=-1,  # the SDK's own wait has no end by default, and whole seconds
             )
             self._tags[name] = (time.monotonic(), tags or {})
         except pinecone.ConflictError:
             return  # another process was faster
+        except pinecone.ForbiddenError as error:
+            raise SinkFailure(
+                ErrorKind.SINK,
+                f"Pinecone has no index {name}, and this key may not create it: create it, or use "
+                f"a key that may ({error})",
+            ) from error
+
+    def _wait_until_ready(self, name: str, ends: float) -> None:
+        while True:
+            try:
+                if self._client.indexes.describe(name).status.ready:
+                    return
+            except (pinecone.ForbiddenError, pinecone.NotFoundError) as error:
+                # It may not be seen by this key, or not yet: the data's own answer counts.
+                log.debug("index.not_seen", index=name, reason=str(error))
+                return
+            if time.monotonic() + READY_SECONDS > ends:
+                raise SinkFailure(
+                    ErrorKind.SINK, f"the index {name} is being made: not ready yet", again=True
+                )
+            time.sleep(READY_SECONDS)
 
     def split(self, rows: Sequence[Row], model: Model) -> list[Sequence[Row]]:
         """By namespace, count, and bytes as they will be sent."""
@@ -314,6 +455,7 @@ class Sink:
             parts.append(members[start:])
         return parts
 
+    @limited
     def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
         """Write vectors of one namespace in one request; leave a former namespace."""
         space = namespace(rows[0])
@@ -321,6 +463,7 @@ class Sink:
         with self._door():
             index = self._index(rows[0].entity_type)
             self._guards[rows[0].entity_type].require()
+            deadline.check()
             answer = index.upsert(vectors=vectors, namespace=space, timeout=self._timeout)
         if answer.has_errors or answer.upserted_count != len(rows):
             raise SinkFailure(
@@ -336,6 +479,7 @@ class Sink:
         moved = [row for row in rows if row.written_namespace not in (None, space)]
         return self._delete_keys(moved, lambda row: {row.written_namespace or ""})
 
+    @limited
     def delete(self, rows: Sequence[Row]) -> Answer:
         """Remove vectors by id: from where they are, would be, or may turn up."""
         calls = self._delete_keys(
@@ -361,17 +505,23 @@ class Sink:
     def _delete_page(self, entity_type: EntityType, space: str, keys: list[str]) -> None:
         def delete(index: pinecone.Index) -> None:
             self._guards[entity_type].require()
+            deadline.check()
             index.delete(ids=keys, namespace=space, timeout=self._timeout)
 
         self._where_it_is(entity_type, delete)
 
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
         """Every vector of the type, over all namespaces. Costs a list and a fetch per page."""
-        with self._door():
-            index = self._index(entity_type)
-            spaces = index.describe_index_stats(timeout=self._timeout).namespaces
-            for space in sorted(spaces):
-                yield from self._versions_in(index, space)
+        for page in self.stored(entity_type, Reads()):
+            for one in page:
+                marks = one.metadata
+                yield SinkVersion(
+                    one.key,
+                    one.version or 0,
+                    marks.get("content_hash"),
+                    marks.get("model"),
+                    one.namespace,
+                )
 
     def count(self, entity_type: EntityType, reads: Reads) -> int:
         """Vectors in the index, over all namespaces, as it counts them. Raises ``SinkFailure``."""
@@ -436,6 +586,7 @@ class Sink:
         for start in range(0, len(keys), MAX_VECTORS):
             self._delete_page(entity_type, space, list(keys[start : start + MAX_VECTORS]))
 
+    @limited
     def _where_it_is(
         self, entity_type: EntityType, call: Callable[[pinecone.Index], T]
     ) -> T | None:
@@ -459,6 +610,8 @@ class Sink:
         """
         try:
             host = self._client.indexes.describe(self._names[entity_type]).host
+        except pinecone.ForbiddenError:
+            return None  # this key is told no other address
         except pinecone.NotFoundError:
             self._forget(entity_type, index)
             raise
@@ -468,7 +621,7 @@ class Sink:
         return self._handle(entity_type, self._described)
 
     def _forget(self, entity_type: EntityType, index: pinecone.Index) -> None:
-        with self._opening:
+        with self._clients.opening:
             if self._handles.get(entity_type) is index:
                 del self._handles[entity_type]
 
@@ -477,6 +630,7 @@ class Sink:
         found = self._fetched(entity_type, space, [key], Reads())
         return _held(self._names[entity_type], space, key, found[key]) if key in found else None
 
+    @limited
     def nearest(
         self,
         entity_type: EntityType,
@@ -504,28 +658,9 @@ class Sink:
             )
         return [Match(m.id, m.score or 0.0, dict(m.metadata or {})) for m in answer.matches]
 
-    def _versions_in(self, index: pinecone.Index, space: str) -> Iterator[SinkVersion]:
-        own = "" if space == "__default__" else space
-        for page in index.list(namespace=own, limit=FETCH_IDS, timeout=self._timeout):
-            ids = [item.id for item in page.vectors if item.id]
-            if not ids:
-                continue
-            found = index.fetch(ids=ids, namespace=own, timeout=self._timeout).vectors
-            for key, vector in sorted(found.items()):
-                marks = vector.metadata or {}
-                yield SinkVersion(
-                    key,
-                    int(marks.get("version", 0)),
-                    marks.get("content_hash"),
-                    marks.get("model"),
-                    own,
-                )
-
     def close(self) -> None:
         """Close the connections."""
-        for handle in self._handles.values():
-            handle.close()
-        self._client.close()
+        self._shared.close()
 
     def _index(self, entity_type: EntityType) -> pinecone.Index:
         """The index of a type, made when it is not there."""
@@ -535,7 +670,7 @@ class Sink:
         self, entity_type: EntityType, opened: Callable[[str], pinecone.Index]
     ) -> pinecone.Index:
         """The handle of an index. Asks for its address once, whatever threads come."""
-        with self._opening:
+        with self._clients.opening:
             if entity_type not in self._handles:
                 self._handles[entity_type] = opened(self._names[entity_type])
             return self._handles[entity_type]
@@ -548,9 +683,18 @@ class Sink:
             return self._described(name)
 
     def _described(self, name: str) -> pinecone.Index:
-        found = self._client.indexes.describe(name)
-        host = found.host
-        self._tags[name] = (time.monotonic(), found.tags or {})
+        host: str | None = self._hosts.get(name)
+        if host is None:
+            try:
+                found = self._client.indexes.describe(name)
+            except pinecone.ForbiddenError as error:
+                raise SinkFailure(
+                    ErrorKind.SINK,
+                    f"this key may not ask for the host of the index {name}: name it in "
+                    f"ALTSYNC_PINECONE_HOSTS={name}=… ({error})",
+                ) from error
+            host = found.host
+            self._tags[name] = (time.monotonic(), found.tags or {})
         if host is None:
             raise SinkFailure(ErrorKind.SINK, f"the index {name} is not ready yet")
         return without_retries(
@@ -570,6 +714,17 @@ class Sink:
             # The SDK does not wrap all of its client's errors: a broken encoding, for one.
             reason = f"Pinecone answered in no known form: {error}"
             raise SinkFailure(ErrorKind.SINK, reason, unsure=True) from error
+
+
+class _Unseen:
+    """An index that a key may not describe."""
+
+    tags: Mapping[str, str] | None = None
+
+    class status:
+        """Whether it is ready is not known; its data answer."""
+
+        ready = True
 
 
 def index_names(prefix: str) -> dict[EntityType, str]:
@@ -615,11 +770,17 @@ def know_answers() -> list[str]:
     """Have every kind of the SDK's answers looked at now, by one thread; returns their names.
 
     The library that parses them prepares a kind when it first meets it, and crashes the process
-    when two threads meet it at once (msgspec 0.22: a null pointer in ``StructInfo``).
+    when two threads meet it at once (msgspec 0.22: a null pointer in ``StructInfo``). Returns
+    none where an SDK keeps them elsewhere: then the sinks of a process call one at a time.
     """
+    gone = moved()
+    if gone:
+        log.warning("pinecone.one_call_at_a_time", missing=gone)
+        return []
+    decode_response = import_module(PARSER).decode_response
     kinds = {
         one
-        for adapter in (indexes_adapter, vectors_adapter)
+        for adapter in map(import_module, ANSWERS)
         for one in vars(adapter).values()
         if isinstance(one, type) and hasattr(one, "__struct_fields__")
     }
@@ -627,6 +788,20 @@ def know_answers() -> list[str]:
         with suppress(pinecone.PineconeError, TypeError):  # some are never parsed
             decode_response(b"{}", kind)
     return sorted(kind.__name__ for kind in kinds)
+
+
+def moved() -> list[str]:
+    """Return what this release of the SDK lacks of what altsync uses beside its interface."""
+    gone = []
+    for module in (*ANSWERS, PARSER):
+        try:
+            found = import_module(module)
+        except ImportError:
+            gone.append(module)
+            continue
+        if module == PARSER and not hasattr(found, "decode_response"):
+            gone.append(f"{module}.decode_response")
+    return gone
 
 
 def without_retries(index: pinecone.Index) -> pinecone.Index:
@@ -668,9 +843,7 @@ def translate(error: pinecone.PineconeError) -> SinkFailure:
     """Whose fault an error of the SDK is."""
     match error:
         case pinecone.PineconeTimeoutError():
-            return SinkFailure(
-                ErrorKind.SINK, "Pinecone did not answer in time", unsure=True, suspect=True
-            )
+            return SinkFailure(ErrorKind.SINK, NOT_IN_TIME, unsure=True, suspect=True)
         case pinecone.PineconeConnectionError():
             return SinkFailure(ErrorKind.SINK, f"no connection to Pinecone: {error}", unsure=True)
         case pinecone.RateLimitError():
@@ -710,4 +883,5 @@ def open_sink(settings: Settings, vectors: VectorStore) -> Sink | None:
         cloud=settings.altsync_pinecone_cloud,
         region=settings.altsync_pinecone_region,
         prefix=settings.altsync_prefix,
+        hosts=settings.pinecone_hosts,
     )
