@@ -52,11 +52,12 @@ def test_queues_in_the_pages_are_queues(page: Path) -> None:
     assert queues_in(page.read_text(encoding="utf-8")) - STANDS_FOR_ONE <= QUEUES
 
 
-def test_the_queues_are_those_of_the_workers() -> None:
+def test_the_queues_are_those_of_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
     from altsync.config import read_settings
     from altsync.workers.app import create, queue_of
 
-    app = create(read_settings(_env_file=None, redis_url="redis://127.0.0.1:1"))
+    app = create(read_settings(_env_file=None))
     assert {queue.name for queue in app.conf.task_queues} == QUEUES
     assert queue_of(SIMILARITY) == SIMILARITY_FOLLOWS
     assert SIMILARITY_FOLLOWS in QUEUES
