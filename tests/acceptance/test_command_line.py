@@ -69,8 +69,9 @@ def test_refused_lines_are_kept_with_their_reasons(stack: Stack, folder: Path) -
 
     report = stack.seed("--all", "--dir", str(folder), "--json", code=3).json
 
-    assert report.keys() == {*COUNTS, "parts", "rejects_file"}
+    assert report.keys() == {*COUNTS, "parts", "rejects_file", "refused"}
     assert (report["created"], report["rejected"]) == (9, 4)
+    assert sorted(line["line"] for line in report["refused"]) == sorted(broken)
     kept = Path(report["rejects_file"]).read_text(encoding="utf-8").splitlines()
     rejects = {entry["line"]: entry for entry in map(json.loads, kept)}
     assert {n: (r["file"], r["field"]) for n, r in rejects.items()} == {
