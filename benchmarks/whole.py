@@ -86,7 +86,7 @@ class Whole:
         """
         settings = {**self.env, **(settings or {})}
         self._begin(settings)
-        with self._workers(processes, settings, "workers.app") as workers:
+        with self._workers(processes, settings, "altsync.workers.app") as workers:
             yield workers
 
     @contextmanager

@@ -219,7 +219,7 @@ class Stack:
         size: int = 1,
         forks: bool = False,
         settings: Mapping[str, str] | None = None,
-        app: str = "workers.app",
+        app: str = "altsync.workers.app",
     ) -> Running:
         """``celery -A workers.app worker`` for these queues, or for all."""
         arguments = worker_arguments(*queues, size=size, forks=forks, app=app)
@@ -403,7 +403,7 @@ SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'al
 
 
 def worker_arguments(
-    *queues: str, size: int = 1, forks: bool = False, app: str = "workers.app"
+    *queues: str, size: int = 1, forks: bool = False, app: str = "altsync.workers.app"
 ) -> list[str]:
     """The arguments of ``celery`` for a worker of these queues, with ``size`` threads or forks."""
     # What is imported before a fork, no fork imports: one that is replaced starts at once.

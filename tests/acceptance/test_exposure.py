@@ -28,7 +28,7 @@ def test_flower_wants_a_password_and_nothing_listens_beyond_loopback(
     """Flower answers 401 without the password, and no server of ours is on an open address."""
     (port,) = free_ports(1, LOOPBACK)
     flower = stack.start(
-        *("flower", "celery", "-A", "workers.app", "flower"),
+        *("flower", "celery", "-A", "altsync.workers.app", "flower"),
         env={**stack.env, "FLOWER_PORT": str(port)},
     )
     stack.until(lambda: accepts(port, LOOPBACK), "Flower")

@@ -60,7 +60,7 @@ def test_flower_shows_what_each_task_did(stack: Stack, crew: Crew, folder: Path)
     """Under the sink's name, with a summary as its result."""
     (port,) = free_ports(1, LOOPBACK)
     stack.start(
-        *("flower", "celery", "-A", "workers.app", "flower"),
+        *("flower", "celery", "-A", "altsync.workers.app", "flower"),
         env={**stack.env, "FLOWER_PORT": str(port)},
     )
     stack.until(lambda: accepts(port, LOOPBACK), "Flower")

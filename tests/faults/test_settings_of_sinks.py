@@ -96,7 +96,7 @@ def _environment(url: str) -> dict[str, str]:
 @pytest.mark.parametrize("queue", ["similarity", "embeding", "neo4j,unknown"])
 def test_a_worker_of_an_unknown_queue_is_refused(queue: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-Q", queue],
+        [sys.executable, "-m", "celery", "-A", "altsync.workers.app", "worker", "-Q", queue],
         env=_environment("postgresql://u@127.0.0.1:1/d"),
         cwd=ROOT,
         capture_output=True,

@@ -246,7 +246,7 @@ def test_output_of_any_encoding_is_written(encoding: str) -> None:
 def test_celery_ends_with_a_sentence_for_a_wrong_setting() -> None:
     environment = {**os.environ, "REDIS_URL": f"http://:{SECRET}@h"}
     ended = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "workers.app", "worker"],
+        [sys.executable, "-m", "celery", "-A", "altsync.workers.app", "worker"],
         check=False,
         capture_output=True,
         env={**environment, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
