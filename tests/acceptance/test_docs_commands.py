@@ -56,7 +56,8 @@ class Reader:
         self._stack = stack
         self._scratch = scratch
         self.checkout = scratch / "checkout"
-        shutil.copytree(ROOT / "seeds", self.checkout / "seeds")
+        for folder in ("seeds", "workers"):
+            shutil.copytree(ROOT / folder, self.checkout / folder)
         shutil.copy(ROOT / ".env.example", self.checkout)
         (self.checkout / ".altsync").symlink_to(stack.folders.home)
         programs = self.checkout / ".venv" / "bin"
