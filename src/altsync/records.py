@@ -27,6 +27,10 @@ SIMILARITY = "similarity"
 SIMILARITY_FOLLOWS = "pinecone"
 
 
+#: The archetypes that the described system has; seeds may add more.
+KNOWN_ARCHETYPES = frozenset({"racing", "combat", "team_sport", "precision", "large_field"})
+
+
 class EntityType(StrEnum):
     """What is mirrored. The value is the table's name, so it may stand in SQL."""
 

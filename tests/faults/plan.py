@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from altsync.seed.lines import KNOWN_ARCHETYPES, Part
+from altsync.records import KNOWN_ARCHETYPES
+from altsync.seed.lines import Part
 
 #: Categories that examples move between.
 CATEGORIES = ("betting", "markets", "questions")

@@ -56,8 +56,17 @@ def compare(run: Comparison, sink: neo4j.Sink, tally: Tally) -> None:
                 waiting.add_ghosts(_ghosts(run, sink, tally, entity_type, keys))
         if neo4j.STRANGE in buckets:
             waiting.add_ghosts(_nameless(run, sink, tally, entity_type))
+    if run.sampled is None:
+        _stubs(run, tally)
     run.progress(tally.sink, len(kinds), len(kinds))
     _mend(run, sink, tally, waiting)
+
+
+def _stubs(run: Comparison, tally: Tally) -> None:
+    """Count archetypes that leagues lead to and that no entity fills: their nodes stay stubs."""
+    with run.database.autocommit() as conn:
+        for name in store.stub_archetypes(conn):
+            tally.note(Drift.MISSING, f"archetype {name} (named by leagues, not loaded)")
 
 
 def _mend(run: Comparison, sink: neo4j.Sink, tally: Tally, waiting: Waiting) -> None:

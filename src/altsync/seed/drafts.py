@@ -98,7 +98,11 @@ def work_out(part: Part, raws: Sequence[Raw], same: Set[int], archetypes: frozen
 
 def _seen(part: Part, line: Line) -> bytes:
     """The row of ``session.mark_seen`` for a good line."""
-    archetype = line.item.sport_archetype if isinstance(line.item, League) else None
+    archetype = None
+    if isinstance(line.item, League):
+        archetype = line.item.sport_archetype
+    elif isinstance(line.item, SportArchetype):
+        archetype = line.item.archetype_name
     return copy_line((part, line.seed_id, line.file, str(line.number), "f", archetype))
 
 

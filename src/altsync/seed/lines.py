@@ -36,9 +36,6 @@ TAG = r"^[A-Za-z0-9][A-Za-z0-9_.:\-]{0,199}$"
 #: A category is a namespace of the vector index and part of a file's name.
 CATEGORY = r"^[a-z0-9][a-z0-9_\-]{0,63}$"
 
-#: The archetypes that the described system has; seeds may add more.
-KNOWN_ARCHETYPES = frozenset({"racing", "combat", "team_sport", "precision", "large_field"})
-
 #: What a line of ``relationships.jsonl`` may say.
 SEEDED_RELATIONS = tuple(r.value for r in Relation if r is not Relation.SIMILAR_TO)
 

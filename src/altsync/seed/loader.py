@@ -29,18 +29,18 @@ from altsync.log import debugging
 from altsync.outbox import KEY_COLUMN
 from altsync.projection import digest
 from altsync.records import (
+    KNOWN_ARCHETYPES,
     EntityType,
-    SportArchetype,
     Topology,
     entity_id,
 )
 from altsync.seed import relationships, session
 from altsync.seed.drafts import Batch, Draft, work_out
-from altsync.seed.files import Listing, SeedFile, find_files, list_files
-from altsync.seed.lines import KNOWN_ARCHETYPES, LeaguePart, Part, Relationship
+from altsync.seed.files import Listing, SeedFile, list_files
+from altsync.seed.lines import LeaguePart, Part, Relationship
 from altsync.seed.options import Options
 from altsync.seed.pruning import Pruner
-from altsync.seed.reader import Line, Raw, Rejected, read, read_raw
+from altsync.seed.reader import Line, Raw, Rejected, read_raw
 from altsync.seed.registry import TagRegistry
 from altsync.seed.report import Counts, Report
 from altsync.seed.transactions import at_once
@@ -106,7 +106,6 @@ class Loader:
             unread = "; ".join(["", *listing.notes])
             raise SeedError(f"{options.folder}: no seed files for {wanted}{unread}")
         self._refuse_files(listing)
-        archetypes = self._archetypes()
         self._at("found")
         for part in options.parts:
             found = listing.files[part]
@@ -115,7 +114,8 @@ class Loader:
             if part is Part.RELATIONSHIPS and found:
                 relationships.create_staging(self._conn)
             self._at("part begun")
-            self._load_part(part, found, archetypes)
+            # Archetypes come first: a refused one may not be named by what comes after it.
+            self._load_part(part, found, self._archetypes())
             if part is Part.LEAGUES and found:
                 self._leagues_pruned = options.prune and self._not_pruned(listing) is None
         self._note_empty()
@@ -161,12 +161,10 @@ class Loader:
             self._report.notes.append(f"{label}: empty text is taken as absent: {named}")
 
     def _archetypes(self) -> frozenset[str]:
-        """Names that a league may give as its archetype: known, there, or in the files."""
-        names = set(KNOWN_ARCHETYPES) | store.archetype_names(self._conn)
-        for file in find_files(self._options.folder, Part.ARCHETYPES):
-            for line in read(file, frozenset()):
-                if isinstance(line, Line) and isinstance(line.item, SportArchetype):
-                    names.add(line.item.archetype_name)
+        """Names that a league may give as its archetype: known, or loaded by now."""
+        names = KNOWN_ARCHETYPES | store.archetype_names(self._conn)
+        if self._options.dry_run:
+            names |= session.good_archetypes(self._conn)
         return frozenset(names)
 
     # --- loading ------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def _seeded(part: Part) -> str:
 
 
 #: Columns of the ids met in this run, and where; ``rejected`` when the line was refused.
-#: ``archetype`` is what a league's line names.
+#: ``archetype`` is what a league's line names, and what an archetype's is called.
 _SEEN = ("part", "seed_id", "file", "line", "rejected", "archetype")
 
 
@@ -162,6 +162,15 @@ def living_leagues(conn: Conn, ids: Sequence[UUID]) -> set[UUID]:
     rows = conn.execute(
         f"SELECT id FROM {EntityType.LEAGUE} WHERE id = ANY(%s) AND deleted_at IS NULL",
         (list(ids),),
+    )
+    return {r[0] for r in rows}
+
+
+def good_archetypes(conn: Conn) -> set[str]:
+    """Names of the archetypes that this run has met in a good line."""
+    rows = conn.execute(
+        "SELECT archetype FROM seen WHERE part = %s AND NOT rejected AND archetype IS NOT NULL",
+        (Part.ARCHETYPES,),
     )
     return {r[0] for r in rows}
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar, cast
 from uuid import UUID
 
 import neo4j
+import structlog
 from neo4j import GraphDatabase, ManagedTransaction
 from neo4j import exceptions as errors
 
@@ -37,6 +38,8 @@ from altsync.records import (
     Written,
 )
 from altsync.sinks.base import Ask, VectorStore, once
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -212,7 +215,7 @@ OPTIONAL MATCH (t:AltsyncTombstone {{key: '{label}:' + row.key}})
 WITH row, t WHERE t IS NULL OR t.version < row.version
 MERGE (n:{label} {{{key}: row.key}})
 WITH n, row WHERE {whole} <= row.version
-SET n += row.properties, n.sync_version = row.version
+SET n += row.properties, n.sync_version = row.version, n.altsync_stub = null
 """
 
 # The parent may not be there yet: a stub, until its own operation fills it.
@@ -222,7 +225,7 @@ OPTIONAL MATCH (n)-[old:{edge}]->(o:{parent_label})
 WHERE NOT coalesce(o.{parent_key} = row.parent, false)
 DELETE old
 WITH DISTINCT n, row
-MERGE (p:{parent_label} {{{parent_key}: row.parent}})
+MERGE (p:{parent_label} {{{parent_key}: row.parent}}) ON CREATE SET p.altsync_stub = true
 MERGE (n)-[:{edge}]->(p)
 """
 
@@ -245,7 +248,7 @@ UNWIND $edges AS edge
 MATCH (n:League {{league_tag: edge.source}})
 OPTIONAL MATCH (t:AltsyncTombstone {{key: 'League:' + edge.target}})
 WITH n, edge, t WHERE t IS NULL OR t.version < edge.target_version
-MERGE (o:League {{league_tag: edge.target}})
+MERGE (o:League {{league_tag: edge.target}}) ON CREATE SET o.altsync_stub = true
 MERGE (n)-[r:{relation}]->(o)
 SET r.score = edge.score
 RETURN edge.id AS id, elementId(r) AS remote
@@ -272,8 +275,9 @@ MERGE (t:AltsyncTombstone {{key: '{label}:' + row.key}})
 SET t.version = CASE WHEN coalesce(t.version, -1) < row.version
                      THEN row.version ELSE t.version END, t.at = timestamp()
 WITH row
-MATCH (n:{label} {{{key}: row.key}}) WHERE {whole} <= row.version
-SET n = {{{key}: row.key}}
+MATCH (n:{label} {{{key}: row.key}})
+WHERE {whole} <= row.version AND (n.sync_version IS NOT NULL OR n.altsync_stub = true)
+SET n = {{{key}: row.key, altsync_stub: true}}
 WITH n, row
 OPTIONAL MATCH (n)-[old]-(o) WHERE NOT ({outlives})
 DELETE old
@@ -420,13 +424,18 @@ MATCH (t:AltsyncTombstone) WHERE t.at < timestamp() - $milliseconds
 WITH t LIMIT 10000 DELETE t
 """
 
-# Of archetypes that leagues have left, or that were deleted before their leagues were.
+# Nodes that altsync made for an edge to lead to, and that no edge leads to any more: archetypes
+# and categories that were left, or deleted before their leagues were. Others' nodes have no mark.
 FORGET_STUBS = """
-MATCH (n:SportArchetype) WHERE n.sync_version IS NULL
+MATCH (n:{label}) WHERE n.altsync_stub = true AND n.sync_version IS NULL
 OPTIONAL MATCH (n)-[kept]-()
 WITH n, count(kept) AS kept WHERE kept = 0
 DELETE n
+RETURN count(*) AS count
 """
+
+#: Labels of nodes that may be stubs.
+STUBS = ("League", "SportArchetype", "ExampleCategory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -775,7 +784,11 @@ class Sink:
         """Remove deletions that no upsert can be late for any more, and stubs of no use."""
         milliseconds = TOMBSTONE_HOURS * 3600 * 1000
         self._run(partial(_execute, statement=FORGET_TOMBSTONES, milliseconds=milliseconds))
-        self._run(partial(_execute, statement=FORGET_STUBS))
+        for label in STUBS:
+            statement = FORGET_STUBS.format(label=label)
+            (found,) = self._run(partial(_records, statement=statement))
+            if found["count"]:
+                log.info("stubs.removed", label=label, count=found["count"])
 
     def close(self) -> None:
         """Close the driver."""
@@ -840,6 +853,10 @@ def translate(error: errors.Neo4jError | errors.DriverError) -> SinkFailure:
     return SinkFailure(ErrorKind.UNKNOWN, reason, unsure=True)  # the server broke: halves may pass
 
 
+def _records(tx: ManagedTransaction, *, statement: str) -> list[neo4j.Record]:
+    return list(_query(tx, statement))
+
+
 def _execute(tx: ManagedTransaction, *, statement: str, **parameters: Any) -> None:
     _query(tx, statement, **parameters).consume()
 
@@ -890,6 +907,7 @@ def _find(tx: ManagedTransaction, *, kind: Kind, key: str) -> Held:
         for r in _query(tx, cypher(EDGES_OF, kind, tail=tail, head=head), key=key, sample=SAMPLE)
     ]
     properties = dict(node["properties"])
+    properties.pop("altsync_stub", None)
     version = _whole(properties.pop("sync_version")) if "sync_version" in properties else None
     return Held(node["id"], version, properties, tuple(edges), tombstone)
 

@@ -52,6 +52,7 @@ from altsync.store.counts import (
     remote_calls,
     run_progress,
     status_breakdown,
+    stub_archetypes,
 )
 from altsync.store.edges import (
     LeagueChoices,
@@ -251,6 +252,7 @@ __all__ = [
     "standings",
     "status_breakdown",
     "stored_leagues",
+    "stub_archetypes",
     "tags_like",
     "throughput",
     "tombstone",

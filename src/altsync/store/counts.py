@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from altsync.db import Conn
-from altsync.records import SIMILARITY, EntityType, SinkTraits, SyncStatus
+from altsync.records import KNOWN_ARCHETYPES, SIMILARITY, EntityType, SinkTraits, SyncStatus
 
 SINK_STATUSES = ("embedding", "neo4j", "pinecone")
 
@@ -241,6 +241,21 @@ def archetype_names(conn: Conn) -> set[str]:
     """Names of the archetypes that are there."""
     rows = conn.execute("SELECT archetype_name FROM sport_archetype WHERE deleted_at IS NULL")
     return {r[0] for r in rows}
+
+
+def stub_archetypes(conn: Conn) -> list[str]:
+    """Archetypes that living leagues name, and that are neither loaded nor known by themselves."""
+    rows = conn.execute(
+        """
+        SELECT DISTINCT l.sport_archetype FROM league l
+        WHERE l.deleted_at IS NULL AND l.sport_archetype <> ALL(%s) AND NOT EXISTS (
+          SELECT 1 FROM sport_archetype a
+          WHERE a.archetype_name = l.sport_archetype AND a.deleted_at IS NULL)
+        ORDER BY 1
+        """,
+        (sorted(KNOWN_ARCHETYPES),),
+    )
+    return [row[0] for row in rows]
 
 
 def archetype_counts(conn: Conn) -> list[tuple[str, int, int, int]]:
