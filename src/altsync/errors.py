@@ -31,6 +31,7 @@ class SinkFailure(AltsyncError):
     (a timeout, a reset, a 5xx after sending). ``suspect`` means that a record may
     be the cause: no answer came in time, or the sink broke over it.
     ``again`` means that the very same call may simply be repeated: two writers met on one lock.
+    ``throttled`` means that a smaller call may pass: a limit by the minute, or one of size.
     ``retry_after`` is in seconds and comes from the sink's own answer.
     """
 
@@ -42,6 +43,7 @@ class SinkFailure(AltsyncError):
         unsure: bool = False,
         suspect: bool = False,
         again: bool = False,
+        throttled: bool = False,
         retry_after: float | None = None,
     ) -> None:
         super().__init__(reason)
@@ -50,6 +52,7 @@ class SinkFailure(AltsyncError):
         self.unsure = unsure
         self.suspect = suspect
         self.again = again
+        self.throttled = throttled
         self.retry_after = retry_after
 
 

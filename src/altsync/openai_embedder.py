@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -102,17 +103,31 @@ def translate(error: openai.OpenAIError) -> SinkFailure:
         case openai.APIConnectionError():
             return SinkFailure(ErrorKind.SINK, f"no connection to the embedder: {error}")
         case openai.BadRequestError() | openai.UnprocessableEntityError():
-            return SinkFailure(ErrorKind.ITEM, _reason(error))
+            return SinkFailure(ErrorKind.ITEM, _reason(error), throttled=_is_too_large(error))
         case openai.APIStatusError() if error.status_code == 413:
-            return SinkFailure(ErrorKind.ITEM, _reason(error))
+            return SinkFailure(ErrorKind.ITEM, _reason(error), throttled=True)
+        case openai.RateLimitError():
+            wait = _retry_after(error)
+            return SinkFailure(ErrorKind.SINK, _reason(error), throttled=True, retry_after=wait)
         case openai.InternalServerError():
             wait = _retry_after(error)
             return SinkFailure(ErrorKind.SINK, _reason(error), suspect=True, retry_after=wait)
         case openai.APIStatusError():
-            # 401, 403, 404 (no such model), 408, 409, 429: none is the text's fault.
+            # 401, 403, 404 (no such model), 408, 409: none is the text's fault.
             return SinkFailure(ErrorKind.SINK, _reason(error), retry_after=_retry_after(error))
         case _:
             return SinkFailure(ErrorKind.UNKNOWN, f"{type(error).__name__}: {error}")
+
+
+#: What servers write when a request as a whole is too large for them.
+TOO_LARGE = re.compile(
+    r"tokens per request|maximum context length|array too long|too large|batch size", re.IGNORECASE
+)
+
+
+def _is_too_large(error: openai.APIStatusError) -> bool:
+    """Return whether a refusal is of the request's size, so that half of it may pass."""
+    return bool(TOO_LARGE.search(f"{error.code or ''} {error.message}".replace("_", " ")))
 
 
 def _reason(error: openai.APIStatusError) -> str:

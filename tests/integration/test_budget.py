@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from altsync import outbox, store
 from altsync.db import Database
+from altsync.delivery import Delivery
 from altsync.delivery.budget import guessed_tokens
-from altsync.records import EMBEDDING, EntityType
+from altsync.embedding import Embedded
+from altsync.errors import SinkFailure
+from altsync.records import EMBEDDING, EntityType, ErrorKind, League, Model
 from tests.integration.fakes import FakeEmbedder
 from tests.integration.world import World, delivery, embedding_sink, id_of, league, leagues
 
@@ -63,10 +68,10 @@ def test_a_spent_budget_holds_the_sink_back(world: World, database: Database) ->
     world.save(*leagues(4))
     embedder = FakeEmbedder()
     sink = embedding_sink(database, embedder)
-    deliverer = delivery(database, sink, batch_size=2, tokens_per_minute=1)
+    deliverer = delivery(database, sink, batch_size=1, tokens_per_minute=1)
     first, second = deliverer.deliver_batch(), deliverer.deliver_batch()
-    assert (first.settlement.synced, first.calls) == (2, 1)
-    assert (second.settlement.retried, second.calls) == (2, 0)
+    assert (first.settlement.synced, first.calls) == (1, 1)
+    assert (second.settlement.retried, second.calls) == (1, 0)
     assert len(embedder.requests) == 1
     with database.autocommit() as conn:
         health = outbox.sink_health(conn)[EMBEDDING]
@@ -103,3 +108,132 @@ def test_a_text_is_guessed_once(world: World, database: Database) -> None:
     world.save(*same)
     rows = store.read_rows(world.conn, EntityType.LEAGUE, [id_of(one) for one in same])
     assert guessed_tokens(rows) == guessed_tokens(rows[:1]) > 0
+
+
+class Metered(FakeEmbedder):
+    """An embedder that allows so many tokens a minute, by a clock of the test's own.
+
+    A request that takes more than is left is refused, as with a token bucket of one minute.
+    """
+
+    def __init__(self, tokens: int, requests: float = math.inf, largest: float = math.inf) -> None:
+        super().__init__()
+        self.limit, self.request_limit, self.largest = tokens, requests, largest
+        self.clock, self.left, self.requests_left = 0.0, float(tokens), float(requests)
+        self.granted, self.refused, self.sizes = 0.0, 0, [0.0]
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        self.clock += seconds
+        self.left = min(self.limit, self.left + self.limit * seconds / 60)
+        more = self.request_limit * seconds / 60
+        self.requests_left = min(self.request_limit, self.requests_left + more)
+
+    def embed(self, texts: Sequence[str], model: Model) -> Embedded:
+        """One request, which takes 0.3 seconds."""
+        self.wait(0.3)
+        tokens = sum(len(text.encode()) for text in texts) / 4
+        self.sizes.append(tokens)
+        if len(texts) > self.largest:
+            self.refused += 1
+            raise SinkFailure(ErrorKind.ITEM, "413 too large", throttled=True)
+        if tokens > self.left or self.requests_left < 1:
+            self.refused += 1
+            raise SinkFailure(ErrorKind.SINK, "429 too many tokens", throttled=True)
+        self.left -= tokens
+        self.requests_left -= 1
+        self.granted += tokens
+        return Embedded(super().embed(texts, model).vectors, round(tokens))
+
+
+def deliver_all(
+    world: World, deliverer: Delivery, embedder: Metered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deliver until nothing is left, in the time of the embedder's clock."""
+
+    def wait(seconds: float) -> None:
+        embedder.wait(seconds)
+        world.pass_time(seconds)
+        world.conn.execute(
+            "UPDATE sink_state SET tokens_until = tokens_until - make_interval(secs => %(t)s), "
+            "requests_until = requests_until - make_interval(secs => %(t)s)",
+            {"t": seconds},
+        )
+
+    monkeypatch.setattr("altsync.delivery.writing.time.sleep", wait)
+    for _ in range(3000):
+        if not deliverer.deliver_batch().claimed:
+            wait(0.5)
+            if not world.scalar(
+                "SELECT count(*) FROM sync_operation WHERE sink = %s AND finished_at IS NULL",
+                EMBEDDING,
+            ):
+                return
+    raise AssertionError(f"not done after {embedder.clock:.0f} seconds")
+
+
+def long_leagues(count: int) -> list[League]:
+    """So many leagues whose texts take about a hundred tokens each."""
+    return [league(f"l{n:04}", description=f"{n:04} " + "word " * 70) for n in range(count)]
+
+
+#: Limits that a provider may have, as arguments of ``Metered``.
+LIMITS: dict[str, dict[str, float]] = {
+    "tokens a minute": {"tokens": 20_000},
+    "few tokens a minute": {"tokens": 5_000},
+    "requests a minute": {"tokens": 1_000_000, "requests": 20},
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_limit_that_nobody_set_is_found_by_smaller_requests(
+    world: World, database: Database, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    embedder = Metered(**LIMITS[limit])  # type: ignore[arg-type]
+    world.save(*long_leagues(400))
+    deliver_all(
+        world, delivery(database, embedding_sink(database, embedder)), embedder, monkeypatch
+    )
+    allowed = embedder.limit * (1 + embedder.clock / 60)
+    assert world.counts(EMBEDDING) == {"synced": 400}
+    if limit != "requests a minute":
+        assert embedder.granted >= allowed * 2 / 3, f"{embedder.granted:.0f} of {allowed:.0f}"
+    assert embedder.refused <= 20 + 2 * embedder.clock
+
+
+def test_the_budget_of_the_settings_cuts_requests(
+    world: World, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No request takes more than can be granted while a lease is held; none is refused."""
+    embedder = Metered(5_000)
+    world.save(*long_leagues(200))
+    deliverer = delivery(database, embedding_sink(database, embedder), tokens_per_minute=5_000)
+    deliver_all(world, deliverer, embedder, monkeypatch)
+    assert world.counts(EMBEDDING) == {"synced": 200}
+    assert max(embedder.sizes) <= 5_000 * 10 / 60
+    assert embedder.refused == 0
+    assert embedder.granted >= 5_000 * embedder.clock / 60 * 2 / 3
+
+
+def test_a_budget_below_one_text_lets_single_texts_pass(
+    world: World, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder = Metered(1_000_000)
+    world.save(*long_leagues(4))
+    deliverer = delivery(database, embedding_sink(database, embedder), tokens_per_minute=50)
+    deliver_all(world, deliverer, embedder, monkeypatch)
+    assert world.counts(EMBEDDING) == {"synced": 4}
+    assert len(embedder.sizes) == 1 + 4
+    assert embedder.granted <= 50 * (embedder.clock / 60 + 3)
+
+
+def test_a_request_that_is_too_large_is_split_and_the_next_ones_are_small(
+    world: World, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing dies, no attempt is spent, and the halving is not repeated for each batch."""
+    embedder = Metered(10_000_000, largest=30)
+    world.save(*long_leagues(400))
+    deliverer = delivery(database, embedding_sink(database, embedder), batch_size=100)
+    deliver_all(world, deliverer, embedder, monkeypatch)
+    assert world.counts(EMBEDDING) == {"synced": 400}
+    assert embedder.refused <= 12

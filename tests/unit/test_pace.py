@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from altsync.delivery.pace import FIRST_IN_FLIGHT, LEAST_BATCH, Pace
 
 QUICK, SLOW = 0.1, 6.0
@@ -65,3 +67,32 @@ def test_a_small_batch_stays_small() -> None:
     for seconds in (SLOW, QUICK, QUICK):
         pace.answered(seconds)
         assert (pace.in_flight, pace.batch) == (1, 3)
+
+
+def test_a_request_refused_for_its_size_halves_the_next_one() -> None:
+    pace = new()
+    assert pace.size == math.inf
+    pace.throttled(800)
+    assert pace.size == 400
+    pace.throttled(400)
+    assert pace.size == 200
+
+
+def test_the_size_of_requests_grows_by_steps_until_it_is_free_again() -> None:
+    pace = new()
+    pace.throttled(800)
+    sizes = []
+    while pace.size < math.inf and len(sizes) < 100:
+        pace.passed(pace.size)
+        sizes.append(pace.size)
+    assert sizes[:2] == [440, 480]
+    assert len(sizes) == 11
+
+
+def test_a_refused_probe_says_nothing_of_the_size() -> None:
+    """An outage that throttles everything leaves no single records behind."""
+    pace = new()
+    pace.throttled(800)
+    for _ in range(10):
+        pace.throttled(1)
+    assert pace.size == 400

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from altsync import outbox
 from altsync.db import Database
 from altsync.delivery.policy import Policy
 from altsync.errors import SinkFailure
 from altsync.projection import embedding_text
-from altsync.records import Answer, ErrorKind, Row
+from altsync.records import EMBEDDING, Answer, ErrorKind, Row
 
 #: Bytes of a token, for a guess that the provider's own count corrects afterwards.
 #: https://help.openai.com/en/articles/4936856: about four characters of English.
@@ -37,6 +39,23 @@ class Budget:
         self._tokens = policy.tokens_per_minute
         # While it waits its turn a worker holds its lease, and the call must fit in as well.
         self._patience = (policy.lease - policy.timeout) / 2
+
+    @property
+    def most(self) -> float:
+        """Size of the calls that go out together at most: tokens of half the longest wait.
+
+        Never more than one minute's. Half, so that two workers can take turns.
+        """
+        if self._tokens is None:
+            return math.inf
+        return max(1.0, self._tokens * min(MINUTE, self._patience / 2) / MINUTE)
+
+    @property
+    def most_calls(self) -> float:
+        """Calls that go out together at most."""
+        if self._requests is None:
+            return math.inf
+        return max(1.0, self._requests * min(MINUTE, self._patience / 2) / MINUTE)
 
     def reserve(self, calls: Sequence[Sequence[Row]]) -> Reservation | None:
         """When calls with these rows may go out; None without a limit.
@@ -84,3 +103,30 @@ def guessed_tokens(rows: Sequence[Row]) -> int:
     texts = {row.text_hash: row for row in rows if not row.deleted}
     size = sum(len(embedding_text(row.content).encode()) for row in texts.values())
     return -(-size // BYTES_PER_TOKEN)
+
+
+def size_of(sink: str, rows: Sequence[Row]) -> float:
+    """Return the size of a call as the sink's limits count it: tokens, or records."""
+    return float(guessed_tokens(rows)) if sink == EMBEDDING else float(len(rows))
+
+
+def fitting(sink: str, rows: Sequence[Row], most: float) -> int:
+    """Return how many of the first rows make a call of that size at most; one text at least.
+
+    Rows of equal text stay together, as each text is paid once.
+    """
+    if size_of(sink, rows) <= most:
+        return len(rows)
+    count, size = 0, 0.0
+    key = _text if sink == EMBEDDING else id
+    for _, group in groupby(rows, key):
+        same = list(group)
+        size += size_of(sink, same)
+        if count and size > most:
+            break
+        count += len(same)
+    return count
+
+
+def _text(row: Row) -> object:
+    return row.text_hash

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 
 #: Calls under way at once before a sink has shown what it bears.
@@ -13,6 +14,10 @@ LEAST_BATCH = 10
 #: By how much of its full size a batch grows again after a quick answer.
 REGROWTH = 0.1
 
+#: By how much of the largest request that was tried the next one grows after an answer. Smaller
+#: than ``REGROWTH``: each step too far costs a refusal and a wait.
+STEP = 0.05
+
 
 class Pace:
     """The pace of one sink in one process: additive increase, multiplicative decrease.
@@ -21,7 +26,8 @@ class Pace:
     of batches: Chiu and Jain, "Analysis of the increase and decrease algorithms for congestion
     avoidance in computer networks" (1989). An answer is slow after half the time that a call
     may take: the next one, just as large, might not come in time. One slow answer alone may be
-    a server's first, and changes no batch. Threads may share it.
+    a server's first, and changes no batch. The size of one request follows the same rule, for
+    limits that count tokens, bytes or records. Threads may share it.
     """
 
     def __init__(self, *, in_flight: int, batch: int, timeout: float) -> None:
@@ -31,6 +37,8 @@ class Pace:
         self._in_flight = min(FIRST_IN_FLIGHT, in_flight)
         self._batch = batch
         self._was_slow = False
+        self._size = math.inf
+        self._largest = 1.0
         self._lock = threading.Lock()
 
     @property
@@ -42,6 +50,30 @@ class Pace:
     def batch(self) -> int:
         """Operations to claim at once."""
         return self._batch
+
+    @property
+    def size(self) -> float:
+        """Size of the next request at most; infinite until one was refused for its size."""
+        return self._size
+
+    def throttled(self, size: float) -> None:
+        """Halve the size of the next request, after one of ``size`` was refused.
+
+        A request far below what may be sent was not refused for its size: probes are single
+        records, and would leave single records to all that follows.
+        """
+        with self._lock:
+            self._largest = max(self._largest, size)
+            if size > min(self._size, self._largest) / 2:
+                self._size = max(1.0, size / 2)
+
+    def passed(self, size: float) -> None:
+        """Let the next request grow by a step, after one of ``size`` was answered."""
+        with self._lock:
+            if self._size < math.inf and size > self._size / 2:
+                self._size += max(1.0, self._largest * STEP)
+                if self._size > self._largest:
+                    self._size = math.inf
 
     def answered(self, seconds: float) -> None:
         """Calls that went out together were all answered, the last after ``seconds``."""

@@ -15,7 +15,7 @@ import structlog
 
 from altsync import outbox
 from altsync.db import Database
-from altsync.delivery.budget import Budget
+from altsync.delivery.budget import Budget, fitting, size_of
 from altsync.delivery.pace import Pace
 from altsync.delivery.policy import Policy
 from altsync.errors import SinkFailure
@@ -167,7 +167,7 @@ class Writer:
         """One call for each part, some at once; halved and halved again when one is refused."""
         pending = [Call(part) for part in reversed(parts)]
         while pending and writing.failures_in_a_row < FAILURES_IN_A_ROW:
-            wave = [pending.pop() for _ in range(min(self._pace.in_flight, len(pending)))]
+            wave = self._next_wave(pending)
             reserved = self._budget.reserve([call.rows for call in wave])
             if reserved:
                 time.sleep(reserved.wait)
@@ -186,6 +186,34 @@ class Writer:
                     self._note_answer(call.rows, writing, answer)
                     self._at("called")
 
+    def _next_wave(self, pending: list[Call]) -> list[Call]:
+        """Take the calls that go out together: each and all of them within the sink's limits."""
+        wave: list[Call] = []
+        room = self._budget.most
+        calls = min(self._pace.in_flight, self._budget.most_calls)
+        while pending and len(wave) < calls and (room > 0 or not wave):
+            call = pending.pop()
+            rows = call.rows
+            count = fitting(self._traits.name, rows, min(self._pace.size, room))
+            size = size_of(self._traits.name, rows[:count])
+            if wave and size > room:
+                pending.append(call)
+                break
+            if count < len(rows):
+                pending.append(replace(call, rows=rows[count:]))
+            wave.append(replace(call, rows=rows[:count]))
+            room -= size
+        return wave
+
+    def _learn_size(self, rows: Sequence[Row], answer: Answer | SinkFailure) -> None:
+        """Have the next calls be smaller after a refusal that a smaller one may escape."""
+        size = size_of(self._traits.name, rows)
+        if isinstance(answer, SinkFailure):
+            if answer.throttled:
+                self._pace.throttled(size)
+        elif answer.calls:
+            self._pace.passed(size)
+
     def _begin_searches(self, wave: Sequence[Call], writing: Writing) -> None:
         rows = [row for call in wave for row in call.rows]
         with self._database.transaction() as conn:
@@ -202,6 +230,8 @@ class Writer:
         else:
             answers = list(self._lanes.map(lambda call: self._send(call.rows, send), wave))
         seconds = time.monotonic() - started
+        for call, answer in zip(wave, answers, strict=True):
+            self._learn_size(call.rows, answer)
         if any(isinstance(a, SinkFailure) and a.kind is ErrorKind.SINK for a in answers):
             self._pace.refused(seconds)
         else:

@@ -847,7 +847,9 @@ def translate(error: pinecone.PineconeError) -> SinkFailure:
         case pinecone.PineconeConnectionError():
             return SinkFailure(ErrorKind.SINK, f"no connection to Pinecone: {error}", unsure=True)
         case pinecone.RateLimitError():
-            return SinkFailure(ErrorKind.SINK, f"Pinecone: {error}", retry_after=_wait(error))
+            return SinkFailure(
+                ErrorKind.SINK, f"Pinecone: {error}", throttled=True, retry_after=_wait(error)
+            )
         case pinecone.ServiceError():
             return SinkFailure(
                 ErrorKind.SINK,
@@ -857,7 +859,8 @@ def translate(error: pinecone.PineconeError) -> SinkFailure:
                 retry_after=_wait(error),
             )
         case pinecone.ApiError() if error.status_code in (400, 413, 422):
-            return SinkFailure(ErrorKind.ITEM, f"Pinecone: {error}")
+            large = error.status_code == 413
+            return SinkFailure(ErrorKind.ITEM, f"Pinecone: {error}", throttled=large)
         case pinecone.ApiError():
             return SinkFailure(ErrorKind.SINK, f"Pinecone: {error}")
         case pinecone.PineconeValueError() | pinecone.PineconeTypeError():
