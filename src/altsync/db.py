@@ -480,6 +480,10 @@ def migrate(url: str, revision: str = "head") -> None:
         raise SchemaError(f"the schema cannot be migrated: {error}") from None
 
 
+#: Seconds between two looks whether another process still migrates.
+MIGRATION_POLL = 0.2
+
+
 def _migrate(url: str, revision: str) -> None:
     from alembic import command
     from alembic.config import Config
@@ -488,7 +492,12 @@ def _migrate(url: str, revision: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(migrations_folder()))
     with engine(url).connect() as connection:
-        connection.execute(text("SELECT pg_advisory_lock(hashtext('altsync.migrate'))"))
+        # Polled: a session that waits for a lock holds a snapshot, and an index that is built
+        # concurrently waits for every snapshot, this one included.
+        wanted = text("SELECT pg_try_advisory_lock(hashtext('altsync.migrate'))")
+        while not connection.execute(wanted).scalar():
+            connection.commit()
+            time.sleep(MIGRATION_POLL)
         connection.commit()
         config.attributes["connection"] = connection
         if revision in ("head", "heads") or not revision.startswith("-"):

@@ -282,6 +282,12 @@ class SyncOperation(SQLModel, table=True):
             "sink",
             postgresql_where=text("status IN ('dead', 'discarded')"),
         ),
+        Index(
+            "sync_operation_error_group",
+            "error_group",
+            "id",
+            postgresql_where=text("status = 'dead'"),
+        ),
         # One entity's history. Finished rows alone: an entry when an operation ends, none when
         # it is enqueued and claimed.
         Index(
@@ -336,6 +342,7 @@ class SyncOperation(SQLModel, table=True):
     )
     last_error: str | None = _text(optional=True)
     error_kind: str | None = _text(optional=True)
+    error_group: str | None = _text(optional=True)
     created_at: datetime = _stamp(optional=False)
     finished_at: datetime | None = _stamp()
     discarded_at: datetime | None = _stamp()

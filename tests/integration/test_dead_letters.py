@@ -434,7 +434,7 @@ def test_a_retry_of_several_brings_the_places_of_all(world: World, database: Dat
     for place in ("triage", "support"):
         _bury(world, INDEX, {"ask": "bad"})
         world.conn.execute(
-            "UPDATE sync_operation SET places = ARRAY[%s] WHERE status = 'dead' AND places = '{}'",
+            "UPDATE sync_operation SET places = places || ARRAY[%s] WHERE status = 'dead'",
             (place,),
         )
         world.save(example("ask", output_text=place))
@@ -445,6 +445,44 @@ def test_a_retry_of_several_brings_the_places_of_all(world: World, database: Dat
         "SELECT places FROM sync_operation WHERE status = 'pending' AND sink = 'pinecone'"
     )
     assert sorted(places) == ["support", "triage"]
+
+
+def test_an_entity_that_failed_three_times_is_one_failure(world: World) -> None:
+    """The latest stays; a dry run, the run and every count speak of it alone."""
+    for number in range(3):
+        world.save(*[league(key, description=f"text {number}") for key in ("l000", "l001")])
+        _bury(world, GRAPH, {"l000": f"error {number}", "l001": f"error {number}"})
+    (group,) = outbox.failures(world.conn)
+    assert (group.count, group.sample_reason) == (2, "error 2")
+    assert outbox.count_dead(world.conn) == len(outbox.dead_ids(world.conn)) == 2
+    assert store.backlog(world.conn)["neo4j"].dead == 2
+    assert world.counts("neo4j") == {"dead": 2, "superseded": 4}
+    assert _retry(world) == 2
+    assert outbox.failures(world.conn) == []
+
+
+def test_a_failure_keeps_what_is_unsure_of_those_before(world: World, database: Database) -> None:
+    world.save(league("l000"))
+    embed(database)
+    _bury(world, INDEX, {"l000": "timeout"})
+    world.conn.execute("UPDATE sync_operation SET unsure = true WHERE status = 'dead'")
+    world.save(league("l000", description="another"))
+    embed(database)
+    _bury(world, INDEX, {"l000": "refused"})
+    rows = world.conn.execute(
+        "SELECT status, unsure FROM sync_operation WHERE sink = 'pinecone' ORDER BY id"
+    ).fetchall()
+    assert rows == [("superseded", False), ("dead", True)]
+
+
+def test_a_group_of_a_former_release_is_found_by_its_name(world: World) -> None:
+    """Its worker kept no group."""
+    _bury(world, GRAPH, {"l000": "7 is bad", "l001": "8 is bad"})
+    (group,) = outbox.failures(world.conn)
+    world.conn.execute("UPDATE sync_operation SET error_group = NULL WHERE entity_key = 'l001'")
+    assert outbox.failures(world.conn) == [group]
+    assert outbox.count_dead(world.conn, Selection(group=group.group)) == 2
+    assert outbox.count_dead(world.conn, Selection(group="another")) == 0
 
 
 def test_retry_and_discard_at_once_share_the_dead(world: World) -> None:

@@ -212,6 +212,33 @@ def test_a_page_of_operations_reads_a_page(full: str, asked: dict[str, Any]) -> 
     assert _scanned(plan) == set()
 
 
+def test_dead_letters_are_read_by_their_index(full: str) -> None:
+    """A look at twenty thousand, and a page of a retry, beside much history."""
+    with _recording(full) as conn, conn.transaction(force_rollback=True):
+        conn.execute(
+            """
+            UPDATE sync_operation SET status = 'dead', error_kind = 'item',
+              last_error = 'value ' || id || ' is bad', error_group = 'g' || mod(id, 4)
+            WHERE id IN (SELECT id FROM sync_operation WHERE status = 'synced' LIMIT %s)
+            """,
+            (DEAD,),
+        )
+        conn.execute("ANALYZE sync_operation")
+        conn.asked.clear()
+        groups = outbox.failures(conn)
+        assert sum(group.count for group in groups) == DEAD
+        which = outbox.Selection(group=groups[0].group)
+        first = outbox.dead_ids(conn, which, limit=BATCH)
+        outbox.dead_ids(conn, which, limit=BATCH, after=first[-1][0])
+        look, *pages = _explain_all(conn)
+    assert _scanned(look, *pages) == set()
+    assert all(page[0].buffers < 20 * BATCH for page in pages)
+
+
+#: Dead letters beside the history.
+DEAD = 20_000
+
+
 def _settling(conn: Recording, sink: str) -> tuple[Settlement, list[list[Node]]]:
     """Settle a batch with every verdict, undo it, and explain its statements."""
     with conn.transaction(force_rollback=True):

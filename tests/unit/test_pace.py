@@ -81,7 +81,7 @@ def test_a_request_refused_for_its_size_halves_the_next_one() -> None:
 def test_the_size_of_requests_grows_by_steps_until_it_is_free_again() -> None:
     pace = new()
     pace.throttled(800)
-    sizes = []
+    sizes: list[float] = []
     while pace.size < math.inf and len(sizes) < 100:
         pace.passed(pace.size)
         sizes.append(pace.size)

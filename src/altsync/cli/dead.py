@@ -95,9 +95,8 @@ def retry(
         if dry_run:
             _say(_count(app, which), as_json, "would_retry", "Would be due again: {:,}.")
             return
-        count = _page_by_page(
-            app, which, lambda conn, dead: outbox.retry_dead(conn, dead, app.topology)
-        )
+        # Counted as a dry run counts: several failures of an entity may end in one operation.
+        count = _page_by_page(app, which, lambda conn, dead: _retried(conn, dead, app))
         _say(count, as_json, "retried", "Due again: {:,}.")
 
 
@@ -199,16 +198,24 @@ def _count(app: Application, which: Selection) -> int:
         return outbox.count_dead(conn, which)
 
 
+def _retried(conn: Conn, dead: list[DeadOperation], app: Application) -> int:
+    outbox.retry_dead(conn, dead, app.topology)
+    return len(dead)
+
+
 def _page_by_page(
     app: Application, which: Selection, do: Callable[[Conn, list[DeadOperation]], int]
 ) -> int:
-    count = 0
+    """Do something to all that is meant, page after page, and show how far it is."""
+    count = after = 0
     while True:
         with app.database.transaction() as conn:
-            dead = outbox.dead_ids(conn, which, limit=PAGE)
+            dead = outbox.dead_ids(conn, which, limit=PAGE, after=after)
             count += do(conn, dead)
         if len(dead) < PAGE:
             return count
+        after = dead[-1][0]
+        notes.print(f"{count:,} so far …")
 
 
 def _say(count: int, as_json: bool, name: str, sentence: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from altsync.app import Application
 from altsync.db import Conn
 from altsync.errors import AltsyncError
 from altsync.outbox import DeadOperation, FailureGroup, Selection
-from altsync.records import EntityType, ErrorKind
+from altsync.records import EntityType
 from altsync.status import RECENT_SECONDS
 
 #: Dead operations per transaction of a retry or discard.
@@ -127,34 +126,23 @@ class Api:
         asked = {name: _text_of(body, name) for name in ("sink", "group", "entity_type", "key")}
         if not (asked["group"] or asked["key"]):
             raise BadRequest(f"say what to {verb}: a group, or the key of an entity")
-        kind = _entity_type(asked["entity_type"])
-        found, done = 0, 0
+        which = Selection(
+            sink=asked["sink"],
+            entity=asked["key"],
+            entity_type=_entity_type(asked["entity_type"]),
+            group=asked["group"],
+            # Nobody would deliver what is enqueued for a sink that was taken out.
+            among=tuple(self._app.topology.names) if verb == "retry" else None,
+        )
+        found, done, after = 0, 0, 0
         while True:
             with self._app.database.transaction() as conn:
-                error = self._error_of(conn, asked["sink"], asked["group"])
-                if error is None and asked["group"]:
-                    break  # it is empty by now
-                which = Selection(
-                    sink=error.sink if error else asked["sink"],
-                    entity=asked["key"],
-                    entity_type=kind,
-                    error_kind=ErrorKind(error.error_kind) if error else None,
-                    pattern=error.pattern if error else None,
-                    # Nobody would deliver what is enqueued for a sink that was taken out.
-                    among=tuple(self._app.topology.names) if verb == "retry" else None,
-                )
-                dead = outbox.dead_ids(conn, which, limit=PAGE)
+                dead = outbox.dead_ids(conn, which, limit=PAGE, after=after)
                 done += do(conn, dead)
-                found += len(dead)
+            found += len(dead)
             if len(dead) < PAGE:
-                break
-        return found, done
-
-    def _error_of(self, conn: Conn, sink: str | None, group: str | None) -> FailureGroup | None:
-        if group is None:
-            return None
-        groups = outbox.failures(conn, Selection(sink=sink))
-        return next((g for g in groups if _name_of(g) == group), None)
+                return found, done
+            after = dead[-1][0]
 
     def pause(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Let nobody deliver to a sink; says whether it was not paused before."""
@@ -259,7 +247,7 @@ class Api:
 def _described(group: FailureGroup) -> dict[str, Any]:
     samples = [key.split(" ", 1) for key in dict.fromkeys(group.sample_keys)]
     return {
-        "group": _name_of(group),
+        "group": group.group,
         "sink": group.sink,
         "error_kind": group.error_kind,
         "reason": group.reason,
@@ -269,12 +257,6 @@ def _described(group: FailureGroup) -> dict[str, Any]:
         "oldest": group.oldest,
         "newest": group.newest,
     }
-
-
-def _name_of(group: FailureGroup) -> str:
-    """A name for an error that does not repeat its text, which may be shown redacted."""
-    parts = "\0".join((group.sink, group.error_kind, group.pattern))
-    return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 
 def _text_of(body: Mapping[str, Any], name: str) -> str | None:

@@ -16,6 +16,7 @@ from altsync.outbox.enqueue import (
     notify,
     storable,
 )
+from altsync.outbox.patterns import GROUP, PATTERN
 from altsync.outbox.upkeep import mark_pending
 from altsync.outbox.waiting import OfEntity, fail_behind
 from altsync.records import EMBEDDING, EntityType, ErrorKind, Topology
@@ -23,26 +24,14 @@ from altsync.records import EMBEDDING, EntityType, ErrorKind, Topology
 #: An operation to retry or to discard: its id, and its entity.
 DeadOperation = OfEntity
 
-#: What an error looks like without what differs from record to record: the entity's own key in
-#: quotes, UUIDs, long hexadecimal ids, and numbers. A status code says what went wrong and stays:
-#: `` [400]`` as Pinecone's door writes it, ``answered 429`` as the embedder's does.
-_PATTERN = r"""
-regexp_replace(regexp_replace(
-  replace(replace(last_error, '''' || entity_key || '''', '''…'''),
-          '"' || entity_key || '"', '"…"'),
-  '[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|\m(?=[a-f]*[0-9])[0-9a-f]{16,}\M', '…', 'g'),
-  '(?<![0-9.])(?!(?<= \[)[1-5][0-9][0-9]\])(?!(?<=answered )[1-5][0-9][0-9]\M)[0-9]+(\.[0-9]+)?',
-  '…', 'g')
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Which dead operations are meant; what is given narrows the rest.
 
     ``reason`` is a part of the error, or of the reason that a group is shown with; ``pattern``
-    is exactly a group's. Ages are in seconds since the operation was given up on. ``among``
-    are sinks, of which it must be one.
+    is exactly a group's, ``group`` is a group's name. Ages are in seconds since
+    the operation was given up on. ``among`` are sinks, of which it must be one.
     """
 
     sink: str | None = None
@@ -51,6 +40,7 @@ class Selection:
     error_kind: ErrorKind | None = None
     reason: str | None = None
     pattern: str | None = None
+    group: str | None = None
     older_than: float | None = None
     newer_than: float | None = None
     among: tuple[str, ...] | None = None
@@ -73,22 +63,30 @@ AND (%(error_kind)s::text IS NULL OR error_kind = %(error_kind)s)
 AND (%(older_than)s::float8 IS NULL OR finished_at <= now() - make_interval(secs => %(older_than)s))
 AND (%(newer_than)s::float8 IS NULL OR finished_at > now() - make_interval(secs => %(newer_than)s))
 AND (%(reason)s::text IS NULL OR strpos(last_error, %(reason)s) > 0
-     OR strpos({_PATTERN}, %(reason)s) > 0)
-AND (%(pattern)s::text IS NULL OR {_PATTERN} = %(pattern)s)
+     OR strpos({PATTERN}, %(reason)s) > 0)
+AND (%(pattern)s::text IS NULL OR {PATTERN} = %(pattern)s)
+AND (%(group)s::text IS NULL OR error_group = %(group)s
+     OR (error_group IS NULL AND {GROUP} = %(group)s))
+AND id > %(after)s
 """
 
+#: The group of a dead operation. One of a worker of the release before has none of its own.
+_GROUP = f"COALESCE(error_group, {GROUP})"
 
-def _parameters(which: Selection) -> dict[str, Any]:
+
+def _parameters(which: Selection, after: int = 0) -> dict[str, Any]:
     among = None if which.among is None else list(which.among)
-    return {name: getattr(which, name) for name in Selection.__slots__} | {"among": among}
+    values = {name: getattr(which, name) for name in Selection.__slots__}
+    return values | {"among": among, "after": after}
 
 
 @dataclass(frozen=True, slots=True)
 class FailureGroup:
     """Dead operations of one sink that failed alike.
 
-    ``reason`` is the error where all have the same, else the ``pattern`` that they share, with …
-    for numbers and ids. ``sample_reason`` is the latest one's, in full.
+    ``reason`` is the error where all have the same, else the pattern that they share, with …
+    for numbers and ids. ``group`` is its name: a hash of sink, kind and pattern.
+    ``sample_reason`` is the latest one's, in full.
     """
 
     sink: str
@@ -99,21 +97,30 @@ class FailureGroup:
     oldest: datetime
     newest: datetime
     pattern: str
+    group: str
     sample_reason: str
 
 
 def failures(conn: Conn, which: Selection = EVERYTHING) -> list[FailureGroup]:
-    """Dead operations by sink, kind and reason, the most frequent first."""
+    """Dead operations by sink, kind and reason, the most frequent first.
+
+    The group was kept when an operation died, so the pattern is worked out once a group.
+    """
     rows = conn.execute(
         f"""
-        SELECT sink, error_kind,
-               CASE WHEN min(last_error) = max(last_error) THEN min(last_error) ELSE pattern END,
-               count(*),
-               (array_agg(entity_type || ' ' || entity_key ORDER BY id))[1:5],
-               min(finished_at), max(finished_at), pattern,
-               (array_agg(last_error ORDER BY id DESC))[1]
-        FROM (SELECT *, {_PATTERN} AS pattern FROM sync_operation WHERE {_SELECTED}) o
-        GROUP BY sink, error_kind, pattern ORDER BY 4 DESC, 1, 2, o.pattern
+        WITH groups AS (
+          SELECT sink, error_kind, {_GROUP} AS name, count(*) AS count,
+                 min(last_error) AS least, max(last_error) AS greatest,
+                 min(finished_at) AS oldest, max(finished_at) AS newest, max(id) AS latest,
+                 (array_agg(entity_type || ' ' || entity_key ORDER BY id))[1:5] AS keys
+          FROM sync_operation WHERE {_SELECTED} GROUP BY 1, 2, 3)
+        SELECT g.sink, g.error_kind,
+               CASE WHEN least = greatest THEN least ELSE {PATTERN} END,
+               g.count, g.keys, g.oldest, g.newest, {PATTERN}, g.name,
+               o.last_error
+        FROM groups g CROSS JOIN LATERAL (
+          SELECT entity_key, last_error FROM sync_operation WHERE id = g.latest OFFSET 0) o
+        ORDER BY 4 DESC, 1, 2, 3
         """,
         _parameters(which),
     )
@@ -130,15 +137,15 @@ def count_dead(conn: Conn, which: Selection = EVERYTHING) -> int:
 
 
 def dead_ids(
-    conn: Conn, which: Selection = EVERYTHING, *, limit: int = 1000
+    conn: Conn, which: Selection = EVERYTHING, *, limit: int = 1000, after: int = 0
 ) -> list[DeadOperation]:
-    """Dead operations to retry or to discard, the oldest first."""
+    """Dead operations to retry or to discard, those above the id ``after``, the oldest first."""
     rows = conn.execute(
         f"""
         SELECT id, entity_type, entity_id FROM sync_operation
         WHERE {_SELECTED} ORDER BY id LIMIT %(limit)s
         """,
-        {**_parameters(which), "limit": limit},
+        {**_parameters(which, after), "limit": limit},
     )
     return [(r[0], EntityType(r[1]), r[2]) for r in rows]
 

@@ -22,6 +22,7 @@ from altsync.outbox.enqueue import (
     status_column,
     storable,
 )
+from altsync.outbox.patterns import GROUP_OF
 from altsync.outbox.waiting import embedding_under_way, fail_behind, keep_doubt
 from altsync.records import (
     EMBEDDING,
@@ -87,9 +88,11 @@ WHERE id = ANY(%(ids)s) AND lease_token = %(token)s
 RETURNING id, version, asked_again, unsure, origin
 """
 
-_FINISH = """
+_FINISH = f"""
 UPDATE sync_operation o SET status = r.status, lease_token = NULL, finished_at = now(),
-  last_error = r.error, error_kind = r.kind, unsure = o.unsure OR r.unsure
+  last_error = r.error, error_kind = r.kind, unsure = o.unsure OR r.unsure,
+  error_group = CASE WHEN r.status = 'dead' THEN {GROUP_OF.format(error="r.error", kind="r.kind")}
+                     ELSE NULL END
 FROM unnest(%(ids)s::bigint[], %(statuses)s::text[], %(errors)s::text[], %(kinds)s::text[],
             %(unsure)s::bool[])
   AS r(id, status, error, kind, unsure)
@@ -133,6 +136,24 @@ _SET_VERSION = """
 UPDATE sync_operation o SET version = r.version
 FROM unnest(%(ids)s::bigint[], %(versions)s::bigint[]) AS r(id, version)
 WHERE o.id = ANY(%(ids)s) AND o.id = r.id
+"""
+
+# One entity and sink, one failure: the latest. It takes over what is unsure of those before.
+_MERGE_DEAD = """
+WITH earlier AS (
+  SELECT o.id, o.unsure, o.places, r.id AS latest
+  FROM unnest(%(ids)s::bigint[], %(entities)s::uuid[]) AS r(id, entity)
+  JOIN sync_operation o ON o.entity_id = r.entity AND o.id < r.id
+  WHERE o.status = 'dead' AND o.sink = %(sink)s AND o.entity_id = ANY(%(entities)s)
+  ORDER BY o.entity_id, o.sink FOR NO KEY UPDATE OF o),
+ended AS (
+  UPDATE sync_operation o SET status = 'superseded', unsure = false
+  FROM earlier e WHERE o.id = e.id)
+UPDATE sync_operation o SET unsure = o.unsure OR e.unsure, places = o.places || e.places
+FROM (SELECT latest, bool_or(unsure) AS unsure,
+             COALESCE(array_agg(place) FILTER (WHERE place IS NOT NULL), '{}') AS places
+      FROM earlier LEFT JOIN LATERAL unnest(places) place ON true GROUP BY latest) e
+WHERE o.id = e.latest
 """
 
 # What was discarded stays so; a doubt about it is resolved by the echo that follows.
@@ -186,6 +207,15 @@ def settle(
     asked_again |= {r[0] for r in ended if r[2]}
     settled = [synced[r[0]] for r in done]
     buried = [v for r in ended if isinstance(v := finished[r[0]], Dead)]
+    if buried:
+        conn.execute(
+            _MERGE_DEAD,
+            {
+                "ids": [v.op.id for v in buried],
+                "entities": [v.op.entity_id for v in buried],
+                "sink": sink.name,
+            },
+        )
     doubted = _close_dead(conn, sink, settled) | {v.op.id for v in settled if v.unsure}
     waiting = {r[0]: v for r in ended if isinstance(v := finished[r[0]], Superseded) and v.waits}
     strays = {i: v for i, v in waiting.items() if v.op.places and i not in asked_again}
