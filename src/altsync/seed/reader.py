@@ -39,15 +39,11 @@ INT64 = range(-(2**63), 2**63)
 #: Types of values that cannot hold a number.
 _NO_NUMBER = frozenset({str, bool, NoneType})
 
-_NESTING = (dict, list)
-
 #: What is probably a line's id: cheap to find, and looked up, not trusted. Control characters,
 #: which no database looks up, make the line a broken one.
 _ID = re.compile(rb'"id"\s*:\s*"([^"\\\x00-\x1f]+)"')
 
 _BOM = b"\xef\xbb\xbf"
-#: A key, or a text that looks like one.
-_KEY = re.compile(rb'"\s*:')
 _LONG_INTEGER = re.compile(rb"[:\[,]\s*-?\d{19}")
 #: A string that never closes runs to the end, so that no quote is looked at twice.
 _STRINGS_AND_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?$)|[\[\]{}]', re.DOTALL)
@@ -259,11 +255,11 @@ def _parse(raw: bytes, *, whole: bool) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise _Refused(None, "not a JSON object")
     numbers = not _NO_NUMBER.issuperset(map(type, data.values()))
-    if b"\\u" in raw or (numbers and _LONG_INTEGER.search(raw)):
+    escaped = b"\\u" in raw
+    if escaped or (numbers and _LONG_INTEGER.search(raw)):
         _find_unstorable(_parse_slowly(raw))
-    # Each key has a colon. Texts may hold some, too; few of them stand behind a quote.
-    keys = _count_keys(data) if numbers else len(data)
-    if raw.count(b":") > keys and len(_KEY.findall(raw)) > keys:
+    # A key that stands twice is kept once, so that its quotes are fewer. An escaped quote is none.
+    if escaped or raw.count(b'"') != orjson.dumps(data).count(b'"'):
         _find_repeated(raw)
     return data
 
@@ -284,13 +280,6 @@ def _drop_empty(data: dict[str, Any], optional: frozenset[str]) -> tuple[str, ..
 
 def _has_gaps(values: Any) -> bool:
     return isinstance(values, list) and (None in values or "" in values)
-
-
-def _count_keys(value: Any) -> int:
-    """Count the keys of a parsed value, at every depth."""
-    if isinstance(value, dict):
-        return len(value) + sum(_count_keys(v) for v in value.values() if type(v) in _NESTING)
-    return sum(_count_keys(item) for item in value if type(item) in _NESTING)
 
 
 class _Repeating(dict[str, Any]):
