@@ -28,9 +28,10 @@ def mark_pending(conn: Conn, entity_type: EntityType, ids: Sequence[UUID]) -> No
         conn.execute(
             f"""
             UPDATE {entity_type} l SET {sink}_sync_status = 'pending'
-            WHERE l.id = ANY(%(ids)s) AND l.{sink}_sync_status <> 'pending' {meant} AND EXISTS (
-              SELECT 1 FROM sync_operation o
-              WHERE o.entity_id = l.id AND o.sink = %(sink)s AND o.finished_at IS NULL)
+            WHERE l.id = ANY(ARRAY(
+              SELECT o.entity_id FROM sync_operation o
+              WHERE o.entity_id = ANY(%(ids)s) AND o.sink = %(sink)s AND o.finished_at IS NULL))
+            AND l.{sink}_sync_status <> 'pending' {meant}
             """,
             {"ids": list(ids), "sink": sink},
         )
