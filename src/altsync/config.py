@@ -210,6 +210,10 @@ class Settings(BaseSettings):
     altsync_direct_database_url: SecretStr | None = None
     #: Any Celery broker; it only carries wake-ups.
     altsync_broker_url: SecretStr | None = None
+    #: With a broker of ``sentinel://``: what Sentinel calls the Redis to use, and the password of
+    #: the Sentinels themselves.
+    altsync_sentinel_master: str = "mymaster"
+    altsync_sentinel_password: SecretStr | None = None
     altsync_sinks: str = "embedding,neo4j,pinecone"
     #: Stands before the names of indexes, labels and queues, so that two installations can share
     #: a Pinecone project, a graph and a broker.

@@ -202,7 +202,7 @@ def backfill_type(app: Application, sink: SinkTraits, kind: EntityType, force: b
 def doctor(as_json: Json = False) -> None:
     """Ask every configured service whether it answers."""
     with application() as app:
-        from workers.broker import ask
+        from altsync.workers.broker import ask
 
         findings = health.look(app, ask)
         if as_json:

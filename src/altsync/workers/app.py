@@ -58,17 +58,38 @@ def create(settings: Settings) -> Celery:
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_transport_options={
-            "socket_timeout": BROKER_TIMEOUT,
-            "socket_connect_timeout": BROKER_TIMEOUT,
-            "socket_keepalive": True,
-            "visibility_timeout": 3600,
-        },
+        broker_transport_options=transport_options(settings),
         broker_pool_limit=POOL,
         # A second wake-up of a process that was cut off is harmless: the outbox is the truth.
         task_acks_late=False,
     )
     return app
+
+
+def transport_options(settings: Settings) -> dict[str, Any]:
+    """Return what Celery's transport needs to know beside the broker's address."""
+    options: dict[str, Any] = {
+        "socket_timeout": BROKER_TIMEOUT,
+        "socket_connect_timeout": BROKER_TIMEOUT,
+        "socket_keepalive": True,
+        "visibility_timeout": 3600,
+    }
+    if settings.broker_url.startswith("sentinel://"):
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        # A Sentinel that is away is passed over at once: by default it is asked ten times more.
+        limits = {
+            "socket_timeout": BROKER_TIMEOUT,
+            "socket_connect_timeout": BROKER_TIMEOUT,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        password = settings.altsync_sentinel_password
+        options["master_name"] = settings.altsync_sentinel_master
+        options["sentinel_kwargs"] = limits | (
+            {"password": password.get_secret_value()} if password else {}
+        )
+    return options
 
 
 def queue_name(name: str, prefix: str) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from kombu.connection import Connection
 
+from altsync.workers.app import app
+
 
 def ask(url: str, timeout: float) -> None:
     """Connect to a broker within ``timeout`` seconds. Raises kombu's own errors."""
-    with Connection(url, connect_timeout=timeout) as connection:  # type: ignore[no-untyped-call]
+    options = app.conf.broker_transport_options
+    with Connection(url, connect_timeout=timeout, transport_options=options) as connection:
         connection.ensure_connection(max_retries=1, timeout=timeout)
