@@ -82,7 +82,12 @@ def _unwrap(name: str, value: str) -> str:
 
     A password is only freed of its line break: all else may be part of it.
     """
-    if name in ("neo4j_password", "altsync_dashboard_password", "flower_basic_auth"):
+    if name in (
+        "neo4j_password",
+        "altsync_dashboard_password",
+        "altsync_sentinel_password",
+        "flower_basic_auth",
+    ):
         return value.strip("\r\n").strip(_INVISIBLE)
     value = value.strip().strip(_INVISIBLE).strip()
     if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
@@ -463,6 +468,7 @@ _SECRETS = frozenset(
         "pinecone_api_key",
         "openai_api_key",
         "flower_basic_auth",
+        "altsync_sentinel_password",
         "altsync_dashboard_password",
     }
 )
