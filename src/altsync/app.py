@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import psycopg
 import structlog
 
-from altsync import db, outbox, reconcile, similarity
+from altsync import db, outbox, reconcile, similarity, similarity_local
 from altsync.config import Settings, protect_settings, read_settings
 from altsync.db import Database, Outage
 from altsync.delivery import Delivery, Drained, Policy
@@ -68,15 +68,25 @@ class Application:
     def topology(self) -> Topology:
         """All sinks of the settings. Raises ``ConfigurationError`` for one that is none."""
         names = self.settings.sink_names
-        if self.settings.altsync_similarity and similarity.Sink.traits.follows in names:
-            names = [*names, SIMILARITY]
-        traits = tuple(_traits(name) for name in names)
+        traits = [_traits(name) for name in names]
         lacking = [one.name for one in traits if one.needs_embedding]
         if lacking and EMBEDDING not in names:
             raise ConfigurationError(
                 f"ALTSYNC_SINKS: {', '.join(lacking)} needs the sink embedding: add it"
             )
-        return Topology(traits)
+        searches = self._similarity
+        if searches is not None and searches.Sink.traits.follows in names:
+            traits.append(searches.Sink.traits)
+        return Topology(tuple(traits))
+
+    @property
+    def _similarity(self) -> Any:
+        """The module that searches neighbours; None when none does."""
+        modes = {"local": similarity_local, "index": similarity}
+        return modes.get(self.settings.altsync_similarity)
+
+    def _module(self, sink: str) -> Any:
+        return self._similarity if sink == SIMILARITY else _module(sink)
 
     @cached_property
     def database(self) -> Database:
@@ -102,7 +112,7 @@ class Application:
 
     def disabled_reason(self, sink: str) -> str | None:
         """Why nobody claims for a sink: the setting that is missing; None when it is ready."""
-        setting: str = _module(sink).SETTING
+        setting: str = self._module(sink).SETTING
         if setting and getattr(self.settings, setting.lower()) is None:
             return f"{setting} is not set"
         return None
@@ -125,6 +135,8 @@ class Application:
             if hasattr(opened, "belong_to"):
                 opened.belong_to(Ownership(self._installation, self._known_keys))
             return cast("Sink | None", opened)
+        if self._similarity is similarity_local:
+            return similarity_local.Sink(self.database, self.topology, rules(self.settings))
         # An index of its own: sinks are closed each by itself.
         index = self._open("pinecone")
         if index is None:
@@ -394,8 +406,6 @@ def worker_name() -> str:
 
 
 def _module(sink: str) -> Any:
-    if sink == SIMILARITY:
-        return similarity
     try:
         return importlib.import_module(f"altsync.sinks.{sink}")
     except ModuleNotFoundError as error:

@@ -187,6 +187,15 @@ class _DatabaseUrl(SecretStr):
         self.notes = tuple(notes)
 
 
+#: Other spellings of ALTSYNC_SIMILARITY's values.
+SIMILARITY_MODES = {
+    "local": "local",
+    "index": "index",
+    **dict.fromkeys(("off", "false", "0", "no"), "off"),
+    **dict.fromkeys(("on", "true", "1", "yes"), "local"),
+}
+
+
 class Settings(BaseSettings):
     """Everything that can be set. Each field is the variable of the same name in capitals."""
 
@@ -255,8 +264,9 @@ class Settings(BaseSettings):
     altsync_openai_tokens_per_minute: int | None = Field(default=None, ge=1, le=10**12)
     #: Seconds that a deleted row stays before it is removed for good.
     altsync_purge_grace_seconds: float = Field(default=3600.0, gt=0, le=_YEAR)
-    #: Whether leagues' SIMILAR_TO relationships are kept in step with their vectors.
-    altsync_similarity: bool = True
+    #: How leagues' SIMILAR_TO relationships are kept in step with their vectors: from the vectors
+    #: in PostgreSQL, by one query to the vector index for each changed league, or not at all.
+    altsync_similarity: Literal["local", "index", "off"] = "local"
     #: Cosine above which a league becomes similar to another, and below which it is no longer:
     #: two numbers, so that one near the threshold does not come and go.
     altsync_similarity_enter: float = Field(default=0.80, ge=-1, le=1)
@@ -330,6 +340,11 @@ class Settings(BaseSettings):
     @classmethod
     def _databases_are_read(cls, value: SecretStr | None) -> SecretStr | None:
         return value and _DatabaseUrl(*addresses.database_url(value.get_secret_value()))
+
+    @field_validator("altsync_similarity", mode="before")
+    @classmethod
+    def _similarity_is_a_mode(cls, value: object) -> object:
+        return SIMILARITY_MODES.get(str(value).strip().lower(), value)
 
     @field_validator("altsync_sinks")
     @classmethod

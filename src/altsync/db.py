@@ -427,6 +427,16 @@ class Database:
         with self._connection() as conn, conn.transaction():
             yield conn
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Conn]:
+        """A connection inside a transaction that reads one state of the database, and writes none.
+
+        Keep it short: vacuum removes no row version that it may still read.
+        """
+        with self._pool.connection() as conn, conn.transaction():
+            conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            yield conn
+
     def close(self) -> None:
         """Close every connection."""
         self._pool.close()

@@ -300,8 +300,8 @@ class SinkTraits:
     ``guarded``: the sink itself refuses older versions. ``needs_embedding``: its operations are
     born when the embedding settles. ``edges``: the sink mirrors relationships too, so it
     follows ``graph_version`` instead of ``version``. ``follows``: its operations are born when
-    that sink has settled, and its wake-ups travel in that sink's queue. ``types``: what it
-    takes of the entities. ``in_flight``: calls of one batch that may be under way at once, each
+    that sink has settled. ``types``: what it takes of the entities. ``local``: it calls no
+    remote service. ``in_flight``: calls of one batch that may be under way at once, each
     from a thread of its own.
     """
 
@@ -310,6 +310,7 @@ class SinkTraits:
     needs_embedding: bool = False
     edges: bool = False
     follows: str | None = None
+    local: bool = False
     types: tuple[EntityType, ...] = tuple(EntityType)
     in_flight: int = 1
 
@@ -323,7 +324,11 @@ class Topology:
     @property
     def direct(self) -> list[str]:
         """Sinks whose operations are enqueued with the change itself."""
-        return [s.name for s in self.sinks if not s.needs_embedding and s.name != EMBEDDING]
+        return [
+            s.name
+            for s in self.sinks
+            if not s.needs_embedding and s.follows is None and s.name != EMBEDDING
+        ]
 
     @property
     def vector(self) -> list[str]:

@@ -13,6 +13,7 @@ from altsync.db import Database
 from altsync.delivery import Batch, Delivery, Policy
 from altsync.records import EntityType, League, Topology
 from altsync.similarity import Sink as Similarity
+from altsync.similarity_local import Sink as LocalSimilarity
 from altsync.sinks import embedding, pinecone
 from altsync.sinks.base import Sink
 from altsync.store import EmbeddingCache, Rules
@@ -24,6 +25,9 @@ from tests.integration.world import ECHO, LEASE, World
 #: The sinks of the product, with similarity.
 RELATING = Topology((*TOPOLOGY.sinks, Similarity.traits))
 
+#: The same, with similarity from the vectors in PostgreSQL.
+LOCALLY = Topology((*TOPOLOGY.sinks, LocalSimilarity.traits))
+
 #: Rounds of deliveries after which everything must be at rest.
 ROUNDS = 20
 
@@ -31,18 +35,33 @@ ROUNDS = 20
 class Neighbourhood:
     """A database, an index, and every delivery between them."""
 
-    def __init__(self, world: World, database: Database, index: pinecone.Sink, rules: Rules):
+    def __init__(
+        self,
+        world: World,
+        database: Database,
+        index: pinecone.Sink,
+        rules: Rules,
+        mode: str = "index",
+    ):
         self.world, self.database, self.index, self.rules = world, database, index, rules
+        self.mode = mode
+        world.topology = self.topology = LOCALLY if mode == "local" else RELATING
         self.graph = FakeGraph()
         self.embedder = FakeEmbedder()
-        self.similarity = Similarity(database, index, RELATING, rules)
+        self.similarity: Sink = self.searching(rules)
         with world.conn.transaction():
-            outbox.register_sinks(world.conn, RELATING, "test-model", 4)
+            outbox.register_sinks(world.conn, self.topology, "test-model", 4)
+
+    def searching(self, rules: Rules) -> Sink:
+        """Return a sink that searches neighbours as this place does."""
+        if self.mode == "local":
+            return LocalSimilarity(self.database, self.topology, rules)
+        return Similarity(self.database, self.index, self.topology, rules)
 
     def deliver(self, sink: Sink, at: Callable[[str], None] = lambda point: None) -> Batch:
         """Everything that is due for a sink, counted as one batch; ``at`` hears of each point."""
         policy = Policy(lease=LEASE, echo=ECHO, debounce=self.rules.debounce)
-        delivery = Delivery(self.database, sink, RELATING, policy, worker="tests", at=at)
+        delivery = Delivery(self.database, sink, self.topology, policy, worker="tests", at=at)
         total = Batch()
         while (batch := delivery.deliver_batch()).claimed:
             total.claimed += batch.claimed
@@ -70,7 +89,7 @@ class Neighbourhood:
         """Let the neighbours of every league be looked for again, as ``relate --all`` does."""
         with self.world.conn.transaction():
             outbox.backfill_page(
-                self.world.conn, Similarity.traits, EntityType.LEAGUE, after=None, force=True
+                self.world.conn, self.similarity.traits, EntityType.LEAGUE, after=None, force=True
             )
 
     # --- changes --------------------------------------------------------------------------------
@@ -84,7 +103,7 @@ class Neighbourhood:
         store.create_changed_in_run(self.world.conn)
         ids = [self.world.row(league)["id"] for league in leagues]
         with self.world.conn.transaction():
-            store.tombstone(self.world.conn, EntityType.LEAGUE, ids, RELATING)
+            store.tombstone(self.world.conn, EntityType.LEAGUE, ids, self.topology)
 
     # --- looking --------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -17,9 +18,20 @@ from altsync.delivery import Policy
 from altsync.embedding import Embedded
 from altsync.local.services.vectors import Vectors
 from altsync.local.vectors.faults import FaultRule
-from altsync.records import SIMILARITY, Dead, EntityType, ErrorKind, League, Model, Synced
+from altsync.records import (
+    SIMILARITY,
+    Dead,
+    EntityType,
+    ErrorKind,
+    League,
+    Model,
+    Synced,
+    Topology,
+)
 from altsync.similarity import LAG, PART
 from altsync.similarity import Sink as Similarity
+from altsync.similarity_local import Found
+from altsync.similarity_local import Sink as LocalSimilarity
 from altsync.sinks import pinecone
 from altsync.sinks.pinecone import Match
 from altsync.store import Rules
@@ -48,10 +60,22 @@ def index(_harness: PineconeHarness) -> PineconeHarness:
     return _harness
 
 
+@pytest.fixture(params=["local", "index"])
+def mode(request: pytest.FixtureRequest) -> str:
+    """How neighbours are searched."""
+    return str(request.param)
+
+
+#: Tests about what an index answers, and when.
+by_index = pytest.mark.parametrize("mode", ["index"], indirect=True)
+
+
 @pytest.fixture
-def place(world: World, database: Database, index: PineconeHarness) -> Iterator[Neighbourhood]:
+def place(
+    world: World, database: Database, index: PineconeHarness, mode: str
+) -> Iterator[Neighbourhood]:
     """Everything between the seeds and the graph, under RULES."""
-    place = Neighbourhood(world, database, index.open(), RULES)
+    place = Neighbourhood(world, database, index.open(), RULES, mode)
     yield place
     place.similarity.close()
 
@@ -69,6 +93,7 @@ def test_neighbours_are_found_after_vectors_land(place: Neighbourhood) -> None:
     assert list(faults(place)) == []
 
 
+@by_index
 def test_one_query_for_each_league(place: Neighbourhood) -> None:
     """Never one per pair; and a league whose edges others crowd out is asked once more at most."""
     place.save(*some(30))
@@ -184,7 +209,7 @@ def test_hysteresis(place: Neighbourhood) -> None:
     stricter = replace(RULES, enter=0.95, leave=0.70)
     before = place.edges()
     assert any(score < 0.95 for score in before.values())
-    second = Neighbourhood(place.world, place.database, place.index, stricter)
+    second = Neighbourhood(place.world, place.database, place.index, stricter, place.mode)
     place.world.conn.execute("UPDATE league SET neighbours_of = NULL")
     ask_all(place)
     second.settle()
@@ -201,9 +226,8 @@ def ask_all(place: Neighbourhood) -> None:
 
 def test_across_archetypes(place: Neighbourhood) -> None:
     """Where it is allowed, the archetype does not matter."""
-    everywhere = Neighbourhood(
-        place.world, place.database, place.index, replace(RULES, across_archetypes=True)
-    )
+    rules = replace(RULES, across_archetypes=True)
+    everywhere = Neighbourhood(place.world, place.database, place.index, rules, place.mode)
     everywhere.save(*some(10), *some(10, "racing"))
     everywhere.settle()
     assert any(a[:3] != b[:3] for a, b in everywhere.edges())
@@ -211,6 +235,7 @@ def test_across_archetypes(place: Neighbourhood) -> None:
     everywhere.similarity.close()
 
 
+@by_index
 def test_an_index_that_lags_is_asked_again_later(
     place: Neighbourhood, index: PineconeHarness
 ) -> None:
@@ -232,6 +257,7 @@ def test_an_index_that_lags_is_asked_again_later(
     assert list(faults(place)) == []
 
 
+@by_index
 def test_a_vector_that_somebody_deleted_is_said(
     place: Neighbourhood, index: PineconeHarness
 ) -> None:
@@ -249,6 +275,7 @@ def test_a_vector_that_somebody_deleted_is_said(
     assert "altsync backfill --sink pinecone --force" in str(text)
 
 
+@by_index
 def test_an_outage_of_the_index_loses_nothing(place: Neighbourhood, index: PineconeHarness) -> None:
     """Queries fail, the breaker opens, and when the index is back everything is found."""
     place.save(*some(12))
@@ -307,6 +334,26 @@ class Interrupted:
         """The index is not its own."""
 
 
+class InterruptedSearch(LocalSimilarity):
+    """A search in PostgreSQL at which something happens once, after it has read the vectors."""
+
+    def __init__(
+        self,
+        database: Database,
+        topology: Topology,
+        rules: Rules,
+        meanwhile: Callable[[], object],
+    ) -> None:
+        super().__init__(database, topology, rules)
+        self._meanwhile = [meanwhile]
+
+    def _compare(self, archetype: str | None, ids: Sequence[UUID], model: Model) -> Found:
+        found = super()._compare(archetype, ids, model)
+        while self._meanwhile:
+            self._meanwhile.pop()()
+        return found
+
+
 @pytest.fixture
 def circle(place: Neighbourhood) -> Neighbourhood:
     """The place with leagues on a circle."""
@@ -332,8 +379,12 @@ def look(place: Neighbourhood) -> None:
 
 def look_amid(place: Neighbourhood, meanwhile: Callable[[], object]) -> None:
     """The same, with something that happens while the first answer is under way."""
-    index = Interrupted(place.index, meanwhile)
-    own, place.similarity = place.similarity, Similarity(place.database, index, RELATING, RULES)
+    own = place.similarity
+    if place.mode == "local":
+        place.similarity = InterruptedSearch(place.database, place.topology, RULES, meanwhile)
+    else:
+        index = Interrupted(place.index, meanwhile)
+        place.similarity = Similarity(place.database, index, RELATING, RULES)
     try:
         look(place)
     finally:
@@ -350,6 +401,7 @@ def make_due(place: Neighbourhood, tag: str) -> None:
     )
 
 
+@by_index
 def test_a_deleted_league_that_the_index_still_shows_takes_no_place(circle: Neighbourhood) -> None:
     """Its neighbours may be looked at before the index has let go of it."""
     circle.save(at("m", 0), *[at(f"n{n}", n) for n in range(1, 5)])
@@ -362,6 +414,7 @@ def test_a_deleted_league_that_the_index_still_shows_takes_no_place(circle: Neig
     assert list(faults(circle)) == []
 
 
+@by_index
 def test_a_crowd_of_deleted_leagues_hides_no_neighbour(
     circle: Neighbourhood, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -424,6 +477,7 @@ def test_a_text_that_comes_back_amid_its_search_is_looked_at_anew(circle: Neighb
     assert list(faults(circle)) == []
 
 
+@by_index
 def test_leagues_that_are_new_together_are_looked_at_once(circle: Neighbourhood) -> None:
     """Those of the first call know those of the second before they have been looked at."""
     count = PART + 7
@@ -513,6 +567,7 @@ def with_a_search_ahead(place: Neighbourhood) -> None:
     assert place.edges().keys() == {("n", "m")}
 
 
+@by_index
 def test_a_search_that_waited_for_an_embedding_is_made_up_for(circle: Neighbourhood) -> None:
     """The text is taken back before it is embedded: the vector is the old one all along."""
     with_a_search_ahead(circle)
@@ -524,6 +579,7 @@ def test_a_search_that_waited_for_an_embedding_is_made_up_for(circle: Neighbourh
     assert list(faults(circle)) == []
 
 
+@by_index
 def test_a_search_that_waited_for_a_vector_is_made_up_for(
     circle: Neighbourhood, index: PineconeHarness
 ) -> None:
@@ -537,6 +593,7 @@ def test_a_search_that_waited_for_a_vector_is_made_up_for(
     assert list(faults(circle)) == []
 
 
+@by_index
 def test_a_vector_written_again_revives_its_search(
     circle: Neighbourhood, index: PineconeHarness
 ) -> None:

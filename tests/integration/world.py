@@ -25,6 +25,7 @@ from altsync.records import (
     Settlement,
     SinkTraits,
     SportArchetype,
+    Topology,
     Verdict,
     entity_id,
 )
@@ -131,6 +132,9 @@ class Op:
 class World:
     """A database seen from a session of its own, which seeds, looks, and moves the time."""
 
+    #: The sinks that a save enqueues for.
+    topology: Topology = TOPOLOGY
+
     def __init__(self, url: str) -> None:
         self.url = url
         self.conn = db.connect(url)
@@ -153,7 +157,7 @@ class World:
         for entity_type in {type_of(c) for c in contents}:
             store.create_staging(self.conn, entity_type)
         with self.conn.transaction():
-            yield save(self.conn, *contents)
+            yield save(self.conn, *contents, topology=self.topology)
 
     def delete(self, *contents: Content) -> Changes:
         """Delete in one transaction."""
@@ -292,14 +296,14 @@ def empty(conn: Conn) -> None:
     outbox.register_sinks(conn, TOPOLOGY, MODEL, DIMENSIONS)
 
 
-def save(conn: Conn, *contents: Content) -> Changes:
+def save(conn: Conn, *contents: Content, topology: Topology = TOPOLOGY) -> Changes:
     """Seed inside the caller's transaction; the session has its temporary tables already."""
     changes = Changes()
     for entity_type in EntityType:
         members = [content for content in contents if type_of(content) is entity_type]
         if members:
             store.copy_to_staging(conn, entity_type, [_staged(content) for content in members])
-            changes += store.upsert_staged(conn, entity_type, TOPOLOGY)
+            changes += store.upsert_staged(conn, entity_type, topology)
     return changes
 
 

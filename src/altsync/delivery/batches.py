@@ -190,7 +190,7 @@ class Delivery:
         Asked after the claim, as rows are: operations of a new model would be done by the
         former one otherwise, and nobody would ask again.
         """
-        if self._traits.name != EMBEDDING and not self._needs_vector:
+        if self._traits.name != EMBEDDING and not self._needs_vector and not self._traits.follows:
             return gate
         model, dimensions = outbox.wanted_model(conn) or (gate.model, gate.dimensions)
         return replace(gate, model=model, dimensions=dimensions)

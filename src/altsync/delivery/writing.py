@@ -271,7 +271,7 @@ class Writer:
 
     def _note_answer(self, rows: Sequence[Row], writing: Writing, answer: Answer) -> None:
         writing.tokens += answer.tokens
-        writing.answered = writing.answered or answer.calls > 0
+        writing.answered = writing.answered or answer.calls > 0 or self._traits.local
         if writing.failure is None or writing.failure.retry_after is None:
             writing.failures_in_a_row, writing.failure = 0, None  # the sink is up after all
         said: dict[UUID, Outcome] = {outcome.id: outcome for outcome in answer.outcomes}

@@ -93,13 +93,21 @@ def select_operations(
     origin: Origin,
     action: Action = Action.UPSERT,
     priority: int = 0,
+    unsearched: str | None = None,
 ) -> str:
     """An INSERT of operations for the rows of ``source`` (a name in the same statement).
 
     ``source`` has the columns id, key, version, graph_version and embedded. Takes the
     parameters ``direct`` and ``vector`` (names of sinks) and ``graph`` (those that follow the
     graph's version). What is not embedded yet gets its embedding operation first.
+    ``unsearched`` is a condition in SQL: rows that are embedded, and that it holds for, also get
+    an operation for each sink of the parameter ``derived``.
     """
+    derived = (
+        f" || CASE WHEN c.embedded AND {unsearched} THEN %(derived)s::text[] ELSE '{{}}' END"
+        if unsearched
+        else ""
+    )
     waiting = (
         "%(vector)s::text[]"
         if action is Action.DELETE
@@ -112,7 +120,7 @@ def select_operations(
            CASE WHEN k.sink = ANY(%(graph)s::text[]) THEN c.graph_version ELSE c.version END,
            '{origin}', {priority}
     FROM {source} c
-    CROSS JOIN LATERAL unnest(%(direct)s::text[] || {waiting}) k(sink)
+    CROSS JOIN LATERAL unnest(%(direct)s::text[] || {waiting}{derived}) k(sink)
     ORDER BY c.id, k.sink
     {ON_LIVE}
     """
@@ -124,4 +132,5 @@ def enqueue_parameters(topology: Topology) -> dict[str, list[str]]:
         "direct": topology.direct,
         "vector": topology.vector,
         "graph": topology.graph,
+        "derived": topology.followers(EMBEDDING),
     }

@@ -80,9 +80,12 @@ def compare_embeddings(run: Comparison, tally: Tally) -> None:
 def compare_neighbours(run: Comparison, tally: Tally) -> None:
     """Leagues whose neighbours are not those of their vectors."""
 
+    follows = run.topology.traits(tally.sink).follows
+    assert follows is not None
+
     def read(conn: Conn, after: UUID | None) -> Page:
         ids = _drawn(run, EntityType.LEAGUE)
-        return store.similarity_gaps(conn, after=after, limit=PAGE, ids=ids)
+        return store.similarity_gaps(conn, follows, after=after, limit=PAGE, ids=ids)
 
     def mend(ids: Sequence[UUID]) -> None:
         if not (run.options.repair and ids):

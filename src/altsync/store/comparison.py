@@ -308,18 +308,18 @@ def embedding_gaps(
 
 
 def similarity_gaps(
-    conn: Conn, *, after: UUID | None, limit: int, ids: Sequence[UUID] | None = None
+    conn: Conn, follows: str, *, after: UUID | None, limit: int, ids: Sequence[UUID] | None = None
 ) -> tuple[list[Gap], UUID | None]:
     """Of one page of living leagues, those whose neighbours are not those of their vectors.
 
-    Only leagues whose vectors have arrived: others are asked for when theirs do.
+    Only leagues that the sink ``follows`` has confirmed: others are searched when it does.
     """
     return _gaps_of(
         conn,
         f"""
         WITH page AS MATERIALIZED (
           SELECT l.id, l.league_tag AS key,
-                 l.pinecone_sync_status = 'synced' AND l.embedding_text_hash IS NOT NULL
+                 l.{follows}_sync_status = 'synced' AND l.embedding_text_hash IS NOT NULL
                    AND l.neighbours_of IS DISTINCT FROM {BASIS} AS missing
           FROM league l WHERE l.id > %(after)s AND l.deleted_at IS NULL
             AND (%(ids)s::uuid[] IS NULL OR l.id = ANY(%(ids)s))

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from altsync.db import Conn
-from altsync.records import KNOWN_ARCHETYPES, SIMILARITY, EntityType, SinkTraits, SyncStatus
+from altsync.records import (
+    EMBEDDING,
+    KNOWN_ARCHETYPES,
+    SIMILARITY,
+    EntityType,
+    SinkTraits,
+    SyncStatus,
+)
 
 SINK_STATUSES = ("embedding", "neo4j", "pinecone")
 
@@ -88,7 +95,7 @@ def run_progress(conn: Conn, sink: SinkTraits) -> RunProgress:
     is enqueued for the next one.
     """
     if sink.name == SIMILARITY:
-        return _similarity_progress(conn)
+        return _similarity_progress(conn, sink.follows or EMBEDDING)
     changed = synced = failed = 0
     for entity_type in EntityType:
         row = conn.execute(
@@ -114,8 +121,8 @@ def run_progress(conn: Conn, sink: SinkTraits) -> RunProgress:
     return RunProgress(changed, synced, failed)
 
 
-def _similarity_progress(conn: Conn) -> RunProgress:
-    """Leagues whose neighbours are looked for once their vectors are written."""
+def _similarity_progress(conn: Conn, follows: str) -> RunProgress:
+    """Leagues whose neighbours are searched once the sink ``follows`` has confirmed them."""
     row = conn.execute(
         f"""
         SELECT count(*), count(*) FILTER (WHERE NOT waits AND NOT s.live AND NOT s.dead),
@@ -127,7 +134,7 @@ def _similarity_progress(conn: Conn) -> RunProgress:
           FROM sync_operation o WHERE o.entity_id = l.id AND o.sink = '{SIMILARITY}'
             AND (o.finished_at IS NULL OR o.status = 'dead')) s
         CROSS JOIN LATERAL (
-          SELECT l.deleted_at IS NULL AND l.pinecone_sync_status = 'pending'
+          SELECT l.deleted_at IS NULL AND l.{follows}_sync_status = 'pending'
              AND l.embedding_sync_status <> 'failed') w(waits)
         WHERE c.entity_type = '{EntityType.LEAGUE}'
         """

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from altsync.db import Conn, fill_lines
 from altsync.outbox import (
+    BASIS,
     KEY_COLUMN,
     end_searches,
     enqueue_parameters,
@@ -143,17 +144,27 @@ def classify_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> 
         SELECT count(*) FILTER (WHERE e.id IS NULL), count(*) FILTER (WHERE e.id IS NOT NULL),
                COALESCE(sum(%(direct)s::int + CASE
                  WHEN e.embedding_text_hash = s.text_hash AND e.embedding_model = m.model
-                 THEN %(vector)s::int ELSE 1 END), 0)
+                 THEN %(vector)s::int + (e.deleted_at IS NOT NULL)::int * %(derived)s::int
+                 ELSE 1 END), 0)
         FROM staging_{entity_type} s LEFT JOIN LATERAL (
           SELECT * FROM {entity_type} there WHERE there.id = s.id OFFSET 0) e ON true
         LEFT JOIN (SELECT config ->> 'model' AS model FROM sink_state
                    WHERE sink = '{EMBEDDING}') m ON true
         WHERE e.id IS NULL OR e.deleted_at IS NOT NULL OR {_differs(entity_type, "e", "s")}
         """,
-        {"direct": len(topology.direct), "vector": len(topology.vector)},
+        {
+            "direct": len(topology.direct),
+            "vector": len(topology.vector),
+            "derived": _derived(entity_type, topology),
+        },
     ).fetchone()
     assert row is not None
     return Changes(created=row[0], updated=row[1], operations=int(row[2]))
+
+
+def _derived(entity_type: EntityType, topology: Topology) -> int:
+    """How many sinks a returning entity that is embedded already is searched for."""
+    return len(topology.followers(EMBEDDING)) if entity_type is EntityType.LEAGUE else 0
 
 
 def upsert_staged(
@@ -176,6 +187,12 @@ def upsert_staged(
     columns = list(CONTENT_COLUMNS[entity_type])
     names = ", ".join(columns)
     note = f", noted AS ({_note(entity_type)})" if noted else ""
+    league = entity_type is EntityType.LEAGUE
+    searched = f", l.neighbours_of IS DISTINCT FROM {BASIS} AS unsearched" if league else ""
+    unsearched = "c.unsearched" if league else None
+    operations = select_operations(
+        entity_type, "changed", origin=Origin.SEED, unsearched=unsearched
+    )
     row = conn.execute(
         f"""
         WITH wanted AS (SELECT config ->> 'model' AS model FROM sink_state
@@ -191,9 +208,8 @@ def upsert_staged(
                     (xmax = 0) AS created,
                     COALESCE(l.embedding_text_hash = l.text_hash
                              AND l.embedding_model = (SELECT model FROM wanted), false)
-                      AS embedded),
-        enqueued AS (
-          {select_operations(entity_type, "changed", origin=Origin.SEED)} RETURNING 1)
+                      AS embedded{searched}),
+        enqueued AS ({operations} RETURNING 1)
         {note}
         SELECT count(*) FILTER (WHERE created), count(*) FILTER (WHERE NOT created),
                (SELECT count(*) FROM enqueued)
@@ -276,6 +292,10 @@ def _differs(entity_type: EntityType, one: str, other: str) -> str:
 
 def _renew(entity_type: EntityType) -> str:
     columns = CONTENT_COLUMNS[entity_type]
+    # A league that changes its archetype may be compared in another group before it is embedded,
+    # and come back to the former one with the same vector: it is to be searched all the same.
+    moved = "l.sport_archetype = excluded.sport_archetype AND l.deleted_at IS NULL"
+    forget = f", neighbours_of = CASE WHEN {moved} THEN l.neighbours_of END"
     return f"""
     ON CONFLICT (id) DO UPDATE SET
       {", ".join(f"{c} = excluded.{c}" for c in columns)},
@@ -287,6 +307,7 @@ def _renew(entity_type: EntityType) -> str:
         WHEN l.embedding_text_hash = excluded.text_hash
          AND l.embedding_model = (SELECT model FROM wanted)
         THEN 'synced' ELSE 'pending' END
+      {forget if entity_type is EntityType.LEAGUE else ""}
     WHERE l.deleted_at IS NOT NULL OR {_differs(entity_type, "l", "excluded")}
     """
 

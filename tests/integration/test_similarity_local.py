@@ -1,0 +1,228 @@
+"""SIMILAR_TO from the vectors in PostgreSQL: both ends of a pair, and no question to anybody."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from altsync import similarity_local
+from altsync.db import Database
+from altsync.local.services.vectors import Vectors
+from altsync.records import League
+from altsync.store import Rules
+from tests.contract.harness import PineconeHarness
+from tests.integration.neighbourhood import Neighbourhood, faults
+from tests.integration.test_similarity import Compass, at, neighbours
+from tests.integration.world import World, league
+
+#: Few edges each, so that leagues crowd each other out.
+RULES = Rules(enter=0.80, leave=0.70, top_k=3, debounce=0.0)
+
+
+@pytest.fixture(scope="module")
+def _harness(vectors_server: Vectors) -> Iterator[PineconeHarness]:
+    harness = PineconeHarness(vectors_server)
+    harness.shared().setup()
+    yield harness
+    harness.close()
+
+
+@pytest.fixture
+def circle(world: World, database: Database, _harness: PineconeHarness) -> Iterator[Neighbourhood]:
+    """Leagues on a circle: each lies where its description says, in degrees."""
+    _harness.empty()
+    place = Neighbourhood(world, database, _harness.open(), RULES, "local")
+    place.embedder = Compass()
+    yield place
+    place.similarity.close()
+
+
+def searches(place: Neighbourhood) -> int:
+    """How many searches have ended."""
+    return int(
+        place.world.scalar(
+            "SELECT count(*) FROM sync_operation WHERE sink = 'similarity' AND status = 'synced'"
+        )
+    )
+
+
+def test_a_new_league_reaches_both_ends_in_one_search(circle: Neighbourhood) -> None:
+    circle.save(at("a", 0))
+    circle.settle()
+    circle.save(at("b", 1))
+    circle.settle()
+    assert circle.edges().keys() == {("a", "b"), ("b", "a")}
+    assert searches(circle) == 2
+
+
+def test_a_first_load_searches_each_league_once(circle: Neighbourhood) -> None:
+    circle.save(*[at(f"l{n}", n / 2) for n in range(60)])
+    circle.settle()
+    assert searches(circle) == 60
+    assert list(faults(circle)) == []
+
+
+def test_no_remote_call_is_made(circle: Neighbourhood) -> None:
+    circle.save(*[at(f"l{n}", n) for n in range(20)])
+    assert circle.settle() == 0
+
+
+def test_a_league_that_moves_away_leaves_both_ends(circle: Neighbourhood) -> None:
+    circle.save(at("a", 0), at("b", 1))
+    circle.settle()
+    circle.save(at("b", 120))
+    circle.settle()
+    assert circle.edges() == {}
+    assert searches(circle) == 3
+
+
+def test_a_full_league_that_loses_a_neighbour_is_searched_again(circle: Neighbourhood) -> None:
+    circle.save(at("m", 0), *[at(f"n{n}", n) for n in range(1, 6)])
+    circle.settle()
+    assert neighbours(circle, "m") == {"n1", "n2", "n3"}
+    circle.save(at("n1", 150))
+    circle.settle()
+    assert neighbours(circle, "m") == {"n2", "n3", "n4"}
+    assert list(faults(circle)) == []
+
+
+def test_a_league_with_room_is_not_searched_again(circle: Neighbourhood) -> None:
+    circle.save(at("m", 0), at("n1", 1), at("n2", 2))
+    circle.settle()
+    before = searches(circle)
+    circle.save(at("n1", 150))
+    circle.settle()
+    assert neighbours(circle, "m") == {"n2"}
+    assert searches(circle) == before + 1
+
+
+def test_a_nearer_league_takes_the_place_of_the_farthest(circle: Neighbourhood) -> None:
+    circle.save(at("m", 0), *[at(f"n{n}", 10 * n) for n in range(1, 4)])
+    circle.settle()
+    circle.save(at("x", 5))
+    circle.settle()
+    assert neighbours(circle, "m") == {"x", "n1", "n2"}
+    assert list(faults(circle)) == []
+
+
+def test_leagues_of_equal_texts_are_neighbours(
+    circle: Neighbourhood, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More pairs than edges, over several blocks: the choice is by key."""
+    monkeypatch.setattr(similarity_local, "BLOCK", 7)
+    circle.save(*[at(f"l{n:02}", 0) for n in range(40)])
+    circle.settle()
+    assert neighbours(circle, "l39") == {"l00", "l01", "l02"}
+    assert neighbours(circle, "l00") == {"l01", "l02", "l03"}
+    assert list(faults(circle)) == []
+    assert set(circle.world.counts("similarity")) == {"synced"}
+
+
+def test_a_league_that_comes_back_finds_its_neighbours(circle: Neighbourhood) -> None:
+    """It is embedded already, so no embedding enqueues its search."""
+    circle.save(at("a", 0), at("b", 1))
+    circle.settle()
+    circle.delete(at("b", 1))
+    circle.settle()
+    assert circle.edges() == {}
+    circle.save(at("b", 1))
+    circle.settle()
+    assert circle.edges().keys() == {("a", "b"), ("b", "a")}
+
+
+def test_an_archetype_that_changes_and_comes_back_leaves_no_edge_behind(
+    circle: Neighbourhood,
+) -> None:
+    """Another league may be searched while it is in the other group."""
+    circle.save(at("l", 0))
+    circle.settle()
+    circle.save(at("l", 0, sport_archetype="racing"))
+    circle.save(at("m", 1, sport_archetype="racing"))
+    circle.vectors()
+    circle.deliver(circle.similarity)
+    circle.save(at("l", 0))
+    circle.settle()
+    assert list(faults(circle)) == []
+
+
+@pytest.mark.parametrize("block", [1, 3, 1000])
+def test_any_size_of_blocks_gives_the_same_edges(
+    circle: Neighbourhood, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(similarity_local, "BLOCK", block)
+    chance = random.Random(7)
+    circle.save(*[at(f"l{n}", chance.uniform(0, 360)) for n in range(40)])
+    circle.settle()
+    assert list(faults(circle)) == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_history_ends_by_the_rules(
+    circle: Neighbourhood, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Leagues come, move, change their group and go, with batches of three and searches between."""
+    monkeypatch.setattr(similarity_local, "PART", 3)
+    monkeypatch.setattr(similarity_local, "BLOCK", 4)
+    monkeypatch.setattr(similarity_local, "SOURCES", 2)
+    chance = random.Random(seed)
+    there: dict[str, League] = {}
+    for _step in range(15):
+        touched: dict[str, League] = {}
+        for _ in range(chance.randint(1, 6)):
+            tag = f"l{chance.randrange(18)}"
+            if tag in there and tag not in touched and chance.random() < 0.25:
+                circle.delete(there.pop(tag))
+                continue
+            archetype = chance.choice(["combat", "combat", "racing"])
+            touched[tag] = at(tag, chance.randrange(0, 360, 5), sport_archetype=archetype)
+        there |= touched
+        if touched:
+            circle.save(*touched.values())
+        match chance.randrange(4):
+            case 0:
+                circle.vectors()
+            case 1:
+                circle.vectors()
+                circle.deliver(circle.similarity)
+            case 2:
+                circle.settle()
+    circle.settle()
+    assert list(faults(circle)) == []
+    assert {tag for pair in circle.edges() for tag in pair} <= there.keys()
+
+
+def test_a_search_that_meets_a_change_leaves_the_pair_to_the_other(
+    circle: Neighbourhood,
+) -> None:
+    """Worker A reads, worker B searches a league that has moved, worker A writes."""
+    circle.save(at("a", 0), at("b", 1))
+    circle.vectors()
+    sink = circle.similarity
+    assert isinstance(sink, similarity_local.Sink)
+    compare = sink._compare
+
+    def late(*arguments: object) -> object:
+        found = compare(*arguments)  # type: ignore[arg-type]
+        sink._compare = compare  # type: ignore[method-assign]
+        circle.save(at("b", 90))
+        circle.vectors()
+        circle.deliver(circle.searching(RULES))
+        return found
+
+    sink._compare = late  # type: ignore[method-assign, assignment]
+    circle.deliver(sink)
+    circle.settle()
+    assert circle.edges() == {}
+    assert list(faults(circle)) == []
+
+
+def test_a_change_of_another_field_searches_nothing(circle: Neighbourhood) -> None:
+    circle.save(league("a", description="0 degrees"))
+    circle.settle()
+    before = searches(circle)
+    circle.save(replace(league("a", description="0 degrees"), tier="TIER2"))
+    circle.settle()
+    assert searches(circle) == before
