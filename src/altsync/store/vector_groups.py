@@ -184,8 +184,9 @@ def write_similar_edges(
     ids = [entity_id(Relation.SIMILAR_TO, f"{s}:{t}") for s, t, _score in flat]
     conn.execute(
         """
-        DELETE FROM league_relationship
-        WHERE source_league_id = ANY(%s) AND relationship_type = 'SIMILAR_TO' AND id <> ALL(%s)
+        DELETE FROM league_relationship r
+        WHERE source_league_id = ANY(%s) AND relationship_type = 'SIMILAR_TO'
+          AND NOT EXISTS (SELECT 1 FROM unnest(%s::uuid[]) AS kept(id) WHERE kept.id = r.id)
         """,
         (list(edges), ids),
     )
