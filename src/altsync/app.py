@@ -383,7 +383,7 @@ def policy(settings: Settings, sink: str) -> Policy:
         backoff_cap=settings.altsync_backoff_cap_seconds,
         breaker_cap=settings.altsync_breaker_cap_seconds,
         echo=settings.echo_seconds,
-        debounce=settings.altsync_similarity_debounce_seconds,
+        debounce=settings.similarity_debounce,
         requests_per_minute=settings.altsync_openai_requests_per_minute if paid else None,
         tokens_per_minute=settings.altsync_openai_tokens_per_minute if paid else None,
     )
@@ -396,7 +396,7 @@ def rules(settings: Settings) -> Rules:
         leave=settings.altsync_similarity_leave,
         top_k=settings.altsync_similarity_top_k,
         across_archetypes=settings.altsync_similarity_across_archetypes,
-        debounce=settings.altsync_similarity_debounce_seconds,
+        debounce=settings.similarity_debounce,
     )
 
 

@@ -275,8 +275,9 @@ class Settings(BaseSettings):
     altsync_similarity_top_k: int = Field(default=10, ge=1, le=1000)
     #: Whether leagues of different archetypes may be similar.
     altsync_similarity_across_archetypes: bool = False
-    #: Seconds after a vector was written until its neighbours are looked for.
-    altsync_similarity_debounce_seconds: float = Field(default=2.0, ge=0, le=_YEAR)
+    #: Seconds after a league got its vector until its neighbours are searched. By default 2 for
+    #: `index`, which shows its writes later, and 0.2 for `local`, so that changes share a pass.
+    altsync_similarity_debounce_seconds: float | None = Field(default=None, ge=0, le=_YEAR)
     #: Seconds between two comparisons of all stores by the relay; none by itself.
     altsync_verify_every: float | None = Field(default=None, gt=0, le=_YEAR)
     altsync_log_format: Literal["auto", "json", "console"] = "auto"
@@ -417,6 +418,13 @@ class Settings(BaseSettings):
         authority = self.database_url.get_secret_value().partition("://")[2].partition("/")[0]
         login, at, _ = authority.rpartition("@")
         return unquote(login.partition(":")[0]) if at else None
+
+    @property
+    def similarity_debounce(self) -> float:
+        """Seconds after a league got its vector until its neighbours are searched."""
+        if self.altsync_similarity_debounce_seconds is not None:
+            return self.altsync_similarity_debounce_seconds
+        return 2.0 if self.altsync_similarity == "index" else 0.2
 
     @property
     def sink_names(self) -> list[str]:

@@ -36,20 +36,26 @@ def test_the_sinks_of_the_product() -> None:
         SinkTraits(
             "similarity",
             guarded=True,
-            needs_embedding=True,
-            follows="pinecone",
+            follows="embedding",
             types=(EntityType.LEAGUE,),
+            local=True,
         ),
     )
 
 
 @pytest.mark.parametrize(
-    "variables", [{"ALTSYNC_SIMILARITY": "false"}, {"ALTSYNC_SINKS": "embedding,neo4j"}]
+    "variables",
+    [
+        {"ALTSYNC_SIMILARITY": "off"},
+        {"ALTSYNC_SIMILARITY": "false"},
+        {"ALTSYNC_SINKS": "neo4j"},
+        {"ALTSYNC_SINKS": "embedding,neo4j", "ALTSYNC_SIMILARITY": "index"},
+    ],
 )
 def test_similarity_may_be_switched_off(
     monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]
 ) -> None:
-    """By its setting, and where there is no vector index to ask."""
+    """By its setting, and where nothing gives it vectors."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert "similarity" not in Application().topology.names
@@ -59,9 +65,9 @@ def test_similarity_may_be_switched_off(
     ("variables", "enabled"),
     [
         ({}, []),
-        (EMBEDDING, ["embedding"]),
+        (EMBEDDING, ["embedding", "similarity"]),
         (NEO4J, ["neo4j"]),
-        (PINECONE, ["pinecone", "similarity"]),
+        (PINECONE, ["pinecone"]),
         (
             {**EMBEDDING, **NEO4J, **PINECONE},
             ["embedding", "neo4j", "pinecone", "similarity"],
@@ -81,7 +87,7 @@ def test_each_sink_is_switched_on_by_its_own_setting(
         "embedding": "OPENAI_API_KEY is not set",
         "neo4j": "NEO4J_URI is not set",
         "pinecone": "PINECONE_API_KEY is not set",
-        "similarity": "PINECONE_API_KEY is not set",
+        "similarity": "OPENAI_API_KEY is not set",
     }
     assert reasons == {s: None if s in enabled else why for s, why in missing.items()}
 

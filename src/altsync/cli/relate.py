@@ -49,11 +49,12 @@ def relate(
 def _check(app: Application) -> None:
     if SIMILARITY not in app.topology.names:
         raise ConfigurationError(
-            "relationships are not kept: ALTSYNC_SIMILARITY is off, or ALTSYNC_SINKS lacks pinecone"
+            "relationships are not kept: ALTSYNC_SIMILARITY is off, or ALTSYNC_SINKS lacks what "
+            "it needs (embedding, or pinecone for ALTSYNC_SIMILARITY=index)"
         )
     reason = app.disabled_reason(SIMILARITY)
     if reason:
-        raise ConfigurationError(f"similar leagues are found by Pinecone, but {reason}")
+        raise ConfigurationError(f"similar leagues cannot be found: {reason}")
     with app.database.transaction() as conn:
         app.register_sinks(conn)  # similarity may have been switched on since the last migration
 
