@@ -187,6 +187,10 @@ class _DatabaseUrl(SecretStr):
         self.notes = tuple(notes)
 
 
+#: Seconds after a league got its vector until it is compared with others in PostgreSQL, so that
+#: leagues that are embedded together share a pass.
+LOCAL_DEBOUNCE = 0.2
+
 #: Other spellings of ALTSYNC_SIMILARITY's values.
 SIMILARITY_MODES = {
     "local": "local",
@@ -275,9 +279,8 @@ class Settings(BaseSettings):
     altsync_similarity_top_k: int = Field(default=10, ge=1, le=1000)
     #: Whether leagues of different archetypes may be similar.
     altsync_similarity_across_archetypes: bool = False
-    #: Seconds after a league got its vector until its neighbours are searched. By default 2 for
-    #: `index`, which shows its writes later, and 0.2 for `local`, so that changes share a pass.
-    altsync_similarity_debounce_seconds: float | None = Field(default=None, ge=0, le=_YEAR)
+    #: Seconds after a vector was written until the index is asked for its neighbours.
+    altsync_similarity_debounce_seconds: float = Field(default=2.0, ge=0, le=_YEAR)
     #: Seconds between two comparisons of all stores by the relay; none by itself.
     altsync_verify_every: float | None = Field(default=None, gt=0, le=_YEAR)
     altsync_log_format: Literal["auto", "json", "console"] = "auto"
@@ -422,9 +425,9 @@ class Settings(BaseSettings):
     @property
     def similarity_debounce(self) -> float:
         """Seconds after a league got its vector until its neighbours are searched."""
-        if self.altsync_similarity_debounce_seconds is not None:
+        if self.altsync_similarity == "index":
             return self.altsync_similarity_debounce_seconds
-        return 2.0 if self.altsync_similarity == "index" else 0.2
+        return LOCAL_DEBOUNCE
 
     @property
     def sink_names(self) -> list[str]:

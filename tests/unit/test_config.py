@@ -367,7 +367,16 @@ def test_every_number_has_a_form_and_bounds(
         read_settings()
 
 
-@pytest.mark.parametrize("name", ["ALTSYNC_SIMILARITY", "ALTSYNC_SIMILARITY_ACROSS_ARCHETYPES"])
+@pytest.mark.parametrize(
+    ("value", "mode"),
+    [("local", "local"), ("Index", "index"), ("off", "off"), ("false", "off"), ("true", "local")],
+)
+def test_similarity_is_a_mode(monkeypatch: pytest.MonkeyPatch, value: str, mode: str) -> None:
+    monkeypatch.setenv("ALTSYNC_SIMILARITY", value)
+    assert read_settings().altsync_similarity == mode
+
+
+@pytest.mark.parametrize("name", ["ALTSYNC_SIMILARITY_ACROSS_ARCHETYPES"])
 def test_a_flag_says_which_words_are_wanted(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     for value, meant in (("ON", True), ("no", False), ("1", True)):
         monkeypatch.setenv(name, value)

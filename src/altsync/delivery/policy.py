@@ -19,7 +19,7 @@ class Policy:
     backoff_cap: float = 300.0
     breaker_cap: float = 30.0
     echo: float = 40.0
-    debounce: float = 2.0
+    debounce: float = 0.2
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
 
