@@ -31,6 +31,13 @@ READS = 3
 NAMED = 3
 
 
+class NotOurs(SinkFailure):
+    """A store is another installation's: asking again does not change it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(ErrorKind.SINK, reason)
+
+
 @dataclass(frozen=True, slots=True)
 class Ownership:
     """What PostgreSQL says: which installation this is, and which of some keys it has ever had."""
@@ -96,7 +103,7 @@ class Guard:
                 return True  # without the right to mark, a store that nobody has marked is used
             mark = self._marked()
         if not me.is_same(mark):
-            raise SinkFailure(ErrorKind.SINK, refusal(self._store, me, mark))
+            raise NotOurs(refusal(self._store, me, mark))
         return True
 
     def _marked(self) -> Installation:
@@ -130,8 +137,7 @@ class Guard:
             unknown += [key for key in keys if key not in known]
         total = sum(len(keys) for keys in sampled.values())
         if total and total - len(unknown) < KNOWN * total:
-            raise SinkFailure(
-                ErrorKind.SINK,
+            raise NotOurs(
                 f"{self._store.place} holds records of an altsync installation that this database "
                 f"does not have ({', '.join(sorted(unknown)[:NAMED])}), and no installation id. "
                 f"{_remedy(self._store.sink)}",

@@ -569,8 +569,8 @@ def test_agreement_costs_few_statements(site: Site, monkeypatch: pytest.MonkeyPa
     assert graph is not None
     report = site.verify()
     assert report.consistent
-    # Nodes of three types, parents of two, relationships of one.
-    assert len(asked) == 6
+    # Whose it is; nodes of three types, parents of two, relationships of one.
+    assert len(asked) == 7
     (index,) = (tally for tally in report.tallies if tally.sink == "pinecone")
     # Three counts, three namespaces listings by type, and for each of the four namespaces a
     # list and a fetch.

@@ -12,9 +12,11 @@ from psycopg.errors import LockNotAvailable
 
 from altsync import outbox, store
 from altsync.db import Database
+from altsync.ownership import NotOurs
 from altsync.reconcile.report import Drift, Options, Tally
 from altsync.reconcile.waiting import Above, Ghost, Waiting, refusal
 from altsync.records import Digest, EntityType, SinkTraits, Topology
+from altsync.sinks.base import Ask
 
 #: Entities per page: what one statement, and the memory of one step, is about.
 PAGE = 500
@@ -260,6 +262,21 @@ class Comparison:
         with self.database.autocommit() as conn:
             living = store.living_keys(conn, entity_type, keys)
         self.enqueue(tally, traits, entity_type, list(living.values()))
+
+
+def check_owner(ask: Ask, check: Callable[[], None]) -> None:
+    """Raise ``SinkFailure`` when a sink is another installation's, or does not answer ``ask``."""
+
+    def look() -> NotOurs | None:
+        try:
+            check()
+        except NotOurs as refusal:
+            return refusal
+        return None
+
+    refused = ask(look)
+    if refused is not None:
+        raise refused
 
 
 def differing(one: Digest, other: Digest) -> list[int]:

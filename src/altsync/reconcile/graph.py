@@ -9,7 +9,7 @@ from uuid import UUID
 
 from altsync import store
 from altsync.projection import graph_node
-from altsync.reconcile.comparison import Comparison, Verdict, differing
+from altsync.reconcile.comparison import Comparison, Verdict, check_owner, differing
 from altsync.reconcile.patience import Patience, hung
 from altsync.reconcile.report import Drift, Tally
 from altsync.reconcile.suspects import Seen, confirm
@@ -40,7 +40,7 @@ class _Found:
 
 def compare(run: Comparison, sink: neo4j.Sink, tally: Tally) -> None:
     """Every type of entity. Raises ``SinkFailure``."""
-    sink.check_owner()
+    check_owner(_ask(run), sink.check_owner)
     waiting = Waiting()
     kinds = list(EntityType)
     for done, entity_type in enumerate(kinds):

@@ -12,9 +12,6 @@ from altsync.reconcile.report import Drift, Tally
 from altsync.records import EntityType
 from altsync.store import Gap
 
-#: Rows per page when all are looked at: PostgreSQL sums each, and few are read.
-ROWS = 5000
-
 #: Gaps of one page, and the id to go on after.
 Page = tuple[list[Gap], UUID | None]
 
@@ -32,7 +29,7 @@ def compare_rows(run: Comparison, tally: Tally) -> frozenset[UUID]:
             with run.database.autocommit() as conn:
                 drawn = _drawn(run, entity_type)
                 rows, after = store.edited_rows(
-                    conn, entity_type, after=after, limit=ROWS, ids=drawn
+                    conn, entity_type, after=after, limit=PAGE, ids=drawn
                 )
             for row in rows:
                 tally.note(Drift.EDITED, row.key)

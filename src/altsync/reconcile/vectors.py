@@ -11,7 +11,7 @@ import numpy as np
 
 from altsync import store
 from altsync.projection import namespace, vector_metadata
-from altsync.reconcile.comparison import PAGE, Comparison, Verdict, differing
+from altsync.reconcile.comparison import PAGE, Comparison, Verdict, check_owner, differing
 from altsync.reconcile.patience import Patience
 from altsync.reconcile.report import Drift, Tally
 from altsync.reconcile.suspects import Seen, confirm
@@ -33,10 +33,10 @@ Place = tuple[str, str]
 
 def compare(run: Comparison, sink: pinecone.Sink, tally: Tally) -> None:
     """Every type of entity. Raises ``SinkFailure``."""
-    sink.check_owner()
     reads = Reads(ask=Patience(run.wait))
     try:
         if run.sampled is not None:
+            check_owner(reads.ask, sink.check_owner)
             waiting = Waiting()
             for entity_type in EntityType:
                 listed = run.sample_of(entity_type)
@@ -51,6 +51,7 @@ def compare(run: Comparison, sink: pinecone.Sink, tally: Tally) -> None:
 
 def _compare_all(run: Comparison, sink: pinecone.Sink, tally: Tally, reads: Reads) -> None:
     total = sum(sink.count(entity_type, reads) for entity_type in EntityType)
+    check_owner(reads.ask, sink.check_owner)
     held = 0
     waiting = Waiting()
     for entity_type in EntityType:
