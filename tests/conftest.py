@@ -17,7 +17,7 @@ from altsync import db, outbox
 from altsync.db import Database
 from altsync.local.services.broker import Broker, start_redis
 from altsync.local.services.graph import Graph, start_graph
-from altsync.local.services.postgres import Postgres, start_postgres
+from altsync.local.services.postgres import ROLE, Postgres, start_postgres
 from altsync.local.services.vectors import Vectors, start_vectors
 from altsync.records import SinkTraits, Topology
 from tests.real_neo4j.server import RELEASES, RealNeo4j, start_real_neo4j, why_unavailable
@@ -61,6 +61,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     """A PostgreSQL of this session, with a migrated database to copy from."""
     server = start_postgres(tmp_path_factory.mktemp("postgres"))
     try:
+        # Tests count the statements of a session, and shorten its wait for deadlocks.
+        with psycopg.connect(server.superuser_url, autocommit=True) as conn:
+            conn.execute(f"GRANT SET ON PARAMETER log_statement, deadlock_timeout TO {ROLE}")
         with psycopg.connect(server.url, autocommit=True) as conn:
             conn.execute("CREATE DATABASE migrated")
         template = _with_name(server.url, "migrated")

@@ -34,12 +34,17 @@ def measure(bench: Bench) -> Figure:
     folder = bench.folder / "sizes"
     write_leagues(folder, ROWS)
     measured: list[Measured] = []
-    with bench.database() as url, psycopg.connect(url, autocommit=True) as conn:
+    with (
+        bench.database() as url,
+        psycopg.connect(url, autocommit=True) as conn,
+        psycopg.connect(bench.postgres.superuser_url, autocommit=True) as superuser,
+    ):
         seeded = seeding(url)
-        with bench.doing("seeding"), _logging(conn, "seeding", measured), seeded as session:
+        logging = _logging(superuser, "seeding", measured)
+        with bench.doing("seeding"), logging, seeded as session:
             seed(session, folder)
         for sink in SINKS:
-            with bench.doing(f"delivering to {sink}"), _logging(conn, sink, measured):
+            with bench.doing(f"delivering to {sink}"), _logging(superuser, sink, measured):
                 _deliver(url, sink)
         conn.execute("VACUUM")
         measured += [_kept(conn, table, what) for table, what in KEPT.items()]

@@ -29,10 +29,19 @@ def packages_in(root: Path, folder: str) -> set[str]:
 
 
 def test_every_package_is_installed() -> None:
-    """A folder that pyproject.toml does not list would be missing from a wheel."""
-    listed = project()["tool"]["setuptools"]["packages"]
-    assert sorted(listed) == sorted(
-        packages_in(ROOT / "src", "altsync") | packages_in(ROOT, "workers")
+    """A folder that pyproject.toml does not list would be missing from a wheel.
+
+    Migrations and seeds are beside ``src``, and packages of altsync where it is installed.
+    """
+    setuptools = project()["tool"]["setuptools"]
+    beside = {name: folder for name, folder in setuptools["package-dir"].items() if name}
+    mapped = {
+        ".".join((name, *file.parent.relative_to(ROOT / folder).parts))
+        for name, folder in beside.items()
+        for file in (ROOT / folder).rglob("*.py")
+    }
+    assert sorted(setuptools["packages"]) == sorted(
+        packages_in(ROOT / "src", "altsync") | set(beside) | mapped
     )
 
 
