@@ -32,6 +32,9 @@ GOODBYE = 30.0
 #: Seconds that the stores get to agree; the real seeds take a few.
 LONGEST = 80.0
 
+#: Seconds that relay and worker get to start, before the demo names one that is missing.
+STARTING = 30.0
+
 #: Names of leagues shown beside a count.
 SAMPLE = 4
 
@@ -82,7 +85,7 @@ def demo(
         cleanup.enter_context(_processes())
         conn = cleanup.enter_context(app.connect("altsync-demo"))
         report = load(app, conn, Options(folder, tuple(Part)))
-        arrived, progress = follow(app, conn, LONGEST)
+        arrived, progress = follow(app, conn, LONGEST, STARTING)
         answers.print(terminal.seed_summary(report, progress))
         _show_stores(app, _remote_calls(app) - before)
         if not arrived:

@@ -183,9 +183,12 @@ def waited_for(app: Application) -> list[str]:
 
 
 def follow(
-    app: Application, conn: Conn, timeout: float | None
+    app: Application, conn: Conn, timeout: float | None, patience: float = PATIENCE
 ) -> tuple[bool, dict[str, RunProgress]]:
-    """Watch until every sink holds what this run's lines say, or has given up on it."""
+    """Watch until every sink holds what this run's lines say, or has given up on it.
+
+    ``patience``: seconds without a claim after which a missing process is named.
+    """
     sinks = waited_for(app)
     store.note_seen(conn)
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -207,7 +210,7 @@ def follow(
             if deadline is not None and time.monotonic() > deadline:
                 notes.print(f"Not there yet after {timeout:g} s: altsync status says why.")
                 return False, progress
-            for sink, idle in store.idle_sinks(conn, PATIENCE).items():
+            for sink, idle in store.idle_sinks(conn, patience).items():
                 if sink in sinks and sink not in hinted and progress[sink].waiting:
                     hinted.add(sink)
                     text = f"{sink}: {idle_message(sink, idle)}. altsync status shows all sinks."
