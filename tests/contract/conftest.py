@@ -29,8 +29,7 @@ GRAPHS = tuple(HARNESSES["neo4j"])
 
 
 def _params(names: Iterator[str]) -> list[object]:
-    # One process for each release: each starts a server of its own.
-    marks = {name: [pytest.mark.real_neo4j, pytest.mark.xdist_group(name)] for name in RELEASES}
+    marks = dict.fromkeys(RELEASES, pytest.mark.real_neo4j)
     return [pytest.param(name, marks=marks.get(name, ())) for name in names]
 
 

@@ -29,12 +29,7 @@ DIMENSIONS = 1536
 ROUNDS = 20
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(name, marks=[pytest.mark.real_neo4j, pytest.mark.xdist_group(name)])
-        for name in RELEASES
-    ]
-)
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.real_neo4j) for name in RELEASES])
 def server(
     request: pytest.FixtureRequest,
     neo4j_servers: Callable[[str], RealNeo4j],
