@@ -416,6 +416,27 @@ def test_a_dead_operation_is_drift(site: Site) -> None:
     site.mend()
 
 
+def test_a_recent_write_of_the_graph_is_looked_at_again_after_the_grace(site: Site) -> None:
+    """A follower of a cluster may lack what the leader has just confirmed."""
+    site.world.conn.execute("UPDATE league SET neo4j_synced_at = clock_timestamp()")
+    statement = "MATCH (n:League {league_tag: 'l001'}) SET n.content_hash = $hash"
+    site.graph.ask(statement, hash="before")
+    waits: list[float] = []
+
+    def arrives(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 1:
+            hashed = site.world.scalar("SELECT content_hash FROM league WHERE league_tag = 'l001'")
+            site.graph.ask(
+                "MATCH (n:League {league_tag: 'l001'}) SET n.content_hash = $h", h=hashed
+            )
+
+    report = site.app.verify(Options(grace=600.0, deep=True), ["neo4j"], wait=arrives)
+    assert found(report) == {}
+    assert len(waits) == 1
+    assert 0 < waits[0] <= 600.0
+
+
 def test_a_recent_write_is_looked_at_again_after_the_grace(site: Site) -> None:
     """An index may show a write late: only what was just written is waited for."""
     waits: list[float] = []

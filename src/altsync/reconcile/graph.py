@@ -120,10 +120,10 @@ def _entities(
 
     def read(ids: Sequence[UUID]) -> Mapping[UUID, Seen[Row]]:
         with run.database.autocommit() as conn:
-            rows, live, _ = store.rows_and_live(
+            rows, live, ages = store.rows_and_live(
                 conn, entity_type, ids, [tally.sink], with_edges=True
             )
-        return {row.id: Seen(row, row.id in live) for row in rows}
+        return {row.id: Seen(row, row.id in live, ages.get(row.id)) for row in rows}
 
     for ids in listed:
         found = confirm(
@@ -131,6 +131,8 @@ def _entities(
             read=read,
             look=partial(_look, run, sink, entity_type),
             judge=lambda _, row, held: _judge(row, held, run.highest, deep=run.options.deep),
+            grace=run.options.grace,
+            wait=run.wait,
         )
         tally.pending += found.pending
         run.note(tally, sink.traits, entity_type, found.drift, waiting)
@@ -216,7 +218,7 @@ def _ghosts(
     def read(asked: Sequence[str]) -> Mapping[str, Seen[Standing]]:
         with run.database.autocommit() as conn:
             found = store.standings(conn, entity_type, asked, tally.sink, [tally.sink])
-        return {key: Seen(one, one.under_way) for key, one in found.items()}
+        return {key: Seen(one, one.under_way, one.age) for key, one in found.items()}
 
     def look(seen: Mapping[str, Seen[Standing]]) -> Mapping[str, neo4j.Node]:
         return _ask(run)(partial(sink.nodes, entity_type, list(seen)))
@@ -226,7 +228,9 @@ def _ghosts(
             return None
         return Ghost(entity_type, key, node.version)
 
-    found = confirm(suspects, read=read, look=look, judge=judge)
+    found = confirm(
+        suspects, read=read, look=look, judge=judge, grace=run.options.grace, wait=run.wait
+    )
     tally.pending += found.pending
     for key in found.drift:
         tally.note(Drift.GHOST, key)

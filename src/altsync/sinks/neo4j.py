@@ -778,7 +778,8 @@ class Sink:
 
     def query(self, statement: str, **parameters: Any) -> list[neo4j.Record]:
         """All records of a read. Raises ``SinkFailure``."""
-        return self._run(lambda tx: list(_query(tx, statement, **parameters)), write=False)
+        work = partial(_records, statement=statement, **parameters)
+        return self._run(work, write=False, follower=True)
 
     def forget_tombstones(self) -> None:
         """Remove deletions that no upsert can be late for any more, and stubs of no use."""
@@ -800,10 +801,13 @@ class Sink:
         *,
         write: bool = True,
         guarded: bool = True,
+        follower: bool = False,
         timeout: float | None = None,
     ) -> T:
         """Run ``work`` in one managed transaction within the timeout.
 
+        Of a cluster, the leader answers, and a ``follower`` only where it may: it may lack what was
+        just written, by this process or another, and a comparison would call that drift.
         A write that is ``guarded`` is refused where the graph is another installation's.
         """
         if write and guarded:
@@ -813,7 +817,7 @@ class Sink:
 
         def call(driver: neo4j.Driver) -> T:
             with driver.session(database=self._database) as session:
-                execute = session.execute_write if write else session.execute_read
+                execute = session.execute_read if follower else session.execute_write
                 return execute(neo4j.unit_of_work(timeout=seconds)(work))
 
         ends = time.monotonic() + seconds
@@ -853,8 +857,8 @@ def translate(error: errors.Neo4jError | errors.DriverError) -> SinkFailure:
     return SinkFailure(ErrorKind.UNKNOWN, reason, unsure=True)  # the server broke: halves may pass
 
 
-def _records(tx: ManagedTransaction, *, statement: str) -> list[neo4j.Record]:
-    return list(_query(tx, statement))
+def _records(tx: ManagedTransaction, *, statement: str, **parameters: Any) -> list[neo4j.Record]:
+    return list(_query(tx, statement, **parameters))
 
 
 def _execute(tx: ManagedTransaction, *, statement: str, **parameters: Any) -> None:
