@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import MutableMapping
@@ -10,6 +11,7 @@ from typing import Any
 import structlog
 
 from altsync.redaction import protect, redact
+from altsync.wording import visible, visible_json
 
 __all__ = ["debugging", "protect", "redact", "set_up"]
 
@@ -41,6 +43,25 @@ def _clean(value: Any) -> Any:
             return value
 
 
+def _visible(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Write out the signs of every text that steer a terminal, or begin a line of their own."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            text = visible(value)
+            event[name] = text if name in _TRACEBACKS else text.replace("\n", "\\n")
+    return event
+
+
+#: Values of several lines.
+_TRACEBACKS = frozenset({"exception", "stack"})
+
+
+def _json(event: Any, **options: Any) -> str:
+    return visible_json(json.dumps(event, **options))
+
+
 def debugging() -> bool:
     """Whether lines at DEBUG are shown. Ask before making one for each record of a batch."""
     return logging.getLogger("altsync").isEnabledFor(logging.DEBUG)
@@ -59,13 +80,14 @@ def set_up(*, level: str = "INFO", form: str = "auto") -> None:
         [
             structlog.processors.format_exc_info,
             _redacted,
+            _visible,
             structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
         ]
         if console
         else [
             structlog.processors.format_exc_info,
             _redacted,
-            structlog.processors.JSONRenderer(),
+            structlog.processors.JSONRenderer(_json),
         ]
     )
     structlog.configure(

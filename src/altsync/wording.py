@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from collections.abc import Iterable
 
 #: Share of letters in common, from which a known word is suggested.
 _LIKENESS = 0.6
+
+#: Before and after a joiner: scripts and emoji whose forms depend on it.
+_JOINED = "\u0590-\u1fff\u2100-\u2bff\ufe0f\U0001f000-\U0001faff"
+
+#: Signs that steer a terminal, reorder text or take no room: C0 but tab and newline, DEL, C1, bidi
+#: controls, zero-width signs, tags outside of flags, halves of surrogate pairs.
+_HIDDEN = re.compile(
+    "(?P<flag>\U0001f3f4[\U000e0020-\U000e007e]{1,8}\U000e007f)"
+    f"|(?<![{_JOINED}])[\u200c\u200d]|[\u200c\u200d](?![{_JOINED}])"
+    "|[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u180e\u200b\u200e\u200f\u2028-\u202e"
+    "\u2060-\u206f\u3164\ud800-\udfff\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e007f]"
+)
 
 
 def plural(count: int, noun: str, nouns: str | None = None) -> str:
@@ -14,12 +29,27 @@ def plural(count: int, noun: str, nouns: str | None = None) -> str:
     return f"{count:,} {noun if count == 1 else nouns or f'{noun}s'}"
 
 
+def visible(text: str) -> str:
+    """Return a text whose hidden signs are written out, as ``\\x1b``. Tab and newline stay."""
+    return _HIDDEN.sub(
+        lambda found: found["flag"] or found[0].encode("unicode_escape").decode(),
+        text.replace("\r\n", "\n"),
+    )
+
+
+def visible_json(document: str) -> str:
+    """Return a JSON document in which hidden signs are JSON's own escapes."""
+    return _HIDDEN.sub(lambda found: found["flag"] or _json_escape(found[0]), document)
+
+
+def _json_escape(sign: str) -> str:
+    # json.dumps leaves DEL, which is ASCII, as it is.
+    return "\\u007f" if sign == "\x7f" else json.dumps(sign)[1:-1]
+
+
 def one_line(text: object) -> str:
-    """Return a text with every run of spaces as one, and no sign that steers a terminal."""
-    joined = " ".join(str(text).split())
-    if joined.isprintable():
-        return joined
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)
+    """Return a text on one line, with every run of spaces as one and hidden signs visible."""
+    return " ".join(visible(str(text)).split())
 
 
 def sentences(*parts: str) -> str:

@@ -39,6 +39,4 @@ def adopt(
             return
         for name, former in adopted.items():
             whose = ", ".join(f"{one.id} of the database {one.database!r}" for one in former)
-            notes.print(
-                f"{name}: adopted{f' from {whose}' if whose else ''}", markup=False, soft_wrap=True
-            )
+            notes.print(f"{name}: adopted{f' from {whose}' if whose else ''}", soft_wrap=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
+from altsync.cli.tables import Table, Text
 from altsync.queries import (
     ArchetypeLeagues,
     ArchetypePair,
@@ -23,6 +22,7 @@ from altsync.queries import (
     Relationship,
     SimilarLeague,
 )
+from altsync.wording import one_line
 
 #: Names of leagues shown beside a count.
 SAMPLE = 4
@@ -52,7 +52,7 @@ def found_table(leagues: Sequence[FoundLeague]) -> Table:
     """Leagues by meaning."""
     table = _table("score", "tag", *_STANDING)
     for one in leagues:
-        _row(table, _score(one.score), one.league_tag, *_standing(one))
+        table.add_row(_score(one.score), one.league_tag, *_standing(one))
     return table
 
 
@@ -60,7 +60,7 @@ def leagues_table(leagues: Sequence[FullLeague]) -> Table:
     """Leagues by filter."""
     table = _table("tag", *_STANDING)
     for one in leagues:
-        _row(table, one.league_tag, *_standing(one))
+        table.add_row(one.league_tag, *_standing(one))
     return table
 
 
@@ -78,7 +78,7 @@ def similar_table(leagues: Sequence[SimilarLeague]) -> Table:
     """Neighbours with the way to each."""
     table = _table("score", "tag", "sources", "path")
     for one in leagues:
-        _row(table, _score(one.score), one.league_tag, " + ".join(one.sources), one.path)
+        table.add_row(_score(one.score), one.league_tag, " + ".join(one.sources), one.path)
     return table
 
 
@@ -88,7 +88,7 @@ def archetypes_table(archetypes: Sequence[ArchetypeLeagues]) -> Table:
     for one in archetypes:
         names = [league.league_name for league in one.leagues[:SAMPLE]]
         more = f" … and {one.count - SAMPLE:,} more" if one.count > SAMPLE else ""
-        _row(table, one.archetype, f"{one.count:,}", ", ".join(names) + more)
+        table.add_row(one.archetype, f"{one.count:,}", ", ".join(names) + more)
     return table
 
 
@@ -97,7 +97,7 @@ def explored_view(leagues: Sequence[ExploredLeague]) -> RenderableType:
     parts: list[RenderableType] = []
     for one in leagues:
         head = Text(f"{one.league.league_name}:", style="bold")
-        around = Table.grid(padding=(0, 0, 0, 2))
+        around = Table("fact", "value", plain=True)
         for name, value in (
             ("Archetype", one.league.sport_archetype),
             ("Same archetype", _names(one.same_archetype)),
@@ -123,13 +123,13 @@ def examples_table(examples: Sequence[FoundExample]) -> Table:
     table = _table("score", "example", "category", "input", "output")
     for one in examples:
         texts = (_excerpt(one.input_text), _excerpt(one.output_text))
-        _row(table, _score(one.score), one.example_id, one.category, *texts)
+        table.add_row(_score(one.score), one.example_id, one.category, *texts)
     return table
 
 
 def league_view(league: FullLeague, edges: Sequence[Relationship]) -> RenderableType:
     """One league with everything that belongs to it."""
-    facts = Table.grid(padding=(0, 2))
+    facts = Table("fact", "value", plain=True)
     known = {
         "tag": league.league_tag,
         "sport": league.sport_name,
@@ -145,11 +145,10 @@ def league_view(league: FullLeague, edges: Sequence[Relationship]) -> Renderable
             facts.add_row(Text(name, style="dim"), Text(value))
     documents = _table("document", "kind", "text")
     for document in league.documents:
-        _row(documents, document.title, document.kind or "", _excerpt(document.body or ""))
+        documents.add_row(document.title, document.kind or "", _excerpt(document.body or ""))
     contracts = _table("contract", "with", "type", "status", "from", "to")
     for one in league.contracts:
-        _row(
-            contracts,
+        contracts.add_row(
             one.title,
             one.counterparty or "",
             one.contract_type or "",
@@ -168,7 +167,7 @@ def relationships_table(edges: Sequence[Relationship]) -> Table:
     table = _table("score", "relationship", "direction", "tag", "league")
     for one in edges:
         score = _score(one.score)
-        _row(table, score, one.type, one.direction, one.league_tag, one.league_name)
+        table.add_row(score, one.type, one.direction, one.league_tag, one.league_name)
     return table
 
 
@@ -178,7 +177,7 @@ def audit_table(entries: Sequence[OperationRow]) -> Table:
     for one in entries:
         finished = "" if one.finished_at is None else f"{one.finished_at:%Y-%m-%d %H:%M:%S}"
         why = _excerpt(one.last_error or "")
-        _row(table, one.action, one.sink, str(one.version), one.origin, one.status, finished, why)
+        table.add_row(one.action, one.sink, str(one.version), one.origin, one.status, finished, why)
     return table
 
 
@@ -187,7 +186,7 @@ def graph_table(leagues: Sequence[GraphLeague]) -> Table:
     table = _table("tag", "league", "archetype", "tier", "status")
     for one in leagues:
         marks = (one.sport_archetype, one.tier or "", one.status or "")
-        _row(table, one.league_tag, one.league_name, *marks)
+        table.add_row(one.league_tag, one.league_name, *marks)
     return table
 
 
@@ -199,28 +198,19 @@ def pairs_table(pairs: Sequence[ArchetypePair]) -> Table:
             (one.source_name, one.source_archetype),
             (one.target_name, one.target_archetype),
         )
-        _row(table, _score(one.score), *source, *target)
+        table.add_row(_score(one.score), *source, *target)
     return table
 
 
 #: Columns of numbers.
-_RIGHT = {"score", "count"}
+_NUMBERS = ("score", "count", "version")
 
-#: Columns of names that somebody may copy: never broken.
-_WHOLE = {"score", "tag", "example", "category", "tier", "sources", "status"}
+#: Columns of names that one may copy.
+_NAMES = ("tag", "example", "category", "tier", "sources", "status")
 
 
 def _table(*columns: str) -> Table:
-    table = Table()
-    for name in columns:
-        justify: Literal["left", "right"] = "right" if name in _RIGHT else "left"
-        table.add_column(name, justify=justify, overflow="fold", no_wrap=name in _WHOLE)
-    return table
-
-
-def _row(table: Table, *cells: str) -> None:
-    # As they are: a name in brackets is no markup.
-    table.add_row(*map(Text, cells))
+    return Table(*columns, numbers=_NUMBERS, names=_NAMES)
 
 
 def _score(score: float | None) -> str:
@@ -228,5 +218,5 @@ def _score(score: float | None) -> str:
 
 
 def _excerpt(text: str) -> str:
-    line = " ".join(text.split())
+    line = one_line(text)
     return line if len(line) <= EXCERPT else f"{line[: EXCERPT - 1]}…"

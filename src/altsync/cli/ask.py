@@ -235,7 +235,7 @@ def _say_unavailable(missing: Sequence[Unavailable]) -> None:
     for one in missing:
         reason = " ".join(log.redact(one.reason).split())
         text = f"{one.store} could not be asked: {reason}"
-        notes.print(text, style="yellow", markup=False)
+        notes.print(text, style="yellow")
 
 
 def _show(

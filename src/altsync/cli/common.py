@@ -41,7 +41,7 @@ def command() -> Iterator[Settings]:
         # The pool would log each try to connect; the command's last line says why it failed.
         logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     for note in settings.notes:
-        notes.print(note, style="yellow", markup=False)
+        notes.print(note, style="yellow")
     yield settings
 
 

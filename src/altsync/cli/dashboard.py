@@ -36,7 +36,7 @@ def dashboard(
         rules = access.access_for(host, app.settings)
         with serve.listen(host, port) as socket:
             url = serve.address_of(socket)
-            notes.print(f"The dashboard is at {url}", markup=False)
+            notes.print(f"The dashboard is at {url}")
             if open_browser:
                 webbrowser.open(url)
             serve.run(build_app(app, rules), socket)

@@ -170,7 +170,7 @@ def _say_left_alone(app: Application, which: Selection) -> None:
                 left[group.sink] += group.count
     if left:
         sinks = ", ".join(f"{count:,} of {sink}" for sink, count in sorted(left.items()))
-        notes.print(f"Left alone, as the settings do not name their sink: {sinks}.", markup=False)
+        notes.print(f"Left alone, as the settings do not name their sink: {sinks}.")
 
 
 def _selection(

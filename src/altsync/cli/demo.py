@@ -9,10 +9,9 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from altsync import health, status, store
 from altsync.app import Application
@@ -20,11 +19,15 @@ from altsync.cli import terminal
 from altsync.cli.common import command
 from altsync.cli.local import open_stack
 from altsync.cli.seed import follow, load
+from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import Exit, answers, notes
 from altsync.config import read_settings
 from altsync.errors import AltsyncError
 from altsync.seed.lines import Part
 from altsync.seed.options import Options
+
+if TYPE_CHECKING:
+    from altsync.local.stack import ServiceStatus
 
 #: Seconds that relay and worker get to finish their batches and go.
 GOODBYE = 30.0
@@ -34,6 +37,9 @@ LONGEST = 80.0
 
 #: Seconds that relay and worker get to start, before the demo names one that is missing.
 STARTING = 30.0
+
+#: Columns of numbers.
+_NUMBERS = ("leagues", "TIER1", "active", "score")
 
 #: Names of leagues shown beside a count.
 SAMPLE = 4
@@ -117,7 +123,7 @@ def _on_embedded_stack(home: Path, *, keep: bool) -> Iterator[Application]:
     running = {s.name for s in stack.status() if s.state == "running"}
     started: list[str] = []
     try:
-        services = stack.up(lambda s: notes.print(f"  [green]up[/] {s.name:<11} {s.flavour}"))
+        services = stack.up(_say_up)
         started += [s.name for s in services if s.name not in running]
         for name in _REAL:
             os.environ.pop(name, None)
@@ -132,6 +138,10 @@ def _on_embedded_stack(home: Path, *, keep: bool) -> Iterator[Application]:
         if started and not keep:
             notes.print("Stopping the embedded stack…")
             stack.down(started)
+
+
+def _say_up(service: ServiceStatus) -> None:
+    notes.print(Text("  ").append("up", "green").append(f" {service.name:<11} {service.flavour}"))
 
 
 @contextmanager
@@ -224,4 +234,4 @@ def _like_formula_1(app: Application) -> Table:
 
 
 def _table(title: str, *columns: str) -> Table:
-    return Table(*columns, title=title, title_justify="left")
+    return Table(*columns, title=title, numbers=_NUMBERS, names=("archetype",))

@@ -70,7 +70,7 @@ def show(failure: Failure, code: Exit | int | None, body: dict[str, Any] | None)
 def _say(text: str, style: str | None) -> None:
     # Nothing is left to do where even this cannot be written.
     with suppress(OSError, ValueError):
-        notes.print(text, style=style, markup=False, soft_wrap=True)
+        notes.print(text, style=style, soft_wrap=True)
 
 
 class _Ending:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from altsync.cli import terminal
 from altsync.cli.common import command
 from altsync.cli.once import App
+from altsync.cli.tables import Table, Text, shown
 from altsync.cli.terminal import Exit, answers, notes
 from altsync.errors import AltsyncError
 
@@ -47,10 +47,9 @@ def _stack() -> Iterator[LocalStack]:
 
 def _line(service: ServiceStatus) -> None:
     style = {"running": "green", "stopped": "dim", "crashed": "red"}[service.state]
-    notes.print(
-        f"  [{style}]{service.state:<8}[/] {service.name:<11} {service.flavour}  "
-        f"[dim]{service.address}[/]"
-    )
+    line = Text("  ").append(f"{service.state:<8}", style)
+    line.append(f" {service.name:<11} {service.flavour}  ").append(service.address, "dim")
+    notes.print(line)
 
 
 @app.command()
@@ -80,7 +79,8 @@ def status(
         if as_json:
             terminal.print_json([asdict(service) for service in services])
         else:
-            table = Table("service", "state", "what", "address", "pid")
+            columns = ("service", "state", "what", "address", "pid")
+            table = Table(*columns, numbers=("pid",), names=("service", "state", "address"))
             for s in services:
                 table.add_row(s.name, s.state, s.flavour, s.address, str(s.pid or ""))
             answers.print(table)
@@ -103,7 +103,8 @@ def reset(
     """Stop everything and delete all its data."""
     with _stack() as stack:
         if not yes:
-            typer.confirm(f"Delete all data of the embedded stack in {stack.home}?", abort=True)
+            question = shown(f"Delete all data of the embedded stack in {stack.home}?")
+            typer.confirm(question, abort=True)
         stack.reset()
         notes.print("Deleted.")
 
@@ -122,4 +123,4 @@ def logs(
                 answers.rule(f"{name}  {path}")
                 if path.exists():
                     text = path.read_text(errors="replace").splitlines()[-LOG_LINES:]
-                    answers.print("\n".join(text), markup=False)
+                    answers.print("\n".join(text))

@@ -35,9 +35,7 @@ def migrate() -> None:
                 notes.print(f"{sink}: disabled ({reason})")
         for sink, problem in app.set_up_sinks().items():
             failed = failed or problem is not None
-            notes.print(
-                f"{sink}: {'ready' if problem is None else log.redact(problem)}", markup=False
-            )
+            notes.print(f"{sink}: {'ready' if problem is None else log.redact(problem)}")
         if failed:
             raise typer.Exit(Exit.ERROR)
 

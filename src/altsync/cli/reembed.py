@@ -28,7 +28,7 @@ def reembed(
             notes.print(f"{enqueued:,} rows are due, behind all other work.")
             reason = app.disabled_reason(EMBEDDING)
             if reason:
-                notes.print(f"They wait: {reason}.", markup=False)
+                notes.print(f"They wait: {reason}.")
         if as_json:
             terminal.print_json({**found.as_json(), "enqueued": enqueued})
         if found.is_done or yes:
@@ -39,17 +39,16 @@ def reembed(
 
 def _say(plan: Plan) -> None:
     if plan.model == plan.wanted:
-        notes.print(f"The database wants {plan.wanted.name}, as the settings do.", markup=False)
+        notes.print(f"The database wants {plan.wanted.name}, as the settings do.")
     else:
         notes.print(
             f"The database wants {plan.wanted.name}, the settings say {plan.model.name}.",
-            markup=False,
         )
     if plan.total == 0:
         notes.print("Every row is embedded by it.")
         return
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in plan.rows.items() if count)
-    notes.print(f"Not embedded by {plan.model.name}: {plan.total:,} rows ({kinds}).", markup=False)
+    notes.print(f"Not embedded by {plan.model.name}: {plan.total:,} rows ({kinds}).")
     if plan.under_way:
         notes.print(f"Under way already: {plan.under_way:,} of them.")
     notes.print(

@@ -214,5 +214,5 @@ def follow(
                 if sink in sinks and sink not in hinted and progress[sink].waiting:
                     hinted.add(sink)
                     text = f"{sink}: {idle_message(sink, idle)}. altsync status shows all sinks."
-                    notes.print(text, style="yellow", markup=False)
+                    notes.print(text, style="yellow")
             time.sleep(max(LOOK, took / LOOK_SHARE))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
+import rich.text
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.segment import Segment
 
+from altsync.cli.tables import Table, Text, shown
 from altsync.health import Finding, Health
 from altsync.outbox import FailureGroup
 from altsync.reconcile import Drift
@@ -21,10 +21,31 @@ from altsync.seed.report import Report
 from altsync.sentences import Exit as Exit  # noqa: PLC0414  (exported)
 from altsync.status import Status, idle_message
 from altsync.store import RunProgress
+from altsync.wording import visible, visible_json
 
 
 class Terminal(Console):
-    """A console that leaves a closed pipe to the command's end."""
+    """A console that shows every text as it is: no markup, and no sign that steers a terminal.
+
+    A closed pipe is left to the command's end.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> rich.text.Text:
+        """Make a text of a string, before its width is measured."""
+        return super().render_str(shown(text), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Render; what others made of data is written out here at the latest."""
+        for segment in super().render(renderable, options):
+            if segment.control or (text := visible(segment.text)) == segment.text:
+                yield segment
+            else:
+                yield Segment(text, segment.style)
 
     def on_broken_pipe(self) -> None:
         """Raise what the system said."""
@@ -32,8 +53,8 @@ class Terminal(Console):
 
 
 #: Everything for people that is not the answer itself goes to stderr, so that --json is clean.
-notes = Terminal(stderr=True, highlight=False)
-answers = Terminal(highlight=False)
+notes = Terminal(stderr=True)
+answers = Terminal()
 
 _STATUS_STYLE = {
     SyncStatus.SYNCED.value: "green",
@@ -60,16 +81,19 @@ _RULE = "=" * 50
 
 def print_json(body: Any) -> None:
     """One JSON document on stdout."""
-    # Escapes are read by every parser, whatever the encoding of the terminal or pipe.
-    is_utf8 = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
-    text = json.dumps(body, default=_plain, ensure_ascii=not is_utf8, indent=2)
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{_json(body, indent=2)}\n")
 
 
 def print_json_line(body: Any) -> None:
     """One JSON document on one line of stdout."""
-    sys.stdout.write(json.dumps(body, default=_plain, ensure_ascii=False) + "\n")
+    sys.stdout.write(f"{_json(body)}\n")
     sys.stdout.flush()
+
+
+def _json(body: Any, indent: int | None = None) -> str:
+    # Escapes are read by every parser, whatever the encoding of the terminal or pipe.
+    is_utf8 = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    return visible_json(json.dumps(body, default=_plain, ensure_ascii=not is_utf8, indent=indent))
 
 
 def _plain(value: Any) -> str:
@@ -78,13 +102,11 @@ def _plain(value: Any) -> str:
 
 def seed_table(report: Report, title: str = "Seeded") -> Table:
     """Counts by part."""
-    table = Table(title=title)
-    table.add_column("part")
-    for name in ("processed", "created", "updated", "unchanged", "deleted", "rejected"):
-        table.add_column(name, justify="right")
+    numbers = ("processed", "created", "updated", "unchanged", "deleted", "rejected")
+    table = Table("part", *numbers, title=title, numbers=numbers)
     for part, c in report.parts.items():
-        numbers = (c.processed, c.created, c.updated, c.unchanged, c.deleted, c.rejected)
-        table.add_row(part.value, *(f"{n:,}" for n in numbers))
+        counts = (c.processed, c.created, c.updated, c.unchanged, c.deleted, c.rejected)
+        table.add_row(part.value, *(f"{n:,}" for n in counts))
     return table
 
 
@@ -179,10 +201,8 @@ def _agreed(result: Mapping[str, Any]) -> str:
 
 def matrix_table(status: Status) -> Table:
     """Entities by both statuses."""
-    table = Table(title="Sync status", title_justify="left")
-    for name in ("entity", "neo4j", "pinecone"):
-        table.add_column(name)
-    table.add_column("count", justify="right")
+    columns = ("entity", "neo4j", "pinecone", "count")
+    table = Table(*columns, title="Sync status", numbers=("count",))
     for row in status.matrix:
         table.add_row(
             row.entity.value,
@@ -197,12 +217,9 @@ def matrix_table(status: Status) -> Table:
 
 def entity_table(status: Status) -> Table:
     """Entities by sink, each as synced / pending / failed."""
-    table = Table(title="Synced / pending / failed", title_justify="left")
-    table.add_column("entity")
-    table.add_column("total", justify="right")
     sinks = list(next(iter(status.entities.values())).by_sink)
-    for sink in sinks:
-        table.add_column(sink, justify="right")
+    title = "Synced / pending / failed"
+    table = Table("entity", "total", *sinks, title=title, numbers=("total", *sinks))
     for kind, entity in status.entities.items():
         cells = []
         for sink in sinks:
@@ -218,12 +235,11 @@ def entity_table(status: Status) -> Table:
 
 def sink_table(status: Status) -> RenderableType:
     """Breakers, operations, and the work of the last minute by sink."""
-    table = Table(title="Operations", title_justify="left")
-    table.add_column("sink", no_wrap=True)
-    table.add_column("state", no_wrap=True)
     # In two lines, so that the table fits into 80 columns.
-    for name in ("pending", "in\nprogress", "dead", "oldest", "synced\n/min", "calls\n/min"):
-        table.add_column(name, justify="right", no_wrap=True)
+    numbers = ("pending", "in\nprogress", "dead", "oldest", "synced\n/min", "calls\n/min")
+    table = Table(
+        "sink", "state", *numbers, title="Operations", numbers=numbers, names=("sink", "state")
+    )
     for sink, backlog in status.operations.items():
         standing = status.sinks[sink]
         table.add_row(
@@ -269,23 +285,30 @@ def age(seconds: float | None) -> str:
 
 def failures_table(groups: Sequence[FailureGroup]) -> Table:
     """Dead operations by reason."""
-    table = Table(title="Dead operations", title_justify="left")
-    for name in ("sink", "kind"):
-        table.add_column(name)
-    table.add_column("count", justify="right")
-    table.add_column("reason", overflow="fold")
-    table.add_column("for example", overflow="fold")
+    table = Table(
+        *("sink", "kind", "count", "reason", "for example"),
+        title="Dead operations",
+        numbers=("count",),
+        names=("sink", "kind"),
+    )
     for group in groups:
         samples = ", ".join(group.sample_keys)
         table.add_row(group.sink, group.error_kind, f"{group.count:,}", group.reason, samples)
     return table
 
 
-_HEALTH_MARK = {Health.OK: "[green]✔[/]", Health.FAILED: "[red]✘[/]", Health.DISABLED: "[dim]–[/]"}
+_HEALTH_MARK = {
+    Health.OK: ("✔", "green"),
+    Health.FAILED: ("✘", "red"),
+    Health.DISABLED: ("–", "dim"),
+}
 
 
-def finding_line(finding: Finding) -> str:
+def finding_line(finding: Finding) -> Text:
     """One service and how it answered."""
-    detail = escape(finding.detail)
-    word = " [dim]disabled:[/]" if finding.health is Health.DISABLED else ""
-    return f"  {_HEALTH_MARK[finding.health]} {finding.name:<11}{word} {detail}"
+    line = Text("  ")
+    line.append(*_HEALTH_MARK[finding.health]).append(f" {finding.name:<11}")
+    if finding.health is Health.DISABLED:
+        line.append(" disabled:", "dim")
+    line.append(f" {finding.detail}")
+    return line

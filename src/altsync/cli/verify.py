@@ -9,14 +9,13 @@ from typing import Annotated
 import typer
 from rich.console import Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
 from altsync import reconcile, store
 from altsync.app import Application
 from altsync.cli import ending, terminal
 from altsync.cli.common import application
 from altsync.cli.operate import Json, SinkOption
+from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import answers, notes
 from altsync.errors import AltsyncError, ConfigurationError
 from altsync.reconcile import Drift, Options, Report, Tally
@@ -76,7 +75,6 @@ def _print(report: Report, *, as_json: bool) -> None:
         notes.print(
             f"altsync: this is not kept as the last result: {report.unkept}",
             style="yellow",
-            markup=False,
         )
     if as_json:
         terminal.print_json(report.as_json())
@@ -138,11 +136,12 @@ def _tell_price(app: Application, options: Options) -> None:
 
 def view(report: Report) -> RenderableType:
     """A table of what differs, and a last line that says what that means."""
-    table = Table(title="Stores against PostgreSQL", title_justify="left")
-    table.add_column("sink", no_wrap=True)
-    table.add_column("kind", no_wrap=True)
-    table.add_column("count", justify="right", no_wrap=True)
-    table.add_column("for example", overflow="fold")
+    table = Table(
+        *("sink", "kind", "count", "for example"),
+        title="Stores against PostgreSQL",
+        numbers=("count",),
+        names=("sink", "kind"),
+    )
     for tally in report.every if report.rows.drifted else report.tallies:
         for cells in _rows(tally):
             table.add_row(*cells)

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from altsync.cli import terminal
 from altsync.cli.common import application
+from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import Exit, answers, notes
 
 if TYPE_CHECKING:
@@ -33,9 +32,9 @@ _STYLE = {
 }
 
 _MARKS = {
-    True: Text("✔", style="green"),
-    False: Text("✘", style="red"),
-    None: Text("–", style="dim"),
+    True: ("✔", "green"),
+    False: ("✘", "red"),
+    None: ("–", "dim"),
 }
 
 
@@ -63,9 +62,9 @@ def why(
 def _say_unknown(unknown: Unknown, *, as_json: bool) -> None:
     if as_json:
         terminal.print_json({"error": unknown.reason, **asdict(unknown)})
-    notes.print(unknown.reason, style="red", markup=False)
+    notes.print(unknown.reason, style="red")
     if unknown.near:
-        notes.print(f"Did you mean {', '.join(unknown.near)}?", markup=False)
+        notes.print(f"Did you mean {', '.join(unknown.near)}?")
 
 
 def as_plain(found: Explanation) -> dict[str, Any]:
@@ -90,10 +89,7 @@ def _head(found: Explanation) -> Text:
 
 
 def _stores(found: Explanation) -> Table:
-    table = Table(show_header=False, box=None, padding=(0, 1))
-    table.add_column(width=1)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    table = Table("mark", "store", "holds", names=("mark", "store"), plain=True)
     checks = {check.store: check for check in found.checks}
     for name, title, lines in (
         ("seed", "Seed", _seed_lines(found)),
@@ -103,7 +99,7 @@ def _stores(found: Explanation) -> Table:
         ("pinecone", "Pinecone", _index_lines(found)),
     ):
         check = checks[name] if name else None
-        mark = _MARKS[check.agrees if check else True]
+        mark = Text(*_MARKS[check.agrees if check else True])
         table.add_row(mark, title, Text("\n".join([*_detail(check), *lines])))
     return table
 
