@@ -31,14 +31,6 @@ class Embedder(Protocol):
         ...
 
 
-def most_tokens(text: str) -> int:
-    """An upper bound of a text's tokens: a byte-level tokenizer makes none shorter than a byte.
-
-    Counting exactly needs a vocabulary from the network; the bound costs a few more requests.
-    """
-    return len(text.encode())
-
-
 def request_slices(sizes: Sequence[int]) -> Iterator[slice]:
     """Cut texts of these sizes (tokens) into requests within the provider's limits."""
     start = total = 0

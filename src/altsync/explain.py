@@ -11,7 +11,6 @@ from typing import Any, TypeVar, cast
 from altsync import history, outbox, store
 from altsync.app import Application
 from altsync.db import Conn
-from altsync.embedding import most_tokens
 from altsync.errors import SeedError, SinkFailure
 from altsync.history import EntityState, OperationRow
 from altsync.log import redact
@@ -30,6 +29,7 @@ from altsync.seed import reader
 from altsync.seed.lines import Part
 from altsync.seed.reader import Rejected
 from altsync.sinks import neo4j, pinecone
+from altsync.tokens import most_tokens
 
 T = TypeVar("T")
 

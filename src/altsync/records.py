@@ -236,7 +236,11 @@ class AlreadyNewer:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """One record could not be written; see :class:`altsync.errors.SinkFailure` for the fields."""
+    """One record could not be written; see :class:`altsync.errors.SinkFailure` for the fields.
+
+    ``final``: altsync itself has found, without a call, that the record cannot be written as it
+    is. It needs no evidence and no further attempt.
+    """
 
     id: UUID
     kind: ErrorKind
@@ -244,6 +248,7 @@ class Failed:
     unsure: bool = False
     suspect: bool = False
     retry_after: float | None = None
+    final: bool = False
 
 
 Outcome = Written | AlreadyNewer | Failed

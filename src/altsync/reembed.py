@@ -8,10 +8,10 @@ from typing import Any
 
 from altsync import outbox, store
 from altsync.db import Conn, Database
-from altsync.embedding import most_tokens
 from altsync.errors import ConfigurationError, SchemaError
 from altsync.projection import embedding_text
 from altsync.records import EntityType, Model, Topology
+from altsync.tokens import most_tokens
 
 #: Bytes of one token in English text: the provider's rule of thumb.
 #: https://help.openai.com/en/articles/4936856-what-are-tokens-and-how-to-count-them

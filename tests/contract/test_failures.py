@@ -14,7 +14,7 @@ import pytest
 from altsync.errors import SinkFailure
 from altsync.local.vectors.faults import FaultRule
 from altsync.openai_embedder import OpenAIEmbedder
-from altsync.records import EntityType, ErrorKind, Written
+from altsync.records import EntityType, ErrorKind, Failed, Written
 from altsync.sinks import neo4j
 from altsync.sinks import pinecone as vectors_sink
 from altsync.sinks.base import Sink
@@ -689,8 +689,26 @@ def test_a_model_that_the_embedder_does_not_have(embedding: EmbeddingHarness) ->
     assert "no-such-model" in failure.reason
 
 
-def test_a_text_that_is_too_long_is_the_records_fault(embedding: EmbeddingHarness) -> None:
-    """8,192 tokens is the provider's limit for one text."""
+def test_a_text_that_only_the_provider_finds_too_long_is_the_records_fault(
+    embedding: EmbeddingHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit of a model that altsync has no tokenizer for."""
+    monkeypatch.setattr("altsync.tokens.INPUT_LIMITS", {})
     long = league(description="word " * 9000)
     failure = failure_of(lambda: embedding.shared().upsert([long], embedding.model))
     assert failure.kind is ITEM
+
+
+def test_a_text_over_the_models_limit_costs_no_request(embedding: EmbeddingHarness) -> None:
+    """It gets its verdict at once, and the other texts of its call are embedded."""
+    long, short = league("long", description="word " * 9000), league("short")
+    answer = embedding.shared().upsert([long, short], embedding.model)
+    refused, written = answer.outcomes
+    assert isinstance(refused, Failed)
+    assert refused.final
+    assert refused.kind is ITEM
+    assert "9,0" in refused.reason
+    assert "8,192" in refused.reason
+    assert written == Written(short.id, short.version)
+    assert embedding.shared().upsert([long], embedding.model).calls == 0
+    assert embedding.server.admin.stats().requests["openai.embeddings"] == 1

@@ -16,10 +16,10 @@ from altsync.app import Application
 from altsync.cli import app as cli
 from altsync.cli.terminal import Exit
 from altsync.db import Database
-from altsync.embedding import most_tokens
 from altsync.health import look
 from altsync.projection import embedding_text
 from altsync.records import Content, Dead, EntityType, ErrorKind, Model
+from altsync.tokens import most_tokens
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
 from tests.integration.fakes import FakeEmbedder, FakeGraph, FakeIndex
 from tests.integration.world import (

@@ -17,13 +17,13 @@ from altsync.app import Application
 from altsync.cli import app as cli
 from altsync.cli.terminal import Exit
 from altsync.db import Database
-from altsync.embedding import most_tokens
 from altsync.errors import SinkFailure
 from altsync.local.services.graph import Graph
 from altsync.local.services.vectors import Vectors
 from altsync.projection import embedding_text
 from altsync.records import EntityType, ErrorKind
 from altsync.sinks import pinecone
+from altsync.tokens import most_tokens
 from tests.conftest import DIMENSIONS, MODEL
 from tests.contract.doubles import closed_port
 from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness

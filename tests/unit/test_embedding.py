@@ -16,16 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from altsync import embedding
-from altsync.embedding import (
-    MAX_INPUTS,
-    MAX_REQUEST_TOKENS,
-    Embedded,
-    most_tokens,
-    request_slices,
-)
+from altsync.embedding import MAX_INPUTS, MAX_REQUEST_TOKENS, Embedded, request_slices
 from altsync.errors import SinkFailure
 from altsync.openai_embedder import OpenAIEmbedder, decode
 from altsync.records import ErrorKind, Model
+from altsync.tokens import most_tokens
 from tests.contract.doubles import Canned, CannedServer, canned_server, closed_port, json_answer
 
 MODEL = Model("some-model", 3)

@@ -14,8 +14,9 @@ import pytest
 from openai import OpenAI
 
 from altsync.local.services import Vectors, start_vectors
-from altsync.local.vectors.model import TOKENIZER_FILE, WEIGHTS_FILE, EmbeddingModel
+from altsync.local.vectors.model import WEIGHTS_FILE, EmbeddingModel
 from altsync.local.vectors.names import EMBEDDING_MODEL
+from altsync.tokens import WORDLLAMA_FILE
 
 TEXTS = [
     "Premier League football in England",
@@ -99,7 +100,7 @@ def test_the_model_gives_what_its_library_gives() -> None:
     assert spec is not None
     package = Path(spec.origin or "").parent
     library = WordLlamaInference(
-        tokenizer=Tokenizer.from_file(str(package / TOKENIZER_FILE)),
+        tokenizer=Tokenizer.from_file(str(package / WORDLLAMA_FILE)),
         embedding=load_file(package / WEIGHTS_FILE)["embedding.weight"],
     )
     texts = [*TEXTS, " ", "\n", "🏀 naïve façade", "word " * 700]

@@ -61,6 +61,8 @@ class Judge:
             return Superseded(op, "the row is gone")
         outcome = writing.outcomes.get(row.id)
         match outcome:
+            case Failed(final=True):  # altsync's own finding: no evidence, no further attempt
+                return Dead(op, self._version(row), outcome.kind, outcome.reason)
             case Written():
                 unsure = row.id in writing.unsure
                 return Synced(

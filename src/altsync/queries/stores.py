@@ -17,6 +17,7 @@ from altsync.errors import AltsyncError, ConfigurationError
 from altsync.projection import digest
 from altsync.records import Model
 from altsync.store import EmbeddingCache
+from altsync.tokens import too_long
 
 if TYPE_CHECKING:
     # Their drivers take most of a second to import, and some queries need neither.
@@ -103,8 +104,8 @@ def require_vectors(stores: Stores) -> pinecone.Sink:
 def question_vector(stores: Stores, text: str) -> bytes:
     """The vector of a question (float32 little-endian), embedded at most once for all time.
 
-    Raises ``AltsyncError`` for an empty text, ``MissingStore`` when nobody can embed it, and
-    ``SinkFailure`` when the embedder does not.
+    Raises ``AltsyncError`` for a text that is empty or over the model's limit, ``MissingStore``
+    when no embedder is set, and ``SinkFailure`` when the embedder does not answer.
     """
     if not text.strip():
         raise AltsyncError("the question is empty: say what to look for")
@@ -114,6 +115,9 @@ def question_vector(stores: Stores, text: str) -> bytes:
         return known
     if stores.embedder is None:
         raise MissingStore("this question has to be embedded first: OPENAI_API_KEY is not set")
+    over = too_long(text, stores.model.name)
+    if over is not None:
+        raise AltsyncError(str(over))
     (vector,) = stores.embedder.embed([text], stores.model).vectors
     # A role that may only read gets its answer; the next question of this text is paid again.
     with suppress(errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction):

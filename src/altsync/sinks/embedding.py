@@ -8,7 +8,7 @@ from itertools import chain
 from typing import ClassVar
 
 from altsync.config import Settings
-from altsync.embedding import Embedder, most_tokens, request_slices
+from altsync.embedding import Embedder, request_slices
 from altsync.projection import digest, embedding_text
 from altsync.records import (
     EMBEDDING,
@@ -24,6 +24,7 @@ from altsync.records import (
     Written,
 )
 from altsync.sinks.base import VectorStore
+from altsync.tokens import TooLong, most_tokens, too_long
 
 #: The setting that switches this sink on.
 SETTING = "OPENAI_API_KEY"
@@ -64,18 +65,28 @@ class Sink:
         return [free, *parts] if free else list(parts)
 
     def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
-        """Embed the texts that the store lacks, in one request, and keep them at once."""
+        """Embed the texts that the store lacks, in one request, and keep them at once.
+
+        A text over the model's limit is not sent: the provider would refuse all of the request.
+        """
         texts = {row.id: embedding_text(row.content) for row in rows}
         good = [row for row in rows if digest(texts[row.id].encode()) == row.text_hash]
         known = self._vectors.known(model, [row.text_hash for row in good])
         missing = {r.text_hash: texts[r.id] for r in good if r.text_hash not in known}
+        refused = {h: over for h, text in missing.items() if (over := too_long(text, model.name))}
+        missing = {h: text for h, text in missing.items() if h not in refused}
         tokens = 0
         if missing:
             embedded = self._embedder.embed(list(missing.values()), model)
             self._vectors.keep(model, dict(zip(missing, embedded.vectors, strict=True)))
             tokens = embedded.tokens
         fine = {row.id for row in good}
-        outcomes = (_outcome(row, fine=row.id in fine) for row in rows)
+        outcomes = (
+            _too_long(row, refused[row.text_hash])
+            if row.id in fine and row.text_hash in refused
+            else _outcome(row, fine=row.id in fine)
+            for row in rows
+        )
         return Answer(tuple(outcomes), calls=1 if missing else 0, tokens=tokens)
 
     def delete(self, rows: Sequence[Row]) -> Answer:
@@ -102,6 +113,10 @@ def _outcome(row: Row, *, fine: bool) -> Outcome:
         "the row was edited by SQL, or seeded by another version of the rule for embedded texts: "
         "altsync seed takes the seed's values back, altsync verify --repair keeps the edit",
     )
+
+
+def _too_long(row: Row, over: TooLong) -> Failed:
+    return Failed(row.id, ErrorKind.ITEM, str(over), final=True)
 
 
 def open_sink(settings: Settings, vectors: VectorStore) -> Sink | None:

@@ -5,20 +5,17 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from altsync.local.errors import LocalStackError
 from altsync.local.vectors.limits import Vector
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+from altsync.tokens import wordllama_tokenizer
 
 #: Numbers the model gives; longer vectors are filled up with zeros, which keeps every cosine.
 MODEL_DIMENSION = 256
 
-TOKENIZER_FILE = Path("tokenizers") / "l2_supercat_tokenizer_config.json"
 WEIGHTS_FILE = Path("weights") / "l2_supercat_256.safetensors"
 
 
@@ -32,15 +29,12 @@ class EmbeddingModel:
 
     def __init__(self) -> None:
         from safetensors.numpy import load_file
-        from tokenizers import Tokenizer
 
         spec = importlib.util.find_spec("wordllama")
-        if spec is None or spec.origin is None:
+        self._tokenizer = wordllama_tokenizer()
+        if spec is None or spec.origin is None or self._tokenizer is None:
             raise LocalStackError("wordllama is not installed: pip install 'altsync[local]'")
         package = Path(spec.origin).parent
-        self._tokenizer: Tokenizer = Tokenizer.from_file(str(package / TOKENIZER_FILE))
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
         self._weights: Vector = load_file(package / WEIGHTS_FILE)["embedding.weight"]
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
