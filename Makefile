@@ -20,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest
 SPREAD = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format types imports audit test-neo4j test-random test-faults test-long test-slow bench bench-full bench-profile bench-plots up down clean
+.PHONY: help setup demo test check lint format types imports audit test-neo4j test-random test-faults test-long test-alerts test-slow bench bench-full bench-profile bench-plots up down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,6 +96,9 @@ test-faults: setup ## every fault over real processes: kills, restarts, lost ans
 
 test-long: setup ## other long proofs: counted calls, verify, the page, the docs, the demo
 	$(PYTEST) tests $(SPREAD) -m slow --ignore tests/faults
+
+test-alerts: ## the alert rules, by promtool, which comes with Prometheus
+	cd ops && promtool check rules alerts.yml && promtool test rules alerts.test.yml
 
 test-slow: setup ## every long proof, random searches for holes too
 	$(PYTEST) tests -m slow

@@ -33,6 +33,7 @@ from altsync.records import (
     Topology,
 )
 from altsync.relay import Relay, RelayPolicy
+from altsync.retention import Retention
 from altsync.sinks.base import Sink
 from altsync.store import EmbeddingCache, Rules, known_keys
 
@@ -230,10 +231,17 @@ class Application:
                 max_lost_leases=settings.altsync_max_lost_leases,
                 purge_grace=settings.altsync_purge_grace_seconds,
                 echo=settings.echo_seconds,
+                lease=settings.altsync_lease_seconds,
+                longest_retry=longest_retry(settings),
+                longest_open=policy(settings, EMBEDDING).longest_open,
             ),
-            housekeeping=[self._forget_tombstones],
+            housekeeping=[self._forget_tombstones, *self._retention()],
             announce=self.announce,
         )
+
+    def _retention(self) -> list[Callable[[], None]]:
+        days = self.settings.altsync_retention_days
+        return [Retention(self.database, self.topology, days).step] if days else []
 
     def _forget_tombstones(self) -> None:
         with self.database.autocommit() as conn:
@@ -386,6 +394,15 @@ def policy(settings: Settings, sink: str) -> Policy:
         debounce=settings.similarity_debounce,
         requests_per_minute=settings.altsync_openai_requests_per_minute if paid else None,
         tokens_per_minute=settings.altsync_openai_tokens_per_minute if paid else None,
+    )
+
+
+def longest_retry(settings: Settings) -> float:
+    """Seconds for which an operation may wait at most."""
+    return max(
+        settings.altsync_backoff_cap_seconds,
+        settings.altsync_similarity_debounce_seconds,
+        policy(settings, EMBEDDING).longest_open,
     )
 
 

@@ -268,6 +268,8 @@ class Settings(BaseSettings):
     altsync_openai_tokens_per_minute: int | None = Field(default=None, ge=1, le=10**12)
     #: Seconds that a deleted row stays before it is removed for good.
     altsync_purge_grace_seconds: float = Field(default=3600.0, gt=0, le=_YEAR)
+    #: Days after which the relay removes finished operations and records of batches; 0 for never.
+    altsync_retention_days: int = Field(default=30, ge=0, le=36_500)
     #: How leagues' SIMILAR_TO relationships are kept in step with their vectors: from the vectors
     #: in PostgreSQL, by one query to the vector index for each changed league, or not at all.
     altsync_similarity: Literal["local", "index", "off"] = "local"

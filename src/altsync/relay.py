@@ -51,6 +51,9 @@ class RelayPolicy:
     max_lost_leases: int = 10
     purge_grace: float = 3600.0
     echo: float = 40.0
+    lease: float = 30.0
+    longest_retry: float = outbox.LONGEST_WAIT
+    longest_open: float = outbox.LONGEST_WAIT
 
 
 class Relay:
@@ -140,7 +143,14 @@ class Relay:
     def _wake_for(self, conn: Conn, due: outbox.Due) -> None:
         wanted = min(self._policy.wake_limit, -(-due.due // self._policy.batch_size))
         for _ in range(wanted):
-            if not outbox.may_wake(conn, due.sink, wanted, PATIENCE):
+            if not outbox.may_wake(
+                conn,
+                due.sink,
+                wanted,
+                PATIENCE,
+                lease=self._policy.lease,
+                longest=self._policy.longest_open,
+            ):
                 return
             self._send(due.sink)
 
@@ -180,10 +190,32 @@ class Relay:
                 )
             log.error("operations.buried", sink=sink, count=settlement.dead, reason=reason)
 
+    def _set_times_back(self) -> None:
+        """Bound every wait again after the database's clock was set back."""
+        policy = self._policy
+        bounds = outbox.Bounds(policy.lease, policy.longest_retry, policy.echo, policy.longest_open)
+        total = outbox.SetBack()
+        with self._database.autocommit() as conn:
+            while not self._stop.is_set():
+                found = outbox.set_back(conn, self._topology.names, bounds)
+                total += found
+                if not found.operations:
+                    break
+            total += outbox.SetBack(deletions=outbox.set_deletions_back(conn))
+        if total:
+            log.warning(
+                "clock.times_set_back",
+                operations=total.operations,
+                sinks=total.sinks,
+                deletions=total.deletions,
+                reason="they were further ahead than anything waits: was the clock set back?",
+            )
+
     def _keep_house(self) -> None:
         if time.monotonic() < self._next_housekeeping:
             return
         self._next_housekeeping = time.monotonic() + HOUSEKEEPING
+        self._set_times_back()
         purged = 0
         while not self._stop.is_set():
             with self._database.transaction() as conn:

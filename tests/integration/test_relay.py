@@ -87,7 +87,7 @@ def test_what_was_there_before_is_found_at_the_start(world: World, database: Dat
 def test_a_lost_notification_costs_nothing(world: World, database: Database) -> None:
     """The poll finds what nobody told of."""
     world.save(NFL)
-    world.conn.execute("UPDATE sync_operation SET available_at = 'infinity'")
+    world.conn.execute("UPDATE sync_operation SET available_at = now() + interval '4 min'")
     bell = Bell()
     with running(relay_of(world, database, bell, poll=0.02), world.url):
         assert bell.rung == []
@@ -100,7 +100,7 @@ def test_a_busy_sink_does_not_keep_the_relay_from_the_others(
 ) -> None:
     """One that is told of all the time: the poll looks at the rest all the same."""
     world.save(NFL)
-    world.conn.execute("UPDATE sync_operation SET available_at = 'infinity'")
+    world.conn.execute("UPDATE sync_operation SET available_at = now() + interval '4 min'")
     bell = Bell()
 
     def told_and_woken(sink: str) -> bool:

@@ -133,7 +133,9 @@ class Delivery:
         token = uuid4()
         started = time.monotonic()
         with self._database.autocommit() as conn:
-            gate = outbox.gate(conn, self._traits.name, token, self._policy.lease)
+            gate = outbox.gate(
+                conn, self._traits.name, token, self._policy.lease, self._policy.longest_open
+            )
             if not gate.admitted:
                 return Batch()
             self._at("admitted")
@@ -297,7 +299,9 @@ class Delivery:
         with self._database.autocommit() as conn:
             if writing.failure is not None and writing.failure.kind is ErrorKind.SINK:
                 reason = redact(writing.failure.reason)
-                outbox.open_breaker(conn, name, writing.token, reason, delay)
+                outbox.open_breaker(
+                    conn, name, writing.token, reason, delay, self._policy.longest_open
+                )
                 log.warning("breaker.opened", sink=name, seconds=round(delay, 2))
             elif gate.probing and writing.answered:
                 outbox.close_breaker(conn, name, writing.token)

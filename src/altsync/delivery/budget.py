@@ -20,6 +20,10 @@ BYTES_PER_TOKEN = 4
 
 MINUTE = 60.0
 
+#: Tokens of one text at most, as OpenAI's models take no more. A guess may be off by the bytes of
+#: a token.
+MOST_TOKENS = 8192 * BYTES_PER_TOKEN
+
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
@@ -68,7 +72,12 @@ class Budget:
         requests, tokens = self._seconds(len(calls), sum(guesses))
         with self._database.autocommit() as conn:
             granted, wait = outbox.reserve(
-                conn, self._sink, requests=requests, tokens=tokens, patience=self._patience
+                conn,
+                self._sink,
+                requests=requests,
+                tokens=tokens,
+                patience=self._patience,
+                longest=self._patience + max(MINUTE, *self._seconds(1, MOST_TOKENS)),
             )
         if not granted:
             reason = f"the budget of {self} is used up"

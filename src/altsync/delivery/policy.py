@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from altsync import outbox
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -22,6 +24,11 @@ class Policy:
     debounce: float = 0.2
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+
+    @property
+    def longest_open(self) -> float:
+        """Seconds for which a breaker may stay open at most."""
+        return max(self.breaker_cap, outbox.LONGEST_WAIT)
 
 
 def full_jitter(base: float, cap: float, attempts: int) -> float:

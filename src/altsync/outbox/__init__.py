@@ -32,6 +32,7 @@ from altsync.outbox.breaker import (
 )
 from altsync.outbox.budget import correct, reserve
 from altsync.outbox.claim import Due, claim, due, exhausted, extend, release
+from altsync.outbox.clock import LONGEST_WAIT, Bounds, SetBack, set_back, set_deletions_back
 from altsync.outbox.dead import (
     EVERYTHING,
     DeadOperation,
@@ -63,7 +64,13 @@ from altsync.outbox.enqueue import (
     status_column,
 )
 from altsync.outbox.installation import installation, make_installation
-from altsync.outbox.prune import PrunedRange, count_batches, prune_batches, prune_range
+from altsync.outbox.prune import (
+    PrunedRange,
+    claim_pruning,
+    count_batches,
+    prune_batches,
+    prune_range,
+)
 from altsync.outbox.repair import (
     highest_believable,
     lift,
@@ -86,15 +93,18 @@ __all__ = [
     "EVERYTHING",
     "HAS_VECTOR",
     "KEY_COLUMN",
+    "LONGEST_WAIT",
     "LOW_PRIORITY",
     "ON_LIVE",
     "VECTOR",
+    "Bounds",
     "DeadOperation",
     "Due",
     "FailureGroup",
     "Gate",
     "PrunedRange",
     "Selection",
+    "SetBack",
     "SinkHealth",
     "abandon_probe",
     "ask_for_neighbours",
@@ -102,6 +112,7 @@ __all__ = [
     "begin_searches",
     "carry_edges",
     "claim",
+    "claim_pruning",
     "close_breaker",
     "correct",
     "count_batches",
@@ -141,6 +152,8 @@ __all__ = [
     "resume",
     "retry_dead",
     "select_operations",
+    "set_back",
+    "set_deletions_back",
     "set_enabled",
     "settle",
     "sink_health",

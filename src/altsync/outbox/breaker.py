@@ -7,6 +7,7 @@ from datetime import datetime
 from uuid import UUID
 
 from altsync.db import Conn
+from altsync.outbox.clock import LONGEST_WAIT, TOLERANCE
 from altsync.outbox.enqueue import notify, storable
 from altsync.outbox.installation import make_installation
 from altsync.records import EMBEDDING, BreakerState, Topology
@@ -97,24 +98,46 @@ def enabled_sinks(conn: Conn) -> set[str]:
     return {row[0] for row in rows}
 
 
-_GATE = """
+def _over(column: str, longest: str) -> str:
+    """Return SQL that says whether a wait is over, or longer than any: the clock was set back."""
+    latest = f"now() + make_interval(secs => %({longest})s + {TOLERANCE})"
+    return f"COALESCE({column} <= now() OR {column} > {latest}, true)"
+
+
+def _is_past(column: str, ago: str) -> str:
+    """Return SQL that says whether something is so long ago, or to come: the clock was set back."""
+    return (
+        f"({column} < now() - make_interval(secs => {ago})"
+        f" OR {column} > now() + make_interval(secs => {TOLERANCE}))"
+    )
+
+
+_GATE = f"""
 SELECT s.state, s.consecutive_errors,
-       COALESCE(s.open_until <= now(), true) AS open_is_over,
-       COALESCE(s.probe_until <= now(), true) AS probe_is_over,
-       s.unanswered_wakes > 0 OR COALESCE(s.last_claim_at < now() - interval '1 second', true),
+       {_over("s.open_until", "longest")} AS open_is_over,
+       {_over("s.probe_until", "lease")} AS probe_is_over,
+       s.unanswered_wakes > 0 OR COALESCE({_is_past("s.last_claim_at", "1")}, true),
        e.config ->> 'model', (e.config ->> 'dimensions')::int
 FROM sink_state s LEFT JOIN sink_state e ON e.sink = 'embedding'
-WHERE s.sink = %s
+WHERE s.sink = %(sink)s
 """
 
 
-def gate(conn: Conn, sink: str, token: UUID, lease: float) -> Gate:
+#: Whether the next one to ask may probe. Needs ``lease`` and ``longest``.
+_PROBE_IS_DUE = f"""
+((state = 'open' AND {_over("open_until", "longest")})
+ OR (state = 'probing' AND {_over("probe_until", "lease")}))
+"""
+
+
+def gate(conn: Conn, sink: str, token: UUID, lease: float, longest: float = LONGEST_WAIT) -> Gate:
     """Ask whether ``sink`` may be claimed for. Also tells the relay that somebody listens.
 
     When an open breaker's time is over, the first one to ask becomes its probe for ``lease``
-    seconds.
+    seconds. A time further ahead than ``longest``, or than a lease, is over: no breaker opens for
+    longer, so the clock was set back.
     """
-    row = conn.execute(_GATE, (sink,)).fetchone()
+    row = conn.execute(_GATE, {"sink": sink, "lease": lease, "longest": longest}).fetchone()
     if row is None:
         return Gate(admitted=False)
     state, errors, open_is_over, probe_is_over, tell, model, dimensions = row
@@ -126,21 +149,20 @@ def gate(conn: Conn, sink: str, token: UUID, lease: float) -> Gate:
     if state == "closed":
         return Gate(True, False, errors, model, dimensions)
     may_probe = (state == "open" and open_is_over) or (state == "probing" and probe_is_over)
-    if not (may_probe and _become_probe(conn, sink, token, lease)):
+    if not (may_probe and _become_probe(conn, sink, token, lease, longest)):
         return Gate(admitted=False)
     return Gate(True, True, errors, model, dimensions)
 
 
-def _become_probe(conn: Conn, sink: str, token: UUID, lease: float) -> bool:
+def _become_probe(conn: Conn, sink: str, token: UUID, lease: float, longest: float) -> bool:
     cursor = conn.execute(
-        """
+        f"""
         UPDATE sink_state SET state = 'probing', probe_token = %(token)s,
           probe_until = now() + make_interval(secs => %(lease)s)
         WHERE sink = %(sink)s
-          AND ((state = 'open' AND COALESCE(open_until <= now(), true))
-               OR (state = 'probing' AND COALESCE(probe_until <= now(), true)))
+          AND {_PROBE_IS_DUE}
         """,
-        {"sink": sink, "token": token, "lease": lease},
+        {"sink": sink, "token": token, "lease": lease, "longest": longest},
     )
     return cursor.rowcount == 1
 
@@ -169,24 +191,37 @@ def close_breaker(conn: Conn, sink: str, token: UUID) -> bool:
     return cursor.rowcount == 1
 
 
-def open_breaker(conn: Conn, sink: str, token: UUID, reason: str, delay: float) -> None:
-    """Nobody claims for ``delay`` seconds, then one probes.
+def open_breaker(
+    conn: Conn,
+    sink: str,
+    token: UUID,
+    reason: str,
+    delay: float,
+    longest: float = LONGEST_WAIT,
+) -> None:
+    """Nobody claims for ``delay`` seconds, at most ``longest``, then one probes.
 
     Errors of calls that were under way together count as one.
     """
     conn.execute(
-        """
+        f"""
         UPDATE sink_state SET state = 'open',
           since = CASE WHEN state = 'closed' THEN now() ELSE since END,
           consecutive_errors = consecutive_errors
             + CASE WHEN state = 'closed' OR probe_token = %(token)s THEN 1 ELSE 0 END,
-          open_until = GREATEST(COALESCE(open_until, now()),
-                                now() + make_interval(secs => %(delay)s)),
+          open_until = GREATEST(now() + make_interval(secs => %(delay)s),
+                                CASE WHEN NOT {_over("open_until", "longest")} THEN open_until END),
           reason = %(reason)s, probe_token = NULL, probe_until = NULL
         WHERE sink = %(sink)s
           AND (state IN ('closed', 'open') OR (state = 'probing' AND probe_token = %(token)s))
         """,
-        {"sink": sink, "token": token, "reason": storable(reason), "delay": delay},
+        {
+            "sink": sink,
+            "token": token,
+            "reason": storable(reason),
+            "delay": min(delay, longest),
+            "longest": longest,
+        },
     )
 
 
@@ -272,24 +307,37 @@ def resume(conn: Conn, sink: str) -> bool:
     return cursor.rowcount == 1
 
 
-def may_wake(conn: Conn, sink: str, wanted: int, patience: float) -> bool:
+def may_wake(
+    conn: Conn,
+    sink: str,
+    wanted: int,
+    patience: float,
+    *,
+    lease: float = LONGEST_WAIT,
+    longest: float = LONGEST_WAIT,
+) -> bool:
     """Take the right to send one more wake-up, shared by all relays.
 
     At most ``wanted`` go unanswered; after that one more every ``patience`` seconds, so that a
     broker that lost everything is found out. A sink whose breaker is open, or that is paused or
-    disabled, is left in peace.
+    disabled, is left in peace. ``lease`` and ``longest`` are those of ``gate``.
     """
     cursor = conn.execute(
-        """
+        f"""
         UPDATE sink_state SET last_wake_at = now(),
           unanswered_wakes = LEAST(unanswered_wakes + 1, 1000000)
         WHERE sink = %(sink)s
           AND (state = 'closed'
-               OR (state = 'open' AND COALESCE(open_until <= now(), true))
-               OR (state = 'probing' AND COALESCE(probe_until <= now(), true)))
+               OR {_PROBE_IS_DUE})
           AND (unanswered_wakes < %(wanted)s
-               OR last_wake_at < now() - make_interval(secs => %(patience)s))
+               OR {_is_past("last_wake_at", "%(patience)s")})
         """,
-        {"sink": sink, "wanted": wanted, "patience": patience},
+        {
+            "sink": sink,
+            "wanted": wanted,
+            "patience": patience,
+            "lease": lease,
+            "longest": longest,
+        },
     )
     return cursor.rowcount == 1

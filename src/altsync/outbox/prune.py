@@ -24,6 +24,14 @@ class PrunedRange:
     go_on: int
 
 
+def claim_pruning(conn: Conn) -> bool:
+    """Take the right to remove history until this transaction ends; False when it is taken."""
+    row = conn.execute(
+        "SELECT pg_try_advisory_xact_lock(hashtext('altsync.prune'), hashtext(current_schema()))"
+    ).fetchone()
+    return bool(row and row[0])
+
+
 _OLD = """
 FROM sync_operation WHERE id BETWEEN %(first)s AND %(last)s
   AND COALESCE(discarded_at, finished_at) < %(before)s

@@ -101,7 +101,8 @@ class Schedule:
         """Seconds until a comparison is due; 0 or less when one is."""
         with self._database.autocommit() as conn:
             last = store.last_verification(conn)
-        return 0.0 if last is None else self._every - last.age
+        # A negative age: the clock was set back since.
+        return 0.0 if last is None or last.age < 0 else self._every - last.age
 
 
 def _tell(report: Report) -> None:

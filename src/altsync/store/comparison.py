@@ -66,7 +66,7 @@ def standings(
                {NAMESPACE[entity_type]}, content_hash, embedding_model,
                EXISTS (SELECT 1 FROM sync_operation o WHERE o.entity_id = l.id
                        AND o.sink = ANY(%(sinks)s) AND o.finished_at IS NULL),
-               EXTRACT(epoch FROM clock_timestamp() - {CONFIRMED[sink]})::float8
+               abs(EXTRACT(epoch FROM clock_timestamp() - {CONFIRMED[sink]}))::float8
         FROM {entity_type} l WHERE {KEY_COLUMN[entity_type]} = ANY(%(keys)s)
         """,
         {"keys": list(keys), "sinks": list(sinks)},
@@ -97,7 +97,7 @@ def rows_and_live(
     column = CONFIRMED.get(sinks[0])
     if column:
         found = conn.execute(
-            f"SELECT id, EXTRACT(epoch FROM clock_timestamp() - {column})::float8 "
+            f"SELECT id, abs(EXTRACT(epoch FROM clock_timestamp() - {column}))::float8 "
             f"FROM {entity_type} WHERE id = ANY(%s) AND {column} IS NOT NULL",
             (list(ids),),
         )

@@ -198,9 +198,13 @@ def idle_sinks(conn: Conn, at_least: float) -> dict[str, Idle]:
               FROM sync_operation
               WHERE finished_at IS NULL AND available_at <= clock_timestamp() GROUP BY sink) d
         JOIN sink_state s ON s.sink = d.sink
+        -- A time to come is of before the clock was set back, and says nothing.
         CROSS JOIN LATERAL (SELECT
-          EXTRACT(epoch FROM clock_timestamp() - COALESCE(s.last_claim_at, '-infinity')) AS claimed,
-          EXTRACT(epoch FROM clock_timestamp() - COALESCE(s.last_wake_at, '-infinity')) AS woken) w
+          CASE WHEN s.last_claim_at <= clock_timestamp() THEN s.last_claim_at END AS claim,
+          CASE WHEN s.last_wake_at <= clock_timestamp() THEN s.last_wake_at END AS wake) c
+        CROSS JOIN LATERAL (SELECT
+          EXTRACT(epoch FROM clock_timestamp() - COALESCE(c.claim, '-infinity')) AS claimed,
+          EXTRACT(epoch FROM clock_timestamp() - COALESCE(c.wake, '-infinity')) AS woken) w
         WHERE LEAST(d.waits, w.claimed) >= %s
           AND (s.state = 'closed' OR (s.state = 'open' AND COALESCE(s.open_until <= now(), true))
                OR (s.state = 'probing' AND COALESCE(s.probe_until <= now(), true)))

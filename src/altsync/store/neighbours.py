@@ -307,7 +307,7 @@ def vector_standing(conn: Conn, ids: Sequence[UUID]) -> dict[UUID, tuple[bool, f
         """
         SELECT l.id, EXISTS (SELECT 1 FROM sync_operation o WHERE o.entity_id = l.id
                              AND o.sink IN ('embedding', 'pinecone') AND o.finished_at IS NULL),
-               EXTRACT(epoch FROM now() - l.pinecone_synced_at)::float8
+               abs(EXTRACT(epoch FROM now() - l.pinecone_synced_at))::float8
         FROM league l WHERE l.id = ANY(%s)
         """,
         (list(ids),),

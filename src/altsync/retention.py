@@ -1,0 +1,76 @@
+"""Removing finished history by itself, page by page, beside the relay's other work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import structlog
+
+from altsync import outbox, store
+from altsync.db import Conn, Database
+from altsync.records import Topology
+
+log = structlog.get_logger(__name__)
+
+#: Seconds of one step. Nothing is woken meanwhile.
+STEP = 1.0
+
+#: Seconds from the end of one pass until the next.
+REST = 3600.0
+
+DAY = 86_400.0
+
+
+class Retention:
+    """Removes operations and batches that ended more than ``days`` ago, as ``altsync prune`` does.
+
+    Dead operations and paid vectors stay. Several processes may do it: one removes at a time, and
+    what one has removed the others do not find.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        topology: Topology,
+        days: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._topology = topology
+        self._age = timedelta(days=days)
+        self._clock = clock
+        self._start = 0
+        self._next = clock()
+
+    def step(self) -> None:
+        """Remove some pages, for about ``STEP`` seconds; nothing while the pass before rests."""
+        if self._clock() < self._next:
+            return
+        until = self._clock() + STEP
+        operations = batches = 0
+        while True:
+            with self._database.transaction() as conn:
+                if not outbox.claim_pruning(conn):
+                    break
+                before = store.clock(conn) - self._age
+                found = self._operations(conn, before)
+                gone = 0 if found is not None else outbox.prune_batches(conn, before)
+            operations += found or 0
+            batches += gone
+            if found is None and not gone:
+                self._start, self._next = 0, self._clock() + REST
+                break
+            if self._clock() >= until:
+                break
+        if operations or batches:
+            log.info("history.pruned", operations=operations, batches=batches)
+
+    def _operations(self, conn: Conn, before: datetime) -> int | None:
+        """Remove one range of operations; None when no range is left."""
+        found = outbox.prune_range(conn, self._topology, self._start, before)
+        if found is None:
+            return None
+        self._start = found.go_on
+        return found.finished
