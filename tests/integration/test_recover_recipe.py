@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.docs_blocks.blocks import ROOT, blocks_of
@@ -15,6 +17,14 @@ from tests.integration.world import World, leagues
 ]
 
 
+@pytest.fixture(autouse=True)
+def sequence(world: World) -> Iterator[None]:
+    """Leave the sequence where it stood: a database of tests keeps it."""
+    stands = world.scalar("SELECT last_value FROM entity_version")
+    yield
+    world.conn.execute("SELECT setval('entity_version', %s)", (stands,))
+
+
 def run(world: World) -> int:
     """Run the whole block; returns where the sequence stands."""
     for statement in RECIPE.split(";"):
@@ -23,7 +33,7 @@ def run(world: World) -> int:
     return int(str(world.scalar("SELECT last_value FROM entity_version")))
 
 
-@pytest.mark.parametrize("ahead", [1, 10**6, 10**12])
+@pytest.mark.parametrize("ahead", [1, 10**9])
 def test_the_sequence_of_versions_never_moves_back(world: World, ahead: int) -> None:
     """Also where the clock is behind every version: it was set back, or a version was lifted."""
     world.save(*leagues(2))
