@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import psycopg
 import structlog
 
-from altsync import db, outbox, reconcile, similarity, similarity_local
+from altsync import db, outbox, reconcile, similarity, similarity_local, status, store
 from altsync.config import Settings, protect_settings, read_settings
 from altsync.db import Database, Outage
 from altsync.delivery import Delivery, Drained, Policy
@@ -280,7 +280,17 @@ class Application:
             keep=sinks is None,
             wait=wait,
             progress=progress,
+            idle=self.idle,
         )
+
+    def idle(self, conn: db.Conn) -> dict[str, str]:
+        """Return the sinks whose due work no worker claims, each with what to start."""
+        found = store.idle_sinks(conn, status.IDLE_SECONDS)
+        return {
+            sink: status.idle_message(sink, one)
+            for sink, one in found.items()
+            if sink in self.topology.names and self.disabled_reason(sink) is None
+        }
 
     @contextmanager
     def verifying(self) -> Iterator[None]:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+import psycopg
+
 from altsync import db, log, outbox
 from altsync.app import Application
 from altsync.errors import AltsyncError, SchemaError
@@ -47,7 +49,17 @@ def look(app: Application, ask_broker: Callable[[str, float], None] | None = Non
         ("Pinecone", _reason(app, "pinecone"), _pinecone),
         ("Embedder", _reason(app, "embedding"), _embedder),
     ]
-    return [_finding(app, name, disabled, ask) for name, disabled, ask in looks]
+    return [*(_finding(app, name, disabled, ask) for name, disabled, ask in looks), *_idle(app)]
+
+
+def _idle(app: Application) -> list[Finding]:
+    """Return one finding for each sink whose due work no worker claims."""
+    try:
+        with db.connect(app.settings.require_database_url()) as conn:
+            idle = app.idle(conn)
+    except (psycopg.Error, AltsyncError):
+        return []  # what failed is among the other findings
+    return [Finding(f"Delivery to {sink}", Health.FAILED, why) for sink, why in idle.items()]
 
 
 def _reason(app: Application, sink: str) -> str | None:

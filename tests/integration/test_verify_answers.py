@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import closing
 from typing import Any
 
 import psycopg
 import pytest
 from typer.testing import CliRunner
 
-from altsync import outbox, reconcile
+from altsync import health, outbox, reconcile
 from altsync.app import Application
 from altsync.cli import app as cli
 from altsync.cli import terminal
 from altsync.cli.operate import _collect
+from altsync.cli.verify import AGREE, CANNOT_TELL, DRIFT
 from altsync.reconcile import Options, Report, Tally
 from tests.conftest import DIMENSIONS, MODEL
 from tests.integration.world import World, league
@@ -203,3 +205,40 @@ def test_what_waits_is_not_called_agreement(embedding_alone: World) -> None:
     assert body["standing_still"] == {"embedding": "paused"}
     assert body["sinks"]["embedding"]["pending"] == 2
     assert "nothing differed (2 entities), and 2 were under way." in status_line()
+
+
+def test_work_that_no_worker_claims_is_no_agreement(embedding_alone: World) -> None:
+    """Verify says what to start, and ends with 2: nothing is under way."""
+    embedding_alone.save(league("nfl"))
+    assert "under way: embedding (1)" in said(code=AGREE)
+    embedding_alone.conn.execute("UPDATE sync_operation SET available_at = now() - interval '40 s'")
+    told = said(code=CANNOT_TELL)
+    assert "nothing has claimed for 4" in told
+    assert "start altsync relay" in told
+    assert "Could not tell: no worker claims what waits for embedding (1)." in told
+    body = json.loads(run("--json", code=CANNOT_TELL).stdout)
+    assert body["consistent"] is False
+    assert list(body["idle"]) == ["embedding"]
+    embedding_alone.conn.execute("UPDATE sink_state SET last_wake_at = now()")
+    assert "celery -A workers.app worker -Q embedding" in said(code=CANNOT_TELL)
+    embedding_alone.conn.execute("UPDATE sink_state SET last_claim_at = now()")
+    assert "under way: embedding (1)" in said(code=AGREE)
+
+
+def test_drift_beside_work_that_no_worker_claims_is_drift(embedding_alone: World) -> None:
+    lose(embedding_alone)
+    embedding_alone.save(league("nfl"))
+    embedding_alone.conn.execute("UPDATE sync_operation SET available_at = now() - interval '40 s'")
+    assert "nothing has claimed for 4" in said(code=DRIFT)
+
+
+def test_doctor_names_work_that_no_worker_claims(embedding_alone: World) -> None:
+    embedding_alone.save(league("nfl"))
+    with closing(Application()) as app:
+        assert health._idle(app) == []
+        embedding_alone.conn.execute(
+            "UPDATE sync_operation SET available_at = now() - interval '40 s'"
+        )
+        (finding,) = health._idle(app)
+    assert (finding.name, finding.health) == ("Delivery to embedding", health.Health.FAILED)
+    assert "start altsync relay" in finding.detail

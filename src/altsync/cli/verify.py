@@ -196,6 +196,8 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
             yield f"{tally.sink}: {tally.refused}", "red"
     for name, state in report.standing_still.items():
         yield f"{name} is {state}: what is under way for it may wait for long.", "yellow"
+    for name, why in report.idle.items():
+        yield f"{name}: {why}.", "red"
     yield from _repairs(report)
     yield _last(report)
 
@@ -226,6 +228,9 @@ def _last(report: Report) -> tuple[str, str]:
         return _nothing_compared(report), "bold red"
     if report.consistent:
         return _agreement(report, counted)
+    if not report.drifted and not report.problems:
+        waiting = ", ".join(f"{sink} ({count:,})" for sink, count in report.under_way.items())
+        return f"Could not tell: no worker claims what waits for {waiting}.", "bold red"
     if not report.drifted:
         away = ", ".join(report.problems)
         return f"Could not tell: {away} could not be compared. Nothing else differs.", "bold red"

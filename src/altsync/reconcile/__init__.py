@@ -14,7 +14,7 @@ from typing import Any, cast
 import psycopg
 
 from altsync import outbox, store
-from altsync.db import Database
+from altsync.db import Conn, Database
 from altsync.errors import SinkFailure
 from altsync.log import redact
 from altsync.reconcile import graph, inside, vectors
@@ -38,13 +38,14 @@ def verify(
     keep: bool = True,
     wait: Callable[[float], Any] = time.sleep,
     progress: Callable[[str, int, int], None] = lambda sink, done, total: None,
+    idle: Callable[[Conn], Mapping[str, str]] = lambda conn: {},
 ) -> Report:
     """Compare PostgreSQL with ``sinks`` (by name), and enqueue repairs when asked to.
 
     A sink that is away is a ``problem`` of its tally; the others are compared all the same.
     ``progress`` hears (sink, done, total) from time to time. Unless ``keep`` is off or only
     a sample was compared, the result is kept in the database, when it is about all sinks that
-    are enabled.
+    are enabled. ``idle`` names the sinks whose due work no worker claims, and says what to start.
     """
     started = time.monotonic()
     with database.autocommit() as conn:
@@ -60,6 +61,7 @@ def verify(
     with database.autocommit() as conn:
         states = {name: one.state for name, one in outbox.sink_health(conn).items()}
         enabled = outbox.enabled_sinks(conn)
+        unclaimed = dict(idle(conn))
     left_out = tuple(name for name in topology.names if name not in sinks)
     still = {
         name: states[name].value
@@ -68,6 +70,7 @@ def verify(
     }
     skips = dict(skipped or {})
     report = Report(entities, tallies, options, seconds, skips, left_out, still, rows=rows)
+    report = replace(report, idle=unclaimed)
     if keep and drawn is None:
         report = replace(report, unkept=_keep(database, report, enabled & set(left_out)))
     return report

@@ -118,7 +118,8 @@ class Report:
     ``skipped`` says of sinks that are not switched on why they were not compared, ``left_out``
     names all that were not. ``standing_still`` are those that were, and that nobody delivers to:
     paused, open, probing or disabled. ``unkept`` says why this is not the last result for others,
-    None when it is or was not meant to be. ``rows`` are PostgreSQL's own.
+    None when it is or was not meant to be. ``rows`` are PostgreSQL's own. ``idle`` are sinks whose
+    due work no worker claims, with what to start.
     """
 
     entities: int
@@ -130,6 +131,7 @@ class Report:
     standing_still: dict[str, str] = field(default_factory=dict)
     unkept: str | None = None
     rows: Tally = field(default_factory=lambda: Tally(POSTGRESQL))
+    idle: dict[str, str] = field(default_factory=dict)
 
     @property
     def every(self) -> tuple[Tally, ...]:
@@ -152,9 +154,15 @@ class Report:
         return {t.sink: t.pending for t in self.tallies if t.pending}
 
     @property
+    def stalled(self) -> bool:
+        """Whether entities differ whose operations no worker claims: they are not under way."""
+        return bool(self.under_way and self.idle)
+
+    @property
     def consistent(self) -> bool:
         """Whether something was compared, and every sink that was agrees."""
-        return bool(self.tallies) and not self.drifted and not self.problems
+        told = bool(self.tallies) and not self.problems and not self.stalled
+        return told and not self.drifted
 
     def as_json(self) -> dict[str, Any]:
         """The shape that scripts read."""
@@ -172,6 +180,7 @@ class Report:
             "left_out": list(self.left_out),
             "under_way": sum(self.under_way.values()),
             "standing_still": self.standing_still,
+            "idle": self.idle,
             "deep": self.options.deep,
             "sample": self.options.sample,
             "dry_run": self.options.dry_run,
