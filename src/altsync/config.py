@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +29,7 @@ from altsync.addresses import without_schema as split_schema
 from altsync.errors import ConfigurationError
 from altsync.records import EMBEDDING, SIMILARITY, Model
 from altsync.redaction import protect, protect_address
-from altsync.wording import one_line
+from altsync.wording import one_line, suggestion
 
 __all__ = [
     "SERVICE_GROUPS",
@@ -473,9 +472,8 @@ def _check_sink(name: str) -> None:
         raise ValueError("similarity comes with pinecone: set ALTSYNC_SIMILARITY instead")
     if name in SINKS or (name != "base" and find_spec(f"altsync.sinks.{name}") is not None):
         return
-    close = get_close_matches(name.lower(), SINKS, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    raise ValueError(f"there is no sink {name!r} (no sinks/{name}.py).{hint}")
+    near = suggestion(name, SINKS)
+    raise ValueError(f"there is no sink {name!r} (no sinks/{name}.py){near}")
 
 
 def _required(value: SecretStr | None, name: str) -> str:

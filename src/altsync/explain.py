@@ -30,6 +30,7 @@ from altsync.seed.lines import Part
 from altsync.seed.reader import Rejected
 from altsync.sinks import neo4j, pinecone
 from altsync.tokens import most_tokens
+from altsync.wording import plural, sentences
 
 T = TypeVar("T")
 
@@ -383,7 +384,7 @@ def _reasons(
                 f"changed it there. altsync backfill --sink {sink} --force writes everything again."
             )
         elif check.agrees is None and sink not in told:
-            found.append(f"{TITLES[sink]} was not compared: {check.detail}.")
+            found.append(sentences(f"{TITLES[sink]} was not compared: {check.detail}"))
     reasons = tuple(reason for reason in found if reason)
     if reasons:
         return reasons
@@ -404,7 +405,9 @@ def _seed_reason(entity: EntityState, line: SeedLine | None) -> str | None:
     if line is None or line.same:
         return None
     if line.refused:
-        return f"Its seed line is refused, so PostgreSQL keeps what it had: {line.refused}."
+        return sentences(
+            f"Its seed line is refused, so PostgreSQL keeps what it had: {line.refused}"
+        )
     part = next(part for part in Part if part.entity_type is entity.type)
     return f"Its seed line has changed and is not loaded: altsync seed --{part} loads it."
 
@@ -421,19 +424,19 @@ def _sink_reason(
     title = TITLES.get(sink, sink)
     live, dead = standing.live.get(sink), standing.dead.get(sink)
     if live is not None:
-        return f"{title} {_live_reason(live, standing)}."
+        return sentences(f"{title} {_live_reason(live, standing)}")
     if dead is not None:
-        return (
-            f"{title} was given up on after {_attempts(dead)}: {dead.last_error}. Mend the "
-            f"cause, then altsync retry --entity {entity.key}."
+        return sentences(
+            f"{title} was given up on after {_attempts(dead)}: {dead.last_error}",
+            f"Remove the cause, then altsync retry --entity {entity.key}",
         )
     lacks = entity.sinks.get(sink)
     discarded = standing.discarded.get(sink)
     if discarded is not None and lacks is not None and lacks.status == "failed":
-        return (
+        return sentences(
             f"{title} was given up on for good by {discarded.discarded_by} "
-            f"({discarded.discarded_why}) after: {discarded.last_error}. It is tried again when "
-            f"the entity changes."
+            f"({discarded.discarded_why}) after: {discarded.last_error}",
+            "It is tried again when the entity changes",
         )
     if embedding.up_to_date or edited or entity.deleted_at is not None:
         return None
@@ -492,7 +495,7 @@ def _due_reason(op: OperationRow, health: SinkHealth, now: datetime) -> str:
 
 
 def _attempts(op: OperationRow) -> str:
-    return f"{op.attempts} attempt{'' if op.attempts == 1 else 's'}"
+    return plural(op.attempts, "attempt")
 
 
 def _time(at: datetime) -> str:

@@ -13,6 +13,7 @@ from altsync.app import Application
 from altsync.errors import AltsyncError, SchemaError
 from altsync.records import Model
 from altsync.sentences import describe
+from altsync.wording import plural
 
 #: Seconds that one look may take.
 TIMEOUT = 5.0
@@ -164,7 +165,7 @@ def _pinecone(app: Application) -> str:
         names = sorted(index.name for index in client.indexes.list())
     _check_owner(app, "pinecone")
     place = settings.pinecone_controller_host or "api.pinecone.io"
-    return f"{len(names)} indexes at {place}"
+    return f"{plural(len(names), 'index', 'indexes')} at {place}"
 
 
 def _embedder(app: Application) -> str:

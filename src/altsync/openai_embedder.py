@@ -13,6 +13,7 @@ from altsync.deadline import SharedClient
 from altsync.embedding import Embedded
 from altsync.errors import SinkFailure, seconds_of
 from altsync.records import ErrorKind, Model
+from altsync.wording import plural
 
 NOT_IN_TIME = "the embedder did not answer in time"
 
@@ -59,7 +60,7 @@ class OpenAIEmbedder:
         if count != len(texts) or by_index.keys() != set(range(len(texts))):
             raise SinkFailure(
                 ErrorKind.UNKNOWN,
-                f"the embedder answered {count} vectors for {len(texts)} texts",
+                f"the embedder answered {plural(count, 'vector')} for {plural(len(texts), 'text')}",
             )
         vectors = tuple(decode(by_index[i], model.dimensions) for i in range(len(texts)))
         return Embedded(vectors, tokens)

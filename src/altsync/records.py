@@ -79,6 +79,10 @@ class ErrorKind(StrEnum):
     LOST = "lost"
 
 
+#: What the column ``status`` of an operation may say.
+OPERATION_STATUSES = ("pending", "in_progress", "synced", "dead", "superseded", "discarded")
+
+
 class Origin(StrEnum):
     """Who asked for an operation."""
 

@@ -20,6 +20,7 @@ from altsync.records import (
     Topology,
 )
 from altsync.store import Backlog, Idle, Verification, Work
+from altsync.wording import plural
 
 #: Seconds without a claim, while work is due, after which a view says that no worker delivers.
 #: A relay wakes a worker within a second, and again every 10 s.
@@ -167,7 +168,10 @@ def idle_message(sink: str, idle: Idle) -> str:
     else:
         queue = SIMILARITY_FOLLOWS if sink == SIMILARITY else sink
         start = f"start a worker: celery -A workers.app worker -Q {queue}"
-    return f"nothing has claimed for {idle.seconds:.0f} s, while {idle.due:,} are due; {start}"
+    return (
+        f"nothing has claimed for {idle.seconds:.0f} s, while "
+        f"{plural(idle.due, 'operation is', 'operations are')} due; {start}"
+    )
 
 
 def _matrix(counts: dict[EntityType, dict[tuple[str, str, str], int]]) -> tuple[MatrixRow, ...]:

@@ -23,6 +23,9 @@ _HIDDEN = re.compile(
     "\U000e0000-\U000e007f]"
 )
 
+#: Known names that a sentence lists: types of seeded values may be thousands.
+_LISTED = 20
+
 
 def plural(count: int, noun: str, nouns: str | None = None) -> str:
     """Return a number and its noun: ``1 line``, ``1,200 lines``."""
@@ -73,6 +76,8 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def unknown(what: str, word: str, known: Iterable[str]) -> str:
-    """Return the sentence on a name that is none of the known ones; all of them are listed."""
+    """Return the sentence on a name that is none of the known ones, which it lists."""
     names = list(known)
-    return f"no {what} {word!r}; there are {listing(names)}{suggestion(word, names)}"
+    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+    listed = f"{listing(names[:_LISTED])}{more}" if names else "none"
+    return f"no {what} {word!r}; there are {listed}{suggestion(word, names)}"

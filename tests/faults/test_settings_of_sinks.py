@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
     [
         ("neo4j,pinecone", "pinecone needs the sink embedding"),
         ("pinecone", "pinecone needs the sink embedding"),
-        ("embedding,neo4", "Did you mean neo4j"),
-        ("Embedding", "Did you mean embedding"),
+        ("embedding,neo4", "did you mean 'neo4j'"),
+        ("Embedding", "did you mean 'embedding'"),
         ("embedding,base", "no sink 'base'"),
         ("embedding,pinecone,similarity", "ALTSYNC_SIMILARITY"),
         (",", "give sink names"),

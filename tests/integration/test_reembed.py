@@ -367,7 +367,7 @@ def test_a_backfill_that_would_pay_again_asks_first(site: Site) -> None:
     )
     before = site.asked()
     said = site.run("backfill", "--sink", "embedding", "--force", code=Exit.NOT_CONFIRMED).stderr
-    assert said.startswith("To be embedded and paid again, though their texts are as they were: 1")
+    assert said.startswith("To be embedded and paid again, though the text is as it was: 1 row.")
     assert site.asked() == before
     # None of these pays twice.
     site.run("backfill", "--sink", "embedding")

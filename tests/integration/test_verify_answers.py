@@ -204,7 +204,7 @@ def test_what_waits_is_not_called_agreement(embedding_alone: World) -> None:
     assert (body["consistent"], body["under_way"]) == (True, 2)
     assert body["standing_still"] == {"embedding": "paused"}
     assert body["sinks"]["embedding"]["pending"] == 2
-    assert "nothing differed (2 entities), and 2 were under way." in status_line()
+    assert "nothing differed (2 entities); under way: 2." in status_line()
 
 
 def test_work_that_no_worker_claims_is_no_agreement(embedding_alone: World) -> None:

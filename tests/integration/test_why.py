@@ -281,7 +281,7 @@ def test_what_was_given_up_on(site: Site) -> None:
     worker = delivery(site.database, embedding_sink(site.database, embedder), max_attempts=1)
     worker.drain(10)
     assert site.reasons()[0] == (
-        "The embedding was given up on after 1 attempt: no such text. Mend the cause, then "
+        "The embedding was given up on after 1 attempt: no such text. Remove the cause, then "
         "altsync retry --entity formula_1."
     )
 

@@ -427,7 +427,9 @@ def test_an_unknown_archetype_is_refused_with_the_known_ones(folder: Folder, par
     """A misspelt name would make a node of its own in the graph."""
     refused = folder.refused(text({**GOOD[part], "sport_archetype": "raicng"}), part)
     assert refused.field == "sport_archetype"
-    assert refused.reason == "unknown archetype 'raicng'; known: racing, team_sport"
+    assert refused.reason == (
+        "no archetype 'raicng'; there are racing, team_sport; did you mean 'racing'?"
+    )
     assert refused.seed_id == GOOD[part]["id"]
 
 

@@ -16,6 +16,7 @@ from altsync.cli.once import App
 from altsync.cli.terminal import Exit, answers, notes
 
 if TYPE_CHECKING:
+    from altsync.db import Conn
     from altsync.queries import LeagueFilter, Stores, Unavailable
 
 #: Matches that one question may have: the vector index gives no more.
@@ -55,6 +56,7 @@ def search(
 
         where = _filter(status, archetype, tier, contract_status)
         found = queries.search(stores, text, where, top_k=top_k)
+        _say_unmatched(found, stores, where)
         _show(found, answered.found_table, as_json)
 
 
@@ -91,6 +93,7 @@ def archetypes(
 
         each = None if as_json else answered.SAMPLE
         found = queries.archetypes(stores, tier=tier, status=status, limit=limit, each=each)
+        _say_unmatched(found, stores, _filter(status, None, tier, None))
         _show(found, answered.archetypes_table, as_json)
 
 
@@ -143,6 +146,7 @@ def leagues(
         where = _filter(status, archetype, tier, contract_status, synced=synced)
         with app.database.autocommit() as conn:
             found = queries.leagues(conn, where, limit=limit)
+            _say_unmatched(found, conn, where)
         _show(found, answered.leagues_table, as_json)
 
 
@@ -236,6 +240,16 @@ def _say_unavailable(missing: Sequence[Unavailable]) -> None:
         reason = " ".join(log.redact(one.reason).split())
         text = f"{one.store} could not be asked: {reason}"
         notes.print(text, style="yellow")
+
+
+def _say_unmatched(found: Sequence[Any], source: Conn | Stores, where: LeagueFilter) -> None:
+    """Name the values of a filter that explain why nothing was found."""
+    if found:
+        return
+    from altsync import queries
+
+    for sentence in queries.unmatched(source, where):
+        notes.print(sentence, style="yellow")
 
 
 def _show(

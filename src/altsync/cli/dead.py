@@ -18,6 +18,7 @@ from altsync.cli.terminal import Exit, answers, notes
 from altsync.db import Conn
 from altsync.outbox import DeadOperation, Selection
 from altsync.records import ErrorKind
+from altsync.wording import plural
 
 #: Dead operations per transaction of a retry or discard.
 PAGE = 1000
@@ -128,8 +129,8 @@ def discard(
         if which.is_empty and not yes:
             count = _count(app, which)
             notes.print(
-                f"To be discarded: all {count:,} dead operations. Nothing was changed: "
-                "--yes does it.",
+                f"To be discarded: {plural(count, 'dead operation')}, which are all. Nothing was "
+                "changed: --yes does it.",
                 style="yellow",
             )
             raise typer.Exit(Exit.NOT_CONFIRMED)

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
-from altsync.cli.terminal import Exit, notes, print_json
+from altsync.cli.terminal import Exit, notes, print_json, print_json_line
 from altsync.redaction import redact
 from altsync.sentences import Failure, describe
 from altsync.wording import one_line, suggestion
@@ -30,6 +30,8 @@ class _Line:
 
     as_json = False
     debug = False
+    #: Whether each document of JSON is one line, as those before it.
+    one_line = False
     #: PostgreSQL's account, once the settings are read.
     role: str | None = None
 
@@ -63,7 +65,7 @@ def show(failure: Failure, code: Exit | int | None, body: dict[str, Any] | None)
         if failure.exit is Exit.INTERRUPTED:
             document["interrupted"] = True
         with suppress(OSError, ValueError):
-            print_json(document)
+            (print_json_line if line.one_line else print_json)(document)
     return status
 
 
@@ -83,6 +85,7 @@ class _Ending:
         given = list(sys.argv[1:] if args is None else args)
         options = given[: given.index("--")] if "--" in given else given
         line.as_json, line.debug, line.role = JSON in options, DEBUG in options, None
+        line.one_line = False
         kept = [one for one in options if one != DEBUG] + given[len(options) :]
         prepare_streams()
         sys.exit(

@@ -17,6 +17,7 @@ from altsync.cli.once import App
 from altsync.cli.tables import Table, Text, shown
 from altsync.cli.terminal import Exit, answers, notes
 from altsync.errors import AltsyncError
+from altsync.wording import unknown
 
 if TYPE_CHECKING:
     from altsync.local.stack import LocalStack, ServiceStatus
@@ -117,7 +118,7 @@ def logs(
     with _stack() as stack:
         found = stack.logs()
         if service is not None and service not in found:
-            raise AltsyncError(f"no service {service!r}; there are {', '.join(found)}")
+            raise AltsyncError(unknown("service", service, found))
         for name, path in found.items():
             if service in (None, name):
                 answers.rule(f"{name}  {path}")

@@ -13,10 +13,11 @@ from rich.live import Live
 
 from altsync import health, log, outbox, status, store
 from altsync.app import Application
-from altsync.cli import terminal
+from altsync.cli import ending, terminal
 from altsync.cli.common import application, known_sink, person
 from altsync.cli.terminal import Exit, answers, notes
 from altsync.records import BreakerState, EntityType, Model, SinkTraits
+from altsync.wording import plural
 
 Json = Annotated[bool, typer.Option("--json", help="As JSON on stdout.")]
 SinkOption = Annotated[str | None, typer.Option("--sink", help="This sink.")]
@@ -73,15 +74,13 @@ def show_status(
         if not watch:
             answers.print(terminal.status_view(_collect(app)))
             return
-        try:
-            if as_json or not answers.is_terminal:
-                _print_again_and_again(app, every, as_json=as_json)
-            with Live(terminal.status_view(_collect(app)), console=answers, screen=True) as live:
-                while True:
-                    time.sleep(every)
-                    live.update(terminal.status_view(_collect(app)))
-        except KeyboardInterrupt:
-            return  # the way to end it
+        if as_json or not answers.is_terminal:
+            ending.line.one_line = True
+            _print_again_and_again(app, every, as_json=as_json)
+        with Live(terminal.status_view(_collect(app)), console=answers, screen=True) as live:
+            while True:
+                time.sleep(every)
+                live.update(terminal.status_view(_collect(app)))
 
 
 def _print_again_and_again(app: Application, every: float, *, as_json: bool) -> None:
@@ -170,7 +169,7 @@ def backfill(
         if as_json:
             terminal.print_json({"enqueued": counts})
         else:
-            notes.print(f"{sum(counts.values()):,} operations were enqueued for {sink}.")
+            notes.print(f"Enqueued for {sink}: {plural(sum(counts.values()), 'operation')}.")
 
 
 def _refuse_to_pay_twice(app: Application, sink: SinkTraits, force: bool) -> None:
@@ -179,8 +178,8 @@ def _refuse_to_pay_twice(app: Application, sink: SinkTraits, force: bool) -> Non
         count = store.paid_twice(conn, sink, Model(*wanted), force=force) if wanted else 0
     if count:
         notes.print(
-            f"To be embedded and paid again, though their texts are as they were: {count:,} rows. "
-            "Nothing was changed: --yes does it.",
+            f"To be embedded and paid again, though the text is as it was: "
+            f"{plural(count, 'row')}. Nothing was changed: --yes does it.",
             style="yellow",
         )
         raise typer.Exit(Exit.NOT_CONFIRMED)

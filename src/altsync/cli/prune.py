@@ -19,6 +19,7 @@ from altsync.cli import terminal
 from altsync.cli.common import age, application
 from altsync.cli.terminal import Exit, notes
 from altsync.errors import AltsyncError
+from altsync.wording import plural
 
 #: Youngest history that may be removed, in seconds. A dashboard that is scraped at least so often
 #: has counted what is older, so its counters do not go down.
@@ -79,15 +80,26 @@ def prune(
             notes.print(_sentence(pruned, look_only))
         if look_only and not dry_run:
             notes.print(
-                f"{pruned.dead:,} operations that were given up on would be forgotten. "
-                "Nothing was changed: --yes does it.",
+                "To be forgotten, though it was given up on: "
+                f"{plural(pruned.dead, 'operation')}. Nothing was changed: --yes does it.",
                 style="yellow",
             )
             raise typer.Exit(Exit.NOT_CONFIRMED)
 
 
+#: What one of each is called.
+_NOUNS = {
+    "operations": "operation",
+    "dead": "dead",
+    "batches": "batch",
+    "runs": "run",
+    "embeddings": "embedding",
+}
+
+
 def _sentence(pruned: Pruned, look_only: bool) -> str:
-    parts = ", ".join(f"{count:,} {name}" for name, count in asdict(pruned).items())
+    counts = asdict(pruned).items()
+    parts = ", ".join(plural(count, _NOUNS[name], name) for name, count in counts)
     return f"{'Would be removed' if look_only else 'Removed'}: {parts}."
 
 

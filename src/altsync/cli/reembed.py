@@ -11,6 +11,7 @@ from altsync.cli.common import application
 from altsync.cli.terminal import Exit, notes
 from altsync.records import EMBEDDING
 from altsync.reembed import Plan, plan, start
+from altsync.wording import plural, sentences
 
 
 def reembed(
@@ -25,10 +26,10 @@ def reembed(
         enqueued = 0
         if yes and not found.is_done:
             enqueued = sum(start(app.database, app.topology, found.model))
-            notes.print(f"{enqueued:,} rows are due, behind all other work.")
+            notes.print(f"Due, behind all other work: {plural(enqueued, 'row')}.")
             reason = app.disabled_reason(EMBEDDING)
             if reason:
-                notes.print(f"They wait: {reason}.")
+                notes.print(sentences(f"They wait: {reason}"))
         if as_json:
             terminal.print_json({**found.as_json(), "enqueued": enqueued})
         if found.is_done or yes:
@@ -48,11 +49,12 @@ def _say(plan: Plan) -> None:
         notes.print("Every row is embedded by it.")
         return
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in plan.rows.items() if count)
-    notes.print(f"Not embedded by {plan.model.name}: {plan.total:,} rows ({kinds}).")
+    notes.print(f"Not embedded by {plan.model.name}: {plural(plan.total, 'row')} ({kinds}).")
     if plan.under_way:
         notes.print(f"Under way already: {plan.under_way:,} of them.")
     notes.print(
-        f"To be paid: {plan.texts:,} texts, at most {plan.most_tokens:,} tokens (their bytes); "
+        f"To be paid: {plural(plan.texts, 'text')}, at most {plural(plan.most_tokens, 'token')} "
+        "(their bytes); "
         f"about {plan.usual_tokens:,} for English."
         if plan.texts
         else "To be paid: nothing, as every vector is kept already."

@@ -18,6 +18,7 @@ from altsync.cli.operate import Json, backfill_type
 from altsync.cli.terminal import Exit, notes
 from altsync.errors import AltsyncError, ConfigurationError
 from altsync.records import SIMILARITY, BreakerState, EntityType
+from altsync.wording import plural, sentences
 
 #: Seconds between two looks at leagues that other workers have taken, or that wait to be retried.
 LOOK = 0.2
@@ -98,8 +99,11 @@ def _check_breaker(app: Application, waiting: int) -> None:
         health = outbox.sink_health(conn).get(SIMILARITY)
     if health and health.state is not BreakerState.CLOSED:
         raise AltsyncError(
-            f"{SIMILARITY} is {health.state}: {health.reason}. {waiting:,} leagues wait, and "
-            "workers go on with them when it answers again."
+            sentences(
+                f"{SIMILARITY} is {health.state}: {health.reason}",
+                f"{plural(waiting, 'league waits', 'leagues wait')}, and workers go on when it "
+                "answers again",
+            )
         )
 
 
@@ -121,9 +125,13 @@ def _show(app: Application, asked: int, before: int, started: datetime, *, as_js
         )
     else:
         notes.print(
-            f"{asked:,} leagues were asked for: {added:,} relationships came, {removed:,} went, "
-            f"{now:,} are there."
+            f"{plural(asked, 'league was', 'leagues were')} asked for. Relationships: {added:,} "
+            f"added, {removed:,} removed, {now:,} in all."
         )
     if failed:
-        notes.print(f"{failed:,} were given up on: altsync failures says why.", style="red")
+        notes.print(
+            f"{plural(failed, 'league was', 'leagues were')} given up on: altsync failures says "
+            "why.",
+            style="red",
+        )
         raise typer.Exit(Exit.SINK_ERRORS)

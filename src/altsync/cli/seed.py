@@ -22,7 +22,7 @@ from rich.progress import (
 
 from altsync import store
 from altsync.app import Application
-from altsync.cli import terminal
+from altsync.cli import ending, terminal
 from altsync.cli.common import application
 from altsync.cli.terminal import Exit, notes
 from altsync.db import Conn
@@ -34,6 +34,7 @@ from altsync.seed.options import Options
 from altsync.seed.report import Report
 from altsync.status import idle_message
 from altsync.store import RunProgress
+from altsync.wording import sentences
 
 #: Seconds between two looks at how far the sinks are.
 LOOK = 0.2
@@ -142,6 +143,9 @@ def load(app: Application, conn: Conn, options: Options, *, as_json: bool = Fals
     try:
         with _loading(options) as advance:
             Loader(conn, app.topology, options, report, advance).run()
+    except BaseException as error:
+        ending.attach(error, report.as_json())
+        raise
     finally:
         report.close()
         if report.parts:
@@ -213,6 +217,7 @@ def follow(
             for sink, idle in store.idle_sinks(conn, patience).items():
                 if sink in sinks and sink not in hinted and progress[sink].waiting:
                     hinted.add(sink)
-                    text = f"{sink}: {idle_message(sink, idle)}. altsync status shows all sinks."
+                    said = f"{sink}: {idle_message(sink, idle)}"
+                    text = sentences(said, "altsync status shows all sinks")
                     notes.print(text, style="yellow")
             time.sleep(max(LOOK, took / LOOK_SHARE))

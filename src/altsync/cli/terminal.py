@@ -21,7 +21,7 @@ from altsync.seed.report import Report
 from altsync.sentences import Exit as Exit  # noqa: PLC0414  (exported)
 from altsync.status import Status, idle_message
 from altsync.store import RunProgress
-from altsync.wording import visible, visible_json
+from altsync.wording import plural, visible, visible_json
 
 
 class Terminal(Console):
@@ -190,12 +190,12 @@ def verify_note(status: Status) -> list[Text]:
 
 def _agreed(result: Mapping[str, Any]) -> str:
     """What a result without any difference says."""
-    counted = f"{result.get('entities', 0):,} entities"
+    counted = plural(result.get("entities", 0), "entity", "entities")
     left_out = result.get("left_out") or []
     rest = f" Not compared: {', '.join(left_out)}." if left_out else ""
     waiting = result.get("under_way", 0)
     if waiting:
-        return f"nothing differed ({counted}), and {waiting:,} were under way.{rest}"
+        return f"nothing differed ({counted}); under way: {waiting:,}.{rest}"
     return f"every {'compared ' if left_out else ''}store agreed ({counted}).{rest}"
 
 
@@ -265,7 +265,7 @@ def _why(status: Status, sink: str) -> str:
     waits = status.operations[sink].pending
     reason = standing.reason or ""
     if standing.state is BreakerState.DISABLED and waits:
-        return f"{reason}; {waits:,} wait"
+        return f"{reason}; {plural(waits, 'operation waits', 'operations wait')}"
     if standing.since is not None and standing.state is not BreakerState.CLOSED:
         since = f"{reason} (since {standing.since:%Y-%m-%d %H:%M:%S} UTC)"
         idle = standing.state in _TRIED and not (waits or status.operations[sink].in_progress)

@@ -20,7 +20,7 @@ from altsync.cli.terminal import answers, notes
 from altsync.errors import AltsyncError, ConfigurationError
 from altsync.reconcile import Drift, Options, Report, Tally
 from altsync.sinks.pinecone import price_of_listing
-from altsync.wording import unknown
+from altsync.wording import plural, unknown
 
 #: Exit codes of this command: its question is whether the stores agree.
 AGREE, DRIFT, CANNOT_TELL = 0, 1, 2
@@ -120,14 +120,15 @@ def _tell_price(app: Application, options: Options) -> None:
             namespaces = store.namespace_sizes(conn)
         count, price = sum(namespaces), price_of_listing(namespaces)
         notes.print(
-            f"Pinecone: about {price.requests:,} requests and {price.units:,} read units "
-            f"for {count:,} vectors."
+            f"Pinecone: about {plural(price.requests, 'request')} and "
+            f"{plural(price.units, 'read unit')} for {plural(count, 'vector')}."
         )
     else:
         units = -(-options.sample // 10)
         notes.print(
-            f"Pinecone: at least {units:,} read units for {options.sample:,} vectors. A sample "
-            "finds no ghosts: it looks up what PostgreSQL has."
+            f"Pinecone: at least {plural(units, 'read unit')} for "
+            f"{plural(options.sample, 'vector')}. A sample finds no ghosts: it looks up "
+            "what PostgreSQL has."
         )
 
 
@@ -179,9 +180,9 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
     for name, reason in report.skipped.items():
         yield f"{name}: not compared, as it is switched off ({reason}).", "dim"
     if report.rows.drifted and not report.options.mends:
-        part = "entity was" if report.rows.drifted == 1 else "entities were"
+        edited = plural(report.rows.drifted, "entity was", "entities were")
         yield (
-            f"postgresql: {report.rows.drifted:,} {part} edited by SQL: the row is not what its "
+            f"postgresql: {edited} edited by SQL: the row is not what its "
             "hashes are of. altsync seed takes the seed's values back; altsync verify --repair "
             "keeps the edit and carries it to every sink.",
             "yellow",
@@ -189,7 +190,8 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
     for tally in report.every:
         if tally.requests:
             yield (
-                f"{tally.sink}: {tally.requests:,} requests, {tally.read_units:,} read units.",
+                f"{tally.sink}: {plural(tally.requests, 'request')}, "
+                f"{plural(tally.read_units, 'read unit')}.",
                 "dim",
             )
         if tally.refused is not None:
@@ -221,7 +223,7 @@ def _repairs(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def _last(report: Report) -> tuple[str, str]:
-    counted = f"{report.entities:,} entities"
+    counted = plural(report.entities, "entity", "entities")
     if report.options.sample is not None:
         counted = f"{min(report.options.sample, report.entities):,} of {counted}"
     if not report.tallies:

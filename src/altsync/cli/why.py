@@ -15,6 +15,7 @@ from altsync.cli import terminal
 from altsync.cli.common import application
 from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import Exit, answers, notes
+from altsync.wording import plural
 
 if TYPE_CHECKING:
     from altsync.explain import Check, Explanation, Unknown
@@ -136,7 +137,7 @@ def _embedding_lines(found: Explanation) -> Iterator[str]:
     cost = (
         "nothing: the vector of this text is kept"
         if embedding.kept
-        else f"at most {embedding.most_tokens:,} tokens (its bytes, an upper bound)"
+        else f"at most {plural(embedding.most_tokens, 'token')} (its bytes, an upper bound)"
     )
     yield f"to embed it by {embedding.wanted_model} costs {cost}"
 

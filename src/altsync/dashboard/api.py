@@ -13,8 +13,9 @@ from altsync.app import Application
 from altsync.db import Conn
 from altsync.errors import AltsyncError
 from altsync.outbox import DeadOperation, FailureGroup, Selection
-from altsync.records import EntityType
+from altsync.records import OPERATION_STATUSES, EntityType
 from altsync.status import RECENT_SECONDS
+from altsync.wording import unknown
 
 #: Dead operations per transaction of a retry or discard.
 PAGE = 1000
@@ -161,7 +162,7 @@ class Api:
     def _sink_of(self, body: Mapping[str, Any]) -> str:
         sink, known = _text_of(body, "sink"), self._app.topology.names
         if sink not in known:
-            raise BadRequest(f"no sink {sink!r}; there are {', '.join(known)}")
+            raise BadRequest(unknown("sink", sink or "", known))
         assert sink is not None
         return sink
 
@@ -171,7 +172,7 @@ class Api:
             found = history.operations(
                 conn,
                 sink=query.get("sink") or None,
-                status=query.get("status") or None,
+                status=_status(query.get("status") or None),
                 entity=query.get("key") or None,
                 before=_number(query, "before"),
                 limit=min(_number(query, "limit") or OPERATIONS, MOST_OPERATIONS),
@@ -305,10 +306,16 @@ def _entity_type(name: str | None) -> EntityType | None:
     try:
         return EntityType(name)
     except ValueError:
-        raise BadRequest(f"no entity type {name!r}; there are {', '.join(EntityType)}") from None
+        raise BadRequest(unknown("entity type", name, EntityType)) from None
+
+
+def _status(name: str | None) -> str | None:
+    if name is not None and name not in OPERATION_STATUSES:
+        raise BadRequest(unknown("status", name, OPERATION_STATUSES))
+    return name
 
 
 def _window(name: str) -> Window:
     if name not in WINDOWS:
-        raise BadRequest(f"window must be one of {', '.join(WINDOWS)}")
+        raise BadRequest(unknown("window", name, WINDOWS))
     return WINDOWS[name]

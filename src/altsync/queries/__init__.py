@@ -23,6 +23,7 @@ from altsync.queries.leagues import (
     league,
     leagues,
     relationships,
+    unmatched,
 )
 from altsync.queries.search import FoundLeague, search
 from altsync.queries.similar import SimilarLeague, SimilarLeagues, similar
@@ -73,4 +74,5 @@ __all__ = [
     "relationships",
     "search",
     "similar",
+    "unmatched",
 ]

@@ -9,6 +9,7 @@ from altsync.db import Conn
 from altsync.queries.stores import Stores, check_count, reading, unknown_league
 from altsync.records import EntityType
 from altsync.store import FullLeague, LeagueFilter, OperationRow, Relationship
+from altsync.wording import unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,23 @@ def leagues(
         check_count("limit", limit, 1_000_000)
     with reading(source) as conn:
         return store.full_leagues(conn, where, limit=limit)
+
+
+def unmatched(source: Conn | Stores, where: LeagueFilter) -> list[str]:
+    """Return a sentence for each value of a filter that no league has, with what is like it."""
+    with reading(source) as conn:
+        known = store.league_choices(conn)
+    asked = (
+        ("league of the archetype", where.archetype, known.archetypes),
+        ("league of the tier", where.tier, known.tiers),
+        ("league with the status", where.status, known.statuses),
+        ("contract with the status", where.contract_status, known.contract_statuses),
+    )
+    return [
+        unknown(what, value, values)
+        for what, value, values in asked
+        if value is not None and value not in values
+    ]
 
 
 def relationships(source: Conn | Stores, league_tag: str) -> list[Relationship]:

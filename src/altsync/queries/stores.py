@@ -18,6 +18,7 @@ from altsync.projection import digest
 from altsync.records import Model
 from altsync.store import EmbeddingCache
 from altsync.tokens import too_long
+from altsync.wording import unknown
 
 if TYPE_CHECKING:
     # Their drivers take most of a second to import, and some queries need neither.
@@ -141,7 +142,7 @@ def unknown_of(what: str, name: str, known: list[str]) -> UnknownName:
     """The error for a name that is none of a few."""
     if not known:
         return UnknownName(f"no {what} {name!r}: nothing is seeded yet")
-    return UnknownName(f"no {what} {name!r}; there are {', '.join(known)}")
+    return UnknownName(unknown(what, name, known))
 
 
 def _hint(near: list[str]) -> str:

@@ -11,6 +11,7 @@ from altsync.reconcile.comparison import PAGE, Comparison
 from altsync.reconcile.report import Drift, Tally
 from altsync.records import EntityType
 from altsync.store import Gap
+from altsync.wording import plural
 
 #: Gaps of one page, and the id to go on after.
 Page = tuple[list[Gap], UUID | None]
@@ -44,9 +45,9 @@ def compare_rows(run: Comparison, tally: Tally) -> frozenset[UUID]:
 def _accept(run: Comparison, tally: Tally, found: Mapping[EntityType, Sequence[UUID]]) -> None:
     if tally.drifted > max(1, run.options.max_delete * run.compared):
         tally.refused = (
-            f"{tally.drifted:,} of the {run.compared:,} rows hold what their hashes are not of: "
-            f"more than the {run.options.max_delete:.1%} that may be carried to the sinks. Nothing "
-            "was. Seed their files to take the seeds' values back, or raise --max-delete."
+            f"Of {plural(run.compared, 'row')}, {tally.drifted:,} hold what their hashes are not "
+            f"of: more than the {run.options.max_delete:.1%} that may be carried to the sinks. "
+            "Nothing was. Seed their files to take the seeds' values back, or raise --max-delete."
         )
         return
     for entity_type, ids in found.items():

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from altsync.reconcile.report import Drift, Tally
 from altsync.records import EntityType
+from altsync.wording import plural
 
 #: Finds that are remembered, of what may be removed and of what is above PostgreSQL; what is
 #: beyond them is for the next run.
@@ -84,11 +85,12 @@ def _too_many_above(count: int, tally: Tally, compared: int, share: float) -> li
     if count <= share * compared:
         return []
     return [
-        f"Of {count:,} of the {compared:,} entities that were compared, {tally.sink} holds a "
-        f"version above PostgreSQL's: more than the {share:.1%} that may be written over. Nothing "
-        "was written over or removed. Is this a restored backup, or the wrong database? If "
-        "DATABASE_URL is wrong, set it right. After a restore, follow docs/howto/recover.md; if "
-        "PostgreSQL's rows are to win as they are, raise --max-delete, up to 1."
+        f"Of {count:,} of {plural(compared, 'compared entity', 'compared entities')}, "
+        f"{tally.sink} holds a version above PostgreSQL's: more than the {share:.1%} that may "
+        "be written over. Nothing was written over or removed. Is this a restored backup, or the "
+        "wrong database? If DATABASE_URL is wrong, set it right. After a restore, follow "
+        "docs/howto/recover.md; if PostgreSQL's rows are to win as they are, raise --max-delete, "
+        "up to 1."
     ]
 
 
@@ -98,7 +100,7 @@ def _too_many_removed(tally: Tally, held: int, share: float) -> list[str]:
         return []
     astray = f" or are in a wrong namespace ({strays:,})" if strays else ""
     return [
-        f"{ghosts + strays:,} of the {held:,} records that {tally.sink} holds are not in "
+        f"Of {plural(held, 'record')} that {tally.sink} holds, {ghosts + strays:,} are not in "
         f"PostgreSQL{astray}: more than the {share:.1%} that may be removed. Nothing was removed. "
         "If they are to go, raise --max-delete; if not, see whether this is the right database."
     ]

@@ -14,6 +14,7 @@ from typing import BinaryIO, NamedTuple, cast
 
 from altsync.errors import SeedError
 from altsync.seed.lines import Part
+from altsync.wording import suggestion
 
 #: How the name of a file ends that holds one JSON object a line.
 SUFFIXES = (".jsonl", ".ndjson")
@@ -132,10 +133,12 @@ def list_files(folder: Path, parts: Sequence[Part], category: str | None = None)
         # The file of a part comes before those of the folder of its name.
         files.sort(key=lambda file: ("/" in file.label, file.label.split("/")))
         if part is Part.EXAMPLES and category is not None:
+            known = {file.category for file in files if file.category}
             files[:] = [file for file in files if file.category == category.lower()]
             if not files:
                 place = folder / part / f"{category}.jsonl"
-                raise SeedError(f"{place}: no such file for the category")
+                near = suggestion(category, sorted(known))
+                raise SeedError(f"{place}: no such file for the category{near}")
     return listing
 
 

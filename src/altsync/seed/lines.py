@@ -26,6 +26,7 @@ from altsync.records import (
     Relation,
     SportArchetype,
 )
+from altsync.wording import unknown
 
 #: Longest seed id. With its type's prefix it stays far below the 512 bytes of a Pinecone id.
 ID_LENGTH = 200
@@ -271,7 +272,7 @@ class RelationshipLine(SeedLine):
         if value == Relation.SIMILAR_TO:
             raise ValueError("SIMILAR_TO is computed from vectors and cannot be seeded")
         if value not in SEEDED_RELATIONS:
-            raise ValueError(f"give one of {', '.join(SEEDED_RELATIONS)}")
+            raise ValueError(unknown("relationship", value, SEEDED_RELATIONS))
         return value
 
     @field_validator("target")

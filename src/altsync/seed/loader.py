@@ -44,6 +44,7 @@ from altsync.seed.reader import Line, Raw, Rejected, read_raw
 from altsync.seed.registry import TagRegistry
 from altsync.seed.report import Counts, Report
 from altsync.seed.transactions import at_once
+from altsync.wording import plural
 
 log = structlog.get_logger(__name__)
 
@@ -207,7 +208,7 @@ class Loader:
             counts = Counts(processed=bad)
             self._unreadable.setdefault(part, f"{file.label} was refused as a whole (--strict)")
             self._report.notes.append(
-                f"{file.label}: refused as a whole, {bad:,} bad line{'s' * (bad > 1)} (--strict)"
+                f"{file.label}: refused as a whole, {plural(bad, 'bad line')} (--strict)"
             )
         self._count(part, counts)
         self._at("reported")

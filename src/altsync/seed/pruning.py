@@ -19,6 +19,7 @@ from altsync.seed.lines import Part
 from altsync.seed.options import Options
 from altsync.seed.report import Report
 from altsync.seed.transactions import at_once
+from altsync.wording import plural
 
 log = structlog.get_logger(__name__)
 
@@ -114,7 +115,7 @@ class Pruner:
     def _check_unused(self, ids: Sequence[Any], leaving: Sequence[Any]) -> None:
         used = session.archetypes_in_use(self._conn, ids, leaving)
         if used:
-            names = ", ".join(f"{name} ({count} leagues)" for name, count in used)
+            names = ", ".join(f"{name} ({plural(count, 'league')})" for name, count in used)
             raise SeedError(
                 f"archetypes that leagues still name cannot be deleted: {names}. Move or delete "
                 f"those leagues first, or put the archetypes back."

@@ -23,6 +23,7 @@ from altsync.seed import foreign
 from altsync.seed.files import SeedFile, find_files, open_file
 from altsync.seed.lines import LINES, OPTIONAL, Item, Part, SeedLine
 from altsync.store import HALF_HASH
+from altsync.wording import unknown
 
 #: Bytes of the longest line. A seed is a record, not a file; longer ones are skipped unread.
 LINE_BYTES = 1 << 20
@@ -227,9 +228,8 @@ def check(raw: Raw, archetypes: frozenset[str] | None) -> Line | Rejected:
         line = _validate(LINES[file.part], {**file.defaults, **data})
         archetype = line.archetype
         if archetypes is not None and archetype is not None and archetype not in archetypes:
-            known = ", ".join(sorted(archetypes))
             raise _Refused(
-                "sport_archetype", f"unknown archetype {archetype!r}; known: {known}", line.id
+                "sport_archetype", unknown("archetype", archetype, sorted(archetypes)), line.id
             )
         return Line(file.label, number, line.id, line.item(), read[:RAW_LENGTH], emptied)
     except _Refused as refused:
@@ -341,7 +341,9 @@ def _parse_slowly(raw: bytes) -> Any:
         if error.msg == "Extra data":
             reason = f"not one JSON object: more follows it at column {error.colno}"
         else:
-            reason = f"not JSON: {error.msg} at column {error.colno}"
+            # Some of the messages end with the preposition, too.
+            said = error.msg.removesuffix(" at")
+            reason = f"not JSON: {said} at column {error.colno}"
         raise _Refused(None, reason) from None
     except ValueError as error:  # an integer of thousands of digits
         raise _Refused(None, f"not JSON: {error}") from None

@@ -42,6 +42,7 @@ from altsync.records import (
     Written,
 )
 from altsync.sinks.base import Ask, VectorStore, once
+from altsync.wording import plural
 
 log = structlog.get_logger(__name__)
 
@@ -468,7 +469,7 @@ class Sink:
         if answer.has_errors or answer.upserted_count != len(rows):
             raise SinkFailure(
                 ErrorKind.UNKNOWN,
-                f"Pinecone took {answer.upserted_count} of {len(rows)} vectors",
+                f"Pinecone took {answer.upserted_count} of {plural(len(rows), 'vector')}",
                 unsure=True,
             )
         calls = 1 + self._leave_former_namespaces(rows, space)

@@ -8,7 +8,6 @@ import socket
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from altsync.config import Settings, is_loopback, read_settings
 from altsync.errors import AltsyncError, ConfigurationError
 from altsync.records import SIMILARITY, SIMILARITY_FOLLOWS
 from altsync.sentences import describe
+from altsync.wording import one_line, unknown
 
 #: The one task; its message is a wake-up.
 TASK = "altsync.sync_batch"
@@ -205,9 +205,10 @@ def _refuse_unknown_queues(options: Mapping[str, Any] | None = None, **_: Any) -
     for name in names:
         if name in known:
             continue
-        close = [SIMILARITY_FOLLOWS] if name == SIMILARITY else get_close_matches(name, known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        sys.stderr.write(f"altsync: no queue {name!r}; there are {', '.join(known)}{hint}\n")
+        said = unknown("queue", name, known)
+        if name == SIMILARITY:
+            said += f"; did you mean {SIMILARITY_FOLLOWS!r}?"
+        sys.stderr.write(f"altsync: {one_line(said)}\n")
         raise SystemExit(2)
 
 

@@ -1,0 +1,94 @@
+"""Ctrl-C in a process of its own: one line, its exit code, and what was done until then."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+from altsync.sentences import Exit
+
+ARCHETYPE = {
+    "id": "a",
+    "archetype_name": "racing",
+    "display_name": "Racing",
+    "code_pattern": "R",
+}
+LEAGUE = {
+    "id": "l",
+    "league_name": "Formula X",
+    "sport_name": "Racing",
+    "sport_archetype": "racing",
+    "status": "active",
+}
+
+#: Seconds until a process is given up on.
+PATIENCE = 120.0
+
+
+@contextmanager
+def running(folder: Path, database_url: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [sys.executable, "-m", "altsync", *arguments],
+        env={**os.environ, "DATABASE_URL": database_url, "ALTSYNC_HOME": str(folder / "home")},
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for_a_waiter(conn: psycopg.Connection, process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + PATIENCE
+    while not conn.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_an_interrupted_seed_says_what_was_loaded(tmp_path: Path, database_url: str) -> None:
+    seeds = tmp_path / "seeds"
+    (seeds / "leagues").mkdir(parents=True)
+    (seeds / "archetypes.jsonl").write_text(json.dumps(ARCHETYPE))
+    (seeds / "leagues" / "a.jsonl").write_text(json.dumps(LEAGUE))
+    with psycopg.connect(database_url) as locker, psycopg.connect(database_url) as looker:
+        looker.autocommit = True
+        locker.execute("LOCK TABLE league IN SHARE MODE")
+        with running(tmp_path, database_url, "seed", "--all", "--json") as process:
+            wait_for_a_waiter(looker, process)
+            process.send_signal(signal.SIGINT)
+            stdout, stderr = process.communicate(timeout=PATIENCE)
+    assert process.returncode == Exit.INTERRUPTED
+    body = json.loads(stdout)
+    assert body["interrupted"] is True
+    assert body["parts"]["archetypes"]["created"] == 1
+    assert body["parts"].get("leagues", {"created": 0})["created"] == 0
+    said = [line for line in stderr.splitlines() if line.startswith("altsync: ")]
+    assert said == ["altsync: interrupted"]
+    assert "Traceback" not in stderr
+
+
+def test_an_interrupted_watch_ends_with_a_document(tmp_path: Path, database_url: str) -> None:
+    watch = ("status", "--watch", "--every", "0.1", "--json")
+    with running(tmp_path, database_url, *watch) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        rest, stderr = process.communicate(timeout=PATIENCE)
+    assert process.returncode == Exit.INTERRUPTED
+    documents = [json.loads(line) for line in [first, *rest.splitlines()]]
+    assert "operations" in documents[0]
+    assert documents[-1]["interrupted"] is True
+    assert stderr == "altsync: interrupted\n"
