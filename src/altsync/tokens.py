@@ -9,6 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from altsync.wording import plural
+
 #: Bytes that are counted at once: the tokenizer refuses a text of more than 200,000 tokens.
 COUNTED_AT_ONCE = 200_000
 
@@ -47,7 +49,7 @@ class TooLong:
 
     def __str__(self) -> str:
         return (
-            f"the text to embed has {self.tokens:,} tokens, and {self.model} takes "
+            f"the text to embed has {plural(self.tokens, 'token')}, and {self.model} takes "
             f"{self.limit:,}: shorten it"
         )
 
