@@ -317,6 +317,17 @@ class Application:
         with self.database.transaction() as conn:
             self.register_sinks(conn)
 
+    def require_schema(self) -> None:
+        """Raise ``SchemaError`` when the schema is another release's.
+
+        A PostgreSQL that does not answer is waited for later, where the work begins.
+        """
+        try:
+            with self.connect() as conn:
+                db.check_schema(conn)
+        except psycopg.OperationalError as error:
+            logger.warning("schema.not_checked", error=str(error).strip())
+
     def register_sinks(self, conn: db.Conn) -> None:
         """Give every sink of the settings its shared state, where it has none yet."""
         model = self.settings.wanted_model
@@ -329,6 +340,7 @@ class Application:
         the settings name since the last migration gets its shared state here.
         """
         with self.database.transaction() as conn:
+            db.check_schema(conn)
             self.register_sinks(conn)
             for name in self.topology.names:
                 outbox.set_enabled(conn, name, self.disabled_reason(name))

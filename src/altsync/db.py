@@ -532,6 +532,16 @@ def _scripts() -> ScriptDirectory:
     return ScriptDirectory(str(migrations_folder()))
 
 
+@cache
+def own_revision() -> str:
+    """Return the revision of the schema that this release works on, without Alembic's import.
+
+    The files of the migrations are numbered in their order. Raises ``FileNotFoundError``.
+    """
+    files = (migrations_folder() / "versions").glob("[0-9]*_*.py")
+    return max(file.name.partition("_")[0] for file in files)
+
+
 def schema_revision(conn: Conn) -> str | None:
     """Return the revision that the database is at, or None before the first migration."""
     if conn.execute("SELECT to_regclass('alembic_version')").fetchone() == (None,):

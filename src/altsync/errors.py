@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
-from altsync.records import ErrorKind
+from altsync.records import EntityType, ErrorKind
+
+#: Longest time that a sink may ask for, in seconds. After it one call asks again: a limit may have
+#: been raised meanwhile, and a day is often what a misconfigured proxy says.
+LONGEST_WAIT = 300.0
+
+#: Seconds above which a wait is taken for nonsense: 30 days.
+ABSURD_WAIT = 30 * 86_400.0
 
 
 class AltsyncError(Exception):
@@ -32,7 +40,8 @@ class SinkFailure(AltsyncError):
     be the cause: no answer came in time, or the sink broke over it.
     ``again`` means that the very same call may simply be repeated: two writers met on one lock.
     ``throttled`` means that a smaller call may pass: a limit by the minute, or one of size.
-    ``retry_after`` is in seconds and comes from the sink's own answer.
+    ``retry_after`` is in seconds and comes from the sink's own answer; see ``plausible_wait``.
+    ``only`` are the types of records that are concerned, where the others may go on.
     """
 
     def __init__(
@@ -45,6 +54,7 @@ class SinkFailure(AltsyncError):
         again: bool = False,
         throttled: bool = False,
         retry_after: float | None = None,
+        only: Collection[EntityType] = (),
     ) -> None:
         super().__init__(reason)
         self.kind = kind
@@ -53,13 +63,23 @@ class SinkFailure(AltsyncError):
         self.suspect = suspect
         self.again = again
         self.throttled = throttled
-        self.retry_after = retry_after
+        self.retry_after = plausible_wait(retry_after)
+        self.only = frozenset(only)
+
+
+def plausible_wait(seconds: float | None) -> float | None:
+    """Return a wait that a sink asked for, at most ``LONGEST_WAIT``; None for nonsense."""
+    if seconds is None or not math.isfinite(seconds) or not 0 <= seconds <= ABSURD_WAIT:
+        return None
+    return min(seconds, LONGEST_WAIT)
 
 
 def seconds_of(header: str | None) -> float | None:
-    """A ``Retry-After`` header in seconds; None for a date, nonsense or the past."""
+    """Return a ``Retry-After`` header in seconds; None for a date, nonsense or the past.
+
+    A date is ignored: the clocks of two machines would decide how long to wait.
+    """
     try:
-        seconds = float(header or "")
+        return plausible_wait(float(header or ""))
     except ValueError:
         return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None

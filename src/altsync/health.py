@@ -139,16 +139,20 @@ def _neo4j(app: Application) -> str:
         settings.neo4j_uri, auth=auth, connection_timeout=TIMEOUT, max_transaction_retry_time=0.0
     ) as driver:
         info = driver.execute_query("RETURN 1", database_=settings.neo4j_database).summary.server
-    _check_owner(app, "neo4j")
+    _check_store(app, "neo4j")
     bolt = ".".join(str(part) for part in info.protocol_version)
     return f"{info.agent}, Bolt {bolt}, at {_place(settings.neo4j_uri)}"
 
 
-def _check_owner(app: Application, name: str) -> None:
-    """Raise ``SinkFailure`` when the sink's store is another installation's."""
-    check: Callable[[], None] | None = getattr(app.sink(name), "check_owner", None)
-    if check is not None:
-        check()
+def _check_store(app: Application, name: str) -> None:
+    """Raise ``SinkFailure`` when altsync cannot write to the sink's store.
+
+    It may be another installation's, too old, or have indexes of another form.
+    """
+    for what in ("check_owner", "check_version", "check_indexes"):
+        check: Callable[[], None] | None = getattr(app.sink(name), what, None)
+        if check is not None:
+            check()
 
 
 def _pinecone(app: Application) -> str:
@@ -163,7 +167,7 @@ def _pinecone(app: Application) -> str:
         retry_config=RetryConfig(max_retries=0),
     ) as client:
         names = sorted(index.name for index in client.indexes.list())
-    _check_owner(app, "pinecone")
+    _check_store(app, "pinecone")
     place = settings.pinecone_controller_host or "api.pinecone.io"
     return f"{plural(len(names), 'index', 'indexes')} at {place}"
 

@@ -375,8 +375,8 @@ class Topology:
 class Operation:
     """A claimed row of the outbox: this entity must reach the sink at ``version`` or later.
 
-    ``suspicion`` counts its suspect calls, ``passed_by`` how often the sink answered for others
-    between two of them. ``places`` are the namespaces that its writes may have landed in.
+    ``suspicion`` counts its suspect calls. ``places`` are the namespaces that its writes may have
+    landed in.
     """
 
     id: int
@@ -387,7 +387,6 @@ class Operation:
     attempts: int
     suspicion: int
     unsure: bool
-    passed_by: int = 0
     places: tuple[str, ...] = ()
 
 

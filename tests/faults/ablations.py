@@ -272,8 +272,8 @@ from types import SimpleNamespace
         "H22: a record that hangs the sink each time is told from an outage",
         (
             _edit(
-                "delivery.verdicts:Judge._failed_verdict",
-                ("op.suspicion >= SUSPICIONS - 1", "False"),
+                "delivery.writing:Writer._note_failure",
+                ("op.suspicion >= TIMEOUTS - 1", "False"),
             ),
         ),
     ),

@@ -568,7 +568,12 @@ def _failing_once(error: SinkFailure) -> FakeIndex:
 def _give_up_on_a_write(world: World, database: Database) -> tuple[FakeIndex, Row]:
     """The only attempt at a vector may still land; the index, and what may."""
     index = _failing_once(SinkFailure(ErrorKind.UNKNOWN, "broken pipe", unsure=True))
-    assert deliver(database, index, max_attempts=1).settlement.dead == 1
+    deliver(database, index)
+    world.pass_time(100)
+    token, operations = world.claim("pinecone")
+    dead = [Dead(op, op.version, ErrorKind.UNKNOWN, "broken pipe", True) for op in operations]
+    assert world.settle(INDEX, token, dead).dead == 1
+    world.conn.execute("UPDATE sink_state SET state = 'closed', config = config - 'faults'")
     return index, index.calls[0].rows[0]
 
 

@@ -123,20 +123,20 @@ def test_several_bad_records(world: World, database: Database) -> None:
 
 def test_a_bad_record_that_is_corrected_starts_afresh(world: World, database: Database) -> None:
     """The edit is delivered at once, and closes what died."""
+    graph = _graph_with_another(world, database)
     world.save(NFL)
-    graph = FakeGraph()
     graph.before = refuses("nfl")
     _deliver_for_long(world, database, graph)
     graph.before = lambda call: None
     world.save(league("nfl", tier="TIER1"))
     deliver(database, graph)
-    assert world.counts("neo4j") == {"superseded": 1, "synced": 1}
+    assert world.counts("neo4j") == {"superseded": 1, "synced": 2}
 
 
 def test_retries_wait_longer_and_longer(world: World, database: Database) -> None:
     """With full jitter: at most twice as long each time, up to the cap."""
+    graph = _graph_with_another(world, database)
     world.save(NFL)
-    graph = FakeGraph()
     graph.before = refuses("nfl")
     for attempt in range(1, 5):
         deliver(database, graph, backoff=10.0, backoff_cap=60.0)
@@ -444,9 +444,9 @@ def test_a_sink_that_cannot_be_set_up(world: World, database: Database) -> None:
 def test_a_probe_that_finds_a_bad_record_closes_the_breaker(
     world: World, database: Database
 ) -> None:
-    """The sink has answered, if only to refuse."""
+    """The sink takes another record, written as a control."""
+    graph = _graph_with_another(world, database)
     world.save(NFL)
-    graph = FakeGraph()
     graph.before = raises(DOWN)
     deliver(database, graph)
     world.pass_time(60)
@@ -616,7 +616,10 @@ def test_a_whole_call_that_may_still_land_is_echoed(world: World, database: Data
 
 def test_the_doubt_of_a_last_attempt_outlives_it(world: World, database: Database) -> None:
     """The write that was given up on may land after the one that came next: that is echoed."""
-    index = _vectors(world, database, NFL)
+    index = _vectors(world, database, league("other"))
+    delivery(database, index).drain(10)
+    world.save(NFL)
+    embed(database)
     unsure = SinkFailure(ErrorKind.UNKNOWN, "broken pipe", unsure=True)
     index.before = first(1, raises(unsure))
     assert deliver(database, index, max_attempts=1).settlement == Settlement(dead=1)
@@ -644,7 +647,10 @@ def test_a_late_write_of_what_was_given_up_on_to_a_place_that_was_left(
     world: World, database: Database
 ) -> None:
     """Both at once."""
-    index = _vectors(world, database, example("ask", "triage"))
+    index = _vectors(world, database, example("other", "support"))
+    delivery(database, index).drain(10)
+    world.save(example("ask", "triage"))
+    embed(database)
     unsure = SinkFailure(ErrorKind.UNKNOWN, "broken pipe", unsure=True)
     index.before = first(1, raises(unsure))
     assert deliver(database, index, max_attempts=1).settlement == Settlement(dead=1)
@@ -654,7 +660,10 @@ def test_a_late_write_of_what_was_given_up_on_to_a_place_that_was_left(
     index.land(late)
     world.pass_time(ECHO)
     delivery(database, index).drain(10)
-    assert [space for _, space, _ in index.held] == ["support"]
+    assert {(space, key) for _, space, key in index.held} == {
+        ("support", "ask"),
+        ("support", "other"),
+    }
 
 
 def test_a_lost_lease_is_echoed(world: World, database: Database) -> None:
@@ -742,3 +751,11 @@ def _vectors(world: World, database: Database, *contents: Content) -> FakeIndex:
 
 def _health(world: World) -> SinkHealth:
     return outbox.sink_health(world.conn)["neo4j"]
+
+
+def _graph_with_another(world: World, database: Database) -> FakeGraph:
+    """A graph that holds one league already, which a control may write once more."""
+    graph = FakeGraph()
+    world.save(league("other"))
+    deliver(database, graph)
+    return graph

@@ -55,12 +55,18 @@ def test_a_sink_that_was_ready_is_ready_again(world: World) -> None:
     assert _admitted(world)
 
 
-def test_resuming_what_is_not_paused_changes_nothing(world: World) -> None:
-    """An open breaker is no pause."""
-    _open(world)
+def test_resuming_what_is_not_paused_has_an_open_breaker_probed_at_once(world: World) -> None:
+    """An open breaker is no pause; the operator need not wait for its time."""
+    _open(world, delay=300)
     before = _health(world)
     assert not outbox.resume(world.conn, "neo4j")
-    assert _health(world) == before
+    after = _health(world)
+    assert (after.state, after.since, after.reason) == (
+        BreakerState.OPEN,
+        before.since,
+        before.reason,
+    )
+    assert outbox.gate(world.conn, "neo4j", uuid4(), LEASE).probing
 
 
 def test_an_open_breaker_is_open_again_and_probed(world: World) -> None:
@@ -81,12 +87,12 @@ def test_an_open_breaker_is_open_again_and_probed(world: World) -> None:
     assert (gate.admitted, gate.probing, gate.consecutive_errors) == (True, True, 1)
 
 
-def test_a_long_retry_after_outlasts_the_pause(world: World) -> None:
-    """Who was told to wait an hour waits it out."""
+def test_a_long_retry_after_ends_with_the_pause(world: World) -> None:
+    """The operator says that it is time: the sink is probed at once."""
     _open(world, delay=3600)
     _pause(world)
     outbox.resume(world.conn, "neo4j")
-    assert not _admitted(world)
+    assert outbox.gate(world.conn, "neo4j", uuid4(), LEASE).probing
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from altsync.local.services.vectors import Vectors
 from altsync.projection import embedding_text
 from altsync.records import EntityType, ErrorKind
 from altsync.sinks import pinecone
+from altsync.sinks.embedding import PROBE
 from altsync.tokens import most_tokens
 from tests.conftest import DIMENSIONS, MODEL
 from tests.contract.doubles import closed_port
@@ -275,7 +276,8 @@ def test_what_was_given_up_on(site: Site) -> None:
     embedder = FakeEmbedder()
 
     def refuse(texts: object) -> None:
-        raise SinkFailure(ErrorKind.ITEM, "no such text")
+        if texts != [PROBE]:
+            raise SinkFailure(ErrorKind.ITEM, "no such text")
 
     embedder.before = refuse
     worker = delivery(site.database, embedding_sink(site.database, embedder), max_attempts=1)
@@ -292,7 +294,8 @@ def test_a_retry_says_when_and_after_what(site: Site) -> None:
     embedder = FakeEmbedder()
 
     def refuse(texts: object) -> None:
-        raise SinkFailure(ErrorKind.ITEM, "not now")
+        if texts != [PROBE]:
+            raise SinkFailure(ErrorKind.ITEM, "not now")
 
     embedder.before = refuse
     sink = embedding_sink(site.database, embedder)

@@ -589,3 +589,7 @@ def test_a_schema_behind_this_release_is_to_be_migrated(database_url: str) -> No
         conn.execute("DELETE FROM alembic_version")
         with pytest.raises(SchemaError, match=r"at nothing, not at .*: run altsync migrate"):
             db.check_schema(conn)
+
+
+def test_the_names_of_the_files_say_the_head_of_the_migrations() -> None:
+    assert db.schema_head() == db.own_revision()

@@ -24,14 +24,27 @@ def from_server(code: str) -> neo4j.exceptions.Neo4jError:
         # The record's own.
         ("Neo.ClientError.Statement.TypeError", ITEM),
         ("Neo.ClientError.Statement.ArgumentError", ITEM),
-        ("Neo.ClientError.Statement.SyntaxError", ITEM),
         # Two transactions met on one key or lock.
         ("Neo.ClientError.Schema.ConstraintValidationFailed", UNKNOWN),
         ("Neo.TransientError.Transaction.DeadlockDetected", UNKNOWN),
         ("Neo.TransientError.Transaction.LockAcquisitionTimeout", UNKNOWN),
-        # Perhaps one record is too large: halves may pass.
-        ("Neo.TransientError.General.MemoryPoolOutOfMemoryError", UNKNOWN),
-        ("Neo.DatabaseError.General.UnknownError", UNKNOWN),
+        # Overload is not answered with more calls; a server that broke is the sink's.
+        ("Neo.TransientError.General.MemoryPoolOutOfMemoryError", SINK),
+        ("Neo.TransientError.General.TransactionMemoryLimit", SINK),
+        ("Neo.TransientError.General.OutOfMemoryError", SINK),
+        ("Neo.TransientError.General.StackOverFlowError", SINK),
+        ("Neo.TransientError.Request.NoThreadsAvailable", SINK),
+        ("Neo.TransientError.Transaction.MaximumTransactionLimitReached", SINK),
+        ("Neo.TransientError.Transaction.BookmarkTimeout", SINK),
+        ("Neo.TransientError.Transaction.LeaseExpired", SINK),
+        ("Neo.TransientError.Cluster.ReplicationFailure", SINK),
+        ("Neo.TransientError.NoOneHas.HeardOfThis", SINK),
+        ("Neo.DatabaseError.General.UnknownError", SINK),
+        ("Neo.DatabaseError.Transaction.TransactionCommitFailed", SINK),
+        ("Neo.DatabaseError.Statement.ExecutionFailed", SINK),
+        # A server that does not know the statement refuses it for every record.
+        ("Neo.ClientError.Statement.SyntaxError", SINK),
+        ("Neo.ClientError.Procedure.ProcedureNotFound", SINK),
         # Every record would get the same answer.
         ("Neo.ClientError.Security.Unauthorized", SINK),
         ("Neo.ClientError.Security.AuthenticationRateLimit", SINK),
@@ -61,6 +74,8 @@ def test_codes_of_neo4j(code: str, kind: ErrorKind) -> None:
     [
         "Neo.ClientError.Transaction.TransactionTimedOut",
         "Neo.ClientError.Transaction.TransactionTimedOutClientConfiguration",
+        "Neo.TransientError.General.MemoryPoolOutOfMemoryError",
+        "Neo.DatabaseError.Transaction.TransactionCommitFailed",
     ],
 )
 def test_a_statement_that_ran_out_of_time_is_suspect(code: str) -> None:
@@ -146,6 +161,9 @@ def test_errors_of_pinecone(
         ({"retry_after": "nan"}, None),
         ({"retry_after": "inf"}, None),
         ({"retry_after": "-1"}, None),
+        ({"retry_after": "86400"}, 300.0),
+        ({"retry_after": "1e15"}, None),
+        ({"retry_after": "Wed, 21 Oct 2026 07:28:00 GMT"}, None),
         ({}, None),
     ],
 )

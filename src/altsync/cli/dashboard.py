@@ -33,6 +33,7 @@ def dashboard(
         from altsync.dashboard.app import build_app
 
         app.settings.require_database_url()
+        app.require_schema()
         rules = access.access_for(host, app.settings)
         with serve.listen(host, port) as socket:
             url = serve.address_of(socket)

@@ -45,6 +45,7 @@ def relay() -> None:
     """Wake workers for what is due, until stopped. One is enough, two are safe."""
     with application(serving=True) as app:
         log.set_up(level=app.settings.altsync_log_level, form=app.settings.altsync_log_format)
+        app.require_schema()
         from altsync.workers.app import app as celery
         from altsync.workers.app import waker
 
@@ -131,7 +132,8 @@ def resume(sink: SinkOption = None, everything: EverySink = False, as_json: Json
         for name, resumed in done.items():
             state = health[name].state if name in health else BreakerState.CLOSED
             now = "" if state is BreakerState.CLOSED else f"; it is {state} again"
-            notes.print(f"{name}: resumed{now}" if resumed else f"{name}: was not paused")
+            tried = ", and tried at once" if state is BreakerState.OPEN else ""
+            notes.print(f"{name}: {f'resumed{now}' if resumed else 'was not paused'}{tried}")
 
 
 def _say_which(sink: str | None, everything: bool) -> None:
@@ -166,6 +168,8 @@ def backfill(
         if not yes:
             _refuse_to_pay_twice(app, traits, force)
         counts = {kind.value: backfill_type(app, traits, kind, force) for kind in traits.types}
+        with app.database.transaction() as conn:
+            outbox.probe_now(conn, sink)
         if as_json:
             terminal.print_json({"enqueued": counts})
         else:

@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from uuid import UUID, uuid4
 
+import psycopg
 import structlog
 from psycopg import errors
 
 from altsync import outbox, store
-from altsync.db import Conn, Database
+from altsync.db import Database, own_revision
+from altsync.delivery.evidence import ALONE
 from altsync.delivery.pace import Pace
 from altsync.delivery.policy import Policy
 from altsync.delivery.verdicts import Judge
@@ -26,7 +28,6 @@ from altsync.records import (
     EMBEDDING,
     Dead,
     EntityType,
-    ErrorKind,
     Model,
     Operation,
     Retry,
@@ -110,7 +111,7 @@ class Delivery:
         self.pace = Pace(
             in_flight=sink.traits.in_flight, batch=policy.batch_size, timeout=policy.timeout
         )
-        self._writer = Writer(database, sink, policy, self.pace, at)
+        self._writer = Writer(database, sink, policy, self.pace, worker, at)
         self._judge = Judge(database, sink.traits, policy)
 
     def drain(self, seconds: float, stopping: Callable[[], bool] = lambda: False) -> Drained:
@@ -137,6 +138,10 @@ class Delivery:
                 conn, self._traits.name, token, self._policy.lease, self._policy.longest_open
             )
             if not gate.admitted:
+                if gate.other_revision:
+                    log.error(
+                        "schema.other_revision", found=gate.other_revision, known=own_revision()
+                    )
                 return Batch()
             self._at("admitted")
             operations = outbox.claim(
@@ -148,18 +153,39 @@ class Delivery:
                 lease=self._policy.lease,
                 max_attempts=self._policy.max_lost_leases,
                 probe=gate.probing,
+                last=gate.faults,
             )
             if not operations:
                 if gate.probing:
                     outbox.abandon_probe(conn, self._traits.name, token)
                 return Batch()
-            gate = self._with_current_model(conn, gate)
+        writing = Writing(
+            token,
+            {op.entity_id: op for op in operations},
+            started + self._policy.lease,
+            gate.faults,
+        )
+        try:
+            return self._process(operations, writing, gate, started, stopping)
+        except Exception as error:
+            self._give_back(writing, error)
+            raise
+
+    def _process(
+        self,
+        operations: Sequence[Operation],
+        writing: Writing,
+        gate: outbox.Gate,
+        started: float,
+        stopping: Callable[[], bool],
+    ) -> Batch:
+        """Write and settle what was claimed, and record it."""
+        gate = self._with_current_model(gate)
         self._at("claimed")
         if stopping():
             with self._database.autocommit() as conn:
-                outbox.release(conn, [op.id for op in operations], token)
+                outbox.release(conn, writing.op_ids, writing.token)
             return Batch()
-        writing = Writing(token, [op.id for op in operations], started + self._policy.lease)
         batch = self._see_through(operations, writing, gate)
         seconds = time.monotonic() - started
         with self._database.autocommit() as conn:
@@ -186,7 +212,24 @@ class Delivery:
         )
         return batch
 
-    def _with_current_model(self, conn: Conn, gate: outbox.Gate) -> outbox.Gate:
+    def _give_back(self, writing: Writing, error: Exception) -> None:
+        """Release what was claimed and not settled, after an error of ours, and say why.
+
+        This worker lives, so no operation is to count it as vanished. What PostgreSQL does not
+        take any more comes back when the lease ends.
+        """
+        name = self._traits.name
+        reason = redact(f"{type(error).__name__}: {error}")
+        try:
+            with self._database.autocommit() as conn:
+                outbox.release(conn, writing.op_ids, writing.token, unsure=writing.attempted)
+                outbox.open_breaker(conn, name, writing.token, reason, self._policy.breaker_cap)
+        except psycopg.Error:
+            log.warning("operations.kept_by_lease", sink=name, count=len(writing.operations))
+            return
+        log.error("operations.given_back", sink=name, count=len(writing.operations), reason=reason)
+
+    def _with_current_model(self, gate: outbox.Gate) -> outbox.Gate:
         """The gate with the model that is wanted now.
 
         Asked after the claim, as rows are: operations of a new model would be done by the
@@ -194,7 +237,8 @@ class Delivery:
         """
         if self._traits.name != EMBEDDING and not self._needs_vector and not self._traits.follows:
             return gate
-        model, dimensions = outbox.wanted_model(conn) or (gate.model, gate.dimensions)
+        with self._database.autocommit() as conn:
+            model, dimensions = outbox.wanted_model(conn) or (gate.model, gate.dimensions)
         return replace(gate, model=model, dimensions=dimensions)
 
     def _see_through(
@@ -214,8 +258,9 @@ class Delivery:
         self._writer.write(ready, gone, writing, model)
         self._at("written")
         delay = self._judge.breaker_delay(writing.failure, gate)
+        delays = self._judge.delays(writing, gate, delay)
         verdict = self._judge.verdict
-        verdicts = [verdict(op, rows.get(op.entity_id), writing, gate, delay) for op in operations]
+        verdicts = [verdict(op, rows.get(op.entity_id), writing, gate, delays) for op in operations]
         settlement = self._settle(verdicts, writing, model)
         self._at("settled")
         if debugging():
@@ -296,8 +341,12 @@ class Delivery:
 
     def _tell_breaker(self, writing: Writing, gate: outbox.Gate, delay: float) -> None:
         name = self._traits.name
+        passed = [one.name for one in writing.destinations.values() if one.passed]
+        over = gate.faults.keys() & passed - writing.blamed.keys()
         with self._database.autocommit() as conn:
-            if writing.failure is not None and writing.failure.kind is ErrorKind.SINK:
+            if writing.blamed or over:
+                outbox.note_faults(conn, name, self._faults(writing, gate), list(over))
+            if writing.failure is not None:
                 reason = redact(writing.failure.reason)
                 outbox.open_breaker(
                     conn, name, writing.token, reason, delay, self._policy.longest_open
@@ -308,3 +357,16 @@ class Delivery:
                 log.info("breaker.closed", sink=name)
             elif gate.probing:
                 outbox.abandon_probe(conn, name, writing.token)
+
+    def _faults(self, writing: Writing, gate: outbox.Gate) -> dict[str, outbox.Fault]:
+        """The faults of destinations that took nothing in this batch."""
+        found: dict[str, outbox.Fault] = {}
+        for name, failure in writing.blamed.items():
+            before = gate.faults.get(name)
+            few = len(writing.destinations[name].refused) < ALONE and (before is None or before.few)
+            times = before.times + 1 if before else 1
+            found[name] = outbox.Fault(redact(failure.reason), times, few)
+            log.warning(
+                "destination.refuses", sink=self._traits.name, destination=name, times=times
+            )
+        return found

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import assert_never
 
 import structlog
 
 from altsync import outbox, store
 from altsync.db import Database
+from altsync.delivery.evidence import destination_of
 from altsync.delivery.policy import Policy, full_jitter
 from altsync.delivery.writing import Writing
-from altsync.errors import SinkFailure
+from altsync.errors import SinkFailure, plausible_wait
 from altsync.log import redact
 from altsync.records import (
     EMBEDDING,
     AlreadyNewer,
     Dead,
+    EntityType,
     ErrorKind,
     Failed,
     Operation,
@@ -30,14 +33,6 @@ from altsync.records import (
 )
 
 log = structlog.get_logger(__name__)
-
-#: Suspect calls of an operation before it is told from an outage: by then it was alone in its
-#: call while others passed.
-SUSPICIONS = 3
-
-#: Times that others must have passed between its suspect calls. Once may be an outage that
-#: flickers.
-TIMES_PASSED = 2
 
 
 class Judge:
@@ -54,9 +49,12 @@ class Judge:
         row: Row | None,
         writing: Writing,
         gate: outbox.Gate,
-        breaker_delay: float,
+        delays: Mapping[str, float],
     ) -> Verdict:
-        """What becomes of an operation, given its row and what was written of the batch."""
+        """What becomes of an operation, given its row and what was written of the batch.
+
+        ``delays`` are in seconds, by destination; see ``delays``.
+        """
         if row is None:
             return Superseded(op, "the row is gone")
         outcome = writing.outcomes.get(row.id)
@@ -76,31 +74,24 @@ class Judge:
             case AlreadyNewer():
                 return self._already_newer(op, row, outcome)
             case Failed():
-                return self._failed_verdict(op, row, outcome, writing, breaker_delay)
+                return self._failed_verdict(op, row, outcome, writing, delays)
             case None if row.deleted and self._traits.name == EMBEDDING:
                 return Superseded(op, "the row is deleted")
             case None if not row.deleted and self._waits(row, gate):
                 return Superseded(op, "waits for its embedding", waits=True)
             case None:
-                return self._not_written(op, row, writing, breaker_delay)
+                return self._not_written(op, row, writing, delays)
             case _:
                 assert_never(outcome)
 
     def _not_written(
-        self, op: Operation, row: Row, writing: Writing, breaker_delay: float
+        self, op: Operation, row: Row, writing: Writing, delays: Mapping[str, float]
     ) -> Verdict:
-        """No call was made for it: the sink failed before, or the whole batch met a defect."""
-        failure = writing.failure
-        if failure is None or failure.kind is ErrorKind.SINK:
-            reason = redact(failure.reason) if failure else "the lease was lost"
-            return Retry(op, ErrorKind.SINK, reason, breaker_delay, give_back=True)
-        reason = redact(failure.reason)
-        alone = len(writing.op_ids) == 1
-        if alone and op.attempts >= self._policy.max_attempts:
-            return Dead(op, self._version(row), failure.kind, reason)
-        delay = full_jitter(self._policy.backoff, self._policy.backoff_cap, op.attempts)
-        # Suspect: the next batch is smaller, until the one that the sink fails over is alone.
-        return Retry(op, failure.kind, reason, delay, give_back=not alone, suspect=True)
+        """No call was made for it: its destination or the sink failed before."""
+        name = destination_of(row.entity_type, deleted=row.deleted)
+        failure = writing.blamed.get(name) or writing.failure
+        reason = redact(failure.reason) if failure else "the lease was lost"
+        return Retry(op, ErrorKind.SINK, reason, delays.get(name, 0.0), give_back=True)
 
     def _waits(self, row: Row, gate: outbox.Gate) -> bool:
         return self._traits.needs_embedding and not row.is_embedded_by(gate.model or "")
@@ -134,33 +125,24 @@ class Judge:
         row: Row,
         failed: Failed,
         writing: Writing,
-        breaker_delay: float,
+        delays: Mapping[str, float],
     ) -> Verdict:
-        alone = len(writing.outcomes) == 1
-        suspect_alone = (
-            failed.suspect
-            and alone
-            and op.suspicion >= SUSPICIONS - 1
-            and op.passed_by >= TIMES_PASSED
-        )
-        if failed.kind is ErrorKind.SINK and not suspect_alone:
-            return Retry(
-                op,
-                failed.kind,
-                failed.reason,
-                failed.retry_after
-                or breaker_delay
-                or full_jitter(self._policy.backoff, self._policy.backoff_cap, op.attempts),
-                give_back=True,
-                unsure=failed.unsure,
-                suspect=failed.suspect,
+        if writing.is_charged(row.id):
+            kind = ErrorKind.ITEM if failed.kind is ErrorKind.SINK else failed.kind
+            return self._spent(
+                op, row, kind, failed.reason, unsure=failed.unsure, suspect=failed.suspect
             )
-        if suspect_alone:
-            writing.failure = None  # others pass: the record's fault, not the sink's
-            writing.answered = True
-        kind = ErrorKind.ITEM if suspect_alone else failed.kind
-        return self._spent(
-            op, row, kind, failed.reason, unsure=failed.unsure, suspect=failed.suspect
+        name = destination_of(row.entity_type, deleted=row.deleted)
+        return Retry(
+            op,
+            ErrorKind.SINK,
+            failed.reason,
+            plausible_wait(failed.retry_after)
+            or delays.get(name)
+            or full_jitter(self._policy.backoff, self._policy.backoff_cap, op.attempts),
+            give_back=True,
+            unsure=failed.unsure,
+            suspect=failed.suspect,
         )
 
     def _spent(
@@ -181,9 +163,34 @@ class Judge:
 
     def breaker_delay(self, failure: SinkFailure | None, gate: outbox.Gate) -> float:
         """Seconds that the breaker stays open after this failure; 0 when it stays closed."""
-        if failure is None or failure.kind is not ErrorKind.SINK:
+        if failure is None:
             return 0.0
         if failure.retry_after is not None:
             return failure.retry_after
-        bound = min(self._policy.breaker_cap, self._policy.backoff * 2.0**gate.consecutive_errors)
+        return self._wait(self._policy.breaker_cap, gate.consecutive_errors)
+
+    def delays(self, writing: Writing, gate: outbox.Gate, breaker_delay: float) -> dict[str, float]:
+        """Seconds until the operations of each destination are tried again, for those that wait.
+
+        All operations of a destination get the same, so that they come back together, and cost
+        one call when it still refuses them.
+        """
+        if breaker_delay:
+            return dict.fromkeys(_DESTINATIONS, breaker_delay)
+        known = gate.faults
+        return {
+            name: self._wait(self._policy.backoff_cap, known[name].times if name in known else 0)
+            for name in writing.blamed
+        }
+
+    def _wait(self, cap: float, times: int) -> float:
+        bound = min(cap, self._policy.backoff * 2.0 ** min(times, 30))
         return random.uniform(bound / 2, bound)  # noqa: S311  (spreads load, guards nothing)
+
+
+#: Names of all destinations that a sink may have.
+_DESTINATIONS = [
+    destination_of(entity_type, deleted=deleted)
+    for entity_type in EntityType
+    for deleted in (False, True)
+]

@@ -1,11 +1,14 @@
-"""Writing one sink: a few calls at once, halved at a refusal, never longer than the lease."""
+"""Writing one sink: a few calls at once, halved at a refusal, never longer than the lease.
+
+A batch stops trying a destination that refuses everything: see :mod:`altsync.delivery.evidence`.
+"""
 
 from __future__ import annotations
 
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from uuid import UUID
@@ -13,21 +16,36 @@ from uuid import UUID
 import psycopg
 import structlog
 
-from altsync import outbox
+from altsync import outbox, store
 from altsync.db import Database
 from altsync.delivery.budget import Budget, fitting, size_of
+from altsync.delivery.evidence import ALONE, TIMEOUTS, Destination
 from altsync.delivery.pace import Pace
 from altsync.delivery.policy import Policy
 from altsync.errors import SinkFailure
 from altsync.log import redact
 from altsync.projection import MOVING, namespace
-from altsync.records import Answer, EntityType, ErrorKind, Failed, Model, Outcome, Row, Written
+from altsync.records import (
+    AlreadyNewer,
+    Answer,
+    EntityType,
+    ErrorKind,
+    Failed,
+    Model,
+    Operation,
+    Outcome,
+    Row,
+    Written,
+)
 from altsync.sinks.base import Sink
 
 log = structlog.get_logger(__name__)
 
 #: Failed calls in a row after which the rest of a batch is not tried.
 FAILURES_IN_A_ROW = 2
+
+#: Refusals of neighbours after which a record from the far end of the batch is tried.
+FAR_AFTER = ALONE - 1
 
 #: Calls that met another writer's lock and are repeated as they are, before they are halved.
 REPEATS = 3
@@ -38,12 +56,19 @@ REPEAT_PAUSE = 0.1
 
 @dataclass(slots=True)
 class Writing:
-    """The state of writing one batch."""
+    """The state of writing one batch.
+
+    ``known`` are faults that destinations had before. ``blamed`` are destinations of this batch
+    that took nothing, and why. ``failure`` is that of the sink as a whole.
+    """
 
     token: UUID
-    op_ids: list[int]
+    operations: Mapping[UUID, Operation]
     lease_ends: float
+    known: Mapping[str, outbox.Fault] = field(default_factory=dict)
     outcomes: dict[UUID, Outcome] = field(default_factory=dict)
+    destinations: dict[str, Destination] = field(default_factory=dict)
+    blamed: dict[str, SinkFailure] = field(default_factory=dict)
     unsure: set[UUID] = field(default_factory=set)
     calls: int = 0
     tokens: int = 0
@@ -52,12 +77,28 @@ class Writing:
     answered: bool = False
     attempted: bool = False
 
+    @property
+    def op_ids(self) -> list[int]:
+        """Ids of the operations of the batch."""
+        return [op.id for op in self.operations.values()]
+
+    def destination(self, entity_type: EntityType, *, deleted: bool) -> Destination:
+        """Return the destination of rows of one type, written or removed."""
+        new = Destination(entity_type, deleted)
+        new.fault = self.known.get(new.name)
+        return self.destinations.setdefault(new.name, new)
+
+    def is_charged(self, row_id: UUID) -> bool:
+        """Return whether another record passed after this one failed alone."""
+        return any(row_id in one.charged for one in self.destinations.values())
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """Records of one call, and how often it has met another writer's lock."""
 
     rows: Sequence[Row]
+    destination: Destination
     repeats: int = 0
 
 
@@ -70,9 +111,11 @@ class Writer:
         sink: Sink,
         policy: Policy,
         pace: Pace,
+        worker: str,
         at: Callable[[str], None],
     ) -> None:
         self._database = database
+        self._worker = worker
         self._sink = sink
         self._traits = sink.traits
         self._policy = policy
@@ -88,29 +131,18 @@ class Writer:
         self, ready: Sequence[Row], gone: Sequence[Row], writing: Writing, model: Model
     ) -> None:
         """Write rows and remove those that are gone; what came of it is in ``writing``."""
+        if ready or gone:
+            ready, gone = self._set_up(ready, gone, writing)
         try:
-            if ready or gone:
-                self._set_up()
             self._note_former_places([*ready, *gone], writing)
             placed = self._settle_places(ready, writing, model)
             self._at("placed")
-            parts = self._parts(_by_type(placed), model)
-            self._call_all(parts, writing, lambda rows: self._sink.upsert(rows, model))
+            self._call_all(_by_type(placed), writing, model)
             # Leagues before archetypes: what leads to a node goes before it.
-            parts = self._parts(_by_type(gone)[::-1], model)
-            self._call_all(parts, writing, self._sink.delete)
-        except SinkFailure as failure:  # setting up and splitting may fail as a whole, too
+            self._call_all(_by_type(gone)[::-1], writing, model, removing=True)
+        except SinkFailure as failure:  # a budget that is used up
             writing.failure = failure
-        except psycopg.Error:
-            raise  # PostgreSQL is away: nothing could be kept, and the lease ends by itself
-        except Exception as error:
-            log.exception("sink.failed", sink=self._traits.name)
-            reason = f"{type(error).__name__}: {error}"
-            writing.failure = SinkFailure(ErrorKind.UNKNOWN, reason, suspect=True)
-
-    def _parts(self, groups: Sequence[Sequence[Row]], model: Model) -> list[Sequence[Row]]:
-        """Cut rows, grouped by type, into what one call of the sink may hold."""
-        return [part for rows in groups for part in self._sink.split(rows, model)]
+        self._share_blame(writing)
 
     def _note_former_places(self, rows: Sequence[Row], writing: Writing) -> None:
         """Have operations know where their entities were, before those leave it."""
@@ -134,7 +166,7 @@ class Writer:
         if not strays:
             return ready
         moved = [row for row in strays if row.written_namespace or row.doubtful_namespaces]
-        self._call_all(self._parts(_by_type(moved), model), writing, self._sink.delete)
+        self._call_all(_by_type(moved), writing, model, removing=True)
         left = {row.id for row in moved if isinstance(writing.outcomes.get(row.id), Written)}
         stuck = {row.id for row in moved} - left
         for row_id in left:
@@ -152,20 +184,65 @@ class Writer:
             if row.id not in stuck
         ]
 
-    def _set_up(self) -> None:
-        """Once a process: a sink that was switched on later has no indexes yet."""
-        if not self._is_set_up:
+    def _set_up(
+        self, ready: Sequence[Row], gone: Sequence[Row], writing: Writing
+    ) -> tuple[Sequence[Row], Sequence[Row]]:
+        """Set the sink up, once a process; return the rows whose destinations are there.
+
+        A sink that was switched on later has no indexes yet. What cannot be set up is never a
+        record's fault.
+        """
+        if self._is_set_up:
+            return ready, gone
+        try:
             self._sink.setup()
+        except SinkFailure as failure:
+            blamed = SinkFailure(
+                ErrorKind.SINK, failure.reason, retry_after=failure.retry_after, only=failure.only
+            )
+        except psycopg.Error:
+            raise
+        except Exception as error:
+            log.exception("sink.failed", sink=self._traits.name)
+            blamed = SinkFailure(ErrorKind.SINK, f"{type(error).__name__}: {error}")
+        else:
             self._is_set_up = True
+            return ready, gone
+        if not blamed.only:
+            writing.failure = blamed
+            return (), ()
+        for row in (*ready, *gone):
+            if row.entity_type in blamed.only:
+                one = writing.destination(row.entity_type, deleted=row.deleted)
+                one.failed, one.failure = True, blamed
+        return (
+            [row for row in ready if row.entity_type not in blamed.only],
+            [row for row in gone if row.entity_type not in blamed.only],
+        )
 
     def _call_all(
         self,
-        parts: Sequence[Sequence[Row]],
+        groups: Sequence[Sequence[Row]],
         writing: Writing,
-        send: Callable[[Sequence[Row]], Answer],
+        model: Model,
+        *,
+        removing: bool = False,
     ) -> None:
-        """One call for each part, some at once; halved and halved again when one is refused."""
-        pending = [Call(part) for part in reversed(parts)]
+        """Send rows by type, some calls at once; halve a call when it is refused.
+
+        ``removing`` deletes them. Rows that were refused alone are judged at the end.
+        """
+
+        def send(rows: Sequence[Row]) -> Answer:
+            return self._sink.delete(rows) if removing else self._sink.upsert(rows, model)
+
+        pending: list[Call] = []
+        destinations = []
+        for rows in reversed(groups):
+            one = writing.destination(rows[0].entity_type, deleted=removing)
+            destinations.append(one)
+            parts = self._cut(rows, one, writing, model)
+            pending += [Call(part, one) for part in reversed(parts)]
         while pending and writing.failures_in_a_row < FAILURES_IN_A_ROW:
             wave = self._next_wave(pending)
             reserved = self._budget.reserve([call.rows for call in wave])
@@ -178,20 +255,56 @@ class Writer:
             answers = self._send_all(wave, writing, send)
             if reserved:
                 self._budget.correct(reserved, answers)
-            for call, answer in zip(wave, answers, strict=True):
-                writing.calls += 1 if isinstance(answer, SinkFailure) else answer.calls
-                if isinstance(answer, SinkFailure):
-                    pending += self._failed(call, writing, answer)
-                else:
-                    self._note_answer(call.rows, writing, answer)
-                    self._at("called")
+            pending += self._note(wave, answers, writing)
+            for one in {call.destination.name: call.destination for call in wave}.values():
+                if one.needs_control and not self._control(one, writing, model):
+                    one.stopped = True
+            pending = _in_order([call for call in pending if not call.destination.stopped])
+        for one in destinations:
+            one.charge_few()
+            if one.refused and not one.stopped:
+                self._control(one, writing, model)
+
+    def _cut(
+        self, rows: Sequence[Row], one: Destination, writing: Writing, model: Model
+    ) -> list[Sequence[Row]]:
+        """Cut rows of one type into calls; one row first where none passed the last time."""
+        try:
+            parts = [part for part in self._sink.split(rows, model) if part]
+        except psycopg.Error:
+            raise
+        except Exception as error:
+            failure = self._as_failure(error, len(rows))
+            if failure.kind is ErrorKind.SINK:
+                raise failure from error
+            if len(rows) > 1:
+                middle = len(rows) // 2
+                halves = (rows[:middle], rows[middle:])
+                cut = (self._cut(half, one, writing, model) for half in halves)
+                return [part for parts in cut for part in parts]
+            one.refuse(rows[0], failure)
+            writing.outcomes[rows[0].id] = _failed(rows[0], failure)
+            return []
+        if one.fault is None or not parts:
+            return parts
+        # Any of them: the first one may be a poison record.
+        part = random.randrange(len(parts))  # noqa: S311
+        place = random.randrange(len(parts[part]))  # noqa: S311
+        row = parts[part][place]
+        parts[part] = [other for other in parts[part] if other is not row]
+        return [[row], *(part for part in parts if part)]
 
     def _next_wave(self, pending: list[Call]) -> list[Call]:
-        """Take the calls that go out together: each and all of them within the sink's limits."""
+        """Take the calls that go out together: each and all of them within the sink's limits.
+
+        One alone while its destination is unproven.
+        """
         wave: list[Call] = []
         room = self._budget.most
         calls = min(self._pace.in_flight, self._budget.most_calls)
         while pending and len(wave) < calls and (room > 0 or not wave):
+            if wave and (pending[-1].destination.unproven or wave[-1].destination.unproven):
+                break
             call = pending.pop()
             rows = call.rows
             count = fitting(self._traits.name, rows, min(self._pace.size, room))
@@ -213,6 +326,24 @@ class Writer:
                 self._pace.throttled(size)
         elif answer.calls:
             self._pace.passed(size)
+
+    def _note(
+        self,
+        wave: Sequence[Call],
+        answers: Sequence[Answer | SinkFailure],
+        writing: Writing,
+    ) -> list[Call]:
+        """Keep what calls came to; return those to make instead of refused ones."""
+        more: list[Call] = []
+        for call, answer in zip(wave, answers, strict=True):
+            if isinstance(answer, SinkFailure):
+                writing.calls += 1
+                more += self._failed(call, writing, answer)
+            else:
+                writing.calls += answer.calls
+                self._note_answer(call, writing, answer)
+                self._at("called")
+        return more
 
     def _begin_searches(self, wave: Sequence[Call], writing: Writing) -> None:
         rows = [row for call in wave for row in call.rows]
@@ -243,53 +374,185 @@ class Writer:
     ) -> Answer | SinkFailure:
         try:
             return send(rows)
-        except SinkFailure as failure:
-            return failure
-        except Exception as error:
-            # A defect of ours or of a driver. It is kept in the rows, and does not stop others.
-            log.exception("sink.failed", sink=self._traits.name, records=len(rows))
-            reason = f"{type(error).__name__}: {error}"
-            return SinkFailure(ErrorKind.UNKNOWN, reason, unsure=True)
+        except (psycopg.DataError, psycopg.IntegrityError) as error:
+            return self._as_failure(error, len(rows))
+        except psycopg.Error:
+            raise  # PostgreSQL's fault, and no record's: the batch is given back
+        except Exception as error:  # noqa: BLE001  (kept in the rows; it does not stop others)
+            return self._as_failure(error, len(rows))
+
+    def _as_failure(self, error: Exception, records: int) -> SinkFailure:
+        """Return what a call failed with; a defect of ours or of a driver is logged."""
+        if isinstance(error, SinkFailure):
+            return error
+        log.error("sink.failed", sink=self._traits.name, records=records, exc_info=error)
+        return SinkFailure(ErrorKind.UNKNOWN, f"{type(error).__name__}: {error}", unsure=True)
 
     def _failed(self, call: Call, writing: Writing, failure: SinkFailure) -> list[Call]:
-        """Note a call that failed; the calls to make instead of it."""
-        rows = call.rows
+        """Note a call that failed; return the calls to make instead of it."""
+        rows, one = call.rows, call.destination
         if failure.unsure:
             writing.unsure.update(row.id for row in rows)
         if failure.kind is ErrorKind.SINK:
-            self._note_failure(rows, writing, failure)
+            self._note_failure(call, writing, failure)
             return []
         if failure.again and call.repeats < REPEATS:
             time.sleep(random.uniform(0, REPEAT_PAUSE))  # noqa: S311
             return [replace(call, repeats=call.repeats + 1)]
+        one.failed = True
         if len(rows) > 1:
             middle = len(rows) // 2
-            return [Call(rows[middle:]), Call(rows[:middle])]
-        writing.answered = True
+            return [Call(rows[middle:], one), Call(rows[:middle], one)]
+        one.refuse(rows[0], failure)
         writing.outcomes[rows[0].id] = _failed(rows[0], failure)
         return []
 
-    def _note_answer(self, rows: Sequence[Row], writing: Writing, answer: Answer) -> None:
+    def _note_answer(self, call: Call, writing: Writing, answer: Answer) -> None:
         writing.tokens += answer.tokens
-        writing.answered = writing.answered or answer.calls > 0 or self._traits.local
         if writing.failure is None or writing.failure.retry_after is None:
             writing.failures_in_a_row, writing.failure = 0, None  # the sink is up after all
+        rows = {row.id: row for row in call.rows}
         said: dict[UUID, Outcome] = {outcome.id: outcome for outcome in answer.outcomes}
-        if len(said) < len(rows):
-            silent = "the sink said nothing of this record"
-            unsaid = [row.id for row in rows if row.id not in said]
-            said |= {row_id: Failed(row_id, ErrorKind.UNKNOWN, silent) for row_id in unsaid}
+        silent = "the sink said nothing of this record"
+        said |= {i: Failed(i, ErrorKind.UNKNOWN, silent) for i in rows.keys() - said.keys()}
         writing.outcomes.update(said)
+        for outcome in said.values():
+            if isinstance(outcome, Failed) and outcome.kind is not ErrorKind.SINK:
+                failure = SinkFailure(outcome.kind, outcome.reason, unsure=outcome.unsure)
+                call.destination.refuse(rows[outcome.id], failure)
+        # What needed no call says nothing of a sink that is called.
+        asked = answer.calls > 0 or self._traits.local
+        if asked and any(isinstance(o, Written | AlreadyNewer) for o in said.values()):
+            writing.answered = True
+            call.destination.pass_on()
 
-    def _note_failure(self, part: Sequence[Row], writing: Writing, failure: SinkFailure) -> None:
+    def _note_failure(self, call: Call, writing: Writing, failure: SinkFailure) -> None:
+        rows, one = call.rows, call.destination
         log.warning(
-            "sink.refused", sink=self._traits.name, records=len(part), reason=failure.reason
+            "sink.refused", sink=self._traits.name, records=len(rows), reason=failure.reason
         )
         writing.failure = failure
         writing.failures_in_a_row += 1
         if failure.retry_after is not None:
             writing.failures_in_a_row = FAILURES_IN_A_ROW  # asked to wait: do not go on asking
-        writing.outcomes.update((row.id, _failed(row, failure)) for row in part)
+        writing.outcomes.update((row.id, _failed(row, failure)) for row in rows)
+        one.failed, one.failure = True, failure
+        if one.fault is not None and not one.passed:
+            one.stopped = True
+        if len(rows) == 1 and failure.suspect and failure.retry_after is None:
+            op = writing.operations.get(rows[0].id)
+            if op is not None and op.suspicion >= TIMEOUTS - 1:
+                one.refuse(rows[0], failure)
+
+    def _control(self, one: Destination, writing: Writing, model: Model) -> bool:
+        """Return whether another record passes now, after some were refused alone.
+
+        Charges those when it does.
+        """
+        try:
+            answer = self._control_answer(one, writing, model)
+        except SinkFailure as failure:
+            log.info("control.failed", sink=self._traits.name, destination=one.name)
+            if failure.retry_after is not None:
+                writing.failure = failure
+            return False
+        if answer is None:
+            return False
+        writing.tokens += answer.tokens
+        writing.answered = True
+        failing = [failure for failure in one.refused.values() if failure is writing.failure]
+        if failing:  # the record's fault, not the sink's
+            writing.failure, writing.failures_in_a_row = None, 0
+        one.pass_on()
+        return True
+
+    def _control_answer(self, one: Destination, writing: Writing, model: Model) -> Answer | None:
+        """Ask for evidence; None where there is none to be had. Raises ``SinkFailure``."""
+        probe: Callable[[Model], Answer] | None = getattr(self._sink, "probe", None)
+        if probe is not None:
+            # One text for all types: it cannot tell a type that is refused from bad records.
+            many = len(one.refused) >= ALONE or (one.fault is not None and not one.fault.few)
+            if many or one.deleted or not self._hold_lease(writing):
+                return None
+            reserved = self._budget.reserve([[]])
+            if reserved:
+                time.sleep(reserved.wait)
+            writing.calls += 1
+            found = self._send([], lambda _: probe(model))
+            if reserved:
+                self._budget.correct(reserved, [found])
+            if isinstance(found, SinkFailure):
+                raise found
+            return found
+        if not self._hold_lease(writing):
+            return None
+        with self._database.autocommit() as conn:
+            op = outbox.begin_control(
+                conn,
+                self._traits,
+                one.entity_type,
+                deleted=one.deleted,
+                token=writing.token,
+                worker=self._worker,
+                lease=self._policy.lease,
+            )
+        if op is None:
+            return None
+        settled = False
+        try:
+            row = self._row_of(op, model)
+            if row is None:
+                settled = True
+                return None
+            writing.calls += 1
+            send = self._sink.delete if row.deleted else lambda rows: self._sink.upsert(rows, model)
+            answer = self._send([row], send)
+            if isinstance(answer, SinkFailure):
+                # A guarded sink refuses the write itself when it comes too late.
+                settled = self._traits.guarded or not answer.unsure
+                raise answer
+            settled = True
+            passed = any(isinstance(o, Written | AlreadyNewer) for o in answer.outcomes)
+            return answer if passed and answer.calls else None
+        finally:
+            with self._database.transaction() as conn:
+                outbox.lock_entities(conn, [(op.entity_type, op.entity_id)])
+                outbox.end_control(conn, op, writing.token, settled=settled)
+
+    def _row_of(self, op: Operation, model: Model) -> Row | None:
+        """Read the row of a control write; None when it is not as the sink holds it."""
+        with self._database.autocommit() as conn:
+            rows = store.read_rows(
+                conn,
+                op.entity_type,
+                [op.entity_id],
+                with_vectors=self._traits.needs_embedding,
+                with_edges=self._traits.edges,
+            )
+        if not rows or (rows[0].graph_version if self._traits.edges else rows[0].version) != (
+            op.version
+        ):
+            return None
+        row = rows[0]
+        unfit = self._traits.needs_embedding and not row.deleted
+        if unfit and (not row.is_embedded_by(model.name) or _is_stray(row)):
+            return None
+        return row
+
+    def _share_blame(self, writing: Writing) -> None:
+        """Say which destinations took nothing, and whether that is the sink as a whole."""
+        last = writing.failure
+        if last is not None and last.retry_after is not None:
+            return  # throttled: the sink answers for all destinations
+        failing = [one for one in writing.destinations.values() if one.failure is not None]
+        for one in failing:
+            if one.refused or not one.passed:
+                writing.blamed[one.name] = one.blame()
+        others = any(one.passed for one in writing.destinations.values())
+        if others and any(one.failure is last for one in failing if not one.passed):
+            writing.failure = None
+        elif not others and last is None and writing.blamed:
+            writing.failure = next(iter(writing.blamed.values()))
 
     def _hold_lease(self, writing: Writing) -> bool:
         """Make sure of the lease for one more call; False when it was taken away."""
@@ -302,6 +565,22 @@ class Writer:
         if not held:
             log.error("lease.lost", sink=self._traits.name, operations=len(writing.op_ids))
         return held
+
+
+def _in_order(pending: list[Call]) -> list[Call]:
+    """Put a record from the far end next, where two neighbours were refused alone.
+
+    Calls are taken from the end.
+    """
+    if not pending:
+        return pending
+    one = pending[-1].destination
+    if len(one.refused) != FAR_AFTER or one.passed:
+        return pending
+    place = next(i for i, call in enumerate(pending) if call.destination is one)
+    rows = pending[place].rows
+    rest = [replace(pending[place], rows=rows[:-1])] if len(rows) > 1 else []
+    return [*pending[:place], *rest, *pending[place + 1 :], Call(rows[-1:], one)]
 
 
 def _by_type(rows: Sequence[Row]) -> list[list[Row]]:

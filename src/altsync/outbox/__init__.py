@@ -14,6 +14,7 @@ All clocks are the database's. Functions take a connection and never commit.
 from __future__ import annotations
 
 from altsync.outbox.breaker import (
+    Fault,
     Gate,
     SinkHealth,
     abandon_probe,
@@ -21,8 +22,10 @@ from altsync.outbox.breaker import (
     enabled_sinks,
     gate,
     may_wake,
+    note_faults,
     open_breaker,
     pause,
+    probe_now,
     register_sinks,
     resume,
     set_enabled,
@@ -33,6 +36,7 @@ from altsync.outbox.breaker import (
 from altsync.outbox.budget import correct, reserve
 from altsync.outbox.claim import Due, claim, due, exhausted, extend, release
 from altsync.outbox.clock import LONGEST_WAIT, Bounds, SetBack, set_back, set_deletions_back
+from altsync.outbox.control import begin_control, end_control
 from altsync.outbox.dead import (
     EVERYTHING,
     DeadOperation,
@@ -101,6 +105,7 @@ __all__ = [
     "DeadOperation",
     "Due",
     "FailureGroup",
+    "Fault",
     "Gate",
     "PrunedRange",
     "Selection",
@@ -109,6 +114,7 @@ __all__ = [
     "abandon_probe",
     "ask_for_neighbours",
     "backfill_page",
+    "begin_control",
     "begin_searches",
     "carry_edges",
     "claim",
@@ -121,6 +127,7 @@ __all__ = [
     "discard_dead",
     "due",
     "enabled_sinks",
+    "end_control",
     "end_searches",
     "enqueue_parameters",
     "exhausted",
@@ -134,11 +141,13 @@ __all__ = [
     "lock_entities",
     "make_installation",
     "may_wake",
+    "note_faults",
     "note_former_places",
     "note_places",
     "notify",
     "open_breaker",
     "pause",
+    "probe_now",
     "prune_batches",
     "prune_range",
     "purge_deleted",

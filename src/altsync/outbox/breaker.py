@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from altsync.db import Conn
+import orjson
+
+from altsync.db import Conn, own_revision
 from altsync.outbox.clock import LONGEST_WAIT, TOLERANCE
 from altsync.outbox.enqueue import notify, storable
 from altsync.outbox.installation import make_installation
@@ -17,15 +21,38 @@ from altsync.records import EMBEDDING, BreakerState, Topology
 _BEFORE_PAUSE = "before_pause"
 
 
+#: Key of ``sink_state.config`` under which the faults of single destinations are kept.
+_FAULTS = "faults"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why one destination of a sink takes nothing.
+
+    ``times`` counts batches in a row that met it. ``few``: fewer records were tried alone than
+    it takes to tell that every record is refused.
+    """
+
+    reason: str
+    times: int = 0
+    few: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Whether a worker may claim, and what it must know to do so."""
+    """Whether a worker may claim, and what it must know to do so.
+
+    ``faults`` are the destinations that took nothing when they were last tried.
+    ``other_revision`` is that of a schema that is not this release's: nothing is claimed then.
+    """
 
     admitted: bool
     probing: bool = False
     consecutive_errors: int = 0
     model: str | None = None
     dimensions: int | None = None
+    faults: Mapping[str, Fault] = field(default_factory=dict)
+    other_revision: str | None = None
 
 
 def register_sinks(conn: Conn, topology: Topology, model: str, dimensions: int) -> None:
@@ -78,8 +105,10 @@ def sink_health(conn: Conn) -> dict[str, SinkHealth]:
     """The shared state of every sink."""
     rows = conn.execute(
         """
-        SELECT sink, state, since, reason, open_until, last_claim_at, last_wake_at,
-               unanswered_wakes
+        SELECT sink, state, since,
+               COALESCE(reason, (SELECT string_agg(key || ': ' || (value ->> 'reason'), '; ')
+                                 FROM jsonb_each(config -> 'faults'))),
+               open_until, last_claim_at, last_wake_at, unanswered_wakes
         FROM sink_state
         """
     )
@@ -117,7 +146,8 @@ SELECT s.state, s.consecutive_errors,
        {_over("s.open_until", "longest")} AS open_is_over,
        {_over("s.probe_until", "lease")} AS probe_is_over,
        s.unanswered_wakes > 0 OR COALESCE({_is_past("s.last_claim_at", "1")}, true),
-       e.config ->> 'model', (e.config ->> 'dimensions')::int
+       e.config ->> 'model', (e.config ->> 'dimensions')::int, s.config -> 'faults',
+       (SELECT version_num FROM alembic_version)
 FROM sink_state s LEFT JOIN sink_state e ON e.sink = 'embedding'
 WHERE s.sink = %(sink)s
 """
@@ -140,18 +170,21 @@ def gate(conn: Conn, sink: str, token: UUID, lease: float, longest: float = LONG
     row = conn.execute(_GATE, {"sink": sink, "lease": lease, "longest": longest}).fetchone()
     if row is None:
         return Gate(admitted=False)
-    state, errors, open_is_over, probe_is_over, tell, model, dimensions = row
+    state, errors, open_is_over, probe_is_over, tell, model, dimensions, faults, revision = row
+    if revision != own_revision():
+        return Gate(admitted=False, other_revision=revision)
+    known = {name: Fault(**fault) for name, fault in (faults or {}).items()}
     if tell:
         conn.execute(
             "UPDATE sink_state SET last_claim_at = now(), unanswered_wakes = 0 WHERE sink = %s",
             (sink,),
         )
     if state == "closed":
-        return Gate(True, False, errors, model, dimensions)
+        return Gate(True, False, errors, model, dimensions, known)
     may_probe = (state == "open" and open_is_over) or (state == "probing" and probe_is_over)
     if not (may_probe and _become_probe(conn, sink, token, lease, longest)):
         return Gate(admitted=False)
-    return Gate(True, True, errors, model, dimensions)
+    return Gate(True, True, errors, model, dimensions, known)
 
 
 def _become_probe(conn: Conn, sink: str, token: UUID, lease: float, longest: float) -> bool:
@@ -225,6 +258,21 @@ def open_breaker(
     )
 
 
+def note_faults(conn: Conn, sink: str, found: Mapping[str, Fault], passed: Collection[str]) -> None:
+    """Keep the faults of destinations, and drop those of destinations that took a record."""
+    faults: dict[str, Any] = {
+        name: asdict(fault) | {"reason": storable(fault.reason)} for name, fault in found.items()
+    }
+    conn.execute(
+        f"""
+        UPDATE sink_state SET config = config || jsonb_build_object('{_FAULTS}',
+          (COALESCE(config -> '{_FAULTS}', '{{}}') - %(passed)s::text[]) || %(faults)s::jsonb)
+        WHERE sink = %(sink)s
+        """,
+        {"sink": sink, "passed": list(passed), "faults": orjson.dumps(faults).decode()},
+    )
+
+
 def set_enabled(conn: Conn, sink: str, reason: str | None) -> None:
     """Show a sink as disabled for ``reason``, or (None) as ready again.
 
@@ -288,8 +336,8 @@ def pause(conn: Conn, sink: str, reason: str) -> bool:
 def resume(conn: Conn, sink: str) -> bool:
     """Let a paused sink be claimed for again; False when it was not paused.
 
-    It goes back to what it was: one whose breaker was open is probed first, one that is
-    disabled stays so.
+    It goes back to what it was: one that is disabled stays so. An open breaker is probed at
+    once, whether the sink was paused or not.
     """
     cursor = conn.execute(
         f"""
@@ -302,9 +350,32 @@ def resume(conn: Conn, sink: str) -> bool:
         """,
         (sink,),
     )
+    probe_now(conn, sink)
     if cursor.rowcount:
         notify(conn, [sink])
     return cursor.rowcount == 1
+
+
+def probe_now(conn: Conn, sink: str) -> bool:
+    """Let an open breaker be probed at once; False when the breaker is not open.
+
+    Operations that wait because of the sink become due as well, as the probe needs one.
+    """
+    opened = conn.execute(
+        "UPDATE sink_state SET open_until = now() WHERE sink = %s AND state = 'open'", (sink,)
+    ).rowcount
+    if opened:
+        conn.execute(
+            """
+            UPDATE sync_operation SET available_at = now() WHERE id IN (
+              SELECT id FROM sync_operation
+              WHERE sink = %s AND finished_at IS NULL AND status = 'pending'
+                AND error_kind = 'sink' AND available_at > now() FOR NO KEY UPDATE SKIP LOCKED)
+            """,
+            (sink,),
+        )
+        notify(conn, [sink])
+    return opened == 1
 
 
 def may_wake(

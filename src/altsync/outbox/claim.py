@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
-from altsync.db import Conn
+from altsync.db import Conn, own_revision
 from altsync.records import EntityType, Operation
 
 #: Each crash or hang that an operation took part in makes its next batch ten times smaller;
@@ -56,11 +56,17 @@ SET status = 'in_progress', lease_token = %(token)s, leased_by = %(worker)s,
 WHERE o.id = ANY(ARRAY(
   SELECT id FROM batch WHERE CASE WHEN %(probe)s THEN place = 1 ELSE total <= 1.0001 END))
 RETURNING o.id, o.entity_type, o.entity_id, o.entity_key, o.version, o.attempts, o.suspicion,
-          o.unsure,
-          o.passed_by + COALESCE(o.suspected_at < (
-            SELECT last_answer_at FROM sink_state s WHERE s.sink = %(sink)s), false)::int,
-          o.places
+          o.unsure, o.places
 """
+
+_ORDER = "ORDER BY priority, available_at LIMIT"
+
+# Of a claim that leaves out some destinations.
+_CLAIM_OTHERS = _CLAIM.replace(
+    _ORDER,
+    "AND entity_type || CASE action WHEN 'delete' THEN ':delete' ELSE '' END <> ALL(%(but)s)\n  "
+    + _ORDER,
+)
 
 
 def claim(
@@ -73,33 +79,33 @@ def claim(
     lease: float,
     max_attempts: int,
     probe: bool = False,
+    last: Collection[str] = (),
 ) -> list[Operation]:
     """Lease due operations for ``lease`` seconds; on an autocommit connection.
 
     New operations come up to ``limit`` at a time. Those whose last worker vanished, or that
     took part in a suspect call, come fewer at a time (a tenth, a hundredth … one), so that
     one that kills or hangs is found without burying others with it. A probe takes one: the
-    least suspicious. Of a paused sink nothing is taken, whatever its gate said before. Read the
-    rows in a later statement than this one.
+    least suspicious. Operations of the destinations in ``last`` come when no others are due. Of
+    a paused sink nothing is taken, whatever its gate said before. Read the rows in a later
+    statement than this one.
     """
-    cursor = conn.execute(
-        _CLAIM,
-        {
-            "sink": sink,
-            "n": limit,
-            "token": token,
-            "worker": worker,
-            "lease": lease,
-            "max_attempts": max_attempts,
-            "probe": probe,
-        },
-    )
-    rows = sorted(cursor.fetchall(), key=_TYPE_AND_KEY)
+    numbers = {
+        "sink": sink,
+        "n": limit,
+        "token": token,
+        "worker": worker,
+        "lease": lease,
+        "max_attempts": max_attempts,
+        "probe": probe,
+    }
+    found = conn.execute(_CLAIM_OTHERS, numbers | {"but": list(last)}).fetchall() if last else []
+    rows = sorted(found or conn.execute(_CLAIM, numbers).fetchall(), key=_TYPE_AND_KEY)
     return [_operation(row) for row in rows]
 
 
 def _operation(row: Sequence[Any]) -> Operation:
-    op_id, kind, entity, key, version, attempts, suspicion, unsure, passed_by, places = row
+    op_id, kind, entity, key, version, attempts, suspicion, unsure, places = row
     return Operation(
         op_id,
         _TYPES[kind],
@@ -109,7 +115,6 @@ def _operation(row: Sequence[Any]) -> Operation:
         attempts,
         suspicion,
         unsure,
-        passed_by,
         tuple(places),
     )
 
@@ -135,16 +140,20 @@ def extend(conn: Conn, ids: Sequence[int], token: UUID, lease: float) -> bool:
     return cursor.rowcount == len(ids)
 
 
-def release(conn: Conn, ids: Sequence[int], token: UUID) -> None:
-    """Give back what was claimed and not tried: due at once, the attempt not counted."""
+def release(conn: Conn, ids: Sequence[int], token: UUID, *, unsure: bool = False) -> None:
+    """Give back what was claimed and not settled: due at once, the attempt not counted.
+
+    ``unsure``: calls were made, and what they wrote may still be applied.
+    """
     conn.execute(
         f"""
         {_HELD}
         UPDATE sync_operation o SET status = 'pending', lease_token = NULL,
-          attempts = attempts - 1, available_at = now(), asked_again = false
+          attempts = attempts - 1, available_at = now(), asked_again = false,
+          unsure = o.unsure OR %(unsure)s
         FROM held WHERE o.id = held.id
         """,
-        {"ids": list(ids), "token": token},
+        {"ids": list(ids), "token": token, "unsure": unsure},
     )
 
 
@@ -166,16 +175,20 @@ def due(conn: Conn, sinks: Sequence[str], cap: int) -> list[Due]:
 
 
 def exhausted(conn: Conn, max_attempts: int, limit: int = 500) -> list[tuple[str, UUID, Operation]]:
-    """Operations whose leases ran out too often: (sink, lease token, operation)."""
+    """Operations whose leases ran out too often: (sink, lease token, operation).
+
+    None while the schema is another release's: its workers may have failed over that.
+    """
     rows = conn.execute(
         """
         SELECT sink, lease_token, id, entity_type, entity_id, entity_key, version, attempts,
                suspicion, unsure
         FROM sync_operation
         WHERE finished_at IS NULL AND status = 'in_progress' AND available_at <= now()
-          AND attempts >= %s
+          AND attempts >= %s AND EXISTS (
+            SELECT 1 FROM alembic_version WHERE version_num = %s)
         LIMIT %s
         """,
-        (max_attempts, limit),
+        (max_attempts, own_revision(), limit),
     )
     return [(r[0], r[1], Operation(r[2], EntityType(r[3]), *r[4:])) for r in rows]

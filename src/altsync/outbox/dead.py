@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from altsync.db import Conn
+from altsync.outbox.breaker import probe_now
 from altsync.outbox.enqueue import (
     KEY_COLUMN,
     ON_LIVE,
@@ -167,6 +168,11 @@ def retry_dead(conn: Conn, dead: Sequence[DeadOperation], topology: Topology) ->
                 {"ids": ids, **enqueue_parameters(topology)},
             ).rowcount
             mark_pending(conn, entity_type, [i for _, t, i in dead if t is entity_type])
+    sinks = conn.execute(
+        "SELECT DISTINCT sink FROM sync_operation WHERE id = ANY(%s)", ([i for i, _, _ in dead],)
+    ).fetchall()
+    for (sink,) in sinks:
+        probe_now(conn, sink)
     notify(conn, topology.names)
     return count
 

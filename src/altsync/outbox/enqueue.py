@@ -35,8 +35,6 @@ ON CONFLICT (entity_id, sink) WHERE finished_at IS NULL DO UPDATE SET
                       THEN 0 ELSE o.attempts END,
   suspicion     = CASE WHEN o.status = 'pending' AND excluded.version > o.version
                       THEN 0 ELSE o.suspicion END,
-  passed_by    = CASE WHEN o.status = 'pending' AND excluded.version > o.version
-                      THEN 0 ELSE o.passed_by END,
   available_at = CASE WHEN o.status = 'pending'
                       THEN LEAST(o.available_at, excluded.available_at) ELSE o.available_at END
 """

@@ -108,13 +108,10 @@ UPDATE sync_operation o SET status = 'pending', lease_token = NULL, asked_again 
   attempts = CASE WHEN r.give_back THEN o.attempts - 1
                   WHEN o.asked_again THEN 0 ELSE o.attempts END,
   suspicion = LEAST(o.suspicion + r.suspect::int, 1000),
-  passed_by = CASE WHEN r.suspect THEN LEAST(r.passed_by, 1000) ELSE o.passed_by END,
-  suspected_at = CASE WHEN r.suspect THEN now() ELSE o.suspected_at END,
   unsure = o.unsure OR r.unsure
 FROM unnest(%(ids)s::bigint[], %(delays)s::float8[], %(errors)s::text[], %(kinds)s::text[],
-            %(give_back)s::bool[], %(unsure)s::bool[], %(suspect)s::bool[],
-            %(passed_by)s::int[])
-  AS r(id, delay, error, kind, give_back, unsure, suspect, passed_by)
+            %(give_back)s::bool[], %(unsure)s::bool[], %(suspect)s::bool[])
+  AS r(id, delay, error, kind, give_back, unsure, suspect)
 WHERE o.id = ANY(%(ids)s) AND o.id = r.id AND o.lease_token = %(token)s
 RETURNING o.id
 """
@@ -284,7 +281,6 @@ def _retry(conn: Conn, token: UUID, retried: Sequence[Retry]) -> Any:
             "give_back": [v.give_back for v in retried],
             "unsure": [v.unsure for v in retried],
             "suspect": [v.suspect for v in retried],
-            "passed_by": [v.op.passed_by for v in retried],
             "token": token,
         },
     )
@@ -438,15 +434,9 @@ def record_batch(
     tokens: int,
     seconds: float,
 ) -> None:
-    """Keep what a batch came to, for throughput, remote calls and cost over time.
-
-    Also notes when the sink answered: that tells one suspect record from an outage.
-    """
+    """Keep what a batch came to, for throughput, remote calls and cost over time."""
     conn.execute(
         """
-        WITH answered AS (
-          UPDATE sink_state SET last_answer_at = now()
-          WHERE sink = %(sink)s AND %(synced)s > 0 AND %(calls)s > 0)
         INSERT INTO delivery_batch (sink, worker, claimed, synced, superseded, retried, dead, lost,
                                     remote_calls, tokens, seconds)
         VALUES (%(sink)s, %(worker)s, %(claimed)s, %(synced)s, %(superseded)s, %(retried)s,

@@ -32,6 +32,9 @@ SETTING = "OPENAI_API_KEY"
 #: Requests of one batch under way at once. Few: tokens per minute are the provider's limit.
 IN_FLIGHT = 4
 
+#: A text of a token or two, sent when a text was refused alone and no other one has passed since.
+PROBE = "league"
+
 
 class Sink:
     """Embeds what no row and no earlier life of a text has paid for.
@@ -88,6 +91,14 @@ class Sink:
             for row in rows
         )
         return Answer(tuple(outcomes), calls=1 if missing else 0, tokens=tokens)
+
+    def probe(self, model: Model) -> Answer:
+        """Embed one word, and keep nothing: evidence that the embedder takes texts.
+
+        Raises ``SinkFailure``.
+        """
+        embedded = self._embedder.embed([PROBE], model)
+        return Answer((), tokens=embedded.tokens)
 
     def delete(self, rows: Sequence[Row]) -> Answer:
         """Vectors stay: an undeleted entity is not paid again."""

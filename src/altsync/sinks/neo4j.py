@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import time
 from collections import Counter, defaultdict
@@ -88,25 +89,53 @@ AGGREGATE_SECONDS = 60.0
 #: Neighbours that are named when one node is shown; an archetype may have thousands.
 SAMPLE = 5
 
-#: Codes that a statement gets for running too long: one record may be the cause.
-TIMED_OUT = ("Neo.ClientError.Transaction.TransactionTimedOut",)
+#: Codes of two transactions that met on one key or lock: the same call passes when the other is
+#: done. https://neo4j.com/docs/status-codes/current/errors/all-errors/
+MET = (
+    "Neo.ClientError.Schema.ConstraintValidationFailed",
+    "Neo.TransientError.Transaction.DeadlockDetected",
+    "Neo.TransientError.Transaction.LockAcquisitionTimeout",
+    "Neo.TransientError.Transaction.ConstraintsChanged",
+    "Neo.TransientError.Transaction.Outdated",
+    "Neo.TransientError.Statement.EntityNotFound",
+)
 
-#: Codes that every record would get: rights, a missing database, a server that shuts down.
-#: https://neo4j.com/docs/status-codes/current/errors/all-errors/
+#: Part of a call's time in which it is repeated when it met another writer or an old connection,
+#: and seconds between two tries at most.
+REPEATED, REPEAT_PAUSE = 0.25, 0.5
+
+#: Codes that every record would get: rights, a missing database, a statement that the server does
+#: not know, a server that shuts down or has no room. They are the sink's at once.
 FOR_EVERY_RECORD = (
     "Neo.ClientError.Security.",
     "Neo.ClientError.Database.",
     "Neo.ClientError.Cluster.",
-    "Neo.ClientError.General.ForbiddenOnReadOnlyDatabase",
+    "Neo.ClientError.General.",
+    "Neo.ClientError.Procedure.",
+    "Neo.ClientError.Routing.",
+    "Neo.ClientError.Schema.",
+    "Neo.ClientError.Request.",
+    "Neo.ClientError.Statement.SyntaxError",
+    "Neo.ClientError.Statement.AccessMode",
+    "Neo.ClientError.Statement.NotSystemDatabaseError",
+    "Neo.ClientError.Statement.RuntimeUnsupportedError",
+    "Neo.ClientError.Statement.UnsupportedOperationError",
+    "Neo.ClientError.Transaction.",
     "Neo.TransientError.General.DatabaseUnavailable",
+    "Neo.TransientError.General.ForbiddenOnReadOnlyDatabase",
     "Neo.TransientError.Security.",
     "Neo.TransientError.Cluster.",
+    "Neo.TransientError.Request.",
+    "Neo.TransientError.Transaction.Bookmark",
     "Neo.TransientError.Transaction.Terminated",
     "Neo.TransientError.Transaction.LockClientStopped",
-    # What the driver makes of codes it files elsewhere.
-    "Neo.ClientError.Transaction.Terminated",
-    "Neo.ClientError.Transaction.LockClientStopped",
 )
+
+#: Codes of the above that one record may cause: a statement that ran too long.
+TIMED_OUT = ("Neo.ClientError.Transaction.TransactionTimedOut",)
+
+#: The oldest release whose Cypher knows what altsync writes (``IS :: INTEGER NOT NULL``).
+OLDEST = (5, 10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -546,8 +575,9 @@ class Sink:
                 # without a word. The rest of the time is for another one.
                 connection_acquisition_timeout=timeout / 3,
                 liveness_check_timeout=LIVENESS_SECONDS,
-                # Retries wait in PostgreSQL; only a deadlock is worth another try right here.
-                max_transaction_retry_time=timeout / 4,
+                # Retries wait in PostgreSQL. The driver would repeat every transient error, so
+                # that an overload is answered with more calls.
+                max_transaction_retry_time=-1.0,
                 notifications_min_severity="OFF",
                 user_agent="altsync",
             )
@@ -611,6 +641,7 @@ class Sink:
     def _create_schema(self) -> None:
         """Run all statements within the timeout of one call."""
         ends = time.monotonic() + self._timeout
+        self.check_version()
         for statement in CONSTRAINTS:
             left = max(ends - time.monotonic(), MOMENT)
             try:
@@ -618,6 +649,17 @@ class Sink:
             except SinkFailure as failure:
                 if getattr(failure.__cause__, "code", None) not in ALREADY_THERE:
                     raise
+
+    def check_version(self) -> None:
+        """Raise ``SinkFailure`` when the server is older than altsync's statements."""
+        agent = self._run(_agent, write=False)
+        found = re.match(r"Neo4j/(\d+)\.(\d+)", agent)
+        if found and (int(found[1]), int(found[2])) < OLDEST:
+            oldest = ".".join(map(str, OLDEST))
+            raise SinkFailure(
+                ErrorKind.SINK,
+                f"the graph is {agent}, altsync needs Neo4j {oldest} or newer: upgrade the server",
+            )
 
     def split(self, rows: Sequence[Row], model: Model) -> list[Sequence[Row]]:
         """By count, and by bytes as they will be sent."""
@@ -815,10 +857,20 @@ class Sink:
         seconds = timeout or self._timeout
         work = prefixed(work, self._prefix)
 
-        def call(driver: neo4j.Driver) -> T:
+        def once(driver: neo4j.Driver) -> T:
             with driver.session(database=self._database) as session:
                 execute = session.execute_read if follower else session.execute_write
                 return execute(neo4j.unit_of_work(timeout=seconds)(work))
+
+        def call(driver: neo4j.Driver) -> T:
+            until = time.monotonic() + seconds * REPEATED
+            while True:
+                try:
+                    return once(driver)
+                except (errors.Neo4jError, errors.DriverError) as error:
+                    if time.monotonic() >= until or not _passes_again(error):
+                        raise
+                time.sleep(random.uniform(0, REPEAT_PAUSE))  # noqa: S311
 
         ends = time.monotonic() + seconds
         try:
@@ -839,22 +891,34 @@ class Sink:
             raise translate(error) from error
 
 
+def _passes_again(error: errors.Neo4jError | errors.DriverError) -> bool:
+    """Return whether the same call may pass at once: two writers met, or a connection is old."""
+    if isinstance(error, errors.DriverError):
+        return error.is_retryable()
+    return (error.code or "").startswith((*MET, "Neo.ClientError.Security.AuthorizationExpired"))
+
+
 def translate(error: errors.Neo4jError | errors.DriverError) -> SinkFailure:
     """Whose fault an error of the driver is."""
     reason = f"{type(error).__name__}: {error}"
     if isinstance(error, errors.DriverError):
         return SinkFailure(ErrorKind.SINK, reason, unsure=True)
     code = error.code or ""
+    if code.startswith(MET):
+        return SinkFailure(ErrorKind.UNKNOWN, reason, again=True)
     if code.startswith(TIMED_OUT):
         return SinkFailure(ErrorKind.SINK, reason, unsure=True, suspect=True)
     if code.startswith(FOR_EVERY_RECORD):
         return SinkFailure(ErrorKind.SINK, reason)
-    if isinstance(error, errors.ClientError) and not isinstance(error, errors.ConstraintError):
+    if isinstance(error, errors.ClientError):
         return SinkFailure(ErrorKind.ITEM, reason)
-    if isinstance(error, errors.ConstraintError | errors.TransientError):
-        # Two transactions met on one key or lock. ArcadeDB says so where Neo4j waits.
-        return SinkFailure(ErrorKind.UNKNOWN, reason, again=True)
-    return SinkFailure(ErrorKind.UNKNOWN, reason, unsure=True)  # the server broke: halves may pass
+    # Overload, memory, a defect of the server: fewer calls, and later. One large transaction may
+    # be the cause, so its records come in smaller ones then.
+    return SinkFailure(ErrorKind.SINK, reason, unsure=True, suspect=True)
+
+
+def _agent(tx: ManagedTransaction) -> str:
+    return str(_query(tx, "RETURN 1").consume().server.agent)
 
 
 def _records(tx: ManagedTransaction, *, statement: str, **parameters: Any) -> list[neo4j.Record]:

@@ -374,16 +374,32 @@ class Sink:
         """Create the indexes that are not there, and wait a while until all are ready.
 
         A key for data alone may neither list nor describe: then the data's own answers count.
+        Raises ``SinkFailure`` for the types that have no index of theirs afterwards.
         """
         with self._door():
             there = self._there()
-            self._tags |= {name: (time.monotonic(), one.tags or {}) for name, one in there.items()}
-            missing = [name for name in self._names.values() if name not in there]
-            for name in missing:
-                self._create(name)
-            ends = time.monotonic() + WAITING * self._timeout
-            for name in [*missing, *(n for n, one in there.items() if not one.status.ready)]:
+        self._tags |= {name: (time.monotonic(), one.tags or {}) for name, one in there.items()}
+        problems = self._misfits(there)
+        missing = [kind for kind, name in self._names.items() if name not in there]
+        made: list[str] = []
+        wait = None
+        for place, kind in enumerate(missing):
+            try:
+                with self._door():
+                    self._create(self._names[kind])
+            except SinkFailure as failure:  # most likely the others are refused alike: one call
+                reason = f"the index {self._names[kind]} cannot be created: {failure.reason}"
+                problems |= dict.fromkeys(missing[place:], reason)
+                wait = failure.retry_after
+                break
+            made.append(self._names[kind])
+        ends = time.monotonic() + WAITING * self._timeout
+        with self._door():
+            for name in [*made, *(n for n, one in there.items() if not one.status.ready)]:
                 self._wait_until_ready(name, ends)
+        if problems:
+            reason = "; ".join(dict.fromkeys(problems.values()))
+            raise SinkFailure(ErrorKind.SINK, reason, retry_after=wait, only=problems)
 
     def _there(self) -> dict[str, Any]:
         """The sink's indexes by name. One that this key may not see counts as there."""
@@ -400,6 +416,21 @@ class Sink:
                 except pinecone.ForbiddenError:
                     there[name] = _Unseen()
         return there
+
+    def check_indexes(self) -> None:
+        """Raise ``SinkFailure`` when an index that is there cannot hold altsync's vectors."""
+        with self._door():
+            problems = self._misfits(self._there())
+        if problems:
+            raise SinkFailure(ErrorKind.SINK, "; ".join(problems.values()), only=problems)
+
+    def _misfits(self, there: Mapping[str, Any]) -> dict[EntityType, str]:
+        found = {
+            kind: misfit(there[name], self._dimensions)
+            for kind, name in self._names.items()
+            if name in there
+        }
+        return {kind: problem for kind, problem in found.items() if problem is not None}
 
     def _create(self, name: str) -> None:
         owner = self._ownership.me() if self._ownership else None
@@ -694,6 +725,9 @@ class Sink:
                     f"this key may not ask for the host of the index {name}: name it in "
                     f"ALTSYNC_PINECONE_HOSTS={name}=… ({error})",
                 ) from error
+            problem = misfit(found, self._dimensions)
+            if problem is not None:
+                raise SinkFailure(ErrorKind.SINK, problem)
             host = found.host
             self._tags[name] = (time.monotonic(), found.tags or {})
         if host is None:
@@ -838,6 +872,32 @@ def sent_bytes(row: Row, model: Model) -> int:
     metadata = orjson.dumps(vector_metadata(row, model.name))
     frame = len('{"id":"","values":,"metadata":},')
     return frame + len(row.key) + len(printed(row.vector or b"")) + len(metadata)
+
+
+def misfit(index: Any, dimensions: int) -> str | None:
+    """Return why an index cannot hold altsync's vectors, and what to do; None when it can.
+
+    What the server does not say is not judged.
+    """
+    deployment = getattr(index, "deployment", None)
+    facts = (
+        ("kind", getattr(index, "vector_type", None), "dense"),
+        ("dimension", getattr(index, "dimension", None), dimensions),
+        ("metric", getattr(index, "metric", None), METRIC),
+        ("deployment", "pod" if getattr(deployment, "pod_type", None) else None, "serverless"),
+    )
+    wrong = [
+        f"{what} {found} where altsync needs {needed}"
+        for what, found, needed in facts
+        if found is not None and found != needed
+    ]
+    if not wrong:
+        return None
+    return (
+        f"the index {index.name} has {', '.join(wrong)}: set ALTSYNC_EMBEDDING_DIMENSIONS or "
+        "ALTSYNC_PREFIX, or delete the index; then run altsync migrate and "
+        "altsync backfill --sink pinecone --force"
+    )
 
 
 def translate(error: pinecone.PineconeError) -> SinkFailure:

@@ -11,6 +11,7 @@ from typing import Any
 from celery import Task, signals
 
 from altsync.app import Application
+from altsync.errors import SchemaError
 from altsync.workers.app import TASK, app, message
 
 _lock = threading.Lock()
@@ -40,6 +41,19 @@ def sync_batch(self: Task, sink: str) -> dict[str, Any]:
     if drained.more:
         self.apply_async(**message(sink))
     return {"sink": sink, **asdict(drained), "seconds": round(drained.seconds, 3)}
+
+
+@signals.worker_init.connect
+def _refuse_another_schema(**_: Any) -> None:
+    """End a worker of another release than the schema, before it takes its first task."""
+    application = Application()
+    try:
+        application.require_schema()
+    except SchemaError as error:
+        # Celery logs the exceptions of its signals, and goes on.
+        raise SystemExit(f"altsync: {error}") from None
+    finally:
+        application.close()
 
 
 @signals.worker_shutting_down.connect

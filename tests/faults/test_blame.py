@@ -1,0 +1,378 @@
+"""Who is charged: a record only after others have passed, else its destination."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import pytest
+
+from altsync import outbox
+from altsync.db import Database
+from altsync.errors import SinkFailure
+from altsync.outbox import SinkHealth
+from altsync.records import (
+    EMBEDDING,
+    Answer,
+    BreakerState,
+    EntityType,
+    ErrorKind,
+    Model,
+    Row,
+    SinkTraits,
+)
+from tests.integration.fakes import Call, FakeEmbedder, FakeGraph, FakeIndex, FakeSink
+from tests.integration.world import (
+    World,
+    archetype,
+    deliver,
+    delivery,
+    embed,
+    embedding_sink,
+    league,
+    leagues,
+)
+
+#: Calls after which a batch of 200 stops trying: halves down to one record, and two others.
+HANDFUL = 14
+
+REFUSALS = [
+    SinkFailure(ErrorKind.ITEM, "400: unknown deployment"),
+    SinkFailure(ErrorKind.UNKNOWN, "ValueError: an HTML page", unsure=True),
+    SinkFailure(ErrorKind.SINK, "404: no such index"),
+    SinkFailure(ErrorKind.SINK, "500: broken", unsure=True, suspect=True),
+]
+
+
+def health(world: World, sink: str) -> SinkHealth:
+    """The shared state of a sink."""
+    return outbox.sink_health(world.conn)[sink]
+
+
+def fails(failure: SinkFailure, *types: EntityType) -> Callable[[Call], None]:
+    """A script: calls with records of these types fail; without types all of them."""
+
+    def script(call: Call) -> None:
+        if not types or call.rows[0].entity_type in types:
+            raise failure
+
+    return script
+
+
+def refuses(*keys: str) -> Callable[[Call], None]:
+    """A script: every call that holds one of the keys is refused as a whole."""
+
+    def script(call: Call) -> None:
+        if set(keys) & set(call.keys):
+            raise SinkFailure(ErrorKind.ITEM, "bad record")
+
+    return script
+
+
+def deliver_for_long(world: World, database: Database, sink: FakeSink, rounds: int = 60) -> None:
+    """Drain again and again, with time for every retry and breaker in between."""
+    for _ in range(rounds):
+        delivery(database, sink).drain(10)
+        if not any(op.live for op in world.ops(sink.traits.name)):
+            return
+        world.pass_time(1000)
+
+
+@pytest.mark.parametrize("failure", REFUSALS, ids=lambda one: one.reason[:3])
+@pytest.mark.parametrize("count", [1, 2, 3, 200])
+def test_a_sink_that_refuses_everything_spends_no_attempt(
+    world: World, database: Database, failure: SinkFailure, count: int
+) -> None:
+    graph = FakeGraph()
+    graph.before = fails(failure)
+    world.save(*leagues(count))
+    batch = deliver(database, graph)
+    assert batch.calls == len(graph.calls) <= HANDFUL
+    assert health(world, "neo4j").state is BreakerState.OPEN
+    assert failure.reason in (health(world, "neo4j").reason or "")
+    first = len(graph.calls)
+    for _ in range(20):
+        world.pass_time(1000)
+        delivery(database, graph).drain(10)
+    assert len(graph.calls) - first <= 20
+    assert {(op.status, op.attempts) for op in world.ops("neo4j")} == {("pending", 0)}
+    graph.before = lambda call: None
+    deliver_for_long(world, database, graph)
+    assert world.counts("neo4j") == {"synced": count}
+
+
+@pytest.mark.parametrize("failure", REFUSALS, ids=lambda one: one.reason[:3])
+def test_a_sink_that_begins_to_refuse_everything_spends_no_attempt(
+    world: World, database: Database, failure: SinkFailure
+) -> None:
+    """It holds records already: the control write is refused as well."""
+    graph = FakeGraph()
+    world.save(*leagues(20))
+    deliver(database, graph)
+    world.save(*[league(f"l{n:03}", tier="TIER1") for n in range(10)], league("new"))
+    graph.before = fails(failure)
+    for _ in range(20):
+        delivery(database, graph).drain(10)
+        world.pass_time(1000)
+    assert world.counts("neo4j") == {"synced": 20, "pending": 11}
+    assert {op.attempts for op in world.ops("neo4j") if op.live} == {0}
+    assert len(graph.calls) <= 1 + HANDFUL + 2 * 20
+    graph.before = lambda call: None
+    deliver_for_long(world, database, graph)
+    assert world.counts("neo4j") == {"synced": 31}
+
+
+@pytest.mark.parametrize("failure", REFUSALS, ids=lambda one: one.reason[:3])
+@pytest.mark.parametrize("broken", [EntityType.SPORT_ARCHETYPE, EntityType.LEAGUE])
+def test_one_refusing_type_neither_dies_nor_stops_the_other(
+    world: World, database: Database, failure: SinkFailure, broken: EntityType
+) -> None:
+    graph = FakeGraph()
+    graph.before = fails(failure, broken)
+    world.save(*leagues(60), *(archetype(f"a{number:02}") for number in range(60)))
+    for _ in range(20):
+        delivery(database, graph).drain(10)
+        world.pass_time(1000)
+    by_type = {(op.entity_type == broken, op.status, op.attempts) for op in world.ops("neo4j")}
+    assert by_type == {(True, "pending", 0), (False, "synced", 1)}
+    assert str(broken) in (health(world, "neo4j").reason or "") or (
+        health(world, "neo4j").state is BreakerState.OPEN
+    )
+    refused = [call for call in graph.calls if call.rows[0].entity_type is broken]
+    assert len(refused) <= HANDFUL + 2 * 20
+    # What comes later of the healthy type does not wait for the broken one.
+    healthy = league("later") if broken is not EntityType.LEAGUE else archetype("later")
+    world.save(healthy)
+    world.pass_time(1000)
+    delivery(database, graph).drain(10)
+    assert world.last("neo4j", "later").status == "synced"
+    graph.before = lambda call: None
+    deliver_for_long(world, database, graph)
+    assert world.counts("neo4j") == {"synced": 121}
+    assert not health(world, "neo4j").reason
+
+
+def test_refused_deletions_are_not_charged_because_upserts_pass(
+    world: World, database: Database
+) -> None:
+    graph = FakeGraph()
+    world.save(*leagues(40))
+    deliver(database, graph)
+    world.delete(*leagues(10))
+
+    def script(call: Call) -> None:
+        if call.action == "delete":
+            raise SinkFailure(ErrorKind.ITEM, "EntityNotFound")
+
+    graph.before = script
+    for number in range(20):
+        world.save(league(f"new{number}"))
+        delivery(database, graph).drain(10)
+        world.pass_time(1000)
+    assert "dead" not in world.counts("neo4j")
+    graph.before = lambda call: None
+    deliver_for_long(world, database, graph)
+    assert {op.status for op in world.ops("neo4j")} == {"synced"}
+
+
+def test_a_lone_bad_record_in_an_idle_system_ends(world: World, database: Database) -> None:
+    """A record that the sink holds is written once more, and passes: one call for each try."""
+    graph = FakeGraph()
+    world.save(*leagues(3))
+    deliver(database, graph)
+    world.save(league("bad"))
+    graph.before = refuses("bad")
+    deliver_for_long(world, database, graph)
+    assert world.counts("neo4j") == {"synced": 3, "dead": 1}
+    assert len(graph.calls) == 1 + 2 * 5
+    assert health(world, "neo4j").state is BreakerState.CLOSED
+    assert {
+        status
+        for key in ("l000", "l001", "l002")
+        for status in [world.statuses(league(key))["neo4j"]]
+    } == {"synced"}
+
+
+def test_many_bad_records_among_good_ones_all_end(world: World, database: Database) -> None:
+    bad = [f"l{number:03}" for number in range(12)]
+    graph = FakeGraph()
+    graph.before = refuses(*bad)
+    world.save(*leagues(100))
+    deliver_for_long(world, database, graph)
+    assert world.counts("neo4j") == {"synced": 88, "dead": 12}
+
+
+def test_a_control_write_of_an_unguarded_sink_leaves_nothing_behind(
+    world: World, database: Database
+) -> None:
+    index = FakeIndex()
+    world.save(*leagues(3))
+    embed(database)
+    deliver(database, index)
+    world.save(league("bad"))
+    embed(database)
+    index.before = refuses("bad")
+    deliver_for_long(world, database, index)
+    assert world.counts("pinecone") == {"synced": 3, "dead": 1}
+
+
+def test_a_control_write_that_may_still_land_is_written_once_more(
+    world: World, database: Database
+) -> None:
+    index = FakeIndex()
+    world.save(league("held"))
+    embed(database)
+    deliver(database, index)
+    world.save(league("bad"))
+    embed(database)
+
+    def script(call: Call) -> None:
+        if call.keys == ["held"]:
+            raise SinkFailure(ErrorKind.SINK, "no answer", unsure=True, suspect=True)
+        raise SinkFailure(ErrorKind.ITEM, "bad record")
+
+    index.before = script
+    deliver(database, index)
+    held = world.live("pinecone", "held")
+    assert (held.attempts, held.unsure) == (0, True)
+    assert world.live("pinecone", "bad").attempts == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 200])
+@pytest.mark.parametrize("kind", [ErrorKind.ITEM, ErrorKind.UNKNOWN, ErrorKind.SINK])
+def test_an_embedder_that_refuses_everything_spends_no_attempt(
+    world: World, database: Database, count: int, kind: ErrorKind
+) -> None:
+    requests: list[Sequence[str]] = []
+
+    def refuse(texts: Sequence[str]) -> None:
+        requests.append(texts)
+        raise SinkFailure(kind, f"400: request {len(requests)}")
+
+    embedder = FakeEmbedder(before=refuse)
+    world.save(*leagues(count))
+    sink = embedding_sink(database, embedder)
+    deliver(database, sink)
+    assert len(requests) <= HANDFUL
+    assert health(world, EMBEDDING).state is BreakerState.OPEN
+    assert "400" in (health(world, EMBEDDING).reason or "")
+    for _ in range(10):
+        world.pass_time(1000)
+        delivery(database, sink).drain(10)
+    assert len(requests) <= HANDFUL + 2 * 10
+    assert {(op.status, op.attempts) for op in world.ops(EMBEDDING)} == {("pending", 0)}
+
+
+def test_a_text_that_the_embedder_refuses_ends(world: World, database: Database) -> None:
+    """A text of one word passes, so the record's own is at fault."""
+
+    def refuse(texts: Sequence[str]) -> None:
+        if any("Bad" in text for text in texts):
+            raise SinkFailure(ErrorKind.ITEM, "400: content filter")
+
+    embedder = FakeEmbedder(before=refuse)
+    world.save(league("bad", description="Bad."))
+    sink = embedding_sink(database, embedder)
+    for _ in range(10):
+        delivery(database, sink).drain(10)
+        world.pass_time(1000)
+    assert world.last(EMBEDDING, "bad").status == "dead"
+    assert len(embedder.requests) <= 5
+
+
+def test_an_embedder_that_refuses_one_of_two_types_spends_no_attempt(
+    world: World, database: Database
+) -> None:
+    requests: list[Sequence[str]] = []
+
+    def refuse(texts: Sequence[str]) -> None:
+        requests.append(texts)
+        if any("The l" in text for text in texts):
+            raise SinkFailure(ErrorKind.ITEM, "422: not these")
+
+    embedder = FakeEmbedder(before=refuse)
+    world.save(*leagues(60), *(archetype(f"a{number}") for number in range(5)))
+    sink = embedding_sink(database, embedder)
+    for _ in range(10):
+        delivery(database, sink).drain(10)
+        world.pass_time(1000)
+    ops = world.ops(EMBEDDING)
+    assert {(op.entity_type, op.status) for op in ops} == {
+        ("league", "pending"),
+        ("sport_archetype", "synced"),
+    }
+    assert {op.attempts for op in ops if op.live} == {0}
+    assert len(requests) <= HANDFUL + 3 * 10
+
+
+class CannotBeSetUp(FakeGraph):
+    """A graph whose constraints cannot be made."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def setup(self) -> None:
+        super().setup()
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SinkFailure(ErrorKind.ITEM, "400: no such region"),
+        SinkFailure(ErrorKind.UNKNOWN, "what was that"),
+        SinkFailure(ErrorKind.SINK, "403: plan"),
+        ZeroDivisionError("by zero"),
+    ],
+    ids=lambda one: type(one).__name__ + str(one)[:3],
+)
+def test_what_cannot_be_set_up_is_the_sinks(
+    world: World, database: Database, error: Exception
+) -> None:
+    graph = CannotBeSetUp(error)
+    world.save(*leagues(60))
+    for _ in range(10):
+        delivery(database, graph).drain(10)
+        world.pass_time(1000)
+    assert graph.calls == []
+    assert graph.set_up <= 10
+    assert {(op.status, op.attempts) for op in world.ops("neo4j")} == {("pending", 0)}
+    assert str(error) in (health(world, "neo4j").reason or "")
+
+
+def test_a_type_that_cannot_be_set_up_does_not_stop_the_others(
+    world: World, database: Database
+) -> None:
+    graph = CannotBeSetUp(
+        SinkFailure(ErrorKind.SINK, "dimension 3072", only={EntityType.SPORT_ARCHETYPE})
+    )
+    world.save(*leagues(5), archetype("racing"))
+    for _ in range(5):
+        delivery(database, graph).drain(10)
+        world.pass_time(1000)
+    assert world.counts("neo4j") == {"synced": 5, "pending": 1}
+    assert world.live("neo4j", "racing").last_error == "dimension 3072"
+
+
+class Plugin(FakeGraph):
+    """A sink of somebody else's, whose split has a defect over one record."""
+
+    traits: ClassVar[SinkTraits] = SinkTraits("neo4j", guarded=True, edges=True)
+
+    def split(self, rows: Sequence[Row], model: Model) -> list[Sequence[Row]]:
+        if any(row.key == "l007" for row in rows):
+            raise ZeroDivisionError("by zero")
+        return super().split(rows, model)
+
+    def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
+        return super().upsert(rows, model)
+
+
+def test_a_defect_over_one_record_outside_a_call_ends_with_that_record(
+    world: World, database: Database
+) -> None:
+    graph = Plugin()
+    world.save(*leagues(20))
+    deliver_for_long(world, database, graph)
+    assert world.counts("neo4j") == {"synced": 19, "dead": 1}

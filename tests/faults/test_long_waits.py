@@ -1,0 +1,98 @@
+"""Sinks that ask to wait for a day, or for nonsense; and an operator who does not wait."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from altsync import outbox
+from altsync.db import Database
+from altsync.delivery import Batch
+from altsync.errors import LONGEST_WAIT, SinkFailure, seconds_of
+from altsync.records import BreakerState, ErrorKind, Failed, Outcome
+from tests.integration.fakes import Call, FakeGraph
+from tests.integration.world import World, deliver, delivery, leagues
+
+
+@pytest.mark.parametrize(
+    "wait", [86400.0, 1e15, 1e308, math.inf, -math.inf, math.nan, -5.0, 0.0, 2_000_000.0]
+)
+def test_no_wait_shuts_a_sink_for_longer_than_minutes(
+    world: World, database: Database, wait: float
+) -> None:
+    graph = FakeGraph()
+
+    def script(call: Call) -> None:
+        raise SinkFailure(ErrorKind.SINK, "slow down", retry_after=wait)
+
+    graph.before = script
+    world.save(*leagues(3))
+    assert deliver(database, graph).settlement.retried == 3
+    world.pass_time(LONGEST_WAIT)
+    graph.before = lambda call: None
+    delivery(database, graph).drain(10)
+    assert world.counts("neo4j") == {"synced": 3}
+
+
+@pytest.mark.parametrize("wait", [86400.0, 1e15, math.inf, math.nan, -5.0])
+def test_a_wait_of_a_single_record_is_bounded_as_well(
+    world: World, database: Database, wait: float
+) -> None:
+    graph = FakeGraph()
+
+    def answer(call: Call, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+        return tuple(Failed(o.id, ErrorKind.SINK, "later", retry_after=wait) for o in outcomes)
+
+    graph.answer = answer
+    world.save(*leagues(2))
+    assert deliver(database, graph).settlement.retried == 2
+    assert max(op.wait for op in world.ops("neo4j")) <= LONGEST_WAIT
+
+
+@pytest.mark.parametrize("how", ["resume", "pause and resume", "probe_now"])
+def test_an_operator_has_an_open_breaker_probed_at_once(
+    world: World, database: Database, how: str
+) -> None:
+    graph = FakeGraph()
+
+    def script(call: Call) -> None:
+        raise SinkFailure(ErrorKind.SINK, "slow down", retry_after=86400.0)
+
+    graph.before = script
+    world.save(*leagues(3))
+    deliver(database, graph)
+    graph.before = lambda call: None
+    assert deliver(database, graph) == Batch()
+    if how == "pause and resume":
+        outbox.pause(world.conn, "neo4j", "to look")
+    if how == "probe_now":
+        assert outbox.probe_now(world.conn, "neo4j")
+    else:
+        outbox.resume(world.conn, "neo4j")
+    assert outbox.may_wake(world.conn, "neo4j", 1, 10.0)
+    delivery(database, graph).drain(10)
+    assert world.counts("neo4j") == {"synced": 3}
+    assert outbox.sink_health(world.conn)["neo4j"].state is BreakerState.CLOSED
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("17", 17.0),
+        (" 17 ", 17.0),
+        ("86400", LONGEST_WAIT),
+        ("1e15", None),
+        ("-1", None),
+        ("nan", None),
+        ("inf", None),
+        ("", None),
+        (None, None),
+        ("soon", None),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+    ],
+)
+def test_a_retry_after_header_is_seconds_or_ignored(
+    header: str | None, seconds: float | None
+) -> None:
+    assert seconds_of(header) == seconds

@@ -1,0 +1,124 @@
+"""Errors of altsync or of PostgreSQL between claiming and settling: no worker has vanished."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from altsync import outbox
+from altsync.db import Database, own_revision
+from altsync.delivery import Batch
+from altsync.errors import SinkFailure
+from altsync.records import BreakerState, ErrorKind
+from tests.integration.fakes import Call, FakeGraph, FakeIndex
+from tests.integration.world import World, bury_exhausted, deliver, delivery, embed, leagues
+
+#: Statements that break what a worker does after its claim, and those that put it right.
+BROKEN = {
+    "reading": (
+        "ALTER TABLE league RENAME COLUMN league_name TO title",
+        "ALTER TABLE league RENAME COLUMN title TO league_name",
+    ),
+    "settling": (
+        "ALTER TABLE league RENAME COLUMN neo4j_node_id TO node",
+        "ALTER TABLE league RENAME COLUMN node TO neo4j_node_id",
+    ),
+    "constraint": (
+        "ALTER TABLE league ADD CONSTRAINT broken CHECK (neo4j_sync_status = 'pending')",
+        "ALTER TABLE league DROP CONSTRAINT broken",
+    ),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_an_error_of_postgresql_gives_the_claim_back_and_opens_the_breaker(
+    world: World, database: Database, broken: str
+) -> None:
+    """Twelve times: more than the vanished workers after which an operation is given up on."""
+    breaks, mends = BROKEN[broken]
+    world.save(*leagues(5))
+    graph = FakeGraph()
+    world.conn.execute(breaks)
+    try:
+        for _ in range(12):
+            with pytest.raises(psycopg.Error):
+                deliver(database, graph)
+            assert {(op.status, op.attempts) for op in world.ops("neo4j")} == {("pending", 0)}
+            assert deliver(database, graph) == Batch()
+            bury_exhausted(world, database)
+            world.pass_time(1000)
+    finally:
+        world.conn.execute(mends)
+    health = outbox.sink_health(world.conn)["neo4j"]
+    assert health.state is BreakerState.OPEN
+    assert {"reading": "UndefinedColumn", "settling": "UndefinedColumn"}.get(
+        broken, "CheckViolation"
+    ) in (health.reason or "")
+    delivery(database, graph).drain(10)
+    assert world.counts("neo4j") == {"synced": 5}
+    assert outbox.sink_health(world.conn)["neo4j"].state is BreakerState.CLOSED
+
+
+@pytest.mark.parametrize("point", ["claimed", "read", "placed", "called", "settling", "told"])
+def test_a_defect_at_any_step_gives_the_claim_back(
+    world: World, database: Database, point: str
+) -> None:
+    world.save(*leagues(5))
+    graph = FakeGraph()
+
+    def defect(reached: str) -> None:
+        if reached == point:
+            raise ZeroDivisionError("by zero")
+
+    for _ in range(12):
+        with pytest.raises(ZeroDivisionError):
+            delivery(database, graph, defect).deliver_batch()
+        live = [op for op in world.ops("neo4j") if op.live]
+        assert {(op.status, op.attempts) for op in live} <= {("pending", 0)}
+        assert "by zero" in (outbox.sink_health(world.conn)["neo4j"].reason or "")
+        world.pass_time(1000)
+        if not live:
+            break
+    delivery(database, graph).drain(10)
+    assert world.counts("neo4j") == {"synced": 5}
+
+
+def test_a_call_without_an_answer_stays_unsure_when_its_settlement_fails(
+    world: World, database: Database
+) -> None:
+    """What may still land is written once more, although nobody could write down why."""
+    index = FakeIndex()
+    world.save(*leagues(1))
+    embed(database)
+
+    def silent(call: Call) -> None:
+        raise SinkFailure(ErrorKind.SINK, "no answer", unsure=True, suspect=True)
+
+    def defect(reached: str) -> None:
+        if reached == "settling":
+            raise ZeroDivisionError("by zero")
+
+    index.before = silent
+    with pytest.raises(ZeroDivisionError):
+        delivery(database, index, defect).deliver_batch()
+    assert world.live("pinecone", "l000").unsure
+
+
+def test_a_worker_of_another_release_claims_and_buries_nothing(
+    world: World, database: Database
+) -> None:
+    world.save(*leagues(2))
+    graph = FakeGraph()
+    world.claim("neo4j", limit=1)
+    world.conn.execute("UPDATE sync_operation SET attempts = 10 WHERE status = 'in_progress'")
+    world.end_leases()
+    world.conn.execute("UPDATE alembic_version SET version_num = '9999'")
+    try:
+        assert deliver(database, graph) == Batch()
+        bury_exhausted(world, database)
+        assert "dead" not in world.counts("neo4j")
+        assert outbox.sink_health(world.conn)["neo4j"].state is BreakerState.CLOSED
+    finally:
+        world.conn.execute("UPDATE alembic_version SET version_num = %s", (own_revision(),))
+    bury_exhausted(world, database)
+    assert world.counts("neo4j") == {"pending": 1, "dead": 1}
