@@ -7,7 +7,8 @@ from collections.abc import Collection
 
 from altsync.records import EntityType, ErrorKind
 
-#: Longest time that a sink may ask for, in seconds. After it one call asks again: a limit may have
+#: Longest wait of a breaker or a retry that no setting names, in seconds: also where the sink asks
+#: for more. After it one call asks again: a limit may have
 #: been raised meanwhile, and a day is often what a misconfigured proxy says.
 LONGEST_WAIT = 300.0
 

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from altsync.db import Conn
+from altsync.errors import LONGEST_WAIT
 from altsync.records import EntityType, Origin
-
-#: Longest wait of a breaker or a retry that no setting names, in seconds.
-LONGEST_WAIT = 300.0
 
 #: Longest queue for a provider's budget, in seconds: a large text at some hundred tokens a minute.
 LONGEST_BUDGET = 3600.0
