@@ -13,6 +13,7 @@ All clocks are the database's. Functions take a connection and never commit.
 
 from __future__ import annotations
 
+from altsync.errors import LONGEST_WAIT
 from altsync.outbox.breaker import (
     Fault,
     Gate,
@@ -35,7 +36,7 @@ from altsync.outbox.breaker import (
 )
 from altsync.outbox.budget import correct, reserve
 from altsync.outbox.claim import Due, claim, due, exhausted, extend, release
-from altsync.outbox.clock import LONGEST_WAIT, Bounds, SetBack, set_back, set_deletions_back
+from altsync.outbox.clock import Bounds, SetBack, set_back, set_deletions_back
 from altsync.outbox.control import begin_control, end_control
 from altsync.outbox.dead import (
     EVERYTHING,

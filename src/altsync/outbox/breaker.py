@@ -11,7 +11,8 @@ from uuid import UUID
 import orjson
 
 from altsync.db import Conn, own_revision
-from altsync.outbox.clock import LONGEST_WAIT, TOLERANCE
+from altsync.errors import LONGEST_WAIT
+from altsync.outbox.clock import TOLERANCE
 from altsync.outbox.enqueue import notify, storable
 from altsync.outbox.installation import make_installation
 from altsync.records import EMBEDDING, BreakerState, Topology
