@@ -147,7 +147,8 @@ def explain(app: Application, key: str, folder: Path) -> Explanation | Unknown:
         if entity is None:
             past = history.operations(conn, entity=key, limit=1)
             near = tuple(history.suggestions(conn, key))
-            return Unknown(key, _why_unknown(folder, key, past), near)
+            model = _model(app, outbox.wanted_model(conn))
+            return Unknown(key, _why_unknown(folder, key, past, model), near)
         (row,) = store.read_rows(conn, entity.type, [entity.id])
         wanted = outbox.wanted_model(conn)
         operations = history.operations(conn, entity=entity.id, limit=OPERATIONS)
@@ -164,13 +165,18 @@ def explain(app: Application, key: str, folder: Path) -> Explanation | Unknown:
         own = row.content
         row = replace(row, content_hash=content_hash(own), text_hash=text_hash(own))
     embedding = _embedding(app, row, entity, wanted)
-    line, seed = _seed(folder, entity, row)
+    line, seed = _seed(folder, entity, row, _model(app, wanted))
     graph, in_graph = _ask_graph(app, row)
     vectors, in_index = _ask_index(app, row)
     postgresql = (Check("postgresql", False, EDITED),) if edited else ()
     checks = (*postgresql, seed, _check_embedding(row, embedding), in_graph, in_index)
     reasons = _reasons(app, entity, embedding, line, checks, standing)
     return Explanation(entity, line, embedding, graph, vectors, checks, tuple(operations), reasons)
+
+
+def _model(app: Application, wanted: tuple[str, int] | None) -> str | None:
+    """Return the model that embeds what is seeded, None where nothing is embedded."""
+    return wanted[0] if wanted and EMBEDDING in app.topology.names else None
 
 
 def _by_sink(conn: Conn, entity: EntityState, *statuses: str) -> dict[str, OperationRow]:
@@ -185,10 +191,10 @@ def _by_sink(conn: Conn, entity: EntityState, *statuses: str) -> dict[str, Opera
 # --- the seed folder --------------------------------------------------------------------------
 
 
-def _why_unknown(folder: Path, key: str, past: Sequence[OperationRow]) -> str:
+def _why_unknown(folder: Path, key: str, past: Sequence[OperationRow], model: str | None) -> str:
     for part in Part:
         try:
-            line = next(reader.find(folder, part, key), None) if part.entity_type else None
+            line = next(reader.find(folder, part, key, model), None) if part.entity_type else None
         except SeedError:
             break
         if isinstance(line, Rejected):
@@ -207,10 +213,12 @@ def _why_unknown(folder: Path, key: str, past: Sequence[OperationRow]) -> str:
     return f"{key}: no league, archetype or example goes by this tag, name or id"
 
 
-def _seed(folder: Path, entity: EntityState, row: Row) -> tuple[SeedLine | None, Check]:
+def _seed(
+    folder: Path, entity: EntityState, row: Row, model: str | None
+) -> tuple[SeedLine | None, Check]:
     part = next(part for part in Part if part.entity_type is entity.type)
     try:
-        found = list(reader.find(folder, part, entity.seed_id))
+        found = list(reader.find(folder, part, entity.seed_id, model))
     except SeedError as error:
         return None, Check("seed", None, str(error))
     if not found:

@@ -145,6 +145,22 @@ def embedding_text(content: Content) -> str:
             assert_never(content)
 
 
+def embedded_fields(content: Content) -> dict[str, str]:
+    """The fields that the embedded text is made of, by name."""
+    names: tuple[str, ...]
+    match content:
+        case League():
+            names = ("league_name", "sport_name", "sport_archetype", "location", "description")
+        case SportArchetype():
+            names = ("display_name", "archetype_name", "description")
+        case FewShotExample():
+            texts = {"input_text": content.input_text, "output_text": content.output_text}
+            return texts | {"tags": ", ".join(content.tags)}
+        case _:
+            assert_never(content)
+    return {name: text for name in names if (text := getattr(content, name))}
+
+
 def graph_node(row: Row) -> GraphNode:
     """The node of an entity."""
     content = row.content

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import orjson
 import pytest
 
 from altsync.db import Database
+from altsync.projection import embedded_fields, embedding_text
 from altsync.records import EMBEDDING
+from altsync.seed.report import Report
 from tests.integration.fakes import FakeEmbedder
+from tests.integration.seeds import (
+    archetype_line,
+    example_line,
+    league_line,
+    living,
+    seed,
+    short,
+    write,
+)
 from tests.integration.world import World, archetype, delivery, embedding_sink, example, league
 
 #: 9,000 tokens and some.
@@ -80,3 +95,84 @@ def test_a_text_that_is_shortened_is_embedded_and_closes_the_failure(
     world.save(league("long", description="Short."))
     embed(database)
     assert world.counts(EMBEDDING) == {"superseded": 1, "synced": 1}
+
+
+# --- seeding -----------------------------------------------------------------------------------
+
+
+def _refusals(report: Report) -> list[str]:
+    return [str(line) for line in report.shown]
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "fields"),
+    [
+        ("leagues/a.jsonl", league_line("x", description=LONG), "description"),
+        ("archetypes.jsonl", archetype_line("x", "racing", description=LONG), "description"),
+        ("examples/a.jsonl", example_line("x", output_text=LONG), "output_text"),
+        ("examples/a.jsonl", example_line("x", tags=["word " * 99] * 91), "tags"),
+        (
+            "examples/a.jsonl",
+            example_line("x", input_text="word " * 8500, output_text="word " * 8600),
+            "output_text, input_text",
+        ),
+    ],
+)
+def test_a_line_over_the_limit_is_refused_with_its_fields_tokens_and_limit(
+    world: World, tmp_path: Path, name: str, line: dict[str, Any], fields: str
+) -> None:
+    folder = tmp_path / "seeds"
+    write(folder, name, [{**line, "id": "good", **_short(line)}, line])
+    report = Report(tmp_path / "run")
+    seed(world, folder, report=report)
+    report.close()
+    assert short(report.total) == (2, 1, 0, 0, 0, 1)
+    (said,) = _refusals(report)
+    assert said.startswith(f"{name}:2: {fields}: the text to embed has ")
+    assert said.endswith(f" tokens, and {SMALL} takes 8,192: shorten it")
+    (kept,) = (tmp_path / "run").glob("**/rejects.jsonl")
+    assert orjson.loads(kept.read_bytes())["field"] == fields
+    assert world.counts(EMBEDDING) == {"pending": 1}
+
+
+def _short(line: dict[str, Any]) -> dict[str, Any]:
+    texts = {name: "short" for name, value in line.items() if len(str(value)) > 1000}
+    more = {"archetype_name": "other"} if "archetype_name" in line else {}
+    return texts | more | ({"tags": ["short"]} if "tags" in texts else {})
+
+
+def test_an_entity_whose_line_grew_too_long_stays_as_it_is(world: World, tmp_path: Path) -> None:
+    """It is neither changed nor pruned, at the first run and at every later one."""
+    write(tmp_path, "leagues/a.jsonl", [league_line("x"), league_line("y")])
+    seed(world, tmp_path)
+    write(tmp_path, "leagues/a.jsonl", [league_line("x", description=LONG), league_line("y")])
+    for _ in range(2):
+        report = seed(world, tmp_path, prune=True, yes=True)
+        assert short(report.total) == (2, 0, 0, 1, 0, 1)
+        assert living(world) == {"x", "y"}
+
+
+def test_a_line_that_an_earlier_model_took_is_refused_by_one_that_does_not(
+    world: World, tmp_path: Path
+) -> None:
+    """Though it is unchanged, byte for byte."""
+    world.conn.execute('UPDATE sink_state SET config = config || \'{"model": "other"}\'')
+    write(tmp_path, "leagues/a.jsonl", [league_line("x", description=LONG)])
+    assert short(seed(world, tmp_path).total) == (1, 1, 0, 0, 0, 0)
+    assert short(seed(world, tmp_path).total) == (1, 0, 0, 1, 0, 0)
+    world.conn.execute(
+        "UPDATE sink_state SET config = config || jsonb_build_object('model', %s::text)", (SMALL,)
+    )
+    assert short(seed(world, tmp_path).total) == (1, 0, 0, 0, 0, 1)
+
+
+def test_fields_that_are_not_embedded_may_be_of_any_length(world: World, tmp_path: Path) -> None:
+    write(tmp_path, "leagues/a.jsonl", [league_line("x", notes=LONG)])
+    assert short(seed(world, tmp_path).total) == (1, 1, 0, 0, 0, 0)
+
+
+def test_the_embedded_text_is_made_of_the_fields_that_a_refusal_may_name() -> None:
+    for content in (league("x", description="A."), archetype("y"), example("z")):
+        text = embedding_text(content)
+        for value in embedded_fields(content).values():
+            assert value in text or value.replace("_", " ") in text

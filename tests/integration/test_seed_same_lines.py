@@ -28,9 +28,9 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The numbers of the lines that are parsed and checked."""
     numbers: list[int] = []
 
-    def noting(raw: Raw, archetypes: frozenset[str]) -> object:
+    def noting(raw: Raw, archetypes: frozenset[str], model: str | None) -> object:
         numbers.append(raw.number)
-        return check(raw, archetypes)
+        return check(raw, archetypes, model)
 
     monkeypatch.setattr("altsync.seed.drafts.check", noting)
     return numbers

@@ -22,7 +22,7 @@ from altsync.records import (
 )
 from altsync.seed import tags
 from altsync.seed.lines import ID_LENGTH, Part
-from altsync.seed.reader import Line, Raw, Rejected, check
+from altsync.seed.reader import Line, Raw, Rejected, check, may_be_too_long
 
 #: The values of a league's fields but the first, its tag.
 _BESIDE_TAG = attrgetter(*(field.name for field in fields(League)[1:]))
@@ -70,13 +70,23 @@ class Batch(NamedTuple):
     repeated: bool
 
 
-def work_out(part: Part, raws: Sequence[Raw], same: Set[int], archetypes: frozenset[str]) -> Batch:
-    """A batch of these lines. Those in ``same``, by their places from 1, are not read again."""
+def work_out(
+    part: Part,
+    raws: Sequence[Raw],
+    same: Set[int],
+    archetypes: frozenset[str],
+    model: str | None = None,
+) -> Batch:
+    """A batch of these lines. Those in ``same``, by their places from 1, are not read again.
+
+    Lines that may be too long for the ``model`` are: it may have changed since.
+    """
     good: list[Line] = []
     refused: list[Rejected] = []
     drafts: dict[str, Draft] = {}
     for place, raw in enumerate(raws, start=1):
-        line = raw.again() if place in same else check(raw, archetypes)
+        known = place in same and not may_be_too_long(raw, model)
+        line = raw.again() if known else check(raw, archetypes, model)
         if isinstance(line, Rejected):
             refused.append(line)
             continue

@@ -45,7 +45,7 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 Id = Annotated[str, StringConstraints(min_length=1, max_length=ID_LENGTH)]
 Tag = Annotated[str, StringConstraints(pattern=TAG)]
 Text = Annotated[str, StringConstraints(min_length=1)]
-#: Long texts are refused here rather than by the embedder, which takes 8,192 tokens.
+#: A name is shown in tables. Texts over the limit of the embedder are refused by the reader.
 Name = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
 

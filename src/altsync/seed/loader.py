@@ -22,13 +22,14 @@ import orjson
 import structlog
 from psycopg import Rollback
 
-from altsync import store
+from altsync import outbox, store
 from altsync.db import Conn
 from altsync.errors import SeedError
 from altsync.log import debugging
 from altsync.outbox import KEY_COLUMN
 from altsync.projection import digest
 from altsync.records import (
+    EMBEDDING,
     KNOWN_ARCHETYPES,
     EntityType,
     Topology,
@@ -90,6 +91,7 @@ class Loader:
         self._empty: list[str] = []
         self._emptied: dict[str, Counter[str]] = {}
         self._leagues_pruned = False
+        self._model: str | None = None
 
     def run(self) -> None:
         """Load every part, then prune. Raises ``SeedError`` when it cannot go on."""
@@ -99,6 +101,8 @@ class Loader:
     def _run(self) -> None:
         session.create_tables(self._conn)
         store.create_changed_in_run(self._conn)
+        if EMBEDDING in self._topology.names:
+            self._model, _ = outbox.wanted_model(self._conn) or (None, 0)
         self._at("begun")
         options = self._options
         listing = list_files(options.folder, options.parts, options.category)
@@ -233,7 +237,8 @@ class Loader:
             page = worker.submit(next, pages, ())
             ready: Future[Batch] | None = None
             while raws := page.result():
-                coming = worker.submit(work_out, part, raws, self._same(part, raws), archetypes)
+                same = self._same(part, raws)
+                coming = worker.submit(work_out, part, raws, same, archetypes, self._model)
                 page = worker.submit(next, pages, ())
                 if ready:
                     yield ready.result()

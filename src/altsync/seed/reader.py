@@ -21,8 +21,9 @@ from pydantic_core import ErrorDetails
 from altsync import projection
 from altsync.seed import foreign
 from altsync.seed.files import SeedFile, find_files, open_file
-from altsync.seed.lines import LINES, OPTIONAL, Item, Part, SeedLine
+from altsync.seed.lines import LINES, OPTIONAL, Item, LeaguePart, Part, Relationship, SeedLine
 from altsync.store import HALF_HASH
+from altsync.tokens import INPUT_LIMITS, most_tokens, too_long
 from altsync.wording import unknown
 
 #: Bytes of the longest line. A seed is a record, not a file; longer ones are skipped unread.
@@ -191,10 +192,13 @@ def _problem(file: SeedFile, number: int, reason: str) -> Raw:
     return Raw(file, number, b"", whole=False, supposed_id="", fingerprint="", problem=reason)
 
 
-def find(folder: Path, part: Part, seed_id: str) -> Iterator[Line | Rejected]:
+def find(
+    folder: Path, part: Part, seed_id: str, model: str | None = None
+) -> Iterator[Line | Rejected]:
     """The lines of a part that give this id, good or bad, in the order of a seeding run.
 
-    Raises ``SeedError`` when the folder is not there. Archetypes are not looked up.
+    Raises ``SeedError`` when the folder is not there. Archetypes are not looked up. ``model``
+    embeds the texts.
     """
     needle = seed_id.encode()
     for file in find_files(folder, part):
@@ -202,7 +206,7 @@ def find(folder: Path, part: Part, seed_id: str) -> Iterator[Line | Rejected]:
             # Cheap for all the other lines. A backslash may spell the id in another way.
             if needle not in raw.read and b"\\" not in raw.read:
                 continue
-            line = check(raw, None)
+            line = check(raw, None, model)
             if line.seed_id == seed_id:
                 yield line
 
@@ -217,8 +221,11 @@ def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
         yield line, size
 
 
-def check(raw: Raw, archetypes: frozenset[str] | None) -> Line | Rejected:
-    """What a line says, or why it may not. ``archetypes``: those that it may name."""
+def check(raw: Raw, archetypes: frozenset[str] | None, model: str | None = None) -> Line | Rejected:
+    """What a line says, or why it may not. ``archetypes``: those that it may name.
+
+    ``model`` embeds its text, which may not be over that model's limit.
+    """
     file, number, read, whole, _supposed_id, _fingerprint, problem = raw
     if problem is not None:
         return Rejected(file.label, number, None, problem, "")
@@ -231,11 +238,39 @@ def check(raw: Raw, archetypes: frozenset[str] | None) -> Line | Rejected:
             raise _Refused(
                 "sport_archetype", unknown("archetype", archetype, sorted(archetypes)), line.id
             )
-        return Line(file.label, number, line.id, line.item(), read[:RAW_LENGTH], emptied)
+        item = line.item()
+        if model is not None and may_be_too_long(raw, model):
+            _find_too_long(item, model, line.id)
+        return Line(file.label, number, line.id, item, read[:RAW_LENGTH], emptied)
     except _Refused as refused:
         return Rejected(
             file.label, number, refused.field, refused.reason, _shown(read), refused.seed_id
         )
+
+
+def may_be_too_long(raw: Raw, model: str | None) -> bool:
+    """Return whether a line's text may be over the limit: a text is shorter than its line."""
+    limit = INPUT_LIMITS.get(model or "")
+    return limit is not None and len(raw.read) > limit.tokens
+
+
+def _find_too_long(item: Item, model: str, seed_id: str) -> None:
+    """Refuse a line whose text has more tokens than the model takes, and name its long fields."""
+    if isinstance(item, LeaguePart | Relationship):
+        return
+    over = too_long(projection.embedding_text(item), model)
+    if over is None:
+        return
+    sizes = {name: most_tokens(text) for name, text in projection.embedded_fields(item).items()}
+    rest = sum(sizes.values())
+    enough = rest * over.limit / over.tokens
+    fields: list[str] = []
+    for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
+        if rest <= enough:
+            break
+        fields.append(name)
+        rest -= sizes[name]
+    raise _Refused(", ".join(fields), str(over), seed_id)
 
 
 def _shown(raw: bytes) -> str:
