@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from altsync import cli
 from altsync.app import Application
 from altsync.cli.terminal import Exit
 from altsync.config import Settings
-from altsync.dashboard import serve
-from altsync.dashboard.access import SECURITY_HEADERS, Access, access_for
+from altsync.dashboard import access, serve
+from altsync.dashboard.access import SECURITY_HEADERS, Access, Failures, access_for
 from altsync.dashboard.api import Api
 from altsync.errors import ConfigurationError
 from tests.dashboard.site import Site, serving
@@ -25,8 +28,9 @@ EVERYWHERE = "0.0.0.0"  # noqa: S104
 
 
 @pytest.fixture
-def guarded(app: Application) -> Iterator[Site]:
-    """A dashboard with a password."""
+def guarded(app: Application, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A dashboard with a password, whose delays are short."""
+    monkeypatch.setattr(access, "FIRST_DELAY", 0.0)
     with serving(app, Access(PASSWORD)) as site:
         yield site
 
@@ -78,12 +82,12 @@ def test_with_a_password_any_name_will_do(guarded: Site) -> None:
     assert guarded.get("/api/session", headers=headers).status == 200
 
 
-def test_other_machines_need_a_password() -> None:
+def test_other_machines_need_a_password(tmp_path: Path) -> None:
     """Or the dashboard does not start."""
-    open_settings = Settings(_env_file=None)
+    open_settings = Settings(_env_file=None, altsync_home=tmp_path)
     locked = Settings(_env_file=None, altsync_dashboard_password=PASSWORD)
     for host in ("127.0.0.1", "::1", "localhost"):
-        assert access_for(host, open_settings).password is None
+        assert access_for(host, open_settings).made_up
     for host in (EVERYWHERE, "::", "192.168.1.10", "altsync.example"):
         with pytest.raises(ConfigurationError, match="set ALTSYNC_DASHBOARD_PASSWORD"):
             access_for(host, open_settings)
@@ -182,3 +186,133 @@ def test_nonsense_is_refused(site: Site) -> None:
         answer = site.ask("POST", "/api/retry", body, headers)
         assert answer.status == 400
         assert sentence in answer.json["error"]
+
+
+# --- without ALTSYNC_DASHBOARD_PASSWORD -------------------------------------------------------
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Access:
+    """The rules of a dashboard on loopback without a chosen password."""
+    return access_for("127.0.0.1", Settings(_env_file=None, altsync_home=tmp_path))
+
+
+@pytest.fixture
+def own(app: Application, rules: Access, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A dashboard with a made-up password, whose delays are short."""
+    monkeypatch.setattr(access, "FIRST_DELAY", 0.0)
+    with serving(app, rules) as site:
+        yield site
+
+
+def signed_in(site: Site) -> dict[str, str]:
+    """The cookie that the link gives."""
+    answer = site.get("/", token=site.access.link_key)
+    return {"Cookie": answer.headers["set-cookie"].partition(";")[0]}
+
+
+def test_a_password_is_made_up_and_kept_in_a_private_file(tmp_path: Path, rules: Access) -> None:
+    file = tmp_path / "dashboard.auth"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.read_text().strip() == f"altsync:{rules.password}"
+    again = access_for("127.0.0.1", Settings(_env_file=None, altsync_home=tmp_path))
+    assert (again.password, again.session) == (rules.password, rules.session)
+    assert again.link_key != rules.link_key
+    assert len(rules.password or "") >= 24
+
+
+def test_the_link_signs_a_browser_in_and_leaves_no_token_behind(own: Site) -> None:
+    answer = own.get("/", token=own.access.link_key)
+    assert (answer.status, answer.headers["location"]) == (303, "/")
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["cache-control"] == "no-store"
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    assert own.access.link_key not in cookie + answer.text
+    for path in ("/", "/api/session", "/api/overview", "/static/main.js"):
+        assert own.get(path, headers=signed_in(own)).status == 200, path
+
+
+def test_another_account_of_the_machine_sees_and_changes_nothing(own: Site) -> None:
+    for path in ("/", "/api/session", "/api/overview", "/api/failures", "/static/main.js"):
+        assert own.get(path).status == 401, path
+    for path in ("retry", "discard", "pause", "resume", "search"):
+        assert own.post(f"/api/{path}", {"group": "any", "sink": "neo4j"}).status == 401, path
+    for path in ("/healthz", "/readyz", "/metrics"):
+        assert own.get(path).status == 200, path
+
+
+def test_a_cookie_alone_changes_nothing(own: Site) -> None:
+    cookie = signed_in(own)
+    assert own.post("/api/retry", {"group": "none"}, cookie).status == 200
+    for missing in ({"X-CSRF-Token": ""}, {"Origin": "https://attacker.example"}):
+        assert own.post("/api/retry", {"group": "none"}, {**cookie, **missing}).status == 403
+    assert own.get("/", headers={**cookie, "Host": "attacker.example"}).status == 403
+
+
+def test_the_file_of_the_password_lets_scripts_in(own: Site) -> None:
+    assert own.get("/api/overview", headers=login(own.access.password or "")).status == 200
+
+
+def test_each_wrong_password_is_logged_and_the_right_one_is_let_in(own: Site) -> None:
+    name = signed_in(own)["Cookie"].partition("=")[0]
+    with structlog.testing.capture_logs() as logs:
+        wrong = [
+            own.get("/api/overview", headers=login("guess")),
+            own.get("/api/overview", headers={"Cookie": f"{name}=guess"}),
+            own.get("/", token="guess"),
+            own.get("/", headers={"Authorization": "Bearer guess"}),
+        ]
+        assert own.get("/api/overview", headers=login(own.access.password or "")).status == 200
+        own.get("/api/overview")
+    assert [answer.status for answer in wrong] == [401] * 4
+    assert "Max-Age=0" in wrong[1].headers["set-cookie"]
+    refused = [one for one in logs if one["event"] == "access.refused"]
+    assert [one["failures"] for one in refused] == [1, 2, 3, 4]
+    assert {one["client"] for one in refused} == {"127.0.0.1"}
+    assert "guess" not in str(logs)
+
+
+def test_wrong_passwords_are_answered_slower_and_slower_by_client() -> None:
+    slept: list[float] = []
+    now = [0.0]
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    failures = Failures(sleep, lambda: now[0])
+
+    async def guess(client: str, times: int) -> None:
+        for _ in range(times):
+            assert (await failures.note(client, "/")).status_code == 401
+
+    asyncio.run(guess("a", 8))
+    assert slept == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
+    asyncio.run(guess("b", 1))
+    assert slept[-1] == 0.25
+    now[0] = access.FORGET_AFTER + 1
+    asyncio.run(guess("a", 1))
+    assert slept[-1] == 0.25
+
+
+def test_failures_take_a_bounded_amount_of_memory() -> None:
+    async def flood() -> tuple[int, int]:
+        gate = asyncio.Event()
+
+        async def sleep(_: float) -> None:
+            await gate.wait()
+
+        failures = Failures(sleep)
+        asked = [asyncio.create_task(failures.note("a", "/")) for _ in range(500)]
+        while sum(task.done() for task in asked) < 500 - access.MOST_WAITING:
+            await asyncio.sleep(0)
+        gate.set()
+        answers = [(await task).status_code for task in asked]
+        for place in range(3000):
+            await failures.note(str(place), "/")
+        return answers.count(429), len(failures._clients)
+
+    refused, kept = asyncio.run(flood())
+    assert refused == 500 - access.MOST_WAITING
+    assert kept == access.MOST_CLIENTS

@@ -50,5 +50,11 @@ def test_it_says_where_it_is_and_ends_when_told(
         assert urlsplit(url).hostname == "127.0.0.1"
         site = Site(url, app, Access(None))
         assert site.get("/readyz").json["ready"] is True
-        assert site.get("/").status == 200
+        assert site.get("/").status == 401
+        link = urlsplit(said.read_text().split("Sign in by ")[1].split()[0])
+        signed_in = site.get(f"{link.path}?{link.query}")
+        assert (signed_in.status, signed_in.headers["location"]) == (303, "/")
+        cookie = signed_in.headers["set-cookie"].partition(";")[0]
+        assert site.get("/", headers={"Cookie": cookie}).status == 200
+        assert said.read_text().count(link.query) == 1
         os.kill(pid, number)

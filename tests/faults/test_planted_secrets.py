@@ -220,7 +220,11 @@ def pages(house: House) -> dict[str, str]:
     (port,) = free_ports(1, LOOPBACK)
     process = house.start("dashboard", "altsync", "dashboard", "--port", str(port))
     house.stack.until(lambda: accepts(port, LOOPBACK), "the dashboard")
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    house.stack.until(lambda: "Sign in by " in process.output, "the dashboard's link")
+    direct = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor()
+    )
+    direct.open(process.output.split("Sign in by ")[1].split()[0], timeout=60).close()
     found = {}
     for page in PAGES:
         with direct.open(f"http://{LOOPBACK}:{port}{page}", timeout=60) as answer:

@@ -17,6 +17,7 @@ from celery import Celery
 from celery.backends.base import DisabledBackend
 from kombu.exceptions import ContentDisallowed
 
+from altsync import logins
 from altsync.config import read_settings
 from altsync.errors import ConfigurationError
 
@@ -194,11 +195,11 @@ def test_flower_is_on_loopback_with_a_password(workers: ModuleType, tmp_path: Pa
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_the_made_up_login_stays_the_same(workers: ModuleType, tmp_path: Path) -> None:
+def test_the_made_up_login_stays_the_same(tmp_path: Path) -> None:
     """A restart does not lock people out, and two machines have different ones."""
     home = tmp_path / "one"
-    assert workers.made_up_login(home) == workers.made_up_login(home)
-    assert workers.made_up_login(home) != workers.made_up_login(tmp_path / "two")
+    assert logins.made_up_login(home / "flower.auth") == logins.made_up_login(home / "flower.auth")
+    assert logins.made_up_login(home / "flower.auth") != logins.made_up_login(tmp_path / "two")
 
 
 def test_flowers_settings_can_be_chosen(

@@ -38,6 +38,8 @@ def dashboard(
         with serve.listen(host, port) as socket:
             url = serve.address_of(socket)
             notes.print(f"The dashboard is at {url}")
+            if rules.made_up:
+                notes.print(f"Sign in by {rules.link(url)}", soft_wrap=True)
             if open_browser:
-                webbrowser.open(url)
+                webbrowser.open(rules.link(url))
             serve.run(build_app(app, rules), socket)

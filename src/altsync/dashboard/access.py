@@ -2,23 +2,53 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
+import hashlib
 import hmac
 import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
+import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from altsync.config import Settings, is_loopback
 from altsync.errors import ConfigurationError
+from altsync.logins import made_up_login
+
+logger = structlog.get_logger(__name__)
 
 #: Paths that need no password: they say only that the process is up.
 OPEN_PATHS = frozenset({"/healthz"})
+
+#: Paths that need none of a password that was made up: scrapers and probes have no browser.
+OPEN_WITHOUT_SETTING = OPEN_PATHS | {"/readyz", "/metrics"}
+
+#: The file of ALTSYNC_HOME with the password that is made up.
+LOGIN_FILE = "dashboard.auth"
+
+#: The cookie of a browser that signed in by the link; the port is added.
+COOKIE = "altsync_session"
+
+#: Seconds that the answer to a first wrong password takes, doubled by each further one.
+FIRST_DELAY = 0.25
+LONGEST_DELAY = 8.0
+
+#: Seconds without a wrong password after which a client's are forgotten.
+FORGET_AFTER = 600.0
+
+#: Clients whose failures are remembered, and answers that may be delayed at one time.
+MOST_CLIENTS = 1024
+MOST_WAITING = 64
 
 #: Methods that change nothing.
 SAFE_METHODS = frozenset({"GET", "HEAD"})
@@ -42,32 +72,86 @@ SECURITY_HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The rules of one server. ``token`` is made anew at each start."""
+    """The rules of one server. ``token`` and ``link_key`` are made anew at each start.
+
+    ``made_up`` says that the password is altsync's own, kept in ``LOGIN_FILE``.
+    """
 
     password: str | None
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    made_up: bool = False
+    link_key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+
+    @property
+    def session(self) -> str:
+        """The cookie's value. A restart with the same password keeps browsers signed in."""
+        password = (self.password or "").encode()
+        return hmac.new(password, b"altsync dashboard session", hashlib.sha256).hexdigest()
+
+    def link(self, url: str) -> str:
+        """The address that signs a browser in."""
+        return f"{url}?token={self.link_key}" if self.made_up else url
 
 
 def access_for(host: str, settings: Settings) -> Access:
-    """The rules for a server on ``host``.
+    """The rules for a server on ``host``. On loopback a password is made up unless one is set.
 
     Raises ``ConfigurationError`` for an address beyond loopback without a password.
     """
     secret = settings.altsync_dashboard_password
-    if secret is None and not is_loopback(host):
+    if secret is not None:
+        return Access(secret.get_secret_value())
+    if not is_loopback(host):
         raise ConfigurationError(
             f"the dashboard on {host} would be reached from other machines: "
             "set ALTSYNC_DASHBOARD_PASSWORD"
         )
-    return Access(secret.get_secret_value() if secret else None)
+    login = made_up_login(settings.altsync_home / LOGIN_FILE)
+    return Access(login.partition(":")[2], made_up=True)
+
+
+class Failures:
+    """Wrong passwords by client. Each makes the answer to the next one slower."""
+
+    def __init__(
+        self,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._sleep = sleep
+        self._clock = clock
+        self._clients: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._waiting = 0
+
+    async def note(self, client: str, path: str) -> Response:
+        """Log a wrong password, wait, and return the answer."""
+        count, last = self._clients.pop(client, (0, 0.0))
+        now = self._clock()
+        count = 1 if now - last > FORGET_AFTER else count + 1
+        self._clients[client] = (count, now)
+        if len(self._clients) > MOST_CLIENTS:
+            self._clients.popitem(last=False)
+        logger.warning("access.refused", client=client, path=path, failures=count)
+        delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(count - 1, 16))
+        if self._waiting >= MOST_WAITING:
+            answer = refuse(429, "too many wrong passwords: wait before the next one")
+            answer.headers["retry-after"] = f"{delay:.0f}"
+            return answer
+        self._waiting += 1
+        try:
+            await self._sleep(delay)
+        finally:
+            self._waiting -= 1
+        return _ask_for_password()
 
 
 class Guard:
     """The outermost layer: refuses what is not meant for this server, and marks every answer."""
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
+    def __init__(self, app: ASGIApp, access: Access, failures: Failures | None = None) -> None:
         self._app = app
         self._access = access
+        self._failures = failures or Failures()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -81,18 +165,20 @@ class Guard:
                 headers.setdefault("cache-control", "no-store")
             await send(message)
 
-        refused = self._refusal(Request(scope))
+        refused = await self._refusal(Request(scope))
         await (refused or self._app)(scope, receive, marked)
 
-    def _refusal(self, request: Request) -> Response | None:
+    async def _refusal(self, request: Request) -> Response | None:
         # A page of another site that has its name point here would be sent with that name. With
-        # a password it gets nowhere: browsers keep passwords by name.
-        if self._access.password is None and not _names_loopback(request.headers.get("host", "")):
+        # a chosen password it gets nowhere: browsers keep passwords by name.
+        chosen = self._access.password is not None and not self._access.made_up
+        if not chosen and not _names_loopback(request.headers.get("host", "")):
             return refuse(403, "ask for this server as localhost or by its loopback address")
-        if request.url.path not in OPEN_PATHS and not self._knows_password(request):
-            answer = refuse(401, "a password is needed")
-            answer.headers["www-authenticate"] = 'Basic realm="altsync", charset="UTF-8"'
-            return answer
+        open_paths = OPEN_WITHOUT_SETTING if self._access.made_up else OPEN_PATHS
+        if self._access.password is not None and request.url.path not in open_paths:
+            refused = await self._sign_in(request)
+            if refused is not None:
+                return refused
         if request.method not in SAFE_METHODS:
             return self._refuse_foreign(request)
         # Another site could not read the answer, but it could make the stores work for it.
@@ -100,16 +186,44 @@ class Guard:
             return refuse(403, "the request does not come from this page")
         return None
 
-    def _knows_password(self, request: Request) -> bool:
-        if self._access.password is None:
-            return True
-        scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
+    async def _sign_in(self, request: Request) -> Response | None:
+        """Return None for who may come in. The right password is never delayed."""
+        by_link = request.url.path == "/" and "token" in request.query_params
+        if by_link and request.method in SAFE_METHODS and self._access.made_up:
+            if _same(request.query_params["token"], self._access.link_key):
+                # Without the token in the address, nor in the history.
+                signed_in = RedirectResponse("/", 303)
+                signed_in.set_cookie(
+                    _cookie_name(request), self._access.session, httponly=True, samesite="strict"
+                )
+                return signed_in
+            return await self._refused(request)
+        login = request.headers.get("authorization")
+        cookie = _cookie(request)
+        if login is not None and self._knows_password(login):
+            return None
+        if cookie is not None and _same(cookie, self._access.session):
+            return None
+        if login is not None or cookie is not None:
+            answer = await self._refused(request)
+            if cookie is not None:
+                # A browser would send it with each of its requests.
+                answer.delete_cookie(_cookie_name(request), httponly=True, samesite="strict")
+            return answer
+        return _ask_for_password()
+
+    async def _refused(self, request: Request) -> Response:
+        client = request.client.host if request.client else ""
+        return await self._failures.note(client, request.url.path)
+
+    def _knows_password(self, login: str) -> bool:
+        scheme, _, encoded = login.partition(" ")
         try:
-            login = base64.b64decode(encoded, validate=True)
+            sent = base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError):
             return False
-        _name, _, given = login.partition(b":")
-        right = hmac.compare_digest(given, self._access.password.encode())
+        _name, _, given = sent.partition(b":")
+        right = hmac.compare_digest(given, (self._access.password or "").encode())
         return right and scheme.lower() == "basic"
 
     def _refuse_foreign(self, request: Request) -> Response | None:
@@ -125,6 +239,33 @@ class Guard:
 def refuse(status: int, sentence: str) -> JSONResponse:
     """An answer that says why not."""
     return JSONResponse({"error": sentence}, status)
+
+
+def _ask_for_password() -> Response:
+    answer = refuse(
+        401,
+        "a password is needed: open the link that altsync dashboard printed, or give the password "
+        f"of ALTSYNC_DASHBOARD_PASSWORD or of the file {LOGIN_FILE} in ALTSYNC_HOME",
+    )
+    answer.headers["www-authenticate"] = 'Basic realm="altsync", charset="UTF-8"'
+    return answer
+
+
+def _same(given: str, right: str) -> bool:
+    return hmac.compare_digest(given.encode("utf-8", "replace"), right.encode())
+
+
+def _cookie_name(request: Request) -> str:
+    # Browsers send the cookies of a host to all of its ports.
+    return f"{COOKIE}_{request.scope['server'][1]}"
+
+
+def _cookie(request: Request) -> str | None:
+    try:
+        found = SimpleCookie(request.headers.get("cookie", "")).get(_cookie_name(request))
+    except CookieError:
+        return None
+    return None if found is None else found.value
 
 
 def _names_loopback(host: str) -> bool:

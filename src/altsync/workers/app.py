@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from celery import Celery, signals
@@ -18,6 +15,7 @@ from kombu.exceptions import ChannelError
 from altsync import log
 from altsync.config import Settings, is_loopback, read_settings
 from altsync.errors import AltsyncError, ConfigurationError
+from altsync.logins import made_up_login
 from altsync.records import SIMILARITY, SIMILARITY_FOLLOWS
 from altsync.sentences import describe
 from altsync.wording import one_line, unknown
@@ -158,7 +156,7 @@ def set_flower_defaults(settings: Settings) -> None:
         raise ConfigurationError(
             "Flower would be reached from other machines: set FLOWER_BASIC_AUTH=user:password"
         )
-    os.environ["FLOWER_BASIC_AUTH"] = made_up_login(settings.altsync_home)
+    os.environ["FLOWER_BASIC_AUTH"] = made_up_login(settings.altsync_home / "flower.auth")
 
 
 def free_port(wanted: int) -> int:
@@ -180,17 +178,6 @@ def flower_address() -> str:
         if argument == "--address":
             return "".join(sys.argv[place + 1 : place + 2])
     return os.environ["FLOWER_ADDRESS"]
-
-
-def made_up_login(home: Path) -> str:
-    """A user and password of this machine's own, kept in ``<home>/flower.auth``."""
-    file = home / "flower.auth"
-    home.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as stream:
-            stream.write(f"altsync:{secrets.token_urlsafe(18)}\n")
-    return file.read_text().strip()
 
 
 @signals.celeryd_init.connect
