@@ -220,7 +220,7 @@ def test_an_archetype_that_leagues_name_is_not_deleted(world: World, tmp_path: P
     write(tmp_path, "leagues.jsonl", [league_line("l1", sport_archetype="kind9")])
     seed(world, tmp_path)
     _archetypes(tmp_path, 9)
-    with pytest.raises(SeedError, match=r"kind9 \(1 leagues\)"):
+    with pytest.raises(SeedError, match=r"kind9 \(1 league\)"):
         seed(world, tmp_path, Part.ARCHETYPES, prune=True)
     assert len(living(world, "sport_archetype")) == 10
 

@@ -149,7 +149,7 @@ def test_too_many_in_wrong_namespaces_stay(site: Site) -> None:
     site.put_vector("ghost", version=7)
     body = site.json("--repair", "--grace", "0", code=1)
     refused = body["refused"]["pinecone"]
-    assert "3 of the 41 records that pinecone holds are not in PostgreSQL or are" in refused
+    assert "Of 41 records that pinecone holds, 3 are not in PostgreSQL or are" in refused
     assert "in a wrong namespace (2): more than the 5.0% that may be removed" in refused
     assert body["sinks"]["pinecone"]["removed"] == 0
     assert {("naming", "e1"), ("naming", "e3")} <= site.index.records(kind).keys()
@@ -172,13 +172,13 @@ def test_too_many_ahead_stay(site: Site, sink: str) -> None:
     site.put_vector("ghost", version=beyond)
     site.graph.ask("CREATE (:League {league_tag: 'ghost', sync_version: $v})", v=beyond)
     body = site.json("--repair", "--grace", "0", "--sink", sink, code=1)
-    assert "Of 4 of the 38 entities that were compared" in body["refused"][sink]
+    assert "Of 4 of 38 compared entities" in body["refused"][sink]
     assert "Is this a restored backup, or the wrong database?" in body["refused"][sink]
     assert "raise --max-delete" in body["refused"][sink]
     assert (body["sinks"][sink]["enqueued"], body["sinks"][sink]["removed"]) == (0, 0)
     assert (site.live(), sequence(site) < beyond) == (0, True)
     sample = site.json("--repair", "--grace", "0", "--sink", sink, "--sample", "38", code=1)
-    assert sample["refused"][sink].startswith("Of 4 of the 38 entities")
+    assert sample["refused"][sink].startswith("Of 4 of 38 compared entities")
     site.mend(max_delete=0.2)
     assert site.key_version("l003") > beyond
 
