@@ -166,7 +166,7 @@ def test_what_breaks_is_not_shown(site: Site, monkeypatch: pytest.MonkeyPatch) -
     def broken(*_: object) -> None:
         raise RuntimeError("with a secret")
 
-    monkeypatch.setattr(Api, "_error_of", broken)
+    monkeypatch.setattr(Api, "_each_page", broken)
     answer = site.post("/api/retry", {"group": "any"})
     assert (answer.status, "secret" in answer.text) == (500, False)
     assert {name: answer.headers.get(name) for name in SECURITY_HEADERS} == SECURITY_HEADERS
