@@ -47,6 +47,11 @@ logger = structlog.get_logger(__name__)
 STATEMENT_SHARE = 0.8
 
 
+#: Seconds for which ``migrate`` waits for new indexes, and between two looks at them.
+READY_WITHIN = 120.0
+READY_PAUSE = 1.0
+
+
 class Application:
     """Everything that one process needs, built when first asked for. Build it after a fork.
 
@@ -346,16 +351,25 @@ class Application:
                 outbox.set_enabled(conn, name, self.disabled_reason(name))
 
     def set_up_sinks(self) -> dict[str, str | None]:
-        """Create constraints and indexes; per configured sink what went wrong, or None."""
+        """Create constraints and indexes; per configured sink what went wrong, or None.
+
+        A new index may take a minute, and one call waits for it no longer than its limit.
+        """
         results: dict[str, str | None] = {}
+        ends = time.monotonic() + READY_WITHIN
         for name in self.enabled:
             sink = self.sink(name)
-            try:
-                assert sink is not None
-                sink.setup()
-                results[name] = None
-            except SinkFailure as failure:
-                results[name] = failure.reason
+            assert sink is not None
+            results[name] = "not set up"
+            while results[name] is not None:
+                try:
+                    sink.setup()
+                    results[name] = None
+                except SinkFailure as failure:
+                    results[name] = failure.reason
+                    if not failure.again or time.monotonic() > ends:
+                        break
+                    self.stopping.wait(READY_PAUSE)
         return results
 
     def close(self) -> None:

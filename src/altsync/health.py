@@ -10,6 +10,7 @@ import psycopg
 
 from altsync import db, log, outbox
 from altsync.app import Application
+from altsync.deadline import within
 from altsync.errors import AltsyncError, SchemaError
 from altsync.records import Model
 from altsync.sentences import describe
@@ -17,6 +18,9 @@ from altsync.wording import plural
 
 #: Seconds that one look may take.
 TIMEOUT = 5.0
+
+#: Seconds that a look may take as a whole, however slowly an answer comes in.
+LIMIT = 20.0
 
 
 class Health(StrEnum):
@@ -75,7 +79,9 @@ def _finding(
     if disabled is not None:
         return Finding(name, Health.DISABLED, disabled)
     try:
-        return Finding(name, Health.OK, ask(app))
+        return Finding(name, Health.OK, within(LIMIT, lambda: ask(app)))
+    except TimeoutError:
+        return Finding(name, Health.FAILED, f"no answer within {LIMIT:g} s")
     except Exception as error:  # noqa: BLE001  (any client; what it said is shown)
         return Finding(name, Health.FAILED, describe(error, app.settings.database_role).text)
 

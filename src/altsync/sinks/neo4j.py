@@ -296,8 +296,9 @@ DELETE twin
 
 # An emptied node stays, as the stub that edges make where none is yet, as long as edges lead to it
 # that are not of the life that ends here. Emptying comes first: it locks the node, so that nothing
-# is drawn to it between looking and deleting. The keys of the nodes that went come back: Neo4j
-# 2026 refuses to look for a key whose node this transaction deleted.
+# is drawn to it between looking and deleting. The keys of the nodes that went come back. Nothing
+# else may be read in the same transaction: where Neo4j 2026 reads by label, it meets the deleted
+# nodes, and refuses.
 DELETE_NODE = """
 UNWIND $rows AS row
 MERGE (t:AltsyncTombstone {{key: '{label}:' + row.key}})
@@ -700,13 +701,16 @@ class Sink:
             {"key": row.key, "version": row.graph_version} for row in sorted(rows, key=_by_key)
         ]
 
-        def work(tx: ManagedTransaction) -> dict[str, int]:
-            went = {r["key"] for r in _query(tx, cypher(DELETE_NODE, kind), rows=parameters)}
-            others = [row.key for row in rows if row.key not in went]
-            kept = _query(tx, cypher(VERSIONS_OF, kind), keys=others) if others else ()
-            return {r["key"]: _whole(r["version"]) for r in kept}
-
-        kept = self._run(work)
+        ends = time.monotonic() + self._timeout
+        deletion = partial(_records, statement=cypher(DELETE_NODE, kind), rows=parameters)
+        went = {record["key"] for record in self._run(deletion)}
+        others = [row.key for row in rows if row.key not in went]
+        kept: dict[str, int] = {}
+        if others:
+            look = partial(_records, statement=cypher(VERSIONS_OF, kind), keys=others)
+            left = max(ends - time.monotonic(), MOMENT)
+            found = self._run(look, write=False, timeout=left)
+            kept = {record["key"]: _whole(record["version"]) for record in found}
         return Answer(tuple(_deleted(row, kept) for row in rows))
 
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
