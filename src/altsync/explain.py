@@ -448,6 +448,8 @@ def _sink_reason(
         )
     if embedding.up_to_date or edited or entity.deleted_at is not None:
         return None
+    if lacks is not None and lacks.status == "failed" and _waits(app, sink):
+        return f"{title} lacks the entity, as its embedding was given up on."
     if sink == EMBEDDING:
         return (
             f"{title} is not as wanted ({_gap(embedding)}), and nothing is under way: "

@@ -8,9 +8,11 @@ from typing import Any
 import orjson
 import pytest
 
+from altsync import outbox
 from altsync.db import Database
+from altsync.explain import Explanation, explain
 from altsync.projection import embedded_fields, embedding_text
-from altsync.records import EMBEDDING
+from altsync.records import EMBEDDING, Dead, ErrorKind
 from altsync.seed.report import Report
 from tests.integration.fakes import FakeEmbedder
 from tests.integration.seeds import (
@@ -22,7 +24,16 @@ from tests.integration.seeds import (
     short,
     write,
 )
-from tests.integration.world import World, archetype, delivery, embedding_sink, example, league
+from tests.integration.verifying import Site
+from tests.integration.world import (
+    EMBEDDER,
+    World,
+    archetype,
+    delivery,
+    embedding_sink,
+    example,
+    league,
+)
 
 #: 9,000 tokens and some.
 LONG = "word " * 9000
@@ -176,3 +187,48 @@ def test_the_embedded_text_is_made_of_the_fields_that_a_refusal_may_name() -> No
         text = embedding_text(content)
         for value in embedded_fields(content).values():
             assert value in text or value.replace("_", " ") in text
+
+
+# --- every view --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("then", ["dead", "discarded"])
+def test_an_entity_without_its_embedding_has_one_status_in_every_view(
+    site: Site, then: str
+) -> None:
+    """Failed for the embedding and the index; verify names what was given up on, and no repair."""
+    site.deliver()
+    long = league("long", description=LONG)
+    site.world.save(long)
+    site.world.conn.execute(
+        "UPDATE sink_state SET config = config || jsonb_build_object('model', %s::text)", (SMALL,)
+    )
+    site.delivery("embedding").drain(10)
+    site.delivery("pinecone").drain(10)
+    if then == "discarded":
+        with site.world.conn.transaction():
+            dead = outbox.dead_ids(site.world.conn)
+            topology = site.app.topology
+            outbox.discard_dead(site.world.conn, dead, topology, by="me", why="too long")
+    statuses = site.world.statuses(long)
+    assert (statuses["embedding"], statuses["pinecone"]) == ("failed", "failed")
+    told = explain(site.app, "long", Path("nowhere"))
+    assert isinstance(told, Explanation)
+    assert any("was given up on" in reason for reason in told.reasons if "Pinecone" in reason)
+
+
+def test_verify_says_what_was_given_up_on_and_not_that_a_repair_helps(
+    site: Site,
+) -> None:
+    site.world.save(league("long"))
+    site.deliver()
+    site.world.save(league("long", description="Refused."))
+    token, operations = site.world.claim(EMBEDDING)
+    verdicts = [Dead(op, op.version, ErrorKind.ITEM, "refused") for op in operations]
+    site.world.settle(EMBEDDER, token, verdicts)
+    site.delivery("neo4j").drain(10)
+    body = site.json(code=1)
+    assert body["given_up"] == {"embedding": 1, "pinecone": 1}
+    text = " ".join(site.run(code=1).output.split())
+    assert "Given up on: embedding (1), pinecone (1). altsync failures says why" in text
+    assert "mends it" not in text

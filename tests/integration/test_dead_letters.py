@@ -181,14 +181,14 @@ def test_a_backfill_asks_for_what_was_discarded(world: World) -> None:
 def test_who_waited_for_a_discarded_embedding_waits_no_more(
     world: World, database: Database
 ) -> None:
-    """The index counts as failed, too; a later change embeds, and both are synced."""
+    """The index failed with it, and stays so; a later change embeds, and both are synced."""
     _bury(world, EMBEDDER, {"nfl": "refused"})
-    assert world.statuses(NFL)["pinecone"] == "pending"
-    _discard(world)
-    assert {s: world.statuses(NFL)[s] for s in ("embedding", "pinecone")} == {
-        "embedding": "failed",
-        "pinecone": "failed",
-    }
+    for step in (lambda: None, lambda: _discard(world)):
+        step()
+        assert {s: world.statuses(NFL)[s] for s in ("embedding", "pinecone")} == {
+            "embedding": "failed",
+            "pinecone": "failed",
+        }
     world.save(league("nfl", description="Shorter."))
     assert world.statuses(NFL)["pinecone"] == "pending"
     embed(database)
@@ -227,18 +227,18 @@ def test_who_still_asked_for_a_discarded_embedding_waits_no_more(
     assert world.statuses(NFL)["pinecone"] == "failed"
 
 
-def test_who_waits_for_an_embedding_that_may_be_retried_goes_on_waiting(
+def test_who_waits_for_a_dead_embedding_failed_until_it_is_retried(
     world: World, database: Database
 ) -> None:
-    """As long as it is dead, somebody may still retry it."""
     world.save(NFL)
     embed(database)
     world.save(league("nfl", tier="TIER1"))
     world.save(league("nfl", description="Refused.", tier="TIER1"))
     _bury(world, EMBEDDER, {"nfl": "refused"})
     delivery(database, FakeIndex()).drain(10)
-    assert world.statuses(NFL)["pinecone"] == "pending"
+    assert world.statuses(NFL)["pinecone"] == "failed"
     _retry(world)
+    assert {world.statuses(NFL)[s] for s in ("embedding", "pinecone")} == {"pending"}
     embed(database)
     delivery(database, FakeIndex()).drain(10)
     assert {world.statuses(NFL)[s] for s in ("embedding", "pinecone")} == {"synced"}

@@ -200,6 +200,14 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
         yield f"{name} is {state}: what is under way for it may wait for long.", "yellow"
     for name, why in report.idle.items():
         yield f"{name}: {why}.", "red"
+    given_up = {tally.sink: tally.given_up for tally in report.tallies if tally.given_up}
+    if given_up:
+        counted = ", ".join(f"{sink} ({count:,})" for sink, count in given_up.items())
+        yield (
+            f"Given up on: {counted}. altsync failures says why; altsync retry tries again once "
+            "the cause is removed.",
+            "yellow",
+        )
     yield from _repairs(report)
     yield _last(report)
 
@@ -237,7 +245,7 @@ def _last(report: Report) -> tuple[str, str]:
         away = ", ".join(report.problems)
         return f"Could not tell: {away} could not be compared. Nothing else differs.", "bold red"
     drifted = ", ".join(f"{t.sink} ({t.drifted:,})" for t in report.every if t.drifted)
-    sinks = any(tally.drifted for tally in report.tallies)
+    sinks = any(tally.drifted > tally.given_up for tally in report.tallies)
     advice = " altsync verify --repair mends it." if sinks and not report.options.mends else ""
     return f"Not every store agrees: {drifted}.{advice}", "bold red"
 

@@ -417,7 +417,12 @@ class Writer:
         said |= {i: Failed(i, ErrorKind.UNKNOWN, silent) for i in rows.keys() - said.keys()}
         writing.outcomes.update(said)
         for outcome in said.values():
-            if isinstance(outcome, Failed) and outcome.kind is not ErrorKind.SINK:
+            # What is final is altsync's own finding, and says nothing of the destination.
+            if (
+                isinstance(outcome, Failed)
+                and outcome.kind is not ErrorKind.SINK
+                and not outcome.final
+            ):
                 failure = SinkFailure(outcome.kind, outcome.reason, unsure=outcome.unsure)
                 call.destination.refuse(rows[outcome.id], failure)
         # What needed no call says nothing of a sink that is called.

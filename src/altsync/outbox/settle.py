@@ -235,6 +235,8 @@ def settle(
         if sink.follows:  # given up, or put off until there is a vector: nobody has looked
             forget_basis(conn, [finished[r[0]].op.entity_id for r in ended])
         behind = [(i, v.op.entity_type, v.op.entity_id) for i, v in waiting.items()]
+        if sink.name == EMBEDDING:
+            behind += [(v.op.id, v.op.entity_type, v.op.entity_id) for v in buried]
         fail_behind(conn, behind, topology)
         leagues = [v.op.entity_id for v in settled if v.op.entity_type is EntityType.LEAGUE]
         ask_for_neighbours(conn, topology.followers(sink.name), leagues, delay=debounce)

@@ -16,12 +16,15 @@ from altsync.outbox.enqueue import (
 )
 from altsync.records import EMBEDDING, EntityType, Origin, SinkTraits, Topology
 
+#: Sinks with a status that wait for the embedding.
+BEHIND_EMBEDDING = ("pinecone",)
+
 
 def mark_pending(conn: Conn, entity_type: EntityType, ids: Sequence[UUID]) -> None:
     """A live operation means pending, for every sink that keeps a status.
 
     But for the embedding of a deleted entity: nothing is left to embed, so what is still under
-    way ends without a word to the entity.
+    way ends without a word to the entity. What failed behind an embedding waits for it again.
     """
     for sink in STATUS_SINKS:
         meant = "AND l.deleted_at IS NULL" if sink == EMBEDDING else ""
@@ -34,6 +37,15 @@ def mark_pending(conn: Conn, entity_type: EntityType, ids: Sequence[UUID]) -> No
             AND l.{sink}_sync_status <> 'pending' {meant}
             """,
             {"ids": list(ids), "sink": sink},
+        )
+    for sink in BEHIND_EMBEDDING:
+        conn.execute(
+            f"""
+            UPDATE {entity_type} l SET {sink}_sync_status = 'pending'
+            WHERE l.id = ANY(%(ids)s) AND l.{sink}_sync_status = 'failed'
+              AND l.embedding_sync_status = 'pending' AND l.deleted_at IS NULL
+            """,
+            {"ids": list(ids)},
         )
 
 

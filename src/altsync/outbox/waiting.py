@@ -47,10 +47,10 @@ def keep_doubt(conn: Conn, ids: Sequence[int]) -> None:
 
 
 def fail_behind(conn: Conn, ended: Sequence[OfEntity], topology: Topology) -> None:
-    """Sinks that waited for an embedding that never comes wait no more.
+    """Mark the sinks behind an embedding failed where it was given up on.
 
-    For operations of the embedding that are dead no longer, and for those of the sinks behind it
-    that have ended waiting for it.
+    For operations of the embedding that are dead or discarded, and for those of the sinks behind
+    it that have ended waiting for it. A retry makes them pending again.
     """
     columns = [column for sink in topology.vector if (column := status_column(sink))]
     for entity_type in EntityType:
@@ -64,8 +64,6 @@ def fail_behind(conn: Conn, ended: Sequence[OfEntity], topology: Topology) -> No
                   AND NOT EXISTS (SELECT 1 FROM sync_operation o
                     WHERE o.entity_id = l.id AND o.sink = ANY(%(sinks)s)
                       AND o.finished_at IS NULL)
-                  AND NOT EXISTS (SELECT 1 FROM sync_operation o
-                    WHERE o.entity_id = l.id AND o.sink = '{EMBEDDING}' AND o.status = 'dead')
                 """,
                 {"ids": ids, "sinks": [EMBEDDING, column.removesuffix("_sync_status")]},
             )

@@ -116,6 +116,7 @@ class Comparison:
             return
         with self.database.autocommit() as conn:
             rows, _, _ = store.rows_and_live(conn, entity_type, list(drift), [tally.sink])
+            tally.given_up += len(store.given_up(conn, entity_type, tally.sink, list(drift)))
         keys = {row.id: row.key for row in rows}
         for entity, verdict in drift.items():
             tally.note(verdict.kind, keys.get(entity, str(entity)))

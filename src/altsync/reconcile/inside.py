@@ -72,7 +72,7 @@ def compare_embeddings(run: Comparison, tally: Tally) -> None:
         def mend(ids: Sequence[UUID], kind: EntityType = entity_type) -> None:
             run.enqueue(tally, traits, kind, ids)
 
-        _walk(run, tally, read, mend)
+        _walk(run, tally, entity_type, read, mend)
 
 
 def compare_neighbours(run: Comparison, tally: Tally) -> None:
@@ -95,7 +95,7 @@ def compare_neighbours(run: Comparison, tally: Tally) -> None:
             outbox.lock_entities(conn, ((EntityType.LEAGUE, i) for i in ids))
             tally.enqueued += outbox.ask_for_neighbours(conn, [tally.sink], ids, delay=0.0)
 
-    _walk(run, tally, read, mend)
+    _walk(run, tally, EntityType.LEAGUE, read, mend)
 
 
 def _drawn(run: Comparison, entity_type: EntityType) -> list[UUID] | None:
@@ -105,6 +105,7 @@ def _drawn(run: Comparison, entity_type: EntityType) -> list[UUID] | None:
 def _walk(
     run: Comparison,
     tally: Tally,
+    entity_type: EntityType,
     read: Callable[[Conn, UUID | None], Page],
     mend: Callable[[Sequence[UUID]], None],
 ) -> None:
@@ -112,10 +113,12 @@ def _walk(
     while True:
         with run.database.autocommit() as conn:
             gaps, after = read(conn, after)
+            at_rest = [gap for gap in gaps if not gap.under_way]
+            ids = [gap.id for gap in at_rest]
+            tally.given_up += len(store.given_up(conn, entity_type, tally.sink, ids))
         tally.pending += sum(gap.under_way for gap in gaps)
-        at_rest = [gap for gap in gaps if not gap.under_way]
         for gap in at_rest:
             tally.note(Drift.MISSING if gap.missing else Drift.STALE, gap.key)
-        mend([gap.id for gap in at_rest])
+        mend(ids)
         if after is None:
             return

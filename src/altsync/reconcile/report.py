@@ -73,7 +73,8 @@ class Tally:
 
     ``pending`` differ while an operation is under way for them, and are no drift. ``edges``
     counts relationships, ``enqueued`` operations, ``removed`` ghosts and vectors in wrong
-    namespaces; with a dry run, those that would be. ``problem`` says why nothing can be told,
+    namespaces; with a dry run, those that would be. ``given_up`` are those that differ because
+    their delivery, or their embedding, was given up on. ``problem`` says why nothing can be told,
     ``refused`` why nothing is removed, or written over a higher version.
     """
 
@@ -88,6 +89,7 @@ class Tally:
     read_units: int = 0
     problem: str | None = None
     refused: str | None = None
+    given_up: int = 0
 
     def note(self, kind: Drift, key: str) -> None:
         """Count one entity."""
@@ -178,6 +180,7 @@ class Report:
             "refused": {t.sink: t.refused for t in self.every if t.refused is not None},
             "skipped": self.skipped,
             "left_out": list(self.left_out),
+            "given_up": {t.sink: t.given_up for t in self.every if t.given_up},
             "under_way": sum(self.under_way.values()),
             "standing_still": self.standing_still,
             "idle": self.idle,
