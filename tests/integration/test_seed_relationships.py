@@ -192,7 +192,11 @@ def test_a_dry_run_counts_and_writes_nothing(world: World, tmp_path: Path) -> No
         ({"target": "nobody"}, "target", "no league with the seed id 'nobody' is loaded"),
         ({"source": "nobody"}, "source", "no league with the seed id 'nobody' is loaded"),
         ({"type": "SIMILAR_TO"}, "type", "SIMILAR_TO is computed"),
-        ({"type": "HATES"}, "type", "give one of COMPETES_WITH, SAME_ARCHETYPE"),
+        (
+            {"type": "HATES"},
+            "type",
+            "no relationship 'HATES'; there are COMPETES_WITH, SAME_ARCHETYPE",
+        ),
         ({"target": "s4"}, "target", "a league has no relationship with itself"),
         ({"strength": 1.5}, "strength", "less than or equal to 1"),
         ({"strength": "much"}, "strength", "number"),
