@@ -126,7 +126,7 @@ def test_wake_ups_go_by_sentinel(
         taken = channel.basic_get("neo4j", no_ack=True)
         assert json.loads(taken.body)[0] == ["neo4j"]
     asking = importlib.import_module("altsync.workers.broker")
-    monkeypatch.setattr(asking, "app", app)
+    monkeypatch.setattr(workers, "app", app)
     asking.ask(settings.broker_url, PATIENCE)
     app.close()
 

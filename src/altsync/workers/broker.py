@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from kombu.connection import Connection
 
-from altsync.workers.app import app
-
 
 def ask(url: str, timeout: float) -> None:
     """Connect to a broker within ``timeout`` seconds. Raises kombu's own errors."""
+    # The Celery app ends a process whose settings name no broker: doctor must report that.
+    from altsync.workers.app import app
+
     options = app.conf.broker_transport_options
     with Connection(url, connect_timeout=timeout, transport_options=options) as connection:
         connection.ensure_connection(max_retries=1, timeout=timeout)
