@@ -169,9 +169,18 @@ def test_vectors_are_matched_by_their_index(client: OpenAIEmbedder, server: Cann
     assert found.vectors == (floats(1, 0, 0), floats(2, 0, 0), floats(3, 0, 0))
 
 
-@pytest.mark.parametrize("indexes", [[0], [0, 1, 2], [0, 0], [1, 2], [0, 5]])
+@pytest.mark.parametrize(
+    ("indexes", "vectors"),
+    [
+        ([0], "1 vector"),
+        ([0, 1, 2], "3 vectors"),
+        ([0, 0], "2 vectors"),
+        ([1, 2], "2 vectors"),
+        ([0, 5], "2 vectors"),
+    ],
+)
 def test_a_wrong_count_or_index_is_refused(
-    client: OpenAIEmbedder, server: CannedServer, indexes: list[int]
+    client: OpenAIEmbedder, server: CannedServer, indexes: list[int], vectors: str
 ) -> None:
     """One vector for each text, or none is taken."""
     data = [{"object": "embedding", "index": i, "embedding": base64_of(1, 0, 0)} for i in indexes]
@@ -179,7 +188,7 @@ def test_a_wrong_count_or_index_is_refused(
     server.answer = json_answer({"object": "list", "data": data, "model": "m", "usage": usage})
     failure = failure_of(client, "a", "b")
     assert failure.kind is ErrorKind.UNKNOWN
-    assert failure.reason == f"the embedder answered {len(indexes)} vectors for 2 texts"
+    assert failure.reason == f"the embedder answered {vectors} for 2 texts"
 
 
 @pytest.mark.parametrize("vector", [base64_of(1, 2, 3), [1.0, 2.0, 3.0], [1, 2, 3]])
