@@ -170,7 +170,8 @@ def graph_nodes(stack: Stack) -> tuple[dict[Hashable, Any], dict[Hashable, Any]]
 def other_nodes(stack: Stack) -> set[tuple[str, str]]:
     """Nodes that stand for no entity: categories and archetypes are fine while one names them."""
     found = stack.cypher(
-        "MATCH (n) WHERE n.sync_version IS NULL AND NOT n:AltsyncTombstone"
+        "MATCH (n) WHERE n.sync_version IS NULL"
+        " AND NOT n:AltsyncTombstone AND NOT n:AltsyncInstallation"
         " RETURN labels(n)[0] AS label, n.name AS name"
     )
     categories = stack.rows("SELECT category FROM few_shot_example WHERE deleted_at IS NULL")

@@ -355,7 +355,7 @@ def test_a_sink_is_paused_and_resumed(site: Site, world: World) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "said"),
     [
-        ("/api/pause", {}, "no sink None"),
+        ("/api/pause", {}, "no sink ''"),
         ("/api/pause", {"sink": "oracle"}, "no sink 'oracle'; there are"),
         ("/api/resume", {"sink": ["neo4j"]}, "sink must be text"),
         ("/api/discard", {"why": "gone"}, "say what to discard"),

@@ -114,12 +114,12 @@ def test_a_seeding_whose_answer_is_lost(
     seeds.write(tmp_path, "leagues.jsonl", (seeds.league_line(f"s{n}") for n in range(COUNT)))
     load, loaded = Loader._load_batch, 0
 
-    def load_batch(self: Loader, *batch_of: Any) -> None:
+    def load_batch(self: Loader, *batch_of: Any) -> Any:
         nonlocal loaded
         loaded += 1
         if loaded == batch + 1:
             relay[0].cuts_answer_to = b"COMMIT"
-        load(self, *batch_of)
+        return load(self, *batch_of)
 
     monkeypatch.setattr(Loader, "_load_batch", load_batch)
     options = Options(tmp_path, (Part.LEAGUES,))
