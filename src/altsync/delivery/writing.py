@@ -26,6 +26,7 @@ from altsync.errors import SinkFailure
 from altsync.log import redact
 from altsync.projection import MOVING, namespace
 from altsync.records import (
+    EMBEDDING,
     AlreadyNewer,
     Answer,
     EntityType,
@@ -461,15 +462,27 @@ class Writer:
             if failure.retry_after is not None:
                 writing.failure = failure
             return False
-        if answer is None:
+        if answer is not None:
+            writing.tokens += answer.tokens
+        elif not self._has_passed_since(one, writing):
             return False
-        writing.tokens += answer.tokens
         writing.answered = True
         failing = [failure for failure in one.refused.values() if failure is writing.failure]
         if failing:  # the record's fault, not the sink's
             writing.failure, writing.failures_in_a_row = None, 0
         one.pass_on()
         return True
+
+    def _has_passed_since(self, one: Destination, writing: Writing) -> bool:
+        """Return whether another record passed after the last failure of each refused one.
+
+        It matters where every other record has an operation of its own: none can be repeated.
+        """
+        if one.deleted or self._traits.name == EMBEDDING:
+            return False
+        ids = [writing.operations[i].id for i in one.refused if i in writing.operations]
+        with self._database.autocommit() as conn:
+            return outbox.passed_since(conn, self._traits, one.entity_type, ids)
 
     def _control_answer(self, one: Destination, writing: Writing, model: Model) -> Answer | None:
         """Ask for evidence; None where there is none to be had. Raises ``SinkFailure``."""

@@ -37,7 +37,7 @@ from altsync.outbox.breaker import (
 from altsync.outbox.budget import correct, reserve
 from altsync.outbox.claim import Due, claim, due, exhausted, extend, release
 from altsync.outbox.clock import Bounds, SetBack, set_back, set_deletions_back
-from altsync.outbox.control import begin_control, end_control
+from altsync.outbox.control import begin_control, end_control, passed_since
 from altsync.outbox.dead import (
     EVERYTHING,
     DeadOperation,
@@ -147,6 +147,7 @@ __all__ = [
     "note_places",
     "notify",
     "open_breaker",
+    "passed_since",
     "pause",
     "probe_now",
     "prune_batches",

@@ -6,6 +6,7 @@ of it is left in the history.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -85,3 +86,23 @@ def end_control(conn: Conn, op: Operation, token: UUID, *, settled: bool) -> Non
     if not gone:
         release(conn, [op.id], token, unsure=not settled)
         mark_pending(conn, op.entity_type, [op.entity_id])
+
+
+def passed_since(conn: Conn, sink: SinkTraits, entity_type: EntityType, ids: Sequence[int]) -> bool:
+    """Return whether another entity was confirmed after the last timeout of each operation.
+
+    False where one of them has not timed out before, or the sink keeps no status on the entity.
+    """
+    if status_column(sink.name) is None or not ids:
+        return False
+    row = conn.execute(
+        f"""
+        SELECT NOT EXISTS (
+          SELECT 1 FROM sync_operation o WHERE o.id = ANY(%s) AND NOT EXISTS (
+            SELECT 1 FROM {entity_type} l
+            WHERE l.{sink.name}_synced_at > o.suspected_at AND l.id <> o.entity_id))
+        """,
+        (list(ids),),
+    ).fetchone()
+    assert row is not None
+    return bool(row[0])

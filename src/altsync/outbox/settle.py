@@ -108,6 +108,7 @@ UPDATE sync_operation o SET status = 'pending', lease_token = NULL, asked_again 
   attempts = CASE WHEN r.give_back THEN o.attempts - 1
                   WHEN o.asked_again THEN 0 ELSE o.attempts END,
   suspicion = LEAST(o.suspicion + r.suspect::int, 1000),
+  suspected_at = CASE WHEN r.suspect THEN now() ELSE o.suspected_at END,
   unsure = o.unsure OR r.unsure
 FROM unnest(%(ids)s::bigint[], %(delays)s::float8[], %(errors)s::text[], %(kinds)s::text[],
             %(give_back)s::bool[], %(unsure)s::bool[], %(suspect)s::bool[])
