@@ -202,6 +202,50 @@ def test_many_bad_records_among_good_ones_all_end(world: World, database: Databa
     assert world.counts("neo4j") == {"synced": 88, "dead": 12}
 
 
+class WideIndex(FakeIndex):
+    """An index that takes eight calls at once, of 25 vectors each."""
+
+    traits: ClassVar[SinkTraits] = SinkTraits("pinecone", needs_embedding=True, in_flight=8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 25
+
+
+def test_an_index_that_refuses_everything_gets_few_calls_at_once(
+    world: World, database: Database
+) -> None:
+    index = WideIndex()
+    index.before = fails(SinkFailure(ErrorKind.ITEM, "400: dimension 1536, not 3072"))
+    world.save(*leagues(200))
+    embed(database)
+    assert deliver(database, index).calls <= HANDFUL
+    assert health(world, "pinecone").state is BreakerState.OPEN
+    assert {(op.status, op.attempts) for op in world.ops("pinecone")} == {("pending", 0)}
+
+
+def test_an_index_that_begins_to_refuse_amid_a_batch_charges_nobody(
+    world: World, database: Database
+) -> None:
+    """The first calls of the batch passed: that is no evidence for what came after them."""
+    index = WideIndex()
+    world.save(*leagues(200))
+    embed(database)
+
+    def script(call: Call) -> None:
+        if len(index.calls) > 3:
+            raise SinkFailure(ErrorKind.ITEM, "400: revoked")
+
+    index.before = script
+    for _ in range(20):
+        delivery(database, index).drain(10)
+        world.pass_time(1000)
+    counts = world.counts("pinecone")
+    assert counts.keys() == {"synced", "pending"}
+    assert counts["synced"] <= 75
+    assert len(index.calls) <= 3 + 8 + 2 * HANDFUL + 3 * 20
+
+
 def test_a_control_write_of_an_unguarded_sink_leaves_nothing_behind(
     world: World, database: Database
 ) -> None:

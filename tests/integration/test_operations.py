@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from psycopg import errors
@@ -20,7 +21,7 @@ from typer.testing import CliRunner
 from altsync import db, outbox, store
 from altsync.cli import app as cli
 from altsync.cli.terminal import Exit
-from altsync.db import Database
+from altsync.db import Database, own_revision
 from altsync.records import Dead, ErrorKind, Settlement
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import FakeEmbedder, FakeGraph
@@ -446,3 +447,21 @@ def _prune(url: str) -> int:
         assert before is not None
         found = outbox.prune_range(conn, TOPOLOGY, 0, before[0])
         return found.finished if found else 0
+
+
+@pytest.mark.parametrize("command", ["relay", "dashboard"])
+def test_services_do_not_start_on_another_releases_schema(site: Site, command: str) -> None:
+    site.world.conn.execute("UPDATE alembic_version SET version_num = '9999'")
+    try:
+        said = site.said(command, code=Exit.SCHEMA)
+    finally:
+        site.world.conn.execute("UPDATE alembic_version SET version_num = %s", (own_revision(),))
+    assert "to revision 9999" in said
+
+
+@pytest.mark.parametrize("command", ["backfill", "retry"])
+def test_a_backfill_or_a_retry_has_an_open_breaker_probed_at_once(site: Site, command: str) -> None:
+    site.bury({"nfl": "bad"})
+    outbox.open_breaker(site.world.conn, "neo4j", uuid4(), "slow down", 300.0)
+    site.run(command, "--sink", "neo4j")
+    assert outbox.gate(site.world.conn, "neo4j", uuid4(), 30.0).probing

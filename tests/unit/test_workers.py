@@ -13,13 +13,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, signals
 from celery.backends.base import DisabledBackend
 from kombu.exceptions import ContentDisallowed
 
 from altsync import logins
+from altsync.app import Application
 from altsync.config import read_settings
-from altsync.errors import ConfigurationError
+from altsync.errors import ConfigurationError, SchemaError
 
 
 @pytest.fixture
@@ -235,3 +236,18 @@ def test_beyond_loopback_a_password_must_be_chosen(
 def test_every_loopback_address_is_one(workers: ModuleType, address: str) -> None:
     """Names and numbers by which only this machine is reached."""
     assert workers.is_loopback(address)
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_worker_does_not_start_on_another_releases_schema(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Celery would log an exception of its signal, and go on."""
+    importlib.import_module("altsync.workers.tasks")
+
+    def refuse(self: Application) -> None:
+        raise SchemaError("the database was migrated by altsync 9, to revision 9999")
+
+    monkeypatch.setattr(Application, "require_schema", refuse)
+    with pytest.raises(SystemExit, match="altsync: the database was migrated by altsync 9"):
+        signals.worker_init.send(sender=None)
