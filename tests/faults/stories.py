@@ -366,8 +366,8 @@ def a_sink_is_down_for_long(stage: Stage) -> None:
 
 
 def a_record_is_mended(stage: Stage) -> None:
-    """It was given up on, was edited, and arrived."""
-    synced(stage)
+    """It was given up on while another one passed, was edited, and arrived."""
+    synced(stage, league(0), league(1))
     edit(stage, mark="1")
     for _ in range(stage.site.policy.max_attempts):
         stage.deliver(NEO4J, weather=Spell(Trouble.REFUSED, [KEY]))
@@ -389,7 +389,7 @@ def a_record_fails_more_often_than_leases_may_be_lost(stage: Stage) -> None:
 def a_record_hangs_the_sink(stage: Stage) -> None:
     """Each time that it is sent, while all others pass. It stays so: there is no calm later."""
     weather = Spell(Trouble.UNANSWERED, [KEY])
-    synced(stage, league(0), league(1))
+    synced(stage, league(0), league(1), league(2))
     edit(stage, mark="1")
     for mark in range(8):
         stage.seed(Part.LEAGUES, league(1, mark=str(mark)))

@@ -289,9 +289,8 @@ class Writer:
         if one.fault is None or not parts:
             return parts
         # Any of them: the first one may be a poison record.
-        part = random.randrange(len(parts))  # noqa: S311
-        place = random.randrange(len(parts[part]))  # noqa: S311
-        row = parts[part][place]
+        part = _any_place(len(parts))
+        row = parts[part][_any_place(len(parts[part]))]
         parts[part] = [other for other in parts[part] if other is not row]
         return [[row], *(part for part in parts if part)]
 
@@ -583,6 +582,11 @@ class Writer:
         if not held:
             log.error("lease.lost", sink=self._traits.name, operations=len(writing.op_ids))
         return held
+
+
+def _any_place(count: int) -> int:
+    """Return a random place in a list of so many."""
+    return min(count - 1, int(random.uniform(0, count)))  # noqa: S311
 
 
 def _in_order(pending: list[Call]) -> list[Call]:
