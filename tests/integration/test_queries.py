@@ -794,7 +794,7 @@ def test_stores_that_are_away_are_told_of_on_stderr(ask: Ask) -> None:
         (("graph", "archetype", "y"), {}, 1, "no archetype 'y'; there are"),
         (("graph", "same-archetype", "y"), {}, 1, "no league 'y'"),
         (("search", " "), {}, 1, "the question is empty"),
-        (("search", "word " * 9000), {}, 1, "9,001 tokens, and text-embedding-3-small takes 8,192"),
+        (("search", "word " * 9000), {}, 1, "9,001 tokens, and wordllama-l2-256 takes 8,192"),
         (("search", "\udcff"), {}, 2, "an argument is no valid UTF-8"),
         (("league", "\udcff"), {}, 2, "an argument is no valid UTF-8"),
         (("search", "x", "--top-k", "0"), {}, 2, "--top-k"),

@@ -112,6 +112,6 @@ def test_missing_tools_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
 
-    with pytest.raises(RealNeo4jError, match="not on PATH: java, javac, mvn;"):
+    with pytest.raises(RealNeo4jError, match=r"not found: .*mvn;"):
         start_real_neo4j(tmp_path / "data")
     assert not (tmp_path / "cache").exists()
