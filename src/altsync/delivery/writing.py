@@ -16,9 +16,10 @@ from uuid import UUID
 import psycopg
 import structlog
 
-from altsync import outbox, store
+from altsync import outbox
 from altsync.db import Database
 from altsync.delivery.budget import Budget, fitting, size_of
+from altsync.delivery.control import Controls, as_failure, attempt, is_stray
 from altsync.delivery.evidence import ALONE, TIMEOUTS, Destination
 from altsync.delivery.pace import Pace
 from altsync.delivery.policy import Policy
@@ -26,7 +27,6 @@ from altsync.errors import SinkFailure
 from altsync.log import redact
 from altsync.projection import MOVING, namespace
 from altsync.records import (
-    EMBEDDING,
     AlreadyNewer,
     Answer,
     EntityType,
@@ -116,7 +116,6 @@ class Writer:
         at: Callable[[str], None],
     ) -> None:
         self._database = database
-        self._worker = worker
         self._sink = sink
         self._traits = sink.traits
         self._policy = policy
@@ -127,6 +126,7 @@ class Writer:
             self._traits.in_flight, thread_name_prefix=f"{self._traits.name}-call"
         )
         self._budget = Budget(database, self._traits.name, policy)
+        self._controls = Controls(database, sink, policy, self._budget, worker)
 
     def write(
         self, ready: Sequence[Row], gone: Sequence[Row], writing: Writing, model: Model
@@ -151,7 +151,7 @@ class Writer:
             (row.entity_type, row.id): row.written_namespace
             for row in rows
             if row.written_namespace and row.entity_type in MOVING
-            if row.deleted or _is_stray(row)
+            if row.deleted or is_stray(row)
         }
         if former and self._traits.needs_embedding:
             with self._database.transaction() as conn:
@@ -163,7 +163,7 @@ class Writer:
         In this order the entity always names a place that the sink may hold it in, whatever is
         interrupted. Returns the rows that may be written.
         """
-        strays = [row for row in ready if _is_stray(row)] if self._traits.needs_embedding else []
+        strays = [row for row in ready if is_stray(row)] if self._traits.needs_embedding else []
         if not strays:
             return ready
         moved = [row for row in strays if row.written_namespace or row.doubtful_namespaces]
@@ -275,7 +275,7 @@ class Writer:
         except psycopg.Error:
             raise
         except Exception as error:
-            failure = self._as_failure(error, len(rows))
+            failure = as_failure(self._traits.name, error, len(rows))
             if failure.kind is ErrorKind.SINK:
                 raise failure from error
             if len(rows) > 1:
@@ -357,9 +357,11 @@ class Writer:
         writing.attempted = True
         started = time.monotonic()
         if len(wave) == 1:
-            answers = [self._send(wave[0].rows, send)]
+            answers = [attempt(self._traits.name, wave[0].rows, send)]
         else:
-            answers = list(self._lanes.map(lambda call: self._send(call.rows, send), wave))
+            answers = list(
+                self._lanes.map(lambda call: attempt(self._traits.name, call.rows, send), wave)
+            )
         seconds = time.monotonic() - started
         for call, answer in zip(wave, answers, strict=True):
             self._learn_size(call.rows, answer)
@@ -368,25 +370,6 @@ class Writer:
         else:
             self._pace.answered(seconds)
         return answers
-
-    def _send(
-        self, rows: Sequence[Row], send: Callable[[Sequence[Row]], Answer]
-    ) -> Answer | SinkFailure:
-        try:
-            return send(rows)
-        except (psycopg.DataError, psycopg.IntegrityError) as error:
-            return self._as_failure(error, len(rows))
-        except psycopg.Error:
-            raise  # PostgreSQL's fault, and no record's: the batch is given back
-        except Exception as error:  # noqa: BLE001  (kept in the rows; it does not stop others)
-            return self._as_failure(error, len(rows))
-
-    def _as_failure(self, error: Exception, records: int) -> SinkFailure:
-        """Return what a call failed with; a defect of ours or of a driver is logged."""
-        if isinstance(error, SinkFailure):
-            return error
-        log.error("sink.failed", sink=self._traits.name, records=records, exc_info=error)
-        return SinkFailure(ErrorKind.UNKNOWN, f"{type(error).__name__}: {error}", unsure=True)
 
     def _failed(self, call: Call, writing: Writing, failure: SinkFailure) -> list[Call]:
         """Note a call that failed; return the calls to make instead of it."""
@@ -454,107 +437,23 @@ class Writer:
 
         Charges those when it does.
         """
-        try:
-            answer = self._control_answer(one, writing, model)
-        except SinkFailure as failure:
+        if not self._hold_lease(writing):
+            return False
+        answer = self._controls.ask(one, writing.token, model)
+        if answer is None:
+            return False
+        writing.calls += 1
+        if isinstance(answer, SinkFailure):
             log.info("control.failed", sink=self._traits.name, destination=one.name)
-            if failure.retry_after is not None:
-                writing.failure = failure
+            if answer.retry_after is not None:
+                writing.failure = answer
             return False
-        if answer is not None:
-            writing.tokens += answer.tokens
-        elif not self._has_passed_since(one, writing):
-            return False
+        writing.tokens += answer.tokens
         writing.answered = True
-        failing = [failure for failure in one.refused.values() if failure is writing.failure]
-        if failing:  # the record's fault, not the sink's
-            writing.failure, writing.failures_in_a_row = None, 0
+        if any(failure is writing.failure for failure in one.refused.values()):
+            writing.failure, writing.failures_in_a_row = None, 0  # the record's, not the sink's
         one.pass_on()
         return True
-
-    def _has_passed_since(self, one: Destination, writing: Writing) -> bool:
-        """Return whether another record passed after the last failure of each refused one.
-
-        It matters where every other record has an operation of its own: none can be repeated.
-        """
-        if one.deleted or self._traits.name == EMBEDDING:
-            return False
-        ids = [writing.operations[i].id for i in one.refused if i in writing.operations]
-        with self._database.autocommit() as conn:
-            return outbox.passed_since(conn, self._traits, one.entity_type, ids)
-
-    def _control_answer(self, one: Destination, writing: Writing, model: Model) -> Answer | None:
-        """Ask for evidence; None where there is none to be had. Raises ``SinkFailure``."""
-        probe: Callable[[Model], Answer] | None = getattr(self._sink, "probe", None)
-        if probe is not None:
-            # One text for all types: it cannot tell a type that is refused from bad records.
-            many = len(one.refused) >= ALONE or (one.fault is not None and not one.fault.few)
-            if many or one.deleted or not self._hold_lease(writing):
-                return None
-            reserved = self._budget.reserve([[]])
-            if reserved:
-                time.sleep(reserved.wait)
-            writing.calls += 1
-            found = self._send([], lambda _: probe(model))
-            if reserved:
-                self._budget.correct(reserved, [found])
-            if isinstance(found, SinkFailure):
-                raise found
-            return found
-        if not self._hold_lease(writing):
-            return None
-        with self._database.autocommit() as conn:
-            op = outbox.begin_control(
-                conn,
-                self._traits,
-                one.entity_type,
-                deleted=one.deleted,
-                token=writing.token,
-                worker=self._worker,
-                lease=self._policy.lease,
-            )
-        if op is None:
-            return None
-        settled = False
-        try:
-            row = self._row_of(op, model)
-            if row is None:
-                settled = True
-                return None
-            writing.calls += 1
-            send = self._sink.delete if row.deleted else lambda rows: self._sink.upsert(rows, model)
-            answer = self._send([row], send)
-            if isinstance(answer, SinkFailure):
-                # A guarded sink refuses the write itself when it comes too late.
-                settled = self._traits.guarded or not answer.unsure
-                raise answer
-            settled = True
-            passed = any(isinstance(o, Written | AlreadyNewer) for o in answer.outcomes)
-            return answer if passed and answer.calls else None
-        finally:
-            with self._database.transaction() as conn:
-                outbox.lock_entities(conn, [(op.entity_type, op.entity_id)])
-                outbox.end_control(conn, op, writing.token, settled=settled)
-
-    def _row_of(self, op: Operation, model: Model) -> Row | None:
-        """Read the row of a control write; None when it is not as the sink holds it."""
-        with self._database.autocommit() as conn:
-            rows = store.read_rows(
-                conn,
-                op.entity_type,
-                [op.entity_id],
-                with_vectors=self._traits.needs_embedding,
-                with_edges=self._traits.edges,
-            )
-        if not rows or (rows[0].graph_version if self._traits.edges else rows[0].version) != (
-            op.version
-        ):
-            return None
-        row = rows[0]
-        unfit = self._traits.needs_embedding and not row.deleted
-        if unfit and (not row.is_embedded_by(model.name) or _is_stray(row)):
-            return None
-        return row
 
     def _share_blame(self, writing: Writing) -> None:
         """Say which destinations took nothing, and whether that is the sink as a whole."""
@@ -610,12 +509,6 @@ def _by_type(rows: Sequence[Row]) -> list[list[Row]]:
     for row in rows:
         groups[row.entity_type].append(row)
     return [groups[entity_type] for entity_type in EntityType if entity_type in groups]
-
-
-def _is_stray(row: Row) -> bool:
-    """Whether a row of a type that moves is, or may turn up, elsewhere than where it belongs."""
-    places = {row.written_namespace, *row.doubtful_namespaces}
-    return row.entity_type in MOVING and places != {namespace(row)}
 
 
 def _failed(row: Row, failure: SinkFailure) -> Failed:

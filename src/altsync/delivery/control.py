@@ -1,0 +1,150 @@
+"""Asking for evidence: another record is sent, when one was refused alone and none passes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+import psycopg
+import structlog
+
+from altsync import outbox, store
+from altsync.db import Database
+from altsync.delivery.budget import Budget
+from altsync.delivery.evidence import ALONE, Destination
+from altsync.delivery.policy import Policy
+from altsync.errors import SinkFailure
+from altsync.projection import MOVING, namespace
+from altsync.records import AlreadyNewer, Answer, ErrorKind, Model, Operation, Row, Written
+from altsync.sinks.base import Sink
+
+log = structlog.get_logger(__name__)
+
+
+def attempt(
+    sink: str, rows: Sequence[Row], send: Callable[[Sequence[Row]], Answer]
+) -> Answer | SinkFailure:
+    """Make one call; return its answer, or what it failed with.
+
+    Raises what PostgreSQL raises, unless a value is at fault: the batch is given back then.
+    """
+    try:
+        return send(rows)
+    except (psycopg.DataError, psycopg.IntegrityError) as error:
+        return as_failure(sink, error, len(rows))
+    except psycopg.Error:
+        raise
+    except Exception as error:  # noqa: BLE001  (kept in the rows; it does not stop others)
+        return as_failure(sink, error, len(rows))
+
+
+def as_failure(sink: str, error: Exception, records: int) -> SinkFailure:
+    """Return what a call failed with; a defect of ours or of a driver is logged."""
+    if isinstance(error, SinkFailure):
+        return error
+    log.error("sink.failed", sink=sink, records=records, exc_info=error)
+    return SinkFailure(ErrorKind.UNKNOWN, f"{type(error).__name__}: {error}", unsure=True)
+
+
+def is_stray(row: Row) -> bool:
+    """Return whether a row of a type that moves is, or may turn up, elsewhere than it belongs."""
+    places = {row.written_namespace, *row.doubtful_namespaces}
+    return row.entity_type in MOVING and places != {namespace(row)}
+
+
+class Controls:
+    """Sends what a sink holds already once more, or what its ``probe`` sends."""
+
+    def __init__(
+        self, database: Database, sink: Sink, policy: Policy, budget: Budget, worker: str
+    ) -> None:
+        self._database = database
+        self._sink = sink
+        self._traits = sink.traits
+        self._policy = policy
+        self._budget = budget
+        self._worker = worker
+        self._probe: Callable[[Model], Answer] | None = getattr(sink, "probe", None)
+
+    def ask(self, one: Destination, token: UUID, model: Model) -> Answer | SinkFailure | None:
+        """Return what came of one call; None where there is nothing to send."""
+        if self._probe is not None:
+            return self._probed(self._probe, one, model)
+        return self._rewritten(one, token, model)
+
+    def _probed(
+        self, probe: Callable[[Model], Answer], one: Destination, model: Model
+    ) -> Answer | SinkFailure | None:
+        # One text for all types: it cannot tell a type that is refused from bad records.
+        many = len(one.refused) >= ALONE or (one.fault is not None and not one.fault.few)
+        if many or one.deleted:
+            return None
+        try:
+            reserved = self._budget.reserve([[]])
+        except SinkFailure as failure:
+            return failure
+        if reserved:
+            time.sleep(reserved.wait)
+        answer = attempt(self._traits.name, [], lambda _: probe(model))
+        if reserved:
+            self._budget.correct(reserved, [answer])
+        return answer
+
+    def _rewritten(
+        self, one: Destination, token: UUID, model: Model
+    ) -> Answer | SinkFailure | None:
+        with self._database.autocommit() as conn:
+            op = outbox.begin_control(
+                conn,
+                self._traits,
+                one.entity_type,
+                deleted=one.deleted,
+                token=token,
+                worker=self._worker,
+                lease=self._policy.lease,
+            )
+        if op is None:
+            return None
+        settled = False
+        try:
+            row = self._row_of(op, model)
+            answer = None if row is None else self._sent(row, model)
+            # A guarded sink refuses the write itself when it comes too late.
+            late = isinstance(answer, SinkFailure) and answer.unsure
+            settled = self._traits.guarded or not late
+        finally:
+            with self._database.transaction() as conn:
+                outbox.lock_entities(conn, [(op.entity_type, op.entity_id)])
+                outbox.end_control(conn, op, token, settled=settled)
+        return answer
+
+    def _sent(self, row: Row, model: Model) -> Answer | SinkFailure:
+        def send(rows: Sequence[Row]) -> Answer:
+            return self._sink.delete(rows) if row.deleted else self._sink.upsert(rows, model)
+
+        answer = attempt(self._traits.name, [row], send)
+        if isinstance(answer, SinkFailure):
+            return answer
+        if answer.calls and any(isinstance(o, Written | AlreadyNewer) for o in answer.outcomes):
+            return answer
+        return SinkFailure(ErrorKind.UNKNOWN, "the control write was not taken")
+
+    def _row_of(self, op: Operation, model: Model) -> Row | None:
+        """Read the row of a control write; None when it is not as the sink holds it."""
+        with self._database.autocommit() as conn:
+            rows = store.read_rows(
+                conn,
+                op.entity_type,
+                [op.entity_id],
+                with_vectors=self._traits.needs_embedding,
+                with_edges=self._traits.edges,
+            )
+        if not rows:
+            return None
+        (row,) = rows
+        if (row.graph_version if self._traits.edges else row.version) != op.version:
+            return None
+        if self._traits.needs_embedding and not row.deleted:
+            return row if row.is_embedded_by(model.name) and not is_stray(row) else None
+        return row
