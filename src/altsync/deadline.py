@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
@@ -19,7 +20,8 @@ _call = threading.local()
 def within(seconds: float, call: Callable[[], T]) -> T:
     """Return or raise what ``call`` does; ``TimeoutError`` when it takes longer than ``seconds``.
 
-    A call that hangs is left behind in a daemon thread, where ``check`` raises from then on.
+    A call that hangs is left behind in a daemon thread, where ``check`` raises from then on. The
+    thread has the caller's context variables.
     """
     answers: list[tuple[T | None, BaseException | None]] = []
     over = threading.Event()
@@ -31,7 +33,8 @@ def within(seconds: float, call: Callable[[], T]) -> T:
         except BaseException as error:  # noqa: BLE001  (raised again in the caller's thread)
             answers.append((None, error))
 
-    thread = threading.Thread(target=run, name="limited-call", daemon=True)
+    context = copy_context()
+    thread = threading.Thread(target=context.run, args=(run,), name="limited-call", daemon=True)
     thread.start()
     thread.join(seconds)
     if not answers:

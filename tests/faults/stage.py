@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -65,28 +66,30 @@ def vanish() -> None:
     raise Vanished
 
 
-class _Scene(threading.local):
-    """What happens in the delivery that this thread is in: one may play inside another."""
+class _Scene:
+    """What happens in a delivery, also in the threads of its calls. One may play inside another."""
 
     def __init__(self) -> None:
-        self._events: dict[str, Callable[[], object]] = {}
-        self._weather: Weather = Calm()
+        self._now: ContextVar[tuple[dict[str, Callable[[], object]], Weather]] = ContextVar("now")
 
     @contextmanager
     def set(self, events: dict[str, Callable[[], object]], weather: Weather) -> Iterator[None]:
         """Until the delivery is over."""
-        before = self._events, self._weather
-        self._events, self._weather = events, weather
+        before = self._now.set((events, weather))
         try:
             yield
         finally:
-            self._events, self._weather = before
+            self._now.reset(before)
 
     def reach(self, point: str) -> None:
         """The hook of ``Delivery(at=…)``."""
-        event = self._events.pop(point, None)
+        event = self._now.get(({}, Calm()))[0].pop(point, None)
         if event is not None:
             event()
+
+    @property
+    def _weather(self) -> Weather:
+        return self._now.get(({}, Calm()))[1]
 
     def next(self, keys: Sequence[str]) -> Trouble:
         """As the scene's weather says."""
