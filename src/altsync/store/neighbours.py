@@ -9,7 +9,8 @@ from uuid import UUID
 
 from altsync.db import Conn, Database
 from altsync.outbox import ask_for_neighbours, carry_edges, lock_entities
-from altsync.records import EntityType, Origin, Relation, SinkVersion, Topology, entity_id
+from altsync.records import EntityType, Origin, Relation, SinkVersion, Topology
+from altsync.store.vector_groups import write_similar_edges
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,43 +208,11 @@ def _disagreeing(conn: Conn, found: Sequence[Neighbours], rules: Rules) -> set[U
 
 def _rewrite(conn: Conn, found: Sequence[Neighbours], living: Mapping[str, UUID]) -> None:
     """Make what was found the leagues' SIMILAR_TO edges. Edges that stay keep their ids."""
-    edges = [
-        (one, living[tag], score)
+    edges = {
+        one.source: {living[tag]: score for tag, score in one.edges.items() if tag in living}
         for one in found
-        for tag, score in one.edges.items()
-        if tag in living
-    ]
-    ids = [entity_id(Relation.SIMILAR_TO, f"{one.source}:{target}") for one, target, _ in edges]
-    conn.execute(
-        """
-        DELETE FROM league_relationship
-        WHERE source_league_id = ANY(%s) AND relationship_type = 'SIMILAR_TO' AND id <> ALL(%s)
-        """,
-        ([one.source for one in found], ids),
-    )
-    conn.execute(
-        """
-        INSERT INTO league_relationship AS r (id, source_league_id, target_league_id,
-          relationship_type, strength_score, model, source_version, target_version)
-        SELECT w.id, s.id, t.id, 'SIMILAR_TO', w.score, s.embedding_model, w.version, t.version
-        FROM unnest(%(ids)s::uuid[], %(sources)s::uuid[], %(versions)s::bigint[],
-                    %(targets)s::uuid[], %(scores)s::float8[])
-          AS w(id, source, version, target, score)
-        JOIN league s ON s.id = w.source AND s.deleted_at IS NULL
-        JOIN league t ON t.id = w.target
-        ON CONFLICT (id) DO UPDATE SET strength_score = excluded.strength_score,
-          model = excluded.model, source_version = excluded.source_version,
-          target_version = excluded.target_version, updated_at = now()
-        WHERE (r.strength_score, r.model) IS DISTINCT FROM (excluded.strength_score, excluded.model)
-        """,
-        {
-            "ids": ids,
-            "sources": [one.source for one, _, _ in edges],
-            "versions": [one.version for one, _, _ in edges],
-            "targets": [target for _, target, _ in edges],
-            "scores": [score for _, _, score in edges],
-        },
-    )
+    }
+    write_similar_edges(conn, edges, {one.source: one.version for one in found})
 
 
 def _note_basis(conn: Conn, found: Sequence[Neighbours]) -> set[UUID]:
