@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import random
+import statistics
+
+import pytest
 
 from altsync.delivery.pace import FIRST_IN_FLIGHT, LEAST_BATCH, Pace
 
@@ -69,30 +73,76 @@ def test_a_small_batch_stays_small() -> None:
         assert (pace.in_flight, pace.batch) == (1, 3)
 
 
-def test_a_request_refused_for_its_size_halves_the_next_one() -> None:
+def test_a_size_refused_twice_is_halved_for_the_next_request() -> None:
     pace = new()
     assert pace.size == math.inf
-    pace.throttled(800)
-    assert pace.size == 400
-    pace.throttled(400)
-    assert pace.size == 200
+    seen = []
+    for size in (800, 800, 400, 400):
+        pace.throttled(size)
+        seen.append(pace.size)
+    assert seen == [math.inf, 400, 400, 200]
 
 
-def test_the_size_of_requests_grows_by_steps_until_it_is_free_again() -> None:
+def test_a_size_that_has_passed_is_halved_after_four_refusals() -> None:
     pace = new()
-    pace.throttled(800)
+    pace.passed(800)
+    seen = []
+    for _ in range(4):
+        pace.throttled(800)
+        seen.append(pace.size)
+    assert seen == [math.inf, math.inf, math.inf, 400]
+
+
+def test_the_size_of_requests_grows_until_it_is_free_again() -> None:
+    """Fast up to what was too large, by steps beyond it."""
+    pace = new()
+    for size in (800, 800, 400, 400):
+        pace.throttled(size)
     sizes: list[float] = []
     while pace.size < math.inf and len(sizes) < 100:
         pace.passed(pace.size)
         sizes.append(pace.size)
-    assert sizes[:2] == [440, 480]
-    assert len(sizes) == 11
+    assert sizes[:5] == [300, 350, 375, 395, 415]
+    assert len(sizes) == 25
 
 
 def test_a_refused_probe_says_nothing_of_the_size() -> None:
     """An outage that throttles everything leaves no single records behind."""
     pace = new()
     pace.throttled(800)
+    pace.throttled(800)
     for _ in range(10):
         pace.throttled(1)
     assert pace.size == 400
+
+
+def test_refusals_at_random_leave_the_size_of_requests_alone() -> None:
+    """Half of all calls are refused, of any size: most requests stay near their full size."""
+    chance = random.Random(15)
+    pace = new()
+    sizes = []
+    for _ in range(400):
+        size = min(800.0, pace.size)
+        sizes.append(size)
+        if chance.random() < 0.5:
+            pace.throttled(size)
+        else:
+            pace.passed(size)
+    assert statistics.mean(sizes) > 500
+
+
+@pytest.mark.parametrize("limit", [700.0, 90.0])
+def test_a_limit_of_size_that_was_lowered_is_found_again(limit: float) -> None:
+    """What passed before is forgotten; a third of the requests finds out where it is."""
+    pace = new()
+    for _ in range(5):
+        pace.passed(800)
+    refused = []
+    for _ in range(400):
+        size = min(800.0, pace.size)
+        refused.append(size > limit)
+        if size > limit:
+            pace.throttled(size)
+        else:
+            pace.passed(size)
+    assert sum(refused[-100:]) <= 34

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import deque
 
 #: Calls under way at once before a sink has shown what it bears.
 FIRST_IN_FLIGHT = 2
@@ -14,9 +15,16 @@ LEAST_BATCH = 10
 #: By how much of its full size a batch grows again after a quick answer.
 REGROWTH = 0.1
 
-#: By how much of the largest request that was tried the next one grows after an answer. Smaller
-#: than ``REGROWTH``: each step too far costs a refusal and a wait.
+#: By how much of a size that was too large requests grow beyond it. Smaller than ``REGROWTH``:
+#: each step too far costs refusals and waits.
 STEP = 0.05
+
+#: Refusals in a row after which a size is too large: two of one that has not passed, four of one
+#: that has. A sink that refuses half of its calls at random refuses four in a row once in sixteen.
+REFUSALS_OF_NEW, REFUSALS_OF_PASSED = 2, 4
+
+#: Requests after which it is forgotten that one of a size has passed: the limit may be lower now.
+REMEMBERED = 20
 
 
 class Pace:
@@ -39,6 +47,9 @@ class Pace:
         self._was_slow = False
         self._size = math.inf
         self._largest = 1.0
+        self._passed: deque[float] = deque(maxlen=REMEMBERED)
+        self._too_large = 1.0
+        self._refused_in_a_row = 0
         self._lock = threading.Lock()
 
     @property
@@ -57,21 +68,38 @@ class Pace:
         return self._size
 
     def throttled(self, size: float) -> None:
-        """Halve the size of the next request, after one of ``size`` was refused.
+        """Note that a request of ``size`` was refused; halve the next one's when that is why.
 
-        A request far below what may be sent was not refused for its size: probes are single
-        records, and would leave single records to all that follows.
+        It takes several refusals in a row: sinks refuse for other reasons too, and a size is
+        only to blame when it is refused again. A request far below what may be sent was not
+        refused for its size: probes are single records, and would leave single records to all
+        that follows.
         """
         with self._lock:
             self._largest = max(self._largest, size)
-            if size > min(self._size, self._largest) / 2:
-                self._size = max(1.0, size / 2)
+            if size <= min(self._size, self._largest) / 2:
+                return
+            has_passed = size <= max(self._passed, default=0.0)
+            self._passed.append(0.0)
+            self._refused_in_a_row += 1
+            if self._refused_in_a_row < (REFUSALS_OF_PASSED if has_passed else REFUSALS_OF_NEW):
+                return
+            self._refused_in_a_row = 0
+            self._too_large = size
+            self._size = max(1.0, size / 2)
 
     def passed(self, size: float) -> None:
-        """Let the next request grow by a step, after one of ``size`` was answered."""
+        """Let the next request grow, after one of ``size`` was answered.
+
+        By half of what is missing to the size that was too large, as BIC does: Xu, Harfoush and
+        Rhee, "Binary increase congestion control" (2004); beyond it by steps.
+        """
         with self._lock:
+            self._passed.append(size)
+            if size > min(self._size, self._largest) / 2:
+                self._refused_in_a_row = 0
             if self._size < math.inf and size > self._size / 2:
-                self._size += max(1.0, self._largest * STEP)
+                self._size += max(1.0, self._too_large * STEP, (self._too_large - self._size) / 2)
                 if self._size > self._largest:
                     self._size = math.inf
 
