@@ -39,12 +39,13 @@ define locked
 	fi
 endef
 
-#: altsync itself, editable, into the environment $(1).
+#: altsync itself, editable, into the environment $(1). What setuptools warns of is the layout that
+#: pyproject.toml explains.
 define editable
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv pip install --quiet --python $(1)/bin/python --no-deps --no-build-isolation --editable .; \
 	else \
-	  $(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
+	  PYTHONWARNINGS=ignore $(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
 	fi
 endef
 

@@ -202,6 +202,16 @@ class _Probe(Connection[TupleRow]):
             return " ".join(str(error).split()) or type(error).__name__
 
 
+def is_connection_lost(error: Exception) -> bool:
+    """Whether an error is about the connection to PostgreSQL, and not about a statement.
+
+    Classes 08 and 57P of https://www.postgresql.org/docs/current/errcodes-appendix.html, or none.
+    """
+    return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and (
+        error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
+    )
+
+
 class Outage:
     """Logs once that PostgreSQL fails, and once that it works again. Threads may share it."""
 

@@ -107,5 +107,15 @@ def set_up(*, level: str = "INFO", form: str = "auto") -> None:
     root.setLevel(level)
     # Each try of the pool would be a warning; who asked for the connection gets the error.
     logging.getLogger("psycopg.pool").setLevel(max(logging.ERROR, root.level))
-    for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "pinecone", "neo4j"):
+    # Alembic names its plug-ins at its import.
+    for noisy in (
+        "alembic.runtime.plugins",
+        "httpx",
+        "httpx2",
+        "httpcore",
+        "httpcore2",
+        "openai",
+        "pinecone",
+        "neo4j",
+    ):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import psycopg
 import pytest
+from psycopg_pool import PoolTimeout
 
 from altsync import outbox
-from altsync.db import Database, own_revision
+from altsync.db import Database, ServerSilent, own_revision
 from altsync.delivery import Batch
 from altsync.errors import SinkFailure
 from altsync.records import BreakerState, ErrorKind
@@ -81,6 +82,36 @@ def test_a_defect_at_any_step_gives_the_claim_back(
             break
     delivery(database, graph).drain(10)
     assert world.counts("neo4j") == {"synced": 5}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PoolTimeout("couldn't get a connection after 10.00 sec"),
+        ServerSilent("no answer"),
+        psycopg.OperationalError("server closed the connection unexpectedly"),
+        psycopg.InterfaceError("the connection is closed"),
+        psycopg.errors.AdminShutdown("terminating connection"),
+        psycopg.errors.ConnectionFailure("lost"),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_a_lost_connection_gives_the_claim_back_and_opens_no_breaker(
+    world: World, database: Database, error: Exception
+) -> None:
+    """PostgreSQL is back when the claim is released: the sink waits for nothing."""
+    world.save(*leagues(5))
+    graph = FakeGraph()
+
+    def lose(reached: str) -> None:
+        if reached == "read":
+            raise error
+
+    with pytest.raises(type(error)):
+        delivery(database, graph, lose).deliver_batch()
+    assert {(op.status, op.attempts) for op in world.ops("neo4j")} == {("pending", 0)}
+    assert outbox.sink_health(world.conn)["neo4j"].state is BreakerState.CLOSED
+    assert deliver(database, graph).settlement.synced == 5
 
 
 def test_a_call_without_an_answer_stays_unsure_when_its_settlement_fails(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import webbrowser
 from typing import Annotated
 
@@ -27,8 +26,6 @@ def dashboard(
     """Serve the web page, its JSON, health probes and Prometheus metrics, until stopped."""
     with application(serving=True) as app:
         log.set_up(level=app.settings.altsync_log_level, form=app.settings.altsync_log_format)
-        # It says which plugins it has, at its first use.
-        logging.getLogger("alembic").setLevel(logging.WARNING)
         from altsync.dashboard import access, serve
         from altsync.dashboard.app import build_app
 

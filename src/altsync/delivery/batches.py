@@ -17,7 +17,7 @@ import structlog
 from psycopg import errors
 
 from altsync import outbox, store
-from altsync.db import Database, own_revision
+from altsync.db import Database, is_connection_lost, own_revision
 from altsync.delivery.evidence import ALONE
 from altsync.delivery.pace import Pace
 from altsync.delivery.policy import Policy
@@ -216,14 +216,16 @@ class Delivery:
         """Release what was claimed and not settled, after an error of ours, and say why.
 
         This worker lives, so no operation is to count it as vanished. What PostgreSQL does not
-        take any more comes back when the lease ends.
+        take any more comes back when the lease ends. A lost connection opens no breaker: once
+        the claim can be released, PostgreSQL is back.
         """
         name = self._traits.name
         reason = redact(f"{type(error).__name__}: {error}")
         try:
             with self._database.autocommit() as conn:
                 outbox.release(conn, writing.op_ids, writing.token, unsure=writing.attempted)
-                outbox.open_breaker(conn, name, writing.token, reason, self._policy.breaker_cap)
+                if not is_connection_lost(error):
+                    outbox.open_breaker(conn, name, writing.token, reason, self._policy.breaker_cap)
         except psycopg.Error:
             log.warning("operations.kept_by_lease", sink=name, count=len(writing.operations))
             return
