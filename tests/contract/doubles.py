@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -38,6 +38,7 @@ def json_answer(body: Any, status: int = 200, **headers: str) -> Canned:
 class CannedServer:
     """Answers every request with ``answer``, or what ``by_path`` says for the path's start.
 
+    ``by_body`` goes before both: it returns None for a request that it leaves to them.
     ``silent`` makes it take requests and answer none until it is closed. ``trickles`` sends an
     answer without end, a byte at a time: of its ``head`` or of its ``body``.
     """
@@ -45,6 +46,7 @@ class CannedServer:
     def __init__(self) -> None:
         self.answer = Canned()
         self.by_path: dict[str, Canned] = {}
+        self.by_body: Callable[[str, bytes], Canned | None] = lambda path, body: None
         self.silent = False
         self.trickles: str | None = None
         self.requests: list[tuple[str, bytes]] = []
@@ -86,7 +88,7 @@ class CannedServer:
                 if outer.trickles is not None:
                     self._trickle(outer.trickles)
                     return
-                canned = outer._answer_to(self.path)
+                canned = outer.by_body(self.path, body) or outer._answer_to(self.path)
                 self.send_response(canned.status)
                 for name, value in canned.headers.items():
                     self.send_header(name, value)

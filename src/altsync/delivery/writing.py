@@ -444,7 +444,12 @@ class Writer:
             return False
         writing.calls += 1
         if isinstance(answer, SinkFailure):
-            log.info("control.failed", sink=self._traits.name, destination=one.name)
+            log.info(
+                "control.failed",
+                sink=self._traits.name,
+                destination=one.name,
+                reason=answer.reason,
+            )
             if answer.retry_after is not None:
                 writing.failure = answer
             return False
