@@ -13,6 +13,8 @@ import psutil
 import psycopg
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from altsync.local.services import Broker, Graph, Postgres, Vectors, start_redis
 from altsync.local.services.broker import SWITCHED_OFF, BrokerKind
@@ -29,7 +31,11 @@ def test_redis_lets_no_client_in_without_the_password(tmp_path: Path, kind: Brok
         for password in (None, "wrong", ""):
             for protocol in (2, 3):
                 client = redis.Redis(
-                    service.host, service.port, password=password, protocol=protocol
+                    service.host,
+                    service.port,
+                    password=password,
+                    protocol=protocol,
+                    retry=Retry(NoBackoff(), 0),
                 )
                 with client, pytest.raises(redis.AuthenticationError):
                     client.set("key", "value")
