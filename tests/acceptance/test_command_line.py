@@ -24,7 +24,7 @@ LATENCY = 2.0
 
 FAILURE = {
     *("sink", "error_kind", "reason", "count", "sample_keys", "oldest", "newest"),
-    *("pattern", "sample_reason"),
+    *("pattern", "sample_reason", "group"),
 }
 
 
@@ -115,7 +115,9 @@ def _check_status(status: dict[str, Any]) -> None:
         counts = {"pending": 0, "synced": count, "failed": 0}
         return {"total": count, "embedding": counts, "neo4j": counts, "pinecone": counts}
 
-    assert status.keys() == {"entities", "operations", "matrix", "sinks", "model", "verify"}
+    assert status.keys() == {
+        *("entities", "operations", "matrix", "sinks", "model", "verify", "idle")
+    }
     assert status["entities"] == {
         "sport_archetype": synced(5),
         "league": synced(3),
