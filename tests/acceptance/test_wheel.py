@@ -82,5 +82,6 @@ def test_the_wheel_alone_runs_the_demo(tmp_path: Path) -> None:
     assert "All three: leagues most like Formula 1" in done.stdout
     assert "Warning" not in done.stderr
     assert sorted(path.name for path in empty.iterdir()) == [".altsync"]
+    (empty / ".env").write_text("REDIS_URL=redis://127.0.0.1:1/0\n")
     celery = run(python, "-c", "from altsync.workers.app import app; print(app.main)", cwd=empty)
     assert celery.stdout == "altsync\n"

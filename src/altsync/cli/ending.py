@@ -155,7 +155,9 @@ def prepare_streams() -> None:
         if stream is None:  # closed by the shell: >&-
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  (for the process)
         elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            # It asks for the place in a file, which is no file any more where a parent replaced it.
+            with suppress(OSError):
+                stream.reconfigure(errors="backslashreplace")
 
 
 def _flush(status: int) -> int:
