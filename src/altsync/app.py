@@ -414,11 +414,16 @@ class _OpenAI:
         self._close()
 
 
+#: Batches of leagues that share one pass over their group: it costs as much for one of them.
+SHARED_PASS = 4
+
+
 def policy(settings: Settings, sink: str) -> Policy:
     """The numbers of delivery to a sink, from the settings."""
     paid = sink == EMBEDDING
+    shared = sink == SIMILARITY and settings.altsync_similarity == "local"
     return Policy(
-        batch_size=settings.altsync_batch_size,
+        batch_size=settings.altsync_batch_size * (SHARED_PASS if shared else 1),
         lease=settings.altsync_lease_seconds,
         timeout=settings.altsync_sink_timeout_seconds,
         max_attempts=settings.altsync_max_attempts,
@@ -436,6 +441,7 @@ def policy(settings: Settings, sink: str) -> Policy:
 def longest_retry(settings: Settings) -> float:
     """Seconds for which an operation may wait at most."""
     return max(
+        outbox.HOLD,
         settings.altsync_backoff_cap_seconds,
         settings.altsync_similarity_debounce_seconds,
         policy(settings, EMBEDDING).longest_open,

@@ -354,6 +354,11 @@ class Topology:
         """Sinks that find the neighbours of leagues."""
         return [s.name for s in self.sinks if s.follows is not None]
 
+    @property
+    def relating_locally(self) -> list[str]:
+        """Sinks that find the neighbours of leagues by the vectors in PostgreSQL."""
+        return [s.name for s in self.sinks if s.follows == EMBEDDING and s.local]
+
     def followers(self, sink: str) -> list[str]:
         """Sinks whose operations are born when ``sink`` has settled."""
         return [s.name for s in self.sinks if s.follows == sink]

@@ -20,7 +20,13 @@ from psycopg import errors
 
 from altsync import store
 from altsync.db import Database
-from altsync.outbox import ask_for_neighbours, carry_edges, lock_entities
+from altsync.outbox import (
+    ask_for_neighbours,
+    carry_edges,
+    due_searches,
+    lock_entities,
+    release_held,
+)
 from altsync.records import (
     EMBEDDING,
     SIMILARITY,
@@ -165,12 +171,14 @@ class Sink:
                 if league not in known.get(member, ()):
                     better[member] = max(score, better.get(member, -1.0))
         with self._database.autocommit() as conn:
-            weakest = store.weakest_edges(conn, list(better))
+            # Their own searches find the same pairs, and more.
+            due = due_searches(conn, SIMILARITY, [*changed, *better])
+            weakest = store.weakest_edges(conn, list(better.keys() - due))
         for member, score in better.items():
             count, lowest = weakest.get(member, (0, -1.0))
             if count < self._rules.top_k or score > lowest + SAME_SCORE:
                 changed.add(member)
-        return changed
+        return changed - due
 
     def _stays(self, score: float | None, now: float) -> bool:
         """Whether an edge stays as it is; ``score`` is None where its ends were not compared."""
@@ -218,6 +226,8 @@ class Sink:
             store.write_similar_edges(conn, rewritten, versions)
             store.note_neighbours_input(conn, noted)
             carry_edges(conn, sorted(rewritten), self._topology, Origin.SIMILARITY)
+            unchanged = [one.id for one in noted if one.id not in rewritten]
+            release_held(conn, unchanged, self._topology)
             again = sorted(s for s, c in changes.items() if c.rerun)
             ask_for_neighbours(conn, [SIMILARITY], again, delay=0.0, again=True)
         log.info(

@@ -134,6 +134,9 @@ class Delivery:
         token = uuid4()
         started = time.monotonic()
         with self._database.autocommit() as conn:
+            leader = self._traits.follows if self._traits.local else None
+            if leader is not None and outbox.is_gathering(conn, self._traits.name, leader):
+                return Batch()
             gate = outbox.gate(
                 conn, self._traits.name, token, self._policy.lease, self._policy.longest_open
             )

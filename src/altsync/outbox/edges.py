@@ -9,6 +9,15 @@ from altsync.db import Conn
 from altsync.outbox.enqueue import LOW_PRIORITY, ON_LIVE, lock_entities, notify
 from altsync.records import SIMILARITY, Origin, Row, SinkTraits, Topology
 
+#: Seconds for which a search may wait for embeddings that are under way in numbers.
+LONGEST_GATHERING = 30.0
+
+#: Operations that are many: fewer are edits, whose relationships nobody should wait for.
+MANY = 100
+
+#: Seconds after a large batch of embeddings in which the next one may come.
+QUIET = 0.5
+
 _BASIS = "concat_ws('|', {model}, {text_hash}, l.sport_archetype)"
 
 #: What a league's neighbours were or would be computed from, as one value, in SQL over a league
@@ -167,6 +176,70 @@ def carry_edges(conn: Conn, ids: Sequence[UUID], topology: Topology, origin: Ori
     if count:
         notify(conn, topology.graph)
     return count
+
+
+def release_held(conn: Conn, ids: Sequence[UUID], topology: Topology) -> None:
+    """Let the first write of leagues to the graph go: their relationships are known.
+
+    The caller has locked the leagues. What waits after a failure goes on waiting.
+    """
+    released = conn.execute(
+        """
+        WITH held AS MATERIALIZED (
+          SELECT id FROM sync_operation
+          WHERE entity_id = ANY(%(ids)s) AND sink = ANY(%(sinks)s) AND finished_at IS NULL
+            AND status = 'pending' AND attempts = 0 AND last_error IS NULL
+            AND available_at > now()
+          ORDER BY entity_id, sink FOR NO KEY UPDATE)
+        UPDATE sync_operation o SET available_at = now() FROM held WHERE o.id = held.id
+        """,
+        {"ids": list(ids), "sinks": topology.graph},
+    ).rowcount
+    if released:
+        notify(conn, topology.graph)
+
+
+def due_searches(conn: Conn, sink: str, ids: Sequence[UUID]) -> set[UUID]:
+    """Return those of the leagues whose own search is due, and has not begun."""
+    rows = conn.execute(
+        """
+        SELECT entity_id FROM sync_operation
+        WHERE entity_id = ANY(%(ids)s) AND sink = %(sink)s AND finished_at IS NULL
+          AND lease_token IS NULL AND available_at <= now()
+        """,
+        {"ids": list(ids), "sink": sink},
+    )
+    return {row[0] for row in rows}
+
+
+def is_gathering(conn: Conn, sink: str, leader: str) -> bool:
+    """Whether operations of a sink should wait for more that are coming from its leader.
+
+    A pass over a group costs as much for one league as for hundreds, and each pass may change the
+    relationships of those before. So a search waits while texts are embedded in numbers, for
+    ``LONGEST_GATHERING`` seconds. A few edits wait for nothing.
+    """
+    row = conn.execute(
+        """
+        SELECT COALESCE((SELECT available_at > now() - make_interval(secs => %(longest)s)
+                         FROM sync_operation WHERE sink = %(sink)s AND finished_at IS NULL
+                         ORDER BY priority, available_at LIMIT 1), false)
+          AND ((SELECT count(*) FROM (
+                  SELECT 1 FROM sync_operation WHERE sink = %(leader)s AND finished_at IS NULL
+                  LIMIT %(many)s) x) = %(many)s
+               OR EXISTS (SELECT 1 FROM delivery_batch
+                          WHERE finished_at > now() - make_interval(secs => %(quiet)s)
+                            AND sink = %(leader)s AND synced >= %(many)s))
+        """,
+        {
+            "sink": sink,
+            "leader": leader,
+            "longest": LONGEST_GATHERING,
+            "many": MANY,
+            "quiet": QUIET,
+        },
+    ).fetchone()
+    return bool(row and row[0])
 
 
 def keep_edge_ids(conn: Conn, ids: Mapping[UUID, str]) -> None:

@@ -15,6 +15,11 @@ CHANNEL = "altsync"
 #: Priority of work that nobody waits for: after every edit that a person made.
 LOW_PRIORITY = 9
 
+#: Seconds for which the first write of a new league to the graph waits for its relationships, so
+#: that it is written once and not twice. Longer than their search gathers embeddings
+#: (``LONGEST_GATHERING``), and short enough for who looks at the graph while nothing is embedded.
+HOLD = 60.0
+
 #: Appended to every INSERT INTO sync_operation AS o (…) SELECT … ORDER BY entity_id, sink.
 #: A pending row is due as soon as the new one would be (at once, by default), and with a newer
 #: version it starts afresh; a leased row keeps its lease and learns that it was asked again.
@@ -92,6 +97,7 @@ def select_operations(
     action: Action = Action.UPSERT,
     priority: int = 0,
     unsearched: str | None = None,
+    held: str | None = None,
 ) -> str:
     """An INSERT of operations for the rows of ``source`` (a name in the same statement).
 
@@ -99,8 +105,15 @@ def select_operations(
     parameters ``direct`` and ``vector`` (names of sinks) and ``graph`` (those that follow the
     graph's version). What is not embedded yet gets its embedding operation first.
     ``unsearched`` is a condition in SQL: rows that are embedded, and that it holds for, also get
-    an operation for each sink of the parameter ``derived``.
+    an operation for each sink of the parameter ``derived``. ``held`` is a condition, too: the
+    graph's operations of these rows are due ``HOLD`` seconds from now.
     """
+    due = (
+        f"now() + CASE WHEN k.sink = ANY(%(graph)s::text[]) AND {held} "
+        f"THEN interval '{HOLD} s' ELSE interval '0' END"
+        if held
+        else "now()"
+    )
     derived = (
         f" || CASE WHEN c.embedded AND {unsearched} THEN %(derived)s::text[] ELSE '{{}}' END"
         if unsearched
@@ -113,10 +126,10 @@ def select_operations(
     )
     return f"""
     INSERT INTO sync_operation AS o
-      (entity_type, entity_id, entity_key, sink, action, version, origin, priority)
+      (entity_type, entity_id, entity_key, sink, action, version, origin, priority, available_at)
     SELECT '{entity_type}', c.id, c.key, k.sink, '{action}',
            CASE WHEN k.sink = ANY(%(graph)s::text[]) THEN c.graph_version ELSE c.version END,
-           '{origin}', {priority}
+           '{origin}', {priority}, {due}
     FROM {source} c
     CROSS JOIN LATERAL unnest(%(direct)s::text[] || {waiting}{derived}) k(sink)
     ORDER BY c.id, k.sink
@@ -131,4 +144,5 @@ def enqueue_parameters(topology: Topology) -> dict[str, list[str]]:
         "vector": topology.vector,
         "graph": topology.graph,
         "derived": topology.followers(EMBEDDING),
+        "leaders": [EMBEDDING, *topology.relating_locally],
     }

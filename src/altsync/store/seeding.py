@@ -167,6 +167,11 @@ def _derived(entity_type: EntityType, topology: Topology) -> int:
     return len(topology.followers(EMBEDDING)) if entity_type is EntityType.LEAGUE else 0
 
 
+#: New leagues wait for their relationships, unless these are stopped.
+_HELD = """c.created AND (SELECT bool_and(state = 'closed') FROM sink_state
+                          WHERE sink = ANY(%(leaders)s::text[]))"""
+
+
 def upsert_staged(
     conn: Conn,
     entity_type: EntityType,
@@ -189,9 +194,12 @@ def upsert_staged(
     note = f", noted AS ({_note(entity_type)})" if noted else ""
     league = entity_type is EntityType.LEAGUE
     searched = f", l.neighbours_of IS DISTINCT FROM {BASIS} AS unsearched" if league else ""
-    unsearched = "c.unsearched" if league else None
     operations = select_operations(
-        entity_type, "changed", origin=Origin.SEED, unsearched=unsearched
+        entity_type,
+        "changed",
+        origin=Origin.SEED,
+        unsearched="c.unsearched" if league else None,
+        held=_HELD if league and topology.relating_locally else None,
     )
     row = conn.execute(
         f"""
