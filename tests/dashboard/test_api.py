@@ -153,6 +153,19 @@ def test_a_group_is_tried_again(site: Site, world: World) -> None:
     assert left["reason"] == "worse"
 
 
+def test_many_errors_are_counted_and_the_most_frequent_are_listed(site: Site, world: World) -> None:
+    """Errors of which each is another one, as where a sink repeats the text that it refuses."""
+    letters = "abcdefghijklmnop"
+    words = [one + other for one in letters for other in letters[:8]]
+    world.save(*leagues(len(words) + 1))
+    reasons = {f"l{number:03}": f"{word} is bad" for number, word in enumerate(words)}
+    bury(world, {**reasons, f"l{len(words):03}": "pd is bad"})
+    found = site.get("/api/failures").json
+    assert (len(found["groups"]), found["all_groups"], found["operations"]) == (100, 128, 129)
+    assert [group["count"] for group in found["groups"]] == [2] + [1] * 99
+    assert found["groups"][0]["sample_reason"] == "pd is bad"
+
+
 def test_one_entity_of_a_group_is_tried_again(site: Site, world: World) -> None:
     """And nothing else by that key in another table."""
     world.save(league("racing"), archetype("racing"), league("other"))

@@ -12,7 +12,7 @@ from altsync import outbox
 from altsync.db import Database
 from altsync.explain import Explanation, explain
 from altsync.projection import embedded_fields, embedding_text
-from altsync.records import EMBEDDING, Dead, ErrorKind
+from altsync.records import EMBEDDING, Dead, ErrorKind, SinkTraits
 from altsync.seed.report import Report
 from tests.integration.fakes import FakeEmbedder
 from tests.integration.seeds import (
@@ -27,6 +27,7 @@ from tests.integration.seeds import (
 from tests.integration.verifying import Site
 from tests.integration.world import (
     EMBEDDER,
+    GRAPH,
     World,
     archetype,
     delivery,
@@ -232,3 +233,105 @@ def test_verify_says_what_was_given_up_on_and_not_that_a_repair_helps(
     text = " ".join(site.run(code=1).output.split())
     assert "Given up on: embedding (1), pinecone (1). altsync failures says why" in text
     assert "mends it" not in text
+
+
+def _fail(site: Site, sink: SinkTraits, *keys: str, reason: str = "refused") -> None:
+    """Give up on what is due of some leagues."""
+    token, operations = site.world.claim(sink.name)
+    assert {op.entity_key for op in operations} == set(keys)
+    verdicts = [Dead(op, op.version, ErrorKind.ITEM, reason) for op in operations]
+    site.world.settle(sink, token, verdicts)
+
+
+def _discard(site: Site) -> None:
+    with site.world.conn.transaction():
+        dead = outbox.dead_ids(site.world.conn)
+        topology = site.app.topology
+        outbox.discard_dead(site.world.conn, dead, topology, by="me", why="too long")
+
+
+def _enqueued_since(site: Site, last: int) -> list[tuple[str, str]]:
+    return [(op.sink, op.entity_key) for op in site.world.ops() if op.id > last]
+
+
+@pytest.mark.parametrize("then", ["dead", "discarded", "pruned"])
+def test_a_repair_leaves_out_what_was_given_up_on_and_repairs_the_rest(
+    site: Site, then: str
+) -> None:
+    """Its embedding failed, so that neither the embedding nor the index is asked again."""
+    site.world.save(league("l001", description="Refused."))
+    _fail(site, EMBEDDER, "l001")
+    site.delivery("neo4j").drain(10)
+    if then != "dead":
+        _discard(site)
+    if then == "pruned":
+        site.world.conn.execute("DELETE FROM sync_operation WHERE entity_key = 'l001'")
+    site.drop_vector("l002")
+    last = max(op.id for op in site.world.ops())
+    paid = len(site.embedder.requests)
+    dry = site.json("--repair", "--dry-run", code=1)
+    assert {sink: one["enqueued"] for sink, one in dry["sinks"].items() if one["enqueued"]} == {
+        "pinecone": 1
+    }
+    for _ in range(2):
+        body = site.json("--repair", code=1)
+        assert body["given_up"] == {"embedding": 1, "pinecone": 1}
+        assert body["samples"]["embedding"]["given_up"] == ["l001"]
+        site.deliver()
+    assert _enqueued_since(site, last) == [("pinecone", "l002")]
+    assert len(site.embedder.requests) == paid
+    text = " ".join(site.run("--repair", code=1).output.split())
+    assert "A repair leaves them out" in text
+    assert "altsync retry tries again once the cause is removed" in text
+
+
+def test_a_repair_leaves_out_what_the_graph_was_given_up_on(site: Site) -> None:
+    """As stale, and as missing. Where the graph is ahead, that is why, and is repaired."""
+    site.world.save(*(league(f"l00{n}", tier="TIER9") for n in (1, 2, 3, 4)))
+    _fail(site, GRAPH, "l001", "l002", "l003", "l004", reason="refused")
+    site.graph.ask("MATCH (l:League {league_tag: 'l002'}) DETACH DELETE l")
+    for key, version in (("l003", site.beyond()), ("l004", 2**62)):
+        site.graph.ask(
+            "MATCH (l:League {league_tag: $key}) SET l.sync_version = $version",
+            key=key,
+            version=version,
+        )
+    site.delivery("pinecone").drain(10)
+    last = max(op.id for op in site.world.ops())
+    for dry_run in (True, False):
+        (tally,) = site.verify("neo4j", repair=True, max_delete=1.0, dry_run=dry_run).tallies
+        assert sorted(tally.given_up_keys) == ["l001", "l002"]
+        assert (tally.given_up, tally.enqueued) == (2, 2)
+    assert {key for _, key in _enqueued_since(site, last)} == {"l003", "l004"}
+    site.deliver()
+    assert site.drift("neo4j") == {"neo4j": {"missing": 1, "stale": 1}}
+
+
+def test_a_graph_that_is_ahead_is_repaired_without_paying_a_failed_text_again(
+    site: Site,
+) -> None:
+    site.world.save(league("l001", description="Refused."))
+    _fail(site, EMBEDDER, "l001")
+    site.delivery("neo4j").drain(10)
+    site.graph.ask(
+        "MATCH (l:League {league_tag: 'l001'}) SET l.sync_version = $version",
+        version=site.beyond(),
+    )
+    paid = len(site.embedder.requests)
+    assert site.verify("neo4j", repair=True, max_delete=1.0).tallies[0].enqueued == 1
+    site.deliver()
+    assert len(site.embedder.requests) == paid
+    assert site.drift("neo4j") == {}
+    statuses = site.world.statuses(league("l001"))
+    assert (statuses["embedding"], statuses["pinecone"]) == ("failed", "failed")
+
+
+def test_a_text_that_was_given_up_on_is_repaired_after_a_retry(site: Site) -> None:
+    site.world.save(league("l001", description="Refused."))
+    _fail(site, EMBEDDER, "l001")
+    site.deliver()
+    with site.world.conn.transaction():
+        outbox.retry_dead(site.world.conn, outbox.dead_ids(site.world.conn), site.app.topology)
+    site.deliver()
+    site.drop_vector("l001")
+    assert site.mend().tallies

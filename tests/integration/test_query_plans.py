@@ -212,27 +212,110 @@ def test_a_page_of_operations_reads_a_page(full: str, asked: dict[str, Any]) -> 
     assert _scanned(plan) == set()
 
 
-def test_dead_letters_are_read_by_their_index(full: str) -> None:
-    """A look at twenty thousand, and a page of a retry, beside much history."""
+@pytest.fixture(name="dead")
+def _dead(full: str) -> Iterator[Recording]:
+    """Twenty thousand dead letters of four errors, beside much history; undone at the end."""
     with _recording(full) as conn, conn.transaction(force_rollback=True):
         conn.execute(
             """
-            UPDATE sync_operation SET status = 'dead', error_kind = 'item',
-              last_error = 'value ' || id || ' is bad', error_group = 'g' || mod(id, 4)
-            WHERE id IN (SELECT id FROM sync_operation WHERE status = 'synced' LIMIT %s)
+            UPDATE sync_operation o SET status = 'dead', error_kind = 'item', finished_at = now(),
+              last_error = 'value ' || o.id || ' is bad', error_group = 'g' || mod(o.id, 4),
+              entity_id = l.id, entity_key = l.league_tag
+            FROM (SELECT id, row_number() OVER (ORDER BY id) AS place FROM sync_operation
+                  WHERE status = 'synced' ORDER BY id LIMIT %(dead)s) chosen
+            JOIN (SELECT id, league_tag, row_number() OVER (ORDER BY id) AS place
+                  FROM league) l USING (place)
+            WHERE o.id = chosen.id
             """,
-            (DEAD,),
+            {"dead": DEAD},
         )
         conn.execute("ANALYZE sync_operation")
         conn.asked.clear()
-        groups = outbox.failures(conn)
-        assert sum(group.count for group in groups) == DEAD
-        which = outbox.Selection(group=groups[0].group)
-        first = outbox.dead_ids(conn, which, limit=BATCH)
-        outbox.dead_ids(conn, which, limit=BATCH, after=first[-1][0])
-        look, *pages = _explain_all(conn)
+        yield conn
+
+
+def test_dead_letters_are_read_by_their_index(dead: Recording) -> None:
+    """A look at twenty thousand, and a page of a retry."""
+    groups = outbox.failures(dead)
+    assert sum(group.count for group in groups) == DEAD
+    which = outbox.Selection(group=groups[0].group)
+    first = outbox.dead_ids(dead, which, limit=BATCH)
+    outbox.dead_ids(dead, which, limit=BATCH, after=first[-1][0])
+    look, *pages = _explain_all(dead)
     assert _scanned(look, *pages) == set()
     assert all(page[0].buffers < 20 * BATCH for page in pages)
+
+
+def test_a_look_at_many_errors_computes_the_patterns_that_it_shows(dead: Recording) -> None:
+    """Every dead letter with an error of its own: the page asks every 2 seconds."""
+    dead.execute("UPDATE sync_operation SET error_group = 'own' || id WHERE status = 'dead'")
+    dead.execute("ANALYZE sync_operation")
+    dead.asked.clear()
+    found = outbox.most_frequent(dead, 100)
+    assert (len(found.groups), found.all_groups, found.operations) == (100, DEAD, DEAD)
+    (plan,) = _explain_all(dead)
+    assert _scanned(plan) == set()
+    samples = [n for n in plan if n.index == "sync_operation_pkey"]
+    assert sum(node.rows for node in samples) == 100
+
+
+@pytest.mark.parametrize("page", [0, 10])
+def test_a_page_of_a_retry_costs_the_same_at_any_place(dead: Recording, page: int) -> None:
+    """Its own rows, whatever was retried before it: all of them cost what their number says."""
+    after = 0
+    for _ in range(page):
+        done = outbox.dead_ids(dead, limit=BATCH, after=after)
+        outbox.retry_dead(dead, done, TOPOLOGY)
+        after = done[-1][0]
+    found = outbox.dead_ids(dead, limit=BATCH, after=after)
+    dead.asked.clear()
+    with dead.transaction(force_rollback=True):
+        assert outbox.retry_dead(dead, found, TOPOLOGY) >= BATCH
+    assert len(dead.asked) < 20
+    plans = _explain_all(dead)
+    assert _scanned(*plans) == set()
+    assert sum(plan[0].buffers for plan in plans) < 100 * BATCH
+
+
+def test_a_page_of_a_discard_reads_its_own_rows(dead: Recording) -> None:
+    found = outbox.dead_ids(dead, limit=BATCH)
+    dead.asked.clear()
+    with dead.transaction(force_rollback=True):
+        assert outbox.discard_dead(dead, found, TOPOLOGY, by="me", why="no") == BATCH
+    plans = _explain_all(dead)
+    assert _scanned(*plans) == set()
+    assert sum(plan[0].buffers for plan in plans) < 50 * BATCH
+
+
+def test_counting_dead_letters_reads_no_history(dead: Recording) -> None:
+    """For the page, for metrics and for commands: by sink, by reason, and as a number."""
+    assert outbox.count_dead(dead) == DEAD
+    assert sum(outbox.dead_by_sink(dead).values()) == DEAD
+    assert outbox.count_dead(dead, outbox.Selection(reason="is bad")) == DEAD
+    assert store.backlog(dead) != {}
+    plans = _explain_all(dead)
+    assert _scanned(*plans) == set()
+
+
+def test_times_are_set_back_by_an_index(full: str) -> None:
+    """Each minute, and most of the time there is nothing to set back."""
+    with _recording(full) as conn, conn.transaction(force_rollback=True):
+        assert not outbox.set_back(conn, TOPOLOGY.names, outbox.Bounds())
+        quiet = _explain_all(conn)
+        conn.execute(
+            """
+            UPDATE sync_operation SET available_at = now() + interval '10 years'
+            WHERE id IN (SELECT id FROM sync_operation WHERE finished_at IS NULL LIMIT %s)
+            """,
+            (BATCH,),
+        )
+        conn.asked.clear()
+        assert outbox.set_back(conn, TOPOLOGY.names, outbox.Bounds()).operations == BATCH
+        busy = _explain_all(conn)
+    assert _scanned(*quiet, *busy) == set()
+    assert "sync_operation_due" in {node.index for node in quiet[0]}
+    assert quiet[0][0].buffers < 1000
+    assert sum(node.rows for node in quiet[0] if node.table == "sync_operation") == 0
 
 
 #: Dead letters beside the history.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -16,12 +15,15 @@ from altsync.cli import terminal
 from altsync.cli.common import age, application, known_sink, person
 from altsync.cli.terminal import Exit, answers, notes
 from altsync.db import Conn
-from altsync.outbox import DeadOperation, Selection
+from altsync.outbox import DeadOperation, Failures, Selection
 from altsync.records import ErrorKind
 from altsync.wording import plural
 
 #: Dead operations per transaction of a retry or discard.
 PAGE = 1000
+
+#: Groups that a table shows at most, the most frequent ones.
+MOST_GROUPS = 100
 
 Json = Annotated[bool, typer.Option("--json", help="As JSON on stdout.")]
 SinkOption = Annotated[str | None, typer.Option("--sink", help="Only of this sink.")]
@@ -63,11 +65,12 @@ def failures(
     which = _selection(sink, entity, kind, reason, older_than, newer_than)
     with _application(which, gone=True) as app:
         with app.database.autocommit() as conn:
-            groups = outbox.failures(conn, which)
+            found = outbox.most_frequent(conn, None if as_json else MOST_GROUPS, which)
         if as_json:
-            terminal.print_json([asdict(group) for group in groups])
-        elif groups:
-            answers.print(terminal.failures_table(groups))
+            terminal.print_json([asdict(group) for group in found.groups])
+        elif found.groups:
+            answers.print(terminal.failures_table(found.groups))
+            _say_not_shown(found)
             notes.print("altsync retry --all tries them again; altsync discard ends it.")
         elif which.is_empty:
             notes.print("No operation was given up on.")
@@ -155,6 +158,16 @@ def _application(which: Selection, *, gone: bool = False) -> Iterator[Applicatio
         yield app
 
 
+def _say_not_shown(found: Failures) -> None:
+    more = found.all_groups - len(found.groups)
+    if more:
+        rest = found.operations - sum(group.count for group in found.groups)
+        notes.print(
+            f"Not shown: {plural(rest, 'operation')} by {plural(more, 'other error')}; --json has "
+            "all of them."
+        )
+
+
 def _was_known(app: Application, sink: str) -> bool:
     if sink in app.topology.names:
         return True
@@ -164,13 +177,11 @@ def _was_known(app: Application, sink: str) -> bool:
 
 def _say_left_alone(app: Application, which: Selection) -> None:
     """Nobody would deliver what is enqueued for a sink that the settings do not name."""
-    left: Counter[str] = Counter()
     with app.database.autocommit() as conn:
-        for group in outbox.failures(conn, which):
-            if group.sink not in app.topology.names:
-                left[group.sink] += group.count
+        dead = outbox.dead_by_sink(conn, which)
+    left = {sink: count for sink, count in dead.items() if sink not in app.topology.names}
     if left:
-        sinks = ", ".join(f"{count:,} of {sink}" for sink, count in sorted(left.items()))
+        sinks = ", ".join(f"{count:,} of {sink}" for sink, count in left.items())
         notes.print(f"Left alone, as the settings do not name their sink: {sinks}.")
 
 

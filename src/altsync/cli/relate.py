@@ -110,8 +110,9 @@ def _check_breaker(app: Application, waiting: int) -> None:
 def _show(app: Application, asked: int, before: int, started: datetime, *, as_json: bool) -> None:
     with app.database.autocommit() as conn:
         now, added = store.count_similar(conn), store.count_similar(conn, since=started)
-        groups = outbox.failures(conn, outbox.Selection(sink=SIMILARITY))
-    failed = sum(group.count for group in groups)
+        dead = outbox.Selection(sink=SIMILARITY)
+        groups = outbox.failures(conn, dead) if as_json else []
+        failed = outbox.count_dead(conn, dead)
     removed = before + added - now
     if as_json:
         terminal.print_json(

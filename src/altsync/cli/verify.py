@@ -156,6 +156,9 @@ def _rows(tally: Tally) -> Iterator[tuple[str, RenderableType, str, str]]:
         if tally.kinds[kind]:
             samples = ", ".join(tally.samples[kind])
             yield tally.sink, Text(_WORDS[kind], style="red"), f"{tally.kinds[kind]:,}", samples
+    if tally.given_up:
+        samples = ", ".join(tally.given_up_keys)
+        yield tally.sink, "given up on", f"{tally.given_up:,}", f"counted above: {samples}"
     if tally.edges:
         yield tally.sink, "relationships", f"{tally.edges:,}", "counted with their sources"
     if tally.pending:
@@ -205,7 +208,8 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
         counted = ", ".join(f"{sink} ({count:,})" for sink, count in given_up.items())
         yield (
             f"Given up on: {counted}. altsync failures says why; altsync retry tries again once "
-            "the cause is removed.",
+            "the cause is removed, and altsync backfill also what was discarded. A repair leaves "
+            "them out: each try may cost a call, and fails as long as the cause is there.",
             "yellow",
         )
     yield from _repairs(report)

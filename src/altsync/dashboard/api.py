@@ -20,6 +20,9 @@ from altsync.wording import unknown
 #: Dead operations per transaction of a retry or discard.
 PAGE = 1000
 
+#: Groups of dead operations that the page lists, the most frequent ones. It asks every 2 seconds.
+MOST_GROUPS = 100
+
 #: Operations of one page, and the most that may be asked for at once.
 OPERATIONS = 50
 MOST_OPERATIONS = 500
@@ -90,10 +93,17 @@ class Api:
         }
 
     def failures(self, query: Mapping[str, str]) -> dict[str, Any]:
-        """Dead operations by error. ``group`` stands for the error when it is retried."""
+        """Dead operations by error, the most frequent ones, and how many there are in all.
+
+        ``group`` stands for the error when it is retried.
+        """
         with self._app.database.autocommit() as conn:
-            groups = outbox.failures(conn)
-        return {"groups": [_described(group) for group in groups]}
+            found = outbox.most_frequent(conn, MOST_GROUPS)
+        return {
+            "groups": [_described(group) for group in found.groups],
+            "all_groups": found.all_groups,
+            "operations": found.operations,
+        }
 
     def retry(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Try a group again, or one entity of it; says how many operations are due again."""

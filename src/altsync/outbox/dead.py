@@ -17,7 +17,7 @@ from altsync.outbox.enqueue import (
     notify,
     storable,
 )
-from altsync.outbox.patterns import GROUP, PATTERN
+from altsync.outbox.patterns import GROUP, MASK, PATTERN
 from altsync.outbox.upkeep import mark_pending
 from altsync.outbox.waiting import OfEntity, fail_behind
 from altsync.records import EMBEDDING, EntityType, ErrorKind, Topology
@@ -64,7 +64,7 @@ AND (%(error_kind)s::text IS NULL OR error_kind = %(error_kind)s)
 AND (%(older_than)s::float8 IS NULL OR finished_at <= now() - make_interval(secs => %(older_than)s))
 AND (%(newer_than)s::float8 IS NULL OR finished_at > now() - make_interval(secs => %(newer_than)s))
 AND (%(reason)s::text IS NULL OR strpos(last_error, %(reason)s) > 0
-     OR strpos({PATTERN}, %(reason)s) > 0)
+     OR (%(masked)s AND strpos({PATTERN}, %(reason)s) > 0))
 AND (%(pattern)s::text IS NULL OR {PATTERN} = %(pattern)s)
 AND (%(group)s::text IS NULL OR error_group = %(group)s
      OR (error_group IS NULL AND {GROUP} = %(group)s))
@@ -78,7 +78,9 @@ _GROUP = f"COALESCE(error_group, {GROUP})"
 def _parameters(which: Selection, after: int = 0) -> dict[str, Any]:
     among = None if which.among is None else list(which.among)
     values = {name: getattr(which, name) for name in Selection.__slots__}
-    return values | {"among": among, "after": after}
+    # A part of a pattern without its mark is a part of the error as well, and costs no pattern.
+    masked = which.reason is not None and MASK in which.reason
+    return values | {"among": among, "after": after, "masked": masked}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +104,25 @@ class FailureGroup:
     sample_reason: str
 
 
-def failures(conn: Conn, which: Selection = EVERYTHING) -> list[FailureGroup]:
-    """Dead operations by sink, kind and reason, the most frequent first.
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """The most frequent groups, and how many groups and operations there are in all."""
 
-    The group was kept when an operation died, so the pattern is worked out once a group.
+    groups: list[FailureGroup]
+    all_groups: int
+    operations: int
+
+
+def failures(conn: Conn, which: Selection = EVERYTHING) -> list[FailureGroup]:
+    """Return dead operations by sink, kind and reason, the most frequent first."""
+    return most_frequent(conn, None, which).groups
+
+
+def most_frequent(conn: Conn, most: int | None, which: Selection = EVERYTHING) -> Failures:
+    """Return at most ``most`` groups of dead operations, the most frequent first.
+
+    An error's pattern takes 250 µs, so it is computed for one operation of each group that is
+    returned: the group's name was kept when the operation died.
     """
     rows = conn.execute(
         f"""
@@ -114,18 +131,31 @@ def failures(conn: Conn, which: Selection = EVERYTHING) -> list[FailureGroup]:
                  min(last_error) AS least, max(last_error) AS greatest,
                  min(finished_at) AS oldest, max(finished_at) AS newest, max(id) AS latest,
                  (array_agg(entity_type || ' ' || entity_key ORDER BY id))[1:5] AS keys
-          FROM sync_operation WHERE {_SELECTED} GROUP BY 1, 2, 3)
-        SELECT g.sink, g.error_kind,
-               CASE WHEN least = greatest THEN least ELSE {PATTERN} END,
-               g.count, g.keys, g.oldest, g.newest, {PATTERN}, g.name,
-               o.last_error
-        FROM groups g CROSS JOIN LATERAL (
-          SELECT entity_key, last_error FROM sync_operation WHERE id = g.latest OFFSET 0) o
-        ORDER BY 4 DESC, 1, 2, 3
+          FROM sync_operation WHERE {_SELECTED} GROUP BY 1, 2, 3),
+        shown AS (
+          SELECT *, count(*) OVER () AS all_groups, (sum(count) OVER ())::bigint AS operations
+          FROM groups ORDER BY count DESC, sink, error_kind, latest DESC LIMIT %(most)s)
+        SELECT g.all_groups, g.operations, g.sink, g.error_kind,
+               CASE WHEN least = greatest THEN least ELSE o.pattern END,
+               g.count, g.keys, g.oldest, g.newest, o.pattern, g.name, o.last_error
+        FROM shown g CROSS JOIN LATERAL (
+          SELECT last_error, {PATTERN} AS pattern FROM sync_operation
+          WHERE id = g.latest OFFSET 0) o
+        ORDER BY g.count DESC, g.sink, g.error_kind, g.latest DESC
         """,
+        {**_parameters(which), "most": most},
+    ).fetchall()
+    groups = [FailureGroup(r[2], r[3], r[4], r[5], tuple(r[6]), *r[7:]) for r in rows]
+    return Failures(groups, rows[0][0], rows[0][1]) if rows else Failures(groups, 0, 0)
+
+
+def dead_by_sink(conn: Conn, which: Selection = EVERYTHING) -> dict[str, int]:
+    """Count dead operations by sink."""
+    rows = conn.execute(
+        f"SELECT sink, count(*) FROM sync_operation WHERE {_SELECTED} GROUP BY 1 ORDER BY 1",
         _parameters(which),
     )
-    return [FailureGroup(r[0], r[1], r[2], r[3], tuple(r[4]), *r[5:]) for r in rows]
+    return dict(rows.fetchall())
 
 
 def count_dead(conn: Conn, which: Selection = EVERYTHING) -> int:

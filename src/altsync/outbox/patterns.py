@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+#: What stands in a pattern for what differs.
+MASK = "…"
+
 #: What an error looks like without what differs from record to record: the entity's own key in
 #: quotes, UUIDs, long hexadecimal ids, and numbers. A status code says what went wrong and stays:
 #: `` [400]`` as Pinecone's door writes it, ``answered 429`` as the embedder's does.

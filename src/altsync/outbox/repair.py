@@ -14,6 +14,7 @@ from altsync.outbox.enqueue import (
     lock_entities,
     notify,
     select_operations,
+    status_column,
 )
 from altsync.outbox.upkeep import mark_pending
 from altsync.outbox.vectors import HAS_VECTOR
@@ -31,13 +32,66 @@ DAY = 86_400_000_000
 DOUBLES_END = 2**53
 
 
-def repair(conn: Conn, sink: SinkTraits, entity_type: EntityType, ids: Sequence[UUID]) -> int:
+def given_up(
+    conn: Conn,
+    sink: SinkTraits,
+    entity_type: EntityType,
+    ids: Sequence[UUID],
+    *,
+    above: bool = False,
+) -> set[UUID]:
+    """Return those of the entities whose delivery to a sink, or whose embedding, was given up on.
+
+    The entity's status keeps that when the operation is discarded or pruned. A sink without a
+    status column has its latest finished operation instead. ``above``: the sink has a higher
+    version of them. A sink with a guard refuses each write for that, and a repair ends it, so
+    that none of them counts.
+    """
+    if not ids or (above and sink.guarded):
+        return set()
+    column = status_column(sink.name)
+    failed = f"l.{column} = 'failed'" if column else _ENDED_IN_FAILURE
+    if sink.needs_embedding:
+        failed += f" OR (l.embedding_sync_status = 'failed' AND NOT {_EMBEDDED})"
+    rows = conn.execute(
+        f"""
+        SELECT l.id FROM {entity_type} l LEFT JOIN sink_state e ON e.sink = '{EMBEDDING}'
+        WHERE l.id = ANY(%(ids)s) AND l.deleted_at IS NULL AND ({failed})
+        """,
+        {"ids": list(ids), "sink": sink.name},
+    )
+    return {row[0] for row in rows}
+
+
+#: Whether a row ``l`` has the vector of its text by the model that ``e`` wants.
+_EMBEDDED = """
+COALESCE(l.embedding_text_hash = l.text_hash AND l.embedding_model = e.config ->> 'model', false)
+"""
+
+_ENDED_IN_FAILURE = """
+(SELECT o.status IN ('dead', 'discarded') FROM sync_operation o
+ WHERE o.entity_id = l.id AND o.sink = %(sink)s AND o.finished_at IS NOT NULL
+ ORDER BY o.id DESC LIMIT 1)
+"""
+
+
+def repair(
+    conn: Conn,
+    sink: SinkTraits,
+    entity_type: EntityType,
+    ids: Sequence[UUID],
+    *,
+    above: bool = False,
+) -> int:
     """Enqueue entities for one sink at their current versions; returns how many.
 
     What is not embedded, for a sink that needs it, starts with its embedding. An entity whose
-    vector is gone counts as never embedded.
+    vector is gone counts as never embedded. Entities that were given up on are left out: they
+    would be paid for, and fail, again. ``above``: the sink has a higher version of them.
     """
     lock_entities(conn, ((entity_type, i) for i in ids))
+    refused = given_up(conn, sink, entity_type, ids, above=above)
+    ids = [i for i in ids if i not in refused]
     if sink.name == EMBEDDING:
         conn.execute(
             f"""
@@ -51,9 +105,7 @@ def repair(conn: Conn, sink: SinkTraits, entity_type: EntityType, ids: Sequence[
         INSERT INTO sync_operation AS o
           (entity_type, entity_id, entity_key, sink, action, version, origin)
         SELECT '{entity_type}', l.id, l.{KEY_COLUMN[entity_type]},
-               CASE WHEN %(needs_embedding)s AND l.deleted_at IS NULL AND NOT COALESCE(
-                      l.embedding_text_hash = l.text_hash
-                      AND l.embedding_model = e.config ->> 'model', false)
+               CASE WHEN %(needs_embedding)s AND l.deleted_at IS NULL AND NOT {_EMBEDDED}
                     THEN '{EMBEDDING}' ELSE %(sink)s END,
                CASE WHEN l.deleted_at IS NULL THEN 'upsert' ELSE 'delete' END,
                CASE WHEN %(edges)s THEN l.graph_version ELSE l.version END, '{Origin.RECONCILE}'
@@ -74,10 +126,21 @@ def repair(conn: Conn, sink: SinkTraits, entity_type: EntityType, ids: Sequence[
     return count
 
 
-def repair_edges(conn: Conn, ids: Sequence[UUID], topology: Topology) -> int:
-    """Have the relationships of leagues written again, even of those that never had any."""
+def repair_edges(
+    conn: Conn,
+    sink: SinkTraits,
+    ids: Sequence[UUID],
+    topology: Topology,
+    *,
+    above: bool = False,
+) -> int:
+    """Have the relationships of leagues written again, even of those that never had any.
+
+    Leagues are left out as by ``repair``.
+    """
     lock_entities(conn, ((EntityType.LEAGUE, i) for i in ids))
-    return carry_edges(conn, ids, topology, Origin.RECONCILE)
+    refused = given_up(conn, sink, EntityType.LEAGUE, ids, above=above)
+    return carry_edges(conn, [i for i in ids if i not in refused], topology, Origin.RECONCILE)
 
 
 def highest_believable(conn: Conn) -> int:
@@ -115,14 +178,23 @@ def version_above(conn: Conn, found: int) -> int:
 
 
 def lift(
-    conn: Conn, entity_type: EntityType, ids: Sequence[UUID], found: int, topology: Topology
+    conn: Conn,
+    sink: SinkTraits,
+    entity_type: EntityType,
+    ids: Sequence[UUID],
+    found: int,
+    topology: Topology,
 ) -> int:
-    """Give entities new versions above ``found``, which a sink holds, and enqueue them everywhere.
+    """Give entities new versions above ``found``, which ``sink`` holds; enqueue them everywhere.
 
-    Returns how many entities.
+    Returns how many: those that were given up on for another reason are left out. A text whose
+    embedding was given up on is not tried again: the sinks behind it end at once, without a
+    call, and stay failed.
     """
     version_above(conn, found)
     lock_entities(conn, ((entity_type, i) for i in ids))
+    refused = given_up(conn, sink, entity_type, ids, above=True)
+    ids = [i for i in ids if i not in refused]
     conn.execute(
         f"""
         WITH changed AS (
@@ -132,7 +204,7 @@ def lift(
           RETURNING l.id, l.{KEY_COLUMN[entity_type]} AS key, l.version, l.graph_version,
             COALESCE(l.embedding_text_hash = l.text_hash AND l.embedding_model =
               (SELECT config ->> 'model' FROM sink_state WHERE sink = '{EMBEDDING}'), false)
-              AS embedded)
+              OR l.embedding_sync_status = 'failed' AS embedded)
         {select_operations(entity_type, "changed", origin=Origin.RECONCILE)}
         """,
         {"ids": list(ids), **enqueue_parameters(topology)},

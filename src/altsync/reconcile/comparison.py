@@ -116,8 +116,13 @@ class Comparison:
             return
         with self.database.autocommit() as conn:
             rows, _, _ = store.rows_and_live(conn, entity_type, list(drift), [tally.sink])
-            tally.given_up += len(store.given_up(conn, entity_type, tally.sink, list(drift)))
+            given_up = set[UUID]()
+            for above in (False, True):
+                ids = [entity for entity, verdict in drift.items() if verdict.above is above]
+                given_up |= outbox.given_up(conn, traits, entity_type, ids, above=above)
         keys = {row.id: row.key for row in rows}
+        for entity in given_up:
+            tally.give_up(keys.get(entity, str(entity)))
         for entity, verdict in drift.items():
             tally.note(verdict.kind, keys.get(entity, str(entity)))
             tally.edges += verdict.edges
@@ -130,39 +135,64 @@ class Comparison:
         )
         behind = [e for e, v in drift.items() if not v.above]
         self.enqueue(tally, traits, entity_type, [e for e in behind if not drift[e].edges])
-        self.enqueue_edges(tally, [e for e in behind if drift[e].edges])
+        self.enqueue_edges(tally, traits, [e for e in behind if drift[e].edges])
 
     def enqueue(
-        self, tally: Tally, traits: SinkTraits, entity_type: EntityType, ids: Sequence[UUID]
+        self,
+        tally: Tally,
+        traits: SinkTraits,
+        entity_type: EntityType,
+        ids: Sequence[UUID],
+        *,
+        above: bool = False,
     ) -> None:
-        """Have entities delivered to the sink again, at their current versions."""
+        """Have entities delivered to the sink again, at their current versions.
+
+        Here and below, entities that the sink was given up on are left out.
+        """
         if not (self.options.repair and ids):
             return
         if self.options.dry_run:
-            tally.enqueued += len(ids)
+            tally.enqueued += self._repairable(traits, entity_type, ids, above=above)
             return
         with self.database.transaction() as conn:
-            tally.enqueued += outbox.repair(conn, traits, entity_type, ids)
+            tally.enqueued += outbox.repair(conn, traits, entity_type, ids, above=above)
 
-    def enqueue_edges(self, tally: Tally, ids: Sequence[UUID]) -> None:
+    def enqueue_edges(
+        self, tally: Tally, traits: SinkTraits, ids: Sequence[UUID], *, above: bool = False
+    ) -> None:
         """Have the relationships of leagues written again."""
         if not (self.options.repair and ids):
             return
         if self.options.dry_run:
-            tally.enqueued += len(ids)
+            tally.enqueued += self._repairable(traits, EntityType.LEAGUE, ids, above=above)
             return
         with self.database.transaction() as conn:
-            tally.enqueued += outbox.repair_edges(conn, ids, self.topology)
+            tally.enqueued += outbox.repair_edges(conn, traits, ids, self.topology, above=above)
 
-    def lift(self, tally: Tally, entity_type: EntityType, ids: Sequence[UUID], found: int) -> None:
+    def lift(
+        self,
+        tally: Tally,
+        traits: SinkTraits,
+        entity_type: EntityType,
+        ids: Sequence[UUID],
+        found: int,
+    ) -> None:
         """Give entities new versions above those that the sink holds."""
         if not (self.options.repair and ids):
             return
         if self.options.dry_run:
-            tally.enqueued += len(ids)
+            tally.enqueued += self._repairable(traits, entity_type, ids, above=True)
             return
         with self.database.transaction() as conn:
-            tally.enqueued += outbox.lift(conn, entity_type, ids, found, self.topology)
+            tally.enqueued += outbox.lift(conn, traits, entity_type, ids, found, self.topology)
+
+    def _repairable(
+        self, traits: SinkTraits, entity_type: EntityType, ids: Sequence[UUID], *, above: bool
+    ) -> int:
+        """Count the entities that a repair does not leave out."""
+        with self.database.autocommit() as conn:
+            return len(ids) - len(outbox.given_up(conn, traits, entity_type, ids, above=above))
 
     def admits(self, tally: Tally, waiting: Waiting, held: int) -> bool:
         """Whether what waits may be done: it is asked for, and little enough."""
@@ -193,10 +223,11 @@ class Comparison:
                     disown(entity_type, [one.key for one in absurd])
                 ahead = [one for one in page if one.version]
                 plain = [one.id for one in page if not (one.version or one.edges)]
-                self.enqueue(tally, traits, entity_type, plain)
-                self.enqueue_edges(tally, [o.id for o in page if o.edges and not o.version])
+                self.enqueue(tally, traits, entity_type, plain, above=True)
+                edges = [o.id for o in page if o.edges and not o.version]
+                self.enqueue_edges(tally, traits, edges, above=True)
                 found = max((one.version for one in ahead), default=0)
-                self.lift(tally, entity_type, [one.id for one in ahead], found)
+                self.lift(tally, traits, entity_type, [one.id for one in ahead], found)
 
     def remove_ghosts(
         self,

@@ -9,7 +9,7 @@ from altsync import outbox, store
 from altsync.db import Conn
 from altsync.reconcile.comparison import PAGE, Comparison
 from altsync.reconcile.report import Drift, Tally
-from altsync.records import EntityType
+from altsync.records import EntityType, SinkTraits
 from altsync.store import Gap
 from altsync.wording import plural
 
@@ -72,13 +72,14 @@ def compare_embeddings(run: Comparison, tally: Tally) -> None:
         def mend(ids: Sequence[UUID], kind: EntityType = entity_type) -> None:
             run.enqueue(tally, traits, kind, ids)
 
-        _walk(run, tally, entity_type, read, mend)
+        _walk(run, tally, traits, entity_type, read, mend)
 
 
 def compare_neighbours(run: Comparison, tally: Tally) -> None:
     """Leagues whose neighbours are not those of their vectors."""
 
-    follows = run.topology.traits(tally.sink).follows
+    traits = run.topology.traits(tally.sink)
+    follows = traits.follows
     assert follows is not None
 
     def read(conn: Conn, after: UUID | None) -> Page:
@@ -95,7 +96,7 @@ def compare_neighbours(run: Comparison, tally: Tally) -> None:
             outbox.lock_entities(conn, ((EntityType.LEAGUE, i) for i in ids))
             tally.enqueued += outbox.ask_for_neighbours(conn, [tally.sink], ids, delay=0.0)
 
-    _walk(run, tally, EntityType.LEAGUE, read, mend)
+    _walk(run, tally, traits, EntityType.LEAGUE, read, mend)
 
 
 def _drawn(run: Comparison, entity_type: EntityType) -> list[UUID] | None:
@@ -105,6 +106,7 @@ def _drawn(run: Comparison, entity_type: EntityType) -> list[UUID] | None:
 def _walk(
     run: Comparison,
     tally: Tally,
+    traits: SinkTraits,
     entity_type: EntityType,
     read: Callable[[Conn, UUID | None], Page],
     mend: Callable[[Sequence[UUID]], None],
@@ -115,10 +117,12 @@ def _walk(
             gaps, after = read(conn, after)
             at_rest = [gap for gap in gaps if not gap.under_way]
             ids = [gap.id for gap in at_rest]
-            tally.given_up += len(store.given_up(conn, entity_type, tally.sink, ids))
+            given_up = outbox.given_up(conn, traits, entity_type, ids)
         tally.pending += sum(gap.under_way for gap in gaps)
         for gap in at_rest:
             tally.note(Drift.MISSING if gap.missing else Drift.STALE, gap.key)
-        mend(ids)
+            if gap.id in given_up:
+                tally.give_up(gap.key)
+        mend([i for i in ids if i not in given_up])
         if after is None:
             return

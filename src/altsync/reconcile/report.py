@@ -74,8 +74,9 @@ class Tally:
     ``pending`` differ while an operation is under way for them, and are no drift. ``edges``
     counts relationships, ``enqueued`` operations, ``removed`` ghosts and vectors in wrong
     namespaces; with a dry run, those that would be. ``given_up`` are those that differ because
-    their delivery, or their embedding, was given up on. ``problem`` says why nothing can be told,
-    ``refused`` why nothing is removed, or written over a higher version.
+    their delivery, or their embedding, was given up on: a repair leaves them out. ``problem``
+    says why nothing can be told, ``refused`` why nothing is removed, or written over a higher
+    version.
     """
 
     sink: str
@@ -90,6 +91,13 @@ class Tally:
     problem: str | None = None
     refused: str | None = None
     given_up: int = 0
+    given_up_keys: list[str] = field(default_factory=list)
+
+    def give_up(self, key: str) -> None:
+        """Count one entity that was given up on."""
+        self.given_up += 1
+        if len(self.given_up_keys) < SAMPLES:
+            self.given_up_keys.append(key)
 
     def note(self, kind: Drift, key: str) -> None:
         """Count one entity."""
@@ -173,7 +181,10 @@ class Report:
             "entities": self.entities,
             "sinks": {tally.sink: tally.as_json() for tally in self.every},
             "samples": {
-                tally.sink: {kind.value: keys for kind, keys in tally.samples.items() if keys}
+                tally.sink: {
+                    **{kind.value: keys for kind, keys in tally.samples.items() if keys},
+                    **({"given_up": tally.given_up_keys} if tally.given_up else {}),
+                }
                 for tally in self.every
             },
             "problems": self.problems,

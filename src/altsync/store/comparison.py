@@ -13,7 +13,6 @@ from uuid import UUID
 
 from altsync.db import Conn
 from altsync.outbox import BASIS, HAS_VECTOR, KEY_COLUMN
-from altsync.outbox.enqueue import status_column
 from altsync.projection import is_edited
 from altsync.records import EMBEDDING, SIMILARITY, Digest, EntityType, Row
 from altsync.store.rows import HALF_HASH, read_rows, row_sum
@@ -352,18 +351,6 @@ def _gaps_of(
     ).fetchall()
     gaps = [Gap(*row[:4]) for row in rows if row[4]]
     return gaps, rows[-1][0] if len(rows) == limit else None
-
-
-def given_up(conn: Conn, entity_type: EntityType, sink: str, ids: Sequence[UUID]) -> set[UUID]:
-    """Return those of the entities whose delivery to a sink, or whose embedding, was given up."""
-    column = status_column(sink)
-    if column is None or not ids:
-        return set()
-    rows = conn.execute(
-        f"SELECT id FROM {entity_type} WHERE id = ANY(%s) AND {column} = 'failed'",
-        (list(ids),),
-    )
-    return {row[0] for row in rows}
 
 
 def living_keys(conn: Conn, entity_type: EntityType, keys: Sequence[str]) -> dict[str, UUID]:

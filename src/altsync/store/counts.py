@@ -216,14 +216,21 @@ def idle_sinks(conn: Conn, at_least: float) -> dict[str, Idle]:
 
 
 def backlog(conn: Conn) -> dict[str, Backlog]:
-    """Operations that wait, are leased, or were given up on, by sink."""
+    """Count operations that wait, are leased, or were given up on, by sink."""
+    # Two halves, as each partial index knows one of them.
     rows = conn.execute(
         """
-        SELECT sink, count(*) FILTER (WHERE status = 'pending'),
-          count(*) FILTER (WHERE status = 'in_progress'), count(*) FILTER (WHERE status = 'dead'),
-          EXTRACT(epoch FROM now() - min(created_at) FILTER (WHERE status = 'pending'))::float8,
-          count(*) FILTER (WHERE status = 'discarded')
-        FROM sync_operation WHERE finished_at IS NULL OR status IN ('dead', 'discarded')
+        SELECT sink, sum(pending)::bigint, sum(in_progress)::bigint, sum(dead)::bigint,
+          EXTRACT(epoch FROM now() - min(oldest))::float8, sum(discarded)::bigint
+        FROM (
+          SELECT sink, count(*) FILTER (WHERE status = 'pending') AS pending,
+            count(*) FILTER (WHERE status = 'in_progress') AS in_progress, 0 AS dead,
+            min(created_at) FILTER (WHERE status = 'pending') AS oldest, 0 AS discarded
+          FROM sync_operation WHERE finished_at IS NULL GROUP BY sink
+          UNION ALL
+          SELECT sink, 0, 0, count(*) FILTER (WHERE status = 'dead'), NULL,
+            count(*) FILTER (WHERE status = 'discarded')
+          FROM sync_operation WHERE status IN ('dead', 'discarded') GROUP BY sink) halves
         GROUP BY sink
         """
     )

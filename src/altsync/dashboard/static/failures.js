@@ -10,14 +10,15 @@ const KINDS = {
   lost: "the workers vanished with it",
 };
 
-export const drawFailures = whenChanged((groups) => {
-  const total = groups.reduce((sum, group) => sum + group.count, 0);
-  $("failures-count").textContent = total ? `${plural(total, "operation")} by ${plural(groups.length, "error")}` : "";
+export const drawFailures = whenChanged(({ groups, all_groups: errors, operations }) => {
+  $("failures-count").textContent = operations ? `${plural(operations, "operation")} by ${plural(errors, "error")}` : "";
   if (!groups.length) {
     fill($("failures"), empty("Nothing was given up on", "Operations that fail for good are listed here with their error."));
     return;
   }
-  fill($("failures"), groups.map(drawGroup));
+  const hidden = errors - groups.length;
+  fill($("failures"), [...groups.map(drawGroup),
+    ...(hidden > 0 ? [h("p", { class: "dim" }, `${plural(hidden, "more error")}: altsync failures --json lists all of them.`)] : [])]);
 });
 
 function drawGroup(group) {

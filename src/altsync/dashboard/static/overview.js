@@ -30,7 +30,7 @@ export async function refresh() {
   drawMatrix(overview.matrix, $("matrix-kind").value);
   drawTotals(overview.entities);
   drawSinks(overview);
-  drawFailures(failures.groups);
+  drawFailures(failures);
 }
 
 async function loadPlot() {
