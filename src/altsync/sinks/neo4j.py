@@ -270,17 +270,30 @@ WHERE NOT coalesce((type(old) + ' ' + o.league_tag) IN row.wanted, false)
 DELETE old
 """
 
+# The relationships that altsync keeps of leagues, whose nodes this transaction has locked.
+READ_EDGES = """
+UNWIND $keys AS key
+MATCH (n:League {league_tag: key})-[r:SIMILAR_TO|COMPETES_WITH|SAME_ARCHETYPE]->(o:League)
+RETURN key, type(r) AS type, o.league_tag AS target, r.score AS score, elementId(r) AS id
+"""
+
 # The other league may not be there yet: a stub, until its own operation fills it. One that was
-# deleted after the edge was read stays away, and its edges with it.
-MERGE_EDGES = """
+# deleted after the edge was read stays away, and its edges with it. Only who has locked the source
+# draws edges from it, and has read those that are there: CREATE costs half of a MERGE.
+CREATE_EDGES = """
 UNWIND $edges AS edge
 MATCH (n:League {{league_tag: edge.source}})
 OPTIONAL MATCH (t:AltsyncTombstone {{key: 'League:' + edge.target}})
 WITH n, edge, t WHERE t IS NULL OR t.version < edge.target_version
 MERGE (o:League {{league_tag: edge.target}}) ON CREATE SET o.altsync_stub = true
-MERGE (n)-[r:{relation}]->(o)
-SET r.score = edge.score
+CREATE (n)-[r:{relation} {{score: edge.score}}]->(o)
 RETURN edge.id AS id, elementId(r) AS remote
+"""
+
+SET_SCORES = """
+UNWIND $edges AS edge
+MATCH (n:League {{league_tag: edge.source}})-[r:{relation}]->(o:League {{league_tag: edge.target}})
+SET r.score = edge.score
 """
 
 # Of relationships of one type between the same two nodes, all but one. A MERGE matches each and
@@ -1062,42 +1075,67 @@ def _remove_twins(
 def _write_edges(tx: ManagedTransaction, rows: Sequence[Row]) -> dict[UUID, str]:
     """Make the relationships of leagues those of their rows; returns the graph's ids of them.
 
-    Leagues that never had any cost nothing here.
+    What is right already is left alone. Leagues that never had any cost nothing here.
     """
     linked = sorted((row for row in rows if row.edges is not None), key=_by_key)
     if not linked:
         return {}
-    wanted = [
-        {"key": row.key, "wanted": [f"{e.relation} {e.target}" for e in row.edges or ()]}
-        for row in linked
-    ]
-    _query(tx, REMOVE_EDGES, rows=wanted).consume()
+    there = _read_edges(tx, [row.key for row in linked])
+    _remove_edges(tx, linked, there)
     remote: dict[UUID, str] = {}
     for relation in Relation:
-        edges = [
-            _edge_parameters(row, edge)
-            for row in linked
-            for edge in row.edges or ()
-            if edge.relation is relation
-        ]
-        if edges:
-            remote |= _merge_edges(tx, relation, edges)
+        missing: list[Mapping[str, Any]] = []
+        changed: list[Mapping[str, Any]] = []
+        for row in linked:
+            for edge in row.edges or ():
+                if edge.relation is not relation:
+                    continue
+                found = there[row.key].get((relation.value, edge.target))
+                if found is None:
+                    missing.append(_edge_parameters(row, edge))
+                    continue
+                remote[edge.id] = min(id_ for id_, _ in found)
+                if any(score != edge.score for _, score in found):
+                    changed.append(_edge_parameters(row, edge))
+        if changed:
+            _query(tx, SET_SCORES.format(relation=relation), edges=changed).consume()
+        if missing:
+            answer = _query(tx, CREATE_EDGES.format(relation=relation), edges=missing)
+            remote |= {UUID(record["id"]): record["remote"] for record in answer}
     return remote
 
 
-def _merge_edges(
-    tx: ManagedTransaction, relation: Relation, edges: Sequence[Mapping[str, Any]]
-) -> dict[UUID, str]:
-    """Write relationships of one type, each once; returns the graph's ids of them."""
-    answer = _query(tx, MERGE_EDGES.format(relation=relation), edges=edges)
-    found = [(record["id"], record["remote"]) for record in answer]
-    twice = set(_twice([edge for edge, _ in found]))
+#: Relationships of one league, by type and target: the graph's ids and scores, several of twins.
+_Edges = Mapping[tuple[str, Any], list[tuple[str, Any]]]
+
+
+def _read_edges(tx: ManagedTransaction, keys: list[str]) -> Mapping[str, _Edges]:
+    there: dict[str, dict[tuple[str, Any], list[tuple[str, Any]]]] = {key: {} for key in keys}
+    for record in _query(tx, READ_EDGES, keys=keys):
+        place = record["type"], _target(record["target"])
+        there[record["key"]].setdefault(place, []).append((record["id"], record["score"]))
+    return there
+
+
+def _target(key: Any) -> str | None:
+    """The key of a league at the end of a relationship; None for what is no key."""
+    return key if isinstance(key, str) else None
+
+
+def _remove_edges(tx: ManagedTransaction, rows: Sequence[Row], there: Mapping[str, _Edges]) -> None:
+    """Remove relationships that are not wanted, and all but one of those that are there twice."""
+    unwanted, twice = [], []
+    for row in rows:
+        wanted = {(e.relation.value, e.target) for e in row.edges or ()}
+        if there[row.key].keys() - wanted:
+            unwanted.append({"key": row.key, "wanted": [f"{r} {t}" for r, t in sorted(wanted)]})
+        if any(len(found) > 1 for found in there[row.key].values()):
+            twice.append(row.key)
+    if unwanted:
+        _query(tx, REMOVE_EDGES, rows=unwanted).consume()
     if twice:
         kind = KINDS[EntityType.LEAGUE]
-        sources = sorted({edge["source"] for edge in edges if edge["id"] in twice})
-        _remove_twins(tx, kind, sources, types=relation, target=kind.label)
-    # Of twins, the one with the least id is kept.
-    return {UUID(edge): remote for edge, remote in sorted(found, reverse=True)}
+        _remove_twins(tx, kind, twice, types="|".join(Relation), target=kind.label)
 
 
 def _edge_parameters(row: Row, edge: Edge) -> Mapping[str, Any]:
