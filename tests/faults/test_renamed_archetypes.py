@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.seeds import archetype_line, league_line, seed, write
+from altsync.errors import SeedError
+from altsync.seed.lines import Part
+from altsync.seed.loader import Loader
+from altsync.seed.options import Options
+from altsync.seed.report import Report
+from tests.conftest import TOPOLOGY
+from tests.integration.seeds import archetype_line, league_line, living, seed, write
 from tests.integration.verifying import Site
 from tests.integration.world import World, archetype, league
 
@@ -64,5 +70,85 @@ def test_a_stub_that_stays_is_drift(site: Site) -> None:
     tally = next(t for t in site.verify().tallies if t.sink == "neo4j")
     assert "rowing" in " ".join(next(iter(tally.samples.values())))
     site.world.save(archetype("rowing"))
+    site.deliver()
+    assert site.drift(deep=True) == {}
+
+
+def archetypes(folder: Path, *names: str) -> Path:
+    """The archetypes of a folder; a few more keep a deletion below the share of a pruning."""
+    lines = [archetype_line(f"a-{name}", name) for name in (*names, *(f"k{n}" for n in range(9)))]
+    write(folder, "archetypes.jsonl", lines)
+    return folder
+
+
+def named_by(folder: Path, *names: str) -> Path:
+    """Leagues, one of each archetype."""
+    lines = [league_line(f"of-{name}", sport_archetype=name) for name in names]
+    write(folder, "leagues.jsonl", lines)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["rowing", "racing"])
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("when", ["this run", "an earlier run"])
+def test_an_archetype_that_leagues_of_another_folder_name_is_not_pruned(
+    world: World, tmp_path: Path, name: str, when: str, dry_run: bool
+) -> None:
+    """Known to altsync or not, and a dry run says the same."""
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    seed(world, archetypes(mine, name), Part.ARCHETYPES)
+    folder = theirs if when == "an earlier run" else mine
+    named_by(folder, name)
+    if when == "an earlier run":
+        seed(world, theirs, Part.LEAGUES)
+    archetypes(mine)
+    parts = (Part.ARCHETYPES,) if when == "an earlier run" else ()
+    for _ in range(2):
+        with pytest.raises(SeedError, match=rf"{name} \(1 league\)"):
+            seed(world, mine, *parts, prune=True, dry_run=dry_run)
+        assert f"a-{name}" in living(world, "sport_archetype")
+
+
+def test_leagues_may_not_name_an_archetype_that_an_earlier_run_pruned(
+    world: World, tmp_path: Path
+) -> None:
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    seed(world, archetypes(mine, "rowing"))
+    seed(world, archetypes(mine), prune=True)
+    report = seed(world, named_by(theirs, "rowing"), Part.LEAGUES)
+    assert (report.total.created, report.total.rejected) == (0, 1)
+
+
+def test_an_archetype_is_not_pruned_when_another_seeder_names_it_meanwhile(
+    world: World, tmp_path: Path
+) -> None:
+    """Between the look and the deletion."""
+    seed(world, archetypes(tmp_path, "rowing"))
+    archetypes(tmp_path)
+
+    def at(point: str) -> None:
+        if point == "checked":
+            world.save(league("other", sport_archetype="rowing"))
+
+    options = Options(tmp_path, (Part.ARCHETYPES,), prune=True)
+    with pytest.raises(SeedError, match="rowing"):
+        Loader(world.conn, TOPOLOGY, options, Report(None), at=at).run()
+    assert "a-rowing" in living(world, "sport_archetype")
+
+
+def test_a_known_archetype_that_was_loaded_and_deleted_is_drift(site: Site, tmp_path: Path) -> None:
+    """One that was never loaded has a node without properties by design."""
+    site.world.save(league("odd", sport_archetype="precision"))
+    site.deliver()
+    assert site.drift() == {}
+    seed(site.world, archetypes(tmp_path, "precision"), Part.ARCHETYPES)
+    site.deliver()
+    site.world.conn.execute(
+        "UPDATE sport_archetype SET deleted_at = now(), version = nextval('entity_version') "
+        "WHERE archetype_name = 'precision'"
+    )
+    tally = next(t for t in site.verify().tallies if t.sink == "neo4j")
+    assert any("archetype precision" in key for keys in tally.samples.values() for key in keys)
+    seed(site.world, tmp_path, Part.ARCHETYPES)
     site.deliver()
     assert site.drift(deep=True) == {}

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from random import Random
 from typing import Any
 from uuid import uuid4
 
@@ -22,12 +23,13 @@ from altsync import db, outbox, store
 from altsync.cli import app as cli
 from altsync.cli.terminal import Exit
 from altsync.db import Database, own_revision
-from altsync.records import Dead, ErrorKind, Settlement
+from altsync.records import Dead, ErrorKind, Settlement, Synced, Verdict
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import FakeEmbedder, FakeGraph
 from tests.integration.world import (
     EMBEDDER,
     GRAPH,
+    INDEX,
     World,
     delivery,
     embed,
@@ -186,6 +188,66 @@ def test_a_shown_reason_is_a_selector(site: Site) -> None:
     assert site.json("retry", "--reason", reason) == {"retried": 2}
     assert site.world.counts("neo4j") == {"dead": 1, "superseded": 2, "pending": 2}
     assert site.json("retry", "--reason", "tier", "--newer-than", "2h") == {"retried": 1}
+
+
+def _troubled_history(site: Site, random: Random) -> None:
+    """Entities that fail in several sinks, are edited, retried, discarded, and fail again."""
+    world, keys = site.world, [f"l{n:03}" for n in range(6)]
+    for number in range(12):
+        chosen = random.sample(keys, 3)
+        text = random.choice(["One text.", f"Text {number}."])
+        world.save(*(league(key, description=text, tier=f"T{number}") for key in chosen))
+        for sink in random.sample((GRAPH, EMBEDDER, INDEX), 2):
+            token, operations = world.claim(sink.name)
+            verdicts: list[Verdict] = []
+            for op in operations:
+                kind = random.choice(list(ErrorKind))
+                reason = random.choice([f"value {number} is bad", "the tier is unknown"])
+                dead = Dead(op, op.version, kind, reason, unsure=random.random() < 0.5)
+                verdicts.append(
+                    random.choice([dead, dead, Synced(op, op.version, "id", "default")])
+                )
+            if sink is EMBEDDER:
+                verdicts = [one for one in verdicts if isinstance(one, Dead)]
+            world.settle(sink, token, verdicts)
+            outbox.release(world.conn, [op.id for op in operations], token)
+        match random.randrange(6):
+            case 0:
+                world.delete(league(chosen[0]))
+            case 1:
+                site.run("retry", "--entity", chosen[0])
+            case 2:
+                site.run("discard", "--entity", chosen[1], "--why", "gone")
+        site.age(random.choice([0, 0.02]))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_dry_run_of_a_retry_says_what_the_run_does(site: Site, seed: int) -> None:
+    """By every filter, after any history; a failure names the history's seed."""
+    random = Random(seed)
+    _troubled_history(site, random)
+    total = site.json("retry", "--all", "--dry-run")["would_retry"]
+    entities = "SELECT count(DISTINCT (entity_id, sink)) FROM sync_operation WHERE status = 'dead'"
+    assert total == site.world.scalar(entities) > 0
+    assert sum(group["count"] for group in site.json("failures")) == total
+    filters = [
+        *(("--sink", sink) for sink in ("neo4j", "embedding", "pinecone")),
+        *(("--entity", f"l00{n}") for n in range(6)),
+        *(("--kind", kind.value) for kind in ErrorKind),
+        *(("--reason", reason) for reason in ("tier", "value … is bad", "value 7 is bad", "none")),
+        *((age, "40m") for age in ("--older-than", "--newer-than")),
+        ("--sink", "neo4j", "--kind", "item", "--newer-than", "2h"),
+    ]
+    random.shuffle(filters)
+    for which in (*filters, ("--all",)):
+        before = site.world.scalar("SELECT max(id) FROM sync_operation")
+        planned = site.json("retry", *which, "--dry-run")["would_retry"]
+        assert site.world.scalar("SELECT max(id) FROM sync_operation") == before
+        left = site.json("retry", "--all", "--dry-run")["would_retry"]
+        assert site.json("retry", *which) == {"retried": planned}, which
+        assert site.json("retry", *which, "--dry-run") == {"would_retry": 0}, which
+        assert site.json("retry", "--all", "--dry-run") == {"would_retry": left - planned}, which
+    assert site.json("failures") == []
 
 
 def test_discarding_needs_a_selection(site: Site) -> None:

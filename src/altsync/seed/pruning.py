@@ -110,6 +110,9 @@ class Pruner:
             return relationships.delete(self._conn, page, self._topology, self._at)
         if part.entity_type is None:
             return store.Changes(deleted=session.delete_parts(self._conn, part, page))
+        if part is Part.ARCHETYPES:
+            # Another seeder may have loaded leagues of them since the first look.
+            self._check_unused(page, [])
         return store.tombstone(self._conn, part.entity_type, page, self._topology)
 
     def _check_unused(self, ids: Sequence[Any], leaving: Sequence[Any]) -> None:

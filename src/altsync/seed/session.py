@@ -144,11 +144,14 @@ def archetypes_in_use(
     """
     rows = conn.execute(
         """
+        WITH named AS (SELECT seed_id, archetype FROM seen
+                       WHERE part = %(part)s AND NOT rejected AND archetype IS NOT NULL)
         SELECT a.archetype_name, count(*) FROM sport_archetype a
-        JOIN (SELECT COALESCE(s.archetype, l.sport_archetype) AS archetype
-              FROM league l
-              LEFT JOIN seen s ON s.part = %(part)s AND s.seed_id = l.seed_id AND NOT s.rejected
-              WHERE l.deleted_at IS NULL AND l.id <> ALL(%(leaving)s)) n
+        JOIN (SELECT archetype FROM named
+              UNION ALL
+              SELECT l.sport_archetype FROM league l
+              WHERE l.deleted_at IS NULL AND l.id <> ALL(%(leaving)s)
+                AND NOT EXISTS (SELECT 1 FROM named WHERE named.seed_id = l.seed_id)) n
           ON n.archetype = a.archetype_name
         WHERE a.id = ANY(%(ids)s) GROUP BY 1 ORDER BY 1
         """,

@@ -262,13 +262,21 @@ def archetype_names(conn: Conn) -> set[str]:
 
 
 def stub_archetypes(conn: Conn) -> list[str]:
-    """Archetypes that living leagues name, and that are neither loaded nor known by themselves."""
+    """Return archetypes that living leagues name, and that are not loaded.
+
+    One that altsync knows by itself counts only after it was loaded once: its tag is kept.
+    """
     rows = conn.execute(
         """
-        SELECT DISTINCT l.sport_archetype FROM league l
-        WHERE l.deleted_at IS NULL AND l.sport_archetype <> ALL(%s) AND NOT EXISTS (
-          SELECT 1 FROM sport_archetype a
-          WHERE a.archetype_name = l.sport_archetype AND a.deleted_at IS NULL)
+        SELECT named.archetype
+        FROM (SELECT DISTINCT sport_archetype AS archetype FROM league
+              WHERE deleted_at IS NULL) named
+        WHERE NOT EXISTS (
+            SELECT 1 FROM sport_archetype a
+            WHERE a.archetype_name = named.archetype AND a.deleted_at IS NULL)
+          AND (named.archetype <> ALL(%s) OR EXISTS (
+            SELECT 1 FROM tag_registry t
+            WHERE t.entity_type = 'sport_archetype' AND t.tag = named.archetype))
         ORDER BY 1
         """,
         (sorted(KNOWN_ARCHETYPES),),
