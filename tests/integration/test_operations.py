@@ -204,9 +204,8 @@ def _troubled_history(site: Site, random: Random) -> None:
                 kind = random.choice(list(ErrorKind))
                 reason = random.choice([f"value {number} is bad", "the tier is unknown"])
                 dead = Dead(op, op.version, kind, reason, unsure=random.random() < 0.5)
-                verdicts.append(
-                    random.choice([dead, dead, Synced(op, op.version, "id", "default")])
-                )
+                ends: list[Verdict] = [dead, dead, Synced(op, op.version, "id", "default")]
+                verdicts.append(random.choice(ends))
             if sink is EMBEDDER:
                 verdicts = [one for one in verdicts if isinstance(one, Dead)]
             world.settle(sink, token, verdicts)
