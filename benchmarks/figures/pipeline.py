@@ -63,8 +63,9 @@ NOTES = (
     "Embedded: ArcadeDB over Bolt through a relay that delays, the local vectors server with "
     "latencies of its own. These servers share the processors with altsync, and bound its rate.",
     "Asleep: the same relay, workers and sinks, PostgreSQL real, every remote call a sleep; a "
-    "write to the graph sleeps for each of its round trips: one, as no league has relationships. The gates against the script are about "
-    "these, at 20 ms for each call: what altsync costs, not what the servers do.",
+    "write to the graph sleeps for each of its round trips: one, as no league has relationships. "
+    "The gates against the script are about these, at 20 ms for each call: what "
+    "altsync costs, not what the servers do.",
     "Similarity is off: its one question to the index for each new league is no part of the "
     "script. Figure 6 counts it.",
 )
