@@ -138,6 +138,7 @@ class _Standing:
     discarded: Mapping[str, OperationRow]
     health: Mapping[str, SinkHealth]
     disabled: Mapping[str, str | None]
+    graph: Sequence[str] = ()
 
 
 def explain(app: Application, key: str, folder: Path) -> Explanation | Unknown:
@@ -159,6 +160,7 @@ def explain(app: Application, key: str, folder: Path) -> Explanation | Unknown:
             _by_sink(conn, entity, "discarded"),
             outbox.sink_health(conn),
             {sink: app.disabled_reason(sink) for sink in app.topology.names},
+            graph=app.topology.graph,
         )
     edited = not row.deleted and is_edited(row)
     if edited:  # judged by what it holds, not by hashes of what it held
@@ -487,12 +489,14 @@ def _live_reason(op: OperationRow, standing: _Standing) -> str:
         case BreakerState.DISABLED:
             return f"waits: the relay has it switched off ({health.reason})"
         case BreakerState.CLOSED:
-            return _due_reason(op, health, now)
+            return _due_reason(op, health, now, held=sink in standing.graph)
 
 
-def _due_reason(op: OperationRow, health: SinkHealth, now: datetime) -> str:
+def _due_reason(op: OperationRow, health: SinkHealth, now: datetime, *, held: bool) -> str:
     if op.available_at > now and op.origin == Origin.ECHO:
         return f"is written once more at {_time(op.available_at)}, as an earlier write was unsure"
+    if op.available_at > now and op.last_error is None and held and op.origin == Origin.SEED:
+        return f"waits for its relationships, until {_time(op.available_at)} at most"
     if op.available_at > now and op.last_error is None:
         return f"is due at {_time(op.available_at)}"
     if op.available_at > now:
