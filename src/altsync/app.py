@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, cast
 import psycopg
 import structlog
 
-from altsync import db, outbox, reconcile, similarity, similarity_local, status, store
+from altsync import db, outbox, status, store
 from altsync.config import Settings, protect_settings, read_settings
 from altsync.db import Database, Outage
+from altsync.declarations import SIMILARITIES, SINKS, Declaration
 from altsync.delivery import Delivery, Drained, Policy
 from altsync.embedding import Embedded, Embedder
 from altsync.errors import ConfigurationError, SchemaError, SinkFailure
@@ -29,17 +30,17 @@ from altsync.records import (
     EntityType,
     Installation,
     Model,
-    SinkTraits,
     Topology,
 )
 from altsync.relay import Relay, RelayPolicy
 from altsync.retention import Retention
-from altsync.sinks.base import Sink
 from altsync.store import EmbeddingCache, Rules, known_keys
 
 if TYPE_CHECKING:
+    from altsync import reconcile, similarity
     from altsync.queries import Stores
     from altsync.sinks import neo4j, pinecone
+    from altsync.sinks.base import Sink
 
 logger = structlog.get_logger(__name__)
 
@@ -69,30 +70,37 @@ class Application:
         self._lock = threading.Lock()
         self.stopping = threading.Event()
         protect_settings(dict(self.settings))
+        if serving:
+            self.load()
+
+    def load(self) -> None:
+        """Import every module that delivery needs, with its SDK.
+
+        Call it before a fork, which then shares their memory, and before threads start: two that
+        import the same SDK at once may meet half a module.
+        """
+        for sink in self.topology.names:
+            if sink == SIMILARITY:
+                _similarity(self.settings.altsync_similarity)
+            else:
+                _module(sink)
+        for module in ("altsync.openai_embedder", "altsync.reconcile"):
+            importlib.import_module(module)
 
     @cached_property
     def topology(self) -> Topology:
         """All sinks of the settings. Raises ``ConfigurationError`` for one that is none."""
         names = self.settings.sink_names
-        traits = [_traits(name) for name in names]
+        traits = [_declaration(name).traits for name in names]
         lacking = [one.name for one in traits if one.needs_embedding]
         if lacking and EMBEDDING not in names:
             raise ConfigurationError(
                 f"ALTSYNC_SINKS: {', '.join(lacking)} needs the sink embedding: add it"
             )
-        searches = self._similarity
-        if searches is not None and searches.Sink.traits.follows in names:
-            traits.append(searches.Sink.traits)
+        similarity = SIMILARITIES.get(self.settings.altsync_similarity)
+        if similarity is not None and similarity.traits.follows in names:
+            traits.append(similarity.traits)
         return Topology(tuple(traits))
-
-    @property
-    def _similarity(self) -> Any:
-        """The module that searches neighbours; None when none does."""
-        modes = {"local": similarity_local, "index": similarity}
-        return modes.get(self.settings.altsync_similarity)
-
-    def _module(self, sink: str) -> Any:
-        return self._similarity if sink == SIMILARITY else _module(sink)
 
     @cached_property
     def database(self) -> Database:
@@ -118,7 +126,10 @@ class Application:
 
     def disabled_reason(self, sink: str) -> str | None:
         """Why nobody claims for a sink: the setting that is missing; None when it is ready."""
-        setting: str = self._module(sink).SETTING
+        if sink == SIMILARITY:
+            setting = SIMILARITIES[self.settings.altsync_similarity].setting
+        else:
+            setting = _declaration(sink).setting
         if setting and getattr(self.settings, setting.lower()) is None:
             return f"{setting} is not set"
         return None
@@ -141,14 +152,17 @@ class Application:
             if hasattr(opened, "belong_to"):
                 opened.belong_to(Ownership(self._installation, self._known_keys))
             return cast("Sink | None", opened)
-        if self._similarity is similarity_local:
-            return similarity_local.Sink(self.database, self.topology, rules(self.settings))
+        mode = self.settings.altsync_similarity
+        module = _similarity(mode)
+        if mode == "local":
+            return cast("Sink", module.Sink(self.database, self.topology, rules(self.settings)))
         # An index of its own: sinks are closed each by itself.
         index = self._open("pinecone")
         if index is None:
             return None
         asked = cast("similarity.Index", index)
-        return similarity.Sink(self.database, asked, self.topology, rules(self.settings))
+        made = module.Sink(self.database, asked, self.topology, rules(self.settings))
+        return cast("Sink", made)
 
     def _installation(self) -> Installation | None:
         """Return which installation this is, read once; None before the first migration."""
@@ -271,6 +285,8 @@ class Application:
         progress: Callable[[str, int, int], None] = lambda sink, done, total: None,
     ) -> reconcile.Report:
         """Compare PostgreSQL with all configured sinks, or with ``sinks``."""
+        from altsync import reconcile
+
         asked = list(self.topology.names) if sinks is None else list(sinks)
         disabled = {name: self.disabled_reason(name) for name in asked}
         skipped = {name: reason for name, reason in disabled.items() if reason is not None}
@@ -304,6 +320,8 @@ class Application:
         if every is None:
             yield
             return
+        from altsync import reconcile
+
         schedule = reconcile.Schedule(
             self.database,
             lambda: self.connect("altsync-verify"),
@@ -475,6 +493,15 @@ def _module(sink: str) -> Any:
         ) from None
 
 
-def _traits(sink: str) -> SinkTraits:
-    traits: SinkTraits = _module(sink).Sink.traits
-    return traits
+def _similarity(mode: str) -> Any:
+    return importlib.import_module(
+        {"local": "altsync.similarity_local", "index": "altsync.similarity"}[mode]
+    )
+
+
+def _declaration(sink: str) -> Declaration:
+    """Return what a sink declares. Only one that altsync does not bring is imported for it."""
+    if sink in SINKS:
+        return SINKS[sink]
+    module = _module(sink)
+    return Declaration(module.Sink.traits, module.SETTING)

@@ -14,6 +14,8 @@ from typing import Any, Literal
 from urllib.parse import unquote
 
 from pydantic import (
+    BaseModel,
+    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -22,10 +24,10 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from altsync import addresses
 from altsync.addresses import without_schema as split_schema
+from altsync.declarations import SINKS
 from altsync.errors import ConfigurationError
 from altsync.records import EMBEDDING, SIMILARITY, Model
 from altsync.redaction import protect, protect_address
@@ -39,9 +41,6 @@ __all__ = [
     "read_settings",
     "split_schema",
 ]
-
-#: The sinks that altsync brings.
-SINKS = (EMBEDDING, "neo4j", "pinecone")
 
 #: Variables that name one service. The local stack fills a group only when nothing else names
 #: any of it, so a real key is never sent to the local stack, nor a local one to a real service.
@@ -144,38 +143,19 @@ def _read_file(path: Path) -> dict[str, str | None]:
 _dotenv: ContextVar[Path | None] = ContextVar("_dotenv", default=Path(".env"))
 
 
-class _Source(PydanticBaseSettingsSource):
-    """Settings by their names in capitals: of the environment, or of a file."""
+def _from_everywhere(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is given, and for what is not: the environment, ``.env``, the local stack.
 
-    def __init__(
-        self, settings_cls: type[BaseSettings], read: Callable[[], Mapping[str, str | None]]
-    ):
-        super().__init__(settings_cls)
-        self._read = read
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        raise NotImplementedError  # this source answers as a whole
-
-    def __call__(self) -> dict[str, Any]:
-        return dict(_read_values(self._read(), self.settings_cls.model_fields))
-
-
-class _LocalStackSource(_Source):
-    """``local.env`` of a running local stack, for the services that nothing else names."""
-
-    def __init__(self, settings_cls: type[BaseSettings], *others: PydanticBaseSettingsSource):
-        super().__init__(settings_cls, dict)
-        self._others = others
-
-    def __call__(self) -> dict[str, Any]:
-        named: dict[str, Any] = {}
-        for source in self._others:
-            named = {**source(), **named}
-        home = Path(named.get("altsync_home") or Settings.model_fields["altsync_home"].default)
-        file = home.expanduser() / "local.env"
-        local = _read_values(_read_file(file), self.settings_cls.model_fields)
-        taken = {name for group in SERVICE_GROUPS if group & named.keys() for name in group}
-        return {name: value for name, value in local.items() if name not in taken}
+    ``local.env`` of a running local stack counts for the services that nothing else names.
+    """
+    names = Settings.model_fields
+    file = _dotenv.get()
+    dotenv = _read_values(_read_file(file), names) if file else {}
+    named = {**dotenv, **_read_values(os.environ, names), **given}
+    home = Path(named.get("altsync_home") or names["altsync_home"].default)
+    local = _read_values(_read_file(home.expanduser() / "local.env"), names)
+    taken = {name for group in SERVICE_GROUPS if group & named.keys() for name in group}
+    return {name: value for name, value in local.items() if name not in taken} | named
 
 
 class _DatabaseUrl(SecretStr):
@@ -199,15 +179,10 @@ SIMILARITY_MODES = {
 }
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Everything that can be set. Each field is the variable of the same name in capitals."""
 
-    model_config = SettingsConfigDict(
-        extra="ignore",
-        env_ignore_empty=True,
-        validate_default=True,
-        hide_input_in_errors=True,
-    )
+    model_config = ConfigDict(extra="ignore", validate_default=True, hide_input_in_errors=True)
 
     database_url: SecretStr | None = None
     redis_url: SecretStr | None = None
@@ -292,20 +267,8 @@ class Settings(BaseSettings):
     flower_port: int = Field(default=5555, ge=0, le=65535)
     flower_basic_auth: SecretStr | None = None
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        environment = _Source(settings_cls, lambda: os.environ)
-        file = _dotenv.get()
-        dotenv = _Source(settings_cls, lambda: _read_file(file) if file else {})
-        named = (init_settings, environment, dotenv)
-        return (*named, _LocalStackSource(settings_cls, *named))
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**_from_everywhere(given))
 
     @field_validator("altsync_log_level", "altsync_log_format", mode="before")
     @classmethod

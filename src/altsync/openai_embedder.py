@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import Sequence
 
+import httpx  # noqa: F401  (whole: openai takes the httpx of another thread as it finds it)
 import numpy as np
 import openai
 

@@ -302,6 +302,25 @@ class Installation:
         return (self.id, self.database) == (other.id, other.database) and len(systems) < 2
 
 
+class Drift(StrEnum):
+    """How a sink differs from PostgreSQL over one entity.
+
+    ``GHOST``: the sink holds what PostgreSQL does not. ``AHEAD``: the sink's version is above
+    PostgreSQL's, as after a restore; what is too high to be believed is ``STALE``.
+    ``WRONG_NAMESPACE``: a vector in a namespace that its entity does not belong to, beside the
+    right one or instead of it. ``EDITED``: PostgreSQL's own row holds what its hashes are not of,
+    as it was changed by SQL; of such an entity no sink is said to differ.
+    """
+
+    MISSING = "missing"
+    STALE = "stale"
+    GHOST = "ghost"
+    AHEAD = "ahead"
+    WRONG_MODEL = "wrong_model"
+    WRONG_NAMESPACE = "wrong_namespace"
+    EDITED = "edited"
+
+
 @dataclass(frozen=True, slots=True)
 class SinkTraits:
     """What the outbox must know of a sink without opening it.

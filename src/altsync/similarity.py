@@ -20,9 +20,9 @@ import structlog
 
 from altsync import outbox, store
 from altsync.db import Database
+from altsync.declarations import INDEX_SIMILARITY
 from altsync.records import (
     SIMILARITY,
-    SIMILARITY_FOLLOWS,
     Answer,
     EntityType,
     ErrorKind,
@@ -40,9 +40,6 @@ from altsync.sinks.pinecone import Match, Reads, StoredVector
 from altsync.store import Neighbours, Rules
 
 log = structlog.get_logger(__name__)
-
-#: The setting that switches this sink on: it asks the vector index.
-SETTING = "PINECONE_API_KEY"
 
 #: Leagues per call: a lease is made sure of, and progress kept, between two calls.
 PART = 50
@@ -120,13 +117,7 @@ def basis(row: Row) -> str:
 class Sink:
     """Keeps the SIMILAR_TO relationships of leagues in step with their vectors."""
 
-    traits: ClassVar[SinkTraits] = SinkTraits(
-        SIMILARITY,
-        guarded=True,
-        needs_embedding=True,
-        follows=SIMILARITY_FOLLOWS,
-        types=(EntityType.LEAGUE,),
-    )
+    traits: ClassVar[SinkTraits] = INDEX_SIMILARITY.traits
 
     def __init__(self, database: Database, index: Index, topology: Topology, rules: Rules) -> None:
         self._database = database

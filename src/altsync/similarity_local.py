@@ -20,6 +20,7 @@ from psycopg import errors
 
 from altsync import store
 from altsync.db import Database
+from altsync.declarations import LOCAL_SIMILARITY
 from altsync.outbox import (
     ask_for_neighbours,
     carry_edges,
@@ -28,7 +29,6 @@ from altsync.outbox import (
     release_held,
 )
 from altsync.records import (
-    EMBEDDING,
     SIMILARITY,
     Answer,
     EntityType,
@@ -46,9 +46,6 @@ from altsync.store.neighbours import SAME_SCORE
 log = structlog.get_logger(__name__)
 
 Floats = npt.NDArray[np.float32]
-
-#: The setting that switches this sink on: without it no vector arrives.
-SETTING = "OPENAI_API_KEY"
 
 #: Leagues that share one pass over their group. A block of scores is PART x BLOCK x 4 bytes: 16 MB.
 PART = 2000
@@ -92,13 +89,7 @@ class Change:
 class Sink:
     """Keeps the SIMILAR_TO relationships of leagues in step with the vectors in PostgreSQL."""
 
-    traits: ClassVar[SinkTraits] = SinkTraits(
-        SIMILARITY,
-        guarded=True,
-        follows=EMBEDDING,
-        types=(EntityType.LEAGUE,),
-        local=True,
-    )
+    traits: ClassVar[SinkTraits] = LOCAL_SIMILARITY.traits
 
     def __init__(self, database: Database, topology: Topology, rules: Rules) -> None:
         self._database = database

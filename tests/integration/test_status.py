@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from io import StringIO
+from pathlib import Path
 from uuid import uuid4
 
+import pytest
 from rich.console import Console
 
 from altsync import outbox, queries, status, store
-from altsync.cli import terminal
+from altsync.cli.status import sink_table, verify_note
 from altsync.db import Database
 from altsync.queries import ArchetypeCount
 from altsync.records import BreakerState, Dead, EntityType, ErrorKind, SyncStatus
 from altsync.status import MatrixRow, Status
 from altsync.store import Work
 from tests.conftest import TOPOLOGY
+from tests.imports import OUTSIDE_SDKS, imported
 from tests.integration.fakes import FakeGraph, FakeIndex
 from tests.integration.world import (
     GRAPH,
@@ -166,7 +169,7 @@ def test_the_status_counts_the_work_of_the_last_minute(world: World, database: D
 def shown(found: Status) -> list[str]:
     """Lines of the table of sinks."""
     console = Console(width=200, file=StringIO())
-    console.print(terminal.sink_table(found))
+    console.print(sink_table(found))
     assert isinstance(console.file, StringIO)
     return console.file.getvalue().splitlines()
 
@@ -204,7 +207,7 @@ def test_the_status_tells_what_the_last_comparison_found(world: World) -> None:
     """Agreement, drift by sink, or who could not be compared; nothing before the first one."""
 
     def line() -> str:
-        return " ".join(text.plain for text in terminal.verify_note(look()))
+        return " ".join(text.plain for text in verify_note(look()))
 
     def look() -> Status:
         return status.collect(world.conn, TOPOLOGY, READY)
@@ -225,6 +228,22 @@ def test_the_status_tells_what_the_last_comparison_found(world: World) -> None:
     assert world.scalar("SELECT count(*) FROM verify_run") == 100
 
 
+def test_status_imports_no_sdk(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also not for the result of the last verify, nor for sinks that are switched on."""
+    world.save(league("a"))
+    store.note_verification(world.conn, seconds=1.0, consistent=True, result={"entities": 1})
+    world.conn.commit()
+    monkeypatch.setenv("DATABASE_URL", world.url)
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    monkeypatch.setenv("PINECONE_API_KEY", "key")
+    monkeypatch.setenv("NEO4J_URI", "bolt://127.0.0.1:1")
+    found = imported("status", folder=tmp_path)
+    assert "altsync.status" in found
+    assert found & OUTSIDE_SDKS == set()
+
+
 def _open(world: World, sink: str) -> None:
     outbox.open_breaker(world.conn, sink, uuid4(), "no route", 60)
 
@@ -232,6 +251,6 @@ def _open(world: World, sink: str) -> None:
 def _said(world: World) -> str:
     """What people read below the table of sinks."""
     out = Console(file=StringIO(), width=200)
-    out.print(terminal.sink_table(status.collect(world.conn, TOPOLOGY, READY)))
+    out.print(sink_table(status.collect(world.conn, TOPOLOGY, READY)))
     assert isinstance(out.file, StringIO)
     return out.file.getvalue()

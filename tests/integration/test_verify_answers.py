@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 from altsync import health, outbox, reconcile
 from altsync.app import Application
 from altsync.cli import app as cli
-from altsync.cli import terminal
-from altsync.cli.operate import _collect
+from altsync.cli.status import _collect, verify_note
 from altsync.cli.verify import AGREE, CANNOT_TELL, DRIFT
 from altsync.reconcile import Options, Report, Tally
 from tests.conftest import DIMENSIONS, MODEL
@@ -66,7 +65,7 @@ def status_line() -> str:
     """What ``altsync status`` says of the last comparison."""
     app = Application()
     try:
-        return " ".join(text.plain for text in terminal.verify_note(_collect(app)))
+        return " ".join(text.plain for text in verify_note(_collect(app)))
     finally:
         app.close()
 
@@ -98,7 +97,7 @@ def test_a_report_about_nothing_is_not_consistent() -> None:
     ],
 )
 @pytest.mark.parametrize(
-    "place", ["altsync.app.reconcile.verify", "altsync.cli.terminal.answers.print"]
+    "place", ["altsync.reconcile.verify", "altsync.cli.terminal.answers.print"]
 )
 def test_a_surprise_is_no_drift(
     embedding_alone: World, monkeypatch: pytest.MonkeyPatch, error: Exception, place: str

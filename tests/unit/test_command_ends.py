@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from altsync import health, redaction
-from altsync.cli import app, operate
+from altsync.cli import app, status
 from altsync.errors import SchemaError, SeedError
 from altsync.sentences import Exit, describe
 
@@ -115,7 +116,7 @@ def surprise(error: BaseException) -> Callable[[], None]:
 def test_any_error_is_one_line_and_one_document(
     monkeypatch: pytest.MonkeyPatch, error: Exception, code: Exit, said: str
 ) -> None:
-    monkeypatch.setattr(operate, "application", surprise(error))
+    monkeypatch.setattr(status, "application", surprise(error))
     result = CliRunner().invoke(app, ["status", "--json"])
     assert result.exit_code == code
     assert result.stderr.count("\n") == 1
@@ -127,7 +128,7 @@ def test_any_error_is_one_line_and_one_document(
 
 
 def test_an_interrupted_command_says_so_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operate, "application", surprise(KeyboardInterrupt()))
+    monkeypatch.setattr(status, "application", surprise(KeyboardInterrupt()))
     result = CliRunner().invoke(app, ["status", "--json"])
     assert (result.exit_code, result.stderr) == (130, "altsync: interrupted\n")
     assert json.loads(result.stdout) == {
@@ -136,6 +137,21 @@ def test_an_interrupted_command_says_so_in_json(monkeypatch: pytest.MonkeyPatch)
         "exit": 130,
         "interrupted": True,
     }
+
+
+def test_an_import_that_turns_ctrl_c_into_another_error_still_ends_as_interrupted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def import_half() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("half a module") from None
+
+    monkeypatch.setattr(status, "application", import_half)
+    result = CliRunner().invoke(app, ["status"])
+    assert (result.exit_code, result.stderr) == (130, "altsync: interrupted\n")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_wrong_usage_is_one_line_and_one_document() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import io
 import json
 import logging
@@ -22,7 +21,7 @@ from rich.progress import Progress, TextColumn
 
 import altsync.cli
 from altsync import log
-from altsync.cli import answered, demo, terminal
+from altsync.cli import answered, dead, demo, operate, seed, status, terminal, verify, why
 from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import Terminal
 from altsync.health import Finding, Health
@@ -30,10 +29,6 @@ from altsync.reconcile import Drift, Options, Report, Tally
 from altsync.records import BreakerState
 from altsync.seed.lines import Part
 from altsync.wording import one_line, visible
-
-#: Modules whose names are commands as well.
-verify = importlib.import_module("altsync.cli.verify")
-why = importlib.import_module("altsync.cli.why")
 
 #: Signs that steer a terminal, reorder text or hide it, and how each is shown.
 HIDDEN = {
@@ -236,7 +231,7 @@ def league(text: str) -> Any:
 def seed_table(text: str) -> RenderableType:
     names = ("processed", "created", "updated", "unchanged", "deleted", "rejected")
     counts = data(**dict.fromkeys(names, 1_234_567))
-    return terminal.seed_table(data(parts={Part.LEAGUES: counts}), text)
+    return seed.seed_table(data(parts={Part.LEAGUES: counts}), text)
 
 
 def matrix(text: str) -> RenderableType:
@@ -246,13 +241,13 @@ def matrix(text: str) -> RenderableType:
         pinecone_sync_status="pending",
         count=1_234_567,
     )
-    return terminal.matrix_table(data(matrix=[row]))
+    return status.matrix_table(data(matrix=[row]))
 
 
 def entities(text: str) -> RenderableType:
-    counts = dict.fromkeys(terminal._IN_ORDER, 1_234_567)
+    counts = dict.fromkeys(status._IN_ORDER, 1_234_567)
     one = data(total=7_654_321, by_sink={"neo4j": counts, "pinecone": counts})
-    return terminal.entity_table(data(entities={Part.LEAGUES: one}))
+    return status.entity_table(data(entities={Part.LEAGUES: one}))
 
 
 def sinks(text: str) -> RenderableType:
@@ -261,7 +256,7 @@ def sinks(text: str) -> RenderableType:
     )
     health = data(state=BreakerState.DISABLED, reason=text, since=None)
     names = ("embedding", "neo4j", "pinecone", "similarity")
-    return terminal.sink_table(
+    return status.sink_table(
         data(
             operations=dict.fromkeys(names, backlog),
             sinks=dict.fromkeys(names, health),
@@ -275,7 +270,7 @@ def failures(text: str) -> RenderableType:
     group = data(
         sink="pinecone", error_kind=text, count=1_234_567, reason=text, sample_keys=(text, text)
     )
-    return terminal.failures_table([group])
+    return dead.failures_table([group])
 
 
 def differences(text: str) -> RenderableType:
@@ -404,7 +399,7 @@ VIEWS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "why": (reasons, ("7654321", "1,234,567", "×5")),
     "demo": (of_demo, (SCORE,)),
     "doctor": (
-        lambda text: terminal.finding_line(Finding("Neo4j", Health.FAILED, text)),
+        lambda text: operate.finding_line(Finding("Neo4j", Health.FAILED, text)),
         ("Neo4j",),
     ),
 }

@@ -1,57 +1,77 @@
-"""The command line. Commands are thin: they build the application, call it, and print."""
+"""The command line. Commands are thin: they build the application, call it, and print.
+
+The module of a command is imported when the command runs, so that every other one starts at once.
+"""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import typer
 
 from altsync import __version__
-from altsync.cli import ask, dead, demo, local, operate
-from altsync.cli.adopt import adopt
-from altsync.cli.dashboard import dashboard
-from altsync.cli.ending import Command, Group
+from altsync.cli.ending import Command
+from altsync.cli.lazy import Lazy, LazyGroup
 from altsync.cli.once import App
-from altsync.cli.prune import prune
-from altsync.cli.reembed import reembed
-from altsync.cli.relate import relate
-from altsync.cli.seed import seed
-from altsync.cli.verify import verify
-from altsync.cli.why import why
+from altsync.interrupts import end, interrupts_go_to
+
+#: Commands in the order of the help, with the first line of the docstring of each.
+LINES = {
+    "migrate": "Bring the schema to its head, then create constraints and indexes in the sinks.",
+    "seed": "Load JSONL seeds into PostgreSQL and its outbox, in one transaction per batch.",
+    "relay": "Wake workers for what is due, until stopped. One is enough, two are safe.",
+    "status": "Show entities per sink, operations and circuit breakers.",
+    "why": "Show one entity's seed line, its operations, and what every store holds of it.",
+    "failures": "List dead operations by reason, with examples.",
+    "retry": "Retry dead operations, each at its entity's current version.",
+    "discard": "Discard dead operations for good. The audit keeps who did it, and why.",
+    "pause": "Stop delivery to a sink until it is resumed. Changes wait; nothing is lost.",
+    "resume": "Resume delivery to a paused sink. What waited is delivered at once.",
+    "verify": "Compare every store with PostgreSQL. Exit codes: 0 agree, 1 differ, 2 cannot tell.",
+    "backfill": "Enqueue every entity for one sink again, behind all other work.",
+    "prune": "Remove finished history: operations, batches, folders of seeding runs.",
+    "relate": "Look for similar leagues now, in this process, instead of after the next change.",
+    "reembed": "Embed everything by the model of the settings. Without --yes, only show the cost.",
+    "doctor": "Ask every configured service whether it answers.",
+    "adopt": "Make a sink's store this installation's. The former owner's workers stop writing.",
+    "dashboard": "Serve the web page, its JSON, health probes and metrics, until stopped.",
+    "search": "Find leagues by meaning: Pinecone finds them, PostgreSQL checks and completes them.",
+    "similar": "Find leagues like one: neighbours in Neo4j and Pinecone, with the path to each.",
+    "archetypes": "List archetypes by their leagues in Neo4j, with those leagues from PostgreSQL.",
+    "explore": "Find leagues by meaning, each with its neighbourhood in Neo4j.",
+    "examples": "Find few-shot examples by meaning, of one category or of all.",
+    "leagues": "List leagues by their properties in PostgreSQL.",
+    "league": "Show one league with its documents, contracts and relationships, from PostgreSQL.",
+    "demo": "Seed the embedded stack, wait until all stores agree, and query them.",
+    "local": "Manage the embedded stack: every server, without Docker.",
+    "graph": "Query the graph alone.",
+}
+
+#: Modules of commands that are not in one of their own name.
+MODULES = {
+    **dict.fromkeys(("migrate", "relay", "pause", "resume", "backfill", "doctor"), "operate"),
+    **dict.fromkeys(("failures", "retry", "discard"), "dead"),
+    **dict.fromkeys(("search", "similar", "archetypes", "explore", "examples"), "ask"),
+    **dict.fromkeys(("leagues", "league", "graph"), "ask"),
+}
+
+
+class _Commands(LazyGroup):
+    """Every command."""
+
+    members: ClassVar = {
+        name: Lazy(f"altsync.cli.{MODULES.get(name, name)}", name, line)
+        for name, line in LINES.items()
+    }
+
 
 app = App(
     name="altsync",
-    cls=Group,
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Keep Neo4j and Pinecone in step with PostgreSQL.",
 )
-app.add_typer(local.app, name="local")
-app.command()(operate.migrate)
-app.command()(seed)
-app.command()(operate.relay)
-app.command("status")(operate.show_status)
-app.command()(why)
-app.command()(dead.failures)
-app.command()(dead.retry)
-app.command()(dead.discard)
-app.command()(operate.pause)
-app.command()(operate.resume)
-app.command()(verify)
-app.command()(operate.backfill)
-app.command()(prune)
-app.command()(relate)
-app.command()(reembed)
-app.command()(operate.doctor)
-app.command()(adopt)
-app.command()(dashboard)
-app.command()(ask.search)
-app.command()(ask.similar)
-app.command()(ask.archetypes)
-app.command()(ask.explore)
-app.command()(ask.examples)
-app.command()(ask.leagues)
-app.command()(ask.league)
-app.add_typer(ask.graph, name="graph")
-app.command()(demo.demo)
 
 
 def _print_version(value: bool) -> None:
@@ -79,6 +99,8 @@ def main() -> None:
 
 def seed_main() -> None:
     """``python -m altsync.seed``."""
+    with interrupts_go_to(end):
+        from altsync.cli.seed import seed
     only_seed = App(pretty_exceptions_enable=False)
     only_seed.command(cls=Command)(seed)
     only_seed(prog_name="python -m altsync.seed")

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from altsync.cli import terminal
-from altsync.cli.common import application, known_sink
-from altsync.cli.operate import EverySink, Json
+from altsync.cli.common import Json, application, known_sink
+from altsync.cli.operate import EverySink
 from altsync.cli.terminal import notes
 from altsync.errors import ConfigurationError
 
@@ -19,7 +19,7 @@ def adopt(
     everything: EverySink = False,
     as_json: Json = False,
 ) -> None:
-    """Make a sink's store this installation's. The former owner's workers stop writing there."""
+    """Make a sink's store this installation's. The former owner's workers stop writing."""
     if (sink is None) is not everything:
         raise typer.BadParameter("name one sink with --sink, or give --all")
     with application() as app:

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 
 from altsync import log
 from altsync.cli import terminal
-from altsync.cli.common import application
+from altsync.cli.common import Json, application
 from altsync.cli.once import App
 from altsync.cli.terminal import Exit, answers, notes
 
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 #: Matches that one question may have: the vector index gives no more.
 MOST = 10_000
 
-graph = App(no_args_is_help=True, help="Questions that the graph answers alone.")
+graph = App(no_args_is_help=True, help="Query the graph alone.")
 
-Json = Annotated[bool, typer.Option("--json", help="As JSON on stdout.")]
 Question = Annotated[str, typer.Argument(help="What to look for, in plain words.")]
 Tag = Annotated[str, typer.Argument(help="The league's tag, as in ufc.")]
 Status = Annotated[str | None, typer.Option("--status", help="Only leagues with this status.")]
@@ -49,7 +48,7 @@ def search(
     top_k: TopK = 50,
     as_json: Json = False,
 ) -> None:
-    """Leagues by meaning: Pinecone finds them, PostgreSQL checks and completes them."""
+    """Find leagues by meaning: Pinecone finds them, PostgreSQL checks and completes them."""
     with _stores() as stores:
         from altsync import queries
         from altsync.cli import answered
@@ -68,7 +67,7 @@ def similar(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Leagues like one: its neighbours in Neo4j and in Pinecone, with the way to each."""
+    """Find leagues like one: neighbours in Neo4j and Pinecone, with the path to each."""
     with _stores() as stores:
         from altsync import queries
         from altsync.cli import answered
@@ -86,7 +85,7 @@ def archetypes(
     limit: Limit = 100,
     as_json: Json = False,
 ) -> None:
-    """Archetypes by how many leagues Neo4j counts, with the leagues from PostgreSQL."""
+    """List archetypes by their leagues in Neo4j, with those leagues from PostgreSQL."""
     with _stores() as stores:
         from altsync import queries
         from altsync.cli import answered
@@ -98,7 +97,7 @@ def archetypes(
 
 
 def explore(text: Question, top_k: TopK = 10, as_json: Json = False) -> None:
-    """Leagues by meaning, each with what Neo4j knows around it."""
+    """Find leagues by meaning, each with its neighbourhood in Neo4j."""
     with _stores() as stores:
         from altsync import queries
         from altsync.cli import answered
@@ -116,7 +115,7 @@ def examples(
     top_k: TopK = 5,
     as_json: Json = False,
 ) -> None:
-    """Few-shot examples by meaning, of one category or of all."""
+    """Find few-shot examples by meaning, of one category or of all."""
     with _stores() as stores:
         from altsync import queries
         from altsync.cli import answered
@@ -138,7 +137,7 @@ def leagues(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Leagues by what PostgreSQL knows of them."""
+    """List leagues by their properties in PostgreSQL."""
     with application() as app:
         from altsync import queries
         from altsync.cli import answered
@@ -157,7 +156,7 @@ def league(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """One league with its documents, contracts and relationships, from PostgreSQL."""
+    """Show one league with its documents, contracts and relationships, from PostgreSQL."""
     with application() as app:
         from altsync import queries
         from altsync.cli import answered

@@ -9,6 +9,7 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Annotated
 
 import typer
 
@@ -20,6 +21,8 @@ from altsync.config import Settings, read_settings
 from altsync.errors import AltsyncError
 from altsync.records import SinkTraits
 from altsync.wording import unknown
+
+Json = Annotated[bool, typer.Option("--json", help="As JSON on stdout.")]
 
 #: Seconds of each unit of an age.
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}

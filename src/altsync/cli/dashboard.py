@@ -23,7 +23,7 @@ def dashboard(
         bool, typer.Option("--open", help="Open the page in the browser.")
     ] = False,
 ) -> None:
-    """Serve the web page, its JSON, health probes and Prometheus metrics, until stopped."""
+    """Serve the web page, its JSON, health probes and metrics, until stopped."""
     with application(serving=True) as app:
         log.set_up(level=app.settings.altsync_log_level, form=app.settings.altsync_log_format)
         from altsync.dashboard import access, serve

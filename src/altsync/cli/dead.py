@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Annotated
@@ -12,10 +12,11 @@ import typer
 from altsync import outbox
 from altsync.app import Application
 from altsync.cli import terminal
-from altsync.cli.common import age, application, known_sink, person
+from altsync.cli.common import Json, age, application, known_sink, person
+from altsync.cli.tables import Table
 from altsync.cli.terminal import Exit, answers, notes
 from altsync.db import Conn
-from altsync.outbox import DeadOperation, Failures, Selection
+from altsync.outbox import DeadOperation, FailureGroup, Failures, Selection
 from altsync.records import ErrorKind
 from altsync.wording import plural
 
@@ -25,7 +26,6 @@ PAGE = 1000
 #: Groups that a table shows at most, the most frequent ones.
 MOST_GROUPS = 100
 
-Json = Annotated[bool, typer.Option("--json", help="As JSON on stdout.")]
 SinkOption = Annotated[str | None, typer.Option("--sink", help="Only of this sink.")]
 EntityOption = Annotated[
     str | None, typer.Option(help="Only this entity, by its tag, name or id in the sinks.")
@@ -61,7 +61,7 @@ def failures(
     newer_than: NewerOption = None,
     as_json: Json = False,
 ) -> None:
-    """Operations that were given up on, by reason, with examples."""
+    """List dead operations by reason, with examples."""
     which = _selection(sink, entity, kind, reason, older_than, newer_than)
     with _application(which, gone=True) as app:
         with app.database.autocommit() as conn:
@@ -69,7 +69,7 @@ def failures(
         if as_json:
             terminal.print_json([asdict(group) for group in found.groups])
         elif found.groups:
-            answers.print(terminal.failures_table(found.groups))
+            answers.print(failures_table(found.groups))
             _say_not_shown(found)
             notes.print("altsync retry --all tries them again; altsync discard ends it.")
         elif which.is_empty:
@@ -89,7 +89,7 @@ def retry(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Try again what was given up on, at the entity's current version."""
+    """Retry dead operations, each at its entity's current version."""
     which = _selection(sink, entity, kind, reason, older_than, newer_than)
     if which.is_empty and not everything:
         raise typer.BadParameter(f"say what to retry: {SELECTORS}")
@@ -119,7 +119,7 @@ def discard(
     yes: Annotated[bool, typer.Option("--yes", help="Really all of them.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Give up for good on what will never work. It stays in the audit, with who and why."""
+    """Discard dead operations for good. The audit keeps who did it, and why."""
     if not why.strip():
         raise typer.BadParameter("say why it will never work", param_hint="--why")
     which = _selection(sink, entity, kind, reason, older_than, newer_than)
@@ -235,3 +235,17 @@ def _say(count: int, as_json: bool, name: str, sentence: str) -> None:
         terminal.print_json({name: count})
     else:
         notes.print(sentence.format(count))
+
+
+def failures_table(groups: Sequence[FailureGroup]) -> Table:
+    """Dead operations by reason."""
+    table = Table(
+        *("sink", "kind", "count", "reason", "for example"),
+        title="Dead operations",
+        numbers=("count",),
+        names=("sink", "kind"),
+    )
+    for group in groups:
+        samples = ", ".join(group.sample_keys)
+        table.add_row(group.sink, group.error_kind, f"{group.count:,}", group.reason, samples)
+    return table

@@ -15,10 +15,11 @@ import typer
 
 from altsync import health, status, store
 from altsync.app import Application
-from altsync.cli import terminal
 from altsync.cli.common import command
 from altsync.cli.local import open_stack
-from altsync.cli.seed import follow, load
+from altsync.cli.operate import finding_line
+from altsync.cli.seed import follow, load, seed_summary
+from altsync.cli.status import matrix_table
 from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import Exit, answers, notes
 from altsync.config import read_settings
@@ -71,7 +72,7 @@ def demo(
         bool, typer.Option("--keep", help="Leave the embedded stack running at the end.")
     ] = False,
 ) -> None:
-    """Seed the real seeds into the embedded stack, wait until all stores agree, and query them.
+    """Seed the embedded stack, wait until all stores agree, and query them.
 
     Uses the embedded stack whatever else is configured. A second run has nothing to do. Servers
     that ran before go on running.
@@ -85,14 +86,14 @@ def demo(
         _check(app.set_up_sinks())
         answers.rule("Connected")
         for finding in health.look(app):
-            answers.print(terminal.finding_line(finding))
+            answers.print(finding_line(finding))
         answers.rule("Seeding")
         before = _remote_calls(app)
         cleanup.enter_context(_processes())
         conn = cleanup.enter_context(app.connect("altsync-demo"))
         report = load(app, conn, Options(folder, tuple(Part)))
         arrived, progress = follow(app, conn, LONGEST, STARTING)
-        answers.print(terminal.seed_summary(report, progress))
+        answers.print(seed_summary(report, progress))
         _show_stores(app, _remote_calls(app) - before)
         if not arrived:
             raise typer.Exit(Exit.TIMED_OUT)
@@ -195,7 +196,7 @@ def _remote_calls(app: Application) -> int:
 
 def _show_stores(app: Application, calls: int) -> None:
     with app.database.autocommit() as conn:
-        answers.print(terminal.matrix_table(status.collect(conn, app.topology, {})))
+        answers.print(matrix_table(status.collect(conn, app.topology, {})))
     answers.print(f"Remote calls to the sinks in this run: {calls}")
     answers.rule("Three questions, three stores")
     answers.print(_by_archetype(app))

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
-from altsync.cli.terminal import Exit, notes, print_json, print_json_line
+from altsync.exits import Exit, Failure
+from altsync.interrupts import interrupts_go_to
 from altsync.redaction import redact
-from altsync.sentences import Failure, describe
 from altsync.wording import one_line, suggestion
 
 #: Options that every command understands, wherever they stand.
@@ -34,6 +36,8 @@ class _Line:
     one_line = False
     #: PostgreSQL's account, once the settings are read.
     role: str | None = None
+    #: Whether Ctrl-C was pressed.
+    interrupted = False
 
 
 line = _Line()
@@ -46,7 +50,7 @@ def attach(error: BaseException, body: dict[str, Any]) -> None:
 
 def report(error: BaseException, code: Exit | int | None = None, before: str = "") -> int:
     """Show an exception as a sentence, and as JSON with ``--json``; return the exit status."""
-    failure = describe(error, line.role)
+    failure = _describe(error)
     failure = replace(failure, text=f"{before}{failure.text}")
     if failure.exit is Exit.PIPE:
         return failure.exit
@@ -54,6 +58,15 @@ def report(error: BaseException, code: Exit | int | None = None, before: str = "
         text = "".join(traceback.format_exception(error))
         _say(redact(text.rstrip()), None)
     return show(failure, code, error.__dict__.get("altsync_body"))
+
+
+def _describe(error: BaseException) -> Failure:
+    # An import that Ctrl-C interrupts may raise anything, and leave the driver half imported.
+    if line.interrupted or isinstance(error, KeyboardInterrupt):
+        return Failure("interrupted", Exit.INTERRUPTED)
+    from altsync.sentences import describe
+
+    return describe(error, line.role)
 
 
 def show(failure: Failure, code: Exit | int | None, body: dict[str, Any] | None) -> int:
@@ -64,12 +77,16 @@ def show(failure: Failure, code: Exit | int | None, body: dict[str, Any] | None)
         document = {**(body or {}), "error": failure.text, "kind": failure.kind, "exit": status}
         if failure.exit is Exit.INTERRUPTED:
             document["interrupted"] = True
+        from altsync.cli.terminal import print_json, print_json_line
+
         with suppress(OSError, ValueError):
             (print_json_line if line.one_line else print_json)(document)
     return status
 
 
 def _say(text: str, style: str | None) -> None:
+    from altsync.cli.terminal import notes
+
     # Nothing is left to do where even this cannot be written.
     with suppress(OSError, ValueError):
         notes.print(text, style=style, soft_wrap=True)
@@ -85,16 +102,16 @@ class _Ending:
         given = list(sys.argv[1:] if args is None else args)
         options = given[: given.index("--")] if "--" in given else given
         line.as_json, line.debug, line.role = JSON in options, DEBUG in options, None
-        line.one_line = False
+        line.one_line = line.interrupted = False
         kept = [one for one in options if one != DEBUG] + given[len(options) :]
         prepare_streams()
-        sys.exit(
-            _finish(
+        with interrupts_go_to(_interrupt):
+            status = _finish(
                 lambda: super(_Ending, self).main(  # type: ignore[misc]
                     kept, *more, standalone_mode=False, **extra
                 )
             )
-        )
+        sys.exit(status)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; every error of its own becomes an exit status."""
@@ -104,6 +121,11 @@ class _Ending:
             raise
         except BaseException as error:  # noqa: BLE001  (reported, whatever it is)
             raise typer.Exit(report(error)) from None
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    line.interrupted = True
+    signal.default_int_handler(number, frame)
 
 
 class Group(_Ending, TyperGroup):

@@ -22,7 +22,7 @@ from altsync.wording import unknown
 if TYPE_CHECKING:
     from altsync.local.stack import LocalStack, ServiceStatus
 
-app = App(no_args_is_help=True, help="The embedded stack: every server, no Docker.")
+local = App(no_args_is_help=True, help="Manage the embedded stack: every server, without Docker.")
 
 #: Lines of each log that ``logs`` shows.
 LOG_LINES = 40
@@ -53,7 +53,7 @@ def _line(service: ServiceStatus) -> None:
     notes.print(line)
 
 
-@app.command()
+@local.command()
 def up() -> None:
     """Start what does not run, and wait until everything answers."""
     with _stack() as stack:
@@ -62,7 +62,7 @@ def up() -> None:
         notes.print(f"Ready. Data and logs: {stack.home}")
 
 
-@app.command()
+@local.command()
 def down() -> None:
     """Stop everything in an orderly way; the data stay."""
     with _stack() as stack:
@@ -70,7 +70,7 @@ def down() -> None:
             _line(service)
 
 
-@app.command()
+@local.command()
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
 ) -> None:
@@ -89,7 +89,7 @@ def status(
             raise typer.Exit(Exit.ERROR)
 
 
-@app.command()
+@local.command()
 def env() -> None:
     """KEY=VALUE lines by which any client finds the servers."""
     with _stack() as stack:
@@ -97,7 +97,7 @@ def env() -> None:
             typer.echo(f"{name}={shlex.quote(value)}")
 
 
-@app.command()
+@local.command()
 def reset(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
@@ -110,7 +110,7 @@ def reset(
         notes.print("Deleted.")
 
 
-@app.command()
+@local.command()
 def logs(
     service: Annotated[str | None, typer.Argument(help="Only this one.")] = None,
 ) -> None:

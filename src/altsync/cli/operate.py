@@ -1,25 +1,23 @@
-"""Commands of everyday operation: migrate, relay, status, pause, resume, backfill, doctor."""
+"""Commands of everyday operation: migrate, relay, pause, resume, backfill, doctor."""
 
 from __future__ import annotations
 
 import signal
-import time
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from rich.live import Live
 
-from altsync import health, log, outbox, status, store
+from altsync import health, log, outbox, store
 from altsync.app import Application
-from altsync.cli import ending, terminal
-from altsync.cli.common import application, known_sink, person
+from altsync.cli import terminal
+from altsync.cli.common import Json, application, known_sink, person
+from altsync.cli.tables import Text
 from altsync.cli.terminal import Exit, answers, notes
+from altsync.health import Finding, Health
 from altsync.records import BreakerState, EntityType, Model, SinkTraits
 from altsync.wording import plural
 
-Json = Annotated[bool, typer.Option("--json", help="As JSON on stdout.")]
 SinkOption = Annotated[str | None, typer.Option("--sink", help="This sink.")]
 EverySink = Annotated[bool, typer.Option("--all", help="Every sink.")]
 
@@ -56,47 +54,6 @@ def relay() -> None:
             relay.run()
 
 
-def _collect(app: Application) -> status.Status:
-    disabled = {sink: app.disabled_reason(sink) for sink in app.topology.names}
-    with app.database.autocommit() as conn:
-        return status.collect(conn, app.topology, disabled, app.settings.wanted_model)
-
-
-def show_status(
-    watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
-    as_json: Json = False,
-) -> None:
-    """How everything stands: entities per sink, operations, breakers."""
-    with application() as app:
-        if not watch and as_json:
-            terminal.print_json(_collect(app).as_json())
-            return
-        if not watch:
-            answers.print(terminal.status_view(_collect(app)))
-            return
-        if as_json or not answers.is_terminal:
-            ending.line.one_line = True
-            _print_again_and_again(app, every, as_json=as_json)
-        with Live(terminal.status_view(_collect(app)), console=answers, screen=True) as live:
-            while True:
-                time.sleep(every)
-                live.update(terminal.status_view(_collect(app)))
-
-
-def _print_again_and_again(app: Application, every: float, *, as_json: bool) -> None:
-    """Print a block each interval, for a pipe or a file: one line of JSON, or the tables."""
-    while True:
-        found = _collect(app)
-        if as_json:
-            terminal.print_json_line(found.as_json())
-        else:
-            answers.print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
-            answers.print(terminal.status_view(found))
-        answers.file.flush()
-        time.sleep(every)
-
-
 def pause(
     sink: SinkOption = None,
     everything: EverySink = False,
@@ -105,7 +62,7 @@ def pause(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Let nobody deliver to a sink until it is resumed. Changes wait; nothing is lost."""
+    """Stop delivery to a sink until it is resumed. Changes wait; nothing is lost."""
     _say_which(sink, everything)
     with application() as app:
         sinks = _sinks_of(app, sink)
@@ -119,7 +76,7 @@ def pause(
 
 
 def resume(sink: SinkOption = None, everything: EverySink = False, as_json: Json = False) -> None:
-    """Let a paused sink be delivered to again. What waited is picked up at once."""
+    """Resume delivery to a paused sink. What waited is delivered at once."""
     _say_which(sink, everything)
     with application() as app:
         sinks = _sinks_of(app, sink)
@@ -210,6 +167,23 @@ def doctor(as_json: Json = False) -> None:
             terminal.print_json([asdict(finding) for finding in findings])
         else:
             for finding in findings:
-                answers.print(terminal.finding_line(finding))
-        if any(finding.health is health.Health.FAILED for finding in findings):
+                answers.print(finding_line(finding))
+        if any(finding.health is Health.FAILED for finding in findings):
             raise typer.Exit(Exit.ERROR)
+
+
+_HEALTH_MARK = {
+    Health.OK: ("✔", "green"),
+    Health.FAILED: ("✘", "red"),
+    Health.DISABLED: ("–", "dim"),
+}
+
+
+def finding_line(finding: Finding) -> Text:
+    """One service and how it answered."""
+    line = Text("  ")
+    line.append(*_HEALTH_MARK[finding.health]).append(f" {finding.name:<11}")
+    if finding.health is Health.DISABLED:
+        line.append(" disabled:", "dim")
+    line.append(f" {finding.detail}")
+    return line

@@ -18,7 +18,7 @@ def reembed(
     yes: Annotated[bool, typer.Option("--yes", help="Do it: this is what costs money.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
 ) -> None:
-    """Let the model of the settings embed everything. Without --yes, only say what it costs."""
+    """Embed everything by the model of the settings. Without --yes, only show the cost."""
     with application() as app:
         with app.database.transaction() as conn:
             found = plan(conn, app.settings.wanted_model)

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from altsync import outbox, store
 from altsync.app import Application
 from altsync.cli import terminal
-from altsync.cli.common import application
-from altsync.cli.operate import Json, backfill_type
+from altsync.cli.common import Json, application
+from altsync.cli.operate import backfill_type
 from altsync.cli.terminal import Exit, notes
 from altsync.errors import AltsyncError, ConfigurationError
 from altsync.records import SIMILARITY, BreakerState, EntityType

@@ -24,6 +24,7 @@ from altsync import store
 from altsync.app import Application
 from altsync.cli import ending, terminal
 from altsync.cli.common import application
+from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import Exit, notes
 from altsync.db import Conn
 from altsync.records import EMBEDDING
@@ -35,6 +36,8 @@ from altsync.seed.report import Report
 from altsync.status import idle_message
 from altsync.store import RunProgress
 from altsync.wording import sentences
+
+_RULE = "=" * 50
 
 #: Seconds between two looks at how far the sinks are.
 LOOK = 0.2
@@ -84,7 +87,7 @@ def seed(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The counts as JSON.")] = False,
 ) -> None:
-    """Load JSONL seeds: PostgreSQL and its outbox, in one transaction per batch.
+    """Load JSONL seeds into PostgreSQL and its outbox, in one transaction per batch.
 
     Exit codes: 0 done, 1 error, 2 usage, 3 some lines were refused, 4 a sink gave up on some,
     5 --timeout passed.
@@ -127,7 +130,7 @@ def run(
             body[sink] = {"synced": done.synced, "errors": done.failed}
         terminal.print_json(body)
     elif wait and not options.dry_run:
-        terminal.answers.print(terminal.seed_summary(report, progress))
+        terminal.answers.print(seed_summary(report, progress))
     if not arrived:
         return Exit.TIMED_OUT
     if report.total.rejected:
@@ -150,8 +153,8 @@ def load(app: Application, conn: Conn, options: Options, *, as_json: bool = Fals
         report.close()
         if report.parts:
             title = "Would be seeded (nothing was written)" if options.dry_run else "Seeded"
-            (notes if as_json else terminal.answers).print(terminal.seed_table(report, title))
-        terminal.print_rejects(report)
+            (notes if as_json else terminal.answers).print(seed_table(report, title))
+        print_rejects(report)
     return report
 
 
@@ -221,3 +224,52 @@ def follow(
                     text = sentences(said, "altsync status shows all sinks")
                     notes.print(text, style="yellow")
             time.sleep(max(LOOK, took / LOOK_SHARE))
+
+
+def seed_table(report: Report, title: str = "Seeded") -> Table:
+    """Counts by part."""
+    numbers = ("processed", "created", "updated", "unchanged", "deleted", "rejected")
+    table = Table("part", *numbers, title=title, numbers=numbers)
+    for part, c in report.parts.items():
+        counts = (c.processed, c.created, c.updated, c.unchanged, c.deleted, c.rejected)
+        table.add_row(part.value, *(f"{n:,}" for n in counts))
+    return table
+
+
+def seed_summary(report: Report, progress: dict[str, RunProgress]) -> str:
+    """The closing summary of a seeding run that was waited for."""
+    total = report.total
+    lines = [
+        "MULTI-DATABASE SEEDING SUMMARY",
+        _RULE,
+        f"Total Processed: {total.processed}",
+        "PostgreSQL:",
+        f"  Created: {total.created}",
+        f"  Updated: {total.updated}",
+        f"  Unchanged: {total.unchanged}",
+        *([f"  Deleted: {total.deleted}"] if total.deleted else []),
+        f"  Errors: {total.rejected}",
+    ]
+    for sink, title in (("neo4j", "Neo4j"), ("pinecone", "Pinecone")):
+        if sink in progress:
+            lines += [
+                f"{title}:",
+                f"  Synced: {progress[sink].synced}",
+                f"  Errors: {progress[sink].failed}",
+            ]
+        else:
+            lines += [f"{title}: disabled"]
+    return "\n".join([*lines, _RULE])
+
+
+def print_rejects(report: Report) -> None:
+    """The first refused lines, and where all of them are."""
+    for line in report.shown:
+        notes.print(Text(f"rejected {line}", style="red"))
+    more = report.total.rejected - len(report.shown)
+    if more > 0:
+        notes.print(f"… and {more:,} more refused, which are in that file:")
+    if report.rejects_file:
+        notes.print(f"All refused lines: {report.rejects_file}")
+    for note in report.notes:
+        notes.print(Text(note, style="yellow"))

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from altsync import reconcile, store
 from altsync.app import Application
 from altsync.cli import ending, terminal
-from altsync.cli.common import application
-from altsync.cli.operate import Json, SinkOption
+from altsync.cli.common import Json, application
+from altsync.cli.operate import SinkOption
 from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import answers, notes
 from altsync.errors import AltsyncError, ConfigurationError
@@ -52,7 +52,7 @@ def verify(
     ] = _DEFAULTS.grace,
     as_json: Json = False,
 ) -> None:
-    """Whether every store agrees with PostgreSQL. Exit codes: 0 yes, 1 no, 2 could not tell."""
+    """Compare every store with PostgreSQL. Exit codes: 0 agree, 1 differ, 2 cannot tell."""
     if dry_run and not repair:
         raise typer.BadParameter("--dry-run goes with --repair: without it nothing is changed")
     options = Options(repair, dry_run, deep, sample, max_delete, grace)

@@ -46,7 +46,7 @@ def why(
     folder: Annotated[Path, typer.Option("--dir", help="The seed folder.")] = Path("seeds"),
     as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
 ) -> None:
-    """Why one entity is where it is: its seed line, its operations, and what every store holds."""
+    """Show one entity's seed line, its operations, and what every store holds of it."""
     from altsync.explain import Unknown, explain
 
     with application() as app:

@@ -19,9 +19,9 @@ from altsync.errors import SinkFailure
 from altsync.log import redact
 from altsync.reconcile import graph, inside, vectors
 from altsync.reconcile.comparison import Comparison
-from altsync.reconcile.report import KINDS, POSTGRESQL, Drift, Options, Report, Tally
+from altsync.reconcile.report import KINDS, POSTGRESQL, Options, Report, Tally
 from altsync.reconcile.schedule import Schedule
-from altsync.records import EMBEDDING, SIMILARITY, BreakerState, EntityType, Topology
+from altsync.records import EMBEDDING, SIMILARITY, BreakerState, Drift, EntityType, Topology
 from altsync.sinks import neo4j, pinecone
 from altsync.sinks.base import Sink
 

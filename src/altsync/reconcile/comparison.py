@@ -13,9 +13,9 @@ from psycopg.errors import LockNotAvailable
 from altsync import outbox, store
 from altsync.db import Database
 from altsync.ownership import NotOurs
-from altsync.reconcile.report import Drift, Options, Tally
+from altsync.reconcile.report import Options, Tally
 from altsync.reconcile.waiting import Above, Ghost, Waiting, refusal
-from altsync.records import Digest, EntityType, SinkTraits, Topology
+from altsync.records import Digest, Drift, EntityType, SinkTraits, Topology
 from altsync.sinks.base import Ask
 
 #: Entities per page: what one statement, and the memory of one step, is about.

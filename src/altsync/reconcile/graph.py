@@ -11,10 +11,10 @@ from altsync import store
 from altsync.projection import graph_node
 from altsync.reconcile.comparison import Comparison, Verdict, check_owner, differing
 from altsync.reconcile.patience import Patience, hung
-from altsync.reconcile.report import Drift, Tally
+from altsync.reconcile.report import Tally
 from altsync.reconcile.suspects import Seen, confirm
 from altsync.reconcile.waiting import KEPT, Ghost, Waiting
-from altsync.records import EntityType, Row
+from altsync.records import Drift, EntityType, Row
 from altsync.sinks import neo4j
 from altsync.store import Standing
 

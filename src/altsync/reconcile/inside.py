@@ -8,8 +8,8 @@ from uuid import UUID
 from altsync import outbox, store
 from altsync.db import Conn
 from altsync.reconcile.comparison import PAGE, Comparison
-from altsync.reconcile.report import Drift, Tally
-from altsync.records import EntityType, SinkTraits
+from altsync.reconcile.report import Tally
+from altsync.records import Drift, EntityType, SinkTraits
 from altsync.store import Gap
 from altsync.wording import plural
 

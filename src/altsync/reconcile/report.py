@@ -4,35 +4,15 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
-from altsync.records import EMBEDDING, SIMILARITY
+from altsync.records import EMBEDDING, SIMILARITY, Drift
 
 #: What the rows of PostgreSQL themselves are called among the sinks.
 POSTGRESQL = "postgresql"
 
 #: Keys that are shown of each kind of drift.
 SAMPLES = 5
-
-
-class Drift(StrEnum):
-    """How a sink differs from PostgreSQL over one entity.
-
-    ``GHOST``: the sink holds what PostgreSQL does not. ``AHEAD``: the sink's version is above
-    PostgreSQL's, as after a restore; what is too high to be believed is ``STALE``.
-    ``WRONG_NAMESPACE``: a vector in a namespace that its entity does not belong to, beside the
-    right one or instead of it. ``EDITED``: PostgreSQL's own row holds what its hashes are not of,
-    as it was changed by SQL; of such an entity no sink is said to differ.
-    """
-
-    MISSING = "missing"
-    STALE = "stale"
-    GHOST = "ghost"
-    AHEAD = "ahead"
-    WRONG_MODEL = "wrong_model"
-    WRONG_NAMESPACE = "wrong_namespace"
-    EDITED = "edited"
 
 
 #: Kinds that each sink can show, in the order in which they are told.

@@ -13,10 +13,10 @@ from altsync import store
 from altsync.projection import namespace, vector_metadata
 from altsync.reconcile.comparison import PAGE, Comparison, Verdict, check_owner, differing
 from altsync.reconcile.patience import Patience
-from altsync.reconcile.report import Drift, Tally
+from altsync.reconcile.report import Tally
 from altsync.reconcile.suspects import Seen, confirm
 from altsync.reconcile.waiting import Ghost, Waiting
-from altsync.records import EMBEDDING, EntityType, Row
+from altsync.records import EMBEDDING, Drift, EntityType, Row
 from altsync.sinks import pinecone
 from altsync.sinks.pinecone import Reads, StoredVector
 from altsync.store import Standing

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from altsync.reconcile.report import Drift, Tally
-from altsync.records import EntityType
+from altsync.reconcile.report import Tally
+from altsync.records import Drift, EntityType
 from altsync.wording import plural
 
 #: Finds that are remembered, of what may be removed and of what is above PostgreSQL; what is

@@ -8,10 +8,10 @@ from itertools import chain
 from typing import ClassVar
 
 from altsync.config import Settings
+from altsync.declarations import EMBEDDER
 from altsync.embedding import Embedder, request_slices
 from altsync.projection import digest, embedding_text
 from altsync.records import (
-    EMBEDDING,
     Answer,
     EntityType,
     ErrorKind,
@@ -27,10 +27,7 @@ from altsync.sinks.base import VectorStore
 from altsync.tokens import TooLong, most_tokens, too_long
 
 #: The setting that switches this sink on.
-SETTING = "OPENAI_API_KEY"
-
-#: Requests of one batch under way at once. Few: tokens per minute are the provider's limit.
-IN_FLIGHT = 4
+SETTING = EMBEDDER.setting
 
 #: A text of a token or two, sent when a text was refused alone and no other one has passed since.
 PROBE = "league"
@@ -43,7 +40,7 @@ class Sink:
     keyed by what they embed, they need no guard against older versions.
     """
 
-    traits: ClassVar[SinkTraits] = SinkTraits(EMBEDDING, guarded=True, in_flight=IN_FLIGHT)
+    traits: ClassVar[SinkTraits] = EMBEDDER.traits
 
     def __init__(self, embedder: Embedder, vectors: VectorStore) -> None:
         self._embedder = embedder

@@ -19,6 +19,7 @@ from neo4j import exceptions as errors
 
 from altsync.config import Settings
 from altsync.deadline import SharedClient
+from altsync.declarations import NEO4J
 from altsync.errors import ConfigurationError, SinkFailure
 from altsync.ownership import SAMPLED, Guard, Ownership, Store
 from altsync.projection import graph_node
@@ -45,7 +46,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 #: The setting that switches this sink on.
-SETTING = "NEO4J_URI"
+SETTING = NEO4J.setting
 
 #: Rows per transaction: within the 500 to 5,000 where UNWIND + MERGE runs best, and small
 #: enough that one call stays far below its timeout.
@@ -580,7 +581,7 @@ def prefixed(work: Callable[[ManagedTransaction], T], prefix: str) -> Callable[.
 class Sink:
     """Mirrors entities as nodes; an older version never overwrites a newer one."""
 
-    traits: ClassVar[SinkTraits] = SinkTraits("neo4j", guarded=True, edges=True)
+    traits: ClassVar[SinkTraits] = NEO4J.traits
 
     def __init__(
         self,

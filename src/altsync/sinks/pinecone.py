@@ -26,6 +26,7 @@ from pinecone import RetryConfig, ServerlessSpec
 from altsync import deadline
 from altsync.config import Settings
 from altsync.deadline import SharedClient
+from altsync.declarations import PINECONE
 from altsync.errors import SinkFailure, seconds_of
 from altsync.ownership import SAMPLED, Guard, Ownership, Store
 from altsync.projection import namespace, vector_metadata
@@ -53,7 +54,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 #: The setting that switches this sink on.
-SETTING = "PINECONE_API_KEY"
+SETTING = PINECONE.setting
 
 INDEXES = {
     EntityType.SPORT_ARCHETYPE: "altsports-archetypes",
@@ -67,10 +68,6 @@ MAX_VECTORS = 1000
 
 #: Bytes of one upsert's body: 2 MB by the same page, less some room for what frames it.
 MAX_BYTES = 2_000_000 - 10_000
-
-#: Upserts of one batch under way at once: 16 MB of bodies, and at 0.1 s each well below the
-#: 100 requests and 50 MB a second that one namespace takes, by the same page.
-IN_FLIGHT = 8
 
 #: Ids in the URL of one fetch: a URL longer than 8 KB is refused on the way.
 FETCH_IDS = 100
@@ -220,7 +217,7 @@ def limited(
 class Sink:
     """Mirrors entities as vectors with metadata to filter on."""
 
-    traits: ClassVar[SinkTraits] = SinkTraits("pinecone", needs_embedding=True, in_flight=IN_FLIGHT)
+    traits: ClassVar[SinkTraits] = PINECONE.traits
 
     def __init__(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import threading
 from dataclasses import asdict
@@ -25,9 +24,6 @@ def application() -> Application:
         if pid not in _applications:
             _applications.clear()
             _applications[pid] = Application(serving=True)
-            # Import every SDK before threads do so at once.
-            _ = _applications[pid].topology
-            importlib.import_module("altsync.openai_embedder")
         return _applications[pid]
 
 
@@ -49,6 +45,7 @@ def _refuse_another_schema(**_: Any) -> None:
     application = Application()
     try:
         application.require_schema()
+        application.load()
     except SchemaError as error:
         # Celery logs the exceptions of its signals, and goes on.
         raise SystemExit(f"altsync: {error}") from None

@@ -1,0 +1,217 @@
+"""``altsync status``: entities per sink, operations and breakers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+
+from altsync.app import Application
+from altsync.cli import ending, terminal
+from altsync.cli.common import Json, application
+from altsync.cli.tables import Table, Text
+from altsync.cli.terminal import answers
+from altsync.records import BreakerState, Drift, SyncStatus
+from altsync.status import Status, collect, idle_message
+from altsync.wording import plural
+
+_STATUS_STYLE = {
+    SyncStatus.SYNCED.value: "green",
+    SyncStatus.PENDING.value: "yellow",
+    SyncStatus.FAILED.value: "red",
+}
+_STATE_STYLE = {
+    BreakerState.CLOSED: "green",
+    BreakerState.PROBING: "yellow",
+    BreakerState.OPEN: "red",
+    BreakerState.PAUSED: "yellow",
+    BreakerState.DISABLED: "dim",
+}
+#: States that end when an operation goes through.
+_TRIED = (BreakerState.OPEN, BreakerState.PROBING)
+
+#: What a breaker's state is called for people.
+_STATE_WORD = {BreakerState.CLOSED: "ready"}
+
+_IN_ORDER = (SyncStatus.SYNCED, SyncStatus.PENDING, SyncStatus.FAILED)
+
+
+def _collect(app: Application) -> Status:
+    disabled = {sink: app.disabled_reason(sink) for sink in app.topology.names}
+    with app.database.autocommit() as conn:
+        return collect(conn, app.topology, disabled, app.settings.wanted_model)
+
+
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Show entities per sink, operations and circuit breakers."""
+    with application() as app:
+        if not watch and as_json:
+            terminal.print_json(_collect(app).as_json())
+            return
+        if not watch:
+            answers.print(status_view(_collect(app)))
+            return
+        if as_json or not answers.is_terminal:
+            ending.line.one_line = True
+            _print_again_and_again(app, every, as_json=as_json)
+        from rich.live import Live
+
+        with Live(status_view(_collect(app)), console=answers, screen=True) as live:
+            while True:
+                time.sleep(every)
+                live.update(status_view(_collect(app)))
+
+
+def _print_again_and_again(app: Application, every: float, *, as_json: bool) -> None:
+    """Print a block each interval, for a pipe or a file: one line of JSON, or the tables."""
+    while True:
+        found = _collect(app)
+        if as_json:
+            terminal.print_json_line(found.as_json())
+        else:
+            answers.print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
+            answers.print(status_view(found))
+        answers.file.flush()
+        time.sleep(every)
+
+
+def status_view(status: Status) -> RenderableType:
+    """The whole status."""
+    tables = (matrix_table(status), entity_table(status), sink_table(status))
+    return Group(*tables, *model_note(status), *verify_note(status))
+
+
+def model_note(status: Status) -> list[Text]:
+    """What to say when settings and database name different embedding models."""
+    database, settings = status.model.database, status.model.settings
+    if database is None or settings is None or database == settings:
+        return []
+    text = (
+        f"The database wants embeddings by {database.name} ({database.dimensions} dimensions), "
+        f"the settings say {settings.name} ({settings.dimensions}): altsync reembed shows what "
+        "a change costs."
+    )
+    return [Text(text, style="yellow")]
+
+
+def verify_note(status: Status) -> list[Text]:
+    """What the last ``altsync verify`` came to, by hand or by the relay."""
+    last = status.verified
+    if last is None:
+        return []
+    when = f"Last verified {age(last.age)} ago"
+    problems = last.result.get("problems") or {}
+    sinks = last.result.get("sinks") or {}
+    drift = {
+        sink: sum(n for kind, n in numbers.items() if kind in tuple(Drift))
+        for sink, numbers in sinks.items()
+    }
+    differs = ", ".join(f"{sink} ({count:,})" for sink, count in drift.items() if count)
+    if last.consistent:
+        return [Text(f"{when}: {_agreed(last.result)}", style="green")]
+    if differs:
+        return [Text(f"{when}: {differs} did not agree. altsync verify says more.", style="red")]
+    return [Text(f"{when}: {', '.join(problems)} could not be compared.", style="yellow")]
+
+
+def _agreed(result: Mapping[str, Any]) -> str:
+    """What a result without any difference says."""
+    counted = plural(result.get("entities", 0), "entity", "entities")
+    left_out = result.get("left_out") or []
+    rest = f" Not compared: {', '.join(left_out)}." if left_out else ""
+    waiting = result.get("under_way", 0)
+    if waiting:
+        return f"nothing differed ({counted}); under way: {waiting:,}.{rest}"
+    return f"every {'compared ' if left_out else ''}store agreed ({counted}).{rest}"
+
+
+def matrix_table(status: Status) -> Table:
+    """Entities by both statuses."""
+    columns = ("entity", "neo4j", "pinecone", "count")
+    table = Table(*columns, title="Sync status", numbers=("count",))
+    for row in status.matrix:
+        table.add_row(
+            row.entity.value,
+            Text(row.neo4j_sync_status, style=_STATUS_STYLE[row.neo4j_sync_status]),
+            Text(row.pinecone_sync_status, style=_STATUS_STYLE[row.pinecone_sync_status]),
+            f"{row.count:,}",
+        )
+    if not status.matrix:
+        table.add_row("nothing seeded yet", "", "", "0")
+    return table
+
+
+def entity_table(status: Status) -> Table:
+    """Entities by sink, each as synced / pending / failed."""
+    sinks = list(next(iter(status.entities.values())).by_sink)
+    title = "Synced / pending / failed"
+    table = Table("entity", "total", *sinks, title=title, numbers=("total", *sinks))
+    for kind, entity in status.entities.items():
+        cells = []
+        for sink in sinks:
+            counts = entity.by_sink[sink]
+            cell = Text()
+            for place, state in enumerate(_IN_ORDER):
+                style = _STATUS_STYLE[state] if counts[state] else "dim"
+                cell.append(" / " if place else "").append(f"{counts[state]:,}", style=style)
+            cells.append(cell)
+        table.add_row(kind.value, f"{entity.total:,}", *cells)
+    return table
+
+
+def sink_table(status: Status) -> RenderableType:
+    """Breakers, operations, and the work of the last minute by sink."""
+    # In two lines, so that the table fits into 80 columns.
+    numbers = ("pending", "in\nprogress", "dead", "oldest", "synced\n/min", "calls\n/min")
+    table = Table(
+        "sink", "state", *numbers, title="Operations", numbers=numbers, names=("sink", "state")
+    )
+    for sink, backlog in status.operations.items():
+        standing = status.sinks[sink]
+        table.add_row(
+            sink,
+            Text(
+                _STATE_WORD.get(standing.state, standing.state.value),
+                style=_STATE_STYLE[standing.state],
+            ),
+            f"{backlog.pending:,}",
+            f"{backlog.in_progress:,}",
+            Text(f"{backlog.dead:,}", style="red" if backlog.dead else ""),
+            age(backlog.oldest_pending_seconds),
+            f"{status.recent[sink].synced:,}",
+            f"{status.recent[sink].remote_calls:,}",
+        )
+    whys = [(sink, _why(status, sink)) for sink in status.operations]
+    idle = [Text(f"{s}: {idle_message(s, one)}", style="red") for s, one in status.idle.items()]
+    return Group(table, *(Text(f"{sink}: {why}") for sink, why in whys if why), *idle)
+
+
+def _why(status: Status, sink: str) -> str:
+    standing = status.sinks[sink]
+    waits = status.operations[sink].pending
+    reason = standing.reason or ""
+    if standing.state is BreakerState.DISABLED and waits:
+        return f"{reason}; {plural(waits, 'operation waits', 'operations wait')}"
+    if standing.since is not None and standing.state is not BreakerState.CLOSED:
+        since = f"{reason} (since {standing.since:%Y-%m-%d %H:%M:%S} UTC)"
+        idle = standing.state in _TRIED and not (waits or status.operations[sink].in_progress)
+        return f"{since}; nothing waits, the next operation tries it" if idle else since
+    return reason
+
+
+def age(seconds: float | None) -> str:
+    """A duration for people."""
+    if seconds is None:
+        return ""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
