@@ -127,6 +127,7 @@ def as_superuser(stack: Stack, statement: str) -> None:
         conn.execute(statement)
 
 
+@pytest.mark.dies(1)
 def test_no_secret_is_shown_anywhere(house: House, folder: Path) -> None:
     """Not in logs, tables, messages of Celery and their headers, commands or the dashboard."""
     stack = house.stack
