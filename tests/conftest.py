@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -54,6 +55,18 @@ def _own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ):
             monkeypatch.delenv(name)
     monkeypatch.setenv("ALTSYNC_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def hanging() -> Iterator[Callable[[], None]]:
+    """A call that answers when the test is over, and not before."""
+    over = threading.Event()
+
+    def hang() -> None:
+        over.wait()
+
+    yield hang
+    over.set()
 
 
 @pytest.fixture(scope="session")

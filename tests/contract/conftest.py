@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -161,15 +160,3 @@ def sink(harness: Harness) -> Sink:
     opened = harness.shared()
     opened.setup()
     return opened
-
-
-@pytest.fixture
-def hanging() -> Iterator[Callable[[], None]]:
-    """A call that answers when the test is over, and not before."""
-    over = threading.Event()
-
-    def hang() -> None:
-        over.wait()
-
-    yield hang
-    over.set()

@@ -138,6 +138,15 @@ def install(
             conn.execute(f"DROP DATABASE {one.url.rsplit('/', 1)[1]} WITH (FORCE)")
 
 
+@pytest.fixture
+def production(install: Install) -> Installed:
+    """An installation whose contents are in the graph and the index."""
+    made: Installed = install()
+    made.world.save(*CONTENTS)
+    made.deliver()
+    return made
+
+
 def held(stores: tuple[GraphHarness, PineconeHarness]) -> tuple[dict[str, Any], dict[Any, Any]]:
     """Versions of leagues in the graph and in the index, under the names without a prefix."""
     graph, index = stores
@@ -149,12 +158,9 @@ def held(stores: tuple[GraphHarness, PineconeHarness]) -> tuple[dict[str, Any], 
 
 
 def test_a_strangers_stores_are_neither_written_nor_emptied(
-    install: Install, stores: tuple[GraphHarness, PineconeHarness]
+    install: Install, production: Installed, stores: tuple[GraphHarness, PineconeHarness]
 ) -> None:
     """Staging on production's stores: edits and deletions wait, and nothing dies."""
-    production = install()
-    production.world.save(*CONTENTS)
-    production.deliver()
     before = held(stores)
     assert len(before[0]) == len(before[1]) == 2
 
@@ -180,12 +186,9 @@ def test_a_strangers_stores_are_neither_written_nor_emptied(
 
 
 def test_every_command_that_touches_a_store_says_whose_it_is(
-    install: Install, stores: tuple[GraphHarness, PineconeHarness]
+    install: Install, production: Installed, stores: tuple[GraphHarness, PineconeHarness]
 ) -> None:
     """Migrate, doctor, and verify with and without --repair."""
-    production = install()
-    production.world.save(*CONTENTS)
-    production.deliver()
     before = held(stores)
     owner = production.app._installation()
     assert owner is not None
@@ -205,12 +208,12 @@ def test_every_command_that_touches_a_store_says_whose_it_is(
 
 
 def test_adopting_lets_one_go_on_and_stops_the_other(
-    install: Install, stores: tuple[GraphHarness, PineconeHarness], monkeypatch: pytest.MonkeyPatch
+    install: Install,
+    production: Installed,
+    stores: tuple[GraphHarness, PineconeHarness],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The former owner finds out at its next look at the mark."""
-    production = install()
-    production.world.save(*CONTENTS)
-    production.deliver()
     staging = install()
     staging.world.save(*CONTENTS)
     staging.deliver()
@@ -231,12 +234,9 @@ def test_adopting_lets_one_go_on_and_stops_the_other(
 
 
 def test_two_prefixes_share_a_graph_and_a_project(
-    install: Install, stores: tuple[GraphHarness, PineconeHarness]
+    install: Install, production: Installed, stores: tuple[GraphHarness, PineconeHarness]
 ) -> None:
     """Deletions of one leave the other's, and both agree with their databases."""
-    production = install()
-    production.world.save(*CONTENTS)
-    production.deliver()
     staging = install(prefix="staging-2")
     staging.world.save(*CONTENTS, league("three"))
     staging.deliver()
@@ -259,12 +259,9 @@ def test_two_prefixes_share_a_graph_and_a_project(
 
 
 def test_a_copied_database_is_told_from_its_original(
-    install: Install, stores: tuple[GraphHarness, PineconeHarness]
+    install: Install, production: Installed, stores: tuple[GraphHarness, PineconeHarness]
 ) -> None:
     """The same id in another database: refused until it is adopted as moved."""
-    production = install()
-    production.world.save(*CONTENTS)
-    production.deliver()
     before = held(stores)
     production.close()
     copied = install(copy_of=production)
@@ -282,13 +279,10 @@ def test_a_copied_database_is_told_from_its_original(
 
 
 def test_stores_from_before_there_were_marks_stay_their_owners(
-    install: Install, stores: tuple[GraphHarness, PineconeHarness]
+    install: Install, production: Installed, stores: tuple[GraphHarness, PineconeHarness]
 ) -> None:
     """An upgrade marks what holds this database's records; a stranger is refused all the same."""
     graph, index = stores
-    production = install()
-    production.world.save(*CONTENTS)
-    production.deliver()
 
     def unmark() -> None:
         graph.ask("MATCH (i:AltsyncInstallation) DELETE i")

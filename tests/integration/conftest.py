@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import psycopg
 import pytest
@@ -12,6 +13,7 @@ from altsync.db import Database
 from altsync.local.services.graph import Graph
 from altsync.local.services.postgres import Postgres
 from altsync.local.services.vectors import Vectors
+from tests.contract.harness import PineconeHarness
 from tests.integration.verifying import Site, site_of
 from tests.integration.world import World, empty
 
@@ -59,6 +61,20 @@ def world(database_url: str) -> Iterator[World]:
     world = World(database_url)
     yield world
     world.close()
+
+
+@pytest.fixture(scope="module")
+def _index(vectors_server: Vectors) -> Iterator[PineconeHarness]:
+    with closing(PineconeHarness(vectors_server)) as harness:
+        harness.shared().setup()
+        yield harness
+
+
+@pytest.fixture
+def index(_index: PineconeHarness) -> PineconeHarness:
+    """An empty index of four dimensions."""
+    _index.empty()
+    return _index
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -177,6 +178,21 @@ def long_leagues(count: int) -> list[League]:
     return [league(f"l{n:04}", description=f"{n:04} " + "word " * 70) for n in range(count)]
 
 
+def embed_leagues(
+    count: int,
+    world: World,
+    database: Database,
+    embedder: Metered,
+    monkeypatch: pytest.MonkeyPatch,
+    **policy: Any,
+) -> None:
+    """Save leagues, and embed all of them in the time of the embedder's clock."""
+    world.save(*long_leagues(count))
+    deliverer = delivery(database, embedding_sink(database, embedder), **policy)
+    deliver_all(world, deliverer, embedder, monkeypatch)
+    assert world.counts(EMBEDDING) == {"synced": count}
+
+
 #: Limits that a provider may have, as arguments of ``Metered``.
 LIMITS: dict[str, dict[str, float]] = {
     "tokens a minute": {"tokens": 20_000},
@@ -190,12 +206,8 @@ def test_a_limit_that_nobody_set_is_found_by_smaller_requests(
     world: World, database: Database, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     embedder = Metered(**LIMITS[limit])  # type: ignore[arg-type]
-    world.save(*long_leagues(400))
-    deliver_all(
-        world, delivery(database, embedding_sink(database, embedder)), embedder, monkeypatch
-    )
+    embed_leagues(400, world, database, embedder, monkeypatch)
     allowed = embedder.limit * (1 + embedder.clock / 60)
-    assert world.counts(EMBEDDING) == {"synced": 400}
     if limit != "requests a minute":
         assert embedder.granted >= allowed * 2 / 3, f"{embedder.granted:.0f} of {allowed:.0f}"
     assert embedder.refused <= 20 + 2 * embedder.clock
@@ -206,10 +218,7 @@ def test_the_budget_of_the_settings_cuts_requests(
 ) -> None:
     """No request takes more than can be granted while a lease is held; none is refused."""
     embedder = Metered(5_000)
-    world.save(*long_leagues(200))
-    deliverer = delivery(database, embedding_sink(database, embedder), tokens_per_minute=5_000)
-    deliver_all(world, deliverer, embedder, monkeypatch)
-    assert world.counts(EMBEDDING) == {"synced": 200}
+    embed_leagues(200, world, database, embedder, monkeypatch, tokens_per_minute=5_000)
     assert max(embedder.sizes) <= 5_000 * 10 / 60
     assert embedder.refused == 0
     assert embedder.granted >= 5_000 * embedder.clock / 60 * 2 / 3
@@ -219,10 +228,7 @@ def test_a_budget_below_one_text_lets_single_texts_pass(
     world: World, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedder = Metered(1_000_000)
-    world.save(*long_leagues(4))
-    deliverer = delivery(database, embedding_sink(database, embedder), tokens_per_minute=50)
-    deliver_all(world, deliverer, embedder, monkeypatch)
-    assert world.counts(EMBEDDING) == {"synced": 4}
+    embed_leagues(4, world, database, embedder, monkeypatch, tokens_per_minute=50)
     assert len(embedder.sizes) == 1 + 4
     assert embedder.granted <= 50 * (embedder.clock / 60 + 3)
 
@@ -232,8 +238,5 @@ def test_a_request_that_is_too_large_is_split_and_the_next_ones_are_small(
 ) -> None:
     """Nothing dies, no attempt is spent, and the halving is not repeated for each batch."""
     embedder = Metered(10_000_000, largest=30)
-    world.save(*long_leagues(400))
-    deliverer = delivery(database, embedding_sink(database, embedder), batch_size=100)
-    deliver_all(world, deliverer, embedder, monkeypatch)
-    assert world.counts(EMBEDDING) == {"synced": 400}
+    embed_leagues(400, world, database, embedder, monkeypatch, batch_size=100)
     assert embedder.refused <= 12

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 
 import pytest
 
@@ -12,7 +11,6 @@ from altsync.app import longest_retry
 from altsync.config import Settings
 from altsync.db import Database
 from altsync.delivery import Delivery, Policy
-from altsync.local.services.vectors import Vectors
 from altsync.outbox.edges import LONGEST_GATHERING, MANY
 from altsync.outbox.enqueue import HOLD
 from altsync.sinks import embedding
@@ -25,18 +23,10 @@ from tests.integration.world import LEASE, World, archetype
 RULES = Rules(enter=0.80, leave=0.70, top_k=3, debounce=0.0)
 
 
-@pytest.fixture(scope="module")
-def _harness(vectors_server: Vectors) -> Iterator[PineconeHarness]:
-    with closing(PineconeHarness(vectors_server)) as harness:
-        harness.shared().setup()
-        yield harness
-
-
 @pytest.fixture
-def circle(world: World, database: Database, _harness: PineconeHarness) -> Iterator[Neighbourhood]:
+def circle(world: World, database: Database, index: PineconeHarness) -> Iterator[Neighbourhood]:
     """Leagues on a circle, whose relationships are found in PostgreSQL."""
-    _harness.empty()
-    place = Neighbourhood(world, database, _harness.open(), RULES, "local")
+    place = Neighbourhood(world, database, index.open(), RULES, "local")
     place.embedder = Compass()
     yield place
     place.similarity.close()

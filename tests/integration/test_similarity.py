@@ -16,7 +16,6 @@ from altsync import outbox, store
 from altsync.db import Database
 from altsync.delivery import Policy
 from altsync.embedding import Embedded
-from altsync.local.services.vectors import Vectors
 from altsync.local.vectors.faults import FaultRule
 from altsync.records import (
     SIMILARITY,
@@ -43,21 +42,6 @@ from tests.integration.world import EMBEDDER, INDEX, World, league
 
 #: Few edges each, so that leagues crowd each other out.
 RULES = Rules(enter=0.80, leave=0.70, top_k=3, debounce=2.0)
-
-
-@pytest.fixture(scope="module")
-def _harness(vectors_server: Vectors) -> Iterator[PineconeHarness]:
-    harness = PineconeHarness(vectors_server)
-    harness.shared().setup()
-    yield harness
-    harness.close()
-
-
-@pytest.fixture
-def index(_harness: PineconeHarness) -> PineconeHarness:
-    """An empty index of four dimensions."""
-    _harness.empty()
-    return _harness
 
 
 @pytest.fixture(params=["local", "index"])

@@ -10,7 +10,6 @@ import pytest
 
 from altsync import similarity_local
 from altsync.db import Database
-from altsync.local.services.vectors import Vectors
 from altsync.records import League
 from altsync.store import Rules
 from tests.contract.harness import PineconeHarness
@@ -22,19 +21,10 @@ from tests.integration.world import World, league
 RULES = Rules(enter=0.80, leave=0.70, top_k=3, debounce=0.0)
 
 
-@pytest.fixture(scope="module")
-def _harness(vectors_server: Vectors) -> Iterator[PineconeHarness]:
-    harness = PineconeHarness(vectors_server)
-    harness.shared().setup()
-    yield harness
-    harness.close()
-
-
 @pytest.fixture
-def circle(world: World, database: Database, _harness: PineconeHarness) -> Iterator[Neighbourhood]:
+def circle(world: World, database: Database, index: PineconeHarness) -> Iterator[Neighbourhood]:
     """Leagues on a circle: each lies where its description says, in degrees."""
-    _harness.empty()
-    place = Neighbourhood(world, database, _harness.open(), RULES, "local")
+    place = Neighbourhood(world, database, index.open(), RULES, "local")
     place.embedder = Compass()
     yield place
     place.similarity.close()

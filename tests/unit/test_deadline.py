@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,18 +12,6 @@ from altsync.deadline import SharedClient, check, within
 
 #: Seconds that nothing in here takes.
 LONG = 30.0
-
-
-@pytest.fixture
-def hanging() -> Iterator[Callable[[], None]]:
-    """A call that answers when the test is over, and not before."""
-    over = threading.Event()
-
-    def hang() -> None:
-        over.wait()
-
-    yield hang
-    over.set()
 
 
 def test_a_call_within_its_time_answers_or_raises() -> None:
