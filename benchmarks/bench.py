@@ -14,7 +14,7 @@ import psutil
 import psycopg
 from rich.console import Console
 
-from altsync import db, outbox
+from altsync import db, outbox, similarity_local
 from altsync.local.services import Broker, Graph, Postgres, Service, Vectors
 from altsync.records import SinkTraits, Topology
 from benchmarks.report import Measured
@@ -30,6 +30,9 @@ TOPOLOGY = Topology(
         SinkTraits("pinecone", needs_embedding=True),
     )
 )
+
+#: The same with similarity, as it is when nothing is set.
+EVERYTHING = Topology((*TOPOLOGY.sinks, similarity_local.Sink.traits))
 
 #: The embedding model that databases want, and its dimensions: those of OpenAI's small model.
 MODEL, DIMENSIONS = "benchmark-model", 1536

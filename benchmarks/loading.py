@@ -14,7 +14,7 @@ from sqlmodel import Session, create_engine
 from altsync import db
 from altsync.models import League, SyncOperation
 from altsync.projection import content_hash, text_hash
-from altsync.records import EntityType, entity_id
+from altsync.records import EntityType, Topology, entity_id
 from altsync.records import League as LeagueContent
 from altsync.seed.lines import Part
 from altsync.seed.loader import Loader
@@ -63,12 +63,12 @@ class Run:
         return round(self.computing * 1e6 / self.report.total.processed, 1)
 
 
-def seed(conn: db.Conn, folder: Path) -> Run:
+def seed(conn: db.Conn, folder: Path, topology: Topology = TOPOLOGY) -> Run:
     """One run of the real seeder over the leagues of a folder."""
     report = Report(None)
     started, computed = time.perf_counter(), time.process_time()
     options = Options(folder, (Part.LEAGUES,), followed=False)
-    Loader(conn, TOPOLOGY, options, report).run()
+    Loader(conn, topology, options, report).run()
     return Run(report, time.perf_counter() - started, time.process_time() - computed)
 
 

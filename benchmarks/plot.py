@@ -25,7 +25,14 @@ INK = "#7d8590"
 OURS, OTHERS = "#2f9e6e", "#8a8fa3"
 
 #: Figures whose measurements are rates to be compared, by number, with their files' names.
-RATES = {1: "seeding", 2: "seeding-again", 3: "claim-and-settle", 5: "pipeline"}
+RATES = {
+    1: "seeding",
+    2: "seeding-again",
+    3: "claim-and-settle",
+    5: "everything-on",
+    11: "similarity",
+    12: "pipeline",
+}
 
 STYLE = {
     "figure.facecolor": "none",

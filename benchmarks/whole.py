@@ -12,6 +12,7 @@ from uuid import uuid4
 import psutil
 
 from altsync.local.vectors.faults import FaultRule
+from benchmarks.bench import EVERYTHING, TOPOLOGY
 from benchmarks.loading import seed, seeding
 from benchmarks.processors import processor_seconds, server_seconds
 from tests.acceptance.seeds import write_leagues
@@ -55,6 +56,10 @@ NOBODY = {
 IMPATIENT = {"ALTSYNC_SINK_TIMEOUT_SECONDS": "0.2"}
 
 
+#: Similarity as it is when nothing is set: the environment of a ``Stack`` has it off.
+EVERYTHING_ON = {"ALTSYNC_SIMILARITY": "local"}
+
+
 class Whole:
     """An embedded stack, its servers behind latencies, and the processes that run on it."""
 
@@ -62,6 +67,8 @@ class Whole:
         self.stack = stack
         self._bolt = bolt
         self._leagues = 0
+        self._latency = Latency()
+        self._topology = TOPOLOGY
 
     @property
     def env(self) -> dict[str, str]:
@@ -70,6 +77,7 @@ class Whole:
 
     def slow(self, latency: Latency) -> None:
         """Let every remote call from now on take this much longer."""
+        self._latency = latency
         self._bolt.delay = latency.neo4j
         seconds = {"pinecone.*": latency.pinecone, "openai.*": latency.openai}
         self.stack.vectors.set_faults(
@@ -84,6 +92,7 @@ class Whole:
 
         Yields the workers by their sinks.
         """
+        self._topology = EVERYTHING if settings == EVERYTHING_ON else TOPOLOGY
         settings = {**self.env, **(settings or {})}
         self._begin(settings)
         with self._workers(processes, settings, "altsync.workers.app") as workers:
@@ -98,6 +107,7 @@ class Whole:
             "BENCH_LATENCY": f"{latency.neo4j},{latency.pinecone},{latency.openai}",
             "PYTHONPATH": str(ROOT),
         }
+        self._topology = TOPOLOGY
         self._begin({**settings, **IMPATIENT})
         with self._workers(processes, settings, "benchmarks.asleep.workers"):
             yield
@@ -132,12 +142,19 @@ class Whole:
         finally:
             self.stack.kill_all()
 
+    def empty(self) -> None:
+        """Empty every store. What runs goes on, as warm and as slow as it is."""
+        self.stack.wait_until_recorded()
+        self.stack.reset()
+        self.slow(self._latency)
+        self._leagues = 0
+
     def seed(self, count: int) -> None:
         """Seed so many new leagues."""
         folder = write_leagues(self.stack.folders.work / "seeds", count, first=self._leagues)
         self._leagues += count
         with seeding(self.stack.addresses["DATABASE_URL"]) as conn:
-            seed(conn, folder)
+            seed(conn, folder, self._topology)
 
     def deliver(self, count: int) -> float:
         """Seconds from the start of seeding ``count`` leagues until every store has them."""
@@ -168,6 +185,15 @@ class Whole:
         stats = self.stack.indexes["altsports-leagues"].describe_index_stats()
         assert (nodes[0][0], stats.total_vector_count) == (self._leagues, self._leagues)
 
+    def similar(self) -> int:
+        """SIMILAR_TO relationships, of which the graph has as many as PostgreSQL."""
+        count = self.stack.number(
+            "SELECT count(*) FROM league_relationship WHERE relationship_type = 'SIMILAR_TO'"
+        )
+        edges = self.stack.cypher("MATCH (:League)-[r:SIMILAR_TO]->(:League) RETURN count(r)")
+        assert edges[0][0] == count, f"{edges[0][0]} of {count} relationships are in the graph"
+        return count
+
     def _warm_up(self, processes: int) -> None:
         """Deliver until each process has taken part: its clients are made at its first task."""
         delivered = "SELECT count(DISTINCT worker) FROM delivery_batch"
@@ -190,7 +216,8 @@ def whole(folder: Path, graph: Mapping[str, str] | None = None) -> Iterator[Whol
     stack = Stack(folders)
     try:
         stack.run("local", "up")
-        stack.run("migrate")
+        # Every sink that may be switched on has its shared state, so that ``reset`` keeps it.
+        stack.run("migrate", env={**stack.env, **EVERYTHING_ON})
         stack.remember_clean_state()
         stack.addresses.update(graph or {})
         host, _, port = stack.addresses["NEO4J_URI"].removeprefix("bolt://").rpartition(":")

@@ -1,23 +1,19 @@
-"""The whole pipeline, from JSONL lines to three stores that agree, beside the described script."""
+"""The pipeline without similarity: JSONL lines to three stores, beside the described script."""
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import subprocess
-import sys
-from dataclasses import replace
 
 from benchmarks.bench import Bench
+from benchmarks.beside import MICROSECONDS, TIMES_THE_SCRIPT, beside, delivered, script
 from benchmarks.peers.beside_cocoindex import beside_cocoindex
 from benchmarks.report import Figure, Gate, Measured, Part
-from benchmarks.whole import ROOT, Latency, Whole, every, whole
+from benchmarks.whole import Latency, Whole, every, whole
 from tests.acceptance.kills import given_up, kill_process
-from tests.acceptance.seeds import write_leagues
 
-NUMBER = 5
-TITLE = "The whole pipeline beside the described script and beside CocoIndex"
+NUMBER = 12
+TITLE = "The pipeline without similarity, beside the described script and CocoIndex"
 
 #: Leagues that altsync gets on the embedded servers: with the largest sizes, and else.
 FULL_ROWS, ROWS = 20_000, 5_000
@@ -36,12 +32,6 @@ REAL = Latency(neo4j=0.02, pinecone=0.08, openai=0.15)
 
 #: Processes of each sink's worker, and how many times the script's rate they must reach.
 CREWS = {1: 100.0, 4: 400.0}
-
-#: The count that is the rate by the script's at the same latency.
-TIMES_THE_SCRIPT = "× the script"
-
-#: How a count begins that is a part's share of what a row takes of the processors.
-MICROSECONDS = "µs a row"
 
 #: Workers that are killed, each while it waits for an embedding.
 KILLS = 3
@@ -66,8 +56,7 @@ NOTES = (
     "write to the graph sleeps for each of its round trips: one, as no league has relationships. "
     "The gates against the script are about these, at 20 ms for each call: what "
     "altsync costs, not what the servers do.",
-    "Similarity is off: its one question to the index for each new league is no part of the "
-    "script. Figure 6 counts it.",
+    "Similarity is off, and the script runs without its similarity pass: figure 5 has both.",
 )
 
 
@@ -87,12 +76,11 @@ def measure(bench: Bench) -> Figure:
 
 def _embedded(bench: Bench, stack: Whole) -> Part:
     scripts: dict[int, Measured] = {}
-    for milliseconds in SCRIPT_ROWS:
+    for milliseconds, rows in SCRIPT_ROWS.items():
         latency = every(milliseconds / 1000)
         with bench.doing(f"the script, {latency}"):
             stack.slow(latency)
-            script = _script(stack, f"script, embedded, {latency}", milliseconds)
-        scripts[milliseconds] = script
+            scripts[milliseconds] = script(stack, f"script, embedded, {latency}", rows)
     measured = list(scripts.values())
     for processes in CREWS:
         stack.slow(every(0))
@@ -101,8 +89,8 @@ def _embedded(bench: Bench, stack: Whole) -> Part:
                 latency = every(milliseconds / 1000)
                 stack.slow(latency)
                 what = f"altsync, {_workers(processes)}, embedded, {latency}"
-                ours = _delivered(stack, what, _rows(bench))
-                measured.append(_beside(scripts[milliseconds], ours))
+                ours = delivered(stack, what, _rows(bench))
+                measured.append(beside(scripts[milliseconds], ours))
             stack.assert_all_there()
     return Part(measured)
 
@@ -113,12 +101,12 @@ def _asleep(bench: Bench, stack: Whole) -> Part:
     bounds: list[str] = []
     for latency in (GATED, REAL):
         with bench.doing(f"the script asleep, {latency}"):
-            script = _script(stack, f"script, asleep, {latency}", 20, latency)
-        measured.append(script)
+            slow = script(stack, f"script, asleep, {latency}", SCRIPT_ROWS[20], asleep=latency)
+        measured.append(slow)
         for processes, times in CREWS.items():
             what = f"{_workers(processes)}, asleep, {latency}"
             with bench.doing(what), stack.sleeping_crew(processes, latency):
-                ours = _beside(script, _delivered(stack, f"altsync, {what}", ASLEEP_ROWS))
+                ours = beside(slow, delivered(stack, f"altsync, {what}", ASLEEP_ROWS))
             measured.append(ours)
             bounds.append(_bound(ours))
             if latency == GATED:
@@ -148,21 +136,6 @@ def _killed(bench: Bench, stack: Whole) -> Part:
     return Part([Measured(f"altsync, {KILLS} workers killed", KILLED_ROWS, 0.0, counts)], [gate])
 
 
-def _delivered(stack: Whole, what: str, rows: int) -> Measured:
-    before, spent = stack.stack.remote_calls(), stack.processor_seconds()
-    seconds = stack.deliver(rows)
-    stack.stack.wait_until_recorded()
-    counts: dict[str, float] = {"calls": stack.stack.remote_calls() - before}
-    for part, now in stack.processor_seconds().items():
-        counts[f"{MICROSECONDS} {part}"] = round(1e6 * (now - spent[part]) / rows)
-    return Measured(what, rows, seconds, counts)
-
-
-def _beside(script: Measured, ours: Measured) -> Measured:
-    """With its rate by that of the script at the same latency."""
-    return replace(ours, counts={TIMES_THE_SCRIPT: ours.rate / script.rate, **ours.counts})
-
-
 def _bound(measured: Measured) -> str:
     """What the processors allow at the price of a row, however many workers there are."""
     price = sum(n for what, n in measured.counts.items() if what.startswith(MICROSECONDS))
@@ -171,20 +144,6 @@ def _bound(measured: Measured) -> str:
         f"A row takes {price:.0f} µs of processors in {measured.what}: {processors} of them cannot "
         f"pass {1e6 * processors / price:,.0f} rows/s."
     )
-
-
-def _script(stack: Whole, what: str, milliseconds: int, asleep: Latency | None = None) -> Measured:
-    """The described script on leagues of its own, in a process and a database of its own."""
-    rows = SCRIPT_ROWS[milliseconds]
-    folder = write_leagues(stack.stack.folders.work / f"script-{milliseconds}", rows)
-    command = [sys.executable, "-m", "benchmarks.script", str(folder / "leagues/generated.jsonl")]
-    if asleep:
-        command += ["--asleep", *map(str, (asleep.neo4j, asleep.pinecone, asleep.openai))]
-    with stack.database() as url:
-        env = {**stack.stack.bare_env, **stack.env, "DATABASE_URL": url, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE)
-    answer = json.loads(done.stdout)
-    return Measured(what, answer["rows"], answer["seconds"])
 
 
 def _rows(bench: Bench) -> int:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
-import psutil
 import psycopg
 
 from altsync import log
@@ -18,6 +13,7 @@ from altsync.delivery import Delivery, Policy
 from benchmarks import sinks
 from benchmarks.bench import LARGE, TOPOLOGY, Bench, until
 from benchmarks.loading import seed, seeding, write_leagues
+from benchmarks.processes import in_own_process, peak_megabytes
 from benchmarks.report import Figure, Gate, Measured
 from tests.acceptance.stack import SINKS
 
@@ -40,9 +36,6 @@ LINEAR = 1.1
 SEEDER_MEGABYTES, WORKER_MEGABYTES = 200, 300
 
 _LEFT_OUT = "A full run adds 1,000,000 rows, and 100,000 through the embedded stack."
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 def measure(bench: Bench) -> Figure:
@@ -83,12 +76,12 @@ def _through(bench: Bench, rows: int) -> tuple[Measured, Measured]:
     write_leagues(folder, rows)
     with bench.database(DIMENSIONS, bench.large_postgres) as url:
         with bench.doing(f"seeding {rows:,} leagues"):
-            seconds, megabytes = _in_own_process(_seed, url, folder)
+            seconds, megabytes = in_own_process(_seed, url, folder)
         seeded = Measured(f"seeding {rows:,}", rows, seconds, {"MB": megabytes})
         drained = {}
         for sink in SINKS:
             with bench.doing(f"delivering {rows:,} leagues to {sink}"):
-                drained[sink] = _in_own_process(_deliver, url, sink)
+                drained[sink] = in_own_process(_deliver, url, sink)
         _assert_synced(url, rows)
     (folder / "leagues/generated.jsonl").unlink()
     delivered = Measured(
@@ -121,24 +114,6 @@ def _deliver(url: str, sink: str) -> tuple[float, float]:
     drained = delivery.drain(float("inf"))
     database.close()
     return drained.seconds, peak_megabytes()
-
-
-def peak_megabytes(pid: int | None = None) -> float:
-    """The most memory that a process, this one by default, has had resident.
-
-    Not by getrusage: Linux counts what the parent had at the fork, too.
-    """
-    if sys.platform == "linux":
-        lines = Path(f"/proc/{pid or 'self'}/status").read_text().splitlines()
-        kilobytes = next(line.split()[1] for line in lines if line.startswith("VmHWM:"))
-        return round(int(kilobytes) / 1024, 1)
-    return round(float(psutil.Process(pid).memory_info().rss) / 2**20, 1)
-
-
-def _in_own_process(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """The result of a function in a fresh interpreter."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(work, *args, **kwargs).result()
 
 
 def _assert_synced(url: str, rows: int) -> None:

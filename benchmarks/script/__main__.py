@@ -1,7 +1,8 @@
 """``python -m benchmarks.script LEAGUES.jsonl``: seed one file, print what it took as JSON.
 
 Servers are named as altsync's are: DATABASE_URL, NEO4J_URI and so on. With ``--asleep`` there
-are none but PostgreSQL, and every remote call is a sleep.
+are none but PostgreSQL, and every remote call is a sleep. With ``--similarity`` the described pass
+over all leagues follows, and is a part of the seconds.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from sqlmodel import Session, SQLModel
 
 from benchmarks.script.asleep import SleepingGraph, SleepingIndex, sleeping_embed
 from benchmarks.script.seeding import Clients, seed_leagues
+from benchmarks.script.similarity import relate_leagues
 
 INDEX = "script-leagues"
 
@@ -43,15 +45,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.script", description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--asleep", type=float, nargs=3, metavar=("NEO4J", "PINECONE", "OPENAI"))
+    parser.add_argument("--similarity", action="store_true")
     options = parser.parse_args()
+    if options.similarity and options.asleep:
+        parser.error("--similarity asks a real index")
     lines = [json.loads(line) for line in options.file.read_text(encoding="utf-8").splitlines()]
     engine = _engine()
     with Session(engine) as session, _clients(session, options.asleep) as clients:
         started = time.perf_counter()
         count = seed_leagues(lines, clients)
+        counts = _related(clients) if options.similarity else {}
         seconds = time.perf_counter() - started
     engine.dispose()
-    print(json.dumps({"rows": count, "seconds": seconds}))
+    print(json.dumps({"rows": count, "seconds": seconds, "counts": counts}))
+
+
+def _related(clients: Clients) -> dict[str, float]:
+    """The similarity pass: matches written, and its own seconds."""
+    started = time.perf_counter()
+    matches = relate_leagues(clients)
+    return {"SIMILAR_TO": matches, "seconds of the pass": time.perf_counter() - started}
 
 
 def _engine() -> Engine:

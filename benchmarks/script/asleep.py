@@ -51,3 +51,7 @@ class SleepingIndex:
     def upsert(self, *, vectors: Sequence[Any]) -> None:
         """Sleep."""
         time.sleep(self._seconds)
+
+    def query(self, **asked: Any) -> Any:
+        """The pass asks a real index only: a sleeping one holds nothing to find."""
+        raise NotImplementedError

@@ -1,8 +1,9 @@
-"""The table of the described system, as SQLModel: the vector is JSON, the tag is the key."""
+"""The tables of the described system, as SQLModel: the vector is JSON, the tag is the key."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 from uuid import uuid4
 
 from sqlalchemy import JSON, Column
@@ -38,3 +39,13 @@ class League(SQLModel, table=True):
     pinecone_namespace: str | None = None
     pinecone_synced_at: datetime | None = None
     pinecone_sync_status: str = "pending"
+
+
+class LeagueRelationship(SQLModel, table=True):
+    """What the similarity pass writes down of each match."""
+
+    id: str = Field(default_factory=_new_id, primary_key=True)
+    source_league_id: str
+    target_league_id: str
+    relationship_type: str
+    strength_score: Decimal | None = None

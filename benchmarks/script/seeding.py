@@ -33,6 +33,16 @@ class Index(Protocol):
         """Write vectors into the default namespace."""
         ...
 
+    def query(
+        self,
+        *,
+        vector: Sequence[float],
+        top_k: int,
+        filter: Mapping[str, Any],  # noqa: A002
+    ) -> Any:
+        """Return the nearest vectors of the default namespace."""
+        ...
+
 
 @dataclass(frozen=True)
 class Clients:

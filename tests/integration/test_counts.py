@@ -14,18 +14,19 @@ import psutil
 import pytest
 from psycopg.pq import Trace
 
-from altsync import db
+from altsync import db, outbox, similarity_local
 from altsync.db import Conn, Database
-from altsync.delivery import Drained
-from altsync.records import EMBEDDING
+from altsync.delivery import Delivery, Drained, Policy
+from altsync.records import EMBEDDING, Topology
 from altsync.relay import Relay, RelayPolicy
 from altsync.seed.lines import Part
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Report
 from altsync.sinks.base import Sink
+from altsync.store import Rules
 from tests.acceptance import seeds as generated
-from tests.conftest import DIMENSIONS, TOPOLOGY
+from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
 from tests.integration.fakes import FakeEmbedder, FakeGraph, FakeIndex
 from tests.integration.seeds import seed
 from tests.integration.world import PATIENCE, World, delivery, embedding_sink
@@ -47,6 +48,12 @@ BATCH_STATEMENTS = 12
 
 #: Statements of a claim that finds nothing, which ends a drain.
 LAST_LOOK = 3
+
+#: Statements of similarity for each group of a batch: 17, and one to spare.
+GROUP_STATEMENTS = 18
+
+#: The product's sinks with similarity, as it is when nothing is set.
+SEARCHING = Topology((*TOPOLOGY.sinks, similarity_local.Sink.traits))
 
 #: Bytes that a league sends to PostgreSQL: its content, three hashes, its id and tag; 460 here.
 ROW_BYTES = 520
@@ -107,6 +114,12 @@ class TracedDatabase(Database):
     def autocommit(self) -> Iterator[Conn]:
         """A traced connection."""
         with super().autocommit() as conn, traced(conn, self.sent):
+            yield conn
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Conn]:
+        """A traced connection inside a transaction that sees one moment."""
+        with super().snapshot() as conn, traced(conn, self.sent):
             yield conn
 
     @contextmanager
@@ -181,6 +194,16 @@ def test_twice_the_leagues_are_as_many_statements(world: World, tmp_path: Path) 
     many, _ = _seeded(world, generated.write_leagues(tmp_path / "many", 2 * ROWS, first=ROWS))
     # Temporary tables are made once a session; asking again is the same statement.
     assert many.statements == few.statements
+
+
+@pytest.mark.parametrize("rows", [ROWS, 2 * ROWS])
+def test_similarity_takes_statements_by_the_group_and_not_by_the_league(
+    world: World, tracing: TracedDatabase, stores: Stores, tmp_path: Path, rows: int
+) -> None:
+    """As long as what a group changes is one transaction's work."""
+    sent = _searched(world, tracing, stores, generated.write_leagues(tmp_path, rows))
+    assert sent.statements <= BATCH_STATEMENTS + GROUP_STATEMENTS * len(generated.ARCHETYPES)
+    assert world.scalar("SELECT count(*) FROM league_relationship") > rows
 
 
 def test_unchanged_leagues(
@@ -261,6 +284,22 @@ def _seeded(world: World, folder: Path) -> tuple[Sent, int]:
     with traced(world.conn, sent):
         report = seed(world, folder, Part.LEAGUES)
     return sent, report.total.operations
+
+
+def _searched(world: World, tracing: TracedDatabase, stores: Stores, folder: Path) -> Sent:
+    """What the search of the neighbours of new leagues sent."""
+    with world.conn.transaction():
+        outbox.register_sinks(world.conn, SEARCHING, MODEL, DIMENSIONS)
+    Loader(world.conn, SEARCHING, Options(folder, (Part.LEAGUES,)), Report(None)).run()
+    embed = embedding_sink(tracing, stores.embedder)
+    Delivery(tracing, embed, SEARCHING, Policy(debounce=0), worker="tests").drain(PATIENCE)
+    world.conn.execute("TRUNCATE delivery_batch")  # searches wait for embeddings in numbers
+    tracing.sent = Sent()
+    search = similarity_local.Sink(tracing, SEARCHING, Rules())
+    policy = Policy(batch_size=2 * ROWS)
+    batch = Delivery(tracing, search, SEARCHING, policy, worker="tests").deliver_batch()
+    assert batch.claimed == world.scalar("SELECT count(*) FROM league")
+    return tracing.sent
 
 
 def _messages(world: World, database: Database, looks: int = 3) -> list[str]:
