@@ -125,7 +125,7 @@ class Application:
         return db.connect(self.settings.require_database_url(direct=True), name=name)
 
     def disabled_reason(self, sink: str) -> str | None:
-        """Why nobody claims for a sink: the setting that is missing; None when it is ready."""
+        """Return the setting without which a sink is disabled, in words; None when it is ready."""
         if sink == SIMILARITY:
             setting = SIMILARITIES[self.settings.altsync_similarity].setting
         else:
@@ -267,7 +267,7 @@ class Application:
             health = outbox.sink_health(conn)
         for name in self.enabled:
             if name in health and health[name].state is BreakerState.PAUSED:
-                continue  # somebody works on it
+                continue  # an operator works on it
             forget = getattr(self.sink(name), "forget_tombstones", None)
             if forget is None:
                 continue
@@ -359,7 +359,7 @@ class Application:
     def announce(self) -> None:
         """Show in the shared state which sinks are switched on. For the relay alone.
 
-        Anybody else may run with fewer settings, and would switch sinks off for all. A sink that
+        Another process may run with fewer settings, and would switch sinks off for all. A sink that
         the settings name since the last migration gets its shared state here.
         """
         with self.database.transaction() as conn:

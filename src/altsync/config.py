@@ -222,11 +222,11 @@ class Settings(BaseModel):
     altsync_lease_seconds: float = Field(default=30.0, gt=0, le=_YEAR)
     #: Seconds one remote call may take. Must stay under the lease.
     altsync_sink_timeout_seconds: float = Field(default=10.0, gt=0, le=_YEAR)
-    #: Attempts before an error of the record itself buries its operation.
+    #: Attempts before an error of the record itself makes its operation dead.
     altsync_max_attempts: int = Field(default=5, ge=1, le=100)
-    #: Leases that may run out before an operation is buried.
+    #: Leases that may run out before an operation is dead.
     altsync_max_lost_leases: int = Field(default=10, ge=1, le=1000)
-    #: Seconds between two looks of the relay when nobody notifies it.
+    #: Seconds between two looks of the relay when no notification arrives.
     altsync_poll_seconds: float = Field(default=1.0, gt=0, le=_YEAR)
     #: Wake-ups per sink that may be under way at once: workers that share the drain.
     altsync_wake_limit: int = Field(default=4, ge=1, le=1000)
@@ -261,7 +261,7 @@ class Settings(BaseModel):
     altsync_verify_every: float | None = Field(default=None, gt=0, le=_YEAR)
     altsync_log_format: Literal["auto", "json", "console"] = "auto"
     altsync_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    #: Asked of everybody who opens the dashboard; without it, it stays on loopback.
+    #: Asked of every client of the dashboard; without it, it stays on loopback.
     altsync_dashboard_password: SecretStr | None = None
     flower_address: str = "127.0.0.1"
     flower_port: int = Field(default=5555, ge=0, le=65535)

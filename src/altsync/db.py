@@ -1,6 +1,6 @@
 """Connections to PostgreSQL.
 
-``transaction`` opens and commits; whoever is handed a connection never commits.
+``transaction`` opens and commits; a function that is given a connection never commits.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ LATE_ANSWER = 1.0
 RECONNECT_TIMEOUT = 5.0
 
 #: What the kernel does about a peer that is gone: without it, it sends for 15 minutes and listens
-#: for ever. A URL overrides each of them. https://www.postgresql.org/docs/current/libpq-connect.html
+#: without end. A URL overrides each of them. https://www.postgresql.org/docs/current/libpq-connect.html
 TCP = {
     "keepalives_idle": 10,
     "keepalives_interval": 3,

@@ -37,7 +37,7 @@ T = TypeVar("T")
 #: The latest operations that are shown of an entity.
 OPERATIONS = 10
 
-#: Time that an operation may be due without any claim before nobody seems to work. The relay
+#: Time that an operation may be due without any claim before no worker seems to run. The relay
 #: looks every second.
 SILENCE = timedelta(seconds=10)
 
@@ -390,8 +390,8 @@ def _reasons(
             found.append(f"{TITLES[sink]} does not hold the edit ({check.detail}).")
         elif check.agrees is False and sink not in told:
             found.append(
-                f"{TITLES[sink]} differs though it has confirmed ({check.detail}): somebody "
-                f"changed it there. altsync backfill --sink {sink} --force writes everything again."
+                f"{TITLES[sink]} differs though it has confirmed ({check.detail}): it was "
+                f"changed there. altsync backfill --sink {sink} --force writes everything again."
             )
         elif check.agrees is None and sink not in told:
             found.append(sentences(f"{TITLES[sink]} was not compared: {check.detail}"))
@@ -504,7 +504,7 @@ def _due_reason(op: OperationRow, health: SinkHealth, now: datetime, *, held: bo
     claimed = health.last_claim_at
     if op.available_at < now - SILENCE and (claimed is None or claimed < op.available_at):
         when = f"since {_time(claimed)}" if claimed else "yet"
-        return f"is due, and nobody has worked on it {when}: see whether relay and worker run"
+        return f"is due, and no worker has claimed it {when}: see whether relay and worker run"
     return "is due, and will be worked on in its turn"
 
 

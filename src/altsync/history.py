@@ -67,7 +67,7 @@ def entity_state(conn: Conn, key: str, entity_type: EntityType | None = None) ->
 
 
 def suggestions(conn: Conn, text: str, limit: int = 3) -> list[str]:
-    """Keys of living entities that somebody may have meant by ``text``, the likeliest first."""
+    """Return keys of living entities that may be meant by ``text``, the likeliest first."""
     words = re.findall(r"[^\W_]+", text.lower())
     found = store.similar_keys(conn, [f"%{word[:3]}%" for word in words]) if words else []
     scores = {key: max(_alike(text, key), _alike(text, name)) for key, name in found}

@@ -100,7 +100,7 @@ class Guard:
             if not claim:
                 return False
             if not self._store.mark(me):
-                return True  # without the right to mark, a store that nobody has marked is used
+                return True  # without the right to mark, a store without a mark is used
             mark = self._marked()
         if not me.is_same(mark):
             raise NotOurs(refusal(self._store, me, mark))

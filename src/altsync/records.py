@@ -9,7 +9,7 @@ from hashlib import sha1
 from typing import Any
 from uuid import UUID
 
-#: Namespace of every entity id. Fixed for ever: ids are derived, not stored, by whoever seeds.
+#: Namespace of every entity id. Never changed: ids are derived by each seeder, not stored.
 ENTITY_NAMESPACE = UUID("6f1c1c1e-8f0b-5b43-9d3a-0c6a7f6f2a11")
 
 _NAMESPACE_BYTES = ENTITY_NAMESPACE.bytes
@@ -98,7 +98,7 @@ class Origin(StrEnum):
 
 
 class BreakerState(StrEnum):
-    """Whether anybody may claim for a sink."""
+    """Whether workers may claim for a sink."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -108,7 +108,7 @@ class BreakerState(StrEnum):
 
 
 def entity_id(entity_type: str, seed_id: str) -> UUID:
-    """The id of an entity: the same for ever, over delete and re-create."""
+    """The id of an entity: permanently the same, over delete and re-create."""
     return UUID(entity_hex(entity_type, seed_id))
 
 
@@ -399,8 +399,8 @@ class Topology:
 class Operation:
     """A claimed row of the outbox: this entity must reach the sink at ``version`` or later.
 
-    ``suspicion`` counts its suspect calls. ``places`` are the namespaces that its writes may have
-    landed in.
+    ``suspicion`` counts its calls that timed out or met a 5xx. ``places`` are the namespaces that
+    its writes may have reached.
     """
 
     id: int
@@ -433,7 +433,7 @@ class Synced:
 class Superseded:
     """Verdict: nothing to write any more, or not yet; another operation will carry it.
 
-    ``waits``: not yet. What was doubtful of the sink stays so until then.
+    ``waits``: not yet. An outcome unknown to the sink stays so until then.
     """
 
     op: Operation

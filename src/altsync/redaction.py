@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote, unquote
 
-#: Shorter values would take innocent words out of every line.
+#: Shorter values would take common words out of every line.
 _SHORTEST_SECRET = 6
 
 #: Passwords of examples that are also names. Patterns take them out where they are passwords.

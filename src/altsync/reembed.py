@@ -70,7 +70,7 @@ def plan(conn: Conn, model: Model) -> Plan:
     if model.dimensions != wanted.dimensions:
         raise ConfigurationError(
             f"the settings ask for {model.dimensions} dimensions, the database and its vector "
-            f"indexes have {wanted.dimensions}, and an index keeps its dimensions for ever: set "
+            f"indexes have {wanted.dimensions}, and an index keeps its dimensions: set "
             f"ALTSYNC_EMBEDDING_DIMENSIONS={wanted.dimensions}, or start with a new database and "
             "new indexes"
         )

@@ -1,8 +1,8 @@
 """SIMILAR_TO as a maintained view: the leagues nearest to each league, by their vectors.
 
-It is a sink like the others, so that its work is claimed, retried, buried and seen like theirs.
-What it mirrors is the vector index, what it writes is the table ``league_relationship``; from
-there edges travel to the graph as part of their source's projection.
+It is a sink like the others: its work is claimed, retried, given up on and shown like theirs. It
+mirrors the vector index, and writes the table ``league_relationship``; from there edges are
+written to the graph as part of their source's projection.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ PART = 50
 LANES = 8
 
 #: Neighbours that a query asks for, more than a league keeps: one that has many near ones is
-#: still seen by those for whom it is among the nearest.
+#: still found by those that have it among their nearest.
 REACH = 100
 
 #: How many times more are asked for when an answer ends before the last neighbour is certain:

@@ -358,7 +358,7 @@ class _View:
         """Return the edges of a member by its scores with the batch; the others stay.
 
         Its edges are all that are near enough, or the nearest of them. Where it has no more than
-        those, an edge that is lost may have to be replaced by one that nobody compared.
+        those, an edge that is lost may have to be replaced by one that was not compared.
         """
         edges = dict(now)
         for league in self.found.batch.keys() & (now.keys() | scores.keys()):

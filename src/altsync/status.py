@@ -126,7 +126,7 @@ def collect(
     disabled: dict[str, str | None],
     model: Model | None = None,
 ) -> Status:
-    """The status now. ``disabled`` says per sink why nobody here claims for it, or None.
+    """Return the status now. ``disabled`` says per sink why it is not claimed for, or None.
 
     ``model`` is the one that the settings name.
     """

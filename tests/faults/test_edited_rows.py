@@ -219,4 +219,4 @@ def test_why_judges_what_the_row_holds(site: Site, tmp_path: Path) -> None:
     text = " ".join(found.reasons)
     assert "edited by SQL" in text
     assert "altsync seed --leagues" in text
-    assert "somebody changed it there" not in text
+    assert "it was changed there" not in text

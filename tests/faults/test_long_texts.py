@@ -232,7 +232,7 @@ def test_verify_says_what_was_given_up_on_and_not_that_a_repair_helps(
     assert body["given_up"] == {"embedding": 1, "pinecone": 1}
     text = " ".join(site.run(code=1).output.split())
     assert "Given up on: embedding (1), pinecone (1). altsync failures says why" in text
-    assert "mends it" not in text
+    assert "repairs it" not in text
 
 
 def _fail(site: Site, sink: SinkTraits, *keys: str, reason: str = "refused") -> None:

@@ -485,7 +485,7 @@ def test_vectors_are_left_when_writers_do_not_pause(
     monkeypatch.setattr(store, "prune_vectors", busy)
     monkeypatch.setattr(import_module("altsync.cli.prune"), "PAUSE", 0.0)
     said = site.said("prune", "--older-than", "30d", "--embeddings", code=1)
-    assert "somebody writes entities all the time" in said
+    assert "entities are being written all the time" in said
 
 
 def test_pruning_and_delivering_at_once(site: Site, database: Database) -> None:

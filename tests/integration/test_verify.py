@@ -516,7 +516,7 @@ def test_people_see_what_differs_and_what_to_do(site: Site) -> None:
     site.graph.ask("MATCH (n:League {league_tag: 'l003'}) DETACH DELETE n")
     text = " ".join(site.run(code=1).output.split())
     assert "missing │ 1 │ l003" in text
-    assert "Not every store agrees: neo4j (1). altsync verify --repair mends it." in text
+    assert "Not every store agrees: neo4j (1). altsync verify --repair repairs it." in text
 
 
 def test_a_sink_that_is_away(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

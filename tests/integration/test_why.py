@@ -230,7 +230,7 @@ def test_what_is_due_while_nobody_works(site: Site) -> None:
     ]
     site.world.pass_time(60)
     assert site.reasons()[1] == (
-        "Neo4j is due, and nobody has worked on it yet: see whether relay and worker run."
+        "Neo4j is due, and no worker has claimed it yet: see whether relay and worker run."
     )
     assert site.checks() == {
         "seed": (True, "PostgreSQL holds what it says"),

@@ -30,7 +30,7 @@ SAMPLE = 4
 #: Characters of a longer text in a table.
 EXCERPT = 100
 
-#: What an answer begins with in JSON, for whoever reads it.
+#: Fields with which an answer begins in JSON, for readers.
 _HEAD = ("league_tag", "league_name", "example_id", "category", "score")
 
 

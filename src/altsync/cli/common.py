@@ -36,7 +36,7 @@ def command() -> Iterator[Settings]:
     """Read the settings and set up the log. Errors pass: the end of the command shows them."""
     settings = read_settings()
     ending.line.role = settings.database_role
-    # Commands are quiet unless somebody has asked for more, or less.
+    # Commands are quiet unless a level is set.
     asked = "altsync_log_level" in settings.model_fields_set
     level = settings.altsync_log_level if asked else "WARNING"
     log.set_up(level=level, form=settings.altsync_log_format)
@@ -60,7 +60,7 @@ def application(*, serving: bool = False) -> Iterator[Application]:
 
 
 def known_sink(app: Application, sink: str) -> SinkTraits:
-    """The traits of a sink that somebody named. Raises ``AltsyncError``."""
+    """Return the traits of a sink by its name. Raises ``AltsyncError``."""
     try:
         return app.topology.traits(sink)
     except KeyError:

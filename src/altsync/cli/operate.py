@@ -58,7 +58,7 @@ def pause(
     sink: SinkOption = None,
     everything: EverySink = False,
     reason: Annotated[
-        str | None, typer.Option("--reason", help="Why, for whoever looks at the status.")
+        str | None, typer.Option("--reason", help="Why, shown in the status.")
     ] = None,
     as_json: Json = False,
 ) -> None:

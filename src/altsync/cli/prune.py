@@ -144,7 +144,7 @@ def _embeddings(app: Application, before: datetime, *, dry_run: bool) -> int:
             except (errors.LockNotAvailable, errors.DeadlockDetected):
                 time.sleep(PAUSE)
         raise AltsyncError(
-            "vectors were not removed, as somebody writes entities all the time: "
+            "vectors were not removed, as entities are being written all the time: "
             "try again when no seeding runs"
         )
 

@@ -1,4 +1,4 @@
-"""``altsync verify``: whether every store agrees, and mending what does not."""
+"""``altsync verify``: compare every store with PostgreSQL, and repair what differs."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def _last(report: Report) -> tuple[str, str]:
         return f"Could not tell: {away} could not be compared. Nothing else differs.", "bold red"
     drifted = ", ".join(f"{t.sink} ({t.drifted:,})" for t in report.every if t.drifted)
     sinks = any(tally.drifted > tally.given_up for tally in report.tallies)
-    advice = " altsync verify --repair mends it." if sinks and not report.options.mends else ""
+    advice = " altsync verify --repair repairs it." if sinks and not report.options.mends else ""
     return f"Not every store agrees: {drifted}.{advice}", "bold red"
 
 

@@ -56,7 +56,7 @@ WINDOWS: Mapping[str, Window] = {
 
 
 class BadRequest(AltsyncError):
-    """The page, or whoever speaks for it, asked for what makes no sense."""
+    """A request that makes no sense, by the page or another client."""
 
 
 class Api:
@@ -142,7 +142,7 @@ class Api:
             entity=asked["key"],
             entity_type=_entity_type(asked["entity_type"]),
             group=asked["group"],
-            # Nobody would deliver what is enqueued for a sink that was taken out.
+            # No worker would deliver what is enqueued for a sink that was taken out.
             among=tuple(self._app.topology.names) if verb == "retry" else None,
         )
         found, done, after = 0, 0, 0
@@ -156,7 +156,7 @@ class Api:
             after = dead[-1][0]
 
     def pause(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Let nobody deliver to a sink; says whether it was not paused before."""
+        """Stop delivery to a sink; return whether it was not paused before."""
         sink, reason = self._sink_of(body), (_text_of(body, "reason") or "").strip()
         by = f"dashboard@{socket.gethostname()}"
         said = f"{reason} ({by})" if reason else f"by {by}"

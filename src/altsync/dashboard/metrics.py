@@ -188,7 +188,7 @@ def _gauges(found: Status | None) -> Iterator[Metric]:
 def _verified(last: Verification | None, every: float | None) -> Iterator[Metric]:
     """What the last comparison found; no sample before the first one.
 
-    Of a sink that could not be compared to the end nobody knows that it does not differ: 0 is
+    Of a sink that could not be compared to the end it is unknown whether it differs: 0 is
     left out there.
     """
     drift = GaugeMetricFamily(

@@ -19,7 +19,7 @@ ANSWER_WITHIN = 1.5
 
 
 class Pulse:
-    """Asks PostgreSQL whether it answers, one question at a time, whoever wants to know.
+    """Asks PostgreSQL whether it answers, one question at a time for all callers.
 
     A silent server is known within ``ANSWER_WITHIN``, and holds up one thread alone.
     """

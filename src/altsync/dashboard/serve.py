@@ -10,7 +10,7 @@ import uvicorn
 from altsync.dashboard.access import Guard
 from altsync.errors import ConfigurationError
 
-#: The port unless another one is asked for. When somebody has it, any free one.
+#: The port unless another one is asked for. When it is taken, any free one.
 DEFAULT_PORT = 8484
 
 #: Connections that may wait to be accepted; a browser opens six at most.

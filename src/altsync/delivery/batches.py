@@ -238,7 +238,7 @@ class Delivery:
         """The gate with the model that is wanted now.
 
         Asked after the claim, as rows are: operations of a new model would be done by the
-        former one otherwise, and nobody would ask again.
+        former one otherwise, and no worker would ask again.
         """
         if self._traits.name != EMBEDDING and not self._needs_vector and not self._traits.follows:
             return gate

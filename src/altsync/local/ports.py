@@ -37,14 +37,14 @@ def become_free(wanted: Sequence[int], host: str, patience: float) -> bool:
 
 
 def free_ports(count: int, host: str) -> tuple[int, ...]:
-    """``count`` different ports that nobody listens on."""
+    """``count`` different free ports."""
     candidates = random.sample(PORT_RANGE, len(PORT_RANGE))  # not a secret
     free = (port for port in candidates if is_free(port, host))
     return tuple(port for port, _ in zip(free, range(count), strict=False))
 
 
 def accepts(port: int, host: str) -> bool:
-    """Whether somebody accepts connections there."""
+    """Return whether a server accepts connections there."""
     try:
         with socket.create_connection((host, port), timeout=1.0):
             return True

@@ -67,7 +67,7 @@ class Identity:
 
 
 class Detached(subprocess.Popen[bytes]):
-    """A child that is meant to outlive this process, so nobody is warned that it does."""
+    """A child that is meant to outlive this process, so no warning is given that it does."""
 
     def __del__(self) -> None:
         pass
@@ -142,7 +142,7 @@ def find(identity: Identity) -> psutil.Process | None:
 
 
 def servers_of(folder: Path) -> list[Identity]:
-    """All processes that hold the folder's lock, whoever recorded them."""
+    """All processes that hold the folder's lock, recorded by any process."""
     lock = folder / LOCK
     try:
         descriptor = os.open(lock, os.O_RDWR)
@@ -169,7 +169,7 @@ def _holders(lock: str) -> Iterator[Identity]:
 def terminate(identity: Identity, how: signal.Signals, patience: float) -> None:
     """Ask a process to end; after ``patience`` seconds end it by force.
 
-    Raises ``LocalStackError`` when it is somebody else's.
+    Raises ``LocalStackError`` when it is another program's.
     """
     for name, seconds in ((how, patience), (signal.SIGKILL, patience)):
         process = find(identity)

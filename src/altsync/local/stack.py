@@ -82,7 +82,7 @@ class LocalStack:
             return self._down(only)
 
     def status(self) -> list[ServiceStatus]:
-        """How the services are now. Starts nothing and waits for nobody."""
+        """How the services are now. Start nothing and wait for nothing."""
         return [service.status() for service in self._services()]
 
     def env(self) -> dict[str, str]:

@@ -162,7 +162,7 @@ _PROBE_IS_DUE = f"""
 
 
 def gate(conn: Conn, sink: str, token: UUID, lease: float, longest: float = LONGEST_WAIT) -> Gate:
-    """Ask whether ``sink`` may be claimed for. Also tells the relay that somebody listens.
+    """Ask whether ``sink`` may be claimed for. Also show the relay that a worker listens.
 
     When an open breaker's time is over, the first one to ask becomes its probe for ``lease``
     seconds. A time further ahead than ``longest``, or than a lease, is over: no breaker opens for
@@ -213,7 +213,7 @@ def abandon_probe(conn: Conn, sink: str, token: UUID) -> None:
 
 
 def close_breaker(conn: Conn, sink: str, token: UUID) -> bool:
-    """The probe got an answer: everybody may claim again."""
+    """Close the breaker after the probe's answer: every worker may claim again."""
     cursor = conn.execute(
         """
         UPDATE sink_state SET state = 'closed', since = now(), reason = NULL, open_until = NULL,
@@ -233,7 +233,7 @@ def open_breaker(
     delay: float,
     longest: float = LONGEST_WAIT,
 ) -> None:
-    """Nobody claims for ``delay`` seconds, at most ``longest``, then one probes.
+    """Stop claims for ``delay`` seconds, at most ``longest``, then one probes.
 
     Errors of calls that were under way together count as one.
     """
@@ -311,7 +311,7 @@ def set_enabled(conn: Conn, sink: str, reason: str | None) -> None:
 
 
 def pause(conn: Conn, sink: str, reason: str) -> bool:
-    """Let nobody claim for ``sink`` until it is resumed; False when it was paused already.
+    """Stop claims for ``sink`` until it is resumed; False when it was paused already.
 
     What is leased is still settled. Once this has committed, no claim takes anything. A second
     pause keeps since when, and takes the new reason.

@@ -83,12 +83,11 @@ def claim(
 ) -> list[Operation]:
     """Lease due operations for ``lease`` seconds; on an autocommit connection.
 
-    New operations come up to ``limit`` at a time. Those whose last worker vanished, or that
-    took part in a suspect call, come fewer at a time (a tenth, a hundredth … one), so that
-    one that kills or hangs is found without burying others with it. A probe takes one: the
-    least suspicious. Operations of the destinations in ``last`` come when no others are due. Of
-    a paused sink nothing is taken, whatever its gate said before. Read the rows in a later
-    statement than this one.
+    New operations come up to ``limit`` at a time. Those whose last worker vanished, or that took
+    part in a call without a clear answer, come fewer at a time (a tenth, a hundredth … one), so
+    that a poison record is found alone. A probe takes the one with the fewest such calls.
+    Operations of the destinations in ``last`` come when no others are due. Of a paused sink nothing
+    is taken, whatever its gate said before. Read the rows in a later statement than this one.
     """
     numbers = {
         "sink": sink,

@@ -12,7 +12,7 @@ from altsync.records import SIMILARITY, Origin, Row, SinkTraits, Topology
 #: Seconds for which a search may wait for embeddings that are under way in numbers.
 LONGEST_GATHERING = 30.0
 
-#: Operations that are many: fewer are edits, whose relationships nobody should wait for.
+#: Operations that are many: fewer are edits, whose relationships must not be waited for.
 MANY = 100
 
 #: Seconds after a large batch of embeddings in which the next one may come.
@@ -77,11 +77,11 @@ def ask_for_neighbours(
 
 
 def begin_searches(conn: Conn, sink: SinkTraits, token: UUID, rows: Sequence[Row]) -> None:
-    """Take back what has asked again for searches that only begin now: they answer it.
+    """Clear repeated requests for searches that begin now, as they answer them.
 
     Leagues that are new together ask for each other while all of them are leased. Where a league
     is another than when it was read, the asking stays: the search goes by its former vector. That
-    is compared under the league's lock, which whoever asks for a new vector holds, too. Others
+    is compared under the league's lock, which every request for a new vector holds, too. Others
     ask without it, and wait for operations in the order of ids: so does this.
     """
     lock_entities(conn, ((row.entity_type, row.id) for row in rows))
@@ -111,7 +111,7 @@ def begin_searches(conn: Conn, sink: SinkTraits, token: UUID, rows: Sequence[Row
 
 
 def forget_basis(conn: Conn, ids: Sequence[UUID]) -> None:
-    """Have the neighbours of leagues count as never looked for. Whoever calls has locked them.
+    """Have the neighbours of leagues count as never looked for. The caller has locked them.
 
     For searches that end without a look: the league's next vector asks anew, even if it is the
     one that it had.
@@ -127,11 +127,11 @@ def forget_basis(conn: Conn, ids: Sequence[UUID]) -> None:
 
 
 def end_searches(conn: Conn, ids: Sequence[UUID]) -> None:
-    """Nobody looks for the neighbours of leagues that are being deleted.
+    """Cancel searches for the neighbours of leagues that are being deleted.
 
     Whatever the settings name: what waits, is dead, or was left behind by its worker would keep
-    its league from being purged. A search under way is left to whoever holds its lease. Whoever
-    calls has locked the leagues.
+    its league from being purged. A search in progress is left to the holder of its lease. The
+    caller has locked the leagues.
     """
     conn.execute(
         f"""
@@ -152,8 +152,8 @@ def end_searches(conn: Conn, ids: Sequence[UUID]) -> None:
 def carry_edges(conn: Conn, ids: Sequence[UUID], topology: Topology, origin: Origin) -> int:
     """Give leagues whose relationships changed a new number, and enqueue their projection.
 
-    The number is for sinks that mirror relationships; vectors are not written again. Whoever
-    calls has locked the leagues. Returns how many operations were enqueued.
+    The number is for sinks that mirror relationships; vectors are not written again. The caller has
+    locked the leagues. Returns how many operations were enqueued.
     """
     if not ids:
         return 0
@@ -243,7 +243,7 @@ def is_gathering(conn: Conn, sink: str, leader: str) -> bool:
 
 
 def keep_edge_ids(conn: Conn, ids: Mapping[UUID, str]) -> None:
-    """Write down the graph's own ids of relationships. Whoever calls has locked their sources."""
+    """Write down the graph's own ids of relationships. The caller has locked their sources."""
     if ids:
         conn.execute(
             """

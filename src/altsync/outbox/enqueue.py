@@ -12,7 +12,7 @@ from altsync.records import EMBEDDING, Action, EntityType, Origin, Topology
 #: The channel of every NOTIFY; the payload is the sink.
 CHANNEL = "altsync"
 
-#: Priority of work that nobody waits for: after every edit that a person made.
+#: Priority of background work: after every edit that a person made.
 LOW_PRIORITY = 9
 
 #: Seconds for which the first write of a new league to the graph waits for its relationships, so
@@ -71,7 +71,7 @@ def storable(text: str) -> str:
 
 
 def lock_entities(conn: Conn, ids: Iterable[tuple[EntityType, UUID]]) -> None:
-    """Take the row locks that everybody takes before writing operations, in the one order."""
+    """Take the row locks that every writer takes before writing operations, in the one order."""
     by_type: dict[EntityType, list[UUID]] = defaultdict(list)
     for entity_type, entity_id in ids:
         by_type[entity_type].append(entity_id)

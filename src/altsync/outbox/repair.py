@@ -162,7 +162,7 @@ def highest_believable(conn: Conn) -> int:
 
 
 def version_above(conn: Conn, found: int) -> int:
-    """A new version above ``found``, and above all that anybody has drawn.
+    """A new version above ``found``, and above all that were drawn.
 
     What is not believable of ``found`` moves nothing: the version is below it then.
     """

@@ -154,7 +154,7 @@ FROM (SELECT latest, bool_or(unsure) AS unsure,
 WHERE o.id = e.latest
 """
 
-# What was discarded stays so; a doubt about it is resolved by the echo that follows.
+# What was discarded stays so; an unknown outcome is resolved by the echo that follows.
 _CLOSE_DEAD = """
 UPDATE sync_operation o SET
   status = CASE WHEN o.status = 'dead' THEN 'superseded' ELSE o.status END,
@@ -186,7 +186,7 @@ def settle(
     was asked again meanwhile gets a follow-up; what an unguarded sink may still apply late gets
     an echo after ``echo_seconds``. Where an entity may be elsewhere and waits for its embedding,
     the echo waits with it, as long as that is under way; then it ends, and what it knew is kept
-    for whoever comes next. For the embedding sink, entities point to their vectors in
+    for the next worker. For the embedding sink, entities point to their vectors in
     the table ``embedding`` from now on, and the sinks that wait for them get their operations.
     Sinks that follow this one get theirs ``debounce`` seconds later.
     """
@@ -233,7 +233,7 @@ def settle(
             _flip(conn, sink, settled, buried, asked_again)
         if sink.edges:
             keep_edge_ids(conn, {edge: i for v in settled for edge, i in v.edge_ids.items()})
-        if sink.follows:  # given up, or put off until there is a vector: nobody has looked
+        if sink.follows:  # given up, or put off until there is a vector: no search has ended
             forget_basis(conn, [finished[r[0]].op.entity_id for r in ended])
         behind = [(i, v.op.entity_type, v.op.entity_id) for i, v in waiting.items()]
         if sink.name == EMBEDDING:

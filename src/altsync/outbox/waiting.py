@@ -1,6 +1,6 @@
 """Sinks behind the embedding, when the vector does not come.
 
-Whoever calls has locked the entities, under whose lock embeddings are asked for and settled.
+The caller has locked the entities, under whose lock embeddings are asked for and settled.
 """
 
 from __future__ import annotations

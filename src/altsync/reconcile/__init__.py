@@ -77,7 +77,7 @@ def verify(
 
 
 def _keep(database: Database, report: Report, missed: set[str]) -> str | None:
-    """Keep a result for everybody to see; returns why not, None when it is kept.
+    """Keep a result in the database; return why not, None when it is kept.
 
     A comparison is worth what it found even where nothing may be written, as on a standby. One
     with fewer settings than the relay's must not speak for the sinks that it has left out.

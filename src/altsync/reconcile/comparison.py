@@ -1,4 +1,4 @@
-"""What all legs of a comparison share: the numbers, the database, the pages, the mending."""
+"""What all legs of a comparison share: the numbers, the database, the pages, the repairs."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Comparison:
         drift: Mapping[UUID, Verdict],
         waiting: Waiting,
     ) -> None:
-        """Count what is wrong, by name, and have it mended if that is asked for.
+        """Count what is wrong, by name, and have it repaired if that is asked for.
 
         What a sink has at a version above PostgreSQL's is left to ``waiting``.
         """

@@ -192,7 +192,7 @@ def _same_score(one: float | None, other: float | None) -> bool:
     if one is None or other is None:
         return one is other
     if not isinstance(other, int | float):
-        return False  # somebody's own hand
+        return False  # written by hand
     return abs(one - other) < SCORE
 
 

@@ -106,7 +106,7 @@ class Report:
     """All sinks that were compared. ``entities`` are living ones, ``seconds`` the time it took.
 
     ``skipped`` says of sinks that are not switched on why they were not compared, ``left_out``
-    names all that were not. ``standing_still`` are those that were, and that nobody delivers to:
+    names all that were not. ``standing_still`` are those that were, and that no worker delivers to:
     paused, open, probing or disabled. ``unkept`` says why this is not the last result for others,
     None when it is or was not meant to be. ``rows`` are PostgreSQL's own. ``idle`` are sinks whose
     due work no worker claims, with what to start.

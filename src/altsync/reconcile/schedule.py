@@ -22,7 +22,7 @@ PATIENCE = 15.0
 #: Seconds until the next try when PostgreSQL is away, or another relay is comparing.
 RETRY = 10.0
 
-#: Seconds until the next try after an error that nobody has thought of: it may come at the end of
+#: Seconds until the next try after an unexpected error: it may come at the end of
 #: a comparison, and each one costs what the vector index charges for reading.
 RETRY_UNKNOWN = 600.0
 
@@ -75,8 +75,7 @@ class Schedule:
             self._away = True
             return min(self._every, RETRY)
         except Exception:
-            # Whatever it is: a thread that ends would compare nothing for good, and nobody would
-            # hear of it.
+            # A thread that ends would compare nothing any more, and nothing would show it.
             log.exception("stores.not_compared")
             return min(self._every, RETRY_UNKNOWN)
         self._away = False
@@ -90,7 +89,7 @@ class Schedule:
         with self._connect() as conn:
             if not store.claim_verification(conn):
                 return min(self._every, RETRY)
-            # Whoever had the right before may have compared since the first look.
+            # The former holder of the right may have compared since the first look.
             wait = self._remaining()
             if wait > 0:
                 return wait

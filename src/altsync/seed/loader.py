@@ -62,9 +62,8 @@ BATCH_BYTES = 4 << 20
 #: Objects made between two looks for garbage cycles: those of a few batches.
 COLLECTED_AFTER = 100_000
 
-#: Seconds for which a thread that computes may keep another waiting. Whoever writes waits for the
-#: one that works out the next batch after each answer of PostgreSQL, some twenty times a batch,
-#: and PostgreSQL waits with it: up to a third of a run with Python's 0.005.
+#: GIL switch interval in seconds. The default of 5 ms stalls the writer thread, which waits for
+#: the thread of the next batch some twenty times a batch, up to a third of a run.
 SWITCH_AFTER = 0.0002
 
 

@@ -12,7 +12,7 @@ from altsync.seed.lines import Part
 class Options:
     """What a run is asked to do.
 
-    ``followed``: somebody will ask the session how far the sinks are with what it changed.
+    ``followed``: the caller will ask the session how far the sinks are with what it changed.
     """
 
     folder: Path

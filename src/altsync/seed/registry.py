@@ -1,4 +1,4 @@
-"""Giving tags: those that seeds have already, and new ones that nobody else holds."""
+"""Giving tags: those that seeds have already, and new ones that no other seed holds."""
 
 from __future__ import annotations
 

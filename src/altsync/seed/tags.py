@@ -1,4 +1,4 @@
-"""Which tag a seed gets. A tag, once given, stays with its seed id for ever."""
+"""Which tag a seed gets. A tag, once given, stays with its seed id permanently."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ _JOINING = ("L", "M", "N", "Cf")
 class Wish(NamedTuple):
     """What a seed asks for: a tag of its own, or one made from its name and place.
 
-    ``best`` is the tag that it gets when nobody else has it.
+    ``best`` is the tag that it gets when no other seed has it.
     """
 
     seed_id: str

@@ -232,7 +232,7 @@ SAMPLE_KEYS = """
 MATCH (n:{label}) WHERE {written} RETURN n.{key} AS key LIMIT $limit
 """
 
-#: What anybody may write into a node is no version unless it is a whole number.
+#: A value written into a node by hand is no version unless it is a whole number.
 WHOLE = "CASE WHEN n.sync_version IS :: INTEGER NOT NULL THEN n.sync_version ELSE -1 END"
 
 #: A node as altsync writes it, by its version and key; to be filled by ``cypher``. No text is
@@ -332,8 +332,8 @@ DELETE n
 RETURN key
 """
 
-# What no sequence has given out, or is no whole number, would refuse every write for ever. 0 is
-# below every version, so the node stays wrong for all to see until it is written.
+# An invalid version would block every later write. 0 is below every version, so that the next
+# upsert succeeds.
 DISOWN_NODES = """
 MATCH (n:{label}) WHERE n.{key} IN $keys AND n.sync_version IS NOT NULL
   AND NOT coalesce(n.sync_version = toIntegerOrNull(n.sync_version)
@@ -376,7 +376,7 @@ WEIGHT_PRIME = 8191
 NO_VERSION = 2**63
 
 # Agreement by numbers alone: a version belongs to one state of one entity, so equal counts and
-# sums of versions mean equal nodes, as long as nobody edits nodes by hand. Some of that shows in
+# sums of versions mean equal nodes, as long as nodes are not edited by hand. Some of that shows in
 # the keys' lengths and the least and greatest key and hash. Nodes whose version is no number or
 # whose key is no text are a bucket of their own, which PostgreSQL never has.
 DIGEST_NODES = """
@@ -422,7 +422,7 @@ WHERE n.{key} > $after AND n.sync_version IS NOT NULL
 RETURN n.{key} AS key ORDER BY n.{key} LIMIT $limit
 """
 
-# No key leads to these: nobody but a person wrote them.
+# No key leads to these: they were written by hand.
 LIST_NAMELESS = """
 MATCH (n:{label}) WHERE n.sync_version IS NOT NULL AND NOT coalesce(n.{key} >= '', false)
 RETURN elementId(n) AS id ORDER BY id LIMIT $limit
@@ -512,7 +512,7 @@ class Node:
     """A node that altsync wrote: its version, and what hangs on it.
 
     ``edges`` are (type, key of the target, score) of relationships that altsync keeps. What
-    somebody else wrote may be of any type: a version that is no whole number is 0, the key of a
+    another program wrote may be of any type: a version that is no whole number is 0, the key of a
     node without one is shown as it is.
     """
 
@@ -990,7 +990,7 @@ def _nodes(tx: ManagedTransaction, *, entity_type: EntityType, keys: list[str]) 
 
 
 def _whole(version: Any) -> int:
-    """A version as anybody may have written it; 0 for what is none."""
+    """Return a version as any program may have written it; 0 for what is none."""
     return version if isinstance(version, int) and not isinstance(version, bool) else 0
 
 

@@ -387,10 +387,10 @@ def deleted_keys(conn: Conn, entity_type: EntityType, keys: Sequence[str]) -> se
 
 
 def hold_still(conn: Conn, entity_type: EntityType) -> None:
-    """Wait until nobody is writing a table, and let nobody until the transaction ends.
+    """Wait for the writers of a table, and keep others out until the transaction ends.
 
     Who writes afterwards draws a version above every one drawn before. Raises
-    ``psycopg.errors.LockNotAvailable`` when a writer does not end in time: whoever wants to
+    ``psycopg.errors.LockNotAvailable`` when a writer does not end in time: what wants to
     write waits behind this, so it is better tried again than waited for.
     """
     conn.execute(f"SET LOCAL lock_timeout = {HOLD_TIMEOUT}")
@@ -441,7 +441,7 @@ def claim_verification(conn: Conn) -> bool:
 
 
 def last_verification(conn: Conn) -> Verification | None:
-    """The last comparison, by anybody."""
+    """Return the last comparison, of any process."""
     row = conn.execute(
         """
         SELECT EXTRACT(epoch FROM now() - finished_at)::float8, seconds, consistent, result

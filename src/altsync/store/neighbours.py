@@ -94,7 +94,7 @@ def relate(
 
     Leagues whose edges changed are carried to the graph. Where a league itself had changed, its
     neighbours are asked again when their own edges disagree with what it saw; a league that was
-    only asked again asks nobody, so that one change never goes round in circles. A league looks
+    only asked again asks no other, so that one change never goes round in circles. A league looks
     once more itself where it has changed, or a neighbour of its choice is deleted, meanwhile.
     """
     sources = [n.source for n in found]
@@ -253,7 +253,7 @@ def cut_off(conn: Conn, ids: Sequence[UUID], topology: Topology) -> int:
 
     Leagues that pointed to them are carried to the graph: a node that is there again before its
     deletion was delivered is never removed, and would keep their edges. Those that were similar
-    are asked again: there is room for another neighbour. Whoever calls has locked the leagues, and
+    are asked again: each can hold another neighbour. The caller has locked the leagues, and
     those that point to them. Returns how many operations carry.
     """
     rows = conn.execute(

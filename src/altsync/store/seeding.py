@@ -187,7 +187,7 @@ def upsert_staged(
 
     ``absent``: no staged entity was there just now, not even a deleted one. Guarding each row
     costs a third of its INSERT, so none is; where another seeder comes first, this raises
-    ``UniqueViolation``. ``noted``: whether anybody will look at ``changed_in_run``.
+    ``UniqueViolation``. ``noted``: whether the caller will look at ``changed_in_run``.
     """
     columns = list(CONTENT_COLUMNS[entity_type])
     names = ", ".join(columns)
@@ -332,8 +332,8 @@ def tombstone(
 ) -> Changes:
     """Mark entities as deleted and enqueue their removal from every sink."""
     if entity_type is EntityType.LEAGUE:
-        # In one go with those that are carried, or two that delete would wait in a circle. Nobody
-        # draws an edge to a league without its lock, so few can have come in between.
+        # One statement locks these and their sources: two deletions would else deadlock. An edge
+        # to a league is written under that league's lock, so few can have come in between.
         lock_entities(conn, ((entity_type, i) for i in {*ids, *pointing(conn, ids)}))
     # Its relationships go, too: one that comes back is looked at anew.
     forget = ", neighbours_of = NULL" if entity_type is EntityType.LEAGUE else ""

@@ -1,4 +1,4 @@
-"""Tags, given for ever."""
+"""Tags, given permanently."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 from altsync.db import Conn
 from altsync.records import EntityType
 
-#: Where tags are given for ever, and where a dry run gives them (a temporary table).
+#: Where tags are given permanently, and where a dry run gives them (a temporary table).
 Registry = Literal["tag_registry", "tags_to_be"]
 
 
@@ -46,7 +46,7 @@ def register_tags(
     tags: Mapping[str, str],
     registry: Registry = "tag_registry",
 ) -> None:
-    """Give tags to seed ids, for ever. Two seeders at once: the second one's batch is retried."""
+    """Give tags to seed ids permanently. Two seeders at once: the second one's batch is retried."""
     seed_ids = sorted(tags)
     conn.execute(
         f"""

@@ -1,1 +1,1 @@
-"""The Celery rooms: the app and its tasks."""
+"""The Celery app and its tasks."""

@@ -110,7 +110,7 @@ def queue_of(sink: str) -> str:
 
 
 def waiting(app: Celery, queue: str) -> int:
-    """Wake-ups in a queue that nobody has taken yet."""
+    """Return how many wake-ups wait in a queue."""
     with app.pool.acquire(block=True) as connection:
         connection.ensure_connection(max_retries=1, timeout=BROKER_TIMEOUT)
         with connection.channel() as channel:
@@ -132,7 +132,7 @@ def message(sink: str) -> dict[str, Any]:
 
 
 def waker(app: Celery, limit: int) -> Any:
-    """A ``wake(sink)`` that sends at most ``limit`` messages that nobody takes."""
+    """A ``wake(sink)`` that sends at most ``limit`` messages that no worker takes."""
 
     def wake(sink: str) -> None:
         if waiting(app, app.amqp.queues[queue_of(sink)].name) < limit:
@@ -160,7 +160,7 @@ def set_flower_defaults(settings: Settings) -> None:
 
 
 def free_port(wanted: int) -> int:
-    """``wanted``, or when another program has it, one that nobody has."""
+    """``wanted``, or when another program has it, a free one."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -225,5 +225,5 @@ _settings = settings_or_exit()
 app = create(_settings)
 if "flower" in sys.argv:
     # Flower asks eight questions at once, each with two connections in hand: from a pool, all
-    # of them would wait for each other for ever, and its pages stay empty.
+    # of them would wait for each other without end, and its pages stay empty.
     app.conf.broker_pool_limit = 0

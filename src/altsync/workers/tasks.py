@@ -31,7 +31,7 @@ def application() -> Application:
 def sync_batch(self: Task, sink: str) -> dict[str, Any]:
     """Deliver what is due for ``sink``; ask for another task when there is more.
 
-    Nobody reads the result but monitors such as Flower.
+    Only monitors such as Flower read the result.
     """
     drained = application().deliver(sink)
     if drained.more:

@@ -98,7 +98,7 @@ class Service(ABC):
 
     @abstractmethod
     def command(self) -> list[str]:
-        """The program and its arguments; nothing secret, as everybody may list processes."""
+        """The program and its arguments; nothing secret, as every user may list processes."""
 
     @contextmanager
     def launching(self) -> Iterator[Launch]:

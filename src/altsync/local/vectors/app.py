@@ -65,7 +65,7 @@ class Gate:
             self.stats.failures[operation.name] += 1
             return _refusal(refused, operation.vendor)
         except ClientDisconnect:
-            return Response()  # nobody is there to read it
+            return Response()  # the client is gone
         return await self._carry_out(operation, job, request)
 
     def admit(self, request: Request) -> None:

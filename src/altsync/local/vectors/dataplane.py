@@ -21,7 +21,7 @@ from altsync.local.vectors.wire import (
     page_token,
 )
 
-#: Read units that a request reports; nobody is billed.
+#: Read units that a request reports; nothing is billed.
 USAGE = {"readUnits": 1}
 
 
