@@ -34,6 +34,7 @@ from altsync.records import (
 )
 from altsync.relay import Relay, RelayPolicy
 from altsync.retention import Retention
+from altsync.sentences import describe
 from altsync.store import EmbeddingCache, Rules, known_keys
 
 if TYPE_CHECKING:
@@ -343,13 +344,15 @@ class Application:
     def require_schema(self) -> None:
         """Raise ``SchemaError`` when the schema is another release's.
 
-        A PostgreSQL that does not answer is waited for later, where the work begins.
+        A PostgreSQL that does not answer, or refuses the role, is waited for later, where the
+        work begins.
         """
         try:
             with self.connect() as conn:
                 db.check_schema(conn)
-        except psycopg.OperationalError as error:
-            logger.warning("schema.not_checked", error=str(error).strip())
+        except psycopg.Error as error:
+            said = describe(error, self.settings.database_role).text
+            logger.warning("schema.not_checked", error=said)
 
     def register_sinks(self, conn: db.Conn) -> None:
         """Give every sink of the settings its shared state, where it has none yet."""

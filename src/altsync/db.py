@@ -32,6 +32,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from altsync import __version__
 from altsync.config import split_schema
 from altsync.errors import SchemaError
+from altsync.sentences import describe
 
 if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
@@ -136,8 +137,21 @@ class _Connection(Connection[TupleRow]):
         return conn
 
     def wait(self, gen: PQGen[_T], *args: Any, **kwargs: Any) -> _T:
-        """Consume a generator of psycopg. Raises ``ServerSilent``."""
-        return super().wait(self._watch(gen), *args, **kwargs)
+        """Consume a generator of psycopg. Raises ``ServerSilent``.
+
+        An error of a missing right carries the role, for its ``GRANT``.
+        """
+        try:
+            return super().wait(self._watch(gen), *args, **kwargs)
+        except psycopg.errors.InsufficientPrivilege as error:
+            _of_role(error, self.info.user)
+            raise
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+            # PostgreSQL finds no table in a schema that the role may not use.
+            hidden = _Probe.hidden_schema(self)
+            if hidden is None:
+                raise
+            raise _of_role(_denied_schema(hidden), self.info.user) from error
 
     def _watch(self, gen: PQGen[_T]) -> PQGen[_T]:
         try:
@@ -201,6 +215,46 @@ class _Probe(Connection[TupleRow]):
         except psycopg.Error as error:
             return " ".join(str(error).split()) or type(error).__name__
 
+    @classmethod
+    def hidden_schema(cls, conn: _Connection) -> str | None:
+        """Return the schema of altsync's tables when the role may not use it.
+
+        None as well when PostgreSQL does not answer: the first error counts then.
+        """
+        conninfo, options = conn._address
+        try:
+            with cls.connect(conninfo, autocommit=True, **options) as probe:
+                return _hidden_schema(probe)
+        except psycopg.Error:
+            return None
+
+
+def _hidden_schema(conn: Conn) -> str | None:
+    """Return the schema of the search path that holds altsync's tables and may not be used."""
+    row = conn.execute(
+        """
+        SELECT n.nspname
+        FROM regexp_split_to_table(current_setting('search_path'), ',') part,
+             replace(btrim(part, ' "'), '$user', current_user::text) AS wanted,
+             pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid
+        WHERE n.nspname = wanted AND c.relname = 'alembic_version'
+          AND NOT has_schema_privilege(n.oid, 'USAGE')
+        """
+    ).fetchone()
+    return row[0] if row else None
+
+
+def _denied_schema(name: str) -> psycopg.errors.InsufficientPrivilege:
+    return psycopg.errors.InsufficientPrivilege(f"permission denied for schema {name}")
+
+
+def _of_role(
+    error: psycopg.errors.InsufficientPrivilege, role: str
+) -> psycopg.errors.InsufficientPrivilege:
+    """Note the role of a connection on an error: its sentence names it."""
+    error.__dict__["altsync_role"] = role
+    return error
+
 
 def is_connection_lost(error: Exception) -> bool:
     """Whether an error is about the connection to PostgreSQL, and not about a statement.
@@ -222,9 +276,12 @@ class Outage:
     def failed(self, error: psycopg.Error, **more: Any) -> None:
         """Log an error. The same kind again is logged at DEBUG, until ``ended``."""
         kind = type(error).__name__
-        say = log.debug if kind in self._kinds else log.warning
-        self._kinds.add(kind)
-        say(self._events[0], error=f"{kind}: {' '.join(str(error).split())}", **more)
+        said = f"{kind}: {describe(error).text}"
+        # Each right that is missing is an error of its own: the next GRANT is another one.
+        known = said if isinstance(error, psycopg.errors.InsufficientPrivilege) else kind
+        say = log.debug if known in self._kinds else log.warning
+        self._kinds.add(known)
+        say(self._events[0], error=said, **more)
 
     def ended(self) -> None:
         """Log that PostgreSQL works again, if it had failed."""
@@ -553,8 +610,14 @@ def own_revision() -> str:
 
 
 def schema_revision(conn: Conn) -> str | None:
-    """Return the revision that the database is at, or None before the first migration."""
+    """Return the revision that the database is at, or None before the first migration.
+
+    Raises ``InsufficientPrivilege`` when the role may not see it.
+    """
     if conn.execute("SELECT to_regclass('alembic_version')").fetchone() == (None,):
+        hidden = _hidden_schema(conn)
+        if hidden is not None:
+            raise _of_role(_denied_schema(hidden), conn.info.user)
         return None
     row = conn.execute("SELECT version_num FROM alembic_version").fetchone()
     return row[0] if row else None
@@ -588,6 +651,32 @@ def _from_another_release(conn: Conn, current: str) -> str:
         f"the database was migrated by {release}, to revision {current}; this is altsync "
         f"{__version__}, which knows {schema_head()} as the last one: install {release}"
     )
+
+
+#: The sequence that versions come from.
+_VERSIONS = "entity_version"
+
+
+def missing_rights(conn: Conn, tables: Sequence[str]) -> list[psycopg.errors.InsufficientPrivilege]:
+    """Return an error for each kind of right that seeding and delivery would miss."""
+    row = conn.execute(
+        """
+        SELECT ARRAY(
+          SELECT name FROM unnest(%(tables)s::text[]) name
+          WHERE NOT (has_table_privilege(name, 'SELECT') AND has_table_privilege(name, 'INSERT')
+                 AND has_table_privilege(name, 'UPDATE') AND has_table_privilege(name, 'DELETE'))
+          ORDER BY name),
+          has_sequence_privilege(%(versions)s, 'USAGE')
+          AND has_sequence_privilege(%(versions)s, 'SELECT')
+        """,
+        {"tables": list(tables), "versions": _VERSIONS},
+    ).fetchone()
+    assert row is not None
+    denied, may_count = row
+    said = [f"table {', '.join(denied)}"] if denied else []
+    said += [] if may_count else [f"sequence {_VERSIONS}"]
+    errors = [psycopg.errors.InsufficientPrivilege(f"permission denied for {one}") for one in said]
+    return [_of_role(error, conn.info.user) for error in errors]
 
 
 def check_encoding(conn: Conn) -> None:

@@ -99,12 +99,19 @@ def _postgres(app: Application) -> str:
 
 
 def _schema(app: Application) -> str:
+    from sqlmodel import SQLModel
+
+    import altsync.models  # noqa: F401  (registers the tables)
+
     with db.connect(app.settings.require_database_url()) as conn:
         head = db.check_schema(conn)
         model = outbox.wanted_model(conn)
+        missing = db.missing_rights(conn, [*SQLModel.metadata.tables])
     wanted = app.settings.wanted_model
     if model is None:
         raise SchemaError("no sink is registered: run altsync migrate")
+    if missing:
+        raise AltsyncError("; ".join(describe(error).text for error in missing))
     if Model(*model) != wanted:
         return (
             f"at head ({head}); the database wants embeddings by {model[0]} ({model[1]} "

@@ -17,8 +17,11 @@ __all__ = ["Exit", "Failure", "describe"]
 
 
 def describe(error: BaseException, role: str | None = None) -> Failure:
-    """Return the sentence of an exception. ``role`` is PostgreSQL's account, for GRANT."""
-    text, code = _describe(error, role)
+    """Return the sentence of an exception.
+
+    ``role`` is PostgreSQL's account, for GRANT, where the error does not carry it.
+    """
+    text, code = _describe(error, error.__dict__.get("altsync_role", role))
     return Failure(redact(one_line(text)), code)
 
 
@@ -89,20 +92,26 @@ def _describe_postgresql(error: psycopg.Error, role: str | None) -> tuple[str, E
     if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
         # Errors of a login have no code that a client sees, but for their text.
         for pattern, advice, code in _BY_TEXT:
-            if pattern.search(said):
-                return f"no connection to PostgreSQL: {_without_attempt(said)}; {advice}", code
+            found = pattern.search(said)
+            if found:
+                told = advice.format(role=_grantee(role), **found.groupdict())
+                return f"no connection to PostgreSQL: {_without_attempt(said)}; {told}", code
         return f"no connection to PostgreSQL: {said}", Exit.UNAVAILABLE
     return f"PostgreSQL refused a statement: {said}", Exit.ERROR
 
 
 def _without_attempt(said: str) -> str:
     """Return what the server said, without libpq's words on the attempt."""
-    return re.sub(r"^.*?\b(?:FATAL|ERROR): +", "", said)
+    return re.sub(r"^.*?\b(?:FATAL|ERROR): +", "", said).partition(" DETAIL:")[0]
+
+
+def _grantee(role: str | None) -> str:
+    return f'"{role}"' if role else "<role>"
 
 
 def _missing_right(said: str, role: str | None) -> str:
-    grantee = f'"{role}"' if role else "<role>"
-    found = re.search(r"permission denied for (\w+) (?:(?:relation )?)(\S+)", said)
+    grantee = _grantee(role)
+    found = re.search(r"permission denied for (\w+) (\S+(?:, \S+)*)", said)
     if found is None or found[1] not in _GRANTS:
         if "temporary tables" in said:
             database = said.rpartition("database ")[2]
@@ -144,7 +153,15 @@ _BY_CLASS: tuple[tuple[_Kinds, Callable[[str, str | None], str], Exit], ...] = (
         Exit.SCHEMA,
     ),
     (
-        (_e.UndefinedColumn, _e.UndefinedFunction, _e.UndefinedObject, _e.InvalidSchemaName),
+        _e.InvalidSchemaName,
+        lambda said, role: (
+            f"{said}: GRANT USAGE, CREATE ON SCHEMA public TO {_grantee(role)}, or name another "
+            "schema by ?schema= in DATABASE_URL"
+        ),
+        Exit.DENIED,
+    ),
+    (
+        (_e.UndefinedColumn, _e.UndefinedFunction, _e.UndefinedObject),
         lambda said, _: f"the schema is not that of this release ({said}): run altsync migrate",
         Exit.SCHEMA,
     ),
@@ -182,8 +199,12 @@ _BY_TEXT: tuple[tuple[re.Pattern[str], str, Exit], ...] = (
     (re.compile(r"(password|\w+) authentication failed"), _LOGIN, Exit.DENIED),
     (re.compile(r"no password supplied"), "DATABASE_URL holds no password", Exit.DENIED),
     (re.compile(r'role "[^"]*" does not exist'), _LOGIN, Exit.DENIED),
-    (re.compile(r"is not permitted to log in"), "ALTER ROLE … LOGIN", Exit.DENIED),
-    (re.compile(r"permission denied for database"), "GRANT CONNECT ON DATABASE", Exit.DENIED),
+    (re.compile(r"is not permitted to log in"), "ALTER ROLE {role} LOGIN", Exit.DENIED),
+    (
+        re.compile(r"permission denied for database (?P<name>\S+)"),
+        "GRANT CONNECT ON DATABASE {name} TO {role}",
+        Exit.DENIED,
+    ),
     (
         re.compile(r"pg_hba\.conf.*(no encryption|SSL off)"),
         "the server may want TLS: add ?sslmode=require to DATABASE_URL",

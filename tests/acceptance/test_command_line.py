@@ -153,10 +153,23 @@ def test_a_refused_record_dies_is_shown_and_heals(stack: Stack, crew: Crew, fold
     seeds.write(folder, "archetypes.jsonl", seeds.archetypes())
     seeds.write_leagues(folder, 5)
 
-    report = stack.seed("--all", "--dir", str(folder), "--wait", "--json", code=4).json
+    arguments = ("--all", "--dir", str(folder), "--wait")
+    for created in (10, 0):
+        ended = stack.seed(*arguments, "--json", code=4)
+        report = ended.json
+        assert (report["created"], report["unchanged"]) == (created, 10 - created)
+        assert report["neo4j"] == {"synced": 10, "errors": 0}
+        assert report["pinecone"] == {"synced": 9, "errors": 1}
+        (failed,) = report["failed"]
+        assert "no such luck" in failed.pop("reason")
+        assert failed == {"sink": "pinecone", "entity_type": "league", "key": bad}
+        assert (report["kind"], report["exit"]) == ("sink_errors", 4)
+        assert f"given up on: league {bad} (pinecone: " in report["error"]
+        assert f"altsync: {report['error']}\n" in ended.stderr
+    shown = stack.seed(*arguments, code=4)
+    assert "Errors: 1" in shown.stdout
+    assert f"altsync: given up on: league {bad} (pinecone: " in shown.stderr
 
-    assert report["neo4j"] == {"synced": 10, "errors": 0}
-    assert report["pinecone"] == {"synced": 9, "errors": 1}
     (group,) = stack.run("failures", "--json").json
     assert group.keys() == FAILURE
     assert (group["sink"], group["count"], group["error_kind"]) == ("pinecone", 1, "item")
@@ -184,6 +197,7 @@ def test_waiting_may_be_given_up(stack: Stack, crew: Crew, folder: Path) -> None
     stack.until(lambda: stack.number("SELECT count(*) FROM league") == 5, "5 leagues committed")
     waiting.send(signal.SIGINT)
     assert waiting.wait() == 130
+    assert "altsync: interrupted" in waiting.output
     assert "Traceback" not in waiting.output
 
     assert stack.live() > 0

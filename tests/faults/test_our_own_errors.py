@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import psycopg
 import pytest
 from psycopg_pool import PoolTimeout
@@ -10,8 +12,10 @@ from altsync import outbox
 from altsync.db import Database, ServerSilent, own_revision
 from altsync.delivery import Batch
 from altsync.errors import SinkFailure
+from altsync.local.services.postgres import Postgres
 from altsync.records import BreakerState, ErrorKind
 from tests.integration.fakes import Call, FakeGraph, FakeIndex
+from tests.integration.few_rights import role_that_lacks
 from tests.integration.world import World, bury_exhausted, deliver, delivery, embed, leagues
 
 #: Statements that break what a worker does after its claim, and those that put it right.
@@ -28,6 +32,12 @@ BROKEN = {
         "ALTER TABLE league ADD CONSTRAINT broken CHECK (neo4j_sync_status = 'pending')",
         "ALTER TABLE league DROP CONSTRAINT broken",
     ),
+}
+
+#: Statements that take a right that a worker needs after its claim.
+REVOKED = {
+    "to read rows": "REVOKE SELECT ON league FROM {role}",
+    "to settle": "REVOKE UPDATE ON league FROM {role}",
 }
 
 
@@ -58,6 +68,64 @@ def test_an_error_of_postgresql_gives_the_claim_back_and_opens_the_breaker(
     delivery(database, graph).drain(10)
     assert world.counts("neo4j") == {"synced": 5}
     assert outbox.sink_health(world.conn)["neo4j"].state is BreakerState.CLOSED
+
+
+@pytest.mark.parametrize("revoked", REVOKED)
+def test_a_right_that_is_missing_gives_the_claim_back_and_opens_the_breaker_with_its_grant(
+    world: World, postgres: Postgres, database: Database, revoked: str
+) -> None:
+    """Twelve times: more than the vanished workers after which an operation is given up on."""
+    world.save(*leagues(5))
+    graph = FakeGraph()
+    with (
+        role_that_lacks(postgres, world.url, "nothing") as role,
+        closing(Database(role.url)) as limited,
+    ):
+        role.grant(REVOKED[revoked])
+        for _ in range(12):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                deliver(limited, graph)
+            assert {(op.status, op.attempts) for op in world.ops("neo4j")} == {("pending", 0)}
+            assert deliver(limited, graph) == Batch()
+            bury_exhausted(world, database)
+            world.pass_time(1000)
+        health = outbox.sink_health(world.conn)["neo4j"]
+        assert health.state is BreakerState.OPEN
+        assert health.reason == (
+            "InsufficientPrivilege: permission denied for table league: GRANT SELECT, INSERT, "
+            f'UPDATE, DELETE ON league TO "{role.name}"'
+        )
+        role.grant("GRANT SELECT, UPDATE ON league TO {role}")
+        delivery(limited, graph).drain(10)
+        assert world.counts("neo4j") == {"synced": 5}
+        assert outbox.sink_health(world.conn)["neo4j"].state is BreakerState.CLOSED
+
+
+def test_a_right_to_the_outbox_that_is_lost_after_the_claim_leaves_it_to_the_lease(
+    world: World, postgres: Postgres
+) -> None:
+    """Nothing can be given back then, and nothing is given up on."""
+    world.save(*leagues(5))
+    graph = FakeGraph()
+    with (
+        role_that_lacks(postgres, world.url, "nothing") as role,
+        closing(Database(role.url)) as database,
+    ):
+
+        def revoke(reached: str) -> None:
+            if reached == "claimed":
+                role.grant("REVOKE UPDATE ON sync_operation FROM {role}")
+
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            delivery(database, graph, revoke).deliver_batch()
+        for _ in range(12):
+            world.pass_time(1000)
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                deliver(database, graph)
+        assert world.counts("neo4j") == {"in_progress": 5}
+        role.grant("GRANT UPDATE ON sync_operation TO {role}")
+        delivery(database, graph).drain(10)
+        assert world.counts("neo4j") == {"synced": 5}
 
 
 @pytest.mark.parametrize("point", ["claimed", "read", "placed", "called", "settling", "told"])

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from altsync.sentences import Exit
 
@@ -78,6 +79,68 @@ def test_an_interrupted_seed_says_what_was_loaded(tmp_path: Path, database_url: 
     said = [line for line in stderr.splitlines() if line.startswith("altsync: ")]
     assert said == ["altsync: interrupted"]
     assert "Traceback" not in stderr
+
+
+@pytest.fixture
+def waiting(tmp_path: Path, database_url: str) -> Iterator[subprocess.Popen[str]]:
+    """``seed --wait --json`` of one archetype and one league, with a graph and no worker."""
+    seeds = tmp_path / "seeds"
+    (seeds / "leagues").mkdir(parents=True)
+    (seeds / "archetypes.jsonl").write_text(json.dumps(ARCHETYPE))
+    (seeds / "leagues" / "a.jsonl").write_text(json.dumps(LEAGUE))
+    (tmp_path / ".env").write_text("NEO4J_URI=bolt://127.0.0.1:1\nALTSYNC_SINKS=neo4j\n")
+    with running(tmp_path, database_url, "seed", "--all", "--wait", "--json") as process:
+        yield process
+
+
+def wait_for_operations(conn: psycopg.Connection, process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + PATIENCE
+    while conn.execute("SELECT count(*) FROM sync_operation").fetchone() != (2,):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_an_interrupted_wait_says_what_was_loaded(
+    waiting: subprocess.Popen[str], database_url: str
+) -> None:
+    assert waiting.stderr is not None
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        wait_for_operations(conn, waiting)
+        seen = ""
+        # The missing process is named within seconds, while it waits.
+        while "start altsync relay" not in seen:
+            line = waiting.stderr.readline()
+            assert line, seen
+            seen += line
+        waiting.send_signal(signal.SIGINT)
+        stdout, stderr = waiting.communicate(timeout=PATIENCE)
+        assert conn.execute("SELECT count(*) FROM league").fetchone() == (1,)
+    assert waiting.returncode == Exit.INTERRUPTED
+    assert "Seeded" in seen
+    assert "altsync: interrupted" in stderr
+    assert "Traceback" not in stderr
+    body = json.loads(stdout)
+    assert body["interrupted"] is True
+    assert (body["created"], body["parts"]["leagues"]["created"]) == (2, 1)
+    assert body["neo4j"] == {"synced": 0, "errors": 0}
+
+
+def test_a_wait_that_postgresql_ends_says_what_was_loaded(
+    waiting: subprocess.Popen[str], database_url: str
+) -> None:
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        wait_for_operations(conn, waiting)
+        until = time.monotonic() + PATIENCE
+        ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid <> "
+        ended += "pg_backend_pid() AND query LIKE '%changed_in_run%' AND state = 'idle'"
+        while conn.execute(ended.encode()).fetchone() == (0,):
+            assert time.monotonic() < until
+    stdout, _ = waiting.communicate(timeout=PATIENCE)
+    assert waiting.returncode == Exit.UNAVAILABLE
+    body = json.loads(stdout)
+    assert (body["created"], body["kind"]) == (2, "unavailable")
+    assert "interrupted" not in body
 
 
 def test_an_interrupted_watch_ends_with_a_document(tmp_path: Path, database_url: str) -> None:

@@ -36,6 +36,7 @@ from tests.integration.ask_stack import (
     ask_stack,
     with_counting_index,
 )
+from tests.integration.few_rights import role_that_lacks
 
 RACING = "High-speed racing competitions with global viewership"
 COMBAT = "elite combat sports with global reach"
@@ -657,6 +658,19 @@ def ask(stack: AskStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ask
         return result
 
     return run
+
+
+@pytest.mark.parametrize("command", ["search", "explore", "examples"])
+def test_a_role_that_may_only_read_searches_without_keeping_the_vector(
+    stack: AskStack, postgres: Postgres, ask: Ask, command: str
+) -> None:
+    """The next question of this text is paid again."""
+    question = f"regattas of rowing boats, for {command}"
+    with role_that_lacks(postgres, stack.env["DATABASE_URL"], "to write") as role:
+        for _ in range(2):
+            found = json.loads(ask(command, question, "--json", DATABASE_URL=role.url).stdout)
+            assert len(found) > 1
+    assert stack.rows("SELECT 1 FROM embedding WHERE text_hash = %s", _hash(question)) == []
 
 
 LEAGUE = {

@@ -18,14 +18,15 @@ from altsync.app import Application
 from altsync.cli.common import command
 from altsync.cli.local import open_stack
 from altsync.cli.operate import finding_line
-from altsync.cli.seed import follow, load, seed_summary
+from altsync.cli.seed import end, find_failed, follow, load, seed_summary
 from altsync.cli.status import matrix_table
 from altsync.cli.tables import Table, Text
-from altsync.cli.terminal import Exit, answers, notes
+from altsync.cli.terminal import answers, notes
 from altsync.config import read_settings
 from altsync.errors import AltsyncError
 from altsync.seed.lines import Part
 from altsync.seed.options import Options
+from altsync.store import RunProgress
 
 if TYPE_CHECKING:
     from altsync.local.stack import ServiceStatus
@@ -92,15 +93,11 @@ def demo(
         cleanup.enter_context(_processes())
         conn = cleanup.enter_context(app.connect("altsync-demo"))
         report = load(app, conn, Options(folder, tuple(Part)))
-        arrived, progress = follow(app, conn, LONGEST, STARTING)
+        progress: dict[str, RunProgress] = {}
+        arrived = follow(app, conn, progress, LONGEST, STARTING)
         answers.print(seed_summary(report, progress))
         _show_stores(app, _remote_calls(app) - before)
-        if not arrived:
-            raise typer.Exit(Exit.TIMED_OUT)
-        if report.total.rejected:
-            raise typer.Exit(Exit.REJECTED)
-        if any(p.failed for p in progress.values()):
-            raise typer.Exit(Exit.SINK_ERRORS)
+        raise typer.Exit(end(report, find_failed(app, conn, progress), arrived=arrived))
 
 
 def _default_seeds() -> Path:

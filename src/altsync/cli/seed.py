@@ -6,9 +6,10 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import (
@@ -33,8 +34,9 @@ from altsync.seed.lines import Part
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Report
+from altsync.sentences import Failure
 from altsync.status import idle_message
-from altsync.store import RunProgress
+from altsync.store import FailedEntity, RunProgress
 from altsync.wording import sentences
 
 _RULE = "=" * 50
@@ -44,6 +46,9 @@ LOOK = 0.2
 
 #: Part of the time that looking itself may take.
 LOOK_SHARE = 0.2
+
+#: Entities that the sentence of an error names.
+NAMED = 5
 
 #: Seconds without a claim, while work is due, after which waiting says what to start. The relay
 #: wakes a worker within a second.
@@ -115,27 +120,73 @@ def run(
     as_json: bool = False,
 ) -> Exit:
     """One seeding run with its output; returns the exit code."""
+    waits = wait and not options.dry_run
+    progress: dict[str, RunProgress] = {}
+    arrived, dead = True, list[FailedEntity]()
     with app.connect("altsync-seed") as conn:
         report = load(app, conn, options, as_json=as_json)
-        progress: dict[str, RunProgress] = {}
-        arrived = True
-        if wait and not options.dry_run:
-            arrived, progress = follow(app, conn, timeout)
-    if as_json:
-        body = report.as_json()
-        if report.total.rejected:
-            body["refused"] = report.refused()
-        for sink in ("neo4j", "pinecone") if wait else ():
-            done = progress.get(sink, RunProgress(0, 0, 0))
-            body[sink] = {"synced": done.synced, "errors": done.failed}
-        terminal.print_json(body)
-    elif wait and not options.dry_run:
+        if waits:
+            try:
+                arrived = follow(app, conn, progress, timeout)
+                dead = find_failed(app, conn, progress)
+            except BaseException as error:
+                ending.attach(error, _body(report, progress, waits=wait))
+                raise
+    body = _body(report, progress, waits=wait)
+    if waits and not as_json:
         terminal.answers.print(seed_summary(report, progress))
-    if not arrived:
-        return Exit.TIMED_OUT
+    code = end(report, dead, arrived=arrived, body=body)
+    if as_json and not dead:
+        terminal.print_json(body)
+    return code
+
+
+def end(
+    report: Report, dead: list[FailedEntity], *, arrived: bool, body: dict[str, Any] | None = None
+) -> Exit:
+    """Return the exit status of a run, after an error that names what was given up on."""
+    code = Exit.SINK_ERRORS if dead else Exit.OK
     if report.total.rejected:
-        return Exit.REJECTED
-    return Exit.SINK_ERRORS if any(p.failed for p in progress.values()) else Exit.OK
+        code = Exit.REJECTED
+    if not arrived:
+        code = Exit.TIMED_OUT
+    if dead:
+        failed = {"failed": [asdict(one) for one in dead]}
+        ending.show(Failure(_given_up(dead), Exit.SINK_ERRORS), code, {**(body or {}), **failed})
+    return code
+
+
+def _body(report: Report, progress: dict[str, RunProgress], *, waits: bool) -> dict[str, Any]:
+    """Return the JSON document of a run, as far as it has come."""
+    body = report.as_json()
+    if report.total.rejected:
+        body["refused"] = report.refused()
+    for sink in ("neo4j", "pinecone") if waits else ():
+        done = progress.get(sink, RunProgress(0, 0, 0))
+        body[sink] = {"synced": done.synced, "errors": done.failed}
+    return body
+
+
+def find_failed(
+    app: Application, conn: Conn, progress: dict[str, RunProgress]
+) -> list[FailedEntity]:
+    """Return some entities of the run that sinks have given up on."""
+    failed = [app.topology.traits(sink) for sink, done in progress.items() if done.failed]
+    return [one for sink in failed for one in store.failed_in_run(conn, sink, NAMED + 1)]
+
+
+def _given_up(dead: list[FailedEntity]) -> str:
+    """Return a sentence that names what was given up on, by entity."""
+    sinks: dict[str, list[FailedEntity]] = {}
+    for one in dead:
+        sinks.setdefault(f"{one.entity_type} {one.key}", []).append(one)
+    named = [
+        f"{name} ({', '.join(one.sink for one in found)}: {found[0].reason or 'no reason kept'})"
+        for name, found in sinks.items()
+    ]
+    more = ", …" if len(named) > NAMED else ""
+    said = f"given up on: {', '.join(named[:NAMED])}{more}"
+    return sentences(said, "altsync failures shows all, altsync retry tries again").rstrip(".")
 
 
 def load(app: Application, conn: Conn, options: Options, *, as_json: bool = False) -> Report:
@@ -190,11 +241,17 @@ def waited_for(app: Application) -> list[str]:
 
 
 def follow(
-    app: Application, conn: Conn, timeout: float | None, patience: float = PATIENCE
-) -> tuple[bool, dict[str, RunProgress]]:
+    app: Application,
+    conn: Conn,
+    progress: dict[str, RunProgress],
+    timeout: float | None,
+    patience: float = PATIENCE,
+) -> bool:
     """Watch until every sink holds what this run's lines say, or has given up on it.
 
-    ``patience``: seconds without a claim after which a missing process is named.
+    Return whether that is so before ``timeout``. ``progress`` is updated at each look, for a
+    caller that is interrupted. ``patience``: seconds without a claim after which a missing process
+    is named, or fewer when the time is over.
     """
     sinks = waited_for(app)
     store.note_seen(conn)
@@ -207,22 +264,25 @@ def follow(
             looked = time.monotonic()
             with conn.transaction():
                 conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                progress = {s: store.run_progress(conn, app.topology.traits(s)) for s in sinks}
+                found = {s: store.run_progress(conn, app.topology.traits(s)) for s in sinks}
+            progress.update(found)
             took = time.monotonic() - looked
             for sink, done in progress.items():
                 completed = done.synced + done.failed
                 bars.update(tasks[sink], completed=completed, total=done.changed)
             if all(p.waiting == 0 for p in progress.values()):
-                return True, progress
-            if deadline is not None and time.monotonic() > deadline:
-                notes.print(f"Not there yet after {timeout:g} s: altsync status says why.")
-                return False, progress
-            for sink, idle in store.idle_sinks(conn, patience).items():
+                return True
+            is_over = deadline is not None and time.monotonic() > deadline
+            idle_for = min(patience, timeout or 0.0) if is_over else patience
+            for sink, idle in store.idle_sinks(conn, idle_for).items():
                 if sink in sinks and sink not in hinted and progress[sink].waiting:
                     hinted.add(sink)
                     said = f"{sink}: {idle_message(sink, idle)}"
                     text = sentences(said, "altsync status shows all sinks")
                     notes.print(text, style="yellow")
+            if is_over:
+                notes.print(f"Not there yet after {timeout:g} s: altsync status says why.")
+                return False
             time.sleep(max(LOOK, took / LOOK_SHARE))
 
 

@@ -75,6 +75,7 @@ def _print(report: Report, *, as_json: bool) -> None:
         notes.print(
             f"altsync: this is not kept as the last result: {report.unkept}",
             style="yellow",
+            soft_wrap=True,
         )
     if as_json:
         terminal.print_json(report.as_json())

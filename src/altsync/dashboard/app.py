@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import orjson
 import psycopg
-import psycopg_pool
 import structlog
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -18,13 +17,13 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from altsync import log
 from altsync.app import Application
 from altsync.dashboard import metrics, probes
 from altsync.dashboard.access import Access, Guard
 from altsync.dashboard.api import Api, BadRequest
 from altsync.dashboard.plain import answer
 from altsync.errors import AltsyncError
+from altsync.sentences import Exit, describe
 
 logger = structlog.get_logger(__name__)
 
@@ -75,7 +74,6 @@ def build_app(app: Application, access: Access) -> Guard:
         exception_handlers={
             AltsyncError: _explained,
             psycopg.Error: _no_database,
-            psycopg_pool.PoolTimeout: _no_database,
             HTTPException: _refused,
             Exception: _broken,
         },
@@ -155,12 +153,10 @@ async def _explained(request: Request, error: Exception) -> Response:
 
 
 async def _no_database(request: Request, error: Exception) -> Response:
-    if isinstance(error, psycopg.errors.UndefinedTable):
-        return answer({"error": "the database has no altsync tables: run altsync migrate"}, 503)
-    if isinstance(error, psycopg.OperationalError | psycopg_pool.PoolTimeout):
-        text = " ".join(str(error).split())
-        return answer({"error": f"no connection to PostgreSQL: {log.redact(text)}"}, 503)
-    return await _broken(request, error)
+    failure = describe(error)
+    if failure.exit is Exit.ERROR:  # PostgreSQL refused a statement: a defect
+        return await _broken(request, error)
+    return answer({"error": failure.text}, 403 if failure.exit is Exit.DENIED else 503)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -38,6 +38,7 @@ from altsync.records import (
     Topology,
     Verdict,
 )
+from altsync.sentences import describe
 from altsync.sinks.base import Sink
 
 log = structlog.get_logger(__name__)
@@ -223,7 +224,8 @@ class Delivery:
         the claim can be released, PostgreSQL is back.
         """
         name = self._traits.name
-        reason = redact(f"{type(error).__name__}: {error}")
+        said = describe(error).text if isinstance(error, psycopg.Error) else str(error)
+        reason = redact(f"{type(error).__name__}: {said}")
         try:
             with self._database.autocommit() as conn:
                 outbox.release(conn, writing.op_ids, writing.token, unsure=writing.attempted)

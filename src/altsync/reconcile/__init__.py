@@ -22,6 +22,7 @@ from altsync.reconcile.comparison import Comparison
 from altsync.reconcile.report import KINDS, POSTGRESQL, Options, Report, Tally
 from altsync.reconcile.schedule import Schedule
 from altsync.records import EMBEDDING, SIMILARITY, BreakerState, Drift, EntityType, Topology
+from altsync.sentences import describe
 from altsync.sinks import neo4j, pinecone
 from altsync.sinks.base import Sink
 
@@ -95,7 +96,7 @@ def _keep(database: Database, report: Report, missed: set[str]) -> str | None:
                 result=report.as_json(),
             )
     except psycopg.Error as error:
-        return redact(" ".join(str(error).split()))
+        return describe(error).text
     return None
 
 

@@ -13,6 +13,7 @@ from altsync import store
 from altsync.db import Conn, Database
 from altsync.errors import AltsyncError
 from altsync.reconcile.report import Report
+from altsync.sentences import describe
 
 log = structlog.get_logger(__name__)
 
@@ -68,10 +69,10 @@ class Schedule:
         """Compare if it is time to; returns the seconds until the next look."""
         try:
             wait = self._step()
-        except (AltsyncError, psycopg.OperationalError) as error:
+        except (AltsyncError, psycopg.Error) as error:
             # Said once, not at every try: PostgreSQL may be away for hours.
             say = log.debug if self._away else log.warning
-            say("stores.not_compared", error=str(error).strip())
+            say("stores.not_compared", error=describe(error).text)
             self._away = True
             return min(self._every, RETRY)
         except Exception:

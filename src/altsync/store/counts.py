@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from altsync.db import Conn
+from altsync.outbox import KEY_COLUMN
 from altsync.records import (
     EMBEDDING,
     KNOWN_ARCHETYPES,
@@ -103,22 +104,66 @@ def run_progress(conn: Conn, sink: SinkTraits) -> RunProgress:
             SELECT count(*),
               count(*) FILTER (WHERE l.id IS NULL
                 OR (NOT live AND l.{sink.name}_sync_status = 'synced')),
-              count(*) FILTER (WHERE NOT live AND (l.{sink.name}_sync_status = 'failed'
-                OR (l.{sink.name}_sync_status = 'pending' AND l.deleted_at IS NULL
-                    AND l.embedding_sync_status = 'failed' AND %(behind_embedding)s)))
-            FROM changed_in_run c LEFT JOIN {entity_type} l ON l.id = c.id
-            CROSS JOIN LATERAL (SELECT EXISTS (
-              SELECT 1 FROM sync_operation o WHERE o.entity_id = c.id
-                AND o.sink = '{sink.name}' AND o.finished_at IS NULL) AS live) o
-            WHERE c.entity_type = '{entity_type}'
-            """,
-            {"behind_embedding": sink.needs_embedding},
+              count(*) FILTER (WHERE {_failed(sink)})
+            FROM {_lines_of_run(entity_type, sink.name)}
+            """
         ).fetchone()
         assert row is not None
         changed, synced, failed = changed + row[0], synced + row[1], failed + row[2]
     if sink.edges:
         changed += _live_neighbours(conn, sink.name)
     return RunProgress(changed, synced, failed)
+
+
+def _lines_of_run(entity_type: EntityType, sink: str) -> str:
+    """Entities of a run (``l``), and whether an operation of a sink is ``live`` for them."""
+    return f"""
+        (SELECT * FROM changed_in_run WHERE entity_type = '{entity_type}') c
+        LEFT JOIN {entity_type} l ON l.id = c.id
+        CROSS JOIN LATERAL (SELECT EXISTS (
+          SELECT 1 FROM sync_operation o WHERE o.entity_id = c.id
+            AND o.sink = '{sink}' AND o.finished_at IS NULL) AS live) o
+    """
+
+
+def _failed(sink: SinkTraits) -> str:
+    """The condition that a sink, or the embedder before it, has given up on an entity."""
+    if sink.name == SIMILARITY:
+        return f"""NOT live AND EXISTS (
+            SELECT 1 FROM sync_operation o WHERE o.entity_id = l.id
+              AND o.sink = '{SIMILARITY}' AND o.status = 'dead')"""
+    behind = f"""OR (l.{sink.name}_sync_status = 'pending' AND l.deleted_at IS NULL
+                     AND l.embedding_sync_status = 'failed')"""
+    return f"""NOT live AND (l.{sink.name}_sync_status = 'failed'
+                             {behind if sink.needs_embedding else ""})"""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedEntity:
+    """An entity of a run that a sink has given up on, and the last reason."""
+
+    sink: str
+    entity_type: str
+    key: str
+    reason: str | None
+
+
+def failed_in_run(conn: Conn, sink: SinkTraits, limit: int) -> list[FailedEntity]:
+    """Return entities of ``changed_in_run`` that ``sink`` has given up on, at most ``limit``."""
+    types = (EntityType.LEAGUE,) if sink.name == SIMILARITY else EntityType
+    parts = (
+        f"""
+        SELECT '{kind}', l.{KEY_COLUMN[kind]} AS key, (
+          SELECT o.last_error FROM sync_operation o
+          WHERE o.entity_id = l.id AND o.sink IN ('{sink.name}', '{EMBEDDING}')
+            AND o.status IN ('dead', 'discarded')
+          ORDER BY o.sink <> '{sink.name}', o.id DESC LIMIT 1)
+        FROM {_lines_of_run(kind, sink.name)} WHERE {_failed(sink)}
+        """
+        for kind in types
+    )
+    rows = conn.execute(f"{' UNION ALL '.join(parts)} ORDER BY 1, 2 LIMIT %s", (limit,))
+    return [FailedEntity(sink.name, *row) for row in rows]
 
 
 def _similarity_progress(conn: Conn, follows: str) -> RunProgress:
