@@ -11,7 +11,7 @@ import psycopg
 from altsync import db, log, outbox
 from altsync.app import Application
 from altsync.deadline import within
-from altsync.errors import AltsyncError, SchemaError
+from altsync.errors import AltsyncError, ConfigurationError, SchemaError
 from altsync.records import Model
 from altsync.sentences import describe
 from altsync.wording import plural
@@ -94,8 +94,10 @@ def _postgres(app: Application) -> str:
     url = app.settings.require_database_url()
     with db.connect(url) as conn:
         row = conn.execute("SHOW server_version").fetchone()
+        # The one that took the connection: the address may name several.
+        place = f"{conn.info.host}:{conn.info.port}/{conn.info.dbname}"
     version = str(row[0]).split()[0] if row else "?"
-    return f"PostgreSQL {version} at {_place(url).split('?')[0]}"
+    return f"PostgreSQL {version} at {log.redact(place)}"
 
 
 def _schema(app: Application) -> str:
@@ -136,6 +138,15 @@ def _broker(app: Application, ask: Callable[[str, float], None] | None) -> str:
     client = redis.Redis.from_url(url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
     try:
         info = client.info("server")
+        if info.get("redis_mode") == "sentinel":
+            raise ConfigurationError(
+                "a Sentinel answers at the redis:// address: use sentinel:// for it, with "
+                "ALTSYNC_SENTINEL_MASTER"
+            )
+        if client.info("replication").get("role") == "slave":
+            raise ConfigurationError(
+                "this Redis is a replica, which takes no writes: name the primary in REDIS_URL"
+            )
         return f"Redis {info.get('redis_version', '?')} at {_place(url)}"
     finally:
         client.close()

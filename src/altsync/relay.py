@@ -20,6 +20,7 @@ import structlog
 from altsync import outbox
 from altsync.db import Conn, Database, Outage
 from altsync.records import Dead, ErrorKind, Operation, Topology
+from altsync.sentences import describe
 
 log = structlog.get_logger(__name__)
 
@@ -160,7 +161,8 @@ class Relay:
         except Exception as error:  # noqa: BLE001  (any broker; the work stays in the outbox)
             # Said once for each sink, not at every try: a broker may be away for hours.
             say = log.debug if sink in self._unwoken else log.warning
-            say("wake.failed", sink=sink, error=f"{type(error).__name__}: {error}")
+            said = f"{type(error).__name__}: {describe(error).text}"
+            say("wake.failed", sink=sink, error=said)
             self._unwoken.add(sink)
         else:
             if sink in self._unwoken:

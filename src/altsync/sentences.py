@@ -52,6 +52,8 @@ def _describe(error: BaseException, role: str | None) -> tuple[str, Exit]:
     if isinstance(orig, psycopg.Error):
         return _describe_postgresql(orig, role)
     store = _STORES.get(type(error).__module__.partition(".")[0])
+    if store in ("Redis", "the broker"):
+        return _describe_broker(store, error)
     if store is not None:
         return f"{store}: {_text(error)}", Exit.UNAVAILABLE
     return f"unexpected {_text(error)} (--debug shows where)", Exit.BUG
@@ -68,6 +70,59 @@ _STORES = {
     "httpx": "an HTTP service",
     "httpcore": "an HTTP service",
 }
+
+
+def _describe_broker(store: str, error: BaseException) -> tuple[str, Exit]:
+    said = str(error)
+    for pattern, sentence, code in _BY_BROKER:
+        found = pattern.search(said)
+        if found:
+            return sentence.format(**found.groupdict()), code
+    return f"{store}: {_text(error)}", Exit.UNAVAILABLE
+
+
+_NO_LOGIN = (
+    r"AuthenticationError|AuthenticationRequired|invalid username-password|WRONGPASS|NOAUTH|"
+    r"Authentication required|client already authenticated|without any password configured"
+)
+
+#: Errors of Redis and its Sentinels, by what redis-py shows of them: for each Sentinel it shows
+#: a client with all its options.
+_BY_BROKER: tuple[tuple[re.Pattern[str], str, Exit], ...] = (
+    (
+        re.compile(rf"No master found for .*({_NO_LOGIN})", re.DOTALL),
+        "the Sentinels refuse the login: correct ALTSYNC_SENTINEL_PASSWORD",
+        Exit.DENIED,
+    ),
+    (
+        re.compile(r"No master found for '(?P<name>[^']*)' : ", re.DOTALL),
+        "no Sentinel answers that knows the master '{name}': start one, or correct the hosts of "
+        "the sentinel:// address",
+        Exit.UNAVAILABLE,
+    ),
+    (
+        re.compile(r"No master found for '(?P<name>[^']*)'"),
+        "the Sentinels name no master '{name}' that is up: start it, or correct "
+        "ALTSYNC_SENTINEL_MASTER",
+        Exit.UNAVAILABLE,
+    ),
+    (
+        re.compile(r"unknown command .?SENTINEL"),
+        "a Redis answers at the sentinel:// address, and no Sentinel: name the Sentinels, or use "
+        "redis://",
+        Exit.SETTINGS,
+    ),
+    (
+        re.compile(_NO_LOGIN),
+        "Redis refuses the login: correct the user or password of REDIS_URL or ALTSYNC_BROKER_URL",
+        Exit.DENIED,
+    ),
+    (
+        re.compile(r"DB index is out of range"),
+        "Redis has no database of this number: correct the number at the end of REDIS_URL",
+        Exit.SETTINGS,
+    ),
+)
 
 
 def _text(error: BaseException) -> str:
