@@ -52,10 +52,8 @@ def _describe(error: BaseException, role: str | None) -> tuple[str, Exit]:
     if isinstance(orig, psycopg.Error):
         return _describe_postgresql(orig, role)
     store = _STORES.get(type(error).__module__.partition(".")[0])
-    if store in ("Redis", "the broker"):
-        return _describe_broker(store, error)
     if store is not None:
-        return f"{store}: {_text(error)}", Exit.UNAVAILABLE
+        return _describe_store(store, error)
     return f"unexpected {_text(error)} (--debug shows where)", Exit.BUG
 
 
@@ -72,9 +70,9 @@ _STORES = {
 }
 
 
-def _describe_broker(store: str, error: BaseException) -> tuple[str, Exit]:
+def _describe_store(store: str, error: BaseException) -> tuple[str, Exit]:
     said = str(error)
-    for pattern, sentence, code in _BY_BROKER:
+    for pattern, sentence, code in _BY_BROKER if store in ("Redis", "the broker") else ():
         found = pattern.search(said)
         if found:
             return sentence.format(**found.groupdict()), code
