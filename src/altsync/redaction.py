@@ -23,6 +23,9 @@ _PATTERNS = (
 #: The password of a URL, however it is written: up to the last ``@``.
 _LOGIN = re.compile(r"^\s*[\"']?[^/]*:/{0,2}[^:]*:(.*)@", re.DOTALL)
 
+#: Between two Sentinels: from there on there is a login of its own, and before it a host.
+_NEXT_SENTINEL = re.compile(r";\s*(?=sentinel://)", re.IGNORECASE)
+
 _secrets: set[str] = set()
 
 
@@ -34,14 +37,15 @@ def protect(secrets: Iterable[str | None]) -> None:
 
 
 def protect_address(url: str) -> None:
-    """Remember the password of a URL, however badly the URL is written."""
-    found = _LOGIN.match(url)
-    if found is None:
-        return
-    # Drivers cut a password at a sign that they take for a separator, and show either part.
-    pieces = [found[1], *re.split(r"[@/?#:%]", found[1])]
-    forms = [form for piece in pieces for form in (piece, unquote(piece), quote(piece, safe=""))]
-    protect(forms)
+    """Remember the passwords of a URL, or of a list of Sentinels, however badly it is written."""
+    for one in _NEXT_SENTINEL.split(url):
+        found = _LOGIN.match(one)
+        if found is None:
+            continue
+        # Drivers cut a password at a sign that they take for a separator, and show either part.
+        pieces = [found[1], *re.split(r"[@/?#:%]", found[1])]
+        forms = [f for piece in pieces for f in (piece, unquote(piece), quote(piece, safe=""))]
+        protect(forms)
 
 
 def redact(text: str) -> str:

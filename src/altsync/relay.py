@@ -161,8 +161,7 @@ class Relay:
         except Exception as error:  # noqa: BLE001  (any broker; the work stays in the outbox)
             # Said once for each sink, not at every try: a broker may be away for hours.
             say = log.debug if sink in self._unwoken else log.warning
-            said = f"{type(error).__name__}: {describe(error).text}"
-            say("wake.failed", sink=sink, error=said)
+            say("wake.failed", sink=sink, error=describe(error).text)
             self._unwoken.add(sink)
         else:
             if sink in self._unwoken:

@@ -93,15 +93,9 @@ _BY_BROKER: tuple[tuple[re.Pattern[str], str, Exit], ...] = (
         Exit.DENIED,
     ),
     (
-        re.compile(r"No master found for '(?P<name>[^']*)' : ", re.DOTALL),
-        "no Sentinel answers that knows the master '{name}': start one, or correct the hosts of "
-        "the sentinel:// address",
-        Exit.UNAVAILABLE,
-    ),
-    (
         re.compile(r"No master found for '(?P<name>[^']*)'"),
-        "the Sentinels name no master '{name}' that is up: start it, or correct "
-        "ALTSYNC_SENTINEL_MASTER",
+        "no Sentinel that answers names a master '{name}' that is up: start it, or correct "
+        "ALTSYNC_SENTINEL_MASTER and the hosts of the sentinel:// address",
         Exit.UNAVAILABLE,
     ),
     (

@@ -224,7 +224,7 @@ def test_a_broker_that_is_down_is_one_warning(world: World, database: Database) 
         ("wake.failed", "warning"),
         ("wake.recovered", "info"),
     ]
-    assert log[0]["error"] == "ConnectionError: broker away"
+    assert log[0]["error"] == "the system refused: ConnectionError: broker away"
 
 
 def test_as_many_are_woken_as_there_are_batches(world: World, database: Database) -> None:

@@ -227,3 +227,15 @@ def test_a_key_is_what_a_header_can_carry(sign: str) -> None:
     with pytest.raises(ValueError, match="sign 7 of 10") as caught:
         addresses.api_key(f"hunter{sign}2pw")
     assert "hunter" not in str(caught.value)
+
+
+def test_each_sentinel_hides_its_password_and_shows_its_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(redaction, "_secrets", set())
+    redaction.protect_address(
+        "sentinel://:first-7f3a9c@broker-1.internal:26379;"
+        "sentinel://u:second-7f3a9c@broker-2.internal:26379"
+    )
+    shown = redaction.redact("first-7f3a9c second-7f3a9c broker-1.internal broker-2.internal:26379")
+    assert shown == "*** *** broker-1.internal broker-2.internal:26379"
