@@ -147,3 +147,25 @@ def test_an_interrupted_watch_ends_with_a_document(tmp_path: Path, database_url:
     assert "operations" in documents[0]
     assert documents[-1]["interrupted"] is True
     assert stderr == "altsync: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["status", "status --json", "status --watch --every 0.1", "failures --json", "leagues --json"],
+)
+def test_an_answer_whose_reader_has_ended_is_no_error(database_url: str, command: str) -> None:
+    """As ``altsync status | head -1``: here it ends after one byte, or before."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "altsync", *command.split()],
+        env={**os.environ, "DATABASE_URL": database_url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        if "--watch" in command:
+            assert process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr is not None
+        said = process.stderr.read()
+        assert process.wait(PATIENCE) == Exit.PIPE
+    assert said == b""

@@ -222,11 +222,14 @@ def test_errors_of_postgresql_say_what_to_do(error: Exception, code: Exit, said:
 
 
 def run(
-    *arguments: str, stdout: int | None = subprocess.PIPE, **environment: str
+    *arguments: str,
+    stdout: int | None = subprocess.PIPE,
+    module: str = "altsync",
+    **environment: str,
 ) -> subprocess.CompletedProcess[bytes]:
     """A process of its own, with its own streams."""
     return subprocess.run(
-        [sys.executable, "-m", "altsync", *arguments],
+        [sys.executable, "-m", module, *arguments],
         check=False,
         stdout=stdout,
         stderr=subprocess.PIPE,
@@ -235,20 +238,45 @@ def run(
     )
 
 
-def test_a_full_device_is_one_line() -> None:
+#: Commands that print: help, an answer in JSON, an answer for people, an error in JSON.
+PRINTING = (
+    ("altsync", "--help"),
+    ("altsync", "--version"),
+    ("altsync", "seed", "--help"),
+    ("altsync.seed", "--help"),
+    ("altsync", "local", "status", "--json"),
+    ("altsync", "doctor"),
+    ("altsync", "doctor", "--json"),
+)
+
+
+@pytest.mark.parametrize("command", PRINTING, ids=" ".join)
+def test_a_full_device_is_one_line(command: tuple[str, ...]) -> None:
     with Path("/dev/full").open("wb") as full:
-        ended = run("--help", stdout=full.fileno())
+        ended = run(*command[1:], module=command[0], stdout=full.fileno())
     assert ended.returncode == Exit.FILE
     assert ended.stderr.decode().startswith("altsync: the output cannot be written: No space left")
     assert ended.stderr.count(b"\n") == 1
 
 
-def test_a_reader_that_has_ended_is_no_error() -> None:
+@pytest.mark.parametrize("command", PRINTING, ids=" ".join)
+def test_a_reader_that_has_ended_is_no_error(command: tuple[str, ...]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    ended = run("local", "status", "--json", stdout=writer)
+    ended = run(*command[1:], module=command[0], stdout=writer)
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (Exit.PIPE, b"")
+
+
+@pytest.mark.parametrize("command", [("altsync", "status", "--json"), ("altsync", "migrate")])
+def test_an_error_without_a_reader_is_said_on_stderr(command: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = run(*command[1:], module=command[0], stdout=writer)
+    os.close(writer)
+    assert ended.returncode in (Exit.SETTINGS, Exit.PIPE)
+    assert ended.stderr.startswith(b"altsync: DATABASE_URL is not set")
+    assert ended.stderr.count(b"\n") == 1
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

@@ -149,6 +149,8 @@ def _finish(run: Callable[[], Any]) -> int:
         if isinstance(error.code, str):
             _say(error.code, "red")
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if isinstance(error.__context__, BrokenPipeError):
+            status = Exit.PIPE  # Typer and Rich end the process with 1 then
     except BaseException as error:  # noqa: BLE001  (reported, whatever it is)
         status = report(error)
     return _flush(status)
