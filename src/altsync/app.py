@@ -470,7 +470,7 @@ def longest_retry(settings: Settings) -> float:
 
 
 def rules(settings: Settings) -> Rules:
-    """When leagues are similar, from the settings."""
+    """Return when leagues are similar, from the settings."""
     return Rules(
         enter=settings.altsync_similarity_enter,
         leave=settings.altsync_similarity_leave,

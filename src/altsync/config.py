@@ -367,7 +367,7 @@ class Settings(BaseModel):
 
     @property
     def notes(self) -> list[str]:
-        """What was left out of a value, for the operator."""
+        """Return what was left out of a value, for the operator."""
         values = {"DATABASE_URL": self.database_url}
         values["ALTSYNC_DIRECT_DATABASE_URL"] = self.altsync_direct_database_url
         return [
@@ -411,7 +411,7 @@ class Settings(BaseModel):
 
     @property
     def echo_seconds(self) -> float:
-        """When an unsure write is repeated: after everything that may still be under way."""
+        """Return when an unsure write is repeated: after everything that may still be under way."""
         return self.altsync_lease_seconds + self.altsync_sink_timeout_seconds
 
     @property

@@ -257,7 +257,7 @@ def _of_role(
 
 
 def is_connection_lost(error: Exception) -> bool:
-    """Whether an error is about the connection to PostgreSQL, and not about a statement.
+    """Return whether an error is about the connection to PostgreSQL, and not about a statement.
 
     Classes 08 and 57P of https://www.postgresql.org/docs/current/errcodes-appendix.html, or none.
     """
@@ -324,7 +324,7 @@ def array_of_texts(items: Sequence[str]) -> str:
 
 @cache
 def _adapters() -> AdaptersMap:
-    """How connections send and read Python values."""
+    """Return how connections send and read Python values."""
     adapters = AdaptersMap(psycopg.adapters)
     adapters.register_dumper(list, _FlatListDumper)
     set_json_loads(orjson.loads, adapters)
@@ -522,7 +522,7 @@ def engine(url: str) -> Engine:
 
 
 def migrations_folder() -> Path:
-    """Where the migrations are: in the installed package, or beside the sources.
+    """Return where the migrations are: in the installed package, or beside the sources.
 
     Raises ``FileNotFoundError`` when neither holds them.
     """

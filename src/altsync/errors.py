@@ -35,7 +35,7 @@ class SeedError(AltsyncError):
 class SinkFailure(AltsyncError):
     """One call to a sink failed as a whole.
 
-    Sinks translate their driver's errors into this at their own door; no other module knows the
+    Sinks translate their driver's errors into this in their own module; no other one knows the
     drivers. ``unsure`` means that the write may have been applied, or may be applied later
     (a timeout, a reset, a 5xx after sending). ``suspect`` means that a record may
     be the cause: no answer came in time, or the sink broke over it.

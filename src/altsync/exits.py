@@ -30,7 +30,7 @@ class Exit(IntEnum):
     DENIED = 9
     #: The database has no tables of altsync, those of another release, or a wrong encoding.
     SCHEMA = 10
-    #: PostgreSQL is out of room for now: a lock, a time limit, connections, its disk.
+    #: PostgreSQL lacks a resource for now: a lock, a time limit, connections, its disk.
     BUSY = 11
     #: A file or the standard output cannot be read or written.
     FILE = 12

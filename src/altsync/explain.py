@@ -109,7 +109,7 @@ class Explanation:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether all stores agree; None when nothing differs and not all could be asked.
+        """Return whether all stores agree; None when nothing differs and not all could be asked.
 
         The seed folder need not be there.
         """
@@ -268,7 +268,7 @@ def _check_embedding(row: Row, embedding: Embedding) -> Check:
 
 
 def _gap(embedding: Embedding) -> str:
-    """How the vector differs from the one that is wanted."""
+    """Return how the vector differs from the one that is wanted."""
     if embedding.model is None:
         return "there is none yet"
     if embedding.model != embedding.wanted_model:
@@ -374,7 +374,7 @@ def _reasons(
     checks: Sequence[Check],
     standing: _Standing,
 ) -> tuple[str, ...]:
-    """Why it is where it is: a sentence for everything that is not as it should be."""
+    """Return why it is where it is: a sentence for everything that is not as it should be."""
     edited = any(check.store == "postgresql" for check in checks)
     found = [_edited_reason(entity) if edited else _seed_reason(entity, line)]
     told: set[str] = set()
@@ -466,7 +466,7 @@ def _waits(app: Application, sink: str) -> bool:
 
 
 def _live_reason(op: OperationRow, standing: _Standing) -> str:
-    """What a live operation waits for."""
+    """Return what a live operation waits for."""
     sink, now = op.sink, standing.now
     health, disabled = standing.health.get(sink), standing.disabled.get(sink)
     if op.status == "in_progress":

@@ -63,7 +63,7 @@ def _json(event: Any, **options: Any) -> str:
 
 
 def debugging() -> bool:
-    """Whether lines at DEBUG are shown. Ask before making one for each record of a batch."""
+    """Return whether lines at DEBUG are shown. Ask before making one for each record of a batch."""
     return logging.getLogger("altsync").isEnabledFor(logging.DEBUG)
 
 

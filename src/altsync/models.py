@@ -30,8 +30,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import column_property
 from sqlmodel import Field, SQLModel
 
-#: Rows are updated several times (statuses), neighbours together. With room for each on its page
-#: no index hears of it (HOT).
+#: Rows are updated several times (statuses), neighbours together. With space for each on its page
+#: no index is written for it (HOT).
 ENTITY_FILLFACTOR = {"postgresql_with": {"fillfactor": "50"}}
 
 _NOW = text("now()")

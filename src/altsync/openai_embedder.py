@@ -1,4 +1,4 @@
-"""The only door to OpenAI's SDK. A module of its own: importing it takes most of a second."""
+"""The adapter of OpenAI's SDK. A module of its own: importing it takes most of a second."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def text_hash(content: Content) -> str:
 
 
 def embedding_text(content: Content) -> str:
-    """What is embedded of an entity: what it is and what it is like, in plain words.
+    """Return what is embedded of an entity: what it is and what it is like, in plain words.
 
     Tier and status are left out: they change often, filter well, and mean little to a model.
     """
@@ -229,7 +229,7 @@ def namespace(row: Row) -> str:
 
 
 def vector_metadata(row: Row, model: str) -> dict[str, Any]:
-    """What a vector carries beside its numbers. Nulls are left out: the index keeps none."""
+    """Return what a vector carries beside its numbers. Nulls are left out: the index keeps none."""
     content = row.content
     known: dict[str, Scalar]
     match content:

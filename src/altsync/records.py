@@ -1,4 +1,4 @@
-"""The plain data that every room of altsync speaks. Imports nothing of altsync."""
+"""The plain data that every package of altsync uses. Import nothing of altsync here."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ class Row:
     edges: tuple[Edge, ...] | None = None
 
     def is_embedded_by(self, model: str) -> bool:
-        """Whether what should be embedded is, by the wanted model."""
+        """Return whether what should be embedded is, by the wanted model."""
         return self.embedding_text_hash == self.text_hash and self.embedding_model == model
 
 

@@ -46,7 +46,7 @@ class Plan:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing need be asked for: it is the wanted model, and has all or will."""
+        """Return whether nothing need be asked for: it is the wanted model, and has all or will."""
         return self.model == self.wanted and self.total == self.under_way
 
     def as_json(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class Plan:
 
 
 def plan(conn: Conn, model: Model) -> Plan:
-    """What ``start`` would do. Reads every entity, and needs a transaction.
+    """Return what ``start`` would do. Reads every entity, and needs a transaction.
 
     Raises ``ConfigurationError`` when the vectors would have another length.
     """

@@ -1,4 +1,4 @@
-"""The relay: hears of new operations and wakes workers. It knows no Celery.
+"""The relay: it is notified of new operations and wakes workers. It imports no Celery.
 
 It LISTENs, so that a change is picked up at once, and polls, so that due retries, ended leases
 and lost notifications are picked up anyway. Wake-ups carry no work: losing, repeating or
@@ -38,7 +38,7 @@ FIRST_PAUSE = 0.5
 RECONNECT_CAP = 5.0
 
 #: Seconds between two questions to PostgreSQL on the connection that listens. Nothing else would
-#: notice that it hears no more.
+#: notice that notifications have stopped.
 HEARTBEAT = 5.0
 
 

@@ -100,7 +100,7 @@ class Index(Protocol):
     def fetch(
         self, entity_type: EntityType, space: str, keys: Sequence[str], reads: Reads
     ) -> list[StoredVector]:
-        """Those of ``keys`` that the index holds. Raises ``SinkFailure``."""
+        """Return those of ``keys`` that the index holds. Raises ``SinkFailure``."""
         ...
 
     def close(self) -> None:

@@ -326,7 +326,7 @@ class _View:
         return source not in self.standing or self._kept(source)
 
     def _kept(self, league: UUID) -> bool:
-        """Whether a pair with this league stays as it is, as its own search decides."""
+        """Return whether a pair with this league stays as it is, as its own search decides."""
         now = self.standing.get(league)
         if now is None or now.model != self.model.name:
             return False
@@ -387,7 +387,7 @@ class _View:
         return Change(nearest, rerun=lost)
 
     def _compared(self, target: UUID) -> bool:
-        """Whether a league has the vector and the group still by which it was compared."""
+        """Return whether a league has the vector and the group still by which it was compared."""
         read, now = self.found.members.get(target), self.standing.get(target)
         return read is not None and now is not None and now.compared_by == read.compared_by
 

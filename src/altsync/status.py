@@ -70,7 +70,7 @@ class ModelStanding:
 
     @property
     def agree(self) -> bool:
-        """Whether they are the same, or one of them is not known."""
+        """Return whether they are the same, or one of them is not known."""
         return None in (self.database, self.settings) or self.database == self.settings
 
 
@@ -89,7 +89,7 @@ class Status:
 
     @property
     def at_rest(self) -> bool:
-        """Whether nothing waits and nothing failed."""
+        """Return whether nothing waits and nothing failed."""
         return not any(b.pending or b.in_progress or b.dead for b in self.operations.values())
 
     def as_json(self) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def down() -> None:
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
 ) -> None:
-    """Whether each server runs, and where."""
+    """Show whether each server runs, and where."""
     with _stack() as stack:
         services = stack.status()
         if as_json:

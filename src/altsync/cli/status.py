@@ -90,7 +90,7 @@ def status_view(status: Status) -> RenderableType:
 
 
 def model_note(status: Status) -> list[Text]:
-    """What to say when settings and database name different embedding models."""
+    """Return what to say when settings and database name different embedding models."""
     database, settings = status.model.database, status.model.settings
     if database is None or settings is None or database == settings:
         return []
@@ -103,7 +103,7 @@ def model_note(status: Status) -> list[Text]:
 
 
 def verify_note(status: Status) -> list[Text]:
-    """What the last ``altsync verify`` came to, by hand or by the relay."""
+    """Return what the last ``altsync verify`` came to, by hand or by the relay."""
     last = status.verified
     if last is None:
         return []
@@ -123,7 +123,7 @@ def verify_note(status: Status) -> list[Text]:
 
 
 def _agreed(result: Mapping[str, Any]) -> str:
-    """What a result without any difference says."""
+    """Return what a result without any difference says."""
     counted = plural(result.get("entities", 0), "entity", "entities")
     left_out = result.get("left_out") or []
     rest = f" Not compared: {', '.join(left_out)}." if left_out else ""

@@ -256,7 +256,7 @@ def _last(report: Report) -> tuple[str, str]:
 
 
 def _agreement(report: Report, counted: str) -> tuple[str, str]:
-    """What agreement is about: not what is under way, and not what was left out."""
+    """Return what agreement is about: not what is under way, and not what was left out."""
     rest = f" Not compared: {', '.join(report.left_out)}." if report.left_out else ""
     if report.under_way:
         waiting = ", ".join(f"{sink} ({count:,})" for sink, count in report.under_way.items())

@@ -20,7 +20,7 @@ from altsync.wording import plural
 if TYPE_CHECKING:
     from altsync.explain import Check, Explanation, Unknown
 
-#: Characters of a seed line, and of one property, that a screen has room for.
+#: Characters of a seed line, and of one property, that fit on a screen.
 SHOWN = 160
 FIELD = 40
 

@@ -45,7 +45,7 @@ class Window:
     slices: int
 
 
-#: Stretches that the page offers, by name; each has about as many slices as a phone has room for.
+#: Stretches that the page offers, by name; each has about as many slices as a phone can show.
 WINDOWS: Mapping[str, Window] = {
     "15m": Window(15, 60),
     "1h": Window(60, 60),
@@ -66,7 +66,7 @@ class Api:
         self._app = app
 
     def session(self, token: str) -> dict[str, Any]:
-        """What the page needs before anything else."""
+        """Return what the page needs before anything else."""
         return {"csrf_token": token, "version": __version__, "sinks": self._app.topology.names}
 
     def overview(self, query: Mapping[str, str]) -> dict[str, Any]:
@@ -190,7 +190,7 @@ class Api:
         return {"operations": found}
 
     def entity(self, query: Mapping[str, str]) -> dict[str, Any]:
-        """What PostgreSQL knows of an entity: its row, and its latest operations.
+        """Return what PostgreSQL knows of an entity: its row, and its latest operations.
 
         ``confirmed`` is the version that each sink confirmed last.
         """
@@ -207,7 +207,7 @@ class Api:
         return {"state": state, "operations": found, "confirmed": confirmed, "near": near}
 
     def stores(self, query: Mapping[str, str]) -> dict[str, Any]:
-        """What every store holds of an entity, asked now, and why it is where it is."""
+        """Return what every store holds of an entity, asked now, and why it is where it is."""
         key, kind = _required(query, "key"), _entity_type(query.get("type") or None)
         found = explain.explain(self._app, key, SEEDS)
         if isinstance(found, explain.Unknown):

@@ -186,7 +186,7 @@ def _gauges(found: Status | None) -> Iterator[Metric]:
 
 
 def _verified(last: Verification | None, every: float | None) -> Iterator[Metric]:
-    """What the last comparison found; no sample before the first one.
+    """Return what the last comparison found; no sample before the first one.
 
     Of a sink that could not be compared to the end it is unknown whether it differs: 0 is
     left out there.

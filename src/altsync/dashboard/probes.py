@@ -66,7 +66,7 @@ class Readiness:
 
 
 def readiness(app: Application, pulse: Pulse) -> Readiness:
-    """How things are now."""
+    """Return how things are now."""
     try:
         pulse.check()
         with app.database.autocommit() as conn:

@@ -27,7 +27,7 @@ MOST_TOKENS = 8192 * BYTES_PER_TOKEN
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Room for calls: seconds until their turn, and the tokens guessed for each."""
+    """A reservation of calls: seconds until their turn, and the tokens guessed for each."""
 
     wait: float
     tokens: tuple[int, ...]
@@ -62,7 +62,7 @@ class Budget:
         return max(1.0, self._requests * min(MINUTE, self._patience / 2) / MINUTE)
 
     def reserve(self, calls: Sequence[Sequence[Row]]) -> Reservation | None:
-        """When calls with these rows may go out; None without a limit.
+        """Return when calls with these rows may go out; None without a limit.
 
         Raises ``SinkFailure``, with the time to come back, when that is too long to hold a lease.
         """

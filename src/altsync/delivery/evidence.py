@@ -58,7 +58,7 @@ class Destination:
 
     @property
     def needs_control(self) -> bool:
-        """Whether to ask for evidence now, before more records are tried."""
+        """Return whether to ask for evidence now, before more records are tried."""
         known = self.fault is not None and not self.passed
         return len(self.refused) >= (1 if known else ALONE)
 

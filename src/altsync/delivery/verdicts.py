@@ -51,7 +51,7 @@ class Judge:
         gate: outbox.Gate,
         delays: Mapping[str, float],
     ) -> Verdict:
-        """What becomes of an operation, given its row and what was written of the batch.
+        """Return what becomes of an operation, given its row and what was written of the batch.
 
         ``delays`` are in seconds, by destination; see ``delays``.
         """

@@ -353,7 +353,7 @@ class Writer:
     def _send_all(
         self, wave: Sequence[Call], writing: Writing, send: Callable[[Sequence[Row]], Answer]
     ) -> list[Answer | SinkFailure]:
-        """What came of calls that go out together, in their order."""
+        """Return what came of calls that go out together, in their order."""
         writing.attempted = True
         started = time.monotonic()
         if len(wave) == 1:

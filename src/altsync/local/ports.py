@@ -16,7 +16,7 @@ LOOK_SECONDS = 0.02
 
 
 def is_free(port: int, host: str) -> bool:
-    """Whether a server could listen there now."""
+    """Return whether a server could listen there now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -27,7 +27,7 @@ def is_free(port: int, host: str) -> bool:
 
 
 def become_free(wanted: Sequence[int], host: str, patience: float) -> bool:
-    """Whether all these ports are free within ``patience`` seconds."""
+    """Return whether all these ports are free within ``patience`` seconds."""
     deadline = time.monotonic() + patience
     while not all(is_free(port, host) for port in wanted):
         if time.monotonic() > deadline:

@@ -57,7 +57,7 @@ class LocalStack:
     def up(self, report: Report = _silent) -> list[ServiceStatus]:
         """Start what does not run and wait until everything answers.
 
-        ``report`` hears of each service as soon as it answers, in this thread. Services that
+        ``report`` is called for each service as soon as it answers, in this thread. Services that
         this call started are stopped again when one of them fails or the call is interrupted.
         Raises ``LocalStackError``.
         """
@@ -82,7 +82,7 @@ class LocalStack:
             return self._down(only)
 
     def status(self) -> list[ServiceStatus]:
-        """How the services are now. Start nothing and wait for nothing."""
+        """Return how the services are now. Start nothing and wait for nothing."""
         return [service.status() for service in self._services()]
 
     def env(self) -> dict[str, str]:

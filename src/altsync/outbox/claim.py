@@ -168,7 +168,7 @@ FROM unnest(%(sinks)s::text[]) k(sink),
 
 
 def due(conn: Conn, sinks: Sequence[str], cap: int) -> list[Due]:
-    """How much waits for each sink; counting stops at ``cap``."""
+    """Return how much waits for each sink; counting stops at ``cap``."""
     rows = conn.execute(_DUE, {"sinks": list(sinks), "cap": cap})
     return [Due(sink, count, seconds) for sink, count, seconds in rows]
 

@@ -48,7 +48,7 @@ class Selection:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it narrows nothing: all dead operations are meant."""
+        """Return whether it narrows nothing: all dead operations are meant."""
         return self == EVERYTHING
 
 
@@ -159,7 +159,7 @@ def dead_by_sink(conn: Conn, which: Selection = EVERYTHING) -> dict[str, int]:
 
 
 def count_dead(conn: Conn, which: Selection = EVERYTHING) -> int:
-    """How many dead operations are meant."""
+    """Return how many dead operations are meant."""
     row = conn.execute(
         f"SELECT count(*) FROM sync_operation WHERE {_SELECTED}", _parameters(which)
     ).fetchone()

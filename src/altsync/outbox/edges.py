@@ -213,7 +213,7 @@ def due_searches(conn: Conn, sink: str, ids: Sequence[UUID]) -> set[UUID]:
 
 
 def is_gathering(conn: Conn, sink: str, leader: str) -> bool:
-    """Whether operations of a sink should wait for more that are coming from its leader.
+    """Return whether operations of a sink should wait for more that are coming from its leader.
 
     A pass over a group costs as much for one league as for hundreds, and each pass may change the
     relationships of those before. So a search waits while texts are embedded in numbers, for

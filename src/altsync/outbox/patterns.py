@@ -7,7 +7,7 @@ MASK = "…"
 
 #: What an error looks like without what differs from record to record: the entity's own key in
 #: quotes, UUIDs, long hexadecimal ids, and numbers. A status code says what went wrong and stays:
-#: `` [400]`` as Pinecone's door writes it, ``answered 429`` as the embedder's does.
+#: `` [400]`` as Pinecone's adapter writes it, ``answered 429`` as the embedder's does.
 PATTERN_OF = r"""
 regexp_replace(regexp_replace(
   replace(replace({error}, '''' || entity_key || '''', '''…'''),

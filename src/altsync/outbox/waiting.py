@@ -17,7 +17,7 @@ OfEntity = tuple[int, EntityType, UUID]
 
 
 def embedding_under_way(conn: Conn, ids: Sequence[UUID]) -> set[UUID]:
-    """Those of the entities whose embedding has a live operation."""
+    """Return those of the entities whose embedding has a live operation."""
     if not ids:
         return set()
     rows = conn.execute(

@@ -69,7 +69,7 @@ def search(
 
 
 def index_filter(where: LeagueFilter, model: Model) -> dict[str, Scalar]:
-    """What the vector index can check of a filter, in its own language."""
+    """Return what the vector index can check of a filter, in its own language."""
     marks = {
         "status": where.status,
         "sport_archetype": where.archetype,

@@ -228,7 +228,7 @@ def _sources(tag: str, graph: _Graph, index: _Index) -> tuple[str, ...]:
 
 
 def _path(league: StoredLeague, other: StoredLeague, graph: _Graph) -> str:
-    """How one is reached from the other, by the most telling way there is."""
+    """Return how one is reached from the other, by the most telling way there is."""
     start, end = league.league_name, other.league_name
     edge = graph.edges.get(other.league_tag)
     if edge is not None:

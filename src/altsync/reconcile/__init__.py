@@ -44,7 +44,7 @@ def verify(
     """Compare PostgreSQL with ``sinks`` (by name), and enqueue repairs when asked to.
 
     A sink that is away is a ``problem`` of its tally; the others are compared all the same.
-    ``progress`` hears (sink, done, total) from time to time. Unless ``keep`` is off or only
+    ``progress`` is called with (sink, done, total) now and then. Unless ``keep`` is off or only
     a sample was compared, the result is kept in the database, when it is about all sinks that
     are enabled. ``idle`` names the sinks whose due work no worker claims, and says what to start.
     """

@@ -43,13 +43,13 @@ class Verdict:
 
     @property
     def above(self) -> bool:
-        """Whether the sink has a version above PostgreSQL's, of whatever sort."""
+        """Return whether the sink has a version above PostgreSQL's, of whatever sort."""
         return self.absurd or self.kind is Drift.AHEAD
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One run over all sinks. ``progress`` hears (sink, done, total).
+    """One run over all sinks. ``progress`` is called with (sink, done, total).
 
     ``compared`` is how many entities it is about, ``highest`` the highest version to believe.
     ``edited`` are rows that SQL has edited.
@@ -66,7 +66,7 @@ class Comparison:
     edited: frozenset[UUID] = frozenset()
 
     def modulus(self, entity_type: EntityType) -> int:
-        """How many buckets suit a type: some hundred entities in each."""
+        """Return how many buckets suit a type: some hundred entities in each."""
         with self.database.autocommit() as conn:
             count = store.count_living(conn, entity_type)
         return next((m for m in MODULI if m * PAGE >= count), MODULI[-1])
@@ -195,7 +195,7 @@ class Comparison:
             return len(ids) - len(outbox.given_up(conn, traits, entity_type, ids, above=above))
 
     def admits(self, tally: Tally, waiting: Waiting, held: int) -> bool:
-        """Whether what waits may be done: it is asked for, and little enough."""
+        """Return whether what waits may be done: it is asked for, and little enough."""
         if not self.options.repair:
             return False
         share = self.options.max_delete

@@ -70,7 +70,7 @@ def _stubs(run: Comparison, tally: Tally) -> None:
 
 
 def _mend(run: Comparison, sink: neo4j.Sink, tally: Tally, waiting: Waiting) -> None:
-    """What waits for its share, if that is little enough."""
+    """Do what waits for its share, if that is little enough."""
 
     def disown(kind: EntityType, keys: list[str]) -> None:
         sink.disown(kind, keys, run.highest)
@@ -91,7 +91,7 @@ def _mend(run: Comparison, sink: neo4j.Sink, tally: Tally, waiting: Waiting) -> 
 
 
 def _ask(run: Comparison) -> Patience:
-    """What the driver does not repeat by itself is asked for once more."""
+    """Ask once more for what the driver does not repeat by itself."""
     return Patience(run.wait, tries=2, worth=hung)
 
 
@@ -116,7 +116,7 @@ def _entities(
     entity_type: EntityType,
     listed: Iterator[list[UUID]],
 ) -> None:
-    """What is missing, stale or ahead among entities of PostgreSQL."""
+    """Find what is missing, stale or ahead among entities of PostgreSQL."""
 
     def read(ids: Sequence[UUID]) -> Mapping[UUID, Seen[Row]]:
         with run.database.autocommit() as conn:

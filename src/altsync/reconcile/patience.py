@@ -23,7 +23,7 @@ LONGEST = 60.0
 
 
 def lost(failure: SinkFailure) -> bool:
-    """Whether the same read may pass when it is asked for again."""
+    """Return whether the same read may pass when it is asked for again."""
     return failure.kind is not ErrorKind.ITEM
 
 
@@ -45,7 +45,7 @@ class Patience:
     worth: Callable[[SinkFailure], bool] = lost
 
     def __call__(self, call: Callable[[], T]) -> T:
-        """What ``call`` returns at last. Raises ``SinkFailure``: the last one."""
+        """Return what ``call`` returns at last. Raises ``SinkFailure``: the last one."""
         for tried in range(1, self.tries):
             try:
                 return call()

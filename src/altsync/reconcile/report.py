@@ -43,7 +43,7 @@ class Options:
 
     @property
     def mends(self) -> bool:
-        """Whether anything is changed."""
+        """Return whether anything is changed."""
         return self.repair and not self.dry_run
 
 
@@ -130,7 +130,7 @@ class Report:
 
     @property
     def drifted(self) -> bool:
-        """Whether anything differs."""
+        """Return whether anything differs."""
         return any(tally.drifted for tally in self.every)
 
     @property
@@ -150,7 +150,7 @@ class Report:
 
     @property
     def consistent(self) -> bool:
-        """Whether something was compared, and every sink that was agrees."""
+        """Return whether something was compared, and every sink that was agrees."""
         told = bool(self.tallies) and not self.problems and not self.stalled
         return told and not self.drifted
 

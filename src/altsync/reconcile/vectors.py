@@ -115,7 +115,7 @@ def _standings(
 
 
 def _differs(row: Row, held: StoredVector) -> bool:
-    """Whether metadata or numbers are not those of the row."""
+    """Return whether metadata or numbers are not those of the row."""
     wanted = vector_metadata(row, row.embedding_model or "")
     if {name: _plain(value) for name, value in held.metadata.items()} != wanted:
         return True
@@ -142,7 +142,7 @@ def _entities(
     entity_type: EntityType,
     listed: Iterator[list[UUID]],
 ) -> None:
-    """What is missing, stale, ahead or of another model among entities of PostgreSQL."""
+    """Find what is missing, stale, ahead or of another model among entities of PostgreSQL."""
 
     def read(ids: Sequence[UUID]) -> Mapping[UUID, Seen[Row]]:
         with run.database.autocommit() as conn:

@@ -54,11 +54,11 @@ class Waiting:
     all_above: int = 0
 
     def add_ghosts(self, found: Sequence[Ghost]) -> None:
-        """Remember ghosts, as long as there is room."""
+        """Remember ghosts up to a limit."""
         self.ghosts += found[: self._room]
 
     def add_strays(self, found: Sequence[Ghost]) -> None:
-        """Remember vectors in wrong namespaces, in the room that ghosts have."""
+        """Remember vectors in wrong namespaces, up to the limit that ghosts have."""
         self.strays += found[: self._room]
 
     @property
@@ -66,13 +66,13 @@ class Waiting:
         return max(0, KEPT - len(self.ghosts) - len(self.strays))
 
     def add_above(self, found: Sequence[Above]) -> None:
-        """Count entities, and remember them as long as there is room."""
+        """Count entities, and remember them up to a limit."""
         self.all_above += len(found)
         self.above += found[: max(0, KEPT - len(self.above))]
 
 
 def refusal(waiting: Waiting, tally: Tally, held: int, compared: int, share: float) -> str | None:
-    """Why nothing of it is done, None when all of it may be.
+    """Return why nothing of it is done, None when all of it may be.
 
     ``held`` are records of the sink, ``compared`` entities of PostgreSQL.
     """

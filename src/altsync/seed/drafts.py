@@ -52,7 +52,7 @@ class Draft(NamedTuple):
     copied: bytes
 
     def under(self, tag: str) -> Draft:
-        """What the same line comes to under the tag that it did get."""
+        """Return what the same line comes to under the tag that it did get."""
         return self if tag == self.tag else _draft(self.wish, tag, self.content, self.fingerprint)
 
 
@@ -121,7 +121,7 @@ def _seen_refused(part: Part, line: Rejected) -> bytes:
 
 
 def draft(line: Line, fingerprint: str) -> Draft:
-    """What a line of an entity comes to."""
+    """Return what a line of an entity comes to."""
     content = cast(Content, line.item)
     wish = _wish(line.seed_id, content)
     return _draft(wish, wish.best, content, fingerprint)

@@ -60,7 +60,7 @@ class SeedFile:
 
     @property
     def compressed(self) -> bool:
-        """Whether its name says that gzip has compressed it."""
+        """Return whether its name says that gzip has compressed it."""
         return self.label.lower().endswith(".gz")
 
     @property
@@ -265,7 +265,7 @@ class _Walk:
 
 
 def _is_leftover(name: str) -> bool:
-    """Whether a file is hidden, or what an editor, a browser or a system leaves behind."""
+    """Return whether a file is hidden, or what an editor, a browser or a system leaves behind."""
     lower = name.lower()
     return (
         lower.startswith((".", "~$"))

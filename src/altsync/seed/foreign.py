@@ -82,7 +82,7 @@ def describe(head: bytes, *, whole: bool, compressed: bool) -> str | None:
 
 
 def _is_object(line: bytes) -> bool:
-    """Whether a line is a whole JSON object with something in it."""
+    """Return whether a line is a whole JSON object with something in it."""
     if not line.startswith(b"{"):
         return False
     try:
@@ -135,7 +135,7 @@ def _encoded(encoding: str) -> str:
 
 
 def _is_json_in(codec: str, head: bytes) -> bool:
-    """Whether the head is text in this encoding that begins as JSON does."""
+    """Return whether the head is text in this encoding that begins as JSON does."""
     try:
         text = codecs.getincrementaldecoder(codec)().decode(head)
     except UnicodeDecodeError:
@@ -178,7 +178,7 @@ def _objects(lines: list[bytes]) -> str | None:
 
 
 def _ends_early(line: bytes) -> bool:
-    """Whether a line is the beginning of a JSON value, and fails at its end."""
+    """Return whether a line is the beginning of a JSON value, and fails at its end."""
     try:
         json.loads(line.decode("utf-8", "replace"))
     except json.JSONDecodeError as error:
@@ -189,7 +189,7 @@ def _ends_early(line: bytes) -> bool:
 
 
 def _is_table(lines: list[bytes]) -> bool:
-    """Whether the first lines have the same separators, and as many of them."""
+    """Return whether the first lines have the same separators, and as many of them."""
     for separator in (b",", b";", b"\t", b"|"):
         counts = {line.count(separator) for line in lines[:2]}
         if len(counts) == 1 and counts != {0}:

@@ -348,7 +348,7 @@ class Loader:
         drafts: Mapping[str, Draft],
         late: list[Rejected],
     ) -> tuple[store.Changes, Sequence[Line]]:
-        """What changed, and the lines that were loaded, now or before."""
+        """Write entities; return what changed, and the lines loaded now or before."""
         fresh = [line for line in lines if line.item is not None]
         if not fresh:
             return store.Changes(), lines
@@ -433,7 +433,7 @@ class Loader:
     def _write_relationships(
         self, lines: Sequence[Line], late: list[Rejected]
     ) -> tuple[store.Changes, Sequence[Line]]:
-        """What changed, and the lines that were loaded, now or before."""
+        """Write relationships; return what changed, and the lines loaded now or before."""
         relationships.copy(self._conn, [_relationship_row(line) for line in lines])
         self._at("copied")
         # Locked first: a league that is living when it is looked at must be so when this commits.

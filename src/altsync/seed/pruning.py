@@ -28,7 +28,7 @@ PRUNE_SHARE = 0.20
 
 
 class Pruner:
-    """Deletes at the end of a run that has noted every id it met. ``at`` hears of each step."""
+    """Deletes at the end of a run that has noted every id it met. ``at`` is called at each step."""
 
     def __init__(
         self,

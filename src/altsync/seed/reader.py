@@ -72,7 +72,7 @@ class Line(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Where it stands, as file:line."""
+        """Return where it stands, as file:line."""
         return f"{self.file}:{self.number}"
 
 
@@ -96,7 +96,7 @@ class Rejected:
 
     @property
     def place(self) -> str:
-        """Where it stands, as file:line, or the file."""
+        """Return where it stands, as file:line, or the file."""
         return f"{self.file}:{self.number}" if self.number else self.file
 
 
@@ -222,7 +222,7 @@ def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
 
 
 def check(raw: Raw, archetypes: frozenset[str] | None, model: str | None = None) -> Line | Rejected:
-    """What a line says, or why it may not. ``archetypes``: those that it may name.
+    """Return what a line says, or why it may not. ``archetypes``: those that it may name.
 
     ``model`` embeds its text, which may not be over that model's limit.
     """
@@ -350,7 +350,7 @@ def _find_repeated(raw: bytes) -> None:
 
 
 def _depth(raw: bytes) -> int:
-    """How deep brackets nest, outside strings. Cheap for the usual line, which has few."""
+    """Return how deep brackets nest, outside strings. Cheap for the usual line, which has few."""
     if raw.count(b"[") + raw.count(b"{") <= DEPTH:
         return 0
     depth = deepest = 0

@@ -60,7 +60,7 @@ def holders(
 
 
 def classify(conn: Conn, topology: Topology) -> Changes:
-    """What ``upsert`` would do, without doing it."""
+    """Return what ``upsert`` would do, without doing it."""
     row = conn.execute(
         f"SELECT count(*) FILTER (WHERE e.id IS NULL), count(*) FILTER (WHERE e.id IS NOT NULL), "
         f"count(DISTINCT s.source_league_id) {_CHANGED}"
@@ -110,8 +110,8 @@ def upsert(conn: Conn, ends: Ends, topology: Topology, at: Callable[[str], None]
     """Upsert what changed in staging; the leagues that it begins at are carried to the graph.
 
     ``ends`` are those of :func:`lock_changed`. A relationship that another session has drawn from
-    elsewhere since is left to one more round, in which that league is locked. ``at`` hears of
-    each step.
+    elsewhere since is left to one more round, in which that league is locked. ``at`` is
+    called at each step.
     """
     changes = Changes()
     while ends.sources:
@@ -144,7 +144,7 @@ def delete(
 ) -> Changes:
     """Delete relationships; the leagues that they began at are carried to the graph.
 
-    ``at`` hears of each step.
+    ``at`` is called at each step.
     """
     sources = {
         row[0]

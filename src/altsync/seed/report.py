@@ -58,7 +58,7 @@ class Report:
 
     @property
     def rejects_file(self) -> Path | None:
-        """Where the refused lines are, when there are any."""
+        """Return where the refused lines are, when there are any."""
         return self.folder / "rejects.jsonl" if self.folder and self._rejects else None
 
     def counts(self, part: Part) -> Counts:

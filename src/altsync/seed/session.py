@@ -106,7 +106,7 @@ def _mark_again(conn: Conn, seen: Sequence[bytes]) -> bool:
 
 
 def first_places(conn: Conn, part: Part, seed_ids: Sequence[str]) -> dict[str, str]:
-    """Where ids were met first, as file:line."""
+    """Return where ids were met first, as file:line."""
     rows = conn.execute(
         "SELECT seed_id, file, line FROM seen WHERE part = %s AND seed_id = ANY(%s)",
         (part, list(seed_ids)),
@@ -161,7 +161,7 @@ def archetypes_in_use(
 
 
 def living_leagues(conn: Conn, ids: Sequence[UUID]) -> set[UUID]:
-    """Those of ``ids`` that are leagues and not deleted."""
+    """Return those of ``ids`` that are leagues and not deleted."""
     rows = conn.execute(
         f"SELECT id FROM {EntityType.LEAGUE} WHERE id = ANY(%s) AND deleted_at IS NULL",
         (list(ids),),
@@ -179,7 +179,7 @@ def good_archetypes(conn: Conn) -> set[str]:
 
 
 def good_leagues(conn: Conn, seed_ids: Sequence[str]) -> set[str]:
-    """Those of ``seed_ids`` whose league this run has met in a good line."""
+    """Return those of ``seed_ids`` whose league this run has met in a good line."""
     rows = conn.execute(
         "SELECT seed_id FROM seen WHERE part = %s AND seed_id = ANY(%s) AND NOT rejected",
         (Part.LEAGUES, list(seed_ids)),

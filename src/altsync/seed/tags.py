@@ -102,7 +102,7 @@ def _plain(character: str) -> str:
 
 
 def wish_for(seed_id: str, given: str | None, name: str, location: str | None) -> Wish:
-    """What a seed asks for that gives this tag, name and place."""
+    """Return what a seed asks for that gives this tag, name and place."""
     return Wish(seed_id, given, name, location, given or slug(name) or _of_its_own("seed", seed_id))
 
 

@@ -3,7 +3,7 @@
 A sink is a module of this package with a class called ``Sink``, a function
 ``open_sink(settings, vectors)``, and ``SETTING``, the variable that switches it on. It mirrors
 rows idempotently, reports an outcome for every record, and translates its driver's errors at
-its own door: nothing but ``SinkFailure`` leaves.
+its own module: nothing but ``SinkFailure`` leaves.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Ask(Protocol):
     """How a read is asked for: once, or again when it fails."""
 
     def __call__(self, call: Callable[[], T]) -> T:
-        """What ``call`` returns. Raises ``SinkFailure``."""
+        """Return what ``call`` returns. Raises ``SinkFailure``."""
         ...
 
 
@@ -33,7 +33,7 @@ class VectorStore(Protocol):
     """Where vectors are kept by the hash of their text."""
 
     def known(self, model: Model, hashes: Sequence[str]) -> set[str]:
-        """Those of ``hashes`` that are there."""
+        """Return those of ``hashes`` that are there."""
         ...
 
     def keep(self, model: Model, vectors: Mapping[str, bytes]) -> None:
@@ -45,7 +45,7 @@ class VectorStore(Protocol):
         ...
 
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
-        """What each living entity has embedded."""
+        """Return what each living entity has embedded."""
         ...
 
 
@@ -77,7 +77,7 @@ class Sink(Protocol):
         ...
 
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
-        """What the sink holds, as a stream."""
+        """Return what the sink holds, as a stream."""
         ...
 
     def close(self) -> None:

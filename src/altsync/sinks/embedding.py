@@ -102,7 +102,7 @@ class Sink:
         return Answer(tuple(Written(row.id, row.version) for row in rows), calls=0)
 
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
-        """What each living entity has embedded; ``content_hash`` is that of the text."""
+        """Return what each living entity has embedded; ``content_hash`` is that of the text."""
         return self._vectors.versions(entity_type)
 
     def close(self) -> None:

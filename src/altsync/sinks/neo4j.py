@@ -106,7 +106,7 @@ MET = (
 REPEATED, REPEAT_PAUSE = 0.25, 0.5
 
 #: Codes that every record would get: rights, a missing database, a statement that the server does
-#: not know, a server that shuts down or has no room. They are the sink's at once.
+#: not know, a server that shuts down or lacks memory or disk. They are the sink's at once.
 FOR_EVERY_RECORD = (
     "Neo.ClientError.Security.",
     "Neo.ClientError.Database.",
@@ -753,7 +753,7 @@ class Sink:
             after = page[-1]["key"]
 
     def find(self, entity_type: EntityType, key: str) -> Held:
-        """What the graph holds of one entity now. Raises ``SinkFailure``."""
+        """Return what the graph holds of one entity now. Raises ``SinkFailure``."""
         return self._run(partial(_find, kind=KINDS[entity_type], key=key), write=False)
 
     def count(self, entity_type: EntityType) -> int:
@@ -762,7 +762,7 @@ class Sink:
         return int(found["count"])
 
     def digest(self, entity_type: EntityType, modulus: int) -> Digest:
-        """What the graph holds of a type, by ``sync_version`` modulo ``modulus``.
+        """Return what the graph holds of a type, by ``sync_version`` modulo ``modulus``.
 
         Costs a statement for nodes, one for parents, one for relationships, however many nodes
         there are. Nodes of no version or key are in the bucket ``STRANGE``. Raises
@@ -1045,7 +1045,7 @@ def _sent_bytes(row: Row) -> int:
 
 
 def _newer_versions(tx: ManagedTransaction, kind: Kind, keys: Sequence[str]) -> dict[str, int]:
-    """What stands in the way of ``keys``: newer nodes, or tombstones."""
+    """Return what stands in the way of ``keys``: newer nodes, or tombstones."""
     nodes = _query(tx, cypher(VERSIONS_OF, kind), keys=list(keys))
     found = {r["key"]: _whole(r["version"]) for r in nodes}
     for key, version in _tombstones(tx, kind, keys).items():
@@ -1080,7 +1080,7 @@ def _write_nodes(
 
 
 def _twice(keys: Sequence[str]) -> list[str]:
-    """Those that are there more than once."""
+    """Return those that are there more than once."""
     return sorted(key for key, count in Counter(keys).items() if count > 1)
 
 

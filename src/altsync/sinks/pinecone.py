@@ -66,7 +66,7 @@ INDEXES = {
 #: https://docs.pinecone.io/reference/api/database-limits
 MAX_VECTORS = 1000
 
-#: Bytes of one upsert's body: 2 MB by the same page, less some room for what frames it.
+#: Bytes of one upsert's body: 2 MB by the same page, less what frames it.
 MAX_BYTES = 2_000_000 - 10_000
 
 #: Ids in the URL of one fetch: a URL longer than 8 KB is refused on the way.
@@ -176,7 +176,7 @@ class Reads:
 
 
 def price_of_listing(namespaces: Sequence[int]) -> Reads:
-    """What it costs to list and fetch namespaces of so many records each."""
+    """Return what it costs to list and fetch namespaces of so many records each."""
     reads = Reads()
     for records in namespaces:
         for start in range(0, records, FETCH_IDS):
@@ -594,7 +594,7 @@ class Sink:
     def fetch(
         self, entity_type: EntityType, space: str, keys: Sequence[str], reads: Reads
     ) -> list[StoredVector]:
-        """Those of ``keys`` that one namespace holds. Raises ``SinkFailure``."""
+        """Return those of ``keys`` that one namespace holds. Raises ``SinkFailure``."""
         fetched: list[StoredVector] = []
         for start in range(0, len(keys), FETCH_IDS):
             found = self._fetched(entity_type, space, list(keys[start : start + FETCH_IDS]), reads)
@@ -619,7 +619,7 @@ class Sink:
     def _where_it_is(
         self, entity_type: EntityType, call: Callable[[pinecone.Index], T]
     ) -> T | None:
-        """What ``call`` makes of an index; None where it, or the namespace, is not there.
+        """Return what ``call`` makes of an index; None where it, or the namespace, is not there.
 
         Looking creates none. An index that was deleted and made again may have another address:
         then it is called there.

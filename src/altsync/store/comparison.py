@@ -108,7 +108,7 @@ def rows_and_live(
 def graph_digest(
     conn: Conn, entity_type: EntityType, modulus: int, *, prime: int, weight: int
 ) -> Digest:
-    """What the graph should hold of a type; the same facts as the graph's own digest."""
+    """Return what the graph should hold of a type; the same facts as the graph's own digest."""
     key = KEY_COLUMN[entity_type]
     found: dict[int, set[tuple[Any, ...]]] = defaultdict(set)
     numbers = {"modulus": modulus, "prime": prime, "weight": weight}
@@ -204,7 +204,7 @@ def entities_in(
 
 
 def namespace_sizes(conn: Conn) -> list[int]:
-    """How many living entities belong to each namespace of the vector index."""
+    """Return how many living entities belong to each namespace of the vector index."""
     parts = " UNION ALL ".join(
         f"SELECT count(*) FROM {kind} WHERE deleted_at IS NULL GROUP BY {name}"
         if kind is EntityType.FEW_SHOT_EXAMPLE
@@ -354,7 +354,7 @@ def _gaps_of(
 
 
 def living_keys(conn: Conn, entity_type: EntityType, keys: Sequence[str]) -> dict[str, UUID]:
-    """Those of ``keys`` that living entities have, with their ids."""
+    """Return those of ``keys`` that living entities have, with their ids."""
     rows = conn.execute(
         f"SELECT {KEY_COLUMN[entity_type]}, id FROM {entity_type} "
         f"WHERE {KEY_COLUMN[entity_type]} = ANY(%s) AND deleted_at IS NULL",
@@ -377,7 +377,7 @@ def known_keys(conn: Conn, entity_type: EntityType, keys: Sequence[str]) -> set[
 
 
 def deleted_keys(conn: Conn, entity_type: EntityType, keys: Sequence[str]) -> set[str]:
-    """Those of ``keys`` that deleted entities have, as long as their rows are kept."""
+    """Return those of ``keys`` that deleted entities have, as long as their rows are kept."""
     rows = conn.execute(
         f"SELECT {KEY_COLUMN[entity_type]} FROM {entity_type} "
         f"WHERE {KEY_COLUMN[entity_type]} = ANY(%s) AND deleted_at IS NOT NULL",

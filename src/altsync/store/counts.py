@@ -88,7 +88,7 @@ def note_seen(conn: Conn) -> None:
 
 
 def run_progress(conn: Conn, sink: SinkTraits) -> RunProgress:
-    """How far ``sink`` has come with the entities in ``changed_in_run``.
+    """Return how far ``sink`` has come with the entities in ``changed_in_run``.
 
     An entity counts as reached when the sink has confirmed its current version, which is at
     least the run's, and no operation of it is live. One whose embedding was given up on has

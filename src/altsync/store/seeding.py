@@ -101,7 +101,7 @@ class Present(NamedTuple):
 
 
 def present(conn: Conn, entity_type: EntityType, seed_ids: Sequence[str]) -> dict[str, Present]:
-    """What is there, by seed id: lines that say the same need not be staged."""
+    """Return what is there, by seed id: lines that say the same need not be staged."""
     rows = conn.execute(
         f"""
         SELECT seed_id, {KEY_COLUMN[entity_type]},
@@ -137,7 +137,7 @@ def same_lines(
 
 
 def classify_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> Changes:
-    """What ``upsert_staged`` would do, without doing it."""
+    """Return what ``upsert_staged`` would do, without doing it."""
     # OFFSET keeps the planner from reading the whole table for each batch.
     row = conn.execute(
         f"""
@@ -163,7 +163,7 @@ def classify_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> 
 
 
 def _derived(entity_type: EntityType, topology: Topology) -> int:
-    """How many sinks a returning entity that is embedded already is searched for."""
+    """Return how many sinks a returning entity that is embedded already is searched for."""
     return len(topology.followers(EMBEDDING)) if entity_type is EntityType.LEAGUE else 0
 
 

@@ -84,7 +84,7 @@ def groups_of(
 def vectored(
     conn: Conn, ids: Sequence[UUID], archetype: str | None, model: Model
 ) -> list[Vectored]:
-    """Those of ``ids`` that are in the group, with their vectors."""
+    """Return those of ``ids`` that are in the group, with their vectors."""
     rows = conn.execute(
         f"SELECT {_MEMBER}, {_VECTOR} FROM league l WHERE l.id = ANY(%(ids)s) AND {_OF_GROUP}",
         {"ids": list(ids), **_parameters(archetype, model)},
@@ -120,7 +120,7 @@ def _parameters(archetype: str | None, model: Model) -> dict[str, object]:
 
 
 def group_members(conn: Conn, ids: Sequence[UUID]) -> dict[UUID, GroupMember]:
-    """Those of ``ids`` that are living, as they are now."""
+    """Return those of ``ids`` that are living, as they are now."""
     rows = conn.execute(
         f"SELECT {_MEMBER} FROM league l WHERE l.id = ANY(%s) AND l.deleted_at IS NULL",
         (list(ids),),

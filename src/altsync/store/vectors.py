@@ -33,7 +33,7 @@ class EmbeddingCache:
         self._database = database
 
     def known(self, model: Model, hashes: Sequence[str]) -> set[str]:
-        """Those of ``hashes`` whose vectors are there."""
+        """Return those of ``hashes`` whose vectors are there."""
         with self._database.autocommit() as conn:
             rows = conn.execute(
                 """
@@ -82,7 +82,7 @@ class EmbeddingCache:
             conn.execute("DELETE FROM embedding WHERE text_hash = ANY(%s)", (list(hashes),))
 
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
-        """What each living entity has embedded, page by page in the order of ids."""
+        """Return what each living entity has embedded, page by page in the order of ids."""
         after = UUID(int=0)
         while True:
             with self._database.autocommit() as conn:
@@ -186,7 +186,7 @@ NOT EXISTS (SELECT 1 FROM embedding e WHERE e.model = %(model)s
 
 
 def unembedded(conn: Conn, model: Model) -> Unembedded:
-    """What a model has not embedded. Reads every entity."""
+    """Return what a model has not embedded. Reads every entity."""
     parameters = {"model": model.name, "dimensions": model.dimensions}
     rows, under_way = {}, 0
     for kind in EntityType:

@@ -121,7 +121,7 @@ def waiting(app: Celery, queue: str) -> int:
 
 
 def message(sink: str) -> dict[str, Any]:
-    """How a wake-up is sent. Monitors show it under its sink's name."""
+    """Return how a wake-up is sent. Monitors show it under its sink's name."""
     return {
         "args": [sink],
         "queue": queue_of(sink),

@@ -85,7 +85,7 @@ class Service(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """Where clients connect, password included where the protocol has one."""
+        """Return where clients connect, password included where the protocol has one."""
 
     @property
     @abstractmethod
@@ -102,7 +102,7 @@ class Service(ABC):
 
     @contextmanager
     def launching(self) -> Iterator[Launch]:
-        """How the program is started; what it inherits stays open within the block."""
+        """Return how the program is started; what it inherits stays open within the block."""
         yield Launch(self.command())
 
     @abstractmethod
@@ -134,11 +134,11 @@ class Service(ABC):
 
     @property
     def running(self) -> bool:
-        """Whether the recorded process is there, and is the one that was started."""
+        """Return whether the recorded process is there, and is the one that was started."""
         return self._found() is not None
 
     def status(self) -> ServiceStatus:
-        """How the service is now, without asking the server itself."""
+        """Return how the service is now, without asking the server itself."""
         process = self._record.process if self._record else None
         state: State = "running" if self.running else "crashed" if process else "stopped"
         address = f"{self.host}:{self.port}" if self._record else ""

@@ -98,7 +98,7 @@ class Broker(Service):
         return [self._program, "redis.conf"]
 
     def answers(self) -> bool:
-        """Whether it says PONG; not while it still reads its file."""
+        """Return whether it says PONG; not while it still reads its file."""
         import redis
 
         if not ports.accepts(self.port, self.host):

@@ -101,7 +101,7 @@ class Graph(Service):
         ]
 
     def answers(self) -> bool:
-        """Whether the driver gets an answer from altsync's database."""
+        """Return whether the driver gets an answer from altsync's database."""
         if not ports.accepts(self.port, self.host):
             return False
         import neo4j

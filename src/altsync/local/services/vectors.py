@@ -84,7 +84,7 @@ class Vectors(Service):
         return [sys.executable, "-P", "-m", "altsync.local.vectors", *flags]
 
     def answers(self) -> bool:
-        """Whether the health page is served."""
+        """Return whether the health page is served."""
         return self.admin.healthy()
 
 

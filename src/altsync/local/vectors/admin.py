@@ -38,7 +38,7 @@ class VectorsAdmin:
         self._ask("DELETE", "/_faults")
 
     def fired(self) -> list[int]:
-        """How often each rule has fired, in the order they were given."""
+        """Return how often each rule has fired, in the order they were given."""
         return [int(rule["fired"]) for rule in self._ask("GET", "/_faults")]
 
     def stats(self) -> Stats:
@@ -50,7 +50,7 @@ class VectorsAdmin:
         self._ask("POST", "/_stats")
 
     def healthy(self) -> bool:
-        """Whether the server answers at all."""
+        """Return whether the server answers at all."""
         try:
             self._ask("GET", "/_health")
         except LocalStackError:

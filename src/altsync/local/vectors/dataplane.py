@@ -180,7 +180,7 @@ class DataPlane:
         return Job(Call("pinecone.list", index.name, namespace), run)
 
     def stats(self, ask: Ask) -> Job:
-        """How many records there are, by namespace."""
+        """Return how many records there are, by namespace."""
         index = self._store.index(ask.path["index"])
         if ask.json().get("filter"):
             raise Refused(400, "Serverless indexes do not support describing stats with a filter")

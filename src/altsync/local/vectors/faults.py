@@ -137,7 +137,7 @@ class Faults:
         ]
 
     def plan(self, call: Call) -> Plan:
-        """What is to go wrong with this call; counts the rules that fire."""
+        """Return what is to go wrong with this call; counts the rules that fire."""
         latency, lag, fault = 0.0, None, None
         kinds: list[str] = []
         for position, rule in enumerate(self._rules):

@@ -34,7 +34,7 @@ class Store:
             return sorted(self._definitions)
 
     def definition(self, name: str) -> dict[str, Any]:
-        """What is known of an index. Raises ``Refused`` if there is none."""
+        """Return what is known of an index. Raises ``Refused`` if there is none."""
         with self._lock:
             return self._defined(name)
 
