@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 from benchmarks.report import Measured
 from benchmarks.whole import ROOT, Latency, Whole
-from tests.acceptance.seeds import write_leagues
+from tests.acceptance.seeds import Line, league, write_leagues
 
 #: The count that is the rate by the script's at the same latency.
 TIMES_THE_SCRIPT = "× the script"
@@ -38,10 +39,10 @@ def script(
     return Measured(what, answer["rows"], answer["seconds"], answer["counts"])
 
 
-def delivered(stack: Whole, what: str, rows: int) -> Measured:
+def delivered(stack: Whole, what: str, rows: int, line: Callable[[int], Line] = league) -> Measured:
     """New leagues until every store has them."""
     before, spent = stack.stack.remote_calls(), stack.processor_seconds()
-    seconds = stack.deliver(rows)
+    seconds = stack.deliver(rows, line)
     stack.stack.wait_until_recorded()
     counts: dict[str, float] = {"calls": stack.stack.remote_calls() - before}
     for part, now in stack.processor_seconds().items():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import psycopg
@@ -36,6 +39,27 @@ def write_leagues(folder: Path, count: int, edited: frozenset[int] = frozenset()
         "leagues/generated.jsonl",
         (_edited(n) if n in edited else seeds.league(n) for n in range(count)),
     )
+
+
+@cache
+def _words() -> list[str]:
+    """The longer words of the real seeds' leagues."""
+    files = sorted((seeds.REAL_SEEDS / "leagues").rglob("*.jsonl"))
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    return sorted({word for text in texts for word in re.findall(r"[A-Za-z]{5,}", text)})
+
+
+def unlike_league(number: int) -> seeds.Line:
+    """A generated league of random words: no other one is similar to it."""
+    chance = random.Random(number)
+    words = chance.choices(_words(), k=16)
+    return {
+        **seeds.league(number),
+        "league_name": f"{words[0]} {words[1]} {number:05}",
+        "sport_name": words[2],
+        "location": words[3],
+        "description": " ".join(words[4:]),
+    }
 
 
 def _edited(number: int) -> seeds.Line:

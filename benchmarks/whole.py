@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from altsync.local.vectors.faults import FaultRule
 from benchmarks.bench import EVERYTHING, TOPOLOGY
 from benchmarks.loading import seed, seeding
 from benchmarks.processors import processor_seconds, server_seconds
-from tests.acceptance.seeds import write_leagues
+from tests.acceptance.seeds import Line, league, write
 from tests.acceptance.stack import SINKS, Folders, Running, Stack
 from tests.proxy import Proxy, proxy
 
@@ -149,17 +149,19 @@ class Whole:
         self.slow(self._latency)
         self._leagues = 0
 
-    def seed(self, count: int) -> None:
-        """Seed so many new leagues."""
-        folder = write_leagues(self.stack.folders.work / "seeds", count, first=self._leagues)
+    def seed(self, count: int, line: Callable[[int], Line] = league) -> None:
+        """Seed so many new leagues; ``line`` makes each by its number."""
+        folder = self.stack.folders.work / "seeds"
+        numbers = range(self._leagues, self._leagues + count)
+        write(folder, "leagues/generated.jsonl", map(line, numbers))
         self._leagues += count
         with seeding(self.stack.addresses["DATABASE_URL"]) as conn:
             seed(conn, folder, self._topology)
 
-    def deliver(self, count: int) -> float:
+    def deliver(self, count: int, line: Callable[[int], Line] = league) -> float:
         """Seconds from the start of seeding ``count`` leagues until every store has them."""
         started = time.perf_counter()
-        self.seed(count)
+        self.seed(count, line)
         self.stack.wait_until_drained()
         seconds = time.perf_counter() - started
         assert self.synced() == self._leagues
