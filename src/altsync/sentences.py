@@ -229,7 +229,7 @@ _BY_CLASS: tuple[tuple[_Kinds, Callable[[str, str | None], str], Exit], ...] = (
     ),
     (
         (_e.DiskFull, _e.OutOfMemory, _e.ConfigurationLimitExceeded, _e.InsufficientResources),
-        lambda said, _: f"PostgreSQL has no disk, memory or other resource left: {said}",
+        lambda said, _: f"PostgreSQL has no space or memory left: {said}",
         Exit.BUSY,
     ),
     (

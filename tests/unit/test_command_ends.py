@@ -171,7 +171,7 @@ SENTENCES = [
     (psycopg.errors.UndefinedColumn('column "x" does not exist'), Exit.SCHEMA, "migrate"),
     (psycopg.errors.QueryCanceled("due to statement timeout"), Exit.BUSY, "statement timeout"),
     (psycopg.errors.LockNotAvailable("due to lock timeout"), Exit.BUSY, "try again"),
-    (psycopg.errors.DiskFull("could not extend file"), Exit.BUSY, "no room"),
+    (psycopg.errors.DiskFull("could not extend file"), Exit.BUSY, "no space or memory left"),
     (psycopg.errors.TooManyConnections("sorry"), Exit.BUSY, "no more connections"),
     (psycopg.errors.ReadOnlySqlTransaction("cannot execute INSERT"), Exit.DENIED, "primary"),
     (
