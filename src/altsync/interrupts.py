@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
+
+#: What ``--json`` prints after Ctrl-C.
+_INTERRUPTED = (
+    b'{"error": "interrupted", "kind": "interrupted", "exit": 130, "interrupted": true}\n'
+)
 
 
 @contextmanager
@@ -25,9 +31,12 @@ def interrupts_go_to(handler: Callable[[int, FrameType | None], Any]) -> Iterato
 
 
 def end(_number: int, _frame: FrameType | None) -> None:
-    """End the process with 130 and one line, for Ctrl-C during imports.
+    """End the process with 130 and one line, and the document of ``--json``, during imports.
 
     Not by an exception: an extension that is being imported may turn it into another one.
     """
     os.write(2, b"altsync: interrupted\n")
+    if "--json" in sys.argv:
+        with suppress(OSError):  # its reader has ended as well
+            os.write(1, _INTERRUPTED)
     os._exit(130)

@@ -13,9 +13,11 @@ from altsync import db, log, outbox, redaction, store
 from altsync.app import Application
 from altsync.db import Database
 from altsync.local.ports import is_free
+from altsync.local.services.postgres import Postgres
 from altsync.records import Dead, ErrorKind, Settlement
 from tests.dashboard.site import Site, serving, settings_for
 from tests.integration.fakes import FakeGraph
+from tests.integration.few_rights import role_that_lacks
 from tests.integration.world import (
     GRAPH,
     World,
@@ -363,6 +365,20 @@ def test_a_sink_is_paused_and_resumed(site: Site, world: World) -> None:
     assert site.get("/readyz").json["sinks"]["neo4j"]["state"] == "paused"
     assert site.post("/api/resume", {"sink": "neo4j"}).json == {"sink": "neo4j", "resumed": True}
     assert site.post("/api/resume", {"sink": "neo4j"}).json["resumed"] is False
+
+
+def test_a_right_that_is_missing_is_named(postgres: Postgres, world: World) -> None:
+    with role_that_lacks(postgres, world.url, "to write") as role:
+        app = Application(settings_for(role.url))
+        with serving(app) as site:
+            assert site.get("/api/overview").status == 200
+            answer = site.post("/api/pause", {"sink": "neo4j"})
+        app.close()
+    assert answer.status == 403
+    assert answer.json["error"] == (
+        "permission denied for table sink_state: GRANT SELECT, INSERT, UPDATE, DELETE ON "
+        f'sink_state TO "{role.name}"'
+    )
 
 
 @pytest.mark.parametrize(
