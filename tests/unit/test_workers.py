@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import pickle
 import stat
@@ -16,6 +17,7 @@ import pytest
 from celery import Celery, signals
 from celery.backends.base import DisabledBackend
 from kombu.exceptions import ContentDisallowed
+from kombu.transport import redis, virtual
 
 from altsync import logins
 from altsync.app import Application
@@ -55,6 +57,15 @@ def test_messages_are_json_and_results_are_not_kept(app: Celery) -> None:
     assert app.conf.task_ignore_result is True
     assert app.conf.result_backend is None
     assert isinstance(app.backend, DisabledBackend)
+
+
+def test_a_lost_connection_puts_no_message_back(app: Celery) -> None:
+    """It would need the broker that is away; kombu asks this attribute as a channel closes."""
+    asked = inspect.getsource(virtual.QoS.restore_unacked_once)
+    assert "self.channel.do_restore" in asked
+    assert not any(
+        kind.do_restore for kind in (virtual.Channel, redis.Channel, redis.SentinelChannel)
+    )
 
 
 def test_every_sink_has_a_queue_of_its_own(workers: ModuleType) -> None:

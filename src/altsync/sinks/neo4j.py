@@ -90,6 +90,10 @@ AGGREGATE_SECONDS = 60.0
 #: Neighbours that are named when one node is shown; an archetype may have thousands.
 SAMPLE = 5
 
+#: Nodes that one statement writes by itself. Among larger ones, two would meet more often, and the
+#: round trips that it saves are a small part of their time.
+FEW = 50
+
 #: Codes of two transactions that met on one key or lock: the same call passes when the other is
 #: done. https://neo4j.com/docs/status-codes/current/errors/all-errors/
 MET = (
@@ -718,7 +722,8 @@ class Sink:
             newer = _newer_versions(tx, kind, refused) if refused else {}
             return _Upserted(nodes, edges, newer)
 
-        answer = self._run(work, alone=all(row.edges is None for row in rows))
+        alone = len(rows) <= FEW and all(row.edges is None for row in rows)
+        answer = self._run(work, alone=alone)
         return Answer(tuple(_upserted(row, answer) for row in rows))
 
     def delete(self, rows: Sequence[Row]) -> Answer:

@@ -11,6 +11,7 @@ from typing import Any
 from celery import Celery, signals
 from kombu.entity import Queue
 from kombu.exceptions import ChannelError
+from kombu.transport.virtual import Channel
 
 from altsync import log
 from altsync.config import Settings, is_loopback, read_settings
@@ -35,6 +36,9 @@ BROKER_TIMEOUT = 5.0
 
 def create(settings: Settings) -> Celery:
     """The app for these settings."""
+    # A connection that is lost would put back the messages that it holds, by a broker that is
+    # away, and end the worker with an error. They are wake-ups: the relay sends others.
+    Channel.do_restore = False
     app = Celery("altsync", broker=settings.broker_url, include=["altsync.workers.tasks"])
     app.conf.update(
         task_serializer="json",
