@@ -5,11 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, assert_never
 
 import orjson
 
-from altsync.records import Content, EntityType, FewShotExample, League, Row, SportArchetype
+from altsync.records import (
+    Content,
+    EntityType,
+    FewShotExample,
+    League,
+    LeaguePart,
+    Relationship,
+    Row,
+    SportArchetype,
+)
 
 #: Part of every content hash. Raise it when a projection below changes, so that the next seed
 #: sends everything again, with no seed edited.
@@ -20,6 +30,9 @@ HASH_BYTES = 16
 
 #: From here on a float is printed with an exponent, and a whole number of PostgreSQL is not.
 LARGE = 1e16
+
+#: The last digit that the table keeps of a relationship's strength.
+STRENGTH_STEP = Decimal("0.00001")
 
 Scalar = str | int | float | bool | list[str] | None
 
@@ -67,6 +80,29 @@ def _fits(content: Content, hashed: str) -> bool:
         == hashed
         for way in range(3)
     )
+
+
+def part_hash(part: LeaguePart | Relationship) -> str:
+    """Return the hash of what a seed says of a document, a contract or a relationship.
+
+    A strength counts as the table keeps it.
+    """
+    if isinstance(part, Relationship):
+        part = replace(part, strength=_kept_strength(part.strength))
+    return digest(orjson.dumps(part, option=orjson.OPT_SORT_KEYS))
+
+
+def part_fits(part: LeaguePart | Relationship, hashed: str) -> bool:
+    """Return whether a part that was read back has this hash, as ``_fits`` does."""
+    forms = [part.attributes, *_as_written(part.attributes)]
+    return any(part_hash(replace(part, attributes=form)) == hashed for form in forms)
+
+
+def _kept_strength(strength: float | None) -> float | None:
+    if strength is None:
+        return None
+    kept = Decimal(repr(strength)).quantize(STRENGTH_STEP, ROUND_HALF_UP)
+    return float(kept)
 
 
 def same_content(one: Content, other: Content) -> bool:

@@ -163,6 +163,27 @@ Content = League | SportArchetype | FewShotExample
 
 
 @dataclass(frozen=True, slots=True)
+class LeaguePart:
+    """A document or contract of a league, by the league's seed id."""
+
+    league: str
+    title: str
+    fields: Mapping[str, Any]
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Relationship:
+    """A relationship from one league to another, by their seed ids."""
+
+    source: str
+    target: str
+    relation: Relation
+    strength: float | None
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """An embedding model by its provider's name, with the length of its vectors."""
 

@@ -13,7 +13,7 @@ import pytest
 from neo4j.exceptions import ConstraintError
 
 from altsync.errors import SinkFailure
-from altsync.records import AlreadyNewer, EntityType, ErrorKind, Row, Written
+from altsync.records import AlreadyNewer, EntityType, ErrorKind, Failed, Row, Written
 from altsync.sinks import neo4j
 from altsync.sinks.neo4j import Edges, Held, Sink
 from tests.contract.harness import GraphHarness
@@ -335,6 +335,47 @@ def test_a_deleted_league_leaves_no_edge(graph: GraphHarness, sink: Sink) -> Non
     sink.delete([deleted(league("a"), 11)])
     assert graph.ask("MATCH ()-[r]->() RETURN count(r) AS count") == [{"count": 1}]
     assert graph.parents(league("b")) == [("BELONGS_TO_ARCHETYPE", "racing")]
+
+
+def test_a_strangers_node_of_the_same_key_is_refused_and_the_others_are_written(
+    graph: GraphHarness, sink: Sink
+) -> None:
+    """A stub, a node without a version that altsync wrote, and a new one are no strangers."""
+    graph.ask(
+        "CREATE (:League {league_tag: 'theirs', owner: 'crm'}), "
+        "(:League {league_tag: 'stub', altsync_stub: true}), "
+        "(:League {league_tag: 'ours', content_hash: 'x'})"
+    )
+    rows = [league(tag) for tag in ("theirs", "stub", "ours", "new")]
+    refused, *others = upsert(sink, *rows)
+    assert isinstance(refused, Failed)
+    assert (refused.kind, refused.final) == (ErrorKind.ITEM, True)
+    assert refused.reason.startswith(
+        "the graph has a League node with league_tag 'theirs' that altsync did not write"
+    )
+    assert [type(one) for one in others] == [Written] * 3
+    assert set(graph.stored(EntityType.LEAGUE)) == {"stub", "ours", "new"}
+    (node,) = graph.ask("MATCH (n:League {league_tag: 'theirs'}) RETURN properties(n) AS held")
+    assert node["held"] == {"league_tag": "theirs", "owner": "crm"}
+    assert graph.ask("MATCH (n:League) WHERE n.altsync_stub RETURN n.league_tag") == []
+
+
+def test_duplicates_that_forbid_a_constraint_are_named(graph: GraphHarness, sink: Sink) -> None:
+    graph.wipe()
+    graph.ask("UNWIND [1, 2, 3] AS n CREATE (:ExampleCategory {name: 'x', number: n})")
+    other = graph.open()
+    try:
+        with pytest.raises(SinkFailure) as refused:
+            other.setup()
+        assert refused.value.kind is ErrorKind.SINK
+        assert refused.value.reason.startswith(
+            "the graph has 3 ExampleCategory nodes with name 'x', and altsync needs that key to "
+            "be unique: delete those"
+        )
+    finally:
+        graph.wipe()
+        other.setup()
+        other.close()
 
 
 def test_leagues_that_point_to_each_other_are_deleted_in_one_call(

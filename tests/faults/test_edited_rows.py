@@ -11,6 +11,7 @@ from altsync import store
 from altsync.explain import Explanation, explain
 from altsync.projection import content_hash, same_content, text_hash
 from altsync.records import EntityType, League
+from altsync.seed.lines import Part
 from tests.integration.seeds import (
     archetype_line,
     contract_line,
@@ -114,6 +115,99 @@ def test_what_belongs_to_leagues_is_taken_back(world: World, tmp_path: Path) -> 
     assert float(world.scalar("SELECT strength_score FROM league_relationship")) == 0.5
     again = seed(world, tmp_path).total
     assert (again.updated, again.operations) == (0, 0)
+
+
+#: What SQL sets of what belongs to leagues, by table.
+PART_EDITS = (
+    ("document", "body = 'Edited'"),
+    ("document", "kind = NULL"),
+    ("document", "title = 'Edited'"),
+    ("document", "league_id = (SELECT id FROM league WHERE seed_id = 'l2')"),
+    ("document", """attributes = '{"pages": 3}'"""),
+    ("contract", "end_date = '2027-01-31'"),
+    ("contract", "start_date = NULL"),
+    ("contract", "status = 'ended'"),
+    ("contract", "counterparty = 'Edited'"),
+    ("league_relationship", "strength_score = 0.9"),
+    ("league_relationship", "strength_score = NULL"),
+    ("league_relationship", "relationship_type = 'SAME_ARCHETYPE'"),
+    ("league_relationship", """attributes = '{"since": 2020}'"""),
+    ("league_relationship", "content_hash = 'edited'"),
+)
+
+
+def parts(folder: Path) -> Path:
+    """One of each of what belongs to leagues, with numbers that PostgreSQL writes otherwise."""
+    odd = {"size": 1e16, "shift": -0.0, "deep": [1e17, 2.5, True, None]}
+    seeds(folder)
+    write(folder, "documents.jsonl", [document_line("d1", "l1", kind="rules", body="Long", **odd)])
+    contract = contract_line("c1", "l1", start_date="2026-01-31", counterparty="A", **odd)
+    write(folder, "contracts.jsonl", [contract])
+    line = {"id": "r1", "type": "COMPETES_WITH", "source": "l1", "target": "l2", **odd}
+    write(
+        folder,
+        "relationships.jsonl",
+        [
+            {**line, "strength": 0.123455},
+            {"id": "r2", "type": "SAME_ARCHETYPE", "source": "l2", "target": "l1", "strength": 1},
+            {"id": "r3", "type": "COMPETES_WITH", "source": "l2", "target": "l1"},
+        ],
+    )
+    return folder
+
+
+def edited_of(world: World) -> set[str]:
+    """Documents, contracts and relationships that are found to be edited, page by page."""
+    found = set()
+    for table in store.PART_TABLES:
+        after: str | None = ""
+        while after is not None:
+            page, after = store.edited_parts(world.conn, table, after=after, limit=1)
+            found |= {f"{table} {one.seed_id}" for one in page}
+    return found
+
+
+@pytest.mark.parametrize(("table", "change"), PART_EDITS, ids=lambda value: str(value)[:30])
+def test_an_edit_of_what_belongs_to_leagues_is_found_and_taken_back(
+    world: World, tmp_path: Path, table: str, change: str
+) -> None:
+    parts(tmp_path)
+    seed(world, tmp_path)
+    assert edited_of(world) == set()
+    one = {"document": "d1", "contract": "c1", "league_relationship": "r1"}[table]
+    world.conn.execute(f"UPDATE {table} SET {change} WHERE seed_id = %s", (one,))
+    assert edited_of(world) == {f"{table} {one}"}
+    assert seed(world, tmp_path).total.updated == 1
+    assert edited_of(world) == set()
+    again = seed(world, tmp_path).total
+    assert (again.updated, again.operations) == (0, 0)
+
+
+def test_a_repair_keeps_the_edit_of_what_belongs_to_leagues(site: Site, tmp_path: Path) -> None:
+    """A relationship goes to the graph; the others have no store but PostgreSQL."""
+    parts(tmp_path)
+    names = (Part.LEAGUES, Part.DOCUMENTS, Part.CONTRACTS, Part.RELATIONSHIPS)
+    seed(site.world, tmp_path, *names)
+    site.deliver()
+    for change in ("document SET body = 'Edited'", "contract SET status = 'ended'"):
+        site.world.conn.execute(f"UPDATE {change}")
+    change = "UPDATE league_relationship SET strength_score = 0.9 WHERE seed_id = 'r1'"
+    site.world.conn.execute(change)
+    body = site.json("--grace", "0", code=1)
+    assert body["sinks"]["postgresql"]["edited"] == 3
+    wanted = ["document d1", "contract c1", "league_relationship r1"]
+    assert body["samples"]["postgresql"] == {"edited": wanted}
+    planned = site.verify(repair=True, dry_run=True, max_delete=0.5)
+    assert planned.rows.enqueued == 3
+    assert edited_of(site.world) == set(wanted)
+    site.mend(max_delete=0.5)
+    assert edited_of(site.world) == set()
+    assert site.world.scalar("SELECT body FROM document") == "Edited"
+    (edge,) = site.graph.ask(
+        "MATCH (:League {league_tag: $tag})-[r:COMPETES_WITH]->() RETURN r.score AS score",
+        tag=site.world.scalar("SELECT league_tag FROM league WHERE seed_id = 'l1'"),
+    )
+    assert edge["score"] == 0.9
 
 
 def test_rows_of_a_release_without_sums_are_not_edited(world: World, tmp_path: Path) -> None:

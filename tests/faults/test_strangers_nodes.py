@@ -6,8 +6,11 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from altsync import outbox
+from altsync.errors import SinkFailure
+from altsync.records import Content, EntityType, ErrorKind
 from tests.integration.verifying import Site
-from tests.integration.world import example, league
+from tests.integration.world import archetype, example, league
 
 STRANGERS = (
     "(:SportArchetype {name: 'theirs', owner: 'crm'})",
@@ -61,6 +64,115 @@ def test_verify_leaves_what_altsync_never_wrote(site: Site, strangers: int) -> N
     assert site.drift(deep=True) == {}
     site.verify(repair=True, max_delete=1.0, deep=True)
     assert (site.graph.count("SportArchetype"), site.graph.count("League")) == before
+
+
+def held_by_strangers(site: Site) -> dict[tuple[str, str], str]:
+    """Owners by label and key."""
+    found = site.graph.ask(
+        "MATCH (n) WHERE n.owner IS NOT NULL RETURN labels(n)[0] AS label, "
+        "coalesce(n.league_tag, n.name, n.example_id, '') AS key, n.owner AS owner"
+    )
+    return {(one["label"], one["key"]): one["owner"] for one in found}
+
+
+@pytest.mark.parametrize(
+    ("content", "node"),
+    [
+        (league("theirs"), "League {league_tag: 'theirs'"),
+        (archetype("theirs"), "SportArchetype {name: 'theirs'"),
+        (example("theirs"), "FewShotExample {example_id: 'theirs'"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_strangers_node_of_the_same_key_is_not_taken_over(
+    site: Site, content: Content, node: str
+) -> None:
+    """Only its record ends, with what to do; a mark hands the node over."""
+    label = node.split(maxsplit=1)[0]
+    site.graph.ask(f"CREATE (:{node}, owner: 'crm'}})")
+    site.world.save(content, league("beside"))
+    site.deliver()
+    assert held_by_strangers(site) == {(label, "theirs"): "crm"}
+    dead = site.world.last("neo4j", "theirs")
+    assert (dead.status, dead.attempts, dead.error_kind) == ("dead", 1, "item")
+    assert f"the graph has a {label} node with " in str(dead.last_error)
+    assert "'theirs' that altsync did not write" in str(dead.last_error)
+    assert site.world.last("neo4j", "beside").status == "synced"
+    report = site.verify("neo4j", repair=True, deep=True)
+    assert [(tally.given_up, tally.enqueued) for tally in report.tallies] == [(1, 0)]
+    site.graph.ask(f"MATCH (n:{node}}}) SET n.altsync_stub = true")
+    with site.world.conn.transaction():
+        outbox.retry_dead(site.world.conn, outbox.dead_ids(site.world.conn), site.app.topology)
+    site.deliver()
+    assert site.drift("neo4j", deep=True) == {}
+
+
+def test_a_node_of_altsync_without_its_version_is_written_again(site: Site) -> None:
+    """Its other properties still are altsync's."""
+    site.graph.ask("MATCH (n:League {league_tag: 'l003'}) REMOVE n.sync_version")
+    assert site.drift("neo4j") == {"neo4j": {"missing": 1}}
+    site.mend()
+
+
+def test_a_repair_leaves_nodes_and_vectors_that_altsync_never_wrote(site: Site) -> None:
+    """Without a key as well, and in a namespace that is none of altsync's."""
+    site.graph.ask(
+        "CREATE (:League {owner: 'crm'}), (:SportArchetype {owner: 'crm'}), "
+        "(:FewShotExample {example_id: 5, owner: 'crm'}), (:League {league_tag: 7, owner: 'crm'})"
+    )
+    nodes_before = site.graph.count("League"), site.graph.count("SportArchetype")
+    site.put_vector("theirs", owner="crm")
+    site.put_vector("l003", space="theirs", owner="crm")
+    site.put_vector("theirs", EntityType.FEW_SHOT_EXAMPLE, "theirs", owner="crm")
+    before = {kind: set(site.index.records(kind)) for kind in EntityType}
+    assert site.drift(deep=True) == {}
+    report = site.verify(repair=True, deep=True, max_delete=1.0)
+    assert sum(tally.removed + tally.enqueued for tally in report.tallies) == 0
+    assert (site.graph.count("League"), site.graph.count("SportArchetype")) == nodes_before
+    assert {kind: set(site.index.records(kind)) for kind in EntityType} == before
+
+
+def test_duplicates_that_forbid_a_constraint_are_named_with_what_to_do(site: Site) -> None:
+    """Each label that altsync keeps unique."""
+    for label, key in (
+        ("League", "league_tag"),
+        ("SportArchetype", "name"),
+        ("FewShotExample", "example_id"),
+        ("ExampleCategory", "name"),
+    ):
+        site.graph.wipe()
+        site.graph.ask(f"CREATE (:{label} {{{key}: 'x'}}), (:{label} {{{key}: 'x', owner: 'crm'}})")
+        sink = site.graph.open()
+        with pytest.raises(SinkFailure) as refused:
+            sink.setup()
+        sink.close()
+        assert refused.value.kind is ErrorKind.SINK
+        assert refused.value.reason.startswith(
+            f"the graph has 2 {label} nodes with {key} 'x', and altsync needs that key to be "
+            "unique: delete those that are not altsync's"
+        )
+
+
+def test_a_strangers_constraint_is_named_with_what_to_do(site: Site) -> None:
+    """A record that it refuses ends; the others of its batch are written."""
+    site.graph.ask(
+        "CREATE CONSTRAINT theirs IF NOT EXISTS FOR (n:League) REQUIRE n.league_name IS UNIQUE"
+    )
+    site.world.save(league("twin", league_name="The l003"), league("beside"))
+    try:
+        for _ in range(12):
+            site.delivery("neo4j").drain(60.0)
+            site.world.pass_time(600)
+        dead = site.world.last("neo4j", "twin")
+        assert site.world.last("neo4j", "beside").status == "synced"
+        assert dead.status == "dead"
+        reason = str(dead.last_error)
+        assert reason.startswith("a constraint of the graph refuses the record: ")
+        assert "League" in reason
+        assert "league_name" in reason
+        assert "SHOW CONSTRAINTS" in reason
+    finally:
+        site.graph.ask("DROP CONSTRAINT theirs IF EXISTS")
 
 
 def test_a_deletion_leaves_a_strangers_node(site: Site) -> None:

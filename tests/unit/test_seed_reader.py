@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from altsync.errors import SeedError
 from altsync.projection import content_hash
-from altsync.records import FewShotExample, League, SportArchetype
+from altsync.records import FewShotExample, League, LeaguePart, SportArchetype
 from altsync.seed.files import SeedFile, find_files
-from altsync.seed.lines import LeaguePart, Part
+from altsync.seed.lines import Part
 from altsync.seed.reader import DEPTH, LINE_BYTES, Line, Rejected, read
 
 #: Seconds for what takes milliseconds, before it is given up.

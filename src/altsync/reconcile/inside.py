@@ -10,7 +10,7 @@ from altsync.db import Conn
 from altsync.reconcile.comparison import PAGE, Comparison
 from altsync.reconcile.report import Tally
 from altsync.records import Drift, EntityType, SinkTraits
-from altsync.store import Gap
+from altsync.store import EditedPart, Gap
 from altsync.wording import plural
 
 #: Gaps of one page, and the id to go on after.
@@ -18,9 +18,10 @@ Page = tuple[list[Gap], UUID | None]
 
 
 def compare_rows(run: Comparison, tally: Tally) -> frozenset[UUID]:
-    """Rows whose content is not what their hashes are of; returns their ids.
+    """Find rows whose content is not what their hashes are of; return the ids of entities.
 
-    A repair makes what they hold their content, for all sinks, unless they are too many.
+    A repair makes what they hold their content, for all sinks, unless they are too many. What
+    belongs to leagues is looked at as well, but not for a sample of entities.
     """
     found: dict[EntityType, list[UUID]] = {}
     for entity_type in EntityType:
@@ -37,12 +38,33 @@ def compare_rows(run: Comparison, tally: Tally) -> frozenset[UUID]:
                 ids.append(row.id)
             if after is None:
                 break
+    parts = {} if run.sampled is not None else _edited_parts(run, tally)
     if run.options.repair:
-        _accept(run, tally, found)
+        _accept(run, tally, found, parts)
     return frozenset(one for ids in found.values() for one in ids)
 
 
-def _accept(run: Comparison, tally: Tally, found: Mapping[EntityType, Sequence[UUID]]) -> None:
+def _edited_parts(run: Comparison, tally: Tally) -> dict[str, list[EditedPart]]:
+    """Documents, contracts and seeded relationships that SQL has edited, by table."""
+    found: dict[str, list[EditedPart]] = {}
+    for table in store.PART_TABLES:
+        found[table] = []
+        after: str | None = ""
+        while after is not None:
+            with run.database.autocommit() as conn:
+                edited, after = store.edited_parts(conn, table, after=after, limit=PAGE)
+            for one in edited:
+                tally.note(Drift.EDITED, f"{table} {one.seed_id}")
+            found[table] += edited
+    return found
+
+
+def _accept(
+    run: Comparison,
+    tally: Tally,
+    found: Mapping[EntityType, Sequence[UUID]],
+    parts: Mapping[str, Sequence[EditedPart]],
+) -> None:
     if tally.drifted > max(1, run.options.max_delete * run.compared):
         tally.refused = (
             f"Of {plural(run.compared, 'row')}, {tally.drifted:,} hold what their hashes are not "
@@ -58,6 +80,14 @@ def _accept(run: Comparison, tally: Tally, found: Mapping[EntityType, Sequence[U
                 continue
             with run.database.transaction() as conn:
                 tally.enqueued += store.accept_edits(conn, entity_type, page, run.topology)
+    for table, edited in parts.items():
+        for start in range(0, len(edited), PAGE):
+            some = edited[start : start + PAGE]
+            if run.options.dry_run:
+                tally.enqueued += len(some)
+                continue
+            with run.database.transaction() as conn:
+                tally.enqueued += store.accept_part_edits(conn, table, some, run.topology)
 
 
 def compare_embeddings(run: Comparison, tally: Tally) -> None:

@@ -262,7 +262,7 @@ def _judge_place(
     entity_type: EntityType, place: Place, fact: Standing | None, held: StoredVector | None
 ) -> tuple[Drift, Ghost] | None:
     key, space = place
-    if held is None:
+    if held is None or not held.is_ours:
         return None
     one = Ghost(entity_type, key, held.version or 0, space)
     if fact is None or not fact.living:

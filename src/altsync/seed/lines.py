@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
 from typing import Annotated, Any
@@ -23,7 +21,9 @@ from altsync.records import (
     EntityType,
     FewShotExample,
     League,
+    LeaguePart,
     Relation,
+    Relationship,
     SportArchetype,
 )
 from altsync.wording import unknown
@@ -70,27 +70,6 @@ _ENTITY_TYPES = {
     Part.LEAGUES: EntityType.LEAGUE,
     Part.EXAMPLES: EntityType.FEW_SHOT_EXAMPLE,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class LeaguePart:
-    """A document or contract of a league, by the league's seed id."""
-
-    league: str
-    title: str
-    fields: Mapping[str, Any]
-    attributes: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Relationship:
-    """A relationship from one league to another, by their seed ids."""
-
-    source: str
-    target: str
-    relation: Relation
-    strength: float | None
-    attributes: Mapping[str, Any]
 
 
 Item = Content | LeaguePart | Relationship

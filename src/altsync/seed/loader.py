@@ -27,18 +27,20 @@ from altsync.db import Conn
 from altsync.errors import SeedError
 from altsync.log import debugging
 from altsync.outbox import KEY_COLUMN
-from altsync.projection import digest
+from altsync.projection import part_hash
 from altsync.records import (
     EMBEDDING,
     KNOWN_ARCHETYPES,
     EntityType,
+    LeaguePart,
+    Relationship,
     Topology,
     entity_id,
 )
 from altsync.seed import relationships, session
 from altsync.seed.drafts import Batch, Draft, work_out
 from altsync.seed.files import Listing, SeedFile, list_files
-from altsync.seed.lines import LeaguePart, Part, Relationship
+from altsync.seed.lines import Part
 from altsync.seed.options import Options
 from altsync.seed.pruning import Pruner
 from altsync.seed.reader import Line, Raw, Rejected, read_raw
@@ -522,7 +524,7 @@ def _relationship_row(line: Line) -> tuple[Any, ...]:
         item.relation.value,
         item.strength,
         orjson.dumps(item.attributes).decode(),
-        digest(orjson.dumps(item, option=orjson.OPT_SORT_KEYS)),
+        part_hash(item),
     )
 
 
@@ -535,6 +537,6 @@ def _part_row(part: Part, line: Line) -> tuple[Any, ...]:
         _league_id(line),
         item.title,
         orjson.dumps(item.attributes).decode(),
-        digest(orjson.dumps(item, option=orjson.OPT_SORT_KEYS)),
+        part_hash(item),
         *(item.fields[name] for name in columns),
     )

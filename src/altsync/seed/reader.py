@@ -19,9 +19,10 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from altsync import projection
+from altsync.records import LeaguePart, Relationship
 from altsync.seed import foreign
 from altsync.seed.files import SeedFile, find_files, open_file
-from altsync.seed.lines import LINES, OPTIONAL, Item, LeaguePart, Part, Relationship, SeedLine
+from altsync.seed.lines import LINES, OPTIONAL, Item, Part, SeedLine
 from altsync.store import HALF_HASH
 from altsync.tokens import INPUT_LIMITS, most_tokens, too_long
 from altsync.wording import unknown

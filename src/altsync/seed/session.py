@@ -11,21 +11,12 @@ from psycopg import errors
 from altsync.db import Conn, copy_lines, fill, fill_lines
 from altsync.records import EntityType
 from altsync.seed.lines import Part
-from altsync.store import Changes
+from altsync.store import PART_FIELDS, Changes
 
-#: Content columns of what belongs to a league, with their types.
+#: Tables of what belongs to a league, and their content columns with their types.
 PART_COLUMNS = {
-    Part.DOCUMENTS: ("document", {"kind": "text", "body": "text"}),
-    Part.CONTRACTS: (
-        "contract",
-        {
-            "counterparty": "text",
-            "contract_type": "text",
-            "status": "text",
-            "start_date": "date",
-            "end_date": "date",
-        },
-    ),
+    Part.DOCUMENTS: ("document", PART_FIELDS["document"]),
+    Part.CONTRACTS: ("contract", PART_FIELDS["contract"]),
 }
 
 

@@ -6,7 +6,7 @@ import random
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from typing import Any, ClassVar, LiteralString, TypeVar, cast
@@ -30,6 +30,7 @@ from altsync.records import (
     Edge,
     EntityType,
     ErrorKind,
+    Failed,
     Installation,
     Model,
     Outcome,
@@ -94,10 +95,13 @@ SAMPLE = 5
 #: round trips that it saves are a small part of their time.
 FEW = 50
 
+#: Code of a constraint that refuses a value: another node has it, or another writer met this one.
+CONSTRAINT_VIOLATED = "Neo.ClientError.Schema.ConstraintValidationFailed"
+
 #: Codes of two transactions that met on one key or lock: the same call passes when the other is
 #: done. https://neo4j.com/docs/status-codes/current/errors/all-errors/
 MET = (
-    "Neo.ClientError.Schema.ConstraintValidationFailed",
+    CONSTRAINT_VIOLATED,
     "Neo.TransientError.Transaction.DeadlockDetected",
     "Neo.TransientError.Transaction.LockAcquisitionTimeout",
     "Neo.TransientError.Transaction.ConstraintsChanged",
@@ -158,11 +162,15 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class _Upserted:
-    """What an upsert came to: ids of nodes and edges, and versions that stood in the way."""
+    """What an upsert came to: ids of nodes and edges, and what stood in the way.
+
+    ``newer`` are versions by key, ``strangers`` keys of nodes that altsync neither wrote nor made.
+    """
 
     nodes: Mapping[str, str]
     edges: Mapping[UUID, str]
     newer: Mapping[str, int]
+    strangers: Set[str]
 
 
 #: Of a relationship to a deleted league: that its source was written after the deletion, so that
@@ -208,6 +216,9 @@ CONSTRAINTS = (
     "CREATE INDEX league_name_index IF NOT EXISTS FOR (n:League) ON (n.league_name)",
 )
 
+#: Label and key of a constraint.
+UNIQUE = re.compile(r"FOR \(n:(\w+)\) REQUIRE n\.(\w+) IS UNIQUE")
+
 #: Every label that altsync writes, where a statement names it, and the names that belong to a
 #: database as a whole: all that a prefix has to tell apart.
 LABELS = re.compile(
@@ -243,12 +254,18 @@ WHOLE = "CASE WHEN n.sync_version IS :: INTEGER NOT NULL THEN n.sync_version ELS
 #: below the empty one, and what is no text is nothing beside it.
 WRITTEN = "n.sync_version IS :: INTEGER NOT NULL AND n.sync_version >= 0 AND n.{key} >= ''"
 
+#: A node that altsync wrote, or made for a relationship. Others' nodes have neither mark.
+OURS = "(n.sync_version IS NOT NULL OR n.altsync_stub = true)"
+
+#: A node that an upsert may write over: also one of altsync's whose version was removed.
+WRITABLE = "(n.sync_version IS NOT NULL OR n.altsync_stub = true OR n.content_hash IS NOT NULL)"
+
 UPSERT_NODE = """
 UNWIND $rows AS row
 OPTIONAL MATCH (t:AltsyncTombstone {{key: '{label}:' + row.key}})
 WITH row, t WHERE t IS NULL OR t.version < row.version
-MERGE (n:{label} {{{key}: row.key}})
-WITH n, row WHERE {whole} <= row.version
+MERGE (n:{label} {{{key}: row.key}}) ON CREATE SET n.sync_version = -1
+WITH n, row WHERE {writable} AND {whole} <= row.version
 SET n += row.properties, n.sync_version = row.version, n.altsync_stub = null
 """
 
@@ -324,7 +341,7 @@ SET t.version = CASE WHEN coalesce(t.version, -1) < row.version
                      THEN row.version ELSE t.version END, t.at = timestamp()
 WITH row
 MATCH (n:{label} {{{key}: row.key}})
-WHERE {whole} <= row.version AND (n.sync_version IS NOT NULL OR n.altsync_stub = true)
+WHERE {ours} AND {whole} <= row.version
 SET n = {{{key}: row.key, altsync_stub: true}}
 WITH n, row
 OPTIONAL MATCH (n)-[old]-(o) WHERE NOT ({outlives})
@@ -354,6 +371,17 @@ DELETE t
 VERSIONS_OF = """
 MATCH (n:{label}) WHERE n.{key} IN $keys AND {written}
 RETURN n.{key} AS key, n.sync_version AS version
+"""
+
+STRANGERS_OF = """
+MATCH (n:{label}) WHERE n.{key} IN $keys AND NOT coalesce({writable}, false)
+RETURN DISTINCT n.{key} AS key
+"""
+
+DUPLICATES_OF = """
+MATCH (n:{label}) WHERE n.{key} IS NOT NULL
+WITH n.{key} AS key, count(*) AS count WHERE count > 1
+RETURN key, count ORDER BY count DESC LIMIT 1
 """
 
 TOMBSTONES_OF = """
@@ -530,6 +558,8 @@ def cypher(template: str, kind: Kind, **more: str) -> str:
     """A statement for one kind. Names come from ``KINDS`` alone, so this is no injection."""
     return template.format(
         whole=WHOLE,
+        ours=OURS,
+        writable=WRITABLE,
         written=WRITTEN.format(key=kind.key),
         label=kind.label,
         key=kind.key,
@@ -679,7 +709,24 @@ class Sink:
                 self._run(partial(_execute, statement=statement), guarded=False, timeout=left)
             except SinkFailure as failure:
                 if getattr(failure.__cause__, "code", None) not in ALREADY_THERE:
+                    self._refuse_duplicates(statement)
                     raise
+
+    def _refuse_duplicates(self, constraint: str) -> None:
+        """Raise ``SinkFailure`` when nodes have the same key, which ``constraint`` forbids."""
+        named = UNIQUE.search(constraint)
+        if named is None:
+            return
+        label, key = named.groups()
+        found = self._aggregate(DUPLICATES_OF.format(label=label, key=key))
+        if found:
+            raise SinkFailure(
+                ErrorKind.SINK,
+                f"the graph has {found[0]['count']} {self._prefix}{label} nodes with {key} "
+                f"{found[0]['key']!r}, and altsync needs that key to be unique: delete those that "
+                "are not altsync's (no sync_version) or change their key, or set ALTSYNC_PREFIX "
+                "to keep altsync's labels apart; then run altsync migrate",
+            )
 
     def check_version(self) -> None:
         """Raise ``SinkFailure`` when the server is older than altsync's statements."""
@@ -720,11 +767,13 @@ class Sink:
             edges = _write_edges(tx, [row for row in rows if row.key in nodes])
             refused = [row.key for row in rows if row.key not in nodes]
             newer = _newer_versions(tx, kind, refused) if refused else {}
-            return _Upserted(nodes, edges, newer)
+            strangers = _strangers(tx, kind, refused) if refused else set[str]()
+            return _Upserted(nodes, edges, newer, strangers)
 
         alone = len(rows) <= FEW and all(row.edges is None for row in rows)
         answer = self._run(work, alone=alone)
-        return Answer(tuple(_upserted(row, answer) for row in rows))
+        label = self._prefix + kind.label
+        return Answer(tuple(_upserted(row, answer, label, kind.key) for row in rows))
 
     def delete(self, rows: Sequence[Row]) -> Answer:
         """Remove nodes with all their edges, and leave tombstones for late upserts."""
@@ -945,6 +994,12 @@ def translate(error: errors.Neo4jError | errors.DriverError) -> SinkFailure:
     if isinstance(error, errors.DriverError):
         return SinkFailure(ErrorKind.SINK, reason, unsure=True)
     code = error.code or ""
+    if code == CONSTRAINT_VIOLATED:
+        reason = (
+            f"a constraint of the graph refuses the record: {error.message}. Delete the other "
+            "node or change its value; a constraint that altsync did not make can be dropped "
+            "(SHOW CONSTRAINTS lists them)"
+        )
     if code.startswith(MET):
         return SinkFailure(ErrorKind.UNKNOWN, reason, again=True)
     if code.startswith(TIMED_OUT):
@@ -1056,6 +1111,12 @@ def _newer_versions(tx: ManagedTransaction, kind: Kind, keys: Sequence[str]) -> 
     for key, version in _tombstones(tx, kind, keys).items():
         found[key] = max(version, found.get(key, 0))
     return found
+
+
+def _strangers(tx: ManagedTransaction, kind: Kind, keys: Sequence[str]) -> set[str]:
+    """Return those of ``keys`` that nodes have which altsync neither wrote nor made."""
+    found = _query(tx, cypher(STRANGERS_OF, kind), keys=list(keys))
+    return {record["key"] for record in found}
 
 
 def _tombstones(tx: ManagedTransaction, kind: Kind, keys: Sequence[str]) -> dict[str, int]:
@@ -1172,8 +1233,18 @@ def _edge_parameters(row: Row, edge: Edge) -> Mapping[str, Any]:
     }
 
 
-def _upserted(row: Row, answer: _Upserted) -> Outcome:
+def _upserted(row: Row, answer: _Upserted, label: str, key: str) -> Outcome:
     if row.key not in answer.nodes:
+        newer = answer.newer.get(row.key, 0)
+        if row.key in answer.strangers and newer <= row.graph_version:
+            return Failed(
+                row.id,
+                ErrorKind.ITEM,
+                f"the graph has a {label} node with {key} {row.key!r} that altsync did not write "
+                "(no sync_version): delete it, change its key, or set its property altsync_stub "
+                "to true, and altsync takes it over; then run altsync retry",
+                final=True,
+            )
         return AlreadyNewer(row.id, answer.newer.get(row.key))
     ids = {e.id: answer.edges[e.id] for e in row.edges or () if e.id in answer.edges}
     return Written(row.id, row.graph_version, remote_id=answer.nodes[row.key], edge_ids=ids)

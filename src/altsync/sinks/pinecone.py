@@ -138,13 +138,21 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class StoredVector:
-    """A vector as the index holds it. ``version`` is None where it carries no whole number."""
+    """A vector as the index holds it. ``version`` is None where it carries no whole number.
+
+    ``is_ours``: it carries a version of any kind, as each that altsync writes.
+    """
 
     key: str
     namespace: str
     version: int | None
     metadata: Mapping[str, Any]
     values: Sequence[float]
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether altsync wrote it, by its metadata."""
+        return "version" in self.metadata
 
 
 @dataclass(slots=True)
