@@ -240,6 +240,8 @@ class Settings(BaseModel):
     #: What the provider of embeddings allows in a minute, over all workers; no limit by default.
     altsync_openai_requests_per_minute: int | None = Field(default=None, ge=1, le=10**12)
     altsync_openai_tokens_per_minute: int | None = Field(default=None, ge=1, le=10**12)
+    #: Texts over the embedding model's limit of tokens: refused, or cut where a token ends.
+    altsync_long_text: Literal["refuse", "cut"] = "refuse"
     #: Seconds that a deleted row stays before it is removed for good.
     altsync_purge_grace_seconds: float = Field(default=3600.0, gt=0, le=_YEAR)
     #: Days after which the relay removes finished operations and records of batches; 0 for never.

@@ -177,8 +177,9 @@ def explain(app: Application, key: str, folder: Path) -> Explanation | Unknown:
 
 
 def _model(app: Application, wanted: tuple[str, int] | None) -> str | None:
-    """Return the model that embeds what is seeded, None where nothing is embedded."""
-    return wanted[0] if wanted and EMBEDDING in app.topology.names else None
+    """Return the model whose limit refuses a seed, None where nothing is embedded or cut."""
+    refuses = EMBEDDING in app.topology.names and app.settings.altsync_long_text == "refuse"
+    return wanted[0] if wanted and refuses else None
 
 
 def _by_sink(conn: Conn, entity: EntityState, *statuses: str) -> dict[str, OperationRow]:

@@ -75,29 +75,87 @@ def too_long(text: str, model: str) -> TooLong | None:
     count = _counter(limit.encoding)
     if count is None:
         return None
-    # A cut may add a token. A text that is cut is far over the limit, unless it is all spaces.
-    step = len(text) if size <= COUNTED_AT_ONCE else COUNTED_AT_ONCE // CHARACTER_BYTES
-    tokens = sum(count(text[start : start + step]) for start in range(0, len(text), step))
+    tokens = sum(count(piece) for piece in _pieces(text))
     return TooLong(model, tokens, limit.tokens) if tokens > limit.tokens else None
 
 
+def cut(text: str, model: str) -> str:
+    """Return the longest beginning of a text that its model takes, cut where a token ends.
+
+    The same text and model give the same beginning. It consists of whole characters.
+    """
+    if too_long(text, model) is None:
+        return text
+    limit = INPUT_LIMITS[model]
+    tokenizer = _counter(limit.encoding)
+    assert tokenizer is not None
+    # What is cut may have a token more than it had as a part of the whole text.
+    for spare in range(limit.tokens):
+        beginning = _beginning(text, limit.tokens - spare, tokenizer)
+        if too_long(beginning, model) is None:
+            return beginning
+    return ""
+
+
+def _beginning(text: str, most: int, tokenizer: Tokenizer) -> str:
+    kept: list[str] = []
+    for piece in _pieces(text):
+        tokens = tokenizer.count(piece)
+        if tokens > most:
+            return "".join([*kept, tokenizer.beginning(piece, most)])
+        kept.append(piece)
+        most -= tokens
+    return "".join(kept)
+
+
+def _pieces(text: str) -> list[str]:
+    """Cut a text into what is counted at once.
+
+    A cut may add a token. A text that is cut is far over the limit, unless it is all spaces.
+    """
+    step = len(text) if most_tokens(text) <= COUNTED_AT_ONCE else COUNTED_AT_ONCE // CHARACTER_BYTES
+    return [text[start : start + step] for start in range(0, len(text), step or 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """Counts the tokens of a text, and returns its first ones without parts of characters."""
+
+    count: Callable[[str], int]
+    beginning: Callable[[str, int], str]
+
+    def __call__(self, text: str) -> int:
+        """Count the tokens of a text."""
+        return self.count(text)
+
+
 @lru_cache
-def _counter(encoding: str) -> Callable[[str], int] | None:
-    """Return what counts by an encoding, or None where it is not installed: the provider counts.
+def _counter(encoding: str) -> Tokenizer | None:
+    """Return an encoding's tokenizer, or None where it is not installed: the provider counts.
 
     Its tables take a second and some 100 MB, and no network.
     """
     if encoding == "wordllama":
-        tokenizer = wordllama_tokenizer()
-        return tokenizer and (
-            lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
-        )
+        found = wordllama_tokenizer()
+        if found is None:
+            return None
+
+        def begin(text: str, most: int) -> str:
+            offsets = found.encode(text, add_special_tokens=False).offsets
+            return text[: offsets[most][0]] if most < len(offsets) else text
+
+        return Tokenizer(lambda text: len(found.encode(text, add_special_tokens=False).ids), begin)
     try:
         import bpe_openai
     except ImportError:
         return None
-    encode = bpe_openai.get_encoding(encoding).encode_ordinary
-    return lambda text: len(encode(text))
+    bpe = bpe_openai.get_encoding(encoding)
+    return Tokenizer(
+        lambda text: len(bpe.encode_ordinary(text)),
+        lambda text, most: bpe.decode_bytes(bpe.encode_ordinary(text)[:most]).decode(
+            "utf-8", "ignore"
+        ),
+    )
 
 
 def wordllama_tokenizer() -> Any:

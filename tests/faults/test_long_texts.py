@@ -8,12 +8,16 @@ from typing import Any
 import orjson
 import pytest
 
-from altsync import outbox
+from altsync import outbox, store
 from altsync.db import Database
 from altsync.explain import Explanation, explain
 from altsync.projection import embedded_fields, embedding_text
-from altsync.records import EMBEDDING, Dead, ErrorKind, SinkTraits
+from altsync.records import EMBEDDING, Dead, EntityType, ErrorKind, SinkTraits
 from altsync.seed.report import Report
+from altsync.sinks import embedding
+from altsync.store import EmbeddingCache
+from altsync.tokens import too_long
+from tests.conftest import TOPOLOGY
 from tests.integration.fakes import FakeEmbedder
 from tests.integration.seeds import (
     archetype_line,
@@ -335,3 +339,79 @@ def test_a_text_that_was_given_up_on_is_repaired_after_a_retry(site: Site) -> No
     site.deliver()
     site.drop_vector("l001")
     assert site.mend().tallies
+
+
+# --- ALTSYNC_LONG_TEXT=cut ---------------------------------------------------------------------
+
+
+def embed_cut(database: Database) -> FakeEmbedder:
+    """Embed all that is due, by a worker that cuts."""
+    embedder = FakeEmbedder()
+    sink = embedding.Sink(embedder, EmbeddingCache(database), cut_long=True)
+    delivery(database, sink).drain(10)
+    return embedder
+
+
+@pytest.mark.parametrize("folder", ["leagues", "archetypes", "examples"])
+def test_a_seed_over_the_limit_is_loaded_with_a_note_and_embedded_once(
+    world: World, database: Database, tmp_path: Path, folder: str
+) -> None:
+    """Seeder, worker and verify judge the same text: nothing is enqueued, or paid, again."""
+    name, line = {
+        "leagues": ("leagues/a.jsonl", league_line("x", description=LONG)),
+        "archetypes": ("archetypes.jsonl", archetype_line("x", "racing", description=LONG)),
+        "examples": ("examples/a.jsonl", example_line("x", output_text=LONG)),
+    }[folder]
+    write(tmp_path, name, [line])
+    for run in range(2):
+        report = seed(world, tmp_path, cut_long=True)
+        assert short(report.total) == ((1, 1, 0, 0, 0, 0) if run == 0 else (1, 0, 0, 1, 0, 0))
+        assert report.notes == [
+            f"{name}: 1 text over the limit of {SMALL} is cut for the embedding: line 1"
+        ]
+        embedder = embed_cut(database)
+        assert len(embedder.requests) == (1 if run == 0 else 0)
+    assert world.counts(EMBEDDING) == {"synced": 1}
+    for kind in EntityType:
+        assert store.embedding_gaps(world.conn, kind, after=None, limit=10)[0] == []
+        assert store.edited_rows(world.conn, kind, after=None, limit=10)[0] == []
+
+
+def test_what_a_worker_sends_is_cut_and_a_worker_that_refuses_takes_the_vector(
+    world: World, database: Database
+) -> None:
+    """The setting may be changed back: what was paid stays."""
+    world.save(league("long", description=LONG), league("short", description="Short."))
+    (request,) = embed_cut(database).requests
+    sizes = sorted(len(text) for text in request)
+    assert [too_long(text, SMALL) for text in request] == [None, None]
+    assert 8192 * 4 < sizes[1] < len(LONG)
+    world.save(league("same", league_name="The long", description=LONG))
+    assert embed(database).requests == []
+    assert world.counts(EMBEDDING) == {"synced": 3}
+
+
+def test_what_was_refused_is_embedded_after_the_setting_and_a_retry(
+    world: World, database: Database
+) -> None:
+    world.save(league("long", description=LONG))
+    assert embed(database).requests == []
+    with world.conn.transaction():
+        outbox.retry_dead(world.conn, outbox.dead_ids(world.conn), TOPOLOGY)
+    assert len(embed_cut(database).requests) == 1
+    assert world.statuses(league("long"))["embedding"] == "synced"
+
+
+def test_why_reads_a_line_over_the_limit_where_texts_are_cut(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site.app.settings, "altsync_long_text", "cut")
+    site.world.conn.execute(
+        "UPDATE sink_state SET config = config || jsonb_build_object('model', %s::text)", (SMALL,)
+    )
+    write(tmp_path, "leagues/a.jsonl", [league_line("long", description=LONG)])
+    seed(site.world, tmp_path, cut_long=True)
+    told = explain(site.app, "long", tmp_path)
+    assert isinstance(told, Explanation)
+    (check,) = (check for check in told.checks if check.store == "seed")
+    assert check.agrees is True

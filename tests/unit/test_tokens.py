@@ -12,7 +12,7 @@ from altsync import tokens
 from altsync.local.vectors.embeddings import MAX_INPUT_TOKENS
 from altsync.local.vectors.model import EmbeddingModel
 from altsync.local.vectors.names import EMBEDDING_MODEL
-from altsync.tokens import INPUT_LIMITS, TooLong, most_tokens, too_long
+from altsync.tokens import INPUT_LIMITS, TooLong, cut, most_tokens, too_long
 
 SMALL = "text-embedding-3-small"
 
@@ -71,3 +71,35 @@ def test_the_embedded_stacks_model_counts_alike_in_server_and_client() -> None:
     assert over is not None
     assert over.limit == MAX_INPUT_TOKENS
     assert [over.tokens] == [len(one) for one in EmbeddingModel().tokens([text])]
+
+
+@pytest.mark.parametrize("model", INPUT_LIMITS)
+@pytest.mark.parametrize(
+    "text",
+    ["word " * 9000, "🏆" * 9000, "日本" * 9000, "a" * 1_000_000, " " * 800_000 + "x " * 9000],
+    ids=["words", "emoji", "Japanese", "a megabyte", "spaces"],
+)
+def test_a_text_is_cut_where_a_token_ends(model: str, text: str) -> None:
+    """The longest beginning of whole characters that the model takes, each time the same."""
+    short = cut(text, model)
+    assert text.startswith(short)
+    assert too_long(short, model) is None
+    assert cut(text, model) == cut(short, model) == short
+    if too_long(text, model) is None:
+        assert short == text
+    else:
+        # A character has four tokens at most.
+        assert too_long(text[: len(short) + 5000], model) is not None
+        limit = INPUT_LIMITS[model]
+        count = tokens._counter(limit.encoding)
+        assert count is not None
+        assert limit.tokens - 4 <= count(short) <= limit.tokens or len(short) > 50_000
+
+
+@given(st.text(min_size=1, max_size=60), st.integers(1, 30))
+def test_a_beginning_has_the_first_tokens_and_no_part_of_a_character(text: str, most: int) -> None:
+    for encoding in {limit.encoding for limit in INPUT_LIMITS.values()}:
+        tokenizer = tokens._counter(encoding)
+        assert tokenizer is not None
+        assert text.startswith(tokenizer.beginning(text, most))
+        assert tokenizer.beginning(text, len(text) * 5) == text

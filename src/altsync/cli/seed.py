@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -194,6 +194,7 @@ def load(app: Application, conn: Conn, options: Options, *, as_json: bool = Fals
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
     folder = app.settings.altsync_home / "runs" / stamp
     report = Report(folder, only_refusals=options.dry_run)
+    options = replace(options, cut_long=app.settings.altsync_long_text == "cut")
     try:
         with _loading(options) as advance:
             Loader(conn, app.topology, options, report, advance).run()

@@ -76,6 +76,8 @@ def work_out(
     same: Set[int],
     archetypes: frozenset[str],
     model: str | None = None,
+    *,
+    cut_long: bool = False,
 ) -> Batch:
     """A batch of these lines. Those in ``same``, by their places from 1, are not read again.
 
@@ -86,7 +88,7 @@ def work_out(
     drafts: dict[str, Draft] = {}
     for place, raw in enumerate(raws, start=1):
         known = place in same and not may_be_too_long(raw, model)
-        line = raw.again() if known else check(raw, archetypes, model)
+        line = raw.again() if known else check(raw, archetypes, model, cut_long=cut_long)
         if isinstance(line, Rejected):
             refused.append(line)
             continue

@@ -69,6 +69,10 @@ COLLECTED_AFTER = 100_000
 SWITCH_AFTER = 0.0002
 
 
+#: Lines whose texts are cut that a note names, for each file.
+CUT_SHOWN = 5
+
+
 class Loader:
     """One seeding run on one session connection."""
 
@@ -91,6 +95,7 @@ class Loader:
         self._unreadable: dict[Part, str] = {}
         self._empty: list[str] = []
         self._emptied: dict[str, Counter[str]] = {}
+        self._cut: dict[str, list[int]] = {}
         self._leagues_pruned = False
         self._model: str | None = None
 
@@ -165,6 +170,14 @@ class Loader:
         for label, fields in self._emptied.items():
             named = ", ".join(f"{name} ({count:,} times)" for name, count in fields.items())
             self._report.notes.append(f"{label}: empty text is taken as absent: {named}")
+        for label, numbers in self._cut.items():
+            shown = ", ".join(f"{number:,}" for number in numbers[:CUT_SHOWN])
+            more = f" and {len(numbers) - CUT_SHOWN:,} more" if len(numbers) > CUT_SHOWN else ""
+            self._report.notes.append(
+                f"{label}: {plural(len(numbers), 'text')} over the limit of {self._model} "
+                f"{'is' if len(numbers) == 1 else 'are'} cut for the embedding: "
+                f"line {shown}{more}"
+            )
 
     def _archetypes(self) -> frozenset[str]:
         """Names that a league may give as its archetype: known, or loaded by now."""
@@ -234,12 +247,13 @@ class Loader:
         self, part: Part, pages: Iterator[Sequence[Raw]], archetypes: frozenset[str]
     ) -> Iterator[Batch]:
         """Each batch, while the next is worked out: Python and PostgreSQL work at the same time."""
+        prepare = partial(work_out, cut_long=self._options.cut_long)
         with ThreadPoolExecutor(max_workers=1) as worker:
             page = worker.submit(next, pages, ())
             ready: Future[Batch] | None = None
             while raws := page.result():
                 same = self._same(part, raws)
-                coming = worker.submit(work_out, part, raws, same, archetypes, self._model)
+                coming = worker.submit(prepare, part, raws, same, archetypes, self._model)
                 page = worker.submit(next, pages, ())
                 if ready:
                     yield ready.result()
@@ -263,6 +277,8 @@ class Loader:
         for line in batch.good:
             if line.emptied:
                 self._emptied.setdefault(line.file, Counter()).update(line.emptied)
+            if line.cut:
+                self._cut.setdefault(line.file, []).append(line.number)
         return Counts(
             processed=len(batch.good) + len(batch.refused),
             created=changes.created,

@@ -13,6 +13,7 @@ class Options:
     """What a run is asked to do.
 
     ``followed``: the caller will ask the session how far the sinks are with what it changed.
+    ``cut_long``: texts over the model's limit are cut when they are embedded, and not refused.
     """
 
     folder: Path
@@ -24,3 +25,4 @@ class Options:
     strict: bool = False
     dry_run: bool = False
     followed: bool = True
+    cut_long: bool = False

@@ -24,7 +24,7 @@ from altsync.seed import foreign
 from altsync.seed.files import SeedFile, find_files, open_file
 from altsync.seed.lines import LINES, OPTIONAL, Item, Part, SeedLine
 from altsync.store import HALF_HASH
-from altsync.tokens import INPUT_LIMITS, most_tokens, too_long
+from altsync.tokens import INPUT_LIMITS, TooLong, most_tokens, too_long
 from altsync.wording import unknown
 
 #: Bytes of the longest line. A seed is a record, not a file; longer ones are skipped unread.
@@ -57,6 +57,7 @@ class Line(NamedTuple):
 
     ``item`` is None for a line that was loaded before, byte for byte, and need not be again.
     ``emptied`` are optional fields that hold an empty text, and were taken as absent.
+    ``cut``: its text is over the model's limit, and is cut when it is embedded.
     """
 
     file: str
@@ -65,6 +66,7 @@ class Line(NamedTuple):
     item: Item | None
     read: bytes = b""
     emptied: tuple[str, ...] = ()
+    cut: bool = False
 
     @property
     def raw(self) -> str:
@@ -222,10 +224,16 @@ def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
         yield line, size
 
 
-def check(raw: Raw, archetypes: frozenset[str] | None, model: str | None = None) -> Line | Rejected:
+def check(
+    raw: Raw,
+    archetypes: frozenset[str] | None,
+    model: str | None = None,
+    *,
+    cut_long: bool = False,
+) -> Line | Rejected:
     """Return what a line says, or why it may not. ``archetypes``: those that it may name.
 
-    ``model`` embeds its text, which may not be over that model's limit.
+    ``model`` embeds its text, which may not be over that model's limit unless it is cut.
     """
     file, number, read, whole, _supposed_id, _fingerprint, problem = raw
     if problem is not None:
@@ -240,9 +248,10 @@ def check(raw: Raw, archetypes: frozenset[str] | None, model: str | None = None)
                 "sport_archetype", unknown("archetype", archetype, sorted(archetypes)), line.id
             )
         item = line.item()
-        if model is not None and may_be_too_long(raw, model):
-            _find_too_long(item, model, line.id)
-        return Line(file.label, number, line.id, item, read[:RAW_LENGTH], emptied)
+        over = _too_long(item, model) if may_be_too_long(raw, model) else None
+        if over is not None and not cut_long:
+            raise _Refused(_long_fields(item, over), str(over), line.id)
+        return Line(file.label, number, line.id, item, read[:RAW_LENGTH], emptied, over is not None)
     except _Refused as refused:
         return Rejected(
             file.label, number, refused.field, refused.reason, _shown(read), refused.seed_id
@@ -255,13 +264,16 @@ def may_be_too_long(raw: Raw, model: str | None) -> bool:
     return limit is not None and len(raw.read) > limit.tokens
 
 
-def _find_too_long(item: Item, model: str, seed_id: str) -> None:
-    """Refuse a line whose text has more tokens than the model takes, and name its long fields."""
-    if isinstance(item, LeaguePart | Relationship):
-        return
-    over = too_long(projection.embedding_text(item), model)
-    if over is None:
-        return
+def _too_long(item: Item, model: str | None) -> TooLong | None:
+    """Return by how much the text of a line is over the model's limit."""
+    if model is None or isinstance(item, LeaguePart | Relationship):
+        return None
+    return too_long(projection.embedding_text(item), model)
+
+
+def _long_fields(item: Item, over: TooLong) -> str:
+    """Name the longest fields of a text, as many as bring it over the limit."""
+    assert not isinstance(item, LeaguePart | Relationship)
     sizes = {name: most_tokens(text) for name, text in projection.embedded_fields(item).items()}
     rest = sum(sizes.values())
     enough = rest * over.limit / over.tokens
@@ -271,7 +283,7 @@ def _find_too_long(item: Item, model: str, seed_id: str) -> None:
             break
         fields.append(name)
         rest -= sizes[name]
-    raise _Refused(", ".join(fields), str(over), seed_id)
+    return ", ".join(fields)
 
 
 def _shown(raw: bytes) -> str:

@@ -24,7 +24,7 @@ from altsync.records import (
     Written,
 )
 from altsync.sinks.base import VectorStore
-from altsync.tokens import TooLong, most_tokens, too_long
+from altsync.tokens import TooLong, cut, most_tokens, too_long
 
 #: The setting that switches this sink on.
 SETTING = EMBEDDER.setting
@@ -42,9 +42,10 @@ class Sink:
 
     traits: ClassVar[SinkTraits] = EMBEDDER.traits
 
-    def __init__(self, embedder: Embedder, vectors: VectorStore) -> None:
+    def __init__(self, embedder: Embedder, vectors: VectorStore, *, cut_long: bool = False) -> None:
         self._embedder = embedder
         self._vectors = vectors
+        self._cut_long = cut_long
 
     def setup(self) -> None:
         """Nothing to create: migrations made the table."""
@@ -67,12 +68,15 @@ class Sink:
     def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
         """Embed the texts that the store lacks, in one request, and keep them at once.
 
-        A text over the model's limit is not sent: the provider would refuse all of the request.
+        A text over the model's limit is cut where the settings say so. Else it is not sent: the
+        provider would refuse all of the request. Its vector is kept by the hash of the whole text.
         """
         texts = {row.id: embedding_text(row.content) for row in rows}
         good = [row for row in rows if digest(texts[row.id].encode()) == row.text_hash]
         known = self._vectors.known(model, [row.text_hash for row in good])
         missing = {r.text_hash: texts[r.id] for r in good if r.text_hash not in known}
+        if self._cut_long:
+            missing = {h: cut(text, model.name) for h, text in missing.items()}
         refused = {h: over for h, text in missing.items() if (over := too_long(text, model.name))}
         missing = {h: text for h, text in missing.items() if h not in refused}
         tokens = 0
@@ -138,4 +142,4 @@ def open_sink(settings: Settings, vectors: VectorStore) -> Sink | None:
         base_url=settings.openai_base_url,
         timeout=settings.altsync_sink_timeout_seconds,
     )
-    return Sink(embedder, vectors)
+    return Sink(embedder, vectors, cut_long=settings.altsync_long_text == "cut")
