@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from typer.testing import CliRunner
 
 from altsync import outbox, store
+from altsync.app import Application
+from altsync.cli import app as cli
+from altsync.cli.terminal import Exit
 from altsync.db import Database
 from altsync.explain import Explanation, explain
 from altsync.projection import embedded_fields, embedding_text
@@ -415,3 +421,24 @@ def test_why_reads_a_line_over_the_limit_where_texts_are_cut(
     assert isinstance(told, Explanation)
     (check,) = (check for check in told.checks if check.store == "seed")
     assert check.agrees is True
+
+
+@pytest.mark.parametrize("setting", [None, "cut"])
+def test_the_command_takes_the_setting(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str | None
+) -> None:
+    """The sink of a worker as well."""
+    monkeypatch.setenv("DATABASE_URL", world.url)
+    monkeypatch.setenv("OPENAI_API_KEY", "key-of-a-test")
+    if setting:
+        monkeypatch.setenv("ALTSYNC_LONG_TEXT", setting)
+    write(tmp_path, "leagues/a.jsonl", [league_line("x", description=LONG)])
+    result = CliRunner().invoke(cli, ["seed", "--all", "--dir", str(tmp_path), "--json"])
+    logging.root.handlers[:] = [logging.NullHandler()]
+    assert result.exit_code == (0 if setting else Exit.REJECTED), result.output
+    assert living(world) == ({"x"} if setting else set())
+    assert ("cut for the embedding: line 1" in result.output) is bool(setting)
+    with closing(Application()) as app:
+        sink = app.sink(EMBEDDING)
+        assert isinstance(sink, embedding.Sink)
+        assert sink.cuts_long is bool(setting)

@@ -45,7 +45,7 @@ class Sink:
     def __init__(self, embedder: Embedder, vectors: VectorStore, *, cut_long: bool = False) -> None:
         self._embedder = embedder
         self._vectors = vectors
-        self._cut_long = cut_long
+        self.cuts_long = cut_long
 
     def setup(self) -> None:
         """Nothing to create: migrations made the table."""
@@ -75,7 +75,7 @@ class Sink:
         good = [row for row in rows if digest(texts[row.id].encode()) == row.text_hash]
         known = self._vectors.known(model, [row.text_hash for row in good])
         missing = {r.text_hash: texts[r.id] for r in good if r.text_hash not in known}
-        if self._cut_long:
+        if self.cuts_long:
             missing = {h: cut(text, model.name) for h, text in missing.items()}
         refused = {h: over for h, text in missing.items() if (over := too_long(text, model.name))}
         missing = {h: text for h, text in missing.items() if h not in refused}
