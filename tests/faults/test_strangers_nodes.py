@@ -168,8 +168,6 @@ def test_a_strangers_constraint_is_named_with_what_to_do(site: Site) -> None:
         assert dead.status == "dead"
         reason = str(dead.last_error)
         assert reason.startswith("a constraint of the graph refuses the record: ")
-        assert "League" in reason
-        assert "league_name" in reason
         assert "SHOW CONSTRAINTS" in reason
     finally:
         site.graph.ask("DROP CONSTRAINT theirs IF EXISTS")

@@ -174,3 +174,20 @@ def test_pinecones_retry_after(headers: dict[str, str], seconds: float | None) -
     broken = pinecone.ServiceError(message="broken", status_code=503, headers=named)
     assert vectors.translate(throttled).retry_after == seconds
     assert vectors.translate(broken).retry_after == seconds
+
+
+def test_a_constraint_that_refuses_a_record_is_named_with_what_to_do() -> None:
+    """Neo4j names the label, the property and the value."""
+    said = (
+        "Node(7) already exists with label `League` and property `league_name` = 'Premier League'"
+    )
+    error = neo4j.exceptions.Neo4jError._hydrate_neo4j(
+        code="Neo.ClientError.Schema.ConstraintValidationFailed", message=said
+    )
+    failure = graph.translate(error)
+    assert failure.again
+    assert failure.reason == (
+        f"a constraint of the graph refuses the record: {said}. Delete the other node or change "
+        "its value; a constraint that altsync did not make can be dropped (SHOW CONSTRAINTS lists "
+        "them)"
+    )
