@@ -17,7 +17,8 @@ from tests.proxy import Proxy
 
 pytestmark = pytest.mark.slow
 
-LEAGUES = 60
+#: As few as the graph writes by one statement.
+LEAGUES = 40
 
 #: A lease that is soon over, and calls long enough that the kill always comes before their end.
 #: Without relationships, the graph's write does not wait for the embedder.
