@@ -146,7 +146,10 @@ def test_a_search_waits_while_texts_are_embedded_in_numbers(
     )
     embed(circle)
     assert len(written(circle)) == 0
+    circle.world.conn.execute("UPDATE sink_state SET unanswered_wakes = 1")
     assert circle.deliver(circle.similarity).claimed == 0
+    wakes = "SELECT unanswered_wakes FROM sink_state WHERE sink = 'similarity'"
+    assert circle.world.scalar(wakes) == 0, "the relay waits before it wakes a worker again"
     circle.world.pass_time(LONGEST_GATHERING + 1)
     assert circle.deliver(circle.similarity).claimed == 10
 

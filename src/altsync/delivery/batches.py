@@ -137,6 +137,8 @@ class Delivery:
         with self._database.autocommit() as conn:
             leader = self._traits.follows if self._traits.local else None
             if leader is not None and outbox.is_gathering(conn, self._traits.name, leader):
+                # Else the relay would send no other wake-up for ten seconds.
+                outbox.answer_wakes(conn, self._traits.name)
                 return Batch()
             gate = outbox.gate(
                 conn, self._traits.name, token, self._policy.lease, self._policy.longest_open
