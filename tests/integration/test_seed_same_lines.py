@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,9 +29,9 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The numbers of the lines that are parsed and checked."""
     numbers: list[int] = []
 
-    def noting(raw: Raw, archetypes: frozenset[str], model: str | None) -> object:
+    def noting(raw: Raw, *arguments: Any, **options: Any) -> object:
         numbers.append(raw.number)
-        return check(raw, archetypes, model)
+        return check(raw, *arguments, **options)
 
     monkeypatch.setattr("altsync.seed.drafts.check", noting)
     return numbers
