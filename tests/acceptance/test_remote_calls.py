@@ -57,6 +57,7 @@ def test_new_leagues_cost_one_call_per_full_batch(stack: Stack, folder: Path) ->
     assert_agreement(stack)
 
 
+@pytest.mark.slow
 def test_a_first_load_with_similarity_asks_nothing_and_writes_each_league_once(
     stack: Stack, folder: Path
 ) -> None:
