@@ -169,4 +169,6 @@ def _database(server: Postgres, template: str) -> Iterator[str]:
     with psycopg.connect(server.url, autocommit=True) as conn:
         conn.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         yield _with_name(server.url, name)
+    # Only a superuser ends an autovacuum that is at work there.
+    with psycopg.connect(server.superuser_url, autocommit=True) as conn:
         conn.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -36,8 +36,7 @@ BROKER_TIMEOUT = 5.0
 
 def create(settings: Settings) -> Celery:
     """The app for these settings."""
-    # A connection that is lost would put back the messages that it holds, by a broker that is
-    # away, and end the worker with an error. They are wake-ups: the relay sends others.
+    # Nor is any put back when a channel closes.
     Channel.do_restore = False
     app = Celery("altsync", broker=settings.broker_url, include=["altsync.workers.tasks"])
     app.conf.update(
@@ -74,7 +73,9 @@ def transport_options(settings: Settings) -> dict[str, Any]:
         "socket_timeout": BROKER_TIMEOUT,
         "socket_connect_timeout": BROKER_TIMEOUT,
         "socket_keepalive": True,
-        "visibility_timeout": 3600,
+        # Messages are wake-ups, and the relay sends others: none is kept until it is acknowledged.
+        # On a connection that was lost, that would end the worker with an error.
+        "ack_emulation": False,
     }
     if settings.broker_url.startswith("sentinel://"):
         from redis.backoff import NoBackoff
