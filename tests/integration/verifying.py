@@ -20,8 +20,9 @@ from altsync.db import Database
 from altsync.delivery import Delivery, Policy
 from altsync.local.services.graph import Graph
 from altsync.local.services.vectors import Vectors
+from altsync.projection import part_hash
 from altsync.reconcile import Options, Report
-from altsync.records import Content, EntityType, Origin, Relation, entity_id
+from altsync.records import Content, EntityType, Origin, Relation, Relationship, entity_id
 from altsync.sinks import pinecone
 from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness
 from tests.integration.fakes import FakeEmbedder
@@ -116,10 +117,11 @@ class Site:
         with self.world.conn.transaction():
             for source, target, score in pairs:
                 one, other = (entity_id(EntityType.LEAGUE, key) for key in (source, target))
+                said = Relationship(source, target, Relation.COMPETES_WITH, score, {})
                 self.world.conn.execute(
                     "INSERT INTO league_relationship (id, seed_id, source_league_id, "
-                    "target_league_id, relationship_type, strength_score) "
-                    "VALUES (%s, %s, %s, %s, %s, %s)",
+                    "target_league_id, relationship_type, strength_score, content_hash) "
+                    "VALUES (%s, %s, %s, %s, %s, %s, %s)",
                     (
                         entity_id(Relation.COMPETES_WITH, f"{one}:{other}"),
                         f"{source}-{target}",
@@ -127,6 +129,7 @@ class Site:
                         other,
                         Relation.COMPETES_WITH,
                         score,
+                        part_hash(said),
                     ),
                 )
                 ids.append(one)

@@ -48,14 +48,15 @@ def edited_parts(
 ) -> tuple[list[EditedPart], str | None]:
     """Of one page of rows of a part's table, return those that SQL has edited.
 
-    By their seed ids; also returns the one to go on after, None at the end.
+    By their seed ids; also returns the one to go on after, None at the end. Rows without a hash
+    were written by no seed.
     """
     statement = _RELATIONSHIPS if table == RELATIONSHIPS else _parts_statement(table)
     rows = conn.execute(statement, {"after": after, "limit": limit}).fetchall()
     edited = [
         EditedPart(row[0], row[1], row[2], part_hash(part))
         for row in rows
-        if not part_fits(part := _part(table, row[4:]), row[3] or "")
+        if row[3] is not None and not part_fits(part := _part(table, row[4:]), row[3])
     ]
     return edited, rows[-1][1] if len(rows) == limit else None
 
