@@ -17,7 +17,7 @@ import structlog
 from psycopg import errors
 
 from altsync import outbox, store
-from altsync.db import Database, is_connection_lost, own_revision
+from altsync.db import Conn, Database, is_connection_lost, own_revision
 from altsync.delivery.evidence import ALONE
 from altsync.delivery.pace import Pace
 from altsync.delivery.policy import Policy
@@ -135,11 +135,6 @@ class Delivery:
         token = uuid4()
         started = time.monotonic()
         with self._database.autocommit() as conn:
-            leader = self._traits.follows if self._traits.local else None
-            if leader is not None and outbox.is_gathering(conn, self._traits.name, leader):
-                # Else the relay would send no other wake-up for ten seconds.
-                outbox.answer_wakes(conn, self._traits.name)
-                return Batch()
             gate = outbox.gate(
                 conn, self._traits.name, token, self._policy.lease, self._policy.longest_open
             )
@@ -150,17 +145,7 @@ class Delivery:
                     )
                 return Batch()
             self._at("admitted")
-            operations = outbox.claim(
-                conn,
-                self._traits.name,
-                token=token,
-                worker=self._worker,
-                limit=self.pace.batch,
-                lease=self._policy.lease,
-                max_attempts=self._policy.max_lost_leases,
-                probe=gate.probing,
-                last=gate.faults,
-            )
+            operations = [] if self._is_gathering(conn) else self._claim(conn, gate, token)
             if not operations:
                 if gate.probing:
                     outbox.abandon_probe(conn, self._traits.name, token)
@@ -217,6 +202,23 @@ class Delivery:
             seconds=round(seconds, 3),
         )
         return batch
+
+    def _is_gathering(self, conn: Conn) -> bool:
+        leader = self._traits.follows if self._traits.local else None
+        return leader is not None and outbox.is_gathering(conn, self._traits.name, leader)
+
+    def _claim(self, conn: Conn, gate: outbox.Gate, token: UUID) -> list[Operation]:
+        return outbox.claim(
+            conn,
+            self._traits.name,
+            token=token,
+            worker=self._worker,
+            limit=self.pace.batch,
+            lease=self._policy.lease,
+            max_attempts=self._policy.max_lost_leases,
+            probe=gate.probing,
+            last=gate.faults,
+        )
 
     def _give_back(self, writing: Writing, error: Exception) -> None:
         """Release what was claimed and not settled, after an error of ours, and say why.

@@ -161,13 +161,6 @@ _PROBE_IS_DUE = f"""
 """
 
 
-def answer_wakes(conn: Conn, sink: str) -> None:
-    """Show the relay that a worker listens."""
-    conn.execute(
-        "UPDATE sink_state SET last_claim_at = now(), unanswered_wakes = 0 WHERE sink = %s", (sink,)
-    )
-
-
 def gate(conn: Conn, sink: str, token: UUID, lease: float, longest: float = LONGEST_WAIT) -> Gate:
     """Ask whether ``sink`` may be claimed for. Also show the relay that a worker listens.
 
@@ -183,7 +176,10 @@ def gate(conn: Conn, sink: str, token: UUID, lease: float, longest: float = LONG
         return Gate(admitted=False, other_revision=revision)
     known = {name: Fault(**fault) for name, fault in (faults or {}).items()}
     if tell:
-        answer_wakes(conn, sink)
+        conn.execute(
+            "UPDATE sink_state SET last_claim_at = now(), unanswered_wakes = 0 WHERE sink = %s",
+            (sink,),
+        )
     if state == "closed":
         return Gate(True, False, errors, model, dimensions, known)
     may_probe = (state == "open" and open_is_over) or (state == "probing" and probe_is_over)
