@@ -164,7 +164,8 @@ class Sink:
         with self._database.autocommit() as conn:
             # Their own searches find the same pairs, and more.
             due = due_searches(conn, SIMILARITY, [*changed, *better])
-            weakest = store.weakest_edges(conn, list(better.keys() - due))
+            better = {member: score for member, score in better.items() if member not in due}
+            weakest = store.weakest_edges(conn, list(better))
         for member, score in better.items():
             count, lowest = weakest.get(member, (0, -1.0))
             if count < self._rules.top_k or score > lowest + SAME_SCORE:

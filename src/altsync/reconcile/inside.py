@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 from uuid import UUID
 
 from altsync import outbox, store
 from altsync.db import Conn
 from altsync.reconcile.comparison import PAGE, Comparison
 from altsync.reconcile.report import Tally
-from altsync.records import Drift, EntityType, SinkTraits
+from altsync.records import Drift, EntityType, SinkTraits, Topology
 from altsync.store import EditedPart, Gap
 from altsync.wording import plural
+
+K = TypeVar("K")
+T = TypeVar("T")
 
 #: Gaps of one page, and the id to go on after.
 Page = tuple[list[Gap], UUID | None]
@@ -73,21 +77,26 @@ def _accept(
         )
         return
     for entity_type, ids in found.items():
-        for start in range(0, len(ids), PAGE):
-            page = ids[start : start + PAGE]
-            if run.options.dry_run:
-                tally.enqueued += len(page)
-                continue
-            with run.database.transaction() as conn:
-                tally.enqueued += store.accept_edits(conn, entity_type, page, run.topology)
+        _accept_pages(run, tally, store.accept_edits, entity_type, ids)
     for table, edited in parts.items():
-        for start in range(0, len(edited), PAGE):
-            some = edited[start : start + PAGE]
-            if run.options.dry_run:
-                tally.enqueued += len(some)
-                continue
-            with run.database.transaction() as conn:
-                tally.enqueued += store.accept_part_edits(conn, table, some, run.topology)
+        _accept_pages(run, tally, store.accept_part_edits, table, edited)
+
+
+def _accept_pages(
+    run: Comparison,
+    tally: Tally,
+    accept: Callable[[Conn, K, Sequence[T], Topology], int],
+    kind: K,
+    edited: Sequence[T],
+) -> None:
+    """Accept edits of one kind of row, a page in each transaction."""
+    for start in range(0, len(edited), PAGE):
+        page = edited[start : start + PAGE]
+        if run.options.dry_run:
+            tally.enqueued += len(page)
+            continue
+        with run.database.transaction() as conn:
+            tally.enqueued += accept(conn, kind, page, run.topology)
 
 
 def compare_embeddings(run: Comparison, tally: Tally) -> None:
