@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 
 import psycopg
@@ -39,6 +40,16 @@ REVOKED = {
     "to read rows": "REVOKE SELECT ON league FROM {role}",
     "to settle": "REVOKE UPDATE ON league FROM {role}",
 }
+
+
+def fails_at(point: str, error: Exception) -> Callable[[str], None]:
+    """A worker's hook that raises an error at one of its points."""
+
+    def fail(reached: str) -> None:
+        if reached == point:
+            raise error
+
+    return fail
 
 
 @pytest.mark.parametrize("broken", BROKEN)
@@ -134,11 +145,7 @@ def test_a_defect_at_any_step_gives_the_claim_back(
 ) -> None:
     world.save(*leagues(5))
     graph = FakeGraph()
-
-    def defect(reached: str) -> None:
-        if reached == point:
-            raise ZeroDivisionError("by zero")
-
+    defect = fails_at(point, ZeroDivisionError("by zero"))
     for _ in range(12):
         with pytest.raises(ZeroDivisionError):
             delivery(database, graph, defect).deliver_batch()
@@ -170,13 +177,8 @@ def test_a_lost_connection_gives_the_claim_back_and_opens_no_breaker(
     """PostgreSQL is back when the claim is released: the sink waits for nothing."""
     world.save(*leagues(5))
     graph = FakeGraph()
-
-    def lose(reached: str) -> None:
-        if reached == "read":
-            raise error
-
     with pytest.raises(type(error)):
-        delivery(database, graph, lose).deliver_batch()
+        delivery(database, graph, fails_at("read", error)).deliver_batch()
     assert {(op.status, op.attempts) for op in world.ops("neo4j")} == {("pending", 0)}
     assert outbox.sink_health(world.conn)["neo4j"].state is BreakerState.CLOSED
     assert deliver(database, graph).settlement.synced == 5
@@ -193,13 +195,9 @@ def test_a_call_without_an_answer_stays_unsure_when_its_settlement_fails(
     def silent(call: Call) -> None:
         raise SinkFailure(ErrorKind.SINK, "no answer", unsure=True, suspect=True)
 
-    def defect(reached: str) -> None:
-        if reached == "settling":
-            raise ZeroDivisionError("by zero")
-
     index.before = silent
     with pytest.raises(ZeroDivisionError):
-        delivery(database, index, defect).deliver_batch()
+        delivery(database, index, fails_at("settling", ZeroDivisionError())).deliver_batch()
     assert world.live("pinecone", "l000").unsure
 
 

@@ -14,6 +14,7 @@ from altsync.local.services.graph import Graph
 from altsync.local.services.postgres import Postgres
 from altsync.local.services.vectors import Vectors
 from tests.contract.harness import PineconeHarness
+from tests.integration.neighbourhood import CROWDED, Compass, Neighbourhood
 from tests.integration.verifying import Site, site_of
 from tests.integration.world import World, empty
 
@@ -75,6 +76,15 @@ def index(_index: PineconeHarness) -> PineconeHarness:
     """An empty index of four dimensions."""
     _index.empty()
     return _index
+
+
+@pytest.fixture
+def circle(world: World, database: Database, index: PineconeHarness) -> Iterator[Neighbourhood]:
+    """Leagues on a circle, each where its description says, related by PostgreSQL's vectors."""
+    place = Neighbourhood(world, database, index.open(), CROWDED, "local")
+    place.embedder = Compass()
+    yield place
+    place.similarity.close()
 
 
 @pytest.fixture

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +13,8 @@ import numpy.typing as npt
 from altsync import outbox, store
 from altsync.db import Database
 from altsync.delivery import Batch, Delivery, Policy
-from altsync.records import EntityType, League, Topology
+from altsync.embedding import Embedded
+from altsync.records import EntityType, League, Model, Topology
 from altsync.similarity import Sink as Similarity
 from altsync.similarity_local import Sink as LocalSimilarity
 from altsync.sinks import embedding, pinecone
@@ -20,13 +23,16 @@ from altsync.store import EmbeddingCache, Rules
 from altsync.store.neighbours import SAME_SCORE
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import FakeEmbedder, FakeGraph
-from tests.integration.world import ECHO, LEASE, World
+from tests.integration.world import ECHO, LEASE, World, league
 
 #: The sinks of the product, with similarity.
 RELATING = Topology((*TOPOLOGY.sinks, Similarity.traits))
 
 #: The same, with similarity from the vectors in PostgreSQL.
 LOCALLY = Topology((*TOPOLOGY.sinks, LocalSimilarity.traits))
+
+#: Few edges each, so that leagues crowd each other out; nothing is waited for.
+CROWDED = Rules(enter=0.80, leave=0.70, top_k=3, debounce=0.0)
 
 #: Rounds of deliveries after which everything must be at rest.
 ROUNDS = 20
@@ -141,6 +147,21 @@ class Neighbourhood:
             for b, (other_kind, other) in units.items()
             if a != b and (kind == other_kind or self.rules.across_archetypes)
         }
+
+
+class Compass(FakeEmbedder):
+    """Vectors on a circle: a league lies where its description says, in degrees."""
+
+    def embed(self, texts: Sequence[str], model: Model) -> Embedded:
+        """One request."""
+        angles = [math.radians(float(text.split(" degrees")[0].split()[-1])) for text in texts]
+        vectors = [(math.cos(angle), math.sin(angle), 0.0, 0.0) for angle in angles]
+        return Embedded(tuple(np.array(v, "<f4").tobytes() for v in vectors), tokens=len(texts))
+
+
+def at(tag: str, degrees: float, **changes: Any) -> League:
+    """A league that lies there."""
+    return league(tag, description=f"{degrees} degrees", **changes)
 
 
 def _unit(vector: bytes) -> npt.NDArray[np.float64]:

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from altsync import outbox
 from altsync.app import longest_retry
 from altsync.config import Settings
-from altsync.db import Database
 from altsync.delivery import Delivery, Policy
 from altsync.outbox.edges import LONGEST_GATHERING, MANY
 from altsync.outbox.enqueue import HOLD
 from altsync.sinks import embedding
-from altsync.store import EmbeddingCache, Rules
-from tests.contract.harness import PineconeHarness
-from tests.integration.neighbourhood import Neighbourhood, faults
-from tests.integration.test_similarity import Compass, at
-from tests.integration.world import LEASE, World, archetype
-
-RULES = Rules(enter=0.80, leave=0.70, top_k=3, debounce=0.0)
-
-
-@pytest.fixture
-def circle(world: World, database: Database, index: PineconeHarness) -> Iterator[Neighbourhood]:
-    """Leagues on a circle, whose relationships are found in PostgreSQL."""
-    place = Neighbourhood(world, database, index.open(), RULES, "local")
-    place.embedder = Compass()
-    yield place
-    place.similarity.close()
+from altsync.store import EmbeddingCache
+from tests.integration.neighbourhood import Neighbourhood, at, faults
+from tests.integration.world import LEASE, archetype
 
 
 def embed(place: Neighbourhood) -> None:

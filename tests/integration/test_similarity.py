@@ -9,13 +9,11 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-import numpy as np
 import pytest
 
 from altsync import outbox, store
 from altsync.db import Database
 from altsync.delivery import Policy
-from altsync.embedding import Embedded
 from altsync.local.vectors.faults import FaultRule
 from altsync.records import (
     SIMILARITY,
@@ -36,8 +34,14 @@ from altsync.sinks.pinecone import Match
 from altsync.store import Rules
 from tests.conftest import TOPOLOGY
 from tests.contract.harness import PineconeHarness
-from tests.integration.fakes import FakeEmbedder
-from tests.integration.neighbourhood import RELATING, Neighbourhood, changed, faults
+from tests.integration.neighbourhood import (
+    RELATING,
+    Compass,
+    Neighbourhood,
+    at,
+    changed,
+    faults,
+)
 from tests.integration.world import EMBEDDER, INDEX, World, league
 
 #: Few edges each, so that leagues crowd each other out.
@@ -287,16 +291,6 @@ def test_many_parts(place: Neighbourhood) -> None:
     assert list(faults(place)) == []
 
 
-class Compass(FakeEmbedder):
-    """Vectors on a circle: a league lies where its description says, in degrees."""
-
-    def embed(self, texts: Sequence[str], model: Model) -> Embedded:
-        """One request."""
-        angles = [math.radians(float(text.split(" degrees")[0].split()[-1])) for text in texts]
-        vectors = [(math.cos(angle), math.sin(angle), 0.0, 0.0) for angle in angles]
-        return Embedded(tuple(np.array(v, "<f4").tobytes() for v in vectors), tokens=len(texts))
-
-
 class Interrupted:
     """An index at which something happens once, right after it has answered."""
 
@@ -348,11 +342,6 @@ def circle(place: Neighbourhood) -> Neighbourhood:
     """The place with leagues on a circle."""
     place.embedder = Compass()
     return place
-
-
-def at(tag: str, degrees: float, **changes: Any) -> League:
-    """A league that lies there."""
-    return league(tag, description=f"{degrees} degrees", **changes)
 
 
 def neighbours(place: Neighbourhood, tag: str) -> set[str]:

@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from altsync import similarity_local
-from altsync.db import Database
 from altsync.records import League
-from altsync.store import Rules
-from tests.contract.harness import PineconeHarness
-from tests.integration.neighbourhood import Neighbourhood, faults
-from tests.integration.test_similarity import Compass, at, neighbours
-from tests.integration.world import World, league
-
-#: Few edges each, so that leagues crowd each other out.
-RULES = Rules(enter=0.80, leave=0.70, top_k=3, debounce=0.0)
-
-
-@pytest.fixture
-def circle(world: World, database: Database, index: PineconeHarness) -> Iterator[Neighbourhood]:
-    """Leagues on a circle: each lies where its description says, in degrees."""
-    place = Neighbourhood(world, database, index.open(), RULES, "local")
-    place.embedder = Compass()
-    yield place
-    place.similarity.close()
+from tests.integration.neighbourhood import Neighbourhood, at, faults
+from tests.integration.test_similarity import neighbours
+from tests.integration.world import league
 
 
 def searches(place: Neighbourhood) -> int:
@@ -199,7 +183,7 @@ def test_a_search_that_meets_a_change_leaves_the_pair_to_the_other(
         sink._compare = compare  # type: ignore[method-assign]
         circle.save(at("b", 90))
         circle.vectors()
-        circle.deliver(circle.searching(RULES))
+        circle.deliver(circle.searching(circle.rules))
         return found
 
     sink._compare = late  # type: ignore[method-assign, assignment]
