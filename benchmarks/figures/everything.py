@@ -1,4 +1,4 @@
-"""What a user gets: the whole pipeline with everything on, beside the script with its own pass."""
+"""Measure the whole pipeline with everything on, beside the script with its own pass."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Load:
 
     @property
     def line(self) -> Callable[[int], Line]:
-        """What makes a league by its number."""
+        """Return the maker of a league by its number."""
         return league if self.alike else unlike_league
 
 

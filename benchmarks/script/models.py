@@ -42,7 +42,7 @@ class League(SQLModel, table=True):
 
 
 class LeagueRelationship(SQLModel, table=True):
-    """What the similarity pass writes down of each match."""
+    """A match as the similarity pass keeps it."""
 
     id: str = Field(default_factory=_new_id, primary_key=True)
     source_league_id: str

@@ -44,7 +44,7 @@ class Exit(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What a command ends with: a sentence without secrets, and the exit status."""
+    """The end of a failed command: a sentence without secrets, and the exit status."""
 
     text: str
     exit: Exit

@@ -176,7 +176,7 @@ def _was_known(app: Application, sink: str) -> bool:
 
 
 def _say_left_alone(app: Application, which: Selection) -> None:
-    """Return whether no worker would deliver to a sink, as the settings do not name it."""
+    """Say what is left alone: no worker delivers to a sink that the settings do not name."""
     with app.database.autocommit() as conn:
         dead = outbox.dead_by_sink(conn, which)
     left = {sink: count for sink, count in dead.items() if sink not in app.topology.names}

@@ -1,4 +1,4 @@
-"""What all legs of a comparison share: the numbers, the database, the pages, the repairs."""
+"""Shared parts of all comparisons: the numbers, the database, the pages, the repairs."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ BROKER_TIMEOUT = 5.0
 
 def create(settings: Settings) -> Celery:
     """The app for these settings."""
-    # Nor is any put back when a channel closes.
+    # A channel that closes puts no wake-up back: see transport_options.
     Channel.do_restore = False
     app = Celery("altsync", broker=settings.broker_url, include=["altsync.workers.tasks"])
     app.conf.update(
