@@ -478,7 +478,10 @@ class Dead:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Verdict: due again after ``delay`` seconds. ``give_back``: the attempt is not spent."""
+    """Verdict: due again after ``delay`` seconds. ``give_back``: the attempt is not spent.
+
+    ``alone``: the record failed in a call of its own.
+    """
 
     op: Operation
     kind: ErrorKind
@@ -487,6 +490,7 @@ class Retry:
     give_back: bool = False
     unsure: bool = False
     suspect: bool = False
+    alone: bool = False
 
 
 Verdict = Synced | Superseded | Dead | Retry

@@ -9,6 +9,7 @@ import pytest
 
 from altsync import outbox
 from altsync.db import Database
+from altsync.delivery import Delivery, Policy
 from altsync.errors import SinkFailure
 from altsync.outbox import SinkHealth
 from altsync.records import (
@@ -20,7 +21,9 @@ from altsync.records import (
     Model,
     Row,
     SinkTraits,
+    Topology,
 )
+from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
 from tests.integration.fakes import Call, FakeEmbedder, FakeGraph, FakeIndex, FakeSink
 from tests.integration.world import (
     World,
@@ -420,3 +423,106 @@ def test_a_defect_over_one_record_outside_a_call_ends_with_that_record(
     world.save(*leagues(20))
     deliver_for_long(world, database, graph)
     assert world.counts("neo4j") == {"synced": 19, "dead": 1}
+
+
+@pytest.mark.parametrize("failure", REFUSALS[:3], ids=lambda one: one.reason[:3])
+@pytest.mark.parametrize("kept", [0, 3])
+def test_a_lone_bad_record_of_a_new_type_waits_with_its_name_and_a_way_out(
+    world: World, database: Database, failure: SinkFailure, kept: int
+) -> None:
+    """Nothing of its type is there as evidence: one call a look, the sink's words, its name."""
+    graph = FakeGraph()
+    world.save(*leagues(kept))
+    delivery(database, graph).drain(10)
+    held = len(graph.calls)
+    world.save(archetype("bad"))
+
+    def script(call: Call) -> None:
+        if any(row.key == "bad" and row.content == archetype("bad") for row in call.rows):
+            raise failure
+
+    graph.before = script
+    for _ in range(20):
+        delivery(database, graph).drain(10)
+        world.pass_time(1000)
+    waits = world.live("neo4j", "bad")
+    assert (waits.status, waits.attempts) == ("pending", 0)
+    assert len(graph.calls) - held <= 20
+    said = health(world, "neo4j").reason or ""
+    assert failure.reason in said
+    if failure.kind is not ErrorKind.SINK:
+        assert "sport_archetype bad" in said
+        assert "correct its seed line" in said
+    world.save(archetype("bad", display_name="Good"))
+    deliver_for_long(world, database, graph)
+    assert world.last("neo4j", "bad").status == "synced"
+    assert not health(world, "neo4j").reason
+
+
+def test_a_lone_bad_record_of_a_new_type_ends_when_others_pass(
+    world: World, database: Database
+) -> None:
+    graph = FakeGraph()
+    graph.before = refuses("bad")
+    world.save(league("bad"))
+    delivery(database, graph).drain(10)
+    world.pass_time(1000)
+    assert health(world, "neo4j").state is BreakerState.OPEN
+    world.save(league("later"))
+    deliver_for_long(world, database, graph)
+    assert world.counts("neo4j") == {"synced": 1, "dead": 1}
+    assert health(world, "neo4j").state is BreakerState.CLOSED
+    assert not health(world, "neo4j").reason
+
+
+class Files(FakeGraph):
+    """Another program's sink: entities keep no status of it, so none is written once more."""
+
+    traits: ClassVar[SinkTraits] = SinkTraits("files")
+
+
+def deliver_files(world: World, database: Database, files: Files, rounds: int) -> None:
+    """Drain the sink of ``Files`` again and again, with time for every retry in between."""
+    topology = Topology((*TOPOLOGY.sinks, Files.traits))
+    for _ in range(rounds):
+        Delivery(database, files, topology, Policy(), worker="tests").drain(10)
+        world.pass_time(1000)
+
+
+def test_a_bad_record_of_a_sink_without_a_status_ends_as_others_pass(
+    world: World, database: Database
+) -> None:
+    """Each one that passes after it failed is evidence for one attempt, in whatever batch."""
+    topology = Topology((*TOPOLOGY.sinks, Files.traits))
+    world.topology = topology
+    outbox.register_sinks(world.conn, topology, MODEL, DIMENSIONS)
+    files = Files()
+    files.before = refuses("bad")
+    world.save(league("bad"))
+    deliver_files(world, database, files, 5)
+    assert (world.live("files", "bad").attempts, len(files.calls)) == (0, 5)
+    for number in range(5):
+        world.save(league(f"later{number}"))
+        deliver_files(world, database, files, 3)
+    assert world.last("files", "bad").status == "dead"
+    deliver_files(world, database, files, 2)
+    assert world.counts("files") == {"synced": 5, "dead": 1}
+    assert health(world, "files").state is BreakerState.CLOSED
+
+
+def test_a_sink_without_a_status_that_begins_to_refuse_spends_no_attempt(
+    world: World, database: Database
+) -> None:
+    """What passed before a record failed for the first time is no evidence against it."""
+    topology = Topology((*TOPOLOGY.sinks, Files.traits))
+    world.topology = topology
+    outbox.register_sinks(world.conn, topology, MODEL, DIMENSIONS)
+    files = Files()
+    world.save(*leagues(5))
+    deliver_files(world, database, files, 1)
+    files.before = fails(SinkFailure(ErrorKind.ITEM, "400: no"))
+    world.save(*(league(f"new{number}") for number in range(40)))
+    deliver_files(world, database, files, 10)
+    assert {op.attempts for op in world.ops("files") if op.live} == {0}
+    assert world.counts("files") == {"synced": 5, "pending": 40}
+    assert len(files.calls) <= 1 + HANDFUL + 2 * 10

@@ -33,7 +33,7 @@ class Destination:
 
     ``fault`` is set when the destination refused everything in an earlier batch. ``refused`` are
     records that failed alone while nothing has passed since. ``charged`` are those that failed
-    alone before another one passed.
+    alone before another one passed. ``unjudged``: no other record could be tried as evidence.
     """
 
     entity_type: EntityType
@@ -45,6 +45,8 @@ class Destination:
     failure: SinkFailure | None = None
     refused: dict[UUID, SinkFailure] = field(default_factory=dict)
     charged: set[UUID] = field(default_factory=set)
+    unjudged: bool = False
+    keys: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -66,6 +68,7 @@ class Destination:
         """Note that a record failed alone."""
         self.failed = True
         self.refused[row.id] = failure
+        self.keys.append(row.key)
         self.failure = failure
 
     def pass_on(self) -> None:
@@ -85,6 +88,18 @@ class Destination:
             self.pass_on()
 
     def blame(self) -> SinkFailure:
-        """Return the failure as the destination's own, in the sink's words."""
+        """Return the failure as the destination's own, in the sink's words.
+
+        Where a record may be at fault as well, it says which, and what to do.
+        """
         assert self.failure is not None
-        return SinkFailure(ErrorKind.SINK, self.failure.reason)
+        reason = self.failure.reason
+        if self.unjudged and self.keys:
+            who = f"{'removing ' if self.deleted else ''}{self.entity_type} {self.keys[0]}"
+            more = f" and {len(self.keys) - 1} more" if len(self.keys) > 1 else ""
+            reason = (
+                f"{reason} (refused: {who}{more}. No other {self.entity_type} has passed since, so "
+                "nothing shows whether the record or the sink is at fault, and no attempt is "
+                "spent. If it is the record, correct its seed line and seed again)"
+            )
+        return SinkFailure(ErrorKind.SINK, reason)

@@ -143,6 +143,7 @@ class Judge:
             give_back=True,
             unsure=failed.unsure,
             suspect=failed.suspect,
+            alone=writing.is_refused(row.id),
         )
 
     def _spent(
@@ -159,7 +160,7 @@ class Judge:
         if op.attempts >= self._policy.max_attempts:
             return Dead(op, self._version(row), kind, reason, unsure)
         delay = full_jitter(self._policy.backoff, self._policy.backoff_cap, op.attempts)
-        return Retry(op, kind, reason, delay, unsure=unsure, suspect=suspect)
+        return Retry(op, kind, reason, delay, unsure=unsure, suspect=suspect, alone=True)
 
     def breaker_delay(self, failure: SinkFailure | None, gate: outbox.Gate) -> float:
         """Seconds that the breaker stays open after this failure; 0 when it stays closed."""

@@ -27,6 +27,7 @@ from altsync.errors import SinkFailure
 from altsync.log import redact
 from altsync.projection import MOVING, namespace
 from altsync.records import (
+    EMBEDDING,
     AlreadyNewer,
     Answer,
     EntityType,
@@ -88,6 +89,10 @@ class Writing:
         new = Destination(entity_type, deleted)
         new.fault = self.known.get(new.name)
         return self.destinations.setdefault(new.name, new)
+
+    def is_refused(self, row_id: UUID) -> bool:
+        """Return whether this record failed alone, and none has passed since."""
+        return any(row_id in one.refused for one in self.destinations.values())
 
     def is_charged(self, row_id: UUID) -> bool:
         """Return whether another record passed after this one failed alone."""
@@ -441,7 +446,7 @@ class Writer:
             return False
         answer = self._controls.ask(one, writing.token, model)
         if answer is None:
-            return False
+            return self._note_passed_since(one, writing)
         writing.calls += 1
         if isinstance(answer, SinkFailure):
             log.info(
@@ -454,11 +459,30 @@ class Writer:
                 writing.failure = answer
             return False
         writing.tokens += answer.tokens
+        self._note_evidence(one, writing)
+        return True
+
+    def _note_passed_since(self, one: Destination, writing: Writing) -> bool:
+        """Return whether another record has passed since these failed alone the last time.
+
+        It is the evidence where a sink holds nothing that could be written once more.
+        """
+        ids = [writing.operations[i].id for i in one.refused]
+        # Kept vectors need no call: they are no evidence of the embedder.
+        if self._traits.name != EMBEDDING:
+            with self._database.autocommit() as conn:
+                if outbox.passed_since(conn, ids):
+                    self._note_evidence(one, writing)
+                    return True
+        one.unjudged = True
+        return False
+
+    def _note_evidence(self, one: Destination, writing: Writing) -> None:
+        """Charge the records that were refused alone: another one passes."""
         writing.answered = True
         if any(failure is writing.failure for failure in one.refused.values()):
             writing.failure, writing.failures_in_a_row = None, 0  # the record's, not the sink's
         one.pass_on()
-        return True
 
     def _share_blame(self, writing: Writing) -> None:
         """Say which destinations took nothing, and whether that is the sink as a whole."""

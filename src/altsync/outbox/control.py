@@ -88,19 +88,19 @@ def end_control(conn: Conn, op: Operation, token: UUID, *, settled: bool) -> Non
         mark_pending(conn, op.entity_type, [op.entity_id])
 
 
-def passed_since(conn: Conn, sink: SinkTraits, entity_type: EntityType, ids: Sequence[int]) -> bool:
-    """Return whether another entity was confirmed after the last timeout of each operation.
+def passed_since(conn: Conn, ids: Sequence[int]) -> bool:
+    """Return whether another record of the same kind passed after each of these failed alone.
 
-    False where one of them has not timed out before, or the sink keeps no status on the entity.
+    False where one of them has not failed alone before.
     """
-    if status_column(sink.name) is None or not ids:
-        return False
     row = conn.execute(
-        f"""
+        """
         SELECT NOT EXISTS (
           SELECT 1 FROM sync_operation o WHERE o.id = ANY(%s) AND NOT EXISTS (
-            SELECT 1 FROM {entity_type} l
-            WHERE l.{sink.name}_synced_at > o.suspected_at AND l.id <> o.entity_id))
+            SELECT 1 FROM sync_operation p
+            WHERE p.sink = o.sink AND p.entity_type = o.entity_type AND p.action = o.action
+              AND p.status = 'synced' AND p.finished_at > o.suspected_at
+              AND p.entity_id <> o.entity_id))
         """,
         (list(ids),),
     ).fetchone()

@@ -40,6 +40,8 @@ ON CONFLICT (entity_id, sink) WHERE finished_at IS NULL DO UPDATE SET
                       THEN 0 ELSE o.attempts END,
   suspicion     = CASE WHEN o.status = 'pending' AND excluded.version > o.version
                       THEN 0 ELSE o.suspicion END,
+  suspected_at  = CASE WHEN o.status = 'pending' AND excluded.version > o.version
+                      THEN NULL ELSE o.suspected_at END,
   available_at = CASE WHEN o.status = 'pending'
                       THEN LEAST(o.available_at, excluded.available_at) ELSE o.available_at END
 """

@@ -108,11 +108,11 @@ UPDATE sync_operation o SET status = 'pending', lease_token = NULL, asked_again 
   attempts = CASE WHEN r.give_back THEN o.attempts - 1
                   WHEN o.asked_again THEN 0 ELSE o.attempts END,
   suspicion = LEAST(o.suspicion + r.suspect::int, 1000),
-  suspected_at = CASE WHEN r.suspect THEN now() ELSE o.suspected_at END,
+  suspected_at = CASE WHEN r.alone THEN now() ELSE o.suspected_at END,
   unsure = o.unsure OR r.unsure
 FROM unnest(%(ids)s::bigint[], %(delays)s::float8[], %(errors)s::text[], %(kinds)s::text[],
-            %(give_back)s::bool[], %(unsure)s::bool[], %(suspect)s::bool[])
-  AS r(id, delay, error, kind, give_back, unsure, suspect)
+            %(give_back)s::bool[], %(unsure)s::bool[], %(suspect)s::bool[], %(alone)s::bool[])
+  AS r(id, delay, error, kind, give_back, unsure, suspect, alone)
 WHERE o.id = ANY(%(ids)s) AND o.id = r.id AND o.lease_token = %(token)s
 RETURNING o.id
 """
@@ -284,6 +284,7 @@ def _retry(conn: Conn, token: UUID, retried: Sequence[Retry]) -> Any:
             "give_back": [v.give_back for v in retried],
             "unsure": [v.unsure for v in retried],
             "suspect": [v.suspect for v in retried],
+            "alone": [v.alone for v in retried],
             "token": token,
         },
     )
