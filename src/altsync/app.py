@@ -35,7 +35,7 @@ from altsync.records import (
 from altsync.relay import Relay, RelayPolicy
 from altsync.retention import Retention
 from altsync.sentences import describe
-from altsync.store import EmbeddingCache, Rules, known_keys
+from altsync.store import EmbeddingCache, Rules, known_keys, living_keys
 
 if TYPE_CHECKING:
     from altsync import reconcile, similarity
@@ -184,6 +184,28 @@ class Application:
         """
         adopt: Callable[[], list[Installation]] | None = getattr(self.sink(name), "adopt", None)
         return adopt() if adopt else None
+
+    def adopt_nodes(self, *, dry_run: bool) -> dict[str, int]:
+        """Take over other programs' nodes that have an entity's key; how many there are by label.
+
+        Their properties stay beside those that altsync writes. Raises ``SinkFailure``.
+        """
+        graph = cast("neo4j.Sink", self.sink("neo4j"))
+        graph.check_owner()
+        return {
+            graph.label(entity_type): self._adopt_nodes_of(graph, entity_type, dry_run=dry_run)
+            for entity_type in EntityType
+        }
+
+    def _adopt_nodes_of(self, graph: neo4j.Sink, entity_type: EntityType, *, dry_run: bool) -> int:
+        count, after = 0, ""
+        while page := graph.strangers(entity_type, after):
+            with self.database.autocommit() as conn:
+                keys = list(living_keys(conn, entity_type, page))
+            if keys:
+                count += len(keys) if dry_run else graph.adopt_nodes(entity_type, keys)
+            after = page[-1]
+        return count
 
     def stores(self) -> Stores:
         """What queries ask. Raises ``ConfigurationError`` when no model is registered yet."""

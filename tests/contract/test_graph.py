@@ -360,6 +360,33 @@ def test_a_strangers_node_of_the_same_key_is_refused_and_the_others_are_written(
     assert graph.ask("MATCH (n:League) WHERE n.altsync_stub RETURN n.league_tag") == []
 
 
+def test_a_strangers_node_is_written_once_it_is_adopted(graph: GraphHarness, sink: Sink) -> None:
+    """Its own properties and relationships stay; housekeeping leaves it, though no edge does."""
+    graph.ask(
+        "CREATE (:League {league_tag: 'theirs', owner: 'crm', tier: 'old'}), "
+        "(:SportArchetype {name: 'racing', owner: 'crm'}), "
+        "(:League {league_tag: 'marked', altsync_stub: true, owner: 'crm'})"
+        "-[:KNOWS]->(:Club {name: 'c'})"
+    )
+    graph.ask("MATCH (n:Club) DETACH DELETE n")
+    assert sink.strangers(EntityType.LEAGUE, "") == ["theirs"]
+    assert sink.strangers(EntityType.LEAGUE, "theirs") == []
+    assert sink.strangers(EntityType.SPORT_ARCHETYPE, "") == ["racing"]
+    assert sink.adopt_nodes(EntityType.LEAGUE, ["theirs", "marked", "never"]) == 1
+    assert sink.adopt_nodes(EntityType.LEAGUE, ["theirs"]) == 0
+    sink.forget_tombstones()
+    (outcome,) = upsert(sink, league("theirs"))
+    assert isinstance(outcome, Written)
+    held = graph.ask("MATCH (n:League {league_tag: 'theirs'}) RETURN properties(n) AS p")[0]["p"]
+    assert (held["owner"], held["sync_version"]) == ("crm", league("theirs").graph_version)
+    assert graph.ask("MATCH (n:League {league_tag: 'marked'}) RETURN n.owner AS o") == [
+        {"o": "crm"}
+    ]
+    assert graph.parents(league("theirs")) == [("BELONGS_TO_ARCHETYPE", "racing")]
+    assert sink.adopt_nodes(EntityType.SPORT_ARCHETYPE, ["racing"]) == 1
+    graph.ask("MATCH (n:Club) DETACH DELETE n")
+
+
 def test_duplicates_that_forbid_a_constraint_are_named(graph: GraphHarness, sink: Sink) -> None:
     graph.wipe()
     graph.ask("UNWIND [1, 2, 3] AS n CREATE (:ExampleCategory {name: 'x', number: n})")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import structlog
 from structlog.testing import capture_logs
+from typer.testing import CliRunner
 
 from altsync import outbox
+from altsync.cli import app as cli
 from altsync.errors import SinkFailure
 from altsync.records import Content, EntityType, ErrorKind
 from tests.integration.verifying import Site
@@ -87,7 +91,7 @@ def held_by_strangers(site: Site) -> dict[tuple[str, str], str]:
 def test_a_strangers_node_of_the_same_key_is_not_taken_over(
     site: Site, content: Content, node: str
 ) -> None:
-    """Only its record ends, with what to do; a mark hands the node over."""
+    """Only its record ends, with what to do; a command hands the node over."""
     label = node.split(maxsplit=1)[0]
     site.graph.ask(f"CREATE (:{node}, owner: 'crm'}})")
     site.world.save(content, league("beside"))
@@ -100,11 +104,56 @@ def test_a_strangers_node_of_the_same_key_is_not_taken_over(
     assert site.world.last("neo4j", "beside").status == "synced"
     report = site.verify("neo4j", repair=True, deep=True)
     assert [(tally.given_up, tally.enqueued) for tally in report.tallies] == [(1, 0)]
-    site.graph.ask(f"MATCH (n:{node}}}) SET n.altsync_stub = true")
-    with site.world.conn.transaction():
-        outbox.retry_dead(site.world.conn, outbox.dead_ids(site.world.conn), site.app.topology)
+    assert "altsync adopt --nodes" in str(dead.last_error)
+    assert adopted(site) == {label: 1}
+    assert adopted(site) == {}
+    site.app.sink("neo4j").forget_tombstones()  # type: ignore[union-attr]
+    retry_all(site)
+    site.deliver()
+    assert held_by_strangers(site) == {(label, "theirs"): "crm"}
+    assert site.drift("neo4j", deep=True) == {}
+
+
+def test_a_dry_run_counts_the_nodes_that_would_be_taken_over_and_changes_none(
+    site: Site, strangers: int
+) -> None:
+    """Those whose key an entity has, over pages; others' nodes are neither counted nor touched."""
+    site.graph.ask("UNWIND range(0, 1204) AS n CREATE (:League {league_tag: 'x' + n, owner: 'y'})")
+    site.world.save(league("x3"), league("x999"), archetype("theirs"), example("theirs"))
+    site.deliver()
+    expected = {"League": 2, "SportArchetype": 1, "FewShotExample": 1}
+    before = held_by_strangers(site)
+    assert adopted(site, "--dry-run") == expected
+    assert adopted(site, "--dry-run") == expected
+    unowned = "MATCH (n:League) WHERE n.sync_version IS NULL RETURN count(n) AS count"
+    assert site.graph.ask(unowned) == [{"count": 1206}]
+    assert adopted(site) == expected
+    assert site.graph.ask(unowned) == [{"count": 1204}]
+    retry_all(site)
     site.deliver()
     assert site.drift("neo4j", deep=True) == {}
+    assert held_by_strangers(site) == before
+
+
+def test_nodes_are_adopted_for_the_graph_alone(site: Site) -> None:
+    """Wrong combinations of options are refused by name."""
+    for wrong in (["--nodes", "--all"], ["--nodes", "--sink", "pinecone"], ["--dry-run"]):
+        result = CliRunner().invoke(cli, ["adopt", *wrong])
+        assert result.exit_code == 2, result.output
+
+
+def adopted(site: Site, *options: str) -> dict[str, int]:
+    """Run ``altsync adopt --nodes``; return its counts above zero, by label."""
+    result = CliRunner().invoke(cli, ["adopt", "--nodes", "--json", *options])
+    assert result.exit_code == 0, result.output
+    (counts,) = json.loads(result.stdout).values()
+    return {label: count for label, count in counts.items() if count}
+
+
+def retry_all(site: Site) -> None:
+    """Let every dead operation be due again."""
+    with site.world.conn.transaction():
+        outbox.retry_dead(site.world.conn, outbox.dead_ids(site.world.conn), site.app.topology)
 
 
 def test_a_node_of_altsync_without_its_version_is_written_again(site: Site) -> None:

@@ -378,6 +378,19 @@ MATCH (n:{label}) WHERE n.{key} IN $keys AND NOT coalesce({writable}, false)
 RETURN DISTINCT n.{key} AS key
 """
 
+LIST_STRANGERS = """
+MATCH (n:{label}) WHERE n.{key} > $after AND NOT coalesce({writable}, false)
+RETURN DISTINCT n.{key} AS key ORDER BY key LIMIT $limit
+"""
+
+# Version 0 is below every version, so that the next upsert succeeds. No mark of a stub: that would
+# let housekeeping remove a node that no edge leads to.
+ADOPT_NODES = """
+MATCH (n:{label}) WHERE n.{key} IN $keys AND NOT coalesce({writable}, false)
+SET n.sync_version = 0
+RETURN count(n) AS count
+"""
+
 DUPLICATES_OF = """
 MATCH (n:{label}) WHERE n.{key} IS NOT NULL
 WITH n.{key} AS key, count(*) AS count WHERE count > 1
@@ -501,9 +514,11 @@ WITH t LIMIT 10000 DELETE t
 """
 
 # Nodes that altsync made for an edge to lead to, and that no edge leads to any more: archetypes
-# and categories that were left, or deleted before their leagues were. Others' nodes have no mark.
+# and categories that were left, or deleted before their leagues were. Others' nodes have no mark,
+# and one that was marked by hand has properties of its own.
 FORGET_STUBS = """
 MATCH (n:{label}) WHERE n.altsync_stub = true AND n.sync_version IS NULL
+  AND size(keys(n)) = 2
 OPTIONAL MATCH (n)-[kept]-()
 WITH n, count(kept) AS kept WHERE kept = 0
 DELETE n
@@ -883,6 +898,28 @@ class Sink:
         work = partial(_tombstones, kind=KINDS[entity_type], keys=list(keys))
         return self._run(work, write=False)
 
+    def strangers(self, entity_type: EntityType, after: str) -> list[str]:
+        """A page of the keys of nodes that altsync neither wrote nor made, those after ``after``.
+
+        Raises ``SinkFailure``.
+        """
+        statement = cypher(LIST_STRANGERS, KINDS[entity_type])
+        found = self._aggregate(statement, after=after, limit=LIST_PAGE)
+        return [record["key"] for record in found]
+
+    def adopt_nodes(self, entity_type: EntityType, keys: Sequence[str]) -> int:
+        """Make strangers' nodes of ``keys`` altsync's, to be written; returns how many there were.
+
+        Raises ``SinkFailure``.
+        """
+        statement = cypher(ADOPT_NODES, KINDS[entity_type])
+        (found,) = self._run(partial(_records, statement=statement, keys=sorted(keys)))
+        return int(found["count"])
+
+    def label(self, entity_type: EntityType) -> str:
+        """Return the label of a type's nodes, with the prefix."""
+        return self._prefix + KINDS[entity_type].label
+
     def disown(self, entity_type: EntityType, keys: Sequence[str], highest: int) -> None:
         """Take from nodes and tombstones what no version is: no number, or above ``highest``.
 
@@ -1241,8 +1278,8 @@ def _upserted(row: Row, answer: _Upserted, label: str, key: str) -> Outcome:
                 row.id,
                 ErrorKind.ITEM,
                 f"the graph has a {label} node with {key} {row.key!r} that altsync did not write "
-                "(no sync_version): delete it, change its key, or set its property altsync_stub "
-                "to true, and altsync takes it over; then run altsync retry",
+                "(no sync_version): delete it, change its key, or have altsync take it over by "
+                "altsync adopt --nodes; then run altsync retry",
                 final=True,
             )
         return AlreadyNewer(row.id, answer.newer.get(row.key))
