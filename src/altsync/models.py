@@ -34,6 +34,13 @@ from sqlmodel import Field, SQLModel
 #: no index is written for it (HOT).
 ENTITY_FILLFACTOR = {"postgresql_with": {"fillfactor": "50"}}
 
+
+def _deleted_index(table: str) -> Index:
+    """Return the index by which the relay finds what is deleted: of living rows it has no entry."""
+    where = text("deleted_at IS NOT NULL")
+    return Index(f"{table}_deleted", "deleted_at", postgresql_where=where)
+
+
 _NOW = text("now()")
 _EMPTY_OBJECT = text("'{}'::jsonb")
 _NEXT_VERSION = text("nextval('entity_version')")
@@ -108,7 +115,7 @@ class SportArchetype(EntityColumns, table=True):
     """A family of sports: racing, combat, team_sport, precision, large_field."""
 
     __tablename__: ClassVar[str] = "sport_archetype"
-    __table_args__ = (ENTITY_FILLFACTOR,)
+    __table_args__ = (_deleted_index("sport_archetype"), ENTITY_FILLFACTOR)
 
     archetype_name: str = _text(unique=True)
     display_name: str = _text()
@@ -123,6 +130,7 @@ class League(EntityColumns, table=True):
     __tablename__: ClassVar[str] = "league"
     __table_args__ = (
         Index("league_archetype", "sport_archetype"),
+        _deleted_index("league"),
         ENTITY_FILLFACTOR,
     )
 
@@ -141,7 +149,11 @@ class FewShotExample(EntityColumns, table=True):
     """An input with the output wanted for it; the category is its vector namespace."""
 
     __tablename__: ClassVar[str] = "few_shot_example"
-    __table_args__ = (Index("few_shot_example_category", "category"), ENTITY_FILLFACTOR)
+    __table_args__ = (
+        Index("few_shot_example_category", "category"),
+        _deleted_index("few_shot_example"),
+        ENTITY_FILLFACTOR,
+    )
 
     example_id: str = _text(unique=True)
     category: str = _text()

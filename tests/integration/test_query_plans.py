@@ -322,6 +322,36 @@ def test_times_are_set_back_by_an_index(full: str) -> None:
 DEAD = 20_000
 
 
+def test_deleted_entities_are_found_by_their_index(full: str) -> None:
+    """Each minute, whether there are none or some among fifty thousand living ones."""
+    with _recording(full) as conn, conn.transaction(force_rollback=True):
+        assert outbox.purge_deleted(conn, 60.0) == 0
+        assert outbox.set_deletions_back(conn) == 0
+        quiet = _explain_all(conn)
+        for when, sort in (("- interval '1 day'", "ASC"), ("+ interval '1 day'", "DESC")):
+            conn.execute(
+                f"""
+                UPDATE league SET deleted_at = now() {when} WHERE id IN (
+                  SELECT id FROM league WHERE deleted_at IS NULL ORDER BY id {sort} LIMIT {BATCH})
+                """
+            )
+        conn.execute(
+            "UPDATE sync_operation SET status = 'synced', finished_at = now() "
+            "WHERE entity_id IN (SELECT id FROM league WHERE deleted_at < now())"
+        )
+        conn.asked.clear()
+        assert outbox.set_deletions_back(conn) == BATCH
+        back = _explain_all(conn)
+        conn.asked.clear()
+        with conn.transaction(force_rollback=True):
+            assert outbox.purge_deleted(conn, 60.0) == BATCH
+        purged = _explain_all(conn)
+    assert _scanned(*quiet, *back, *purged) == set()
+    for plans in (quiet, back, purged):
+        assert "league_deleted" in {node.index for plan in plans for node in plan}
+    assert sum(plan[0].buffers for plan in quiet) < 100
+
+
 def _settling(conn: Recording, sink: str) -> tuple[Settlement, list[list[Node]]]:
     """Settle a batch with every verdict, undo it, and explain its statements."""
     with conn.transaction(force_rollback=True):
