@@ -32,6 +32,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from altsync import __version__
 from altsync.config import split_schema
 from altsync.errors import SchemaError
+from altsync.exits import Exit
 from altsync.sentences import describe
 
 if TYPE_CHECKING:
@@ -96,6 +97,10 @@ OWN_FORM = {
     "extra_float_digits": "1",
     "default_transaction_isolation": "read committed",
 }
+
+#: Seconds after which a caller that waits for a connection asks why there is none: a refused login
+#: stays refused, so it is an error at once.
+REFUSED_AFTER = 0.3
 
 #: Connections one process keeps at most: one per worker thread, and the relay's few.
 POOL_SIZE = 16
@@ -415,6 +420,10 @@ def fill_lines(conn: Conn, table: str, columns: Sequence[str], lines: Iterable[b
     copy_lines(conn, table, columns, lines)
 
 
+#: Kinds of errors of a login that no waiting changes.
+_REFUSED = frozenset({Exit.DENIED, Exit.SETTINGS})
+
+
 class Database:
     """A pool of connections. Build it after a fork, never before.
 
@@ -466,17 +475,35 @@ class Database:
     def _note(self, problem: psycopg.Error | None) -> None:
         self._problem = problem
 
+    def _take(self) -> _Connection:
+        """Take a connection of the pool. Raises what refuses the login, at once."""
+        try:
+            return self._pool.getconn(REFUSED_AFTER)
+        except PoolTimeout as error:
+            if self._problem is not None and describe(self._problem).exit in _REFUSED:
+                raise self._cause() from error
+        try:
+            return self._pool.getconn()
+        except PoolTimeout as error:
+            if self._problem is None:
+                raise
+            raise self._cause() from error
+
+    def _cause(self) -> psycopg.Error:
+        """Return why there is no connection: the pool's own sentence does not say it."""
+        assert self._problem is not None
+        return type(self._problem)(str(self._problem))
+
     @contextmanager
     def _connection(self) -> Iterator[Conn]:
         try:
-            with self._pool.connection() as conn:
-                check_encoding(conn)
-                yield conn
-        except PoolTimeout as error:
-            # The pool's own sentence does not say why.
-            if self._problem is None:
-                raise
-            raise type(self._problem)(str(self._problem)) from error
+            conn = self._take()
+            try:
+                with conn:
+                    check_encoding(conn)
+                    yield conn
+            finally:
+                self._pool.putconn(conn)
         except ServerSilent:
             # Idle connections are as old, and lead to the same server.
             self._pool.drain()
@@ -500,7 +527,7 @@ class Database:
 
         Keep it short: vacuum removes no row version that it may still read.
         """
-        with self._pool.connection() as conn, conn.transaction():
+        with self._connection() as conn, conn.transaction():
             conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             yield conn
 

@@ -14,7 +14,7 @@ class Exit(IntEnum):
     ERROR = 1
     #: Wrong arguments (Typer's own).
     USAGE = 2
-    #: The work was done, but some seed lines were refused.
+    #: The work was done, but some seed lines were refused, or --prune could delete nothing.
     REJECTED = 3
     #: The work was done, but a sink gave up on some of it.
     SINK_ERRORS = 4

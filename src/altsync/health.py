@@ -93,11 +93,22 @@ def _place(url: str) -> str:
 def _postgres(app: Application) -> str:
     url = app.settings.require_database_url()
     with db.connect(url) as conn:
-        row = conn.execute("SHOW server_version").fetchone()
+        row = conn.execute(
+            "SELECT current_setting('server_version'), current_setting('transaction_read_only'), "
+            "pg_is_in_recovery()"
+        ).fetchone()
         # The one that took the connection: the address may name several.
         place = f"{conn.info.host}:{conn.info.port}/{conn.info.dbname}"
-    version = str(row[0]).split()[0] if row else "?"
-    return f"PostgreSQL {version} at {log.redact(place)}"
+    assert row is not None
+    version, read_only, is_standby = row
+    found = f"PostgreSQL {version.split()[0]} at {log.redact(place)}"
+    if read_only == "on":
+        raise AltsyncError(f"{found}: {_STANDBY if is_standby else _READ_ONLY}")
+    return found
+
+
+_STANDBY = "this is a standby, which accepts no changes; name its primary server in DATABASE_URL"
+_READ_ONLY = "the database accepts no changes; end default_transaction_read_only for it or its role"
 
 
 def _schema(app: Application) -> str:

@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from altsync import db
+from altsync.cli import app as cli
 from altsync.seed import loader
 from altsync.seed.lines import Part
 from altsync.seed.loader import BATCH_BYTES, Loader
 from altsync.seed.options import Options
 from altsync.seed.reader import Rejected
 from altsync.seed.report import SHOWN, Report
+from altsync.sentences import Exit
 from tests.conftest import TOPOLOGY
 from tests.integration.seeds import (
     Fields,
@@ -100,6 +103,29 @@ def test_nothing_is_pruned_while_a_file_of_the_folder_is_not_read(
     assert (report.total.rejected, report.total.deleted) == (0, 0)
     assert report.notes[0].startswith(f"{label}: not read: ")
     assert report.notes[-1] == f"nothing was pruned: {label} was not read"
+    assert report.as_json()["not_pruned"] == f"{label} was not read"
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--category", "naming"], ["--limit", "5"]])
+def test_a_run_that_prunes_nothing_though_it_was_asked_to_ends_with_3(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    """Also where no line was refused; without --prune the same files end with 0."""
+    monkeypatch.setenv("DATABASE_URL", world.url)
+    monkeypatch.setenv("ALTSYNC_HOME", str(tmp_path / "home"))
+    write(tmp_path, "examples/naming.jsonl", [])
+    write(tmp_path, "leagues/a.jsonl", TEN)
+    if more in ([], ["--dry-run"]):
+        write(tmp_path, "leagues/notes.json", TEN)
+    command = ["seed", "--all", "--dir", str(tmp_path), "--json", *more]
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == Exit.OK, result.output
+    assert "not_pruned" not in json.loads(result.stdout)
+    result = CliRunner().invoke(cli, [*command, "--prune"])
+    assert result.exit_code == Exit.REJECTED, result.output
+    body = json.loads(result.stdout)
+    assert (body["rejected"], body["deleted"]) == (0, 0)
+    assert body["not_pruned"]
 
 
 @pytest.mark.parametrize("name", ["b.ndjson", "B.JSONL", "sub/b.jsonl", "b.jsonl.gz"])

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from altsync.app import Application
 from altsync.cli import app
 from altsync.config import Settings
+from altsync.db import own_revision
 from altsync.local.services.postgres import Postgres
 from altsync.relay import Relay
 from altsync.sentences import Exit
@@ -54,7 +55,7 @@ ASKING = (
 
 #: Commands that write something for the entities of ``seeded``.
 WRITING = (
-    "migrate",
+    "migrate --json",
     "seed --all --json",
     "retry --all --json",
     "discard --all --why x --yes --json",
@@ -336,3 +337,23 @@ def test_doctor_asks_a_broker_of_any_kind(monkeypatch: pytest.MonkeyPatch) -> No
     found = {one["name"]: one for one in json.loads(result.stdout)}
     assert found["Redis"]["health"] == "failed"
     assert "not asked" not in found["Redis"]["detail"]
+
+
+def test_migrate_says_in_json_how_each_sink_stands(
+    seeded: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sink that is away is a failure, with the document; one without its setting is none."""
+    monkeypatch.setenv("DATABASE_URL", seeded.url)
+    monkeypatch.setenv("ALTSYNC_SIMILARITY", "off")
+    monkeypatch.delenv("PINECONE_API_KEY")
+    result = invoke("migrate --json")
+    assert result.exit_code == Exit.ERROR
+    body = json.loads(result.stdout)
+    assert body["schema"] == own_revision()
+    assert {name: one["state"] for name, one in body["sinks"].items()} == {
+        "neo4j": "failed",
+        "pinecone": "disabled",
+        "embedding": "ready",
+    }
+    assert "127.0.0.1" in body["sinks"]["neo4j"]["reason"]
+    assert "PINECONE_API_KEY" in body["sinks"]["pinecone"]["reason"]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg_pool import ConnectionPool
 from typer.testing import CliRunner
 
 from altsync import db
@@ -16,7 +20,9 @@ from altsync.cli import app
 from altsync.db import Database
 from altsync.errors import SchemaError
 from altsync.local.services.postgres import Postgres
-from altsync.sentences import Exit
+from altsync.sentences import Exit, describe
+from tests.contract.doubles import closed_port
+from tests.integration.few_rights import role_that_lacks
 
 #: What a database may be set to, and what a session of altsync has.
 FORMS = {
@@ -100,3 +106,40 @@ def test_another_encoding_is_refused_with_what_to_do(
     with pytest.raises(SchemaError), pool.transaction():
         pass
     pool.close()
+
+
+@pytest.mark.parametrize("wrong", ["password", "role", "database", "right"])
+def test_a_refused_login_is_an_error_without_the_pools_wait(
+    database_url: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    """Every later try is refused as well; a server that is away is waited for."""
+    asked: list[float | None] = []
+    getconn = ConnectionPool.getconn
+
+    def noted(pool: ConnectionPool, timeout: float | None = None) -> Any:
+        asked.append(timeout)
+        return getconn(pool, timeout)
+
+    monkeypatch.setattr(ConnectionPool, "getconn", noted)
+    parts = urlsplit(database_url)
+    host = f"{parts.hostname}:{parts.port}"
+    urls = {
+        "password": f"postgresql://{parts.username}:no@{host}{parts.path}",
+        "role": f"postgresql://nobody:no@{host}{parts.path}",
+        "database": f"postgresql://{parts.username}:{parts.password}@{host}/not_there",
+    }
+    with ExitStack() as stack:
+        if wrong == "right":
+            role = stack.enter_context(role_that_lacks(postgres, database_url, "the database"))
+            urls["right"] = role.url
+        with closing(Database(urls[wrong])) as refused:
+            with pytest.raises(psycopg.OperationalError) as caught, refused.autocommit():
+                pass
+            assert describe(caught.value).exit in (Exit.DENIED, Exit.SETTINGS)
+        assert len(asked) == 1
+    asked.clear()
+    monkeypatch.setattr(db, "CONNECT_TIMEOUT", 0.5)
+    away = Database(f"postgresql://someone:x@127.0.0.1:{closed_port()}/db")
+    with closing(away), pytest.raises(psycopg.OperationalError), away.autocommit():
+        pass
+    assert len(asked) == 2

@@ -24,7 +24,7 @@ SECRET = "planted-7f3a9c"
 
 #: Commands of every kind: with JSON, without, with and without a database.
 COMMANDS = (
-    ("migrate",),
+    ("migrate", "--json"),
     ("seed", "--all", "--json"),
     ("relay",),
     ("status", "--json"),

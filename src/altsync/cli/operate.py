@@ -14,6 +14,7 @@ from altsync.cli import terminal
 from altsync.cli.common import Json, application, known_sink, person
 from altsync.cli.tables import Text
 from altsync.cli.terminal import Exit, answers, notes
+from altsync.db import own_revision
 from altsync.health import Finding, Health
 from altsync.records import BreakerState, EntityType, Model, SinkTraits
 from altsync.wording import plural
@@ -22,20 +23,24 @@ SinkOption = Annotated[str | None, typer.Option("--sink", help="This sink.")]
 EverySink = Annotated[bool, typer.Option("--all", help="Every sink.")]
 
 
-def migrate() -> None:
+def migrate(as_json: Json = False) -> None:
     """Bring the schema to its head, then create constraints and indexes in the sinks."""
     with application() as app:
         app.migrate()
         notes.print("PostgreSQL: the schema is at its head")
-        failed = False
+        sinks: dict[str, dict[str, str]] = {}
         for sink in app.topology.names:
             reason = app.disabled_reason(sink)
             if reason:
                 notes.print(f"{sink}: disabled ({reason})")
+                sinks[sink] = {"state": "disabled", "reason": reason}
         for sink, problem in app.set_up_sinks().items():
-            failed = failed or problem is not None
-            notes.print(f"{sink}: {'ready' if problem is None else log.redact(problem)}")
-        if failed:
+            said = None if problem is None else log.redact(problem)
+            notes.print(f"{sink}: {said or 'ready'}")
+            sinks[sink] = {"state": "failed", "reason": said} if said else {"state": "ready"}
+        if as_json:
+            terminal.print_json({"schema": own_revision(), "sinks": sinks})
+        if any(one["state"] == "failed" for one in sinks.values()):
             raise typer.Exit(Exit.ERROR)
 
 

@@ -94,8 +94,8 @@ def seed(
 ) -> None:
     """Load JSONL seeds into PostgreSQL and its outbox, in one transaction per batch.
 
-    Exit codes: 0 done, 1 error, 2 usage, 3 some lines were refused, 4 a sink gave up on some,
-    5 --timeout passed.
+    Exit codes: 0 done, 1 error, 2 usage, 3 some lines were refused or nothing was pruned,
+    4 a sink gave up on some, 5 --timeout passed.
     """
     flags = (archetypes, leagues, examples, documents, contracts, relationships)
     chosen = tuple(p for p, on in zip(Part, flags, strict=True) if on or everything)
@@ -146,7 +146,7 @@ def end(
 ) -> Exit:
     """Return the exit status of a run, after an error that names what was given up on."""
     code = Exit.SINK_ERRORS if dead else Exit.OK
-    if report.total.rejected:
+    if report.total.rejected or report.not_pruned:
         code = Exit.REJECTED
     if not arrived:
         code = Exit.TIMED_OUT

@@ -51,6 +51,7 @@ class Pruner:
         would go, or an archetype that leagues still name.
         """
         if blocked:
+            self._report.not_pruned = blocked
             self._report.notes.append(f"nothing was pruned: {blocked}")
             return
         # Look at every part before any is touched: a refusal leaves all of them whole.

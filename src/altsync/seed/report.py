@@ -39,6 +39,7 @@ class Report:
     """The run as a whole. Refused lines go to a file as they come: memory stays flat.
 
     ``only_refusals``: the folder is made only when a line is refused, as in a dry run.
+    ``not_pruned``: why nothing was pruned, though it was asked for.
     """
 
     folder: Path | None
@@ -46,6 +47,7 @@ class Report:
     shown: list[Rejected] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     only_refusals: bool = False
+    not_pruned: str | None = None
     _rejects: IO[str] | None = None
 
     @property
@@ -91,6 +93,8 @@ class Report:
         """The counts as scripts read them, and by part."""
         body: dict[str, Any] = asdict(self.total)
         body["parts"] = {part.value: asdict(counts) for part, counts in self.parts.items()}
+        if self.not_pruned:
+            body["not_pruned"] = self.not_pruned
         if self.notes:
             body["notes"] = self.notes
         if self.rejects_file:
