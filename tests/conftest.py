@@ -32,6 +32,12 @@ TOPOLOGY = Topology(
     )
 )
 
+#: How the names of variables begin that altsync reads.
+SETTINGS = (
+    *("ALTSYNC_", "DATABASE_", "REDIS_", "NEO4J_", "PINECONE_", "PGVECTOR_", "OPENAI_"),
+    "FLOWER_",
+)
+
 #: The model that test databases want.
 MODEL, DIMENSIONS = "test-model", 4
 
@@ -50,9 +56,7 @@ def _own_logging() -> Iterator[None]:
 def _own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No variable, .env or local stack of this machine reaches a test."""
     for name in list(os.environ):
-        if name.startswith(
-            ("ALTSYNC_", "DATABASE_", "REDIS_", "NEO4J_", "PINECONE_", "OPENAI_", "FLOWER_")
-        ):
+        if name.startswith(SETTINGS):
             monkeypatch.delenv(name)
     monkeypatch.setenv("ALTSYNC_HOME", str(tmp_path / "home"))
 

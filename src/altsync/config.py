@@ -49,6 +49,7 @@ SERVICE_GROUPS: tuple[frozenset[str], ...] = (
     frozenset({"redis_url", "altsync_broker_url"}),
     frozenset({"neo4j_uri", "neo4j_username", "neo4j_password", "neo4j_database"}),
     frozenset({"pinecone_api_key", "pinecone_controller_host"}),
+    frozenset({"pgvector_url"}),
     frozenset({"openai_api_key", "openai_base_url", "altsync_embedding_model"}),
 )
 
@@ -192,6 +193,8 @@ class Settings(BaseModel):
     neo4j_database: str | None = None
     pinecone_api_key: SecretStr | None = None
     pinecone_controller_host: str | None = None
+    #: The PostgreSQL of pgvector's tables: the one of DATABASE_URL, or another.
+    pgvector_url: SecretStr | None = None
     openai_api_key: SecretStr | None = None
     #: Always passed on: left to itself, the SDK takes an empty OPENAI_BASE_URL for an address.
     openai_base_url: str = "https://api.openai.com/v1"
@@ -216,6 +219,8 @@ class Settings(BaseModel):
     altsync_pinecone_region: str = "us-east-1"
     #: Hosts of indexes, as name=host,name=host: for a key that may not ask Pinecone for them.
     altsync_pinecone_hosts: str | None = None
+    #: How pgvector keeps numbers: 16 bits each, or 32.
+    altsync_pgvector_type: Literal["halfvec", "vector"] = "halfvec"
     #: Operations per claim, and rows per write.
     altsync_batch_size: int = Field(default=500, ge=1, le=5000)
     #: Seconds a worker may hold operations before others may take them.
@@ -306,7 +311,7 @@ class Settings(BaseModel):
             raise ValueError("write user:password")
         return value
 
-    @field_validator("database_url", "altsync_direct_database_url")
+    @field_validator("database_url", "altsync_direct_database_url", "pgvector_url")
     @classmethod
     def _databases_are_read(cls, value: SecretStr | None) -> SecretStr | None:
         return value and _DatabaseUrl(*addresses.database_url(value.get_secret_value()))
@@ -451,7 +456,13 @@ def _required(value: SecretStr | None, name: str) -> str:
 
 
 _SECRET_ADDRESSES = frozenset(
-    {"database_url", "altsync_direct_database_url", "redis_url", "altsync_broker_url"}
+    {
+        "database_url",
+        "altsync_direct_database_url",
+        "pgvector_url",
+        "redis_url",
+        "altsync_broker_url",
+    }
 )
 _SECRETS = frozenset(
     {

@@ -351,11 +351,18 @@ def connect_options(url: str, name: str) -> tuple[str, dict[str, Any]]:
     return conninfo, options
 
 
-def connect(url: str, *, name: str = "altsync", autocommit: bool = True) -> Conn:
-    """Open a connection of its own, for LISTEN and temporary tables. The caller closes it."""
+def connect(
+    url: str, *, name: str = "altsync", autocommit: bool = True, pooled: bool = False
+) -> Conn:
+    """Open a connection of its own, for LISTEN and temporary tables. The caller closes it.
+
+    ``pooled``: as for ``Database``.
+    """
     conninfo, options = connect_options(url, name)
+    if pooled:
+        options["prepare_threshold"] = None
     conn = _Connection.connect(conninfo, autocommit=True, context=_adapters(), **options)
-    _set_up(conn, SESSION, OWN_FORM)
+    _set_up(conn, {} if pooled else SESSION, FORM if pooled else OWN_FORM)
     conn.autocommit = autocommit
     return conn
 

@@ -27,7 +27,12 @@ PINECONE = Declaration(
     SinkTraits("pinecone", needs_embedding=True, in_flight=8), "PINECONE_API_KEY"
 )
 
-SINKS = {one.traits.name: one for one in (EMBEDDER, NEO4J, PINECONE)}
+#: Statements of one batch in flight: each keeps a core of the server busy, building the graph.
+PGVECTOR = Declaration(
+    SinkTraits("pgvector", guarded=True, needs_embedding=True, in_flight=2), "PGVECTOR_URL"
+)
+
+SINKS = {one.traits.name: one for one in (EMBEDDER, NEO4J, PINECONE, PGVECTOR)}
 
 #: Neighbours from the vectors in PostgreSQL. Without an embedder no vector arrives.
 LOCAL_SIMILARITY = Declaration(

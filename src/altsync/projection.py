@@ -247,6 +247,13 @@ def graph_node(row: Row) -> GraphNode:
             assert_never(content)
 
 
+#: The vector index of each type, before its prefix.
+INDEXES = {
+    EntityType.SPORT_ARCHETYPE: "altsports-archetypes",
+    EntityType.LEAGUE: "altsports-leagues",
+    EntityType.FEW_SHOT_EXAMPLE: "altsports-examples",
+}
+
 #: Types whose namespace may change, so that a vector may have to leave one.
 MOVING = frozenset({EntityType.FEW_SHOT_EXAMPLE})
 

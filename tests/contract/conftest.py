@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from altsync.local.services.graph import Graph
+from altsync.local.services.postgres import Postgres
 from altsync.local.services.vectors import Vectors
 from altsync.sinks.base import Sink
 from tests.contract.harness import (
@@ -15,6 +16,7 @@ from tests.contract.harness import (
     GraphHarness,
     Harness,
     MemoryHarness,
+    PgvectorHarness,
     PineconeHarness,
     arcade_harness,
 )
@@ -79,6 +81,14 @@ def _pinecone(vectors_server: Vectors) -> Iterator[PineconeHarness]:
 
 
 @pytest.fixture(scope="session")
+def _pgvector(postgres: Postgres) -> Iterator[PgvectorHarness]:
+    harness = PgvectorHarness(postgres)
+    harness.shared().setup()
+    yield harness
+    harness.close()
+
+
+@pytest.fixture(scope="session")
 def _embedding(vectors_server: Vectors) -> Iterator[EmbeddingHarness]:
     harness = EmbeddingHarness(vectors_server)
     yield harness
@@ -123,6 +133,13 @@ def pinecone(_pinecone: PineconeHarness) -> PineconeHarness:
     """The vectors server without vectors, faults and counts."""
     _pinecone.empty()
     return _pinecone
+
+
+@pytest.fixture
+def pgvector(_pgvector: PgvectorHarness) -> PgvectorHarness:
+    """pgvector's tables without rows."""
+    _pgvector.empty()
+    return _pgvector
 
 
 @pytest.fixture

@@ -10,18 +10,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
+from uuid import uuid4
 
 import neo4j
 import pinecone
+import psycopg
 
 from altsync.local.services.graph import DATABASE, Graph
+from altsync.local.services.postgres import Postgres
 from altsync.local.services.vectors import Vectors
 from altsync.local.vectors.control import INDEX_PATH
 from altsync.local.vectors.names import DEFAULT_NAMESPACE, EMBEDDING_MODEL
 from altsync.openai_embedder import OpenAIEmbedder
 from altsync.projection import namespace
 from altsync.records import EntityType, Model, Row, SinkVersion
-from altsync.sinks import embedding, memory
+from altsync.sinks import embedding, memory, pgvector
 from altsync.sinks import neo4j as graph
 from altsync.sinks import pinecone as vectors
 from altsync.sinks.base import Sink
@@ -304,6 +307,86 @@ class PineconeHarness(Harness):
         self.client.close()
 
 
+class PgvectorHarness(Harness):
+    """The vector sink in a database of its own."""
+
+    module = "pgvector"
+
+    def __init__(self, server: Postgres, dimensions: int = MODEL.dimensions) -> None:
+        self.dimensions = dimensions
+        name = f"pgvector_{uuid4().hex}"
+        with psycopg.connect(server.url, autocommit=True) as conn:
+            conn.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        self.url = server.url.rpartition("/")[0] + f"/{name}"
+        self.superuser_url = server.superuser_url.rpartition("/")[0] + f"/{name}"
+        # pgvector is no trusted extension: only a superuser creates it.
+        self.ask_as_superuser("CREATE EXTENSION vector")
+
+    def open(self, timeout: float = TIMEOUT) -> pgvector.Sink:
+        """A sink with a pool of its own."""
+        return self.open_at(self.url, timeout)
+
+    def open_at(self, url: str, timeout: float = TIMEOUT, kind: str = "halfvec") -> pgvector.Sink:
+        """A sink with another address or type of vectors."""
+        return pgvector.Sink(url, timeout=timeout, dimensions=self.dimensions, kind=kind)
+
+    def ask(self, statement: str, *parameters: Any) -> list[Any]:
+        """Rows of a statement, by a connection that the sink does not know."""
+        with psycopg.connect(self.url, autocommit=True) as conn:
+            cursor = conn.execute(statement, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def ask_as_superuser(self, statement: str) -> None:
+        """Run what altsync's role may not."""
+        with psycopg.connect(self.superuser_url, autocommit=True) as conn:
+            conn.execute(statement)
+
+    def tables(self) -> list[str]:
+        """Every table of the database."""
+        return [row[0] for row in self.ask("SELECT relname FROM pg_stat_user_tables ORDER BY 1")]
+
+    def wipe(self) -> None:
+        """Drop the tables."""
+        for name in self.tables():
+            self.ask(f'DROP TABLE "{name}"')
+
+    def empty(self) -> None:
+        """Delete the rows; tables and indexes stay."""
+        for name in self.tables():
+            self.ask(f'TRUNCATE "{name}"')
+
+    def stored(self, entity_type: EntityType) -> Stored:
+        """Marks, metadata and numbers of living rows."""
+        table = pgvector.table_names("")[entity_type]
+        if table not in self.tables():
+            return {}
+        found = self.ask(
+            "SELECT key, namespace, version, model, content_hash, metadata, embedding::text "
+            f"FROM {table} WHERE deleted_at IS NULL"
+        )
+        names = ("namespace", "version", "model", "content_hash")
+        return {
+            row[0]: {**dict(zip(names, row[1:5], strict=True)), **row[5], "numbers": row[6]}
+            for row in found
+        }
+
+    def spoil(self, row: Row) -> None:
+        """Lose the metadata and change the numbers."""
+        table = pgvector.table_names("")[row.entity_type]
+        numbers = str([1.0] + [0.0] * (self.dimensions - 1))
+        statement = f"UPDATE {table} SET metadata = '{{}}', embedding = %s::halfvec WHERE key = %s"
+        self.ask(statement, numbers, row.key)
+
+    def small_pages(self, monkeypatch: Any, size: int) -> None:
+        """Rows per page."""
+        monkeypatch.setattr(pgvector, "PAGE", size)
+
+    def held(self, one: Row) -> SinkVersion:
+        """Says the model and the namespace, too."""
+        space = namespace(one)
+        return SinkVersion(one.key, one.version, one.content_hash, self.model.name, space)
+
+
 class FakeVectorStore:
     """Vectors by model and text, as the embedding table keeps them, and who has which.
 
@@ -403,5 +486,6 @@ HARNESSES: Mapping[str, Sequence[str]] = {
     "memory": ("memory",),
     "neo4j": ("arcadedb", *RELEASES),
     "pinecone": ("pinecone",),
+    "pgvector": ("pgvector",),
     "embedding": ("embedding",),
 }

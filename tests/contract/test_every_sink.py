@@ -111,7 +111,9 @@ def test_a_sinks_module_is_complete(
         return
     assert module.SETTING.lower() in type(settings).model_fields
     assert module.open_sink(settings, FakeVectorStore()) is None
-    monkeypatch.setenv(module.SETTING, "bolt://127.0.0.1:1")
+    database = module.SETTING == "PGVECTOR_URL"
+    address = "postgresql://127.0.0.1:1/none" if database else "bolt://127.0.0.1:1"
+    monkeypatch.setenv(module.SETTING, address)
     opened = module.open_sink(read_settings(), FakeVectorStore())
     assert isinstance(opened, module.Sink)
     opened.close()

@@ -19,6 +19,7 @@ from altsync.sinks import neo4j
 from altsync.sinks import pinecone as vectors_sink
 from altsync.sinks.base import Sink
 from altsync.sinks.neo4j import Sink as GraphSink
+from altsync.sinks.pgvector import Sink as PgvectorSink
 from altsync.sinks.pinecone import INDEXES
 from altsync.sinks.pinecone import Sink as PineconeSink
 from tests.contract.doubles import (
@@ -29,7 +30,13 @@ from tests.contract.doubles import (
     closed_port,
     json_answer,
 )
-from tests.contract.harness import TIMEOUT, EmbeddingHarness, GraphHarness, PineconeHarness
+from tests.contract.harness import (
+    TIMEOUT,
+    EmbeddingHarness,
+    GraphHarness,
+    PgvectorHarness,
+    PineconeHarness,
+)
 from tests.contract.rows import MODEL, deleted, example, league, vector
 from tests.proxy import Proxy, proxy
 
@@ -48,7 +55,7 @@ def _find(sink: Sink) -> object:
     match sink:
         case GraphSink():
             return sink.find(EntityType.LEAGUE, "formula_1")
-        case PineconeSink():
+        case PineconeSink() | PgvectorSink():
             return sink.find(EntityType.LEAGUE, "formula_1", "default")
         case _:
             raise TypeError(f"{type(sink).__name__} reads nothing back")
@@ -84,11 +91,19 @@ def _graph_at(url: str, key: str, timeout: float) -> Sink:
     return GraphSink(url, ("root", key), database="altsync", timeout=timeout)
 
 
+def _pgvector_at(url: str, key: str, timeout: float) -> Sink:
+    scheme, _, place = url.partition("://")
+    place = place if "/" in place else f"{place}/none"
+    login = f"{scheme}://altsync:{key}@{place}"
+    return PgvectorSink(login, timeout=timeout, dimensions=MODEL.dimensions)
+
+
 #: Sinks and those of their calls that reach a server. ArcadeDB locks a user out at the fifth
 #: wrong password, so of its two ways to read one is left out.
 REMOTE_CALLS = [
     *(("arcadedb", call) for call in CALLS if call != "find"),
     *(("pinecone", call) for call in CALLS),
+    *(("pgvector", call) for call in CALLS),
     ("embedding", "upsert"),
 ]
 
@@ -100,6 +115,9 @@ def remote(request: pytest.FixtureRequest) -> Remote:
     match request.getfixturevalue(name):
         case GraphHarness(uri=uri):
             return Remote(_graph_at, uri, "bolt", CALLS[call])
+        case PgvectorHarness(url=url):
+            place = url.rpartition("@")[2]
+            return Remote(_pgvector_at, f"postgresql://{place}", "postgresql", CALLS[call])
         case PineconeHarness() as harness:
             return Remote(harness.open_at, harness.server.url, "http", CALLS[call])
         case EmbeddingHarness() as harness:

@@ -9,11 +9,15 @@ its own module: nothing but ``SinkFailure`` leaves.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import ClassVar, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from altsync.records import Answer, EntityType, Model, Row, SinkTraits, SinkVersion
 
 T = TypeVar("T")
+
+#: Records that one read unit fetches, by the page that ``Reads`` names.
+FETCH_RECORDS_PER_UNIT = 10
 
 
 class Ask(Protocol):
@@ -27,6 +31,80 @@ class Ask(Protocol):
 def once(call: Callable[[], T]) -> T:
     """Ask, and leave it at that."""
     return call()
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A neighbour: its key, its cosine similarity, and what its vector carries."""
+
+    key: str
+    score: float
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the index holds of one entity in one namespace.
+
+    ``version`` and ``model`` are None for a vector that altsync did not write. ``metadata`` is
+    what there is beside them.
+    """
+
+    index: str
+    namespace: str
+    key: str
+    version: int | None
+    model: str | None
+    content_hash: str | None
+    dimensions: int
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVector:
+    """A vector as the index holds it. ``version`` is None where it carries no whole number.
+
+    ``is_ours``: it carries a version of any kind, as each that altsync writes.
+    """
+
+    key: str
+    namespace: str
+    version: int | None
+    metadata: Mapping[str, Any]
+    values: Sequence[float]
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether altsync wrote it, by its metadata."""
+        return "version" in self.metadata
+
+
+@dataclass(slots=True)
+class Reads:
+    """What reading costs: requests, and the read units that Pinecone charges for them.
+
+    A list costs 1 unit per request, a fetch 1 for every 10 records and at least 1:
+    https://www.pinecone.io/learn/read-units/
+    ``ask`` is how each request is made; one that is repeated counts each time.
+    """
+
+    requests: int = 0
+    units: int = 0
+    ask: Ask = once
+
+    def described(self) -> None:
+        """One more request for an index's numbers, which costs no unit."""
+        self.requests += 1
+
+    def listed(self) -> None:
+        """One more page of ids."""
+        self.requests += 1
+        self.units += 1
+
+    def fetched(self, records: int) -> None:
+        """One more request for so many records."""
+        self.requests += 1
+        self.units += max(1, -(-records // FETCH_RECORDS_PER_UNIT))
 
 
 class VectorStore(Protocol):

@@ -11,7 +11,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cache, lru_cache, partial, wraps
 from importlib import import_module
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar, cast
@@ -29,7 +28,7 @@ from altsync.deadline import SharedClient
 from altsync.declarations import PINECONE
 from altsync.errors import SinkFailure, seconds_of
 from altsync.ownership import SAMPLED, Guard, Ownership, Store
-from altsync.projection import namespace, vector_metadata
+from altsync.projection import INDEXES, namespace, vector_metadata
 from altsync.records import (
     Answer,
     EntityType,
@@ -42,8 +41,10 @@ from altsync.records import (
     SinkVersion,
     Written,
 )
-from altsync.sinks.base import Ask, VectorStore, once
+from altsync.sinks.base import Held, Match, Reads, StoredVector, VectorStore
 from altsync.wording import plural
+
+__all__ = ["INDEXES", "Held", "Match", "Reads", "Sink", "StoredVector", "open_sink"]
 
 log = structlog.get_logger(__name__)
 
@@ -56,12 +57,6 @@ P = ParamSpec("P")
 #: The setting that switches this sink on.
 SETTING = PINECONE.setting
 
-INDEXES = {
-    EntityType.SPORT_ARCHETYPE: "altsports-archetypes",
-    EntityType.LEAGUE: "altsports-leagues",
-    EntityType.FEW_SHOT_EXAMPLE: "altsports-examples",
-}
-
 #: Vectors per upsert, and ids per fetch or delete.
 #: https://docs.pinecone.io/reference/api/database-limits
 MAX_VECTORS = 1000
@@ -71,9 +66,6 @@ MAX_BYTES = 2_000_000 - 10_000
 
 #: Ids in the URL of one fetch: a URL longer than 8 KB is refused on the way.
 FETCH_IDS = 100
-
-#: Records that one read unit fetches, by the page that ``Reads`` names.
-FETCH_RECORDS_PER_UNIT = 10
 
 METRIC = "cosine"
 
@@ -107,80 +99,6 @@ READY_SECONDS = 0.5
 
 #: Share of a call's time for which a new index is waited for.
 WAITING = 0.8
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A neighbour: its key, its cosine similarity, and what its vector carries."""
-
-    key: str
-    score: float
-    metadata: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What the index holds of one entity in one namespace.
-
-    ``version`` and ``model`` are None for a vector that altsync did not write. ``metadata`` is
-    what there is beside them.
-    """
-
-    index: str
-    namespace: str
-    key: str
-    version: int | None
-    model: str | None
-    content_hash: str | None
-    dimensions: int
-    metadata: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredVector:
-    """A vector as the index holds it. ``version`` is None where it carries no whole number.
-
-    ``is_ours``: it carries a version of any kind, as each that altsync writes.
-    """
-
-    key: str
-    namespace: str
-    version: int | None
-    metadata: Mapping[str, Any]
-    values: Sequence[float]
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether altsync wrote it, by its metadata."""
-        return "version" in self.metadata
-
-
-@dataclass(slots=True)
-class Reads:
-    """What reading costs: requests, and the read units that Pinecone charges for them.
-
-    A list costs 1 unit per request, a fetch 1 for every 10 records and at least 1:
-    https://www.pinecone.io/learn/read-units/
-    ``ask`` is how each request is made; one that is repeated counts each time.
-    """
-
-    requests: int = 0
-    units: int = 0
-    ask: Ask = once
-
-    def described(self) -> None:
-        """One more request for an index's numbers, which costs no unit."""
-        self.requests += 1
-
-    def listed(self) -> None:
-        """One more page of ids."""
-        self.requests += 1
-        self.units += 1
-
-    def fetched(self, records: int) -> None:
-        """One more request for so many records."""
-        self.requests += 1
-        self.units += max(1, -(-records // FETCH_RECORDS_PER_UNIT))
 
 
 def price_of_listing(namespaces: Sequence[int]) -> Reads:

@@ -82,7 +82,7 @@ class Postgres(Service):
     @property
     def env(self) -> Mapping[str, str]:
         """The variables by which clients find this service."""
-        return {"DATABASE_URL": self.url}
+        return {"DATABASE_URL": self.url, "PGVECTOR_URL": self.url}
 
     def prepare(self) -> None:
         """Make the cluster if there is none, and clear a dead server's lock."""
@@ -143,9 +143,19 @@ class Postgres(Service):
                 ).fetchone()
                 if known is None:
                     session.execute(f"CREATE DATABASE {DATABASE} OWNER {ROLE}")
+            if not earlier:
+                self._create_extension()
         except psycopg.OperationalError:
             return False
         return True
+
+    def _create_extension(self) -> None:
+        """Create pgvector, which only a superuser may, in altsync's database."""
+        import psycopg
+
+        url = self._url(SUPERUSER, self._superuser_password.read_text(), DATABASE)
+        with psycopg.connect(url, connect_timeout=5, autocommit=True) as session:
+            session.execute("CREATE EXTENSION IF NOT EXISTS vector")
 
     def _set_up_role(self, session: psycopg.Connection) -> None:
         from psycopg import sql
