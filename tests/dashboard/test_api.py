@@ -235,6 +235,11 @@ def test_operations_are_filtered_and_paged(site: Site, world: World) -> None:
     assert [(op["sink"], op["entity_key"]) for op in first] + rest == everything
     for wrong in ("0", "-1", "x", "1e3", str(2**63)):
         assert site.get("/api/operations", before=wrong).status == 400
+    wrong_sink = site.get("/api/operations", sink="neo4jj")
+    assert wrong_sink.status == 400
+    assert wrong_sink.json["error"].endswith("did you mean 'neo4j'?")
+    world.conn.execute("UPDATE sync_operation SET sink = 'former' WHERE status = 'dead'")
+    assert keys(sink="former") == [("former", "l003")]
 
 
 def test_an_entity_with_its_history(site: Site, world: World, database: Database) -> None:

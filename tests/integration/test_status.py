@@ -223,6 +223,8 @@ def test_the_status_tells_what_the_last_comparison_found(world: World) -> None:
     note(False, sinks={}, problems={"pinecone": "away"})
     assert line().endswith("ago: pinecone could not be compared.")
     assert look().as_json()["verify"]["consistent"] is False
+    note(False, sinks={"neo4j": {"missing": 0}}, problems={}, idle={"neo4j": "nothing has claimed"})
+    assert line().endswith("ago: no worker claimed what waited, so nothing was told.")
     for _ in range(120):
         note(True)
     assert world.scalar("SELECT count(*) FROM verify_run") == 100

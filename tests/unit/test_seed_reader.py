@@ -758,3 +758,12 @@ def test_the_seeds_of_the_repository_are_all_good() -> None:
                 refused += [str(line)] if isinstance(line, Rejected) else []
     assert refused == []
     assert count > 500
+
+
+@pytest.mark.parametrize("tag", ["Bad Tag!", "-x", "ä", "x" * 5000, "a\x1bb"])
+def test_a_key_of_a_wrong_form_is_told_the_right_one(folder: Folder, tag: str) -> None:
+    """In words, not by a pattern; the value is cut."""
+    (refused,) = folder.read(json.dumps({**LEAGUE, "league_tag": tag}) + "\n")
+    assert isinstance(refused, Rejected)
+    assert "is not allowed: use letters, digits and _ . : -, at most 200" in str(refused)
+    assert len(str(refused)) < 300

@@ -28,6 +28,7 @@ from altsync.health import Finding, Health
 from altsync.reconcile import Drift, Options, Report, Tally
 from altsync.records import BreakerState
 from altsync.seed.lines import Part
+from altsync.seed.report import Report as SeedReport
 from altsync.wording import one_line, visible
 
 #: Signs that steer a terminal, reorder text or hide it, and how each is shown.
@@ -399,7 +400,7 @@ VIEWS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "why": (reasons, ("7654321", "1,234,567", "×5")),
     "demo": (of_demo, (SCORE,)),
     "doctor": (
-        lambda text: operate.finding_line(Finding("Neo4j", Health.FAILED, text)),
+        lambda text: operate.findings_table([Finding("Neo4j", Health.FAILED, text)]),
         ("Neo4j",),
     ),
 }
@@ -497,3 +498,36 @@ def test_commands_print_by_the_tables_and_texts_of_the_terminal() -> None:
                 assert node.module != "rich.console" or names <= {"Group", "RenderableType"}
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id != "print", file.name
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_own_marks_have_a_plain_form_where_the_stream_lacks_them(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other signs are escapes, so that data can be told apart."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="backslashreplace")
+    monkeypatch.setattr("sys.stdout", stream)
+    findings = [Finding("Neo4j", Health.OK, "a → b …"), Finding("Redis", Health.FAILED, "日")]
+    said = rendered(operate.findings_table(findings), 80, encoding)
+    assert [" ".join(line.split()) for line in said] == ["+ Neo4j a -> b ...", "x Redis \\u65e5"]
+
+
+@pytest.mark.parametrize("width", [50, 60, 80])
+def test_an_answer_of_doctor_goes_on_below_itself(width: int) -> None:
+    """Whatever the names are, all answers begin in one column."""
+    findings = [Finding("Neo4j", Health.OK, LONG), Finding("Delivery to x", Health.FAILED, "y z")]
+    lines = rendered(operate.findings_table(findings), width)
+    begin = lines[-1].index("y z")
+    assert len(lines) > 2
+    assert all(not line[len(" x  Neo4j") : begin].strip() for line in lines[:-1])
+    assert all(not line[:begin].strip() for line in lines[1:-1])
+
+
+def test_a_word_is_not_broken_where_its_column_can_be_wider() -> None:
+    """The parts of a seed at 80 columns."""
+    report = SeedReport(None)
+    for part in Part:
+        report.counts(part).processed = 1
+    lines = rendered(seed.seed_table(report), 80)
+    assert any("relationships" in line for line in lines)
+    assert max(map(cell_len, lines)) <= 80

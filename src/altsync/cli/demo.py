@@ -17,7 +17,7 @@ from altsync import health, status, store
 from altsync.app import Application
 from altsync.cli.common import command
 from altsync.cli.local import open_stack
-from altsync.cli.operate import finding_line
+from altsync.cli.operate import findings_table
 from altsync.cli.seed import end, find_failed, follow, load, seed_summary
 from altsync.cli.status import matrix_table
 from altsync.cli.tables import Table, Text
@@ -86,8 +86,7 @@ def demo(
         app.migrate()
         _check(app.set_up_sinks())
         answers.rule("Connected")
-        for finding in health.look(app):
-            answers.print(finding_line(finding))
+        answers.print(findings_table(health.look(app)))
         answers.rule("Seeding")
         before = _remote_calls(app)
         cleanup.enter_context(_processes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from altsync import health, log, outbox, store
 from altsync.app import Application
 from altsync.cli import terminal
 from altsync.cli.common import Json, application, known_sink, person
-from altsync.cli.tables import Text
+from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import Exit, answers, notes
 from altsync.db import own_revision
 from altsync.health import Finding, Health
@@ -171,8 +172,7 @@ def doctor(as_json: Json = False) -> None:
         if as_json:
             terminal.print_json([asdict(finding) for finding in findings])
         else:
-            for finding in findings:
-                answers.print(finding_line(finding))
+            answers.print(findings_table(findings))
         if any(finding.health is Health.FAILED for finding in findings):
             raise typer.Exit(Exit.ERROR)
 
@@ -184,11 +184,12 @@ _HEALTH_MARK = {
 }
 
 
-def finding_line(finding: Finding) -> Text:
-    """One service and how it answered."""
-    line = Text("  ")
-    line.append(*_HEALTH_MARK[finding.health]).append(f" {finding.name:<11}")
-    if finding.health is Health.DISABLED:
-        line.append(" disabled:", "dim")
-    line.append(f" {finding.detail}")
-    return line
+def findings_table(findings: Iterable[Finding]) -> Table:
+    """Services and how each answered; what does not fit goes on below the answer."""
+    table = Table("health", "name", "answer", names=("name",), plain=True)
+    for finding in findings:
+        mark, style = _HEALTH_MARK[finding.health]
+        disabled = "disabled: " if finding.health is Health.DISABLED else ""
+        answer = Text(disabled, "dim").append(finding.detail, "not dim")
+        table.add_row(Text(mark, style), finding.name, answer)
+    return table

@@ -119,6 +119,8 @@ def verify_note(status: Status) -> list[Text]:
         return [Text(f"{when}: {_agreed(last.result)}", style="green")]
     if differs:
         return [Text(f"{when}: {differs} did not agree. altsync verify says more.", style="red")]
+    if not problems:
+        return [Text(f"{when}: no worker claimed what waited, so nothing was told.", "yellow")]
     return [Text(f"{when}: {', '.join(problems)} could not be compared.", style="yellow")]
 
 

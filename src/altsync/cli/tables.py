@@ -25,14 +25,28 @@ LONG_WORD = 12
 WHOLE_NAME = 36
 
 
+#: What stands for altsync's own signs where the stream lacks them.
+PLAIN = {"✔": "+", "✘": "x", "–": "-", "×": "x", "→": "->", "←": "<-", "…": "..."}
+
+
 def shown(text: str) -> str:
-    """Return a text as it can be shown: hidden signs, and those the stream lacks, as escapes."""
+    """Return a text as it can be shown: hidden signs, and those the stream lacks, as escapes.
+
+    altsync's own marks and arrows have a plain form in place of an escape.
+    """
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     text = visible(text)
     if encoding.lower().startswith("utf"):
         return text
     # Before the layout: the stream itself would replace them by longer ones afterwards.
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+    return "".join(_in(encoding, sign) for sign in text)
+
+
+def _in(encoding: str, sign: str) -> str:
+    try:
+        return sign.encode(encoding).decode(encoding)
+    except UnicodeEncodeError:
+        return PLAIN.get(sign) or sign.encode("ascii", "backslashreplace").decode()
 
 
 class Text(rich.text.Text):
@@ -83,14 +97,28 @@ class Table(rich.table.Table):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Render with widths of which every cell has its own."""
-        padding = sum(self._get_padding_width(place) for place in range(len(self.columns)))
-        widths = self._widths(options.max_width - self._extra_width - padding)
+        widths = self._widths(self._room(options))
+        if not self._plain and widths is not None and self._breaks_words(widths):
+            self.pad_edge = False  # two cells more
+            widths = self._widths(self._room(options))
         if widths is None and not self._plain:
             yield from self._records(console, options)
             return
         for place, column in enumerate(self.columns):
             column.width = widths[place] if widths else None
         yield from super().__rich_console__(console, options)
+
+    def _room(self, options: ConsoleOptions) -> int:
+        """Return the cells that are left for all columns together."""
+        padding = sum(self._get_padding_width(place) for place in range(len(self.columns)))
+        return options.max_width - self._extra_width - padding
+
+    def _breaks_words(self, widths: Sequence[int]) -> bool:
+        """Return whether a word that is no long one does not fit into its column."""
+        return any(
+            width < _longest_cell_word(column) <= LONG_WORD + 2
+            for width, column in zip(widths, self.columns, strict=True)
+        )
 
     def _widths(self, room: int) -> list[int] | None:
         """Return the width of each column, or nothing where they do not fit."""

@@ -178,10 +178,14 @@ class Api:
 
     def operations(self, query: Mapping[str, str]) -> dict[str, Any]:
         """Operations, the newest first; the next page is ``before`` the last one's id."""
+        sink, known = query.get("sink") or None, self._app.topology.names
         with self._app.database.autocommit() as conn:
+            # One that was taken out of the settings may have operations still.
+            if sink and sink not in known and not history.operations(conn, sink=sink, limit=1):
+                raise BadRequest(unknown("sink", sink, known))
             found = history.operations(
                 conn,
-                sink=query.get("sink") or None,
+                sink=sink,
                 status=_status(query.get("status") or None),
                 entity=query.get("key") or None,
                 before=_number(query, "before"),

@@ -22,7 +22,7 @@ from altsync import projection
 from altsync.records import LeaguePart, Relationship
 from altsync.seed import foreign
 from altsync.seed.files import SeedFile, find_files, open_file
-from altsync.seed.lines import LINES, OPTIONAL, Item, Part, SeedLine
+from altsync.seed.lines import CATEGORY, LINES, OPTIONAL, TAG, Item, Part, SeedLine
 from altsync.store import HALF_HASH
 from altsync.tokens import INPUT_LIMITS, TooLong, most_tokens, too_long
 from altsync.wording import unknown
@@ -461,4 +461,19 @@ def _reason(error: ErrorDetails) -> str:
     if len(error["loc"]) == 1 and error["input"] in (None, ""):
         absent = "null" if error["input"] is None else "empty"
         return f"Field required, and may not be {absent}"
+    for pattern, wanted in _WANTED.items():
+        if error["msg"].endswith(f"'{pattern}'"):
+            given = str(error["input"])
+            cut = given if len(given) <= GIVEN_SHOWN else f"{given[:GIVEN_SHOWN]}…"
+            return f"{cut!r} is not allowed: use {wanted}"
     return error["msg"].removeprefix("Value error, ")
+
+
+#: Characters that a refusal shows of a value.
+GIVEN_SHOWN = 60
+
+#: What the patterns of fields mean, for people.
+_WANTED = {
+    TAG: "letters, digits and _ . : -, at most 200, a letter or digit first",
+    CATEGORY: "small letters, digits, _ and -, at most 64, a letter or digit first",
+}
