@@ -202,7 +202,7 @@ ABLATIONS: dict[str, Ablation] = {
             _edit(
                 "delivery.batches:Delivery.deliver_batch",
                 (
-                    "operations = outbox.claim(",
+                    "operations = [] if",
                     """\
 from types import SimpleNamespace
         waiting = conn.execute(
@@ -217,7 +217,7 @@ from types import SimpleNamespace
             ]
         )
         self._at("read early")
-        operations = outbox.claim(""",
+        operations = [] if""",
                 ),
             ),
             _edit(
