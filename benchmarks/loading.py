@@ -14,22 +14,21 @@ from pathlib import Path
 import psycopg
 from sqlmodel import Session, create_engine
 
+from altsports.catalogue import League as LeagueRow
 from altsync import db
-from altsync.models import League, SyncOperation
+from altsync.models import SyncOperation
 from altsync.projection import content_hash, text_hash
-from altsync.records import EntityType, Topology, entity_id
-from altsync.records import League as LeagueContent
-from altsync.seed.lines import Part
+from altsync.records import Content, Topology, entity_id
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Report
-from altsync.store.rows import CONTENT_COLUMNS
 from benchmarks.bench import TOPOLOGY
 from benchmarks.report import Measured
+from tests import sports
 from tests.acceptance import seeds
 
 #: What goes into a row beside its content.
-_COLUMNS = ("id", "seed_id", *CONTENT_COLUMNS[EntityType.LEAGUE], "content_hash", "text_hash")
+_COLUMNS = ("id", "seed_id", *sports.LEAGUE.columns, "content_hash", "text_hash")
 
 
 def write_leagues(folder: Path, count: int, edited: frozenset[int] = frozenset()) -> None:
@@ -91,7 +90,7 @@ def seed(conn: db.Conn, folder: Path, topology: Topology = TOPOLOGY) -> Run:
     """One run of the real seeder over the leagues of a folder."""
     report = Report(None)
     started, computed = time.perf_counter(), time.process_time()
-    options = Options(folder, (Part.LEAGUES,), followed=False)
+    options = Options(folder, (sports.LEAGUES,), followed=False)
     Loader(conn, topology, options, report).run()
     return Run(report, time.perf_counter() - started, time.process_time() - computed)
 
@@ -127,7 +126,7 @@ def copied_whole(url: str, count: int) -> Measured:
         "sync_operation": (
             ("entity_type", "entity_id", "entity_key", "sink", "action", "version", "origin"),
             _lines(
-                ("league", entity_id(EntityType.LEAGUE, key), key, sink, "upsert", 1, "seed")
+                ("league", entity_id(sports.LEAGUE, key), key, sink, "upsert", 1, "seed")
                 for key in ids
                 for sink in TOPOLOGY.direct
             ),
@@ -151,19 +150,19 @@ def _lines(rows: Iterable[Sequence[object]]) -> bytes:
     return "".join("\t".join(map(str, row)) + "\n" for row in rows).encode()
 
 
-def _contents(count: int) -> Iterable[LeagueContent]:
+def _contents(count: int) -> Iterable[Content]:
     for number in range(count):
         line = seeds.league(number)
         seed_id = line.pop("id")
-        yield LeagueContent(seed_id, **line)
+        yield sports.League(seed_id, **line)
 
 
 def _copy_rows(count: int) -> Iterator[str]:
     for content in _contents(count):
-        seed_id = content.league_tag
-        values = (getattr(content, name) for name in CONTENT_COLUMNS[EntityType.LEAGUE])
+        seed_id = getattr(content, sports.LEAGUE.key_column)
+        values = (getattr(content, name) for name in sports.LEAGUE.columns)
         row = (
-            entity_id(EntityType.LEAGUE, seed_id),
+            entity_id(sports.LEAGUE, seed_id),
             seed_id,
             *("{}" if isinstance(value, dict) else value for value in values),
             content_hash(content),
@@ -188,20 +187,21 @@ def one_by_one(url: str, count: int) -> Measured:
     return Measured("SQLModel add + outbox + commit, row by row", count, seconds)
 
 
-def _orm_league(content: LeagueContent) -> League:
-    columns = {name: getattr(content, name) for name in CONTENT_COLUMNS[EntityType.LEAGUE]}
-    return League(
-        id=entity_id(EntityType.LEAGUE, content.league_tag),
-        seed_id=content.league_tag,
+def _orm_league(content: Content) -> LeagueRow:
+    columns = {name: getattr(content, name) for name in sports.LEAGUE.columns}
+    tag = columns["league_tag"]
+    return LeagueRow(
+        id=entity_id(sports.LEAGUE, tag),
+        seed_id=tag,
         content_hash=content_hash(content),
         text_hash=text_hash(content),
         **columns,
     )
 
 
-def _orm_operation(league: League, sink: str) -> SyncOperation:
+def _orm_operation(league: LeagueRow, sink: str) -> SyncOperation:
     return SyncOperation(
-        entity_type=EntityType.LEAGUE,
+        entity_type=sports.LEAGUE,
         entity_id=league.id,
         entity_key=league.league_tag,
         sink=sink,

@@ -13,11 +13,12 @@ from altsync import db, outbox, store
 from altsync.app import Application
 from altsync.config import read_settings
 from altsync.db import Conn
-from altsync.records import EntityType, Model, Row
+from altsync.records import Model, Row
 from benchmarks.bench import Bench
 from benchmarks.loading import seed, seeding
 from benchmarks.report import Figure, Gate, Measured
 from benchmarks.whole import Whole, every, whole
+from tests import sports
 from tests.acceptance.seeds import league, write
 from tests.acceptance.stack import LOOK, PATIENCE, SINKS
 
@@ -193,7 +194,7 @@ def _own_calls(stack: Whole) -> dict[str, float]:
         with app.database.autocommit() as conn:
             model = Model(*(outbox.wanted_model(conn) or ("", 0)))
             ids = [row[0] for row in conn.execute("SELECT id FROM league LIMIT %s", (EDITS,))]
-            rows = store.read_rows(conn, EntityType.LEAGUE, ids, with_vectors=True)
+            rows = store.read_rows(conn, sports.LEAGUE, ids, with_vectors=True)
         embedder = app.stores().embedder
         graph, index = app.sink("neo4j"), app.sink("pinecone")
         assert embedder is not None and graph is not None and index is not None

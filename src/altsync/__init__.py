@@ -1,3 +1,81 @@
-"""altsync keeps Neo4j and Pinecone in step with PostgreSQL through a transactional outbox."""
+"""altsync keeps Neo4j and Pinecone in step with PostgreSQL through a transactional outbox.
+
+A catalogue is declared with the names that this module exports; they are imported when they are
+first asked for, so that commands start fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from altsync.catalogue.build import CatalogueError
+    from altsync.catalogue.catalogue import Catalogue
+    from altsync.catalogue.entity import Attachment, Entity, Name, Tag, Text
+    from altsync.catalogue.markers import (
+        AttachedTo,
+        BelongsTo,
+        Embed,
+        Filter,
+        Key,
+        Local,
+        Names,
+        Node,
+        References,
+        Relationships,
+        Seeds,
+        Similar,
+        Vectors,
+    )
 
 __version__ = "0.1.0"
+
+_EXPORTED = {
+    "altsync.catalogue.build": ("CatalogueError",),
+    "altsync.catalogue.catalogue": ("Catalogue",),
+    "altsync.catalogue.entity": ("Attachment", "Entity", "Name", "Tag", "Text"),
+    "altsync.catalogue.markers": (
+        "AttachedTo",
+        "BelongsTo",
+        "Embed",
+        "Filter",
+        "Key",
+        "Local",
+        "Names",
+        "Node",
+        "References",
+        "Relationships",
+        "Seeds",
+        "Similar",
+        "Vectors",
+    ),
+}
+
+__all__ = [
+    "AttachedTo",
+    "Attachment",
+    "BelongsTo",
+    "Catalogue",
+    "CatalogueError",
+    "Embed",
+    "Entity",
+    "Filter",
+    "Key",
+    "Local",
+    "Name",
+    "Names",
+    "Node",
+    "References",
+    "Relationships",
+    "Seeds",
+    "Similar",
+    "Tag",
+    "Text",
+    "Vectors",
+]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _EXPORTED.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module 'altsync' has no attribute {name!r}")

@@ -16,6 +16,7 @@ import psycopg
 import structlog
 
 from altsync import db, outbox, status, store
+from altsync.catalogue.current import entity_types
 from altsync.config import Settings, protect_settings, read_settings
 from altsync.db import Database, Outage
 from altsync.declarations import SIMILARITIES, SINKS, Declaration
@@ -194,7 +195,7 @@ class Application:
         graph.check_owner()
         return {
             graph.label(entity_type): self._adopt_nodes_of(graph, entity_type, dry_run=dry_run)
-            for entity_type in EntityType
+            for entity_type in entity_types()
         }
 
     def _adopt_nodes_of(self, graph: neo4j.Sink, entity_type: EntityType, *, dry_run: bool) -> int:
@@ -497,7 +498,7 @@ def rules(settings: Settings) -> Rules:
         enter=settings.altsync_similarity_enter,
         leave=settings.altsync_similarity_leave,
         top_k=settings.altsync_similarity_top_k,
-        across_archetypes=settings.altsync_similarity_across_archetypes,
+        across=settings.altsync_similarity_across_archetypes,
         debounce=settings.similarity_debounce,
     )
 

@@ -140,6 +140,12 @@ def _read_file(path: Path) -> dict[str, str | None]:
     return dotenv_values(stream=io.StringIO(text))
 
 
+def file_value(variable: str) -> str | None:
+    """Return the value that the working folder's ``.env`` gives a variable, if any."""
+    file = _dotenv.get()
+    return (_read_file(file).get(variable) or None) if file else None
+
+
 #: The file of the working folder; None leaves it out.
 _dotenv: ContextVar[Path | None] = ContextVar("_dotenv", default=Path(".env"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from altsync.records import EMBEDDING, SIMILARITY, SIMILARITY_FOLLOWS, EntityType, SinkTraits
+from altsync.records import EMBEDDING, SIMILARITY, SIMILARITY_FOLLOWS, SinkTraits
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ SINKS = {one.traits.name: one for one in (EMBEDDER, NEO4J, PINECONE, PGVECTOR)}
 
 #: Neighbours from the vectors in PostgreSQL. Without an embedder no vector arrives.
 LOCAL_SIMILARITY = Declaration(
-    SinkTraits(SIMILARITY, guarded=True, follows=EMBEDDING, types=(EntityType.LEAGUE,), local=True),
+    SinkTraits(SIMILARITY, guarded=True, follows=EMBEDDING, similar=True, local=True),
     EMBEDDER.setting,
 )
 
@@ -47,7 +47,7 @@ INDEX_SIMILARITY = Declaration(
         guarded=True,
         needs_embedding=True,
         follows=SIMILARITY_FOLLOWS,
-        types=(EntityType.LEAGUE,),
+        similar=True,
     ),
     PINECONE.setting,
 )

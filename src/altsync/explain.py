@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 from altsync import history, outbox, store
 from altsync.app import Application
+from altsync.catalogue.current import entity_types, part_of, parts
 from altsync.db import Conn
 from altsync.errors import SeedError, SinkFailure
 from altsync.history import EntityState, OperationRow
@@ -24,9 +25,8 @@ from altsync.projection import (
     same_content,
     text_hash,
 )
-from altsync.records import EMBEDDING, BreakerState, Content, League, Model, Origin, Row
+from altsync.records import EMBEDDING, BreakerState, Content, Model, Origin, Row
 from altsync.seed import reader
-from altsync.seed.lines import Part
 from altsync.seed.reader import Rejected
 from altsync.sinks import neo4j, pinecone
 from altsync.tokens import most_tokens
@@ -195,7 +195,7 @@ def _by_sink(conn: Conn, entity: EntityState, *statuses: str) -> dict[str, Opera
 
 
 def _why_unknown(folder: Path, key: str, past: Sequence[OperationRow], model: str | None) -> str:
-    for part in Part:
+    for part in parts():
         try:
             line = next(reader.find(folder, part, key, model), None) if part.entity_type else None
         except SeedError:
@@ -213,13 +213,15 @@ def _why_unknown(folder: Path, key: str, past: Sequence[OperationRow], model: st
             f"{key}: deleted, and its row was removed after every sink had confirmed "
             f"(the last operation: {last.action} in {last.sink}, {last.status})"
         )
-    return f"{key}: no league, archetype or example goes by this tag, name or id"
+    kinds = [one.one for one in entity_types()]
+    named = f"{', '.join(kinds[:-1])} or {kinds[-1]}" if kinds[1:] else kinds[0]
+    return f"{key}: no {named} goes by this tag, name or id"
 
 
 def _seed(
     folder: Path, entity: EntityState, row: Row, model: str | None
 ) -> tuple[SeedLine | None, Check]:
-    part = next(part for part in Part if part.entity_type is entity.type)
+    part = part_of(entity.type)
     try:
         found = list(reader.find(folder, part, entity.seed_id, model))
     except SeedError as error:
@@ -234,8 +236,8 @@ def _seed(
         place = SeedLine(line.file, line.number, line.raw, refused=refused)
         return place, Check("seed", False, f"the line is refused: {refused}")
     content = cast("Content", line.item)
-    if isinstance(content, League) and not content.league_tag:
-        content = replace(content, league_tag=entity.key)
+    if not getattr(content, entity.type.key_column):
+        content = replace(cast("Any", content), **{entity.type.key_column: entity.key})
     same = same_content(content, row.content) and entity.deleted_at is None
     detail = "PostgreSQL holds what it says" if same else "PostgreSQL holds something else"
     return SeedLine(line.file, line.number, line.raw, same), Check("seed", same, detail)
@@ -304,10 +306,11 @@ def _check_graph(row: Row, held: neo4j.Held) -> Check:
     wrong = [name for name, value in node.properties.items() if held.properties.get(name) != value]
     if wrong:
         return differs(f"the version fits, and {', '.join(sorted(wrong))} does not")
-    kind = neo4j.KINDS[row.entity_type]
-    parents = [e for e in held.edges if e.type == kind.edge and e.direction == "out"]
-    if kind.edge and [name for e in parents for name in e.names] != [node.parent]:
-        return differs(f"the version fits, and {kind.edge} does not lead to {node.parent} alone")
+    for edge, key in zip(row.entity_type.graph_parents, node.parents, strict=True):
+        led = [e for e in held.edges if e.type == edge.relation and e.direction == "out"]
+        if [name for e in led for name in e.names] != ([] if key is None else [key]):
+            where = f"does not lead to {key} alone" if key else "leads somewhere"
+            return differs(f"the version fits, and {edge.relation} {where}")
     return Check("neo4j", True, f"version {held.version}")
 
 
@@ -405,7 +408,7 @@ def _reasons(
 
 
 def _edited_reason(entity: EntityState) -> str:
-    part = next(part for part in Part if part.entity_type is entity.type)
+    part = part_of(entity.type)
     return (
         f"PostgreSQL's row was {EDITED}. altsync seed --{part} takes the seed's values back; "
         "altsync verify --repair keeps the edit and carries it to every store."
@@ -419,7 +422,7 @@ def _seed_reason(entity: EntityState, line: SeedLine | None) -> str | None:
         return sentences(
             f"Its seed line is refused, so PostgreSQL keeps what it had: {line.refused}"
         )
-    part = next(part for part in Part if part.entity_type is entity.type)
+    part = part_of(entity.type)
     return f"Its seed line has changed and is not loaded: altsync seed --{part} loads it."
 
 

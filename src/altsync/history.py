@@ -10,12 +10,12 @@ from uuid import UUID
 from altsync import store
 from altsync.db import Conn
 from altsync.records import EntityType
-from altsync.store import EntityState, OperationRow, Relationship, SinkMark
+from altsync.store import EntityState, OperationRow, RelatedEntity, SinkMark
 
 __all__ = [
     "EntityState",
     "OperationRow",
-    "Relationship",
+    "RelatedEntity",
     "SinkMark",
     "entity_state",
     "operations",
@@ -51,16 +51,15 @@ def operations(
 
 
 def entity_state(conn: Conn, key: str, entity_type: EntityType | None = None) -> EntityState | None:
-    """The entity that goes by ``key``: a league's tag, an archetype's name, an example's id, or
-    a seed id.
+    """The entity that goes by ``key``: its key in the sinks, or its seed id.
 
-    A key goes before a seed id, and types in the order of ``EntityType``. None when there is
+    A key goes before a seed id, and types in the order of the catalogue. None when there is
     no such row.
     """
     for kind, entity in store.find_entities(conn, key, entity_type):
         row = store.read_entity(conn, kind, entity)
-        if row is not None and kind is EntityType.LEAGUE:
-            return replace(row, relationships=tuple(store.relationships(conn, row.key)))
+        if row is not None and kind.edges:
+            return replace(row, relationships=tuple(store.relationships(conn, kind, row.key)))
         if row is not None:
             return row
     return None

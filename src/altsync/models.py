@@ -1,4 +1,4 @@
-"""The tables. Statements on them live in ``store`` and ``outbox``; their history in migrations.
+"""The tables of altsync itself; those of entities come from the catalogue.
 
 Writing goes through SQL, not through these classes: building ORM objects costs ten times a
 COPY. They are the schema that migrations are checked against, and what readers may query with.
@@ -6,44 +6,27 @@ COPY. They are the schema that migrations are checked against, and what readers 
 
 from __future__ import annotations
 
-from datetime import date, datetime
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any, ClassVar
+from datetime import datetime
+from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
-    Computed,
     DateTime,
     Identity,
     Index,
     LargeBinary,
-    Numeric,
     SmallInteger,
     Text,
     UniqueConstraint,
-    select,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
-from sqlalchemy.orm import column_property
 from sqlmodel import Field, SQLModel
-
-#: Rows are updated several times (statuses), neighbours together. With space for each on its page
-#: no index is written for it (HOT).
-ENTITY_FILLFACTOR = {"postgresql_with": {"fillfactor": "50"}}
-
-
-def _deleted_index(table: str) -> Index:
-    """Return the index by which the relay finds what is deleted: of living rows it has no entry."""
-    where = text("deleted_at IS NOT NULL")
-    return Index(f"{table}_deleted", "deleted_at", postgresql_where=where)
-
 
 _NOW = text("now()")
 _EMPTY_OBJECT = text("'{}'::jsonb")
-_NEXT_VERSION = text("nextval('entity_version')")
 
 
 def _stamp(*, optional: bool = True) -> Any:
@@ -65,176 +48,6 @@ def _text(*, optional: bool = False, default: str | None = None, **more: Any) ->
 
 def _json() -> Any:
     return Field(sa_type=JSONB, sa_column_kwargs={"server_default": _EMPTY_OBJECT}, nullable=False)
-
-
-class EntityColumns(SQLModel):
-    """What every mirrored table carries beside its content."""
-
-    id: UUID = Field(primary_key=True)
-    seed_id: str = _text(unique=True)
-    attributes: dict[str, Any] = _json()
-
-    version: int = Field(
-        sa_type=BigInteger, sa_column_kwargs={"server_default": _NEXT_VERSION}, nullable=False
-    )
-    edges_version: int = Field(
-        sa_type=BigInteger, sa_column_kwargs={"server_default": text("0")}, nullable=False
-    )
-    graph_version: int = Field(
-        sa_type=BigInteger,
-        sa_column_kwargs={"server_default": Computed("GREATEST(version, edges_version)", True)},
-        nullable=False,
-    )
-    content_hash: str = _text()
-
-    text_hash: str = _text()
-    line_hash: str | None = _text(optional=True)
-    if TYPE_CHECKING:
-        #: Float32, little-endian; read from ``embedding`` when it is first asked for.
-        embedding_vector: bytes | None = None
-    embedding_model: str | None = _text(optional=True)
-    embedding_text_hash: str | None = _text(optional=True)
-    embedding_updated_at: datetime | None = _stamp()
-    embedding_sync_status: str = _text(default="pending")
-
-    neo4j_node_id: str | None = _text(optional=True)
-    neo4j_synced_at: datetime | None = _stamp()
-    neo4j_sync_status: str = _text(default="pending")
-
-    pinecone_id: str | None = _text(optional=True)
-    pinecone_namespace: str | None = _text(optional=True)
-    pinecone_synced_at: datetime | None = _stamp()
-    pinecone_sync_status: str = _text(default="pending")
-
-    created_at: datetime = _stamp(optional=False)
-    updated_at: datetime = _stamp(optional=False)
-    deleted_at: datetime | None = _stamp()
-
-
-class SportArchetype(EntityColumns, table=True):
-    """A family of sports: racing, combat, team_sport, precision, large_field."""
-
-    __tablename__: ClassVar[str] = "sport_archetype"
-    __table_args__ = (_deleted_index("sport_archetype"), ENTITY_FILLFACTOR)
-
-    archetype_name: str = _text(unique=True)
-    display_name: str = _text()
-    code_pattern: str = _text()
-    description: str | None = _text(optional=True)
-    characteristics: dict[str, Any] = _json()
-
-
-class League(EntityColumns, table=True):
-    """A league or competition."""
-
-    __tablename__: ClassVar[str] = "league"
-    __table_args__ = (
-        Index("league_archetype", "sport_archetype"),
-        _deleted_index("league"),
-        ENTITY_FILLFACTOR,
-    )
-
-    league_tag: str = _text(unique=True)
-    league_name: str = _text()
-    sport_name: str = _text()
-    sport_archetype: str = _text()
-    location: str | None = _text(optional=True)
-    tier: str | None = _text(optional=True)
-    status: str = _text(default="active")
-    description: str | None = _text(optional=True)
-    neighbours_of: str | None = _text(optional=True)
-
-
-class FewShotExample(EntityColumns, table=True):
-    """An input with the output wanted for it; the category is its vector namespace."""
-
-    __tablename__: ClassVar[str] = "few_shot_example"
-    __table_args__ = (
-        Index("few_shot_example_category", "category"),
-        _deleted_index("few_shot_example"),
-        ENTITY_FILLFACTOR,
-    )
-
-    example_id: str = _text(unique=True)
-    category: str = _text()
-    input_text: str = _text()
-    output_text: str = _text()
-    sport_archetype: str | None = _text(optional=True)
-    tags: list[str] = Field(
-        sa_type=ARRAY(Text),
-        sa_column_kwargs={"server_default": text("'{}'::text[]")},
-        nullable=False,
-    )
-
-
-class LeagueRelationship(SQLModel, table=True):
-    """An edge from one league to another, part of its source's graph projection."""
-
-    __tablename__: ClassVar[str] = "league_relationship"
-    __table_args__ = (
-        # Deferrable, so that two seed lines may change places in one statement.
-        UniqueConstraint(
-            "source_league_id", "target_league_id", "relationship_type", deferrable=True
-        ),
-        CheckConstraint(
-            "relationship_type IN ('SIMILAR_TO', 'COMPETES_WITH', 'SAME_ARCHETYPE')",
-            name="league_relationship_type",
-        ),
-        CheckConstraint(
-            "(relationship_type = 'SIMILAR_TO') = (seed_id IS NULL)", name="computed_or_seeded"
-        ),
-        CheckConstraint("source_league_id <> target_league_id", name="no_loop"),
-        Index("league_relationship_target", "target_league_id"),
-    )
-
-    id: UUID = Field(primary_key=True)
-    seed_id: str | None = _text(optional=True, unique=True)
-    source_league_id: UUID = Field(foreign_key="league.id", ondelete="CASCADE", nullable=False)
-    target_league_id: UUID = Field(foreign_key="league.id", ondelete="CASCADE", nullable=False)
-    relationship_type: str = _text()
-    strength_score: Decimal | None = Field(default=None, sa_type=Numeric(6, 5))
-    neo4j_rel_id: str | None = _text(optional=True)
-    attributes: dict[str, Any] = _json()
-    content_hash: str | None = _text(optional=True)
-    model: str | None = _text(optional=True)
-    source_version: int | None = Field(default=None, sa_type=BigInteger)
-    target_version: int | None = Field(default=None, sa_type=BigInteger)
-    created_at: datetime = _stamp(optional=False)
-    updated_at: datetime = _stamp(optional=False)
-
-
-class LeaguePart(SQLModel):
-    """What belongs to a league and stays in PostgreSQL."""
-
-    id: UUID = Field(primary_key=True)
-    seed_id: str = _text(unique=True)
-    league_id: UUID = Field(foreign_key="league.id", ondelete="CASCADE", index=True, nullable=False)
-    title: str = _text()
-    attributes: dict[str, Any] = _json()
-    content_hash: str = _text()
-    created_at: datetime = _stamp(optional=False)
-    updated_at: datetime = _stamp(optional=False)
-
-
-class Document(LeaguePart, table=True):
-    """A rulebook, fact sheet, feed specification … of a league."""
-
-    __tablename__: ClassVar[str] = "document"
-
-    kind: str | None = _text(optional=True)
-    body: str | None = _text(optional=True)
-
-
-class Contract(LeaguePart, table=True):
-    """An agreement about a league's data or media."""
-
-    __tablename__: ClassVar[str] = "contract"
-
-    counterparty: str | None = _text(optional=True)
-    contract_type: str | None = _text(optional=True)
-    status: str = _text(default="active")
-    start_date: date | None = None
-    end_date: date | None = None
 
 
 class SyncOperation(SQLModel, table=True):
@@ -447,22 +260,3 @@ class VerifyRun(SQLModel, table=True):
     consistent: bool
     result: dict[str, Any] = _json()
     finished_at: datetime = _stamp(optional=False)
-
-
-def _look_up_vectors(entity: type[EntityColumns]) -> None:
-    """Give an entity its vector as an attribute; it is kept once, by what it embeds."""
-    tables = SQLModel.metadata.tables
-    kept, state = tables["embedding"].c, tables["sink_state"].c
-    own = tables[str(entity.__tablename__)]
-    dimensions = select(state.config["dimensions"].as_integer()).where(state.sink == "embedding")
-    vector = select(kept.vector).where(
-        kept.model == own.c.embedding_model,
-        kept.dimensions == dimensions.scalar_subquery(),
-        kept.text_hash == own.c.embedding_text_hash,
-    )
-    looked_up = column_property(vector.correlate(own).scalar_subquery(), deferred=True)
-    setattr(entity, "embedding_vector", looked_up)  # noqa: B010  (no column, says the class)
-
-
-for _entity in (SportArchetype, League, FewShotExample):
-    _look_up_vectors(_entity)

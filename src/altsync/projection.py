@@ -6,20 +6,11 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Any, assert_never
+from typing import Any, cast
 
 import orjson
 
-from altsync.records import (
-    Content,
-    EntityType,
-    FewShotExample,
-    League,
-    LeaguePart,
-    Relationship,
-    Row,
-    SportArchetype,
-)
+from altsync.records import Attached, Content, EntityType, Relationship, Row
 
 #: Part of every content hash. Raise it when a projection below changes, so that the next seed
 #: sends everything again, with no seed edited.
@@ -39,16 +30,21 @@ Scalar = str | int | float | bool | list[str] | None
 
 @dataclass(frozen=True, slots=True)
 class GraphNode:
-    """A node, and the one node it belongs to.
+    """A node, and the nodes that it belongs to.
 
     ``properties`` names every known property, with None for what is gone, so that nothing
-    lingers. ``parent`` is the key of the archetype or category that the node hangs on.
+    lingers. ``parents`` are keys in the order of ``EntityType.graph_parents``.
     """
 
     label: str
     key_property: str
     properties: Mapping[str, Scalar]
-    parent: str | None
+    parents: tuple[str | None, ...] = ()
+
+    @property
+    def parent(self) -> str | None:
+        """The key of the first parent."""
+        return self.parents[0] if self.parents else None
 
 
 def digest(data: bytes) -> str:
@@ -76,23 +72,35 @@ def _fits(content: Content, hashed: str) -> bool:
         return True
     written = {name: _as_written(value) for name, value in _numbers_of(content).items()}
     return bool(written) and any(
-        content_hash(replace(content, **{name: forms[way] for name, forms in written.items()}))
+        content_hash(_with(content, {name: forms[way] for name, forms in written.items()}))
         == hashed
         for way in range(3)
     )
 
 
-def part_hash(part: LeaguePart | Relationship) -> str:
-    """Return the hash of what a seed says of a document, a contract or a relationship.
+def part_hash(part: Attached | Relationship) -> str:
+    """Return the hash of what a seed says of an attachment or a relationship.
 
     A strength counts as the table keeps it.
     """
     if isinstance(part, Relationship):
         part = replace(part, strength=_kept_strength(part.strength))
-    return digest(orjson.dumps(part, option=orjson.OPT_SORT_KEYS))
+        return digest(orjson.dumps(part, option=orjson.OPT_SORT_KEYS))
+    # The names at the top in this order, which sorting would change.
+    said = {
+        part.field: part.owner,
+        "title": part.title,
+        "fields": part.fields,
+        "attributes": part.attributes,
+    }
+    members = (
+        orjson.dumps(name) + b":" + orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+        for name, value in said.items()
+    )
+    return digest(b"{" + b",".join(members) + b"}")
 
 
-def part_fits(part: LeaguePart | Relationship, hashed: str) -> bool:
+def part_fits(part: Attached | Relationship, hashed: str) -> bool:
     """Return whether a part that was read back has this hash, as ``_fits`` does."""
     forms = [part.attributes, *_as_written(part.attributes)]
     return any(part_hash(replace(part, attributes=form)) == hashed for form in forms)
@@ -115,13 +123,19 @@ def _plain(content: Content) -> Content:
         name: _mapped(value, lambda number: int(number) if number == int(number) else number)
         for name, value in _numbers_of(content).items()
     }
-    return replace(content, **forms)
+    return _with(content, forms)
+
+
+def _with(content: Content, values: Mapping[str, Any]) -> Content:
+    """A content with other values of some fields."""
+    changed: Content = replace(cast("Any", content), **values)
+    return changed
 
 
 def _numbers_of(content: Content) -> dict[str, Any]:
     """The fields of a content that may hold numbers, but for those that are empty."""
-    names = ("attributes", "characteristics")
-    return {name: value for name in names if (value := getattr(content, name, None))}
+    names = content.entity_type.json_columns
+    return {name: value for name in names if (value := getattr(content, name))}
 
 
 def _as_written(value: Any) -> list[Any]:
@@ -161,157 +175,58 @@ def text_hash(content: Content) -> str:
 
 
 def embedding_text(content: Content) -> str:
-    """Return what is embedded of an entity: what it is and what it is like, in plain words.
-
-    Tier and status are left out: they change often, filter well, and mean little to a model.
-    """
-    match content:
-        case League():
-            where = f" in {content.location}" if content.location else ""
-            kind = content.sport_archetype.replace("_", " ")
-            head = f"{content.league_name}: {content.sport_name} ({kind}){where}."
-            return f"{head} {content.description}" if content.description else head
-        case SportArchetype():
-            head = f"{content.display_name} ({content.archetype_name.replace('_', ' ')})."
-            return f"{head} {content.description}" if content.description else head
-        case FewShotExample():
-            tags = f"\nTags: {', '.join(content.tags)}" if content.tags else ""
-            return f"{content.input_text}\n{content.output_text}{tags}"
-        case _:
-            assert_never(content)
+    """Return what is embedded of an entity, as its declaration says."""
+    return content.entity_type.text_of(content)
 
 
 def embedded_fields(content: Content) -> dict[str, str]:
     """The fields that the embedded text is made of, by name."""
-    names: tuple[str, ...]
-    match content:
-        case League():
-            names = ("league_name", "sport_name", "sport_archetype", "location", "description")
-        case SportArchetype():
-            names = ("display_name", "archetype_name", "description")
-        case FewShotExample():
-            texts = {"input_text": content.input_text, "output_text": content.output_text}
-            return texts | {"tags": ", ".join(content.tags)}
-        case _:
-            assert_never(content)
-    return {name: text for name in names if (text := getattr(content, name))}
+    found: dict[str, str] = {}
+    for name in content.entity_type.embedded:
+        value = getattr(content, name)
+        if isinstance(value, tuple):
+            found[name] = ", ".join(value)
+        elif value:
+            found[name] = str(value)
+    return found
 
 
 def graph_node(row: Row) -> GraphNode:
     """The node of an entity."""
-    content = row.content
-    match content:
-        case League():
-            return GraphNode(
-                "League",
-                "league_tag",
-                {
-                    "league_name": content.league_name,
-                    "sport_name": content.sport_name,
-                    "sport_archetype": content.sport_archetype,
-                    "location": content.location,
-                    "tier": content.tier,
-                    "status": content.status,
-                    "description": content.description,
-                    "content_hash": row.content_hash,
-                },
-                content.sport_archetype,
-            )
-        case SportArchetype():
-            return GraphNode(
-                "SportArchetype",
-                "name",
-                {
-                    "display_name": content.display_name,
-                    "code_pattern": content.code_pattern,
-                    "description": content.description,
-                    "content_hash": row.content_hash,
-                },
-                None,
-            )
-        case FewShotExample():
-            return GraphNode(
-                "FewShotExample",
-                "example_id",
-                {
-                    "category": content.category,
-                    "input_text": content.input_text,
-                    "output_text": content.output_text,
-                    "sport_archetype": content.sport_archetype,
-                    "tags": list(content.tags),
-                    "content_hash": row.content_hash,
-                },
-                content.category,
-            )
-        case _:
-            assert_never(content)
+    kind, content = row.entity_type, row.content
+    properties = {name: as_scalar(getattr(content, name)) for name in kind.properties}
+    properties["content_hash"] = row.content_hash
+    parents = tuple(getattr(content, parent.column) for parent in kind.graph_parents)
+    return GraphNode(kind.label, kind.key_property, properties, parents)
 
 
-#: The vector index of each type, before its prefix.
-INDEXES = {
-    EntityType.SPORT_ARCHETYPE: "altsports-archetypes",
-    EntityType.LEAGUE: "altsports-leagues",
-    EntityType.FEW_SHOT_EXAMPLE: "altsports-examples",
-}
-
-#: Types whose namespace may change, so that a vector may have to leave one.
-MOVING = frozenset({EntityType.FEW_SHOT_EXAMPLE})
+def as_scalar(value: Any) -> Scalar:
+    """Return a field's value as graph and index keep it: a tuple as a list, a date as text."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return list(value) if isinstance(value, tuple) else str(value.isoformat())
 
 
 def namespace(row: Row) -> str:
     """The vector index's namespace that an entity belongs to; "" is the index's own default."""
-    match row.content:
-        case League():
-            return "default"
-        case SportArchetype():
-            return ""
-        case FewShotExample():
-            return row.content.category
-        case _:
-            assert_never(row.content)
+    column = row.entity_type.namespace_column
+    return row.entity_type.namespace if column is None else getattr(row.content, column)
 
 
 def vector_metadata(row: Row, model: str) -> dict[str, Any]:
     """Return what a vector carries beside its numbers. Nulls are left out: the index keeps none."""
-    content = row.content
-    known: dict[str, Scalar]
-    match content:
-        case League():
-            known = {
-                "league_name": content.league_name,
-                "sport_name": content.sport_name,
-                "sport_archetype": content.sport_archetype,
-                "location": content.location,
-                "tier": content.tier,
-                "status": content.status,
-            }
-        case SportArchetype():
-            known = {
-                "archetype_name": content.archetype_name,
-                "display_name": content.display_name,
-                "code_pattern": content.code_pattern,
-            }
-        case FewShotExample():
-            known = {
-                "category": content.category,
-                "sport_archetype": content.sport_archetype,
-                "tags": list(content.tags),
-            }
-        case _:
-            assert_never(content)
-    marks = {"version": row.version, "model": model, "content_hash": row.content_hash}
-    return {name: value for name, value in {**known, **marks}.items() if value is not None}
+    known = {
+        name: value
+        for name in row.entity_type.filters
+        if (value := as_scalar(getattr(row.content, name))) is not None
+    }
+    return known | {"version": row.version, "model": model, "content_hash": row.content_hash}
 
 
 def content_of(entity_type: EntityType, values: Sequence[Any]) -> Content:
     """The content of a database row: its content columns, in the order of the content's fields."""
-    match entity_type:
-        case EntityType.LEAGUE:
-            return League(*values)
-        case EntityType.SPORT_ARCHETYPE:
-            return SportArchetype(*values)
-        case EntityType.FEW_SHOT_EXAMPLE:
-            key, category, given, wanted, archetype, tags, attributes = values
-            return FewShotExample(key, category, given, wanted, archetype, tuple(tags), attributes)
-        case _:
-            assert_never(entity_type)
+    if entity_type.list_columns:
+        named = dict(zip(entity_type.columns, values, strict=True))
+        named |= {name: tuple(named[name]) for name in entity_type.list_columns}
+        return entity_type.content(**named)
+    return entity_type.content(*values)

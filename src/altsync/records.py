@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha1
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 #: Namespace of every entity id. Never changed: ids are derived by each seeder, not stored.
@@ -20,34 +20,166 @@ _VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 #: The name of the sink that embeds. Others may need it, none may replace it.
 EMBEDDING = "embedding"
 
-#: The name of the sink that keeps leagues' SIMILAR_TO relationships in step with their vectors.
+#: The name of the sink that keeps computed relationships in step with vectors.
 SIMILARITY = "similarity"
 
 #: The sink that it follows, and asks: the vector index.
 SIMILARITY_FOLLOWS = "pinecone"
 
 
-#: The archetypes that the described system has; seeds may add more.
-KNOWN_ARCHETYPES = frozenset({"racing", "combat", "team_sport", "precision", "large_field"})
+@dataclass(frozen=True, slots=True)
+class ParentEdge:
+    """A field that names the parent of an entity, and the relationship that follows from it.
 
-
-class EntityType(StrEnum):
-    """What is mirrored. The value is the table's name, so it may stand in SQL."""
-
-    SPORT_ARCHETYPE = "sport_archetype"
-    LEAGUE = "league"
-    FEW_SHOT_EXAMPLE = "few_shot_example"
-
-
-class Relation(StrEnum):
-    """A relationship from one league to another. The value is its type in the graph.
-
-    ``SIMILAR_TO`` is computed from vectors; the others are seeded.
+    ``column`` holds the parent's key. ``parent`` is the table of the parent, None for a node that
+    the relationship itself makes. ``relation``, ``label`` and ``key`` are names in the graph;
+    ``relation`` is None where nothing is written there. ``known`` are keys that may be named
+    without being loaded.
     """
 
-    SIMILAR_TO = "SIMILAR_TO"
-    COMPETES_WITH = "COMPETES_WITH"
-    SAME_ARCHETYPE = "SAME_ARCHETYPE"
+    column: str
+    parent: str | None
+    relation: str | None = None
+    label: str = ""
+    key: str = "name"
+    known: frozenset[str] = frozenset()
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Similarity:
+    """Relationships from each entity to those whose vectors are near, kept in step.
+
+    ``within`` is the column whose value both ends share, None for all entities of the type.
+    """
+
+    relation: str
+    within: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeTable:
+    """The table of the relationships between entities of one type.
+
+    ``source`` and ``target`` are columns with ids. ``seeded`` are the types that seeds give, and
+    ``computed`` is the one that vectors decide, if any.
+    """
+
+    table: str
+    source: str
+    target: str
+    seeded: tuple[str, ...] = ()
+    computed: str | None = None
+    part: str | None = None
+
+    @property
+    def relations(self) -> tuple[str, ...]:
+        """All types of relationships in the table."""
+        return (self.computed, *self.seeded) if self.computed else self.seeded
+
+
+class Content:
+    """The seeded fields of one entity, in the order of their declaration.
+
+    The base of the frozen dataclasses that are made from declarations; the last field holds
+    what a seed line says beside the declared fields.
+    """
+
+    __slots__ = ()
+
+    entity_type: ClassVar[EntityType]
+    attributes: Mapping[str, Any]
+
+
+class EntityType(str):
+    """A mirrored type of entity. The value is its table's name, so it may stand in SQL.
+
+    Made from a class by :mod:`altsync.catalogue`. ``columns`` are the content columns with their
+    PostgreSQL types, in the order of COPY; ``content`` is the dataclass of the same fields.
+    ``namespace_column`` or else ``namespace`` is where vectors go.
+    """
+
+    #: The part of a seed folder that holds its lines, and how one and many are called.
+    part: str
+    one: str
+    many: str
+
+    #: Column of the key in all sinks; columns that a missing key is made from; whether the seed
+    #: id is the key.
+    key_column: str
+    key_made_from: tuple[str, ...]
+    key_is_id: bool
+    name_column: str
+
+    columns: Mapping[str, str]
+    optional: frozenset[str]
+    content: type[Content]
+    json_columns: tuple[str, ...]
+    list_columns: tuple[str, ...]
+    filters: tuple[str, ...]
+    file_name_column: str | None
+
+    #: The graph: label, key property, columns that become properties, parents.
+    label: str
+    key_property: str
+    properties: tuple[str, ...]
+    parents: tuple[ParentEdge, ...]
+
+    #: The vector index.
+    index_name: str
+    namespace: str
+    namespace_column: str | None
+
+    embedded: tuple[str, ...]
+    text_of: Callable[[Any], str]
+
+    similar: Similarity | None
+    edges: EdgeTable | None
+
+    def __new__(cls, name: str, **declared: Any) -> EntityType:
+        """Make a type by its table's name."""
+        made = super().__new__(cls, name)
+        made.__dict__.update(declared)
+        return made
+
+    def __copy__(self) -> EntityType:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> EntityType:
+        return self
+
+    def __reduce__(self) -> Any:
+        """Travel by name alone."""
+        return str, (str(self),)
+
+    @property
+    def value(self) -> str:
+        """The table's name as a plain text."""
+        return str.__str__(self)
+
+    @property
+    def moves(self) -> bool:
+        """Whether its vectors may have to leave a namespace for another one."""
+        return self.namespace_column is not None
+
+    @property
+    def graph_parents(self) -> tuple[ParentEdge, ...]:
+        """Parents that the graph shows."""
+        return tuple(parent for parent in self.parents if parent.relation)
+
+    @property
+    def edge_table(self) -> EdgeTable:
+        """The table of its relationships; ``LookupError`` for a type without any."""
+        if self.edges is None:
+            raise LookupError(f"{self} has no relationships")
+        return self.edges
+
+    @property
+    def similarity(self) -> Similarity:
+        """How it is searched for neighbours; ``LookupError`` for a type that is not."""
+        if self.similar is None:
+            raise LookupError(f"{self} has no Similar")
+        return self.similar
 
 
 class SyncStatus(StrEnum):
@@ -120,53 +252,14 @@ def entity_hex(entity_type: str, seed_id: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class League:
-    """A league or competition, as its seed says it."""
+class Attached:
+    """The seeded fields of a row that belongs to an entity and stays in PostgreSQL.
 
-    league_tag: str
-    league_name: str
-    sport_name: str
-    sport_archetype: str
-    location: str | None = None
-    tier: str | None = None
-    status: str = "active"
-    description: str | None = None
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    ``owner`` is the entity's seed id, and ``field`` what a seed line calls it.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class SportArchetype:
-    """A family of sports that share the shape of their events."""
-
-    archetype_name: str
-    display_name: str
-    code_pattern: str
-    description: str | None = None
-    characteristics: Mapping[str, Any] = field(default_factory=dict)
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class FewShotExample:
-    """An input and the output wanted for it, by category."""
-
-    example_id: str
-    category: str
-    input_text: str
-    output_text: str
-    sport_archetype: str | None = None
-    tags: tuple[str, ...] = ()
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-
-
-Content = League | SportArchetype | FewShotExample
-
-
-@dataclass(frozen=True, slots=True)
-class LeaguePart:
-    """A document or contract of a league, by the league's seed id."""
-
-    league: str
+    field: str
+    owner: str
     title: str
     fields: Mapping[str, Any]
     attributes: Mapping[str, Any]
@@ -174,11 +267,11 @@ class LeaguePart:
 
 @dataclass(frozen=True, slots=True)
 class Relationship:
-    """A relationship from one league to another, by their seed ids."""
+    """A relationship between two entities of one type, by their seed ids."""
 
     source: str
     target: str
-    relation: Relation
+    relation: str
     strength: float | None
     attributes: Mapping[str, Any]
 
@@ -193,14 +286,14 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """A relationship to a living league, as its source's projection carries it.
+    """A relationship to a living entity, as its source's projection carries it.
 
     ``target_version`` is the target's ``graph_version`` when the edge was read: a deletion of
     the target that is newer means that the edge must not be written any more.
     """
 
     id: UUID
-    relation: Relation
+    relation: str
     target: str
     target_version: int
     score: float | None = None
@@ -349,8 +442,8 @@ class SinkTraits:
     ``guarded``: the sink itself refuses older versions. ``needs_embedding``: its operations are
     born when the embedding settles. ``edges``: the sink mirrors relationships too, so it
     follows ``graph_version`` instead of ``version``. ``follows``: its operations are born when
-    that sink has settled. ``types``: what it takes of the entities. ``local``: it calls no
-    remote service. ``in_flight``: calls of one batch that may be under way at once, each
+    that sink has settled. ``similar``: it takes only entities that are searched for neighbours.
+    ``local``: it calls no remote service. ``in_flight``: calls of one batch that may be under way at once, each
     from a thread of its own.
     """
 
@@ -360,8 +453,12 @@ class SinkTraits:
     edges: bool = False
     follows: str | None = None
     local: bool = False
-    types: tuple[EntityType, ...] = tuple(EntityType)
+    similar: bool = False
     in_flight: int = 1
+
+    def takes(self, entity_type: EntityType) -> bool:
+        """Return whether entities of this type are mirrored to the sink."""
+        return not self.similar or entity_type.similar is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,12 +488,12 @@ class Topology:
 
     @property
     def relating(self) -> list[str]:
-        """Sinks that find the neighbours of leagues."""
+        """Sinks that find neighbours."""
         return [s.name for s in self.sinks if s.follows is not None]
 
     @property
     def relating_locally(self) -> list[str]:
-        """Sinks that find the neighbours of leagues by the vectors in PostgreSQL."""
+        """Sinks that find neighbours by the vectors in PostgreSQL."""
         return [s.name for s in self.sinks if s.follows == EMBEDDING and s.local]
 
     def followers(self, sink: str) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from altsync import outbox, store
+from altsync.catalogue.current import entity_types
 from altsync.db import Conn, Database
 from altsync.errors import ConfigurationError, SchemaError
 from altsync.projection import embedding_text
@@ -89,7 +90,7 @@ def start(database: Database, topology: Topology, model: Model) -> Iterator[int]
     """
     with database.transaction() as conn:
         outbox.want_model(conn, model.name)
-    for kind in EntityType:
+    for kind in entity_types():
         after = None
         while True:
             with database.transaction() as conn:

@@ -21,13 +21,13 @@ import structlog
 from altsync import outbox, store
 from altsync.db import Database
 from altsync.declarations import INDEX_SIMILARITY
+from altsync.projection import namespace
 from altsync.records import (
     SIMILARITY,
     Answer,
     EntityType,
     ErrorKind,
     Failed,
-    League,
     Model,
     Outcome,
     Row,
@@ -65,9 +65,6 @@ ITSELF = 0.999
 #: Decimals of a score, as PostgreSQL keeps it. Scores are rounded before they are compared:
 #: float32 products of equal vectors differ by 1e-7, and ties must not be decided by that.
 DECIMALS = 5
-
-#: The namespace of leagues.
-SPACE = "default"
 
 #: Seconds until a league is looked for again that the index does not show yet.
 LAG = 2.0
@@ -109,9 +106,15 @@ class Index(Protocol):
 
 
 def basis(row: Row) -> str:
-    """What the neighbours of a league are computed from; the same as ``outbox.edges.BASIS``."""
-    assert isinstance(row.content, League)
-    return f"{row.embedding_model}|{row.embedding_text_hash}|{row.content.sport_archetype}"
+    """What the neighbours of a league are computed from; the same as ``outbox.basis_of``."""
+    parts = (row.embedding_model, row.embedding_text_hash, group_of(row))
+    return "|".join(part for part in parts if part is not None)
+
+
+def group_of(row: Row) -> str | None:
+    """The value that neighbours of an entity share with it, None for any."""
+    within = row.entity_type.similarity.within
+    return None if within is None else getattr(row.content, within)
 
 
 class Sink:
@@ -143,7 +146,7 @@ class Sink:
         hidden = [row for row in rows if seen[row.id].get(row.key, 0.0) < ITSELF]
         ended, fetches = self._hidden(hidden, seen, model)
         shown = [row for row in rows if row.id not in ended]
-        self._relate(shown, seen)
+        self._relate(rows[0].entity_type, shown, seen)
         outcomes: list[Outcome] = [Written(row.id, row.version) for row in shown]
         return Answer((*outcomes, *ended.values()), calls=calls + fetches)
 
@@ -164,7 +167,7 @@ class Sink:
             calls += len(answers)
             with self._database.autocommit() as conn:
                 tags = list({tag for answer in answers for tag in answer})
-                living = store.living_keys(conn, EntityType.LEAGUE, tags)
+                living = store.living_keys(conn, rows[0].entity_type, tags)
             ends_early: list[list[Row]] = []
             for group, answer in zip(groups, answers, strict=True):
                 own = {row.key for row in group}
@@ -183,13 +186,12 @@ class Sink:
         """Group leagues that get the same answer."""
         groups: dict[tuple[bytes, str], list[Row]] = defaultdict(list)
         for row in rows:
-            groups[row.vector or b"", self._archetype(row)].append(row)
+            groups[row.vector or b"", self._group(row)].append(row)
         return list(groups.values())
 
-    def _archetype(self, row: Row) -> str:
-        """Return the archetype that neighbours must have, "" for any."""
-        assert isinstance(row.content, League)
-        return "" if self._rules.across_archetypes else row.content.sport_archetype
+    def _group(self, row: Row) -> str:
+        """Return the group that neighbours must be of, "" for any."""
+        return "" if self._rules.across else group_of(row) or ""
 
     def _ends_early(
         self, answer: Mapping[str, float], alive: Mapping[str, float], reach: int
@@ -203,19 +205,22 @@ class Sink:
         short = len(best) <= self._rules.top_k
         return farthest > self._rules.leave and (short or farthest >= best[-1])
 
-    def _relate(self, rows: Sequence[Row], seen: Mapping[UUID, dict[str, float]]) -> None:
+    def _relate(
+        self, kind: EntityType, rows: Sequence[Row], seen: Mapping[UUID, dict[str, float]]
+    ) -> None:
         """Write the edges of leagues by all that they saw (scores by tag)."""
         if not rows:
             return
         with self._database.transaction() as conn:
             ids = [row.id for row in rows]
-            now, incoming = store.similar_edges(conn, ids), store.similar_to(conn, ids)
+            now = store.similar_edges(conn, kind, ids)
+            incoming = store.similar_to(conn, kind, ids)
             together = {row.key for row in rows}  # their edges are written with these
             found = [
                 self._neighbours(row, seen[row.id], now[row.id], incoming[row.id] | together)
                 for row in rows
             ]
-            related = store.relate(conn, found, self._rules, self._topology, SIMILARITY)
+            related = store.relate(conn, kind, found, self._rules, self._topology, SIMILARITY)
         log.info(
             "relationships.updated",
             leagues=len(rows),
@@ -245,10 +250,10 @@ class Sink:
     def _ask(self, row: Row, model: Model, reach: int) -> dict[str, float]:
         """Return the scores of the leagues nearest to one, by tag."""
         matches = self._index.nearest(
-            EntityType.LEAGUE,
+            row.entity_type,
             row.vector or b"",
             top_k=reach,
-            space=SPACE,
+            space=namespace(row),
             where=self._where(row, model),
             with_metadata=False,
         )
@@ -256,8 +261,8 @@ class Sink:
 
     def _where(self, row: Row, model: Model) -> dict[str, Any]:
         """Return the metadata of vectors that are compared with a league's."""
-        archetype = self._archetype(row)
-        return {"model": model.name} | ({"sport_archetype": archetype} if archetype else {})
+        group, within = self._group(row), row.entity_type.similarity.within
+        return {"model": model.name} | ({str(within): group} if group else {})
 
     def _hidden(
         self, rows: Sequence[Row], seen: Mapping[UUID, dict[str, float]], model: Model
@@ -269,7 +274,8 @@ class Sink:
         """
         if not rows:
             return {}, 0
-        standing = self._standing([row.id for row in rows])
+        kind = rows[0].entity_type
+        standing = self._standing(kind, [row.id for row in rows])
         held, calls = self._held([row for row in rows if not standing[row.id][0]], model)
         ended: dict[UUID, Outcome] = {}
         for row in rows:
@@ -294,8 +300,14 @@ class Sink:
     def _held(self, rows: Sequence[Row], model: Model) -> tuple[set[UUID], int]:
         """Return the leagues whose vectors the index holds as PostgreSQL does, and the calls."""
         reads = Reads()
-        found = self._index.fetch(EntityType.LEAGUE, SPACE, [row.key for row in rows], reads)
-        stored = {one.key: one for one in found}
+        spaces: dict[str, list[str]] = defaultdict(list)
+        for row in rows:
+            spaces[namespace(row)].append(row.key)
+        stored = {
+            one.key: one
+            for space, keys in spaces.items()
+            for one in self._index.fetch(rows[0].entity_type, space, keys, reads)
+        }
         held = {
             row.id
             for row in rows
@@ -305,16 +317,18 @@ class Sink:
         }
         return held, reads.requests
 
-    def _standing(self, ids: Sequence[UUID]) -> dict[UUID, tuple[bool, float | None]]:
+    def _standing(
+        self, kind: EntityType, ids: Sequence[UUID]
+    ) -> dict[UUID, tuple[bool, float | None]]:
         """Of leagues: whether their vector is on its way, and seconds since it was written.
 
         Where it is on its way, settling it asks anew. Under the leagues' locks, or it could have
         settled just before, and not asked.
         """
         with self._database.transaction() as conn:
-            outbox.lock_entities(conn, ((EntityType.LEAGUE, i) for i in ids))
-            standing = store.vector_standing(conn, ids)
-            outbox.forget_basis(conn, [i for i, (waiting, _) in standing.items() if waiting])
+            outbox.lock_entities(conn, ((kind, i) for i in ids))
+            standing = store.vector_standing(conn, kind, ids)
+            outbox.forget_basis(conn, kind, [i for i, (waiting, _) in standing.items() if waiting])
         return {i: standing.get(i, (True, None)) for i in ids}  # a row that is gone needs nothing
 
     def delete(self, rows: Sequence[Row]) -> Answer:
@@ -323,8 +337,8 @@ class Sink:
 
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
         """Leagues whose neighbours were computed; ``content_hash`` is what from."""
-        if entity_type is EntityType.LEAGUE:
-            yield from store.related_leagues(self._database)
+        if entity_type.similar:
+            yield from store.related_entities(self._database, entity_type)
 
     def close(self) -> None:
         """Let go of the threads and of the index."""

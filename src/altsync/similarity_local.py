@@ -109,24 +109,27 @@ class Sink:
         A league without a vector of ``model`` keeps its edges: the settlement of its embedding
         enqueues its search.
         """
+        kind = rows[0].entity_type
         ids = [row.id for row in rows]
         with self._database.autocommit() as conn:
-            groups = store.groups_of(conn, ids, model, across=self._rules.across_archetypes)
-        for archetype, members in groups.items():
-            found = self._compare(archetype, members, model)
-            self._write(archetype, found, model)
+            groups = store.groups_of(conn, kind, ids, model, across=self._rules.across)
+        for group, members in groups.items():
+            found = self._compare(kind, group, members, model)
+            self._write(kind, group, found, model)
         return Answer(tuple(Written(row.id, row.version) for row in rows), calls=0)
 
     # --- comparing ------------------------------------------------------------------------------
 
-    def _compare(self, archetype: str | None, ids: Sequence[UUID], model: Model) -> Found:
+    def _compare(
+        self, kind: EntityType, group: str | None, ids: Sequence[UUID], model: Model
+    ) -> Found:
         """Compare leagues with every member of their group, in one snapshot."""
         with self._database.snapshot() as conn:
-            batch = store.vectored(conn, ids, archetype, model)
-            found = Found({one.id: one for one in batch}, store.similar_edges_at(conn, ids))
+            batch = store.vectored(conn, kind, ids, group, model)
+            found = Found({one.id: one for one in batch}, store.similar_edges_at(conn, kind, ids))
             if batch:
                 search = _Search(batch, found.edges, self._rules)
-                for page in store.group_pages(conn, archetype, model, BLOCK):
+                for page in store.group_pages(conn, kind, group, model, BLOCK):
                     found.members.update((m.id, m) for m, _vector in page)
                     for league, member, score in search.block(page):
                         found.scores[league][member] = score
@@ -134,15 +137,15 @@ class Sink:
 
     # --- writing --------------------------------------------------------------------------------
 
-    def _write(self, archetype: str | None, found: Found, model: Model) -> None:
+    def _write(self, kind: EntityType, group: str | None, found: Found, model: Model) -> None:
         """Write what a pass found, a few hundred sources at a time."""
         if not found.batch:
             return
-        sources = sorted({*found.batch, *self._others(found)})
+        sources = sorted({*found.batch, *self._others(kind, found)})
         for start in range(0, len(sources), SOURCES):
-            self._write_sources(archetype, found, sources[start : start + SOURCES], model)
+            self._write_sources(kind, group, found, sources[start : start + SOURCES], model)
 
-    def _others(self, found: Found) -> set[UUID]:
+    def _others(self, kind: EntityType, found: Found) -> set[UUID]:
         """Members outside the batch whose edges may change by what was found of the batch."""
         known: dict[UUID, dict[UUID, float]] = defaultdict(dict)
         for edge in found.edges:
@@ -165,7 +168,7 @@ class Sink:
             # Their own searches find the same pairs, and more.
             due = due_searches(conn, SIMILARITY, [*changed, *better])
             better = {member: score for member, score in better.items() if member not in due}
-            weakest = store.weakest_edges(conn, list(better))
+            weakest = store.weakest_edges(conn, kind, list(better))
         for member, score in better.items():
             count, lowest = weakest.get(member, (0, -1.0))
             if count < self._rules.top_k or score > lowest + SAME_SCORE:
@@ -177,18 +180,28 @@ class Sink:
         return score is not None and score > self._rules.leave and abs(score - now) < SAME_SCORE
 
     def _write_sources(
-        self, archetype: str | None, found: Found, sources: Sequence[UUID], model: Model
+        self,
+        kind: EntityType,
+        group: str | None,
+        found: Found,
+        sources: Sequence[UUID],
+        model: Model,
     ) -> None:
         for attempt in range(1, WRITE_TRIES + 1):
             try:
-                self._write_once(archetype, found, sources, model)
+                self._write_once(kind, group, found, sources, model)
                 return
             except (errors.DeadlockDetected, errors.SerializationFailure):
                 if attempt == WRITE_TRIES:
                     raise
 
     def _write_once(
-        self, archetype: str | None, found: Found, sources: Sequence[UUID], model: Model
+        self,
+        kind: EntityType,
+        group: str | None,
+        found: Found,
+        sources: Sequence[UUID],
+        model: Model,
     ) -> None:
         """Write the edges of sources in one transaction, by what is true under their locks."""
         reverse = _reversed(found.scores, set(sources) - found.batch.keys())
@@ -197,11 +210,11 @@ class Sink:
         targets |= {e.target for e in found.edges if e.source in set(sources)}
         everyone = {*sources, *targets}
         with self._database.transaction() as conn:
-            lock_entities(conn, ((EntityType.LEAGUE, i) for i in everyone))
-            now = store.edges_from(conn, sources)
+            lock_entities(conn, ((kind, i) for i in everyone))
+            now = store.edges_from(conn, kind, sources)
             everyone |= {target for edges in now.values() for target in edges}
-            standing = store.group_members(conn, list(everyone))
-            view = _View(archetype, model, found, standing, self._rules)
+            standing = store.group_members(conn, kind, list(everyone))
+            view = _View(group, model, found, standing, self._rules)
             changes: dict[UUID, Change] = {}
             noted: list[Vectored] = []
             for source in sources:
@@ -215,13 +228,13 @@ class Sink:
                     changes[source] = view.update(source, now.get(source, {}), scores)
             rewritten = {s: c.edges for s, c in changes.items() if c.edges != now.get(s, {})}
             versions = {s: standing[s].version for s in rewritten}
-            store.write_similar_edges(conn, rewritten, versions)
-            store.note_neighbours_input(conn, noted)
-            carry_edges(conn, sorted(rewritten), self._topology, Origin.SIMILARITY)
+            store.write_similar_edges(conn, kind, rewritten, versions)
+            store.note_neighbours_input(conn, kind, noted)
+            carry_edges(conn, kind, sorted(rewritten), self._topology, Origin.SIMILARITY)
             unchanged = [one.id for one in noted if one.id not in rewritten]
             release_held(conn, unchanged, self._topology)
             again = sorted(s for s, c in changes.items() if c.rerun)
-            ask_for_neighbours(conn, [SIMILARITY], again, delay=0.0, again=True)
+            ask_for_neighbours(conn, kind, [SIMILARITY], again, delay=0.0, again=True)
         log.info(
             "relationships.updated",
             leagues=len(noted),
@@ -235,8 +248,8 @@ class Sink:
 
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
         """Leagues whose neighbours were computed; ``content_hash`` is what from."""
-        if entity_type is EntityType.LEAGUE:
-            yield from store.related_leagues(self._database)
+        if entity_type.similar:
+            yield from store.related_entities(self._database, entity_type)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -311,7 +324,7 @@ class _Search:
 class _View:
     """What a pass found, against what is true under the locks of the leagues."""
 
-    archetype: str | None
+    group: str | None
     model: Model
     found: Found
     standing: Mapping[UUID, GroupMember]
@@ -331,7 +344,7 @@ class _View:
         now = self.standing.get(league)
         if now is None or now.model != self.model.name:
             return False
-        return self.archetype is None or now.archetype == self.archetype
+        return self.group is None or now.group == self.group
 
     def search(self, source: UUID, now: Mapping[UUID, float]) -> Change:
         """Return all edges of a league of the batch: the nearest of all members."""

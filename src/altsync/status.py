@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from altsync import outbox, store
+from altsync.catalogue.current import entity_types
 from altsync.db import Conn
 from altsync.outbox import SinkHealth
 from altsync.records import (
@@ -131,7 +132,7 @@ def collect(
     ``model`` is the one that the settings name.
     """
     wanted = outbox.wanted_model(conn)
-    counts = {kind: store.count_statuses(conn, kind) for kind in EntityType}
+    counts = {kind: store.count_statuses(conn, kind) for kind in entity_types()}
     backlog = store.backlog(conn)
     health = outbox.sink_health(conn)
     recent = store.recent_work(conn, RECENT_SECONDS)
@@ -179,7 +180,7 @@ def _matrix(counts: dict[EntityType, dict[tuple[str, str, str], int]]) -> tuple[
     for kind, found in counts.items():
         for (_embedding, neo4j, pinecone), count in found.items():
             totals[kind, neo4j, pinecone] += count
-    order = list(EntityType)
+    order = list(entity_types())
     rows = [MatrixRow(*key, count) for key, count in totals.items()]
     return tuple(
         sorted(

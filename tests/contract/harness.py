@@ -28,6 +28,7 @@ from altsync.sinks import embedding, memory, pgvector
 from altsync.sinks import neo4j as graph
 from altsync.sinks import pinecone as vectors
 from altsync.sinks.base import Sink
+from tests import sports
 from tests.contract.rows import MODEL
 from tests.real_neo4j.server import RELEASES
 
@@ -149,27 +150,27 @@ class GraphHarness(Harness):
 
     def stored(self, entity_type: EntityType) -> Stored:
         """Properties of the nodes that altsync has written."""
-        kind = graph.KINDS[entity_type]
+        kind = entity_type
         found = self.ask(
             f"MATCH (n:{kind.label}) WHERE n.sync_version IS NOT NULL "
-            f"RETURN n.{kind.key} AS key, properties(n) AS properties"
+            f"RETURN n.{kind.key_property} AS key, properties(n) AS properties"
         )
         return {one["key"]: one["properties"] for one in found}
 
     def spoil(self, row: Row) -> None:
         """Lose a property, add one, and cut the node loose."""
-        kind = graph.KINDS[row.entity_type]
+        kind = row.entity_type
         self.ask(
-            f"MATCH (n:{kind.label} {{{kind.key}: $key}}) OPTIONAL MATCH (n)-[r]->() DELETE r "
+            f"MATCH (n:{kind.label} {{{kind.key_property}: $key}}) OPTIONAL MATCH (n)-[r]->() DELETE r "
             "SET n.content_hash = 'spoiled'",
             key=row.key,
         )
 
     def parents(self, row: Row) -> list[tuple[str, str]]:
         """Edges that leave a node: their type, and the name of what they lead to."""
-        kind = graph.KINDS[row.entity_type]
+        kind = row.entity_type
         found = self.ask(
-            f"MATCH (n:{kind.label} {{{kind.key}: $key}})-[r]->(p) "
+            f"MATCH (n:{kind.label} {{{kind.key_property}: $key}})-[r]->(p) "
             "RETURN type(r) AS edge, p.name AS name ORDER BY edge, name",
             key=row.key,
         )
@@ -231,9 +232,9 @@ class PineconeHarness(Harness):
         """Delete what the indexes hold; they stay when they are as they should be."""
         self.server.admin.clear()
         there = {index.name: index.dimension for index in self.client.indexes.list()}
-        if there != dict.fromkeys(vectors.INDEXES.values(), self.dimensions):
+        if there != dict.fromkeys(sports.INDEXES, self.dimensions):
             self.wipe()
-        for name in vectors.INDEXES.values() if there else ():
+        for name in sports.INDEXES if there else ():
             self._empty_index(name)
             self.disown(name)
         self.server.admin.reset_stats()
@@ -265,7 +266,7 @@ class PineconeHarness(Harness):
 
     def records(self, entity_type: EntityType) -> dict[tuple[str, str], Any]:
         """Vectors by namespace (as the server calls it) and id."""
-        index = self.index(vectors.INDEXES[entity_type])
+        index = self.index(entity_type.index_name)
         found: dict[tuple[str, str], Any] = {}
         for space in index.describe_index_stats().namespaces:
             own = "" if space == DEFAULT_NAMESPACE else space
@@ -288,7 +289,7 @@ class PineconeHarness(Harness):
         space = next(s for s, key in self.records(row.entity_type) if key == row.key)
         own = "" if space == DEFAULT_NAMESPACE else space
         one = {"id": row.key, "values": [1.0, 0.0, 0.0, 0.0], "metadata": {"version": 1}}
-        self.index(vectors.INDEXES[row.entity_type]).upsert(vectors=[one], namespace=own)
+        self.index(row.entity_type.index_name).upsert(vectors=[one], namespace=own)
 
     def small_pages(self, monkeypatch: Any, size: int) -> None:
         """Ids per page and per fetch."""

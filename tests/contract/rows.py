@@ -8,16 +8,8 @@ from typing import Any
 import numpy as np
 
 from altsync.projection import content_hash, text_hash
-from altsync.records import (
-    Content,
-    EntityType,
-    FewShotExample,
-    League,
-    Model,
-    Row,
-    SportArchetype,
-    entity_id,
-)
+from altsync.records import Content, Model, Row, entity_id
+from tests import sports
 
 #: Short vectors, so that most tests move few bytes.
 MODEL = Model("wordllama-l2-256", 4)
@@ -48,12 +40,12 @@ def vector(seed: int, dimensions: int = MODEL.dimensions) -> bytes:
 def row(content: Content, version: int, **changes: Any) -> Row:
     """A row of this content at this version; the graph's version is the same unless given."""
     match content:
-        case League():
-            entity_type, key = EntityType.LEAGUE, content.league_tag
-        case SportArchetype():
-            entity_type, key = EntityType.SPORT_ARCHETYPE, content.archetype_name
-        case FewShotExample():
-            entity_type, key = EntityType.FEW_SHOT_EXAMPLE, content.example_id
+        case sports.League():
+            entity_type, key = sports.LEAGUE, content.league_tag
+        case sports.SportArchetype():
+            entity_type, key = sports.SPORT_ARCHETYPE, content.archetype_name
+        case sports.FewShotExample():
+            entity_type, key = sports.FEW_SHOT_EXAMPLE, content.example_id
     text = text_hash(content)
     made = Row(
         entity_type=entity_type,
@@ -83,7 +75,7 @@ def league(tag: str = "formula_1", version: int = 10, **content: Any) -> Row:
         "status": "active",
         "description": "Grand prix racing.",
     }
-    return row(League(tag, **{**full, **content}), version)
+    return row(sports.League(tag, **{**full, **content}), version)
 
 
 def archetype(name: str = "racing", version: int = 10, **content: Any) -> Row:
@@ -93,7 +85,7 @@ def archetype(name: str = "racing", version: int = 10, **content: Any) -> Row:
         "code_pattern": "RaceEvent",
         "description": "Entrants cover a course.",
     }
-    return row(SportArchetype(name, **{**full, **content}), version)
+    return row(sports.SportArchetype(name, **{**full, **content}), version)
 
 
 def example(example_id: str = "triage_001", version: int = 10, **content: Any) -> Row:
@@ -105,14 +97,14 @@ def example(example_id: str = "triage_001", version: int = 10, **content: Any) -
         "sport_archetype": "racing",
         "tags": ("routing", "contracts"),
     }
-    return row(FewShotExample(example_id, **{**full, **content}), version)
+    return row(sports.FewShotExample(example_id, **{**full, **content}), version)
 
 
 #: One maker for each type: a key, a version, and content to replace.
 MAKERS = {
-    EntityType.LEAGUE: league,
-    EntityType.SPORT_ARCHETYPE: archetype,
-    EntityType.FEW_SHOT_EXAMPLE: example,
+    sports.LEAGUE: league,
+    sports.SPORT_ARCHETYPE: archetype,
+    sports.FEW_SHOT_EXAMPLE: example,
 }
 
 

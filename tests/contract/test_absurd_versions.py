@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from altsync.records import AlreadyNewer, EntityType, Written
+from altsync.records import AlreadyNewer, Written
 from altsync.sinks.neo4j import Sink
+from tests import sports
 from tests.contract.harness import GraphHarness
 from tests.contract.rows import league
 
@@ -35,7 +36,7 @@ def test_a_node_of_no_version(graph: GraphHarness, sink: Sink, version: Any) -> 
     """It is in the digest and the list, and stands in nobody's way."""
     row = league("f1", 7)
     _spoiled(graph, sink, version)
-    assert sink.nodes(EntityType.LEAGUE, ["f1"])["f1"].version == 0
+    assert sink.nodes(sports.LEAGUE, ["f1"])["f1"].version == 0
     assert isinstance(sink.upsert([row], graph.model).outcomes[0], Written)
 
 
@@ -44,23 +45,23 @@ def test_a_node_of_too_high_a_version(graph: GraphHarness, sink: Sink, version: 
     """It is in the digest and the list, refuses what comes, and lets it pass once disowned."""
     row = league("f1", 7)
     _spoiled(graph, sink, version)
-    assert sink.nodes(EntityType.LEAGUE, ["f1"])["f1"].version == version
+    assert sink.nodes(sports.LEAGUE, ["f1"])["f1"].version == version
     assert sink.upsert([row], graph.model).outcomes == (AlreadyNewer(row.id, version),)
-    sink.disown(EntityType.LEAGUE, ["another"], HIGHEST)
+    sink.disown(sports.LEAGUE, ["another"], HIGHEST)
     assert isinstance(sink.upsert([row], graph.model).outcomes[0], AlreadyNewer)
-    sink.disown(EntityType.LEAGUE, ["f1"], HIGHEST)
-    assert sink.nodes(EntityType.LEAGUE, ["f1"])["f1"].version == 0
+    sink.disown(sports.LEAGUE, ["f1"], HIGHEST)
+    assert sink.nodes(sports.LEAGUE, ["f1"])["f1"].version == 0
     assert isinstance(sink.upsert([row], graph.model).outcomes[0], Written)
 
 
 def _spoiled(graph: GraphHarness, sink: Sink, version: Any) -> None:
     """A node of version 7 that somebody gives another one; the digest tells, and lists it."""
     sink.upsert([league("f1", 7)], graph.model)
-    before = sink.digest(EntityType.LEAGUE, 7)
+    before = sink.digest(sports.LEAGUE, 7)
     graph.ask("MATCH (n:League) SET n.sync_version = $v", v=version)
-    found = sink.digest(EntityType.LEAGUE, 7)
+    found = sink.digest(sports.LEAGUE, 7)
     assert found != before
-    assert list(sink.keys_in(EntityType.LEAGUE, 7, list(found))) == [["f1"]]
+    assert list(sink.keys_in(sports.LEAGUE, 7, list(found))) == [["f1"]]
 
 
 @pytest.mark.parametrize("version", TOO_HIGH + NO_VERSIONS, ids=repr)
@@ -68,9 +69,9 @@ def test_a_tombstone_of_no_version(graph: GraphHarness, sink: Sink, version: Any
     """It refuses what comes, until it is disowned."""
     row = league("f1", 7)
     graph.ask("CREATE (:AltsyncTombstone {key: 'League:f1', version: $v})", v=version)
-    assert sink.tombstones(EntityType.LEAGUE, ["f1"])["f1"] > HIGHEST
+    assert sink.tombstones(sports.LEAGUE, ["f1"])["f1"] > HIGHEST
     assert isinstance(sink.upsert([row], graph.model).outcomes[0], AlreadyNewer)
-    sink.disown(EntityType.LEAGUE, ["f1"], HIGHEST)
+    sink.disown(sports.LEAGUE, ["f1"], HIGHEST)
     assert isinstance(sink.upsert([row], graph.model).outcomes[0], Written)
 
 
@@ -78,7 +79,7 @@ def test_what_is_a_version_stays(graph: GraphHarness, sink: Sink) -> None:
     """Guards go on refusing what is older."""
     sink.upsert([league("f1", HIGHEST)], graph.model)
     sink.delete([league("f2", HIGHEST)])
-    sink.disown(EntityType.LEAGUE, ["f1", "f2"], HIGHEST)
+    sink.disown(sports.LEAGUE, ["f1", "f2"], HIGHEST)
     older = [league("f1", HIGHEST - 1), league("f2", HIGHEST - 1)]
     outcomes = sink.upsert(older, graph.model).outcomes
     assert [type(one) for one in outcomes] == [AlreadyNewer, AlreadyNewer]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from altsync.records import EntityType, SinkVersion, Written
+from tests import sports
 from tests.contract import harness
 from tests.contract.harness import Harness
 from tests.contract.rows import MAKERS, deleted
@@ -47,7 +48,7 @@ def files(documented: ModuleType, tmp_path: Path) -> Harness:
     return made
 
 
-@pytest.mark.parametrize("entity_type", EntityType)
+@pytest.mark.parametrize("entity_type", sports.TYPES)
 def test_it_writes_reports_and_deletes(files: Harness, entity_type: EntityType) -> None:
     """What was written is stored and listed, once; what was deleted is gone."""
     sink = files.open()

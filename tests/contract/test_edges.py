@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from altsync.errors import SinkFailure
-from altsync.records import AlreadyNewer, Edge, Relation, Row, Written, entity_id
+from altsync.records import AlreadyNewer, Edge, Row, Written, entity_id
 from altsync.sinks.neo4j import Sink
 from tests.contract.harness import GraphHarness
 from tests.contract.rows import HOSTILE, MODEL, deleted, league
@@ -28,7 +28,7 @@ def edge(
     source: Row,
     target: str,
     score: float | None = 0.9,
-    relation: Relation = Relation.SIMILAR_TO,
+    relation: str = "SIMILAR_TO",
     target_version: int = 10,
 ) -> Edge:
     """An edge as it is read from the table."""
@@ -71,8 +71,8 @@ def test_edges_are_drawn_and_their_ids_written_back(graph: GraphHarness, sink: S
     one = league("a")
     wanted = (
         edge(one, "b", 0.83),
-        edge(one, "b", None, Relation.COMPETES_WITH),
-        edge(one, "c", 0.5, Relation.SAME_ARCHETYPE),
+        edge(one, "b", None, "COMPETES_WITH"),
+        edge(one, "c", 0.5, "SAME_ARCHETYPE"),
     )
     outcomes = upsert(sink, replace(one, edges=wanted), league("b"), league("c"))
     assert drawn(graph) == [

@@ -14,9 +14,10 @@ from altsync.errors import SinkFailure
 from altsync.local.vectors.faults import FaultRule
 from altsync.openai_embedder import OpenAIEmbedder
 from altsync.projection import embedding_text
-from altsync.records import EntityType, ErrorKind, Failed, Model, Row, Written
+from altsync.records import ErrorKind, Failed, Model, Row, Written
 from altsync.sinks.embedding import Sink
 from altsync.store import EmbeddingCache
+from tests import sports
 from tests.contract.harness import EmbeddingHarness, FakeVectorStore
 from tests.contract.rows import deleted, example, league, vector
 
@@ -296,12 +297,12 @@ def test_what_entities_have_embedded_is_streamed(database: Database) -> None:
         conn.execute("UPDATE league SET embedding_text_hash = NULL WHERE version <= 200")
         conn.execute("UPDATE league SET deleted_at = now() WHERE version BETWEEN 201 AND 250")
     sink = Sink(CountingEmbedder(), EmbeddingCache(database))
-    found = sorted(sink.versions(EntityType.LEAGUE), key=lambda one: one.key)
+    found = sorted(sink.versions(sports.LEAGUE), key=lambda one: one.key)
     assert [(one.key, one.version) for one in found] == [
         (one.key, one.version) for one in rows[250:]
     ]
     assert {(one.content_hash, one.model, one.namespace) for one in found} == {("h", "m", None)}
-    assert list(sink.versions(EntityType.SPORT_ARCHETYPE)) == []
+    assert list(sink.versions(sports.SPORT_ARCHETYPE)) == []
 
 
 def test_no_connection_is_held_between_pages(database: Database) -> None:
@@ -309,7 +310,7 @@ def test_no_connection_is_held_between_pages(database: Database) -> None:
     _seeded(database, 1100)
     with database.transaction() as conn:
         conn.execute("UPDATE league SET embedding_text_hash = 'h', embedding_model = 'm'")
-    stream = EmbeddingCache(database).versions(EntityType.LEAGUE)
+    stream = EmbeddingCache(database).versions(sports.LEAGUE)
     next(stream)
     with database.autocommit() as conn:
         others = conn.execute(

@@ -28,13 +28,14 @@ from altsync.records import (
     Written,
 )
 from altsync.sinks.base import Sink
+from tests import sports
 from tests.contract.harness import HARNESSES, FakeVectorStore, Harness
 from tests.contract.rows import HOSTILE, MAKERS, archetype, deleted, example, league
 
 #: Tries of a write that met another writer, as delivery would make them.
 TRIES = 20
 
-TYPES = list(EntityType)
+TYPES = list(sports.TYPES)
 
 
 def sink_modules() -> list[str]:
@@ -70,7 +71,7 @@ def by_key(rows: Sequence[Row], outcomes: Sequence[Outcome]) -> dict[str, Outcom
     return {keys[outcome.id]: outcome for outcome in outcomes}
 
 
-def held(sink: Sink, entity_type: EntityType = EntityType.LEAGUE) -> list[SinkVersion]:
+def held(sink: Sink, entity_type: EntityType = sports.LEAGUE) -> list[SinkVersion]:
     """What the sink says it holds of a type, by key."""
     return sorted(sink.versions(entity_type), key=lambda one: one.key)
 
@@ -189,13 +190,13 @@ def test_the_same_version_again_is_written_again(harness: Harness, sink: Sink) -
     """What was damaged in the store is repaired; else nothing could ever be."""
     one = league()
     write(harness, sink, [one])
-    before = harness.stored(EntityType.LEAGUE)
+    before = harness.stored(sports.LEAGUE)
     harness.spoil(one)
-    assert harness.stored(EntityType.LEAGUE) != before
+    assert harness.stored(sports.LEAGUE) != before
     outcome = write(harness, sink, [one])[one.key]
     assert isinstance(outcome, Written)
     assert outcome.version == 10
-    assert harness.stored(EntityType.LEAGUE) == before
+    assert harness.stored(sports.LEAGUE) == before
     assert held(sink) == [harness.held(one)]
 
 
@@ -247,12 +248,12 @@ def test_what_is_gone_from_a_row_is_gone_from_the_sink(harness: Harness, sink: S
     bare = league(version=11, location=None, tier=None, description=None)
     write(harness, sink, [league()])
     write(harness, sink, [bare])
-    stored = harness.stored(EntityType.LEAGUE)["formula_1"]
+    stored = harness.stored(sports.LEAGUE)["formula_1"]
     for name in ("location", "tier", "description"):
         assert stored.get(name) is None
     write(harness, sink, [league(version=12)])
     if harness.mirrors:
-        assert harness.stored(EntityType.LEAGUE)["formula_1"]["tier"] == "TIER1"
+        assert harness.stored(sports.LEAGUE)["formula_1"]["tier"] == "TIER1"
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -265,7 +266,7 @@ def test_hostile_names_are_stored_as_they_are(harness: Harness, sink: Sink, name
     write(harness, sink, [innocent, one])
     assert held(sink) == [harness.held(one), harness.held(innocent)]
     if harness.mirrors:
-        stored = harness.stored(EntityType.LEAGUE)
+        stored = harness.stored(sports.LEAGUE)
         assert [stored["formula_1"][field] for field in ("league_name", "tier")] == [name, name]
         assert stored["innocent"]["league_name"] == "Formula 1"
 
@@ -361,7 +362,7 @@ def test_a_deletion_of_one_type_is_none_of_another(harness: Harness, sink: Sink)
     """An archetype and a league may share a key; tombstones do not mix them up."""
     remove(harness, sink, [deleted(league("racing"), 50)])
     assert isinstance(write(harness, sink, [archetype("racing", 10)])["racing"], Written)
-    assert held(sink, EntityType.SPORT_ARCHETYPE) == [harness.held(archetype("racing", 10))]
+    assert held(sink, sports.SPORT_ARCHETYPE) == [harness.held(archetype("racing", 10))]
 
 
 # --- many -------------------------------------------------------------------------------------
@@ -402,7 +403,7 @@ def test_versions_are_streamed_page_by_page(
     rows = [league(key, 10 + n, description=key) for n, key in enumerate(keys)]
     write(harness, sink, rows)
     harness.small_pages(monkeypatch, size)
-    stream = sink.versions(EntityType.LEAGUE)
+    stream = sink.versions(sports.LEAGUE)
     assert isinstance(stream, Iterator)
     found = list(stream)
     assert sorted(found, key=lambda one: one.key) == sorted(
@@ -416,7 +417,7 @@ def test_a_stream_that_is_not_read_to_its_end_does_no_harm(
     """Who has seen enough stops; the sink works on."""
     write(harness, sink, [league(f"l{n}", 10) for n in range(5)])
     harness.small_pages(monkeypatch, 2)
-    stream = sink.versions(EntityType.LEAGUE)
+    stream = sink.versions(sports.LEAGUE)
     next(stream)
     write(harness, sink, [league("l1", 11)])
     del stream
@@ -460,7 +461,7 @@ def test_two_writers_of_the_same_new_entities(harness: Harness) -> None:
     assert [one.key for one in found] == keys
     if guarded(harness, sinks[0]):
         assert {one.version for one in found} == {11}
-    assert sorted(harness.stored(EntityType.LEAGUE)) == keys
+    assert sorted(harness.stored(sports.LEAGUE)) == keys
     for one in sinks:
         one.close()
 

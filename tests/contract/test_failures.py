@@ -7,21 +7,21 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from altsync.errors import SinkFailure
 from altsync.local.vectors.faults import FaultRule
 from altsync.openai_embedder import OpenAIEmbedder
-from altsync.records import EntityType, ErrorKind, Failed, Written
+from altsync.records import ErrorKind, Failed, Written
 from altsync.sinks import neo4j
 from altsync.sinks import pinecone as vectors_sink
 from altsync.sinks.base import Sink
 from altsync.sinks.neo4j import Sink as GraphSink
 from altsync.sinks.pgvector import Sink as PgvectorSink
-from altsync.sinks.pinecone import INDEXES
 from altsync.sinks.pinecone import Sink as PineconeSink
+from tests import sports
 from tests.contract.doubles import (
     Canned,
     CannedServer,
@@ -54,9 +54,9 @@ Call = Callable[[Sink], object]
 def _find(sink: Sink) -> object:
     match sink:
         case GraphSink():
-            return sink.find(EntityType.LEAGUE, "formula_1")
+            return sink.find(sports.LEAGUE, "formula_1")
         case PineconeSink() | PgvectorSink():
-            return sink.find(EntityType.LEAGUE, "formula_1", "default")
+            return sink.find(sports.LEAGUE, "formula_1", "default")
         case _:
             raise TypeError(f"{type(sink).__name__} reads nothing back")
 
@@ -66,7 +66,7 @@ CALLS: dict[str, Call] = {
     "setup": lambda sink: sink.setup(),
     "upsert": lambda sink: sink.upsert([league()], MODEL),
     "delete": lambda sink: sink.delete([deleted(league(), 11)]),
-    "versions": lambda sink: list(sink.versions(EntityType.LEAGUE)),
+    "versions": lambda sink: list(sink.versions(sports.LEAGUE)),
 }
 
 
@@ -200,7 +200,7 @@ def test_a_graph_that_falls_silent(graph: GraphHarness, relay: Proxy, opened: Op
     relay.stalled = False
     sink._timeout = TIMEOUT
     sink.upsert([league(version=12)], MODEL)
-    assert [marks.version for marks in sink.versions(EntityType.LEAGUE)] == [12]
+    assert [marks.version for marks in sink.versions(sports.LEAGUE)] == [12]
 
 
 @pytest.mark.parametrize("call", ["upsert", "find"])
@@ -218,7 +218,7 @@ def test_idle_connections_that_a_balancer_forgot(
     monkeypatch.setattr(sink, "_timeout", 3 * TIMEOUT)  # time for a client on a busy machine
     relay.silence()
     CALLS[call](sink)
-    assert [marks.version for marks in sink.versions(EntityType.LEAGUE)] == [10]
+    assert [marks.version for marks in sink.versions(sports.LEAGUE)] == [10]
 
 
 def test_an_answer_of_the_graph_that_trickles(
@@ -229,7 +229,7 @@ def test_an_answer_of_the_graph_that_trickles(
     opened(sink).upsert([league(f"l{n}") for n in range(50)], MODEL)
     relay.bytes_per_second = 50
     sink._timeout = SHORT
-    failure = failure_of(lambda: list(sink.versions(EntityType.LEAGUE)))
+    failure = failure_of(lambda: list(sink.versions(sports.LEAGUE)))
     assert (failure.kind, failure.suspect) == (SINK, True)
     assert failure.reason == "Neo4j did not answer within 1.5 s"
 
@@ -243,7 +243,7 @@ def test_a_graph_that_hangs_up(graph: GraphHarness, relay: Proxy, opened: Opened
     assert (failure.kind, failure.unsure, failure.suspect) == (SINK, True, False)
     relay.cuts_on_request = False
     sink.upsert([league(version=12)], MODEL)
-    assert [marks.version for marks in sink.versions(EntityType.LEAGUE)] == [12]
+    assert [marks.version for marks in sink.versions(sports.LEAGUE)] == [12]
 
 
 def test_a_database_that_does_not_exist(graph: GraphHarness, opened: Opened) -> None:
@@ -273,10 +273,10 @@ def test_a_record_that_the_graph_refuses(real_neo4j: GraphHarness) -> None:
     """A list with a hole is no property: the record's fault, and nothing of its call stays."""
     sink = real_neo4j.shared()
     bad = example("bad")
-    bad = replace(bad, content=replace(bad.content, tags=("a", None)))  # type: ignore[arg-type]
+    bad = replace(bad, content=replace(cast(Any, bad.content), tags=("a", None)))
     failure = failure_of(lambda: sink.upsert([example("fine"), bad], MODEL))
     assert (failure.kind, failure.unsure) == (ITEM, False)
-    assert list(sink.versions(EntityType.FEW_SHOT_EXAMPLE)) == []
+    assert list(sink.versions(sports.FEW_SHOT_EXAMPLE)) == []
 
 
 # --- faults of the vectors server -------------------------------------------------------------
@@ -417,7 +417,7 @@ def test_a_write_that_was_applied_all_the_same(
     assert (failure.kind, failure.unsure) == (SINK, True)
     sink._timeout = TIMEOUT
     sink.upsert([league()], MODEL)
-    assert sorted(pinecone.stored(EntityType.LEAGUE)) == ["formula_1", "warm"]
+    assert sorted(pinecone.stored(sports.LEAGUE)) == ["formula_1", "warm"]
 
 
 @pytest.mark.parametrize("scope", ["pinecone.delete", "pinecone.list", "pinecone.fetch"])
@@ -467,7 +467,7 @@ def test_a_record_that_pinecone_refuses(pinecone: PineconeHarness, vectors: Sink
     """The record's fault, told before or by the server; the others of its call are not there."""
     failure = failure_of(lambda: vectors.upsert([league("fine"), bad], MODEL))
     assert (failure.kind, failure.unsure) == (ITEM, False)
-    assert pinecone.stored(EntityType.LEAGUE) == {}
+    assert pinecone.stored(sports.LEAGUE) == {}
 
 
 @pytest.mark.parametrize("call", ["upsert", "delete", "versions"])
@@ -485,7 +485,7 @@ def test_an_index_that_vanishes_is_made_again(
             failures.append(failure.kind)
     assert failures in ([], [SINK])
     vectors.upsert([league(version=11)], MODEL)
-    assert [marks.version for marks in vectors.versions(EntityType.LEAGUE)] == [11]
+    assert [marks.version for marks in vectors.versions(sports.LEAGUE)] == [11]
 
 
 @pytest.fixture
@@ -557,7 +557,7 @@ def test_a_key_that_may_not_list_indexes(
     for call in ("setup", "upsert", "find", "versions", "delete"):
         CALLS[call](sink)
     pinecone.server.admin.clear()
-    assert pinecone.stored(EntityType.LEAGUE) == {}
+    assert pinecone.stored(sports.LEAGUE) == {}
 
 
 def test_a_key_for_data_alone(pinecone: PineconeHarness, opened: Opened) -> None:
@@ -573,7 +573,7 @@ def test_a_key_for_data_alone(pinecone: PineconeHarness, opened: Opened) -> None
     assert failure.kind is SINK
     assert "ALTSYNC_PINECONE_HOSTS=altsports-leagues=" in failure.reason
 
-    hosts = {name: pinecone.index(name).host for name in INDEXES.values()}
+    hosts = {name: pinecone.index(name).host for name in sports.INDEXES}
     sink = opened(
         PineconeSink(
             pinecone.server.secret,
@@ -605,7 +605,7 @@ def test_a_new_index_that_is_not_ready_in_time(canned: tuple[CannedServer, Sink]
     server, sink = canned
     model = json.loads(server.by_path["/indexes/"].body)
     waiting = {**model, "status": {"ready": False, "state": "Initializing"}}
-    listed = [{**waiting, "name": name} for name in INDEXES.values()]
+    listed = [{**waiting, "name": name} for name in sports.INDEXES]
     server.by_path["/indexes/"] = json_answer(waiting)
     server.by_path["/indexes"] = json_answer({"indexes": listed})
     sink._timeout = SHORT  # type: ignore[attr-defined]
@@ -628,7 +628,7 @@ def test_an_sdk_that_keeps_its_answers_elsewhere(
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda row: sink.upsert([row], MODEL), rows))
         assert [len(answer.outcomes) for answer in answers] == [1] * 16
-        assert len(pinecone.stored(EntityType.LEAGUE)) == 16
+        assert len(pinecone.stored(sports.LEAGUE)) == 16
     finally:
         vectors_sink.know_answers.cache_clear()
 

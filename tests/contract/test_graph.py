@@ -13,9 +13,10 @@ import pytest
 from neo4j.exceptions import ConstraintError
 
 from altsync.errors import SinkFailure
-from altsync.records import AlreadyNewer, EntityType, ErrorKind, Failed, Row, Written
+from altsync.records import AlreadyNewer, ErrorKind, Failed, Row, Written
 from altsync.sinks import neo4j
 from altsync.sinks.neo4j import Edges, Held, Sink
+from tests import sports
 from tests.contract.harness import GraphHarness
 from tests.contract.rows import HOSTILE, MODEL, archetype, deleted, example, league
 
@@ -46,7 +47,7 @@ def test_a_leagues_node(graph: GraphHarness, sink: Sink) -> None:
     """Every property, written by hand."""
     one = league()
     upsert(sink, one)
-    assert graph.stored(EntityType.LEAGUE) == {
+    assert graph.stored(sports.LEAGUE) == {
         "formula_1": {
             "league_tag": "formula_1",
             "league_name": "Formula 1",
@@ -67,7 +68,7 @@ def test_an_archetypes_node(graph: GraphHarness, sink: Sink) -> None:
     """Every property, written by hand."""
     one = archetype()
     upsert(sink, one)
-    assert graph.stored(EntityType.SPORT_ARCHETYPE) == {
+    assert graph.stored(sports.SPORT_ARCHETYPE) == {
         "racing": {
             "name": "racing",
             "display_name": "Racing & Speed",
@@ -84,7 +85,7 @@ def test_an_examples_node(graph: GraphHarness, sink: Sink) -> None:
     """Every property, written by hand; tags are a list."""
     one = example()
     upsert(sink, one)
-    assert graph.stored(EntityType.FEW_SHOT_EXAMPLE) == {
+    assert graph.stored(sports.FEW_SHOT_EXAMPLE) == {
         "triage_001": {
             "example_id": "triage_001",
             "category": "triage",
@@ -103,7 +104,7 @@ def test_an_example_without_tags(graph: GraphHarness, sink: Sink) -> None:
     """An empty list may be kept as such or as nothing, but not as the former tags."""
     upsert(sink, example())
     upsert(sink, example(version=11, tags=(), sport_archetype=None))
-    stored = graph.stored(EntityType.FEW_SHOT_EXAMPLE)["triage_001"]
+    stored = graph.stored(sports.FEW_SHOT_EXAMPLE)["triage_001"]
     assert not stored.get("tags")
     assert stored.get("sport_archetype") is None
 
@@ -128,7 +129,7 @@ def test_the_graphs_version_counts(graph: GraphHarness, sink: Sink) -> None:
     (outcome,) = upsert(sink, one)
     assert isinstance(outcome, Written)
     assert outcome.version == 15
-    assert [marks.version for marks in sink.versions(EntityType.LEAGUE)] == [15]
+    assert [marks.version for marks in sink.versions(sports.LEAGUE)] == [15]
     assert upsert(sink, replace(league(version=12), graph_version=12)) == [AlreadyNewer(one.id, 15)]
     gone = replace(deleted(league(), 16), graph_version=14)
     assert sink.delete([gone]).outcomes == (AlreadyNewer(one.id, 15),)
@@ -153,7 +154,7 @@ def test_what_others_wrote_stays(graph: GraphHarness, sink: Sink) -> None:
         "SET a.reviewed_by = 'someone' MERGE (a)-[:SIMILAR_TO {score: 0.5}]->(b)"
     )
     upsert(sink, league("a", 11, sport_archetype="combat"))
-    assert graph.stored(EntityType.LEAGUE)["a"]["reviewed_by"] == "someone"
+    assert graph.stored(sports.LEAGUE)["a"]["reviewed_by"] == "someone"
     assert graph.parents(league("a")) == [("BELONGS_TO_ARCHETYPE", "combat"), ("SIMILAR_TO", None)]
 
 
@@ -176,8 +177,8 @@ def test_keys_are_unique_in_the_graph(graph: GraphHarness, sink: Sink, statement
 
 def test_names_are_not_unique_in_the_graph(graph: GraphHarness, sink: Sink) -> None:
     """Two leagues of one name are two nodes."""
-    upsert(sink, league("england", league_name="Premier League"))
-    upsert(sink, league("ghana", league_name="Premier League"))
+    upsert(sink, league("england", league_name="Premier sports.League"))
+    upsert(sink, league("ghana", league_name="Premier sports.League"))
     assert graph.count("League") == 2
 
 
@@ -247,13 +248,13 @@ def test_a_moved_example_has_one_category(graph: GraphHarness, sink: Sink) -> No
 def test_a_league_may_come_before_its_archetype(graph: GraphHarness, sink: Sink) -> None:
     """A stub holds the edges until the archetype's own operation fills it; nothing is dropped."""
     upsert(sink, league("a"), league("b"))
-    assert list(sink.versions(EntityType.SPORT_ARCHETYPE)) == []
+    assert list(sink.versions(sports.SPORT_ARCHETYPE)) == []
     assert graph.count("SportArchetype") == 1
 
     (outcome,) = upsert(sink, archetype(version=5))
     assert isinstance(outcome, Written)
     assert graph.count("SportArchetype") == 1
-    assert graph.stored(EntityType.SPORT_ARCHETYPE)["racing"]["display_name"] == "Racing & Speed"
+    assert graph.stored(sports.SPORT_ARCHETYPE)["racing"]["display_name"] == "Racing & Speed"
     for tag in ("a", "b"):
         assert graph.parents(league(tag)) == [("BELONGS_TO_ARCHETYPE", "racing")]
     found = graph.ask("MATCH (n:SportArchetype {name: 'racing'}) RETURN elementId(n) AS id")
@@ -281,7 +282,7 @@ def test_a_deleted_archetype_leaves_its_leagues_a_stub(graph: GraphHarness, sink
         assert graph.parents(league(tag)) == [("BELONGS_TO_ARCHETYPE", "racing")]
     assert upsert(sink, archetype(version=14)) == [AlreadyNewer(archetype().id, 15)]
     upsert(sink, archetype(version=21))
-    assert graph.stored(EntityType.SPORT_ARCHETYPE)["racing"]["display_name"] == "Racing & Speed"
+    assert graph.stored(sports.SPORT_ARCHETYPE)["racing"]["display_name"] == "Racing & Speed"
     assert graph.parents(league("a")) == [("BELONGS_TO_ARCHETYPE", "racing")]
 
 
@@ -351,10 +352,10 @@ def test_a_strangers_node_of_the_same_key_is_refused_and_the_others_are_written(
     assert isinstance(refused, Failed)
     assert (refused.kind, refused.final) == (ErrorKind.ITEM, True)
     assert refused.reason.startswith(
-        "the graph has a League node with league_tag 'theirs' that altsync did not write"
+        "the graph has a sports.League node with league_tag 'theirs' that altsync did not write"
     )
     assert [type(one) for one in others] == [Written] * 3
-    assert set(graph.stored(EntityType.LEAGUE)) == {"stub", "ours", "new"}
+    assert set(graph.stored(sports.LEAGUE)) == {"stub", "ours", "new"}
     (node,) = graph.ask("MATCH (n:League {league_tag: 'theirs'}) RETURN properties(n) AS held")
     assert node["held"] == {"league_tag": "theirs", "owner": "crm"}
     assert graph.ask("MATCH (n:League) WHERE n.altsync_stub RETURN n.league_tag") == []
@@ -369,11 +370,11 @@ def test_a_strangers_node_is_written_once_it_is_adopted(graph: GraphHarness, sin
         "-[:KNOWS]->(:Club {name: 'c'})"
     )
     graph.ask("MATCH (n:Club) DETACH DELETE n")
-    assert sink.strangers(EntityType.LEAGUE, "") == ["theirs"]
-    assert sink.strangers(EntityType.LEAGUE, "theirs") == []
-    assert sink.strangers(EntityType.SPORT_ARCHETYPE, "") == ["racing"]
-    assert sink.adopt_nodes(EntityType.LEAGUE, ["theirs", "marked", "never"]) == 1
-    assert sink.adopt_nodes(EntityType.LEAGUE, ["theirs"]) == 0
+    assert sink.strangers(sports.LEAGUE, "") == ["theirs"]
+    assert sink.strangers(sports.LEAGUE, "theirs") == []
+    assert sink.strangers(sports.SPORT_ARCHETYPE, "") == ["racing"]
+    assert sink.adopt_nodes(sports.LEAGUE, ["theirs", "marked", "never"]) == 1
+    assert sink.adopt_nodes(sports.LEAGUE, ["theirs"]) == 0
     sink.forget_tombstones()
     (outcome,) = upsert(sink, league("theirs"))
     assert isinstance(outcome, Written)
@@ -383,7 +384,7 @@ def test_a_strangers_node_is_written_once_it_is_adopted(graph: GraphHarness, sin
         {"o": "crm"}
     ]
     assert graph.parents(league("theirs")) == [("BELONGS_TO_ARCHETYPE", "racing")]
-    assert sink.adopt_nodes(EntityType.SPORT_ARCHETYPE, ["racing"]) == 1
+    assert sink.adopt_nodes(sports.SPORT_ARCHETYPE, ["racing"]) == 1
     graph.ask("MATCH (n:Club) DETACH DELETE n")
 
 
@@ -423,7 +424,7 @@ def test_leagues_that_point_to_each_other_are_deleted_in_one_call(
     }
     found = graph.ask("MATCH (n:League) RETURN n.league_tag AS tag ORDER BY tag")
     assert "newer" in [one["tag"] for one in found]
-    assert [marks.key for marks in sink.versions(EntityType.LEAGUE)] == ["newer"]
+    assert [marks.key for marks in sink.versions(sports.LEAGUE)] == ["newer"]
     again = sink.delete([deleted(one, 21) for one in rows]).outcomes
     assert {type(outcome) for outcome in again} == {Written}
     assert [type(o) for o in upsert(sink, *[league(tag, 25) for tag in "abc"])] == [Written] * 3
@@ -504,13 +505,13 @@ def test_a_batch_with_a_remembered_deletion(graph: GraphHarness, sink: Sink) -> 
     sink.delete([deleted(league("b"), 20)])
     outcomes = {o.id: o for o in upsert(sink, league("a"), league("b"), league("c"))}
     assert outcomes[league("b").id] == AlreadyNewer(league("b").id, 20)
-    assert [one.key for one in sink.versions(EntityType.LEAGUE)] == ["a", "c"]
+    assert [one.key for one in sink.versions(sports.LEAGUE)] == ["a", "c"]
 
 
 def test_tombstones_are_no_entities(graph: GraphHarness, sink: Sink) -> None:
     """What is listed is what is held."""
     sink.delete([deleted(league("a"), 20)])
-    assert list(sink.versions(EntityType.LEAGUE)) == []
+    assert list(sink.versions(sports.LEAGUE)) == []
 
 
 def test_old_tombstones_are_forgotten_and_young_ones_kept(graph: GraphHarness, sink: Sink) -> None:
@@ -569,7 +570,7 @@ def test_a_node_is_found_with_all_that_hangs_on_it(graph: GraphHarness, sink: Si
         "MATCH (a:League {league_tag: 'formula_2'}), (b:League {league_tag: 'formula_1'}) "
         "CREATE (a)-[:SIMILAR_TO]->(b)"
     )
-    held = sink.find(EntityType.LEAGUE, "formula_1")
+    held = sink.find(sports.LEAGUE, "formula_1")
     (node,) = graph.ask("MATCH (n:League {league_tag: 'formula_1'}) RETURN elementId(n) AS id")
     assert held == Held(
         node_id=node["id"],
@@ -596,7 +597,7 @@ def test_a_node_is_found_with_all_that_hangs_on_it(graph: GraphHarness, sink: Si
 def test_a_stub_is_found_without_a_version(sink: Sink) -> None:
     """Its league has been written, and it has not. Of many neighbours a few are named."""
     upsert(sink, *(league(f"l{number}") for number in range(7)))
-    held = sink.find(EntityType.SPORT_ARCHETYPE, "racing")
+    held = sink.find(sports.SPORT_ARCHETYPE, "racing")
     assert (held.version, held.properties) == (None, {"name": "racing"})
     names = ("l0", "l1", "l2", "l3", "l4")
     assert held.edges == (Edges("BELONGS_TO_ARCHETYPE", "in", 7, names),)
@@ -606,13 +607,13 @@ def test_a_deletion_is_found_as_long_as_it_is_remembered(sink: Sink) -> None:
     """And nothing at all of what never was."""
     upsert(sink, league())
     sink.delete([deleted(league(), 11)])
-    assert sink.find(EntityType.LEAGUE, "formula_1") == Held(tombstone=11)
-    assert sink.find(EntityType.LEAGUE, "nothing") == Held()
+    assert sink.find(sports.LEAGUE, "formula_1") == Held(tombstone=11)
+    assert sink.find(sports.LEAGUE, "nothing") == Held()
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_hostile_key_finds_nothing(sink: Sink, text: str) -> None:
     """Keys are data."""
     upsert(sink, league())
-    assert sink.find(EntityType.LEAGUE, text) == Held()
-    assert sink.find(EntityType.LEAGUE, "formula_1").version == 10
+    assert sink.find(sports.LEAGUE, text) == Held()
+    assert sink.find(sports.LEAGUE, "formula_1").version == 10

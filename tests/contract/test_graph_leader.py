@@ -7,12 +7,12 @@ from typing import Any
 import neo4j
 import pytest
 
-from altsync.records import EntityType
 from altsync.sinks.neo4j import Sink
+from tests import sports
 from tests.contract.harness import GraphHarness
 from tests.contract.rows import MODEL, league
 
-LEAGUE = EntityType.LEAGUE
+LEAGUE = sports.LEAGUE
 
 
 @pytest.fixture

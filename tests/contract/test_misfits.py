@@ -11,9 +11,10 @@ import pytest
 
 from altsync.errors import SinkFailure
 from altsync.local.vectors.faults import FaultRule
-from altsync.records import EntityType, ErrorKind, Written
+from altsync.records import ErrorKind, Written
 from altsync.sinks import neo4j as graph_sink
-from altsync.sinks.pinecone import INDEXES, misfit
+from altsync.sinks.pinecone import misfit
+from tests import sports
 from tests.contract.harness import GraphHarness, PineconeHarness
 from tests.contract.rows import MODEL, archetype, league
 
@@ -30,14 +31,14 @@ def test_an_index_of_another_form_is_refused_with_what_to_do(pinecone: PineconeH
     pinecone.wipe()
     other = PineconeHarness(pinecone.server, MODEL.dimensions + 1)
     with_other = other.open()
-    with_other._create(INDEXES[EntityType.SPORT_ARCHETYPE])
+    with_other._create(sports.SPORT_ARCHETYPE.index_name)
     with_other.close()
     sink = pinecone.open()
     try:
         for call in (sink.setup, sink.check_indexes):
             failure = failure_of(call)
             assert failure.kind is ErrorKind.SINK
-            assert failure.only == {EntityType.SPORT_ARCHETYPE}
+            assert failure.only == {sports.SPORT_ARCHETYPE}
             assert "dimension 5 where altsync needs 4" in failure.reason
             assert "altsync migrate" in failure.reason
         refused = failure_of(lambda: sink.upsert([archetype()], MODEL))

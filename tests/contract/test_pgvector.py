@@ -18,7 +18,6 @@ from altsync.local.services.postgres import Postgres
 from altsync.ownership import NotOurs, Ownership
 from altsync.records import (
     AlreadyNewer,
-    EntityType,
     ErrorKind,
     Failed,
     Installation,
@@ -29,11 +28,12 @@ from altsync.records import (
 from altsync.sinks import pgvector as module
 from altsync.sinks.base import Held, Match, Reads
 from altsync.sinks.pgvector import Sink, sent_bytes, table_name, table_names, translate
+from tests import sports
 from tests.contract.harness import TIMEOUT, PgvectorHarness
 from tests.contract.rows import MODEL, archetype, deleted, example, league, vector
 from tests.proxy import Proxy, proxy
 
-LEAGUE = EntityType.LEAGUE
+LEAGUE = sports.LEAGUE
 LEAGUES = table_names("")[LEAGUE]
 
 #: Seconds of a call that is meant to run out of time.
@@ -335,7 +335,7 @@ def test_a_number_too_large_for_16_bits_is_the_records_fault(sink: Sink) -> None
 def test_a_changed_namespace_takes_the_vector_along(sink: Sink) -> None:
     sink.upsert([example()], MODEL)
     sink.upsert([example(version=11, category="other")], MODEL)
-    assert [(one.key, one.namespace) for one in sink.versions(EntityType.FEW_SHOT_EXAMPLE)] == [
+    assert [(one.key, one.namespace) for one in sink.versions(sports.FEW_SHOT_EXAMPLE)] == [
         ("triage_001", "other")
     ]
 
@@ -415,7 +415,7 @@ def test_filters_mean_what_they_mean_to_pinecone(
         example("c", 12, category="two", tags=("x", "z")),
     ]
     sink.upsert(rows, MODEL)
-    found = sink.nearest(EntityType.FEW_SHOT_EXAMPLE, vector(1), top_k=9, space="here", where=where)
+    found = sink.nearest(sports.FEW_SHOT_EXAMPLE, vector(1), top_k=9, space="here", where=where)
     assert sorted(match.key for match in found) == keys
 
 
@@ -492,7 +492,7 @@ def test_more_neighbours_than_the_graph_keeps_are_found(
 
 def test_a_row_is_shown_as_it_is_stored(sink: Sink) -> None:
     sink.upsert([example()], MODEL)
-    held = sink.find(EntityType.FEW_SHOT_EXAMPLE, "triage_001")
+    held = sink.find(sports.FEW_SHOT_EXAMPLE, "triage_001")
     assert held == Held(
         index="altsports_examples_vectors",
         namespace="triage",
@@ -507,8 +507,8 @@ def test_a_row_is_shown_as_it_is_stored(sink: Sink) -> None:
             "tags": ["routing", "contracts"],
         },
     )
-    assert sink.find(EntityType.FEW_SHOT_EXAMPLE, "triage_001", "triage") == held
-    assert sink.find(EntityType.FEW_SHOT_EXAMPLE, "triage_001", "elsewhere") is None
+    assert sink.find(sports.FEW_SHOT_EXAMPLE, "triage_001", "triage") == held
+    assert sink.find(sports.FEW_SHOT_EXAMPLE, "triage_001", "elsewhere") is None
 
 
 # --- what a comparison reads ------------------------------------------------------------------

@@ -14,7 +14,8 @@ from altsync.errors import SinkFailure
 from altsync.local.vectors.faults import FaultRule
 from altsync.reconcile.patience import Patience
 from altsync.records import EntityType, Model, Row, Written
-from altsync.sinks.pinecone import INDEXES, MAX_BYTES, Held, Match, Reads, Sink, sent_bytes
+from altsync.sinks.pinecone import MAX_BYTES, Held, Match, Reads, Sink, sent_bytes
+from tests import sports
 from tests.contract.harness import PineconeHarness
 from tests.contract.rows import HOSTILE, MODEL, archetype, deleted, example, league, vector
 
@@ -108,7 +109,7 @@ def test_a_version_comes_back_exactly(pinecone: PineconeHarness, sink: Sink) -> 
     """Numbers are floats there: microseconds of today and of 2255 are whole numbers still."""
     versions = [1_795_000_000_000_001, 2**53 - 1]
     upsert(sink, *(league(f"l{n}", version) for n, version in enumerate(versions)))
-    found = list(sink.versions(EntityType.LEAGUE))
+    found = list(sink.versions(sports.LEAGUE))
     assert [marks.version for marks in found] == versions
     assert all(type(marks.version) is int for marks in found)
 
@@ -117,7 +118,7 @@ def test_numbers_of_a_vector_come_back_exactly(pinecone: PineconeHarness, sink: 
     """Printing them as short as can be loses no bit of a float32."""
     exact = np.array([1 / 3, -1e-7, 3.4028235e38, 1.1754944e-38], "<f4").tobytes()
     upsert(sink, league(), replace(league("extreme"), vector=exact))
-    found = pinecone.records(EntityType.LEAGUE)
+    found = pinecone.records(sports.LEAGUE)
     for key, expected in (("formula_1", vector(10)), ("extreme", exact)):
         assert np.array(found["default", key].values, "<f4").tobytes() == expected
 
@@ -133,7 +134,7 @@ def test_the_remote_id_is_the_key(pinecone: PineconeHarness, sink: Sink) -> None
 def test_hostile_tags(pinecone: PineconeHarness, sink: Sink, name: str) -> None:
     """Lists of strings are kept as they are, too."""
     upsert(sink, example(tags=(name, "plain")))
-    assert pinecone.stored(EntityType.FEW_SHOT_EXAMPLE)["triage_001"]["tags"] == [name, "plain"]
+    assert pinecone.stored(sports.FEW_SHOT_EXAMPLE)["triage_001"]["tags"] == [name, "plain"]
 
 
 def test_metadata_as_large_as_seeds_allow(pinecone: PineconeHarness, sink: Sink) -> None:
@@ -152,14 +153,14 @@ def test_namespaces_of_each_type(pinecone: PineconeHarness, sink: Sink) -> None:
     upsert(sink, archetype())
     upsert(sink, example("a", category="triage"))
     upsert(sink, example("b", category="other"))
-    assert places(pinecone, EntityType.LEAGUE) == [("default", "formula_1")]
-    assert places(pinecone, EntityType.SPORT_ARCHETYPE) == [("__default__", "racing")]
-    assert places(pinecone, EntityType.FEW_SHOT_EXAMPLE) == [("other", "b"), ("triage", "a")]
-    assert sorted((m.key, m.namespace) for m in sink.versions(EntityType.FEW_SHOT_EXAMPLE)) == [
+    assert places(pinecone, sports.LEAGUE) == [("default", "formula_1")]
+    assert places(pinecone, sports.SPORT_ARCHETYPE) == [("__default__", "racing")]
+    assert places(pinecone, sports.FEW_SHOT_EXAMPLE) == [("other", "b"), ("triage", "a")]
+    assert sorted((m.key, m.namespace) for m in sink.versions(sports.FEW_SHOT_EXAMPLE)) == [
         ("a", "triage"),
         ("b", "other"),
     ]
-    assert [m.namespace for m in sink.versions(EntityType.SPORT_ARCHETYPE)] == [""]
+    assert [m.namespace for m in sink.versions(sports.SPORT_ARCHETYPE)] == [""]
 
 
 def test_a_changed_category_leaves_the_old_namespace(pinecone: PineconeHarness, sink: Sink) -> None:
@@ -169,7 +170,7 @@ def test_a_changed_category_leaves_the_old_namespace(pinecone: PineconeHarness, 
     answer = sink.upsert([moved], MODEL)
     assert answer.outcomes == (Written(moved.id, 11, "triage_001", "other"),)
     assert answer.calls == 2
-    assert places(pinecone, EntityType.FEW_SHOT_EXAMPLE) == [
+    assert places(pinecone, sports.FEW_SHOT_EXAMPLE) == [
         ("other", "triage_001"),
         ("triage", "stays"),
     ]
@@ -194,7 +195,7 @@ def test_many_move_from_many_places(pinecone: PineconeHarness, sink: Sink) -> No
         for n in range(3)
     ]
     assert sink.upsert(moved, MODEL).calls == 3
-    assert {space for space, _ in places(pinecone, EntityType.FEW_SHOT_EXAMPLE)} == {"three"}
+    assert {space for space, _ in places(pinecone, sports.FEW_SHOT_EXAMPLE)} == {"three"}
 
 
 def test_a_delete_looks_where_it_was_written_and_where_it_would_be(
@@ -207,7 +208,7 @@ def test_a_delete_looks_where_it_was_written_and_where_it_would_be(
     gone = replace(deleted(example(category="new"), 12), written_namespace="old")
     answer = sink.delete([gone])
     assert (answer.outcomes, answer.calls) == ((Written(gone.id, 12),), 2)
-    assert places(pinecone, EntityType.FEW_SHOT_EXAMPLE) == [("old", "stays")]
+    assert places(pinecone, sports.FEW_SHOT_EXAMPLE) == [("old", "stays")]
 
 
 def test_a_delete_in_a_namespace_that_never_was(pinecone: PineconeHarness, sink: Sink) -> None:
@@ -231,8 +232,8 @@ def test_a_batch_of_several_namespaces_is_cut_by_them(
     assert [len(part) for part in parts] == [10, 10, 10]
     for part in parts:
         upsert(sink, *part)
-    assert len(places(pinecone, EntityType.FEW_SHOT_EXAMPLE)) == 30
-    assert {m.namespace for m in sink.versions(EntityType.FEW_SHOT_EXAMPLE)} == {"c0", "c1", "c2"}
+    assert len(places(pinecone, sports.FEW_SHOT_EXAMPLE)) == 30
+    assert {m.namespace for m in sink.versions(sports.FEW_SHOT_EXAMPLE)} == {"c0", "c1", "c2"}
 
 
 # --- sizes ------------------------------------------------------------------------------------
@@ -264,7 +265,7 @@ def test_a_batch_of_large_vectors_is_cut_by_bytes(pinecone: PineconeHarness) -> 
         sizes.append(stats.bytes["pinecone.upsert"])
     assert max(sizes) < TWO_MEGABYTES
     assert min(sizes[:-1]) > 0.9 * TWO_MEGABYTES
-    held = {marks.key: marks.version for marks in sink.versions(EntityType.LEAGUE)}
+    held = {marks.key: marks.version for marks in sink.versions(sports.LEAGUE)}
     assert held == {one.key: one.version for one in rows}
     sink.close()
     wide.close()
@@ -305,7 +306,7 @@ def test_an_index_that_was_never_made_is_made(pinecone: PineconeHarness) -> None
     pinecone.wipe()
     sink = pinecone.open()
     assert isinstance(upsert(sink, league())[0], Written)
-    assert places(pinecone, EntityType.LEAGUE) == [("default", "formula_1")]
+    assert places(pinecone, sports.LEAGUE) == [("default", "formula_1")]
     sink.close()
 
 
@@ -313,7 +314,7 @@ def test_a_new_sink_lists_and_deletes_without_indexes(pinecone: PineconeHarness)
     """Nothing is there, and that is no error."""
     pinecone.wipe()
     sink = pinecone.open()
-    assert list(sink.versions(EntityType.LEAGUE)) == []
+    assert list(sink.versions(sports.LEAGUE)) == []
     assert isinstance(sink.delete([deleted(league(), 11)]).outcomes[0], Written)
     sink.close()
 
@@ -321,8 +322,8 @@ def test_a_new_sink_lists_and_deletes_without_indexes(pinecone: PineconeHarness)
 def test_foreign_vectors_are_listed_with_version_0(pinecone: PineconeHarness, sink: Sink) -> None:
     """What somebody else put there is seen, and is no version of ours."""
     foreign = {"id": "foreign", "values": [1.0, 0.0, 0.0, 0.0]}
-    pinecone.index(INDEXES[EntityType.LEAGUE]).upsert(vectors=[foreign], namespace="x")
-    (found,) = sink.versions(EntityType.LEAGUE)
+    pinecone.index(sports.LEAGUE.index_name).upsert(vectors=[foreign], namespace="x")
+    (found,) = sink.versions(sports.LEAGUE)
     assert (found.key, found.version, found.namespace) == ("foreign", 0, "x")
     assert (found.content_hash, found.model) == (None, None)
 
@@ -342,17 +343,17 @@ def test_the_nearest_come_first(pinecone: PineconeHarness, sink: Sink) -> None:
     ]
     upsert(sink, *rows)
     ask = np.array([2, 0, 0, 0], "<f4").tobytes()
-    found = sink.nearest(EntityType.LEAGUE, ask, top_k=2, space="default")
+    found = sink.nearest(sports.LEAGUE, ask, top_k=2, space="default")
     assert [match.key for match in found] == ["same", "near"]
     assert [match.score for match in found] == pytest.approx([1.0, 0.7071068])
     assert all(isinstance(match, Match) for match in found)
     assert found[0].metadata["league_name"] == "Formula 1"
 
     first_tier = sink.nearest(
-        EntityType.LEAGUE, ask, top_k=5, space="default", where={"tier": {"$eq": "TIER1"}}
+        sports.LEAGUE, ask, top_k=5, space="default", where={"tier": {"$eq": "TIER1"}}
     )
     assert [match.key for match in first_tier] == ["same", "far"]
-    assert sink.nearest(EntityType.LEAGUE, ask, top_k=5, space="elsewhere") == []
+    assert sink.nearest(sports.LEAGUE, ask, top_k=5, space="elsewhere") == []
 
 
 # --- one vector, read back --------------------------------------------------------------------
@@ -375,7 +376,7 @@ def test_a_vector_is_found_where_it_was_written(
     held = sink.find(one.entity_type, one.key, space)
     assert held is not None
     assert held == Held(
-        index=INDEXES[one.entity_type],
+        index=one.entity_type.index_name,
         namespace=space,
         key=one.key,
         version=10,
@@ -391,9 +392,9 @@ def test_a_vector_is_found_where_it_was_written(
 
 def test_a_vector_of_somebody_else_has_no_version(pinecone: PineconeHarness, sink: Sink) -> None:
     """It is shown as it is."""
-    index = pinecone.index(INDEXES[EntityType.LEAGUE])
+    index = pinecone.index(sports.LEAGUE.index_name)
     index.upsert(vectors=[{"id": "strange", "values": [1.0, 0.0, 0.0, 0.0]}], namespace="default")
-    held = sink.find(EntityType.LEAGUE, "strange", "default")
+    held = sink.find(sports.LEAGUE, "strange", "default")
     assert held is not None
     assert (held.version, held.model, held.metadata) == (None, None, {})
 
@@ -403,7 +404,7 @@ def test_looking_makes_no_index(pinecone: PineconeHarness) -> None:
     pinecone.wipe()
     sink = pinecone.open()
     try:
-        assert sink.find(EntityType.LEAGUE, "formula_1", "default") is None
+        assert sink.find(sports.LEAGUE, "formula_1", "default") is None
         assert list(pinecone.client.indexes.list()) == []
     finally:
         sink.close()
@@ -423,17 +424,17 @@ def test_each_read_is_asked_for_as_the_comparison_says(
     """One that fails once is asked for again alone, and every request is counted."""
     upsert(sink, *(league(f"l{n}") for n in range(3)))
     clean = Reads()
-    wanted = list(sink.stored(EntityType.LEAGUE, clean))
+    wanted = list(sink.stored(sports.LEAGUE, clean))
     assert (clean.requests, clean.units) == (3, 2)
     pinecone.server.admin.reset_stats()
     pinecone.server.admin.set_faults([FaultRule(scope, "status", status=status, count=1)])
     reads = Reads(ask=Patience(lambda _: None))
-    assert list(sink.stored(EntityType.LEAGUE, reads)) == wanted
+    assert list(sink.stored(sports.LEAGUE, reads)) == wanted
     assert reads.requests == 4
     assert sum(pinecone.server.admin.stats().requests[one] for one in READS) == 4
     pinecone.server.admin.set_faults([FaultRule(scope, "status", status=status, count=1)])
     with pytest.raises(SinkFailure):
-        list(sink.stored(EntityType.LEAGUE, Reads()))
+        list(sink.stored(sports.LEAGUE, Reads()))
 
 
 def test_a_page_in_the_middle_is_asked_for_again(
@@ -448,7 +449,7 @@ def test_a_page_in_the_middle_is_asked_for_again(
     ]
     pinecone.server.admin.set_faults(faults)
     reads = Reads(ask=Patience(lambda _: None))
-    pages = list(sink.stored(EntityType.LEAGUE, reads))
+    pages = list(sink.stored(sports.LEAGUE, reads))
     assert [one.key for page in pages for one in page] == [f"l{n}" for n in range(7)]
     assert max(map(len, pages)) == 2
 
@@ -462,18 +463,18 @@ def test_an_index_that_was_made_again_elsewhere(pinecone: PineconeHarness) -> No
     try:
         upsert(sink, league("a"), league("b"))
         for look in (
-            lambda: list(sink.stored(EntityType.LEAGUE, Reads())),
-            lambda: sink.fetch(EntityType.LEAGUE, "default", ["a", "b"], Reads()),
-            lambda: sink.find(EntityType.LEAGUE, "a", "default"),
-            lambda: sink.count(EntityType.LEAGUE, Reads()),
+            lambda: list(sink.stored(sports.LEAGUE, Reads())),
+            lambda: sink.fetch(sports.LEAGUE, "default", ["a", "b"], Reads()),
+            lambda: sink.find(sports.LEAGUE, "a", "default"),
+            lambda: sink.count(sports.LEAGUE, Reads()),
         ):
             forget_where_it_is(sink, elsewhere.host)
             if pinecone.client.has_index("elsewhere"):
                 pinecone.client.indexes.delete("elsewhere")
             assert look()
         forget_where_it_is(sink, elsewhere.host)
-        sink.remove(EntityType.LEAGUE, "default", ["a"])
-        assert places(pinecone, EntityType.LEAGUE) == [("default", "b")]
+        sink.remove(sports.LEAGUE, "default", ["a"])
+        assert places(pinecone, sports.LEAGUE) == [("default", "b")]
     finally:
         sink.close()
 
@@ -481,8 +482,8 @@ def test_an_index_that_was_made_again_elsewhere(pinecone: PineconeHarness) -> No
 def forget_where_it_is(sink: Sink, host: str | None) -> None:
     """Leave a sink with the address that an index had before it was deleted."""
     assert host is not None
-    known = sink._handles[EntityType.LEAGUE]
-    sink._handles[EntityType.LEAGUE] = PineconeIndex(host=host, api_key=sink._api_key, timeout=20.0)
+    known = sink._handles[sports.LEAGUE]
+    sink._handles[sports.LEAGUE] = PineconeIndex(host=host, api_key=sink._api_key, timeout=20.0)
     known.close()
 
 
@@ -491,9 +492,9 @@ def test_a_namespace_that_never_was_costs_no_new_connection(
 ) -> None:
     """The index is where it was."""
     upsert(sink, league())
-    known = sink._handles[EntityType.LEAGUE]
-    sink.remove(EntityType.LEAGUE, "never", ["a"])
-    assert sink._handles[EntityType.LEAGUE] is known
-    pinecone.client.indexes.delete(INDEXES[EntityType.LEAGUE])
-    assert sink.find(EntityType.LEAGUE, "a", "default") is None
-    assert EntityType.LEAGUE not in sink._handles
+    known = sink._handles[sports.LEAGUE]
+    sink.remove(sports.LEAGUE, "never", ["a"])
+    assert sink._handles[sports.LEAGUE] is known
+    pinecone.client.indexes.delete(sports.LEAGUE.index_name)
+    assert sink.find(sports.LEAGUE, "a", "default") is None
+    assert sports.LEAGUE not in sink._handles

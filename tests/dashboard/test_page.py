@@ -15,7 +15,7 @@ from altsync.db import Database
 from altsync.local.services.postgres import Postgres
 from altsync.local.services.vectors import Vectors
 from altsync.local.vectors.names import EMBEDDING_MODEL
-from altsync.records import League
+from tests import sports
 from tests.contract.harness import PineconeHarness
 from tests.dashboard.browser import PATIENCE, chromium, page_of
 from tests.dashboard.site import Site, local_services, serving, settings_for
@@ -30,7 +30,7 @@ NASTY = "<img src=x onerror=document.title='owned'>"
 
 VIEWS = ("overview", "operations", "search", "graph/formula_1", "entity/league/formula_1")
 
-LEAGUES: tuple[League, ...] = (
+LEAGUES: tuple[sports.League, ...] = (
     league("formula_1", league_name="Formula 1", sport_name="Formula Racing", tier="TIER1",
            sport_archetype="racing", description="The fastest single-seater racing cars."),
     league("f1_academy", league_name="F1 Academy", sport_name="Formula Racing", tier="TIER3",

@@ -212,7 +212,7 @@ from types import SimpleNamespace
         ).fetchall()
         self._early = self._read(
             [
-                SimpleNamespace(entity_type=EntityType(r[0]), entity_id=r[1], places=())
+                SimpleNamespace(entity_type=entity_type(r[0]), entity_id=r[1], places=())
                 for r in waiting
             ]
         )

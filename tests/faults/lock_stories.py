@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from altsync.records import entity_id
-from altsync.seed.lines import Part
+from tests import sports
 from tests.faults.site import NEO4J, PINECONE
 from tests.faults.stage import Stage
 from tests.faults.stories import edit, example, league, synced
@@ -18,7 +18,7 @@ def a_seeder_draws_its_number_and_waits(stage: Stage) -> None:
     synced(stage)
     with stage.holding_pause():
         stage.start(
-            lambda: stage.seed(Part.LEAGUES, league(mark="1"), pause="INSERT league"), waiting=1
+            lambda: stage.seed(sports.LEAGUES, league(mark="1"), pause="INSERT league"), waiting=1
         )
         edit(stage, mark="2")
     stage.come_to_rest()
@@ -30,7 +30,7 @@ def a_worker_settles_what_a_seeder_changes(stage: Stage) -> None:
     edit(stage, mark="1")
     with stage.holding_pause():
         stage.start(
-            lambda: stage.seed(Part.LEAGUES, league(mark="2"), pause="UPDATE league"), waiting=1
+            lambda: stage.seed(sports.LEAGUES, league(mark="2"), pause="UPDATE league"), waiting=1
         )
         stage.start(lambda: stage.deliver(NEO4J), waiting=2)
     stage.come_to_rest()
@@ -41,12 +41,12 @@ def a_worker_extends_its_lease_on_what_a_seeder_changes(stage: Stage) -> None:
     pair = sorted((0, 1), key=lambda number: entity_id("league", f"leagues-{number:02}"))
     synced(stage, *(league(number) for number in pair))
     for number in reversed(pair):
-        stage.seed(Part.LEAGUES, league(number, mark="1"))
+        stage.seed(sports.LEAGUES, league(number, mark="1"))
 
     def change_both() -> None:
         changes = [league(number, mark="2") for number in pair]
         stage.start(
-            lambda: stage.seed(Part.LEAGUES, *changes, pause="UPDATE sync_operation"), waiting=1
+            lambda: stage.seed(sports.LEAGUES, *changes, pause="UPDATE sync_operation"), waiting=1
         )
 
     with stage.holding_pause():
@@ -61,14 +61,15 @@ def a_worker_moves_what_a_seeder_changes(stage: Stage) -> None:
     for category in ("betting", "markets"):
         for half in halves:
             moved = [example(number, category=category) for number in half]
-            stage.seed(Part.EXAMPLES, *moved)
+            stage.seed(sports.EXAMPLES, *moved)
         if category == "betting":
             stage.deliver_all()
 
     def change_all() -> None:
         changes = [example(number, category="markets", mark="1") for number in ordered]
         stage.start(
-            lambda: stage.seed(Part.EXAMPLES, *changes, pause="UPDATE few_shot_example"), waiting=1
+            lambda: stage.seed(sports.EXAMPLES, *changes, pause="UPDATE few_shot_example"),
+            waiting=1,
         )
 
     with stage.holding_pause():
@@ -82,6 +83,6 @@ def two_seeders_take_the_same_rows(stage: Stage) -> None:
     lines = [league(0, mark="1"), league(1, mark="1")]
     others = [league(1, mark="2"), league(0, mark="2")]
     with stage.holding_pause():
-        stage.start(lambda: stage.seed(Part.LEAGUES, *lines, pause="UPDATE league"), waiting=1)
-        stage.start(lambda: stage.seed(Part.LEAGUES, *others), waiting=2)
+        stage.start(lambda: stage.seed(sports.LEAGUES, *lines, pause="UPDATE league"), waiting=1)
+        stage.start(lambda: stage.seed(sports.LEAGUES, *others), waiting=2)
     stage.come_to_rest()

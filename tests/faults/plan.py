@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from altsync.records import KNOWN_ARCHETYPES
-from altsync.seed.lines import Part
+from altsports.catalogue import KNOWN_ARCHETYPES
+from altsync.catalogue.parts import Part
+from tests import sports
 
 #: Categories that examples move between.
 CATEGORIES = ("betting", "markets", "questions")
@@ -76,9 +77,9 @@ class Plan:
     def seed_ids(self, part: Part) -> list[str]:
         """Every id that a part may hold."""
         count = {
-            Part.ARCHETYPES: self.archetypes,
-            Part.LEAGUES: self.leagues,
-            Part.EXAMPLES: self.examples,
+            sports.ARCHETYPES: self.archetypes,
+            sports.LEAGUES: self.leagues,
+            sports.EXAMPLES: self.examples,
         }[part]
         return [f"{part}-{number:02}" for number in range(count)]
 
@@ -87,11 +88,11 @@ class Plan:
         dice = self.dice("everything")
         return [
             Action(Kind.EDIT, part, tuple(_line(dice, part, i) for i in self.seed_ids(part)))
-            for part in (Part.ARCHETYPES, Part.LEAGUES, Part.EXAMPLES)
+            for part in (sports.ARCHETYPES, sports.LEAGUES, sports.EXAMPLES)
         ]
 
     def _action(self, dice: random.Random) -> Action:
-        (part,) = dice.choices((Part.LEAGUES, Part.EXAMPLES, Part.ARCHETYPES), (6, 5, 1))
+        (part,) = dice.choices((sports.LEAGUES, sports.EXAMPLES, sports.ARCHETYPES), (6, 5, 1))
         (kind,) = dice.choices((Kind.EDIT, Kind.TOMBSTONE, Kind.PRUNE), (16, 3, 1))
         ids = self.seed_ids(part)
         if kind is Kind.TOMBSTONE:
@@ -134,7 +135,7 @@ def line(
     """A seed's line. ``text`` is embedded, ``mark`` is not; ``category`` moves an example."""
     name = f"The {seed_id}"
     match part:
-        case Part.LEAGUES:
+        case sports.LEAGUES:
             return {
                 "id": seed_id,
                 "league_name": name,
@@ -143,7 +144,7 @@ def line(
                 "description": text,
                 "tier": f"TIER{mark}",
             }
-        case Part.EXAMPLES:
+        case sports.EXAMPLES:
             return {
                 "id": seed_id,
                 "category": category,
@@ -151,7 +152,7 @@ def line(
                 "output_text": text,
                 "mark": mark,
             }
-        case Part.ARCHETYPES:
+        case sports.ARCHETYPES:
             return {
                 "id": seed_id,
                 "archetype_name": seed_id,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from altsync import db, outbox
-from altsync.records import EntityType
+from tests import sports
 from tests.faults.line import DIED
 from tests.faults.plan import Plan
 from tests.faults.site import PURGE_GRACE, TOPOLOGY, Site
@@ -126,7 +126,7 @@ def retry_dead(database: WatchedDatabase) -> int:
 def backfill(database: WatchedDatabase, dice: random.Random) -> None:
     """Enqueue all entities of one type for one sink."""
     sink = TOPOLOGY.traits(dice.choice(TOPOLOGY.names))
-    entity_type = dice.choice(list(EntityType))
+    entity_type = dice.choice(list(sports.TYPES))
     with database.transaction() as conn:
         outbox.backfill_page(conn, sink, entity_type, after=None, force=dice.random() < 0.5)
 

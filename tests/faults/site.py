@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from altsync import db, store
+from altsync.catalogue.parts import Part
 from altsync.db import Conn
 from altsync.delivery import Delivery, Policy
 from altsync.records import (
@@ -18,7 +19,6 @@ from altsync.records import (
     entity_id,
 )
 from altsync.relay import Relay, RelayPolicy
-from altsync.seed.lines import Part
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Report

@@ -17,9 +17,10 @@ from typing import Any
 import psycopg
 
 from altsync import db, outbox
+from altsync.catalogue.parts import Part
 from altsync.delivery import Batch
-from altsync.records import EMBEDDING, EntityType
-from altsync.seed.lines import Part
+from altsync.records import EMBEDDING
+from tests import sports
 from tests.faults import oracle
 from tests.faults.drain import drain
 from tests.faults.plan import Action, Kind
@@ -109,7 +110,7 @@ class Stage:
         self._conn = psycopg.connect(site.url, autocommit=True)
         watch_versions(self._conn)
         self._conn.execute(PAUSE)
-        for table in (*EntityType, "sync_operation"):
+        for table in (*sports.TYPES, "sync_operation"):
             self._conn.execute(PAUSE_ON.format(table=table))
         for statement in statements:
             self._conn.execute(statement)
@@ -162,7 +163,7 @@ class Stage:
 
     def backfill(self, sink: str) -> None:
         """Ask for everything of one sink anew, at the version that it is at."""
-        for entity_type in EntityType:
+        for entity_type in sports.TYPES:
             with self._database.transaction() as conn:
                 outbox.backfill_page(
                     conn, TOPOLOGY.traits(sink), entity_type, after=None, force=True

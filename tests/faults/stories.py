@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from altsync.records import EMBEDDING
-from altsync.seed.lines import Part
+from tests import sports
 from tests.faults.plan import line
 from tests.faults.site import NEO4J, PINECONE
 from tests.faults.stage import Stage, Vanished, vanish
@@ -25,7 +25,7 @@ KEY = "the_leagues_00"
 
 def league(number: int = 0, **changes: str) -> Mapping[str, Any]:
     """A line of a league."""
-    return line(Part.LEAGUES, f"leagues-{number:02}", **changes)
+    return line(sports.LEAGUES, f"leagues-{number:02}", **changes)
 
 
 def late() -> Script:
@@ -35,18 +35,18 @@ def late() -> Script:
 
 def example(number: int = 0, **changes: str) -> Mapping[str, Any]:
     """A line of an example."""
-    return line(Part.EXAMPLES, f"examples-{number:02}", **changes)
+    return line(sports.EXAMPLES, f"examples-{number:02}", **changes)
 
 
 def synced(stage: Stage, *lines: Mapping[str, Any]) -> None:
     """Leagues that every sink has."""
-    stage.seed(Part.LEAGUES, *(lines or (league(),)))
+    stage.seed(sports.LEAGUES, *(lines or (league(),)))
     stage.deliver_all()
 
 
 def edit(stage: Stage, **changes: str) -> None:
     """The league ``league(0)`` changes."""
-    stage.seed(Part.LEAGUES, league(0, **changes))
+    stage.seed(sports.LEAGUES, league(0, **changes))
 
 
 def _wait_for_embedding(stage: Stage) -> None:
@@ -113,7 +113,7 @@ class _Killer(Spell):
 
 def a_record_kills_its_workers(stage: Stage) -> None:
     """It is among innocents, and must be found without giving up on them."""
-    stage.seed(Part.LEAGUES, *(league(number) for number in range(40)))
+    stage.seed(sports.LEAGUES, *(league(number) for number in range(40)))
     for _ in range(60):
         stage.deliver(NEO4J, weather=_Killer(Trouble.KILLED, [KEY]))
         stage.expire_leases()
@@ -197,7 +197,7 @@ def a_late_upsert_meets_a_deletion(stage: Stage) -> None:
     synced(stage)
     edit(stage, mark="1")
     stage.deliver(NEO4J, weather=late())
-    stage.delete(Part.LEAGUES, "leagues-00")
+    stage.delete(sports.LEAGUES, "leagues-00")
     stage.deliver_all()
     stage.land_late_writes()
     stage.come_to_rest()
@@ -226,7 +226,7 @@ def a_worker_vanishes_before_it_settles(stage: Stage) -> None:
 
 
 def _move(stage: Stage, category: str) -> None:
-    stage.seed(Part.EXAMPLES, example(category=category))
+    stage.seed(sports.EXAMPLES, example(category=category))
 
 
 def _in_a_namespace(stage: Stage) -> None:
@@ -265,7 +265,7 @@ def a_late_edit_lands_in_a_namespace_that_was_left(stage: Stage) -> None:
     """It was written there before, and for certain; only its edit is late."""
     _move(stage, "betting")
     stage.deliver_all()
-    stage.seed(Part.EXAMPLES, example(category="betting", mark="1"))
+    stage.seed(sports.EXAMPLES, example(category="betting", mark="1"))
     stage.deliver(PINECONE, weather=late())
     _move(stage, "markets")
     stage.deliver_all()
@@ -277,9 +277,9 @@ def a_late_edit_of_an_example_that_is_deleted_and_comes_back_elsewhere(stage: St
     """It lands where the example was before it was deleted."""
     _move(stage, "betting")
     stage.deliver_all()
-    stage.seed(Part.EXAMPLES, example(category="betting", mark="1"))
+    stage.seed(sports.EXAMPLES, example(category="betting", mark="1"))
     stage.deliver(PINECONE, weather=late())
-    stage.delete(Part.EXAMPLES, "examples-00")
+    stage.delete(sports.EXAMPLES, "examples-00")
     stage.deliver_all()
     _move(stage, "markets")
     stage.deliver_all()
@@ -292,10 +292,10 @@ def an_echo_comes_while_the_example_waits_for_its_embedding(stage: Stage) -> Non
     _move(stage, "betting")
     stage.deliver(EMBEDDING)
     stage.deliver(PINECONE, weather=late())
-    stage.delete(Part.EXAMPLES, "examples-00")
+    stage.delete(sports.EXAMPLES, "examples-00")
     stage.deliver_all()
     stage.land_late_writes()
-    stage.seed(Part.EXAMPLES, example(category="markets", text="another"))
+    stage.seed(sports.EXAMPLES, example(category="markets", text="another"))
     stage.hasten()
     stage.deliver(PINECONE)
     stage.come_to_rest()
@@ -306,7 +306,7 @@ def an_example_is_deleted_between_two_moves(stage: Stage) -> None:
     _in_a_namespace(stage)
     stage.deliver(PINECONE, at={"written": vanish})
     _move(stage, "questions")
-    stage.delete(Part.EXAMPLES, "examples-00")
+    stage.delete(sports.EXAMPLES, "examples-00")
     stage.come_to_rest()
 
 
@@ -330,7 +330,7 @@ def some_texts_are_embedded(stage: Stage) -> None:
 
 def a_text_is_edited_while_it_is_embedded(stage: Stage) -> None:
     """The answer tells nothing of the new text."""
-    stage.seed(Part.LEAGUES, league())
+    stage.seed(sports.LEAGUES, league())
     stage.deliver(EMBEDDING, at={"called": lambda: edit(stage, text="another")})
     stage.glance()
     stage.come_to_rest()
@@ -349,7 +349,7 @@ def a_text_comes_back(stage: Stage) -> None:
 def a_deleted_entity_is_purged_too_soon(stage: Stage) -> None:
     """Before its sinks have heard of the deletion."""
     synced(stage)
-    stage.delete(Part.LEAGUES, "leagues-00")
+    stage.delete(sports.LEAGUES, "leagues-00")
     stage.purge()
     stage.come_to_rest()
     stage.purge()
@@ -392,7 +392,7 @@ def a_record_hangs_the_sink(stage: Stage) -> None:
     synced(stage, league(0), league(1), league(2))
     edit(stage, mark="1")
     for mark in range(8):
-        stage.seed(Part.LEAGUES, league(1, mark=str(mark)))
+        stage.seed(sports.LEAGUES, league(1, mark=str(mark)))
         stage.deliver(NEO4J, weather=weather)
         stage.deliver(NEO4J, weather=weather)
     stage.deliver(PINECONE)

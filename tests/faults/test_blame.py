@@ -23,6 +23,7 @@ from altsync.records import (
     SinkTraits,
     Topology,
 )
+from tests import sports
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
 from tests.integration.fakes import Call, FakeEmbedder, FakeGraph, FakeIndex, FakeSink
 from tests.integration.world import (
@@ -126,7 +127,7 @@ def test_a_sink_that_begins_to_refuse_everything_spends_no_attempt(
 
 
 @pytest.mark.parametrize("failure", REFUSALS, ids=lambda one: one.reason[:3])
-@pytest.mark.parametrize("broken", [EntityType.SPORT_ARCHETYPE, EntityType.LEAGUE])
+@pytest.mark.parametrize("broken", [sports.SPORT_ARCHETYPE, sports.LEAGUE])
 def test_one_refusing_type_neither_dies_nor_stops_the_other(
     world: World, database: Database, failure: SinkFailure, broken: EntityType
 ) -> None:
@@ -144,7 +145,7 @@ def test_one_refusing_type_neither_dies_nor_stops_the_other(
     refused = [call for call in graph.calls if call.rows[0].entity_type is broken]
     assert len(refused) <= HANDFUL + 2 * 20
     # What comes later of the healthy type does not wait for the broken one.
-    healthy = league("later") if broken is not EntityType.LEAGUE else archetype("later")
+    healthy = league("later") if broken is not sports.LEAGUE else archetype("later")
     world.save(healthy)
     world.pass_time(1000)
     delivery(database, graph).drain(10)
@@ -392,7 +393,7 @@ def test_a_type_that_cannot_be_set_up_does_not_stop_the_others(
     world: World, database: Database
 ) -> None:
     graph = CannotBeSetUp(
-        SinkFailure(ErrorKind.SINK, "dimension 3072", only={EntityType.SPORT_ARCHETYPE})
+        SinkFailure(ErrorKind.SINK, "dimension 3072", only={sports.SPORT_ARCHETYPE})
     )
     world.save(*leagues(5), archetype("racing"))
     for _ in range(5):

@@ -15,6 +15,7 @@ from altsync.delivery.policy import Policy
 from altsync.reconcile import Schedule
 from altsync.records import EntityType
 from altsync.relay import Relay, RelayPolicy
+from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import FakeGraph
 from tests.integration.world import World, deliver, league, leagues
@@ -197,7 +198,7 @@ def test_a_budget_that_is_spent_for_a_day_is_taken_for_unspent(world: World, col
     assert ahead(world, f"SELECT {column} FROM sink_state WHERE sink = 'embedding'") < 10.0
 
 
-@pytest.mark.parametrize("entity_type", list(EntityType))
+@pytest.mark.parametrize("entity_type", list(sports.TYPES))
 def test_the_grace_of_a_deletion_begins_now(
     world: World, database: Database, entity_type: EntityType
 ) -> None:
@@ -211,7 +212,7 @@ def test_the_grace_of_a_deletion_begins_now(
         f"SELECT count(*) FROM {entity_type} WHERE deleted_at > now()"
     ).fetchone()
     assert late == (0,)
-    if entity_type is EntityType.LEAGUE:
+    if entity_type is sports.LEAGUE:
         assert [e["deletions"] for e in log if e["event"] == "clock.times_set_back"] == [2]
 
 
@@ -231,7 +232,7 @@ def test_a_vector_confirmed_in_the_future_is_not_late_for_ever(world: World) -> 
     world.save(league("nfl"))
     world.conn.execute("UPDATE league SET pinecone_synced_at = now() + interval '1 day'")
     ids = [row[0] for row in world.conn.execute("SELECT id FROM league")]
-    ((_, age),) = store.vector_standing(world.conn, ids).values()
+    ((_, age),) = store.vector_standing(world.conn, sports.LEAGUE, ids).values()
     assert age is not None
     assert age > 3600
 

@@ -10,8 +10,7 @@ import pytest
 from altsync import store
 from altsync.explain import Explanation, explain
 from altsync.projection import content_hash, same_content, text_hash
-from altsync.records import EntityType, League
-from altsync.seed.lines import Part
+from tests import sports
 from tests.integration.seeds import (
     archetype_line,
     contract_line,
@@ -63,15 +62,15 @@ def seeds(folder: Path) -> Path:
 def contents(world: World) -> list[tuple[Any, ...]]:
     """What all rows hold."""
     found: list[tuple[Any, ...]] = []
-    for kind, columns in store.CONTENT_COLUMNS.items():
-        names = ", ".join([*columns, "content_hash", "text_hash"])
+    for kind in sports.TYPES:
+        names = ", ".join([*kind.columns, "content_hash", "text_hash"])
         found += world.conn.execute(f"SELECT {names} FROM {kind} ORDER BY seed_id").fetchall()
     return found
 
 
 def edited(world: World) -> set[str]:
     """Keys of the rows that are found to be edited."""
-    pages = (store.edited_rows(world.conn, t, after=None, limit=100) for t in EntityType)
+    pages = (store.edited_rows(world.conn, t, after=None, limit=100) for t in sports.TYPES)
     return {row.key for rows, _ in pages for row in rows}
 
 
@@ -159,11 +158,11 @@ def parts(folder: Path) -> Path:
 def edited_of(world: World) -> set[str]:
     """Documents, contracts and relationships that are found to be edited, page by page."""
     found = set()
-    for table in store.PART_TABLES:
+    for part in sports.PARTS[3:]:
         after: str | None = ""
         while after is not None:
-            page, after = store.edited_parts(world.conn, table, after=after, limit=1)
-            found |= {f"{table} {one.seed_id}" for one in page}
+            page, after = store.edited_parts(world.conn, part, after=after, limit=1)
+            found |= {f"{part.table} {one.seed_id}" for one in page}
     return found
 
 
@@ -186,7 +185,7 @@ def test_an_edit_of_what_belongs_to_leagues_is_found_and_taken_back(
 def test_a_repair_keeps_the_edit_of_what_belongs_to_leagues(site: Site, tmp_path: Path) -> None:
     """A relationship goes to the graph; the others have no store but PostgreSQL."""
     parts(tmp_path)
-    names = (Part.LEAGUES, Part.DOCUMENTS, Part.CONTRACTS, Part.RELATIONSHIPS)
+    names = (sports.LEAGUES, sports.DOCUMENTS, sports.CONTRACTS, sports.RELATIONSHIPS)
     seed(site.world, tmp_path, *names)
     site.deliver()
     for change in ("document SET body = 'Edited'", "contract SET status = 'ended'"):
@@ -226,8 +225,8 @@ def test_rows_of_a_release_without_sums_are_not_edited(world: World, tmp_path: P
 def test_contents_are_compared_by_what_they_say() -> None:
     """Numbers as PostgreSQL gives them back are the same; true is not 1."""
 
-    def league(value: Any) -> League:
-        return League("t", "n", "s", "a", attributes={"x": {"y": [value]}})
+    def league(value: Any) -> sports.League:
+        return sports.League("t", "n", "s", "a", attributes={"x": {"y": [value]}})
 
     assert same_content(league(1e16), league(10**16))
     assert same_content(league(-0.0), league(0.0))
@@ -265,14 +264,12 @@ def test_a_repair_carries_the_edit_to_nodes_and_vectors(site: Site) -> None:
         "SELECT l.content_hash, l.text_hash, l.embedding_text_hash FROM league l "
         "WHERE league_tag = 'l003'"
     ).fetchone()
-    (read,) = store.read_rows(site.world.conn, EntityType.LEAGUE, [league_id("l003")])
+    (read,) = store.read_rows(site.world.conn, sports.LEAGUE, [league_id("l003")])
     assert row == (content_hash(read.content), *[text_hash(read.content)] * 2)
     (node,) = site.graph.ask("MATCH (n:League {league_tag: 'l003'}) RETURN n.description AS text")
     assert node["text"] == "Another text"
     (vector,) = [
-        one.values
-        for (_, key), one in site.index.records(EntityType.LEAGUE).items()
-        if key == "l003"
+        one.values for (_, key), one in site.index.records(sports.LEAGUE).items() if key == "l003"
     ]
     kept = store.EmbeddingCache(site.database).find(site.app.stores().model, row[1])
     assert kept is not None

@@ -20,8 +20,9 @@ import pytest
 from altsync.cli import app as cli
 from altsync.db import Database
 from altsync.local.services.vectors import Vectors
-from altsync.records import Dead, EntityType, ErrorKind
+from altsync.records import Dead, ErrorKind
 from altsync.store import Rules
+from tests import sports
 from tests.children import child
 from tests.contract.harness import PineconeHarness
 from tests.faults.proxies import relayed
@@ -161,8 +162,8 @@ def assert_held(site: Site) -> None:
     rows = site.world.conn.execute(
         "SELECT league_tag, version, graph_version FROM league WHERE deleted_at IS NULL"
     ).fetchall()
-    nodes = site.graph.stored(EntityType.LEAGUE)
-    vectors = site.index.stored(EntityType.LEAGUE)
+    nodes = site.graph.stored(sports.LEAGUE)
+    vectors = site.index.stored(sports.LEAGUE)
     assert {key: int(one["sync_version"]) for key, one in nodes.items()} == {
         key: graph_version for key, _, graph_version in rows
     }

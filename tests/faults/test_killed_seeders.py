@@ -20,16 +20,13 @@ from typing import Any
 import pytest
 
 from altsync import db, store
+from altsync.catalogue.parts import Part
 from altsync.db import Database
-from altsync.outbox import KEY_COLUMN
-from altsync.records import EntityType
 from altsync.seed import loader
-from altsync.seed.lines import Part
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Report
-from altsync.seed.session import table_of
-from tests import points
+from tests import points, sports
 from tests.children import exit_code
 from tests.conftest import TOPOLOGY
 from tests.integration import seeds
@@ -59,21 +56,23 @@ Rows = dict[str, str | None]
 
 
 def _league(number: int) -> str:
-    return f"{Part.LEAGUES}-stay-{number}"
+    return f"{sports.LEAGUES}-stay-{number}"
 
 
 #: A line of each part by its seed id, number and content.
 LINES: dict[Part, Callable[[str, int, str], seeds.Fields]] = {
-    Part.ARCHETYPES: lambda seed_id, n, text: seeds.archetype_line(
+    sports.ARCHETYPES: lambda seed_id, n, text: seeds.archetype_line(
         seed_id, seed_id.replace("-", "_"), description=text
     ),
-    Part.LEAGUES: lambda seed_id, n, text: seeds.league_line(seed_id, description=text),
-    Part.EXAMPLES: lambda seed_id, n, text: seeds.example_line(seed_id, input_text=seed_id + text),
-    Part.DOCUMENTS: lambda seed_id, n, text: seeds.document_line(seed_id, _league(n), body=text),
-    Part.CONTRACTS: lambda seed_id, n, text: seeds.contract_line(
+    sports.LEAGUES: lambda seed_id, n, text: seeds.league_line(seed_id, description=text),
+    sports.EXAMPLES: lambda seed_id, n, text: seeds.example_line(
+        seed_id, input_text=seed_id + text
+    ),
+    sports.DOCUMENTS: lambda seed_id, n, text: seeds.document_line(seed_id, _league(n), body=text),
+    sports.CONTRACTS: lambda seed_id, n, text: seeds.contract_line(
         seed_id, _league(n), counterparty=text
     ),
-    Part.RELATIONSHIPS: lambda seed_id, n, text: {
+    sports.RELATIONSHIPS: lambda seed_id, n, text: {
         "id": seed_id,
         "source": _league(n),
         "target": _league((n + (2 if "-go-" in seed_id else 1)) % STAY),
@@ -82,7 +81,9 @@ LINES: dict[Part, Callable[[str, int, str], seeds.Fields]] = {
     },
 }
 
-FILES = {part: f"{part}.jsonl" for part in Part} | {Part.EXAMPLES: "examples/triage.jsonl"}
+FILES = {part: f"{part}.jsonl" for part in sports.PARTS} | {
+    sports.EXAMPLES: "examples/triage.jsonl"
+}
 
 
 def _write(folder: Path, text: str, **counts: int) -> None:
@@ -141,13 +142,12 @@ class Site:
 
     def rows(self) -> dict[Part, Rows]:
         """What the tables hold that the parts are loaded into."""
-        return {part: dict(self._rows(part)) for part in Part}
+        return {part: dict(self._rows(part)) for part in sports.PARTS}
 
     def _rows(self, part: Part) -> Iterator[tuple[str, str | None]]:
         gone = "deleted_at IS NOT NULL" if part.entity_type else "false"
         rows = self.world.conn.execute(
-            f"SELECT seed_id, CASE WHEN {gone} THEN NULL ELSE content_hash END "
-            f"FROM {table_of(part)}"
+            f"SELECT seed_id, CASE WHEN {gone} THEN NULL ELSE content_hash END FROM {part.table}"
         )
         yield from rows.fetchall()
 
@@ -259,7 +259,7 @@ def _batches(rows: Mapping[Part, Rows], undisturbed: Undisturbed) -> int:
     """How many batches are there. Each is whole, they are the first of their files, and the rest
     is as it was."""
     count = 0
-    for part in Part:
+    for part in sports.PARTS:
         before, after, now = undisturbed.before[part], undisturbed.after[part], rows[part]
         lines = [seed_id for seed_id, content in after.items() if content is not None]
         lines.sort(key=lambda seed_id: ("-come-" in seed_id, seed_id))
@@ -275,7 +275,7 @@ def _batches(rows: Mapping[Part, Rows], undisturbed: Undisturbed) -> int:
 def _pages(rows: Mapping[Part, Rows], undisturbed: Undisturbed) -> int:
     """How many pages are pruned, each of them whole."""
     count = 0
-    for part in Part:
+    for part in sports.PARTS:
         going = [seed_id for seed_id in undisturbed.before[part] if "-go-" in seed_id]
         gone = [seed_id for seed_id in going if rows[part].get(seed_id) is None]
         assert len(gone) % PAGE == 0 or gone == going
@@ -285,7 +285,7 @@ def _pages(rows: Mapping[Part, Rows], undisturbed: Undisturbed) -> int:
 
 def _assert_whole(world: World) -> None:
     """What is pending has its operation at its version; each tag given has its entity."""
-    for kind in EntityType:
+    for kind in sports.TYPES:
         for sink, version in (("neo4j", "graph_version"), ("embedding", "version")):
             broken = world.conn.execute(
                 f"""
@@ -298,12 +298,12 @@ def _assert_whole(world: World) -> None:
                 {"sink": sink},
             ).fetchall()
             assert broken == [], (kind, sink)
-    for kind in (EntityType.LEAGUE, EntityType.SPORT_ARCHETYPE):
+    for kind in (sports.LEAGUE, sports.SPORT_ARCHETYPE):
         given = world.conn.execute(
             "SELECT seed_id, tag FROM tag_registry WHERE entity_type = %s ORDER BY 1", (kind,)
         ).fetchall()
         there = world.conn.execute(
-            f"SELECT seed_id, {KEY_COLUMN[kind]} FROM {kind} ORDER BY 1"
+            f"SELECT seed_id, {kind.key_column} FROM {kind} ORDER BY 1"
         ).fetchall()
         assert given == there
 
@@ -323,9 +323,9 @@ def _assert_no_lock(world: World) -> None:
 
 def _assert_delivered(site: Site) -> None:
     """Everything at its version and said to be there; delivering again calls nobody."""
-    for kind in EntityType:
+    for kind in sports.TYPES:
         rows = site.world.conn.execute(
-            f"SELECT {KEY_COLUMN[kind]}, graph_version, neo4j_sync_status, "
+            f"SELECT {kind.key_column}, graph_version, neo4j_sync_status, "
             f"pinecone_sync_status, embedding_sync_status FROM {kind}"
         ).fetchall()
         for key, version, *statuses in rows:

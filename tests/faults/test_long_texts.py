@@ -18,11 +18,12 @@ from altsync.cli.terminal import Exit
 from altsync.db import Database
 from altsync.explain import Explanation, explain
 from altsync.projection import embedded_fields, embedding_text
-from altsync.records import EMBEDDING, Dead, EntityType, ErrorKind, SinkTraits
+from altsync.records import EMBEDDING, Dead, ErrorKind, SinkTraits
 from altsync.seed.report import Report
 from altsync.sinks import embedding
 from altsync.store import EmbeddingCache
 from altsync.tokens import too_long
+from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import FakeEmbedder
 from tests.integration.seeds import (
@@ -378,7 +379,7 @@ def test_a_seed_over_the_limit_is_loaded_with_a_note_and_embedded_once(
         embedder = embed_cut(database)
         assert len(embedder.requests) == (1 if run == 0 else 0)
     assert world.counts(EMBEDDING) == {"synced": 1}
-    for kind in EntityType:
+    for kind in sports.TYPES:
         assert store.embedding_gaps(world.conn, kind, after=None, limit=10)[0] == []
         assert store.edited_rows(world.conn, kind, after=None, limit=10)[0] == []
 

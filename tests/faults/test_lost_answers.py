@@ -13,11 +13,11 @@ from altsync import db
 from altsync.db import Database
 from altsync.records import EMBEDDING
 from altsync.seed import loader
-from altsync.seed.lines import Part
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Report
 from altsync.sinks.base import Sink
+from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.faults.proxies import relayed
 from tests.integration import seeds
@@ -122,14 +122,14 @@ def test_a_seeding_whose_answer_is_lost(
         return load(self, *batch_of)
 
     monkeypatch.setattr(Loader, "_load_batch", load_batch)
-    options = Options(tmp_path, (Part.LEAGUES,))
+    options = Options(tmp_path, (sports.LEAGUES,))
     with db.connect(relay[1]) as conn, pytest.raises(psycopg.OperationalError):
         Loader(conn, TOPOLOGY, options, Report(None)).run()
 
     assert relay[0].cuts == 1
     versions = _versions(world)
     assert len(versions) == (batch + 1) * BATCH
-    again = seeds.seed(world, tmp_path, Part.LEAGUES).total
+    again = seeds.seed(world, tmp_path, sports.LEAGUES).total
     assert (again.created, again.updated, again.unchanged) == (
         COUNT - len(versions),
         0,

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from altsync.errors import SeedError
-from altsync.seed.lines import Part
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Report
+from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.seeds import archetype_line, league_line, living, seed, write
 from tests.integration.verifying import Site
@@ -96,13 +96,13 @@ def test_an_archetype_that_leagues_of_another_folder_name_is_not_pruned(
 ) -> None:
     """Known to altsync or not, and a dry run says the same."""
     mine, theirs = tmp_path / "mine", tmp_path / "theirs"
-    seed(world, archetypes(mine, name), Part.ARCHETYPES)
+    seed(world, archetypes(mine, name), sports.ARCHETYPES)
     folder = theirs if when == "an earlier run" else mine
     named_by(folder, name)
     if when == "an earlier run":
-        seed(world, theirs, Part.LEAGUES)
+        seed(world, theirs, sports.LEAGUES)
     archetypes(mine)
-    parts = (Part.ARCHETYPES,) if when == "an earlier run" else ()
+    parts = (sports.ARCHETYPES,) if when == "an earlier run" else ()
     for _ in range(2):
         with pytest.raises(SeedError, match=rf"{name} \(1 league\)"):
             seed(world, mine, *parts, prune=True, dry_run=dry_run)
@@ -115,7 +115,7 @@ def test_leagues_may_not_name_an_archetype_that_an_earlier_run_pruned(
     mine, theirs = tmp_path / "mine", tmp_path / "theirs"
     seed(world, archetypes(mine, "rowing"))
     seed(world, archetypes(mine), prune=True)
-    report = seed(world, named_by(theirs, "rowing"), Part.LEAGUES)
+    report = seed(world, named_by(theirs, "rowing"), sports.LEAGUES)
     assert (report.total.created, report.total.rejected) == (0, 1)
 
 
@@ -130,7 +130,7 @@ def test_an_archetype_is_not_pruned_when_another_seeder_names_it_meanwhile(
         if point == "checked":
             world.save(league("other", sport_archetype="rowing"))
 
-    options = Options(tmp_path, (Part.ARCHETYPES,), prune=True)
+    options = Options(tmp_path, (sports.ARCHETYPES,), prune=True)
     with pytest.raises(SeedError, match="rowing"):
         Loader(world.conn, TOPOLOGY, options, Report(None), at=at).run()
     assert "a-rowing" in living(world, "sport_archetype")
@@ -141,7 +141,7 @@ def test_a_known_archetype_that_was_loaded_and_deleted_is_drift(site: Site, tmp_
     site.world.save(league("odd", sport_archetype="precision"))
     site.deliver()
     assert site.drift() == {}
-    seed(site.world, archetypes(tmp_path, "precision"), Part.ARCHETYPES)
+    seed(site.world, archetypes(tmp_path, "precision"), sports.ARCHETYPES)
     site.deliver()
     site.world.conn.execute(
         "UPDATE sport_archetype SET deleted_at = now(), version = nextval('entity_version') "
@@ -149,6 +149,6 @@ def test_a_known_archetype_that_was_loaded_and_deleted_is_drift(site: Site, tmp_
     )
     tally = next(t for t in site.verify().tallies if t.sink == "neo4j")
     assert any("archetype precision" in key for keys in tally.samples.values() for key in keys)
-    seed(site.world, tmp_path, Part.ARCHETYPES)
+    seed(site.world, tmp_path, sports.ARCHETYPES)
     site.deliver()
     assert site.drift(deep=True) == {}

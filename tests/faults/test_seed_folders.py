@@ -14,14 +14,15 @@ import pytest
 from typer.testing import CliRunner
 
 from altsync import db
+from altsync.catalogue.parts import Part
 from altsync.cli import app as cli
 from altsync.seed import loader
-from altsync.seed.lines import Part
 from altsync.seed.loader import BATCH_BYTES, Loader
 from altsync.seed.options import Options
 from altsync.seed.reader import Rejected
 from altsync.seed.report import SHOWN, Report
 from altsync.sentences import Exit
+from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.seeds import (
     Fields,
@@ -167,7 +168,7 @@ def test_a_batch_ends_at_bytes_as_well_as_at_lines(world: World, tmp_path: Path)
     lines = [league_line(f"l{n}", description="x" * 1_000_000) for n in range(12)]
     write(tmp_path, "leagues.jsonl", lines)
     points: list[str] = []
-    options = Options(tmp_path, (Part.LEAGUES,))
+    options = Options(tmp_path, (sports.LEAGUES,))
     report = Report(None)
     Loader(world.conn, TOPOLOGY, options, report, at=points.append).run()
     assert report.total.created == 12
@@ -178,26 +179,26 @@ def test_a_batch_ends_at_bytes_as_well_as_at_lines(world: World, tmp_path: Path)
 
 
 LATE: dict[str, tuple[Part, list[Fields]]] = {
-    "an id twice": (Part.LEAGUES, [league_line("b3")]),
-    "an id of another file": (Part.LEAGUES, [league_line("l0")]),
-    "a tag of another": (Part.LEAGUES, [league_line("b99", league_tag="league_l0")]),
-    "an unknown archetype": (Part.LEAGUES, [league_line("b99", sport_archetype="nonsense")]),
-    "a missing field": (Part.LEAGUES, [{"id": "b99"}]),
-    "no league": (Part.DOCUMENTS, [document_line("b99", "nothing")]),
-    "no league of a contract": (Part.CONTRACTS, [contract_line("b99", "nothing")]),
-    "no end": (Part.RELATIONSHIPS, [relationship(99, "l0", "nothing")]),
-    "said already": (Part.RELATIONSHIPS, [relationship(99, "l0", "l1")]),
-    "an example twice": (Part.EXAMPLES, [example_line("b3")]),
+    "an id twice": (sports.LEAGUES, [league_line("b3")]),
+    "an id of another file": (sports.LEAGUES, [league_line("l0")]),
+    "a tag of another": (sports.LEAGUES, [league_line("b99", league_tag="league_l0")]),
+    "an unknown archetype": (sports.LEAGUES, [league_line("b99", sport_archetype="nonsense")]),
+    "a missing field": (sports.LEAGUES, [{"id": "b99"}]),
+    "no league": (sports.DOCUMENTS, [document_line("b99", "nothing")]),
+    "no league of a contract": (sports.CONTRACTS, [contract_line("b99", "nothing")]),
+    "no end": (sports.RELATIONSHIPS, [relationship(99, "l0", "nothing")]),
+    "said already": (sports.RELATIONSHIPS, [relationship(99, "l0", "l1")]),
+    "an example twice": (sports.EXAMPLES, [example_line("b3")]),
 }
 
 
 def _good(part: Part) -> list[Fields]:
     makers: dict[Part, Callable[[int], Fields]] = {
-        Part.LEAGUES: lambda n: league_line(f"b{n}"),
-        Part.EXAMPLES: lambda n: example_line(f"b{n}"),
-        Part.DOCUMENTS: lambda n: document_line(f"b{n}", "l1"),
-        Part.CONTRACTS: lambda n: contract_line(f"b{n}", "l1"),
-        Part.RELATIONSHIPS: lambda n: relationship(n, "l0", f"l{n}"),
+        sports.LEAGUES: lambda n: league_line(f"b{n}"),
+        sports.EXAMPLES: lambda n: example_line(f"b{n}"),
+        sports.DOCUMENTS: lambda n: document_line(f"b{n}", "l1"),
+        sports.CONTRACTS: lambda n: contract_line(f"b{n}", "l1"),
+        sports.RELATIONSHIPS: lambda n: relationship(n, "l0", f"l{n}"),
     }
     make = makers[part]
     return [make(n) for n in range(1, 9)]
@@ -216,19 +217,19 @@ def test_a_strict_run_loads_all_of_a_file_or_nothing_whatever_the_reason(
     part, bad = LATE[reason]
     lines = _good(part)
     lines[place:place] = bad
-    table = {Part.RELATIONSHIPS: "league_relationship"}.get(
+    table = {sports.RELATIONSHIPS: "league_relationship"}.get(
         part, part.entity_type or part.value.removesuffix("s")
     )
     before = world.conn.execute(f"SELECT * FROM {table} ORDER BY id").fetchall()
     write(tmp_path, f"{part}/b.jsonl", lines)
     write(tmp_path, "examples/zzz.jsonl", [example_line("other")])
     report = seed(world, tmp_path, strict=True, followed=False)
-    if part is not Part.EXAMPLES:
+    if part is not sports.EXAMPLES:
         assert world.conn.execute(f"SELECT * FROM {table} ORDER BY id").fetchall() == before
     assert living(world, "few_shot_example") == {"other"}
     assert pending(world) == 2
     assert report.total.rejected == 1
-    assert report.parts[part].created == (1 if part is Part.EXAMPLES else 0)
+    assert report.parts[part].created == (1 if part is sports.EXAMPLES else 0)
     assert report.notes == [f"{part}/b.jsonl: refused as a whole, 1 bad line (--strict)"]
     assert world.scalar("SELECT count(*) FROM tag_registry WHERE seed_id LIKE 'b%%'") == 0
 
@@ -266,7 +267,7 @@ def test_two_strict_runs_of_the_same_files_end_as_one(world: World, tmp_path: Pa
             met.append(seed(other, tmp_path, strict=True))
 
     report = Report(None)
-    options = Options(tmp_path, (Part.LEAGUES,), strict=True)
+    options = Options(tmp_path, (sports.LEAGUES,), strict=True)
     Loader(world.conn, TOPOLOGY, options, report, at=at).run()
     other.close()
     assert (met[0].total.created, report.total.unchanged, report.total.rejected) == (10, 10, 0)
@@ -315,9 +316,9 @@ def test_a_refused_relationship_beside_a_new_one_carries_the_new_one_alone(
 
 
 NAMING: dict[Part, Callable[[], Fields]] = {
-    Part.DOCUMENTS: lambda: document_line("x", "l9"),
-    Part.CONTRACTS: lambda: contract_line("x", "l9"),
-    Part.RELATIONSHIPS: lambda: relationship(1, "l0", "l9"),
+    sports.DOCUMENTS: lambda: document_line("x", "l9"),
+    sports.CONTRACTS: lambda: contract_line("x", "l9"),
+    sports.RELATIONSHIPS: lambda: relationship(1, "l0", "l9"),
 }
 
 
@@ -331,7 +332,7 @@ def test_what_names_a_league_that_is_pruned_is_refused_at_the_first_run(
     seed(world, tmp_path)
     write(tmp_path, "leagues.jsonl", TEN[:9])
     first = seed(world, tmp_path, prune=True, dry_run=dry)
-    assert short(first.parts[Part.LEAGUES]) == (9, 0, 0, 9, 1, 0)
+    assert short(first.parts[sports.LEAGUES]) == (9, 0, 0, 9, 1, 0)
     assert short(first.parts[part]) == (1, 0, 0, 0, 0, 1)
     assert "no league with the seed id 'l9' stays: --prune deletes it" in first.shown[0].reason
     if not dry:
@@ -349,7 +350,7 @@ def test_a_league_whose_line_is_refused_stays_and_so_does_what_names_it(
     seed(world, tmp_path)
     write(tmp_path, "leagues.jsonl", [*TEN[:9], {"id": "l9"}])
     report = seed(world, tmp_path, prune=True)
-    assert (report.total.deleted, report.parts[Part.DOCUMENTS].unchanged) == (0, 1)
+    assert (report.total.deleted, report.parts[sports.DOCUMENTS].unchanged) == (0, 1)
 
 
 # --- fields -------------------------------------------------------------------------------------
@@ -478,7 +479,7 @@ def test_what_a_run_leaves_is_its_owners_alone(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         report = Report(folder)
-        report.reject(Part.LEAGUES, Rejected("leagues.jsonl", 1, None, "bad", "secret"))
+        report.reject(sports.LEAGUES, Rejected("leagues.jsonl", 1, None, "bad", "secret"))
         report.close()
     finally:
         os.umask(before)

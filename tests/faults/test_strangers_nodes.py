@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from altsync import outbox
 from altsync.cli import app as cli
 from altsync.errors import SinkFailure
-from altsync.records import Content, EntityType, ErrorKind
+from altsync.records import Content, ErrorKind
+from tests import sports
 from tests.integration.verifying import Site
 from tests.integration.world import archetype, example, league
 
@@ -172,13 +173,13 @@ def test_a_repair_leaves_nodes_and_vectors_that_altsync_never_wrote(site: Site) 
     nodes_before = site.graph.count("League"), site.graph.count("SportArchetype")
     site.put_vector("theirs", owner="crm")
     site.put_vector("l003", space="theirs", owner="crm")
-    site.put_vector("theirs", EntityType.FEW_SHOT_EXAMPLE, "theirs", owner="crm")
-    before = {kind: set(site.index.records(kind)) for kind in EntityType}
+    site.put_vector("theirs", sports.FEW_SHOT_EXAMPLE, "theirs", owner="crm")
+    before = {kind: set(site.index.records(kind)) for kind in sports.TYPES}
     assert site.drift(deep=True) == {}
     report = site.verify(repair=True, deep=True, max_delete=1.0)
     assert sum(tally.removed + tally.enqueued for tally in report.tallies) == 0
     assert (site.graph.count("League"), site.graph.count("SportArchetype")) == nodes_before
-    assert {kind: set(site.index.records(kind)) for kind in EntityType} == before
+    assert {kind: set(site.index.records(kind)) for kind in sports.TYPES} == before
 
 
 @pytest.mark.slow

@@ -23,9 +23,10 @@ from altsync.local.services.graph import Graph
 from altsync.local.services.postgres import Postgres
 from altsync.local.services.vectors import Vectors
 from altsync.reconcile import Options
-from altsync.records import EntityType, Installation
-from altsync.sinks.neo4j import CONSTRAINTS, label_prefix, with_prefix
-from altsync.sinks.pinecone import INDEXES, index_names
+from altsync.records import Installation
+from altsync.sinks.neo4j import constraints, label_prefix, with_prefix
+from altsync.sinks.pinecone import index_names
+from tests import sports
 from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness
 from tests.integration.fakes import FakeEmbedder
 from tests.integration.stores import name_stores
@@ -150,9 +151,9 @@ def production(install: Install) -> Installed:
 def held(stores: tuple[GraphHarness, PineconeHarness]) -> tuple[dict[str, Any], dict[Any, Any]]:
     """Versions of leagues in the graph and in the index, under the names without a prefix."""
     graph, index = stores
-    vectors = index.records(EntityType.LEAGUE)
+    vectors = index.records(sports.LEAGUE)
     return (
-        {key: one["sync_version"] for key, one in graph.stored(EntityType.LEAGUE).items()},
+        {key: one["sync_version"] for key, one in graph.stored(sports.LEAGUE).items()},
         {key: one.metadata["version"] for key, one in vectors.items()},
     )
 
@@ -250,7 +251,7 @@ def test_two_prefixes_share_a_graph_and_a_project(
     found = graph.ask("MATCH (n:staging_2_League) RETURN n.league_tag AS tag ORDER BY tag")
     assert [one["tag"] for one in found] == ["one", "three"]
     names = {one.name for one in index.client.indexes.list()}
-    assert names == {*INDEXES.values(), *index_names("staging-2").values()}
+    assert names == {*sports.INDEXES, *index_names("staging-2").values()}
     assert staging.reasons() == production.reasons() == {}
     report = staging.app.verify(Options(deep=True, grace=0.0))
     assert report.consistent, report.as_json()
@@ -286,7 +287,7 @@ def test_stores_from_before_there_were_marks_stay_their_owners(
 
     def unmark() -> None:
         graph.ask("MATCH (i:AltsyncInstallation) DELETE i")
-        for name in INDEXES.values():
+        for name in sports.INDEXES:
             index.disown(name)
 
     unmark()
@@ -305,7 +306,7 @@ def test_stores_from_before_there_were_marks_stay_their_owners(
     assert owner is not None
     (node,) = graph.ask("MATCH (i:AltsyncInstallation) RETURN i.id AS id")
     assert node["id"] == owner.id
-    tags = index.client.indexes.describe(INDEXES[EntityType.LEAGUE]).tags
+    tags = index.client.indexes.describe(sports.LEAGUE.index_name).tags
     assert tags is not None
     assert tags["altsync-id"] == owner.id
     upgraded.close()
@@ -333,7 +334,7 @@ def test_two_first_setups_at_once_end_in_one_owner(
     nodes = graph.ask("MATCH (i:AltsyncInstallation) RETURN i.id AS id")
     assert len(nodes) == 1
     assert nodes[0]["id"] in owners
-    for name in INDEXES.values():
+    for name in sports.INDEXES:
         tags = index.client.indexes.describe(name).tags
         assert tags is not None
         assert tags["altsync-id"] in owners
@@ -384,7 +385,7 @@ def test_a_prefix_fits_every_store(prefix: str) -> None:
     assert all(len(name) <= 45 for name in index_names("a" * 24).values())
     label = label_prefix(prefix)
     assert "-" not in label
-    for statement in CONSTRAINTS:
+    for statement in constraints():
         named = with_prefix(statement, label)
         assert named.count(label) == 2, named
 

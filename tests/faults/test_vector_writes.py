@@ -10,9 +10,9 @@ import pytest
 from altsync.db import Database
 from altsync.local.services.vectors import Vectors
 from altsync.local.vectors.faults import FaultRule
-from altsync.records import EntityType
 from altsync.sinks import pinecone
 from altsync.sinks.base import Sink
+from tests import sports
 from tests.contract.harness import PineconeHarness
 from tests.integration.world import ECHO, World, deliver, embed, leagues
 
@@ -47,7 +47,7 @@ def embedded(world: World, database: Database) -> World:
 
 def held(index: PineconeHarness) -> dict[str, int]:
     """Versions of all vectors, by key."""
-    stored = index.stored(EntityType.LEAGUE)
+    stored = index.stored(sports.LEAGUE)
     return {key: int(metadata["version"]) for key, metadata in stored.items()}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from altsync.db import Conn, Database
-from altsync.records import EntityType
+from tests import sports
 
 #: Events of the log that are counted.
 COUNTED = frozenset(
@@ -55,7 +55,7 @@ FOR EACH ROW EXECUTE FUNCTION faults_audit()
 def watch_versions(conn: Conn) -> None:
     """Let the database note versions that do not go up."""
     conn.execute(AUDIT)
-    for entity_type in EntityType:
+    for entity_type in sports.TYPES:
         conn.execute(AUDIT_OF.format(table=entity_type))
 
 

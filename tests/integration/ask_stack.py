@@ -21,11 +21,11 @@ from altsync.local.services.vectors import Vectors
 from altsync.projection import digest
 from altsync.queries import Stores
 from altsync.records import Model
-from altsync.seed.lines import Part
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Report
 from altsync.sinks import pinecone
+from tests import sports
 from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness
 
 #: The seeds that come with altsync.
@@ -85,7 +85,7 @@ class AskStack:
 
 
 #: Tests draw the relationships that they are about.
-PARTS = tuple(part for part in Part if part is not Part.RELATIONSHIPS)
+PARTS = tuple(part for part in sports.PARTS if part is not sports.RELATIONSHIPS)
 
 Ranking = list[tuple[str, float]]
 

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from altsync.catalogue.current import entity_type
 from altsync.embedding import Embedded
 from altsync.projection import digest, namespace
 from altsync.records import (
@@ -161,7 +162,7 @@ class FileGraph(FakeGraph):
         self._file = file
         if file.exists():
             rows = json.loads(file.read_text())
-            self.held = {(EntityType(t), k): Held(v, h, gone=g) for t, k, v, h, g in rows}
+            self.held = {(entity_type(t), k): Held(v, h, gone=g) for t, k, v, h, g in rows}
 
     def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
         """And keep it."""
@@ -218,7 +219,7 @@ class FileIndex(FakeIndex):
         self._file = file
         if file.exists():
             rows = json.loads(file.read_text())
-            self.held = {(EntityType(t), s, k): Held(v, h) for t, s, k, v, h in rows}
+            self.held = {(entity_type(t), s, k): Held(v, h) for t, s, k, v, h in rows}
 
     def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
         """And keep it."""

@@ -14,13 +14,14 @@ from altsync import outbox, store
 from altsync.db import Database
 from altsync.delivery import Batch, Delivery, Policy
 from altsync.embedding import Embedded
-from altsync.records import EntityType, League, Model, Topology
+from altsync.records import Model, Topology
 from altsync.similarity import Sink as Similarity
 from altsync.similarity_local import Sink as LocalSimilarity
 from altsync.sinks import embedding, pinecone
 from altsync.sinks.base import Sink
 from altsync.store import EmbeddingCache, Rules
 from altsync.store.neighbours import SAME_SCORE
+from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import FakeEmbedder, FakeGraph
 from tests.integration.world import ECHO, LEASE, World, league
@@ -95,21 +96,21 @@ class Neighbourhood:
         """Let the neighbours of every league be looked for again, as ``relate --all`` does."""
         with self.world.conn.transaction():
             outbox.backfill_page(
-                self.world.conn, self.similarity.traits, EntityType.LEAGUE, after=None, force=True
+                self.world.conn, self.similarity.traits, sports.LEAGUE, after=None, force=True
             )
 
     # --- changes --------------------------------------------------------------------------------
 
-    def save(self, *leagues: League) -> None:
+    def save(self, *leagues: sports.League) -> None:
         """Seed leagues."""
         self.world.save(*leagues)
 
-    def delete(self, *leagues: League) -> None:
+    def delete(self, *leagues: sports.League) -> None:
         """Delete leagues as the seeder does."""
         store.create_changed_in_run(self.world.conn)
         ids = [self.world.row(league)["id"] for league in leagues]
         with self.world.conn.transaction():
-            store.tombstone(self.world.conn, EntityType.LEAGUE, ids, self.topology)
+            store.tombstone(self.world.conn, sports.LEAGUE, ids, self.topology)
 
     # --- looking --------------------------------------------------------------------------------
 
@@ -145,7 +146,7 @@ class Neighbourhood:
             (a, b): float(one @ other)
             for a, (kind, one) in units.items()
             for b, (other_kind, other) in units.items()
-            if a != b and (kind == other_kind or self.rules.across_archetypes)
+            if a != b and (kind == other_kind or self.rules.across)
         }
 
 
@@ -159,7 +160,7 @@ class Compass(FakeEmbedder):
         return Embedded(tuple(np.array(v, "<f4").tobytes() for v in vectors), tokens=len(texts))
 
 
-def at(tag: str, degrees: float, **changes: Any) -> League:
+def at(tag: str, degrees: float, **changes: Any) -> sports.League:
     """A league that lies there."""
     return league(tag, description=f"{degrees} degrees", **changes)
 
@@ -200,6 +201,6 @@ def faults(place: Neighbourhood) -> Iterator[str]:
         yield f"the graph was given {sorted(given.keys() ^ edges.keys())} otherwise"
 
 
-def changed(league: League, text: str) -> League:
+def changed(league: sports.League, text: str) -> sports.League:
     """The league with another text, and so with another vector."""
     return replace(league, description=text)

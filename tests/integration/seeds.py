@@ -7,15 +7,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from altsync.records import EntityType, entity_id
-from altsync.seed.lines import Part
+from altsync.catalogue.parts import Part
+from altsync.records import entity_id
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Counts, Report
+from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.world import World
 
-ALL = tuple(Part)
+ALL = sports.PARTS
 
 Fields = dict[str, Any]
 
@@ -79,7 +80,7 @@ def seed(
 
 def league_id(seed_id: str) -> Any:
     """The id of a league by its seed id."""
-    return entity_id(EntityType.LEAGUE, seed_id)
+    return entity_id(sports.LEAGUE, seed_id)
 
 
 def tag_of(world: World, seed_id: str) -> str:

@@ -15,7 +15,8 @@ from altsync.delivery import Delivery
 from altsync.delivery.budget import guessed_tokens
 from altsync.embedding import Embedded
 from altsync.errors import SinkFailure
-from altsync.records import EMBEDDING, EntityType, ErrorKind, League, Model
+from altsync.records import EMBEDDING, ErrorKind, Model
+from tests import sports
 from tests.integration.fakes import FakeEmbedder
 from tests.integration.world import World, delivery, embedding_sink, id_of, league, leagues
 
@@ -107,7 +108,7 @@ def test_a_text_is_guessed_once(world: World, database: Database) -> None:
     """Rows of one text make one input."""
     same = [league(f"l{n}", league_name="One") for n in range(3)]
     world.save(*same)
-    rows = store.read_rows(world.conn, EntityType.LEAGUE, [id_of(one) for one in same])
+    rows = store.read_rows(world.conn, sports.LEAGUE, [id_of(one) for one in same])
     assert guessed_tokens(rows) == guessed_tokens(rows[:1]) > 0
 
 
@@ -173,7 +174,7 @@ def deliver_all(
     raise AssertionError(f"not done after {embedder.clock:.0f} seconds")
 
 
-def long_leagues(count: int) -> list[League]:
+def long_leagues(count: int) -> list[sports.League]:
     """So many leagues whose texts take about a hundred tokens each."""
     return [league(f"l{n:04}", description=f"{n:04} " + "word " * 70) for n in range(count)]
 

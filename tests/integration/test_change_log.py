@@ -15,10 +15,10 @@ from altsync.db import Database
 from altsync.delivery import Drained
 from altsync.errors import SinkFailure
 from altsync.records import ErrorKind
-from altsync.seed.lines import Part
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Report
+from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import Call, FakeGraph
 from tests.integration.world import World, deliver, delivery, embed, league, leagues
@@ -44,7 +44,7 @@ def _line(seed_id: str, **fields: Any) -> dict[str, Any]:
 def _load(world: World, folder: Path, *lines: dict[str, Any], **options: Any) -> list[Any]:
     """Seed these lines; returns the events about entities."""
     (folder / "leagues.jsonl").write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
-    asked = Options(folder, (Part.LEAGUES,), **options)
+    asked = Options(folder, (sports.LEAGUES,), **options)
     with capture_logs() as events:
         Loader(world.conn, TOPOLOGY, asked, Report(None)).run()
     return [event for event in events if event["event"].startswith("entity.")]

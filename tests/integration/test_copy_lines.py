@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from altsync.db import Conn, array_of_texts, connect, copy_line, copy_lines
-from altsync.seed.lines import Part
+from tests import sports
 from tests.integration.seeds import example_line, league_line, seed, short, write
 from tests.integration.world import World
 
@@ -101,7 +101,7 @@ def test_hostile_seeds_are_stored_as_they_say(world: World, tmp_path: Path) -> N
     write(tmp_path, "leagues.jsonl", [league_line(nasty, league_name=nasty, tier="\\N", **more)])
     tags = [nasty, "NULL", "\\N", "a,b"]
     write(tmp_path, "examples/x.jsonl", [example_line("e1", tags=tags, output_text=nasty, **more)])
-    assert short(seed(world, tmp_path).parts[Part.LEAGUES]) == (1, 1, 0, 0, 0, 0)
+    assert short(seed(world, tmp_path).parts[sports.LEAGUES]) == (1, 1, 0, 0, 0, 0)
     assert world.conn.execute(
         "SELECT seed_id, league_name, tier, location, status, attributes FROM league"
     ).fetchall() == [(nasty, nasty, "\\N", None, "active", more)]

@@ -15,16 +15,17 @@ import pytest
 from psycopg.pq import Trace
 
 from altsync import db, outbox, similarity_local
+from altsync.catalogue.parts import Part
 from altsync.db import Conn, Database
 from altsync.delivery import Delivery, Drained, Policy
 from altsync.records import EMBEDDING, Topology
 from altsync.relay import Relay, RelayPolicy
-from altsync.seed.lines import Part
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Report
 from altsync.sinks.base import Sink
 from altsync.store import Rules
+from tests import sports
 from tests.acceptance import seeds as generated
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
 from tests.integration.fakes import FakeEmbedder, FakeGraph, FakeIndex
@@ -273,7 +274,7 @@ def _resident(url: str, folder: Path) -> tuple[int, int]:
             seen.append(this.memory_info().rss)
 
     with db.connect(url) as conn:
-        options = Options(folder, (Part.LEAGUES,), followed=False)
+        options = Options(folder, (sports.LEAGUES,), followed=False)
         Loader(conn, TOPOLOGY, options, Report(None), look).run()
     return seen[0], seen[-1]
 
@@ -282,7 +283,7 @@ def _seeded(world: World, folder: Path) -> tuple[Sent, int]:
     """What a run sent, and the operations that it enqueued."""
     sent = Sent()
     with traced(world.conn, sent):
-        report = seed(world, folder, Part.LEAGUES)
+        report = seed(world, folder, sports.LEAGUES)
     return sent, report.total.operations
 
 
@@ -290,7 +291,7 @@ def _searched(world: World, tracing: TracedDatabase, stores: Stores, folder: Pat
     """What the search of the neighbours of new leagues sent."""
     with world.conn.transaction():
         outbox.register_sinks(world.conn, SEARCHING, MODEL, DIMENSIONS)
-    Loader(world.conn, SEARCHING, Options(folder, (Part.LEAGUES,)), Report(None)).run()
+    Loader(world.conn, SEARCHING, Options(folder, (sports.LEAGUES,)), Report(None)).run()
     embed = embedding_sink(tracing, stores.embedder)
     Delivery(tracing, embed, SEARCHING, Policy(debounce=0), worker="tests").drain(PATIENCE)
     world.conn.execute("TRUNCATE delivery_batch")  # searches wait for embeddings in numbers

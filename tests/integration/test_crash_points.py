@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 
 from altsync import db, store
+from altsync.catalogue.current import entity_type
+from altsync.catalogue.parts import Part
 from altsync.db import Database
-from altsync.records import EMBEDDING, EntityType
+from altsync.records import EMBEDDING
 from altsync.seed import loader
-from altsync.seed.lines import Part
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Report
 from altsync.sinks.base import Sink
-from tests import points
+from tests import points, sports
 from tests.children import exit_code
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import (
@@ -268,7 +269,7 @@ def _seed_and_exit(url: str, folder: str, lines: int) -> None:
 
     loader.BATCH = 25
     with db.connect(url) as conn:
-        options = Options(Path(folder), (Part.LEAGUES,))
+        options = Options(Path(folder), (sports.LEAGUES,))
         Loader(conn, TOPOLOGY, options, Report(None), progress).run()
 
 
@@ -282,7 +283,7 @@ def _write_leagues(folder: Path, count: int) -> None:
 
 def _seed(world: World, folder: Path) -> Report:
     report = Report(None)
-    Loader(world.conn, TOPOLOGY, Options(folder, (Part.LEAGUES,)), report).run()
+    Loader(world.conn, TOPOLOGY, Options(folder, (sports.LEAGUES,)), report).run()
     return report
 
 
@@ -307,7 +308,7 @@ def _assert_agreement(world: World, graph: FakeGraph, index: FakeIndex) -> None:
         for key, version, content in world.conn.execute(
             f"SELECT {column}, version, content_hash FROM {kind} WHERE deleted_at IS NULL"
         ):
-            living[EntityType(kind), key] = Held(version, content)
+            living[entity_type(kind), key] = Held(version, content)
     assert graph.living() == living
     assert {(kind, key): held for (kind, _, key), held in index.held.items()} == living
     for kind in ("league", "few_shot_example"):

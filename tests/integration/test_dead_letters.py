@@ -11,7 +11,8 @@ from altsync import db, outbox, store
 from altsync.db import Database
 from altsync.errors import SinkFailure
 from altsync.outbox import Selection
-from altsync.records import Dead, EntityType, ErrorKind, League, Row, SinkTraits, Synced
+from altsync.records import Dead, EntityType, ErrorKind, Row, SinkTraits, Synced
+from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import Call, FakeGraph, FakeIndex
 from tests.integration.world import (
@@ -100,8 +101,8 @@ def test_one_error_of_two_sinks_or_kinds_is_no_group(world: World) -> None:
         (Selection(sink="neo4j"), {"l000", "l001", "l002"}),
         (Selection(sink="pinecone"), set()),
         (Selection(entity="l001"), {"l001"}),
-        (Selection(entity_type=EntityType.LEAGUE), {"l000", "l001", "l002"}),
-        (Selection(entity_type=EntityType.FEW_SHOT_EXAMPLE), set()),
+        (Selection(entity_type=sports.LEAGUE), {"l000", "l001", "l002"}),
+        (Selection(entity_type=sports.FEW_SHOT_EXAMPLE), set()),
         (Selection(error_kind=ErrorKind.ITEM), {"l000", "l001", "l002"}),
         (Selection(error_kind=ErrorKind.LOST), set()),
         (Selection(reason="bytes"), {"l000", "l001"}),
@@ -173,7 +174,7 @@ def test_a_backfill_asks_for_what_was_discarded(world: World) -> None:
     """The sink has not confirmed it: that is the way back."""
     _bury(world, GRAPH, {"nfl": "too large"})
     _discard(world)
-    outbox.backfill_page(world.conn, GRAPH, EntityType.LEAGUE, after=None, force=False)
+    outbox.backfill_page(world.conn, GRAPH, sports.LEAGUE, after=None, force=False)
     assert world.live("neo4j", "nfl").origin == "backfill"
     assert world.statuses(NFL)["neo4j"] == "pending"
 
@@ -203,7 +204,7 @@ def test_a_vector_that_comes_after_all_makes_the_index_wait_for_it(
     """A live operation always means pending."""
     _bury(world, EMBEDDER, {"nfl": "refused"})
     _discard(world)
-    outbox.backfill_page(world.conn, EMBEDDER, EntityType.LEAGUE, after=None, force=False)
+    outbox.backfill_page(world.conn, EMBEDDER, sports.LEAGUE, after=None, force=False)
     embed(database)
     assert world.live("pinecone", "nfl").status == "pending"
     assert world.statuses(NFL)["pinecone"] == "pending"
@@ -530,7 +531,7 @@ def _discard_elsewhere(url: str) -> int:
 
 def _bury(world: World, sink: SinkTraits, reasons: dict[str, str]) -> None:
     """Give up on operations of these keys; leagues that are not there are saved before."""
-    missing: list[League] = [league(key) for key in reasons if world.ops(key=key) == []]
+    missing: list[sports.League] = [league(key) for key in reasons if world.ops(key=key) == []]
     if missing:
         world.save(*missing)
     token, operations = world.claim(sink.name)

@@ -11,16 +11,8 @@ import pytest
 
 from altsync.db import Database
 from altsync.delivery import Batch, Policy
-from altsync.records import (
-    EMBEDDING,
-    AlreadyNewer,
-    EntityType,
-    Model,
-    Outcome,
-    Row,
-    Settlement,
-)
-from tests import points
+from altsync.records import EMBEDDING, AlreadyNewer, Model, Outcome, Row, Settlement
+from tests import points, sports
 from tests.conftest import DIMENSIONS, MODEL
 from tests.integration.fakes import Call, FakeEmbedder, FakeGraph, FakeIndex
 from tests.integration.world import (
@@ -104,9 +96,9 @@ def test_what_was_seeded_arrives(world: World, database: Database) -> None:
     row = graph.calls[1].rows[0]
     assert (row.content, row.version) == (NFL, world.version(NFL))
     assert graph.living().keys() == {
-        (EntityType.SPORT_ARCHETYPE, "racing"),
-        (EntityType.LEAGUE, "nfl"),
-        (EntityType.FEW_SHOT_EXAMPLE, "ask"),
+        (sports.SPORT_ARCHETYPE, "racing"),
+        (sports.LEAGUE, "nfl"),
+        (sports.FEW_SHOT_EXAMPLE, "ask"),
     }
 
 
@@ -119,7 +111,7 @@ def test_the_current_row_is_written_not_the_one_that_asked(
     graph = FakeGraph()
     delivery(database, graph, _once("claimed", lambda: world.save(newer))).drain(10)
     assert [call.rows[0].content for call in graph.calls] == [newer, newer]
-    assert graph.held[EntityType.LEAGUE, "nfl"].version == world.version(newer)
+    assert graph.held[sports.LEAGUE, "nfl"].version == world.version(newer)
     assert world.statuses(newer)["neo4j"] == "synced"
 
 
@@ -301,7 +293,7 @@ def test_a_late_settle_is_fenced(world: World, database: Database) -> None:
 
     batch = delivery(database, graph, _once("written", sleep)).deliver_batch()
     assert batch.settlement == Settlement(lost=1)
-    assert graph.held[EntityType.LEAGUE, "nfl"].version == world.version(newer)
+    assert graph.held[sports.LEAGUE, "nfl"].version == world.version(newer)
     assert world.statuses(newer)["neo4j"] == "synced"
     assert world.scalar("SELECT sum(lost) FROM delivery_batch") == 1
 
@@ -320,7 +312,7 @@ def test_a_guarded_sink_refuses_a_sleepers_write(world: World, database: Databas
 
     graph.before = sleep
     assert deliver(database, graph).settlement == Settlement(lost=1)
-    assert graph.held[EntityType.LEAGUE, "nfl"].version == world.version(newer)
+    assert graph.held[sports.LEAGUE, "nfl"].version == world.version(newer)
     assert world.counts("neo4j").get("dead", 0) == 0
 
 
@@ -379,7 +371,7 @@ def test_an_entity_that_comes_back_after_its_deletion(world: World, database: Da
     deliver(database, graph)
     world.save(NFL)
     deliver(database, graph)
-    assert graph.living().keys() == {(EntityType.LEAGUE, "nfl")}
+    assert graph.living().keys() == {(sports.LEAGUE, "nfl")}
     assert world.statuses(NFL)["neo4j"] == "synced"
 
 
@@ -442,7 +434,7 @@ def test_a_category_that_changes_leaves_its_namespace(world: World, database: Da
     deliver(database, index)
     world.save(example("ask", "support"))
     deliver(database, index)
-    assert index.held.keys() == {(EntityType.FEW_SHOT_EXAMPLE, "support", "ask")}
+    assert index.held.keys() == {(sports.FEW_SHOT_EXAMPLE, "support", "ask")}
     assert world.row(example("ask"))["pinecone_namespace"] == "support"
 
 
@@ -455,7 +447,7 @@ def test_a_category_that_changes_while_it_is_written_leaves_no_ghost(
     index = FakeIndex()
     move = _once("read", lambda: world.save(example("ask", "support")))
     delivery(database, index, move).drain(10)
-    assert index.held.keys() == {(EntityType.FEW_SHOT_EXAMPLE, "support", "ask")}
+    assert index.held.keys() == {(sports.FEW_SHOT_EXAMPLE, "support", "ask")}
 
 
 def test_a_category_that_changes_after_a_crash_leaves_no_ghost(
@@ -470,7 +462,7 @@ def test_a_category_that_changes_after_a_crash_leaves_no_ghost(
     world.save(example("ask", "support"))
     world.end_leases()
     delivery(database, index).drain(10)
-    assert index.held.keys() == {(EntityType.FEW_SHOT_EXAMPLE, "support", "ask")}
+    assert index.held.keys() == {(sports.FEW_SHOT_EXAMPLE, "support", "ask")}
 
 
 def test_a_sleeper_does_not_say_where_a_row_is(world: World, database: Database) -> None:
@@ -489,7 +481,7 @@ def test_a_sleeper_does_not_say_where_a_row_is(world: World, database: Database)
     world.save(example("ask", "routing"))
     world.pass_time(1000)
     delivery(database, index).drain(10)
-    assert index.held.keys() == {(EntityType.FEW_SHOT_EXAMPLE, "routing", "ask")}
+    assert index.held.keys() == {(sports.FEW_SHOT_EXAMPLE, "routing", "ask")}
 
 
 def test_an_older_row_than_the_sinks_is_retried_when_it_moved_on(
@@ -503,7 +495,7 @@ def test_an_older_row_than_the_sinks_is_retried_when_it_moved_on(
     def overtake() -> None:
         world.save(newer)
         row = Row(
-            EntityType.LEAGUE,
+            sports.LEAGUE,
             id_of(NFL),
             "nfl",
             world.version(newer),

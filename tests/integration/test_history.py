@@ -10,9 +10,10 @@ import pytest
 from altsync import history
 from altsync.db import Database
 from altsync.errors import SinkFailure
-from altsync.history import OperationRow, Relationship, SinkMark
+from altsync.history import OperationRow, RelatedEntity, SinkMark
 from altsync.projection import content_hash, text_hash
 from altsync.records import EntityType, ErrorKind
+from tests import sports
 from tests.conftest import MODEL
 from tests.integration.fakes import Call, FakeGraph, FakeIndex
 from tests.integration.world import (
@@ -161,7 +162,7 @@ def test_the_state_of_a_league_that_is_synced(world: World, database: Database) 
     state = history.entity_state(world.conn, "one")
     assert state is not None
     assert (state.type, state.id, state.key, state.seed_id) == (
-        EntityType.LEAGUE,
+        sports.LEAGUE,
         id_of(one),
         "one",
         "one",
@@ -198,8 +199,8 @@ def test_the_state_of_every_type(world: World) -> None:
     case = history.entity_state(world.conn, "greeting")
     assert kind is not None
     assert case is not None
-    assert (kind.type, kind.content["code_pattern"]) == (EntityType.SPORT_ARCHETYPE, "TeamMatch")
-    assert (case.type, case.content["tags"]) == (EntityType.FEW_SHOT_EXAMPLE, ["a", "b"])
+    assert (kind.type, kind.content["code_pattern"]) == (sports.SPORT_ARCHETYPE, "TeamMatch")
+    assert (case.type, case.content["tags"]) == (sports.FEW_SHOT_EXAMPLE, ["a", "b"])
     assert case.sinks["pinecone"] == SinkMark("pending")
 
 
@@ -213,12 +214,12 @@ def test_a_key_goes_before_a_seed_id(world: World) -> None:
         state = history.entity_state(world.conn, key, kind)
         return (state.type, state.seed_id) if state else None
 
-    assert seed_id("one") == (EntityType.LEAGUE, "other")
-    assert seed_id("x") == (EntityType.LEAGUE, "one")
-    assert seed_id("other") == (EntityType.LEAGUE, "other")
-    assert seed_id("racing") == (EntityType.SPORT_ARCHETYPE, "racing")
-    assert seed_id("racing", EntityType.LEAGUE) == (EntityType.LEAGUE, "racing")
-    assert seed_id("racing", EntityType.FEW_SHOT_EXAMPLE) is None
+    assert seed_id("one") == (sports.LEAGUE, "other")
+    assert seed_id("x") == (sports.LEAGUE, "one")
+    assert seed_id("other") == (sports.LEAGUE, "other")
+    assert seed_id("racing") == (sports.SPORT_ARCHETYPE, "racing")
+    assert seed_id("racing", sports.LEAGUE) == (sports.LEAGUE, "racing")
+    assert seed_id("racing", sports.FEW_SHOT_EXAMPLE) is None
     assert seed_id("nothing") is None
 
 
@@ -253,10 +254,10 @@ def test_relationships_show_both_ends(world: World) -> None:
     state = history.entity_state(world.conn, "one")
     assert state is not None
     assert state.relationships == (
-        Relationship("COMPETES_WITH", "out", "two", "The two", None),
-        Relationship("SIMILAR_TO", "out", "three", "The three", 0.75),
-        Relationship("SIMILAR_TO", "out", "two", "The two", 0.5),
-        Relationship("SIMILAR_TO", "in", "three", "The three", 0.25),
+        RelatedEntity("COMPETES_WITH", "out", "two", "The two", None),
+        RelatedEntity("SIMILAR_TO", "out", "three", "The three", 0.75),
+        RelatedEntity("SIMILAR_TO", "out", "two", "The two", 0.5),
+        RelatedEntity("SIMILAR_TO", "in", "three", "The three", 0.25),
     )
     other = history.entity_state(world.conn, "two")
     assert other is not None

@@ -14,11 +14,10 @@ import pytest
 from altsync import store
 from altsync.db import Database
 from altsync.local.services.graph import Graph
-from altsync.records import League
 from altsync.seed import relationships
-from altsync.seed.lines import Part
 from altsync.seed.report import Report
 from altsync.sinks.base import Sink
+from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.contract.harness import GraphHarness, arcade_harness
 from tests.integration.seeds import Fields, seed, write
@@ -72,7 +71,7 @@ def relate(world: World, folder: Path, *ends: str, **options: Any) -> Report:
         for n, pair in enumerate(ends)
     ]
     write(folder, "relationships.jsonl", lines)
-    return seed(world, folder, Part.RELATIONSHIPS, **options)
+    return seed(world, folder, sports.RELATIONSHIPS, **options)
 
 
 def wanted(world: World) -> Edges:
@@ -284,7 +283,7 @@ def test_a_relationship_is_deleted_while_another_moves_it(world: World, tmp_path
     def prune(other: World) -> None:
         store.create_changed_in_run(other.conn)
         with other.conn.transaction():
-            relationships.delete(other.conn, ids, TOPOLOGY, lambda point: None)
+            relationships.delete(other.conn, sports.LEAGUE, ids, TOPOLOGY, lambda point: None)
 
     with held_up(world, prune):
         relate(world, tmp_path / "moved", "bd")
@@ -306,7 +305,7 @@ def test_two_delete_leagues_that_point_to_each_other(world: World) -> None:
     )
     start = Barrier(2, timeout=PATIENCE)
 
-    def remove(half: Sequence[League]) -> int:
+    def remove(half: Sequence[sports.League]) -> int:
         session = World(world.url)
         try:
             start.wait()

@@ -11,12 +11,13 @@ from psycopg import errors
 
 from altsync import outbox
 from altsync.db import Conn
-from altsync.records import Dead, EntityType, ErrorKind, League, Operation, Synced
+from altsync.records import Dead, ErrorKind, Operation, Synced
+from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.world import EMBEDDER, GRAPH, PATIENCE, World, id_of, league, leagues, settle
 
 Task = Callable[[], object]
-Writer = Callable[[World, Sequence[League]], Task]
+Writer = Callable[[World, Sequence[sports.League]], Task]
 
 
 def test_versions_never_go_backwards(world: World) -> None:
@@ -38,12 +39,12 @@ def test_versions_never_go_backwards(world: World) -> None:
     assert world.live("neo4j", "nfl").version == row["version"]
 
 
-def _settle(world: World, contents: Sequence[League]) -> Task:
+def _settle(world: World, contents: Sequence[sports.League]) -> Task:
     token, operations = world.claim("neo4j")
     return lambda: world.settle(GRAPH, token, [Synced(op, op.version) for op in operations])
 
 
-def _retry_dead(world: World, contents: Sequence[League]) -> Task:
+def _retry_dead(world: World, contents: Sequence[sports.League]) -> Task:
     token, operations = world.claim("neo4j")
     verdicts = [Dead(op, op.version, ErrorKind.ITEM, "bad") for op in operations]
     world.settle(GRAPH, token, verdicts)
@@ -51,17 +52,17 @@ def _retry_dead(world: World, contents: Sequence[League]) -> Task:
     return lambda: _in_transaction(world, lambda c: outbox.retry_dead(c, dead, TOPOLOGY))
 
 
-def _backfill(world: World, contents: Sequence[League]) -> Task:
+def _backfill(world: World, contents: Sequence[sports.League]) -> Task:
     return lambda: _in_transaction(
-        world, lambda c: outbox.backfill_page(c, GRAPH, EntityType.LEAGUE, after=None, force=True)
+        world, lambda c: outbox.backfill_page(c, GRAPH, sports.LEAGUE, after=None, force=True)
     )
 
 
-def _delete(world: World, contents: Sequence[League]) -> Task:
+def _delete(world: World, contents: Sequence[sports.League]) -> Task:
     return lambda: world.delete(*reversed(contents))
 
 
-def _save(world: World, contents: Sequence[League]) -> Task:
+def _save(world: World, contents: Sequence[sports.League]) -> Task:
     return lambda: world.save(*(league(c.league_tag, tier="9") for c in reversed(contents)))
 
 

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 from altsync import db, outbox
-from altsync.records import EntityType, ErrorKind, Operation, Retry
+from altsync.records import ErrorKind, Operation, Retry
+from tests import sports
 from tests.integration.world import (
     GRAPH,
     LEASE,
@@ -89,9 +90,9 @@ def test_operations_come_sorted_by_type_and_key(world: World) -> None:
     world.save(league("b"), league("a"), archetype("racing"))
     _, operations = world.claim("neo4j")
     assert [(op.entity_type, op.entity_key) for op in operations] == [
-        (EntityType.LEAGUE, "a"),
-        (EntityType.LEAGUE, "b"),
-        (EntityType.SPORT_ARCHETYPE, "racing"),
+        (sports.LEAGUE, "a"),
+        (sports.LEAGUE, "b"),
+        (sports.SPORT_ARCHETYPE, "racing"),
     ]
 
 

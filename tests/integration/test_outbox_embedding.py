@@ -7,20 +7,12 @@ from typing import Any
 import pytest
 from sqlmodel import Session
 
-from altsync import db, models
+from altsports import catalogue
+from altsync import Entity, db
 from altsync.db import Database
 from altsync.projection import embedding_text, text_hash
-from altsync.records import (
-    EMBEDDING,
-    Content,
-    Dead,
-    EntityType,
-    ErrorKind,
-    FewShotExample,
-    League,
-    Model,
-    Synced,
-)
+from altsync.records import EMBEDDING, Content, Dead, EntityType, ErrorKind, Model, Synced
+from tests import sports
 from tests.conftest import DIMENSIONS, MODEL
 from tests.integration.fakes import FakeEmbedder, FakeIndex, vector_of
 from tests.integration.world import (
@@ -42,10 +34,10 @@ from tests.integration.world import (
 NFL = league("nfl")
 WANTED = Model(MODEL, DIMENSIONS)
 
-MODELS: dict[EntityType, type[models.EntityColumns]] = {
-    EntityType.LEAGUE: models.League,
-    EntityType.SPORT_ARCHETYPE: models.SportArchetype,
-    EntityType.FEW_SHOT_EXAMPLE: models.FewShotExample,
+MODELS: dict[EntityType, type[Entity]] = {
+    sports.LEAGUE: catalogue.League,
+    sports.SPORT_ARCHETYPE: catalogue.SportArchetype,
+    sports.FEW_SHOT_EXAMPLE: catalogue.FewShotExample,
 }
 
 
@@ -92,7 +84,7 @@ def test_the_index_is_asked_in_the_same_transaction(world: World, database: Data
 
 def test_one_text_is_paid_once(world: World, database: Database) -> None:
     """However many entities say it."""
-    same: dict[str, Any] = {"league_name": "Premier League"}
+    same: dict[str, Any] = {"league_name": "Premier sports.League"}
     world.save(*(league(key, **same) for key in ("england", "ghana", "singapore")))
     embedder = embed(database)
     assert sum(embedder.paid.values()) == 1
@@ -270,7 +262,7 @@ def test_a_dead_embedding_is_closed_by_the_deletion(world: World, database: Data
 
 @pytest.mark.parametrize("content", [NFL, example("ask")], ids=["league", "example"])
 def test_a_deleted_and_recreated_entity_is_not_paid_again(
-    world: World, database: Database, content: League | FewShotExample
+    world: World, database: Database, content: sports.League | sports.FewShotExample
 ) -> None:
     """Its vector stayed with the row."""
     world.save(content)
@@ -283,7 +275,7 @@ def test_a_deleted_and_recreated_entity_is_not_paid_again(
     assert world.live("pinecone", key_of(content)).version == world.version(content)
 
 
-def _status(world: World, content: League | FewShotExample) -> str:
+def _status(world: World, content: sports.League | sports.FewShotExample) -> str:
     return world.statuses(content)[EMBEDDING]
 
 

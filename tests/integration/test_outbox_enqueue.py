@@ -7,7 +7,8 @@ import pytest
 
 from altsync import outbox
 from altsync.db import Database
-from altsync.records import EMBEDDING, EntityType, ErrorKind, Retry, Synced
+from altsync.records import EMBEDDING, ErrorKind, Retry, Synced
+from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.world import (
     GRAPH,
@@ -176,7 +177,7 @@ def test_the_most_urgent_asker_sets_the_priority(world: World) -> None:
     world.save(league("l000", tier="TIER1"))
     assert world.live("neo4j", "l000").priority == 0
     with world.conn.transaction():
-        outbox.backfill_page(world.conn, GRAPH, EntityType.LEAGUE, after=None, force=True)
+        outbox.backfill_page(world.conn, GRAPH, sports.LEAGUE, after=None, force=True)
     assert world.live("neo4j", "l000").priority == 0
     assert world.live("neo4j", "l001").priority == outbox.LOW_PRIORITY
 

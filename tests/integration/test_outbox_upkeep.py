@@ -9,7 +9,8 @@ import pytest
 from altsync import outbox
 from altsync.db import Database
 from altsync.outbox import Selection
-from altsync.records import EMBEDDING, Dead, EntityType, ErrorKind, SinkTraits, Synced
+from altsync.records import EMBEDDING, Dead, ErrorKind, SinkTraits, Synced
+from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import FakeIndex
 from tests.integration.world import (
@@ -63,9 +64,7 @@ def test_dead_operations_are_found_by_sink_and_entity(world: World) -> None:
     assert len(outbox.dead_ids(world.conn, Selection(sink="neo4j"))) == 3
     assert len(outbox.dead_ids(world.conn, limit=2)) == 2
     found = outbox.dead_ids(world.conn, Selection(sink="neo4j", entity="l001"))
-    assert [(kind, entity) for _, kind, entity in found] == [
-        (EntityType.LEAGUE, id_of(league("l001")))
-    ]
+    assert [(kind, entity) for _, kind, entity in found] == [(sports.LEAGUE, id_of(league("l001")))]
     assert outbox.dead_ids(world.conn, Selection(entity="nobody")) == []
 
 
@@ -211,7 +210,7 @@ def test_a_backfill_goes_page_by_page(world: World) -> None:
     while True:
         with world.conn.transaction():
             count, after = outbox.backfill_page(
-                world.conn, GRAPH, EntityType.LEAGUE, after=after, force=True, limit=10
+                world.conn, GRAPH, sports.LEAGUE, after=after, force=True, limit=10
             )
         if after is None:
             break
@@ -272,7 +271,7 @@ def test_an_empty_type_is_backfilled_at_once(world: World) -> None:
     """There is no page."""
     with world.conn.transaction():
         page = outbox.backfill_page(
-            world.conn, GRAPH, EntityType.FEW_SHOT_EXAMPLE, after=None, force=True
+            world.conn, GRAPH, sports.FEW_SHOT_EXAMPLE, after=None, force=True
         )
     assert page == (0, None)
 
@@ -368,7 +367,7 @@ def _backfill(world: World, sink: SinkTraits, *, force: bool = False, limit: int
     while True:
         with world.conn.transaction():
             count, after = outbox.backfill_page(
-                world.conn, sink, EntityType.LEAGUE, after=after, force=force, limit=limit
+                world.conn, sink, sports.LEAGUE, after=after, force=force, limit=limit
             )
         total += count
         if after is None:

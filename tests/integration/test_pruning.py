@@ -9,7 +9,7 @@ import pytest
 
 from altsync.errors import SeedError
 from altsync.seed import loader
-from altsync.seed.lines import Part
+from tests import sports
 from tests.integration.seeds import (
     archetype_line,
     contract_line,
@@ -60,7 +60,7 @@ def test_only_parts_of_the_run_are_pruned(world: World, tmp_path: Path) -> None:
     write(tmp_path, "leagues.jsonl", TEN[:9])
     write(tmp_path, "examples/triage.jsonl", [example_line("e2")])
     (tmp_path / "documents.jsonl").unlink()
-    seed(world, tmp_path, Part.LEAGUES, Part.DOCUMENTS, prune=True)
+    seed(world, tmp_path, sports.LEAGUES, sports.DOCUMENTS, prune=True)
     assert len(living(world)) == 9
     assert living(world, "few_shot_example") == {"e1"}
     assert world.scalar("SELECT count(*) FROM document") == 1
@@ -75,8 +75,8 @@ def test_documents_and_contracts_are_pruned_for_good(world: World, tmp_path: Pat
     write(tmp_path, "documents.jsonl", [document_line(f"d{n}", "l1") for n in range(9)])
     write(tmp_path, "contracts.jsonl", [contract_line(f"c{n}", "l1") for n in range(8)])
     report = seed(world, tmp_path, prune=True)
-    assert report.parts[Part.DOCUMENTS].deleted == 1
-    assert report.parts[Part.CONTRACTS].deleted == 2
+    assert report.parts[sports.DOCUMENTS].deleted == 1
+    assert report.parts[sports.CONTRACTS].deleted == 2
     assert world.scalar("SELECT count(*) FROM document") == 9
 
 
@@ -221,7 +221,7 @@ def test_an_archetype_that_leagues_name_is_not_deleted(world: World, tmp_path: P
     seed(world, tmp_path)
     _archetypes(tmp_path, 9)
     with pytest.raises(SeedError, match=r"kind9 \(1 league\)"):
-        seed(world, tmp_path, Part.ARCHETYPES, prune=True)
+        seed(world, tmp_path, sports.ARCHETYPES, prune=True)
     assert len(living(world, "sport_archetype")) == 10
 
 
@@ -247,8 +247,8 @@ def test_an_archetype_goes_together_with_its_last_leagues(world: World, tmp_path
     _archetypes(tmp_path, 9)
     write(tmp_path, "leagues.jsonl", leagues)
     report = seed(world, tmp_path, prune=True)
-    assert report.parts[Part.ARCHETYPES].deleted == 1
-    assert report.parts[Part.LEAGUES].deleted == 1
+    assert report.parts[sports.ARCHETYPES].deleted == 1
+    assert report.parts[sports.LEAGUES].deleted == 1
 
 
 def test_a_deleted_league_keeps_its_archetype_from_nothing(world: World, tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_a_deleted_league_keeps_its_archetype_from_nothing(world: World, tmp_pat
     write(tmp_path, "leagues.jsonl", leagues)
     seed(world, tmp_path, prune=True)
     _archetypes(tmp_path, 9)
-    assert seed(world, tmp_path, Part.ARCHETYPES, prune=True).total.deleted == 1
+    assert seed(world, tmp_path, sports.ARCHETYPES, prune=True).total.deleted == 1
 
 
 def test_a_great_prune_goes_page_by_page(

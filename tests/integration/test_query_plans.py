@@ -16,7 +16,6 @@ from altsync.local.services.postgres import Postgres
 from altsync.records import (
     EMBEDDING,
     Dead,
-    EntityType,
     ErrorKind,
     Operation,
     Retry,
@@ -25,6 +24,7 @@ from altsync.records import (
     Synced,
     Verdict,
 )
+from tests import sports
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
 from tests.integration.world import LEASE, leagues, save, settle
 
@@ -137,7 +137,7 @@ def test_seeding_a_batch_reads_a_batch(full: str) -> None:
     """Of new leagues, into a table of fifty thousand."""
     with _recording(full) as conn:
         store.create_changed_in_run(conn)
-        store.create_staging(conn, EntityType.LEAGUE)
+        store.create_staging(conn, sports.LEAGUE)
         conn.asked.clear()
         with conn.transaction(force_rollback=True):
             assert save(conn, *leagues(BATCH)).created == BATCH
@@ -151,7 +151,7 @@ def test_reading_a_batch_reads_a_batch(full: str) -> None:
     with _recording(full) as conn:
         ids = [r[0] for r in conn.execute("SELECT id FROM league LIMIT %s", (BATCH,))]
         conn.asked.clear()
-        assert len(store.read_rows(conn, EntityType.LEAGUE, ids, with_vectors=True)) == BATCH
+        assert len(store.read_rows(conn, sports.LEAGUE, ids, with_vectors=True)) == BATCH
         plans = _explain_all(conn)
     assert _scanned(*plans) == set()
 
@@ -175,7 +175,7 @@ def test_a_page_of_backfill_reads_a_page(full: str) -> None:
         outbox.backfill_page(
             conn,
             TOPOLOGY.traits("neo4j"),
-            EntityType.LEAGUE,
+            sports.LEAGUE,
             after=UUID("80000000-0000-0000-0000-000000000000"),
             force=True,
             limit=BATCH,

@@ -18,8 +18,9 @@ from altsync.cli.terminal import Exit
 from altsync.db import Database
 from altsync.health import look
 from altsync.projection import embedding_text
-from altsync.records import Content, Dead, EntityType, ErrorKind, Model
+from altsync.records import Content, Dead, ErrorKind, Model
 from altsync.tokens import most_tokens
+from tests import sports
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
 from tests.integration.fakes import FakeEmbedder, FakeGraph, FakeIndex
 from tests.integration.world import (
@@ -252,7 +253,7 @@ def test_a_change_that_was_broken_off_is_taken_up_again(site: Site) -> None:
     with site.database.transaction() as conn:
         outbox.want_model(conn, NEW)
     with site.database.transaction() as conn:
-        page = outbox.reembed_page(conn, TOPOLOGY, EntityType.LEAGUE, after=None, limit=2)
+        page = outbox.reembed_page(conn, TOPOLOGY, sports.LEAGUE, after=None, limit=2)
     assert page[0] == 2
     found = site.plan(code=Exit.NOT_CONFIRMED)
     assert (sum(found["rows"].values()), found["under_way"]) == (6, 2)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from altsync.errors import SeedError
-from altsync.seed.lines import Part
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Report
+from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.world import World
 
@@ -39,7 +39,7 @@ def write(folder: Path, relationships: Sequence[Any], leagues: Sequence[Any] = L
 def seed(world: World, folder: Path, **options: Any) -> Report:
     """One run over the folder."""
     report = Report(None)
-    parts = (Part.LEAGUES, Part.RELATIONSHIPS)
+    parts = (sports.LEAGUES, sports.RELATIONSHIPS)
     Loader(world.conn, TOPOLOGY, Options(folder, parts, **options), report).run()
     return report
 
@@ -77,7 +77,7 @@ def test_lines_become_relationships(world: World, tmp_path: Path) -> None:
     write(tmp_path, lines)
     report = seed(world, tmp_path)
     assert report.total.rejected == 0
-    assert report.parts[Part.RELATIONSHIPS].created == 2
+    assert report.parts[sports.RELATIONSHIPS].created == 2
     assert edges(world) == [
         ("s0", "COMPETES_WITH", "s1", 0.8),
         ("s1", "SAME_ARCHETYPE", "s0", None),
@@ -114,7 +114,7 @@ def test_the_same_file_again_changes_nothing(world: World, tmp_path: Path) -> No
     seed(world, tmp_path)
     finish(world)
     report = seed(world, tmp_path)
-    assert report.parts[Part.RELATIONSHIPS].unchanged == 5
+    assert report.parts[sports.RELATIONSHIPS].unchanged == 5
     assert report.total.operations == 0
     assert live(world) == set()
 
@@ -125,7 +125,7 @@ def test_an_edited_line_carries_both_of_its_sources(world: World, tmp_path: Path
     seed(world, tmp_path)
     finish(world)
     write(tmp_path, [line(1, "s2", "s1")])
-    assert seed(world, tmp_path).parts[Part.RELATIONSHIPS].updated == 1
+    assert seed(world, tmp_path).parts[sports.RELATIONSHIPS].updated == 1
     assert edges(world) == [("s2", "COMPETES_WITH", "s1", None)]
     assert live(world) == {("neo4j", "league_0"), ("neo4j", "league_2")}
 
@@ -146,7 +146,7 @@ def test_prune_deletes_what_the_file_no_longer_holds(world: World, tmp_path: Pat
     finish(world)
     write(tmp_path, [line(n, f"s{n}", "s0") for n in range(2, 6)])
     report = seed(world, tmp_path, prune=True, yes=True)
-    assert report.parts[Part.RELATIONSHIPS].deleted == 1
+    assert report.parts[sports.RELATIONSHIPS].deleted == 1
     assert len(edges(world)) == 4
     assert live(world) == {("neo4j", "league_1")}
 
@@ -181,7 +181,7 @@ def test_a_dry_run_counts_and_writes_nothing(world: World, tmp_path: Path) -> No
     """Leagues of the same run count as loaded."""
     write(tmp_path, [line(1, "s0", "s1"), line(2, "s0", "nobody")])
     report = seed(world, tmp_path, dry_run=True)
-    counts = report.parts[Part.RELATIONSHIPS]
+    counts = report.parts[sports.RELATIONSHIPS]
     assert (counts.created, counts.rejected, counts.operations) == (1, 1, 1)
     assert world.scalar("SELECT count(*) FROM league") == 0
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from altsync.seed.lines import Part
 from altsync.seed.reader import Raw, check
+from tests import sports
 from tests.integration.seeds import (
     example_line,
     league_id,
@@ -108,7 +108,7 @@ def test_an_id_within_another_field_misleads_nobody(world: World, tmp_path: Path
     nested = {"origin": {"id": "l1"}, **league_line("l2")}
     write(tmp_path, "leagues.jsonl", [league_line("l1"), nested])
     seed(world, tmp_path)
-    report = seed(world, tmp_path, Part.LEAGUES)
+    report = seed(world, tmp_path, sports.LEAGUES)
     assert (short(report.total), report.total.operations) == ((2, 0, 0, 2, 0, 0), 0)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from altsync.seed import loader
-from altsync.seed.lines import Part
+from tests import sports
 from tests.integration.seeds import archetype_line, league_line, living, seed, tag_of, write
 from tests.integration.world import World
 
@@ -165,9 +165,9 @@ def test_an_archetypes_name_is_its_tag(world: World, tmp_path: Path) -> None:
         "archetypes.jsonl",
         [archetype_line("a1", "racing"), archetype_line("a2", "racing")],
     )
-    report = seed(world, tmp_path, Part.ARCHETYPES)
+    report = seed(world, tmp_path, sports.ARCHETYPES)
     assert (report.total.created, report.total.rejected) == (1, 1)
     write(tmp_path, "archetypes.jsonl", [archetype_line("a1", "chasing")])
-    report = seed(world, tmp_path, Part.ARCHETYPES)
+    report = seed(world, tmp_path, sports.ARCHETYPES)
     assert (report.total.updated, report.total.rejected) == (0, 1)
     assert report.shown[0].field == "archetype_name"

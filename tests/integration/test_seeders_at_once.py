@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from altsync.catalogue.parts import Part
 from altsync.seed import loader
-from altsync.seed.lines import Part
 from altsync.seed.report import Report
+from tests import sports
 from tests.integration.seeds import (
     archetype_line,
     document_line,
@@ -48,25 +49,25 @@ def test_what_another_seeder_has_just_written_is_unchanged(world: World, tmp_pat
     """Whoever waited for it finds it as it should be, and writes nothing."""
     write(tmp_path, "leagues.jsonl", [league_line("l1")])
     write(tmp_path, "documents.jsonl", [document_line(f"d{n}", "l1") for n in range(5)])
-    seed(world, tmp_path, Part.LEAGUES)
+    seed(world, tmp_path, sports.LEAGUES)
     other = World(world.url)
     with ThreadPoolExecutor(1) as pool:
         with world.conn.transaction():
-            first = seed(world, tmp_path, Part.DOCUMENTS)
-            waiting = pool.submit(seed, other, tmp_path, Part.DOCUMENTS)
+            first = seed(world, tmp_path, sports.DOCUMENTS)
+            waiting = pool.submit(seed, other, tmp_path, sports.DOCUMENTS)
             World(world.url).until_waiting(other.conn)
         second = waiting.result()
     other.close()
     assert (first.total.created, second.total.unchanged, second.total.updated) == (5, 5, 0)
 
 
-@pytest.mark.parametrize("part", [Part.LEAGUES, Part.EXAMPLES])
+@pytest.mark.parametrize("part", [sports.LEAGUES, sports.EXAMPLES])
 def test_what_was_absent_a_moment_ago_is_looked_at_again(
     world: World, tmp_path: Path, part: Part
 ) -> None:
     """Whoever meets rows that another has just inserted changes those that differ, and no other."""
-    make = league_line if part is Part.LEAGUES else example_line
-    name = "leagues.jsonl" if part is Part.LEAGUES else "examples/triage.jsonl"
+    make = league_line if part is sports.LEAGUES else example_line
+    name = "leagues.jsonl" if part is sports.LEAGUES else "examples/triage.jsonl"
     lines = [make(f"x{n}") for n in range(5)]
     write(tmp_path / "a", name, lines)
     write(tmp_path / "b", name, [make("new"), make("x3", note="edited"), *lines[:3], lines[4]])

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from altsync import store
+from altsync.catalogue.parts import Part
 from altsync.db import Database
 from altsync.errors import SeedError
 from altsync.records import Dead, ErrorKind
 from altsync.seed import loader
-from altsync.seed.lines import Part
 from altsync.seed.report import Report
+from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import FakeGraph, FakeIndex
 from tests.integration.seeds import (
@@ -44,11 +45,11 @@ def test_everything_is_counted_truly(world: World, tmp_path: Path) -> None:
     write(tmp_path, "contracts.jsonl", [contract_line("c1", "l1", start_date="2026-01-31")])
     report = seed(world, tmp_path)
     assert {part: short(counts) for part, counts in report.parts.items()} == {
-        Part.ARCHETYPES: (1, 1, 0, 0, 0, 0),
-        Part.LEAGUES: (10, 10, 0, 0, 0, 0),
-        Part.EXAMPLES: (2, 2, 0, 0, 0, 0),
-        Part.DOCUMENTS: (1, 1, 0, 0, 0, 0),
-        Part.CONTRACTS: (1, 1, 0, 0, 0, 0),
+        sports.ARCHETYPES: (1, 1, 0, 0, 0, 0),
+        sports.LEAGUES: (10, 10, 0, 0, 0, 0),
+        sports.EXAMPLES: (2, 2, 0, 0, 0, 0),
+        sports.DOCUMENTS: (1, 1, 0, 0, 0, 0),
+        sports.CONTRACTS: (1, 1, 0, 0, 0, 0),
     }
     assert report.total.operations == 26
 
@@ -58,11 +59,11 @@ def test_everything_is_counted_truly(world: World, tmp_path: Path) -> None:
     write(tmp_path, "documents.jsonl", [document_line("d1", "l1", body="Rules.")])
     report = seed(world, tmp_path, prune=True)
     assert {part: short(counts) for part, counts in report.parts.items()} == {
-        Part.ARCHETYPES: (1, 0, 0, 1, 0, 0),
-        Part.LEAGUES: (10, 1, 1, 7, 2, 1),
-        Part.EXAMPLES: (2, 0, 0, 2, 0, 0),
-        Part.DOCUMENTS: (1, 0, 1, 0, 0, 0),
-        Part.CONTRACTS: (1, 0, 0, 1, 0, 0),
+        sports.ARCHETYPES: (1, 0, 0, 1, 0, 0),
+        sports.LEAGUES: (10, 1, 1, 7, 2, 1),
+        sports.EXAMPLES: (2, 0, 0, 2, 0, 0),
+        sports.DOCUMENTS: (1, 0, 1, 0, 0, 0),
+        sports.CONTRACTS: (1, 0, 0, 1, 0, 0),
     }
     assert short(report.total) == (15, 1, 2, 11, 2, 1)
     assert report.total.operations == 2 + 2 + 4
@@ -116,7 +117,7 @@ def test_exactly_what_changed_is_asked_for(world: World, tmp_path: Path) -> None
     assert {op.entity_id for op in world.ops("neo4j")} == {league_id(e["id"]) for e in edited}
 
 
-@pytest.mark.parametrize("part", [Part.LEAGUES, Part.EXAMPLES, Part.DOCUMENTS])
+@pytest.mark.parametrize("part", [sports.LEAGUES, sports.EXAMPLES, sports.DOCUMENTS])
 def test_the_number_of_statements_does_not_grow_with_the_rows(
     world: World, tmp_path: Path, part: Part
 ) -> None:
@@ -127,9 +128,9 @@ def test_the_number_of_statements_does_not_grow_with_the_rows(
     for count in (10, 1000):
         folder = tmp_path / str(count)
         lines = {
-            Part.LEAGUES: [league_line(f"{count}-{n}") for n in range(count)],
-            Part.EXAMPLES: [example_line(f"{count}-{n}") for n in range(count)],
-            Part.DOCUMENTS: [document_line(f"{count}-{n}", "owner") for n in range(count)],
+            sports.LEAGUES: [league_line(f"{count}-{n}") for n in range(count)],
+            sports.EXAMPLES: [example_line(f"{count}-{n}") for n in range(count)],
+            sports.DOCUMENTS: [document_line(f"{count}-{n}", "owner") for n in range(count)],
         }[part]
         write(folder, f"{part}/triage.jsonl", lines)
         costs.append(_statements(world, lambda folder=folder: seed(world, folder, part)))
@@ -190,8 +191,8 @@ def test_one_part_alone(world: World, tmp_path: Path) -> None:
     """The others are not read."""
     write(tmp_path, "leagues.jsonl", [league_line("l1")])
     write(tmp_path, "examples/triage.jsonl", [example_line("e1")])
-    report = seed(world, tmp_path, Part.EXAMPLES)
-    assert set(report.parts) == {Part.EXAMPLES}
+    report = seed(world, tmp_path, sports.EXAMPLES)
+    assert set(report.parts) == {sports.EXAMPLES}
     assert living(world) == set()
 
 
@@ -201,8 +202,8 @@ def test_a_limit_is_for_each_part(world: World, tmp_path: Path) -> None:
     write(tmp_path, "examples/triage.jsonl", [example_line(f"e{n}") for n in range(5)])
     report = seed(world, tmp_path, limit=2)
     assert {part: c.processed for part, c in report.parts.items()} == {
-        Part.LEAGUES: 2,
-        Part.EXAMPLES: 2,
+        sports.LEAGUES: 2,
+        sports.EXAMPLES: 2,
     }
     assert living(world) == {"l0", "l1"}
 
@@ -221,7 +222,7 @@ def test_one_category_alone(world: World, tmp_path: Path) -> None:
 def test_a_folder_without_seeds_is_an_error(world: World, tmp_path: Path) -> None:
     """So is one that is not there."""
     with pytest.raises(SeedError, match="no seed files for leagues"):
-        seed(world, tmp_path, Part.LEAGUES)
+        seed(world, tmp_path, sports.LEAGUES)
     with pytest.raises(SeedError, match="no such folder"):
         seed(world, tmp_path / "elsewhere")
 
@@ -235,23 +236,23 @@ def test_an_archetype_may_come_from_the_files(world: World, tmp_path: Path) -> N
     ]
     write(tmp_path, "leagues.jsonl", lines)
     report = seed(world, tmp_path)
-    assert report.parts[Part.LEAGUES].rejected == 1
+    assert report.parts[sports.LEAGUES].rejected == 1
     assert "nonsense" in report.shown[0].reason
     (tmp_path / "archetypes.jsonl").unlink()
-    assert seed(world, tmp_path, Part.LEAGUES).total.unchanged == 1
+    assert seed(world, tmp_path, sports.LEAGUES).total.unchanged == 1
 
 
 @pytest.mark.parametrize(
-    ("part", "line"), [(Part.DOCUMENTS, document_line), (Part.CONTRACTS, contract_line)]
+    ("part", "line"), [(sports.DOCUMENTS, document_line), (sports.CONTRACTS, contract_line)]
 )
 def test_what_belongs_to_no_league_is_refused(
     world: World, tmp_path: Path, part: Part, line: Any
 ) -> None:
     """Unknown or deleted; the others of its batch are loaded."""
     write(tmp_path, "leagues.jsonl", [league_line("l1"), league_line("l2")])
-    seed(world, tmp_path, Part.LEAGUES)
+    seed(world, tmp_path, sports.LEAGUES)
     write(tmp_path, "leagues.jsonl", [league_line("l1")])
-    seed(world, tmp_path, Part.LEAGUES, prune=True, yes=True)
+    seed(world, tmp_path, sports.LEAGUES, prune=True, yes=True)
     write(tmp_path, f"{part}.jsonl", [line("p1", "l1"), line("p2", "l2"), line("p3", "nobody")])
     report = seed(world, tmp_path, part)
     assert short(report.total) == (3, 1, 0, 0, 0, 2)
@@ -265,7 +266,7 @@ def test_a_document_may_move_to_another_league(world: World, tmp_path: Path) -> 
     write(tmp_path, "documents.jsonl", [document_line("d1", "l1")])
     seed(world, tmp_path)
     write(tmp_path, "documents.jsonl", [document_line("d1", "l2")])
-    assert seed(world, tmp_path, Part.DOCUMENTS).total.updated == 1
+    assert seed(world, tmp_path, sports.DOCUMENTS).total.updated == 1
     assert world.scalar("SELECT league_id FROM document") == league_id("l2")
 
 

@@ -15,16 +15,7 @@ from altsync import outbox, store
 from altsync.db import Database
 from altsync.delivery import Policy
 from altsync.local.vectors.faults import FaultRule
-from altsync.records import (
-    SIMILARITY,
-    Dead,
-    EntityType,
-    ErrorKind,
-    League,
-    Model,
-    Synced,
-    Topology,
-)
+from altsync.records import SIMILARITY, Dead, EntityType, ErrorKind, Model, Synced, Topology
 from altsync.similarity import LAG, PART
 from altsync.similarity import Sink as Similarity
 from altsync.similarity_local import Found
@@ -32,6 +23,7 @@ from altsync.similarity_local import Sink as LocalSimilarity
 from altsync.sinks import pinecone
 from altsync.sinks.pinecone import Match
 from altsync.store import Rules
+from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.contract.harness import PineconeHarness
 from tests.integration.neighbourhood import (
@@ -68,7 +60,7 @@ def place(
     place.similarity.close()
 
 
-def some(count: int, archetype: str = "combat") -> list[League]:
+def some(count: int, archetype: str = "combat") -> list[sports.League]:
     """Leagues of one archetype; in four dimensions many of them are near each other."""
     return [league(f"{archetype}{n}", sport_archetype=archetype) for n in range(count)]
 
@@ -107,7 +99,7 @@ def test_the_same_vectors_given_again_ask_nothing(place: Neighbourhood) -> None:
     place.save(*some(10))
     place.settle()
     with place.world.conn.transaction():
-        outbox.backfill_page(place.world.conn, EMBEDDER, EntityType.LEAGUE, after=None, force=True)
+        outbox.backfill_page(place.world.conn, EMBEDDER, sports.LEAGUE, after=None, force=True)
     assert place.settle() == 0
     assert place.world.counts("embedding") == {"synced": 20}
 
@@ -167,7 +159,7 @@ def test_a_deleted_league_is_not_looked_for_any_more(place: Neighbourhood, statu
             place.world.settle(Similarity.traits, token, [dead])
         place.world.end_leases()
     with place.world.conn.transaction():
-        store.tombstone(place.world.conn, EntityType.LEAGUE, [place.world.row(one)["id"]], TOPOLOGY)
+        store.tombstone(place.world.conn, sports.LEAGUE, [place.world.row(one)["id"]], TOPOLOGY)
     assert place.world.counts("similarity") == {"superseded": 1}
     place.vectors()
     place.deliver(place.graph)
@@ -209,12 +201,14 @@ def ask_all(place: Neighbourhood) -> None:
     """Have every league looked at again."""
     with place.world.conn.transaction():
         ids = [r[0] for r in place.world.conn.execute("SELECT id FROM league ORDER BY id")]
-        outbox.ask_for_neighbours(place.world.conn, [SIMILARITY], ids, delay=0.0, again=True)
+        outbox.ask_for_neighbours(
+            place.world.conn, sports.LEAGUE, [SIMILARITY], ids, delay=0.0, again=True
+        )
 
 
 def test_across_archetypes(place: Neighbourhood) -> None:
     """Where it is allowed, the archetype does not matter."""
-    rules = replace(RULES, across_archetypes=True)
+    rules = replace(RULES, across=True)
     everywhere = Neighbourhood(place.world, place.database, place.index, rules, place.mode)
     everywhere.save(*some(10), *some(10, "racing"))
     everywhere.settle()
@@ -330,8 +324,10 @@ class InterruptedSearch(LocalSimilarity):
         super().__init__(database, topology, rules)
         self._meanwhile = [meanwhile]
 
-    def _compare(self, archetype: str | None, ids: Sequence[UUID], model: Model) -> Found:
-        found = super()._compare(archetype, ids, model)
+    def _compare(
+        self, kind: EntityType, group: str | None, ids: Sequence[UUID], model: Model
+    ) -> Found:
+        found = super()._compare(kind, group, ids, model)
         while self._meanwhile:
             self._meanwhile.pop()()
         return found
@@ -522,10 +518,15 @@ def test_what_a_search_answers(circle: Neighbourhood, meanwhile: str | None) -> 
     circle.vectors()
     world.pass_time(RULES.debounce + 1)
     token, (operation,) = world.claim(SIMILARITY)
-    rows = store.read_rows(world.conn, EntityType.LEAGUE, [operation.entity_id], with_vectors=True)
+    rows = store.read_rows(world.conn, sports.LEAGUE, [operation.entity_id], with_vectors=True)
     with world.conn.transaction():
         outbox.ask_for_neighbours(
-            world.conn, [SIMILARITY], [operation.entity_id], delay=0, again=True
+            world.conn,
+            sports.LEAGUE,
+            [SIMILARITY],
+            [operation.entity_id],
+            delay=0,
+            again=True,
         )
     if meanwhile:
         world.conn.execute(UNANSWERED[meanwhile])
@@ -589,16 +590,16 @@ def test_a_vector_written_again_revives_its_search(
         look(circle)
     assert circle.world.last("similarity", "m").status == "dead"
     with circle.world.conn.transaction():
-        outbox.backfill_page(circle.world.conn, INDEX, EntityType.LEAGUE, after=None, force=True)
+        outbox.backfill_page(circle.world.conn, INDEX, sports.LEAGUE, after=None, force=True)
     circle.settle()
     assert list(faults(circle)) == []
     assert "dead" not in circle.world.counts("similarity")
 
 
-def forget(index: PineconeHarness, *leagues: League) -> None:
+def forget(index: PineconeHarness, *leagues: sports.League) -> None:
     """Delete vectors from the index behind altsync's back."""
     ids = [one.league_tag for one in leagues]
-    index.index(pinecone.INDEXES[EntityType.LEAGUE]).delete(ids=ids, namespace="default")
+    index.index(sports.LEAGUE.index_name).delete(ids=ids, namespace="default")
 
 
 def dead(place: Neighbourhood) -> list[str]:
@@ -606,7 +607,7 @@ def dead(place: Neighbourhood) -> list[str]:
     return [str(op.last_error) for op in place.world.ops("similarity") if op.status == "dead"]
 
 
-def equals(count: int) -> list[League]:
+def equals(count: int) -> list[sports.League]:
     """Leagues of equal text."""
     return [
         league(f"e{number:03}", league_name="The same", description="0 degrees")
@@ -718,9 +719,9 @@ def test_a_score_at_the_threshold_does_not_hang_on_rounding(circle: Neighbourhoo
 def test_any_history_ends_by_the_rules(place: Neighbourhood, seed: int) -> None:
     """Leagues come, change, move and go in any order, with deliveries in between or not."""
     chance = random.Random(seed)
-    there: dict[str, League] = {}
+    there: dict[str, sports.League] = {}
     for step in range(12):
-        touched: list[League] = []
+        touched: list[sports.League] = []
         for _ in range(chance.randint(1, 8)):
             tag = f"l{chance.randrange(25)}"
             archetype = chance.choice(["combat", "combat", "racing"])

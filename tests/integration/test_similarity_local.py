@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from altsync import similarity_local
-from altsync.records import League
+from tests import sports
 from tests.integration.neighbourhood import Neighbourhood, at, faults
 from tests.integration.test_similarity import neighbours
 from tests.integration.world import league
@@ -142,9 +142,9 @@ def test_any_history_ends_by_the_rules(
     monkeypatch.setattr(similarity_local, "BLOCK", 4)
     monkeypatch.setattr(similarity_local, "SOURCES", 2)
     chance = random.Random(seed)
-    there: dict[str, League] = {}
+    there: dict[str, sports.League] = {}
     for _step in range(15):
-        touched: dict[str, League] = {}
+        touched: dict[str, sports.League] = {}
         for _ in range(chance.randint(1, 6)):
             tag = f"l{chance.randrange(18)}"
             if tag in there and tag not in touched and chance.random() < 0.25:

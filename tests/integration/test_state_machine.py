@@ -57,7 +57,7 @@ from altsync.records import (
 )
 from altsync.relay import Relay, RelayPolicy
 from altsync.sinks.base import Sink
-from tests import points
+from tests import points, sports
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
 from tests.integration.fakes import Call, FakeEmbedder, FakeGraph, FakeIndex, FakeSink, Held
 from tests.integration.world import (
@@ -281,7 +281,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         sink=SINK,
-        entity_type=st.sampled_from([EntityType.LEAGUE, EntityType.FEW_SHOT_EXAMPLE]),
+        entity_type=st.sampled_from([sports.LEAGUE, sports.FEW_SHOT_EXAMPLE]),
         force=st.booleans(),
     )
     def backfill(self, sink: str, entity_type: EntityType, force: bool) -> None:
@@ -575,8 +575,12 @@ class Machine(RuleBasedStateMachine):
 def _content(key: str, text: str, variant: int) -> Content:
     """Leagues and examples; each has something that is embedded and something that is not."""
     if key in ("a", "b"):
-        return league(key, league_name="Serie A", description=text, tier=f"TIER{variant}")
-    return example(key, ("triage", "support")[variant], input_text=text)
+        content: Content = league(
+            key, league_name="Serie A", description=text, tier=f"TIER{variant}"
+        )
+    else:
+        content = example(key, ("triage", "support")[variant], input_text=text)
+    return content
 
 
 def _silence() -> SinkFailure:

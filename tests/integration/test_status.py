@@ -14,9 +14,10 @@ from altsync import outbox, queries, status, store
 from altsync.cli.status import sink_table, verify_note
 from altsync.db import Database
 from altsync.queries import ArchetypeCount
-from altsync.records import BreakerState, Dead, EntityType, ErrorKind, SyncStatus
+from altsync.records import BreakerState, Dead, ErrorKind, SyncStatus
 from altsync.status import MatrixRow, Status
 from altsync.store import Work
+from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.imports import OUTSIDE_SDKS, imported
 from tests.integration.fakes import FakeGraph, FakeIndex
@@ -38,7 +39,7 @@ def test_the_status_of_an_empty_database(world: World) -> None:
     """Nothing is there, nothing waits."""
     found = status.collect(world.conn, TOPOLOGY, READY)
     assert {kind: entity.total for kind, entity in found.entities.items()} == dict.fromkeys(
-        EntityType, 0
+        sports.TYPES, 0
     )
     assert found.at_rest
     assert found.matrix == ()
@@ -55,17 +56,17 @@ def test_the_status_counts_living_entities_by_sink(world: World, database: Datab
     outbox.release(world.conn, [op.id for op in operations if op not in dead], token)
     deliver(database, FakeGraph())
     found = status.collect(world.conn, TOPOLOGY, READY)
-    assert found.entities[EntityType.LEAGUE].total == 3
-    assert found.entities[EntityType.LEAGUE].by_sink["neo4j"] == {
+    assert found.entities[sports.LEAGUE].total == 3
+    assert found.entities[sports.LEAGUE].by_sink["neo4j"] == {
         SyncStatus.PENDING: 0,
         SyncStatus.SYNCED: 2,
         SyncStatus.FAILED: 1,
     }
-    assert found.entities[EntityType.LEAGUE].by_sink["embedding"][SyncStatus.PENDING] == 3
+    assert found.entities[sports.LEAGUE].by_sink["embedding"][SyncStatus.PENDING] == 3
     assert found.matrix == (
-        MatrixRow(EntityType.SPORT_ARCHETYPE, "synced", "pending", 1),
-        MatrixRow(EntityType.LEAGUE, "failed", "pending", 1),
-        MatrixRow(EntityType.LEAGUE, "synced", "pending", 2),
+        MatrixRow(sports.SPORT_ARCHETYPE, "synced", "pending", 1),
+        MatrixRow(sports.LEAGUE, "failed", "pending", 1),
+        MatrixRow(sports.LEAGUE, "synced", "pending", 2),
     )
 
 

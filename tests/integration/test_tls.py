@@ -19,8 +19,8 @@ from altsync.app import Application
 from altsync.config import read_settings
 from altsync.db import Database
 from altsync.errors import SinkFailure
-from altsync.records import EntityType
 from altsync.sinks import neo4j
+from tests import sports
 
 LOOPBACK = "127.0.0.1"
 
@@ -167,7 +167,7 @@ def test_the_graph_is_spoken_to_by_tls(monkeypatch: pytest.MonkeyPatch, scheme: 
         sink = app.sink("neo4j")
         assert isinstance(sink, neo4j.Sink)
         with pytest.raises(SinkFailure):
-            sink.find(EntityType.LEAGUE, "formula_1")
+            sink.find(sports.LEAGUE, "formula_1")
         app.close()
         assert server.heard()[0].startswith(HANDSHAKE)
 

@@ -14,7 +14,8 @@ from altsync.local.vectors.faults import FaultRule
 from altsync.projection import namespace
 from altsync.reconcile import Drift, Options, Schedule
 from altsync.records import EntityType
-from altsync.sinks import neo4j, pinecone
+from altsync.sinks import neo4j
+from tests import sports
 from tests.contract.doubles import closed_port
 from tests.integration.verifying import CONTENTS, LEAGUES, Site, found, site_of
 from tests.integration.world import World, eventually, league
@@ -276,11 +277,11 @@ def test_a_vector_of_another_model(site: Site) -> None:
 
 def test_a_vector_in_a_second_namespace_and_one_in_the_wrong_one(site: Site) -> None:
     """An example belongs to its category's namespace alone."""
-    kind = EntityType.FEW_SHOT_EXAMPLE
+    kind = sports.FEW_SHOT_EXAMPLE
     version = site.world.scalar("SELECT version FROM few_shot_example WHERE example_id = 'e1'")
     site.put_vector("e1", kind, "naming", version=version)
     site.put_vector("e2", kind, "triage", version=version)
-    index = site.index.index(pinecone.INDEXES[kind])
+    index = site.index.index(kind.index_name)
     index.delete(ids=["e2"], namespace="naming")
     assert site.drift() == {"pinecone": {"missing": 1, "wrong_namespace": 2}}
     site.mend(max_delete=0.1)
@@ -349,7 +350,7 @@ def test_an_index_that_is_away_is_given_up(site: Site) -> None:
 
 def test_an_index_that_is_gone(site: Site) -> None:
     """Everything of it is missing, and one run brings it back."""
-    site.index.client.indexes.delete(pinecone.INDEXES[EntityType.LEAGUE])
+    site.index.client.indexes.delete(sports.LEAGUE.index_name)
     assert site.drift() == {"pinecone": {"missing": LEAGUES}}
     site.mend()
 
@@ -679,7 +680,7 @@ def test_neighbours_that_were_never_asked_for(
 
 def test_namespaces_are_the_same_in_sql(site: Site) -> None:
     """What the comparison takes for an entity's namespace is what its projection says."""
-    for kind in EntityType:
+    for kind in sports.TYPES:
         ids = [row[0] for row in site.world.conn.execute(f"SELECT id FROM {kind}")]
         rows = store.read_rows(site.world.conn, kind, ids)
         keys = [row.key for row in rows]

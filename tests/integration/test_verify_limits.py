@@ -10,8 +10,8 @@ import pytest
 from altsync import outbox, store
 from altsync.reconcile import Options
 from altsync.reconcile.comparison import PAUSE, TRIES
-from altsync.records import EntityType
 from altsync.sinks import neo4j
+from tests import sports
 from tests.integration.verifying import Site
 from tests.integration.world import league
 
@@ -143,7 +143,7 @@ def test_the_sequence_follows_no_absurd_version(site: Site) -> None:
 
 def test_too_many_in_wrong_namespaces_stay(site: Site) -> None:
     """They count with the ghosts: each alone would be few enough."""
-    kind = EntityType.FEW_SHOT_EXAMPLE
+    kind = sports.FEW_SHOT_EXAMPLE
     for key in ("e1", "e3"):
         site.put_vector(key, kind, "naming", version=7)
     site.put_vector("ghost", version=7)
@@ -216,6 +216,6 @@ def test_a_long_transaction_holds_up_no_writer_for_long(
     writer.close()
     assert (report.tallies[0].removed, report.tallies[0].refused) == (1, None)
     with site.database.transaction() as conn:
-        store.hold_still(conn, EntityType.LEAGUE)
+        store.hold_still(conn, sports.LEAGUE)
         (limit,) = conn.execute("SHOW lock_timeout").fetchone() or ("",)
     assert limit == "1s"

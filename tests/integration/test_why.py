@@ -21,10 +21,10 @@ from altsync.errors import SinkFailure
 from altsync.local.services.graph import Graph
 from altsync.local.services.vectors import Vectors
 from altsync.projection import embedding_text
-from altsync.records import EntityType, ErrorKind
-from altsync.sinks import pinecone
+from altsync.records import ErrorKind
 from altsync.sinks.embedding import PROBE
 from altsync.tokens import most_tokens
+from tests import sports
 from tests.conftest import DIMENSIONS, MODEL
 from tests.contract.doubles import closed_port
 from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness
@@ -392,7 +392,7 @@ def test_a_vector_that_somebody_changed(site: Site) -> None:
     """Removed, or written by somebody else."""
     site.seed()
     site.deliver("neo4j", "embedding", "pinecone")
-    index = site.index.index(pinecone.INDEXES[EntityType.LEAGUE])
+    index = site.index.index(sports.LEAGUE.index_name)
     index.upsert(vectors=[{"id": "formula_1", "values": [1.0, 0, 0, 0]}], namespace="default")
     assert site.checks()["pinecone"] == (False, "a vector that altsync did not write")
     index.delete(ids=["formula_1"], namespace="default")

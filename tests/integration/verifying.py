@@ -22,8 +22,8 @@ from altsync.local.services.graph import Graph
 from altsync.local.services.vectors import Vectors
 from altsync.projection import part_hash
 from altsync.reconcile import Options, Report
-from altsync.records import Content, EntityType, Origin, Relation, Relationship, entity_id
-from altsync.sinks import pinecone
+from altsync.records import Content, EntityType, Origin, Relationship, entity_id
+from tests import sports
 from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness
 from tests.integration.fakes import FakeEmbedder
 from tests.integration.stores import name_stores
@@ -116,35 +116,35 @@ class Site:
         ids: list[UUID] = []
         with self.world.conn.transaction():
             for source, target, score in pairs:
-                one, other = (entity_id(EntityType.LEAGUE, key) for key in (source, target))
-                said = Relationship(source, target, Relation.COMPETES_WITH, score, {})
+                one, other = (entity_id(sports.LEAGUE, key) for key in (source, target))
+                said = Relationship(source, target, "COMPETES_WITH", score, {})
                 self.world.conn.execute(
                     "INSERT INTO league_relationship (id, seed_id, source_league_id, "
                     "target_league_id, relationship_type, strength_score, content_hash) "
                     "VALUES (%s, %s, %s, %s, %s, %s, %s)",
                     (
-                        entity_id(Relation.COMPETES_WITH, f"{one}:{other}"),
+                        entity_id("COMPETES_WITH", f"{one}:{other}"),
                         f"{source}-{target}",
                         one,
                         other,
-                        Relation.COMPETES_WITH,
+                        "COMPETES_WITH",
                         score,
                         part_hash(said),
                     ),
                 )
                 ids.append(one)
-            outbox.carry_edges(self.world.conn, ids, self.app.topology, Origin.SEED)
+            outbox.carry_edges(self.world.conn, sports.LEAGUE, ids, self.app.topology, Origin.SEED)
 
     def put_vector(
         self,
         key: str,
-        entity_type: EntityType = EntityType.LEAGUE,
+        entity_type: EntityType = sports.LEAGUE,
         space: str = "default",
         values: Sequence[float] | None = None,
         **metadata: Any,
     ) -> None:
         """Write a vector behind altsync's back; what is not given stays as it is."""
-        index = self.index.index(pinecone.INDEXES[entity_type])
+        index = self.index.index(entity_type.index_name)
         held = index.fetch(ids=[key], namespace=space).vectors.get(key)
         marks = {**(held.metadata if held and held.metadata else {}), **metadata}
         numbers = list(values or (held.values if held and held.values else [1.0, 0.5, 0.25, 0.0]))
@@ -153,7 +153,7 @@ class Site:
 
     def drop_vector(self, key: str, space: str = "default") -> None:
         """Delete a league's vector behind altsync's back."""
-        self.index.index(pinecone.INDEXES[EntityType.LEAGUE]).delete(ids=[key], namespace=space)
+        self.index.index(sports.LEAGUE.index_name).delete(ids=[key], namespace=space)
 
 
 def found(report: Report) -> dict[str, dict[str, int]]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any
 from uuid import UUID, uuid4
 
 import orjson
@@ -19,12 +19,9 @@ from altsync.projection import content_hash, text_hash
 from altsync.records import (
     Content,
     EntityType,
-    FewShotExample,
-    League,
     Operation,
     Settlement,
     SinkTraits,
-    SportArchetype,
     Topology,
     Verdict,
     entity_id,
@@ -33,6 +30,7 @@ from altsync.relay import Relay, RelayPolicy
 from altsync.sinks import embedding
 from altsync.sinks.base import Sink
 from altsync.store import Changes, EmbeddingCache
+from tests import sports
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
 from tests.integration.fakes import FakeEmbedder
 
@@ -50,48 +48,42 @@ INDEX = TOPOLOGY.traits("pinecone")
 EMBEDDER = TOPOLOGY.traits("embedding")
 
 
-def league(key: str, **changes: Any) -> League:
+def league(key: str, **changes: Any) -> sports.League:
     """A league whose tag, and seed id, is ``key``."""
     content: dict[str, Any] = {
         "league_name": f"The {key}",
         "sport_name": "Football",
         "sport_archetype": "team_sport",
     }
-    return League(key, **{**content, **changes})
+    return sports.League(key, **{**content, **changes})
 
 
-def leagues(count: int) -> list[League]:
+def leagues(count: int) -> list[sports.League]:
     """So many leagues: l000, l001 …"""
     return [league(f"l{number:03}") for number in range(count)]
 
 
-def example(key: str, category: str = "triage", **changes: Any) -> FewShotExample:
+def example(key: str, category: str = "triage", **changes: Any) -> sports.FewShotExample:
     """An example whose id is ``key``."""
-    return FewShotExample(key, category, **{"input_text": key, "output_text": "yes", **changes})
+    return sports.FewShotExample(
+        key, category, **{"input_text": key, "output_text": "yes", **changes}
+    )
 
 
-def archetype(key: str, **changes: Any) -> SportArchetype:
+def archetype(key: str, **changes: Any) -> sports.SportArchetype:
     """An archetype whose name is ``key``."""
     content: dict[str, Any] = {"display_name": key.title(), "code_pattern": "TeamMatch"}
-    return SportArchetype(key, **{**content, **changes})
+    return sports.SportArchetype(key, **{**content, **changes})
 
 
 def type_of(content: Content) -> EntityType:
     """The table of a content."""
-    match content:
-        case League():
-            return EntityType.LEAGUE
-        case SportArchetype():
-            return EntityType.SPORT_ARCHETYPE
-        case FewShotExample():
-            return EntityType.FEW_SHOT_EXAMPLE
-        case _:
-            assert_never(content)
+    return content.entity_type
 
 
 def key_of(content: Content) -> str:
     """The key of a content in every sink; these tests take it as the seed id too."""
-    return str(getattr(content, outbox.KEY_COLUMN[type_of(content)]))
+    return str(getattr(content, type_of(content).key_column))
 
 
 def id_of(content: Content) -> UUID:
@@ -299,7 +291,7 @@ def empty(conn: Conn) -> None:
 def save(conn: Conn, *contents: Content, topology: Topology = TOPOLOGY) -> Changes:
     """Seed inside the caller's transaction; the session has its temporary tables already."""
     changes = Changes()
-    for entity_type in EntityType:
+    for entity_type in sports.TYPES:
         members = [content for content in contents if type_of(content) is entity_type]
         if members:
             store.copy_to_staging(conn, entity_type, [_staged(content) for content in members])
@@ -310,7 +302,7 @@ def save(conn: Conn, *contents: Content, topology: Topology = TOPOLOGY) -> Chang
 def delete(conn: Conn, *contents: Content) -> Changes:
     """Delete inside the caller's transaction."""
     changes = Changes()
-    for entity_type in EntityType:
+    for entity_type in sports.TYPES:
         ids = [id_of(content) for content in contents if type_of(content) is entity_type]
         if ids:
             changes += store.tombstone(conn, entity_type, ids, TOPOLOGY)
@@ -333,7 +325,7 @@ def pass_time(conn: Conn, seconds: float) -> None:
         "last_claim_at = last_claim_at - {t}, last_wake_at = last_wake_at - {t}",
         *(
             f"UPDATE {entity_type} SET deleted_at = deleted_at - {{t}} WHERE deleted_at < now()"
-            for entity_type in EntityType
+            for entity_type in sports.TYPES
         ),
     ):
         conn.execute(statement.format(t=f"make_interval(secs => {float(seconds)})"))
@@ -380,7 +372,7 @@ def eventually(condition: Callable[[], bool], patience: float = PATIENCE) -> Non
 
 def _staged(content: Content) -> bytes:
     entity_type = type_of(content)
-    columns = (getattr(content, name) for name in store.CONTENT_COLUMNS[entity_type])
+    columns = (getattr(content, name) for name in entity_type.columns)
     return db.copy_line(
         (
             entity_id(entity_type, key_of(content)).hex,

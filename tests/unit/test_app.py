@@ -14,7 +14,7 @@ from altsync.app import Application, policy
 from altsync.config import read_settings
 from altsync.delivery import Policy, full_jitter
 from altsync.errors import ConfigurationError
-from altsync.records import EntityType, SinkTraits
+from altsync.records import SinkTraits
 
 EMBEDDING = {"OPENAI_API_KEY": "planted-key"}
 NEO4J = {"NEO4J_URI": "bolt://127.0.0.1:1"}
@@ -37,7 +37,7 @@ def test_the_sinks_of_the_product() -> None:
             "similarity",
             guarded=True,
             follows="embedding",
-            types=(EntityType.LEAGUE,),
+            similar=True,
             local=True,
         ),
     )

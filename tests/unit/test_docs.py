@@ -16,10 +16,11 @@ from sqlalchemy.dialects import postgresql
 from sqlmodel import SQLModel
 
 from altsync import cli
+from altsync.catalogue.entity import Entity
+from altsync.catalogue.parts import Part
 from altsync.cli.terminal import Exit
 from altsync.config import Settings
-from altsync.models import EntityColumns
-from altsync.seed.lines import LINES, Part
+from tests import sports
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -238,7 +239,7 @@ def test_tables_reference_is_complete() -> None:
     documented = {name: _columns(text) for name, text in found.items() if rows(text)}
     expected = {}
     for table in SQLModel.metadata.sorted_tables:
-        mirrored = set(EntityColumns.model_fields) <= set(table.columns.keys())
+        mirrored = set(Entity.model_fields) <= set(table.columns.keys())
         documented[table.name] = (common if mirrored else set()) | documented[table.name]
         expected[table.name] = {
             (column.name, _type_of(column), "yes" if column.nullable else "no")
@@ -257,14 +258,14 @@ def _type_of(column: Any) -> str:
     return text.replace("timestamp with time zone", "timestamptz")
 
 
-@pytest.mark.parametrize("part", Part)
+@pytest.mark.parametrize("part", sports.PARTS)
 def test_seed_reference_is_complete(part: Part) -> None:
     """Every field of a part, and whether a line must have it."""
     text = sections(REFERENCE / "seeds.md")[part]
     documented = {cells[0]: cells[1] for cells in rows(text)}
-    fields = LINES[part].model_fields
+    fields = part.line.model_fields
     expected = {name: "yes" if field.is_required() else "no" for name, field in fields.items()}
-    if part is Part.EXAMPLES:
+    if part is sports.EXAMPLES:
         expected["category"] = "no"  # the reader fills it in from the file's name
 
     assert documented == expected

@@ -14,11 +14,11 @@ from altsync.records import (
     Model,
     Row,
     SinkTraits,
-    SportArchetype,
     Topology,
     entity_hex,
     entity_id,
 )
+from tests import sports
 
 TOPOLOGY = Topology(
     (
@@ -33,9 +33,9 @@ TOPOLOGY = Topology(
 @pytest.mark.parametrize(
     ("entity_type", "expected"),
     [
-        (EntityType.LEAGUE, "9677ce5f-6416-51a3-ab50-2f8c409cf9d6"),
-        (EntityType.SPORT_ARCHETYPE, "486802c7-26a4-5fd4-8cdd-3893ef384792"),
-        (EntityType.FEW_SHOT_EXAMPLE, "c0d4fe98-a674-5ff5-b75d-1cf0aed2d303"),
+        (sports.LEAGUE, "9677ce5f-6416-51a3-ab50-2f8c409cf9d6"),
+        (sports.SPORT_ARCHETYPE, "486802c7-26a4-5fd4-8cdd-3893ef384792"),
+        (sports.FEW_SHOT_EXAMPLE, "c0d4fe98-a674-5ff5-b75d-1cf0aed2d303"),
     ],
 )
 def test_ids_are_the_same_for_ever(entity_type: EntityType, expected: str) -> None:
@@ -44,7 +44,7 @@ def test_ids_are_the_same_for_ever(entity_type: EntityType, expected: str) -> No
     assert entity_id(entity_type.value, "combat_001") == UUID(expected)
 
 
-@given(st.sampled_from(EntityType), st.text(st.characters(codec="utf-8")))
+@given(st.sampled_from(sports.TYPES), st.text(st.characters(codec="utf-8")))
 def test_ids_are_version_5_uuids(entity_type: EntityType, seed_id: str) -> None:
     """Of the namespace, the type and the seed id, as the standard library makes them."""
     expected = uuid5(ENTITY_NAMESPACE, f"{entity_type}:{seed_id}")
@@ -54,7 +54,11 @@ def test_ids_are_version_5_uuids(entity_type: EntityType, seed_id: str) -> None:
 
 def test_entities_are_locked_in_the_order_of_the_types() -> None:
     """The lock order of the outbox; changing it lets two releases deadlock."""
-    assert [kind.value for kind in EntityType] == ["sport_archetype", "league", "few_shot_example"]
+    assert [kind.value for kind in sports.TYPES] == [
+        "sport_archetype",
+        "league",
+        "few_shot_example",
+    ]
 
 
 def test_sinks_are_told_apart_by_what_they_wait_for() -> None:
@@ -81,13 +85,13 @@ def test_a_vector_counts_for_its_text_and_its_model(
 ) -> None:
     """Another text or another model means that the vector is not the wanted one."""
     row = Row(
-        entity_type=EntityType.SPORT_ARCHETYPE,
-        id=entity_id(EntityType.SPORT_ARCHETYPE, "a"),
+        entity_type=sports.SPORT_ARCHETYPE,
+        id=entity_id(sports.SPORT_ARCHETYPE, "a"),
         key="racing",
         version=1,
         graph_version=1,
         deleted=False,
-        content=SportArchetype("racing", "Racing", "RaceEvent"),
+        content=sports.SportArchetype("racing", "Racing", "RaceEvent"),
         content_hash="c",
         text_hash="t",
         embedding_text_hash=embedded,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from altsync.seed.lines import Part
 from altsync.seed.reader import Rejected
 from altsync.seed.report import SHOWN, Counts, Report
+from tests import sports
 
 
 def refused(number: int, raw: str = '{"id":7}') -> Rejected:
@@ -18,9 +18,9 @@ def refused(number: int, raw: str = '{"id":7}') -> Rejected:
 def test_counts_add_up_over_the_parts(tmp_path: Path) -> None:
     """The total is the sum of the parts, field by field."""
     report = Report(tmp_path)
-    report.counts(Part.LEAGUES).add(Counts(1, 2, 3, 4, 5, 6, 7))
-    report.counts(Part.LEAGUES).created += 1
-    report.counts(Part.EXAMPLES).add(Counts(10, 20, 30, 40, 50, 60, 70))
+    report.counts(sports.LEAGUES).add(Counts(1, 2, 3, 4, 5, 6, 7))
+    report.counts(sports.LEAGUES).created += 1
+    report.counts(sports.EXAMPLES).add(Counts(10, 20, 30, 40, 50, 60, 70))
     assert report.total == Counts(11, 23, 33, 44, 55, 66, 77)
     report.close()
 
@@ -28,8 +28,8 @@ def test_counts_add_up_over_the_parts(tmp_path: Path) -> None:
 def test_refused_lines_land_in_a_file(tmp_path: Path) -> None:
     """One JSON object each: where, which field, why, and the line itself."""
     report = Report(tmp_path / "runs" / "1")
-    report.reject(Part.LEAGUES, refused(3, 'x}) "quoted" é 🏆\ttab'))
-    report.reject(Part.EXAMPLES, Rejected("examples/b.jsonl", 9, None, "not JSON", "\\xe9"))
+    report.reject(sports.LEAGUES, refused(3, 'x}) "quoted" é 🏆\ttab'))
+    report.reject(sports.EXAMPLES, Rejected("examples/b.jsonl", 9, None, "not JSON", "\\xe9"))
     report.close()
 
     assert report.rejects_file == tmp_path / "runs" / "1" / "rejects.jsonl"
@@ -50,7 +50,7 @@ def test_refused_lines_land_in_a_file(tmp_path: Path) -> None:
             "raw": "\\xe9",
         },
     ]
-    assert report.counts(Part.LEAGUES).rejected == 1
+    assert report.counts(sports.LEAGUES).rejected == 1
     assert report.total.rejected == 2
 
 
@@ -58,7 +58,7 @@ def test_memory_keeps_the_first_refused_lines_alone(tmp_path: Path) -> None:
     """The terminal shows some; the file has all."""
     report = Report(tmp_path)
     for number in range(1, SHOWN + 31):
-        report.reject(Part.LEAGUES, refused(number))
+        report.reject(sports.LEAGUES, refused(number))
     report.close()
     assert [line.number for line in report.shown] == list(range(1, SHOWN + 1))
     assert report.total.rejected == SHOWN + 30
@@ -68,7 +68,7 @@ def test_memory_keeps_the_first_refused_lines_alone(tmp_path: Path) -> None:
 def test_a_run_without_refused_lines_leaves_no_file_of_them(tmp_path: Path) -> None:
     """An empty rejects file would look like trouble."""
     report = Report(tmp_path / "run")
-    report.counts(Part.LEAGUES).processed += 2
+    report.counts(sports.LEAGUES).processed += 2
     report.close()
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["report.json"]
     assert report.rejects_file is None
@@ -77,8 +77,8 @@ def test_a_run_without_refused_lines_leaves_no_file_of_them(tmp_path: Path) -> N
 def test_the_reports_json(tmp_path: Path) -> None:
     """What scripts read, on stdout and in the file: totals at the top, parts below."""
     report = Report(tmp_path)
-    report.counts(Part.LEAGUES).add(Counts(processed=3, created=2, operations=4))
-    report.reject(Part.LEAGUES, refused(1))
+    report.counts(sports.LEAGUES).add(Counts(processed=3, created=2, operations=4))
+    report.reject(sports.LEAGUES, refused(1))
     report.notes.append("nothing was pruned: --limit leaves lines unread")
     report.close()
     counts = {
@@ -102,7 +102,7 @@ def test_the_reports_json(tmp_path: Path) -> None:
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     """Without a folder the lines are counted and shown, and no more."""
     report = Report(None)
-    report.reject(Part.LEAGUES, refused(1))
+    report.reject(sports.LEAGUES, refused(1))
     report.close()
     assert (report.total.rejected, len(report.shown), report.rejects_file) == (1, 1, None)
     assert list(tmp_path.iterdir()) == []

@@ -12,10 +12,11 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from altsync.catalogue.parts import Part
 from altsync.errors import SeedError
 from altsync.seed.files import NAMED, Listing, list_files
-from altsync.seed.lines import Part
 from altsync.seed.reader import Rejected, read
+from tests import sports
 
 #: An account that owns nothing.
 STRANGER = 65534
@@ -28,14 +29,14 @@ def touch(folder: Path, *names: str) -> None:
         (folder / name).touch()
 
 
-def labels(listing: Listing, part: Part = Part.LEAGUES) -> list[str]:
+def labels(listing: Listing, part: Part = sports.LEAGUES) -> list[str]:
     """The files of a part."""
     return [file.label for file in listing.files[part]]
 
 
 def look(folder: Path, *parts: Part) -> Listing:
     """List a folder; its leagues alone unless parts are named."""
-    return list_files(folder, parts or (Part.LEAGUES,))
+    return list_files(folder, parts or (sports.LEAGUES,))
 
 
 def refused(folder: Path) -> dict[str, str]:
@@ -179,9 +180,9 @@ def test_a_link_within_the_folder_is_followed(tmp_path: Path) -> None:
     (tmp_path / "..data").symlink_to("..2026_01")
     (tmp_path / "leagues.jsonl").symlink_to("..data/leagues.jsonl")
     (tmp_path / "examples").symlink_to("data/examples")
-    listing = look(tmp_path, Part.LEAGUES, Part.EXAMPLES)
+    listing = look(tmp_path, sports.LEAGUES, sports.EXAMPLES)
     assert labels(listing) == ["leagues.jsonl"]
-    assert labels(listing, Part.EXAMPLES) == ["examples/triage.jsonl"]
+    assert labels(listing, sports.EXAMPLES) == ["examples/triage.jsonl"]
     assert [label for label, _ in listing.unread] == ["data/more.jsonl"]
     assert listing.refused == []
 
@@ -217,8 +218,8 @@ def test_what_may_not_be_read_is_refused_by_name(open_folder: Path) -> None:
         (open_folder / "leagues" / name).chmod(mode)
     with as_stranger():
         listing = look(open_folder)
-        files = listing.files[Part.LEAGUES]
-        lines = [line for file in files for line in read(file, frozenset())]
+        files = listing.files[sports.LEAGUES]
+        lines = [line for file in files for line in read(file, {})]
     (open_folder / "leagues/closed").chmod(0o700)
     assert [(label, reason) for _part, label, reason in listing.refused] == [
         ("leagues/closed/", "cannot be read: Permission denied")
@@ -231,14 +232,14 @@ def test_what_may_not_be_read_is_refused_by_name(open_folder: Path) -> None:
 
 def test_a_file_that_is_replaced_before_it_is_opened_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "leagues/a.jsonl", "leagues/b.jsonl", "leagues/c.jsonl")
-    a, b, c = look(tmp_path).files[Part.LEAGUES]
+    a, b, c = look(tmp_path).files[sports.LEAGUES]
     a.path.unlink()
     b.path.unlink()
     os.mkfifo(b.path)
     c.path.unlink()
     c.path.symlink_to("/dev/zero")
     for file, reason in ((a, "No such file"), (b, "a named pipe"), (c, "cannot be read")):
-        (line,) = read(file, frozenset())
+        (line,) = read(file, {})
         assert isinstance(line, Rejected)
         assert (line.number, line.place) == (0, file.label)
         assert reason in line.reason
@@ -261,7 +262,7 @@ def test_a_folder_that_is_a_file_is_an_error(tmp_path: Path) -> None:
 )
 def test_a_category_is_a_name_without_suffixes(tmp_path: Path, name: str) -> None:
     touch(tmp_path / "examples", name, "other.jsonl")
-    (file,) = list_files(tmp_path, (Part.EXAMPLES,), "triage").files[Part.EXAMPLES]
+    (file,) = list_files(tmp_path, (sports.EXAMPLES,), "triage").files[sports.EXAMPLES]
     assert (file.label, file.defaults) == (f"examples/{name}", {"category": "triage"})
 
 
@@ -274,8 +275,8 @@ def packed(folder: Path, data: bytes) -> list[str]:
     """Read a compressed file: ids of its good lines, and refusals."""
     touch(folder, "leagues.jsonl.gz")
     (folder / "leagues.jsonl.gz").write_bytes(data)
-    (file,) = look(folder).files[Part.LEAGUES]
-    lines = read(file, frozenset({"racing"}))
+    (file,) = look(folder).files[sports.LEAGUES]
+    lines = read(file, {})
     return [str(one) if isinstance(one, Rejected) else one.seed_id for one in lines]
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from altsync.errors import SeedError
-from altsync.seed.lines import Part
 from altsync.seed.reader import LINE_BYTES, Line, Rejected, find
+from tests import sports
 
 
 def _line(seed_id: str, **fields: Any) -> str:
@@ -30,7 +30,7 @@ def _write(folder: Path, *lines: str) -> None:
 
 
 def _found(folder: Path, seed_id: str) -> list[tuple[str, int, bool]]:
-    lines = find(folder, Part.LEAGUES, seed_id)
+    lines = find(folder, sports.LEAGUES, seed_id)
     return [(line.file, line.number, isinstance(line, Line)) for line in lines]
 
 
@@ -45,7 +45,7 @@ def test_every_line_of_an_id_is_found_in_order(tmp_path: Path) -> None:
         ("leagues/b.jsonl", 1, True),
     ]
     assert _found(tmp_path, "nothing") == []
-    assert list(find(tmp_path, Part.EXAMPLES, "one")) == []
+    assert list(find(tmp_path, sports.EXAMPLES, "one")) == []
 
 
 def test_an_id_is_found_however_it_is_written(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_what_a_line_says_is_there(tmp_path: Path) -> None:
     (tmp_path / "examples").mkdir()
     text = '{"id": "ask", "input_text": "in", "output_text": "out"}'
     (tmp_path / "examples" / "triage.jsonl").write_text(text)
-    (line,) = find(tmp_path, Part.EXAMPLES, "ask")
+    (line,) = find(tmp_path, sports.EXAMPLES, "ask")
     assert isinstance(line, Line)
     assert line.raw == text
     assert getattr(line.item, "category", None) == "triage"
@@ -76,7 +76,7 @@ def test_lines_that_cannot_be_read_are_passed_over(tmp_path: Path) -> None:
 def test_a_refused_line_says_why(tmp_path: Path) -> None:
     """By field, as a seeding run would."""
     _write(tmp_path, _line("one", league_name=7))
-    (line,) = find(tmp_path, Part.LEAGUES, "one")
+    (line,) = find(tmp_path, sports.LEAGUES, "one")
     assert isinstance(line, Rejected)
     assert line.field == "league_name"
 
@@ -84,4 +84,4 @@ def test_a_refused_line_says_why(tmp_path: Path) -> None:
 def test_a_missing_folder(tmp_path: Path) -> None:
     """The same sentence as for a seeding run."""
     with pytest.raises(SeedError, match="no such folder"):
-        list(find(tmp_path / "nowhere", Part.LEAGUES, "one"))
+        list(find(tmp_path / "nowhere", sports.LEAGUES, "one"))

@@ -13,8 +13,8 @@ import pytest
 
 from altsync.seed.files import SeedFile
 from altsync.seed.foreign import WANTED
-from altsync.seed.lines import Part
 from altsync.seed.reader import Line, Rejected, read
+from tests import sports
 
 LEAGUES = [
     {
@@ -96,7 +96,7 @@ FOREIGN: dict[str, tuple[bytes, str]] = {
 def _read(folder: Path, data: bytes, name: str = "leagues.jsonl") -> list[Line | Rejected]:
     file = folder / name
     file.write_bytes(data)
-    return list(read(SeedFile(Part.LEAGUES, file, name), frozenset({"racing"})))
+    return list(read(SeedFile(sports.LEAGUES, file, name), {}))
 
 
 @pytest.mark.parametrize("kind", FOREIGN)

@@ -13,17 +13,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from altsync.catalogue.parts import Part
 from altsync.errors import SeedError
 from altsync.projection import content_hash
-from altsync.records import FewShotExample, League, LeaguePart, SportArchetype
+from altsync.records import Attached
 from altsync.seed.files import SeedFile, find_files
-from altsync.seed.lines import Part
 from altsync.seed.reader import DEPTH, LINE_BYTES, Line, Rejected, read
+from tests import sports
 
 #: Seconds for what takes milliseconds, before it is given up.
 PATIENCE = 20.0
 
-ARCHETYPES = frozenset({"racing", "team_sport"})
+ARCHETYPES = {"sport_archetype": frozenset({"racing", "team_sport"})}
 
 LEAGUE = {
     "id": "racing_001",
@@ -48,12 +49,12 @@ RELATIONSHIP = {
 }
 
 GOOD = {
-    Part.ARCHETYPES: ARCHETYPE,
-    Part.LEAGUES: LEAGUE,
-    Part.EXAMPLES: EXAMPLE,
-    Part.DOCUMENTS: DOCUMENT,
-    Part.CONTRACTS: CONTRACT,
-    Part.RELATIONSHIPS: RELATIONSHIP,
+    sports.ARCHETYPES: ARCHETYPE,
+    sports.LEAGUES: LEAGUE,
+    sports.EXAMPLES: EXAMPLE,
+    sports.DOCUMENTS: DOCUMENT,
+    sports.CONTRACTS: CONTRACT,
+    sports.RELATIONSHIPS: RELATIONSHIP,
 }
 
 
@@ -68,19 +69,19 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def read(self, data: str | bytes, part: Part = Part.LEAGUES) -> list[Line | Rejected]:
+    def read(self, data: str | bytes, part: Part = sports.LEAGUES) -> list[Line | Rejected]:
         """What a file of this content comes to."""
         file = self.path / f"{part}.jsonl"
         file.write_bytes(data if isinstance(data, bytes) else data.encode())
         return list(read(SeedFile(part, file, file.name), ARCHETYPES))
 
-    def refused(self, data: str | bytes, part: Part = Part.LEAGUES) -> Rejected:
+    def refused(self, data: str | bytes, part: Part = sports.LEAGUES) -> Rejected:
         """The one line of this content, refused."""
         (line,) = self.read(data, part)
         assert isinstance(line, Rejected), line
         return line
 
-    def accepted(self, data: str | bytes, part: Part = Part.LEAGUES) -> Line:
+    def accepted(self, data: str | bytes, part: Part = sports.LEAGUES) -> Line:
         """The one line of this content, accepted."""
         (line,) = self.read(data, part)
         assert isinstance(line, Line), line
@@ -150,7 +151,7 @@ def test_a_league_as_plain_data(folder: Folder) -> None:
         "founded": 1950,
         "rounds": {"2026": 24},
     }
-    assert folder.accepted(text(full)).item == League(
+    assert folder.accepted(text(full)).item == sports.League(
         "formula_1",
         "Formula 1",
         "Motorsport",
@@ -161,13 +162,15 @@ def test_a_league_as_plain_data(folder: Folder) -> None:
         "Grand prix racing.",
         {"founded": 1950, "rounds": {"2026": 24}},
     )
-    assert folder.accepted(text(LEAGUE)).item == League("", "Formula 1", "Motorsport", "racing")
+    assert folder.accepted(text(LEAGUE)).item == sports.League(
+        "", "Formula 1", "Motorsport", "racing"
+    )
 
 
 def test_an_archetype_as_plain_data(folder: Folder) -> None:
     """Nested characteristics stay as they are."""
     full = {**ARCHETYPE, "characteristics": {"scoring": ["a", 1, None]}, "more": True}
-    assert folder.accepted(text(full), Part.ARCHETYPES).item == SportArchetype(
+    assert folder.accepted(text(full), sports.ARCHETYPES).item == sports.SportArchetype(
         "racing", "Racing", "RaceEvent", None, {"scoring": ["a", 1, None]}, {"more": True}
     )
 
@@ -175,22 +178,22 @@ def test_an_archetype_as_plain_data(folder: Folder) -> None:
 def test_an_examples_category_is_its_files_name(folder: Folder) -> None:
     """A line may say it, too; then it is what the line says."""
     (folder.path / "triage.jsonl").write_text(text(EXAMPLE, {**EXAMPLE, "category": "other"}))
-    file = SeedFile(Part.EXAMPLES, folder.path / "triage.jsonl", "triage.jsonl")
+    file = SeedFile(sports.EXAMPLES, folder.path / "triage.jsonl", "triage.jsonl")
     lines = [line for line in read(file, ARCHETYPES) if isinstance(line, Line)]
     assert [line.item for line in lines] == [
-        FewShotExample("triage_001", "triage", "in", "out"),
-        FewShotExample("triage_001", "other", "in", "out"),
+        sports.FewShotExample("triage_001", "triage", "in", "out"),
+        sports.FewShotExample("triage_001", "other", "in", "out"),
     ]
 
 
 def test_contracts_have_dates(folder: Folder) -> None:
     """Dates are dates, not texts; a wrong one is refused by its name."""
-    item = folder.accepted(text({**CONTRACT, "start_date": "2026-01-31"}), Part.CONTRACTS).item
-    assert isinstance(item, LeaguePart)
+    item = folder.accepted(text({**CONTRACT, "start_date": "2026-01-31"}), sports.CONTRACTS).item
+    assert isinstance(item, Attached)
     assert str(item.fields["start_date"]) == "2026-01-31"
     assert item.fields["status"] == "active"
     for wrong in ("31.1.2026", 20260131, "2026-02-30", True):
-        refused = folder.refused(text({**CONTRACT, "end_date": wrong}), Part.CONTRACTS)
+        refused = folder.refused(text({**CONTRACT, "end_date": wrong}), sports.CONTRACTS)
         assert refused.field == "end_date"
 
 
@@ -220,7 +223,7 @@ def test_hostile_names_are_kept_as_they_are(folder: Folder, name: str, ascii_onl
     """No character is changed, dropped or taken for a line's end, escaped or not."""
     seed = {**LEAGUE, "league_name": name, "remark": name}
     line = folder.accepted(json.dumps(seed, ensure_ascii=ascii_only) + "\n")
-    assert isinstance(line.item, League)
+    assert isinstance(line.item, sports.League)
     assert line.item.league_name == name
     assert line.item.attributes == {"remark": name}
 
@@ -242,18 +245,18 @@ def test_hostile_names_are_kept_as_they_are(folder: Folder, name: str, ascii_onl
 def test_extra_fields_may_have_any_name(folder: Folder, field: str) -> None:
     """Names that mean something to Python mean nothing in a seed."""
     line = folder.accepted(text({**LEAGUE, field: "kept"}))
-    assert isinstance(line.item, League)
+    assert isinstance(line.item, sports.League)
     assert line.item.attributes == {field: "kept"}
 
 
-@pytest.mark.parametrize("part", [Part.ARCHETYPES, Part.DOCUMENTS, Part.CONTRACTS])
+@pytest.mark.parametrize("part", [sports.ARCHETYPES, sports.DOCUMENTS, sports.CONTRACTS])
 @pytest.mark.parametrize("value", [["x"], {"a": 1}, 7, "of no league", None])
 def test_a_field_of_another_part_is_an_extra_field(
     folder: Folder, part: Part, value: object
 ) -> None:
     """Only leagues and examples have an archetype; elsewhere the name is free."""
     item = folder.accepted(text({**GOOD[part], "sport_archetype": value}), part).item
-    assert isinstance(item, SportArchetype | LeaguePart)
+    assert isinstance(item, sports.SportArchetype | Attached)
     assert item.attributes == {"sport_archetype": value}
 
 
@@ -263,7 +266,7 @@ def test_a_field_of_another_part_is_an_extra_field(
 def test_numbers_within_64_bits_are_kept(folder: Folder, number: float) -> None:
     """What PostgreSQL and other readers agree on stays the same number."""
     item = folder.accepted(text({**LEAGUE, "number": number})).item
-    assert isinstance(item, League)
+    assert isinstance(item, sports.League)
     assert item.attributes["number"] == number
     assert type(item.attributes["number"]) is type(number)
 
@@ -271,7 +274,7 @@ def test_numbers_within_64_bits_are_kept(folder: Folder, number: float) -> None:
 def test_surrogate_pairs_are_characters(folder: Folder) -> None:
     """An escaped pair is one character, as JSON says."""
     line = folder.accepted('{"x":"\\ud83c\\udfc6",' + text(LEAGUE)[1:])
-    assert isinstance(line.item, League)
+    assert isinstance(line.item, sports.League)
     assert line.item.attributes == {"x": "🏆"}
 
 
@@ -353,32 +356,32 @@ def test_an_integer_of_a_million_digits_is_refused(folder: Folder) -> None:
 @pytest.mark.parametrize(
     ("part", "changes", "field"),
     [
-        (Part.LEAGUES, {"league_name": 7}, "league_name"),
-        (Part.LEAGUES, {"league_name": None}, "league_name"),
-        (Part.LEAGUES, {"league_name": ""}, "league_name"),
-        (Part.LEAGUES, {"league_name": ["a"]}, "league_name"),
-        (Part.LEAGUES, {"league_name": "x" * 501}, "league_name"),
-        (Part.LEAGUES, {"tier": 1}, "tier"),
-        (Part.LEAGUES, {"tier": True}, "tier"),
-        (Part.LEAGUES, {"description": {"en": "x"}}, "description"),
-        (Part.LEAGUES, {"league_tag": "has space"}, "league_tag"),
-        (Part.LEAGUES, {"league_tag": "é"}, "league_tag"),
-        (Part.LEAGUES, {"league_tag": "a\n"}, "league_tag"),
-        (Part.LEAGUES, {"id": 1}, "id"),
-        (Part.LEAGUES, {"id": ""}, "id"),
-        (Part.LEAGUES, {"id": "x" * 201}, "id"),
-        (Part.ARCHETYPES, {"archetype_name": "a b"}, "archetype_name"),
-        (Part.ARCHETYPES, {"characteristics": ["a"]}, "characteristics"),
-        (Part.ARCHETYPES, {"characteristics": "a"}, "characteristics"),
-        (Part.EXAMPLES, {"id": "é"}, "id"),
-        (Part.EXAMPLES, {"category": "Not A Name"}, "category"),
-        (Part.EXAMPLES, {"category": "../up"}, "category"),
-        (Part.EXAMPLES, {"tags": "a,b"}, "tags"),
-        (Part.EXAMPLES, {"tags": ["a", 1]}, "tags.1"),
-        (Part.EXAMPLES, {"input_text": ""}, "input_text"),
-        (Part.DOCUMENTS, {"league": None}, "league"),
-        (Part.DOCUMENTS, {"body": 1}, "body"),
-        (Part.CONTRACTS, {"status": 1}, "status"),
+        (sports.LEAGUES, {"league_name": 7}, "league_name"),
+        (sports.LEAGUES, {"league_name": None}, "league_name"),
+        (sports.LEAGUES, {"league_name": ""}, "league_name"),
+        (sports.LEAGUES, {"league_name": ["a"]}, "league_name"),
+        (sports.LEAGUES, {"league_name": "x" * 501}, "league_name"),
+        (sports.LEAGUES, {"tier": 1}, "tier"),
+        (sports.LEAGUES, {"tier": True}, "tier"),
+        (sports.LEAGUES, {"description": {"en": "x"}}, "description"),
+        (sports.LEAGUES, {"league_tag": "has space"}, "league_tag"),
+        (sports.LEAGUES, {"league_tag": "é"}, "league_tag"),
+        (sports.LEAGUES, {"league_tag": "a\n"}, "league_tag"),
+        (sports.LEAGUES, {"id": 1}, "id"),
+        (sports.LEAGUES, {"id": ""}, "id"),
+        (sports.LEAGUES, {"id": "x" * 201}, "id"),
+        (sports.ARCHETYPES, {"archetype_name": "a b"}, "archetype_name"),
+        (sports.ARCHETYPES, {"characteristics": ["a"]}, "characteristics"),
+        (sports.ARCHETYPES, {"characteristics": "a"}, "characteristics"),
+        (sports.EXAMPLES, {"id": "é"}, "id"),
+        (sports.EXAMPLES, {"category": "Not A Name"}, "category"),
+        (sports.EXAMPLES, {"category": "../up"}, "category"),
+        (sports.EXAMPLES, {"tags": "a,b"}, "tags"),
+        (sports.EXAMPLES, {"tags": ["a", 1]}, "tags.1"),
+        (sports.EXAMPLES, {"input_text": ""}, "input_text"),
+        (sports.DOCUMENTS, {"league": None}, "league"),
+        (sports.DOCUMENTS, {"body": 1}, "body"),
+        (sports.CONTRACTS, {"status": 1}, "status"),
     ],
 )
 def test_wrong_types_are_refused_by_field(
@@ -398,7 +401,7 @@ def test_wrong_types_are_refused_by_field(
         (part, field)
         for part, seed in GOOD.items()
         for field in seed
-        if not (part is Part.EXAMPLES and field == "category")
+        if not (part is sports.EXAMPLES and field == "category")
     ],
 )
 def test_a_missing_field_is_named(folder: Folder, part: Part, field: str) -> None:
@@ -422,7 +425,7 @@ def test_reasons_do_not_repeat_values(folder: Folder) -> None:
     assert "hunter2" in refused.raw
 
 
-@pytest.mark.parametrize("part", [Part.LEAGUES, Part.EXAMPLES])
+@pytest.mark.parametrize("part", [sports.LEAGUES, sports.EXAMPLES])
 def test_an_unknown_archetype_is_refused_with_the_known_ones(folder: Folder, part: Part) -> None:
     """A misspelt name would make a node of its own in the graph."""
     refused = folder.refused(text({**GOOD[part], "sport_archetype": "raicng"}), part)
@@ -523,7 +526,7 @@ def test_nesting_within_the_limit_is_kept(folder: Folder) -> None:
     """As deep as allowed, and brackets within texts do not count."""
     deep = '{"x":' + "[" * (DEPTH - 1) + "]" * (DEPTH - 1) + ","
     item = folder.accepted(deep + '"y":"' + "[{" * 5000 + '\\"[",' + text(LEAGUE)[1:]).item
-    assert isinstance(item, League)
+    assert isinstance(item, sports.League)
     assert item.attributes["y"] == "[{" * 5000 + '"['
     content_hash(item)
 
@@ -531,10 +534,10 @@ def test_nesting_within_the_limit_is_kept(folder: Folder) -> None:
 _READ_ONE = """
 import sys
 from pathlib import Path
-from altsync.seed.lines import Part
+from altsync.catalogue.parts import Part
 from altsync.seed.files import SeedFile
 from altsync.seed.reader import read
-for line in read(SeedFile(Part.LEAGUES, Path(sys.argv[1]), "x"), frozenset()):
+for line in read(SeedFile(sports.LEAGUES, Path(sys.argv[1]), "x"), {}):
     print(line)
 """
 
@@ -588,7 +591,7 @@ def test_a_huge_line_is_refused_with_flat_memory(folder: Folder) -> None:
         stream.write(b'"}\n' + text(LEAGUE).encode())
     tracemalloc.start()
     try:
-        bad, good = read(SeedFile(Part.LEAGUES, file, "leagues.jsonl"), ARCHETYPES)
+        bad, good = read(SeedFile(sports.LEAGUES, file, "leagues.jsonl"), ARCHETYPES)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -608,7 +611,7 @@ def test_many_lines_are_read_with_flat_memory(folder: Folder) -> None:
             stream.write(long)
     tracemalloc.start()
     try:
-        count = sum(1 for _ in read(SeedFile(Part.LEAGUES, file, "x"), ARCHETYPES))
+        count = sum(1 for _ in read(SeedFile(sports.LEAGUES, file, "x"), ARCHETYPES))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -652,7 +655,7 @@ def test_an_id_that_stands_twice_is_not_known(folder: Folder) -> None:
 def test_a_key_that_only_looks_repeated_is_kept(folder: Folder, value: object) -> None:
     """Texts hold colons behind quotes, and other objects the same keys."""
     item = folder.accepted(text({**LEAGUE, "x": value})).item
-    assert isinstance(item, League)
+    assert isinstance(item, sports.League)
     assert item.attributes == {"x": value}
 
 
@@ -666,7 +669,7 @@ def test_progress_is_told_in_bytes(folder: Folder) -> None:
     sizes: list[int] = []
     file = folder.path / "leagues.jsonl"
     file.write_bytes(b"\xef\xbb\xbf" + text(LEAGUE).encode() + b"\n" + b"x" * (LINE_BYTES * 3))
-    list(read(SeedFile(Part.LEAGUES, file, "x"), ARCHETYPES, sizes.append))
+    list(read(SeedFile(sports.LEAGUES, file, "x"), ARCHETYPES, sizes.append))
     assert sum(sizes) == file.stat().st_size
 
 
@@ -681,7 +684,7 @@ _json = st.recursive(
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
 )
-@given(st.dictionaries(_names, _json, max_size=3), st.sampled_from(list(Part)))
+@given(st.dictionaries(_names, _json, max_size=3), st.sampled_from(list(sports.PARTS)))
 def test_any_json_is_either_kept_exactly_or_refused(
     folder: Folder, extra: dict[str, Any], part: Part
 ) -> None:
@@ -714,44 +717,45 @@ def _touch(folder: Path, *names: str) -> None:
 def test_files_are_found_by_part(tmp_path: Path) -> None:
     """One file, or a folder of files in the order of their names; nothing else in it counts."""
     _touch(tmp_path, "archetypes.jsonl", "leagues/b.jsonl", "leagues/a.jsonl", "leagues/notes.txt")
-    assert [f.label for f in find_files(tmp_path, Part.ARCHETYPES)] == ["archetypes.jsonl"]
-    assert [f.label for f in find_files(tmp_path, Part.LEAGUES)] == [
+    assert [f.label for f in find_files(tmp_path, sports.ARCHETYPES)] == ["archetypes.jsonl"]
+    assert [f.label for f in find_files(tmp_path, sports.LEAGUES)] == [
         "leagues/a.jsonl",
         "leagues/b.jsonl",
     ]
-    assert find_files(tmp_path, Part.DOCUMENTS) == []
+    assert find_files(tmp_path, sports.DOCUMENTS) == []
 
 
 def test_a_file_beside_the_folder_comes_first(tmp_path: Path) -> None:
     """Both forms may be there."""
     _touch(tmp_path, "leagues.jsonl", "leagues/a.jsonl")
-    found = [file.label for file in find_files(tmp_path, Part.LEAGUES)]
+    found = [file.label for file in find_files(tmp_path, sports.LEAGUES)]
     assert found == ["leagues.jsonl", "leagues/a.jsonl"]
 
 
 def test_a_category_is_one_file(tmp_path: Path) -> None:
     """Only that one; a category without a file is an error that names the file."""
     _touch(tmp_path, "examples/triage.jsonl", "examples/other.jsonl")
-    found = find_files(tmp_path, Part.EXAMPLES, "triage")
+    found = find_files(tmp_path, sports.EXAMPLES, "triage")
     assert [file.label for file in found] == ["examples/triage.jsonl"]
     with pytest.raises(SeedError, match=r"examples/missing\.jsonl: no such file"):
-        find_files(tmp_path, Part.EXAMPLES, "missing")
+        find_files(tmp_path, sports.EXAMPLES, "missing")
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     """The sentence names the folder and the option."""
     with pytest.raises(SeedError, match=r"nowhere: no such folder; name one with --dir"):
-        find_files(tmp_path / "nowhere", Part.LEAGUES)
+        find_files(tmp_path / "nowhere", sports.LEAGUES)
 
 
 def test_the_seeds_of_the_repository_are_all_good() -> None:
     """Every line that is shipped can be loaded, with the archetypes that are shipped."""
     seeds = Path(__file__).parents[2] / "seeds"
-    (archetypes,) = find_files(seeds, Part.ARCHETYPES)
-    items = [line.item for line in read(archetypes, frozenset()) if isinstance(line, Line)]
-    known = frozenset(i.archetype_name for i in items if isinstance(i, SportArchetype))
+    (archetypes,) = find_files(seeds, sports.ARCHETYPES)
+    items = [line.item for line in read(archetypes, {}) if isinstance(line, Line)]
+    names = frozenset(i.archetype_name for i in items if isinstance(i, sports.SportArchetype))
+    known = {"sport_archetype": names}
     count, refused = 0, []
-    for part in Part:
+    for part in sports.PARTS:
         for file in find_files(seeds, part):
             for line in read(file, known):
                 count += 1

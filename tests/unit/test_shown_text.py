@@ -27,9 +27,9 @@ from altsync.cli.terminal import Terminal
 from altsync.health import Finding, Health
 from altsync.reconcile import Drift, Options, Report, Tally
 from altsync.records import BreakerState
-from altsync.seed.lines import Part
 from altsync.seed.report import Report as SeedReport
 from altsync.wording import one_line, visible
+from tests import sports
 
 #: Signs that steer a terminal, reorder text or hide it, and how each is shown.
 HIDDEN = {
@@ -232,7 +232,7 @@ def league(text: str) -> Any:
 def seed_table(text: str) -> RenderableType:
     names = ("processed", "created", "updated", "unchanged", "deleted", "rejected")
     counts = data(**dict.fromkeys(names, 1_234_567))
-    return seed.seed_table(data(parts={Part.LEAGUES: counts}), text)
+    return seed.seed_table(data(parts={sports.LEAGUES: counts}), text)
 
 
 def matrix(text: str) -> RenderableType:
@@ -248,7 +248,7 @@ def matrix(text: str) -> RenderableType:
 def entities(text: str) -> RenderableType:
     counts = dict.fromkeys(status._IN_ORDER, 1_234_567)
     one = data(total=7_654_321, by_sink={"neo4j": counts, "pinecone": counts})
-    return status.entity_table(data(entities={Part.LEAGUES: one}))
+    return status.entity_table(data(entities={sports.LEAGUES: one}))
 
 
 def sinks(text: str) -> RenderableType:

@@ -12,10 +12,10 @@ import pytest
 
 from altsync import queries, store
 from altsync.seed.files import find_files
-from altsync.seed.lines import Part
 from altsync.seed.reader import Rejected, read
 from altsync.store import LeagueChoices, LeagueFilter
 from altsync.wording import plural, sentences, unknown
+from tests import sports
 
 SOURCES = Path(__file__).resolve().parents[2] / "src" / "altsync"
 
@@ -83,8 +83,8 @@ def test_a_filter_that_matches_no_league_names_what_is_like_it(
 @pytest.mark.parametrize("line", ['{"id": "x', '{"id": "a\tb"}', '{"id": 1,}', "{id: 1}"])
 def test_a_parser_s_preposition_stands_once(tmp_path: Path, line: str) -> None:
     (tmp_path / "archetypes.jsonl").write_text(line)
-    (file,) = find_files(tmp_path, Part.ARCHETYPES)
-    (refused,) = read(file, frozenset())
+    (file,) = find_files(tmp_path, sports.ARCHETYPES)
+    (refused,) = read(file, {})
     assert isinstance(refused, Rejected)
     assert " at column " in refused.reason
     assert "at at" not in refused.reason

@@ -15,6 +15,7 @@ import typer
 
 from altsync import health, status, store
 from altsync.app import Application
+from altsync.catalogue.current import parts
 from altsync.cli.common import command
 from altsync.cli.local import open_stack
 from altsync.cli.operate import findings_table
@@ -24,7 +25,6 @@ from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import answers, notes
 from altsync.config import read_settings
 from altsync.errors import AltsyncError
-from altsync.seed.lines import Part
 from altsync.seed.options import Options
 from altsync.store import RunProgress
 
@@ -92,7 +92,7 @@ def demo(
         before = _remote_calls(app)
         cleanup.enter_context(_processes())
         conn = cleanup.enter_context(app.connect("altsync-demo"))
-        report = load(app, conn, Options(folder, tuple(Part)))
+        report = load(app, conn, Options(folder, parts()))
         progress: dict[str, RunProgress] = {}
         arrived = follow(app, conn, progress, LONGEST, STARTING)
         answers.print(seed_summary(report, progress))

@@ -11,6 +11,7 @@ import typer
 
 from altsync import health, log, outbox, store
 from altsync.app import Application
+from altsync.catalogue.current import entity_types
 from altsync.cli import terminal
 from altsync.cli.common import Json, application, known_sink, person
 from altsync.cli.tables import Table, Text
@@ -130,7 +131,11 @@ def backfill(
         traits = known_sink(app, sink)
         if not yes:
             _refuse_to_pay_twice(app, traits, force)
-        counts = {kind.value: backfill_type(app, traits, kind, force) for kind in traits.types}
+        counts = {
+            kind.value: backfill_type(app, traits, kind, force)
+            for kind in entity_types()
+            if traits.takes(kind)
+        }
         with app.database.transaction() as conn:
             outbox.probe_now(conn, sink)
         if as_json:

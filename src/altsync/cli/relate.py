@@ -12,12 +12,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from altsync import outbox, store
 from altsync.app import Application
+from altsync.catalogue.current import searched_types
 from altsync.cli import terminal
 from altsync.cli.common import Json, application
 from altsync.cli.operate import backfill_type
 from altsync.cli.terminal import Exit, notes
+from altsync.db import Conn
 from altsync.errors import AltsyncError, ConfigurationError
-from altsync.records import SIMILARITY, BreakerState, EntityType
+from altsync.records import SIMILARITY, BreakerState
 from altsync.wording import plural, sentences
 
 #: Seconds between two looks at leagues that other workers have taken, or that wait to be retried.
@@ -25,24 +27,24 @@ LOOK = 0.2
 
 
 def relate(
-    league: Annotated[
-        str | None, typer.Option("--league", help="One league by its tag, and its neighbours.")
+    key: Annotated[
+        str | None, typer.Option("--key", help="One entity by its key, and its neighbours.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every league.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every entity.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Look for similar leagues now, in this process, instead of after the next change.
+    """Search for similar entities now, in this process, instead of after the next change.
 
     Relationships that change are enqueued for the graph; workers carry them there.
     """
-    if (league is None) == (not everything):
-        raise typer.BadParameter("say which leagues: --all, or --league TAG")
+    if (key is None) == (not everything):
+        raise typer.BadParameter("say which entities: --all, or --key KEY")
     with application() as app:
         _check(app)
         with app.database.autocommit() as conn:
             started = store.clock(conn)
-            before = store.count_similar(conn)
-        asked = _ask_all(app) if league is None else _ask_one(app, league)
+            before = _count(conn)
+        asked = _ask_all(app) if key is None else _ask_one(app, key)
         _work_off(app)
         _show(app, asked, before, started, as_json=as_json)
 
@@ -55,25 +57,32 @@ def _check(app: Application) -> None:
         )
     reason = app.disabled_reason(SIMILARITY)
     if reason:
-        raise ConfigurationError(f"similar leagues cannot be found: {reason}")
+        raise ConfigurationError(f"similar entities cannot be found: {reason}")
     with app.database.transaction() as conn:
         app.register_sinks(conn)  # similarity may have been switched on since the last migration
 
 
-def _ask_one(app: Application, tag: str) -> int:
+def _count(conn: Conn, since: datetime | None = None) -> int:
+    return sum(store.count_similar(conn, kind, since=since) for kind in searched_types())
+
+
+def _ask_one(app: Application, key: str) -> int:
     with app.database.transaction() as conn:
-        found = store.forget_neighbours(conn, tag)
-        if found is None:
-            raise AltsyncError(f"no league has the tag {tag!r}")
-        return outbox.ask_for_neighbours(conn, [SIMILARITY], [found], delay=0.0)
+        for kind in searched_types():
+            found = store.forget_neighbours(conn, kind, key)
+            if found is not None:
+                return outbox.ask_for_neighbours(conn, kind, [SIMILARITY], [found], delay=0.0)
+    kinds = " or ".join(kind.one for kind in searched_types())
+    raise AltsyncError(f"no {kinds} has the key {key!r}")
 
 
 def _ask_all(app: Application) -> int:
-    return backfill_type(app, app.topology.traits(SIMILARITY), EntityType.LEAGUE, force=True)
+    traits = app.topology.traits(SIMILARITY)
+    return sum(backfill_type(app, traits, kind, force=True) for kind in searched_types())
 
 
 def _work_off(app: Application) -> None:
-    """Until no league waits. Workers may take some of them; what they hold is waited for."""
+    """Until no entity waits. Workers may take some of them; what they hold is waited for."""
     columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=notes) as bars:
         most = waiting = _waiting(app)
@@ -101,7 +110,7 @@ def _check_breaker(app: Application, waiting: int) -> None:
         raise AltsyncError(
             sentences(
                 f"{SIMILARITY} is {health.state}: {health.reason}",
-                f"{plural(waiting, 'league waits', 'leagues wait')}, and workers go on when it "
+                f"{plural(waiting, 'entity waits', 'entities wait')}, and workers go on when it "
                 "answers again",
             )
         )
@@ -109,7 +118,7 @@ def _check_breaker(app: Application, waiting: int) -> None:
 
 def _show(app: Application, asked: int, before: int, started: datetime, *, as_json: bool) -> None:
     with app.database.autocommit() as conn:
-        now, added = store.count_similar(conn), store.count_similar(conn, since=started)
+        now, added = _count(conn), _count(conn, since=started)
         dead = outbox.Selection(sink=SIMILARITY)
         groups = outbox.failures(conn, dead) if as_json else []
         failed = outbox.count_dead(conn, dead)
@@ -117,7 +126,7 @@ def _show(app: Application, asked: int, before: int, started: datetime, *, as_js
     if as_json:
         terminal.print_json(
             {
-                "leagues": asked,
+                "entities": asked,
                 "relationships": now,
                 "added": added,
                 "removed": removed,
@@ -126,12 +135,12 @@ def _show(app: Application, asked: int, before: int, started: datetime, *, as_js
         )
     else:
         notes.print(
-            f"{plural(asked, 'league was', 'leagues were')} asked for. Relationships: {added:,} "
+            f"{plural(asked, 'entity was', 'entities were')} asked for. Relationships: {added:,} "
             f"added, {removed:,} removed, {now:,} in all."
         )
     if failed:
         notes.print(
-            f"{plural(failed, 'league was', 'leagues were')} given up on: altsync failures says "
+            f"{plural(failed, 'entity was', 'entities were')} given up on: altsync failures says "
             "why.",
             style="red",
         )

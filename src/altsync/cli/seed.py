@@ -23,14 +23,15 @@ from rich.progress import (
 
 from altsync import store
 from altsync.app import Application
+from altsync.catalogue.current import parts
+from altsync.catalogue.parts import Part
 from altsync.cli import ending, terminal
 from altsync.cli.common import application
 from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import Exit, notes
 from altsync.db import Conn
 from altsync.records import EMBEDDING
-from altsync.seed.files import find_files
-from altsync.seed.lines import Part
+from altsync.seed.files import find_files, named_by
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Report
@@ -98,13 +99,13 @@ def seed(
     4 a sink gave up on some, 5 --timeout passed.
     """
     flags = (archetypes, leagues, examples, documents, contracts, relationships)
-    chosen = tuple(p for p, on in zip(Part, flags, strict=True) if on or everything)
+    chosen = tuple(p for p, on in zip(parts(), flags, strict=True) if on or everything)
     if not chosen:
         raise typer.BadParameter(
             "say what to seed: --all, --archetypes, --leagues, --examples, --documents, "
             "--contracts, --relationships"
         )
-    if category is not None and Part.EXAMPLES not in chosen:
+    if category is not None and not any(named_by(part) for part in chosen):
         raise typer.BadParameter("--category needs --examples or --all")
     options = Options(folder, chosen, limit, category, prune, yes, strict, dry_run, wait)
     with application() as app:
@@ -227,7 +228,7 @@ class _Advance:
 
     def __call__(self, part: Part, size: int) -> None:
         if part not in self._tasks:
-            category = self._options.category if part is Part.EXAMPLES else None
+            category = self._options.category if named_by(part) else None
             files = find_files(self._options.folder, part, category)
             total = sum(file.path.stat().st_size for file in files)
             self._tasks[part] = self._progress.add_task(part.value, total=total)

@@ -40,9 +40,7 @@ _MARKS = {
 
 
 def why(
-    key: Annotated[
-        str, typer.Argument(help="A league's tag, an archetype's name, an example's or seed's id.")
-    ],
+    key: Annotated[str, typer.Argument(help="The entity's key, or its seed id.")],
     folder: Annotated[Path, typer.Option("--dir", help="The seed folder.")] = Path("seeds"),
     as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
 ) -> None:
@@ -127,7 +125,7 @@ def _row_lines(found: Explanation) -> Iterator[str]:
     for edge in entity.relationships:
         arrow = "→" if edge.direction == "out" else "←"
         score = f" {edge.score:.3f}" if edge.score is not None else ""
-        yield f"{edge.type} {arrow} {edge.league_tag}{score}"
+        yield f"{edge.type} {arrow} {edge.key}{score}"
 
 
 def _embedding_lines(found: Explanation) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from altsync import __version__, explain, history, outbox, queries, status, store
 from altsync.app import Application
+from altsync.catalogue.current import current, entity_types
 from altsync.db import Conn
 from altsync.errors import AltsyncError
 from altsync.outbox import DeadOperation, FailureGroup, Selection
@@ -318,9 +319,9 @@ def _entity_type(name: str | None) -> EntityType | None:
     if name is None:
         return None
     try:
-        return EntityType(name)
-    except ValueError:
-        raise BadRequest(unknown("entity type", name, EntityType)) from None
+        return current().by_table[name]
+    except LookupError:
+        raise BadRequest(unknown("entity type", name, entity_types())) from None
 
 
 def _status(name: str | None) -> str | None:

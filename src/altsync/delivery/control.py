@@ -15,7 +15,7 @@ from altsync.delivery.budget import Budget
 from altsync.delivery.evidence import ALONE, Destination
 from altsync.delivery.policy import Policy
 from altsync.errors import SinkFailure
-from altsync.projection import MOVING, namespace
+from altsync.projection import namespace
 from altsync.records import AlreadyNewer, Answer, ErrorKind, Model, Operation, Row, Written
 from altsync.sinks.base import Sink
 
@@ -50,7 +50,7 @@ def as_failure(sink: str, error: Exception, records: int) -> SinkFailure:
 def is_stray(row: Row) -> bool:
     """Return whether a row of a type that moves is, or may turn up, elsewhere than it belongs."""
     places = {row.written_namespace, *row.doubtful_namespaces}
-    return row.entity_type in MOVING and places != {namespace(row)}
+    return row.entity_type.moves and places != {namespace(row)}
 
 
 class Controls:

@@ -9,6 +9,7 @@ from typing import assert_never
 import structlog
 
 from altsync import outbox, store
+from altsync.catalogue.current import entity_types
 from altsync.db import Database
 from altsync.delivery.evidence import destination_of
 from altsync.delivery.policy import Policy, full_jitter
@@ -19,7 +20,6 @@ from altsync.records import (
     EMBEDDING,
     AlreadyNewer,
     Dead,
-    EntityType,
     ErrorKind,
     Failed,
     Operation,
@@ -192,6 +192,6 @@ class Judge:
 #: Names of all destinations that a sink may have.
 _DESTINATIONS = [
     destination_of(entity_type, deleted=deleted)
-    for entity_type in EntityType
+    for entity_type in entity_types()
     for deleted in (False, True)
 ]

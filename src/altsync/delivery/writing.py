@@ -17,6 +17,7 @@ import psycopg
 import structlog
 
 from altsync import outbox
+from altsync.catalogue.current import entity_types
 from altsync.db import Database
 from altsync.delivery.budget import Budget, fitting, size_of
 from altsync.delivery.control import Controls, as_failure, attempt, is_stray
@@ -25,7 +26,7 @@ from altsync.delivery.pace import Pace
 from altsync.delivery.policy import Policy
 from altsync.errors import SinkFailure
 from altsync.log import redact
-from altsync.projection import MOVING, namespace
+from altsync.projection import namespace
 from altsync.records import (
     EMBEDDING,
     AlreadyNewer,
@@ -144,7 +145,7 @@ class Writer:
             placed = self._settle_places(ready, writing, model)
             self._at("placed")
             self._call_all(_by_type(placed), writing, model)
-            # Leagues before archetypes: what leads to a node goes before it.
+            # Children before parents: what leads to a node goes before it.
             self._call_all(_by_type(gone)[::-1], writing, model, removing=True)
         except SinkFailure as failure:  # a budget that is used up
             writing.failure = failure
@@ -155,7 +156,7 @@ class Writer:
         former = {
             (row.entity_type, row.id): row.written_namespace
             for row in rows
-            if row.written_namespace and row.entity_type in MOVING
+            if row.written_namespace and row.entity_type.moves
             if row.deleted or is_stray(row)
         }
         if former and self._traits.needs_embedding:
@@ -537,7 +538,7 @@ def _by_type(rows: Sequence[Row]) -> list[list[Row]]:
     groups: dict[EntityType, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.entity_type].append(row)
-    return [groups[entity_type] for entity_type in EntityType if entity_type in groups]
+    return [groups[entity_type] for entity_type in entity_types() if entity_type in groups]
 
 
 def _failed(row: Row, failure: SinkFailure) -> Failed:

@@ -53,8 +53,8 @@ from altsync.outbox.dead import (
     retry_dead,
 )
 from altsync.outbox.edges import (
-    BASIS,
     ask_for_neighbours,
+    basis_of,
     begin_searches,
     carry_edges,
     due_searches,
@@ -66,7 +66,6 @@ from altsync.outbox.edges import (
 from altsync.outbox.enqueue import (
     CHANNEL,
     HOLD,
-    KEY_COLUMN,
     LOW_PRIORITY,
     ON_LIVE,
     enqueue_parameters,
@@ -101,12 +100,10 @@ from altsync.outbox.upkeep import backfill_page, purge_deleted, reembed_page
 from altsync.outbox.vectors import HAS_VECTOR, VECTOR
 
 __all__ = [
-    "BASIS",
     "CHANNEL",
     "EVERYTHING",
     "HAS_VECTOR",
     "HOLD",
-    "KEY_COLUMN",
     "LONGEST_WAIT",
     "LOW_PRIORITY",
     "ON_LIVE",
@@ -126,6 +123,7 @@ __all__ = [
     "ask_for_neighbours",
     "backfill_page",
     "begin_control",
+    "basis_of",
     "begin_searches",
     "carry_edges",
     "claim",

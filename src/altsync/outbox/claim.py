@@ -8,16 +8,14 @@ from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
+from altsync.catalogue.current import current, entity_type, entity_types
 from altsync.db import Conn, own_revision
-from altsync.records import EntityType, Operation
+from altsync.records import Operation
 
 #: Each crash or hang that an operation took part in makes its next batch ten times smaller;
 #: beyond 10**6 it is alone whatever the batch size.
 _SUSPICION_CAP = 6
 
-
-#: Types by their names: asking the enum costs more than all else that a row of a claim does.
-_TYPES = {kind.value: kind for kind in EntityType}
 
 #: The type and the key of a claimed row.
 _TYPE_AND_KEY = itemgetter(1, 3)
@@ -42,6 +40,7 @@ WITH due AS MATERIALIZED (
        LATERAL (SELECT GREATEST(CASE WHEN lease_token IS NULL THEN 0 ELSE attempts END,
                                 suspicion) AS doubt) s
   WHERE sink = %(sink)s AND finished_at IS NULL AND available_at <= now()
+    AND entity_type = ANY(%(types)s)
     AND (lease_token IS NULL OR attempts < %(max_attempts)s)
     AND NOT EXISTS (SELECT 1 FROM sink_state p WHERE p.sink = %(sink)s AND p.state = 'paused')
   ORDER BY priority, available_at LIMIT %(n)s FOR UPDATE OF sync_operation SKIP LOCKED),
@@ -87,7 +86,8 @@ def claim(
     part in a call without a clear answer, come fewer at a time (a tenth, a hundredth … one), so
     that a poison record is found alone. A probe takes the one with the fewest such calls.
     Operations of the destinations in ``last`` come when no others are due. Of a paused sink nothing
-    is taken, whatever its gate said before. Read the rows in a later statement than this one.
+    is taken, whatever its gate said before, and nothing of types that the catalogue
+    does not have. Read the rows in a later statement than this one.
     """
     numbers = {
         "sink": sink,
@@ -97,6 +97,7 @@ def claim(
         "lease": lease,
         "max_attempts": max_attempts,
         "probe": probe,
+        "types": [kind.value for kind in entity_types()],
     }
     found = conn.execute(_CLAIM_OTHERS, numbers | {"but": list(last)}).fetchall() if last else []
     rows = sorted(found or conn.execute(_CLAIM, numbers).fetchall(), key=_TYPE_AND_KEY)
@@ -107,7 +108,7 @@ def _operation(row: Sequence[Any]) -> Operation:
     op_id, kind, entity, key, version, attempts, suspicion, unsure, places = row
     return Operation(
         op_id,
-        _TYPES[kind],
+        current().by_table[kind],
         entity,
         key,
         version,
@@ -190,4 +191,4 @@ def exhausted(conn: Conn, max_attempts: int, limit: int = 500) -> list[tuple[str
         """,
         (max_attempts, own_revision(), limit),
     )
-    return [(r[0], r[1], Operation(r[2], EntityType(r[3]), *r[4:])) for r in rows]
+    return [(r[0], r[1], Operation(r[2], entity_type(r[3]), *r[4:])) for r in rows]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from altsync.catalogue.current import entity_types
 from altsync.db import Conn
 from altsync.errors import LONGEST_WAIT
-from altsync.records import EntityType, Origin
+from altsync.records import Origin
 
 #: Longest queue for a provider's budget, in seconds: a large text at some hundred tokens a minute.
 LONGEST_BUDGET = 3600.0
@@ -121,5 +122,5 @@ def set_deletions_back(conn: Conn) -> int:
             """,
             (TOLERANCE,),
         ).rowcount
-        for entity_type in EntityType
+        for entity_type in entity_types()
     )

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from altsync.db import Conn
 from altsync.outbox.claim import release
-from altsync.outbox.enqueue import KEY_COLUMN, status_column
+from altsync.outbox.enqueue import status_column
 from altsync.outbox.upkeep import mark_pending
 from altsync.records import Action, EntityType, Operation, Origin, SinkTraits
 
@@ -32,9 +32,9 @@ def begin_control(
     On an autocommit connection. Only sinks that keep a status on the entity have one.
     """
     status = status_column(sink.name)
-    if status is None or entity_type not in sink.types:
+    if status is None or not sink.takes(entity_type):
         return None
-    key = KEY_COLUMN[entity_type]
+    key = entity_type.key_column
     parameters: dict[str, Any] = {
         "sink": sink.name,
         "action": Action.DELETE if deleted else Action.UPSERT,

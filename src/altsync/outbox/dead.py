@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from altsync.catalogue.current import entity_type, entity_types
 from altsync.db import Conn
 from altsync.outbox.breaker import probe_now
 from altsync.outbox.enqueue import (
-    KEY_COLUMN,
     ON_LIVE,
     enqueue_parameters,
     lock_entities,
@@ -178,7 +178,7 @@ def dead_ids(
         """,
         {**_parameters(which, after), "limit": limit},
     )
-    return [(r[0], EntityType(r[1]), r[2]) for r in rows]
+    return [(r[0], entity_type(r[1]), r[2]) for r in rows]
 
 
 def retry_dead(conn: Conn, dead: Sequence[DeadOperation], topology: Topology) -> int:
@@ -190,7 +190,7 @@ def retry_dead(conn: Conn, dead: Sequence[DeadOperation], topology: Topology) ->
     """
     lock_entities(conn, ((t, i) for _, t, i in dead))
     count = 0
-    for entity_type in EntityType:
+    for entity_type in entity_types():
         ids = [op_id for op_id, t, _ in dead if t is entity_type]
         if ids:
             count += conn.execute(
@@ -213,7 +213,7 @@ def _retry_statement(entity_type: EntityType) -> str:
       UPDATE sync_operation SET status = 'superseded'
       WHERE status = 'dead' AND id = ANY(%(ids)s) RETURNING entity_id, sink, unsure, places),
     candidates AS (
-      SELECT l.id, l.{KEY_COLUMN[entity_type]} AS key, l.version, l.graph_version,
+      SELECT l.id, l.{entity_type.key_column} AS key, l.version, l.graph_version,
              l.deleted_at IS NOT NULL AS deleted, gone.sink, gone.unsure, gone.places,
              gone.sink = ANY(%(vector)s::text[]) AND l.deleted_at IS NULL
                AND (l.embedding_text_hash IS DISTINCT FROM l.text_hash

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from altsync.db import Conn
 from altsync.outbox.enqueue import LOW_PRIORITY, ON_LIVE, lock_entities, notify
-from altsync.records import SIMILARITY, Origin, Row, SinkTraits, Topology
+from altsync.records import SIMILARITY, EntityType, Origin, Row, SinkTraits, Topology
 
 #: Seconds for which a search may wait for embeddings that are under way in numbers.
 LONGEST_GATHERING = 30.0
@@ -18,23 +18,35 @@ MANY = 100
 #: Seconds after a large batch of embeddings in which the next one may come.
 QUIET = 0.5
 
-_BASIS = "concat_ws('|', {model}, {text_hash}, l.sport_archetype)"
 
-#: What a league's neighbours were or would be computed from, as one value, in SQL over a league
-#: called ``l``; :func:`altsync.similarity.basis` is the same in Python.
-BASIS = _BASIS.format(model="l.embedding_model", text_hash="l.embedding_text_hash")
+def _basis(kind: EntityType, model: str, text_hash: str) -> str:
+    within = kind.similarity.within
+    parts = [model, text_hash, *([f"l.{within}"] if within else [])]
+    return f"concat_ws('|', {', '.join(parts)})"
 
-#: ``neighbours_of`` of a league ``l`` that gets the vector of its text by ``%(model)s``. Any
-#: other vector than the one that its neighbours were computed from empties it: once others may
-#: have seen the league by it, the former one is news, too, when it comes back.
-BASIS_OF_VECTOR = f"""
-CASE WHEN l.neighbours_of = {_BASIS.format(model="%(model)s::text", text_hash="l.text_hash")}
-     THEN l.neighbours_of END
-"""
+
+def basis_of(kind: EntityType) -> str:
+    """Return SQL for what the neighbours of an entity ``l`` would be computed from, as one value.
+
+    :func:`altsync.similarity.basis` is the same in Python.
+    """
+    return _basis(kind, "l.embedding_model", "l.embedding_text_hash")
+
+
+def basis_of_vector(kind: EntityType) -> str:
+    """Return SQL for ``neighbours_of`` of an entity ``l`` that gets its text's vector.
+
+    The vector is of ``%(model)s``. Any other vector than the one that its neighbours were computed
+    from empties it: once others may have seen the entity by it, the former one is news, too, when
+    it comes back.
+    """
+    same = _basis(kind, "%(model)s::text", "l.text_hash")
+    return f"CASE WHEN l.neighbours_of = {same} THEN l.neighbours_of END"
 
 
 def ask_for_neighbours(
     conn: Conn,
+    kind: EntityType,
     followers: Sequence[str],
     ids: Sequence[UUID],
     *,
@@ -52,14 +64,14 @@ def ask_for_neighbours(
     """
     if not followers or not ids:
         return 0
-    changed = "true" if again else f"l.neighbours_of IS DISTINCT FROM {BASIS}"
+    changed = "true" if again else f"l.neighbours_of IS DISTINCT FROM {basis_of(kind)}"
     count = conn.execute(
         f"""
         INSERT INTO sync_operation AS o (entity_type, entity_id, entity_key, sink, action, version,
                                          origin, priority, available_at)
-        SELECT 'league', l.id, l.league_tag, k.sink, 'upsert', l.version, '{Origin.SIMILARITY}',
+        SELECT '{kind}', l.id, l.{kind.key_column}, k.sink, 'upsert', l.version, '{Origin.SIMILARITY}',
                %(priority)s, now() + make_interval(secs => %(delay)s)
-        FROM league l CROSS JOIN unnest(%(sinks)s::text[]) k(sink)
+        FROM {kind} l CROSS JOIN unnest(%(sinks)s::text[]) k(sink)
         WHERE l.id = ANY(%(ids)s) AND l.deleted_at IS NULL AND {changed}
         ORDER BY l.id, k.sink
         {ON_LIVE}
@@ -85,14 +97,21 @@ def begin_searches(conn: Conn, sink: SinkTraits, token: UUID, rows: Sequence[Row
     ask without it, and wait for operations in the order of ids: so does this.
     """
     lock_entities(conn, ((row.entity_type, row.id) for row in rows))
+    for kind in {row.entity_type for row in rows}:
+        _begin_searches(conn, kind, sink, token, [row for row in rows if row.entity_type == kind])
+
+
+def _begin_searches(
+    conn: Conn, kind: EntityType, sink: SinkTraits, token: UUID, rows: Sequence[Row]
+) -> None:
     conn.execute(
-        """
+        f"""
         WITH held AS MATERIALIZED (
           SELECT o.id FROM sync_operation o
           JOIN unnest(%(ids)s::uuid[], %(versions)s::bigint[], %(models)s::text[],
                       %(hashes)s::text[]) AS r(id, version, model, text_hash)
             ON r.id = o.entity_id
-          JOIN league l ON l.id = r.id AND (l.version, l.embedding_model, l.embedding_text_hash)
+          JOIN {kind} l ON l.id = r.id AND (l.version, l.embedding_model, l.embedding_text_hash)
                                          = (r.version, r.model, r.text_hash)
           WHERE o.entity_id = ANY(%(ids)s) AND o.sink = %(sink)s AND o.finished_at IS NULL
             AND o.lease_token = %(token)s AND o.asked_again AND o.version <= r.version
@@ -110,7 +129,7 @@ def begin_searches(conn: Conn, sink: SinkTraits, token: UUID, rows: Sequence[Row
     )
 
 
-def forget_basis(conn: Conn, ids: Sequence[UUID]) -> None:
+def forget_basis(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> None:
     """Have the neighbours of leagues count as never looked for. The caller has locked them.
 
     For searches that end without a look: the league's next vector asks anew, even if it is the
@@ -118,8 +137,8 @@ def forget_basis(conn: Conn, ids: Sequence[UUID]) -> None:
     """
     if ids:
         conn.execute(
-            """
-            UPDATE league SET neighbours_of = NULL
+            f"""
+            UPDATE {kind} SET neighbours_of = NULL
             WHERE id = ANY(%s) AND neighbours_of IS NOT NULL
             """,
             (list(ids),),
@@ -149,7 +168,9 @@ def end_searches(conn: Conn, ids: Sequence[UUID]) -> None:
     )
 
 
-def carry_edges(conn: Conn, ids: Sequence[UUID], topology: Topology, origin: Origin) -> int:
+def carry_edges(
+    conn: Conn, kind: EntityType, ids: Sequence[UUID], topology: Topology, origin: Origin
+) -> int:
     """Give leagues whose relationships changed a new number, and enqueue their projection.
 
     The number is for sinks that mirror relationships; vectors are not written again. The caller has
@@ -160,13 +181,13 @@ def carry_edges(conn: Conn, ids: Sequence[UUID], topology: Topology, origin: Ori
     count = conn.execute(
         f"""
         WITH changed AS (
-          UPDATE league l SET edges_version = nextval('entity_version'),
+          UPDATE {kind} l SET edges_version = nextval('entity_version'),
                               neo4j_sync_status = 'pending'
           WHERE l.id = ANY(%(ids)s) AND l.deleted_at IS NULL
-          RETURNING l.id, l.league_tag AS key, l.graph_version)
+          RETURNING l.id, l.{kind.key_column} AS key, l.graph_version)
         INSERT INTO sync_operation AS o
           (entity_type, entity_id, entity_key, sink, action, version, origin)
-        SELECT 'league', c.id, c.key, k.sink, 'upsert', c.graph_version, '{origin}'
+        SELECT '{kind}', c.id, c.key, k.sink, 'upsert', c.graph_version, '{origin}'
         FROM changed c CROSS JOIN unnest(%(sinks)s::text[]) k(sink)
         ORDER BY c.id, k.sink
         {ON_LIVE}
@@ -242,12 +263,12 @@ def is_gathering(conn: Conn, sink: str, leader: str) -> bool:
     return bool(row and row[0])
 
 
-def keep_edge_ids(conn: Conn, ids: Mapping[UUID, str]) -> None:
+def keep_edge_ids(conn: Conn, kind: EntityType, ids: Mapping[UUID, str]) -> None:
     """Write down the graph's own ids of relationships. The caller has locked their sources."""
     if ids:
         conn.execute(
-            """
-            UPDATE league_relationship r SET neo4j_rel_id = x.remote
+            f"""
+            UPDATE {kind.edge_table.table} r SET neo4j_rel_id = x.remote
             FROM unnest(%(ids)s::uuid[], %(remotes)s::text[]) AS x(id, remote)
             WHERE r.id = ANY(%(ids)s) AND r.id = x.id AND r.neo4j_rel_id IS DISTINCT FROM x.remote
             """,

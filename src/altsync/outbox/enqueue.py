@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from uuid import UUID
 
+from altsync.catalogue.current import entity_types
 from altsync.db import Conn
 from altsync.records import EMBEDDING, Action, EntityType, Origin, Topology
 
@@ -49,14 +50,6 @@ ON CONFLICT (entity_id, sink) WHERE finished_at IS NULL DO UPDATE SET
 #: Characters of an error that a row keeps.
 ERROR_LENGTH = 2000
 
-#: Column that holds an entity's key in its sinks.
-KEY_COLUMN = {
-    EntityType.SPORT_ARCHETYPE: "archetype_name",
-    EntityType.LEAGUE: "league_tag",
-    EntityType.FEW_SHOT_EXAMPLE: "example_id",
-}
-
-
 #: Sinks that an entity keeps a status column for.
 STATUS_SINKS = ("neo4j", "pinecone", EMBEDDING)
 
@@ -77,7 +70,7 @@ def lock_entities(conn: Conn, ids: Iterable[tuple[EntityType, UUID]]) -> None:
     by_type: dict[EntityType, list[UUID]] = defaultdict(list)
     for entity_type, entity_id in ids:
         by_type[entity_type].append(entity_id)
-    for entity_type in EntityType:
+    for entity_type in entity_types():
         if entity_type in by_type:
             conn.execute(
                 f"SELECT 1 FROM {entity_type} WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE",

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from altsync.catalogue.current import entity_type
 from altsync.db import Conn
 from altsync.outbox.enqueue import lock_entities
 from altsync.outbox.waiting import fail_behind
-from altsync.records import EntityType, Topology
+from altsync.records import Topology
 
 #: Ids of one range, so rows of one transaction at most: some tens of milliseconds.
 RANGE = 10_000
@@ -82,7 +83,7 @@ def _remove(conn: Conn, topology: Topology, span: dict[str, Any]) -> tuple[int, 
     found = conn.execute(
         f"SELECT id, entity_type, entity_id {_OLD} AND status = 'dead'", span
     ).fetchall()
-    dead = [(r[0], EntityType(r[1]), r[2]) for r in found]
+    dead = [(r[0], entity_type(r[1]), r[2]) for r in found]
     lock_entities(conn, ((t, i) for _, t, i in dead))
     counts = conn.execute(
         f"WITH gone AS (DELETE {_OLD} RETURNING status) SELECT {_COUNTS} FROM gone", span

@@ -8,7 +8,6 @@ from uuid import UUID
 from altsync.db import Conn
 from altsync.outbox.edges import carry_edges
 from altsync.outbox.enqueue import (
-    KEY_COLUMN,
     ON_LIVE,
     enqueue_parameters,
     lock_entities,
@@ -104,7 +103,7 @@ def repair(
         f"""
         INSERT INTO sync_operation AS o
           (entity_type, entity_id, entity_key, sink, action, version, origin)
-        SELECT '{entity_type}', l.id, l.{KEY_COLUMN[entity_type]},
+        SELECT '{entity_type}', l.id, l.{entity_type.key_column},
                CASE WHEN %(needs_embedding)s AND l.deleted_at IS NULL AND NOT {_EMBEDDED}
                     THEN '{EMBEDDING}' ELSE %(sink)s END,
                CASE WHEN l.deleted_at IS NULL THEN 'upsert' ELSE 'delete' END,
@@ -129,6 +128,7 @@ def repair(
 def repair_edges(
     conn: Conn,
     sink: SinkTraits,
+    kind: EntityType,
     ids: Sequence[UUID],
     topology: Topology,
     *,
@@ -138,9 +138,9 @@ def repair_edges(
 
     Leagues are left out as by ``repair``.
     """
-    lock_entities(conn, ((EntityType.LEAGUE, i) for i in ids))
-    refused = given_up(conn, sink, EntityType.LEAGUE, ids, above=above)
-    return carry_edges(conn, [i for i in ids if i not in refused], topology, Origin.RECONCILE)
+    lock_entities(conn, ((kind, i) for i in ids))
+    refused = given_up(conn, sink, kind, ids, above=above)
+    return carry_edges(conn, kind, [i for i in ids if i not in refused], topology, Origin.RECONCILE)
 
 
 def highest_believable(conn: Conn) -> int:
@@ -201,7 +201,7 @@ def lift(
           UPDATE {entity_type} l SET version = nextval('entity_version'), updated_at = now(),
             neo4j_sync_status = 'pending', pinecone_sync_status = 'pending'
           WHERE l.id = ANY(%(ids)s) AND l.deleted_at IS NULL
-          RETURNING l.id, l.{KEY_COLUMN[entity_type]} AS key, l.version, l.graph_version,
+          RETURNING l.id, l.{entity_type.key_column} AS key, l.version, l.graph_version,
             COALESCE(l.embedding_text_hash = l.text_hash AND l.embedding_model =
               (SELECT config ->> 'model' FROM sink_state WHERE sink = '{EMBEDDING}'), false)
               OR l.embedding_sync_status = 'failed' AS embedded)

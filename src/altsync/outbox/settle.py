@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
+from altsync.catalogue.current import entity_types
 from altsync.db import Conn
 from altsync.outbox.edges import (
-    BASIS_OF_VECTOR,
     ask_for_neighbours,
+    basis_of_vector,
     forget_basis,
     keep_edge_ids,
 )
 from altsync.outbox.enqueue import (
-    KEY_COLUMN,
     ON_LIVE,
     lock_entities,
     notify,
@@ -28,6 +28,7 @@ from altsync.records import (
     EMBEDDING,
     Dead,
     EntityType,
+    Operation,
     Origin,
     Retry,
     Settlement,
@@ -232,15 +233,17 @@ def settle(
         else:
             _flip(conn, sink, settled, buried, asked_again)
         if sink.edges:
-            keep_edge_ids(conn, {edge: i for v in settled for edge, i in v.edge_ids.items()})
+            _keep_edge_ids(conn, settled)
         if sink.follows:  # given up, or put off until there is a vector: no search has ended
-            forget_basis(conn, [finished[r[0]].op.entity_id for r in ended])
+            for kind, ids in _by_type(finished[r[0]].op for r in ended).items():
+                forget_basis(conn, kind, ids)
         behind = [(i, v.op.entity_type, v.op.entity_id) for i, v in waiting.items()]
         if sink.name == EMBEDDING:
             behind += [(v.op.id, v.op.entity_type, v.op.entity_id) for v in buried]
         fail_behind(conn, behind, topology)
-        leagues = [v.op.entity_id for v in settled if v.op.entity_type is EntityType.LEAGUE]
-        ask_for_neighbours(conn, topology.followers(sink.name), leagues, delay=debounce)
+        for kind, ids in _by_type(v.op for v in settled).items():
+            if kind.similar:
+                ask_for_neighbours(conn, kind, topology.followers(sink.name), ids, delay=debounce)
     return Settlement(
         synced=len(done),
         superseded=len(ended) - len(buried),
@@ -248,6 +251,21 @@ def settle(
         retried=again,
         lost=len(verdicts) - len(done) - len(ended) - again,
     )
+
+
+def _by_type(operations: Iterable[Operation]) -> dict[EntityType, list[UUID]]:
+    """The entities of operations, by type in the order of locks."""
+    found: dict[EntityType, list[UUID]] = {kind: [] for kind in entity_types()}
+    for op in operations:
+        found[op.entity_type].append(op.entity_id)
+    return {kind: ids for kind, ids in found.items() if ids}
+
+
+def _keep_edge_ids(conn: Conn, settled: Sequence[Synced]) -> None:
+    for kind in entity_types():
+        if kind.edges:
+            ids = {e: i for v in settled if v.op.entity_type == kind for e, i in v.edge_ids.items()}
+            keep_edge_ids(conn, kind, ids)
 
 
 def _complete(conn: Conn, token: UUID, synced: dict[int, Synced]) -> Any:
@@ -358,9 +376,9 @@ def _flip(
     if template is None:
         return
     version = "graph_version" if sink.edges else "version"
-    for entity_type in EntityType:
-        done = [v for v in synced if v.op.entity_type is entity_type]
-        failed = [v for v in dead if v.op.entity_type is entity_type]
+    for entity_type in entity_types():
+        done = [v for v in synced if v.op.entity_type == entity_type]
+        failed = [v for v in dead if v.op.entity_type == entity_type]
         verdicts: list[Synced | Dead] = [*done, *failed]
         if verdicts:
             without = [None] * len(failed)
@@ -396,11 +414,12 @@ def _give_vectors(
     waiting = "".join(
         f"{column} = 'pending', " for sink in topology.vector if (column := status_column(sink))
     )
-    for entity_type in EntityType:
-        ids = [v.op.entity_id for v in settled if v.op.entity_type is entity_type]
+    for entity_type in entity_types():
+        ids = [v.op.entity_id for v in settled if v.op.entity_type == entity_type]
         if not ids:
             continue
-        basis = f"neighbours_of = {BASIS_OF_VECTOR}, " if entity_type is EntityType.LEAGUE else ""
+        similar = entity_type.similar
+        basis = f"neighbours_of = {basis_of_vector(entity_type)}, " if similar else ""
         conn.execute(
             f"""
             WITH stored AS (
@@ -408,7 +427,7 @@ def _give_vectors(
                 embedding_text_hash = l.text_hash, embedding_model = %(model)s,
                 embedding_sync_status = 'synced', embedding_updated_at = now()
               WHERE l.id = ANY(%(ids)s) AND l.deleted_at IS NULL AND {_KEPT}
-              RETURNING l.id, l.{KEY_COLUMN[entity_type]} AS key, l.version)
+              RETURNING l.id, l.{entity_type.key_column} AS key, l.version)
             INSERT INTO sync_operation AS o
               (entity_type, entity_id, entity_key, sink, action, version, origin)
             SELECT '{entity_type}', s.id, s.key, k.sink, 'upsert', s.version, 'embedding'
@@ -511,8 +530,8 @@ def note_places(
     )
     held = {row[0] for row in noted}
     if sink.name in PLACED:
-        for entity_type in EntityType:
-            chosen = {i: p for (kind, i), p in places.items() if kind is entity_type and i in held}
+        for entity_type in entity_types():
+            chosen = {i: p for (kind, i), p in places.items() if kind == entity_type and i in held}
             if chosen:
                 conn.execute(
                     f"""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
+from altsync.catalogue.current import entity_types
 from altsync.db import Conn
 from altsync.outbox.enqueue import (
-    KEY_COLUMN,
     LOW_PRIORITY,
     ON_LIVE,
     STATUS_SINKS,
@@ -69,7 +69,7 @@ def backfill_page(
     row = conn.execute(
         f"""
         WITH page AS MATERIALIZED (
-          SELECT l.id, l.{KEY_COLUMN[entity_type]} AS key, l.version, l.graph_version,
+          SELECT l.id, l.{entity_type.key_column} AS key, l.version, l.graph_version,
                  COALESCE(l.embedding_text_hash = l.text_hash
                           AND l.embedding_model = e.config ->> 'model', false) AS embedded,
                  (%(force)s OR {unconfirmed}) AS wanted
@@ -138,7 +138,7 @@ def reembed_page(
         f"""
         INSERT INTO sync_operation AS o
           (entity_type, entity_id, entity_key, sink, action, version, origin, priority)
-        SELECT '{entity_type}', id, {KEY_COLUMN[entity_type]}, '{EMBEDDING}', 'upsert', version,
+        SELECT '{entity_type}', id, {entity_type.key_column}, '{EMBEDDING}', 'upsert', version,
                '{Origin.MODEL}', {LOW_PRIORITY}
         FROM {entity_type} WHERE id = ANY(%(ids)s) ORDER BY id
         {ON_LIVE}
@@ -167,7 +167,7 @@ def purge_deleted(conn: Conn, grace: float, limit: int = 5000) -> int:
     ``limit`` of each type go at once, so that a transaction stays short.
     """
     count = 0
-    for entity_type in EntityType:
+    for entity_type in entity_types():
         count += conn.execute(
             f"""
             DELETE FROM {entity_type} WHERE id = ANY(ARRAY(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
+from altsync.catalogue.current import entity_types
 from altsync.db import Conn
 from altsync.outbox.enqueue import status_column
 from altsync.records import EMBEDDING, EntityType, Topology
@@ -53,7 +54,7 @@ def fail_behind(conn: Conn, ended: Sequence[OfEntity], topology: Topology) -> No
     it that have ended waiting for it. A retry makes them pending again.
     """
     columns = [column for sink in topology.vector if (column := status_column(sink))]
-    for entity_type in EntityType:
+    for entity_type in entity_types():
         ids = [i for _, t, i in ended if t is entity_type]
         for column in columns if ids else ():
             conn.execute(

@@ -18,6 +18,7 @@ from altsync.queries.graph import (
 )
 from altsync.queries.leagues import (
     ArchetypeCount,
+    Relationship,
     archetype_counts,
     audit_trail,
     league,
@@ -35,7 +36,6 @@ from altsync.store import (
     FullLeague,
     LeagueFilter,
     OperationRow,
-    Relationship,
 )
 
 __all__ = [

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from altsync import store
+from altsync.catalogue.current import entity_type
 from altsync.queries.nearest import Page, Search
 from altsync.queries.stores import (
     Stores,
@@ -16,7 +17,6 @@ from altsync.queries.stores import (
     require_vectors,
     unknown_of,
 )
-from altsync.records import EntityType
 from altsync.store import FullExample
 
 
@@ -65,7 +65,7 @@ def _of_category(stores: Stores, vector: bytes, category: str, top_k: int) -> li
     found = Search(
         vector,
         ask=lambda count: index.nearest(
-            EntityType.FEW_SHOT_EXAMPLE,
+            entity_type("few_shot_example"),
             vector,
             top_k=count,
             space=category,

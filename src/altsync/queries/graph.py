@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from altsync import store
+from altsync.catalogue.current import entity_type
 from altsync.queries.stores import (
     Stores,
     check_count,
@@ -77,7 +78,7 @@ def leagues_of_archetype(
     check_count("limit", limit)
     graph = require_graph(stores)
     with stores.database.autocommit() as conn:
-        known = store.archetype_names(conn)
+        known = store.all_keys(conn, entity_type("sport_archetype"))
     if archetype not in known:
         raise unknown_of("archetype", archetype, sorted(known))
     records = graph.query(OF_ARCHETYPE, archetype=archetype, limit=limit)

@@ -5,11 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from altsync import store
+from altsync.catalogue.current import entity_type
 from altsync.db import Conn
 from altsync.queries.stores import Stores, check_count, reading, unknown_league
-from altsync.records import EntityType
-from altsync.store import FullLeague, LeagueFilter, OperationRow, Relationship
+from altsync.store import FullLeague, LeagueFilter, OperationRow
 from altsync.wording import unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Relationship:
+    """An edge of a league, seen from it; ``direction`` is ``out`` or ``in``."""
+
+    type: str
+    direction: str
+    league_tag: str
+    league_name: str
+    score: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +77,26 @@ def relationships(source: Conn | Stores, league_tag: str) -> list[Relationship]:
     with reading(source) as conn:
         if not store.stored_leagues(conn, [league_tag]):
             raise unknown_league(conn, league_tag)
-        return store.relationships(conn, league_tag)
+        found = store.relationships(conn, entity_type("league"), league_tag)
+    return [Relationship(r.type, r.direction, r.key, r.name, r.score) for r in found]
 
 
 def audit_trail(source: Conn | Stores, league_tag: str, *, limit: int = 20) -> list[OperationRow]:
     """The latest operations on a league, the newest first; those of a deleted one, too."""
     check_count("limit", limit)
     with reading(source) as conn:
-        ids = [found for _, found in store.find_entities(conn, league_tag, EntityType.LEAGUE)]
+        ids = [found for _, found in store.find_entities(conn, league_tag, entity_type("league"))]
         return store.operation_rows(conn, ids=ids, limit=limit)
 
 
 def archetype_counts(source: Conn | Stores) -> list[ArchetypeCount]:
     """Leagues per archetype, by PostgreSQL."""
     with reading(source) as conn:
-        return [ArchetypeCount(*row) for row in store.archetype_counts(conn)]
+        rows = conn.execute(
+            """
+            SELECT sport_archetype, count(*), count(*) FILTER (WHERE tier = 'TIER1'),
+                   count(*) FILTER (WHERE status = 'active')
+            FROM league WHERE deleted_at IS NULL GROUP BY 1 ORDER BY 2 DESC, 1
+            """
+        )
+        return [ArchetypeCount(*row) for row in rows]

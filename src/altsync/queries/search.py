@@ -8,10 +8,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from altsync import store
+from altsync.catalogue.current import entity_type
 from altsync.projection import Scalar
 from altsync.queries.nearest import Page, Search
 from altsync.queries.stores import Stores, check_count, question_vector, require_vectors
-from altsync.records import EntityType, Model
+from altsync.records import Model
 from altsync.store import FullLeague, LeagueFilter
 
 #: The namespace that leagues live in.
@@ -54,7 +55,7 @@ def search(
     found = Search(
         vector,
         ask=lambda count: index.nearest(
-            EntityType.LEAGUE,
+            entity_type("league"),
             vector,
             top_k=count,
             space=LEAGUES,

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from altsync import store
+from altsync.catalogue.current import entity_type
 from altsync.errors import SinkFailure
 from altsync.queries.nearest import cosines
 from altsync.queries.search import LEAGUES
 from altsync.queries.stores import MOST, Stores, Unavailable, check_count, unknown_league
-from altsync.records import EntityType
 from altsync.store import StoredLeague
 
 #: Leagues of the same archetype that are compared though the index does not name them.
@@ -136,7 +136,7 @@ def _ask_index(stores: Stores, league: StoredLeague, top_k: int, archetype: str 
     marks = {"model": league.model, "sport_archetype": archetype}
     try:
         matches = stores.vectors.nearest(
-            EntityType.LEAGUE,
+            entity_type("league"),
             league.vector,
             top_k=min(top_k + 1, MOST),  # the league itself is the first
             space=LEAGUES,

@@ -14,6 +14,7 @@ from typing import Any, cast
 import psycopg
 
 from altsync import outbox, store
+from altsync.catalogue.current import entity_types
 from altsync.db import Conn, Database
 from altsync.errors import SinkFailure
 from altsync.log import redact
@@ -21,7 +22,7 @@ from altsync.reconcile import graph, inside, vectors
 from altsync.reconcile.comparison import Comparison
 from altsync.reconcile.report import KINDS, POSTGRESQL, Options, Report, Tally
 from altsync.reconcile.schedule import Schedule
-from altsync.records import EMBEDDING, SIMILARITY, BreakerState, Drift, EntityType, Topology
+from altsync.records import EMBEDDING, SIMILARITY, BreakerState, Drift, Topology
 from altsync.sentences import describe
 from altsync.sinks import neo4j, pinecone
 from altsync.sinks.base import Sink
@@ -50,7 +51,7 @@ def verify(
     """
     started = time.monotonic()
     with database.autocommit() as conn:
-        entities = sum(store.count_living(conn, kind) for kind in EntityType)
+        entities = sum(store.count_living(conn, kind) for kind in entity_types())
         drawn = None if options.sample is None else store.random_entities(conn, options.sample)
         highest = outbox.highest_believable(conn)
     compared = entities if drawn is None else sum(len(ids) for ids in drawn.values())

@@ -11,6 +11,7 @@ from uuid import UUID
 from psycopg.errors import LockNotAvailable
 
 from altsync import outbox, store
+from altsync.catalogue.current import entity_types
 from altsync.db import Database
 from altsync.ownership import NotOurs
 from altsync.reconcile.report import Options, Tally
@@ -135,7 +136,7 @@ class Comparison:
         )
         behind = [e for e, v in drift.items() if not v.above]
         self.enqueue(tally, traits, entity_type, [e for e in behind if not drift[e].edges])
-        self.enqueue_edges(tally, traits, [e for e in behind if drift[e].edges])
+        self.enqueue_edges(tally, traits, entity_type, [e for e in behind if drift[e].edges])
 
     def enqueue(
         self,
@@ -159,16 +160,24 @@ class Comparison:
             tally.enqueued += outbox.repair(conn, traits, entity_type, ids, above=above)
 
     def enqueue_edges(
-        self, tally: Tally, traits: SinkTraits, ids: Sequence[UUID], *, above: bool = False
+        self,
+        tally: Tally,
+        traits: SinkTraits,
+        entity_type: EntityType,
+        ids: Sequence[UUID],
+        *,
+        above: bool = False,
     ) -> None:
-        """Have the relationships of leagues written again."""
+        """Have the relationships of entities written again."""
         if not (self.options.repair and ids):
             return
         if self.options.dry_run:
-            tally.enqueued += self._repairable(traits, EntityType.LEAGUE, ids, above=above)
+            tally.enqueued += self._repairable(traits, entity_type, ids, above=above)
             return
         with self.database.transaction() as conn:
-            tally.enqueued += outbox.repair_edges(conn, traits, ids, self.topology, above=above)
+            tally.enqueued += outbox.repair_edges(
+                conn, traits, entity_type, ids, self.topology, above=above
+            )
 
     def lift(
         self,
@@ -214,7 +223,7 @@ class Comparison:
         Those that are believable are gone above. Others are first taken from the sink by
         ``disown`` (type, keys), where it would refuse the row over them.
         """
-        for entity_type in EntityType:
+        for entity_type in entity_types():
             every = [one for one in above if one.entity_type is entity_type]
             for start in range(0, len(every), PAGE):
                 page = every[start : start + PAGE]
@@ -225,7 +234,7 @@ class Comparison:
                 plain = [one.id for one in page if not (one.version or one.edges)]
                 self.enqueue(tally, traits, entity_type, plain, above=True)
                 edges = [o.id for o in page if o.edges and not o.version]
-                self.enqueue_edges(tally, traits, edges, above=True)
+                self.enqueue_edges(tally, traits, entity_type, edges, above=True)
                 found = max((one.version for one in ahead), default=0)
                 self.lift(tally, traits, entity_type, [one.id for one in ahead], found)
 

@@ -8,6 +8,7 @@ from functools import partial
 from uuid import UUID
 
 from altsync import store
+from altsync.catalogue.current import children_of, entity_types
 from altsync.projection import graph_node
 from altsync.reconcile.comparison import Comparison, Verdict, check_owner, differing
 from altsync.reconcile.patience import Patience, hung
@@ -42,7 +43,7 @@ def compare(run: Comparison, sink: neo4j.Sink, tally: Tally) -> None:
     """Every type of entity. Raises ``SinkFailure``."""
     check_owner(_ask(run), sink.check_owner)
     waiting = Waiting()
-    kinds = list(EntityType)
+    kinds = list(entity_types())
     for done, entity_type in enumerate(kinds):
         run.progress(tally.sink, done, len(kinds))
         if run.sampled is not None:
@@ -63,10 +64,11 @@ def compare(run: Comparison, sink: neo4j.Sink, tally: Tally) -> None:
 
 
 def _stubs(run: Comparison, tally: Tally) -> None:
-    """Count archetypes that leagues lead to and that no entity fills: their nodes stay stubs."""
+    """Count parents that entities lead to and that none fills: their nodes stay stubs."""
     with run.database.autocommit() as conn:
-        for name in store.stub_archetypes(conn):
-            tally.note(Drift.MISSING, f"archetype {name} (named by leagues, not loaded)")
+        for parent, key in store.missing_parents(conn):
+            by = " and ".join(one.many for one in children_of(parent))
+            tally.note(Drift.MISSING, f"{parent.one} {key} (named by {by}, not loaded)")
 
 
 def _mend(run: Comparison, sink: neo4j.Sink, tally: Tally, waiting: Waiting) -> None:
@@ -84,7 +86,7 @@ def _mend(run: Comparison, sink: neo4j.Sink, tally: Tally, waiting: Waiting) -> 
         sink.remove(kind, keys, version)
 
     counted = waiting.ghosts and run.options.repair
-    held = sum(_ask(run)(partial(sink.count, kind)) for kind in EntityType) if counted else 0
+    held = sum(_ask(run)(partial(sink.count, kind)) for kind in entity_types()) if counted else 0
     if run.admits(tally, waiting, held):
         run.write_over(tally, sink.traits, waiting.above, disown)
         run.remove_ghosts(tally, sink.traits, waiting.ghosts, remove)
@@ -149,9 +151,9 @@ def _look(
     others = {target for node in nodes.values() for _, target, _ in node.edges} - wanted
     gone: frozenset[str] = frozenset()
     if others:
-        # The edges of a league that is being deleted go with its node, by its own operation.
+        # The edges of an entity that is being deleted go with its node, by its own operation.
         with run.database.autocommit() as conn:
-            gone = frozenset(store.deleted_keys(conn, EntityType.LEAGUE, sorted(others)))
+            gone = frozenset(store.deleted_keys(conn, entity_type, sorted(others)))
     return {
         entity: _Found(nodes.get(row.key), gone, stones.get(row.key, 0))
         for entity, row in rows.items()
@@ -181,7 +183,7 @@ def _judge(row: Row | None, found: _Found | None, highest: int, *, deep: bool) -
 
 def _wrong_edges(row: Row, node: neo4j.Node, gone: frozenset[str]) -> int:
     """Relationships that are missing, too many, or of another score."""
-    wanted = {(edge.relation.value, edge.target): edge.score for edge in row.edges or ()}
+    wanted = {(edge.relation, edge.target): edge.score for edge in row.edges or ()}
     held = {(kind, target): score for kind, target, score in node.edges if target not in gone}
     twice = len([edge for edge in node.edges if edge[1] not in gone]) - len(held)
     scores = sum(not _same_score(wanted[e], held[e]) for e in wanted.keys() & held.keys())
@@ -198,7 +200,9 @@ def _same_score(one: float | None, other: float | None) -> bool:
 
 def _differs(row: Row, node: neo4j.Node, *, deep: bool) -> bool:
     wanted = graph_node(row)
-    if node.parents != ((wanted.parent,) if wanted.parent is not None else ()):
+    relations = (str(parent.relation) for parent in row.entity_type.graph_parents)
+    named = zip(relations, wanted.parents, strict=True)
+    if sorted(node.parents, key=repr) != sorted((one for one in named if one[1]), key=repr):
         return True
     if deep:
         return any(node.properties.get(name) != value for name, value in wanted.properties.items())
@@ -241,8 +245,7 @@ def _nameless(
     run: Comparison, sink: neo4j.Sink, tally: Tally, entity_type: EntityType
 ) -> list[Ghost]:
     """Nodes with a version and no key: nothing that altsync writes, or will."""
-    kind = neo4j.KINDS[entity_type]
     found = _ask(run)(partial(sink.nameless, entity_type, KEPT))
     for one in found:
-        tally.note(Drift.GHOST, f"{kind.label} {one} without {kind.key}")
+        tally.note(Drift.GHOST, f"{entity_type.label} {one} without {entity_type.key_property}")
     return [Ghost(entity_type, one, 0, NAMELESS) for one in found]

@@ -7,6 +7,8 @@ from typing import TypeVar
 from uuid import UUID
 
 from altsync import outbox, store
+from altsync.catalogue.current import entity_types, parts, searched_types
+from altsync.catalogue.parts import Part
 from altsync.db import Conn
 from altsync.reconcile.comparison import PAGE, Comparison
 from altsync.reconcile.report import Tally
@@ -28,7 +30,7 @@ def compare_rows(run: Comparison, tally: Tally) -> frozenset[UUID]:
     belongs to leagues is looked at as well, but not for a sample of entities.
     """
     found: dict[EntityType, list[UUID]] = {}
-    for entity_type in EntityType:
+    for entity_type in entity_types():
         found[entity_type] = ids = []
         after: UUID | None = None
         while True:
@@ -42,24 +44,26 @@ def compare_rows(run: Comparison, tally: Tally) -> frozenset[UUID]:
                 ids.append(row.id)
             if after is None:
                 break
-    parts = {} if run.sampled is not None else _edited_parts(run, tally)
+    in_parts = {} if run.sampled is not None else _edited_parts(run, tally)
     if run.options.repair:
-        _accept(run, tally, found, parts)
+        _accept(run, tally, found, in_parts)
     return frozenset(one for ids in found.values() for one in ids)
 
 
-def _edited_parts(run: Comparison, tally: Tally) -> dict[str, list[EditedPart]]:
-    """Documents, contracts and seeded relationships that SQL has edited, by table."""
-    found: dict[str, list[EditedPart]] = {}
-    for table in store.PART_TABLES:
-        found[table] = []
+def _edited_parts(run: Comparison, tally: Tally) -> dict[Part, list[EditedPart]]:
+    """Attachments and seeded relationships that SQL has edited, by part."""
+    found: dict[Part, list[EditedPart]] = {}
+    for part in parts():
+        if part.entity_type:
+            continue
+        found[part] = []
         after: str | None = ""
         while after is not None:
             with run.database.autocommit() as conn:
-                edited, after = store.edited_parts(conn, table, after=after, limit=PAGE)
+                edited, after = store.edited_parts(conn, part, after=after, limit=PAGE)
             for one in edited:
-                tally.note(Drift.EDITED, f"{table} {one.seed_id}")
-            found[table] += edited
+                tally.note(Drift.EDITED, f"{part.table} {one.seed_id}")
+            found[part] += edited
     return found
 
 
@@ -67,7 +71,7 @@ def _accept(
     run: Comparison,
     tally: Tally,
     found: Mapping[EntityType, Sequence[UUID]],
-    parts: Mapping[str, Sequence[EditedPart]],
+    edited_parts: Mapping[Part, Sequence[EditedPart]],
 ) -> None:
     if tally.drifted > max(1, run.options.max_delete * run.compared):
         tally.refused = (
@@ -78,8 +82,8 @@ def _accept(
         return
     for entity_type, ids in found.items():
         _accept_pages(run, tally, store.accept_edits, entity_type, ids)
-    for table, edited in parts.items():
-        _accept_pages(run, tally, store.accept_part_edits, table, edited)
+    for part, edited in edited_parts.items():
+        _accept_pages(run, tally, store.accept_part_edits, part, edited)
 
 
 def _accept_pages(
@@ -102,7 +106,7 @@ def _accept_pages(
 def compare_embeddings(run: Comparison, tally: Tally) -> None:
     """Entities without the vector that is wanted."""
     traits = run.topology.traits(tally.sink)
-    for entity_type in EntityType:
+    for entity_type in entity_types():
 
         def read(conn: Conn, after: UUID | None, kind: EntityType = entity_type) -> Page:
             ids = _drawn(run, kind)
@@ -115,15 +119,19 @@ def compare_embeddings(run: Comparison, tally: Tally) -> None:
 
 
 def compare_neighbours(run: Comparison, tally: Tally) -> None:
-    """Leagues whose neighbours are not those of their vectors."""
+    """Entities whose neighbours are not those of their vectors."""
+    for entity_type in searched_types():
+        _compare_neighbours(run, tally, entity_type)
 
+
+def _compare_neighbours(run: Comparison, tally: Tally, entity_type: EntityType) -> None:
     traits = run.topology.traits(tally.sink)
     follows = traits.follows
     assert follows is not None
 
     def read(conn: Conn, after: UUID | None) -> Page:
-        ids = _drawn(run, EntityType.LEAGUE)
-        return store.similarity_gaps(conn, follows, after=after, limit=PAGE, ids=ids)
+        ids = _drawn(run, entity_type)
+        return store.similarity_gaps(conn, entity_type, follows, after=after, limit=PAGE, ids=ids)
 
     def mend(ids: Sequence[UUID]) -> None:
         if not (run.options.repair and ids):
@@ -132,10 +140,12 @@ def compare_neighbours(run: Comparison, tally: Tally) -> None:
             tally.enqueued += len(ids)
             return
         with run.database.transaction() as conn:
-            outbox.lock_entities(conn, ((EntityType.LEAGUE, i) for i in ids))
-            tally.enqueued += outbox.ask_for_neighbours(conn, [tally.sink], ids, delay=0.0)
+            outbox.lock_entities(conn, ((entity_type, i) for i in ids))
+            tally.enqueued += outbox.ask_for_neighbours(
+                conn, entity_type, [tally.sink], ids, delay=0.0
+            )
 
-    _walk(run, tally, traits, EntityType.LEAGUE, read, mend)
+    _walk(run, tally, traits, entity_type, read, mend)
 
 
 def _drawn(run: Comparison, entity_type: EntityType) -> list[UUID] | None:

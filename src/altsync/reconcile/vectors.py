@@ -10,6 +10,7 @@ from uuid import UUID
 import numpy as np
 
 from altsync import store
+from altsync.catalogue.current import entity_types
 from altsync.projection import namespace, vector_metadata
 from altsync.reconcile.comparison import PAGE, Comparison, Verdict, check_owner, differing
 from altsync.reconcile.patience import Patience
@@ -38,7 +39,7 @@ def compare(run: Comparison, sink: pinecone.Sink, tally: Tally) -> None:
         if run.sampled is not None:
             check_owner(reads.ask, sink.check_owner)
             waiting = Waiting()
-            for entity_type in EntityType:
+            for entity_type in entity_types():
                 listed = run.sample_of(entity_type)
                 _entities(run, sink, tally, waiting, reads, entity_type, listed)
             if run.admits(tally, waiting, 0):
@@ -50,11 +51,11 @@ def compare(run: Comparison, sink: pinecone.Sink, tally: Tally) -> None:
 
 
 def _compare_all(run: Comparison, sink: pinecone.Sink, tally: Tally, reads: Reads) -> None:
-    total = sum(sink.count(entity_type, reads) for entity_type in EntityType)
+    total = sum(sink.count(entity_type, reads) for entity_type in entity_types())
     check_owner(reads.ask, sink.check_owner)
     held = 0
     waiting = Waiting()
-    for entity_type in EntityType:
+    for entity_type in entity_types():
         modulus = run.modulus(entity_type)
         agreed: dict[int, tuple[int, int]] = {}
         for page in sink.stored(entity_type, reads):

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence, Set
+from datetime import date
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple, cast
 
 import orjson
 
 from altsync import store
+from altsync.catalogue.parts import ID_LENGTH, Part
 from altsync.db import array_of_texts, copy_line
 from altsync.projection import content_hash, text_hash
-from altsync.records import (
-    Content,
-    EntityType,
-    FewShotExample,
-    League,
-    SportArchetype,
-    entity_hex,
-)
+from altsync.records import Content, EntityType, entity_hex
 from altsync.seed import tags
-from altsync.seed.lines import ID_LENGTH, Part
-from altsync.seed.reader import Line, Raw, Rejected, check, may_be_too_long
+from altsync.seed.reader import KnownKeys, Line, Raw, Rejected, check, may_be_too_long
 
-#: The values of a league's fields but the first, its tag.
-_BESIDE_TAG = attrgetter(*(field.name for field in fields(League)[1:]))
 
-#: The type of a content's entity, and the values of its columns, in the order of COPY.
-_COLUMNS = {
-    content: (kind, attrgetter(*store.CONTENT_COLUMNS[kind]))
-    for content, kind in (
-        (SportArchetype, EntityType.SPORT_ARCHETYPE),
-        (League, EntityType.LEAGUE),
-        (FewShotExample, EntityType.FEW_SHOT_EXAMPLE),
-    )
-}
+@lru_cache
+def _values_of(entity_type: EntityType) -> Callable[[Any], tuple[Any, ...]]:
+    """Return what reads the values of a content's columns, in the order of COPY."""
+    names = tuple(entity_type.columns)
+    return attrgetter(*names)
 
 
 class Draft(NamedTuple):
@@ -74,7 +62,7 @@ def work_out(
     part: Part,
     raws: Sequence[Raw],
     same: Set[int],
-    archetypes: frozenset[str],
+    known: KnownKeys,
     model: str | None = None,
     *,
     cut_long: bool = False,
@@ -87,8 +75,8 @@ def work_out(
     refused: list[Rejected] = []
     drafts: dict[str, Draft] = {}
     for place, raw in enumerate(raws, start=1):
-        known = place in same and not may_be_too_long(raw, model)
-        line = raw.again() if known else check(raw, archetypes, model, cut_long=cut_long)
+        unchanged = place in same and not may_be_too_long(raw, model)
+        line = raw.again() if unchanged else check(raw, known, model, cut_long=cut_long)
         if isinstance(line, Rejected):
             refused.append(line)
             continue
@@ -110,16 +98,18 @@ def work_out(
 
 def _seen(part: Part, line: Line) -> bytes:
     """The row of ``session.mark_seen`` for a good line."""
-    archetype = None
-    if isinstance(line.item, League):
-        archetype = line.item.sport_archetype
-    elif isinstance(line.item, SportArchetype):
-        archetype = line.item.archetype_name
-    return copy_line((part, line.seed_id, line.file, str(line.number), "f", archetype))
+    key, parents = None, "{}"
+    if isinstance(line.item, Content):
+        kind = line.item.entity_type
+        key = getattr(line.item, kind.key_column) or None
+        named = (getattr(line.item, parent.column) for parent in kind.parents)
+        if kind.parents:
+            parents = array_of_texts([name or "" for name in named])
+    return copy_line((part, line.seed_id, line.file, str(line.number), "f", key, parents))
 
 
 def _seen_refused(part: Part, line: Rejected) -> bytes:
-    return copy_line((part, line.seed_id, line.file, str(line.number), "t", None))
+    return copy_line((part, line.seed_id, line.file, str(line.number), "t", None, "{}"))
 
 
 def draft(line: Line, fingerprint: str) -> Draft:
@@ -130,9 +120,11 @@ def draft(line: Line, fingerprint: str) -> Draft:
 
 
 def _draft(wish: tags.Wish, tag: str, content: Content, fingerprint: str) -> Draft:
-    if isinstance(content, League) and content.league_tag != tag:
+    kind = content.entity_type
+    if getattr(content, kind.key_column) != tag:
         # Not dataclasses.replace, which looks at every field of every line anew.
-        content = League(tag, *_BESIDE_TAG(content))
+        values = dict(zip(kind.columns, _values_of(kind)(content), strict=True))
+        content = kind.content(**(values | {kind.key_column: tag}))
     hashed = content_hash(content)
     return Draft(
         wish, tag, content, hashed, fingerprint, _copied(wish.seed_id, content, hashed, fingerprint)
@@ -140,12 +132,12 @@ def _draft(wish: tags.Wish, tag: str, content: Content, fingerprint: str) -> Dra
 
 
 def _copied(seed_id: str, content: Content, hashed: str, fingerprint: str) -> bytes:
-    entity_type, columns = _COLUMNS[type(content)]
+    kind = content.entity_type
     return copy_line(
         (
-            entity_hex(entity_type, seed_id),
+            entity_hex(kind, seed_id),
             seed_id,
-            *map(_column, columns(content)),
+            *map(_column, _values_of(kind)(content)),
             hashed,
             text_hash(content),
             fingerprint + hashed[: store.HALF_HASH],
@@ -154,20 +146,22 @@ def _copied(seed_id: str, content: Content, hashed: str, fingerprint: str) -> by
 
 
 def _wish(seed_id: str, content: Content) -> tags.Wish:
-    match content:
-        case League():
-            given = content.league_tag or None
-            return tags.wish_for(seed_id, given, content.league_name, content.location)
-        case SportArchetype():
-            return tags.wish_for(seed_id, content.archetype_name, content.archetype_name, None)
-        case FewShotExample():
-            return tags.wish_for(seed_id, content.example_id, content.example_id, None)
+    kind = content.entity_type
+    given = getattr(content, kind.key_column) or None
+    name, *places = (getattr(content, one) for one in kind.key_made_from or (kind.key_column,))
+    return tags.wish_for(seed_id, given, name, places[0] if places else None)
 
 
-def _column(value: str | tuple[str, ...] | Mapping[str, Any] | None) -> str | None:
+def _column(value: Any) -> str | None:
     """A value as PostgreSQL reads it."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, tuple):
         return array_of_texts(value)
+    if isinstance(value, bool):
+        return "t" if value else "f"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, date):
+        return value.isoformat()
     return orjson.dumps(value).decode() if value else "{}"

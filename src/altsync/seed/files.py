@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
+from altsync.catalogue.current import parts
+from altsync.catalogue.parts import Part
 from altsync.errors import SeedError
-from altsync.seed.lines import Part
 from altsync.wording import suggestion
 
 #: How the name of a file ends that holds one JSON object a line.
@@ -37,8 +38,6 @@ _LEFTOVER_ENDS = (
 
 #: Names that operating systems and archivers leave behind.
 _LEFTOVER_NAMES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "lost+found"}
-
-_PARTS = {part.value: part for part in Part}
 
 _FORMS = "seeds are .jsonl or .ndjson, or these with .gz"
 
@@ -65,14 +64,15 @@ class SeedFile:
 
     @property
     def category(self) -> str:
-        """Its name without suffixes: the category of the examples in it."""
+        """Its name without suffixes, which some kinds of lines take a field from."""
         name = self.label.rpartition("/")[2]
         return name[: len(name) - len(_suffix(name))].lower()
 
     @property
     def defaults(self) -> dict[str, str]:
         """Fields that its lines have when they do not give them."""
-        return {"category": self.category} if self.part is Part.EXAMPLES else {}
+        column = named_by(self.part)
+        return {column: self.category} if column else {}
 
 
 class RefusedFile(NamedTuple):
@@ -115,14 +115,14 @@ def find_files(folder: Path, part: Part, category: str | None = None) -> list[Se
     return list_files(folder, (part,), category).files[part]
 
 
-def list_files(folder: Path, parts: Sequence[Part], category: str | None = None) -> Listing:
+def list_files(folder: Path, wanted: Sequence[Part], category: str | None = None) -> Listing:
     """List what a folder holds of these parts. No file is opened.
 
-    With a ``category``, only its files of examples. Raises ``SeedError`` when the folder cannot
+    With a ``category``, only files of that name, of parts that take a field from it. Raises ``SeedError`` when the folder cannot
     be listed, or the category has no file.
     """
     try:
-        walk = _Walk(Path(os.path.realpath(folder, strict=True)), parts)
+        walk = _Walk(Path(os.path.realpath(folder, strict=True)), wanted)
         walk.run()
     except (FileNotFoundError, NotADirectoryError):
         raise SeedError(f"{folder}: no such folder; name one with --dir") from None
@@ -132,7 +132,7 @@ def list_files(folder: Path, parts: Sequence[Part], category: str | None = None)
     for part, files in listing.files.items():
         # The file of a part comes before those of the folder of its name.
         files.sort(key=lambda file: ("/" in file.label, file.label.split("/")))
-        if part is Part.EXAMPLES and category is not None:
+        if category is not None and named_by(part):
             known = {file.category for file in files if file.category}
             files[:] = [file for file in files if file.category == category.lower()]
             if not files:
@@ -168,8 +168,8 @@ def open_file(file: SeedFile) -> Iterator[tuple[BinaryIO, BinaryIO | None]]:
 class _Walk:
     """Lists one folder. Links come last: what they lead to may be listed under its own name."""
 
-    def __init__(self, root: Path, parts: Sequence[Part]) -> None:
-        self.listing = Listing({part: [] for part in parts})
+    def __init__(self, root: Path, wanted: Sequence[Part]) -> None:
+        self.listing = Listing({part: [] for part in wanted})
         self._root = root
         self._files: dict[Path, str] = {}
         self._folders: dict[Path, str] = {}
@@ -231,7 +231,7 @@ class _Walk:
         elif not stat.S_ISREG(mode):
             self._refuse(part, path, label, f"{_kind(mode)}, not a regular file")
         elif part is None:
-            reason = f"no part has its name; parts are {', '.join(Part)}"
+            reason = f"no part has its name; parts are {', '.join(parts())}"
             self._unread.append((path, label, reason))
         elif path not in self._files:
             self._files[path] = label
@@ -277,7 +277,13 @@ def _is_leftover(name: str) -> bool:
 
 def _part(folder: str, name: str) -> Part | None:
     """Return the part that an entry of the root belongs to by its name."""
-    return None if folder else _PARTS.get(name.partition(".")[0].lower())
+    wanted = name.partition(".")[0].lower()
+    return None if folder else next((part for part in parts() if part == wanted), None)
+
+
+def named_by(part: Part) -> str | None:
+    """Return the field that lines of a part take from the name of their file."""
+    return part.entity_type.file_name_column if part.entity_type else None
 
 
 def _suffix(name: str) -> str:

@@ -23,16 +23,17 @@ import structlog
 from psycopg import Rollback
 
 from altsync import outbox, store
+from altsync.catalogue import current
+from altsync.catalogue.current import part_of
+from altsync.catalogue.parts import AttachmentTable, Part
 from altsync.db import Conn
 from altsync.errors import SeedError
 from altsync.log import debugging
-from altsync.outbox import KEY_COLUMN
 from altsync.projection import part_hash
 from altsync.records import (
     EMBEDDING,
-    KNOWN_ARCHETYPES,
+    Attached,
     EntityType,
-    LeaguePart,
     Relationship,
     Topology,
     entity_id,
@@ -40,10 +41,9 @@ from altsync.records import (
 from altsync.seed import relationships, session
 from altsync.seed.drafts import Batch, Draft, work_out
 from altsync.seed.files import Listing, SeedFile, list_files
-from altsync.seed.lines import Part
 from altsync.seed.options import Options
 from altsync.seed.pruning import Pruner
-from altsync.seed.reader import Line, Raw, Rejected, read_raw
+from altsync.seed.reader import KnownKeys, Line, Raw, Rejected, read_raw
 from altsync.seed.registry import TagRegistry
 from altsync.seed.report import Counts, Report
 from altsync.seed.transactions import at_once
@@ -96,7 +96,7 @@ class Loader:
         self._empty: list[str] = []
         self._emptied: dict[str, Counter[str]] = {}
         self._cut: dict[str, list[int]] = {}
-        self._leagues_pruned = False
+        self._pruned: set[EntityType] = set()
         self._model: str | None = None
 
     def run(self) -> None:
@@ -122,13 +122,13 @@ class Loader:
             found = listing.files[part]
             if part.entity_type and found:
                 store.create_staging(self._conn, part.entity_type)
-            if part is Part.RELATIONSHIPS and found:
-                relationships.create_staging(self._conn)
+            if part.related and found:
+                relationships.create_staging(self._conn, part.related.edge_table)
             self._at("part begun")
-            # Archetypes come first: a refused one may not be named by what comes after it.
-            self._load_part(part, found, self._archetypes())
-            if part is Part.LEAGUES and found:
-                self._leagues_pruned = options.prune and self._not_pruned(listing) is None
+            # Parents come first: a refused one may not be named by what comes after it.
+            self._load_part(part, found, self._known_keys(part))
+            if part.entity_type and found and options.prune and self._not_pruned(listing) is None:
+                self._pruned.add(part.entity_type)
         self._note_empty()
         self._at("loaded")
         if options.prune:
@@ -179,24 +179,29 @@ class Loader:
                 f"line {shown}{more}"
             )
 
-    def _archetypes(self) -> frozenset[str]:
-        """Names that a league may give as its archetype: known, or loaded by now."""
-        names = KNOWN_ARCHETYPES | store.archetype_names(self._conn)
-        if self._options.dry_run:
-            names |= session.good_archetypes(self._conn)
-        return frozenset(names)
+    def _known_keys(self, part: Part) -> KnownKeys:
+        """Keys of the parents that lines of a part may name, as loaded by now."""
+        found: dict[str, frozenset[str]] = {}
+        for parent in part.entity_type.parents if part.entity_type else ():
+            if parent.parent is not None:
+                kind = current.entity_type(parent.parent)
+                keys = store.all_keys(self._conn, kind)
+                if self._options.dry_run:
+                    keys |= session.good_keys(self._conn, part_of(kind))
+                found[kind.value] = frozenset(keys)
+        return found
 
     # --- loading ------------------------------------------------------------------------------
 
-    def _load_part(self, part: Part, files: Sequence[SeedFile], archetypes: frozenset[str]) -> None:
+    def _load_part(self, part: Part, files: Sequence[SeedFile], known: KnownKeys) -> None:
         if files:
             self._report.counts(part)
         lines = islice(self._lines(part, files), self._options.limit)
         if self._options.strict:
             for file, its_lines in groupby(lines, key=attrgetter("file")):
-                self._load_strictly(part, file, its_lines, archetypes)
+                self._load_strictly(part, file, its_lines, known)
             return
-        for batch in self._batches(part, _pages(lines), archetypes):
+        for batch in self._batches(part, _pages(lines), known):
             counts = self._load_batch(part, batch)
             self._at("committed")
             self._log_changes(part, batch)
@@ -204,7 +209,7 @@ class Loader:
             self._at("reported")
 
     def _load_strictly(
-        self, part: Part, file: SeedFile, lines: Iterable[Raw], archetypes: frozenset[str]
+        self, part: Part, file: SeedFile, lines: Iterable[Raw], known: KnownKeys
     ) -> None:
         """Load all lines of a file in one transaction, or none of them.
 
@@ -212,7 +217,7 @@ class Loader:
         """
         counts, logged = Counts(), []
         with self._conn.transaction() as whole:
-            for batch in self._batches(part, _pages(lines), archetypes):
+            for batch in self._batches(part, _pages(lines), known):
                 counts.add(self._load_batch(part, batch))
                 if debugging():
                     logged.append(batch)
@@ -244,7 +249,7 @@ class Loader:
                 self._empty.append(file.label)
 
     def _batches(
-        self, part: Part, pages: Iterator[Sequence[Raw]], archetypes: frozenset[str]
+        self, part: Part, pages: Iterator[Sequence[Raw]], known: KnownKeys
     ) -> Iterator[Batch]:
         """Each batch, while the next is worked out: Python and PostgreSQL work at the same time."""
         prepare = partial(work_out, cut_long=self._options.cut_long)
@@ -253,7 +258,7 @@ class Loader:
             ready: Future[Batch] | None = None
             while raws := page.result():
                 same = self._same(part, raws)
-                coming = worker.submit(prepare, part, raws, same, archetypes, self._model)
+                coming = worker.submit(prepare, part, raws, same, known, self._model)
                 page = worker.submit(next, pages, ())
                 if ready:
                     yield ready.result()
@@ -312,12 +317,13 @@ class Loader:
         self._at("batch begun")
         lines = self._without_repeats(part, batch, late)
         self._at("seen")
-        if part is Part.RELATIONSHIPS:
-            changes, lines = self._write_relationships(lines, late)
-        elif part.entity_type is None:
-            lines = self._with_leagues(part, lines, late)
-            changes = self._write_parts(part, lines)
+        if part.related:
+            changes, lines = self._write_relationships(part.related, lines, late)
+        elif part.attachment:
+            lines = self._with_owners(part.attachment.owner, lines, late)
+            changes = self._write_parts(part.attachment, lines)
         else:
+            assert part.entity_type is not None
             changes, lines = self._write_entities(part.entity_type, lines, batch.drafts, late)
         self._at("written")
         lost = [line.seed_id for line in late if line.seed_id and line.field != "id"]
@@ -349,13 +355,13 @@ class Loader:
         late: list[Rejected],
     ) -> dict[str, str]:
         """The tags that lines get, by seed id; those whose tag belongs to another are refused."""
-        if entity_type is EntityType.FEW_SHOT_EXAMPLE:
+        if entity_type.key_is_id:
             return {line.seed_id: line.seed_id for line in lines}
         has = {seed_id: one.key for seed_id, one in there.items()}
         wishes = [drafts[line.seed_id].wish for line in lines]
         given, refusals = self._registry.give(entity_type, wishes, has)
         reasons = {refusal.seed_id: refusal.reason for refusal in refusals}
-        field = KEY_COLUMN[entity_type]
+        field = entity_type.key_column
         late += [_refuse(li, field, reasons[li.seed_id]) for li in lines if li.seed_id in reasons]
         return given
 
@@ -406,38 +412,44 @@ class Loader:
             store.note_lines(self._conn, entity_type)
         return changes
 
-    def _with_leagues(self, part: Part, lines: Sequence[Line], late: list[Rejected]) -> list[Line]:
-        """Lines whose leagues are loaded; the others are refused by the field that names one."""
-        wanted = list({seed_id for line in lines for seed_id in _leagues(line).values()})
-        ids = {seed_id: entity_id(EntityType.LEAGUE, seed_id) for seed_id in wanted}
-        living = session.living_leagues(self._conn, list(ids.values()))
+    def _with_owners(
+        self, owner: EntityType, lines: Sequence[Line], late: list[Rejected]
+    ) -> list[Line]:
+        """Lines whose entities are loaded; the others are refused by the field that names one."""
+        wanted = list({seed_id for line in lines for seed_id in _owners(line).values()})
+        ids = {seed_id: entity_id(owner, seed_id) for seed_id in wanted}
+        living = session.living(self._conn, owner, list(ids.values()))
         there = {seed_id for seed_id in wanted if ids[seed_id] in living}
         pruned: set[str] = set()
-        if self._leagues_pruned:
-            pruned = there - session.seen_leagues(self._conn, wanted)
+        if owner in self._pruned:
+            pruned = there - session.seen_ids(self._conn, part_of(owner), wanted)
             there -= pruned
         if self._options.dry_run:
-            there |= session.good_leagues(self._conn, wanted)
+            there |= session.good_ids(self._conn, part_of(owner), wanted)
         lacking = {
             line.seed_id: field
             for line in lines
-            for field, seed_id in reversed(_leagues(line).items())
+            for field, seed_id in reversed(_owners(line).items())
             if seed_id not in there
         }
         for line in lines:
             if line.seed_id in lacking:
                 field = lacking[line.seed_id]
-                seed_id = _leagues(line)[field]
+                seed_id = _owners(line)[field]
                 why = "stays: --prune deletes it" if seed_id in pruned else "is loaded"
-                late.append(_refuse(line, field, f"no league with the seed id {seed_id!r} {why}"))
+                late.append(
+                    _refuse(line, field, f"no {owner.one} with the seed id {seed_id!r} {why}")
+                )
         return [line for line in lines if line.seed_id not in lacking]
 
-    def _unclaimed(self, lines: Sequence[Line], late: list[Rejected]) -> list[Line]:
+    def _unclaimed(
+        self, kind: EntityType, lines: Sequence[Line], late: list[Rejected]
+    ) -> list[Line]:
         """Relationships that no other line has said already."""
-        rows = {line.seed_id: _relationship_row(line) for line in lines}
+        rows = {line.seed_id: _relationship_row(kind, line) for line in lines}
         ends = {seed_id: (row[2], row[3], row[4]) for seed_id, row in rows.items()}
         ids = [row[0] for row in rows.values()]
-        held = relationships.holders(self._conn, ids, list(ends.values())) if ids else {}
+        held = relationships.holders(self._conn, kind, ids, list(ends.values())) if ids else {}
         free = []
         for line in lines:
             holder = held.setdefault(ends[line.seed_id], line.seed_id)
@@ -449,32 +461,33 @@ class Loader:
         return free
 
     def _write_relationships(
-        self, lines: Sequence[Line], late: list[Rejected]
+        self, kind: EntityType, lines: Sequence[Line], late: list[Rejected]
     ) -> tuple[store.Changes, Sequence[Line]]:
         """Write relationships; return what changed, and the lines loaded now or before."""
-        relationships.copy(self._conn, [_relationship_row(line) for line in lines])
+        edges = kind.edge_table
+        relationships.copy(self._conn, edges, [_relationship_row(kind, line) for line in lines])
         self._at("copied")
-        # Locked first: a league that is living when it is looked at must be so when this commits.
+        # Locked first: an entity that is living when it is looked at must be so when this commits.
         ends = relationships.Ends()
         if not self._options.dry_run:
-            ends = relationships.lock_changed(self._conn)
-            self._at("leagues locked")
-        good = self._unclaimed(self._with_leagues(Part.RELATIONSHIPS, lines, late), late)
+            ends = relationships.lock_changed(self._conn, kind)
+            self._at("ends locked")
+        good = self._unclaimed(kind, self._with_owners(kind, lines, late), late)
         kept = {line.seed_id for line in good}
         refused = [line.seed_id for line in lines if line.seed_id not in kept]
         if refused:
-            relationships.withdraw(self._conn, refused)
+            relationships.withdraw(self._conn, edges, refused)
             if not self._options.dry_run:
-                # Leagues that only refused lines begin at have nothing new for the graph.
-                ends = relationships.lock_changed(self._conn, ends)
+                # Entities that only refused lines begin at have nothing new for the graph.
+                ends = relationships.lock_changed(self._conn, kind, ends)
         if self._options.dry_run:
-            return relationships.classify(self._conn, self._topology), good
-        return relationships.upsert(self._conn, ends, self._topology, self._at), good
+            return relationships.classify(self._conn, edges, self._topology), good
+        return relationships.upsert(self._conn, kind, ends, self._topology, self._at), good
 
-    def _write_parts(self, part: Part, lines: Sequence[Line]) -> store.Changes:
-        session.copy_parts(self._conn, part, [_part_row(part, line) for line in lines])
+    def _write_parts(self, table: AttachmentTable, lines: Sequence[Line]) -> store.Changes:
+        session.copy_parts(self._conn, table, [_part_row(table, line) for line in lines])
         self._at("copied")
-        return session.upsert_parts(self._conn, part, write=not self._options.dry_run)
+        return session.upsert_parts(self._conn, table, write=not self._options.dry_run)
 
 
 @contextmanager
@@ -515,44 +528,36 @@ def _refuse(line: Line, field: str, reason: str) -> Rejected:
     return Rejected(line.file, line.number, field, reason, line.raw, line.seed_id)
 
 
-def _part(line: Line) -> LeaguePart:
-    return cast(LeaguePart, line.item)
-
-
-def _leagues(line: Line) -> dict[str, str]:
-    """The seed ids of leagues that a line names, by field."""
+def _owners(line: Line) -> dict[str, str]:
+    """The seed ids of entities that a line names, by field."""
     if isinstance(line.item, Relationship):
         return {"source": line.item.source, "target": line.item.target}
-    return {"league": _part(line).league}
+    item = cast(Attached, line.item)
+    return {item.field: item.owner}
 
 
-def _league_id(line: Line) -> Any:
-    return entity_id(EntityType.LEAGUE, _part(line).league)
-
-
-def _relationship_row(line: Line) -> tuple[Any, ...]:
+def _relationship_row(kind: EntityType, line: Line) -> tuple[Any, ...]:
     item = cast(Relationship, line.item)
     return (
-        entity_id("league_relationship", line.seed_id),
+        entity_id(kind.edge_table.table, line.seed_id),
         line.seed_id,
-        entity_id(EntityType.LEAGUE, item.source),
-        entity_id(EntityType.LEAGUE, item.target),
-        item.relation.value,
+        entity_id(kind, item.source),
+        entity_id(kind, item.target),
+        item.relation,
         item.strength,
         orjson.dumps(item.attributes).decode(),
         part_hash(item),
     )
 
 
-def _part_row(part: Part, line: Line) -> tuple[Any, ...]:
-    item = _part(line)
-    table, columns = session.PART_COLUMNS[part]
+def _part_row(table: AttachmentTable, line: Line) -> tuple[Any, ...]:
+    item = cast(Attached, line.item)
     return (
         entity_id(table, line.seed_id),
         line.seed_id,
-        _league_id(line),
+        entity_id(table.owner, item.owner),
         item.title,
         orjson.dumps(item.attributes).decode(),
         part_hash(item),
-        *(item.fields[name] for name in columns),
+        *(item.fields[name] for name in table.columns),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from altsync.seed.lines import Part
+from altsync.catalogue.parts import Part
 
 
 @dataclass(frozen=True, slots=True)

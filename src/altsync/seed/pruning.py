@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -10,16 +10,16 @@ from uuid import UUID
 import structlog
 
 from altsync import store
+from altsync.catalogue.current import children_of, current
+from altsync.catalogue.parts import Part
 from altsync.db import Conn
 from altsync.errors import SeedError
 from altsync.log import debugging
 from altsync.records import EntityType, Topology
 from altsync.seed import relationships, session
-from altsync.seed.lines import Part
 from altsync.seed.options import Options
 from altsync.seed.report import Report
 from altsync.seed.transactions import at_once
-from altsync.wording import plural
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +48,7 @@ class Pruner:
         """Delete what the files of ``parts`` no longer hold; children before what they belong to.
 
         ``blocked``: why it is not known what the files hold. Raises ``SeedError`` when too much
-        would go, or an archetype that leagues still name.
+        would go, or a parent that living entities still name.
         """
         if blocked:
             self._report.not_pruned = blocked
@@ -58,13 +58,12 @@ class Pruner:
         gone = {part: session.unseen(self._conn, part) for part in parts}
         for part, ids in gone.items():
             self._check_share(part, len(ids))
-        self._check_unused(gone.get(Part.ARCHETYPES, []), gone.get(Part.LEAGUES, []))
+        leaving = {part.entity_type: ids for part, ids in gone.items() if part.entity_type}
+        for part, ids in gone.items():
+            if part.entity_type:
+                self._check_unused(part.entity_type, ids, leaving)
         self._at("checked")
-        order = (
-            *(Part.RELATIONSHIPS, Part.CONTRACTS, Part.DOCUMENTS),
-            *(Part.EXAMPLES, Part.LEAGUES, Part.ARCHETYPES),
-        )
-        for part in order:
+        for part in reversed(current().parts):
             if gone.get(part):
                 self._delete(part, gone[part])
 
@@ -107,20 +106,28 @@ class Pruner:
         return changes
 
     def _delete_rows(self, part: Part, page: Sequence[Any]) -> store.Changes:
-        if part is Part.RELATIONSHIPS:
-            return relationships.delete(self._conn, page, self._topology, self._at)
-        if part.entity_type is None:
-            return store.Changes(deleted=session.delete_parts(self._conn, part, page))
-        if part is Part.ARCHETYPES:
-            # Another seeder may have loaded leagues of them since the first look.
-            self._check_unused(page, [])
+        if part.related:
+            return relationships.delete(self._conn, part.related, page, self._topology, self._at)
+        if part.attachment:
+            return store.Changes(deleted=session.delete_parts(self._conn, part.attachment, page))
+        assert part.entity_type is not None
+        # Another seeder may have loaded children of them since the first look.
+        self._check_unused(part.entity_type, page, {})
         return store.tombstone(self._conn, part.entity_type, page, self._topology)
 
-    def _check_unused(self, ids: Sequence[Any], leaving: Sequence[Any]) -> None:
-        used = session.archetypes_in_use(self._conn, ids, leaving)
+    def _check_unused(
+        self,
+        parent: EntityType,
+        ids: Sequence[Any],
+        leaving: Mapping[EntityType, Sequence[Any]],
+    ) -> None:
+        used = session.parents_in_use(self._conn, parent, ids, leaving) if ids else []
         if used:
-            names = ", ".join(f"{name} ({plural(count, 'league')})" for name, count in used)
+            names = ", ".join(f"{key} ({count:,} {many})" for key, many, count in used)
+            children = " and ".join(
+                sorted({entity_type.many for entity_type in children_of(parent)})
+            )
             raise SeedError(
-                f"archetypes that leagues still name cannot be deleted: {names}. Move or delete "
-                f"those leagues first, or put the archetypes back."
+                f"{parent.many} that {children} still name cannot be deleted: {names}. Move or "
+                f"delete those {children} first, or put the {parent.many} back."
             )

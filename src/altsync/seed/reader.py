@@ -7,25 +7,28 @@ import math
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from gzip import BadGzipFile
 from pathlib import Path
 from types import NoneType
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import orjson
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from altsync import projection
-from altsync.records import LeaguePart, Relationship
+from altsync.catalogue.parts import Item, Part
+from altsync.records import Content, EntityType
 from altsync.seed import foreign
 from altsync.seed.files import SeedFile, find_files, open_file
-from altsync.seed.lines import CATEGORY, LINES, OPTIONAL, TAG, Item, Part, SeedLine
 from altsync.store import HALF_HASH
 from altsync.tokens import INPUT_LIMITS, TooLong, most_tokens, too_long
 from altsync.wording import unknown
+
+if TYPE_CHECKING:
+    from altsync.catalogue.lines import SeedLine
 
 #: Bytes of the longest line. A seed is a record, not a file; longer ones are skipped unread.
 LINE_BYTES = 1 << 20
@@ -130,12 +133,12 @@ class _Refused(Exception):
 
 def read(
     file: SeedFile,
-    archetypes: frozenset[str],
+    known: KnownKeys | None,
     progress: Callable[[int], None] = lambda size: None,
 ) -> Iterator[Line | Rejected]:
     """Every line of a file, checked; blank ones are left out. ``progress`` gets bytes read."""
     for raw in read_raw(file, progress):
-        yield check(raw, archetypes)
+        yield check(raw, known)
 
 
 def read_raw(file: SeedFile, progress: Callable[[int], None] = lambda size: None) -> Iterator[Raw]:
@@ -151,7 +154,7 @@ def read_raw(file: SeedFile, progress: Callable[[int], None] = lambda size: None
             if problem:
                 yield _problem(file, 0, problem)
                 return
-            names = ",".join(LINES[file.part].model_fields)
+            names = ",".join(file.part.line.model_fields)
             setting = f"{projection.PROJECTION_VERSION} {names} {file.defaults}\n".encode()
             done = 0
             for number, (raw, size) in enumerate(_lines(stream), start=1):
@@ -200,8 +203,8 @@ def find(
 ) -> Iterator[Line | Rejected]:
     """The lines of a part that give this id, good or bad, in the order of a seeding run.
 
-    Raises ``SeedError`` when the folder is not there. Archetypes are not looked up. ``model``
-    embeds the texts.
+    Raises ``SeedError`` when the folder is not there. Parents are not looked up. ``model`` embeds
+    the texts.
     """
     needle = seed_id.encode()
     for file in find_files(folder, part):
@@ -224,14 +227,18 @@ def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
         yield line, size
 
 
+#: Keys of the entities that a line may name, by the type's table.
+KnownKeys = Mapping[str, frozenset[str]]
+
+
 def check(
     raw: Raw,
-    archetypes: frozenset[str] | None,
+    known: KnownKeys | None,
     model: str | None = None,
     *,
     cut_long: bool = False,
 ) -> Line | Rejected:
-    """Return what a line says, or why it may not. ``archetypes``: those that it may name.
+    """Return what a line says, or why it may not. ``known``: the parents that it may name.
 
     ``model`` embeds its text, which may not be over that model's limit unless it is cut.
     """
@@ -240,14 +247,11 @@ def check(
         return Rejected(file.label, number, None, problem, "")
     try:
         data = _parse(read, whole=whole)
-        emptied = _drop_empty(data, OPTIONAL[file.part])
-        line = _validate(LINES[file.part], {**file.defaults, **data})
-        archetype = line.archetype
-        if archetypes is not None and archetype is not None and archetype not in archetypes:
-            raise _Refused(
-                "sport_archetype", unknown("archetype", archetype, sorted(archetypes)), line.id
-            )
+        emptied = _drop_empty(data, file.part)
+        line = _validate(file.part.line, {**file.defaults, **data})
         item = line.item()
+        if known is not None and file.part.entity_type:
+            _check_parents(line, file.part.entity_type, known)
         over = _too_long(item, model) if may_be_too_long(raw, model) else None
         if over is not None and not cut_long:
             raise _Refused(_long_fields(item, over), str(over), line.id)
@@ -258,6 +262,17 @@ def check(
         )
 
 
+def _check_parents(line: SeedLine, entity_type: EntityType, known: KnownKeys) -> None:
+    """Refuse a line that names a parent which is not loaded."""
+    for parent in entity_type.parents:
+        if parent.parent is None:
+            continue
+        key = getattr(line, parent.column)
+        keys = known.get(parent.parent, frozenset()) | parent.known
+        if key is not None and key not in keys:
+            raise _Refused(parent.column, unknown(parent.name, key, sorted(keys)), line.id)
+
+
 def may_be_too_long(raw: Raw, model: str | None) -> bool:
     """Return whether a line's text may be over the limit: a text is shorter than its line."""
     limit = INPUT_LIMITS.get(model or "")
@@ -266,14 +281,14 @@ def may_be_too_long(raw: Raw, model: str | None) -> bool:
 
 def _too_long(item: Item, model: str | None) -> TooLong | None:
     """Return by how much the text of a line is over the model's limit."""
-    if model is None or isinstance(item, LeaguePart | Relationship):
+    if model is None or not isinstance(item, Content):
         return None
     return too_long(projection.embedding_text(item), model)
 
 
 def _long_fields(item: Item, over: TooLong) -> str:
     """Name the longest fields of a text, as many as bring it over the limit."""
-    assert not isinstance(item, LeaguePart | Relationship)
+    assert isinstance(item, Content)
     sizes = {name: most_tokens(text) for name, text in projection.embedded_fields(item).items()}
     rest = sum(sizes.values())
     enough = rest * over.limit / over.tokens
@@ -312,17 +327,19 @@ def _parse(raw: bytes, *, whole: bool) -> dict[str, Any]:
     return data
 
 
-def _drop_empty(data: dict[str, Any], optional: frozenset[str]) -> tuple[str, ...]:
+def _drop_empty(data: dict[str, Any], part: Part) -> tuple[str, ...]:
     """Take fields out that are null, or an empty text; returns those with an empty text."""
     values = data.values()
-    if None not in values and "" not in values and not _has_gaps(data.get("tags")):
+    lists = part.entity_type.list_columns if part.entity_type else ()
+    gaps = [name for name in lists if name in part.optional and _has_gaps(data.get(name))]
+    if None not in values and "" not in values and not gaps:
         return ()
-    absent = [name for name, value in data.items() if name in optional and value in (None, "")]
+    absent = [n for n, value in data.items() if n in part.optional and value in (None, "")]
     emptied = [name for name in absent if data.pop(name) is not None]
-    if "tags" in optional and _has_gaps(data.get("tags")):
-        if "" in data["tags"]:
-            emptied.append("tags")
-        data["tags"] = [tag for tag in data["tags"] if tag not in (None, "")]
+    for name in gaps:
+        if "" in data[name]:
+            emptied.append(name)
+        data[name] = [one for one in data[name] if one not in (None, "")]
     return tuple(emptied)
 
 

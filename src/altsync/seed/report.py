@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from altsync.seed.lines import Part
+from altsync.catalogue.parts import Part
 from altsync.seed.reader import Rejected
 
 #: Refused lines that the terminal shows; all of them are in the rejects file.

@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 from psycopg import errors
 
+from altsync.catalogue.current import current, parts
+from altsync.catalogue.parts import AttachmentTable, Part
 from altsync.db import Conn, copy_lines, fill, fill_lines
-from altsync.records import EntityType
-from altsync.seed.lines import Part
-from altsync.store import PART_FIELDS, Changes
-
-#: Tables of what belongs to a league, and their content columns with their types.
-PART_COLUMNS = {
-    Part.DOCUMENTS: ("document", PART_FIELDS["document"]),
-    Part.CONTRACTS: ("contract", PART_FIELDS["contract"]),
-}
-
-
-def table_of(part: Part) -> str:
-    """The table that a part is loaded into."""
-    if part is Part.RELATIONSHIPS:
-        return "league_relationship"
-    return part.entity_type or PART_COLUMNS[part][0]
+from altsync.records import EntityType, ParentEdge
+from altsync.store import Changes
 
 
 def _seeded(part: Part) -> str:
     """Which rows of a part's table come from seeds and are there, as SQL."""
-    if part is Part.RELATIONSHIPS:
+    if part.related:
         return "e.seed_id IS NOT NULL"
     return "e.deleted_at IS NULL" if part.entity_type else "true"
 
 
 #: Columns of the ids met in this run, and where; ``rejected`` when the line was refused.
-#: ``archetype`` is what a league's line names, and what an archetype's is called.
-_SEEN = ("part", "seed_id", "file", "line", "rejected", "archetype")
+#: ``own_key`` is the key that an entity's line gives, and ``parents`` the keys that it names.
+_SEEN = ("part", "seed_id", "file", "line", "rejected", "own_key", "parents")
 
 
 def create_tables(conn: Conn) -> None:
@@ -45,7 +33,8 @@ def create_tables(conn: Conn) -> None:
         """
         CREATE TEMP TABLE IF NOT EXISTS seen (
           part text NOT NULL, seed_id text NOT NULL, file text NOT NULL, line int NOT NULL,
-          rejected bool NOT NULL, archetype text, PRIMARY KEY (seed_id, part));
+          rejected bool NOT NULL, own_key text, parents text[] NOT NULL,
+          PRIMARY KEY (seed_id, part));
         CREATE TEMP TABLE IF NOT EXISTS staging_seen (LIKE seen)
         """
     )
@@ -57,19 +46,19 @@ def create_tables(conn: Conn) -> None:
         """
     )
     conn.execute("TRUNCATE seen, tags_to_be")
-    for table, columns in PART_COLUMNS.values():
-        typed = ", ".join(f"{name} {kind}" for name, kind in columns.items())
+    for table in current().attachments:
+        typed = "".join(f", {name} {kind}" for name, kind in table.columns.items())
         conn.execute(
             f"""
             CREATE TEMP TABLE IF NOT EXISTS staging_{table} (
-              id uuid, seed_id text, league_id uuid, title text, attributes jsonb,
-              content_hash text, {typed})
+              id uuid, seed_id text, {table.owner_column} uuid, title text, attributes jsonb,
+              content_hash text{typed})
             """
         )
 
 
 def mark_seen(conn: Conn, seen: Sequence[bytes]) -> bool:
-    """Note ids, by lines of part, seed_id, file, line, rejected, archetype.
+    """Note ids, by lines of part, seed_id, file, line, rejected, own_key, parents.
 
     Returns whether all are new in this run. The first good line of an id wins. COPY first, which
     takes half as long and refuses a batch where any id is not new.
@@ -89,7 +78,7 @@ def _mark_again(conn: Conn, seen: Sequence[bytes]) -> bool:
         INSERT INTO seen SELECT * FROM staging_seen
         ON CONFLICT (seed_id, part) DO UPDATE
           SET rejected = false, file = excluded.file, line = excluded.line,
-              archetype = excluded.archetype
+              own_key = excluded.own_key, parents = excluded.parents
           WHERE seen.rejected AND NOT excluded.rejected
         """
     )
@@ -109,7 +98,7 @@ def unseen(conn: Conn, part: Part) -> list[UUID]:
     """Living entities of a part that this run has not met, in the order of ids."""
     rows = conn.execute(
         f"""
-        SELECT e.id FROM {table_of(part)} e
+        SELECT e.id FROM {part.table} e
         WHERE NOT EXISTS (SELECT 1 FROM seen s WHERE s.part = %s AND s.seed_id = e.seed_id)
           AND {_seeded(part)} ORDER BY e.id
         """,
@@ -120,69 +109,93 @@ def unseen(conn: Conn, part: Part) -> list[UUID]:
 
 def count_rows(conn: Conn, part: Part) -> int:
     """Living rows of a part."""
-    row = conn.execute(f"SELECT count(*) FROM {table_of(part)} e WHERE {_seeded(part)}").fetchone()
+    row = conn.execute(f"SELECT count(*) FROM {part.table} e WHERE {_seeded(part)}").fetchone()
     assert row is not None
     return int(row[0])
 
 
-def archetypes_in_use(
-    conn: Conn, ids: Sequence[UUID], leaving: Sequence[UUID]
-) -> list[tuple[str, int]]:
-    """Of the archetypes ``ids``, those that living leagues name, with how many.
+def parents_in_use(
+    conn: Conn,
+    parent: EntityType,
+    ids: Sequence[UUID],
+    leaving: Mapping[EntityType, Sequence[UUID]],
+) -> list[tuple[str, str, int]]:
+    """Of the parents ``ids``, (key, plural of what names it, how many) of living entities.
 
-    Leagues in ``leaving`` are about to be deleted and do not count; those of this run count
-    as their lines say, which a dry run has not written.
+    Those in ``leaving`` are about to be deleted and do not count; those of this run count as
+    their lines say, which a dry run has not written.
     """
+    found: list[tuple[str, str, int]] = []
+    for part in parts():
+        child = part.entity_type
+        for place, edge in enumerate(child.parents if child else (), start=1):
+            # A mere reference may lead nowhere: its entity does not hang on the parent.
+            if child and edge.parent == parent and edge.relation:
+                found += _in_use(conn, parent, ids, part, edge, place, leaving.get(child, ()))
+    return sorted(found)
+
+
+def _in_use(
+    conn: Conn,
+    parent: EntityType,
+    ids: Sequence[UUID],
+    part: Part,
+    edge: ParentEdge,
+    place: int,
+    leaving: Sequence[UUID],
+) -> list[tuple[str, str, int]]:
+    child = part.entity_type
+    assert child is not None
     rows = conn.execute(
-        """
-        WITH named AS (SELECT seed_id, archetype FROM seen
-                       WHERE part = %(part)s AND NOT rejected AND archetype IS NOT NULL)
-        SELECT a.archetype_name, count(*) FROM sport_archetype a
-        JOIN (SELECT archetype FROM named
+        f"""
+        WITH named AS (SELECT seed_id, parents[{place}] AS parent FROM seen
+                       WHERE part = %(part)s AND NOT rejected AND parents[{place}] <> '')
+        SELECT p.{parent.key_column}, count(*) FROM {parent} p
+        JOIN (SELECT parent FROM named
               UNION ALL
-              SELECT l.sport_archetype FROM league l
+              SELECT l.{edge.column} FROM {child} l
               WHERE l.deleted_at IS NULL AND l.id <> ALL(%(leaving)s)
                 AND NOT EXISTS (SELECT 1 FROM named WHERE named.seed_id = l.seed_id)) n
-          ON n.archetype = a.archetype_name
-        WHERE a.id = ANY(%(ids)s) GROUP BY 1 ORDER BY 1
+          ON n.parent = p.{parent.key_column}
+        WHERE p.id = ANY(%(ids)s) GROUP BY 1
         """,
-        {"ids": list(ids), "leaving": list(leaving), "part": Part.LEAGUES},
+        {"ids": list(ids), "leaving": list(leaving), "part": part},
     )
-    return [(r[0], r[1]) for r in rows]
+    return [(key, child.one if count == 1 else child.many, count) for key, count in rows]
 
 
-def living_leagues(conn: Conn, ids: Sequence[UUID]) -> set[UUID]:
-    """Return those of ``ids`` that are leagues and not deleted."""
+def living(conn: Conn, entity_type: EntityType, ids: Sequence[UUID]) -> set[UUID]:
+    """Return those of ``ids`` that are entities of a type and not deleted."""
     rows = conn.execute(
-        f"SELECT id FROM {EntityType.LEAGUE} WHERE id = ANY(%s) AND deleted_at IS NULL",
+        f"SELECT id FROM {entity_type} WHERE id = ANY(%s) AND deleted_at IS NULL",
         (list(ids),),
     )
     return {r[0] for r in rows}
 
 
-def good_archetypes(conn: Conn) -> set[str]:
-    """Names of the archetypes that this run has met in a good line."""
+def good_keys(conn: Conn, part: Part) -> set[str]:
+    """Keys of the entities that this run has met in a good line that gives one."""
     rows = conn.execute(
-        "SELECT archetype FROM seen WHERE part = %s AND NOT rejected AND archetype IS NOT NULL",
-        (Part.ARCHETYPES,),
+        "SELECT own_key FROM seen WHERE part = %s AND NOT rejected AND own_key IS NOT NULL",
+        (part,),
     )
     return {r[0] for r in rows}
 
 
-def good_leagues(conn: Conn, seed_ids: Sequence[str]) -> set[str]:
-    """Return those of ``seed_ids`` whose league this run has met in a good line."""
+def good_ids(conn: Conn, part: Part, seed_ids: Sequence[str]) -> set[str]:
+    """Return those of ``seed_ids`` that this run has met in a good line of a part."""
     rows = conn.execute(
         "SELECT seed_id FROM seen WHERE part = %s AND seed_id = ANY(%s) AND NOT rejected",
-        (Part.LEAGUES, list(seed_ids)),
+        (part, list(seed_ids)),
     )
     return {r[0] for r in rows}
 
 
-def seen_leagues(conn: Conn, seed_ids: Sequence[str]) -> set[str]:
-    """Return those of ``seed_ids`` that this run has met as leagues, in good or refused lines."""
+def seen_ids(conn: Conn, part: Part, seed_ids: Sequence[str]) -> set[str]:
+    """Return those of ``seed_ids`` that this run has met in good or refused lines of a part."""
     rows = conn.execute(
         "SELECT seed_id FROM seen WHERE part = %s AND seed_id = ANY(%s)",
-        (Part.LEAGUES, list(seed_ids)),
+        (part, list(seed_ids)),
     )
     return {r[0] for r in rows}
 
@@ -195,17 +208,19 @@ def mark_rejected(conn: Conn, part: Part, seed_ids: Sequence[str]) -> None:
     )
 
 
-def copy_parts(conn: Conn, part: Part, rows: Sequence[Sequence[Any]]) -> None:
-    """COPY (id, seed_id, league_id, title, attributes, content_hash, …) rows into staging."""
-    table, columns = PART_COLUMNS[part]
-    names = ["id", "seed_id", "league_id", "title", "attributes", "content_hash", *columns]
+def copy_parts(conn: Conn, table: AttachmentTable, rows: Sequence[Sequence[Any]]) -> None:
+    """COPY (id, seed_id, owner, title, attributes, content_hash, …) rows into staging."""
+    names = ["id", "seed_id", *_columns(table)]
     fill(conn, f"staging_{table}", names, rows)
 
 
-def upsert_parts(conn: Conn, part: Part, *, write: bool) -> Changes:
-    """Upsert what changed of a league's documents or contracts; or only count it."""
-    table, columns = PART_COLUMNS[part]
-    names = ["league_id", "title", "attributes", "content_hash", *columns]
+def _columns(table: AttachmentTable) -> list[str]:
+    return [table.owner_column, "title", "attributes", "content_hash", *table.columns]
+
+
+def upsert_parts(conn: Conn, table: AttachmentTable, *, write: bool) -> Changes:
+    """Upsert what changed of an attachment's rows; or only count it."""
+    names = _columns(table)
     changed = f"""
         FROM staging_{table} s LEFT JOIN {table} e ON e.id = s.id
         WHERE e.id IS NULL OR {_differs("e", "s", names)}
@@ -235,6 +250,6 @@ def _differs(one: str, other: str, names: Sequence[str]) -> str:
     return f"(ROW({pairs[0]}) IS DISTINCT FROM ROW({pairs[1]}))"
 
 
-def delete_parts(conn: Conn, part: Part, ids: Sequence[UUID]) -> int:
-    """Delete documents or contracts for good: no sink holds them."""
-    return conn.execute(f"DELETE FROM {table_of(part)} WHERE id = ANY(%s)", (list(ids),)).rowcount
+def delete_parts(conn: Conn, table: AttachmentTable, ids: Sequence[UUID]) -> int:
+    """Delete attachments for good: no sink holds them."""
+    return conn.execute(f"DELETE FROM {table} WHERE id = ANY(%s)", (list(ids),)).rowcount

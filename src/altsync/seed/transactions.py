@@ -8,8 +8,8 @@ from typing import TypeVar
 import structlog
 from psycopg import errors
 
+from altsync.catalogue.parts import Part
 from altsync.db import Conn
-from altsync.seed.lines import Part
 
 log = structlog.get_logger(__name__)
 

@@ -30,7 +30,7 @@ from altsync.tokens import TooLong, cut, most_tokens, too_long
 SETTING = EMBEDDER.setting
 
 #: A text of a token or two, sent when a text was refused alone and no other one has passed since.
-PROBE = "league"
+PROBE = "word"
 
 
 class Sink:

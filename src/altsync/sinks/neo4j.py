@@ -17,6 +17,7 @@ import structlog
 from neo4j import GraphDatabase, ManagedTransaction
 from neo4j import exceptions as errors
 
+from altsync.catalogue.current import entity_types
 from altsync.config import Settings
 from altsync.deadline import SharedClient
 from altsync.declarations import NEO4J
@@ -34,7 +35,7 @@ from altsync.records import (
     Installation,
     Model,
     Outcome,
-    Relation,
+    ParentEdge,
     Row,
     SinkTraits,
     SinkVersion,
@@ -148,19 +149,6 @@ OLDEST = (5, 10)
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """The closed set of names that may stand in Cypher for one type of entity."""
-
-    label: str
-    key: str
-    edge: str | None = None
-    parent_label: str | None = None
-    parent_key: str | None = None
-    #: When an edge ``old`` between a node and its neighbour ``o`` outlives the node's deletion.
-    outlives: str = "false"
-
-
-@dataclass(frozen=True, slots=True)
 class _Upserted:
     """What an upsert came to: ids of nodes and edges, and what stood in the way.
 
@@ -173,58 +161,95 @@ class _Upserted:
     strangers: Set[str]
 
 
-#: Of a relationship to a deleted league: that its source was written after the deletion, so that
-#: it means the league that came back since. A deletion carries all that pointed to the league, so
+#: Of a relationship to a deleted entity: that its source was written after the deletion, so that
+#: it means the entity that came back since. A deletion enqueues all that pointed to the entity, so
 #: what they held of it before goes.
 TO_THE_NEXT_LIFE = (
-    "startNode(old) = o AND type(old) IN ['SIMILAR_TO', 'COMPETES_WITH', 'SAME_ARCHETYPE'] "
+    "type(old) IN {relations} "
     "AND CASE WHEN o.sync_version IS :: INTEGER NOT NULL THEN o.sync_version ELSE -1 END "
     "> row.version"
 )
 
-KINDS = {
-    EntityType.LEAGUE: Kind(
-        "League",
-        "league_tag",
-        "BELONGS_TO_ARCHETYPE",
-        "SportArchetype",
-        "name",
-        outlives=TO_THE_NEXT_LIFE,
-    ),
-    EntityType.SPORT_ARCHETYPE: Kind(
-        "SportArchetype", "name", outlives="type(old) = 'BELONGS_TO_ARCHETYPE'"
-    ),
-    EntityType.FEW_SHOT_EXAMPLE: Kind(
-        "FewShotExample", "example_id", "IN_CATEGORY", "ExampleCategory", "name"
-    ),
-}
 
-CONSTRAINTS = (
-    "CREATE CONSTRAINT league_tag_unique IF NOT EXISTS "
-    "FOR (n:League) REQUIRE n.league_tag IS UNIQUE",
-    "CREATE CONSTRAINT archetype_name_unique IF NOT EXISTS "
-    "FOR (n:SportArchetype) REQUIRE n.name IS UNIQUE",
-    "CREATE CONSTRAINT example_id_unique IF NOT EXISTS "
-    "FOR (n:FewShotExample) REQUIRE n.example_id IS UNIQUE",
-    "CREATE CONSTRAINT category_name_unique IF NOT EXISTS "
-    "FOR (n:ExampleCategory) REQUIRE n.name IS UNIQUE",
-    "CREATE CONSTRAINT tombstone_key_unique IF NOT EXISTS "
-    "FOR (n:AltsyncTombstone) REQUIRE n.key IS UNIQUE",
-    "CREATE CONSTRAINT installation_key_unique IF NOT EXISTS "
-    "FOR (n:AltsyncInstallation) REQUIRE n.key IS UNIQUE",
+@lru_cache
+def outlives(kind: EntityType) -> str:
+    """When an edge ``old`` between a node and its neighbour ``o`` outlives the node's deletion."""
+    if kind.edges is None and not children(kind):
+        return "false"
+    reasons = []
+    if kind.edges is not None:
+        relations = ", ".join(f"'{one}'" for one in kind.edges.relations)
+        reasons.append(TO_THE_NEXT_LIFE.format(relations=f"[{relations}]"))
+    if children(kind):
+        relations = ", ".join(f"'{one}'" for one in children(kind))
+        reasons.append(f"type(old) IN [{relations}]")
+    return f"startNode(old) = o AND (({') OR ('.join(reasons)}))"
+
+
+@lru_cache
+def children(kind: EntityType) -> tuple[str, ...]:
+    """The types of relationships by which other entities hang on those of a type."""
+    found = {p.relation for one in entity_types() for p in one.graph_parents if p.parent == kind}
+    return tuple(sorted(str(relation) for relation in found))
+
+
+def required_parents(kind: EntityType) -> list[tuple[int, ParentEdge]]:
+    """Parents that each entity has, with their places among all."""
+    return [(i, p) for i, p in enumerate(kind.graph_parents) if p.column not in kind.optional]
+
+
+def optional_parents(kind: EntityType) -> list[tuple[int, ParentEdge]]:
+    """Parents that an entity may lack, with their places among all."""
+    return [(i, p) for i, p in enumerate(kind.graph_parents) if p.column in kind.optional]
+
+
+def constraints() -> tuple[str, ...]:
+    """The constraints and indexes of the graph; a name stands for one of them."""
+    unique = "CREATE CONSTRAINT {name} IF NOT EXISTS FOR (n:{label}) REQUIRE n.{key} IS UNIQUE"
+    columns = [kind.key_column for kind in entity_types()]
+    found: dict[tuple[str, str], str] = {}
+    for kind in entity_types():
+        twice = columns.count(kind.key_column) > 1
+        name = f"{kind}_{kind.key_column}" if twice else kind.key_column
+        found[kind.label, kind.key_property] = f"{name}_unique"
+    for kind in entity_types():
+        for parent in kind.graph_parents:
+            name = f"{parent.column}_{parent.key}_unique"
+            found.setdefault((parent.label, parent.key), name)
+    found["AltsyncTombstone", "key"] = "tombstone_key_unique"
+    found["AltsyncInstallation", "key"] = "installation_key_unique"
+    statements = [unique.format(name=n, label=la, key=k) for (la, k), n in found.items()]
     # Names repeat in real data (a Premier League in many countries): an index, no constraint.
-    "CREATE INDEX league_name_index IF NOT EXISTS FOR (n:League) ON (n.league_name)",
-)
+    statements += [
+        f"CREATE INDEX {kind.name_column}_index IF NOT EXISTS "
+        f"FOR (n:{kind.label}) ON (n.{kind.name_column})"
+        for kind in entity_types()
+        if kind.key_made_from
+    ]
+    return tuple(statements)
+
+
+def stub_labels() -> tuple[str, ...]:
+    """Labels of nodes that may be stubs: ends of relationships."""
+    found = [kind.label for kind in entity_types() if kind.edges]
+    found += [parent.label for kind in entity_types() for parent in kind.graph_parents]
+    return tuple(dict.fromkeys(found))
+
 
 #: Label and key of a constraint.
 UNIQUE = re.compile(r"FOR \(n:(\w+)\) REQUIRE n\.(\w+) IS UNIQUE")
 
-#: Every label that altsync writes, where a statement names it, and the names that belong to a
-#: database as a whole: all that a prefix has to tell apart.
-LABELS = re.compile(
-    r"(?<=:)(?=(?:League|SportArchetype|FewShotExample|ExampleCategory"
-    r"|AltsyncTombstone|AltsyncInstallation)\b)"
-)
+
+@lru_cache
+def _labels(catalogue: tuple[EntityType, ...]) -> re.Pattern[str]:
+    """Where a statement names a label that altsync writes: what a prefix has to tell apart."""
+    names = {kind.label for kind in catalogue}
+    names |= {parent.label for kind in catalogue for parent in kind.graph_parents}
+    names |= {"AltsyncTombstone", "AltsyncInstallation"}
+    return re.compile(rf"(?<=:)(?=(?:{'|'.join(sorted(names))})\b)")
+
+
+#: The names that belong to a database as a whole.
 SCHEMA_NAMES = re.compile(r"(?<=CONSTRAINT )(?=\w)|(?<=INDEX )(?=\w)")
 
 #: The node that says whose the graph is. The constraint on its key lets only one be made.
@@ -273,10 +298,26 @@ SET n += row.properties, n.sync_version = row.version, n.altsync_stub = null
 MOVE_TO_PARENT = """
 WITH n, row
 OPTIONAL MATCH (n)-[old:{edge}]->(o:{parent_label})
-WHERE NOT coalesce(o.{parent_key} = row.parent, false)
+WHERE NOT coalesce(o.{parent_key} = row.parent{place}, false)
 DELETE old
 WITH DISTINCT n, row
-MERGE (p:{parent_label} {{{parent_key}: row.parent}}) ON CREATE SET p.altsync_stub = true
+MERGE (p{place}:{parent_label} {{{parent_key}: row.parent{place}}})
+  ON CREATE SET p{place}.altsync_stub = true
+MERGE (n)-[:{edge}]->(p{place})
+"""
+
+# Parents that a node may lack.
+LEAVE_PARENT = """
+UNWIND $rows AS row
+MATCH (n:{label} {{{key}: row.key}})-[old:{edge}]->(o:{parent_label})
+WHERE NOT coalesce(o.{parent_key} = row.parent{place}, false)
+DELETE old
+"""
+
+JOIN_PARENT = """
+UNWIND $rows AS row
+MATCH (n:{label} {{{key}: row.key}})
+MERGE (p:{parent_label} {{{parent_key}: row.parent{place}}}) ON CREATE SET p.altsync_stub = true
 MERGE (n)-[:{edge}]->(p)
 """
 
@@ -287,34 +328,34 @@ RETURN row.key AS key, elementId(n) AS id
 # What is no longer wanted of the relationships that altsync keeps; others' are left alone.
 REMOVE_EDGES = """
 UNWIND $rows AS row
-MATCH (n:League {league_tag: row.key})-[old:SIMILAR_TO|COMPETES_WITH|SAME_ARCHETYPE]->(o:League)
-WHERE NOT coalesce((type(old) + ' ' + o.league_tag) IN row.wanted, false)
+MATCH (n:{label} {{{key}: row.key}})-[old:{relations}]->(o:{label})
+WHERE NOT coalesce((type(old) + ' ' + o.{key}) IN row.wanted, false)
 DELETE old
 """
 
-# The relationships that altsync keeps of leagues, whose nodes this transaction has locked.
+# The relationships that altsync keeps of entities, whose nodes this transaction has locked.
 READ_EDGES = """
 UNWIND $keys AS key
-MATCH (n:League {league_tag: key})-[r:SIMILAR_TO|COMPETES_WITH|SAME_ARCHETYPE]->(o:League)
-RETURN key, type(r) AS type, o.league_tag AS target, r.score AS score, elementId(r) AS id
+MATCH (n:{label} {{{key}: key}})-[r:{relations}]->(o:{label})
+RETURN key, type(r) AS type, o.{key} AS target, r.score AS score, elementId(r) AS id
 """
 
-# The other league may not be there yet: a stub, until its own operation fills it. One that was
+# The other entity may not be there yet: a stub, until its own operation fills it. One that was
 # deleted after the edge was read stays away, and its edges with it. Only who has locked the source
 # draws edges from it, and has read those that are there: CREATE costs half of a MERGE.
 CREATE_EDGES = """
 UNWIND $edges AS edge
-MATCH (n:League {{league_tag: edge.source}})
-OPTIONAL MATCH (t:AltsyncTombstone {{key: 'League:' + edge.target}})
+MATCH (n:{label} {{{key}: edge.source}})
+OPTIONAL MATCH (t:AltsyncTombstone {{key: '{label}:' + edge.target}})
 WITH n, edge, t WHERE t IS NULL OR t.version < edge.target_version
-MERGE (o:League {{league_tag: edge.target}}) ON CREATE SET o.altsync_stub = true
+MERGE (o:{label} {{{key}: edge.target}}) ON CREATE SET o.altsync_stub = true
 CREATE (n)-[r:{relation} {{score: edge.score}}]->(o)
 RETURN edge.id AS id, elementId(r) AS remote
 """
 
 SET_SCORES = """
 UNWIND $edges AS edge
-MATCH (n:League {{league_tag: edge.source}})-[r:{relation}]->(o:League {{league_tag: edge.target}})
+MATCH (n:{label} {{{key}: edge.source}})-[r:{relation}]->(o:{label} {{{key}: edge.target}})
 SET r.score = edge.score
 """
 
@@ -445,7 +486,7 @@ RETURN n.sync_version % $modulus AS bucket, p.{parent_key} AS parent, count(r) A
 # make other sums. A stub counts as 0, a score that PostgreSQL cannot hold as -11. Sums stay
 # within 64 bits for a million edges.
 DIGEST_EDGES = """
-MATCH (n:{label})-[r:SIMILAR_TO|COMPETES_WITH|SAME_ARCHETYPE]->(o:League)
+MATCH (n:{label})-[r:{relations}]->(o:{label})
 WHERE {written}
 WITH n.sync_version AS source, r,
      CASE WHEN o.sync_version IS :: INTEGER NOT NULL THEN o.sync_version ELSE 0 END AS target,
@@ -490,9 +531,9 @@ RETURN n.{key} AS key, p.{parent_key} AS parent
 """
 
 RELATIONSHIPS_OF = """
-MATCH (n:League)-[r:SIMILAR_TO|COMPETES_WITH|SAME_ARCHETYPE]->(o:League)
-WHERE n.league_tag IN $keys
-RETURN n.league_tag AS key, type(r) AS type, o.league_tag AS target, r.score AS score
+MATCH (n:{label})-[r:{relations}]->(o:{label})
+WHERE n.{key} IN $keys
+RETURN n.{key} AS key, type(r) AS type, o.{key} AS target, r.score AS score
 """
 
 FIND_NODE = """
@@ -502,7 +543,7 @@ MATCH (n:{label} {{{key}: $key}}) RETURN properties(n) AS properties, elementId(
 # Neighbours are named by whatever their kind is named by.
 EDGES_OF = """
 MATCH (n:{label} {{{key}: $key}}){tail}[r]{head}(other)
-WITH type(r) AS type, coalesce(other.league_tag, other.example_id, other.name) AS name
+WITH type(r) AS type, coalesce({keys}) AS name
 ORDER BY type, name
 WITH type, count(*) AS count, collect(name) AS names
 RETURN type, count, names[..$sample] AS names ORDER BY type
@@ -513,8 +554,8 @@ MATCH (t:AltsyncTombstone) WHERE t.at < timestamp() - $milliseconds
 WITH t LIMIT 10000 DELETE t
 """
 
-# Nodes that altsync made for an edge to lead to, and that no edge leads to any more: archetypes
-# and categories that were left, or deleted before their leagues were. Others' nodes have no mark,
+# Nodes that altsync made for an edge to lead to, and that no edge leads to any more: parents that
+# were left, or deleted before their children were. Others' nodes have no mark,
 # and one that was marked by hand has properties of its own.
 FORGET_STUBS = """
 MATCH (n:{label}) WHERE n.altsync_stub = true AND n.sync_version IS NULL
@@ -524,9 +565,6 @@ WITH n, count(kept) AS kept WHERE kept = 0
 DELETE n
 RETURN count(*) AS count
 """
-
-#: Labels of nodes that may be stubs.
-STUBS = ("League", "SportArchetype", "ExampleCategory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -558,30 +596,39 @@ class Held:
 class Node:
     """A node that altsync wrote: its version, and what hangs on it.
 
-    ``edges`` are (type, key of the target, score) of relationships that altsync keeps. What
+    ``parents`` are (type, key) of edges to parents, ``edges`` are (type, key of the target, score)
+    of relationships that altsync keeps. What
     another program wrote may be of any type: a version that is no whole number is 0, the key of a
     node without one is shown as it is.
     """
 
     version: int
     properties: Mapping[str, Any]
-    parents: tuple[str, ...] = ()
+    parents: tuple[tuple[str, Any], ...] = ()
     edges: tuple[tuple[str, str, float | None], ...] = ()
 
 
-def cypher(template: str, kind: Kind, **more: str) -> str:
-    """A statement for one kind. Names come from ``KINDS`` alone, so this is no injection."""
+def cypher(
+    template: str, kind: EntityType, parent: tuple[int, ParentEdge] | None = None, **more: str
+) -> str:
+    """A statement for one type. Its names are the catalogue's, which are checked: no injection.
+
+    ``parent`` is one of its parents, with its place among all.
+    """
+    place, edge = parent or (0, None)
     return template.format(
         whole=WHOLE,
         ours=OURS,
         writable=WRITABLE,
-        written=WRITTEN.format(key=kind.key),
+        written=WRITTEN.format(key=kind.key_property),
         label=kind.label,
-        key=kind.key,
-        edge=kind.edge,
-        parent_label=kind.parent_label,
-        parent_key=kind.parent_key,
-        outlives=kind.outlives,
+        key=kind.key_property,
+        relations="|".join(kind.edges.relations) if kind.edges else "",
+        edge=edge and edge.relation,
+        parent_label=edge and edge.label,
+        parent_key=edge and edge.key,
+        place=place,
+        outlives=outlives(kind),
         **more,
     )
 
@@ -594,7 +641,7 @@ def label_prefix(prefix: str) -> str:
 @lru_cache(1000)
 def with_prefix(statement: str, prefix: str) -> str:
     """Return a statement with ``prefix`` before every label and schema name of altsync's."""
-    return SCHEMA_NAMES.sub(prefix, LABELS.sub(prefix, statement))
+    return SCHEMA_NAMES.sub(prefix, _labels(entity_types()).sub(prefix, statement))
 
 
 class _Prefixed:
@@ -702,7 +749,7 @@ class Sink:
         return True
 
     def _sample(self) -> dict[EntityType, list[str]]:
-        kinds = {entity_type: cypher(SAMPLE_KEYS, kind) for entity_type, kind in KINDS.items()}
+        kinds = {kind: cypher(SAMPLE_KEYS, kind) for kind in entity_types()}
         return {
             entity_type: [r["key"] for r in self._aggregate(statement, limit=SAMPLED)]
             for entity_type, statement in kinds.items()
@@ -718,7 +765,7 @@ class Sink:
         """Run all statements within the timeout of one call."""
         ends = time.monotonic() + self._timeout
         self.check_version()
-        for statement in CONSTRAINTS:
+        for statement in constraints():
             left = max(ends - time.monotonic(), MOMENT)
             try:
                 self._run(partial(_execute, statement=statement), guarded=False, timeout=left)
@@ -772,27 +819,33 @@ class Sink:
         All sorted by key, so that two writers wait for each other instead of in a circle. Without
         relationships one statement writes all of it.
         """
-        kind = KINDS[rows[0].entity_type]
-        parts = [UPSERT_NODE, MOVE_TO_PARENT if kind.edge else "", RETURN_WRITTEN]
-        statement = cypher("".join(parts), kind)
+        kind = rows[0].entity_type
+        moves = [cypher(MOVE_TO_PARENT, kind, parent) for parent in required_parents(kind)]
+        parts = [cypher(UPSERT_NODE, kind), *moves, RETURN_WRITTEN]
+        statement = "".join(parts)
         parameters = [_upsert_parameters(row) for row in sorted(rows, key=_by_key)]
 
         def work(tx: ManagedTransaction) -> _Upserted:
             nodes = _write_nodes(tx, kind, statement, parameters)
+            _write_optional_parents(tx, kind, [one for one in parameters if one["key"] in nodes])
             edges = _write_edges(tx, [row for row in rows if row.key in nodes])
             refused = [row.key for row in rows if row.key not in nodes]
             newer = _newer_versions(tx, kind, refused) if refused else {}
             strangers = _strangers(tx, kind, refused) if refused else set[str]()
             return _Upserted(nodes, edges, newer, strangers)
 
-        alone = len(rows) <= FEW and all(row.edges is None for row in rows)
+        alone = (
+            len(rows) <= FEW
+            and all(row.edges is None for row in rows)
+            and not optional_parents(kind)
+        )
         answer = self._run(work, alone=alone)
         label = self._prefix + kind.label
-        return Answer(tuple(_upserted(row, answer, label, kind.key) for row in rows))
+        return Answer(tuple(_upserted(row, answer, label, kind.key_property) for row in rows))
 
     def delete(self, rows: Sequence[Row]) -> Answer:
         """Remove nodes with all their edges, and leave tombstones for late upserts."""
-        kind = KINDS[rows[0].entity_type]
+        kind = rows[0].entity_type
         parameters = [
             {"key": row.key, "version": row.graph_version} for row in sorted(rows, key=_by_key)
         ]
@@ -811,7 +864,7 @@ class Sink:
 
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
         """Every node of the type that altsync wrote, in the order of keys."""
-        kind = KINDS[entity_type]
+        kind = entity_type
         after = ""
         while True:
             page = self._run(partial(_page_of_versions, kind=kind, after=after), guarded=False)
@@ -823,11 +876,11 @@ class Sink:
 
     def find(self, entity_type: EntityType, key: str) -> Held:
         """Return what the graph holds of one entity now. Raises ``SinkFailure``."""
-        return self._run(partial(_find, kind=KINDS[entity_type], key=key), write=False)
+        return self._run(partial(_find, kind=entity_type, key=key), write=False)
 
     def count(self, entity_type: EntityType) -> int:
         """Nodes of the type that altsync wrote. Raises ``SinkFailure``."""
-        (found,) = self._aggregate(cypher(COUNT_NODES, KINDS[entity_type]))
+        (found,) = self._aggregate(cypher(COUNT_NODES, entity_type))
         return int(found["count"])
 
     def digest(self, entity_type: EntityType, modulus: int) -> Digest:
@@ -837,11 +890,11 @@ class Sink:
         there are. Nodes of no version or key are in the bucket ``STRANGE``. Raises
         ``SinkFailure``.
         """
-        kind = KINDS[entity_type]
+        kind = entity_type
         parts = {"node": cypher(DIGEST_NODES, kind)}
-        if kind.edge:
-            parts["parent"] = cypher(DIGEST_PARENTS, kind)
-        if entity_type is EntityType.LEAGUE:
+        for parent in enumerate(kind.graph_parents):
+            parts[f"parent {parent[1].relation}"] = cypher(DIGEST_PARENTS, kind, parent)
+        if kind.edges:
             parts["edge"] = cypher(DIGEST_EDGES, kind)
         primes = {"prime": DIGEST_PRIME, "weight": WEIGHT_PRIME}
         numbers = {"modulus": modulus, "strange": STRANGE} | primes
@@ -864,7 +917,7 @@ class Sink:
 
         Raises ``SinkFailure``.
         """
-        statement = cypher(LIST_BUCKETS, KINDS[entity_type])
+        statement = cypher(LIST_BUCKETS, entity_type)
         after = ""
         while True:
             numbers = {"modulus": modulus, "strange": STRANGE, "buckets": list(buckets)}
@@ -878,12 +931,12 @@ class Sink:
 
     def nameless(self, entity_type: EntityType, limit: int) -> list[str]:
         """The graph's ids of nodes with a version and no key. Raises ``SinkFailure``."""
-        found = self._aggregate(cypher(LIST_NAMELESS, KINDS[entity_type]), limit=limit)
+        found = self._aggregate(cypher(LIST_NAMELESS, entity_type), limit=limit)
         return [record["id"] for record in found]
 
     def remove_nameless(self, entity_type: EntityType, ids: Sequence[str]) -> None:
         """Remove those that have no key still. Raises ``SinkFailure``."""
-        statement = cypher(DELETE_NAMELESS, KINDS[entity_type])
+        statement = cypher(DELETE_NAMELESS, entity_type)
         self._run(partial(_execute, statement=statement, ids=list(ids)))
 
     def nodes(self, entity_type: EntityType, keys: Sequence[str]) -> dict[str, Node]:
@@ -895,7 +948,7 @@ class Sink:
 
         Raises ``SinkFailure``.
         """
-        work = partial(_tombstones, kind=KINDS[entity_type], keys=list(keys))
+        work = partial(_tombstones, kind=entity_type, keys=list(keys))
         return self._run(work, write=False)
 
     def strangers(self, entity_type: EntityType, after: str) -> list[str]:
@@ -903,7 +956,7 @@ class Sink:
 
         Raises ``SinkFailure``.
         """
-        statement = cypher(LIST_STRANGERS, KINDS[entity_type])
+        statement = cypher(LIST_STRANGERS, entity_type)
         found = self._aggregate(statement, after=after, limit=LIST_PAGE)
         return [record["key"] for record in found]
 
@@ -912,20 +965,20 @@ class Sink:
 
         Raises ``SinkFailure``.
         """
-        statement = cypher(ADOPT_NODES, KINDS[entity_type])
+        statement = cypher(ADOPT_NODES, entity_type)
         (found,) = self._run(partial(_records, statement=statement, keys=sorted(keys)))
         return int(found["count"])
 
     def label(self, entity_type: EntityType) -> str:
         """Return the label of a type's nodes, with the prefix."""
-        return self._prefix + KINDS[entity_type].label
+        return self._prefix + entity_type.label
 
     def disown(self, entity_type: EntityType, keys: Sequence[str], highest: int) -> None:
         """Take from nodes and tombstones what no version is: no number, or above ``highest``.
 
         Both guards would refuse every write over it. Raises ``SinkFailure``.
         """
-        kind = KINDS[entity_type]
+        kind = entity_type
         stones = [f"{kind.label}:{key}" for key in keys]
 
         def work(tx: ManagedTransaction) -> None:
@@ -937,7 +990,7 @@ class Sink:
     def remove(self, entity_type: EntityType, keys: Sequence[str], version: int) -> None:
         """Remove nodes that are not above ``version``, and leave tombstones of it."""
         rows = [{"key": key, "version": version} for key in sorted(keys)]
-        statement = cypher(DELETE_NODE, KINDS[entity_type])
+        statement = cypher(DELETE_NODE, entity_type)
         self._run(partial(_execute, statement=statement, rows=rows))
 
     def query(self, statement: str, **parameters: Any) -> list[neo4j.Record]:
@@ -949,7 +1002,7 @@ class Sink:
         """Remove deletions that no upsert can be late for any more, and stubs of no use."""
         milliseconds = TOMBSTONE_HOURS * 3600 * 1000
         self._run(partial(_execute, statement=FORGET_TOMBSTONES, milliseconds=milliseconds))
-        for label in STUBS:
+        for label in stub_labels():
             statement = FORGET_STUBS.format(label=label)
             (found,) = self._run(partial(_records, statement=statement))
             if found["count"]:
@@ -1062,19 +1115,21 @@ def _execute(tx: ManagedTransaction, *, statement: str, **parameters: Any) -> No
     _query(tx, statement, **parameters).consume()
 
 
-def _page_of_versions(tx: ManagedTransaction, *, kind: Kind, after: str) -> list[neo4j.Record]:
+def _page_of_versions(
+    tx: ManagedTransaction, *, kind: EntityType, after: str
+) -> list[neo4j.Record]:
     return list(_query(tx, cypher(LIST_VERSIONS, kind), after=after, limit=PAGE))
 
 
 def _nodes(tx: ManagedTransaction, *, entity_type: EntityType, keys: list[str]) -> dict[str, Node]:
-    kind = KINDS[entity_type]
-    parents: dict[str, list[str]] = defaultdict(list)
+    kind = entity_type
+    parents: dict[str, list[tuple[str, Any]]] = defaultdict(list)
     edges: dict[str, list[tuple[str, str, float | None]]] = defaultdict(list)
-    if kind.edge:
-        for record in _query(tx, cypher(PARENTS_OF, kind), keys=keys):
-            parents[record["key"]].append(record["parent"])
-    if entity_type is EntityType.LEAGUE:
-        for record in _query(tx, RELATIONSHIPS_OF, keys=keys):
+    for parent in enumerate(kind.graph_parents):
+        for record in _query(tx, cypher(PARENTS_OF, kind, parent), keys=keys):
+            parents[record["key"]].append((str(parent[1].relation), record["parent"]))
+    if kind.edges:
+        for record in _query(tx, cypher(RELATIONSHIPS_OF, kind), keys=keys):
             target, score = record["target"], record["score"]
             edge = (record["type"], target if isinstance(target, str) else repr(target), score)
             edges[record["key"]].append(edge)
@@ -1096,7 +1151,7 @@ def _fact(value: Any) -> Any:
     return value if isinstance(value, str | int | float | None) else repr(value)
 
 
-def _find(tx: ManagedTransaction, *, kind: Kind, key: str) -> Held:
+def _find(tx: ManagedTransaction, *, kind: EntityType, key: str) -> Held:
     stones = list(_query(tx, TOMBSTONES_OF, keys=[f"{kind.label}:{key}"]))
     tombstone = stones[0]["version"] if stones else None
     node = _query(tx, cypher(FIND_NODE, kind), key=key).single()
@@ -1105,12 +1160,24 @@ def _find(tx: ManagedTransaction, *, kind: Kind, key: str) -> Held:
     edges = [
         Edges(r["type"], direction, r["count"], tuple(r["names"]))
         for direction, tail, head in (("out", "-", "->"), ("in", "<-", "-"))
-        for r in _query(tx, cypher(EDGES_OF, kind, tail=tail, head=head), key=key, sample=SAMPLE)
+        for r in _query(
+            tx,
+            cypher(EDGES_OF, kind, tail=tail, head=head, keys=_any_key()),
+            key=key,
+            sample=SAMPLE,
+        )
     ]
     properties = dict(node["properties"])
     properties.pop("altsync_stub", None)
     version = _whole(properties.pop("sync_version")) if "sync_version" in properties else None
     return Held(node["id"], version, properties, tuple(edges), tombstone)
+
+
+def _any_key() -> str:
+    """The key properties of all nodes, by which a neighbour of any type is named."""
+    names = [kind.key_property for kind in entity_types()]
+    names += [parent.key for kind in entity_types() for parent in kind.graph_parents]
+    return ", ".join(f"other.{name}" for name in dict.fromkeys(names))
 
 
 def _query(tx: ManagedTransaction, statement: str, **parameters: Any) -> neo4j.Result:
@@ -1127,7 +1194,7 @@ def _upsert_parameters(row: Row) -> Mapping[str, Any]:
         "key": row.key,
         "version": row.graph_version,
         "properties": dict(node.properties),
-        "parent": node.parent,
+        **{f"parent{place}": key for place, key in enumerate(node.parents)},
     }
 
 
@@ -1141,7 +1208,9 @@ def _sent_bytes(row: Row) -> int:
     return size + EDGE_BYTES * len(row.edges or ())
 
 
-def _newer_versions(tx: ManagedTransaction, kind: Kind, keys: Sequence[str]) -> dict[str, int]:
+def _newer_versions(
+    tx: ManagedTransaction, kind: EntityType, keys: Sequence[str]
+) -> dict[str, int]:
     """Return what stands in the way of ``keys``: newer nodes, or tombstones."""
     nodes = _query(tx, cypher(VERSIONS_OF, kind), keys=list(keys))
     found = {r["key"]: _whole(r["version"]) for r in nodes}
@@ -1150,13 +1219,13 @@ def _newer_versions(tx: ManagedTransaction, kind: Kind, keys: Sequence[str]) -> 
     return found
 
 
-def _strangers(tx: ManagedTransaction, kind: Kind, keys: Sequence[str]) -> set[str]:
+def _strangers(tx: ManagedTransaction, kind: EntityType, keys: Sequence[str]) -> set[str]:
     """Return those of ``keys`` that nodes have which altsync neither wrote nor made."""
     found = _query(tx, cypher(STRANGERS_OF, kind), keys=list(keys))
     return {record["key"] for record in found}
 
 
-def _tombstones(tx: ManagedTransaction, kind: Kind, keys: Sequence[str]) -> dict[str, int]:
+def _tombstones(tx: ManagedTransaction, kind: EntityType, keys: Sequence[str]) -> dict[str, int]:
     """Versions at which the graph remembers the deletion of ``keys``."""
     prefix = f"{kind.label}:"
     stones = _query(tx, TOMBSTONES_OF, keys=[prefix + key for key in keys])
@@ -1172,14 +1241,29 @@ def _refusing(version: Any) -> int:
 
 
 def _write_nodes(
-    tx: ManagedTransaction, kind: Kind, statement: str, rows: Sequence[Mapping[str, Any]]
+    tx: ManagedTransaction, kind: EntityType, statement: str, rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, str]:
-    """Write nodes, each with one edge to its parent; returns the graph's ids by key."""
+    """Write nodes, each with one edge to each parent; returns the graph's ids by key."""
     found = [(record["key"], record["id"]) for record in _query(tx, statement, rows=rows)]
     twice = _twice([key for key, _ in found])
-    if twice:
-        _remove_twins(tx, kind, twice, types=str(kind.edge), target=str(kind.parent_label))
+    for _place, parent in required_parents(kind) if twice else ():
+        _remove_twins(tx, kind, twice, types=str(parent.relation), target=parent.label)
     return dict(found)
+
+
+def _write_optional_parents(
+    tx: ManagedTransaction, kind: EntityType, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Move nodes that were written to parents that they may lack."""
+    for parent in optional_parents(kind) if rows else ():
+        name = f"parent{parent[0]}"
+        _query(tx, cypher(LEAVE_PARENT, kind, parent), rows=list(rows)).consume()
+        joining = [row for row in rows if row[name] is not None]
+        if joining:
+            _query(tx, cypher(JOIN_PARENT, kind, parent), rows=joining).consume()
+            keys = [row["key"] for row in joining]
+            relation, label = str(parent[1].relation), parent[1].label
+            _remove_twins(tx, kind, keys, types=relation, target=label)
 
 
 def _twice(keys: Sequence[str]) -> list[str]:
@@ -1188,31 +1272,32 @@ def _twice(keys: Sequence[str]) -> list[str]:
 
 
 def _remove_twins(
-    tx: ManagedTransaction, kind: Kind, keys: Sequence[str], *, types: str, target: str
+    tx: ManagedTransaction, kind: EntityType, keys: Sequence[str], *, types: str, target: str
 ) -> None:
     statement = cypher(REMOVE_TWINS, kind, types=types, target=target)
     _query(tx, statement, keys=list(keys)).consume()
 
 
 def _write_edges(tx: ManagedTransaction, rows: Sequence[Row]) -> dict[UUID, str]:
-    """Make the relationships of leagues those of their rows; returns the graph's ids of them.
+    """Make the relationships of entities those of their rows; returns the graph's ids of them.
 
-    What is right already is left alone. Leagues that never had any cost nothing here.
+    What is right already is left alone. Entities that never had any cost nothing here.
     """
     linked = sorted((row for row in rows if row.edges is not None), key=_by_key)
     if not linked:
         return {}
-    there = _read_edges(tx, [row.key for row in linked])
-    _remove_edges(tx, linked, there)
+    kind = linked[0].entity_type
+    there = _read_edges(tx, kind, [row.key for row in linked])
+    _remove_edges(tx, kind, linked, there)
     remote: dict[UUID, str] = {}
-    for relation in Relation:
+    for relation in kind.edge_table.relations:
         missing: list[Mapping[str, Any]] = []
         changed: list[Mapping[str, Any]] = []
         for row in linked:
             for edge in row.edges or ():
-                if edge.relation is not relation:
+                if edge.relation != relation:
                     continue
-                found = there[row.key].get((relation.value, edge.target))
+                found = there[row.key].get((relation, edge.target))
                 if found is None:
                     missing.append(_edge_parameters(row, edge))
                     continue
@@ -1220,20 +1305,21 @@ def _write_edges(tx: ManagedTransaction, rows: Sequence[Row]) -> dict[UUID, str]
                 if any(score != edge.score for _, score in found):
                     changed.append(_edge_parameters(row, edge))
         if changed:
-            _query(tx, SET_SCORES.format(relation=relation), edges=changed).consume()
+            statement = cypher(SET_SCORES, kind, relation=relation)
+            _query(tx, statement, edges=changed).consume()
         if missing:
-            answer = _query(tx, CREATE_EDGES.format(relation=relation), edges=missing)
+            answer = _query(tx, cypher(CREATE_EDGES, kind, relation=relation), edges=missing)
             remote |= {UUID(record["id"]): record["remote"] for record in answer}
     return remote
 
 
-#: Relationships of one league, by type and target: the graph's ids and scores, several of twins.
+#: Relationships of one entity, by type and target: the graph's ids and scores, several of twins.
 _Edges = Mapping[tuple[str, Any], list[tuple[str, Any]]]
 
 
-def _read_edges(tx: ManagedTransaction, keys: list[str]) -> Mapping[str, _Edges]:
+def _read_edges(tx: ManagedTransaction, kind: EntityType, keys: list[str]) -> Mapping[str, _Edges]:
     there: dict[str, dict[tuple[str, Any], list[tuple[str, Any]]]] = {key: {} for key in keys}
-    for record in _query(tx, READ_EDGES, keys=keys):
+    for record in _query(tx, cypher(READ_EDGES, kind), keys=keys):
         place = record["type"], _target(record["target"])
         there[record["key"]].setdefault(place, []).append((record["id"], record["score"]))
     return there
@@ -1244,20 +1330,22 @@ def _target(key: Any) -> str | None:
     return key if isinstance(key, str) else None
 
 
-def _remove_edges(tx: ManagedTransaction, rows: Sequence[Row], there: Mapping[str, _Edges]) -> None:
+def _remove_edges(
+    tx: ManagedTransaction, kind: EntityType, rows: Sequence[Row], there: Mapping[str, _Edges]
+) -> None:
     """Remove relationships that are not wanted, and all but one of those that are there twice."""
     unwanted, twice = [], []
     for row in rows:
-        wanted = {(e.relation.value, e.target) for e in row.edges or ()}
+        wanted = {(e.relation, e.target) for e in row.edges or ()}
         if there[row.key].keys() - wanted:
             unwanted.append({"key": row.key, "wanted": [f"{r} {t}" for r, t in sorted(wanted)]})
         if any(len(found) > 1 for found in there[row.key].values()):
             twice.append(row.key)
     if unwanted:
-        _query(tx, REMOVE_EDGES, rows=unwanted).consume()
+        _query(tx, cypher(REMOVE_EDGES, kind), rows=unwanted).consume()
     if twice:
-        kind = KINDS[EntityType.LEAGUE]
-        _remove_twins(tx, kind, twice, types="|".join(Relation), target=kind.label)
+        relations = "|".join(kind.edge_table.relations)
+        _remove_twins(tx, kind, twice, types=relations, target=kind.label)
 
 
 def _edge_parameters(row: Row, edge: Edge) -> Mapping[str, Any]:

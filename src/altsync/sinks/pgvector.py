@@ -30,13 +30,14 @@ from psycopg.errors import (
 from psycopg.rows import dict_row
 
 from altsync import deadline
+from altsync.catalogue.current import entity_types
 from altsync.config import Settings
 from altsync.db import Conn, connect, is_connection_lost
 from altsync.deadline import SharedClient
 from altsync.declarations import PGVECTOR
 from altsync.errors import SinkFailure
 from altsync.ownership import SAMPLED, Guard, Ownership, Store
-from altsync.projection import INDEXES, namespace, vector_metadata
+from altsync.projection import namespace, vector_metadata
 from altsync.records import (
     AlreadyNewer,
     Answer,
@@ -899,7 +900,7 @@ class Sink:
 
 def table_names(prefix: str) -> dict[EntityType, str]:
     """Return the table of each type behind ``prefix``."""
-    return {kind: table_name(prefix, f"{index}-vectors") for kind, index in INDEXES.items()}
+    return {kind: table_name(prefix, f"{kind.index_name}-vectors") for kind in entity_types()}
 
 
 def table_name(prefix: str, name: str) -> str:

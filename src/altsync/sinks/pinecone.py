@@ -23,12 +23,13 @@ import structlog
 from pinecone import RetryConfig, ServerlessSpec
 
 from altsync import deadline
+from altsync.catalogue.current import entity_types
 from altsync.config import Settings
 from altsync.deadline import SharedClient
 from altsync.declarations import PINECONE
 from altsync.errors import SinkFailure, seconds_of
 from altsync.ownership import SAMPLED, Guard, Ownership, Store
-from altsync.projection import INDEXES, namespace, vector_metadata
+from altsync.projection import namespace, vector_metadata
 from altsync.records import (
     Answer,
     EntityType,
@@ -44,12 +45,12 @@ from altsync.records import (
 from altsync.sinks.base import Held, Match, Reads, StoredVector, VectorStore
 from altsync.wording import plural
 
-__all__ = ["INDEXES", "Held", "Match", "Reads", "Sink", "StoredVector", "open_sink"]
-
 log = structlog.get_logger(__name__)
 
 # Pinecone's SDK imports httpx when its first client is made, OpenAI's looks at whatever httpx
 # is there: two threads starting at once would meet half a module if it were not imported above.
+
+__all__ = ["Held", "Match", "Reads", "Sink", "StoredVector", "open_sink"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -216,7 +217,7 @@ class Sink:
     def belong_to(self, ownership: Ownership | None) -> None:
         """Write only to indexes that are, or become, that installation's."""
         self._ownership = ownership
-        self._guards = {kind: Guard(ownership, self._store(kind)) for kind in EntityType}
+        self._guards = {kind: Guard(ownership, self._store(kind)) for kind in entity_types()}
 
     def _store(self, entity_type: EntityType) -> Store:
         name = self._names[entity_type]
@@ -687,7 +688,10 @@ class _Unseen:
 
 def index_names(prefix: str) -> dict[EntityType, str]:
     """Return the name of each index behind ``prefix``."""
-    return {kind: f"{prefix}-{name}" if prefix else name for kind, name in INDEXES.items()}
+    return {
+        kind: f"{prefix}-{kind.index_name}" if prefix else kind.index_name
+        for kind in entity_types()
+    }
 
 
 def owner_tags(owner: Installation) -> dict[str, str]:

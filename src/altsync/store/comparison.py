@@ -11,21 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from altsync.catalogue.current import current, entity_types
 from altsync.db import Conn
-from altsync.outbox import BASIS, HAS_VECTOR, KEY_COLUMN
+from altsync.outbox import HAS_VECTOR, basis_of
 from altsync.projection import is_edited
 from altsync.records import EMBEDDING, SIMILARITY, Digest, EntityType, Row
 from altsync.store.rows import HALF_HASH, read_rows, row_sum
-
-#: The namespace of an entity in SQL over a row; ``projection.namespace`` is the same in Python.
-NAMESPACE = {
-    EntityType.SPORT_ARCHETYPE: "''",
-    EntityType.LEAGUE: "'default'",
-    EntityType.FEW_SHOT_EXAMPLE: "category",
-}
-
-#: The column whose node an entity's node hangs on.
-PARENT = {EntityType.LEAGUE: "sport_archetype", EntityType.FEW_SHOT_EXAMPLE: "category"}
 
 #: Milliseconds that writers of a table may be held up before it is held still.
 HOLD_TIMEOUT = 1000
@@ -52,6 +43,12 @@ class Standing:
     age: float | None = field(compare=False)
 
 
+def _namespace(kind: EntityType) -> str:
+    """The namespace of an entity in SQL over a row, as ``projection.namespace`` in Python."""
+    quoted = kind.namespace.replace("'", "''")
+    return kind.namespace_column or f"'{quoted}'"
+
+
 def standings(
     conn: Conn, entity_type: EntityType, keys: Sequence[str], sink: str, sinks: Sequence[str]
 ) -> dict[str, Standing]:
@@ -62,12 +59,12 @@ def standings(
     version = "graph_version" if sink == "neo4j" else "version"
     rows = conn.execute(
         f"""
-        SELECT id, {KEY_COLUMN[entity_type]}, {version}, deleted_at IS NULL,
-               {NAMESPACE[entity_type]}, content_hash, embedding_model,
+        SELECT id, {entity_type.key_column}, {version}, deleted_at IS NULL,
+               {_namespace(entity_type)}, content_hash, embedding_model,
                EXISTS (SELECT 1 FROM sync_operation o WHERE o.entity_id = l.id
                        AND o.sink = ANY(%(sinks)s) AND o.finished_at IS NULL),
                abs(EXTRACT(epoch FROM clock_timestamp() - {CONFIRMED[sink]}))::float8
-        FROM {entity_type} l WHERE {KEY_COLUMN[entity_type]} = ANY(%(keys)s)
+        FROM {entity_type} l WHERE {entity_type.key_column} = ANY(%(keys)s)
         """,
         {"keys": list(keys), "sinks": list(sinks)},
     )
@@ -109,7 +106,7 @@ def graph_digest(
     conn: Conn, entity_type: EntityType, modulus: int, *, prime: int, weight: int
 ) -> Digest:
     """Return what the graph should hold of a type; the same facts as the graph's own digest."""
-    key = KEY_COLUMN[entity_type]
+    key = entity_type.key_column
     found: dict[int, set[tuple[Any, ...]]] = defaultdict(set)
     numbers = {"modulus": modulus, "prime": prime, "weight": weight}
     for statement, part in _graph_digests(entity_type, key):
@@ -133,16 +130,16 @@ def _graph_digests(entity_type: EntityType, key: str) -> list[tuple[str, str]]:
             "node",
         )
     ]
-    parent = PARENT.get(entity_type)
-    if parent:
-        parts.append(
-            (
-                f"SELECT {bucket}, {parent}, count(*), {versions} "
-                f"FROM {entity_type} l WHERE deleted_at IS NULL GROUP BY 1, 2",
-                "parent",
-            )
+    parts += [
+        (
+            f"SELECT {bucket}, {parent.column}, count(*), {versions} FROM {entity_type} l "
+            f"WHERE deleted_at IS NULL AND {parent.column} IS NOT NULL GROUP BY 1, 2",
+            f"parent {parent.relation}",
         )
-    if entity_type is EntityType.LEAGUE:
+        for parent in entity_type.graph_parents
+    ]
+    edges = entity_type.edges
+    if edges:
         parts.append(
             (
                 f"""
@@ -152,9 +149,9 @@ def _graph_digests(entity_type: EntityType, key: str) -> list[tuple[str, str]]:
                        sum(round(COALESCE(r.strength_score, -1) * 100000)
                            * (l.graph_version %% %(weight)s
                               + t.graph_version %% %(weight)s))::bigint
-                FROM league_relationship r
-                JOIN league l ON l.id = r.source_league_id AND l.deleted_at IS NULL
-                JOIN league t ON t.id = r.target_league_id AND t.deleted_at IS NULL
+                FROM {edges.table} r
+                JOIN {entity_type} l ON l.id = r.{edges.source} AND l.deleted_at IS NULL
+                JOIN {entity_type} t ON t.id = r.{edges.target} AND t.deleted_at IS NULL
                 GROUP BY 1, 2
                 """,
                 "edge",
@@ -206,10 +203,9 @@ def entities_in(
 def namespace_sizes(conn: Conn) -> list[int]:
     """Return how many living entities belong to each namespace of the vector index."""
     parts = " UNION ALL ".join(
-        f"SELECT count(*) FROM {kind} WHERE deleted_at IS NULL GROUP BY {name}"
-        if kind is EntityType.FEW_SHOT_EXAMPLE
-        else f"SELECT count(*) FROM {kind} WHERE deleted_at IS NULL"
-        for kind, name in NAMESPACE.items()
+        f"SELECT count(*) FROM {kind} WHERE deleted_at IS NULL"
+        + (f" GROUP BY {kind.namespace_column}" if kind.moves else "")
+        for kind in entity_types()
     )
     return [row[0] for row in conn.execute(parts)]
 
@@ -217,13 +213,14 @@ def namespace_sizes(conn: Conn) -> list[int]:
 def random_entities(conn: Conn, count: int) -> dict[EntityType, list[UUID]]:
     """So many living entities of all types together, each as likely as any other."""
     parts = " UNION ALL ".join(
-        f"SELECT '{kind}' AS kind, id FROM {kind} WHERE deleted_at IS NULL" for kind in EntityType
+        f"SELECT '{kind}' AS kind, id FROM {kind} WHERE deleted_at IS NULL"
+        for kind in entity_types()
     )
     found: dict[EntityType, list[UUID]] = defaultdict(list)
     for kind, entity in conn.execute(
         f"SELECT kind, id FROM ({parts}) e ORDER BY random() LIMIT %s", (count,)
     ):
-        found[EntityType(kind)].append(entity)
+        found[current().by_table[kind]].append(entity)
     return found
 
 
@@ -287,7 +284,7 @@ def embedding_gaps(
         conn,
         f"""
         WITH page AS MATERIALIZED (
-          SELECT l.id, l.{KEY_COLUMN[entity_type]} AS key,
+          SELECT l.id, l.{entity_type.key_column} AS key,
                  NOT {HAS_VECTOR} AS missing,
                  l.embedding_text_hash IS DISTINCT FROM l.text_hash
                    OR l.embedding_model IS DISTINCT FROM e.config ->> 'model' AS stale
@@ -308,7 +305,13 @@ def embedding_gaps(
 
 
 def similarity_gaps(
-    conn: Conn, follows: str, *, after: UUID | None, limit: int, ids: Sequence[UUID] | None = None
+    conn: Conn,
+    entity_type: EntityType,
+    follows: str,
+    *,
+    after: UUID | None,
+    limit: int,
+    ids: Sequence[UUID] | None = None,
 ) -> tuple[list[Gap], UUID | None]:
     """Of one page of living leagues, those whose neighbours are not those of their vectors.
 
@@ -318,10 +321,10 @@ def similarity_gaps(
         conn,
         f"""
         WITH page AS MATERIALIZED (
-          SELECT l.id, l.league_tag AS key,
+          SELECT l.id, l.{entity_type.key_column} AS key,
                  l.{follows}_sync_status = 'synced' AND l.embedding_text_hash IS NOT NULL
-                   AND l.neighbours_of IS DISTINCT FROM {BASIS} AS missing
-          FROM league l WHERE l.id > %(after)s AND l.deleted_at IS NULL
+                   AND l.neighbours_of IS DISTINCT FROM {basis_of(entity_type)} AS missing
+          FROM {entity_type} l WHERE l.id > %(after)s AND l.deleted_at IS NULL
             AND (%(ids)s::uuid[] IS NULL OR l.id = ANY(%(ids)s))
           ORDER BY l.id LIMIT %(limit)s)
         SELECT p.id, p.key, true, EXISTS (
@@ -356,19 +359,27 @@ def _gaps_of(
 def living_keys(conn: Conn, entity_type: EntityType, keys: Sequence[str]) -> dict[str, UUID]:
     """Return those of ``keys`` that living entities have, with their ids."""
     rows = conn.execute(
-        f"SELECT {KEY_COLUMN[entity_type]}, id FROM {entity_type} "
-        f"WHERE {KEY_COLUMN[entity_type]} = ANY(%s) AND deleted_at IS NULL",
+        f"SELECT {entity_type.key_column}, id FROM {entity_type} "
+        f"WHERE {entity_type.key_column} = ANY(%s) AND deleted_at IS NULL",
         (list(keys),),
     )
     return {row[0]: row[1] for row in rows}
+
+
+def all_keys(conn: Conn, entity_type: EntityType) -> set[str]:
+    """Return the keys of living entities of a type."""
+    rows = conn.execute(
+        f"SELECT {entity_type.key_column} FROM {entity_type} WHERE deleted_at IS NULL"
+    )
+    return {row[0] for row in rows}
 
 
 def known_keys(conn: Conn, entity_type: EntityType, keys: Sequence[str]) -> set[str]:
     """Return those of ``keys`` that any entity has or had: in its row or its tag."""
     rows = conn.execute(
         f"""
-        SELECT {KEY_COLUMN[entity_type]} FROM {entity_type}
-        WHERE {KEY_COLUMN[entity_type]} = ANY(%(keys)s)
+        SELECT {entity_type.key_column} FROM {entity_type}
+        WHERE {entity_type.key_column} = ANY(%(keys)s)
         UNION SELECT tag FROM tag_registry WHERE entity_type = %(kind)s AND tag = ANY(%(keys)s)
         """,
         {"keys": list(keys), "kind": entity_type.value},
@@ -379,8 +390,8 @@ def known_keys(conn: Conn, entity_type: EntityType, keys: Sequence[str]) -> set[
 def deleted_keys(conn: Conn, entity_type: EntityType, keys: Sequence[str]) -> set[str]:
     """Return those of ``keys`` that deleted entities have, as long as their rows are kept."""
     rows = conn.execute(
-        f"SELECT {KEY_COLUMN[entity_type]} FROM {entity_type} "
-        f"WHERE {KEY_COLUMN[entity_type]} = ANY(%s) AND deleted_at IS NOT NULL",
+        f"SELECT {entity_type.key_column} FROM {entity_type} "
+        f"WHERE {entity_type.key_column} = ANY(%s) AND deleted_at IS NOT NULL",
         (list(keys),),
     )
     return {row[0] for row in rows}

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from altsync.catalogue.current import (
+    current,
+    entity_types,
+    related_types,
+    searched_types,
+)
 from altsync.db import Conn
-from altsync.outbox import KEY_COLUMN
 from altsync.records import (
     EMBEDDING,
-    KNOWN_ARCHETYPES,
     SIMILARITY,
     EntityType,
     SinkTraits,
@@ -59,31 +63,29 @@ def note_seen(conn: Conn) -> None:
 
     A league's relationships are its own. Lines that were refused name nothing.
     """
-    parts = {
-        EntityType.SPORT_ARCHETYPE: "archetypes",
-        EntityType.LEAGUE: "leagues",
-        EntityType.FEW_SHOT_EXAMPLE: "examples",
-    }
-    for entity_type, part in parts.items():
+    for entity_type in entity_types():
         conn.execute(
             f"""
             INSERT INTO changed_in_run
             SELECT '{entity_type}', l.id, l.version
             FROM seen s JOIN {entity_type} l ON l.seed_id = s.seed_id
-            WHERE s.part = '{part}' AND NOT s.rejected
+            WHERE s.part = '{entity_type.part}' AND NOT s.rejected
             ON CONFLICT (id) DO NOTHING
             """
         )
-    conn.execute(
-        """
-        INSERT INTO changed_in_run
-        SELECT DISTINCT 'league', l.id, l.version
-        FROM seen s JOIN league_relationship r ON r.seed_id = s.seed_id
-        JOIN league l ON l.id = r.source_league_id
-        WHERE s.part = 'relationships' AND NOT s.rejected
-        ON CONFLICT (id) DO NOTHING
-        """
-    )
+    for kind in related_types():
+        edges = kind.edge_table
+        conn.execute(
+            f"""
+            INSERT INTO changed_in_run
+            SELECT DISTINCT '{kind}', l.id, l.version
+            FROM seen s JOIN {edges.table} r ON r.seed_id = s.seed_id
+            JOIN {kind} l ON l.id = r.{edges.source}
+            WHERE s.part = %s AND NOT s.rejected
+            ON CONFLICT (id) DO NOTHING
+            """,
+            (edges.part,),
+        )
     conn.execute("ANALYZE changed_in_run")
 
 
@@ -98,7 +100,7 @@ def run_progress(conn: Conn, sink: SinkTraits) -> RunProgress:
     if sink.name == SIMILARITY:
         return _similarity_progress(conn, sink.follows or EMBEDDING)
     changed = synced = failed = 0
-    for entity_type in EntityType:
+    for entity_type in entity_types():
         row = conn.execute(
             f"""
             SELECT count(*),
@@ -150,63 +152,76 @@ class FailedEntity:
 
 def failed_in_run(conn: Conn, sink: SinkTraits, limit: int) -> list[FailedEntity]:
     """Return entities of ``changed_in_run`` that ``sink`` has given up on, at most ``limit``."""
-    types = (EntityType.LEAGUE,) if sink.name == SIMILARITY else EntityType
-    parts = (
+    parts = [
         f"""
-        SELECT '{kind}', l.{KEY_COLUMN[kind]} AS key, (
+        SELECT '{kind}', l.{kind.key_column} AS key, (
           SELECT o.last_error FROM sync_operation o
           WHERE o.entity_id = l.id AND o.sink IN ('{sink.name}', '{EMBEDDING}')
             AND o.status IN ('dead', 'discarded')
           ORDER BY o.sink <> '{sink.name}', o.id DESC LIMIT 1)
         FROM {_lines_of_run(kind, sink.name)} WHERE {_failed(sink)}
         """
-        for kind in types
-    )
+        for kind in entity_types()
+        if sink.takes(kind)
+    ]
+    if not parts:
+        return []
     rows = conn.execute(f"{' UNION ALL '.join(parts)} ORDER BY 1, 2 LIMIT %s", (limit,))
     return [FailedEntity(sink.name, *row) for row in rows]
 
 
 def _similarity_progress(conn: Conn, follows: str) -> RunProgress:
-    """Leagues whose neighbours are searched once the sink ``follows`` has confirmed them."""
-    row = conn.execute(
-        f"""
-        SELECT count(*), count(*) FILTER (WHERE NOT waits AND NOT s.live AND NOT s.dead),
-               count(*) FILTER (WHERE s.dead AND NOT s.live)
-        FROM changed_in_run c JOIN league l ON l.id = c.id
-        CROSS JOIN LATERAL (
-          SELECT COALESCE(bool_or(o.finished_at IS NULL), false) AS live,
-                 COALESCE(bool_or(o.status = 'dead'), false) AS dead
-          FROM sync_operation o WHERE o.entity_id = l.id AND o.sink = '{SIMILARITY}'
-            AND (o.finished_at IS NULL OR o.status = 'dead')) s
-        CROSS JOIN LATERAL (
-          SELECT l.deleted_at IS NULL AND l.{follows}_sync_status = 'pending'
-             AND l.embedding_sync_status <> 'failed') w(waits)
-        WHERE c.entity_type = '{EntityType.LEAGUE}'
-        """
-    ).fetchone()
-    assert row is not None
-    return RunProgress(row[0] + _live_neighbours(conn, SIMILARITY), row[1], row[2])
+    """Entities whose neighbours are searched once the sink ``follows`` has confirmed them."""
+    changed = synced = failed = 0
+    for kind in searched_types():
+        row = conn.execute(
+            f"""
+            SELECT count(*), count(*) FILTER (WHERE NOT waits AND NOT s.live AND NOT s.dead),
+                   count(*) FILTER (WHERE s.dead AND NOT s.live)
+            FROM changed_in_run c JOIN {kind} l ON l.id = c.id
+            CROSS JOIN LATERAL (
+              SELECT COALESCE(bool_or(o.finished_at IS NULL), false) AS live,
+                     COALESCE(bool_or(o.status = 'dead'), false) AS dead
+              FROM sync_operation o WHERE o.entity_id = l.id AND o.sink = '{SIMILARITY}'
+                AND (o.finished_at IS NULL OR o.status = 'dead')) s
+            CROSS JOIN LATERAL (
+              SELECT l.deleted_at IS NULL AND l.{follows}_sync_status = 'pending'
+                 AND l.embedding_sync_status <> 'failed') w(waits)
+            WHERE c.entity_type = '{kind}'
+            """
+        ).fetchone()
+        assert row is not None
+        changed, synced, failed = changed + row[0], synced + row[1], failed + row[2]
+    return RunProgress(changed + _live_neighbours(conn, SIMILARITY), synced, failed)
 
 
 def _live_neighbours(conn: Conn, sink: str) -> int:
-    """Count similar leagues, besides the run's, whose operation may change edges of the run."""
-    row = conn.execute(
-        """
-        SELECT count(DISTINCT o.entity_id)
-        FROM sync_operation o
-        WHERE o.finished_at IS NULL AND o.sink = %s
-          AND o.entity_id IN (
-            SELECT r.source_league_id FROM league_relationship r
-            JOIN changed_in_run c ON c.id = r.target_league_id WHERE r.seed_id IS NULL
-            UNION
-            SELECT r.target_league_id FROM league_relationship r
-            JOIN changed_in_run c ON c.id = r.source_league_id WHERE r.seed_id IS NULL)
-          AND NOT EXISTS (SELECT 1 FROM changed_in_run c WHERE c.id = o.entity_id)
-        """,
-        (sink,),
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
+    """Count similar entities, besides the run's, whose operation may change edges of the run."""
+    count = 0
+    for kind in searched_types():
+        table, source, target = (
+            kind.edge_table.table,
+            kind.edge_table.source,
+            kind.edge_table.target,
+        )
+        row = conn.execute(
+            f"""
+            SELECT count(DISTINCT o.entity_id)
+            FROM sync_operation o
+            WHERE o.finished_at IS NULL AND o.sink = %s
+              AND o.entity_id IN (
+                SELECT r.{source} FROM {table} r
+                JOIN changed_in_run c ON c.id = r.{target} WHERE r.seed_id IS NULL
+                UNION
+                SELECT r.{target} FROM {table} r
+                JOIN changed_in_run c ON c.id = r.{source} WHERE r.seed_id IS NULL)
+              AND NOT EXISTS (SELECT 1 FROM changed_in_run c WHERE c.id = o.entity_id)
+            """,
+            (sink,),
+        ).fetchone()
+        assert row is not None
+        count += row[0]
+    return count
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,41 +315,32 @@ def remote_calls(conn: Conn) -> int:
     return int(row[0])
 
 
-def archetype_names(conn: Conn) -> set[str]:
-    """Names of the archetypes that are there."""
-    rows = conn.execute("SELECT archetype_name FROM sport_archetype WHERE deleted_at IS NULL")
-    return {r[0] for r in rows}
+def missing_parents(conn: Conn) -> list[tuple[EntityType, str]]:
+    """Return (parent's type, key) that living entities name, and that are not loaded.
 
-
-def stub_archetypes(conn: Conn) -> list[str]:
-    """Return archetypes that living leagues name, and that are not loaded.
-
-    One that altsync knows by itself counts only after it was loaded once: its tag is kept.
+    One that the catalogue knows without loading counts only after it was loaded once: its key is
+    kept.
     """
-    rows = conn.execute(
-        """
-        SELECT named.archetype
-        FROM (SELECT DISTINCT sport_archetype AS archetype FROM league
-              WHERE deleted_at IS NULL) named
-        WHERE NOT EXISTS (
-            SELECT 1 FROM sport_archetype a
-            WHERE a.archetype_name = named.archetype AND a.deleted_at IS NULL)
-          AND (named.archetype <> ALL(%s) OR EXISTS (
-            SELECT 1 FROM tag_registry t
-            WHERE t.entity_type = 'sport_archetype' AND t.tag = named.archetype))
-        ORDER BY 1
-        """,
-        (sorted(KNOWN_ARCHETYPES),),
-    )
-    return [row[0] for row in rows]
-
-
-def archetype_counts(conn: Conn) -> list[tuple[str, int, int, int]]:
-    """(archetype, leagues, those of TIER1, those active), the largest first."""
-    return conn.execute(
-        """
-        SELECT sport_archetype, count(*), count(*) FILTER (WHERE tier = 'TIER1'),
-               count(*) FILTER (WHERE status = 'active')
-        FROM league WHERE deleted_at IS NULL GROUP BY 1 ORDER BY 2 DESC, 1
-        """
-    ).fetchall()
+    found: list[tuple[EntityType, str]] = []
+    for kind in entity_types():
+        for edge in kind.graph_parents:
+            if edge.parent is None:
+                continue
+            parent = current().by_table[edge.parent]
+            rows = conn.execute(
+                f"""
+                SELECT named.key
+                FROM (SELECT DISTINCT {edge.column} AS key FROM {kind}
+                      WHERE deleted_at IS NULL AND {edge.column} IS NOT NULL) named
+                WHERE NOT EXISTS (
+                    SELECT 1 FROM {parent} a
+                    WHERE a.{parent.key_column} = named.key AND a.deleted_at IS NULL)
+                  AND (named.key <> ALL(%s) OR EXISTS (
+                    SELECT 1 FROM tag_registry t
+                    WHERE t.entity_type = '{parent}' AND t.tag = named.key))
+                ORDER BY 1
+                """,
+                (sorted(edge.known),),
+            )
+            found += [(parent, row[0]) for row in rows]
+    return sorted(set(found))

@@ -82,17 +82,6 @@ class StoredLeague:
     model: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Relationship:
-    """An edge of a league, seen from it; ``direction`` is ``out`` or ``in``."""
-
-    type: str
-    direction: str
-    league_tag: str
-    league_name: str
-    score: float | None
-
-
 #: The columns of ``FullLeague``. Parts are gathered per league, so that rows do not multiply.
 _FULL = """
 l.league_tag, l.league_name, l.sport_name, l.sport_archetype, l.location, l.tier, l.status,
@@ -210,26 +199,6 @@ def stored_leagues(conn: Conn, tags: Sequence[str]) -> list[StoredLeague]:
         binary=True,
     )
     return [StoredLeague(*row) for row in rows]
-
-
-def relationships(conn: Conn, league_tag: str) -> list[Relationship]:
-    """Edges of a league from and to living ones: those that leave it first, by type and score."""
-    rows = conn.execute(
-        """
-        SELECT r.relationship_type, 'out', o.league_tag, o.league_name, r.strength_score
-        FROM league l JOIN league_relationship r ON r.source_league_id = l.id
-        JOIN league o ON o.id = r.target_league_id
-        WHERE l.league_tag = %(tag)s AND l.deleted_at IS NULL AND o.deleted_at IS NULL
-        UNION ALL
-        SELECT r.relationship_type, 'in', o.league_tag, o.league_name, r.strength_score
-        FROM league l JOIN league_relationship r ON r.target_league_id = l.id
-        JOIN league o ON o.id = r.source_league_id
-        WHERE l.league_tag = %(tag)s AND l.deleted_at IS NULL AND o.deleted_at IS NULL
-        ORDER BY 2 DESC, 1, 5 DESC NULLS LAST, 3
-        """,
-        {"tag": league_tag},
-    )
-    return [Relationship(r[0], r[1], r[2], r[3], _number(r[4])) for r in rows]
 
 
 def tags_like(conn: Conn, name: str) -> list[str]:

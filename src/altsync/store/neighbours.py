@@ -9,7 +9,7 @@ from uuid import UUID
 
 from altsync.db import Conn, Database
 from altsync.outbox import ask_for_neighbours, carry_edges, lock_entities
-from altsync.records import EntityType, Origin, Relation, SinkVersion, Topology
+from altsync.records import EntityType, Origin, SinkVersion, Topology
 from altsync.store.vector_groups import write_similar_edges
 
 
@@ -30,12 +30,12 @@ class Neighbours:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """When a league is similar to another: see ``Settings`` for the numbers' meaning."""
+    """When an entity is similar to another: see ``Settings`` for the numbers' meaning."""
 
     enter: float = 0.80
     leave: float = 0.77
     top_k: int = 10
-    across_archetypes: bool = False
+    across: bool = False
     debounce: float = 2.0
 
 
@@ -53,14 +53,17 @@ class Related:
 SAME_SCORE = 0.001
 
 
-def similar_edges(conn: Conn, sources: Sequence[UUID]) -> dict[UUID, dict[str, float]]:
+def similar_edges(
+    conn: Conn, kind: EntityType, sources: Sequence[UUID]
+) -> dict[UUID, dict[str, float]]:
     """The SIMILAR_TO edges of leagues to living ones, as scores by tag."""
+    e = kind.edge_table
     rows = conn.execute(
-        """
-        SELECT r.source_league_id, t.league_tag, r.strength_score
-        FROM league_relationship r
-        JOIN league t ON t.id = r.target_league_id AND t.deleted_at IS NULL
-        WHERE r.source_league_id = ANY(%s) AND r.relationship_type = 'SIMILAR_TO'
+        f"""
+        SELECT r.{e.source}, t.{kind.key_column}, r.strength_score
+        FROM {e.table} r
+        JOIN {kind} t ON t.id = r.{e.target} AND t.deleted_at IS NULL
+        WHERE r.{e.source} = ANY(%s) AND r.relationship_type = '{e.computed}'
         """,
         (list(sources),),
     )
@@ -70,14 +73,15 @@ def similar_edges(conn: Conn, sources: Sequence[UUID]) -> dict[UUID, dict[str, f
     return found
 
 
-def similar_to(conn: Conn, targets: Sequence[UUID]) -> dict[UUID, set[str]]:
+def similar_to(conn: Conn, kind: EntityType, targets: Sequence[UUID]) -> dict[UUID, set[str]]:
     """Return the tags of living leagues whose SIMILAR_TO edges lead to each of ``targets``."""
+    e = kind.edge_table
     rows = conn.execute(
-        """
-        SELECT r.target_league_id, s.league_tag
-        FROM league_relationship r
-        JOIN league s ON s.id = r.source_league_id AND s.deleted_at IS NULL
-        WHERE r.target_league_id = ANY(%s) AND r.relationship_type = 'SIMILAR_TO'
+        f"""
+        SELECT r.{e.target}, s.{kind.key_column}
+        FROM {e.table} r
+        JOIN {kind} s ON s.id = r.{e.source} AND s.deleted_at IS NULL
+        WHERE r.{e.target} = ANY(%s) AND r.relationship_type = '{e.computed}'
         """,
         (list(targets),),
     )
@@ -88,7 +92,12 @@ def similar_to(conn: Conn, targets: Sequence[UUID]) -> dict[UUID, set[str]]:
 
 
 def relate(
-    conn: Conn, found: Sequence[Neighbours], rules: Rules, topology: Topology, follower: str
+    conn: Conn,
+    kind: EntityType,
+    found: Sequence[Neighbours],
+    rules: Rules,
+    topology: Topology,
+    follower: str,
 ) -> Related:
     """Make SIMILAR_TO what was found, in the caller's transaction.
 
@@ -98,11 +107,11 @@ def relate(
     once more itself where it has changed, or a neighbour of its choice is deleted, meanwhile.
     """
     sources = [n.source for n in found]
-    targets = _ids_of(conn, {tag for n in found for tag in n.edges})
-    lock_entities(conn, ((EntityType.LEAGUE, i) for i in {*sources, *targets.values()}))
-    now = similar_edges(conn, sources)
-    living = _ids_of(conn, targets)
-    moved = _moved(conn, found)
+    targets = _ids_of(conn, kind, {tag for n in found for tag in n.edges})
+    lock_entities(conn, ((kind, i) for i in {*sources, *targets.values()}))
+    now = similar_edges(conn, kind, sources)
+    living = _ids_of(conn, kind, targets)
+    moved = _moved(conn, kind, found)
     counts = Related()
     changed: dict[UUID, Neighbours] = {}
     for one in found:
@@ -111,12 +120,14 @@ def relate(
         if difference != Related():
             changed[one.source] = one
             counts = _sum(counts, difference)
-    _rewrite(conn, list(changed.values()), living)
-    noted = _note_basis(conn, found)
-    carry_edges(conn, list(changed), topology, Origin.SIMILARITY)
-    again = _disagreeing(conn, [n for n in found if n.source in moved], rules)
+    _rewrite(conn, kind, list(changed.values()), living)
+    noted = _note_basis(conn, kind, found)
+    carry_edges(conn, kind, list(changed), topology, Origin.SIMILARITY)
+    again = _disagreeing(conn, kind, [n for n in found if n.source in moved], rules)
     again |= {n.source for n in found if n.source not in noted or n.edges.keys() - living.keys()}
-    asked = ask_for_neighbours(conn, [follower], sorted(again), delay=rules.debounce, again=True)
+    asked = ask_for_neighbours(
+        conn, kind, [follower], sorted(again), delay=rules.debounce, again=True
+    )
     return _sum(counts, Related(asked_again=asked))
 
 
@@ -138,11 +149,11 @@ def _sum(one: Related, other: Related) -> Related:
     )
 
 
-def _moved(conn: Conn, found: Sequence[Neighbours]) -> set[UUID]:
+def _moved(conn: Conn, kind: EntityType, found: Sequence[Neighbours]) -> set[UUID]:
     """Leagues that were never looked at as they are now."""
     rows = conn.execute(
-        """
-        SELECT l.id FROM league l
+        f"""
+        SELECT l.id FROM {kind} l
         JOIN unnest(%(ids)s::uuid[], %(bases)s::text[]) AS r(id, basis) ON r.id = l.id
         WHERE l.id = ANY(%(ids)s) AND l.neighbours_of IS DISTINCT FROM r.basis
         """,
@@ -151,47 +162,50 @@ def _moved(conn: Conn, found: Sequence[Neighbours]) -> set[UUID]:
     return {r[0] for r in rows}
 
 
-def _ids_of(conn: Conn, tags: Mapping[str, UUID] | set[str]) -> dict[str, UUID]:
+def _ids_of(conn: Conn, kind: EntityType, tags: Mapping[str, UUID] | set[str]) -> dict[str, UUID]:
     """Ids of living leagues by their tags."""
     rows = conn.execute(
-        "SELECT league_tag, id FROM league WHERE league_tag = ANY(%s) AND deleted_at IS NULL",
+        f"SELECT {kind.key_column}, id FROM {kind} WHERE {kind.key_column} = ANY(%s) AND deleted_at IS NULL",
         (list(tags),),
     )
     return {r[0]: r[1] for r in rows}
 
 
-def _disagreeing(conn: Conn, found: Sequence[Neighbours], rules: Rules) -> set[UUID]:
+def _disagreeing(
+    conn: Conn, kind: EntityType, found: Sequence[Neighbours], rules: Rules
+) -> set[UUID]:
     """Leagues whose own edges do not fit what ``found`` saw of them.
 
     They should know a new neighbour and have room for it, or know it by another score, or know
     one that saw nothing of them.
     """
+    e = kind.edge_table
     pairs = [(n.source, tag, score) for n in found for tag, score in n.seen.items()]
     rows = conn.execute(
-        """
+        f"""
         WITH seen AS MATERIALIZED (
           SELECT s.source, t.id AS target, s.score
           FROM unnest(%(sources)s::uuid[], %(tags)s::text[], %(scores)s::float8[])
             AS s(source, tag, score)
-          JOIN league t ON t.league_tag = s.tag AND t.deleted_at IS NULL),
+          JOIN {kind} t ON t.{kind.key_column} = s.tag AND t.deleted_at IS NULL),
         standing AS (
-          SELECT r.source_league_id AS id, count(*) AS edges, min(r.strength_score) AS weakest
-          FROM league_relationship r
-          WHERE r.source_league_id IN (SELECT target FROM seen)
-            AND r.relationship_type = 'SIMILAR_TO' GROUP BY 1)
+          SELECT r.{e.source} AS id, count(*) AS edges, min(r.strength_score) AS weakest
+          FROM {e.table} r
+          WHERE r.{e.source} IN (SELECT target FROM seen)
+            AND r.relationship_type = '{e.computed}' GROUP BY 1)
         SELECT s.target FROM seen s
-        LEFT JOIN league_relationship back ON back.source_league_id = s.target
-          AND back.target_league_id = s.source AND back.relationship_type = 'SIMILAR_TO'
+        LEFT JOIN {e.table} back ON back.{e.source} = s.target
+          AND back.{e.target} = s.source AND back.relationship_type = '{e.computed}'
         LEFT JOIN standing ON standing.id = s.target
         WHERE CASE WHEN back.id IS NULL
           THEN s.score > %(enter)s AND (COALESCE(standing.edges, 0) < %(top_k)s
                                         OR s.score > standing.weakest + %(same)s)
           ELSE abs(back.strength_score - s.score) >= %(same)s END
         UNION
-        SELECT r.source_league_id FROM league_relationship r
-        WHERE r.target_league_id = ANY(%(moved)s) AND r.relationship_type = 'SIMILAR_TO'
+        SELECT r.{e.source} FROM {e.table} r
+        WHERE r.{e.target} = ANY(%(moved)s) AND r.relationship_type = '{e.computed}'
           AND NOT EXISTS (SELECT 1 FROM seen s
-                          WHERE s.source = r.target_league_id AND s.target = r.source_league_id)
+                          WHERE s.source = r.{e.target} AND s.target = r.{e.source})
         """,
         {
             "sources": [p[0] for p in pairs],
@@ -206,24 +220,26 @@ def _disagreeing(conn: Conn, found: Sequence[Neighbours], rules: Rules) -> set[U
     return {r[0] for r in rows}
 
 
-def _rewrite(conn: Conn, found: Sequence[Neighbours], living: Mapping[str, UUID]) -> None:
+def _rewrite(
+    conn: Conn, kind: EntityType, found: Sequence[Neighbours], living: Mapping[str, UUID]
+) -> None:
     """Make what was found the leagues' SIMILAR_TO edges. Edges that stay keep their ids."""
     edges = {
         one.source: {living[tag]: score for tag, score in one.edges.items() if tag in living}
         for one in found
     }
-    write_similar_edges(conn, edges, {one.source: one.version for one in found})
+    write_similar_edges(conn, kind, edges, {one.source: one.version for one in found})
 
 
-def _note_basis(conn: Conn, found: Sequence[Neighbours]) -> set[UUID]:
+def _note_basis(conn: Conn, kind: EntityType, found: Sequence[Neighbours]) -> set[UUID]:
     """Write down what neighbours were computed from; returns the leagues that it is true of.
 
     Not of a league that has changed since it was read: it may have had another vector in
     between, by which others have seen it, even if it has the same one again.
     """
     rows = conn.execute(
-        """
-        UPDATE league l SET neighbours_of = r.basis
+        f"""
+        UPDATE {kind} l SET neighbours_of = r.basis
         FROM unnest(%(ids)s::uuid[], %(versions)s::bigint[], %(bases)s::text[])
           AS r(id, version, basis)
         WHERE l.id = ANY(%(ids)s) AND l.id = r.id AND l.version = r.version
@@ -239,16 +255,17 @@ def _note_basis(conn: Conn, found: Sequence[Neighbours]) -> set[UUID]:
     return {r[0] for r in rows}
 
 
-def pointing(conn: Conn, ids: Sequence[UUID]) -> set[UUID]:
+def pointing(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> set[UUID]:
     """Leagues that have a relationship to one of ``ids``."""
+    e = kind.edge_table
     rows = conn.execute(
-        "SELECT source_league_id FROM league_relationship WHERE target_league_id = ANY(%s)",
+        f"SELECT {e.source} FROM {e.table} WHERE {e.target} = ANY(%s)",
         (list(ids),),
     )
     return {r[0] for r in rows}
 
 
-def cut_off(conn: Conn, ids: Sequence[UUID], topology: Topology) -> int:
+def cut_off(conn: Conn, kind: EntityType, ids: Sequence[UUID], topology: Topology) -> int:
     """Remove every relationship from and to leagues that are being deleted.
 
     Leagues that pointed to them are carried to the graph: a node that is there again before its
@@ -256,42 +273,47 @@ def cut_off(conn: Conn, ids: Sequence[UUID], topology: Topology) -> int:
     are asked again: each can hold another neighbour. The caller has locked the leagues, and
     those that point to them. Returns how many operations carry.
     """
+    e = kind.edge_table
     rows = conn.execute(
-        """
-        DELETE FROM league_relationship
-        WHERE source_league_id = ANY(%(ids)s) OR target_league_id = ANY(%(ids)s)
-        RETURNING source_league_id, relationship_type
+        f"""
+        DELETE FROM {e.table}
+        WHERE {e.source} = ANY(%(ids)s) OR {e.target} = ANY(%(ids)s)
+        RETURNING {e.source}, relationship_type
         """,
         {"ids": list(ids)},
     ).fetchall()
-    carried = carry_edges(conn, sorted({r[0] for r in rows} - set(ids)), topology, Origin.SEED)
-    left = {r[0] for r in rows if r[1] == Relation.SIMILAR_TO} - set(ids)
-    ask_for_neighbours(conn, topology.relating, sorted(left), delay=0.0, again=True)
+    touched = sorted({r[0] for r in rows} - set(ids))
+    carried = carry_edges(conn, kind, touched, topology, Origin.SEED)
+    left = {r[0] for r in rows if r[1] == e.computed} - set(ids)
+    if kind.similar:
+        ask_for_neighbours(conn, kind, topology.relating, sorted(left), delay=0.0, again=True)
     return carried
 
 
-def vector_standing(conn: Conn, ids: Sequence[UUID]) -> dict[UUID, tuple[bool, float | None]]:
+def vector_standing(
+    conn: Conn, kind: EntityType, ids: Sequence[UUID]
+) -> dict[UUID, tuple[bool, float | None]]:
     """Of leagues: whether their vector is still on its way, and seconds since it was written."""
     rows = conn.execute(
-        """
+        f"""
         SELECT l.id, EXISTS (SELECT 1 FROM sync_operation o WHERE o.entity_id = l.id
                              AND o.sink IN ('embedding', 'pinecone') AND o.finished_at IS NULL),
                abs(EXTRACT(epoch FROM now() - l.pinecone_synced_at))::float8
-        FROM league l WHERE l.id = ANY(%s)
+        FROM {kind} l WHERE l.id = ANY(%s)
         """,
         (list(ids),),
     )
     return {r[0]: (r[1], r[2]) for r in rows}
 
 
-def related_leagues(database: Database) -> Iterator[SinkVersion]:
+def related_entities(database: Database, kind: EntityType) -> Iterator[SinkVersion]:
     """Living leagues whose neighbours were computed, with what from, page by page."""
     after = UUID(int=0)
     while True:
         with database.autocommit() as conn:
             rows = conn.execute(
-                """
-                SELECT id, league_tag, version, neighbours_of, embedding_model FROM league
+                f"""
+                SELECT id, {kind.key_column}, version, neighbours_of, embedding_model FROM {kind}
                 WHERE id > %s AND deleted_at IS NULL ORDER BY id LIMIT 1000
                 """,
                 (after,),
@@ -304,11 +326,11 @@ def related_leagues(database: Database) -> Iterator[SinkVersion]:
         after = rows[-1][0]
 
 
-def forget_neighbours(conn: Conn, tag: str) -> UUID | None:
+def forget_neighbours(conn: Conn, kind: EntityType, tag: str) -> UUID | None:
     """Have a living league's neighbours count as never looked for, and lock it; None without."""
     row = conn.execute(
-        """
-        UPDATE league SET neighbours_of = NULL WHERE league_tag = %s AND deleted_at IS NULL
+        f"""
+        UPDATE {kind} SET neighbours_of = NULL WHERE {kind.key_column} = %s AND deleted_at IS NULL
         RETURNING id
         """,
         (tag,),
@@ -316,11 +338,12 @@ def forget_neighbours(conn: Conn, tag: str) -> UUID | None:
     return row[0] if row else None
 
 
-def count_similar(conn: Conn, since: datetime | None = None) -> int:
+def count_similar(conn: Conn, kind: EntityType, since: datetime | None = None) -> int:
     """SIMILAR_TO relationships, of all time or made since a time of the database's clock."""
+    e = kind.edge_table
     row = conn.execute(
-        """
-        SELECT count(*) FROM league_relationship WHERE relationship_type = 'SIMILAR_TO'
+        f"""
+        SELECT count(*) FROM {e.table} WHERE relationship_type = '{e.computed}'
           AND (%(since)s::timestamptz IS NULL OR created_at >= %(since)s)
         """,
         {"since": since},

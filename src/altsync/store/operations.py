@@ -14,12 +14,10 @@ from uuid import UUID
 
 from psycopg.rows import dict_row
 
+from altsync.catalogue.current import current, entity_types
 from altsync.db import Conn
-from altsync.outbox import KEY_COLUMN
 from altsync.records import EMBEDDING, EntityType, entity_id
 from altsync.store.counts import SINK_STATUSES
-from altsync.store.leagues import Relationship
-from altsync.store.rows import CONTENT_COLUMNS
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +56,20 @@ class SinkMark:
 
 
 @dataclass(frozen=True, slots=True)
+class RelatedEntity:
+    """A relationship of an entity, seen from it; ``direction`` is ``out`` or ``in``.
+
+    ``key`` and ``name`` are the other entity's.
+    """
+
+    type: str
+    direction: str
+    key: str
+    name: str
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class EntityState:
     """All that PostgreSQL knows of an entity but its vector.
 
@@ -80,7 +92,7 @@ class EntityState:
     embedding_text_hash: str | None
     embedding_updated_at: datetime | None
     sinks: Mapping[str, SinkMark]
-    relationships: tuple[Relationship, ...] = ()
+    relationships: tuple[RelatedEntity, ...] = ()
 
 
 _OPERATION = """
@@ -142,15 +154,15 @@ def find_entities(
 
     Those purged long ago are found, too, as their ids are derived.
     """
-    kinds = [entity_type] if entity_type else list(EntityType)
+    kinds = [entity_type] if entity_type else list(entity_types())
     registered = conn.execute(
         "SELECT entity_type, seed_id FROM tag_registry WHERE entity_type = ANY(%s) AND tag = %s",
         ([kind.value for kind in kinds], key),
     ).fetchall()
-    by_key = [(EntityType(r[0]), entity_id(r[0], r[1])) for r in registered]
+    by_key = [(current().by_table[r[0]], entity_id(r[0], r[1])) for r in registered]
     for kind in kinds:
         # Beside the registry: it knows no examples, whose key is their seed id.
-        found = conn.execute(f"SELECT id FROM {kind} WHERE {KEY_COLUMN[kind]} = %s", (key,))
+        found = conn.execute(f"SELECT id FROM {kind} WHERE {kind.key_column} = %s", (key,))
         by_key += [(kind, row[0]) for row in found]
     by_key.sort(key=lambda one: kinds.index(one[0]))
     by_seed_id = [(kind, entity_id(kind, key)) for kind in kinds]
@@ -159,12 +171,12 @@ def find_entities(
 
 def read_entity(conn: Conn, entity_type: EntityType, entity: UUID) -> EntityState | None:
     """The row of an entity, deleted or not; None when it never was, or is purged."""
-    content = list(CONTENT_COLUMNS[entity_type])
+    content = list(entity_type.columns)
     statuses = [f"{sink}_sync_status" for sink in SINK_STATUSES]
     with conn.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(
             f"""
-            SELECT id, {KEY_COLUMN[entity_type]} AS entity_key, seed_id, version, graph_version,
+            SELECT id, {entity_type.key_column} AS entity_key, seed_id, version, graph_version,
                    deleted_at, created_at, updated_at, content_hash, text_hash, embedding_model,
                    embedding_text_hash, embedding_updated_at, neo4j_node_id, neo4j_synced_at,
                    pinecone_id, pinecone_namespace, pinecone_synced_at,
@@ -206,21 +218,36 @@ def read_entity(conn: Conn, entity_type: EntityType, entity: UUID) -> EntityStat
     )
 
 
+def relationships(conn: Conn, kind: EntityType, key: str) -> list[RelatedEntity]:
+    """Relationships from and to living entities: those that leave it first, by type and score."""
+    edges = kind.edge_table
+    ends = (("out", edges.source, edges.target), ("in", edges.target, edges.source))
+    parts = (
+        f"""
+        SELECT r.relationship_type, '{direction}', o.{kind.key_column}, o.{kind.name_column},
+               r.strength_score::float8
+        FROM {kind} l JOIN {edges.table} r ON r.{own} = l.id
+        JOIN {kind} o ON o.id = r.{other}
+        WHERE l.{kind.key_column} = %(key)s AND l.deleted_at IS NULL AND o.deleted_at IS NULL
+        """
+        for direction, own, other in ends
+    )
+    rows = conn.execute(
+        f"{' UNION ALL '.join(parts)} ORDER BY 2 DESC, 1, 5 DESC NULLS LAST, 3", {"key": key}
+    )
+    return [RelatedEntity(*row) for row in rows]
+
+
 #: Keys that a suggestion is chosen from.
 CANDIDATES = 1000
 
 
 def similar_keys(conn: Conn, patterns: Sequence[str]) -> list[tuple[str, str]]:
     """(key, name) of living entities that a pattern of ILIKE fits, by key or name."""
-    name = {
-        EntityType.SPORT_ARCHETYPE: "display_name",
-        EntityType.LEAGUE: "league_name",
-        EntityType.FEW_SHOT_EXAMPLE: "example_id",
-    }
     parts = [
-        f"SELECT {KEY_COLUMN[kind]} AS key, {name[kind]} AS name FROM {kind} "
+        f"SELECT {kind.key_column} AS key, {kind.name_column} AS name FROM {kind} "
         "WHERE deleted_at IS NULL"
-        for kind in EntityType
+        for kind in entity_types()
     ]
     return conn.execute(
         f"""

@@ -2,47 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 from altsync.db import Conn
-from altsync.outbox import KEY_COLUMN, VECTOR
+from altsync.outbox import VECTOR
 from altsync.projection import content_of
-from altsync.records import Edge, EntityType, Relation, Row
-
-#: Content columns of each table, in the order of COPY, with their types.
-CONTENT_COLUMNS: Mapping[EntityType, Mapping[str, str]] = {
-    EntityType.SPORT_ARCHETYPE: {
-        "archetype_name": "text",
-        "display_name": "text",
-        "code_pattern": "text",
-        "description": "text",
-        "characteristics": "jsonb",
-        "attributes": "jsonb",
-    },
-    EntityType.LEAGUE: {
-        "league_tag": "text",
-        "league_name": "text",
-        "sport_name": "text",
-        "sport_archetype": "text",
-        "location": "text",
-        "tier": "text",
-        "status": "text",
-        "description": "text",
-        "attributes": "jsonb",
-    },
-    EntityType.FEW_SHOT_EXAMPLE: {
-        "example_id": "text",
-        "category": "text",
-        "input_text": "text",
-        "output_text": "text",
-        "sport_archetype": "text",
-        "tags": "text[]",
-        "attributes": "jsonb",
-    },
-}
-
+from altsync.records import Edge, EntityType, Row
 
 #: Hex digits of the first two parts of a ``line_hash``: 64 bits of the line, and of what it came
 #: to. The third is ``row_sum``: a row that was edited since, its hashes or not, is not the one that
@@ -56,7 +23,7 @@ def row_sum(entity_type: EntityType, alias: str) -> str:
     PostgreSQL's own hash of a record, which costs about a microsecond. It is no proof against a
     new major version of PostgreSQL: where it differs, the content itself is looked at.
     """
-    columns = [*CONTENT_COLUMNS[entity_type], "content_hash", "text_hash"]
+    columns = [*entity_type.columns, "content_hash", "text_hash"]
     return f"to_hex(hash_record_extended(ROW({', '.join(f'{alias}.{c}' for c in columns)}), 0))"
 
 
@@ -72,20 +39,20 @@ def read_rows(
 
     Edges are read after the rows: they may be newer than ``graph_version`` says, never older.
     """
-    content = list(CONTENT_COLUMNS[entity_type])
+    content = list(entity_type.columns)
     vector = VECTOR if with_vectors else "NULL::bytea"
     rows = conn.execute(
         f"""
-        SELECT id, {KEY_COLUMN[entity_type]}, version, graph_version, deleted_at IS NOT NULL,
+        SELECT id, {entity_type.key_column}, version, graph_version, deleted_at IS NOT NULL,
                content_hash, text_hash, embedding_text_hash, embedding_model, pinecone_namespace,
                {vector}, edges_version > 0, {", ".join(content)}
-        FROM {entity_type} l WHERE id = ANY(%s) ORDER BY {KEY_COLUMN[entity_type]}
+        FROM {entity_type} l WHERE id = ANY(%s) ORDER BY {entity_type.key_column}
         """,
         (list(ids),),
         binary=True,
     ).fetchall()
     linked = [r[0] for r in rows if r[11]] if with_edges else []
-    edges = read_edges(conn, linked) if linked else {}
+    edges = read_edges(conn, entity_type, linked) if linked else {}
     return [_row(entity_type, read, edges.get(read[0]) if edges else None) for read in rows]
 
 
@@ -110,20 +77,23 @@ def _row(entity_type: EntityType, read: Sequence[Any], edges: tuple[Edge, ...] |
     )
 
 
-def read_edges(conn: Conn, ids: Sequence[UUID]) -> dict[UUID, tuple[Edge, ...]]:
-    """The relationships from each of the leagues ``ids`` to living ones, none for some."""
+def read_edges(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> dict[UUID, tuple[Edge, ...]]:
+    """The relationships from each of the entities ``ids`` to living ones, none for some."""
+    if kind.edges is None:
+        return {}
+    table, source, target = kind.edges.table, kind.edges.source, kind.edges.target
     rows = conn.execute(
-        """
-        SELECT r.source_league_id, r.id, r.relationship_type, t.league_tag, t.graph_version,
+        f"""
+        SELECT r.{source}, r.id, r.relationship_type, t.{kind.key_column}, t.graph_version,
                r.strength_score
-        FROM league_relationship r
-        JOIN league t ON t.id = r.target_league_id AND t.deleted_at IS NULL
-        WHERE r.source_league_id = ANY(%s) ORDER BY r.relationship_type, t.league_tag
+        FROM {table} r
+        JOIN {kind} t ON t.id = r.{target} AND t.deleted_at IS NULL
+        WHERE r.{source} = ANY(%s) ORDER BY r.relationship_type, t.{kind.key_column}
         """,
         (list(ids),),
     ).fetchall()
-    found: dict[UUID, list[Edge]] = {league: [] for league in ids}
-    for source, edge, relation, tag, version, score in rows:
+    found: dict[UUID, list[Edge]] = {entity: [] for entity in ids}
+    for entity, edge, relation, key, version, score in rows:
         strength = None if score is None else float(score)
-        found[source].append(Edge(edge, Relation(relation), tag, version, strength))
-    return {league: tuple(edges) for league, edges in found.items()}
+        found[entity].append(Edge(edge, relation, key, version, strength))
+    return {entity: tuple(edges) for entity, edges in found.items()}

@@ -9,8 +9,7 @@ from uuid import UUID
 
 from altsync.db import Conn, fill_lines
 from altsync.outbox import (
-    BASIS,
-    KEY_COLUMN,
+    basis_of,
     end_searches,
     enqueue_parameters,
     lock_entities,
@@ -20,7 +19,7 @@ from altsync.outbox import (
 from altsync.projection import content_hash, is_edited, text_hash
 from altsync.records import EMBEDDING, Action, EntityType, Origin, Topology
 from altsync.store.neighbours import cut_off, pointing
-from altsync.store.rows import CONTENT_COLUMNS, HALF_HASH, read_rows, row_sum
+from altsync.store.rows import HALF_HASH, read_rows, row_sum
 
 #: Ids per delete statement: a short transaction, few row locks at once.
 DELETE_PAGE = 1000
@@ -46,7 +45,7 @@ class Changes:
 
 def create_staging(conn: Conn, entity_type: EntityType) -> None:
     """The session's temporary table that COPY fills, batch by batch."""
-    columns = ", ".join(f"{name} {kind}" for name, kind in CONTENT_COLUMNS[entity_type].items())
+    columns = ", ".join(f"{name} {kind}" for name, kind in entity_type.columns.items())
     conn.execute(
         f"""
         CREATE TEMP TABLE IF NOT EXISTS staging_{entity_type} (
@@ -73,7 +72,7 @@ def changed_versions(
     """(id, seed id, key, version) of those of ``ids`` that this run has changed."""
     return conn.execute(
         f"""
-        SELECT c.id, l.seed_id, l.{KEY_COLUMN[entity_type]}, c.version
+        SELECT c.id, l.seed_id, l.{entity_type.key_column}, c.version
         FROM changed_in_run c JOIN {entity_type} l ON l.id = c.id
         WHERE c.entity_type = '{entity_type}' AND c.id = ANY(%s) ORDER BY c.version
         """,
@@ -84,7 +83,7 @@ def changed_versions(
 def copy_to_staging(conn: Conn, entity_type: EntityType, lines: Iterable[bytes]) -> None:
     """COPY lines of id, seed_id, content columns…, content_hash, text_hash, line_hash."""
     hashes = ["content_hash", "text_hash", "line_hash"]
-    columns = ["id", "seed_id", *CONTENT_COLUMNS[entity_type], *hashes]
+    columns = ["id", "seed_id", *entity_type.columns, *hashes]
     fill_lines(conn, f"staging_{entity_type}", columns, lines)
 
 
@@ -104,7 +103,7 @@ def present(conn: Conn, entity_type: EntityType, seed_ids: Sequence[str]) -> dic
     """Return what is there, by seed id: lines that say the same need not be staged."""
     rows = conn.execute(
         f"""
-        SELECT seed_id, {KEY_COLUMN[entity_type]},
+        SELECT seed_id, {entity_type.key_column},
                CASE WHEN deleted_at IS NULL THEN content_hash END,
                COALESCE({_FITS.format(sum=row_sum(entity_type, "l"))}, false)
         FROM {entity_type} l WHERE seed_id = ANY(%s)
@@ -164,7 +163,7 @@ def classify_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> 
 
 def _derived(entity_type: EntityType, topology: Topology) -> int:
     """Return how many sinks a returning entity that is embedded already is searched for."""
-    return len(topology.followers(EMBEDDING)) if entity_type is EntityType.LEAGUE else 0
+    return len(topology.followers(EMBEDDING)) if entity_type.similar else 0
 
 
 #: New leagues wait for their relationships, unless these are stopped.
@@ -189,17 +188,18 @@ def upsert_staged(
     costs a third of its INSERT, so none is; where another seeder comes first, this raises
     ``UniqueViolation``. ``noted``: whether the caller will look at ``changed_in_run``.
     """
-    columns = list(CONTENT_COLUMNS[entity_type])
+    columns = list(entity_type.columns)
     names = ", ".join(columns)
     note = f", noted AS ({_note(entity_type)})" if noted else ""
-    league = entity_type is EntityType.LEAGUE
-    searched = f", l.neighbours_of IS DISTINCT FROM {BASIS} AS unsearched" if league else ""
+    similar = entity_type.similar is not None
+    unsearched = f"l.neighbours_of IS DISTINCT FROM {basis_of(entity_type)}" if similar else ""
+    searched = f", {unsearched} AS unsearched" if similar else ""
     operations = select_operations(
         entity_type,
         "changed",
         origin=Origin.SEED,
-        unsearched="c.unsearched" if league else None,
-        held=_HELD if league and topology.relating_locally else None,
+        unsearched="c.unsearched" if similar else None,
+        held=_HELD if similar and topology.relating_locally else None,
     )
     row = conn.execute(
         f"""
@@ -212,7 +212,7 @@ def upsert_staged(
                  s.content_hash, s.text_hash, s.line_hash || {row_sum(entity_type, "s")}
           FROM staging_{entity_type} s ORDER BY s.id
           {"" if absent else _renew(entity_type)}
-          RETURNING l.id, l.{KEY_COLUMN[entity_type]} AS key, l.version, l.graph_version,
+          RETURNING l.id, l.{entity_type.key_column} AS key, l.version, l.graph_version,
                     (xmax = 0) AS created,
                     COALESCE(l.embedding_text_hash = l.text_hash
                              AND l.embedding_model = (SELECT model FROM wanted), false)
@@ -274,7 +274,7 @@ def accept_edits(
             embedding_sync_status = CASE WHEN l.embedding_text_hash = o.text_hash
               THEN l.embedding_sync_status ELSE 'pending' END
           FROM own o WHERE l.id = o.id
-          RETURNING l.id, l.{KEY_COLUMN[entity_type]} AS key, l.version, l.graph_version,
+          RETURNING l.id, l.{entity_type.key_column} AS key, l.version, l.graph_version,
             COALESCE(l.embedding_text_hash = l.text_hash AND l.embedding_model =
               (SELECT config ->> 'model' FROM sink_state WHERE sink = '{EMBEDDING}'), false)
               AS embedded)
@@ -293,17 +293,18 @@ def accept_edits(
 
 def _differs(entity_type: EntityType, one: str, other: str) -> str:
     """SQL for whether two rows differ in content or hashes."""
-    columns = [*CONTENT_COLUMNS[entity_type], "content_hash", "text_hash"]
+    columns = [*entity_type.columns, "content_hash", "text_hash"]
     pairs = [", ".join(f"{alias}.{c}" for c in columns) for alias in (one, other)]
     return f"(ROW({pairs[0]}) IS DISTINCT FROM ROW({pairs[1]}))"
 
 
 def _renew(entity_type: EntityType) -> str:
-    columns = CONTENT_COLUMNS[entity_type]
-    # A league that changes its archetype may be compared in another group before it is embedded,
-    # and come back to the former one with the same vector: it is to be searched all the same.
-    moved = "l.sport_archetype = excluded.sport_archetype AND l.deleted_at IS NULL"
-    forget = f", neighbours_of = CASE WHEN {moved} THEN l.neighbours_of END"
+    columns = entity_type.columns
+    # An entity that changes its group may be compared in another one before it is embedded, and
+    # come back to the former one with the same vector: it is to be searched all the same.
+    within = entity_type.similar.within if entity_type.similar else None
+    stays = f"l.{within} = excluded.{within} AND " if within else ""
+    forget = f", neighbours_of = CASE WHEN {stays}l.deleted_at IS NULL THEN l.neighbours_of END"
     return f"""
     ON CONFLICT (id) DO UPDATE SET
       {", ".join(f"{c} = excluded.{c}" for c in columns)},
@@ -315,7 +316,7 @@ def _renew(entity_type: EntityType) -> str:
         WHEN l.embedding_text_hash = excluded.text_hash
          AND l.embedding_model = (SELECT model FROM wanted)
         THEN 'synced' ELSE 'pending' END
-      {forget if entity_type is EntityType.LEAGUE else ""}
+      {forget if entity_type.similar else ""}
     WHERE l.deleted_at IS NOT NULL OR {_differs(entity_type, "l", "excluded")}
     """
 
@@ -331,12 +332,13 @@ def tombstone(
     conn: Conn, entity_type: EntityType, ids: Sequence[UUID], topology: Topology
 ) -> Changes:
     """Mark entities as deleted and enqueue their removal from every sink."""
-    if entity_type is EntityType.LEAGUE:
+    if entity_type.edges:
         # One statement locks these and their sources: two deletions would else deadlock. An edge
-        # to a league is written under that league's lock, so few can have come in between.
-        lock_entities(conn, ((entity_type, i) for i in {*ids, *pointing(conn, ids)}))
+        # to an entity is written under that one's lock, so few can have come in between.
+        sources = pointing(conn, entity_type, ids)
+        lock_entities(conn, ((entity_type, i) for i in {*ids, *sources}))
     # Its relationships go, too: one that comes back is looked at anew.
-    forget = ", neighbours_of = NULL" if entity_type is EntityType.LEAGUE else ""
+    forget = ", neighbours_of = NULL" if entity_type.similar else ""
     cursor = conn.execute(
         f"""
         WITH gone AS MATERIALIZED (
@@ -347,7 +349,7 @@ def tombstone(
             version = nextval('entity_version'), neo4j_sync_status = 'pending',
             pinecone_sync_status = 'pending', embedding_sync_status = 'synced'{forget}
           FROM gone WHERE l.id = gone.id
-          RETURNING l.id, l.{KEY_COLUMN[entity_type]} AS key, l.version, l.graph_version,
+          RETURNING l.id, l.{entity_type.key_column} AS key, l.version, l.graph_version,
                     true AS embedded),
         noted AS ({_note(entity_type)}),
         enqueued AS (
@@ -361,8 +363,8 @@ def tombstone(
     row = cursor.fetchone()
     assert row is not None
     carried = 0
-    if entity_type is EntityType.LEAGUE:
+    if entity_type.edges:
         end_searches(conn, ids)
-        carried = cut_off(conn, ids, topology)
+        carried = cut_off(conn, entity_type, ids, topology)
     notify(conn, topology.names)
     return Changes(deleted=row[0], operations=row[1] + carried)

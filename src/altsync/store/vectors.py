@@ -8,12 +8,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from altsync.catalogue.current import entity_types
 from altsync.db import Conn, Database
-from altsync.outbox import KEY_COLUMN
 from altsync.projection import content_of
 from altsync.records import EMBEDDING, Content, EntityType, Model, SinkTraits, SinkVersion
 from altsync.store.leagues import LeagueFilter, matches
-from altsync.store.rows import CONTENT_COLUMNS
 
 #: Rows per page when vectors are compared one by one: 6 MB of 1,536 numbers each.
 PAGE = 1000
@@ -88,7 +87,7 @@ class EmbeddingCache:
             with self._database.autocommit() as conn:
                 rows = conn.execute(
                     f"""
-                    SELECT id, {KEY_COLUMN[entity_type]}, version, embedding_text_hash,
+                    SELECT id, {entity_type.key_column}, version, embedding_text_hash,
                            embedding_model
                     FROM {entity_type}
                     WHERE id > %s AND deleted_at IS NULL ORDER BY id LIMIT 1000
@@ -189,7 +188,7 @@ def unembedded(conn: Conn, model: Model) -> Unembedded:
     """Return what a model has not embedded. Reads every entity."""
     parameters = {"model": model.name, "dimensions": model.dimensions}
     rows, under_way = {}, 0
-    for kind in EntityType:
+    for kind in entity_types():
         found = conn.execute(
             f"SELECT count(*), count(*) FILTER (WHERE {_LIVE_EMBEDDING}) "
             f"FROM {kind} l WHERE {_UNEMBEDDED}",
@@ -198,7 +197,7 @@ def unembedded(conn: Conn, model: Model) -> Unembedded:
         assert found is not None
         rows[kind] = found[0]
         under_way += found[1]
-    parts = (f"SELECT l.text_hash FROM {kind} l WHERE {_UNEMBEDDED}" for kind in EntityType)
+    parts = (f"SELECT l.text_hash FROM {kind} l WHERE {_UNEMBEDDED}" for kind in entity_types())
     texts = conn.execute(
         f"SELECT count(*) FROM ({' UNION '.join(parts)}) l WHERE {_NOT_KEPT}", parameters
     ).fetchone()
@@ -211,8 +210,8 @@ def unpaid_contents(conn: Conn, model: Model) -> Iterator[Content]:
 
     A stream; needs a transaction. A text that two types share comes twice.
     """
-    for kind in EntityType:
-        columns = list(CONTENT_COLUMNS[kind])
+    for kind in entity_types():
+        columns = list(kind.columns)
         with conn.cursor(name=f"unpaid_{kind}") as cursor:
             cursor.itersize = FETCH
             cursor.execute(
@@ -238,7 +237,7 @@ def paid_twice(conn: Conn, sink: SinkTraits, model: Model, *, force: bool) -> in
     else:
         return 0
     total = 0
-    for kind in EntityType:
+    for kind in entity_types():
         row = conn.execute(
             f"""
             SELECT count(*) FROM {kind} l
@@ -255,16 +254,18 @@ def paid_twice(conn: Conn, sink: SinkTraits, model: Model, *, force: bool) -> in
 
 #: What nobody's text, deleted entities' included, leads to: whatever the model, as the way back
 #: to a former one is free as long as its vectors are there.
-_UNUSED = " AND ".join(
-    [
-        "e.created_at < %(before)s",
-        *(
-            f"NOT EXISTS (SELECT 1 FROM {kind} l WHERE l.{column} = e.text_hash)"
-            for kind in EntityType
-            for column in ("text_hash", "embedding_text_hash")
-        ),
-    ]
-)
+def _unused() -> str:
+    return " AND ".join(
+        [
+            "e.created_at < %(before)s",
+            *(
+                f"NOT EXISTS (SELECT 1 FROM {kind} l WHERE l.{column} = e.text_hash)"
+                for kind in entity_types()
+                for column in ("text_hash", "embedding_text_hash")
+            ),
+        ]
+    )
+
 
 #: Milliseconds that writers of entities may be held up by one page: longer than the second after
 #: which PostgreSQL lets its own vacuum give way.
@@ -274,7 +275,7 @@ _LOCK_TIMEOUT = 2000
 def count_unused_vectors(conn: Conn, before: datetime) -> int:
     """Kept vectors from before ``before`` that no entity uses: of questions and of former texts."""
     row = conn.execute(
-        f"SELECT count(*) FROM embedding e WHERE {_UNUSED}", {"before": before}
+        f"SELECT count(*) FROM embedding e WHERE {_unused()}", {"before": before}
     ).fetchone()
     assert row is not None
     return int(row[0])
@@ -289,7 +290,7 @@ def prune_vectors(conn: Conn, before: datetime, *, limit: int = 10_000) -> int:
     """
     found = conn.execute(
         f"""
-        SELECT e.model, e.dimensions, e.text_hash FROM embedding e WHERE {_UNUSED} LIMIT %(limit)s
+        SELECT e.model, e.dimensions, e.text_hash FROM embedding e WHERE {_unused()} LIMIT %(limit)s
         """,
         {"before": before, "limit": limit},
     ).fetchall()
@@ -297,14 +298,14 @@ def prune_vectors(conn: Conn, before: datetime, *, limit: int = 10_000) -> int:
         return 0
     models, dimensions, hashes = map(list, zip(*found, strict=True))
     conn.execute(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT}")
-    conn.execute(f"LOCK TABLE {', '.join(EntityType)} IN SHARE MODE")
+    conn.execute(f"LOCK TABLE {', '.join(entity_types())} IN SHARE MODE")
     return conn.execute(
         f"""
         DELETE FROM embedding e
         USING unnest(%(models)s::text[], %(dimensions)s::int[], %(hashes)s::text[])
           AS u(model, dimensions, text_hash)
         WHERE e.model = u.model AND e.dimensions = u.dimensions AND e.text_hash = u.text_hash
-          AND {_UNUSED}
+          AND {_unused()}
         """,
         {"models": models, "dimensions": dimensions, "hashes": hashes, "before": before},
     ).rowcount

@@ -1,0 +1,1 @@
+"""The sports catalogue: leagues, their archetypes, few-shot examples, and questions about them."""

@@ -1,0 +1,120 @@
+"""A catalogue: the entities, relationships and attachments that one installation keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from sqlalchemy import Table
+from sqlmodel import SQLModel
+
+from altsync.catalogue import build, lines
+from altsync.catalogue.entity import Attachment, Entity
+from altsync.catalogue.markers import Relationships
+from altsync.catalogue.parts import Part
+from altsync.records import EdgeTable, EntityType
+
+
+class Catalogue:
+    """What is mirrored, by classes. Checks itself when it is made: raises ``CatalogueError``.
+
+    ``entities`` come with parents first, ``attachments`` and ``relationships`` after them in the
+    order of a seeding run.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        entities: Sequence[type[Entity]],
+        attachments: Sequence[type[Attachment]] = (),
+        relationships: Sequence[Relationships] = (),
+    ) -> None:
+        self.name = name
+        self.classes = tuple(entities)
+        related = self._related(relationships)
+        self._by_class: dict[type, EntityType] = {
+            cls: build.entity_type(cls, related.get(cls)) for cls in entities
+        }
+        self.entity_types = tuple(self._by_class.values())
+        self.by_table = {one.value: one for one in self.entity_types}
+        self._check_parents()
+        for cls, one in self._by_class.items():
+            build.add_indexes(cls, one.parents, one.similar)
+            if one.edges:
+                build.make_edge_table(one.edges, one)
+        self.attachments = tuple(build.attachment(cls, self._by_class) for cls in attachments)
+        self._attachment_classes = tuple(attachments)
+        self.parts = tuple(self._parts(relationships))
+        self._check_unique()
+
+    def type_of(self, cls: type[Entity]) -> EntityType:
+        """Return the type that a class declares; ``LookupError`` when it is not in here."""
+        return self._by_class[cls]
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        """All tables of the catalogue, parents first."""
+        names = [one.value for one in self.entity_types]
+        names += [one.edges.table for one in self.entity_types if one.edges]
+        names += [str(one) for one in self.attachments]
+        return tuple(SQLModel.metadata.tables[name] for name in names)
+
+    def part(self, name: str) -> Part:
+        """Return a part by its name; ``LookupError`` when there is none."""
+        return self._parts_by_name[name]
+
+    @cached_property
+    def _parts_by_name(self) -> dict[str, Part]:
+        return {part.value: part for part in self.parts}
+
+    def _related(self, declared: Sequence[Relationships]) -> dict[type, EdgeTable]:
+        found: dict[type, EdgeTable] = {}
+        for one in declared:
+            if one.entity not in self.classes:
+                raise build.fail(f"Relationships({one.entity!r})", "its class is not in entities")
+            if one.entity in found:
+                raise build.fail(f"Relationships({one.entity.__name__})", "is declared twice")
+            found[one.entity] = build.edge_table(
+                one.entity, one.types, one.seeds.part, one.entity.similar
+            )
+        for cls in self.classes:
+            if cls.similar is not None and cls not in found:
+                found[cls] = build.edge_table(cls, (), None, cls.similar)
+        return found
+
+    def _parts(self, relationships: Sequence[Relationships]) -> list[Part]:
+        found = [
+            Part(one.part, lines.entity_line(cls, one), entity_type=one)
+            for cls, one in self._by_class.items()
+        ]
+        found += [
+            Part(table.part, lines.attachment_line(cls, table), attachment=table)
+            for cls, table in zip(self._attachment_classes, self.attachments, strict=True)
+        ]
+        for declared in relationships:
+            one = self._by_class[declared.entity]
+            found.append(Part(declared.seeds.part, lines.relationship_line(one), related=one))
+        return found
+
+    def _check_parents(self) -> None:
+        loaded: set[str] = set()
+        for cls, one in self._by_class.items():
+            for parent in one.parents:
+                if parent.parent is not None and parent.parent not in loaded:
+                    raise build.fail(
+                        f"{cls.__name__}.{parent.column}",
+                        f"its parent {parent.parent} must stand before it in entities",
+                    )
+            loaded.add(one.value)
+
+    def _check_unique(self) -> None:
+        for what, values in (
+            ("table", [one.value for one in self.entity_types]),
+            ("label", [one.label for one in self.entity_types]),
+            ("index", [one.index_name for one in self.entity_types]),
+            ("part of the seeds", [part.value for part in self.parts]),
+        ):
+            for value in values:
+                if values.count(value) > 1:
+                    raise build.fail(self.name, f"two classes have the {what} {value!r}")

@@ -1,0 +1,119 @@
+"""The catalogue that this process runs: found once, when it is first needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from altsync.config import file_value
+from altsync.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from altsync.catalogue.catalogue import Catalogue
+    from altsync.catalogue.parts import Part
+    from altsync.records import EntityType
+
+#: The setting that names a catalogue, as ``module:name``.
+SETTING = "ALTSYNC_CATALOGUE"
+
+#: The file of the working folder that holds one.
+FILE = "catalogue.py"
+
+#: The group of entry points whose ``default`` is the catalogue that is shipped.
+GROUP = "altsync.catalogues"
+
+_current: Catalogue | None = None
+
+
+def current() -> Catalogue:
+    """Return the catalogue of this process. Raises ``ConfigurationError``."""
+    global _current
+    if _current is None:
+        _current = _find()
+    return _current
+
+
+@contextmanager
+def using(catalogue: Catalogue) -> Iterator[None]:
+    """Run with another catalogue, for tests."""
+    global _current
+    former, _current = _current, catalogue
+    try:
+        yield
+    finally:
+        _current = former
+
+
+def entity_types() -> tuple[EntityType, ...]:
+    """Return the mirrored types in the order in which they are loaded and locked."""
+    return current().entity_types
+
+
+def entity_type(name: str) -> EntityType:
+    """Return a type by its table's name; ``LookupError`` when there is none."""
+    return current().by_table[name]
+
+
+def searched_types() -> tuple[EntityType, ...]:
+    """Return the types that are searched for neighbours."""
+    return tuple(one for one in entity_types() if one.similar)
+
+
+def related_types() -> tuple[EntityType, ...]:
+    """Return the types that have relationships among themselves."""
+    return tuple(one for one in entity_types() if one.edges)
+
+
+def children_of(parent: EntityType) -> tuple[EntityType, ...]:
+    """Return the types whose entities hang on those of a type."""
+    return tuple(
+        one for one in entity_types() if any(edge.parent == parent for edge in one.graph_parents)
+    )
+
+
+def parts() -> tuple[Part, ...]:
+    """Return the parts of a seed folder, in the order in which they are loaded."""
+    return current().parts
+
+
+def part_of(entity_type: EntityType) -> Part:
+    """Return the part of a seed folder that holds the lines of a type."""
+    return current().part(entity_type.part)
+
+
+def _find() -> Catalogue:
+    named = file_value(SETTING) if SETTING not in os.environ else os.environ[SETTING]
+    if named:
+        return _load(named)
+    if Path(FILE).is_file():
+        return _load("catalogue:catalogue")
+    for found in entry_points(group=GROUP, name="default"):
+        return _checked(found.load(), found.value)
+    raise ConfigurationError(f"no catalogue: set {SETTING}=module:name, or write {FILE}")
+
+
+def _load(named: str) -> Catalogue:
+    module, _, name = named.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = getattr(import_module(module), name or "catalogue")
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{SETTING}: {named!r} is no module:name of a catalogue: {error}"
+        ) from error
+    return _checked(found, named)
+
+
+def _checked(found: Any, named: str) -> Catalogue:
+    from altsync.catalogue.catalogue import Catalogue
+
+    if not isinstance(found, Catalogue):
+        raise ConfigurationError(f"{SETTING}: {named} is no Catalogue, but {type(found).__name__}")
+    return found

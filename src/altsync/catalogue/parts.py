@@ -1,0 +1,92 @@
+"""The parts of a seed folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from altsync.records import Attached, Content, EntityType, Relationship
+
+if TYPE_CHECKING:
+    from altsync.catalogue.lines import SeedLine
+
+#: Longest seed id. With its type's prefix it stays far below the 512 bytes of a Pinecone id.
+ID_LENGTH = 200
+
+#: What a line says, as plain data.
+Item = Content | Attached | Relationship
+
+
+class AttachmentTable(str):
+    """A table of rows that belong to entities and stay in PostgreSQL, by its name.
+
+    ``owner`` is the entity's type, ``owner_column`` its id's column and ``owner_field`` what a
+    line calls it. ``columns`` are the declared ones beside the title, with PostgreSQL's types.
+    """
+
+    part: str
+    owner: EntityType
+    owner_column: str
+    owner_field: str
+    columns: Mapping[str, str]
+    optional: frozenset[str]
+
+    def __new__(cls, name: str, **declared: Any) -> AttachmentTable:
+        """Make one by its table's name."""
+        made = super().__new__(cls, name)
+        made.__dict__.update(declared)
+        return made
+
+
+class Part(str):
+    """A part of a seed folder, by the name of its file or folder.
+
+    One of ``entity_type``, ``attachment`` and ``related`` is set: whose lines it holds.
+    ``optional`` are the fields that a line may leave out.
+    """
+
+    entity_type: EntityType | None
+    attachment: AttachmentTable | None
+    related: EntityType | None
+    line: type[SeedLine]
+    optional: frozenset[str]
+
+    def __new__(
+        cls,
+        name: str,
+        line: type[SeedLine],
+        *,
+        entity_type: EntityType | None = None,
+        attachment: AttachmentTable | None = None,
+        related: EntityType | None = None,
+    ) -> Part:
+        """Make a part by its name."""
+        made = super().__new__(cls, name)
+        made.__dict__.update(
+            line=line, entity_type=entity_type, attachment=attachment, related=related
+        )
+        given = {entity_type.file_name_column} if entity_type else set()
+        made.optional = frozenset(
+            one
+            for one, field in line.model_fields.items()
+            if not field.is_required() or one in given
+        )
+        return made
+
+    def __copy__(self) -> Part:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Part:
+        return self
+
+    @property
+    def value(self) -> str:
+        """The name as a plain text."""
+        return str.__str__(self)
+
+    @property
+    def table(self) -> str:
+        """The table that the part is loaded into."""
+        if self.related is not None:
+            return self.related.edge_table.table
+        return (self.entity_type or self.attachment or "").__str__()
