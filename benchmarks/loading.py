@@ -116,7 +116,7 @@ def copied_whole(url: str, count: int) -> Measured:
 
     What no seeder can be faster than, however it reads, checks and compares.
     """
-    ids = [content.league_tag for content in _contents(count)]
+    ids = [getattr(content, sports.LEAGUE.key_column) for content in _contents(count)]
     whole = {
         "league": (_COLUMNS, "".join(f"{row}\n" for row in _copy_rows(count)).encode()),
         "tag_registry": (

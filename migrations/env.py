@@ -7,11 +7,13 @@ from sqlalchemy import Connection
 from sqlmodel import SQLModel
 
 import altsync.models  # noqa: F401  (registers the tables)
+from altsync.catalogue.current import current
 from altsync.config import read_settings
 from altsync.db import engine
 
 
 def _run(connection: Connection) -> None:
+    current()  # registers the catalogue's tables
     context.configure(
         connection=connection, target_metadata=SQLModel.metadata, compare_server_default=True
     )

@@ -33,7 +33,7 @@ SEEDING = (
     "seen",
     "tagged",
     "copied",
-    "leagues locked",
+    "ends locked",
     "related",
     "written",
     "committing",

@@ -10,6 +10,7 @@ import psycopg
 
 from altsync import db, log, outbox
 from altsync.app import Application
+from altsync.catalogue.current import current
 from altsync.deadline import within
 from altsync.errors import AltsyncError, ConfigurationError, SchemaError
 from altsync.records import Model
@@ -116,6 +117,7 @@ def _schema(app: Application) -> str:
 
     import altsync.models  # noqa: F401  (registers the tables)
 
+    current()  # registers those of the catalogue
     with db.connect(app.settings.require_database_url()) as conn:
         head = db.check_schema(conn)
         model = outbox.wanted_model(conn)

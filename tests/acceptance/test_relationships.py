@@ -124,13 +124,13 @@ def test_relate_by_hand(stack: Stack, folder: Path) -> None:
     assert similar(stack) == 0
     env = {**stack.env, **SETTINGS}
     said = stack.run("relate", "--all", "--json", env=env).json
-    assert said["leagues"] == LEAGUES
+    assert said["entities"] == LEAGUES
     assert said["relationships"] == said["added"] > LEAGUES
     stack.wait_until_drained()
     assert_agreement(stack)
-    again = stack.run("relate", "--league", "league_00001", "--json", env=env).json
-    assert (again["leagues"], again["added"], again["removed"]) == (1, 0, 0)
+    again = stack.run("relate", "--key", "league_00001", "--json", env=env).json
+    assert (again["entities"], again["added"], again["removed"]) == (1, 0, 0)
     assert worker.alive
-    refused = stack.run("relate", "--league", "nobody", env=env, code=1)
-    assert "no league has the tag 'nobody'" in refused.stderr
+    refused = stack.run("relate", "--key", "nobody", env=env, code=1)
+    assert "no league has the key 'nobody'" in refused.stderr
     assert json.loads(stack.run("status", "--json", env=env).stdout)["operations"]["similarity"]

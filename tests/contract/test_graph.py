@@ -352,7 +352,7 @@ def test_a_strangers_node_of_the_same_key_is_refused_and_the_others_are_written(
     assert isinstance(refused, Failed)
     assert (refused.kind, refused.final) == (ErrorKind.ITEM, True)
     assert refused.reason.startswith(
-        "the graph has a sports.League node with league_tag 'theirs' that altsync did not write"
+        "the graph has a League node with league_tag 'theirs' that altsync did not write"
     )
     assert [type(one) for one in others] == [Written] * 3
     assert set(graph.stored(sports.LEAGUE)) == {"stub", "ours", "new"}

@@ -64,7 +64,7 @@ WRITING = (
     "backfill --sink neo4j --json",
     "prune --older-than 30d --yes --json",
     "relate --all --json",
-    "relate --league nfl --json",
+    "relate --key nfl --json",
     "reembed --yes --json",
 )
 

@@ -22,6 +22,7 @@ from psycopg import errors, sql
 from sqlalchemy import text
 from sqlmodel import SQLModel
 
+import altsports.catalogue  # noqa: F401  (registers the tables)
 import altsync.models  # noqa: F401  (registers the tables)
 from altsync import __version__, db
 from altsync.errors import SchemaError

@@ -431,7 +431,7 @@ def test_an_unknown_archetype_is_refused_with_the_known_ones(folder: Folder, par
     refused = folder.refused(text({**GOOD[part], "sport_archetype": "raicng"}), part)
     assert refused.field == "sport_archetype"
     assert refused.reason == (
-        "no archetype 'raicng'; there are racing, team_sport; did you mean 'racing'?"
+        "no archetype 'raicng'; there are combat, large_field, precision, racing, team_sport; did you mean 'racing'?"
     )
     assert refused.seed_id == GOOD[part]["id"]
 
@@ -534,10 +534,10 @@ def test_nesting_within_the_limit_is_kept(folder: Folder) -> None:
 _READ_ONE = """
 import sys
 from pathlib import Path
-from altsync.catalogue.parts import Part
+from altsports.catalogue import catalogue
 from altsync.seed.files import SeedFile
 from altsync.seed.reader import read
-for line in read(SeedFile(sports.LEAGUES, Path(sys.argv[1]), "x"), {}):
+for line in read(SeedFile(catalogue.part("leagues"), Path(sys.argv[1]), "x"), {}):
     print(line)
 """
 

@@ -286,7 +286,7 @@ def differences(text: str) -> RenderableType:
 
 def reasons(text: str) -> RenderableType:
     mark = data(status="synced")
-    edge = data(type=text, direction="out", league_tag=text, score=0.912)
+    edge = data(type=text, direction="out", key=text, score=0.912)
     edges = data(type=text, direction="in", count=1_234_567, names=[text])
     operation = data(
         sink="pinecone",

@@ -30,7 +30,7 @@ LINES = {
     "verify": "Compare every store with PostgreSQL. Exit codes: 0 agree, 1 differ, 2 cannot tell.",
     "backfill": "Enqueue every entity for one sink again, behind all other work.",
     "prune": "Remove finished history: operations, batches, folders of seeding runs.",
-    "relate": "Look for similar leagues now, in this process, instead of after the next change.",
+    "relate": "Search for similar entities now, in this process, instead of after the next change.",
     "reembed": "Embed everything by the model of the settings. Without --yes, only show the cost.",
     "doctor": "Ask every configured service whether it answers.",
     "adopt": "Make a sink's store this installation's. The former owner's workers stop writing.",

@@ -177,7 +177,7 @@ class Judge:
         one call when it still refuses them.
         """
         if breaker_delay:
-            return dict.fromkeys(_DESTINATIONS, breaker_delay)
+            return dict.fromkeys(_destinations(), breaker_delay)
         known = gate.faults
         return {
             name: self._wait(self._policy.backoff_cap, known[name].times if name in known else 0)
@@ -189,9 +189,10 @@ class Judge:
         return random.uniform(bound / 2, bound)  # noqa: S311  (spreads load, guards nothing)
 
 
-#: Names of all destinations that a sink may have.
-_DESTINATIONS = [
-    destination_of(entity_type, deleted=deleted)
-    for entity_type in entity_types()
-    for deleted in (False, True)
-]
+def _destinations() -> list[str]:
+    """Names of all destinations that a sink may have."""
+    return [
+        destination_of(entity_type, deleted=deleted)
+        for entity_type in entity_types()
+        for deleted in (False, True)
+    ]

@@ -1,0 +1,176 @@
+"""Bring a database to altsync's schema and to the catalogue's.
+
+altsync's own tables follow numbered migrations. The catalogue's follow its classes: new tables,
+new columns and new indexes are made. What would lose or rewrite data is refused; a revision
+that the project writes does it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alembic.autogenerate import produce_migrations
+from alembic.migration import MigrationContext
+from alembic.operations import Operations, ops
+from sqlalchemy import Connection, MetaData
+from sqlalchemy.dialects import postgresql
+
+from altsync import db
+from altsync.catalogue.catalogue import Catalogue
+from altsync.catalogue.current import current
+from altsync.errors import SchemaError
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the catalogue's tables need: SQL that is safe to run, and what is refused.
+
+    ``statements`` are SQL; ``refused`` and ``notes`` are sentences that name table and column.
+    ``notes`` tell of what is left as it is: columns that are declared no more.
+    """
+
+    statements: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def migrate(url: str, revision: str = "head") -> Plan:
+    """Bring the schema to ``revision``, and with "head" the catalogue's tables to their classes.
+
+    Two at once are safe: the second one waits. Returns what was done to the catalogue's tables.
+    Raises as ``db.migrate``, and ``SchemaError`` when data would be lost: then nothing of the
+    catalogue's tables is changed.
+    """
+    done: list[Plan] = []
+
+    def follow(connection: Connection) -> None:
+        done.append(_apply(connection, current()))
+
+    db.migrate(url, revision, follow if revision == "head" else None)
+    return done[0] if done else Plan()
+
+
+def plan(url: str) -> Plan:
+    """Return what ``migrate`` would do to the catalogue's tables. Writes nothing."""
+    with db.engine(url).connect() as connection:
+        return _plan(connection, current())[0]
+
+
+def _apply(connection: Connection, catalogue: Catalogue) -> Plan:
+    planned, operations = _plan(connection, catalogue)
+    if planned.refused:
+        raise SchemaError(
+            "the catalogue's tables cannot follow their classes without losing or rewriting data: "
+            f"{'; '.join(planned.refused)}. Write a migration of your own for it, or put the "
+            "declaration back"
+        )
+    runner = Operations(MigrationContext.configure(connection))
+    for operation in operations:
+        runner.invoke(operation)
+    return planned
+
+
+def _plan(
+    connection: Connection, catalogue: Catalogue
+) -> tuple[Plan, list[ops.MigrateOperation]]:
+    """Compare the classes with the database, table by table of the catalogue."""
+    tables = {table.name: table for table in catalogue.tables}
+
+    def is_ours(name: str | None, kind: str, parents: Any) -> bool:
+        table = name if kind == "table" else parents.get("table_name")
+        return kind == "schema" or table in tables
+
+    context = MigrationContext.configure(
+        connection, opts={"compare_type": True, "include_name": is_ours}
+    )
+    script = produce_migrations(context, _only(tables.values()))
+    safe: list[ops.MigrateOperation] = []
+    refused: list[str] = []
+    notes: list[str] = []
+    for operation in _leaves(script.upgrade_ops):
+        match operation:
+            case ops.DropIndexOp() | ops.DropConstraintOp():
+                continue  # an operator's own, or of a field that is marked no more: it does no harm
+            case ops.DropColumnOp() if not _is_needed(operation):
+                column = f"{operation.table_name}.{operation.column_name}"
+                notes.append(f"{column} is declared no more, and stays as it is")
+                continue
+        reason = _loses(operation)
+        if reason is None:
+            safe.append(operation)
+        else:
+            refused.append(reason)
+    return Plan(tuple(_as_sql(safe)), tuple(refused), tuple(notes)), safe
+
+
+def _is_needed(operation: ops.DropColumnOp) -> bool:
+    """Return whether no row can be written without a value of this column."""
+    column = operation.to_column()
+    return not column.nullable and column.server_default is None
+
+
+def _only(tables: Any) -> MetaData:
+    """Metadata of these tables alone."""
+    metadata = MetaData()
+    for table in tables:
+        table.to_metadata(metadata)
+    return metadata
+
+
+def _leaves(container: Any) -> Iterator[ops.MigrateOperation]:
+    for operation in container.ops:
+        if isinstance(operation, ops.OpContainer):
+            yield from _leaves(operation)
+        else:
+            yield operation
+
+
+def _loses(operation: ops.MigrateOperation) -> str | None:
+    """Why an operation would lose or rewrite data, or fail over rows that are there."""
+    match operation:
+        case ops.CreateTableOp() | ops.CreateIndexOp() | ops.CreateForeignKeyOp():
+            return None
+        case ops.AddColumnOp():
+            column = operation.column
+            if column.nullable or column.server_default is not None:
+                return None
+            return (
+                f"{operation.table_name}.{column.name} is new and required: give the field a "
+                "default, or make it optional"
+            )
+        case ops.DropColumnOp():
+            return (
+                f"{operation.table_name}.{operation.column_name} is declared no more, and every row "
+                "needs a value of it"
+            )
+        case ops.AlterColumnOp():
+            what = "type" if operation.modify_type is not None else "nullability"
+            return f"{operation.table_name}.{operation.column_name} has another {what}"
+        case ops.DropTableOp():
+            return f"the table {operation.table_name} is declared no more"
+        case ops.CreateUniqueConstraintOp():
+            columns = ", ".join(map(str, operation.columns))
+            return f"{operation.table_name}: {columns} is to be unique from now on"
+        case _:
+            return f"{type(operation).__name__} is not done without a migration"
+
+
+def _as_sql(operations: Sequence[ops.MigrateOperation]) -> list[str]:
+    buffer = io.StringIO()
+    context = MigrationContext.configure(
+        dialect=postgresql.dialect(),  # type: ignore[no-untyped-call]
+        opts={"as_sql": True, "output_buffer": buffer},
+    )
+    runner = Operations(context)
+    found: list[str] = []
+    for operation in operations:
+        runner.invoke(operation)
+        found.append(" ".join(buffer.getvalue().split()).rstrip(";"))
+        buffer.seek(0)
+        buffer.truncate()
+    return found
+
+
