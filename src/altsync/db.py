@@ -37,6 +37,7 @@ from altsync.sentences import describe
 
 if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
+    from sqlalchemy import Connection as SqlConnection
     from sqlalchemy import Engine
 
 log = structlog.get_logger(__name__)
@@ -567,8 +568,12 @@ def migrations_folder() -> Path:
     raise FileNotFoundError("no migrations in the package or beside the sources")
 
 
-def migrate(url: str, revision: str = "head") -> None:
+def migrate(
+    url: str, revision: str = "head", follow: Callable[[SqlConnection], None] | None = None
+) -> None:
     """Bring the schema to ``revision``. Two at once are safe: the second one waits.
+
+    ``follow`` is called with the same connection afterwards, before another process may migrate.
 
     Raises psycopg's own errors, and ``SchemaError`` for a database whose revision this release
     does not know, or whose encoding is not UTF-8.
@@ -582,7 +587,7 @@ def migrate(url: str, revision: str = "head") -> None:
         if current is not None and not _is_known(current):
             raise SchemaError(_from_another_release(conn, current))
     try:
-        _migrate(url, revision)
+        _migrate(url, revision, follow)
     except DBAPIError as error:
         if isinstance(error.orig, psycopg.Error):
             raise error.orig from None
@@ -595,7 +600,7 @@ def migrate(url: str, revision: str = "head") -> None:
 MIGRATION_POLL = 0.2
 
 
-def _migrate(url: str, revision: str) -> None:
+def _migrate(url: str, revision: str, follow: Callable[[SqlConnection], None] | None) -> None:
     from alembic import command
     from alembic.config import Config
     from sqlalchemy import text
@@ -620,6 +625,9 @@ def _migrate(url: str, revision: str) -> None:
         if connection.scalar(text(_COMMENT)) != comment:
             connection.execute(text(f"COMMENT ON TABLE alembic_version IS '{comment}'"))
         connection.commit()
+        if follow is not None:
+            follow(connection)
+            connection.commit()
 
 
 def schema_head() -> str | None:

@@ -443,8 +443,8 @@ class SinkTraits:
     born when the embedding settles. ``edges``: the sink mirrors relationships too, so it
     follows ``graph_version`` instead of ``version``. ``follows``: its operations are born when
     that sink has settled. ``similar``: it takes only entities that are searched for neighbours.
-    ``local``: it calls no remote service. ``in_flight``: calls of one batch that may be under way at once, each
-    from a thread of its own.
+    ``local``: it calls no remote service. ``in_flight``: calls of one batch that may be under way
+    at once, each from a thread of its own.
     """
 
     name: str

@@ -73,9 +73,7 @@ def _apply(connection: Connection, catalogue: Catalogue) -> Plan:
     return planned
 
 
-def _plan(
-    connection: Connection, catalogue: Catalogue
-) -> tuple[Plan, list[ops.MigrateOperation]]:
+def _plan(connection: Connection, catalogue: Catalogue) -> tuple[Plan, list[ops.MigrateOperation]]:
     """Compare the classes with the database, table by table of the catalogue."""
     tables = {table.name: table for table in catalogue.tables}
 
@@ -143,8 +141,8 @@ def _loses(operation: ops.MigrateOperation) -> str | None:
             )
         case ops.DropColumnOp():
             return (
-                f"{operation.table_name}.{operation.column_name} is declared no more, and every row "
-                "needs a value of it"
+                f"{operation.table_name}.{operation.column_name} is declared no more, and every "
+                "row needs a value of it"
             )
         case ops.AlterColumnOp():
             what = "type" if operation.modify_type is not None else "nullability"
@@ -172,5 +170,3 @@ def _as_sql(operations: Sequence[ops.MigrateOperation]) -> list[str]:
         buffer.seek(0)
         buffer.truncate()
     return found
-
-

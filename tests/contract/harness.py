@@ -161,7 +161,8 @@ class GraphHarness(Harness):
         """Lose a property, add one, and cut the node loose."""
         kind = row.entity_type
         self.ask(
-            f"MATCH (n:{kind.label} {{{kind.key_property}: $key}}) OPTIONAL MATCH (n)-[r]->() DELETE r "
+            f"MATCH (n:{kind.label} {{{kind.key_property}: $key}}) "
+            "OPTIONAL MATCH (n)-[r]->() DELETE r "
             "SET n.content_hash = 'spoiled'",
             key=row.key,
         )

@@ -41,7 +41,10 @@ def test_every_package_is_installed() -> None:
         for file in (ROOT / folder).rglob("*.py")
     }
     assert sorted(setuptools["packages"]) == sorted(
-        packages_in(ROOT / "src", "altsync") | packages_in(ROOT / "src", "altsports") | set(beside) | mapped
+        packages_in(ROOT / "src", "altsync")
+        | packages_in(ROOT / "src", "altsports")
+        | set(beside)
+        | mapped
     )
 
 

@@ -28,26 +28,25 @@ FILE = "catalogue.py"
 #: The group of entry points whose ``default`` is the catalogue that is shipped.
 GROUP = "altsync.catalogues"
 
-_current: Catalogue | None = None
+#: The catalogue of this process, once it was asked for.
+_found: list[Catalogue] = []
 
 
 def current() -> Catalogue:
     """Return the catalogue of this process. Raises ``ConfigurationError``."""
-    global _current
-    if _current is None:
-        _current = _find()
-    return _current
+    if not _found:
+        _found.append(_find())
+    return _found[-1]
 
 
 @contextmanager
 def using(catalogue: Catalogue) -> Iterator[None]:
     """Run with another catalogue, for tests."""
-    global _current
-    former, _current = _current, catalogue
+    _found.append(catalogue)
     try:
         yield
     finally:
-        _current = former
+        _found.remove(catalogue)
 
 
 def entity_types() -> tuple[EntityType, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from altsync.catalogue.current import entity_type, entity_types
+from altsync.catalogue.current import current, entity_types
 from altsync.db import Conn
 from altsync.outbox.breaker import probe_now
 from altsync.outbox.enqueue import (
@@ -178,7 +178,7 @@ def dead_ids(
         """,
         {**_parameters(which, after), "limit": limit},
     )
-    return [(r[0], entity_type(r[1]), r[2]) for r in rows]
+    return [(r[0], current().by_table[r[1]], r[2]) for r in rows]
 
 
 def retry_dead(conn: Conn, dead: Sequence[DeadOperation], topology: Topology) -> int:

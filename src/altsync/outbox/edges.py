@@ -69,7 +69,8 @@ def ask_for_neighbours(
         f"""
         INSERT INTO sync_operation AS o (entity_type, entity_id, entity_key, sink, action, version,
                                          origin, priority, available_at)
-        SELECT '{kind}', l.id, l.{kind.key_column}, k.sink, 'upsert', l.version, '{Origin.SIMILARITY}',
+        SELECT '{kind}', l.id, l.{kind.key_column}, k.sink, 'upsert', l.version,
+               '{Origin.SIMILARITY}',
                %(priority)s, now() + make_interval(secs => %(delay)s)
         FROM {kind} l CROSS JOIN unnest(%(sinks)s::text[]) k(sink)
         WHERE l.id = ANY(%(ids)s) AND l.deleted_at IS NULL AND {changed}

@@ -118,8 +118,8 @@ def find_files(folder: Path, part: Part, category: str | None = None) -> list[Se
 def list_files(folder: Path, wanted: Sequence[Part], category: str | None = None) -> Listing:
     """List what a folder holds of these parts. No file is opened.
 
-    With a ``category``, only files of that name, of parts that take a field from it. Raises ``SeedError`` when the folder cannot
-    be listed, or the category has no file.
+    With a ``category``, only files of that name, of parts that take a field from it. Raises
+    ``SeedError`` when the folder cannot be listed, or the category has no file.
     """
     try:
         walk = _Walk(Path(os.path.realpath(folder, strict=True)), wanted)

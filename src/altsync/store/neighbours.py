@@ -165,7 +165,8 @@ def _moved(conn: Conn, kind: EntityType, found: Sequence[Neighbours]) -> set[UUI
 def _ids_of(conn: Conn, kind: EntityType, tags: Mapping[str, UUID] | set[str]) -> dict[str, UUID]:
     """Ids of living leagues by their tags."""
     rows = conn.execute(
-        f"SELECT {kind.key_column}, id FROM {kind} WHERE {kind.key_column} = ANY(%s) AND deleted_at IS NULL",
+        f"SELECT {kind.key_column}, id FROM {kind} "
+        f"WHERE {kind.key_column} = ANY(%s) AND deleted_at IS NULL",
         (list(tags),),
     )
     return {r[0]: r[1] for r in rows}

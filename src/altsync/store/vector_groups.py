@@ -95,7 +95,8 @@ def vectored(
 ) -> list[Vectored]:
     """Return those of ``ids`` that are in the group, with their vectors."""
     rows = conn.execute(
-        f"SELECT {_member(kind)}, {_VECTOR} FROM {kind} l WHERE l.id = ANY(%(ids)s) AND {_of_group(kind)}",
+        f"SELECT {_member(kind)}, {_VECTOR} FROM {kind} l "
+        f"WHERE l.id = ANY(%(ids)s) AND {_of_group(kind)}",
         {"ids": list(ids), **_parameters(group, model)},
         binary=True,
     )
