@@ -225,7 +225,7 @@ def vector_metadata(row: Row, model: str) -> dict[str, Any]:
 
 def content_of(entity_type: EntityType, values: Sequence[Any]) -> Content:
     """The content of a database row: its content columns, in the order of the content's fields."""
-    if entity_type.list_columns:
+    if entity_type.list_columns or not entity_type.is_positional:
         named = dict(zip(entity_type.columns, values, strict=True))
         named |= {name: tuple(named[name]) for name in entity_type.list_columns}
         return entity_type.content(**named)

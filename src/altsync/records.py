@@ -112,8 +112,12 @@ class EntityType(str):
     name_column: str
 
     columns: Mapping[str, str]
+    #: Columns that a line may leave out, and those among them that may be null.
     optional: frozenset[str]
+    nullable: frozenset[str]
     content: type[Content]
+    #: Whether a content takes its values by position, in the order of the columns.
+    is_positional: bool
     json_columns: tuple[str, ...]
     list_columns: tuple[str, ...]
     filters: tuple[str, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, field, make_dataclass
+from dataclasses import MISSING, field, fields, make_dataclass
 from datetime import date, datetime
 from typing import Any
 
@@ -114,6 +114,7 @@ def entity_type(cls: type[Entity], edges: EdgeTable | None) -> EntityType:
     embedded = tuple(name for name in names if marks(cls, name, markers.Embed))
     if not embedded and not hasattr(cls, "embedding_text"):
         raise fail(where, "no text to embed: mark fields with Embed")
+    content = _content(cls, names)
     made = EntityType(
         table,
         part=cls.seeds.part,
@@ -125,7 +126,9 @@ def entity_type(cls: type[Entity], edges: EdgeTable | None) -> EntityType:
         name_column=_name_column(cls, names, key, key_mark.made_from),
         columns=columns,
         optional=frozenset(name for name in names if _is_optional(cls, name)),
-        content=_content(cls, names),
+        nullable=frozenset(n for n in names if plain_type(cls.model_fields[n].annotation)[1]),
+        content=content,
+        is_positional=not any(one.kw_only for one in fields(content)),  # type: ignore[arg-type]
         json_columns=json_columns,
         list_columns=tuple(name for name, kind in columns.items() if kind == "text[]"),
         filters=filters,
@@ -227,26 +230,26 @@ def _parents(cls: type[Entity], names: Sequence[str]) -> Iterable[ParentEdge]:
 
 def _content(cls: type[Entity], names: Sequence[str]) -> type[Content]:
     """Make the frozen dataclass of a class's content."""
-    fields: list[Any] = []
+    declared: list[Any] = []
     for name in names:
         info = cls.model_fields[name]
         if info.is_required():
-            fields.append((name, Any))
+            declared.append((name, Any))
         elif info.default_factory is not None or isinstance(info.default, list | dict):
             kind, _optional = plain_type(info.annotation)
-            fields.append((name, Any, field(default_factory=tuple if kind is list else dict)))
+            declared.append((name, Any, field(default_factory=tuple if kind is list else dict)))
         else:
-            fields.append((name, Any, info.default))
-    fields.append(("attributes", Any, field(default_factory=dict)))
+            declared.append((name, Any, info.default))
+    declared.append(("attributes", Any, field(default_factory=dict)))
     seen_default = False
-    for place, one in enumerate(fields):
+    for place, one in enumerate(declared):
         if len(one) == 3:
             seen_default = True
         elif seen_default:  # a required field after optional ones: seeds give it by name
-            fields[place] = (one[0], one[1], field(default=MISSING, kw_only=True))
+            declared[place] = (one[0], one[1], field(default=MISSING, kw_only=True))
     return make_dataclass(
         cls.__name__,
-        fields,
+        declared,
         bases=(Content,),
         frozen=True,
         slots=True,

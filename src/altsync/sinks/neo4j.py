@@ -195,12 +195,12 @@ def children(kind: EntityType) -> tuple[str, ...]:
 
 def required_parents(kind: EntityType) -> list[tuple[int, ParentEdge]]:
     """Parents that each entity has, with their places among all."""
-    return [(i, p) for i, p in enumerate(kind.graph_parents) if p.column not in kind.optional]
+    return [(i, p) for i, p in enumerate(kind.graph_parents) if p.column not in kind.nullable]
 
 
 def optional_parents(kind: EntityType) -> list[tuple[int, ParentEdge]]:
     """Parents that an entity may lack, with their places among all."""
-    return [(i, p) for i, p in enumerate(kind.graph_parents) if p.column in kind.optional]
+    return [(i, p) for i, p in enumerate(kind.graph_parents) if p.column in kind.nullable]
 
 
 def constraints() -> tuple[str, ...]:

@@ -1,0 +1,312 @@
+"""The whole job on a catalogue that is not the shipped one: nothing is edited but its classes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from altsync import explain, history, schema, status
+from altsync.app import Application
+from altsync.catalogue.current import using
+from altsync.cli import app as cli
+from altsync.db import Database, connect
+from altsync.delivery import Delivery, Policy
+from altsync.local.services.graph import Graph
+from altsync.local.services.vectors import Vectors
+from altsync.reconcile import Options as Comparison
+from altsync.seed.loader import Loader
+from altsync.seed.options import Options
+from altsync.seed.report import Report
+from tests import toy
+from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness
+from tests.integration.fakes import FakeEmbedder
+from tests.integration.seeds import write
+from tests.integration.stores import name_stores
+from tests.integration.world import ECHO, LEASE, World, embedding_sink
+
+BRANDS = [
+    {"id": "b1", "name": "Acme", "country": "FR", "about": "Makes all."},
+    {"id": "b2", "name": "Zeta"},
+]
+SHELVES = [{"id": "s-1", "title": "Left"}, {"id": "s-2", "title": "Right"}]
+
+
+def product(sku: str, **fields: Any) -> dict[str, Any]:
+    line = {"id": f"p-{sku}", "sku": sku, "title": f"Thing {sku}", "brand": "acme"}
+    return (
+        line | {"about": "A thing.", "tags": ["new"], "weight": 1.5, "since": "2026-01-31"} | fields
+    )
+
+
+PRODUCTS = [
+    product("A-1", shelf="s-1", price_cents=250, sizes={"cm": [1, 2]}),
+    product("A-2"),
+    product("A-3", brand="zeta", sold=False, supplier="Kept here", shelf="s-2"),
+]
+
+
+@dataclass(frozen=True)
+class Shop:
+    """All stores, on the toy catalogue."""
+
+    world: World
+    database: Database
+    app: Application
+    graph: GraphHarness
+    index: PineconeHarness
+    embedder: FakeEmbedder
+    folder: Path
+
+    def seed(self, **options: Any) -> Report:
+        report = Report(None)
+        chosen = Options(self.folder, toy.catalogue.parts, **options)
+        Loader(self.world.conn, self.app.topology, chosen, report).run()
+        return report
+
+    def deliver(self) -> None:
+        for _ in range(10):
+            for name in self.app.topology.names:
+                sink = self.app.sink(name)
+                if name == "embedding":
+                    sink = embedding_sink(self.database, self.embedder)
+                assert sink is not None
+                policy = Policy(lease=LEASE, echo=ECHO)
+                Delivery(self.database, sink, self.app.topology, policy, worker="t").drain(60.0)
+            if not self.world.scalar(
+                "SELECT count(*) FROM sync_operation WHERE finished_at IS NULL"
+            ):
+                return
+            self.world.pass_time(60)
+        raise AssertionError("not at rest")
+
+    def drift(self, **options: Any) -> dict[str, dict[str, int]]:
+        report = self.app.verify(Comparison(**{"grace": 0.0, "deep": True, **options}), None)
+        assert report.problems == {}
+        kinds = {t.sink: {k.value: n for k, n in t.kinds.items() if n} for t in report.tallies}
+        return {sink: numbers for sink, numbers in kinds.items() if numbers}
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        result = CliRunner().invoke(cli, list(arguments))
+        logging.root.handlers[:] = [logging.NullHandler()]
+        assert result.exit_code == code, result.output
+        return result.output
+
+
+@pytest.fixture
+def shop(
+    empty_database_url: str,
+    graph_server: Graph,
+    vectors_server: Vectors,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Iterator[Shop]:
+    """Every store, with the toy catalogue's schema, and seeds of a few things."""
+    with using(toy.catalogue):
+        name_stores(
+            monkeypatch,
+            empty_database_url,
+            graph_server,
+            vectors_server,
+            ALTSYNC_SIMILARITY="local",
+        )
+        schema.migrate(empty_database_url)
+        graph, index = arcade_harness(graph_server), PineconeHarness(vectors_server)
+        graph.clear()
+        index.server.admin.clear()
+        database, app = Database(empty_database_url), Application()
+        with database.transaction() as conn:
+            app.register_sinks(conn)
+        assert set(app.set_up_sinks().values()) == {None}
+        write(tmp_path, "brands.jsonl", BRANDS)
+        write(tmp_path, "shelves.jsonl", SHELVES)
+        write(tmp_path, "products/spring.jsonl", PRODUCTS)
+        write(
+            tmp_path,
+            "reviews.jsonl",
+            [{"id": "r1", "product": "p-A-1", "title": "Good", "stars": 5}],
+        )
+        write(
+            tmp_path,
+            "pairs.jsonl",
+            [{"id": "e1", "type": "GOES_WITH", "source": "p-A-1", "target": "p-A-3"}],
+        )
+        with connect(empty_database_url) as connection:
+            world = World(connection, empty_database_url)
+            yield Shop(world, database, app, graph, index, FakeEmbedder(), tmp_path)
+        app.close()
+        database.close()
+        index.server.admin.clear()
+        graph.clear()
+        graph.close()
+        index.close()
+
+
+def test_every_store_holds_what_the_lines_say(shop: Shop) -> None:
+    report = shop.seed()
+    assert {part.value: counts.created for part, counts in report.parts.items()} == {
+        "brands": 2,
+        "shelves": 2,
+        "products": 3,
+        "reviews": 1,
+        "pairs": 1,
+    }
+    shop.deliver()
+    assert shop.drift() == {}
+    (node,) = shop.graph.ask("MATCH (n:Product {sku: 'A-1'}) RETURN properties(n) AS p")
+    held = dict(node["p"])
+    assert held["title"] == "Thing A-1"
+    assert (held["season"], held["since"], held["weight"]) == ("spring", "2026-01-31", 1.5)
+    assert "supplier" not in held
+    led = shop.graph.ask(
+        "MATCH (n:Product)-[r]->(p) RETURN n.sku AS sku, type(r) AS type, "
+        "coalesce(p.brand_key, p.shelf_code, p.name, p.sku) AS to ORDER BY sku, type, to"
+    )
+    assert {(one["sku"], one["type"], one["to"]) for one in led} >= {
+        ("A-1", "MADE_BY", "acme"),
+        ("A-1", "STANDS_ON", "s-1"),
+        ("A-1", "SOLD_IN", "spring"),
+        ("A-1", "GOES_WITH", "A-3"),
+        ("A-2", "MADE_BY", "acme"),
+        ("A-3", "STANDS_ON", "s-2"),
+    }
+    assert not any(one["sku"] == "A-2" and one["type"] == "STANDS_ON" for one in led)
+    held = shop.app.sink("pinecone").find(toy.PRODUCT, "A-1", "acme")  # type: ignore[union-attr]
+    assert held is not None
+    assert held.metadata == {
+        "brand": "acme",
+        "season": "spring",
+        "price_cents": 250,
+        "weight": 1.5,
+        "sold": True,
+        "tags": ["new"],
+    }
+
+
+def test_the_same_lines_again_change_nothing(shop: Shop) -> None:
+    shop.seed()
+    shop.deliver()
+    total = shop.seed().total
+    assert (total.created, total.updated, total.operations, total.rejected) == (0, 0, 0, 0)
+
+
+def test_an_edit_reaches_every_store(shop: Shop) -> None:
+    """Another brand is another namespace, and a shelf may be left."""
+    shop.seed()
+    shop.deliver()
+    write(
+        shop.folder,
+        "products/spring.jsonl",
+        [product("A-1", brand="zeta"), *PRODUCTS[1:]],
+    )
+    assert shop.seed().total.updated == 1
+    shop.deliver()
+    assert shop.drift() == {}
+    index = shop.app.sink("pinecone")
+    assert index.find(toy.PRODUCT, "A-1", "acme") is None  # type: ignore[union-attr]
+    assert index.find(toy.PRODUCT, "A-1", "zeta") is not None  # type: ignore[union-attr]
+    led = shop.graph.ask("MATCH (:Product {sku: 'A-1'})-[r]->() RETURN type(r) AS type")
+    assert sorted(one["type"] for one in led if one["type"] != "LOOKS_LIKE") == [
+        "GOES_WITH",
+        "MADE_BY",
+        "SOLD_IN",
+    ]
+
+
+def test_similar_things_of_one_brand_are_related(shop: Shop) -> None:
+    same = {"title": "Same", "about": "Same.", "tags": []}
+    write(
+        shop.folder,
+        "products/spring.jsonl",
+        [product("A-1", **same), product("A-2", **same), product("A-3", **same, brand="zeta")],
+    )
+    shop.seed()
+    shop.deliver()
+    led = shop.graph.ask(
+        "MATCH (a:Product)-[r:LOOKS_LIKE]->(b:Product) RETURN a.sku AS a, b.sku AS b ORDER BY a"
+    )
+    assert [(one["a"], one["b"]) for one in led] == [("A-1", "A-2"), ("A-2", "A-1")]
+    assert shop.drift() == {}
+
+
+def test_pruning_takes_things_out_everywhere(shop: Shop) -> None:
+    shop.seed()
+    shop.deliver()
+    write(shop.folder, "products/spring.jsonl", PRODUCTS[1:2])
+    write(shop.folder, "reviews.jsonl", [])
+    write(shop.folder, "pairs.jsonl", [])
+    report = shop.seed(prune=True, yes=True)
+    assert report.parts[toy.catalogue.part("products")].deleted == 2
+    shop.deliver()
+    assert shop.drift() == {}
+    assert [one["sku"] for one in shop.graph.ask("MATCH (n:Product) RETURN n.sku AS sku")] == [
+        "A-2"
+    ]
+
+
+def test_a_parent_that_is_named_stays(shop: Shop) -> None:
+    shop.seed()
+    write(shop.folder, "brands.jsonl", BRANDS[1:])
+    from altsync.errors import SeedError
+
+    with pytest.raises(SeedError, match=r"brands that products still name .*acme \(2 products\)"):
+        shop.seed(prune=True, yes=True)
+
+
+def test_lines_are_refused_by_field(shop: Shop) -> None:
+    lines = [
+        product("B-1", brand="acmee"),
+        product("B-2", price_cents="1"),
+        product("B-3", since="2026"),
+        product("B 4"),
+        product("B-5", shelf="s-9"),
+    ]
+    write(shop.folder, "products/spring.jsonl", lines)
+    refused = [(one.field, one.reason) for one in shop.seed().shown if "products" in one.file]
+    assert [field for field, _ in refused] == ["brand", "price_cents", "since", "sku", "shelf"]
+    assert "did you mean 'acme'?" in refused[0][1]
+
+
+def test_planted_drift_is_found_and_repaired(shop: Shop) -> None:
+    shop.seed()
+    shop.deliver()
+    shop.graph.ask("MATCH (n:Product {sku: 'A-1'}) SET n.title = 'Other'")
+    shop.graph.ask("MATCH (:Product {sku: 'A-1'})-[r:STANDS_ON]->() DELETE r")
+    shop.graph.ask("CREATE (:Shelf {shelf_code: 'x', sync_version: 1})")
+    shop.index.index("shop-products").delete(ids=["A-2"], namespace="acme")
+    shop.world.conn.execute("UPDATE brand SET about = 'By SQL' WHERE brand_key = 'zeta'")
+    assert shop.drift() == {
+        "postgresql": {"edited": 1},
+        "neo4j": {"stale": 1, "ghost": 1},
+        "pinecone": {"missing": 1},
+    }
+    shop.app.verify(Comparison(grace=0.0, deep=True, repair=True, max_delete=0.9), None)
+    shop.deliver()
+    assert shop.drift() == {}
+
+
+def test_views_name_the_catalogues_entities(shop: Shop) -> None:
+    shop.seed()
+    shop.deliver()
+    found = status.collect(shop.world.conn, shop.app.topology, {})
+    assert {kind.value: one.total for kind, one in found.entities.items()} == {
+        "brand": 2,
+        "shelf": 2,
+        "product": 3,
+    }
+    state = history.entity_state(shop.world.conn, "A-1")
+    assert state is not None
+    assert {(one.type, one.key) for one in state.relationships} >= {("GOES_WITH", "A-3")}
+    told = explain.explain(shop.app, "A-1", shop.folder)
+    assert told.reasons == (f"Every store agrees at version {state.version}.",)
+    shown = shop.run("why", "A-1", "--dir", str(shop.folder))
+    assert "STANDS_ON" in shown
+    assert "product" in shop.run("status")
+    body = json.loads(shop.run("why", "A-1", "--json", "--dir", str(shop.folder)))
+    assert body["entity"]["type"] == "product"
