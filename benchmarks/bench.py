@@ -14,7 +14,7 @@ import psutil
 import psycopg
 from rich.console import Console
 
-from altsync import db, outbox, similarity_local
+from altsync import outbox, schema, similarity_local
 from altsync.local.services import Broker, Graph, Postgres, Service, Vectors
 from altsync.records import SinkTraits, Topology
 from benchmarks.report import Measured
@@ -140,7 +140,7 @@ class Bench:
         if server.url not in self._templates:
             with psycopg.connect(server.url, autocommit=True) as conn:
                 conn.execute("CREATE DATABASE migrated")
-            db.migrate(_url(server, "migrated"))
+            schema.migrate(_url(server, "migrated"))
             self._templates.add(server.url)
         return "migrated"
 

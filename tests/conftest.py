@@ -14,7 +14,7 @@ import psycopg
 import pytest
 import structlog
 
-from altsync import db, outbox
+from altsync import db, outbox, schema
 from altsync.db import Database
 from altsync.local.services.broker import Broker, start_redis
 from altsync.local.services.graph import Graph, start_graph
@@ -84,7 +84,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
         with psycopg.connect(server.url, autocommit=True) as conn:
             conn.execute("CREATE DATABASE migrated")
         template = _with_name(server.url, "migrated")
-        db.migrate(template)
+        schema.migrate(template)
         with psycopg.connect(template) as conn:
             outbox.register_sinks(conn, TOPOLOGY, MODEL, DIMENSIONS)
         yield server

@@ -17,6 +17,7 @@ import structlog
 
 from altsync import db, outbox, status, store
 from altsync.catalogue.current import entity_types
+from altsync.catalogue.tables import check_tables
 from altsync.config import Settings, protect_settings, read_settings
 from altsync.db import Database, Outage
 from altsync.declarations import SIMILARITIES, SINKS, Declaration
@@ -41,6 +42,7 @@ from altsync.store import EmbeddingCache, Rules, known_keys, living_keys
 if TYPE_CHECKING:
     from altsync import reconcile, similarity
     from altsync.queries import Stores
+    from altsync.schema import Plan
     from altsync.sinks import neo4j, pinecone
     from altsync.sinks.base import Sink
 
@@ -358,11 +360,23 @@ class Application:
         finally:
             schedule.stop()
 
-    def migrate(self) -> None:
-        """Bring the schema to its head and give every sink its shared state."""
-        db.migrate(self.settings.require_database_url(direct=True))
+    def migrate(self) -> Plan:
+        """Bring the schema to its head and give every sink its shared state.
+
+        Returns what was done to the tables of the catalogue.
+        """
+        from altsync import schema
+
+        done = schema.migrate(self.settings.require_database_url(direct=True))
         with self.database.transaction() as conn:
             self.register_sinks(conn)
+        return done
+
+    def plan_migration(self) -> Plan:
+        """Return what ``migrate`` would do. Writes nothing."""
+        from altsync import schema
+
+        return schema.plan(self.settings.require_database_url(direct=True))
 
     def require_schema(self) -> None:
         """Raise ``SchemaError`` when the schema is another release's.
@@ -373,6 +387,7 @@ class Application:
         try:
             with self.connect() as conn:
                 db.check_schema(conn)
+                check_tables(conn, entity_types())
         except psycopg.Error as error:
             said = describe(error, self.settings.database_role).text
             logger.warning("schema.not_checked", error=said)

@@ -17,8 +17,9 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations, ops
 from sqlalchemy import Connection, MetaData
 from sqlalchemy.dialects import postgresql
+from sqlmodel import SQLModel
 
-from altsync import db
+from altsync import db, models
 from altsync.catalogue.catalogue import Catalogue
 from altsync.catalogue.current import current
 from altsync.errors import SchemaError
@@ -35,6 +36,16 @@ class Plan:
     statements: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def declared() -> MetaData:
+    """Return the tables of altsync itself and of the current catalogue, and no others."""
+    own = (
+        one.__table__
+        for one in vars(models).values()
+        if isinstance(one, type) and issubclass(one, SQLModel) and hasattr(one, "__table__")
+    )
+    return _only([*own, *current().tables])
 
 
 def migrate(url: str, revision: str = "head") -> Plan:

@@ -21,7 +21,7 @@ from typing import Any
 
 import psycopg
 
-from altsync import db, outbox
+from altsync import db, outbox, schema
 from altsync.local.services.postgres import start_postgres
 from altsync.records import EMBEDDING
 from tests.faults import ablations, oracle
@@ -247,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             server = start_postgres(folder / "postgres")
             stack.callback(server.stop)
             url = server.url
-            db.migrate(url)
+            schema.migrate(url)
             with psycopg.connect(url) as conn:
                 outbox.register_sinks(conn, TOPOLOGY, MODEL, DIMENSIONS)
         report = run(

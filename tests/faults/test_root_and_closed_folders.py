@@ -15,7 +15,7 @@ import psutil
 import psycopg
 import pytest
 
-from altsync import db
+from altsync import schema
 from altsync.local.errors import LocalStackError
 from altsync.local.processes import Account
 from altsync.local.runtime import account_for, open_copy
@@ -57,7 +57,7 @@ def installation() -> Path:
 
 def test_altsyncs_role_reads_no_file_and_runs_no_program(tmp_path: Path) -> None:
     with start_postgres(tmp_path / "postgresql") as service:
-        db.migrate(service.url)
+        schema.migrate(service.url)
         with psycopg.connect(service.url, autocommit=True) as session:
             for statement in (
                 "SELECT pg_read_file('postmaster.pid')",

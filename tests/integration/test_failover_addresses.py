@@ -20,7 +20,7 @@ from celery import Celery
 from redis.sentinel import MasterNotFoundError
 from typer.testing import CliRunner
 
-from altsync import db, redaction
+from altsync import db, redaction, schema
 from altsync.cli import app as cli
 from altsync.config import Settings, read_settings
 from altsync.db import Database
@@ -42,7 +42,7 @@ def several(url: str, other: str, query: str) -> str:
 def test_migrate_goes_to_the_host_that_lives(empty_database_url: str) -> None:
     dead = f"127.0.0.1:{closed_port()}"
     url = several(empty_database_url, dead, "target_session_attrs=read-write")
-    db.migrate(url)
+    schema.migrate(url)
     pool = Database(url)
     with pool.autocommit() as conn:
         assert db.schema_revision(conn) == db.schema_head()
@@ -64,7 +64,7 @@ def test_a_host_that_is_read_only_is_passed_over(empty_database_url: str, tmp_pa
             conn.execute("ALTER SYSTEM SET default_transaction_read_only = on")
             conn.execute("SELECT pg_reload_conf()")
         url = several(empty_database_url, first, "target_session_attrs=read-write")
-        db.migrate(url)
+        schema.migrate(url)
         with db.connect(url) as conn:
             assert conn.info.port == urlsplit(empty_database_url).port
     finally:

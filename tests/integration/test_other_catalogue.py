@@ -16,7 +16,7 @@ from altsync import explain, history, schema, status
 from altsync.app import Application
 from altsync.catalogue.current import using
 from altsync.cli import app as cli
-from altsync.db import Database, connect
+from altsync.db import Database
 from altsync.delivery import Delivery, Policy
 from altsync.local.services.graph import Graph
 from altsync.local.services.vectors import Vectors
@@ -118,8 +118,8 @@ def shop(
         )
         schema.migrate(empty_database_url)
         graph, index = arcade_harness(graph_server), PineconeHarness(vectors_server)
-        graph.clear()
-        index.server.admin.clear()
+        graph.wipe()
+        index.wipe()
         database, app = Database(empty_database_url), Application()
         with database.transaction() as conn:
             app.register_sinks(conn)
@@ -137,13 +137,13 @@ def shop(
             "pairs.jsonl",
             [{"id": "e1", "type": "GOES_WITH", "source": "p-A-1", "target": "p-A-3"}],
         )
-        with connect(empty_database_url) as connection:
-            world = World(connection, empty_database_url)
-            yield Shop(world, database, app, graph, index, FakeEmbedder(), tmp_path)
+        world = World(empty_database_url)
+        yield Shop(world, database, app, graph, index, FakeEmbedder(), tmp_path)
+        world.close()
         app.close()
         database.close()
-        index.server.admin.clear()
-        graph.clear()
+        index.wipe()
+        graph.wipe()
         graph.close()
         index.close()
 
@@ -304,6 +304,7 @@ def test_views_name_the_catalogues_entities(shop: Shop) -> None:
     assert state is not None
     assert {(one.type, one.key) for one in state.relationships} >= {("GOES_WITH", "A-3")}
     told = explain.explain(shop.app, "A-1", shop.folder)
+    assert isinstance(told, explain.Explanation)
     assert told.reasons == (f"Every store agrees at version {state.version}.",)
     shown = shop.run("why", "A-1", "--dir", str(shop.folder))
     assert "STANDS_ON" in shown

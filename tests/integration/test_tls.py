@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from altsync import db, health
+from altsync import db, health, schema
 from altsync.app import Application
 from altsync.config import read_settings
 from altsync.db import Database
@@ -87,7 +87,7 @@ def _session(url: str) -> None:
 
 
 def _migration(url: str) -> None:
-    db.migrate(url)
+    schema.migrate(url)
 
 
 @pytest.mark.parametrize("connect", [_session, _migration])

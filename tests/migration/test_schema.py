@@ -20,11 +20,10 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from psycopg import errors, sql
 from sqlalchemy import text
-from sqlmodel import SQLModel
 
 import altsports.catalogue  # noqa: F401  (registers the tables)
 import altsync.models  # noqa: F401  (registers the tables)
-from altsync import __version__, db
+from altsync import __version__, db, schema
 from altsync.errors import SchemaError
 from altsync.local.services.postgres import Postgres
 
@@ -123,25 +122,25 @@ def conn(_migrated: str) -> Iterator[db.Conn]:
 def take_down(url: str) -> None:
     """Every migration back, one by one."""
     for _ in ScriptDirectory(str(db.migrations_folder())).walk_revisions():
-        db.migrate(url, "-1")
+        schema.migrate(url, "-1")
 
 
 def create_from_models(url: str) -> None:
     """The tables that the models say, with the sequence that they draw from."""
     with db.engine(url).connect() as connection:
         connection.execute(text("CREATE SEQUENCE entity_version"))
-        SQLModel.metadata.create_all(connection)
+        schema.declared().create_all(connection)
         connection.commit()
 
 
 def test_the_head_is_what_the_models_say(empty_database_url: str) -> None:
     """Alembic finds nothing to do: tables, columns, types, indexes, server defaults."""
-    db.migrate(empty_database_url)
+    schema.migrate(empty_database_url)
     with db.engine(empty_database_url).connect() as connection:
         context = MigrationContext.configure(
             connection, opts={"compare_type": True, "compare_server_default": True}
         )
-        assert compare_metadata(context, SQLModel.metadata) == []
+        assert compare_metadata(context, schema.declared()) == []
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +150,7 @@ def catalogs(postgres: Postgres) -> tuple[dict[str, set[Any]], dict[str, set[Any
         database_of(postgres, "template0") as by_history,
         database_of(postgres, "template0") as by_models,
     ):
-        db.migrate(by_history)
+        schema.migrate(by_history)
         create_from_models(by_models)
         return catalog(by_history), catalog(by_models)
 
@@ -169,14 +168,14 @@ def test_the_catalog_is_what_the_models_say(
 
 def test_up_down_up(empty_database_url: str) -> None:
     """Every step can be taken back to nothing, and the way up gives the same again."""
-    db.migrate(empty_database_url)
+    schema.migrate(empty_database_url)
     first = catalog(empty_database_url)
     assert tables(empty_database_url) > ALL_TABLES
     take_down(empty_database_url)
     assert tables(empty_database_url) == set()
     with db.connect(empty_database_url) as conn:
         assert db.schema_revision(conn) is None
-    db.migrate(empty_database_url)
+    schema.migrate(empty_database_url)
     assert catalog(empty_database_url) == first
 
 
@@ -196,17 +195,17 @@ def test_the_revision_is_told(empty_database_url: str) -> None:
     """None before the first migration, the head after it."""
     with db.connect(empty_database_url) as conn:
         assert db.schema_revision(conn) is None
-        db.migrate(empty_database_url)
+        schema.migrate(empty_database_url)
         assert [db.schema_revision(conn)] == heads()
 
 
 def test_migrating_twice_changes_nothing(empty_database_url: str) -> None:
     """The second run finds the head; versions go on from where they were."""
-    db.migrate(empty_database_url)
+    schema.migrate(empty_database_url)
     before = catalog(empty_database_url)
     with db.connect(empty_database_url) as conn:
         drawn = conn.execute("SELECT nextval('entity_version')").fetchone()
-        db.migrate(empty_database_url)
+        schema.migrate(empty_database_url)
         again = conn.execute("SELECT nextval('entity_version')").fetchone()
     assert drawn is not None
     assert again == (drawn[0] + 1,)
@@ -216,7 +215,7 @@ def test_migrating_twice_changes_nothing(empty_database_url: str) -> None:
 def test_four_that_migrate_at_once_are_as_good_as_one(empty_database_url: str) -> None:
     """A deployment starts several processes; one migrates, the others wait for it."""
     with ThreadPoolExecutor(4) as pool:
-        runs = [pool.submit(db.migrate, empty_database_url) for _ in range(4)]
+        runs = [pool.submit(schema.migrate, empty_database_url) for _ in range(4)]
     assert [run.exception() for run in runs] == [None] * 4
     assert tables(empty_database_url) > ALL_TABLES
 
@@ -226,7 +225,7 @@ def test_another_schema_than_public(empty_database_url: str) -> None:
     with db.connect(empty_database_url) as conn:
         conn.execute("CREATE SCHEMA app")
     url = f"{empty_database_url}?schema=app"
-    db.migrate(url)
+    schema.migrate(url)
     assert tables(url) > ALL_TABLES
     assert tables(empty_database_url) == set()
     with db.connect(url) as conn:
@@ -255,7 +254,7 @@ def test_alembics_own_command_line_finds_everything(database_url: str) -> None:
 def test_versions_start_above_every_earlier_life(empty_database_url: str) -> None:
     """Microseconds since 1970: sinks that outlived their database hold nothing newer."""
     before = time.time_ns() // 1000
-    db.migrate(empty_database_url)
+    schema.migrate(empty_database_url)
     after = time.time_ns() // 1000
     with db.connect(empty_database_url) as conn:
         row = conn.execute(
@@ -278,12 +277,12 @@ def test_versions_start_above_every_earlier_life(empty_database_url: str) -> Non
 
 def test_a_second_life_begins_above_the_first(empty_database_url: str) -> None:
     """Down and up again: no version is given twice."""
-    db.migrate(empty_database_url)
+    schema.migrate(empty_database_url)
     with db.connect(empty_database_url) as conn:
         last = conn.execute("SELECT nextval('entity_version') FROM generate_series(1, 50)")
         highest = max(row[0] for row in last)
     take_down(empty_database_url)
-    db.migrate(empty_database_url)
+    schema.migrate(empty_database_url)
     with db.connect(empty_database_url) as conn:
         row = conn.execute("SELECT nextval('entity_version')").fetchone()
     assert row is not None

@@ -25,11 +25,21 @@ SinkOption = Annotated[str | None, typer.Option("--sink", help="This sink.")]
 EverySink = Annotated[bool, typer.Option("--all", help="Every sink.")]
 
 
-def migrate(as_json: Json = False) -> None:
+def migrate(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the SQL of the catalogue's tables, run none.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Bring the schema to its head, then create constraints and indexes in the sinks."""
     with application() as app:
-        app.migrate()
+        if dry_run:
+            _show_plan(app, as_json)
+            return
+        done = app.migrate()
         notes.print("PostgreSQL: the schema is at its head")
+        for note in done.notes:
+            notes.print(Text(note, style="yellow"))
         sinks: dict[str, dict[str, str]] = {}
         for sink in app.topology.names:
             reason = app.disabled_reason(sink)
@@ -41,9 +51,26 @@ def migrate(as_json: Json = False) -> None:
             notes.print(f"{sink}: {said or 'ready'}")
             sinks[sink] = {"state": "failed", "reason": said} if said else {"state": "ready"}
         if as_json:
-            terminal.print_json({"schema": own_revision(), "sinks": sinks})
+            body = {"schema": own_revision(), "sinks": sinks, "statements": list(done.statements)}
+            terminal.print_json(body)
         if any(one["state"] == "failed" for one in sinks.values()):
             raise typer.Exit(Exit.ERROR)
+
+
+def _show_plan(app: Application, as_json: bool) -> None:
+    """Show what would be done to the catalogue's tables; an error where data would be lost."""
+    plan = app.plan_migration()
+    if as_json:
+        terminal.print_json(asdict(plan))
+    else:
+        for statement in plan.statements:
+            answers.print(Text(f"{statement};"))
+        for said in (*plan.notes, *plan.refused):
+            notes.print(Text(said, style="yellow"))
+        if not plan.statements and not plan.refused:
+            notes.print("The tables are as the catalogue declares them.")
+    if plan.refused:
+        raise typer.Exit(Exit.ERROR)
 
 
 def relay() -> None:
