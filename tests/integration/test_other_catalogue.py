@@ -89,7 +89,8 @@ class Shop:
     def drift(self, **options: Any) -> dict[str, dict[str, int]]:
         report = self.app.verify(Comparison(**{"grace": 0.0, "deep": True, **options}), None)
         assert report.problems == {}
-        kinds = {t.sink: {k.value: n for k, n in t.kinds.items() if n} for t in report.tallies}
+        tallies = [*report.tallies, report.rows]
+        kinds = {t.sink: {k.value: n for k, n in t.kinds.items() if n} for t in tallies}
         return {sink: numbers for sink, numbers in kinds.items() if numbers}
 
     def run(self, *arguments: str, code: int = 0) -> str:

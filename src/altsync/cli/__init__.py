@@ -17,6 +17,7 @@ from altsync.interrupts import end, interrupts_go_to
 
 #: Commands in the order of the help, with the first line of the docstring of each.
 LINES = {
+    "init": "Write a project with a catalogue, seeds and settings of its own, ready to run.",
     "migrate": "Bring the schema to its head, then create constraints and indexes in the sinks.",
     "seed": "Load JSONL seeds into PostgreSQL and its outbox, in one transaction per batch.",
     "relay": "Wake workers for what is due, until stopped. One is enough, two are safe.",

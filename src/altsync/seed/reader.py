@@ -28,6 +28,7 @@ from altsync.tokens import INPUT_LIMITS, TooLong, most_tokens, too_long
 from altsync.wording import unknown
 
 if TYPE_CHECKING:
+    from altsync.catalogue.catalogue import Catalogue
     from altsync.catalogue.lines import SeedLine
 
 #: Bytes of the longest line. A seed is a record, not a file; longer ones are skipped unread.
@@ -139,6 +140,16 @@ def read(
     """Every line of a file, checked; blank ones are left out. ``progress`` gets bytes read."""
     for raw in read_raw(file, progress):
         yield check(raw, known)
+
+
+def read_folder(folder: Path, catalogue: Catalogue) -> Iterator[Line | Rejected]:
+    """Every line of a seed folder, checked by a catalogue's declarations without PostgreSQL.
+
+    Parents are not looked up. Raises ``SeedError`` when the folder is not there.
+    """
+    for part in catalogue.parts:
+        for file in find_files(folder, part):
+            yield from read(file, None)
 
 
 def read_raw(file: SeedFile, progress: Callable[[int], None] = lambda size: None) -> Iterator[Raw]:
