@@ -215,6 +215,8 @@ class Settings(BaseModel):
     #: the Sentinels themselves.
     altsync_sentinel_master: str = "mymaster"
     altsync_sentinel_password: SecretStr | None = None
+    #: The catalogue, as module:name; read by ``altsync.catalogue.current``.
+    altsync_catalogue: str | None = None
     altsync_sinks: str = "embedding,neo4j,pinecone"
     #: Stands before the names of indexes, labels and queues, so that two installations can share
     #: a Pinecone project, a graph and a broker.
