@@ -29,6 +29,7 @@ BEGIN
   IF {" OR ".join(f"EXISTS (SELECT 1 FROM {table})" for table in TABLES)} THEN
     RETURN;
   END IF;
+  {" ".join(f"DROP FUNCTION embedding_vector({table});" for table in TABLES[3:])}
   DROP TABLE {", ".join(TABLES)};
 EXCEPTION WHEN dependent_objects_still_exist THEN
   NULL;
@@ -48,3 +49,7 @@ def downgrade() -> None:
         op.execute(f"CREATE TABLE IF NOT EXISTS {table} (id uuid, deleted_at timestamptz)")
     for table in TABLES[3:]:
         op.execute(f"CREATE INDEX IF NOT EXISTS {table}_deleted ON {table} (deleted_at)")
+        op.execute(
+            f"CREATE OR REPLACE FUNCTION embedding_vector({table}) RETURNS bytea LANGUAGE sql "
+            "STABLE RETURN NULL::bytea"
+        )

@@ -15,7 +15,7 @@ from typing import Any
 from alembic.autogenerate import produce_migrations
 from alembic.migration import MigrationContext
 from alembic.operations import Operations, ops
-from sqlalchemy import Connection, MetaData
+from sqlalchemy import Connection, MetaData, text
 from sqlalchemy.dialects import postgresql
 from sqlmodel import SQLModel
 
@@ -23,6 +23,7 @@ from altsync import db, models
 from altsync.catalogue.catalogue import Catalogue
 from altsync.catalogue.current import current
 from altsync.errors import SchemaError
+from altsync.records import EMBEDDING
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,33 @@ def _apply(connection: Connection, catalogue: Catalogue) -> Plan:
     runner = Operations(MigrationContext.configure(connection))
     for operation in operations:
         runner.invoke(operation)
+    for statement in _missing_functions(connection, catalogue):
+        connection.execute(text(statement))
     return planned
+
+
+#: ``l.embedding_vector`` for a question about an entity ``l``: a function of the row reads like a
+#: column of it.
+_VECTOR_OF = f"""
+CREATE FUNCTION embedding_vector({{table}}) RETURNS bytea LANGUAGE sql STABLE PARALLEL SAFE
+RETURN (SELECT e.vector FROM embedding e
+        WHERE e.model = $1.embedding_model AND e.text_hash = $1.embedding_text_hash
+          AND e.dimensions = (SELECT (config ->> 'dimensions')::int FROM sink_state
+                              WHERE sink = '{EMBEDDING}'))
+"""
+
+
+def _missing_functions(connection: Connection, catalogue: Catalogue) -> list[str]:
+    names = {f"embedding_vector({kind})": kind for kind in catalogue.entity_types}
+    found = connection.execute(
+        text(
+            "SELECT name FROM unnest(CAST(:names AS text[])) name "
+            "WHERE to_regprocedure(name) IS NULL"
+        ),
+        {"names": list(names)},
+    )
+    missing = {row[0] for row in found}
+    return [_VECTOR_OF.format(table=kind) for name, kind in names.items() if name in missing]
 
 
 def _plan(connection: Connection, catalogue: Catalogue) -> tuple[Plan, list[ops.MigrateOperation]]:
@@ -112,7 +139,8 @@ def _plan(connection: Connection, catalogue: Catalogue) -> tuple[Plan, list[ops.
             safe.append(operation)
         else:
             refused.append(reason)
-    return Plan(tuple(_as_sql(safe)), tuple(refused), tuple(notes)), safe
+    functions = (" ".join(one.split()) for one in _missing_functions(connection, catalogue))
+    return Plan((*_as_sql(safe), *functions), tuple(refused), tuple(notes)), safe
 
 
 def _is_needed(operation: ops.DropColumnOp) -> bool:

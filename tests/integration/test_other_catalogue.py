@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from altsync import explain, history, schema, status
+from altsync import Catalogue, explain, history, schema, status
 from altsync.app import Application
 from altsync.catalogue.current import using
+from altsync.catalogue.tables import check_tables
 from altsync.cli import app as cli
-from altsync.db import Database
+from altsync.db import Database, connect
 from altsync.delivery import Delivery, Policy
+from altsync.errors import SchemaError, SeedError
 from altsync.local.services.graph import Graph
 from altsync.local.services.vectors import Vectors
 from altsync.reconcile import Options as Comparison
@@ -66,19 +68,23 @@ class Shop:
 
     def seed(self, **options: Any) -> Report:
         report = Report(None)
-        chosen = Options(self.folder, toy.catalogue.parts, **options)
+        chosen = Options(self.folder, **{"parts": toy.catalogue.parts, **options})
         Loader(self.world.conn, self.app.topology, chosen, report).run()
         return report
 
+    def deliver_some(self) -> None:
+        """Deliver what is due of the current catalogue."""
+        for name in self.app.topology.names * 3:
+            sink = self.app.sink(name)
+            if name == "embedding":
+                sink = embedding_sink(self.database, self.embedder)
+            assert sink is not None
+            policy = Policy(lease=LEASE, echo=ECHO)
+            Delivery(self.database, sink, self.app.topology, policy, worker="t").drain(60.0)
+
     def deliver(self) -> None:
         for _ in range(10):
-            for name in self.app.topology.names:
-                sink = self.app.sink(name)
-                if name == "embedding":
-                    sink = embedding_sink(self.database, self.embedder)
-                assert sink is not None
-                policy = Policy(lease=LEASE, echo=ECHO)
-                Delivery(self.database, sink, self.app.topology, policy, worker="t").drain(60.0)
+            self.deliver_some()
             if not self.world.scalar(
                 "SELECT count(*) FROM sync_operation WHERE finished_at IS NULL"
             ):
@@ -254,8 +260,6 @@ def test_pruning_takes_things_out_everywhere(shop: Shop) -> None:
 def test_a_parent_that_is_named_stays(shop: Shop) -> None:
     shop.seed()
     write(shop.folder, "brands.jsonl", BRANDS[1:])
-    from altsync.errors import SeedError
-
     with pytest.raises(SeedError, match=r"brands that products still name .*acme \(2 products\)"):
         shop.seed(prune=True, yes=True)
 
@@ -312,3 +316,57 @@ def test_views_name_the_catalogues_entities(shop: Shop) -> None:
     assert "product" in shop.run("status")
     body = json.loads(shop.run("why", "A-1", "--json", "--dir", str(shop.folder)))
     assert body["entity"]["type"] == "product"
+
+
+SMALL = Catalogue("shop", entities=[toy.Brand, toy.Shelf])
+
+
+def small(url: str) -> list[str]:
+    """Every table of the smaller catalogue's database."""
+    with connect(url) as conn:
+        rows = conn.execute("SELECT relname FROM pg_class WHERE relkind = 'r'").fetchall()
+    return [row[0] for row in rows if row[0] in ("brand", "product", "review", "league")]
+
+
+def test_a_type_is_added_to_an_installation_that_runs(shop: Shop, empty_database_url: str) -> None:
+    """Its class is all that is new: tables, index and constraints are made by migrate."""
+    shop.world.conn.execute("DROP TABLE review, product_relationship, product")
+    with using(SMALL):
+        shop.seed(parts=SMALL.parts)
+        shop.deliver()
+        assert shop.drift() == {}
+        assert small(empty_database_url) == ["brand"]
+    with pytest.raises(SchemaError, match=r"product, .*run altsync migrate"):
+        check_tables(shop.world.conn, toy.catalogue.entity_types)
+    planned = schema.plan(empty_database_url)
+    assert [one.split("(")[0] for one in planned.statements if "CREATE TABLE" in one] == [
+        "CREATE TABLE product ",
+        "CREATE TABLE product_relationship ",
+        "CREATE TABLE review ",
+    ]
+    schema.migrate(empty_database_url)
+    check_tables(shop.world.conn, toy.catalogue.entity_types)
+    assert set(shop.app.set_up_sinks().values()) == {None}
+    total = shop.seed().total
+    assert (total.created, total.unchanged, total.rejected) == (5, 4, 0)
+    shop.deliver()
+    assert shop.drift() == {}
+
+
+def test_a_type_is_taken_away(shop: Shop) -> None:
+    """What is left of it is neither claimed nor compared, and breaks nothing."""
+    shop.seed()
+    with using(SMALL):
+        shop.deliver_some()
+        left = shop.world.conn.execute(
+            "SELECT DISTINCT entity_type FROM sync_operation WHERE finished_at IS NULL"
+        ).fetchall()
+        assert left == [("product",)]
+        assert shop.drift() == {}
+        assert set(status.collect(shop.world.conn, shop.app.topology, {}).entities) == {
+            "brand",
+            "shelf",
+        }
+        assert shop.seed(parts=SMALL.parts).total.unchanged == 4
+    shop.deliver()
+    assert shop.drift() == {}

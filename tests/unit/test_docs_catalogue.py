@@ -58,7 +58,7 @@ def test_the_classes_of_a_page_make_a_catalogue(
     tmp_path: Path, page: str, before: str, after: str, columns: str
 ) -> None:
     (block,) = [b for b in blocks_of(ROOT / "docs/howto" / page) if b.language == "python"]
-    shown = 'print(*catalogue.entity_types[-1].columns)\n'
+    shown = "print(*catalogue.entity_types[-1].columns)\n"
     (tmp_path / "page.py").write_text(before + block.body + after + shown)
     done = subprocess.run(
         [sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True, check=False

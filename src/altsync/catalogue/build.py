@@ -339,7 +339,8 @@ def _look_up_vectors(cls: type[Entity]) -> None:
         kept.text_hash == own.c.embedding_text_hash,
     )
     looked_up = column_property(vector.correlate(own).scalar_subquery(), deferred=True)
-    setattr(cls, "embedding_vector", looked_up)  # noqa: B010  (no column, says the class)
+    if "embedding_vector" not in cls.__mapper__.attrs:  # type: ignore[attr-defined]
+        setattr(cls, "embedding_vector", looked_up)  # noqa: B010  (no column, says the class)
 
 
 def make_edge_table(edges: EdgeTable, entity: str) -> Table:
