@@ -6,7 +6,7 @@ from datetime import date
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import StringConstraints, ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator
 from sqlalchemy import Index
 
 from altsync import (
@@ -25,6 +25,7 @@ from altsync import (
     Relationships,
     Seeds,
     Similar,
+    Slug,
     Tag,
     Text,
     Vectors,
@@ -32,9 +33,6 @@ from altsync import (
 
 #: The archetypes that leagues may name without being loaded; seeds may add more.
 KNOWN_ARCHETYPES = frozenset({"racing", "combat", "team_sport", "precision", "large_field"})
-
-#: A category is a namespace of the vector index and part of a file's name.
-Category = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_\-]{0,63}$")]
 
 
 class SportArchetype(Entity, table=True):
@@ -102,7 +100,7 @@ class FewShotExample(Entity, table=True):
     __table_args__ = (Index("few_shot_example_category", "category"),)
 
     example_id: Annotated[Tag, Key(is_id=True)]
-    category: Annotated[Category, BelongsTo("ExampleCategory", "IN_CATEGORY"), Filter]
+    category: Annotated[Slug, BelongsTo("ExampleCategory", "IN_CATEGORY"), Filter]
     input_text: Annotated[Text, Embed]
     output_text: Annotated[Text, Embed]
     sport_archetype: Annotated[

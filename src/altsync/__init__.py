@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from altsync.catalogue.build import CatalogueError
     from altsync.catalogue.catalogue import Catalogue
-    from altsync.catalogue.entity import Attachment, Entity, Name, Tag, Text
+    from altsync.catalogue.entity import Attachment, Entity, Name, Slug, Tag, Text
     from altsync.catalogue.markers import (
         AttachedTo,
         BelongsTo,
@@ -32,7 +32,7 @@ __version__ = "0.1.0"
 _EXPORTED = {
     "altsync.catalogue.build": ("CatalogueError",),
     "altsync.catalogue.catalogue": ("Catalogue",),
-    "altsync.catalogue.entity": ("Attachment", "Entity", "Name", "Tag", "Text"),
+    "altsync.catalogue.entity": ("Attachment", "Entity", "Name", "Slug", "Tag", "Text"),
     "altsync.catalogue.markers": (
         "AttachedTo",
         "BelongsTo",
@@ -68,6 +68,7 @@ __all__ = [
     "Relationships",
     "Seeds",
     "Similar",
+    "Slug",
     "Tag",
     "Text",
     "Vectors",

@@ -526,7 +526,7 @@ def test_an_answer_of_doctor_goes_on_below_itself(width: int) -> None:
 def test_a_word_is_not_broken_where_its_column_can_be_wider() -> None:
     """The parts of a seed at 80 columns."""
     report = SeedReport(None)
-    for part in Part:
+    for part in sports.PARTS:
         report.counts(part).processed = 1
     lines = rendered(seed.seed_table(report), 80)
     assert any("relationships" in line for line in lines)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from altsync.catalogue.entity import KEY_PATTERN as TAG
+from altsync.catalogue.parts import KEY_PATTERN as TAG
 from altsync.projection import digest
 from altsync.seed.tags import SLUG_LENGTH, Refusal, Wish, assign, candidates, slug, wish_for
 

@@ -27,16 +27,17 @@ from sqlmodel._compat import SQLModelConfig
 from sqlmodel.main import FieldInfo, FieldInfoMetadata
 
 from altsync.catalogue.markers import Names, Node, Seeds, Similar, Vectors
+from altsync.catalogue.parts import KEY_PATTERN, SLUG_PATTERN
 
 #: Rows are updated several times (statuses), neighbours together. With space for each on its page
 #: no index is written for it (HOT).
 ENTITY_FILLFACTOR = {"postgresql_with": {"fillfactor": "50"}}
 
-#: A key is an id in every sink: ASCII, no spaces. https://docs.pinecone.io/guides/index-data
-KEY_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:\-]{0,199}$"
-
 #: A key, as a seed line gives it.
 Tag = Annotated[str, StringConstraints(pattern=KEY_PATTERN)]
+
+#: A name of a namespace of the index, or of a file: small letters, digits, _ and -.
+Slug = Annotated[str, StringConstraints(pattern=SLUG_PATTERN)]
 
 #: A text of any length. Texts over the limit of the embedder are refused when they are seeded.
 Text = Annotated[str, StringConstraints(min_length=1)]
@@ -257,4 +258,4 @@ ENTITY_FIELDS = frozenset(Entity.model_fields)
 #: Fields of an attachment that are not content of its own.
 ATTACHMENT_FIELDS = frozenset(Attachment.model_fields)
 
-__all__ = ["Attachment", "Entity", "Index", "Name", "Tag", "Text"]
+__all__ = ["Attachment", "Entity", "Index", "Name", "Slug", "Tag", "Text"]

@@ -22,8 +22,8 @@ from pydantic import (
 from sqlmodel import SQLModel
 from sqlmodel.main import FieldInfoMetadata
 
-from altsync.catalogue.entity import KEY_PATTERN, Attachment, Entity, plain_type
-from altsync.catalogue.parts import ID_LENGTH, AttachmentTable, Item
+from altsync.catalogue.entity import Attachment, Entity, plain_type
+from altsync.catalogue.parts import ID_LENGTH, KEY_PATTERN, AttachmentTable, Item
 from altsync.records import Attached, Content, EdgeTable, EntityType, Relationship
 from altsync.wording import unknown
 

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 #: Longest seed id. With its type's prefix it stays far below the 512 bytes of a Pinecone id.
 ID_LENGTH = 200
 
+#: A key is an id in every sink: ASCII, no spaces. https://docs.pinecone.io/guides/index-data
+KEY_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:\-]{0,199}$"
+
+#: A name of a namespace, or of a file.
+SLUG_PATTERN = r"^[a-z0-9][a-z0-9_\-]{0,63}$"
+
 #: What a line says, as plain data.
 Item = Content | Attached | Relationship
 

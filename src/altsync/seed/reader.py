@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from altsync import projection
-from altsync.catalogue.parts import Item, Part
+from altsync.catalogue.parts import KEY_PATTERN, SLUG_PATTERN, Item, Part
 from altsync.records import Content, EntityType
 from altsync.seed import foreign
 from altsync.seed.files import SeedFile, find_files, open_file
@@ -502,6 +502,6 @@ GIVEN_SHOWN = 60
 
 #: What the patterns of fields mean, for people.
 _WANTED = {
-    TAG: "letters, digits and _ . : -, at most 200, a letter or digit first",
-    CATEGORY: "small letters, digits, _ and -, at most 64, a letter or digit first",
+    KEY_PATTERN: "letters, digits and _ . : -, at most 200, a letter or digit first",
+    SLUG_PATTERN: "small letters, digits, _ and -, at most 64, a letter or digit first",
 }
