@@ -330,7 +330,7 @@ def small(url: str) -> list[str]:
 
 def test_a_type_is_added_to_an_installation_that_runs(shop: Shop, empty_database_url: str) -> None:
     """Its class is all that is new: tables, index and constraints are made by migrate."""
-    shop.world.conn.execute("DROP TABLE review, product_relationship, product")
+    shop.world.conn.execute("DROP TABLE review, product_relationship, product CASCADE")
     with using(SMALL):
         shop.seed(parts=SMALL.parts)
         shop.deliver()
