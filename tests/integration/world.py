@@ -13,6 +13,7 @@ import orjson
 from psycopg.rows import class_row, dict_row
 
 from altsync import db, outbox, store
+from altsync.catalogue.current import entity_types
 from altsync.db import Conn, Database
 from altsync.delivery import Batch, Delivery, Policy
 from altsync.projection import content_hash, text_hash
@@ -291,7 +292,7 @@ def empty(conn: Conn) -> None:
 def save(conn: Conn, *contents: Content, topology: Topology = TOPOLOGY) -> Changes:
     """Seed inside the caller's transaction; the session has its temporary tables already."""
     changes = Changes()
-    for entity_type in sports.TYPES:
+    for entity_type in entity_types():
         members = [content for content in contents if type_of(content) is entity_type]
         if members:
             store.copy_to_staging(conn, entity_type, [_staged(content) for content in members])
@@ -302,7 +303,7 @@ def save(conn: Conn, *contents: Content, topology: Topology = TOPOLOGY) -> Chang
 def delete(conn: Conn, *contents: Content) -> Changes:
     """Delete inside the caller's transaction."""
     changes = Changes()
-    for entity_type in sports.TYPES:
+    for entity_type in entity_types():
         ids = [id_of(content) for content in contents if type_of(content) is entity_type]
         if ids:
             changes += store.tombstone(conn, entity_type, ids, TOPOLOGY)
@@ -325,7 +326,7 @@ def pass_time(conn: Conn, seconds: float) -> None:
         "last_claim_at = last_claim_at - {t}, last_wake_at = last_wake_at - {t}",
         *(
             f"UPDATE {entity_type} SET deleted_at = deleted_at - {{t}} WHERE deleted_at < now()"
-            for entity_type in sports.TYPES
+            for entity_type in entity_types()
         ),
     ):
         conn.execute(statement.format(t=f"make_interval(secs => {float(seconds)})"))
