@@ -26,6 +26,8 @@ if TYPE_CHECKING:
         Similar,
         Vectors,
     )
+    from altsync.errors import SaveError
+    from altsync.saving import delete, save
 
 __version__ = "0.1.0"
 
@@ -48,6 +50,8 @@ _EXPORTED = {
         "Similar",
         "Vectors",
     ),
+    "altsync.errors": ("SaveError",),
+    "altsync.saving": ("delete", "save"),
 }
 
 __all__ = [
@@ -66,12 +70,15 @@ __all__ = [
     "Node",
     "References",
     "Relationships",
+    "SaveError",
     "Seeds",
     "Similar",
     "Slug",
     "Tag",
     "Text",
     "Vectors",
+    "delete",
+    "save",
 ]
 
 

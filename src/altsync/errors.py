@@ -32,6 +32,19 @@ class SeedError(AltsyncError):
     """Seeding cannot go on: a folder is missing, a prune is refused, an archetype is in use."""
 
 
+class SaveError(AltsyncError):
+    """``altsync.save`` or ``altsync.delete`` refuses an entity, and has written nothing.
+
+    ``entity`` is the name of its class, ``field`` the one that is wrong, if it is one's fault.
+    """
+
+    def __init__(self, entity: str, field: str | None, reason: str) -> None:
+        super().__init__(f"{entity}.{field}: {reason}" if field else f"{entity}: {reason}")
+        self.entity = entity
+        self.field = field
+        self.reason = reason
+
+
 class SinkFailure(AltsyncError):
     """One call to a sink failed as a whole.
 

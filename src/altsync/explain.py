@@ -496,10 +496,14 @@ def _live_reason(op: OperationRow, standing: _Standing) -> str:
             return _due_reason(op, health, now, held=sink in standing.graph)
 
 
+#: Origins of operations that were enqueued with the change itself.
+_CHANGES = (Origin.SEED, Origin.UPDATE)
+
+
 def _due_reason(op: OperationRow, health: SinkHealth, now: datetime, *, held: bool) -> str:
     if op.available_at > now and op.origin == Origin.ECHO:
         return f"is written once more at {_time(op.available_at)}, as an earlier write was unsure"
-    if op.available_at > now and op.last_error is None and held and op.origin == Origin.SEED:
+    if op.available_at > now and op.last_error is None and held and op.origin in _CHANGES:
         return f"waits for its relationships, until {_time(op.available_at)} at most"
     if op.available_at > now and op.last_error is None:
         return f"is due at {_time(op.available_at)}"

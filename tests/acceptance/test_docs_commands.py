@@ -45,6 +45,7 @@ ON_REAL_SEEDS = [
     HOWTO / "configure-sinks.md",
     HOWTO / "production.md",
     HOWTO / "add-a-sink.md",
+    HOWTO / "write-from-code.md",
     HOWTO / "seeds-of-your-own.md",
 ]
 

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from altsync import history, queries
+from altsync import history, queries, saving
 from altsync.app import Application
 from tests.docs_blocks.blocks import ROOT, blocks_of
 from tests.docs_blocks.signatures import Signature, public_names, signature, signature_of
@@ -40,6 +40,12 @@ def test_every_public_name_is_documented_as_it_is(module: ModuleType) -> None:
     expected = {name: signature_of(getattr(module, name)) for name in public_names(module)}
 
     assert documented(module.__name__) == expected
+
+
+def test_saving_is_documented_as_it_is() -> None:
+    """Its functions with their parameters."""
+    expected = {name: signature_of(getattr(saving, name)) for name in ("save", "delete")}
+    assert documented("altsync") == expected
 
 
 def test_the_application_is_documented_as_it_is() -> None:

@@ -76,6 +76,9 @@ def seed(
     prune: Annotated[
         bool, typer.Option("--prune", help="Delete what the files no longer hold.")
     ] = False,
+    prune_saved: Annotated[
+        bool, typer.Option("--prune-saved", help="With --prune: also what programs have saved.")
+    ] = False,
     yes: Annotated[
         bool, typer.Option("--yes", help="Prune even more than a fifth of a part.")
     ] = False,
@@ -107,7 +110,10 @@ def seed(
         )
     if category is not None and not any(named_by(part) for part in chosen):
         raise typer.BadParameter("--category needs --examples or --all")
+    if prune_saved and not prune:
+        raise typer.BadParameter("--prune-saved needs --prune")
     options = Options(folder, chosen, limit, category, prune, yes, strict, dry_run, wait)
+    options = replace(options, prune_saved=prune_saved)
     with application() as app:
         raise typer.Exit(run(app, options, wait=wait, timeout=timeout, as_json=as_json))
 

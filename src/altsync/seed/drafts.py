@@ -26,6 +26,10 @@ def _values_of(entity_type: EntityType) -> Callable[[Any], tuple[Any, ...]]:
     return attrgetter(*names)
 
 
+#: Values of a row as PostgreSQL reads them.
+Row = tuple[str | None, ...]
+
+
 class Draft(NamedTuple):
     """What a line comes to under ``tag``, which is the one that it most likely gets.
 
@@ -127,21 +131,25 @@ def _draft(wish: tags.Wish, tag: str, content: Content, fingerprint: str) -> Dra
         content = kind.content(**(values | {kind.key_column: tag}))
     hashed = content_hash(content)
     return Draft(
-        wish, tag, content, hashed, fingerprint, _copied(wish.seed_id, content, hashed, fingerprint)
+        wish,
+        tag,
+        content,
+        hashed,
+        fingerprint,
+        copy_line(row_of(wish.seed_id, content, hashed, fingerprint)),
     )
 
 
-def _copied(seed_id: str, content: Content, hashed: str, fingerprint: str) -> bytes:
+def row_of(seed_id: str, content: Content, hashed: str, fingerprint: str) -> Row:
+    """Return an entity's row of the staging table, each value as PostgreSQL reads it."""
     kind = content.entity_type
-    return copy_line(
-        (
-            entity_hex(kind, seed_id),
-            seed_id,
-            *map(_column, _values_of(kind)(content)),
-            hashed,
-            text_hash(content),
-            fingerprint + hashed[: store.HALF_HASH],
-        )
+    return (
+        entity_hex(kind, seed_id),
+        seed_id,
+        *map(_column, _values_of(kind)(content)),
+        hashed,
+        text_hash(content),
+        fingerprint + hashed[: store.HALF_HASH],
     )
 
 

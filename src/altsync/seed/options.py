@@ -14,6 +14,7 @@ class Options:
 
     ``followed``: the caller will ask the session how far the sinks are with what it changed.
     ``cut_long``: texts over the model's limit are cut when they are embedded, and not refused.
+    ``prune_saved``: ``prune`` also deletes what programs have saved.
     """
 
     folder: Path
@@ -26,3 +27,4 @@ class Options:
     dry_run: bool = False
     followed: bool = True
     cut_long: bool = False
+    prune_saved: bool = False

@@ -55,7 +55,8 @@ class Pruner:
             self._report.notes.append(f"nothing was pruned: {blocked}")
             return
         # Look at every part before any is touched: a refusal leaves all of them whole.
-        gone = {part: session.unseen(self._conn, part) for part in parts}
+        saved = self._options.prune_saved
+        gone = {part: session.unseen(self._conn, part, saved=saved) for part in parts}
         for part, ids in gone.items():
             self._check_share(part, len(ids))
         leaving = {part.entity_type: ids for part, ids in gone.items() if part.entity_type}
@@ -68,7 +69,7 @@ class Pruner:
                 self._delete(part, gone[part])
 
     def _check_share(self, part: Part, gone: int) -> None:
-        total = session.count_rows(self._conn, part)
+        total = session.count_rows(self._conn, part, saved=self._options.prune_saved)
         if self._options.dry_run:
             total += self._report.counts(part).created
         if gone > PRUNE_SHARE * total and not self._options.yes:

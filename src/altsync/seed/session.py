@@ -12,14 +12,20 @@ from altsync.catalogue.current import current, parts
 from altsync.catalogue.parts import AttachmentTable, Part
 from altsync.db import Conn, copy_lines, fill, fill_lines
 from altsync.records import EntityType, ParentEdge
-from altsync.store import Changes
+from altsync.store import HALF_HASH, SAVED, Changes
 
 
-def _seeded(part: Part) -> str:
-    """Which rows of a part's table come from seeds and are there, as SQL."""
+def _seeded(part: Part, *, saved: bool) -> str:
+    """Which rows of a part's table come from seeds and are there, as SQL.
+
+    ``saved``: those that programs have made count, too.
+    """
     if part.related:
         return "e.seed_id IS NOT NULL"
-    return "e.deleted_at IS NULL" if part.entity_type else "true"
+    if not part.entity_type:
+        return "true"
+    seeded = f"left(e.line_hash, {HALF_HASH}) IS DISTINCT FROM '{SAVED}'"
+    return f"e.deleted_at IS NULL AND {'true' if saved else seeded}"
 
 
 #: Columns of the ids met in this run, and where; ``rejected`` when the line was refused.
@@ -94,22 +100,27 @@ def first_places(conn: Conn, part: Part, seed_ids: Sequence[str]) -> dict[str, s
     return {r[0]: f"{r[1]}:{r[2]}" for r in rows}
 
 
-def unseen(conn: Conn, part: Part) -> list[UUID]:
-    """Living entities of a part that this run has not met, in the order of ids."""
+def unseen(conn: Conn, part: Part, *, saved: bool = False) -> list[UUID]:
+    """Living entities of a part that this run has not met, in the order of ids.
+
+    ``saved``: also those that programs have made.
+    """
     rows = conn.execute(
         f"""
         SELECT e.id FROM {part.table} e
         WHERE NOT EXISTS (SELECT 1 FROM seen s WHERE s.part = %s AND s.seed_id = e.seed_id)
-          AND {_seeded(part)} ORDER BY e.id
+          AND {_seeded(part, saved=saved)} ORDER BY e.id
         """,
         (part,),
     )
     return [r[0] for r in rows]
 
 
-def count_rows(conn: Conn, part: Part) -> int:
-    """Living rows of a part."""
-    row = conn.execute(f"SELECT count(*) FROM {part.table} e WHERE {_seeded(part)}").fetchone()
+def count_rows(conn: Conn, part: Part, *, saved: bool = False) -> int:
+    """Living rows of a part; ``saved``: also those that programs have made."""
+    row = conn.execute(
+        f"SELECT count(*) FROM {part.table} e WHERE {_seeded(part, saved=saved)}"
+    ).fetchone()
     assert row is not None
     return int(row[0])
 

@@ -29,12 +29,14 @@ from altsync.store.comparison import (
     known_keys,
     last_verification,
     living_keys,
+    named_parents,
     namespace_sizes,
     note_verification,
     random_entities,
     rows_and_live,
     similarity_gaps,
     standings,
+    values_of,
     version_digest,
 )
 from altsync.store.counts import (
@@ -113,6 +115,7 @@ from altsync.store.parts import (
 )
 from altsync.store.rows import (
     HALF_HASH,
+    SAVED,
     read_rows,
     row_sum,
 )
@@ -168,6 +171,7 @@ __all__ = [
     "DELETE_PAGE",
     "FOLLOWED",
     "HALF_HASH",
+    "SAVED",
     "SINK_STATUSES",
     "Backlog",
     "BatchTotals",
@@ -253,6 +257,7 @@ __all__ = [
     "league_vectors",
     "living_keys",
     "missing_parents",
+    "named_parents",
     "namespace_sizes",
     "neighbourhood",
     "note_lines",
@@ -290,6 +295,7 @@ __all__ = [
     "unembedded",
     "unpaid_contents",
     "upsert_staged",
+    "values_of",
     "vector_standing",
     "vectored",
     "version_digest",

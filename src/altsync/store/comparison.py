@@ -366,6 +366,28 @@ def living_keys(conn: Conn, entity_type: EntityType, keys: Sequence[str]) -> dic
     return {row[0]: row[1] for row in rows}
 
 
+def named_parents(
+    conn: Conn, child: EntityType, column: str, keys: Sequence[str]
+) -> list[tuple[str, int]]:
+    """Return those of ``keys`` that living entities hold in a column, and how many do."""
+    return conn.execute(
+        f"SELECT {column}, count(*) FROM {child} WHERE {column} = ANY(%s) AND deleted_at IS NULL "
+        "GROUP BY 1 ORDER BY 1",
+        (list(keys),),
+    ).fetchall()
+
+
+def values_of(
+    conn: Conn, entity_type: EntityType, seed_ids: Sequence[str], columns: Sequence[str]
+) -> dict[str, tuple[Any, ...]]:
+    """Return values of entities by seed id, deleted ones too, as long as their rows are kept."""
+    rows = conn.execute(
+        f"SELECT {', '.join(['seed_id', *columns])} FROM {entity_type} WHERE seed_id = ANY(%s)",
+        (list(seed_ids),),
+    )
+    return {seed_id: tuple(values) for seed_id, *values in rows}
+
+
 def all_keys(conn: Conn, entity_type: EntityType) -> set[str]:
     """Return the keys of living entities of a type."""
     rows = conn.execute(

@@ -16,6 +16,10 @@ from altsync.records import Edge, EntityType, Row
 #: its line tells of.
 HALF_HASH = 16
 
+#: In place of a line's hash: of rows that a program has made by ``altsync.save``, and of seeded
+#: rows that it has changed. A line's own hash has no hyphen.
+SAVED, CHANGED = "saved-by-program", "edited-by-saving"
+
 
 def row_sum(entity_type: EntityType, alias: str) -> str:
     """Return SQL for a sum over a row's content and hashes, as 16 hex digits or fewer.

@@ -19,7 +19,7 @@ from altsync.outbox import (
 from altsync.projection import content_hash, is_edited, text_hash
 from altsync.records import EMBEDDING, Action, EntityType, Origin, Topology
 from altsync.store.neighbours import cut_off, pointing
-from altsync.store.rows import HALF_HASH, read_rows, row_sum
+from altsync.store.rows import CHANGED, HALF_HASH, SAVED, read_rows, row_sum
 
 #: Ids per delete statement: a short transaction, few row locks at once.
 DELETE_PAGE = 1000
@@ -90,8 +90,8 @@ def copy_to_staging(conn: Conn, entity_type: EntityType, lines: Iterable[bytes])
 class Present(NamedTuple):
     """What an entity is called in its sinks, and the hash of what its seed said last.
 
-    ``content_hash`` is None for one that is deleted. ``fits``: nothing but altsync has written the
-    row, as far as its ``line_hash`` tells.
+    ``content_hash`` is None for one that is deleted. ``fits``: nothing but a seeding run has
+    written the row, as far as its ``line_hash`` tells.
     """
 
     key: str
@@ -105,7 +105,8 @@ def present(conn: Conn, entity_type: EntityType, seed_ids: Sequence[str]) -> dic
         f"""
         SELECT seed_id, {entity_type.key_column},
                CASE WHEN deleted_at IS NULL THEN content_hash END,
-               COALESCE({_FITS.format(sum=row_sum(entity_type, "l"))}, false)
+               COALESCE(strpos(l.line_hash, '-') = 0
+                        AND {_FITS.format(sum=row_sum(entity_type, "l"))}, false)
         FROM {entity_type} l WHERE seed_id = ANY(%s)
         """,
         (list(seed_ids),),
@@ -133,6 +134,25 @@ def same_lines(
         (list(seed_ids), list(fingerprints)),
     )
     return {place for (place,) in rows}
+
+
+def stage_values(
+    entity_type: EntityType, rows: Sequence[Sequence[str | None]]
+) -> tuple[str, dict[str, list[str | None]]]:
+    """Return a CTE in place of the staging table, and its parameters; in a statement, no COPY.
+
+    ``rows`` are as ``copy_to_staging`` has them, each value as PostgreSQL reads one of its column.
+    """
+    typed = {"id": "uuid", "seed_id": "text", **entity_type.columns}
+    typed |= {"content_hash": "text", "text_hash": "text", "line_hash": "text"}
+    values = ", ".join(f"v{n}::{kind} AS {name}" for n, (name, kind) in enumerate(typed.items()))
+    arrays = ", ".join(f"%(v{n})s::text[]" for n in range(len(typed)))
+    names = ", ".join(f"v{n}" for n in range(len(typed)))
+    parameters = {f"v{n}": list(column) for n, column in enumerate(zip(*rows, strict=True))}
+    cte = (
+        f"staging_{entity_type} AS MATERIALIZED (SELECT {values} FROM unnest({arrays}) s({names}))"
+    )
+    return cte, parameters
 
 
 def classify_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> Changes:
@@ -178,6 +198,7 @@ def upsert_staged(
     *,
     absent: bool = False,
     noted: bool = True,
+    saved: Sequence[Sequence[str | None]] | None = None,
 ) -> Changes:
     """Upsert what changed in staging and enqueue its operations, in the caller's transaction.
 
@@ -187,7 +208,9 @@ def upsert_staged(
     ``absent``: no staged entity was there just now, not even a deleted one. Guarding each row
     costs a third of its INSERT, so none is; where another seeder comes first, this raises
     ``UniqueViolation``. ``noted``: whether the caller will look at ``changed_in_run``.
+    ``saved``: rows that a program saves, in place of the staging table.
     """
+    staged, values = stage_values(entity_type, saved) if saved is not None else ("", {})
     columns = list(entity_type.columns)
     names = ", ".join(columns)
     note = f", noted AS ({_note(entity_type)})" if noted else ""
@@ -197,21 +220,22 @@ def upsert_staged(
     operations = select_operations(
         entity_type,
         "changed",
-        origin=Origin.SEED,
+        origin=Origin.SEED if saved is None else Origin.UPDATE,
         unsearched="c.unsearched" if similar else None,
         held=_HELD if similar and topology.relating_locally else None,
     )
     row = conn.execute(
         f"""
-        WITH wanted AS (SELECT config ->> 'model' AS model FROM sink_state
-                        WHERE sink = '{EMBEDDING}'),
+        WITH {staged}{", " if staged else ""}
+        wanted AS (SELECT config ->> 'model' AS model FROM sink_state
+                   WHERE sink = '{EMBEDDING}'),
         changed AS (
           INSERT INTO {entity_type} AS l
             (id, seed_id, {names}, content_hash, text_hash, line_hash)
           SELECT s.id, s.seed_id, {", ".join("s." + c for c in columns)},
                  s.content_hash, s.text_hash, s.line_hash || {row_sum(entity_type, "s")}
           FROM staging_{entity_type} s ORDER BY s.id
-          {"" if absent else _renew(entity_type)}
+          {"" if absent else _renew(entity_type, saved=saved is not None)}
           RETURNING l.id, l.{entity_type.key_column} AS key, l.version, l.graph_version,
                     (xmax = 0) AS created,
                     COALESCE(l.embedding_text_hash = l.text_hash
@@ -223,7 +247,7 @@ def upsert_staged(
                (SELECT count(*) FROM enqueued)
         FROM changed
         """,
-        enqueue_parameters(topology),
+        enqueue_parameters(topology) | values,
     ).fetchone()
     assert row is not None
     if row[2]:
@@ -269,7 +293,8 @@ def accept_edits(
             AS o(id, content_hash, text_hash)),
         changed AS (
           UPDATE {entity_type} l SET content_hash = o.content_hash, text_hash = o.text_hash,
-            line_hash = NULL, version = nextval('entity_version'), updated_at = now(),
+            line_hash = CASE WHEN left(l.line_hash, {HALF_HASH}) = '{SAVED}' THEN '{SAVED}' END,
+            version = nextval('entity_version'), updated_at = now(),
             neo4j_sync_status = 'pending', pinecone_sync_status = 'pending',
             embedding_sync_status = CASE WHEN l.embedding_text_hash = o.text_hash
               THEN l.embedding_sync_status ELSE 'pending' END
@@ -298,7 +323,15 @@ def _differs(entity_type: EntityType, one: str, other: str) -> str:
     return f"(ROW({pairs[0]}) IS DISTINCT FROM ROW({pairs[1]}))"
 
 
-def _renew(entity_type: EntityType) -> str:
+#: A row that a program changes stays a seeded one, which ``--prune`` may delete.
+_SAVED_LINE = f"""
+CASE WHEN l.deleted_at IS NOT NULL OR left(l.line_hash, {HALF_HASH}) = '{SAVED}'
+     THEN excluded.line_hash
+     ELSE '{CHANGED}' || substr(excluded.line_hash, {HALF_HASH + 1}) END
+"""
+
+
+def _renew(entity_type: EntityType, *, saved: bool) -> str:
     columns = entity_type.columns
     # An entity that changes its group may be compared in another one before it is embedded, and
     # come back to the former one with the same vector: it is to be searched all the same.
@@ -309,7 +342,7 @@ def _renew(entity_type: EntityType) -> str:
     ON CONFLICT (id) DO UPDATE SET
       {", ".join(f"{c} = excluded.{c}" for c in columns)},
       content_hash = excluded.content_hash, text_hash = excluded.text_hash,
-      line_hash = excluded.line_hash,
+      line_hash = {_SAVED_LINE if saved else "excluded.line_hash"},
       version = nextval('entity_version'), updated_at = now(), deleted_at = NULL,
       neo4j_sync_status = 'pending', pinecone_sync_status = 'pending',
       embedding_sync_status = CASE
@@ -329,9 +362,18 @@ def _note(entity_type: EntityType) -> str:
 
 
 def tombstone(
-    conn: Conn, entity_type: EntityType, ids: Sequence[UUID], topology: Topology
+    conn: Conn,
+    entity_type: EntityType,
+    ids: Sequence[UUID],
+    topology: Topology,
+    *,
+    noted: bool = True,
+    origin: Origin = Origin.SEED,
 ) -> Changes:
-    """Mark entities as deleted and enqueue their removal from every sink."""
+    """Mark entities as deleted and enqueue their removal from every sink.
+
+    ``noted``: whether the caller will look at ``changed_in_run``.
+    """
     if entity_type.edges:
         # One statement locks these and their sources: two deletions would else deadlock. An edge
         # to an entity is written under that one's lock, so few can have come in between.
@@ -351,10 +393,10 @@ def tombstone(
           FROM gone WHERE l.id = gone.id
           RETURNING l.id, l.{entity_type.key_column} AS key, l.version, l.graph_version,
                     true AS embedded),
-        noted AS ({_note(entity_type)}),
+        {f"noted AS ({_note(entity_type)})," if noted else ""}
         enqueued AS (
           {
-            select_operations(entity_type, "changed", origin=Origin.SEED, action=Action.DELETE)
+            select_operations(entity_type, "changed", origin=origin, action=Action.DELETE)
         } RETURNING 1)
         SELECT (SELECT count(*) FROM changed), (SELECT count(*) FROM enqueued)
         """,
