@@ -20,7 +20,13 @@ from altsync.catalogue.current import entity_types
 from altsync.catalogue.tables import check_tables
 from altsync.config import Settings, protect_settings, read_settings
 from altsync.db import Database, Outage
-from altsync.declarations import SIMILARITIES, SINKS, Declaration
+from altsync.declarations import (
+    INDEXES,
+    LOCAL_SIMILARITY,
+    SINKS,
+    Declaration,
+    index_similarity,
+)
 from altsync.delivery import Delivery, Drained, Policy
 from altsync.embedding import Embedded, Embedder
 from altsync.errors import ConfigurationError, SchemaError, SinkFailure
@@ -40,11 +46,11 @@ from altsync.sentences import describe
 from altsync.store import EmbeddingCache, Rules, known_keys, living_keys
 
 if TYPE_CHECKING:
-    from altsync import reconcile, similarity
+    from altsync import reconcile
     from altsync.queries import Stores
     from altsync.schema import Plan
-    from altsync.sinks import neo4j, pinecone
-    from altsync.sinks.base import Sink
+    from altsync.sinks import neo4j
+    from altsync.sinks.base import Index, Sink
 
 logger = structlog.get_logger(__name__)
 
@@ -101,10 +107,27 @@ class Application:
             raise ConfigurationError(
                 f"ALTSYNC_SINKS: {', '.join(lacking)} needs the sink embedding: add it"
             )
-        similarity = SIMILARITIES.get(self.settings.altsync_similarity)
+        similarity = self._similarity
         if similarity is not None and similarity.traits.follows in names:
             traits.append(similarity.traits)
         return Topology(tuple(traits))
+
+    @cached_property
+    def _index(self) -> str | None:
+        """The vector index that is asked: of those that the settings name, the first that is on."""
+        named = [name for name in INDEXES if name in self.settings.sink_names]
+        ready = (name for name in named if self.disabled_reason(name) is None)
+        return next(ready, named[0] if named else None)
+
+    @property
+    def _similarity(self) -> Declaration | None:
+        match self.settings.altsync_similarity:
+            case "local":
+                return LOCAL_SIMILARITY
+            case "index" if self._index is not None:
+                return index_similarity(self._index)
+            case _:
+                return None
 
     @cached_property
     def database(self) -> Database:
@@ -131,7 +154,7 @@ class Application:
     def disabled_reason(self, sink: str) -> str | None:
         """Return the setting without which a sink is disabled, in words; None when it is ready."""
         if sink == SIMILARITY:
-            setting = SIMILARITIES[self.settings.altsync_similarity].setting
+            setting = (self._similarity or LOCAL_SIMILARITY).setting
         else:
             setting = _declaration(sink).setting
         if setting and getattr(self.settings, setting.lower()) is None:
@@ -161,11 +184,14 @@ class Application:
         if mode == "local":
             return cast("Sink", module.Sink(self.database, self.topology, rules(self.settings)))
         # An index of its own: sinks are closed each by itself.
-        index = self._open("pinecone")
+        assert self._index is not None
+        index = self._open(self._index)
         if index is None:
             return None
-        asked = cast("similarity.Index", index)
-        made = module.Sink(self.database, asked, self.topology, rules(self.settings))
+        asked = cast("Index", index)
+        made = module.Sink(
+            self.database, asked, self.topology, rules(self.settings), follows=self._index
+        )
         return cast("Sink", made)
 
     def _installation(self) -> Installation | None:
@@ -221,7 +247,8 @@ class Application:
         return Stores(
             database=self.database,
             graph=cast("neo4j.Sink | None", self.sink("neo4j")),
-            vectors=cast("pinecone.Sink | None", self.sink("pinecone")),
+            vectors=cast("Index | None", self.sink(self._index) if self._index else None),
+            index=self._index,
             embedder=self._embedder,
             cache=EmbeddingCache(self.database),
             model=Model(*wanted),
@@ -334,7 +361,7 @@ class Application:
         """Return the sinks whose due work no worker claims, each with what to start."""
         found = store.idle_sinks(conn, status.IDLE_SECONDS)
         return {
-            sink: status.idle_message(sink, one)
+            sink: status.idle_message(sink, one, self.topology.names)
             for sink, one in found.items()
             if sink in self.topology.names and self.disabled_reason(sink) is None
         }

@@ -337,11 +337,13 @@ class Settings(BaseModel):
             raise ValueError("give sink names separated by commas, as embedding,neo4j,pinecone")
         for name in names:
             _check_sink(name)
-        if "pinecone" in names and EMBEDDING not in names:
-            raise ValueError(
-                "pinecone needs the sink embedding, which makes its vectors: add embedding, or "
-                "take pinecone out"
-            )
+        for name in names:
+            needs = name in SINKS and SINKS[name].traits.needs_embedding
+            if needs and EMBEDDING not in names:
+                raise ValueError(
+                    f"{name} needs the sink embedding, which makes its vectors: add embedding, or "
+                    f"take {name} out"
+                )
         return ",".join(names)
 
     @field_validator("altsync_prefix")
@@ -447,7 +449,7 @@ class Settings(BaseModel):
 def _check_sink(name: str) -> None:
     """Raise ``ValueError`` for a name that is no sink, with the name that may be meant."""
     if name == SIMILARITY:
-        raise ValueError("similarity comes with pinecone: set ALTSYNC_SIMILARITY instead")
+        raise ValueError("similarity comes with the vectors: set ALTSYNC_SIMILARITY instead")
     if name in SINKS or (name != "base" and find_spec(f"altsync.sinks.{name}") is not None):
         return
     near = suggestion(name, SINKS)

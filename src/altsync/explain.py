@@ -12,6 +12,7 @@ from altsync import history, outbox, store
 from altsync.app import Application
 from altsync.catalogue.current import entity_types, part_of, parts
 from altsync.db import Conn
+from altsync.declarations import INDEXES, MIRRORS, namespace_column, title_of
 from altsync.errors import SeedError, SinkFailure
 from altsync.history import EntityState, OperationRow
 from altsync.log import redact
@@ -28,7 +29,8 @@ from altsync.projection import (
 from altsync.records import EMBEDDING, BreakerState, Content, Model, Origin, Row
 from altsync.seed import reader
 from altsync.seed.reader import Rejected
-from altsync.sinks import neo4j, pinecone
+from altsync.sinks import neo4j
+from altsync.sinks.base import Held
 from altsync.tokens import most_tokens
 from altsync.wording import plural, sentences
 
@@ -43,14 +45,6 @@ SILENCE = timedelta(seconds=10)
 
 #: What is said of a row that altsync did not write as it is.
 EDITED = "edited by SQL: its content is not what its hashes are of"
-
-#: What people call a sink.
-TITLES = {
-    "similarity": "Similarity",
-    EMBEDDING: "The embedding",
-    "neo4j": "Neo4j",
-    "pinecone": "Pinecone",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +90,13 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """One entity in every store."""
+    """One entity in every store. ``indexes`` are the vector indexes by the names of their sinks."""
 
     entity: EntityState
     seed: SeedLine | None
     embedding: Embedding
     neo4j: neo4j.Held | None
-    pinecone: tuple[pinecone.Held, ...]
+    indexes: Mapping[str, tuple[Held, ...]]
     checks: tuple[Check, ...]
     operations: tuple[OperationRow, ...]
     reasons: tuple[str, ...]
@@ -169,9 +163,11 @@ def explain(app: Application, key: str, folder: Path) -> Explanation | Unknown:
     embedding = _embedding(app, row, entity, wanted)
     line, seed = _seed(folder, entity, row, _model(app, wanted))
     graph, in_graph = _ask_graph(app, row)
-    vectors, in_index = _ask_index(app, row)
+    asked = {index: _ask_index(app, row, index) for index in _indexes(app)}
+    vectors = {index: held for index, (held, _) in asked.items()}
+    in_indexes = [check for _, check in asked.values()]
     postgresql = (Check("postgresql", False, EDITED),) if edited else ()
-    checks = (*postgresql, seed, _check_embedding(row, embedding), in_graph, in_index)
+    checks = (*postgresql, seed, _check_embedding(row, embedding), in_graph, *in_indexes)
     reasons = _reasons(app, entity, embedding, line, checks, standing)
     return Explanation(entity, line, embedding, graph, vectors, checks, tuple(operations), reasons)
 
@@ -180,6 +176,11 @@ def _model(app: Application, wanted: tuple[str, int] | None) -> str | None:
     """Return the model whose limit refuses a seed, None where nothing is embedded or cut."""
     refuses = EMBEDDING in app.topology.names and app.settings.altsync_long_text == "refuse"
     return wanted[0] if wanted and refuses else None
+
+
+def _indexes(app: Application) -> list[str]:
+    """Return the vector indexes of the settings; the first choice where there is none."""
+    return [index for index in INDEXES if index in app.topology.names] or list(INDEXES[:1])
 
 
 def _by_sink(conn: Conn, entity: EntityState, *statuses: str) -> dict[str, OperationRow]:
@@ -314,25 +315,30 @@ def _check_graph(row: Row, held: neo4j.Held) -> Check:
     return Check("neo4j", True, f"version {held.version}")
 
 
-def _ask_index(app: Application, row: Row) -> tuple[tuple[pinecone.Held, ...], Check]:
-    places = dict.fromkeys([namespace(row), row.written_namespace])
+def _ask_index(app: Application, row: Row, index: str) -> tuple[tuple[Held, ...], Check]:
+    with app.database.autocommit() as conn:
+        (placed,) = store.read_rows(conn, row.entity_type, [row.id], sink=index) or (row,)
+    places = dict.fromkeys([namespace(row), placed.written_namespace])
 
-    def ask(sink: pinecone.Sink) -> tuple[pinecone.Held, ...]:
+    def ask(sink: Any) -> tuple[Held, ...]:
+        if namespace_column(index) is None:  # it keeps an entity once, wherever
+            once = sink.find(row.entity_type, row.key)
+            return () if once is None else (once,)
         asked = (sink.find(row.entity_type, row.key, p) for p in places if p is not None)
         return tuple(held for held in asked if held is not None)
 
-    found, silence = _ask(app, "pinecone", ask)
+    found, silence = _ask(app, index, ask)
     if found is None:
-        return (), Check("pinecone", None, silence)
-    return found, _check_index(row, found)
+        return (), Check(index, None, silence)
+    return found, _check_index(index, row, found)
 
 
-def _check_index(row: Row, found: Sequence[pinecone.Held]) -> Check:
+def _check_index(index: str, row: Row, found: Sequence[Held]) -> Check:
     def differs(detail: str) -> Check:
-        return Check("pinecone", False, detail)
+        return Check(index, False, detail)
 
     if row.deleted:
-        return Check("pinecone", not found, "the vector is still there" if found else "no vector")
+        return Check(index, not found, "the vector is still there" if found else "no vector")
     if not found:
         return differs("no vector")
     if [held.namespace for held in found] != [namespace(row)]:
@@ -347,7 +353,7 @@ def _check_index(row: Row, found: Sequence[pinecone.Held]) -> Check:
         return differs(f"by {held.model}, PostgreSQL's is by {row.embedding_model}")
     if held.content_hash != row.content_hash:
         return differs("the version fits, and its content does not")
-    return Check("pinecone", True, f"version {held.version}, by {held.model}")
+    return Check(index, True, f"version {held.version}, by {held.model}")
 
 
 def _order(held: int, wanted: int) -> str:
@@ -388,17 +394,19 @@ def _reasons(
             told.add(sink)
             found.append(said)
     by_store = {check.store: check for check in checks}
-    for sink in ("neo4j", "pinecone"):
-        check = by_store[sink]
+    for sink in MIRRORS:
+        check = by_store.get(sink)
+        if check is None:
+            continue
         if check.agrees is False and edited and sink not in told:
-            found.append(f"{TITLES[sink]} does not hold the edit ({check.detail}).")
+            found.append(f"{title_of(sink)} does not hold the edit ({check.detail}).")
         elif check.agrees is False and sink not in told:
             found.append(
-                f"{TITLES[sink]} differs though it has confirmed ({check.detail}): it was "
+                f"{title_of(sink)} differs though it has confirmed ({check.detail}): it was "
                 f"changed there. altsync backfill --sink {sink} --force writes everything again."
             )
         elif check.agrees is None and sink not in told:
-            found.append(sentences(f"{TITLES[sink]} was not compared: {check.detail}"))
+            found.append(sentences(f"{title_of(sink)} was not compared: {check.detail}"))
     reasons = tuple(reason for reason in found if reason)
     if reasons:
         return reasons
@@ -435,7 +443,7 @@ def _sink_reason(
     *,
     edited: bool,
 ) -> str | None:
-    title = TITLES.get(sink, sink)
+    title = title_of(sink)
     live, dead = standing.live.get(sink), standing.dead.get(sink)
     if live is not None:
         return sentences(f"{title} {_live_reason(live, standing)}")

@@ -12,6 +12,7 @@ from altsync import db, log, outbox
 from altsync.app import Application
 from altsync.catalogue.current import current
 from altsync.deadline import within
+from altsync.declarations import INDEXES, title_of
 from altsync.errors import AltsyncError, ConfigurationError, SchemaError
 from altsync.records import Model
 from altsync.sentences import describe
@@ -41,21 +42,32 @@ class Finding:
     detail: str
 
 
+#: A service, why it is disabled, and how it is asked.
+_Look = tuple[str, str | None, Callable[[Application], str]]
+
+
 def look(app: Application, ask_broker: Callable[[str, float], None] | None = None) -> list[Finding]:
     """Ask every service that is configured. ``ask_broker`` knows brokers other than Redis."""
 
     def broker(app: Application) -> str:
         return _broker(app, ask_broker)
 
-    looks: list[tuple[str, str | None, Callable[[Application], str]]] = [
+    looks: list[_Look] = [
         ("PostgreSQL", None, _postgres),
         ("Schema", None, _schema),
         ("Redis", None, broker),
         ("Neo4j", _reason(app, "neo4j"), _neo4j),
-        ("Pinecone", _reason(app, "pinecone"), _pinecone),
+        *_indexes(app),
         ("Embedder", _reason(app, "embedding"), _embedder),
     ]
     return [*(_finding(app, name, disabled, ask) for name, disabled, ask in looks), *_idle(app)]
+
+
+def _indexes(app: Application) -> list[_Look]:
+    """Return the vector indexes of the settings; the first choice where there is none."""
+    asks = {"pinecone": _pinecone, "pgvector": _pgvector}
+    named = [name for name in INDEXES if name in app.topology.names] or list(INDEXES[:1])
+    return [(title_of(name), _reason(app, name), asks[name]) for name in named if name in asks]
 
 
 def _idle(app: Application) -> list[Finding]:
@@ -207,6 +219,21 @@ def _pinecone(app: Application) -> str:
     _check_store(app, "pinecone")
     place = settings.pinecone_controller_host or "api.pinecone.io"
     return f"{plural(len(names), 'index', 'indexes')} at {place}"
+
+
+def _pgvector(app: Application) -> str:
+    url = app.settings.pgvector_url
+    assert url is not None
+    with db.connect(url.get_secret_value()) as conn:
+        row = conn.execute(
+            "SELECT current_setting('server_version'), "
+            "(SELECT extversion FROM pg_extension WHERE extname = 'vector')"
+        ).fetchone()
+        place = f"{conn.info.host}:{conn.info.port}/{conn.info.dbname}"
+    assert row is not None
+    server, extension = row
+    _check_store(app, "pgvector")
+    return f"pgvector {extension}, PostgreSQL {server.split()[0]} at {log.redact(place)}"
 
 
 def _embedder(app: Application) -> str:

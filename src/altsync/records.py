@@ -23,9 +23,6 @@ EMBEDDING = "embedding"
 #: The name of the sink that keeps computed relationships in step with vectors.
 SIMILARITY = "similarity"
 
-#: The sink that it follows, and asks: the vector index.
-SIMILARITY_FOLLOWS = "pinecone"
-
 
 @dataclass(frozen=True, slots=True)
 class ParentEdge:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from heapq import nlargest
 from itertools import repeat
-from typing import Any, ClassVar, Protocol
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -20,7 +20,7 @@ import structlog
 
 from altsync import outbox, store
 from altsync.db import Database
-from altsync.declarations import INDEX_SIMILARITY
+from altsync.declarations import INDEXES, index_similarity
 from altsync.projection import namespace
 from altsync.records import (
     SIMILARITY,
@@ -36,7 +36,7 @@ from altsync.records import (
     Topology,
     Written,
 )
-from altsync.sinks.pinecone import Match, Reads, StoredVector
+from altsync.sinks.base import Index, Reads
 from altsync.store import Neighbours, Rules
 
 log = structlog.get_logger(__name__)
@@ -74,37 +74,6 @@ LAG = 2.0
 LONGEST_LAG = 60.0
 
 
-class Index(Protocol):
-    """A vector index that can be asked for neighbours."""
-
-    def setup(self) -> None:
-        """Create what is missing."""
-        ...
-
-    def nearest(
-        self,
-        entity_type: EntityType,
-        vector: bytes,
-        *,
-        top_k: int,
-        space: str,
-        where: Mapping[str, Any] | None = None,
-        with_metadata: bool = True,
-    ) -> list[Match]:
-        """The entities nearest to a vector, the best first. Raises ``SinkFailure``."""
-        ...
-
-    def fetch(
-        self, entity_type: EntityType, space: str, keys: Sequence[str], reads: Reads
-    ) -> list[StoredVector]:
-        """Return those of ``keys`` that the index holds. Raises ``SinkFailure``."""
-        ...
-
-    def close(self) -> None:
-        """Let go of connections."""
-        ...
-
-
 def basis(row: Row) -> str:
     """What the neighbours of a league are computed from; the same as ``outbox.basis_of``."""
     parts = (row.embedding_model, row.embedding_text_hash, group_of(row))
@@ -120,9 +89,19 @@ def group_of(row: Row) -> str | None:
 class Sink:
     """Keeps the SIMILAR_TO relationships of leagues in step with their vectors."""
 
-    traits: ClassVar[SinkTraits] = INDEX_SIMILARITY.traits
+    traits: SinkTraits = index_similarity(INDEXES[0]).traits
 
-    def __init__(self, database: Database, index: Index, topology: Topology, rules: Rules) -> None:
+    def __init__(
+        self,
+        database: Database,
+        index: Index,
+        topology: Topology,
+        rules: Rules,
+        *,
+        follows: str = INDEXES[0],
+    ) -> None:
+        self.traits = index_similarity(follows).traits
+        self._follows = follows
         self._database = database
         self._index = index
         self._topology = topology
@@ -292,7 +271,7 @@ class Sink:
             else:
                 reason = (
                     "the vector index does not hold its vector as PostgreSQL does: "
-                    "altsync backfill --sink pinecone --force writes it again"
+                    f"altsync backfill --sink {self._follows} --force writes it again"
                 )
                 ended[row.id] = Failed(row.id, ErrorKind.ITEM, reason)
         return ended, calls
@@ -327,7 +306,7 @@ class Sink:
         """
         with self._database.transaction() as conn:
             outbox.lock_entities(conn, ((kind, i) for i in ids))
-            standing = store.vector_standing(conn, kind, ids)
+            standing = store.vector_standing(conn, kind, ids, self._follows)
             outbox.forget_basis(conn, kind, [i for i, (waiting, _) in standing.items() if waiting])
         return {i: standing.get(i, (True, None)) for i in ids}  # a row that is gone needs nothing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -10,10 +11,9 @@ from typing import Any
 from altsync import outbox, store
 from altsync.catalogue.current import entity_types
 from altsync.db import Conn
+from altsync.declarations import INDEXES, MIRRORS, WITH_STATUS, columns_of, queue_of
 from altsync.outbox import SinkHealth
 from altsync.records import (
-    SIMILARITY,
-    SIMILARITY_FOLLOWS,
     BreakerState,
     EntityType,
     Model,
@@ -21,6 +21,7 @@ from altsync.records import (
     Topology,
 )
 from altsync.store import Backlog, Idle, Verification, Work
+from altsync.store.counts import Counts
 from altsync.wording import plural
 
 #: Seconds without a claim, while work is due, after which a view says that no worker delivers.
@@ -44,12 +45,15 @@ class EntityStatus:
 
 @dataclass(frozen=True, slots=True)
 class MatrixRow:
-    """Living entities of one type that share both statuses."""
+    """Living entities of one type that share their statuses, by the column of each."""
 
     entity: EntityType
-    neo4j_sync_status: str
-    pinecone_sync_status: str
+    statuses: dict[str, str]
     count: int
+
+    def as_json(self) -> dict[str, Any]:
+        """One object, as a row of SQL."""
+        return {"entity": self.entity, **self.statuses, "count": self.count}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,11 @@ class Status:
     idle: dict[str, Idle] = field(default_factory=dict)
 
     @property
+    def matrix_sinks(self) -> list[str]:
+        """The sinks whose statuses the matrix is of."""
+        return [sink for sink in MIRRORS if sink in self.sinks]
+
+    @property
     def at_rest(self) -> bool:
         """Return whether nothing waits and nothing failed."""
         return not any(b.pending or b.in_progress or b.dead for b in self.operations.values())
@@ -107,14 +116,17 @@ class Status:
                 for kind, entity in self.entities.items()
             },
             "operations": {sink: asdict(backlog) for sink, backlog in self.operations.items()},
-            "matrix": [asdict(row) for row in self.matrix],
+            "matrix": [row.as_json() for row in self.matrix],
             "sinks": {
                 sink: {**asdict(standing), "last_minute": asdict(self.recent[sink])}
                 for sink, standing in self.sinks.items()
             },
             "model": {**asdict(self.model), "agree": self.model.agree},
             "idle": {
-                sink: {"seconds": round(one.seconds, 1), "message": idle_message(sink, one)}
+                sink: {
+                    "seconds": round(one.seconds, 1),
+                    "message": idle_message(sink, one, list(self.sinks)),
+                }
                 for sink, one in self.idle.items()
             },
             "verify": None if self.verified is None else asdict(self.verified),
@@ -132,6 +144,7 @@ def collect(
     ``model`` is the one that the settings name.
     """
     wanted = outbox.wanted_model(conn)
+    kept = [sink for sink in WITH_STATUS if sink in topology.names]
     counts = {kind: store.count_statuses(conn, kind) for kind in entity_types()}
     backlog = store.backlog(conn)
     health = outbox.sink_health(conn)
@@ -148,12 +161,12 @@ def collect(
         {
             kind: EntityStatus(
                 sum(found.values()),
-                {sink: store.status_breakdown(found, sink) for sink in store.SINK_STATUSES},
+                {sink: store.status_breakdown(found, sink) for sink in kept},
             )
             for kind, found in counts.items()
         },
         {sink: backlog.get(sink, Backlog()) for sink in names},
-        _matrix(counts),
+        _matrix(counts, [sink for sink in MIRRORS if sink in topology.names]),
         {sink: _standing(health.get(sink), disabled.get(sink)) for sink in names},
         {sink: recent.get(sink, Work()) for sink in names},
         ModelStanding(Model(*wanted) if wanted else None, model),
@@ -162,31 +175,33 @@ def collect(
     )
 
 
-def idle_message(sink: str, idle: Idle) -> str:
-    """Say how long no worker has claimed for a sink, and what to start."""
+def idle_message(sink: str, idle: Idle, sinks: Sequence[str] = INDEXES) -> str:
+    """Say how long no worker has claimed for a sink, and what to start.
+
+    ``sinks`` are those of the settings.
+    """
     if idle.relay_silent:
         start = "no relay wakes workers: start altsync relay"
     else:
-        queue = SIMILARITY_FOLLOWS if sink == SIMILARITY else sink
-        start = f"start a worker: celery -A workers.app worker -Q {queue}"
+        start = f"start a worker: celery -A workers.app worker -Q {queue_of(sink, sinks)}"
     return (
         f"nothing has claimed for {idle.seconds:.0f} s, while "
         f"{plural(idle.due, 'operation is', 'operations are')} due; {start}"
     )
 
 
-def _matrix(counts: dict[EntityType, dict[tuple[str, str, str], int]]) -> tuple[MatrixRow, ...]:
-    totals: Counter[tuple[EntityType, str, str]] = Counter()
+def _matrix(counts: Mapping[EntityType, Counts], sinks: Sequence[str]) -> tuple[MatrixRow, ...]:
+    places = [WITH_STATUS.index(sink) for sink in sinks]
+    totals: Counter[tuple[EntityType, tuple[str, ...]]] = Counter()
     for kind, found in counts.items():
-        for (_embedding, neo4j, pinecone), count in found.items():
-            totals[kind, neo4j, pinecone] += count
+        for statuses, count in found.items():
+            totals[kind, tuple(statuses[place] for place in places)] += count
     order = list(entity_types())
-    rows = [MatrixRow(*key, count) for key, count in totals.items()]
+    columns = [one.status for sink in sinks if (one := columns_of(sink))]
+    found_rows = sorted(totals.items(), key=lambda item: (order.index(item[0][0]), item[0][1]))
     return tuple(
-        sorted(
-            rows,
-            key=lambda r: (order.index(r.entity), r.neo4j_sync_status, r.pinecone_sync_status),
-        )
+        MatrixRow(kind, dict(zip(columns, statuses, strict=True)), count)
+        for (kind, statuses), count in found_rows
     )
 
 

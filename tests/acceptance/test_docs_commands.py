@@ -47,6 +47,7 @@ ON_REAL_SEEDS = [
     HOWTO / "add-a-sink.md",
     HOWTO / "write-from-code.md",
     HOWTO / "seeds-of-your-own.md",
+    HOWTO / "pgvector.md",
 ]
 
 

@@ -232,7 +232,7 @@ def test_a_vector_confirmed_in_the_future_is_not_late_for_ever(world: World) -> 
     world.save(league("nfl"))
     world.conn.execute("UPDATE league SET pinecone_synced_at = now() + interval '1 day'")
     ids = [row[0] for row in world.conn.execute("SELECT id FROM league")]
-    ((_, age),) = store.vector_standing(world.conn, sports.LEAGUE, ids).values()
+    ((_, age),) = store.vector_standing(world.conn, sports.LEAGUE, ids, "pinecone").values()
     assert age is not None
     assert age > 3600
 

@@ -183,7 +183,7 @@ class CountingEmbedder:
 class CountingIndex:
     """A vector index that notes how many matches it is asked for, and with which filter."""
 
-    inner: pinecone.Sink
+    inner: Any
     asked: list[int] = field(default_factory=list)
     filters: list[Any] = field(default_factory=list)
 
@@ -191,7 +191,8 @@ class CountingIndex:
         """Note, then ask."""
         self.asked.append(options["top_k"])
         self.filters.append(options["where"])
-        return self.inner.nearest(*arguments, **options)
+        found: list[pinecone.Match] = self.inner.nearest(*arguments, **options)
+        return found
 
 
 @dataclass
@@ -211,4 +212,4 @@ def with_counting_index(stores: Stores) -> tuple[Stores, CountingIndex]:
     """The same stores with an index that notes its questions."""
     assert stores.vectors is not None
     index = CountingIndex(stores.vectors)
-    return replace(stores, vectors=cast(pinecone.Sink, index)), index
+    return replace(stores, vectors=cast(Any, index)), index

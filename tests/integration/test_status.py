@@ -35,6 +35,11 @@ from tests.integration.world import (
 READY: dict[str, str | None] = dict.fromkeys(TOPOLOGY.names)
 
 
+def statuses(neo4j: str, pinecone: str) -> dict[str, str]:
+    """Both statuses by their columns."""
+    return {"neo4j_sync_status": neo4j, "pinecone_sync_status": pinecone}
+
+
 def test_the_status_of_an_empty_database(world: World) -> None:
     """Nothing is there, nothing waits."""
     found = status.collect(world.conn, TOPOLOGY, READY)
@@ -64,9 +69,9 @@ def test_the_status_counts_living_entities_by_sink(world: World, database: Datab
     }
     assert found.entities[sports.LEAGUE].by_sink["embedding"][SyncStatus.PENDING] == 3
     assert found.matrix == (
-        MatrixRow(sports.SPORT_ARCHETYPE, "synced", "pending", 1),
-        MatrixRow(sports.LEAGUE, "failed", "pending", 1),
-        MatrixRow(sports.LEAGUE, "synced", "pending", 2),
+        MatrixRow(sports.SPORT_ARCHETYPE, statuses("synced", "pending"), 1),
+        MatrixRow(sports.LEAGUE, statuses("failed", "pending"), 1),
+        MatrixRow(sports.LEAGUE, statuses("synced", "pending"), 2),
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import cast
+
 import pytest
 
 from altsync import outbox, store
@@ -14,7 +17,7 @@ from altsync.local.vectors.faults import FaultRule
 from altsync.projection import namespace
 from altsync.reconcile import Drift, Options, Schedule
 from altsync.records import EntityType
-from altsync.sinks import neo4j
+from altsync.sinks import memory, neo4j
 from tests import sports
 from tests.contract.doubles import closed_port
 from tests.integration.verifying import CONTENTS, LEAGUES, Site, found, site_of
@@ -546,13 +549,32 @@ def test_questions_that_make_no_sense(site: Site, monkeypatch: pytest.MonkeyPatc
     assert site.json()["skipped"] == {"neo4j": "NEO4J_URI is not set"}
 
 
-def test_a_sink_of_ones_own(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no comparison for a sink, that is said; the others are compared."""
-    monkeypatch.setenv("ALTSYNC_SINKS", "embedding,neo4j,memory")
-    body = site.json(code=2)
-    assert list(body["problems"]) == ["memory"]
-    assert (body["sinks"]["neo4j"]["missing"], body["sinks"]["memory"]["pending"]) == (0, 0)
-    assert "could not tell" in site.run(code=2).output
+def test_a_sink_without_a_comparison_of_its_own_is_compared_by_its_list(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ``versions`` lists shows missing, stale and orphaned records; a repair delivers."""
+    monkeypatch.setenv("ALTSYNC_SINKS", "memory")
+    app = Application()
+    with site.database.transaction() as conn:
+        app.register_sinks(conn)
+    try:
+        other = replace(site, app=app)
+        assert other.drift() == {"memory": {"missing": len(CONTENTS)}}
+        other.verify(repair=True)
+        other.deliver()
+        assert other.drift() == {}
+        held = cast(memory.Sink, app.sink("memory")).held
+        del held[sports.LEAGUE, "l003"]
+        held[sports.LEAGUE, "l004"] = replace(held[sports.LEAGUE, "l004"], version=1)
+        held[sports.LEAGUE, "l005"] = replace(held[sports.LEAGUE, "l005"], content_hash="x")
+        held[sports.LEAGUE, "orphan"] = held[sports.LEAGUE, "l006"]
+        assert other.drift() == {"memory": {"missing": 1, "stale": 2, "ghost": 1}}
+        assert other.drift(sample=10_000) == {"memory": {"missing": 1, "stale": 2}}
+        other.verify(repair=True)
+        other.deliver()
+        assert other.drift() == {"memory": {"ghost": 1}}
+    finally:
+        app.close()
 
 
 def test_a_sample_looks_at_so_many(site: Site) -> None:

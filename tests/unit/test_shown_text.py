@@ -238,11 +238,10 @@ def seed_table(text: str) -> RenderableType:
 def matrix(text: str) -> RenderableType:
     row = data(
         entity=data(value=text),
-        neo4j_sync_status="synced",
-        pinecone_sync_status="pending",
+        statuses={"neo4j_sync_status": "synced", "pinecone_sync_status": "pending"},
         count=1_234_567,
     )
-    return status.matrix_table(data(matrix=[row]))
+    return status.matrix_table(data(matrix=[row], matrix_sinks=["neo4j", "pinecone"]))
 
 
 def entities(text: str) -> RenderableType:
@@ -324,7 +323,11 @@ def reasons(text: str) -> RenderableType:
             seed=data(file=text, line=1, text=text),
             embedding=data(updated_at=AT, kept=True, wanted_model=text),
             neo4j=data(node_id=text, properties={text: text}, edges=[edges], tombstone=None),
-            pinecone=[data(index=text, namespace=text, key=text, dimensions=3, metadata={text: 1})],
+            indexes={
+                "pinecone": [
+                    data(index=text, namespace=text, key=text, dimensions=3, metadata={text: 1})
+                ]
+            },
             operations=[operation],
         )
     )

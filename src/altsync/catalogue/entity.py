@@ -231,6 +231,9 @@ class Entity(_Table):
     pinecone_synced_at: datetime | None = stamp()
     pinecone_sync_status: str = plain_text(default="pending")
 
+    pgvector_synced_at: datetime | None = stamp()
+    pgvector_sync_status: str = plain_text(default="pending")
+
     created_at: datetime = stamp(optional=False)
     updated_at: datetime = stamp(optional=False)
     deleted_at: datetime | None = stamp()

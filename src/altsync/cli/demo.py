@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -90,12 +90,12 @@ def demo(
         answers.print(findings_table(health.look(app)))
         answers.rule("Seeding")
         before = _remote_calls(app)
-        cleanup.enter_context(_processes())
+        cleanup.enter_context(_processes(app.settings.sink_names))
         conn = cleanup.enter_context(app.connect("altsync-demo"))
         report = load(app, conn, Options(folder, parts()))
         progress: dict[str, RunProgress] = {}
         arrived = follow(app, conn, progress, LONGEST, STARTING)
-        answers.print(seed_summary(report, progress))
+        answers.print(seed_summary(report, progress, app.topology.names))
         _show_stores(app, _remote_calls(app) - before)
         raise typer.Exit(end(report, find_failed(app, conn, progress), arrived=arrived))
 
@@ -143,7 +143,7 @@ def _say_up(service: ServiceStatus) -> None:
 
 
 @contextmanager
-def _processes() -> Iterator[None]:
+def _processes(sinks: Sequence[str]) -> Iterator[None]:
     """The relay and one worker for all queues, as processes of their own."""
     environment = {**os.environ, "ALTSYNC_LOG_FORMAT": "json"}
     logs = Path(environment.get("ALTSYNC_HOME", ".altsync")) / "demo"
@@ -152,7 +152,7 @@ def _processes() -> Iterator[None]:
         "relay": [sys.executable, "-m", "altsync", "relay"],
         "worker": [
             *(sys.executable, "-m", "celery", "-A", "altsync.workers.app", "worker"),
-            *("-Q", "embedding,neo4j,pinecone", "--pool", "threads", "--concurrency", "4"),
+            *("-Q", ",".join(sinks), "--pool", "threads", "--concurrency", "4"),
             *("--without-gossip", "--without-mingle", "--without-heartbeat", "-n", "demo@%h"),
         ],
     }

@@ -53,7 +53,7 @@ def _check(app: Application) -> None:
     if SIMILARITY not in app.topology.names:
         raise ConfigurationError(
             "relationships are not kept: ALTSYNC_SIMILARITY is off, or ALTSYNC_SINKS lacks what "
-            "it needs (embedding, or pinecone for ALTSYNC_SIMILARITY=index)"
+            "it needs (embedding, or a vector index for ALTSYNC_SIMILARITY=index)"
         )
     reason = app.disabled_reason(SIMILARITY)
     if reason:

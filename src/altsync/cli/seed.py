@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -30,6 +30,7 @@ from altsync.cli.common import application
 from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import Exit, notes
 from altsync.db import Conn
+from altsync.declarations import MIRRORS, title_of
 from altsync.records import EMBEDDING
 from altsync.seed.files import find_files, named_by
 from altsync.seed.loader import Loader
@@ -137,11 +138,11 @@ def run(
                 arrived = follow(app, conn, progress, timeout)
                 dead = find_failed(app, conn, progress)
             except BaseException as error:
-                ending.attach(error, _body(report, progress, waits=wait))
+                ending.attach(error, _body(report, progress, app.topology.names, waits=wait))
                 raise
-    body = _body(report, progress, waits=wait)
+    body = _body(report, progress, app.topology.names, waits=wait)
     if waits and not as_json:
-        terminal.answers.print(seed_summary(report, progress))
+        terminal.answers.print(seed_summary(report, progress, app.topology.names))
     code = end(report, dead, arrived=arrived, body=body)
     if as_json and not dead:
         terminal.print_json(body)
@@ -163,12 +164,14 @@ def end(
     return code
 
 
-def _body(report: Report, progress: dict[str, RunProgress], *, waits: bool) -> dict[str, Any]:
+def _body(
+    report: Report, progress: dict[str, RunProgress], sinks: Sequence[str], *, waits: bool
+) -> dict[str, Any]:
     """Return the JSON document of a run, as far as it has come."""
     body = report.as_json()
     if report.total.rejected:
         body["refused"] = report.refused()
-    for sink in ("neo4j", "pinecone") if waits else ():
+    for sink in mirrors(sinks) if waits else ():
         done = progress.get(sink, RunProgress(0, 0, 0))
         body[sink] = {"synced": done.synced, "errors": done.failed}
     return body
@@ -285,7 +288,7 @@ def follow(
             for sink, idle in store.idle_sinks(conn, idle_for).items():
                 if sink in sinks and sink not in hinted and progress[sink].waiting:
                     hinted.add(sink)
-                    said = f"{sink}: {idle_message(sink, idle)}"
+                    said = f"{sink}: {idle_message(sink, idle, app.topology.names)}"
                     text = sentences(said, "altsync status shows all sinks")
                     notes.print(text, style="yellow")
             if is_over:
@@ -304,7 +307,12 @@ def seed_table(report: Report, title: str = "Seeded") -> Table:
     return table
 
 
-def seed_summary(report: Report, progress: dict[str, RunProgress]) -> str:
+def mirrors(sinks: Sequence[str]) -> list[str]:
+    """Return those of ``sinks`` that hold entities themselves, in the order of the summary."""
+    return [sink for sink in MIRRORS if sink in sinks]
+
+
+def seed_summary(report: Report, progress: dict[str, RunProgress], sinks: Sequence[str]) -> str:
     """The closing summary of a seeding run that was waited for."""
     total = report.total
     lines = [
@@ -318,7 +326,8 @@ def seed_summary(report: Report, progress: dict[str, RunProgress]) -> str:
         *([f"  Deleted: {total.deleted}"] if total.deleted else []),
         f"  Errors: {total.rejected}",
     ]
-    for sink, title in (("neo4j", "Neo4j"), ("pinecone", "Pinecone")):
+    for sink in mirrors(sinks):
+        title = title_of(sink)
         if sink in progress:
             lines += [
                 f"{title}:",

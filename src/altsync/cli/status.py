@@ -136,18 +136,14 @@ def _agreed(result: Mapping[str, Any]) -> str:
 
 
 def matrix_table(status: Status) -> Table:
-    """Entities by both statuses."""
-    columns = ("entity", "neo4j", "pinecone", "count")
+    """Entities by their statuses."""
+    columns = ("entity", *status.matrix_sinks, "count")
     table = Table(*columns, title="Sync status", numbers=("count",))
     for row in status.matrix:
-        table.add_row(
-            row.entity.value,
-            Text(row.neo4j_sync_status, style=_STATUS_STYLE[row.neo4j_sync_status]),
-            Text(row.pinecone_sync_status, style=_STATUS_STYLE[row.pinecone_sync_status]),
-            f"{row.count:,}",
-        )
+        said = (Text(one, style=_STATUS_STYLE[one]) for one in row.statuses.values())
+        table.add_row(row.entity.value, *said, f"{row.count:,}")
     if not status.matrix:
-        table.add_row("nothing seeded yet", "", "", "0")
+        table.add_row("nothing seeded yet", *("" for _ in status.matrix_sinks), "0")
     return table
 
 
@@ -192,7 +188,10 @@ def sink_table(status: Status) -> RenderableType:
             f"{status.recent[sink].remote_calls:,}",
         )
     whys = [(sink, _why(status, sink)) for sink in status.operations]
-    idle = [Text(f"{s}: {idle_message(s, one)}", style="red") for s, one in status.idle.items()]
+    idle = [
+        Text(f"{s}: {idle_message(s, one, list(status.sinks))}", style="red")
+        for s, one in status.idle.items()
+    ]
     return Group(table, *(Text(f"{sink}: {why}") for sink, why in whys if why), *idle)
 
 

@@ -17,6 +17,7 @@ from altsync.cli.common import Json, application
 from altsync.cli.operate import SinkOption
 from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import answers, notes
+from altsync.declarations import CHARGED, title_of
 from altsync.errors import AltsyncError, ConfigurationError
 from altsync.reconcile import Drift, Options, Report, Tally
 from altsync.sinks.pinecone import price_of_listing
@@ -90,8 +91,9 @@ def _compare(app: Application, sink: str | None, options: Options, *, quiet: boo
     if reason is not None:
         raise ConfigurationError(f"{sink} is switched off: {reason}")
     sinks = None if sink is None else [sink]
-    if not quiet and sink in (None, "pinecone"):
-        _tell_price(app, options)
+    for name in CHARGED if not quiet else ():
+        if sink in (None, name) and name in app.topology.names:
+            _tell_price(app, name, options)
     with _bars(quiet=quiet) as progress:
         tasks = {}
 
@@ -112,22 +114,23 @@ def _bars(*, quiet: bool) -> Iterator[Progress]:
         yield progress
 
 
-def _tell_price(app: Application, options: Options) -> None:
-    """Pinecone charges for reading, so say before how much it will be."""
-    if "pinecone" not in app.topology.names or app.disabled_reason("pinecone") is not None:
+def _tell_price(app: Application, sink: str, options: Options) -> None:
+    """Say how much a sink will charge for reading, if it is switched on."""
+    if app.disabled_reason(sink) is not None:
         return
+    title = title_of(sink)
     if options.sample is None:
         with app.database.autocommit() as conn:
             namespaces = store.namespace_sizes(conn)
         count, price = sum(namespaces), price_of_listing(namespaces)
         notes.print(
-            f"Pinecone: about {plural(price.requests, 'request')} and "
+            f"{title}: about {plural(price.requests, 'request')} and "
             f"{plural(price.units, 'read unit')} for {plural(count, 'vector')}."
         )
     else:
         units = -(-options.sample // 10)
         notes.print(
-            f"Pinecone: at least {plural(units, 'read unit')} for "
+            f"{title}: at least {plural(units, 'read unit')} for "
             f"{plural(options.sample, 'vector')}. A sample finds no ghosts: it looks up "
             "what PostgreSQL has."
         )
@@ -153,7 +156,7 @@ def view(report: Report) -> RenderableType:
 def _rows(tally: Tally) -> Iterator[tuple[str, RenderableType, str, str]]:
     if tally.problem is not None:
         yield tally.sink, Text("could not tell", style="red"), "", tally.problem
-    for kind in reconcile.KINDS.get(tally.sink, ()):
+    for kind in reconcile.kinds_of(tally.sink):
         if tally.kinds[kind]:
             samples = ", ".join(tally.samples[kind])
             yield tally.sink, Text(_WORDS[kind], style="red"), f"{tally.kinds[kind]:,}", samples

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,10 +15,12 @@ from altsync.cli import terminal
 from altsync.cli.common import application
 from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import Exit, answers, notes
+from altsync.declarations import title_of
 from altsync.wording import plural
 
 if TYPE_CHECKING:
     from altsync.explain import Check, Explanation, Unknown
+    from altsync.sinks.base import Held
 
 #: Characters of a seed line, and of one property, that fit on a screen.
 SHOWN = 160
@@ -68,7 +70,8 @@ def _say_unknown(unknown: Unknown, *, as_json: bool) -> None:
 
 def as_plain(found: Explanation) -> dict[str, Any]:
     """The shape that scripts read."""
-    return {"agrees": found.agrees, **asdict(found)}
+    body = asdict(found)
+    return {"agrees": found.agrees, **body, **body.pop("indexes")}
 
 
 def view(found: Explanation) -> RenderableType:
@@ -95,7 +98,7 @@ def _stores(found: Explanation) -> Table:
         (None, "PostgreSQL", _row_lines(found)),
         ("embedding", "Embedding", _embedding_lines(found)),
         ("neo4j", "Neo4j", _graph_lines(found)),
-        ("pinecone", "Pinecone", _index_lines(found)),
+        *((name, title_of(name), _index_lines(held)) for name, held in found.indexes.items()),
     ):
         check = checks[name] if name else None
         mark = Text(*_MARKS[check.agrees if check else True])
@@ -156,8 +159,8 @@ def _graph_lines(found: Explanation) -> Iterator[str]:
         yield f"deleted there as of version {held.tombstone}"
 
 
-def _index_lines(found: Explanation) -> Iterator[str]:
-    for held in found.pinecone:
+def _index_lines(vectors: Sequence[Held]) -> Iterator[str]:
+    for held in vectors:
         space = held.namespace or "the default namespace"
         yield f"{held.index} / {space} / {held.key}: {held.dimensions} dimensions"
         yield from _fields(held.metadata)

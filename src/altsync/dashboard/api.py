@@ -222,7 +222,7 @@ class Api:
         graph = found.neo4j
         held = {
             "neo4j": [graph.version] if graph and graph.node_id else [],
-            "pinecone": [vector.version for vector in found.pinecone],
+            **{index: [one.version for one in held] for index, held in found.indexes.items()},
         }
         return {
             "agrees": found.agrees,

@@ -211,7 +211,7 @@ def _verified(last: Verification | None, every: float | None) -> Iterator[Metric
         problems = last.result.get("problems") or {}
         for sink, numbers in last.result.get("sinks", {}).items():
             problem.add_metric([sink], int(sink in problems))
-            for kind in reconcile.KINDS.get(sink, ()):
+            for kind in reconcile.kinds_of(sink):
                 count = numbers.get(kind.value, 0)
                 if count or sink not in problems:
                     drift.add_metric([sink, kind.value], count)

@@ -298,6 +298,7 @@ class Delivery:
                     members,
                     with_vectors=self._needs_vector,
                     with_edges=self._traits.edges,
+                    sink=self._traits.name,
                 )
                 rows.update((row.id, row) for row in found)
         for op in operations:

@@ -11,6 +11,7 @@ import structlog
 
 from altsync import outbox, store
 from altsync.db import Database
+from altsync.declarations import namespace_column
 from altsync.delivery.budget import Budget
 from altsync.delivery.evidence import ALONE, Destination
 from altsync.delivery.policy import Policy
@@ -139,6 +140,7 @@ class Controls:
                 [op.entity_id],
                 with_vectors=self._traits.needs_embedding,
                 with_edges=self._traits.edges,
+                sink=self._traits.name,
             )
         if not rows:
             return None
@@ -146,5 +148,6 @@ class Controls:
         if (row.graph_version if self._traits.edges else row.version) != op.version:
             return None
         if self._traits.needs_embedding and not row.deleted:
-            return row if row.is_embedded_by(model.name) and not is_stray(row) else None
+            elsewhere = namespace_column(self._traits.name) is not None and is_stray(row)
+            return row if row.is_embedded_by(model.name) and not elsewhere else None
         return row

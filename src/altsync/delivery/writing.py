@@ -19,6 +19,7 @@ import structlog
 from altsync import outbox
 from altsync.catalogue.current import entity_types
 from altsync.db import Database
+from altsync.declarations import namespace_column
 from altsync.delivery.budget import Budget, fitting, size_of
 from altsync.delivery.control import Controls, as_failure, attempt, is_stray
 from altsync.delivery.evidence import ALONE, TIMEOUTS, Destination
@@ -159,7 +160,7 @@ class Writer:
             if row.written_namespace and row.entity_type.moves
             if row.deleted or is_stray(row)
         }
-        if former and self._traits.needs_embedding:
+        if former:
             with self._database.transaction() as conn:
                 outbox.note_former_places(conn, self._traits, writing.token, former)
 
@@ -169,7 +170,8 @@ class Writer:
         In this order the entity always names a place that the sink may hold it in, whatever is
         interrupted. Returns the rows that may be written.
         """
-        strays = [row for row in ready if is_stray(row)] if self._traits.needs_embedding else []
+        placed = namespace_column(self._traits.name) is not None
+        strays = [row for row in ready if placed and is_stray(row)]
         if not strays:
             return ready
         moved = [row for row in strays if row.written_namespace or row.doubtful_namespaces]

@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from altsync.db import Conn
+from altsync.declarations import MIRRORS, SINKS, pending
 from altsync.outbox.enqueue import LOW_PRIORITY, ON_LIVE, lock_entities, notify
 from altsync.records import SIMILARITY, EntityType, Origin, Row, SinkTraits, Topology
+
+#: Sinks that mirror relationships.
+WITH_EDGES = tuple(name for name in MIRRORS if SINKS[name].traits.edges)
 
 #: Seconds for which a search may wait for embeddings that are under way in numbers.
 LONGEST_GATHERING = 30.0
@@ -183,7 +187,7 @@ def carry_edges(
         f"""
         WITH changed AS (
           UPDATE {kind} l SET edges_version = nextval('entity_version'),
-                              neo4j_sync_status = 'pending'
+                              {pending(WITH_EDGES)}
           WHERE l.id = ANY(%(ids)s) AND l.deleted_at IS NULL
           RETURNING l.id, l.{kind.key_column} AS key, l.graph_version)
         INSERT INTO sync_operation AS o

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from altsync.catalogue.current import entity_types
 from altsync.db import Conn
+from altsync.declarations import columns_of
 from altsync.records import EMBEDDING, Action, EntityType, Origin, Topology
 
 #: The channel of every NOTIFY; the payload is the sink.
@@ -50,13 +51,11 @@ ON CONFLICT (entity_id, sink) WHERE finished_at IS NULL DO UPDATE SET
 #: Characters of an error that a row keeps.
 ERROR_LENGTH = 2000
 
-#: Sinks that an entity keeps a status column for.
-STATUS_SINKS = ("neo4j", "pinecone", EMBEDDING)
-
 
 def status_column(sink: str) -> str | None:
     """The entity column that says how the sink stands, for the sinks that have one."""
-    return f"{sink}_sync_status" if sink in STATUS_SINKS else None
+    columns = columns_of(sink)
+    return columns.status if columns else None
 
 
 def storable(text: str) -> str:

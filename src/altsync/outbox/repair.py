@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from altsync.db import Conn
+from altsync.declarations import pending
 from altsync.outbox.edges import carry_edges
 from altsync.outbox.enqueue import (
     ON_LIVE,
@@ -199,7 +200,7 @@ def lift(
         f"""
         WITH changed AS (
           UPDATE {entity_type} l SET version = nextval('entity_version'), updated_at = now(),
-            neo4j_sync_status = 'pending', pinecone_sync_status = 'pending'
+            {pending()}
           WHERE l.id = ANY(%(ids)s) AND l.deleted_at IS NULL
           RETURNING l.id, l.{entity_type.key_column} AS key, l.version, l.graph_version,
             COALESCE(l.embedding_text_hash = l.text_hash AND l.embedding_model =

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
 from altsync.catalogue.current import entity_types
 from altsync.db import Conn
+from altsync.declarations import Columns, columns_of, namespace_column
 from altsync.outbox.edges import (
     ask_for_neighbours,
     basis_of_vector,
@@ -40,38 +41,8 @@ from altsync.records import (
     Verdict,
 )
 
-#: Sinks whose state is also kept on the entity, and what a settled operation writes there.
-#: A status only where the row still is at the version that was written; ids and places always:
-#: they say where the sink holds the entity, whatever has happened to the row since.
-_FLIP = {
-    "neo4j": """
-UPDATE {table} l SET
-  neo4j_sync_status = CASE WHEN r.flips AND l.{version} = r.version
-                           THEN r.status ELSE l.neo4j_sync_status END,
-  neo4j_node_id = CASE WHEN r.status = 'synced' THEN r.remote_id ELSE l.neo4j_node_id END,
-  neo4j_synced_at = CASE WHEN r.status = 'synced' THEN now() ELSE l.neo4j_synced_at END
-""",
-    "pinecone": """
-UPDATE {table} l SET
-  pinecone_sync_status = CASE WHEN r.flips AND l.{version} = r.version
-                              THEN r.status ELSE l.pinecone_sync_status END,
-  pinecone_id = CASE WHEN r.status = 'synced' THEN r.remote_id ELSE l.pinecone_id END,
-  pinecone_namespace = CASE WHEN r.status = 'synced' THEN r.namespace
-                            ELSE l.pinecone_namespace END,
-  pinecone_synced_at = CASE WHEN r.status = 'synced' THEN now() ELSE l.pinecone_synced_at END
-""",
-    EMBEDDING: """
-UPDATE {table} l SET
-  embedding_sync_status = CASE WHEN r.flips AND l.{version} = r.version AND l.deleted_at IS NULL
-                               THEN r.status ELSE l.embedding_sync_status END
-""",
-}
-
 #: Plain texts: an array of an enum's members is sent one by one.
 _SYNCED, _FAILED = SyncStatus.SYNCED.value, SyncStatus.FAILED.value
-
-#: Sinks whose place of an entity is kept on it.
-PLACED = frozenset({"pinecone"})
 
 # The `= ANY(ids)` beside each join keeps it off a sequential scan of the table.
 _FLIP_ROWS = """
@@ -372,10 +343,13 @@ def _flip(
     asked_again: set[int],
 ) -> None:
     """Write statuses, ids and places to the entities; no status where a follow-up is live."""
-    template = _FLIP.get(sink.name)
-    if template is None:
+    columns = columns_of(sink.name)
+    if columns is None:
         return
     version = "graph_version" if sink.edges else "version"
+    # A deleted entity needs no embedding: it is synced, whatever ends.
+    living = "AND l.deleted_at IS NULL" if sink.name == EMBEDDING else ""
+    changes = ", ".join(_changes(columns, version, living))
     for entity_type in entity_types():
         done = [v for v in synced if v.op.entity_type == entity_type]
         failed = [v for v in dead if v.op.entity_type == entity_type]
@@ -384,7 +358,7 @@ def _flip(
             without = [None] * len(failed)
             statuses = [_SYNCED] * len(done) + [_FAILED] * len(failed)
             conn.execute(
-                template.format(table=entity_type, version=version) + _FLIP_ROWS,
+                f"UPDATE {entity_type} l SET {changes} {_FLIP_ROWS}",
                 {
                     "ids": [v.op.entity_id for v in verdicts],
                     "versions": [v.version for v in verdicts],
@@ -394,6 +368,27 @@ def _flip(
                     "flips": [v.op.id not in asked_again for v in verdicts],
                 },
             )
+
+
+def _changes(columns: Columns, version: str, living: str) -> Iterator[str]:
+    """Assignments of what a settled operation writes to its entity.
+
+    A status only where the row still is at the version that was written; ids and places always:
+    they say where the sink holds the entity, whatever has happened to the row since.
+    """
+    status = columns.status
+    yield (
+        f"{status} = CASE WHEN r.flips AND l.{version} = r.version {living} "
+        f"THEN r.status ELSE l.{status} END"
+    )
+    kept = {
+        columns.remote_id: "r.remote_id",
+        columns.namespace: "r.namespace",
+        columns.synced_at: "now()",
+    }
+    for column, value in kept.items():
+        if column is not None:
+            yield f"{column} = CASE WHEN r.status = 'synced' THEN {value} ELSE l.{column} END"
 
 
 # Looked up row by row, as :data:`altsync.outbox.vectors.VECTOR` is.
@@ -529,13 +524,14 @@ def note_places(
         },
     )
     held = {row[0] for row in noted}
-    if sink.name in PLACED:
+    column = namespace_column(sink.name)
+    if column is not None:
         for entity_type in entity_types():
             chosen = {i: p for (kind, i), p in places.items() if kind == entity_type and i in held}
             if chosen:
                 conn.execute(
                     f"""
-                    UPDATE {entity_type} l SET pinecone_namespace = r.place
+                    UPDATE {entity_type} l SET {column} = r.place
                     FROM unnest(%(ids)s::uuid[], %(places)s::text[]) AS r(id, place)
                     WHERE l.id = ANY(%(ids)s) AND l.id = r.id
                     """,

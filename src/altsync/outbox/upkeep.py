@@ -7,17 +7,17 @@ from uuid import UUID
 
 from altsync.catalogue.current import entity_types
 from altsync.db import Conn
+from altsync.declarations import SINKS, WITH_STATUS
 from altsync.outbox.enqueue import (
     LOW_PRIORITY,
     ON_LIVE,
-    STATUS_SINKS,
     notify,
     status_column,
 )
 from altsync.records import EMBEDDING, EntityType, Origin, SinkTraits, Topology
 
 #: Sinks with a status that wait for the embedding.
-BEHIND_EMBEDDING = ("pinecone",)
+BEHIND_EMBEDDING = tuple(name for name in WITH_STATUS if SINKS[name].traits.needs_embedding)
 
 
 def mark_pending(conn: Conn, entity_type: EntityType, ids: Sequence[UUID]) -> None:
@@ -26,23 +26,23 @@ def mark_pending(conn: Conn, entity_type: EntityType, ids: Sequence[UUID]) -> No
     But for the embedding of a deleted entity: nothing is left to embed, so what is still under
     way ends without a word to the entity. What failed behind an embedding waits for it again.
     """
-    for sink in STATUS_SINKS:
+    for sink in WITH_STATUS:
         meant = "AND l.deleted_at IS NULL" if sink == EMBEDDING else ""
         conn.execute(
             f"""
-            UPDATE {entity_type} l SET {sink}_sync_status = 'pending'
+            UPDATE {entity_type} l SET {status_column(sink)} = 'pending'
             WHERE l.id = ANY(ARRAY(
               SELECT o.entity_id FROM sync_operation o
               WHERE o.entity_id = ANY(%(ids)s) AND o.sink = %(sink)s AND o.finished_at IS NULL))
-            AND l.{sink}_sync_status <> 'pending' {meant}
+            AND l.{status_column(sink)} <> 'pending' {meant}
             """,
             {"ids": list(ids), "sink": sink},
         )
     for sink in BEHIND_EMBEDDING:
         conn.execute(
             f"""
-            UPDATE {entity_type} l SET {sink}_sync_status = 'pending'
-            WHERE l.id = ANY(%(ids)s) AND l.{sink}_sync_status = 'failed'
+            UPDATE {entity_type} l SET {status_column(sink)} = 'pending'
+            WHERE l.id = ANY(%(ids)s) AND l.{status_column(sink)} = 'failed'
               AND l.embedding_sync_status = 'pending' AND l.deleted_at IS NULL
             """,
             {"ids": list(ids)},

@@ -8,10 +8,18 @@ from typing import Any
 
 from altsync import store
 from altsync.catalogue.current import entity_type
+from altsync.declarations import INDEXES
 from altsync.errors import SinkFailure
 from altsync.queries.nearest import cosines
 from altsync.queries.search import LEAGUES
-from altsync.queries.stores import MOST, Stores, Unavailable, check_count, unknown_league
+from altsync.queries.stores import (
+    MOST,
+    Stores,
+    Unavailable,
+    check_count,
+    missing_index,
+    unknown_league,
+)
 from altsync.store import StoredLeague
 
 #: Leagues of the same archetype that are compared though the index does not name them.
@@ -129,10 +137,11 @@ def _find(stores: Stores, league_tag: str) -> StoredLeague:
 
 def _ask_index(stores: Stores, league: StoredLeague, top_k: int, archetype: str | None) -> _Index:
     if stores.vectors is None:
-        return _Index({}, (Unavailable("pinecone", "PINECONE_API_KEY is not set"),))
+        return _Index({}, (missing_index(stores),))
+    name = stores.index or INDEXES[0]
     if league.vector is None:
         reason = f"{league.league_tag} is not embedded yet"
-        return _Index({}, (Unavailable("pinecone", reason),))
+        return _Index({}, (Unavailable(name, reason),))
     marks = {"model": league.model, "sport_archetype": archetype}
     try:
         matches = stores.vectors.nearest(
@@ -144,7 +153,7 @@ def _ask_index(stores: Stores, league: StoredLeague, top_k: int, archetype: str 
             with_metadata=False,
         )
     except SinkFailure as failure:
-        return _Index({}, (Unavailable("pinecone", failure.reason),))
+        return _Index({}, (Unavailable(name, failure.reason),))
     others = [match for match in matches if match.key != league.league_tag]
     return _Index({match.key: match.score for match in others[:top_k]})
 

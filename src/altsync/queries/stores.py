@@ -12,6 +12,7 @@ from psycopg import errors
 
 from altsync import store
 from altsync.db import Conn, Database
+from altsync.declarations import INDEXES, SINKS, title_of
 from altsync.embedding import Embedder
 from altsync.errors import AltsyncError, ConfigurationError
 from altsync.projection import digest
@@ -22,7 +23,8 @@ from altsync.wording import unknown
 
 if TYPE_CHECKING:
     # Their drivers take most of a second to import, and some queries need neither.
-    from altsync.sinks import neo4j, pinecone
+    from altsync.sinks import neo4j
+    from altsync.sinks.base import Index
 
 #: Matches that the vector index gives for one question, without their metadata.
 #: https://docs.pinecone.io/reference/api/database-limits
@@ -44,16 +46,19 @@ class MissingStore(ConfigurationError):
 class Stores:
     """The stores that queries ask; None for what is not configured.
 
-    ``cache`` keeps the vectors of questions, so that the same question is paid once. ``model``
-    is the one that the database wants: vectors of other models are never compared with it.
+    ``vectors`` is the vector index, and ``index`` the name of its sink, whether it is configured
+    or not. ``cache`` keeps the vectors of questions, so that the same question is paid once.
+    ``model`` is the one that the database wants: vectors of other models are never compared with
+    it.
     """
 
     database: Database
     graph: neo4j.Sink | None
-    vectors: pinecone.Sink | None
+    vectors: Index | None
     embedder: Embedder | None
     cache: EmbeddingCache
     model: Model
+    index: str | None = None
 
 
 class Matchable(Protocol):
@@ -95,10 +100,17 @@ def require_graph(stores: Stores) -> neo4j.Sink:
     return stores.graph
 
 
-def require_vectors(stores: Stores) -> pinecone.Sink:
+def missing_index(stores: Stores) -> Unavailable:
+    """Return why no vector index can be asked."""
+    index = stores.index or INDEXES[0]
+    return Unavailable(index, f"{SINKS[index].setting} is not set")
+
+
+def require_vectors(stores: Stores) -> Index:
     """The vector index. Raises ``MissingStore``."""
     if stores.vectors is None:
-        raise MissingStore("this question needs Pinecone: PINECONE_API_KEY is not set")
+        missing = missing_index(stores)
+        raise MissingStore(f"this question needs {title_of(missing.store)}: {missing.reason}")
     return stores.vectors
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import psycopg
 
@@ -18,16 +18,25 @@ from altsync.catalogue.current import entity_types
 from altsync.db import Conn, Database
 from altsync.errors import SinkFailure
 from altsync.log import redact
-from altsync.reconcile import graph, inside, vectors
+from altsync.reconcile import graph, inside, listing, rows, vectors
 from altsync.reconcile.comparison import Comparison
-from altsync.reconcile.report import KINDS, POSTGRESQL, Options, Report, Tally
+from altsync.reconcile.report import POSTGRESQL, Options, Report, Tally, kinds_of
 from altsync.reconcile.schedule import Schedule
 from altsync.records import EMBEDDING, SIMILARITY, BreakerState, Drift, Topology
 from altsync.sentences import describe
-from altsync.sinks import neo4j, pinecone
 from altsync.sinks.base import Sink
 
-__all__ = ["KINDS", "Drift", "Options", "Report", "Schedule", "Tally", "verify"]
+__all__ = ["Drift", "Options", "Report", "Schedule", "Tally", "kinds_of", "verify"]
+
+
+#: How sinks are compared that have more to be asked for than a list of versions.
+COMPARISONS: Mapping[str, Callable[[Comparison, Any, Tally], None]] = {
+    EMBEDDING: lambda run, _, tally: inside.compare_embeddings(run, tally),
+    "neo4j": graph.compare,
+    "pinecone": vectors.compare,
+    "pgvector": rows.compare,
+    SIMILARITY: lambda run, _, tally: inside.compare_neighbours(run, tally),
+}
 
 
 def verify(
@@ -56,8 +65,8 @@ def verify(
         highest = outbox.highest_believable(conn)
     compared = entities if drawn is None else sum(len(ids) for ids in drawn.values())
     run = Comparison(database, topology, options, compared, highest, wait, progress, drawn)
-    rows = Tally(POSTGRESQL)
-    run = replace(run, edited=inside.compare_rows(run, rows))
+    own = Tally(POSTGRESQL)
+    run = replace(run, edited=inside.compare_rows(run, own))
     tallies = tuple(_compare(run, name, sink) for name, sink in sinks.items())
     seconds = time.monotonic() - started
     with database.autocommit() as conn:
@@ -71,7 +80,7 @@ def verify(
         if states.get(name, BreakerState.CLOSED) is not BreakerState.CLOSED
     }
     skips = dict(skipped or {})
-    report = Report(entities, tallies, options, seconds, skips, left_out, still, rows=rows)
+    report = Report(entities, tallies, options, seconds, skips, left_out, still, rows=own)
     report = replace(report, idle=unclaimed)
     if keep and drawn is None:
         report = replace(report, unkept=_keep(database, report, enabled & set(left_out)))
@@ -104,17 +113,7 @@ def _keep(database: Database, report: Report, missed: set[str]) -> str | None:
 def _compare(run: Comparison, name: str, sink: Sink) -> Tally:
     tally = Tally(name)
     try:
-        match name:
-            case "neo4j":
-                graph.compare(run, cast("neo4j.Sink", sink), tally)
-            case "pinecone":
-                vectors.compare(run, cast("pinecone.Sink", sink), tally)
-            case _ if name == EMBEDDING:
-                inside.compare_embeddings(run, tally)
-            case _ if name == SIMILARITY:
-                inside.compare_neighbours(run, tally)
-            case _:
-                tally.problem = "there is no comparison for this sink in altsync.reconcile"
+        COMPARISONS.get(name, listing.compare)(run, sink, tally)
     except SinkFailure as failure:
         tally.problem = redact(failure.reason)
     except psycopg.errors.LockNotAvailable:

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
+from altsync.declarations import CHARGED, INDEXES, SINKS
 from altsync.records import EMBEDDING, SIMILARITY, Drift
 
 #: What the rows of PostgreSQL themselves are called among the sinks.
@@ -20,9 +21,18 @@ KINDS: dict[str, tuple[Drift, ...]] = {
     POSTGRESQL: (Drift.EDITED,),
     EMBEDDING: (Drift.MISSING, Drift.STALE),
     "neo4j": (Drift.MISSING, Drift.STALE, Drift.GHOST, Drift.AHEAD),
-    "pinecone": tuple(kind for kind in Drift if kind is not Drift.EDITED),
+    **dict.fromkeys(INDEXES, tuple(kind for kind in Drift if kind is not Drift.EDITED)),
     SIMILARITY: (Drift.MISSING,),
 }
+
+
+#: Kinds that any other sink can show, by what it lists.
+LISTED = tuple(kind for kind in Drift if kind is not Drift.EDITED)
+
+
+def kinds_of(sink: str) -> tuple[Drift, ...]:
+    """Return the kinds that a sink can show, in the order in which they are told."""
+    return KINDS.get(sink, LISTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +102,11 @@ class Tally:
 
     def as_json(self) -> dict[str, int]:
         """Numbers alone."""
-        body = {kind.value: self.kinds[kind] for kind in KINDS.get(self.sink, ())}
-        if self.sink == "neo4j":
+        body = {kind.value: self.kinds[kind] for kind in kinds_of(self.sink)}
+        if self.sink in SINKS and SINKS[self.sink].traits.edges:
             body["edges"] = self.edges
         body |= {"pending": self.pending, "enqueued": self.enqueued, "removed": self.removed}
-        if self.sink == "pinecone":
+        if self.sink in CHARGED:
             body |= {"requests": self.requests, "read_units": self.read_units}
         return body
 

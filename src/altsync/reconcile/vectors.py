@@ -19,7 +19,7 @@ from altsync.reconcile.suspects import Seen, confirm
 from altsync.reconcile.waiting import Ghost, Waiting
 from altsync.records import EMBEDDING, Drift, EntityType, Row
 from altsync.sinks import pinecone
-from altsync.sinks.pinecone import Reads, StoredVector
+from altsync.sinks.base import Reads, StoredVector
 from altsync.store import Standing
 
 #: Sums of versions stay within 64 bits.
@@ -112,7 +112,8 @@ def _standings(
     run: Comparison, entity_type: EntityType, keys: Sequence[str]
 ) -> dict[str, Standing]:
     with run.database.autocommit() as conn:
-        return store.standings(conn, entity_type, keys, "pinecone", ["pinecone", EMBEDDING])
+        sink = pinecone.Sink.traits.name
+        return store.standings(conn, entity_type, keys, sink, [sink, EMBEDDING])
 
 
 def _differs(row: Row, held: StoredVector) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from altsync.records import Answer, EntityType, Model, Row, SinkTraits, SinkVersion
 
@@ -107,6 +107,37 @@ class Reads:
         self.units += max(1, -(-records // FETCH_RECORDS_PER_UNIT))
 
 
+class Index(Protocol):
+    """A vector index that can be asked for neighbours."""
+
+    def setup(self) -> None:
+        """Create what is missing."""
+        ...
+
+    def nearest(
+        self,
+        entity_type: EntityType,
+        vector: bytes,
+        *,
+        top_k: int,
+        space: str,
+        where: Mapping[str, Any] | None = None,
+        with_metadata: bool = True,
+    ) -> list[Match]:
+        """The entities nearest to a vector, the best first. Raises ``SinkFailure``."""
+        ...
+
+    def fetch(
+        self, entity_type: EntityType, space: str, keys: Sequence[str], reads: Reads
+    ) -> list[StoredVector]:
+        """Return those of ``keys`` that the index holds. Raises ``SinkFailure``."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
 class VectorStore(Protocol):
     """Where vectors are kept by the hash of their text."""
 
@@ -130,7 +161,10 @@ class VectorStore(Protocol):
 class Sink(Protocol):
     """One mirror of PostgreSQL."""
 
-    traits: ClassVar[SinkTraits]
+    @property
+    def traits(self) -> SinkTraits:
+        """What the outbox must know of it; an attribute of the class."""
+        ...
 
     def setup(self) -> None:
         """Create indexes and constraints. Safe to repeat, and at once."""

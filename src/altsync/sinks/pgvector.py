@@ -412,10 +412,10 @@ class Sink:
         self._guard.check()
         self._create_missing()
         self._guard.require()
-        self.check_tables()
+        self.check_indexes()
 
     @limited
-    def check_tables(self) -> None:
+    def check_indexes(self) -> None:
         """Raise ``SinkFailure`` when a table that exists cannot hold altsync's vectors."""
         with self._transaction() as conn:
             self._extension = self._find_extension(conn)
@@ -512,7 +512,7 @@ class Sink:
             self._guard.check()
             self._create_missing()
         if kind not in self._ready:
-            self.check_tables()
+            self.check_indexes()
         self._guard.require()
         deadline.check()
 
@@ -681,7 +681,7 @@ class Sink:
     def digest(self, entity_type: EntityType, modulus: int) -> Digest:
         """Return what the table holds, by version modulo ``modulus``. Raises ``SinkFailure``.
 
-        The facts are a count and a sum over ``ROW_DIGEST`` of ``DIGEST_FACTS``.
+        The facts are a count, and a sum of ``ROW_DIGEST`` over all but vectors and metadata.
         """
         facts = "key, version, namespace, content_hash, model"
         statement = DIGEST.format(
@@ -857,6 +857,11 @@ class Sink:
         return [_match(row) for row in found]
 
     # --- connections --------------------------------------------------------------------------
+
+    def as_stored(self, vector: bytes) -> Any:
+        """Return a vector (float32 little-endian) with the precision of the table."""
+        form = BINARY_FORMS[self._kind]
+        return np.frombuffer(vector, "<f4").astype(form).astype("<f4")
 
     def close(self) -> None:
         """Close the connections."""

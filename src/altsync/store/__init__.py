@@ -33,6 +33,7 @@ from altsync.store.comparison import (
     namespace_sizes,
     note_verification,
     random_entities,
+    row_digest,
     rows_and_live,
     similarity_gaps,
     standings,
@@ -41,7 +42,6 @@ from altsync.store.comparison import (
 )
 from altsync.store.counts import (
     FOLLOWED,
-    SINK_STATUSES,
     Backlog,
     FailedEntity,
     Idle,
@@ -172,7 +172,6 @@ __all__ = [
     "FOLLOWED",
     "HALF_HASH",
     "SAVED",
-    "SINK_STATUSES",
     "Backlog",
     "BatchTotals",
     "Changes",
@@ -277,6 +276,7 @@ __all__ = [
     "related_entities",
     "relationships",
     "remote_calls",
+    "row_digest",
     "row_sum",
     "rows_and_live",
     "run_progress",

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from altsync.catalogue.current import current, entity_types
 from altsync.db import Conn
+from altsync.declarations import SINKS, columns_of
 from altsync.outbox import HAS_VECTOR, basis_of
 from altsync.projection import is_edited
 from altsync.records import EMBEDDING, SIMILARITY, Digest, EntityType, Row
@@ -20,9 +21,6 @@ from altsync.store.rows import HALF_HASH, read_rows, row_sum
 
 #: Milliseconds that writers of a table may be held up before it is held still.
 HOLD_TIMEOUT = 1000
-
-#: Column of the last confirmation, for the sinks that have one.
-CONFIRMED = {"neo4j": "neo4j_synced_at", "pinecone": "pinecone_synced_at"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +54,16 @@ def standings(
 
     One statement, so version and operations belong together.
     """
-    version = "graph_version" if sink == "neo4j" else "version"
+    declared, columns = SINKS.get(sink), columns_of(sink)
+    version = "graph_version" if declared and declared.traits.edges else "version"
+    confirmed = columns.synced_at if columns else None
     rows = conn.execute(
         f"""
         SELECT id, {entity_type.key_column}, {version}, deleted_at IS NULL,
                {_namespace(entity_type)}, content_hash, embedding_model,
                EXISTS (SELECT 1 FROM sync_operation o WHERE o.entity_id = l.id
                        AND o.sink = ANY(%(sinks)s) AND o.finished_at IS NULL),
-               abs(EXTRACT(epoch FROM clock_timestamp() - {CONFIRMED[sink]}))::float8
+               abs(EXTRACT(epoch FROM clock_timestamp() - {confirmed or "NULL"}))::float8
         FROM {entity_type} l WHERE {entity_type.key_column} = ANY(%(keys)s)
         """,
         {"keys": list(keys), "sinks": list(sinks)},
@@ -91,7 +91,8 @@ def rows_and_live(
         (list(ids), list(sinks)),
     ).fetchall()
     ages: dict[UUID, float] = {}
-    column = CONFIRMED.get(sinks[0])
+    columns = columns_of(sinks[0])
+    column = columns.synced_at if columns else None
     if column:
         found = conn.execute(
             f"SELECT id, abs(EXTRACT(epoch FROM clock_timestamp() - {column}))::float8 "
@@ -168,6 +169,30 @@ def version_digest(conn: Conn, entity_type: EntityType, modulus: int, *, prime: 
         FROM {entity_type} WHERE deleted_at IS NULL GROUP BY 1
         """,
         {"modulus": modulus, "prime": prime},
+    )
+    return {row[0]: {(row[1], row[2])} for row in rows}
+
+
+def row_digest(conn: Conn, entity_type: EntityType, modulus: int, *, digest: str) -> Digest:
+    """Return what an index of rows should hold of a type, by ``version`` modulo ``modulus``.
+
+    ``digest`` is SQL for a number that sums up the ``facts`` of a row.
+    """
+    facts = ", ".join(
+        [
+            entity_type.key_column,
+            "version",
+            _namespace(entity_type),
+            "content_hash",
+            "embedding_model",
+        ]
+    )
+    rows = conn.execute(
+        f"""
+        SELECT version %% %(modulus)s, count(*), sum({digest.format(facts=facts)})::bigint
+        FROM {entity_type} WHERE deleted_at IS NULL GROUP BY 1
+        """,
+        {"modulus": modulus},
     )
     return {row[0]: {(row[1], row[2])} for row in rows}
 
@@ -329,7 +354,7 @@ def similarity_gaps(
           ORDER BY l.id LIMIT %(limit)s)
         SELECT p.id, p.key, true, EXISTS (
                  SELECT 1 FROM sync_operation o WHERE o.entity_id = p.id
-                   AND o.sink IN ('{EMBEDDING}', 'pinecone', '{SIMILARITY}')
+                   AND o.sink IN ('{EMBEDDING}', '{follows}', '{SIMILARITY}')
                    AND o.finished_at IS NULL),
                p.missing
         FROM page p ORDER BY p.id

@@ -12,6 +12,7 @@ from altsync.catalogue.current import (
     searched_types,
 )
 from altsync.db import Conn
+from altsync.declarations import WITH_STATUS, columns_of
 from altsync.records import (
     EMBEDDING,
     SIMILARITY,
@@ -20,21 +21,22 @@ from altsync.records import (
     SyncStatus,
 )
 
-SINK_STATUSES = ("embedding", "neo4j", "pinecone")
-
 #: Sinks that can be waited for.
-FOLLOWED = (*SINK_STATUSES, SIMILARITY)
+FOLLOWED = (*WITH_STATUS, SIMILARITY)
+
+#: How often each combination of statuses occurs, in the order of ``WITH_STATUS``.
+Counts = Mapping[tuple[str, ...], int]
 
 
-def count_statuses(conn: Conn, entity_type: EntityType) -> dict[tuple[str, str, str], int]:
-    """Living entities by (embedding, neo4j, pinecone) status."""
+def count_statuses(conn: Conn, entity_type: EntityType) -> Counts:
+    """Living entities by their statuses, in the order of ``WITH_STATUS``."""
+    columns = ", ".join(columns.status for s in WITH_STATUS if (columns := columns_of(s)))
     rows = conn.execute(
         f"""
-        SELECT embedding_sync_status, neo4j_sync_status, pinecone_sync_status, count(*)
-        FROM {entity_type} WHERE deleted_at IS NULL GROUP BY 1, 2, 3
+        SELECT count(*), {columns} FROM {entity_type} WHERE deleted_at IS NULL GROUP BY {columns}
         """
     )
-    return {(r[0], r[1], r[2]): r[3] for r in rows}
+    return {tuple(r[1:]): r[0] for r in rows}
 
 
 def count_living(conn: Conn, entity_type: EntityType) -> int:
@@ -297,11 +299,9 @@ def backlog(conn: Conn) -> dict[str, Backlog]:
     return {r[0]: Backlog(*r[1:]) for r in rows}
 
 
-def status_breakdown(
-    counts: Mapping[tuple[str, str, str], int], sink: str
-) -> dict[SyncStatus, int]:
-    """Entities by their status for one of ``SINK_STATUSES``."""
-    place = SINK_STATUSES.index(sink)
+def status_breakdown(counts: Counts, sink: str) -> dict[SyncStatus, int]:
+    """Entities by their status for one of ``WITH_STATUS``."""
+    place = WITH_STATUS.index(sink)
     totals = dict.fromkeys(SyncStatus, 0)
     for key, count in counts.items():
         totals[SyncStatus(key[place])] += count

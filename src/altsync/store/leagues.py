@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from altsync.db import Conn
+from altsync.declarations import MIRRORS, columns_of
 from altsync.outbox import VECTOR
 
 #: Leagues looked at for suggestions when a tag is unknown.
@@ -20,7 +21,7 @@ SUGGESTION_POOL = 1000
 class LeagueFilter:
     """Which leagues are meant; what is None does not matter.
 
-    ``contract_status``: at least one contract has this status. ``synced``: Neo4j and Pinecone
+    ``contract_status``: at least one contract has this status. ``synced``: all sinks
     have both confirmed the current version.
     """
 
@@ -113,7 +114,13 @@ def matches(where: LeagueFilter) -> tuple[str, dict[str, Any]]:
         )
         parameters["contract_status"] = where.contract_status
     if where.synced:
-        clauses.append("l.neo4j_sync_status = 'synced' AND l.pinecone_sync_status = 'synced'")
+        # Whatever the settings of this process: the sinks that the database is set up for.
+        clauses += [
+            f"(l.{kept.status} = 'synced' OR NOT EXISTS "
+            f"(SELECT FROM sink_state s WHERE s.sink = '{sink}'))"
+            for sink in MIRRORS
+            if (kept := columns_of(sink))
+        ]
     return " AND ".join(clauses), parameters
 
 

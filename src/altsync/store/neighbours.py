@@ -8,8 +8,9 @@ from datetime import datetime
 from uuid import UUID
 
 from altsync.db import Conn, Database
+from altsync.declarations import columns_of
 from altsync.outbox import ask_for_neighbours, carry_edges, lock_entities
-from altsync.records import EntityType, Origin, SinkVersion, Topology
+from altsync.records import EMBEDDING, EntityType, Origin, SinkVersion, Topology
 from altsync.store.vector_groups import write_similar_edges
 
 
@@ -292,17 +293,19 @@ def cut_off(conn: Conn, kind: EntityType, ids: Sequence[UUID], topology: Topolog
 
 
 def vector_standing(
-    conn: Conn, kind: EntityType, ids: Sequence[UUID]
+    conn: Conn, kind: EntityType, ids: Sequence[UUID], index: str
 ) -> dict[UUID, tuple[bool, float | None]]:
-    """Of leagues: whether their vector is still on its way, and seconds since it was written."""
+    """Of leagues: whether their vector is still on its way to an index, and its age in seconds."""
+    columns = columns_of(index)
+    written = columns.synced_at if columns else None
     rows = conn.execute(
         f"""
         SELECT l.id, EXISTS (SELECT 1 FROM sync_operation o WHERE o.entity_id = l.id
-                             AND o.sink IN ('embedding', 'pinecone') AND o.finished_at IS NULL),
-               abs(EXTRACT(epoch FROM now() - l.pinecone_synced_at))::float8
-        FROM {kind} l WHERE l.id = ANY(%s)
+                             AND o.sink = ANY(%(sinks)s) AND o.finished_at IS NULL),
+               abs(EXTRACT(epoch FROM now() - {f"l.{written}" if written else "NULL"}))::float8
+        FROM {kind} l WHERE l.id = ANY(%(ids)s)
         """,
-        (list(ids),),
+        {"ids": list(ids), "sinks": [EMBEDDING, index]},
     )
     return {r[0]: (r[1], r[2]) for r in rows}
 

@@ -7,7 +7,7 @@ ones': neither costs anything while an operation is enqueued or claimed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -16,8 +16,8 @@ from psycopg.rows import dict_row
 
 from altsync.catalogue.current import current, entity_types
 from altsync.db import Conn
-from altsync.records import EMBEDDING, EntityType, entity_id
-from altsync.store.counts import SINK_STATUSES
+from altsync.declarations import WITH_STATUS, Columns, columns_of
+from altsync.records import EntityType, entity_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,15 +172,14 @@ def find_entities(
 def read_entity(conn: Conn, entity_type: EntityType, entity: UUID) -> EntityState | None:
     """The row of an entity, deleted or not; None when it never was, or is purged."""
     content = list(entity_type.columns)
-    statuses = [f"{sink}_sync_status" for sink in SINK_STATUSES]
+    marks = _marks(conn)
     with conn.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(
             f"""
             SELECT id, {entity_type.key_column} AS entity_key, seed_id, version, graph_version,
                    deleted_at, created_at, updated_at, content_hash, text_hash, embedding_model,
-                   embedding_text_hash, embedding_updated_at, neo4j_node_id, neo4j_synced_at,
-                   pinecone_id, pinecone_namespace, pinecone_synced_at,
-                   {", ".join([*statuses, *content])}
+                   embedding_text_hash, embedding_updated_at,
+                   {", ".join([*_names(marks), *content])}
             FROM {entity_type} WHERE id = %s
             """,
             (entity,),
@@ -203,18 +202,28 @@ def read_entity(conn: Conn, entity_type: EntityType, entity: UUID) -> EntityStat
         embedding_model=row["embedding_model"],
         embedding_text_hash=row["embedding_text_hash"],
         embedding_updated_at=row["embedding_updated_at"],
-        sinks={
-            EMBEDDING: SinkMark(row["embedding_sync_status"], row["embedding_updated_at"]),
-            "neo4j": SinkMark(
-                row["neo4j_sync_status"], row["neo4j_synced_at"], row["neo4j_node_id"]
-            ),
-            "pinecone": SinkMark(
-                row["pinecone_sync_status"],
-                row["pinecone_synced_at"],
-                row["pinecone_id"],
-                row["pinecone_namespace"],
-            ),
-        },
+        sinks={sink: _mark(row, columns) for sink, columns in marks.items()},
+    )
+
+
+def _marks(conn: Conn) -> dict[str, Columns]:
+    """What an entity's row keeps of the sinks that this database is set up for."""
+    registered = {row[0] for row in conn.execute("SELECT sink FROM sink_state")}
+    found = ((sink, columns_of(sink)) for sink in WITH_STATUS if sink in registered)
+    return {sink: columns for sink, columns in found if columns is not None}
+
+
+def _names(marks: Mapping[str, Columns]) -> list[str]:
+    return [name for columns in marks.values() for name in astuple(columns) if name]
+
+
+def _mark(row: Mapping[str, Any], columns: Columns) -> SinkMark:
+    at, remote_id, namespace = columns.synced_at, columns.remote_id, columns.namespace
+    return SinkMark(
+        row[columns.status],
+        row[at] if at else None,
+        row[remote_id] if remote_id else None,
+        row[namespace] if namespace else None,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from altsync.db import Conn
+from altsync.declarations import namespace_column
 from altsync.outbox import VECTOR
 from altsync.projection import content_of
 from altsync.records import Edge, EntityType, Row
@@ -38,17 +39,20 @@ def read_rows(
     *,
     with_vectors: bool = False,
     with_edges: bool = False,
+    sink: str | None = None,
 ) -> list[Row]:
     """The current rows of ``ids``, deleted ones too, sorted by key; those purged are left out.
 
+    ``written_namespace`` is where ``sink`` has them, for a sink that keeps entities in places.
     Edges are read after the rows: they may be newer than ``graph_version`` says, never older.
     """
     content = list(entity_type.columns)
     vector = VECTOR if with_vectors else "NULL::bytea"
+    space = (namespace_column(sink) if sink else None) or "NULL::text"
     rows = conn.execute(
         f"""
         SELECT id, {entity_type.key_column}, version, graph_version, deleted_at IS NOT NULL,
-               content_hash, text_hash, embedding_text_hash, embedding_model, pinecone_namespace,
+               content_hash, text_hash, embedding_text_hash, embedding_model, {space},
                {vector}, edges_version > 0, {", ".join(content)}
         FROM {entity_type} l WHERE id = ANY(%s) ORDER BY {entity_type.key_column}
         """,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from altsync.db import Conn, fill_lines
+from altsync.declarations import pending
 from altsync.outbox import (
     basis_of,
     end_searches,
@@ -295,7 +296,7 @@ def accept_edits(
           UPDATE {entity_type} l SET content_hash = o.content_hash, text_hash = o.text_hash,
             line_hash = CASE WHEN left(l.line_hash, {HALF_HASH}) = '{SAVED}' THEN '{SAVED}' END,
             version = nextval('entity_version'), updated_at = now(),
-            neo4j_sync_status = 'pending', pinecone_sync_status = 'pending',
+            {pending()},
             embedding_sync_status = CASE WHEN l.embedding_text_hash = o.text_hash
               THEN l.embedding_sync_status ELSE 'pending' END
           FROM own o WHERE l.id = o.id
@@ -344,7 +345,7 @@ def _renew(entity_type: EntityType, *, saved: bool) -> str:
       content_hash = excluded.content_hash, text_hash = excluded.text_hash,
       line_hash = {_SAVED_LINE if saved else "excluded.line_hash"},
       version = nextval('entity_version'), updated_at = now(), deleted_at = NULL,
-      neo4j_sync_status = 'pending', pinecone_sync_status = 'pending',
+      {pending()},
       embedding_sync_status = CASE
         WHEN l.embedding_text_hash = excluded.text_hash
          AND l.embedding_model = (SELECT model FROM wanted)
@@ -388,8 +389,8 @@ def tombstone(
           ORDER BY id FOR NO KEY UPDATE),
         changed AS (
           UPDATE {entity_type} l SET deleted_at = now(), updated_at = now(),
-            version = nextval('entity_version'), neo4j_sync_status = 'pending',
-            pinecone_sync_status = 'pending', embedding_sync_status = 'synced'{forget}
+            version = nextval('entity_version'), {pending()},
+            embedding_sync_status = 'synced'{forget}
           FROM gone WHERE l.id = gone.id
           RETURNING l.id, l.{entity_type.key_column} AS key, l.version, l.graph_version,
                     true AS embedded),

@@ -13,11 +13,11 @@ from kombu.entity import Queue
 from kombu.exceptions import ChannelError
 from kombu.transport.virtual import Channel
 
-from altsync import log
+from altsync import declarations, log
 from altsync.config import Settings, is_loopback, read_settings
 from altsync.errors import AltsyncError, ConfigurationError
 from altsync.logins import made_up_login
-from altsync.records import SIMILARITY, SIMILARITY_FOLLOWS
+from altsync.records import SIMILARITY
 from altsync.sentences import describe
 from altsync.wording import one_line, unknown
 
@@ -107,11 +107,8 @@ def _queue(name: str, prefix: str) -> Queue:
 
 
 def queue_of(sink: str) -> str:
-    """One queue per sink, so that a dead one holds up no other.
-
-    Similarity asks the vector index, and shares its queue and its fate.
-    """
-    return SIMILARITY_FOLLOWS if sink == SIMILARITY else sink
+    """Return the queue of a sink's wake-ups, by the sinks of this process' settings."""
+    return declarations.queue_of(sink, _settings.sink_names)
 
 
 def waiting(app: Celery, queue: str) -> int:
@@ -199,7 +196,7 @@ def _refuse_unknown_queues(options: Mapping[str, Any] | None = None, **_: Any) -
             continue
         said = unknown("queue", name, known)
         if name == SIMILARITY:
-            said += f"; did you mean {SIMILARITY_FOLLOWS!r}?"
+            said += f"; did you mean {queue_of(SIMILARITY)!r}?"
         sys.stderr.write(f"altsync: {one_line(said)}\n")
         raise SystemExit(2)
 

@@ -6,6 +6,7 @@ import { MEASURES, Plot } from "./plot.js";
 
 const STATES = ["synced", "pending", "failed"];
 // Ways in which a sink may differ: the names in the result of a comparison.
+const TITLES = { neo4j: "Neo4j", pinecone: "Pinecone", pgvector: "pgvector" };
 const KINDS = ["missing", "stale", "ghost", "ahead", "wrong_model", "wrong_namespace"];
 const SPANS = ["15m", "1h", "6h", "24h", "7d"];
 
@@ -16,7 +17,7 @@ export function start() {
   plot = new Plot($("plot"));
   fill($("plot-measure"), Object.entries(MEASURES).map(([name, title]) => h("option", { value: name }, title)));
   $("plot-measure").addEventListener("change", drawPlot);
-  $("matrix-kind").addEventListener("change", () => drawMatrix(latest.matrix, $("matrix-kind").value));
+  $("matrix-kind").addEventListener("change", () => drawMatrix(latest.matrix, $("matrix-kind").value, axes(latest)));
   $("plot-window").append(...SPANS.map((name) => h("label", {},
     h("input", { type: "radio", name: "span", value: name, checked: name === span, onchange: async () => { span = name; await loadPlot(); } }),
     h("span", {}, name))));
@@ -27,7 +28,7 @@ export async function refresh() {
   latest = overview;
   if ($("matrix-kind").options.length === 0) options($("matrix-kind"), Object.keys(overview.entities), "all types");
   drawFigures(overview);
-  drawMatrix(overview.matrix, $("matrix-kind").value);
+  drawMatrix(overview.matrix, $("matrix-kind").value, axes(overview));
   drawTotals(overview.entities);
   drawSinks(overview);
   drawFailures(failures);
@@ -44,7 +45,7 @@ function drawPlot() {
 
 function drawFigures({ entities, matrix, operations, sinks, at_rest: atRest, verify: verified }) {
   const total = Object.values(entities).reduce((sum, one) => sum + one.total, 0);
-  const agreed = matrix.filter((r) => r.neo4j_sync_status === "synced" && r.pinecone_sync_status === "synced").reduce((sum, r) => sum + r.count, 0);
+  const agreed = matrix.filter((r) => Object.entries(r).every(([name, said]) => !name.endsWith("_sync_status") || said === "synced")).reduce((sum, r) => sum + r.count, 0);
   const all = Object.values(operations);
   const waiting = all.reduce((sum, one) => sum + one.pending + one.in_progress, 0);
   const dead = all.reduce((sum, one) => sum + one.dead, 0);
@@ -72,18 +73,26 @@ function lastVerified({ age: seconds, consistent, result }) {
   return [said, notes.join(", "), tone];
 }
 
-const drawMatrix = whenChanged((matrix, kind) => {
-  const sum = (neo4j, pinecone) => matrix.filter((r) => r.neo4j_sync_status === neo4j && r.pinecone_sync_status === pinecone && (!kind || r.entity === kind)).reduce((s, r) => s + r.count, 0);
-  const tone = (a, b) => (a === "failed" || b === "failed" ? "bad" : a === "pending" || b === "pending" ? "wait" : "good");
-  fill($("matrix"), h("table", { class: "matrix" },
-    h("caption", { class: "unseen" }, "Entities by their status in Neo4j (rows) and in Pinecone (columns)"),
+// The first mirror by row and the second by column. A third one is among the totals; one alone is a row.
+function axes({ sinks }) {
+  const [rows, columns] = Object.keys(TITLES).filter((name) => name in sinks);
+  return columns ? { rows, columns } : { columns: rows };
+}
+
+const drawMatrix = whenChanged((matrix, kind, { rows, columns }) => {
+  const is = (r, sink, state) => !sink || r[`${sink}_sync_status`] === state;
+  const sum = (row, column) => matrix.filter((r) => is(r, rows, row) && is(r, columns, column) && (!kind || r.entity === kind)).reduce((s, r) => s + r.count, 0);
+  const tone = (...said) => (said.includes("failed") ? "bad" : said.includes("pending") ? "wait" : "good");
+  const caption = rows ? `Entities by their status in ${TITLES[rows]} (rows) and in ${TITLES[columns]} (columns)` : `Entities by their status in ${TITLES[columns]}`;
+  fill($("matrix"), columns && h("table", { class: "matrix" },
+    h("caption", { class: "unseen" }, caption),
     h("thead", {},
-      h("tr", {}, h("th", { class: "axis" }, ""), h("th", { class: "axis", colspan: 3, scope: "colgroup" }, "Pinecone →")),
-      h("tr", {}, h("th", { class: "axis" }, "Neo4j ↓"), STATES.map((s) => h("th", { scope: "col" }, s)))),
-    h("tbody", {}, STATES.map((neo4j) => h("tr", {}, h("th", { scope: "row" }, neo4j),
-      STATES.map((pinecone) => {
-        const n = sum(neo4j, pinecone);
-        return h("td", {}, h("span", { class: "cell", "data-tone": n ? tone(neo4j, pinecone) : null }, count(n)));
+      h("tr", {}, h("th", { class: "axis" }, ""), h("th", { class: "axis", colspan: 3, scope: "colgroup" }, `${TITLES[columns]} →`)),
+      h("tr", {}, h("th", { class: "axis" }, rows ? `${TITLES[rows]} ↓` : ""), STATES.map((s) => h("th", { scope: "col" }, s)))),
+    h("tbody", {}, (rows ? STATES : [""]).map((row) => h("tr", {}, h("th", { scope: "row" }, row),
+      STATES.map((column) => {
+        const n = sum(row, column);
+        return h("td", {}, h("span", { class: "cell", "data-tone": n ? tone(row, column) : null }, count(n)));
       }))))));
 });
 
