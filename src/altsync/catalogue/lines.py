@@ -137,20 +137,21 @@ def _entity_item(entity_type: EntityType) -> Callable[[Any], Content]:
     )
     lists = [names.index(name) for name in entity_type.list_columns]
     make: Any = entity_type.content
-    keyword_only = [f.name for f in make.__dataclass_fields__.values() if f.kw_only]
+    keyword_only = not entity_type.is_positional
+    plain = not lists and not keyword_only
 
     def item(line: Any) -> Content:
         values = values_of(line)
+        if plain and values[key] is not None:
+            return make(*values, line.model_extra or {})  # type: ignore[no-any-return]
+        own = list(values)
+        for place in lists:
+            own[place] = tuple(own[place])
+        own[key] = own[key] or ""
         rest = line.model_extra or {}
-        if lists or values[key] is None or keyword_only:
-            own = list(values)
-            for place in lists:
-                own[place] = tuple(own[place])
-            own[key] = own[key] or ""
-            if keyword_only:
-                return make(**dict(zip(names, own, strict=True)), attributes=rest)  # type: ignore[no-any-return]
+        if plain or not keyword_only:
             return make(*own, rest)  # type: ignore[no-any-return]
-        return make(*values, rest)  # type: ignore[no-any-return]
+        return make(**dict(zip(names, own, strict=True)), attributes=rest)  # type: ignore[no-any-return]
 
     return item
 

@@ -48,7 +48,7 @@ class Part(str):
     """A part of a seed folder, by the name of its file or folder.
 
     One of ``entity_type``, ``attachment`` and ``related`` is set: whose lines it holds.
-    ``optional`` are the fields that a line may leave out.
+    ``optional`` are the fields that a line may leave out, ``optional_lists`` the lists among them.
     """
 
     entity_type: EntityType | None
@@ -56,6 +56,7 @@ class Part(str):
     related: EntityType | None
     line: type[SeedLine]
     optional: frozenset[str]
+    optional_lists: tuple[str, ...]
 
     def __new__(
         cls,
@@ -77,6 +78,8 @@ class Part(str):
             for one, field in line.model_fields.items()
             if not field.is_required() or one in given
         )
+        lists = entity_type.list_columns if entity_type else ()
+        made.optional_lists = tuple(one for one in lists if one in made.optional)
         return made
 
     def __copy__(self) -> Part:

@@ -103,12 +103,11 @@ def work_out(
 def _seen(part: Part, line: Line) -> bytes:
     """The row of ``session.mark_seen`` for a good line."""
     key, parents = None, "{}"
-    if isinstance(line.item, Content):
-        kind = line.item.entity_type
+    kind = part.entity_type
+    if kind and line.item is not None:
         key = getattr(line.item, kind.key_column) or None
-        named = (getattr(line.item, parent.column) for parent in kind.parents)
         if kind.parents:
-            parents = array_of_texts([name or "" for name in named])
+            parents = array_of_texts([getattr(line.item, p.column) or "" for p in kind.parents])
     return copy_line((part, line.seed_id, line.file, str(line.number), "f", key, parents))
 
 
@@ -126,9 +125,7 @@ def draft(line: Line, fingerprint: str) -> Draft:
 def _draft(wish: tags.Wish, tag: str, content: Content, fingerprint: str) -> Draft:
     kind = content.entity_type
     if getattr(content, kind.key_column) != tag:
-        # Not dataclasses.replace, which looks at every field of every line anew.
-        values = dict(zip(kind.columns, _values_of(kind)(content), strict=True))
-        content = kind.content(**(values | {kind.key_column: tag}))
+        content = _with_key(kind, content, tag)
     hashed = content_hash(content)
     return Draft(
         wish,
@@ -138,6 +135,20 @@ def _draft(wish: tags.Wish, tag: str, content: Content, fingerprint: str) -> Dra
         fingerprint,
         copy_line(row_of(wish.seed_id, content, hashed, fingerprint)),
     )
+
+
+def _with_key(kind: EntityType, content: Content, tag: str) -> Content:
+    """A content with another key; not by dataclasses.replace, which looks at every field anew."""
+    values = list(_values_of(kind)(content))
+    values[_place_of_key(kind)] = tag
+    if kind.is_positional:
+        return kind.content(*values)
+    return kind.content(**dict(zip(kind.columns, values, strict=True)))
+
+
+@lru_cache
+def _place_of_key(kind: EntityType) -> int:
+    return list(kind.columns).index(kind.key_column)
 
 
 def row_of(seed_id: str, content: Content, hashed: str, fingerprint: str) -> Row:
@@ -164,6 +175,8 @@ def _column(value: Any) -> str | None:
     """A value as PostgreSQL reads it."""
     if value is None or isinstance(value, str):
         return value
+    if isinstance(value, dict):
+        return orjson.dumps(value).decode() if value else "{}"
     if isinstance(value, tuple):
         return array_of_texts(value)
     if isinstance(value, bool):

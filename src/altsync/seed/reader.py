@@ -279,9 +279,10 @@ def _check_parents(line: SeedLine, entity_type: EntityType, known: KnownKeys) ->
         if parent.parent is None:
             continue
         key = getattr(line, parent.column)
-        keys = known.get(parent.parent, frozenset()) | parent.known
-        if key is not None and key not in keys:
-            raise _Refused(parent.column, unknown(parent.name, key, sorted(keys)), line.id)
+        keys = known.get(parent.parent, frozenset())
+        if key is not None and key not in keys and key not in parent.known:
+            names = sorted(keys | parent.known)
+            raise _Refused(parent.column, unknown(parent.name, key, names), line.id)
 
 
 def may_be_too_long(raw: Raw, model: str | None) -> bool:
@@ -341,8 +342,7 @@ def _parse(raw: bytes, *, whole: bool) -> dict[str, Any]:
 def _drop_empty(data: dict[str, Any], part: Part) -> tuple[str, ...]:
     """Take fields out that are null, or an empty text; returns those with an empty text."""
     values = data.values()
-    lists = part.entity_type.list_columns if part.entity_type else ()
-    gaps = [name for name in lists if name in part.optional and _has_gaps(data.get(name))]
+    gaps = [name for name in part.optional_lists if _has_gaps(data.get(name))]
     if None not in values and "" not in values and not gaps:
         return ()
     absent = [n for n, value in data.items() if n in part.optional and value in (None, "")]
