@@ -15,14 +15,14 @@ import psutil
 import psycopg
 
 from altsync import log, outbox, similarity_local
-from altsync.app import policy, rules
+from altsync.app import policy
 from altsync.config import Settings
 from altsync.db import Database
 from altsync.delivery import Delivery
 from altsync.embedding import Embedded
 from altsync.records import EMBEDDING, SIMILARITY, Model, Topology
 from altsync.sinks import embedding
-from altsync.store import EmbeddingCache
+from altsync.store import EmbeddingCache, declared_rules
 from benchmarks.bench import DIMENSIONS, MODEL, TOPOLOGY, Bench
 from benchmarks.loading import seed, seeding
 from benchmarks.processes import in_own_process, peak_megabytes
@@ -152,7 +152,7 @@ def _search(url: str) -> tuple[float, dict[str, float]]:
         connections += event == "socket.connect"
 
     database = Database(url)
-    sink = similarity_local.Sink(database, SINKS, rules(settings))
+    sink = similarity_local.Sink(database, SINKS, declared_rules(settings.similarity_debounce))
     with database.autocommit() as conn:
         conn.execute("SELECT 1")
     sys.addaudithook(count)

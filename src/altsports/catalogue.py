@@ -80,7 +80,7 @@ class League(Entity, table=True):
     seeds = Seeds("leagues")
     node = Node("League")
     vectors = Vectors("altsports-leagues", namespace="default")
-    similar = Similar("SIMILAR_TO", within="sport_archetype")
+    similar = Similar("SIMILAR_TO", within="sport_archetype", enter=0.80, leave=0.77, top=10)
 
     def embedding_text(self) -> str:
         """Return what the league is and what it is like, in plain words.
@@ -161,6 +161,7 @@ catalogue = Catalogue(
     relationships=[
         Relationships(League, "COMPETES_WITH", "SAME_ARCHETYPE", seeds=Seeds("relationships"))
     ],
+    questions="altsports.demo:questions",
 )
 
 SPORT_ARCHETYPE = catalogue.type_of(SportArchetype)

@@ -43,11 +43,11 @@ from altsync.records import (
 from altsync.relay import Relay, RelayPolicy
 from altsync.retention import Retention
 from altsync.sentences import describe
-from altsync.store import EmbeddingCache, Rules, known_keys, living_keys
+from altsync.store import EmbeddingCache, declared_rules, known_keys, living_keys
 
 if TYPE_CHECKING:
     from altsync import reconcile
-    from altsync.queries import Stores
+    from altsync.queries.stores import GraphStore, Stores, VectorIndex
     from altsync.schema import Plan
     from altsync.sinks import neo4j
     from altsync.sinks.base import Index, Sink
@@ -181,17 +181,16 @@ class Application:
             return cast("Sink | None", opened)
         mode = self.settings.altsync_similarity
         module = _similarity(mode)
+        rules = declared_rules(self.settings.similarity_debounce)
         if mode == "local":
-            return cast("Sink", module.Sink(self.database, self.topology, rules(self.settings)))
+            return cast("Sink", module.Sink(self.database, self.topology, rules))
         # An index of its own: sinks are closed each by itself.
         assert self._index is not None
         index = self._open(self._index)
         if index is None:
             return None
         asked = cast("Index", index)
-        made = module.Sink(
-            self.database, asked, self.topology, rules(self.settings), follows=self._index
-        )
+        made = module.Sink(self.database, asked, self.topology, rules, follows=self._index)
         return cast("Sink", made)
 
     def _installation(self) -> Installation | None:
@@ -238,7 +237,7 @@ class Application:
 
     def stores(self) -> Stores:
         """What queries ask. Raises ``ConfigurationError`` when no model is registered yet."""
-        from altsync.queries import Stores
+        from altsync.queries.stores import Stores
 
         with self.database.autocommit() as conn:
             wanted = outbox.wanted_model(conn)
@@ -246,8 +245,8 @@ class Application:
             raise SchemaError("no sink is registered: run altsync migrate")
         return Stores(
             database=self.database,
-            graph=cast("neo4j.Sink | None", self.sink("neo4j")),
-            vectors=cast("Index | None", self.sink(self._index) if self._index else None),
+            graph=cast("GraphStore | None", self.sink("neo4j")),
+            vectors=cast("VectorIndex | None", self.sink(self._index) if self._index else None),
             index=self._index,
             embedder=self._embedder,
             cache=EmbeddingCache(self.database),
@@ -500,7 +499,7 @@ class _OpenAI:
         self._close()
 
 
-#: Batches of leagues that share one pass over their group: it costs as much for one of them.
+#: Batches of entities that share one pass over their group: it costs as much for one of them.
 SHARED_PASS = 4
 
 
@@ -531,17 +530,6 @@ def longest_retry(settings: Settings) -> float:
         settings.altsync_backoff_cap_seconds,
         settings.altsync_similarity_debounce_seconds,
         policy(settings, EMBEDDING).longest_open,
-    )
-
-
-def rules(settings: Settings) -> Rules:
-    """Return when leagues are similar, from the settings."""
-    return Rules(
-        enter=settings.altsync_similarity_enter,
-        leave=settings.altsync_similarity_leave,
-        top_k=settings.altsync_similarity_top_k,
-        across=settings.altsync_similarity_across_archetypes,
-        debounce=settings.similarity_debounce,
     )
 
 

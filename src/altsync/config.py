@@ -57,7 +57,7 @@ SERVICE_GROUPS: tuple[frozenset[str], ...] = (
 #: https://docs.pinecone.io/troubleshooting/restrictions-on-index-names
 PREFIX = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
-#: 45 characters of an index's name less "-altsports-archetypes", the longest.
+#: 45 characters of an index's name less a hyphen and the 20 that a catalogue may give it.
 PREFIX_LENGTH = 24
 
 
@@ -173,8 +173,8 @@ class _DatabaseUrl(SecretStr):
         self.notes = tuple(notes)
 
 
-#: Seconds after a league got its vector until it is compared with others in PostgreSQL, so that
-#: leagues that are embedded together share a pass.
+#: Seconds after an entity got its vector until it is compared with others in PostgreSQL, so that
+#: entities that are embedded together share a pass.
 LOCAL_DEBOUNCE = 0.2
 
 #: Other spellings of ALTSYNC_SIMILARITY's values.
@@ -259,17 +259,9 @@ class Settings(BaseModel):
     altsync_purge_grace_seconds: float = Field(default=3600.0, gt=0, le=_YEAR)
     #: Days after which the relay removes finished operations and records of batches; 0 for never.
     altsync_retention_days: int = Field(default=30, ge=0, le=36_500)
-    #: How leagues' SIMILAR_TO relationships are kept in step with their vectors: from the vectors
-    #: in PostgreSQL, by one query to the vector index for each changed league, or not at all.
+    #: How entities' SIMILAR_TO relationships are kept in step with their vectors: from the vectors
+    #: in PostgreSQL, by one query to the vector index for each changed entity, or not at all.
     altsync_similarity: Literal["local", "index", "off"] = "local"
-    #: Cosine above which a league becomes similar to another, and below which it is no longer:
-    #: two numbers, so that one near the threshold does not come and go.
-    altsync_similarity_enter: float = Field(default=0.80, ge=-1, le=1)
-    altsync_similarity_leave: float = Field(default=0.77, ge=-1, le=1)
-    #: Similar leagues that a league keeps at most, the nearest first.
-    altsync_similarity_top_k: int = Field(default=10, ge=1, le=1000)
-    #: Whether leagues of different archetypes may be similar.
-    altsync_similarity_across_archetypes: bool = False
     #: Seconds after a vector was written until the index is asked for its neighbours.
     altsync_similarity_debounce_seconds: float = Field(default=2.0, ge=0, le=_YEAR)
     #: Seconds between two comparisons of all stores by the relay; none by itself.
@@ -361,7 +353,7 @@ class Settings(BaseModel):
     def _hosts_are_pairs(cls, value: str | None) -> str | None:
         pairs = [pair.partition("=") for pair in (value or "").split(",") if pair.strip()]
         if any(not name.strip() or not host.strip() for name, _, host in pairs):
-            raise ValueError("give names and hosts, as altsports-leagues=host,altsports-examples=…")
+            raise ValueError("give names and hosts, as shop-products=host,shop-brands=…")
         return value
 
     @model_validator(mode="after")
@@ -370,15 +362,6 @@ class Settings(BaseModel):
             raise ValueError(
                 "ALTSYNC_SINK_TIMEOUT_SECONDS must be under ALTSYNC_LEASE_SECONDS, or a worker "
                 "writes after it lost its lease"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _leave_under_enter(self) -> Settings:
-        if self.altsync_similarity_leave > self.altsync_similarity_enter:
-            raise ValueError(
-                "ALTSYNC_SIMILARITY_LEAVE must not be above ALTSYNC_SIMILARITY_ENTER, or a "
-                "relationship would come and go for ever"
             )
         return self
 
@@ -405,7 +388,7 @@ class Settings(BaseModel):
 
     @property
     def similarity_debounce(self) -> float:
-        """Seconds after a league got its vector until its neighbours are searched."""
+        """Seconds after an entity got its vector until its neighbours are searched."""
         if self.altsync_similarity == "index":
             return self.altsync_similarity_debounce_seconds
         return LOCAL_DEBOUNCE

@@ -29,7 +29,7 @@ class SchemaError(ConfigurationError):
 
 
 class SeedError(AltsyncError):
-    """Seeding cannot go on: a folder is missing, a prune is refused, an archetype is in use."""
+    """Seeding cannot go on: a folder is missing, a prune is refused, a parent is in use."""
 
 
 class SaveError(AltsyncError):

@@ -47,11 +47,15 @@ class ParentEdge:
 class Similarity:
     """Relationships from each entity to those whose vectors are near, kept in step.
 
-    ``within`` is the column whose value both ends share, None for all entities of the type.
+    ``within`` is the column whose value both ends share, None for all entities of the type. The
+    numbers are those of :class:`altsync.Similar`.
     """
 
     relation: str
     within: str | None = None
+    enter: float = 0.80
+    leave: float = 0.77
+    top: int = 10
 
 
 @dataclass(frozen=True, slots=True)

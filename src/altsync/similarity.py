@@ -1,7 +1,7 @@
-"""SIMILAR_TO as a maintained view: the leagues nearest to each league, by their vectors.
+"""SIMILAR_TO as a maintained view: the entities nearest to each entity, by their vectors.
 
 It is a sink like the others: its work is claimed, retried, given up on and shown like theirs. It
-mirrors the vector index, and writes the table ``league_relationship``; from there edges are
+mirrors the vector index, and writes the table ``<entity>_relationship``; from there edges are
 written to the graph as part of their source's projection.
 """
 
@@ -37,22 +37,22 @@ from altsync.records import (
     Written,
 )
 from altsync.sinks.base import Index, Reads
-from altsync.store import Neighbours, Rules
+from altsync.store import Neighbours, Rules, RulesOf
 
 log = structlog.get_logger(__name__)
 
-#: Leagues per call: a lease is made sure of, and progress kept, between two calls.
+#: Entities per call: a lease is made sure of, and progress kept, between two calls.
 PART = 50
 
 #: Queries that are under way at once.
 LANES = 8
 
-#: Neighbours that a query asks for, more than a league keeps: one that has many near ones is
+#: Neighbours that a query asks for, more than an entity keeps: one that has many near ones is
 #: still found by those that have it among their nearest.
 REACH = 100
 
 #: How many times more are asked for when an answer ends before the last neighbour is certain:
-#: deleted leagues fill it, or leagues beyond it are as near as the last that is kept.
+#: deleted entities fill it, or entities beyond it are as near as the last that is kept.
 WIDER = 10
 
 #: Neighbours that an index answers with at most: https://docs.pinecone.io/reference/api/database-limits
@@ -66,7 +66,7 @@ ITSELF = 0.999
 #: float32 products of equal vectors differ by 1e-7, and ties must not be decided by that.
 DECIMALS = 5
 
-#: Seconds until a league is looked for again that the index does not show yet.
+#: Seconds until an entity is looked for again that the index does not show yet.
 LAG = 2.0
 
 #: Seconds that an index may lag behind its writes before a vector counts as missing.
@@ -75,7 +75,7 @@ LONGEST_LAG = 60.0
 
 
 def basis(row: Row) -> str:
-    """What the neighbours of a league are computed from; the same as ``outbox.basis_of``."""
+    """What the neighbours of an entity are computed from; the same as ``outbox.basis_of``."""
     parts = (row.embedding_model, row.embedding_text_hash, group_of(row))
     return "|".join(part for part in parts if part is not None)
 
@@ -86,8 +86,21 @@ def group_of(row: Row) -> str | None:
     return None if within is None else getattr(row.content, within)
 
 
+def _ends_early(
+    answer: Mapping[str, float], alive: Mapping[str, float], reach: int, rules: Rules
+) -> bool:
+    """Return whether an entity beyond the first ``reach`` may belong among the neighbours."""
+    if len(answer) < reach:
+        return False
+    farthest = nlargest(reach, answer.values())[-1]
+    # One more than are kept: the entity itself is among them.
+    best = nlargest(rules.top_k + 1, alive.values())
+    short = len(best) <= rules.top_k
+    return farthest > rules.leave and (short or farthest >= best[-1])
+
+
 class Sink:
-    """Keeps the SIMILAR_TO relationships of leagues in step with their vectors."""
+    """Keeps the SIMILAR_TO relationships of entities in step with their vectors."""
 
     traits: SinkTraits = index_similarity(INDEXES[0]).traits
 
@@ -96,7 +109,7 @@ class Sink:
         database: Database,
         index: Index,
         topology: Topology,
-        rules: Rules,
+        rules: RulesOf,
         *,
         follows: str = INDEXES[0],
     ) -> None:
@@ -107,20 +120,19 @@ class Sink:
         self._topology = topology
         self._rules = rules
         self._lanes = ThreadPoolExecutor(LANES, thread_name_prefix="similarity")
-        self._least = max(REACH, rules.top_k) + 1
-        self._reach = self._least
+        self._reach: dict[EntityType, int] = {}
 
     def setup(self) -> None:
         """The vector index that is asked; migrations made the table."""
         self._index.setup()
 
     def split(self, rows: Sequence[Row], model: Model) -> list[Sequence[Row]]:
-        """By count. Leagues of equal text go together, as one query answers for all of them."""
+        """By count. Entities of equal text go together, as one query answers for all of them."""
         ordered = sorted(rows, key=lambda row: row.text_hash)
         return [ordered[i : i + PART] for i in range(0, len(ordered), PART)]
 
     def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
-        """Ask for the neighbours of each league, and write what has changed of its edges."""
+        """Ask for the neighbours of each entity, and write what has changed of its edges."""
         seen, calls = self._see(rows, model)
         hidden = [row for row in rows if seen[row.id].get(row.key, 0.0) < ITSELF]
         ended, fetches = self._hidden(hidden, seen, model)
@@ -130,39 +142,41 @@ class Sink:
         return Answer((*outcomes, *ended.values()), calls=calls + fetches)
 
     def _see(self, rows: Sequence[Row], model: Model) -> tuple[dict[UUID, dict[str, float]], int]:
-        """Return what each league sees of living ones, as scores by tag, and the queries it took.
+        """Return what each entity sees of living ones, as scores by key, and the queries it took.
 
-        Leagues of equal vectors share a query. A query is repeated with a greater reach where its
+        Entities of equal vectors share a query. A query is repeated with a greater reach where its
         answer ends too early. Where most queries of a call were, the next call begins with that
-        reach: many near leagues rarely come alone.
+        reach: many near entities rarely come alone.
         """
         seen: dict[UUID, dict[str, float]] = {}
         groups = self._equals(rows)
         asked, wider, calls = len(groups), 0, 0
-        first = reach = self._reach
+        kind = rows[0].entity_type
+        rules, least = self._rules(kind), self._least(kind)
+        first = reach = self._reach.get(kind, least)
         while groups:
             firsts = [group[0] for group in groups]
             answers = list(self._lanes.map(self._ask, firsts, repeat(model), repeat(reach)))
             calls += len(answers)
             with self._database.autocommit() as conn:
                 tags = list({tag for answer in answers for tag in answer})
-                living = store.living_keys(conn, rows[0].entity_type, tags)
+                living = store.living_keys(conn, kind, tags)
             ends_early: list[list[Row]] = []
             for group, answer in zip(groups, answers, strict=True):
                 own = {row.key for row in group}
                 alive = {t: s for t, s in answer.items() if t in living or t in own}
                 seen |= {row.id: alive for row in group}
-                if self._ends_early(answer, alive, reach):
+                if _ends_early(answer, alive, reach, rules):
                     ends_early.append(group)
                 if reach == first:
-                    wider += self._ends_early(answer, alive, self._least)
+                    wider += _ends_early(answer, alive, least, rules)
             groups = ends_early if reach < FARTHEST else []
             reach = min(reach * WIDER, FARTHEST) if groups else reach
-        self._reach = reach if wider * 2 > asked else self._least
+        self._reach[kind] = reach if wider * 2 > asked else least
         return seen, calls
 
     def _equals(self, rows: Sequence[Row]) -> list[list[Row]]:
-        """Group leagues that get the same answer."""
+        """Group entities that get the same answer."""
         groups: dict[tuple[bytes, str], list[Row]] = defaultdict(list)
         for row in rows:
             groups[row.vector or b"", self._group(row)].append(row)
@@ -170,24 +184,16 @@ class Sink:
 
     def _group(self, row: Row) -> str:
         """Return the group that neighbours must be of, "" for any."""
-        return "" if self._rules.across else group_of(row) or ""
+        return "" if self._rules(row.entity_type).across else group_of(row) or ""
 
-    def _ends_early(
-        self, answer: Mapping[str, float], alive: Mapping[str, float], reach: int
-    ) -> bool:
-        """Return whether a league beyond the first ``reach`` may belong among the neighbours."""
-        if len(answer) < reach:
-            return False
-        farthest = nlargest(reach, answer.values())[-1]
-        # One more than are kept: the league itself is among them.
-        best = nlargest(self._rules.top_k + 1, alive.values())
-        short = len(best) <= self._rules.top_k
-        return farthest > self._rules.leave and (short or farthest >= best[-1])
+    def _least(self, kind: EntityType) -> int:
+        """Return the reach of a first query."""
+        return max(REACH, self._rules(kind).top_k) + 1
 
     def _relate(
         self, kind: EntityType, rows: Sequence[Row], seen: Mapping[UUID, dict[str, float]]
     ) -> None:
-        """Write the edges of leagues by all that they saw (scores by tag)."""
+        """Write the edges of entities by all that they saw (scores by key)."""
         if not rows:
             return
         with self._database.transaction() as conn:
@@ -199,10 +205,10 @@ class Sink:
                 self._neighbours(row, seen[row.id], now[row.id], incoming[row.id] | together)
                 for row in rows
             ]
-            related = store.relate(conn, kind, found, self._rules, self._topology, SIMILARITY)
+            related = store.relate(conn, kind, found, self._rules(kind), self._topology, SIMILARITY)
         log.info(
             "relationships.updated",
-            leagues=len(rows),
+            entities=len(rows),
             added=related.added,
             rescored=related.rescored,
             removed=related.removed,
@@ -212,22 +218,22 @@ class Sink:
     def _neighbours(
         self, row: Row, seen: dict[str, float], now: dict[str, float], incoming: set[str]
     ) -> Neighbours:
-        """The edges of a league: in above one score, out below a lower one, so many at most.
+        """The edges of an entity: in above one score, out below a lower one, so many at most.
 
-        Of equal scores the tags decide, so that every order of work ends with the same edges.
-        A wide answer has no more leagues asked again than a narrow one: the nearest, and those
+        Of equal scores the keys decide, so that every order of work ends with the same edges.
+        A wide answer has no more entities asked again than a narrow one: the nearest, and those
         that lead here or may soon (``incoming``).
         """
-        rules = self._rules
+        rules = self._rules(row.entity_type)
         near = {tag: s for tag, s in seen.items() if tag != row.key and s > rules.leave}
         wanted = {tag: s for tag, s in near.items() if s > rules.enter or tag in now}
         best = sorted(wanted.items(), key=_nearest_first)[: rules.top_k]
-        first = dict(sorted(near.items(), key=_nearest_first)[: self._least])
+        first = dict(sorted(near.items(), key=_nearest_first)[: self._least(row.entity_type)])
         first |= {tag: near[tag] for tag in incoming & near.keys()}
         return Neighbours(row.id, row.version, basis(row), dict(best), first)
 
     def _ask(self, row: Row, model: Model, reach: int) -> dict[str, float]:
-        """Return the scores of the leagues nearest to one, by tag."""
+        """Return the scores of the entities nearest to one, by key."""
         matches = self._index.nearest(
             row.entity_type,
             row.vector or b"",
@@ -239,17 +245,17 @@ class Sink:
         return {match.key: round(match.score, DECIMALS) for match in matches}
 
     def _where(self, row: Row, model: Model) -> dict[str, Any]:
-        """Return the metadata of vectors that are compared with a league's."""
+        """Return the metadata of vectors that are compared with an entity's."""
         group, within = self._group(row), row.entity_type.similarity.within
         return {"model": model.name} | ({str(within): group} if group else {})
 
     def _hidden(
         self, rows: Sequence[Row], seen: Mapping[UUID, dict[str, float]], model: Model
     ) -> tuple[dict[UUID, Outcome], int]:
-        """Return the outcomes of leagues that are not among their own neighbours, and the calls.
+        """Return the outcomes of entities that are not among their own neighbours, and the calls.
 
-        A ranked answer proves nothing: equal vectors crowd a league out, and an approximate index
-        may miss it. So the ids are fetched. A league without an outcome has a good answer.
+        A ranked answer proves nothing: equal vectors crowd an entity out, and an approximate index
+        may miss it. So the ids are fetched. An entity without an outcome has a good answer.
         """
         if not rows:
             return {}, 0
@@ -277,7 +283,7 @@ class Sink:
         return ended, calls
 
     def _held(self, rows: Sequence[Row], model: Model) -> tuple[set[UUID], int]:
-        """Return the leagues whose vectors the index holds as PostgreSQL does, and the calls."""
+        """Return the entities whose vectors the index holds as PostgreSQL does, and the calls."""
         reads = Reads()
         spaces: dict[str, list[str]] = defaultdict(list)
         for row in rows:
@@ -299,9 +305,9 @@ class Sink:
     def _standing(
         self, kind: EntityType, ids: Sequence[UUID]
     ) -> dict[UUID, tuple[bool, float | None]]:
-        """Of leagues: whether their vector is on its way, and seconds since it was written.
+        """Of entities: whether their vector is on its way, and seconds since it was written.
 
-        Where it is on its way, settling it asks anew. Under the leagues' locks, or it could have
+        Where it is on its way, settling it asks anew. Under the entities' locks, or it could have
         settled just before, and not asked.
         """
         with self._database.transaction() as conn:
@@ -311,11 +317,11 @@ class Sink:
         return {i: standing.get(i, (True, None)) for i in ids}  # a row that is gone needs nothing
 
     def delete(self, rows: Sequence[Row]) -> Answer:
-        """Nothing: a league's relationships go with it, in the transaction that deletes it."""
+        """Nothing: an entity's relationships go with it, in the transaction that deletes it."""
         return Answer(tuple(Written(row.id, row.version) for row in rows), calls=0)
 
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
-        """Leagues whose neighbours were computed; ``content_hash`` is what from."""
+        """Entities whose neighbours were computed; ``content_hash`` is what from."""
         if entity_type.similar:
             yield from store.related_entities(self._database, entity_type)
 

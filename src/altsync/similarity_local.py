@@ -1,7 +1,7 @@
 """SIMILAR_TO from the vectors that PostgreSQL holds: exact, without a remote call.
 
-One pass over a group of leagues compares it with all leagues of a batch at once, by blocked
-matrix products. A cosine is symmetric, so the pass updates both ends of each pair: a league is
+One pass over a group of entities compares it with all entities of a batch at once, by blocked
+matrix products. A cosine is symmetric, so the pass updates both ends of each pair: an entity is
 searched again only where it was full and lost a neighbour.
 """
 
@@ -40,14 +40,14 @@ from altsync.records import (
     Topology,
     Written,
 )
-from altsync.store import GroupMember, Rules, SimilarEdge, Vectored
+from altsync.store import GroupMember, Rules, RulesOf, SimilarEdge, Vectored
 from altsync.store.neighbours import SAME_SCORE
 
 log = structlog.get_logger(__name__)
 
 Floats = npt.NDArray[np.float32]
 
-#: Leagues that share one pass over their group. A block of scores is PART x BLOCK x 4 bytes: 16 MB.
+#: Entities that share one pass over their group. A block of scores takes PART x BLOCK x 4 bytes.
 PART = 2000
 
 #: Members of a group per block: 12 MB of 1,536 numbers each.
@@ -68,8 +68,8 @@ WRITE_TRIES = 3
 class Found:
     """What one pass over a group found. Scores are cosines.
 
-    ``scores`` holds each pair (league of the batch, member) above ``enter``, as far as it may
-    become an edge, and each pair that has an edge. ``members`` are the leagues that were compared.
+    ``scores`` holds each pair (entity of the batch, member) above ``enter``, as far as it may
+    become an edge, and each pair that has an edge. ``members`` are the entities that were compared.
     """
 
     batch: dict[UUID, Vectored]
@@ -87,11 +87,11 @@ class Change:
 
 
 class Sink:
-    """Keeps the SIMILAR_TO relationships of leagues in step with the vectors in PostgreSQL."""
+    """Keeps the SIMILAR_TO relationships of entities in step with the vectors in PostgreSQL."""
 
     traits: ClassVar[SinkTraits] = LOCAL_SIMILARITY.traits
 
-    def __init__(self, database: Database, topology: Topology, rules: Rules) -> None:
+    def __init__(self, database: Database, topology: Topology, rules: RulesOf) -> None:
         self._database = database
         self._topology = topology
         self._rules = rules
@@ -104,15 +104,15 @@ class Sink:
         return [rows[i : i + PART] for i in range(0, len(rows), PART)]
 
     def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
-        """Search the neighbours of leagues, and write what has changed of any edge.
+        """Search the neighbours of entities, and write what has changed of any edge.
 
-        A league without a vector of ``model`` keeps its edges: the settlement of its embedding
+        An entity without a vector of ``model`` keeps its edges: the settlement of its embedding
         enqueues its search.
         """
         kind = rows[0].entity_type
         ids = [row.id for row in rows]
         with self._database.autocommit() as conn:
-            groups = store.groups_of(conn, kind, ids, model, across=self._rules.across)
+            groups = store.groups_of(conn, kind, ids, model, across=self._rules(kind).across)
         for group, members in groups.items():
             found = self._compare(kind, group, members, model)
             self._write(kind, group, found, model)
@@ -123,16 +123,16 @@ class Sink:
     def _compare(
         self, kind: EntityType, group: str | None, ids: Sequence[UUID], model: Model
     ) -> Found:
-        """Compare leagues with every member of their group, in one snapshot."""
+        """Compare entities with every member of their group, in one snapshot."""
         with self._database.snapshot() as conn:
             batch = store.vectored(conn, kind, ids, group, model)
             found = Found({one.id: one for one in batch}, store.similar_edges_at(conn, kind, ids))
             if batch:
-                search = _Search(batch, found.edges, self._rules)
+                search = _Search(batch, found.edges, self._rules(kind))
                 for page in store.group_pages(conn, kind, group, model, BLOCK):
                     found.members.update((m.id, m) for m, _vector in page)
-                    for league, member, score in search.block(page):
-                        found.scores[league][member] = score
+                    for entity, member, score in search.block(page):
+                        found.scores[entity][member] = score
         return found
 
     # --- writing --------------------------------------------------------------------------------
@@ -147,6 +147,7 @@ class Sink:
 
     def _others(self, kind: EntityType, found: Found) -> set[UUID]:
         """Members outside the batch whose edges may change by what was found of the batch."""
+        rules = self._rules(kind)
         known: dict[UUID, dict[UUID, float]] = defaultdict(dict)
         for edge in found.edges:
             if edge.target in found.batch and edge.source not in found.batch:
@@ -155,14 +156,14 @@ class Sink:
             source
             for source, edges in known.items()
             for target, score in edges.items()
-            if not self._stays(found.scores[target].get(source), score)
+            if not _stays(found.scores[target].get(source), score, rules.leave)
         }
         better: dict[UUID, float] = {}
-        for league, scores in found.scores.items():
+        for entity, scores in found.scores.items():
             for member, score in scores.items():
-                if member in found.batch or score <= self._rules.enter:
+                if member in found.batch or score <= rules.enter:
                     continue
-                if league not in known.get(member, ()):
+                if entity not in known.get(member, ()):
                     better[member] = max(score, better.get(member, -1.0))
         with self._database.autocommit() as conn:
             # Their own searches find the same pairs, and more.
@@ -171,13 +172,9 @@ class Sink:
             weakest = store.weakest_edges(conn, kind, list(better))
         for member, score in better.items():
             count, lowest = weakest.get(member, (0, -1.0))
-            if count < self._rules.top_k or score > lowest + SAME_SCORE:
+            if count < rules.top_k or score > lowest + SAME_SCORE:
                 changed.add(member)
         return changed - due
-
-    def _stays(self, score: float | None, now: float) -> bool:
-        """Whether an edge stays as it is; ``score`` is None where its ends were not compared."""
-        return score is not None and score > self._rules.leave and abs(score - now) < SAME_SCORE
 
     def _write_sources(
         self,
@@ -214,7 +211,7 @@ class Sink:
             now = store.edges_from(conn, kind, sources)
             everyone |= {target for edges in now.values() for target in edges}
             standing = store.group_members(conn, kind, list(everyone))
-            view = _View(group, model, found, standing, self._rules)
+            view = _View(group, model, found, standing, self._rules(kind))
             changes: dict[UUID, Change] = {}
             noted: list[Vectored] = []
             for source in sources:
@@ -237,17 +234,17 @@ class Sink:
             ask_for_neighbours(conn, kind, [SIMILARITY], again, delay=0.0, again=True)
         log.info(
             "relationships.updated",
-            leagues=len(noted),
+            entities=len(noted),
             changed=len(rewritten),
             rerun_requested=len(again),
         )
 
     def delete(self, rows: Sequence[Row]) -> Answer:
-        """Nothing: a league's relationships go with it, in the transaction that deletes it."""
+        """Nothing: an entity's relationships go with it, in the transaction that deletes it."""
         return Answer(tuple(Written(row.id, row.version) for row in rows), calls=0)
 
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
-        """Leagues whose neighbours were computed; ``content_hash`` is what from."""
+        """Entities whose neighbours were computed; ``content_hash`` is what from."""
         if entity_type.similar:
             yield from store.related_entities(self._database, entity_type)
 
@@ -260,10 +257,15 @@ def _reversed(
 ) -> dict[UUID, dict[UUID, float]]:
     """Scores by the member, for the members in ``wanted``."""
     found: dict[UUID, dict[UUID, float]] = {}
-    for league, others in scores.items():
+    for entity, others in scores.items():
         for member in others.keys() & wanted:
-            found.setdefault(member, {})[league] = others[member]
+            found.setdefault(member, {})[entity] = others[member]
     return found
+
+
+def _stays(score: float | None, now: float, leave: float) -> bool:
+    """Return whether an edge stays; ``score`` is None where its ends were not compared."""
+    return score is not None and score > leave and abs(score - now) < SAME_SCORE
 
 
 class _Search:
@@ -279,14 +281,14 @@ class _Search:
         self._rules = rules
         self._known: dict[UUID, set[int]] = defaultdict(set)
         for edge in edges:
-            for league, member in ((edge.source, edge.target), (edge.target, edge.source)):
-                if league in self._place:
-                    self._known[member].add(self._place[league])
+            for entity, member in ((edge.source, edge.target), (edge.target, edge.source)):
+                if entity in self._place:
+                    self._known[member].add(self._place[entity])
 
     def block(
         self, page: Sequence[tuple[GroupMember, bytes]]
     ) -> Iterator[tuple[UUID, UUID, float]]:
-        """Yield (league of the batch, member, score) of one page of members, in key order."""
+        """Yield (entity of the batch, member, score) of one page of members, in key order."""
         scores = _units([vector for _member, vector in page]) @ self._vectors.T
         chosen = scores > self._rules.enter
         for row, (member, _vector) in enumerate(page):
@@ -306,7 +308,7 @@ class _Search:
     def _within_reach(self, scores: Floats, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Drop the pairs that are among the nearest of neither end.
 
-        It matters where many leagues have nearly equal texts: a thousand of them make a million
+        It matters where many entities have nearly equal texts: a thousand of them make a million
         pairs, and ten edges each.
         """
         most = self._rules.top_k + 1
@@ -322,7 +324,7 @@ class _Search:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """What a pass found, against what is true under the locks of the leagues."""
+    """What a pass found, against what is true under the locks of the entities."""
 
     group: str | None
     model: Model
@@ -339,15 +341,15 @@ class _View:
             return not self._compared(source)
         return source not in self.standing or self._kept(source)
 
-    def _kept(self, league: UUID) -> bool:
-        """Return whether a pair with this league stays as it is, as its own search decides."""
-        now = self.standing.get(league)
+    def _kept(self, entity: UUID) -> bool:
+        """Return whether a pair with this entity stays as it is, as its own search decides."""
+        now = self.standing.get(entity)
         if now is None or now.model != self.model.name:
             return False
         return self.group is None or now.group == self.group
 
     def search(self, source: UUID, now: Mapping[UUID, float]) -> Change:
-        """Return all edges of a league of the batch: the nearest of all members."""
+        """Return all edges of an entity of the batch: the nearest of all members."""
         scores = self.found.scores.get(source, {})
         edges: dict[UUID, float] = {}
         for target, score in now.items():
@@ -375,17 +377,17 @@ class _View:
         those, an edge that is lost may have to be replaced by one that was not compared.
         """
         edges = dict(now)
-        for league in self.found.batch.keys() & (now.keys() | scores.keys()):
-            if not self._compared(league):
+        for entity in self.found.batch.keys() & (now.keys() | scores.keys()):
+            if not self._compared(entity):
                 continue
-            score = scores.get(league)
-            if league not in now:
+            score = scores.get(entity)
+            if entity not in now:
                 if score is not None and score > self.rules.enter:
-                    edges[league] = score
+                    edges[entity] = score
             elif score is not None and score > self.rules.leave:
-                edges[league] = _settled(score, now[league])
+                edges[entity] = _settled(score, now[entity])
             else:
-                del edges[league]
+                del edges[entity]
         full = len(now) >= self.rules.top_k
         weakest = min(now.values(), default=-1.0)
         if full:
@@ -401,7 +403,7 @@ class _View:
         return Change(nearest, rerun=lost)
 
     def _compared(self, target: UUID) -> bool:
-        """Return whether a league has the vector and the group still by which it was compared."""
+        """Return whether an entity has the vector and the group still by which it was compared."""
         read, now = self.found.members.get(target), self.standing.get(target)
         return read is not None and now is not None and now.compared_by == read.compared_by
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from altsync.queries.archetypes import RANKED
-from altsync.queries.explore import AROUND
-from altsync.queries.graph import CROSS_ARCHETYPE, OF_ARCHETYPE, SAME_ARCHETYPE
-from altsync.queries.similar import EDGES, OF_SAME_ARCHETYPE
+from altsports.queries.archetypes import RANKED
+from altsports.queries.explore import AROUND
+from altsports.queries.graph import CROSS_ARCHETYPE, OF_ARCHETYPE, SAME_ARCHETYPE
+from altsports.queries.similar import EDGES, OF_SAME_ARCHETYPE
 from tests.contract.harness import GraphHarness
 
 #: Two archetypes and one that is a stub; four leagues, one of no tier, and one that is a stub.

@@ -269,9 +269,42 @@ def test_the_stores_are_asked(site: Site, world: World) -> None:
 
 def test_a_search_without_a_store_says_what_is_missing(site: Site) -> None:
     """The setting's name."""
-    answer = site.post("/api/search", {"text": "cars"})
+    answer = site.post("/api/search", {"entity": "league", "text": "cars"})
     assert (answer.status, "PINECONE_API_KEY" in answer.json["error"]) == (502, True)
-    assert site.post("/api/search", {"text": " "}).status == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"entity": "league", "text": " "}, "say what to look for"),
+        ({"text": "cars"}, "entity is missing"),
+        ({"entity": "leagu", "text": "cars"}, "did you mean 'league'?"),
+        ({"entity": "league", "text": "cars", "where": ["tier"]}, "where must be an object"),
+        ({"entity": "league", "text": "cars", "where": {"tier": 1}}, "tier must be text"),
+    ],
+)
+def test_a_search_that_makes_no_sense_is_refused(
+    site: Site, body: dict[str, object], said: str
+) -> None:
+    answer = site.post("/api/search", body)
+    assert answer.status == 400
+    assert said in answer.json["error"]
+
+
+def test_the_session_names_the_types_of_the_catalogue(site: Site) -> None:
+    types = {one["type"]: one for one in site.get("/api/session").json["types"]}
+    assert list(types) == ["sport_archetype", "league", "few_shot_example"]
+    assert types["league"] == {
+        "type": "league",
+        "one": "league",
+        "many": "leagues",
+        "name_field": "league_name",
+        "key_field": "league_tag",
+        "filters": ["sport_name", "sport_archetype", "location", "tier", "status"],
+        "relations": ["SIMILAR_TO", "COMPETES_WITH", "SAME_ARCHETYPE"],
+        "within": "sport_archetype",
+    }
+    assert types["few_shot_example"]["relations"] == []
 
 
 def test_the_graph_around_a_league(site: Site, world: World) -> None:
@@ -286,27 +319,35 @@ def test_the_graph_around_a_league(site: Site, world: World) -> None:
     ):
         relate(world, source, target, kind, score)
     world.delete(league("gone"))
-    body = site.get("/api/graph", league="a").json
+    body = site.get("/api/graph", entity="league", key="a").json
     assert body["centre"]["name"] == "The a"
-    assert [one["tag"] for one in body["neighbours"]] == ["b", "c"]
+    assert [one["key"] for one in body["neighbours"]] == ["b", "c"]
     assert [(e["source"], e["target"], e["kind"], e["score"]) for e in body["edges"]] == [
         ("a", "b", "SIMILAR_TO", 0.9),
         ("c", "a", "COMPETES_WITH", 0.5),
         ("b", "c", "SAME_ARCHETYPE", None),
     ]
-    assert site.get("/api/graph", league="nobody").status == 400
+    assert site.get("/api/graph", entity="league", key="nobody").status == 400
+    assert site.get("/api/graph", entity="few_shot_example", key="a").status == 400
 
 
 def test_choices_are_what_is_there(site: Site, world: World) -> None:
     """Of living leagues alone."""
     world.save(league("a", tier="TIER1"), league("b", status="inactive"), example("x"))
-    body = site.get("/api/choices").json
+    body = site.get("/api/choices", entity="league").json
     assert body == {
-        "archetypes": ["team_sport"],
-        "tiers": ["TIER1"],
-        "statuses": ["active", "inactive"],
-        "contract_statuses": [],
+        "sport_name": ["Football"],
+        "sport_archetype": ["team_sport"],
+        "location": [],
+        "tier": ["TIER1"],
+        "status": ["active", "inactive"],
     }
+    assert site.get("/api/choices").status == 400
+
+
+def test_a_field_with_too_many_values_is_typed_and_not_chosen(site: Site, world: World) -> None:
+    world.save(*(league(f"l{n}", location=f"Place {n}") for n in range(51)))
+    assert site.get("/api/choices", entity="league").json["location"] is None
 
 
 def test_ready_says_which_sinks_stand_still(site: Site, world: World) -> None:

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 #: A key that would run if it were ever taken for HTML.
 NASTY = "<img src=x onerror=document.title='owned'>"
 
-VIEWS = ("overview", "operations", "search", "graph/formula_1", "entity/league/formula_1")
+VIEWS = ("overview", "operations", "search", "graph/league/formula_1", "entity/league/formula_1")
 
 LEAGUES: tuple[sports.League, ...] = (
     league("formula_1", league_name="Formula 1", sport_name="Formula Racing", tier="TIER1",
@@ -203,7 +203,7 @@ def test_an_entity_in_every_store(stage: Stage, browser: Browser) -> None:
 def test_search_with_filters(stage: Stage, browser: Browser) -> None:
     """The best first, with scores; filters leave the others out."""
     with page_of(browser, f"{stage.url}#/search") as page:
-        expect(page.locator("[name=archetype] option")).to_have_count(3)
+        expect(page.locator("[name=sport_archetype] option")).to_have_count(3)
         page.fill("#search-form [name=text]", "single-seater racing cars")
         page.press("#search-form [name=text]", "Enter")
         rows = page.locator("#search-results tbody tr")
@@ -211,7 +211,7 @@ def test_search_with_filters(stage: Stage, browser: Browser) -> None:
         scores = [float(text) for text in page.locator("#search-results .mono").all_inner_texts()]
         assert len(scores) == 5
         assert scores == sorted(scores, reverse=True)
-        page.select_option("#search-form [name=archetype]", "team_sport")
+        page.select_option("#search-form [name=sport_archetype]", "team_sport")
         page.select_option("#search-form [name=status]", "inactive")
         page.get_by_role("button", name="Search").click()
         expect(rows).to_have_count(1)
@@ -220,16 +220,16 @@ def test_search_with_filters(stage: Stage, browser: Browser) -> None:
 
 def test_the_graph_is_walked_by_clicks(stage: Stage, browser: Browser) -> None:
     """A click on a node draws what is around that one; kinds can be left out."""
-    with page_of(browser, f"{stage.url}#/graph/formula_1") as page:
+    with page_of(browser, f"{stage.url}#/graph/league/formula_1") as page:
         nodes = page.locator("#graph svg a")
         expect(nodes).to_have_count(2)
         expect(page.locator("#graph svg path")).to_have_count(3)
-        page.get_by_label("competes").uncheck()
+        page.get_by_label("Competes with").uncheck()
         expect(nodes).to_have_count(1)
-        page.get_by_label("competes").check()
+        page.get_by_label("Competes with").check()
         nodes.filter(has_text="DTM").click()
         expect(page.locator("#graph .centre")).to_contain_text("DTM")
-        assert page.url.endswith("#/graph/dtm")
+        assert page.url.endswith("#/graph/league/dtm")
         page.go_back()
         expect(page.locator("#graph .centre")).to_contain_text("Formula 1")
 

@@ -36,6 +36,7 @@ IMPORTS = (
     "altsync.explain",
     "altsync.health",
     "altsync.openai_embedder",
+    "altsports.queries",
     "altsync.queries",
     "altsync.seed.loader",
     "altsync.sinks.embedding",

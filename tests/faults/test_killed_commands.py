@@ -243,9 +243,7 @@ def test_a_search_for_neighbours_that_is_killed_anywhere(
         "ALTSYNC_EMBEDDING_MODEL": "test-model",
         "ALTSYNC_EMBEDDING_DIMENSIONS": "4",
         "ALTSYNC_SIMILARITY": "index",
-        "ALTSYNC_SIMILARITY_ENTER": str(WIDE.enter),
-        "ALTSYNC_SIMILARITY_LEAVE": str(WIDE.leave),
-        "ALTSYNC_SIMILARITY_TOP_K": str(WIDE.top_k),
+        "ALTSYNC_CATALOGUE": "tests.faults.wide:catalogue",
         "ALTSYNC_SIMILARITY_DEBOUNCE_SECONDS": "0",
     }.items():
         monkeypatch.setenv(name, value)

@@ -62,8 +62,8 @@ class Neighbourhood:
     def searching(self, rules: Rules) -> Sink:
         """Return a sink that searches neighbours as this place does."""
         if self.mode == "local":
-            return LocalSimilarity(self.database, self.topology, rules)
-        return Similarity(self.database, self.index, self.topology, rules)
+            return LocalSimilarity(self.database, self.topology, lambda _kind: rules)
+        return Similarity(self.database, self.index, self.topology, lambda _kind: rules)
 
     def deliver(self, sink: Sink, at: Callable[[str], None] = lambda point: None) -> Batch:
         """Everything that is due for a sink, counted as one batch; ``at`` hears of each point."""

@@ -296,7 +296,7 @@ def _searched(world: World, tracing: TracedDatabase, stores: Stores, folder: Pat
     Delivery(tracing, embed, SEARCHING, Policy(debounce=0), worker="tests").drain(PATIENCE)
     world.conn.execute("TRUNCATE delivery_batch")  # searches wait for embeddings in numbers
     tracing.sent = Sent()
-    search = similarity_local.Sink(tracing, SEARCHING, Rules())
+    search = similarity_local.Sink(tracing, SEARCHING, lambda _kind: Rules())
     policy = Policy(batch_size=2 * ROWS)
     batch = Delivery(tracing, search, SEARCHING, policy, worker="tests").deliver_batch()
     assert batch.claimed == world.scalar("SELECT count(*) FROM league")

@@ -340,7 +340,7 @@ def run(*arguments: str) -> Any:
 def test_queries_ask_pgvector_where_pinecone_is_not_configured(alone: Alone) -> None:
     stores = alone.app.stores()
     assert stores.index == "pgvector"
-    found = queries.similar(stores, "l003", top_k=5)
+    found = queries.similar(stores, "league", "l003", top_k=5)
     assert found.results
     assert all("vector" in one.sources for one in found.results)
     assert {one.store for one in found.unavailable} == {"neo4j"}

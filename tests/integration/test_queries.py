@@ -11,21 +11,16 @@ from typing import Any, cast
 import pytest
 from typer.testing import CliRunner, Result
 
-from altsync import queries
+from altsports import queries
+from altsports.queries import LeagueFilter, Relationship
+from altsync import queries as engine
 from altsync.cli import app
 from altsync.db import Conn
 from altsync.errors import AltsyncError
 from altsync.local.services.graph import Graph
 from altsync.local.services.postgres import Postgres
 from altsync.local.services.vectors import Vectors
-from altsync.queries import (
-    LeagueFilter,
-    MissingStore,
-    Relationship,
-    Stores,
-    Unavailable,
-    UnknownName,
-)
+from altsync.queries import Link, MissingStore, Stores, Unavailable, UnknownName
 from altsync.sinks import neo4j, pinecone
 from tests.contract.doubles import closed_port
 from tests.integration.ask_stack import (
@@ -842,3 +837,132 @@ def test_what_cannot_be_answered_ends_with_a_sentence(
     result = ask(*arguments, code=code, COLUMNS="200", **settings)
     assert said in " ".join(result.stderr.split())
     assert result.stdout == ""
+
+
+# --- any entity -----------------------------------------------------------------------------------
+
+
+def test_a_search_of_any_entity_finds_the_best_that_match(stack: AskStack) -> None:
+    for where, condition in (
+        ({}, "true"),
+        ({"status": "inactive", "tier": "TIER2"}, "status = 'inactive' AND tier = 'TIER2'"),
+    ):
+        found = engine.search(stack.stores, "league", RACING, where, top_k=12)
+        expected = dict(stack.ranking(stack.question(RACING), condition)[:12])
+        assert {one.key: one.score for one in found} == pytest.approx(expected, abs=NEAR)
+        scores = [one.score or 0.0 for one in found]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_a_search_asks_every_namespace_and_filters_lists(stack: AskStack) -> None:
+    """Examples live in a namespace for each category."""
+    found = engine.search(stack.stores, "example", SOCCER, {"tags": "soccer"}, top_k=9)
+    vector = stack.question(SOCCER)
+    expected = stack.ranking(vector, "'soccer' = ANY(tags)", "few_shot_example")
+    assert [one.key for one in found] == [key for key, _ in expected[:9]]
+    assert all("soccer" in one.content["tags"] for one in found)
+    assert {one.relationships[0].type for one in found} == {"IN_CATEGORY"}
+    one = engine.search(stack.stores, "examples", SOCCER, {"category": "triage"}, top_k=3)
+    assert {two.content["category"] for two in one} == {"triage"}
+
+
+def test_an_answer_has_content_and_relationships(stack: AskStack) -> None:
+    (ufc,) = engine.search(stack.stores, "leagues", "UFC", {"league_name": "UFC"})
+    assert (ufc.entity, ufc.key, ufc.name) == ("league", "ufc", "UFC")
+    assert ufc.content["sport_archetype"] == "combat"
+    assert ufc.relationships == (
+        Link("BELONGS_TO_ARCHETYPE", "out", "sport_archetype", "combat", "combat"),
+    )
+
+
+def test_similar_of_any_entity_agrees_with_that_of_leagues(stack: AskStack, edges: None) -> None:
+    found = engine.similar(stack.stores, "league", "ufc", top_k=15).results
+    expected = queries.similar(stack.stores, "ufc", top_k=15).results
+    assert {(one.key, one.sources, one.path) for one in found} == {
+        (one.league_tag, one.sources, one.path) for one in expected
+    }
+
+
+def test_similar_over_namespaces(stack: AskStack) -> None:
+    """The nearest examples of all categories, or of one."""
+    (row,) = stack.rows("SELECT min(example_id) FROM few_shot_example")
+    found = engine.similar(stack.stores, "example", row[0], top_k=8)
+    vector = stack.rows(
+        "SELECT l.embedding_vector FROM few_shot_example l WHERE example_id = %s", row[0]
+    )
+    expected = stack.ranking(bytes(vector[0][0]), "true", "few_shot_example")[1:9]
+    assert [one.key for one in found.results] == [key for key, _ in expected]
+    within = engine.similar(stack.stores, "example", row[0], {"category": "triage"}, top_k=3)
+    assert {one.content["category"] for one in within.results} == {"triage"}
+
+
+def test_explore_of_any_entity_looks_around_in_the_graph(stack: AskStack, edges: None) -> None:
+    found = engine.explore(stack.stores, "league", "UFC", {"league_name": "UFC"})
+    (ufc,) = found.results
+    assert [(one.type, one.direction, one.key) for one in ufc.relationships] == [
+        ("BELONGS_TO_ARCHETYPE", "out", "combat"),
+        ("SIMILAR_TO", "out", "bellator_mma"),
+        ("SIMILAR_TO", "in", "formula_1"),
+        ("COMPETES_WITH", "in", "formula_1"),
+    ]
+    assert len(ufc.siblings) == 5
+    assert {"ufc", "stub"}.isdisjoint(one.key for one in ufc.siblings)
+    assert found.unavailable == ()
+
+
+def test_neighbours_of_a_parent_are_its_children(stack: AskStack, changes: Conn) -> None:
+    """What PostgreSQL has deleted is left out, though the graph has it still."""
+    stack.conn.execute("UPDATE league SET deleted_at = now() WHERE league_tag = 'ufc'")
+    found = engine.neighbours(stack.stores, "archetype", "combat", limit=1000)
+    assert {one.key for one in found} == stack.tags("sport_archetype = 'combat'")
+    assert {(one.type, one.direction, one.entity) for one in found} == {
+        ("BELONGS_TO_ARCHETYPE", "in", "league")
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("search", "x", "--entity", "leage"), 1, "no entity 'leage'; there are sport_archetype"),
+        (("search", "x", "--where", "teir=TIER1"), 1, "did you mean 'tier'?"),
+        (("search", "x", "--where", "tier=TIER9"), 1, "no league with the tier 'TIER9'; there are"),
+        (("search", "x", "--where", "tier"), 2, "invalid filter 'tier': use --where field=value"),
+        (("search", "x", "--where", "tier=a", "--where", "tier=b"), 2, "names tier twice"),
+        (("search", "x", "--entity", "example", "--tier", "a"), 2, "--tier does not go with"),
+        (("similar", "nobody", "--entity", "example"), 1, "no example 'nobody'"),
+        (("graph", "--entity", "league", "formla_1"), 1, "did you mean formula_1"),
+        (("explore", "x", "--entity", "leag"), 1, "did you mean 'league'?"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_what_no_entity_has_is_said_with_what_there_is(
+    ask: Ask, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    result = ask(*arguments, code=code, COLUMNS="200")
+    assert said in " ".join(result.stderr.split())
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fields"),
+    [
+        (("search", SOCCER, "--entity", "example", "--where", "category=triage"), set()),
+        (("similar", "combat", "--entity", "archetype"), {"sources", "path"}),
+        (("explore", COMBAT, "--entity", "league", "--top-k", "3"), {"siblings"}),
+    ],
+    ids=_shape_id,
+)
+def test_commands_of_any_entity(ask: Ask, arguments: tuple[str, ...], fields: set[str]) -> None:
+    found = json.loads(ask(*arguments, "--json").stdout)
+    own = {"entity", "key", "name", "score", "content", "relationships"}
+    assert {frozenset(one) for one in found} == {frozenset(own | fields)}
+    assert len(ask(*arguments).stdout.splitlines()) > 3
+
+
+def test_the_graph_of_any_entity_by_command(ask: Ask, edges: None) -> None:
+    found = json.loads(ask("graph", "--entity", "league", "ufc", "--json").stdout)
+    assert [one["key"] for one in found][:2] == ["combat", "bellator_mma"]
+    assert {frozenset(one) for one in found} == {
+        frozenset({"type", "direction", "entity", "key", "name", "score"})
+    }
+    assert "SIMILAR_TO" in ask("graph", "--entity", "league", "ufc", COLUMNS="80").stdout

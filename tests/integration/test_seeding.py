@@ -212,11 +212,11 @@ def test_one_category_alone(world: World, tmp_path: Path) -> None:
     """And a category without a file is an error that names it."""
     write(tmp_path, "examples/triage.jsonl", [example_line("e1")])
     write(tmp_path, "examples/support.jsonl", [example_line("e2")])
-    seed(world, tmp_path, category="support")
+    seed(world, tmp_path, only={"category": "support"})
     assert living(world, "few_shot_example") == {"e2"}
     assert world.scalar("SELECT category FROM few_shot_example") == "support"
     with pytest.raises(SeedError, match=r"nothere\.jsonl"):
-        seed(world, tmp_path, category="nothere")
+        seed(world, tmp_path, only={"category": "nothere"})
 
 
 def test_a_folder_without_seeds_is_an_error(world: World, tmp_path: Path) -> None:

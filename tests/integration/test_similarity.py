@@ -321,7 +321,7 @@ class InterruptedSearch(LocalSimilarity):
         rules: Rules,
         meanwhile: Callable[[], object],
     ) -> None:
-        super().__init__(database, topology, rules)
+        super().__init__(database, topology, lambda _kind: rules)
         self._meanwhile = [meanwhile]
 
     def _compare(
@@ -358,7 +358,7 @@ def look_amid(place: Neighbourhood, meanwhile: Callable[[], object]) -> None:
         place.similarity = InterruptedSearch(place.database, place.topology, RULES, meanwhile)
     else:
         index = Interrupted(place.index, meanwhile)
-        place.similarity = Similarity(place.database, index, RELATING, RULES)
+        place.similarity = Similarity(place.database, index, RELATING, lambda _kind: RULES)
     try:
         look(place)
     finally:

@@ -376,16 +376,6 @@ def test_similarity_is_a_mode(monkeypatch: pytest.MonkeyPatch, value: str, mode:
     assert read_settings().altsync_similarity == mode
 
 
-@pytest.mark.parametrize("name", ["ALTSYNC_SIMILARITY_ACROSS_ARCHETYPES"])
-def test_a_flag_says_which_words_are_wanted(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    for value, meant in (("ON", True), ("no", False), ("1", True)):
-        monkeypatch.setenv(name, value)
-        assert getattr(read_settings(), name.lower()) is meant
-    monkeypatch.setenv(name, "maybe")
-    with pytest.raises(ConfigurationError, match=f"{name}: true or false is wanted"):
-        read_settings()
-
-
 def test_no_message_is_pydantics(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
         if name != "altsync_home":

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 
+import altsports.queries
 from altsync import history, queries, saving
 from altsync.app import Application
 from tests.docs_blocks.blocks import ROOT, blocks_of
@@ -34,7 +35,9 @@ def _sources(module: str) -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef]
                 yield source.name, source
 
 
-@pytest.mark.parametrize("module", [queries, history], ids=lambda module: str(module.__name__))
+@pytest.mark.parametrize(
+    "module", [queries, altsports.queries, history], ids=lambda module: str(module.__name__)
+)
 def test_every_public_name_is_documented_as_it_is(module: ModuleType) -> None:
     """Functions with parameters and answers, classes with fields; all of them, and no others."""
     expected = {name: signature_of(getattr(module, name)) for name in public_names(module)}

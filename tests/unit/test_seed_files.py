@@ -262,7 +262,9 @@ def test_a_folder_that_is_a_file_is_an_error(tmp_path: Path) -> None:
 )
 def test_a_category_is_a_name_without_suffixes(tmp_path: Path, name: str) -> None:
     touch(tmp_path / "examples", name, "other.jsonl")
-    (file,) = list_files(tmp_path, (sports.EXAMPLES,), "triage").files[sports.EXAMPLES]
+    (file,) = list_files(tmp_path, (sports.EXAMPLES,), {"category": "triage"}).files[
+        sports.EXAMPLES
+    ]
     assert (file.label, file.defaults) == (f"examples/{name}", {"category": "triage"})
 
 

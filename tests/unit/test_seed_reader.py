@@ -736,10 +736,10 @@ def test_a_file_beside_the_folder_comes_first(tmp_path: Path) -> None:
 def test_a_category_is_one_file(tmp_path: Path) -> None:
     """Only that one; a category without a file is an error that names the file."""
     _touch(tmp_path, "examples/triage.jsonl", "examples/other.jsonl")
-    found = find_files(tmp_path, sports.EXAMPLES, "triage")
+    found = find_files(tmp_path, sports.EXAMPLES, {"category": "triage"})
     assert [file.label for file in found] == ["examples/triage.jsonl"]
     with pytest.raises(SeedError, match=r"examples/missing\.jsonl: no such file"):
-        find_files(tmp_path, sports.EXAMPLES, "missing")
+        find_files(tmp_path, sports.EXAMPLES, {"category": "missing"})
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -20,8 +20,11 @@ from rich.console import Console, RenderableType
 from rich.progress import Progress, TextColumn
 
 import altsync.cli
+from altsports import demo
+from altsports.catalogue import LEAGUE
+from altsports.cli import views as answered
 from altsync import log
-from altsync.cli import answered, dead, demo, operate, seed, status, terminal, verify, why
+from altsync.cli import dead, operate, seed, status, terminal, verify, views, why
 from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import Terminal
 from altsync.health import Finding, Health
@@ -368,6 +371,24 @@ def of_demo(text: str) -> RenderableType:
     return table
 
 
+def link(text: str) -> Any:
+    return data(score=0.912, type=text, direction="out", entity=text, key=text, name=text)
+
+
+def neighbour(text: str) -> Any:
+    return data(
+        score=0.912, key=text, name=text, sources=("graph", "vector"), path=text,
+        relationships=[link(text)], siblings=[link(text)],
+    )  # fmt: skip
+
+
+def found(text: str) -> RenderableType:
+    content = dict.fromkeys(LEAGUE.filters, text)
+    return views.found_table(
+        [data(entity="league", score=0.912, key=text, name=text, content=content)]
+    )
+
+
 #: What each command prints of data, and the numbers that must be whole in it.
 VIEWS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "search": (lambda text: answered.found_table([league(text)]), (SCORE,)),
@@ -394,6 +415,10 @@ VIEWS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "relationships": (edges, (SCORE,)),
     "graph archetype": (lambda text: answered.graph_table([league(text)]), ("TIER1",)),
     "graph cross-archetype": (pair, (SCORE,)),
+    "search --entity": (found, (SCORE,)),
+    "similar --entity": (lambda text: views.similar_table([neighbour(text)]), (SCORE,)),
+    "explore --entity": (lambda text: views.explored_view([neighbour(text)]), (SCORE, "0.91")),
+    "graph --entity": (lambda text: views.links_table([link(text)]), (SCORE,)),
     "seed": (seed_table, ("1,234,567",)),
     "status": (matrix, ("1,234,567", "synced", "pending")),
     "status by sink": (entities, ("1,234,567", "7,654,321")),

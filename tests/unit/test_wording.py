@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from altsync import queries, store
+from altsports import queries, store
+from altsports.store import LeagueChoices, LeagueFilter
 from altsync.seed.files import find_files
 from altsync.seed.reader import Rejected, read
-from altsync.store import LeagueChoices, LeagueFilter
 from altsync.wording import plural, sentences, unknown
 from tests import sports
 
@@ -72,7 +72,7 @@ def test_a_filter_that_matches_no_league_names_what_is_like_it(
     def reading(source: Any) -> Any:
         yield source
 
-    monkeypatch.setattr(sys.modules["altsync.queries.leagues"], "reading", reading)
+    monkeypatch.setattr(sys.modules["altsports.queries.leagues"], "reading", reading)
     known = LeagueChoices(("racing",), ("tier_1",), ("active",), ("signed",))
     monkeypatch.setattr(store, "league_choices", lambda _: known)
     found = queries.unmatched(None, where)  # type: ignore[arg-type]

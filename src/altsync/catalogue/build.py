@@ -49,6 +49,14 @@ _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 CONTENT_TYPES = (str, bool, int, float, date, datetime, list, dict)
 
 
+#: Names of indexes. Pinecone takes 45 characters, and a prefix of 24 and a hyphen may stand before.
+_INDEX = re.compile(r"[a-z0-9](-?[a-z0-9]){0,19}")
+INDEX_LENGTH = 20
+
+#: Similar entities that one may keep: each is an edge of its node.
+MOST_SIMILAR = 1000
+
+
 class CatalogueError(ConfigurationError):
     """A declaration is missing, or contradicts another one. Names class and field."""
 
@@ -111,6 +119,10 @@ def entity_type(cls: type[Entity], edges: EdgeTable | None) -> EntityType:
     file_name = cls.seeds.file_name
     if file_name is not None:
         _check_fields(f"{where}.seeds: file_name", (file_name,), names)
+    index = cls.vectors.index
+    if not _INDEX.fullmatch(index) or len(index) > INDEX_LENGTH:
+        allowed = f"lower-case letters, digits and single hyphens, {INDEX_LENGTH} at most"
+        raise fail(f"{where}.vectors", f"{index!r} is no name of an index: {allowed}")
     embedded = tuple(name for name in names if marks(cls, name, markers.Embed))
     if not embedded and not hasattr(cls, "embedding_text"):
         raise fail(where, "no text to embed: mark fields with Embed")
@@ -196,7 +208,18 @@ def _similar(cls: type[Entity], names: Sequence[str]) -> Similarity | None:
         _check_fields(f"{where}: within", (declared.within,), names)
         if _is_optional(cls, declared.within):
             raise fail(where, f"within={declared.within!r} must be a required field")
-    return Similarity(check_name(where, declared.relation), declared.within)
+    if not -1 <= declared.leave <= declared.enter <= 1:
+        numbers = f"leave={declared.leave:g} and enter={declared.enter:g}"
+        raise fail(where, f"{numbers} must be cosines from -1 to 1, leave not above enter")
+    if not 1 <= declared.top <= MOST_SIMILAR:
+        raise fail(where, f"top={declared.top} must be between 1 and {MOST_SIMILAR:,}")
+    return Similarity(
+        check_name(where, declared.relation),
+        declared.within,
+        declared.enter,
+        declared.leave,
+        declared.top,
+    )
 
 
 def _parents(cls: type[Entity], names: Sequence[str]) -> Iterable[ParentEdge]:

@@ -19,7 +19,8 @@ class Catalogue:
     """What is mirrored, by classes. Checks itself when it is made: raises ``CatalogueError``.
 
     ``entities`` come with parents first, ``attachments`` and ``relationships`` after them in the
-    order of a seeding run.
+    order of a seeding run. ``questions`` names a function as ``module:name``: it takes the
+    ``Application`` and returns the tables that ``altsync demo`` shows at its end.
     """
 
     def __init__(
@@ -29,8 +30,10 @@ class Catalogue:
         entities: Sequence[type[Entity]],
         attachments: Sequence[type[Attachment]] = (),
         relationships: Sequence[Relationships] = (),
+        questions: str | None = None,
     ) -> None:
         self.name = name
+        self.questions = questions
         self.classes = tuple(entities)
         related = self._related(relationships)
         self._by_class: dict[type, EntityType] = {

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from altsync.config import file_value
+from altsync.catalogue.named import FILE, SETTING, reference
 from altsync.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from altsync.catalogue.catalogue import Catalogue
     from altsync.catalogue.parts import Part
     from altsync.records import EntityType
-
-#: The setting that names a catalogue, as ``module:name``.
-SETTING = "ALTSYNC_CATALOGUE"
-
-#: The file of the working folder that holds one.
-FILE = "catalogue.py"
-
-#: The group of entry points whose ``default`` is the catalogue that is shipped.
-GROUP = "altsync.catalogues"
 
 #: The catalogue of this process, once it was asked for.
 _found: list[Catalogue] = []
@@ -87,20 +76,18 @@ def part_of(entity_type: EntityType) -> Part:
 
 
 def _find() -> Catalogue:
-    named = file_value(SETTING) if SETTING not in os.environ else os.environ[SETTING]
-    if named:
-        return _load(named)
-    if Path(FILE).is_file():
-        return _load("catalogue:catalogue")
-    for found in entry_points(group=GROUP, name="default"):
-        return _checked(found.load(), found.value)
-    raise ConfigurationError(f"no catalogue: set {SETTING}=module:name, or write {FILE}")
+    named = reference()
+    if named is None:
+        raise ConfigurationError(f"no catalogue: set {SETTING}=module:name, or write {FILE}")
+    return _load(named)
 
 
 def _load(named: str) -> Catalogue:
     module, _, name = named.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    here, package = Path.cwd(), module.partition(".")[0]
+    is_here = (here / package).is_dir() or (here / f"{package}.py").is_file()
+    if is_here and str(here) not in sys.path:
+        sys.path.insert(0, str(here))
     try:
         found = getattr(import_module(module), name or "catalogue")
     except (ImportError, AttributeError) as error:

@@ -114,11 +114,16 @@ class Vectors:
 class Similar:
     """Relationships to the entities whose vectors are nearest, computed and kept in step.
 
-    ``within`` is a field: only entities with the same value are compared.
+    ``within`` is a field: only entities with the same value are compared. An entity becomes
+    similar to another above the cosine ``enter``, and is similar no longer below ``leave``; a score
+    between the two changes nothing. It keeps ``top`` at most, the nearest.
     """
 
     relation: str = "SIMILAR_TO"
     within: str | None = None
+    enter: float = 0.80
+    leave: float = 0.77
+    top: int = 10
 
 
 @dataclass(frozen=True, slots=True, init=False)

@@ -36,34 +36,44 @@ LINES = {
     "doctor": "Ask every configured service whether it answers.",
     "adopt": "Make a sink's store this installation's. The former owner's workers stop writing.",
     "dashboard": "Serve the web page, its JSON, health probes and metrics, until stopped.",
-    "search": "Find leagues by meaning: Pinecone finds them, PostgreSQL checks and completes them.",
-    "similar": "Find leagues like one: neighbours in Neo4j and Pinecone, with the path to each.",
-    "archetypes": "List archetypes by their leagues in Neo4j, with those leagues from PostgreSQL.",
-    "explore": "Find leagues by meaning, each with its neighbourhood in Neo4j.",
-    "examples": "Find few-shot examples by meaning, of one category or of all.",
-    "leagues": "List leagues by their properties in PostgreSQL.",
-    "league": "Show one league with its documents, contracts and relationships, from PostgreSQL.",
+    "search": "Find entities by meaning: the index finds them, PostgreSQL checks and completes.",
+    "similar": "Find entities like one: neighbours in graph and index, with the path to each.",
+    "explore": "Find entities by meaning, each with its neighbourhood in the graph.",
+    "graph": "Show what the graph has around one entity.",
     "demo": "Seed the embedded stack, wait until all stores agree, and query them.",
     "local": "Manage the embedded stack: every server, without Docker.",
-    "graph": "Query the graph alone.",
 }
 
 #: Modules of commands that are not in one of their own name.
 MODULES = {
     **dict.fromkeys(("migrate", "relay", "pause", "resume", "backfill", "doctor"), "operate"),
     **dict.fromkeys(("failures", "retry", "discard"), "dead"),
-    **dict.fromkeys(("search", "similar", "archetypes", "explore", "examples"), "ask"),
-    **dict.fromkeys(("leagues", "league", "graph"), "ask"),
+    **dict.fromkeys(("search", "similar", "explore", "graph"), "queries"),
 }
+
+#: Commands that a catalogue may bring in its own words.
+REPLACEABLE = frozenset({"search", "similar", "explore", "graph"})
+
+
+def catalogue_commands() -> dict[str, Lazy]:
+    """Return the commands that come with the catalogue that runs."""
+    from altsync.catalogue.named import commands
+
+    found: dict[str, Lazy] = {}
+    for one in commands():
+        found |= one.load()
+    return found
 
 
 class _Commands(LazyGroup):
     """Every command."""
 
     members: ClassVar = {
-        name: Lazy(f"altsync.cli.{MODULES.get(name, name)}", name, line)
+        name: Lazy(f"altsync.cli.{MODULES.get(name, name)}", name, line, made=name == "seed")
         for name, line in LINES.items()
     }
+    more = staticmethod(catalogue_commands)
+    replaceable = REPLACEABLE
 
 
 app = App(
@@ -103,5 +113,5 @@ def seed_main() -> None:
     with interrupts_go_to(end):
         from altsync.cli.seed import seed
     only_seed = App(pretty_exceptions_enable=False)
-    only_seed.command(cls=Command)(seed)
+    only_seed.command(cls=Command)(seed())
     only_seed(prog_name="python -m altsync.seed")

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,13 +16,13 @@ import typer
 
 from altsync import health, status, store
 from altsync.app import Application
-from altsync.catalogue.current import parts
+from altsync.catalogue.current import current, parts
 from altsync.cli.common import command
 from altsync.cli.local import open_stack
 from altsync.cli.operate import findings_table
 from altsync.cli.seed import end, find_failed, follow, load, seed_summary
 from altsync.cli.status import matrix_table
-from altsync.cli.tables import Table, Text
+from altsync.cli.tables import Text
 from altsync.cli.terminal import answers, notes
 from altsync.config import read_settings
 from altsync.errors import AltsyncError
@@ -39,12 +40,6 @@ LONGEST = 80.0
 
 #: Seconds that relay and worker get to start, before the demo names one that is missing.
 STARTING = 30.0
-
-#: Columns of numbers.
-_NUMBERS = ("leagues", "TIER1", "active", "score")
-
-#: Names of leagues shown beside a count.
-SAMPLE = 4
 
 #: Variables that would point the demo at real services.
 _REAL = (
@@ -195,41 +190,16 @@ def _show_stores(app: Application, calls: int) -> None:
     with app.database.autocommit() as conn:
         answers.print(matrix_table(status.collect(conn, app.topology, {})))
     answers.print(f"Remote calls to the sinks in this run: {calls}")
-    answers.rule("Three questions, three stores")
-    answers.print(_by_archetype(app))
-    answers.print(_most_first_tier(app))
-    answers.print(_like_formula_1(app))
+    _show_questions(app)
 
 
-def _by_archetype(app: Application) -> Table:
-    from altsync import queries
-
-    table = _table("PostgreSQL: leagues by archetype", "archetype", "leagues", "TIER1", "active")
-    with app.database.autocommit() as conn:
-        for row in queries.archetype_counts(conn):
-            table.add_row(row.archetype, str(row.leagues), str(row.first_tier), str(row.active))
-    return table
-
-
-def _most_first_tier(app: Application) -> Table:
-    from altsync import queries
-
-    table = _table("Neo4j: archetypes with the most TIER1 leagues", "archetype", "leagues", "some")
-    for row in queries.archetypes(app.stores(), tier="TIER1", each=SAMPLE):
-        names = (league.league_name for league in row.leagues)
-        table.add_row(row.archetype, str(row.count), ", ".join(names))
-    return table
-
-
-def _like_formula_1(app: Application) -> Table:
-    from altsync import queries
-
-    table = _table("All three: leagues most like Formula 1", "score", "league", "archetype")
-    for match in queries.similar(app.stores(), "formula_1", top_k=5).results:
-        score = "" if match.score is None else f"{match.score:.3f}"
-        table.add_row(score, match.league_name, match.sport_archetype)
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    return Table(*columns, title=title, numbers=_NUMBERS, names=("archetype",))
+def _show_questions(app: Application) -> None:
+    """Show the answers to the questions that the catalogue brings for this."""
+    named = current().questions
+    if named is None:
+        return
+    module, _, name = named.partition(":")
+    found = import_module(module)
+    answers.rule(getattr(found, "TITLE", "Questions"))
+    for table in getattr(found, name)(app):
+        answers.print(table)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import UserDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -18,16 +19,22 @@ from altsync.interrupts import end, interrupts_go_to
 
 @dataclass(frozen=True, slots=True)
 class Lazy:
-    """A command: the module and name of its function or Typer, and its line in the help."""
+    """A command: the module and name of its function or Typer, and its line in the help.
+
+    ``made``: the name is that of a function which returns the command's.
+    """
 
     module: str
     name: str
     help: str
+    made: bool = False
 
     def load(self, command: str) -> Any:
         """Import the command."""
         with interrupts_go_to(end):
             found = getattr(import_module(self.module), self.name)
+            if self.made:
+                found = found()
         if isinstance(found, typer.Typer):
             group = typer.main.get_group(found)
             group.name = command
@@ -40,9 +47,13 @@ class Lazy:
 class _Commands(UserDict[str, Any]):
     """Commands by name, each imported when it is looked up."""
 
-    def __init__(self, members: Mapping[str, Lazy]) -> None:
-        super().__init__()
-        self.data = dict(members)
+    def __init__(self, find: Callable[[], Mapping[str, Lazy]]) -> None:
+        self._find = find
+
+    @cached_property
+    def data(self) -> dict[str, Any]:  # type: ignore[override]
+        """The commands, once they are asked for."""
+        return dict(self._find())
 
     def __getitem__(self, name: str) -> Any:
         found = self.data[name]
@@ -52,24 +63,43 @@ class _Commands(UserDict[str, Any]):
 
 
 class LazyGroup(Group):
-    """The command line. Help and completion list commands without importing their modules."""
+    """The command line. Help and completion list commands without importing their modules.
+
+    ``members`` are its own commands. ``more`` finds those of the catalogue, which come after them
+    and may take the place of ``replaceable`` ones.
+    """
 
     members: ClassVar[Mapping[str, Lazy]]
+    more: ClassVar[Callable[[], Mapping[str, Lazy]]]
+    replaceable: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.commands = _Commands(self.members)
+        self.commands = _Commands(lambda: self._all)
+
+    @cached_property
+    def _all(self) -> dict[str, Lazy]:
+        more = type(self).more()
+        taken = self.members.keys() - self.replaceable
+        return {**self.members, **{n: one for n, one in more.items() if n not in taken}}
+
+    def _member(self, name: str) -> Lazy | None:
+        # Most commands are found without a look at what is installed.
+        if name in self.members and name not in self.replaceable:
+            return self.members[name]
+        return self._all.get(name)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names in the order of the help."""
-        return list(self.commands)
+        return list(self._all)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return what a list of commands shows of one."""
-        member = self.members.get(cmd_name)
+        member = self._member(cmd_name)
         return member and TyperCommand(name=cmd_name, help=member.help)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that runs, imported, and its arguments."""
-        name, command, rest = super().resolve_command(ctx, args)
-        return name, command and self.commands[str(name)], rest
+        name, _shown, rest = super().resolve_command(ctx, args)
+        member = self._member(str(name))
+        return name, member and member.load(str(name)), rest

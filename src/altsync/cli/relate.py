@@ -1,4 +1,4 @@
-"""``altsync relate``: look for the neighbours of leagues by hand."""
+"""``altsync relate``: look for the neighbours of entities by hand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from altsync.errors import AltsyncError, ConfigurationError
 from altsync.records import SIMILARITY, BreakerState
 from altsync.wording import plural, sentences
 
-#: Seconds between two looks at leagues that other workers have taken, or that wait to be retried.
+#: Seconds between two looks at entities that other workers have taken, or that wait to be retried.
 LOOK = 0.2
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +33,7 @@ from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import Exit, notes
 from altsync.db import Conn
 from altsync.declarations import MIRRORS, title_of
+from altsync.errors import ConfigurationError
 from altsync.records import EMBEDDING
 from altsync.seed.files import find_files, named_by
 from altsync.seed.loader import Loader
@@ -57,21 +60,11 @@ NAMED = 5
 PATIENCE = 5.0
 
 
-def seed(
-    everything: Annotated[bool, typer.Option("--all", help="Every part that is there.")] = False,
-    archetypes: Annotated[bool, typer.Option("--archetypes", help="archetypes.jsonl")] = False,
-    leagues: Annotated[bool, typer.Option("--leagues", help="leagues/*.jsonl")] = False,
-    examples: Annotated[bool, typer.Option("--examples", help="examples/*.jsonl")] = False,
-    documents: Annotated[bool, typer.Option("--documents", help="documents.jsonl")] = False,
-    contracts: Annotated[bool, typer.Option("--contracts", help="contracts.jsonl")] = False,
-    relationships: Annotated[
-        bool, typer.Option("--relationships", help="relationships.jsonl")
-    ] = False,
+def _seed(
+    chosen: tuple[Part, ...],
+    only: Mapping[str, str],
     limit: Annotated[
         int | None, typer.Option(min=0, help="At most so many lines of each part.")
-    ] = None,
-    category: Annotated[
-        str | None, typer.Option(help="Only examples/<category>.jsonl; needs --examples or --all.")
     ] = None,
     folder: Annotated[Path, typer.Option("--dir", help="The seed folder.")] = Path("seeds"),
     prune: Annotated[
@@ -102,21 +95,97 @@ def seed(
     Exit codes: 0 done, 1 error, 2 usage, 3 some lines were refused or nothing was pruned,
     4 a sink gave up on some, 5 --timeout passed.
     """
-    flags = (archetypes, leagues, examples, documents, contracts, relationships)
-    chosen = tuple(p for p, on in zip(parts(), flags, strict=True) if on or everything)
-    if not chosen:
-        raise typer.BadParameter(
-            "say what to seed: --all, --archetypes, --leagues, --examples, --documents, "
-            "--contracts, --relationships"
-        )
-    if category is not None and not any(named_by(part) for part in chosen):
-        raise typer.BadParameter("--category needs --examples or --all")
     if prune_saved and not prune:
         raise typer.BadParameter("--prune-saved needs --prune")
-    options = Options(folder, chosen, limit, category, prune, yes, strict, dry_run, wait)
+    options = Options(folder, chosen, limit, only, prune, yes, strict, dry_run, wait)
     options = replace(options, prune_saved=prune_saved)
     with application() as app:
         raise typer.Exit(run(app, options, wait=wait, timeout=timeout, as_json=as_json))
+
+
+def seed() -> Callable[..., None]:
+    """Return the command, with an option for each part of the catalogue and each file name."""
+    flags = {_parameter(part): part for part in parts()}
+    names = {_parameter(column): column for part in parts() if (column := named_by(part))}
+    own = [
+        p for p in signature(_seed, eval_str=True).parameters.values() if p.default is not p.empty
+    ]
+    _check_options([*flags.values(), *names.values()], {EVERYTHING, *(p.name for p in own)})
+
+    def command(**given: Any) -> None:
+        everything = given.pop(EVERYTHING)
+        chosen = tuple(part for flag, part in flags.items() if given.pop(flag) or everything)
+        named = {column: given.pop(name) for name, column in names.items()}
+        only = {column: name for column, name in named.items() if name is not None}
+        if not chosen:
+            options = ", ".join(["--all", *map(_option, flags)])
+            raise typer.BadParameter(f"say what to seed: {options}")
+        for column in only:
+            if not any(named_by(part) == column for part in chosen):
+                needed = " or ".join([*_options_of(column), "--all"])
+                raise typer.BadParameter(f"{_option(column)} needs {needed}")
+        _seed(chosen, only, **given)
+
+    def parameter(name: str, kind: Any, default: Any, text: str) -> Parameter:
+        annotation = Annotated[kind, typer.Option(_option(name), help=text)]
+        return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+    limit, *rest = (one.replace(kind=Parameter.KEYWORD_ONLY) for one in own)
+    command.__signature__ = Signature(  # type: ignore[attr-defined]
+        [
+            Parameter(
+                EVERYTHING,
+                Parameter.KEYWORD_ONLY,
+                default=False,
+                annotation=Annotated[bool, typer.Option("--all", help="Every part that is there.")],
+            ),
+            *(
+                parameter(flag, bool, False, f"{part}.jsonl, {part}/*.jsonl")
+                for flag, part in flags.items()
+            ),
+            limit,
+            *(
+                parameter(name, str | None, None, _only_help(column))
+                for name, column in names.items()
+            ),
+            *rest,
+        ]
+    )
+    command.__doc__ = _seed.__doc__
+    return command
+
+
+#: The parameter of ``--all``.
+EVERYTHING = "everything"
+
+
+def _parameter(name: str) -> str:
+    return re.sub(r"\W", "_", name)
+
+
+def _option(name: str) -> str:
+    return f"--{re.sub('[^A-Za-z0-9]', '-', name)}"
+
+
+def _options_of(column: str) -> list[str]:
+    return [_option(part) for part in parts() if named_by(part) == column]
+
+
+def _only_help(column: str) -> str:
+    files = ", ".join(f"{part}/<{column}>.jsonl" for part in parts() if named_by(part) == column)
+    needed = " or ".join([*_options_of(column), "--all"])
+    return f"Only {files}; needs {needed}."
+
+
+def _check_options(made: Sequence[str], taken: set[str]) -> None:
+    """Raise ``ConfigurationError`` for a part or field whose option means something else."""
+    known = {_option(name) for name in (*taken, "all", "dir", "json")}
+    for name in dict.fromkeys(made):
+        if _option(name) in known:
+            raise ConfigurationError(
+                f"catalogue: {name!r} cannot be a part of the seeds or a file_name: "
+                f"altsync seed {_option(name)} means something else"
+            )
 
 
 def run(
@@ -237,8 +306,7 @@ class _Advance:
 
     def __call__(self, part: Part, size: int) -> None:
         if part not in self._tasks:
-            category = self._options.category if named_by(part) else None
-            files = find_files(self._options.folder, part, category)
+            files = find_files(self._options.folder, part, self._options.only)
             total = sum(file.path.stat().st_size for file in files)
             self._tasks[part] = self._progress.add_task(part.value, total=total)
         self._progress.advance(self._tasks[part], size)  # type: ignore[arg-type]

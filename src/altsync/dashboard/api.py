@@ -28,13 +28,16 @@ MOST_GROUPS = 100
 OPERATIONS = 50
 MOST_OPERATIONS = 500
 
-#: Leagues that a search lists.
+#: Entities that a search lists.
 MATCHES = 25
+
+#: Values of a field that are offered to choose from; of one with more, any may be typed.
+CHOICES = 50
 
 #: Where the seed lines are looked for that entities came from.
 SEEDS = Path("seeds")
 
-#: Neighbours in the drawing of a league: more would write over each other.
+#: Neighbours in the drawing of an entity: more would write over each other.
 NEIGHBOURS = 18
 
 
@@ -68,7 +71,12 @@ class Api:
 
     def session(self, token: str) -> dict[str, Any]:
         """Return what the page needs before anything else."""
-        return {"csrf_token": token, "version": __version__, "sinks": self._app.topology.names}
+        return {
+            "csrf_token": token,
+            "version": __version__,
+            "sinks": self._app.topology.names,
+            "types": [_type(kind) for kind in entity_types()],
+        }
 
     def overview(self, query: Mapping[str, str]) -> dict[str, Any]:
         """The whole status: matrix, totals, breakers, backlog, the last minute."""
@@ -232,32 +240,61 @@ class Api:
         }
 
     def search(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The leagues nearest in meaning to a text. The embedder is paid for a new text."""
+        """The entities nearest in meaning to a text. The embedder is paid for a new text."""
         text = _text_of(body, "text")
         if text is None or not text.strip():
             raise BadRequest("say what to look for")
-        where = queries.LeagueFilter(
-            status=_text_of(body, "status"),
-            archetype=_text_of(body, "archetype"),
-            tier=_text_of(body, "tier"),
-            contract_status=_text_of(body, "contract_status"),
-        )
-        found = queries.search(self._app.stores(), text.strip(), where, top_k=MATCHES)
-        return {"found": [_match(league) for league in found]}
+        kind = _known_type(_text_of(body, "entity"))
+        given = body.get("where") or {}
+        if not isinstance(given, Mapping):
+            raise BadRequest("where must be an object of fields and values")
+        where = {name: value for name in given if (value := _text_of(given, name)) is not None}
+        try:
+            found = queries.search(self._app.stores(), kind, text.strip(), where, top_k=MATCHES)
+        except queries.UnknownName as error:
+            raise BadRequest(str(error)) from None
+        return {"found": [_match(kind, one) for one in found]}
 
-    def choices(self, query: Mapping[str, str]) -> Any:
-        """Values to filter leagues by."""
+    def choices(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """Values to filter entities by; null for a field with more than can be listed."""
+        kind = _known_type(query.get("entity"))
         with self._app.database.autocommit() as conn:
-            return store.league_choices(conn)
+            found = {
+                name: store.field_values(conn, kind, name, limit=CHOICES + 1)
+                for name in _filters(kind)
+            }
+        return {name: values if len(values) <= CHOICES else None for name, values in found.items()}
 
     def graph(self, query: Mapping[str, str]) -> Any:
-        """A league and those around it."""
-        tag = query.get("league", "")
+        """An entity and those around it."""
+        kind, key = _known_type(query.get("entity")), _required(query, "key")
+        if kind.edges is None:
+            raise BadRequest(f"{kind.value} has no relationships among its own")
         with self._app.database.autocommit() as conn:
-            found = store.neighbourhood(conn, tag, limit=NEIGHBOURS)
+            found = store.neighbourhood(conn, kind, key, limit=NEIGHBOURS)
         if found is None:
-            raise BadRequest(f"no league with the tag {tag!r}")
+            raise BadRequest(f"no {kind.one} with the key {key!r}")
         return found
+
+
+def _type(kind: EntityType) -> dict[str, Any]:
+    """Return what the page must know of a type of entity."""
+    return {
+        "type": kind.value,
+        "one": kind.one,
+        "many": kind.many,
+        "name_field": kind.name_column,
+        "key_field": kind.key_column,
+        "filters": _filters(kind),
+        "relations": kind.edges.relations if kind.edges else (),
+        "within": kind.similar.within if kind.similar else None,
+    }
+
+
+def _filters(kind: EntityType) -> list[str]:
+    """Return the fields that the page filters by: keys and names are what people search for."""
+    own = (kind.key_column, kind.name_column)
+    return [name for name in queries.filter_fields(kind) if name not in own]
 
 
 def _described(group: FailureGroup) -> dict[str, Any]:
@@ -301,18 +338,17 @@ def _number(query: Mapping[str, str], name: str) -> int | None:
     return int(value)
 
 
-def _match(league: queries.FoundLeague) -> dict[str, Any]:
-    return {
-        "league_tag": league.league_tag,
-        "league_name": league.league_name,
-        "sport_name": league.sport_name,
-        "sport_archetype": league.sport_archetype,
-        "tier": league.tier,
-        "status": league.status,
-        "location": league.location,
-        "contracts": sorted({contract.status for contract in league.contracts}),
-        "score": league.score,
-    }
+def _match(kind: EntityType, found: queries.Found) -> dict[str, Any]:
+    fields = {name: found.content[name] for name in _filters(kind)}
+    return {"key": found.key, "name": found.name, "score": found.score, "fields": fields}
+
+
+def _known_type(name: str | None) -> EntityType:
+    if not name:
+        raise BadRequest("entity is missing")
+    kind = _entity_type(name)
+    assert kind is not None
+    return kind
 
 
 def _entity_type(name: str | None) -> EntityType | None:

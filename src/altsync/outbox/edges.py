@@ -1,4 +1,4 @@
-"""Relationships of leagues in the outbox: who asks for them, and what carries them."""
+"""Relationships of entities in the outbox: who asks for them, and what carries them."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def ask_for_neighbours(
     delay: float,
     again: bool = False,
 ) -> int:
-    """Enqueue the search for neighbours of leagues, ``delay`` seconds from now.
+    """Enqueue the search for neighbours of entities, ``delay`` seconds from now.
 
     The delay lets many changes settle first, and an index show what it was given. Without
-    ``again``, only for leagues whose neighbours were computed from something else than they are
+    ``again``, only for entities whose neighbours were computed from something else than they are
     now; with it, behind all other work. Returns how many.
 
-    Leagues that the caller has not locked may be among them when this is the last thing that the
+    Entities that the caller has not locked may be among them when this is the last thing that the
     transaction does: it waits for rows in the order of ids, and then for nothing else.
     """
     if not followers or not ids:
@@ -96,9 +96,9 @@ def ask_for_neighbours(
 def begin_searches(conn: Conn, sink: SinkTraits, token: UUID, rows: Sequence[Row]) -> None:
     """Clear repeated requests for searches that begin now, as they answer them.
 
-    Leagues that are new together ask for each other while all of them are leased. Where a league
+    Entities that are new together ask for each other while all of them are leased. Where an entity
     is another than when it was read, the asking stays: the search goes by its former vector. That
-    is compared under the league's lock, which every request for a new vector holds, too. Others
+    is compared under the entity's lock, which every request for a new vector holds, too. Others
     ask without it, and wait for operations in the order of ids: so does this.
     """
     lock_entities(conn, ((row.entity_type, row.id) for row in rows))
@@ -135,9 +135,9 @@ def _begin_searches(
 
 
 def forget_basis(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> None:
-    """Have the neighbours of leagues count as never looked for. The caller has locked them.
+    """Have the neighbours of entities count as never looked for. The caller has locked them.
 
-    For searches that end without a look: the league's next vector asks anew, even if it is the
+    For searches that end without a look: the entity's next vector asks anew, even if it is the
     one that it had.
     """
     if ids:
@@ -151,11 +151,11 @@ def forget_basis(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> None:
 
 
 def end_searches(conn: Conn, ids: Sequence[UUID]) -> None:
-    """Cancel searches for the neighbours of leagues that are being deleted.
+    """Cancel searches for the neighbours of entities that are being deleted.
 
     Whatever the settings name: what waits, is dead, or was left behind by its worker would keep
-    its league from being purged. A search in progress is left to the holder of its lease. The
-    caller has locked the leagues.
+    its entity from being purged. A search in progress is left to the holder of its lease. The
+    caller has locked the entities.
     """
     conn.execute(
         f"""
@@ -176,10 +176,10 @@ def end_searches(conn: Conn, ids: Sequence[UUID]) -> None:
 def carry_edges(
     conn: Conn, kind: EntityType, ids: Sequence[UUID], topology: Topology, origin: Origin
 ) -> int:
-    """Give leagues whose relationships changed a new number, and enqueue their projection.
+    """Give entities whose relationships changed a new number, and enqueue their projection.
 
     The number is for sinks that mirror relationships; vectors are not written again. The caller has
-    locked the leagues. Returns how many operations were enqueued.
+    locked the entities. Returns how many operations were enqueued.
     """
     if not ids:
         return 0
@@ -205,9 +205,9 @@ def carry_edges(
 
 
 def release_held(conn: Conn, ids: Sequence[UUID], topology: Topology) -> None:
-    """Let the first write of leagues to the graph go: their relationships are known.
+    """Let the first write of entities to the graph go: their relationships are known.
 
-    The caller has locked the leagues. What waits after a failure goes on waiting.
+    The caller has locked the entities. What waits after a failure goes on waiting.
     """
     released = conn.execute(
         """
@@ -226,7 +226,7 @@ def release_held(conn: Conn, ids: Sequence[UUID], topology: Topology) -> None:
 
 
 def due_searches(conn: Conn, sink: str, ids: Sequence[UUID]) -> set[UUID]:
-    """Return those of the leagues whose own search is due, and has not begun."""
+    """Return those of the entities whose own search is due, and has not begun."""
     rows = conn.execute(
         """
         SELECT entity_id FROM sync_operation
@@ -241,7 +241,7 @@ def due_searches(conn: Conn, sink: str, ids: Sequence[UUID]) -> set[UUID]:
 def is_gathering(conn: Conn, sink: str, leader: str) -> bool:
     """Return whether operations of a sink should wait for more that are coming from its leader.
 
-    A pass over a group costs as much for one league as for hundreds, and each pass may change the
+    A pass over a group costs as much for one entity as for hundreds, and each pass may change the
     relationships of those before. So a search waits while texts are embedded in numbers, for
     ``LONGEST_GATHERING`` seconds. A few edits wait for nothing.
     """

@@ -17,7 +17,7 @@ CHANNEL = "altsync"
 #: Priority of background work: after every edit that a person made.
 LOW_PRIORITY = 9
 
-#: Seconds for which the first write of a new league to the graph waits for its relationships, so
+#: Seconds for which the first write of a new entity to the graph waits for its relationships, so
 #: that it is written once and not twice. Longer than their search gathers embeddings
 #: (``LONGEST_GATHERING``), and short enough for who looks at the graph while nothing is embedded.
 HOLD = 60.0

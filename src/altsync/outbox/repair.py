@@ -135,9 +135,9 @@ def repair_edges(
     *,
     above: bool = False,
 ) -> int:
-    """Have the relationships of leagues written again, even of those that never had any.
+    """Have the relationships of entities written again, even of those that never had any.
 
-    Leagues are left out as by ``repair``.
+    Entities are left out as by ``repair``.
     """
     lock_entities(conn, ((kind, i) for i in ids))
     refused = given_up(conn, sink, kind, ids, above=above)

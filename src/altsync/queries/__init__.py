@@ -1,4 +1,4 @@
-"""Questions that need one store or several, answered with plain data.
+"""Questions about the entities of any catalogue, answered with plain data.
 
 Where a question joins stores, PostgreSQL has the last word: what is deleted there is no answer,
 and every row is the current one. What the graph answers alone may be a moment behind.
@@ -6,73 +6,30 @@ and every row is the current one. What the graph answers alone may be a moment b
 
 from __future__ import annotations
 
-from altsync.queries.archetypes import ArchetypeLeagues, archetypes
-from altsync.queries.examples import FoundExample, examples
-from altsync.queries.explore import Exploration, ExploredLeague, Neighbour, explore
-from altsync.queries.graph import (
-    ArchetypePair,
-    GraphLeague,
-    cross_archetype_pairs,
-    leagues_of_archetype,
-    leagues_of_same_archetype,
-)
-from altsync.queries.leagues import (
-    ArchetypeCount,
-    Relationship,
-    archetype_counts,
-    audit_trail,
-    league,
-    leagues,
-    relationships,
-    unmatched,
-)
-from altsync.queries.search import FoundLeague, search
-from altsync.queries.similar import SimilarLeague, SimilarLeagues, similar
+from altsync.queries.explore import Exploration, Explored, explore
+from altsync.queries.graph import neighbours
+from altsync.queries.kinds import entity_named, filter_fields, only_entity
+from altsync.queries.search import Found, search
+from altsync.queries.similar import SimilarEntities, SimilarEntity, similar
 from altsync.queries.stores import MissingStore, Stores, Unavailable, UnknownName
-from altsync.store import (
-    Contract,
-    Document,
-    FullExample,
-    FullLeague,
-    LeagueFilter,
-    OperationRow,
-)
+from altsync.store import Link
 
 __all__ = [
-    "ArchetypeCount",
-    "ArchetypeLeagues",
-    "ArchetypePair",
-    "Contract",
-    "Document",
     "Exploration",
-    "ExploredLeague",
-    "FoundExample",
-    "FoundLeague",
-    "FullExample",
-    "FullLeague",
-    "GraphLeague",
-    "LeagueFilter",
+    "Explored",
+    "Found",
+    "Link",
     "MissingStore",
-    "Neighbour",
-    "OperationRow",
-    "Relationship",
-    "SimilarLeague",
-    "SimilarLeagues",
+    "SimilarEntities",
+    "SimilarEntity",
     "Stores",
     "Unavailable",
     "UnknownName",
-    "archetype_counts",
-    "archetypes",
-    "audit_trail",
-    "cross_archetype_pairs",
-    "examples",
+    "entity_named",
     "explore",
-    "league",
-    "leagues",
-    "leagues_of_archetype",
-    "leagues_of_same_archetype",
-    "relationships",
+    "filter_fields",
+    "neighbours",
+    "only_entity",
     "search",
     "similar",
-    "unmatched",
 ]

@@ -2,96 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from altsync.errors import SinkFailure
-from altsync.queries.search import FoundLeague, search
+from altsync.queries.graph import Around, ask_around, living, siblings_of
+from altsync.queries.kinds import Kind, Where, entity_named
+from altsync.queries.search import RELATIONSHIPS, Found, search
 from altsync.queries.stores import Stores, Unavailable
-from altsync.store import LeagueFilter
+from altsync.records import EntityType
+from altsync.store import Link
 
-#: Other leagues of a hit's archetype that are shown.
+#: Other entities of a hit's parent that are shown.
 OTHERS = 5
 
-#: Similar leagues of a hit that are shown.
-SIMILAR = 20
-
-# Each part has a limit of its own: an archetype may have more leagues than fit into memory.
-AROUND = """
-UNWIND $tags AS tag
-MATCH (l:League {league_tag: tag}) WHERE l.sync_version IS NOT NULL
-CALL (l) {
-  MATCH (l)-[:BELONGS_TO_ARCHETYPE]->(:SportArchetype)<-[:BELONGS_TO_ARCHETYPE]-(o:League)
-  WHERE o.sync_version IS NOT NULL AND o.league_tag <> l.league_tag
-  WITH o ORDER BY o.tier, o.league_name, o.league_tag LIMIT $others
-  RETURN collect({tag: o.league_tag, name: o.league_name}) AS others
-}
-CALL (l) {
-  MATCH (l)-[r:SIMILAR_TO]-(s:League) WHERE s.sync_version IS NOT NULL
-  WITH s, max(r.score) AS score ORDER BY coalesce(score, -1) DESC, s.league_tag LIMIT $similar
-  RETURN collect({tag: s.league_tag, name: s.league_name, score: score}) AS similar
-}
-RETURN tag, others, similar
-"""
-
 
 @dataclass(frozen=True, slots=True)
-class Neighbour:
-    """A league beside another in the graph; ``score`` is that of their edge, if it has one."""
+class Explored(Found):
+    """A hit, whose ``relationships`` are the graph's. ``siblings`` have the same parent."""
 
-    league_tag: str
-    league_name: str
-    score: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ExploredLeague:
-    """A hit, some other leagues of its archetype, and those it is similar to."""
-
-    league: FoundLeague
-    same_archetype: tuple[Neighbour, ...]
-    similar_to: tuple[Neighbour, ...]
+    siblings: tuple[Link, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Exploration:
     """Hits, the best first. Without the graph, they stand alone."""
 
-    results: tuple[ExploredLeague, ...]
+    results: tuple[Explored, ...]
     unavailable: tuple[Unavailable, ...] = ()
 
 
 def explore(
-    stores: Stores,
-    text: str,
-    where: LeagueFilter = LeagueFilter(),  # noqa: B008  (frozen)
-    *,
-    top_k: int = 10,
+    stores: Stores, kind: Kind, text: str, where: Where | None = None, *, top_k: int = 10
 ) -> Exploration:
     """What ``search`` finds, with what the graph knows around each. Raises like ``search``."""
-    found = search(stores, text, where, top_k=top_k)
-    around, unavailable = _around(stores, [league.league_tag for league in found])
-    results = (ExploredLeague(f, *around.get(f.league_tag, ((), ()))) for f in found)
+    kind = entity_named(kind)
+    hits = search(stores, kind, text, where, top_k=top_k)
+    around, unavailable = _around(stores, kind, [one.key for one in hits])
+    results = []
+    for one in hits:
+        near = around.get(one.key, Around())
+        parts = (one.entity, one.key, one.name, one.score, one.content)
+        results.append(Explored(*parts, tuple(near.links), tuple(near.siblings)))
     return Exploration(tuple(results), unavailable)
 
 
-Surroundings = dict[str, tuple[tuple[Neighbour, ...], tuple[Neighbour, ...]]]
-
-
-def _around(stores: Stores, tags: list[str]) -> tuple[Surroundings, tuple[Unavailable, ...]]:
+def _around(
+    stores: Stores, kind: EntityType, keys: Sequence[str]
+) -> tuple[dict[str, Around], tuple[Unavailable, ...]]:
     if stores.graph is None:
         return {}, (Unavailable("neo4j", "NEO4J_URI is not set"),)
-    if not tags:
+    if not keys:
         return {}, ()
     try:
-        records = stores.graph.query(AROUND, tags=tags, others=OTHERS, similar=SIMILAR)
+        found = ask_around(stores.graph, kind, keys, limit=RELATIONSHIPS)
+        siblings = siblings_of(stores.graph, kind, keys, (), limit=OTHERS)
     except SinkFailure as failure:
         return {}, (Unavailable("neo4j", failure.reason),)
-    return {
-        record["tag"]: (_neighbours(record["others"]), _neighbours(record["similar"]))
-        for record in records
-    }, ()
-
-
-def _neighbours(found: list[dict[str, Any]]) -> tuple[Neighbour, ...]:
-    return tuple(Neighbour(f["tag"], f["name"], f.get("score")) for f in found)
+    with stores.database.autocommit() as conn:
+        for key, one in found.items():
+            one.links = living(conn, one.links)
+            one.siblings = living(conn, siblings.get(key, []))
+    return found, ()

@@ -1,105 +1,187 @@
-"""What the graph answers alone. Nodes that altsync has not filled yet are no answers."""
+"""What the graph knows around entities. Nodes that altsync has not filled yet are no answers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from altsync import store
-from altsync.catalogue.current import entity_type
-from altsync.queries.stores import (
-    Stores,
-    check_count,
-    require_graph,
-    unknown_league,
-    unknown_of,
-)
+from altsync.catalogue.current import children_of, current
+from altsync.db import Conn
+from altsync.queries.kinds import Kind, entity_named
+from altsync.queries.stores import GraphStore, Stores, check_count, require_graph, unknown_entity
+from altsync.records import EntityType, ParentEdge
+from altsync.store import Link
 
-#: Leagues or pairs that a question gives unless it asks for another number.
-LIMIT = 100
+# Each part has a limit of its own: a parent may have more children than fit into memory.
+EDGES = """
+UNWIND $keys AS key
+MATCH (n:{label} {{{key}: key}}) WHERE n.sync_version IS NOT NULL
+CALL (n) {{
+  MATCH (n)-[r:{relations}]-(o:{label}) WHERE o.sync_version IS NOT NULL AND o.{key} <> n.{key}
+  WITH r, o, startNode(r).{key} = n.{key} AS out
+  ORDER BY coalesce(r.score, -1) DESC, o.{key}, out DESC LIMIT $limit
+  RETURN collect({{type: type(r), out: out, key: o.{key}, name: o.{name}, score: r.score}}) AS found
+}}
+RETURN key, found
+"""
 
-OF_ARCHETYPE = """
-MATCH (n:League)-[:BELONGS_TO_ARCHETYPE]->(a:SportArchetype {name: $archetype})
+# A node that only the relationship makes carries no version.
+PARENTS = """
+UNWIND $keys AS key
+MATCH (n:{label} {{{key}: key}})-[:{relation}]->(p:{parent_label})
 WHERE n.sync_version IS NOT NULL
-RETURN n.league_tag AS league_tag, n.league_name AS league_name,
-       n.sport_archetype AS sport_archetype, n.tier AS tier, n.status AS status
-ORDER BY tier, league_name, league_tag LIMIT $limit
+RETURN key, collect({{type: '{relation}', out: true, key: p.{parent_key}, name: p.{parent_key},
+                     score: null}}) AS found
 """
 
-SAME_ARCHETYPE = """
-MATCH (l:League {league_tag: $tag})-[:BELONGS_TO_ARCHETYPE]->(a:SportArchetype)
-MATCH (n:League)-[:BELONGS_TO_ARCHETYPE]->(a)
-WHERE n.league_tag <> $tag AND n.sync_version IS NOT NULL
-RETURN n.league_tag AS league_tag, n.league_name AS league_name,
-       n.sport_archetype AS sport_archetype, n.tier AS tier, n.status AS status
-ORDER BY tier, league_name, league_tag LIMIT $limit
+CHILDREN = """
+UNWIND $keys AS key
+MATCH (p:{parent_label} {{{parent_key}: key}}) WHERE p.sync_version IS NOT NULL
+CALL (p) {{
+  MATCH (n:{label})-[:{relation}]->(p) WHERE n.sync_version IS NOT NULL
+  WITH n ORDER BY n.{key} LIMIT $limit
+  RETURN collect({{type: '{relation}', out: false, key: n.{key}, name: n.{name}, score: null}})
+    AS found
+}}
+RETURN key, found
 """
 
-CROSS_ARCHETYPE = """
-MATCH (a:League)-[r:SIMILAR_TO]->(b:League)
-WHERE a.sport_archetype <> b.sport_archetype
-  AND a.sync_version IS NOT NULL AND b.sync_version IS NOT NULL
-RETURN a.league_tag AS source_tag, a.league_name AS source_name,
-       a.sport_archetype AS source_archetype, b.league_tag AS target_tag,
-       b.league_name AS target_name, b.sport_archetype AS target_archetype,
-       r.score AS score
-ORDER BY coalesce(score, -1) DESC, source_tag, target_tag LIMIT $limit
+SIBLINGS = """
+UNWIND $keys AS key
+MATCH (n:{label} {{{key}: key}}) WHERE n.sync_version IS NOT NULL
+CALL (n) {{
+  MATCH (n)-[:{relation}]->(p:{parent_label})<-[:{relation}]-(o:{label})
+  WHERE o.sync_version IS NOT NULL AND o.{key} <> n.{key}
+  WITH o, p ORDER BY CASE WHEN o.{key} IN $near THEN 0 ELSE 1 END, o.{key} LIMIT $limit
+  RETURN collect({{type: '{relation}', out: true, key: o.{key}, name: p.{parent_key}, score: null}})
+    AS found
+}}
+RETURN key, found
 """
 
 
-@dataclass(frozen=True, slots=True)
-class GraphLeague:
-    """A league as its node says it."""
+@dataclass
+class Around:
+    """What the graph has around one entity. ``siblings`` have the same parent."""
 
-    league_tag: str
-    league_name: str
-    sport_archetype: str
-    tier: str | None
-    status: str | None
+    links: list[Link] = field(default_factory=list)
+    siblings: list[Link] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class ArchetypePair:
-    """Two similar leagues of different archetypes, in the direction of their edge."""
+def neighbours(stores: Stores, kind: Kind, key: str, *, limit: int = 100) -> list[Link]:
+    """The relationships of an entity in the graph: parents, children, and those of its type.
 
-    source_tag: str
-    source_name: str
-    source_archetype: str
-    target_tag: str
-    target_name: str
-    target_archetype: str
-    score: float | None
-
-
-def leagues_of_archetype(
-    stores: Stores, archetype: str, *, limit: int = LIMIT
-) -> list[GraphLeague]:
-    """Leagues that belong to an archetype, by tier, then name. Raises ``UnknownName``."""
+    At most ``limit`` of each kind, the strongest first. What PostgreSQL has deleted is left out.
+    Raises ``UnknownName``, and ``MissingStore`` or ``SinkFailure`` when there is no answer.
+    """
     check_count("limit", limit)
     graph = require_graph(stores)
+    kind = entity_named(kind)
     with stores.database.autocommit() as conn:
-        known = store.all_keys(conn, entity_type("sport_archetype"))
-    if archetype not in known:
-        raise unknown_of("archetype", archetype, sorted(known))
-    records = graph.query(OF_ARCHETYPE, archetype=archetype, limit=limit)
-    return [GraphLeague(**record) for record in records]
-
-
-def leagues_of_same_archetype(
-    stores: Stores, league_tag: str, *, limit: int = LIMIT
-) -> list[GraphLeague]:
-    """The other leagues of a league's archetype, by tier, then name. Raises ``UnknownName``."""
-    check_count("limit", limit)
-    graph = require_graph(stores)
+        if not store.living_names(conn, kind, [key]):
+            raise unknown_entity(conn, kind, key)
+    around = ask_around(graph, kind, [key], limit=limit, children=True)
     with stores.database.autocommit() as conn:
-        if not store.stored_leagues(conn, [league_tag]):
-            raise unknown_league(conn, league_tag)
-    records = graph.query(SAME_ARCHETYPE, tag=league_tag, limit=limit)
-    return [GraphLeague(**record) for record in records]
+        return living(conn, around[key].links)
 
 
-def cross_archetype_pairs(stores: Stores, *, limit: int = LIMIT) -> list[ArchetypePair]:
-    """Similar leagues of different archetypes, the most similar first."""
-    check_count("limit", limit)
-    records: list[Any] = require_graph(stores).query(CROSS_ARCHETYPE, limit=limit)
-    return [ArchetypePair(**record) for record in records]
+def ask_around(
+    graph: GraphStore, kind: EntityType, keys: Sequence[str], *, limit: int, children: bool = False
+) -> dict[str, Around]:
+    """Return what is around entities by their keys. Raises ``SinkFailure``."""
+    found = {key: Around() for key in keys}
+    own = names_of(kind)
+
+    def ask(statement: str, entity: str, **names: str) -> None:
+        records = graph.query(statement.format(**{**own, **names}), keys=list(keys), limit=limit)
+        for record in records:
+            found[record["key"]].links += as_links(entity, record["found"])
+
+    for parent in kind.graph_parents:
+        ask(
+            PARENTS,
+            parent.parent or parent.label,
+            relation=str(parent.relation),
+            parent_label=parent.label,
+            parent_key=parent.key,
+        )
+    if kind.edges and kind.edges.relations:
+        ask(EDGES, kind.value, relations="|".join(kind.edges.relations))
+    for child in children_of(kind) if children else ():
+        for parent in child.graph_parents:
+            if parent.parent == kind:
+                names = {**names_of(child), "relation": str(parent.relation)}
+                names |= {"parent_label": parent.label, "parent_key": parent.key}
+                ask(CHILDREN, child.value, **names)
+    return found
+
+
+def siblings_of(
+    graph: GraphStore, kind: EntityType, keys: Sequence[str], near: Sequence[str], *, limit: int
+) -> dict[str, list[Link]]:
+    """Return entities with the same parent; those of ``near`` first. Raises ``SinkFailure``.
+
+    The parent is the one that entities are compared within, or else the first. A sibling's
+    ``name`` is the parent's key.
+    """
+    parent = next(iter(common_parents(kind)), None)
+    if parent is None:
+        return {}
+    statement = SIBLINGS.format(
+        **names_of(kind),
+        relation=parent.relation,
+        parent_label=parent.label,
+        parent_key=parent.key,
+    )
+    records = graph.query(statement, keys=list(keys), near=list(near), limit=limit)
+    return {record["key"]: as_links(kind.value, record["found"]) for record in records}
+
+
+def common_parents(kind: EntityType) -> list[ParentEdge]:
+    """Return the parents that siblings share, the one of ``Similar(within=)`` first."""
+    within = kind.similar.within if kind.similar else None
+    return sorted(kind.graph_parents, key=lambda parent: parent.column != within)
+
+
+def names_of(kind: EntityType) -> dict[str, str]:
+    """Return a type's label, key and name as its nodes have them."""
+    named = kind.name_column in kind.properties
+    return {
+        "label": kind.label,
+        "key": kind.key_property,
+        "name": kind.name_column if named else kind.key_property,
+    }
+
+
+def as_links(entity: str, records: Sequence[Mapping[str, object]]) -> list[Link]:
+    """Return records of the graph as relationships."""
+    return [
+        Link(
+            str(one["type"]),
+            "out" if one["out"] else "in",
+            entity,
+            str(one["key"]),
+            str(one["name"]),
+            None if one["score"] is None else float(str(one["score"])),
+        )
+        for one in records
+    ]
+
+
+def living(conn: Conn, links: Sequence[Link]) -> list[Link]:
+    """Return the relationships to living entities, with the names that PostgreSQL has."""
+    by_type: dict[str, set[str]] = {}
+    for link in links:
+        by_type.setdefault(link.entity, set()).add(link.key)
+    known = current().by_table
+    names = {
+        entity: store.living_names(conn, known[entity], sorted(keys))
+        for entity, keys in by_type.items()
+        if entity in known
+    }
+    return [
+        replace(link, name=names[link.entity][link.key]) if link.entity in names else link
+        for link in links
+        if link.entity not in names or link.key in names[link.entity]
+    ]

@@ -1,86 +1,105 @@
-"""Pattern 2: by meaning in the vector index, filtered and completed in PostgreSQL."""
+"""Search by meaning: in the vector index, then filtered and completed in PostgreSQL."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from altsync import store
-from altsync.catalogue.current import entity_type
-from altsync.projection import Scalar
+from altsync.queries.kinds import Kind, Where, entity_named, index_filter, read_filter, spaces
 from altsync.queries.nearest import Page, Search
 from altsync.queries.stores import Stores, check_count, question_vector, require_vectors
-from altsync.records import Model
-from altsync.store import FullLeague, LeagueFilter
+from altsync.records import EntityType
+from altsync.store import Link, StoredEntity
 
-#: The namespace that leagues live in.
-LEAGUES = "default"
+#: Relationships of one answer at most: a parent may have thousands of children.
+RELATIONSHIPS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class FoundLeague(FullLeague):
-    """A league with how near it is to the question (cosine, 1.0 is the same)."""
+class Found:
+    """An entity that answers a question. ``score`` is the cosine, 1.0 is the same.
 
-    score: float
+    ``entity`` is its type's table, ``content`` its declared fields as PostgreSQL has them.
+    """
+
+    entity: str
+    key: str
+    name: str
+    score: float | None
+    content: Mapping[str, Any]
+    relationships: tuple[Link, ...]
 
 
 def search(
-    stores: Stores,
-    text: str,
-    where: LeagueFilter = LeagueFilter(),  # noqa: B008  (frozen)
-    *,
-    top_k: int = 50,
-) -> list[FoundLeague]:
-    """The leagues nearest in meaning to a text, the best first.
+    stores: Stores, kind: Kind, text: str, where: Where | None = None, *, top_k: int = 10
+) -> list[Found]:
+    """The entities of a type that are nearest in meaning to a text, the best first.
 
-    As many as ``top_k`` when so many embedded leagues match, however rare they are. Raises
+    ``where`` maps fields that are marked with ``Filter`` to values. There are ``top_k`` answers
+    when so many embedded entities match, however rare they are. Raises ``UnknownName``, and
     ``MissingStore`` or ``SinkFailure`` when the text cannot be embedded or searched for.
     """
     check_count("top_k", top_k)
-    index = require_vectors(stores)
+    require_vectors(stores)
+    kind = entity_named(kind)
+    with stores.database.autocommit() as conn:
+        wanted = read_filter(conn, kind, where or {})
+        places = spaces(conn, kind, wanted)
     vector = question_vector(stores, text)
-    marks = index_filter(where, stores.model)
+    answers = [
+        one for place in places for one in _nearest(stores, kind, vector, place, wanted, top_k)
+    ]
+    best = sorted(answers, key=lambda one: (-one[1], one[0].key))[:top_k]
+    return found(stores, kind, best)
 
-    def read(tags: Sequence[str], limit: int) -> list[FullLeague]:
+
+def _nearest(
+    stores: Stores, kind: EntityType, vector: bytes, space: str, where: Where, top_k: int
+) -> list[tuple[StoredEntity, float]]:
+    index = require_vectors(stores)
+    within = dict(where)
+    if kind.namespace_column is not None:
+        within[kind.namespace_column] = space
+
+    def read(keys: Sequence[str], limit: int) -> list[StoredEntity]:
         with stores.database.autocommit() as conn:
-            return store.full_leagues_by_tag(conn, tags, where, limit=limit)
+            return store.stored_entities(conn, kind, keys, within, limit=limit)
 
     @contextmanager
     def rest(seen: Sequence[str]) -> Iterator[Iterable[Page]]:
+        condition, parameters = store.matching(kind, within)
         with stores.database.transaction() as conn:
-            yield store.league_vectors(conn, where, stores.model, without=seen)
+            yield store.stored_vectors(
+                conn, kind, condition, parameters, stores.model, without=seen
+            )
 
-    found = Search(
+    asked = Search(
         vector,
         ask=lambda count: index.nearest(
-            entity_type("league"),
+            kind,
             vector,
             top_k=count,
-            space=LEAGUES,
-            where=marks,
+            space=space,
+            where=index_filter(kind, where, stores.model),
             with_metadata=False,
         ),
         read=read,
-        key=lambda league: league.league_tag,
+        key=lambda entity: entity.key,
         rest=rest,
     )
-    return [with_score(league, score) for league, score in found.best(top_k)]
+    return asked.best(top_k)
 
 
-def index_filter(where: LeagueFilter, model: Model) -> dict[str, Scalar]:
-    """Return what the vector index can check of a filter, in its own language."""
-    marks = {
-        "status": where.status,
-        "sport_archetype": where.archetype,
-        "tier": where.tier,
-        "model": model.name,
-    }
-    return {name: value for name, value in marks.items() if value is not None}
-
-
-def with_score(league: FullLeague, score: float) -> FoundLeague:
-    """A league as an answer."""
-    known: dict[str, Any] = {f.name: getattr(league, f.name) for f in fields(FullLeague)}
-    return FoundLeague(**known, score=score)
+def found(
+    stores: Stores, kind: EntityType, scored: Sequence[tuple[StoredEntity, float]]
+) -> list[Found]:
+    """Return entities as answers, with their relationships as PostgreSQL has them."""
+    with stores.database.autocommit() as conn:
+        links = store.links_of(conn, kind, [one.key for one, _ in scored], each=RELATIONSHIPS)
+    return [
+        Found(kind.value, one.key, one.name, score, one.content, tuple(links.get(one.key, ())))
+        for one, score in scored
+    ]

@@ -1,249 +1,212 @@
-"""Pattern 1: a league's neighbours in the graph and in the vector index, side by side."""
+"""An entity's neighbours in the graph and in the vector index, side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from altsync import store
-from altsync.catalogue.current import entity_type
-from altsync.declarations import INDEXES
 from altsync.errors import SinkFailure
+from altsync.queries.graph import ask_around, siblings_of
+from altsync.queries.kinds import Kind, Where, entity_named, index_filter, read_filter, spaces
 from altsync.queries.nearest import cosines
-from altsync.queries.search import LEAGUES
+from altsync.queries.search import RELATIONSHIPS, Found
 from altsync.queries.stores import (
     MOST,
     Stores,
     Unavailable,
     check_count,
+    index_name,
     missing_index,
-    unknown_league,
+    unknown_entity,
 )
-from altsync.store import StoredLeague
+from altsync.records import EntityType
+from altsync.store import Link, StoredEntity, StoredVector
 
-#: Leagues of the same archetype that are compared though the index does not name them.
+#: Entities with the same parent that are compared though the index does not name them.
 SIBLINGS = 1000
-
-#: Edges that say more of two leagues than that they share an archetype.
-TELLING = ("SIMILAR_TO", "COMPETES_WITH")
-
-EDGES = """
-MATCH (l:League {league_tag: $tag})-[r:SIMILAR_TO|COMPETES_WITH|SAME_ARCHETYPE]-(n:League)
-WHERE n.sync_version IS NOT NULL AND n.league_tag <> $tag
-  AND ($archetype IS NULL OR n.sport_archetype = $archetype)
-RETURN n.league_tag AS tag, type(r) AS edge, r.score AS score,
-       startNode(r).league_tag = $tag AS out
-ORDER BY coalesce(score, -1) DESC, tag, out DESC LIMIT $limit
-"""
-
-# Those that the index has named come first, so that none of them is called a stranger.
-OF_SAME_ARCHETYPE = """
-MATCH (l:League {league_tag: $tag})-[:BELONGS_TO_ARCHETYPE]->(a:SportArchetype)
-MATCH (n:League)-[:BELONGS_TO_ARCHETYPE]->(a)
-WHERE n.league_tag <> $tag AND n.sync_version IS NOT NULL
-RETURN n.league_tag AS tag, a.name AS archetype
-ORDER BY CASE WHEN n.league_tag IN $near THEN 0 ELSE 1 END, n.tier, tag LIMIT $limit
-"""
 
 
 @dataclass(frozen=True, slots=True)
-class SimilarLeague:
+class SimilarEntity(Found):
     """A neighbour. ``sources`` are ``graph``, ``vector`` or both; ``path`` is for people.
 
     ``score`` is the cosine similarity of the two vectors, None when one is not embedded.
     """
 
-    league_tag: str
-    league_name: str
-    sport_archetype: str
-    score: float | None
     sources: tuple[str, ...]
     path: str
 
 
 @dataclass(frozen=True, slots=True)
-class SimilarLeagues:
+class SimilarEntities:
     """Neighbours, the nearest first, and the stores that could not be asked."""
 
-    results: tuple[SimilarLeague, ...]
+    results: tuple[SimilarEntity, ...]
     unavailable: tuple[Unavailable, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Edge:
-    type: str
-    score: float | None
-    out: bool
 
 
 @dataclass(frozen=True, slots=True)
 class _Graph:
-    """What the graph knows: edges by tag, and the shared archetype by tag."""
+    """What the graph knows: the strongest relationship by key, and the shared parent by key."""
 
-    edges: Mapping[str, _Edge]
-    archetypes: Mapping[str, str]
+    edges: Mapping[str, Link] = field(default_factory=dict)
+    parents: Mapping[str, str] = field(default_factory=dict)
     unavailable: tuple[Unavailable, ...] = ()
-
-    def knows(self, tag: str) -> bool:
-        return tag in self.edges or tag in self.archetypes
 
 
 @dataclass(frozen=True, slots=True)
 class _Index:
-    """What the vector index knows: scores by tag, the nearest first."""
+    """What the vector index knows: scores by key."""
 
-    scores: Mapping[str, float]
+    scores: Mapping[str, float] = field(default_factory=dict)
     unavailable: tuple[Unavailable, ...] = ()
 
 
 def similar(
-    stores: Stores, league_tag: str, *, top_k: int = 20, cross_archetype: bool = True
-) -> SimilarLeagues:
-    """At most ``top_k`` leagues that the graph or the vector index puts near one.
+    stores: Stores, kind: Kind, key: str, where: Where | None = None, *, top_k: int = 20
+) -> SimilarEntities:
+    """At most ``top_k`` entities that the graph or the vector index puts near one.
 
-    Leagues joined to it by an edge of their own are never crowded out by nearer ones. Without
-    ``cross_archetype`` only leagues of its own archetype. Nothing is embedded. A store that is
-    away is named in ``unavailable``. Raises ``UnknownName``.
+    Entities with a relationship of their own to it are never crowded out by nearer ones. Nothing
+    is embedded. A store that is away is named in ``unavailable``. Raises ``UnknownName``.
     """
     check_count("top_k", top_k)
-    league = _find(stores, league_tag)
-    archetype = None if cross_archetype else league.sport_archetype
-    index = _ask_index(stores, league, top_k, archetype)
-    graph = _ask_graph(stores, league_tag, list(index.scores), archetype)
-    tags = index.scores.keys() | graph.edges.keys() | graph.archetypes.keys()
-    scored = _scored(stores, league, tags, index.scores, archetype)
-    results = [
-        SimilarLeague(
-            other.league_tag,
-            other.league_name,
-            other.sport_archetype,
-            score,
-            _sources(other.league_tag, graph, index),
-            _path(league, other, graph),
-        )
-        for other, score in _chosen(scored, graph, top_k)
-    ]
-    return SimilarLeagues(tuple(results), graph.unavailable + index.unavailable)
-
-
-def _find(stores: Stores, league_tag: str) -> StoredLeague:
+    kind = entity_named(kind)
     with stores.database.autocommit() as conn:
-        found = store.stored_leagues(conn, [league_tag])
-        if not found:
-            raise unknown_league(conn, league_tag)
-        return found[0]
+        own = store.named_vectors(conn, kind, [key])
+        if not own:
+            raise unknown_entity(conn, kind, key)
+        wanted = read_filter(conn, kind, where or {})
+        places = spaces(conn, kind, wanted)
+    index = _ask_index(stores, kind, own[0], wanted, places, top_k)
+    graph = _ask_graph(stores, kind, key, list(index.scores))
+    keys = sorted(index.scores.keys() | graph.edges.keys() | graph.parents.keys())
+    with stores.database.autocommit() as conn:
+        rows = {one.key: one for one in store.stored_entities(conn, kind, keys, wanted, limit=MOST)}
+        others = store.named_vectors(conn, kind, list(rows))
+    scores = {**_exact(own[0], others, index.scores), **index.scores}
+    chosen = _chosen(list(rows), scores, graph, top_k)
+    with stores.database.autocommit() as conn:
+        links = store.links_of(conn, kind, chosen, each=RELATIONSHIPS)
+    results = (
+        _answer(kind, own[0], rows[one], scores.get(one), links.get(one, []), graph, index)
+        for one in chosen
+    )
+    return SimilarEntities(tuple(results), graph.unavailable + index.unavailable)
 
 
-def _ask_index(stores: Stores, league: StoredLeague, top_k: int, archetype: str | None) -> _Index:
-    if stores.vectors is None:
-        return _Index({}, (missing_index(stores),))
-    name = stores.index or INDEXES[0]
-    if league.vector is None:
-        reason = f"{league.league_tag} is not embedded yet"
-        return _Index({}, (Unavailable(name, reason),))
-    marks = {"model": league.model, "sport_archetype": archetype}
-    try:
-        matches = stores.vectors.nearest(
-            entity_type("league"),
-            league.vector,
-            top_k=min(top_k + 1, MOST),  # the league itself is the first
-            space=LEAGUES,
-            where={name: value for name, value in marks.items() if value is not None},
-            with_metadata=False,
-        )
-    except SinkFailure as failure:
-        return _Index({}, (Unavailable(name, failure.reason),))
-    others = [match for match in matches if match.key != league.league_tag]
-    return _Index({match.key: match.score for match in others[:top_k]})
-
-
-def _ask_graph(stores: Stores, tag: str, near: list[str], archetype: str | None) -> _Graph:
-    if stores.graph is None:
-        return _Graph({}, {}, (Unavailable("neo4j", "NEO4J_URI is not set"),))
-    limit = len(near) + SIBLINGS
-    try:
-        edges = stores.graph.query(EDGES, tag=tag, archetype=archetype, limit=SIBLINGS)
-        siblings = stores.graph.query(OF_SAME_ARCHETYPE, tag=tag, near=near, limit=limit)
-    except SinkFailure as failure:
-        return _Graph({}, {}, (Unavailable("neo4j", failure.reason),))
-    return _Graph(_by_tag(edges), {r["tag"]: r["archetype"] for r in siblings})
-
-
-def _by_tag(records: Sequence[Any]) -> dict[str, _Edge]:
-    """The most telling edge to each neighbour: by type, strength, direction."""
-    found: dict[str, _Edge] = {}
-    for record in records:
-        edge = _Edge(record["edge"], record["score"], record["out"])
-        if record["tag"] not in found or _weight(edge) > _weight(found[record["tag"]]):
-            found[record["tag"]] = edge
-    return found
-
-
-def _weight(edge: _Edge) -> tuple[bool, float, bool]:
-    return edge.type in TELLING, edge.score or 0.0, edge.out
-
-
-def _scored(
+def _ask_index(
     stores: Stores,
-    league: StoredLeague,
-    tags: set[str],
-    known: Mapping[str, float],
-    archetype: str | None,
-) -> list[tuple[StoredLeague, float | None]]:
-    """Living leagues of ``tags``; a score that the index has not given is computed here."""
-    with stores.database.autocommit() as conn:
-        found = store.stored_leagues(conn, sorted(tags))
-    found = [one for one in found if archetype in (None, one.sport_archetype)]
-    comparable = {
-        one.league_tag: one.vector
-        for one in found
-        if one.league_tag not in known and _is_comparable(league, one) and one.vector
+    kind: EntityType,
+    own: StoredVector,
+    where: Where,
+    places: Sequence[str],
+    top_k: int,
+) -> _Index:
+    if stores.vectors is None:
+        return _Index(unavailable=(missing_index(stores),))
+    if own.vector is None or own.model is None:
+        return _Index(
+            unavailable=(Unavailable(index_name(stores), f"{own.key} is not embedded yet"),)
+        )
+    scores: dict[str, float] = {}
+    marks = {**index_filter(kind, where, stores.model), "model": own.model}
+    try:
+        for space in places:
+            matches = stores.vectors.nearest(
+                kind,
+                own.vector,
+                top_k=min(top_k + 1, MOST),  # the entity itself is the first
+                space=space,
+                where=marks,
+                with_metadata=False,
+            )
+            scores |= {match.key: match.score for match in matches if match.key != own.key}
+    except SinkFailure as failure:
+        return _Index(unavailable=(Unavailable(index_name(stores), failure.reason),))
+    best = sorted(scores, key=lambda one: (-scores[one], one))[:top_k]
+    return _Index({one: scores[one] for one in best})
+
+
+def _ask_graph(stores: Stores, kind: EntityType, key: str, near: list[str]) -> _Graph:
+    if stores.graph is None:
+        return _Graph(unavailable=(Unavailable("neo4j", "NEO4J_URI is not set"),))
+    try:
+        around = ask_around(stores.graph, kind, [key], limit=SIBLINGS)[key]
+        siblings = siblings_of(stores.graph, kind, [key], near, limit=len(near) + SIBLINGS)
+    except SinkFailure as failure:
+        return _Graph(unavailable=(Unavailable("neo4j", failure.reason),))
+    edges: dict[str, Link] = {}
+    for link in around.links:
+        known = edges.get(link.key)
+        if link.entity == kind and (known is None or _weight(link) > _weight(known)):
+            edges[link.key] = link
+    return _Graph(edges, {one.key: one.name for one in siblings.get(key, [])})
+
+
+def _weight(link: Link) -> tuple[float, bool]:
+    return link.score or 0.0, link.direction == "out"
+
+
+def _exact(
+    own: StoredVector, others: Sequence[StoredVector], known: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the scores that the index has not given."""
+    vectors = {
+        one.key: one.vector
+        for one in others
+        if one.key not in known
+        and own.vector is not None
+        and one.vector is not None
+        and (own.model, len(own.vector)) == (one.model, len(one.vector))
     }
-    exact: dict[str, float] = {}
-    if league.vector is not None:
-        scores = cosines(league.vector, list(comparable.values()))
-        exact = dict(zip(comparable, scores, strict=True))
-    return [(one, known.get(one.league_tag, exact.get(one.league_tag))) for one in found]
+    if own.vector is None:
+        return {}
+    return dict(zip(vectors, cosines(own.vector, list(vectors.values())), strict=True))
 
 
-def _is_comparable(league: StoredLeague, other: StoredLeague) -> bool:
-    if league.vector is None or other.vector is None:
-        return False
-    return league.model == other.model and len(league.vector) == len(other.vector)
+def _chosen(
+    keys: Sequence[str], scores: Mapping[str, float], graph: _Graph, top_k: int
+) -> list[str]:
+    def nearest_first(key: str) -> tuple[bool, float, str]:
+        return key not in scores, -scores.get(key, 0.0), key
+
+    related_first = sorted(keys, key=lambda key: (key not in graph.edges, nearest_first(key)))
+    return sorted(related_first[:top_k], key=nearest_first)
 
 
-Scored = tuple[StoredLeague, float | None]
+def _answer(
+    kind: EntityType,
+    own: StoredVector,
+    other: StoredEntity,
+    score: float | None,
+    links: Sequence[Link],
+    graph: _Graph,
+    index: _Index,
+) -> SimilarEntity:
+    in_graph = other.key in graph.edges or other.key in graph.parents
+    known = {"graph": in_graph, "vector": other.key in index.scores}
+    return SimilarEntity(
+        kind.value,
+        other.key,
+        other.name,
+        score,
+        other.content,
+        tuple(links),
+        tuple(name for name, knows in known.items() if knows),
+        _path(own.name, other, graph),
+    )
 
 
-def _chosen(scored: Sequence[Scored], graph: _Graph, top_k: int) -> list[Scored]:
-    def is_told(one: Scored) -> bool:
-        edge = graph.edges.get(one[0].league_tag)
-        return edge is not None and edge.type in TELLING
-
-    told = sorted(filter(is_told, scored), key=_nearest_first)
-    others = sorted((one for one in scored if not is_told(one)), key=_nearest_first)
-    return sorted([*told, *others][:top_k], key=_nearest_first)
-
-
-def _nearest_first(one: Scored) -> tuple[bool, float, str]:
-    league, score = one
-    return score is None, -(score or 0.0), league.league_tag
-
-
-def _sources(tag: str, graph: _Graph, index: _Index) -> tuple[str, ...]:
-    known = {"graph": graph.knows(tag), "vector": tag in index.scores}
-    return tuple(name for name, knows in known.items() if knows)
-
-
-def _path(league: StoredLeague, other: StoredLeague, graph: _Graph) -> str:
-    """Return how one is reached from the other, by the most telling way there is."""
-    start, end = league.league_name, other.league_name
-    edge = graph.edges.get(other.league_tag)
-    if edge is not None:
-        label = edge.type if edge.score is None else f"{edge.type} {edge.score:.2f}"
-        return f"{start} -[{label}]→ {end}" if edge.out else f"{start} ←[{label}]- {end}"
-    archetype = graph.archetypes.get(other.league_tag)
-    if archetype is not None:
-        return f"{start} → {archetype} ← {end}"
-    return f"{start} ≈ {end}"
+def _path(start: str, other: StoredEntity, graph: _Graph) -> str:
+    """Return how one is reached from the other, by the closest way there is."""
+    link = graph.edges.get(other.key)
+    if link is not None:
+        label = link.type if link.score is None else f"{link.type} {link.score:.2f}"
+        is_out = link.direction == "out"
+        return (
+            f"{start} -[{label}]→ {other.name}" if is_out else f"{start} ←[{label}]- {other.name}"
+        )
+    parent = graph.parents.get(other.key)
+    return f"{start} → {parent} ← {other.name}" if parent else f"{start} ≈ {other.name}"

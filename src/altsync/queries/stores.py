@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 from psycopg import errors
 
@@ -16,15 +16,10 @@ from altsync.declarations import INDEXES, SINKS, title_of
 from altsync.embedding import Embedder
 from altsync.errors import AltsyncError, ConfigurationError
 from altsync.projection import digest
-from altsync.records import Model
+from altsync.records import EntityType, Model
 from altsync.store import EmbeddingCache
 from altsync.tokens import too_long
 from altsync.wording import unknown
-
-if TYPE_CHECKING:
-    # Their drivers take most of a second to import, and some queries need neither.
-    from altsync.sinks import neo4j
-    from altsync.sinks.base import Index
 
 #: Matches that the vector index gives for one question, without their metadata.
 #: https://docs.pinecone.io/reference/api/database-limits
@@ -35,11 +30,50 @@ SUGGESTIONS = 3
 
 
 class UnknownName(AltsyncError):
-    """A league, archetype or category that PostgreSQL does not have."""
+    """A type, key, field or value that the catalogue or PostgreSQL does not have."""
 
 
 class MissingStore(ConfigurationError):
     """A query needs a store that is not configured; the text names the setting."""
+
+
+class Matchable(Protocol):
+    """A match: a key and its cosine similarity."""
+
+    @property
+    def key(self) -> str:
+        """Its key in the sinks."""
+        ...
+
+    @property
+    def score(self) -> float:
+        """Its cosine similarity."""
+        ...
+
+
+class VectorIndex(Protocol):
+    """A sink that finds the nearest vectors."""
+
+    def nearest(
+        self,
+        entity_type: EntityType,
+        vector: bytes,
+        *,
+        top_k: int,
+        space: str,
+        where: Mapping[str, Any] | None = None,
+        with_metadata: bool = True,
+    ) -> Sequence[Matchable]:
+        """Return the best matches in a namespace, the best first. Raises ``SinkFailure``."""
+        ...
+
+
+class GraphStore(Protocol):
+    """A sink that answers Cypher."""
+
+    def query(self, statement: str, **parameters: Any) -> Sequence[Any]:
+        """Return all records of a read. Raises ``SinkFailure``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -53,26 +87,12 @@ class Stores:
     """
 
     database: Database
-    graph: neo4j.Sink | None
-    vectors: Index | None
+    graph: GraphStore | None
+    vectors: VectorIndex | None
     embedder: Embedder | None
     cache: EmbeddingCache
     model: Model
     index: str | None = None
-
-
-class Matchable(Protocol):
-    """Whatever has a key and a cosine similarity."""
-
-    @property
-    def key(self) -> str:
-        """Its key in the sinks."""
-        ...
-
-    @property
-    def score(self) -> float:
-        """Its cosine similarity."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +113,25 @@ def reading(source: Conn | Stores) -> Iterator[Conn]:
         yield source
 
 
-def require_graph(stores: Stores) -> neo4j.Sink:
+def require_graph(stores: Stores) -> GraphStore:
     """The graph. Raises ``MissingStore``."""
     if stores.graph is None:
         raise MissingStore("this question needs Neo4j: NEO4J_URI is not set")
     return stores.graph
 
 
+def index_name(stores: Stores) -> str:
+    """Return the name of the sink that is the vector index, configured or not."""
+    return stores.index or INDEXES[0]
+
+
 def missing_index(stores: Stores) -> Unavailable:
     """Return why no vector index can be asked."""
-    index = stores.index or INDEXES[0]
+    index = index_name(stores)
     return Unavailable(index, f"{SINKS[index].setting} is not set")
 
 
-def require_vectors(stores: Stores) -> Index:
+def require_vectors(stores: Stores) -> VectorIndex:
     """The vector index. Raises ``MissingStore``."""
     if stores.vectors is None:
         missing = missing_index(stores)
@@ -144,10 +169,10 @@ def check_count(name: str, value: int, most: int = MOST) -> None:
         raise AltsyncError(f"{name} must be between 1 and {most:,}, not {value:,}")
 
 
-def unknown_league(conn: Conn, name: str) -> UnknownName:
-    """The error for a league that is not there, with tags that look like it."""
-    near = get_close_matches(name, store.tags_like(conn, name), n=SUGGESTIONS, cutoff=0.3)
-    return UnknownName(f"no league {name!r}{_hint(near)}")
+def unknown_entity(conn: Conn, kind: EntityType, key: str) -> UnknownName:
+    """The error for an entity that is not there, with keys that look like its own."""
+    near = get_close_matches(key, store.keys_like(conn, kind, key), n=SUGGESTIONS, cutoff=0.3)
+    return UnknownName(f"no {kind.one} {key!r}{_hint(near)}")
 
 
 def unknown_of(what: str, name: str, known: list[str]) -> UnknownName:

@@ -28,7 +28,7 @@ SCORE = 5e-6
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A node, and the targets of its edges that are deleted leagues.
+    """A node, and the targets of its edges that are deleted entities.
 
     ``tombstone`` is the version of its deletion, 0 for none: it is refused below that, whether
     there is a node or not.

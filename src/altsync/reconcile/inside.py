@@ -1,4 +1,4 @@
-"""The sinks whose results PostgreSQL itself holds: embeddings, and neighbours of leagues."""
+"""The sinks whose results PostgreSQL itself holds: embeddings, and neighbours of entities."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def compare_rows(run: Comparison, tally: Tally) -> frozenset[UUID]:
     """Find rows whose content is not what their hashes are of; return the ids of entities.
 
     A repair makes what they hold their content, for all sinks, unless they are too many. What
-    belongs to leagues is looked at as well, but not for a sample of entities.
+    belongs to entities is looked at as well, but not for a sample of entities.
     """
     found: dict[EntityType, list[UUID]] = {}
     for entity_type in entity_types():

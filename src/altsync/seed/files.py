@@ -6,10 +6,11 @@ import gzip
 import os
 import stat
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, NamedTuple, cast
 
 from altsync.catalogue.current import parts
@@ -22,6 +23,9 @@ SUFFIXES = (".jsonl", ".ndjson")
 
 #: The same, compressed.
 COMPRESSED = tuple(suffix + ".gz" for suffix in SUFFIXES)
+
+#: No file is chosen by its name.
+NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 #: Bytes that are read at once.
 BUFFER = 1 << 16
@@ -63,7 +67,7 @@ class SeedFile:
         return self.label.lower().endswith(".gz")
 
     @property
-    def category(self) -> str:
+    def stem(self) -> str:
         """Its name without suffixes, which some kinds of lines take a field from."""
         name = self.label.rpartition("/")[2]
         return name[: len(name) - len(_suffix(name))].lower()
@@ -72,7 +76,7 @@ class SeedFile:
     def defaults(self) -> dict[str, str]:
         """Fields that its lines have when they do not give them."""
         column = named_by(self.part)
-        return {column: self.category} if column else {}
+        return {column: self.stem} if column else {}
 
 
 class RefusedFile(NamedTuple):
@@ -107,19 +111,20 @@ class Listing:
         return notes
 
 
-def find_files(folder: Path, part: Part, category: str | None = None) -> list[SeedFile]:
+def find_files(folder: Path, part: Part, only: Mapping[str, str] = NO_NAMES) -> list[SeedFile]:
     """Return the files of a part, in the order of their names; none when the part is missing.
 
-    Raises ``SeedError`` when the folder is not there, or the category has no file.
+    Raises ``SeedError`` when the folder is not there, or a name of ``only`` has no file.
     """
-    return list_files(folder, (part,), category).files[part]
+    return list_files(folder, (part,), only).files[part]
 
 
-def list_files(folder: Path, wanted: Sequence[Part], category: str | None = None) -> Listing:
+def list_files(folder: Path, wanted: Sequence[Part], only: Mapping[str, str] = NO_NAMES) -> Listing:
     """List what a folder holds of these parts. No file is opened.
 
-    With a ``category``, only files of that name, of parts that take a field from it. Raises
-    ``SeedError`` when the folder cannot be listed, or the category has no file.
+    ``only`` maps fields to names: of a part that takes such a field from the name of its file,
+    only the file of that name is listed. Raises ``SeedError`` when the folder cannot be listed, or
+    there is no such file.
     """
     try:
         walk = _Walk(Path(os.path.realpath(folder, strict=True)), wanted)
@@ -132,13 +137,15 @@ def list_files(folder: Path, wanted: Sequence[Part], category: str | None = None
     for part, files in listing.files.items():
         # The file of a part comes before those of the folder of its name.
         files.sort(key=lambda file: ("/" in file.label, file.label.split("/")))
-        if category is not None and named_by(part):
-            known = {file.category for file in files if file.category}
-            files[:] = [file for file in files if file.category == category.lower()]
+        column = named_by(part)
+        if column is not None and column in only:
+            name = only[column]
+            known = {file.stem for file in files if file.stem}
+            files[:] = [file for file in files if file.stem == name.lower()]
             if not files:
-                place = folder / part / f"{category}.jsonl"
-                near = suggestion(category, sorted(known))
-                raise SeedError(f"{place}: no such file for the category{near}")
+                place = folder / part / f"{name}.jsonl"
+                near = suggestion(name, sorted(known))
+                raise SeedError(f"{place}: no such file for the {column}{near}")
     return listing
 
 

@@ -111,7 +111,7 @@ class Loader:
             self._model, _ = outbox.wanted_model(self._conn) or (None, 0)
         self._at("begun")
         options = self._options
-        listing = list_files(options.folder, options.parts, options.category)
+        listing = list_files(options.folder, options.parts, options.only)
         if not any(listing.files.values()) and not listing.refused:
             wanted = ", ".join(options.parts)
             unread = "; ".join(["", *listing.notes])
@@ -156,8 +156,8 @@ class Loader:
         """Return why it is not known, by now, what the files hold."""
         if self._options.limit is not None:
             return "--limit leaves lines unread"
-        if self._options.category is not None:
-            return "--category leaves files unread"
+        for column in self._options.only:
+            return f"--{column} leaves files unread"
         for reason in self._unreadable.values():
             return reason
         for label, _reason in listing.unread:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from altsync.catalogue.parts import Part
@@ -12,6 +13,7 @@ from altsync.catalogue.parts import Part
 class Options:
     """What a run is asked to do.
 
+    ``only`` names, for fields that lines take from the name of their file, the file to read.
     ``followed``: the caller will ask the session how far the sinks are with what it changed.
     ``cut_long``: texts over the model's limit are cut when they are embedded, and not refused.
     ``prune_saved``: ``prune`` also deletes what programs have saved.
@@ -20,7 +22,7 @@ class Options:
     folder: Path
     parts: tuple[Part, ...]
     limit: int | None = None
-    category: str | None = None
+    only: Mapping[str, str] = field(default_factory=dict)
     prune: bool = False
     yes: bool = False
     strict: bool = False

@@ -1,4 +1,4 @@
-"""The graph: nodes with the edge to their archetype or category, guarded by version."""
+"""The graph: nodes with the edges to their parents, guarded by version."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ LIST_PAGE = 1000
 #: Seconds that a statement over all nodes of a type may take; 100,000 nodes take one or two.
 AGGREGATE_SECONDS = 60.0
 
-#: Neighbours that are named when one node is shown; an archetype may have thousands.
+#: Neighbours that are named when one node is shown; a parent may have thousands.
 SAMPLE = 5
 
 #: Nodes that one statement writes by itself. Among larger ones, two would meet more often, and the
@@ -219,7 +219,7 @@ def constraints() -> tuple[str, ...]:
     found["AltsyncTombstone", "key"] = "tombstone_key_unique"
     found["AltsyncInstallation", "key"] = "installation_key_unique"
     statements = [unique.format(name=n, label=la, key=k) for (la, k), n in found.items()]
-    # Names repeat in real data (a Premier League in many countries): an index, no constraint.
+    # Names repeat in real data (a Main Street in many towns): an index, no constraint.
     statements += [
         f"CREATE INDEX {kind.name_column}_index IF NOT EXISTS "
         f"FOR (n:{kind.label}) ON (n.{kind.name_column})"
@@ -1326,7 +1326,7 @@ def _read_edges(tx: ManagedTransaction, kind: EntityType, keys: list[str]) -> Ma
 
 
 def _target(key: Any) -> str | None:
-    """The key of a league at the end of a relationship; None for what is no key."""
+    """The key of an entity at the end of a relationship; None for what is no key."""
     return key if isinstance(key, str) else None
 
 

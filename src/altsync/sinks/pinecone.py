@@ -1,4 +1,4 @@
-"""The vector index: one index per type of entity, one namespace per category of examples.
+"""The vector index: one index per type of entity, namespaces as declared.
 
 The index has no conditional write, so an older version could overwrite a newer one when a
 call is applied late. Vectors carry their version; the outbox repeats unsure writes.

@@ -338,9 +338,9 @@ def similarity_gaps(
     limit: int,
     ids: Sequence[UUID] | None = None,
 ) -> tuple[list[Gap], UUID | None]:
-    """Of one page of living leagues, those whose neighbours are not those of their vectors.
+    """Of one page of living entities, those whose neighbours are not those of their vectors.
 
-    Only leagues that the sink ``follows`` has confirmed: others are searched when it does.
+    Only entities that the sink ``follows`` has confirmed: others are searched when it does.
     """
     return _gaps_of(
         conn,

@@ -63,7 +63,7 @@ class RunProgress:
 def note_seen(conn: Conn) -> None:
     """Add what the lines of a run name to ``changed_in_run``, also what other sessions wrote.
 
-    A league's relationships are its own. Lines that were refused name nothing.
+    An entity's relationships are its own. Lines that were refused name nothing.
     """
     for entity_type in entity_types():
         conn.execute(

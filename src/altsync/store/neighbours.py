@@ -1,8 +1,8 @@
-"""SQL on the relationships between leagues."""
+"""SQL on the relationships between entities."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -16,10 +16,10 @@ from altsync.store.vector_groups import write_similar_edges
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """What was found around one league: the edges it is to have, and all that it saw.
+    """What was found around one entity: the edges it is to have, and all that it saw.
 
-    Scores are cosines by the tags of leagues. ``basis`` is what they were computed from, and
-    ``version`` the league's when it was read.
+    Scores are cosines by the keys of entities. ``basis`` is what they were computed from, and
+    ``version`` the entity's when it was read.
     """
 
     source: UUID
@@ -31,7 +31,11 @@ class Neighbours:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """When an entity is similar to another: see ``Settings`` for the numbers' meaning."""
+    """When an entity is similar to another: the numbers of ``Similar``.
+
+    ``across``: entities of all groups are compared. ``debounce``: seconds after a new vector until
+    its neighbours are searched.
+    """
 
     enter: float = 0.80
     leave: float = 0.77
@@ -40,9 +44,23 @@ class Rules:
     debounce: float = 2.0
 
 
+#: The rules of an entity type.
+RulesOf = Callable[[EntityType], Rules]
+
+
+def declared_rules(debounce: float) -> RulesOf:
+    """Return the rules that the catalogue declares."""
+
+    def rules(kind: EntityType) -> Rules:
+        said = kind.similarity
+        return Rules(said.enter, said.leave, said.top, said.within is None, debounce)
+
+    return rules
+
+
 @dataclass(frozen=True, slots=True)
 class Related:
-    """What one round of similarity changed: edges, and leagues that are looked at once more."""
+    """What one round of similarity changed: edges, and entities that are looked at once more."""
 
     added: int = 0
     rescored: int = 0
@@ -57,7 +75,7 @@ SAME_SCORE = 0.001
 def similar_edges(
     conn: Conn, kind: EntityType, sources: Sequence[UUID]
 ) -> dict[UUID, dict[str, float]]:
-    """The SIMILAR_TO edges of leagues to living ones, as scores by tag."""
+    """The SIMILAR_TO edges of entities to living ones, as scores by key."""
     e = kind.edge_table
     rows = conn.execute(
         f"""
@@ -75,7 +93,7 @@ def similar_edges(
 
 
 def similar_to(conn: Conn, kind: EntityType, targets: Sequence[UUID]) -> dict[UUID, set[str]]:
-    """Return the tags of living leagues whose SIMILAR_TO edges lead to each of ``targets``."""
+    """Return the keys of living entities whose SIMILAR_TO edges lead to each of ``targets``."""
     e = kind.edge_table
     rows = conn.execute(
         f"""
@@ -102,9 +120,9 @@ def relate(
 ) -> Related:
     """Make SIMILAR_TO what was found, in the caller's transaction.
 
-    Leagues whose edges changed are carried to the graph. Where a league itself had changed, its
-    neighbours are asked again when their own edges disagree with what it saw; a league that was
-    only asked again asks no other, so that one change never goes round in circles. A league looks
+    Entities whose edges changed are carried to the graph. Where an entity itself had changed, its
+    neighbours are asked again when their own edges disagree with what it saw; an entity that was
+    only asked again asks no other, so that one change never goes round in circles. An entity looks
     once more itself where it has changed, or a neighbour of its choice is deleted, meanwhile.
     """
     sources = [n.source for n in found]
@@ -151,7 +169,7 @@ def _sum(one: Related, other: Related) -> Related:
 
 
 def _moved(conn: Conn, kind: EntityType, found: Sequence[Neighbours]) -> set[UUID]:
-    """Leagues that were never looked at as they are now."""
+    """Entities that were never looked at as they are now."""
     rows = conn.execute(
         f"""
         SELECT l.id FROM {kind} l
@@ -164,7 +182,7 @@ def _moved(conn: Conn, kind: EntityType, found: Sequence[Neighbours]) -> set[UUI
 
 
 def _ids_of(conn: Conn, kind: EntityType, tags: Mapping[str, UUID] | set[str]) -> dict[str, UUID]:
-    """Ids of living leagues by their tags."""
+    """Ids of living entities by their keys."""
     rows = conn.execute(
         f"SELECT {kind.key_column}, id FROM {kind} "
         f"WHERE {kind.key_column} = ANY(%s) AND deleted_at IS NULL",
@@ -176,7 +194,7 @@ def _ids_of(conn: Conn, kind: EntityType, tags: Mapping[str, UUID] | set[str]) -
 def _disagreeing(
     conn: Conn, kind: EntityType, found: Sequence[Neighbours], rules: Rules
 ) -> set[UUID]:
-    """Leagues whose own edges do not fit what ``found`` saw of them.
+    """Entities whose own edges do not fit what ``found`` saw of them.
 
     They should know a new neighbour and have room for it, or know it by another score, or know
     one that saw nothing of them.
@@ -225,7 +243,7 @@ def _disagreeing(
 def _rewrite(
     conn: Conn, kind: EntityType, found: Sequence[Neighbours], living: Mapping[str, UUID]
 ) -> None:
-    """Make what was found the leagues' SIMILAR_TO edges. Edges that stay keep their ids."""
+    """Make what was found the entities' SIMILAR_TO edges. Edges that stay keep their ids."""
     edges = {
         one.source: {living[tag]: score for tag, score in one.edges.items() if tag in living}
         for one in found
@@ -234,9 +252,9 @@ def _rewrite(
 
 
 def _note_basis(conn: Conn, kind: EntityType, found: Sequence[Neighbours]) -> set[UUID]:
-    """Write down what neighbours were computed from; returns the leagues that it is true of.
+    """Write down what neighbours were computed from; returns the entities that it is true of.
 
-    Not of a league that has changed since it was read: it may have had another vector in
+    Not of an entity that has changed since it was read: it may have had another vector in
     between, by which others have seen it, even if it has the same one again.
     """
     rows = conn.execute(
@@ -258,7 +276,7 @@ def _note_basis(conn: Conn, kind: EntityType, found: Sequence[Neighbours]) -> se
 
 
 def pointing(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> set[UUID]:
-    """Leagues that have a relationship to one of ``ids``."""
+    """Entities that have a relationship to one of ``ids``."""
     e = kind.edge_table
     rows = conn.execute(
         f"SELECT {e.source} FROM {e.table} WHERE {e.target} = ANY(%s)",
@@ -268,11 +286,11 @@ def pointing(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> set[UUID]:
 
 
 def cut_off(conn: Conn, kind: EntityType, ids: Sequence[UUID], topology: Topology) -> int:
-    """Remove every relationship from and to leagues that are being deleted.
+    """Remove every relationship from and to entities that are being deleted.
 
-    Leagues that pointed to them are carried to the graph: a node that is there again before its
+    Entities that pointed to them are carried to the graph: a node that is there again before its
     deletion was delivered is never removed, and would keep their edges. Those that were similar
-    are asked again: each can hold another neighbour. The caller has locked the leagues, and
+    are asked again: each can hold another neighbour. The caller has locked the entities, and
     those that point to them. Returns how many operations carry.
     """
     e = kind.edge_table
@@ -295,7 +313,7 @@ def cut_off(conn: Conn, kind: EntityType, ids: Sequence[UUID], topology: Topolog
 def vector_standing(
     conn: Conn, kind: EntityType, ids: Sequence[UUID], index: str
 ) -> dict[UUID, tuple[bool, float | None]]:
-    """Of leagues: whether their vector is still on its way to an index, and its age in seconds."""
+    """Of entities: whether their vector is still on its way to an index, and its age in seconds."""
     columns = columns_of(index)
     written = columns.synced_at if columns else None
     rows = conn.execute(
@@ -311,7 +329,7 @@ def vector_standing(
 
 
 def related_entities(database: Database, kind: EntityType) -> Iterator[SinkVersion]:
-    """Living leagues whose neighbours were computed, with what from, page by page."""
+    """Living entities whose neighbours were computed, with what from, page by page."""
     after = UUID(int=0)
     while True:
         with database.autocommit() as conn:
@@ -331,7 +349,7 @@ def related_entities(database: Database, kind: EntityType) -> Iterator[SinkVersi
 
 
 def forget_neighbours(conn: Conn, kind: EntityType, tag: str) -> UUID | None:
-    """Have a living league's neighbours count as never looked for, and lock it; None without."""
+    """Have a living entity's neighbours count as never looked for, and lock it; None without."""
     row = conn.execute(
         f"""
         UPDATE {kind} SET neighbours_of = NULL WHERE {kind.key_column} = %s AND deleted_at IS NULL

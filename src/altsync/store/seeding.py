@@ -187,7 +187,7 @@ def _derived(entity_type: EntityType, topology: Topology) -> int:
     return len(topology.followers(EMBEDDING)) if entity_type.similar else 0
 
 
-#: New leagues wait for their relationships, unless these are stopped.
+#: New entities wait for their relationships, unless these are stopped.
 _HELD = """c.created AND (SELECT bool_and(state = 'closed') FROM sink_state
                           WHERE sink = ANY(%(leaders)s::text[]))"""
 

@@ -139,7 +139,7 @@ def group_members(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> dict[UUI
 
 
 def similar_edges_at(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> list[SimilarEdge]:
-    """The SIMILAR_TO edges from and to leagues."""
+    """The SIMILAR_TO edges from and to entities."""
     e = kind.edge_table
     rows = conn.execute(
         f"""
@@ -156,7 +156,7 @@ def similar_edges_at(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> list[
 def edges_from(
     conn: Conn, kind: EntityType, sources: Sequence[UUID]
 ) -> dict[UUID, dict[UUID, float]]:
-    """The SIMILAR_TO edges of leagues, as scores by target. A league without any is left out."""
+    """The SIMILAR_TO edges of entities, as scores by target. An entity without any is left out."""
     e = kind.edge_table
     rows = conn.execute(
         f"""
@@ -175,7 +175,7 @@ def edges_from(
 def weakest_edges(
     conn: Conn, kind: EntityType, ids: Sequence[UUID]
 ) -> dict[UUID, tuple[int, float]]:
-    """How many SIMILAR_TO edges each league has, and the lowest score; those without are absent."""
+    """How many SIMILAR_TO edges each entity has, and the lowest score; those without are absent."""
     e = kind.edge_table
     rows = conn.execute(
         f"""
@@ -237,7 +237,7 @@ def write_similar_edges(
 
 
 def note_neighbours_input(conn: Conn, kind: EntityType, entities: Sequence[Vectored]) -> None:
-    """Write down what the neighbours of locked leagues were computed from."""
+    """Write down what the neighbours of locked entities were computed from."""
     if entities:
         conn.execute(
             f"""

@@ -12,7 +12,6 @@ from altsync.catalogue.current import entity_types
 from altsync.db import Conn, Database
 from altsync.projection import content_of
 from altsync.records import EMBEDDING, Content, EntityType, Model, SinkTraits, SinkVersion
-from altsync.store.leagues import LeagueFilter, matches
 
 #: Rows per page when vectors are compared one by one: 6 MB of 1,536 numbers each.
 PAGE = 1000
@@ -108,39 +107,24 @@ JOIN embedding e ON e.model = l.embedding_model AND e.dimensions = %(dimensions)
 """
 
 
-def league_vectors(
-    conn: Conn, where: LeagueFilter, model: Model, *, without: Sequence[str]
+def stored_vectors(
+    conn: Conn,
+    kind: EntityType,
+    condition: str,
+    parameters: Mapping[str, Any],
+    model: Model,
+    *,
+    without: Sequence[str],
 ) -> Iterator[list[tuple[str, bytes]]]:
-    """(tag, vector) of matching leagues embedded by ``model``, page by page.
+    """(key, vector) of entities (``l``) under a condition, embedded by ``model``, page by page.
 
     Those of ``without`` are left out. The caller's transaction stays open meanwhile.
     """
-    condition, parameters = matches(where)
+    key = f"l.{kind.key_column}"
     statement = f"""
-        SELECT l.league_tag, e.vector FROM league l {_WITH_VECTOR}
-        WHERE {condition} AND l.embedding_model = %(model)s AND l.league_tag <> ALL(%(without)s)
+        SELECT {key}, e.vector FROM {kind} l {_WITH_VECTOR}
+        WHERE {condition} AND l.embedding_model = %(model)s AND {key} <> ALL(%(without)s)
     """
-    yield from _pages(conn, statement, parameters, model, without)
-
-
-def example_vectors(
-    conn: Conn, category: str, model: Model, *, without: Sequence[str]
-) -> Iterator[list[tuple[str, bytes]]]:
-    """(id, vector) of a category's examples embedded by ``model``, page by page.
-
-    Those of ``without`` are left out. The caller's transaction stays open meanwhile.
-    """
-    statement = f"""
-        SELECT l.example_id, e.vector FROM few_shot_example l {_WITH_VECTOR}
-        WHERE l.category = %(category)s AND l.deleted_at IS NULL
-          AND l.embedding_model = %(model)s AND l.example_id <> ALL(%(without)s)
-    """
-    yield from _pages(conn, statement, {"category": category}, model, without)
-
-
-def _pages(
-    conn: Conn, statement: str, parameters: Mapping[str, Any], model: Model, without: Sequence[str]
-) -> Iterator[list[tuple[str, bytes]]]:
     marks = {"model": model.name, "dimensions": model.dimensions, "without": list(without)}
     with conn.cursor(name="stored_vectors") as cursor:
         cursor.execute(statement, {**parameters, **marks}, binary=True)

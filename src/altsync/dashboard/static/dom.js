@@ -1,4 +1,5 @@
 // Building elements. Text is only ever set as text: keys and errors come from users' data.
+import { typeOf } from "./types.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -70,8 +71,8 @@ export const TONES = {
   synced: "good", closed: "good", pending: "wait", in_progress: "wait", probing: "wait", paused: "wait",
   failed: "bad", dead: "bad", open: "bad", discarded: "bad",
 };
-export const WORDS = { closed: "ready", in_progress: "in progress", sport_archetype: "archetype", few_shot_example: "example" };
-export const word = (name) => WORDS[name] ?? name;
+export const WORDS = { closed: "ready", in_progress: "in progress" };
+export const word = (name) => WORDS[name] ?? typeOf(name)?.one ?? name;
 export const badge = (name) => h("span", { class: "badge", "data-tone": TONES[name] }, word(name));
 
 export const entityLink = (kind, key, focus) =>

@@ -3,6 +3,7 @@ import { get } from "./api.js";
 import { $, announce, badge, empty, entityLink, fill, h, moment, table, whenChanged, word } from "./dom.js";
 import { discard, retry } from "./failures.js";
 import { operationsTable } from "./operations.js";
+import { capital, typeOf } from "./types.js";
 
 let asked = null;
 
@@ -46,14 +47,14 @@ const draw = whenChanged((found, kind, key, stores) => {
   $("title-entity").textContent = state ? nameOf(state) : key;
   if (!state) {
     fill($("entity-facts"), h("p", { class: "dim" }, "PostgreSQL has no such entity", operations.length ? " any more; this is what the outbox remembers." : "."));
-    fill($("entity"), operations.length ? card("Operations", operationsTable(operations)) : empty("Nothing by this key", found.near.length ? ["Did you mean ", found.near.map((one, n) => [n ? ", " : "", h("a", { href: `#/entity//${encodeURIComponent(one)}` }, one)]), "?"] : "Keys are a league’s tag, an archetype’s name, an example’s id, or a seed id."));
+    fill($("entity"), operations.length ? card("Operations", operationsTable(operations)) : empty("Nothing by this key", found.near.length ? ["Did you mean ", found.near.map((one, n) => [n ? ", " : "", h("a", { href: `#/entity//${encodeURIComponent(one)}` }, one)]), "?"] : "An entity goes by its key, which is the same in every store, or by its seed id."));
     return;
   }
   const dead = operations.filter((op) => op.status === "dead").length;
   fill($("entity-facts"),
     h("p", { class: "title" }, h("span", { class: "dim" }, word(state.type)), h("code", {}, state.key),
       state.deleted_at ? [badge("dead"), h("span", {}, "deleted ", moment(state.deleted_at))] : null,
-      state.type === "league" && h("a", { href: `#/graph/${encodeURIComponent(state.key)}`, "data-focus": "to-graph" }, "similarity graph"),
+      typeOf(state.type)?.relations.length > 0 && h("a", { href: `#/graph/${encodeURIComponent(state.type)}/${encodeURIComponent(state.key)}`, "data-focus": "to-graph" }, "similarity graph"),
       dead > 0 && h("button", { type: "button", class: "small retry", "data-focus": "retry-entity", onclick: (event) => retry(event.currentTarget, $("entity-result"), { entity_type: state.type, key: state.key }, state.key) }, `Retry ${dead} dead`),
       dead > 0 && h("button", { type: "button", class: "small quiet discard", "data-focus": "discard-entity", onclick: (event) => discard(event.currentTarget, $("entity-result"), { entity_type: state.type, key: state.key }, state.key) }, "Discard…")));
   fill($("entity"), h("div", { class: "parts" },
@@ -62,7 +63,7 @@ const draw = whenChanged((found, kind, key, stores) => {
     card("Operations", operations.length ? operationsTable(operations, { withEntity: false }) : empty("No operation", "Its history was pruned, or it was never enqueued."))));
 });
 
-const nameOf = ({ type, key, content }) => (type === "league" ? content.league_name : type === "sport_archetype" ? content.display_name : key);
+const nameOf = ({ type, key, content }) => content[typeOf(type)?.name_field] ?? key;
 const card = (title, ...body) => h("section", { class: "card" }, h("div", { class: "head" }, h("h2", {}, title)), ...body);
 
 function storesTable({ state, confirmed }, stores) {
@@ -98,9 +99,10 @@ function contentList(state) {
 }
 
 function relationships({ type, relationships: found }) {
-  if (!found.length) return empty("None", type === "league" ? "Similarity between leagues is computed after they are embedded." : "Only leagues are related to each other.");
+  const { one, many, relations } = typeOf(type);
+  if (!found.length) return empty("None", relations.length ? `Similarity between ${many} is computed after they are embedded.` : `The catalogue declares no relationships between ${many}.`);
   const strongest = [...found].sort((a, b) => (b.score ?? -1) - (a.score ?? -1));
-  return table(["Type", "League", ["Score", "num"]], strongest.slice(0, 12).map((one) => [
-    `${one.type} ${one.direction === "out" ? "→" : "←"}`, entityLink("league", one.league_tag, `rel ${one.type} ${one.direction} ${one.league_tag}`), one.score === null ? "" : one.score.toFixed(3)]),
+  return table(["Type", capital(one), ["Score", "num"]], strongest.slice(0, 12).map((other) => [
+    `${other.type} ${other.direction === "out" ? "→" : "←"}`, entityLink(type, other.key, `rel ${other.type} ${other.direction} ${other.key}`), other.score === null ? "" : other.score.toFixed(3)]),
     { caption: found.length > 12 ? `The 12 strongest of ${found.length}` : null });
 }

@@ -1,59 +1,79 @@
-// A league and those around it: the nearer, the stronger.
+// An entity and those around it: the nearer, the stronger.
 import { get } from "./api.js";
 import { $, announce, empty, fill, h, plural, svg, table } from "./dom.js";
-
-const KINDS = { SIMILAR_TO: "similar", COMPETES_WITH: "competes", SAME_ARCHETYPE: "same archetype" };
+import { capital, firstType, relatedTypes, title, typeOf } from "./types.js";
 
 //: Pixels below which labels would write over each other: nodes carry numbers alone then.
 const ROOM_FOR_LABELS = 620;
 
 let found = null;
-let tag = null;
+let key = null;
+let type = null;
+
+// The look of the lines of a type's relationships, in the order of their declaration.
+const look = (kind) => `k${type.relations.indexOf(kind) % 3}`;
 
 export function start() {
-  $("graph-kinds").append(...Object.entries(KINDS).map(([kind, title]) => h("label", {},
-    h("input", { type: "checkbox", name: kind, checked: true, onchange: draw }), h("span", { class: `line ${kind}` }), h("span", {}, title))));
-  $("graph-form").addEventListener("submit", (event) => {
+  const form = $("graph-form");
+  fill(form.elements.entity, relatedTypes().map((one) => h("option", { value: one.type }, one.one)));
+  form.elements.entity.addEventListener("change", () => open(form.elements.entity.value));
+  form.addEventListener("submit", (event) => {
     event.preventDefault();
-    location.hash = `#/graph/${encodeURIComponent($("graph-form").elements.league.value.trim())}`;
+    location.hash = address(form.elements.entity.value, form.elements.key.value.trim());
   });
   new ResizeObserver(() => draw()).observe($("graph"));
-  hint();
 }
+
+const address = (kind, one) => `#/graph/${encodeURIComponent(kind)}/${encodeURIComponent(one)}`;
 
 function hint() {
-  fill($("graph"), h("div", { class: "full" }, empty("Name a league", "Its tag is its key in every store, such as formula_1. Search and the entity view lead here as well.")));
+  fill($("graph"), h("div", { class: "full" }, empty(`Name ${article(type.one)}`, "Its key is the same in every store. Search and the entity view lead here as well.")));
 }
 
-export async function open(wanted) {
-  tag = wanted;
-  if (!wanted) { found = null; $("graph-note").textContent = ""; hint(); return; }
-  $("graph-form").elements.league.value = wanted;
+const article = (noun) => `${/^[aeiou]/i.test(noun) ? "an" : "a"} ${noun}`;
+
+function choose(kind) {
+  if (type?.type === kind) return;
+  type = typeOf(kind);
+  $("graph-form").elements.entity.value = kind;
+  fill($("graph-kinds"), h("legend", { class: "unseen" }, "Relationships"), type.relations.map((relation) => h("label", {},
+    h("input", { type: "checkbox", name: relation, checked: true, onchange: draw }), h("span", { class: `line ${look(relation)}` }), h("span", {}, title(relation)))));
+}
+
+export async function open(kind, wanted) {
+  found = null;
+  key = wanted;
+  $("graph-note").textContent = "";
+  if (!relatedTypes().length) {
+    fill($("graph"), h("div", { class: "full" }, empty("No relationships", "No entity of the catalogue declares Similar or Relationships.")));
+    return;
+  }
+  choose(relatedTypes().some((one) => one.type === kind) ? kind : firstType());
+  if (!wanted) { hint(); return; }
+  $("graph-form").elements.key.value = wanted;
   try {
-    found = await get("graph", { league: wanted });
+    found = await get("graph", { entity: type.type, key: wanted });
   } catch (error) {
-    found = null;
     $("graph-note").textContent = error.message;
     fill($("graph"));
     return;
   }
-  $("graph-note").textContent = "";
   draw();
-  announce(`${found.centre.name}: ${plural(found.neighbours.length, "league")} around it`);
+  announce(`${found.centre.name}: ${plural(found.neighbours.length, type.one, type.many)} around it`);
 }
 
 function draw() {
   if (!found || !$("graph").clientWidth) return;
-  const on = new Set(Object.keys(KINDS).filter((kind) => $("graph-kinds").elements[kind].checked));
+  const on = new Set(type.relations.filter((kind) => $("graph-kinds").elements[kind].checked));
   const edges = found.edges.filter((edge) => on.has(edge.kind));
   const strongest = new Map();
   for (const { source, target, score } of edges) {
-    const other = source === found.centre.tag ? target : target === found.centre.tag ? source : null;
+    const other = source === found.centre.key ? target : target === found.centre.key ? source : null;
     if (other) strongest.set(other, Math.max(strongest.get(other) ?? 0, score ?? 0));
   }
-  const near = found.neighbours.filter((one) => strongest.has(one.tag)).sort((a, b) => strongest.get(b.tag) - strongest.get(a.tag));
+  const near = found.neighbours.filter((one) => strongest.has(one.key)).sort((a, b) => strongest.get(b.key) - strongest.get(a.key));
   if (!near.length) {
-    fill($("graph"), h("div", { class: "full" }, empty(`${found.centre.name} stands alone`, "No relationship of these kinds is stored for it. They are computed after leagues are embedded.")));
+    fill($("graph"), h("div", { class: "full" }, empty(`${found.centre.name} stands alone`, "No relationship of these kinds is stored for it. Similarity is computed after entities are embedded.")));
     return;
   }
   const box = h("div", {});
@@ -74,8 +94,8 @@ function places(near, strongest, width, height, labels) {
       const step = Math.ceil(i / 2) * (i % 2 ? -1 : 1) * side;
       const room = (height - 50) / Math.max(members.length, 4);
       const y = height / 2 + (step + (members.length % 2 ? 0 : 0.5 * side)) * room;
-      const far = high > low ? (high - strongest.get(one.tag)) / (high - low) : 0.5;
-      spots.set(one.tag, { x: width / 2 + side * reach * (0.55 + 0.45 * far), y, side });
+      const far = high > low ? (high - strongest.get(one.key)) / (high - low) : 0.5;
+      spots.set(one.key, { x: width / 2 + side * reach * (0.55 + 0.45 * far), y, side });
     });
   }
   return spots;
@@ -85,10 +105,10 @@ function picture(near, edges, strongest, width) {
   const labels = width >= ROOM_FOR_LABELS;
   const height = labels ? Math.min(600, 260 + 40 * Math.ceil(near.length / 2)) : Math.max(340, width);
   const middle = { x: width / 2, y: height / 2 };
-  const archetypes = [...new Set([found.centre, ...near].map((one) => one.archetype))].sort();
+  const groups = [...new Set([found.centre, ...near].map((one) => one.group ?? ""))].sort();
   const at = places(near, strongest, width, height, labels);
-  at.set(found.centre.tag, middle);
-  const bend = { SIMILAR_TO: 0, COMPETES_WITH: 16, SAME_ARCHETYPE: -16 };
+  at.set(found.centre.key, middle);
+  const bend = { k0: 0, k1: 16, k2: -16 };
   const drawn = new Set();
   const lines = [...edges].sort((a, b) => own(a) - own(b)).map((edge) => {
     const pair = [edge.source, edge.target].sort().join("\n") + edge.kind;
@@ -98,16 +118,16 @@ function picture(near, edges, strongest, width) {
     // Past the nodes between them, on the inside.
     const inwards = a.side && a.side === b.side ? (middle.x - (a.x + b.x) / 2) * 0.45 : 0;
     const length = Math.hypot(b.x - a.x, b.y - a.y) || 1;
-    const [nx, ny] = [(-(b.y - a.y) / length) * bend[edge.kind], ((b.x - a.x) / length) * bend[edge.kind]];
+    const [nx, ny] = [(-(b.y - a.y) / length) * bend[look(edge.kind)], ((b.x - a.x) / length) * bend[look(edge.kind)]];
     return svg("path", {
-      class: `edge ${edge.kind} ${own(edge) ? "" : "faint"}`, "stroke-width": (1 + 3 * (edge.score ?? 0.3)).toFixed(1),
+      class: `edge ${look(edge.kind)} ${own(edge) ? "" : "faint"}`, "stroke-width": (1 + 3 * (edge.score ?? 0.3)).toFixed(1),
       d: `M${a.x.toFixed(1)} ${a.y.toFixed(1)}Q${((a.x + b.x) / 2 + nx + inwards).toFixed(1)} ${((a.y + b.y) / 2 + ny).toFixed(1)} ${b.x.toFixed(1)} ${b.y.toFixed(1)}`,
     }, svg("title", {}, `${edge.source} ${edge.kind} ${edge.target}${edge.score === null ? "" : ` ${edge.score.toFixed(3)}`}`));
   });
-  const colour = (one) => `f${archetypes.indexOf(one.archetype) % 6}`;
+  const colour = (one) => `f${groups.indexOf(one.group ?? "") % 6}`;
   const nodes = near.map((one, i) => {
-    const { x, y, side } = at.get(one.tag);
-    return svg("a", { href: `#/graph/${encodeURIComponent(one.tag)}`, "data-focus": `node ${one.tag}`, "aria-label": `${one.name}${strongest.get(one.tag) ? `, ${strongest.get(one.tag).toFixed(3)}` : ""}: draw the graph around it` },
+    const { x, y, side } = at.get(one.key);
+    return svg("a", { href: address(type.type, one.key), "data-focus": `node ${one.key}`, "aria-label": `${one.name}${strongest.get(one.key) ? `, ${strongest.get(one.key).toFixed(3)}` : ""}: draw the graph around it` },
       svg("circle", { class: colour(one), cx: x, cy: y, r: 12 }),
       svg("text", { class: "inside", x, y }, String(i + 1)),
       labels && svg("text", { x: x + 18 * side, y: y + 4, "text-anchor": side === 1 ? "start" : "end" }, cut(one.name, 25)));
@@ -115,20 +135,20 @@ function picture(near, edges, strongest, width) {
   const centre = svg("g", { class: "centre" }, svg("circle", { class: colour(found.centre), cx: middle.x, cy: middle.y, r: 16 }),
     svg("text", { x: middle.x, y: middle.y + 34, "text-anchor": "middle" }, cut(found.centre.name, labels ? 34 : 22)));
   return h("div", {},
-    svg("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "group", "aria-label": `Leagues around ${found.centre.name}` }, lines, nodes, centre),
-    h("ul", { class: "legend", "aria-label": "Archetypes" }, archetypes.map((name, i) => h("li", { class: `c${i % 6}` }, name.replaceAll("_", " ")))));
+    svg("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "group", "aria-label": `${capital(type.many)} around ${found.centre.name}` }, lines, nodes, centre),
+    type.within && h("ul", { class: "legend", "aria-label": title(type.within) }, groups.map((name, i) => h("li", { class: `c${i % 6}` }, name.replaceAll("_", " ")))));
 }
 
-const own = (edge) => (edge.source === tag || edge.target === tag ? 1 : 0);
+const own = (edge) => (edge.source === key || edge.target === key ? 1 : 0);
 const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
 function neighbourTable(near, edges) {
-  return table([["#", "num"], "League", ["Score", "num"]], near.map((one, i) => {
-    const mine = edges.filter((edge) => own(edge) && (edge.source === one.tag || edge.target === one.tag));
+  return table([["#", "num"], capital(type.one), ["Score", "num"]], near.map((one, i) => {
+    const mine = edges.filter((edge) => own(edge) && (edge.source === one.key || edge.target === one.key));
     const kinds = [...new Set(mine.map((edge) => edge.kind))].sort();
     const best = Math.max(...mine.map((edge) => edge.score ?? -1));
     return [String(i + 1), [
-      h("a", { href: `#/entity/league/${encodeURIComponent(one.tag)}`, "data-focus": `row ${one.tag}` }, one.name),
-      h("span", { class: "kinds" }, kinds.map((kind) => h("span", { class: `line ${kind}`, title: KINDS[kind] }, h("span", { class: "unseen" }, ` ${KINDS[kind]}`))))], best < 0 ? "–" : best.toFixed(3)];
+      h("a", { href: `#/entity/${encodeURIComponent(type.type)}/${encodeURIComponent(one.key)}`, "data-focus": `row ${one.key}` }, one.name),
+      h("span", { class: "kinds" }, kinds.map((kind) => h("span", { class: `line ${look(kind)}`, title: title(kind) }, h("span", { class: "unseen" }, ` ${title(kind)}`))))], best < 0 ? "–" : best.toFixed(3)];
   }), { kind: "compact" });
 }

@@ -6,6 +6,7 @@ import * as graph from "./graph.js";
 import * as operations from "./operations.js";
 import * as overview from "./overview.js";
 import * as search from "./search.js";
+import { setTypes } from "./types.js";
 
 // Milliseconds between the end of one look and the next.
 const EVERY = 2000;
@@ -16,7 +17,7 @@ const VIEWS = {
   operations: { title: "Operations", open: () => operations.refresh(), refresh: operations.refresh },
   entity: { title: "Entity", open: (kind, key) => entity.open(kind, key), refresh: entity.refresh },
   search: { title: "Search", open: () => search.open(), refresh: null },
-  graph: { title: "Graph", open: (tag) => graph.open(tag), refresh: null },
+  graph: { title: "Graph", open: (kind, key) => graph.open(kind, key), refresh: null },
 };
 
 let view = null;
@@ -86,6 +87,7 @@ function theme(chosen) {
 }
 
 function start(session) {
+  setTypes(session.types);
   $("version").textContent = `altsync ${session.version}`;
   overview.start();
   operations.start(session.sinks);

@@ -2,29 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import RenderableType
+from typer.core import TyperGroup
 
-from altsync import log
+from altsync.cli import queries as generic
 from altsync.cli import terminal
+from altsync.cli.asking import (
+    EntityName,
+    Limit,
+    Question,
+    TopK,
+    Where,
+    asked_stores,
+    say_unavailable,
+    show,
+)
 from altsync.cli.common import Json, application
 from altsync.cli.once import App
 from altsync.cli.terminal import Exit, answers, notes
 
 if TYPE_CHECKING:
+    from altsports.queries import LeagueFilter
     from altsync.db import Conn
-    from altsync.queries import LeagueFilter, Stores, Unavailable
+    from altsync.queries import Stores
 
-#: Matches that one question may have: the vector index gives no more.
-MOST = 10_000
 
-graph = App(no_args_is_help=True, help="Query the graph alone.")
+class _Graph(TyperGroup):
+    """The questions to the graph. With an option first, the one of any catalogue."""
 
-Question = Annotated[str, typer.Argument(help="What to look for, in plain words.")]
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse as Typer does."""
+        if args and args[0].partition("=")[0] in ("--entity", "--limit", "--json"):
+            args = ["around", *args]
+        return super().parse_args(ctx, args)
+
+
+graph = App(cls=_Graph, no_args_is_help=True, help="Query the graph alone.")
+graph.command("around")(generic.graph)
+
+
+@graph.callback()
+def _of_any_entity(
+    entity: Annotated[
+        str | None, typer.Option("--entity", help="As around: graph --entity TYPE KEY.")
+    ] = None,
+) -> None:
+    pass
+
+
 Tag = Annotated[str, typer.Argument(help="The league's tag, as in ufc.")]
 Status = Annotated[str | None, typer.Option("--status", help="Only leagues with this status.")]
 Archetype = Annotated[
@@ -35,8 +63,6 @@ ContractStatus = Annotated[
     str | None,
     typer.Option("--contract-status", help="Only leagues with a contract of this status."),
 ]
-TopK = Annotated[int, typer.Option("--top-k", min=1, max=MOST, help="Answers at most.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, max=MOST, help="Answers at most.")]
 
 
 def search(
@@ -45,18 +71,24 @@ def search(
     archetype: Archetype = None,
     tier: Tier = None,
     contract_status: ContractStatus = None,
+    entity: EntityName = None,
+    where: Where = None,
     top_k: TopK = 50,
     as_json: Json = False,
 ) -> None:
     """Find leagues by meaning: Pinecone finds them, PostgreSQL checks and completes them."""
-    with _stores() as stores:
-        from altsync import queries
-        from altsync.cli import answered
+    if entity is not None or where:
+        _refuse(status=status, archetype=archetype, tier=tier, contract_status=contract_status)
+        generic.search(text, entity or LEAGUE, where, top_k, as_json)
+        return
+    with asked_stores() as stores:
+        from altsports import queries
+        from altsports.cli import views
 
-        where = _filter(status, archetype, tier, contract_status)
-        found = queries.search(stores, text, where, top_k=top_k)
-        _say_unmatched(found, stores, where)
-        _show(found, answered.found_table, as_json)
+        wanted = _filter(status, archetype, tier, contract_status)
+        found = queries.search(stores, text, wanted, top_k=top_k)
+        _say_unmatched(found, stores, wanted)
+        show(found, views.found_table, as_json, views.as_json)
 
 
 def similar(
@@ -65,18 +97,24 @@ def similar(
     same_archetype: Annotated[
         bool, typer.Option("--same-archetype", help="Only leagues of its own archetype.")
     ] = False,
+    entity: EntityName = None,
+    where: Where = None,
     as_json: Json = False,
 ) -> None:
     """Find leagues like one: neighbours in Neo4j and Pinecone, with the path to each."""
-    with _stores() as stores:
-        from altsync import queries
-        from altsync.cli import answered
+    if entity is not None or where:
+        _refuse(same_archetype=same_archetype or None)
+        generic.similar(tag, entity or LEAGUE, where, top_k, as_json)
+        return
+    with asked_stores() as stores:
+        from altsports import queries
+        from altsports.cli import views
 
         found = queries.similar(stores, tag, top_k=top_k, cross_archetype=not same_archetype)
-        _say_unavailable(found.unavailable)
+        say_unavailable(found.unavailable)
         if len(found.unavailable) == 2:
             raise typer.Exit(Exit.ERROR)
-        _show(found.results, answered.similar_table, as_json)
+        show(found.results, views.similar_table, as_json, views.as_json)
 
 
 def archetypes(
@@ -86,25 +124,34 @@ def archetypes(
     as_json: Json = False,
 ) -> None:
     """List archetypes by their leagues in Neo4j, with those leagues from PostgreSQL."""
-    with _stores() as stores:
-        from altsync import queries
-        from altsync.cli import answered
+    with asked_stores() as stores:
+        from altsports import queries
+        from altsports.cli import views
 
-        each = None if as_json else answered.SAMPLE
+        each = None if as_json else views.SAMPLE
         found = queries.archetypes(stores, tier=tier, status=status, limit=limit, each=each)
         _say_unmatched(found, stores, _filter(status, None, tier, None))
-        _show(found, answered.archetypes_table, as_json)
+        show(found, views.archetypes_table, as_json, views.as_json)
 
 
-def explore(text: Question, top_k: TopK = 10, as_json: Json = False) -> None:
+def explore(
+    text: Question,
+    top_k: TopK = 10,
+    entity: EntityName = None,
+    where: Where = None,
+    as_json: Json = False,
+) -> None:
     """Find leagues by meaning, each with its neighbourhood in Neo4j."""
-    with _stores() as stores:
-        from altsync import queries
-        from altsync.cli import answered
+    if entity is not None or where:
+        generic.explore(text, entity or LEAGUE, where, top_k, as_json)
+        return
+    with asked_stores() as stores:
+        from altsports import queries
+        from altsports.cli import views
 
         found = queries.explore(stores, text, top_k=top_k)
-        _say_unavailable(found.unavailable)
-        _show(found.results, answered.explored_view, as_json, answered.explored_json)
+        say_unavailable(found.unavailable)
+        show(found.results, views.explored_view, as_json, views.explored_json)
 
 
 def examples(
@@ -116,12 +163,12 @@ def examples(
     as_json: Json = False,
 ) -> None:
     """Find few-shot examples by meaning, of one category or of all."""
-    with _stores() as stores:
-        from altsync import queries
-        from altsync.cli import answered
+    with asked_stores() as stores:
+        from altsports import queries
+        from altsports.cli import views
 
         found = queries.examples(stores, text, category=category, top_k=top_k)
-        _show(found, answered.examples_table, as_json)
+        show(found, views.examples_table, as_json, views.as_json)
 
 
 def leagues(
@@ -139,14 +186,14 @@ def leagues(
 ) -> None:
     """List leagues by their properties in PostgreSQL."""
     with application() as app:
-        from altsync import queries
-        from altsync.cli import answered
+        from altsports import queries
+        from altsports.cli import views
 
         where = _filter(status, archetype, tier, contract_status, synced=synced)
         with app.database.autocommit() as conn:
             found = queries.leagues(conn, where, limit=limit)
             _say_unmatched(found, conn, where)
-        _show(found, answered.leagues_table, as_json)
+        show(found, views.leagues_table, as_json, views.as_json)
 
 
 def league(
@@ -158,22 +205,22 @@ def league(
 ) -> None:
     """Show one league with its documents, contracts and relationships, from PostgreSQL."""
     with application() as app:
-        from altsync import queries
-        from altsync.cli import answered
+        from altsports import queries
+        from altsports.cli import views
 
         with app.database.autocommit() as conn:
             found = queries.league(conn, tag)
             edges = queries.relationships(conn, found.league_tag)
             trail = queries.audit_trail(conn, found.league_tag) if operations else []
         if as_json:
-            more: dict[str, Any] = {"relationships": [answered.as_json(one) for one in edges]}
+            more: dict[str, Any] = {"relationships": [views.as_json(one) for one in edges]}
             if operations:
-                more["operations"] = [answered.as_json(one) for one in trail]
-            terminal.print_json({**answered.as_json(found), **more})
+                more["operations"] = [views.as_json(one) for one in trail]
+            terminal.print_json({**views.as_json(found), **more})
             return
-        answers.print(answered.league_view(found, edges))
+        answers.print(views.league_view(found, edges))
         if operations:
-            answers.print(answered.audit_table(trail))
+            answers.print(views.audit_table(trail))
 
 
 @graph.command("archetype")
@@ -183,42 +230,46 @@ def graph_archetype(
     as_json: Json = False,
 ) -> None:
     """Leagues that belong to an archetype."""
-    with _stores() as stores:
-        from altsync import queries
-        from altsync.cli import answered
+    with asked_stores() as stores:
+        from altsports import queries
+        from altsports.cli import views
 
         found = queries.leagues_of_archetype(stores, name, limit=limit)
-        _show(found, answered.graph_table, as_json)
+        show(found, views.graph_table, as_json, views.as_json)
 
 
 @graph.command("same-archetype")
 def graph_same_archetype(tag: Tag, limit: Limit = 100, as_json: Json = False) -> None:
     """The other leagues of a league's archetype."""
-    with _stores() as stores:
-        from altsync import queries
-        from altsync.cli import answered
+    with asked_stores() as stores:
+        from altsports import queries
+        from altsports.cli import views
 
         found = queries.leagues_of_same_archetype(stores, tag, limit=limit)
-        _show(found, answered.graph_table, as_json)
+        show(found, views.graph_table, as_json, views.as_json)
 
 
 @graph.command("cross-archetype")
 def graph_cross_archetype(limit: Limit = 100, as_json: Json = False) -> None:
     """Pairs of similar leagues that belong to different archetypes."""
-    with _stores() as stores:
-        from altsync import queries
-        from altsync.cli import answered
+    with asked_stores() as stores:
+        from altsports import queries
+        from altsports.cli import views
 
         found = queries.cross_archetype_pairs(stores, limit=limit)
-        _show(found, answered.pairs_table, as_json)
+        show(found, views.pairs_table, as_json, views.as_json)
 
 
-@contextmanager
-def _stores() -> Iterator[Stores]:
-    with application() as app:
-        # A store that is away is told of once, in a sentence; its driver would say it at length.
-        log.set_up(level="ERROR", form=app.settings.altsync_log_format)
-        yield app.stores()
+#: The table of leagues, which a question is about unless it names another entity.
+LEAGUE = "league"
+
+
+def _refuse(**given: object) -> None:
+    """Refuse options that only leagues have beside those of any entity."""
+    for name, value in given.items():
+        if value is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise typer.BadParameter(f"{option} does not go with --entity or --where")
 
 
 def _filter(
@@ -229,39 +280,16 @@ def _filter(
     *,
     synced: bool = False,
 ) -> LeagueFilter:
-    from altsync.queries import LeagueFilter
+    from altsports.queries import LeagueFilter
 
     return LeagueFilter(status, archetype, tier, contract_status, synced)
-
-
-def _say_unavailable(missing: Sequence[Unavailable]) -> None:
-    for one in missing:
-        reason = " ".join(log.redact(one.reason).split())
-        text = f"{one.store} could not be asked: {reason}"
-        notes.print(text, style="yellow")
 
 
 def _say_unmatched(found: Sequence[Any], source: Conn | Stores, where: LeagueFilter) -> None:
     """Name the values of a filter that explain why nothing was found."""
     if found:
         return
-    from altsync import queries
+    from altsports import queries
 
     for sentence in queries.unmatched(source, where):
         notes.print(sentence, style="yellow")
-
-
-def _show(
-    found: Sequence[Any],
-    view: Callable[[Any], RenderableType],
-    as_json: bool,
-    form: Callable[[Any], dict[str, Any]] | None = None,
-) -> None:
-    if as_json:
-        from altsync.cli.answered import as_json as plain
-
-        terminal.print_json([(form or plain)(one) for one in found])
-    elif found:
-        answers.print(view(found))
-    else:
-        notes.print("Nothing matches.")

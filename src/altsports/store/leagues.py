@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import date
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from altsports.catalogue import LEAGUE
+from altsync import store
 from altsync.db import Conn
 from altsync.declarations import MIRRORS, columns_of
 from altsync.outbox import VECTOR
-
-#: Leagues looked at for suggestions when a tag is unknown.
-SUGGESTION_POOL = 1000
+from altsync.records import Model
 
 
 @dataclass(frozen=True, slots=True)
 class LeagueFilter:
     """Which leagues are meant; what is None does not matter.
 
-    ``contract_status``: at least one contract has this status. ``synced``: all sinks
-    have both confirmed the current version.
+    ``contract_status``: at least one contract has this status. ``synced``: all sinks have
+    confirmed the current version.
     """
 
     status: str | None = None
@@ -208,25 +208,6 @@ def stored_leagues(conn: Conn, tags: Sequence[str]) -> list[StoredLeague]:
     return [StoredLeague(*row) for row in rows]
 
 
-def tags_like(conn: Conn, name: str) -> list[str]:
-    """Tags of living leagues that share a word or a beginning with ``name``, at most a pool's."""
-    words = [name, name[:3], *(w for w in name.replace("-", "_").split("_") if len(w) > 2)]
-    patterns = [f"%{_literal(word)}%" for word in words if word]
-    rows = conn.execute(
-        """
-        SELECT league_tag FROM league
-        WHERE deleted_at IS NULL AND (league_tag ILIKE ANY(%(p)s) OR league_name ILIKE ANY(%(p)s))
-        ORDER BY league_tag LIMIT %(limit)s
-        """,
-        {"p": patterns, "limit": SUGGESTION_POOL},
-    )
-    return [r[0] for r in rows]
-
-
-def _literal(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-
-
 def _as_uuid(name: str) -> UUID | None:
     try:
         return UUID(name)
@@ -253,3 +234,39 @@ def _with_dates(found: dict[str, Any]) -> dict[str, Any]:
         for name in ("start_date", "end_date")
     }
     return {**found, **dates}
+
+
+def league_vectors(
+    conn: Conn, where: LeagueFilter, model: Model, *, without: Sequence[str]
+) -> Iterator[list[tuple[str, bytes]]]:
+    """(tag, vector) of matching leagues embedded by ``model``, page by page.
+
+    Those of ``without`` are left out. The caller's transaction stays open meanwhile.
+    """
+    yield from store.stored_vectors(conn, LEAGUE, *matches(where), model, without=without)
+
+
+@dataclass(frozen=True, slots=True)
+class LeagueChoices:
+    """Values that living leagues and their contracts have, for people to choose from."""
+
+    archetypes: tuple[str, ...]
+    tiers: tuple[str, ...]
+    statuses: tuple[str, ...]
+    contract_statuses: tuple[str, ...]
+
+
+def league_choices(conn: Conn) -> LeagueChoices:
+    """The values that are there now, sorted."""
+    row = conn.execute(
+        """
+        SELECT ARRAY(SELECT DISTINCT sport_archetype FROM league
+                     WHERE deleted_at IS NULL ORDER BY 1),
+               ARRAY(SELECT DISTINCT tier FROM league
+                     WHERE deleted_at IS NULL AND tier IS NOT NULL ORDER BY 1),
+               ARRAY(SELECT DISTINCT status FROM league WHERE deleted_at IS NULL ORDER BY 1),
+               ARRAY(SELECT DISTINCT status FROM contract ORDER BY 1)
+        """
+    ).fetchone()
+    assert row is not None
+    return LeagueChoices(*(tuple(values) for values in row))

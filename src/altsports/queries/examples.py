@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
-from altsync import store
-from altsync.catalogue.current import entity_type
+from altsports import store
+from altsports.catalogue import FEW_SHOT_EXAMPLE
+from altsports.store import FullExample
 from altsync.queries.nearest import Page, Search
 from altsync.queries.stores import (
     Stores,
@@ -17,7 +18,6 @@ from altsync.queries.stores import (
     require_vectors,
     unknown_of,
 )
-from altsync.store import FullExample
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def _of_category(stores: Stores, vector: bytes, category: str, top_k: int) -> li
     found = Search(
         vector,
         ask=lambda count: index.nearest(
-            entity_type("few_shot_example"),
+            FEW_SHOT_EXAMPLE,
             vector,
             top_k=count,
             space=category,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from altsports.catalogue import FEW_SHOT_EXAMPLE
+from altsync import store
 from altsync.db import Conn
+from altsync.records import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +48,16 @@ def full_examples(
         (list(ids), category, limit),
     )
     return [FullExample(a, b, c, d, e, tuple(tags), rest) for a, b, c, d, e, tags, rest in rows]
+
+
+def example_vectors(
+    conn: Conn, category: str, model: Model, *, without: Sequence[str]
+) -> Iterator[list[tuple[str, bytes]]]:
+    """(id, vector) of a category's examples embedded by ``model``, page by page.
+
+    Those of ``without`` are left out. The caller's transaction stays open meanwhile.
+    """
+    condition, parameters = store.matching(FEW_SHOT_EXAMPLE, {"category": category})
+    yield from store.stored_vectors(
+        conn, FEW_SHOT_EXAMPLE, condition, parameters, model, without=without
+    )

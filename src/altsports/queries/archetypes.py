@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from altsync import store
+from altsports import store
+from altsports.store import FullLeague, LeagueFilter
 from altsync.queries.stores import Stores, check_count, require_graph
-from altsync.store import FullLeague, LeagueFilter
 
 RANKED = """
 MATCH (l:League)-[:BELONGS_TO_ARCHETYPE]->(a:SportArchetype)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from altsync import store
-from altsync.catalogue.current import entity_type
+from altsports import store
+from altsports.catalogue import LEAGUE
+from altsports.store import FullLeague, LeagueFilter
+from altsync import store as engine
 from altsync.db import Conn
-from altsync.queries.stores import Stores, check_count, reading, unknown_league
-from altsync.store import FullLeague, LeagueFilter, OperationRow
+from altsync.queries.stores import Stores, check_count, reading, unknown_entity
+from altsync.store import OperationRow
 from altsync.wording import unknown
 
 
@@ -38,7 +40,7 @@ def league(source: Conn | Stores, name: str) -> FullLeague:
     with reading(source) as conn:
         found = store.full_league(conn, name)
         if found is None:
-            raise unknown_league(conn, name)
+            raise unknown_entity(conn, LEAGUE, name)
         return found
 
 
@@ -76,8 +78,8 @@ def relationships(source: Conn | Stores, league_tag: str) -> list[Relationship]:
     """Edges of a league as PostgreSQL records them. Raises ``UnknownName``."""
     with reading(source) as conn:
         if not store.stored_leagues(conn, [league_tag]):
-            raise unknown_league(conn, league_tag)
-        found = store.relationships(conn, entity_type("league"), league_tag)
+            raise unknown_entity(conn, LEAGUE, league_tag)
+        found = engine.relationships(conn, LEAGUE, league_tag)
     return [Relationship(r.type, r.direction, r.key, r.name, r.score) for r in found]
 
 
@@ -85,8 +87,8 @@ def audit_trail(source: Conn | Stores, league_tag: str, *, limit: int = 20) -> l
     """The latest operations on a league, the newest first; those of a deleted one, too."""
     check_count("limit", limit)
     with reading(source) as conn:
-        ids = [found for _, found in store.find_entities(conn, league_tag, entity_type("league"))]
-        return store.operation_rows(conn, ids=ids, limit=limit)
+        ids = [found for _, found in engine.find_entities(conn, league_tag, LEAGUE)]
+        return engine.operation_rows(conn, ids=ids, limit=limit)
 
 
 def archetype_counts(source: Conn | Stores) -> list[ArchetypeCount]:

@@ -8,8 +8,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from altsync.cli.tables import Table, Text
-from altsync.queries import (
+from altsports.queries import (
     ArchetypeLeagues,
     ArchetypePair,
     ExploredLeague,
@@ -22,6 +21,7 @@ from altsync.queries import (
     Relationship,
     SimilarLeague,
 )
+from altsync.cli.tables import Table, Text
 from altsync.wording import one_line
 
 #: Names of leagues shown beside a count.

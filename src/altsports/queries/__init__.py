@@ -1,0 +1,73 @@
+"""Questions about leagues and examples that need one store or several, answered with plain data.
+
+Where a question joins stores, PostgreSQL has the last word: what is deleted there is no answer,
+and every row is the current one. What the graph answers alone may be a moment behind.
+"""
+
+from __future__ import annotations
+
+from altsports.queries.archetypes import ArchetypeLeagues, archetypes
+from altsports.queries.examples import FoundExample, examples
+from altsports.queries.explore import Exploration, ExploredLeague, Neighbour, explore
+from altsports.queries.graph import (
+    ArchetypePair,
+    GraphLeague,
+    cross_archetype_pairs,
+    leagues_of_archetype,
+    leagues_of_same_archetype,
+)
+from altsports.queries.leagues import (
+    ArchetypeCount,
+    Relationship,
+    archetype_counts,
+    audit_trail,
+    league,
+    leagues,
+    relationships,
+    unmatched,
+)
+from altsports.queries.search import FoundLeague, search
+from altsports.queries.similar import SimilarLeague, SimilarLeagues, similar
+from altsports.store import (
+    Contract,
+    Document,
+    FullExample,
+    FullLeague,
+    LeagueFilter,
+)
+from altsync.store import OperationRow
+
+__all__ = [
+    "ArchetypeCount",
+    "ArchetypeLeagues",
+    "ArchetypePair",
+    "Contract",
+    "Document",
+    "Exploration",
+    "ExploredLeague",
+    "FoundExample",
+    "FoundLeague",
+    "FullExample",
+    "FullLeague",
+    "GraphLeague",
+    "LeagueFilter",
+    "Neighbour",
+    "OperationRow",
+    "Relationship",
+    "SimilarLeague",
+    "SimilarLeagues",
+    "archetype_counts",
+    "archetypes",
+    "audit_trail",
+    "cross_archetype_pairs",
+    "examples",
+    "explore",
+    "league",
+    "leagues",
+    "leagues_of_archetype",
+    "leagues_of_same_archetype",
+    "relationships",
+    "search",
+    "similar",
+    "unmatched",
+]

@@ -1,0 +1,248 @@
+"""Pattern 1: a league's neighbours in the graph and in the vector index, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from altsports import store
+from altsports.catalogue import LEAGUE
+from altsports.queries.search import LEAGUES
+from altsports.store import StoredLeague
+from altsync.errors import SinkFailure
+from altsync.queries.nearest import cosines
+from altsync.queries.stores import (
+    MOST,
+    Stores,
+    Unavailable,
+    check_count,
+    index_name,
+    missing_index,
+    unknown_entity,
+)
+
+#: Leagues of the same archetype that are compared though the index does not name them.
+SIBLINGS = 1000
+
+#: Edges that say more of two leagues than that they share an archetype.
+TELLING = ("SIMILAR_TO", "COMPETES_WITH")
+
+EDGES = """
+MATCH (l:League {league_tag: $tag})-[r:SIMILAR_TO|COMPETES_WITH|SAME_ARCHETYPE]-(n:League)
+WHERE n.sync_version IS NOT NULL AND n.league_tag <> $tag
+  AND ($archetype IS NULL OR n.sport_archetype = $archetype)
+RETURN n.league_tag AS tag, type(r) AS edge, r.score AS score,
+       startNode(r).league_tag = $tag AS out
+ORDER BY coalesce(score, -1) DESC, tag, out DESC LIMIT $limit
+"""
+
+# Those that the index has named come first, so that none of them is called a stranger.
+OF_SAME_ARCHETYPE = """
+MATCH (l:League {league_tag: $tag})-[:BELONGS_TO_ARCHETYPE]->(a:SportArchetype)
+MATCH (n:League)-[:BELONGS_TO_ARCHETYPE]->(a)
+WHERE n.league_tag <> $tag AND n.sync_version IS NOT NULL
+RETURN n.league_tag AS tag, a.name AS archetype
+ORDER BY CASE WHEN n.league_tag IN $near THEN 0 ELSE 1 END, n.tier, tag LIMIT $limit
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarLeague:
+    """A neighbour. ``sources`` are ``graph``, ``vector`` or both; ``path`` is for people.
+
+    ``score`` is the cosine similarity of the two vectors, None when one is not embedded.
+    """
+
+    league_tag: str
+    league_name: str
+    sport_archetype: str
+    score: float | None
+    sources: tuple[str, ...]
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarLeagues:
+    """Neighbours, the nearest first, and the stores that could not be asked."""
+
+    results: tuple[SimilarLeague, ...]
+    unavailable: tuple[Unavailable, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Edge:
+    type: str
+    score: float | None
+    out: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """What the graph knows: edges by tag, and the shared archetype by tag."""
+
+    edges: Mapping[str, _Edge]
+    archetypes: Mapping[str, str]
+    unavailable: tuple[Unavailable, ...] = ()
+
+    def knows(self, tag: str) -> bool:
+        return tag in self.edges or tag in self.archetypes
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """What the vector index knows: scores by tag, the nearest first."""
+
+    scores: Mapping[str, float]
+    unavailable: tuple[Unavailable, ...] = ()
+
+
+def similar(
+    stores: Stores, league_tag: str, *, top_k: int = 20, cross_archetype: bool = True
+) -> SimilarLeagues:
+    """At most ``top_k`` leagues that the graph or the vector index puts near one.
+
+    Leagues joined to it by an edge of their own are never crowded out by nearer ones. Without
+    ``cross_archetype`` only leagues of its own archetype. Nothing is embedded. A store that is
+    away is named in ``unavailable``. Raises ``UnknownName``.
+    """
+    check_count("top_k", top_k)
+    league = _find(stores, league_tag)
+    archetype = None if cross_archetype else league.sport_archetype
+    index = _ask_index(stores, league, top_k, archetype)
+    graph = _ask_graph(stores, league_tag, list(index.scores), archetype)
+    tags = index.scores.keys() | graph.edges.keys() | graph.archetypes.keys()
+    scored = _scored(stores, league, tags, index.scores, archetype)
+    results = [
+        SimilarLeague(
+            other.league_tag,
+            other.league_name,
+            other.sport_archetype,
+            score,
+            _sources(other.league_tag, graph, index),
+            _path(league, other, graph),
+        )
+        for other, score in _chosen(scored, graph, top_k)
+    ]
+    return SimilarLeagues(tuple(results), graph.unavailable + index.unavailable)
+
+
+def _find(stores: Stores, league_tag: str) -> StoredLeague:
+    with stores.database.autocommit() as conn:
+        found = store.stored_leagues(conn, [league_tag])
+        if not found:
+            raise unknown_entity(conn, LEAGUE, league_tag)
+        return found[0]
+
+
+def _ask_index(stores: Stores, league: StoredLeague, top_k: int, archetype: str | None) -> _Index:
+    if stores.vectors is None:
+        return _Index({}, (missing_index(stores),))
+    if league.vector is None:
+        reason = f"{league.league_tag} is not embedded yet"
+        return _Index({}, (Unavailable(index_name(stores), reason),))
+    marks = {"model": league.model, "sport_archetype": archetype}
+    try:
+        matches = stores.vectors.nearest(
+            LEAGUE,
+            league.vector,
+            top_k=min(top_k + 1, MOST),  # the league itself is the first
+            space=LEAGUES,
+            where={name: value for name, value in marks.items() if value is not None},
+            with_metadata=False,
+        )
+    except SinkFailure as failure:
+        return _Index({}, (Unavailable(index_name(stores), failure.reason),))
+    others = [match for match in matches if match.key != league.league_tag]
+    return _Index({match.key: match.score for match in others[:top_k]})
+
+
+def _ask_graph(stores: Stores, tag: str, near: list[str], archetype: str | None) -> _Graph:
+    if stores.graph is None:
+        return _Graph({}, {}, (Unavailable("neo4j", "NEO4J_URI is not set"),))
+    limit = len(near) + SIBLINGS
+    try:
+        edges = stores.graph.query(EDGES, tag=tag, archetype=archetype, limit=SIBLINGS)
+        siblings = stores.graph.query(OF_SAME_ARCHETYPE, tag=tag, near=near, limit=limit)
+    except SinkFailure as failure:
+        return _Graph({}, {}, (Unavailable("neo4j", failure.reason),))
+    return _Graph(_by_tag(edges), {r["tag"]: r["archetype"] for r in siblings})
+
+
+def _by_tag(records: Sequence[Any]) -> dict[str, _Edge]:
+    """The most telling edge to each neighbour: by type, strength, direction."""
+    found: dict[str, _Edge] = {}
+    for record in records:
+        edge = _Edge(record["edge"], record["score"], record["out"])
+        if record["tag"] not in found or _weight(edge) > _weight(found[record["tag"]]):
+            found[record["tag"]] = edge
+    return found
+
+
+def _weight(edge: _Edge) -> tuple[bool, float, bool]:
+    return edge.type in TELLING, edge.score or 0.0, edge.out
+
+
+def _scored(
+    stores: Stores,
+    league: StoredLeague,
+    tags: set[str],
+    known: Mapping[str, float],
+    archetype: str | None,
+) -> list[tuple[StoredLeague, float | None]]:
+    """Living leagues of ``tags``; a score that the index has not given is computed here."""
+    with stores.database.autocommit() as conn:
+        found = store.stored_leagues(conn, sorted(tags))
+    found = [one for one in found if archetype in (None, one.sport_archetype)]
+    comparable = {
+        one.league_tag: one.vector
+        for one in found
+        if one.league_tag not in known and _is_comparable(league, one) and one.vector
+    }
+    exact: dict[str, float] = {}
+    if league.vector is not None:
+        scores = cosines(league.vector, list(comparable.values()))
+        exact = dict(zip(comparable, scores, strict=True))
+    return [(one, known.get(one.league_tag, exact.get(one.league_tag))) for one in found]
+
+
+def _is_comparable(league: StoredLeague, other: StoredLeague) -> bool:
+    if league.vector is None or other.vector is None:
+        return False
+    return league.model == other.model and len(league.vector) == len(other.vector)
+
+
+Scored = tuple[StoredLeague, float | None]
+
+
+def _chosen(scored: Sequence[Scored], graph: _Graph, top_k: int) -> list[Scored]:
+    def is_told(one: Scored) -> bool:
+        edge = graph.edges.get(one[0].league_tag)
+        return edge is not None and edge.type in TELLING
+
+    told = sorted(filter(is_told, scored), key=_nearest_first)
+    others = sorted((one for one in scored if not is_told(one)), key=_nearest_first)
+    return sorted([*told, *others][:top_k], key=_nearest_first)
+
+
+def _nearest_first(one: Scored) -> tuple[bool, float, str]:
+    league, score = one
+    return score is None, -(score or 0.0), league.league_tag
+
+
+def _sources(tag: str, graph: _Graph, index: _Index) -> tuple[str, ...]:
+    known = {"graph": graph.knows(tag), "vector": tag in index.scores}
+    return tuple(name for name, knows in known.items() if knows)
+
+
+def _path(league: StoredLeague, other: StoredLeague, graph: _Graph) -> str:
+    """Return how one is reached from the other, by the most telling way there is."""
+    start, end = league.league_name, other.league_name
+    edge = graph.edges.get(other.league_tag)
+    if edge is not None:
+        label = edge.type if edge.score is None else f"{edge.type} {edge.score:.2f}"
+        return f"{start} -[{label}]→ {end}" if edge.out else f"{start} ←[{label}]- {end}"
+    archetype = graph.archetypes.get(other.league_tag)
+    if archetype is not None:
+        return f"{start} → {archetype} ← {end}"
+    return f"{start} ≈ {end}"

@@ -1,0 +1,134 @@
+"""Entity types and filters as people name them; what is unknown is an error with what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any, Literal
+from uuid import UUID
+
+from altsync import store
+from altsync.catalogue.current import entity_types
+from altsync.db import Conn
+from altsync.errors import AltsyncError
+from altsync.projection import Scalar, as_scalar
+from altsync.queries.stores import UnknownName
+from altsync.records import EntityType, Model
+from altsync.wording import listing, unknown
+
+#: An entity type as a caller names it: itself, its table or how one is called.
+Kind = EntityType | str
+
+#: Fields of an entity type, and the values that they are to have.
+Where = Mapping[str, Any]
+
+
+def entity_named(kind: Kind) -> EntityType:
+    """Return an entity type by its table, or by how one or many are called.
+
+    Raises ``UnknownName``.
+    """
+    if isinstance(kind, EntityType):
+        return kind
+    wanted = kind.strip().casefold()
+    for one in entity_types():
+        if wanted in {one.value.casefold(), one.one.casefold(), one.many.casefold()}:
+            return one
+    raise UnknownName(unknown("entity", kind, [one.value for one in entity_types()]))
+
+
+def only_entity(ability: Literal["similar", "edges"] | None = None) -> EntityType:
+    """Return the only entity type, or the only one that declares something.
+
+    Raises ``AltsyncError`` when there is none, or more than one.
+    """
+    found = [one for one in entity_types() if ability is None or getattr(one, ability)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise AltsyncError("no entity has relationships: declare Similar or Relationships")
+    raise AltsyncError(f"name the entity with --entity: {listing(one.value for one in found)}")
+
+
+def _whole(text: str) -> int:
+    return int(text)
+
+
+def _truth(text: str) -> bool:
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    return words[text.casefold()]
+
+
+def _moment(text: str) -> datetime:
+    found = datetime.fromisoformat(text)
+    if found.tzinfo is None:
+        raise ValueError(text)
+    return found
+
+
+#: How the text of a value becomes one of a column, and what a text must look like.
+_READERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
+    "bigint": (_whole, "a whole number"),
+    "double precision": (float, "a number"),
+    "numeric": (Decimal, "a number"),
+    "boolean": (_truth, "true or false"),
+    "date": (date.fromisoformat, "a date as 2026-01-31"),
+    "timestamptz": (_moment, "a time as 2026-01-31T12:00:00Z"),
+    "uuid": (UUID, "a UUID"),
+}
+
+
+def filter_fields(kind: EntityType) -> list[str]:
+    """Return the fields that searches can filter by: those marked with ``Filter``."""
+    return [name for name in kind.filters if name not in kind.json_columns]
+
+
+def read_filter(conn: Conn, kind: EntityType, where: Where) -> dict[str, Any]:
+    """Return the values of a filter as their columns hold them.
+
+    Raises ``UnknownName`` for a field that is none of ``filter_fields``, and for a value that no
+    living entity has; ``AltsyncError`` for one that its column cannot hold.
+    """
+    found = {}
+    for field, value in where.items():
+        if field not in filter_fields(kind):
+            raise UnknownName(unknown(f"filter of {kind.one}", field, filter_fields(kind)))
+        read = _read(field, kind.columns[field], value)
+        if not store.has_value(conn, kind, field, read):
+            known = [str(as_scalar(one)) for one in store.field_values(conn, kind, field)]
+            raise UnknownName(unknown(f"{kind.one} with the {field}", str(value), known))
+        found[field] = read
+    return found
+
+
+def _read(field: str, column: str, value: Any) -> Any:
+    if column not in _READERS:
+        return str(value)
+    reader, form = _READERS[column]
+    if not isinstance(value, str):
+        value = str(value)
+    try:
+        return reader(value)
+    except (ValueError, KeyError, InvalidOperation):
+        raise AltsyncError(f"{field}: invalid value {value!r}: use {form}") from None
+
+
+def index_filter(kind: EntityType, where: Where, model: Model) -> dict[str, Scalar]:
+    """Return what the vector index can check of a filter: vectors carry these values.
+
+    PostgreSQL checks all of it. Values with several written forms are left to it alone.
+    """
+    exact = {
+        field: as_scalar(value)
+        for field, value in where.items()
+        if kind.columns[field] in ("text", "text[]", "boolean", "bigint", "date")
+    }
+    return {**exact, "model": model.name}
+
+
+def spaces(conn: Conn, kind: EntityType, where: Where) -> Sequence[str]:
+    """Return the namespaces of the index that may hold entities that match."""
+    if kind.namespace_column is not None and kind.namespace_column in where:
+        return [where[kind.namespace_column]]
+    return store.namespaces_of(conn, kind)
