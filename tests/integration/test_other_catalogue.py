@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from altsync import Catalogue, explain, history, schema, status
+from altsync import Catalogue, explain, history, queries, schema, status
 from altsync.app import Application
 from altsync.catalogue.current import using
 from altsync.catalogue.tables import check_tables
 from altsync.cli import app as cli
 from altsync.db import Database, connect
 from altsync.delivery import Delivery, Policy
-from altsync.errors import SchemaError, SeedError
+from altsync.errors import AltsyncError, SchemaError, SeedError
 from altsync.local.services.graph import Graph
 from altsync.local.services.vectors import Vectors
 from altsync.reconcile import Options as Comparison
@@ -370,3 +370,65 @@ def test_a_type_is_taken_away(shop: Shop) -> None:
         assert shop.seed(parts=SMALL.parts).total.unchanged == 4
     shop.deliver()
     assert shop.drift() == {}
+
+
+def test_any_entity_is_searched_and_explored(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Namespaces from a field, a key property of another name, filters of every type."""
+    shop.seed()
+    shop.deliver()
+    stores = replace(shop.app.stores(), embedder=shop.embedder)
+    found = queries.search(stores, "product", "A thing.")
+    assert {one.key for one in found} == {"A-1", "A-2", "A-3"}
+    (first,) = queries.search(stores, "product", "A thing.", {"price_cents": "250", "tags": "new"})
+    assert (first.entity, first.key, first.name) == ("product", "A-1", "A-1")
+    assert (first.content["sizes"], first.content["weight"]) == ({"cm": [1, 2]}, 1.5)
+    assert {(one.type, one.direction, one.entity, one.key) for one in first.relationships} >= {
+        ("MADE_BY", "out", "brand", "acme"),
+        ("STANDS_ON", "out", "shelf", "s-1"),
+        ("SOLD_IN", "out", "Season", "spring"),
+        ("GOES_WITH", "out", "product", "A-3"),
+    }
+    for where, keys in (
+        ({"sold": "false"}, {"A-3"}),
+        ({"sold": True, "brand": "acme"}, {"A-1", "A-2"}),
+        ({"weight": 1.5}, {"A-1", "A-2", "A-3"}),
+        ({"season": "spring", "price_cents": 0}, {"A-2", "A-3"}),
+    ):
+        assert {one.key for one in queries.search(stores, "product", "x", where)} == keys, where
+    near = queries.similar(stores, toy.PRODUCT, "A-1", {"brand": "acme"})
+    assert [(one.key, one.sources) for one in near.results] == [("A-2", ("graph", "vector"))]
+    explored = queries.explore(stores, "products", "A thing.", {"price_cents": 250})
+    (one,) = explored.results
+    assert ("GOES_WITH", "A-3") in {(link.type, link.key) for link in one.relationships}
+    assert [link.key for link in one.siblings] == ["A-2"]
+    shelf = queries.neighbours(stores, "shelf", "s-1")
+    assert [(link.type, link.direction, link.key) for link in shelf] == [("STANDS_ON", "in", "A-1")]
+    monkeypatch.setenv("ALTSYNC_CATALOGUE", "tests.toy:catalogue")
+    shown = shop.run("graph", "A-3", "--json")
+    assert {"GOES_WITH", "MADE_BY", "STANDS_ON"} <= {one["type"] for one in json.loads(shown)}
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ({"colour": "red"}, "no filter of product 'colour'; there are brand, season"),
+        ({"sesson": "all"}, "did you mean 'season'?"),
+        ({"season": "sprng"}, "no product with the season 'sprng'; there are spring"),
+        ({"price_cents": "dear"}, "price_cents: invalid value 'dear': use a whole number"),
+        ({"sold": "perhaps"}, "sold: invalid value 'perhaps': use true or false"),
+        ({"price_cents": 7}, "no product with the price_cents '7'; there are 0, 250"),
+    ],
+)
+def test_a_filter_that_fits_nothing_says_what_there_is(
+    shop: Shop, where: dict[str, Any], said: str
+) -> None:
+    shop.seed()
+    with pytest.raises(AltsyncError) as caught:
+        queries.search(shop.app.stores(), "product", "x", where)
+    assert said in str(caught.value)
+
+
+def test_a_question_without_an_entity_is_about_the_only_one_that_has_it(shop: Shop) -> None:
+    assert queries.only_entity("similar") is toy.PRODUCT
+    with pytest.raises(AltsyncError, match="name the entity with --entity: brand, shelf, product"):
+        queries.only_entity()

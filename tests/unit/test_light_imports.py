@@ -109,3 +109,22 @@ def test_what_is_loaded_before_a_fork_is_what_delivery_opens(
     names = {"local": ["altsync.similarity_local"], "index": ["altsync.similarity"], "off": []}
     sinks = [f"altsync.sinks.{name}" for name in ("embedding", "neo4j", "pinecone")]
     assert asked == [*sinks, *names[mode], "altsync.openai_embedder", "altsync.reconcile"]
+
+
+@pytest.mark.parametrize("named", ["file", "variable", ".env"])
+def test_another_catalogue_has_no_commands_of_the_shipped_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    """And the help does not import it."""
+    (tmp_path / "catalogue.py").write_text("raise RuntimeError('imported')\n")
+    if named == "variable":
+        monkeypatch.setenv("ALTSYNC_CATALOGUE", "catalogue:other")
+    if named == ".env":
+        (tmp_path / ".env").write_text("ALTSYNC_CATALOGUE=catalogue:other\n")
+    monkeypatch.chdir(tmp_path)
+    entry = Path(sys.executable).with_name("altsync")
+    done = subprocess.run([entry, "--help"], capture_output=True, text=True, check=True)
+    assert "similar" in done.stdout
+    assert "archetypes" not in done.stdout
+    refused = subprocess.run([entry, "leagues"], capture_output=True, text=True, check=False)
+    assert "No such command 'leagues'" in refused.stderr
