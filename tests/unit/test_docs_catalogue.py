@@ -41,6 +41,12 @@ class Product(Entity, table=True):
     ("page", "before", "after", "columns"),
     [
         (
+            "../../README.md",
+            _BEGIN + _BRAND,
+            'catalogue = Catalogue("shop", entities=[Brand, Product])\n',
+            "sku title about brand price_cents attributes",
+        ),
+        (
             "add-a-field.md",
             _BEGIN + _BRAND,
             'catalogue = Catalogue("shop", entities=[Brand, Product])\n',
@@ -57,7 +63,8 @@ class Product(Entity, table=True):
 def test_the_classes_of_a_page_make_a_catalogue(
     tmp_path: Path, page: str, before: str, after: str, columns: str
 ) -> None:
-    (block,) = [b for b in blocks_of(ROOT / "docs/howto" / page) if b.language == "python"]
+    blocks = blocks_of((ROOT / "docs/howto" / page).resolve())
+    block = next(b for b in blocks if b.body.startswith("class "))
     shown = "print(*catalogue.entity_types[-1].columns)\n"
     (tmp_path / "page.py").write_text(before + block.body + after + shown)
     done = subprocess.run(
