@@ -19,7 +19,6 @@ from sqlalchemy import (
     LargeBinary,
     SmallInteger,
     Text,
-    UniqueConstraint,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -215,14 +214,25 @@ class Embedding(SQLModel, table=True):
 
 
 class TagRegistry(SQLModel, table=True):
-    """Which seed holds which tag. A tag outlives its row, so it never changes hands."""
+    """Which seed holds which tag, or held it before. A tag outlives its row and its renaming."""
 
     __tablename__: ClassVar[str] = "tag_registry"
-    __table_args__ = (UniqueConstraint("tag", "entity_type"),)
+    __table_args__ = (
+        Index(
+            "tag_registry_current",
+            "seed_id",
+            "entity_type",
+            unique=True,
+            postgresql_where=text("NOT former"),
+        ),
+    )
 
-    seed_id: str = _text(primary_key=True)
+    tag: str = _text(primary_key=True)
     entity_type: str = _text(primary_key=True)
-    tag: str = _text()
+    seed_id: str = _text()
+    former: bool = Field(
+        default=False, sa_column_kwargs={"server_default": text("false")}, nullable=False
+    )
 
 
 class DeliveryBatch(SQLModel, table=True):

@@ -226,6 +226,8 @@ class Relay:
                 break
         if purged:
             log.info("entities.purged", count=purged)
+        with self._database.transaction() as conn:
+            outbox.forget_former_keys(conn, self._policy.purge_grace)
         for task in self._housekeeping:
             try:
                 task()

@@ -29,7 +29,7 @@ from altsync.catalogue.entity import Entity
 from altsync.db import Conn
 from altsync.errors import SaveError
 from altsync.records import EntityType, Origin, ParentEdge, Topology, entity_id
-from altsync.seed import drafts, tags
+from altsync.seed import drafts, renaming, tags
 from altsync.seed.files import SeedFile
 from altsync.seed.loader import BATCH
 from altsync.seed.reader import Line, Raw, Rejected, check
@@ -229,10 +229,11 @@ class _Saver:
         """Refuse an entity that names a parent which is not loaded."""
         kind = current().by_table[parent.parent or ""]
         named = {getattr(one.line.item, parent.column) for one in asked} - {None}
-        missing = named - set(store.living_keys(self._conn, kind, sorted(named))) - parent.known
+        known = parent.known - store.former_tags(self._conn, kind, parent.known)
+        missing = named - set(store.living_keys(self._conn, kind, sorted(named))) - known
         if missing:
             key = min(missing)
-            loaded = sorted(store.all_keys(self._conn, kind) | parent.known)
+            loaded = sorted(store.all_keys(self._conn, kind) | known)
             raise self._refusal(parent.column, unknown(parent.name, key, loaded))
 
     # --- identity -----------------------------------------------------------------------------
@@ -249,6 +250,7 @@ class _Saver:
         keys = list({key for keys in wanted.values() for key in keys})
         holders = store.holders_of_tags(self._conn, self.kind, keys)
         names = self._names_of(holders.values())
+        current_keys = store.known_tags(self._conn, self.kind, list(set(holders.values())))
         taken = store.known_tags(self._conn, self.kind, keys)
         for one in without:
             if one.key is not None:
@@ -256,6 +258,9 @@ class _Saver:
             else:
                 seed_id = self._find_made(one, wanted[id(one)], holders, names)
             key = one.key or seed_id
+            if one.key is not None and seed_id in current_keys and current_keys[seed_id] != key:
+                reason = f"{key!r} was renamed to {current_keys[seed_id]!r}: give that, or seed_id"
+                raise self._refusal(self.kind.key_column, reason)
             if seed_id not in names and taken.get(seed_id, key) != key:
                 reason = f"the seed id {seed_id!r} is that of {taken[seed_id]!r}: give another one"
                 raise self._refusal("seed_id", reason)
@@ -315,7 +320,7 @@ class _Saver:
         drafted = [
             drafts.draft(one.line._replace(seed_id=one.seed_id or ""), store.SAVED) for one in page
         ]
-        keys = self._keys([draft.wish for draft in drafted])
+        keys, renamed = self._keys([draft.wish for draft in drafted])
         rows = []
         for one, draft in zip(page, drafted, strict=True):
             seed_id = draft.wish.seed_id
@@ -324,18 +329,25 @@ class _Saver:
                 drafts.row_of(seed_id, under.content, under.content_hash, under.fingerprint)
             )
             self._saved.append((one.entity, seed_id, keys[seed_id]))
-        return store.upsert_staged(self._conn, kind, _topology(), noted=False, saved=rows)
+        if renamed:
+            renaming.lock(self._conn, kind, renamed)
+        changes = store.upsert_staged(self._conn, kind, _topology(), noted=False, saved=rows)
+        followed = renaming.follow(self._conn, kind, renamed, _topology()) if renamed else 0
+        return replace(changes, operations=changes.operations + followed)
 
-    def _keys(self, wishes: Sequence[tags.Wish]) -> dict[str, str]:
+    def _keys(
+        self, wishes: Sequence[tags.Wish]
+    ) -> tuple[dict[str, str], dict[str, tuple[str, str]]]:
+        """The keys of seed ids, and of those that are renamed the former and the new one."""
         seed_ids = [wish.seed_id for wish in wishes]
         if self.kind.key_is_id:
-            return dict(zip(seed_ids, seed_ids, strict=True))
+            return dict(zip(seed_ids, seed_ids, strict=True)), {}
         there = store.present(self._conn, self.kind, seed_ids)
         has = {seed_id: one.key for seed_id, one in there.items()}
         given, refusals = TagRegistry(self._conn, dry_run=False).give(self.kind, wishes, has)
         for refusal in refusals:
             raise self._refusal(self.kind.key_column, refusal.reason)
-        return given
+        return given, {s: (key, given[s]) for s, key in has.items() if given[s] != key}
 
 
 def _type_of(catalogue: Catalogue, entity: Any) -> EntityType:

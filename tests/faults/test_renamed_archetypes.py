@@ -31,16 +31,38 @@ def folder_of(folder: Path, archetype_name: str, named: str) -> Path:
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
-def test_leagues_of_a_renamed_archetype_stay_where_they_are(
+def test_leagues_of_a_renamed_archetype_follow_it(
     world: World, tmp_path: Path, dry_run: bool
 ) -> None:
-    """Its line is refused, and so are they: nothing is half done."""
+    """In the transaction that renames it: nothing is half done."""
     assert seed(world, folder_of(tmp_path, "rowing", "rowing")).total.rejected == 0
     renamed = seed(world, folder_of(tmp_path, "boat_racing", "boat_racing"), dry_run=dry_run)
-    assert (renamed.total.rejected, renamed.total.operations) == (3, 0)
-    assert archetypes_of(world) == {"rowing"}
+    assert renamed.total.rejected == 0
+    assert archetypes_of(world) == {"rowing" if dry_run else "boat_racing"}
     back = seed(world, folder_of(tmp_path, "rowing", "rowing")).total
-    assert (back.rejected, back.unchanged) == (0, 3)
+    assert (back.rejected, back.unchanged) == (0, 3 if dry_run else 2)
+    assert archetypes_of(world) == {"rowing"}
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_lines_that_name_the_former_key_of_an_archetype_are_refused(
+    world: World, tmp_path: Path, dry_run: bool
+) -> None:
+    """What they said before has moved along, so that no league leads to an empty stub."""
+    seed(world, folder_of(tmp_path, "rowing", "rowing"))
+    renamed = seed(world, folder_of(tmp_path, "boat_racing", "rowing"), dry_run=dry_run)
+    assert (renamed.total.rejected, renamed.total.updated) == (2, 1)
+    assert archetypes_of(world) == {"rowing" if dry_run else "boat_racing"}
+
+
+def test_the_former_key_of_an_archetype_is_free_for_no_other(world: World, tmp_path: Path) -> None:
+    """The line that wants it is refused, and so are leagues that name it; theirs have moved."""
+    seed(world, folder_of(tmp_path, "rowing", "rowing"))
+    lines = [archetype_line("a1", "sculling"), archetype_line("a2", "rowing")]
+    write(tmp_path, "archetypes.jsonl", lines)
+    report = seed(world, tmp_path)
+    assert report.total.rejected == 3
+    assert archetypes_of(world) == {"sculling"}
 
 
 @pytest.mark.parametrize("dry_run", [True, False])

@@ -114,7 +114,7 @@ def test_a_refused_tag_does_not_get_its_league_pruned(world: World, tmp_path: Pa
     """The line was readable: the league stays as it was."""
     write(tmp_path, "leagues.jsonl", [league_line("l1"), league_line("l2", league_tag="mine")])
     seed(world, tmp_path)
-    changed = league_line("l2", league_tag="other", tier="1")
+    changed = league_line("l2", league_tag="league_l1", tier="1")
     write(tmp_path, "leagues.jsonl", [league_line("l1"), changed])
     report = seed(world, tmp_path, prune=True)
     assert (report.total.rejected, report.total.deleted) == (1, 0)
@@ -122,16 +122,16 @@ def test_a_refused_tag_does_not_get_its_league_pruned(world: World, tmp_path: Pa
     assert world.scalar("SELECT tier FROM league WHERE seed_id = 'l2'") is None
 
 
-def test_a_tag_cannot_change(world: World, tmp_path: Path) -> None:
-    """Neither from one given to another, nor from one made to one given."""
+def test_a_tag_can_change_to_one_that_is_free(world: World, tmp_path: Path) -> None:
+    """From one given to another, and from one made to one given; the first line gets it."""
     write(tmp_path, "leagues.jsonl", [league_line("l1", league_tag="one"), league_line("l2")])
     seed(world, tmp_path)
     lines = [league_line("l1", league_tag="two"), league_line("l2", league_tag="two")]
     write(tmp_path, "leagues.jsonl", lines)
     report = seed(world, tmp_path)
-    assert report.total.rejected == 2
-    assert all("stays so" in refused.reason for refused in report.shown)
-    assert (tag_of(world, "l1"), tag_of(world, "l2")) == ("one", "league_l2")
+    (refused,) = report.shown
+    assert "the tag 'two' belongs to the seed 'l1'" in str(refused)
+    assert (tag_of(world, "l1"), tag_of(world, "l2")) == ("two", "league_l2")
 
 
 def test_a_tag_that_is_no_longer_given_stays(world: World, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_made_tag_makes_way_for_one_that_was_given_before(world: World, tmp_pa
 
 
 def test_an_archetypes_name_is_its_tag(world: World, tmp_path: Path) -> None:
-    """Two ids cannot share it, and one id cannot change it."""
+    """Two ids cannot share it, and one id may change it."""
     write(
         tmp_path,
         "archetypes.jsonl",
@@ -169,5 +169,5 @@ def test_an_archetypes_name_is_its_tag(world: World, tmp_path: Path) -> None:
     assert (report.total.created, report.total.rejected) == (1, 1)
     write(tmp_path, "archetypes.jsonl", [archetype_line("a1", "chasing")])
     report = seed(world, tmp_path, sports.ARCHETYPES)
-    assert (report.total.updated, report.total.rejected) == (0, 1)
-    assert report.shown[0].field == "archetype_name"
+    assert (report.total.updated, report.total.rejected) == (1, 0)
+    assert world.scalar("SELECT archetype_name FROM sport_archetype") == "chasing"

@@ -339,6 +339,10 @@ def add_indexes(
     if f"{table.name}_deleted" not in {one.name for one in table.indexes}:
         where = text("deleted_at IS NOT NULL")
         Index(f"{table.name}_deleted", table.c.deleted_at, postgresql_where=where)
+    # By which the relay finds what was renamed: of others it has no entry.
+    if f"{table.name}_renamed" not in {one.name for one in table.indexes}:
+        where = text("former_keys <> '{}'")
+        Index(f"{table.name}_renamed", table.c.id, postgresql_where=where)
     key = next(n for n in content_fields(cls, ENTITY_FIELDS) if marks(cls, n, markers.Key))
     if not any(
         isinstance(one, UniqueConstraint) and [c.name for c in one.columns] == [key]

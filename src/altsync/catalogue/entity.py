@@ -191,6 +191,13 @@ class Entity(_Table):
     id: UUID = Field(default=None, primary_key=True)
     seed_id: str = plain_text(unique=True)
     attributes: dict[str, Any] = json_object()
+    #: Keys that it had in the sinks before, until every sink has left them.
+    former_keys: list[str] = Field(
+        default_factory=list,
+        sa_type=ARRAY(SqlText),
+        sa_column_kwargs={"server_default": text("'{}'::text[]")},
+        nullable=False,
+    )
 
     version: int = Field(
         default=None,

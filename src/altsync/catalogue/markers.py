@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """The field whose value is the entity's key in every sink: permanent, and unique.
+    """The field whose value is the entity's key in every sink: unique, and never another's.
 
     ``made_from`` names the fields that a missing key is made from: the name, then what tells
     namesakes apart. ``is_id``: the seed line's ``id`` is the key.

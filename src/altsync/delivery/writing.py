@@ -148,6 +148,7 @@ class Writer:
             self._call_all(_by_type(placed), writing, model)
             # Children before parents: what leads to a node goes before it.
             self._call_all(_by_type(gone)[::-1], writing, model, removing=True)
+            self._leave_former_keys([*placed, *gone], writing, model)
         except SinkFailure as failure:  # a budget that is used up
             writing.failure = failure
         self._share_blame(writing)
@@ -192,6 +193,28 @@ class Writer:
             for row in ready
             if row.id not in stuck
         ]
+
+    def _leave_former_keys(self, rows: Sequence[Row], writing: Writing, model: Model) -> None:
+        """Remove what was renamed from where it was, after it was written where it is now.
+
+        Last, so that what leads to it in the same batch leads to its new place already. An
+        operation is done when both are.
+        """
+        if self._traits.name == EMBEDDING or self._traits.follows:
+            return  # kept by what they embed, or by id
+        named = [row for row in rows if row.former_keys]
+        for place in range(max((len(row.former_keys) for row in named), default=0)):
+            leaving = [
+                replace(row, key=row.former_keys[place], deleted=True)
+                for row in named
+                if place < len(row.former_keys) and _is_done(writing.outcomes.get(row.id))
+            ]
+            written = {row.id: writing.outcomes.pop(row.id) for row in leaving}
+            self._at("leaving")
+            self._call_all(_by_type(leaving)[::-1], writing, model, removing=True)
+            for row_id, outcome in written.items():
+                if _is_done(writing.outcomes.get(row_id)):
+                    writing.outcomes[row_id] = outcome
 
     def _set_up(
         self, ready: Sequence[Row], gone: Sequence[Row], writing: Writing
@@ -541,6 +564,10 @@ def _by_type(rows: Sequence[Row]) -> list[list[Row]]:
     for row in rows:
         groups[row.entity_type].append(row)
     return [groups[entity_type] for entity_type in entity_types() if entity_type in groups]
+
+
+def _is_done(outcome: Outcome | None) -> bool:
+    return isinstance(outcome, Written | AlreadyNewer)
 
 
 def _failed(row: Row, failure: SinkFailure) -> Failed:

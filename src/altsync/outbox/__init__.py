@@ -96,7 +96,12 @@ from altsync.outbox.settle import (
     record_batch,
     settle,
 )
-from altsync.outbox.upkeep import backfill_page, purge_deleted, reembed_page
+from altsync.outbox.upkeep import (
+    backfill_page,
+    forget_former_keys,
+    purge_deleted,
+    reembed_page,
+)
 from altsync.outbox.vectors import HAS_VECTOR, VECTOR
 
 __all__ = [
@@ -145,6 +150,7 @@ __all__ = [
     "extend",
     "failures",
     "forget_basis",
+    "forget_former_keys",
     "gate",
     "given_up",
     "highest_believable",

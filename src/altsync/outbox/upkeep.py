@@ -160,6 +160,28 @@ def reembed_page(
     return len(ids), max(ids)
 
 
+def forget_former_keys(conn: Conn, grace: float, limit: int = 5000) -> int:
+    """Take former keys from entities, once every sink has left them and the grace is over.
+
+    Until then each write removes them again: one of an earlier attempt may still land.
+    """
+    count = 0
+    for entity_type in entity_types():
+        count += conn.execute(
+            f"""
+            UPDATE {entity_type} SET former_keys = '{{}}' WHERE id = ANY(ARRAY(
+              SELECT id FROM {entity_type} l
+              WHERE l.former_keys <> '{{}}'
+                AND l.updated_at < now() - make_interval(secs => %s) AND NOT EXISTS (
+                SELECT 1 FROM sync_operation o WHERE o.entity_id = l.id
+                  AND (o.finished_at IS NULL OR o.status = 'dead'))
+              ORDER BY id LIMIT %s FOR NO KEY UPDATE))
+            """,
+            (grace, limit),
+        ).rowcount
+    return count
+
+
 def purge_deleted(conn: Conn, grace: float, limit: int = 5000) -> int:
     """Remove deleted entities for good, once every sink has confirmed and the grace is over.
 

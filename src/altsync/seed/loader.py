@@ -38,7 +38,7 @@ from altsync.records import (
     Topology,
     entity_id,
 )
-from altsync.seed import relationships, session
+from altsync.seed import relationships, renaming, session
 from altsync.seed.drafts import Batch, Draft, work_out
 from altsync.seed.files import Listing, SeedFile, list_files
 from altsync.seed.options import Options
@@ -97,6 +97,7 @@ class Loader:
         self._emptied: dict[str, Counter[str]] = {}
         self._cut: dict[str, list[int]] = {}
         self._pruned: set[EntityType] = set()
+        self._renamed: set[tuple[EntityType, str]] = set()
         self._model: str | None = None
 
     def run(self) -> None:
@@ -180,15 +181,20 @@ class Loader:
             )
 
     def _known_keys(self, part: Part) -> KnownKeys:
-        """Keys of the parents that lines of a part may name, as loaded by now."""
+        """Keys of the parents that lines of a part may name, by field, as loaded by now.
+
+        A key that is known without being loaded is so until an entity that had it is renamed.
+        """
         found: dict[str, frozenset[str]] = {}
         for parent in part.entity_type.parents if part.entity_type else ():
             if parent.parent is not None:
                 kind = current.entity_type(parent.parent)
-                keys = store.all_keys(self._conn, kind)
+                keys = store.all_keys(self._conn, kind) | parent.known
+                keys -= store.former_tags(self._conn, kind, parent.known)
                 if self._options.dry_run:
+                    keys -= {key for renamed, key in self._renamed if renamed == kind}
                     keys |= session.good_keys(self._conn, part_of(kind))
-                found[kind.value] = frozenset(keys)
+                found[parent.column] = frozenset(keys)
         return found
 
     # --- loading ------------------------------------------------------------------------------
@@ -268,10 +274,13 @@ class Loader:
 
     def _same(self, part: Part, raws: Sequence[Raw]) -> set[int]:
         """The places of lines that were loaded before as they are."""
-        if part.entity_type is None:
+        kind = part.entity_type
+        if kind is None:
             return set()
+        if any(renamed in {one.parent for one in kind.parents} for renamed, _ in self._renamed):
+            return set()  # a dry run: what names the former key has not followed
         ids, prints = [raw.supposed_id for raw in raws], [raw.fingerprint for raw in raws]
-        return store.same_lines(self._conn, part.entity_type, ids, prints)
+        return store.same_lines(self._conn, kind, ids, prints)
 
     def _load_batch(self, part: Part, batch: Batch) -> Counts:
         """Load a batch in a transaction, or a savepoint, and report the lines that it refuses."""
@@ -380,8 +389,37 @@ class Loader:
         given = self._tags(entity_type, fresh, drafts, there, late)
         self._at("tagged")
         tagged = [drafts[seed_id].under(tag) for seed_id, tag in given.items()]
-        changes = self._write_drafts(entity_type, tagged, there)
+        renamed = {s: one.key for s, one in there.items() if given.get(s, one.key) != one.key}
+        if renamed:
+            changes = self._rename(entity_type, tagged, there, renamed, given)
+        else:
+            changes = self._write_drafts(entity_type, tagged, there)
         return changes, [line for line in lines if line.item is None or line.seed_id in given]
+
+    def _rename(
+        self,
+        entity_type: EntityType,
+        drafts: Sequence[Draft],
+        there: Mapping[str, store.Present],
+        renamed: Mapping[str, str],
+        given: Mapping[str, str],
+    ) -> store.Changes:
+        """Write entities of which some have new keys, and what follows: all in one transaction."""
+        if self._options.dry_run:
+            self._renamed |= {(entity_type, key) for key in renamed.values()}
+            return self._write_drafts(entity_type, drafts, there)
+        renaming.lock(self._conn, entity_type, renamed)
+        changes = self._write_drafts(entity_type, drafts, there)
+        self._at("renamed")
+        followed = renaming.follow(
+            self._conn,
+            entity_type,
+            {seed_id: (key, given[seed_id]) for seed_id, key in renamed.items()},
+            self._topology,
+            noted=self._options.followed or debugging(),
+        )
+        self._at("followed")
+        return replace(changes, operations=changes.operations + followed)
 
     def _write_drafts(
         self,

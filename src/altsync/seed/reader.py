@@ -238,7 +238,7 @@ def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
         yield line, size
 
 
-#: Keys of the entities that a line may name, by the type's table.
+#: Keys of the entities that a line may name, by the field that names one.
 KnownKeys = Mapping[str, frozenset[str]]
 
 
@@ -279,10 +279,9 @@ def _check_parents(line: SeedLine, entity_type: EntityType, known: KnownKeys) ->
         if parent.parent is None:
             continue
         key = getattr(line, parent.column)
-        keys = known.get(parent.parent, frozenset())
-        if key is not None and key not in keys and key not in parent.known:
-            names = sorted(keys | parent.known)
-            raise _Refused(parent.column, unknown(parent.name, key, names), line.id)
+        keys = known.get(parent.column, frozenset())
+        if key is not None and key not in keys:
+            raise _Refused(parent.column, unknown(parent.name, key, sorted(keys)), line.id)
 
 
 def may_be_too_long(raw: Raw, model: str | None) -> bool:

@@ -15,6 +15,7 @@ class TagRegistry:
 
     def __init__(self, conn: Conn, *, dry_run: bool) -> None:
         self._conn = conn
+        self._dry_run = dry_run
         self._tables: tuple[store.Registry, ...] = (
             ("tag_registry", "tags_to_be") if dry_run else ("tag_registry",)
         )
@@ -22,15 +23,25 @@ class TagRegistry:
     def give(
         self, entity_type: EntityType, wishes: Sequence[tags.Wish], has: Mapping[str, str]
     ) -> tuple[dict[str, str], list[tags.Refusal]]:
-        """The tags of seeds by their ids, and who was refused. ``has``: tags known beforehand."""
+        """The tags of seeds by their ids, and who was refused. ``has``: tags known beforehand.
+
+        Seeds that give another tag than they have are renamed.
+        """
         absent = [wish.seed_id for wish in wishes if wish.seed_id not in has]
         known = {**has, **self._known(entity_type, absent)} if absent else has
         new = [wish for wish in wishes if wish.seed_id not in known]
-        holders = self._holders(entity_type, new) if new else {}
+        moving = [w for w in wishes if w.given and known.get(w.seed_id, w.given) != w.given]
+        asked = [*new, *moving]
+        holders = self._holders(entity_type, asked) if asked else {}
         given, refusals = tags.assign(wishes, known, holders)
         if new:
             fresh = {w.seed_id: given[w.seed_id] for w in new if w.seed_id in given}
             store.register_tags(self._conn, entity_type, fresh, self._tables[-1])
+        moved = {w.seed_id: given[w.seed_id] for w in moving if w.seed_id in given}
+        if moved and self._dry_run:
+            store.register_tags(self._conn, entity_type, moved, self._tables[-1])
+        elif moved:
+            store.move_tags(self._conn, entity_type, moved)
         return given, refusals
 
     def _known(self, entity_type: EntityType, seed_ids: Sequence[str]) -> dict[str, str]:

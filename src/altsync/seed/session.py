@@ -48,6 +48,7 @@ def create_tables(conn: Conn) -> None:
         """
         CREATE TEMP TABLE IF NOT EXISTS tags_to_be (
           entity_type text NOT NULL, seed_id text NOT NULL, tag text NOT NULL,
+          former bool NOT NULL DEFAULT false,
           PRIMARY KEY (seed_id, entity_type), UNIQUE (tag, entity_type))
         """
     )

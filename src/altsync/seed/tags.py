@@ -1,4 +1,4 @@
-"""Which tag a seed gets. A tag, once given, stays with its seed id permanently."""
+"""Which tag a seed gets. A tag, once given, is permanently its seed id's, and no other's."""
 
 from __future__ import annotations
 
@@ -126,8 +126,9 @@ def assign(
 ) -> tuple[dict[str, str], list[Refusal]]:
     """Give every wish its tag: the one it has already, or the first candidate that is free.
 
-    ``known`` holds tags by seed id, ``holders`` seed ids by the tags that are taken. Returns
-    the tags by seed id, and who was refused.
+    A wish that gives another tag than it has is a renaming. ``known`` holds tags by seed id,
+    ``holders`` seed ids by the tags that are taken, or were. Returns the tags by seed id, and who
+    was refused.
     """
     taken = dict(holders)
     tags: dict[str, str] = {}
@@ -136,9 +137,6 @@ def assign(
         has = known.get(wish.seed_id)
         if has is not None and wish.given in (None, has):
             tags[wish.seed_id] = has
-        elif has is not None:
-            reason = f"this seed's tag is {has!r} and stays so; a new tag needs a new id"
-            refused.append(Refusal(wish.seed_id, reason))
         elif (tag := _free(wish, taken)) is not None:
             tags[wish.seed_id] = tag
             taken[tag] = wish.seed_id

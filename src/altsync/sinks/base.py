@@ -182,8 +182,9 @@ class Sink(Protocol):
         ...
 
     def delete(self, rows: Sequence[Row]) -> Answer:
-        """Remove deleted rows of one type in one call, as of their versions.
+        """Remove rows of one type by their keys in one call, as of their versions.
 
+        Of an entity that was renamed, a row has its former key: never remove by id.
         Raises ``SinkFailure`` when the call failed as a whole.
         """
         ...

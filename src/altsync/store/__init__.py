@@ -19,6 +19,7 @@ from altsync.store.comparison import (
     Standing,
     Verification,
     all_keys,
+    children_page,
     claim_verification,
     deleted_keys,
     edited_rows,
@@ -84,6 +85,7 @@ from altsync.store.neighbours import (
     cut_off,
     declared_rules,
     forget_neighbours,
+    pointing,
     relate,
     related_entities,
     similar_edges,
@@ -131,8 +133,10 @@ from altsync.store.seeding import (
 )
 from altsync.store.tags import (
     Registry,
+    former_tags,
     holders_of_tags,
     known_tags,
+    move_tags,
     register_tags,
 )
 from altsync.store.vector_groups import (
@@ -202,6 +206,7 @@ __all__ = [
     "backlog",
     "batch_totals",
     "changed_versions",
+    "children_page",
     "claim_verification",
     "classify_staged",
     "clock",
@@ -224,6 +229,7 @@ __all__ = [
     "field_values",
     "find_entities",
     "forget_neighbours",
+    "former_tags",
     "graph_digest",
     "group_members",
     "group_pages",
@@ -242,6 +248,7 @@ __all__ = [
     "living_names",
     "matching",
     "missing_parents",
+    "move_tags",
     "named_parents",
     "named_vectors",
     "namespace_sizes",
@@ -253,6 +260,7 @@ __all__ = [
     "note_verification",
     "operation_rows",
     "paid_twice",
+    "pointing",
     "present",
     "prune_vectors",
     "random_entities",

@@ -52,18 +52,25 @@ def standings(
 ) -> dict[str, Standing]:
     """Entities by key, deleted ones too; live operations of ``sinks`` count as under way.
 
-    One statement, so version and operations belong together.
+    Under a former key an entity counts as not living. One statement, so version and operations
+    belong together.
     """
     declared, columns = SINKS.get(sink), columns_of(sink)
     version = "graph_version" if declared and declared.traits.edges else "version"
     confirmed = columns.synced_at if columns else None
+    facts = f"""
+        {_namespace(entity_type)}, content_hash, embedding_model,
+        EXISTS (SELECT 1 FROM sync_operation o WHERE o.entity_id = l.id
+                AND o.sink = ANY(%(sinks)s) AND o.finished_at IS NULL),
+        abs(EXTRACT(epoch FROM clock_timestamp() - {confirmed or "NULL"}))::float8
+    """
     rows = conn.execute(
         f"""
-        SELECT id, {entity_type.key_column}, {version}, deleted_at IS NULL,
-               {_namespace(entity_type)}, content_hash, embedding_model,
-               EXISTS (SELECT 1 FROM sync_operation o WHERE o.entity_id = l.id
-                       AND o.sink = ANY(%(sinks)s) AND o.finished_at IS NULL),
-               abs(EXTRACT(epoch FROM clock_timestamp() - {confirmed or "NULL"}))::float8
+        SELECT id, former.key, {version}, false, {facts}
+        FROM {entity_type} l CROSS JOIN LATERAL unnest(l.former_keys) AS former(key)
+        WHERE l.former_keys <> '{{}}' AND former.key = ANY(%(keys)s)
+        UNION ALL
+        SELECT id, {entity_type.key_column}, {version}, deleted_at IS NULL, {facts}
         FROM {entity_type} l WHERE {entity_type.key_column} = ANY(%(keys)s)
         """,
         {"keys": list(keys), "sinks": list(sinks)},
@@ -400,6 +407,21 @@ def named_parents(
         "GROUP BY 1 ORDER BY 1",
         (list(keys),),
     ).fetchall()
+
+
+def children_page(
+    conn: Conn, child: EntityType, column: str, keys: Sequence[str], after: UUID, limit: int
+) -> tuple[dict[UUID, str], UUID | None]:
+    """Lock a page of living entities that hold one of ``keys`` in a column; seed ids by id.
+
+    Returns the id to go on after, too, None at the end.
+    """
+    rows = conn.execute(
+        f"SELECT id, seed_id FROM {child} WHERE {column} = ANY(%s) AND deleted_at IS NULL "
+        "AND id > %s ORDER BY id LIMIT %s FOR NO KEY UPDATE",
+        (list(keys), after, limit),
+    ).fetchall()
+    return dict(rows), rows[-1][0] if len(rows) == limit else None
 
 
 def values_of(

@@ -53,7 +53,7 @@ def read_rows(
         f"""
         SELECT id, {entity_type.key_column}, version, graph_version, deleted_at IS NOT NULL,
                content_hash, text_hash, embedding_text_hash, embedding_model, {space},
-               {vector}, edges_version > 0, {", ".join(content)}
+               {vector}, edges_version > 0, former_keys, {", ".join(content)}
         FROM {entity_type} l WHERE id = ANY(%s) ORDER BY {entity_type.key_column}
         """,
         (list(ids),),
@@ -65,7 +65,7 @@ def read_rows(
 
 
 def _row(entity_type: EntityType, read: Sequence[Any], edges: tuple[Edge, ...] | None) -> Row:
-    entity, key, version, graph_version, deleted, *hashes, space, vector, _linked = read[:12]
+    entity, key, version, graph_version, deleted, *hashes, space, vector, _, former = read[:13]
     content_hash, text_hash, embedded, model = hashes
     return Row(
         entity_type,
@@ -74,7 +74,7 @@ def _row(entity_type: EntityType, read: Sequence[Any], edges: tuple[Edge, ...] |
         version,
         graph_version,
         deleted,
-        content_of(entity_type, read[12:]),
+        content_of(entity_type, read[13:]),
         content_hash,
         text_hash,
         embedded,
@@ -82,6 +82,7 @@ def _row(entity_type: EntityType, read: Sequence[Any], edges: tuple[Edge, ...] |
         space,
         vector,
         edges=edges,
+        former_keys=tuple(former),
     )
 
 

@@ -332,6 +332,13 @@ CASE WHEN l.deleted_at IS NOT NULL OR left(l.line_hash, {HALF_HASH}) = '{SAVED}'
 """
 
 
+#: A key that an entity leaves is removed from every sink; one that it comes back to is not.
+_FORMER_KEYS = """
+former_keys = CASE WHEN l.{key} = excluded.{key} THEN l.former_keys
+                   ELSE array_remove(l.former_keys || l.{key}, excluded.{key}) END
+"""
+
+
 def _renew(entity_type: EntityType, *, saved: bool) -> str:
     columns = entity_type.columns
     # An entity that changes its group may be compared in another one before it is embedded, and
@@ -343,6 +350,7 @@ def _renew(entity_type: EntityType, *, saved: bool) -> str:
     ON CONFLICT (id) DO UPDATE SET
       {", ".join(f"{c} = excluded.{c}" for c in columns)},
       content_hash = excluded.content_hash, text_hash = excluded.text_hash,
+      {_FORMER_KEYS.format(key=entity_type.key_column)},
       line_hash = {_SAVED_LINE if saved else "excluded.line_hash"},
       version = nextval('entity_version'), updated_at = now(), deleted_at = NULL,
       {pending()},

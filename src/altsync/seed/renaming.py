@@ -1,0 +1,78 @@
+"""What follows from a new key of an entity: what names the former one, and what leads to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+from altsync import outbox, store
+from altsync.catalogue.current import entity_types
+from altsync.db import Conn
+from altsync.projection import content_hash
+from altsync.records import Content, EntityType, Origin, ParentEdge, Topology, entity_id
+from altsync.seed import drafts
+
+#: Entities of one statement.
+PAGE = 2000
+
+
+def lock(conn: Conn, entity_type: EntityType, seed_ids: Iterable[str]) -> None:
+    """Lock entities that are about to be renamed, and those that lead to them, in one order."""
+    ids = {entity_id(entity_type, seed_id) for seed_id in seed_ids}
+    if entity_type.edges:
+        ids |= store.pointing(conn, entity_type, list(ids))
+    outbox.lock_entities(conn, ((entity_type, i) for i in ids))
+
+
+def follow(
+    conn: Conn,
+    entity_type: EntityType,
+    renamed: Mapping[str, tuple[str, str]],
+    topology: Topology,
+    *,
+    noted: bool = False,
+) -> int:
+    """Have children name the new keys, and relationships lead to them; how many operations.
+
+    In the transaction that renames: ``renamed`` has the former and the new key by seed id. Lines
+    of the seeds that still name a former key are refused from then on.
+    """
+    operations = 0
+    keys = dict(renamed.values())
+    for child in entity_types():
+        for parent in child.parents:
+            if parent.parent == entity_type:
+                operations += _move_children(conn, child, parent, keys, topology, noted=noted)
+    if entity_type.edges:
+        ids = [entity_id(entity_type, seed_id) for seed_id in renamed]
+        sources = sorted(store.pointing(conn, entity_type, ids))
+        operations += outbox.carry_edges(conn, entity_type, sources, topology, Origin.SEED)
+    return operations
+
+
+def _move_children(
+    conn: Conn,
+    child: EntityType,
+    parent: ParentEdge,
+    keys: Mapping[str, str],
+    topology: Topology,
+    *,
+    noted: bool,
+) -> int:
+    operations = 0
+    after: UUID | None = UUID(int=0)
+    while after is not None:
+        page, after = store.children_page(conn, child, parent.column, list(keys), after, PAGE)
+        if not page:
+            break
+        rows = []
+        for row in store.read_rows(conn, child, list(page)):
+            content: Any = row.content
+            former = getattr(content, parent.column)
+            moved: Content = replace(content, **{parent.column: keys[former]})
+            rows.append(drafts.row_of(page[row.id], moved, content_hash(moved), store.SAVED))
+        changes = store.upsert_staged(conn, child, topology, noted=noted, saved=rows)
+        operations += changes.operations
+    return operations
