@@ -15,7 +15,11 @@ from altsync.db import engine
 def _run(connection: Connection) -> None:
     current()  # registers the catalogue's tables
     context.configure(
-        connection=connection, target_metadata=SQLModel.metadata, compare_server_default=True
+        connection=connection,
+        target_metadata=SQLModel.metadata,
+        compare_server_default=True,
+        # Revisions of a project, beside its catalogue, have a table of their own.
+        version_table=context.config.attributes.get("version_table", "alembic_version"),
     )
     with context.begin_transaction():
         context.run_migrations()

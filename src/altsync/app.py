@@ -46,6 +46,8 @@ from altsync.sentences import describe
 from altsync.store import EmbeddingCache, declared_rules, known_keys, living_keys
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from altsync import reconcile
     from altsync.queries.stores import GraphStore, Stores, VectorIndex
     from altsync.schema import Plan
@@ -397,6 +399,12 @@ class Application:
         with self.database.transaction() as conn:
             self.register_sinks(conn)
         return done
+
+    def draft_revision(self, message: str) -> Path:
+        """Write a revision of the catalogue's tables for its author to complete."""
+        from altsync import schema
+
+        return schema.draft(self.settings.require_database_url(direct=True), message)
 
     def plan_migration(self) -> Plan:
         """Return what ``migrate`` would do. Writes nothing."""

@@ -8,13 +8,21 @@ that the project writes does it.
 from __future__ import annotations
 
 import io
+import json
+import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from alembic.autogenerate import produce_migrations
+from alembic import command
+from alembic.autogenerate import produce_migrations, render_python_code
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.operations import Operations, ops
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, text
 from sqlalchemy.dialects import postgresql
 from sqlmodel import SQLModel
@@ -59,6 +67,7 @@ def migrate(url: str, revision: str = "head") -> Plan:
     done: list[Plan] = []
 
     def follow(connection: Connection) -> None:
+        _run_revisions(connection, current())
         done.append(_apply(connection, current()))
 
     db.migrate(url, revision, follow if revision == "head" else None)
@@ -76,8 +85,8 @@ def _apply(connection: Connection, catalogue: Catalogue) -> Plan:
     if planned.refused:
         raise SchemaError(
             "the catalogue's tables cannot follow their classes without losing or rewriting data: "
-            f"{'; '.join(planned.refused)}. Write a migration of your own for it, or put the "
-            "declaration back"
+            f"{'; '.join(planned.refused)}. altsync revision MESSAGE drafts a revision that does "
+            "it; or put the declaration back"
         )
     runner = Operations(MigrationContext.configure(connection))
     for operation in operations:
@@ -111,25 +120,96 @@ def _missing_functions(connection: Connection, catalogue: Catalogue) -> list[str
     return [_VECTOR_OF.format(table=kind) for name, kind in names.items() if name in missing]
 
 
+#: Where a database notes the last revision of its project.
+_VERSIONS = "catalogue_version"
+
+#: The folder beside a catalogue that holds its revisions.
+_FOLDER = "migrations"
+
+
+def _revisions(catalogue: Catalogue) -> Path | None:
+    """The folder of a project's own revisions, which need not be there yet."""
+    return catalogue.folder and catalogue.folder / _FOLDER
+
+
+def _run_revisions(connection: Connection, catalogue: Catalogue) -> None:
+    """Run the project's revisions that the database has not had, before tables are compared."""
+    folder = _revisions(catalogue)
+    if folder is None or not any(folder.glob("*.py")):
+        return
+    config = _config(folder)
+    config.attributes.update(connection=connection, version_table=_VERSIONS)
+    command.upgrade(config, "head")
+
+
+def _config(folder: Path) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(db.migrations_folder()))
+    config.set_main_option("path_separator", "os")
+    config.set_main_option("version_locations", str(folder))
+    return config
+
+
+def draft(url: str, message: str) -> Path:
+    """Write a revision with all that the catalogue's tables need, for its author to complete.
+
+    Returns the file. Raises ``SchemaError`` when nothing differs, or the catalogue is installed
+    and not a project's own.
+    """
+    folder = _revisions(current())
+    if folder is None or "site-packages" in folder.parts:
+        raise SchemaError("the catalogue is no project's own: its package brings its revisions")
+    with db.engine(url).connect() as connection:
+        found = _operations(connection, current())
+    if not found:
+        raise SchemaError("the tables are as the catalogue declares them: nothing to draft")
+    folder.mkdir(exist_ok=True)
+    previous = ScriptDirectory.from_config(_config(folder)).get_current_head()
+    revision = f"{datetime.now(UTC):%Y%m%d%H%M%S}"
+    words = re.sub(r"[^a-z0-9]+", "_", message.lower()).strip("_")[:40]
+    file = folder / f"{revision}_{words or 'revision'}.py"
+    code = str(render_python_code(ops.UpgradeOps(ops=found)))
+    code = "\n".join(line for line in code.splitlines() if not line.strip().startswith("#"))
+    indented = textwrap.indent(textwrap.dedent(code.replace("    ", "", 1)).strip(), "    ")
+    said = json.dumps(message.rstrip(".") + ".", ensure_ascii=False)[1:-1]
+    text = _DRAFT.format(message=said, revision=revision, previous=previous, code=indented)
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+_DRAFT = '''"""{message}"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy import Text
+from sqlalchemy.dialects import postgresql
+
+revision = "{revision}"
+down_revision = {previous!r}
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Change what altsync migrate does not; keep what is to be kept first."""
+{code}
+
+
+def downgrade() -> None:
+    """Say how to take it back."""
+    raise NotImplementedError
+'''
+
+
 def _plan(connection: Connection, catalogue: Catalogue) -> tuple[Plan, list[ops.MigrateOperation]]:
     """Compare the classes with the database, table by table of the catalogue."""
-    tables = {table.name: table for table in catalogue.tables}
-
-    def is_ours(name: str | None, kind: str, parents: Any) -> bool:
-        table = name if kind == "table" else parents.get("table_name")
-        return kind == "schema" or table in tables
-
-    context = MigrationContext.configure(
-        connection, opts={"compare_type": True, "include_name": is_ours}
-    )
-    script = produce_migrations(context, _only(tables.values()))
     safe: list[ops.MigrateOperation] = []
     refused: list[str] = []
     notes: list[str] = []
-    for operation in _leaves(script.upgrade_ops):
+    for operation in _operations(connection, catalogue):
         match operation:
-            case ops.DropIndexOp() | ops.DropConstraintOp():
-                continue  # an operator's own, or of a field that is marked no more: it does no harm
             case ops.DropColumnOp() if not _is_needed(operation):
                 column = f"{operation.table_name}.{operation.column_name}"
                 notes.append(f"{column} is declared no more, and stays as it is")
@@ -141,6 +221,23 @@ def _plan(connection: Connection, catalogue: Catalogue) -> tuple[Plan, list[ops.
             refused.append(reason)
     functions = (" ".join(one.split()) for one in _missing_functions(connection, catalogue))
     return Plan((*_as_sql(safe), *functions), tuple(refused), tuple(notes)), safe
+
+
+def _operations(connection: Connection, catalogue: Catalogue) -> list[ops.MigrateOperation]:
+    """What differs between the classes and the database, table by table."""
+    tables = {table.name: table for table in catalogue.tables}
+
+    def is_ours(name: str | None, kind: str, parents: Any) -> bool:
+        table = name if kind == "table" else parents.get("table_name")
+        return kind == "schema" or table in tables
+
+    context = MigrationContext.configure(
+        connection, opts={"compare_type": True, "include_name": is_ours}
+    )
+    script = produce_migrations(context, _only(tables.values()))
+    # An index or constraint too many is an operator's own, or of a field that is marked no more.
+    extra = (ops.DropIndexOp, ops.DropConstraintOp)
+    return [one for one in _leaves(script.upgrade_ops) if not isinstance(one, extra)]
 
 
 def _is_needed(operation: ops.DropColumnOp) -> bool:

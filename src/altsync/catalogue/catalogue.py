@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 from sqlalchemy import Table
 from sqlmodel import SQLModel
@@ -33,6 +34,8 @@ class Catalogue:
         questions: str | None = None,
     ) -> None:
         self.name = name
+        #: The folder of the module that was loaded as the catalogue; its revisions are in it.
+        self.folder: Path | None = None
         self.questions = questions
         self.classes = tuple(entities)
         related = self._related(relationships)

@@ -102,4 +102,6 @@ def _checked(found: Any, named: str) -> Catalogue:
 
     if not isinstance(found, Catalogue):
         raise ConfigurationError(f"{SETTING}: {named} is no Catalogue, but {type(found).__name__}")
+    file = getattr(sys.modules.get(named.partition(":")[0]), "__file__", None)
+    found.folder = Path(file).resolve().parent if file else None
     return found

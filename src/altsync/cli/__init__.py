@@ -19,6 +19,7 @@ from altsync.interrupts import end, interrupts_go_to
 LINES = {
     "init": "Write a project with a catalogue, seeds and settings of its own, ready to run.",
     "migrate": "Bring the schema to its head, then create constraints and indexes in the sinks.",
+    "revision": "Draft a revision beside the catalogue, for what migrate refuses.",
     "seed": "Load JSONL seeds into PostgreSQL and its outbox, in one transaction per batch.",
     "relay": "Wake workers for what is due, until stopped. One is enough, two are safe.",
     "status": "Show entities per sink, operations and circuit breakers.",
@@ -46,7 +47,9 @@ LINES = {
 
 #: Modules of commands that are not in one of their own name.
 MODULES = {
-    **dict.fromkeys(("migrate", "relay", "pause", "resume", "backfill", "doctor"), "operate"),
+    **dict.fromkeys(
+        ("migrate", "revision", "relay", "pause", "resume", "backfill", "doctor"), "operate"
+    ),
     **dict.fromkeys(("failures", "retry", "discard"), "dead"),
     **dict.fromkeys(("search", "similar", "explore", "graph"), "queries"),
 }

@@ -57,6 +57,14 @@ def migrate(
             raise typer.Exit(Exit.ERROR)
 
 
+def revision(
+    message: Annotated[str, typer.Argument(help="What it does, in a few words.")],
+) -> None:
+    """Draft a revision beside the catalogue, for what migrate refuses."""
+    with application() as app:
+        answers.print(f"{app.draft_revision(message)}: complete it, then run altsync migrate")
+
+
 def _show_plan(app: Application, as_json: bool) -> None:
     """Show what would be done to the catalogue's tables; an error where data would be lost."""
     plan = app.plan_migration()
