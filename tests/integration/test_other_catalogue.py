@@ -6,13 +6,16 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from typer.testing import CliRunner
 
-from altsync import Catalogue, explain, history, queries, schema, status
+import altsync
+from altsync import Catalogue, explain, history, queries, saving, schema, status
 from altsync.app import Application
 from altsync.catalogue.current import using
 from altsync.catalogue.tables import check_tables
@@ -432,3 +435,47 @@ def test_a_question_without_an_entity_is_about_the_only_one_that_has_it(shop: Sh
     assert queries.only_entity("similar") is toy.PRODUCT
     with pytest.raises(AltsyncError, match="name the entity with --entity: brand, shelf, product"):
         queries.only_entity()
+
+
+def test_a_program_saves_and_renames_entities_of_the_catalogue(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every kind of field, a parent that is renamed, a key and a namespace that change together."""
+    monkeypatch.setattr(saving, "_topology", lambda: shop.app.topology)
+    with psycopg.connect(shop.world.url) as conn:
+        altsync.save(
+            conn,
+            toy.Product(
+                sku="S-1",
+                title="Saved",
+                brand="mine_fr",
+                shelf="s-9",
+                weight=2,
+                since=date(2026, 2, 1),
+                tags=["a", "b"],
+                sizes={"cm": [1]},
+                attributes={"colour": "red"},
+            ),
+            toy.Shelf(code="s-9", title="Back"),
+            toy.Brand(brand_key="mine_fr", seed_id="mine", name="Mine", country="FR"),
+        )
+    shop.deliver()
+    assert {sink: kinds for sink, kinds in shop.drift().items() if kinds} == {}
+    with psycopg.connect(shop.world.url) as conn:
+        altsync.save(conn, toy.Brand(brand_key="ours", seed_id="mine", name="Mine", country="FR"))
+    shop.deliver()
+    assert shop.drift() == {}
+    assert shop.world.scalar("SELECT brand FROM product WHERE sku = 'S-1'") == "ours"
+    found = shop.graph.ask("MATCH (b:Brand) WHERE b.brand_key IN ['mine_fr', 'ours'] RETURN b")
+    assert len(found) == 1
+    with psycopg.connect(shop.world.url) as conn:
+        altsync.save(
+            conn,
+            toy.Brand(brand_key="other", name="Other"),
+            toy.Product(sku="S-2", seed_id="S-1", title="Saved", brand="other"),
+        )
+    shop.deliver()
+    assert shop.drift() == {}
+    sink: Any = shop.app.sink("pinecone")
+    held = {one.key: one.namespace for one in sink.versions(toy.PRODUCT)}
+    assert ("S-1" in held, held["S-2"]) == (False, "other")

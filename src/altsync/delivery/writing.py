@@ -177,6 +177,8 @@ class Writer:
             return ready
         moved = [row for row in strays if row.written_namespace or row.doubtful_namespaces]
         self._call_all(_by_type(moved), writing, model, removing=True)
+        # While the rows still say which places these are.
+        self._leave_former_keys(moved, writing, model)
         left = {row.id for row in moved if isinstance(writing.outcomes.get(row.id), Written)}
         stuck = {row.id for row in moved} - left
         for row_id in left:
