@@ -49,7 +49,7 @@ def test_completion_lists_commands_without_importing_them(
     monkeypatch.setenv("COMP_CWORD", "1")
     entry = Path(sys.executable).with_name("altsync")
     done = subprocess.run([entry], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.stdout.split() == ["relay", "retry", "resume", "relate", "reembed"]
+    assert done.stdout.split() == ["revision", "relay", "retry", "resume", "relate", "reembed"]
 
 
 @pytest.mark.parametrize(
