@@ -166,7 +166,7 @@ ABLATIONS: dict[str, Ablation] = {
         "a status flips only at the version that was written",
         (
             _edit(
-                "outbox.settle:_FLIP",
+                "outbox.settle:_changes",
                 ("CASE WHEN r.flips AND l.{version} = r.version", "CASE WHEN r.flips"),
             ),
         ),
