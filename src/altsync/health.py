@@ -10,7 +10,6 @@ import psycopg
 
 from altsync import db, log, outbox
 from altsync.app import Application
-from altsync.catalogue.current import current
 from altsync.deadline import within
 from altsync.declarations import INDEXES, title_of
 from altsync.errors import AltsyncError, ConfigurationError, SchemaError
@@ -125,15 +124,12 @@ _READ_ONLY = "the database accepts no changes; end default_transaction_read_only
 
 
 def _schema(app: Application) -> str:
-    from sqlmodel import SQLModel
+    from altsync import schema
 
-    import altsync.models  # noqa: F401  (registers the tables)
-
-    current()  # registers those of the catalogue
     with db.connect(app.settings.require_database_url()) as conn:
         head = db.check_schema(conn)
         model = outbox.wanted_model(conn)
-        missing = db.missing_rights(conn, [*SQLModel.metadata.tables])
+        missing = db.missing_rights(conn, [*schema.declared().tables])
     wanted = app.settings.wanted_model
     if model is None:
         raise SchemaError("no sink is registered: run altsync migrate")

@@ -146,7 +146,7 @@ def test_a_refused_line_in_another_batch_counts_too(
 
 @pytest.mark.parametrize(
     ("options", "why"),
-    [({"limit": 5}, "--limit"), ({"category": "triage"}, "--category")],
+    [({"limit": 5}, "--limit"), ({"only": {"category": "triage"}}, "--category")],
 )
 def test_a_run_that_did_not_read_everything_prunes_nothing(
     world: World, tmp_path: Path, options: dict[str, Any], why: str

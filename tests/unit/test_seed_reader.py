@@ -431,8 +431,7 @@ def test_an_unknown_archetype_is_refused_with_the_known_ones(folder: Folder, par
     refused = folder.refused(text({**GOOD[part], "sport_archetype": "raicng"}), part)
     assert refused.field == "sport_archetype"
     assert refused.reason == (
-        "no archetype 'raicng'; there are combat, large_field, precision, racing, team_sport; "
-        "did you mean 'racing'?"
+        "no archetype 'raicng'; there are racing, team_sport; did you mean 'racing'?"
     )
     assert refused.seed_id == GOOD[part]["id"]
 
