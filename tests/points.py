@@ -25,6 +25,9 @@ CONNECTED = ("admitted", "settling")
 #: Points at which the batch is settled: nobody takes it up again.
 DELIVERED = ("settled", "told")
 
+#: Of a seeding run, only where a key is renamed.
+RENAMING = ("renamed", "followed")
+
 #: Of a seeding run. Those of a part, of a batch and of a pruned page come again with each of them.
 SEEDING = (
     "begun",
