@@ -205,6 +205,7 @@ ABLATIONS: dict[str, Ablation] = {
                     "operations = [] if",
                     """\
 from types import SimpleNamespace
+        from altsync.catalogue.current import entity_type
         waiting = conn.execute(
             "SELECT entity_type, entity_id FROM sync_operation "
             "WHERE sink = %s AND finished_at IS NULL",
