@@ -383,7 +383,7 @@ def test_any_entity_is_searched_and_explored(shop: Shop, monkeypatch: pytest.Mon
     found = queries.search(stores, "product", "A thing.")
     assert {one.key for one in found} == {"A-1", "A-2", "A-3"}
     (first,) = queries.search(stores, "product", "A thing.", {"price_cents": "250", "tags": "new"})
-    assert (first.entity, first.key, first.name) == ("product", "A-1", "A-1")
+    assert (first.entity, first.key, first.name) == ("product", "A-1", "Thing A-1")
     assert (first.content["sizes"], first.content["weight"]) == ({"cm": [1, 2]}, 1.5)
     assert {(one.type, one.direction, one.entity, one.key) for one in first.relationships} >= {
         ("MADE_BY", "out", "brand", "acme"),

@@ -183,12 +183,19 @@ def _check_fields(where: str, wanted: Iterable[str], names: Sequence[str]) -> No
 def _name_column(
     cls: type[Entity], names: Sequence[str], key: str, made_from: Sequence[str]
 ) -> str:
-    """The column that people know an entity by."""
+    """The column that people know an entity by: declared, or the first text that is embedded."""
     by = _names(cls).by
     if by is not None:
         _check_fields(f"{cls.__name__}.names: by", (by,), names)
         return by
-    return made_from[0] if made_from else key
+    if made_from:
+        return made_from[0]
+    for name in names:
+        kind, _optional = plain_type(cls.model_fields[name].annotation)
+        text = isinstance(kind, type) and issubclass(kind, str)
+        if text and name != key and marks(cls, name, markers.Embed):
+            return name
+    return key
 
 
 def _names(cls: type[Entity]) -> markers.Names:
