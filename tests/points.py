@@ -11,7 +11,6 @@ DELIVERY = (
     "claimed",
     "read",
     "placed",
-    "leaving",
     "called",
     "written",
     "settling",
@@ -25,9 +24,6 @@ CONNECTED = ("admitted", "settling")
 #: Points at which the batch is settled: nobody takes it up again.
 DELIVERED = ("settled", "told")
 
-#: Of a seeding run, only where a key is renamed.
-RENAMING = ("renamed", "followed")
-
 #: Of a seeding run. Those of a part, of a batch and of a pruned page come again with each of them.
 SEEDING = (
     "begun",
@@ -37,8 +33,6 @@ SEEDING = (
     "seen",
     "tagged",
     "copied",
-    "renamed",
-    "followed",
     "ends locked",
     "related",
     "written",
@@ -53,3 +47,6 @@ SEEDING = (
     "page committed",
     "pruned",
 )
+
+#: Points of both that are passed only where a key is renamed; tests of renames kill there.
+OF_RENAMES = {"delivery": ("leaving",), "seed": ("renamed", "followed")}

@@ -220,7 +220,7 @@ def test_a_seeder_killed_at_its_second_batch(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", [p for p in points.SEEDING if p not in points.RENAMING])
+@pytest.mark.parametrize("point", points.SEEDING)
 def test_a_seeder_killed_each_time_that_it_comes_to_a_point(
     killing: Site, undisturbed: Undisturbed, point: str
 ) -> None:

@@ -38,6 +38,8 @@ class _Line:
     role: str | None = None
     #: Whether Ctrl-C was pressed.
     interrupted = False
+    #: The last error that was shown.
+    shown: str | None = None
 
 
 line = _Line()
@@ -72,6 +74,7 @@ def _describe(error: BaseException) -> Failure:
 def show(failure: Failure, code: Exit | int | None, body: dict[str, Any] | None) -> int:
     """Show a failure; return the exit status."""
     status = int(failure.exit if code is None else code)
+    line.shown = failure.text
     _say(f"altsync: {failure.text}", "red")
     if line.as_json:
         document = {**(body or {}), "error": failure.text, "kind": failure.kind, "exit": status}
@@ -102,7 +105,7 @@ class _Ending:
         given = list(sys.argv[1:] if args is None else args)
         options = given[: given.index("--")] if "--" in given else given
         line.as_json, line.debug, line.role = JSON in options, DEBUG in options, None
-        line.one_line = line.interrupted = False
+        line.one_line, line.interrupted, line.shown = False, False, None
         kept = [one for one in options if one != DEBUG] + given[len(options) :]
         prepare_streams()
         with interrupts_go_to(_interrupt):
@@ -192,7 +195,9 @@ def _flush(status: int) -> int:
     except BrokenPipeError:
         status = Exit.PIPE
     except (OSError, ValueError) as error:
-        status = report(error)
+        # Until Python 3.11.2 the buffer keeps what could not be written: the same error again.
+        if _describe(error).text != line.shown:
+            status = report(error)
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
