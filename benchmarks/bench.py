@@ -14,9 +14,11 @@ import psutil
 import psycopg
 from rich.console import Console
 
-from altsync import outbox, schema, similarity_local
+from altsync import schema
+from altsync.circuit.breaker import register_sinks
+from altsync.contract import SinkTraits, Topology
 from altsync.local.services import Broker, Graph, Postgres, Service, Vectors
-from altsync.records import SinkTraits, Topology
+from altsync.similarity.local import Sink
 from benchmarks.report import Measured
 from tests.acceptance.stack import LOOK, Folders, Running, Stack
 
@@ -32,7 +34,7 @@ TOPOLOGY = Topology(
 )
 
 #: The same with similarity, as it is when nothing is set.
-EVERYTHING = Topology((*TOPOLOGY.sinks, similarity_local.Sink.traits))
+EVERYTHING = Topology((*TOPOLOGY.sinks, Sink.traits))
 
 #: The embedding model that databases want, and its dimensions: those of OpenAI's small model.
 MODEL, DIMENSIONS = "benchmark-model", 1536
@@ -129,7 +131,7 @@ class Bench:
         with psycopg.connect(server.url, autocommit=True) as conn:
             conn.execute(f"CREATE DATABASE {name} TEMPLATE {self._template(server)}")
             with psycopg.connect(url) as registering:
-                outbox.register_sinks(registering, TOPOLOGY, MODEL, dimensions)
+                register_sinks(registering, TOPOLOGY, MODEL, dimensions)
             try:
                 yield url
             finally:

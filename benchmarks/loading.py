@@ -16,9 +16,10 @@ from sqlmodel import Session, create_engine
 
 from altsports.catalogue import League as LeagueRow
 from altsync import db
+from altsync.contract import Topology
+from altsync.entities import Content, entity_id
 from altsync.models import SyncOperation
 from altsync.projection import content_hash, text_hash
-from altsync.records import Content, Topology, entity_id
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Report

@@ -11,9 +11,10 @@ from uuid import uuid4
 
 import psycopg
 
-from altsync import outbox
 from altsync.db import Database
-from altsync.records import Operation, Synced
+from altsync.operations import Operation, Synced
+from altsync.outbox.claim import claim
+from altsync.outbox.settle import settle
 from benchmarks.bench import TOPOLOGY
 
 #: Operations per claim: what ``ALTSYNC_BATCH_SIZE`` is when nothing else is set.
@@ -128,7 +129,7 @@ def _claim_and_settle(
 def _one_batch(database: Database, size: int, latency: float) -> bool:
     token = uuid4()
     with database.autocommit() as conn:
-        operations = outbox.claim(
+        operations = claim(
             conn, SINK.name, token=token, worker="bench", limit=size, lease=60, max_attempts=10
         )
     if not operations:
@@ -136,7 +137,7 @@ def _one_batch(database: Database, size: int, latency: float) -> bool:
     time.sleep(latency)  # in the place of the remote call
     verdicts = [_written(op) for op in operations]
     with database.transaction() as conn:
-        outbox.settle(conn, SINK, token, verdicts, echo_seconds=0, topology=TOPOLOGY)
+        settle(conn, SINK, token, verdicts, echo_seconds=0, topology=TOPOLOGY)
     return True
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
+from altsync.contract import Answer, SinkTraits, SinkVersion, Written
 from altsync.db import Database
 from altsync.embedding import Embedded
+from altsync.entities import EntityType, Model, Row
 from altsync.projection import graph_node, vector_metadata
-from altsync.records import Answer, EntityType, Model, Row, SinkTraits, SinkVersion, Written
 from altsync.sinks import embedding
 from altsync.sinks.base import Sink
-from altsync.store import EmbeddingCache
+from altsync.store.vectors import EmbeddingCache
 from benchmarks.bench import TOPOLOGY
 from tests.integration.fakes import vector_of
 

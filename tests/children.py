@@ -9,7 +9,7 @@ from multiprocessing.process import BaseProcess
 #: What is imported once for all children: the modules of their targets, and what commands import
 #: when they need it.
 PRELOADED = [
-    "altsync.similarity",
+    "altsync.similarity.index",
     "altsync.sinks.neo4j",
     "altsync.sinks.pinecone",
     "tests.faults.test_killed_commands",

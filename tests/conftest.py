@@ -14,13 +14,14 @@ import psycopg
 import pytest
 import structlog
 
-from altsync import db, outbox, schema
+from altsync import db, schema
+from altsync.circuit.breaker import register_sinks
+from altsync.contract import SinkTraits, Topology
 from altsync.db import Database
 from altsync.local.services.broker import Broker, start_redis
 from altsync.local.services.graph import Graph, start_graph
 from altsync.local.services.postgres import ROLE, Postgres, start_postgres
 from altsync.local.services.vectors import Vectors, start_vectors
-from altsync.records import SinkTraits, Topology
 from tests.real_neo4j.server import RELEASES, RealNeo4j, start_real_neo4j, why_unavailable
 
 #: The sinks of the product, by their traits alone: no driver is imported.
@@ -86,7 +87,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
         template = _with_name(server.url, "migrated")
         schema.migrate(template)
         with psycopg.connect(template) as conn:
-            outbox.register_sinks(conn, TOPOLOGY, MODEL, DIMENSIONS)
+            register_sinks(conn, TOPOLOGY, MODEL, DIMENSIONS)
         yield server
     finally:
         server.stop()

@@ -14,8 +14,8 @@ from neo4j import ManagedTransaction
 from pinecone import Index, Vector
 
 from altsync.embedding import Embedded
+from altsync.entities import EntityType, Model
 from altsync.openai_embedder import decode
-from altsync.records import EntityType, Model
 from altsync.sinks import neo4j, pinecone
 from benchmarks.bench import DIMENSIONS
 

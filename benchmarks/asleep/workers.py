@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 
 from altsync.app import Application
-from altsync.records import EMBEDDING
+from altsync.contract import EMBEDDING
 from altsync.sinks import embedding
 from altsync.sinks.base import Sink
-from altsync.store import EmbeddingCache
+from altsync.store.vectors import EmbeddingCache
 from altsync.workers import tasks
 from altsync.workers.app import app
 from benchmarks.asleep.sinks import Graph, SleepingEmbedder, VectorIndex

@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
-from altsync import db, outbox, store
+from altsync import db
 from altsync.app import Application
+from altsync.circuit.breaker import wanted_model
 from altsync.config import read_settings
 from altsync.db import Conn
-from altsync.records import Model, Row
+from altsync.entities import Model, Row
+from altsync.outbox.enqueue import CHANNEL
+from altsync.store.rows import read_rows
 from benchmarks.bench import Bench
 from benchmarks.loading import seed, seeding
 from benchmarks.report import Figure, Gate, Measured
@@ -112,7 +115,7 @@ def _edits(whole_stack: Whole) -> list[Edit]:
     edits: list[Edit] = []
     url = stack.addresses["DATABASE_URL"]
     with seeding(url) as seeder, db.connect(url) as watcher, db.connect(url) as listener:
-        listener.execute(f"LISTEN {outbox.CHANNEL}")
+        listener.execute(f"LISTEN {CHANNEL}")
         for number in range(EDITS):
             stack.wait_until_recorded()
             line = {**league(number), "description": f"Told anew at {time.time()}."}
@@ -192,9 +195,9 @@ def _own_calls(stack: Whole) -> dict[str, float]:
     settings = read_settings(**{name.lower(): value for name, value in stack.env.items()})
     with closing(Application(settings)) as app:
         with app.database.autocommit() as conn:
-            model = Model(*(outbox.wanted_model(conn) or ("", 0)))
+            model = Model(*(wanted_model(conn) or ("", 0)))
             ids = [row[0] for row in conn.execute("SELECT id FROM league LIMIT %s", (EDITS,))]
-            rows = store.read_rows(conn, sports.LEAGUE, ids, with_vectors=True)
+            rows = read_rows(conn, sports.LEAGUE, ids, with_vectors=True)
         embedder = app.stores().embedder
         graph, index = app.sink("neo4j"), app.sink("pinecone")
         assert embedder is not None and graph is not None and index is not None

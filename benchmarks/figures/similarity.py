@@ -14,15 +14,19 @@ import numpy.typing as npt
 import psutil
 import psycopg
 
-from altsync import log, outbox, similarity_local
+from altsync import log
 from altsync.app import policy
+from altsync.circuit.breaker import register_sinks
 from altsync.config import Settings
+from altsync.contract import EMBEDDING, SIMILARITY, Topology
 from altsync.db import Database
 from altsync.delivery import Delivery
 from altsync.embedding import Embedded
-from altsync.records import EMBEDDING, SIMILARITY, Model, Topology
+from altsync.entities import Model
+from altsync.similarity.local import Sink
+from altsync.similarity.sql import declared_rules
 from altsync.sinks import embedding
-from altsync.store import EmbeddingCache, declared_rules
+from altsync.store.vectors import EmbeddingCache
 from benchmarks.bench import DIMENSIONS, MODEL, TOPOLOGY, Bench
 from benchmarks.loading import seed, seeding
 from benchmarks.processes import in_own_process, peak_megabytes
@@ -51,7 +55,7 @@ BARE_ROWS = 20_000
 MEGABYTES = 300
 
 #: What is delivered here: nothing but embeddings and what follows them.
-SINKS = Topology((TOPOLOGY.traits("embedding"), similarity_local.Sink.traits))
+SINKS = Topology((TOPOLOGY.traits("embedding"), Sink.traits))
 
 NOTES = (
     f"New leagues of one archetype, in random clusters of {CLUSTER} with cosines of about 0.9, "
@@ -130,7 +134,7 @@ def _prepare(url: str, folder: Path, size: int) -> None:
     lines = ({**seeds.league(n), "sport_archetype": seeds.ARCHETYPES[0]} for n in range(size))
     seeds.write(folder, "leagues/generated.jsonl", lines)
     with seeding(url) as conn:
-        outbox.register_sinks(conn, SINKS, MODEL, DIMENSIONS)
+        register_sinks(conn, SINKS, MODEL, DIMENSIONS)
         seed(conn, folder, SINKS)
     database = Database(url)
     sink = embedding.Sink(Clusters(), EmbeddingCache(database))
@@ -152,7 +156,7 @@ def _search(url: str) -> tuple[float, dict[str, float]]:
         connections += event == "socket.connect"
 
     database = Database(url)
-    sink = similarity_local.Sink(database, SINKS, declared_rules(settings.similarity_debounce))
+    sink = Sink(database, SINKS, declared_rules(settings.similarity_debounce))
     with database.autocommit() as conn:
         conn.execute("SELECT 1")
     sys.addaudithook(count)

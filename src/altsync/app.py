@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any, cast
 import psycopg
 import structlog
 
-from altsync import db, outbox, status, store
+from altsync import db
 from altsync.catalogue.current import entity_types
 from altsync.catalogue.tables import check_tables
+from altsync.circuit import breaker
+from altsync.circuit.breaker import set_enabled, sink_health, wanted_model
 from altsync.config import Settings, protect_settings, read_settings
+from altsync.contract import EMBEDDING, SIMILARITY, Installation, Topology
 from altsync.db import Database, Outage
 from altsync.declarations import (
     INDEXES,
@@ -29,30 +32,29 @@ from altsync.declarations import (
 )
 from altsync.delivery import Delivery, Drained, Policy
 from altsync.embedding import Embedded, Embedder
+from altsync.entities import EntityType, Model
 from altsync.errors import ConfigurationError, SchemaError, SinkFailure
+from altsync.installation import installation
+from altsync.operations import BreakerState
+from altsync.outbox.enqueue import HOLD
 from altsync.ownership import Ownership
-from altsync.records import (
-    EMBEDDING,
-    SIMILARITY,
-    BreakerState,
-    EntityType,
-    Installation,
-    Model,
-    Topology,
-)
 from altsync.relay import Relay, RelayPolicy
 from altsync.retention import Retention
 from altsync.sentences import describe
-from altsync.store import EmbeddingCache, declared_rules, known_keys, living_keys
+from altsync.similarity.sql import declared_rules
+from altsync.status.collect import IDLE_SECONDS, idle_message
+from altsync.status.sql import idle_sinks
+from altsync.store.reads import known_keys, living_keys
+from altsync.store.vectors import EmbeddingCache
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from altsync import reconcile
     from altsync.queries.stores import GraphStore, Stores, VectorIndex
     from altsync.schema import Plan
     from altsync.sinks import neo4j
     from altsync.sinks.base import Index, Sink
+    from altsync.verify.report import Options, Report
 
 logger = structlog.get_logger(__name__)
 
@@ -96,7 +98,7 @@ class Application:
                 _similarity(self.settings.altsync_similarity)
             else:
                 _module(sink)
-        for module in ("altsync.openai_embedder", "altsync.reconcile"):
+        for module in ("altsync.openai_embedder", "altsync.verify.run"):
             importlib.import_module(module)
 
     @cached_property
@@ -199,7 +201,7 @@ class Application:
         """Return which installation this is, read once; None before the first migration."""
         if self._me is None:
             with self.database.autocommit() as conn:
-                self._me = outbox.installation(conn)
+                self._me = installation(conn)
         return self._me
 
     def _known_keys(self, entity_type: EntityType, keys: Sequence[str]) -> set[str]:
@@ -242,7 +244,7 @@ class Application:
         from altsync.queries.stores import Stores
 
         with self.database.autocommit() as conn:
-            wanted = outbox.wanted_model(conn)
+            wanted = wanted_model(conn)
         if wanted is None:
             raise SchemaError("no sink is registered: run altsync migrate")
         return Stores(
@@ -318,7 +320,7 @@ class Application:
 
     def _forget_tombstones(self) -> None:
         with self.database.autocommit() as conn:
-            health = outbox.sink_health(conn)
+            health = sink_health(conn)
         for name in self.enabled:
             if name in health and health[name].state is BreakerState.PAUSED:
                 continue  # an operator works on it
@@ -332,21 +334,21 @@ class Application:
 
     def verify(
         self,
-        options: reconcile.Options,
+        options: Options,
         sinks: Sequence[str] | None = None,
         *,
         wait: Callable[[float], Any] = time.sleep,
         progress: Callable[[str, int, int], None] = lambda sink, done, total: None,
-    ) -> reconcile.Report:
+    ) -> Report:
         """Compare PostgreSQL with all configured sinks, or with ``sinks``."""
-        from altsync import reconcile
+        from altsync.verify import run as verify_run
 
         asked = list(self.topology.names) if sinks is None else list(sinks)
         disabled = {name: self.disabled_reason(name) for name in asked}
         skipped = {name: reason for name, reason in disabled.items() if reason is not None}
         opened = {name: self.sink(name) for name in asked if name not in skipped}
         skipped |= {name: "it is not configured" for name, one in opened.items() if one is None}
-        return reconcile.verify(
+        return verify_run.verify(
             self._patient_database,
             self.topology,
             {name: sink for name, sink in opened.items() if sink is not None},
@@ -360,9 +362,9 @@ class Application:
 
     def idle(self, conn: db.Conn) -> dict[str, str]:
         """Return the sinks whose due work no worker claims, each with what to start."""
-        found = store.idle_sinks(conn, status.IDLE_SECONDS)
+        found = idle_sinks(conn, IDLE_SECONDS)
         return {
-            sink: status.idle_message(sink, one, self.topology.names)
+            sink: idle_message(sink, one, self.topology.names)
             for sink, one in found.items()
             if sink in self.topology.names and self.disabled_reason(sink) is None
         }
@@ -374,13 +376,14 @@ class Application:
         if every is None:
             yield
             return
-        from altsync import reconcile
+        from altsync.verify.report import Options
+        from altsync.verify.schedule import Schedule
 
-        schedule = reconcile.Schedule(
+        schedule = Schedule(
             self.database,
             lambda: self.connect("altsync-verify"),
             every,
-            lambda wait: self.verify(reconcile.Options(), wait=wait),
+            lambda wait: self.verify(Options(), wait=wait),
         )
         schedule.start()
         try:
@@ -429,7 +432,7 @@ class Application:
     def register_sinks(self, conn: db.Conn) -> None:
         """Give every sink of the settings its shared state, where it has none yet."""
         model = self.settings.wanted_model
-        outbox.register_sinks(conn, self.topology, model.name, model.dimensions)
+        breaker.register_sinks(conn, self.topology, model.name, model.dimensions)
 
     def announce(self) -> None:
         """Show in the shared state which sinks are switched on. For the relay alone.
@@ -441,7 +444,7 @@ class Application:
             db.check_schema(conn)
             self.register_sinks(conn)
             for name in self.topology.names:
-                outbox.set_enabled(conn, name, self.disabled_reason(name))
+                set_enabled(conn, name, self.disabled_reason(name))
 
     def set_up_sinks(self) -> dict[str, str | None]:
         """Create constraints and indexes; per configured sink what went wrong, or None.
@@ -534,7 +537,7 @@ def policy(settings: Settings, sink: str) -> Policy:
 def longest_retry(settings: Settings) -> float:
     """Seconds for which an operation may wait at most."""
     return max(
-        outbox.HOLD,
+        HOLD,
         settings.altsync_backoff_cap_seconds,
         settings.altsync_similarity_debounce_seconds,
         policy(settings, EMBEDDING).longest_open,
@@ -559,7 +562,7 @@ def _module(sink: str) -> Any:
 
 def _similarity(mode: str) -> Any:
     return importlib.import_module(
-        {"local": "altsync.similarity_local", "index": "altsync.similarity"}[mode]
+        {"local": "altsync.similarity.local", "index": "altsync.similarity.index"}[mode]
     )
 
 

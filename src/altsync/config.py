@@ -27,9 +27,10 @@ from pydantic_core import ErrorDetails
 
 from altsync import addresses
 from altsync.addresses import without_schema as split_schema
+from altsync.contract import EMBEDDING, SIMILARITY
 from altsync.declarations import SINKS
+from altsync.entities import Model
 from altsync.errors import ConfigurationError
-from altsync.records import EMBEDDING, SIMILARITY, Model
 from altsync.redaction import protect, protect_address
 from altsync.wording import one_line, suggestion
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from altsync.records import EMBEDDING, SIMILARITY, SinkTraits
+from altsync.contract import EMBEDDING, SIMILARITY, SinkTraits
 
 
 @dataclass(frozen=True, slots=True)

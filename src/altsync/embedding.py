@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from altsync.records import Model
+from altsync.entities import Model
 
 #: Inputs per request. https://platform.openai.com/docs/api-reference/embeddings/create
 MAX_INPUTS = 2048

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-from altsync.records import EntityType, ErrorKind
+from altsync.entities import EntityType
+from altsync.operations import ErrorKind
 
 #: Longest wait of a breaker or a retry that no setting names, in seconds: also where the sink asks
 #: for more. After it one call asks again: a limit may have

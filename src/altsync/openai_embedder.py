@@ -12,8 +12,9 @@ import openai
 
 from altsync.deadline import SharedClient
 from altsync.embedding import Embedded
+from altsync.entities import Model
 from altsync.errors import SinkFailure, seconds_of
-from altsync.records import ErrorKind, Model
+from altsync.operations import ErrorKind
 from altsync.wording import plural
 
 NOT_IN_TIME = "the embedder did not answer in time"

@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from altsync.contract import Installation
+from altsync.entities import EntityType
 from altsync.errors import SinkFailure
-from altsync.records import EntityType, ErrorKind, Installation
+from altsync.operations import ErrorKind
 
 #: Seconds until the mark is read again, so that a process notices that another took over.
 RECHECK = 60.0

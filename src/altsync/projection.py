@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import orjson
 
-from altsync.records import Attached, Content, EntityType, Relationship, Row
+from altsync.entities import Attached, Content, EntityType, Relationship, Row
 
 #: Part of every content hash. Raise it when a projection below changes, so that the next seed
 #: sends everything again, with no seed edited.

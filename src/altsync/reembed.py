@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from altsync import outbox, store
 from altsync.catalogue.current import entity_types
+from altsync.circuit.breaker import want_model, wanted_model
+from altsync.contract import Topology
 from altsync.db import Conn, Database
+from altsync.entities import EntityType, Model
 from altsync.errors import ConfigurationError, SchemaError
+from altsync.outbox.upkeep import reembed_page
 from altsync.projection import embedding_text
-from altsync.records import EntityType, Model, Topology
+from altsync.store.vectors import unembedded, unpaid_contents
 from altsync.tokens import most_tokens
 
 #: Bytes of one token in English text: the provider's rule of thumb.
@@ -64,7 +67,7 @@ def plan(conn: Conn, model: Model) -> Plan:
 
     Raises ``ConfigurationError`` when the vectors would have another length.
     """
-    found = outbox.wanted_model(conn)
+    found = wanted_model(conn)
     if found is None:
         raise SchemaError("no sink is registered: run altsync migrate")
     wanted = Model(*found)
@@ -75,10 +78,10 @@ def plan(conn: Conn, model: Model) -> Plan:
             f"ALTSYNC_EMBEDDING_DIMENSIONS={wanted.dimensions}, or start with a new database and "
             "new indexes"
         )
-    missing = store.unembedded(conn, model)
+    missing = unembedded(conn, model)
     tokens = 0
     if missing.texts:
-        texts = (embedding_text(content) for content in store.unpaid_contents(conn, model))
+        texts = (embedding_text(content) for content in unpaid_contents(conn, model))
         tokens = sum(most_tokens(text) for text in texts)
     return Plan(model, wanted, dict(missing.rows), missing.under_way, missing.texts, tokens)
 
@@ -89,12 +92,12 @@ def start(database: Database, topology: Topology, model: Model) -> Iterator[int]
     Safe to repeat, and to break off: what is left is found again.
     """
     with database.transaction() as conn:
-        outbox.want_model(conn, model.name)
+        want_model(conn, model.name)
     for kind in entity_types():
         after = None
         while True:
             with database.transaction() as conn:
-                count, after = outbox.reembed_page(conn, topology, kind, after=after)
+                count, after = reembed_page(conn, topology, kind, after=after)
             yield count
             if after is None:
                 break

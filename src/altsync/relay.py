@@ -17,9 +17,17 @@ from uuid import UUID
 import psycopg
 import structlog
 
-from altsync import outbox
+from altsync.circuit.breaker import may_wake
+from altsync.circuit.clock import Bounds, SetBack, set_back, set_deletions_back
+from altsync.contract import Topology
 from altsync.db import Conn, Database, Outage
-from altsync.records import Dead, ErrorKind, Operation, Topology
+from altsync.errors import LONGEST_WAIT
+from altsync.operations import Dead, ErrorKind, Operation
+from altsync.outbox import claim
+from altsync.outbox.claim import Due, exhausted
+from altsync.outbox.enqueue import CHANNEL
+from altsync.outbox.settle import settle
+from altsync.outbox.upkeep import forget_former_keys, purge_deleted
 from altsync.sentences import describe
 
 log = structlog.get_logger(__name__)
@@ -53,8 +61,8 @@ class RelayPolicy:
     purge_grace: float = 3600.0
     echo: float = 40.0
     lease: float = 30.0
-    longest_retry: float = outbox.LONGEST_WAIT
-    longest_open: float = outbox.LONGEST_WAIT
+    longest_retry: float = LONGEST_WAIT
+    longest_open: float = LONGEST_WAIT
 
 
 class Relay:
@@ -94,7 +102,7 @@ class Relay:
         while not self._stop.is_set():
             try:
                 with self._listen() as conn:
-                    conn.execute(f"LISTEN {outbox.CHANNEL}")
+                    conn.execute(f"LISTEN {CHANNEL}")
                     self._announce()
                     self._watch(conn)
             except psycopg.Error as error:
@@ -111,7 +119,7 @@ class Relay:
             heard = {n.payload for n in conn.notifies(timeout=wait, stop_after=1)}
             heard |= {n.payload for n in conn.notifies(timeout=0)}
             if time.monotonic() >= next_beat:
-                conn.execute(f"LISTEN {outbox.CHANNEL}")
+                conn.execute(f"LISTEN {CHANNEL}")
                 next_beat = time.monotonic() + HEARTBEAT
             sinks = sorted(heard & set(self._enabled))
             if not sinks and time.monotonic() < next_look:
@@ -132,7 +140,7 @@ class Relay:
         wait = self._policy.poll
         cap = self._policy.batch_size * self._policy.wake_limit
         with self._database.autocommit() as conn:
-            for due in outbox.due(conn, sinks, cap):
+            for due in claim.due(conn, sinks, cap):
                 if due.due:
                     self._wake_for(conn, due)
                 elif due.seconds_to_next is not None:
@@ -141,10 +149,10 @@ class Relay:
         self._keep_house()
         return wait
 
-    def _wake_for(self, conn: Conn, due: outbox.Due) -> None:
+    def _wake_for(self, conn: Conn, due: Due) -> None:
         wanted = min(self._policy.wake_limit, -(-due.due // self._policy.batch_size))
         for _ in range(wanted):
-            if not outbox.may_wake(
+            if not may_wake(
                 conn,
                 due.sink,
                 wanted,
@@ -171,7 +179,7 @@ class Relay:
     def _bury_exhausted(self) -> None:
         """Give up on operations whose workers vanished again and again."""
         with self._database.autocommit() as conn:
-            found = outbox.exhausted(conn, self._policy.max_lost_leases)
+            found = exhausted(conn, self._policy.max_lost_leases)
         groups: dict[tuple[str, UUID], list[Operation]] = defaultdict(list)
         for sink, token, op in found:
             if sink in self._topology.names:
@@ -181,7 +189,7 @@ class Relay:
             # What the last of them sent may still land.
             verdicts = [Dead(op, op.version, ErrorKind.LOST, reason, True) for op in operations]
             with self._database.transaction() as conn:
-                settlement = outbox.settle(
+                settlement = settle(
                     conn,
                     self._topology.traits(sink),
                     token,
@@ -194,15 +202,15 @@ class Relay:
     def _set_times_back(self) -> None:
         """Bound every wait again after the database's clock was set back."""
         policy = self._policy
-        bounds = outbox.Bounds(policy.lease, policy.longest_retry, policy.echo, policy.longest_open)
-        total = outbox.SetBack()
+        bounds = Bounds(policy.lease, policy.longest_retry, policy.echo, policy.longest_open)
+        total = SetBack()
         with self._database.autocommit() as conn:
             while not self._stop.is_set():
-                found = outbox.set_back(conn, self._topology.names, bounds)
+                found = set_back(conn, self._topology.names, bounds)
                 total += found
                 if not found.operations:
                     break
-            total += outbox.SetBack(deletions=outbox.set_deletions_back(conn))
+            total += SetBack(deletions=set_deletions_back(conn))
         if total:
             log.warning(
                 "clock.times_set_back",
@@ -220,14 +228,14 @@ class Relay:
         purged = 0
         while not self._stop.is_set():
             with self._database.transaction() as conn:
-                count = outbox.purge_deleted(conn, self._policy.purge_grace)
+                count = purge_deleted(conn, self._policy.purge_grace)
             purged += count
             if count == 0:
                 break
         if purged:
             log.info("entities.purged", count=purged)
         with self._database.transaction() as conn:
-            outbox.forget_former_keys(conn, self._policy.purge_grace)
+            forget_former_keys(conn, self._policy.purge_grace)
         for task in self._housekeeping:
             try:
                 task()

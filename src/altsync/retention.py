@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from altsync import outbox, store
+from altsync.contract import Topology
 from altsync.db import Conn, Database
-from altsync.records import Topology
+from altsync.outbox.retention import claim_pruning, prune_batches, prune_range
+from altsync.store import reads
 
 log = structlog.get_logger(__name__)
 
@@ -52,11 +53,11 @@ class Retention:
         operations = batches = 0
         while True:
             with self._database.transaction() as conn:
-                if not outbox.claim_pruning(conn):
+                if not claim_pruning(conn):
                     break
-                before = store.clock(conn) - self._age
+                before = reads.clock(conn) - self._age
                 found = self._operations(conn, before)
-                gone = 0 if found is not None else outbox.prune_batches(conn, before)
+                gone = 0 if found is not None else prune_batches(conn, before)
             operations += found or 0
             batches += gone
             if found is None and not gone:
@@ -69,7 +70,7 @@ class Retention:
 
     def _operations(self, conn: Conn, before: datetime) -> int | None:
         """Remove one range of operations; None when no range is left."""
-        found = outbox.prune_range(conn, self._topology, self._start, before)
+        found = prune_range(conn, self._topology, self._start, before)
         if found is None:
             return None
         self._start = found.go_on

@@ -21,21 +21,26 @@ from psycopg.rows import tuple_row
 from sqlalchemy import Connection, inspect
 from sqlalchemy.orm import Session
 
-from altsync import outbox, store
 from altsync.app import Application
 from altsync.catalogue.catalogue import Catalogue
 from altsync.catalogue.current import children_of, current, part_of
 from altsync.catalogue.entity import Entity
+from altsync.circuit.breaker import wanted_model
+from altsync.contract import Topology
 from altsync.db import Conn
+from altsync.entities import EntityType, ParentEdge, entity_id
 from altsync.errors import SaveError
-from altsync.records import EntityType, Origin, ParentEdge, Topology, entity_id
+from altsync.operations import Origin
 from altsync.seed import drafts, renaming, tags
 from altsync.seed.files import SeedFile
 from altsync.seed.loader import BATCH
 from altsync.seed.reader import Line, Raw, Rejected, check
 from altsync.seed.registry import TagRegistry
+from altsync.seed.sql import DELETE_PAGE, Changes, present, tombstone, upsert_staged
+from altsync.seed.tags_sql import former_tags, holders_of_tags, known_tags
 from altsync.seed.transactions import at_once
-from altsync.store import Changes
+from altsync.store.reads import all_keys, living_keys, named_parents, values_of
+from altsync.store.rows import SAVED
 from altsync.wording import unknown
 
 #: What entities are written with: a session or connection of SQLAlchemy, or psycopg's connection.
@@ -91,11 +96,11 @@ def delete(target: Target, entity: type[Entity], *keys: str) -> Changes:
 
 def _delete(conn: Conn, kind: EntityType, entity: type[Entity], keys: Sequence[str]) -> Changes:
     changes = Changes()
-    found = store.living_keys(conn, kind, keys)
+    found = living_keys(conn, kind, keys)
     ids = sorted(found.values())
-    for start in range(0, len(ids), store.DELETE_PAGE):
-        page = ids[start : start + store.DELETE_PAGE]
-        changes += store.tombstone(conn, kind, page, _topology(), noted=False, origin=Origin.UPDATE)
+    for start in range(0, len(ids), DELETE_PAGE):
+        page = ids[start : start + DELETE_PAGE]
+        changes += tombstone(conn, kind, page, _topology(), noted=False, origin=Origin.UPDATE)
     for child in children_of(kind):
         for parent in child.graph_parents:
             if parent.parent == kind and found:
@@ -106,7 +111,7 @@ def _delete(conn: Conn, kind: EntityType, entity: type[Entity], keys: Sequence[s
 def _check_unused(
     conn: Conn, entity: type[Entity], child: EntityType, column: str, keys: list[str]
 ) -> None:
-    named = store.named_parents(conn, child, column, keys)
+    named = named_parents(conn, child, column, keys)
     if named:
         key, count = named[0]
         many = child.one if count == 1 else child.many
@@ -162,7 +167,7 @@ class _Saver:
 
     def _check(self) -> list[_Asked]:
         """Check every entity as a seed line is."""
-        model = outbox.wanted_model(self._conn)
+        model = wanted_model(self._conn)
         asked = [self._line(entity, model[0] if model else None) for entity in self._entities]
         for parent in self.kind.parents:
             if parent.parent is not None:
@@ -229,11 +234,11 @@ class _Saver:
         """Refuse an entity that names a parent which is not loaded."""
         kind = current().by_table[parent.parent or ""]
         named = {getattr(one.line.item, parent.column) for one in asked} - {None}
-        known = parent.known - store.former_tags(self._conn, kind, parent.known)
-        missing = named - set(store.living_keys(self._conn, kind, sorted(named))) - known
+        known = parent.known - former_tags(self._conn, kind, parent.known)
+        missing = named - set(living_keys(self._conn, kind, sorted(named))) - known
         if missing:
             key = min(missing)
-            loaded = sorted(store.all_keys(self._conn, kind) | known)
+            loaded = sorted(all_keys(self._conn, kind) | known)
             raise self._refusal(parent.column, unknown(parent.name, key, loaded))
 
     # --- identity -----------------------------------------------------------------------------
@@ -248,10 +253,10 @@ class _Saver:
             return
         wanted = {id(one): self._keys_of(one) for one in without}
         keys = list({key for keys in wanted.values() for key in keys})
-        holders = store.holders_of_tags(self._conn, self.kind, keys)
+        holders = holders_of_tags(self._conn, self.kind, keys)
         names = self._names_of(holders.values())
-        current_keys = store.known_tags(self._conn, self.kind, list(set(holders.values())))
-        taken = store.known_tags(self._conn, self.kind, keys)
+        current_keys = known_tags(self._conn, self.kind, list(set(holders.values())))
+        taken = known_tags(self._conn, self.kind, keys)
         for one in without:
             if one.key is not None:
                 seed_id = holders.get(one.key, one.key)
@@ -305,7 +310,7 @@ class _Saver:
 
     def _names_of(self, seed_ids: Iterable[str]) -> dict[str, tuple[Any, ...]]:
         """What the keys of entities are made from, by seed id, of those whose rows are there."""
-        return store.values_of(self._conn, self.kind, list(seed_ids), self.kind.key_made_from)
+        return values_of(self._conn, self.kind, list(seed_ids), self.kind.key_made_from)
 
     def _refuse_repeats(self, asked: Sequence[_Asked]) -> None:
         counts = Counter(one.seed_id for one in asked)
@@ -318,7 +323,7 @@ class _Saver:
     def _write_page(self, page: Sequence[_Asked]) -> Changes:
         kind = self.kind
         drafted = [
-            drafts.draft(one.line._replace(seed_id=one.seed_id or ""), store.SAVED) for one in page
+            drafts.draft(one.line._replace(seed_id=one.seed_id or ""), SAVED) for one in page
         ]
         keys, renamed = self._keys([draft.wish for draft in drafted])
         rows = []
@@ -331,7 +336,7 @@ class _Saver:
             self._saved.append((one.entity, seed_id, keys[seed_id]))
         if renamed:
             renaming.lock(self._conn, kind, renamed)
-        changes = store.upsert_staged(self._conn, kind, _topology(), noted=False, saved=rows)
+        changes = upsert_staged(self._conn, kind, _topology(), noted=False, saved=rows)
         followed = renaming.follow(self._conn, kind, renamed, _topology()) if renamed else 0
         return replace(changes, operations=changes.operations + followed)
 
@@ -342,7 +347,7 @@ class _Saver:
         seed_ids = [wish.seed_id for wish in wishes]
         if self.kind.key_is_id:
             return dict(zip(seed_ids, seed_ids, strict=True)), {}
-        there = store.present(self._conn, self.kind, seed_ids)
+        there = present(self._conn, self.kind, seed_ids)
         has = {seed_id: one.key for seed_id, one in there.items()}
         given, refusals = TagRegistry(self._conn, dry_run=False).give(self.kind, wishes, has)
         for refusal in refusals:

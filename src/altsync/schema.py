@@ -30,8 +30,8 @@ from sqlmodel import SQLModel
 from altsync import db, models
 from altsync.catalogue.catalogue import Catalogue
 from altsync.catalogue.current import current
+from altsync.contract import EMBEDDING
 from altsync.errors import SchemaError
-from altsync.records import EMBEDDING
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ import neo4j
 import pinecone
 import psycopg
 
+from altsync.contract import SinkVersion
+from altsync.entities import EntityType, Model, Row
 from altsync.local.services.graph import DATABASE, Graph
 from altsync.local.services.postgres import Postgres
 from altsync.local.services.vectors import Vectors
@@ -23,7 +25,6 @@ from altsync.local.vectors.control import INDEX_PATH
 from altsync.local.vectors.names import DEFAULT_NAMESPACE, EMBEDDING_MODEL
 from altsync.openai_embedder import OpenAIEmbedder
 from altsync.projection import namespace
-from altsync.records import EntityType, Model, Row, SinkVersion
 from altsync.sinks import embedding, memory, pgvector
 from altsync.sinks import neo4j as graph
 from altsync.sinks import pinecone as vectors

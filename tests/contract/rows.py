@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from altsync.entities import Content, Model, Row, entity_id
 from altsync.projection import content_hash, text_hash
-from altsync.records import Content, Model, Row, entity_id
 from tests import sports
 
 #: Short vectors, so that most tests move few bytes.

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from altsync.records import AlreadyNewer, Written
+from altsync.contract import AlreadyNewer, Written
 from altsync.sinks.neo4j import Sink
 from tests import sports
 from tests.contract.harness import GraphHarness

@@ -7,7 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from altsync.records import Digest, Edge, EntityType, Row, Written
+from altsync.contract import Digest, Written
+from altsync.entities import Edge, EntityType, Row
 from altsync.sinks.neo4j import DIGEST_PRIME, STRANGE, WEIGHT_PRIME, Sink
 from tests import sports
 from tests.contract.harness import GraphHarness

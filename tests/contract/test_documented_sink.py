@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from altsync.records import EntityType, SinkVersion, Written
+from altsync.contract import SinkVersion, Written
+from altsync.entities import EntityType
 from tests import sports
 from tests.contract import harness
 from tests.contract.harness import Harness

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from altsync.contract import AlreadyNewer, Written
+from altsync.entities import Edge, Row, entity_id
 from altsync.errors import SinkFailure
-from altsync.records import AlreadyNewer, Edge, Row, Written, entity_id
 from altsync.sinks.neo4j import Sink
 from tests.contract.harness import GraphHarness
 from tests.contract.rows import HOSTILE, MODEL, deleted, league

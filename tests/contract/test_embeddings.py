@@ -8,15 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from altsync.contract import Failed, Written
 from altsync.db import Database
 from altsync.embedding import Embedded
+from altsync.entities import Model, Row
 from altsync.errors import SinkFailure
 from altsync.local.vectors.faults import FaultRule
 from altsync.openai_embedder import OpenAIEmbedder
+from altsync.operations import ErrorKind
 from altsync.projection import embedding_text
-from altsync.records import ErrorKind, Failed, Model, Row, Written
 from altsync.sinks.embedding import Sink
-from altsync.store import EmbeddingCache
+from altsync.store.vectors import EmbeddingCache
 from tests import sports
 from tests.contract.harness import EmbeddingHarness, FakeVectorStore
 from tests.contract.rows import deleted, example, league, vector

@@ -16,17 +16,11 @@ import pytest
 
 import altsync.sinks
 from altsync.config import read_settings
+from altsync.contract import AlreadyNewer, Outcome, SinkVersion, Written
+from altsync.entities import EntityType, Row
 from altsync.errors import SinkFailure
+from altsync.operations import ErrorKind
 from altsync.projection import content_hash, text_hash
-from altsync.records import (
-    AlreadyNewer,
-    EntityType,
-    ErrorKind,
-    Outcome,
-    Row,
-    SinkVersion,
-    Written,
-)
 from altsync.sinks.base import Sink
 from tests import sports
 from tests.contract.harness import HARNESSES, FakeVectorStore, Harness

@@ -11,10 +11,11 @@ from typing import Any, cast
 
 import pytest
 
+from altsync.contract import Failed, Written
 from altsync.errors import SinkFailure
 from altsync.local.vectors.faults import FaultRule
 from altsync.openai_embedder import OpenAIEmbedder
-from altsync.records import ErrorKind, Failed, Written
+from altsync.operations import ErrorKind
 from altsync.sinks import neo4j
 from altsync.sinks import pinecone as vectors_sink
 from altsync.sinks.base import Sink

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from neo4j.exceptions import ConstraintError
 
+from altsync.contract import AlreadyNewer, Failed, Written
+from altsync.entities import Row
 from altsync.errors import SinkFailure
-from altsync.records import AlreadyNewer, ErrorKind, Failed, Row, Written
+from altsync.operations import ErrorKind
 from altsync.sinks import neo4j
 from altsync.sinks.neo4j import Edges, Held, Sink
 from tests import sports

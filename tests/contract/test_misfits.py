@@ -9,9 +9,10 @@ from typing import Any, cast
 import neo4j.exceptions
 import pytest
 
+from altsync.contract import Written
 from altsync.errors import SinkFailure
 from altsync.local.vectors.faults import FaultRule
-from altsync.records import ErrorKind, Written
+from altsync.operations import ErrorKind
 from altsync.sinks import neo4j as graph_sink
 from altsync.sinks.pinecone import misfit
 from tests import sports

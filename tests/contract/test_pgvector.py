@@ -13,18 +13,12 @@ import numpy as np
 import psycopg
 import pytest
 
+from altsync.contract import AlreadyNewer, Failed, Installation, Written
+from altsync.entities import Model, Row
 from altsync.errors import SinkFailure
 from altsync.local.services.postgres import Postgres
+from altsync.operations import ErrorKind
 from altsync.ownership import NotOurs, Ownership
-from altsync.records import (
-    AlreadyNewer,
-    ErrorKind,
-    Failed,
-    Installation,
-    Model,
-    Row,
-    Written,
-)
 from altsync.sinks import pgvector as module
 from altsync.sinks.base import Held, Match, Reads
 from altsync.sinks.pgvector import Sink, sent_bytes, table_name, table_names, translate

@@ -10,11 +10,12 @@ import pytest
 from pinecone import Index as PineconeIndex
 from pinecone import ServerlessSpec
 
+from altsync.contract import Written
+from altsync.entities import EntityType, Model, Row
 from altsync.errors import SinkFailure
 from altsync.local.vectors.faults import FaultRule
-from altsync.reconcile.patience import Patience
-from altsync.records import EntityType, Model, Row, Written
 from altsync.sinks.pinecone import MAX_BYTES, Held, Match, Reads, Sink, sent_bytes
+from altsync.verify.retry import Patience
 from tests import sports
 from tests.contract.harness import PineconeHarness
 from tests.contract.rows import HOSTILE, MODEL, archetype, deleted, example, league, vector

@@ -9,12 +9,16 @@ from uuid import uuid4
 
 import pytest
 
-from altsync import db, log, outbox, redaction, store
+from altsync import db, log, redaction
 from altsync.app import Application
+from altsync.circuit.breaker import open_breaker
 from altsync.db import Database
 from altsync.local.ports import is_free
 from altsync.local.services.postgres import Postgres
-from altsync.records import Dead, ErrorKind, Settlement
+from altsync.operations import Dead, ErrorKind, Settlement
+from altsync.outbox.claim import release
+from altsync.outbox.settle import record_batch
+from altsync.verify.sql import note_verification
 from tests.dashboard.site import Site, serving, settings_for
 from tests.integration.fakes import FakeGraph
 from tests.integration.few_rights import role_that_lacks
@@ -57,7 +61,7 @@ def bury(world: World, reasons: dict[str, str]) -> None:
         if op.entity_key in reasons
     ]
     world.settle(GRAPH, token, dead)
-    outbox.release(world.conn, [op.id for op in operations if op.entity_key not in reasons], token)
+    release(world.conn, [op.id for op in operations if op.entity_key not in reasons], token)
 
 
 def record(world: World, sink: str, seconds_ago: float, seconds: float = 0.2, **work: int) -> None:
@@ -66,7 +70,7 @@ def record(world: World, sink: str, seconds_ago: float, seconds: float = 0.2, **
     settlement = Settlement(**{name: work.get(name, 0) for name in numbers})
     calls, tokens = work.get("calls", 1), work.get("tokens", 0)
     claimed = work.get("claimed", sum(work.get(name, 0) for name in numbers))
-    outbox.record_batch(
+    record_batch(
         world.conn, sink, "w", claimed, settlement, calls=calls, tokens=tokens, seconds=seconds
     )
     world.conn.execute(
@@ -102,7 +106,7 @@ def test_the_overview_is_the_status_and_more(site: Site, world: World) -> None:
     assert (graph["last_minute"]["synced"], graph["last_minute"]["remote_calls"]) == (7, 2)
     assert body["sinks"]["pinecone"]["last_minute"]["synced"] == 0
     assert body["verify"] is None
-    store.note_verification(world.conn, seconds=1.0, consistent=True, result={"entities": 4})
+    note_verification(world.conn, seconds=1.0, consistent=True, result={"entities": 4})
     body = site.get("/api/overview").json
     assert (body["verify"]["consistent"], body["verify"]["result"]["entities"]) == (True, 4)
 
@@ -361,7 +365,7 @@ def test_ready_says_that_a_breaker_is_open(database_url: str, world: World) -> N
     """With its reason, redacted."""
     app = Application(settings_for(database_url, neo4j_uri="bolt://127.0.0.1:1"))
     reason = "no route to bolt://a:secret99@b"
-    outbox.open_breaker(world.conn, "neo4j", uuid4(), reason, 60)
+    open_breaker(world.conn, "neo4j", uuid4(), reason, 60)
     with serving(app) as site:
         sink = site.get("/readyz").json["sinks"]["neo4j"]
     app.close()

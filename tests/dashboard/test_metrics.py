@@ -13,11 +13,12 @@ import yaml
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from altsync import db, store
+from altsync import db
 from altsync.app import Application
 from altsync.dashboard.metrics import BOUNDS, AltsyncCollector
 from altsync.dashboard.probes import ANSWER_WITHIN, Pulse, readiness
-from altsync.records import BreakerState
+from altsync.operations import BreakerState
+from altsync.verify.sql import note_verification
 from tests.dashboard.site import Site, settings_for
 from tests.dashboard.test_api import bury, record
 from tests.faults.proxies import relayed
@@ -189,7 +190,7 @@ def test_every_scraped_metric_is_described(
     told = {"altsync_drift", "altsync_verify_problem", "altsync_verify_last_seconds"}
     assert not samples(site).keys() & told
     result = {"sinks": {"neo4j": {"missing": 3, "stale": 0, "ghost": 0, "ahead": 1, "edges": 5}}}
-    store.note_verification(world.conn, seconds=1.0, consistent=False, result=result)
+    note_verification(world.conn, seconds=1.0, consistent=False, result=result)
     found = samples(site)
     assert found["altsync_drift"] == {
         ("missing", "neo4j"): 3,
@@ -210,7 +211,7 @@ def test_a_sink_that_could_not_be_compared_is_not_called_equal(site: Site, world
         },
         "problems": {"pinecone": "away", "neo4j": "away"},
     }
-    store.note_verification(world.conn, seconds=1.0, consistent=False, result=result)
+    note_verification(world.conn, seconds=1.0, consistent=False, result=result)
     found = samples(site)
     assert found["altsync_drift"] == {
         ("stale", "neo4j"): 2,

@@ -9,12 +9,12 @@ import psycopg
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from altsync import store
 from altsync.app import Application
 from altsync.db import Database
 from altsync.local.services.postgres import Postgres
 from altsync.local.services.vectors import Vectors
 from altsync.local.vectors.names import EMBEDDING_MODEL
+from altsync.verify.sql import note_verification
 from tests import sports
 from tests.contract.harness import PineconeHarness
 from tests.dashboard.browser import PATIENCE, chromium, page_of
@@ -339,7 +339,7 @@ def test_what_the_last_comparison_said(
     note: str,
 ) -> None:
     """What could not be seen is no difference, and what is under way no agreement."""
-    store.note_verification(
+    note_verification(
         stage.world.conn, seconds=1.0, consistent=consistent, result={"entities": 9, **result}
     )
     with page_of(browser, stage.url) as page:

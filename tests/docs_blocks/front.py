@@ -33,8 +33,8 @@ IMPORTS = (
     "alembic.command",
     "altsync.app",
     "altsync.cli",
-    "altsync.explain",
-    "altsync.health",
+    "altsync.why.explain",
+    "altsync.doctor",
     "altsync.openai_embedder",
     "altsports.queries",
     "altsync.queries",
@@ -42,7 +42,7 @@ IMPORTS = (
     "altsync.sinks.embedding",
     "altsync.sinks.neo4j",
     "altsync.sinks.pinecone",
-    "altsync.status",
+    "altsync.status.collect",
 )
 
 

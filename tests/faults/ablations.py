@@ -129,7 +129,7 @@ ABLATIONS: dict[str, Ablation] = {
         "H4: a version is drawn after the row's lock",
         (
             _edit(
-                "store.seeding:_renew",
+                "seed.sql:_renew",
                 ("version = nextval('entity_version')", "version = excluded.version"),
             ),
         ),
@@ -148,7 +148,7 @@ ABLATIONS: dict[str, Ablation] = {
     ),
     "upsert_order": Ablation(
         "H7: rows are locked in the order of their ids",
-        (_edit("store.seeding:upsert_staged", ("ORDER BY s.id", "")),),
+        (_edit("seed.sql:upsert_staged", ("ORDER BY s.id", "")),),
     ),
     "claim_weights": Ablation(
         "H9: those whose worker vanished come fewer at a time",

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from altsync.records import EMBEDDING
+from altsync.contract import EMBEDDING
 from tests.faults import roles
 from tests.faults.line import DIED
 from tests.faults.plan import Plan

@@ -5,11 +5,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 
-from altsync import store
 from altsync.db import Database
 from altsync.embedding import Embedded
+from altsync.entities import Model
 from altsync.projection import digest
-from altsync.records import Model
+from altsync.store.vectors import EmbeddingCache
 from tests.faults.ledger import Ledger
 from tests.faults.line import ERRORS, Line, failure
 
@@ -34,7 +34,7 @@ class SimulatedEmbedder:
         self._line.ledger.close()
 
 
-class WatchedCache(store.EmbeddingCache):
+class WatchedCache(EmbeddingCache):
     """The product's cache of vectors; the ledger learns when a paid one is safe."""
 
     def __init__(self, database: Database, ledger: Ledger) -> None:

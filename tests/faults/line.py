@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from altsync.errors import SinkFailure
-from altsync.records import ErrorKind
+from altsync.operations import ErrorKind
 from tests.faults.ledger import Ledger, Result, Write
 from tests.faults.weather import Trouble, Weather
 

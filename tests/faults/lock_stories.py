@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from altsync.records import entity_id
+from altsync.entities import entity_id
 from tests import sports
 from tests.faults.site import NEO4J, PINECONE
 from tests.faults.stage import Stage

@@ -12,8 +12,8 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from altsync.contract import EMBEDDING
 from altsync.delivery import Policy
-from altsync.records import EMBEDDING
 from tests.faults.embedder import text_vector
 from tests.faults.ledger import Held, Payment
 from tests.faults.site import MODEL, NEO4J, PINECONE, Site

@@ -21,9 +21,10 @@ from typing import Any
 
 import psycopg
 
-from altsync import db, outbox, schema
+from altsync import db, schema
+from altsync.circuit.breaker import register_sinks
+from altsync.contract import EMBEDDING
 from altsync.local.services.postgres import start_postgres
-from altsync.records import EMBEDDING
 from tests.faults import ablations, oracle
 from tests.faults.crew import Crew
 from tests.faults.drain import drain
@@ -249,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             url = server.url
             schema.migrate(url)
             with psycopg.connect(url) as conn:
-                outbox.register_sinks(conn, TOPOLOGY, MODEL, DIMENSIONS)
+                register_sinks(conn, TOPOLOGY, MODEL, DIMENSIONS)
         report = run(
             url,
             folder,

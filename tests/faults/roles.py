@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from altsync import db, outbox
+from altsync import db, retry
+from altsync.outbox.upkeep import backfill_page, purge_deleted
+from altsync.retry import dead_ids
 from tests import sports
 from tests.faults.line import DIED
 from tests.faults.plan import Plan
@@ -111,15 +113,15 @@ def sweep(site: Site, plan: Plan, chapter: Chapter, casting: Casting) -> None:
                 backfill(database, dice)
             elif chore < 0.15:
                 with database.transaction() as conn:
-                    outbox.purge_deleted(conn, PURGE_GRACE)
+                    purge_deleted(conn, PURGE_GRACE)
         time.sleep(dice.uniform(0.02, 0.15))
 
 
 def retry_dead(database: WatchedDatabase) -> int:
     """Enqueue everything anew that was given up on; returns how much that was."""
     with database.transaction() as conn:
-        dead = outbox.dead_ids(conn)
-        outbox.retry_dead(conn, dead, TOPOLOGY)
+        dead = dead_ids(conn)
+        retry.retry_dead(conn, dead, TOPOLOGY)
     return len(dead)
 
 
@@ -128,7 +130,7 @@ def backfill(database: WatchedDatabase, dice: random.Random) -> None:
     sink = TOPOLOGY.traits(dice.choice(TOPOLOGY.names))
     entity_type = dice.choice(list(sports.TYPES))
     with database.transaction() as conn:
-        outbox.backfill_page(conn, sink, entity_type, after=None, force=dice.random() < 0.5)
+        backfill_page(conn, sink, entity_type, after=None, force=dice.random() < 0.5)
 
 
 @contextmanager

@@ -16,18 +16,9 @@ import numpy as np
 import orjson
 import pinecone
 
+from altsync.contract import AlreadyNewer, Answer, Outcome, SinkTraits, SinkVersion, Written
+from altsync.entities import EntityType, Model, Row
 from altsync.projection import content_hash
-from altsync.records import (
-    AlreadyNewer,
-    Answer,
-    EntityType,
-    Model,
-    Outcome,
-    Row,
-    SinkTraits,
-    SinkVersion,
-    Written,
-)
 from altsync.sinks import pinecone as pinecone_sink
 from tests.faults.ledger import Effect, Result, Write
 from tests.faults.line import (

@@ -8,20 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from altsync import db, store
+from altsync import db
 from altsync.catalogue.parts import Part
+from altsync.contract import EMBEDDING, SinkTraits, Topology
 from altsync.db import Conn
 from altsync.delivery import Delivery, Policy
-from altsync.records import (
-    EMBEDDING,
-    SinkTraits,
-    Topology,
-    entity_id,
-)
+from altsync.entities import entity_id
 from altsync.relay import Relay, RelayPolicy
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Report
+from altsync.seed.sql import create_changed_in_run, tombstone
 from altsync.sinks.base import Sink
 from altsync.sinks.embedding import Sink as EmbeddingSink
 from tests.faults.embedder import SimulatedEmbedder, WatchedCache
@@ -168,8 +165,8 @@ class Seeder:
         assert entity_type is not None
         ids = [entity_id(entity_type, seed_id) for seed_id in action.seed_ids]
         with self._conn.transaction():
-            store.create_changed_in_run(self._conn)
-            store.tombstone(self._conn, entity_type, ids, TOPOLOGY)
+            create_changed_in_run(self._conn)
+            tombstone(self._conn, entity_type, ids, TOPOLOGY)
 
     def _folder(self) -> Path:
         self._root.mkdir(parents=True, exist_ok=True)

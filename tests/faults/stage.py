@@ -16,10 +16,11 @@ from typing import Any
 
 import psycopg
 
-from altsync import db, outbox
+from altsync import db
 from altsync.catalogue.parts import Part
+from altsync.contract import EMBEDDING
 from altsync.delivery import Batch
-from altsync.records import EMBEDDING
+from altsync.outbox.upkeep import backfill_page, purge_deleted
 from tests import sports
 from tests.faults import oracle
 from tests.faults.drain import drain
@@ -159,15 +160,13 @@ class Stage:
     def purge(self) -> None:
         """Remove deleted entities for good, without any grace."""
         with self._database.transaction() as conn:
-            outbox.purge_deleted(conn, grace=0.0)
+            purge_deleted(conn, grace=0.0)
 
     def backfill(self, sink: str) -> None:
         """Ask for everything of one sink anew, at the version that it is at."""
         for entity_type in sports.TYPES:
             with self._database.transaction() as conn:
-                outbox.backfill_page(
-                    conn, TOPOLOGY.traits(sink), entity_type, after=None, force=True
-                )
+                backfill_page(conn, TOPOLOGY.traits(sink), entity_type, after=None, force=True)
 
     def lose_everything(self, sink: str) -> None:
         """The server behind a sink is reset."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from altsync.records import EMBEDDING
+from altsync.contract import EMBEDDING
 from tests import sports
 from tests.faults.plan import line
 from tests.faults.site import NEO4J, PINECONE

@@ -7,22 +7,13 @@ from typing import ClassVar
 
 import pytest
 
-from altsync import outbox
+from altsync.circuit.breaker import SinkHealth, register_sinks, sink_health
+from altsync.contract import EMBEDDING, Answer, SinkTraits, Topology
 from altsync.db import Database
 from altsync.delivery import Delivery, Policy
+from altsync.entities import EntityType, Model, Row
 from altsync.errors import SinkFailure
-from altsync.outbox import SinkHealth
-from altsync.records import (
-    EMBEDDING,
-    Answer,
-    BreakerState,
-    EntityType,
-    ErrorKind,
-    Model,
-    Row,
-    SinkTraits,
-    Topology,
-)
+from altsync.operations import BreakerState, ErrorKind
 from tests import sports
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
 from tests.integration.fakes import Call, FakeEmbedder, FakeGraph, FakeIndex, FakeSink
@@ -50,7 +41,7 @@ REFUSALS = [
 
 def health(world: World, sink: str) -> SinkHealth:
     """The shared state of a sink."""
-    return outbox.sink_health(world.conn)[sink]
+    return sink_health(world.conn)[sink]
 
 
 def fails(failure: SinkFailure, *types: EntityType) -> Callable[[Call], None]:
@@ -496,7 +487,7 @@ def test_a_bad_record_of_a_sink_without_a_status_ends_as_others_pass(
     """Each one that passes after it failed is evidence for one attempt, in whatever batch."""
     topology = Topology((*TOPOLOGY.sinks, Files.traits))
     world.topology = topology
-    outbox.register_sinks(world.conn, topology, MODEL, DIMENSIONS)
+    register_sinks(world.conn, topology, MODEL, DIMENSIONS)
     files = Files()
     files.before = refuses("bad")
     world.save(league("bad"))
@@ -517,7 +508,7 @@ def test_a_sink_without_a_status_that_begins_to_refuse_spends_no_attempt(
     """What passed before a record failed for the first time is no evidence against it."""
     topology = Topology((*TOPOLOGY.sinks, Files.traits))
     world.topology = topology
-    outbox.register_sinks(world.conn, topology, MODEL, DIMENSIONS)
+    register_sinks(world.conn, topology, MODEL, DIMENSIONS)
     files = Files()
     world.save(*leagues(5))
     deliver_files(world, database, files, 1)

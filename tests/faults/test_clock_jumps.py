@@ -7,14 +7,19 @@ from uuid import uuid4
 import pytest
 from structlog.testing import capture_logs
 
-from altsync import outbox, status, store
 from altsync.app import longest_retry
+from altsync.circuit.breaker import gate, may_wake, open_breaker, sink_health
+from altsync.circuit.budget import reserve
+from altsync.circuit.clock import Bounds, set_back
 from altsync.config import Settings
 from altsync.db import Conn, Database
 from altsync.delivery.policy import Policy
-from altsync.reconcile import Schedule
-from altsync.records import EntityType
+from altsync.entities import EntityType
 from altsync.relay import Relay, RelayPolicy
+from altsync.similarity.sql import vector_standing
+from altsync.status.collect import IDLE_SECONDS
+from altsync.status.sql import idle_sinks
+from altsync.verify.schedule import Schedule
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import FakeGraph
@@ -111,9 +116,9 @@ def test_waits_within_their_bounds_are_left_alone(world: World, database: Databa
 def test_more_than_one_page_is_set_back(world: World) -> None:
     world.save(*leagues(7))
     move(world, "1 day", "available_at")
-    bounds = outbox.Bounds(LEASE, RETRY, ECHO)
+    bounds = Bounds(LEASE, RETRY, ECHO)
     counts = []
-    while found := outbox.set_back(world.conn, ["neo4j"], bounds, limit=3):
+    while found := set_back(world.conn, ["neo4j"], bounds, limit=3):
         counts.append(found.operations)
     assert counts == [3, 3, 1]
 
@@ -126,9 +131,9 @@ def test_a_breaker_is_probed_without_any_housekeeping(
     world.save(league("nfl"))
     world.conn.execute("UPDATE sink_state SET state = %s, reason = 'down'", (state,))
     move(world, jump, "open_until", "probe_until", table="sink_state")
-    assert outbox.may_wake(world.conn, "neo4j", 1, 10.0)
+    assert may_wake(world.conn, "neo4j", 1, 10.0)
     assert deliver(database, FakeGraph()).settlement.synced == 1
-    assert outbox.sink_health(world.conn)["neo4j"].state == "closed"
+    assert sink_health(world.conn)["neo4j"].state == "closed"
 
 
 def test_a_probe_that_fails_opens_the_breaker_for_its_own_delay_alone(world: World) -> None:
@@ -137,18 +142,18 @@ def test_a_probe_that_fails_opens_the_breaker_for_its_own_delay_alone(world: Wor
     world.conn.execute("UPDATE sink_state SET state = 'open', reason = 'down'")
     move(world, "1 day", "open_until", table="sink_state")
     token = uuid4()
-    assert outbox.gate(world.conn, "neo4j", token, LEASE).probing
-    outbox.open_breaker(world.conn, "neo4j", token, "still down", 20.0)
+    assert gate(world.conn, "neo4j", token, LEASE).probing
+    open_breaker(world.conn, "neo4j", token, "still down", 20.0)
     left = ahead(world, "SELECT open_until FROM sink_state WHERE sink = 'neo4j'")
     assert 0 < left <= 20.0
-    assert not outbox.gate(world.conn, "neo4j", uuid4(), LEASE).admitted
+    assert not gate(world.conn, "neo4j", uuid4(), LEASE).admitted
 
 
 def test_no_delay_is_longer_than_the_gate_believes(world: World) -> None:
     """Or a breaker that opens for a day would be probed all day."""
     world.save(league("nfl"))
-    outbox.open_breaker(world.conn, "neo4j", uuid4(), "for a day", 86_400.0)
-    assert not outbox.gate(world.conn, "neo4j", uuid4(), LEASE).admitted
+    open_breaker(world.conn, "neo4j", uuid4(), "for a day", 86_400.0)
+    assert not gate(world.conn, "neo4j", uuid4(), LEASE).admitted
     assert ahead(world, "SELECT open_until FROM sink_state WHERE sink = 'neo4j'") <= RETRY
 
 
@@ -158,8 +163,8 @@ def test_a_relay_wakes_workers_whatever_its_last_wake_up_says(world: World, jump
     world.save(league("nfl"))
     world.conn.execute("UPDATE sink_state SET unanswered_wakes = 4")
     move(world, jump, "last_wake_at", table="sink_state")
-    assert outbox.may_wake(world.conn, "neo4j", 4, 10.0)
-    assert not outbox.may_wake(world.conn, "neo4j", 4, 10.0)
+    assert may_wake(world.conn, "neo4j", 4, 10.0)
+    assert not may_wake(world.conn, "neo4j", 4, 10.0)
 
 
 def test_a_claim_to_come_hides_no_silence(world: World) -> None:
@@ -167,10 +172,10 @@ def test_a_claim_to_come_hides_no_silence(world: World) -> None:
     world.save(league("nfl"))
     world.conn.execute("UPDATE sync_operation SET available_at = now() - interval '40 s'")
     move(world, "1 day", "last_claim_at", "last_wake_at", table="sink_state")
-    idle = store.idle_sinks(world.conn, status.IDLE_SECONDS)
+    idle = idle_sinks(world.conn, IDLE_SECONDS)
     assert idle["neo4j"].seconds == pytest.approx(40, abs=20)
     assert idle["neo4j"].relay_silent
-    outbox.gate(world.conn, "neo4j", uuid4(), LEASE)
+    gate(world.conn, "neo4j", uuid4(), LEASE)
     assert ahead(world, "SELECT last_claim_at FROM sink_state WHERE sink = 'neo4j'") <= 0
 
 
@@ -190,7 +195,7 @@ def test_the_shared_state_of_sinks_is_set_back(world: World, database: Database)
 @pytest.mark.parametrize("column", ["requests_until", "tokens_until"])
 def test_a_budget_that_is_spent_for_a_day_is_taken_for_unspent(world: World, column: str) -> None:
     move(world, "1 day", column, table="sink_state")
-    granted, wait = outbox.reserve(
+    granted, wait = reserve(
         world.conn, "embedding", requests=1.0, tokens=1.0, patience=10.0, longest=300.0
     )
     assert granted
@@ -232,7 +237,7 @@ def test_a_vector_confirmed_in_the_future_is_not_late_for_ever(world: World) -> 
     world.save(league("nfl"))
     world.conn.execute("UPDATE league SET pinecone_synced_at = now() + interval '1 day'")
     ids = [row[0] for row in world.conn.execute("SELECT id FROM league")]
-    ((_, age),) = store.vector_standing(world.conn, sports.LEAGUE, ids, "pinecone").values()
+    ((_, age),) = vector_standing(world.conn, sports.LEAGUE, ids, "pinecone").values()
     assert age is not None
     assert age > 3600
 

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
-from altsync import store
-from altsync.explain import Explanation, explain
 from altsync.projection import content_hash, same_content, text_hash
+from altsync.store.rows import read_rows
+from altsync.store.vectors import EmbeddingCache
+from altsync.verify.parts import edited_parts
+from altsync.verify.sql import edited_rows
+from altsync.why.explain import Explanation, explain
 from tests import sports
 from tests.integration.seeds import (
     archetype_line,
@@ -70,7 +73,7 @@ def contents(world: World) -> list[tuple[Any, ...]]:
 
 def edited(world: World) -> set[str]:
     """Keys of the rows that are found to be edited."""
-    pages = (store.edited_rows(world.conn, t, after=None, limit=100) for t in sports.TYPES)
+    pages = (edited_rows(world.conn, t, after=None, limit=100) for t in sports.TYPES)
     return {row.key for rows, _ in pages for row in rows}
 
 
@@ -161,7 +164,7 @@ def edited_of(world: World) -> set[str]:
     for part in sports.PARTS[3:]:
         after: str | None = ""
         while after is not None:
-            page, after = store.edited_parts(world.conn, part, after=after, limit=1)
+            page, after = edited_parts(world.conn, part, after=after, limit=1)
             found |= {f"{part.table} {one.seed_id}" for one in page}
     return found
 
@@ -264,14 +267,14 @@ def test_a_repair_carries_the_edit_to_nodes_and_vectors(site: Site) -> None:
         "SELECT l.content_hash, l.text_hash, l.embedding_text_hash FROM league l "
         "WHERE league_tag = 'l003'"
     ).fetchone()
-    (read,) = store.read_rows(site.world.conn, sports.LEAGUE, [league_id("l003")])
+    (read,) = read_rows(site.world.conn, sports.LEAGUE, [league_id("l003")])
     assert row == (content_hash(read.content), *[text_hash(read.content)] * 2)
     (node,) = site.graph.ask("MATCH (n:League {league_tag: 'l003'}) RETURN n.description AS text")
     assert node["text"] == "Another text"
     (vector,) = [
         one.values for (_, key), one in site.index.records(sports.LEAGUE).items() if key == "l003"
     ]
-    kept = store.EmbeddingCache(site.database).find(site.app.stores().model, row[1])
+    kept = EmbeddingCache(site.database).find(site.app.stores().model, row[1])
     assert kept is not None
     assert [round(n, 5) for n in vector] == [round(float(n), 5) for n in numbers(kept)]
 

@@ -20,8 +20,8 @@ import pytest
 from altsync.cli import app as cli
 from altsync.db import Database
 from altsync.local.services.vectors import Vectors
-from altsync.records import Dead, ErrorKind
-from altsync.store import Rules
+from altsync.operations import Dead, ErrorKind
+from altsync.similarity.sql import Rules
 from tests import sports
 from tests.children import child
 from tests.contract.harness import PineconeHarness

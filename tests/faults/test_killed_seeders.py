@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
-from altsync import db, store
+from altsync import db
 from altsync.catalogue.parts import Part
 from altsync.db import Database
-from altsync.seed import loader
+from altsync.seed import loader, pruning
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Report
@@ -346,7 +346,8 @@ def _seed_and_exit(url: str, folder: str, said: str, nth: int, point: str) -> No
             Path(said).write_text(json.dumps(reached))
             os._exit(KILLED)
 
-    loader.BATCH, store.DELETE_PAGE = BATCH, PAGE
+    loader.BATCH = BATCH
+    pruning.DELETE_PAGE = PAGE  # type: ignore[attr-defined]
     with db.connect(url) as conn:
         options = Options(Path(folder), seeds.ALL, prune=True, yes=True)
         Loader(conn, TOPOLOGY, options, Report(None), at=at).run()

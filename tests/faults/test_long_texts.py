@@ -11,18 +11,20 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from altsync import outbox, store
 from altsync.app import Application
 from altsync.cli import app as cli
 from altsync.cli.terminal import Exit
+from altsync.contract import EMBEDDING, SinkTraits
 from altsync.db import Database
-from altsync.explain import Explanation, explain
+from altsync.operations import Dead, ErrorKind
 from altsync.projection import embedded_fields, embedding_text
-from altsync.records import EMBEDDING, Dead, ErrorKind, SinkTraits
+from altsync.retry import dead_ids, discard_dead, retry_dead
 from altsync.seed.report import Report
 from altsync.sinks import embedding
-from altsync.store import EmbeddingCache
+from altsync.store.vectors import EmbeddingCache
 from altsync.tokens import too_long
+from altsync.verify.sql import edited_rows, embedding_gaps
+from altsync.why.explain import Explanation, explain
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import FakeEmbedder
@@ -219,9 +221,9 @@ def test_an_entity_without_its_embedding_has_one_status_in_every_view(
     site.delivery("pinecone").drain(10)
     if then == "discarded":
         with site.world.conn.transaction():
-            dead = outbox.dead_ids(site.world.conn)
+            dead = dead_ids(site.world.conn)
             topology = site.app.topology
-            outbox.discard_dead(site.world.conn, dead, topology, by="me", why="too long")
+            discard_dead(site.world.conn, dead, topology, by="me", why="too long")
     statuses = site.world.statuses(long)
     assert (statuses["embedding"], statuses["pinecone"]) == ("failed", "failed")
     told = explain(site.app, "long", Path("nowhere"))
@@ -256,9 +258,9 @@ def _fail(site: Site, sink: SinkTraits, *keys: str, reason: str = "refused") -> 
 
 def _discard(site: Site) -> None:
     with site.world.conn.transaction():
-        dead = outbox.dead_ids(site.world.conn)
+        dead = dead_ids(site.world.conn)
         topology = site.app.topology
-        outbox.discard_dead(site.world.conn, dead, topology, by="me", why="too long")
+        discard_dead(site.world.conn, dead, topology, by="me", why="too long")
 
 
 def _enqueued_since(site: Site, last: int) -> list[tuple[str, str]]:
@@ -342,7 +344,7 @@ def test_a_text_that_was_given_up_on_is_repaired_after_a_retry(site: Site) -> No
     _fail(site, EMBEDDER, "l001")
     site.deliver()
     with site.world.conn.transaction():
-        outbox.retry_dead(site.world.conn, outbox.dead_ids(site.world.conn), site.app.topology)
+        retry_dead(site.world.conn, dead_ids(site.world.conn), site.app.topology)
     site.deliver()
     site.drop_vector("l001")
     assert site.mend().tallies
@@ -380,8 +382,8 @@ def test_a_seed_over_the_limit_is_loaded_with_a_note_and_embedded_once(
         assert len(embedder.requests) == (1 if run == 0 else 0)
     assert world.counts(EMBEDDING) == {"synced": 1}
     for kind in sports.TYPES:
-        assert store.embedding_gaps(world.conn, kind, after=None, limit=10)[0] == []
-        assert store.edited_rows(world.conn, kind, after=None, limit=10)[0] == []
+        assert embedding_gaps(world.conn, kind, after=None, limit=10)[0] == []
+        assert edited_rows(world.conn, kind, after=None, limit=10)[0] == []
 
 
 def test_what_a_worker_sends_is_cut_and_a_worker_that_refuses_takes_the_vector(
@@ -404,7 +406,7 @@ def test_what_was_refused_is_embedded_after_the_setting_and_a_retry(
     world.save(league("long", description=LONG))
     assert embed(database).requests == []
     with world.conn.transaction():
-        outbox.retry_dead(world.conn, outbox.dead_ids(world.conn), TOPOLOGY)
+        retry_dead(world.conn, dead_ids(world.conn), TOPOLOGY)
     assert len(embed_cut(database).requests) == 1
     assert world.statuses(league("long"))["embedding"] == "synced"
 

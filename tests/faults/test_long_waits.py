@@ -6,11 +6,12 @@ import math
 
 import pytest
 
-from altsync import outbox
+from altsync.circuit.breaker import may_wake, pause, probe_now, resume, sink_health
+from altsync.contract import Failed, Outcome
 from altsync.db import Database
 from altsync.delivery import Batch
 from altsync.errors import LONGEST_WAIT, SinkFailure, seconds_of
-from altsync.records import BreakerState, ErrorKind, Failed, Outcome
+from altsync.operations import BreakerState, ErrorKind
 from tests.integration.fakes import Call, FakeGraph
 from tests.integration.world import World, deliver, delivery, leagues
 
@@ -65,15 +66,15 @@ def test_an_operator_has_an_open_breaker_probed_at_once(
     graph.before = lambda call: None
     assert deliver(database, graph) == Batch()
     if how == "pause and resume":
-        outbox.pause(world.conn, "neo4j", "to look")
+        pause(world.conn, "neo4j", "to look")
     if how == "probe_now":
-        assert outbox.probe_now(world.conn, "neo4j")
+        assert probe_now(world.conn, "neo4j")
     else:
-        outbox.resume(world.conn, "neo4j")
-    assert outbox.may_wake(world.conn, "neo4j", 1, 10.0)
+        resume(world.conn, "neo4j")
+    assert may_wake(world.conn, "neo4j", 1, 10.0)
     delivery(database, graph).drain(10)
     assert world.counts("neo4j") == {"synced": 3}
-    assert outbox.sink_health(world.conn)["neo4j"].state is BreakerState.CLOSED
+    assert sink_health(world.conn)["neo4j"].state is BreakerState.CLOSED
 
 
 @pytest.mark.parametrize(

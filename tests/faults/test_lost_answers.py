@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from altsync import db
+from altsync.contract import EMBEDDING
 from altsync.db import Database
-from altsync.records import EMBEDDING
 from altsync.seed import loader
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options

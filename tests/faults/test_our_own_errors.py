@@ -9,12 +9,12 @@ import psycopg
 import pytest
 from psycopg_pool import PoolTimeout
 
-from altsync import outbox
+from altsync.circuit.breaker import sink_health
 from altsync.db import Database, ServerSilent, own_revision
 from altsync.delivery import Batch
 from altsync.errors import SinkFailure
 from altsync.local.services.postgres import Postgres
-from altsync.records import BreakerState, ErrorKind
+from altsync.operations import BreakerState, ErrorKind
 from tests.integration.fakes import Call, FakeGraph, FakeIndex
 from tests.integration.few_rights import role_that_lacks
 from tests.integration.world import World, bury_exhausted, deliver, delivery, embed, leagues
@@ -71,14 +71,14 @@ def test_an_error_of_postgresql_gives_the_claim_back_and_opens_the_breaker(
             world.pass_time(1000)
     finally:
         world.conn.execute(mends)
-    health = outbox.sink_health(world.conn)["neo4j"]
+    health = sink_health(world.conn)["neo4j"]
     assert health.state is BreakerState.OPEN
     assert {"reading": "UndefinedColumn", "settling": "UndefinedColumn"}.get(
         broken, "CheckViolation"
     ) in (health.reason or "")
     delivery(database, graph).drain(10)
     assert world.counts("neo4j") == {"synced": 5}
-    assert outbox.sink_health(world.conn)["neo4j"].state is BreakerState.CLOSED
+    assert sink_health(world.conn)["neo4j"].state is BreakerState.CLOSED
 
 
 @pytest.mark.parametrize("revoked", REVOKED)
@@ -100,7 +100,7 @@ def test_a_right_that_is_missing_gives_the_claim_back_and_opens_the_breaker_with
             assert deliver(limited, graph) == Batch()
             bury_exhausted(world, database)
             world.pass_time(1000)
-        health = outbox.sink_health(world.conn)["neo4j"]
+        health = sink_health(world.conn)["neo4j"]
         assert health.state is BreakerState.OPEN
         assert health.reason == (
             "InsufficientPrivilege: permission denied for table league: GRANT SELECT, INSERT, "
@@ -109,7 +109,7 @@ def test_a_right_that_is_missing_gives_the_claim_back_and_opens_the_breaker_with
         role.grant("GRANT SELECT, UPDATE ON league TO {role}")
         delivery(limited, graph).drain(10)
         assert world.counts("neo4j") == {"synced": 5}
-        assert outbox.sink_health(world.conn)["neo4j"].state is BreakerState.CLOSED
+        assert sink_health(world.conn)["neo4j"].state is BreakerState.CLOSED
 
 
 def test_a_right_to_the_outbox_that_is_lost_after_the_claim_leaves_it_to_the_lease(
@@ -151,7 +151,7 @@ def test_a_defect_at_any_step_gives_the_claim_back(
             delivery(database, graph, defect).deliver_batch()
         live = [op for op in world.ops("neo4j") if op.live]
         assert {(op.status, op.attempts) for op in live} <= {("pending", 0)}
-        assert "by zero" in (outbox.sink_health(world.conn)["neo4j"].reason or "")
+        assert "by zero" in (sink_health(world.conn)["neo4j"].reason or "")
         world.pass_time(1000)
         if not live:
             break
@@ -180,7 +180,7 @@ def test_a_lost_connection_gives_the_claim_back_and_opens_no_breaker(
     with pytest.raises(type(error)):
         delivery(database, graph, fails_at("read", error)).deliver_batch()
     assert {(op.status, op.attempts) for op in world.ops("neo4j")} == {("pending", 0)}
-    assert outbox.sink_health(world.conn)["neo4j"].state is BreakerState.CLOSED
+    assert sink_health(world.conn)["neo4j"].state is BreakerState.CLOSED
     assert deliver(database, graph).settlement.synced == 5
 
 
@@ -214,7 +214,7 @@ def test_a_worker_of_another_release_claims_and_buries_nothing(
         assert deliver(database, graph) == Batch()
         bury_exhausted(world, database)
         assert "dead" not in world.counts("neo4j")
-        assert outbox.sink_health(world.conn)["neo4j"].state is BreakerState.CLOSED
+        assert sink_health(world.conn)["neo4j"].state is BreakerState.CLOSED
     finally:
         world.conn.execute("UPDATE alembic_version SET version_num = %s", (own_revision(),))
     bury_exhausted(world, database)

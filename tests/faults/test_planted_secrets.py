@@ -16,7 +16,7 @@ import psycopg
 import pytest
 import redis
 
-from altsync import outbox
+from altsync.circuit.breaker import pause
 from altsync.local.ports import accepts, free_ports
 from altsync.local.records import Record, RecordBook
 from altsync.local.services import Broker, Postgres
@@ -146,7 +146,7 @@ def test_no_secret_is_shown_anywhere(house: House, folder: Path) -> None:
         house.server.by_body = embed_other_texts
         stack.until(lambda: dead(stack) == {"embedding": 1}, "the dead")
         for sink in SINKS:
-            outbox.pause(stack.postgres, sink, "until everything is read")
+            pause(stack.postgres, sink, "until everything is read")
         seen["events"] = heard(events)
     seen["tables"] = tables(stack)
     seen |= commands(house)

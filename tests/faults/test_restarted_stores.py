@@ -15,7 +15,7 @@ import psutil
 import pytest
 import redis
 
-from altsync import outbox
+from altsync.circuit.breaker import pause, resume
 from altsync.local.services.broker import Broker, start_redis
 from altsync.local.vectors.faults import FaultRule
 from altsync.seed.loader import BATCH
@@ -130,7 +130,7 @@ def test_a_sink_that_dies_amid_the_work(stack: Stack, folder: Path, service: str
     stack.start_worker(size=3, settings=SETTINGS)
     server = process_of(stack, service)
     sink = {"graph": "neo4j", "vectors": "embedding"}[service]
-    outbox.pause(stack.postgres, sink, WAITS)
+    pause(stack.postgres, sink, WAITS)
     stack.seed("--leagues", "--dir", str(write_leagues(folder, LEAGUES)))
     meet(stack, sink)
     restart(stack, server, signal.SIGKILL)
@@ -166,7 +166,7 @@ def test_a_postgresql_that_is_restarted_amid_everything(stack: Stack, folder: Pa
     assert stack.number("SELECT count(DISTINCT entity_id) FROM sync_operation") == there
 
     for sink in ("embedding", "pinecone"):
-        outbox.pause(stack.postgres, sink, WAITS)
+        pause(stack.postgres, sink, WAITS)
     report = stack.seed("--leagues", "--dir", str(source), "--json").json
     assert (report["created"], report["unchanged"]) == (rows - there, there)
     for sink in ("embedding", "pinecone"):
@@ -188,7 +188,7 @@ def test_a_postgresql_that_falls_silent_amid_everything(stack: Stack, folder: Pa
     with relayed(stack.addresses["DATABASE_URL"]) as (proxy, url):
         settings = {**SETTINGS, "DATABASE_URL": url}
         processes = [stack.start_relay(settings), stack.start_worker(size=3, settings=settings)]
-        outbox.pause(stack.postgres, "embedding", WAITS)
+        pause(stack.postgres, "embedding", WAITS)
         stack.seed("--leagues", "--dir", str(source))
         meet(stack, "embedding")
         proxy.half_open = True
@@ -207,7 +207,7 @@ def test_a_postgresql_that_falls_silent_amid_everything(stack: Stack, folder: Pa
 
 def meet(stack: Stack, sink: str) -> None:
     """Let a paused sink go on, and return when a batch of it is under way."""
-    outbox.resume(stack.postgres, sink)
+    resume(stack.postgres, sink)
     stack.until(partial(stack.leases, sink), f"a batch of {sink} under way")
 
 

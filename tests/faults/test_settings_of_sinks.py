@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from altsync import status, store
 from altsync.config import read_settings
 from altsync.errors import ConfigurationError
-from altsync.records import BreakerState
-from altsync.status import IDLE_SECONDS, idle_message
+from altsync.operations import BreakerState
+from altsync.status.collect import IDLE_SECONDS, collect, idle_message
+from altsync.status.sql import idle_sinks
 from tests.conftest import TOPOLOGY
 from tests.integration.world import World, league
 
@@ -55,33 +55,33 @@ def test_a_sink_that_was_taken_out_is_shown(world: World) -> None:
     """Its operations wait, and no setting of this process names it."""
     world.save(league("nfl"))
     world.conn.execute("UPDATE sync_operation SET sink = 'archive' WHERE sink = 'neo4j'")
-    found = status.collect(world.conn, TOPOLOGY, {})
+    found = collect(world.conn, TOPOLOGY, {})
     assert found.operations["archive"].pending == 1
     assert found.sinks["archive"].state is BreakerState.DISABLED
     assert "ALTSYNC_SINKS" in str(found.sinks["archive"].reason)
     assert json.dumps(found.as_json()["operations"]["archive"])
     world.conn.execute("UPDATE sync_operation SET status = 'synced', finished_at = now()")
-    assert "archive" not in status.collect(world.conn, TOPOLOGY, {}).operations
+    assert "archive" not in collect(world.conn, TOPOLOGY, {}).operations
 
 
 def test_work_that_no_worker_claims_is_said(world: World) -> None:
     """With a relay that wakes, a worker is missing; without, the relay is."""
     world.save(league("nfl"))
-    assert status.collect(world.conn, TOPOLOGY, {}).idle == {}
+    assert collect(world.conn, TOPOLOGY, {}).idle == {}
     world.conn.execute("UPDATE sync_operation SET available_at = now() - interval '40 s'")
     world.conn.execute("UPDATE sink_state SET last_claim_at = now() - interval '2 min'")
     world.conn.execute("UPDATE sink_state SET last_wake_at = now() - interval '3 s'")
-    idle = status.collect(world.conn, TOPOLOGY, {}).idle
+    idle = collect(world.conn, TOPOLOGY, {}).idle
     assert sorted(idle) == ["embedding", "neo4j"]
     said = idle_message("neo4j", idle["neo4j"])
     assert "nothing has claimed for 40 s" in said
     assert "celery -A workers.app worker -Q neo4j" in said
     world.conn.execute("UPDATE sink_state SET last_wake_at = NULL")
-    idle = store.idle_sinks(world.conn, IDLE_SECONDS)
+    idle = idle_sinks(world.conn, IDLE_SECONDS)
     assert "altsync relay" in idle_message("neo4j", idle["neo4j"])
     world.conn.execute("UPDATE sink_state SET state = 'paused' WHERE sink = 'neo4j'")
     world.conn.execute("UPDATE sink_state SET last_claim_at = now() WHERE sink = 'embedding'")
-    assert store.idle_sinks(world.conn, IDLE_SECONDS) == {}
+    assert idle_sinks(world.conn, IDLE_SECONDS) == {}
 
 
 def _environment(url: str) -> dict[str, str]:

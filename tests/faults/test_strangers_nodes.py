@@ -9,10 +9,11 @@ import structlog
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-from altsync import outbox
 from altsync.cli import app as cli
+from altsync.entities import Content
 from altsync.errors import SinkFailure
-from altsync.records import Content, ErrorKind
+from altsync.operations import ErrorKind
+from altsync.retry import dead_ids, retry_dead
 from tests import sports
 from tests.integration.verifying import Site
 from tests.integration.world import archetype, example, league
@@ -154,7 +155,7 @@ def adopted(site: Site, *options: str) -> dict[str, int]:
 def retry_all(site: Site) -> None:
     """Let every dead operation be due again."""
     with site.world.conn.transaction():
-        outbox.retry_dead(site.world.conn, outbox.dead_ids(site.world.conn), site.app.topology)
+        retry_dead(site.world.conn, dead_ids(site.world.conn), site.app.topology)
 
 
 def test_a_node_of_altsync_without_its_version_is_written_again(site: Site) -> None:

@@ -12,20 +12,22 @@ import psycopg
 import pytest
 from typer.testing import CliRunner
 
-from altsync import health, outbox
 from altsync.app import Application
+from altsync.circuit.breaker import sink_health
 from altsync.cli import app as cli
 from altsync.config import read_settings
+from altsync.contract import Installation
 from altsync.db import Database
 from altsync.delivery import Delivery, Policy
+from altsync.doctor import Health, look
 from altsync.errors import ConfigurationError, SinkFailure
+from altsync.installation import installation, make_installation
 from altsync.local.services.graph import Graph
 from altsync.local.services.postgres import Postgres
 from altsync.local.services.vectors import Vectors
-from altsync.reconcile import Options
-from altsync.records import Installation
 from altsync.sinks.neo4j import constraints, label_prefix, with_prefix
 from altsync.sinks.pinecone import index_names
+from altsync.verify.report import Options
 from tests import sports
 from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness
 from tests.integration.fakes import FakeEmbedder
@@ -63,7 +65,7 @@ class Installed:
     def reasons(self) -> dict[str, str]:
         """Why breakers are open."""
         with self.database.autocommit() as conn:
-            health = outbox.sink_health(conn)
+            health = sink_health(conn)
         return {sink: one.reason for sink, one in health.items() if one.reason}
 
     def statuses(self) -> set[tuple[str, int]]:
@@ -197,9 +199,9 @@ def test_every_command_that_touches_a_store_says_whose_it_is(
     staging = install()
     set_up = staging.app.set_up_sinks()
     assert all(owner.id in str(set_up[sink]) for sink in ("neo4j", "pinecone"))
-    findings = {one.name: one for one in health.look(staging.app)}
+    findings = {one.name: one for one in look(staging.app)}
     for name in ("Neo4j", "Pinecone"):
-        assert findings[name].health is health.Health.FAILED
+        assert findings[name].health is Health.FAILED
         assert owner.id in findings[name].detail
     for repair in (False, True):
         report = staging.app.verify(Options(repair=repair, grace=0.0, max_delete=1.0))
@@ -356,11 +358,11 @@ def test_two_first_setups_at_once_end_in_one_owner(
 def test_the_id_is_made_once_for_a_database(database_url: str) -> None:
     """Registering again, and another sink first in the alphabet, keep it."""
     world = World(database_url)
-    first = outbox.installation(world.conn)
+    first = installation(world.conn)
     assert first is not None
     world.conn.execute("INSERT INTO sink_state (sink) VALUES ('another')")
-    outbox.make_installation(world.conn)
-    assert outbox.installation(world.conn) == first
+    make_installation(world.conn)
+    assert installation(world.conn) == first
     world.close()
 
 

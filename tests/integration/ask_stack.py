@@ -15,12 +15,12 @@ from altsync.app import Application
 from altsync.config import read_settings
 from altsync.db import Conn, Database
 from altsync.embedding import Embedded, Embedder
+from altsync.entities import Model
 from altsync.local.services.graph import Graph
 from altsync.local.services.postgres import Postgres
 from altsync.local.services.vectors import Vectors
 from altsync.projection import digest
 from altsync.queries import Stores
-from altsync.records import Model
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Report

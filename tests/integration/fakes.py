@@ -12,19 +12,10 @@ from typing import ClassVar
 import numpy as np
 
 from altsync.catalogue.current import entity_type
+from altsync.contract import AlreadyNewer, Answer, Outcome, SinkTraits, SinkVersion, Written
 from altsync.embedding import Embedded
+from altsync.entities import EntityType, Model, Row
 from altsync.projection import digest, namespace
-from altsync.records import (
-    AlreadyNewer,
-    Answer,
-    EntityType,
-    Model,
-    Outcome,
-    Row,
-    SinkTraits,
-    SinkVersion,
-    Written,
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,17 +10,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from altsync import outbox, store
+from altsync.circuit.breaker import register_sinks
+from altsync.contract import Topology
 from altsync.db import Database
 from altsync.delivery import Batch, Delivery, Policy
 from altsync.embedding import Embedded
-from altsync.records import Model, Topology
-from altsync.similarity import Sink as Similarity
-from altsync.similarity_local import Sink as LocalSimilarity
+from altsync.entities import Model
+from altsync.outbox.upkeep import backfill_page
+from altsync.seed.sql import create_changed_in_run, tombstone
+from altsync.similarity.index import Sink as Similarity
+from altsync.similarity.local import Sink as LocalSimilarity
+from altsync.similarity.sql import SAME_SCORE, Rules
 from altsync.sinks import embedding, pinecone
 from altsync.sinks.base import Sink
-from altsync.store import EmbeddingCache, Rules
-from altsync.store.neighbours import SAME_SCORE
+from altsync.store.vectors import EmbeddingCache
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import FakeEmbedder, FakeGraph
@@ -57,7 +60,7 @@ class Neighbourhood:
         self.embedder = FakeEmbedder()
         self.similarity: Sink = self.searching(rules)
         with world.conn.transaction():
-            outbox.register_sinks(world.conn, self.topology, "test-model", 4)
+            register_sinks(world.conn, self.topology, "test-model", 4)
 
     def searching(self, rules: Rules) -> Sink:
         """Return a sink that searches neighbours as this place does."""
@@ -95,7 +98,7 @@ class Neighbourhood:
     def ask_for_all(self) -> None:
         """Let the neighbours of every league be looked for again, as ``relate --all`` does."""
         with self.world.conn.transaction():
-            outbox.backfill_page(
+            backfill_page(
                 self.world.conn, self.similarity.traits, sports.LEAGUE, after=None, force=True
             )
 
@@ -107,10 +110,10 @@ class Neighbourhood:
 
     def delete(self, *leagues: sports.League) -> None:
         """Delete leagues as the seeder does."""
-        store.create_changed_in_run(self.world.conn)
+        create_changed_in_run(self.world.conn)
         ids = [self.world.row(league)["id"] for league in leagues]
         with self.world.conn.transaction():
-            store.tombstone(self.world.conn, sports.LEAGUE, ids, self.topology)
+            tombstone(self.world.conn, sports.LEAGUE, ids, self.topology)
 
     # --- looking --------------------------------------------------------------------------------
 

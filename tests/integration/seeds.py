@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from altsync.catalogue.parts import Part
-from altsync.records import entity_id
+from altsync.entities import entity_id
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Counts, Report

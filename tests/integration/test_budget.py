@@ -9,13 +9,18 @@ from typing import Any
 
 import pytest
 
-from altsync import outbox, store
+from altsync.circuit import budget
+from altsync.circuit.breaker import sink_health
+from altsync.circuit.budget import correct
+from altsync.contract import EMBEDDING
 from altsync.db import Database
 from altsync.delivery import Delivery
 from altsync.delivery.budget import guessed_tokens
 from altsync.embedding import Embedded
+from altsync.entities import Model
 from altsync.errors import SinkFailure
-from altsync.records import EMBEDDING, ErrorKind, Model
+from altsync.operations import ErrorKind
+from altsync.store.rows import read_rows
 from tests import sports
 from tests.integration.fakes import FakeEmbedder
 from tests.integration.world import World, delivery, embedding_sink, id_of, league, leagues
@@ -29,7 +34,7 @@ def reserve(
 ) -> tuple[bool, float]:
     """A place for a call that costs so many seconds of each budget."""
     with database.autocommit() as conn:
-        return outbox.reserve(conn, EMBEDDING, requests=requests, tokens=tokens, patience=patience)
+        return budget.reserve(conn, EMBEDDING, requests=requests, tokens=tokens, patience=patience)
 
 
 def test_each_call_waits_for_those_before_it(world: World, database: Database) -> None:
@@ -61,7 +66,7 @@ def test_a_correction_moves_the_queue(world: World, database: Database) -> None:
     """What was guessed too high is given back."""
     reserve(database, 0.0, 500.0)
     with database.autocommit() as conn:
-        outbox.correct(conn, EMBEDDING, requests=0.0, tokens=-300.0)
+        correct(conn, EMBEDDING, requests=0.0, tokens=-300.0)
     assert 190.0 < reserve(database, 0.0, 1.0)[1] <= 200.0
 
 
@@ -76,7 +81,7 @@ def test_a_spent_budget_holds_the_sink_back(world: World, database: Database) ->
     assert (second.settlement.retried, second.calls) == (1, 0)
     assert len(embedder.requests) == 1
     with database.autocommit() as conn:
-        health = outbox.sink_health(conn)[EMBEDDING]
+        health = sink_health(conn)[EMBEDDING]
     assert health.reason == "the budget of 1 tokens a minute is used up"
     assert {op.attempts for op in world.ops(EMBEDDING) if op.live} == {0}
 
@@ -108,7 +113,7 @@ def test_a_text_is_guessed_once(world: World, database: Database) -> None:
     """Rows of one text make one input."""
     same = [league(f"l{n}", league_name="One") for n in range(3)]
     world.save(*same)
-    rows = store.read_rows(world.conn, sports.LEAGUE, [id_of(one) for one in same])
+    rows = read_rows(world.conn, sports.LEAGUE, [id_of(one) for one in same])
     assert guessed_tokens(rows) == guessed_tokens(rows[:1]) > 0
 
 

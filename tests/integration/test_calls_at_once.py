@@ -6,10 +6,11 @@ import threading
 from collections.abc import Callable
 from typing import ClassVar
 
+from altsync.contract import SinkTraits
 from altsync.db import Database
 from altsync.delivery import Batch
 from altsync.errors import SinkFailure
-from altsync.records import ErrorKind, SinkTraits
+from altsync.operations import ErrorKind
 from tests.integration.fakes import Call, FakeIndex
 from tests.integration.world import World, delivery, embed, leagues
 

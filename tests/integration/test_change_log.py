@@ -14,7 +14,7 @@ from altsync.config import Settings
 from altsync.db import Database
 from altsync.delivery import Drained
 from altsync.errors import SinkFailure
-from altsync.records import ErrorKind
+from altsync.operations import ErrorKind
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Report

@@ -14,17 +14,19 @@ import psutil
 import pytest
 from psycopg.pq import Trace
 
-from altsync import db, outbox, similarity_local
+from altsync import db
 from altsync.catalogue.parts import Part
+from altsync.circuit.breaker import register_sinks
+from altsync.contract import EMBEDDING, Topology
 from altsync.db import Conn, Database
 from altsync.delivery import Delivery, Drained, Policy
-from altsync.records import EMBEDDING, Topology
 from altsync.relay import Relay, RelayPolicy
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Report
+from altsync.similarity import local as similarity_local
+from altsync.similarity.sql import Rules
 from altsync.sinks.base import Sink
-from altsync.store import Rules
 from tests import sports
 from tests.acceptance import seeds as generated
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
@@ -290,7 +292,7 @@ def _seeded(world: World, folder: Path) -> tuple[Sent, int]:
 def _searched(world: World, tracing: TracedDatabase, stores: Stores, folder: Path) -> Sent:
     """What the search of the neighbours of new leagues sent."""
     with world.conn.transaction():
-        outbox.register_sinks(world.conn, SEARCHING, MODEL, DIMENSIONS)
+        register_sinks(world.conn, SEARCHING, MODEL, DIMENSIONS)
     Loader(world.conn, SEARCHING, Options(folder, (sports.LEAGUES,)), Report(None)).run()
     embed = embedding_sink(tracing, stores.embedder)
     Delivery(tracing, embed, SEARCHING, Policy(debounce=0), worker="tests").drain(PATIENCE)

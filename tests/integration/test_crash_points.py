@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from altsync import db, store
+from altsync import db
 from altsync.catalogue.current import entity_type
 from altsync.catalogue.parts import Part
+from altsync.contract import EMBEDDING
 from altsync.db import Database
-from altsync.records import EMBEDDING
 from altsync.seed import loader
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Report
+from altsync.seed.sql import Changes, upsert_staged
 from altsync.sinks.base import Sink
 from tests import points, sports
 from tests.children import exit_code
@@ -193,17 +194,17 @@ def test_a_seeder_that_vanishes_inside_a_batch(
     """Entities written, operations written, nothing committed: nothing is there."""
     monkeypatch.setattr(loader, "BATCH", 25)
     _write_leagues(tmp_path, 60)
-    upsert = store.upsert_staged
+    upsert = upsert_staged
     calls: list[int] = []
 
-    def upsert_and_die(*args: Any, **options: Any) -> store.Changes:
+    def upsert_and_die(*args: Any, **options: Any) -> Changes:
         changes = upsert(*args, **options)
         calls.append(changes.created)
         if len(calls) == 2:
             raise Killed
         return changes
 
-    monkeypatch.setattr(store, "upsert_staged", upsert_and_die)
+    monkeypatch.setattr("altsync.seed.loader.upsert_staged", upsert_and_die)
     with pytest.raises(Killed):
         _seed(world, tmp_path)
     assert calls == [25, 25]

@@ -7,11 +7,19 @@ from datetime import timedelta
 
 import pytest
 
-from altsync import db, outbox, store
+from altsync import db
+from altsync.contract import SinkTraits
 from altsync.db import Database
+from altsync.entities import EntityType, Row
 from altsync.errors import SinkFailure
-from altsync.outbox import Selection
-from altsync.records import Dead, EntityType, ErrorKind, Row, SinkTraits, Synced
+from altsync.operations import Dead, ErrorKind, Synced
+from altsync.outbox.claim import release
+from altsync.outbox.retention import prune_range
+from altsync.outbox.upkeep import backfill_page, purge_deleted
+from altsync.retry import Selection, count_dead, dead_ids, discard_dead, failures, retry_dead
+from altsync.status.sql import backlog
+from altsync.store.reads import clock
+from altsync.why.sql import operation_rows
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import Call, FakeGraph, FakeIndex
@@ -56,7 +64,7 @@ def test_errors_that_differ_by_ids_and_numbers_are_one_group(
 ) -> None:
     """The group shows what they share, and the latest one in full."""
     _bury(world, GRAPH, {"l000": one, "l001": other})
-    (group,) = outbox.failures(world.conn)
+    (group,) = failures(world.conn)
     assert (group.count, group.reason, group.pattern) == (2, shown, shown)
     assert group.sample_reason in (one, other)
 
@@ -73,13 +81,13 @@ def test_errors_that_differ_by_ids_and_numbers_are_one_group(
 def test_errors_that_mean_something_else_are_not(world: World, one: str, other: str) -> None:
     """Status codes say what went wrong, and so do words."""
     _bury(world, GRAPH, {"l000": one, "l001": other})
-    assert {group.reason for group in outbox.failures(world.conn)} == {one, other}
+    assert {group.reason for group in failures(world.conn)} == {one, other}
 
 
 def test_a_group_of_equal_errors_shows_them_in_full(world: World) -> None:
     """Nothing is hidden where nothing differs."""
     _bury(world, GRAPH, {"l000": "41230 bytes", "l001": "41230 bytes"})
-    (group,) = outbox.failures(world.conn)
+    (group,) = failures(world.conn)
     assert (group.reason, group.pattern) == ("41230 bytes", "… bytes")
 
 
@@ -90,7 +98,7 @@ def test_one_error_of_two_sinks_or_kinds_is_no_group(world: World) -> None:
     world.conn.execute(
         "UPDATE sync_operation SET error_kind = 'lost' WHERE sink = 'neo4j' AND entity_key = 'l001'"
     )
-    found = {(g.sink, g.error_kind): g.count for g in outbox.failures(world.conn)}
+    found = {(g.sink, g.error_kind): g.count for g in failures(world.conn)}
     assert found == {("embedding", "item"): 1, ("neo4j", "item"): 1, ("neo4j", "lost"): 1}
 
 
@@ -127,26 +135,26 @@ def test_what_is_given_narrows_what_is_meant(
         "UPDATE sync_operation SET finished_at = now() - interval '2 hours' "
         "WHERE entity_key = 'l002' AND sink = 'neo4j'"
     )
-    ids = {op_id for op_id, _, _ in outbox.dead_ids(world.conn, which)}
+    ids = {op_id for op_id, _, _ in dead_ids(world.conn, which)}
     assert {op.entity_key for op in world.ops() if op.id in ids} == expected
-    assert outbox.count_dead(world.conn, which) == len(expected)
-    assert sum(group.count for group in outbox.failures(world.conn, which)) == len(expected)
+    assert count_dead(world.conn, which) == len(expected)
+    assert sum(group.count for group in failures(world.conn, which)) == len(expected)
 
 
 def test_what_is_discarded_is_kept_with_who_and_why(world: World) -> None:
     """Out of the failures, never to be retried, and the entity still counts as failed."""
     _bury(world, GRAPH, {"nfl": "too large"})
     assert _discard(world) == 1
-    assert outbox.failures(world.conn) == []
+    assert failures(world.conn) == []
     assert _retry(world) == 0
-    (op,) = store.operation_rows(world.conn, sink="neo4j", status="discarded")
+    (op,) = operation_rows(world.conn, sink="neo4j", status="discarded")
     assert (op.last_error, op.discarded_by, op.discarded_why) == ("too large", ME, WHY)
     assert op.discarded_at is not None
     assert op.finished_at is not None
     assert op.discarded_at >= op.finished_at
     assert world.statuses(NFL)["neo4j"] == "failed"
-    assert store.backlog(world.conn)["neo4j"].discarded == 1
-    assert store.backlog(world.conn)["neo4j"].dead == 0
+    assert backlog(world.conn)["neo4j"].discarded == 1
+    assert backlog(world.conn)["neo4j"].dead == 0
     assert _discard(world) == 0
 
 
@@ -174,7 +182,7 @@ def test_a_backfill_asks_for_what_was_discarded(world: World) -> None:
     """The sink has not confirmed it: that is the way back."""
     _bury(world, GRAPH, {"nfl": "too large"})
     _discard(world)
-    outbox.backfill_page(world.conn, GRAPH, sports.LEAGUE, after=None, force=False)
+    backfill_page(world.conn, GRAPH, sports.LEAGUE, after=None, force=False)
     assert world.live("neo4j", "nfl").origin == "backfill"
     assert world.statuses(NFL)["neo4j"] == "pending"
 
@@ -204,7 +212,7 @@ def test_a_vector_that_comes_after_all_makes_the_index_wait_for_it(
     """A live operation always means pending."""
     _bury(world, EMBEDDER, {"nfl": "refused"})
     _discard(world)
-    outbox.backfill_page(world.conn, EMBEDDER, sports.LEAGUE, after=None, force=False)
+    backfill_page(world.conn, EMBEDDER, sports.LEAGUE, after=None, force=False)
     embed(database)
     assert world.live("pinecone", "nfl").status == "pending"
     assert world.statuses(NFL)["pinecone"] == "pending"
@@ -299,9 +307,9 @@ def test_a_deleted_entity_goes_for_good_after_its_delete_was_discarded(world: Wo
         _bury(world, sink, {"nfl": "gone away"})
     world.conn.execute("DELETE FROM sync_operation WHERE sink = 'embedding'")
     world.pass_time(GRACE + 1)
-    assert outbox.purge_deleted(world.conn, GRACE) == 0
+    assert purge_deleted(world.conn, GRACE) == 0
     _discard(world)
-    assert outbox.purge_deleted(world.conn, GRACE) == 1
+    assert purge_deleted(world.conn, GRACE) == 1
     assert world.find(NFL) is None
 
 
@@ -453,13 +461,13 @@ def test_an_entity_that_failed_three_times_is_one_failure(world: World) -> None:
     for number in range(3):
         world.save(*[league(key, description=f"text {number}") for key in ("l000", "l001")])
         _bury(world, GRAPH, {"l000": f"error {number}", "l001": f"error {number}"})
-    (group,) = outbox.failures(world.conn)
+    (group,) = failures(world.conn)
     assert (group.count, group.sample_reason) == (2, "error 2")
-    assert outbox.count_dead(world.conn) == len(outbox.dead_ids(world.conn)) == 2
-    assert store.backlog(world.conn)["neo4j"].dead == 2
+    assert count_dead(world.conn) == len(dead_ids(world.conn)) == 2
+    assert backlog(world.conn)["neo4j"].dead == 2
     assert world.counts("neo4j") == {"dead": 2, "superseded": 4}
     assert _retry(world) == 2
-    assert outbox.failures(world.conn) == []
+    assert failures(world.conn) == []
 
 
 def test_a_failure_keeps_what_is_unsure_of_those_before(world: World, database: Database) -> None:
@@ -479,26 +487,26 @@ def test_a_failure_keeps_what_is_unsure_of_those_before(world: World, database: 
 def test_a_group_of_a_former_release_is_found_by_its_name(world: World) -> None:
     """Its worker kept no group."""
     _bury(world, GRAPH, {"l000": "7 is bad", "l001": "8 is bad"})
-    (group,) = outbox.failures(world.conn)
+    (group,) = failures(world.conn)
     world.conn.execute("UPDATE sync_operation SET error_group = NULL WHERE entity_key = 'l001'")
-    assert outbox.failures(world.conn) == [group]
-    assert outbox.count_dead(world.conn, Selection(group=group.group)) == 2
-    assert outbox.count_dead(world.conn, Selection(group="another")) == 0
+    assert failures(world.conn) == [group]
+    assert count_dead(world.conn, Selection(group=group.group)) == 2
+    assert count_dead(world.conn, Selection(group="another")) == 0
 
 
 def test_retry_and_discard_at_once_share_the_dead(world: World) -> None:
     """Each dead operation is taken by exactly one of them."""
     reasons = {f"l{n:03}": "no" for n in range(40)}
     _bury(world, GRAPH, reasons)
-    dead = outbox.dead_ids(world.conn)
+    dead = dead_ids(world.conn)
 
     def retry() -> int:
         with db.connect(world.url) as conn, conn.transaction():
-            return outbox.retry_dead(conn, dead, TOPOLOGY)
+            return retry_dead(conn, dead, TOPOLOGY)
 
     def discard() -> int:
         with db.connect(world.url) as conn, conn.transaction():
-            return outbox.discard_dead(conn, dead[::2], TOPOLOGY, by=ME, why=WHY)
+            return discard_dead(conn, dead[::2], TOPOLOGY, by=ME, why=WHY)
 
     with ThreadPoolExecutor(2) as pool:
         retried, discarded = pool.submit(retry), pool.submit(discard)
@@ -525,8 +533,8 @@ def test_a_delivery_and_a_discard_do_not_wait_for_each_other(
 
 def _discard_elsewhere(url: str) -> int:
     with db.connect(url) as conn, conn.transaction():
-        dead = outbox.dead_ids(conn)
-        return outbox.discard_dead(conn, dead, TOPOLOGY, by=ME, why=WHY)
+        dead = dead_ids(conn)
+        return discard_dead(conn, dead, TOPOLOGY, by=ME, why=WHY)
 
 
 def _bury(world: World, sink: SinkTraits, reasons: dict[str, str]) -> None:
@@ -541,7 +549,7 @@ def _bury(world: World, sink: SinkTraits, reasons: dict[str, str]) -> None:
         if (reason := reasons.get(op.entity_key))
     ]
     world.settle(sink, token, verdicts)
-    outbox.release(world.conn, [op.id for op in operations if op.entity_key not in reasons], token)
+    release(world.conn, [op.id for op in operations if op.entity_key not in reasons], token)
 
 
 def _version(world: World, sink: SinkTraits, entity: object, kind: EntityType) -> int:
@@ -599,17 +607,15 @@ def _drain(world: World, database: Database, index: FakeIndex, *, rounds: int) -
 
 def _prune(world: World) -> None:
     with world.conn.transaction():
-        outbox.prune_range(
-            world.conn, TOPOLOGY, 0, store.clock(world.conn) + timedelta(seconds=1), dead=True
-        )
+        prune_range(world.conn, TOPOLOGY, 0, clock(world.conn) + timedelta(seconds=1), dead=True)
 
 
 def _discard(world: World) -> int:
     with world.conn.transaction():
-        dead = outbox.dead_ids(world.conn)
-        return outbox.discard_dead(world.conn, dead, TOPOLOGY, by=ME, why=WHY)
+        dead = dead_ids(world.conn)
+        return discard_dead(world.conn, dead, TOPOLOGY, by=ME, why=WHY)
 
 
 def _retry(world: World) -> int:
     with world.conn.transaction():
-        return outbox.retry_dead(world.conn, outbox.dead_ids(world.conn), TOPOLOGY)
+        return retry_dead(world.conn, dead_ids(world.conn), TOPOLOGY)

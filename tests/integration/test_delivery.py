@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from altsync.contract import EMBEDDING, AlreadyNewer, Outcome
 from altsync.db import Database
 from altsync.delivery import Batch, Policy
-from altsync.records import EMBEDDING, AlreadyNewer, Model, Outcome, Row, Settlement
+from altsync.entities import Model, Row
+from altsync.operations import Settlement
 from tests import points, sports
 from tests.conftest import DIMENSIONS, MODEL
 from tests.integration.fakes import Call, FakeEmbedder, FakeGraph, FakeIndex

@@ -7,22 +7,13 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from altsync import outbox
+from altsync.circuit.breaker import SinkHealth, sink_health
+from altsync.contract import EMBEDDING, Failed, Outcome
 from altsync.db import Database
 from altsync.delivery import Batch
+from altsync.entities import Content, Model, Row
 from altsync.errors import SinkFailure
-from altsync.outbox import SinkHealth
-from altsync.records import (
-    EMBEDDING,
-    BreakerState,
-    Content,
-    ErrorKind,
-    Failed,
-    Model,
-    Outcome,
-    Row,
-    Settlement,
-)
+from altsync.operations import BreakerState, ErrorKind, Settlement
 from tests.integration.fakes import Call, FakeEmbedder, FakeGraph, FakeIndex, FakeSink
 from tests.integration.world import (
     ECHO,
@@ -415,7 +406,7 @@ def test_a_wrong_key_of_the_embedder_buries_nothing(world: World, database: Data
     deliver(database, FakeGraph())
     assert world.counts(EMBEDDING) == {"pending": 3}
     assert world.counts("neo4j") == {"synced": 3}
-    assert "401" in (outbox.sink_health(world.conn)[EMBEDDING].reason or "")
+    assert "401" in (sink_health(world.conn)[EMBEDDING].reason or "")
     embedder.before = lambda texts: None
     world.pass_time(60)
     embed(database, embedder)
@@ -750,7 +741,7 @@ def _vectors(world: World, database: Database, *contents: Content) -> FakeIndex:
 
 
 def _health(world: World) -> SinkHealth:
-    return outbox.sink_health(world.conn)["neo4j"]
+    return sink_health(world.conn)["neo4j"]
 
 
 def _graph_with_another(world: World, database: Database) -> FakeGraph:

@@ -7,12 +7,12 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from altsync import history
 from altsync.db import Database
+from altsync.entities import EntityType
 from altsync.errors import SinkFailure
-from altsync.history import OperationRow, RelatedEntity, SinkMark
+from altsync.operations import ErrorKind
 from altsync.projection import content_hash, text_hash
-from altsync.records import EntityType, ErrorKind
+from altsync.why.history import OperationRow, RelatedEntity, SinkMark, entity_state, operations
 from tests import sports
 from tests.conftest import MODEL
 from tests.integration.fakes import Call, FakeGraph, FakeIndex
@@ -37,7 +37,7 @@ def test_operations_come_newest_first(world: World) -> None:
     one, other = league("one"), league("other")
     world.save(one)
     world.save(other)
-    rows = history.operations(world.conn)
+    rows = operations(world.conn)
     assert _names(rows) == [
         ("neo4j", "other"),
         ("embedding", "other"),
@@ -74,7 +74,7 @@ def test_pages_follow_on_without_gaps(world: World, database: Database) -> None:
     deliver(database, FakeGraph())
     pages: list[OperationRow] = []
     before = None
-    while page := history.operations(world.conn, before=before, limit=3):
+    while page := operations(world.conn, before=before, limit=3):
         assert len(page) <= 3
         pages += page
         before = page[-1].id
@@ -102,7 +102,7 @@ def test_operations_by_status(
     graph = FakeGraph()
     graph.before = _refuse_bad
     deliver(database, graph, max_attempts=1)
-    found = history.operations(world.conn, status=status)
+    found = operations(world.conn, status=status)
     assert {row.status for row in found} == expected
 
 
@@ -113,21 +113,21 @@ def test_operations_by_sink_and_entity(world: World, database: Database) -> None
     graph = FakeGraph()
     graph.before = _refuse_bad
     deliver(database, graph, max_attempts=1)
-    (dead,) = history.operations(world.conn, sink="neo4j", entity="bad")
+    (dead,) = operations(world.conn, sink="neo4j", entity="bad")
     assert (dead.status, dead.error_kind, dead.last_error) == ("dead", "item", "no such thing")
     assert dead.leased_by == "tests"
     assert dead.finished_at is not None
-    assert _names(history.operations(world.conn, sink="embedding")) == [
+    assert _names(operations(world.conn, sink="embedding")) == [
         ("embedding", "good"),
         ("embedding", "bad"),
-    ] or _names(history.operations(world.conn, sink="embedding")) == [
+    ] or _names(operations(world.conn, sink="embedding")) == [
         ("embedding", "bad"),
         ("embedding", "good"),
     ]
-    assert history.operations(world.conn, sink="nothing") == []
-    assert history.operations(world.conn, entity="nothing") == []
-    assert history.operations(world.conn, entity=uuid4()) == []
-    assert history.operations(world.conn, entity=id_of(bad), sink="neo4j") == [dead]
+    assert operations(world.conn, sink="nothing") == []
+    assert operations(world.conn, entity="nothing") == []
+    assert operations(world.conn, entity=uuid4()) == []
+    assert operations(world.conn, entity=id_of(bad), sink="neo4j") == [dead]
 
 
 def test_the_history_of_a_purged_entity_is_found(world: World) -> None:
@@ -139,15 +139,15 @@ def test_the_history_of_a_purged_entity_is_found(world: World) -> None:
         "INSERT INTO tag_registry (entity_type, seed_id, tag) VALUES ('league', 'gone', 'the_tag')"
     )
     expected = [("neo4j", "gone"), ("embedding", "gone")]
-    assert _names(history.operations(world.conn, entity="gone")) == expected
-    assert _names(history.operations(world.conn, entity="the_tag")) == expected
-    assert history.entity_state(world.conn, "the_tag") is None
+    assert _names(operations(world.conn, entity="gone")) == expected
+    assert _names(operations(world.conn, entity="the_tag")) == expected
+    assert entity_state(world.conn, "the_tag") is None
 
 
 def test_a_name_of_two_types_finds_both_histories(world: World) -> None:
     """A league may be called as an archetype is."""
     world.save(archetype("racing"), league("racing"))
-    kinds = {row.entity_type for row in history.operations(world.conn, entity="racing")}
+    kinds = {row.entity_type for row in operations(world.conn, entity="racing")}
     assert kinds == {"sport_archetype", "league"}
 
 
@@ -159,7 +159,7 @@ def test_the_state_of_a_league_that_is_synced(world: World, database: Database) 
     deliver(database, FakeGraph())
     deliver(database, FakeIndex())
     row = world.row(one)
-    state = history.entity_state(world.conn, "one")
+    state = entity_state(world.conn, "one")
     assert state is not None
     assert (state.type, state.id, state.key, state.seed_id) == (
         sports.LEAGUE,
@@ -195,8 +195,8 @@ def test_the_state_of_a_league_that_is_synced(world: World, database: Database) 
 def test_the_state_of_every_type(world: World) -> None:
     """By key, with the columns of its own table."""
     world.save(archetype("racing"), example("greeting", tags=("a", "b")))
-    kind = history.entity_state(world.conn, "racing")
-    case = history.entity_state(world.conn, "greeting")
+    kind = entity_state(world.conn, "racing")
+    case = entity_state(world.conn, "greeting")
     assert kind is not None
     assert case is not None
     assert (kind.type, kind.content["code_pattern"]) == (sports.SPORT_ARCHETYPE, "TeamMatch")
@@ -211,7 +211,7 @@ def test_a_key_goes_before_a_seed_id(world: World) -> None:
     world.conn.execute("UPDATE league SET league_tag = 'one' WHERE seed_id = 'other'")
 
     def seed_id(key: str, kind: EntityType | None = None) -> tuple[EntityType, str] | None:
-        state = history.entity_state(world.conn, key, kind)
+        state = entity_state(world.conn, key, kind)
         return (state.type, state.seed_id) if state else None
 
     assert seed_id("one") == (sports.LEAGUE, "other")
@@ -228,7 +228,7 @@ def test_a_deleted_entity_says_when(world: World) -> None:
     one = league("one")
     world.save(one)
     world.delete(one)
-    state = history.entity_state(world.conn, "one")
+    state = entity_state(world.conn, "one")
     assert state is not None
     assert state.deleted_at is not None
 
@@ -251,7 +251,7 @@ def test_relationships_show_both_ends(world: World) -> None:
             "VALUES (gen_random_uuid(), %s, %s, %s, %s, %s)",
             [(*edge, None if edge[2] == "SIMILAR_TO" else "r1") for edge in edges],
         )
-    state = history.entity_state(world.conn, "one")
+    state = entity_state(world.conn, "one")
     assert state is not None
     assert state.relationships == (
         RelatedEntity("COMPETES_WITH", "out", "two", "The two", None),
@@ -259,7 +259,7 @@ def test_relationships_show_both_ends(world: World) -> None:
         RelatedEntity("SIMILAR_TO", "out", "two", "The two", 0.5),
         RelatedEntity("SIMILAR_TO", "in", "three", "The three", 0.25),
     )
-    other = history.entity_state(world.conn, "two")
+    other = entity_state(world.conn, "two")
     assert other is not None
     assert replace(other, relationships=()).relationships == ()
     assert {edge.direction for edge in other.relationships} == {"in"}

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from altsync import store
 from altsync.db import Database
 from altsync.local.services.graph import Graph
 from altsync.seed import relationships
 from altsync.seed.report import Report
+from altsync.seed.sql import create_changed_in_run
 from altsync.sinks.base import Sink
 from tests import sports
 from tests.conftest import TOPOLOGY
@@ -246,7 +246,7 @@ def test_a_league_is_pruned_while_a_relationship_to_it_is_seeded(
 ) -> None:
     """The line is refused, as it would have been a moment later."""
     world.save(A, B, C)
-    store.create_changed_in_run(world.conn)
+    create_changed_in_run(world.conn)
     with held_up(world, lambda other: relate(other, tmp_path, "ab", "ac")) as reports:
         delete(world.conn, B)
     assert [(line.seed_id, line.field) for line in reports[0].shown] == [("r0", "target")]
@@ -281,7 +281,7 @@ def test_a_relationship_is_deleted_while_another_moves_it(world: World, tmp_path
     ids: Sequence[Any] = [world.scalar("SELECT id FROM league_relationship")]
 
     def prune(other: World) -> None:
-        store.create_changed_in_run(other.conn)
+        create_changed_in_run(other.conn)
         with other.conn.transaction():
             relationships.delete(other.conn, sports.LEAGUE, ids, TOPOLOGY, lambda point: None)
 

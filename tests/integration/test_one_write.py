@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from altsync import outbox
 from altsync.app import longest_retry
+from altsync.circuit.breaker import pause
 from altsync.config import Settings
 from altsync.delivery import Delivery, Policy
 from altsync.outbox.edges import LONGEST_GATHERING, MANY
 from altsync.outbox.enqueue import HOLD
 from altsync.sinks import embedding
-from altsync.store import EmbeddingCache
+from altsync.store.vectors import EmbeddingCache
 from tests.integration.neighbourhood import Neighbourhood, at, faults
 from tests.integration.world import LEASE, archetype
 
@@ -87,7 +87,7 @@ def test_a_league_waits_for_nothing_that_is_stopped(
     circle: Neighbourhood, sink: str, state: str
 ) -> None:
     if state == "paused":
-        outbox.pause(circle.world.conn, sink, "by hand")
+        pause(circle.world.conn, sink, "by hand")
     else:
         circle.world.conn.execute(
             "UPDATE sink_state SET state = %s, reason = 'down' WHERE sink = %s", (state, sink)

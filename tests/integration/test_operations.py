@@ -19,11 +19,18 @@ import pytest
 from psycopg import errors
 from typer.testing import CliRunner
 
-from altsync import db, outbox, store
+from altsync import db
+from altsync.circuit.breaker import gate, open_breaker, sink_health
 from altsync.cli import app as cli
 from altsync.cli.terminal import Exit
 from altsync.db import Database, own_revision
-from altsync.records import Dead, ErrorKind, Settlement, Synced, Verdict
+from altsync.operations import Dead, ErrorKind, Settlement, Synced, Verdict
+from altsync.outbox.claim import release
+from altsync.outbox.retention import prune_range
+from altsync.outbox.settle import record_batch
+from altsync.retry import dead_ids, discard_dead
+from altsync.store.reads import clock
+from altsync.store.vectors import prune_vectors
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import FakeEmbedder, FakeGraph
 from tests.integration.world import (
@@ -88,7 +95,7 @@ class Site:
 
     def state(self, sink: str = "neo4j") -> tuple[str, str | None]:
         """The shared state of a sink, and its reason."""
-        health = outbox.sink_health(self.world.conn)[sink]
+        health = sink_health(self.world.conn)[sink]
         return health.state, health.reason
 
 
@@ -209,7 +216,7 @@ def _troubled_history(site: Site, random: Random) -> None:
             if sink is EMBEDDER:
                 verdicts = [one for one in verdicts if isinstance(one, Dead)]
             world.settle(sink, token, verdicts)
-            outbox.release(world.conn, [op.id for op in operations], token)
+            release(world.conn, [op.id for op in operations], token)
         match random.randrange(6):
             case 0:
                 world.delete(league(chosen[0]))
@@ -300,9 +307,9 @@ def test_two_who_discard_share_the_work(site: Site) -> None:
 
     def discard() -> int:
         with db.connect(site.world.url) as conn, conn.transaction():
-            return outbox.discard_dead(conn, dead, TOPOLOGY, by="me", why="gone")
+            return discard_dead(conn, dead, TOPOLOGY, by="me", why="gone")
 
-    dead = outbox.dead_ids(site.world.conn)
+    dead = dead_ids(site.world.conn)
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(lambda _: discard(), range(2))) == [0, 30]
 
@@ -346,7 +353,7 @@ def test_ranges_are_walked_over_gaps_until_one_is_young(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ids have gaps; what is above the first young range is not read."""
-    monkeypatch.setattr("altsync.outbox.prune.RANGE", 3)
+    monkeypatch.setattr("altsync.outbox.retention.RANGE", 3)
     world = site.world
     world.save(*leagues(20))
     world.conn.execute("UPDATE sync_operation SET status = 'synced', finished_at = now()")
@@ -381,7 +388,7 @@ def test_the_dead_are_never_pruned_silently(site: Site, database: Database) -> N
 def test_records_of_batches_are_removed(site: Site) -> None:
     """By the time when they ended."""
     for days in (1, 31, 40):
-        outbox.record_batch(
+        record_batch(
             site.world.conn, "neo4j", "w", 1, Settlement(synced=1), calls=1, tokens=0, seconds=1
         )
         site.world.conn.execute(
@@ -453,12 +460,12 @@ def test_a_vector_that_is_about_to_be_used_is_not_removed(site: Site, database: 
     world.save(league("nfl", description="Second."))
     embed(database)
     world.conn.execute("UPDATE embedding SET created_at = now() - interval '31 days'")
-    before = store.clock(world.conn)
+    before = clock(world.conn)
     pruner = World(world.url)
 
     def remove() -> int:
         with pruner.conn.transaction():
-            return store.prune_vectors(pruner.conn, before)
+            return prune_vectors(pruner.conn, before)
 
     with ThreadPoolExecutor(1) as pool:
         with world.conn.transaction():
@@ -482,7 +489,7 @@ def test_vectors_are_left_when_writers_do_not_pause(
     def busy(*_: object) -> int:
         raise errors.LockNotAvailable
 
-    monkeypatch.setattr(store, "prune_vectors", busy)
+    monkeypatch.setattr("altsync.cli.prune.prune_vectors", busy)
     monkeypatch.setattr(import_module("altsync.cli.prune"), "PAUSE", 0.0)
     said = site.said("prune", "--older-than", "30d", "--embeddings", code=1)
     assert "entities are being written all the time" in said
@@ -506,7 +513,7 @@ def _prune(url: str) -> int:
     with db.connect(url) as conn:
         before = conn.execute("SELECT now() - interval '30 days'").fetchone()
         assert before is not None
-        found = outbox.prune_range(conn, TOPOLOGY, 0, before[0])
+        found = prune_range(conn, TOPOLOGY, 0, before[0])
         return found.finished if found else 0
 
 
@@ -523,6 +530,6 @@ def test_services_do_not_start_on_another_releases_schema(site: Site, command: s
 @pytest.mark.parametrize("command", ["backfill", "retry"])
 def test_a_backfill_or_a_retry_has_an_open_breaker_probed_at_once(site: Site, command: str) -> None:
     site.bury({"nfl": "bad"})
-    outbox.open_breaker(site.world.conn, "neo4j", uuid4(), "slow down", 300.0)
+    open_breaker(site.world.conn, "neo4j", uuid4(), "slow down", 300.0)
     site.run(command, "--sink", "neo4j")
-    assert outbox.gate(site.world.conn, "neo4j", uuid4(), 30.0).probing
+    assert gate(site.world.conn, "neo4j", uuid4(), 30.0).probing

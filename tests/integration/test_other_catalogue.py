@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 import altsync
-from altsync import Catalogue, explain, history, queries, saving, schema, status
+from altsync import Catalogue, queries, saving, schema
 from altsync.app import Application
 from altsync.catalogue.current import using
 from altsync.catalogue.tables import check_tables
@@ -25,10 +25,14 @@ from altsync.delivery import Delivery, Policy
 from altsync.errors import AltsyncError, SchemaError, SeedError
 from altsync.local.services.graph import Graph
 from altsync.local.services.vectors import Vectors
-from altsync.reconcile import Options as Comparison
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Report
+from altsync.status.collect import collect
+from altsync.verify.report import Options as Comparison
+from altsync.why import explain as why_explain
+from altsync.why.explain import Explanation
+from altsync.why.history import entity_state
 from tests import toy
 from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness
 from tests.integration.fakes import FakeEmbedder
@@ -302,17 +306,17 @@ def test_planted_drift_is_found_and_repaired(shop: Shop) -> None:
 def test_views_name_the_catalogues_entities(shop: Shop) -> None:
     shop.seed()
     shop.deliver()
-    found = status.collect(shop.world.conn, shop.app.topology, {})
+    found = collect(shop.world.conn, shop.app.topology, {})
     assert {kind.value: one.total for kind, one in found.entities.items()} == {
         "brand": 2,
         "shelf": 2,
         "product": 3,
     }
-    state = history.entity_state(shop.world.conn, "A-1")
+    state = entity_state(shop.world.conn, "A-1")
     assert state is not None
     assert {(one.type, one.key) for one in state.relationships} >= {("GOES_WITH", "A-3")}
-    told = explain.explain(shop.app, "A-1", shop.folder)
-    assert isinstance(told, explain.Explanation)
+    told = why_explain.explain(shop.app, "A-1", shop.folder)
+    assert isinstance(told, Explanation)
     assert told.reasons == (f"Every store agrees at version {state.version}.",)
     shown = shop.run("why", "A-1", "--dir", str(shop.folder))
     assert "STANDS_ON" in shown
@@ -366,7 +370,7 @@ def test_a_type_is_taken_away(shop: Shop) -> None:
         ).fetchall()
         assert left == [("product",)]
         assert shop.drift() == {}
-        assert set(status.collect(shop.world.conn, shop.app.topology, {}).entities) == {
+        assert set(collect(shop.world.conn, shop.app.topology, {}).entities) == {
             "brand",
             "shelf",
         }

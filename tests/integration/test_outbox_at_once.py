@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from psycopg import errors
 
-from altsync import outbox
 from altsync.db import Conn
-from altsync.records import Dead, ErrorKind, Operation, Synced
+from altsync.operations import Dead, ErrorKind, Operation, Synced
+from altsync.outbox.upkeep import backfill_page
+from altsync.retry import dead_ids, retry_dead
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.world import EMBEDDER, GRAPH, PATIENCE, World, id_of, league, leagues, settle
@@ -48,13 +49,13 @@ def _retry_dead(world: World, contents: Sequence[sports.League]) -> Task:
     token, operations = world.claim("neo4j")
     verdicts = [Dead(op, op.version, ErrorKind.ITEM, "bad") for op in operations]
     world.settle(GRAPH, token, verdicts)
-    dead = outbox.dead_ids(world.conn)
-    return lambda: _in_transaction(world, lambda c: outbox.retry_dead(c, dead, TOPOLOGY))
+    dead = dead_ids(world.conn)
+    return lambda: _in_transaction(world, lambda c: retry_dead(c, dead, TOPOLOGY))
 
 
 def _backfill(world: World, contents: Sequence[sports.League]) -> Task:
     return lambda: _in_transaction(
-        world, lambda c: outbox.backfill_page(c, GRAPH, sports.LEAGUE, after=None, force=True)
+        world, lambda c: backfill_page(c, GRAPH, sports.LEAGUE, after=None, force=True)
     )
 
 
@@ -145,14 +146,14 @@ def test_seeding_and_settling_the_same_rows_for_a_while(world: World) -> None:
         person = World(world.url)
         while not stop.is_set():
             with person.conn.transaction():
-                outbox.retry_dead(person.conn, outbox.dead_ids(person.conn), TOPOLOGY)
+                retry_dead(person.conn, dead_ids(person.conn), TOPOLOGY)
         person.close()
 
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(task) for task in (seed, work, work, mend)]:
             done.result()
     with world.conn.transaction():
-        outbox.retry_dead(world.conn, outbox.dead_ids(world.conn), TOPOLOGY)
+        retry_dead(world.conn, dead_ids(world.conn), TOPOLOGY)
     token, operations = world.claim("neo4j")
     world.settle(GRAPH, token, [Synced(op, op.version) for op in operations])
     assert not _waits(world)

@@ -7,9 +7,21 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from altsync import db, outbox
-from altsync.outbox import Gate, SinkHealth
-from altsync.records import BreakerState
+from altsync import db
+from altsync.circuit import breaker
+from altsync.circuit.breaker import (
+    Gate,
+    SinkHealth,
+    abandon_probe,
+    close_breaker,
+    may_wake,
+    open_breaker,
+    register_sinks,
+    set_enabled,
+    sink_health,
+    wanted_model,
+)
+from altsync.operations import BreakerState
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
 from tests.integration.world import LEASE, World
 
@@ -25,7 +37,7 @@ def test_a_closed_breaker_admits_everybody(world: World) -> None:
 
 def test_a_sink_that_nobody_registered_admits_nobody(world: World) -> None:
     """There is nothing to share yet."""
-    assert not outbox.gate(world.conn, "elsewhere", uuid4(), LEASE).admitted
+    assert not breaker.gate(world.conn, "elsewhere", uuid4(), LEASE).admitted
 
 
 @pytest.mark.parametrize("state", ["paused", "disabled"])
@@ -75,7 +87,7 @@ def test_only_one_becomes_the_probe(world: World) -> None:
 
     def ask(_: int) -> bool:
         with db.connect(world.url) as conn:
-            return outbox.gate(conn, "neo4j", uuid4(), LEASE).admitted
+            return breaker.gate(conn, "neo4j", uuid4(), LEASE).admitted
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(ask, range(8))) == 1
@@ -94,7 +106,7 @@ def test_a_probe_that_vanished_is_replaced(world: World) -> None:
 def test_a_probe_that_was_answered_closes_the_breaker(world: World) -> None:
     """Everything is as it was."""
     token = _probing(world)
-    assert outbox.close_breaker(world.conn, "neo4j", token)
+    assert close_breaker(world.conn, "neo4j", token)
     health = _health(world)
     assert (health.state, health.reason, health.open_until) == (BreakerState.CLOSED, None, None)
     assert _gate(world) == Gate(True, False, 0, MODEL, DIMENSIONS)
@@ -103,14 +115,14 @@ def test_a_probe_that_was_answered_closes_the_breaker(world: World) -> None:
 def test_only_the_probe_closes_the_breaker(world: World) -> None:
     """A success from before the outage proves nothing."""
     _probing(world)
-    assert not outbox.close_breaker(world.conn, "neo4j", uuid4())
+    assert not close_breaker(world.conn, "neo4j", uuid4())
     assert _health(world).state is BreakerState.PROBING
 
 
 def test_a_probe_that_failed_opens_it_again(world: World) -> None:
     """For longer: the errors are counted."""
     token = _probing(world)
-    outbox.open_breaker(world.conn, "neo4j", token, "still down", 60)
+    open_breaker(world.conn, "neo4j", token, "still down", 60)
     assert not _gate(world).admitted
     world.pass_time(60)
     gate = _gate(world)
@@ -120,9 +132,9 @@ def test_a_probe_that_failed_opens_it_again(world: World) -> None:
 def test_a_probe_with_nothing_to_probe_leaves_it_to_the_next(world: World) -> None:
     """Which may ask at once; the errors stay counted."""
     token = _probing(world)
-    outbox.abandon_probe(world.conn, "neo4j", uuid4())
+    abandon_probe(world.conn, "neo4j", uuid4())
     assert _health(world).state is BreakerState.PROBING
-    outbox.abandon_probe(world.conn, "neo4j", token)
+    abandon_probe(world.conn, "neo4j", token)
     assert _gate(world).probing
 
 
@@ -132,7 +144,7 @@ def test_a_late_failure_does_not_disturb_the_probe(world: World) -> None:
     _open(world, delay=1000, reason="late")
     health = _health(world)
     assert (health.state, health.reason) == (BreakerState.PROBING, "down")
-    assert outbox.close_breaker(world.conn, "neo4j", token)
+    assert close_breaker(world.conn, "neo4j", token)
 
 
 def test_failures_of_calls_under_way_together_count_as_one(world: World) -> None:
@@ -156,7 +168,7 @@ def test_a_breaker_of_one_sink_is_none_of_another(world: World) -> None:
     """A dead graph does not hold up the index."""
     _open(world)
     assert not _gate(world).admitted
-    assert outbox.gate(world.conn, "pinecone", uuid4(), LEASE).admitted
+    assert breaker.gate(world.conn, "pinecone", uuid4(), LEASE).admitted
 
 
 def test_a_long_reason_is_cut(world: World) -> None:
@@ -195,23 +207,23 @@ def test_asking_writes_at_most_once_a_second(world: World) -> None:
 def test_registering_again_changes_nothing(world: World) -> None:
     """The first process says the wanted model, and every other one reads it."""
     _open(world)
-    outbox.register_sinks(world.conn, TOPOLOGY, "another-model", 7)
-    assert outbox.wanted_model(world.conn) == (MODEL, DIMENSIONS)
+    register_sinks(world.conn, TOPOLOGY, "another-model", 7)
+    assert wanted_model(world.conn) == (MODEL, DIMENSIONS)
     assert _health(world).state is BreakerState.OPEN
 
 
 def test_no_model_is_wanted_before_anybody_said_so(world: World) -> None:
     """A database without its sinks."""
     world.conn.execute("DELETE FROM sink_state")
-    assert outbox.wanted_model(world.conn) is None
+    assert wanted_model(world.conn) is None
 
 
 def test_switching_a_sink_off_and_on(world: World) -> None:
     """With the reason; on again, it is as it was."""
-    outbox.set_enabled(world.conn, "neo4j", "NEO4J_URI is not set")
+    set_enabled(world.conn, "neo4j", "NEO4J_URI is not set")
     health = _health(world)
     assert (health.state, health.reason) == (BreakerState.DISABLED, "NEO4J_URI is not set")
-    outbox.set_enabled(world.conn, "neo4j", None)
+    set_enabled(world.conn, "neo4j", None)
     assert (_health(world).state, _health(world).reason) == (BreakerState.CLOSED, None)
 
 
@@ -219,15 +231,15 @@ def test_switching_a_sink_off_and_on(world: World) -> None:
 def test_a_configured_sink_keeps_its_state(world: World, state: str) -> None:
     """Starting a process neither closes a breaker nor ends a pause."""
     world.conn.execute("UPDATE sink_state SET state = %s", (state,))
-    outbox.set_enabled(world.conn, "neo4j", None)
+    set_enabled(world.conn, "neo4j", None)
     assert _health(world).state == state
 
 
 def test_a_sink_switched_on_after_an_outage_starts_anew(world: World) -> None:
     """What was counted and waited for before it was switched off is over."""
     _open(world, delay=1000)
-    outbox.set_enabled(world.conn, "neo4j", "NEO4J_URI is not set")
-    outbox.set_enabled(world.conn, "neo4j", None)
+    set_enabled(world.conn, "neo4j", "NEO4J_URI is not set")
+    set_enabled(world.conn, "neo4j", None)
     assert _gate(world).admitted
 
 
@@ -252,7 +264,7 @@ def test_wake_ups_are_bounded_over_all_relays(world: World) -> None:
 
     def relay(_: int) -> int:
         with db.connect(world.url) as conn:
-            return sum(outbox.may_wake(conn, "neo4j", 4, PATIENCE) for _ in range(10))
+            return sum(may_wake(conn, "neo4j", 4, PATIENCE) for _ in range(10))
 
     with ThreadPoolExecutor(2) as pool:
         assert sum(pool.map(relay, range(2))) == 4
@@ -282,11 +294,11 @@ def test_nobody_is_woken_while_one_probes(world: World) -> None:
 
 
 def _gate(world: World, token: UUID | None = None) -> Gate:
-    return outbox.gate(world.conn, "neo4j", token or uuid4(), LEASE)
+    return breaker.gate(world.conn, "neo4j", token or uuid4(), LEASE)
 
 
 def _open(world: World, *, delay: float = 30.0, reason: str = "down") -> None:
-    outbox.open_breaker(world.conn, "neo4j", uuid4(), reason, delay)
+    open_breaker(world.conn, "neo4j", uuid4(), reason, delay)
 
 
 def _probing(world: World) -> UUID:
@@ -297,8 +309,8 @@ def _probing(world: World) -> UUID:
 
 
 def _health(world: World) -> SinkHealth:
-    return outbox.sink_health(world.conn)["neo4j"]
+    return sink_health(world.conn)["neo4j"]
 
 
 def _wake(world: World, *, wanted: int = 1) -> bool:
-    return outbox.may_wake(world.conn, "neo4j", wanted, PATIENCE)
+    return may_wake(world.conn, "neo4j", wanted, PATIENCE)

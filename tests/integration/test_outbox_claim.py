@@ -5,8 +5,9 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
-from altsync import db, outbox
-from altsync.records import ErrorKind, Operation, Retry
+from altsync import db
+from altsync.operations import ErrorKind, Operation, Retry
+from altsync.outbox.claim import claim, due, exhausted, extend, release
 from tests import sports
 from tests.integration.world import (
     GRAPH,
@@ -201,7 +202,7 @@ def test_an_operation_that_lost_every_lease_is_left_to_the_relay(world: World) -
             "WHERE entity_key = 'l000'"
         )
     assert _keys(world.claim("neo4j", limit=1, max_attempts=3)[1]) == ["l001"]
-    ((sink, token, op),) = outbox.exhausted(world.conn, 3)
+    ((sink, token, op),) = exhausted(world.conn, 3)
     assert (sink, token, op.entity_key, op.attempts) == ("neo4j", tokens[-1], "l000", 3)
 
 
@@ -209,9 +210,9 @@ def test_nobody_is_exhausted_while_leased(world: World) -> None:
     """The last lease counts only when it has run out."""
     world.save(league("nfl"))
     world.claim("neo4j")
-    assert outbox.exhausted(world.conn, 1) == []
+    assert exhausted(world.conn, 1) == []
     world.end_leases()
-    assert len(outbox.exhausted(world.conn, 1)) == 1
+    assert len(exhausted(world.conn, 1)) == 1
 
 
 def test_a_retry_beyond_the_limit_of_leases_is_not_stranded(world: World) -> None:
@@ -231,7 +232,7 @@ def test_extending_a_lease(world: World) -> None:
     """The lease ends later from now on."""
     world.save(*leagues(2))
     token, operations = world.claim("neo4j", lease=5)
-    assert outbox.extend(world.conn, [op.id for op in operations], token, 100)
+    assert extend(world.conn, [op.id for op in operations], token, 100)
     assert all(90 < op.wait <= 100 for op in world.ops("neo4j"))
 
 
@@ -241,14 +242,14 @@ def test_extending_says_when_a_lease_was_taken_away(world: World) -> None:
     token, operations = world.claim("neo4j")
     world.conn.execute("UPDATE sync_operation SET available_at = now() WHERE entity_key = 'l001'")
     world.claim("neo4j")
-    assert not outbox.extend(world.conn, [op.id for op in operations], token, 100)
+    assert not extend(world.conn, [op.id for op in operations], token, 100)
 
 
 def test_a_claim_that_was_not_tried_is_given_back(world: World) -> None:
     """Due at once, and the attempt does not count."""
     world.save(*leagues(2))
     token, operations = world.claim("neo4j")
-    outbox.release(world.conn, [operations[0].id], token)
+    release(world.conn, [operations[0].id], token)
     op = world.live("neo4j", "l000")
     assert (op.status, op.lease_token, op.attempts, op.wait <= 0) == ("pending", None, 0, True)
     assert world.live("neo4j", "l001").status == "in_progress"
@@ -258,14 +259,14 @@ def test_nobody_gives_back_what_another_holds(world: World) -> None:
     """The token is the fence."""
     world.save(league("nfl"))
     token, operations = world.claim("neo4j")
-    outbox.release(world.conn, [operations[0].id], uuid4())
+    release(world.conn, [operations[0].id], uuid4())
     assert world.live("neo4j", "nfl").lease_token == token
 
 
 def test_what_waits_is_counted_up_to_a_cap(world: World) -> None:
     """The relay asks how many batches there are, not how many rows."""
     world.save(*leagues(30))
-    graph, index = outbox.due(world.conn, ["neo4j", "pinecone"], 20)
+    graph, index = due(world.conn, ["neo4j", "pinecone"], 20)
     assert (graph.sink, graph.due, graph.seconds_to_next) == ("neo4j", 20, None)
     assert (index.sink, index.due, index.seconds_to_next) == ("pinecone", 0, None)
 
@@ -277,7 +278,7 @@ def test_the_next_due_time_is_of_what_is_not_due_yet(world: World) -> None:
     world.conn.execute(
         "UPDATE sync_operation SET available_at = now() + interval '20 s' WHERE entity_key = 'l001'"
     )
-    (graph,) = outbox.due(world.conn, ["neo4j"], 20)
+    (graph,) = due(world.conn, ["neo4j"], 20)
     assert graph.due == 1
     assert graph.seconds_to_next is not None
     assert 0 < graph.seconds_to_next <= 20
@@ -300,7 +301,7 @@ def test_extending_takes_locks_in_the_order_of_seeders(world: World) -> None:
         seeder.conn.execute("SET deadlock_timeout = '100 ms'")
         with seeder.conn.transaction():
             seeder.delete(first)
-            waiting = pool.submit(outbox.extend, worker, [op.id for op in operations], token, LEASE)
+            waiting = pool.submit(extend, worker, [op.id for op in operations], token, LEASE)
             world.until_waiting(worker)
             seeder.delete(second)
         assert waiting.result()
@@ -308,7 +309,7 @@ def test_extending_takes_locks_in_the_order_of_seeders(world: World) -> None:
 
 
 def _claim(conn: db.Conn, *, limit: int) -> list[Operation]:
-    return outbox.claim(
+    return claim(
         conn, "neo4j", token=uuid4(), worker="tests", limit=limit, lease=LEASE, max_attempts=10
     )
 

@@ -9,9 +9,11 @@ from sqlmodel import Session
 
 from altsports import catalogue
 from altsync import Entity, db
+from altsync.contract import EMBEDDING
 from altsync.db import Database
+from altsync.entities import Content, EntityType, Model
+from altsync.operations import Dead, ErrorKind, Synced
 from altsync.projection import embedding_text, text_hash
-from altsync.records import EMBEDDING, Content, Dead, EntityType, ErrorKind, Model, Synced
 from tests import sports
 from tests.conftest import DIMENSIONS, MODEL
 from tests.integration.fakes import FakeEmbedder, FakeIndex, vector_of

@@ -5,9 +5,11 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from altsync import outbox
+from altsync.contract import EMBEDDING
 from altsync.db import Database
-from altsync.records import EMBEDDING, ErrorKind, Retry, Synced
+from altsync.operations import ErrorKind, Retry, Synced
+from altsync.outbox.enqueue import CHANNEL, LOW_PRIORITY, ON_LIVE
+from altsync.outbox.upkeep import backfill_page
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.world import (
@@ -173,13 +175,13 @@ def test_a_change_merged_into_an_echo_stays_unsure(world: World, database: Datab
 def test_the_most_urgent_asker_sets_the_priority(world: World) -> None:
     """An edit pulls a backfilled operation forward, and a backfill does not push an edit back."""
     world.save(*leagues(2))
-    world.conn.execute("UPDATE sync_operation SET priority = %s", (outbox.LOW_PRIORITY,))
+    world.conn.execute("UPDATE sync_operation SET priority = %s", (LOW_PRIORITY,))
     world.save(league("l000", tier="TIER1"))
     assert world.live("neo4j", "l000").priority == 0
     with world.conn.transaction():
-        outbox.backfill_page(world.conn, GRAPH, sports.LEAGUE, after=None, force=True)
+        backfill_page(world.conn, GRAPH, sports.LEAGUE, after=None, force=True)
     assert world.live("neo4j", "l000").priority == 0
-    assert world.live("neo4j", "l001").priority == outbox.LOW_PRIORITY
+    assert world.live("neo4j", "l001").priority == LOW_PRIORITY
 
 
 def test_an_embedded_row_goes_straight_to_the_index(world: World, database: Database) -> None:
@@ -241,7 +243,7 @@ def test_the_graph_follows_its_own_version(world: World) -> None:
 
 def test_a_batch_notifies_once_per_sink(world: World) -> None:
     """However many rows it changed: a notification holds a global lock while it commits."""
-    world.conn.execute(f"LISTEN {outbox.CHANNEL}")
+    world.conn.execute(f"LISTEN {CHANNEL}")
     world.save(*leagues(300))
     heard = [n.payload for n in world.conn.notifies(timeout=0.5)]
     assert sorted(heard) == sorted(TOPOLOGY.names)
@@ -254,7 +256,7 @@ def _enqueue(world: World, *, version: int, action: str = "upsert") -> None:
         f"""
         INSERT INTO sync_operation AS o
           (entity_type, entity_id, entity_key, sink, action, version, origin)
-        VALUES ('league', %s, 'nfl', 'neo4j', %s, %s, 'reconcile') {outbox.ON_LIVE}
+        VALUES ('league', %s, 'nfl', 'neo4j', %s, %s, 'reconcile') {ON_LIVE}
         """,
         (id_of(league("nfl")), action, version),
     )

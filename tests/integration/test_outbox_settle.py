@@ -8,18 +8,10 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from altsync import outbox
+from altsync.contract import SinkTraits
 from altsync.db import Database
-from altsync.records import (
-    Dead,
-    ErrorKind,
-    Operation,
-    Retry,
-    Settlement,
-    SinkTraits,
-    Superseded,
-    Synced,
-)
+from altsync.operations import Dead, ErrorKind, Operation, Retry, Settlement, Superseded, Synced
+from altsync.outbox.enqueue import LOW_PRIORITY, ON_LIVE
 from tests.integration.world import (
     ECHO,
     GRAPH,
@@ -433,11 +425,11 @@ def test_an_error_text_that_no_database_stores(world: World) -> None:
 def test_a_follow_up_keeps_the_priority(world: World) -> None:
     """A backfill that was asked again stays behind everything else."""
     world.save(NFL)
-    world.conn.execute("UPDATE sync_operation SET priority = %s", (outbox.LOW_PRIORITY,))
+    world.conn.execute("UPDATE sync_operation SET priority = %s", (LOW_PRIORITY,))
     token, (op,) = world.claim("neo4j")
-    _ask_again(world, op, priority=outbox.LOW_PRIORITY)
+    _ask_again(world, op, priority=LOW_PRIORITY)
     world.settle(GRAPH, token, [Synced(op, op.version, "node:nfl")])
-    assert world.live("neo4j", "nfl").priority == outbox.LOW_PRIORITY
+    assert world.live("neo4j", "nfl").priority == LOW_PRIORITY
 
 
 def test_a_purged_entity_settles_all_the_same(world: World) -> None:
@@ -486,7 +478,7 @@ def _ask_again(world: World, op: Operation, priority: int = 0) -> None:
         f"""
         INSERT INTO sync_operation AS o
           (entity_type, entity_id, entity_key, sink, action, version, origin, priority)
-        VALUES (%s, %s, %s, 'neo4j', 'upsert', %s, 'backfill', %s) {outbox.ON_LIVE}
+        VALUES (%s, %s, %s, 'neo4j', 'upsert', %s, 'backfill', %s) {ON_LIVE}
         """,
         (op.entity_type, op.entity_id, op.entity_key, op.version, priority),
     )

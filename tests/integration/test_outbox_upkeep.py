@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from altsync import outbox
+from altsync.contract import EMBEDDING, SinkTraits
 from altsync.db import Database
-from altsync.outbox import Selection
-from altsync.records import EMBEDDING, Dead, ErrorKind, SinkTraits, Synced
+from altsync.operations import Dead, ErrorKind, Synced
+from altsync.outbox.claim import release
+from altsync.outbox.enqueue import CHANNEL, LOW_PRIORITY
+from altsync.outbox.upkeep import backfill_page, purge_deleted
+from altsync.retry import Selection, dead_ids, failures, retry_dead
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import FakeIndex
@@ -38,7 +41,7 @@ def test_failures_are_grouped_by_reason(world: World) -> None:
     world.save(*leagues(8), example("ask"))
     _bury(world, GRAPH, "too long", keys=[f"l{n:03}" for n in range(7)])
     _bury(world, EMBEDDER, "refused", keys=["ask"])
-    first, second = outbox.failures(world.conn)
+    first, second = failures(world.conn)
     assert (first.sink, first.error_kind, first.reason, first.count) == (
         "neo4j",
         "item",
@@ -49,10 +52,8 @@ def test_failures_are_grouped_by_reason(world: World) -> None:
     assert set(first.sample_keys) < {f"league l{n:03}" for n in range(7)}
     assert first.oldest <= first.newest
     assert (second.sink, second.sample_keys) == (EMBEDDING, ("few_shot_example ask",))
-    assert [group.sink for group in outbox.failures(world.conn, Selection(sink=EMBEDDING))] == [
-        EMBEDDING
-    ]
-    assert outbox.failures(world.conn, Selection(sink="pinecone")) == []
+    assert [group.sink for group in failures(world.conn, Selection(sink=EMBEDDING))] == [EMBEDDING]
+    assert failures(world.conn, Selection(sink="pinecone")) == []
 
 
 def test_dead_operations_are_found_by_sink_and_entity(world: World) -> None:
@@ -60,12 +61,12 @@ def test_dead_operations_are_found_by_sink_and_entity(world: World) -> None:
     world.save(*leagues(3))
     _bury(world, GRAPH)
     _bury(world, EMBEDDER)
-    assert len(outbox.dead_ids(world.conn)) == 6
-    assert len(outbox.dead_ids(world.conn, Selection(sink="neo4j"))) == 3
-    assert len(outbox.dead_ids(world.conn, limit=2)) == 2
-    found = outbox.dead_ids(world.conn, Selection(sink="neo4j", entity="l001"))
+    assert len(dead_ids(world.conn)) == 6
+    assert len(dead_ids(world.conn, Selection(sink="neo4j"))) == 3
+    assert len(dead_ids(world.conn, limit=2)) == 2
+    found = dead_ids(world.conn, Selection(sink="neo4j", entity="l001"))
     assert [(kind, entity) for _, kind, entity in found] == [(sports.LEAGUE, id_of(league("l001")))]
-    assert outbox.dead_ids(world.conn, Selection(entity="nobody")) == []
+    assert dead_ids(world.conn, Selection(entity="nobody")) == []
 
 
 def test_the_dead_are_retried_at_the_current_version(world: World) -> None:
@@ -169,7 +170,7 @@ def test_a_retry_wakes_the_relay(world: World) -> None:
     """Once per sink, when it commits."""
     world.save(NFL)
     _bury(world, GRAPH)
-    world.conn.execute(f"LISTEN {outbox.CHANNEL}")
+    world.conn.execute(f"LISTEN {CHANNEL}")
     _retry(world)
     heard = [n.payload for n in world.conn.notifies(timeout=0.2)]
     assert sorted(heard) == sorted(TOPOLOGY.names)
@@ -185,7 +186,7 @@ def test_a_backfill_asks_for_what_is_not_confirmed(world: World) -> None:
     assert _backfill(world, GRAPH) == 2
     live = [op for op in world.ops("neo4j") if op.live]
     assert sorted(op.entity_key for op in live) == ["l001", "l002"]
-    assert {(op.origin, op.priority) for op in live} == {("backfill", outbox.LOW_PRIORITY)}
+    assert {(op.origin, op.priority) for op in live} == {("backfill", LOW_PRIORITY)}
     assert world.statuses(league("l001"))["neo4j"] == "pending"
     assert world.statuses(league("l000"))["neo4j"] == "synced"
 
@@ -209,7 +210,7 @@ def test_a_backfill_goes_page_by_page(world: World) -> None:
     after, sizes = None, []
     while True:
         with world.conn.transaction():
-            count, after = outbox.backfill_page(
+            count, after = backfill_page(
                 world.conn, GRAPH, sports.LEAGUE, after=after, force=True, limit=10
             )
         if after is None:
@@ -270,9 +271,7 @@ def test_a_backfill_joins_what_is_under_way(world: World) -> None:
 def test_an_empty_type_is_backfilled_at_once(world: World) -> None:
     """There is no page."""
     with world.conn.transaction():
-        page = outbox.backfill_page(
-            world.conn, GRAPH, sports.FEW_SHOT_EXAMPLE, after=None, force=True
-        )
+        page = backfill_page(world.conn, GRAPH, sports.FEW_SHOT_EXAMPLE, after=None, force=True)
     assert page == (0, None)
 
 
@@ -349,7 +348,7 @@ def _bury(
     chosen = [op for op in operations if keys is None or op.entity_key in keys]
     assert chosen
     world.settle(sink, token, [Dead(op, op.version, ErrorKind.ITEM, reason) for op in chosen])
-    outbox.release(world.conn, [op.id for op in operations if op not in chosen], token)
+    release(world.conn, [op.id for op in operations if op not in chosen], token)
 
 
 def _confirm(world: World, sink: SinkTraits) -> None:
@@ -359,14 +358,14 @@ def _confirm(world: World, sink: SinkTraits) -> None:
 
 def _retry(world: World) -> int:
     with world.conn.transaction():
-        return outbox.retry_dead(world.conn, outbox.dead_ids(world.conn), TOPOLOGY)
+        return retry_dead(world.conn, dead_ids(world.conn), TOPOLOGY)
 
 
 def _backfill(world: World, sink: SinkTraits, *, force: bool = False, limit: int = 5000) -> int:
     total, after = 0, None
     while True:
         with world.conn.transaction():
-            count, after = outbox.backfill_page(
+            count, after = backfill_page(
                 world.conn, sink, sports.LEAGUE, after=after, force=force, limit=limit
             )
         total += count
@@ -376,4 +375,4 @@ def _backfill(world: World, sink: SinkTraits, *, force: bool = False, limit: int
 
 def _purge(world: World) -> int:
     with world.conn.transaction():
-        return outbox.purge_deleted(world.conn, GRACE)
+        return purge_deleted(world.conn, GRACE)

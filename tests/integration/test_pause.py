@@ -8,12 +8,28 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from altsync import db, explain, outbox, status
+from altsync import db
 from altsync.app import Application
+from altsync.circuit import breaker
+from altsync.circuit.breaker import (
+    SinkHealth,
+    abandon_probe,
+    close_breaker,
+    open_breaker,
+    pause,
+    register_sinks,
+    resume,
+    set_enabled,
+    sink_health,
+    wanted_model,
+)
 from altsync.db import Database
-from altsync.outbox import SinkHealth
-from altsync.records import BreakerState, Synced
+from altsync.operations import BreakerState, Synced
+from altsync.outbox.enqueue import CHANNEL
 from altsync.relay import Relay, RelayPolicy
+from altsync.status.collect import collect
+from altsync.why import explain as why_explain
+from altsync.why.explain import Explanation
 from tests.conftest import TOPOLOGY
 from tests.dashboard.site import settings_for
 from tests.integration.fakes import FakeGraph
@@ -39,7 +55,7 @@ def test_a_pause_says_why_and_since_when(world: World) -> None:
     """A second one keeps since when and takes the newer reason."""
     _pause(world)
     first = _health(world)
-    assert not outbox.pause(world.conn, "neo4j", "it takes longer")
+    assert not pause(world.conn, "neo4j", "it takes longer")
     second = _health(world)
     assert (first.state, first.reason) == (BreakerState.PAUSED, WHY)
     assert (second.since, second.reason) == (first.since, "it takes longer")
@@ -48,8 +64,8 @@ def test_a_pause_says_why_and_since_when(world: World) -> None:
 def test_a_sink_that_was_ready_is_ready_again(world: World) -> None:
     """Once; a second resume finds nothing to do, and leaves no trace of the pause."""
     _pause(world)
-    assert outbox.resume(world.conn, "neo4j")
-    assert not outbox.resume(world.conn, "neo4j")
+    assert resume(world.conn, "neo4j")
+    assert not resume(world.conn, "neo4j")
     assert (_health(world).state, _health(world).reason) == (BreakerState.CLOSED, None)
     assert world.scalar("SELECT config FROM sink_state WHERE sink = 'neo4j'") == {}
     assert _admitted(world)
@@ -59,14 +75,14 @@ def test_resuming_what_is_not_paused_has_an_open_breaker_probed_at_once(world: W
     """An open breaker is no pause; the operator need not wait for its time."""
     _open(world, delay=300)
     before = _health(world)
-    assert not outbox.resume(world.conn, "neo4j")
+    assert not resume(world.conn, "neo4j")
     after = _health(world)
     assert (after.state, after.since, after.reason) == (
         BreakerState.OPEN,
         before.since,
         before.reason,
     )
-    assert outbox.gate(world.conn, "neo4j", uuid4(), LEASE).probing
+    assert breaker.gate(world.conn, "neo4j", uuid4(), LEASE).probing
 
 
 def test_an_open_breaker_is_open_again_and_probed(world: World) -> None:
@@ -76,14 +92,14 @@ def test_an_open_breaker_is_open_again_and_probed(world: World) -> None:
     _pause(world)
     world.pass_time(10_000)
     assert not _admitted(world)
-    outbox.resume(world.conn, "neo4j")
+    resume(world.conn, "neo4j")
     after = _health(world)
     assert (after.state, after.since, after.reason) == (
         BreakerState.OPEN,
         before.since,
         before.reason,
     )
-    gate = outbox.gate(world.conn, "neo4j", uuid4(), LEASE)
+    gate = breaker.gate(world.conn, "neo4j", uuid4(), LEASE)
     assert (gate.admitted, gate.probing, gate.consecutive_errors) == (True, True, 1)
 
 
@@ -91,16 +107,16 @@ def test_a_long_retry_after_ends_with_the_pause(world: World) -> None:
     """The operator says that it is time: the sink is probed at once."""
     _open(world, delay=3600)
     _pause(world)
-    outbox.resume(world.conn, "neo4j")
-    assert outbox.gate(world.conn, "neo4j", uuid4(), LEASE).probing
+    resume(world.conn, "neo4j")
+    assert breaker.gate(world.conn, "neo4j", uuid4(), LEASE).probing
 
 
 @pytest.mark.parametrize(
     "ends",
     [
-        lambda world, token: outbox.close_breaker(world.conn, "neo4j", token),
-        lambda world, token: outbox.open_breaker(world.conn, "neo4j", token, "still down", 0),
-        lambda world, token: outbox.abandon_probe(world.conn, "neo4j", token),
+        lambda world, token: close_breaker(world.conn, "neo4j", token),
+        lambda world, token: open_breaker(world.conn, "neo4j", token, "still down", 0),
+        lambda world, token: abandon_probe(world.conn, "neo4j", token),
     ],
     ids=["answered", "failed", "nothing to probe with"],
 )
@@ -110,13 +126,13 @@ def test_a_probe_under_way_does_not_undo_a_pause(
     """However it ends; after the pause another one probes."""
     _open(world, delay=0)
     token = uuid4()
-    assert outbox.gate(world.conn, "neo4j", token, LEASE).probing
+    assert breaker.gate(world.conn, "neo4j", token, LEASE).probing
     _pause(world)
     ends(world, token)
     assert _health(world).state is BreakerState.PAUSED
     assert not _admitted(world)
-    outbox.resume(world.conn, "neo4j")
-    assert outbox.gate(world.conn, "neo4j", uuid4(), LEASE).probing
+    resume(world.conn, "neo4j")
+    assert breaker.gate(world.conn, "neo4j", uuid4(), LEASE).probing
 
 
 def test_pause_and_probe_at_the_same_moment(world: World) -> None:
@@ -130,19 +146,19 @@ def test_pause_and_probe_at_the_same_moment(world: World) -> None:
             assert {one.result() for one in asking} == {None}
         assert _health(world).state is BreakerState.PAUSED
         assert world.claim("neo4j")[1] == []
-        assert outbox.resume(world.conn, "neo4j")
+        assert resume(world.conn, "neo4j")
 
 
 def _ask_and_end(url: str) -> None:
     token = uuid4()
     with db.connect(url) as conn:
-        if outbox.gate(conn, "neo4j", token, LEASE).probing:
-            outbox.close_breaker(conn, "neo4j", token)
+        if breaker.gate(conn, "neo4j", token, LEASE).probing:
+            close_breaker(conn, "neo4j", token)
 
 
 def _pause_elsewhere(url: str) -> None:
     with db.connect(url) as conn:
-        outbox.pause(conn, "neo4j", WHY)
+        pause(conn, "neo4j", WHY)
 
 
 def test_one_of_two_pauses_is_the_first(world: World) -> None:
@@ -153,9 +169,9 @@ def test_one_of_two_pauses_is_the_first(world: World) -> None:
             return what(conn)
 
     with ThreadPoolExecutor(2) as pool:
-        paused = pool.map(do, [lambda c: outbox.pause(c, "neo4j", WHY)] * 2)
+        paused = pool.map(do, [lambda c: pause(c, "neo4j", WHY)] * 2)
         assert sorted(paused) == [False, True]
-        resumed = pool.map(do, [lambda c: outbox.resume(c, "neo4j")] * 2)
+        resumed = pool.map(do, [lambda c: resume(c, "neo4j")] * 2)
         assert sorted(resumed) == [False, True]
 
 
@@ -172,7 +188,7 @@ def test_a_batch_in_flight_settles_and_no_other_begins(world: World, database: D
     assert (drained.batches, drained.synced) == (1, 2)
     assert world.counts("neo4j") == {"synced": 2, "pending": 4}
     assert world.statuses(league("l000")).keys() == {"embedding", "neo4j", "pinecone"}
-    outbox.resume(world.conn, "neo4j")
+    resume(world.conn, "neo4j")
     assert delivery(database, graph).drain(60).synced == 4
     assert world.counts("neo4j") == {"synced": 6}
 
@@ -204,7 +220,7 @@ def test_the_relay_leaves_a_paused_sink_in_peace(world: World, database: Databas
         relay.look(["neo4j", "embedding"])
         world.pass_time(PATIENCE + 1)
     assert set(woken) == {"embedding"}
-    outbox.resume(world.conn, "neo4j")
+    resume(world.conn, "neo4j")
     relay.look(["neo4j"])
     assert woken[-1] == "neo4j"
 
@@ -212,40 +228,40 @@ def test_the_relay_leaves_a_paused_sink_in_peace(world: World, database: Databas
 def test_a_resume_calls_the_relay(world: World) -> None:
     """What waited is picked up at once, not at the next poll."""
     _pause(world)
-    world.conn.execute(f"LISTEN {outbox.CHANNEL}")
-    outbox.resume(world.conn, "neo4j")
+    world.conn.execute(f"LISTEN {CHANNEL}")
+    resume(world.conn, "neo4j")
     assert [n.payload for n in world.conn.notifies(timeout=10, stop_after=1)] == ["neo4j"]
 
 
 def test_a_relay_that_starts_does_not_undo_a_pause(world: World) -> None:
     """Neither with the sink switched on nor off; afterwards the sink is as the relay said."""
     _pause(world)
-    outbox.set_enabled(world.conn, "neo4j", None)
+    set_enabled(world.conn, "neo4j", None)
     assert (_health(world).state, _health(world).reason) == (BreakerState.PAUSED, WHY)
-    outbox.set_enabled(world.conn, "neo4j", "NEO4J_URI is not set")
-    outbox.set_enabled(world.conn, "neo4j", "NEO4J_URI is not set")
+    set_enabled(world.conn, "neo4j", "NEO4J_URI is not set")
+    set_enabled(world.conn, "neo4j", "NEO4J_URI is not set")
     assert (_health(world).state, _health(world).reason) == (BreakerState.PAUSED, WHY)
-    outbox.resume(world.conn, "neo4j")
+    resume(world.conn, "neo4j")
     assert (_health(world).state, _health(world).reason) == (
         BreakerState.DISABLED,
         "NEO4J_URI is not set",
     )
     _pause(world)
-    outbox.set_enabled(world.conn, "neo4j", None)
+    set_enabled(world.conn, "neo4j", None)
     assert _health(world).state is BreakerState.PAUSED
-    outbox.resume(world.conn, "neo4j")
+    resume(world.conn, "neo4j")
     assert _health(world).state is BreakerState.CLOSED
 
 
 def test_a_sink_that_was_never_set_up_can_be_paused(world: World) -> None:
     """Before its first migration, say; registering keeps the pause and gives the model."""
     world.conn.execute("DELETE FROM sink_state")
-    outbox.pause(world.conn, "embedding", WHY)
-    outbox.register_sinks(world.conn, TOPOLOGY, "a-model", 4)
-    assert outbox.sink_health(world.conn)["embedding"].state is BreakerState.PAUSED
-    assert outbox.wanted_model(world.conn) == ("a-model", 4)
-    outbox.resume(world.conn, "embedding")
-    assert outbox.wanted_model(world.conn) == ("a-model", 4)
+    pause(world.conn, "embedding", WHY)
+    register_sinks(world.conn, TOPOLOGY, "a-model", 4)
+    assert sink_health(world.conn)["embedding"].state is BreakerState.PAUSED
+    assert wanted_model(world.conn) == ("a-model", 4)
+    resume(world.conn, "embedding")
+    assert wanted_model(world.conn) == ("a-model", 4)
 
 
 def test_status_and_why_tell_of_a_pause(world: World) -> None:
@@ -253,15 +269,15 @@ def test_status_and_why_tell_of_a_pause(world: World) -> None:
     world.save(league("nfl"))
     _pause(world)
     disabled: dict[str, str | None] = {"neo4j": "NEO4J_URI is not set"}
-    standing = status.collect(world.conn, TOPOLOGY, disabled).sinks["neo4j"]
+    standing = collect(world.conn, TOPOLOGY, disabled).sinks["neo4j"]
     assert (standing.state, standing.reason) == (BreakerState.PAUSED, WHY)
     assert standing.since is not None
     app = Application(settings_for(world.url))
     try:
-        found = explain.explain(app, "nfl", app.settings.altsync_home)
+        found = why_explain.explain(app, "nfl", app.settings.altsync_home)
     finally:
         app.close()
-    assert isinstance(found, explain.Explanation)
+    assert isinstance(found, Explanation)
     (said,) = (reason for reason in found.reasons if reason.startswith("Neo4j"))
     assert "is paused since" in said
     assert f"({WHY}); altsync resume --sink neo4j" in said
@@ -278,23 +294,23 @@ def test_everything_queued_drains_after_a_pause(world: World, database: Database
     world.save(league("nfl", tier="TIER2"))
     world.delete(nba)
     assert delivery(database, graph).drain(60).claimed == 0
-    outbox.resume(world.conn, "neo4j")
+    resume(world.conn, "neo4j")
     assert delivery(database, graph).drain(60).synced == 2
     assert world.statuses(nfl)["neo4j"] == "synced"
     eventually(lambda: not [op for op in world.ops("neo4j") if op.live])
 
 
 def _pause(world: World) -> bool:
-    return outbox.pause(world.conn, "neo4j", WHY)
+    return pause(world.conn, "neo4j", WHY)
 
 
 def _admitted(world: World) -> bool:
-    return outbox.gate(world.conn, "neo4j", uuid4(), LEASE).admitted
+    return breaker.gate(world.conn, "neo4j", uuid4(), LEASE).admitted
 
 
 def _open(world: World, delay: float = 30) -> None:
-    outbox.open_breaker(world.conn, "neo4j", uuid4(), "down", delay)
+    open_breaker(world.conn, "neo4j", uuid4(), "down", delay)
 
 
 def _health(world: World) -> SinkHealth:
-    return outbox.sink_health(world.conn)["neo4j"]
+    return sink_health(world.conn)["neo4j"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from altsync import health, queries
+from altsync import queries
 from altsync.app import Application
 from altsync.cli import app as cli
 from altsync.cli.seed import seed_summary, waited_for
@@ -21,13 +21,14 @@ from altsync.cli.tables import Text
 from altsync.cli.why import as_plain, view
 from altsync.db import Database
 from altsync.delivery import Delivery, Policy
-from altsync.explain import Explanation, explain
+from altsync.doctor import Health, look
+from altsync.entities import Content
 from altsync.local.services.postgres import Postgres
-from altsync.reconcile import Options, Report
-from altsync.records import Content
 from altsync.seed.report import Report as SeedReport
 from altsync.sinks.pgvector import table_names
-from altsync.store import RunProgress
+from altsync.status.sql import RunProgress
+from altsync.verify.report import Options, Report
+from altsync.why.explain import Explanation, explain
 from tests import sports
 from tests.conftest import DIMENSIONS, MODEL
 from tests.contract.harness import PgvectorHarness
@@ -176,11 +177,11 @@ def test_a_changed_category_moves_its_row(alone: Alone) -> None:
 
 def test_a_deleted_entity_leaves_and_does_not_come_back(alone: Alone) -> None:
     with alone.world.conn.transaction():
-        from altsync import store
+        from altsync.seed.sql import create_changed_in_run, tombstone
 
-        store.create_changed_in_run(alone.world.conn)
+        create_changed_in_run(alone.world.conn)
         ids = [alone.world.row(league("l003"))["id"]]
-        store.tombstone(alone.world.conn, sports.LEAGUE, ids, alone.app.topology)
+        tombstone(alone.world.conn, sports.LEAGUE, ids, alone.app.topology)
     alone.deliver()
     assert "l003" not in alone.index.stored(sports.LEAGUE)
     assert alone.drift(deep=True) == {}
@@ -279,10 +280,10 @@ def test_an_empty_index_is_filled_by_a_repair(alone: Alone) -> None:
 
 
 def test_status_and_summary_name_the_sinks_of_the_settings(alone: Alone) -> None:
-    from altsync import status
+    from altsync.status.collect import collect
 
     disabled = {name: alone.app.disabled_reason(name) for name in alone.app.topology.names}
-    found = status.collect(alone.world.conn, alone.app.topology, disabled)
+    found = collect(alone.world.conn, alone.app.topology, disabled)
     body = found.as_json()
     assert body["matrix"] == [
         {"entity": kind, "pgvector_sync_status": "synced", "count": count}
@@ -320,12 +321,12 @@ def test_why_shows_what_pgvector_holds(alone: Alone) -> None:
 
 
 def test_doctor_says_which_pgvector_it_is(alone: Alone) -> None:
-    (found,) = (one for one in health.look(alone.app) if one.name == "pgvector")
-    assert found.health is health.Health.OK, found.detail
+    (found,) = (one for one in look(alone.app) if one.name == "pgvector")
+    assert found.health is Health.OK, found.detail
     assert found.detail.startswith("pgvector 0.")
     alone.index.ask(f"ALTER TABLE {LEAGUES} ALTER embedding TYPE halfvec")
-    (found,) = (one for one in health.look(alone.app) if one.name == "pgvector")
-    assert found.health is health.Health.FAILED
+    (found,) = (one for one in look(alone.app) if one.name == "pgvector")
+    assert found.health is Health.FAILED
     assert "dimensions where altsync needs 4" in found.detail
 
 

@@ -267,7 +267,7 @@ def test_a_great_prune_goes_page_by_page(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Short transactions; all of it in the end."""
-    monkeypatch.setattr("altsync.store.DELETE_PAGE", 3)
+    monkeypatch.setattr("altsync.seed.pruning.DELETE_PAGE", 3)
     write(tmp_path, "leagues.jsonl", TEN)
     seed(world, tmp_path)
     write(tmp_path, "leagues.jsonl", TEN[:2])

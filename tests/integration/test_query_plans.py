@@ -11,10 +11,11 @@ import psycopg
 import pytest
 from psycopg.rows import TupleRow, tuple_row
 
-from altsync import db, history, outbox, store
+from altsync import db
+from altsync.circuit.clock import Bounds, set_back, set_deletions_back
+from altsync.contract import EMBEDDING
 from altsync.local.services.postgres import Postgres
-from altsync.records import (
-    EMBEDDING,
+from altsync.operations import (
     Dead,
     ErrorKind,
     Operation,
@@ -24,6 +25,23 @@ from altsync.records import (
     Synced,
     Verdict,
 )
+from altsync.outbox.claim import claim, due, exhausted, extend, release
+from altsync.outbox.upkeep import backfill_page, purge_deleted
+from altsync.retry import (
+    Selection,
+    count_dead,
+    dead_by_sink,
+    dead_ids,
+    discard_dead,
+    failures,
+    most_frequent,
+    retry_dead,
+)
+from altsync.seed.sql import create_changed_in_run, create_staging
+from altsync.status.sql import backlog
+from altsync.store.rows import read_rows
+from altsync.why import history as why_history
+from altsync.why.history import entity_state
 from tests import sports
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
 from tests.integration.world import LEASE, leagues, save, settle
@@ -99,8 +117,8 @@ def test_a_claim_reads_its_index_and_little_else(full: str) -> None:
 def test_the_relays_questions_read_indexes(full: str) -> None:
     """What is due, how far off the rest is, and who is exhausted."""
     with _recording(full) as conn:
-        outbox.due(conn, TOPOLOGY.names, 4 * BATCH)
-        outbox.exhausted(conn, 10)
+        due(conn, TOPOLOGY.names, 4 * BATCH)
+        exhausted(conn, 10)
         plans = _explain_all(conn)
     assert _scanned(*plans) == set()
     assert plans[0][0].buffers < 20 * BATCH
@@ -136,8 +154,8 @@ def test_settling_in_a_database_that_nobody_has_analysed(database_url: str) -> N
 def test_seeding_a_batch_reads_a_batch(full: str) -> None:
     """Of new leagues, into a table of fifty thousand."""
     with _recording(full) as conn:
-        store.create_changed_in_run(conn)
-        store.create_staging(conn, sports.LEAGUE)
+        create_changed_in_run(conn)
+        create_staging(conn, sports.LEAGUE)
         conn.asked.clear()
         with conn.transaction(force_rollback=True):
             assert save(conn, *leagues(BATCH)).created == BATCH
@@ -151,7 +169,7 @@ def test_reading_a_batch_reads_a_batch(full: str) -> None:
     with _recording(full) as conn:
         ids = [r[0] for r in conn.execute("SELECT id FROM league LIMIT %s", (BATCH,))]
         conn.asked.clear()
-        assert len(store.read_rows(conn, sports.LEAGUE, ids, with_vectors=True)) == BATCH
+        assert len(read_rows(conn, sports.LEAGUE, ids, with_vectors=True)) == BATCH
         plans = _explain_all(conn)
     assert _scanned(*plans) == set()
 
@@ -163,8 +181,8 @@ def test_extending_and_releasing_read_their_own_rows(full: str) -> None:
         token = _token(conn, operations)
         ids = [op.id for op in operations]
         conn.asked.clear()
-        assert outbox.extend(conn, ids, token, LEASE)
-        outbox.release(conn, ids, token)
+        assert extend(conn, ids, token, LEASE)
+        release(conn, ids, token)
         plans = _explain_all(conn)
     assert _scanned(*plans) == set()
 
@@ -172,7 +190,7 @@ def test_extending_and_releasing_read_their_own_rows(full: str) -> None:
 def test_a_page_of_backfill_reads_a_page(full: str) -> None:
     """However many pages there are."""
     with _recording(full) as conn, conn.transaction(force_rollback=True):
-        outbox.backfill_page(
+        backfill_page(
             conn,
             TOPOLOGY.traits("neo4j"),
             sports.LEAGUE,
@@ -192,10 +210,10 @@ def test_one_entitys_history_reads_its_own_rows(full: str) -> None:
         ).fetchone()
         assert done is not None
         conn.asked.clear()
-        assert len(history.operations(conn, entity=done[0])) == 1
-        assert len(history.operations(conn, entity="t7", sink="pinecone")) == 0
-        assert len(history.operations(conn, entity="t7", status="pending")) == 1
-        assert history.entity_state(conn, "t7") is not None
+        assert len(why_history.operations(conn, entity=done[0])) == 1
+        assert len(why_history.operations(conn, entity="t7", sink="pinecone")) == 0
+        assert len(why_history.operations(conn, entity="t7", status="pending")) == 1
+        assert entity_state(conn, "t7") is not None
         plans = _explain_all(conn)
     assert _scanned(*plans) == set()
     assert max(plan[0].buffers for plan in plans) < 50
@@ -207,7 +225,7 @@ def test_one_entitys_history_reads_its_own_rows(full: str) -> None:
 def test_a_page_of_operations_reads_a_page(full: str, asked: dict[str, Any]) -> None:
     """From the newest on, however many there are."""
     with _recording(full) as conn:
-        assert len(history.operations(conn, **asked)) == 50
+        assert len(why_history.operations(conn, **asked)) == 50
         (plan,) = _explain_all(conn)
     assert _scanned(plan) == set()
 
@@ -236,11 +254,11 @@ def _dead(full: str) -> Iterator[Recording]:
 
 def test_dead_letters_are_read_by_their_index(dead: Recording) -> None:
     """A look at twenty thousand, and a page of a retry."""
-    groups = outbox.failures(dead)
+    groups = failures(dead)
     assert sum(group.count for group in groups) == DEAD
-    which = outbox.Selection(group=groups[0].group)
-    first = outbox.dead_ids(dead, which, limit=BATCH)
-    outbox.dead_ids(dead, which, limit=BATCH, after=first[-1][0])
+    which = Selection(group=groups[0].group)
+    first = dead_ids(dead, which, limit=BATCH)
+    dead_ids(dead, which, limit=BATCH, after=first[-1][0])
     look, *pages = _explain_all(dead)
     assert _scanned(look, *pages) == set()
     assert all(page[0].buffers < 20 * BATCH for page in pages)
@@ -251,7 +269,7 @@ def test_a_look_at_many_errors_computes_the_patterns_that_it_shows(dead: Recordi
     dead.execute("UPDATE sync_operation SET error_group = 'own' || id WHERE status = 'dead'")
     dead.execute("ANALYZE sync_operation")
     dead.asked.clear()
-    found = outbox.most_frequent(dead, 100)
+    found = most_frequent(dead, 100)
     assert (len(found.groups), found.all_groups, found.operations) == (100, DEAD, DEAD)
     (plan,) = _explain_all(dead)
     assert _scanned(plan) == set()
@@ -264,13 +282,13 @@ def test_a_page_of_a_retry_costs_the_same_at_any_place(dead: Recording, page: in
     """Its own rows, whatever was retried before it: all of them cost what their number says."""
     after = 0
     for _ in range(page):
-        done = outbox.dead_ids(dead, limit=BATCH, after=after)
-        outbox.retry_dead(dead, done, TOPOLOGY)
+        done = dead_ids(dead, limit=BATCH, after=after)
+        retry_dead(dead, done, TOPOLOGY)
         after = done[-1][0]
-    found = outbox.dead_ids(dead, limit=BATCH, after=after)
+    found = dead_ids(dead, limit=BATCH, after=after)
     dead.asked.clear()
     with dead.transaction(force_rollback=True):
-        assert outbox.retry_dead(dead, found, TOPOLOGY) >= BATCH
+        assert retry_dead(dead, found, TOPOLOGY) >= BATCH
     assert len(dead.asked) < 20
     plans = _explain_all(dead)
     assert _scanned(*plans) == set()
@@ -278,10 +296,10 @@ def test_a_page_of_a_retry_costs_the_same_at_any_place(dead: Recording, page: in
 
 
 def test_a_page_of_a_discard_reads_its_own_rows(dead: Recording) -> None:
-    found = outbox.dead_ids(dead, limit=BATCH)
+    found = dead_ids(dead, limit=BATCH)
     dead.asked.clear()
     with dead.transaction(force_rollback=True):
-        assert outbox.discard_dead(dead, found, TOPOLOGY, by="me", why="no") == BATCH
+        assert discard_dead(dead, found, TOPOLOGY, by="me", why="no") == BATCH
     plans = _explain_all(dead)
     assert _scanned(*plans) == set()
     assert sum(plan[0].buffers for plan in plans) < 50 * BATCH
@@ -289,10 +307,10 @@ def test_a_page_of_a_discard_reads_its_own_rows(dead: Recording) -> None:
 
 def test_counting_dead_letters_reads_no_history(dead: Recording) -> None:
     """For the page, for metrics and for commands: by sink, by reason, and as a number."""
-    assert outbox.count_dead(dead) == DEAD
-    assert sum(outbox.dead_by_sink(dead).values()) == DEAD
-    assert outbox.count_dead(dead, outbox.Selection(reason="is bad")) == DEAD
-    assert store.backlog(dead) != {}
+    assert count_dead(dead) == DEAD
+    assert sum(dead_by_sink(dead).values()) == DEAD
+    assert count_dead(dead, Selection(reason="is bad")) == DEAD
+    assert backlog(dead) != {}
     plans = _explain_all(dead)
     assert _scanned(*plans) == set()
 
@@ -300,7 +318,7 @@ def test_counting_dead_letters_reads_no_history(dead: Recording) -> None:
 def test_times_are_set_back_by_an_index(full: str) -> None:
     """Each minute, and most of the time there is nothing to set back."""
     with _recording(full) as conn, conn.transaction(force_rollback=True):
-        assert not outbox.set_back(conn, TOPOLOGY.names, outbox.Bounds())
+        assert not set_back(conn, TOPOLOGY.names, Bounds())
         quiet = _explain_all(conn)
         conn.execute(
             """
@@ -310,7 +328,7 @@ def test_times_are_set_back_by_an_index(full: str) -> None:
             (BATCH,),
         )
         conn.asked.clear()
-        assert outbox.set_back(conn, TOPOLOGY.names, outbox.Bounds()).operations == BATCH
+        assert set_back(conn, TOPOLOGY.names, Bounds()).operations == BATCH
         busy = _explain_all(conn)
     assert _scanned(*quiet, *busy) == set()
     assert "sync_operation_due" in {node.index for node in quiet[0]}
@@ -325,8 +343,8 @@ DEAD = 20_000
 def test_deleted_entities_are_found_by_their_index(full: str) -> None:
     """Each minute, whether there are none or some among fifty thousand living ones."""
     with _recording(full) as conn, conn.transaction(force_rollback=True):
-        assert outbox.purge_deleted(conn, 60.0) == 0
-        assert outbox.set_deletions_back(conn) == 0
+        assert purge_deleted(conn, 60.0) == 0
+        assert set_deletions_back(conn) == 0
         quiet = _explain_all(conn)
         for when, sort in (("- interval '1 day'", "ASC"), ("+ interval '1 day'", "DESC")):
             conn.execute(
@@ -340,11 +358,11 @@ def test_deleted_entities_are_found_by_their_index(full: str) -> None:
             "WHERE entity_id IN (SELECT id FROM league WHERE deleted_at < now())"
         )
         conn.asked.clear()
-        assert outbox.set_deletions_back(conn) == BATCH
+        assert set_deletions_back(conn) == BATCH
         back = _explain_all(conn)
         conn.asked.clear()
         with conn.transaction(force_rollback=True):
-            assert outbox.purge_deleted(conn, 60.0) == BATCH
+            assert purge_deleted(conn, 60.0) == BATCH
         purged = _explain_all(conn)
     assert _scanned(*quiet, *back, *purged) == set()
     for plans in (quiet, back, purged):
@@ -417,9 +435,7 @@ def _fill_queue(conn: db.Conn, leagues: int, sink: str) -> None:
 
 def _lease(conn: db.Conn, sink: str) -> list[Operation]:
     token = uuid4()
-    return outbox.claim(
-        conn, sink, token=token, worker="tests", limit=BATCH, lease=LEASE, max_attempts=10
-    )
+    return claim(conn, sink, token=token, worker="tests", limit=BATCH, lease=LEASE, max_attempts=10)
 
 
 def _token(conn: db.Conn, operations: Sequence[Operation]) -> UUID:

@@ -11,14 +11,19 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from altsync import outbox, reembed
+from altsync import reembed
 from altsync.app import Application
+from altsync.circuit import breaker
+from altsync.circuit.breaker import Gate, want_model
 from altsync.cli import app as cli
 from altsync.cli.terminal import Exit
 from altsync.db import Database
-from altsync.health import look
+from altsync.doctor import look
+from altsync.entities import Content, Model
+from altsync.operations import Dead, ErrorKind
+from altsync.outbox.enqueue import LOW_PRIORITY
+from altsync.outbox.upkeep import reembed_page
 from altsync.projection import embedding_text
-from altsync.records import Content, Dead, ErrorKind, Model
 from altsync.tokens import most_tokens
 from tests import sports
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
@@ -168,7 +173,7 @@ def test_with_yes_every_row_is_redone_once(site: Site) -> None:
     assert site.wanted == NEW
     made = site.world.ops()[before:]
     assert {(op.sink, op.origin, op.priority, op.status) for op in made} == {
-        ("embedding", "model", outbox.LOW_PRIORITY, "pending")
+        ("embedding", "model", LOW_PRIORITY, "pending")
     }
     for content in CONTENTS:
         assert site.world.statuses(content) == {
@@ -251,9 +256,9 @@ def test_a_change_that_was_broken_off_is_taken_up_again(site: Site) -> None:
     site.settle()
     site.settings(NEW)
     with site.database.transaction() as conn:
-        outbox.want_model(conn, NEW)
+        want_model(conn, NEW)
     with site.database.transaction() as conn:
-        page = outbox.reembed_page(conn, TOPOLOGY, sports.LEAGUE, after=None, limit=2)
+        page = reembed_page(conn, TOPOLOGY, sports.LEAGUE, after=None, limit=2)
     assert page[0] == 2
     found = site.plan(code=Exit.NOT_CONFIRMED)
     assert (sum(found["rows"].values()), found["under_way"]) == (6, 2)
@@ -306,15 +311,15 @@ def test_a_claim_after_the_change_is_by_the_new_model(
 ) -> None:
     """Also when the worker was admitted before it, and slow."""
     site.settings(NEW)
-    admit = outbox.gate
+    admit = breaker.gate
 
-    def slow(*arguments: Any) -> outbox.Gate:
+    def slow(*arguments: Any) -> Gate:
         gate = admit(*arguments)
-        monkeypatch.setattr(outbox, "gate", admit)
+        monkeypatch.setattr("altsync.delivery.batches.gate", admit)
         _change(site)
         return gate
 
-    monkeypatch.setattr(outbox, "gate", slow)
+    monkeypatch.setattr("altsync.delivery.batches.gate", slow)
     embed(site.database, site.embedder)
     monkeypatch.undo()
     assert site.models() == {NEW}
@@ -385,7 +390,7 @@ def test_a_backfill_that_would_pay_again_asks_first(site: Site) -> None:
 def test_a_backfill_of_vectors_is_no_change_of_model(site: Site) -> None:
     """A model that was changed by hand is not paid for by filling the index."""
     with site.database.transaction() as conn:
-        outbox.want_model(conn, NEW)
+        want_model(conn, NEW)
     before = site.asked()
     site.run("backfill", "--sink", "pinecone", "--force", code=Exit.NOT_CONFIRMED)
     site.run("backfill", "--sink", "embedding", "--force", code=Exit.NOT_CONFIRMED)

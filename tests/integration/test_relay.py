@@ -11,8 +11,9 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from altsync import db, outbox
+from altsync import db
 from altsync.db import Conn, Database
+from altsync.outbox.claim import exhausted
 from altsync.relay import Relay, RelayPolicy
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import FakeGraph, FakeIndex
@@ -365,7 +366,7 @@ def test_a_burial_does_not_bury_what_was_taken_over(world: World, database: Data
     world.save(NFL)
     world.claim("neo4j")
     world.conn.execute("UPDATE sync_operation SET attempts = 10, available_at = now()")
-    found = outbox.exhausted(world.conn, 10)
+    found = exhausted(world.conn, 10)
     world.claim("neo4j", max_attempts=20)
     assert len(found) == 1
     relay_of(world, database, Bell()).look([])

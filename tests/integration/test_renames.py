@@ -11,12 +11,16 @@ import pytest
 
 import altsync
 from altsports.catalogue import League, SportArchetype
-from altsync import outbox, saving, store
+from altsync import saving
+from altsync.entities import entity_id
 from altsync.errors import SinkFailure
-from altsync.records import ErrorKind, entity_id
+from altsync.operations import ErrorKind
+from altsync.outbox.upkeep import forget_former_keys
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Report
+from altsync.seed.tags_sql import holders_of_tags
+from altsync.why.sql import find_entities
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.seeds import (
@@ -377,19 +381,19 @@ def test_former_keys_are_forgotten_after_the_grace(world: World, tmp_path: Path)
     seed(world, leagues(tmp_path, "two"))
     query = "SELECT former_keys FROM league"
     assert world.scalar(query) == ["one"]
-    assert outbox.forget_former_keys(world.conn, -1.0) == 0
+    assert forget_former_keys(world.conn, -1.0) == 0
     world.conn.execute("UPDATE sync_operation SET status = 'synced', finished_at = now()")
-    assert outbox.forget_former_keys(world.conn, 3600.0) == 0
-    assert outbox.forget_former_keys(world.conn, -1.0) == 1
+    assert forget_former_keys(world.conn, 3600.0) == 0
+    assert forget_former_keys(world.conn, -1.0) == 1
     assert world.scalar(query) == []
-    assert store.holders_of_tags(world.conn, sports.LEAGUE, ["one"]) == {"one": "l0"}
+    assert holders_of_tags(world.conn, sports.LEAGUE, ["one"]) == {"one": "l0"}
 
 
 def test_a_former_key_leads_to_its_entity(world: World, tmp_path: Path) -> None:
     """For ``altsync why``."""
     seed(world, leagues(tmp_path, "one"))
     seed(world, leagues(tmp_path, "two"))
-    found = store.find_entities(world.conn, "one")
+    found = find_entities(world.conn, "one")
     assert (sports.LEAGUE, entity_id("league", "l0")) in found
 
 

@@ -9,11 +9,13 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from altsync import outbox, retention
+from altsync import retention
 from altsync.app import Application
 from altsync.config import Settings
 from altsync.db import Database
-from altsync.records import Settlement
+from altsync.operations import Settlement
+from altsync.outbox.retention import claim_pruning
+from altsync.outbox.settle import record_batch
 from altsync.retention import REST, Retention
 from tests.conftest import TOPOLOGY
 from tests.integration.world import World, leagues
@@ -43,15 +45,13 @@ def old(world: World) -> Iterator[World]:
             (status, entity),
         )
     for _ in range(2):
-        outbox.record_batch(
+        record_batch(
             world.conn, "neo4j", "w", 1, Settlement(synced=1), calls=1, tokens=0, seconds=1
         )
     world.conn.execute("UPDATE delivery_batch SET finished_at = now() - interval '40 days'")
     for column in ("created_at", "finished_at"):
         world.conn.execute(f"UPDATE sync_operation SET {column} = {column} - interval '40 days'")
-    outbox.record_batch(
-        world.conn, "neo4j", "w", 1, Settlement(synced=1), calls=1, tokens=0, seconds=1
-    )
+    record_batch(world.conn, "neo4j", "w", 1, Settlement(synced=1), calls=1, tokens=0, seconds=1)
     yield world
 
 
@@ -89,7 +89,7 @@ def test_a_step_ends_in_time_and_the_next_one_goes_on(
     old: World, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wake-ups wait for one step, not for a whole pass."""
-    monkeypatch.setattr("altsync.outbox.prune.RANGE", 2)
+    monkeypatch.setattr("altsync.outbox.retention.RANGE", 2)
     monkeypatch.setattr(retention, "STEP", 0.0)
     clock = Clock()
     history = Retention(database, TOPOLOGY, DAYS, clock)
@@ -118,7 +118,7 @@ def test_of_two_relays_one_removes(old: World, database: Database) -> None:
     """The other one tries again at its next housekeeping."""
     history = Retention(database, TOPOLOGY, DAYS)
     with database.transaction() as conn:
-        assert outbox.claim_pruning(conn)
+        assert claim_pruning(conn)
         history.step()
         assert left(old) == (["dead", "pending", "superseded", "synced"], 3)
     history.step()

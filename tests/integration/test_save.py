@@ -20,9 +20,12 @@ from sqlmodel import Session
 
 import altsync
 from altsports.catalogue import FewShotExample, League, SportArchetype
-from altsync import db, saving, store
+from altsync import db, saving
+from altsync.entities import entity_id
 from altsync.errors import SeedError
-from altsync.records import entity_id
+from altsync.seed.sql import Changes, accept_edits
+from altsync.store.reads import all_keys
+from altsync.verify.sql import edited_rows
 from tests import sports
 from tests.children import exit_code
 from tests.conftest import TOPOLOGY
@@ -94,7 +97,7 @@ EVERY = pytest.mark.parametrize("opened", OPENS, ids=lambda one: str(one.__name_
 
 def tags(world: World) -> set[str]:
     """The keys of living leagues."""
-    return set(store.all_keys(world.conn, sports.LEAGUE))
+    return set(all_keys(world.conn, sports.LEAGUE))
 
 
 def version(world: World, key: str) -> int:
@@ -214,7 +217,7 @@ def test_what_did_not_change_writes_nothing(world: World) -> None:
     before = world.conn.execute("SELECT * FROM league").fetchall(), world.ops()
     with psycopg.connect(world.url) as conn:
         changes = altsync.save(conn, league("one"))
-    assert changes == store.Changes()
+    assert changes == Changes()
     now = world.conn.execute("SELECT * FROM league").fetchall(), world.ops()
     assert [op.id for op in now[1]] == [op.id for op in before[1]]
     assert now[0] == before[0]
@@ -243,7 +246,7 @@ def test_a_row_that_was_loaded_is_changed_and_saved(world: World) -> None:
     row = world.conn.execute("SELECT league_name, content_hash FROM league").fetchone()
     assert row is not None
     assert row[0] == "A New Name"
-    assert store.edited_rows(world.conn, sports.LEAGUE, after=None, limit=10)[0] == []
+    assert edited_rows(world.conn, sports.LEAGUE, after=None, limit=10)[0] == []
 
 
 def test_a_row_that_is_added_to_a_session_is_not_saved_twice(world: World) -> None:
@@ -604,7 +607,7 @@ def test_a_saved_row_that_was_edited_and_accepted_is_still_no_seeded_one(
     world.conn.execute("UPDATE league SET tier = 'edited' WHERE league_tag = 'saved'")
     with world.conn.transaction():
         ids = [entity_id("league", "saved")]
-        assert store.accept_edits(world.conn, sports.LEAGUE, ids, TOPOLOGY) == 1
+        assert accept_edits(world.conn, sports.LEAGUE, ids, TOPOLOGY) == 1
     assert seed(world, folder(tmp_path), prune=True).total.deleted == 0
 
 
@@ -638,7 +641,7 @@ def test_a_row_that_is_written_past_altsync_is_an_edit(world: World) -> None:
         altsync.save(opened, league("one"))
     with session(world.url) as opened:
         opened.get(League, entity_id("league", "one")).league_name = "By hand"
-    found, _after = store.edited_rows(world.conn, sports.LEAGUE, after=None, limit=10)
+    found, _after = edited_rows(world.conn, sports.LEAGUE, after=None, limit=10)
     assert [row.key for row in found] == ["one"]
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from altsync import store
 from altsync.catalogue.parts import Part
 from altsync.db import Database
 from altsync.errors import SeedError
-from altsync.records import Dead, ErrorKind
+from altsync.operations import Dead, ErrorKind
 from altsync.seed import loader
 from altsync.seed.report import Report
+from altsync.status.sql import run_progress
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import FakeGraph, FakeIndex
@@ -428,7 +428,7 @@ def test_two_sessions_keep_their_own_runs(world: World, tmp_path: Path) -> None:
 
 
 def _progress(world: World, sink: str) -> tuple[int, int, int, int]:
-    progress = store.run_progress(world.conn, TOPOLOGY.traits(sink))
+    progress = run_progress(world.conn, TOPOLOGY.traits(sink))
     return progress.changed, progress.synced, progress.failed, progress.waiting
 
 

@@ -11,18 +11,23 @@ from uuid import UUID
 
 import pytest
 
-from altsync import outbox, store
+from altsync.contract import SIMILARITY, Topology
 from altsync.db import Database
 from altsync.delivery import Policy
+from altsync.entities import EntityType, Model
 from altsync.local.vectors.faults import FaultRule
-from altsync.records import SIMILARITY, Dead, EntityType, ErrorKind, Model, Synced, Topology
-from altsync.similarity import LAG, PART
-from altsync.similarity import Sink as Similarity
-from altsync.similarity_local import Found
-from altsync.similarity_local import Sink as LocalSimilarity
+from altsync.operations import Dead, ErrorKind, Synced
+from altsync.outbox.edges import ask_for_neighbours, begin_searches
+from altsync.outbox.upkeep import backfill_page, purge_deleted
+from altsync.seed.sql import tombstone
+from altsync.similarity.index import LAG, PART
+from altsync.similarity.index import Sink as Similarity
+from altsync.similarity.local import Found
+from altsync.similarity.local import Sink as LocalSimilarity
+from altsync.similarity.sql import Rules
 from altsync.sinks import pinecone
 from altsync.sinks.pinecone import Match
-from altsync.store import Rules
+from altsync.store.rows import read_rows
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.contract.harness import PineconeHarness
@@ -99,7 +104,7 @@ def test_the_same_vectors_given_again_ask_nothing(place: Neighbourhood) -> None:
     place.save(*some(10))
     place.settle()
     with place.world.conn.transaction():
-        outbox.backfill_page(place.world.conn, EMBEDDER, sports.LEAGUE, after=None, force=True)
+        backfill_page(place.world.conn, EMBEDDER, sports.LEAGUE, after=None, force=True)
     assert place.settle() == 0
     assert place.world.counts("embedding") == {"synced": 20}
 
@@ -159,12 +164,12 @@ def test_a_deleted_league_is_not_looked_for_any_more(place: Neighbourhood, statu
             place.world.settle(Similarity.traits, token, [dead])
         place.world.end_leases()
     with place.world.conn.transaction():
-        store.tombstone(place.world.conn, sports.LEAGUE, [place.world.row(one)["id"]], TOPOLOGY)
+        tombstone(place.world.conn, sports.LEAGUE, [place.world.row(one)["id"]], TOPOLOGY)
     assert place.world.counts("similarity") == {"superseded": 1}
     place.vectors()
     place.deliver(place.graph)
     place.world.pass_time(100)
-    assert outbox.purge_deleted(place.world.conn, 50) == 1
+    assert purge_deleted(place.world.conn, 50) == 1
 
 
 def test_a_search_under_way_for_a_deleted_league_is_left_to_its_worker(
@@ -201,7 +206,7 @@ def ask_all(place: Neighbourhood) -> None:
     """Have every league looked at again."""
     with place.world.conn.transaction():
         ids = [r[0] for r in place.world.conn.execute("SELECT id FROM league ORDER BY id")]
-        outbox.ask_for_neighbours(
+        ask_for_neighbours(
             place.world.conn, sports.LEAGUE, [SIMILARITY], ids, delay=0.0, again=True
         )
 
@@ -393,7 +398,7 @@ def test_a_crowd_of_deleted_leagues_hides_no_neighbour(
     circle: Neighbourhood, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where an answer is full of them, more is asked for."""
-    monkeypatch.setattr("altsync.similarity.REACH", 5)
+    monkeypatch.setattr("altsync.similarity.index.REACH", 5)
     crowd = [at(f"n{n}", n / 10) for n in range(12)]
     circle.save(at("m", 0), *crowd, *[at(f"o{n}", 20 + n) for n in range(3)])
     circle.settle()
@@ -518,9 +523,9 @@ def test_what_a_search_answers(circle: Neighbourhood, meanwhile: str | None) -> 
     circle.vectors()
     world.pass_time(RULES.debounce + 1)
     token, (operation,) = world.claim(SIMILARITY)
-    rows = store.read_rows(world.conn, sports.LEAGUE, [operation.entity_id], with_vectors=True)
+    rows = read_rows(world.conn, sports.LEAGUE, [operation.entity_id], with_vectors=True)
     with world.conn.transaction():
-        outbox.ask_for_neighbours(
+        ask_for_neighbours(
             world.conn,
             sports.LEAGUE,
             [SIMILARITY],
@@ -531,7 +536,7 @@ def test_what_a_search_answers(circle: Neighbourhood, meanwhile: str | None) -> 
     if meanwhile:
         world.conn.execute(UNANSWERED[meanwhile])
     with world.conn.transaction():
-        outbox.begin_searches(world.conn, sink, token, rows)
+        begin_searches(world.conn, sink, token, rows)
     assert world.live(SIMILARITY, "l").asked_again == (meanwhile is not None)
 
 
@@ -590,7 +595,7 @@ def test_a_vector_written_again_revives_its_search(
         look(circle)
     assert circle.world.last("similarity", "m").status == "dead"
     with circle.world.conn.transaction():
-        outbox.backfill_page(circle.world.conn, INDEX, sports.LEAGUE, after=None, force=True)
+        backfill_page(circle.world.conn, INDEX, sports.LEAGUE, after=None, force=True)
     circle.settle()
     assert list(faults(circle)) == []
     assert "dead" not in circle.world.counts("similarity")
@@ -639,8 +644,8 @@ def test_more_equal_vectors_than_an_index_answers_with(
     circle: Neighbourhood, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Most leagues are in no answer, their own included: their ids are fetched."""
-    monkeypatch.setattr("altsync.similarity.REACH", 5)
-    monkeypatch.setattr("altsync.similarity.FARTHEST", 20)
+    monkeypatch.setattr("altsync.similarity.index.REACH", 5)
+    monkeypatch.setattr("altsync.similarity.index.FARTHEST", 20)
     few_seen = Neighbourhood(circle.world, circle.database, circle.index, RULES)
     few_seen.embedder = circle.embedder
     many = equals(60)
@@ -679,7 +684,7 @@ def test_a_vector_that_is_lost_among_equal_ones_is_said(
     circle: Neighbourhood, index: PineconeHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A crowded answer does not hide that the index lacks a vector."""
-    monkeypatch.setattr("altsync.similarity.REACH", 5)
+    monkeypatch.setattr("altsync.similarity.index.REACH", 5)
     many = equals(30)
     circle.save(*many)
     circle.vectors()
@@ -696,7 +701,7 @@ def test_deleted_equal_leagues_hide_no_neighbour(
     circle: Neighbourhood, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The index still shows them, and they fill its first answers."""
-    monkeypatch.setattr("altsync.similarity.REACH", 5)
+    monkeypatch.setattr("altsync.similarity.index.REACH", 5)
     many = equals(40)
     circle.save(*many)
     circle.settle()

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from altsync import similarity_local
+from altsync.similarity.local import Sink
 from tests import sports
 from tests.integration.neighbourhood import Neighbourhood, at, faults
 from tests.integration.test_similarity import neighbours
@@ -86,7 +86,7 @@ def test_leagues_of_equal_texts_are_neighbours(
     circle: Neighbourhood, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More pairs than edges, over several blocks: the choice is by key."""
-    monkeypatch.setattr(similarity_local, "BLOCK", 7)
+    monkeypatch.setattr("altsync.similarity.local.BLOCK", 7)
     circle.save(*[at(f"l{n:02}", 0) for n in range(40)])
     circle.settle()
     assert neighbours(circle, "l39") == {"l00", "l01", "l02"}
@@ -126,7 +126,7 @@ def test_an_archetype_that_changes_and_comes_back_leaves_no_edge_behind(
 def test_any_size_of_blocks_gives_the_same_edges(
     circle: Neighbourhood, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr(similarity_local, "BLOCK", block)
+    monkeypatch.setattr("altsync.similarity.local.BLOCK", block)
     chance = random.Random(7)
     circle.save(*[at(f"l{n}", chance.uniform(0, 360)) for n in range(40)])
     circle.settle()
@@ -138,9 +138,9 @@ def test_any_history_ends_by_the_rules(
     circle: Neighbourhood, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     """Leagues come, move, change their group and go, with batches of three and searches between."""
-    monkeypatch.setattr(similarity_local, "PART", 3)
-    monkeypatch.setattr(similarity_local, "BLOCK", 4)
-    monkeypatch.setattr(similarity_local, "SOURCES", 2)
+    monkeypatch.setattr("altsync.similarity.local.PART", 3)
+    monkeypatch.setattr("altsync.similarity.local.BLOCK", 4)
+    monkeypatch.setattr("altsync.similarity.local.SOURCES", 2)
     chance = random.Random(seed)
     there: dict[str, sports.League] = {}
     for _step in range(15):
@@ -175,7 +175,7 @@ def test_a_search_that_meets_a_change_leaves_the_pair_to_the_other(
     circle.save(at("a", 0), at("b", 1))
     circle.vectors()
     sink = circle.similarity
-    assert isinstance(sink, similarity_local.Sink)
+    assert isinstance(sink, Sink)
     compare = sink._compare
 
     def late(*arguments: object) -> object:

@@ -42,20 +42,15 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from altsync import outbox
+from altsync import retry
+from altsync.contract import EMBEDDING, Failed, Outcome
 from altsync.db import Database
+from altsync.entities import Content, EntityType, Model, Row
 from altsync.errors import SinkFailure
-from altsync.records import (
-    EMBEDDING,
-    Content,
-    EntityType,
-    ErrorKind,
-    Failed,
-    Model,
-    Outcome,
-    Row,
-)
+from altsync.operations import ErrorKind
+from altsync.outbox.upkeep import backfill_page
 from altsync.relay import Relay, RelayPolicy
+from altsync.retry import Selection, dead_ids
 from altsync.sinks.base import Sink
 from tests import points, sports
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
@@ -276,8 +271,8 @@ class Machine(RuleBasedStateMachine):
     def retry_dead(self, sink: str) -> None:
         """A person retries what was given up on."""
         with self.world.conn.transaction():
-            dead = outbox.dead_ids(self.world.conn, outbox.Selection(sink=sink))
-            outbox.retry_dead(self.world.conn, dead, TOPOLOGY)
+            dead = dead_ids(self.world.conn, Selection(sink=sink))
+            retry.retry_dead(self.world.conn, dead, TOPOLOGY)
 
     @rule(
         sink=SINK,
@@ -287,7 +282,7 @@ class Machine(RuleBasedStateMachine):
     def backfill(self, sink: str, entity_type: EntityType, force: bool) -> None:
         """A person sends everything again."""
         with self.world.conn.transaction():
-            outbox.backfill_page(
+            backfill_page(
                 self.world.conn, TOPOLOGY.traits(sink), entity_type, after=None, force=force
             )
 

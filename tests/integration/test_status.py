@@ -12,12 +12,16 @@ from rich.console import Console
 
 from altsports import queries
 from altsports.queries import ArchetypeCount
-from altsync import outbox, status, store
+from altsync.circuit.breaker import open_breaker
 from altsync.cli.status import sink_table, verify_note
 from altsync.db import Database
-from altsync.records import BreakerState, Dead, ErrorKind, SyncStatus
-from altsync.status import MatrixRow, Status
-from altsync.store import Work
+from altsync.entities import SyncStatus
+from altsync.operations import BreakerState, Dead, ErrorKind
+from altsync.outbox.claim import release
+from altsync.status.batches import Work
+from altsync.status.collect import MatrixRow, Status, collect
+from altsync.status.sql import remote_calls
+from altsync.verify.sql import note_verification
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.imports import OUTSIDE_SDKS, imported
@@ -43,7 +47,7 @@ def statuses(neo4j: str, pinecone: str) -> dict[str, str]:
 
 def test_the_status_of_an_empty_database(world: World) -> None:
     """Nothing is there, nothing waits."""
-    found = status.collect(world.conn, TOPOLOGY, READY)
+    found = collect(world.conn, TOPOLOGY, READY)
     assert {kind: entity.total for kind, entity in found.entities.items()} == dict.fromkeys(
         sports.TYPES, 0
     )
@@ -59,9 +63,9 @@ def test_the_status_counts_living_entities_by_sink(world: World, database: Datab
     token, operations = world.claim("neo4j")
     dead = [op for op in operations if op.entity_key == "l002"]
     world.settle(GRAPH, token, [Dead(op, op.version, ErrorKind.ITEM, "bad") for op in dead])
-    outbox.release(world.conn, [op.id for op in operations if op not in dead], token)
+    release(world.conn, [op.id for op in operations if op not in dead], token)
     deliver(database, FakeGraph())
-    found = status.collect(world.conn, TOPOLOGY, READY)
+    found = collect(world.conn, TOPOLOGY, READY)
     assert found.entities[sports.LEAGUE].total == 3
     assert found.entities[sports.LEAGUE].by_sink["neo4j"] == {
         SyncStatus.PENDING: 0,
@@ -83,7 +87,7 @@ def test_the_status_counts_what_waits(world: World) -> None:
         "UPDATE sync_operation SET created_at = now() - interval '1 hour' WHERE entity_key = 'l000'"
     )
     world.claim("neo4j", limit=1)
-    found = status.collect(world.conn, TOPOLOGY, READY)
+    found = collect(world.conn, TOPOLOGY, READY)
     graph = found.operations["neo4j"]
     assert (graph.pending, graph.in_progress, graph.dead) == (2, 1, 0)
     assert 3590 < (found.operations["embedding"].oldest_pending_seconds or 0) < 3700
@@ -95,14 +99,12 @@ def test_the_status_says_why_a_sink_stands_still(world: World) -> None:
     """Its breaker, or the setting that is missing here; or that it was never set up."""
     before, times = world.scalar("SELECT now()"), []
     for reason in ("no answer", "no route"):  # it fails again, and has been open since the first
-        outbox.open_breaker(
-            world.conn, "neo4j", world.scalar("SELECT gen_random_uuid()"), reason, 60
-        )
+        open_breaker(world.conn, "neo4j", world.scalar("SELECT gen_random_uuid()"), reason, 60)
         world.conn.execute("UPDATE sink_state SET open_until = now() WHERE sink = 'neo4j'")
         times.append(world.scalar("SELECT now()"))
     world.conn.execute("DELETE FROM sink_state WHERE sink = 'embedding'")
     disabled = {**READY, "pinecone": "PINECONE_API_KEY is not set"}
-    found = status.collect(world.conn, TOPOLOGY, disabled)
+    found = collect(world.conn, TOPOLOGY, disabled)
     sinks = found.sinks
     assert (sinks["neo4j"].state, sinks["neo4j"].reason) == (BreakerState.OPEN, "no route")
     since = sinks["neo4j"].since
@@ -135,7 +137,7 @@ def test_everything_at_rest(world: World, database: Database) -> None:
     deliver(database, FakeGraph())
     embed(database)
     deliver(database, FakeIndex())
-    found = status.collect(world.conn, TOPOLOGY, READY)
+    found = collect(world.conn, TOPOLOGY, READY)
     assert found.at_rest
     body = found.as_json()
     assert body["entities"]["league"]["pinecone"] == {"pending": 0, "synced": 2, "failed": 0}
@@ -162,7 +164,7 @@ def test_the_status_counts_the_work_of_the_last_minute(world: World, database: D
     world.conn.execute("UPDATE delivery_batch SET finished_at = now() - interval '61 seconds'")
     world.save(league("l003"))
     deliver(database, FakeGraph())
-    found = status.collect(world.conn, TOPOLOGY, READY)
+    found = collect(world.conn, TOPOLOGY, READY)
     assert found.recent["neo4j"] == Work(claimed=1, synced=1, batches=1, remote_calls=1)
     assert found.recent["pinecone"] == Work()
     sinks = found.as_json()["sinks"]
@@ -186,13 +188,13 @@ def test_remote_calls_are_counted_over_all_workers(world: World, database: Datab
     world.save(*leagues(4))
     graph = FakeGraph()
     graph.size = 2
-    assert store.remote_calls(world.conn) == 0
+    assert remote_calls(world.conn) == 0
     deliver(database, graph)
     embed(database)
-    assert store.remote_calls(world.conn) == 3
+    assert remote_calls(world.conn) == 3
     deliver(database, graph)
     embed(database)
-    assert store.remote_calls(world.conn) == 3
+    assert remote_calls(world.conn) == 3
 
 
 def test_leagues_by_archetype(world: World) -> None:
@@ -217,10 +219,10 @@ def test_the_status_tells_what_the_last_comparison_found(world: World) -> None:
         return " ".join(text.plain for text in verify_note(look()))
 
     def look() -> Status:
-        return status.collect(world.conn, TOPOLOGY, READY)
+        return collect(world.conn, TOPOLOGY, READY)
 
     def note(consistent: bool, **result: object) -> None:
-        store.note_verification(world.conn, seconds=1.0, consistent=consistent, result=result)
+        note_verification(world.conn, seconds=1.0, consistent=consistent, result=result)
 
     assert (line(), look().as_json()["verify"]) == ("", None)
     note(True, entities=1234)
@@ -245,7 +247,7 @@ def test_status_imports_no_sdk(
     The classes of the catalogue are SQLModel.
     """
     world.save(league("a"))
-    store.note_verification(world.conn, seconds=1.0, consistent=True, result={"entities": 1})
+    note_verification(world.conn, seconds=1.0, consistent=True, result={"entities": 1})
     world.conn.commit()
     monkeypatch.setenv("DATABASE_URL", world.url)
     monkeypatch.setenv("OPENAI_API_KEY", "key")
@@ -257,12 +259,12 @@ def test_status_imports_no_sdk(
 
 
 def _open(world: World, sink: str) -> None:
-    outbox.open_breaker(world.conn, sink, uuid4(), "no route", 60)
+    open_breaker(world.conn, sink, uuid4(), "no route", 60)
 
 
 def _said(world: World) -> str:
     """What people read below the table of sinks."""
     out = Console(file=StringIO(), width=200)
-    out.print(sink_table(status.collect(world.conn, TOPOLOGY, READY)))
+    out.print(sink_table(collect(world.conn, TOPOLOGY, READY)))
     assert isinstance(out.file, StringIO)
     return out.file.getvalue()

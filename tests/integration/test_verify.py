@@ -7,17 +7,22 @@ from typing import cast
 
 import pytest
 
-from altsync import outbox, store
 from altsync.app import Application
 from altsync.config import read_settings
+from altsync.contract import Drift
 from altsync.db import Database
+from altsync.entities import EntityType
 from altsync.local.services.graph import Graph
 from altsync.local.services.vectors import Vectors
 from altsync.local.vectors.faults import FaultRule
 from altsync.projection import namespace
-from altsync.reconcile import Drift, Options, Schedule
-from altsync.records import EntityType
 from altsync.sinks import memory, neo4j
+from altsync.store import rows as store_rows
+from altsync.verify import sql as verify_sql
+from altsync.verify.repairs import version_above
+from altsync.verify.report import Options
+from altsync.verify.schedule import Schedule
+from altsync.verify.sql import last_verification, standings
 from tests import sports
 from tests.contract.doubles import closed_port
 from tests.integration.verifying import CONTENTS, LEAGUES, Site, found, site_of
@@ -485,7 +490,7 @@ def test_a_ghost_that_comes_to_life_stays(site: Site, monkeypatch: pytest.Monkey
     """Between the comparison and the removal, somebody seeds it."""
     site.put_vector("phoenix", version=7)
     site.graph.ask("CREATE (:League {league_tag: 'phoenix', sync_version: 7})")
-    hold_still = store.hold_still
+    hold_still = verify_sql.hold_still
     seeded: list[str] = []
 
     def seed_first(conn: object, entity_type: EntityType) -> None:
@@ -494,7 +499,7 @@ def test_a_ghost_that_comes_to_life_stays(site: Site, monkeypatch: pytest.Monkey
             site.world.save(league("phoenix"))
         hold_still(conn, entity_type)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store, "hold_still", seed_first)
+    monkeypatch.setattr("altsync.verify.comparison.hold_still", seed_first)
     report = site.verify(repair=True)
     assert sum(tally.removed for tally in report.tallies) == 0
     site.deliver()
@@ -590,14 +595,14 @@ def test_a_sample_looks_at_so_many(site: Site) -> None:
 def test_the_last_result_is_kept(site: Site) -> None:
     """For status and the dashboard; a look at one sink or a sample is not the whole."""
     with site.database.autocommit() as conn:
-        assert store.last_verification(conn) is None
+        assert last_verification(conn) is None
     site.json("--sink", "neo4j")
     site.json("--sample", "3")
     with site.database.autocommit() as conn:
-        assert store.last_verification(conn) is None
+        assert last_verification(conn) is None
     site.json()
     with site.database.autocommit() as conn:
-        last = store.last_verification(conn)
+        last = last_verification(conn)
     assert last is not None
     assert (last.consistent, last.result["entities"]) == (True, len(CONTENTS))
 
@@ -635,18 +640,18 @@ def _noting(asked: list[str]) -> object:
 
 def test_pages_are_small(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever there is, no step holds more than a page of it."""
-    monkeypatch.setattr("altsync.reconcile.comparison.PAGE", 7)
-    monkeypatch.setattr("altsync.reconcile.inside.PAGE", 7)
+    monkeypatch.setattr("altsync.verify.comparison.PAGE", 7)
+    monkeypatch.setattr("altsync.verify.derived.PAGE", 7)
     monkeypatch.setattr("altsync.sinks.neo4j.LIST_PAGE", 7)
     monkeypatch.setattr("altsync.sinks.pinecone.FETCH_IDS", 7)
     sizes: list[int] = []
-    read_rows = store.read_rows
+    read_rows = store_rows.read_rows
 
     def note(conn: object, kind: EntityType, ids: list[object], **more: object) -> object:
         sizes.append(len(ids))
         return read_rows(conn, kind, ids, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("altsync.store.comparison.read_rows", note)
+    monkeypatch.setattr("altsync.verify.sql.read_rows", note)
     site.graph.ask("MATCH (n) DETACH DELETE n")
     site.put_vector("ghost", version=7)
     found = site.drift(deep=True)
@@ -704,9 +709,9 @@ def test_namespaces_are_the_same_in_sql(site: Site) -> None:
     """What the comparison takes for an entity's namespace is what its projection says."""
     for kind in sports.TYPES:
         ids = [row[0] for row in site.world.conn.execute(f"SELECT id FROM {kind}")]
-        rows = store.read_rows(site.world.conn, kind, ids)
+        rows = store_rows.read_rows(site.world.conn, kind, ids)
         keys = [row.key for row in rows]
-        found = store.standings(site.world.conn, kind, keys, "pinecone", ["pinecone"])
+        found = standings(site.world.conn, kind, keys, "pinecone", ["pinecone"])
         assert {key: one.namespace for key, one in found.items()} == {
             row.key: namespace(row) for row in rows
         }
@@ -715,8 +720,8 @@ def test_namespaces_are_the_same_in_sql(site: Site) -> None:
 def test_versions_above_what_a_sink_holds(site: Site) -> None:
     """The sequence moves only when it must."""
     with site.database.transaction() as conn:
-        low = outbox.version_above(conn, 5)
-        high = outbox.version_above(conn, low + 10)
+        low = version_above(conn, 5)
+        high = version_above(conn, low + 10)
     assert high > low + 10
     with site.database.transaction() as conn:
-        assert outbox.version_above(conn, low) == high + 1
+        assert version_above(conn, low) == high + 1

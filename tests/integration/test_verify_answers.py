@@ -11,12 +11,14 @@ import psycopg
 import pytest
 from typer.testing import CliRunner
 
-from altsync import health, outbox, reconcile
 from altsync.app import Application
+from altsync.circuit.breaker import pause, set_enabled
 from altsync.cli import app as cli
 from altsync.cli.status import _collect, verify_note
 from altsync.cli.verify import AGREE, CANNOT_TELL, DRIFT
-from altsync.reconcile import Options, Report, Tally
+from altsync.doctor import Health, _idle
+from altsync.verify import report
+from altsync.verify.report import Options, Report, Tally
 from tests.conftest import DIMENSIONS, MODEL
 from tests.integration.world import World, league
 
@@ -82,7 +84,7 @@ def lose(world: World) -> None:
 def test_a_report_about_nothing_is_not_consistent() -> None:
     """Nothing was compared, so nothing agrees."""
     assert not Report(0, (), Options()).consistent
-    assert Report(0, (Tally("neo4j"),), reconcile.Options()).consistent
+    assert Report(0, (Tally("neo4j"),), report.Options()).consistent
 
 
 # --- exit codes ---------------------------------------------------------------------------------
@@ -97,7 +99,7 @@ def test_a_report_about_nothing_is_not_consistent() -> None:
     ],
 )
 @pytest.mark.parametrize(
-    "place", ["altsync.reconcile.verify", "altsync.cli.terminal.answers.print"]
+    "place", ["altsync.cli.verify.verify", "altsync.cli.terminal.answers.print"]
 )
 def test_a_surprise_is_no_drift(
     embedding_alone: World, monkeypatch: pytest.MonkeyPatch, error: Exception, place: str
@@ -167,14 +169,14 @@ def test_a_result_without_what_others_deliver_to_is_not_kept(
     embedding_alone: World, paused: bool
 ) -> None:
     """The relay has the graph switched on: whoever lacks its setting does not speak for it."""
-    outbox.set_enabled(embedding_alone.conn, "neo4j", None)
+    set_enabled(embedding_alone.conn, "neo4j", None)
     if paused:
-        outbox.pause(embedding_alone.conn, "neo4j", "moved")
-        outbox.pause(embedding_alone.conn, "pinecone", "disabled all the same")
+        pause(embedding_alone.conn, "neo4j", "moved")
+        pause(embedding_alone.conn, "pinecone", "disabled all the same")
     text = said(code=0)
     assert "not kept as the last result: others deliver to neo4j, which was not compared" in text
     assert kept(embedding_alone) == 0
-    outbox.set_enabled(embedding_alone.conn, "neo4j", "NEO4J_URI is not set")
+    set_enabled(embedding_alone.conn, "neo4j", "NEO4J_URI is not set")
     assert "not kept" not in said(code=0)
     assert kept(embedding_alone) == 1
 
@@ -197,7 +199,7 @@ def test_what_waits_is_not_called_agreement(embedding_alone: World) -> None:
     assert "Nothing differs (2 entities); under way: embedding (2)." in text
     assert "agrees" not in text
     assert "embedding is" not in text
-    outbox.pause(embedding_alone.conn, "embedding", "moved")
+    pause(embedding_alone.conn, "embedding", "moved")
     assert "embedding is paused: what is under way for it may wait for long." in said(code=0)
     body = json.loads(run("--json", code=0).stdout)
     assert (body["consistent"], body["under_way"]) == (True, 2)
@@ -234,10 +236,10 @@ def test_drift_beside_work_that_no_worker_claims_is_drift(embedding_alone: World
 def test_doctor_names_work_that_no_worker_claims(embedding_alone: World) -> None:
     embedding_alone.save(league("nfl"))
     with closing(Application()) as app:
-        assert health._idle(app) == []
+        assert _idle(app) == []
         embedding_alone.conn.execute(
             "UPDATE sync_operation SET available_at = now() - interval '40 s'"
         )
-        (finding,) = health._idle(app)
-    assert (finding.name, finding.health) == ("Delivery to embedding", health.Health.FAILED)
+        (finding,) = _idle(app)
+    assert (finding.name, finding.health) == ("Delivery to embedding", Health.FAILED)
     assert "start altsync relay" in finding.detail

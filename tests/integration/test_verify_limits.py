@@ -7,10 +7,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from altsync import outbox, store
-from altsync.reconcile import Options
-from altsync.reconcile.comparison import PAUSE, TRIES
 from altsync.sinks import neo4j
+from altsync.verify.comparison import PAUSE, TRIES
+from altsync.verify.repairs import highest_believable, version_above
+from altsync.verify.report import Options
+from altsync.verify.sql import hold_still
 from tests import sports
 from tests.integration.verifying import Site
 from tests.integration.world import league
@@ -124,16 +125,16 @@ def test_the_sequence_follows_no_absurd_version(site: Site) -> None:
     """Not even when it is told to."""
     last, minute = sequence(site), 60_000_000
     with site.database.transaction() as conn:
-        highest = outbox.highest_believable(conn)
-        assert outbox.version_above(conn, highest + minute) < highest
-        assert outbox.version_above(conn, 2**63 - 1) < highest
+        highest = highest_believable(conn)
+        assert version_above(conn, highest + minute) < highest
+        assert version_above(conn, 2**63 - 1) < highest
     try:  # no rollback takes a sequence back
         for value, believed in (
             (2**53, 2**53),  # a database's own numbers are believed
             (2**53 - FAR, 2**53 - FAR + 60_000_000),
         ):
             site.world.conn.execute("SELECT setval('entity_version', %s)", (value,))
-            assert outbox.highest_believable(site.world.conn) == believed
+            assert highest_believable(site.world.conn) == believed
     finally:
         site.world.conn.execute("SELECT setval('entity_version', %s)", (last + minute,))
 
@@ -190,7 +191,7 @@ def test_a_long_transaction_holds_up_no_writer_for_long(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Removal waits in short tries, and says what it has done before it gave up."""
-    monkeypatch.setattr("altsync.reconcile.comparison.PAGE", 1)
+    monkeypatch.setattr("altsync.verify.comparison.PAGE", 1)
     for key in ("ghost1", "ghost2"):
         site.graph.ask("CREATE (:League {league_tag: $key, sync_version: 7})", key=key)
     pauses: list[float] = []
@@ -216,6 +217,6 @@ def test_a_long_transaction_holds_up_no_writer_for_long(
     writer.close()
     assert (report.tallies[0].removed, report.tallies[0].refused) == (1, None)
     with site.database.transaction() as conn:
-        store.hold_still(conn, sports.LEAGUE)
+        hold_still(conn, sports.LEAGUE)
         (limit,) = conn.execute("SHOW lock_timeout").fetchone() or ("",)
     assert limit == "1s"

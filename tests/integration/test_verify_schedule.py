@@ -10,9 +10,13 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from altsync import db, store
+from altsync import db
 from altsync.db import Conn, Database
-from altsync.reconcile import Options, Report, Schedule, Tally, schedule
+from altsync.verify import schedule
+from altsync.verify import sql as verify_sql
+from altsync.verify.report import Options, Report, Tally
+from altsync.verify.schedule import Schedule
+from altsync.verify.sql import Verification, note_verification
 from tests.integration.world import World
 
 
@@ -34,10 +38,10 @@ def test_two_relays_compare_once(
     """Both have seen that it is time: one compares, the other finds that it has been done."""
     met = threading.Barrier(2, timeout=30.0)
     first = threading.local()
-    last_verification = store.last_verification
+    last_verification = verify_sql.last_verification
     compared: list[int] = []
 
-    def look(conn: Conn) -> store.Verification | None:
+    def look(conn: Conn) -> Verification | None:
         found = last_verification(conn)
         if not getattr(first, "met", False):
             first.met = True
@@ -46,10 +50,10 @@ def test_two_relays_compare_once(
 
     def compare() -> Report:
         compared.append(1)
-        store.note_verification(world.conn, seconds=1.0, consistent=True, result={})
+        note_verification(world.conn, seconds=1.0, consistent=True, result={})
         return Report(0, (Tally("neo4j"),), Options())
 
-    monkeypatch.setattr(store, "last_verification", look)
+    monkeypatch.setattr("altsync.verify.schedule.last_verification", look)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda one: one.step(), [schedule_of(world, database, compare)] * 2))
     assert compared == [1]
@@ -61,7 +65,7 @@ def test_what_another_has_just_compared_is_not_compared_again(
     """It ended between the look and the right to compare."""
 
     def connect() -> Conn:
-        store.note_verification(world.conn, seconds=1.0, consistent=True, result={})
+        note_verification(world.conn, seconds=1.0, consistent=True, result={})
         return db.connect(world.url)
 
     def never() -> Report:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from altsync import store
 from altsync.db import Database
+from altsync.status.sql import note_seen, run_progress
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import FakeGraph
 from tests.integration.seeds import league_line, seed, write
@@ -16,8 +16,8 @@ from tests.integration.world import World, deliver
 
 def progress(world: World, sink: str = "neo4j") -> tuple[int, int, int]:
     """(changed, synced, failed) of what the last run's lines name."""
-    store.note_seen(world.conn)
-    found = store.run_progress(world.conn, TOPOLOGY.traits(sink))
+    note_seen(world.conn)
+    found = run_progress(world.conn, TOPOLOGY.traits(sink))
     return found.changed, found.synced, found.failed
 
 

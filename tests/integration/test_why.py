@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from altsync import outbox
 from altsync.app import Application
+from altsync.circuit.breaker import want_model
 from altsync.cli import app as cli
 from altsync.cli.terminal import Exit
 from altsync.db import Database
 from altsync.errors import SinkFailure
 from altsync.local.services.graph import Graph
 from altsync.local.services.vectors import Vectors
+from altsync.operations import ErrorKind
 from altsync.projection import embedding_text
-from altsync.records import ErrorKind
 from altsync.sinks.embedding import PROBE
 from altsync.tokens import most_tokens
 from tests import sports
@@ -260,7 +260,7 @@ def test_another_model_is_the_reason(site: Site) -> None:
     """The database wants another one, and nobody has asked for it."""
     site.seed()
     site.deliver("neo4j", "embedding", "pinecone")
-    outbox.want_model(site.world.conn, "another")
+    want_model(site.world.conn, "another")
     assert site.checks()["embedding"] == (False, f"by {MODEL}, not by another")
     assert site.reasons() == [
         f"The embedding is not as wanted (by {MODEL}, not by another), and nothing is under way: "

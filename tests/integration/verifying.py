@@ -13,16 +13,17 @@ from uuid import UUID
 import pytest
 from typer.testing import CliRunner
 
-from altsync import outbox
 from altsync.app import Application
 from altsync.cli import app as cli
 from altsync.db import Database
 from altsync.delivery import Delivery, Policy
+from altsync.entities import Content, EntityType, Relationship, entity_id
 from altsync.local.services.graph import Graph
 from altsync.local.services.vectors import Vectors
+from altsync.operations import Origin
+from altsync.outbox.edges import carry_edges
 from altsync.projection import part_hash
-from altsync.reconcile import Options, Report
-from altsync.records import Content, EntityType, Origin, Relationship, entity_id
+from altsync.verify.report import Options, Report
 from tests import sports
 from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness
 from tests.integration.fakes import FakeEmbedder
@@ -133,7 +134,7 @@ class Site:
                     ),
                 )
                 ids.append(one)
-            outbox.carry_edges(self.world.conn, sports.LEAGUE, ids, self.app.topology, Origin.SEED)
+            carry_edges(self.world.conn, sports.LEAGUE, ids, self.app.topology, Origin.SEED)
 
     def put_vector(
         self,

@@ -12,25 +12,29 @@ from uuid import UUID, uuid4
 import orjson
 from psycopg.rows import class_row, dict_row
 
-from altsync import db, outbox, store
+from altsync import db
 from altsync.catalogue.current import entity_types
+from altsync.circuit.breaker import register_sinks
+from altsync.contract import SinkTraits, Topology
 from altsync.db import Conn, Database
 from altsync.delivery import Batch, Delivery, Policy
+from altsync.entities import Content, EntityType, entity_id
+from altsync.operations import Operation, Settlement, Verdict
+from altsync.outbox import claim as outbox_claim
+from altsync.outbox import settle as outbox_settle
 from altsync.projection import content_hash, text_hash
-from altsync.records import (
-    Content,
-    EntityType,
-    Operation,
-    Settlement,
-    SinkTraits,
-    Topology,
-    Verdict,
-    entity_id,
-)
 from altsync.relay import Relay, RelayPolicy
+from altsync.seed.sql import (
+    Changes,
+    copy_to_staging,
+    create_changed_in_run,
+    create_staging,
+    tombstone,
+    upsert_staged,
+)
 from altsync.sinks import embedding
 from altsync.sinks.base import Sink
-from altsync.store import Changes, EmbeddingCache
+from altsync.store.vectors import EmbeddingCache
 from tests import sports
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
 from tests.integration.fakes import FakeEmbedder
@@ -146,15 +150,15 @@ class World:
     @contextmanager
     def saving(self, *contents: Content) -> Iterator[Changes]:
         """Seed contents in a transaction that is committed at the end."""
-        store.create_changed_in_run(self.conn)
+        create_changed_in_run(self.conn)
         for entity_type in {type_of(c) for c in contents}:
-            store.create_staging(self.conn, entity_type)
+            create_staging(self.conn, entity_type)
         with self.conn.transaction():
             yield save(self.conn, *contents, topology=self.topology)
 
     def delete(self, *contents: Content) -> Changes:
         """Delete in one transaction."""
-        store.create_changed_in_run(self.conn)
+        create_changed_in_run(self.conn)
         with self.conn.transaction():
             return delete(self.conn, *contents)
 
@@ -268,7 +272,7 @@ class World:
         """Lease as a worker does; returns the lease's token too."""
         token = changes.pop("token", None) or uuid4()
         numbers = {"worker": "tests", "lease": LEASE, "max_attempts": 10, **changes}
-        return token, outbox.claim(self.conn, sink, token=token, limit=limit, **numbers)
+        return token, outbox_claim.claim(self.conn, sink, token=token, limit=limit, **numbers)
 
     def settle(
         self, sink: SinkTraits, token: UUID, verdicts: Sequence[Verdict], **changes: Any
@@ -286,7 +290,7 @@ def empty(conn: Conn) -> None:
     ).fetchone()
     assert tables is not None
     conn.execute(f"TRUNCATE {tables[0]}")
-    outbox.register_sinks(conn, TOPOLOGY, MODEL, DIMENSIONS)
+    register_sinks(conn, TOPOLOGY, MODEL, DIMENSIONS)
 
 
 def save(conn: Conn, *contents: Content, topology: Topology = TOPOLOGY) -> Changes:
@@ -295,8 +299,8 @@ def save(conn: Conn, *contents: Content, topology: Topology = TOPOLOGY) -> Chang
     for entity_type in entity_types():
         members = [content for content in contents if type_of(content) is entity_type]
         if members:
-            store.copy_to_staging(conn, entity_type, [_staged(content) for content in members])
-            changes += store.upsert_staged(conn, entity_type, topology)
+            copy_to_staging(conn, entity_type, [_staged(content) for content in members])
+            changes += upsert_staged(conn, entity_type, topology)
     return changes
 
 
@@ -306,7 +310,7 @@ def delete(conn: Conn, *contents: Content) -> Changes:
     for entity_type in entity_types():
         ids = [id_of(content) for content in contents if type_of(content) is entity_type]
         if ids:
-            changes += store.tombstone(conn, entity_type, ids, TOPOLOGY)
+            changes += tombstone(conn, entity_type, ids, TOPOLOGY)
     return changes
 
 
@@ -315,7 +319,7 @@ def settle(
 ) -> Settlement:
     """Settle inside the caller's transaction."""
     numbers = {"echo_seconds": ECHO, "model": MODEL, "dimensions": DIMENSIONS, **changes}
-    return outbox.settle(conn, sink, token, verdicts, topology=TOPOLOGY, **numbers)
+    return outbox_settle.settle(conn, sink, token, verdicts, topology=TOPOLOGY, **numbers)
 
 
 def pass_time(conn: Conn, seconds: float) -> None:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from altsync.app import Application, policy
 from altsync.config import read_settings
+from altsync.contract import SinkTraits
 from altsync.delivery import Policy, full_jitter
 from altsync.errors import ConfigurationError
-from altsync.records import SinkTraits
 
 EMBEDDING = {"OPENAI_API_KEY": "planted-key"}
 NEO4J = {"NEO4J_URI": "bolt://127.0.0.1:1"}

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from typer.testing import CliRunner
 
-from altsync import health, redaction
+from altsync import redaction
 from altsync.cli import app, status
 from altsync.errors import SchemaError, SeedError
 from altsync.sentences import Exit, describe
@@ -313,7 +313,7 @@ def test_a_traceback_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
         except RuntimeError as error:
             raise ValueError(url) from error
 
-    monkeypatch.setattr(health, "look", fail)
+    monkeypatch.setattr("altsync.cli.operate.look", fail)
     result = CliRunner().invoke(app, ["doctor", "--debug"])
     assert result.exit_code == Exit.BUG
     assert "Traceback" in result.stderr

@@ -11,8 +11,8 @@ import pytest
 
 from altsync.config import SERVICE_GROUPS, Settings, read_settings, split_schema
 from altsync.db import connect_options
+from altsync.entities import Model
 from altsync.errors import ConfigurationError
-from altsync.records import Model
 
 LOCAL_ENV = """\
 DATABASE_URL=postgresql://local:pw@127.0.0.1:1/altsync

@@ -10,8 +10,9 @@ from types import ModuleType
 import pytest
 
 import altsports.queries
-from altsync import history, queries, saving
+from altsync import queries, saving
 from altsync.app import Application
+from altsync.why import history
 from tests.docs_blocks.blocks import ROOT, blocks_of
 from tests.docs_blocks.signatures import Signature, public_names, signature, signature_of
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from altsync.records import SIMILARITY
+from altsync.contract import SIMILARITY
 
 ROOT = Path(__file__).resolve().parents[2]
 

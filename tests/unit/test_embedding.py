@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from altsync import embedding
 from altsync.embedding import MAX_INPUTS, MAX_REQUEST_TOKENS, Embedded, request_slices
+from altsync.entities import Model
 from altsync.errors import SinkFailure
 from altsync.openai_embedder import OpenAIEmbedder, decode
-from altsync.records import ErrorKind, Model
+from altsync.operations import ErrorKind
 from altsync.tokens import most_tokens
 from tests.contract.doubles import Canned, CannedServer, canned_server, closed_port, json_answer
 

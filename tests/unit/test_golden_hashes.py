@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from altsync.catalogue.current import parts
+from altsync.entities import Attached, Content, Relationship
 from altsync.projection import content_hash, digest, part_hash, text_hash
-from altsync.records import Attached, Content, Relationship
 from altsync.seed.files import find_files
 from altsync.seed.reader import Line, read
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from altsync.records import Edge, Row
+from altsync.entities import Edge, Row
 from altsync.sinks import neo4j
 from tests.contract.rows import MODEL, deleted, example, league
 

@@ -106,9 +106,13 @@ def test_what_is_loaded_before_a_fork_is_what_delivery_opens(
     asked: list[str] = []
     monkeypatch.setattr(importlib, "import_module", asked.append)
     Application().load()
-    names = {"local": ["altsync.similarity_local"], "index": ["altsync.similarity"], "off": []}
+    names = {
+        "local": ["altsync.similarity.local"],
+        "index": ["altsync.similarity.index"],
+        "off": [],
+    }
     sinks = [f"altsync.sinks.{name}" for name in ("embedding", "neo4j", "pinecone")]
-    assert asked == [*sinks, *names[mode], "altsync.openai_embedder", "altsync.reconcile"]
+    assert asked == [*sinks, *names[mode], "altsync.openai_embedder", "altsync.verify.run"]
 
 
 @pytest.mark.parametrize("named", ["file", "variable", ".env"])

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from altsync.errors import SinkFailure
-from altsync.reconcile.patience import LONGEST, PAUSE, TRIES, Patience, hung
-from altsync.records import ErrorKind
+from altsync.operations import ErrorKind
+from altsync.verify.retry import LONGEST, PAUSE, TRIES, Patience, hung
 
 
 class Line:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from altsync import projection
+from altsync.entities import Content, Row, entity_id
 from altsync.projection import (
     GraphNode,
     content_hash,
@@ -19,7 +20,6 @@ from altsync.projection import (
     text_hash,
     vector_metadata,
 )
-from altsync.records import Content, Row, entity_id
 from tests import sports
 
 LEAGUE = sports.League(

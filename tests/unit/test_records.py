@@ -8,16 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from altsync.records import (
-    ENTITY_NAMESPACE,
-    EntityType,
-    Model,
-    Row,
-    SinkTraits,
-    Topology,
-    entity_hex,
-    entity_id,
-)
+from altsync.contract import SinkTraits, Topology
+from altsync.entities import ENTITY_NAMESPACE, EntityType, Model, Row, entity_hex, entity_id
 from tests import sports
 
 TOPOLOGY = Topology(

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from altsync.catalogue.parts import Part
+from altsync.entities import Attached
 from altsync.errors import SeedError
 from altsync.projection import content_hash
-from altsync.records import Attached
 from altsync.seed.files import SeedFile, find_files
 from altsync.seed.reader import DEPTH, LINE_BYTES, Line, Rejected, read
 from tests import sports

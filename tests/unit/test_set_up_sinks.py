@@ -7,11 +7,11 @@ from typing import Any, cast
 import pytest
 
 from altsync import app as application
-from altsync import health
 from altsync.app import Application
 from altsync.config import read_settings
+from altsync.doctor import Health, _finding
 from altsync.errors import SinkFailure
-from altsync.records import ErrorKind
+from altsync.operations import ErrorKind
 
 
 class Sink:
@@ -59,13 +59,13 @@ def test_doctor_ends_though_an_answer_does_not(monkeypatch: pytest.MonkeyPatch) 
     import threading
 
     over = threading.Event()
-    monkeypatch.setattr(health, "LIMIT", 0.05)
+    monkeypatch.setattr("altsync.doctor.LIMIT", 0.05)
 
     def hangs(app: Any) -> str:
         over.wait()
         return "late"
 
     app = Application(read_settings(_env_file=None))
-    found = health._finding(app, "Neo4j", None, hangs)
+    found = _finding(app, "Neo4j", None, hangs)
     over.set()
-    assert (found.health, found.detail) == (health.Health.FAILED, "no answer within 0.05 s")
+    assert (found.health, found.detail) == (Health.FAILED, "no answer within 0.05 s")

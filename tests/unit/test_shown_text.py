@@ -24,13 +24,14 @@ from altsports import demo
 from altsports.catalogue import LEAGUE
 from altsports.cli import views as answered
 from altsync import log
-from altsync.cli import dead, operate, seed, status, terminal, verify, views, why
+from altsync.cli import operate, retry, seed, status, terminal, verify, views, why
 from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import Terminal
-from altsync.health import Finding, Health
-from altsync.reconcile import Drift, Options, Report, Tally
-from altsync.records import BreakerState
+from altsync.contract import Drift
+from altsync.doctor import Finding, Health
+from altsync.operations import BreakerState
 from altsync.seed.report import Report as SeedReport
+from altsync.verify.report import Options, Report, Tally
 from altsync.wording import one_line, visible
 from tests import sports
 
@@ -273,7 +274,7 @@ def failures(text: str) -> RenderableType:
     group = data(
         sink="pinecone", error_kind=text, count=1_234_567, reason=text, sample_keys=(text, text)
     )
-    return dead.failures_table([group])
+    return retry.failures_table([group])
 
 
 def differences(text: str) -> RenderableType:

@@ -6,7 +6,7 @@ import neo4j.exceptions
 import pinecone
 import pytest
 
-from altsync.records import ErrorKind
+from altsync.operations import ErrorKind
 from altsync.sinks import neo4j as graph
 from altsync.sinks import pinecone as vectors
 

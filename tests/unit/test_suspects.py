@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from altsync.reconcile.suspects import ROUNDS, Confirmed, Seen, confirm
+from altsync.verify.confirm import ROUNDS, Confirmed, Seen, confirm
 
 AT_REST = Seen(1, age=100.0)
 

@@ -35,7 +35,7 @@ from altsports.store import (
     FullLeague,
     LeagueFilter,
 )
-from altsync.store import OperationRow
+from altsync.why.sql import OperationRow
 
 __all__ = [
     "ArchetypeCount",

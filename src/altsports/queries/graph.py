@@ -13,7 +13,7 @@ from altsync.queries.stores import (
     unknown_entity,
     unknown_of,
 )
-from altsync.store import all_keys
+from altsync.store.reads import all_keys
 
 #: Leagues or pairs that a question gives unless it asks for another number.
 LIMIT = 100

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from altsports import store
 from altsports.catalogue import LEAGUE
 from altsports.store import FullLeague, LeagueFilter
-from altsync import store as engine
 from altsync.db import Conn
 from altsync.queries.stores import Stores, check_count, reading, unknown_entity
-from altsync.store import OperationRow
+from altsync.why import sql as why_sql
+from altsync.why.sql import OperationRow, find_entities, operation_rows
 from altsync.wording import unknown
 
 
@@ -79,7 +79,7 @@ def relationships(source: Conn | Stores, league_tag: str) -> list[Relationship]:
     with reading(source) as conn:
         if not store.stored_leagues(conn, [league_tag]):
             raise unknown_entity(conn, LEAGUE, league_tag)
-        found = engine.relationships(conn, LEAGUE, league_tag)
+        found = why_sql.relationships(conn, LEAGUE, league_tag)
     return [Relationship(r.type, r.direction, r.key, r.name, r.score) for r in found]
 
 
@@ -87,8 +87,8 @@ def audit_trail(source: Conn | Stores, league_tag: str, *, limit: int = 20) -> l
     """The latest operations on a league, the newest first; those of a deleted one, too."""
     check_count("limit", limit)
     with reading(source) as conn:
-        ids = [found for _, found in engine.find_entities(conn, league_tag, LEAGUE)]
-        return engine.operation_rows(conn, ids=ids, limit=limit)
+        ids = [found for _, found in find_entities(conn, league_tag, LEAGUE)]
+        return operation_rows(conn, ids=ids, limit=limit)
 
 
 def archetype_counts(source: Conn | Stores) -> list[ArchetypeCount]:

@@ -10,10 +10,10 @@ from typing import Any
 from altsports import store
 from altsports.catalogue import LEAGUE
 from altsports.store import FullLeague, LeagueFilter
+from altsync.entities import Model
 from altsync.projection import Scalar
 from altsync.queries.nearest import Page, Search
 from altsync.queries.stores import Stores, check_count, question_vector, require_vectors
-from altsync.records import Model
 
 #: The namespace that leagues live in.
 LEAGUES = "default"

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from altsports.catalogue import FEW_SHOT_EXAMPLE
-from altsync import store
 from altsync.db import Conn
-from altsync.records import Model
+from altsync.entities import Model
+from altsync.queries.sql import matching
+from altsync.store.vectors import stored_vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,5 @@ def example_vectors(
 
     Those of ``without`` are left out. The caller's transaction stays open meanwhile.
     """
-    condition, parameters = store.matching(FEW_SHOT_EXAMPLE, {"category": category})
-    yield from store.stored_vectors(
-        conn, FEW_SHOT_EXAMPLE, condition, parameters, model, without=without
-    )
+    condition, parameters = matching(FEW_SHOT_EXAMPLE, {"category": category})
+    yield from stored_vectors(conn, FEW_SHOT_EXAMPLE, condition, parameters, model, without=without)

@@ -10,11 +10,10 @@ from typing import Any
 from uuid import UUID
 
 from altsports.catalogue import LEAGUE
-from altsync import store
 from altsync.db import Conn
 from altsync.declarations import MIRRORS, columns_of
-from altsync.outbox import VECTOR
-from altsync.records import Model
+from altsync.entities import Model
+from altsync.store.vectors import VECTOR, stored_vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +242,7 @@ def league_vectors(
 
     Those of ``without`` are left out. The caller's transaction stays open meanwhile.
     """
-    yield from store.stored_vectors(conn, LEAGUE, *matches(where), model, without=without)
+    yield from stored_vectors(conn, LEAGUE, *matches(where), model, without=without)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,9 +38,10 @@ from altsync.catalogue.entity import (
     plain_type,
 )
 from altsync.catalogue.parts import AttachmentTable
+from altsync.contract import EMBEDDING
+from altsync.entities import Content, EdgeTable, EntityType, ParentEdge, Similarity
 from altsync.errors import ConfigurationError
 from altsync.models import Embedding, SinkState
-from altsync.records import EMBEDDING, Content, EdgeTable, EntityType, ParentEdge, Similarity
 
 #: Names of labels, relationships, tables and fields that may stand in Cypher and SQL unquoted.
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")

@@ -13,7 +13,7 @@ from altsync.catalogue import build, lines
 from altsync.catalogue.entity import Attachment, Entity
 from altsync.catalogue.markers import Relationships
 from altsync.catalogue.parts import Part
-from altsync.records import EdgeTable, EntityType
+from altsync.entities import EdgeTable, EntityType
 
 
 class Catalogue:

@@ -15,7 +15,7 @@ from altsync.errors import ConfigurationError
 if TYPE_CHECKING:
     from altsync.catalogue.catalogue import Catalogue
     from altsync.catalogue.parts import Part
-    from altsync.records import EntityType
+    from altsync.entities import EntityType
 
 #: The catalogue of this process, once it was asked for.
 _found: list[Catalogue] = []

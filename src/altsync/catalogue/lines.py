@@ -24,7 +24,7 @@ from sqlmodel.main import FieldInfoMetadata
 
 from altsync.catalogue.entity import Attachment, Entity, plain_type
 from altsync.catalogue.parts import ID_LENGTH, KEY_PATTERN, AttachmentTable, Item
-from altsync.records import Attached, Content, EdgeTable, EntityType, Relationship
+from altsync.entities import Attached, Content, EdgeTable, EntityType, Relationship
 from altsync.wording import unknown
 
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")

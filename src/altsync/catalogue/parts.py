@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from altsync.records import Attached, Content, EntityType, Relationship
+from altsync.entities import Attached, Content, EntityType, Relationship
 
 if TYPE_CHECKING:
     from altsync.catalogue.lines import SeedLine

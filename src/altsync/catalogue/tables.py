@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from altsync.db import Conn
+from altsync.entities import EntityType
 from altsync.errors import SchemaError
-from altsync.records import EntityType
 
 
 def check_tables(conn: Conn, kinds: Iterable[EntityType]) -> None:

@@ -50,7 +50,7 @@ MODULES = {
     **dict.fromkeys(
         ("migrate", "revision", "relay", "pause", "resume", "backfill", "doctor"), "operate"
     ),
-    **dict.fromkeys(("failures", "retry", "discard"), "dead"),
+    **dict.fromkeys(("failures", "retry", "discard"), "retry"),
     **dict.fromkeys(("search", "similar", "explore", "graph"), "queries"),
 }
 

@@ -13,8 +13,8 @@ from altsync.cli import terminal
 from altsync.cli.common import Json, application, known_sink
 from altsync.cli.operate import EverySink
 from altsync.cli.terminal import notes
+from altsync.contract import Installation
 from altsync.errors import ConfigurationError
-from altsync.records import Installation
 from altsync.wording import plural
 
 Nodes = Annotated[

@@ -18,8 +18,8 @@ from altsync.app import Application
 from altsync.cli import ending
 from altsync.cli.terminal import notes
 from altsync.config import Settings, read_settings
+from altsync.contract import SinkTraits
 from altsync.errors import AltsyncError
-from altsync.records import SinkTraits
 from altsync.wording import unknown
 
 Json = Annotated[bool, typer.Option("--json", help="As JSON on stdout.")]

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from altsync import health, status, store
 from altsync.app import Application
 from altsync.catalogue.current import current, parts
 from altsync.cli.common import command
@@ -25,9 +24,11 @@ from altsync.cli.status import matrix_table
 from altsync.cli.tables import Text
 from altsync.cli.terminal import answers, notes
 from altsync.config import read_settings
+from altsync.doctor import look
 from altsync.errors import AltsyncError
 from altsync.seed.options import Options
-from altsync.store import RunProgress
+from altsync.status.collect import collect
+from altsync.status.sql import RunProgress, remote_calls
 
 if TYPE_CHECKING:
     from altsync.local.stack import ServiceStatus
@@ -82,7 +83,7 @@ def demo(
         app.migrate()
         _check(app.set_up_sinks())
         answers.rule("Connected")
-        answers.print(findings_table(health.look(app)))
+        answers.print(findings_table(look(app)))
         answers.rule("Seeding")
         before = _remote_calls(app)
         cleanup.enter_context(_processes(app.settings.sink_names))
@@ -183,12 +184,12 @@ def _end(running: list[subprocess.Popen[bytes]]) -> None:
 
 def _remote_calls(app: Application) -> int:
     with app.database.autocommit() as conn:
-        return store.remote_calls(conn)
+        return remote_calls(conn)
 
 
 def _show_stores(app: Application, calls: int) -> None:
     with app.database.autocommit() as conn:
-        answers.print(matrix_table(status.collect(conn, app.topology, {})))
+        answers.print(matrix_table(collect(conn, app.topology, {})))
     answers.print(f"Remote calls to the sinks in this run: {calls}")
     _show_questions(app)
 

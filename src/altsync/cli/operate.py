@@ -9,16 +9,22 @@ from typing import Annotated
 
 import typer
 
-from altsync import health, log, outbox, store
+from altsync import log
 from altsync.app import Application
 from altsync.catalogue.current import entity_types
+from altsync.circuit import breaker
+from altsync.circuit.breaker import probe_now, sink_health, wanted_model
 from altsync.cli import terminal
 from altsync.cli.common import Json, application, known_sink, person
 from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import Exit, answers, notes
+from altsync.contract import SinkTraits
 from altsync.db import own_revision
-from altsync.health import Finding, Health
-from altsync.records import BreakerState, EntityType, Model, SinkTraits
+from altsync.doctor import Finding, Health, look
+from altsync.entities import EntityType, Model
+from altsync.operations import BreakerState
+from altsync.outbox.upkeep import backfill_page
+from altsync.store.vectors import paid_twice
 from altsync.wording import plural
 
 SinkOption = Annotated[str | None, typer.Option("--sink", help="This sink.")]
@@ -109,7 +115,7 @@ def pause(
     with application() as app:
         sinks = _sinks_of(app, sink)
         with app.database.transaction() as conn:
-            done = {s: outbox.pause(conn, s, _reason(reason)) for s in sinks}
+            done = {s: breaker.pause(conn, s, _reason(reason)) for s in sinks}
         if as_json:
             terminal.print_json({"paused": done})
             return
@@ -123,8 +129,8 @@ def resume(sink: SinkOption = None, everything: EverySink = False, as_json: Json
     with application() as app:
         sinks = _sinks_of(app, sink)
         with app.database.transaction() as conn:
-            done = {s: outbox.resume(conn, s) for s in sinks}
-            health = outbox.sink_health(conn)
+            done = {s: breaker.resume(conn, s) for s in sinks}
+            health = sink_health(conn)
         if as_json:
             terminal.print_json({"resumed": done})
             return
@@ -172,7 +178,7 @@ def backfill(
             if traits.takes(kind)
         }
         with app.database.transaction() as conn:
-            outbox.probe_now(conn, sink)
+            probe_now(conn, sink)
         if as_json:
             terminal.print_json({"enqueued": counts})
         else:
@@ -181,8 +187,8 @@ def backfill(
 
 def _refuse_to_pay_twice(app: Application, sink: SinkTraits, force: bool) -> None:
     with app.database.autocommit() as conn:
-        wanted = outbox.wanted_model(conn)
-        count = store.paid_twice(conn, sink, Model(*wanted), force=force) if wanted else 0
+        wanted = wanted_model(conn)
+        count = paid_twice(conn, sink, Model(*wanted), force=force) if wanted else 0
     if count:
         notes.print(
             f"To be embedded and paid again, though the text is as it was: "
@@ -197,7 +203,7 @@ def backfill_type(app: Application, sink: SinkTraits, kind: EntityType, force: b
     count, after = 0, None
     while True:
         with app.database.transaction() as conn:
-            found, after = outbox.backfill_page(conn, sink, kind, after=after, force=force)
+            found, after = backfill_page(conn, sink, kind, after=after, force=force)
         count += found
         if after is None:
             return count
@@ -208,7 +214,7 @@ def doctor(as_json: Json = False) -> None:
     with application() as app:
         from altsync.workers.broker import ask
 
-        findings = health.look(app, ask)
+        findings = look(app, ask)
         if as_json:
             terminal.print_json([asdict(finding) for finding in findings])
         else:

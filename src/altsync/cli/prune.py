@@ -13,12 +13,14 @@ from typing import Annotated
 import typer
 from psycopg import errors
 
-from altsync import outbox, store
 from altsync.app import Application
 from altsync.cli import terminal
 from altsync.cli.common import age, application
 from altsync.cli.terminal import Exit, notes
 from altsync.errors import AltsyncError
+from altsync.outbox.retention import count_batches, prune_batches, prune_range
+from altsync.store.reads import clock
+from altsync.store.vectors import count_unused_vectors, prune_vectors
 from altsync.wording import plural
 
 #: Youngest history that may be removed, in seconds. A dashboard that is scraped at least so often
@@ -66,7 +68,7 @@ def prune(
     with application() as app:
         look_only = dry_run or (dead and not yes)
         with app.database.autocommit() as conn:
-            before = store.clock(conn) - timedelta(seconds=older_than)
+            before = clock(conn) - timedelta(seconds=older_than)
         pruned = Pruned()
         _operations(app, before, pruned, dead=dead, dry_run=look_only)
         pruned.batches = _batches(app, before, dry_run=look_only)
@@ -109,9 +111,7 @@ def _operations(
     start = 0
     while True:
         with app.database.transaction() as conn:
-            found = outbox.prune_range(
-                conn, app.topology, start, before, dead=dead, dry_run=dry_run
-            )
+            found = prune_range(conn, app.topology, start, before, dead=dead, dry_run=dry_run)
         if found is None:
             return
         pruned.operations += found.finished
@@ -122,11 +122,11 @@ def _operations(
 def _batches(app: Application, before: datetime, *, dry_run: bool) -> int:
     if dry_run:
         with app.database.autocommit() as conn:
-            return outbox.count_batches(conn, before)
+            return count_batches(conn, before)
 
     def page() -> int:
         with app.database.autocommit() as conn:
-            return outbox.prune_batches(conn, before)
+            return prune_batches(conn, before)
 
     return _until_none(page)
 
@@ -134,13 +134,13 @@ def _batches(app: Application, before: datetime, *, dry_run: bool) -> int:
 def _embeddings(app: Application, before: datetime, *, dry_run: bool) -> int:
     if dry_run:
         with app.database.autocommit() as conn:
-            return store.count_unused_vectors(conn, before)
+            return count_unused_vectors(conn, before)
 
     def page() -> int:
         for _ in range(TRIES):
             try:
                 with app.database.transaction() as conn:
-                    return store.prune_vectors(conn, before)
+                    return prune_vectors(conn, before)
             except (errors.LockNotAvailable, errors.DeadlockDetected):
                 time.sleep(PAUSE)
         raise AltsyncError(

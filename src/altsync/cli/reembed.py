@@ -9,7 +9,7 @@ import typer
 from altsync.cli import terminal
 from altsync.cli.common import application
 from altsync.cli.terminal import Exit, notes
-from altsync.records import EMBEDDING
+from altsync.contract import EMBEDDING
 from altsync.reembed import Plan, plan, start
 from altsync.wording import plural, sentences
 

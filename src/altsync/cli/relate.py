@@ -10,16 +10,22 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from altsync import outbox, store
 from altsync.app import Application
 from altsync.catalogue.current import searched_types
+from altsync.circuit.breaker import sink_health
 from altsync.cli import terminal
 from altsync.cli.common import Json, application
 from altsync.cli.operate import backfill_type
 from altsync.cli.terminal import Exit, notes
+from altsync.contract import SIMILARITY
 from altsync.db import Conn
 from altsync.errors import AltsyncError, ConfigurationError
-from altsync.records import SIMILARITY, BreakerState
+from altsync.operations import BreakerState
+from altsync.outbox.edges import ask_for_neighbours
+from altsync.retry import Selection, count_dead, failures
+from altsync.similarity.sql import count_similar, forget_neighbours
+from altsync.status import sql as status_sql
+from altsync.store.reads import clock
 from altsync.wording import plural, sentences
 
 #: Seconds between two looks at entities that other workers have taken, or that wait to be retried.
@@ -42,7 +48,7 @@ def relate(
     with application() as app:
         _check(app)
         with app.database.autocommit() as conn:
-            started = store.clock(conn)
+            started = clock(conn)
             before = _count(conn)
         asked = _ask_all(app) if key is None else _ask_one(app, key)
         _work_off(app)
@@ -63,15 +69,15 @@ def _check(app: Application) -> None:
 
 
 def _count(conn: Conn, since: datetime | None = None) -> int:
-    return sum(store.count_similar(conn, kind, since=since) for kind in searched_types())
+    return sum(count_similar(conn, kind, since=since) for kind in searched_types())
 
 
 def _ask_one(app: Application, key: str) -> int:
     with app.database.transaction() as conn:
         for kind in searched_types():
-            found = store.forget_neighbours(conn, kind, key)
+            found = forget_neighbours(conn, kind, key)
             if found is not None:
-                return outbox.ask_for_neighbours(conn, kind, [SIMILARITY], [found], delay=0.0)
+                return ask_for_neighbours(conn, kind, [SIMILARITY], [found], delay=0.0)
     kinds = " or ".join(kind.one for kind in searched_types())
     raise AltsyncError(f"no {kinds} has the key {key!r}")
 
@@ -99,13 +105,13 @@ def _work_off(app: Application) -> None:
 
 def _waiting(app: Application) -> int:
     with app.database.autocommit() as conn:
-        backlog = store.backlog(conn).get(SIMILARITY)
+        backlog = status_sql.backlog(conn).get(SIMILARITY)
     return backlog.pending + backlog.in_progress if backlog else 0
 
 
 def _check_breaker(app: Application, waiting: int) -> None:
     with app.database.autocommit() as conn:
-        health = outbox.sink_health(conn).get(SIMILARITY)
+        health = sink_health(conn).get(SIMILARITY)
     if health and health.state is not BreakerState.CLOSED:
         raise AltsyncError(
             sentences(
@@ -119,9 +125,9 @@ def _check_breaker(app: Application, waiting: int) -> None:
 def _show(app: Application, asked: int, before: int, started: datetime, *, as_json: bool) -> None:
     with app.database.autocommit() as conn:
         now, added = _count(conn), _count(conn, since=started)
-        dead = outbox.Selection(sink=SIMILARITY)
-        groups = outbox.failures(conn, dead) if as_json else []
-        failed = outbox.count_dead(conn, dead)
+        dead = Selection(sink=SIMILARITY)
+        groups = failures(conn, dead) if as_json else []
+        failed = count_dead(conn, dead)
     removed = before + added - now
     if as_json:
         terminal.print_json(

@@ -23,7 +23,6 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from altsync import store
 from altsync.app import Application
 from altsync.catalogue.current import parts
 from altsync.catalogue.parts import Part
@@ -31,17 +30,25 @@ from altsync.cli import ending, terminal
 from altsync.cli.common import application
 from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import Exit, notes
+from altsync.contract import EMBEDDING
 from altsync.db import Conn
 from altsync.declarations import MIRRORS, title_of
 from altsync.errors import ConfigurationError
-from altsync.records import EMBEDDING
 from altsync.seed.files import find_files, named_by
 from altsync.seed.loader import Loader
 from altsync.seed.options import Options
 from altsync.seed.report import Report
 from altsync.sentences import Failure
-from altsync.status import idle_message
-from altsync.store import FailedEntity, RunProgress
+from altsync.status.collect import idle_message
+from altsync.status.sql import (
+    FOLLOWED,
+    FailedEntity,
+    RunProgress,
+    failed_in_run,
+    idle_sinks,
+    note_seen,
+    run_progress,
+)
 from altsync.wording import sentences
 
 _RULE = "=" * 50
@@ -251,7 +258,7 @@ def find_failed(
 ) -> list[FailedEntity]:
     """Return some entities of the run that sinks have given up on."""
     failed = [app.topology.traits(sink) for sink, done in progress.items() if done.failed]
-    return [one for sink in failed for one in store.failed_in_run(conn, sink, NAMED + 1)]
+    return [one for sink in failed for one in failed_in_run(conn, sink, NAMED + 1)]
 
 
 def _given_up(dead: list[FailedEntity]) -> str:
@@ -316,7 +323,7 @@ def waited_for(app: Application) -> list[str]:
     """Sinks that a run can arrive at: configured, and fed by a configured embedder."""
     embeds = EMBEDDING in app.enabled
     names = [s for s in app.enabled if embeds or not app.topology.traits(s).needs_embedding]
-    return [s for s in names if s in store.FOLLOWED]
+    return [s for s in names if s in FOLLOWED]
 
 
 def follow(
@@ -333,7 +340,7 @@ def follow(
     is named, or fewer when the time is over.
     """
     sinks = waited_for(app)
-    store.note_seen(conn)
+    note_seen(conn)
     deadline = None if timeout is None else time.monotonic() + timeout
     hinted: set[str] = set()
     columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn())
@@ -343,7 +350,7 @@ def follow(
             looked = time.monotonic()
             with conn.transaction():
                 conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                found = {s: store.run_progress(conn, app.topology.traits(s)) for s in sinks}
+                found = {s: run_progress(conn, app.topology.traits(s)) for s in sinks}
             progress.update(found)
             took = time.monotonic() - looked
             for sink, done in progress.items():
@@ -353,7 +360,7 @@ def follow(
                 return True
             is_over = deadline is not None and time.monotonic() > deadline
             idle_for = min(patience, timeout or 0.0) if is_over else patience
-            for sink, idle in store.idle_sinks(conn, idle_for).items():
+            for sink, idle in idle_sinks(conn, idle_for).items():
                 if sink in sinks and sink not in hinted and progress[sink].waiting:
                     hinted.add(sink)
                     said = f"{sink}: {idle_message(sink, idle, app.topology.names)}"

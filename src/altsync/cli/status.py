@@ -15,8 +15,10 @@ from altsync.cli import ending, terminal
 from altsync.cli.common import Json, application
 from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import answers
-from altsync.records import BreakerState, Drift, SyncStatus
-from altsync.status import Status, collect, idle_message
+from altsync.contract import Drift
+from altsync.entities import SyncStatus
+from altsync.operations import BreakerState
+from altsync.status.collect import Status, collect, idle_message
 from altsync.wording import plural
 
 _STATUS_STYLE = {

@@ -10,17 +10,18 @@ import typer
 from rich.console import Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from altsync import reconcile, store
 from altsync.app import Application
 from altsync.cli import ending, terminal
 from altsync.cli.common import Json, application
 from altsync.cli.operate import SinkOption
 from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import answers, notes
+from altsync.contract import Drift
 from altsync.declarations import CHARGED, title_of
 from altsync.errors import AltsyncError, ConfigurationError
-from altsync.reconcile import Drift, Options, Report, Tally
 from altsync.sinks.pinecone import price_of_listing
+from altsync.verify.report import Options, Report, Tally, kinds_of
+from altsync.verify.sql import namespace_sizes
 from altsync.wording import plural, unknown
 
 #: Exit codes of this command: its question is whether the stores agree.
@@ -121,7 +122,7 @@ def _tell_price(app: Application, sink: str, options: Options) -> None:
     title = title_of(sink)
     if options.sample is None:
         with app.database.autocommit() as conn:
-            namespaces = store.namespace_sizes(conn)
+            namespaces = namespace_sizes(conn)
         count, price = sum(namespaces), price_of_listing(namespaces)
         notes.print(
             f"{title}: about {plural(price.requests, 'request')} and "
@@ -156,7 +157,7 @@ def view(report: Report) -> RenderableType:
 def _rows(tally: Tally) -> Iterator[tuple[str, RenderableType, str, str]]:
     if tally.problem is not None:
         yield tally.sink, Text("could not tell", style="red"), "", tally.problem
-    for kind in reconcile.kinds_of(tally.sink):
+    for kind in kinds_of(tally.sink):
         if tally.kinds[kind]:
             samples = ", ".join(tally.samples[kind])
             yield tally.sink, Text(_WORDS[kind], style="red"), f"{tally.kinds[kind]:,}", samples

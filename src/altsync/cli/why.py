@@ -19,8 +19,8 @@ from altsync.declarations import title_of
 from altsync.wording import plural
 
 if TYPE_CHECKING:
-    from altsync.explain import Check, Explanation, Unknown
     from altsync.sinks.base import Held
+    from altsync.why.explain import Check, Explanation, Unknown
 
 #: Characters of a seed line, and of one property, that fit on a screen.
 SHOWN = 160
@@ -47,7 +47,7 @@ def why(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
 ) -> None:
     """Show one entity's seed line, its operations, and what every store holds of it."""
-    from altsync.explain import Unknown, explain
+    from altsync.why.explain import Unknown, explain
 
     with application() as app:
         found = explain(app, key, folder)

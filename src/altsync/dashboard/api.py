@@ -8,14 +8,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from altsync import __version__, explain, history, outbox, queries, status, store
+from altsync import __version__, queries
 from altsync.app import Application
 from altsync.catalogue.current import current, entity_types
+from altsync.circuit import breaker
 from altsync.db import Conn
+from altsync.entities import EntityType
 from altsync.errors import AltsyncError
-from altsync.outbox import DeadOperation, FailureGroup, Selection
-from altsync.records import OPERATION_STATUSES, EntityType
-from altsync.status import RECENT_SECONDS
+from altsync.operations import OPERATION_STATUSES
+from altsync.queries.neighbourhood import neighbourhood
+from altsync.queries.sql import field_values
+from altsync.retry import (
+    DeadOperation,
+    FailureGroup,
+    Selection,
+    dead_ids,
+    discard_dead,
+    most_frequent,
+    retry_dead,
+)
+from altsync.status import batches
+from altsync.status.batches import Work
+from altsync.status.collect import RECENT_SECONDS, collect
+from altsync.why import explain as why_explain
+from altsync.why import history as why_history
+from altsync.why.explain import Unknown
+from altsync.why.history import entity_state, suggestions
 from altsync.wording import unknown
 
 #: Dead operations per transaction of a retry or discard.
@@ -83,20 +101,20 @@ class Api:
         app = self._app
         disabled = {sink: app.disabled_reason(sink) for sink in app.topology.names}
         with app.database.autocommit() as conn:
-            found = status.collect(conn, app.topology, disabled)
+            found = collect(conn, app.topology, disabled)
         return {**found.as_json(), "at_rest": found.at_rest, "recent_seconds": RECENT_SECONDS}
 
     def throughput(self, query: Mapping[str, str]) -> dict[str, Any]:
         """Work over time, for one of ``WINDOWS``."""
         window = _window(query.get("window", "1h"))
         with self._app.database.autocommit() as conn:
-            found = store.throughput(conn, step=window.step, slices=window.slices)
+            found = batches.throughput(conn, step=window.step, slices=window.slices)
         return {
             "start": found.start,
             "step": found.step,
             "slices": found.slices,
             "sinks": {
-                sink: found.sinks.get(sink, (store.Work(),) * found.slices)
+                sink: found.sinks.get(sink, (Work(),) * found.slices)
                 for sink in [*self._app.topology.names, *sorted(found.sinks)]
             },
         }
@@ -107,7 +125,7 @@ class Api:
         ``group`` stands for the error when it is retried.
         """
         with self._app.database.autocommit() as conn:
-            found = outbox.most_frequent(conn, MOST_GROUPS)
+            found = most_frequent(conn, MOST_GROUPS)
         return {
             "groups": [_described(group) for group in found.groups],
             "all_groups": found.all_groups,
@@ -118,7 +136,7 @@ class Api:
         """Try a group again, or one entity of it; says how many operations are due again."""
         topology = self._app.topology
         retried, due = self._each_page(
-            body, "retry", lambda conn, dead: outbox.retry_dead(conn, dead, topology)
+            body, "retry", lambda conn, dead: retry_dead(conn, dead, topology)
         )
         return {"retried": retried, "due": due}
 
@@ -132,7 +150,7 @@ class Api:
         _, discarded = self._each_page(
             body,
             "discard",
-            lambda conn, dead: outbox.discard_dead(conn, dead, topology, by=by, why=why),
+            lambda conn, dead: discard_dead(conn, dead, topology, by=by, why=why),
         )
         return {"discarded": discarded}
 
@@ -157,7 +175,7 @@ class Api:
         found, done, after = 0, 0, 0
         while True:
             with self._app.database.transaction() as conn:
-                dead = outbox.dead_ids(conn, which, limit=PAGE, after=after)
+                dead = dead_ids(conn, which, limit=PAGE, after=after)
                 done += do(conn, dead)
             found += len(dead)
             if len(dead) < PAGE:
@@ -170,13 +188,13 @@ class Api:
         by = f"dashboard@{socket.gethostname()}"
         said = f"{reason} ({by})" if reason else f"by {by}"
         with self._app.database.autocommit() as conn:
-            return {"sink": sink, "paused": outbox.pause(conn, sink, said)}
+            return {"sink": sink, "paused": breaker.pause(conn, sink, said)}
 
     def resume(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Let a paused sink be delivered to again; says whether it was paused."""
         sink = self._sink_of(body)
         with self._app.database.transaction() as conn:
-            return {"sink": sink, "resumed": outbox.resume(conn, sink)}
+            return {"sink": sink, "resumed": breaker.resume(conn, sink)}
 
     def _sink_of(self, body: Mapping[str, Any]) -> str:
         sink, known = _text_of(body, "sink"), self._app.topology.names
@@ -190,9 +208,9 @@ class Api:
         sink, known = query.get("sink") or None, self._app.topology.names
         with self._app.database.autocommit() as conn:
             # One that was taken out of the settings may have operations still.
-            if sink and sink not in known and not history.operations(conn, sink=sink, limit=1):
+            if sink and sink not in known and not why_history.operations(conn, sink=sink, limit=1):
                 raise BadRequest(unknown("sink", sink, known))
-            found = history.operations(
+            found = why_history.operations(
                 conn,
                 sink=sink,
                 status=_status(query.get("status") or None),
@@ -209,21 +227,21 @@ class Api:
         """
         key = _required(query, "key")
         with self._app.database.autocommit() as conn:
-            state = history.entity_state(conn, key, _entity_type(query.get("type") or None))
+            state = entity_state(conn, key, _entity_type(query.get("type") or None))
             who = state.id if state else key
-            found = history.operations(conn, entity=who, limit=OPERATIONS)
+            found = why_history.operations(conn, entity=who, limit=OPERATIONS)
             confirmed = {}
             for sink in state.sinks if state else ():
-                last = history.operations(conn, sink=sink, status="synced", entity=who, limit=1)
+                last = why_history.operations(conn, sink=sink, status="synced", entity=who, limit=1)
                 confirmed[sink] = last[0].version if last else None
-            near = [] if state else history.suggestions(conn, key)
+            near = [] if state else suggestions(conn, key)
         return {"state": state, "operations": found, "confirmed": confirmed, "near": near}
 
     def stores(self, query: Mapping[str, str]) -> dict[str, Any]:
         """Return what every store holds of an entity, asked now, and why it is where it is."""
         key, kind = _required(query, "key"), _entity_type(query.get("type") or None)
-        found = explain.explain(self._app, key, SEEDS)
-        if isinstance(found, explain.Unknown):
+        found = why_explain.explain(self._app, key, SEEDS)
+        if isinstance(found, Unknown):
             raise BadRequest(found.reason)
         if kind is not None and found.entity.type is not kind:
             raise BadRequest(f"{key!r} also names a {found.entity.type}, which is found first")
@@ -260,8 +278,7 @@ class Api:
         kind = _known_type(query.get("entity"))
         with self._app.database.autocommit() as conn:
             found = {
-                name: store.field_values(conn, kind, name, limit=CHOICES + 1)
-                for name in _filters(kind)
+                name: field_values(conn, kind, name, limit=CHOICES + 1) for name in _filters(kind)
             }
         return {name: values if len(values) <= CHOICES else None for name, values in found.items()}
 
@@ -271,7 +288,7 @@ class Api:
         if kind.edges is None:
             raise BadRequest(f"{kind.value} has no relationships among its own")
         with self._app.database.autocommit() as conn:
-            found = store.neighbourhood(conn, kind, key, limit=NEIGHBOURS)
+            found = neighbourhood(conn, kind, key, limit=NEIGHBOURS)
         if found is None:
             raise BadRequest(f"no {kind.one} with the key {key!r}")
         return found

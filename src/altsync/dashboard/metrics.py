@@ -20,13 +20,15 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from altsync import reconcile, status, store
 from altsync.app import Application
 from altsync.dashboard.probes import Pulse
 from altsync.db import Conn
-from altsync.records import BreakerState
-from altsync.status import Status
-from altsync.store import BatchTotals, Verification, Work
+from altsync.operations import BreakerState
+from altsync.status import collect as status_collect
+from altsync.status.batches import BatchTotals, Work, batch_totals, last_settled_batch
+from altsync.status.collect import Status
+from altsync.verify.report import kinds_of
+from altsync.verify.sql import Verification
 
 logger = structlog.get_logger(__name__)
 
@@ -81,7 +83,7 @@ class AltsyncCollector(Collector):
         app = self._app
         disabled = {sink: app.disabled_reason(sink) for sink in app.topology.names}
         with app.database.autocommit() as conn:
-            found = status.collect(conn, app.topology, disabled)
+            found = status_collect.collect(conn, app.topology, disabled)
             totals = self._tally.totals(conn)
         sinks = {sink: totals.get(sink, _NOTHING) for sink in found.sinks}
         return _Reading({**totals, **sinks}, disabled, found, app.settings.altsync_verify_every)
@@ -110,12 +112,12 @@ class _Tally:
     def totals(self, conn: Conn) -> dict[str, BatchTotals]:
         """Totals by sink, now."""
         with self._lock:
-            until = store.last_settled_batch(conn, SETTLED_AFTER)
+            until = last_settled_batch(conn, SETTLED_AFTER)
             if until > self._until:
-                new = store.batch_totals(conn, BOUNDS, after=self._until, until=until)
+                new = batch_totals(conn, BOUNDS, after=self._until, until=until)
                 self._settled = _sum(self._settled, new)
                 self._until = until
-            return _sum(self._settled, store.batch_totals(conn, BOUNDS, after=self._until))
+            return _sum(self._settled, batch_totals(conn, BOUNDS, after=self._until))
 
 
 def _sum(
@@ -211,7 +213,7 @@ def _verified(last: Verification | None, every: float | None) -> Iterator[Metric
         problems = last.result.get("problems") or {}
         for sink, numbers in last.result.get("sinks", {}).items():
             problem.add_metric([sink], int(sink in problems))
-            for kind in reconcile.kinds_of(sink):
+            for kind in kinds_of(sink):
                 count = numbers.get(kind.value, 0)
                 if count or sink not in problems:
                     drift.add_metric([sink, kind.value], count)

@@ -10,9 +10,10 @@ from functools import cache
 import psycopg
 import psycopg_pool
 
-from altsync import db, log, outbox
+from altsync import db, log
 from altsync.app import Application
-from altsync.records import BreakerState
+from altsync.circuit.breaker import sink_health
+from altsync.operations import BreakerState
 
 #: Seconds in which PostgreSQL must answer one question of the dashboard.
 ANSWER_WITHIN = 1.5
@@ -81,7 +82,7 @@ def readiness(app: Application, pulse: Pulse) -> Readiness:
 
 
 def _sinks(app: Application, conn: db.Conn) -> dict[str, SinkReadiness]:
-    shared = outbox.sink_health(conn)
+    shared = sink_health(conn)
     found = {}
     for sink in app.topology.names:
         health = shared.get(sink)

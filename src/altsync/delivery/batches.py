@@ -16,30 +16,32 @@ import psycopg
 import structlog
 from psycopg import errors
 
-from altsync import outbox, store
+from altsync.circuit import breaker
+from altsync.circuit.breaker import (
+    Fault,
+    Gate,
+    abandon_probe,
+    close_breaker,
+    note_faults,
+    open_breaker,
+    wanted_model,
+)
+from altsync.contract import EMBEDDING, Topology
 from altsync.db import Conn, Database, is_connection_lost, own_revision
 from altsync.delivery.evidence import ALONE
 from altsync.delivery.pace import Pace
 from altsync.delivery.policy import Policy
 from altsync.delivery.verdicts import Judge
 from altsync.delivery.writing import Writer, Writing
+from altsync.entities import EntityType, Model, Row
 from altsync.log import debugging, redact
-from altsync.records import (
-    EMBEDDING,
-    Dead,
-    EntityType,
-    Model,
-    Operation,
-    Retry,
-    Row,
-    Settlement,
-    Superseded,
-    Synced,
-    Topology,
-    Verdict,
-)
+from altsync.operations import Dead, Operation, Retry, Settlement, Superseded, Synced, Verdict
+from altsync.outbox.claim import claim, release
+from altsync.outbox.edges import is_gathering
+from altsync.outbox.settle import record_batch, settle
 from altsync.sentences import describe
 from altsync.sinks.base import Sink
+from altsync.store.rows import read_rows
 
 log = structlog.get_logger(__name__)
 
@@ -135,7 +137,7 @@ class Delivery:
         token = uuid4()
         started = time.monotonic()
         with self._database.autocommit() as conn:
-            gate = outbox.gate(
+            gate = breaker.gate(
                 conn, self._traits.name, token, self._policy.lease, self._policy.longest_open
             )
             if not gate.admitted:
@@ -148,7 +150,7 @@ class Delivery:
             operations = [] if self._is_gathering(conn) else self._claim(conn, gate, token)
             if not operations:
                 if gate.probing:
-                    outbox.abandon_probe(conn, self._traits.name, token)
+                    abandon_probe(conn, self._traits.name, token)
                 return Batch()
         writing = Writing(
             token,
@@ -166,7 +168,7 @@ class Delivery:
         self,
         operations: Sequence[Operation],
         writing: Writing,
-        gate: outbox.Gate,
+        gate: Gate,
         started: float,
         stopping: Callable[[], bool],
     ) -> Batch:
@@ -175,12 +177,12 @@ class Delivery:
         self._at("claimed")
         if stopping():
             with self._database.autocommit() as conn:
-                outbox.release(conn, writing.op_ids, writing.token)
+                release(conn, writing.op_ids, writing.token)
             return Batch()
         batch = self._see_through(operations, writing, gate)
         seconds = time.monotonic() - started
         with self._database.autocommit() as conn:
-            outbox.record_batch(
+            record_batch(
                 conn,
                 self._traits.name,
                 self._worker,
@@ -205,10 +207,10 @@ class Delivery:
 
     def _is_gathering(self, conn: Conn) -> bool:
         leader = self._traits.follows if self._traits.local else None
-        return leader is not None and outbox.is_gathering(conn, self._traits.name, leader)
+        return leader is not None and is_gathering(conn, self._traits.name, leader)
 
-    def _claim(self, conn: Conn, gate: outbox.Gate, token: UUID) -> list[Operation]:
-        return outbox.claim(
+    def _claim(self, conn: Conn, gate: Gate, token: UUID) -> list[Operation]:
+        return claim(
             conn,
             self._traits.name,
             token=token,
@@ -232,15 +234,15 @@ class Delivery:
         reason = redact(f"{type(error).__name__}: {said}")
         try:
             with self._database.autocommit() as conn:
-                outbox.release(conn, writing.op_ids, writing.token, unsure=writing.attempted)
+                release(conn, writing.op_ids, writing.token, unsure=writing.attempted)
                 if not is_connection_lost(error):
-                    outbox.open_breaker(conn, name, writing.token, reason, self._policy.breaker_cap)
+                    open_breaker(conn, name, writing.token, reason, self._policy.breaker_cap)
         except psycopg.Error:
             log.warning("operations.kept_by_lease", sink=name, count=len(writing.operations))
             return
         log.error("operations.given_back", sink=name, count=len(writing.operations), reason=reason)
 
-    def _with_current_model(self, gate: outbox.Gate) -> outbox.Gate:
+    def _with_current_model(self, gate: Gate) -> Gate:
         """The gate with the model that is wanted now.
 
         Asked after the claim, as rows are: operations of a new model would be done by the
@@ -249,12 +251,10 @@ class Delivery:
         if self._traits.name != EMBEDDING and not self._needs_vector and not self._traits.follows:
             return gate
         with self._database.autocommit() as conn:
-            model, dimensions = outbox.wanted_model(conn) or (gate.model, gate.dimensions)
+            model, dimensions = wanted_model(conn) or (gate.model, gate.dimensions)
         return replace(gate, model=model, dimensions=dimensions)
 
-    def _see_through(
-        self, operations: Sequence[Operation], writing: Writing, gate: outbox.Gate
-    ) -> Batch:
+    def _see_through(self, operations: Sequence[Operation], writing: Writing, gate: Gate) -> Batch:
         model = Model(gate.model or "", gate.dimensions or 0)
         rows = self._read(operations)
         self._at("read")
@@ -292,7 +292,7 @@ class Delivery:
         rows: dict[UUID, Row] = {}
         with self._database.autocommit() as conn:
             for entity_type, members in ids.items():
-                found = store.read_rows(
+                found = read_rows(
                     conn,
                     entity_type,
                     members,
@@ -323,7 +323,7 @@ class Delivery:
         self, verdicts: Sequence[Verdict], writing: Writing, model: Model
     ) -> Settlement:
         with self._database.transaction() as conn:
-            settlement = outbox.settle(
+            settlement = settle(
                 conn,
                 self._traits,
                 writing.token,
@@ -351,33 +351,31 @@ class Delivery:
                 reason=None if isinstance(verdict, Synced) else verdict.reason,
             )
 
-    def _tell_breaker(self, writing: Writing, gate: outbox.Gate, delay: float) -> None:
+    def _tell_breaker(self, writing: Writing, gate: Gate, delay: float) -> None:
         name = self._traits.name
         passed = [one.name for one in writing.destinations.values() if one.passed]
         over = gate.faults.keys() & passed - writing.blamed.keys()
         with self._database.autocommit() as conn:
             if writing.blamed or over:
-                outbox.note_faults(conn, name, self._faults(writing, gate), list(over))
+                note_faults(conn, name, self._faults(writing, gate), list(over))
             if writing.failure is not None:
                 reason = redact(writing.failure.reason)
-                outbox.open_breaker(
-                    conn, name, writing.token, reason, delay, self._policy.longest_open
-                )
+                open_breaker(conn, name, writing.token, reason, delay, self._policy.longest_open)
                 log.warning("breaker.opened", sink=name, seconds=round(delay, 2))
             elif gate.probing and writing.answered:
-                outbox.close_breaker(conn, name, writing.token)
+                close_breaker(conn, name, writing.token)
                 log.info("breaker.closed", sink=name)
             elif gate.probing:
-                outbox.abandon_probe(conn, name, writing.token)
+                abandon_probe(conn, name, writing.token)
 
-    def _faults(self, writing: Writing, gate: outbox.Gate) -> dict[str, outbox.Fault]:
+    def _faults(self, writing: Writing, gate: Gate) -> dict[str, Fault]:
         """The faults of destinations that took nothing in this batch."""
-        found: dict[str, outbox.Fault] = {}
+        found: dict[str, Fault] = {}
         for name, failure in writing.blamed.items():
             before = gate.faults.get(name)
             few = len(writing.destinations[name].refused) < ALONE and (before is None or before.few)
             times = before.times + 1 if before else 1
-            found[name] = outbox.Fault(redact(failure.reason), times, few)
+            found[name] = Fault(redact(failure.reason), times, few)
             log.warning(
                 "destination.refuses", sink=self._traits.name, destination=name, times=times
             )

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from altsync import outbox
+from altsync.circuit import budget
+from altsync.contract import EMBEDDING, Answer
 from altsync.db import Database
 from altsync.delivery.policy import Policy
+from altsync.entities import Row
 from altsync.errors import SinkFailure
+from altsync.operations import ErrorKind
 from altsync.projection import embedding_text
-from altsync.records import EMBEDDING, Answer, ErrorKind, Row
 
 #: Bytes of a token, for a guess that the provider's own count corrects afterwards.
 #: https://help.openai.com/en/articles/4936856: about four characters of English.
@@ -71,7 +73,7 @@ class Budget:
         guesses = tuple(guessed_tokens(rows) for rows in calls)
         requests, tokens = self._seconds(len(calls), sum(guesses))
         with self._database.autocommit() as conn:
-            granted, wait = outbox.reserve(
+            granted, wait = budget.reserve(
                 conn,
                 self._sink,
                 requests=requests,
@@ -93,7 +95,7 @@ class Budget:
                 tokens += answer.tokens - guess
         more_requests, more_tokens = self._seconds(requests, tokens)
         with self._database.autocommit() as conn:
-            outbox.correct(conn, self._sink, requests=more_requests, tokens=more_tokens)
+            budget.correct(conn, self._sink, requests=more_requests, tokens=more_tokens)
 
     def _seconds(self, requests: int, tokens: int) -> tuple[float, float]:
         """Amounts as seconds of the two budgets."""

@@ -9,16 +9,20 @@ from uuid import UUID
 import psycopg
 import structlog
 
-from altsync import outbox, store
+from altsync.circuit.control import begin_control, end_control
+from altsync.contract import AlreadyNewer, Answer, Written
 from altsync.db import Database
 from altsync.declarations import namespace_column
 from altsync.delivery.budget import Budget
 from altsync.delivery.evidence import ALONE, Destination
 from altsync.delivery.policy import Policy
+from altsync.entities import Model, Row
 from altsync.errors import SinkFailure
+from altsync.operations import ErrorKind, Operation
+from altsync.outbox.enqueue import lock_entities
 from altsync.projection import namespace
-from altsync.records import AlreadyNewer, Answer, ErrorKind, Model, Operation, Row, Written
 from altsync.sinks.base import Sink
+from altsync.store.rows import read_rows
 
 log = structlog.get_logger(__name__)
 
@@ -96,7 +100,7 @@ class Controls:
         self, one: Destination, token: UUID, model: Model
     ) -> Answer | SinkFailure | None:
         with self._database.autocommit() as conn:
-            op = outbox.begin_control(
+            op = begin_control(
                 conn,
                 self._traits,
                 one.entity_type,
@@ -116,8 +120,8 @@ class Controls:
             settled = self._traits.guarded or not late
         finally:
             with self._database.transaction() as conn:
-                outbox.lock_entities(conn, [(op.entity_type, op.entity_id)])
-                outbox.end_control(conn, op, token, settled=settled)
+                lock_entities(conn, [(op.entity_type, op.entity_id)])
+                end_control(conn, op, token, settled=settled)
         return answer
 
     def _sent(self, row: Row, model: Model) -> Answer | SinkFailure:
@@ -134,7 +138,7 @@ class Controls:
     def _row_of(self, op: Operation, model: Model) -> Row | None:
         """Read the row of a control write; None when it is not as the sink holds it."""
         with self._database.autocommit() as conn:
-            rows = store.read_rows(
+            rows = read_rows(
                 conn,
                 op.entity_type,
                 [op.entity_id],

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from altsync.circuit.breaker import Fault
+from altsync.entities import EntityType, Row
 from altsync.errors import SinkFailure
-from altsync.outbox import Fault
-from altsync.records import EntityType, ErrorKind, Row
+from altsync.operations import ErrorKind
 
 #: Records that are refused alone, one after another, before a batch stops trying others. Two may
 #: be neighbours with the same mistake; the third comes from the far end of the batch.

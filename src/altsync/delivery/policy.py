@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from altsync import outbox
+from altsync.errors import LONGEST_WAIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Policy:
     @property
     def longest_open(self) -> float:
         """Seconds for which a breaker may stay open at most."""
-        return max(self.breaker_cap, outbox.LONGEST_WAIT)
+        return max(self.breaker_cap, LONGEST_WAIT)
 
 
 def full_jitter(base: float, cap: float, attempts: int) -> float:

@@ -8,29 +8,18 @@ from typing import assert_never
 
 import structlog
 
-from altsync import outbox, store
 from altsync.catalogue.current import entity_types
+from altsync.circuit.breaker import Gate
+from altsync.contract import EMBEDDING, AlreadyNewer, Failed, SinkTraits, Written
 from altsync.db import Database
 from altsync.delivery.evidence import destination_of
 from altsync.delivery.policy import Policy, full_jitter
 from altsync.delivery.writing import Writing
+from altsync.entities import Row
 from altsync.errors import SinkFailure, plausible_wait
 from altsync.log import redact
-from altsync.records import (
-    EMBEDDING,
-    AlreadyNewer,
-    Dead,
-    ErrorKind,
-    Failed,
-    Operation,
-    Retry,
-    Row,
-    SinkTraits,
-    Superseded,
-    Synced,
-    Verdict,
-    Written,
-)
+from altsync.operations import Dead, ErrorKind, Operation, Retry, Superseded, Synced, Verdict
+from altsync.store.rows import read_rows
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +37,7 @@ class Judge:
         op: Operation,
         row: Row | None,
         writing: Writing,
-        gate: outbox.Gate,
+        gate: Gate,
         delays: Mapping[str, float],
     ) -> Verdict:
         """Return what becomes of an operation, given its row and what was written of the batch.
@@ -93,7 +82,7 @@ class Judge:
         reason = redact(failure.reason) if failure else "the lease was lost"
         return Retry(op, ErrorKind.SINK, reason, delays.get(name, 0.0), give_back=True)
 
-    def _waits(self, row: Row, gate: outbox.Gate) -> bool:
+    def _waits(self, row: Row, gate: Gate) -> bool:
         return self._traits.needs_embedding and not row.is_embedded_by(gate.model or "")
 
     def _already_newer(self, op: Operation, row: Row, outcome: AlreadyNewer) -> Verdict:
@@ -113,7 +102,7 @@ class Judge:
 
     def _current_version(self, row: Row) -> int | None:
         with self._database.autocommit() as conn:
-            rows = store.read_rows(conn, row.entity_type, [row.id])
+            rows = read_rows(conn, row.entity_type, [row.id])
         return self._version(rows[0]) if rows else None
 
     def _version(self, row: Row) -> int:
@@ -162,7 +151,7 @@ class Judge:
         delay = full_jitter(self._policy.backoff, self._policy.backoff_cap, op.attempts)
         return Retry(op, kind, reason, delay, unsure=unsure, suspect=suspect, alone=True)
 
-    def breaker_delay(self, failure: SinkFailure | None, gate: outbox.Gate) -> float:
+    def breaker_delay(self, failure: SinkFailure | None, gate: Gate) -> float:
         """Seconds that the breaker stays open after this failure; 0 when it stays closed."""
         if failure is None:
             return 0.0
@@ -170,7 +159,7 @@ class Judge:
             return failure.retry_after
         return self._wait(self._policy.breaker_cap, gate.consecutive_errors)
 
-    def delays(self, writing: Writing, gate: outbox.Gate, breaker_delay: float) -> dict[str, float]:
+    def delays(self, writing: Writing, gate: Gate, breaker_delay: float) -> dict[str, float]:
         """Seconds until the operations of each destination are tried again, for those that wait.
 
         All operations of a destination get the same, so that they come back together, and cost

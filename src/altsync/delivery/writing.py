@@ -16,8 +16,10 @@ from uuid import UUID
 import psycopg
 import structlog
 
-from altsync import outbox
 from altsync.catalogue.current import entity_types
+from altsync.circuit.breaker import Fault
+from altsync.circuit.control import passed_since
+from altsync.contract import EMBEDDING, AlreadyNewer, Answer, Failed, Outcome, Written
 from altsync.db import Database
 from altsync.declarations import namespace_column
 from altsync.delivery.budget import Budget, fitting, size_of
@@ -25,22 +27,14 @@ from altsync.delivery.control import Controls, as_failure, attempt, is_stray
 from altsync.delivery.evidence import ALONE, TIMEOUTS, Destination
 from altsync.delivery.pace import Pace
 from altsync.delivery.policy import Policy
+from altsync.entities import EntityType, Model, Row
 from altsync.errors import SinkFailure
 from altsync.log import redact
+from altsync.operations import ErrorKind, Operation
+from altsync.outbox.claim import extend
+from altsync.outbox.edges import begin_searches
+from altsync.outbox.settle import note_former_places, note_places
 from altsync.projection import namespace
-from altsync.records import (
-    EMBEDDING,
-    AlreadyNewer,
-    Answer,
-    EntityType,
-    ErrorKind,
-    Failed,
-    Model,
-    Operation,
-    Outcome,
-    Row,
-    Written,
-)
 from altsync.sinks.base import Sink
 
 log = structlog.get_logger(__name__)
@@ -69,7 +63,7 @@ class Writing:
     token: UUID
     operations: Mapping[UUID, Operation]
     lease_ends: float
-    known: Mapping[str, outbox.Fault] = field(default_factory=dict)
+    known: Mapping[str, Fault] = field(default_factory=dict)
     outcomes: dict[UUID, Outcome] = field(default_factory=dict)
     destinations: dict[str, Destination] = field(default_factory=dict)
     blamed: dict[str, SinkFailure] = field(default_factory=dict)
@@ -163,7 +157,7 @@ class Writer:
         }
         if former:
             with self._database.transaction() as conn:
-                outbox.note_former_places(conn, self._traits, writing.token, former)
+                note_former_places(conn, self._traits, writing.token, former)
 
     def _settle_places(self, ready: Sequence[Row], writing: Writing, model: Model) -> Sequence[Row]:
         """Leave former places, and remember the wanted ones before anything is written there.
@@ -186,7 +180,7 @@ class Writer:
         free = [row for row in strays if row.id not in stuck]
         places = {(row.entity_type, row.id): namespace(row) for row in free}
         with self._database.transaction() as conn:
-            held = outbox.note_places(conn, self._traits, writing.token, places)
+            held = note_places(conn, self._traits, writing.token, places)
         stuck |= {row.id for row in free} - held
         return [
             replace(row, written_namespace=namespace(row), doubtful_namespaces=())
@@ -381,7 +375,7 @@ class Writer:
     def _begin_searches(self, wave: Sequence[Call], writing: Writing) -> None:
         rows = [row for call in wave for row in call.rows]
         with self._database.transaction() as conn:
-            outbox.begin_searches(conn, self._traits, writing.token, rows)
+            begin_searches(conn, self._traits, writing.token, rows)
 
     def _send_all(
         self, wave: Sequence[Call], writing: Writing, send: Callable[[Sequence[Row]], Answer]
@@ -499,7 +493,7 @@ class Writer:
         # Kept vectors need no call: they are no evidence of the embedder.
         if self._traits.name != EMBEDDING:
             with self._database.autocommit() as conn:
-                if outbox.passed_since(conn, ids):
+                if passed_since(conn, ids):
                     self._note_evidence(one, writing)
                     return True
         one.unjudged = True
@@ -533,7 +527,7 @@ class Writer:
             return True
         asked = time.monotonic()
         with self._database.autocommit() as conn:
-            held = outbox.extend(conn, writing.op_ids, writing.token, self._policy.lease)
+            held = extend(conn, writing.op_ids, writing.token, self._policy.lease)
         writing.lease_ends = asked + self._policy.lease
         if not held:
             log.error("lease.lost", sink=self._traits.name, operations=len(writing.op_ids))

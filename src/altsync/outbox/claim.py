@@ -10,7 +10,7 @@ from uuid import UUID
 
 from altsync.catalogue.current import current, entity_type, entity_types
 from altsync.db import Conn, own_revision
-from altsync.records import Operation
+from altsync.operations import Operation
 
 #: Each crash or hang that an operation took part in makes its next batch ten times smaller;
 #: beyond 10**6 it is alone whatever the batch size.

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
+from altsync.contract import SIMILARITY, SinkTraits, Topology
 from altsync.db import Conn
 from altsync.declarations import MIRRORS, SINKS, pending
+from altsync.entities import EntityType, Row
+from altsync.operations import Origin
 from altsync.outbox.enqueue import LOW_PRIORITY, ON_LIVE, lock_entities, notify
-from altsync.records import SIMILARITY, EntityType, Origin, Row, SinkTraits, Topology
 
 #: Sinks that mirror relationships.
 WITH_EDGES = tuple(name for name in MIRRORS if SINKS[name].traits.edges)
@@ -32,7 +34,7 @@ def _basis(kind: EntityType, model: str, text_hash: str) -> str:
 def basis_of(kind: EntityType) -> str:
     """Return SQL for what the neighbours of an entity ``l`` would be computed from, as one value.
 
-    :func:`altsync.similarity.basis` is the same in Python.
+    :func:`altsync.similarity.index.basis` is the same in Python.
     """
     return _basis(kind, "l.embedding_model", "l.embedding_text_hash")
 

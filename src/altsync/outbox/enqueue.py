@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from uuid import UUID
 
 from altsync.catalogue.current import entity_types
+from altsync.contract import EMBEDDING, Topology
 from altsync.db import Conn
 from altsync.declarations import columns_of
-from altsync.records import EMBEDDING, Action, EntityType, Origin, Topology
+from altsync.entities import EntityType
+from altsync.operations import Action, Origin
 
 #: The channel of every NOTIFY; the payload is the sink.
 CHANNEL = "altsync"

@@ -8,14 +8,27 @@ from typing import Any
 from uuid import UUID
 
 from altsync.catalogue.current import entity_types
+from altsync.contract import EMBEDDING, SinkTraits, Topology
 from altsync.db import Conn
 from altsync.declarations import Columns, columns_of, namespace_column
+from altsync.entities import EntityType, SyncStatus
+from altsync.operations import (
+    Dead,
+    Operation,
+    Origin,
+    Retry,
+    Settlement,
+    Superseded,
+    Synced,
+    Verdict,
+)
 from altsync.outbox.edges import (
     ask_for_neighbours,
     basis_of_vector,
     forget_basis,
     keep_edge_ids,
 )
+from altsync.outbox.embedding_dependency import embedding_under_way, fail_behind, keep_doubt
 from altsync.outbox.enqueue import (
     ON_LIVE,
     lock_entities,
@@ -24,22 +37,6 @@ from altsync.outbox.enqueue import (
     storable,
 )
 from altsync.outbox.patterns import GROUP_OF
-from altsync.outbox.waiting import embedding_under_way, fail_behind, keep_doubt
-from altsync.records import (
-    EMBEDDING,
-    Dead,
-    EntityType,
-    Operation,
-    Origin,
-    Retry,
-    Settlement,
-    SinkTraits,
-    Superseded,
-    Synced,
-    SyncStatus,
-    Topology,
-    Verdict,
-)
 
 #: Plain texts: an array of an enum's members is sent one by one.
 _SYNCED, _FAILED = SyncStatus.SYNCED.value, SyncStatus.FAILED.value
@@ -391,7 +388,7 @@ def _changes(columns: Columns, version: str, living: str) -> Iterator[str]:
             yield f"{column} = CASE WHEN r.status = 'synced' THEN {value} ELSE l.{column} END"
 
 
-# Looked up row by row, as :data:`altsync.outbox.vectors.VECTOR` is.
+# Looked up row by row, as :data:`altsync.store.vectors.VECTOR` is.
 _KEPT = """
 (SELECT true FROM embedding e WHERE e.model = %(model)s AND e.dimensions = %(dimensions)s
    AND e.text_hash = l.text_hash)

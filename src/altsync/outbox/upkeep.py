@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from altsync.catalogue.current import entity_types
+from altsync.contract import EMBEDDING, SinkTraits, Topology
 from altsync.db import Conn
 from altsync.declarations import SINKS, WITH_STATUS
+from altsync.entities import EntityType
+from altsync.operations import Origin
 from altsync.outbox.enqueue import (
     LOW_PRIORITY,
     ON_LIVE,
     notify,
     status_column,
 )
-from altsync.records import EMBEDDING, EntityType, Origin, SinkTraits, Topology
 
 #: Sinks with a status that wait for the embedding.
 BEHIND_EMBEDDING = tuple(name for name in WITH_STATUS if SINKS[name].traits.needs_embedding)

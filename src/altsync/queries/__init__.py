@@ -11,8 +11,8 @@ from altsync.queries.graph import neighbours
 from altsync.queries.kinds import entity_named, filter_fields, only_entity
 from altsync.queries.search import Found, search
 from altsync.queries.similar import SimilarEntities, SimilarEntity, similar
+from altsync.queries.sql import Link
 from altsync.queries.stores import MissingStore, Stores, Unavailable, UnknownName
-from altsync.store import Link
 
 __all__ = [
     "Exploration",

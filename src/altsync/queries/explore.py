@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from altsync.entities import EntityType
 from altsync.errors import SinkFailure
 from altsync.queries.graph import Around, ask_around, living, siblings_of
 from altsync.queries.kinds import Kind, Where, entity_named
 from altsync.queries.search import RELATIONSHIPS, Found, search
+from altsync.queries.sql import Link
 from altsync.queries.stores import Stores, Unavailable
-from altsync.records import EntityType
-from altsync.store import Link
 
 #: Other entities of a hit's parent that are shown.
 OTHERS = 5

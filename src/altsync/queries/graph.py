@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from altsync import store
 from altsync.catalogue.current import children_of, current
 from altsync.db import Conn
+from altsync.entities import EntityType, ParentEdge
 from altsync.queries.kinds import Kind, entity_named
+from altsync.queries.sql import Link, living_names
 from altsync.queries.stores import GraphStore, Stores, check_count, require_graph, unknown_entity
-from altsync.records import EntityType, ParentEdge
-from altsync.store import Link
 
 # Each part has a limit of its own: a parent may have more children than fit into memory.
 EDGES = """
@@ -79,7 +78,7 @@ def neighbours(stores: Stores, kind: Kind, key: str, *, limit: int = 100) -> lis
     graph = require_graph(stores)
     kind = entity_named(kind)
     with stores.database.autocommit() as conn:
-        if not store.living_names(conn, kind, [key]):
+        if not living_names(conn, kind, [key]):
             raise unknown_entity(conn, kind, key)
     around = ask_around(graph, kind, [key], limit=limit, children=True)
     with stores.database.autocommit() as conn:
@@ -176,7 +175,7 @@ def living(conn: Conn, links: Sequence[Link]) -> list[Link]:
         by_type.setdefault(link.entity, set()).add(link.key)
     known = current().by_table
     names = {
-        entity: store.living_names(conn, known[entity], sorted(keys))
+        entity: living_names(conn, known[entity], sorted(keys))
         for entity, keys in by_type.items()
         if entity in known
     }

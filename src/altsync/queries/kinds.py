@@ -8,13 +8,13 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Literal
 from uuid import UUID
 
-from altsync import store
 from altsync.catalogue.current import entity_types
 from altsync.db import Conn
+from altsync.entities import EntityType, Model
 from altsync.errors import AltsyncError
 from altsync.projection import Scalar, as_scalar
+from altsync.queries.sql import field_values, has_value, namespaces_of
 from altsync.queries.stores import UnknownName
-from altsync.records import EntityType, Model
 from altsync.wording import listing, unknown
 
 #: An entity type as a caller names it: itself, its table or how one is called.
@@ -95,8 +95,8 @@ def read_filter(conn: Conn, kind: EntityType, where: Where) -> dict[str, Any]:
         if field not in filter_fields(kind):
             raise UnknownName(unknown(f"filter of {kind.one}", field, filter_fields(kind)))
         read = _read(field, kind.columns[field], value)
-        if not store.has_value(conn, kind, field, read):
-            known = [str(as_scalar(one)) for one in store.field_values(conn, kind, field)]
+        if not has_value(conn, kind, field, read):
+            known = [str(as_scalar(one)) for one in field_values(conn, kind, field)]
             raise UnknownName(unknown(f"{kind.one} with the {field}", str(value), known))
         found[field] = read
     return found
@@ -131,4 +131,4 @@ def spaces(conn: Conn, kind: EntityType, where: Where) -> Sequence[str]:
     """Return the namespaces of the index that may hold entities that match."""
     if kind.namespace_column is not None and kind.namespace_column in where:
         return [where[kind.namespace_column]]
-    return store.namespaces_of(conn, kind)
+    return namespaces_of(conn, kind)

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from altsync import store
+from altsync.entities import EntityType
 from altsync.queries.kinds import Kind, Where, entity_named, index_filter, read_filter, spaces
 from altsync.queries.nearest import Page, Search
+from altsync.queries.sql import Link, StoredEntity, links_of, matching, stored_entities
 from altsync.queries.stores import Stores, check_count, question_vector, require_vectors
-from altsync.records import EntityType
-from altsync.store import Link, StoredEntity
+from altsync.store.vectors import stored_vectors
 
 #: Relationships of one answer at most: a parent may have thousands of children.
 RELATIONSHIPS = 20
@@ -66,15 +66,13 @@ def _nearest(
 
     def read(keys: Sequence[str], limit: int) -> list[StoredEntity]:
         with stores.database.autocommit() as conn:
-            return store.stored_entities(conn, kind, keys, within, limit=limit)
+            return stored_entities(conn, kind, keys, within, limit=limit)
 
     @contextmanager
     def rest(seen: Sequence[str]) -> Iterator[Iterable[Page]]:
-        condition, parameters = store.matching(kind, within)
+        condition, parameters = matching(kind, within)
         with stores.database.transaction() as conn:
-            yield store.stored_vectors(
-                conn, kind, condition, parameters, stores.model, without=seen
-            )
+            yield stored_vectors(conn, kind, condition, parameters, stores.model, without=seen)
 
     asked = Search(
         vector,
@@ -98,7 +96,7 @@ def found(
 ) -> list[Found]:
     """Return entities as answers, with their relationships as PostgreSQL has them."""
     with stores.database.autocommit() as conn:
-        links = store.links_of(conn, kind, [one.key for one, _ in scored], each=RELATIONSHIPS)
+        links = links_of(conn, kind, [one.key for one, _ in scored], each=RELATIONSHIPS)
     return [
         Found(kind.value, one.key, one.name, score, one.content, tuple(links.get(one.key, ())))
         for one, score in scored

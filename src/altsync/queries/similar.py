@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from altsync import store
+from altsync.entities import EntityType
 from altsync.errors import SinkFailure
 from altsync.queries.graph import ask_around, siblings_of
 from altsync.queries.kinds import Kind, Where, entity_named, index_filter, read_filter, spaces
 from altsync.queries.nearest import cosines
 from altsync.queries.search import RELATIONSHIPS, Found
+from altsync.queries.sql import (
+    Link,
+    StoredEntity,
+    StoredVector,
+    links_of,
+    named_vectors,
+    stored_entities,
+)
 from altsync.queries.stores import (
     MOST,
     Stores,
@@ -20,8 +28,6 @@ from altsync.queries.stores import (
     missing_index,
     unknown_entity,
 )
-from altsync.records import EntityType
-from altsync.store import Link, StoredEntity, StoredVector
 
 #: Entities with the same parent that are compared though the index does not name them.
 SIBLINGS = 1000
@@ -74,7 +80,7 @@ def similar(
     check_count("top_k", top_k)
     kind = entity_named(kind)
     with stores.database.autocommit() as conn:
-        own = store.named_vectors(conn, kind, [key])
+        own = named_vectors(conn, kind, [key])
         if not own:
             raise unknown_entity(conn, kind, key)
         wanted = read_filter(conn, kind, where or {})
@@ -83,12 +89,12 @@ def similar(
     graph = _ask_graph(stores, kind, key, list(index.scores))
     keys = sorted(index.scores.keys() | graph.edges.keys() | graph.parents.keys())
     with stores.database.autocommit() as conn:
-        rows = {one.key: one for one in store.stored_entities(conn, kind, keys, wanted, limit=MOST)}
-        others = store.named_vectors(conn, kind, list(rows))
+        rows = {one.key: one for one in stored_entities(conn, kind, keys, wanted, limit=MOST)}
+        others = named_vectors(conn, kind, list(rows))
     scores = {**_exact(own[0], others, index.scores), **index.scores}
     chosen = _chosen(list(rows), scores, graph, top_k)
     with stores.database.autocommit() as conn:
-        links = store.links_of(conn, kind, chosen, each=RELATIONSHIPS)
+        links = links_of(conn, kind, chosen, each=RELATIONSHIPS)
     results = (
         _answer(kind, own[0], rows[one], scores.get(one), links.get(one, []), graph, index)
         for one in chosen

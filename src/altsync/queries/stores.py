@@ -10,14 +10,14 @@ from typing import Any, Protocol
 
 from psycopg import errors
 
-from altsync import store
 from altsync.db import Conn, Database
 from altsync.declarations import INDEXES, SINKS, title_of
 from altsync.embedding import Embedder
+from altsync.entities import EntityType, Model
 from altsync.errors import AltsyncError, ConfigurationError
 from altsync.projection import digest
-from altsync.records import EntityType, Model
-from altsync.store import EmbeddingCache
+from altsync.queries.sql import keys_like
+from altsync.store.vectors import EmbeddingCache
 from altsync.tokens import too_long
 from altsync.wording import unknown
 
@@ -171,7 +171,7 @@ def check_count(name: str, value: int, most: int = MOST) -> None:
 
 def unknown_entity(conn: Conn, kind: EntityType, key: str) -> UnknownName:
     """The error for an entity that is not there, with keys that look like its own."""
-    near = get_close_matches(key, store.keys_like(conn, kind, key), n=SUGGESTIONS, cutoff=0.3)
+    near = get_close_matches(key, keys_like(conn, kind, key), n=SUGGESTIONS, cutoff=0.3)
     return UnknownName(f"no {kind.one} {key!r}{_hint(near)}")
 
 

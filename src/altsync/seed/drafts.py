@@ -10,13 +10,13 @@ from typing import Any, NamedTuple, cast
 
 import orjson
 
-from altsync import store
 from altsync.catalogue.parts import ID_LENGTH, Part
 from altsync.db import array_of_texts, copy_line
+from altsync.entities import Content, EntityType, entity_hex
 from altsync.projection import content_hash, text_hash
-from altsync.records import Content, EntityType, entity_hex
 from altsync.seed import tags
 from altsync.seed.reader import KnownKeys, Line, Raw, Rejected, check, may_be_too_long
+from altsync.store.rows import HALF_HASH
 
 
 @lru_cache
@@ -160,7 +160,7 @@ def row_of(seed_id: str, content: Content, hashed: str, fingerprint: str) -> Row
         *map(_column, _values_of(kind)(content)),
         hashed,
         text_hash(content),
-        fingerprint + hashed[: store.HALF_HASH],
+        fingerprint + hashed[:HALF_HASH],
     )
 
 

@@ -22,22 +22,16 @@ import orjson
 import structlog
 from psycopg import Rollback
 
-from altsync import outbox, store
 from altsync.catalogue import current
 from altsync.catalogue.current import part_of
 from altsync.catalogue.parts import AttachmentTable, Part
+from altsync.circuit.breaker import wanted_model
+from altsync.contract import EMBEDDING, Topology
 from altsync.db import Conn
+from altsync.entities import Attached, EntityType, Relationship, entity_id
 from altsync.errors import SeedError
 from altsync.log import debugging
 from altsync.projection import part_hash
-from altsync.records import (
-    EMBEDDING,
-    Attached,
-    EntityType,
-    Relationship,
-    Topology,
-    entity_id,
-)
 from altsync.seed import relationships, renaming, session
 from altsync.seed.drafts import Batch, Draft, work_out
 from altsync.seed.files import Listing, SeedFile, list_files
@@ -46,7 +40,22 @@ from altsync.seed.pruning import Pruner
 from altsync.seed.reader import KnownKeys, Line, Raw, Rejected, read_raw
 from altsync.seed.registry import TagRegistry
 from altsync.seed.report import Counts, Report
+from altsync.seed.sql import (
+    Changes,
+    Present,
+    changed_versions,
+    classify_staged,
+    copy_to_staging,
+    create_changed_in_run,
+    create_staging,
+    note_lines,
+    present,
+    same_lines,
+    upsert_staged,
+)
+from altsync.seed.tags_sql import former_tags
 from altsync.seed.transactions import at_once
+from altsync.store.reads import all_keys
 from altsync.wording import plural
 
 log = structlog.get_logger(__name__)
@@ -107,9 +116,9 @@ class Loader:
 
     def _run(self) -> None:
         session.create_tables(self._conn)
-        store.create_changed_in_run(self._conn)
+        create_changed_in_run(self._conn)
         if EMBEDDING in self._topology.names:
-            self._model, _ = outbox.wanted_model(self._conn) or (None, 0)
+            self._model, _ = wanted_model(self._conn) or (None, 0)
         self._at("begun")
         options = self._options
         listing = list_files(options.folder, options.parts, options.only)
@@ -122,7 +131,7 @@ class Loader:
         for part in options.parts:
             found = listing.files[part]
             if part.entity_type and found:
-                store.create_staging(self._conn, part.entity_type)
+                create_staging(self._conn, part.entity_type)
             if part.related and found:
                 relationships.create_staging(self._conn, part.related.edge_table)
             self._at("part begun")
@@ -189,8 +198,8 @@ class Loader:
         for parent in part.entity_type.parents if part.entity_type else ():
             if parent.parent is not None:
                 kind = current.entity_type(parent.parent)
-                keys = store.all_keys(self._conn, kind) | parent.known
-                keys -= store.former_tags(self._conn, kind, parent.known)
+                keys = all_keys(self._conn, kind) | parent.known
+                keys -= former_tags(self._conn, kind, parent.known)
                 if self._options.dry_run:
                     keys -= {key for renamed, key in self._renamed if renamed == kind}
                     keys |= session.good_keys(self._conn, part_of(kind))
@@ -280,7 +289,7 @@ class Loader:
         if any(renamed in {one.parent for one in kind.parents} for renamed, _ in self._renamed):
             return set()  # a dry run: what names the former key has not followed
         ids, prints = [raw.supposed_id for raw in raws], [raw.fingerprint for raw in raws]
-        return store.same_lines(self._conn, kind, ids, prints)
+        return same_lines(self._conn, kind, ids, prints)
 
     def _load_batch(self, part: Part, batch: Batch) -> Counts:
         """Load a batch in a transaction, or a savepoint, and report the lines that it refuses."""
@@ -308,7 +317,7 @@ class Loader:
         if entity_type is None or self._options.dry_run or not debugging():
             return
         places = {entity_id(entity_type, line.seed_id): line for line in reversed(batch.good)}
-        changed = store.changed_versions(self._conn, entity_type, list(places))
+        changed = changed_versions(self._conn, entity_type, list(places))
         for entity, seed_id, key, version in changed:
             line = places[entity]
             log.debug(
@@ -320,7 +329,7 @@ class Loader:
                 change=version,
             )
 
-    def _write_batch(self, part: Part, batch: Batch) -> tuple[store.Changes, list[Rejected], int]:
+    def _write_batch(self, part: Part, batch: Batch) -> tuple[Changes, list[Rejected], int]:
         """Inside a transaction: what changed, lines refused by what is there, lines loaded."""
         late: list[Rejected] = []
         self._at("batch begun")
@@ -360,7 +369,7 @@ class Loader:
         entity_type: EntityType,
         lines: Sequence[Line],
         drafts: Mapping[str, Draft],
-        there: Mapping[str, store.Present],
+        there: Mapping[str, Present],
         late: list[Rejected],
     ) -> dict[str, str]:
         """The tags that lines get, by seed id; those whose tag belongs to another are refused."""
@@ -380,12 +389,12 @@ class Loader:
         lines: Sequence[Line],
         drafts: Mapping[str, Draft],
         late: list[Rejected],
-    ) -> tuple[store.Changes, Sequence[Line]]:
+    ) -> tuple[Changes, Sequence[Line]]:
         """Write entities; return what changed, and the lines loaded now or before."""
         fresh = [line for line in lines if line.item is not None]
         if not fresh:
-            return store.Changes(), lines
-        there = store.present(self._conn, entity_type, [line.seed_id for line in fresh])
+            return Changes(), lines
+        there = present(self._conn, entity_type, [line.seed_id for line in fresh])
         given = self._tags(entity_type, fresh, drafts, there, late)
         self._at("tagged")
         tagged = [drafts[seed_id].under(tag) for seed_id, tag in given.items()]
@@ -400,10 +409,10 @@ class Loader:
         self,
         entity_type: EntityType,
         drafts: Sequence[Draft],
-        there: Mapping[str, store.Present],
+        there: Mapping[str, Present],
         renamed: Mapping[str, str],
         given: Mapping[str, str],
-    ) -> store.Changes:
+    ) -> Changes:
         """Write entities of which some have new keys, and what follows: all in one transaction."""
         if self._options.dry_run:
             self._renamed |= {(entity_type, key) for key in renamed.values()}
@@ -425,8 +434,8 @@ class Loader:
         self,
         entity_type: EntityType,
         drafts: Sequence[Draft],
-        there: Mapping[str, store.Present],
-    ) -> store.Changes:
+        there: Mapping[str, Present],
+    ) -> Changes:
         known = [there.get(draft.wish.seed_id) for draft in drafts]
         lines = [
             draft.copied
@@ -434,12 +443,12 @@ class Loader:
             if one is None or one.content_hash != draft.content_hash or not one.fits
         ]
         if not lines:
-            return store.Changes()
-        store.copy_to_staging(self._conn, entity_type, lines)
+            return Changes()
+        copy_to_staging(self._conn, entity_type, lines)
         self._at("copied")
         if self._options.dry_run:
-            return store.classify_staged(self._conn, entity_type, self._topology)
-        changes = store.upsert_staged(
+            return classify_staged(self._conn, entity_type, self._topology)
+        changes = upsert_staged(
             self._conn,
             entity_type,
             self._topology,
@@ -447,7 +456,7 @@ class Loader:
             noted=self._options.followed or debugging(),
         )
         if any(one is not None and not one.fits for one in known):
-            store.note_lines(self._conn, entity_type)
+            note_lines(self._conn, entity_type)
         return changes
 
     def _with_owners(
@@ -500,7 +509,7 @@ class Loader:
 
     def _write_relationships(
         self, kind: EntityType, lines: Sequence[Line], late: list[Rejected]
-    ) -> tuple[store.Changes, Sequence[Line]]:
+    ) -> tuple[Changes, Sequence[Line]]:
         """Write relationships; return what changed, and the lines loaded now or before."""
         edges = kind.edge_table
         relationships.copy(self._conn, edges, [_relationship_row(kind, line) for line in lines])
@@ -522,7 +531,7 @@ class Loader:
             return relationships.classify(self._conn, edges, self._topology), good
         return relationships.upsert(self._conn, kind, ends, self._topology, self._at), good
 
-    def _write_parts(self, table: AttachmentTable, lines: Sequence[Line]) -> store.Changes:
+    def _write_parts(self, table: AttachmentTable, lines: Sequence[Line]) -> Changes:
         session.copy_parts(self._conn, table, [_part_row(table, line) for line in lines])
         self._at("copied")
         return session.upsert_parts(self._conn, table, write=not self._options.dry_run)

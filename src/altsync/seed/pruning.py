@@ -9,16 +9,17 @@ from uuid import UUID
 
 import structlog
 
-from altsync import store
 from altsync.catalogue.current import children_of, current
 from altsync.catalogue.parts import Part
+from altsync.contract import Topology
 from altsync.db import Conn
+from altsync.entities import EntityType
 from altsync.errors import SeedError
 from altsync.log import debugging
-from altsync.records import EntityType, Topology
 from altsync.seed import relationships, session
 from altsync.seed.options import Options
 from altsync.seed.report import Report
+from altsync.seed.sql import DELETE_PAGE, Changes, changed_versions, tombstone
 from altsync.seed.transactions import at_once
 
 log = structlog.get_logger(__name__)
@@ -86,8 +87,8 @@ class Pruner:
                 sinks = len(self._topology.direct) + len(self._topology.vector)
                 counts.operations += sinks * len(ids)
             return
-        for start in range(0, len(ids), store.DELETE_PAGE):
-            page = ids[start : start + store.DELETE_PAGE]
+        for start in range(0, len(ids), DELETE_PAGE):
+            page = ids[start : start + DELETE_PAGE]
             changes = at_once(self._conn, part, partial(self._delete_page, part, page))
             self._at("page committed")
             counts.deleted += changes.deleted
@@ -96,25 +97,25 @@ class Pruner:
                 self._log_deletions(part.entity_type, page)
 
     def _log_deletions(self, entity_type: EntityType, ids: Sequence[UUID]) -> None:
-        for _id, seed_id, key, version in store.changed_versions(self._conn, entity_type, ids):
+        for _id, seed_id, key, version in changed_versions(self._conn, entity_type, ids):
             log.debug("entity.deleted", seed_id=seed_id, key=key, change=version)
 
-    def _delete_page(self, part: Part, page: Sequence[Any]) -> store.Changes:
+    def _delete_page(self, part: Part, page: Sequence[Any]) -> Changes:
         """Inside a transaction."""
         self._at("page begun")
         changes = self._delete_rows(part, page)
         self._at("page committing")
         return changes
 
-    def _delete_rows(self, part: Part, page: Sequence[Any]) -> store.Changes:
+    def _delete_rows(self, part: Part, page: Sequence[Any]) -> Changes:
         if part.related:
             return relationships.delete(self._conn, part.related, page, self._topology, self._at)
         if part.attachment:
-            return store.Changes(deleted=session.delete_parts(self._conn, part.attachment, page))
+            return Changes(deleted=session.delete_parts(self._conn, part.attachment, page))
         assert part.entity_type is not None
         # Another seeder may have loaded children of them since the first look.
         self._check_unused(part.entity_type, page, {})
-        return store.tombstone(self._conn, part.entity_type, page, self._topology)
+        return tombstone(self._conn, part.entity_type, page, self._topology)
 
     def _check_unused(
         self,

@@ -20,10 +20,10 @@ from pydantic_core import ErrorDetails
 
 from altsync import projection
 from altsync.catalogue.parts import KEY_PATTERN, SLUG_PATTERN, Item, Part
-from altsync.records import Content, EntityType
+from altsync.entities import Content, EntityType
 from altsync.seed import foreign
 from altsync.seed.files import SeedFile, find_files, open_file
-from altsync.store import HALF_HASH
+from altsync.store.rows import HALF_HASH
 from altsync.tokens import INPUT_LIMITS, TooLong, most_tokens, too_long
 from altsync.wording import unknown
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from altsync import store
 from altsync.db import Conn
-from altsync.records import EntityType
+from altsync.entities import EntityType
 from altsync.seed import tags
+from altsync.seed.tags_sql import Registry, holders_of_tags, known_tags, move_tags, register_tags
 
 
 class TagRegistry:
@@ -16,7 +16,7 @@ class TagRegistry:
     def __init__(self, conn: Conn, *, dry_run: bool) -> None:
         self._conn = conn
         self._dry_run = dry_run
-        self._tables: tuple[store.Registry, ...] = (
+        self._tables: tuple[Registry, ...] = (
             ("tag_registry", "tags_to_be") if dry_run else ("tag_registry",)
         )
 
@@ -36,18 +36,18 @@ class TagRegistry:
         given, refusals = tags.assign(wishes, known, holders)
         if new:
             fresh = {w.seed_id: given[w.seed_id] for w in new if w.seed_id in given}
-            store.register_tags(self._conn, entity_type, fresh, self._tables[-1])
+            register_tags(self._conn, entity_type, fresh, self._tables[-1])
         moved = {w.seed_id: given[w.seed_id] for w in moving if w.seed_id in given}
         if moved and self._dry_run:
-            store.register_tags(self._conn, entity_type, moved, self._tables[-1])
+            register_tags(self._conn, entity_type, moved, self._tables[-1])
         elif moved:
-            store.move_tags(self._conn, entity_type, moved)
+            move_tags(self._conn, entity_type, moved)
         return given, refusals
 
     def _known(self, entity_type: EntityType, seed_ids: Sequence[str]) -> dict[str, str]:
         found: dict[str, str] = {}
         for table in self._tables:
-            found |= store.known_tags(self._conn, entity_type, seed_ids, table)
+            found |= known_tags(self._conn, entity_type, seed_ids, table)
         return found
 
     def _holders(self, entity_type: EntityType, new: Sequence[tags.Wish]) -> dict[str, str]:
@@ -61,5 +61,5 @@ class TagRegistry:
     def _held(self, entity_type: EntityType, wanted: Sequence[str]) -> dict[str, str]:
         found: dict[str, str] = {}
         for table in self._tables:
-            found |= store.holders_of_tags(self._conn, entity_type, wanted, table)
+            found |= holders_of_tags(self._conn, entity_type, wanted, table)
         return found

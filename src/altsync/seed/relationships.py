@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from altsync.contract import Topology
 from altsync.db import Conn, fill
-from altsync.outbox import carry_edges, lock_entities
-from altsync.records import EdgeTable, EntityType, Origin, Topology
-from altsync.store import Changes
+from altsync.entities import EdgeTable, EntityType
+from altsync.operations import Origin
+from altsync.outbox.edges import carry_edges
+from altsync.outbox.enqueue import lock_entities
+from altsync.seed.sql import Changes
 
 
 def _columns(edges: EdgeTable) -> tuple[str, ...]:

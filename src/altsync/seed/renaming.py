@@ -7,12 +7,19 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from altsync import outbox, store
 from altsync.catalogue.current import entity_types
+from altsync.contract import Topology
 from altsync.db import Conn
+from altsync.entities import Content, EntityType, ParentEdge, entity_id
+from altsync.operations import Origin
+from altsync.outbox.edges import carry_edges
+from altsync.outbox.enqueue import lock_entities
 from altsync.projection import content_hash
-from altsync.records import Content, EntityType, Origin, ParentEdge, Topology, entity_id
 from altsync.seed import drafts
+from altsync.seed.sql import upsert_staged
+from altsync.similarity.sql import pointing
+from altsync.store.reads import children_page
+from altsync.store.rows import SAVED, read_rows
 
 #: Entities of one statement.
 PAGE = 2000
@@ -22,8 +29,8 @@ def lock(conn: Conn, entity_type: EntityType, seed_ids: Iterable[str]) -> None:
     """Lock entities that are about to be renamed, and those that lead to them, in one order."""
     ids = {entity_id(entity_type, seed_id) for seed_id in seed_ids}
     if entity_type.edges:
-        ids |= store.pointing(conn, entity_type, list(ids))
-    outbox.lock_entities(conn, ((entity_type, i) for i in ids))
+        ids |= pointing(conn, entity_type, list(ids))
+    lock_entities(conn, ((entity_type, i) for i in ids))
 
 
 def follow(
@@ -47,8 +54,8 @@ def follow(
                 operations += _move_children(conn, child, parent, keys, topology, noted=noted)
     if entity_type.edges:
         ids = [entity_id(entity_type, seed_id) for seed_id in renamed]
-        sources = sorted(store.pointing(conn, entity_type, ids))
-        operations += outbox.carry_edges(conn, entity_type, sources, topology, Origin.SEED)
+        sources = sorted(pointing(conn, entity_type, ids))
+        operations += carry_edges(conn, entity_type, sources, topology, Origin.SEED)
     return operations
 
 
@@ -64,15 +71,15 @@ def _move_children(
     operations = 0
     after: UUID | None = UUID(int=0)
     while after is not None:
-        page, after = store.children_page(conn, child, parent.column, list(keys), after, PAGE)
+        page, after = children_page(conn, child, parent.column, list(keys), after, PAGE)
         if not page:
             break
         rows = []
-        for row in store.read_rows(conn, child, list(page)):
+        for row in read_rows(conn, child, list(page)):
             content: Any = row.content
             former = getattr(content, parent.column)
             moved: Content = replace(content, **{parent.column: keys[former]})
-            rows.append(drafts.row_of(page[row.id], moved, content_hash(moved), store.SAVED))
-        changes = store.upsert_staged(conn, child, topology, noted=noted, saved=rows)
+            rows.append(drafts.row_of(page[row.id], moved, content_hash(moved), SAVED))
+        changes = upsert_staged(conn, child, topology, noted=noted, saved=rows)
         operations += changes.operations
     return operations

@@ -11,8 +11,9 @@ from psycopg import errors
 from altsync.catalogue.current import current, parts
 from altsync.catalogue.parts import AttachmentTable, Part
 from altsync.db import Conn, copy_lines, fill, fill_lines
-from altsync.records import EntityType, ParentEdge
-from altsync.store import HALF_HASH, SAVED, Changes
+from altsync.entities import EntityType, ParentEdge
+from altsync.seed.sql import Changes
+from altsync.store.rows import HALF_HASH, SAVED
 
 
 def _seeded(part: Part, *, saved: bool) -> str:

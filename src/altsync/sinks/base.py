@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from altsync.records import Answer, EntityType, Model, Row, SinkTraits, SinkVersion
+from altsync.contract import Answer, SinkTraits, SinkVersion
+from altsync.entities import EntityType, Model, Row
 
 T = TypeVar("T")
 

@@ -8,21 +8,12 @@ from itertools import chain
 from typing import ClassVar
 
 from altsync.config import Settings
+from altsync.contract import Answer, Failed, Outcome, SinkTraits, SinkVersion, Written
 from altsync.declarations import EMBEDDER
 from altsync.embedding import Embedder, request_slices
+from altsync.entities import EntityType, Model, Row
+from altsync.operations import ErrorKind
 from altsync.projection import digest, embedding_text
-from altsync.records import (
-    Answer,
-    EntityType,
-    ErrorKind,
-    Failed,
-    Model,
-    Outcome,
-    Row,
-    SinkTraits,
-    SinkVersion,
-    Written,
-)
 from altsync.sinks.base import VectorStore
 from altsync.tokens import TooLong, cut, most_tokens, too_long
 

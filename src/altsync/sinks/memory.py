@@ -7,18 +7,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from altsync.config import Settings
+from altsync.contract import AlreadyNewer, Answer, Outcome, SinkTraits, SinkVersion, Written
+from altsync.entities import EntityType, Model, Row
 from altsync.projection import Scalar, graph_node
-from altsync.records import (
-    AlreadyNewer,
-    Answer,
-    EntityType,
-    Model,
-    Outcome,
-    Row,
-    SinkTraits,
-    SinkVersion,
-    Written,
-)
 from altsync.sinks.base import VectorStore
 
 #: The setting that switches this sink on: none, it is always there.

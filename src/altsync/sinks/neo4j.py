@@ -19,28 +19,24 @@ from neo4j import exceptions as errors
 
 from altsync.catalogue.current import entity_types
 from altsync.config import Settings
-from altsync.deadline import SharedClient
-from altsync.declarations import NEO4J
-from altsync.errors import ConfigurationError, SinkFailure
-from altsync.ownership import SAMPLED, Guard, Ownership, Store
-from altsync.projection import graph_node
-from altsync.records import (
+from altsync.contract import (
     AlreadyNewer,
     Answer,
     Digest,
-    Edge,
-    EntityType,
-    ErrorKind,
     Failed,
     Installation,
-    Model,
     Outcome,
-    ParentEdge,
-    Row,
     SinkTraits,
     SinkVersion,
     Written,
 )
+from altsync.deadline import SharedClient
+from altsync.declarations import NEO4J
+from altsync.entities import Edge, EntityType, Model, ParentEdge, Row
+from altsync.errors import ConfigurationError, SinkFailure
+from altsync.operations import ErrorKind
+from altsync.ownership import SAMPLED, Guard, Ownership, Store
+from altsync.projection import graph_node
 from altsync.sinks.base import Ask, VectorStore, once
 
 log = structlog.get_logger(__name__)

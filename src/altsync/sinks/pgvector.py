@@ -32,27 +32,25 @@ from psycopg.rows import dict_row
 from altsync import deadline
 from altsync.catalogue.current import entity_types
 from altsync.config import Settings
-from altsync.db import Conn, connect, is_connection_lost
-from altsync.deadline import SharedClient
-from altsync.declarations import PGVECTOR
-from altsync.errors import SinkFailure
-from altsync.ownership import SAMPLED, Guard, Ownership, Store
-from altsync.projection import namespace, vector_metadata
-from altsync.records import (
+from altsync.contract import (
     AlreadyNewer,
     Answer,
     Digest,
-    EntityType,
-    ErrorKind,
     Failed,
     Installation,
-    Model,
     Outcome,
-    Row,
     SinkTraits,
     SinkVersion,
     Written,
 )
+from altsync.db import Conn, connect, is_connection_lost
+from altsync.deadline import SharedClient
+from altsync.declarations import PGVECTOR
+from altsync.entities import EntityType, Model, Row
+from altsync.errors import SinkFailure
+from altsync.operations import ErrorKind
+from altsync.ownership import SAMPLED, Guard, Ownership, Store
+from altsync.projection import namespace, vector_metadata
 from altsync.sentences import describe
 from altsync.sinks.base import Held, Match, Reads, StoredVector, VectorStore
 

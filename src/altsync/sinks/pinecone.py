@@ -25,23 +25,14 @@ from pinecone import RetryConfig, ServerlessSpec
 from altsync import deadline
 from altsync.catalogue.current import entity_types
 from altsync.config import Settings
+from altsync.contract import Answer, Installation, Outcome, SinkTraits, SinkVersion, Written
 from altsync.deadline import SharedClient
 from altsync.declarations import PINECONE
+from altsync.entities import EntityType, Model, Row
 from altsync.errors import SinkFailure, seconds_of
+from altsync.operations import ErrorKind
 from altsync.ownership import SAMPLED, Guard, Ownership, Store
 from altsync.projection import namespace, vector_metadata
-from altsync.records import (
-    Answer,
-    EntityType,
-    ErrorKind,
-    Installation,
-    Model,
-    Outcome,
-    Row,
-    SinkTraits,
-    SinkVersion,
-    Written,
-)
 from altsync.sinks.base import Held, Match, Reads, StoredVector, VectorStore
 from altsync.wording import plural
 

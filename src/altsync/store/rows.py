@@ -8,9 +8,9 @@ from uuid import UUID
 
 from altsync.db import Conn
 from altsync.declarations import namespace_column
-from altsync.outbox import VECTOR
+from altsync.entities import Edge, EntityType, Row
 from altsync.projection import content_of
-from altsync.records import Edge, EntityType, Row
+from altsync.store.vectors import VECTOR
 
 #: Hex digits of the first two parts of a ``line_hash``: 64 bits of the line, and of what it came
 #: to. The third is ``row_sum``: a row that was edited since, its hashes or not, is not the one that

@@ -9,9 +9,10 @@ from typing import Any
 from uuid import UUID
 
 from altsync.catalogue.current import entity_types
+from altsync.contract import EMBEDDING, SinkTraits, SinkVersion
 from altsync.db import Conn, Database
+from altsync.entities import Content, EntityType, Model
 from altsync.projection import content_of
-from altsync.records import EMBEDDING, Content, EntityType, Model, SinkTraits, SinkVersion
 
 #: Rows per page when vectors are compared one by one: 6 MB of 1,536 numbers each.
 PAGE = 1000
@@ -293,3 +294,25 @@ def prune_vectors(conn: Conn, before: datetime, *, limit: int = 10_000) -> int:
         """,
         {"models": models, "dimensions": dimensions, "hashes": hashes, "before": before},
     ).rowcount
+
+
+#: The length of the vectors that all processes want, in SQL. Asked once a statement.
+WANTED_DIMENSIONS = (
+    f"(SELECT (config ->> 'dimensions')::int FROM sink_state WHERE sink = '{EMBEDDING}')"
+)
+
+
+# Looked up row by row, by the whole key: the plan of a join, or of an EXISTS, hangs on statistics
+# that a first seed does not have, and the wrong one reads the whole table for each row.
+_OF_AN_ENTITY = f"""
+FROM embedding e WHERE e.model = l.embedding_model AND e.dimensions = {WANTED_DIMENSIONS}
+  AND e.text_hash = l.embedding_text_hash
+"""
+
+
+#: The vector of the entity ``l``, or null, in SQL.
+VECTOR = f"(SELECT e.vector {_OF_AN_ENTITY})"
+
+
+#: Whether the entity ``l`` has one.
+HAS_VECTOR = f"COALESCE((SELECT true {_OF_AN_ENTITY}), false)"

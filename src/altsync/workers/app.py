@@ -15,9 +15,9 @@ from kombu.transport.virtual import Channel
 
 from altsync import declarations, log
 from altsync.config import Settings, is_loopback, read_settings
+from altsync.contract import SIMILARITY
 from altsync.errors import AltsyncError, ConfigurationError
 from altsync.logins import made_up_login
-from altsync.records import SIMILARITY
 from altsync.sentences import describe
 from altsync.wording import one_line, unknown
 

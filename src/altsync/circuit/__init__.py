@@ -1,0 +1,1 @@
+"""Breakers, pauses, budgets and evidence: whether a sink may be called."""

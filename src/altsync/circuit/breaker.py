@@ -1,0 +1,416 @@
+"""What all processes share of a sink: breaker, wake-ups, and the wanted model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from altsync.circuit.clock import TOLERANCE
+from altsync.contract import EMBEDDING, Topology
+from altsync.db import Conn, own_revision
+from altsync.errors import LONGEST_WAIT
+from altsync.installation import make_installation
+from altsync.operations import BreakerState
+from altsync.outbox.enqueue import notify, storable
+
+#: Key of ``sink_state.config`` under which a paused sink keeps what it goes back to: state, since
+#: and reason. Nothing is kept of one that was ready.
+_BEFORE_PAUSE = "before_pause"
+
+
+#: Key of ``sink_state.config`` under which the faults of single destinations are kept.
+_FAULTS = "faults"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why one destination of a sink takes nothing.
+
+    ``times`` counts batches in a row that met it. ``few``: fewer records were tried alone than
+    it takes to tell that every record is refused.
+    """
+
+    reason: str
+    times: int = 0
+    few: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Whether a worker may claim, and what it must know to do so.
+
+    ``faults`` are the destinations that took nothing when they were last tried.
+    ``other_revision`` is that of a schema that is not this release's: nothing is claimed then.
+    """
+
+    admitted: bool
+    probing: bool = False
+    consecutive_errors: int = 0
+    model: str | None = None
+    dimensions: int | None = None
+    faults: Mapping[str, Fault] = field(default_factory=dict)
+    other_revision: str | None = None
+
+
+def register_sinks(conn: Conn, topology: Topology, model: str, dimensions: int) -> None:
+    """Give every sink its row of shared state; the first one also says the wanted model."""
+    for sink in topology.names:
+        conn.execute("INSERT INTO sink_state (sink) VALUES (%s) ON CONFLICT DO NOTHING", (sink,))
+    conn.execute(
+        """
+        UPDATE sink_state
+        SET config = jsonb_build_object('model', %s::text, 'dimensions', %s::int) || config
+        WHERE sink = %s AND NOT config ? 'model'
+        """,
+        (model, dimensions, EMBEDDING),
+    )
+    make_installation(conn)
+
+
+def wanted_model(conn: Conn) -> tuple[str, int] | None:
+    """The embedding model that all processes want, and its dimensions."""
+    row = conn.execute(
+        "SELECT config ->> 'model', (config ->> 'dimensions')::int FROM sink_state WHERE sink = %s",
+        (EMBEDDING,),
+    ).fetchone()
+    return (row[0], row[1]) if row and row[0] else None
+
+
+def want_model(conn: Conn, model: str) -> None:
+    """Change the model that all processes want; its dimensions stay."""
+    conn.execute(
+        "UPDATE sink_state SET config = config || jsonb_build_object('model', %s::text) "
+        "WHERE sink = %s",
+        (model, EMBEDDING),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SinkHealth:
+    """The shared state of a sink, for people."""
+
+    state: BreakerState
+    since: datetime
+    reason: str | None
+    open_until: datetime | None
+    last_claim_at: datetime | None
+    last_wake_at: datetime | None
+    unanswered_wakes: int
+
+
+def sink_health(conn: Conn) -> dict[str, SinkHealth]:
+    """The shared state of every sink."""
+    rows = conn.execute(
+        """
+        SELECT sink, state, since,
+               COALESCE(reason, (SELECT string_agg(key || ': ' || (value ->> 'reason'), '; ')
+                                 FROM jsonb_each(config -> 'faults'))),
+               open_until, last_claim_at, last_wake_at, unanswered_wakes
+        FROM sink_state
+        """
+    )
+    return {r[0]: SinkHealth(BreakerState(r[1]), *r[2:]) for r in rows}
+
+
+def enabled_sinks(conn: Conn) -> set[str]:
+    """Sinks that some relay has not shown as disabled; one that is paused may be either."""
+    rows = conn.execute(
+        f"""
+        SELECT sink FROM sink_state
+        WHERE state <> 'disabled'
+          AND config -> '{_BEFORE_PAUSE}' ->> 'state' IS DISTINCT FROM 'disabled'
+        """
+    )
+    return {row[0] for row in rows}
+
+
+def _over(column: str, longest: str) -> str:
+    """Return SQL that says whether a wait is over, or longer than any: the clock was set back."""
+    latest = f"now() + make_interval(secs => %({longest})s + {TOLERANCE})"
+    return f"COALESCE({column} <= now() OR {column} > {latest}, true)"
+
+
+def _is_past(column: str, ago: str) -> str:
+    """Return SQL that says whether something is so long ago, or to come: the clock was set back."""
+    return (
+        f"({column} < now() - make_interval(secs => {ago})"
+        f" OR {column} > now() + make_interval(secs => {TOLERANCE}))"
+    )
+
+
+_GATE = f"""
+SELECT s.state, s.consecutive_errors,
+       {_over("s.open_until", "longest")} AS open_is_over,
+       {_over("s.probe_until", "lease")} AS probe_is_over,
+       s.unanswered_wakes > 0 OR COALESCE({_is_past("s.last_claim_at", "1")}, true),
+       e.config ->> 'model', (e.config ->> 'dimensions')::int, s.config -> 'faults',
+       (SELECT version_num FROM alembic_version)
+FROM sink_state s LEFT JOIN sink_state e ON e.sink = 'embedding'
+WHERE s.sink = %(sink)s
+"""
+
+
+#: Whether the next one to ask may probe. Needs ``lease`` and ``longest``.
+_PROBE_IS_DUE = f"""
+((state = 'open' AND {_over("open_until", "longest")})
+ OR (state = 'probing' AND {_over("probe_until", "lease")}))
+"""
+
+
+def gate(conn: Conn, sink: str, token: UUID, lease: float, longest: float = LONGEST_WAIT) -> Gate:
+    """Ask whether ``sink`` may be claimed for. Also show the relay that a worker listens.
+
+    When an open breaker's time is over, the first one to ask becomes its probe for ``lease``
+    seconds. A time further ahead than ``longest``, or than a lease, is over: no breaker opens for
+    longer, so the clock was set back.
+    """
+    row = conn.execute(_GATE, {"sink": sink, "lease": lease, "longest": longest}).fetchone()
+    if row is None:
+        return Gate(admitted=False)
+    state, errors, open_is_over, probe_is_over, tell, model, dimensions, faults, revision = row
+    if revision != own_revision():
+        return Gate(admitted=False, other_revision=revision)
+    known = {name: Fault(**fault) for name, fault in (faults or {}).items()}
+    if tell:
+        conn.execute(
+            "UPDATE sink_state SET last_claim_at = now(), unanswered_wakes = 0 WHERE sink = %s",
+            (sink,),
+        )
+    if state == "closed":
+        return Gate(True, False, errors, model, dimensions, known)
+    may_probe = (state == "open" and open_is_over) or (state == "probing" and probe_is_over)
+    if not (may_probe and _become_probe(conn, sink, token, lease, longest)):
+        return Gate(admitted=False)
+    return Gate(True, True, errors, model, dimensions, known)
+
+
+def _become_probe(conn: Conn, sink: str, token: UUID, lease: float, longest: float) -> bool:
+    cursor = conn.execute(
+        f"""
+        UPDATE sink_state SET state = 'probing', probe_token = %(token)s,
+          probe_until = now() + make_interval(secs => %(lease)s)
+        WHERE sink = %(sink)s
+          AND {_PROBE_IS_DUE}
+        """,
+        {"sink": sink, "token": token, "lease": lease, "longest": longest},
+    )
+    return cursor.rowcount == 1
+
+
+def abandon_probe(conn: Conn, sink: str, token: UUID) -> None:
+    """There was nothing to probe with: leave it to the next one."""
+    conn.execute(
+        """
+        UPDATE sink_state SET state = 'open', probe_token = NULL, probe_until = NULL
+        WHERE sink = %s AND state = 'probing' AND probe_token = %s
+        """,
+        (sink, token),
+    )
+
+
+def close_breaker(conn: Conn, sink: str, token: UUID) -> bool:
+    """Close the breaker after the probe's answer: every worker may claim again."""
+    cursor = conn.execute(
+        """
+        UPDATE sink_state SET state = 'closed', since = now(), reason = NULL, open_until = NULL,
+          consecutive_errors = 0, probe_token = NULL, probe_until = NULL
+        WHERE sink = %s AND state = 'probing' AND probe_token = %s
+        """,
+        (sink, token),
+    )
+    return cursor.rowcount == 1
+
+
+def open_breaker(
+    conn: Conn,
+    sink: str,
+    token: UUID,
+    reason: str,
+    delay: float,
+    longest: float = LONGEST_WAIT,
+) -> None:
+    """Stop claims for ``delay`` seconds, at most ``longest``, then one probes.
+
+    Errors of calls that were under way together count as one.
+    """
+    conn.execute(
+        f"""
+        UPDATE sink_state SET state = 'open',
+          since = CASE WHEN state = 'closed' THEN now() ELSE since END,
+          consecutive_errors = consecutive_errors
+            + CASE WHEN state = 'closed' OR probe_token = %(token)s THEN 1 ELSE 0 END,
+          open_until = GREATEST(now() + make_interval(secs => %(delay)s),
+                                CASE WHEN NOT {_over("open_until", "longest")} THEN open_until END),
+          reason = %(reason)s, probe_token = NULL, probe_until = NULL
+        WHERE sink = %(sink)s
+          AND (state IN ('closed', 'open') OR (state = 'probing' AND probe_token = %(token)s))
+        """,
+        {
+            "sink": sink,
+            "token": token,
+            "reason": storable(reason),
+            "delay": min(delay, longest),
+            "longest": longest,
+        },
+    )
+
+
+def note_faults(conn: Conn, sink: str, found: Mapping[str, Fault], passed: Collection[str]) -> None:
+    """Keep the faults of destinations, and drop those of destinations that took a record."""
+    faults: dict[str, Any] = {
+        name: asdict(fault) | {"reason": storable(fault.reason)} for name, fault in found.items()
+    }
+    conn.execute(
+        f"""
+        UPDATE sink_state SET config = config || jsonb_build_object('{_FAULTS}',
+          (COALESCE(config -> '{_FAULTS}', '{{}}') - %(passed)s::text[]) || %(faults)s::jsonb)
+        WHERE sink = %(sink)s
+        """,
+        {"sink": sink, "passed": list(passed), "faults": orjson.dumps(faults).decode()},
+    )
+
+
+def set_enabled(conn: Conn, sink: str, reason: str | None) -> None:
+    """Show a sink as disabled for ``reason``, or (None) as ready again.
+
+    One that a person has paused stays paused; what it goes back to is changed.
+    """
+    if reason is None:
+        conn.execute(
+            f"""
+            UPDATE sink_state SET
+              state = CASE WHEN state = 'paused' THEN state ELSE 'closed' END,
+              since = CASE WHEN state = 'paused' THEN since ELSE now() END,
+              reason = CASE WHEN state = 'paused' THEN reason END,
+              config = config - '{_BEFORE_PAUSE}'
+            WHERE sink = %s AND (state = 'disabled' OR (state = 'paused'
+              AND config -> '{_BEFORE_PAUSE}' ->> 'state' = 'disabled'))
+            """,
+            (sink,),
+        )
+    else:
+        conn.execute(
+            f"""
+            UPDATE sink_state SET
+              state = CASE WHEN state = 'paused' THEN state ELSE 'disabled' END,
+              since = CASE WHEN state = 'paused' THEN since ELSE now() END,
+              reason = CASE WHEN state = 'paused' THEN reason ELSE %(reason)s END,
+              config = CASE WHEN state = 'paused' THEN config || jsonb_build_object(
+                '{_BEFORE_PAUSE}', jsonb_build_object(
+                  'state', 'disabled', 'since', now(), 'reason', %(reason)s::text))
+                ELSE config END
+            WHERE sink = %(sink)s AND state IS DISTINCT FROM 'disabled'
+              AND config -> '{_BEFORE_PAUSE}' ->> 'state' IS DISTINCT FROM 'disabled'
+            """,
+            {"sink": sink, "reason": reason},
+        )
+
+
+def pause(conn: Conn, sink: str, reason: str) -> bool:
+    """Stop claims for ``sink`` until it is resumed; False when it was paused already.
+
+    What is leased is still settled. Once this has committed, no claim takes anything. A second
+    pause keeps since when, and takes the new reason.
+    """
+    row = conn.execute(
+        f"""
+        INSERT INTO sink_state AS s (sink, state, reason) VALUES (%(sink)s, 'paused', %(reason)s)
+        ON CONFLICT (sink) DO UPDATE SET
+          state = 'paused', reason = excluded.reason, probe_token = NULL, probe_until = NULL,
+          since = CASE WHEN s.state = 'paused' THEN s.since ELSE now() END,
+          config = CASE WHEN s.state IN ('paused', 'closed') THEN s.config
+            ELSE s.config || jsonb_build_object('{_BEFORE_PAUSE}', jsonb_build_object(
+              'state', CASE WHEN s.state = 'probing' THEN 'open' ELSE s.state END,
+              'since', s.since, 'reason', s.reason)) END
+        RETURNING since = now()
+        """,
+        {"sink": sink, "reason": storable(reason)},
+    ).fetchone()
+    assert row is not None
+    return bool(row[0])
+
+
+def resume(conn: Conn, sink: str) -> bool:
+    """Let a paused sink be claimed for again; False when it was not paused.
+
+    It goes back to what it was: one that is disabled stays so. An open breaker is probed at
+    once, whether the sink was paused or not.
+    """
+    cursor = conn.execute(
+        f"""
+        UPDATE sink_state SET
+          state = COALESCE(config -> '{_BEFORE_PAUSE}' ->> 'state', 'closed'),
+          since = COALESCE((config -> '{_BEFORE_PAUSE}' ->> 'since')::timestamptz, now()),
+          reason = config -> '{_BEFORE_PAUSE}' ->> 'reason',
+          config = config - '{_BEFORE_PAUSE}'
+        WHERE sink = %s AND state = 'paused'
+        """,
+        (sink,),
+    )
+    probe_now(conn, sink)
+    if cursor.rowcount:
+        notify(conn, [sink])
+    return cursor.rowcount == 1
+
+
+def probe_now(conn: Conn, sink: str) -> bool:
+    """Let an open breaker be probed at once; False when the breaker is not open.
+
+    Operations that wait because of the sink become due as well, as the probe needs one.
+    """
+    opened = conn.execute(
+        "UPDATE sink_state SET open_until = now() WHERE sink = %s AND state = 'open'", (sink,)
+    ).rowcount
+    if opened:
+        conn.execute(
+            """
+            UPDATE sync_operation SET available_at = now() WHERE id IN (
+              SELECT id FROM sync_operation
+              WHERE sink = %s AND finished_at IS NULL AND status = 'pending'
+                AND error_kind = 'sink' AND available_at > now() FOR NO KEY UPDATE SKIP LOCKED)
+            """,
+            (sink,),
+        )
+        notify(conn, [sink])
+    return opened == 1
+
+
+def may_wake(
+    conn: Conn,
+    sink: str,
+    wanted: int,
+    patience: float,
+    *,
+    lease: float = LONGEST_WAIT,
+    longest: float = LONGEST_WAIT,
+) -> bool:
+    """Take the right to send one more wake-up, shared by all relays.
+
+    At most ``wanted`` go unanswered; after that one more every ``patience`` seconds, so that a
+    broker that lost everything is found out. A sink whose breaker is open, or that is paused or
+    disabled, is left in peace. ``lease`` and ``longest`` are those of ``gate``.
+    """
+    cursor = conn.execute(
+        f"""
+        UPDATE sink_state SET last_wake_at = now(),
+          unanswered_wakes = LEAST(unanswered_wakes + 1, 1000000)
+        WHERE sink = %(sink)s
+          AND (state = 'closed'
+               OR {_PROBE_IS_DUE})
+          AND (unanswered_wakes < %(wanted)s
+               OR {_is_past("last_wake_at", "%(patience)s")})
+        """,
+        {
+            "sink": sink,
+            "wanted": wanted,
+            "patience": patience,
+            "lease": lease,
+            "longest": longest,
+        },
+    )
+    return cursor.rowcount == 1

@@ -1,0 +1,262 @@
+"""Commands on dead letters: failures, retry, discard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Annotated
+
+import typer
+
+from altsync.app import Application
+from altsync.circuit.breaker import sink_health
+from altsync.cli import terminal
+from altsync.cli.common import Json, age, application, known_sink, person
+from altsync.cli.tables import Table
+from altsync.cli.terminal import Exit, answers, notes
+from altsync.db import Conn
+from altsync.operations import ErrorKind
+from altsync.retry import (
+    DeadOperation,
+    FailureGroup,
+    Failures,
+    Selection,
+    count_dead,
+    dead_by_sink,
+    dead_ids,
+    discard_dead,
+    most_frequent,
+    retry_dead,
+)
+from altsync.wording import plural
+
+#: Dead operations per transaction of a retry or discard.
+PAGE = 1000
+
+#: Groups that a table shows at most, the most frequent ones.
+MOST_GROUPS = 100
+
+SinkOption = Annotated[str | None, typer.Option("--sink", help="Only of this sink.")]
+EntityOption = Annotated[
+    str | None, typer.Option(help="Only this entity, by its tag, name or id in the sinks.")
+]
+KindOption = Annotated[ErrorKind | None, typer.Option("--kind", help="Only errors of this kind.")]
+ReasonOption = Annotated[
+    str | None,
+    typer.Option("--reason", help="Only errors with this text in them, or of this group."),
+]
+OlderOption = Annotated[
+    float | None,
+    typer.Option(
+        "--older-than", parser=age, metavar="AGE", help="Given up on so long ago or longer: 2h, 7d."
+    ),
+]
+NewerOption = Annotated[
+    float | None,
+    typer.Option("--newer-than", parser=age, metavar="AGE", help="Given up on since: 15m, 2h."),
+]
+Everything = Annotated[bool, typer.Option("--all", help="All that were given up on.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many.")]
+
+#: Options that say which dead operations are meant.
+SELECTORS = "--sink, --entity, --kind, --reason, --older-than, --newer-than or --all"
+
+
+def failures(
+    sink: SinkOption = None,
+    entity: EntityOption = None,
+    kind: KindOption = None,
+    reason: ReasonOption = None,
+    older_than: OlderOption = None,
+    newer_than: NewerOption = None,
+    as_json: Json = False,
+) -> None:
+    """List dead operations by reason, with examples."""
+    which = _selection(sink, entity, kind, reason, older_than, newer_than)
+    with _application(which, gone=True) as app:
+        with app.database.autocommit() as conn:
+            found = most_frequent(conn, None if as_json else MOST_GROUPS, which)
+        if as_json:
+            terminal.print_json([asdict(group) for group in found.groups])
+        elif found.groups:
+            answers.print(failures_table(found.groups))
+            _say_not_shown(found)
+            notes.print("altsync retry --all tries them again; altsync discard ends it.")
+        elif which.is_empty:
+            notes.print("No operation was given up on.")
+        else:
+            notes.print("No such operation was given up on.")
+
+
+def retry(
+    sink: SinkOption = None,
+    entity: EntityOption = None,
+    kind: KindOption = None,
+    reason: ReasonOption = None,
+    older_than: OlderOption = None,
+    newer_than: NewerOption = None,
+    everything: Everything = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Retry dead operations, each at its entity's current version."""
+    which = _selection(sink, entity, kind, reason, older_than, newer_than)
+    if which.is_empty and not everything:
+        raise typer.BadParameter(f"say what to retry: {SELECTORS}")
+    with _application(which) as app:
+        _say_left_alone(app, which)
+        which = replace(which, among=tuple(app.topology.names))
+        if dry_run:
+            _say(_count(app, which), as_json, "would_retry", "Would be due again: {:,}.")
+            return
+        # Counted as a dry run counts: several failures of an entity may end in one operation.
+        count = _page_by_page(app, which, lambda conn, dead: _retried(conn, dead, app))
+        _say(count, as_json, "retried", "Due again: {:,}.")
+
+
+def discard(
+    why: Annotated[
+        str, typer.Option("--why", help="Why it will never work; kept with each operation.")
+    ],
+    sink: SinkOption = None,
+    entity: EntityOption = None,
+    kind: KindOption = None,
+    reason: ReasonOption = None,
+    older_than: OlderOption = None,
+    newer_than: NewerOption = None,
+    everything: Everything = False,
+    dry_run: DryRun = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Really all of them.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Discard dead operations for good. The audit keeps who did it, and why."""
+    if not why.strip():
+        raise typer.BadParameter("say why it will never work", param_hint="--why")
+    which = _selection(sink, entity, kind, reason, older_than, newer_than)
+    if which.is_empty and not everything:
+        raise typer.BadParameter(f"say what to discard: {SELECTORS}")
+    with _application(which, gone=True) as app:
+        if dry_run:
+            _say(_count(app, which), as_json, "would_discard", "Would be discarded: {:,}.")
+            return
+        if which.is_empty and not yes:
+            count = _count(app, which)
+            notes.print(
+                f"To be discarded: {plural(count, 'dead operation')}, which are all. Nothing was "
+                "changed: --yes does it.",
+                style="yellow",
+            )
+            raise typer.Exit(Exit.NOT_CONFIRMED)
+        by = person()
+        count = _page_by_page(
+            app,
+            which,
+            lambda conn, dead: discard_dead(conn, dead, app.topology, by=by, why=why),
+        )
+        _say(count, as_json, "discarded", "Discarded: {:,}.")
+
+
+@contextmanager
+def _application(which: Selection, *, gone: bool = False) -> Iterator[Application]:
+    """The application of a command, which must know the sink that is meant.
+
+    ``gone``: it may also be one that the settings name no longer.
+    """
+    with application() as app:
+        if which.sink is not None and not (gone and _was_known(app, which.sink)):
+            known_sink(app, which.sink)
+        yield app
+
+
+def _say_not_shown(found: Failures) -> None:
+    more = found.all_groups - len(found.groups)
+    if more:
+        rest = found.operations - sum(group.count for group in found.groups)
+        notes.print(
+            f"Not shown: {plural(rest, 'operation')} by {plural(more, 'other error')}; --json has "
+            "all of them."
+        )
+
+
+def _was_known(app: Application, sink: str) -> bool:
+    if sink in app.topology.names:
+        return True
+    with app.database.autocommit() as conn:
+        return sink in sink_health(conn)
+
+
+def _say_left_alone(app: Application, which: Selection) -> None:
+    """Say what is left alone: no worker delivers to a sink that the settings do not name."""
+    with app.database.autocommit() as conn:
+        dead = dead_by_sink(conn, which)
+    left = {sink: count for sink, count in dead.items() if sink not in app.topology.names}
+    if left:
+        sinks = ", ".join(f"{count:,} of {sink}" for sink, count in left.items())
+        notes.print(f"Left alone, as the settings do not name their sink: {sinks}.")
+
+
+def _selection(
+    sink: str | None,
+    entity: str | None,
+    kind: ErrorKind | None,
+    reason: str | None,
+    older_than: float | None,
+    newer_than: float | None,
+) -> Selection:
+    if reason == "":
+        raise typer.BadParameter("an empty reason is in every error: say --all")
+    return Selection(
+        sink=sink,
+        entity=entity,
+        error_kind=kind,
+        reason=reason,
+        older_than=older_than,
+        newer_than=newer_than,
+    )
+
+
+def _count(app: Application, which: Selection) -> int:
+    with app.database.autocommit() as conn:
+        return count_dead(conn, which)
+
+
+def _retried(conn: Conn, dead: list[DeadOperation], app: Application) -> int:
+    retry_dead(conn, dead, app.topology)
+    return len(dead)
+
+
+def _page_by_page(
+    app: Application, which: Selection, do: Callable[[Conn, list[DeadOperation]], int]
+) -> int:
+    """Do something to all that is meant, page after page, and show how far it is."""
+    count = after = 0
+    while True:
+        with app.database.transaction() as conn:
+            dead = dead_ids(conn, which, limit=PAGE, after=after)
+            count += do(conn, dead)
+        if len(dead) < PAGE:
+            return count
+        after = dead[-1][0]
+        notes.print(f"{count:,} so far …")
+
+
+def _say(count: int, as_json: bool, name: str, sentence: str) -> None:
+    if as_json:
+        terminal.print_json({name: count})
+    else:
+        notes.print(sentence.format(count))
+
+
+def failures_table(groups: Sequence[FailureGroup]) -> Table:
+    """Dead operations by reason."""
+    table = Table(
+        *("sink", "kind", "count", "reason", "for example"),
+        title="Dead operations",
+        numbers=("count",),
+        names=("sink", "kind"),
+    )
+    for group in groups:
+        samples = ", ".join(group.sample_keys)
+        table.add_row(group.sink, group.error_kind, f"{group.count:,}", group.reason, samples)
+    return table

@@ -1,0 +1,202 @@
+"""What a sink tells the outbox of itself, and answers to a call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from altsync.entities import EntityType
+from altsync.operations import ErrorKind
+
+#: The name of the sink that embeds. Others may need it, none may replace it.
+EMBEDDING = "embedding"
+
+
+#: The name of the sink that keeps computed relationships in step with vectors.
+SIMILARITY = "similarity"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The sink holds this version now (or, for a delete, nothing).
+
+    ``edge_ids`` are the sink's own ids of the relationships that were written, by theirs.
+    """
+
+    id: UUID
+    version: int
+    remote_id: str | None = None
+    namespace: str | None = None
+    edge_ids: Mapping[UUID, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyNewer:
+    """A guarded sink refused the write because it holds a newer version."""
+
+    id: UUID
+    found: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """One record could not be written; see :class:`altsync.errors.SinkFailure` for the fields.
+
+    ``final``: altsync itself has found, without a call, that the record cannot be written as it
+    is. It needs no evidence and no further attempt.
+    """
+
+    id: UUID
+    kind: ErrorKind
+    reason: str
+    unsure: bool = False
+    suspect: bool = False
+    retry_after: float | None = None
+    final: bool = False
+
+
+Outcome = Written | AlreadyNewer | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one sink call came to: an outcome for every record, and its price."""
+
+    outcomes: tuple[Outcome, ...]
+    calls: int = 1
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SinkVersion:
+    """What a sink holds of one entity, for comparing with PostgreSQL."""
+
+    key: str
+    version: int
+    content_hash: str | None = None
+    model: str | None = None
+    namespace: str | None = None
+
+
+#: What a store holds, by bucket: facts that are equal where two stores agree.
+Digest = Mapping[int, set[tuple[Any, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """One altsync installation: the id of its database, and where that database is.
+
+    A copied database has the same ``id``, and another ``database`` (its name, and its schema
+    unless that is public) or ``system`` (PostgreSQL's system identifier, empty where the role may
+    not read it). ``since`` is when the id was made.
+    """
+
+    id: str
+    since: str
+    database: str
+    system: str = ""
+
+    def is_same(self, other: Installation) -> bool:
+        """Return whether both are one database at one place."""
+        systems = {self.system, other.system} - {""}
+        return (self.id, self.database) == (other.id, other.database) and len(systems) < 2
+
+
+class Drift(StrEnum):
+    """How a sink differs from PostgreSQL over one entity.
+
+    ``GHOST``: the sink holds what PostgreSQL does not. ``AHEAD``: the sink's version is above
+    PostgreSQL's, as after a restore; what is too high to be believed is ``STALE``.
+    ``WRONG_NAMESPACE``: a vector in a namespace that its entity does not belong to, beside the
+    right one or instead of it. ``EDITED``: PostgreSQL's own row holds what its hashes are not of,
+    as it was changed by SQL; of such an entity no sink is said to differ.
+    """
+
+    MISSING = "missing"
+    STALE = "stale"
+    GHOST = "ghost"
+    AHEAD = "ahead"
+    WRONG_MODEL = "wrong_model"
+    WRONG_NAMESPACE = "wrong_namespace"
+    EDITED = "edited"
+
+
+@dataclass(frozen=True, slots=True)
+class SinkTraits:
+    """What the outbox must know of a sink without opening it.
+
+    ``guarded``: the sink itself refuses older versions. ``needs_embedding``: its operations are
+    born when the embedding settles. ``edges``: the sink mirrors relationships too, so it
+    follows ``graph_version`` instead of ``version``. ``follows``: its operations are born when
+    that sink has settled. ``similar``: it takes only entities that are searched for neighbours.
+    ``local``: it calls no remote service. ``in_flight``: calls of one batch that may be under way
+    at once, each from a thread of its own.
+    """
+
+    name: str
+    guarded: bool = False
+    needs_embedding: bool = False
+    edges: bool = False
+    follows: str | None = None
+    local: bool = False
+    similar: bool = False
+    in_flight: int = 1
+
+    def takes(self, entity_type: EntityType) -> bool:
+        """Return whether entities of this type are mirrored to the sink."""
+        return not self.similar or entity_type.similar is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """All sinks that entities are mirrored to, configured or not."""
+
+    sinks: tuple[SinkTraits, ...]
+
+    @property
+    def direct(self) -> list[str]:
+        """Sinks whose operations are enqueued with the change itself."""
+        return [
+            s.name
+            for s in self.sinks
+            if not s.needs_embedding and s.follows is None and s.name != EMBEDDING
+        ]
+
+    @property
+    def vector(self) -> list[str]:
+        """Sinks whose operations wait for the embedding."""
+        return [s.name for s in self.sinks if s.needs_embedding and s.follows is None]
+
+    @property
+    def graph(self) -> list[str]:
+        """Sinks that mirror relationships."""
+        return [s.name for s in self.sinks if s.edges]
+
+    @property
+    def relating(self) -> list[str]:
+        """Sinks that find neighbours."""
+        return [s.name for s in self.sinks if s.follows is not None]
+
+    @property
+    def relating_locally(self) -> list[str]:
+        """Sinks that find neighbours by the vectors in PostgreSQL."""
+        return [s.name for s in self.sinks if s.follows == EMBEDDING and s.local]
+
+    def followers(self, sink: str) -> list[str]:
+        """Sinks whose operations are born when ``sink`` has settled."""
+        return [s.name for s in self.sinks if s.follows == sink]
+
+    @property
+    def names(self) -> list[str]:
+        """Every sink, in the order of the settings."""
+        return [s.name for s in self.sinks]
+
+    def traits(self, sink: str) -> SinkTraits:
+        """The traits of a sink by name; ``KeyError`` when there is none."""
+        for traits in self.sinks:
+            if traits.name == sink:
+                return traits
+        raise KeyError(sink)

@@ -1,0 +1,249 @@
+"""Looking at each service that altsync is set up to use, with short-lived clients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import psycopg
+
+from altsync import db, log
+from altsync.app import Application
+from altsync.circuit.breaker import wanted_model
+from altsync.deadline import within
+from altsync.declarations import INDEXES, title_of
+from altsync.entities import Model
+from altsync.errors import AltsyncError, ConfigurationError, SchemaError
+from altsync.sentences import describe
+from altsync.wording import plural
+
+#: Seconds that one look may take.
+TIMEOUT = 5.0
+
+#: Seconds that a look may take as a whole, however slowly an answer comes in.
+LIMIT = 20.0
+
+
+class Health(StrEnum):
+    """How a service answered."""
+
+    OK = "ok"
+    FAILED = "failed"
+    DISABLED = "disabled"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One service, how it answered, and what to do when it did not."""
+
+    name: str
+    health: Health
+    detail: str
+
+
+#: A service, why it is disabled, and how it is asked.
+_Look = tuple[str, str | None, Callable[[Application], str]]
+
+
+def look(app: Application, ask_broker: Callable[[str, float], None] | None = None) -> list[Finding]:
+    """Ask every service that is configured. ``ask_broker`` knows brokers other than Redis."""
+
+    def broker(app: Application) -> str:
+        return _broker(app, ask_broker)
+
+    looks: list[_Look] = [
+        ("PostgreSQL", None, _postgres),
+        ("Schema", None, _schema),
+        ("Redis", None, broker),
+        ("Neo4j", _reason(app, "neo4j"), _neo4j),
+        *_indexes(app),
+        ("Embedder", _reason(app, "embedding"), _embedder),
+    ]
+    return [*(_finding(app, name, disabled, ask) for name, disabled, ask in looks), *_idle(app)]
+
+
+def _indexes(app: Application) -> list[_Look]:
+    """Return the vector indexes of the settings; the first choice where there is none."""
+    asks = {"pinecone": _pinecone, "pgvector": _pgvector}
+    named = [name for name in INDEXES if name in app.topology.names] or list(INDEXES[:1])
+    return [(title_of(name), _reason(app, name), asks[name]) for name in named if name in asks]
+
+
+def _idle(app: Application) -> list[Finding]:
+    """Return one finding for each sink whose due work no worker claims."""
+    try:
+        with db.connect(app.settings.require_database_url()) as conn:
+            idle = app.idle(conn)
+    except (psycopg.Error, AltsyncError):
+        return []  # what failed is among the other findings
+    return [Finding(f"Delivery to {sink}", Health.FAILED, why) for sink, why in idle.items()]
+
+
+def _reason(app: Application, sink: str) -> str | None:
+    if sink not in app.topology.names:
+        return "not among ALTSYNC_SINKS"
+    return app.disabled_reason(sink)
+
+
+def _finding(
+    app: Application, name: str, disabled: str | None, ask: Callable[[Application], str]
+) -> Finding:
+    if disabled is not None:
+        return Finding(name, Health.DISABLED, disabled)
+    try:
+        return Finding(name, Health.OK, within(LIMIT, lambda: ask(app)))
+    except TimeoutError:
+        return Finding(name, Health.FAILED, f"no answer within {LIMIT:g} s")
+    except Exception as error:  # noqa: BLE001  (any client; what it said is shown)
+        return Finding(name, Health.FAILED, describe(error, app.settings.database_role).text)
+
+
+def _place(url: str) -> str:
+    return log.redact(url).split("@")[-1].removeprefix("bolt://").removeprefix("redis://")
+
+
+def _postgres(app: Application) -> str:
+    url = app.settings.require_database_url()
+    with db.connect(url) as conn:
+        row = conn.execute(
+            "SELECT current_setting('server_version'), current_setting('transaction_read_only'), "
+            "pg_is_in_recovery()"
+        ).fetchone()
+        # The one that took the connection: the address may name several.
+        place = f"{conn.info.host}:{conn.info.port}/{conn.info.dbname}"
+    assert row is not None
+    version, read_only, is_standby = row
+    found = f"PostgreSQL {version.split()[0]} at {log.redact(place)}"
+    if read_only == "on":
+        raise AltsyncError(f"{found}: {_STANDBY if is_standby else _READ_ONLY}")
+    return found
+
+
+_STANDBY = "this is a standby, which accepts no changes; name its primary server in DATABASE_URL"
+_READ_ONLY = "the database accepts no changes; end default_transaction_read_only for it or its role"
+
+
+def _schema(app: Application) -> str:
+    from altsync import schema
+
+    with db.connect(app.settings.require_database_url()) as conn:
+        head = db.check_schema(conn)
+        model = wanted_model(conn)
+        missing = db.missing_rights(conn, [*schema.declared().tables])
+    wanted = app.settings.wanted_model
+    if model is None:
+        raise SchemaError("no sink is registered: run altsync migrate")
+    if missing:
+        raise AltsyncError("; ".join(describe(error).text for error in missing))
+    if Model(*model) != wanted:
+        return (
+            f"at head ({head}); the database wants embeddings by {model[0]} ({model[1]} "
+            f"dimensions), the settings say {wanted.name} ({wanted.dimensions}): altsync reembed "
+            "shows what a change costs"
+        )
+    return f"at head ({head})"
+
+
+def _broker(app: Application, ask: Callable[[str, float], None] | None) -> str:
+    import redis
+
+    url = app.settings.broker_url
+    if url.startswith("redis+socket://"):
+        path, _, number = url.removeprefix("redis+socket://").partition("?virtual_host=")
+        url = f"unix://{path}?db={number or 0}"
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        if ask is None:
+            raise AltsyncError("this broker cannot be asked here")
+        ask(url, TIMEOUT)
+        return f"{url.split(':')[0]} broker answers"
+    client = redis.Redis.from_url(url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
+    try:
+        info = client.info("server")
+        if info.get("redis_mode") == "sentinel":
+            raise ConfigurationError(
+                "a Sentinel answers at the redis:// address: use sentinel:// for it, with "
+                "ALTSYNC_SENTINEL_MASTER"
+            )
+        if client.info("replication").get("role") == "slave":
+            raise ConfigurationError(
+                "this Redis is a replica, which takes no writes: name the primary in REDIS_URL"
+            )
+        return f"Redis {info.get('redis_version', '?')} at {_place(url)}"
+    finally:
+        client.close()
+
+
+def _neo4j(app: Application) -> str:
+    from neo4j import GraphDatabase
+
+    settings = app.settings
+    assert settings.neo4j_uri is not None
+    password = settings.neo4j_password.get_secret_value()
+    auth = (settings.neo4j_username, password) if password else None
+    with GraphDatabase.driver(
+        settings.neo4j_uri, auth=auth, connection_timeout=TIMEOUT, max_transaction_retry_time=0.0
+    ) as driver:
+        info = driver.execute_query("RETURN 1", database_=settings.neo4j_database).summary.server
+    _check_store(app, "neo4j")
+    bolt = ".".join(str(part) for part in info.protocol_version)
+    return f"{info.agent}, Bolt {bolt}, at {_place(settings.neo4j_uri)}"
+
+
+def _check_store(app: Application, name: str) -> None:
+    """Raise ``SinkFailure`` when altsync cannot write to the sink's store.
+
+    It may be another installation's, too old, or have indexes of another form.
+    """
+    for what in ("check_owner", "check_version", "check_indexes"):
+        check: Callable[[], None] | None = getattr(app.sink(name), what, None)
+        if check is not None:
+            check()
+
+
+def _pinecone(app: Application) -> str:
+    from pinecone import Pinecone, RetryConfig
+
+    settings = app.settings
+    assert settings.pinecone_api_key is not None
+    with Pinecone(
+        api_key=settings.pinecone_api_key.get_secret_value(),
+        host=settings.pinecone_controller_host,
+        timeout=TIMEOUT,
+        retry_config=RetryConfig(max_retries=0),
+    ) as client:
+        names = sorted(index.name for index in client.indexes.list())
+    _check_store(app, "pinecone")
+    place = settings.pinecone_controller_host or "api.pinecone.io"
+    return f"{plural(len(names), 'index', 'indexes')} at {place}"
+
+
+def _pgvector(app: Application) -> str:
+    url = app.settings.pgvector_url
+    assert url is not None
+    with db.connect(url.get_secret_value()) as conn:
+        row = conn.execute(
+            "SELECT current_setting('server_version'), "
+            "(SELECT extversion FROM pg_extension WHERE extname = 'vector')"
+        ).fetchone()
+        place = f"{conn.info.host}:{conn.info.port}/{conn.info.dbname}"
+    assert row is not None
+    server, extension = row
+    _check_store(app, "pgvector")
+    return f"pgvector {extension}, PostgreSQL {server.split()[0]} at {log.redact(place)}"
+
+
+def _embedder(app: Application) -> str:
+    import openai
+
+    settings = app.settings
+    assert settings.openai_api_key is not None
+    with openai.OpenAI(
+        api_key=settings.openai_api_key.get_secret_value(),
+        base_url=settings.openai_base_url,
+        timeout=TIMEOUT,
+        max_retries=0,
+    ) as client:
+        client.models.retrieve(settings.altsync_embedding_model)
+    model = settings.wanted_model
+    return f"{model.name} ({model.dimensions} dimensions) at {settings.openai_base_url}"

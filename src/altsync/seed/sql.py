@@ -1,0 +1,417 @@
+"""Seeding: staging, the guarded upsert with its operations, tombstones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+from uuid import UUID
+
+from altsync.contract import EMBEDDING, Topology
+from altsync.db import Conn, fill_lines
+from altsync.declarations import pending
+from altsync.entities import EntityType
+from altsync.operations import Action, Origin
+from altsync.outbox.edges import basis_of, end_searches
+from altsync.outbox.enqueue import enqueue_parameters, lock_entities, notify, select_operations
+from altsync.projection import content_hash, is_edited, text_hash
+from altsync.similarity.sql import cut_off, pointing
+from altsync.store.rows import CHANGED, HALF_HASH, SAVED, read_rows, row_sum
+
+#: Ids per delete statement: a short transaction, few row locks at once.
+DELETE_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a batch did."""
+
+    created: int = 0
+    updated: int = 0
+    deleted: int = 0
+    operations: int = 0
+
+    def __add__(self, other: Changes) -> Changes:
+        return Changes(
+            self.created + other.created,
+            self.updated + other.updated,
+            self.deleted + other.deleted,
+            self.operations + other.operations,
+        )
+
+
+def create_staging(conn: Conn, entity_type: EntityType) -> None:
+    """The session's temporary table that COPY fills, batch by batch."""
+    columns = ", ".join(f"{name} {kind}" for name, kind in entity_type.columns.items())
+    conn.execute(
+        f"""
+        CREATE TEMP TABLE IF NOT EXISTS staging_{entity_type} (
+          id uuid NOT NULL, seed_id text NOT NULL, {columns},
+          content_hash text NOT NULL, text_hash text NOT NULL, line_hash text)
+        """
+    )
+
+
+def create_changed_in_run(conn: Conn) -> None:
+    """The session's temporary table of what a run changed, empty for a new run."""
+    conn.execute(
+        """
+        CREATE TEMP TABLE IF NOT EXISTS changed_in_run (
+          entity_type text NOT NULL, id uuid PRIMARY KEY, version bigint NOT NULL)
+        """
+    )
+    conn.execute("TRUNCATE changed_in_run")
+
+
+def changed_versions(
+    conn: Conn, entity_type: EntityType, ids: Sequence[UUID]
+) -> list[tuple[UUID, str, str, int]]:
+    """(id, seed id, key, version) of those of ``ids`` that this run has changed."""
+    return conn.execute(
+        f"""
+        SELECT c.id, l.seed_id, l.{entity_type.key_column}, c.version
+        FROM changed_in_run c JOIN {entity_type} l ON l.id = c.id
+        WHERE c.entity_type = '{entity_type}' AND c.id = ANY(%s) ORDER BY c.version
+        """,
+        (list(ids),),
+    ).fetchall()
+
+
+def copy_to_staging(conn: Conn, entity_type: EntityType, lines: Iterable[bytes]) -> None:
+    """COPY lines of id, seed_id, content columns…, content_hash, text_hash, line_hash."""
+    hashes = ["content_hash", "text_hash", "line_hash"]
+    columns = ["id", "seed_id", *entity_type.columns, *hashes]
+    fill_lines(conn, f"staging_{entity_type}", columns, lines)
+
+
+class Present(NamedTuple):
+    """What an entity is called in its sinks, and the hash of what its seed said last.
+
+    ``content_hash`` is None for one that is deleted. ``fits``: nothing but a seeding run has
+    written the row, as far as its ``line_hash`` tells.
+    """
+
+    key: str
+    content_hash: str | None
+    fits: bool = True
+
+
+def present(conn: Conn, entity_type: EntityType, seed_ids: Sequence[str]) -> dict[str, Present]:
+    """Return what is there, by seed id: lines that say the same need not be staged."""
+    rows = conn.execute(
+        f"""
+        SELECT seed_id, {entity_type.key_column},
+               CASE WHEN deleted_at IS NULL THEN content_hash END,
+               COALESCE(strpos(l.line_hash, '-') = 0
+                        AND {_FITS.format(sum=row_sum(entity_type, "l"))}, false)
+        FROM {entity_type} l WHERE seed_id = ANY(%s)
+        """,
+        (list(seed_ids),),
+    )
+    return {seed_id: Present(*found) for seed_id, *found in rows}
+
+
+#: Whether a row ``l`` is the one that its ``line_hash`` was written with.
+_FITS = f"substr(l.line_hash, {HALF_HASH + 1}) = left(l.content_hash, {HALF_HASH}) || {{sum}}"
+
+
+def same_lines(
+    conn: Conn, entity_type: EntityType, seed_ids: Sequence[str], fingerprints: Sequence[str]
+) -> set[int]:
+    """The places, from 1, of lines that have made the living entity of their id what it is."""
+    rows = conn.execute(
+        f"""
+        SELECT line.place
+        FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS line (seed_id, fingerprint, place)
+        JOIN LATERAL (SELECT line_hash, content_hash, {row_sum(entity_type, "l")} AS sum
+                      FROM {entity_type} l
+                      WHERE l.seed_id = line.seed_id AND deleted_at IS NULL OFFSET 0) l ON true
+        WHERE l.line_hash = line.fingerprint || left(l.content_hash, {HALF_HASH}) || l.sum
+        """,
+        (list(seed_ids), list(fingerprints)),
+    )
+    return {place for (place,) in rows}
+
+
+def stage_values(
+    entity_type: EntityType, rows: Sequence[Sequence[str | None]]
+) -> tuple[str, dict[str, list[str | None]]]:
+    """Return a CTE in place of the staging table, and its parameters; in a statement, no COPY.
+
+    ``rows`` are as ``copy_to_staging`` has them, each value as PostgreSQL reads one of its column.
+    """
+    typed = {"id": "uuid", "seed_id": "text", **entity_type.columns}
+    typed |= {"content_hash": "text", "text_hash": "text", "line_hash": "text"}
+    values = ", ".join(f"v{n}::{kind} AS {name}" for n, (name, kind) in enumerate(typed.items()))
+    arrays = ", ".join(f"%(v{n})s::text[]" for n in range(len(typed)))
+    names = ", ".join(f"v{n}" for n in range(len(typed)))
+    parameters = {f"v{n}": list(column) for n, column in enumerate(zip(*rows, strict=True))}
+    cte = (
+        f"staging_{entity_type} AS MATERIALIZED (SELECT {values} FROM unnest({arrays}) s({names}))"
+    )
+    return cte, parameters
+
+
+def classify_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> Changes:
+    """Return what ``upsert_staged`` would do, without doing it."""
+    # OFFSET keeps the planner from reading the whole table for each batch.
+    row = conn.execute(
+        f"""
+        SELECT count(*) FILTER (WHERE e.id IS NULL), count(*) FILTER (WHERE e.id IS NOT NULL),
+               COALESCE(sum(%(direct)s::int + CASE
+                 WHEN e.embedding_text_hash = s.text_hash AND e.embedding_model = m.model
+                 THEN %(vector)s::int + (e.deleted_at IS NOT NULL)::int * %(derived)s::int
+                 ELSE 1 END), 0)
+        FROM staging_{entity_type} s LEFT JOIN LATERAL (
+          SELECT * FROM {entity_type} there WHERE there.id = s.id OFFSET 0) e ON true
+        LEFT JOIN (SELECT config ->> 'model' AS model FROM sink_state
+                   WHERE sink = '{EMBEDDING}') m ON true
+        WHERE e.id IS NULL OR e.deleted_at IS NOT NULL OR {_differs(entity_type, "e", "s")}
+        """,
+        {
+            "direct": len(topology.direct),
+            "vector": len(topology.vector),
+            "derived": _derived(entity_type, topology),
+        },
+    ).fetchone()
+    assert row is not None
+    return Changes(created=row[0], updated=row[1], operations=int(row[2]))
+
+
+def _derived(entity_type: EntityType, topology: Topology) -> int:
+    """Return how many sinks a returning entity that is embedded already is searched for."""
+    return len(topology.followers(EMBEDDING)) if entity_type.similar else 0
+
+
+#: New entities wait for their relationships, unless these are stopped.
+_HELD = """c.created AND (SELECT bool_and(state = 'closed') FROM sink_state
+                          WHERE sink = ANY(%(leaders)s::text[]))"""
+
+
+def upsert_staged(
+    conn: Conn,
+    entity_type: EntityType,
+    topology: Topology,
+    *,
+    absent: bool = False,
+    noted: bool = True,
+    saved: Sequence[Sequence[str | None]] | None = None,
+) -> Changes:
+    """Upsert what changed in staging and enqueue its operations, in the caller's transaction.
+
+    Rows that another seeder has made the same meanwhile are not written. The version is drawn
+    after the row's lock, never from the proposed row, or it could go backwards.
+
+    ``absent``: no staged entity was there just now, not even a deleted one. Guarding each row
+    costs a third of its INSERT, so none is; where another seeder comes first, this raises
+    ``UniqueViolation``. ``noted``: whether the caller will look at ``changed_in_run``.
+    ``saved``: rows that a program saves, in place of the staging table.
+    """
+    staged, values = stage_values(entity_type, saved) if saved is not None else ("", {})
+    columns = list(entity_type.columns)
+    names = ", ".join(columns)
+    note = f", noted AS ({_note(entity_type)})" if noted else ""
+    similar = entity_type.similar is not None
+    unsearched = f"l.neighbours_of IS DISTINCT FROM {basis_of(entity_type)}" if similar else ""
+    searched = f", {unsearched} AS unsearched" if similar else ""
+    operations = select_operations(
+        entity_type,
+        "changed",
+        origin=Origin.SEED if saved is None else Origin.UPDATE,
+        unsearched="c.unsearched" if similar else None,
+        held=_HELD if similar and topology.relating_locally else None,
+    )
+    row = conn.execute(
+        f"""
+        WITH {staged}{", " if staged else ""}
+        wanted AS (SELECT config ->> 'model' AS model FROM sink_state
+                   WHERE sink = '{EMBEDDING}'),
+        changed AS (
+          INSERT INTO {entity_type} AS l
+            (id, seed_id, {names}, content_hash, text_hash, line_hash)
+          SELECT s.id, s.seed_id, {", ".join("s." + c for c in columns)},
+                 s.content_hash, s.text_hash, s.line_hash || {row_sum(entity_type, "s")}
+          FROM staging_{entity_type} s ORDER BY s.id
+          {"" if absent else _renew(entity_type, saved=saved is not None)}
+          RETURNING l.id, l.{entity_type.key_column} AS key, l.version, l.graph_version,
+                    (xmax = 0) AS created,
+                    COALESCE(l.embedding_text_hash = l.text_hash
+                             AND l.embedding_model = (SELECT model FROM wanted), false)
+                      AS embedded{searched}),
+        enqueued AS ({operations} RETURNING 1)
+        {note}
+        SELECT count(*) FILTER (WHERE created), count(*) FILTER (WHERE NOT created),
+               (SELECT count(*) FROM enqueued)
+        FROM changed
+        """,
+        enqueue_parameters(topology) | values,
+    ).fetchone()
+    assert row is not None
+    if row[2]:
+        notify(conn, topology.names)
+    return Changes(created=row[0], updated=row[1], operations=row[2])
+
+
+def note_lines(conn: Conn, entity_type: EntityType) -> None:
+    """Note the staged line of rows that hold what it says, and lack its ``line_hash``.
+
+    Rows of a release that kept no ``row_sum``, or of another PostgreSQL: once, in the order of ids.
+    """
+    conn.execute(
+        f"""
+        WITH lacking AS MATERIALIZED (
+          SELECT l.id, s.line_hash || {row_sum(entity_type, "s")} AS line_hash
+          FROM {entity_type} l JOIN staging_{entity_type} s ON s.id = l.id
+          WHERE l.deleted_at IS NULL AND {row_sum(entity_type, "l")} = {row_sum(entity_type, "s")}
+            AND l.line_hash IS DISTINCT FROM s.line_hash || {row_sum(entity_type, "s")}
+          ORDER BY l.id FOR NO KEY UPDATE OF l)
+        UPDATE {entity_type} l SET line_hash = c.line_hash FROM lacking c WHERE l.id = c.id
+        """
+    )
+
+
+def accept_edits(
+    conn: Conn, entity_type: EntityType, ids: Sequence[UUID], topology: Topology
+) -> int:
+    """Make the content of rows that were edited by SQL their entities' content.
+
+    They get hashes of what they hold, a new version and operations for every sink, so that nodes
+    and vectors follow. The seed's line wins again when it is seeded. Returns how many rows.
+    """
+    lock_entities(conn, ((entity_type, i) for i in ids))
+    rows = [row for row in read_rows(conn, entity_type, ids) if not row.deleted and is_edited(row)]
+    if not rows:
+        return 0
+    # What is compared in one statement is written in one: no worker sees half of it.
+    conn.execute(
+        f"""
+        WITH own AS MATERIALIZED (
+          SELECT * FROM unnest(%(ids)s::uuid[], %(contents)s::text[], %(texts)s::text[])
+            AS o(id, content_hash, text_hash)),
+        changed AS (
+          UPDATE {entity_type} l SET content_hash = o.content_hash, text_hash = o.text_hash,
+            line_hash = CASE WHEN left(l.line_hash, {HALF_HASH}) = '{SAVED}' THEN '{SAVED}' END,
+            version = nextval('entity_version'), updated_at = now(),
+            {pending()},
+            embedding_sync_status = CASE WHEN l.embedding_text_hash = o.text_hash
+              THEN l.embedding_sync_status ELSE 'pending' END
+          FROM own o WHERE l.id = o.id
+          RETURNING l.id, l.{entity_type.key_column} AS key, l.version, l.graph_version,
+            COALESCE(l.embedding_text_hash = l.text_hash AND l.embedding_model =
+              (SELECT config ->> 'model' FROM sink_state WHERE sink = '{EMBEDDING}'), false)
+              AS embedded)
+        {select_operations(entity_type, "changed", origin=Origin.RECONCILE)}
+        """,
+        {
+            "ids": [row.id for row in rows],
+            "contents": [content_hash(row.content) for row in rows],
+            "texts": [text_hash(row.content) for row in rows],
+            **enqueue_parameters(topology),
+        },
+    )
+    notify(conn, topology.names)
+    return len(rows)
+
+
+def _differs(entity_type: EntityType, one: str, other: str) -> str:
+    """SQL for whether two rows differ in content or hashes."""
+    columns = [*entity_type.columns, "content_hash", "text_hash"]
+    pairs = [", ".join(f"{alias}.{c}" for c in columns) for alias in (one, other)]
+    return f"(ROW({pairs[0]}) IS DISTINCT FROM ROW({pairs[1]}))"
+
+
+#: A row that a program changes stays a seeded one, which ``--prune`` may delete.
+_SAVED_LINE = f"""
+CASE WHEN l.deleted_at IS NOT NULL OR left(l.line_hash, {HALF_HASH}) = '{SAVED}'
+     THEN excluded.line_hash
+     ELSE '{CHANGED}' || substr(excluded.line_hash, {HALF_HASH + 1}) END
+"""
+
+
+#: A key that an entity leaves is removed from every sink; one that it comes back to is not.
+_FORMER_KEYS = """
+former_keys = CASE WHEN l.{key} = excluded.{key} THEN l.former_keys
+                   ELSE array_remove(l.former_keys || l.{key}, excluded.{key}) END
+"""
+
+
+def _renew(entity_type: EntityType, *, saved: bool) -> str:
+    columns = entity_type.columns
+    # An entity that changes its group may be compared in another one before it is embedded, and
+    # come back to the former one with the same vector: it is to be searched all the same.
+    within = entity_type.similar.within if entity_type.similar else None
+    stays = f"l.{within} = excluded.{within} AND " if within else ""
+    forget = f", neighbours_of = CASE WHEN {stays}l.deleted_at IS NULL THEN l.neighbours_of END"
+    return f"""
+    ON CONFLICT (id) DO UPDATE SET
+      {", ".join(f"{c} = excluded.{c}" for c in columns)},
+      content_hash = excluded.content_hash, text_hash = excluded.text_hash,
+      {_FORMER_KEYS.format(key=entity_type.key_column)},
+      line_hash = {_SAVED_LINE if saved else "excluded.line_hash"},
+      version = nextval('entity_version'), updated_at = now(), deleted_at = NULL,
+      {pending()},
+      embedding_sync_status = CASE
+        WHEN l.embedding_text_hash = excluded.text_hash
+         AND l.embedding_model = (SELECT model FROM wanted)
+        THEN 'synced' ELSE 'pending' END
+      {forget if entity_type.similar else ""}
+    WHERE l.deleted_at IS NOT NULL OR {_differs(entity_type, "l", "excluded")}
+    """
+
+
+def _note(entity_type: EntityType) -> str:
+    return f"""
+    INSERT INTO changed_in_run SELECT '{entity_type}', id, version FROM changed
+    ON CONFLICT (id) DO UPDATE SET version = excluded.version
+    """
+
+
+def tombstone(
+    conn: Conn,
+    entity_type: EntityType,
+    ids: Sequence[UUID],
+    topology: Topology,
+    *,
+    noted: bool = True,
+    origin: Origin = Origin.SEED,
+) -> Changes:
+    """Mark entities as deleted and enqueue their removal from every sink.
+
+    ``noted``: whether the caller will look at ``changed_in_run``.
+    """
+    if entity_type.edges:
+        # One statement locks these and their sources: two deletions would else deadlock. An edge
+        # to an entity is written under that one's lock, so few can have come in between.
+        sources = pointing(conn, entity_type, ids)
+        lock_entities(conn, ((entity_type, i) for i in {*ids, *sources}))
+    # Its relationships go, too: one that comes back is looked at anew.
+    forget = ", neighbours_of = NULL" if entity_type.similar else ""
+    cursor = conn.execute(
+        f"""
+        WITH gone AS MATERIALIZED (
+          SELECT id FROM {entity_type} WHERE id = ANY(%(ids)s) AND deleted_at IS NULL
+          ORDER BY id FOR NO KEY UPDATE),
+        changed AS (
+          UPDATE {entity_type} l SET deleted_at = now(), updated_at = now(),
+            version = nextval('entity_version'), {pending()},
+            embedding_sync_status = 'synced'{forget}
+          FROM gone WHERE l.id = gone.id
+          RETURNING l.id, l.{entity_type.key_column} AS key, l.version, l.graph_version,
+                    true AS embedded),
+        {f"noted AS ({_note(entity_type)})," if noted else ""}
+        enqueued AS (
+          {
+            select_operations(entity_type, "changed", origin=origin, action=Action.DELETE)
+        } RETURNING 1)
+        SELECT (SELECT count(*) FROM changed), (SELECT count(*) FROM enqueued)
+        """,
+        {"ids": list(ids), **enqueue_parameters(topology)},
+    )
+    row = cursor.fetchone()
+    assert row is not None
+    carried = 0
+    if entity_type.edges:
+        end_searches(conn, ids)
+        carried = cut_off(conn, entity_type, ids, topology)
+    notify(conn, topology.names)
+    return Changes(deleted=row[0], operations=row[1] + carried)

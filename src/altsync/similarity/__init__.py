@@ -1,0 +1,1 @@
+"""Relationships between entities whose vectors are near."""

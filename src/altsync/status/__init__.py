@@ -1,0 +1,1 @@
+"""What waits, what failed, and how the sinks are."""

@@ -1,0 +1,215 @@
+"""How everything stands: entities per sink, operations, breakers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+from altsync.catalogue.current import entity_types
+from altsync.circuit.breaker import SinkHealth, sink_health, wanted_model
+from altsync.contract import Topology
+from altsync.db import Conn
+from altsync.declarations import INDEXES, MIRRORS, WITH_STATUS, columns_of, queue_of
+from altsync.entities import EntityType, Model, SyncStatus
+from altsync.operations import BreakerState
+from altsync.status import sql as status_sql
+from altsync.status.batches import Work, recent_work
+from altsync.status.sql import Backlog, Counts, Idle, count_statuses, idle_sinks, status_breakdown
+from altsync.verify.sql import Verification, last_verification
+from altsync.wording import plural
+
+#: Seconds without a claim, while work is due, after which a view says that no worker delivers.
+#: A relay wakes a worker within a second, and again every 10 s.
+IDLE_SECONDS = 30.0
+
+#: Why a sink is not delivered to that ALTSYNC_SINKS does not name.
+TAKEN_OUT = "not among ALTSYNC_SINKS: add it, or altsync discard what is dead of it"
+
+#: Seconds that "now" means for throughput: long enough for one slow batch of every sink.
+RECENT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class EntityStatus:
+    """Living entities of one type, by sink and status."""
+
+    total: int
+    by_sink: dict[str, dict[SyncStatus, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixRow:
+    """Living entities of one type that share their statuses, by the column of each."""
+
+    entity: EntityType
+    statuses: dict[str, str]
+    count: int
+
+    def as_json(self) -> dict[str, Any]:
+        """One object, as a row of SQL."""
+        return {"entity": self.entity, **self.statuses, "count": self.count}
+
+
+@dataclass(frozen=True, slots=True)
+class SinkStanding:
+    """Whether a sink is delivered to, since when, and why not."""
+
+    state: BreakerState
+    since: datetime | None
+    reason: str | None
+    last_claim_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStanding:
+    """The embedding model that all processes want, and the one that these settings name."""
+
+    database: Model | None
+    settings: Model | None
+
+    @property
+    def agree(self) -> bool:
+        """Return whether they are the same, or one of them is not known."""
+        return None in (self.database, self.settings) or self.database == self.settings
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Everything that ``altsync status`` shows. ``recent`` is work of ``RECENT_SECONDS``."""
+
+    entities: dict[EntityType, EntityStatus]
+    operations: dict[str, Backlog]
+    matrix: tuple[MatrixRow, ...]
+    sinks: dict[str, SinkStanding]
+    recent: dict[str, Work]
+    model: ModelStanding = field(default_factory=lambda: ModelStanding(None, None))
+    verified: Verification | None = None
+    idle: dict[str, Idle] = field(default_factory=dict)
+
+    @property
+    def matrix_sinks(self) -> list[str]:
+        """The sinks whose statuses the matrix is of."""
+        return [sink for sink in MIRRORS if sink in self.sinks]
+
+    @property
+    def at_rest(self) -> bool:
+        """Return whether nothing waits and nothing failed."""
+        return not any(b.pending or b.in_progress or b.dead for b in self.operations.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """The shape that scripts read."""
+        return {
+            "entities": {
+                kind.value: {
+                    "total": entity.total,
+                    **{
+                        sink: {s.value: n for s, n in counts.items()}
+                        for sink, counts in entity.by_sink.items()
+                    },
+                }
+                for kind, entity in self.entities.items()
+            },
+            "operations": {sink: asdict(backlog) for sink, backlog in self.operations.items()},
+            "matrix": [row.as_json() for row in self.matrix],
+            "sinks": {
+                sink: {**asdict(standing), "last_minute": asdict(self.recent[sink])}
+                for sink, standing in self.sinks.items()
+            },
+            "model": {**asdict(self.model), "agree": self.model.agree},
+            "idle": {
+                sink: {
+                    "seconds": round(one.seconds, 1),
+                    "message": idle_message(sink, one, list(self.sinks)),
+                }
+                for sink, one in self.idle.items()
+            },
+            "verify": None if self.verified is None else asdict(self.verified),
+        }
+
+
+def collect(
+    conn: Conn,
+    topology: Topology,
+    disabled: dict[str, str | None],
+    model: Model | None = None,
+) -> Status:
+    """Return the status now. ``disabled`` says per sink why it is not claimed for, or None.
+
+    ``model`` is the one that the settings name.
+    """
+    wanted = wanted_model(conn)
+    kept = [sink for sink in WITH_STATUS if sink in topology.names]
+    counts = {kind: count_statuses(conn, kind) for kind in entity_types()}
+    backlog = status_sql.backlog(conn)
+    health = sink_health(conn)
+    recent = recent_work(conn, RECENT_SECONDS)
+    others = [
+        sink
+        for sink, one in sorted(backlog.items())
+        if sink not in topology.names and (one.pending or one.in_progress or one.dead)
+    ]
+    names = [*topology.names, *others]
+    disabled = {**disabled, **dict.fromkeys(others, TAKEN_OUT)}
+    idle = idle_sinks(conn, IDLE_SECONDS)
+    return Status(
+        {
+            kind: EntityStatus(
+                sum(found.values()),
+                {sink: status_breakdown(found, sink) for sink in kept},
+            )
+            for kind, found in counts.items()
+        },
+        {sink: backlog.get(sink, Backlog()) for sink in names},
+        _matrix(counts, [sink for sink in MIRRORS if sink in topology.names]),
+        {sink: _standing(health.get(sink), disabled.get(sink)) for sink in names},
+        {sink: recent.get(sink, Work()) for sink in names},
+        ModelStanding(Model(*wanted) if wanted else None, model),
+        last_verification(conn),
+        {sink: one for sink, one in idle.items() if disabled.get(sink) is None},
+    )
+
+
+def idle_message(sink: str, idle: Idle, sinks: Sequence[str] = INDEXES) -> str:
+    """Say how long no worker has claimed for a sink, and what to start.
+
+    ``sinks`` are those of the settings.
+    """
+    if idle.relay_silent:
+        start = "no relay wakes workers: start altsync relay"
+    else:
+        start = f"start a worker: celery -A workers.app worker -Q {queue_of(sink, sinks)}"
+    return (
+        f"nothing has claimed for {idle.seconds:.0f} s, while "
+        f"{plural(idle.due, 'operation is', 'operations are')} due; {start}"
+    )
+
+
+def _matrix(counts: Mapping[EntityType, Counts], sinks: Sequence[str]) -> tuple[MatrixRow, ...]:
+    places = [WITH_STATUS.index(sink) for sink in sinks]
+    totals: Counter[tuple[EntityType, tuple[str, ...]]] = Counter()
+    for kind, found in counts.items():
+        for statuses, count in found.items():
+            totals[kind, tuple(statuses[place] for place in places)] += count
+    order = list(entity_types())
+    columns = [one.status for sink in sinks if (one := columns_of(sink))]
+    found_rows = sorted(totals.items(), key=lambda item: (order.index(item[0][0]), item[0][1]))
+    return tuple(
+        MatrixRow(kind, dict(zip(columns, statuses, strict=True)), count)
+        for (kind, statuses), count in found_rows
+    )
+
+
+def _standing(health: SinkHealth | None, disabled: str | None) -> SinkStanding:
+    # What a person did goes first: it is what must be undone.
+    paused = health is not None and health.state is BreakerState.PAUSED
+    if disabled is not None and not paused:
+        since = health.since if health and health.state is BreakerState.DISABLED else None
+        return SinkStanding(
+            BreakerState.DISABLED, since, disabled, health.last_claim_at if health else None
+        )
+    if health is None:
+        return SinkStanding(BreakerState.CLOSED, None, "never set up: run altsync migrate", None)
+    return SinkStanding(health.state, health.since, health.reason, health.last_claim_at)

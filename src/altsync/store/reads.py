@@ -1,0 +1,129 @@
+"""Reads that several features share: keys, counts, the database's time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from altsync.catalogue.current import (
+    current,
+    entity_types,
+)
+from altsync.db import Conn
+from altsync.entities import EntityType
+
+
+def living_keys(conn: Conn, entity_type: EntityType, keys: Sequence[str]) -> dict[str, UUID]:
+    """Return those of ``keys`` that living entities have, with their ids."""
+    rows = conn.execute(
+        f"SELECT {entity_type.key_column}, id FROM {entity_type} "
+        f"WHERE {entity_type.key_column} = ANY(%s) AND deleted_at IS NULL",
+        (list(keys),),
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def named_parents(
+    conn: Conn, child: EntityType, column: str, keys: Sequence[str]
+) -> list[tuple[str, int]]:
+    """Return those of ``keys`` that living entities hold in a column, and how many do."""
+    return conn.execute(
+        f"SELECT {column}, count(*) FROM {child} WHERE {column} = ANY(%s) AND deleted_at IS NULL "
+        "GROUP BY 1 ORDER BY 1",
+        (list(keys),),
+    ).fetchall()
+
+
+def children_page(
+    conn: Conn, child: EntityType, column: str, keys: Sequence[str], after: UUID, limit: int
+) -> tuple[dict[UUID, str], UUID | None]:
+    """Lock a page of living entities that hold one of ``keys`` in a column; seed ids by id.
+
+    Returns the id to go on after, too, None at the end.
+    """
+    rows = conn.execute(
+        f"SELECT id, seed_id FROM {child} WHERE {column} = ANY(%s) AND deleted_at IS NULL "
+        "AND id > %s ORDER BY id LIMIT %s FOR NO KEY UPDATE",
+        (list(keys), after, limit),
+    ).fetchall()
+    return dict(rows), rows[-1][0] if len(rows) == limit else None
+
+
+def values_of(
+    conn: Conn, entity_type: EntityType, seed_ids: Sequence[str], columns: Sequence[str]
+) -> dict[str, tuple[Any, ...]]:
+    """Return values of entities by seed id, deleted ones too, as long as their rows are kept."""
+    rows = conn.execute(
+        f"SELECT {', '.join(['seed_id', *columns])} FROM {entity_type} WHERE seed_id = ANY(%s)",
+        (list(seed_ids),),
+    )
+    return {seed_id: tuple(values) for seed_id, *values in rows}
+
+
+def all_keys(conn: Conn, entity_type: EntityType) -> set[str]:
+    """Return the keys of living entities of a type."""
+    rows = conn.execute(
+        f"SELECT {entity_type.key_column} FROM {entity_type} WHERE deleted_at IS NULL"
+    )
+    return {row[0] for row in rows}
+
+
+def known_keys(conn: Conn, entity_type: EntityType, keys: Sequence[str]) -> set[str]:
+    """Return those of ``keys`` that any entity has or had: in its row or its tag."""
+    rows = conn.execute(
+        f"""
+        SELECT {entity_type.key_column} FROM {entity_type}
+        WHERE {entity_type.key_column} = ANY(%(keys)s)
+        UNION SELECT tag FROM tag_registry WHERE entity_type = %(kind)s AND tag = ANY(%(keys)s)
+        """,
+        {"keys": list(keys), "kind": entity_type.value},
+    )
+    return {row[0] for row in rows}
+
+
+def count_living(conn: Conn, entity_type: EntityType) -> int:
+    """Entities that are not deleted."""
+    row = conn.execute(f"SELECT count(*) FROM {entity_type} WHERE deleted_at IS NULL").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def missing_parents(conn: Conn) -> list[tuple[EntityType, str]]:
+    """Return (parent's type, key) that living entities name, and that are not loaded.
+
+    One that the catalogue knows without loading counts only after it was loaded once: its key is
+    kept.
+    """
+    found: list[tuple[EntityType, str]] = []
+    for kind in entity_types():
+        for edge in kind.graph_parents:
+            if edge.parent is None:
+                continue
+            parent = current().by_table[edge.parent]
+            rows = conn.execute(
+                f"""
+                SELECT named.key
+                FROM (SELECT DISTINCT {edge.column} AS key FROM {kind}
+                      WHERE deleted_at IS NULL AND {edge.column} IS NOT NULL) named
+                WHERE NOT EXISTS (
+                    SELECT 1 FROM {parent} a
+                    WHERE a.{parent.key_column} = named.key AND a.deleted_at IS NULL)
+                  AND (named.key <> ALL(%s) OR EXISTS (
+                    SELECT 1 FROM tag_registry t
+                    WHERE t.entity_type = '{parent}' AND t.tag = named.key))
+                ORDER BY 1
+                """,
+                (sorted(edge.known),),
+            )
+            found += [(parent, row[0]) for row in rows]
+    return sorted(set(found))
+
+
+def clock(conn: Conn) -> datetime:
+    """The database's time, which every time in the tables is by."""
+    row = conn.execute("SELECT now()").fetchone()
+    assert row is not None
+    now: datetime = row[0]
+    return now

@@ -1,0 +1,250 @@
+"""The graph against PostgreSQL: digests first, then only the buckets that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from uuid import UUID
+
+from altsync.catalogue.current import children_of, entity_types
+from altsync.contract import Drift
+from altsync.entities import EntityType, Row
+from altsync.projection import graph_node
+from altsync.sinks import neo4j
+from altsync.store.reads import living_keys, missing_parents
+from altsync.verify.comparison import Comparison, Verdict, check_owner, differing
+from altsync.verify.confirm import Seen, confirm
+from altsync.verify.pending_repairs import KEPT, Ghost, Waiting
+from altsync.verify.report import Tally
+from altsync.verify.retry import Patience, hung
+from altsync.verify.sql import Standing, deleted_keys, graph_digest, rows_and_live, standings
+
+#: The namespace of ghosts that have no key: they go by the graph's own ids.
+NAMELESS = "nameless"
+
+#: Digits of a score: what the table keeps of it.
+SCORE = 5e-6
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A node, and the targets of its edges that are deleted entities.
+
+    ``tombstone`` is the version of its deletion, 0 for none: it is refused below that, whether
+    there is a node or not.
+    """
+
+    node: neo4j.Node | None
+    gone: frozenset[str] = frozenset()
+    tombstone: int = 0
+
+
+def compare(run: Comparison, sink: neo4j.Sink, tally: Tally) -> None:
+    """Every type of entity. Raises ``SinkFailure``."""
+    check_owner(_ask(run), sink.check_owner)
+    waiting = Waiting()
+    kinds = list(entity_types())
+    for done, entity_type in enumerate(kinds):
+        run.progress(tally.sink, done, len(kinds))
+        if run.sampled is not None:
+            _entities(run, sink, tally, waiting, entity_type, run.sample_of(entity_type))
+            continue
+        modulus, buckets = _differing(run, sink, entity_type)
+        listed = run.entities(entity_type, sink.traits, modulus, buckets)
+        _entities(run, sink, tally, waiting, entity_type, listed)
+        if buckets:
+            for keys in sink.keys_in(entity_type, modulus, buckets, _ask(run)):
+                waiting.add_ghosts(_ghosts(run, sink, tally, entity_type, keys))
+        if neo4j.STRANGE in buckets:
+            waiting.add_ghosts(_nameless(run, sink, tally, entity_type))
+    if run.sampled is None:
+        _stubs(run, tally)
+    run.progress(tally.sink, len(kinds), len(kinds))
+    _mend(run, sink, tally, waiting)
+
+
+def _stubs(run: Comparison, tally: Tally) -> None:
+    """Count parents that entities lead to and that none fills: their nodes stay stubs."""
+    with run.database.autocommit() as conn:
+        for parent, key in missing_parents(conn):
+            by = " and ".join(one.many for one in children_of(parent))
+            tally.note(Drift.MISSING, f"{parent.one} {key} (named by {by}, not loaded)")
+
+
+def _mend(run: Comparison, sink: neo4j.Sink, tally: Tally, waiting: Waiting) -> None:
+    """Do what waits for its share, if that is little enough."""
+
+    def disown(kind: EntityType, keys: list[str]) -> None:
+        sink.disown(kind, keys, run.highest)
+
+    def remove(kind: EntityType, namespace: str, keys: list[str], version: int) -> None:
+        if namespace == NAMELESS:
+            sink.remove_nameless(kind, keys)
+            return
+        # A version that is not believable would keep the node, and refuse who comes by its name.
+        sink.disown(kind, keys, run.highest)
+        sink.remove(kind, keys, version)
+
+    counted = waiting.ghosts and run.options.repair
+    held = sum(_ask(run)(partial(sink.count, kind)) for kind in entity_types()) if counted else 0
+    if run.admits(tally, waiting, held):
+        run.write_over(tally, sink.traits, waiting.above, disown)
+        run.remove_ghosts(tally, sink.traits, waiting.ghosts, remove)
+
+
+def _ask(run: Comparison) -> Patience:
+    """Ask once more for what the driver does not repeat by itself."""
+    return Patience(run.wait, tries=2, worth=hung)
+
+
+def _differing(run: Comparison, sink: neo4j.Sink, entity_type: EntityType) -> tuple[int, list[int]]:
+    """The number of buckets, and those to list: the ones that differ, or all for properties."""
+    if run.options.deep:
+        return 1, [neo4j.STRANGE, 0]
+    modulus = run.modulus(entity_type)
+    held = _ask(run)(partial(sink.digest, entity_type, modulus))
+    with run.database.autocommit() as conn:
+        wanted = graph_digest(
+            conn, entity_type, modulus, prime=neo4j.DIGEST_PRIME, weight=neo4j.WEIGHT_PRIME
+        )
+    return modulus, differing(wanted, held)
+
+
+def _entities(
+    run: Comparison,
+    sink: neo4j.Sink,
+    tally: Tally,
+    waiting: Waiting,
+    entity_type: EntityType,
+    listed: Iterator[list[UUID]],
+) -> None:
+    """Find what is missing, stale or ahead among entities of PostgreSQL."""
+
+    def read(ids: Sequence[UUID]) -> Mapping[UUID, Seen[Row]]:
+        with run.database.autocommit() as conn:
+            rows, live, ages = rows_and_live(conn, entity_type, ids, [tally.sink], with_edges=True)
+        return {row.id: Seen(row, row.id in live, ages.get(row.id)) for row in rows}
+
+    for ids in listed:
+        found = confirm(
+            ids,
+            read=read,
+            look=partial(_look, run, sink, entity_type),
+            judge=lambda _, row, held: _judge(row, held, run.highest, deep=run.options.deep),
+            grace=run.options.grace,
+            wait=run.wait,
+        )
+        tally.pending += found.pending
+        run.note(tally, sink.traits, entity_type, found.drift, waiting)
+
+
+def _look(
+    run: Comparison, sink: neo4j.Sink, entity_type: EntityType, seen: Mapping[UUID, Seen[Row]]
+) -> Mapping[UUID, _Found]:
+    rows = {entity: one.fact for entity, one in seen.items() if one.fact is not None}
+    keys = [row.key for row in rows.values()]
+    nodes = _ask(run)(partial(sink.nodes, entity_type, keys))
+    stones = _ask(run)(partial(sink.tombstones, entity_type, keys))
+    wanted = {edge.target for row in rows.values() for edge in row.edges or ()}
+    others = {target for node in nodes.values() for _, target, _ in node.edges} - wanted
+    gone: frozenset[str] = frozenset()
+    if others:
+        # The edges of an entity that is being deleted go with its node, by its own operation.
+        with run.database.autocommit() as conn:
+            gone = frozenset(deleted_keys(conn, entity_type, sorted(others)))
+    return {
+        entity: _Found(nodes.get(row.key), gone, stones.get(row.key, 0))
+        for entity, row in rows.items()
+    }
+
+
+def _judge(row: Row | None, found: _Found | None, highest: int, *, deep: bool) -> Verdict | None:
+    if row is None or row.deleted or found is None:
+        return None  # listed as a ghost, if the graph has it
+    node = found.node
+    # A tombstone is above the row when it was deleted after the backup that PostgreSQL was
+    # restored from: its guard refuses the row as that of a newer node does.
+    versions = [found.tombstone, node.version if node else 0]
+    above = [version for version in versions if version > row.graph_version]
+    ahead = max((version for version in above if version <= highest), default=0)
+    absurd = max(above, default=0) > highest
+    if ahead:
+        return Verdict(Drift.AHEAD, version=ahead, absurd=absurd)
+    if node is None:
+        return Verdict(Drift.MISSING, absurd=absurd)
+    edges = _wrong_edges(row, node, found.gone)
+    older = node.version < row.graph_version
+    if absurd or older or edges or _differs(row, node, deep=deep):
+        return Verdict(Drift.STALE, edges=edges, absurd=absurd)
+    return None
+
+
+def _wrong_edges(row: Row, node: neo4j.Node, gone: frozenset[str]) -> int:
+    """Relationships that are missing, too many, or of another score."""
+    wanted = {(edge.relation, edge.target): edge.score for edge in row.edges or ()}
+    held = {(kind, target): score for kind, target, score in node.edges if target not in gone}
+    twice = len([edge for edge in node.edges if edge[1] not in gone]) - len(held)
+    scores = sum(not _same_score(wanted[e], held[e]) for e in wanted.keys() & held.keys())
+    return len(wanted.keys() ^ held.keys()) + scores + twice
+
+
+def _same_score(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    if not isinstance(other, int | float):
+        return False  # written by hand
+    return abs(one - other) < SCORE
+
+
+def _differs(row: Row, node: neo4j.Node, *, deep: bool) -> bool:
+    wanted = graph_node(row)
+    relations = (str(parent.relation) for parent in row.entity_type.graph_parents)
+    named = zip(relations, wanted.parents, strict=True)
+    if sorted(node.parents, key=repr) != sorted((one for one in named if one[1]), key=repr):
+        return True
+    if deep:
+        return any(node.properties.get(name) != value for name, value in wanted.properties.items())
+    return node.properties.get("content_hash") != row.content_hash
+
+
+def _ghosts(
+    run: Comparison, sink: neo4j.Sink, tally: Tally, entity_type: EntityType, keys: Sequence[str]
+) -> list[Ghost]:
+    """Nodes that stand for no living entity."""
+    with run.database.autocommit() as conn:
+        living = living_keys(conn, entity_type, keys)
+    suspects = [key for key in keys if key not in living]
+    if not suspects:
+        return []
+
+    def read(asked: Sequence[str]) -> Mapping[str, Seen[Standing]]:
+        with run.database.autocommit() as conn:
+            found = standings(conn, entity_type, asked, tally.sink, [tally.sink])
+        return {key: Seen(one, one.under_way, one.age) for key, one in found.items()}
+
+    def look(seen: Mapping[str, Seen[Standing]]) -> Mapping[str, neo4j.Node]:
+        return _ask(run)(partial(sink.nodes, entity_type, list(seen)))
+
+    def judge(key: str, fact: Standing | None, node: neo4j.Node | None) -> Ghost | None:
+        if node is None or (fact is not None and fact.living):
+            return None
+        return Ghost(entity_type, key, node.version)
+
+    found = confirm(
+        suspects, read=read, look=look, judge=judge, grace=run.options.grace, wait=run.wait
+    )
+    tally.pending += found.pending
+    for key in found.drift:
+        tally.note(Drift.GHOST, key)
+    return list(found.drift.values())
+
+
+def _nameless(
+    run: Comparison, sink: neo4j.Sink, tally: Tally, entity_type: EntityType
+) -> list[Ghost]:
+    """Nodes with a version and no key: nothing that altsync writes, or will."""
+    found = _ask(run)(partial(sink.nameless, entity_type, KEPT))
+    for one in found:
+        tally.note(Drift.GHOST, f"{entity_type.label} {one} without {entity_type.key_property}")
+    return [Ghost(entity_type, one, 0, NAMELESS) for one in found]

@@ -1,0 +1,124 @@
+"""Any other sink against PostgreSQL, by what its ``versions`` lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from uuid import UUID
+
+from altsync.catalogue.current import entity_types
+from altsync.contract import Drift, SinkTraits, SinkVersion
+from altsync.entities import EntityType, Row
+from altsync.projection import namespace
+from altsync.sinks.base import Sink
+from altsync.store.reads import living_keys
+from altsync.verify.comparison import PAGE, Comparison, Verdict
+from altsync.verify.confirm import Seen, confirm
+from altsync.verify.pending_repairs import Waiting
+from altsync.verify.report import Tally
+from altsync.verify.sql import rows_and_live, standings
+
+#: What a sink lists of a type, by key.
+Listed = Mapping[str, SinkVersion]
+
+
+def compare(run: Comparison, sink: Sink, tally: Tally) -> None:
+    """Every type of entity. Raises ``SinkFailure``.
+
+    The sink is listed once per type, and once more where something differs: the contract has no
+    way to ask for one record. Orphans are counted, and none is removed.
+    """
+    for done, kind in enumerate(entity_types()):
+        run.progress(tally.sink, done, len(entity_types()))
+        if sink.traits.takes(kind):
+            _compare(run, sink, tally, kind)
+    run.progress(tally.sink, len(entity_types()), len(entity_types()))
+
+
+def _compare(run: Comparison, sink: Sink, tally: Tally, kind: EntityType) -> None:
+    waiting = Waiting()
+    listed: Listed = {one.key: one for one in sink.versions(kind)}
+    drawn = run.sample_of(kind) if run.sampled is not None else _living(run, sink.traits, kind)
+    for ids in drawn:
+        _entities(run, sink, tally, waiting, kind, ids, listed)
+    if run.sampled is None:
+        _orphans(run, sink, tally, kind, listed)
+    if run.admits(tally, waiting, 0):
+        run.write_over(tally, sink.traits, waiting.above)
+
+
+def _living(run: Comparison, traits: SinkTraits, kind: EntityType) -> Iterator[list[UUID]]:
+    yield from run.entities(kind, traits, 1, [0])
+
+
+def _entities(
+    run: Comparison,
+    sink: Sink,
+    tally: Tally,
+    waiting: Waiting,
+    kind: EntityType,
+    ids: Sequence[UUID],
+    listed: Listed,
+) -> None:
+    looks = 0
+
+    def read(asked: Sequence[UUID]) -> Mapping[UUID, Seen[Row]]:
+        with run.database.autocommit() as conn:
+            rows, live, ages = rows_and_live(conn, kind, asked, [tally.sink])
+        return {row.id: Seen(row, row.id in live, ages.get(row.id)) for row in rows}
+
+    def look(seen: Mapping[UUID, Seen[Row]]) -> Mapping[UUID, SinkVersion]:
+        nonlocal looks
+        looks += 1
+        now = listed if looks == 1 else {one.key: one for one in sink.versions(kind)}
+        facts = ((entity, one.fact) for entity, one in seen.items())
+        return {e: now[row.key] for e, row in facts if row is not None and row.key in now}
+
+    # What differs from the list may have been written since: the list is read again for it.
+    def judge(_: UUID, row: Row | None, held: SinkVersion | None) -> Verdict | None:
+        return _judge(sink.traits, row, held, run.highest)
+
+    first = confirm(ids, read=read, look=look, judge=judge, wait=run.wait)
+    if first.drift:
+        again = confirm(list(first.drift), read=read, look=look, judge=judge, wait=run.wait)
+        run.note(tally, sink.traits, kind, again.drift, waiting)
+        tally.pending += again.pending
+    tally.pending += first.pending
+
+
+def _judge(
+    traits: SinkTraits, row: Row | None, held: SinkVersion | None, highest: int
+) -> Verdict | None:
+    if row is None or row.deleted:
+        return None
+    if held is None:
+        return Verdict(Drift.MISSING)
+    wanted = row.graph_version if traits.edges else row.version
+    if held.version > max(wanted, highest):
+        return Verdict(Drift.STALE, absurd=True)
+    if held.version > wanted:
+        return Verdict(Drift.AHEAD, version=held.version)
+    if held.version < wanted or held.content_hash not in (None, row.content_hash):
+        return Verdict(Drift.STALE)
+    if held.namespace is not None and held.namespace != namespace(row):
+        return Verdict(Drift.WRONG_NAMESPACE)
+    if traits.needs_embedding and held.model not in (None, row.embedding_model):
+        return Verdict(Drift.WRONG_MODEL)
+    return None
+
+
+def _orphans(run: Comparison, sink: Sink, tally: Tally, kind: EntityType, listed: Listed) -> None:
+    """Count what stands for no living entity."""
+    keys = iter(listed)
+    while page := list(islice(keys, PAGE)):
+        with run.database.autocommit() as conn:
+            living = living_keys(conn, kind, page)
+        suspects = [key for key in page if key not in living]
+        if not suspects:
+            continue
+        now = {one.key for one in sink.versions(kind)}
+        with run.database.autocommit() as conn:
+            found = standings(conn, kind, suspects, tally.sink, [tally.sink])
+        for key in suspects:
+            if key in now and not ((one := found.get(key)) and (one.living or one.under_way)):
+                tally.note(Drift.GHOST, key)

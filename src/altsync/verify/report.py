@@ -1,0 +1,192 @@
+"""What a comparison is asked for, and what it finds."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from altsync.contract import EMBEDDING, SIMILARITY, Drift
+from altsync.declarations import CHARGED, INDEXES, SINKS
+
+#: What the rows of PostgreSQL themselves are called among the sinks.
+POSTGRESQL = "postgresql"
+
+#: Keys that are shown of each kind of drift.
+SAMPLES = 5
+
+
+#: Kinds that each sink can show, in the order in which they are told.
+KINDS: dict[str, tuple[Drift, ...]] = {
+    POSTGRESQL: (Drift.EDITED,),
+    EMBEDDING: (Drift.MISSING, Drift.STALE),
+    "neo4j": (Drift.MISSING, Drift.STALE, Drift.GHOST, Drift.AHEAD),
+    **dict.fromkeys(INDEXES, tuple(kind for kind in Drift if kind is not Drift.EDITED)),
+    SIMILARITY: (Drift.MISSING,),
+}
+
+
+#: Kinds that any other sink can show, by what it lists.
+LISTED = tuple(kind for kind in Drift if kind is not Drift.EDITED)
+
+
+def kinds_of(sink: str) -> tuple[Drift, ...]:
+    """Return the kinds that a sink can show, in the order in which they are told."""
+    return KINDS.get(sink, LISTED)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a comparison is asked for.
+
+    ``max_delete`` is the share of what a sink holds that may be removed, and of the entities
+    compared that may be written over where a sink has a version above PostgreSQL's. ``grace`` is
+    how long (seconds) an index may lag behind its writes.
+    """
+
+    repair: bool = False
+    dry_run: bool = False
+    deep: bool = False
+    sample: int | None = None
+    max_delete: float = 0.05
+    grace: float = 5.0
+
+    @property
+    def mends(self) -> bool:
+        """Return whether anything is changed."""
+        return self.repair and not self.dry_run
+
+
+@dataclass(slots=True)
+class Tally:
+    """What is found of one sink.
+
+    ``pending`` differ while an operation is under way for them, and are no drift. ``edges``
+    counts relationships, ``enqueued`` operations, ``removed`` ghosts and vectors in wrong
+    namespaces; with a dry run, those that would be. ``given_up`` are those that differ because
+    their delivery, or their embedding, was given up on: a repair leaves them out. ``problem``
+    says why nothing can be told, ``refused`` why nothing is removed, or written over a higher
+    version.
+    """
+
+    sink: str
+    kinds: Counter[Drift] = field(default_factory=Counter)
+    samples: dict[Drift, list[str]] = field(default_factory=lambda: defaultdict(list))
+    edges: int = 0
+    pending: int = 0
+    enqueued: int = 0
+    removed: int = 0
+    requests: int = 0
+    read_units: int = 0
+    problem: str | None = None
+    refused: str | None = None
+    given_up: int = 0
+    given_up_keys: list[str] = field(default_factory=list)
+
+    def give_up(self, key: str) -> None:
+        """Count one entity that was given up on."""
+        self.given_up += 1
+        if len(self.given_up_keys) < SAMPLES:
+            self.given_up_keys.append(key)
+
+    def note(self, kind: Drift, key: str) -> None:
+        """Count one entity."""
+        self.kinds[kind] += 1
+        if len(self.samples[kind]) < SAMPLES:
+            self.samples[kind].append(key)
+
+    @property
+    def drifted(self) -> int:
+        """Entities of all kinds."""
+        return sum(self.kinds.values())
+
+    def as_json(self) -> dict[str, int]:
+        """Numbers alone."""
+        body = {kind.value: self.kinds[kind] for kind in kinds_of(self.sink)}
+        if self.sink in SINKS and SINKS[self.sink].traits.edges:
+            body["edges"] = self.edges
+        body |= {"pending": self.pending, "enqueued": self.enqueued, "removed": self.removed}
+        if self.sink in CHARGED:
+            body |= {"requests": self.requests, "read_units": self.read_units}
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All sinks that were compared. ``entities`` are living ones, ``seconds`` the time it took.
+
+    ``skipped`` says of sinks that are not switched on why they were not compared, ``left_out``
+    names all that were not. ``standing_still`` are those that were, and that no worker delivers to:
+    paused, open, probing or disabled. ``unkept`` says why this is not the last result for others,
+    None when it is or was not meant to be. ``rows`` are PostgreSQL's own. ``idle`` are sinks whose
+    due work no worker claims, with what to start.
+    """
+
+    entities: int
+    tallies: tuple[Tally, ...]
+    options: Options
+    seconds: float = 0.0
+    skipped: dict[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    standing_still: dict[str, str] = field(default_factory=dict)
+    unkept: str | None = None
+    rows: Tally = field(default_factory=lambda: Tally(POSTGRESQL))
+    idle: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def every(self) -> tuple[Tally, ...]:
+        """PostgreSQL's own rows, and all sinks that were compared."""
+        return (self.rows, *self.tallies)
+
+    @property
+    def drifted(self) -> bool:
+        """Return whether anything differs."""
+        return any(tally.drifted for tally in self.every)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Sinks that could not be compared to the end, and why."""
+        return {t.sink: t.problem for t in self.tallies if t.problem is not None}
+
+    @property
+    def under_way(self) -> dict[str, int]:
+        """Entities that differ while an operation is live for them, by sink."""
+        return {t.sink: t.pending for t in self.tallies if t.pending}
+
+    @property
+    def stalled(self) -> bool:
+        """Whether entities differ whose operations no worker claims: they are not under way."""
+        return bool(self.under_way and self.idle)
+
+    @property
+    def consistent(self) -> bool:
+        """Return whether something was compared, and every sink that was agrees."""
+        told = bool(self.tallies) and not self.problems and not self.stalled
+        return told and not self.drifted
+
+    def as_json(self) -> dict[str, Any]:
+        """The shape that scripts read."""
+        return {
+            "consistent": self.consistent,
+            "entities": self.entities,
+            "sinks": {tally.sink: tally.as_json() for tally in self.every},
+            "samples": {
+                tally.sink: {
+                    **{kind.value: keys for kind, keys in tally.samples.items() if keys},
+                    **({"given_up": tally.given_up_keys} if tally.given_up else {}),
+                }
+                for tally in self.every
+            },
+            "problems": self.problems,
+            "refused": {t.sink: t.refused for t in self.every if t.refused is not None},
+            "skipped": self.skipped,
+            "left_out": list(self.left_out),
+            "given_up": {t.sink: t.given_up for t in self.every if t.given_up},
+            "under_way": sum(self.under_way.values()),
+            "standing_still": self.standing_still,
+            "idle": self.idle,
+            "deep": self.options.deep,
+            "sample": self.options.sample,
+            "dry_run": self.options.dry_run,
+            "seconds": round(self.seconds, 3),
+        }

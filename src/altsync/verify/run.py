@@ -1,0 +1,130 @@
+"""Verify: that every sink agrees with PostgreSQL, and what to enqueue where one does not.
+
+Nothing is repaired here: entities are enqueued in the outbox, and workers deliver them like any
+other change. Only what PostgreSQL does not know is removed directly.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+
+from altsync.catalogue.current import entity_types
+from altsync.circuit.breaker import enabled_sinks, sink_health
+from altsync.contract import EMBEDDING, SIMILARITY, Drift, Topology
+from altsync.db import Conn, Database
+from altsync.errors import SinkFailure
+from altsync.log import redact
+from altsync.operations import BreakerState
+from altsync.sentences import describe
+from altsync.sinks.base import Sink
+from altsync.store.reads import count_living
+from altsync.verify import derived as inside
+from altsync.verify import graph, listing, rows, vectors
+from altsync.verify.comparison import Comparison
+from altsync.verify.repairs import highest_believable
+from altsync.verify.report import POSTGRESQL, Options, Report, Tally, kinds_of
+from altsync.verify.schedule import Schedule
+from altsync.verify.sql import note_verification, random_entities
+
+__all__ = ["Drift", "Options", "Report", "Schedule", "Tally", "kinds_of", "verify"]
+
+
+#: How sinks are compared that have more to be asked for than a list of versions.
+COMPARISONS: Mapping[str, Callable[[Comparison, Any, Tally], None]] = {
+    EMBEDDING: lambda run, _, tally: inside.compare_embeddings(run, tally),
+    "neo4j": graph.compare,
+    "pinecone": vectors.compare,
+    "pgvector": rows.compare,
+    SIMILARITY: lambda run, _, tally: inside.compare_neighbours(run, tally),
+}
+
+
+def verify(
+    database: Database,
+    topology: Topology,
+    sinks: Mapping[str, Sink],
+    options: Options,
+    *,
+    skipped: Mapping[str, str] | None = None,
+    keep: bool = True,
+    wait: Callable[[float], Any] = time.sleep,
+    progress: Callable[[str, int, int], None] = lambda sink, done, total: None,
+    idle: Callable[[Conn], Mapping[str, str]] = lambda conn: {},
+) -> Report:
+    """Compare PostgreSQL with ``sinks`` (by name), and enqueue repairs when asked to.
+
+    A sink that is away is a ``problem`` of its tally; the others are compared all the same.
+    ``progress`` is called with (sink, done, total) now and then. Unless ``keep`` is off or only
+    a sample was compared, the result is kept in the database, when it is about all sinks that
+    are enabled. ``idle`` names the sinks whose due work no worker claims, and says what to start.
+    """
+    started = time.monotonic()
+    with database.autocommit() as conn:
+        entities = sum(count_living(conn, kind) for kind in entity_types())
+        drawn = None if options.sample is None else random_entities(conn, options.sample)
+        highest = highest_believable(conn)
+    compared = entities if drawn is None else sum(len(ids) for ids in drawn.values())
+    run = Comparison(database, topology, options, compared, highest, wait, progress, drawn)
+    own = Tally(POSTGRESQL)
+    run = replace(run, edited=inside.compare_rows(run, own))
+    tallies = tuple(_compare(run, name, sink) for name, sink in sinks.items())
+    seconds = time.monotonic() - started
+    with database.autocommit() as conn:
+        states = {name: one.state for name, one in sink_health(conn).items()}
+        enabled = enabled_sinks(conn)
+        unclaimed = dict(idle(conn))
+    left_out = tuple(name for name in topology.names if name not in sinks)
+    still = {
+        name: states[name].value
+        for name in sinks
+        if states.get(name, BreakerState.CLOSED) is not BreakerState.CLOSED
+    }
+    skips = dict(skipped or {})
+    report = Report(entities, tallies, options, seconds, skips, left_out, still, rows=own)
+    report = replace(report, idle=unclaimed)
+    if keep and drawn is None:
+        report = replace(report, unkept=_keep(database, report, enabled & set(left_out)))
+    return report
+
+
+def _keep(database: Database, report: Report, missed: set[str]) -> str | None:
+    """Keep a result in the database; return why not, None when it is kept.
+
+    A comparison is worth what it found even where nothing may be written, as on a standby. One
+    with fewer settings than the relay's must not speak for the sinks that it has left out.
+    """
+    if missed:
+        return f"others deliver to {', '.join(sorted(missed))}, which was not compared"
+    if not report.tallies:
+        return "nothing was compared"
+    try:
+        with database.transaction() as conn:
+            note_verification(
+                conn,
+                seconds=report.seconds,
+                consistent=report.consistent,
+                result=report.as_json(),
+            )
+    except psycopg.Error as error:
+        return describe(error).text
+    return None
+
+
+def _compare(run: Comparison, name: str, sink: Sink) -> Tally:
+    tally = Tally(name)
+    try:
+        COMPARISONS.get(name, listing.compare)(run, sink, tally)
+    except SinkFailure as failure:
+        tally.problem = redact(failure.reason)
+    except psycopg.errors.LockNotAvailable:
+        done = f"only {tally.removed:,}" if tally.removed else "nothing"
+        tally.refused = (
+            f"a long transaction is writing to PostgreSQL, so {done} could be removed safely: "
+            "run it again"
+        )
+    return tally

@@ -1,0 +1,1 @@
+"""Explain the state of one entity in every store."""

@@ -1,0 +1,87 @@
+"""What became of things: operations page by page, and all that is known of one entity."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from difflib import SequenceMatcher
+from uuid import UUID
+
+from altsync.db import Conn
+from altsync.entities import EntityType
+from altsync.why.sql import (
+    EntityState,
+    OperationRow,
+    RelatedEntity,
+    SinkMark,
+    find_entities,
+    operation_rows,
+    read_entity,
+    relationships,
+    similar_keys,
+)
+
+__all__ = [
+    "EntityState",
+    "OperationRow",
+    "RelatedEntity",
+    "SinkMark",
+    "entity_state",
+    "operations",
+    "suggestions",
+]
+
+#: Likeness of two names from which one may be meant by the other (0 to 1); difflib's own.
+ALIKE = 0.6
+
+
+def operations(
+    conn: Conn,
+    *,
+    sink: str | None = None,
+    status: str | None = None,
+    entity: str | UUID | None = None,
+    before: int | None = None,
+    limit: int = 50,
+) -> list[OperationRow]:
+    """Operations, the newest first; the next page is ``before`` the last one's id.
+
+    ``entity`` is a key in the sinks, a seed id, or one entity's id: by name, entities of several
+    types may answer.
+    """
+    match entity:
+        case str():
+            ids: list[UUID] | None = [found for _, found in find_entities(conn, entity)]
+        case UUID():
+            ids = [entity]
+        case None:
+            ids = None
+    return operation_rows(conn, sink=sink, status=status, ids=ids, before=before, limit=limit)
+
+
+def entity_state(conn: Conn, key: str, entity_type: EntityType | None = None) -> EntityState | None:
+    """The entity that goes by ``key``: its key in the sinks, or its seed id.
+
+    A key goes before a seed id, and types in the order of the catalogue. None when there is
+    no such row.
+    """
+    for kind, entity in find_entities(conn, key, entity_type):
+        row = read_entity(conn, kind, entity)
+        if row is not None and kind.edges:
+            return replace(row, relationships=tuple(relationships(conn, kind, row.key)))
+        if row is not None:
+            return row
+    return None
+
+
+def suggestions(conn: Conn, text: str, limit: int = 3) -> list[str]:
+    """Return keys of living entities that may be meant by ``text``, the likeliest first."""
+    words = re.findall(r"[^\W_]+", text.lower())
+    found = similar_keys(conn, [f"%{word[:3]}%" for word in words]) if words else []
+    scores = {key: max(_alike(text, key), _alike(text, name)) for key, name in found}
+    best = sorted((key for key in scores if scores[key] >= ALIKE), key=lambda k: (-scores[k], k))
+    return best[:limit]
+
+
+def _alike(one: str, other: str) -> float:
+    return SequenceMatcher(None, one.lower(), other.lower()).ratio()
