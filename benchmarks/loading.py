@@ -211,9 +211,9 @@ def _orm_operation(league: LeagueRow, sink: str) -> SyncOperation:
         origin="seed",
         priority=0,
         attempts=0,
-        suspicion=0,
+        timeout_count=0,
         passed_by=0,
-        asked_again=False,
-        unsure=False,
-        places=[],
+        rerun_requested=False,
+        outcome_unknown=False,
+        namespaces=[],
     )

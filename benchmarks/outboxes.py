@@ -137,7 +137,7 @@ def _one_batch(database: Database, size: int, latency: float) -> bool:
     time.sleep(latency)  # in the place of the remote call
     verdicts = [_written(op) for op in operations]
     with database.transaction() as conn:
-        settle(conn, SINK, token, verdicts, echo_seconds=0, topology=TOPOLOGY)
+        settle(conn, SINK, token, verdicts, confirm_after_seconds=0, topology=TOPOLOGY)
     return True
 
 

@@ -411,8 +411,8 @@ class Settings(BaseModel):
         return Model(self.altsync_embedding_model, self.altsync_embedding_dimensions)
 
     @property
-    def echo_seconds(self) -> float:
-        """Return when an unsure write is repeated: after everything that may still be under way."""
+    def confirm_after_seconds(self) -> float:
+        """Return the seconds after which a write of unknown outcome is confirmed."""
         return self.altsync_lease_seconds + self.altsync_sink_timeout_seconds
 
     @property

@@ -52,7 +52,7 @@ class Failed:
     id: UUID
     kind: ErrorKind
     reason: str
-    unsure: bool = False
+    outcome_unknown: bool = False
     suspect: bool = False
     retry_after: float | None = None
     final: bool = False

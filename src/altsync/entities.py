@@ -257,7 +257,7 @@ class Row:
 
     ``vector`` is float32 little-endian, ``4 * dimensions`` bytes, and only read for sinks that
     need it. ``written_namespace`` is where the vector index holds the entity now, and
-    ``doubtful_namespaces`` are those where a late write of it may turn up. ``edges`` are only
+    ``stale_namespaces`` are those where a late write of it may turn up. ``edges`` are only
     read for sinks that mirror them; None says that the entity never had any. ``former_keys`` are
     those that sinks may still hold it under.
     """
@@ -275,7 +275,7 @@ class Row:
     embedding_model: str | None = None
     written_namespace: str | None = None
     vector: bytes | None = None
-    doubtful_namespaces: tuple[str, ...] = ()
+    stale_namespaces: tuple[str, ...] = ()
     edges: tuple[Edge, ...] | None = None
     former_keys: tuple[str, ...] = ()
 

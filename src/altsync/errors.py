@@ -50,7 +50,7 @@ class SinkFailure(AltsyncError):
     """One call to a sink failed as a whole.
 
     Sinks translate their driver's errors into this in their own module; no other one knows the
-    drivers. ``unsure`` means that the write may have been applied, or may be applied later
+    drivers. ``outcome_unknown`` means that the write may have been applied, or may be applied later
     (a timeout, a reset, a 5xx after sending). ``suspect`` means that a record may
     be the cause: no answer came in time, or the sink broke over it.
     ``again`` means that the very same call may simply be repeated: two writers met on one lock.
@@ -64,7 +64,7 @@ class SinkFailure(AltsyncError):
         kind: ErrorKind,
         reason: str,
         *,
-        unsure: bool = False,
+        outcome_unknown: bool = False,
         suspect: bool = False,
         again: bool = False,
         throttled: bool = False,
@@ -74,7 +74,7 @@ class SinkFailure(AltsyncError):
         super().__init__(reason)
         self.kind = kind
         self.reason = reason
-        self.unsure = unsure
+        self.outcome_unknown = outcome_unknown
         self.suspect = suspect
         self.again = again
         self.throttled = throttled

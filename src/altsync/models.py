@@ -59,7 +59,7 @@ class SyncOperation(SQLModel, table=True):
         CheckConstraint("attempts >= 0", name="attempts_not_negative"),
         CheckConstraint(
             "origin IN ('seed', 'update', 'embedding', 'retry', 'reconcile', 'backfill', "
-            "'similarity', 'model', 'echo')",
+            "'similarity', 'model', 'confirm')",
             name="origin_known",
         ),
         CheckConstraint(
@@ -147,19 +147,23 @@ class SyncOperation(SQLModel, table=True):
     attempts: int = Field(
         sa_type=SmallInteger, sa_column_kwargs={"server_default": text("0")}, nullable=False
     )
-    suspicion: int = Field(
+    timeout_count: int = Field(
         sa_type=SmallInteger, sa_column_kwargs={"server_default": text("0")}, nullable=False
     )
-    suspected_at: datetime | None = _stamp()
+    last_timeout_at: datetime | None = _stamp()
     passed_by: int = Field(
         sa_type=SmallInteger, sa_column_kwargs={"server_default": text("0")}, nullable=False
     )
     available_at: datetime = _stamp(optional=False)
     lease_token: UUID | None = None
     leased_by: str | None = _text(optional=True)
-    asked_again: bool = Field(sa_column_kwargs={"server_default": text("false")}, nullable=False)
-    unsure: bool = Field(sa_column_kwargs={"server_default": text("false")}, nullable=False)
-    places: list[str] = Field(
+    rerun_requested: bool = Field(
+        sa_column_kwargs={"server_default": text("false")}, nullable=False
+    )
+    outcome_unknown: bool = Field(
+        sa_column_kwargs={"server_default": text("false")}, nullable=False
+    )
+    namespaces: list[str] = Field(
         sa_type=ARRAY(Text),
         sa_column_kwargs={"server_default": text("'{}'::text[]")},
         nullable=False,

@@ -46,7 +46,7 @@ class Origin(StrEnum):
     BACKFILL = "backfill"
     SIMILARITY = "similarity"
     MODEL = "model"
-    ECHO = "echo"
+    CONFIRM = "confirm"
 
 
 class BreakerState(StrEnum):
@@ -63,8 +63,8 @@ class BreakerState(StrEnum):
 class Operation:
     """A claimed row of the outbox: this entity must reach the sink at ``version`` or later.
 
-    ``suspicion`` counts its calls that timed out or met a 5xx. ``places`` are the namespaces that
-    its writes may have reached.
+    ``timeout_count`` counts its calls that timed out or met a 5xx. ``namespaces`` are those that its
+    writes may have reached.
     """
 
     id: int
@@ -73,23 +73,23 @@ class Operation:
     entity_key: str
     version: int
     attempts: int
-    suspicion: int
-    unsure: bool
-    places: tuple[str, ...] = ()
+    timeout_count: int
+    outcome_unknown: bool
+    namespaces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Synced:
     """Verdict: written, at ``version``, under the sink's own ids.
 
-    ``unsure``: an earlier call for it in this batch may still be applied.
+    ``outcome_unknown``: an earlier call for it in this batch may still be applied.
     """
 
     op: Operation
     version: int
     remote_id: str | None = None
     namespace: str | None = None
-    unsure: bool = False
+    outcome_unknown: bool = False
     edge_ids: Mapping[UUID, str] = field(default_factory=dict)
 
 
@@ -109,14 +109,14 @@ class Superseded:
 class Dead:
     """Verdict: given up on; kept, shown, retryable. ``version`` is the row's that failed.
 
-    ``unsure``: its last call may still be applied.
+    ``outcome_unknown``: its last call may still be applied.
     """
 
     op: Operation
     version: int
     kind: ErrorKind
     reason: str
-    unsure: bool = False
+    outcome_unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class Retry:
     reason: str
     delay: float
     give_back: bool = False
-    unsure: bool = False
+    outcome_unknown: bool = False
     suspect: bool = False
     alone: bool = False
 

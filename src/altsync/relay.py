@@ -59,7 +59,7 @@ class RelayPolicy:
     wake_limit: int = 4
     max_lost_leases: int = 10
     purge_grace: float = 3600.0
-    echo: float = 40.0
+    confirm_after: float = 40.0
     lease: float = 30.0
     longest_retry: float = LONGEST_WAIT
     longest_open: float = LONGEST_WAIT
@@ -194,7 +194,7 @@ class Relay:
                     self._topology.traits(sink),
                     token,
                     verdicts,
-                    echo_seconds=self._policy.echo,
+                    confirm_after_seconds=self._policy.confirm_after,
                     topology=self._topology,
                 )
             log.error("operations.buried", sink=sink, count=settlement.dead, reason=reason)
@@ -202,7 +202,9 @@ class Relay:
     def _set_times_back(self) -> None:
         """Bound every wait again after the database's clock was set back."""
         policy = self._policy
-        bounds = Bounds(policy.lease, policy.longest_retry, policy.echo, policy.longest_open)
+        bounds = Bounds(
+            policy.lease, policy.longest_retry, policy.confirm_after, policy.longest_open
+        )
         total = SetBack()
         with self._database.autocommit() as conn:
             while not self._stop.is_set():

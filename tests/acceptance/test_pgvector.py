@@ -154,7 +154,9 @@ def test_the_main_job_with_postgresql_alone(clean: Stack, folder: Path) -> None:
     report = site.seed(folder)
     assert report["pgvector"] == {"synced": COUNT + 5 + 6, "errors": 0}
     site.assert_agreement()
-    assert clean.number("SELECT count(*) FROM league WHERE neighbours_of IS NOT NULL") == COUNT
+    assert (
+        clean.number("SELECT count(*) FROM league WHERE neighbours_input_hash IS NOT NULL") == COUNT
+    )
     assert clean.number("SELECT count(*) FROM league_relationship") > 0
     assert len(site.run("search", "a competition that nobody plays", "--top-k", "7")) == 7
 

@@ -208,7 +208,7 @@ def test_an_older_version_is_refused_or_known_to_pass(harness: Harness, sink: Si
     """A guarded sink keeps the newer one and says its version.
 
     Pinecone has no conditional write: there the older one passes, which is why the outbox
-    repeats unsure writes. Texts are no versions: an older one is kept beside the newer.
+    repeats outcome_unknown writes. Texts are no versions: an older one is kept beside the newer.
     """
     newer = league(version=20, description="Newer.")
     older = league(version=10, description="Older.")

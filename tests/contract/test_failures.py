@@ -164,7 +164,7 @@ def test_a_wrong_key(remote: Remote, opened: Opened) -> None:
     """The sink's fault, and nothing was applied: it waits for a person, and nothing dies."""
     sink = opened(remote.open_at(remote.url, "planted-wrong-key", 10.0))
     failure = failure_of(lambda: remote.call(sink))
-    assert (failure.kind, failure.unsure, failure.suspect) == (SINK, False, False)
+    assert (failure.kind, failure.outcome_unknown, failure.suspect) == (SINK, False, False)
     assert "planted-wrong-key" not in failure.reason
 
 
@@ -185,7 +185,7 @@ def _through(graph: GraphHarness, relay: Proxy, timeout: float) -> GraphSink:
 
 
 def test_a_graph_that_falls_silent(graph: GraphHarness, relay: Proxy, opened: Opened) -> None:
-    """In the middle of a session: the call ends in time, suspect and unsure.
+    """In the middle of a session: the call ends in time, suspect and outcome_unknown.
 
     The driver has no limit of its own there. Afterwards the same sink works again.
     """
@@ -194,7 +194,7 @@ def test_a_graph_that_falls_silent(graph: GraphHarness, relay: Proxy, opened: Op
     relay.stalled = True
     sink._timeout = SHORT  # only now: the first connection takes what it takes
     failure = failure_of(lambda: sink.upsert([league(version=11)], MODEL))
-    assert (failure.kind, failure.unsure, failure.suspect) == (SINK, True, True)
+    assert (failure.kind, failure.outcome_unknown, failure.suspect) == (SINK, True, True)
     assert failure.reason == "Neo4j did not answer within 1.5 s"
 
     relay.cut()  # the silent connection ends, and the transaction that it carried
@@ -236,12 +236,12 @@ def test_an_answer_of_the_graph_that_trickles(
 
 
 def test_a_graph_that_hangs_up(graph: GraphHarness, relay: Proxy, opened: Opened) -> None:
-    """The connection is cut in the middle of a call, again and again: unsure, and no suspect."""
+    """The connection is cut in the middle of a call, again and again: of unknown outcome, and no timeout."""
     sink = opened(_through(graph, relay, 6.0))
     sink.upsert([league()], MODEL)
     relay.cuts_on_request = True
     failure = failure_of(lambda: sink.upsert([league(version=11)], MODEL))
-    assert (failure.kind, failure.unsure, failure.suspect) == (SINK, True, False)
+    assert (failure.kind, failure.outcome_unknown, failure.suspect) == (SINK, True, False)
     relay.cuts_on_request = False
     sink.upsert([league(version=12)], MODEL)
     assert [marks.version for marks in sink.versions(sports.LEAGUE)] == [12]
@@ -276,7 +276,7 @@ def test_a_record_that_the_graph_refuses(real_neo4j: GraphHarness) -> None:
     bad = example("bad")
     bad = replace(bad, content=replace(cast(Any, bad.content), tags=("a", None)))
     failure = failure_of(lambda: sink.upsert([example("fine"), bad], MODEL))
-    assert (failure.kind, failure.unsure) == (ITEM, False)
+    assert (failure.kind, failure.outcome_unknown) == (ITEM, False)
     assert list(sink.versions(sports.FEW_SHOT_EXAMPLE)) == []
 
 
@@ -356,7 +356,7 @@ def test_a_refused_record(faulty: Faulty, status: int) -> None:
     """Malformed or too large: the record's fault, and surely not applied."""
     faulty.break_it(kind="status", status=status)
     failure = failure_of(faulty.write)
-    assert (failure.kind, failure.unsure, failure.suspect) == (ITEM, False, False)
+    assert (failure.kind, failure.outcome_unknown, failure.suspect) == (ITEM, False, False)
     assert faulty.requests == 1
 
 
@@ -409,13 +409,13 @@ def vectors(pinecone: PineconeHarness) -> Iterator[Sink]:
 def test_a_write_that_was_applied_all_the_same(
     pinecone: PineconeHarness, opened: Opened, fault: FaultRule
 ) -> None:
-    """The failure says that it is unsure; writing again gives the same end."""
+    """The failure says that it is outcome_unknown; writing again gives the same end."""
     sink = pinecone.open()
     opened(sink).upsert([league("warm")], MODEL)
     sink._timeout = SHORT
     pinecone.server.admin.set_faults([replace(fault, count=1)])
     failure = failure_of(lambda: sink.upsert([league()], MODEL))
-    assert (failure.kind, failure.unsure) == (SINK, True)
+    assert (failure.kind, failure.outcome_unknown) == (SINK, True)
     sink._timeout = TIMEOUT
     sink.upsert([league()], MODEL)
     assert sorted(pinecone.stored(sports.LEAGUE)) == ["formula_1", "warm"]
@@ -467,7 +467,7 @@ def test_setting_up_fails_in_one_call(
 def test_a_record_that_pinecone_refuses(pinecone: PineconeHarness, vectors: Sink, bad: Any) -> None:
     """The record's fault, told before or by the server; the others of its call are not there."""
     failure = failure_of(lambda: vectors.upsert([league("fine"), bad], MODEL))
-    assert (failure.kind, failure.unsure) == (ITEM, False)
+    assert (failure.kind, failure.outcome_unknown) == (ITEM, False)
     assert pinecone.stored(sports.LEAGUE) == {}
 
 
@@ -597,7 +597,7 @@ def test_an_index_that_may_not_be_created(pinecone: PineconeHarness, opened: Ope
     sink = opened(pinecone.open())
     failure = failure_of(sink.setup)
     pinecone.server.admin.clear()
-    assert (failure.kind, failure.unsure) == (SINK, False)
+    assert (failure.kind, failure.outcome_unknown) == (SINK, False)
     assert "this key may not create it" in failure.reason
 
 
@@ -638,11 +638,11 @@ def test_an_sdk_that_keeps_its_answers_elsewhere(
 def test_an_answer_for_fewer_vectors_than_were_sent(
     canned: tuple[CannedServer, Sink], count: int
 ) -> None:
-    """Nobody knows which of them were taken: unsure, and none is called written."""
+    """Nobody knows which of them were taken: outcome_unknown, and none is called written."""
     server, sink = canned
     server.answer = json_answer({"upsertedCount": count})
     failure = failure_of(lambda: sink.upsert([league("a"), league("b")], MODEL))
-    assert (failure.kind, failure.unsure) == (UNKNOWN, True)
+    assert (failure.kind, failure.outcome_unknown) == (UNKNOWN, True)
     assert failure.reason == f"Pinecone took {count} of 2 vectors"
 
 

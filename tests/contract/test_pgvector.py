@@ -254,7 +254,7 @@ def test_a_role_that_may_not_create_the_extension_gets_the_command(
     try:
         sink = opened(pgvector.open())
         failure = failure_of(sink.setup)
-        assert (failure.kind, failure.unsure) == (ErrorKind.SINK, False)
+        assert (failure.kind, failure.outcome_unknown) == (ErrorKind.SINK, False)
         assert "the role altsync may not create it: run CREATE EXTENSION vector" in failure.reason
         assert failure_of(lambda: sink.upsert([league()], MODEL)).kind is ErrorKind.SINK
     finally:
@@ -280,7 +280,7 @@ def test_a_role_without_rights_gets_the_grant(pgvector: PgvectorHarness, opened:
     reader = opened(pgvector.open_at(f"postgresql://reader:reader@{address}"))
     try:
         failure = failure_of(lambda: reader.upsert([league()], MODEL))
-        assert (failure.kind, failure.unsure) == (ErrorKind.SINK, False)
+        assert (failure.kind, failure.outcome_unknown) == (ErrorKind.SINK, False)
         assert "GRANT SELECT, INSERT, UPDATE, DELETE ON" in failure.reason
         pgvector.wipe()
         reader = opened(pgvector.open_at(f"postgresql://reader:reader@{address}"))
@@ -322,7 +322,7 @@ def test_a_vector_that_cannot_be_found_again_fails_alone(sink: Sink, bad: Row, s
 def test_a_number_too_large_for_16_bits_is_the_records_fault(sink: Sink) -> None:
     bad = replace(league("huge"), vector=floats(1e6, 1, 1, 1))
     failure = failure_of(lambda: sink.upsert([league("fine"), bad], MODEL))
-    assert (failure.kind, failure.unsure) == (ErrorKind.ITEM, False)
+    assert (failure.kind, failure.outcome_unknown) == (ErrorKind.ITEM, False)
     assert list(sink.versions(LEAGUE)) == []
 
 
@@ -697,7 +697,7 @@ def test_a_server_that_falls_silent_ends_the_call_in_time(
     relay.stalled = True
     through._timeout = SHORT
     failure = failure_of(lambda: through.upsert([league(version=11)], MODEL))
-    assert (failure.kind, failure.unsure, failure.suspect) == (ErrorKind.SINK, True, True)
+    assert (failure.kind, failure.outcome_unknown, failure.suspect) == (ErrorKind.SINK, True, True)
     relay.cut()
     relay.stalled = False
     through._timeout = TIMEOUT
@@ -723,7 +723,7 @@ def test_a_server_that_hangs_up_is_unsure_and_no_record_is_suspect(
     through.upsert([league()], MODEL)
     relay.cuts_on_request = True
     failure = failure_of(lambda: through.upsert([league(version=11)], MODEL))
-    assert (failure.kind, failure.unsure, failure.suspect) == (ErrorKind.SINK, True, False)
+    assert (failure.kind, failure.outcome_unknown, failure.suspect) == (ErrorKind.SINK, True, False)
     relay.cuts_on_request = False
     through.upsert([league(version=12)], MODEL)
     assert [one.version for one in through.versions(LEAGUE)] == [12]
@@ -790,23 +790,23 @@ def test_a_backend_that_is_ended_in_the_middle_is_the_sinks(
         (psycopg.errors.TooManyConnections, ErrorKind.SINK, {"throttled"}),
         (psycopg.errors.OutOfMemory, ErrorKind.SINK, {"suspect"}),
         (psycopg.errors.DiskFull, ErrorKind.SINK, {"suspect"}),
-        (psycopg.errors.AdminShutdown, ErrorKind.SINK, {"unsure"}),
-        (psycopg.errors.CannotConnectNow, ErrorKind.SINK, {"unsure"}),
+        (psycopg.errors.AdminShutdown, ErrorKind.SINK, {"outcome_unknown"}),
+        (psycopg.errors.CannotConnectNow, ErrorKind.SINK, {"outcome_unknown"}),
         (psycopg.errors.ReadOnlySqlTransaction, ErrorKind.SINK, set()),
         (psycopg.errors.InvalidPassword, ErrorKind.SINK, set()),
         (psycopg.errors.UndefinedTable, ErrorKind.SINK, set()),
         (psycopg.errors.NumericValueOutOfRange, ErrorKind.ITEM, set()),
         (psycopg.errors.ProgramLimitExceeded, ErrorKind.ITEM, set()),
-        (psycopg.errors.InternalError_, ErrorKind.SINK, {"unsure", "suspect"}),
-        (psycopg.OperationalError, ErrorKind.SINK, {"unsure"}),
-        (psycopg.ProgrammingError, ErrorKind.UNKNOWN, {"unsure"}),
+        (psycopg.errors.InternalError_, ErrorKind.SINK, {"outcome_unknown", "suspect"}),
+        (psycopg.OperationalError, ErrorKind.SINK, {"outcome_unknown"}),
+        (psycopg.ProgrammingError, ErrorKind.UNKNOWN, {"outcome_unknown"}),
     ],
 )
 def test_each_kind_of_error_has_its_price(
     error: type[psycopg.Error], kind: ErrorKind, marks: set[str]
 ) -> None:
     failure = translate(error("said"))
-    names = ("unsure", "suspect", "again", "throttled")
+    names = ("outcome_unknown", "suspect", "again", "throttled")
     assert failure.kind is kind
     assert {name for name in names if getattr(failure, name)} == marks
     assert "DATABASE_URL" not in failure.reason

@@ -70,7 +70,7 @@ ABLATIONS: dict[str, Ablation] = {
         "H23: no call without the lease",
         (_edit("delivery.writing:Writer._hold_lease", ("return held", "return True")),),
     ),
-    "asked_again": Ablation(
+    "rerun_requested": Ablation(
         "H5: what was asked again while it was leased gets a follow-up",
         (
             _edit(
@@ -80,7 +80,7 @@ ABLATIONS: dict[str, Ablation] = {
             ),
         ),
     ),
-    "echo": Ablation(
+    "confirm": Ablation(
         "H10: what an unguarded sink may still apply late is written once more",
         (_edit("outbox.settle:_follow_up", ("and not sink.guarded", "and False")),),
     ),
@@ -89,7 +89,10 @@ ABLATIONS: dict[str, Ablation] = {
         (
             _edit(
                 "outbox.enqueue:ON_LIVE",
-                ("o.unsure OR (o.status = 'pending' AND o.origin = 'echo')", "o.unsure"),
+                (
+                    "o.outcome_unknown OR (o.status = 'pending' AND o.origin = 'confirm')",
+                    "o.outcome_unknown",
+                ),
             ),
         ),
     ),
@@ -98,7 +101,7 @@ ABLATIONS: dict[str, Ablation] = {
         (_edit("outbox.settle:settle", ("doubted |= put_off", "pass")),),
     ),
     "follow_up_keeps_unsure": Ablation(
-        "H11: a follow-up of what was unsure is unsure",
+        "H11: a follow-up of what was outcome_unknown is outcome_unknown",
         (
             _edit(
                 "outbox.settle:_follow_up",
@@ -111,7 +114,7 @@ ABLATIONS: dict[str, Ablation] = {
         (
             _edit(
                 "outbox.claim:_CLAIM",
-                ("o.unsure OR o.lease_token IS NOT NULL", "o.unsure"),
+                ("o.outcome_unknown OR o.lease_token IS NOT NULL", "o.outcome_unknown"),
             ),
         ),
     ),
@@ -213,7 +216,7 @@ from types import SimpleNamespace
         ).fetchall()
         self._early = self._read(
             [
-                SimpleNamespace(entity_type=entity_type(r[0]), entity_id=r[1], places=())
+                SimpleNamespace(entity_type=entity_type(r[0]), entity_id=r[1], namespaces=())
                 for r in waiting
             ]
         )
@@ -269,12 +272,12 @@ from types import SimpleNamespace
         "a success closes older dead operations",
         (_edit("outbox.settle:_CLOSE_DEAD", ("WHERE (o.status = 'dead'", "WHERE (false")),),
     ),
-    "suspicion": Ablation(
+    "timeout_count": Ablation(
         "H22: a record that hangs the sink each time is told from an outage",
         (
             _edit(
                 "delivery.writing:Writer._note_failure",
-                ("op.suspicion >= TIMEOUTS - 1", "False"),
+                ("op.timeout_count >= TIMEOUTS - 1", "False"),
             ),
         ),
     ),

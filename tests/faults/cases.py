@@ -46,10 +46,12 @@ CASES = (
     ),
     Case("lost_lease_is_unsure", stories.a_worker_vanishes_with_a_write_under_way, Wrong.STALE),
     Case("claim_weights", stories.a_record_kills_its_workers, Wrong.DEAD, frozenset({KEY})),
-    Case("asked_again", stories.a_vector_is_asked_for_while_its_operation_is_leased, Wrong.STALE),
+    Case(
+        "rerun_requested", stories.a_vector_is_asked_for_while_its_operation_is_leased, Wrong.STALE
+    ),
     Case("read_after_claim", stories.a_row_changes_around_its_claim, Wrong.STALE),
     Case("one_live_operation", stories.an_entity_changes_while_its_worker_is_gone, Wrong.TWO_LIVE),
-    Case("echo", stories.a_write_is_late, Wrong.STALE),
+    Case("confirm", stories.a_write_is_late, Wrong.STALE),
     Case("echo_merge_keeps_unsure", stories.a_change_meets_a_waiting_echo, Wrong.STALE),
     Case(
         "echo_waits_for_embedding",
@@ -78,7 +80,13 @@ CASES = (
     Case("no_call_in_a_transaction", stories.some_texts_are_embedded, Wrong.ERROR),
     Case("attempts_given_back", stories.a_sink_is_down_for_long, Wrong.ATTEMPTS),
     Case("success_closes_dead", stories.a_record_is_mended, Wrong.DEAD),
-    Case("suspicion", stories.a_record_hangs_the_sink, Wrong.LIVE, frozenset({KEY}), drained=False),
+    Case(
+        "timeout_count",
+        stories.a_record_hangs_the_sink,
+        Wrong.LIVE,
+        frozenset({KEY}),
+        drained=False,
+    ),
 )
 
 PLAIN = (

@@ -15,7 +15,7 @@ from tests.faults.site import NEO4J, PINECONE, Site
 SHOWN = 80
 
 #: Columns of an operation that are long, or say nothing of what happened.
-HIDDEN = ("entity_type", "entity_id", "entity_key", "created_at", "lease_token", "suspected_at")
+HIDDEN = ("entity_type", "entity_id", "entity_key", "created_at", "lease_token", "last_timeout_at")
 
 
 def history(site: Site, key: str) -> str:

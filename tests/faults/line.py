@@ -122,10 +122,10 @@ def failure(error: Exception) -> SinkFailure:
         case NoConnection():
             return SinkFailure(ErrorKind.SINK, reason)
         case Reset():
-            return SinkFailure(ErrorKind.SINK, reason, unsure=True)
+            return SinkFailure(ErrorKind.SINK, reason, outcome_unknown=True)
         case Throttled():
             return SinkFailure(ErrorKind.SINK, reason, retry_after=RETRY_AFTER)
         case Refused():
             return SinkFailure(ErrorKind.ITEM, reason)
         case _:
-            return SinkFailure(ErrorKind.SINK, reason, unsure=True, suspect=True)
+            return SinkFailure(ErrorKind.SINK, reason, outcome_unknown=True, suspect=True)

@@ -188,7 +188,7 @@ class _Run:
                 conn.execute("SELECT status, count(*) FROM sync_operation GROUP BY 1").fetchall()
             )
             row = conn.execute(
-                "SELECT count(*) FROM sync_operation WHERE origin = 'echo'"
+                "SELECT count(*) FROM sync_operation WHERE origin = 'confirm'"
             ).fetchone()
         report.operations = sum(report.outcomes.values())
         report.echoes = row[0] if row else 0

@@ -52,7 +52,7 @@ POLICY = Policy(
     backoff=0.05,
     backoff_cap=0.4,
     breaker_cap=0.4,
-    echo=2.0,
+    confirm_after=2.0,
 )
 
 #: Seconds that a deleted entity stays: longer than anything late.
@@ -124,7 +124,7 @@ class Site:
                 batch_size=self.policy.batch_size,
                 max_lost_leases=self.policy.max_lost_leases,
                 purge_grace=PURGE_GRACE,
-                echo=self.policy.echo,
+                confirm_after=self.policy.confirm_after,
             ),
         )
 

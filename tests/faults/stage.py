@@ -32,7 +32,13 @@ from tests.faults.witness import WatchedDatabase, quicken, watch_versions
 
 #: Nothing falls due by itself. The timeout is the lease, so that every call asks for it anew.
 STILL = replace(
-    POLICY, batch_size=50, lease=3600.0, timeout=3600.0, echo=3600.0, backoff=0.001, breaker_cap=1.0
+    POLICY,
+    batch_size=50,
+    lease=3600.0,
+    timeout=3600.0,
+    confirm_after=3600.0,
+    backoff=0.001,
+    breaker_cap=1.0,
 )
 
 #: Rounds of delivery after which what is live will stay so.
@@ -150,7 +156,7 @@ class Stage:
 
         Everything pending is due, but for echoes. A worker that vanishes has claimed nothing.
         """
-        self.hasten("origin <> 'echo'")
+        self.hasten("origin <> 'confirm'")
         with self._scene.set(dict(at or {}), weather or Calm()):
             try:
                 return self._deliveries[sink].deliver_batch()

@@ -182,7 +182,7 @@ def a_change_meets_a_waiting_echo(stage: Stage) -> None:
 
 
 def a_change_meets_an_unsure_write(stage: Stage) -> None:
-    """The follow-up takes over what the operation before it was unsure of."""
+    """The follow-up takes over what the operation before it was outcome_unknown of."""
     synced(stage)
     edit(stage, mark="1")
     stage.deliver(PINECONE, weather=late())

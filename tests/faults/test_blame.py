@@ -33,9 +33,9 @@ HANDFUL = 14
 
 REFUSALS = [
     SinkFailure(ErrorKind.ITEM, "400: unknown deployment"),
-    SinkFailure(ErrorKind.UNKNOWN, "ValueError: an HTML page", unsure=True),
+    SinkFailure(ErrorKind.UNKNOWN, "ValueError: an HTML page", outcome_unknown=True),
     SinkFailure(ErrorKind.SINK, "404: no such index"),
-    SinkFailure(ErrorKind.SINK, "500: broken", unsure=True, suspect=True),
+    SinkFailure(ErrorKind.SINK, "500: broken", outcome_unknown=True, suspect=True),
 ]
 
 
@@ -267,13 +267,13 @@ def test_a_control_write_that_may_still_land_is_written_once_more(
 
     def script(call: Call) -> None:
         if call.keys == ["held"]:
-            raise SinkFailure(ErrorKind.SINK, "no answer", unsure=True, suspect=True)
+            raise SinkFailure(ErrorKind.SINK, "no answer", outcome_unknown=True, suspect=True)
         raise SinkFailure(ErrorKind.ITEM, "bad record")
 
     index.before = script
     deliver(database, index)
     held = world.live("pinecone", "held")
-    assert (held.attempts, held.unsure) == (0, True)
+    assert (held.attempts, held.outcome_unknown) == (0, True)
     assert world.live("pinecone", "bad").attempts == 0
 
 

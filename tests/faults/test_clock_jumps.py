@@ -28,7 +28,7 @@ from tests.integration.world import World, deliver, league, leagues
 #: How far the clock was set back.
 JUMPS = ["1 hour", "10 years"]
 
-LEASE, RETRY, ECHO = 30.0, 300.0, 40.0
+LEASE, RETRY, CONFIRM_AFTER = 30.0, 300.0, 40.0
 
 
 def no_connection() -> Conn:
@@ -45,7 +45,7 @@ def housekeeping(database: Database) -> list[str]:
         woken.append,
         TOPOLOGY,
         TOPOLOGY.names,
-        RelayPolicy(echo=ECHO),
+        RelayPolicy(confirm_after=CONFIRM_AFTER),
     )
     relay.look(TOPOLOGY.names)
     relay.look(TOPOLOGY.names)
@@ -90,10 +90,14 @@ def test_a_retry_is_due_and_is_delivered(world: World, database: Database, jump:
 def test_a_confirming_write_keeps_its_whole_wait(world: World, database: Database) -> None:
     """What it confirms may be of a second ago."""
     world.save(league("nfl"))
-    world.conn.execute("UPDATE sync_operation SET origin = 'echo'")
+    world.conn.execute("UPDATE sync_operation SET origin = 'confirm'")
     move(world, "1 day", "available_at")
     housekeeping(database)
-    assert ECHO - 10 < ahead(world, "SELECT max(available_at) FROM sync_operation") <= ECHO
+    assert (
+        CONFIRM_AFTER - 10
+        < ahead(world, "SELECT max(available_at) FROM sync_operation")
+        <= CONFIRM_AFTER
+    )
 
 
 def test_waits_within_their_bounds_are_left_alone(world: World, database: Database) -> None:
@@ -116,7 +120,7 @@ def test_waits_within_their_bounds_are_left_alone(world: World, database: Databa
 def test_more_than_one_page_is_set_back(world: World) -> None:
     world.save(*leagues(7))
     move(world, "1 day", "available_at")
-    bounds = Bounds(LEASE, RETRY, ECHO)
+    bounds = Bounds(LEASE, RETRY, CONFIRM_AFTER)
     counts = []
     while found := set_back(world.conn, ["neo4j"], bounds, limit=3):
         counts.append(found.operations)

@@ -193,12 +193,12 @@ def test_a_call_without_an_answer_stays_unsure_when_its_settlement_fails(
     embed(database)
 
     def silent(call: Call) -> None:
-        raise SinkFailure(ErrorKind.SINK, "no answer", unsure=True, suspect=True)
+        raise SinkFailure(ErrorKind.SINK, "no answer", outcome_unknown=True, suspect=True)
 
     index.before = silent
     with pytest.raises(ZeroDivisionError):
         delivery(database, index, fails_at("settling", ZeroDivisionError())).deliver_batch()
-    assert world.live("pinecone", "l000").unsure
+    assert world.live("pinecone", "l000").outcome_unknown
 
 
 def test_a_worker_of_another_release_claims_and_buries_nothing(

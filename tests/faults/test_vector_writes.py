@@ -14,7 +14,7 @@ from altsync.sinks import pinecone
 from altsync.sinks.base import Sink
 from tests import sports
 from tests.contract.harness import PineconeHarness
-from tests.integration.world import ECHO, World, deliver, embed, leagues
+from tests.integration.world import CONFIRM_AFTER, World, deliver, embed, leagues
 
 COUNT = 100
 
@@ -59,7 +59,7 @@ def wanted(world: World) -> dict[str, int]:
 def drain(world: World, database: Database, sink: Sink) -> None:
     """Let retries and echoes fall due until nothing is left to do."""
     while any(op.live for op in world.ops("pinecone")):
-        world.pass_time(ECHO + 1)
+        world.pass_time(CONFIRM_AFTER + 1)
         deliver(database, sink)
 
 
@@ -78,7 +78,7 @@ def test_one_of_five_requests_fails(
     assert sorted(waiting) == failed
     drain(embedded, database, index.shared())
     assert held(index) == wanted(embedded)
-    # Each row of the failed request twice more at most: the retry, and the echo of what was unsure.
+    # Each row of the failed request twice more at most: the retry, and the confirming write.
     assert admin.stats().records["pinecone.upsert"] <= COUNT - PART + 2 * PART
     assert embedded.scalar("SELECT state FROM sink_state WHERE sink = 'pinecone'") == "closed"
 
@@ -93,13 +93,13 @@ def test_writes_that_were_applied_and_not_answered(
     admin.set_faults([rule])
     assert deliver(database, sink).settlement.retried >= PART
     assert len(held(index)) >= PART
-    assert {op.unsure for op in embedded.ops("pinecone", "l000")} == {True}
+    assert {op.outcome_unknown for op in embedded.ops("pinecone", "l000")} == {True}
     drain(embedded, database, sink)
 
     assert admin.fired() == [1]
     assert held(index) == wanted(embedded)
     assert admin.stats().records["pinecone.upsert"] <= COUNT + 2 * PART
-    assert [op.origin for op in embedded.ops("pinecone", "l000")] == ["embedding", "echo"]
+    assert [op.origin for op in embedded.ops("pinecone", "l000")] == ["embedding", "confirm"]
     sink.close()
 
 

@@ -197,7 +197,7 @@ class FakeIndex(FakeSink):
 
     def remove(self, row: Row) -> Outcome:
         """Remove it from where it is and from where it would be."""
-        for space in {row.written_namespace, namespace(row), *row.doubtful_namespaces} - {None}:
+        for space in {row.written_namespace, namespace(row), *row.stale_namespaces} - {None}:
             self.held.pop((row.entity_type, space or "", row.key), None)
         return Written(row.id, row.version)
 

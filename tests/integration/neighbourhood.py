@@ -27,7 +27,7 @@ from altsync.store.vectors import EmbeddingCache
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import FakeEmbedder, FakeGraph
-from tests.integration.world import ECHO, LEASE, World, league
+from tests.integration.world import CONFIRM_AFTER, LEASE, World, league
 
 #: The sinks of the product, with similarity.
 RELATING = Topology((*TOPOLOGY.sinks, Similarity.traits))
@@ -70,7 +70,7 @@ class Neighbourhood:
 
     def deliver(self, sink: Sink, at: Callable[[str], None] = lambda point: None) -> Batch:
         """Everything that is due for a sink, counted as one batch; ``at`` hears of each point."""
-        policy = Policy(lease=LEASE, echo=ECHO, debounce=self.rules.debounce)
+        policy = Policy(lease=LEASE, confirm_after=CONFIRM_AFTER, debounce=self.rules.debounce)
         delivery = Delivery(self.database, sink, self.topology, policy, worker="tests", at=at)
         total = Batch()
         while (batch := delivery.deliver_batch()).claimed:

@@ -35,7 +35,7 @@ from tests.integration.fakes import (
     file_embedder,
 )
 from tests.integration.world import (
-    ECHO,
+    CONFIRM_AFTER,
     World,
     bury_exhausted,
     delivery,
@@ -291,7 +291,7 @@ def _seed(world: World, folder: Path) -> Report:
 def _converge(world: World, database: Database, sinks: Sequence[Any]) -> None:
     """Let leases, retries, breakers and echoes fall due until nothing is left to do."""
     for _ in range(30):
-        world.pass_time(ECHO + 1)
+        world.pass_time(CONFIRM_AFTER + 1)
         for sink in sinks:
             delivery(database, sink).drain(10)
         names = [sink.traits.name for sink in sinks]

@@ -24,7 +24,7 @@ from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import Call, FakeGraph, FakeIndex
 from tests.integration.world import (
-    ECHO,
+    CONFIRM_AFTER,
     EMBEDDER,
     GRAPH,
     INDEX,
@@ -291,7 +291,7 @@ def test_an_echo_whose_embedding_is_under_way_waits_for_it(
     """What it knows goes to the operation that the vector brings."""
     index, late = _lost_between_two_places(world, database)
     _drain(world, database, index, rounds=3)
-    assert world.live("pinecone", "ask").origin == "echo"
+    assert world.live("pinecone", "ask").origin == "confirm"
     index.land(late)
     embed(database)
     _drain(world, database, index, rounds=3)
@@ -323,7 +323,7 @@ def test_a_doubt_outlives_the_discard(world: World, database: Database) -> None:
     _discard(world)
     world.save(league("nfl", tier="TIER1"))
     _confirm(world, INDEX)
-    assert world.live("pinecone", "nfl").origin == "echo"
+    assert world.live("pinecone", "nfl").origin == "confirm"
     world.pass_time(1000)
     _confirm(world, INDEX)
     assert not [op for op in world.ops("pinecone") if op.live]
@@ -387,7 +387,7 @@ def test_a_retry_that_meets_a_change_brings_its_doubt(world: World, database: Da
     world.save(league("nfl", tier="TIER1"))
     _retry(world)
     _confirm(world, INDEX)
-    assert world.live("pinecone", "nfl").origin == "echo"
+    assert world.live("pinecone", "nfl").origin == "confirm"
 
 
 def test_a_retry_that_meets_a_change_under_way_brings_its_doubt(
@@ -404,7 +404,7 @@ def test_a_retry_that_meets_a_change_under_way_brings_its_doubt(
     _retry(world)
     world.settle(INDEX, token, [Synced(op, op.version)])
     _confirm(world, INDEX)
-    assert world.live("pinecone", "nfl").origin == "echo"
+    assert world.live("pinecone", "nfl").origin == "confirm"
 
 
 def test_a_retry_that_meets_a_change_brings_its_places(world: World, database: Database) -> None:
@@ -443,7 +443,7 @@ def test_a_retry_of_several_brings_the_places_of_all(world: World, database: Dat
     for place in ("triage", "support"):
         _bury(world, INDEX, {"ask": "bad"})
         world.conn.execute(
-            "UPDATE sync_operation SET places = places || ARRAY[%s] WHERE status = 'dead'",
+            "UPDATE sync_operation SET namespaces = namespaces || ARRAY[%s] WHERE status = 'dead'",
             (place,),
         )
         world.save(example("ask", output_text=place))
@@ -451,7 +451,7 @@ def test_a_retry_of_several_brings_the_places_of_all(world: World, database: Dat
     world.conn.execute("DELETE FROM sync_operation WHERE sink = 'pinecone' AND status = 'pending'")
     assert _retry(world) == 1
     places = world.scalar(
-        "SELECT places FROM sync_operation WHERE status = 'pending' AND sink = 'pinecone'"
+        "SELECT namespaces FROM sync_operation WHERE status = 'pending' AND sink = 'pinecone'"
     )
     assert sorted(places) == ["support", "triage"]
 
@@ -474,12 +474,12 @@ def test_a_failure_keeps_what_is_unsure_of_those_before(world: World, database: 
     world.save(league("l000"))
     embed(database)
     _bury(world, INDEX, {"l000": "timeout"})
-    world.conn.execute("UPDATE sync_operation SET unsure = true WHERE status = 'dead'")
+    world.conn.execute("UPDATE sync_operation SET outcome_unknown = true WHERE status = 'dead'")
     world.save(league("l000", description="another"))
     embed(database)
     _bury(world, INDEX, {"l000": "refused"})
     rows = world.conn.execute(
-        "SELECT status, unsure FROM sync_operation WHERE sink = 'pinecone' ORDER BY id"
+        "SELECT status, outcome_unknown FROM sync_operation WHERE sink = 'pinecone' ORDER BY id"
     ).fetchall()
     assert rows == [("superseded", False), ("dead", True)]
 
@@ -576,7 +576,7 @@ def _failing_once(error: SinkFailure) -> FakeIndex:
 
 def _give_up_on_a_write(world: World, database: Database) -> tuple[FakeIndex, Row]:
     """The only attempt at a vector may still land; the index, and what may."""
-    index = _failing_once(SinkFailure(ErrorKind.UNKNOWN, "broken pipe", unsure=True))
+    index = _failing_once(SinkFailure(ErrorKind.UNKNOWN, "broken pipe", outcome_unknown=True))
     deliver(database, index)
     world.pass_time(100)
     token, operations = world.claim("pinecone")
@@ -590,7 +590,7 @@ def _lost_between_two_places(world: World, database: Database) -> tuple[FakeInde
     """A write to one category may be late, and the example waits for its vector in another."""
     world.save(example("ask", "triage"))
     embed(database)
-    index = _failing_once(SinkFailure(ErrorKind.SINK, "no answer", unsure=True))
+    index = _failing_once(SinkFailure(ErrorKind.SINK, "no answer", outcome_unknown=True))
     deliver(database, index)
     world.pass_time(10)
     world.save(example("ask", "support", input_text="Refused."))
@@ -602,7 +602,7 @@ def _drain(world: World, database: Database, index: FakeIndex, *, rounds: int) -
     """Deliver vectors, and what falls due later on."""
     for _ in range(rounds):
         delivery(database, index).drain(10)
-        world.pass_time(ECHO + 1)
+        world.pass_time(CONFIRM_AFTER + 1)
 
 
 def _prune(world: World) -> None:

@@ -16,7 +16,7 @@ from altsync.errors import SinkFailure
 from altsync.operations import BreakerState, ErrorKind, Settlement
 from tests.integration.fakes import Call, FakeEmbedder, FakeGraph, FakeIndex, FakeSink
 from tests.integration.world import (
-    ECHO,
+    CONFIRM_AFTER,
     World,
     archetype,
     deliver,
@@ -31,7 +31,7 @@ from tests.integration.world import (
 NFL = league("nfl")
 
 DOWN = SinkFailure(ErrorKind.SINK, "no connection")
-HANGS = SinkFailure(ErrorKind.SINK, "did not answer in time", unsure=True, suspect=True)
+HANGS = SinkFailure(ErrorKind.SINK, "did not answer in time", outcome_unknown=True, suspect=True)
 
 
 def refuses(*keys: str, kind: ErrorKind = ErrorKind.ITEM) -> Callable[[Call], None]:
@@ -218,7 +218,7 @@ def test_an_unknown_exception_is_kept_in_the_row(world: World, database: Databas
     graph.before = script
     assert deliver(database, graph).settlement == Settlement(synced=7, retried=1)
     op = world.live("neo4j", "l005")
-    assert (op.error_kind, op.last_error, op.attempts, op.unsure) == (
+    assert (op.error_kind, op.last_error, op.attempts, op.outcome_unknown) == (
         "unknown",
         "ZeroDivisionError: by zero",
         1,
@@ -455,7 +455,7 @@ def test_a_probe_without_anything_to_call_for_leaves_the_breaker(
     graph.before = raises(DOWN)
     deliver(database, graph)
     world.conn.execute("DELETE FROM league")
-    world.conn.execute("UPDATE sync_operation SET suspicion = 1 WHERE entity_key = 'racing'")
+    world.conn.execute("UPDATE sync_operation SET timeout_count = 1 WHERE entity_key = 'racing'")
     world.pass_time(60)
     assert deliver(database, graph).settlement == Settlement(superseded=1)
     assert _health(world).state is BreakerState.OPEN
@@ -552,13 +552,13 @@ def test_an_unsure_write_is_echoed(world: World, database: Database) -> None:
     index = _vectors(world, database, NFL)
     index.after = first(1, raises(HANGS))
     deliver(database, index)
-    assert world.live("pinecone", "nfl").unsure
+    assert world.live("pinecone", "nfl").outcome_unknown
     world.pass_time(60)
     deliver(database, index)
     echo = world.live("pinecone", "nfl")
-    assert (echo.origin, ECHO - 10 < echo.wait <= ECHO) == ("echo", True)
+    assert (echo.origin, CONFIRM_AFTER - 10 < echo.wait <= CONFIRM_AFTER) == ("confirm", True)
     assert world.statuses(NFL)["pinecone"] == "synced"
-    world.pass_time(ECHO)
+    world.pass_time(CONFIRM_AFTER)
     deliver(database, index)
     assert world.counts("pinecone") == {"synced": 2}
     assert len(index.calls) == 3
@@ -577,7 +577,7 @@ def test_a_late_write_is_overwritten_by_the_echo(world: World, database: Databas
     world.pass_time(10)
     index.apply(late, Model("", 0))
     assert {held.version for held in index.held.values()} == {late.version}
-    world.pass_time(ECHO)
+    world.pass_time(CONFIRM_AFTER)
     delivery(database, index).drain(10)
     assert {held.version for held in index.held.values()} == {world.version(newer)}
     assert world.statuses(newer)["pinecone"] == "synced"
@@ -597,12 +597,12 @@ def test_a_guarded_sink_is_not_asked_twice(world: World, database: Database) -> 
 def test_a_whole_call_that_may_still_land_is_echoed(world: World, database: Database) -> None:
     """It was halved, and the halves were written: the whole may come after them."""
     index = _vectors(world, database, *leagues(2))
-    unsure = SinkFailure(ErrorKind.UNKNOWN, "broken pipe", unsure=True)
-    index.before = first(1, raises(unsure))
+    outcome_unknown = SinkFailure(ErrorKind.UNKNOWN, "broken pipe", outcome_unknown=True)
+    index.before = first(1, raises(outcome_unknown))
     assert deliver(database, index).settlement == Settlement(synced=2)
     assert [len(call.rows) for call in index.calls] == [2, 1, 1]
     echoes = [op for op in world.ops("pinecone") if op.live]
-    assert [op.origin for op in echoes] == ["echo", "echo"]
+    assert [op.origin for op in echoes] == ["confirm", "confirm"]
 
 
 def test_the_doubt_of_a_last_attempt_outlives_it(world: World, database: Database) -> None:
@@ -611,12 +611,12 @@ def test_the_doubt_of_a_last_attempt_outlives_it(world: World, database: Databas
     delivery(database, index).drain(10)
     world.save(NFL)
     embed(database)
-    unsure = SinkFailure(ErrorKind.UNKNOWN, "broken pipe", unsure=True)
-    index.before = first(1, raises(unsure))
+    outcome_unknown = SinkFailure(ErrorKind.UNKNOWN, "broken pipe", outcome_unknown=True)
+    index.before = first(1, raises(outcome_unknown))
     assert deliver(database, index, max_attempts=1).settlement == Settlement(dead=1)
     world.save(league("nfl", tier="TIER1"))
     assert deliver(database, index).settlement == Settlement(synced=1)
-    assert world.live("pinecone", "nfl").origin == "echo"
+    assert world.live("pinecone", "nfl").origin == "confirm"
 
 
 def test_a_late_write_to_a_place_that_was_left(world: World, database: Database) -> None:
@@ -629,7 +629,7 @@ def test_a_late_write_to_a_place_that_was_left(world: World, database: Database)
     world.pass_time(10)
     delivery(database, index).drain(10)
     index.land(late)
-    world.pass_time(ECHO)
+    world.pass_time(CONFIRM_AFTER)
     delivery(database, index).drain(10)
     assert [space for _, space, _ in index.held] == ["support"]
 
@@ -642,14 +642,14 @@ def test_a_late_write_of_what_was_given_up_on_to_a_place_that_was_left(
     delivery(database, index).drain(10)
     world.save(example("ask", "triage"))
     embed(database)
-    unsure = SinkFailure(ErrorKind.UNKNOWN, "broken pipe", unsure=True)
-    index.before = first(1, raises(unsure))
+    outcome_unknown = SinkFailure(ErrorKind.UNKNOWN, "broken pipe", outcome_unknown=True)
+    index.before = first(1, raises(outcome_unknown))
     assert deliver(database, index, max_attempts=1).settlement == Settlement(dead=1)
     late = index.calls[0].rows[0]
     world.save(example("ask", "support"))
     delivery(database, index).drain(10)
     index.land(late)
-    world.pass_time(ECHO)
+    world.pass_time(CONFIRM_AFTER)
     delivery(database, index).drain(10)
     assert {(space, key) for _, space, key in index.held} == {
         ("support", "ask"),
@@ -663,7 +663,7 @@ def test_a_lost_lease_is_echoed(world: World, database: Database) -> None:
     world.claim("pinecone")
     world.end_leases()
     deliver(database, index)
-    assert world.live("pinecone", "nfl").origin == "echo"
+    assert world.live("pinecone", "nfl").origin == "confirm"
 
 
 def test_an_unsure_delete_is_echoed(world: World, database: Database) -> None:
@@ -677,7 +677,7 @@ def test_an_unsure_delete_is_echoed(world: World, database: Database) -> None:
     delivery(database, index).drain(10)
     index.apply(late, Model("", 0))
     assert index.held != {}
-    world.pass_time(ECHO)
+    world.pass_time(CONFIRM_AFTER)
     delivery(database, index).drain(10)
     assert index.held == {}
 

@@ -210,7 +210,7 @@ def _troubled_history(site: Site, random: Random) -> None:
             for op in operations:
                 kind = random.choice(list(ErrorKind))
                 reason = random.choice([f"value {number} is bad", "the tier is unknown"])
-                dead = Dead(op, op.version, kind, reason, unsure=random.random() < 0.5)
+                dead = Dead(op, op.version, kind, reason, outcome_unknown=random.random() < 0.5)
                 ends: list[Verdict] = [dead, dead, Synced(op, op.version, "id", "default")]
                 verdicts.append(random.choice(ends))
             if sink is EMBEDDER:

@@ -38,7 +38,7 @@ from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness
 from tests.integration.fakes import FakeEmbedder
 from tests.integration.seeds import write
 from tests.integration.stores import name_stores
-from tests.integration.world import ECHO, LEASE, World, embedding_sink
+from tests.integration.world import CONFIRM_AFTER, LEASE, World, embedding_sink
 
 BRANDS = [
     {"id": "b1", "name": "Acme", "country": "FR", "about": "Makes all."},
@@ -86,7 +86,7 @@ class Shop:
             if name == "embedding":
                 sink = embedding_sink(self.database, self.embedder)
             assert sink is not None
-            policy = Policy(lease=LEASE, echo=ECHO)
+            policy = Policy(lease=LEASE, confirm_after=CONFIRM_AFTER)
             Delivery(self.database, sink, self.app.topology, policy, worker="t").drain(60.0)
 
     def deliver(self) -> None:

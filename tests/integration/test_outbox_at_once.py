@@ -189,7 +189,7 @@ def test_a_claim_and_an_enqueue_of_one_row_agree(world: World) -> None:
         waiting.result()
     seeder.close()
     op = world.live("neo4j", "nfl")
-    assert (op.status, op.asked_again) == ("in_progress", True)
+    assert (op.status, op.rerun_requested) == ("in_progress", True)
 
 
 def test_two_sinks_settle_the_same_entities_at_once(world: World) -> None:

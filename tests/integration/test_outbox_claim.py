@@ -24,7 +24,9 @@ def test_a_claim_leases_what_is_due(world: World) -> None:
     """Each operation is leased under the token, with its attempt counted."""
     world.save(*leagues(3))
     token, operations = world.claim("neo4j", worker="host:1")
-    assert [(op.entity_key, op.attempts, op.suspicion, op.unsure) for op in operations] == [
+    assert [
+        (op.entity_key, op.attempts, op.timeout_count, op.outcome_unknown) for op in operations
+    ] == [
         ("l000", 1, 0, False),
         ("l001", 1, 0, False),
         ("l002", 1, 0, False),
@@ -113,13 +115,13 @@ def test_urgent_before_old(world: World) -> None:
 
 
 def test_a_lost_lease_is_simply_due(world: World) -> None:
-    """The next worker takes it over: unsure, for the last one's write may still land."""
+    """The next worker takes it over: outcome_unknown, for the last one's write may still land."""
     world.save(league("nfl"))
     old, _ = world.claim("neo4j")
     assert world.claim("neo4j")[1] == []
     world.end_leases()
     new, (op,) = world.claim("neo4j")
-    assert (new != old, op.attempts, op.unsure) == (True, 2, True)
+    assert (new != old, op.attempts, op.outcome_unknown) == (True, 2, True)
     assert world.live("neo4j", "nfl").lease_token == new
 
 
@@ -163,10 +165,10 @@ def test_a_suspect_operation_comes_alone(world: World) -> None:
 def test_mildly_suspect_operations_share_a_batch(world: World) -> None:
     """After one suspect call a tenth of the batch goes out at once."""
     world.save(*leagues(100))
-    world.conn.execute("UPDATE sync_operation SET suspicion = 1")
+    world.conn.execute("UPDATE sync_operation SET timeout_count = 1")
     assert [len(world.claim("neo4j")[1]) for _ in range(2)] == [50, 50]
     world.conn.execute(
-        "UPDATE sync_operation SET suspicion = 2, status = 'pending', lease_token = NULL, "
+        "UPDATE sync_operation SET timeout_count = 2, status = 'pending', lease_token = NULL, "
         "available_at = now()"
     )
     assert len(world.claim("neo4j")[1]) == 5
@@ -182,8 +184,8 @@ def test_no_suspicion_is_too_great(world: World) -> None:
 def test_a_probe_takes_the_least_suspicious_one(world: World) -> None:
     """So that a record that hangs the sink does not hold its breaker open."""
     world.save(*leagues(4))
-    for key, suspicion in (("l000", 5), ("l001", 2), ("l002", 1), ("l003", 7)):
-        _suspect(world, key, suspicion)
+    for key, timeout_count in (("l000", 5), ("l001", 2), ("l002", 1), ("l003", 7)):
+        _suspect(world, key, timeout_count)
     order = [key for _ in range(4) for key in _keys(world.claim("neo4j", probe=True)[1])]
     assert order == ["l002", "l001", "l000", "l003"]
 
@@ -318,9 +320,9 @@ def _keys(operations: list[Operation]) -> list[str]:
     return [op.entity_key for op in operations]
 
 
-def _suspect(world: World, key: str, suspicion: int) -> None:
+def _suspect(world: World, key: str, timeout_count: int) -> None:
     world.conn.execute(
-        "UPDATE sync_operation SET suspicion = %s, available_at = now() - interval '1 hour' "
+        "UPDATE sync_operation SET timeout_count = %s, available_at = now() - interval '1 hour' "
         "WHERE entity_key = %s",
-        (suspicion, key),
+        (timeout_count, key),
     )

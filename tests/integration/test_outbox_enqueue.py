@@ -96,14 +96,14 @@ def test_the_version_of_an_operation_never_goes_down(world: World) -> None:
 
 
 def test_a_newer_version_starts_afresh(world: World) -> None:
-    """A corrected row does not inherit attempts, suspicion or backoff of the wrong one."""
+    """A corrected row does not inherit attempts, timeout_count or backoff of the wrong one."""
     world.save(league("nfl"))
     _fail(world, delay=300.0, suspect=True)
     failed = world.live("neo4j", "nfl")
-    assert (failed.attempts, failed.suspicion, failed.wait > 200) == (1, 1, True)
+    assert (failed.attempts, failed.timeout_count, failed.wait > 200) == (1, 1, True)
     world.save(league("nfl", tier="TIER1"))
     op = world.live("neo4j", "nfl")
-    assert (op.attempts, op.suspicion, op.wait <= 0) == (0, 0, True)
+    assert (op.attempts, op.timeout_count, op.wait <= 0) == (0, 0, True)
 
 
 def test_the_same_version_asked_again_is_due_but_keeps_its_attempts(world: World) -> None:
@@ -112,7 +112,7 @@ def test_the_same_version_asked_again_is_due_but_keeps_its_attempts(world: World
     _fail(world, delay=300.0, suspect=True)
     _enqueue(world, version=world.version(league("nfl")))
     op = world.live("neo4j", "nfl")
-    assert (op.attempts, op.suspicion, op.wait <= 0) == (1, 1, True)
+    assert (op.attempts, op.timeout_count, op.wait <= 0) == (1, 1, True)
 
 
 def test_a_due_operation_is_not_put_off(world: World) -> None:
@@ -129,7 +129,7 @@ def test_a_leased_operation_keeps_its_lease(world: World) -> None:
     token, _ = world.claim("neo4j")
     world.save(league("nfl", tier="TIER1"))
     op = world.live("neo4j", "nfl")
-    assert (op.status, op.lease_token, op.attempts, op.asked_again) == (
+    assert (op.status, op.lease_token, op.attempts, op.rerun_requested) == (
         "in_progress",
         token,
         1,
@@ -146,7 +146,7 @@ def test_claiming_again_forgets_that_it_was_asked(world: World) -> None:
     world.save(league("nfl", tier="TIER1"))
     world.end_leases()
     world.claim("neo4j")
-    assert not world.live("neo4j", "nfl").asked_again
+    assert not world.live("neo4j", "nfl").rerun_requested
 
 
 def test_a_change_merged_into_an_echo_stays_unsure(world: World, database: Database) -> None:
@@ -155,16 +155,18 @@ def test_a_change_merged_into_an_echo_stays_unsure(world: World, database: Datab
     embed(database)
     token, (op,) = world.claim("pinecone")
     world.settle(
-        INDEX, token, [Retry(op, ErrorKind.SINK, "timed out", 0, give_back=True, unsure=True)]
+        INDEX,
+        token,
+        [Retry(op, ErrorKind.SINK, "timed out", 0, give_back=True, outcome_unknown=True)],
     )
     token, (op,) = world.claim("pinecone")
     world.settle(INDEX, token, [Synced(op, op.version, "nfl", "default")])
     echo = world.live("pinecone", "nfl")
-    assert (echo.origin, echo.unsure) == ("echo", False)
+    assert (echo.origin, echo.outcome_unknown) == ("confirm", False)
 
     world.save(league("nfl", tier="TIER1"))
     merged = world.live("pinecone", "nfl")
-    assert (merged.id, merged.origin, merged.unsure, merged.wait <= 0) == (
+    assert (merged.id, merged.origin, merged.outcome_unknown, merged.wait <= 0) == (
         echo.id,
         "seed",
         True,

@@ -13,7 +13,7 @@ from altsync.db import Database
 from altsync.operations import Dead, ErrorKind, Operation, Retry, Settlement, Superseded, Synced
 from altsync.outbox.enqueue import LOW_PRIORITY, ON_LIVE
 from tests.integration.world import (
-    ECHO,
+    CONFIRM_AFTER,
     GRAPH,
     INDEX,
     Op,
@@ -104,8 +104,12 @@ def test_a_retry_is_due_after_its_delay(world: World) -> None:
     settlement = world.settle(GRAPH, token, [Retry(op, ErrorKind.ITEM, "refused", 20.0)])
     assert settlement == Settlement(retried=1)
     op_now = world.live("neo4j", "nfl")
-    assert (op_now.status, op_now.attempts, op_now.suspicion) == ("pending", 1, 0)
-    assert (op_now.last_error, op_now.error_kind, op_now.unsure) == ("refused", "item", False)
+    assert (op_now.status, op_now.attempts, op_now.timeout_count) == ("pending", 1, 0)
+    assert (op_now.last_error, op_now.error_kind, op_now.outcome_unknown) == (
+        "refused",
+        "item",
+        False,
+    )
     assert 10 < op_now.wait <= 20
 
 
@@ -113,10 +117,12 @@ def test_a_fault_of_the_sink_gives_the_attempt_back(world: World) -> None:
     """An outage costs the record nothing but time."""
     world.save(NFL)
     token, (op,) = world.claim("neo4j")
-    verdict = Retry(op, ErrorKind.SINK, "down", 20.0, give_back=True, unsure=True, suspect=True)
+    verdict = Retry(
+        op, ErrorKind.SINK, "down", 20.0, give_back=True, outcome_unknown=True, suspect=True
+    )
     world.settle(GRAPH, token, [verdict])
     op_now = world.live("neo4j", "nfl")
-    assert (op_now.attempts, op_now.suspicion, op_now.unsure) == (0, 1, True)
+    assert (op_now.attempts, op_now.timeout_count, op_now.outcome_unknown) == (0, 1, True)
     assert 10 < op_now.wait <= 20
 
 
@@ -127,7 +133,7 @@ def test_a_retry_of_what_was_asked_again_is_due_at_once(world: World) -> None:
     world.save(league("nfl", tier="TIER1"))
     world.settle(GRAPH, token, [Retry(op, ErrorKind.ITEM, "refused", 20.0)])
     op_now = world.live("neo4j", "nfl")
-    assert (op_now.attempts, op_now.wait <= 0, op_now.asked_again) == (0, True, False)
+    assert (op_now.attempts, op_now.wait <= 0, op_now.rerun_requested) == (0, True, False)
 
 
 def test_an_outage_is_waited_for_even_when_asked_again(world: World) -> None:
@@ -204,15 +210,15 @@ def test_an_unsure_write_without_a_guard_is_echoed(world: World, database: Datab
     """Written once more after everything that may still be under way has landed."""
     op = _unsure(world, database)
     echo = world.live("pinecone", "nfl")
-    assert (echo.origin, echo.unsure, echo.version) == ("echo", False, op.version)
-    assert ECHO - 10 < echo.wait <= ECHO
+    assert (echo.origin, echo.outcome_unknown, echo.version) == ("confirm", False, op.version)
+    assert CONFIRM_AFTER - 10 < echo.wait <= CONFIRM_AFTER
     assert world.statuses(NFL)["pinecone"] == "synced"
 
 
 def test_an_echo_is_not_echoed(world: World, database: Database) -> None:
     """One repeat is enough: it came after the horizon."""
     _unsure(world, database)
-    world.pass_time(ECHO)
+    world.pass_time(CONFIRM_AFTER)
     token, (op,) = world.claim("pinecone")
     world.settle(INDEX, token, [Synced(op, op.version, "nfl", "default")])
     assert world.counts("pinecone") == {"synced": 2}
@@ -222,10 +228,12 @@ def test_a_guarded_sink_needs_no_echo(world: World) -> None:
     """It refuses the late write by itself."""
     world.save(NFL)
     token, (op,) = world.claim("neo4j")
-    unsure = Retry(op, ErrorKind.SINK, "timed out", 0, give_back=True, unsure=True)
-    world.settle(GRAPH, token, [unsure])
+    outcome_unknown = Retry(
+        op, ErrorKind.SINK, "timed out", 0, give_back=True, outcome_unknown=True
+    )
+    world.settle(GRAPH, token, [outcome_unknown])
     token, (op,) = world.claim("neo4j")
-    assert op.unsure
+    assert op.outcome_unknown
     world.settle(GRAPH, token, [Synced(op, op.version, "node:nfl")])
     assert world.counts("neo4j") == {"synced": 1}
 
@@ -238,7 +246,7 @@ def test_an_unsure_operation_that_is_superseded_is_echoed(world: World, database
     world.end_leases()
     token, (op,) = world.claim("pinecone")
     world.settle(INDEX, token, [Superseded(op, "waits for its embedding")])
-    assert world.live("pinecone", "nfl").origin == "echo"
+    assert world.live("pinecone", "nfl").origin == "confirm"
 
 
 def test_a_follow_up_inherits_the_doubt(world: World, database: Database) -> None:
@@ -251,7 +259,11 @@ def test_a_follow_up_inherits_the_doubt(world: World, database: Database) -> Non
     world.save(league("nfl", tier="TIER1"))
     world.settle(INDEX, token, [Synced(op, op.version, "nfl", "default")])
     follow_up = world.live("pinecone", "nfl")
-    assert (follow_up.unsure, follow_up.origin, follow_up.wait <= 0) == (True, "seed", True)
+    assert (follow_up.outcome_unknown, follow_up.origin, follow_up.wait <= 0) == (
+        True,
+        "seed",
+        True,
+    )
 
 
 def test_what_is_buried_is_not_echoed(world: World, database: Database) -> None:
@@ -277,7 +289,7 @@ def test_the_doubt_of_a_buried_write_outlives_it(world: World, database: Databas
     token, (op,) = world.claim("pinecone")
     world.settle(INDEX, token, [Synced(op, op.version, "nfl", "default")])
     assert [o.status for o in world.ops("pinecone")] == ["superseded", "synced", "pending"]
-    assert world.live("pinecone", "nfl").origin == "echo"
+    assert world.live("pinecone", "nfl").origin == "confirm"
 
 
 def test_a_success_closes_the_dead(world: World) -> None:
@@ -466,7 +478,7 @@ def _unsure(world: World, database: Database) -> Operation:
     world.save(NFL)
     embed(database)
     token, (op,) = world.claim("pinecone")
-    verdict = Retry(op, ErrorKind.SINK, "timed out", 0, give_back=True, unsure=True)
+    verdict = Retry(op, ErrorKind.SINK, "timed out", 0, give_back=True, outcome_unknown=True)
     world.settle(INDEX, token, [verdict])
     token, (op,) = world.claim("pinecone")
     world.settle(INDEX, token, [Synced(op, op.version, "nfl", "default")])

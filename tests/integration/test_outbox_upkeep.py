@@ -94,7 +94,7 @@ def test_a_retry_joins_what_is_under_way(world: World) -> None:
     world.save(league("nfl", tier="TIER1"))
     world.claim("neo4j")
     assert _retry(world) == 1
-    assert world.live("neo4j", "nfl").asked_again
+    assert world.live("neo4j", "nfl").rerun_requested
     assert world.counts("neo4j") == {"superseded": 1, "in_progress": 1}
 
 
@@ -145,7 +145,7 @@ def test_a_retry_keeps_the_doubt(world: World, database: Database) -> None:
     _bury(world, INDEX)
     _retry(world)
     _confirm(world, INDEX)
-    assert world.live("pinecone", "nfl").origin == "echo"
+    assert world.live("pinecone", "nfl").origin == "confirm"
 
 
 def test_a_dead_delete_is_retried_as_a_delete(world: World) -> None:
@@ -262,7 +262,7 @@ def test_a_backfill_joins_what_is_under_way(world: World) -> None:
     world.claim("neo4j", limit=1)
     _backfill(world, GRAPH, force=True)
     ops = world.ops("neo4j")
-    assert sorted((op.status, op.asked_again, op.priority) for op in ops) == [
+    assert sorted((op.status, op.rerun_requested, op.priority) for op in ops) == [
         ("in_progress", True, 0),
         ("pending", False, 0),
     ]

@@ -34,7 +34,7 @@ from tests.conftest import DIMENSIONS, MODEL
 from tests.contract.harness import PgvectorHarness
 from tests.integration.fakes import FakeEmbedder
 from tests.integration.world import (
-    ECHO,
+    CONFIRM_AFTER,
     LEASE,
     World,
     archetype,
@@ -73,7 +73,7 @@ class Alone:
                 if name == "embedding":
                     sink = embedding_sink(self.database, FakeEmbedder())
                 assert sink is not None
-                policy = Policy(lease=LEASE, echo=ECHO)
+                policy = Policy(lease=LEASE, confirm_after=CONFIRM_AFTER)
                 Delivery(self.database, sink, self.app.topology, policy, worker="tests").drain(60.0)
             if not self.live():
                 return
@@ -360,7 +360,8 @@ def test_similar_leagues_are_related_by_pgvector(alone: Alone) -> None:
     )
     assert done >= COUNT
     assert (
-        alone.world.scalar("SELECT count(*) FROM league WHERE neighbours_of IS NOT NULL") == COUNT
+        alone.world.scalar("SELECT count(*) FROM league WHERE neighbours_input_hash IS NOT NULL")
+        == COUNT
     )
 
 

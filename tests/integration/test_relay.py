@@ -358,7 +358,7 @@ def test_a_burial_leaves_a_doubt(world: World, database: Database) -> None:
     assert world.last("pinecone", "nfl").error_kind == "lost"
     world.save(league("nfl", tier="TIER1"))
     deliver(database, FakeIndex())
-    assert world.live("pinecone", "nfl").origin == "echo"
+    assert world.live("pinecone", "nfl").origin == "confirm"
 
 
 def test_a_burial_does_not_bury_what_was_taken_over(world: World, database: Database) -> None:

@@ -33,7 +33,7 @@ from tests.integration.seeds import (
     write,
 )
 from tests.integration.verifying import Site
-from tests.integration.world import ECHO, World
+from tests.integration.world import CONFIRM_AFTER, World
 
 
 class Killed(BaseException):
@@ -334,7 +334,7 @@ def test_a_late_write_under_the_old_key_is_removed_by_the_confirming_write(
 
     def cut_off(rows: Any, model: Any) -> Any:
         late.append((rows, model))
-        raise SinkFailure(ErrorKind.UNKNOWN, "reset", unsure=True)
+        raise SinkFailure(ErrorKind.UNKNOWN, "reset", outcome_unknown=True)
 
     sink.upsert = cut_off
     delivery.deliver_batch()
@@ -345,7 +345,7 @@ def test_a_late_write_under_the_old_key_is_removed_by_the_confirming_write(
     for rows, model in late:
         upsert(rows, model)
     assert vectors(site) & {"one", "two"} == {"one", "two"}
-    site.world.pass_time(ECHO + 60)
+    site.world.pass_time(CONFIRM_AFTER + 60)
     at_rest(site, "two", "one")
 
 

@@ -17,7 +17,7 @@ from altsync.delivery import Policy
 from altsync.entities import EntityType, Model
 from altsync.local.vectors.faults import FaultRule
 from altsync.operations import Dead, ErrorKind, Synced
-from altsync.outbox.edges import ask_for_neighbours, begin_searches
+from altsync.outbox.edges import begin_searches, enqueue_neighbour_search
 from altsync.outbox.upkeep import backfill_page, purge_deleted
 from altsync.seed.sql import tombstone
 from altsync.similarity.index import LAG, PART
@@ -195,7 +195,7 @@ def test_hysteresis(place: Neighbourhood) -> None:
     before = place.edges()
     assert any(score < 0.95 for score in before.values())
     second = Neighbourhood(place.world, place.database, place.index, stricter, place.mode)
-    place.world.conn.execute("UPDATE league SET neighbours_of = NULL")
+    place.world.conn.execute("UPDATE league SET neighbours_input_hash = NULL")
     ask_all(place)
     second.settle()
     assert second.edges() == before
@@ -206,7 +206,7 @@ def ask_all(place: Neighbourhood) -> None:
     """Have every league looked at again."""
     with place.world.conn.transaction():
         ids = [r[0] for r in place.world.conn.execute("SELECT id FROM league ORDER BY id")]
-        ask_for_neighbours(
+        enqueue_neighbour_search(
             place.world.conn, sports.LEAGUE, [SIMILARITY], ids, delay=0.0, again=True
         )
 
@@ -525,7 +525,7 @@ def test_what_a_search_answers(circle: Neighbourhood, meanwhile: str | None) -> 
     token, (operation,) = world.claim(SIMILARITY)
     rows = read_rows(world.conn, sports.LEAGUE, [operation.entity_id], with_vectors=True)
     with world.conn.transaction():
-        ask_for_neighbours(
+        enqueue_neighbour_search(
             world.conn,
             sports.LEAGUE,
             [SIMILARITY],
@@ -537,7 +537,7 @@ def test_what_a_search_answers(circle: Neighbourhood, meanwhile: str | None) -> 
         world.conn.execute(UNANSWERED[meanwhile])
     with world.conn.transaction():
         begin_searches(world.conn, sink, token, rows)
-    assert world.live(SIMILARITY, "l").asked_again == (meanwhile is not None)
+    assert world.live(SIMILARITY, "l").rerun_requested == (meanwhile is not None)
 
 
 def with_a_search_ahead(place: Neighbourhood) -> None:

@@ -56,7 +56,7 @@ from tests import points, sports
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
 from tests.integration.fakes import Call, FakeEmbedder, FakeGraph, FakeIndex, FakeSink, Held
 from tests.integration.world import (
-    ECHO,
+    CONFIRM_AFTER,
     LEASE,
     PATIENCE,
     World,
@@ -471,7 +471,7 @@ class Machine(RuleBasedStateMachine):
             at,
             batch_size=BATCH,
             lease=LEASE,
-            echo=ECHO,
+            confirm_after=CONFIRM_AFTER,
             backoff=BACKOFF,
             backoff_cap=60.0,
         )
@@ -504,7 +504,7 @@ class Machine(RuleBasedStateMachine):
                     raise _silence()
                 case "late and unknown":
                     self.late.append(Late(fake, call, self._now() + LATEST))
-                    raise SinkFailure(ErrorKind.UNKNOWN, "broken pipe", unsure=True)
+                    raise SinkFailure(ErrorKind.UNKNOWN, "broken pipe", outcome_unknown=True)
 
         def after(call: Call) -> None:
             if fault == "applied":
@@ -579,7 +579,7 @@ def _content(key: str, text: str, variant: int) -> Content:
 
 
 def _silence() -> SinkFailure:
-    return SinkFailure(ErrorKind.SINK, "did not answer in time", unsure=True, suspect=True)
+    return SinkFailure(ErrorKind.SINK, "did not answer in time", outcome_unknown=True, suspect=True)
 
 
 def _apply_late(sink: FakeSink, action: str, row: Row) -> None:

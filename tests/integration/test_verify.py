@@ -700,7 +700,9 @@ def test_neighbours_that_were_never_asked_for(
         world, database, graph_server, vectors_server, monkeypatch, similarity=True
     ) as site:
         assert site.drift(deep=True) == {}
-        world.conn.execute("UPDATE league SET neighbours_of = NULL WHERE league_tag = 'l003'")
+        world.conn.execute(
+            "UPDATE league SET neighbours_input_hash = NULL WHERE league_tag = 'l003'"
+        )
         assert site.drift() == {"similarity": {"missing": 1}}
         site.mend()
 

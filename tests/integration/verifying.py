@@ -21,14 +21,22 @@ from altsync.entities import Content, EntityType, Relationship, entity_id
 from altsync.local.services.graph import Graph
 from altsync.local.services.vectors import Vectors
 from altsync.operations import Origin
-from altsync.outbox.edges import carry_edges
+from altsync.outbox.edges import enqueue_edge_update
 from altsync.projection import part_hash
 from altsync.verify.report import Options, Report
 from tests import sports
 from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness
 from tests.integration.fakes import FakeEmbedder
 from tests.integration.stores import name_stores
-from tests.integration.world import ECHO, LEASE, World, archetype, embedding_sink, example, leagues
+from tests.integration.world import (
+    CONFIRM_AFTER,
+    LEASE,
+    World,
+    archetype,
+    embedding_sink,
+    example,
+    leagues,
+)
 
 #: Enough that one record is below the share that may be removed.
 LEAGUES = 30
@@ -68,7 +76,7 @@ class Site:
         if name == "embedding":
             sink = embedding_sink(self.database, self.embedder)
         assert sink is not None
-        policy = Policy(lease=LEASE, echo=ECHO)
+        policy = Policy(lease=LEASE, confirm_after=CONFIRM_AFTER)
         return Delivery(self.database, sink, self.app.topology, policy, worker="tests")
 
     def live(self) -> int:
@@ -134,7 +142,7 @@ class Site:
                     ),
                 )
                 ids.append(one)
-            carry_edges(self.world.conn, sports.LEAGUE, ids, self.app.topology, Origin.SEED)
+            enqueue_edge_update(self.world.conn, sports.LEAGUE, ids, self.app.topology, Origin.SEED)
 
     def put_vector(
         self,

@@ -45,8 +45,8 @@ PATIENCE = 30.0
 #: Seconds of a lease, long enough that none runs out unless a test says so.
 LEASE = 30.0
 
-#: Seconds after which an unsure write is repeated: lease and timeout together.
-ECHO = 40.0
+#: Seconds after which an outcome_unknown write is repeated: lease and timeout together.
+CONFIRM_AFTER = 40.0
 
 GRAPH = TOPOLOGY.traits("neo4j")
 INDEX = TOPOLOGY.traits("pinecone")
@@ -111,11 +111,11 @@ class Op:
     priority: int
     status: str
     attempts: int
-    suspicion: int
+    timeout_count: int
     lease_token: UUID | None
     leased_by: str | None
-    asked_again: bool
-    unsure: bool
+    rerun_requested: bool
+    outcome_unknown: bool
     last_error: str | None
     error_kind: str | None
     wait: float
@@ -170,8 +170,9 @@ class World:
             return cursor.execute(
                 """
                 SELECT id, entity_type, entity_id, entity_key, sink, action, version, origin,
-                       priority, status, attempts, suspicion, lease_token, leased_by, asked_again,
-                       unsure, last_error, error_kind,
+                       priority, status, attempts, timeout_count, lease_token, leased_by,
+                       rerun_requested,
+                       outcome_unknown, last_error, error_kind,
                        EXTRACT(epoch FROM available_at - now())::float8 AS wait
                 FROM sync_operation
                 WHERE (%(sink)s::text IS NULL OR sink = %(sink)s)
@@ -318,7 +319,12 @@ def settle(
     conn: Conn, sink: SinkTraits, token: UUID, verdicts: Sequence[Verdict], **changes: Any
 ) -> Settlement:
     """Settle inside the caller's transaction."""
-    numbers = {"echo_seconds": ECHO, "model": MODEL, "dimensions": DIMENSIONS, **changes}
+    numbers = {
+        "confirm_after_seconds": CONFIRM_AFTER,
+        "model": MODEL,
+        "dimensions": DIMENSIONS,
+        **changes,
+    }
     return outbox_settle.settle(conn, sink, token, verdicts, topology=TOPOLOGY, **numbers)
 
 
@@ -345,7 +351,7 @@ def delivery(
     database: Database, sink: Sink, at: Callable[[str], None] = lambda point: None, **policy: Any
 ) -> Delivery:
     """Delivery as a worker has it."""
-    numbers = Policy(**{"lease": LEASE, "echo": ECHO, **policy})
+    numbers = Policy(**{"lease": LEASE, "confirm": CONFIRM_AFTER, **policy})
     return Delivery(database, sink, TOPOLOGY, numbers, worker="tests", at=at)
 
 

@@ -129,7 +129,7 @@ def test_the_settings_reach_delivery(monkeypatch: pytest.MonkeyPatch) -> None:
         backoff=2.5,
         backoff_cap=250,
         breaker_cap=25,
-        echo=83,
+        confirm_after=83,
     )
     assert policy(read_settings(), "neo4j") == delivery
     assert policy(read_settings(), "embedding") == replace(

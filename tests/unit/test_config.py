@@ -57,7 +57,7 @@ def test_without_any_source_the_defaults_hold() -> None:
     assert settings.sink_names == ["embedding", "neo4j", "pinecone"]
     assert settings.wanted_model == Model("text-embedding-3-small", 1536)
     assert (settings.altsync_lease_seconds, settings.altsync_sink_timeout_seconds) == (30.0, 10.0)
-    assert settings.echo_seconds == 40.0
+    assert settings.confirm_after_seconds == 40.0
     assert (settings.altsync_batch_size, settings.altsync_max_attempts) == (500, 5)
 
 

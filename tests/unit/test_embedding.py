@@ -361,7 +361,11 @@ def test_an_embedder_that_is_not_there() -> None:
     """Nobody listens: the sink's fault, and nothing was sent."""
     client = OpenAIEmbedder(KEY, base_url=f"http://127.0.0.1:{closed_port()}/v1", timeout=TIMEOUT)
     failure = failure_of(client)
-    assert (failure.kind, failure.unsure, failure.suspect) == (ErrorKind.SINK, False, False)
+    assert (failure.kind, failure.outcome_unknown, failure.suspect) == (
+        ErrorKind.SINK,
+        False,
+        False,
+    )
     assert "no connection to the embedder" in failure.reason
     client.close()
 

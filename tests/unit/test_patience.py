@@ -81,7 +81,7 @@ def test_what_cannot_pass_is_asked_once() -> None:
     """A wrong question stays wrong; a driver that repeats by itself is asked again for hangs."""
     for failure, worth, calls in (
         (SinkFailure(ErrorKind.ITEM, "wrong"), None, 1),
-        (away(unsure=True), hung, 1),
+        (away(outcome_unknown=True), hung, 1),
         (away(suspect=True), hung, 2),
         (SinkFailure(ErrorKind.UNKNOWN, "met", again=True), hung, 2),
     ):

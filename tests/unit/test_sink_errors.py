@@ -113,7 +113,7 @@ def test_a_lost_connection_to_neo4j_leaves_the_write_unsure(
 ) -> None:
     """It may have been applied before the connection was lost."""
     failure = graph.translate(error)
-    assert (failure.kind, failure.unsure) == (SINK, True)
+    assert (failure.kind, failure.outcome_unknown) == (SINK, True)
 
 
 def refused(status: int, **headers: str) -> pinecone.ApiError:
@@ -126,7 +126,7 @@ def refused(status: int, **headers: str) -> pinecone.ApiError:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "unsure", "suspect"),
+    ("error", "kind", "outcome_unknown", "suspect"),
     [
         (refused(400), ITEM, False, False),
         (refused(413), ITEM, False, False),
@@ -145,11 +145,15 @@ def refused(status: int, **headers: str) -> pinecone.ApiError:
     ids=lambda value: f"{type(value).__name__}" if isinstance(value, Exception) else None,
 )
 def test_errors_of_pinecone(
-    error: pinecone.PineconeError, kind: ErrorKind, unsure: bool, suspect: bool
+    error: pinecone.PineconeError, kind: ErrorKind, outcome_unknown: bool, suspect: bool
 ) -> None:
-    """A write is unsure when it may have been applied, suspect when a record may be the cause."""
+    """The outcome is unknown when the write may have been applied."""
     failure = vectors.translate(error)
-    assert (failure.kind, failure.unsure, failure.suspect) == (kind, unsure, suspect)
+    assert (failure.kind, failure.outcome_unknown, failure.suspect) == (
+        kind,
+        outcome_unknown,
+        suspect,
+    )
 
 
 @pytest.mark.parametrize(

@@ -357,8 +357,8 @@ def add_indexes(
         for one in table.constraints
     ):
         table.append_constraint(UniqueConstraint(table.c[key]))
-    if similar and "neighbours_of" not in table.c:
-        table.append_column(Column("neighbours_of", Text))
+    if similar and "neighbours_input_hash" not in table.c:
+        table.append_column(Column("neighbours_input_hash", Text))
     _look_up_vectors(cls)
 
 

@@ -24,7 +24,7 @@ class Bounds:
 
     lease: float = 30.0
     retry: float = LONGEST_WAIT
-    echo: float = 40.0
+    confirm_after: float = 40.0
     breaker: float = LONGEST_WAIT
 
 
@@ -51,7 +51,7 @@ class SetBack:
 # wait. Any other operation loses nothing by being tried at once.
 _OPERATIONS = f"""
 UPDATE sync_operation SET available_at = now() + make_interval(secs => CASE
-    WHEN status = 'in_progress' THEN %(lease)s WHEN origin = '{Origin.ECHO}' THEN %(echo)s
+    WHEN status = 'in_progress' THEN %(lease)s WHEN origin = '{Origin.CONFIRM}' THEN %(confirm)s
     ELSE 0.0 END)
 WHERE id = ANY(ARRAY(
   SELECT id FROM sync_operation
@@ -99,8 +99,8 @@ def set_back(conn: Conn, sinks: Sequence[str], bounds: Bounds, limit: int = 5000
     numbers = {
         "sinks": list(sinks),
         "lease": bounds.lease,
-        "retry": max(bounds.retry, bounds.echo),
-        "echo": bounds.echo,
+        "retry": max(bounds.retry, bounds.confirm_after),
+        "confirm": bounds.confirm_after,
         "breaker": bounds.breaker,
         "budget": LONGEST_BUDGET,
         "tolerance": TOLERANCE,

@@ -80,13 +80,13 @@ def end_control(conn: Conn, op: Operation, token: UUID, *, settled: bool) -> Non
         and conn.execute(
             """
         DELETE FROM sync_operation
-        WHERE id = %s AND lease_token = %s AND NOT asked_again AND version = %s
+        WHERE id = %s AND lease_token = %s AND NOT rerun_requested AND version = %s
         """,
             (op.id, token, op.version),
         ).rowcount
     )
     if not gone:
-        release(conn, [op.id], token, unsure=not settled)
+        release(conn, [op.id], token, outcome_unknown=not settled)
         mark_pending(conn, op.entity_type, [op.entity_id])
 
 
@@ -101,7 +101,7 @@ def passed_since(conn: Conn, ids: Sequence[int]) -> bool:
           SELECT 1 FROM sync_operation o WHERE o.id = ANY(%s) AND NOT EXISTS (
             SELECT 1 FROM sync_operation p
             WHERE p.sink = o.sink AND p.entity_type = o.entity_type AND p.action = o.action
-              AND p.status = 'synced' AND p.finished_at > o.suspected_at
+              AND p.status = 'synced' AND p.finished_at > o.last_timeout_at
               AND p.entity_id <> o.entity_id))
         """,
         (list(ids),),

@@ -21,7 +21,7 @@ from altsync.contract import SIMILARITY
 from altsync.db import Conn
 from altsync.errors import AltsyncError, ConfigurationError
 from altsync.operations import BreakerState
-from altsync.outbox.edges import ask_for_neighbours
+from altsync.outbox.edges import enqueue_neighbour_search
 from altsync.retry import Selection, count_dead, failures
 from altsync.similarity.sql import count_similar, forget_neighbours
 from altsync.status import sql as status_sql
@@ -77,7 +77,7 @@ def _ask_one(app: Application, key: str) -> int:
         for kind in searched_types():
             found = forget_neighbours(conn, kind, key)
             if found is not None:
-                return ask_for_neighbours(conn, kind, [SIMILARITY], [found], delay=0.0)
+                return enqueue_neighbour_search(conn, kind, [SIMILARITY], [found], delay=0.0)
     kinds = " or ".join(kind.one for kind in searched_types())
     raise AltsyncError(f"no {kinds} has the key {key!r}")
 

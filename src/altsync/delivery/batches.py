@@ -234,7 +234,7 @@ class Delivery:
         reason = redact(f"{type(error).__name__}: {said}")
         try:
             with self._database.autocommit() as conn:
-                release(conn, writing.op_ids, writing.token, unsure=writing.attempted)
+                release(conn, writing.op_ids, writing.token, outcome_unknown=writing.attempted)
                 if not is_connection_lost(error):
                     open_breaker(conn, name, writing.token, reason, self._policy.breaker_cap)
         except psycopg.Error:
@@ -302,9 +302,9 @@ class Delivery:
                 )
                 rows.update((row.id, row) for row in found)
         for op in operations:
-            if op.places and op.entity_id in rows:
+            if op.namespaces and op.entity_id in rows:
                 row = rows[op.entity_id]
-                rows[row.id] = replace(row, doubtful_namespaces=op.places)
+                rows[row.id] = replace(row, stale_namespaces=op.namespaces)
         return rows
 
     def _settle(self, verdicts: Sequence[Verdict], writing: Writing, model: Model) -> Settlement:
@@ -328,7 +328,7 @@ class Delivery:
                 self._traits,
                 writing.token,
                 verdicts,
-                echo_seconds=self._policy.echo,
+                confirm_after_seconds=self._policy.confirm_after,
                 topology=self._topology,
                 model=model.name,
                 dimensions=model.dimensions,

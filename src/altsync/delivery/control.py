@@ -49,12 +49,12 @@ def as_failure(sink: str, error: Exception, records: int) -> SinkFailure:
     if isinstance(error, SinkFailure):
         return error
     log.error("sink.failed", sink=sink, records=records, exc_info=error)
-    return SinkFailure(ErrorKind.UNKNOWN, f"{type(error).__name__}: {error}", unsure=True)
+    return SinkFailure(ErrorKind.UNKNOWN, f"{type(error).__name__}: {error}", outcome_unknown=True)
 
 
 def is_stray(row: Row) -> bool:
     """Return whether a row of a type that moves is, or may turn up, elsewhere than it belongs."""
-    places = {row.written_namespace, *row.doubtful_namespaces}
+    places = {row.written_namespace, *row.stale_namespaces}
     return row.entity_type.moves and places != {namespace(row)}
 
 
@@ -116,7 +116,7 @@ class Controls:
             row = self._row_of(op, model)
             answer = None if row is None else self._sent(row, model)
             # A guarded sink refuses the write itself when it comes too late.
-            late = isinstance(answer, SinkFailure) and answer.unsure
+            late = isinstance(answer, SinkFailure) and answer.outcome_unknown
             settled = self._traits.guarded or not late
         finally:
             with self._database.transaction() as conn:

@@ -51,13 +51,13 @@ class Judge:
             case Failed(final=True):  # altsync's own finding: no evidence, no further attempt
                 return Dead(op, self._version(row), outcome.kind, outcome.reason)
             case Written():
-                unsure = row.id in writing.unsure
+                outcome_unknown = row.id in writing.outcome_unknown
                 return Synced(
                     op,
                     outcome.version,
                     outcome.remote_id,
                     outcome.namespace,
-                    unsure,
+                    outcome_unknown,
                     outcome.edge_ids,
                 )
             case AlreadyNewer():
@@ -119,7 +119,12 @@ class Judge:
         if writing.is_charged(row.id):
             kind = ErrorKind.ITEM if failed.kind is ErrorKind.SINK else failed.kind
             return self._spent(
-                op, row, kind, failed.reason, unsure=failed.unsure, suspect=failed.suspect
+                op,
+                row,
+                kind,
+                failed.reason,
+                outcome_unknown=failed.outcome_unknown,
+                suspect=failed.suspect,
             )
         name = destination_of(row.entity_type, deleted=row.deleted)
         return Retry(
@@ -130,7 +135,7 @@ class Judge:
             or delays.get(name)
             or full_jitter(self._policy.backoff, self._policy.backoff_cap, op.attempts),
             give_back=True,
-            unsure=failed.unsure,
+            outcome_unknown=failed.outcome_unknown,
             suspect=failed.suspect,
             alone=writing.is_refused(row.id),
         )
@@ -142,14 +147,16 @@ class Judge:
         kind: ErrorKind,
         reason: str,
         *,
-        unsure: bool = False,
+        outcome_unknown: bool = False,
         suspect: bool = False,
     ) -> Verdict:
         """An attempt was spent: another one later, or the end."""
         if op.attempts >= self._policy.max_attempts:
-            return Dead(op, self._version(row), kind, reason, unsure)
+            return Dead(op, self._version(row), kind, reason, outcome_unknown)
         delay = full_jitter(self._policy.backoff, self._policy.backoff_cap, op.attempts)
-        return Retry(op, kind, reason, delay, unsure=unsure, suspect=suspect, alone=True)
+        return Retry(
+            op, kind, reason, delay, outcome_unknown=outcome_unknown, suspect=suspect, alone=True
+        )
 
     def breaker_delay(self, failure: SinkFailure | None, gate: Gate) -> float:
         """Seconds that the breaker stays open after this failure; 0 when it stays closed."""

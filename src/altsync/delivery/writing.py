@@ -33,7 +33,7 @@ from altsync.log import redact
 from altsync.operations import ErrorKind, Operation
 from altsync.outbox.claim import extend
 from altsync.outbox.edges import begin_searches
-from altsync.outbox.settle import note_former_places, note_places
+from altsync.outbox.settle import record_former_namespaces, record_namespaces
 from altsync.projection import namespace
 from altsync.sinks.base import Sink
 
@@ -67,7 +67,7 @@ class Writing:
     outcomes: dict[UUID, Outcome] = field(default_factory=dict)
     destinations: dict[str, Destination] = field(default_factory=dict)
     blamed: dict[str, SinkFailure] = field(default_factory=dict)
-    unsure: set[UUID] = field(default_factory=set)
+    outcome_unknown: set[UUID] = field(default_factory=set)
     calls: int = 0
     tokens: int = 0
     failures_in_a_row: int = 0
@@ -157,7 +157,7 @@ class Writer:
         }
         if former:
             with self._database.transaction() as conn:
-                note_former_places(conn, self._traits, writing.token, former)
+                record_former_namespaces(conn, self._traits, writing.token, former)
 
     def _settle_places(self, ready: Sequence[Row], writing: Writing, model: Model) -> Sequence[Row]:
         """Leave former places, and remember the wanted ones before anything is written there.
@@ -169,7 +169,7 @@ class Writer:
         strays = [row for row in ready if placed and is_stray(row)]
         if not strays:
             return ready
-        moved = [row for row in strays if row.written_namespace or row.doubtful_namespaces]
+        moved = [row for row in strays if row.written_namespace or row.stale_namespaces]
         self._call_all(_by_type(moved), writing, model, removing=True)
         # While the rows still say which places these are.
         self._leave_former_keys(moved, writing, model)
@@ -180,10 +180,10 @@ class Writer:
         free = [row for row in strays if row.id not in stuck]
         places = {(row.entity_type, row.id): namespace(row) for row in free}
         with self._database.transaction() as conn:
-            held = note_places(conn, self._traits, writing.token, places)
+            held = record_namespaces(conn, self._traits, writing.token, places)
         stuck |= {row.id for row in free} - held
         return [
-            replace(row, written_namespace=namespace(row), doubtful_namespaces=())
+            replace(row, written_namespace=namespace(row), stale_namespaces=())
             if row.id in left
             else row
             for row in ready
@@ -401,8 +401,8 @@ class Writer:
     def _failed(self, call: Call, writing: Writing, failure: SinkFailure) -> list[Call]:
         """Note a call that failed; return the calls to make instead of it."""
         rows, one = call.rows, call.destination
-        if failure.unsure:
-            writing.unsure.update(row.id for row in rows)
+        if failure.outcome_unknown:
+            writing.outcome_unknown.update(row.id for row in rows)
         if failure.kind is ErrorKind.SINK:
             self._note_failure(call, writing, failure)
             return []
@@ -433,7 +433,9 @@ class Writer:
                 and outcome.kind is not ErrorKind.SINK
                 and not outcome.final
             ):
-                failure = SinkFailure(outcome.kind, outcome.reason, unsure=outcome.unsure)
+                failure = SinkFailure(
+                    outcome.kind, outcome.reason, outcome_unknown=outcome.outcome_unknown
+                )
                 call.destination.refuse(rows[outcome.id], failure)
         # What needed no call says nothing of a sink that is called.
         asked = answer.calls > 0 or self._traits.local
@@ -456,7 +458,7 @@ class Writer:
             one.stopped = True
         if len(rows) == 1 and failure.suspect and failure.retry_after is None:
             op = writing.operations.get(rows[0].id)
-            if op is not None and op.suspicion >= TIMEOUTS - 1:
+            if op is not None and op.timeout_count >= TIMEOUTS - 1:
                 one.refuse(rows[0], failure)
 
     def _control(self, one: Destination, writing: Writing, model: Model) -> bool:
@@ -571,7 +573,7 @@ def _failed(row: Row, failure: SinkFailure) -> Failed:
         row.id,
         failure.kind,
         redact(failure.reason),
-        failure.unsure,
+        failure.outcome_unknown,
         failure.suspect,
         failure.retry_after,
     )

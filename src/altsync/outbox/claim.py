@@ -32,13 +32,13 @@ class Due:
 
 _CLAIM = f"""
 WITH due AS MATERIALIZED (
-  SELECT id, priority, available_at, suspicion,
+  SELECT id, priority, available_at, timeout_count,
          CASE WHEN s.doubt = 0 THEN 1.0::float8 / %(n)s
               ELSE LEAST(1.0, power(10.0::float8, LEAST(s.doubt, {_SUSPICION_CAP})) / %(n)s)
          END AS weight
   FROM sync_operation,
        LATERAL (SELECT GREATEST(CASE WHEN lease_token IS NULL THEN 0 ELSE attempts END,
-                                suspicion) AS doubt) s
+                                timeout_count) AS doubt) s
   WHERE sink = %(sink)s AND finished_at IS NULL AND available_at <= now()
     AND entity_type = ANY(%(types)s)
     AND (lease_token IS NULL OR attempts < %(max_attempts)s)
@@ -46,16 +46,16 @@ WITH due AS MATERIALIZED (
   ORDER BY priority, available_at LIMIT %(n)s FOR UPDATE OF sync_operation SKIP LOCKED),
 batch AS (
   SELECT id, sum(weight) OVER (ORDER BY priority, available_at, id) AS total,
-         row_number() OVER (ORDER BY suspicion, priority, available_at, id) AS place
+         row_number() OVER (ORDER BY timeout_count, priority, available_at, id) AS namespace
   FROM due)
 UPDATE sync_operation o
 SET status = 'in_progress', lease_token = %(token)s, leased_by = %(worker)s,
     attempts = o.attempts + 1, available_at = now() + make_interval(secs => %(lease)s),
-    asked_again = false, unsure = o.unsure OR o.lease_token IS NOT NULL
+    rerun_requested = false, outcome_unknown = o.outcome_unknown OR o.lease_token IS NOT NULL
 WHERE o.id = ANY(ARRAY(
-  SELECT id FROM batch WHERE CASE WHEN %(probe)s THEN place = 1 ELSE total <= 1.0001 END))
-RETURNING o.id, o.entity_type, o.entity_id, o.entity_key, o.version, o.attempts, o.suspicion,
-          o.unsure, o.places
+  SELECT id FROM batch WHERE CASE WHEN %(probe)s THEN namespace = 1 ELSE total <= 1.0001 END))
+RETURNING o.id, o.entity_type, o.entity_id, o.entity_key, o.version, o.attempts, o.timeout_count,
+          o.outcome_unknown, o.namespaces
 """
 
 _ORDER = "ORDER BY priority, available_at LIMIT"
@@ -105,7 +105,7 @@ def claim(
 
 
 def _operation(row: Sequence[Any]) -> Operation:
-    op_id, kind, entity, key, version, attempts, suspicion, unsure, places = row
+    op_id, kind, entity, key, version, attempts, timeout_count, outcome_unknown, namespaces = row
     return Operation(
         op_id,
         current().by_table[kind],
@@ -113,9 +113,9 @@ def _operation(row: Sequence[Any]) -> Operation:
         key,
         version,
         attempts,
-        suspicion,
-        unsure,
-        tuple(places),
+        timeout_count,
+        outcome_unknown,
+        tuple(namespaces),
     )
 
 
@@ -140,20 +140,20 @@ def extend(conn: Conn, ids: Sequence[int], token: UUID, lease: float) -> bool:
     return cursor.rowcount == len(ids)
 
 
-def release(conn: Conn, ids: Sequence[int], token: UUID, *, unsure: bool = False) -> None:
+def release(conn: Conn, ids: Sequence[int], token: UUID, *, outcome_unknown: bool = False) -> None:
     """Give back what was claimed and not settled: due at once, the attempt not counted.
 
-    ``unsure``: calls were made, and what they wrote may still be applied.
+    ``outcome_unknown``: calls were made, and what they wrote may still be applied.
     """
     conn.execute(
         f"""
         {_HELD}
         UPDATE sync_operation o SET status = 'pending', lease_token = NULL,
-          attempts = attempts - 1, available_at = now(), asked_again = false,
-          unsure = o.unsure OR %(unsure)s
+          attempts = attempts - 1, available_at = now(), rerun_requested = false,
+          outcome_unknown = o.outcome_unknown OR %(outcome_unknown)s
         FROM held WHERE o.id = held.id
         """,
-        {"ids": list(ids), "token": token, "unsure": unsure},
+        {"ids": list(ids), "token": token, "outcome_unknown": outcome_unknown},
     )
 
 
@@ -182,7 +182,7 @@ def exhausted(conn: Conn, max_attempts: int, limit: int = 500) -> list[tuple[str
     rows = conn.execute(
         """
         SELECT sink, lease_token, id, entity_type, entity_id, entity_key, version, attempts,
-               suspicion, unsure
+               timeout_count, outcome_unknown
         FROM sync_operation
         WHERE finished_at IS NULL AND status = 'in_progress' AND available_at <= now()
           AND attempts >= %s AND EXISTS (

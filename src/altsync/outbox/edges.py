@@ -31,7 +31,7 @@ def _basis(kind: EntityType, model: str, text_hash: str) -> str:
     return f"concat_ws('|', {', '.join(parts)})"
 
 
-def basis_of(kind: EntityType) -> str:
+def input_hash_of(kind: EntityType) -> str:
     """Return SQL for what the neighbours of an entity ``l`` would be computed from, as one value.
 
     :func:`altsync.similarity.index.basis` is the same in Python.
@@ -39,18 +39,18 @@ def basis_of(kind: EntityType) -> str:
     return _basis(kind, "l.embedding_model", "l.embedding_text_hash")
 
 
-def basis_of_vector(kind: EntityType) -> str:
-    """Return SQL for ``neighbours_of`` of an entity ``l`` that gets its text's vector.
+def input_hash_of_vector(kind: EntityType) -> str:
+    """Return SQL for ``neighbours_input_hash`` of an entity ``l`` that gets its text's vector.
 
     The vector is of ``%(model)s``. Any other vector than the one that its neighbours were computed
     from empties it: once others may have seen the entity by it, the former one is news, too, when
     it comes back.
     """
     same = _basis(kind, "%(model)s::text", "l.text_hash")
-    return f"CASE WHEN l.neighbours_of = {same} THEN l.neighbours_of END"
+    return f"CASE WHEN l.neighbours_input_hash = {same} THEN l.neighbours_input_hash END"
 
 
-def ask_for_neighbours(
+def enqueue_neighbour_search(
     conn: Conn,
     kind: EntityType,
     followers: Sequence[str],
@@ -70,7 +70,7 @@ def ask_for_neighbours(
     """
     if not followers or not ids:
         return 0
-    changed = "true" if again else f"l.neighbours_of IS DISTINCT FROM {basis_of(kind)}"
+    changed = "true" if again else f"l.neighbours_input_hash IS DISTINCT FROM {input_hash_of(kind)}"
     count = conn.execute(
         f"""
         INSERT INTO sync_operation AS o (entity_type, entity_id, entity_key, sink, action, version,
@@ -121,9 +121,9 @@ def _begin_searches(
           JOIN {kind} l ON l.id = r.id AND (l.version, l.embedding_model, l.embedding_text_hash)
                                          = (r.version, r.model, r.text_hash)
           WHERE o.entity_id = ANY(%(ids)s) AND o.sink = %(sink)s AND o.finished_at IS NULL
-            AND o.lease_token = %(token)s AND o.asked_again AND o.version <= r.version
+            AND o.lease_token = %(token)s AND o.rerun_requested AND o.version <= r.version
           ORDER BY o.entity_id FOR NO KEY UPDATE OF o)
-        UPDATE sync_operation o SET asked_again = false FROM held WHERE o.id = held.id
+        UPDATE sync_operation o SET rerun_requested = false FROM held WHERE o.id = held.id
         """,
         {
             "ids": [row.id for row in rows],
@@ -136,7 +136,7 @@ def _begin_searches(
     )
 
 
-def forget_basis(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> None:
+def invalidate_neighbours(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> None:
     """Have the neighbours of entities count as never looked for. The caller has locked them.
 
     For searches that end without a look: the entity's next vector asks anew, even if it is the
@@ -145,8 +145,8 @@ def forget_basis(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> None:
     if ids:
         conn.execute(
             f"""
-            UPDATE {kind} SET neighbours_of = NULL
-            WHERE id = ANY(%s) AND neighbours_of IS NOT NULL
+            UPDATE {kind} SET neighbours_input_hash = NULL
+            WHERE id = ANY(%s) AND neighbours_input_hash IS NOT NULL
             """,
             (list(ids),),
         )
@@ -175,7 +175,7 @@ def end_searches(conn: Conn, ids: Sequence[UUID]) -> None:
     )
 
 
-def carry_edges(
+def enqueue_edge_update(
     conn: Conn, kind: EntityType, ids: Sequence[UUID], topology: Topology, origin: Origin
 ) -> int:
     """Give entities whose relationships changed a new number, and enqueue their projection.

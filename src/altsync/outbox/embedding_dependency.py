@@ -32,15 +32,16 @@ def embedding_under_way(conn: Conn, ids: Sequence[UUID]) -> set[UUID]:
     return {row[0] for row in rows}
 
 
-def keep_doubt(conn: Conn, ids: Sequence[int]) -> None:
-    """Let operations that have just ended, and that nothing follows, keep what they are unsure of.
+def keep_outcome_unknown(conn: Conn, ids: Sequence[int]) -> None:
+    """Keep the unknown outcome of operations that have just ended and that nothing follows.
 
-    They count as discarded, and so the next success of their entity finds them, and is echoed.
+    They count as discarded, so the next success of their entity finds them, and a confirming write follows.
     """
     if ids:
         conn.execute(
             """
-            UPDATE sync_operation SET status = 'discarded', unsure = true, discarded_at = now(),
+            UPDATE sync_operation SET status = 'discarded', outcome_unknown = true,
+              discarded_at = now(),
               discarded_by = 'altsync', discarded_why = 'its embedding was given up on'
             WHERE id = ANY(%s) AND status = 'superseded'
             """,

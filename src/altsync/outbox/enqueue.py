@@ -35,17 +35,17 @@ ON CONFLICT (entity_id, sink) WHERE finished_at IS NULL DO UPDATE SET
   entity_key   = excluded.entity_key,
   origin       = excluded.origin,
   priority     = LEAST(o.priority, excluded.priority),
-  asked_again  = (o.status = 'in_progress'),
-  unsure       = o.unsure OR (o.status = 'pending' AND o.origin = '{Origin.ECHO}')
-                 OR excluded.unsure,
-  places       = CASE WHEN excluded.places <@ o.places THEN o.places
-                      ELSE ARRAY(SELECT DISTINCT unnest(o.places || excluded.places)) END,
+  rerun_requested  = (o.status = 'in_progress'),
+  outcome_unknown = o.outcome_unknown OR excluded.outcome_unknown
+                    OR (o.status = 'pending' AND o.origin = '{Origin.CONFIRM}'),
+  namespaces       = CASE WHEN excluded.namespaces <@ o.namespaces THEN o.namespaces
+                      ELSE ARRAY(SELECT DISTINCT unnest(o.namespaces || excluded.namespaces)) END,
   attempts     = CASE WHEN o.status = 'pending' AND excluded.version > o.version
                       THEN 0 ELSE o.attempts END,
-  suspicion     = CASE WHEN o.status = 'pending' AND excluded.version > o.version
-                      THEN 0 ELSE o.suspicion END,
-  suspected_at  = CASE WHEN o.status = 'pending' AND excluded.version > o.version
-                      THEN NULL ELSE o.suspected_at END,
+  timeout_count     = CASE WHEN o.status = 'pending' AND excluded.version > o.version
+                      THEN 0 ELSE o.timeout_count END,
+  last_timeout_at  = CASE WHEN o.status = 'pending' AND excluded.version > o.version
+                      THEN NULL ELSE o.last_timeout_at END,
   available_at = CASE WHEN o.status = 'pending'
                       THEN LEAST(o.available_at, excluded.available_at) ELSE o.available_at END
 """

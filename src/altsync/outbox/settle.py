@@ -23,12 +23,16 @@ from altsync.operations import (
     Verdict,
 )
 from altsync.outbox.edges import (
-    ask_for_neighbours,
-    basis_of_vector,
-    forget_basis,
+    enqueue_neighbour_search,
+    input_hash_of_vector,
+    invalidate_neighbours,
     keep_edge_ids,
 )
-from altsync.outbox.embedding_dependency import embedding_under_way, fail_behind, keep_doubt
+from altsync.outbox.embedding_dependency import (
+    embedding_under_way,
+    fail_behind,
+    keep_outcome_unknown,
+)
 from altsync.outbox.enqueue import (
     ON_LIVE,
     lock_entities,
@@ -54,34 +58,36 @@ _COMPLETE = """
 UPDATE sync_operation SET status = 'synced', lease_token = NULL, finished_at = now(),
   last_error = NULL, error_kind = NULL
 WHERE id = ANY(%(ids)s) AND lease_token = %(token)s
-RETURNING id, version, asked_again, unsure, origin
+RETURNING id, version, rerun_requested, outcome_unknown, origin
 """
 
 _FINISH = f"""
 UPDATE sync_operation o SET status = r.status, lease_token = NULL, finished_at = now(),
-  last_error = r.error, error_kind = r.kind, unsure = o.unsure OR r.unsure,
+  last_error = r.error, error_kind = r.kind,
+  outcome_unknown = o.outcome_unknown OR r.outcome_unknown,
   error_group = CASE WHEN r.status = 'dead' THEN {GROUP_OF.format(error="r.error", kind="r.kind")}
                      ELSE NULL END
 FROM unnest(%(ids)s::bigint[], %(statuses)s::text[], %(errors)s::text[], %(kinds)s::text[],
-            %(unsure)s::bool[])
-  AS r(id, status, error, kind, unsure)
+            %(outcome_unknown)s::bool[])
+  AS r(id, status, error, kind, outcome_unknown)
 WHERE o.id = ANY(%(ids)s) AND o.id = r.id AND o.lease_token = %(token)s
-RETURNING o.id, o.version, o.asked_again, o.unsure, o.origin
+RETURNING o.id, o.version, o.rerun_requested, o.outcome_unknown, o.origin
 """
 
 _RETRY = """
-UPDATE sync_operation o SET status = 'pending', lease_token = NULL, asked_again = false,
+UPDATE sync_operation o SET status = 'pending', lease_token = NULL, rerun_requested = false,
   last_error = r.error, error_kind = r.kind,
-  available_at = CASE WHEN o.asked_again AND NOT r.give_back THEN now()
+  available_at = CASE WHEN o.rerun_requested AND NOT r.give_back THEN now()
                       ELSE now() + make_interval(secs => r.delay) END,
   attempts = CASE WHEN r.give_back THEN o.attempts - 1
-                  WHEN o.asked_again THEN 0 ELSE o.attempts END,
-  suspicion = LEAST(o.suspicion + r.suspect::int, 1000),
-  suspected_at = CASE WHEN r.alone THEN now() ELSE o.suspected_at END,
-  unsure = o.unsure OR r.unsure
+                  WHEN o.rerun_requested THEN 0 ELSE o.attempts END,
+  timeout_count = LEAST(o.timeout_count + r.suspect::int, 1000),
+  last_timeout_at = CASE WHEN r.alone THEN now() ELSE o.last_timeout_at END,
+  outcome_unknown = o.outcome_unknown OR r.outcome_unknown
 FROM unnest(%(ids)s::bigint[], %(delays)s::float8[], %(errors)s::text[], %(kinds)s::text[],
-            %(give_back)s::bool[], %(unsure)s::bool[], %(suspect)s::bool[], %(alone)s::bool[])
-  AS r(id, delay, error, kind, give_back, unsure, suspect, alone)
+            %(give_back)s::bool[], %(outcome_unknown)s::bool[], %(suspect)s::bool[],
+            %(alone)s::bool[])
+  AS r(id, delay, error, kind, give_back, outcome_unknown, suspect, alone)
 WHERE o.id = ANY(%(ids)s) AND o.id = r.id AND o.lease_token = %(token)s
 RETURNING o.id
 """
@@ -90,11 +96,12 @@ RETURNING o.id
 _FOLLOW_UP = """
 INSERT INTO sync_operation
   (entity_type, entity_id, entity_key, sink, action, version, origin, priority,
-   available_at, unsure, places)
+   available_at, outcome_unknown, namespaces)
 SELECT o.entity_type, o.entity_id, o.entity_key, o.sink, o.action, o.version, r.origin,
-       o.priority, now() + make_interval(secs => r.delay), r.unsure, o.places
-FROM unnest(%(ids)s::bigint[], %(origins)s::text[], %(delays)s::float8[], %(unsure)s::bool[])
-  AS r(id, origin, delay, unsure)
+       o.priority, now() + make_interval(secs => r.delay), r.outcome_unknown, o.namespaces
+FROM unnest(%(ids)s::bigint[], %(origins)s::text[], %(delays)s::float8[],
+            %(outcome_unknown)s::bool[])
+  AS r(id, origin, delay, outcome_unknown)
 JOIN sync_operation o ON o.id = r.id
 WHERE o.id = ANY(%(ids)s)
 """
@@ -105,21 +112,22 @@ FROM unnest(%(ids)s::bigint[], %(versions)s::bigint[]) AS r(id, version)
 WHERE o.id = ANY(%(ids)s) AND o.id = r.id
 """
 
-# One entity and sink, one failure: the latest. It takes over what is unsure of those before.
+# One entity and sink, one failure: the latest. It takes over the unknown outcomes of the others.
 _MERGE_DEAD = """
 WITH earlier AS (
-  SELECT o.id, o.unsure, o.places, r.id AS latest
+  SELECT o.id, o.outcome_unknown, o.namespaces, r.id AS latest
   FROM unnest(%(ids)s::bigint[], %(entities)s::uuid[]) AS r(id, entity)
   JOIN sync_operation o ON o.entity_id = r.entity AND o.id < r.id
   WHERE o.status = 'dead' AND o.sink = %(sink)s AND o.entity_id = ANY(%(entities)s)
   ORDER BY o.entity_id, o.sink FOR NO KEY UPDATE OF o),
 ended AS (
-  UPDATE sync_operation o SET status = 'superseded', unsure = false
+  UPDATE sync_operation o SET status = 'superseded', outcome_unknown = false
   FROM earlier e WHERE o.id = e.id)
-UPDATE sync_operation o SET unsure = o.unsure OR e.unsure, places = o.places || e.places
-FROM (SELECT latest, bool_or(unsure) AS unsure,
-             COALESCE(array_agg(place) FILTER (WHERE place IS NOT NULL), '{}') AS places
-      FROM earlier LEFT JOIN LATERAL unnest(places) place ON true GROUP BY latest) e
+UPDATE sync_operation o SET
+  outcome_unknown = o.outcome_unknown OR e.outcome_unknown, namespaces = o.namespaces || e.namespaces
+FROM (SELECT latest, bool_or(outcome_unknown) AS outcome_unknown,
+             COALESCE(array_agg(namespace) FILTER (WHERE namespace IS NOT NULL), '{}') AS namespaces
+      FROM earlier LEFT JOIN LATERAL unnest(namespaces) namespace ON true GROUP BY latest) e
 WHERE o.id = e.latest
 """
 
@@ -127,12 +135,12 @@ WHERE o.id = e.latest
 _CLOSE_DEAD = """
 UPDATE sync_operation o SET
   status = CASE WHEN o.status = 'dead' THEN 'superseded' ELSE o.status END,
-  unsure = o.unsure AND o.status = 'dead'
+  outcome_unknown = o.outcome_unknown AND o.status = 'dead'
 FROM unnest(%(ids)s::uuid[], %(versions)s::bigint[]) AS r(id, version)
-WHERE (o.status = 'dead' OR (o.status = 'discarded' AND o.unsure))
+WHERE (o.status = 'dead' OR (o.status = 'discarded' AND o.outcome_unknown))
   AND o.sink = ANY(%(sinks)s) AND o.entity_id = ANY(%(ids)s)
   AND o.entity_id = r.id AND o.version <= r.version
-RETURNING o.entity_id, o.sink, o.unsure OR o.status = 'discarded', o.places
+RETURNING o.entity_id, o.sink, o.outcome_unknown OR o.status = 'discarded', o.namespaces
 """
 
 
@@ -142,7 +150,7 @@ def settle(
     token: UUID,
     verdicts: Sequence[Verdict],
     *,
-    echo_seconds: float,
+    confirm_after_seconds: float,
     topology: Topology,
     model: str | None = None,
     dimensions: int | None = None,
@@ -153,8 +161,8 @@ def settle(
     The token is the fence: operations whose lease was taken away change nothing and are counted
     as lost. Statuses of entities flip by compare-and-set on the version that was written. What
     was asked again meanwhile gets a follow-up; what an unguarded sink may still apply late gets
-    an echo after ``echo_seconds``. Where an entity may be elsewhere and waits for its embedding,
-    the echo waits with it, as long as that is under way; then it ends, and what it knew is kept
+    a confirming write after ``confirm_after_seconds``. Where an entity may be elsewhere and waits
+    for its embedding, that write waits with it, as long as that is under way; then it ends, and what it knew is kept
     for the next worker. For the embedding sink, entities point to their vectors in
     the table ``embedding`` from now on, and the sinks that wait for them get their operations.
     Sinks that follow this one get theirs ``debounce`` seconds later.
@@ -170,8 +178,8 @@ def settle(
         done = completes.fetchall() if completes else []
         ended = finishes.fetchall() if finishes else []
         again = len(retries.fetchall()) if retries else 0
-    asked_again = {r[0] for r in done if r[2] or r[1] > synced[r[0]].version}
-    asked_again |= {r[0] for r in ended if r[2]}
+    rerun_requested = {r[0] for r in done if r[2] or r[1] > synced[r[0]].version}
+    rerun_requested |= {r[0] for r in ended if r[2]}
     settled = [synced[r[0]] for r in done]
     buried = [v for r in ended if isinstance(v := finished[r[0]], Dead)]
     if buried:
@@ -183,35 +191,39 @@ def settle(
                 "sink": sink.name,
             },
         )
-    doubted = _close_dead(conn, sink, settled) | {v.op.id for v in settled if v.unsure}
+    doubted = _close_dead(conn, sink, settled) | {v.op.id for v in settled if v.outcome_unknown}
     waiting = {r[0]: v for r in ended if isinstance(v := finished[r[0]], Superseded) and v.waits}
-    strays = {i: v for i, v in waiting.items() if v.op.places and i not in asked_again}
+    strays = {i: v for i, v in waiting.items() if v.op.namespaces and i not in rerun_requested}
     coming = embedding_under_way(conn, [v.op.entity_id for v in strays.values()])
     put_off = {i for i, v in strays.items() if v.op.entity_id in coming}
     doubted |= put_off
     echoed = put_off | {r[0] for r in ended if r[3]}
     with conn.pipeline():
-        _follow_up(conn, sink, [*done, *ended], asked_again, doubted, finished, echo_seconds)
-        keep_doubt(conn, [i for i in strays if i not in echoed])
+        _follow_up(
+            conn, sink, [*done, *ended], rerun_requested, doubted, finished, confirm_after_seconds
+        )
+        keep_outcome_unknown(conn, [i for i in strays if i not in echoed])
         changed = [(r[0], synced[r[0]].version) for r in done if r[1] != synced[r[0]].version]
         _set_versions(conn, changed)
         if sink.name == EMBEDDING:
-            _flip(conn, sink, [], buried, asked_again)
+            _flip(conn, sink, [], buried, rerun_requested)
             _give_vectors(conn, settled, topology, model or "", dimensions or 0)
         else:
-            _flip(conn, sink, settled, buried, asked_again)
+            _flip(conn, sink, settled, buried, rerun_requested)
         if sink.edges:
             _keep_edge_ids(conn, settled)
         if sink.follows:  # given up, or put off until there is a vector: no search has ended
             for kind, ids in _by_type(finished[r[0]].op for r in ended).items():
-                forget_basis(conn, kind, ids)
+                invalidate_neighbours(conn, kind, ids)
         behind = [(i, v.op.entity_type, v.op.entity_id) for i, v in waiting.items()]
         if sink.name == EMBEDDING:
             behind += [(v.op.id, v.op.entity_type, v.op.entity_id) for v in buried]
         fail_behind(conn, behind, topology)
         for kind, ids in _by_type(v.op for v in settled).items():
             if kind.similar:
-                ask_for_neighbours(conn, kind, topology.followers(sink.name), ids, delay=debounce)
+                enqueue_neighbour_search(
+                    conn, kind, topology.followers(sink.name), ids, delay=debounce
+                )
     return Settlement(
         synced=len(done),
         superseded=len(ended) - len(buried),
@@ -251,7 +263,9 @@ def _finish(conn: Conn, token: UUID, finished: dict[int, Superseded | Dead]) -> 
             "statuses": ["dead" if op_id in dead else "superseded" for op_id in finished],
             "errors": [storable(v.reason) for v in finished.values()],
             "kinds": [dead[op_id].kind if op_id in dead else None for op_id in finished],
-            "unsure": [op_id in dead and dead[op_id].unsure for op_id in finished],
+            "outcome_unknown": [
+                op_id in dead and dead[op_id].outcome_unknown for op_id in finished
+            ],
             "token": token,
         },
     )
@@ -268,7 +282,7 @@ def _retry(conn: Conn, token: UUID, retried: Sequence[Retry]) -> Any:
             "errors": [storable(v.reason) for v in retried],
             "kinds": [v.kind for v in retried],
             "give_back": [v.give_back for v in retried],
-            "unsure": [v.unsure for v in retried],
+            "outcome_unknown": [v.outcome_unknown for v in retried],
             "suspect": [v.suspect for v in retried],
             "alone": [v.alone for v in retried],
             "token": token,
@@ -287,15 +301,15 @@ def _close_dead(conn: Conn, sink: SinkTraits, settled: Sequence[Synced]) -> set[
     ids, versions = [v.op.entity_id for v in settled], [v.version for v in settled]
     closed = conn.execute(_CLOSE_DEAD, {"sinks": sinks, "ids": ids, "versions": versions})
     doubted: dict[UUID, list[str]] = {}
-    for entity, of_sink, unsure, places in closed:
-        if of_sink == sink.name and unsure:
-            doubted.setdefault(entity, []).extend(places)
+    for entity, of_sink, outcome_unknown, namespaces in closed:
+        if of_sink == sink.name and outcome_unknown:
+            doubted.setdefault(entity, []).extend(namespaces)
     ops = {v.op.id: doubted[v.op.entity_id] for v in settled if v.op.entity_id in doubted}
-    for op_id, places in ops.items():
-        if places:  # the echo leaves them, too
+    for op_id, namespaces in ops.items():
+        if namespaces:  # the echo leaves them, too
             conn.execute(
-                "UPDATE sync_operation SET places = places || %s::text[] WHERE id = %s",
-                (places, op_id),
+                "UPDATE sync_operation SET namespaces = namespaces || %s::text[] WHERE id = %s",
+                (namespaces, op_id),
             )
     return set(ops)
 
@@ -304,24 +318,25 @@ def _follow_up(
     conn: Conn,
     sink: SinkTraits,
     rows: Sequence[Any],
-    asked_again: set[int],
+    rerun_requested: set[int],
     doubted: set[int],
     finished: dict[int, Superseded | Dead],
-    echo_seconds: float,
+    confirm_after_seconds: float,
 ) -> None:
-    """Enqueue what must be looked at once more: asked again now, unsure after the horizon."""
+    """Enqueue what must be delivered once more."""
     plans: list[tuple[int, str, float, bool]] = []
-    for op_id, _version, _asked, unsure, origin in rows:
+    for op_id, _version, _asked, outcome_unknown, origin in rows:
         end = finished.get(op_id)
-        doubtful = unsure or op_id in doubted
-        if op_id in asked_again:
+        doubtful = outcome_unknown or op_id in doubted
+        if op_id in rerun_requested:
             plans.append((op_id, origin, 0.0, doubtful))
         elif doubtful and not sink.guarded and not isinstance(end, Dead):
-            plans.append((op_id, Origin.ECHO, echo_seconds, False))
+            plans.append((op_id, Origin.CONFIRM, confirm_after_seconds, False))
     if plans:
         ids, origins, delays, unsures = map(list, zip(*plans, strict=True))
         conn.execute(
-            _FOLLOW_UP, {"ids": ids, "origins": origins, "delays": delays, "unsure": unsures}
+            _FOLLOW_UP,
+            {"ids": ids, "origins": origins, "delays": delays, "outcome_unknown": unsures},
         )
 
 
@@ -337,9 +352,9 @@ def _flip(
     sink: SinkTraits,
     synced: Sequence[Synced],
     dead: Sequence[Dead],
-    asked_again: set[int],
+    rerun_requested: set[int],
 ) -> None:
-    """Write statuses, ids and places to the entities; no status where a follow-up is live."""
+    """Write statuses, ids and namespaces to the entities; no status where a follow-up is live."""
     columns = columns_of(sink.name)
     if columns is None:
         return
@@ -362,7 +377,7 @@ def _flip(
                     "statuses": statuses,
                     "remote_ids": [v.remote_id for v in done] + without,
                     "namespaces": [v.namespace for v in done] + without,
-                    "flips": [v.op.id not in asked_again for v in verdicts],
+                    "flips": [v.op.id not in rerun_requested for v in verdicts],
                 },
             )
 
@@ -370,7 +385,7 @@ def _flip(
 def _changes(columns: Columns, version: str, living: str) -> Iterator[str]:
     """Assignments of what a settled operation writes to its entity.
 
-    A status only where the row still is at the version that was written; ids and places always:
+    A status only where the row still is at the version that was written; ids and namespaces always:
     they say where the sink holds the entity, whatever has happened to the row since.
     """
     status = columns.status
@@ -411,7 +426,7 @@ def _give_vectors(
         if not ids:
             continue
         similar = entity_type.similar
-        basis = f"neighbours_of = {basis_of_vector(entity_type)}, " if similar else ""
+        basis = f"neighbours_input_hash = {input_hash_of_vector(entity_type)}, " if similar else ""
         conn.execute(
             f"""
             WITH stored AS (
@@ -469,53 +484,54 @@ def record_batch(
     )
 
 
-def note_former_places(
+def record_former_namespaces(
     conn: Conn, sink: SinkTraits, token: UUID, former: Mapping[tuple[EntityType, UUID], str]
 ) -> None:
     """Remember where entities were that leave it, if a write there may still be under way.
 
-    Before they leave: settling takes the place from the entity, and the echo must look there.
+    Before they leave: settling takes the namespace from the entity, and the echo must look there.
     """
     lock_entities(conn, former)
     conn.execute(
         """
-        UPDATE sync_operation o SET places = array_append(o.places, r.place)
-        FROM unnest(%(ids)s::uuid[], %(places)s::text[]) AS r(id, place)
+        UPDATE sync_operation o SET namespaces = array_append(o.namespaces, r.namespace)
+        FROM unnest(%(ids)s::uuid[], %(namespaces)s::text[]) AS r(id, namespace)
         WHERE o.entity_id = ANY(%(ids)s) AND o.entity_id = r.id AND o.sink = %(sink)s
           AND o.finished_at IS NULL AND o.lease_token = %(token)s
-          AND o.unsure AND r.place <> ALL (o.places)
+          AND o.outcome_unknown AND r.namespace <> ALL (o.namespaces)
         """,
         {
             "ids": [entity for _, entity in former],
-            "places": list(former.values()),
+            "namespaces": list(former.values()),
             "sink": sink.name,
             "token": token,
         },
     )
 
 
-def note_places(
-    conn: Conn, sink: SinkTraits, token: UUID, places: Mapping[tuple[EntityType, UUID], str]
+def record_namespaces(
+    conn: Conn, sink: SinkTraits, token: UUID, namespaces: Mapping[tuple[EntityType, UUID], str]
 ) -> set[UUID]:
-    """Remember where entities are about to be written, for sinks that keep them in places.
+    """Remember where entities are about to be written, for sinks that keep them in namespaces.
 
     Before the call: whatever becomes of it, a later delivery knows what to leave. The entity
-    keeps the last place, the operation all of them, as a late write may land in any. Returns
+    keeps the last namespace, the operation all of them, as a late write may land in any. Returns
     the entities whose lease is still held: only those may be written.
     """
-    lock_entities(conn, places)
+    lock_entities(conn, namespaces)
     noted = conn.execute(
         """
-        UPDATE sync_operation o SET places =
-          CASE WHEN r.place = ANY (o.places) THEN o.places ELSE array_append(o.places, r.place) END
-        FROM unnest(%(ids)s::uuid[], %(places)s::text[]) AS r(id, place)
+        UPDATE sync_operation o SET namespaces =
+          CASE WHEN r.namespace = ANY (o.namespaces) THEN o.namespaces
+               ELSE array_append(o.namespaces, r.namespace) END
+        FROM unnest(%(ids)s::uuid[], %(namespaces)s::text[]) AS r(id, namespace)
         WHERE o.entity_id = ANY(%(ids)s) AND o.entity_id = r.id AND o.sink = %(sink)s
           AND o.finished_at IS NULL AND o.lease_token = %(token)s
         RETURNING o.entity_id
         """,
         {
-            "ids": [entity for _, entity in places],
-            "places": list(places.values()),
+            "ids": [entity for _, entity in namespaces],
+            "namespaces": list(namespaces.values()),
             "sink": sink.name,
             "token": token,
         },
@@ -524,14 +540,16 @@ def note_places(
     column = namespace_column(sink.name)
     if column is not None:
         for entity_type in entity_types():
-            chosen = {i: p for (kind, i), p in places.items() if kind == entity_type and i in held}
+            chosen = {
+                i: p for (kind, i), p in namespaces.items() if kind == entity_type and i in held
+            }
             if chosen:
                 conn.execute(
                     f"""
-                    UPDATE {entity_type} l SET {column} = r.place
-                    FROM unnest(%(ids)s::uuid[], %(places)s::text[]) AS r(id, place)
+                    UPDATE {entity_type} l SET {column} = r.namespace
+                    FROM unnest(%(ids)s::uuid[], %(namespaces)s::text[]) AS r(id, namespace)
                     WHERE l.id = ANY(%(ids)s) AND l.id = r.id
                     """,
-                    {"ids": list(chosen), "places": list(chosen.values())},
+                    {"ids": list(chosen), "namespaces": list(chosen.values())},
                 )
     return held

@@ -150,7 +150,7 @@ def reembed_page(
     # A vector of the former model may be on its way: it must not be taken for the last word.
     conn.execute(
         """
-        UPDATE sync_operation SET asked_again = true
+        UPDATE sync_operation SET rerun_requested = true
         WHERE entity_id = ANY(%(ids)s) AND sink = ANY(%(vector)s) AND status = 'in_progress'
         """,
         {"ids": ids, "vector": topology.vector},

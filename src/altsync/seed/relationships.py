@@ -11,7 +11,7 @@ from altsync.contract import Topology
 from altsync.db import Conn, fill
 from altsync.entities import EdgeTable, EntityType
 from altsync.operations import Origin
-from altsync.outbox.edges import carry_edges
+from altsync.outbox.edges import enqueue_edge_update
 from altsync.outbox.enqueue import lock_entities
 from altsync.seed.sql import Changes
 
@@ -184,4 +184,4 @@ def _carry(conn: Conn, kind: EntityType, sources: Sequence[UUID], topology: Topo
         """,
         (list(sources),),
     )
-    return carry_edges(conn, kind, sources, topology, Origin.SEED)
+    return enqueue_edge_update(conn, kind, sources, topology, Origin.SEED)

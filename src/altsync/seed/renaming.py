@@ -12,7 +12,7 @@ from altsync.contract import Topology
 from altsync.db import Conn
 from altsync.entities import Content, EntityType, ParentEdge, entity_id
 from altsync.operations import Origin
-from altsync.outbox.edges import carry_edges
+from altsync.outbox.edges import enqueue_edge_update
 from altsync.outbox.enqueue import lock_entities
 from altsync.projection import content_hash
 from altsync.seed import drafts
@@ -55,7 +55,7 @@ def follow(
     if entity_type.edges:
         ids = [entity_id(entity_type, seed_id) for seed_id in renamed]
         sources = sorted(pointing(conn, entity_type, ids))
-        operations += carry_edges(conn, entity_type, sources, topology, Origin.SEED)
+        operations += enqueue_edge_update(conn, entity_type, sources, topology, Origin.SEED)
     return operations
 
 

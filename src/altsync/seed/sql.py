@@ -12,7 +12,7 @@ from altsync.db import Conn, fill_lines
 from altsync.declarations import pending
 from altsync.entities import EntityType
 from altsync.operations import Action, Origin
-from altsync.outbox.edges import basis_of, end_searches
+from altsync.outbox.edges import end_searches, input_hash_of
 from altsync.outbox.enqueue import enqueue_parameters, lock_entities, notify, select_operations
 from altsync.projection import content_hash, is_edited, text_hash
 from altsync.similarity.sql import cut_off, pointing
@@ -212,7 +212,9 @@ def upsert_staged(
     names = ", ".join(columns)
     note = f", noted AS ({_note(entity_type)})" if noted else ""
     similar = entity_type.similar is not None
-    unsearched = f"l.neighbours_of IS DISTINCT FROM {basis_of(entity_type)}" if similar else ""
+    unsearched = (
+        f"l.neighbours_input_hash IS DISTINCT FROM {input_hash_of(entity_type)}" if similar else ""
+    )
     searched = f", {unsearched} AS unsearched" if similar else ""
     operations = select_operations(
         entity_type,
@@ -341,7 +343,10 @@ def _renew(entity_type: EntityType, *, saved: bool) -> str:
     # come back to the former one with the same vector: it is to be searched all the same.
     within = entity_type.similar.within if entity_type.similar else None
     stays = f"l.{within} = excluded.{within} AND " if within else ""
-    forget = f", neighbours_of = CASE WHEN {stays}l.deleted_at IS NULL THEN l.neighbours_of END"
+    forget = (
+        f", neighbours_input_hash = CASE WHEN {stays}l.deleted_at IS NULL "
+        "THEN l.neighbours_input_hash END"
+    )
     return f"""
     ON CONFLICT (id) DO UPDATE SET
       {", ".join(f"{c} = excluded.{c}" for c in columns)},
@@ -385,7 +390,7 @@ def tombstone(
         sources = pointing(conn, entity_type, ids)
         lock_entities(conn, ((entity_type, i) for i in {*ids, *sources}))
     # Its relationships go, too: one that comes back is looked at anew.
-    forget = ", neighbours_of = NULL" if entity_type.similar else ""
+    forget = ", neighbours_input_hash = NULL" if entity_type.similar else ""
     cursor = conn.execute(
         f"""
         WITH gone AS MATERIALIZED (

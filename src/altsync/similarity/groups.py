@@ -35,7 +35,7 @@ class Vectored(GroupMember):
 
     @property
     def neighbours_input(self) -> str:
-        """What its neighbours are computed from, as ``outbox.edges.basis_of`` in SQL."""
+        """What its neighbours are computed from, as ``outbox.edges.input_hash_of`` in SQL."""
         parts = (self.model, self.text_hash, self.group)
         return "|".join(part for part in parts if part is not None)
 
@@ -241,9 +241,10 @@ def note_neighbours_input(conn: Conn, kind: EntityType, entities: Sequence[Vecto
     if entities:
         conn.execute(
             f"""
-            UPDATE {kind} l SET neighbours_of = r.input
+            UPDATE {kind} l SET neighbours_input_hash = r.input
             FROM unnest(%(ids)s::uuid[], %(inputs)s::text[]) AS r(id, input)
-            WHERE l.id = ANY(%(ids)s) AND l.id = r.id AND l.neighbours_of IS DISTINCT FROM r.input
+            WHERE l.id = ANY(%(ids)s) AND l.id = r.id
+              AND l.neighbours_input_hash IS DISTINCT FROM r.input
             """,
             {
                 "ids": [one.id for one in entities],

@@ -32,7 +32,7 @@ from altsync.db import Database
 from altsync.declarations import INDEXES, index_similarity
 from altsync.entities import EntityType, Model, Row
 from altsync.operations import ErrorKind
-from altsync.outbox.edges import forget_basis
+from altsync.outbox.edges import invalidate_neighbours
 from altsync.outbox.enqueue import lock_entities
 from altsync.projection import namespace
 from altsync.similarity.sql import (
@@ -84,7 +84,7 @@ LONGEST_LAG = 60.0
 
 
 def basis(row: Row) -> str:
-    """What the neighbours of an entity are computed from; the same as ``outbox.basis_of``."""
+    """What the neighbours of an entity are computed from; the same as ``outbox.input_hash_of``."""
     parts = (row.embedding_model, row.embedding_text_hash, group_of(row))
     return "|".join(part for part in parts if part is not None)
 
@@ -221,7 +221,7 @@ class Sink:
             added=related.added,
             rescored=related.rescored,
             removed=related.removed,
-            asked_again=related.asked_again,
+            rerun_requested=related.rerun_requested,
         )
 
     def _neighbours(
@@ -322,7 +322,9 @@ class Sink:
         with self._database.transaction() as conn:
             lock_entities(conn, ((kind, i) for i in ids))
             standing = vector_standing(conn, kind, ids, self._follows)
-            forget_basis(conn, kind, [i for i, (waiting, _) in standing.items() if waiting])
+            invalidate_neighbours(
+                conn, kind, [i for i, (waiting, _) in standing.items() if waiting]
+            )
         return {i: standing.get(i, (True, None)) for i in ids}  # a row that is gone needs nothing
 
     def delete(self, rows: Sequence[Row]) -> Answer:

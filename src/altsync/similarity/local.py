@@ -23,7 +23,12 @@ from altsync.db import Database
 from altsync.declarations import LOCAL_SIMILARITY
 from altsync.entities import EntityType, Model, Row
 from altsync.operations import Origin
-from altsync.outbox.edges import ask_for_neighbours, carry_edges, due_searches, release_held
+from altsync.outbox.edges import (
+    due_searches,
+    enqueue_edge_update,
+    enqueue_neighbour_search,
+    release_held,
+)
 from altsync.outbox.enqueue import lock_entities
 from altsync.similarity.groups import (
     GroupMember,
@@ -225,11 +230,11 @@ class Sink:
             versions = {s: standing[s].version for s in rewritten}
             write_similar_edges(conn, kind, rewritten, versions)
             note_neighbours_input(conn, kind, noted)
-            carry_edges(conn, kind, sorted(rewritten), self._topology, Origin.SIMILARITY)
+            enqueue_edge_update(conn, kind, sorted(rewritten), self._topology, Origin.SIMILARITY)
             unchanged = [one.id for one in noted if one.id not in rewritten]
             release_held(conn, unchanged, self._topology)
             again = sorted(s for s, c in changes.items() if c.rerun)
-            ask_for_neighbours(conn, kind, [SIMILARITY], again, delay=0.0, again=True)
+            enqueue_neighbour_search(conn, kind, [SIMILARITY], again, delay=0.0, again=True)
         log.info(
             "relationships.updated",
             entities=len(noted),

@@ -12,7 +12,7 @@ from altsync.db import Conn, Database
 from altsync.declarations import columns_of
 from altsync.entities import EntityType
 from altsync.operations import Origin
-from altsync.outbox.edges import ask_for_neighbours, carry_edges
+from altsync.outbox.edges import enqueue_edge_update, enqueue_neighbour_search
 from altsync.outbox.enqueue import lock_entities
 from altsync.similarity.groups import write_similar_edges
 
@@ -68,7 +68,7 @@ class Related:
     added: int = 0
     rescored: int = 0
     removed: int = 0
-    asked_again: int = 0
+    rerun_requested: int = 0
 
 
 #: A change of a score that is none: models and indexes round.
@@ -144,13 +144,13 @@ def relate(
             counts = _sum(counts, difference)
     _rewrite(conn, kind, list(changed.values()), living)
     noted = _note_basis(conn, kind, found)
-    carry_edges(conn, kind, list(changed), topology, Origin.SIMILARITY)
+    enqueue_edge_update(conn, kind, list(changed), topology, Origin.SIMILARITY)
     again = _disagreeing(conn, kind, [n for n in found if n.source in moved], rules)
     again |= {n.source for n in found if n.source not in noted or n.edges.keys() - living.keys()}
-    asked = ask_for_neighbours(
+    asked = enqueue_neighbour_search(
         conn, kind, [follower], sorted(again), delay=rules.debounce, again=True
     )
-    return _sum(counts, Related(asked_again=asked))
+    return _sum(counts, Related(rerun_requested=asked))
 
 
 def _difference(now: Mapping[str, float], wanted: Mapping[str, float]) -> Related:
@@ -167,7 +167,7 @@ def _sum(one: Related, other: Related) -> Related:
         one.added + other.added,
         one.rescored + other.rescored,
         one.removed + other.removed,
-        one.asked_again + other.asked_again,
+        one.rerun_requested + other.rerun_requested,
     )
 
 
@@ -177,7 +177,7 @@ def _moved(conn: Conn, kind: EntityType, found: Sequence[Neighbours]) -> set[UUI
         f"""
         SELECT l.id FROM {kind} l
         JOIN unnest(%(ids)s::uuid[], %(bases)s::text[]) AS r(id, basis) ON r.id = l.id
-        WHERE l.id = ANY(%(ids)s) AND l.neighbours_of IS DISTINCT FROM r.basis
+        WHERE l.id = ANY(%(ids)s) AND l.neighbours_input_hash IS DISTINCT FROM r.basis
         """,
         {"ids": [n.source for n in found], "bases": [n.basis for n in found]},
     )
@@ -262,7 +262,7 @@ def _note_basis(conn: Conn, kind: EntityType, found: Sequence[Neighbours]) -> se
     """
     rows = conn.execute(
         f"""
-        UPDATE {kind} l SET neighbours_of = r.basis
+        UPDATE {kind} l SET neighbours_input_hash = r.basis
         FROM unnest(%(ids)s::uuid[], %(versions)s::bigint[], %(bases)s::text[])
           AS r(id, version, basis)
         WHERE l.id = ANY(%(ids)s) AND l.id = r.id AND l.version = r.version
@@ -306,10 +306,10 @@ def cut_off(conn: Conn, kind: EntityType, ids: Sequence[UUID], topology: Topolog
         {"ids": list(ids)},
     ).fetchall()
     touched = sorted({r[0] for r in rows} - set(ids))
-    carried = carry_edges(conn, kind, touched, topology, Origin.SEED)
+    carried = enqueue_edge_update(conn, kind, touched, topology, Origin.SEED)
     left = {r[0] for r in rows if r[1] == e.computed} - set(ids)
     if kind.similar:
-        ask_for_neighbours(conn, kind, topology.relating, sorted(left), delay=0.0, again=True)
+        enqueue_neighbour_search(conn, kind, topology.relating, sorted(left), delay=0.0, again=True)
     return carried
 
 
@@ -338,7 +338,8 @@ def related_entities(database: Database, kind: EntityType) -> Iterator[SinkVersi
         with database.autocommit() as conn:
             rows = conn.execute(
                 f"""
-                SELECT id, {kind.key_column}, version, neighbours_of, embedding_model FROM {kind}
+                SELECT id, {kind.key_column}, version, neighbours_input_hash, embedding_model
+                FROM {kind}
                 WHERE id > %s AND deleted_at IS NULL ORDER BY id LIMIT 1000
                 """,
                 (after,),
@@ -355,7 +356,8 @@ def forget_neighbours(conn: Conn, kind: EntityType, tag: str) -> UUID | None:
     """Have a living entity's neighbours count as never looked for, and lock it; None without."""
     row = conn.execute(
         f"""
-        UPDATE {kind} SET neighbours_of = NULL WHERE {kind.key_column} = %s AND deleted_at IS NULL
+        UPDATE {kind} SET neighbours_input_hash = NULL
+        WHERE {kind.key_column} = %s AND deleted_at IS NULL
         RETURNING id
         """,
         (tag,),

@@ -1060,7 +1060,7 @@ class Sink:
             raise SinkFailure(
                 ErrorKind.SINK,
                 f"Neo4j did not answer within {seconds:g} s",
-                unsure=True,
+                outcome_unknown=True,
                 suspect=True,
             ) from None
         except (errors.Neo4jError, errors.DriverError) as error:
@@ -1078,7 +1078,7 @@ def translate(error: errors.Neo4jError | errors.DriverError) -> SinkFailure:
     """Whose fault an error of the driver is."""
     reason = f"{type(error).__name__}: {error}"
     if isinstance(error, errors.DriverError):
-        return SinkFailure(ErrorKind.SINK, reason, unsure=True)
+        return SinkFailure(ErrorKind.SINK, reason, outcome_unknown=True)
     code = error.code or ""
     if code == CONSTRAINT_VIOLATED:
         reason = (
@@ -1089,14 +1089,14 @@ def translate(error: errors.Neo4jError | errors.DriverError) -> SinkFailure:
     if code.startswith(MET):
         return SinkFailure(ErrorKind.UNKNOWN, reason, again=True)
     if code.startswith(TIMED_OUT):
-        return SinkFailure(ErrorKind.SINK, reason, unsure=True, suspect=True)
+        return SinkFailure(ErrorKind.SINK, reason, outcome_unknown=True, suspect=True)
     if code.startswith(FOR_EVERY_RECORD):
         return SinkFailure(ErrorKind.SINK, reason)
     if isinstance(error, errors.ClientError):
         return SinkFailure(ErrorKind.ITEM, reason)
     # Overload, memory, a defect of the server: fewer calls, and later. One large transaction may
     # be the cause, so its records come in smaller ones then.
-    return SinkFailure(ErrorKind.SINK, reason, unsure=True, suspect=True)
+    return SinkFailure(ErrorKind.SINK, reason, outcome_unknown=True, suspect=True)
 
 
 def _agent(tx: ManagedTransaction) -> str:

@@ -880,7 +880,9 @@ class Sink:
         try:
             return self._shared.call(seconds or self._timeout, run)
         except TimeoutError:
-            raise SinkFailure(ErrorKind.SINK, NOT_IN_TIME, unsure=True, suspect=True) from None
+            raise SinkFailure(
+                ErrorKind.SINK, NOT_IN_TIME, outcome_unknown=True, suspect=True
+            ) from None
 
     @contextmanager
     def _transaction(
@@ -1042,15 +1044,15 @@ def _match(row: Sequence[Any]) -> Match:
 _BY_CODE: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     # Two writers met: the same call passes when the other is done.
     (("40", "55P03", "23505"), {"kind": ErrorKind.UNKNOWN, "again": True}),
-    (("57014",), {"kind": ErrorKind.SINK, "unsure": True, "suspect": True}),
+    (("57014",), {"kind": ErrorKind.SINK, "outcome_unknown": True, "suspect": True}),
     (("53300",), {"kind": ErrorKind.SINK, "throttled": True}),
     (("53",), {"kind": ErrorKind.SINK, "suspect": True}),
-    (("08", "57", "58"), {"kind": ErrorKind.SINK, "unsure": True}),
+    (("08", "57", "58"), {"kind": ErrorKind.SINK, "outcome_unknown": True}),
     # A value or its size: the record's.
     (("22", "23", "54"), {"kind": ErrorKind.ITEM}),
     # Login, rights, a missing table, a standby: every record would get the same answer.
     (("0A", "25", "28", "3D", "3F", "42", "55"), {"kind": ErrorKind.SINK}),
-    (("XX",), {"kind": ErrorKind.SINK, "unsure": True, "suspect": True}),
+    (("XX",), {"kind": ErrorKind.SINK, "outcome_unknown": True, "suspect": True}),
 )
 
 
@@ -1063,12 +1065,14 @@ def translate(error: psycopg.Error) -> SinkFailure:
         lost = is_connection_lost(error)
         # No code: no connection was made, or it broke; a login that is refused has none either.
         return SinkFailure(
-            ErrorKind.SINK if lost else ErrorKind.UNKNOWN, reason, unsure=not _no_login(said)
+            ErrorKind.SINK if lost else ErrorKind.UNKNOWN,
+            reason,
+            outcome_unknown=not _no_login(said),
         )
     for starts, costs in _BY_CODE:
         if code.startswith(starts):
             return SinkFailure(reason=reason, **costs)
-    return SinkFailure(ErrorKind.UNKNOWN, reason, unsure=True)
+    return SinkFailure(ErrorKind.UNKNOWN, reason, outcome_unknown=True)
 
 
 def _no_login(said: str) -> bool:

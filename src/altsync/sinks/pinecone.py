@@ -1,7 +1,7 @@
 """The vector index: one index per type of entity, namespaces as declared.
 
 The index has no conditional write, so an older version could overwrite a newer one when a
-call is applied late. Vectors carry their version; the outbox repeats unsure writes.
+call is applied late. Vectors carry their version; the outbox repeats outcome_unknown writes.
 """
 
 from __future__ import annotations
@@ -189,7 +189,9 @@ class Sink:
         try:
             return self._shared.call(self._timeout, run)
         except TimeoutError:
-            raise SinkFailure(ErrorKind.SINK, NOT_IN_TIME, unsure=True, suspect=True) from None
+            raise SinkFailure(
+                ErrorKind.SINK, NOT_IN_TIME, outcome_unknown=True, suspect=True
+            ) from None
 
     @property
     def _clients(self) -> _Clients:
@@ -416,7 +418,7 @@ class Sink:
             raise SinkFailure(
                 ErrorKind.UNKNOWN,
                 f"Pinecone took {answer.upserted_count} of {plural(len(rows), 'vector')}",
-                unsure=True,
+                outcome_unknown=True,
             )
         calls = 1 + self._leave_former_namespaces(rows, space)
         written = (Written(row.id, row.version, row.key, space) for row in rows)
@@ -431,7 +433,7 @@ class Sink:
         """Remove vectors by id: from where they are, would be, or may turn up."""
         calls = self._delete_keys(
             rows,
-            lambda row: {row.written_namespace, namespace(row), *row.doubtful_namespaces},
+            lambda row: {row.written_namespace, namespace(row), *row.stale_namespaces},
         )
         outcomes: list[Outcome] = [Written(row.id, row.version) for row in rows]
         return Answer(tuple(outcomes), calls=calls)
@@ -663,7 +665,7 @@ class Sink:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             # The SDK does not wrap all of its client's errors: a broken encoding, for one.
             reason = f"Pinecone answered in no known form: {error}"
-            raise SinkFailure(ErrorKind.SINK, reason, unsure=True) from error
+            raise SinkFailure(ErrorKind.SINK, reason, outcome_unknown=True) from error
 
 
 class _Unseen:
@@ -822,9 +824,11 @@ def translate(error: pinecone.PineconeError) -> SinkFailure:
     """Whose fault an error of the SDK is."""
     match error:
         case pinecone.PineconeTimeoutError():
-            return SinkFailure(ErrorKind.SINK, NOT_IN_TIME, unsure=True, suspect=True)
+            return SinkFailure(ErrorKind.SINK, NOT_IN_TIME, outcome_unknown=True, suspect=True)
         case pinecone.PineconeConnectionError():
-            return SinkFailure(ErrorKind.SINK, f"no connection to Pinecone: {error}", unsure=True)
+            return SinkFailure(
+                ErrorKind.SINK, f"no connection to Pinecone: {error}", outcome_unknown=True
+            )
         case pinecone.RateLimitError():
             return SinkFailure(
                 ErrorKind.SINK, f"Pinecone: {error}", throttled=True, retry_after=_wait(error)
@@ -833,7 +837,7 @@ def translate(error: pinecone.PineconeError) -> SinkFailure:
             return SinkFailure(
                 ErrorKind.SINK,
                 f"Pinecone: {error}",
-                unsure=True,
+                outcome_unknown=True,
                 suspect=True,
                 retry_after=_wait(error),
             )
@@ -845,7 +849,9 @@ def translate(error: pinecone.PineconeError) -> SinkFailure:
         case pinecone.PineconeValueError() | pinecone.PineconeTypeError():
             return SinkFailure(ErrorKind.ITEM, f"Pinecone's client: {error}")
         case _:
-            return SinkFailure(ErrorKind.UNKNOWN, f"{type(error).__name__}: {error}", unsure=True)
+            return SinkFailure(
+                ErrorKind.UNKNOWN, f"{type(error).__name__}: {error}", outcome_unknown=True
+            )
 
 
 def _wait(error: pinecone.ApiError) -> float | None:

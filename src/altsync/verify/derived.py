@@ -11,7 +11,7 @@ from altsync.catalogue.parts import Part
 from altsync.contract import Drift, SinkTraits, Topology
 from altsync.db import Conn
 from altsync.entities import EntityType
-from altsync.outbox.edges import ask_for_neighbours
+from altsync.outbox.edges import enqueue_neighbour_search
 from altsync.outbox.enqueue import lock_entities
 from altsync.seed.sql import accept_edits
 from altsync.verify import parts as verify_parts
@@ -145,7 +145,9 @@ def _compare_neighbours(run: Comparison, tally: Tally, entity_type: EntityType) 
             return
         with run.database.transaction() as conn:
             lock_entities(conn, ((entity_type, i) for i in ids))
-            tally.enqueued += ask_for_neighbours(conn, entity_type, [tally.sink], ids, delay=0.0)
+            tally.enqueued += enqueue_neighbour_search(
+                conn, entity_type, [tally.sink], ids, delay=0.0
+            )
 
     _walk(run, tally, traits, entity_type, read, mend)
 

@@ -12,7 +12,7 @@ from altsync.contract import Topology
 from altsync.db import Conn
 from altsync.entities import Attached, Relationship
 from altsync.operations import Origin
-from altsync.outbox.edges import carry_edges
+from altsync.outbox.edges import enqueue_edge_update
 from altsync.outbox.enqueue import lock_entities
 from altsync.projection import part_fits, part_hash
 
@@ -65,7 +65,7 @@ def accept_part_edits(
         ([one.id for one in edited], [one.own_hash for one in edited]),
     ).rowcount
     if part.related:
-        carry_edges(conn, part.related, owners, topology, Origin.RECONCILE)
+        enqueue_edge_update(conn, part.related, owners, topology, Origin.RECONCILE)
     return count
 
 

@@ -10,7 +10,7 @@ from altsync.db import Conn
 from altsync.declarations import pending
 from altsync.entities import EntityType
 from altsync.operations import Origin
-from altsync.outbox.edges import carry_edges
+from altsync.outbox.edges import enqueue_edge_update
 from altsync.outbox.enqueue import (
     ON_LIVE,
     enqueue_parameters,
@@ -143,7 +143,9 @@ def repair_edges(
     """
     lock_entities(conn, ((kind, i) for i in ids))
     refused = given_up(conn, sink, kind, ids, above=above)
-    return carry_edges(conn, kind, [i for i in ids if i not in refused], topology, Origin.RECONCILE)
+    return enqueue_edge_update(
+        conn, kind, [i for i in ids if i not in refused], topology, Origin.RECONCILE
+    )
 
 
 def highest_believable(conn: Conn) -> int:

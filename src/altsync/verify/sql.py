@@ -16,7 +16,7 @@ from altsync.contract import EMBEDDING, SIMILARITY, Digest
 from altsync.db import Conn
 from altsync.declarations import SINKS, columns_of
 from altsync.entities import EntityType, Row
-from altsync.outbox.edges import basis_of
+from altsync.outbox.edges import input_hash_of
 from altsync.projection import is_edited
 from altsync.store.rows import HALF_HASH, read_rows, row_sum
 from altsync.store.vectors import HAS_VECTOR
@@ -295,8 +295,8 @@ def edited_rows(
             "ids": None if ids is None else list(ids),
         },
     ).fetchall()
-    unsure = [row[0] for row in rows if not row[1]]
-    read = read_rows(conn, entity_type, unsure) if unsure else []
+    outcome_unknown = [row[0] for row in rows if not row[1]]
+    read = read_rows(conn, entity_type, outcome_unknown) if outcome_unknown else []
     edited = [row for row in read if not row.deleted and is_edited(row)]
     return edited, rows[-1][0] if len(rows) == limit else None
 
@@ -357,7 +357,8 @@ def similarity_gaps(
         WITH page AS MATERIALIZED (
           SELECT l.id, l.{entity_type.key_column} AS key,
                  l.{follows}_sync_status = 'synced' AND l.embedding_text_hash IS NOT NULL
-                   AND l.neighbours_of IS DISTINCT FROM {basis_of(entity_type)} AS missing
+                   AND l.neighbours_input_hash IS DISTINCT FROM {input_hash_of(entity_type)}
+                   AS missing
           FROM {entity_type} l WHERE l.id > %(after)s AND l.deleted_at IS NULL
             AND (%(ids)s::uuid[] IS NULL OR l.id = ANY(%(ids)s))
           ORDER BY l.id LIMIT %(limit)s)

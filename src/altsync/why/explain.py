@@ -515,8 +515,9 @@ _CHANGES = (Origin.SEED, Origin.UPDATE)
 
 
 def _due_reason(op: OperationRow, health: SinkHealth, now: datetime, *, held: bool) -> str:
-    if op.available_at > now and op.origin == Origin.ECHO:
-        return f"is written once more at {_time(op.available_at)}, as an earlier write was unsure"
+    if op.available_at > now and op.origin == Origin.CONFIRM:
+        when = _time(op.available_at)
+        return f"is written once more at {when}, as the outcome of an earlier write is unknown"
     if op.available_at > now and op.last_error is None and held and op.origin in _CHANGES:
         return f"waits for its relationships, until {_time(op.available_at)} at most"
     if op.available_at > now and op.last_error is None:

@@ -1,0 +1,65 @@
+"""Rename columns and an origin to the words of the documentation.
+
+Nothing is rewritten but the rows of confirming writes.
+"""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+#: Columns of ``sync_operation``: former and new name.
+OPERATION = (
+    ("asked_again", "rerun_requested"),
+    ("unsure", "outcome_unknown"),
+    ("suspicion", "timeout_count"),
+    ("suspected_at", "last_timeout_at"),
+    ("places", "namespaces"),
+)
+
+ORIGINS = "'seed', 'update', 'embedding', 'retry', 'reconcile', 'backfill', 'similarity', 'model'"
+
+
+def upgrade() -> None:
+    """Rename the columns of operations, and that of entities that are searched for neighbours."""
+    for former, new in OPERATION:
+        op.alter_column("sync_operation", former, new_column_name=new)
+    _rename_in_entities("neighbours_of", "neighbours_input_hash")
+    _rename_origin("echo", "confirm")
+
+
+def downgrade() -> None:
+    """Give them their former names."""
+    for former, new in OPERATION:
+        op.alter_column("sync_operation", new, new_column_name=former)
+    _rename_in_entities("neighbours_input_hash", "neighbours_of")
+    _rename_origin("confirm", "echo")
+
+
+def _rename_in_entities(former: str, new: str) -> None:
+    op.execute(
+        f"""
+        DO $$
+        DECLARE entity text;
+        BEGIN
+          FOR entity IN SELECT table_name FROM information_schema.columns
+            WHERE table_schema = current_schema() AND column_name = '{former}'
+          LOOP
+            EXECUTE format('ALTER TABLE %I RENAME COLUMN {former} TO {new}', entity);
+          END LOOP;
+        END $$
+        """
+    )
+
+
+def _rename_origin(former: str, new: str) -> None:
+    op.execute("ALTER TABLE sync_operation DROP CONSTRAINT ck_sync_operation_origin")
+    op.execute(f"UPDATE sync_operation SET origin = '{new}' WHERE origin = '{former}'")
+    op.execute(
+        "ALTER TABLE sync_operation ADD CONSTRAINT ck_sync_operation_origin "
+        f"CHECK (origin IN ({ORIGINS}, '{new}'))"
+    )
