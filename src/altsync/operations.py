@@ -63,8 +63,8 @@ class BreakerState(StrEnum):
 class Operation:
     """A claimed row of the outbox: this entity must reach the sink at ``version`` or later.
 
-    ``timeout_count`` counts its calls that timed out or met a 5xx. ``namespaces`` are those that its
-    writes may have reached.
+    ``timeout_count`` counts its calls that timed out or met a 5xx. ``namespaces`` are those
+    that its writes may have reached.
     """
 
     id: int

@@ -236,7 +236,7 @@ def test_an_answer_of_the_graph_that_trickles(
 
 
 def test_a_graph_that_hangs_up(graph: GraphHarness, relay: Proxy, opened: Opened) -> None:
-    """The connection is cut in the middle of a call, again and again: of unknown outcome, and no timeout."""
+    """The connection is cut in the middle of a call: of unknown outcome, and no timeout."""
     sink = opened(_through(graph, relay, 6.0))
     sink.upsert([league()], MODEL)
     relay.cuts_on_request = True

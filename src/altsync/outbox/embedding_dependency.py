@@ -35,7 +35,8 @@ def embedding_under_way(conn: Conn, ids: Sequence[UUID]) -> set[UUID]:
 def keep_outcome_unknown(conn: Conn, ids: Sequence[int]) -> None:
     """Keep the unknown outcome of operations that have just ended and that nothing follows.
 
-    They count as discarded, so the next success of their entity finds them, and a confirming write follows.
+    They count as discarded, so the next success of their entity finds them, and a confirming
+    write follows.
     """
     if ids:
         conn.execute(

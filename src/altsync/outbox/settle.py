@@ -124,7 +124,8 @@ ended AS (
   UPDATE sync_operation o SET status = 'superseded', outcome_unknown = false
   FROM earlier e WHERE o.id = e.id)
 UPDATE sync_operation o SET
-  outcome_unknown = o.outcome_unknown OR e.outcome_unknown, namespaces = o.namespaces || e.namespaces
+  outcome_unknown = o.outcome_unknown OR e.outcome_unknown,
+  namespaces = o.namespaces || e.namespaces
 FROM (SELECT latest, bool_or(outcome_unknown) AS outcome_unknown,
              COALESCE(array_agg(namespace) FILTER (WHERE namespace IS NOT NULL), '{}') AS namespaces
       FROM earlier LEFT JOIN LATERAL unnest(namespaces) namespace ON true GROUP BY latest) e
@@ -159,13 +160,12 @@ def settle(
     """Write down what became of a batch, inside the caller's transaction.
 
     The token is the fence: operations whose lease was taken away change nothing and are counted
-    as lost. Statuses of entities flip by compare-and-set on the version that was written. What
-    was asked again meanwhile gets a follow-up; what an unguarded sink may still apply late gets
-    a confirming write after ``confirm_after_seconds``. Where an entity may be elsewhere and waits
-    for its embedding, that write waits with it, as long as that is under way; then it ends, and what it knew is kept
-    for the next worker. For the embedding sink, entities point to their vectors in
-    the table ``embedding`` from now on, and the sinks that wait for them get their operations.
-    Sinks that follow this one get theirs ``debounce`` seconds later.
+    as lost. A status of an entity changes only where its row still has the version that was
+    written. A rerun that was requested meanwhile gets a new operation at once. A write of unknown
+    outcome to an unguarded sink gets a confirming write after ``confirm_after_seconds``; where the
+    entity waits for its embedding, that write waits for it, too. When the embedding sink settles,
+    entities point to their vectors, and the sinks that need them get their operations. Sinks that
+    follow this one get theirs ``debounce`` seconds later.
     """
     synced = {v.op.id: v for v in verdicts if isinstance(v, Synced)}
     finished = {v.op.id: v for v in verdicts if isinstance(v, Superseded | Dead)}
