@@ -27,7 +27,7 @@ ORIGINS = "'seed', 'update', 'embedding', 'retry', 'reconcile', 'backfill', 'sim
 def upgrade() -> None:
     """Rename the columns of operations, and that of entities that are searched for neighbours."""
     for former, new in OPERATION:
-        op.alter_column("sync_operation", former, new_column_name=new)
+        _rename_in_operations(former, new)
     _rename_in_entities("neighbours_of", "neighbours_input_hash")
     _rename_origin("echo", "confirm")
 
@@ -35,9 +35,27 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Give them their former names."""
     for former, new in OPERATION:
-        op.alter_column("sync_operation", new, new_column_name=former)
+        _rename_in_operations(new, former)
     _rename_in_entities("neighbours_input_hash", "neighbours_of")
     _rename_origin("confirm", "echo")
+
+
+def _rename_in_operations(former: str, new: str) -> None:
+    """Rename a column, and its NOT NULL constraint where PostgreSQL (18 and later) has one."""
+    op.alter_column("sync_operation", former, new_column_name=new)
+    name = f"sync_operation_{former}_not_null"
+    op.execute(
+        f"""
+        DO $$
+        BEGIN
+          IF EXISTS (SELECT FROM pg_constraint
+                     WHERE conrelid = 'sync_operation'::regclass AND conname = '{name}') THEN
+            ALTER TABLE sync_operation
+              RENAME CONSTRAINT {name} TO sync_operation_{new}_not_null;
+          END IF;
+        END $$
+        """
+    )
 
 
 def _rename_in_entities(former: str, new: str) -> None:
@@ -57,9 +75,9 @@ def _rename_in_entities(former: str, new: str) -> None:
 
 
 def _rename_origin(former: str, new: str) -> None:
-    op.execute("ALTER TABLE sync_operation DROP CONSTRAINT ck_sync_operation_origin")
+    op.execute("ALTER TABLE sync_operation DROP CONSTRAINT origin_known")
     op.execute(f"UPDATE sync_operation SET origin = '{new}' WHERE origin = '{former}'")
     op.execute(
-        "ALTER TABLE sync_operation ADD CONSTRAINT ck_sync_operation_origin "
+        "ALTER TABLE sync_operation ADD CONSTRAINT origin_known "
         f"CHECK (origin IN ({ORIGINS}, '{new}'))"
     )

@@ -21,6 +21,9 @@ TABLES = (
     *("document", "contract", "tag_registry", "sink_state"),
 )
 
+#: Columns of entities that had another name at the first revision.
+RENAMED = {"neighbours_of": "neighbours_input_hash"}
+
 
 def seed(url: str) -> Report:
     """Load the shipped seeds."""
@@ -45,8 +48,10 @@ def columns(conn: db.Conn, table: str) -> list[str]:
 
 def copy_into(source: db.Conn, target: db.Conn, table: str) -> None:
     """Copy a table's rows, as far as the older table has their columns."""
-    names = sql.SQL(", ").join(map(sql.Identifier, columns(target, table)))
-    out = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT").format(names, sql.Identifier(table))
+    older = columns(target, table)
+    names = sql.SQL(", ").join(map(sql.Identifier, older))
+    now = sql.SQL(", ").join(sql.Identifier(RENAMED.get(name, name)) for name in older)
+    out = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT").format(now, sql.Identifier(table))
     into = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier(table), names)
     with (
         source.cursor() as reader,
