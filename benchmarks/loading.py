@@ -21,8 +21,8 @@ from altsync.entities import Content, entity_id
 from altsync.models import SyncOperation
 from altsync.projection import content_hash, text_hash
 from altsync.seed.loader import Loader
-from altsync.seed.options import Options
-from altsync.seed.report import Report
+from altsync.seed.options import SeedOptions
+from altsync.seed.report import SeedReport
 from benchmarks.bench import TOPOLOGY
 from benchmarks.report import Measured
 from tests import sports
@@ -77,7 +77,7 @@ def seeding(url: str) -> Iterator[db.Conn]:
 class Run:
     """A seeding run: what it did, its seconds, and those that its own process was computing."""
 
-    report: Report
+    report: SeedReport
     seconds: float
     computing: float
 
@@ -89,9 +89,9 @@ class Run:
 
 def seed(conn: db.Conn, folder: Path, topology: Topology = TOPOLOGY) -> Run:
     """One run of the real seeder over the leagues of a folder."""
-    report = Report(None)
+    report = SeedReport(None)
     started, computed = time.perf_counter(), time.process_time()
-    options = Options(folder, (sports.LEAGUES,), followed=False)
+    options = SeedOptions(folder, (sports.LEAGUES,), followed=False)
     Loader(conn, topology, options, report).run()
     return Run(report, time.perf_counter() - started, time.process_time() - computed)
 

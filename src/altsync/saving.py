@@ -31,14 +31,17 @@ from altsync.db import Conn
 from altsync.entities import EntityType, ParentEdge, entity_id
 from altsync.errors import SaveError
 from altsync.operations import Origin
-from altsync.seed import drafts, renaming, tags
+from altsync.seed import prepare, renaming
+from altsync.seed.changes import Changes
 from altsync.seed.files import SeedFile
+from altsync.seed.keys import KeyRequest, slug
 from altsync.seed.loader import BATCH
 from altsync.seed.reader import Line, Raw, Rejected, check
-from altsync.seed.registry import TagRegistry
-from altsync.seed.sql import DELETE_PAGE, Changes, present, tombstone, upsert_staged
-from altsync.seed.tags_sql import former_tags, holders_of_tags, known_tags
-from altsync.seed.transactions import at_once
+from altsync.seed.registry import KeyRegistry
+from altsync.seed.sql.deletion import DELETE_PAGE, tombstone
+from altsync.seed.sql.entities import existing_rows, upsert_staged
+from altsync.seed.sql.keys import current_keys, former_keys, key_holders
+from altsync.seed.transactions import retry_on_conflict
 from altsync.store.reads import all_keys, living_keys, named_parents, values_of
 from altsync.store.rows import SAVED
 from altsync.wording import unknown
@@ -75,7 +78,7 @@ def save(target: Target, *entities: Entity) -> Changes:
             return done
 
         if savers:
-            changes = at_once(conn, part_of(savers[0].kind), write)
+            changes = retry_on_conflict(conn, part_of(savers[0].kind), write)
     for saver in savers:
         saver.note_on_entities()
     return changes
@@ -91,7 +94,7 @@ def delete(target: Target, entity: type[Entity], *keys: str) -> Changes:
         if not isinstance(key, str):
             raise SaveError(entity.__name__, kind.key_column, f"a key is a text, not {key!r}")
     with _connection(target) as conn:
-        return at_once(conn, part_of(kind), lambda: _delete(conn, kind, entity, keys))
+        return retry_on_conflict(conn, part_of(kind), lambda: _delete(conn, kind, entity, keys))
 
 
 def _delete(conn: Conn, kind: EntityType, entity: type[Entity], keys: Sequence[str]) -> Changes:
@@ -196,7 +199,7 @@ class _Saver:
         data["id"] = seed_id or ("" if kind.key_is_id else _UNKNOWN)
         read = self._as_json(data)
         file = SeedFile(self._part, Path(), "")
-        line = check(Raw(file, 0, read, whole=True, supposed_id="", fingerprint=""), None, model)
+        line = check(Raw(file, 0, read, whole=True, id_hint="", fingerprint=""), None, model)
         if isinstance(line, Rejected):
             raise self._refusal(line.field, line.reason)
         return _Asked(entity, line, seed_id, key)
@@ -234,7 +237,7 @@ class _Saver:
         """Refuse an entity that names a parent which is not loaded."""
         kind = current().by_table[parent.parent or ""]
         named = {getattr(one.line.item, parent.column) for one in asked} - {None}
-        known = parent.known - former_tags(self._conn, kind, parent.known)
+        known = parent.known - former_keys(self._conn, kind, parent.known)
         missing = named - set(living_keys(self._conn, kind, sorted(named))) - known
         if missing:
             key = min(missing)
@@ -253,18 +256,18 @@ class _Saver:
             return
         wanted = {id(one): self._keys_of(one) for one in without}
         keys = list({key for keys in wanted.values() for key in keys})
-        holders = holders_of_tags(self._conn, self.kind, keys)
+        holders = key_holders(self._conn, self.kind, keys)
         names = self._names_of(holders.values())
-        current_keys = known_tags(self._conn, self.kind, list(set(holders.values())))
-        taken = known_tags(self._conn, self.kind, keys)
+        held = current_keys(self._conn, self.kind, list(set(holders.values())))
+        taken = current_keys(self._conn, self.kind, keys)
         for one in without:
             if one.key is not None:
                 seed_id = holders.get(one.key, one.key)
             else:
                 seed_id = self._find_made(one, wanted[id(one)], holders, names)
             key = one.key or seed_id
-            if one.key is not None and seed_id in current_keys and current_keys[seed_id] != key:
-                reason = f"{key!r} was renamed to {current_keys[seed_id]!r}: give that, or seed_id"
+            if one.key is not None and held.get(seed_id, key) != key:
+                reason = f"{key!r} was renamed to {held[seed_id]!r}: give that, or seed_id"
                 raise self._refusal(self.kind.key_column, reason)
             if seed_id not in names and taken.get(seed_id, key) != key:
                 reason = f"the seed id {seed_id!r} is that of {taken[seed_id]!r}: give another one"
@@ -276,8 +279,8 @@ class _Saver:
         if one.key is not None:
             return [one.key]
         name, *places = self._made_from(one.line.item)
-        made = [tags.slug(name)]
-        made += [f"{made[0]}_{place}" for given in places[:1] if (place := tags.slug(given or ""))]
+        made = [slug(name)]
+        made += [f"{made[0]}_{place}" for given in places[:1] if (place := slug(given or ""))]
         if not made[0]:
             raise self._refusal(self.kind.key_column, f"{name!r} makes no key: give one")
         return made
@@ -323,15 +326,15 @@ class _Saver:
     def _write_page(self, page: Sequence[_Asked]) -> Changes:
         kind = self.kind
         drafted = [
-            drafts.draft(one.line._replace(seed_id=one.seed_id or ""), SAVED) for one in page
+            prepare.prepare_row(one.line._replace(seed_id=one.seed_id or ""), SAVED) for one in page
         ]
-        keys, renamed = self._keys([draft.wish for draft in drafted])
+        keys, renamed = self._keys([draft.request for draft in drafted])
         rows = []
         for one, draft in zip(page, drafted, strict=True):
-            seed_id = draft.wish.seed_id
-            under = draft.under(keys[seed_id])
+            seed_id = draft.request.seed_id
+            under = draft.with_key(keys[seed_id])
             rows.append(
-                drafts.row_of(seed_id, under.content, under.content_hash, under.fingerprint)
+                prepare.row_of(seed_id, under.content, under.content_hash, under.fingerprint)
             )
             self._saved.append((one.entity, seed_id, keys[seed_id]))
         if renamed:
@@ -341,15 +344,15 @@ class _Saver:
         return replace(changes, operations=changes.operations + followed)
 
     def _keys(
-        self, wishes: Sequence[tags.Wish]
+        self, requests: Sequence[KeyRequest]
     ) -> tuple[dict[str, str], dict[str, tuple[str, str]]]:
         """The keys of seed ids, and of those that are renamed the former and the new one."""
-        seed_ids = [wish.seed_id for wish in wishes]
+        seed_ids = [request.seed_id for request in requests]
         if self.kind.key_is_id:
             return dict(zip(seed_ids, seed_ids, strict=True)), {}
-        there = present(self._conn, self.kind, seed_ids)
+        there = existing_rows(self._conn, self.kind, seed_ids)
         has = {seed_id: one.key for seed_id, one in there.items()}
-        given, refusals = TagRegistry(self._conn, dry_run=False).give(self.kind, wishes, has)
+        given, refusals = KeyRegistry(self._conn, dry_run=False).give(self.kind, requests, has)
         for refusal in refusals:
             raise self._refusal(self.kind.key_column, refusal.reason)
         return given, {s: (key, given[s]) for s, key in has.items() if given[s] != key}

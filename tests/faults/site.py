@@ -16,9 +16,10 @@ from altsync.delivery import Delivery, Policy
 from altsync.entities import entity_id
 from altsync.relay import Relay, RelayPolicy
 from altsync.seed.loader import Loader
-from altsync.seed.options import Options
-from altsync.seed.report import Report
-from altsync.seed.sql import create_changed_in_run, tombstone
+from altsync.seed.options import SeedOptions
+from altsync.seed.report import SeedReport
+from altsync.seed.sql.deletion import tombstone
+from altsync.seed.sql.run import create_changed_in_run
 from altsync.sinks.base import Sink
 from altsync.sinks.embedding import Sink as EmbeddingSink
 from tests.faults.embedder import SimulatedEmbedder, WatchedCache
@@ -148,8 +149,8 @@ class Seeder:
         folder = self._folder()
         path = folder / f"{action.part}.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in action.lines))
-        options = Options(folder, (action.part,), prune=action.kind is Kind.PRUNE, yes=True)
-        report = Report(None)
+        options = SeedOptions(folder, (action.part,), prune=action.kind is Kind.PRUNE, yes=True)
+        report = SeedReport(None)
         try:
             Loader(
                 self._conn, TOPOLOGY, options, report, progress or (lambda part, size: None)

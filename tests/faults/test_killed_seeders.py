@@ -24,8 +24,8 @@ from altsync.catalogue.parts import Part
 from altsync.db import Database
 from altsync.seed import loader, pruning
 from altsync.seed.loader import Loader
-from altsync.seed.options import Options
-from altsync.seed.report import Report
+from altsync.seed.options import SeedOptions
+from altsync.seed.report import SeedReport
 from tests import points, sports
 from tests.children import exit_code
 from tests.conftest import TOPOLOGY
@@ -349,5 +349,5 @@ def _seed_and_exit(url: str, folder: str, said: str, nth: int, point: str) -> No
     loader.BATCH = BATCH
     pruning.DELETE_PAGE = PAGE  # type: ignore[attr-defined]
     with db.connect(url) as conn:
-        options = Options(Path(folder), seeds.ALL, prune=True, yes=True)
-        Loader(conn, TOPOLOGY, options, Report(None), at=at).run()
+        options = SeedOptions(Path(folder), seeds.ALL, prune=True, yes=True)
+        Loader(conn, TOPOLOGY, options, SeedReport(None), at=at).run()

@@ -19,7 +19,7 @@ from altsync.db import Database
 from altsync.operations import Dead, ErrorKind
 from altsync.projection import embedded_fields, embedding_text
 from altsync.retry import dead_ids, discard_dead, retry_dead
-from altsync.seed.report import Report
+from altsync.seed.report import SeedReport
 from altsync.sinks import embedding
 from altsync.store.vectors import EmbeddingCache
 from altsync.tokens import too_long
@@ -125,7 +125,7 @@ def test_a_text_that_is_shortened_is_embedded_and_closes_the_failure(
 # --- seeding -----------------------------------------------------------------------------------
 
 
-def _refusals(report: Report) -> list[str]:
+def _refusals(report: SeedReport) -> list[str]:
     return [str(line) for line in report.shown]
 
 
@@ -148,7 +148,7 @@ def test_a_line_over_the_limit_is_refused_with_its_fields_tokens_and_limit(
 ) -> None:
     folder = tmp_path / "seeds"
     write(folder, name, [{**line, "id": "good", **_short(line)}, line])
-    report = Report(tmp_path / "run")
+    report = SeedReport(tmp_path / "run")
     seed(world, folder, report=report)
     report.close()
     assert short(report.total) == (2, 1, 0, 0, 0, 1)

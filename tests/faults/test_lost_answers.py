@@ -14,8 +14,8 @@ from altsync.contract import EMBEDDING
 from altsync.db import Database
 from altsync.seed import loader
 from altsync.seed.loader import Loader
-from altsync.seed.options import Options
-from altsync.seed.report import Report
+from altsync.seed.options import SeedOptions
+from altsync.seed.report import SeedReport
 from altsync.sinks.base import Sink
 from tests import sports
 from tests.conftest import TOPOLOGY
@@ -122,9 +122,9 @@ def test_a_seeding_whose_answer_is_lost(
         return load(self, *batch_of)
 
     monkeypatch.setattr(Loader, "_load_batch", load_batch)
-    options = Options(tmp_path, (sports.LEAGUES,))
+    options = SeedOptions(tmp_path, (sports.LEAGUES,))
     with db.connect(relay[1]) as conn, pytest.raises(psycopg.OperationalError):
-        Loader(conn, TOPOLOGY, options, Report(None)).run()
+        Loader(conn, TOPOLOGY, options, SeedReport(None)).run()
 
     assert relay[0].cuts == 1
     versions = _versions(world)

@@ -8,8 +8,8 @@ import pytest
 
 from altsync.errors import SeedError
 from altsync.seed.loader import Loader
-from altsync.seed.options import Options
-from altsync.seed.report import Report
+from altsync.seed.options import SeedOptions
+from altsync.seed.report import SeedReport
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.seeds import archetype_line, league_line, living, seed, write
@@ -152,9 +152,9 @@ def test_an_archetype_is_not_pruned_when_another_seeder_names_it_meanwhile(
         if point == "checked":
             world.save(league("other", sport_archetype="rowing"))
 
-    options = Options(tmp_path, (sports.ARCHETYPES,), prune=True)
+    options = SeedOptions(tmp_path, (sports.ARCHETYPES,), prune=True)
     with pytest.raises(SeedError, match="rowing"):
-        Loader(world.conn, TOPOLOGY, options, Report(None), at=at).run()
+        Loader(world.conn, TOPOLOGY, options, SeedReport(None), at=at).run()
     assert "a-rowing" in living(world, "sport_archetype")
 
 

@@ -18,9 +18,9 @@ from altsync.catalogue.parts import Part
 from altsync.cli import app as cli
 from altsync.seed import loader
 from altsync.seed.loader import BATCH_BYTES, Loader
-from altsync.seed.options import Options
+from altsync.seed.options import SeedOptions
 from altsync.seed.reader import Rejected
-from altsync.seed.report import SHOWN, Report
+from altsync.seed.report import SHOWN, SeedReport
 from altsync.sentences import Exit
 from tests import sports
 from tests.conftest import TOPOLOGY
@@ -168,8 +168,8 @@ def test_a_batch_ends_at_bytes_as_well_as_at_lines(world: World, tmp_path: Path)
     lines = [league_line(f"l{n}", description="x" * 1_000_000) for n in range(12)]
     write(tmp_path, "leagues.jsonl", lines)
     points: list[str] = []
-    options = Options(tmp_path, (sports.LEAGUES,))
-    report = Report(None)
+    options = SeedOptions(tmp_path, (sports.LEAGUES,))
+    report = SeedReport(None)
     Loader(world.conn, TOPOLOGY, options, report, at=points.append).run()
     assert report.total.created == 12
     assert points.count("committed") >= 12_000_000 // (BATCH_BYTES + 1_100_000)
@@ -260,14 +260,14 @@ def test_two_strict_runs_of_the_same_files_end_as_one(world: World, tmp_path: Pa
     """The second waits for the first one's transaction, and finds everything as it says."""
     write(tmp_path, "leagues.jsonl", TEN)
     other = World(world.url)
-    met: list[Report] = []
+    met: list[SeedReport] = []
 
     def at(point: str) -> None:
         if point == "seen" and not met:
             met.append(seed(other, tmp_path, strict=True))
 
-    report = Report(None)
-    options = Options(tmp_path, (sports.LEAGUES,), strict=True)
+    report = SeedReport(None)
+    options = SeedOptions(tmp_path, (sports.LEAGUES,), strict=True)
     Loader(world.conn, TOPOLOGY, options, report, at=at).run()
     other.close()
     assert (met[0].total.created, report.total.unchanged, report.total.rejected) == (10, 10, 0)
@@ -451,7 +451,7 @@ def test_all_refused_lines_are_in_the_file_and_in_the_json(
     world: World, tmp_path: Path, dry: bool
 ) -> None:
     write(tmp_path / "seeds", "leagues.jsonl", [{"id": f"bad{n}"} for n in range(323)])
-    report = Report(tmp_path / "home" / "runs" / "one", only_refusals=dry)
+    report = SeedReport(tmp_path / "home" / "runs" / "one", only_refusals=dry)
     seed(world, tmp_path / "seeds", report=report, dry_run=dry)
     report.close()
     assert len(report.shown) == SHOWN
@@ -463,7 +463,7 @@ def test_all_refused_lines_are_in_the_file_and_in_the_json(
 
 def test_a_dry_run_that_refuses_nothing_leaves_no_file(world: World, tmp_path: Path) -> None:
     write(tmp_path / "seeds", "leagues.jsonl", TEN)
-    report = Report(tmp_path / "home" / "runs" / "one", only_refusals=True)
+    report = SeedReport(tmp_path / "home" / "runs" / "one", only_refusals=True)
     seed(world, tmp_path / "seeds", report=report, dry_run=True)
     report.close()
     assert not (tmp_path / "home").exists()
@@ -478,7 +478,7 @@ def test_what_a_run_leaves_is_its_owners_alone(tmp_path: Path) -> None:
     (folder / "rejects.jsonl").symlink_to(victim)
     before = os.umask(0)
     try:
-        report = Report(folder)
+        report = SeedReport(folder)
         report.reject(sports.LEAGUES, Rejected("leagues.jsonl", 1, None, "bad", "secret"))
         report.close()
     finally:
@@ -495,7 +495,7 @@ def test_a_link_in_the_folders_place_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "one").symlink_to("elsewhere")
     with pytest.raises(OSError, match="one"):
-        Report(tmp_path / "one").close()
+        SeedReport(tmp_path / "one").close()
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 

@@ -22,8 +22,8 @@ from altsync.local.services.vectors import Vectors
 from altsync.projection import digest
 from altsync.queries import Stores
 from altsync.seed.loader import Loader
-from altsync.seed.options import Options
-from altsync.seed.report import Report
+from altsync.seed.options import SeedOptions
+from altsync.seed.report import SeedReport
 from altsync.sinks import pinecone
 from tests import sports
 from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness
@@ -117,7 +117,7 @@ def ask_stack(postgres: Postgres, graph: Graph, vectors: Vectors) -> Iterator[As
         app.migrate()
         assert set(app.set_up_sinks().values()) == {None}
         with app.connect() as conn:
-            Loader(conn, app.topology, Options(SEEDS, PARTS), Report(None)).run()
+            Loader(conn, app.topology, SeedOptions(SEEDS, PARTS), SeedReport(None)).run()
             for name in app.topology.names:
                 delivery = app.delivery(name)
                 assert delivery is not None

@@ -10,8 +10,8 @@ from typing import Any
 from altsync.catalogue.parts import Part
 from altsync.entities import entity_id
 from altsync.seed.loader import Loader
-from altsync.seed.options import Options
-from altsync.seed.report import Counts, Report
+from altsync.seed.options import SeedOptions
+from altsync.seed.report import Counts, SeedReport
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.world import World
@@ -70,11 +70,11 @@ def write(folder: Path, name: str, lines: Iterable[Fields | str | bytes]) -> Non
 
 
 def seed(
-    world: World, folder: Path, *parts: Part, report: Report | None = None, **options: Any
-) -> Report:
+    world: World, folder: Path, *parts: Part, report: SeedReport | None = None, **options: Any
+) -> SeedReport:
     """One run; over every part unless some are named. The report is made without files."""
-    report = report or Report(None)
-    Loader(world.conn, TOPOLOGY, Options(folder, parts or ALL, **options), report).run()
+    report = report or SeedReport(None)
+    Loader(world.conn, TOPOLOGY, SeedOptions(folder, parts or ALL, **options), report).run()
     return report
 
 

@@ -16,8 +16,8 @@ from altsync.delivery import Drained
 from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind
 from altsync.seed.loader import Loader
-from altsync.seed.options import Options
-from altsync.seed.report import Report
+from altsync.seed.options import SeedOptions
+from altsync.seed.report import SeedReport
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.fakes import Call, FakeGraph
@@ -44,9 +44,9 @@ def _line(seed_id: str, **fields: Any) -> dict[str, Any]:
 def _load(world: World, folder: Path, *lines: dict[str, Any], **options: Any) -> list[Any]:
     """Seed these lines; returns the events about entities."""
     (folder / "leagues.jsonl").write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
-    asked = Options(folder, (sports.LEAGUES,), **options)
+    asked = SeedOptions(folder, (sports.LEAGUES,), **options)
     with capture_logs() as events:
-        Loader(world.conn, TOPOLOGY, asked, Report(None)).run()
+        Loader(world.conn, TOPOLOGY, asked, SeedReport(None)).run()
     return [event for event in events if event["event"].startswith("entity.")]
 
 

@@ -22,8 +22,8 @@ from altsync.db import Conn, Database
 from altsync.delivery import Delivery, Drained, Policy
 from altsync.relay import Relay, RelayPolicy
 from altsync.seed.loader import Loader
-from altsync.seed.options import Options
-from altsync.seed.report import Report
+from altsync.seed.options import SeedOptions
+from altsync.seed.report import SeedReport
 from altsync.similarity import local as similarity_local
 from altsync.similarity.sql import Rules
 from altsync.sinks.base import Sink
@@ -276,8 +276,8 @@ def _resident(url: str, folder: Path) -> tuple[int, int]:
             seen.append(this.memory_info().rss)
 
     with db.connect(url) as conn:
-        options = Options(folder, (sports.LEAGUES,), followed=False)
-        Loader(conn, TOPOLOGY, options, Report(None), look).run()
+        options = SeedOptions(folder, (sports.LEAGUES,), followed=False)
+        Loader(conn, TOPOLOGY, options, SeedReport(None), look).run()
     return seen[0], seen[-1]
 
 
@@ -293,7 +293,7 @@ def _searched(world: World, tracing: TracedDatabase, stores: Stores, folder: Pat
     """What the search of the neighbours of new leagues sent."""
     with world.conn.transaction():
         register_sinks(world.conn, SEARCHING, MODEL, DIMENSIONS)
-    Loader(world.conn, SEARCHING, Options(folder, (sports.LEAGUES,)), Report(None)).run()
+    Loader(world.conn, SEARCHING, SeedOptions(folder, (sports.LEAGUES,)), SeedReport(None)).run()
     embed = embedding_sink(tracing, stores.embedder)
     Delivery(tracing, embed, SEARCHING, Policy(debounce=0), worker="tests").drain(PATIENCE)
     world.conn.execute("TRUNCATE delivery_batch")  # searches wait for embeddings in numbers

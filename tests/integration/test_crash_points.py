@@ -16,10 +16,11 @@ from altsync.catalogue.parts import Part
 from altsync.contract import EMBEDDING
 from altsync.db import Database
 from altsync.seed import loader
+from altsync.seed.changes import Changes
 from altsync.seed.loader import Loader
-from altsync.seed.options import Options
-from altsync.seed.report import Report
-from altsync.seed.sql import Changes, upsert_staged
+from altsync.seed.options import SeedOptions
+from altsync.seed.report import SeedReport
+from altsync.seed.sql.entities import upsert_staged
 from altsync.sinks.base import Sink
 from tests import points, sports
 from tests.children import exit_code
@@ -270,8 +271,8 @@ def _seed_and_exit(url: str, folder: str, lines: int) -> None:
 
     loader.BATCH = 25
     with db.connect(url) as conn:
-        options = Options(Path(folder), (sports.LEAGUES,))
-        Loader(conn, TOPOLOGY, options, Report(None), progress).run()
+        options = SeedOptions(Path(folder), (sports.LEAGUES,))
+        Loader(conn, TOPOLOGY, options, SeedReport(None), progress).run()
 
 
 def _write_leagues(folder: Path, count: int) -> None:
@@ -282,9 +283,9 @@ def _write_leagues(folder: Path, count: int) -> None:
     (folder / "leagues.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def _seed(world: World, folder: Path) -> Report:
-    report = Report(None)
-    Loader(world.conn, TOPOLOGY, Options(folder, (sports.LEAGUES,)), report).run()
+def _seed(world: World, folder: Path) -> SeedReport:
+    report = SeedReport(None)
+    Loader(world.conn, TOPOLOGY, SeedOptions(folder, (sports.LEAGUES,)), report).run()
     return report
 
 

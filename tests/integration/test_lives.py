@@ -14,8 +14,8 @@ import pytest
 from altsync.db import Database
 from altsync.local.services.graph import Graph
 from altsync.seed import relationships
-from altsync.seed.report import Report
-from altsync.seed.sql import create_changed_in_run
+from altsync.seed.report import SeedReport
+from altsync.seed.sql.run import create_changed_in_run
 from altsync.sinks.base import Sink
 from tests import sports
 from tests.conftest import TOPOLOGY
@@ -64,7 +64,7 @@ def meanwhile(work: Callable[[], None]) -> Callable[[str], None]:
     return at
 
 
-def relate(world: World, folder: Path, *ends: str, **options: Any) -> Report:
+def relate(world: World, folder: Path, *ends: str, **options: Any) -> SeedReport:
     """Seed relationships r0, r1 … from the first to the second letter of each."""
     lines: list[Fields] = [
         {"id": f"r{n}", "type": "COMPETES_WITH", "source": pair[0], "target": pair[1]}

@@ -26,8 +26,8 @@ from altsync.errors import AltsyncError, SchemaError, SeedError
 from altsync.local.services.graph import Graph
 from altsync.local.services.vectors import Vectors
 from altsync.seed.loader import Loader
-from altsync.seed.options import Options
-from altsync.seed.report import Report
+from altsync.seed.options import SeedOptions
+from altsync.seed.report import SeedReport
 from altsync.status.collect import collect
 from altsync.verify.report import Options as Comparison
 from altsync.why import explain as why_explain
@@ -73,9 +73,9 @@ class Shop:
     embedder: FakeEmbedder
     folder: Path
 
-    def seed(self, **options: Any) -> Report:
-        report = Report(None)
-        chosen = Options(self.folder, **{"parts": toy.catalogue.parts, **options})
+    def seed(self, **options: Any) -> SeedReport:
+        report = SeedReport(None)
+        chosen = SeedOptions(self.folder, **{"parts": toy.catalogue.parts, **options})
         Loader(self.world.conn, self.app.topology, chosen, report).run()
         return report
 

@@ -24,7 +24,7 @@ from altsync.delivery import Delivery, Policy
 from altsync.doctor import Health, look
 from altsync.entities import Content
 from altsync.local.services.postgres import Postgres
-from altsync.seed.report import Report as SeedReport
+from altsync.seed.report import SeedReport
 from altsync.sinks.pgvector import table_names
 from altsync.status.sql import RunProgress
 from altsync.verify.report import Options, Report
@@ -177,7 +177,8 @@ def test_a_changed_category_moves_its_row(alone: Alone) -> None:
 
 def test_a_deleted_entity_leaves_and_does_not_come_back(alone: Alone) -> None:
     with alone.world.conn.transaction():
-        from altsync.seed.sql import create_changed_in_run, tombstone
+        from altsync.seed.sql.deletion import tombstone
+        from altsync.seed.sql.run import create_changed_in_run
 
         create_changed_in_run(alone.world.conn)
         ids = [alone.world.row(league("l003"))["id"]]

@@ -17,9 +17,9 @@ from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind
 from altsync.outbox.upkeep import forget_former_keys
 from altsync.seed.loader import Loader
-from altsync.seed.options import Options
-from altsync.seed.report import Report
-from altsync.seed.tags_sql import holders_of_tags
+from altsync.seed.options import SeedOptions
+from altsync.seed.report import SeedReport
+from altsync.seed.sql.keys import key_holders
 from altsync.why.sql import find_entities
 from tests import sports
 from tests.conftest import TOPOLOGY
@@ -37,7 +37,7 @@ from tests.integration.world import CONFIRM_AFTER, World
 
 
 class Killed(BaseException):
-    """Ends a run at a point, and nothing cleans up after it."""
+    """Endpoints a run at a point, and nothing cleans up after it."""
 
 
 def killing(count: int) -> Callable[[str], None]:
@@ -275,9 +275,9 @@ def test_a_seeder_that_is_killed_at_any_point_renames_all_or_nothing(
     count, killed = 0, True
     while killed:
         count += 1
-        options = Options(rowing(tmp_path, f"n{count}"), sports.PARTS)
+        options = SeedOptions(rowing(tmp_path, f"n{count}"), sports.PARTS)
         try:
-            Loader(world.conn, TOPOLOGY, options, Report(None), at=killing(count)).run()
+            Loader(world.conn, TOPOLOGY, options, SeedReport(None), at=killing(count)).run()
             killed = False
         except Killed:
             pass
@@ -386,7 +386,7 @@ def test_former_keys_are_forgotten_after_the_grace(world: World, tmp_path: Path)
     assert forget_former_keys(world.conn, 3600.0) == 0
     assert forget_former_keys(world.conn, -1.0) == 1
     assert world.scalar(query) == []
-    assert holders_of_tags(world.conn, sports.LEAGUE, ["one"]) == {"one": "l0"}
+    assert key_holders(world.conn, sports.LEAGUE, ["one"]) == {"one": "l0"}
 
 
 def test_a_former_key_leads_to_its_entity(world: World, tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from altsports.catalogue import FewShotExample, League, SportArchetype
 from altsync import db, saving
 from altsync.entities import entity_id
 from altsync.errors import SeedError
-from altsync.seed.sql import Changes, accept_edits
+from altsync.seed.changes import Changes
+from altsync.seed.sql.edits import accept_edits
 from altsync.store.reads import all_keys
 from altsync.verify.sql import edited_rows
 from tests import sports

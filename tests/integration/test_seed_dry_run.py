@@ -9,7 +9,7 @@ import pytest
 
 from altsync.errors import SeedError
 from altsync.seed import loader
-from altsync.seed.report import Report
+from altsync.seed.report import SeedReport
 from tests.integration.seeds import (
     Fields,
     archetype_line,
@@ -144,7 +144,7 @@ def _assert_same(world: World, folder: Path, **options: Any) -> None:
     assert _summary(dry) == _summary(real)
 
 
-def _summary(report: Report) -> Any:
+def _summary(report: SeedReport) -> Any:
     refused = [(line.file, line.number, line.field, line.reason) for line in report.shown]
     return report.as_json(), refused
 

@@ -11,8 +11,8 @@ import pytest
 
 from altsync.errors import SeedError
 from altsync.seed.loader import Loader
-from altsync.seed.options import Options
-from altsync.seed.report import Report
+from altsync.seed.options import SeedOptions
+from altsync.seed.report import SeedReport
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.world import World
@@ -36,11 +36,11 @@ def write(folder: Path, relationships: Sequence[Any], leagues: Sequence[Any] = L
         (folder / f"{name}.jsonl").write_text(text)
 
 
-def seed(world: World, folder: Path, **options: Any) -> Report:
+def seed(world: World, folder: Path, **options: Any) -> SeedReport:
     """One run over the folder."""
-    report = Report(None)
+    report = SeedReport(None)
     parts = (sports.LEAGUES, sports.RELATIONSHIPS)
-    Loader(world.conn, TOPOLOGY, Options(folder, parts, **options), report).run()
+    Loader(world.conn, TOPOLOGY, SeedOptions(folder, parts, **options), report).run()
     return report
 
 

@@ -33,7 +33,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         numbers.append(raw.number)
         return check(raw, *arguments, **options)
 
-    monkeypatch.setattr("altsync.seed.drafts.check", noting)
+    monkeypatch.setattr("altsync.seed.prepare.check", noting)
     return numbers
 
 

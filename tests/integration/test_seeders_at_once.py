@@ -11,7 +11,7 @@ import pytest
 
 from altsync.catalogue.parts import Part
 from altsync.seed import loader
-from altsync.seed.report import Report
+from altsync.seed.report import SeedReport
 from tests import sports
 from tests.integration.seeds import (
     archetype_line,
@@ -157,11 +157,11 @@ def _write(folder: Path) -> None:
     write(folder, "documents.jsonl", [document_line(f"d{n}", f"l{n}") for n in range(50)])
 
 
-def _at_once(world: World, *folders: Path, **options: Any) -> list[Report]:
+def _at_once(world: World, *folders: Path, **options: Any) -> list[SeedReport]:
     """Two runs, over one folder or over two, started together."""
     start = threading.Barrier(2, timeout=30)
 
-    def run(folder: Path) -> Report:
+    def run(folder: Path) -> SeedReport:
         session = World(world.url)
         session.conn.execute("SET deadlock_timeout = '20 ms'")
         start.wait()

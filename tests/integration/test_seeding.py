@@ -15,7 +15,7 @@ from altsync.db import Database
 from altsync.errors import SeedError
 from altsync.operations import Dead, ErrorKind
 from altsync.seed import loader
-from altsync.seed.report import Report
+from altsync.seed.report import SeedReport
 from altsync.status.sql import run_progress
 from tests import sports
 from tests.conftest import TOPOLOGY
@@ -284,7 +284,7 @@ def test_refused_lines_are_kept_beside_the_report(world: World, tmp_path: Path) 
     """With their file, line, field, reason and text."""
     runs = tmp_path / "runs"
     write(tmp_path / "seeds", "leagues.jsonl", [league_line("l1"), {"id": "l2"}, "nonsense"])
-    report = Report(runs)
+    report = SeedReport(runs)
     seed(world, tmp_path / "seeds", report=report)
     report.close()
     entries = [json.loads(line) for line in (runs / "rejects.jsonl").read_text().splitlines()]

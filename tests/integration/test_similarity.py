@@ -19,10 +19,10 @@ from altsync.local.vectors.faults import FaultRule
 from altsync.operations import Dead, ErrorKind, Synced
 from altsync.outbox.edges import begin_searches, enqueue_neighbour_search
 from altsync.outbox.upkeep import backfill_page, purge_deleted
-from altsync.seed.sql import tombstone
+from altsync.seed.sql.deletion import tombstone
 from altsync.similarity.index import LAG, PART
 from altsync.similarity.index import Sink as Similarity
-from altsync.similarity.local import Found
+from altsync.similarity.local import ComparedGroup
 from altsync.similarity.local import Sink as LocalSimilarity
 from altsync.similarity.sql import Rules
 from altsync.sinks import pinecone
@@ -331,7 +331,7 @@ class InterruptedSearch(LocalSimilarity):
 
     def _compare(
         self, kind: EntityType, group: str | None, ids: Sequence[UUID], model: Model
-    ) -> Found:
+    ) -> ComparedGroup:
         found = super()._compare(kind, group, ids, model)
         while self._meanwhile:
             self._meanwhile.pop()()

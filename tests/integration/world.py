@@ -24,14 +24,10 @@ from altsync.outbox import claim as outbox_claim
 from altsync.outbox import settle as outbox_settle
 from altsync.projection import content_hash, text_hash
 from altsync.relay import Relay, RelayPolicy
-from altsync.seed.sql import (
-    Changes,
-    copy_to_staging,
-    create_changed_in_run,
-    create_staging,
-    tombstone,
-    upsert_staged,
-)
+from altsync.seed.changes import Changes
+from altsync.seed.sql.deletion import tombstone
+from altsync.seed.sql.entities import copy_to_staging, create_staging, upsert_staged
+from altsync.seed.sql.run import create_changed_in_run
 from altsync.sinks import embedding
 from altsync.sinks.base import Sink
 from altsync.store.vectors import EmbeddingCache

@@ -8,8 +8,8 @@ from psycopg import sql
 
 from altsync import db, schema
 from altsync.seed.loader import Loader
-from altsync.seed.options import Options
-from altsync.seed.report import Report
+from altsync.seed.options import SeedOptions
+from altsync.seed.report import SeedReport
 from tests import sports
 from tests.conftest import TOPOLOGY
 
@@ -25,11 +25,11 @@ TABLES = (
 RENAMED = {"neighbours_of": "neighbours_input_hash"}
 
 
-def seed(url: str) -> Report:
+def seed(url: str) -> SeedReport:
     """Load the shipped seeds."""
-    report = Report(None)
+    report = SeedReport(None)
     with db.connect(url) as conn:
-        Loader(conn, TOPOLOGY, Options(SEEDS, sports.PARTS), report).run()
+        Loader(conn, TOPOLOGY, SeedOptions(SEEDS, sports.PARTS), report).run()
     return report
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from altsync.seed.reader import Rejected
-from altsync.seed.report import SHOWN, Counts, Report
+from altsync.seed.report import SHOWN, Counts, SeedReport
 from tests import sports
 
 
@@ -17,7 +17,7 @@ def refused(number: int, raw: str = '{"id":7}') -> Rejected:
 
 def test_counts_add_up_over_the_parts(tmp_path: Path) -> None:
     """The total is the sum of the parts, field by field."""
-    report = Report(tmp_path)
+    report = SeedReport(tmp_path)
     report.counts(sports.LEAGUES).add(Counts(1, 2, 3, 4, 5, 6, 7))
     report.counts(sports.LEAGUES).created += 1
     report.counts(sports.EXAMPLES).add(Counts(10, 20, 30, 40, 50, 60, 70))
@@ -27,7 +27,7 @@ def test_counts_add_up_over_the_parts(tmp_path: Path) -> None:
 
 def test_refused_lines_land_in_a_file(tmp_path: Path) -> None:
     """One JSON object each: where, which field, why, and the line itself."""
-    report = Report(tmp_path / "runs" / "1")
+    report = SeedReport(tmp_path / "runs" / "1")
     report.reject(sports.LEAGUES, refused(3, 'x}) "quoted" é 🏆\ttab'))
     report.reject(sports.EXAMPLES, Rejected("examples/b.jsonl", 9, None, "not JSON", "\\xe9"))
     report.close()
@@ -56,7 +56,7 @@ def test_refused_lines_land_in_a_file(tmp_path: Path) -> None:
 
 def test_memory_keeps_the_first_refused_lines_alone(tmp_path: Path) -> None:
     """The terminal shows some; the file has all."""
-    report = Report(tmp_path)
+    report = SeedReport(tmp_path)
     for number in range(1, SHOWN + 31):
         report.reject(sports.LEAGUES, refused(number))
     report.close()
@@ -67,7 +67,7 @@ def test_memory_keeps_the_first_refused_lines_alone(tmp_path: Path) -> None:
 
 def test_a_run_without_refused_lines_leaves_no_file_of_them(tmp_path: Path) -> None:
     """An empty rejects file would look like trouble."""
-    report = Report(tmp_path / "run")
+    report = SeedReport(tmp_path / "run")
     report.counts(sports.LEAGUES).processed += 2
     report.close()
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["report.json"]
@@ -76,7 +76,7 @@ def test_a_run_without_refused_lines_leaves_no_file_of_them(tmp_path: Path) -> N
 
 def test_the_reports_json(tmp_path: Path) -> None:
     """What scripts read, on stdout and in the file: totals at the top, parts below."""
-    report = Report(tmp_path)
+    report = SeedReport(tmp_path)
     report.counts(sports.LEAGUES).add(Counts(processed=3, created=2, operations=4))
     report.reject(sports.LEAGUES, refused(1))
     report.notes.append("nothing was pruned: --limit leaves lines unread")
@@ -101,7 +101,7 @@ def test_the_reports_json(tmp_path: Path) -> None:
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     """Without a folder the lines are counted and shown, and no more."""
-    report = Report(None)
+    report = SeedReport(None)
     report.reject(sports.LEAGUES, refused(1))
     report.close()
     assert (report.total.rejected, len(report.shown), report.rejects_file) == (1, 1, None)

@@ -30,7 +30,7 @@ from altsync.cli.terminal import Terminal
 from altsync.contract import Drift
 from altsync.doctor import Finding, Health
 from altsync.operations import BreakerState
-from altsync.seed.report import Report as SeedReport
+from altsync.seed.report import SeedReport
 from altsync.verify.report import Options, Report, Tally
 from altsync.wording import one_line, visible
 from tests import sports

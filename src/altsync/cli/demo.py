@@ -26,7 +26,7 @@ from altsync.cli.terminal import answers, notes
 from altsync.config import read_settings
 from altsync.doctor import look
 from altsync.errors import AltsyncError
-from altsync.seed.options import Options
+from altsync.seed.options import SeedOptions
 from altsync.status.collect import collect
 from altsync.status.sql import RunProgress, remote_calls
 
@@ -88,7 +88,7 @@ def demo(
         before = _remote_calls(app)
         cleanup.enter_context(_processes(app.settings.sink_names))
         conn = cleanup.enter_context(app.connect("altsync-demo"))
-        report = load(app, conn, Options(folder, parts()))
+        report = load(app, conn, SeedOptions(folder, parts()))
         progress: dict[str, RunProgress] = {}
         arrived = follow(app, conn, progress, LONGEST, STARTING)
         answers.print(seed_summary(report, progress, app.topology.names))

@@ -36,8 +36,8 @@ from altsync.declarations import MIRRORS, title_of
 from altsync.errors import ConfigurationError
 from altsync.seed.files import find_files, named_by
 from altsync.seed.loader import Loader
-from altsync.seed.options import Options
-from altsync.seed.report import Report
+from altsync.seed.options import SeedOptions
+from altsync.seed.report import SeedReport
 from altsync.sentences import Failure
 from altsync.status.collect import idle_message
 from altsync.status.sql import (
@@ -104,7 +104,7 @@ def _seed(
     """
     if prune_saved and not prune:
         raise typer.BadParameter("--prune-saved needs --prune")
-    options = Options(folder, chosen, limit, only, prune, yes, strict, dry_run, wait)
+    options = SeedOptions(folder, chosen, limit, only, prune, yes, strict, dry_run, wait)
     options = replace(options, prune_saved=prune_saved)
     with application() as app:
         raise typer.Exit(run(app, options, wait=wait, timeout=timeout, as_json=as_json))
@@ -197,7 +197,7 @@ def _check_options(made: Sequence[str], taken: set[str]) -> None:
 
 def run(
     app: Application,
-    options: Options,
+    options: SeedOptions,
     *,
     wait: bool = False,
     timeout: float | None = None,
@@ -226,7 +226,11 @@ def run(
 
 
 def end(
-    report: Report, dead: list[FailedEntity], *, arrived: bool, body: dict[str, Any] | None = None
+    report: SeedReport,
+    dead: list[FailedEntity],
+    *,
+    arrived: bool,
+    body: dict[str, Any] | None = None,
 ) -> Exit:
     """Return the exit status of a run, after an error that names what was given up on."""
     code = Exit.SINK_ERRORS if dead else Exit.OK
@@ -241,7 +245,7 @@ def end(
 
 
 def _body(
-    report: Report, progress: dict[str, RunProgress], sinks: Sequence[str], *, waits: bool
+    report: SeedReport, progress: dict[str, RunProgress], sinks: Sequence[str], *, waits: bool
 ) -> dict[str, Any]:
     """Return the JSON document of a run, as far as it has come."""
     body = report.as_json()
@@ -275,11 +279,13 @@ def _given_up(dead: list[FailedEntity]) -> str:
     return sentences(said, "altsync failures shows all, altsync retry tries again").rstrip(".")
 
 
-def load(app: Application, conn: Conn, options: Options, *, as_json: bool = False) -> Report:
+def load(
+    app: Application, conn: Conn, options: SeedOptions, *, as_json: bool = False
+) -> SeedReport:
     """Load with a progress bar per part, and show the counts."""
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
     folder = app.settings.altsync_home / "runs" / stamp
-    report = Report(folder, only_refusals=options.dry_run)
+    report = SeedReport(folder, only_refusals=options.dry_run)
     options = replace(options, cut_long=app.settings.altsync_long_text == "cut")
     try:
         with _loading(options) as advance:
@@ -297,7 +303,7 @@ def load(app: Application, conn: Conn, options: Options, *, as_json: bool = Fals
 
 
 @contextmanager
-def _loading(options: Options) -> Iterator[_Advance]:
+def _loading(options: SeedOptions) -> Iterator[_Advance]:
     columns = (TextColumn("{task.description:<12}"), BarColumn(), DownloadColumn())
     with Progress(*columns, TimeElapsedColumn(), console=notes) as progress:
         yield _Advance(progress, options)
@@ -306,7 +312,7 @@ def _loading(options: Options) -> Iterator[_Advance]:
 class _Advance:
     """Moves the bar of a part, which is made when its first line is read."""
 
-    def __init__(self, progress: Progress, options: Options) -> None:
+    def __init__(self, progress: Progress, options: SeedOptions) -> None:
         self._progress = progress
         self._options = options
         self._tasks: dict[Part, object] = {}
@@ -372,7 +378,7 @@ def follow(
             time.sleep(max(LOOK, took / LOOK_SHARE))
 
 
-def seed_table(report: Report, title: str = "Seeded") -> Table:
+def seed_table(report: SeedReport, title: str = "Seeded") -> Table:
     """Counts by part."""
     numbers = ("processed", "created", "updated", "unchanged", "deleted", "rejected")
     table = Table("part", *numbers, title=title, numbers=numbers)
@@ -387,7 +393,7 @@ def mirrors(sinks: Sequence[str]) -> list[str]:
     return [sink for sink in MIRRORS if sink in sinks]
 
 
-def seed_summary(report: Report, progress: dict[str, RunProgress], sinks: Sequence[str]) -> str:
+def seed_summary(report: SeedReport, progress: dict[str, RunProgress], sinks: Sequence[str]) -> str:
     """The closing summary of a seeding run that was waited for."""
     total = report.total
     lines = [
@@ -414,7 +420,7 @@ def seed_summary(report: Report, progress: dict[str, RunProgress], sinks: Sequen
     return "\n".join([*lines, _RULE])
 
 
-def print_rejects(report: Report) -> None:
+def print_rejects(report: SeedReport) -> None:
     """The first refused lines, and where all of them are."""
     for line in report.shown:
         notes.print(Text(f"rejected {line}", style="red"))

@@ -34,7 +34,7 @@ def _basis(kind: EntityType, model: str, text_hash: str) -> str:
 def input_hash_of(kind: EntityType) -> str:
     """Return SQL for what the neighbours of an entity ``l`` would be computed from, as one value.
 
-    :func:`altsync.similarity.index.basis` is the same in Python.
+    :func:`altsync.similarity.index.neighbours_input` is the same in Python.
     """
     return _basis(kind, "l.embedding_model", "l.embedding_text_hash")
 

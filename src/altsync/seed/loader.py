@@ -32,29 +32,28 @@ from altsync.entities import Attached, EntityType, Relationship, entity_id
 from altsync.errors import SeedError
 from altsync.log import debugging
 from altsync.projection import part_hash
-from altsync.seed import relationships, renaming, session
-from altsync.seed.drafts import Batch, Draft, work_out
+from altsync.seed import relationships, renaming
+from altsync.seed.changes import Changes
 from altsync.seed.files import Listing, SeedFile, list_files
-from altsync.seed.options import Options
+from altsync.seed.options import SeedOptions
+from altsync.seed.prepare import PreparedBatch, PreparedRow, prepare_batch
 from altsync.seed.pruning import Pruner
 from altsync.seed.reader import KnownKeys, Line, Raw, Rejected, read_raw
-from altsync.seed.registry import TagRegistry
-from altsync.seed.report import Counts, Report
-from altsync.seed.sql import (
-    Changes,
-    Present,
-    changed_versions,
+from altsync.seed.registry import KeyRegistry
+from altsync.seed.report import Counts, SeedReport
+from altsync.seed.sql import attachments, run
+from altsync.seed.sql.entities import (
+    ExistingRow,
     classify_staged,
     copy_to_staging,
-    create_changed_in_run,
     create_staging,
+    existing_rows,
     note_lines,
-    present,
-    same_lines,
+    unchanged_lines,
     upsert_staged,
 )
-from altsync.seed.tags_sql import former_tags
-from altsync.seed.transactions import at_once
+from altsync.seed.sql.keys import former_keys
+from altsync.seed.transactions import retry_on_conflict
 from altsync.store.reads import all_keys
 from altsync.wording import plural
 
@@ -89,8 +88,8 @@ class Loader:
         self,
         conn: Conn,
         topology: Topology,
-        options: Options,
-        report: Report,
+        options: SeedOptions,
+        report: SeedReport,
         progress: Callable[[Part, int], None] = lambda part, size: None,
         at: Callable[[str], None] = lambda point: None,
     ) -> None:
@@ -100,7 +99,7 @@ class Loader:
         self._report = report
         self._progress = progress
         self._at = at
-        self._registry = TagRegistry(conn, dry_run=options.dry_run)
+        self._registry = KeyRegistry(conn, dry_run=options.dry_run)
         self._unreadable: dict[Part, str] = {}
         self._empty: list[str] = []
         self._emptied: dict[str, Counter[str]] = {}
@@ -115,8 +114,8 @@ class Loader:
             self._run()
 
     def _run(self) -> None:
-        session.create_tables(self._conn)
-        create_changed_in_run(self._conn)
+        run.create_tables(self._conn)
+        run.create_changed_in_run(self._conn)
         if EMBEDDING in self._topology.names:
             self._model, _ = wanted_model(self._conn) or (None, 0)
         self._at("begun")
@@ -132,6 +131,8 @@ class Loader:
             found = listing.files[part]
             if part.entity_type and found:
                 create_staging(self._conn, part.entity_type)
+            if part.attachment and found:
+                attachments.create_staging(self._conn, part.attachment)
             if part.related and found:
                 relationships.create_staging(self._conn, part.related.edge_table)
             self._at("part begun")
@@ -199,10 +200,10 @@ class Loader:
             if parent.parent is not None:
                 kind = current.entity_type(parent.parent)
                 keys = all_keys(self._conn, kind) | parent.known
-                keys -= former_tags(self._conn, kind, parent.known)
+                keys -= former_keys(self._conn, kind, parent.known)
                 if self._options.dry_run:
                     keys -= {key for renamed, key in self._renamed if renamed == kind}
-                    keys |= session.good_keys(self._conn, part_of(kind))
+                    keys |= run.good_keys(self._conn, part_of(kind))
                 found[parent.column] = frozenset(keys)
         return found
 
@@ -265,12 +266,12 @@ class Loader:
 
     def _batches(
         self, part: Part, pages: Iterator[Sequence[Raw]], known: KnownKeys
-    ) -> Iterator[Batch]:
+    ) -> Iterator[PreparedBatch]:
         """Each batch, while the next is worked out: Python and PostgreSQL work at the same time."""
-        prepare = partial(work_out, cut_long=self._options.cut_long)
+        prepare = partial(prepare_batch, cut_long=self._options.cut_long)
         with ThreadPoolExecutor(max_workers=1) as worker:
             page = worker.submit(next, pages, ())
-            ready: Future[Batch] | None = None
+            ready: Future[PreparedBatch] | None = None
             while raws := page.result():
                 same = self._same(part, raws)
                 coming = worker.submit(prepare, part, raws, same, known, self._model)
@@ -288,13 +289,13 @@ class Loader:
             return set()
         if any(renamed in {one.parent for one in kind.parents} for renamed, _ in self._renamed):
             return set()  # a dry run: what names the former key has not followed
-        ids, prints = [raw.supposed_id for raw in raws], [raw.fingerprint for raw in raws]
-        return same_lines(self._conn, kind, ids, prints)
+        ids, prints = [raw.id_hint for raw in raws], [raw.fingerprint for raw in raws]
+        return unchanged_lines(self._conn, kind, ids, prints)
 
-    def _load_batch(self, part: Part, batch: Batch) -> Counts:
+    def _load_batch(self, part: Part, batch: PreparedBatch) -> Counts:
         """Load a batch in a transaction, or a savepoint, and report the lines that it refuses."""
         write = partial(self._write_batch, part, batch)
-        changes, late, fresh = at_once(self._conn, part, write)
+        changes, late, fresh = retry_on_conflict(self._conn, part, write)
         for refused in [*batch.refused, *late]:
             self._reject(part, refused)
         for line in batch.good:
@@ -311,13 +312,13 @@ class Loader:
             operations=changes.operations,
         )
 
-    def _log_changes(self, part: Part, batch: Batch) -> None:
+    def _log_changes(self, part: Part, batch: PreparedBatch) -> None:
         """One line per entity that was changed; ``change`` names it until it has settled."""
         entity_type = part.entity_type
         if entity_type is None or self._options.dry_run or not debugging():
             return
         places = {entity_id(entity_type, line.seed_id): line for line in reversed(batch.good)}
-        changed = changed_versions(self._conn, entity_type, list(places))
+        changed = run.changed_versions(self._conn, entity_type, list(places))
         for entity, seed_id, key, version in changed:
             line = places[entity]
             log.debug(
@@ -329,7 +330,7 @@ class Loader:
                 change=version,
             )
 
-    def _write_batch(self, part: Part, batch: Batch) -> tuple[Changes, list[Rejected], int]:
+    def _write_batch(self, part: Part, batch: PreparedBatch) -> tuple[Changes, list[Rejected], int]:
         """Inside a transaction: what changed, lines refused by what is there, lines loaded."""
         late: list[Rejected] = []
         self._at("batch begun")
@@ -342,21 +343,23 @@ class Loader:
             changes = self._write_parts(part.attachment, lines)
         else:
             assert part.entity_type is not None
-            changes, lines = self._write_entities(part.entity_type, lines, batch.drafts, late)
+            changes, lines = self._write_entities(part.entity_type, lines, batch.rows, late)
         self._at("written")
         lost = [line.seed_id for line in late if line.seed_id and line.field != "id"]
         if lost:
             loaded = {line.seed_id for line in lines}
-            session.mark_rejected(self._conn, part, [s for s in lost if s not in loaded])
+            run.mark_rejected(self._conn, part, [s for s in lost if s not in loaded])
         self._at("committing")
         return changes, late, len(lines)
 
-    def _without_repeats(self, part: Part, batch: Batch, late: list[Rejected]) -> Sequence[Line]:
+    def _without_repeats(
+        self, part: Part, batch: PreparedBatch, late: list[Rejected]
+    ) -> Sequence[Line]:
         """The first good line of each id."""
         good = batch.good
-        if session.mark_seen(self._conn, batch.seen) and not batch.repeated:
+        if run.mark_seen(self._conn, batch.seen) and not batch.repeated:
             return good
-        places = session.first_places(self._conn, part, list({line.seed_id for line in good}))
+        places = run.first_places(self._conn, part, list({line.seed_id for line in good}))
         for line in good:
             place = places[line.seed_id]
             if line.place != place:
@@ -368,16 +371,16 @@ class Loader:
         self,
         entity_type: EntityType,
         lines: Sequence[Line],
-        drafts: Mapping[str, Draft],
-        there: Mapping[str, Present],
+        drafts: Mapping[str, PreparedRow],
+        there: Mapping[str, ExistingRow],
         late: list[Rejected],
     ) -> dict[str, str]:
         """The tags that lines get, by seed id; those whose tag belongs to another are refused."""
         if entity_type.key_is_id:
             return {line.seed_id: line.seed_id for line in lines}
         has = {seed_id: one.key for seed_id, one in there.items()}
-        wishes = [drafts[line.seed_id].wish for line in lines]
-        given, refusals = self._registry.give(entity_type, wishes, has)
+        requests = [drafts[line.seed_id].request for line in lines]
+        given, refusals = self._registry.give(entity_type, requests, has)
         reasons = {refusal.seed_id: refusal.reason for refusal in refusals}
         field = entity_type.key_column
         late += [_refuse(li, field, reasons[li.seed_id]) for li in lines if li.seed_id in reasons]
@@ -387,17 +390,17 @@ class Loader:
         self,
         entity_type: EntityType,
         lines: Sequence[Line],
-        drafts: Mapping[str, Draft],
+        drafts: Mapping[str, PreparedRow],
         late: list[Rejected],
     ) -> tuple[Changes, Sequence[Line]]:
         """Write entities; return what changed, and the lines loaded now or before."""
         fresh = [line for line in lines if line.item is not None]
         if not fresh:
             return Changes(), lines
-        there = present(self._conn, entity_type, [line.seed_id for line in fresh])
+        there = existing_rows(self._conn, entity_type, [line.seed_id for line in fresh])
         given = self._tags(entity_type, fresh, drafts, there, late)
         self._at("tagged")
-        tagged = [drafts[seed_id].under(tag) for seed_id, tag in given.items()]
+        tagged = [drafts[seed_id].with_key(tag) for seed_id, tag in given.items()]
         renamed = {s: one.key for s, one in there.items() if given.get(s, one.key) != one.key}
         if renamed:
             changes = self._rename(entity_type, tagged, there, renamed, given)
@@ -408,8 +411,8 @@ class Loader:
     def _rename(
         self,
         entity_type: EntityType,
-        drafts: Sequence[Draft],
-        there: Mapping[str, Present],
+        drafts: Sequence[PreparedRow],
+        there: Mapping[str, ExistingRow],
         renamed: Mapping[str, str],
         given: Mapping[str, str],
     ) -> Changes:
@@ -433,10 +436,10 @@ class Loader:
     def _write_drafts(
         self,
         entity_type: EntityType,
-        drafts: Sequence[Draft],
-        there: Mapping[str, Present],
+        drafts: Sequence[PreparedRow],
+        there: Mapping[str, ExistingRow],
     ) -> Changes:
-        known = [there.get(draft.wish.seed_id) for draft in drafts]
+        known = [there.get(draft.request.seed_id) for draft in drafts]
         lines = [
             draft.copied
             for draft, one in zip(drafts, known, strict=True)
@@ -465,14 +468,14 @@ class Loader:
         """Lines whose entities are loaded; the others are refused by the field that names one."""
         wanted = list({seed_id for line in lines for seed_id in _owners(line).values()})
         ids = {seed_id: entity_id(owner, seed_id) for seed_id in wanted}
-        living = session.living(self._conn, owner, list(ids.values()))
+        living = run.living(self._conn, owner, list(ids.values()))
         there = {seed_id for seed_id in wanted if ids[seed_id] in living}
         pruned: set[str] = set()
         if owner in self._pruned:
-            pruned = there - session.seen_ids(self._conn, part_of(owner), wanted)
+            pruned = there - run.seen_ids(self._conn, part_of(owner), wanted)
             there -= pruned
         if self._options.dry_run:
-            there |= session.good_ids(self._conn, part_of(owner), wanted)
+            there |= run.good_ids(self._conn, part_of(owner), wanted)
         lacking = {
             line.seed_id: field
             for line in lines
@@ -515,7 +518,7 @@ class Loader:
         relationships.copy(self._conn, edges, [_relationship_row(kind, line) for line in lines])
         self._at("copied")
         # Locked first: an entity that is living when it is looked at must be so when this commits.
-        ends = relationships.Ends()
+        ends = relationships.Endpoints()
         if not self._options.dry_run:
             ends = relationships.lock_changed(self._conn, kind)
             self._at("ends locked")
@@ -523,7 +526,7 @@ class Loader:
         kept = {line.seed_id for line in good}
         refused = [line.seed_id for line in lines if line.seed_id not in kept]
         if refused:
-            relationships.withdraw(self._conn, edges, refused)
+            relationships.remove_from_staging(self._conn, edges, refused)
             if not self._options.dry_run:
                 # Entities that only refused lines begin at have nothing new for the graph.
                 ends = relationships.lock_changed(self._conn, kind, ends)
@@ -532,9 +535,9 @@ class Loader:
         return relationships.upsert(self._conn, kind, ends, self._topology, self._at), good
 
     def _write_parts(self, table: AttachmentTable, lines: Sequence[Line]) -> Changes:
-        session.copy_parts(self._conn, table, [_part_row(table, line) for line in lines])
+        attachments.copy_to_staging(self._conn, table, [_part_row(table, line) for line in lines])
         self._at("copied")
-        return session.upsert_parts(self._conn, table, write=not self._options.dry_run)
+        return attachments.upsert(self._conn, table, write=not self._options.dry_run)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from altsync.catalogue.parts import Part
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class SeedOptions:
     """What a run is asked to do.
 
     ``only`` names, for fields that lines take from the name of their file, the file to read.

@@ -16,11 +16,13 @@ from altsync.db import Conn
 from altsync.entities import EntityType
 from altsync.errors import SeedError
 from altsync.log import debugging
-from altsync.seed import relationships, session
-from altsync.seed.options import Options
-from altsync.seed.report import Report
-from altsync.seed.sql import DELETE_PAGE, Changes, changed_versions, tombstone
-from altsync.seed.transactions import at_once
+from altsync.seed import relationships
+from altsync.seed.changes import Changes
+from altsync.seed.options import SeedOptions
+from altsync.seed.report import SeedReport
+from altsync.seed.sql import attachments, run
+from altsync.seed.sql.deletion import DELETE_PAGE, tombstone
+from altsync.seed.transactions import retry_on_conflict
 
 log = structlog.get_logger(__name__)
 
@@ -35,8 +37,8 @@ class Pruner:
         self,
         conn: Conn,
         topology: Topology,
-        options: Options,
-        report: Report,
+        options: SeedOptions,
+        report: SeedReport,
         at: Callable[[str], None],
     ) -> None:
         self._conn = conn
@@ -57,7 +59,7 @@ class Pruner:
             return
         # Look at every part before any is touched: a refusal leaves all of them whole.
         saved = self._options.prune_saved
-        gone = {part: session.unseen(self._conn, part, saved=saved) for part in parts}
+        gone = {part: run.unseen(self._conn, part, saved=saved) for part in parts}
         for part, ids in gone.items():
             self._check_share(part, len(ids))
         leaving = {part.entity_type: ids for part, ids in gone.items() if part.entity_type}
@@ -70,7 +72,7 @@ class Pruner:
                 self._delete(part, gone[part])
 
     def _check_share(self, part: Part, gone: int) -> None:
-        total = session.count_rows(self._conn, part, saved=self._options.prune_saved)
+        total = run.count_rows(self._conn, part, saved=self._options.prune_saved)
         if self._options.dry_run:
             total += self._report.counts(part).created
         if gone > PRUNE_SHARE * total and not self._options.yes:
@@ -89,7 +91,7 @@ class Pruner:
             return
         for start in range(0, len(ids), DELETE_PAGE):
             page = ids[start : start + DELETE_PAGE]
-            changes = at_once(self._conn, part, partial(self._delete_page, part, page))
+            changes = retry_on_conflict(self._conn, part, partial(self._delete_page, part, page))
             self._at("page committed")
             counts.deleted += changes.deleted
             counts.operations += changes.operations
@@ -97,7 +99,7 @@ class Pruner:
                 self._log_deletions(part.entity_type, page)
 
     def _log_deletions(self, entity_type: EntityType, ids: Sequence[UUID]) -> None:
-        for _id, seed_id, key, version in changed_versions(self._conn, entity_type, ids):
+        for _id, seed_id, key, version in run.changed_versions(self._conn, entity_type, ids):
             log.debug("entity.deleted", seed_id=seed_id, key=key, change=version)
 
     def _delete_page(self, part: Part, page: Sequence[Any]) -> Changes:
@@ -111,7 +113,7 @@ class Pruner:
         if part.related:
             return relationships.delete(self._conn, part.related, page, self._topology, self._at)
         if part.attachment:
-            return Changes(deleted=session.delete_parts(self._conn, part.attachment, page))
+            return Changes(deleted=attachments.delete(self._conn, part.attachment, page))
         assert part.entity_type is not None
         # Another seeder may have loaded children of them since the first look.
         self._check_unused(part.entity_type, page, {})
@@ -123,7 +125,7 @@ class Pruner:
         ids: Sequence[Any],
         leaving: Mapping[EntityType, Sequence[Any]],
     ) -> None:
-        used = session.parents_in_use(self._conn, parent, ids, leaving) if ids else []
+        used = run.parents_in_use(self._conn, parent, ids, leaving) if ids else []
         if used:
             names = ", ".join(f"{key} ({count:,} {many})" for key, many, count in used)
             children = " and ".join(

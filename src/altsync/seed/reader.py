@@ -110,7 +110,7 @@ class Rejected:
 class Raw(NamedTuple):
     """A line as it stands in its file, without its end; ``whole``: ``read`` is all of it.
 
-    ``supposed_id`` is what is probably its id, or "". ``fingerprint`` is a hash of all that
+    ``id_hint`` is what is probably its id, or "". ``fingerprint`` is a hash of all that
     decides what it says. ``problem`` says why the file cannot be read, or not from here on.
     """
 
@@ -118,13 +118,13 @@ class Raw(NamedTuple):
     number: int
     read: bytes
     whole: bool
-    supposed_id: str
+    id_hint: str
     fingerprint: str
     problem: str | None = None
 
-    def again(self) -> Line:
+    def as_unchanged(self) -> Line:
         """The line of an entity that is known to be as it says."""
-        return Line(self.file.label, self.number, self.supposed_id, None, self.read[:RAW_LENGTH])
+        return Line(self.file.label, self.number, self.id_hint, None, self.read[:RAW_LENGTH])
 
 
 class _Refused(Exception):
@@ -181,9 +181,9 @@ def read_raw(file: SeedFile, progress: Callable[[int], None] = lambda size: None
                 if raw.strip() or not whole:
                     raw = raw.rstrip(b"\r\n")  # noqa: PLW2901
                     found = _ID.search(raw) if whole else None
-                    supposed_id = found[1].decode("utf-8", "replace") if found else ""
+                    id_hint = found[1].decode("utf-8", "replace") if found else ""
                     fingerprint = projection.digest(setting + raw)[:HALF_HASH]
-                    yield Raw(file, number, raw, whole, supposed_id, fingerprint)
+                    yield Raw(file, number, raw, whole, id_hint, fingerprint)
     except (OSError, EOFError, zlib.error) as error:
         yield _problem(file, number + 1 if number else 0, _why_broken(error, number))
 
@@ -206,7 +206,7 @@ def _why_broken(error: Exception, number: int) -> str:
 
 
 def _problem(file: SeedFile, number: int, reason: str) -> Raw:
-    return Raw(file, number, b"", whole=False, supposed_id="", fingerprint="", problem=reason)
+    return Raw(file, number, b"", whole=False, id_hint="", fingerprint="", problem=reason)
 
 
 def find(

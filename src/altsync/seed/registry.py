@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from altsync.db import Conn
 from altsync.entities import EntityType
-from altsync.seed import tags
-from altsync.seed.tags_sql import Registry, holders_of_tags, known_tags, move_tags, register_tags
+from altsync.seed import keys
+from altsync.seed.keys import KeyRequest
+from altsync.seed.sql.keys import Registry, current_keys, key_holders, move_keys, register_keys
 
 
-class TagRegistry:
+class KeyRegistry:
     """The tags that were given. A dry run keeps those that it would give in a temporary table."""
 
     def __init__(self, conn: Conn, *, dry_run: bool) -> None:
@@ -21,45 +22,47 @@ class TagRegistry:
         )
 
     def give(
-        self, entity_type: EntityType, wishes: Sequence[tags.Wish], has: Mapping[str, str]
-    ) -> tuple[dict[str, str], list[tags.Refusal]]:
+        self, entity_type: EntityType, requests: Sequence[KeyRequest], has: Mapping[str, str]
+    ) -> tuple[dict[str, str], list[keys.Refusal]]:
         """The tags of seeds by their ids, and who was refused. ``has``: tags known beforehand.
 
         Seeds that give another tag than they have are renamed.
         """
-        absent = [wish.seed_id for wish in wishes if wish.seed_id not in has]
+        absent = [request.seed_id for request in requests if request.seed_id not in has]
         known = {**has, **self._known(entity_type, absent)} if absent else has
-        new = [wish for wish in wishes if wish.seed_id not in known]
-        moving = [w for w in wishes if w.given and known.get(w.seed_id, w.given) != w.given]
+        new = [request for request in requests if request.seed_id not in known]
+        moving = [
+            one for one in requests if one.given and known.get(one.seed_id, one.given) != one.given
+        ]
         asked = [*new, *moving]
         holders = self._holders(entity_type, asked) if asked else {}
-        given, refusals = tags.assign(wishes, known, holders)
+        given, refusals = keys.assign(requests, known, holders)
         if new:
-            fresh = {w.seed_id: given[w.seed_id] for w in new if w.seed_id in given}
-            register_tags(self._conn, entity_type, fresh, self._tables[-1])
-        moved = {w.seed_id: given[w.seed_id] for w in moving if w.seed_id in given}
+            fresh = {one.seed_id: given[one.seed_id] for one in new if one.seed_id in given}
+            register_keys(self._conn, entity_type, fresh, self._tables[-1])
+        moved = {one.seed_id: given[one.seed_id] for one in moving if one.seed_id in given}
         if moved and self._dry_run:
-            register_tags(self._conn, entity_type, moved, self._tables[-1])
+            register_keys(self._conn, entity_type, moved, self._tables[-1])
         elif moved:
-            move_tags(self._conn, entity_type, moved)
+            move_keys(self._conn, entity_type, moved)
         return given, refusals
 
     def _known(self, entity_type: EntityType, seed_ids: Sequence[str]) -> dict[str, str]:
         found: dict[str, str] = {}
         for table in self._tables:
-            found |= known_tags(self._conn, entity_type, seed_ids, table)
+            found |= current_keys(self._conn, entity_type, seed_ids, table)
         return found
 
-    def _holders(self, entity_type: EntityType, new: Sequence[tags.Wish]) -> dict[str, str]:
+    def _holders(self, entity_type: EntityType, new: Sequence[KeyRequest]) -> dict[str, str]:
         """Who has the tags that these may get. Most get the best; only else all are looked up."""
-        bests = {wish.best for wish in new}
-        held = self._held(entity_type, list(bests))
-        if not held and len(bests) == len(new):
+        preferred = {request.preferred for request in new}
+        held = self._held(entity_type, list(preferred))
+        if not held and len(preferred) == len(new):
             return held
-        return self._held(entity_type, [c for wish in new for c in tags.candidates(wish)])
+        return self._held(entity_type, [c for request in new for c in keys.candidates(request)])
 
     def _held(self, entity_type: EntityType, wanted: Sequence[str]) -> dict[str, str]:
         found: dict[str, str] = {}
         for table in self._tables:
-            found |= holders_of_tags(self._conn, entity_type, wanted, table)
+            found |= key_holders(self._conn, entity_type, wanted, table)
         return found

@@ -13,7 +13,7 @@ from altsync.entities import EdgeTable, EntityType
 from altsync.operations import Origin
 from altsync.outbox.edges import enqueue_edge_update
 from altsync.outbox.enqueue import lock_entities
-from altsync.seed.sql import Changes
+from altsync.seed.changes import Changes
 
 
 def _columns(edges: EdgeTable) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ def classify(conn: Conn, edges: EdgeTable, topology: Topology) -> Changes:
 
 
 @dataclass(frozen=True, slots=True)
-class Ends:
+class Endpoints:
     """Entities that what changed in staging touches, all locked.
 
     ``sources`` are those that it begins at, or began at before.
@@ -88,13 +88,13 @@ class Ends:
     sources: frozenset[UUID] = frozenset()
 
 
-def lock_changed(conn: Conn, kind: EntityType, locked: Ends | None = None) -> Ends:
+def lock_changed(conn: Conn, kind: EntityType, locked: Endpoints | None = None) -> Endpoints:
     """Lock the entities that what changed in staging touches; those of ``locked`` are already.
 
     Looked at again after each lock: another session may have moved a relationship meanwhile, and
     the entity that it begins at now is to be written, too.
     """
-    locked, edges = locked or Ends(), kind.edge_table
+    locked, edges = locked or Endpoints(), kind.edge_table
     while True:
         rows = conn.execute(
             f"SELECT s.{edges.source}, s.{edges.target}, e.{edges.source} {_changed(edges)}"
@@ -102,18 +102,18 @@ def lock_changed(conn: Conn, kind: EntityType, locked: Ends | None = None) -> En
         entities = frozenset(i for row in rows for i in row if i)
         sources = frozenset(i for row in rows for i in (row[0], row[2]) if i)
         if entities <= locked.entities:
-            return Ends(locked.entities, sources)
+            return Endpoints(locked.entities, sources)
         lock_entities(conn, ((kind, i) for i in entities - locked.entities))
-        locked = Ends(locked.entities | entities, sources)
+        locked = Endpoints(locked.entities | entities, sources)
 
 
-def withdraw(conn: Conn, edges: EdgeTable, seed_ids: Sequence[str]) -> None:
+def remove_from_staging(conn: Conn, edges: EdgeTable, seed_ids: Sequence[str]) -> None:
     """Take lines that were refused out of staging."""
     conn.execute(f"DELETE FROM staging_{edges.table} WHERE seed_id = ANY(%s)", (list(seed_ids),))
 
 
 def upsert(
-    conn: Conn, kind: EntityType, ends: Ends, topology: Topology, at: Callable[[str], None]
+    conn: Conn, kind: EntityType, ends: Endpoints, topology: Topology, at: Callable[[str], None]
 ) -> Changes:
     """Upsert what changed in staging; the entities that it begins at are written to the graph.
 

@@ -15,9 +15,9 @@ from altsync.operations import Origin
 from altsync.outbox.edges import enqueue_edge_update
 from altsync.outbox.enqueue import lock_entities
 from altsync.projection import content_hash
-from altsync.seed import drafts
-from altsync.seed.sql import upsert_staged
-from altsync.similarity.sql import pointing
+from altsync.seed.prepare import row_of
+from altsync.seed.sql.entities import upsert_staged
+from altsync.similarity.sql import incoming
 from altsync.store.reads import children_page
 from altsync.store.rows import SAVED, read_rows
 
@@ -29,7 +29,7 @@ def lock(conn: Conn, entity_type: EntityType, seed_ids: Iterable[str]) -> None:
     """Lock entities that are about to be renamed, and those that lead to them, in one order."""
     ids = {entity_id(entity_type, seed_id) for seed_id in seed_ids}
     if entity_type.edges:
-        ids |= pointing(conn, entity_type, list(ids))
+        ids |= incoming(conn, entity_type, list(ids))
     lock_entities(conn, ((entity_type, i) for i in ids))
 
 
@@ -54,7 +54,7 @@ def follow(
                 operations += _move_children(conn, child, parent, keys, topology, noted=noted)
     if entity_type.edges:
         ids = [entity_id(entity_type, seed_id) for seed_id in renamed]
-        sources = sorted(pointing(conn, entity_type, ids))
+        sources = sorted(incoming(conn, entity_type, ids))
         operations += enqueue_edge_update(conn, entity_type, sources, topology, Origin.SEED)
     return operations
 
@@ -79,7 +79,7 @@ def _move_children(
             content: Any = row.content
             former = getattr(content, parent.column)
             moved: Content = replace(content, **{parent.column: keys[former]})
-            rows.append(drafts.row_of(page[row.id], moved, content_hash(moved), SAVED))
+            rows.append(row_of(page[row.id], moved, content_hash(moved), SAVED))
         changes = upsert_staged(conn, child, topology, noted=noted, saved=rows)
         operations += changes.operations
     return operations

@@ -35,7 +35,7 @@ class Counts:
 
 
 @dataclass(slots=True)
-class Report:
+class SeedReport:
     """The run as a whole. Refused lines go to a file as they come: memory stays flat.
 
     ``only_refusals``: the folder is made only when a line is refused, as in a dry run.

@@ -19,7 +19,7 @@ T = TypeVar("T")
 TRIES = 5
 
 
-def at_once(conn: Conn, part: Part, work: Callable[[], T]) -> T:
+def retry_on_conflict(conn: Conn, part: Part, work: Callable[[], T]) -> T:
     """One transaction, done again when it meets another writer of the same rows.
 
     Raises psycopg's error when it still does after ``TRIES``.

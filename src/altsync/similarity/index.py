@@ -83,7 +83,7 @@ LAG = 2.0
 LONGEST_LAG = 60.0
 
 
-def basis(row: Row) -> str:
+def neighbours_input(row: Row) -> str:
     """What the neighbours of an entity are computed from; the same as ``outbox.input_hash_of``."""
     parts = (row.embedding_model, row.embedding_text_hash, group_of(row))
     return "|".join(part for part in parts if part is not None)
@@ -239,7 +239,7 @@ class Sink:
         best = sorted(wanted.items(), key=_nearest_first)[: rules.top_k]
         first = dict(sorted(near.items(), key=_nearest_first)[: self._least(row.entity_type)])
         first |= {tag: near[tag] for tag in incoming & near.keys()}
-        return Neighbours(row.id, row.version, basis(row), dict(best), first)
+        return Neighbours(row.id, row.version, neighbours_input(row), dict(best), first)
 
     def _ask(self, row: Row, model: Model, reach: int) -> dict[str, float]:
         """Return the scores of the entities nearest to one, by key."""

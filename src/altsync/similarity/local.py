@@ -68,7 +68,7 @@ WRITE_TRIES = 3
 
 
 @dataclass(slots=True)
-class Found:
+class ComparedGroup:
     """What one pass over a group found. Scores are cosines.
 
     ``scores`` holds each pair (entity of the batch, member) above ``enter``, as far as it may
@@ -125,11 +125,11 @@ class Sink:
 
     def _compare(
         self, kind: EntityType, group: str | None, ids: Sequence[UUID], model: Model
-    ) -> Found:
+    ) -> ComparedGroup:
         """Compare entities with every member of their group, in one snapshot."""
         with self._database.snapshot() as conn:
             batch = vectored(conn, kind, ids, group, model)
-            found = Found({one.id: one for one in batch}, similar_edges_at(conn, kind, ids))
+            found = ComparedGroup({one.id: one for one in batch}, similar_edges_at(conn, kind, ids))
             if batch:
                 search = _Search(batch, found.edges, self._rules(kind))
                 for page in group_pages(conn, kind, group, model, BLOCK):
@@ -140,7 +140,9 @@ class Sink:
 
     # --- writing --------------------------------------------------------------------------------
 
-    def _write(self, kind: EntityType, group: str | None, found: Found, model: Model) -> None:
+    def _write(
+        self, kind: EntityType, group: str | None, found: ComparedGroup, model: Model
+    ) -> None:
         """Write what a pass found, a few hundred sources at a time."""
         if not found.batch:
             return
@@ -148,7 +150,7 @@ class Sink:
         for start in range(0, len(sources), SOURCES):
             self._write_sources(kind, group, found, sources[start : start + SOURCES], model)
 
-    def _others(self, kind: EntityType, found: Found) -> set[UUID]:
+    def _others(self, kind: EntityType, found: ComparedGroup) -> set[UUID]:
         """Members outside the batch whose edges may change by what was found of the batch."""
         rules = self._rules(kind)
         known: dict[UUID, dict[UUID, float]] = defaultdict(dict)
@@ -183,7 +185,7 @@ class Sink:
         self,
         kind: EntityType,
         group: str | None,
-        found: Found,
+        found: ComparedGroup,
         sources: Sequence[UUID],
         model: Model,
     ) -> None:
@@ -199,7 +201,7 @@ class Sink:
         self,
         kind: EntityType,
         group: str | None,
-        found: Found,
+        found: ComparedGroup,
         sources: Sequence[UUID],
         model: Model,
     ) -> None:
@@ -331,7 +333,7 @@ class _View:
 
     group: str | None
     model: Model
-    found: Found
+    found: ComparedGroup
     standing: Mapping[UUID, GroupMember]
     rules: Rules
 

@@ -19,17 +19,17 @@ from altsync.similarity.groups import write_similar_edges
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """What was found around one entity: the edges it is to have, and all that it saw.
+    """The edges that one entity is to have, and the candidates that its search found.
 
-    Scores are cosines by the keys of entities. ``basis`` is what they were computed from, and
-    ``version`` the entity's when it was read.
+    Scores are cosines by key. ``neighbours_input_hash`` names the input of the search.
+    ``version`` is the entity's version when it was read.
     """
 
     source: UUID
     version: int
-    basis: str
+    neighbours_input_hash: str
     edges: Mapping[str, float]
-    seen: Mapping[str, float]
+    candidates: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +143,9 @@ def relate(
             changed[one.source] = one
             counts = _sum(counts, difference)
     _rewrite(conn, kind, list(changed.values()), living)
-    noted = _note_basis(conn, kind, found)
+    noted = _note_neighbours_input(conn, kind, found)
     enqueue_edge_update(conn, kind, list(changed), topology, Origin.SIMILARITY)
-    again = _disagreeing(conn, kind, [n for n in found if n.source in moved], rules)
+    again = find_asymmetric(conn, kind, [n for n in found if n.source in moved], rules)
     again |= {n.source for n in found if n.source not in noted or n.edges.keys() - living.keys()}
     asked = enqueue_neighbour_search(
         conn, kind, [follower], sorted(again), delay=rules.debounce, again=True
@@ -176,10 +176,10 @@ def _moved(conn: Conn, kind: EntityType, found: Sequence[Neighbours]) -> set[UUI
     rows = conn.execute(
         f"""
         SELECT l.id FROM {kind} l
-        JOIN unnest(%(ids)s::uuid[], %(bases)s::text[]) AS r(id, basis) ON r.id = l.id
-        WHERE l.id = ANY(%(ids)s) AND l.neighbours_input_hash IS DISTINCT FROM r.basis
+        JOIN unnest(%(ids)s::uuid[], %(inputs)s::text[]) AS r(id, input) ON r.id = l.id
+        WHERE l.id = ANY(%(ids)s) AND l.neighbours_input_hash IS DISTINCT FROM r.input
         """,
-        {"ids": [n.source for n in found], "bases": [n.basis for n in found]},
+        {"ids": [n.source for n in found], "inputs": [n.neighbours_input_hash for n in found]},
     )
     return {r[0] for r in rows}
 
@@ -194,7 +194,7 @@ def _ids_of(conn: Conn, kind: EntityType, tags: Mapping[str, UUID] | set[str]) -
     return {r[0]: r[1] for r in rows}
 
 
-def _disagreeing(
+def find_asymmetric(
     conn: Conn, kind: EntityType, found: Sequence[Neighbours], rules: Rules
 ) -> set[UUID]:
     """Entities whose own edges do not fit what ``found`` saw of them.
@@ -203,7 +203,7 @@ def _disagreeing(
     one that saw nothing of them.
     """
     e = kind.edge_table
-    pairs = [(n.source, tag, score) for n in found for tag, score in n.seen.items()]
+    pairs = [(n.source, tag, score) for n in found for tag, score in n.candidates.items()]
     rows = conn.execute(
         f"""
         WITH seen AS MATERIALIZED (
@@ -254,7 +254,7 @@ def _rewrite(
     write_similar_edges(conn, kind, edges, {one.source: one.version for one in found})
 
 
-def _note_basis(conn: Conn, kind: EntityType, found: Sequence[Neighbours]) -> set[UUID]:
+def _note_neighbours_input(conn: Conn, kind: EntityType, found: Sequence[Neighbours]) -> set[UUID]:
     """Write down what neighbours were computed from; returns the entities that it is true of.
 
     Not of an entity that has changed since it was read: it may have had another vector in
@@ -262,9 +262,9 @@ def _note_basis(conn: Conn, kind: EntityType, found: Sequence[Neighbours]) -> se
     """
     rows = conn.execute(
         f"""
-        UPDATE {kind} l SET neighbours_input_hash = r.basis
-        FROM unnest(%(ids)s::uuid[], %(versions)s::bigint[], %(bases)s::text[])
-          AS r(id, version, basis)
+        UPDATE {kind} l SET neighbours_input_hash = r.input
+        FROM unnest(%(ids)s::uuid[], %(versions)s::bigint[], %(inputs)s::text[])
+          AS r(id, version, input)
         WHERE l.id = ANY(%(ids)s) AND l.id = r.id AND l.version = r.version
           AND l.deleted_at IS NULL
         RETURNING l.id
@@ -272,13 +272,13 @@ def _note_basis(conn: Conn, kind: EntityType, found: Sequence[Neighbours]) -> se
         {
             "ids": [n.source for n in found],
             "versions": [n.version for n in found],
-            "bases": [n.basis for n in found],
+            "inputs": [n.neighbours_input_hash for n in found],
         },
     )
     return {r[0] for r in rows}
 
 
-def pointing(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> set[UUID]:
+def incoming(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> set[UUID]:
     """Entities that have a relationship to one of ``ids``."""
     e = kind.edge_table
     rows = conn.execute(
@@ -288,7 +288,9 @@ def pointing(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> set[UUID]:
     return {r[0] for r in rows}
 
 
-def cut_off(conn: Conn, kind: EntityType, ids: Sequence[UUID], topology: Topology) -> int:
+def delete_relationships(
+    conn: Conn, kind: EntityType, ids: Sequence[UUID], topology: Topology
+) -> int:
     """Remove every relationship from and to entities that are being deleted.
 
     Entities that pointed to them are carried to the graph: a node that is there again before its
@@ -346,9 +348,9 @@ def related_entities(database: Database, kind: EntityType) -> Iterator[SinkVersi
             ).fetchall()
         if not rows:
             return
-        for _id, tag, version, basis, model in rows:
-            if basis is not None:
-                yield SinkVersion(tag, version, basis, model)
+        for _id, tag, version, input_hash, model in rows:
+            if input_hash is not None:
+                yield SinkVersion(tag, version, input_hash, model)
         after = rows[-1][0]
 
 

@@ -13,7 +13,7 @@ from altsync.db import Conn
 from altsync.entities import EntityType
 from altsync.outbox.edges import enqueue_neighbour_search
 from altsync.outbox.enqueue import lock_entities
-from altsync.seed.sql import accept_edits
+from altsync.seed.sql.edits import accept_edits
 from altsync.verify import parts as verify_parts
 from altsync.verify import repairs
 from altsync.verify.comparison import PAGE, Comparison

@@ -11,17 +11,25 @@ from hypothesis import strategies as st
 
 from altsync.catalogue.parts import KEY_PATTERN as TAG
 from altsync.projection import digest
-from altsync.seed.tags import SLUG_LENGTH, Refusal, Wish, assign, candidates, slug, wish_for
+from altsync.seed.keys import (
+    SLUG_LENGTH,
+    KeyRequest,
+    Refusal,
+    assign,
+    candidates,
+    request_key,
+    slug,
+)
 
 
-def wish(seed_id: str, name: str = "Premier League", place: str | None = None) -> Wish:
+def request(seed_id: str, name: str = "Premier League", place: str | None = None) -> KeyRequest:
     """A seed that leaves its tag to its name and place."""
-    return wish_for(seed_id, None, name, place)
+    return request_key(seed_id, None, name, place)
 
 
-def own(seed_id: str, tag: str) -> Wish:
+def own(seed_id: str, tag: str) -> KeyRequest:
     """A seed that gives its tag itself."""
-    return wish_for(seed_id, tag, "Some League", None)
+    return request_key(seed_id, tag, "Some League", None)
 
 
 # --- slugs ------------------------------------------------------------------------------------
@@ -80,20 +88,23 @@ def test_a_slug_is_a_tag_or_nothing(text: str) -> None:
 def test_candidates_go_from_the_plain_to_the_certain() -> None:
     """The name; the name with its place; the name with a hash of the seed's own id."""
     suffix = digest(b"football_017")[:8]
-    assert list(candidates(wish("football_017", "Premier League", "Ghana"))) == [
+    assert list(candidates(request("football_017", "Premier League", "Ghana"))) == [
         "premier_league",
         "premier_league_ghana",
         f"premier_league_{suffix}",
     ]
-    assert list(candidates(wish("football_017"))) == ["premier_league", f"premier_league_{suffix}"]
-    assert list(candidates(wish("football_017", "Лига", "Россия"))) == [f"seed_{suffix}"]
+    assert list(candidates(request("football_017"))) == [
+        "premier_league",
+        f"premier_league_{suffix}",
+    ]
+    assert list(candidates(request("football_017", "Лига", "Россия"))) == [f"seed_{suffix}"]
     assert list(candidates(own("football_017", "epl"))) == ["epl"]
 
 
 @given(st.text(min_size=1), st.text(), st.none() | st.text())
 def test_every_candidate_is_a_tag(seed_id: str, name: str, place: str | None) -> None:
     """Whatever the seed says, each can stand as an id in every sink."""
-    found = list(candidates(wish(seed_id, name, place)))
+    found = list(candidates(request(seed_id, name, place)))
     assert found
     assert all(re.fullmatch(TAG, tag) for tag in found)
 
@@ -103,13 +114,13 @@ def test_every_candidate_is_a_tag(seed_id: str, name: str, place: str | None) ->
 
 def test_namesakes_get_tags_of_their_own() -> None:
     """England's, Ghana's, and a second one of Ghana's are three leagues."""
-    wishes = [
-        wish("a", place="England"),
-        wish("b", place="Ghana"),
-        wish("c", place="Ghana"),
-        wish("d", place="Ghana"),
+    requests = [
+        request("a", place="England"),
+        request("b", place="Ghana"),
+        request("c", place="Ghana"),
+        request("d", place="Ghana"),
     ]
-    tags, refused = assign(wishes, {}, {})
+    tags, refused = assign(requests, {}, {})
     assert tags == {
         "a": "premier_league",
         "b": "premier_league_ghana",
@@ -123,8 +134,8 @@ def test_a_tag_once_given_stays() -> None:
     """Another name or place changes nothing; nor does asking for the same tag."""
     known = {"a": "premier_league"}
     for again in (
-        wish("a", "Another Name"),
-        wish("a", place="Elsewhere"),
+        request("a", "Another Name"),
+        request("a", place="Elsewhere"),
         own("a", "premier_league"),
     ):
         assert assign([again], known, {}) == ({"a": "premier_league"}, [])
@@ -149,7 +160,7 @@ def test_anothers_tag_is_refused_and_the_holder_named() -> None:
 
 def test_a_seed_whose_every_tag_is_taken_is_told_which() -> None:
     """Somebody gave all its candidates away; the sentence names one, not None."""
-    mine = wish("b", place="Ghana")
+    mine = request("b", place="Ghana")
     holders = dict.fromkeys(candidates(mine), "a")
     tags, refused = assign([mine], {}, holders)
     assert tags == {}
@@ -162,7 +173,9 @@ _names = st.sampled_from(["Premier League", "premier-league", "Serie A", "Лиг
 _places = st.none() | st.sampled_from(["", "Ghana", "England"])
 _given = st.none() | st.sampled_from(["premier_league", "serie_a", "premier_league_ghana", "epl"])
 _wishes = st.lists(
-    st.builds(wish_for, st.sampled_from([f"seed_{n}" for n in range(9)]), _given, _names, _places),
+    st.builds(
+        request_key, st.sampled_from([f"seed_{n}" for n in range(9)]), _given, _names, _places
+    ),
     max_size=9,
     unique_by=lambda one: one.seed_id,
 )
@@ -175,7 +188,7 @@ class Registry:
         self.tags: dict[str, str] = {}
         self.held: dict[str, str] = {}
 
-    def load(self, batch: Sequence[Wish]) -> tuple[dict[str, str], list[Refusal]]:
+    def load(self, batch: Sequence[KeyRequest]) -> tuple[dict[str, str], list[Refusal]]:
         """One batch of a seeding run."""
         known = {one.seed_id: self.tags[one.seed_id] for one in batch if one.seed_id in self.tags}
         wanted = {tag for one in batch for tag in candidates(one)}
@@ -188,7 +201,7 @@ class Registry:
 
 
 @given(st.lists(_wishes, max_size=3))
-def test_no_two_seeds_share_a_tag(batches: list[list[Wish]]) -> None:
+def test_no_two_seeds_share_a_tag(batches: list[list[KeyRequest]]) -> None:
     """Over any number of batches and runs, in any order."""
     registry = Registry()
     for batch in batches:
@@ -197,7 +210,7 @@ def test_no_two_seeds_share_a_tag(batches: list[list[Wish]]) -> None:
 
 
 @given(st.lists(_wishes, max_size=3))
-def test_everybody_is_either_given_a_tag_or_refused(batches: list[list[Wish]]) -> None:
+def test_everybody_is_either_given_a_tag_or_refused(batches: list[list[KeyRequest]]) -> None:
     """No seed is lost between the two, and one that leaves its tag open is never refused."""
     registry = Registry()
     for batch in batches:
@@ -210,7 +223,7 @@ def test_everybody_is_either_given_a_tag_or_refused(batches: list[list[Wish]]) -
 
 
 @given(st.lists(_wishes, min_size=1, max_size=3))
-def test_a_known_tag_changes_only_where_another_is_given(batches: list[list[Wish]]) -> None:
+def test_a_known_tag_changes_only_where_another_is_given(batches: list[list[KeyRequest]]) -> None:
     """Another name or place changes nothing."""
     registry = Registry()
     for batch in batches:
@@ -223,7 +236,7 @@ def test_a_known_tag_changes_only_where_another_is_given(batches: list[list[Wish
 
 @given(_wishes, _wishes, st.randoms(use_true_random=False))
 def test_additions_around_change_no_tag(
-    first: list[Wish], additions: list[Wish], random: object
+    first: list[KeyRequest], additions: list[KeyRequest], random: object
 ) -> None:
     """New lines before, between and after the old ones leave the old ones' tags alone."""
     registry = Registry()
@@ -237,22 +250,22 @@ def test_additions_around_change_no_tag(
 
 
 @given(_wishes)
-def test_loading_again_gives_the_same(wishes: list[Wish]) -> None:
+def test_loading_again_gives_the_same(requests: list[KeyRequest]) -> None:
     """A second run of the same files changes nothing and refuses the same."""
     registry = Registry()
-    first = registry.load(wishes)
+    first = registry.load(requests)
     tags = dict(registry.tags)
-    again = registry.load(wishes)
+    again = registry.load(requests)
     assert registry.tags == tags
     assert again[0] == first[0]
     assert {one.seed_id for one in again[1]} == {one.seed_id for one in first[1]}
 
 
 @given(_wishes, st.integers(0, 9))
-def test_where_batches_end_does_not_matter(wishes: list[Wish], cut: int) -> None:
+def test_where_batches_end_does_not_matter(requests: list[KeyRequest], cut: int) -> None:
     """The same lines in one batch or in two get the same tags."""
     whole, parts = Registry(), Registry()
-    whole.load(wishes)
-    parts.load(wishes[:cut])
-    parts.load(wishes[cut:])
+    whole.load(requests)
+    parts.load(requests[:cut])
+    parts.load(requests[cut:])
     assert whole.tags == parts.tags

@@ -14,7 +14,7 @@ from altsync.catalogue.parts import ID_LENGTH, Part
 from altsync.db import array_of_texts, copy_line
 from altsync.entities import Content, EntityType, entity_hex
 from altsync.projection import content_hash, text_hash
-from altsync.seed import tags
+from altsync.seed.keys import KeyRequest, request_key
 from altsync.seed.reader import KnownKeys, Line, Raw, Rejected, check, may_be_too_long
 from altsync.store.rows import HALF_HASH
 
@@ -30,39 +30,41 @@ def _values_of(entity_type: EntityType) -> Callable[[Any], tuple[Any, ...]]:
 Row = tuple[str | None, ...]
 
 
-class Draft(NamedTuple):
+class PreparedRow(NamedTuple):
     """What a line comes to under ``tag``, which is the one that it most likely gets.
 
     ``copied``: its row of the staging table, as COPY reads it.
     """
 
-    wish: tags.Wish
+    request: KeyRequest
     tag: str
     content: Content
     content_hash: str
     fingerprint: str
     copied: bytes
 
-    def under(self, tag: str) -> Draft:
+    def with_key(self, tag: str) -> PreparedRow:
         """Return what the same line comes to under the tag that it did get."""
-        return self if tag == self.tag else _draft(self.wish, tag, self.content, self.fingerprint)
+        return (
+            self if tag == self.tag else _prepare(self.request, tag, self.content, self.fingerprint)
+        )
 
 
-class Batch(NamedTuple):
+class PreparedBatch(NamedTuple):
     """Lines of one transaction.
 
-    ``drafts``: by seed id, of entities that may be new or changed. ``seen``: a row for each id,
+    ``rows``: by seed id, of entities that may be new or changed. ``seen``: a row for each id,
     as COPY reads it; ``repeated``: whether an id stands in two good lines.
     """
 
     good: Sequence[Line]
     refused: Sequence[Rejected]
-    drafts: Mapping[str, Draft]
+    rows: Mapping[str, PreparedRow]
     seen: Sequence[bytes]
     repeated: bool
 
 
-def work_out(
+def prepare_batch(
     part: Part,
     raws: Sequence[Raw],
     same: Set[int],
@@ -70,23 +72,23 @@ def work_out(
     model: str | None = None,
     *,
     cut_long: bool = False,
-) -> Batch:
+) -> PreparedBatch:
     """A batch of these lines. Those in ``same``, by their places from 1, are not read again.
 
     Lines that may be too long for the ``model`` are: it may have changed since.
     """
     good: list[Line] = []
     refused: list[Rejected] = []
-    drafts: dict[str, Draft] = {}
+    rows: dict[str, PreparedRow] = {}
     for place, raw in enumerate(raws, start=1):
         unchanged = place in same and not may_be_too_long(raw, model)
-        line = raw.again() if unchanged else check(raw, known, model, cut_long=cut_long)
+        line = raw.as_unchanged() if unchanged else check(raw, known, model, cut_long=cut_long)
         if isinstance(line, Rejected):
             refused.append(line)
             continue
         good.append(line)
-        if line.item and part.entity_type and line.seed_id not in drafts:
-            drafts[line.seed_id] = draft(line, raw.fingerprint)
+        if line.item and part.entity_type and line.seed_id not in rows:
+            rows[line.seed_id] = prepare_row(line, raw.fingerprint)
     first = {line.seed_id: line for line in reversed(good)}
     seen = [_seen(part, line) for line in first.values()]
     # Ids of refused lines are noted, too, so that none of them is pruned. No entity has a longer
@@ -97,11 +99,11 @@ def work_out(
         if r.seed_id and len(r.seed_id) <= ID_LENGTH and r.seed_id not in first
     }
     seen += [_seen_refused(part, line) for line in readable.values()]
-    return Batch(good, refused, drafts, seen, len(first) != len(good))
+    return PreparedBatch(good, refused, rows, seen, len(first) != len(good))
 
 
 def _seen(part: Part, line: Line) -> bytes:
-    """The row of ``session.mark_seen`` for a good line."""
+    """The row of ``run.mark_seen`` for a good line."""
     key, parents = None, "{}"
     kind = part.entity_type
     if kind and line.item is not None:
@@ -115,25 +117,25 @@ def _seen_refused(part: Part, line: Rejected) -> bytes:
     return copy_line((part, line.seed_id, line.file, str(line.number), "t", None, "{}"))
 
 
-def draft(line: Line, fingerprint: str) -> Draft:
+def prepare_row(line: Line, fingerprint: str) -> PreparedRow:
     """Return what a line of an entity comes to."""
     content = cast(Content, line.item)
-    wish = _wish(line.seed_id, content)
-    return _draft(wish, wish.best, content, fingerprint)
+    request = _request(line.seed_id, content)
+    return _prepare(request, request.preferred, content, fingerprint)
 
 
-def _draft(wish: tags.Wish, tag: str, content: Content, fingerprint: str) -> Draft:
+def _prepare(request: KeyRequest, tag: str, content: Content, fingerprint: str) -> PreparedRow:
     kind = content.entity_type
     if getattr(content, kind.key_column) != tag:
         content = _with_key(kind, content, tag)
     hashed = content_hash(content)
-    return Draft(
-        wish,
+    return PreparedRow(
+        request,
         tag,
         content,
         hashed,
         fingerprint,
-        copy_line(row_of(wish.seed_id, content, hashed, fingerprint)),
+        copy_line(row_of(request.seed_id, content, hashed, fingerprint)),
     )
 
 
@@ -164,11 +166,11 @@ def row_of(seed_id: str, content: Content, hashed: str, fingerprint: str) -> Row
     )
 
 
-def _wish(seed_id: str, content: Content) -> tags.Wish:
+def _request(seed_id: str, content: Content) -> KeyRequest:
     kind = content.entity_type
     given = getattr(content, kind.key_column) or None
     name, *places = (getattr(content, one) for one in kind.key_made_from or (kind.key_column,))
-    return tags.wish_for(seed_id, given, name, places[0] if places else None)
+    return request_key(seed_id, given, name, places[0] if places else None)
 
 
 def _column(value: Any) -> str | None:

@@ -58,17 +58,17 @@ _APOSTROPHES = frozenset("'‘’‚‛`´ʹʻʼʽʾʿˈ′‵＇")
 _JOINING = ("L", "M", "N", "Cf")
 
 
-class Wish(NamedTuple):
+class KeyRequest(NamedTuple):
     """What a seed asks for: a tag of its own, or one made from its name and place.
 
-    ``best`` is the tag that it gets when no other seed has it.
+    ``preferred`` is the tag that it gets when no other seed has it.
     """
 
     seed_id: str
     given: str | None
     name: str
     location: str | None
-    best: str
+    preferred: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,20 +101,22 @@ def _plain(character: str) -> str:
     return "" if joins else " "
 
 
-def wish_for(seed_id: str, given: str | None, name: str, location: str | None) -> Wish:
+def request_key(seed_id: str, given: str | None, name: str, location: str | None) -> KeyRequest:
     """Return what a seed asks for that gives this tag, name and place."""
-    return Wish(seed_id, given, name, location, given or slug(name) or _of_its_own("seed", seed_id))
+    return KeyRequest(
+        seed_id, given, name, location, given or slug(name) or _of_its_own("seed", seed_id)
+    )
 
 
-def candidates(wish: Wish) -> Iterator[str]:
+def candidates(request: KeyRequest) -> Iterator[str]:
     """The tags that a seed may have, the best first. The last one is its own alone."""
-    yield wish.best
-    name = slug(wish.name)
-    if name and not wish.given:
-        place = slug(wish.location or "")
+    yield request.preferred
+    name = slug(request.name)
+    if name and not request.given:
+        place = slug(request.location or "")
         if place:
             yield f"{name}_{place}"
-        yield _of_its_own(name, wish.seed_id)
+        yield _of_its_own(name, request.seed_id)
 
 
 def _of_its_own(name: str, seed_id: str) -> str:
@@ -122,32 +124,34 @@ def _of_its_own(name: str, seed_id: str) -> str:
 
 
 def assign(
-    wishes: Sequence[Wish], known: Mapping[str, str], holders: Mapping[str, str]
+    requests: Sequence[KeyRequest], known: Mapping[str, str], holders: Mapping[str, str]
 ) -> tuple[dict[str, str], list[Refusal]]:
-    """Give every wish its tag: the one it has already, or the first candidate that is free.
+    """Give every request its tag: the one it has already, or the first candidate that is free.
 
-    A wish that gives another tag than it has is a renaming. ``known`` holds tags by seed id,
+    A request that gives another tag than it has is a renaming. ``known`` holds tags by seed id,
     ``holders`` seed ids by the tags that are taken, or were. Returns the tags by seed id, and who
     was refused.
     """
     taken = dict(holders)
     tags: dict[str, str] = {}
     refused: list[Refusal] = []
-    for wish in wishes:
-        has = known.get(wish.seed_id)
-        if has is not None and wish.given in (None, has):
-            tags[wish.seed_id] = has
-        elif (tag := _free(wish, taken)) is not None:
-            tags[wish.seed_id] = tag
-            taken[tag] = wish.seed_id
+    for request in requests:
+        has = known.get(request.seed_id)
+        if has is not None and request.given in (None, has):
+            tags[request.seed_id] = has
+        elif (tag := _free(request, taken)) is not None:
+            tags[request.seed_id] = tag
+            taken[tag] = request.seed_id
         else:
-            reason = f"the tag {wish.best!r} belongs to the seed {taken[wish.best]!r}"
-            refused.append(Refusal(wish.seed_id, reason))
+            reason = (
+                f"the tag {request.preferred!r} belongs to the seed {taken[request.preferred]!r}"
+            )
+            refused.append(Refusal(request.seed_id, reason))
     return tags, refused
 
 
-def _free(wish: Wish, taken: Mapping[str, str]) -> str | None:
-    for tag in candidates(wish):
-        if taken.get(tag, wish.seed_id) == wish.seed_id:
+def _free(request: KeyRequest, taken: Mapping[str, str]) -> str | None:
+    for tag in candidates(request):
+        if taken.get(tag, request.seed_id) == request.seed_id:
             return tag
     return None

@@ -1,18 +1,16 @@
-"""SQL on the seeder's temporary tables, and on what stays in PostgreSQL."""
+"""SQL on what one run has met and changed: the seeder's temporary tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 from uuid import UUID
 
 from psycopg import errors
 
-from altsync.catalogue.current import current, parts
-from altsync.catalogue.parts import AttachmentTable, Part
-from altsync.db import Conn, copy_lines, fill, fill_lines
+from altsync.catalogue.current import parts
+from altsync.catalogue.parts import Part
+from altsync.db import Conn, copy_lines, fill_lines
 from altsync.entities import EntityType, ParentEdge
-from altsync.seed.sql import Changes
 from altsync.store.rows import HALF_HASH, SAVED
 
 
@@ -54,15 +52,39 @@ def create_tables(conn: Conn) -> None:
         """
     )
     conn.execute("TRUNCATE seen, tags_to_be")
-    for table in current().attachments:
-        typed = "".join(f", {name} {kind}" for name, kind in table.columns.items())
-        conn.execute(
-            f"""
-            CREATE TEMP TABLE IF NOT EXISTS staging_{table} (
-              id uuid, seed_id text, {table.owner_column} uuid, title text, attributes jsonb,
-              content_hash text{typed})
-            """
-        )
+
+
+def create_changed_in_run(conn: Conn) -> None:
+    """The session's temporary table of what a run changed, empty for a new run."""
+    conn.execute(
+        """
+        CREATE TEMP TABLE IF NOT EXISTS changed_in_run (
+          entity_type text NOT NULL, id uuid PRIMARY KEY, version bigint NOT NULL)
+        """
+    )
+    conn.execute("TRUNCATE changed_in_run")
+
+
+def changed_versions(
+    conn: Conn, entity_type: EntityType, ids: Sequence[UUID]
+) -> list[tuple[UUID, str, str, int]]:
+    """(id, seed id, key, version) of those of ``ids`` that this run has changed."""
+    return conn.execute(
+        f"""
+        SELECT c.id, l.seed_id, l.{entity_type.key_column}, c.version
+        FROM changed_in_run c JOIN {entity_type} l ON l.id = c.id
+        WHERE c.entity_type = '{entity_type}' AND c.id = ANY(%s) ORDER BY c.version
+        """,
+        (list(ids),),
+    ).fetchall()
+
+
+def note_changes(entity_type: EntityType) -> str:
+    """Return SQL that notes the rows of a CTE ``changed`` as changed by this run."""
+    return f"""
+    INSERT INTO changed_in_run SELECT '{entity_type}', id, version FROM changed
+    ON CONFLICT (id) DO UPDATE SET version = excluded.version
+    """
 
 
 def mark_seen(conn: Conn, seen: Sequence[bytes]) -> bool:
@@ -219,50 +241,3 @@ def mark_rejected(conn: Conn, part: Part, seed_ids: Sequence[str]) -> None:
         "UPDATE seen SET rejected = true WHERE part = %s AND seed_id = ANY(%s)",
         (part, list(seed_ids)),
     )
-
-
-def copy_parts(conn: Conn, table: AttachmentTable, rows: Sequence[Sequence[Any]]) -> None:
-    """COPY (id, seed_id, owner, title, attributes, content_hash, …) rows into staging."""
-    names = ["id", "seed_id", *_columns(table)]
-    fill(conn, f"staging_{table}", names, rows)
-
-
-def _columns(table: AttachmentTable) -> list[str]:
-    return [table.owner_column, "title", "attributes", "content_hash", *table.columns]
-
-
-def upsert_parts(conn: Conn, table: AttachmentTable, *, write: bool) -> Changes:
-    """Upsert what changed of an attachment's rows; or only count it."""
-    names = _columns(table)
-    changed = f"""
-        FROM staging_{table} s LEFT JOIN {table} e ON e.id = s.id
-        WHERE e.id IS NULL OR {_differs("e", "s", names)}
-    """
-    upsert = f"""
-        INSERT INTO {table} AS t (id, seed_id, {", ".join(names)})
-        SELECT s.id, s.seed_id, {", ".join("s." + n for n in names)} {changed} ORDER BY s.id
-        ON CONFLICT (id) DO UPDATE SET {", ".join(f"{n} = excluded.{n}" for n in names)},
-          updated_at = now()
-        WHERE {_differs("t", "excluded", names)}
-        RETURNING (xmax = 0) AS created
-    """
-    source = upsert if write else f"SELECT e.id IS NULL AS created {changed}"
-    row = conn.execute(
-        f"""
-        WITH c AS ({source})
-        SELECT count(*) FILTER (WHERE created), count(*) FILTER (WHERE NOT created) FROM c
-        """
-    ).fetchone()
-    assert row is not None
-    return Changes(created=row[0], updated=row[1])
-
-
-def _differs(one: str, other: str, names: Sequence[str]) -> str:
-    """SQL for whether two rows differ: their hash alone does not show an edit by SQL."""
-    pairs = [", ".join(f"{alias}.{name}" for name in names) for alias in (one, other)]
-    return f"(ROW({pairs[0]}) IS DISTINCT FROM ROW({pairs[1]}))"
-
-
-def delete_parts(conn: Conn, table: AttachmentTable, ids: Sequence[UUID]) -> int:
-    """Delete attachments for good: no sink holds them."""
-    return conn.execute(f"DELETE FROM {table} WHERE id = ANY(%s)", (list(ids),)).rowcount

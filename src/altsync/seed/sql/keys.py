@@ -14,7 +14,7 @@ from altsync.entities import EntityType
 Registry = Literal["tag_registry", "tags_to_be"]
 
 
-def known_tags(
+def current_keys(
     conn: Conn,
     entity_type: EntityType,
     seed_ids: Sequence[str],
@@ -29,7 +29,7 @@ def known_tags(
     return {r[0]: r[1] for r in rows}
 
 
-def holders_of_tags(
+def key_holders(
     conn: Conn,
     entity_type: EntityType,
     tags: Sequence[str],
@@ -43,7 +43,7 @@ def holders_of_tags(
     return {r[0]: r[1] for r in rows}
 
 
-def register_tags(
+def register_keys(
     conn: Conn,
     entity_type: EntityType,
     tags: Mapping[str, str],
@@ -60,7 +60,7 @@ def register_tags(
     )
 
 
-def move_tags(conn: Conn, entity_type: EntityType, tags: Mapping[str, str]) -> None:
+def move_keys(conn: Conn, entity_type: EntityType, tags: Mapping[str, str]) -> None:
     """Give seeds other tags. The former ones stay theirs. Raises ``UniqueViolation``.
 
     A tag that another seeder has just given to its own seed is such a violation.
@@ -84,7 +84,7 @@ def move_tags(conn: Conn, entity_type: EntityType, tags: Mapping[str, str]) -> N
         raise errors.UniqueViolation("a tag was given to another seed meanwhile")
 
 
-def former_tags(conn: Conn, entity_type: EntityType, tags: Collection[str]) -> set[str]:
+def former_keys(conn: Conn, entity_type: EntityType, tags: Collection[str]) -> set[str]:
     """Return those of ``tags`` that an entity had before it was renamed."""
     rows = conn.execute(
         "SELECT tag FROM tag_registry WHERE entity_type = %s AND tag = ANY(%s) AND former",

@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
-from uuid import UUID
 
 from altsync.contract import EMBEDDING, Topology
 from altsync.db import Conn, fill_lines
 from altsync.declarations import pending
 from altsync.entities import EntityType
-from altsync.operations import Action, Origin
-from altsync.outbox.edges import end_searches, input_hash_of
-from altsync.outbox.enqueue import enqueue_parameters, lock_entities, notify, select_operations
-from altsync.projection import content_hash, is_edited, text_hash
-from altsync.similarity.sql import cut_off, pointing
-from altsync.store.rows import CHANGED, HALF_HASH, SAVED, read_rows, row_sum
-
-#: Ids per delete statement: a short transaction, few row locks at once.
-DELETE_PAGE = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What a batch did."""
-
-    created: int = 0
-    updated: int = 0
-    deleted: int = 0
-    operations: int = 0
-
-    def __add__(self, other: Changes) -> Changes:
-        return Changes(
-            self.created + other.created,
-            self.updated + other.updated,
-            self.deleted + other.deleted,
-            self.operations + other.operations,
-        )
+from altsync.operations import Origin
+from altsync.outbox.edges import input_hash_of
+from altsync.outbox.enqueue import enqueue_parameters, notify, select_operations
+from altsync.seed.changes import Changes
+from altsync.seed.sql.run import note_changes
+from altsync.store.rows import CHANGED, HALF_HASH, SAVED, row_sum
 
 
 def create_staging(conn: Conn, entity_type: EntityType) -> None:
@@ -52,31 +29,6 @@ def create_staging(conn: Conn, entity_type: EntityType) -> None:
     )
 
 
-def create_changed_in_run(conn: Conn) -> None:
-    """The session's temporary table of what a run changed, empty for a new run."""
-    conn.execute(
-        """
-        CREATE TEMP TABLE IF NOT EXISTS changed_in_run (
-          entity_type text NOT NULL, id uuid PRIMARY KEY, version bigint NOT NULL)
-        """
-    )
-    conn.execute("TRUNCATE changed_in_run")
-
-
-def changed_versions(
-    conn: Conn, entity_type: EntityType, ids: Sequence[UUID]
-) -> list[tuple[UUID, str, str, int]]:
-    """(id, seed id, key, version) of those of ``ids`` that this run has changed."""
-    return conn.execute(
-        f"""
-        SELECT c.id, l.seed_id, l.{entity_type.key_column}, c.version
-        FROM changed_in_run c JOIN {entity_type} l ON l.id = c.id
-        WHERE c.entity_type = '{entity_type}' AND c.id = ANY(%s) ORDER BY c.version
-        """,
-        (list(ids),),
-    ).fetchall()
-
-
 def copy_to_staging(conn: Conn, entity_type: EntityType, lines: Iterable[bytes]) -> None:
     """COPY lines of id, seed_id, content columns…, content_hash, text_hash, line_hash."""
     hashes = ["content_hash", "text_hash", "line_hash"]
@@ -84,7 +36,7 @@ def copy_to_staging(conn: Conn, entity_type: EntityType, lines: Iterable[bytes])
     fill_lines(conn, f"staging_{entity_type}", columns, lines)
 
 
-class Present(NamedTuple):
+class ExistingRow(NamedTuple):
     """What an entity is called in its sinks, and the hash of what its seed said last.
 
     ``content_hash`` is None for one that is deleted. ``fits``: nothing but a seeding run has
@@ -96,7 +48,9 @@ class Present(NamedTuple):
     fits: bool = True
 
 
-def present(conn: Conn, entity_type: EntityType, seed_ids: Sequence[str]) -> dict[str, Present]:
+def existing_rows(
+    conn: Conn, entity_type: EntityType, seed_ids: Sequence[str]
+) -> dict[str, ExistingRow]:
     """Return what is there, by seed id: lines that say the same need not be staged."""
     rows = conn.execute(
         f"""
@@ -108,14 +62,14 @@ def present(conn: Conn, entity_type: EntityType, seed_ids: Sequence[str]) -> dic
         """,
         (list(seed_ids),),
     )
-    return {seed_id: Present(*found) for seed_id, *found in rows}
+    return {seed_id: ExistingRow(*found) for seed_id, *found in rows}
 
 
 #: Whether a row ``l`` is the one that its ``line_hash`` was written with.
 _FITS = f"substr(l.line_hash, {HALF_HASH + 1}) = left(l.content_hash, {HALF_HASH}) || {{sum}}"
 
 
-def same_lines(
+def unchanged_lines(
     conn: Conn, entity_type: EntityType, seed_ids: Sequence[str], fingerprints: Sequence[str]
 ) -> set[int]:
     """The places, from 1, of lines that have made the living entity of their id what it is."""
@@ -210,7 +164,7 @@ def upsert_staged(
     staged, values = stage_values(entity_type, saved) if saved is not None else ("", {})
     columns = list(entity_type.columns)
     names = ", ".join(columns)
-    note = f", noted AS ({_note(entity_type)})" if noted else ""
+    note = f", noted AS ({note_changes(entity_type)})" if noted else ""
     similar = entity_type.similar is not None
     unsearched = (
         f"l.neighbours_input_hash IS DISTINCT FROM {input_hash_of(entity_type)}" if similar else ""
@@ -272,49 +226,6 @@ def note_lines(conn: Conn, entity_type: EntityType) -> None:
     )
 
 
-def accept_edits(
-    conn: Conn, entity_type: EntityType, ids: Sequence[UUID], topology: Topology
-) -> int:
-    """Make the content of rows that were edited by SQL their entities' content.
-
-    They get hashes of what they hold, a new version and operations for every sink, so that nodes
-    and vectors follow. The seed's line wins again when it is seeded. Returns how many rows.
-    """
-    lock_entities(conn, ((entity_type, i) for i in ids))
-    rows = [row for row in read_rows(conn, entity_type, ids) if not row.deleted and is_edited(row)]
-    if not rows:
-        return 0
-    # What is compared in one statement is written in one: no worker sees half of it.
-    conn.execute(
-        f"""
-        WITH own AS MATERIALIZED (
-          SELECT * FROM unnest(%(ids)s::uuid[], %(contents)s::text[], %(texts)s::text[])
-            AS o(id, content_hash, text_hash)),
-        changed AS (
-          UPDATE {entity_type} l SET content_hash = o.content_hash, text_hash = o.text_hash,
-            line_hash = CASE WHEN left(l.line_hash, {HALF_HASH}) = '{SAVED}' THEN '{SAVED}' END,
-            version = nextval('entity_version'), updated_at = now(),
-            {pending()},
-            embedding_sync_status = CASE WHEN l.embedding_text_hash = o.text_hash
-              THEN l.embedding_sync_status ELSE 'pending' END
-          FROM own o WHERE l.id = o.id
-          RETURNING l.id, l.{entity_type.key_column} AS key, l.version, l.graph_version,
-            COALESCE(l.embedding_text_hash = l.text_hash AND l.embedding_model =
-              (SELECT config ->> 'model' FROM sink_state WHERE sink = '{EMBEDDING}'), false)
-              AS embedded)
-        {select_operations(entity_type, "changed", origin=Origin.RECONCILE)}
-        """,
-        {
-            "ids": [row.id for row in rows],
-            "contents": [content_hash(row.content) for row in rows],
-            "texts": [text_hash(row.content) for row in rows],
-            **enqueue_parameters(topology),
-        },
-    )
-    notify(conn, topology.names)
-    return len(rows)
-
-
 def _differs(entity_type: EntityType, one: str, other: str) -> str:
     """SQL for whether two rows differ in content or hashes."""
     columns = [*entity_type.columns, "content_hash", "text_hash"]
@@ -362,61 +273,3 @@ def _renew(entity_type: EntityType, *, saved: bool) -> str:
       {forget if entity_type.similar else ""}
     WHERE l.deleted_at IS NOT NULL OR {_differs(entity_type, "l", "excluded")}
     """
-
-
-def _note(entity_type: EntityType) -> str:
-    return f"""
-    INSERT INTO changed_in_run SELECT '{entity_type}', id, version FROM changed
-    ON CONFLICT (id) DO UPDATE SET version = excluded.version
-    """
-
-
-def tombstone(
-    conn: Conn,
-    entity_type: EntityType,
-    ids: Sequence[UUID],
-    topology: Topology,
-    *,
-    noted: bool = True,
-    origin: Origin = Origin.SEED,
-) -> Changes:
-    """Mark entities as deleted and enqueue their removal from every sink.
-
-    ``noted``: whether the caller will look at ``changed_in_run``.
-    """
-    if entity_type.edges:
-        # One statement locks these and their sources: two deletions would else deadlock. An edge
-        # to an entity is written under that one's lock, so few can have come in between.
-        sources = pointing(conn, entity_type, ids)
-        lock_entities(conn, ((entity_type, i) for i in {*ids, *sources}))
-    # Its relationships go, too: one that comes back is looked at anew.
-    forget = ", neighbours_input_hash = NULL" if entity_type.similar else ""
-    cursor = conn.execute(
-        f"""
-        WITH gone AS MATERIALIZED (
-          SELECT id FROM {entity_type} WHERE id = ANY(%(ids)s) AND deleted_at IS NULL
-          ORDER BY id FOR NO KEY UPDATE),
-        changed AS (
-          UPDATE {entity_type} l SET deleted_at = now(), updated_at = now(),
-            version = nextval('entity_version'), {pending()},
-            embedding_sync_status = 'synced'{forget}
-          FROM gone WHERE l.id = gone.id
-          RETURNING l.id, l.{entity_type.key_column} AS key, l.version, l.graph_version,
-                    true AS embedded),
-        {f"noted AS ({_note(entity_type)})," if noted else ""}
-        enqueued AS (
-          {
-            select_operations(entity_type, "changed", origin=origin, action=Action.DELETE)
-        } RETURNING 1)
-        SELECT (SELECT count(*) FROM changed), (SELECT count(*) FROM enqueued)
-        """,
-        {"ids": list(ids), **enqueue_parameters(topology)},
-    )
-    row = cursor.fetchone()
-    assert row is not None
-    carried = 0
-    if entity_type.edges:
-        end_searches(conn, ids)
-        carried = cut_off(conn, entity_type, ids, topology)
-    notify(conn, topology.names)
-    return Changes(deleted=row[0], operations=row[1] + carried)

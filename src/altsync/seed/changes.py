@@ -1,0 +1,23 @@
+"""What a write changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a batch did."""
+
+    created: int = 0
+    updated: int = 0
+    deleted: int = 0
+    operations: int = 0
+
+    def __add__(self, other: Changes) -> Changes:
+        return Changes(
+            self.created + other.created,
+            self.updated + other.updated,
+            self.deleted + other.deleted,
+            self.operations + other.operations,
+        )

@@ -1,0 +1,1 @@
+"""SQL of seeding. Functions take a connection and never commit."""
