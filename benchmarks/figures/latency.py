@@ -23,7 +23,7 @@ from benchmarks.report import Figure, Gate, Measured
 from benchmarks.whole import Whole, every, whole
 from tests import sports
 from tests.acceptance.seeds import league, write
-from tests.acceptance.stack import LOOK, PATIENCE, SINKS
+from tests.acceptance.stack import LOOK, SINKS, TIMEOUT
 
 NUMBER = 7
 TITLE = "From the commit of one edited line until every store is synced"
@@ -134,7 +134,7 @@ def _hearing(listener: Conn) -> Iterator[list[float]]:
     heard: list[float] = []
 
     def hear() -> None:
-        heard.extend(time.time() for _ in listener.notifies(timeout=PATIENCE, stop_after=1))
+        heard.extend(time.time() for _ in listener.notifies(timeout=TIMEOUT, stop_after=1))
 
     ear = threading.Thread(target=hear)
     ear.start()
@@ -148,7 +148,7 @@ def _watch(seed_id: str, committed: float, before: int, watcher: Conn) -> Edit:
     while len(synced) < len(SINKS):
         for sink in _synced(watcher, seed_id) - synced.keys():
             synced[sink] = time.time() - committed
-        assert time.time() - committed < PATIENCE, f"only {sorted(synced)} are synced"
+        assert time.time() - committed < TIMEOUT, f"only {sorted(synced)} are synced"
         time.sleep(GLANCE)
     while len(steps := _steps(watcher, before)) < len(SINKS):
         time.sleep(LOOK)

@@ -13,7 +13,7 @@ from tests.acceptance.stack import Finished, Folders, Running, Stack
 
 #: Batches small enough that a few hundred rows are several; retries at once, and soon given up:
 #: faults here are meant to be found, not waited out.
-CREW_SETTINGS = {
+PROCESS_SETTINGS = {
     "ALTSYNC_BATCH_SIZE": "100",
     "ALTSYNC_BACKOFF_SECONDS": "0.05",
     "ALTSYNC_MAX_ATTEMPTS": "3",
@@ -32,7 +32,7 @@ class Beginning:
 
 
 @dataclass
-class Crew:
+class Processes:
     """A relay and a worker for all queues, which tests in a row may share."""
 
     stack: Stack
@@ -51,8 +51,8 @@ class Crew:
     def start(self) -> None:
         """Start it unless it runs; it need not be ready yet."""
         if not self.running:
-            worker = self.stack.start_worker(size=3, settings=CREW_SETTINGS)
-            self.running = [self.stack.start_relay(CREW_SETTINGS), worker]
+            worker = self.stack.start_worker(size=3, settings=PROCESS_SETTINGS)
+            self.running = [self.stack.start_relay(PROCESS_SETTINGS), worker]
 
     def is_idle(self) -> bool:
         """Whether all of it runs and has nothing to do, so that the next test may have it."""
@@ -82,33 +82,33 @@ def beginning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack,
 
 
 @pytest.fixture(scope="session")
-def session_crew(beginning: tuple[Stack, Beginning]) -> Crew:
+def session_processes(beginning: tuple[Stack, Beginning]) -> Processes:
     """The crew that tests share; it is started by the first that wants it."""
-    return Crew(beginning[0])
+    return Processes(beginning[0])
 
 
 @pytest.fixture
 def stack(
-    request: pytest.FixtureRequest, beginning: tuple[Stack, Beginning], session_crew: Crew
+    request: pytest.FixtureRequest, beginning: tuple[Stack, Beginning], session_processes: Processes
 ) -> Iterator[Stack]:
     """The stack with empty stores. What a test leaves running is killed."""
     stack = beginning[0]
-    if not ("crew" in request.fixturenames and session_crew.is_idle()):
-        session_crew.running.clear()
-    stack.kill_all(spared=session_crew.running)
+    if not ("processes" in request.fixturenames and session_processes.is_idle()):
+        session_processes.running.clear()
+    stack.kill_all(spared=session_processes.running)
     stack.reset()
     yield stack
     stack.vectors.clear()
-    if not session_crew.is_idle():
-        session_crew.running.clear()
-    stack.kill_all(spared=session_crew.running)
+    if not session_processes.is_idle():
+        session_processes.running.clear()
+    stack.kill_all(spared=session_processes.running)
 
 
 @pytest.fixture
-def crew(stack: Stack, session_crew: Crew) -> Crew:
+def processes(stack: Stack, session_processes: Processes) -> Processes:
     """A relay and a worker."""
-    session_crew.start()
-    return session_crew
+    session_processes.start()
+    return session_processes
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from altsync.local.vectors.admin import VectorsAdmin
 T = TypeVar("T")
 
 #: Seconds for things that happen by themselves; far more than they need.
-PATIENCE = 120.0
+TIMEOUT = 120.0
 
 #: Seconds between two looks at a condition.
 LOOK = 0.05
@@ -242,7 +242,7 @@ class Stack:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             check=False,
         )
         finished = Finished(command, done.returncode, done.stdout, done.stderr)
@@ -312,7 +312,7 @@ class Stack:
         database = self.addresses["NEO4J_DATABASE"]
         return self.graph.execute_query(statement, parameters, database_=database).records
 
-    def until(self, condition: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
+    def until(self, condition: Callable[[], T], what: str, seconds: float = TIMEOUT) -> T:
         """The first true answer of ``condition``.
 
         Fails when there is none within ``seconds``, and as soon as a process has died.

@@ -11,7 +11,7 @@ import pytest
 
 from altsync.local.vectors.faults import FaultRule
 from tests.acceptance import seeds
-from tests.acceptance.conftest import Crew
+from tests.acceptance.conftest import Processes
 from tests.acceptance.oracle import assert_agreement
 from tests.acceptance.stack import SINKS, Stack
 
@@ -81,7 +81,7 @@ def test_refused_lines_are_kept_with_their_reasons(stack: Stack, folder: Path) -
     assert rejects[4]["raw"] == broken[4][0]
 
 
-def test_json_shapes(stack: Stack, crew: Crew, folder: Path) -> None:
+def test_json_shapes(stack: Stack, processes: Processes, folder: Path) -> None:
     """Every --json prints one document of the promised shape on stdout, and nothing else."""
     seeds.write(folder, "archetypes.jsonl", seeds.archetypes())
     seeds.write_leagues(folder, 3)
@@ -145,7 +145,9 @@ def _check_status(status: dict[str, Any]) -> None:
     assert {one["state"] for one in status["sinks"].values()} == {"closed"}
 
 
-def test_a_refused_record_dies_is_shown_and_heals(stack: Stack, crew: Crew, folder: Path) -> None:
+def test_a_refused_record_dies_is_shown_and_heals(
+    stack: Stack, processes: Processes, folder: Path
+) -> None:
     """One record that the index refuses fails alone; retry heals it once the cause is gone."""
     bad = "league_00002"
     rule = FaultRule("pinecone.upsert", "status", id=bad, status=400, message="no such luck")
@@ -185,7 +187,7 @@ def test_a_refused_record_dies_is_shown_and_heals(stack: Stack, crew: Crew, fold
     assert_agreement(stack)
 
 
-def test_waiting_may_be_given_up(stack: Stack, crew: Crew, folder: Path) -> None:
+def test_waiting_may_be_given_up(stack: Stack, processes: Processes, folder: Path) -> None:
     """A time limit and Ctrl-C end the waiting, not the work."""
     stack.vectors.set_faults([FaultRule("openai.embeddings", "latency", seconds=LATENCY)])
     seeds.write(folder, "archetypes.jsonl", seeds.archetypes())

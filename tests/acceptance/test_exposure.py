@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from altsync.local.ports import accepts, free_ports
-from tests.acceptance.conftest import Crew
+from tests.acceptance.conftest import Processes
 from tests.acceptance.stack import Stack
 
 pytestmark = pytest.mark.slow
@@ -23,7 +23,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def test_flower_wants_a_password_and_nothing_listens_beyond_loopback(
-    stack: Stack, crew: Crew
+    stack: Stack, processes: Processes
 ) -> None:
     """Flower answers 401 without the password, and no server of ours is on an open address."""
     (port,) = free_ports(1, LOOPBACK)
@@ -40,7 +40,7 @@ def test_flower_wants_a_password_and_nothing_listens_beyond_loopback(
     assert answers == {"": 401, "altsync:guess": 401, login: 200}
 
     services = stack.run("local", "status", "--json").json
-    pids = [one["pid"] for one in services] + [p.pid for p in (*crew.running, flower)]
+    pids = [one["pid"] for one in services] + [p.pid for p in (*processes.running, flower)]
     listening = list(_listening(pids))
     named = ("DATABASE_URL", "REDIS_URL", "NEO4J_URI", "PINECONE_CONTROLLER_HOST")
     ports = {urlsplit(stack.addresses[name]).port for name in named}

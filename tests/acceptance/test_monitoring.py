@@ -12,7 +12,7 @@ import pytest
 
 from altsync.local.ports import accepts, free_ports
 from tests.acceptance import seeds
-from tests.acceptance.conftest import CREW_SETTINGS, Crew
+from tests.acceptance.conftest import PROCESS_SETTINGS, Processes
 from tests.acceptance.stack import SINKS, Stack
 
 pytestmark = pytest.mark.slow
@@ -33,7 +33,7 @@ def test_one_id_follows_a_change(stack: Stack, folder: Path) -> None:
     seeds.write(folder, "archetypes.jsonl", seeds.archetypes())
     seeds.write(folder, "leagues/mine.jsonl", [seeds.league(1), seeds.league(2)])
     stack.start_relay()
-    worker = stack.start_worker(size=3, settings={**CREW_SETTINGS, **LOUD})
+    worker = stack.start_worker(size=3, settings={**PROCESS_SETTINGS, **LOUD})
     seeded = stack.seed("--all", "--wait", "--dir", str(folder), env={**stack.env, **LOUD})
     changed = _events(seeded.stderr, "entity.changed")
     (one,) = (
@@ -56,7 +56,7 @@ def _of(text: str, change: int) -> list[dict[str, Any]]:
     return [line for line in _events(text, "operation.settled") if line["change"] == change]
 
 
-def test_flower_shows_what_each_task_did(stack: Stack, crew: Crew, folder: Path) -> None:
+def test_flower_shows_what_each_task_did(stack: Stack, processes: Processes, folder: Path) -> None:
     """Under the sink's name, with a summary as its result."""
     (port,) = free_ports(1, LOOPBACK)
     stack.start(

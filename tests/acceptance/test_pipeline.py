@@ -7,7 +7,7 @@ from pathlib import Path
 
 from altsync.local.vectors.faults import FaultRule
 from tests.acceptance import seeds
-from tests.acceptance.conftest import CREW_SETTINGS, Beginning, Crew
+from tests.acceptance.conftest import PROCESS_SETTINGS, Beginning, Processes
 from tests.acceptance.oracle import assert_agreement
 from tests.acceptance.seeds import REAL_SEEDS
 from tests.acceptance.stack import ADDRESSES, SINKS, Stack
@@ -21,7 +21,7 @@ LATENCY = 2.5
 
 
 def test_real_seeds_reach_every_store(
-    stack: Stack, crew: Crew, beginning: tuple[Stack, Beginning]
+    stack: Stack, processes: Processes, beginning: tuple[Stack, Beginning]
 ) -> None:
     """Up, migrate, seed, relay and a worker bring all of the real seeds to every store."""
     commands = beginning[1]
@@ -49,7 +49,7 @@ def test_real_seeds_reach_every_store(
     assert_agreement(stack)
 
 
-def test_edits_reach_every_store(stack: Stack, crew: Crew, folder: Path) -> None:
+def test_edits_reach_every_store(stack: Stack, processes: Processes, folder: Path) -> None:
     """Edited, deleted, added and moved lines are followed, and only new texts are embedded."""
     leagues = [seeds.league(n) for n in range(12)]
     examples = [seeds.example(n, "triage" if n % 2 else "support") for n in range(8)]
@@ -95,7 +95,9 @@ def test_edits_reach_every_store(stack: Stack, crew: Crew, folder: Path) -> None
     assert {name: n for name, n in counts.items() if n} == {"support": 3, "triage": 5}
 
 
-def test_a_worker_told_to_stop_repeats_nothing(stack: Stack, crew: Crew, folder: Path) -> None:
+def test_a_worker_told_to_stop_repeats_nothing(
+    stack: Stack, processes: Processes, folder: Path
+) -> None:
     """SIGTERM lets the batches under way finish; the next worker takes up where it ended."""
     leagues = 500
     stack.vectors.set_faults([FaultRule("openai.embeddings", "latency", seconds=LATENCY)])
@@ -104,15 +106,15 @@ def test_a_worker_told_to_stop_repeats_nothing(stack: Stack, crew: Crew, folder:
         lambda: stack.vectors.stats().requests["openai.embeddings"] > 0, "a request under way"
     )
 
-    held = stack.leases().get(crew.worker.pid, 0)
-    crew.worker.send(signal.SIGTERM)
+    held = stack.leases().get(processes.worker.pid, 0)
+    processes.worker.send(signal.SIGTERM)
     assert held > 0
-    assert crew.worker.wait() == 0
+    assert processes.worker.wait() == 0
 
     assert stack.leases() == {}
     assert stack.live("embedding") > 0
     stack.vectors.clear()
-    stack.start_worker(size=3, settings=CREW_SETTINGS)
+    stack.start_worker(size=3, settings=PROCESS_SETTINGS)
     stack.wait_until_recorded()
     assert_agreement(stack)
     stats = stack.vectors.stats()
@@ -122,4 +124,4 @@ def test_a_worker_told_to_stop_repeats_nothing(stack: Stack, crew: Crew, folder:
     assert stats.requests["pinecone.upsert"] == stack.remote_calls("pinecone")
     assert stack.number("SELECT sum(retried + lost + dead) FROM delivery_batch") == 0
     assert stack.number("SELECT sum(claimed) FROM delivery_batch") == leagues * len(SINKS)
-    assert crew.relay.end() == 0
+    assert processes.relay.end() == 0

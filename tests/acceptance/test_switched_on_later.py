@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance import seeds
-from tests.acceptance.conftest import Crew
+from tests.acceptance.conftest import Processes
 from tests.acceptance.oracle import assert_agreement
 from tests.acceptance.stack import SINKS, Stack, worker_arguments
 
@@ -21,7 +21,7 @@ COUNTS = {"sport_archetype": 5, "league": 40, "few_shot_example": 0}
 
 
 def test_sinks_switched_on_later_drain_by_themselves(
-    stack: Stack, session_crew: Crew, folder: Path
+    stack: Stack, session_processes: Processes, folder: Path
 ) -> None:
     """PostgreSQL alone, then the vectors, then the graph: each catches up with no command."""
     seeds.write(folder, "archetypes.jsonl", seeds.archetypes())
@@ -52,7 +52,7 @@ def test_sinks_switched_on_later_drain_by_themselves(
     ]
     assert (relay.end(), worker.end()) == (0, 0)
 
-    session_crew.start()
+    session_processes.start()
     stack.wait_until_drained()
     assert_agreement(stack)
     assert stack.vectors.stats().records["openai.embeddings"] == ENTITIES

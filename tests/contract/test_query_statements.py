@@ -35,20 +35,20 @@ CREATE (c:SportArchetype {name: 'combat', sync_version: 1}),
 
 
 @pytest.fixture
-def world(graph: GraphHarness) -> GraphHarness:
+def pg(graph: GraphHarness) -> GraphHarness:
     """The nodes above, and nothing else."""
     graph.empty()
     graph.ask(WORLD)
     return graph
 
 
-def ask(world: GraphHarness, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
+def ask(pg: GraphHarness, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
     """Records as the product reads them."""
-    sink = world.shared()
+    sink = pg.shared()
     return [tuple(record) for record in sink.query(statement, **parameters)]  # type: ignore[attr-defined]
 
 
-def test_archetypes_ranked(world: GraphHarness) -> None:
+def test_archetypes_ranked(pg: GraphHarness) -> None:
     """Neither stubs nor what hangs on them count."""
     for tier, status, expected in (
         (None, None, [("combat", 3), ("racing", 1)]),
@@ -56,52 +56,52 @@ def test_archetypes_ranked(world: GraphHarness) -> None:
         (None, "inactive", [("combat", 1)]),
         ("TIER9", "active", []),
     ):
-        assert ask(world, RANKED, tier=tier, status=status, limit=10) == expected
-    assert len(ask(world, RANKED, tier=None, status=None, limit=1)) == 1
+        assert ask(pg, RANKED, tier=tier, status=status, limit=10) == expected
+    assert len(ask(pg, RANKED, tier=None, status=None, limit=1)) == 1
 
 
-def test_leagues_of_an_archetype(world: GraphHarness) -> None:
+def test_leagues_of_an_archetype(pg: GraphHarness) -> None:
     """By tier, those of none at the end."""
-    found = ask(world, OF_ARCHETYPE, archetype="combat", limit=10)
+    found = ask(pg, OF_ARCHETYPE, archetype="combat", limit=10)
     assert found == [
         ("ufc", "UFC", "combat", "TIER1", "active"),
         ("bellator", "Bellator", "combat", "TIER2", "inactive"),
         ("one", "ONE", "combat", None, "active"),
     ]
-    assert ask(world, SAME_ARCHETYPE, tag="ufc", limit=10) == found[1:]
-    assert ask(world, SAME_ARCHETYPE, tag="ufc", limit=1) == found[1:2]
+    assert ask(pg, SAME_ARCHETYPE, tag="ufc", limit=10) == found[1:]
+    assert ask(pg, SAME_ARCHETYPE, tag="ufc", limit=1) == found[1:2]
 
 
-def test_pairs_across_archetypes(world: GraphHarness) -> None:
+def test_pairs_across_archetypes(pg: GraphHarness) -> None:
     """In the direction of their edges, the most similar first."""
-    found = ask(world, CROSS_ARCHETYPE, limit=10)
+    found = ask(pg, CROSS_ARCHETYPE, limit=10)
     assert [(row[0], row[3], row[6]) for row in found] == [("ufc", "f1", 0.85), ("f1", "ufc", 0.81)]
-    assert ask(world, CROSS_ARCHETYPE, limit=1) == found[:1]
+    assert ask(pg, CROSS_ARCHETYPE, limit=1) == found[:1]
 
 
-def test_edges_of_a_league(world: GraphHarness) -> None:
+def test_edges_of_a_league(pg: GraphHarness) -> None:
     """Both directions, the strongest first; on request of one archetype alone."""
-    assert ask(world, EDGES, tag="ufc", archetype=None, limit=10) == [
+    assert ask(pg, EDGES, tag="ufc", archetype=None, limit=10) == [
         ("f1", "SIMILAR_TO", 0.85, True),
         *sorted([("bellator", "SIMILAR_TO", 0.83, out) for out in (True, False)], reverse=True),
         ("f1", "SIMILAR_TO", 0.81, False),
         ("one", "COMPETES_WITH", None, False),
     ]
-    found = ask(world, EDGES, tag="ufc", archetype="combat", limit=10)
+    found = ask(pg, EDGES, tag="ufc", archetype="combat", limit=10)
     assert {row[0] for row in found} == {"bellator", "one"}
 
 
-def test_siblings_of_a_league(world: GraphHarness) -> None:
+def test_siblings_of_a_league(pg: GraphHarness) -> None:
     """Those that are near come first, then by tier."""
-    found = ask(world, OF_SAME_ARCHETYPE, tag="ufc", near=[], limit=10)
+    found = ask(pg, OF_SAME_ARCHETYPE, tag="ufc", near=[], limit=10)
     assert found == [("bellator", "combat"), ("one", "combat")]
-    assert ask(world, OF_SAME_ARCHETYPE, tag="ufc", near=["one"], limit=1) == found[1:]
+    assert ask(pg, OF_SAME_ARCHETYPE, tag="ufc", near=["one"], limit=1) == found[1:]
 
 
-def test_what_is_around_leagues(world: GraphHarness) -> None:
+def test_what_is_around_leagues(pg: GraphHarness) -> None:
     """For several at once; one that is not there, or a stub, is left out."""
     asked = {"tags": ["ufc", "f1", "one", "nobody", "stub"], "others": 1}
-    around = {row[0]: row[1:] for row in ask(world, AROUND, **asked, similar=10)}
+    around = {row[0]: row[1:] for row in ask(pg, AROUND, **asked, similar=10)}
     bellator = {"tag": "bellator", "name": "Bellator"}
     ufc, f1 = {"tag": "ufc", "name": "UFC"}, {"tag": "f1", "name": "Formula 1"}
     assert around == {
@@ -109,5 +109,5 @@ def test_what_is_around_leagues(world: GraphHarness) -> None:
         "f1": ([], [{**ufc, "score": 0.85}]),
         "one": ([ufc], []),
     }
-    ((_tag, _others, similar),) = ask(world, AROUND, tags=["ufc"], others=1, similar=1)
+    ((_tag, _others, similar),) = ask(pg, AROUND, tags=["ufc"], others=1, similar=1)
     assert [one["tag"] for one in similar] == ["f1"]

@@ -22,7 +22,7 @@ ARGUMENTS = (
 )
 
 #: Milliseconds that something on the page may take on a busy machine.
-PATIENCE = 20_000.0
+TIMEOUT = 20_000.0
 
 
 @contextmanager
@@ -59,7 +59,7 @@ def page_of(
     context = browser.new_context(
         viewport={"width": width, "height": 800}, color_scheme="dark" if dark else "light"
     )
-    context.set_default_timeout(PATIENCE)
+    context.set_default_timeout(TIMEOUT)
     page = context.new_page()
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)

@@ -10,7 +10,7 @@ import pytest
 from altsync.app import Application
 from altsync.local.services.postgres import Postgres
 from tests.dashboard.site import Site, serving, settings_for
-from tests.integration.world import World, empty
+from tests.integration.database_fixture import DatabaseFixture, empty
 
 
 @pytest.fixture(scope="session")
@@ -30,11 +30,11 @@ def database_url(reused_database_url: str) -> str:
 
 
 @pytest.fixture
-def world(database_url: str) -> Iterator[World]:
+def pg(database_url: str) -> Iterator[DatabaseFixture]:
     """The database, and a session on it."""
-    world = World(database_url)
-    yield world
-    world.close()
+    pg = DatabaseFixture(database_url)
+    yield pg
+    pg.close()
 
 
 @pytest.fixture

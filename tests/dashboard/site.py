@@ -20,7 +20,7 @@ from altsync.local.services.vectors import Vectors
 from altsync.local.vectors.names import EMBEDDING_MODEL
 
 #: Seconds that one answer may take on a busy machine.
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Site:
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """One request with exactly these headers, and a Host unless they name one."""
-        connection = http.client.HTTPConnection(self.host, timeout=PATIENCE)
+        connection = http.client.HTTPConnection(self.host, timeout=TIMEOUT)
         try:
             connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
             sent = {"Host": self.host, **(headers or {})}
@@ -101,7 +101,7 @@ def serving(app: Application, access: Access | None = None) -> Iterator[Site]:
             yield Site(serve.address_of(socket), app, access)
         finally:
             server.should_exit = True
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT)
 
 
 def settings_for(database_url: str, **more: Any) -> Settings:

@@ -20,11 +20,9 @@ from altsync.outbox.claim import release
 from altsync.outbox.settle import record_batch
 from altsync.verify.sql import note_verification
 from tests.dashboard.site import Site, serving, settings_for
-from tests.integration.fakes import FakeGraph
-from tests.integration.few_rights import role_that_lacks
-from tests.integration.world import (
+from tests.integration.database_fixture import (
     GRAPH,
-    World,
+    DatabaseFixture,
     archetype,
     deliver,
     eventually,
@@ -33,6 +31,8 @@ from tests.integration.world import (
     league,
     leagues,
 )
+from tests.integration.fakes import FakeGraph
+from tests.integration.few_rights import role_that_lacks
 
 #: Ends ``database.autocommit()`` soon when nobody answers, in seconds.
 SHORT = 1
@@ -52,50 +52,52 @@ def database(database_url: str) -> Iterator[Database]:
     pool.close()
 
 
-def bury(world: World, reasons: dict[str, str]) -> None:
+def bury(pg: DatabaseFixture, reasons: dict[str, str]) -> None:
     """Give up on the graph's operations of these keys, for these reasons."""
-    token, operations = world.claim("neo4j")
+    token, operations = pg.claim("neo4j")
     dead = [
         Dead(op, op.version, ErrorKind.ITEM, reasons[op.entity_key])
         for op in operations
         if op.entity_key in reasons
     ]
-    world.settle(GRAPH, token, dead)
-    release(world.conn, [op.id for op in operations if op.entity_key not in reasons], token)
+    pg.settle(GRAPH, token, dead)
+    release(pg.conn, [op.id for op in operations if op.entity_key not in reasons], token)
 
 
-def record(world: World, sink: str, seconds_ago: float, seconds: float = 0.2, **work: int) -> None:
+def record(
+    pg: DatabaseFixture, sink: str, seconds_ago: float, seconds: float = 0.2, **work: int
+) -> None:
     """Note a batch that ended a while ago."""
     numbers = {"synced": 0, "superseded": 0, "retried": 0, "dead": 0, "lost": 0}
     settlement = Settlement(**{name: work.get(name, 0) for name in numbers})
     calls, tokens = work.get("calls", 1), work.get("tokens", 0)
     claimed = work.get("claimed", sum(work.get(name, 0) for name in numbers))
     record_batch(
-        world.conn, sink, "w", claimed, settlement, calls=calls, tokens=tokens, seconds=seconds
+        pg.conn, sink, "w", claimed, settlement, calls=calls, tokens=tokens, seconds=seconds
     )
-    world.conn.execute(
+    pg.conn.execute(
         "UPDATE delivery_batch SET finished_at = now() - make_interval(secs => %s) "
         "WHERE id = (SELECT max(id) FROM delivery_batch)",
         (seconds_ago,),
     )
 
 
-def relate(world: World, source: str, target: str, kind: str, score: float | None) -> None:
+def relate(pg: DatabaseFixture, source: str, target: str, kind: str, score: float | None) -> None:
     """Relate two leagues. All kinds but SIMILAR_TO come from a seed line."""
     seed_id = None if kind == "SIMILAR_TO" else f"{source} {kind} {target}"
-    world.conn.execute(
+    pg.conn.execute(
         "INSERT INTO league_relationship (id, seed_id, source_league_id, target_league_id, "
         "relationship_type, strength_score) VALUES (gen_random_uuid(), %s, %s, %s, %s, %s)",
         (seed_id, id_of(league(source)), id_of(league(target)), kind, score),
     )
 
 
-def test_the_overview_is_the_status_and_more(site: Site, world: World) -> None:
+def test_the_overview_is_the_status_and_more(site: Site, pg: DatabaseFixture) -> None:
     """As ``altsync status --json``, with the work of the last minute."""
-    world.save(*leagues(3), archetype("racing"))
-    bury(world, {"l001": "bad"})
-    record(world, "neo4j", 5, synced=7, calls=2)
-    record(world, "neo4j", 90, synced=100)
+    pg.save(*leagues(3), archetype("racing"))
+    bury(pg, {"l001": "bad"})
+    record(pg, "neo4j", 5, synced=7, calls=2)
+    record(pg, "neo4j", 90, synced=100)
     body = site.get("/api/overview").json
     assert body["entities"]["league"]["neo4j"] == {"pending": 2, "synced": 0, "failed": 1}
     assert body["operations"]["neo4j"]["dead"] == 1
@@ -106,17 +108,17 @@ def test_the_overview_is_the_status_and_more(site: Site, world: World) -> None:
     assert (graph["last_minute"]["synced"], graph["last_minute"]["remote_calls"]) == (7, 2)
     assert body["sinks"]["pinecone"]["last_minute"]["synced"] == 0
     assert body["verify"] is None
-    note_verification(world.conn, seconds=1.0, consistent=True, result={"entities": 4})
+    note_verification(pg.conn, seconds=1.0, consistent=True, result={"entities": 4})
     body = site.get("/api/overview").json
     assert (body["verify"]["consistent"], body["verify"]["result"]["entities"]) == (True, 4)
 
 
-def test_throughput_is_cut_into_slices(site: Site, world: World) -> None:
+def test_throughput_is_cut_into_slices(site: Site, pg: DatabaseFixture) -> None:
     """The last slice is the present one; sinks without work are all zeros."""
-    record(world, "neo4j", 0, synced=4, calls=1)
-    record(world, "neo4j", 0, synced=2, retried=1, calls=3)
-    record(world, "embedding", 600, synced=9, tokens=90)
-    record(world, "embedding", 86_400, synced=1000)
+    record(pg, "neo4j", 0, synced=4, calls=1)
+    record(pg, "neo4j", 0, synced=2, retried=1, calls=3)
+    record(pg, "embedding", 600, synced=9, tokens=90)
+    record(pg, "embedding", 86_400, synced=1000)
     body = site.get("/api/throughput", window="1h").json
     assert (body["step"], body["slices"]) == (60, 60)
     synced = {s: [w["synced"] for w in works] for s, works in body["sinks"].items()}
@@ -132,17 +134,17 @@ def test_throughput_is_cut_into_slices(site: Site, world: World) -> None:
 
 
 @pytest.mark.parametrize("window", ["15m", "1h", "6h", "24h", "7d"])
-def test_every_span_ends_now(site: Site, world: World, window: str) -> None:
+def test_every_span_ends_now(site: Site, pg: DatabaseFixture, window: str) -> None:
     """And holds what has just been done."""
-    record(world, "neo4j", 0, synced=1)
+    record(pg, "neo4j", 0, synced=1)
     body = site.get("/api/throughput", window=window).json
     assert sum(w["synced"] for w in body["sinks"]["neo4j"]) == 1
 
 
-def test_a_group_is_tried_again(site: Site, world: World) -> None:
+def test_a_group_is_tried_again(site: Site, pg: DatabaseFixture) -> None:
     """All operations with the error, no others; twice does no harm."""
-    world.save(*leagues(4))
-    bury(world, {"l000": "bad", "l001": "bad", "l002": "worse"})
+    pg.save(*leagues(4))
+    bury(pg, {"l000": "bad", "l001": "bad", "l002": "worse"})
     groups = {g["reason"]: g for g in site.get("/api/failures").json["groups"]}
     assert {reason: g["count"] for reason, g in groups.items()} == {"bad": 2, "worse": 1}
     assert groups["bad"]["samples"] == [
@@ -151,7 +153,7 @@ def test_a_group_is_tried_again(site: Site, world: World) -> None:
     what = {"sink": "neo4j", "group": groups["bad"]["group"]}
     assert site.post("/api/retry", what).json == {"retried": 2, "due": 2}
     assert site.post("/api/retry", what).json == {"retried": 0, "due": 0}
-    assert {op.entity_key: op.status for op in world.ops("neo4j") if op.origin == "retry"} == {
+    assert {op.entity_key: op.status for op in pg.ops("neo4j") if op.origin == "retry"} == {
         "l000": "pending",
         "l001": "pending",
     }
@@ -159,23 +161,25 @@ def test_a_group_is_tried_again(site: Site, world: World) -> None:
     assert left["reason"] == "worse"
 
 
-def test_many_errors_are_counted_and_the_most_frequent_are_listed(site: Site, world: World) -> None:
+def test_many_errors_are_counted_and_the_most_frequent_are_listed(
+    site: Site, pg: DatabaseFixture
+) -> None:
     """Errors of which each is another one, as where a sink repeats the text that it refuses."""
     letters = "abcdefghijklmnop"
     words = [one + other for one in letters for other in letters[:8]]
-    world.save(*leagues(len(words) + 1))
+    pg.save(*leagues(len(words) + 1))
     reasons = {f"l{number:03}": f"{word} is bad" for number, word in enumerate(words)}
-    bury(world, {**reasons, f"l{len(words):03}": "pd is bad"})
+    bury(pg, {**reasons, f"l{len(words):03}": "pd is bad"})
     found = site.get("/api/failures").json
     assert (len(found["groups"]), found["all_groups"], found["operations"]) == (100, 128, 129)
     assert [group["count"] for group in found["groups"]] == [2] + [1] * 99
     assert found["groups"][0]["sample_reason"] == "pd is bad"
 
 
-def test_one_entity_of_a_group_is_tried_again(site: Site, world: World) -> None:
+def test_one_entity_of_a_group_is_tried_again(site: Site, pg: DatabaseFixture) -> None:
     """And nothing else by that key in another table."""
-    world.save(league("racing"), archetype("racing"), league("other"))
-    bury(world, {"racing": "bad", "other": "bad"})
+    pg.save(league("racing"), archetype("racing"), league("other"))
+    bury(pg, {"racing": "bad", "other": "bad"})
     (group,) = site.get("/api/failures").json["groups"]
     what = {"sink": "neo4j", "group": group["group"], "key": "racing", "entity_type": "league"}
     assert site.post("/api/retry", what).json == {"retried": 1, "due": 1}
@@ -186,32 +190,32 @@ def test_one_entity_of_a_group_is_tried_again(site: Site, world: World) -> None:
     }
 
 
-def test_an_entity_is_tried_again_whatever_its_errors(site: Site, world: World) -> None:
+def test_an_entity_is_tried_again_whatever_its_errors(site: Site, pg: DatabaseFixture) -> None:
     """By its key and type."""
-    world.save(league("a"), league("b"))
-    bury(world, {"a": "bad", "b": "bad"})
+    pg.save(league("a"), league("b"))
+    bury(pg, {"a": "bad", "b": "bad"})
     answer = site.post("/api/retry", {"key": "a", "entity_type": "league"})
     assert answer.json == {"retried": 1, "due": 1}
-    assert world.last("neo4j", "b").status == "dead"
+    assert pg.last("neo4j", "b").status == "dead"
 
 
 def test_more_than_a_page_of_a_group_is_tried_again(
-    site: Site, world: World, monkeypatch: pytest.MonkeyPatch
+    site: Site, pg: DatabaseFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Page by page, each in a transaction of its own."""
     monkeypatch.setattr("altsync.dashboard.api.PAGE", 3)
-    world.save(*leagues(7))
-    bury(world, {f"l00{n}": "bad" for n in range(7)})
+    pg.save(*leagues(7))
+    bury(pg, {f"l00{n}": "bad" for n in range(7)})
     (group,) = site.get("/api/failures").json["groups"]
     answer = site.post("/api/retry", {"sink": "neo4j", "group": group["group"]})
     assert answer.json == {"retried": 7, "due": 7}
 
 
-def test_secrets_never_appear(site: Site, world: World) -> None:
+def test_secrets_never_appear(site: Site, pg: DatabaseFixture) -> None:
     """Not in an error, a key or content; what is shown redacted can still be tried again."""
     log.protect(["hunter22"])
-    world.save(league("l_hunter22", description="call bolt://neo4j:topsecret@graph"))
-    bury(world, {"l_hunter22": "no route to bolt://neo4j:other33@graph with hunter22"})
+    pg.save(league("l_hunter22", description="call bolt://neo4j:topsecret@graph"))
+    bury(pg, {"l_hunter22": "no route to bolt://neo4j:other33@graph with hunter22"})
     for path in ("/api/failures", "/api/operations", "/api/entity?key=l_hunter22"):
         text = site.get(path).text
         assert "***" in text
@@ -221,10 +225,10 @@ def test_secrets_never_appear(site: Site, world: World) -> None:
     assert answer.json == {"retried": 1, "due": 1}
 
 
-def test_operations_are_filtered_and_paged(site: Site, world: World) -> None:
+def test_operations_are_filtered_and_paged(site: Site, pg: DatabaseFixture) -> None:
     """The newest first; the next page begins below the last one."""
-    world.save(*leagues(5))
-    bury(world, {"l003": "bad"})
+    pg.save(*leagues(5))
+    bury(pg, {"l003": "bad"})
 
     def keys(**query: Any) -> list[tuple[str, str]]:
         found = site.get("/api/operations", **query).json["operations"]
@@ -242,28 +246,28 @@ def test_operations_are_filtered_and_paged(site: Site, world: World) -> None:
     wrong_sink = site.get("/api/operations", sink="neo4jj")
     assert wrong_sink.status == 400
     assert wrong_sink.json["error"].endswith("did you mean 'neo4j'?")
-    world.conn.execute("UPDATE sync_operation SET sink = 'former' WHERE status = 'dead'")
+    pg.conn.execute("UPDATE sync_operation SET sink = 'former' WHERE status = 'dead'")
     assert keys(sink="former") == [("former", "l003")]
 
 
-def test_an_entity_with_its_history(site: Site, world: World, database: Database) -> None:
+def test_an_entity_with_its_history(site: Site, pg: DatabaseFixture, database: Database) -> None:
     """Row, operations, and the version that each sink confirmed last."""
-    world.save(league("a"))
+    pg.save(league("a"))
     deliver(database, FakeGraph())
-    first = world.version(league("a"))
-    world.save(league("a", description="changed"))
+    first = pg.version(league("a"))
+    pg.save(league("a", description="changed"))
     body = site.get("/api/entity", key="a", type="league").json
     assert body["state"]["content"]["description"] == "changed"
-    assert body["state"]["version"] == world.version(league("a"))
+    assert body["state"]["version"] == pg.version(league("a"))
     assert body["confirmed"] == {"embedding": None, "neo4j": first, "pinecone": None}
     assert [op["status"] for op in body["operations"]] == ["pending", "synced", "pending"]
     unknown = site.get("/api/entity", key="nobody").json
     assert (unknown["state"], unknown["operations"]) == (None, [])
 
 
-def test_the_stores_are_asked(site: Site, world: World) -> None:
+def test_the_stores_are_asked(site: Site, pg: DatabaseFixture) -> None:
     """Those that are switched off say so, and nothing is known of them."""
-    world.save(league("a"))
+    pg.save(league("a"))
     body = site.get("/api/stores", key="a").json
     assert {check["store"]: check["agrees"] for check in body["checks"]}["neo4j"] is None
     assert body["held"] == {"neo4j": [], "pinecone": []}
@@ -311,9 +315,9 @@ def test_the_session_names_the_types_of_the_catalogue(site: Site) -> None:
     assert types["few_shot_example"]["relations"] == []
 
 
-def test_the_graph_around_a_league(site: Site, world: World) -> None:
+def test_the_graph_around_a_league(site: Site, pg: DatabaseFixture) -> None:
     """Those it is related to in either direction, and what is between them."""
-    world.save(*(league(key) for key in "abcde"), league("gone"))
+    pg.save(*(league(key) for key in "abcde"), league("gone"))
     for source, target, kind, score in (
         ("a", "b", "SIMILAR_TO", 0.9),
         ("c", "a", "COMPETES_WITH", 0.5),
@@ -321,8 +325,8 @@ def test_the_graph_around_a_league(site: Site, world: World) -> None:
         ("d", "e", "SIMILAR_TO", 0.8),
         ("a", "gone", "SIMILAR_TO", 0.99),
     ):
-        relate(world, source, target, kind, score)
-    world.delete(league("gone"))
+        relate(pg, source, target, kind, score)
+    pg.delete(league("gone"))
     body = site.get("/api/graph", entity="league", key="a").json
     assert body["centre"]["name"] == "The a"
     assert [one["key"] for one in body["neighbours"]] == ["b", "c"]
@@ -335,9 +339,9 @@ def test_the_graph_around_a_league(site: Site, world: World) -> None:
     assert site.get("/api/graph", entity="few_shot_example", key="a").status == 400
 
 
-def test_choices_are_what_is_there(site: Site, world: World) -> None:
+def test_choices_are_what_is_there(site: Site, pg: DatabaseFixture) -> None:
     """Of living leagues alone."""
-    world.save(league("a", tier="TIER1"), league("b", status="inactive"), example("x"))
+    pg.save(league("a", tier="TIER1"), league("b", status="inactive"), example("x"))
     body = site.get("/api/choices", entity="league").json
     assert body == {
         "sport_name": ["Football"],
@@ -349,23 +353,25 @@ def test_choices_are_what_is_there(site: Site, world: World) -> None:
     assert site.get("/api/choices").status == 400
 
 
-def test_a_field_with_too_many_values_is_typed_and_not_chosen(site: Site, world: World) -> None:
-    world.save(*(league(f"l{n}", location=f"Place {n}") for n in range(51)))
+def test_a_field_with_too_many_values_is_typed_and_not_chosen(
+    site: Site, pg: DatabaseFixture
+) -> None:
+    pg.save(*(league(f"l{n}", location=f"Place {n}") for n in range(51)))
     assert site.get("/api/choices", entity="league").json["location"] is None
 
 
-def test_ready_says_which_sinks_stand_still(site: Site, world: World) -> None:
+def test_ready_says_which_sinks_stand_still(site: Site, pg: DatabaseFixture) -> None:
     """They do not make it unready."""
     answer = site.get("/readyz")
     assert (answer.status, answer.json["ready"]) == (200, True)
     assert answer.json["sinks"]["neo4j"] == {"state": "disabled", "reason": "NEO4J_URI is not set"}
 
 
-def test_ready_says_that_a_breaker_is_open(database_url: str, world: World) -> None:
+def test_ready_says_that_a_breaker_is_open(database_url: str, pg: DatabaseFixture) -> None:
     """With its reason, redacted."""
     app = Application(settings_for(database_url, neo4j_uri="bolt://127.0.0.1:1"))
     reason = "no route to bolt://a:secret99@b"
-    open_breaker(world.conn, "neo4j", uuid4(), reason, 60)
+    open_breaker(pg.conn, "neo4j", uuid4(), reason, 60)
     with serving(app) as site:
         sink = site.get("/readyz").json["sinks"]["neo4j"]
     app.close()
@@ -404,7 +410,7 @@ def test_the_server_ends_when_told(app: Application) -> None:
     eventually(lambda: is_free(port, "127.0.0.1"))
 
 
-def test_a_sink_is_paused_and_resumed(site: Site, world: World) -> None:
+def test_a_sink_is_paused_and_resumed(site: Site, pg: DatabaseFixture) -> None:
     """Shown though it is switched off here; twice changes nothing."""
     first = site.post("/api/pause", {"sink": "neo4j", "reason": "moving"}).json
     assert first == {"sink": "neo4j", "paused": True}
@@ -417,8 +423,8 @@ def test_a_sink_is_paused_and_resumed(site: Site, world: World) -> None:
     assert site.post("/api/resume", {"sink": "neo4j"}).json["resumed"] is False
 
 
-def test_a_right_that_is_missing_is_named(postgres: Postgres, world: World) -> None:
-    with role_that_lacks(postgres, world.url, "to write") as role:
+def test_a_right_that_is_missing_is_named(postgres: Postgres, pg: DatabaseFixture) -> None:
+    with role_that_lacks(postgres, pg.url, "to write") as role:
         app = Application(settings_for(role.url))
         with serving(app) as site:
             assert site.get("/api/overview").status == 200
@@ -451,16 +457,16 @@ def test_what_makes_no_sense_is_refused(
     assert said in answer.json["error"]
 
 
-def test_a_group_is_discarded(site: Site, world: World) -> None:
+def test_a_group_is_discarded(site: Site, pg: DatabaseFixture) -> None:
     """Errors that differ by numbers are one group; other groups stay."""
-    world.save(*leagues(3))
-    bury(world, {"l000": "410 bytes", "l001": "7000 bytes", "l002": "locked"})
+    pg.save(*leagues(3))
+    bury(pg, {"l000": "410 bytes", "l001": "7000 bytes", "l002": "locked"})
     group = next(g for g in site.get("/api/failures").json["groups"] if g["count"] == 2)
     assert group["reason"] == "… bytes"
     what = {"sink": "neo4j", "group": group["group"], "why": "never"}
     assert site.post("/api/discard", what).json == {"discarded": 2}
     assert site.post("/api/discard", what).json == {"discarded": 0}
-    assert world.counts("neo4j") == {"dead": 1, "discarded": 2}
+    assert pg.counts("neo4j") == {"dead": 1, "discarded": 2}
     (one, two) = site.get("/api/operations", status="discarded").json["operations"]
     assert {one["discarded_why"], two["discarded_why"]} == {"never"}
     assert one["discarded_by"].startswith("dashboard@")

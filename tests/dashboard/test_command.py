@@ -15,8 +15,8 @@ import pytest
 
 from altsync.app import Application
 from altsync.dashboard.access import Access
-from tests.dashboard.site import PATIENCE, Site
-from tests.integration.world import eventually
+from tests.dashboard.site import TIMEOUT, Site
+from tests.integration.database_fixture import eventually
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def started(database_url: str, folder: Path, *arguments: str) -> Iterator[tuple[
         )
     try:
         yield said, process.pid
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(TIMEOUT) == 0
     finally:
         process.kill()
         process.wait()

@@ -22,7 +22,7 @@ from altsync.verify.sql import note_verification
 from tests.dashboard.site import Site, settings_for
 from tests.dashboard.test_api import bury, record
 from tests.faults.proxies import relayed
-from tests.integration.world import World, archetype, eventually, leagues
+from tests.integration.database_fixture import DatabaseFixture, archetype, eventually, leagues
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference" / "metrics.md"
@@ -60,12 +60,12 @@ def described(app: Application) -> list[Metric]:
     return AltsyncCollector(app).describe()
 
 
-def test_gauges_are_the_status(site: Site, world: World) -> None:
+def test_gauges_are_the_status(site: Site, pg: DatabaseFixture) -> None:
     """Operations, lag, entities and breakers."""
-    world.save(*leagues(3), archetype("racing"))
-    bury(world, {"l000": "bad"})
-    world.conn.execute("UPDATE sync_operation SET created_at = now() - interval '1 hour'")
-    world.claim("neo4j", limit=1)
+    pg.save(*leagues(3), archetype("racing"))
+    bury(pg, {"l000": "bad"})
+    pg.conn.execute("UPDATE sync_operation SET created_at = now() - interval '1 hour'")
+    pg.claim("neo4j", limit=1)
     found = samples(site)
     assert found["altsync_database_up"] == {(): 1}
     operations = found["altsync_operations"]
@@ -109,11 +109,11 @@ def _up(collector: AltsyncCollector) -> float:
     return first.samples[0].value
 
 
-def test_counters_add_up_batches(site: Site, world: World) -> None:
+def test_counters_add_up_batches(site: Site, pg: DatabaseFixture) -> None:
     """Also the histogram; a sink without batches is at zero."""
-    record(world, "neo4j", 500, 0.2, claimed=9, synced=5, retried=2, dead=1, superseded=1, calls=3)
-    record(world, "neo4j", 1, 0.25, synced=1, calls=1)
-    record(world, "embedding", 1, 40.0, synced=2, calls=1, tokens=77)
+    record(pg, "neo4j", 500, 0.2, claimed=9, synced=5, retried=2, dead=1, superseded=1, calls=3)
+    record(pg, "neo4j", 1, 0.25, synced=1, calls=1)
+    record(pg, "embedding", 1, 40.0, synced=2, calls=1, tokens=77)
     found = samples(site)
     graph = {name: values["neo4j",] for name, values in found.items() if ("neo4j",) in values}
     assert graph["altsync_delivery_batches_total"] == 2
@@ -133,36 +133,36 @@ def test_counters_add_up_batches(site: Site, world: World) -> None:
     assert graph["altsync_batch_duration_seconds_count"] == 2
 
 
-def test_counters_never_go_down(site: Site, world: World) -> None:
+def test_counters_never_go_down(site: Site, pg: DatabaseFixture) -> None:
     """What is pruned stays counted, what is new is added once, however often one looks."""
-    record(world, "neo4j", 500, synced=5)
-    record(world, "neo4j", 400, synced=7)
-    record(world, "neo4j", 1, synced=1)
+    record(pg, "neo4j", 500, synced=5)
+    record(pg, "neo4j", 400, synced=7)
+    record(pg, "neo4j", 1, synced=1)
 
     def synced() -> float:
         return samples(site)["altsync_delivery_synced_total"]["neo4j",]
 
     assert (synced(), synced()) == (13, 13)
-    world.conn.execute("DELETE FROM delivery_batch WHERE finished_at < now() - interval '1 min'")
-    record(world, "neo4j", 0, synced=100)
+    pg.conn.execute("DELETE FROM delivery_batch WHERE finished_at < now() - interval '1 min'")
+    record(pg, "neo4j", 0, synced=100)
     assert (synced(), synced()) == (113, 113)
-    world.conn.execute("UPDATE delivery_batch SET finished_at = now() - interval '2 min'")
+    pg.conn.execute("UPDATE delivery_batch SET finished_at = now() - interval '2 min'")
     assert (synced(), synced()) == (113, 113)
 
 
-def test_a_batch_that_is_committed_late_is_counted(site: Site, world: World) -> None:
+def test_a_batch_that_is_committed_late_is_counted(site: Site, pg: DatabaseFixture) -> None:
     """Its id is lower than that of one that was counted before."""
-    record(world, "neo4j", 1, synced=1)
-    record(world, "neo4j", 1, synced=2)
-    (first,) = world.conn.execute("SELECT min(id) FROM delivery_batch").fetchone() or (0,)
-    world.conn.execute("CREATE TABLE held AS SELECT * FROM delivery_batch WHERE id = %s", (first,))
+    record(pg, "neo4j", 1, synced=1)
+    record(pg, "neo4j", 1, synced=2)
+    (first,) = pg.conn.execute("SELECT min(id) FROM delivery_batch").fetchone() or (0,)
+    pg.conn.execute("CREATE TABLE held AS SELECT * FROM delivery_batch WHERE id = %s", (first,))
     try:
-        world.conn.execute("DELETE FROM delivery_batch WHERE id = %s", (first,))
+        pg.conn.execute("DELETE FROM delivery_batch WHERE id = %s", (first,))
         assert samples(site)["altsync_delivery_synced_total"]["neo4j",] == 2
-        world.conn.execute("INSERT INTO delivery_batch OVERRIDING SYSTEM VALUE SELECT * FROM held")
+        pg.conn.execute("INSERT INTO delivery_batch OVERRIDING SYSTEM VALUE SELECT * FROM held")
         assert samples(site)["altsync_delivery_synced_total"]["neo4j",] == 3
     finally:
-        world.conn.execute("DROP TABLE held")
+        pg.conn.execute("DROP TABLE held")
 
 
 def test_openmetrics_is_spoken_when_asked_for(site: Site) -> None:
@@ -184,13 +184,13 @@ def full_names(metric: Metric) -> set[str]:
 
 
 def test_every_scraped_metric_is_described(
-    site: Site, world: World, described: list[Metric]
+    site: Site, pg: DatabaseFixture, described: list[Metric]
 ) -> None:
     """Also before there is a database; what the last comparison found, after the first one."""
     told = {"altsync_drift", "altsync_verify_problem", "altsync_verify_last_seconds"}
     assert not samples(site).keys() & told
     result = {"sinks": {"neo4j": {"missing": 3, "stale": 0, "ghost": 0, "ahead": 1, "edges": 5}}}
-    note_verification(world.conn, seconds=1.0, consistent=False, result=result)
+    note_verification(pg.conn, seconds=1.0, consistent=False, result=result)
     found = samples(site)
     assert found["altsync_drift"] == {
         ("missing", "neo4j"): 3,
@@ -201,7 +201,9 @@ def test_every_scraped_metric_is_described(
     assert found.keys() == {name for metric in described for name in full_names(metric)}
 
 
-def test_a_sink_that_could_not_be_compared_is_not_called_equal(site: Site, world: World) -> None:
+def test_a_sink_that_could_not_be_compared_is_not_called_equal(
+    site: Site, pg: DatabaseFixture
+) -> None:
     """Zeros would end the alert on drift: what was found is told, and that there is a problem."""
     result = {
         "sinks": {
@@ -211,7 +213,7 @@ def test_a_sink_that_could_not_be_compared_is_not_called_equal(site: Site, world
         },
         "problems": {"pinecone": "away", "neo4j": "away"},
     }
-    note_verification(world.conn, seconds=1.0, consistent=False, result=result)
+    note_verification(pg.conn, seconds=1.0, consistent=False, result=result)
     found = samples(site)
     assert found["altsync_drift"] == {
         ("stale", "neo4j"): 2,

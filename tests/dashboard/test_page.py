@@ -17,11 +17,11 @@ from altsync.local.vectors.names import EMBEDDING_MODEL
 from altsync.verify.sql import note_verification
 from tests import sports
 from tests.contract.harness import PineconeHarness
-from tests.dashboard.browser import PATIENCE, chromium, page_of
+from tests.dashboard.browser import TIMEOUT, chromium, page_of
 from tests.dashboard.site import Site, local_services, serving, settings_for
 from tests.dashboard.test_api import bury, record, relate
+from tests.integration.database_fixture import DatabaseFixture, archetype, deliver, example, league
 from tests.integration.fakes import FakeGraph
-from tests.integration.world import World, archetype, deliver, example, league
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -45,11 +45,11 @@ LEAGUES: tuple[sports.League, ...] = (
 
 
 @dataclass(frozen=True)
-class Stage:
+class FilledDashboard:
     """A dashboard with something on it, and the database below."""
 
     site: Site
-    world: World
+    pg: DatabaseFixture
 
     @property
     def url(self) -> str:
@@ -65,7 +65,9 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def stage(browser: Browser, postgres: Postgres, vectors_server: Vectors) -> Iterator[Stage]:
+def dashboard(
+    browser: Browser, postgres: Postgres, vectors_server: Vectors
+) -> Iterator[FilledDashboard]:
     """Leagues that are embedded and indexed, dead letters, relationships, and batches."""
     harness = PineconeHarness(vectors_server, dimensions=1536)
     harness.wipe()  # others may have left indexes of another length
@@ -73,42 +75,42 @@ def stage(browser: Browser, postgres: Postgres, vectors_server: Vectors) -> Iter
     with psycopg.connect(postgres.url, autocommit=True) as conn:
         conn.execute("CREATE DATABASE page TEMPLATE migrated")
     url = f"{postgres.url.rsplit('/', 1)[0]}/page"
-    world = World(url)
-    world.conn.execute(
+    pg = DatabaseFixture(url)
+    pg.conn.execute(
         "UPDATE sink_state SET config = jsonb_build_object('model', %s::text, 'dimensions', 1536) "
         "WHERE sink = 'embedding'",
         (EMBEDDING_MODEL,),
     )
     app = Application(settings_for(url, **local_services(vectors_server)))
     app.set_up_sinks()
-    fill(world, app, url)
+    fill(pg, app, url)
     with serving(app) as site:
-        yield Stage(site, world)
+        yield FilledDashboard(site, pg)
     app.close()
-    world.close()
+    pg.close()
 
 
-def fill(world: World, app: Application, url: str) -> None:
+def fill(pg: DatabaseFixture, app: Application, url: str) -> None:
     """Deliver for real, but for the graph; then give up on some of it."""
-    world.save(*LEAGUES, archetype("racing"), archetype("team_sport"), example("ask"))
+    pg.save(*LEAGUES, archetype("racing"), archetype("team_sport"), example("ask"))
     database = Database(url)
     deliver(database, FakeGraph())
     database.close()
     for sink in ("embedding", "pinecone"):
         app.deliver(sink)
-    world.save(
+    pg.save(
         replace(LEAGUES[3], location="Italy, changed"), league(NASTY), league("other", tier="TIER3")
     )
-    bury(world, {"serie_a": "the node is locked", "other": "the node is locked", NASTY: NASTY})
+    bury(pg, {"serie_a": "the node is locked", "other": "the node is locked", NASTY: NASTY})
     for minute in range(0, 50, 7):
-        record(world, "neo4j", minute * 60, synced=20 + minute, calls=3)
-        record(world, "embedding", minute * 60, synced=5, calls=1, tokens=400)
+        record(pg, "neo4j", minute * 60, synced=20 + minute, calls=3)
+        record(pg, "embedding", minute * 60, synced=5, calls=1, tokens=400)
     for source, target, kind, score in (
         ("formula_1", "f1_academy", "SIMILAR_TO", 0.91),
         ("dtm", "formula_1", "COMPETES_WITH", 0.61),
         ("f1_academy", "dtm", "SAME_ARCHETYPE", 0.5),
     ):
-        relate(world, source, target, kind, score)
+        relate(pg, source, target, kind, score)
 
 
 def go(page: Page, view: str) -> None:
@@ -117,9 +119,11 @@ def go(page: Page, view: str) -> None:
     expect(page.locator(f"#view-{view.split('/', maxsplit=1)[0]}")).to_be_visible()
 
 
-def test_the_overview_shows_how_everything_stands(stage: Stage, browser: Browser) -> None:
+def test_the_overview_shows_how_everything_stands(
+    dashboard: FilledDashboard, browser: Browser
+) -> None:
     """Matrix, totals, sinks and the plot, and it follows the database by itself."""
-    with page_of(browser, stage.url) as page:
+    with page_of(browser, dashboard.url) as page:
         expect(page.locator("#matrix td").nth(0)).to_have_text("7")
         page.select_option("#matrix-kind", "league")
         expect(page.locator("#matrix td").nth(0)).to_have_text("4")
@@ -131,18 +135,18 @@ def test_the_overview_shows_how_everything_stands(stage: Stage, browser: Browser
         page.select_option("#plot-measure", "tokens")
         expect(page.locator("#plot .legend")).to_contain_text("embedding 3,")
         before = page.locator("#matrix td").nth(0)
-        stage.world.conn.execute(
+        dashboard.pg.conn.execute(
             "UPDATE league SET neo4j_sync_status = 'failed' WHERE league_tag = 'dtm'"
         )
-        expect(before).to_have_text("3", timeout=PATIENCE)
-        stage.world.conn.execute(
+        expect(before).to_have_text("3", timeout=TIMEOUT)
+        dashboard.pg.conn.execute(
             "UPDATE league SET neo4j_sync_status = 'synced' WHERE league_tag = 'dtm'"
         )
 
 
-def test_keys_are_text_and_never_html(stage: Stage, browser: Browser) -> None:
+def test_keys_are_text_and_never_html(dashboard: FilledDashboard, browser: Browser) -> None:
     """In dead letters, operations and the entity view."""
-    with page_of(browser, stage.url) as page:
+    with page_of(browser, dashboard.url) as page:
         expect(page.locator("#failures")).to_contain_text(NASTY)
         go(page, "operations")
         page.fill("#operations-form [name=key]", NASTY)
@@ -154,9 +158,11 @@ def test_keys_are_text_and_never_html(stage: Stage, browser: Browser) -> None:
         assert "owned" not in page.title().replace(NASTY, "")
 
 
-def test_a_dead_letter_is_tried_again_and_the_page_says_so(stage: Stage, browser: Browser) -> None:
+def test_a_dead_letter_is_tried_again_and_the_page_says_so(
+    dashboard: FilledDashboard, browser: Browser
+) -> None:
     """One entity first, then the rest of its group."""
-    with page_of(browser, stage.url) as page:
+    with page_of(browser, dashboard.url) as page:
         group = page.locator(".failure", has_text="the node is locked")
         expect(group.locator(".count")).to_have_text("2")
         group.get_by_role("button", name="Retry other in neo4j").click()
@@ -166,13 +172,13 @@ def test_a_dead_letter_is_tried_again_and_the_page_says_so(stage: Stage, browser
         group.get_by_role("button", name="Retry all 1 of neo4j").click()
         expect(group).to_have_count(0)
         expect(result).to_contain_text("1 dead operation was enqueued again")
-        assert stage.world.last("neo4j", "other").origin == "retry"
-        assert stage.world.last("neo4j", "serie_a").status == "pending"
+        assert dashboard.pg.last("neo4j", "other").origin == "retry"
+        assert dashboard.pg.last("neo4j", "serie_a").status == "pending"
 
 
-def test_operations_by_filter(stage: Stage, browser: Browser) -> None:
+def test_operations_by_filter(dashboard: FilledDashboard, browser: Browser) -> None:
     """Sink, status and key narrow each other; clearing shows all."""
-    with page_of(browser, f"{stage.url}#/operations") as page:
+    with page_of(browser, f"{dashboard.url}#/operations") as page:
         rows = page.locator("#operations tbody tr")
         everything = rows.count()
         page.select_option("#operations-form [name=sink]", "embedding")
@@ -185,24 +191,24 @@ def test_operations_by_filter(stage: Stage, browser: Browser) -> None:
         expect(rows).to_have_count(everything)
 
 
-def test_an_entity_in_every_store(stage: Stage, browser: Browser) -> None:
+def test_an_entity_in_every_store(dashboard: FilledDashboard, browser: Browser) -> None:
     """PostgreSQL's view, and what the index holds now."""
-    with page_of(browser, stage.url) as page:
+    with page_of(browser, dashboard.url) as page:
         page.fill("#jump-key", "formula_1")
         page.press("#jump-key", "Enter")
         expect(page.locator("#title-entity")).to_have_text("Formula 1")
-        version = str(stage.world.version(LEAGUES[0]))
+        version = str(dashboard.pg.version(LEAGUES[0]))
         index = page.locator("#entity tr", has=page.locator("th", has_text="pinecone"))
         expect(index).to_contain_text("agrees")
         expect(index.locator("td[data-label='Held now']")).to_have_text(version)
         expect(page.locator("#entity")).to_contain_text("The fastest single-seater racing cars.")
         history = page.locator("#entity tbody").last.locator("tr")
-        expect(history).to_have_count(len(stage.world.ops(key="formula_1")))
+        expect(history).to_have_count(len(dashboard.pg.ops(key="formula_1")))
 
 
-def test_search_with_filters(stage: Stage, browser: Browser) -> None:
+def test_search_with_filters(dashboard: FilledDashboard, browser: Browser) -> None:
     """The best first, with scores; filters leave the others out."""
-    with page_of(browser, f"{stage.url}#/search") as page:
+    with page_of(browser, f"{dashboard.url}#/search") as page:
         expect(page.locator("[name=sport_archetype] option")).to_have_count(3)
         page.fill("#search-form [name=text]", "single-seater racing cars")
         page.press("#search-form [name=text]", "Enter")
@@ -218,9 +224,9 @@ def test_search_with_filters(stage: Stage, browser: Browser) -> None:
         expect(rows).to_contain_text("serie_b")
 
 
-def test_the_graph_is_walked_by_clicks(stage: Stage, browser: Browser) -> None:
+def test_the_graph_is_walked_by_clicks(dashboard: FilledDashboard, browser: Browser) -> None:
     """A click on a node draws what is around that one; kinds can be left out."""
-    with page_of(browser, f"{stage.url}#/graph/league/formula_1") as page:
+    with page_of(browser, f"{dashboard.url}#/graph/league/formula_1") as page:
         nodes = page.locator("#graph svg a")
         expect(nodes).to_have_count(2)
         expect(page.locator("#graph svg path")).to_have_count(3)
@@ -234,14 +240,14 @@ def test_the_graph_is_walked_by_clicks(stage: Stage, browser: Browser) -> None:
         expect(page.locator("#graph .centre")).to_contain_text("Formula 1")
 
 
-def test_light_and_dark(stage: Stage, browser: Browser) -> None:
+def test_light_and_dark(dashboard: FilledDashboard, browser: Browser) -> None:
     """As the system says, until somebody says otherwise; that is remembered."""
 
     def brightness(page: Page) -> float:
         colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
         return sum(int(part) for part in colour[4:-1].split(",")) / 765
 
-    with page_of(browser, stage.url, dark=True) as page:
+    with page_of(browser, dashboard.url, dark=True) as page:
         assert brightness(page) < 0.3
         button = page.locator("#theme")
         button.click()
@@ -252,13 +258,13 @@ def test_light_and_dark(stage: Stage, browser: Browser) -> None:
         assert brightness(page) > 0.8
         button.click()
         expect(button).to_have_text("Theme: dark")
-    with page_of(browser, stage.url) as page:
+    with page_of(browser, dashboard.url) as page:
         assert brightness(page) > 0.8
 
 
-def test_a_phone_needs_no_sideways_scrolling(stage: Stage, browser: Browser) -> None:
+def test_a_phone_needs_no_sideways_scrolling(dashboard: FilledDashboard, browser: Browser) -> None:
     """In any view, 360 pixels wide."""
-    with page_of(browser, stage.url, width=360) as page:
+    with page_of(browser, dashboard.url, width=360) as page:
         for view in VIEWS:
             go(page, view)
             page.locator(f"#view-{view.split('/')[0]} .card").first.wait_for()
@@ -274,9 +280,9 @@ def test_a_phone_needs_no_sideways_scrolling(stage: Stage, browser: Browser) -> 
             assert beyond <= 0, view
 
 
-def test_the_keyboard_is_enough(stage: Stage, browser: Browser) -> None:
+def test_the_keyboard_is_enough(dashboard: FilledDashboard, browser: Browser) -> None:
     """Skip link first, a visible focus, every control named, views by Enter, focus on the view."""
-    with page_of(browser, stage.url) as page:
+    with page_of(browser, dashboard.url) as page:
         page.keyboard.press("Tab")
         expect(page.locator(".skip")).to_be_focused()
         page.keyboard.press("Enter")
@@ -299,13 +305,15 @@ def test_the_keyboard_is_enough(stage: Stage, browser: Browser) -> None:
         assert unnamed == []
 
 
-def test_the_focus_stays_where_it_is_while_the_page_follows(stage: Stage, browser: Browser) -> None:
+def test_the_focus_stays_where_it_is_while_the_page_follows(
+    dashboard: FilledDashboard, browser: Browser
+) -> None:
     """A button that is redrawn under somebody's finger keeps the focus; the plot has a cursor."""
-    with page_of(browser, stage.url) as page:
+    with page_of(browser, dashboard.url) as page:
         button = page.locator(".failure button.retry").first
         button.focus()
         group = button.get_attribute("data-focus")
-        bury_again(stage.world)
+        bury_again(dashboard.pg)
         expect(page.locator(".failure", has_text="once more")).to_have_count(1)
         assert page.evaluate("document.activeElement.dataset.focus") == group
         page.locator("#plot svg").focus()
@@ -331,7 +339,7 @@ def test_the_focus_stays_where_it_is_while_the_page_follows(stage: Stage, browse
     ],
 )
 def test_what_the_last_comparison_said(
-    stage: Stage,
+    dashboard: FilledDashboard,
     browser: Browser,
     consistent: bool,
     result: dict[str, object],
@@ -340,23 +348,23 @@ def test_what_the_last_comparison_said(
 ) -> None:
     """What could not be seen is no difference, and what is under way no agreement."""
     note_verification(
-        stage.world.conn, seconds=1.0, consistent=consistent, result={"entities": 9, **result}
+        dashboard.pg.conn, seconds=1.0, consistent=consistent, result={"entities": 9, **result}
     )
-    with page_of(browser, stage.url) as page:
+    with page_of(browser, dashboard.url) as page:
         figure = page.locator("#figures .figure", has_text="Verified")
         expect(figure.locator(".big")).to_have_text(word)
         expect(figure.locator(".note")).to_contain_text(note)
 
 
-def bury_again(world: World) -> None:
+def bury_again(pg: DatabaseFixture) -> None:
     """One more dead letter of its own."""
-    world.save(league("dtm", description="again"))
-    bury(world, {"dtm": "once more"})
+    pg.save(league("dtm", description="again"))
+    bury(pg, {"dtm": "once more"})
 
 
-def test_a_dashboard_that_is_gone_is_said(stage: Stage, browser: Browser) -> None:
+def test_a_dashboard_that_is_gone_is_said(dashboard: FilledDashboard, browser: Browser) -> None:
     """And the page goes on by itself when it is back."""
-    with page_of(browser, stage.url, expected="503 (Service Unavailable)") as page:
+    with page_of(browser, dashboard.url, expected="503 (Service Unavailable)") as page:
         page.route("**/api/**", lambda route: route.fulfill(status=503, json={"error": "away"}))
         expect(page.locator("#trouble")).to_have_text("away")
         expect(page.locator("#pulse")).to_have_attribute("data-state", "lost")
@@ -366,9 +374,9 @@ def test_a_dashboard_that_is_gone_is_said(stage: Stage, browser: Browser) -> Non
         expect(page.locator("#trouble")).to_be_hidden()
 
 
-def test_a_sink_is_paused_and_resumed(stage: Stage, browser: Browser) -> None:
+def test_a_sink_is_paused_and_resumed(dashboard: FilledDashboard, browser: Browser) -> None:
     """The reason is asked for and shown; Cancel pauses nothing; resuming is confirmed."""
-    with page_of(browser, stage.url) as page:
+    with page_of(browser, dashboard.url) as page:
         sink = page.locator("[data-sink=pinecone]")
         page.once("dialog", lambda dialog: dialog.dismiss())
         page.get_by_role("button", name="Pause pinecone").click()
@@ -384,11 +392,11 @@ def test_a_sink_is_paused_and_resumed(stage: Stage, browser: Browser) -> None:
         expect(page.locator("#sinks-result")).to_contain_text("pinecone is resumed")
 
 
-def test_dead_letters_are_discarded(stage: Stage, browser: Browser) -> None:
+def test_dead_letters_are_discarded(dashboard: FilledDashboard, browser: Browser) -> None:
     """Only when it is said why; then they are found among the operations, with who and why."""
-    stage.world.save(league("f1_academy", description="hopeless"))
-    bury(stage.world, {"f1_academy": "no room for 17 nodes"})
-    with page_of(browser, stage.url) as page:
+    dashboard.pg.save(league("f1_academy", description="hopeless"))
+    bury(dashboard.pg, {"f1_academy": "no room for 17 nodes"})
+    with page_of(browser, dashboard.url) as page:
         group = page.locator(".failure", has_text="no room for 17 nodes")
         button = group.get_by_role("button", name="Discard all 1 of neo4j")
         page.once("dialog", lambda dialog: dialog.accept("  "))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 #: Seconds for one block; far more than any needs.
-PATIENCE = 120.0
+TIMEOUT = 120.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Shell:
         script.write_text(code.replace("/tmp/", f"{self._scratch}/tmp/"))  # noqa: S108
         assert self._bash.stdin is not None
         assert self._bash.stdout is not None
-        watch = threading.Timer(PATIENCE, self.close)
+        watch = threading.Timer(TIMEOUT, self.close)
         watch.start()
         try:
             self._bash.stdin.write(f". {script} >{output} 2>&1 </dev/null; echo $?\n")
@@ -57,7 +57,7 @@ class Shell:
         finally:
             watch.cancel()
         said = output.read_text(errors="replace").replace(f"{self._scratch}/tmp/", "/tmp/")  # noqa: S108
-        assert answer, f"the shell ended, or took more than {PATIENCE:g} s:\n{code}\n{said}"
+        assert answer, f"the shell ended, or took more than {TIMEOUT:g} s:\n{code}\n{said}"
         return Said(said, int(answer))
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import Any
 
-from tests.faults.ledger import Rule
+from tests.faults.server import Rule
 
 
 class StaleAblation(Exception):
@@ -90,8 +90,8 @@ ABLATIONS: dict[str, Ablation] = {
             _edit(
                 "outbox.enqueue:ON_LIVE",
                 (
-                    "o.outcome_unknown OR (o.status = 'pending' AND o.origin = 'confirm')",
-                    "o.outcome_unknown",
+                    "OR (o.status = 'pending' AND o.origin = 'confirm')",
+                    "",
                 ),
             ),
         ),
@@ -132,7 +132,7 @@ ABLATIONS: dict[str, Ablation] = {
         "H4: a version is drawn after the row's lock",
         (
             _edit(
-                "seed.sql:_renew",
+                "seed.sql.entities:_renew",
                 ("version = nextval('entity_version')", "version = excluded.version"),
             ),
         ),
@@ -151,7 +151,7 @@ ABLATIONS: dict[str, Ablation] = {
     ),
     "upsert_order": Ablation(
         "H7: rows are locked in the order of their ids",
-        (_edit("seed.sql:upsert_staged", ("ORDER BY s.id", "")),),
+        (_edit("seed.sql.entities:upsert_staged", ("ORDER BY s.id", "")),),
     ),
     "claim_weights": Ablation(
         "H9: those whose worker vanished come fewer at a time",

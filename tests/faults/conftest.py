@@ -10,11 +10,11 @@ from tests.acceptance.conftest import (  # noqa: F401  (fixtures and a hook of t
     beginning,
     folder,
     pytest_runtest_makereport,
-    session_crew,
+    session_processes,
     stack,
 )
 from tests.acceptance.stack import Stack
-from tests.integration.conftest import site, world  # noqa: F401
+from tests.integration.conftest import pg, site  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

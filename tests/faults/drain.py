@@ -6,16 +6,16 @@ import time
 from dataclasses import dataclass
 
 from altsync.relay import Relay
+from tests.faults.audit_log import WatchedDatabase
 from tests.faults.roles import IDLE, retry_dead
-from tests.faults.site import TOPOLOGY, Site
-from tests.faults.witness import WatchedDatabase
+from tests.faults.sandbox import TOPOLOGY, Sandbox
 
 #: Times that everything dead is tried again before it may stay dead.
-REVIVALS = 3
+RETRIES_OF_DEAD = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class DrainResult:
     """How a drain ended: live operations left, seconds, and calls of a second drain."""
 
     live: int
@@ -23,33 +23,33 @@ class Rest:
     calls_again: int
 
 
-def drain(site: Site, *, patience: float = 60.0, revive: bool = True) -> Rest:
-    """Deliver in calm weather until nothing is live, or ``patience`` seconds have passed.
+def drain(sandbox: Sandbox, *, timeout: float = 60.0, retry: bool = True) -> DrainResult:
+    """Deliver in calm weather until nothing is live, or ``timeout`` seconds have passed.
 
-    With ``revive``, what was given up on is enqueued anew, a few times.
+    With ``retry``, what was given up on is enqueued anew, a few times.
     """
     began = time.monotonic()
-    database = WatchedDatabase(site.url, name="drain")
+    database = WatchedDatabase(sandbox.url, name="drain")
     try:
-        deliveries = [site.delivery(name, database, worker="drain") for name in TOPOLOGY.names]
-        relay = site.relay(database)
-        revivals = REVIVALS if revive else 0
+        deliveries = [sandbox.delivery(name, database, worker="drain") for name in TOPOLOGY.names]
+        relay = sandbox.relay(database)
+        retries = RETRIES_OF_DEAD if retry else 0
 
         def deliver() -> int:
             return sum(delivery.deliver_batch().claimed for delivery in deliveries)
 
         while True:
             if deliver() == 0 and not _wait(database, relay):
-                if not (revivals and retry_dead(database)):
+                if not (retries and retry_dead(database)):
                     break
-                revivals -= 1
-            if time.monotonic() - began > patience:
+                retries -= 1
+            if time.monotonic() - began > timeout:
                 break
         seconds = time.monotonic() - began
-        before = _calls(site)
+        before = _calls(sandbox)
         deliver()
-        _let_late_writes_land(site)
-        return Rest(_live(database), seconds, _calls(site) - before)
+        _let_late_writes_land(sandbox)
+        return DrainResult(_live(database), seconds, _calls(sandbox) - before)
     finally:
         database.close()
 
@@ -72,18 +72,18 @@ def _live(database: WatchedDatabase) -> int:
     return int(row[0])
 
 
-def _calls(site: Site) -> int:
+def _calls(sandbox: Sandbox) -> int:
     count = 0
     for name in TOPOLOGY.names:
-        ledger = site.ledger(name)
-        count += ledger.calls()
-        ledger.close()
+        server = sandbox.server(name)
+        count += server.calls()
+        server.close()
     return count
 
 
-def _let_late_writes_land(site: Site) -> None:
+def _let_late_writes_land(sandbox: Sandbox) -> None:
     for name in TOPOLOGY.names:
-        ledger = site.ledger(name)
-        time.sleep(max(0.0, ledger.late_until() - time.time()))
-        ledger.land()
-        ledger.close()
+        server = sandbox.server(name)
+        time.sleep(max(0.0, server.delayed_until() - time.time()))
+        server.apply_delayed()
+        server.close()

@@ -9,7 +9,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from tests.faults.oracle import TABLES
-from tests.faults.site import NEO4J, PINECONE, Site
+from tests.faults.sandbox import NEO4J, PINECONE, Sandbox
 
 #: Lines shown: the last ones matter.
 SHOWN = 80
@@ -18,14 +18,14 @@ SHOWN = 80
 HIDDEN = ("entity_type", "entity_id", "entity_key", "created_at", "lease_token", "last_timeout_at")
 
 
-def history(site: Site, key: str) -> str:
+def history(sandbox: Sandbox, key: str) -> str:
     """Every operation, request and effect of the entity with this key, in order, and its rows."""
     events: list[tuple[float, str]] = []
     for sink in (NEO4J, PINECONE):
-        ledger = site.ledger(sink)
-        events += [(at, f"{sink}: {what}") for at, what in ledger.history(key)]
-        ledger.close()
-    with psycopg.connect(site.url, autocommit=True, row_factory=dict_row) as conn:
+        server = sandbox.server(sink)
+        events += [(at, f"{sink}: {what}") for at, what in server.history(key)]
+        server.close()
+    with psycopg.connect(sandbox.url, autocommit=True, row_factory=dict_row) as conn:
         for row in conn.execute(
             "SELECT * FROM sync_operation WHERE entity_key = %s ORDER BY id", (key,)
         ):

@@ -15,9 +15,9 @@ from psycopg.rows import dict_row
 from altsync.contract import EMBEDDING
 from altsync.delivery import Policy
 from tests.faults.embedder import text_vector
-from tests.faults.ledger import Held, Payment
-from tests.faults.site import MODEL, NEO4J, PINECONE, Site
-from tests.faults.verdicts import Violation, Wrong
+from tests.faults.sandbox import MODEL, NEO4J, PINECONE, Sandbox
+from tests.faults.server import Charge, Held
+from tests.faults.violations import Problem, Violation
 
 #: Key of each entity in its sinks, and the namespace of its vector, as SQL.
 TABLES = {
@@ -33,49 +33,53 @@ SESSIONS_END = 5.0
 FORBIDDEN = ("call.in_transaction", "role.failed", "sink.ahead", "sink.failed")
 
 
-def at_rest(site: Site, given_up: Set[str] = frozenset()) -> list[Violation]:
+def at_rest(sandbox: Sandbox, dead_keys: Set[str] = frozenset()) -> list[Violation]:
     """Everything that must hold when nothing is live any more.
 
-    ``given_up`` are keys of entities that may have been given up on, and so may be dead, be
+    ``dead_keys`` are keys of entities that may have been given up on, and so may be dead, be
     missing from a sink, and say so.
     """
     found: list[Violation] = []
-    with psycopg.connect(site.url, autocommit=True, row_factory=dict_row) as conn:
-        rows = [row for row in _rows(conn) if row["key"] not in given_up]
+    with psycopg.connect(sandbox.url, autocommit=True, row_factory=dict_row) as conn:
+        rows = [row for row in _rows(conn) if row["key"] not in dead_keys]
         for name, check in ((NEO4J, _check_graph), (PINECONE, _check_vectors)):
-            found += check(rows, [held for held in _held(site, name) if held.key not in given_up])
+            found += check(
+                rows, [held for held in _held(sandbox, name) if held.key not in dead_keys]
+            )
         found += _check_embeddings(rows)
         found += _check_statuses(rows)
-        found += _check_operations(conn, site.policy, given_up)
+        found += _check_operations(conn, sandbox.policy, dead_keys)
     return found
 
 
-def at_any_time(site: Site, sinks: Iterable[str] = (NEO4J,)) -> list[Violation]:
+def at_any_time(sandbox: Sandbox, sinks: Iterable[str] = (NEO4J,)) -> list[Violation]:
     """What must hold even while everybody is at work.
 
     ``sinks`` are those whose "synced" must be true: an unguarded one only when nothing is late.
     """
-    with psycopg.connect(site.url, autocommit=True, row_factory=dict_row) as conn:
-        claims = [claim for sink in sinks for claim in _false_claims(conn, site, sink)]
+    with psycopg.connect(sandbox.url, autocommit=True, row_factory=dict_row) as conn:
+        claims = [claim for sink in sinks for claim in _false_claims(conn, sandbox, sink)]
         return [*_two_live(conn), *_without_vectors(conn), *claims]
 
 
-def over_all(site: Site) -> list[Violation]:
+def over_all(sandbox: Sandbox) -> list[Violation]:
     """What the whole history of a run must look like. Every other session has ended."""
-    found = [Violation(Wrong.ERROR, str(entry)) for entry in _forbidden(site)]
-    with psycopg.connect(site.url, autocommit=True, row_factory=dict_row) as conn:
+    found = [Violation(Problem.ERROR, str(entry)) for entry in _forbidden(sandbox)]
+    with psycopg.connect(sandbox.url, autocommit=True, row_factory=dict_row) as conn:
         found += [
-            Violation(Wrong.VERSION_DOWN, str(row))
+            Violation(Problem.VERSION_DOWN, str(row))
             for row in conn.execute("SELECT * FROM faults_audit")
         ]
         count = _deadlocks(conn)
     if count:
-        found.append(Violation(Wrong.DEADLOCK, f"{count} of them"))
-    graph, embedder = site.ledger(NEO4J), site.ledger(EMBEDDING)
-    found += [Violation(Wrong.OLDER_OVER_NEWER, str(entry)) for entry in graph.went_down()]
+        found.append(Violation(Problem.DEADLOCK, f"{count} of them"))
+    graph, embedder = sandbox.server(NEO4J), sandbox.server(EMBEDDING)
     found += [
-        Violation(Wrong.PAID_TWICE, f"{payment.text_hash}, its vector was safe")
-        for payment in unneeded(embedder.payments())
+        Violation(Problem.OLDER_OVER_NEWER, str(entry)) for entry in graph.older_after_newer()
+    ]
+    found += [
+        Violation(Problem.PAID_TWICE, f"{charge.text_hash}, its vector was safe")
+        for charge in unneeded(embedder.charges())
     ]
     graph.close()
     embedder.close()
@@ -109,7 +113,7 @@ def _sessions(conn: psycopg.Connection[Any]) -> int:
     return int(row["others"])
 
 
-def unneeded(payments: Iterable[Payment]) -> list[Payment]:
+def unneeded(charges: Iterable[Charge]) -> list[Charge]:
     """Payments for a text whose vector was safe by then.
 
     A text may be paid again when the worker that had the answer died with it or never got it,
@@ -117,12 +121,12 @@ def unneeded(payments: Iterable[Payment]) -> list[Payment]:
     """
     safe: dict[str, float] = {}
     found = []
-    for payment in payments:
-        if payment.at > safe.get(payment.text_hash, float("inf")):
-            found.append(payment)
-        if payment.kept_at is not None:
-            known = safe.get(payment.text_hash, payment.kept_at)
-            safe[payment.text_hash] = min(known, payment.kept_at)
+    for charge in charges:
+        if charge.at > safe.get(charge.text_hash, float("inf")):
+            found.append(charge)
+        if charge.kept_at is not None:
+            known = safe.get(charge.text_hash, charge.kept_at)
+            safe[charge.text_hash] = min(known, charge.kept_at)
     return found
 
 
@@ -146,12 +150,12 @@ def _name(row: dict[str, Any]) -> str:
     return f"{row['kind']} {row['key']} at {row['version']}"
 
 
-def _held(site: Site, sink: str) -> list[Held]:
+def _held(sandbox: Sandbox, sink: str) -> list[Held]:
     """What a sink holds now, with what was late and is due."""
-    ledger = site.ledger(sink)
-    ledger.land()
-    held = ledger.held()
-    ledger.close()
+    server = sandbox.server(sink)
+    server.apply_delayed()
+    held = server.held()
+    server.close()
     return held
 
 
@@ -162,16 +166,16 @@ def _check_graph(rows: list[dict[str, Any]], nodes: list[Held]) -> Iterator[Viol
             continue
         node = held.pop((row["kind"], row["key"]), None)
         if node is None:
-            yield Violation(Wrong.LOST, f"{NEO4J}: {_name(row)}", row["key"])
+            yield Violation(Problem.LOST, f"{NEO4J}: {_name(row)}", row["key"])
         elif (node.version, node.body["content_hash"]) != (
             row["graph_version"],
             row["content_hash"],
         ):
             where = f"{NEO4J}: {_name(row)} is held at {node.version}"
-            yield Violation(Wrong.STALE, where, row["key"])
-    for ghost in held.values():
-        where = f"{NEO4J}: {ghost.kind} {ghost.key} at {ghost.version}"
-        yield Violation(Wrong.GHOST, where, ghost.key)
+            yield Violation(Problem.STALE, where, row["key"])
+    for orphan in held.values():
+        where = f"{NEO4J}: {orphan.kind} {orphan.key} at {orphan.version}"
+        yield Violation(Problem.ORPHAN, where, orphan.key)
 
 
 def _check_vectors(rows: list[dict[str, Any]], vectors: list[Held]) -> Iterator[Violation]:
@@ -182,7 +186,7 @@ def _check_vectors(rows: list[dict[str, Any]], vectors: list[Held]) -> Iterator[
         vector = held.pop((row["kind"], row["space"], row["key"]), None)
         if vector is None:
             where = f"{PINECONE}: {_name(row)} in {row['space']!r}"
-            yield Violation(Wrong.LOST, where, row["key"])
+            yield Violation(Problem.LOST, where, row["key"])
             continue
         expected = {
             "content_hash": row["content_hash"],
@@ -191,10 +195,10 @@ def _check_vectors(rows: list[dict[str, Any]], vectors: list[Held]) -> Iterator[
         }
         if (vector.version, dict(vector.body)) != (row["version"], expected):
             where = f"{PINECONE}: {_name(row)} is held at {vector.version}"
-            yield Violation(Wrong.STALE, where, row["key"])
-    for ghost in held.values():
-        where = f"{ghost.kind} {ghost.key} in {ghost.space!r} at {ghost.version}"
-        yield Violation(Wrong.GHOST, f"{PINECONE}: {where}", ghost.key)
+            yield Violation(Problem.STALE, where, row["key"])
+    for orphan in held.values():
+        where = f"{orphan.kind} {orphan.key} in {orphan.space!r} at {orphan.version}"
+        yield Violation(Problem.ORPHAN, f"{PINECONE}: {where}", orphan.key)
 
 
 def _check_embeddings(rows: list[dict[str, Any]]) -> Iterator[Violation]:
@@ -202,13 +206,13 @@ def _check_embeddings(rows: list[dict[str, Any]]) -> Iterator[Violation]:
         if row["deleted"]:
             continue
         if row["embedding_text_hash"] is None:
-            yield Violation(Wrong.LOST, f"{EMBEDDING}: {_name(row)}")
+            yield Violation(Problem.LOST, f"{EMBEDDING}: {_name(row)}")
         elif (row["embedding_text_hash"], row["embedding_model"], row["embedding_vector"]) != (
             row["text_hash"],
             MODEL,
             text_vector(row["text_hash"]),
         ):
-            yield Violation(Wrong.STALE, f"{EMBEDDING}: {_name(row)}")
+            yield Violation(Problem.STALE, f"{EMBEDDING}: {_name(row)}")
 
 
 def _check_statuses(rows: list[dict[str, Any]]) -> Iterator[Violation]:
@@ -218,14 +222,14 @@ def _check_statuses(rows: list[dict[str, Any]]) -> Iterator[Violation]:
             if status != "synced":
                 deleted = ", deleted" if row["deleted"] else ""
                 where = f"{sink}: {_name(row)}{deleted} is {status}"
-                yield Violation(Wrong.STATUS, where, row["key"])
+                yield Violation(Problem.STATUS, where, row["key"])
 
 
 # --- operations ---------------------------------------------------------------------------------
 
 
 def _check_operations(
-    conn: psycopg.Connection[Any], policy: Policy, given_up: Set[str]
+    conn: psycopg.Connection[Any], policy: Policy, dead_keys: Set[str]
 ) -> Iterator[Violation]:
     most = max(policy.max_attempts, policy.max_lost_leases)
     for row in conn.execute(
@@ -237,12 +241,12 @@ def _check_operations(
         (most,),
     ):
         where = str({name: str(value) for name, value in row.items()})
-        if row["status"] == "dead" and row["entity_key"] not in given_up:
-            yield Violation(Wrong.DEAD, where, row["entity_key"])
+        if row["status"] == "dead" and row["entity_key"] not in dead_keys:
+            yield Violation(Problem.DEAD, where, row["entity_key"])
         elif row["status"] in ("pending", "in_progress"):
-            yield Violation(Wrong.LIVE, where, row["entity_key"])
+            yield Violation(Problem.LIVE, where, row["entity_key"])
         if not 0 <= row["attempts"] <= most:
-            yield Violation(Wrong.ATTEMPTS, where)
+            yield Violation(Problem.ATTEMPTS, where)
 
 
 def _two_live(conn: psycopg.Connection[Any]) -> Iterator[Violation]:
@@ -254,7 +258,7 @@ def _two_live(conn: psycopg.Connection[Any]) -> Iterator[Violation]:
         GROUP BY sink, entity_id, entity_key HAVING count(*) > 1
         """
     ):
-        yield Violation(Wrong.TWO_LIVE, str(row))
+        yield Violation(Problem.TWO_LIVE, str(row))
 
 
 def _without_vectors(conn: psycopg.Connection[Any]) -> Iterator[Violation]:
@@ -262,16 +266,18 @@ def _without_vectors(conn: psycopg.Connection[Any]) -> Iterator[Violation]:
     for row in _rows(conn):
         text_hash = row["embedding_text_hash"]
         if text_hash is not None and row["embedding_vector"] != text_vector(text_hash):
-            yield Violation(Wrong.SYNCED_IS_FALSE, f"{EMBEDDING}: {_name(row)}", row["key"])
+            yield Violation(Problem.SYNCED_IS_FALSE, f"{EMBEDDING}: {_name(row)}", row["key"])
 
 
-def _false_claims(conn: psycopg.Connection[Any], site: Site, sink: str) -> Iterator[Violation]:
+def _false_claims(
+    conn: psycopg.Connection[Any], sandbox: Sandbox, sink: str
+) -> Iterator[Violation]:
     """Rows that say "synced" of a sink which holds something else.
 
     The row is read before and after the sink: only a claim that stood all the time is false.
     """
     before = _claims(conn, sink)
-    held = {(h.kind, h.key): h.version for h in _held(site, sink)}
+    held = {(h.kind, h.key): h.version for h in _held(sandbox, sink)}
     after = _claims(conn, sink)
     for row_id in before.keys() & after.keys():
         row, still = before[row_id], after[row_id]
@@ -280,14 +286,14 @@ def _false_claims(conn: psycopg.Connection[Any], site: Site, sink: str) -> Itera
         expected = None if row["deleted"] else version
         if still["graph_version"] == row["graph_version"] and found != expected:
             where = f"{sink}: {_name(row)} is held at {found}"
-            yield Violation(Wrong.SYNCED_IS_FALSE, where, row["key"])
+            yield Violation(Problem.SYNCED_IS_FALSE, where, row["key"])
 
 
 def _claims(conn: psycopg.Connection[Any], sink: str) -> dict[Any, dict[str, Any]]:
     return {row["id"]: row for row in _rows(conn) if row[f"{sink}_sync_status"] == "synced"}
 
 
-def _forbidden(site: Site) -> Iterator[dict[str, Any]]:
-    for entry in site.diary.read():
+def _forbidden(sandbox: Sandbox) -> Iterator[dict[str, Any]]:
+    for entry in sandbox.audit_log.read():
         if entry["event"] in FORBIDDEN:
             yield {**entry, "at": time.strftime("%H:%M:%S", time.localtime(entry["at"]))}

@@ -26,21 +26,21 @@ from altsync.circuit.breaker import register_sinks
 from altsync.contract import EMBEDDING
 from altsync.local.services.postgres import start_postgres
 from tests.faults import ablations, oracle
-from tests.faults.crew import Crew
+from tests.faults.audit_log import speed_up, watch_versions
 from tests.faults.drain import drain
 from tests.faults.history import history
-from tests.faults.plan import Plan
-from tests.faults.roles import Chapter
-from tests.faults.site import DIMENSIONS, MODEL, TOPOLOGY, Site
-from tests.faults.verdicts import Violation, Wrong, kinds, summary
-from tests.faults.witness import quicken, watch_versions
+from tests.faults.process_pool import ProcessPool
+from tests.faults.roles import Phase
+from tests.faults.sandbox import DIMENSIONS, MODEL, TOPOLOGY, Sandbox
+from tests.faults.violations import Problem, Violation, kinds, summary
+from tests.faults.workload import Workload
 
 #: Seconds of trouble before everything must come to rest. Short: what goes wrong is mended by
 #: the next change of the same entity, so it is seen in the last seconds only.
-CHAPTER = 3.0
+PHASE = 3.0
 
 #: Seconds between two looks at what must hold at any time.
-GLANCE = 0.5
+CHECK_EVERY = 0.5
 
 #: Entities whose whole history is told when something is wrong with them.
 HISTORIES = 2
@@ -63,23 +63,23 @@ class Report:
     seed: int
     ablated: str | None = None
     seconds: float = 0.0
-    trouble_seconds: float = 0.0
+    fault_seconds: float = 0.0
     checks: int = 0
-    glances: int = 0
+    invariant_checks: int = 0
     kills: int = 0
-    deaths: int = 0
+    crashes: int = 0
     operations: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
-    echoes: int = 0
+    confirming_writes: int = 0
     calls: dict[str, dict[str, int]] = field(default_factory=dict)
     events: dict[str, int] = field(default_factory=dict)
     texts: int = 0
-    paid_again: int = 0
+    charged_again: int = 0
     violations: list[Violation] = field(default_factory=list)
     histories: list[str] = field(default_factory=list)
 
     @property
-    def found(self) -> set[Wrong]:
+    def found(self) -> set[Problem]:
         """The kinds of what was wrong."""
         return kinds(self.violations)
 
@@ -93,8 +93,8 @@ class Report:
     def __str__(self) -> str:
         figures = {k: v for k, v in asdict(self).items() if k not in ("violations", "histories")}
         lines = [f"{name:16} {value}" for name, value in figures.items()]
-        verdict = summary(self.violations) or "nothing wrong"
-        return "\n".join([*lines, verdict, *self.histories])
+        result = summary(self.violations) or "nothing wrong"
+        return "\n".join([*lines, result, *self.histories])
 
 
 def run(
@@ -104,7 +104,7 @@ def run(
     seed: int,
     seconds: float,
     ablate: str | None,
-    until: Wrong | None = None,
+    until: Problem | None = None,
 ) -> Report:
     """Trouble and rest in turns for about ``seconds``, on a migrated database of its own.
 
@@ -114,76 +114,78 @@ def run(
         with psycopg.connect(url) as conn:
             for statement in ablation.statements:
                 conn.execute(statement)
-        site = Site(url, folder, ablation.rules_off)
-        return _Run(site, Plan(seed), Report(seed, ablate)).go(seconds, until)
+        sandbox = Sandbox(url, folder, ablation.rules_off)
+        return _Run(sandbox, Workload(seed), Report(seed, ablate)).go(seconds, until)
 
 
 class _Run:
-    def __init__(self, site: Site, plan: Plan, report: Report) -> None:
-        self._site = site
+    def __init__(self, sandbox: Sandbox, workload: Workload, report: Report) -> None:
+        self._sandbox = sandbox
         self._report = report
-        self._plan = plan
-        self._crew = Crew(site, plan)
-        self._next_glance = 0.0
+        self._workload = workload
+        self._pool = ProcessPool(sandbox, workload)
+        self._next_check = 0.0
 
-    def go(self, seconds: float, until: Wrong | None) -> Report:
+    def go(self, seconds: float, until: Problem | None) -> Report:
         began = time.monotonic()
         self._set_up()
         number = 0
         while time.monotonic() - began < seconds and not self._has_found(until):
-            self._chapter(number)
+            self._phase(number)
             number += 1
-        self._report.violations += oracle.over_all(self._site)
+        self._report.violations += oracle.over_all(self._sandbox)
         self._count()
         self._report.seconds = round(time.monotonic() - began, 1)
         self._report.violations += vacuous(self._report)
         return self._report
 
     def _set_up(self) -> None:
-        self._site.diary.follow_log()
-        with psycopg.connect(self._site.url, autocommit=True) as conn:
+        self._sandbox.audit_log.follow_log()
+        with psycopg.connect(self._sandbox.url, autocommit=True) as conn:
             watch_versions(conn)
-            quicken(conn, deadlock_timeout="200ms")
-        with db.connect(self._site.url) as conn:
-            seeder = self._site.seeder("first", conn)
-            for action in self._plan.everything():
+            speed_up(conn, deadlock_timeout="200ms")
+        with db.connect(self._sandbox.url) as conn:
+            seeder = self._sandbox.seeder("first", conn)
+            for action in self._workload.everything():
                 seeder.do(action)
 
-    def _has_found(self, what: Wrong | None) -> bool:
+    def _has_found(self, what: Problem | None) -> bool:
         if what is None:
             return False
-        return what in self._report.found | kinds(oracle.over_all(self._site))
+        return what in self._report.found | kinds(oracle.over_all(self._sandbox))
 
-    def _chapter(self, number: int) -> None:
-        self._crew.play(Chapter(number, time.time(), CHAPTER), self._glance)
-        self._report.trouble_seconds += CHAPTER
-        rest = drain(self._site)
+    def _phase(self, number: int) -> None:
+        self._pool.play(Phase(number, time.time(), PHASE), self._check_invariants)
+        self._report.fault_seconds += PHASE
+        rest = drain(self._sandbox)
         if rest.live:
-            self._wrong(Wrong.LIVE, f"{rest.live} after {rest.seconds:.0f} s of draining")
+            self._add_problem(Problem.LIVE, f"{rest.live} after {rest.seconds:.0f} s of draining")
         if rest.calls_again:
-            self._wrong(Wrong.CALLS_AT_REST, f"{rest.calls_again} in a second drain")
-        found = oracle.at_rest(self._site)
+            self._add_problem(Problem.CALLS_AT_REST, f"{rest.calls_again} in a second drain")
+        found = oracle.at_rest(self._sandbox)
         keys = dict.fromkeys(violation.key for violation in found if violation.key)
         if not self._report.histories:
-            self._report.histories += [history(self._site, key) for key in list(keys)[:HISTORIES]]
+            self._report.histories += [
+                history(self._sandbox, key) for key in list(keys)[:HISTORIES]
+            ]
         self._report.violations += found
         self._report.checks += 1
 
-    def _glance(self) -> None:
-        if time.monotonic() >= self._next_glance:
-            self._report.violations += oracle.at_any_time(self._site)
-            self._report.glances += 1
-            self._next_glance = time.monotonic() + GLANCE
+    def _check_invariants(self) -> None:
+        if time.monotonic() >= self._next_check:
+            self._report.violations += oracle.at_any_time(self._sandbox)
+            self._report.invariant_checks += 1
+            self._next_check = time.monotonic() + CHECK_EVERY
 
-    def _wrong(self, what: Wrong, where: str) -> None:
+    def _add_problem(self, what: Problem, where: str) -> None:
         self._report.violations.append(Violation(what, where))
 
     def _count(self) -> None:
         report = self._report
-        report.kills, report.deaths = self._crew.kills, self._crew.deaths
-        for code, count in self._crew.unexpected.items():
-            self._wrong(Wrong.ERROR, f"{count} processes ended by themselves with {code}")
-        with psycopg.connect(self._site.url) as conn:
+        report.kills, report.crashes = self._pool.kills, self._pool.crashes
+        for code, count in self._pool.unexpected.items():
+            self._add_problem(Problem.ERROR, f"{count} processes ended by themselves with {code}")
+        with psycopg.connect(self._sandbox.url) as conn:
             report.outcomes = dict(
                 conn.execute("SELECT status, count(*) FROM sync_operation GROUP BY 1").fetchall()
             )
@@ -191,31 +193,31 @@ class _Run:
                 "SELECT count(*) FROM sync_operation WHERE origin = 'confirm'"
             ).fetchone()
         report.operations = sum(report.outcomes.values())
-        report.echoes = row[0] if row else 0
-        report.events = dict(self._site.diary.counts())
+        report.confirming_writes = row[0] if row else 0
+        report.events = dict(self._sandbox.audit_log.counts())
         for name in TOPOLOGY.names:
-            ledger = self._site.ledger(name)
-            report.calls[name] = ledger.troubles()
+            server = self._sandbox.server(name)
+            report.calls[name] = server.faults()
             if name == EMBEDDING:
-                payments = Counter(payment.text_hash for payment in ledger.payments())
-                report.texts = len(payments)
-                report.paid_again = payments.total() - len(payments)
-            ledger.close()
+                charges = Counter(charge.text_hash for charge in server.charges())
+                report.texts = len(charges)
+                report.charged_again = charges.total() - len(charges)
+            server.close()
 
 
 def vacuous(report: Report) -> list[Violation]:
     """What the run was planned to bring and has not: then it proves nothing."""
-    seconds = report.trouble_seconds
+    seconds = report.fault_seconds
     floors = {
         "operations": (report.operations, LEAST_OPERATIONS * seconds),
-        "kills": (report.kills + report.deaths, LEAST_KILLS * seconds),
-        "echoes": (report.echoes, 1),
+        "kills": (report.kills + report.crashes, LEAST_KILLS * seconds),
+        "echoes": (report.confirming_writes, 1),
         "texts paid": (report.texts, seconds),
         "leases lost": (report.events.get("operations.lease_lost", 0), seconds >= LONG),
         "checks at rest": (report.checks, 1),
     }
     return [
-        Violation(Wrong.VACUOUS, f"{reached} {name}, at least {floor:g} were planned")
+        Violation(Problem.VACUOUS, f"{reached} {name}, at least {floor:g} were planned")
         for name, (reached, floor) in floors.items()
         if reached < floor
     ]
@@ -234,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=None, help="default: another one each time")
     parser.add_argument("--ablate", choices=sorted(ablations.ABLATIONS), default=None)
-    parser.add_argument("--until", type=Wrong, default=None, help="end when this is found")
+    parser.add_argument("--until", type=Problem, default=None, help="end when this is found")
     parser.add_argument("--json", type=Path, default=None, help="also write the report here")
     parser.add_argument("--database-url", default=None, help="a migrated, empty database")
     options = parser.parse_args(arguments)
@@ -259,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ablate=options.ablate,
             until=options.until,
         )
-        if Wrong.DEADLOCK in report.found and server is not None:
+        if Problem.DEADLOCK in report.found and server is not None:
             print(deadlocks_in(server.log.read_text(errors="replace")), flush=True)
     print(report, flush=True)
     if options.json:

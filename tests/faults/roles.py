@@ -13,11 +13,11 @@ from altsync import db, retry
 from altsync.outbox.upkeep import backfill_page, purge_deleted
 from altsync.retry import dead_ids
 from tests import sports
-from tests.faults.line import DIED
-from tests.faults.plan import Plan
-from tests.faults.site import PURGE_GRACE, TOPOLOGY, Site
-from tests.faults.weather import Storm
-from tests.faults.witness import WatchedDatabase
+from tests.faults.audit_log import WatchedDatabase
+from tests.faults.connection import CRASHED
+from tests.faults.fault_plan import RandomFaults
+from tests.faults.sandbox import PURGE_GRACE, TOPOLOGY, Sandbox
+from tests.faults.workload import Workload
 
 #: Seconds by which a write may be late: longer than a lease, and within the echo's horizon.
 MOST_LATE = 1.4
@@ -27,7 +27,7 @@ IDLE = 0.03
 
 
 @dataclass(frozen=True, slots=True)
-class Casting:
+class ProcessSpec:
     """One process: its name, what it does, and which life of it this is."""
 
     name: str
@@ -36,7 +36,7 @@ class Casting:
 
 
 @dataclass(frozen=True, slots=True)
-class Chapter:
+class Phase:
     """One stretch of trouble: its number, when it began (``time.time()``), how long it lasts."""
 
     number: int
@@ -48,73 +48,73 @@ class Chaos:
     """What happens at the named points of a delivery: nothing, a nap, or the end."""
 
     #: Of ten thousand points passed, how many end the process, and how many are slept at.
-    DEATHS, LONG_NAPS, SHORT_NAPS = 20, 200, 150
+    CRASHES, LONG_SLEEPS, SHORT_SLEEPS = 20, 200, 150
 
     #: Seconds: within the lease, and beyond it.
     SHORT, LONG = (0.02, 0.3), (1.1, 1.7)
 
-    def __init__(self, dice: random.Random) -> None:
-        self._dice = dice
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
 
     def __call__(self, point: str) -> None:
         """The hook of ``Delivery(at=…)``."""
-        number = self._dice.randrange(10_000)
-        if number < self.DEATHS:
-            os._exit(DIED)
-        if number < self.DEATHS + self.LONG_NAPS:
-            time.sleep(self._dice.uniform(*self.LONG))
-        elif number < self.DEATHS + self.LONG_NAPS + self.SHORT_NAPS:
-            time.sleep(self._dice.uniform(*self.SHORT))
+        number = self._rng.randrange(10_000)
+        if number < self.CRASHES:
+            os._exit(CRASHED)
+        if number < self.CRASHES + self.LONG_SLEEPS:
+            time.sleep(self._rng.uniform(*self.LONG))
+        elif number < self.CRASHES + self.LONG_SLEEPS + self.SHORT_SLEEPS:
+            time.sleep(self._rng.uniform(*self.SHORT))
 
 
-def work(site: Site, plan: Plan, chapter: Chapter, casting: Casting) -> None:
+def work(sandbox: Sandbox, workload: Workload, phase: Phase, spec: ProcessSpec) -> None:
     """A worker of one sink."""
-    assert casting.sink is not None
-    dice = plan.dice("worker", casting.name, casting.incarnation)
-    outages = plan.outages(casting.sink, chapter.number, chapter.seconds)
-    database = WatchedDatabase(site.url, name=casting.name)
-    delivery = site.delivery(
-        casting.sink,
+    assert spec.sink is not None
+    rng = workload.rng("worker", spec.name, spec.incarnation)
+    outages = workload.outages(spec.sink, phase.number, phase.seconds)
+    database = WatchedDatabase(sandbox.url, name=spec.name)
+    delivery = sandbox.delivery(
+        spec.sink,
         database,
-        worker=f"{casting.name}:{os.getpid()}",
-        weather=Storm(dice, chapter.began, outages, MOST_LATE),
-        at=Chaos(dice),
+        worker=f"{spec.name}:{os.getpid()}",
+        faults=RandomFaults(rng, phase.began, outages, MOST_LATE),
+        at=Chaos(rng),
     )
     for _ in _while_wanted():
-        with _noted(site, casting):
+        with _noted(sandbox, spec):
             if delivery.deliver_batch().claimed == 0:
                 time.sleep(IDLE)
 
 
-def seed(site: Site, plan: Plan, chapter: Chapter, casting: Casting) -> None:
+def seed(sandbox: Sandbox, workload: Workload, phase: Phase, spec: ProcessSpec) -> None:
     """A seeder: one small run after the other."""
-    dice = plan.dice("seeding", casting.name, casting.incarnation)
-    actions = plan.actions(casting.name, casting.incarnation)
-    with db.connect(site.url, name=casting.name) as conn:
-        seeder = site.seeder(casting.name, conn)
+    rng = workload.rng("seeding", spec.name, spec.incarnation)
+    actions = workload.actions(spec.name, spec.incarnation)
+    with db.connect(sandbox.url, name=spec.name) as conn:
+        seeder = sandbox.seeder(spec.name, conn)
         for _ in _while_wanted():
-            with _noted(site, casting):
+            with _noted(sandbox, spec):
                 seeder.do(next(actions))
-            time.sleep(dice.uniform(0, 0.08))
+            time.sleep(rng.uniform(0, 0.08))
 
 
-def sweep(site: Site, plan: Plan, chapter: Chapter, casting: Casting) -> None:
+def sweep(sandbox: Sandbox, workload: Workload, phase: Phase, spec: ProcessSpec) -> None:
     """The relay, and a person who retries, backfills and purges now and then."""
-    dice = plan.dice("sweeper", casting.incarnation)
-    database = WatchedDatabase(site.url, name=casting.name)
-    relay = site.relay(database)
+    rng = workload.rng("sweeper", spec.incarnation)
+    database = WatchedDatabase(sandbox.url, name=spec.name)
+    relay = sandbox.relay(database)
     for _ in _while_wanted():
-        with _noted(site, casting):
+        with _noted(sandbox, spec):
             relay.look(TOPOLOGY.names)
-            chore = dice.random()
+            chore = rng.random()
             if chore < 0.05:
                 retry_dead(database)
             elif chore < 0.08:
-                backfill(database, dice)
+                backfill(database, rng)
             elif chore < 0.15:
                 with database.transaction() as conn:
                     purge_deleted(conn, PURGE_GRACE)
-        time.sleep(dice.uniform(0.02, 0.15))
+        time.sleep(rng.uniform(0.02, 0.15))
 
 
 def retry_dead(database: WatchedDatabase) -> int:
@@ -125,22 +125,22 @@ def retry_dead(database: WatchedDatabase) -> int:
     return len(dead)
 
 
-def backfill(database: WatchedDatabase, dice: random.Random) -> None:
+def backfill(database: WatchedDatabase, rng: random.Random) -> None:
     """Enqueue all entities of one type for one sink."""
-    sink = TOPOLOGY.traits(dice.choice(TOPOLOGY.names))
-    entity_type = dice.choice(list(sports.TYPES))
+    sink = TOPOLOGY.traits(rng.choice(TOPOLOGY.names))
+    entity_type = rng.choice(list(sports.TYPES))
     with database.transaction() as conn:
-        backfill_page(conn, sink, entity_type, after=None, force=dice.random() < 0.5)
+        backfill_page(conn, sink, entity_type, after=None, force=rng.random() < 0.5)
 
 
 @contextmanager
-def _noted(site: Site, casting: Casting) -> Iterator[None]:
+def _noted(sandbox: Sandbox, spec: ProcessSpec) -> Iterator[None]:
     """An error of the product that a role sees is noted for the oracle, and life goes on."""
     try:
         yield
     except Exception as error:  # noqa: BLE001  (every one of them is a finding)
-        site.diary.note(
-            "role.failed", role=casting.name, error=type(error).__name__, text=str(error)
+        sandbox.audit_log.note(
+            "role.failed", role=spec.name, error=type(error).__name__, text=str(error)
         )
         time.sleep(IDLE)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 #: Seconds that a run may take beyond what it was asked for, on a machine that is busy.
-PATIENCE = 180
+TIMEOUT = 180
 
 
 def run(database_url: str, seconds: float, *more: str) -> tuple[int, str]:
@@ -24,7 +24,7 @@ def run(database_url: str, seconds: float, *more: str) -> tuple[int, str]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=seconds + PATIENCE,
+        timeout=seconds + TIMEOUT,
         check=False,
     )
     repeat = " ".join(["python", *command[1:], *options])

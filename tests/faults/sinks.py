@@ -20,12 +20,11 @@ from altsync.contract import AlreadyNewer, Answer, Outcome, SinkTraits, SinkVers
 from altsync.entities import EntityType, Model, Row
 from altsync.projection import content_hash
 from altsync.sinks import pinecone as pinecone_sink
-from tests.faults.ledger import Effect, Result, Write
-from tests.faults.line import (
+from tests.faults.connection import (
     ERRORS,
     RETRY_AFTER,
     Broken,
-    Line,
+    Connection,
     NoAnswer,
     NoConnection,
     Refused,
@@ -33,6 +32,7 @@ from tests.faults.line import (
     Throttled,
     failure,
 )
+from tests.faults.server import Effect, Result, Write
 
 # --- the graph ----------------------------------------------------------------------------------
 
@@ -42,8 +42,8 @@ class Graph:
 
     traits: ClassVar[SinkTraits] = SinkTraits("neo4j", guarded=True, edges=True)
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     def setup(self) -> None:
         """The ledger has its tables."""
@@ -62,13 +62,13 @@ class Graph:
 
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
         """Every node of the type."""
-        for held in self._line.ledger.held():
+        for held in self._connection.server.held():
             if held.kind == entity_type:
                 yield SinkVersion(held.key, held.version, held.body["content_hash"])
 
     def close(self) -> None:
         """Let go of the ledger."""
-        self._line.ledger.close()
+        self._connection.server.close()
 
     def _send(self, rows: Sequence[Row], body: Callable[[Row], Mapping[str, str] | None]) -> Answer:
         writes = [
@@ -76,7 +76,7 @@ class Graph:
             for row in sorted(rows, key=lambda row: row.key)
         ]
         try:
-            results = self._line.send(writes)
+            results = self._connection.send(writes)
         except ERRORS as error:
             raise failure(error) from error
         by_key = {write.key: result for write, result in zip(writes, results, strict=True)}
@@ -103,9 +103,9 @@ class _Taken:
 class SimulatedIndex:
     """One index as the SDK shows it, with the SDK's errors."""
 
-    def __init__(self, kind: str, line: Line) -> None:
+    def __init__(self, kind: str, connection: Connection) -> None:
         self._kind = kind
-        self._line = line
+        self._connection = connection
 
     def upsert(
         self, *, vectors: Sequence[pinecone.Vector], namespace: str, timeout: float
@@ -135,7 +135,7 @@ class SimulatedIndex:
 
     def _send(self, writes: Sequence[Write]) -> None:
         try:
-            self._line.send(writes)
+            self._connection.send(writes)
         except (NoConnection, Reset) as error:
             raise pinecone.PineconeConnectionError(str(error)) from error
         except NoAnswer as error:
@@ -152,7 +152,7 @@ class SimulatedIndex:
 class Vectors(pinecone_sink.Sink):
     """The product's Pinecone sink, over simulated indexes."""
 
-    _line: Line
+    _connection: Connection
 
     def setup(self) -> None:
         """The ledger has its tables."""
@@ -160,17 +160,17 @@ class Vectors(pinecone_sink.Sink):
     def _handle(
         self, entity_type: EntityType, opened: Callable[[str], pinecone.Index]
     ) -> pinecone.Index:
-        return cast(pinecone.Index, SimulatedIndex(entity_type, self._line))
+        return cast(pinecone.Index, SimulatedIndex(entity_type, self._connection))
 
     def close(self) -> None:
         """Let go of the ledger; the client is shared."""
-        self._line.ledger.close()
+        self._connection.server.close()
 
 
-def open_vectors(line: Line, *, timeout: float, dimensions: int) -> Vectors:
+def open_vectors(connection: Connection, *, timeout: float, dimensions: int) -> Vectors:
     """A sink of its own, but for the SDK's client, which is slow to make and never called."""
     sink = copy.copy(_vectors(timeout, dimensions))
-    sink._line = line
+    sink._connection = connection
     return sink
 
 

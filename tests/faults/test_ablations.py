@@ -8,10 +8,10 @@ import pytest
 
 from tests.faults import ablations
 from tests.faults.ablations import ABLATIONS
-from tests.faults.cases import CASES, PLAIN, Case, Plain
-from tests.faults.site import Site
-from tests.faults.stage import STILL, Stage
-from tests.faults.verdicts import Violation, kinds, summary
+from tests.faults.cases import CASES, PLAIN, Case, PlainCase
+from tests.faults.sandbox import Sandbox
+from tests.faults.scenario import STILL, Scenario
+from tests.faults.violations import Violation, kinds, summary
 
 each_case = pytest.mark.parametrize("case", CASES, ids=[case.rule for case in CASES])
 
@@ -19,13 +19,13 @@ each_case = pytest.mark.parametrize("case", CASES, ids=[case.rule for case in CA
 def play(case: Case, url: str, folder: Path, ablate: str | None) -> list[Violation]:
     """Play a story, with all rules or without one."""
     with ablations.without(ablate) as ablation:
-        site = Site(url, folder, ablation.rules_off, STILL)
-        stage = Stage(site, ablation.statements)
+        sandbox = Sandbox(url, folder, ablation.rules_off, STILL)
+        scenario = Scenario(sandbox, ablation.statements)
         try:
-            case.story(stage)
-            return stage.judge(case.given_up, drained=case.drained)
+            case.steps(scenario)
+            return scenario.check(case.dead_keys, drained=case.drained)
         finally:
-            stage.close()
+            scenario.close()
 
 
 @each_case
@@ -42,18 +42,18 @@ def test_without_its_rule_the_story_ends_badly(
 ) -> None:
     """And the oracle says in what way."""
     violations = play(case, database_url, tmp_path, ablate=case.rule)
-    assert case.wrong in kinds(violations), summary(violations) or "nothing wrong"
+    assert case.problem in kinds(violations), summary(violations) or "nothing wrong"
 
 
-@pytest.mark.parametrize("plain", PLAIN, ids=[plain.story.__name__ for plain in PLAIN])
-def test_the_story_ends_well(plain: Plain, database_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", PLAIN, ids=[case.steps.__name__ for case in PLAIN])
+def test_the_story_ends_well(case: PlainCase, database_url: str, tmp_path: Path) -> None:
     """Stories that more than one rule must see through."""
-    stage = Stage(Site(database_url, tmp_path, policy=plain.policy))
+    scenario = Scenario(Sandbox(database_url, tmp_path, policy=case.policy))
     try:
-        plain.story(stage)
-        violations = stage.judge(plain.given_up)
+        case.steps(scenario)
+        violations = scenario.check(case.dead_keys)
     finally:
-        stage.close()
+        scenario.close()
     assert not violations, summary(violations)
 
 

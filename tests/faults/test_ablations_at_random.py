@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.faults.searching import run
-from tests.faults.verdicts import Wrong
+from tests.faults.violations import Problem
 
 pytestmark = pytest.mark.slow
 
@@ -16,17 +16,17 @@ ENOUGH = 400
 
 #: Rules without which random search alone finds the failure.
 FOUND_AT_RANDOM = {
-    "content_addressed_vectors": Wrong.PAID_TWICE,
-    "entity_locks": Wrong.DEADLOCK,
-    "one_live_operation": Wrong.TWO_LIVE,
-    "text_hash_compare": Wrong.SYNCED_IS_FALSE,
-    "version_guard": Wrong.OLDER_OVER_NEWER,
+    "content_addressed_vectors": Problem.PAID_TWICE,
+    "entity_locks": Problem.DEADLOCK,
+    "one_live_operation": Problem.TWO_LIVE,
+    "text_hash_compare": Problem.SYNCED_IS_FALSE,
+    "version_guard": Problem.OLDER_OVER_NEWER,
 }
 
 
 @pytest.mark.parametrize("rule", FOUND_AT_RANDOM)
 def test_random_search_finds_what_a_rule_is_for(database_url: str, rule: str) -> None:
     """Without the rule the run fails, in the expected way."""
-    wrong = FOUND_AT_RANDOM[rule]
-    status, report = run(database_url, ENOUGH, "--ablate", rule, "--until", wrong)
-    assert (status, f"x {wrong}" in report) == (1, True), report
+    problem = FOUND_AT_RANDOM[rule]
+    status, report = run(database_url, ENOUGH, "--ablate", rule, "--until", problem)
+    assert (status, f"x {problem}" in report) == (1, True), report

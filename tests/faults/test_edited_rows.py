@@ -14,6 +14,7 @@ from altsync.verify.parts import edited_parts
 from altsync.verify.sql import edited_rows
 from altsync.why.explain import Explanation, explain
 from tests import sports
+from tests.integration.database_fixture import DatabaseFixture
 from tests.integration.seeds import (
     archetype_line,
     contract_line,
@@ -25,7 +26,6 @@ from tests.integration.seeds import (
     write,
 )
 from tests.integration.verifying import Site
-from tests.integration.world import World
 
 #: What SQL sets, by table, and the column that shows it.
 EDITS = (
@@ -62,60 +62,60 @@ def seeds(folder: Path) -> Path:
     return folder
 
 
-def contents(world: World) -> list[tuple[Any, ...]]:
+def contents(pg: DatabaseFixture) -> list[tuple[Any, ...]]:
     """What all rows hold."""
     found: list[tuple[Any, ...]] = []
     for kind in sports.TYPES:
         names = ", ".join([*kind.columns, "content_hash", "text_hash"])
-        found += world.conn.execute(f"SELECT {names} FROM {kind} ORDER BY seed_id").fetchall()
+        found += pg.conn.execute(f"SELECT {names} FROM {kind} ORDER BY seed_id").fetchall()
     return found
 
 
-def edited(world: World) -> set[str]:
+def edited(pg: DatabaseFixture) -> set[str]:
     """Keys of the rows that are found to be edited."""
-    pages = (edited_rows(world.conn, t, after=None, limit=100) for t in sports.TYPES)
+    pages = (edited_rows(pg.conn, t, after=None, limit=100) for t in sports.TYPES)
     return {row.key for rows, _ in pages for row in rows}
 
 
 @pytest.mark.parametrize(("table", "change"), EDITS, ids=lambda value: str(value)[:30])
 def test_seeding_the_same_line_takes_the_value_back(
-    world: World, tmp_path: Path, table: str, change: str
+    pg: DatabaseFixture, tmp_path: Path, table: str, change: str
 ) -> None:
     """Though line and hashes are as they were; a dry run says so, and a third run does nothing."""
     seeds(tmp_path)
-    seed(world, tmp_path)
-    before = contents(world)
-    assert edited(world) == set()
-    world.conn.execute(f"UPDATE {table} SET {change} WHERE seed_id IN ('l1', 'a1', 'e1')")
-    assert contents(world) != before
-    assert len(edited(world)) == 1
-    planned = seed(world, tmp_path, dry_run=True).total
-    done = seed(world, tmp_path).total
+    seed(pg, tmp_path)
+    before = contents(pg)
+    assert edited(pg) == set()
+    pg.conn.execute(f"UPDATE {table} SET {change} WHERE seed_id IN ('l1', 'a1', 'e1')")
+    assert contents(pg) != before
+    assert len(edited(pg)) == 1
+    planned = seed(pg, tmp_path, dry_run=True).total
+    done = seed(pg, tmp_path).total
     assert (done.updated, done.unchanged, done.operations > 0) == (1, 3, True)
     assert (planned.updated, planned.operations) == (done.updated, done.operations)
-    assert contents(world) == before
-    assert edited(world) == set()
-    again = seed(world, tmp_path).total
+    assert contents(pg) == before
+    assert edited(pg) == set()
+    again = seed(pg, tmp_path).total
     assert (again.unchanged, again.operations) == (4, 0)
 
 
-def test_what_belongs_to_leagues_is_taken_back(world: World, tmp_path: Path) -> None:
+def test_what_belongs_to_leagues_is_taken_back(pg: DatabaseFixture, tmp_path: Path) -> None:
     """Documents, contracts and relationships, which are no entities."""
     seeds(tmp_path)
     write(tmp_path, "documents.jsonl", [document_line("d1", "l1", body="Long")])
     write(tmp_path, "contracts.jsonl", [contract_line("c1", "l1", start_date="2026-01-31")])
     line = {"id": "r1", "type": "COMPETES_WITH", "source": "l1", "target": "l2", "strength": 0.5}
     write(tmp_path, "relationships.jsonl", [line])
-    seed(world, tmp_path)
-    world.conn.execute("UPDATE document SET body = 'Edited'")
-    world.conn.execute("UPDATE contract SET end_date = '2027-01-31'")
-    world.conn.execute("UPDATE league_relationship SET strength_score = 0.9")
-    done = seed(world, tmp_path).total
+    seed(pg, tmp_path)
+    pg.conn.execute("UPDATE document SET body = 'Edited'")
+    pg.conn.execute("UPDATE contract SET end_date = '2027-01-31'")
+    pg.conn.execute("UPDATE league_relationship SET strength_score = 0.9")
+    done = seed(pg, tmp_path).total
     assert done.updated == 3
-    assert world.scalar("SELECT body FROM document") == "Long"
-    assert world.scalar("SELECT end_date FROM contract") is None
-    assert float(world.scalar("SELECT strength_score FROM league_relationship")) == 0.5
-    again = seed(world, tmp_path).total
+    assert pg.scalar("SELECT body FROM document") == "Long"
+    assert pg.scalar("SELECT end_date FROM contract") is None
+    assert float(pg.scalar("SELECT strength_score FROM league_relationship")) == 0.5
+    again = seed(pg, tmp_path).total
     assert (again.updated, again.operations) == (0, 0)
 
 
@@ -158,30 +158,30 @@ def parts(folder: Path) -> Path:
     return folder
 
 
-def edited_of(world: World) -> set[str]:
+def edited_of(pg: DatabaseFixture) -> set[str]:
     """Documents, contracts and relationships that are found to be edited, page by page."""
     found = set()
     for part in sports.PARTS[3:]:
         after: str | None = ""
         while after is not None:
-            page, after = edited_parts(world.conn, part, after=after, limit=1)
+            page, after = edited_parts(pg.conn, part, after=after, limit=1)
             found |= {f"{part.table} {one.seed_id}" for one in page}
     return found
 
 
 @pytest.mark.parametrize(("table", "change"), PART_EDITS, ids=lambda value: str(value)[:30])
 def test_an_edit_of_what_belongs_to_leagues_is_found_and_taken_back(
-    world: World, tmp_path: Path, table: str, change: str
+    pg: DatabaseFixture, tmp_path: Path, table: str, change: str
 ) -> None:
     parts(tmp_path)
-    seed(world, tmp_path)
-    assert edited_of(world) == set()
+    seed(pg, tmp_path)
+    assert edited_of(pg) == set()
     one = {"document": "d1", "contract": "c1", "league_relationship": "r1"}[table]
-    world.conn.execute(f"UPDATE {table} SET {change} WHERE seed_id = %s", (one,))
-    assert edited_of(world) == {f"{table} {one}"}
-    assert seed(world, tmp_path).total.updated == 1
-    assert edited_of(world) == set()
-    again = seed(world, tmp_path).total
+    pg.conn.execute(f"UPDATE {table} SET {change} WHERE seed_id = %s", (one,))
+    assert edited_of(pg) == {f"{table} {one}"}
+    assert seed(pg, tmp_path).total.updated == 1
+    assert edited_of(pg) == set()
+    again = seed(pg, tmp_path).total
     assert (again.updated, again.operations) == (0, 0)
 
 
@@ -189,40 +189,40 @@ def test_a_repair_keeps_the_edit_of_what_belongs_to_leagues(site: Site, tmp_path
     """A relationship goes to the graph; the others have no store but PostgreSQL."""
     parts(tmp_path)
     names = (sports.LEAGUES, sports.DOCUMENTS, sports.CONTRACTS, sports.RELATIONSHIPS)
-    seed(site.world, tmp_path, *names)
+    seed(site.pg, tmp_path, *names)
     site.deliver()
     for change in ("document SET body = 'Edited'", "contract SET status = 'ended'"):
-        site.world.conn.execute(f"UPDATE {change}")
+        site.pg.conn.execute(f"UPDATE {change}")
     change = "UPDATE league_relationship SET strength_score = 0.9 WHERE seed_id = 'r1'"
-    site.world.conn.execute(change)
+    site.pg.conn.execute(change)
     body = site.json("--grace", "0", code=1)
     assert body["sinks"]["postgresql"]["edited"] == 3
     wanted = ["document d1", "contract c1", "league_relationship r1"]
     assert body["samples"]["postgresql"] == {"edited": wanted}
     planned = site.verify(repair=True, dry_run=True, max_delete=0.5)
     assert planned.rows.enqueued == 3
-    assert edited_of(site.world) == set(wanted)
+    assert edited_of(site.pg) == set(wanted)
     site.mend(max_delete=0.5)
-    assert edited_of(site.world) == set()
-    assert site.world.scalar("SELECT body FROM document") == "Edited"
+    assert edited_of(site.pg) == set()
+    assert site.pg.scalar("SELECT body FROM document") == "Edited"
     (edge,) = site.graph.ask(
         "MATCH (:League {league_tag: $tag})-[r:COMPETES_WITH]->() RETURN r.score AS score",
-        tag=site.world.scalar("SELECT league_tag FROM league WHERE seed_id = 'l1'"),
+        tag=site.pg.scalar("SELECT league_tag FROM league WHERE seed_id = 'l1'"),
     )
     assert edge["score"] == 0.9
 
 
-def test_rows_of_a_release_without_sums_are_not_edited(world: World, tmp_path: Path) -> None:
+def test_rows_of_a_release_without_sums_are_not_edited(pg: DatabaseFixture, tmp_path: Path) -> None:
     """Their lines are read once, nothing is written but the line's hash, and then never again."""
     seeds(tmp_path)
-    seed(world, tmp_path)
-    full = world.scalar("SELECT line_hash FROM league WHERE id = %s", league_id("l1"))
-    version = world.scalar("SELECT version FROM league WHERE id = %s", league_id("l1"))
-    world.conn.execute("UPDATE league SET line_hash = left(line_hash, 32)")
-    assert edited(world) == set()
-    assert seed(world, tmp_path).total.operations == 0
-    assert world.scalar("SELECT line_hash FROM league WHERE id = %s", league_id("l1")) == full
-    assert world.scalar("SELECT version FROM league WHERE id = %s", league_id("l1")) == version
+    seed(pg, tmp_path)
+    full = pg.scalar("SELECT line_hash FROM league WHERE id = %s", league_id("l1"))
+    version = pg.scalar("SELECT version FROM league WHERE id = %s", league_id("l1"))
+    pg.conn.execute("UPDATE league SET line_hash = left(line_hash, 32)")
+    assert edited(pg) == set()
+    assert seed(pg, tmp_path).total.operations == 0
+    assert pg.scalar("SELECT line_hash FROM league WHERE id = %s", league_id("l1")) == full
+    assert pg.scalar("SELECT version FROM league WHERE id = %s", league_id("l1")) == version
 
 
 def test_contents_are_compared_by_what_they_say() -> None:
@@ -241,7 +241,7 @@ def test_contents_are_compared_by_what_they_say() -> None:
 def test_a_row_that_sql_has_edited_is_postgresqls_drift(site: Site) -> None:
     """In the table, the JSON and the exit status; no sink is called wrong over it."""
     assert site.json("--grace", "0")["sinks"]["postgresql"]["edited"] == 0
-    site.world.conn.execute("UPDATE league SET tier = 'EDITED' WHERE league_tag = 'l003'")
+    site.pg.conn.execute("UPDATE league SET tier = 'EDITED' WHERE league_tag = 'l003'")
     for flags in ((), ("--deep",), ("--deep", "--sink", "neo4j")):
         body = site.json("--grace", "0", *flags, code=1)
         assert body["consistent"] is False
@@ -256,18 +256,18 @@ def test_a_row_that_sql_has_edited_is_postgresqls_drift(site: Site) -> None:
 
 def test_a_repair_carries_the_edit_to_nodes_and_vectors(site: Site) -> None:
     """The vector is of the edited text, and the share of rows that may be carried is kept."""
-    site.world.conn.execute(
+    site.pg.conn.execute(
         "UPDATE league SET description = 'Another text', tier = 'EDITED' WHERE league_tag = 'l003'"
     )
     planned = site.verify(repair=True, dry_run=True, deep=True)
     assert planned.rows.enqueued == 1
     assert site.live() == 0
     site.mend(deep=True)
-    row = site.world.conn.execute(
+    row = site.pg.conn.execute(
         "SELECT l.content_hash, l.text_hash, l.embedding_text_hash FROM league l "
         "WHERE league_tag = 'l003'"
     ).fetchone()
-    (read,) = read_rows(site.world.conn, sports.LEAGUE, [league_id("l003")])
+    (read,) = read_rows(site.pg.conn, sports.LEAGUE, [league_id("l003")])
     assert row == (content_hash(read.content), *[text_hash(read.content)] * 2)
     (node,) = site.graph.ask("MATCH (n:League {league_tag: 'l003'}) RETURN n.description AS text")
     assert node["text"] == "Another text"
@@ -278,7 +278,7 @@ def test_a_repair_carries_the_edit_to_nodes_and_vectors(site: Site) -> None:
     assert kept is not None
     assert [round(n, 5) for n in vector] == [round(float(n), 5) for n in numbers(kept)]
 
-    site.world.conn.execute("UPDATE league SET tier = 'AGAIN'")
+    site.pg.conn.execute("UPDATE league SET tier = 'AGAIN'")
     refused = site.verify(repair=True)
     assert refused.rows.refused is not None
     assert refused.rows.enqueued == 0
@@ -294,15 +294,13 @@ def numbers(vector: bytes) -> Any:
 
 def test_why_judges_what_the_row_holds(site: Site, tmp_path: Path) -> None:
     """Neither line, nor graph, nor embedding is said to agree or to be edited itself."""
-    held = site.world.conn.execute(
+    held = site.pg.conn.execute(
         "SELECT league_name, sport_name, sport_archetype FROM league WHERE league_tag = 'l003'"
     ).fetchone()
     assert held is not None
     fields = dict(zip(("league_name", "sport_name", "sport_archetype"), held, strict=True))
     write(tmp_path, "leagues.jsonl", [{"id": "l003", "league_tag": "l003", **fields}])
-    site.world.conn.execute(
-        "UPDATE league SET description = 'Another text' WHERE league_tag = 'l003'"
-    )
+    site.pg.conn.execute("UPDATE league SET description = 'Another text' WHERE league_tag = 'l003'")
     found = explain(site.app, "l003", tmp_path)
     assert isinstance(found, Explanation)
     checks = {check.store: check for check in found.checks}

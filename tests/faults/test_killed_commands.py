@@ -26,10 +26,19 @@ from tests import sports
 from tests.children import child
 from tests.contract.harness import PineconeHarness
 from tests.faults.proxies import relayed
+from tests.integration.database_fixture import (
+    GRAPH,
+    LEASE,
+    DatabaseFixture,
+    delivery,
+    embed,
+    empty,
+    league,
+    leagues,
+)
 from tests.integration.fakes import FakeGraph
 from tests.integration.neighbourhood import Neighbourhood, faults
 from tests.integration.verifying import Site
-from tests.integration.world import GRAPH, LEASE, World, delivery, embed, empty, league, leagues
 
 pytestmark = pytest.mark.slow
 
@@ -152,14 +161,14 @@ def test_a_repair_that_is_killed_anywhere(site: Site, tmp_path: Path) -> None:
         site.deliver()
         assert_held(site)
         assert site.drift(deep=True) == {}
-        assert site.world.scalar("SELECT count(*) FROM sync_operation WHERE status = 'dead'") == 0
+        assert site.pg.scalar("SELECT count(*) FROM sync_operation WHERE status = 'dead'") == 0
 
     assert command.kill_at_each_step(damage, judge, code=1) > 8
 
 
 def assert_held(site: Site) -> None:
     """Every store holds exactly the living leagues, at their versions, by clients of their own."""
-    rows = site.world.conn.execute(
+    rows = site.pg.conn.execute(
         "SELECT league_tag, version, graph_version FROM league WHERE deleted_at IS NULL"
     ).fetchall()
     nodes = site.graph.stored(sports.LEAGUE)
@@ -176,41 +185,41 @@ def assert_held(site: Site) -> None:
 
 
 def test_a_pruning_that_is_killed_anywhere(
-    world: World, database: Database, tmp_path: Path
+    pg: DatabaseFixture, database: Database, tmp_path: Path
 ) -> None:
     """History goes page by page; what lives, what is young and what is in use stays."""
     everything = "prune --older-than 30d --embeddings --dead --yes --json"
-    command = Command(everything, {"DATABASE_URL": world.url}, tmp_path / "said")
+    command = Command(everything, {"DATABASE_URL": pg.url}, tmp_path / "said")
 
     def prepare() -> None:
-        empty(world.conn)
+        empty(pg.conn)
         old = [league(one.league_tag, description="Old.") for one in leagues(6)]
-        world.save(*old)
-        token, operations = world.claim("neo4j", limit=1)
+        pg.save(*old)
+        token, operations = pg.claim("neo4j", limit=1)
         bad = [Dead(op, op.version, ErrorKind.ITEM, "refused") for op in operations]
-        world.settle(GRAPH, token, bad)
+        pg.settle(GRAPH, token, bad)
         delivery(database, FakeGraph()).drain(10)
         embed(database)
         for column in ("created_at", "finished_at"):
-            world.conn.execute(
+            pg.conn.execute(
                 f"UPDATE sync_operation SET {column} = {column} - make_interval(secs => %s)",
                 (40 * DAY,),
             )
         for table, column in (("embedding", "created_at"), ("delivery_batch", "finished_at")):
-            world.conn.execute(f"UPDATE {table} SET {column} = now() - interval '40 days'")
-        world.save(*leagues(6))
+            pg.conn.execute(f"UPDATE {table} SET {column} = now() - interval '40 days'")
+        pg.save(*leagues(6))
         embed(database)
 
     def judge() -> None:
         command.finish()
-        assert world.counts("neo4j") == {"pending": 6}
-        assert world.counts("embedding") == {"synced": 6}
-        assert world.counts("pinecone") == {"pending": 6}
-        assert world.scalar("SELECT count(*) FROM league WHERE deleted_at IS NULL") == 6
+        assert pg.counts("neo4j") == {"pending": 6}
+        assert pg.counts("embedding") == {"synced": 6}
+        assert pg.counts("pinecone") == {"pending": 6}
+        assert pg.scalar("SELECT count(*) FROM league WHERE deleted_at IS NULL") == 6
         used = "SELECT count(*) FROM embedding e JOIN league l ON l.text_hash = e.text_hash"
-        assert world.scalar(used) == 6
-        assert world.scalar("SELECT count(*) FROM embedding") == 6
-        assert world.scalar("SELECT count(*) FROM delivery_batch") == 1
+        assert pg.scalar(used) == 6
+        assert pg.scalar("SELECT count(*) FROM embedding") == 6
+        assert pg.scalar("SELECT count(*) FROM delivery_batch") == 1
         graph = FakeGraph()
         delivery(database, graph).drain(10)
         assert len(graph.living()) == 6
@@ -226,7 +235,7 @@ WIDE = replace(NARROW, enter=0.6, leave=0.5)
 
 
 def test_a_search_for_neighbours_that_is_killed_anywhere(
-    world: World,
+    pg: DatabaseFixture,
     database: Database,
     vectors_server: Vectors,
     monkeypatch: pytest.MonkeyPatch,
@@ -235,7 +244,7 @@ def test_a_search_for_neighbours_that_is_killed_anywhere(
     """The next one finishes it: edges are those of the rules, in the table and in the graph."""
     index = PineconeHarness(vectors_server)
     index.empty()
-    stores = {"DATABASE_URL": world.url, "PINECONE_CONTROLLER_HOST": vectors_server.url}
+    stores = {"DATABASE_URL": pg.url, "PINECONE_CONTROLLER_HOST": vectors_server.url}
     command = Command("relate --all --json", stores, tmp_path / "said")
     for name, value in {
         **stores,
@@ -247,8 +256,8 @@ def test_a_search_for_neighbours_that_is_killed_anywhere(
         "ALTSYNC_SIMILARITY_DEBOUNCE_SECONDS": "0",
     }.items():
         monkeypatch.setenv(name, value)
-    narrow = Neighbourhood(world, database, index.open(), NARROW)
-    wide = Neighbourhood(world, database, index.open(), WIDE)
+    narrow = Neighbourhood(pg, database, index.open(), NARROW)
+    wide = Neighbourhood(pg, database, index.open(), WIDE)
     wide.graph = narrow.graph  # one graph, which is told of every change
     narrow.save(*leagues(10))
     narrow.settle()
@@ -261,7 +270,7 @@ def test_a_search_for_neighbours_that_is_killed_anywhere(
         assert list(faults(narrow)) == []
 
     def judge() -> None:
-        world.pass_time(LEASE + 1)
+        pg.advance_time(LEASE + 1)
         command.finish()
         wide.settle()
         assert len(wide.edges()) > few

@@ -30,8 +30,14 @@ from tests import points, sports
 from tests.children import exit_code
 from tests.conftest import TOPOLOGY
 from tests.integration import seeds
+from tests.integration.database_fixture import (
+    TIMEOUT,
+    DatabaseFixture,
+    delivery,
+    embedding_sink,
+    empty,
+)
 from tests.integration.fakes import FakeEmbedder, FakeGraph, FakeIndex
-from tests.integration.world import PATIENCE, World, delivery, embedding_sink, empty
 
 #: Lines of a batch and ids of a page in the process that is killed: two of each in every part.
 BATCH, PAGE = 3, 2
@@ -97,7 +103,7 @@ def _write(folder: Path, text: str, **counts: int) -> None:
 class Site:
     """A database and simulated sinks, first as the former files have left them, at rest."""
 
-    world: World
+    pg: DatabaseFixture
     folder: Path
     graph: FakeGraph = field(default_factory=FakeGraph)
     index: FakeIndex = field(default_factory=FakeIndex)
@@ -105,14 +111,14 @@ class Site:
 
     def prepare(self) -> None:
         """As new: seeded with the former files, and delivered."""
-        empty(self.world.conn)
+        empty(self.pg.conn)
         self.graph, self.index, self.embedder = FakeGraph(), FakeIndex(), FakeEmbedder()
-        seeds.seed(self.world, self.folder / "before")
+        seeds.seed(self.pg, self.folder / "before")
         self.drain()
 
     def seed(self) -> None:
         """The run that nobody disturbs."""
-        report = seeds.seed(self.world, self.folder / "after", prune=True, yes=True)
+        report = seeds.seed(self.pg, self.folder / "after", prune=True, yes=True)
         assert report.total.rejected == 0
 
     def kill(self, nth: int, point: str) -> list[str] | None:
@@ -122,7 +128,7 @@ class Site:
         """
         said = self.folder / "reached.json"
         folder = str(self.folder / "after")
-        code = exit_code(_seed_and_exit, self.world.url, folder, str(said), nth, point)
+        code = exit_code(_seed_and_exit, self.pg.url, folder, str(said), nth, point)
         if code == 0:
             return None
         assert code == KILLED
@@ -131,9 +137,9 @@ class Site:
 
     def drain(self) -> None:
         """Deliver everything, and leave no session behind."""
-        with closing(Database(self.world.url)) as database:
+        with closing(Database(self.pg.url)) as database:
             for sink in (embedding_sink(database, self.embedder), self.graph, self.index):
-                delivery(database, sink).drain(PATIENCE)
+                delivery(database, sink).drain(TIMEOUT)
 
     @property
     def calls(self) -> int:
@@ -146,7 +152,7 @@ class Site:
 
     def _rows(self, part: Part) -> Iterator[tuple[str, str | None]]:
         gone = "deleted_at IS NOT NULL" if part.entity_type else "false"
-        rows = self.world.conn.execute(
+        rows = self.pg.conn.execute(
             f"SELECT seed_id, CASE WHEN {gone} THEN NULL ELSE content_hash END FROM {part.table}"
         )
         yield from rows.fetchall()
@@ -155,7 +161,7 @@ class Site:
         """The operations that wait, without what numbers them."""
         return sorted(
             (op.sink, op.entity_type, op.entity_key, op.action, op.origin, op.status, op.attempts)
-            for op in self.world.ops()
+            for op in self.pg.ops()
             if op.live
         )
 
@@ -169,11 +175,11 @@ class Site:
 
 
 @pytest.fixture
-def killing(world: World, tmp_path: Path) -> Site:
+def killing(pg: DatabaseFixture, tmp_path: Path) -> Site:
     """Two folders of seeds, and a database to seed."""
     _write(tmp_path / "before", "was", stay=STAY, go=GO)
     _write(tmp_path / "after", "is now", stay=STAY, come=COME)
-    return Site(world, tmp_path)
+    return Site(pg, tmp_path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,16 +246,16 @@ def test_a_seeder_killed_each_time_that_it_comes_to_a_point(
 
 def _judge(site: Site, undisturbed: Undisturbed, reached: Sequence[str]) -> None:
     """Right after the kill, and after the same run once more."""
-    site.world.until_alone()
+    site.pg.until_alone()
     rows = site.rows()
     assert _batches(rows, undisturbed) == reached.count("committed")
     assert _pages(rows, undisturbed) == reached.count("page committed")
-    _assert_whole(site.world)
-    _assert_no_lock(site.world)
+    _assert_whole(site.pg)
+    _assert_no_lock(site.pg)
     site.seed()
     assert site.rows() == undisturbed.after
     assert site.operations() == undisturbed.operations
-    _assert_whole(site.world)
+    _assert_whole(site.pg)
     site.drain()
     assert site.stores() == undisturbed.stores
     _assert_delivered(site)
@@ -283,11 +289,11 @@ def _pages(rows: Mapping[Part, Rows], undisturbed: Undisturbed) -> int:
     return count
 
 
-def _assert_whole(world: World) -> None:
+def _assert_whole(pg: DatabaseFixture) -> None:
     """What is pending has its operation at its version; each tag given has its entity."""
     for kind in sports.TYPES:
         for sink, version in (("neo4j", "graph_version"), ("embedding", "version")):
-            broken = world.conn.execute(
+            broken = pg.conn.execute(
                 f"""
                 SELECT e.seed_id, o.version, e.{version} FROM {kind} e
                 LEFT JOIN sync_operation o ON o.entity_id = e.id AND o.sink = %(sink)s
@@ -299,18 +305,18 @@ def _assert_whole(world: World) -> None:
             ).fetchall()
             assert broken == [], (kind, sink)
     for kind in (sports.LEAGUE, sports.SPORT_ARCHETYPE):
-        given = world.conn.execute(
+        given = pg.conn.execute(
             "SELECT seed_id, tag FROM tag_registry WHERE entity_type = %s ORDER BY 1", (kind,)
         ).fetchall()
-        there = world.conn.execute(
+        there = pg.conn.execute(
             f"SELECT seed_id, {kind.key_column} FROM {kind} ORDER BY 1"
         ).fetchall()
         assert given == there
 
 
-def _assert_no_lock(world: World) -> None:
+def _assert_no_lock(pg: DatabaseFixture) -> None:
     """Of a session that is gone, or of nobody."""
-    held = world.scalar(
+    held = pg.scalar(
         """
         SELECT count(*) FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
         WHERE l.pid IS DISTINCT FROM pg_backend_pid()
@@ -324,7 +330,7 @@ def _assert_no_lock(world: World) -> None:
 def _assert_delivered(site: Site) -> None:
     """Everything at its version and said to be there; delivering again calls nobody."""
     for kind in sports.TYPES:
-        rows = site.world.conn.execute(
+        rows = site.pg.conn.execute(
             f"SELECT {kind.key_column}, graph_version, neo4j_sync_status, "
             f"pinecone_sync_status, embedding_sync_status FROM {kind}"
         ).fetchall()

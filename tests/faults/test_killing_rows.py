@@ -8,8 +8,14 @@ from pathlib import Path
 
 from altsync.db import Database
 from tests.children import exit_code
+from tests.integration.database_fixture import (
+    LEASE,
+    DatabaseFixture,
+    dead_letter_exhausted,
+    delivery,
+    leagues,
+)
 from tests.integration.fakes import Call, FileGraph
-from tests.integration.world import LEASE, World, bury_exhausted, delivery, leagues
 
 ROWS = 500
 
@@ -21,46 +27,48 @@ LEASES = 10
 
 
 def test_a_row_that_kills_every_worker_dies_alone(
-    world: World, database: Database, tmp_path: Path
+    pg: DatabaseFixture, database: Database, tmp_path: Path
 ) -> None:
     """Taken 500, 50, 5 and then one at a time: 499 are synced, and it is buried after ten."""
-    world.save(*leagues(ROWS))
+    pg.save(*leagues(ROWS))
     held = tmp_path / "graph.json"
     deaths = 0
-    while any(op.live for op in world.ops("neo4j")):
-        code = exit_code(_deliver_with_a_killer, world.url, str(held))
+    while any(op.live for op in pg.ops("neo4j")):
+        code = exit_code(_deliver_with_a_killer, pg.url, str(held))
         assert code in (0, -signal.SIGKILL)
         deaths += code != 0
         assert deaths <= LEASES
-        world.pass_time(LEASE + 1)
-        bury_exhausted(world, database)
+        pg.advance_time(LEASE + 1)
+        dead_letter_exhausted(pg, database)
 
     assert deaths == LEASES
-    assert world.counts("neo4j") == {"synced": ROWS - 1, "dead": 1}
-    dead = world.last("neo4j", KILLER)
+    assert pg.counts("neo4j") == {"synced": ROWS - 1, "dead": 1}
+    dead = pg.last("neo4j", KILLER)
     assert (dead.status, dead.error_kind, dead.attempts) == ("dead", "lost", LEASES)
     assert "10 workers in a row vanished" in (dead.last_error or "")
     assert {key for _, key in FileGraph(held).living()} == {
         one.league_tag for one in leagues(ROWS) if one.league_tag != KILLER
     }
-    synced = [op for op in world.ops("neo4j") if op.status == "synced"]
+    synced = [op for op in pg.ops("neo4j") if op.status == "synced"]
     assert max(op.attempts for op in synced) <= 4
 
 
-def test_ten_kills_in_a_row_bury_nobody(world: World, database: Database, tmp_path: Path) -> None:
+def test_ten_kills_in_a_row_bury_nobody(
+    pg: DatabaseFixture, database: Database, tmp_path: Path
+) -> None:
     """Whatever a killed worker held: the next one takes less, and others of it first."""
-    world.save(*leagues(ROWS))
+    pg.save(*leagues(ROWS))
     held = tmp_path / "graph.json"
     for _ in range(LEASES):
-        assert exit_code(_deliver_and_be_killed, world.url, str(held)) == -signal.SIGKILL
-        world.pass_time(LEASE + 1)
-        bury_exhausted(world, database)
+        assert exit_code(_deliver_and_be_killed, pg.url, str(held)) == -signal.SIGKILL
+        pg.advance_time(LEASE + 1)
+        dead_letter_exhausted(pg, database)
     while delivery(database, FileGraph(held)).deliver_batch().claimed:
         pass
 
-    assert world.counts("neo4j") == {"synced": ROWS}
+    assert pg.counts("neo4j") == {"synced": ROWS}
     assert len(FileGraph(held).living()) == ROWS
-    assert max(op.attempts for op in world.ops("neo4j")) < LEASES
+    assert max(op.attempts for op in pg.ops("neo4j")) < LEASES
 
 
 def _deliver_with_a_killer(url: str, file: str) -> None:

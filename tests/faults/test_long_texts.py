@@ -27,6 +27,16 @@ from altsync.verify.sql import edited_rows, embedding_gaps
 from altsync.why.explain import Explanation, explain
 from tests import sports
 from tests.conftest import TOPOLOGY
+from tests.integration.database_fixture import (
+    EMBEDDER,
+    GRAPH,
+    DatabaseFixture,
+    archetype,
+    delivery,
+    embedding_sink,
+    example,
+    league,
+)
 from tests.integration.fakes import FakeEmbedder
 from tests.integration.seeds import (
     archetype_line,
@@ -38,16 +48,6 @@ from tests.integration.seeds import (
     write,
 )
 from tests.integration.verifying import Site
-from tests.integration.world import (
-    EMBEDDER,
-    GRAPH,
-    World,
-    archetype,
-    delivery,
-    embedding_sink,
-    example,
-    league,
-)
 
 #: 9,000 tokens and some.
 LONG = "word " * 9000
@@ -56,9 +56,9 @@ SMALL = "text-embedding-3-small"
 
 
 @pytest.fixture(autouse=True)
-def _limited(world: World) -> None:
+def _limited(pg: DatabaseFixture) -> None:
     """A database whose model has a limit that altsync knows."""
-    world.conn.execute(
+    pg.conn.execute(
         "UPDATE sink_state SET config = jsonb_set(config, '{model}', to_jsonb(%s::text)) "
         "WHERE sink = 'embedding'",
         (SMALL,),
@@ -76,12 +76,12 @@ def embed(database: Database) -> FakeEmbedder:
 
 
 def test_a_text_over_the_limit_dies_at_its_first_attempt_without_a_call(
-    world: World, database: Database
+    pg: DatabaseFixture, database: Database
 ) -> None:
-    world.save(league("long", description=LONG))
+    pg.save(league("long", description=LONG))
     embedder = embed(database)
     assert embedder.requests == []
-    dead = world.last(EMBEDDING, "long")
+    dead = pg.last(EMBEDDING, "long")
     assert (dead.status, dead.attempts, dead.error_kind) == ("dead", 1, "item")
     assert dead.last_error == (
         f"the text to embed has 9,009 tokens, and {SMALL} takes 8,192: shorten it"
@@ -89,37 +89,37 @@ def test_a_text_over_the_limit_dies_at_its_first_attempt_without_a_call(
 
 
 def test_texts_over_the_limit_keep_no_other_text_from_its_vector(
-    world: World, database: Database
+    pg: DatabaseFixture, database: Database
 ) -> None:
     """Many in one batch, of every type: the others are embedded in as few calls as ever."""
-    world.save(
+    pg.save(
         *(league(f"long{n}", description=LONG + str(n)) for n in range(5)),
         archetype("team_sport", description=LONG),
         example("long", output_text=LONG),
         *(league(f"short{n}") for n in range(5)),
     )
     embedder = embed(database)
-    assert world.counts(EMBEDDING) == {"dead": 7, "synced": 5}
+    assert pg.counts(EMBEDDING) == {"dead": 7, "synced": 5}
     assert len(embedder.requests) == 1
-    assert world.scalar("SELECT state FROM sink_state WHERE sink = 'embedding'") == "closed"
+    assert pg.scalar("SELECT state FROM sink_state WHERE sink = 'embedding'") == "closed"
 
 
-def test_only_texts_over_the_limit_open_no_breaker(world: World, database: Database) -> None:
+def test_only_texts_over_the_limit_open_no_breaker(pg: DatabaseFixture, database: Database) -> None:
     """Nothing has passed since, and none of it says anything of the embedder."""
-    world.save(*(league(f"long{n}", description=LONG + str(n)) for n in range(20)))
+    pg.save(*(league(f"long{n}", description=LONG + str(n)) for n in range(20)))
     assert embed(database).requests == []
-    assert world.counts(EMBEDDING) == {"dead": 20}
-    assert world.scalar("SELECT state FROM sink_state WHERE sink = 'embedding'") == "closed"
+    assert pg.counts(EMBEDDING) == {"dead": 20}
+    assert pg.scalar("SELECT state FROM sink_state WHERE sink = 'embedding'") == "closed"
 
 
 def test_a_text_that_is_shortened_is_embedded_and_closes_the_failure(
-    world: World, database: Database
+    pg: DatabaseFixture, database: Database
 ) -> None:
-    world.save(league("long", description=LONG))
+    pg.save(league("long", description=LONG))
     embed(database)
-    world.save(league("long", description="Short."))
+    pg.save(league("long", description="Short."))
     embed(database)
-    assert world.counts(EMBEDDING) == {"superseded": 1, "synced": 1}
+    assert pg.counts(EMBEDDING) == {"superseded": 1, "synced": 1}
 
 
 # --- seeding -----------------------------------------------------------------------------------
@@ -144,12 +144,12 @@ def _refusals(report: SeedReport) -> list[str]:
     ],
 )
 def test_a_line_over_the_limit_is_refused_with_its_fields_tokens_and_limit(
-    world: World, tmp_path: Path, name: str, line: dict[str, Any], fields: str
+    pg: DatabaseFixture, tmp_path: Path, name: str, line: dict[str, Any], fields: str
 ) -> None:
     folder = tmp_path / "seeds"
     write(folder, name, [{**line, "id": "good", **_short(line)}, line])
     report = SeedReport(tmp_path / "run")
-    seed(world, folder, report=report)
+    seed(pg, folder, report=report)
     report.close()
     assert short(report.total) == (2, 1, 0, 0, 0, 1)
     (said,) = _refusals(report)
@@ -157,7 +157,7 @@ def test_a_line_over_the_limit_is_refused_with_its_fields_tokens_and_limit(
     assert said.endswith(f" tokens, and {SMALL} takes 8,192: shorten it")
     (kept,) = (tmp_path / "run").glob("**/rejects.jsonl")
     assert orjson.loads(kept.read_bytes())["field"] == fields
-    assert world.counts(EMBEDDING) == {"pending": 1}
+    assert pg.counts(EMBEDDING) == {"pending": 1}
 
 
 def _short(line: dict[str, Any]) -> dict[str, Any]:
@@ -166,34 +166,38 @@ def _short(line: dict[str, Any]) -> dict[str, Any]:
     return texts | more | ({"tags": ["short"]} if "tags" in texts else {})
 
 
-def test_an_entity_whose_line_grew_too_long_stays_as_it_is(world: World, tmp_path: Path) -> None:
+def test_an_entity_whose_line_grew_too_long_stays_as_it_is(
+    pg: DatabaseFixture, tmp_path: Path
+) -> None:
     """It is neither changed nor pruned, at the first run and at every later one."""
     write(tmp_path, "leagues/a.jsonl", [league_line("x"), league_line("y")])
-    seed(world, tmp_path)
+    seed(pg, tmp_path)
     write(tmp_path, "leagues/a.jsonl", [league_line("x", description=LONG), league_line("y")])
     for _ in range(2):
-        report = seed(world, tmp_path, prune=True, yes=True)
+        report = seed(pg, tmp_path, prune=True, yes=True)
         assert short(report.total) == (2, 0, 0, 1, 0, 1)
-        assert living(world) == {"x", "y"}
+        assert living(pg) == {"x", "y"}
 
 
 def test_a_line_that_an_earlier_model_took_is_refused_by_one_that_does_not(
-    world: World, tmp_path: Path
+    pg: DatabaseFixture, tmp_path: Path
 ) -> None:
     """Though it is unchanged, byte for byte."""
-    world.conn.execute('UPDATE sink_state SET config = config || \'{"model": "other"}\'')
+    pg.conn.execute('UPDATE sink_state SET config = config || \'{"model": "other"}\'')
     write(tmp_path, "leagues/a.jsonl", [league_line("x", description=LONG)])
-    assert short(seed(world, tmp_path).total) == (1, 1, 0, 0, 0, 0)
-    assert short(seed(world, tmp_path).total) == (1, 0, 0, 1, 0, 0)
-    world.conn.execute(
+    assert short(seed(pg, tmp_path).total) == (1, 1, 0, 0, 0, 0)
+    assert short(seed(pg, tmp_path).total) == (1, 0, 0, 1, 0, 0)
+    pg.conn.execute(
         "UPDATE sink_state SET config = config || jsonb_build_object('model', %s::text)", (SMALL,)
     )
-    assert short(seed(world, tmp_path).total) == (1, 0, 0, 0, 0, 1)
+    assert short(seed(pg, tmp_path).total) == (1, 0, 0, 0, 0, 1)
 
 
-def test_fields_that_are_not_embedded_may_be_of_any_length(world: World, tmp_path: Path) -> None:
+def test_fields_that_are_not_embedded_may_be_of_any_length(
+    pg: DatabaseFixture, tmp_path: Path
+) -> None:
     write(tmp_path, "leagues/a.jsonl", [league_line("x", notes=LONG)])
-    assert short(seed(world, tmp_path).total) == (1, 1, 0, 0, 0, 0)
+    assert short(seed(pg, tmp_path).total) == (1, 1, 0, 0, 0, 0)
 
 
 def test_the_embedded_text_is_made_of_the_fields_that_a_refusal_may_name() -> None:
@@ -213,18 +217,18 @@ def test_an_entity_without_its_embedding_has_one_status_in_every_view(
     """Failed for the embedding and the index; verify names what was given up on, and no repair."""
     site.deliver()
     long = league("long", description=LONG)
-    site.world.save(long)
-    site.world.conn.execute(
+    site.pg.save(long)
+    site.pg.conn.execute(
         "UPDATE sink_state SET config = config || jsonb_build_object('model', %s::text)", (SMALL,)
     )
     site.delivery("embedding").drain(10)
     site.delivery("pinecone").drain(10)
     if then == "discarded":
-        with site.world.conn.transaction():
-            dead = dead_ids(site.world.conn)
+        with site.pg.conn.transaction():
+            dead = dead_ids(site.pg.conn)
             topology = site.app.topology
-            discard_dead(site.world.conn, dead, topology, by="me", why="too long")
-    statuses = site.world.statuses(long)
+            discard_dead(site.pg.conn, dead, topology, by="me", why="too long")
+    statuses = site.pg.statuses(long)
     assert (statuses["embedding"], statuses["pinecone"]) == ("failed", "failed")
     told = explain(site.app, "long", Path("nowhere"))
     assert isinstance(told, Explanation)
@@ -234,12 +238,12 @@ def test_an_entity_without_its_embedding_has_one_status_in_every_view(
 def test_verify_says_what_was_given_up_on_and_not_that_a_repair_helps(
     site: Site,
 ) -> None:
-    site.world.save(league("long"))
+    site.pg.save(league("long"))
     site.deliver()
-    site.world.save(league("long", description="Refused."))
-    token, operations = site.world.claim(EMBEDDING)
+    site.pg.save(league("long", description="Refused."))
+    token, operations = site.pg.claim(EMBEDDING)
     verdicts = [Dead(op, op.version, ErrorKind.ITEM, "refused") for op in operations]
-    site.world.settle(EMBEDDER, token, verdicts)
+    site.pg.settle(EMBEDDER, token, verdicts)
     site.delivery("neo4j").drain(10)
     body = site.json(code=1)
     assert body["given_up"] == {"embedding": 1, "pinecone": 1}
@@ -250,21 +254,21 @@ def test_verify_says_what_was_given_up_on_and_not_that_a_repair_helps(
 
 def _fail(site: Site, sink: SinkTraits, *keys: str, reason: str = "refused") -> None:
     """Give up on what is due of some leagues."""
-    token, operations = site.world.claim(sink.name)
+    token, operations = site.pg.claim(sink.name)
     assert {op.entity_key for op in operations} == set(keys)
     verdicts = [Dead(op, op.version, ErrorKind.ITEM, reason) for op in operations]
-    site.world.settle(sink, token, verdicts)
+    site.pg.settle(sink, token, verdicts)
 
 
 def _discard(site: Site) -> None:
-    with site.world.conn.transaction():
-        dead = dead_ids(site.world.conn)
+    with site.pg.conn.transaction():
+        dead = dead_ids(site.pg.conn)
         topology = site.app.topology
-        discard_dead(site.world.conn, dead, topology, by="me", why="too long")
+        discard_dead(site.pg.conn, dead, topology, by="me", why="too long")
 
 
 def _enqueued_since(site: Site, last: int) -> list[tuple[str, str]]:
-    return [(op.sink, op.entity_key) for op in site.world.ops() if op.id > last]
+    return [(op.sink, op.entity_key) for op in site.pg.ops() if op.id > last]
 
 
 @pytest.mark.parametrize("then", ["dead", "discarded", "pruned"])
@@ -272,15 +276,15 @@ def test_a_repair_leaves_out_what_was_given_up_on_and_repairs_the_rest(
     site: Site, then: str
 ) -> None:
     """Its embedding failed, so that neither the embedding nor the index is asked again."""
-    site.world.save(league("l001", description="Refused."))
+    site.pg.save(league("l001", description="Refused."))
     _fail(site, EMBEDDER, "l001")
     site.delivery("neo4j").drain(10)
     if then != "dead":
         _discard(site)
     if then == "pruned":
-        site.world.conn.execute("DELETE FROM sync_operation WHERE entity_key = 'l001'")
+        site.pg.conn.execute("DELETE FROM sync_operation WHERE entity_key = 'l001'")
     site.drop_vector("l002")
-    last = max(op.id for op in site.world.ops())
+    last = max(op.id for op in site.pg.ops())
     paid = len(site.embedder.requests)
     dry = site.json("--repair", "--dry-run", code=1)
     assert {sink: one["enqueued"] for sink, one in dry["sinks"].items() if one["enqueued"]} == {
@@ -300,7 +304,7 @@ def test_a_repair_leaves_out_what_was_given_up_on_and_repairs_the_rest(
 
 def test_a_repair_leaves_out_what_the_graph_was_given_up_on(site: Site) -> None:
     """As stale, and as missing. Where the graph is ahead, that is why, and is repaired."""
-    site.world.save(*(league(f"l00{n}", tier="TIER9") for n in (1, 2, 3, 4)))
+    site.pg.save(*(league(f"l00{n}", tier="TIER9") for n in (1, 2, 3, 4)))
     _fail(site, GRAPH, "l001", "l002", "l003", "l004", reason="refused")
     site.graph.ask("MATCH (l:League {league_tag: 'l002'}) DETACH DELETE l")
     for key, version in (("l003", site.beyond()), ("l004", 2**62)):
@@ -310,7 +314,7 @@ def test_a_repair_leaves_out_what_the_graph_was_given_up_on(site: Site) -> None:
             version=version,
         )
     site.delivery("pinecone").drain(10)
-    last = max(op.id for op in site.world.ops())
+    last = max(op.id for op in site.pg.ops())
     for dry_run in (True, False):
         (tally,) = site.verify("neo4j", repair=True, max_delete=1.0, dry_run=dry_run).tallies
         assert sorted(tally.given_up_keys) == ["l001", "l002"]
@@ -323,7 +327,7 @@ def test_a_repair_leaves_out_what_the_graph_was_given_up_on(site: Site) -> None:
 def test_a_graph_that_is_ahead_is_repaired_without_paying_a_failed_text_again(
     site: Site,
 ) -> None:
-    site.world.save(league("l001", description="Refused."))
+    site.pg.save(league("l001", description="Refused."))
     _fail(site, EMBEDDER, "l001")
     site.delivery("neo4j").drain(10)
     site.graph.ask(
@@ -335,16 +339,16 @@ def test_a_graph_that_is_ahead_is_repaired_without_paying_a_failed_text_again(
     site.deliver()
     assert len(site.embedder.requests) == paid
     assert site.drift("neo4j") == {}
-    statuses = site.world.statuses(league("l001"))
+    statuses = site.pg.statuses(league("l001"))
     assert (statuses["embedding"], statuses["pinecone"]) == ("failed", "failed")
 
 
 def test_a_text_that_was_given_up_on_is_repaired_after_a_retry(site: Site) -> None:
-    site.world.save(league("l001", description="Refused."))
+    site.pg.save(league("l001", description="Refused."))
     _fail(site, EMBEDDER, "l001")
     site.deliver()
-    with site.world.conn.transaction():
-        retry_dead(site.world.conn, dead_ids(site.world.conn), site.app.topology)
+    with site.pg.conn.transaction():
+        retry_dead(site.pg.conn, dead_ids(site.pg.conn), site.app.topology)
     site.deliver()
     site.drop_vector("l001")
     assert site.mend().tallies
@@ -363,7 +367,7 @@ def embed_cut(database: Database) -> FakeEmbedder:
 
 @pytest.mark.parametrize("folder", ["leagues", "archetypes", "examples"])
 def test_a_seed_over_the_limit_is_loaded_with_a_note_and_embedded_once(
-    world: World, database: Database, tmp_path: Path, folder: str
+    pg: DatabaseFixture, database: Database, tmp_path: Path, folder: str
 ) -> None:
     """Seeder, worker and verify judge the same text: nothing is enqueued, or paid, again."""
     name, line = {
@@ -373,53 +377,53 @@ def test_a_seed_over_the_limit_is_loaded_with_a_note_and_embedded_once(
     }[folder]
     write(tmp_path, name, [line])
     for run in range(2):
-        report = seed(world, tmp_path, cut_long=True)
+        report = seed(pg, tmp_path, cut_long=True)
         assert short(report.total) == ((1, 1, 0, 0, 0, 0) if run == 0 else (1, 0, 0, 1, 0, 0))
         assert report.notes == [
             f"{name}: 1 text over the limit of {SMALL} is cut for the embedding: line 1"
         ]
         embedder = embed_cut(database)
         assert len(embedder.requests) == (1 if run == 0 else 0)
-    assert world.counts(EMBEDDING) == {"synced": 1}
+    assert pg.counts(EMBEDDING) == {"synced": 1}
     for kind in sports.TYPES:
-        assert embedding_gaps(world.conn, kind, after=None, limit=10)[0] == []
-        assert edited_rows(world.conn, kind, after=None, limit=10)[0] == []
+        assert embedding_gaps(pg.conn, kind, after=None, limit=10)[0] == []
+        assert edited_rows(pg.conn, kind, after=None, limit=10)[0] == []
 
 
 def test_what_a_worker_sends_is_cut_and_a_worker_that_refuses_takes_the_vector(
-    world: World, database: Database
+    pg: DatabaseFixture, database: Database
 ) -> None:
     """The setting may be changed back: what was paid stays."""
-    world.save(league("long", description=LONG), league("short", description="Short."))
+    pg.save(league("long", description=LONG), league("short", description="Short."))
     (request,) = embed_cut(database).requests
     sizes = sorted(len(text) for text in request)
     assert [too_long(text, SMALL) for text in request] == [None, None]
     assert 8192 * 4 < sizes[1] < len(LONG)
-    world.save(league("same", league_name="The long", description=LONG))
+    pg.save(league("same", league_name="The long", description=LONG))
     assert embed(database).requests == []
-    assert world.counts(EMBEDDING) == {"synced": 3}
+    assert pg.counts(EMBEDDING) == {"synced": 3}
 
 
 def test_what_was_refused_is_embedded_after_the_setting_and_a_retry(
-    world: World, database: Database
+    pg: DatabaseFixture, database: Database
 ) -> None:
-    world.save(league("long", description=LONG))
+    pg.save(league("long", description=LONG))
     assert embed(database).requests == []
-    with world.conn.transaction():
-        retry_dead(world.conn, dead_ids(world.conn), TOPOLOGY)
+    with pg.conn.transaction():
+        retry_dead(pg.conn, dead_ids(pg.conn), TOPOLOGY)
     assert len(embed_cut(database).requests) == 1
-    assert world.statuses(league("long"))["embedding"] == "synced"
+    assert pg.statuses(league("long"))["embedding"] == "synced"
 
 
 def test_why_reads_a_line_over_the_limit_where_texts_are_cut(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(site.app.settings, "altsync_long_text", "cut")
-    site.world.conn.execute(
+    site.pg.conn.execute(
         "UPDATE sink_state SET config = config || jsonb_build_object('model', %s::text)", (SMALL,)
     )
     write(tmp_path, "leagues/a.jsonl", [league_line("long", description=LONG)])
-    seed(site.world, tmp_path, cut_long=True)
+    seed(site.pg, tmp_path, cut_long=True)
     told = explain(site.app, "long", tmp_path)
     assert isinstance(told, Explanation)
     (check,) = (check for check in told.checks if check.store == "seed")
@@ -428,10 +432,10 @@ def test_why_reads_a_line_over_the_limit_where_texts_are_cut(
 
 @pytest.mark.parametrize("setting", [None, "cut"])
 def test_the_command_takes_the_setting(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str | None
+    pg: DatabaseFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str | None
 ) -> None:
     """The sink of a worker as well."""
-    monkeypatch.setenv("DATABASE_URL", world.url)
+    monkeypatch.setenv("DATABASE_URL", pg.url)
     monkeypatch.setenv("OPENAI_API_KEY", "key-of-a-test")
     if setting:
         monkeypatch.setenv("ALTSYNC_LONG_TEXT", setting)
@@ -439,7 +443,7 @@ def test_the_command_takes_the_setting(
     result = CliRunner().invoke(cli, ["seed", "--all", "--dir", str(tmp_path), "--json"])
     logging.root.handlers[:] = [logging.NullHandler()]
     assert result.exit_code == (0 if setting else Exit.REJECTED), result.output
-    assert living(world) == ({"x"} if setting else set())
+    assert living(pg) == ({"x"} if setting else set())
     assert ("cut for the embedding: line 1" in result.output) is bool(setting)
     with closing(Application()) as app:
         sink = app.sink(EMBEDDING)

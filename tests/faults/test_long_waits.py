@@ -12,15 +12,15 @@ from altsync.db import Database
 from altsync.delivery import Batch
 from altsync.errors import LONGEST_WAIT, SinkFailure, seconds_of
 from altsync.operations import BreakerState, ErrorKind
+from tests.integration.database_fixture import DatabaseFixture, deliver, delivery, leagues
 from tests.integration.fakes import Call, FakeGraph
-from tests.integration.world import World, deliver, delivery, leagues
 
 
 @pytest.mark.parametrize(
     "wait", [86400.0, 1e15, 1e308, math.inf, -math.inf, math.nan, -5.0, 0.0, 2_000_000.0]
 )
 def test_no_wait_shuts_a_sink_for_longer_than_minutes(
-    world: World, database: Database, wait: float
+    pg: DatabaseFixture, database: Database, wait: float
 ) -> None:
     graph = FakeGraph()
 
@@ -28,17 +28,17 @@ def test_no_wait_shuts_a_sink_for_longer_than_minutes(
         raise SinkFailure(ErrorKind.SINK, "slow down", retry_after=wait)
 
     graph.before = script
-    world.save(*leagues(3))
+    pg.save(*leagues(3))
     assert deliver(database, graph).settlement.retried == 3
-    world.pass_time(LONGEST_WAIT)
+    pg.advance_time(LONGEST_WAIT)
     graph.before = lambda call: None
     delivery(database, graph).drain(10)
-    assert world.counts("neo4j") == {"synced": 3}
+    assert pg.counts("neo4j") == {"synced": 3}
 
 
 @pytest.mark.parametrize("wait", [86400.0, 1e15, math.inf, math.nan, -5.0])
 def test_a_wait_of_a_single_record_is_bounded_as_well(
-    world: World, database: Database, wait: float
+    pg: DatabaseFixture, database: Database, wait: float
 ) -> None:
     graph = FakeGraph()
 
@@ -46,14 +46,14 @@ def test_a_wait_of_a_single_record_is_bounded_as_well(
         return tuple(Failed(o.id, ErrorKind.SINK, "later", retry_after=wait) for o in outcomes)
 
     graph.answer = answer
-    world.save(*leagues(2))
+    pg.save(*leagues(2))
     assert deliver(database, graph).settlement.retried == 2
-    assert max(op.wait for op in world.ops("neo4j")) <= LONGEST_WAIT
+    assert max(op.wait for op in pg.ops("neo4j")) <= LONGEST_WAIT
 
 
 @pytest.mark.parametrize("how", ["resume", "pause and resume", "probe_now"])
 def test_an_operator_has_an_open_breaker_probed_at_once(
-    world: World, database: Database, how: str
+    pg: DatabaseFixture, database: Database, how: str
 ) -> None:
     graph = FakeGraph()
 
@@ -61,20 +61,20 @@ def test_an_operator_has_an_open_breaker_probed_at_once(
         raise SinkFailure(ErrorKind.SINK, "slow down", retry_after=86400.0)
 
     graph.before = script
-    world.save(*leagues(3))
+    pg.save(*leagues(3))
     deliver(database, graph)
     graph.before = lambda call: None
     assert deliver(database, graph) == Batch()
     if how == "pause and resume":
-        pause(world.conn, "neo4j", "to look")
+        pause(pg.conn, "neo4j", "to look")
     if how == "probe_now":
-        assert probe_now(world.conn, "neo4j")
+        assert probe_now(pg.conn, "neo4j")
     else:
-        resume(world.conn, "neo4j")
-    assert may_wake(world.conn, "neo4j", 1, 10.0)
+        resume(pg.conn, "neo4j")
+    assert may_wake(pg.conn, "neo4j", 1, 10.0)
     delivery(database, graph).drain(10)
-    assert world.counts("neo4j") == {"synced": 3}
-    assert sink_health(world.conn)["neo4j"].state is BreakerState.CLOSED
+    assert pg.counts("neo4j") == {"synced": 3}
+    assert sink_health(pg.conn)["neo4j"].state is BreakerState.CLOSED
 
 
 @pytest.mark.parametrize(

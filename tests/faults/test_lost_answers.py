@@ -21,8 +21,14 @@ from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.faults.proxies import relayed
 from tests.integration import seeds
+from tests.integration.database_fixture import (
+    DatabaseFixture,
+    delivery,
+    embed,
+    embedding_sink,
+    leagues,
+)
 from tests.integration.fakes import FakeEmbedder, FakeGraph, FakeIndex
-from tests.integration.world import World, delivery, embed, embedding_sink, leagues
 from tests.proxy import Proxy
 
 #: Leagues, and lines of a seeding run.
@@ -36,9 +42,9 @@ BATCH = 25
 
 
 @pytest.fixture
-def relay(world: World) -> Iterator[tuple[Proxy, str]]:
+def relay(pg: DatabaseFixture) -> Iterator[tuple[Proxy, str]]:
     """A proxy in front of PostgreSQL, and the URL that leads through it."""
-    with relayed(world.url) as found:
+    with relayed(pg.url) as found:
         yield found
 
 
@@ -52,10 +58,10 @@ def behind(relay: tuple[Proxy, str]) -> Iterator[Database]:
 
 @pytest.mark.parametrize("name", TOPOLOGY.names)
 def test_a_settlement_whose_answer_is_lost(
-    world: World, database: Database, relay: tuple[Proxy, str], behind: Database, name: str
+    pg: DatabaseFixture, database: Database, relay: tuple[Proxy, str], behind: Database, name: str
 ) -> None:
     """It is settled: nothing is called, paid, or written down a second time."""
-    world.save(*leagues(COUNT))
+    pg.save(*leagues(COUNT))
     graph, index, embedder = FakeGraph(), FakeIndex(), FakeEmbedder()
     opened: dict[str, Sink] = {
         EMBEDDING: embedding_sink(behind, embedder),
@@ -73,37 +79,37 @@ def test_a_settlement_whose_answer_is_lost(
         delivery(behind, opened[name], lose_the_next_answer).deliver_batch()
 
     assert relay[0].cuts == 1
-    assert world.counts(name) == {"synced": COUNT}
+    assert pg.counts(name) == {"synced": COUNT}
     calls = (len(graph.calls), len(index.calls), dict(embedder.paid))
     assert delivery(behind, opened[name]).deliver_batch().claimed == 0
-    assert [op.attempts for op in world.ops(name)] == [1] * COUNT
+    assert [op.attempts for op in pg.ops(name)] == [1] * COUNT
     assert (len(graph.calls), len(index.calls), dict(embedder.paid)) == calls
-    assert {world.statuses(content)[name] for content in leagues(COUNT)} == {"synced"}
+    assert {pg.statuses(content)[name] for content in leagues(COUNT)} == {"synced"}
 
 
 def test_a_claim_whose_answer_is_lost(
-    world: World, relay: tuple[Proxy, str], behind: Database
+    pg: DatabaseFixture, relay: tuple[Proxy, str], behind: Database
 ) -> None:
     """Nobody knows of the lease, so it runs out: one attempt more, one call."""
-    world.save(*leagues(FEW))
+    pg.save(*leagues(FEW))
     graph = FakeGraph()
     relay[0].cuts_answer_to = b"SKIP LOCKED"
     with pytest.raises(psycopg.OperationalError):
         delivery(behind, graph).deliver_batch()
 
     assert relay[0].cuts == 1
-    assert world.counts("neo4j") == {"in_progress": FEW}
-    world.end_leases()
+    assert pg.counts("neo4j") == {"in_progress": FEW}
+    pg.expire_leases()
     while delivery(behind, graph).deliver_batch().claimed:
         pass
-    assert world.counts("neo4j") == {"synced": FEW}
-    assert {op.attempts for op in world.ops("neo4j")} == {2}
+    assert pg.counts("neo4j") == {"synced": FEW}
+    assert {op.attempts for op in pg.ops("neo4j")} == {2}
     assert sum(len(call.rows) for call in graph.calls) == FEW
 
 
 @pytest.mark.parametrize("batch", range(COUNT // BATCH))
 def test_a_seeding_whose_answer_is_lost(
-    world: World,
+    pg: DatabaseFixture,
     relay: tuple[Proxy, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -127,19 +133,19 @@ def test_a_seeding_whose_answer_is_lost(
         Loader(conn, TOPOLOGY, options, SeedReport(None)).run()
 
     assert relay[0].cuts == 1
-    versions = _versions(world)
+    versions = _versions(pg)
     assert len(versions) == (batch + 1) * BATCH
-    again = seeds.seed(world, tmp_path, sports.LEAGUES).total
+    again = seeds.seed(pg, tmp_path, sports.LEAGUES).total
     assert (again.created, again.updated, again.unchanged) == (
         COUNT - len(versions),
         0,
         len(versions),
     )
-    now = _versions(world)
+    now = _versions(pg)
     assert {seed_id: now[seed_id] for seed_id in versions} == versions
-    assert world.counts("neo4j") == {"pending": COUNT}
+    assert pg.counts("neo4j") == {"pending": COUNT}
 
 
-def _versions(world: World) -> dict[str, int]:
+def _versions(pg: DatabaseFixture) -> dict[str, int]:
     """Versions of all leagues by their seed ids."""
-    return dict(world.conn.execute("SELECT seed_id, version FROM league").fetchall())
+    return dict(pg.conn.execute("SELECT seed_id, version FROM league").fetchall())

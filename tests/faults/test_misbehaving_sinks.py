@@ -51,7 +51,7 @@ LEEWAY = 1.2
 WRITES = {"embedding": "openai.embeddings", "pinecone": "pinecone.upsert"}
 
 
-def start_crew(stack: Stack) -> None:
+def start_processes(stack: Stack) -> None:
     """A relay, and a worker for each sink, as production has them.
 
     The graph's writes one at a time: the embedded graph refuses some that meet, and would count
@@ -88,7 +88,7 @@ def refused(stack: Stack) -> dict[str, int]:
 
 def test_a_sink_that_hangs_holds_up_no_other(stack: Stack, folder: Path) -> None:
     """The others need no call more than without it; its own operations lose no attempt."""
-    start_crew(stack)
+    start_processes(stack)
     stack.vectors.set_faults([FaultRule("pinecone.upsert", "hang", seconds=HANG)])
     stack.seed("--leagues", "--dir", str(write_leagues(folder, LEAGUES)))
     stack.until(lambda: stack.live("embedding") + stack.live("neo4j") == 0, "the other sinks")
@@ -117,7 +117,7 @@ def state(stack: Stack, sink: str) -> tuple[str, str | None]:
 
 def test_a_row_that_always_hangs_is_told_from_an_outage(stack: Stack, folder: Path) -> None:
     """All others pass, it is given up on with the reason, and can be retried."""
-    start_crew(stack)
+    start_processes(stack)
     hangs = "league_00007"
     stack.vectors.set_faults([FaultRule("pinecone.upsert", "hang", id=hangs, seconds=HANG)])
     stack.seed("--leagues", "--dir", str(write_leagues(folder, LEAGUES)))
@@ -158,7 +158,7 @@ def begin_with_vectors(stack: Stack, folder: Path) -> None:
     ]
     stack.vectors.set_faults(rules[1:])
     half = write_leagues(folder, LEAGUES // 2)
-    start_crew(stack)
+    start_processes(stack)
     stack.seed("--leagues", "--dir", str(half))
     stack.until(lambda: stack.live("embedding") == 0, "embeddings of the first half")
     stack.vectors.reset_stats()
@@ -175,7 +175,7 @@ def test_half_of_the_calls_are_throttled(stack: Stack, folder: Path) -> None:
         ],
         seed=15,
     )
-    start_crew(stack)
+    start_processes(stack)
     stack.seed("--leagues", "--dir", str(write_leagues(folder, LEAGUES)))
     began = time.monotonic()
     stack.wait_until_drained()

@@ -15,9 +15,16 @@ from altsync.delivery import Batch
 from altsync.errors import SinkFailure
 from altsync.local.services.postgres import Postgres
 from altsync.operations import BreakerState, ErrorKind
+from tests.integration.database_fixture import (
+    DatabaseFixture,
+    dead_letter_exhausted,
+    deliver,
+    delivery,
+    embed,
+    leagues,
+)
 from tests.integration.fakes import Call, FakeGraph, FakeIndex
 from tests.integration.few_rights import role_that_lacks
-from tests.integration.world import World, bury_exhausted, deliver, delivery, embed, leagues
 
 #: Statements that break what a worker does after its claim, and those that put it right.
 BROKEN = {
@@ -54,53 +61,53 @@ def fails_at(point: str, error: Exception) -> Callable[[str], None]:
 
 @pytest.mark.parametrize("broken", BROKEN)
 def test_an_error_of_postgresql_gives_the_claim_back_and_opens_the_breaker(
-    world: World, database: Database, broken: str
+    pg: DatabaseFixture, database: Database, broken: str
 ) -> None:
     """Twelve times: more than the vanished workers after which an operation is given up on."""
     breaks, mends = BROKEN[broken]
-    world.save(*leagues(5))
+    pg.save(*leagues(5))
     graph = FakeGraph()
-    world.conn.execute(breaks)
+    pg.conn.execute(breaks)
     try:
         for _ in range(12):
             with pytest.raises(psycopg.Error):
                 deliver(database, graph)
-            assert {(op.status, op.attempts) for op in world.ops("neo4j")} == {("pending", 0)}
+            assert {(op.status, op.attempts) for op in pg.ops("neo4j")} == {("pending", 0)}
             assert deliver(database, graph) == Batch()
-            bury_exhausted(world, database)
-            world.pass_time(1000)
+            dead_letter_exhausted(pg, database)
+            pg.advance_time(1000)
     finally:
-        world.conn.execute(mends)
-    health = sink_health(world.conn)["neo4j"]
+        pg.conn.execute(mends)
+    health = sink_health(pg.conn)["neo4j"]
     assert health.state is BreakerState.OPEN
     assert {"reading": "UndefinedColumn", "settling": "UndefinedColumn"}.get(
         broken, "CheckViolation"
     ) in (health.reason or "")
     delivery(database, graph).drain(10)
-    assert world.counts("neo4j") == {"synced": 5}
-    assert sink_health(world.conn)["neo4j"].state is BreakerState.CLOSED
+    assert pg.counts("neo4j") == {"synced": 5}
+    assert sink_health(pg.conn)["neo4j"].state is BreakerState.CLOSED
 
 
 @pytest.mark.parametrize("revoked", REVOKED)
 def test_a_right_that_is_missing_gives_the_claim_back_and_opens_the_breaker_with_its_grant(
-    world: World, postgres: Postgres, database: Database, revoked: str
+    pg: DatabaseFixture, postgres: Postgres, database: Database, revoked: str
 ) -> None:
     """Twelve times: more than the vanished workers after which an operation is given up on."""
-    world.save(*leagues(5))
+    pg.save(*leagues(5))
     graph = FakeGraph()
     with (
-        role_that_lacks(postgres, world.url, "nothing") as role,
+        role_that_lacks(postgres, pg.url, "nothing") as role,
         closing(Database(role.url)) as limited,
     ):
         role.grant(REVOKED[revoked])
         for _ in range(12):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 deliver(limited, graph)
-            assert {(op.status, op.attempts) for op in world.ops("neo4j")} == {("pending", 0)}
+            assert {(op.status, op.attempts) for op in pg.ops("neo4j")} == {("pending", 0)}
             assert deliver(limited, graph) == Batch()
-            bury_exhausted(world, database)
-            world.pass_time(1000)
-        health = sink_health(world.conn)["neo4j"]
+            dead_letter_exhausted(pg, database)
+            pg.advance_time(1000)
+        health = sink_health(pg.conn)["neo4j"]
         assert health.state is BreakerState.OPEN
         assert health.reason == (
             "InsufficientPrivilege: permission denied for table league: GRANT SELECT, INSERT, "
@@ -108,18 +115,18 @@ def test_a_right_that_is_missing_gives_the_claim_back_and_opens_the_breaker_with
         )
         role.grant("GRANT SELECT, UPDATE ON league TO {role}")
         delivery(limited, graph).drain(10)
-        assert world.counts("neo4j") == {"synced": 5}
-        assert sink_health(world.conn)["neo4j"].state is BreakerState.CLOSED
+        assert pg.counts("neo4j") == {"synced": 5}
+        assert sink_health(pg.conn)["neo4j"].state is BreakerState.CLOSED
 
 
 def test_a_right_to_the_outbox_that_is_lost_after_the_claim_leaves_it_to_the_lease(
-    world: World, postgres: Postgres
+    pg: DatabaseFixture, postgres: Postgres
 ) -> None:
     """Nothing can be given back then, and nothing is given up on."""
-    world.save(*leagues(5))
+    pg.save(*leagues(5))
     graph = FakeGraph()
     with (
-        role_that_lacks(postgres, world.url, "nothing") as role,
+        role_that_lacks(postgres, pg.url, "nothing") as role,
         closing(Database(role.url)) as database,
     ):
 
@@ -130,33 +137,33 @@ def test_a_right_to_the_outbox_that_is_lost_after_the_claim_leaves_it_to_the_lea
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             delivery(database, graph, revoke).deliver_batch()
         for _ in range(12):
-            world.pass_time(1000)
+            pg.advance_time(1000)
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 deliver(database, graph)
-        assert world.counts("neo4j") == {"in_progress": 5}
+        assert pg.counts("neo4j") == {"in_progress": 5}
         role.grant("GRANT UPDATE ON sync_operation TO {role}")
         delivery(database, graph).drain(10)
-        assert world.counts("neo4j") == {"synced": 5}
+        assert pg.counts("neo4j") == {"synced": 5}
 
 
 @pytest.mark.parametrize("point", ["claimed", "read", "placed", "called", "settling", "told"])
 def test_a_defect_at_any_step_gives_the_claim_back(
-    world: World, database: Database, point: str
+    pg: DatabaseFixture, database: Database, point: str
 ) -> None:
-    world.save(*leagues(5))
+    pg.save(*leagues(5))
     graph = FakeGraph()
     defect = fails_at(point, ZeroDivisionError("by zero"))
     for _ in range(12):
         with pytest.raises(ZeroDivisionError):
             delivery(database, graph, defect).deliver_batch()
-        live = [op for op in world.ops("neo4j") if op.live]
+        live = [op for op in pg.ops("neo4j") if op.live]
         assert {(op.status, op.attempts) for op in live} <= {("pending", 0)}
-        assert "by zero" in (sink_health(world.conn)["neo4j"].reason or "")
-        world.pass_time(1000)
+        assert "by zero" in (sink_health(pg.conn)["neo4j"].reason or "")
+        pg.advance_time(1000)
         if not live:
             break
     delivery(database, graph).drain(10)
-    assert world.counts("neo4j") == {"synced": 5}
+    assert pg.counts("neo4j") == {"synced": 5}
 
 
 @pytest.mark.parametrize(
@@ -172,24 +179,24 @@ def test_a_defect_at_any_step_gives_the_claim_back(
     ids=lambda one: type(one).__name__,
 )
 def test_a_lost_connection_gives_the_claim_back_and_opens_no_breaker(
-    world: World, database: Database, error: Exception
+    pg: DatabaseFixture, database: Database, error: Exception
 ) -> None:
     """PostgreSQL is back when the claim is released: the sink waits for nothing."""
-    world.save(*leagues(5))
+    pg.save(*leagues(5))
     graph = FakeGraph()
     with pytest.raises(type(error)):
         delivery(database, graph, fails_at("read", error)).deliver_batch()
-    assert {(op.status, op.attempts) for op in world.ops("neo4j")} == {("pending", 0)}
-    assert sink_health(world.conn)["neo4j"].state is BreakerState.CLOSED
+    assert {(op.status, op.attempts) for op in pg.ops("neo4j")} == {("pending", 0)}
+    assert sink_health(pg.conn)["neo4j"].state is BreakerState.CLOSED
     assert deliver(database, graph).settlement.synced == 5
 
 
 def test_a_call_without_an_answer_stays_unsure_when_its_settlement_fails(
-    world: World, database: Database
+    pg: DatabaseFixture, database: Database
 ) -> None:
     """What may still land is written once more, although nobody could write down why."""
     index = FakeIndex()
-    world.save(*leagues(1))
+    pg.save(*leagues(1))
     embed(database)
 
     def silent(call: Call) -> None:
@@ -198,24 +205,24 @@ def test_a_call_without_an_answer_stays_unsure_when_its_settlement_fails(
     index.before = silent
     with pytest.raises(ZeroDivisionError):
         delivery(database, index, fails_at("settling", ZeroDivisionError())).deliver_batch()
-    assert world.live("pinecone", "l000").outcome_unknown
+    assert pg.live("pinecone", "l000").outcome_unknown
 
 
 def test_a_worker_of_another_release_claims_and_buries_nothing(
-    world: World, database: Database
+    pg: DatabaseFixture, database: Database
 ) -> None:
-    world.save(*leagues(2))
+    pg.save(*leagues(2))
     graph = FakeGraph()
-    world.claim("neo4j", limit=1)
-    world.conn.execute("UPDATE sync_operation SET attempts = 10 WHERE status = 'in_progress'")
-    world.end_leases()
-    world.conn.execute("UPDATE alembic_version SET version_num = '9999'")
+    pg.claim("neo4j", limit=1)
+    pg.conn.execute("UPDATE sync_operation SET attempts = 10 WHERE status = 'in_progress'")
+    pg.expire_leases()
+    pg.conn.execute("UPDATE alembic_version SET version_num = '9999'")
     try:
         assert deliver(database, graph) == Batch()
-        bury_exhausted(world, database)
-        assert "dead" not in world.counts("neo4j")
-        assert sink_health(world.conn)["neo4j"].state is BreakerState.CLOSED
+        dead_letter_exhausted(pg, database)
+        assert "dead" not in pg.counts("neo4j")
+        assert sink_health(pg.conn)["neo4j"].state is BreakerState.CLOSED
     finally:
-        world.conn.execute("UPDATE alembic_version SET version_num = %s", (own_revision(),))
-    bury_exhausted(world, database)
-    assert world.counts("neo4j") == {"pending": 1, "dead": 1}
+        pg.conn.execute("UPDATE alembic_version SET version_num = %s", (own_revision(),))
+    dead_letter_exhausted(pg, database)
+    assert pg.counts("neo4j") == {"pending": 1, "dead": 1}

@@ -7,10 +7,10 @@ from itertools import islice
 
 import pytest
 
-from tests.faults.plan import Plan
 from tests.faults.random_processes import Report, vacuous
 from tests.faults.searching import run
-from tests.faults.verdicts import Wrong, kinds
+from tests.faults.violations import Problem, kinds
+from tests.faults.workload import Workload
 
 
 @pytest.mark.slow
@@ -25,9 +25,9 @@ def test_every_sink_equals_postgresql_whoever_was_killed(database_url: str) -> N
 
 def test_the_same_seed_gives_the_same_plan() -> None:
     """So a run can be repeated, but for what the scheduler does."""
-    one, again, other = Plan(7), Plan(7), Plan(8)
+    one, again, other = Workload(7), Workload(7), Workload(8)
 
-    def plan(of: Plan) -> object:
+    def plan(of: Workload) -> object:
         return list(islice(of.actions("seeder-1", 3), 50)), of.outages("neo4j", 1, 6.0)
 
     assert plan(one) == plan(again)
@@ -38,11 +38,11 @@ def test_a_run_that_did_too_little_fails() -> None:
     """It would prove nothing."""
     full = Report(
         seed=1,
-        trouble_seconds=60.0,
+        fault_seconds=60.0,
         checks=5,
         kills=100,
         operations=5000,
-        echoes=10,
+        confirming_writes=10,
         texts=500,
         events={"operations.lease_lost": 2},
     )
@@ -50,8 +50,8 @@ def test_a_run_that_did_too_little_fails() -> None:
     for lacking in (
         replace(full, kills=3),
         replace(full, operations=80),
-        replace(full, echoes=0),
+        replace(full, confirming_writes=0),
         replace(full, checks=0),
         replace(full, events={}),
     ):
-        assert kinds(vacuous(lacking)) == {Wrong.VACUOUS}
+        assert kinds(vacuous(lacking)) == {Problem.VACUOUS}

@@ -12,14 +12,14 @@ from altsync.seed.options import SeedOptions
 from altsync.seed.report import SeedReport
 from tests import sports
 from tests.conftest import TOPOLOGY
+from tests.integration.database_fixture import DatabaseFixture, archetype, league
 from tests.integration.seeds import archetype_line, league_line, living, seed, write
 from tests.integration.verifying import Site
-from tests.integration.world import World, archetype, league
 
 
-def archetypes_of(world: World) -> set[str]:
+def archetypes_of(pg: DatabaseFixture) -> set[str]:
     """Archetypes that leagues name."""
-    return {row[0] for row in world.conn.execute("SELECT DISTINCT sport_archetype FROM league")}
+    return {row[0] for row in pg.conn.execute("SELECT DISTINCT sport_archetype FROM league")}
 
 
 def folder_of(folder: Path, archetype_name: str, named: str) -> Path:
@@ -32,66 +32,68 @@ def folder_of(folder: Path, archetype_name: str, named: str) -> Path:
 
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_leagues_of_a_renamed_archetype_follow_it(
-    world: World, tmp_path: Path, dry_run: bool
+    pg: DatabaseFixture, tmp_path: Path, dry_run: bool
 ) -> None:
     """In the transaction that renames it: nothing is half done."""
-    assert seed(world, folder_of(tmp_path, "rowing", "rowing")).total.rejected == 0
-    renamed = seed(world, folder_of(tmp_path, "boat_racing", "boat_racing"), dry_run=dry_run)
+    assert seed(pg, folder_of(tmp_path, "rowing", "rowing")).total.rejected == 0
+    renamed = seed(pg, folder_of(tmp_path, "boat_racing", "boat_racing"), dry_run=dry_run)
     assert renamed.total.rejected == 0
-    assert archetypes_of(world) == {"rowing" if dry_run else "boat_racing"}
-    back = seed(world, folder_of(tmp_path, "rowing", "rowing")).total
+    assert archetypes_of(pg) == {"rowing" if dry_run else "boat_racing"}
+    back = seed(pg, folder_of(tmp_path, "rowing", "rowing")).total
     assert (back.rejected, back.unchanged) == (0, 3 if dry_run else 2)
-    assert archetypes_of(world) == {"rowing"}
+    assert archetypes_of(pg) == {"rowing"}
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_lines_that_name_the_former_key_of_an_archetype_are_refused(
-    world: World, tmp_path: Path, dry_run: bool
+    pg: DatabaseFixture, tmp_path: Path, dry_run: bool
 ) -> None:
     """What they said before has moved along, so that no league leads to an empty stub."""
-    seed(world, folder_of(tmp_path, "rowing", "rowing"))
-    renamed = seed(world, folder_of(tmp_path, "boat_racing", "rowing"), dry_run=dry_run)
+    seed(pg, folder_of(tmp_path, "rowing", "rowing"))
+    renamed = seed(pg, folder_of(tmp_path, "boat_racing", "rowing"), dry_run=dry_run)
     assert (renamed.total.rejected, renamed.total.updated) == (2, 1)
-    assert archetypes_of(world) == {"rowing" if dry_run else "boat_racing"}
+    assert archetypes_of(pg) == {"rowing" if dry_run else "boat_racing"}
 
 
-def test_the_former_key_of_an_archetype_is_free_for_no_other(world: World, tmp_path: Path) -> None:
+def test_the_former_key_of_an_archetype_is_free_for_no_other(
+    pg: DatabaseFixture, tmp_path: Path
+) -> None:
     """The line that wants it is refused, and so are leagues that name it; theirs have moved."""
-    seed(world, folder_of(tmp_path, "rowing", "rowing"))
+    seed(pg, folder_of(tmp_path, "rowing", "rowing"))
     lines = [archetype_line("a1", "sculling"), archetype_line("a2", "rowing")]
     write(tmp_path, "archetypes.jsonl", lines)
-    report = seed(world, tmp_path)
+    report = seed(pg, tmp_path)
     assert report.total.rejected == 3
-    assert archetypes_of(world) == {"sculling"}
+    assert archetypes_of(pg) == {"sculling"}
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_a_new_archetype_may_be_named_in_the_same_run(
-    world: World, tmp_path: Path, dry_run: bool
+    pg: DatabaseFixture, tmp_path: Path, dry_run: bool
 ) -> None:
     """It is loaded before its leagues."""
-    report = seed(world, folder_of(tmp_path, "rowing", "rowing"), dry_run=dry_run)
+    report = seed(pg, folder_of(tmp_path, "rowing", "rowing"), dry_run=dry_run)
     assert (report.total.created, report.total.rejected) == (3, 0)
 
 
-def test_leagues_of_a_refused_archetype_are_refused(world: World, tmp_path: Path) -> None:
+def test_leagues_of_a_refused_archetype_are_refused(pg: DatabaseFixture, tmp_path: Path) -> None:
     """A line that cannot be loaded gives no name."""
     folder_of(tmp_path, "rowing", "rowing")
     bad = archetype_line("a1", "rowing")
     del bad["display_name"]
     write(tmp_path, "archetypes.jsonl", [bad])
-    assert seed(world, tmp_path).total.rejected == 3
-    assert archetypes_of(world) == set()
+    assert seed(pg, tmp_path).total.rejected == 3
+    assert archetypes_of(pg) == set()
 
 
 def test_a_stub_that_stays_is_drift(site: Site) -> None:
     """An archetype that was deleted by SQL's hand while leagues name it, or was never loaded."""
-    site.world.save(league("odd", sport_archetype="rowing"))
+    site.pg.save(league("odd", sport_archetype="rowing"))
     site.deliver()
     assert site.drift() == {"neo4j": {"missing": 1}}
     tally = next(t for t in site.verify().tallies if t.sink == "neo4j")
     assert "rowing" in " ".join(next(iter(tally.samples.values())))
-    site.world.save(archetype("rowing"))
+    site.pg.save(archetype("rowing"))
     site.deliver()
     assert site.drift(deep=True) == {}
 
@@ -114,63 +116,63 @@ def named_by(folder: Path, *names: str) -> Path:
 @pytest.mark.parametrize("dry_run", [True, False])
 @pytest.mark.parametrize("when", ["this run", "an earlier run"])
 def test_an_archetype_that_leagues_of_another_folder_name_is_not_pruned(
-    world: World, tmp_path: Path, name: str, when: str, dry_run: bool
+    pg: DatabaseFixture, tmp_path: Path, name: str, when: str, dry_run: bool
 ) -> None:
     """Known to altsync or not, and a dry run says the same."""
     mine, theirs = tmp_path / "mine", tmp_path / "theirs"
-    seed(world, archetypes(mine, name), sports.ARCHETYPES)
+    seed(pg, archetypes(mine, name), sports.ARCHETYPES)
     folder = theirs if when == "an earlier run" else mine
     named_by(folder, name)
     if when == "an earlier run":
-        seed(world, theirs, sports.LEAGUES)
+        seed(pg, theirs, sports.LEAGUES)
     archetypes(mine)
     parts = (sports.ARCHETYPES,) if when == "an earlier run" else ()
     for _ in range(2):
         with pytest.raises(SeedError, match=rf"{name} \(1 league\)"):
-            seed(world, mine, *parts, prune=True, dry_run=dry_run)
-        assert f"a-{name}" in living(world, "sport_archetype")
+            seed(pg, mine, *parts, prune=True, dry_run=dry_run)
+        assert f"a-{name}" in living(pg, "sport_archetype")
 
 
 def test_leagues_may_not_name_an_archetype_that_an_earlier_run_pruned(
-    world: World, tmp_path: Path
+    pg: DatabaseFixture, tmp_path: Path
 ) -> None:
     mine, theirs = tmp_path / "mine", tmp_path / "theirs"
-    seed(world, archetypes(mine, "rowing"))
-    seed(world, archetypes(mine), prune=True)
-    report = seed(world, named_by(theirs, "rowing"), sports.LEAGUES)
+    seed(pg, archetypes(mine, "rowing"))
+    seed(pg, archetypes(mine), prune=True)
+    report = seed(pg, named_by(theirs, "rowing"), sports.LEAGUES)
     assert (report.total.created, report.total.rejected) == (0, 1)
 
 
 def test_an_archetype_is_not_pruned_when_another_seeder_names_it_meanwhile(
-    world: World, tmp_path: Path
+    pg: DatabaseFixture, tmp_path: Path
 ) -> None:
     """Between the look and the deletion."""
-    seed(world, archetypes(tmp_path, "rowing"))
+    seed(pg, archetypes(tmp_path, "rowing"))
     archetypes(tmp_path)
 
     def at(point: str) -> None:
         if point == "checked":
-            world.save(league("other", sport_archetype="rowing"))
+            pg.save(league("other", sport_archetype="rowing"))
 
     options = SeedOptions(tmp_path, (sports.ARCHETYPES,), prune=True)
     with pytest.raises(SeedError, match="rowing"):
-        Loader(world.conn, TOPOLOGY, options, SeedReport(None), at=at).run()
-    assert "a-rowing" in living(world, "sport_archetype")
+        Loader(pg.conn, TOPOLOGY, options, SeedReport(None), at=at).run()
+    assert "a-rowing" in living(pg, "sport_archetype")
 
 
 def test_a_known_archetype_that_was_loaded_and_deleted_is_drift(site: Site, tmp_path: Path) -> None:
     """One that was never loaded has a node without properties by design."""
-    site.world.save(league("odd", sport_archetype="precision"))
+    site.pg.save(league("odd", sport_archetype="precision"))
     site.deliver()
     assert site.drift() == {}
-    seed(site.world, archetypes(tmp_path, "precision"), sports.ARCHETYPES)
+    seed(site.pg, archetypes(tmp_path, "precision"), sports.ARCHETYPES)
     site.deliver()
-    site.world.conn.execute(
+    site.pg.conn.execute(
         "UPDATE sport_archetype SET deleted_at = now(), version = nextval('entity_version') "
         "WHERE archetype_name = 'precision'"
     )
     tally = next(t for t in site.verify().tallies if t.sink == "neo4j")
     assert any("archetype precision" in key for keys in tally.samples.values() for key in keys)
-    seed(site.world, tmp_path, sports.ARCHETYPES)
+    seed(site.pg, tmp_path, sports.ARCHETYPES)
     site.deliver()
     assert site.drift(deep=True) == {}

@@ -24,6 +24,7 @@ from altsync.seed.report import SHOWN, SeedReport
 from altsync.sentences import Exit
 from tests import sports
 from tests.conftest import TOPOLOGY
+from tests.integration.database_fixture import DatabaseFixture
 from tests.integration.seeds import (
     Fields,
     contract_line,
@@ -36,7 +37,6 @@ from tests.integration.seeds import (
     tag_of,
     write,
 )
-from tests.integration.world import World
 
 TEN = [league_line(f"l{n}") for n in range(10)]
 
@@ -46,16 +46,16 @@ def relationship(number: int, source: str, target: str, **more: Any) -> Fields:
     return {"id": f"r{number}", "type": "COMPETES_WITH", "source": source, "target": target, **more}
 
 
-def finish(world: World) -> None:
+def finish(pg: DatabaseFixture) -> None:
     """Take every live operation as delivered."""
-    world.conn.execute(
+    pg.conn.execute(
         "UPDATE sync_operation SET status = 'synced', finished_at = now() WHERE finished_at IS NULL"
     )
 
 
-def pending(world: World) -> int:
+def pending(pg: DatabaseFixture) -> int:
     """Live operations."""
-    return sum(op.live for op in world.ops())
+    return sum(op.live for op in pg.ops())
 
 
 # --- files -------------------------------------------------------------------------------------
@@ -78,28 +78,28 @@ BROKEN: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_file_that_cannot_be_read_costs_itself_and_prunes_nothing(
-    world: World, tmp_path: Path, kind: str
+    pg: DatabaseFixture, tmp_path: Path, kind: str
 ) -> None:
     write(tmp_path, "leagues/a.jsonl", TEN)
-    seed(world, tmp_path)
+    seed(pg, tmp_path)
     write(tmp_path, "leagues/a.jsonl", [*TEN[:8], league_line("new")])
     BROKEN[kind](tmp_path / "leagues/x.jsonl")
-    report = seed(world, tmp_path, prune=True, yes=True)
+    report = seed(pg, tmp_path, prune=True, yes=True)
     assert short(report.total) == (10, 1, 0, 8, 0, 1)
     assert [str(line).partition(": ")[0] for line in report.shown] == ["leagues/x.jsonl"]
     assert report.notes == ["nothing was pruned: leagues/x.jsonl cannot be read"]
-    assert len(living(world)) == 11
+    assert len(living(pg)) == 11
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.csv", "a.jsonl.xz", "sub/a.txt", "../venues.jsonl"])
 def test_nothing_is_pruned_while_a_file_of_the_folder_is_not_read(
-    world: World, tmp_path: Path, name: str
+    pg: DatabaseFixture, tmp_path: Path, name: str
 ) -> None:
     write(tmp_path, "leagues/a.jsonl", TEN)
-    seed(world, tmp_path)
+    seed(pg, tmp_path)
     write(tmp_path, "leagues/a.jsonl", TEN[:9])
     write(tmp_path, f"leagues/{name}", TEN[9:])
-    report = seed(world, tmp_path, prune=True, yes=True)
+    report = seed(pg, tmp_path, prune=True, yes=True)
     label = name.removeprefix("../") if name.startswith("..") else f"leagues/{name}"
     assert (report.total.rejected, report.total.deleted) == (0, 0)
     assert report.notes[0].startswith(f"{label}: not read: ")
@@ -109,10 +109,10 @@ def test_nothing_is_pruned_while_a_file_of_the_folder_is_not_read(
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"], ["--category", "naming"], ["--limit", "5"]])
 def test_a_run_that_prunes_nothing_though_it_was_asked_to_ends_with_3(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+    pg: DatabaseFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
 ) -> None:
     """Also where no line was refused; without --prune the same files end with 0."""
-    monkeypatch.setenv("DATABASE_URL", world.url)
+    monkeypatch.setenv("DATABASE_URL", pg.url)
     monkeypatch.setenv("ALTSYNC_HOME", str(tmp_path / "home"))
     write(tmp_path, "examples/naming.jsonl", [])
     write(tmp_path, "leagues/a.jsonl", TEN)
@@ -131,46 +131,46 @@ def test_a_run_that_prunes_nothing_though_it_was_asked_to_ends_with_3(
 
 @pytest.mark.parametrize("name", ["b.ndjson", "B.JSONL", "sub/b.jsonl", "b.jsonl.gz"])
 def test_what_moves_to_another_form_of_file_is_not_pruned(
-    world: World, tmp_path: Path, name: str
+    pg: DatabaseFixture, tmp_path: Path, name: str
 ) -> None:
     write(tmp_path, "leagues/a.jsonl", TEN)
-    seed(world, tmp_path)
+    seed(pg, tmp_path)
     write(tmp_path, "leagues/a.jsonl", TEN[:5])
     write(tmp_path, f"leagues/{name}", TEN[5:])
     if name.endswith(".gz"):
         file = tmp_path / "leagues" / name
         file.write_bytes(gzip.compress(file.read_bytes()))
-    assert short(seed(world, tmp_path, prune=True).total) == (10, 0, 0, 10, 0, 0)
+    assert short(seed(pg, tmp_path, prune=True).total) == (10, 0, 0, 10, 0, 0)
 
 
 def test_leavings_of_editors_are_neither_loaded_nor_in_the_way(
-    world: World, tmp_path: Path
+    pg: DatabaseFixture, tmp_path: Path
 ) -> None:
     write(tmp_path, "leagues/a.jsonl", TEN)
-    seed(world, tmp_path)
+    seed(pg, tmp_path)
     write(tmp_path, "leagues/a.jsonl", TEN[:9])
     for name in ("._a.jsonl", ".r.jsonl", "a.jsonl~", "a.jsonl.bak"):
         write(tmp_path, f"leagues/{name}", [league_line("stray"), b"\x00\x05\x16\x07"])
     (tmp_path / "leagues/.#a.jsonl").symlink_to("someone@host.1")
-    report = seed(world, tmp_path, prune=True)
+    report = seed(pg, tmp_path, prune=True)
     assert short(report.total) == (9, 0, 0, 9, 1, 0)
     assert report.notes == []
 
 
-def test_a_file_without_lines_is_noted(world: World, tmp_path: Path) -> None:
+def test_a_file_without_lines_is_noted(pg: DatabaseFixture, tmp_path: Path) -> None:
     write(tmp_path, "leagues/a.jsonl", TEN)
     write(tmp_path, "leagues/b.jsonl", ["", "  "])
-    assert seed(world, tmp_path).notes == ["leagues/b.jsonl: holds no line"]
+    assert seed(pg, tmp_path).notes == ["leagues/b.jsonl: holds no line"]
 
 
-def test_a_batch_ends_at_bytes_as_well_as_at_lines(world: World, tmp_path: Path) -> None:
+def test_a_batch_ends_at_bytes_as_well_as_at_lines(pg: DatabaseFixture, tmp_path: Path) -> None:
     """Two thousand lines of a megabyte would be in memory several times over."""
     lines = [league_line(f"l{n}", description="x" * 1_000_000) for n in range(12)]
     write(tmp_path, "leagues.jsonl", lines)
     points: list[str] = []
     options = SeedOptions(tmp_path, (sports.LEAGUES,))
     report = SeedReport(None)
-    Loader(world.conn, TOPOLOGY, options, report, at=points.append).run()
+    Loader(pg.conn, TOPOLOGY, options, report, at=points.append).run()
     assert report.total.created == 12
     assert points.count("committed") >= 12_000_000 // (BATCH_BYTES + 1_100_000)
 
@@ -207,59 +207,59 @@ def _good(part: Part) -> list[Fields]:
 @pytest.mark.parametrize("place", [0, 5, 8])
 @pytest.mark.parametrize("reason", LATE)
 def test_a_strict_run_loads_all_of_a_file_or_nothing_whatever_the_reason(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, place: int
+    pg: DatabaseFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, place: int
 ) -> None:
     """Over batches, wherever the bad line stands, and other files are loaded."""
     monkeypatch.setattr(loader, "BATCH", 3)
     write(tmp_path, "leagues/a.jsonl", TEN)
-    seed(world, tmp_path)
-    finish(world)
+    seed(pg, tmp_path)
+    finish(pg)
     part, bad = LATE[reason]
     lines = _good(part)
     lines[place:place] = bad
     table = {sports.RELATIONSHIPS: "league_relationship"}.get(
         part, part.entity_type or part.value.removesuffix("s")
     )
-    before = world.conn.execute(f"SELECT * FROM {table} ORDER BY id").fetchall()
+    before = pg.conn.execute(f"SELECT * FROM {table} ORDER BY id").fetchall()
     write(tmp_path, f"{part}/b.jsonl", lines)
     write(tmp_path, "examples/zzz.jsonl", [example_line("other")])
-    report = seed(world, tmp_path, strict=True, followed=False)
+    report = seed(pg, tmp_path, strict=True, followed=False)
     if part is not sports.EXAMPLES:
-        assert world.conn.execute(f"SELECT * FROM {table} ORDER BY id").fetchall() == before
-    assert living(world, "few_shot_example") == {"other"}
-    assert pending(world) == 2
+        assert pg.conn.execute(f"SELECT * FROM {table} ORDER BY id").fetchall() == before
+    assert living(pg, "few_shot_example") == {"other"}
+    assert pending(pg) == 2
     assert report.total.rejected == 1
     assert report.parts[part].created == (1 if part is sports.EXAMPLES else 0)
     assert report.notes == [f"{part}/b.jsonl: refused as a whole, 1 bad line (--strict)"]
-    assert world.scalar("SELECT count(*) FROM tag_registry WHERE seed_id LIKE 'b%%'") == 0
+    assert pg.scalar("SELECT count(*) FROM tag_registry WHERE seed_id LIKE 'b%%'") == 0
 
 
 def test_a_strict_run_loads_a_good_file_of_many_batches(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pg: DatabaseFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loader, "BATCH", 3)
     write(tmp_path, "leagues/a.jsonl", TEN)
     write(tmp_path, "documents.jsonl", [document_line(f"d{n}", f"l{n}") for n in range(10)])
-    report = seed(world, tmp_path, strict=True)
+    report = seed(pg, tmp_path, strict=True)
     assert short(report.total) == (20, 20, 0, 0, 0, 0)
-    assert short(seed(world, tmp_path, strict=True).total) == (20, 0, 0, 20, 0, 0)
+    assert short(seed(pg, tmp_path, strict=True).total) == (20, 0, 0, 20, 0, 0)
 
 
-def test_a_dry_strict_run_says_what_the_run_does(world: World, tmp_path: Path) -> None:
+def test_a_dry_strict_run_says_what_the_run_does(pg: DatabaseFixture, tmp_path: Path) -> None:
     write(tmp_path, "leagues/a.jsonl", [*TEN, TEN[0]])
     write(tmp_path, "leagues/b.jsonl", [league_line("good")])
     write(tmp_path, "documents.jsonl", [document_line("d1", "l1"), document_line("d2", "good")])
-    dry = seed(world, tmp_path, strict=True, dry_run=True)
-    assert living(world) == set()
-    real = seed(world, tmp_path, strict=True)
+    dry = seed(pg, tmp_path, strict=True, dry_run=True)
+    assert living(pg) == set()
+    real = seed(pg, tmp_path, strict=True)
     assert dry.as_json() == real.as_json()
-    assert living(world) == {"good"}
+    assert living(pg) == {"good"}
 
 
-def test_two_strict_runs_of_the_same_files_end_as_one(world: World, tmp_path: Path) -> None:
+def test_two_strict_runs_of_the_same_files_end_as_one(pg: DatabaseFixture, tmp_path: Path) -> None:
     """The second waits for the first one's transaction, and finds everything as it says."""
     write(tmp_path, "leagues.jsonl", TEN)
-    other = World(world.url)
+    other = DatabaseFixture(pg.url)
     met: list[SeedReport] = []
 
     def at(point: str) -> None:
@@ -268,7 +268,7 @@ def test_two_strict_runs_of_the_same_files_end_as_one(world: World, tmp_path: Pa
 
     report = SeedReport(None)
     options = SeedOptions(tmp_path, (sports.LEAGUES,), strict=True)
-    Loader(world.conn, TOPOLOGY, options, report, at=at).run()
+    Loader(pg.conn, TOPOLOGY, options, report, at=at).run()
     other.close()
     assert (met[0].total.created, report.total.unchanged, report.total.rejected) == (10, 10, 0)
 
@@ -288,31 +288,31 @@ REFUSED: dict[str, list[Fields]] = {
 
 @pytest.mark.parametrize("reason", REFUSED)
 def test_a_refused_relationship_costs_no_operation(
-    world: World, tmp_path: Path, reason: str
+    pg: DatabaseFixture, tmp_path: Path, reason: str
 ) -> None:
     good = [relationship(1, "l0", "l1"), relationship(2, "l2", "l3")]
     write(tmp_path, "leagues.jsonl", TEN)
     write(tmp_path, "relationships.jsonl", good)
-    seed(world, tmp_path)
-    finish(world)
+    seed(pg, tmp_path)
+    finish(pg)
     kept = good[:1] if "loaded" in reason else good
     write(tmp_path, "relationships.jsonl", [*kept, *REFUSED[reason]])
     for _ in range(2):
-        report = seed(world, tmp_path)
+        report = seed(pg, tmp_path)
         assert (report.total.operations, report.total.rejected) == (0, 1)
-        assert pending(world) == 0
+        assert pending(pg) == 0
 
 
 def test_a_refused_relationship_beside_a_new_one_carries_the_new_one_alone(
-    world: World, tmp_path: Path
+    pg: DatabaseFixture, tmp_path: Path
 ) -> None:
     write(tmp_path, "leagues.jsonl", TEN)
-    seed(world, tmp_path)
-    finish(world)
+    seed(pg, tmp_path)
+    finish(pg)
     lines = [relationship(1, "l0", "l1"), relationship(2, "l5", "nothing")]
     write(tmp_path, "relationships.jsonl", lines)
-    assert seed(world, tmp_path).total.operations == 1
-    assert [op.entity_key for op in world.ops() if op.live] == [tag_of(world, "l0")]
+    assert seed(pg, tmp_path).total.operations == 1
+    assert [op.entity_key for op in pg.ops() if op.live] == [tag_of(pg, "l0")]
 
 
 NAMING: dict[Part, Callable[[], Fields]] = {
@@ -325,63 +325,63 @@ NAMING: dict[Part, Callable[[], Fields]] = {
 @pytest.mark.parametrize("dry", [True, False])
 @pytest.mark.parametrize("part", NAMING)
 def test_what_names_a_league_that_is_pruned_is_refused_at_the_first_run(
-    world: World, tmp_path: Path, part: Part, dry: bool
+    pg: DatabaseFixture, tmp_path: Path, part: Part, dry: bool
 ) -> None:
     write(tmp_path, "leagues.jsonl", TEN)
     write(tmp_path, f"{part}.jsonl", [NAMING[part]()])
-    seed(world, tmp_path)
+    seed(pg, tmp_path)
     write(tmp_path, "leagues.jsonl", TEN[:9])
-    first = seed(world, tmp_path, prune=True, dry_run=dry)
+    first = seed(pg, tmp_path, prune=True, dry_run=dry)
     assert short(first.parts[sports.LEAGUES]) == (9, 0, 0, 9, 1, 0)
     assert short(first.parts[part]) == (1, 0, 0, 0, 0, 1)
     assert "no league with the seed id 'l9' stays: --prune deletes it" in first.shown[0].reason
     if not dry:
-        finish(world)
-        again = seed(world, tmp_path, prune=True)
+        finish(pg)
+        again = seed(pg, tmp_path, prune=True)
         assert short(again.parts[part]) == (1, 0, 0, 0, 0, 1)
         assert again.total.operations == 0
 
 
 def test_a_league_whose_line_is_refused_stays_and_so_does_what_names_it(
-    world: World, tmp_path: Path
+    pg: DatabaseFixture, tmp_path: Path
 ) -> None:
     write(tmp_path, "leagues.jsonl", TEN)
     write(tmp_path, "documents.jsonl", [document_line("d1", "l9")])
-    seed(world, tmp_path)
+    seed(pg, tmp_path)
     write(tmp_path, "leagues.jsonl", [*TEN[:9], {"id": "l9"}])
-    report = seed(world, tmp_path, prune=True)
+    report = seed(pg, tmp_path, prune=True)
     assert (report.total.deleted, report.parts[sports.DOCUMENTS].unchanged) == (0, 1)
 
 
 # --- fields -------------------------------------------------------------------------------------
 
 
-def test_null_and_empty_optional_fields_are_absent(world: World, tmp_path: Path) -> None:
+def test_null_and_empty_optional_fields_are_absent(pg: DatabaseFixture, tmp_path: Path) -> None:
     """A row of an export has every column; the rows come to the same, with one note a file."""
     optional = ("location", "tier", "status", "description", "league_tag")
     write(tmp_path, "leagues/plain.jsonl", [TEN[0]])
-    seed(world, tmp_path)
+    seed(pg, tmp_path)
     row = "SELECT content_hash FROM league WHERE seed_id = 'l0'"
-    plain = world.scalar(row)
+    plain = pg.scalar(row)
     for empty in (None, ""):
         fields = dict.fromkeys(optional, empty)
         lines = [{**line, **fields, "extra": empty} for line in TEN]
         write(tmp_path, "leagues/plain.jsonl", [{**TEN[0], **fields}])
         write(tmp_path, "leagues/rows.jsonl", lines[1:])
-        report = seed(world, tmp_path)
+        report = seed(pg, tmp_path)
         assert report.total.rejected == 0
-        assert world.scalar(row) == plain
+        assert pg.scalar(row) == plain
         assert len(report.notes) == (2 if empty == "" else 0)
     assert report.notes[1] == (
         "leagues/rows.jsonl: empty text is taken as absent: location (9 times), tier (9 times), "
         "status (9 times), description (9 times), league_tag (9 times)"
     )
-    assert world.scalar("SELECT attributes FROM league WHERE seed_id = 'l1'") == {"extra": ""}
-    assert world.scalar("SELECT status FROM league WHERE seed_id = 'l1'") == "active"
+    assert pg.scalar("SELECT attributes FROM league WHERE seed_id = 'l1'") == {"extra": ""}
+    assert pg.scalar("SELECT status FROM league WHERE seed_id = 'l1'") == "active"
 
 
 @pytest.mark.parametrize("empty", [None, ""])
-def test_they_are_in_every_part(world: World, tmp_path: Path, empty: str | None) -> None:
+def test_they_are_in_every_part(pg: DatabaseFixture, tmp_path: Path, empty: str | None) -> None:
     nothing = {"category": empty, "sport_archetype": empty, "tags": empty}
     dates = {"start_date": empty, "end_date": empty, "status": empty, "counterparty": empty}
     write(tmp_path, "leagues.jsonl", TEN[:2])
@@ -393,8 +393,8 @@ def test_they_are_in_every_part(world: World, tmp_path: Path, empty: str | None)
     write(tmp_path, "documents.jsonl", [document_line("d1", "l0", kind=empty, body=empty)])
     write(tmp_path, "contracts.jsonl", [contract_line("c1", "l0", **dates)])
     write(tmp_path, "relationships.jsonl", [relationship(1, "l0", "l1", strength=empty)])
-    assert seed(world, tmp_path).total.rejected == 0
-    assert world.conn.execute(
+    assert seed(pg, tmp_path).total.rejected == 0
+    assert pg.conn.execute(
         "SELECT category, tags FROM few_shot_example ORDER BY seed_id"
     ).fetchall() == [("triage", []), ("triage", ["a"])]
 
@@ -402,10 +402,10 @@ def test_they_are_in_every_part(world: World, tmp_path: Path, empty: str | None)
 @pytest.mark.parametrize("empty", [None, ""])
 @pytest.mark.parametrize("field", ["id", "league_name", "sport_name", "sport_archetype"])
 def test_a_required_field_may_be_neither(
-    world: World, tmp_path: Path, field: str, empty: str | None
+    pg: DatabaseFixture, tmp_path: Path, field: str, empty: str | None
 ) -> None:
     write(tmp_path, "leagues.jsonl", [{**TEN[0], field: empty}])
-    (refused,) = seed(world, tmp_path).shown
+    (refused,) = seed(pg, tmp_path).shown
     assert refused.field == field
     word = "null" if empty is None else "empty"
     assert refused.reason == f"Field required, and may not be {word}"
@@ -424,21 +424,21 @@ def test_a_required_field_may_be_neither(
     ],
 )
 def test_a_date_in_another_form_is_refused_with_the_one_that_is_wanted(
-    world: World, tmp_path: Path, wrong: str
+    pg: DatabaseFixture, tmp_path: Path, wrong: str
 ) -> None:
     write(tmp_path, "leagues.jsonl", TEN[:1])
     write(tmp_path, "contracts.jsonl", [contract_line("c1", "l0", start_date=wrong)])
-    (refused,) = seed(world, tmp_path).shown
+    (refused,) = seed(pg, tmp_path).shown
     assert (refused.field, refused.reason) == ("start_date", "give a date as 2026-01-31")
 
 
-def test_an_end_before_its_start_is_refused(world: World, tmp_path: Path) -> None:
+def test_an_end_before_its_start_is_refused(pg: DatabaseFixture, tmp_path: Path) -> None:
     dates = {"start_date": "2026-02-01", "end_date": "2026-01-31"}
     write(tmp_path, "leagues.jsonl", TEN[:1])
     same = {"start_date": "2026-02-01", "end_date": "2026-02-01"}
     lines = [contract_line("c1", "l0", **dates), contract_line("c2", "l0", **same)]
     write(tmp_path, "contracts.jsonl", lines)
-    (refused,) = seed(world, tmp_path).shown
+    (refused,) = seed(pg, tmp_path).shown
     assert (refused.number, refused.field) == (1, "end_date")
     assert refused.reason == "2026-01-31 is before the start_date 2026-02-01"
 
@@ -448,11 +448,11 @@ def test_an_end_before_its_start_is_refused(world: World, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("dry", [True, False])
 def test_all_refused_lines_are_in_the_file_and_in_the_json(
-    world: World, tmp_path: Path, dry: bool
+    pg: DatabaseFixture, tmp_path: Path, dry: bool
 ) -> None:
     write(tmp_path / "seeds", "leagues.jsonl", [{"id": f"bad{n}"} for n in range(323)])
     report = SeedReport(tmp_path / "home" / "runs" / "one", only_refusals=dry)
-    seed(world, tmp_path / "seeds", report=report, dry_run=dry)
+    seed(pg, tmp_path / "seeds", report=report, dry_run=dry)
     report.close()
     assert len(report.shown) == SHOWN
     assert report.rejects_file is not None
@@ -461,10 +461,10 @@ def test_all_refused_lines_are_in_the_file_and_in_the_json(
     assert [entry["line"] for entry in report.refused()] == list(range(1, 324))
 
 
-def test_a_dry_run_that_refuses_nothing_leaves_no_file(world: World, tmp_path: Path) -> None:
+def test_a_dry_run_that_refuses_nothing_leaves_no_file(pg: DatabaseFixture, tmp_path: Path) -> None:
     write(tmp_path / "seeds", "leagues.jsonl", TEN)
     report = SeedReport(tmp_path / "home" / "runs" / "one", only_refusals=True)
-    seed(world, tmp_path / "seeds", report=report, dry_run=True)
+    seed(pg, tmp_path / "seeds", report=report, dry_run=True)
     report.close()
     assert not (tmp_path / "home").exists()
 
@@ -499,16 +499,16 @@ def test_a_link_in_the_folders_place_is_an_error(tmp_path: Path) -> None:
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-def test_tags_that_were_given_by_older_rules_stay(world: World, tmp_path: Path) -> None:
+def test_tags_that_were_given_by_older_rules_stay(pg: DatabaseFixture, tmp_path: Path) -> None:
     line = league_line("l1", league_name="Bayern–München Derby")
     write(tmp_path, "leagues.jsonl", [line])
-    with db.connect(world.url) as conn:
+    with db.connect(pg.url) as conn:
         conn.execute(
             "INSERT INTO tag_registry (entity_type, seed_id, tag) "
             "VALUES ('league', 'l1', 'bayernmunchen_derby')"
         )
-    seed(world, tmp_path)
-    assert tag_of(world, "l1") == "bayernmunchen_derby"
+    seed(pg, tmp_path)
+    assert tag_of(pg, "l1") == "bayernmunchen_derby"
     write(tmp_path, "leagues.jsonl", [line, {**line, "id": "l2"}])
-    assert short(seed(world, tmp_path).total) == (2, 1, 0, 1, 0, 0)
-    assert tag_of(world, "l2") == "bayern_munchen_derby"
+    assert short(seed(pg, tmp_path).total) == (2, 1, 0, 1, 0, 0)
+    assert tag_of(pg, "l2") == "bayern_munchen_derby"

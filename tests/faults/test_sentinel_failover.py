@@ -19,7 +19,7 @@ from redis.sentinel import MasterNotFoundError, Sentinel
 from altsync.local.services.broker import Broker
 from altsync.local.services.vectors import Vectors
 from tests.contract.doubles import closed_port
-from tests.integration.world import eventually
+from tests.integration.database_fixture import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ MASTER = "altsync-test"
 PASSWORD = "a-password-of-redis"
 
 #: Seconds for things that happen by themselves; far more than they need.
-PATIENCE = 120.0
+TIMEOUT = 120.0
 
 ARCHETYPE = {"archetype_name": "racing", "display_name": "Racing", "code_pattern": "R"}
 
@@ -83,7 +83,7 @@ def servers(program: str, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes
             started[name] = stack.enter_context(one)
         watcher: Any = Sentinel([("127.0.0.1", port)], socket_timeout=2)  # type: ignore[no-untyped-call]
 
-        eventually(lambda: master_of(watcher) and watcher.discover_slaves(MASTER), PATIENCE)
+        eventually(lambda: master_of(watcher) and watcher.discover_slaves(MASTER), TIMEOUT)
         watcher.address = f"sentinel://:{PASSWORD}@127.0.0.1:{port}"
         yield started["first"], watcher
 
@@ -125,7 +125,7 @@ def test_seeds_are_delivered_before_and_after_a_failover(
         def altsync(*arguments: str) -> dict[str, Any]:
             command = [sys.executable, "-m", "altsync", *arguments]
             done = subprocess.run(
-                command, env=env, cwd=tmp_path, capture_output=True, timeout=PATIENCE, check=False
+                command, env=env, cwd=tmp_path, capture_output=True, timeout=TIMEOUT, check=False
             )
             assert done.returncode == 0, done
             return json.loads(done.stdout) if done.stdout else {}
@@ -144,7 +144,7 @@ def test_seeds_are_delivered_before_and_after_a_failover(
 
         seed(1)
         first.kill()
-        eventually(lambda: master_of(watcher) not in (None, before), PATIENCE)
+        eventually(lambda: master_of(watcher) not in (None, before), TIMEOUT)
         seed(2)
 
         with psycopg.connect(empty_database_url) as conn:

@@ -16,7 +16,7 @@ from altsync.operations import BreakerState
 from altsync.status.collect import IDLE_SECONDS, collect, idle_message
 from altsync.status.sql import idle_sinks
 from tests.conftest import TOPOLOGY
-from tests.integration.world import World, league
+from tests.integration.database_fixture import DatabaseFixture, league
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,37 +51,37 @@ def test_spaces_and_repeated_names_of_sinks_are_understood(
     assert read_settings().sink_names == list(dict.fromkeys(names))
 
 
-def test_a_sink_that_was_taken_out_is_shown(world: World) -> None:
+def test_a_sink_that_was_taken_out_is_shown(pg: DatabaseFixture) -> None:
     """Its operations wait, and no setting of this process names it."""
-    world.save(league("nfl"))
-    world.conn.execute("UPDATE sync_operation SET sink = 'archive' WHERE sink = 'neo4j'")
-    found = collect(world.conn, TOPOLOGY, {})
+    pg.save(league("nfl"))
+    pg.conn.execute("UPDATE sync_operation SET sink = 'archive' WHERE sink = 'neo4j'")
+    found = collect(pg.conn, TOPOLOGY, {})
     assert found.operations["archive"].pending == 1
     assert found.sinks["archive"].state is BreakerState.DISABLED
     assert "ALTSYNC_SINKS" in str(found.sinks["archive"].reason)
     assert json.dumps(found.as_json()["operations"]["archive"])
-    world.conn.execute("UPDATE sync_operation SET status = 'synced', finished_at = now()")
-    assert "archive" not in collect(world.conn, TOPOLOGY, {}).operations
+    pg.conn.execute("UPDATE sync_operation SET status = 'synced', finished_at = now()")
+    assert "archive" not in collect(pg.conn, TOPOLOGY, {}).operations
 
 
-def test_work_that_no_worker_claims_is_said(world: World) -> None:
+def test_work_that_no_worker_claims_is_said(pg: DatabaseFixture) -> None:
     """With a relay that wakes, a worker is missing; without, the relay is."""
-    world.save(league("nfl"))
-    assert collect(world.conn, TOPOLOGY, {}).idle == {}
-    world.conn.execute("UPDATE sync_operation SET available_at = now() - interval '40 s'")
-    world.conn.execute("UPDATE sink_state SET last_claim_at = now() - interval '2 min'")
-    world.conn.execute("UPDATE sink_state SET last_wake_at = now() - interval '3 s'")
-    idle = collect(world.conn, TOPOLOGY, {}).idle
+    pg.save(league("nfl"))
+    assert collect(pg.conn, TOPOLOGY, {}).idle == {}
+    pg.conn.execute("UPDATE sync_operation SET available_at = now() - interval '40 s'")
+    pg.conn.execute("UPDATE sink_state SET last_claim_at = now() - interval '2 min'")
+    pg.conn.execute("UPDATE sink_state SET last_wake_at = now() - interval '3 s'")
+    idle = collect(pg.conn, TOPOLOGY, {}).idle
     assert sorted(idle) == ["embedding", "neo4j"]
     said = idle_message("neo4j", idle["neo4j"])
     assert "nothing has claimed for 40 s" in said
     assert "celery -A workers.app worker -Q neo4j" in said
-    world.conn.execute("UPDATE sink_state SET last_wake_at = NULL")
-    idle = idle_sinks(world.conn, IDLE_SECONDS)
+    pg.conn.execute("UPDATE sink_state SET last_wake_at = NULL")
+    idle = idle_sinks(pg.conn, IDLE_SECONDS)
     assert "altsync relay" in idle_message("neo4j", idle["neo4j"])
-    world.conn.execute("UPDATE sink_state SET state = 'paused' WHERE sink = 'neo4j'")
-    world.conn.execute("UPDATE sink_state SET last_claim_at = now() WHERE sink = 'embedding'")
-    assert idle_sinks(world.conn, IDLE_SECONDS) == {}
+    pg.conn.execute("UPDATE sink_state SET state = 'paused' WHERE sink = 'neo4j'")
+    pg.conn.execute("UPDATE sink_state SET last_claim_at = now() WHERE sink = 'embedding'")
+    assert idle_sinks(pg.conn, IDLE_SECONDS) == {}
 
 
 def _environment(url: str) -> dict[str, str]:

@@ -16,8 +16,8 @@ from altsync.app import Application
 from altsync.config import Settings
 from altsync.db import Database
 from tests.faults.proxies import relayed
+from tests.integration.database_fixture import DatabaseFixture, eventually, league
 from tests.integration.test_relay import Bell, relay_of, running
-from tests.integration.world import World, eventually, league
 from tests.proxy import Proxy
 
 #: Seconds without an answer in these tests, in place of ``db.SILENCE``.
@@ -145,7 +145,7 @@ def _tries_until_answered(database: Database) -> int:
 
 
 def test_a_relay_that_hears_nothing_any_more_comes_back(
-    way: tuple[Proxy, str], world: World, monkeypatch: pytest.MonkeyPatch
+    way: tuple[Proxy, str], pg: DatabaseFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its connection that listens is silent, and its pool's; both are said once."""
     monkeypatch.setattr("altsync.relay.HEARTBEAT", 0.2)
@@ -153,18 +153,18 @@ def test_a_relay_that_hears_nothing_any_more_comes_back(
     database = Database(url)
     bell = Bell()
     relay = relay_of(
-        world, database, bell, poll=3600.0, listen=lambda: db.connect(url, name="altsync-relay")
+        pg, database, bell, poll=3600.0, listen=lambda: db.connect(url, name="altsync-relay")
     )
     with closing(database), capture_logs() as log:
 
         def said(event: str) -> list[str]:
             return [entry["log_level"] for entry in log if entry["event"] == event]
 
-        with running(relay, world.url):
+        with running(relay, pg.url):
             eventually(lambda: said("relay.started") == ["info"])
             fall_silent(proxy)
             eventually(lambda: len(said("relay.disconnected")) > 1)
-            world.save(league("nfl"))
+            pg.save(league("nfl"))
             come_back(proxy)
             bell.wait_for("neo4j")
             eventually(lambda: said("relay.recovered") == ["info"])

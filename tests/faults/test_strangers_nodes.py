@@ -15,8 +15,8 @@ from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind
 from altsync.retry import dead_ids, retry_dead
 from tests import sports
+from tests.integration.database_fixture import archetype, example, league
 from tests.integration.verifying import Site
-from tests.integration.world import archetype, example, league
 
 STRANGERS = (
     "(:SportArchetype {name: 'theirs', owner: 'crm'})",
@@ -48,10 +48,10 @@ def nodes(site: Site) -> set[str]:
 def test_housekeeping_removes_only_marked_stubs(site: Site, strangers: int) -> None:
     """A category and an archetype that were left go, with their number; strangers' nodes stay."""
     theirs = {"theirs", "bare", "their_league", "their_category"}
-    site.world.save(league("moved", sport_archetype="precision"), example("moved", "left"))
+    site.pg.save(league("moved", sport_archetype="precision"), example("moved", "left"))
     site.deliver()
     assert nodes(site) >= theirs | {"precision", "left"}
-    site.world.save(league("moved", sport_archetype="racing"), example("moved", "naming"))
+    site.pg.save(league("moved", sport_archetype="racing"), example("moved", "naming"))
     site.deliver()
     sink = site.app.sink("neo4j")
     structlog.configure(cache_logger_on_first_use=False)
@@ -96,14 +96,14 @@ def test_a_strangers_node_of_the_same_key_is_not_taken_over(
     """Only its record ends, with what to do; a command hands the node over."""
     label = node.split(maxsplit=1)[0]
     site.graph.ask(f"CREATE (:{node}, owner: 'crm'}})")
-    site.world.save(content, league("beside"))
+    site.pg.save(content, league("beside"))
     site.deliver()
     assert held_by_strangers(site) == {(label, "theirs"): "crm"}
-    dead = site.world.last("neo4j", "theirs")
+    dead = site.pg.last("neo4j", "theirs")
     assert (dead.status, dead.attempts, dead.error_kind) == ("dead", 1, "item")
     assert f"the graph has a {label} node with " in str(dead.last_error)
     assert "'theirs' that altsync did not write" in str(dead.last_error)
-    assert site.world.last("neo4j", "beside").status == "synced"
+    assert site.pg.last("neo4j", "beside").status == "synced"
     report = site.verify("neo4j", repair=True, deep=True)
     assert [(tally.given_up, tally.enqueued) for tally in report.tallies] == [(1, 0)]
     assert "altsync adopt --nodes" in str(dead.last_error)
@@ -121,7 +121,7 @@ def test_a_dry_run_counts_the_nodes_that_would_be_taken_over_and_changes_none(
 ) -> None:
     """Those whose key an entity has, over pages; others' nodes are neither counted nor touched."""
     site.graph.ask("UNWIND range(0, 1204) AS n CREATE (:League {league_tag: 'x' + n, owner: 'y'})")
-    site.world.save(league("x3"), league("x999"), archetype("theirs"), example("theirs"))
+    site.pg.save(league("x3"), league("x999"), archetype("theirs"), example("theirs"))
     site.deliver()
     expected = {"League": 2, "SportArchetype": 1, "FewShotExample": 1}
     before = held_by_strangers(site)
@@ -154,8 +154,8 @@ def adopted(site: Site, *options: str) -> dict[str, int]:
 
 def retry_all(site: Site) -> None:
     """Let every dead operation be due again."""
-    with site.world.conn.transaction():
-        retry_dead(site.world.conn, dead_ids(site.world.conn), site.app.topology)
+    with site.pg.conn.transaction():
+        retry_dead(site.pg.conn, dead_ids(site.pg.conn), site.app.topology)
 
 
 def test_a_node_of_altsync_without_its_version_is_written_again(site: Site) -> None:
@@ -211,15 +211,15 @@ def test_a_strangers_constraint_is_named_with_what_to_do(site: Site) -> None:
     site.graph.ask(
         "CREATE CONSTRAINT theirs IF NOT EXISTS FOR (n:League) REQUIRE n.league_name IS UNIQUE"
     )
-    site.world.save(league("twin", league_name="The l003"), league("beside"))
+    site.pg.save(league("twin", league_name="The l003"), league("beside"))
     try:
         for _ in range(12):
-            if not any(op.live for op in site.world.ops("neo4j")):
+            if not any(op.live for op in site.pg.ops("neo4j")):
                 break
             site.delivery("neo4j").drain(60.0)
-            site.world.pass_time(600)
-        dead = site.world.last("neo4j", "twin")
-        assert site.world.last("neo4j", "beside").status == "synced"
+            site.pg.advance_time(600)
+        dead = site.pg.last("neo4j", "twin")
+        assert site.pg.last("neo4j", "beside").status == "synced"
         assert dead.status == "dead"
         reason = str(dead.last_error)
         assert reason.startswith("a constraint of the graph refuses the record: ")
@@ -232,7 +232,7 @@ def test_a_deletion_leaves_a_strangers_node(site: Site) -> None:
     """A league whose node somebody else has put in the place of altsync's."""
     site.graph.ask("MATCH (n:League {league_tag: 'l003'}) DETACH DELETE n")
     site.graph.ask("CREATE (:League {league_tag: 'l003', owner: 'crm'})")
-    site.world.delete(league("l003"))
+    site.pg.delete(league("l003"))
     site.deliver()
     found = site.graph.ask("MATCH (n:League {league_tag: 'l003'}) RETURN n.owner AS owner")
     assert [one["owner"] for one in found] == ["crm"]

@@ -40,7 +40,7 @@ SETTINGS = {
 }
 
 #: Seconds for all that is left after the last kill, on a machine that is busy with other tests.
-PATIENCE = 400.0
+TIMEOUT = 400.0
 
 #: Seconds that a remote call takes longer, so that processes are mostly found inside one.
 LATENCY = 0.1
@@ -72,7 +72,7 @@ def test_twenty_kills_and_an_empty_redis_lose_nothing(stack: Stack, folder: Path
         if number in FLUSHES:
             stack.redis.flushall()
     print(*kills, sep="\n")
-    stack.until(lambda: stack.live() == 0, "no live operation", PATIENCE)
+    stack.until(lambda: stack.live() == 0, "no live operation", TIMEOUT)
 
     assert stack.number("SELECT count(*) FROM league") == LEAGUES
     assert_agreement(stack)

@@ -30,9 +30,16 @@ from altsync.sinks.pinecone import index_names
 from altsync.verify.report import Options
 from tests import sports
 from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness
+from tests.integration.database_fixture import (
+    LEASE,
+    DatabaseFixture,
+    archetype,
+    embedding_sink,
+    example,
+    league,
+)
 from tests.integration.fakes import FakeEmbedder
 from tests.integration.stores import name_stores
-from tests.integration.world import LEASE, World, archetype, embedding_sink, example, league
 
 CONTENTS = (archetype("racing"), league("one"), league("two"), example("e1", "naming"))
 
@@ -42,7 +49,7 @@ class Installed:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.world = World(url)
+        self.pg = DatabaseFixture(url)
         self.database = Database(url)
         self.app = Application()
 
@@ -70,7 +77,7 @@ class Installed:
 
     def statuses(self) -> set[tuple[str, int]]:
         """Statuses and attempts of what is not done in the graph and the index."""
-        rows = self.world.conn.execute(
+        rows = self.pg.conn.execute(
             "SELECT status, attempts FROM sync_operation "
             "WHERE sink IN ('neo4j', 'pinecone') AND status <> 'synced' AND status <> 'superseded'"
         )
@@ -79,7 +86,7 @@ class Installed:
     def close(self) -> None:
         self.app.close()
         self.database.close()
-        self.world.close()
+        self.pg.close()
 
 
 @pytest.fixture
@@ -145,7 +152,7 @@ def install(
 def production(install: Install) -> Installed:
     """An installation whose contents are in the graph and the index."""
     made: Installed = install()
-    made.world.save(*CONTENTS)
+    made.pg.save(*CONTENTS)
     made.deliver()
     return made
 
@@ -168,10 +175,10 @@ def test_a_strangers_stores_are_neither_written_nor_emptied(
     assert len(before[0]) == len(before[1]) == 2
 
     staging = install()
-    staging.world.save(*CONTENTS, league("three"))
+    staging.pg.save(*CONTENTS, league("three"))
     staging.deliver()
-    staging.world.delete(league("two"))
-    staging.world.pass_time(3600)
+    staging.pg.delete(league("two"))
+    staging.pg.advance_time(3600)
     staging.deliver()
 
     assert held(stores) == before
@@ -218,19 +225,19 @@ def test_adopting_lets_one_go_on_and_stops_the_other(
 ) -> None:
     """The former owner finds out at its next look at the mark."""
     staging = install()
-    staging.world.save(*CONTENTS)
+    staging.pg.save(*CONTENTS)
     staging.deliver()
     for sink in ("neo4j", "pinecone"):
         result = CliRunner().invoke(cli, ["adopt", "--sink", sink])
         assert result.exit_code == 0, result.output
-    staging.world.pass_time(3600)
+    staging.pg.advance_time(3600)
     staging.deliver()
     assert staging.reasons() == {}
     assert staging.statuses() == set()
 
     monkeypatch.setenv("DATABASE_URL", production.url)
     production.restart()
-    production.world.save(league("four"))
+    production.pg.save(league("four"))
     production.deliver()
     assert set(production.reasons()) == {"neo4j", "pinecone"}
     assert "four" not in held(stores)[0]
@@ -241,11 +248,11 @@ def test_two_prefixes_share_a_graph_and_a_project(
 ) -> None:
     """Deletions of one leave the other's, and both agree with their databases."""
     staging = install(prefix="staging-2")
-    staging.world.save(*CONTENTS, league("three"))
+    staging.pg.save(*CONTENTS, league("three"))
     staging.deliver()
-    staging.world.delete(league("two"))
+    staging.pg.delete(league("two"))
     staging.deliver()
-    staging.world.pass_time(3600)
+    staging.pg.advance_time(3600)
     staging.deliver()
 
     graph, index = stores
@@ -268,14 +275,14 @@ def test_a_copied_database_is_told_from_its_original(
     before = held(stores)
     production.close()
     copied = install(copy_of=production)
-    copied.world.save(league("one", tier="TIER9"))
+    copied.pg.save(league("one", tier="TIER9"))
     copied.deliver()
     assert held(stores) == before
     assert all("copy" in reason for reason in copied.reasons().values())
     assert set(copied.reasons()) == {"neo4j", "pinecone"}
     assert copied.app.adopt("neo4j")
     assert copied.app.adopt("pinecone")
-    copied.world.pass_time(3600)
+    copied.pg.advance_time(3600)
     copied.deliver()
     assert copied.statuses() == set()
     assert held(stores) != before
@@ -294,7 +301,7 @@ def test_stores_from_before_there_were_marks_stay_their_owners(
 
     unmark()
     staging = install()
-    staging.world.save(*(league(f"other{n}") for n in range(3)), archetype("rowing"))
+    staging.pg.save(*(league(f"other{n}") for n in range(3)), archetype("rowing"))
     staging.deliver()
     assert set(staging.reasons()) == {"neo4j", "pinecone"}
     assert all("installation id" in reason for reason in staging.reasons().values())
@@ -357,13 +364,13 @@ def test_two_first_setups_at_once_end_in_one_owner(
 
 def test_the_id_is_made_once_for_a_database(database_url: str) -> None:
     """Registering again, and another sink first in the alphabet, keep it."""
-    world = World(database_url)
-    first = installation(world.conn)
+    pg = DatabaseFixture(database_url)
+    first = installation(pg.conn)
     assert first is not None
-    world.conn.execute("INSERT INTO sink_state (sink) VALUES ('another')")
-    make_installation(world.conn)
-    assert installation(world.conn) == first
-    world.close()
+    pg.conn.execute("INSERT INTO sink_state (sink) VALUES ('another')")
+    make_installation(pg.conn)
+    assert installation(pg.conn) == first
+    pg.close()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,13 @@ from altsync.sinks import pinecone
 from altsync.sinks.base import Sink
 from tests import sports
 from tests.contract.harness import PineconeHarness
-from tests.integration.world import CONFIRM_AFTER, World, deliver, embed, leagues
+from tests.integration.database_fixture import (
+    CONFIRM_AFTER,
+    DatabaseFixture,
+    deliver,
+    embed,
+    leagues,
+)
 
 COUNT = 100
 
@@ -38,11 +44,11 @@ def index(vectors_server: Vectors, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 @pytest.fixture
-def embedded(world: World, database: Database) -> World:
+def embedded(pg: DatabaseFixture, database: Database) -> DatabaseFixture:
     """A world whose leagues wait for the index and nothing else."""
-    world.save(*leagues(COUNT))
+    pg.save(*leagues(COUNT))
     embed(database)
-    return world
+    return pg
 
 
 def held(index: PineconeHarness) -> dict[str, int]:
@@ -51,21 +57,21 @@ def held(index: PineconeHarness) -> dict[str, int]:
     return {key: int(metadata["version"]) for key, metadata in stored.items()}
 
 
-def wanted(world: World) -> dict[str, int]:
+def wanted(pg: DatabaseFixture) -> dict[str, int]:
     """Versions of all leagues, by key."""
-    return dict(world.conn.execute("SELECT league_tag, version FROM league").fetchall())
+    return dict(pg.conn.execute("SELECT league_tag, version FROM league").fetchall())
 
 
-def drain(world: World, database: Database, sink: Sink) -> None:
+def drain(pg: DatabaseFixture, database: Database, sink: Sink) -> None:
     """Let retries and echoes fall due until nothing is left to do."""
-    while any(op.live for op in world.ops("pinecone")):
-        world.pass_time(CONFIRM_AFTER + 1)
+    while any(op.live for op in pg.ops("pinecone")):
+        pg.advance_time(CONFIRM_AFTER + 1)
         deliver(database, sink)
 
 
 @pytest.mark.parametrize("status", [500, 502, 503])
 def test_one_of_five_requests_fails(
-    embedded: World, database: Database, index: PineconeHarness, status: int
+    embedded: DatabaseFixture, database: Database, index: PineconeHarness, status: int
 ) -> None:
     """Only its rows are sent again, and the sink is not called down."""
     admin, failed = index.server.admin, [f"l{number:03}" for number in range(40, 60)]
@@ -84,7 +90,7 @@ def test_one_of_five_requests_fails(
 
 
 def test_writes_that_were_applied_and_not_answered(
-    embedded: World, database: Database, index: PineconeHarness
+    embedded: DatabaseFixture, database: Database, index: PineconeHarness
 ) -> None:
     """The same ids again, and once more when nothing can be late any more: no vector twice."""
     admin = index.server.admin
@@ -104,7 +110,7 @@ def test_writes_that_were_applied_and_not_answered(
 
 
 def test_three_workers_woken_by_the_same_message(
-    embedded: World, database: Database, index: PineconeHarness
+    embedded: DatabaseFixture, database: Database, index: PineconeHarness
 ) -> None:
     """One effect: each row is sent once, whoever takes it."""
     with ThreadPoolExecutor(3) as pool:

@@ -32,7 +32,7 @@ from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness
 SEEDS = Path(__file__).resolve().parents[2] / "seeds"
 
 #: Seconds that one sink gets to take everything; far more than it needs.
-PATIENCE = 120.0
+TIMEOUT = 120.0
 
 DATABASE = "queries"
 
@@ -121,7 +121,7 @@ def ask_stack(postgres: Postgres, graph: Graph, vectors: Vectors) -> Iterator[As
             for name in app.topology.names:
                 delivery = app.delivery(name)
                 assert delivery is not None
-                assert not delivery.drain(PATIENCE).more
+                assert not delivery.drain(TIMEOUT).more
             yield AskStack(app, conn, nodes, index, env, app.stores())
     finally:
         app.close()

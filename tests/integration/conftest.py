@@ -14,9 +14,9 @@ from altsync.local.services.graph import Graph
 from altsync.local.services.postgres import Postgres
 from altsync.local.services.vectors import Vectors
 from tests.contract.harness import PineconeHarness
+from tests.integration.database_fixture import DatabaseFixture, empty
 from tests.integration.neighbourhood import CROWDED, Compass, Neighbourhood
 from tests.integration.verifying import Site, site_of
-from tests.integration.world import World, empty
 
 
 @pytest.fixture(scope="session")
@@ -57,11 +57,11 @@ def _plain_log() -> Iterator[None]:
 
 
 @pytest.fixture
-def world(database_url: str) -> Iterator[World]:
+def pg(database_url: str) -> Iterator[DatabaseFixture]:
     """A clean database, and a session on it."""
-    world = World(database_url)
-    yield world
-    world.close()
+    pg = DatabaseFixture(database_url)
+    yield pg
+    pg.close()
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +79,11 @@ def index(_index: PineconeHarness) -> PineconeHarness:
 
 
 @pytest.fixture
-def circle(world: World, database: Database, index: PineconeHarness) -> Iterator[Neighbourhood]:
+def circle(
+    pg: DatabaseFixture, database: Database, index: PineconeHarness
+) -> Iterator[Neighbourhood]:
     """Leagues on a circle, each where its description says, related by PostgreSQL's vectors."""
-    place = Neighbourhood(world, database, index.open(), CROWDED, "local")
+    place = Neighbourhood(pg, database, index.open(), CROWDED, "local")
     place.embedder = Compass()
     yield place
     place.similarity.close()
@@ -89,12 +91,12 @@ def circle(world: World, database: Database, index: PineconeHarness) -> Iterator
 
 @pytest.fixture
 def site(
-    world: World,
+    pg: DatabaseFixture,
     database: Database,
     graph_server: Graph,
     vectors_server: Vectors,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Site]:
     """Every store, filled and at rest."""
-    with site_of(world, database, graph_server, vectors_server, monkeypatch) as site:
+    with site_of(pg, database, graph_server, vectors_server, monkeypatch) as site:
         yield site

@@ -11,7 +11,7 @@ from uuid import uuid4
 import psycopg
 
 from altsync.local.services.postgres import Postgres
-from tests.integration.world import eventually
+from tests.integration.database_fixture import eventually
 
 SCHEMA = "GRANT USAGE ON SCHEMA public TO {role}"
 TABLES = "GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}"

@@ -27,8 +27,8 @@ from altsync.sinks.base import Sink
 from altsync.store.vectors import EmbeddingCache
 from tests import sports
 from tests.conftest import TOPOLOGY
+from tests.integration.database_fixture import CONFIRM_AFTER, LEASE, DatabaseFixture, league
 from tests.integration.fakes import FakeEmbedder, FakeGraph
-from tests.integration.world import CONFIRM_AFTER, LEASE, World, league
 
 #: The sinks of the product, with similarity.
 RELATING = Topology((*TOPOLOGY.sinks, Similarity.traits))
@@ -48,20 +48,20 @@ class Neighbourhood:
 
     def __init__(
         self,
-        world: World,
+        pg: DatabaseFixture,
         database: Database,
         index: pinecone.Sink,
         rules: Rules,
         mode: str = "index",
     ):
-        self.world, self.database, self.index, self.rules = world, database, index, rules
+        self.pg, self.database, self.index, self.rules = pg, database, index, rules
         self.mode = mode
-        world.topology = self.topology = LOCALLY if mode == "local" else RELATING
+        pg.topology = self.topology = LOCALLY if mode == "local" else RELATING
         self.graph = FakeGraph()
         self.embedder = FakeEmbedder()
         self.similarity: Sink = self.searching(rules)
-        with world.conn.transaction():
-            register_sinks(world.conn, self.topology, "test-model", 4)
+        with pg.conn.transaction():
+            register_sinks(pg.conn, self.topology, "test-model", 4)
 
     def searching(self, rules: Rules) -> Sink:
         """Return a sink that searches neighbours as this place does."""
@@ -91,36 +91,36 @@ class Neighbourhood:
             self.vectors()
             calls += self.deliver(self.similarity).calls
             self.deliver(self.graph)
-            if not self.world.scalar("SELECT count(*) FROM sync_operation WHERE status='pending'"):
+            if not self.pg.scalar("SELECT count(*) FROM sync_operation WHERE status='pending'"):
                 return calls
-            self.world.pass_time(self.rules.debounce + 1)
+            self.pg.advance_time(self.rules.debounce + 1)
         raise AssertionError(f"not at rest after {ROUNDS} rounds")
 
     def ask_for_all(self) -> None:
         """Let the neighbours of every league be looked for again, as ``relate --all`` does."""
-        with self.world.conn.transaction():
+        with self.pg.conn.transaction():
             backfill_page(
-                self.world.conn, self.similarity.traits, sports.LEAGUE, after=None, force=True
+                self.pg.conn, self.similarity.traits, sports.LEAGUE, after=None, force=True
             )
 
     # --- changes --------------------------------------------------------------------------------
 
     def save(self, *leagues: sports.League) -> None:
         """Seed leagues."""
-        self.world.save(*leagues)
+        self.pg.save(*leagues)
 
     def delete(self, *leagues: sports.League) -> None:
         """Delete leagues as the seeder does."""
-        create_changed_in_run(self.world.conn)
-        ids = [self.world.row(league)["id"] for league in leagues]
-        with self.world.conn.transaction():
-            tombstone(self.world.conn, sports.LEAGUE, ids, self.topology)
+        create_changed_in_run(self.pg.conn)
+        ids = [self.pg.row(league)["id"] for league in leagues]
+        with self.pg.conn.transaction():
+            tombstone(self.pg.conn, sports.LEAGUE, ids, self.topology)
 
     # --- looking --------------------------------------------------------------------------------
 
     def edges(self) -> dict[tuple[str, str], float]:
         """The SIMILAR_TO relationships of the table, as scores by the pair of tags."""
-        rows = self.world.conn.execute(
+        rows = self.pg.conn.execute(
             """
             SELECT s.league_tag, t.league_tag, r.strength_score FROM league_relationship r
             JOIN league s ON s.id = r.source_league_id JOIN league t ON t.id = r.target_league_id
@@ -140,7 +140,7 @@ class Neighbourhood:
 
     def cosines(self) -> dict[tuple[str, str], float]:
         """What the stored vectors say of every pair that may be similar."""
-        rows = self.world.conn.execute(
+        rows = self.pg.conn.execute(
             "SELECT league_tag, sport_archetype, l.embedding_vector FROM league l "
             "WHERE deleted_at IS NULL AND l.embedding_vector IS NOT NULL",
             binary=True,

@@ -14,7 +14,7 @@ from altsync.seed.options import SeedOptions
 from altsync.seed.report import Counts, SeedReport
 from tests import sports
 from tests.conftest import TOPOLOGY
-from tests.integration.world import World
+from tests.integration.database_fixture import DatabaseFixture
 
 ALL = sports.PARTS
 
@@ -70,11 +70,15 @@ def write(folder: Path, name: str, lines: Iterable[Fields | str | bytes]) -> Non
 
 
 def seed(
-    world: World, folder: Path, *parts: Part, report: SeedReport | None = None, **options: Any
+    pg: DatabaseFixture,
+    folder: Path,
+    *parts: Part,
+    report: SeedReport | None = None,
+    **options: Any,
 ) -> SeedReport:
     """One run; over every part unless some are named. The report is made without files."""
     report = report or SeedReport(None)
-    Loader(world.conn, TOPOLOGY, SeedOptions(folder, parts or ALL, **options), report).run()
+    Loader(pg.conn, TOPOLOGY, SeedOptions(folder, parts or ALL, **options), report).run()
     return report
 
 
@@ -83,14 +87,14 @@ def league_id(seed_id: str) -> Any:
     return entity_id(sports.LEAGUE, seed_id)
 
 
-def tag_of(world: World, seed_id: str) -> str:
+def tag_of(pg: DatabaseFixture, seed_id: str) -> str:
     """The tag that a league has got."""
-    return str(world.scalar("SELECT league_tag FROM league WHERE id = %s", league_id(seed_id)))
+    return str(pg.scalar("SELECT league_tag FROM league WHERE id = %s", league_id(seed_id)))
 
 
-def living(world: World, table: str = "league") -> set[str]:
+def living(pg: DatabaseFixture, table: str = "league") -> set[str]:
     """Seed ids of what is there and not deleted."""
-    rows = world.conn.execute(f"SELECT seed_id FROM {table} WHERE deleted_at IS NULL")
+    rows = pg.conn.execute(f"SELECT seed_id FROM {table} WHERE deleted_at IS NULL")
     return {r[0] for r in rows}
 
 

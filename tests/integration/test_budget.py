@@ -22,8 +22,15 @@ from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind
 from altsync.store.rows import read_rows
 from tests import sports
+from tests.integration.database_fixture import (
+    DatabaseFixture,
+    delivery,
+    embedding_sink,
+    id_of,
+    league,
+    leagues,
+)
 from tests.integration.fakes import FakeEmbedder
-from tests.integration.world import World, delivery, embedding_sink, id_of, league, leagues
 
 #: Seconds of budget that no test waits for.
 FOREVER = 1e6
@@ -37,7 +44,7 @@ def reserve(
         return budget.reserve(conn, EMBEDDING, requests=requests, tokens=tokens, patience=patience)
 
 
-def test_each_call_waits_for_those_before_it(world: World, database: Database) -> None:
+def test_each_call_waits_for_those_before_it(pg: DatabaseFixture, database: Database) -> None:
     """By the budget that is more spent; time that passes meanwhile counts."""
     waits = [reserve(database, 100.0, 10.0)[1] for _ in range(3)]
     assert waits[0] == 0.0
@@ -45,7 +52,7 @@ def test_each_call_waits_for_those_before_it(world: World, database: Database) -
     assert 900.0 < reserve(database, 0.0, 0.0)[1] + 700.0 <= 1000.0
 
 
-def test_a_turn_too_far_away_takes_nothing(world: World, database: Database) -> None:
+def test_a_turn_too_far_away_takes_nothing(pg: DatabaseFixture, database: Database) -> None:
     """Who does not wait, does not spend."""
     assert reserve(database, 0.0, 500.0) == (True, 0.0)
     for _ in range(3):
@@ -54,7 +61,7 @@ def test_a_turn_too_far_away_takes_nothing(world: World, database: Database) -> 
         assert 490.0 < wait <= 500.0
 
 
-def test_workers_at_once_lose_no_reservation(world: World, database: Database) -> None:
+def test_workers_at_once_lose_no_reservation(pg: DatabaseFixture, database: Database) -> None:
     """Twenty calls of 100 seconds are 2,000 seconds, whoever came first."""
     with ThreadPoolExecutor(8) as pool:
         waits = sorted(pool.map(lambda _: reserve(database, 100.0, 0.0)[1], range(20)))
@@ -62,7 +69,7 @@ def test_workers_at_once_lose_no_reservation(world: World, database: Database) -
         assert 100.0 * place - 60.0 < wait <= 100.0 * place
 
 
-def test_a_correction_moves_the_queue(world: World, database: Database) -> None:
+def test_a_correction_moves_the_queue(pg: DatabaseFixture, database: Database) -> None:
     """What was guessed too high is given back."""
     reserve(database, 0.0, 500.0)
     with database.autocommit() as conn:
@@ -70,9 +77,9 @@ def test_a_correction_moves_the_queue(world: World, database: Database) -> None:
     assert 190.0 < reserve(database, 0.0, 1.0)[1] <= 200.0
 
 
-def test_a_spent_budget_holds_the_sink_back(world: World, database: Database) -> None:
+def test_a_spent_budget_holds_the_sink_back(pg: DatabaseFixture, database: Database) -> None:
     """No call is made, no attempt is spent, and status says which budget and until when."""
-    world.save(*leagues(4))
+    pg.save(*leagues(4))
     embedder = FakeEmbedder()
     sink = embedding_sink(database, embedder)
     deliverer = delivery(database, sink, batch_size=1, tokens_per_minute=1)
@@ -83,15 +90,15 @@ def test_a_spent_budget_holds_the_sink_back(world: World, database: Database) ->
     with database.autocommit() as conn:
         health = sink_health(conn)[EMBEDDING]
     assert health.reason == "the budget of 1 tokens a minute is used up"
-    assert {op.attempts for op in world.ops(EMBEDDING) if op.live} == {0}
+    assert {op.attempts for op in pg.ops(EMBEDDING) if op.live} == {0}
 
 
-def test_the_answer_corrects_the_guess(world: World, database: Database) -> None:
+def test_the_answer_corrects_the_guess(pg: DatabaseFixture, database: Database) -> None:
     """Known texts cost nothing in the end, however long they are."""
-    world.save(*leagues(3))
+    pg.save(*leagues(3))
     sink = embedding_sink(database, FakeEmbedder())
     delivery(database, sink).deliver_batch()
-    world.save(league("namesake", league_name="The l000"))
+    pg.save(league("namesake", league_name="The l000"))
     deliverer = delivery(database, sink, tokens_per_minute=1, requests_per_minute=1)
     batch = deliverer.deliver_batch()
     assert (batch.settlement.synced, batch.calls) == (1, 0)
@@ -100,20 +107,20 @@ def test_the_answer_corrects_the_guess(world: World, database: Database) -> None
 
 @pytest.mark.parametrize("requests", [None, 3000])
 def test_within_the_budget_nothing_waits(
-    world: World, database: Database, requests: int | None
+    pg: DatabaseFixture, database: Database, requests: int | None
 ) -> None:
     """One worker's first calls go out as if there were none."""
-    world.save(*leagues(3))
+    pg.save(*leagues(3))
     sink = embedding_sink(database, FakeEmbedder())
     deliverer = delivery(database, sink, requests_per_minute=requests)
     assert deliverer.deliver_batch().settlement.synced == 3
 
 
-def test_a_text_is_guessed_once(world: World, database: Database) -> None:
+def test_a_text_is_guessed_once(pg: DatabaseFixture, database: Database) -> None:
     """Rows of one text make one input."""
     same = [league(f"l{n}", league_name="One") for n in range(3)]
-    world.save(*same)
-    rows = read_rows(world.conn, sports.LEAGUE, [id_of(one) for one in same])
+    pg.save(*same)
+    rows = read_rows(pg.conn, sports.LEAGUE, [id_of(one) for one in same])
     assert guessed_tokens(rows) == guessed_tokens(rows[:1]) > 0
 
 
@@ -154,14 +161,14 @@ class Metered(FakeEmbedder):
 
 
 def deliver_all(
-    world: World, deliverer: Delivery, embedder: Metered, monkeypatch: pytest.MonkeyPatch
+    pg: DatabaseFixture, deliverer: Delivery, embedder: Metered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Deliver until nothing is left, in the time of the embedder's clock."""
 
     def wait(seconds: float) -> None:
         embedder.wait(seconds)
-        world.pass_time(seconds)
-        world.conn.execute(
+        pg.advance_time(seconds)
+        pg.conn.execute(
             "UPDATE sink_state SET tokens_until = tokens_until - make_interval(secs => %(t)s), "
             "requests_until = requests_until - make_interval(secs => %(t)s)",
             {"t": seconds},
@@ -171,7 +178,7 @@ def deliver_all(
     for _ in range(3000):
         if not deliverer.deliver_batch().claimed:
             wait(0.5)
-            if not world.scalar(
+            if not pg.scalar(
                 "SELECT count(*) FROM sync_operation WHERE sink = %s AND finished_at IS NULL",
                 EMBEDDING,
             ):
@@ -186,17 +193,17 @@ def long_leagues(count: int) -> list[sports.League]:
 
 def embed_leagues(
     count: int,
-    world: World,
+    pg: DatabaseFixture,
     database: Database,
     embedder: Metered,
     monkeypatch: pytest.MonkeyPatch,
     **policy: Any,
 ) -> None:
     """Save leagues, and embed all of them in the time of the embedder's clock."""
-    world.save(*long_leagues(count))
+    pg.save(*long_leagues(count))
     deliverer = delivery(database, embedding_sink(database, embedder), **policy)
-    deliver_all(world, deliverer, embedder, monkeypatch)
-    assert world.counts(EMBEDDING) == {"synced": count}
+    deliver_all(pg, deliverer, embedder, monkeypatch)
+    assert pg.counts(EMBEDDING) == {"synced": count}
 
 
 #: Limits that a provider may have, as arguments of ``Metered``.
@@ -209,10 +216,10 @@ LIMITS: dict[str, dict[str, float]] = {
 
 @pytest.mark.parametrize("limit", LIMITS)
 def test_a_limit_that_nobody_set_is_found_by_smaller_requests(
-    world: World, database: Database, monkeypatch: pytest.MonkeyPatch, limit: str
+    pg: DatabaseFixture, database: Database, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     embedder = Metered(**LIMITS[limit])  # type: ignore[arg-type]
-    embed_leagues(400, world, database, embedder, monkeypatch)
+    embed_leagues(400, pg, database, embedder, monkeypatch)
     allowed = embedder.limit * (1 + embedder.clock / 60)
     if limit != "requests a minute":
         assert embedder.granted >= allowed * 2 / 3, f"{embedder.granted:.0f} of {allowed:.0f}"
@@ -220,29 +227,29 @@ def test_a_limit_that_nobody_set_is_found_by_smaller_requests(
 
 
 def test_the_budget_of_the_settings_cuts_requests(
-    world: World, database: Database, monkeypatch: pytest.MonkeyPatch
+    pg: DatabaseFixture, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No request takes more than can be granted while a lease is held; none is refused."""
     embedder = Metered(5_000)
-    embed_leagues(200, world, database, embedder, monkeypatch, tokens_per_minute=5_000)
+    embed_leagues(200, pg, database, embedder, monkeypatch, tokens_per_minute=5_000)
     assert max(embedder.sizes) <= 5_000 * 10 / 60
     assert embedder.refused == 0
     assert embedder.granted >= 5_000 * embedder.clock / 60 * 2 / 3
 
 
 def test_a_budget_below_one_text_lets_single_texts_pass(
-    world: World, database: Database, monkeypatch: pytest.MonkeyPatch
+    pg: DatabaseFixture, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedder = Metered(1_000_000)
-    embed_leagues(4, world, database, embedder, monkeypatch, tokens_per_minute=50)
+    embed_leagues(4, pg, database, embedder, monkeypatch, tokens_per_minute=50)
     assert len(embedder.sizes) == 1 + 4
     assert embedder.granted <= 50 * (embedder.clock / 60 + 3)
 
 
 def test_a_request_that_is_too_large_is_split_and_the_next_ones_are_small(
-    world: World, database: Database, monkeypatch: pytest.MonkeyPatch
+    pg: DatabaseFixture, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing dies, no attempt is spent, and the halving is not repeated for each batch."""
     embedder = Metered(10_000_000, largest=30)
-    embed_leagues(400, world, database, embedder, monkeypatch, batch_size=100)
+    embed_leagues(400, pg, database, embedder, monkeypatch, batch_size=100)
     assert embedder.refused <= 12

@@ -11,8 +11,8 @@ from altsync.db import Database
 from altsync.delivery import Batch
 from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind
+from tests.integration.database_fixture import DatabaseFixture, delivery, embed, leagues
 from tests.integration.fakes import Call, FakeIndex
-from tests.integration.world import World, delivery, embed, leagues
 
 #: Calls at once before the sink has shown what it bears.
 FIRST = 2
@@ -21,7 +21,7 @@ FIRST = 2
 SLOW = 6.0
 
 #: Seconds in which a second call must have come; it comes at once, or never.
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 
 class WideIndex(FakeIndex):
@@ -53,9 +53,9 @@ def key_of(call: Call) -> str:
     return call.rows[0].key
 
 
-def test_calls_go_out_together(world: World, database: Database) -> None:
+def test_calls_go_out_together(pg: DatabaseFixture, database: Database) -> None:
     """The first answer waits for the second call: in turns, it would never come."""
-    world.save(*leagues(FIRST))
+    pg.save(*leagues(FIRST))
     embed(database)
     together = threading.Barrier(FIRST, timeout=30)
     index = WideIndex()
@@ -65,18 +65,18 @@ def test_calls_go_out_together(world: World, database: Database) -> None:
 
 
 def _meet(barrier: threading.Barrier) -> None:
-    barrier.wait(PATIENCE)
+    barrier.wait(TIMEOUT)
 
 
-def test_a_refused_record_costs_itself_alone(world: World, database: Database) -> None:
+def test_a_refused_record_costs_itself_alone(pg: DatabaseFixture, database: Database) -> None:
     """Calls that went out beside it are kept, and one is spent on each."""
-    world.save(*leagues(6))
+    pg.save(*leagues(6))
     embed(database)
     index = WideIndex()
     index.before = _refuse("l003", ErrorKind.ITEM)
     batch = delivery(database, index, max_attempts=1).deliver_batch()
     assert (batch.settlement.synced, batch.settlement.dead, batch.calls) == (5, 1, 6)
-    assert world.last("pinecone", "l003").status == "dead"
+    assert pg.last("pinecone", "l003").status == "dead"
 
 
 def _refuse(key: str, kind: ErrorKind) -> Callable[[Call], None]:
@@ -88,10 +88,10 @@ def _refuse(key: str, kind: ErrorKind) -> Callable[[Call], None]:
 
 
 def test_a_refusing_sink_is_asked_by_one_call_after_the_other(
-    world: World, database: Database
+    pg: DatabaseFixture, database: Database
 ) -> None:
     """After a refusal fewer go out at once, and the first wave is the widest."""
-    world.save(*leagues(8))
+    pg.save(*leagues(8))
     embed(database)
     index = WideIndex()
     asked: list[str] = []
@@ -109,10 +109,10 @@ def test_a_refusing_sink_is_asked_by_one_call_after_the_other(
 
 
 def test_a_good_answer_beside_it_does_not_undo_a_time_to_wait(
-    world: World, database: Database
+    pg: DatabaseFixture, database: Database
 ) -> None:
     """One of two calls is told when to come back: nothing goes out before that."""
-    world.save(*leagues(8))
+    pg.save(*leagues(8))
     embed(database)
     index = WideIndex()
 
@@ -126,9 +126,9 @@ def test_a_good_answer_beside_it_does_not_undo_a_time_to_wait(
     assert delivery(database, index).deliver_batch() == Batch()
 
 
-def test_the_window_grows_with_good_answers(world: World, database: Database) -> None:
+def test_the_window_grows_with_good_answers(pg: DatabaseFixture, database: Database) -> None:
     """Never wider than the pace says, and wider than at the beginning."""
-    world.save(*leagues(40))
+    pg.save(*leagues(40))
     embed(database)
     index = WideIndex()
     deliverer = delivery(database, index)
@@ -137,9 +137,9 @@ def test_the_window_grows_with_good_answers(world: World, database: Database) ->
     assert 1 <= index.widest <= index.traits.in_flight
 
 
-def test_a_slow_sink_is_given_smaller_batches(world: World, database: Database) -> None:
+def test_a_slow_sink_is_given_smaller_batches(pg: DatabaseFixture, database: Database) -> None:
     """After an answer that almost came too late, and another one, the next claim takes half."""
-    world.save(*leagues(40))
+    pg.save(*leagues(40))
     embed(database)
     deliverer = delivery(database, WideIndex(), batch_size=20)
     for _ in range(2):

@@ -20,8 +20,15 @@ from altsync.seed.options import SeedOptions
 from altsync.seed.report import SeedReport
 from tests import sports
 from tests.conftest import TOPOLOGY
+from tests.integration.database_fixture import (
+    DatabaseFixture,
+    deliver,
+    delivery,
+    embed,
+    league,
+    leagues,
+)
 from tests.integration.fakes import Call, FakeGraph
-from tests.integration.world import World, deliver, delivery, embed, league, leagues
 
 
 @pytest.fixture
@@ -41,22 +48,24 @@ def _line(seed_id: str, **fields: Any) -> dict[str, Any]:
     }
 
 
-def _load(world: World, folder: Path, *lines: dict[str, Any], **options: Any) -> list[Any]:
+def _load(pg: DatabaseFixture, folder: Path, *lines: dict[str, Any], **options: Any) -> list[Any]:
     """Seed these lines; returns the events about entities."""
     (folder / "leagues.jsonl").write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
     asked = SeedOptions(folder, (sports.LEAGUES,), **options)
     with capture_logs() as events:
-        Loader(world.conn, TOPOLOGY, asked, SeedReport(None)).run()
+        Loader(pg.conn, TOPOLOGY, asked, SeedReport(None)).run()
     return [event for event in events if event["event"].startswith("entity.")]
 
 
 @pytest.mark.usefixtures("debug")
-def test_every_changed_entity_names_its_line_and_change(world: World, tmp_path: Path) -> None:
+def test_every_changed_entity_names_its_line_and_change(
+    pg: DatabaseFixture, tmp_path: Path
+) -> None:
     """Those that did not change are silent, and so is a line that repeats an id."""
     one, two = _line("one"), _line("two")
-    first = _load(world, tmp_path, one, two, {**one, "tier": "TIER9"})
+    first = _load(pg, tmp_path, one, two, {**one, "tier": "TIER9"})
     versions: dict[str, int] = dict(
-        world.conn.execute("SELECT seed_id, version FROM league").fetchall()
+        pg.conn.execute("SELECT seed_id, version FROM league").fetchall()
     )
     assert sorted(first, key=lambda event: event["line"]) == [
         {
@@ -70,18 +79,18 @@ def test_every_changed_entity_names_its_line_and_change(world: World, tmp_path: 
         }
         for number, seed_id in ((1, "one"), (2, "two"))
     ]
-    second = _load(world, tmp_path, one, {**two, "tier": "TIER1"})
+    second = _load(pg, tmp_path, one, {**two, "tier": "TIER1"})
     assert [(e["seed_id"], e["line"]) for e in second] == [("two", 2)]
     assert second[0]["change"] > versions["two"]
 
 
 @pytest.mark.usefixtures("debug")
-def test_deletions_are_named_and_dry_runs_are_silent(world: World, tmp_path: Path) -> None:
+def test_deletions_are_named_and_dry_runs_are_silent(pg: DatabaseFixture, tmp_path: Path) -> None:
     """A deletion has no line any more."""
-    _load(world, tmp_path, _line("one"), _line("two"))
-    assert _load(world, tmp_path, _line("one", tier="TIER1"), dry_run=True) == []
-    (gone,) = _load(world, tmp_path, _line("one"), prune=True, yes=True)
-    version = world.scalar("SELECT version FROM league WHERE seed_id = 'two'")
+    _load(pg, tmp_path, _line("one"), _line("two"))
+    assert _load(pg, tmp_path, _line("one", tier="TIER1"), dry_run=True) == []
+    (gone,) = _load(pg, tmp_path, _line("one"), prune=True, yes=True)
+    version = pg.scalar("SELECT version FROM league WHERE seed_id = 'two'")
     assert gone == {
         "event": "entity.deleted",
         "log_level": "debug",
@@ -91,17 +100,17 @@ def test_deletions_are_named_and_dry_runs_are_silent(world: World, tmp_path: Pat
     }
 
 
-def test_nothing_is_read_or_said_above_debug(world: World, tmp_path: Path) -> None:
+def test_nothing_is_read_or_said_above_debug(pg: DatabaseFixture, tmp_path: Path) -> None:
     """Bulk loading pays nothing for it."""
     logging.root.setLevel(logging.INFO)
-    assert _load(world, tmp_path, _line("one")) == []
+    assert _load(pg, tmp_path, _line("one")) == []
 
 
 @pytest.mark.usefixtures("debug")
-def test_every_settled_operation_names_its_change(world: World, database: Database) -> None:
+def test_every_settled_operation_names_its_change(pg: DatabaseFixture, database: Database) -> None:
     """With its outcome, and why it is no success."""
     good, bad = league("good"), league("bad")
-    world.save(good, bad)
+    pg.save(good, bad)
     graph = FakeGraph()
 
     def refuse(call: Call) -> None:
@@ -118,7 +127,7 @@ def test_every_settled_operation_names_its_change(world: World, database: Databa
             "log_level": "debug",
             "sink": "neo4j",
             "key": "good",
-            "change": world.version(good),
+            "change": pg.version(good),
             "outcome": "synced",
             "reason": None,
         },
@@ -127,16 +136,16 @@ def test_every_settled_operation_names_its_change(world: World, database: Databa
             "log_level": "debug",
             "sink": "neo4j",
             "key": "bad",
-            "change": world.version(bad),
+            "change": pg.version(bad),
             "outcome": "retried",
             "reason": "no such thing",
         },
     }
 
 
-def test_a_drain_tells_what_it_came_to(world: World, database: Database) -> None:
+def test_a_drain_tells_what_it_came_to(pg: DatabaseFixture, database: Database) -> None:
     """Batches, operations, calls and tokens, summed up."""
-    world.save(*leagues(7))
+    pg.save(*leagues(7))
     graph = FakeGraph()
     drained = delivery(database, graph, batch_size=3).drain(60)
     assert drained == Drained(
@@ -145,10 +154,10 @@ def test_a_drain_tells_what_it_came_to(world: World, database: Database) -> None
     assert 0 < drained.seconds < 60
     assert delivery(database, graph).drain(60).batches == 0
     embedder = embed(database)
-    tokens = world.scalar("SELECT sum(tokens) FROM delivery_batch WHERE sink = 'embedding'")
+    tokens = pg.scalar("SELECT sum(tokens) FROM delivery_batch WHERE sink = 'embedding'")
     assert tokens == sum(embedder.paid.values())
     cut = delivery(database, FakeGraph(), batch_size=3)
-    world.save(*(league(f"l{number:03}", tier="TIER1") for number in range(7)))
+    pg.save(*(league(f"l{number:03}", tier="TIER1") for number in range(7)))
     drained = cut.drain(0)
     assert (drained.batches, drained.claimed, drained.more) == (1, 3, True)
 

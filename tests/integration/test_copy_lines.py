@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from altsync.db import Conn, array_of_texts, connect, copy_line, copy_lines
 from tests import sports
+from tests.integration.database_fixture import DatabaseFixture
 from tests.integration.seeds import example_line, league_line, seed, short, write
-from tests.integration.world import World
 
 #: The database is the same for every example, and nothing is kept.
 same_database = settings(
@@ -94,18 +94,18 @@ def test_what_cannot_be_stored_is_refused(conn: Conn) -> None:
         copied(conn, "text", [("half \ud83c",)])
 
 
-def test_hostile_seeds_are_stored_as_they_say(world: World, tmp_path: Path) -> None:
+def test_hostile_seeds_are_stored_as_they_say(pg: DatabaseFixture, tmp_path: Path) -> None:
     """Ids, names, texts, attributes and tags of examples, from the file to the row."""
     nasty = 'tab\t line\n cr\r quote" \\N \\. back\\slash {a,b} 🏎'
     more = {"note": nasty, nasty: [nasty, None, {"deep": "\\"}], "empty": {}}
     write(tmp_path, "leagues.jsonl", [league_line(nasty, league_name=nasty, tier="\\N", **more)])
     tags = [nasty, "NULL", "\\N", "a,b"]
     write(tmp_path, "examples/x.jsonl", [example_line("e1", tags=tags, output_text=nasty, **more)])
-    assert short(seed(world, tmp_path).parts[sports.LEAGUES]) == (1, 1, 0, 0, 0, 0)
-    assert world.conn.execute(
+    assert short(seed(pg, tmp_path).parts[sports.LEAGUES]) == (1, 1, 0, 0, 0, 0)
+    assert pg.conn.execute(
         "SELECT seed_id, league_name, tier, location, status, attributes FROM league"
     ).fetchall() == [(nasty, nasty, "\\N", None, "active", more)]
-    assert world.conn.execute(
+    assert pg.conn.execute(
         "SELECT example_id, output_text, sport_archetype, tags, attributes FROM few_shot_example"
     ).fetchall() == [("e1", nasty, None, tags, more)]
-    assert short(seed(world, tmp_path).total) == (2, 0, 0, 2, 0, 0)
+    assert short(seed(pg, tmp_path).total) == (2, 0, 0, 2, 0, 0)

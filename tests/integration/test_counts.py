@@ -30,9 +30,9 @@ from altsync.sinks.base import Sink
 from tests import sports
 from tests.acceptance import seeds as generated
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
+from tests.integration.database_fixture import TIMEOUT, DatabaseFixture, delivery, embedding_sink
 from tests.integration.fakes import FakeEmbedder, FakeGraph, FakeIndex
 from tests.integration.seeds import seed
-from tests.integration.world import PATIENCE, World, delivery, embedding_sink
 
 ROWS = 1000
 
@@ -148,7 +148,7 @@ class Stores:
             "pinecone": self.index,
         }
         return {
-            name: delivery(database, sink, batch_size=BATCH).drain(PATIENCE)
+            name: delivery(database, sink, batch_size=BATCH).drain(TIMEOUT)
             for name, sink in sinks.items()
         }
 
@@ -178,9 +178,11 @@ def tracing(database_url: str) -> Iterator[TracedDatabase]:
     database.close()
 
 
-def test_new_leagues(world: World, tracing: TracedDatabase, stores: Stores, tmp_path: Path) -> None:
+def test_new_leagues(
+    pg: DatabaseFixture, tracing: TracedDatabase, stores: Stores, tmp_path: Path
+) -> None:
     """Two operations each; one call a batch; statements by the batch, not by the row."""
-    sent, operations = _seeded(world, generated.write_leagues(tmp_path, ROWS))
+    sent, operations = _seeded(pg, generated.write_leagues(tmp_path, ROWS))
     assert operations == 2 * ROWS
     assert sent.statements <= RUN_STATEMENTS
     assert sent.bytes <= ROW_BYTES * ROWS
@@ -191,67 +193,69 @@ def test_new_leagues(world: World, tracing: TracedDatabase, stores: Stores, tmp_
     assert tracing.sent.bytes <= (DELIVERED_BYTES + 4 * DIMENSIONS) * ROWS
 
 
-def test_twice_the_leagues_are_as_many_statements(world: World, tmp_path: Path) -> None:
+def test_twice_the_leagues_are_as_many_statements(pg: DatabaseFixture, tmp_path: Path) -> None:
     """As long as they are one batch of the seeder."""
-    few, _ = _seeded(world, generated.write_leagues(tmp_path / "few", ROWS))
-    many, _ = _seeded(world, generated.write_leagues(tmp_path / "many", 2 * ROWS, first=ROWS))
+    few, _ = _seeded(pg, generated.write_leagues(tmp_path / "few", ROWS))
+    many, _ = _seeded(pg, generated.write_leagues(tmp_path / "many", 2 * ROWS, first=ROWS))
     # Temporary tables are made once a session; asking again is the same statement.
     assert many.statements == few.statements
 
 
 @pytest.mark.parametrize("rows", [ROWS, 2 * ROWS])
 def test_similarity_takes_statements_by_the_group_and_not_by_the_league(
-    world: World, tracing: TracedDatabase, stores: Stores, tmp_path: Path, rows: int
+    pg: DatabaseFixture, tracing: TracedDatabase, stores: Stores, tmp_path: Path, rows: int
 ) -> None:
     """As long as what a group changes is one transaction's work."""
-    sent = _searched(world, tracing, stores, generated.write_leagues(tmp_path, rows))
+    sent = _searched(pg, tracing, stores, generated.write_leagues(tmp_path, rows))
     assert sent.statements <= BATCH_STATEMENTS + GROUP_STATEMENTS * len(generated.ARCHETYPES)
-    assert world.scalar("SELECT count(*) FROM league_relationship") > rows
+    assert pg.scalar("SELECT count(*) FROM league_relationship") > rows
 
 
 def test_unchanged_leagues(
-    world: World, tracing: TracedDatabase, stores: Stores, tmp_path: Path
+    pg: DatabaseFixture, tracing: TracedDatabase, stores: Stores, tmp_path: Path
 ) -> None:
     """No operation, no remote call, no message; what names each line, in a few statements."""
     folder = generated.write_leagues(tmp_path, ROWS)
-    _seeded(world, folder)
+    _seeded(pg, folder)
     stores.drain(tracing)
     before = stores.calls
-    again, operations = _seeded(world, folder)
+    again, operations = _seeded(pg, folder)
     assert operations == 0
     assert again.statements <= UNCHANGED_STATEMENTS
     assert again.bytes <= UNCHANGED_BYTES * ROWS
     stores.drain(tracing)
     assert stores.calls == before
-    assert _messages(world, tracing) == []
+    assert _messages(pg, tracing) == []
 
 
 def test_one_in_a_hundred_edited(
-    world: World, tracing: TracedDatabase, stores: Stores, tmp_path: Path
+    pg: DatabaseFixture, tracing: TracedDatabase, stores: Stores, tmp_path: Path
 ) -> None:
     """Their operations, bytes and statements, one call to each sink, one message to each queue."""
-    _seeded(world, generated.write_leagues(tmp_path, ROWS))
+    _seeded(pg, generated.write_leagues(tmp_path, ROWS))
     stores.drain(tracing)
     lines = [generated.league(number) for number in range(ROWS)]
     for line in lines[:: ROWS // EDITED]:
         line["description"] += " Edited."
     generated.write(tmp_path, "leagues/generated.jsonl", lines)
-    sent, operations = _seeded(world, tmp_path)
+    sent, operations = _seeded(pg, tmp_path)
     assert operations == 2 * EDITED
     assert sent.statements <= RUN_STATEMENTS
     assert sent.bytes <= UNCHANGED_BYTES * ROWS + ROW_BYTES * EDITED
-    assert _messages(world, tracing) == [EMBEDDING, "neo4j"]
+    assert _messages(pg, tracing) == [EMBEDDING, "neo4j"]
     before = tracing.sent.statements
     stores.drain(tracing)
     assert tracing.sent.statements - before <= 3 * (BATCH_STATEMENTS + LAST_LOOK)
     assert [calls[2:] for calls in stores.calls] == [[EDITED], [EDITED], [EDITED]]
 
 
-def test_messages_for_a_thousand(world: World, tracing: TracedDatabase, tmp_path: Path) -> None:
+def test_messages_for_a_thousand(
+    pg: DatabaseFixture, tracing: TracedDatabase, tmp_path: Path
+) -> None:
     """One for each full batch of each sink, and no more while nobody takes them."""
-    _seeded(world, generated.write_leagues(tmp_path, ROWS))
+    _seeded(pg, generated.write_leagues(tmp_path, ROWS))
     expected = [EMBEDDING, EMBEDDING, "neo4j", "neo4j"]
-    assert sorted(_messages(world, tracing, looks=20)) == expected
+    assert sorted(_messages(pg, tracing, looks=20)) == expected
 
 
 def test_memory_does_not_grow_with_the_files(database_url: str, tmp_path: Path) -> None:
@@ -281,35 +285,35 @@ def _resident(url: str, folder: Path) -> tuple[int, int]:
     return seen[0], seen[-1]
 
 
-def _seeded(world: World, folder: Path) -> tuple[Sent, int]:
+def _seeded(pg: DatabaseFixture, folder: Path) -> tuple[Sent, int]:
     """What a run sent, and the operations that it enqueued."""
     sent = Sent()
-    with traced(world.conn, sent):
-        report = seed(world, folder, sports.LEAGUES)
+    with traced(pg.conn, sent):
+        report = seed(pg, folder, sports.LEAGUES)
     return sent, report.total.operations
 
 
-def _searched(world: World, tracing: TracedDatabase, stores: Stores, folder: Path) -> Sent:
+def _searched(pg: DatabaseFixture, tracing: TracedDatabase, stores: Stores, folder: Path) -> Sent:
     """What the search of the neighbours of new leagues sent."""
-    with world.conn.transaction():
-        register_sinks(world.conn, SEARCHING, MODEL, DIMENSIONS)
-    Loader(world.conn, SEARCHING, SeedOptions(folder, (sports.LEAGUES,)), SeedReport(None)).run()
+    with pg.conn.transaction():
+        register_sinks(pg.conn, SEARCHING, MODEL, DIMENSIONS)
+    Loader(pg.conn, SEARCHING, SeedOptions(folder, (sports.LEAGUES,)), SeedReport(None)).run()
     embed = embedding_sink(tracing, stores.embedder)
-    Delivery(tracing, embed, SEARCHING, Policy(debounce=0), worker="tests").drain(PATIENCE)
-    world.conn.execute("TRUNCATE delivery_batch")  # searches wait for embeddings in numbers
+    Delivery(tracing, embed, SEARCHING, Policy(debounce=0), worker="tests").drain(TIMEOUT)
+    pg.conn.execute("TRUNCATE delivery_batch")  # searches wait for embeddings in numbers
     tracing.sent = Sent()
     search = similarity_local.Sink(tracing, SEARCHING, lambda _kind: Rules())
     policy = Policy(batch_size=2 * ROWS)
     batch = Delivery(tracing, search, SEARCHING, policy, worker="tests").deliver_batch()
-    assert batch.claimed == world.scalar("SELECT count(*) FROM league")
+    assert batch.claimed == pg.scalar("SELECT count(*) FROM league")
     return tracing.sent
 
 
-def _messages(world: World, database: Database, looks: int = 3) -> list[str]:
+def _messages(pg: DatabaseFixture, database: Database, looks: int = 3) -> list[str]:
     """The wake-ups that a relay sends when it looks so often, by their sinks."""
     sent: list[str] = []
     policy = RelayPolicy(batch_size=BATCH)
-    relay = Relay(database, lambda: world.conn, sent.append, TOPOLOGY, TOPOLOGY.names, policy)
+    relay = Relay(database, lambda: pg.conn, sent.append, TOPOLOGY, TOPOLOGY.names, policy)
     for _ in range(looks):
         relay.look(TOPOLOGY.names)
     return sent

@@ -25,6 +25,17 @@ from altsync.sinks.base import Sink
 from tests import points, sports
 from tests.children import exit_code
 from tests.conftest import TOPOLOGY
+from tests.integration.database_fixture import (
+    CONFIRM_AFTER,
+    DatabaseFixture,
+    dead_letter_exhausted,
+    delivery,
+    embed,
+    embedding_sink,
+    example,
+    league,
+    leagues,
+)
 from tests.integration.fakes import (
     FakeEmbedder,
     FakeGraph,
@@ -34,17 +45,6 @@ from tests.integration.fakes import (
     FileIndex,
     Held,
     file_embedder,
-)
-from tests.integration.world import (
-    CONFIRM_AFTER,
-    World,
-    bury_exhausted,
-    delivery,
-    embed,
-    embedding_sink,
-    example,
-    league,
-    leagues,
 )
 
 #: What a process answers with that was killed here; any other number is a failure of the test.
@@ -70,7 +70,7 @@ def kill_at(point: str, times: int = 1) -> Callable[[str], None]:
 @pytest.mark.parametrize("point", points.DELIVERY)
 @pytest.mark.parametrize("sink", TOPOLOGY.names)
 def test_a_worker_that_vanishes_anywhere(
-    world: World, database: Database, point: str, sink: str
+    pg: DatabaseFixture, database: Database, point: str, sink: str
 ) -> None:
     """After its lease another one takes over, and the sinks equal PostgreSQL."""
     graph, index, embedder = FakeGraph(), FakeIndex(), FakeEmbedder()
@@ -79,37 +79,37 @@ def test_a_worker_that_vanishes_anywhere(
         "neo4j": graph,
         "pinecone": index,
     }
-    world.save(*leagues(6), example("ask"))
-    world.delete(league("l005"))
+    pg.save(*leagues(6), example("ask"))
+    pg.delete(league("l005"))
     if sink == "pinecone":
         delivery(database, sinks[EMBEDDING]).drain(10)
     with pytest.raises(Killed):
         delivery(database, sinks[sink], kill_at(point)).deliver_batch()
-    world.save(league("l004", tier="TIER1"))
-    _converge(world, database, list(sinks.values()))
-    _assert_agreement(world, graph, index)
+    pg.save(league("l004", tier="TIER1"))
+    _converge(pg, database, list(sinks.values()))
+    _assert_agreement(pg, graph, index)
     assert set(embedder.paid.values()) <= {1}
 
 
 @pytest.mark.parametrize("point", [p for p in points.DELIVERY if p not in points.DELIVERED])
 def test_a_worker_that_vanishes_again_and_again(
-    world: World, database: Database, point: str
+    pg: DatabaseFixture, database: Database, point: str
 ) -> None:
     """Five times in a row, with smaller batches each time; nobody dies of it."""
-    world.save(*leagues(40))
+    pg.save(*leagues(40))
     graph = FakeGraph()
     for _ in range(5):
         with pytest.raises(Killed):
             delivery(database, graph, kill_at(point)).deliver_batch()
-        world.end_leases()
-    _converge(world, database, [graph])
-    assert set(world.counts("neo4j")) == {"synced"}
+        pg.expire_leases()
+    _converge(pg, database, [graph])
+    assert set(pg.counts("neo4j")) == {"synced"}
     assert len(graph.living()) == 40
 
 
-def test_a_record_that_kills_its_worker_each_time(world: World, database: Database) -> None:
+def test_a_record_that_kills_its_worker_each_time(pg: DatabaseFixture, database: Database) -> None:
     """It ends up alone and is buried by the relay; the others are synced, none dies with it."""
-    world.save(*leagues(100))
+    pg.save(*leagues(100))
     graph = FakeGraph()
 
     def kill(call: Any) -> None:
@@ -124,73 +124,73 @@ def test_a_record_that_kills_its_worker_each_time(world: World, database: Databa
                 pass
         except Killed:
             crashes += 1
-        world.end_leases()
-        bury_exhausted(world, database)
-        if not any(op.live for op in world.ops("neo4j")):
+        pg.expire_leases()
+        dead_letter_exhausted(pg, database)
+        if not any(op.live for op in pg.ops("neo4j")):
             break
-    assert world.counts("neo4j") == {"synced": 99, "dead": 1}
-    dead = world.last("neo4j", "l042")
+    assert pg.counts("neo4j") == {"synced": 99, "dead": 1}
+    dead = pg.last("neo4j", "l042")
     assert (dead.error_kind, dead.attempts, crashes) == ("lost", 10, 10)
     assert "10 workers in a row vanished" in (dead.last_error or "")
-    assert max(op.attempts for op in world.ops("neo4j") if op.status == "synced") <= 4
+    assert max(op.attempts for op in pg.ops("neo4j") if op.status == "synced") <= 4
 
 
 @pytest.mark.parametrize("point", points.DELIVERY)
-def test_a_probe_that_vanishes(world: World, database: Database, point: str) -> None:
+def test_a_probe_that_vanishes(pg: DatabaseFixture, database: Database, point: str) -> None:
     """The breaker is not left half open: after the probe's lease another one probes."""
-    world.save(*leagues(3))
-    world.conn.execute("UPDATE sink_state SET state = 'open' WHERE sink = 'neo4j'")
+    pg.save(*leagues(3))
+    pg.conn.execute("UPDATE sink_state SET state = 'open' WHERE sink = 'neo4j'")
     graph = FakeGraph()
     with pytest.raises(Killed):
         delivery(database, graph, kill_at(point)).deliver_batch()
     over = point == "told"  # the breaker is closed, and the rest may be claimed
     assert delivery(database, graph).deliver_batch().claimed == (2 if over else 0)
-    _converge(world, database, [graph])
-    assert world.scalar("SELECT state FROM sink_state WHERE sink = 'neo4j'") == "closed"
+    _converge(pg, database, [graph])
+    assert pg.scalar("SELECT state FROM sink_state WHERE sink = 'neo4j'") == "closed"
     assert len(graph.living()) == 3
 
 
 @pytest.mark.parametrize("point", points.DELIVERY)
 @pytest.mark.parametrize("sink", TOPOLOGY.names)
 def test_a_process_that_is_gone_at_once(
-    world: World, database: Database, sink: str, point: str, tmp_path: Path
+    pg: DatabaseFixture, database: Database, sink: str, point: str, tmp_path: Path
 ) -> None:
     """A real one, of each role: it neither rolls back nor closes anything."""
-    world.save(*leagues(4))
+    pg.save(*leagues(4))
     if sink == "pinecone":
-        _embed_and_close(world.url, tmp_path)
-    assert exit_code(_deliver_and_exit, world.url, sink, str(tmp_path), point) == KILLED
-    world.until_alone()
+        _embed_and_close(pg.url, tmp_path)
+    assert exit_code(_deliver_and_exit, pg.url, sink, str(tmp_path), point) == KILLED
+    pg.until_alone()
     assert _count_kept(sink, tmp_path) == (4 if _has_called(point) else 0)
-    assert world.counts(sink) == {_status_after(point): 4}
+    assert pg.counts(sink) == {_status_after(point): 4}
     graph, index = FileGraph(tmp_path / "neo4j"), FileIndex(tmp_path / "pinecone")
     embedder = file_embedder(tmp_path / EMBEDDING)
-    _converge(world, database, [embedding_sink(database, embedder), graph, index])
-    _assert_agreement(world, graph, index)
+    _converge(pg, database, [embedding_sink(database, embedder), graph, index])
+    _assert_agreement(pg, graph, index)
     assert len(graph.living()) == 4
     assert set(embedder.paid.values()) == {1}
 
 
 @pytest.mark.parametrize("lines", [1, 25, 60, 119])
 def test_a_seeder_that_vanishes_leaves_whole_batches(
-    world: World, tmp_path: Path, lines: int
+    pg: DatabaseFixture, tmp_path: Path, lines: int
 ) -> None:
     """After so many lines of 120, in batches of 25: what is there has its operations."""
     _write_leagues(tmp_path, 120)
-    assert exit_code(_seed_and_exit, world.url, str(tmp_path), lines) == KILLED
-    world.until_alone()
-    there = world.scalar("SELECT count(*) FROM league")
+    assert exit_code(_seed_and_exit, pg.url, str(tmp_path), lines) == KILLED
+    pg.until_alone()
+    there = pg.scalar("SELECT count(*) FROM league")
     assert there % 25 == 0
     assert lines - 3 * 25 <= there <= lines  # one is being read, one worked out, one written
-    assert world.counts("neo4j").get("pending", 0) == there
-    assert world.scalar("SELECT count(*) FROM tag_registry") == there
-    report = _seed(world, tmp_path)
+    assert pg.counts("neo4j").get("pending", 0) == there
+    assert pg.scalar("SELECT count(*) FROM tag_registry") == there
+    report = _seed(pg, tmp_path)
     assert (report.total.created, report.total.unchanged) == (120 - there, there)
-    assert world.counts("neo4j") == {"pending": 120}
+    assert pg.counts("neo4j") == {"pending": 120}
 
 
 def test_a_seeder_that_vanishes_inside_a_batch(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pg: DatabaseFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Entities written, operations written, nothing committed: nothing is there."""
     monkeypatch.setattr(loader, "BATCH", 25)
@@ -207,11 +207,11 @@ def test_a_seeder_that_vanishes_inside_a_batch(
 
     monkeypatch.setattr("altsync.seed.loader.upsert_staged", upsert_and_die)
     with pytest.raises(Killed):
-        _seed(world, tmp_path)
+        _seed(pg, tmp_path)
     assert calls == [25, 25]
-    assert world.scalar("SELECT count(*) FROM league") == 25
-    assert world.counts("neo4j") == {"pending": 25}
-    assert world.scalar("SELECT count(*) FROM tag_registry") == 25
+    assert pg.scalar("SELECT count(*) FROM league") == 25
+    assert pg.counts("neo4j") == {"pending": 25}
+    assert pg.scalar("SELECT count(*) FROM tag_registry") == 25
 
 
 def _deliver_and_exit(url: str, sink: str, folder: str, point: str) -> None:
@@ -283,20 +283,20 @@ def _write_leagues(folder: Path, count: int) -> None:
     (folder / "leagues.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def _seed(world: World, folder: Path) -> SeedReport:
+def _seed(pg: DatabaseFixture, folder: Path) -> SeedReport:
     report = SeedReport(None)
-    Loader(world.conn, TOPOLOGY, SeedOptions(folder, (sports.LEAGUES,)), report).run()
+    Loader(pg.conn, TOPOLOGY, SeedOptions(folder, (sports.LEAGUES,)), report).run()
     return report
 
 
-def _converge(world: World, database: Database, sinks: Sequence[Any]) -> None:
+def _converge(pg: DatabaseFixture, database: Database, sinks: Sequence[Any]) -> None:
     """Let leases, retries, breakers and echoes fall due until nothing is left to do."""
     for _ in range(30):
-        world.pass_time(CONFIRM_AFTER + 1)
+        pg.advance_time(CONFIRM_AFTER + 1)
         for sink in sinks:
             delivery(database, sink).drain(10)
         names = [sink.traits.name for sink in sinks]
-        if not any(op.live for op in world.ops() if op.sink in names):
+        if not any(op.live for op in pg.ops() if op.sink in names):
             break
     calls = [len(sink.calls) for sink in sinks if isinstance(sink, FakeSink)]
     for sink in sinks:
@@ -304,17 +304,17 @@ def _converge(world: World, database: Database, sinks: Sequence[Any]) -> None:
     assert [len(sink.calls) for sink in sinks if isinstance(sink, FakeSink)] == calls
 
 
-def _assert_agreement(world: World, graph: FakeGraph, index: FakeIndex) -> None:
+def _assert_agreement(pg: DatabaseFixture, graph: FakeGraph, index: FakeIndex) -> None:
     living = {}
     for kind, column in (("league", "league_tag"), ("few_shot_example", "example_id")):
-        for key, version, content in world.conn.execute(
+        for key, version, content in pg.conn.execute(
             f"SELECT {column}, version, content_hash FROM {kind} WHERE deleted_at IS NULL"
         ):
             living[entity_type(kind), key] = Held(version, content)
     assert graph.living() == living
     assert {(kind, key): held for (kind, _, key), held in index.held.items()} == living
     for kind in ("league", "few_shot_example"):
-        statuses = world.conn.execute(
+        statuses = pg.conn.execute(
             f"SELECT DISTINCT embedding_sync_status, neo4j_sync_status, pinecone_sync_status "
             f"FROM {kind}"
         ).fetchall()

@@ -22,19 +22,19 @@ from altsync.store.reads import clock
 from altsync.why.sql import operation_rows
 from tests import sports
 from tests.conftest import TOPOLOGY
-from tests.integration.fakes import Call, FakeGraph, FakeIndex
-from tests.integration.world import (
+from tests.integration.database_fixture import (
     CONFIRM_AFTER,
     EMBEDDER,
     GRAPH,
     INDEX,
-    World,
+    DatabaseFixture,
     deliver,
     delivery,
     embed,
     example,
     league,
 )
+from tests.integration.fakes import Call, FakeGraph, FakeIndex
 
 NFL = league("nfl")
 WHY = "the graph has no room for it"
@@ -60,11 +60,11 @@ UUID_2 = "ffffffff-0000-4b5c-9d1e-3f7f2a5c9a10"
     ],
 )
 def test_errors_that_differ_by_ids_and_numbers_are_one_group(
-    world: World, one: str, other: str, shown: str
+    pg: DatabaseFixture, one: str, other: str, shown: str
 ) -> None:
     """The group shows what they share, and the latest one in full."""
-    _bury(world, GRAPH, {"l000": one, "l001": other})
-    (group,) = failures(world.conn)
+    _bury(pg, GRAPH, {"l000": one, "l001": other})
+    (group,) = failures(pg.conn)
     assert (group.count, group.reason, group.pattern) == (2, shown, shown)
     assert group.sample_reason in (one, other)
 
@@ -78,27 +78,27 @@ def test_errors_that_differ_by_ids_and_numbers_are_one_group(
         ("the field 'tier' is missing", "the field 'sport' is missing"),
     ],
 )
-def test_errors_that_mean_something_else_are_not(world: World, one: str, other: str) -> None:
+def test_errors_that_mean_something_else_are_not(pg: DatabaseFixture, one: str, other: str) -> None:
     """Status codes say what went wrong, and so do words."""
-    _bury(world, GRAPH, {"l000": one, "l001": other})
-    assert {group.reason for group in failures(world.conn)} == {one, other}
+    _bury(pg, GRAPH, {"l000": one, "l001": other})
+    assert {group.reason for group in failures(pg.conn)} == {one, other}
 
 
-def test_a_group_of_equal_errors_shows_them_in_full(world: World) -> None:
+def test_a_group_of_equal_errors_shows_them_in_full(pg: DatabaseFixture) -> None:
     """Nothing is hidden where nothing differs."""
-    _bury(world, GRAPH, {"l000": "41230 bytes", "l001": "41230 bytes"})
-    (group,) = failures(world.conn)
+    _bury(pg, GRAPH, {"l000": "41230 bytes", "l001": "41230 bytes"})
+    (group,) = failures(pg.conn)
     assert (group.reason, group.pattern) == ("41230 bytes", "… bytes")
 
 
-def test_one_error_of_two_sinks_or_kinds_is_no_group(world: World) -> None:
+def test_one_error_of_two_sinks_or_kinds_is_no_group(pg: DatabaseFixture) -> None:
     """Sink and kind are part of what a group is."""
-    _bury(world, GRAPH, {"l000": "no", "l001": "no"})
-    _bury(world, EMBEDDER, {"l000": "no"})
-    world.conn.execute(
+    _bury(pg, GRAPH, {"l000": "no", "l001": "no"})
+    _bury(pg, EMBEDDER, {"l000": "no"})
+    pg.conn.execute(
         "UPDATE sync_operation SET error_kind = 'lost' WHERE sink = 'neo4j' AND entity_key = 'l001'"
     )
-    found = {(g.sink, g.error_kind): g.count for g in failures(world.conn)}
+    found = {(g.sink, g.error_kind): g.count for g in failures(pg.conn)}
     assert found == {("embedding", "item"): 1, ("neo4j", "item"): 1, ("neo4j", "lost"): 1}
 
 
@@ -127,408 +127,420 @@ def test_one_error_of_two_sinks_or_kinds_is_no_group(world: World) -> None:
     ],
 )
 def test_what_is_given_narrows_what_is_meant(
-    world: World, which: Selection, expected: set[str]
+    pg: DatabaseFixture, which: Selection, expected: set[str]
 ) -> None:
     """The same for listing, counting and finding."""
-    _bury(world, GRAPH, {"l000": "410 bytes", "l001": "77 bytes", "l002": "gone"})
-    world.conn.execute(
+    _bury(pg, GRAPH, {"l000": "410 bytes", "l001": "77 bytes", "l002": "gone"})
+    pg.conn.execute(
         "UPDATE sync_operation SET finished_at = now() - interval '2 hours' "
         "WHERE entity_key = 'l002' AND sink = 'neo4j'"
     )
-    ids = {op_id for op_id, _, _ in dead_ids(world.conn, which)}
-    assert {op.entity_key for op in world.ops() if op.id in ids} == expected
-    assert count_dead(world.conn, which) == len(expected)
-    assert sum(group.count for group in failures(world.conn, which)) == len(expected)
+    ids = {op_id for op_id, _, _ in dead_ids(pg.conn, which)}
+    assert {op.entity_key for op in pg.ops() if op.id in ids} == expected
+    assert count_dead(pg.conn, which) == len(expected)
+    assert sum(group.count for group in failures(pg.conn, which)) == len(expected)
 
 
-def test_what_is_discarded_is_kept_with_who_and_why(world: World) -> None:
+def test_what_is_discarded_is_kept_with_who_and_why(pg: DatabaseFixture) -> None:
     """Out of the failures, never to be retried, and the entity still counts as failed."""
-    _bury(world, GRAPH, {"nfl": "too large"})
-    assert _discard(world) == 1
-    assert failures(world.conn) == []
-    assert _retry(world) == 0
-    (op,) = operation_rows(world.conn, sink="neo4j", status="discarded")
+    _bury(pg, GRAPH, {"nfl": "too large"})
+    assert _discard(pg) == 1
+    assert failures(pg.conn) == []
+    assert _retry(pg) == 0
+    (op,) = operation_rows(pg.conn, sink="neo4j", status="discarded")
     assert (op.last_error, op.discarded_by, op.discarded_why) == ("too large", ME, WHY)
     assert op.discarded_at is not None
     assert op.finished_at is not None
     assert op.discarded_at >= op.finished_at
-    assert world.statuses(NFL)["neo4j"] == "failed"
-    assert backlog(world.conn)["neo4j"].discarded == 1
-    assert backlog(world.conn)["neo4j"].dead == 0
-    assert _discard(world) == 0
+    assert pg.statuses(NFL)["neo4j"] == "failed"
+    assert backlog(pg.conn)["neo4j"].discarded == 1
+    assert backlog(pg.conn)["neo4j"].dead == 0
+    assert _discard(pg) == 0
 
 
-def test_a_later_change_is_enqueued_as_always(world: World, database: Database) -> None:
+def test_a_later_change_is_enqueued_as_always(pg: DatabaseFixture, database: Database) -> None:
     """Its success makes the entity synced; what was discarded stays in the audit."""
-    _bury(world, GRAPH, {"nfl": "too large"})
-    _discard(world)
-    world.save(league("nfl", tier="TIER1"))
-    assert world.statuses(NFL)["neo4j"] == "pending"
+    _bury(pg, GRAPH, {"nfl": "too large"})
+    _discard(pg)
+    pg.save(league("nfl", tier="TIER1"))
+    assert pg.statuses(NFL)["neo4j"] == "pending"
     deliver(database, FakeGraph())
-    assert world.statuses(NFL)["neo4j"] == "synced"
-    assert world.counts("neo4j") == {"discarded": 1, "synced": 1}
+    assert pg.statuses(NFL)["neo4j"] == "synced"
+    assert pg.counts("neo4j") == {"discarded": 1, "synced": 1}
 
 
-def test_a_change_under_way_is_not_disturbed(world: World) -> None:
+def test_a_change_under_way_is_not_disturbed(pg: DatabaseFixture) -> None:
     """Only what is dead is discarded: the live operation goes on, and the entity is pending."""
-    _bury(world, GRAPH, {"nfl": "too large"})
-    world.save(league("nfl", tier="TIER1"))
-    assert _discard(world) == 1
-    assert world.live("neo4j", "nfl").status == "pending"
-    assert world.statuses(NFL)["neo4j"] == "pending"
+    _bury(pg, GRAPH, {"nfl": "too large"})
+    pg.save(league("nfl", tier="TIER1"))
+    assert _discard(pg) == 1
+    assert pg.live("neo4j", "nfl").status == "pending"
+    assert pg.statuses(NFL)["neo4j"] == "pending"
 
 
-def test_a_backfill_asks_for_what_was_discarded(world: World) -> None:
+def test_a_backfill_asks_for_what_was_discarded(pg: DatabaseFixture) -> None:
     """The sink has not confirmed it: that is the way back."""
-    _bury(world, GRAPH, {"nfl": "too large"})
-    _discard(world)
-    backfill_page(world.conn, GRAPH, sports.LEAGUE, after=None, force=False)
-    assert world.live("neo4j", "nfl").origin == "backfill"
-    assert world.statuses(NFL)["neo4j"] == "pending"
+    _bury(pg, GRAPH, {"nfl": "too large"})
+    _discard(pg)
+    backfill_page(pg.conn, GRAPH, sports.LEAGUE, after=None, force=False)
+    assert pg.live("neo4j", "nfl").origin == "backfill"
+    assert pg.statuses(NFL)["neo4j"] == "pending"
 
 
 def test_who_waited_for_a_discarded_embedding_waits_no_more(
-    world: World, database: Database
+    pg: DatabaseFixture, database: Database
 ) -> None:
     """The index failed with it, and stays so; a later change embeds, and both are synced."""
-    _bury(world, EMBEDDER, {"nfl": "refused"})
-    for step in (lambda: None, lambda: _discard(world)):
+    _bury(pg, EMBEDDER, {"nfl": "refused"})
+    for step in (lambda: None, lambda: _discard(pg)):
         step()
-        assert {s: world.statuses(NFL)[s] for s in ("embedding", "pinecone")} == {
+        assert {s: pg.statuses(NFL)[s] for s in ("embedding", "pinecone")} == {
             "embedding": "failed",
             "pinecone": "failed",
         }
-    world.save(league("nfl", description="Shorter."))
-    assert world.statuses(NFL)["pinecone"] == "pending"
+    pg.save(league("nfl", description="Shorter."))
+    assert pg.statuses(NFL)["pinecone"] == "pending"
     embed(database)
     deliver(database, FakeIndex())
-    assert set(world.statuses(NFL).values()) == {"synced", "pending"}
-    assert world.statuses(NFL)["pinecone"] == "synced"
+    assert set(pg.statuses(NFL).values()) == {"synced", "pending"}
+    assert pg.statuses(NFL)["pinecone"] == "synced"
 
 
 def test_a_vector_that_comes_after_all_makes_the_index_wait_for_it(
-    world: World, database: Database
+    pg: DatabaseFixture, database: Database
 ) -> None:
     """A live operation always means pending."""
-    _bury(world, EMBEDDER, {"nfl": "refused"})
-    _discard(world)
-    backfill_page(world.conn, EMBEDDER, sports.LEAGUE, after=None, force=False)
+    _bury(pg, EMBEDDER, {"nfl": "refused"})
+    _discard(pg)
+    backfill_page(pg.conn, EMBEDDER, sports.LEAGUE, after=None, force=False)
     embed(database)
-    assert world.live("pinecone", "nfl").status == "pending"
-    assert world.statuses(NFL)["pinecone"] == "pending"
+    assert pg.live("pinecone", "nfl").status == "pending"
+    assert pg.statuses(NFL)["pinecone"] == "pending"
 
 
 @pytest.mark.parametrize("given_up", ["discarded", "pruned"])
 def test_who_still_asked_for_a_discarded_embedding_waits_no_more(
-    world: World, database: Database, given_up: str
+    pg: DatabaseFixture, database: Database, given_up: str
 ) -> None:
     """The index had an operation of its own when it was discarded: its end says so as well."""
-    world.save(NFL)
+    pg.save(NFL)
     embed(database)
-    world.save(league("nfl", tier="TIER1"))
-    world.save(league("nfl", description="Refused.", tier="TIER1"))
-    _bury(world, EMBEDDER, {"nfl": "refused"})
-    _discard(world) if given_up == "discarded" else _prune(world)
-    assert world.statuses(NFL)["pinecone"] == "pending"
+    pg.save(league("nfl", tier="TIER1"))
+    pg.save(league("nfl", description="Refused.", tier="TIER1"))
+    _bury(pg, EMBEDDER, {"nfl": "refused"})
+    _discard(pg) if given_up == "discarded" else _prune(pg)
+    assert pg.statuses(NFL)["pinecone"] == "pending"
     delivery(database, FakeIndex()).drain(10)
-    assert world.counts("pinecone") == {"superseded": 1}
-    assert world.statuses(NFL)["embedding"] == "failed"
-    assert world.statuses(NFL)["pinecone"] == "failed"
+    assert pg.counts("pinecone") == {"superseded": 1}
+    assert pg.statuses(NFL)["embedding"] == "failed"
+    assert pg.statuses(NFL)["pinecone"] == "failed"
 
 
 def test_who_waits_for_a_dead_embedding_failed_until_it_is_retried(
-    world: World, database: Database
+    pg: DatabaseFixture, database: Database
 ) -> None:
-    world.save(NFL)
+    pg.save(NFL)
     embed(database)
-    world.save(league("nfl", tier="TIER1"))
-    world.save(league("nfl", description="Refused.", tier="TIER1"))
-    _bury(world, EMBEDDER, {"nfl": "refused"})
+    pg.save(league("nfl", tier="TIER1"))
+    pg.save(league("nfl", description="Refused.", tier="TIER1"))
+    _bury(pg, EMBEDDER, {"nfl": "refused"})
     delivery(database, FakeIndex()).drain(10)
-    assert world.statuses(NFL)["pinecone"] == "failed"
-    _retry(world)
-    assert {world.statuses(NFL)[s] for s in ("embedding", "pinecone")} == {"pending"}
+    assert pg.statuses(NFL)["pinecone"] == "failed"
+    _retry(pg)
+    assert {pg.statuses(NFL)[s] for s in ("embedding", "pinecone")} == {"pending"}
     embed(database)
     delivery(database, FakeIndex()).drain(10)
-    assert {world.statuses(NFL)[s] for s in ("embedding", "pinecone")} == {"synced"}
+    assert {pg.statuses(NFL)[s] for s in ("embedding", "pinecone")} == {"synced"}
 
 
-def test_an_echo_ends_when_its_embedding_is_given_up(world: World, database: Database) -> None:
+def test_an_echo_ends_when_its_embedding_is_given_up(
+    pg: DatabaseFixture, database: Database
+) -> None:
     """It knows where a late write may be. That is kept, and seen to when the vector comes."""
-    index, late = _lost_between_two_places(world, database)
-    _bury(world, EMBEDDER, {"ask": "refused"})
-    _drain(world, database, index, rounds=3)
-    assert not [op for op in world.ops("pinecone") if op.live]
+    index, late = _lost_between_two_places(pg, database)
+    _bury(pg, EMBEDDER, {"ask": "refused"})
+    _drain(pg, database, index, rounds=3)
+    assert not [op for op in pg.ops("pinecone") if op.live]
     index.land(late)
-    _retry(world)
+    _retry(pg)
     embed(database)
-    _drain(world, database, index, rounds=3)
+    _drain(pg, database, index, rounds=3)
     assert [space for _, space, _ in index.held] == ["support"]
-    assert not [op for op in world.ops("pinecone") if op.live]
-    assert set(world.statuses(example("ask")).values()) == {"synced", "pending"}
+    assert not [op for op in pg.ops("pinecone") if op.live]
+    assert set(pg.statuses(example("ask")).values()) == {"synced", "pending"}
 
 
 def test_an_echo_whose_embedding_is_discarded_leaves_the_index_failed(
-    world: World, database: Database
+    pg: DatabaseFixture, database: Database
 ) -> None:
     """And a deletion still removes what landed late, wherever that was."""
-    index, late = _lost_between_two_places(world, database)
-    _bury(world, EMBEDDER, {"ask": "refused"})
-    _discard(world)
-    _drain(world, database, index, rounds=3)
-    assert world.statuses(example("ask"))["pinecone"] == "failed"
-    assert not [op for op in world.ops("pinecone") if op.live]
+    index, late = _lost_between_two_places(pg, database)
+    _bury(pg, EMBEDDER, {"ask": "refused"})
+    _discard(pg)
+    _drain(pg, database, index, rounds=3)
+    assert pg.statuses(example("ask"))["pinecone"] == "failed"
+    assert not [op for op in pg.ops("pinecone") if op.live]
     index.land(late)
-    world.delete(example("ask"))
-    _drain(world, database, index, rounds=3)
+    pg.delete(example("ask"))
+    _drain(pg, database, index, rounds=3)
     assert index.held == {}
-    assert not [op for op in world.ops("pinecone") if op.live]
+    assert not [op for op in pg.ops("pinecone") if op.live]
 
 
 def test_an_echo_whose_embedding_is_under_way_waits_for_it(
-    world: World, database: Database
+    pg: DatabaseFixture, database: Database
 ) -> None:
     """What it knows goes to the operation that the vector brings."""
-    index, late = _lost_between_two_places(world, database)
-    _drain(world, database, index, rounds=3)
-    assert world.live("pinecone", "ask").origin == "confirm"
+    index, late = _lost_between_two_places(pg, database)
+    _drain(pg, database, index, rounds=3)
+    assert pg.live("pinecone", "ask").origin == "confirm"
     index.land(late)
     embed(database)
-    _drain(world, database, index, rounds=3)
+    _drain(pg, database, index, rounds=3)
     assert [space for _, space, _ in index.held] == ["support"]
-    assert not [op for op in world.ops("pinecone") if op.live]
+    assert not [op for op in pg.ops("pinecone") if op.live]
 
 
-def test_a_deleted_entity_goes_for_good_after_its_delete_was_discarded(world: World) -> None:
+def test_a_deleted_entity_goes_for_good_after_its_delete_was_discarded(pg: DatabaseFixture) -> None:
     """Nothing waits for the sink any more."""
-    world.save(NFL)
-    world.delete(NFL)
+    pg.save(NFL)
+    pg.delete(NFL)
     for sink in (GRAPH, INDEX):
-        _bury(world, sink, {"nfl": "gone away"})
-    world.conn.execute("DELETE FROM sync_operation WHERE sink = 'embedding'")
-    world.pass_time(GRACE + 1)
-    assert purge_deleted(world.conn, GRACE) == 0
-    _discard(world)
-    assert purge_deleted(world.conn, GRACE) == 1
-    assert world.find(NFL) is None
+        _bury(pg, sink, {"nfl": "gone away"})
+    pg.conn.execute("DELETE FROM sync_operation WHERE sink = 'embedding'")
+    pg.advance_time(GRACE + 1)
+    assert purge_deleted(pg.conn, GRACE) == 0
+    _discard(pg)
+    assert purge_deleted(pg.conn, GRACE) == 1
+    assert pg.find(NFL) is None
 
 
-def test_a_doubt_outlives_the_discard(world: World, database: Database) -> None:
+def test_a_doubt_outlives_the_discard(pg: DatabaseFixture, database: Database) -> None:
     """What was given up on may still land: after the next success it is written once more."""
-    world.save(NFL)
+    pg.save(NFL)
     embed(database)
-    world.claim("pinecone")
-    world.end_leases()
-    _bury(world, INDEX, {"nfl": "bad"})
-    _discard(world)
-    world.save(league("nfl", tier="TIER1"))
-    _confirm(world, INDEX)
-    assert world.live("pinecone", "nfl").origin == "confirm"
-    world.pass_time(1000)
-    _confirm(world, INDEX)
-    assert not [op for op in world.ops("pinecone") if op.live]
-    world.save(league("nfl", tier="TIER2"))
-    _confirm(world, INDEX)
-    assert not [op for op in world.ops("pinecone") if op.live]
-    assert world.counts("pinecone")["discarded"] == 1
+    pg.claim("pinecone")
+    pg.expire_leases()
+    _bury(pg, INDEX, {"nfl": "bad"})
+    _discard(pg)
+    pg.save(league("nfl", tier="TIER1"))
+    _confirm(pg, INDEX)
+    assert pg.live("pinecone", "nfl").origin == "confirm"
+    pg.advance_time(1000)
+    _confirm(pg, INDEX)
+    assert not [op for op in pg.ops("pinecone") if op.live]
+    pg.save(league("nfl", tier="TIER2"))
+    _confirm(pg, INDEX)
+    assert not [op for op in pg.ops("pinecone") if op.live]
+    assert pg.counts("pinecone")["discarded"] == 1
 
 
-def test_types_are_discarded_together(world: World) -> None:
+def test_types_are_discarded_together(pg: DatabaseFixture) -> None:
     """In one transaction, in the order of locks."""
-    world.save(NFL, example("ask"))
-    _bury(world, GRAPH, {"nfl": "no", "ask": "no"})
-    assert _discard(world) == 2
-    assert world.counts("neo4j") == {"discarded": 2}
+    pg.save(NFL, example("ask"))
+    _bury(pg, GRAPH, {"nfl": "no", "ask": "no"})
+    assert _discard(pg) == 2
+    assert pg.counts("neo4j") == {"discarded": 2}
 
 
 def test_a_retry_leaves_the_embedding_of_a_deleted_entity_as_it_is(
-    world: World, database: Database
+    pg: DatabaseFixture, database: Database
 ) -> None:
     """Nothing is left to embed, so nobody would ever say that it is done."""
-    world.save(NFL)
+    pg.save(NFL)
     embed(database)
-    _bury(world, INDEX, {"nfl": "no"})
-    world.save(league("nfl", description="Another."))
-    world.delete(NFL)
-    assert world.live("embedding", "nfl").status == "pending"
-    assert _retry(world) == 1
-    assert world.statuses(NFL)["embedding"] == "synced"
+    _bury(pg, INDEX, {"nfl": "no"})
+    pg.save(league("nfl", description="Another."))
+    pg.delete(NFL)
+    assert pg.live("embedding", "nfl").status == "pending"
+    assert _retry(pg) == 1
+    assert pg.statuses(NFL)["embedding"] == "synced"
     embed(database)
-    assert world.statuses(NFL)["embedding"] == "synced"
+    assert pg.statuses(NFL)["embedding"] == "synced"
 
 
-def test_a_retried_embedding_of_a_deleted_entity_ends(world: World, database: Database) -> None:
+def test_a_retried_embedding_of_a_deleted_entity_ends(
+    pg: DatabaseFixture, database: Database
+) -> None:
     """It is superseded, and the entity's status never says that it waits for it."""
-    _bury(world, EMBEDDER, {"nfl": "refused"})
-    world.delete(NFL)
-    assert _retry(world) == 1
+    _bury(pg, EMBEDDER, {"nfl": "refused"})
+    pg.delete(NFL)
+    assert _retry(pg) == 1
     embed(database)
-    assert world.counts("embedding") == {"superseded": 2}
-    assert world.statuses(NFL)["embedding"] == "synced"
+    assert pg.counts("embedding") == {"superseded": 2}
+    assert pg.statuses(NFL)["embedding"] == "synced"
 
 
-def test_a_dead_embedding_of_a_deleted_entity_says_nothing_of_it(world: World) -> None:
+def test_a_dead_embedding_of_a_deleted_entity_says_nothing_of_it(pg: DatabaseFixture) -> None:
     """Given up on twice, the second time after the delete: the operation is dead, no more."""
-    _bury(world, EMBEDDER, {"nfl": "refused"})
-    world.delete(NFL)
-    _retry(world)
-    _bury(world, EMBEDDER, {"nfl": "its worker vanished"})
-    assert world.counts("embedding") == {"superseded": 1, "dead": 1}
-    assert world.statuses(NFL)["embedding"] == "synced"
+    _bury(pg, EMBEDDER, {"nfl": "refused"})
+    pg.delete(NFL)
+    _retry(pg)
+    _bury(pg, EMBEDDER, {"nfl": "its worker vanished"})
+    assert pg.counts("embedding") == {"superseded": 1, "dead": 1}
+    assert pg.statuses(NFL)["embedding"] == "synced"
 
 
-def test_a_retry_that_meets_a_change_brings_its_doubt(world: World, database: Database) -> None:
+def test_a_retry_that_meets_a_change_brings_its_doubt(
+    pg: DatabaseFixture, database: Database
+) -> None:
     """The change writes first; what was given up on may land after it, so an echo follows."""
-    world.save(NFL)
+    pg.save(NFL)
     embed(database)
-    world.claim("pinecone")
-    world.end_leases()
-    _bury(world, INDEX, {"nfl": "bad"})
-    world.save(league("nfl", tier="TIER1"))
-    _retry(world)
-    _confirm(world, INDEX)
-    assert world.live("pinecone", "nfl").origin == "confirm"
+    pg.claim("pinecone")
+    pg.expire_leases()
+    _bury(pg, INDEX, {"nfl": "bad"})
+    pg.save(league("nfl", tier="TIER1"))
+    _retry(pg)
+    _confirm(pg, INDEX)
+    assert pg.live("pinecone", "nfl").origin == "confirm"
 
 
 def test_a_retry_that_meets_a_change_under_way_brings_its_doubt(
-    world: World, database: Database
+    pg: DatabaseFixture, database: Database
 ) -> None:
     """It is asked again, and the follow-up knows."""
-    world.save(NFL)
+    pg.save(NFL)
     embed(database)
-    world.claim("pinecone")
-    world.end_leases()
-    _bury(world, INDEX, {"nfl": "bad"})
-    world.save(league("nfl", tier="TIER1"))
-    token, (op,) = world.claim("pinecone")
-    _retry(world)
-    world.settle(INDEX, token, [Synced(op, op.version)])
-    _confirm(world, INDEX)
-    assert world.live("pinecone", "nfl").origin == "confirm"
+    pg.claim("pinecone")
+    pg.expire_leases()
+    _bury(pg, INDEX, {"nfl": "bad"})
+    pg.save(league("nfl", tier="TIER1"))
+    token, (op,) = pg.claim("pinecone")
+    _retry(pg)
+    pg.settle(INDEX, token, [Synced(op, op.version)])
+    _confirm(pg, INDEX)
+    assert pg.live("pinecone", "nfl").origin == "confirm"
 
 
-def test_a_retry_that_meets_a_change_brings_its_places(world: World, database: Database) -> None:
+def test_a_retry_that_meets_a_change_brings_its_places(
+    pg: DatabaseFixture, database: Database
+) -> None:
     """What was given up on lands where the entity no longer is, and is removed there."""
-    world.save(example("ask", "triage"))
+    pg.save(example("ask", "triage"))
     embed(database)
-    index, late = _give_up_on_a_write(world, database)
-    world.save(example("ask", "support"))
-    _retry(world)
-    _drain(world, database, index, rounds=1)
+    index, late = _give_up_on_a_write(pg, database)
+    pg.save(example("ask", "support"))
+    _retry(pg)
+    _drain(pg, database, index, rounds=1)
     index.land(late)
-    _drain(world, database, index, rounds=2)
+    _drain(pg, database, index, rounds=2)
     assert [space for _, space, _ in index.held] == ["support"]
 
 
 def test_a_retry_that_starts_with_the_embedding_brings_its_doubt(
-    world: World, database: Database
+    pg: DatabaseFixture, database: Database
 ) -> None:
     """The vector comes first; what may land late, and where, is still known then."""
-    world.save(example("ask", "triage"))
+    pg.save(example("ask", "triage"))
     embed(database)
-    index, late = _give_up_on_a_write(world, database)
-    world.save(example("ask", "support", input_text="another"))
-    _retry(world)
+    index, late = _give_up_on_a_write(pg, database)
+    pg.save(example("ask", "support", input_text="another"))
+    _retry(pg)
     embed(database)
-    _drain(world, database, index, rounds=1)
+    _drain(pg, database, index, rounds=1)
     index.land(late)
-    _drain(world, database, index, rounds=2)
+    _drain(pg, database, index, rounds=2)
     assert [space for _, space, _ in index.held] == ["support"]
 
 
-def test_a_retry_of_several_brings_the_places_of_all(world: World, database: Database) -> None:
+def test_a_retry_of_several_brings_the_places_of_all(
+    pg: DatabaseFixture, database: Database
+) -> None:
     """Two writes of one entity were given up on, each somewhere else."""
-    world.save(example("ask"))
+    pg.save(example("ask"))
     embed(database)
     for place in ("triage", "support"):
-        _bury(world, INDEX, {"ask": "bad"})
-        world.conn.execute(
+        _bury(pg, INDEX, {"ask": "bad"})
+        pg.conn.execute(
             "UPDATE sync_operation SET namespaces = namespaces || ARRAY[%s] WHERE status = 'dead'",
             (place,),
         )
-        world.save(example("ask", output_text=place))
+        pg.save(example("ask", output_text=place))
         embed(database)
-    world.conn.execute("DELETE FROM sync_operation WHERE sink = 'pinecone' AND status = 'pending'")
-    assert _retry(world) == 1
-    places = world.scalar(
+    pg.conn.execute("DELETE FROM sync_operation WHERE sink = 'pinecone' AND status = 'pending'")
+    assert _retry(pg) == 1
+    places = pg.scalar(
         "SELECT namespaces FROM sync_operation WHERE status = 'pending' AND sink = 'pinecone'"
     )
     assert sorted(places) == ["support", "triage"]
 
 
-def test_an_entity_that_failed_three_times_is_one_failure(world: World) -> None:
+def test_an_entity_that_failed_three_times_is_one_failure(pg: DatabaseFixture) -> None:
     """The latest stays; a dry run, the run and every count speak of it alone."""
     for number in range(3):
-        world.save(*[league(key, description=f"text {number}") for key in ("l000", "l001")])
-        _bury(world, GRAPH, {"l000": f"error {number}", "l001": f"error {number}"})
-    (group,) = failures(world.conn)
+        pg.save(*[league(key, description=f"text {number}") for key in ("l000", "l001")])
+        _bury(pg, GRAPH, {"l000": f"error {number}", "l001": f"error {number}"})
+    (group,) = failures(pg.conn)
     assert (group.count, group.sample_reason) == (2, "error 2")
-    assert count_dead(world.conn) == len(dead_ids(world.conn)) == 2
-    assert backlog(world.conn)["neo4j"].dead == 2
-    assert world.counts("neo4j") == {"dead": 2, "superseded": 4}
-    assert _retry(world) == 2
-    assert failures(world.conn) == []
+    assert count_dead(pg.conn) == len(dead_ids(pg.conn)) == 2
+    assert backlog(pg.conn)["neo4j"].dead == 2
+    assert pg.counts("neo4j") == {"dead": 2, "superseded": 4}
+    assert _retry(pg) == 2
+    assert failures(pg.conn) == []
 
 
-def test_a_failure_keeps_what_is_unsure_of_those_before(world: World, database: Database) -> None:
-    world.save(league("l000"))
+def test_a_failure_keeps_what_is_unsure_of_those_before(
+    pg: DatabaseFixture, database: Database
+) -> None:
+    pg.save(league("l000"))
     embed(database)
-    _bury(world, INDEX, {"l000": "timeout"})
-    world.conn.execute("UPDATE sync_operation SET outcome_unknown = true WHERE status = 'dead'")
-    world.save(league("l000", description="another"))
+    _bury(pg, INDEX, {"l000": "timeout"})
+    pg.conn.execute("UPDATE sync_operation SET outcome_unknown = true WHERE status = 'dead'")
+    pg.save(league("l000", description="another"))
     embed(database)
-    _bury(world, INDEX, {"l000": "refused"})
-    rows = world.conn.execute(
+    _bury(pg, INDEX, {"l000": "refused"})
+    rows = pg.conn.execute(
         "SELECT status, outcome_unknown FROM sync_operation WHERE sink = 'pinecone' ORDER BY id"
     ).fetchall()
     assert rows == [("superseded", False), ("dead", True)]
 
 
-def test_a_group_of_a_former_release_is_found_by_its_name(world: World) -> None:
+def test_a_group_of_a_former_release_is_found_by_its_name(pg: DatabaseFixture) -> None:
     """Its worker kept no group."""
-    _bury(world, GRAPH, {"l000": "7 is bad", "l001": "8 is bad"})
-    (group,) = failures(world.conn)
-    world.conn.execute("UPDATE sync_operation SET error_group = NULL WHERE entity_key = 'l001'")
-    assert failures(world.conn) == [group]
-    assert count_dead(world.conn, Selection(group=group.group)) == 2
-    assert count_dead(world.conn, Selection(group="another")) == 0
+    _bury(pg, GRAPH, {"l000": "7 is bad", "l001": "8 is bad"})
+    (group,) = failures(pg.conn)
+    pg.conn.execute("UPDATE sync_operation SET error_group = NULL WHERE entity_key = 'l001'")
+    assert failures(pg.conn) == [group]
+    assert count_dead(pg.conn, Selection(group=group.group)) == 2
+    assert count_dead(pg.conn, Selection(group="another")) == 0
 
 
-def test_retry_and_discard_at_once_share_the_dead(world: World) -> None:
+def test_retry_and_discard_at_once_share_the_dead(pg: DatabaseFixture) -> None:
     """Each dead operation is taken by exactly one of them."""
     reasons = {f"l{n:03}": "no" for n in range(40)}
-    _bury(world, GRAPH, reasons)
-    dead = dead_ids(world.conn)
+    _bury(pg, GRAPH, reasons)
+    dead = dead_ids(pg.conn)
 
     def retry() -> int:
-        with db.connect(world.url) as conn, conn.transaction():
+        with db.connect(pg.url) as conn, conn.transaction():
             return retry_dead(conn, dead, TOPOLOGY)
 
     def discard() -> int:
-        with db.connect(world.url) as conn, conn.transaction():
+        with db.connect(pg.url) as conn, conn.transaction():
             return discard_dead(conn, dead[::2], TOPOLOGY, by=ME, why=WHY)
 
     with ThreadPoolExecutor(2) as pool:
         retried, discarded = pool.submit(retry), pool.submit(discard)
         assert retried.result() + discarded.result() == 40
-    counts = world.counts("neo4j")
+    counts = pg.counts("neo4j")
     assert counts.get("discarded", 0) == discarded.result()
     assert counts["superseded"] == counts["pending"] == retried.result()
 
 
 def test_a_delivery_and_a_discard_do_not_wait_for_each_other(
-    world: World, database: Database
+    pg: DatabaseFixture, database: Database
 ) -> None:
     """Both lock the entities first; whoever is second finds nothing left to do."""
     reasons = {f"l{n:03}": "no" for n in range(30)}
-    _bury(world, GRAPH, reasons)
-    world.save(*(league(key, tier="TIER1") for key in reasons))
+    _bury(pg, GRAPH, reasons)
+    pg.save(*(league(key, tier="TIER1") for key in reasons))
     with ThreadPoolExecutor(2) as pool:
         delivered = pool.submit(lambda: delivery(database, FakeGraph(), batch_size=7).drain(60))
-        pool.submit(lambda: _discard_elsewhere(world.url)).result()
+        pool.submit(lambda: _discard_elsewhere(pg.url)).result()
         assert delivered.result().synced == 30
-    assert {world.statuses(league(key))["neo4j"] for key in reasons} == {"synced"}
-    assert "dead" not in world.counts("neo4j")
+    assert {pg.statuses(league(key))["neo4j"] for key in reasons} == {"synced"}
+    assert "dead" not in pg.counts("neo4j")
 
 
 def _discard_elsewhere(url: str) -> int:
@@ -537,29 +549,29 @@ def _discard_elsewhere(url: str) -> int:
         return discard_dead(conn, dead, TOPOLOGY, by=ME, why=WHY)
 
 
-def _bury(world: World, sink: SinkTraits, reasons: dict[str, str]) -> None:
+def _bury(pg: DatabaseFixture, sink: SinkTraits, reasons: dict[str, str]) -> None:
     """Give up on operations of these keys; leagues that are not there are saved before."""
-    missing: list[sports.League] = [league(key) for key in reasons if world.ops(key=key) == []]
+    missing: list[sports.League] = [league(key) for key in reasons if pg.ops(key=key) == []]
     if missing:
-        world.save(*missing)
-    token, operations = world.claim(sink.name)
+        pg.save(*missing)
+    token, operations = pg.claim(sink.name)
     verdicts = [
-        Dead(op, _version(world, sink, op.entity_id, op.entity_type), ErrorKind.ITEM, reason)
+        Dead(op, _version(pg, sink, op.entity_id, op.entity_type), ErrorKind.ITEM, reason)
         for op in operations
         if (reason := reasons.get(op.entity_key))
     ]
-    world.settle(sink, token, verdicts)
-    release(world.conn, [op.id for op in operations if op.entity_key not in reasons], token)
+    pg.settle(sink, token, verdicts)
+    release(pg.conn, [op.id for op in operations if op.entity_key not in reasons], token)
 
 
-def _version(world: World, sink: SinkTraits, entity: object, kind: EntityType) -> int:
+def _version(pg: DatabaseFixture, sink: SinkTraits, entity: object, kind: EntityType) -> int:
     column = "graph_version" if sink.edges else "version"
-    return int(world.scalar(f"SELECT {column} FROM {kind} WHERE id = %s", entity))
+    return int(pg.scalar(f"SELECT {column} FROM {kind} WHERE id = %s", entity))
 
 
-def _confirm(world: World, sink: SinkTraits) -> None:
-    token, operations = world.claim(sink.name)
-    world.settle(sink, token, [Synced(op, op.version) for op in operations])
+def _confirm(pg: DatabaseFixture, sink: SinkTraits) -> None:
+    token, operations = pg.claim(sink.name)
+    pg.settle(sink, token, [Synced(op, op.version) for op in operations])
 
 
 def _failing_once(error: SinkFailure) -> FakeIndex:
@@ -574,48 +586,48 @@ def _failing_once(error: SinkFailure) -> FakeIndex:
     return index
 
 
-def _give_up_on_a_write(world: World, database: Database) -> tuple[FakeIndex, Row]:
+def _give_up_on_a_write(pg: DatabaseFixture, database: Database) -> tuple[FakeIndex, Row]:
     """The only attempt at a vector may still land; the index, and what may."""
     index = _failing_once(SinkFailure(ErrorKind.UNKNOWN, "broken pipe", outcome_unknown=True))
     deliver(database, index)
-    world.pass_time(100)
-    token, operations = world.claim("pinecone")
+    pg.advance_time(100)
+    token, operations = pg.claim("pinecone")
     dead = [Dead(op, op.version, ErrorKind.UNKNOWN, "broken pipe", True) for op in operations]
-    assert world.settle(INDEX, token, dead).dead == 1
-    world.conn.execute("UPDATE sink_state SET state = 'closed', config = config - 'faults'")
+    assert pg.settle(INDEX, token, dead).dead == 1
+    pg.conn.execute("UPDATE sink_state SET state = 'closed', config = config - 'faults'")
     return index, index.calls[0].rows[0]
 
 
-def _lost_between_two_places(world: World, database: Database) -> tuple[FakeIndex, Row]:
+def _lost_between_two_places(pg: DatabaseFixture, database: Database) -> tuple[FakeIndex, Row]:
     """A write to one category may be late, and the example waits for its vector in another."""
-    world.save(example("ask", "triage"))
+    pg.save(example("ask", "triage"))
     embed(database)
     index = _failing_once(SinkFailure(ErrorKind.SINK, "no answer", outcome_unknown=True))
     deliver(database, index)
-    world.pass_time(10)
-    world.save(example("ask", "support", input_text="Refused."))
-    _drain(world, database, index, rounds=2)
+    pg.advance_time(10)
+    pg.save(example("ask", "support", input_text="Refused."))
+    _drain(pg, database, index, rounds=2)
     return index, index.calls[0].rows[0]
 
 
-def _drain(world: World, database: Database, index: FakeIndex, *, rounds: int) -> None:
+def _drain(pg: DatabaseFixture, database: Database, index: FakeIndex, *, rounds: int) -> None:
     """Deliver vectors, and what falls due later on."""
     for _ in range(rounds):
         delivery(database, index).drain(10)
-        world.pass_time(CONFIRM_AFTER + 1)
+        pg.advance_time(CONFIRM_AFTER + 1)
 
 
-def _prune(world: World) -> None:
-    with world.conn.transaction():
-        prune_range(world.conn, TOPOLOGY, 0, clock(world.conn) + timedelta(seconds=1), dead=True)
+def _prune(pg: DatabaseFixture) -> None:
+    with pg.conn.transaction():
+        prune_range(pg.conn, TOPOLOGY, 0, clock(pg.conn) + timedelta(seconds=1), dead=True)
 
 
-def _discard(world: World) -> int:
-    with world.conn.transaction():
-        dead = dead_ids(world.conn)
-        return discard_dead(world.conn, dead, TOPOLOGY, by=ME, why=WHY)
+def _discard(pg: DatabaseFixture) -> int:
+    with pg.conn.transaction():
+        dead = dead_ids(pg.conn)
+        return discard_dead(pg.conn, dead, TOPOLOGY, by=ME, why=WHY)
 
 
-def _retry(world: World) -> int:
-    with world.conn.transaction():
-        return retry_dead(world.conn, dead_ids(world.conn), TOPOLOGY)
+def _retry(pg: DatabaseFixture) -> int:
+    with pg.conn.transaction():
+        return retry_dead(pg.conn, dead_ids(pg.conn), TOPOLOGY)

@@ -27,7 +27,7 @@ from altsync.db import Database
 from altsync.local.services import broker
 from altsync.local.services.postgres import start_postgres
 from tests.contract.doubles import closed_port
-from tests.integration.world import PATIENCE, eventually
+from tests.integration.database_fixture import TIMEOUT, eventually
 
 MASTER = "altsync-test"
 
@@ -106,7 +106,7 @@ def sentinels(folder: Path, password: str = "") -> Iterator[tuple[str, str]]:
         yield f"{login}:{closed_port()};{login}:{port}", server.url
     finally:
         process.terminate()
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
         server.stop()
 
 
@@ -147,7 +147,7 @@ def test_wake_ups_go_by_sentinel(
         assert json.loads(taken.body)[0] == ["neo4j"]
     asking = importlib.import_module("altsync.workers.broker")
     monkeypatch.setattr(workers, "app", app)
-    asking.ask(settings.broker_url, PATIENCE)
+    asking.ask(settings.broker_url, TIMEOUT)
     app.close()
 
     monkeypatch.setenv("ALTSYNC_BROKER_URL", by_sentinel)

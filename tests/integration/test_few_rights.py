@@ -24,10 +24,10 @@ from altsync.relay import Relay
 from altsync.sentences import Exit
 from tests.conftest import DIMENSIONS
 from tests.contract.doubles import closed_port
+from tests.integration.database_fixture import TIMEOUT, DatabaseFixture, eventually, league
 from tests.integration.few_rights import SCHEMA, SEQUENCES, TABLES, Role, role_that_lacks
 from tests.integration.test_relay import Bell
 from tests.integration.verifying import Site
-from tests.integration.world import PATIENCE, World, eventually, league
 
 #: One archetype.
 SEED = '{"id":"a","archetype_name":"racing","display_name":"Racing","code_pattern":"R"}'
@@ -83,10 +83,10 @@ QUESTIONS = (
 
 
 @pytest.fixture
-def seeded(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def seeded(pg: DatabaseFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DatabaseFixture:
     """A league with dead and old operations, and stores that are away."""
-    world.save(league("nfl"))
-    world.conn.execute(
+    pg.save(league("nfl"))
+    pg.conn.execute(
         "UPDATE sync_operation SET status = 'dead', finished_at = now() - interval '60 d', "
         "last_error = 'bad', error_kind = 'item'"
     )
@@ -104,7 +104,7 @@ def seeded(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wor
     monkeypatch.chdir(tmp_path)
     (tmp_path / "seeds").mkdir()
     (tmp_path / "seeds" / "archetypes.jsonl").write_text(f"{SEED}\n")
-    return world
+    return pg
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_a_role_that_may_only_read_asks_every_store(
     site: Site, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A comparison that cannot be kept says which right is missing for that."""
-    with role_that_lacks(postgres, site.world.url, "to write") as role:
+    with role_that_lacks(postgres, site.pg.url, "to write") as role:
         monkeypatch.setenv("DATABASE_URL", role.url)
         for command in ASKING:
             result = invoke(command)
@@ -168,8 +168,8 @@ def test_a_role_that_may_only_read_asks_every_store(
             assert json.loads(result.stdout)
             if command.startswith("verify"):
                 assert f'DELETE ON verify_run TO "{role.name}"\n' in result.stderr
-        site.world.conn.execute("DELETE FROM sync_operation")
-        site.world.conn.execute("UPDATE league SET neo4j_sync_status = 'pending'")
+        site.pg.conn.execute("DELETE FROM sync_operation")
+        site.pg.conn.execute("UPDATE league SET neo4j_sync_status = 'pending'")
         site.drop_vector("l001")
         assert_denied("verify --grace 0 --repair --json", role, "GRANT SELECT, INSERT")
 
@@ -252,7 +252,7 @@ def running(relay: Relay) -> Iterator[None]:
         yield
     finally:
         relay.stop()
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT)
     assert not thread.is_alive()
 
 
@@ -266,9 +266,9 @@ def of_role(role: Role) -> Settings:
 
 
 def test_a_relay_waits_for_each_right_and_says_it_once(
-    world: World, postgres: Postgres, database_url: str
+    pg: DatabaseFixture, postgres: Postgres, database_url: str
 ) -> None:
-    world.save(league("nfl"))
+    pg.save(league("nfl"))
     bell = Bell()
 
     def is_said_and_repeated(grant: str) -> bool:
@@ -299,7 +299,9 @@ def test_a_relay_waits_for_each_right_and_says_it_once(
     ]
 
 
-def test_a_relay_waits_for_the_schema(world: World, postgres: Postgres, database_url: str) -> None:
+def test_a_relay_waits_for_the_schema(
+    pg: DatabaseFixture, postgres: Postgres, database_url: str
+) -> None:
     with (
         role_that_lacks(postgres, database_url, "the schema") as role,
         closing(Application(of_role(role))) as application,
@@ -316,9 +318,9 @@ def test_a_relay_waits_for_the_schema(world: World, postgres: Postgres, database
 
 
 def test_a_worker_waits_for_a_right_and_says_it_once(
-    world: World, postgres: Postgres, database_url: str
+    pg: DatabaseFixture, postgres: Postgres, database_url: str
 ) -> None:
-    world.save(league("nfl"))
+    pg.save(league("nfl"))
     with role_that_lacks(postgres, database_url, "to write") as role:
         with (
             closing(Application(of_role(role), serving=True)) as application,
@@ -328,7 +330,7 @@ def test_a_worker_waits_for_a_right_and_says_it_once(
                 assert application.deliver("embedding").claimed == 0
         assert [one["log_level"] for one in log] == ["warning", "debug", "debug"]
         assert f'TO "{role.name}"' in warnings(log)[0]
-    assert {(op.status, op.attempts) for op in world.ops()} == {("pending", 0)}
+    assert {(op.status, op.attempts) for op in pg.ops()} == {("pending", 0)}
 
 
 def test_doctor_asks_a_broker_of_any_kind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,7 +342,7 @@ def test_doctor_asks_a_broker_of_any_kind(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_migrate_says_in_json_how_each_sink_stands(
-    seeded: World, monkeypatch: pytest.MonkeyPatch
+    seeded: DatabaseFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sink that is away is a failure, with the document; one without its setting is none."""
     monkeypatch.setenv("DATABASE_URL", seeded.url)

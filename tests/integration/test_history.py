@@ -15,9 +15,8 @@ from altsync.projection import content_hash, text_hash
 from altsync.why.history import OperationRow, RelatedEntity, SinkMark, entity_state, operations
 from tests import sports
 from tests.conftest import MODEL
-from tests.integration.fakes import Call, FakeGraph, FakeIndex
-from tests.integration.world import (
-    World,
+from tests.integration.database_fixture import (
+    DatabaseFixture,
     archetype,
     deliver,
     embed,
@@ -26,26 +25,27 @@ from tests.integration.world import (
     league,
     leagues,
 )
+from tests.integration.fakes import Call, FakeGraph, FakeIndex
 
 
 def _names(rows: list[OperationRow]) -> list[tuple[str, str]]:
     return [(row.sink, row.entity_key) for row in rows]
 
 
-def test_operations_come_newest_first(world: World) -> None:
+def test_operations_come_newest_first(pg: DatabaseFixture) -> None:
     """By id, with every column that people ask for."""
     one, other = league("one"), league("other")
-    world.save(one)
-    world.save(other)
-    rows = operations(world.conn)
+    pg.save(one)
+    pg.save(other)
+    rows = operations(pg.conn)
     assert _names(rows) == [
         ("neo4j", "other"),
         ("embedding", "other"),
         ("neo4j", "one"),
         ("embedding", "one"),
     ]
-    op = world.live("neo4j", "other")
-    created, available = world.conn.execute(
+    op = pg.live("neo4j", "other")
+    created, available = pg.conn.execute(
         "SELECT created_at, available_at FROM sync_operation WHERE id = %s", (op.id,)
     ).fetchall()[0]
     assert rows[0] == OperationRow(
@@ -57,7 +57,7 @@ def test_operations_come_newest_first(world: World) -> None:
         action="upsert",
         origin="seed",
         status="pending",
-        version=world.version(other),
+        version=pg.version(other),
         attempts=0,
         error_kind=None,
         last_error=None,
@@ -68,17 +68,17 @@ def test_operations_come_newest_first(world: World) -> None:
     )
 
 
-def test_pages_follow_on_without_gaps(world: World, database: Database) -> None:
+def test_pages_follow_on_without_gaps(pg: DatabaseFixture, database: Database) -> None:
     """Across live and finished operations alike."""
-    world.save(*leagues(5))
+    pg.save(*leagues(5))
     deliver(database, FakeGraph())
     pages: list[OperationRow] = []
     before = None
-    while page := operations(world.conn, before=before, limit=3):
+    while page := operations(pg.conn, before=before, limit=3):
         assert len(page) <= 3
         pages += page
         before = page[-1].id
-    assert [row.id for row in pages] == sorted((op.id for op in world.ops()), reverse=True)
+    assert [row.id for row in pages] == sorted((op.id for op in pg.ops()), reverse=True)
     assert {row.status for row in pages} == {"pending", "synced"}
 
 
@@ -94,72 +94,72 @@ def test_pages_follow_on_without_gaps(world: World, database: Database) -> None:
     ],
 )
 def test_operations_by_status(
-    world: World, database: Database, status: str | None, expected: set[str]
+    pg: DatabaseFixture, database: Database, status: str | None, expected: set[str]
 ) -> None:
     """Live and finished ones."""
     good, bad = league("good"), league("bad")
-    world.save(good, bad)
+    pg.save(good, bad)
     graph = FakeGraph()
     graph.before = _refuse_bad
     deliver(database, graph, max_attempts=1)
-    found = operations(world.conn, status=status)
+    found = operations(pg.conn, status=status)
     assert {row.status for row in found} == expected
 
 
-def test_operations_by_sink_and_entity(world: World, database: Database) -> None:
+def test_operations_by_sink_and_entity(pg: DatabaseFixture, database: Database) -> None:
     """Together, and with the error that one died of."""
     good, bad = league("good"), league("bad")
-    world.save(good, bad)
+    pg.save(good, bad)
     graph = FakeGraph()
     graph.before = _refuse_bad
     deliver(database, graph, max_attempts=1)
-    (dead,) = operations(world.conn, sink="neo4j", entity="bad")
+    (dead,) = operations(pg.conn, sink="neo4j", entity="bad")
     assert (dead.status, dead.error_kind, dead.last_error) == ("dead", "item", "no such thing")
     assert dead.leased_by == "tests"
     assert dead.finished_at is not None
-    assert _names(operations(world.conn, sink="embedding")) == [
+    assert _names(operations(pg.conn, sink="embedding")) == [
         ("embedding", "good"),
         ("embedding", "bad"),
-    ] or _names(operations(world.conn, sink="embedding")) == [
+    ] or _names(operations(pg.conn, sink="embedding")) == [
         ("embedding", "bad"),
         ("embedding", "good"),
     ]
-    assert operations(world.conn, sink="nothing") == []
-    assert operations(world.conn, entity="nothing") == []
-    assert operations(world.conn, entity=uuid4()) == []
-    assert operations(world.conn, entity=id_of(bad), sink="neo4j") == [dead]
+    assert operations(pg.conn, sink="nothing") == []
+    assert operations(pg.conn, entity="nothing") == []
+    assert operations(pg.conn, entity=uuid4()) == []
+    assert operations(pg.conn, entity=id_of(bad), sink="neo4j") == [dead]
 
 
-def test_the_history_of_a_purged_entity_is_found(world: World) -> None:
+def test_the_history_of_a_purged_entity_is_found(pg: DatabaseFixture) -> None:
     """By its tag, which the registry keeps, and by its seed id."""
     gone = league("gone")
-    world.save(gone)
-    world.conn.execute("DELETE FROM league")
-    world.conn.execute(
+    pg.save(gone)
+    pg.conn.execute("DELETE FROM league")
+    pg.conn.execute(
         "INSERT INTO tag_registry (entity_type, seed_id, tag) VALUES ('league', 'gone', 'the_tag')"
     )
     expected = [("neo4j", "gone"), ("embedding", "gone")]
-    assert _names(operations(world.conn, entity="gone")) == expected
-    assert _names(operations(world.conn, entity="the_tag")) == expected
-    assert entity_state(world.conn, "the_tag") is None
+    assert _names(operations(pg.conn, entity="gone")) == expected
+    assert _names(operations(pg.conn, entity="the_tag")) == expected
+    assert entity_state(pg.conn, "the_tag") is None
 
 
-def test_a_name_of_two_types_finds_both_histories(world: World) -> None:
+def test_a_name_of_two_types_finds_both_histories(pg: DatabaseFixture) -> None:
     """A league may be called as an archetype is."""
-    world.save(archetype("racing"), league("racing"))
-    kinds = {row.entity_type for row in operations(world.conn, entity="racing")}
+    pg.save(archetype("racing"), league("racing"))
+    kinds = {row.entity_type for row in operations(pg.conn, entity="racing")}
     assert kinds == {"sport_archetype", "league"}
 
 
-def test_the_state_of_a_league_that_is_synced(world: World, database: Database) -> None:
+def test_the_state_of_a_league_that_is_synced(pg: DatabaseFixture, database: Database) -> None:
     """Everything that PostgreSQL knows of it."""
     one = league("one", tier="TIER1", attributes={"founded": 1950})
-    world.save(one)
+    pg.save(one)
     embed(database)
     deliver(database, FakeGraph())
     deliver(database, FakeIndex())
-    row = world.row(one)
-    state = entity_state(world.conn, "one")
+    row = pg.row(one)
+    state = entity_state(pg.conn, "one")
     assert state is not None
     assert (state.type, state.id, state.key, state.seed_id) == (
         sports.LEAGUE,
@@ -192,11 +192,11 @@ def test_the_state_of_a_league_that_is_synced(world: World, database: Database) 
     assert state.relationships == ()
 
 
-def test_the_state_of_every_type(world: World) -> None:
+def test_the_state_of_every_type(pg: DatabaseFixture) -> None:
     """By key, with the columns of its own table."""
-    world.save(archetype("racing"), example("greeting", tags=("a", "b")))
-    kind = entity_state(world.conn, "racing")
-    case = entity_state(world.conn, "greeting")
+    pg.save(archetype("racing"), example("greeting", tags=("a", "b")))
+    kind = entity_state(pg.conn, "racing")
+    case = entity_state(pg.conn, "greeting")
     assert kind is not None
     assert case is not None
     assert (kind.type, kind.content["code_pattern"]) == (sports.SPORT_ARCHETYPE, "TeamMatch")
@@ -204,14 +204,14 @@ def test_the_state_of_every_type(world: World) -> None:
     assert case.sinks["pinecone"] == SinkMark("pending")
 
 
-def test_a_key_goes_before_a_seed_id(world: World) -> None:
+def test_a_key_goes_before_a_seed_id(pg: DatabaseFixture) -> None:
     """The tag of one league may be the seed id of another; a type narrows it down."""
-    world.save(league("one"), league("other"), archetype("racing"), league("racing"))
-    world.conn.execute("UPDATE league SET league_tag = 'x' WHERE seed_id = 'one'")
-    world.conn.execute("UPDATE league SET league_tag = 'one' WHERE seed_id = 'other'")
+    pg.save(league("one"), league("other"), archetype("racing"), league("racing"))
+    pg.conn.execute("UPDATE league SET league_tag = 'x' WHERE seed_id = 'one'")
+    pg.conn.execute("UPDATE league SET league_tag = 'one' WHERE seed_id = 'other'")
 
     def seed_id(key: str, kind: EntityType | None = None) -> tuple[EntityType, str] | None:
-        state = entity_state(world.conn, key, kind)
+        state = entity_state(pg.conn, key, kind)
         return (state.type, state.seed_id) if state else None
 
     assert seed_id("one") == (sports.LEAGUE, "other")
@@ -223,20 +223,20 @@ def test_a_key_goes_before_a_seed_id(world: World) -> None:
     assert seed_id("nothing") is None
 
 
-def test_a_deleted_entity_says_when(world: World) -> None:
+def test_a_deleted_entity_says_when(pg: DatabaseFixture) -> None:
     """Its row stays until every sink has confirmed."""
     one = league("one")
-    world.save(one)
-    world.delete(one)
-    state = entity_state(world.conn, "one")
+    pg.save(one)
+    pg.delete(one)
+    state = entity_state(pg.conn, "one")
     assert state is not None
     assert state.deleted_at is not None
 
 
-def test_relationships_show_both_ends(world: World) -> None:
+def test_relationships_show_both_ends(pg: DatabaseFixture) -> None:
     """Those that leave a league first, by type and strength."""
     one, two, three = league("one"), league("two"), league("three")
-    world.save(one, two, three)
+    pg.save(one, two, three)
     edges: list[tuple[UUID, UUID, str, float | None]] = [
         (id_of(one), id_of(two), "SIMILAR_TO", 0.5),
         (id_of(one), id_of(three), "SIMILAR_TO", 0.75),
@@ -244,14 +244,14 @@ def test_relationships_show_both_ends(world: World) -> None:
         (id_of(three), id_of(one), "SIMILAR_TO", 0.25),
         (id_of(three), id_of(two), "SIMILAR_TO", 0.125),
     ]
-    with world.conn.cursor() as cursor:
+    with pg.conn.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO league_relationship "
             "(id, source_league_id, target_league_id, relationship_type, strength_score, seed_id) "
             "VALUES (gen_random_uuid(), %s, %s, %s, %s, %s)",
             [(*edge, None if edge[2] == "SIMILAR_TO" else "r1") for edge in edges],
         )
-    state = entity_state(world.conn, "one")
+    state = entity_state(pg.conn, "one")
     assert state is not None
     assert state.relationships == (
         RelatedEntity("COMPETES_WITH", "out", "two", "The two", None),
@@ -259,7 +259,7 @@ def test_relationships_show_both_ends(world: World) -> None:
         RelatedEntity("SIMILAR_TO", "out", "two", "The two", 0.5),
         RelatedEntity("SIMILAR_TO", "in", "three", "The three", 0.25),
     )
-    other = entity_state(world.conn, "two")
+    other = entity_state(pg.conn, "two")
     assert other is not None
     assert replace(other, relationships=()).relationships == ()
     assert {edge.direction for edge in other.relationships} == {"in"}

@@ -6,7 +6,7 @@ import pytest
 
 from altsync.db import Database
 from tests.docs_blocks.blocks import ROOT, blocks_of
-from tests.integration.world import World, embed, league
+from tests.integration.database_fixture import DatabaseFixture, embed, league
 
 #: The recipe is the page's only SQL.
 (RECIPE,) = [b.body for b in blocks_of(ROOT / "docs" / "scaling.md") if b.language == "sql"]
@@ -16,11 +16,11 @@ ENDS = ("2026-11-15", "2026-12-03", "2026-10-31")
 
 
 @pytest.fixture
-def finished(world: World, database: Database) -> int:
+def finished(pg: DatabaseFixture, database: Database) -> int:
     """Embedded leagues: one finished operation each, in the months above, others still live."""
-    world.save(*(league(f"l{number}") for number in range(len(ENDS))))
+    pg.save(*(league(f"l{number}") for number in range(len(ENDS))))
     embed(database)
-    world.conn.execute(
+    pg.conn.execute(
         """
         UPDATE sync_operation o SET finished_at = e.at::timestamptz
         FROM unnest(%s::text[], %s::text[]) AS e(at, key)
@@ -31,21 +31,21 @@ def finished(world: World, database: Database) -> int:
     return len(ENDS)
 
 
-def test_history_is_copied_once_however_often(world: World, finished: int) -> None:
+def test_history_is_copied_once_however_often(pg: DatabaseFixture, finished: int) -> None:
     """What is live stays out of it, and what is there already as it is."""
     made, copying = RECIPE.split("INSERT", 1)
-    with world.conn.transaction():
+    with pg.conn.transaction():
         for statement in made.split(";"):
             if statement.strip():
-                world.conn.execute(statement)
+                pg.conn.execute(statement)
     try:
         counts = []
         for _ in range(2):
-            world.conn.execute(f"INSERT{copying}")
-            row = world.conn.execute(
+            pg.conn.execute(f"INSERT{copying}")
+            row = pg.conn.execute(
                 "SELECT count(*), count(*) FILTER (WHERE status = 'synced') FROM sync_history"
             ).fetchone()
             counts.append(row)
         assert counts == [(finished - 1, finished - 1)] * 2
     finally:
-        world.conn.execute("DROP TABLE sync_history")
+        pg.conn.execute("DROP TABLE sync_history")

@@ -32,7 +32,7 @@ LEAGUE = {
 }
 
 #: Seconds until a process is given up on.
-PATIENCE = 120.0
+TIMEOUT = 120.0
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def running(folder: Path, database_url: str, *arguments: str) -> Iterator[subpro
 
 
 def wait_for_a_waiter(conn: psycopg.Connection, process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + TIMEOUT
     while not conn.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
@@ -70,7 +70,7 @@ def test_an_interrupted_seed_says_what_was_loaded(tmp_path: Path, database_url: 
         with running(tmp_path, database_url, "seed", "--all", "--json") as process:
             wait_for_a_waiter(looker, process)
             process.send_signal(signal.SIGINT)
-            stdout, stderr = process.communicate(timeout=PATIENCE)
+            stdout, stderr = process.communicate(timeout=TIMEOUT)
     assert process.returncode == Exit.INTERRUPTED
     body = json.loads(stdout)
     assert body["interrupted"] is True
@@ -108,7 +108,7 @@ def test_an_interrupted_wait_says_what_was_loaded(waiting: subprocess.Popen[str]
     """The process that is missing is named meanwhile."""
     seen = read_until(waiting, "start altsync relay")
     waiting.send_signal(signal.SIGINT)
-    stdout, stderr = waiting.communicate(timeout=PATIENCE)
+    stdout, stderr = waiting.communicate(timeout=TIMEOUT)
     assert waiting.returncode == Exit.INTERRUPTED
     assert "Seeded" in seen
     assert "altsync: interrupted" in stderr
@@ -128,7 +128,7 @@ def test_a_wait_that_postgresql_ends_says_what_was_loaded(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE application_name = 'altsync-seed'"
         )
-    stdout, _ = waiting.communicate(timeout=PATIENCE)
+    stdout, _ = waiting.communicate(timeout=TIMEOUT)
     assert waiting.returncode == Exit.UNAVAILABLE
     body = json.loads(stdout)
     assert (body["created"], body["kind"]) == (2, "unavailable")
@@ -141,7 +141,7 @@ def test_an_interrupted_watch_ends_with_a_document(tmp_path: Path, database_url:
         assert process.stdout is not None
         first = process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        rest, stderr = process.communicate(timeout=PATIENCE)
+        rest, stderr = process.communicate(timeout=TIMEOUT)
     assert process.returncode == Exit.INTERRUPTED
     documents = [json.loads(line) for line in [first, *rest.splitlines()]]
     assert "operations" in documents[0]
@@ -167,5 +167,5 @@ def test_an_answer_whose_reader_has_ended_is_no_error(database_url: str, command
         process.stdout.close()
         assert process.stderr is not None
         said = process.stderr.read()
-        assert process.wait(PATIENCE) == Exit.PIPE
+        assert process.wait(TIMEOUT) == Exit.PIPE
     assert said == b""

@@ -20,8 +20,16 @@ from altsync.sinks.base import Sink
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.contract.harness import GraphHarness, arcade_harness
+from tests.integration.database_fixture import (
+    TIMEOUT,
+    DatabaseFixture,
+    archetype,
+    delete,
+    delivery,
+    league,
+    leagues,
+)
 from tests.integration.seeds import Fields, seed, write
-from tests.integration.world import PATIENCE, World, archetype, delete, delivery, league, leagues
 
 #: From, type and to.
 Edges = set[tuple[str, str, str]]
@@ -41,16 +49,16 @@ def graph(graph_server: Graph) -> Iterator[GraphHarness]:
 
 
 @pytest.fixture
-def mirrored(world: World, database: Database, graph: GraphHarness) -> Iterator[Sink]:
+def mirrored(pg: DatabaseFixture, database: Database, graph: GraphHarness) -> Iterator[Sink]:
     """The graph's sink; archetypes and leagues are there, and delivered."""
-    world.save(RACING, PRECISION, A, B, C, D)
+    pg.save(RACING, PRECISION, A, B, C, D)
     drain(database, graph.shared())
     yield graph.shared()
 
 
 def drain(database: Database, sink: Sink, at: Callable[[str], None] = lambda point: None) -> None:
     """Deliver all that is due."""
-    delivery(database, sink, at).drain(PATIENCE)
+    delivery(database, sink, at).drain(TIMEOUT)
 
 
 def meanwhile(work: Callable[[], None]) -> Callable[[str], None]:
@@ -64,19 +72,19 @@ def meanwhile(work: Callable[[], None]) -> Callable[[str], None]:
     return at
 
 
-def relate(world: World, folder: Path, *ends: str, **options: Any) -> SeedReport:
+def relate(pg: DatabaseFixture, folder: Path, *ends: str, **options: Any) -> SeedReport:
     """Seed relationships r0, r1 … from the first to the second letter of each."""
     lines: list[Fields] = [
         {"id": f"r{n}", "type": "COMPETES_WITH", "source": pair[0], "target": pair[1]}
         for n, pair in enumerate(ends)
     ]
     write(folder, "relationships.jsonl", lines)
-    return seed(world, folder, sports.RELATIONSHIPS, **options)
+    return seed(pg, folder, sports.RELATIONSHIPS, **options)
 
 
-def wanted(world: World) -> Edges:
+def wanted(pg: DatabaseFixture) -> Edges:
     """The edges of living leagues, as PostgreSQL has them."""
-    rows = world.conn.execute(
+    rows = pg.conn.execute(
         """
         SELECT league_tag, 'BELONGS_TO_ARCHETYPE', sport_archetype FROM league
         WHERE deleted_at IS NULL
@@ -97,58 +105,58 @@ def drawn(graph: GraphHarness) -> Edges:
     return {(one["n"], one["r"], one["o"]) for one in found}
 
 
-def living(world: World, table: str) -> int:
+def living(pg: DatabaseFixture, table: str) -> int:
     """Entities that are not deleted."""
-    count: int = world.scalar(f"SELECT count(*) FROM {table} WHERE deleted_at IS NULL")
+    count: int = pg.scalar(f"SELECT count(*) FROM {table} WHERE deleted_at IS NULL")
     return count
 
 
-def assert_agreement(world: World, graph: GraphHarness) -> None:
+def assert_agreement(pg: DatabaseFixture, graph: GraphHarness) -> None:
     """Nothing is under way, every status says synced, and the graph is what they say."""
-    assert not [op for op in world.ops("neo4j") if op.live]
+    assert not [op for op in pg.ops("neo4j") if op.live]
     for table, label in (("league", "League"), ("sport_archetype", "SportArchetype")):
-        assert world.scalar(f"SELECT bool_and(neo4j_sync_status = 'synced') FROM {table}")
+        assert pg.scalar(f"SELECT bool_and(neo4j_sync_status = 'synced') FROM {table}")
         written = graph.ask(
             f"MATCH (n:{label}) WHERE n.sync_version IS NOT NULL RETURN count(n) AS count"
         )
-        assert written == [{"count": living(world, table)}]
-    assert drawn(graph) == wanted(world)
+        assert written == [{"count": living(pg, table)}]
+    assert drawn(graph) == wanted(pg)
 
 
 # --- archetypes -------------------------------------------------------------------------------
 
 
 def test_an_archetype_is_deleted_in_the_batch_of_a_new_league_of_it(
-    world: World, database: Database, graph: GraphHarness, mirrored: Sink
+    pg: DatabaseFixture, database: Database, graph: GraphHarness, mirrored: Sink
 ) -> None:
     """The league's edge leads to a stub, as it would if the archetype had never been there."""
-    world.delete(PRECISION)
-    world.save(league("darts", sport_archetype="precision"))
+    pg.delete(PRECISION)
+    pg.save(league("darts", sport_archetype="precision"))
     drain(database, mirrored)
     assert ("darts", "BELONGS_TO_ARCHETYPE", "precision") in drawn(graph)
-    assert_agreement(world, graph)
+    assert_agreement(pg, graph)
 
 
 def test_an_archetype_comes_back_with_leagues_while_its_deletion_is_under_way(
-    world: World, database: Database, graph: GraphHarness, mirrored: Sink
+    pg: DatabaseFixture, database: Database, graph: GraphHarness, mirrored: Sink
 ) -> None:
     """Another worker writes the leagues before the deletion lands, and nobody writes them again."""
-    world.delete(PRECISION)
+    pg.delete(PRECISION)
 
     def put_back() -> None:
-        world.save(PRECISION, league("darts", sport_archetype="precision"))
+        pg.save(PRECISION, league("darts", sport_archetype="precision"))
         drain(database, mirrored)
         assert ("darts", "BELONGS_TO_ARCHETYPE", "precision") in drawn(graph)
 
     drain(database, mirrored, meanwhile(put_back))
-    assert_agreement(world, graph)
+    assert_agreement(pg, graph)
 
 
 def test_an_archetype_goes_with_its_leagues_in_one_batch(
-    world: World, database: Database, graph: GraphHarness, mirrored: Sink
+    pg: DatabaseFixture, database: Database, graph: GraphHarness, mirrored: Sink
 ) -> None:
     """No stub is left of it, whichever goes first."""
-    world.delete(A, B, C, D, RACING)
+    pg.delete(A, B, C, D, RACING)
     drain(database, mirrored)
     found = graph.ask("MATCH (n) WHERE NOT n:AltsyncTombstone RETURN n.name AS name")
     assert found == [{"name": "precision"}]
@@ -158,47 +166,47 @@ def test_an_archetype_goes_with_its_leagues_in_one_batch(
 
 
 def test_a_league_is_back_before_its_deletion_was_delivered(
-    world: World, database: Database, graph: GraphHarness, mirrored: Sink, tmp_path: Path
+    pg: DatabaseFixture, database: Database, graph: GraphHarness, mirrored: Sink, tmp_path: Path
 ) -> None:
     """Its node was never away: what pointed to it lets go by itself, and so does it."""
-    relate(world, tmp_path, "ab", "cb", "bd")
+    relate(pg, tmp_path, "ab", "cb", "bd")
     drain(database, mirrored)
     assert len(drawn(graph)) == 7
-    world.delete(B)
-    world.save(B)
+    pg.delete(B)
+    pg.save(B)
     drain(database, mirrored)
     assert len(drawn(graph)) == 4
-    assert_agreement(world, graph)
+    assert_agreement(pg, graph)
 
 
 def test_a_league_comes_back_with_edges_while_its_deletion_is_under_way(
-    world: World, database: Database, graph: GraphHarness, mirrored: Sink, tmp_path: Path
+    pg: DatabaseFixture, database: Database, graph: GraphHarness, mirrored: Sink, tmp_path: Path
 ) -> None:
     """Another worker draws an edge to it before the deletion lands, and nobody draws it again."""
-    relate(world, tmp_path, "cb", "bd")
+    relate(pg, tmp_path, "cb", "bd")
     drain(database, mirrored)
-    world.delete(B)
+    pg.delete(B)
 
     def put_back() -> None:
-        world.save(B)
-        relate(world, tmp_path, "ab")
+        pg.save(B)
+        relate(pg, tmp_path, "ab")
         drain(database, mirrored)
         assert ("a", "COMPETES_WITH", "b") in drawn(graph)
 
     drain(database, mirrored, meanwhile(put_back))
     assert ("a", "COMPETES_WITH", "b") in drawn(graph)
-    assert_agreement(world, graph)
+    assert_agreement(pg, graph)
 
 
 def test_a_league_that_is_deleted_is_gone_whoever_is_written_first(
-    world: World, database: Database, graph: GraphHarness, mirrored: Sink, tmp_path: Path
+    pg: DatabaseFixture, database: Database, graph: GraphHarness, mirrored: Sink, tmp_path: Path
 ) -> None:
     """Those that pointed to it are carried, before its deletion lands or after; no stub is left."""
-    relate(world, tmp_path, "ab", "bc")
+    relate(pg, tmp_path, "ab", "bc")
     drain(database, mirrored)
-    world.delete(B)
-    assert {op.entity_key for op in world.ops("neo4j") if op.live} == {"a", "b"}
-    world.conn.execute(
+    pg.delete(B)
+    assert {op.entity_key for op in pg.ops("neo4j") if op.live} == {"a", "b"}
+    pg.conn.execute(
         "UPDATE sync_operation SET available_at = now() + interval '1 hour' "
         "WHERE sink = 'neo4j' AND entity_key = 'a' AND finished_at IS NULL"
     )
@@ -206,9 +214,9 @@ def test_a_league_that_is_deleted_is_gone_whoever_is_written_first(
     assert graph.ask("MATCH (n:League {league_tag: 'b'}) RETURN count(n) AS count") == [
         {"count": 0}
     ]
-    world.pass_time(3601)
+    pg.advance_time(3601)
     drain(database, mirrored)
-    assert_agreement(world, graph)
+    assert_agreement(pg, graph)
     assert graph.count("League") == 3
 
 
@@ -216,16 +224,16 @@ def test_a_league_that_is_deleted_is_gone_whoever_is_written_first(
 
 
 @contextmanager
-def held_up(world: World, work: Callable[[World], Any]) -> Iterator[list[Any]]:
+def held_up(pg: DatabaseFixture, work: Callable[[DatabaseFixture], Any]) -> Iterator[list[Any]]:
     """Commit the caller's transaction when ``work`` of another session waits for it.
 
     What ``work`` returned is in the list afterwards.
     """
-    other, watcher = World(world.url), World(world.url)
+    other, watcher = DatabaseFixture(pg.url), DatabaseFixture(pg.url)
     results: list[Any] = []
     try:
         with ThreadPoolExecutor(1) as pool:
-            with world.conn.transaction():
+            with pg.conn.transaction():
                 yield results
                 waiting = pool.submit(work, other)
                 watcher.until_waiting(other.conn)
@@ -235,78 +243,80 @@ def held_up(world: World, work: Callable[[World], Any]) -> Iterator[list[Any]]:
         watcher.close()
 
 
-def edges_version(world: World, key: str) -> int:
+def edges_version(pg: DatabaseFixture, key: str) -> int:
     """The number of a league's relationships."""
-    number: int = world.scalar("SELECT edges_version FROM league WHERE league_tag = %s", key)
+    number: int = pg.scalar("SELECT edges_version FROM league WHERE league_tag = %s", key)
     return number
 
 
 def test_a_league_is_pruned_while_a_relationship_to_it_is_seeded(
-    world: World, tmp_path: Path
+    pg: DatabaseFixture, tmp_path: Path
 ) -> None:
     """The line is refused, as it would have been a moment later."""
-    world.save(A, B, C)
-    create_changed_in_run(world.conn)
-    with held_up(world, lambda other: relate(other, tmp_path, "ab", "ac")) as reports:
-        delete(world.conn, B)
+    pg.save(A, B, C)
+    create_changed_in_run(pg.conn)
+    with held_up(pg, lambda other: relate(other, tmp_path, "ab", "ac")) as reports:
+        delete(pg.conn, B)
     assert [(line.seed_id, line.field) for line in reports[0].shown] == [("r0", "target")]
-    assert {edge for edge in wanted(world) if edge[1] == "COMPETES_WITH"} == {
+    assert {edge for edge in wanted(pg) if edge[1] == "COMPETES_WITH"} == {
         ("a", "COMPETES_WITH", "c")
     }
 
 
 @pytest.mark.parametrize("there", [True, False])
 def test_a_relationship_is_moved_while_another_moves_it(
-    world: World, tmp_path: Path, there: bool
+    pg: DatabaseFixture, tmp_path: Path, there: bool
 ) -> None:
     """The league that it began at in between is carried; there before or not."""
-    world.save(A, B, C, D)
+    pg.save(A, B, C, D)
     (tmp_path / "moved").mkdir()
     if there:
-        relate(world, tmp_path, "ad")
-    with held_up(world, lambda other: relate(other, tmp_path, "ca")):
-        relate(world, tmp_path / "moved", "bd")
-        before = edges_version(world, "b")
-    assert {edge for edge in wanted(world) if edge[1] == "COMPETES_WITH"} == {
+        relate(pg, tmp_path, "ad")
+    with held_up(pg, lambda other: relate(other, tmp_path, "ca")):
+        relate(pg, tmp_path / "moved", "bd")
+        before = edges_version(pg, "b")
+    assert {edge for edge in wanted(pg) if edge[1] == "COMPETES_WITH"} == {
         ("c", "COMPETES_WITH", "a")
     }
-    assert edges_version(world, "b") > before
+    assert edges_version(pg, "b") > before
 
 
-def test_a_relationship_is_deleted_while_another_moves_it(world: World, tmp_path: Path) -> None:
+def test_a_relationship_is_deleted_while_another_moves_it(
+    pg: DatabaseFixture, tmp_path: Path
+) -> None:
     """The league that it began at in between is carried."""
-    world.save(A, B, C, D)
+    pg.save(A, B, C, D)
     (tmp_path / "moved").mkdir()
-    relate(world, tmp_path, "ad")
-    ids: Sequence[Any] = [world.scalar("SELECT id FROM league_relationship")]
+    relate(pg, tmp_path, "ad")
+    ids: Sequence[Any] = [pg.scalar("SELECT id FROM league_relationship")]
 
-    def prune(other: World) -> None:
+    def prune(other: DatabaseFixture) -> None:
         create_changed_in_run(other.conn)
         with other.conn.transaction():
             relationships.delete(other.conn, sports.LEAGUE, ids, TOPOLOGY, lambda point: None)
 
-    with held_up(world, prune):
-        relate(world, tmp_path / "moved", "bd")
-        before = edges_version(world, "b")
-    assert world.scalar("SELECT count(*) FROM league_relationship") == 0
-    assert edges_version(world, "b") > before
+    with held_up(pg, prune):
+        relate(pg, tmp_path / "moved", "bd")
+        before = edges_version(pg, "b")
+    assert pg.scalar("SELECT count(*) FROM league_relationship") == 0
+    assert edges_version(pg, "b") > before
 
 
-def test_two_delete_leagues_that_point_to_each_other(world: World) -> None:
+def test_two_delete_leagues_that_point_to_each_other(pg: DatabaseFixture) -> None:
     """Who is carried is locked with who is deleted, in one order: neither waits in a circle."""
     every = leagues(40)
-    world.save(*every)
-    world.conn.execute(
+    pg.save(*every)
+    pg.conn.execute(
         """
         INSERT INTO league_relationship (id, source_league_id, target_league_id, relationship_type)
         SELECT gen_random_uuid(), s.id, t.id, 'SIMILAR_TO' FROM league s, league t
         WHERE right(s.league_tag, 1)::int % 2 <> right(t.league_tag, 1)::int % 2
         """
     )
-    start = Barrier(2, timeout=PATIENCE)
+    start = Barrier(2, timeout=TIMEOUT)
 
     def remove(half: Sequence[sports.League]) -> int:
-        session = World(world.url)
+        session = DatabaseFixture(pg.url)
         try:
             start.wait()
             return session.delete(*half).deleted
@@ -315,4 +325,4 @@ def test_two_delete_leagues_that_point_to_each_other(world: World) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(remove, (every[::2], every[1::2]))) == [20, 20]
-    assert world.scalar("SELECT count(*) FROM league_relationship") == 0
+    assert pg.scalar("SELECT count(*) FROM league_relationship") == 0

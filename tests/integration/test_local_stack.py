@@ -33,7 +33,7 @@ from altsync.local.stack import LocalStack
 pytestmark = pytest.mark.slow
 
 #: Seconds for things that happen by themselves; far more than they need.
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 #: A command of its own that brings named services up.
 UP = """
@@ -55,7 +55,7 @@ NAMES = ["postgresql", "redis", "graph", "vectors"]
 
 
 def _eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -314,7 +314,7 @@ def test_the_stack_outlives_its_command_but_not_an_interrupted_one(tmp_path: Pat
     assert _left_over(home) == []
     assert not (home / "local.env").exists()
 
-    subprocess.run([sys.executable, "-c", UP, str(home), "redis"], check=True, timeout=PATIENCE)
+    subprocess.run([sys.executable, "-c", UP, str(home), "redis"], check=True, timeout=TIMEOUT)
     stack = LocalStack(home, [Broker])
     try:
         assert _states(stack.status()) == {"redis": "running"}

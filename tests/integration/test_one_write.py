@@ -12,8 +12,8 @@ from altsync.outbox.edges import LONGEST_GATHERING, MANY
 from altsync.outbox.enqueue import HOLD
 from altsync.sinks import embedding
 from altsync.store.vectors import EmbeddingCache
+from tests.integration.database_fixture import LEASE, archetype
 from tests.integration.neighbourhood import Neighbourhood, at, faults
-from tests.integration.world import LEASE, archetype
 
 
 def embed(place: Neighbourhood) -> None:
@@ -44,10 +44,10 @@ def test_a_first_load_writes_each_league_once(circle: Neighbourhood) -> None:
     circle.save(*[at(f"l{n:03}", n * 2.5) for n in range(140)])
     circle.deliver(circle.graph)
     embed(circle)
-    while circle.world.scalar(
+    while circle.pg.scalar(
         "SELECT count(*) FROM sync_operation WHERE sink = 'similarity' AND finished_at IS NULL"
     ):
-        circle.world.pass_time(1)
+        circle.pg.advance_time(1)
         circle.deliver(circle.similarity)
         circle.deliver(circle.graph)
     assert len(written(circle)) == 140
@@ -76,7 +76,7 @@ def test_an_edit_waits_for_nothing(circle: Neighbourhood) -> None:
 
 
 def test_nodes_without_relationships_wait_for_nothing(circle: Neighbourhood) -> None:
-    circle.world.save(archetype("racing"))
+    circle.pg.save(archetype("racing"))
     circle.deliver(circle.graph)
     assert written(circle) == ["racing"]
 
@@ -87,9 +87,9 @@ def test_a_league_waits_for_nothing_that_is_stopped(
     circle: Neighbourhood, sink: str, state: str
 ) -> None:
     if state == "paused":
-        pause(circle.world.conn, sink, "by hand")
+        pause(circle.pg.conn, sink, "by hand")
     else:
-        circle.world.conn.execute(
+        circle.pg.conn.execute(
             "UPDATE sink_state SET state = %s, reason = 'down' WHERE sink = %s", (state, sink)
         )
     circle.save(at("a", 0))
@@ -101,9 +101,9 @@ def test_a_league_whose_embedding_does_not_come_is_written_all_the_same(
     circle: Neighbourhood,
 ) -> None:
     circle.save(at("a", 0))
-    wait = circle.world.live("neo4j", "a").wait
+    wait = circle.pg.live("neo4j", "a").wait
     assert 0 < wait <= HOLD
-    circle.world.pass_time(HOLD)
+    circle.pg.advance_time(HOLD)
     circle.deliver(circle.graph)
     assert written(circle) == ["a"]
 
@@ -111,30 +111,30 @@ def test_a_league_whose_embedding_does_not_come_is_written_all_the_same(
 def test_a_failure_that_waits_goes_on_waiting(circle: Neighbourhood) -> None:
     """What is known of the relationships says nothing of a graph that is down."""
     circle.save(at("a", 0))
-    circle.world.conn.execute(
+    circle.pg.conn.execute(
         "UPDATE sync_operation SET last_error = 'down', error_kind = 'sink', "
         "available_at = now() + interval '20 s' WHERE sink = 'neo4j'"
     )
     embed(circle)
     circle.deliver(circle.similarity)
-    assert circle.world.live("neo4j", "a").wait > 10
+    assert circle.pg.live("neo4j", "a").wait > 10
 
 
 def test_a_search_waits_while_texts_are_embedded_in_numbers(
     circle: Neighbourhood,
 ) -> None:
     circle.save(*[at(f"l{n:03}", n) for n in range(MANY + 20)])
-    circle.world.conn.execute(
+    circle.pg.conn.execute(
         "UPDATE sync_operation SET available_at = now() + interval '1 min' "
         "WHERE sink = 'embedding' AND entity_key >= 'l010'"
     )
     embed(circle)
     assert len(written(circle)) == 0
-    circle.world.conn.execute("UPDATE sink_state SET unanswered_wakes = 1")
+    circle.pg.conn.execute("UPDATE sink_state SET unanswered_wakes = 1")
     assert circle.deliver(circle.similarity).claimed == 0
     wakes = "SELECT unanswered_wakes FROM sink_state WHERE sink = 'similarity'"
-    assert circle.world.scalar(wakes) == 0, "the relay waits before it wakes a worker again"
-    circle.world.pass_time(LONGEST_GATHERING + 1)
+    assert circle.pg.scalar(wakes) == 0, "the relay waits before it wakes a worker again"
+    circle.pg.advance_time(LONGEST_GATHERING + 1)
     assert circle.deliver(circle.similarity).claimed == 10
 
 

@@ -32,18 +32,18 @@ from altsync.retry import dead_ids, discard_dead
 from altsync.store.reads import clock
 from altsync.store.vectors import prune_vectors
 from tests.conftest import TOPOLOGY
-from tests.integration.fakes import FakeEmbedder, FakeGraph
-from tests.integration.world import (
+from tests.integration.database_fixture import (
     EMBEDDER,
     GRAPH,
     INDEX,
-    World,
+    DatabaseFixture,
     delivery,
     embed,
     eventually,
     league,
     leagues,
 )
+from tests.integration.fakes import FakeEmbedder, FakeGraph
 
 #: Seconds of a day.
 DAY = 86_400
@@ -53,7 +53,7 @@ DAY = 86_400
 class Site:
     """A database and the commands on it."""
 
-    world: World
+    pg: DatabaseFixture
     home: Path
 
     def run(self, *arguments: str, code: int = 0) -> Any:
@@ -75,19 +75,19 @@ class Site:
 
     def bury(self, reasons: Mapping[str, str]) -> None:
         """Give up on the graph's operations of leagues, which are saved before."""
-        self.world.save(*(league(key) for key in reasons))
-        token, operations = self.world.claim("neo4j")
+        self.pg.save(*(league(key) for key in reasons))
+        token, operations = self.pg.claim("neo4j")
         dead = [
             Dead(op, op.version, ErrorKind.ITEM, reasons[op.entity_key])
             for op in operations
             if op.entity_key in reasons
         ]
-        self.world.settle(GRAPH, token, dead)
+        self.pg.settle(GRAPH, token, dead)
 
     def age(self, days: float, where: str = "true") -> None:
         """Let operations, batches and vectors be so many days older."""
         for column in ("created_at", "finished_at", "discarded_at"):
-            self.world.conn.execute(
+            self.pg.conn.execute(
                 f"UPDATE sync_operation SET {column} = {column} - make_interval(secs => %s) "
                 f"WHERE {where}",
                 (days * DAY,),
@@ -95,15 +95,15 @@ class Site:
 
     def state(self, sink: str = "neo4j") -> tuple[str, str | None]:
         """The shared state of a sink, and its reason."""
-        health = sink_health(self.world.conn)[sink]
+        health = sink_health(self.pg.conn)[sink]
         return health.state, health.reason
 
 
 @pytest.fixture
-def site(world: World, monkeypatch: pytest.MonkeyPatch) -> Site:
+def site(pg: DatabaseFixture, monkeypatch: pytest.MonkeyPatch) -> Site:
     """Settings that name the database alone."""
-    monkeypatch.setenv("DATABASE_URL", world.url)
-    return Site(world, Path(os.environ["ALTSYNC_HOME"]))
+    monkeypatch.setenv("DATABASE_URL", pg.url)
+    return Site(pg, Path(os.environ["ALTSYNC_HOME"]))
 
 
 # --- pause and resume ---------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def test_every_sink_is_paused_at_once(site: Site) -> None:
 
 def test_resuming_a_broken_sink_says_so(site: Site) -> None:
     """It is not ready: its breaker is open again."""
-    site.world.conn.execute("UPDATE sink_state SET state = 'open', reason = 'down'")
+    site.pg.conn.execute("UPDATE sink_state SET state = 'open', reason = 'down'")
     site.run("pause", "--sink", "neo4j")
     assert "resumed; it is open again" in site.said("resume", "--sink", "neo4j")
 
@@ -191,21 +191,21 @@ def test_a_shown_reason_is_a_selector(site: Site) -> None:
     site.bury(REASONS)
     (reason,) = (g["reason"] for g in site.json("failures") if g["count"] == 2)
     assert site.json("retry", "--reason", reason, "--dry-run") == {"would_retry": 2}
-    assert site.world.counts("neo4j") == {"dead": 3}
+    assert site.pg.counts("neo4j") == {"dead": 3}
     assert site.json("retry", "--reason", reason) == {"retried": 2}
-    assert site.world.counts("neo4j") == {"dead": 1, "superseded": 2, "pending": 2}
+    assert site.pg.counts("neo4j") == {"dead": 1, "superseded": 2, "pending": 2}
     assert site.json("retry", "--reason", "tier", "--newer-than", "2h") == {"retried": 1}
 
 
 def _troubled_history(site: Site, random: Random) -> None:
     """Entities that fail in several sinks, are edited, retried, discarded, and fail again."""
-    world, keys = site.world, [f"l{n:03}" for n in range(6)]
+    pg, keys = site.pg, [f"l{n:03}" for n in range(6)]
     for number in range(12):
         chosen = random.sample(keys, 3)
         text = random.choice(["One text.", f"Text {number}."])
-        world.save(*(league(key, description=text, tier=f"T{number}") for key in chosen))
+        pg.save(*(league(key, description=text, tier=f"T{number}") for key in chosen))
         for sink in random.sample((GRAPH, EMBEDDER, INDEX), 2):
-            token, operations = world.claim(sink.name)
+            token, operations = pg.claim(sink.name)
             verdicts: list[Verdict] = []
             for op in operations:
                 kind = random.choice(list(ErrorKind))
@@ -215,11 +215,11 @@ def _troubled_history(site: Site, random: Random) -> None:
                 verdicts.append(random.choice(ends))
             if sink is EMBEDDER:
                 verdicts = [one for one in verdicts if isinstance(one, Dead)]
-            world.settle(sink, token, verdicts)
-            release(world.conn, [op.id for op in operations], token)
+            pg.settle(sink, token, verdicts)
+            release(pg.conn, [op.id for op in operations], token)
         match random.randrange(6):
             case 0:
-                world.delete(league(chosen[0]))
+                pg.delete(league(chosen[0]))
             case 1:
                 site.run("retry", "--entity", chosen[0])
             case 2:
@@ -234,7 +234,7 @@ def test_a_dry_run_of_a_retry_says_what_the_run_does(site: Site, seed: int) -> N
     _troubled_history(site, random)
     total = site.json("retry", "--all", "--dry-run")["would_retry"]
     entities = "SELECT count(DISTINCT (entity_id, sink)) FROM sync_operation WHERE status = 'dead'"
-    assert total == site.world.scalar(entities) > 0
+    assert total == site.pg.scalar(entities) > 0
     assert sum(group["count"] for group in site.json("failures")) == total
     filters = [
         *(("--sink", sink) for sink in ("neo4j", "embedding", "pinecone")),
@@ -246,9 +246,9 @@ def test_a_dry_run_of_a_retry_says_what_the_run_does(site: Site, seed: int) -> N
     ]
     random.shuffle(filters)
     for which in (*filters, ("--all",)):
-        before = site.world.scalar("SELECT max(id) FROM sync_operation")
+        before = site.pg.scalar("SELECT max(id) FROM sync_operation")
         planned = site.json("retry", *which, "--dry-run")["would_retry"]
-        assert site.world.scalar("SELECT max(id) FROM sync_operation") == before
+        assert site.pg.scalar("SELECT max(id) FROM sync_operation") == before
         left = site.json("retry", "--all", "--dry-run")["would_retry"]
         assert site.json("retry", *which) == {"retried": planned}, which
         assert site.json("retry", *which, "--dry-run") == {"would_retry": 0}, which
@@ -264,7 +264,7 @@ def test_discarding_needs_a_selection(site: Site) -> None:
     why = ("--why", "too large for ever")
     assert site.json("discard", "--reason", "too large", *why, "--dry-run") == {"would_discard": 2}
     assert site.json("discard", "--reason", "too large", *why) == {"discarded": 2}
-    assert site.world.counts("neo4j") == {"dead": 1, "discarded": 2}
+    assert site.pg.counts("neo4j") == {"dead": 1, "discarded": 2}
     assert site.json("discard", "--all", "--yes", *why) == {"discarded": 1}
     assert site.json("failures") == []
     assert site.json("status")["operations"]["neo4j"]["discarded"] == 3
@@ -283,7 +283,7 @@ def test_a_sink_that_was_taken_out_is_not_retried(
     assert "1 of neo4j" in said
     assert site.json("retry", "--all") == {"retried": 0}
     assert "no sink 'neo4j'" in site.said("retry", "--sink", "neo4j", code=Exit.ERROR)
-    assert site.world.counts("neo4j") == {"dead": 1}
+    assert site.pg.counts("neo4j") == {"dead": 1}
     assert [group["count"] for group in site.json("failures", "--sink", "neo4j")] == [1]
     assert site.json("discard", "--sink", "neo4j", "--why", "gone") == {"discarded": 1}
     assert "Left alone" not in site.said("retry", "--all")
@@ -306,10 +306,10 @@ def test_two_who_discard_share_the_work(site: Site) -> None:
     site.bury({f"l{n:03}": "no" for n in range(30)})
 
     def discard() -> int:
-        with db.connect(site.world.url) as conn, conn.transaction():
+        with db.connect(site.pg.url) as conn, conn.transaction():
             return discard_dead(conn, dead, TOPOLOGY, by="me", why="gone")
 
-    dead = dead_ids(site.world.conn)
+    dead = dead_ids(site.pg.conn)
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(lambda _: discard(), range(2))) == [0, 30]
 
@@ -319,23 +319,23 @@ def test_two_who_discard_share_the_work(site: Site) -> None:
 
 def test_finished_history_is_removed(site: Site, database: Database) -> None:
     """What is older than the age and done; what lives, is dead or is younger stays."""
-    world = site.world
+    pg = site.pg
     site.bury({"dead": "no", "gone": "no"})
     site.run("discard", "--entity", "gone", "--why", "gone")
-    world.save(*leagues(3))
+    pg.save(*leagues(3))
     delivery(database, FakeGraph()).drain(60)
     site.age(31)
-    world.save(league("young"))
+    pg.save(league("young"))
     delivery(database, FakeGraph()).drain(60)
-    before = world.counts("neo4j"), world.counts("embedding")
+    before = pg.counts("neo4j"), pg.counts("embedding")
     assert before[0] == {"dead": 1, "discarded": 1, "synced": 4}
     looked = site.json("prune", "--older-than", "30d", "--dry-run")
     assert (looked["operations"], looked["dead"], looked["dry_run"]) == (4, 0, True)
-    assert (world.counts("neo4j"), world.counts("embedding")) == before
+    assert (pg.counts("neo4j"), pg.counts("embedding")) == before
     pruned = site.json("prune", "--older-than", "30d")
     assert (pruned["operations"], pruned["dead"], pruned["dry_run"]) == (4, 0, False)
-    assert world.counts("neo4j") == {"dead": 1, "synced": 1}
-    assert world.counts("embedding") == before[1]
+    assert pg.counts("neo4j") == {"dead": 1, "synced": 1}
+    assert pg.counts("embedding") == before[1]
     assert site.json("prune", "--older-than", "30d")["operations"] == 0
 
 
@@ -354,51 +354,51 @@ def test_ranges_are_walked_over_gaps_until_one_is_young(
 ) -> None:
     """Ids have gaps; what is above the first young range is not read."""
     monkeypatch.setattr("altsync.outbox.retention.RANGE", 3)
-    world = site.world
-    world.save(*leagues(20))
-    world.conn.execute("UPDATE sync_operation SET status = 'synced', finished_at = now()")
+    pg = site.pg
+    pg.save(*leagues(20))
+    pg.conn.execute("UPDATE sync_operation SET status = 'synced', finished_at = now()")
     site.age(40)
-    low, high = world.conn.execute("SELECT min(id), max(id) FROM sync_operation").fetchone() or ()
-    world.conn.execute("DELETE FROM sync_operation WHERE id BETWEEN %s AND %s", (low + 2, low + 17))
+    low, high = pg.conn.execute("SELECT min(id), max(id) FROM sync_operation").fetchone() or ()
+    pg.conn.execute("DELETE FROM sync_operation WHERE id BETWEEN %s AND %s", (low + 2, low + 17))
     for op_id in (high - 2, high - 1, high):
-        world.conn.execute(
+        pg.conn.execute(
             "UPDATE sync_operation SET created_at = now(), finished_at = now() WHERE id = %s",
             (op_id,),
         )
-    total = world.scalar("SELECT count(*) FROM sync_operation")
+    total = pg.scalar("SELECT count(*) FROM sync_operation")
     assert site.json("prune", "--older-than", "30d")["operations"] == total - 3
 
 
 def test_the_dead_are_never_pruned_silently(site: Site, database: Database) -> None:
     """Only with --dead and --yes; who waited for a vector waits no more."""
-    world = site.world
+    pg = site.pg
     site.bury({"l000": "no"})
-    token, operations = world.claim("embedding")
-    world.settle(EMBEDDER, token, [Dead(op, op.version, ErrorKind.ITEM, "no") for op in operations])
+    token, operations = pg.claim("embedding")
+    pg.settle(EMBEDDER, token, [Dead(op, op.version, ErrorKind.ITEM, "no") for op in operations])
     site.age(31)
     said = site.said("prune", "--older-than", "30d", "--dead", code=Exit.NOT_CONFIRMED)
     assert "though it was given up on: 2 operations. Nothing was changed" in said
-    assert world.counts("neo4j") == {"dead": 1}
+    assert pg.counts("neo4j") == {"dead": 1}
     pruned = site.json("prune", "--older-than", "30d", "--dead", "--yes")
     assert (pruned["operations"], pruned["dead"]) == (0, 2)
-    assert world.ops() == []
-    assert set(world.statuses(league("l000")).values()) == {"failed"}
+    assert pg.ops() == []
+    assert set(pg.statuses(league("l000")).values()) == {"failed"}
 
 
 def test_records_of_batches_are_removed(site: Site) -> None:
     """By the time when they ended."""
     for days in (1, 31, 40):
         record_batch(
-            site.world.conn, "neo4j", "w", 1, Settlement(synced=1), calls=1, tokens=0, seconds=1
+            site.pg.conn, "neo4j", "w", 1, Settlement(synced=1), calls=1, tokens=0, seconds=1
         )
-        site.world.conn.execute(
+        site.pg.conn.execute(
             "UPDATE delivery_batch SET finished_at = now() - make_interval(days => %s) "
             "WHERE id = (SELECT max(id) FROM delivery_batch)",
             (days,),
         )
     assert site.json("prune", "--older-than", "30d", "--dry-run")["batches"] == 2
     assert site.json("prune", "--older-than", "30d")["batches"] == 2
-    assert site.world.scalar("SELECT count(*) FROM delivery_batch") == 1
+    assert site.pg.scalar("SELECT count(*) FROM delivery_batch") == 1
 
 
 def test_the_newest_runs_are_kept_whatever_their_age(site: Site) -> None:
@@ -423,58 +423,58 @@ def test_the_newest_runs_are_kept_whatever_their_age(site: Site) -> None:
 
 def test_vectors_that_nobody_uses_are_removed_when_asked(site: Site, database: Database) -> None:
     """Of questions and former texts; those in use stay, another model's of the same text too."""
-    world = site.world
-    world.save(league("nfl", description="First."))
+    pg = site.pg
+    pg.save(league("nfl", description="First."))
     embed(database)
-    world.save(league("nfl", description="Second."))
+    pg.save(league("nfl", description="Second."))
     embed(database)
-    world.conn.execute(
+    pg.conn.execute(
         "INSERT INTO embedding (model, dimensions, text_hash, vector) "
         "SELECT 'former', dimensions, text_hash, vector FROM embedding "
         "UNION ALL SELECT model, dimensions, 'a question', vector FROM embedding LIMIT 3"
     )
-    world.conn.execute("UPDATE embedding SET created_at = now() - interval '31 days'")
-    world.conn.execute(
+    pg.conn.execute("UPDATE embedding SET created_at = now() - interval '31 days'")
+    pg.conn.execute(
         "INSERT INTO embedding (model, dimensions, text_hash, vector) VALUES ('m', 4, 'new', '')"
     )
-    total = world.scalar("SELECT count(*) FROM embedding")
+    total = pg.scalar("SELECT count(*) FROM embedding")
     assert site.json("prune", "--older-than", "30d")["embeddings"] == 0
     looked = site.json("prune", "--older-than", "30d", "--embeddings", "--dry-run")["embeddings"]
     removed = site.json("prune", "--older-than", "30d", "--embeddings")["embeddings"]
     assert removed == looked
-    assert world.scalar("SELECT count(*) FROM embedding") == total - removed
-    left = {row[0] for row in world.conn.execute("SELECT text_hash FROM embedding")}
-    current = world.row(league("nfl"))["text_hash"]
+    assert pg.scalar("SELECT count(*) FROM embedding") == total - removed
+    left = {row[0] for row in pg.conn.execute("SELECT text_hash FROM embedding")}
+    current = pg.row(league("nfl"))["text_hash"]
     assert left == {current, "new"}
     counted = "SELECT count(*) FROM embedding WHERE text_hash = %s"
-    assert world.scalar(counted, current) == 2
-    world.save(league("nfl", description="First."))
+    assert pg.scalar(counted, current) == 2
+    pg.save(league("nfl", description="First."))
     assert embed(database, FakeEmbedder()).paid.total() == 1
 
 
 def test_a_vector_that_is_about_to_be_used_is_not_removed(site: Site, database: Database) -> None:
     """An entity takes the text on at the same moment: the decision waits for it, and keeps it."""
-    world = site.world
-    world.save(league("nfl", description="First."))
+    pg = site.pg
+    pg.save(league("nfl", description="First."))
     embed(database)
-    world.save(league("nfl", description="Second."))
+    pg.save(league("nfl", description="Second."))
     embed(database)
-    world.conn.execute("UPDATE embedding SET created_at = now() - interval '31 days'")
-    before = clock(world.conn)
-    pruner = World(world.url)
+    pg.conn.execute("UPDATE embedding SET created_at = now() - interval '31 days'")
+    before = clock(pg.conn)
+    pruner = DatabaseFixture(pg.url)
 
     def remove() -> int:
         with pruner.conn.transaction():
             return prune_vectors(pruner.conn, before)
 
     with ThreadPoolExecutor(1) as pool:
-        with world.conn.transaction():
-            world.conn.execute(
+        with pg.conn.transaction():
+            pg.conn.execute(
                 "UPDATE league SET text_hash = (SELECT e.text_hash FROM embedding e "
                 "WHERE e.text_hash <> league.text_hash LIMIT 1)"
             )
             removing = pool.submit(remove)
-            watcher = World(world.url)
+            watcher = DatabaseFixture(pg.url)
             watcher.until_waiting(pruner.conn)
             watcher.close()
         assert removing.result() == 0
@@ -497,16 +497,16 @@ def test_vectors_are_left_when_writers_do_not_pause(
 
 def test_pruning_and_delivering_at_once(site: Site, database: Database) -> None:
     """They touch different rows: neither waits for long, and nothing that lives is lost."""
-    world = site.world
-    world.save(*leagues(60))
+    pg = site.pg
+    pg.save(*leagues(60))
     delivery(database, FakeGraph()).drain(60)
     site.age(31, "finished_at IS NOT NULL")
-    world.save(*(league(f"l{n:03}", tier="TIER1") for n in range(60)))
+    pg.save(*(league(f"l{n:03}", tier="TIER1") for n in range(60)))
     with ThreadPoolExecutor(2) as pool:
-        pruned = pool.submit(lambda: _prune(world.url))
+        pruned = pool.submit(lambda: _prune(pg.url))
         drained = pool.submit(lambda: delivery(database, FakeGraph(), batch_size=7).drain(60))
         assert (pruned.result(), drained.result().synced) == (60, 60)
-    eventually(lambda: world.counts("neo4j") == {"synced": 60})
+    eventually(lambda: pg.counts("neo4j") == {"synced": 60})
 
 
 def _prune(url: str) -> int:
@@ -519,17 +519,17 @@ def _prune(url: str) -> int:
 
 @pytest.mark.parametrize("command", ["relay", "dashboard"])
 def test_services_do_not_start_on_another_releases_schema(site: Site, command: str) -> None:
-    site.world.conn.execute("UPDATE alembic_version SET version_num = '9999'")
+    site.pg.conn.execute("UPDATE alembic_version SET version_num = '9999'")
     try:
         said = site.said(command, code=Exit.SCHEMA)
     finally:
-        site.world.conn.execute("UPDATE alembic_version SET version_num = %s", (own_revision(),))
+        site.pg.conn.execute("UPDATE alembic_version SET version_num = %s", (own_revision(),))
     assert "to revision 9999" in said
 
 
 @pytest.mark.parametrize("command", ["backfill", "retry"])
 def test_a_backfill_or_a_retry_has_an_open_breaker_probed_at_once(site: Site, command: str) -> None:
     site.bury({"nfl": "bad"})
-    open_breaker(site.world.conn, "neo4j", uuid4(), "slow down", 300.0)
+    open_breaker(site.pg.conn, "neo4j", uuid4(), "slow down", 300.0)
     site.run(command, "--sink", "neo4j")
-    assert gate(site.world.conn, "neo4j", uuid4(), 30.0).probing
+    assert gate(site.pg.conn, "neo4j", uuid4(), 30.0).probing

@@ -35,10 +35,10 @@ from altsync.why.explain import Explanation
 from altsync.why.history import entity_state
 from tests import toy
 from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness
+from tests.integration.database_fixture import CONFIRM_AFTER, LEASE, DatabaseFixture, embedding_sink
 from tests.integration.fakes import FakeEmbedder
 from tests.integration.seeds import write
 from tests.integration.stores import name_stores
-from tests.integration.world import CONFIRM_AFTER, LEASE, World, embedding_sink
 
 BRANDS = [
     {"id": "b1", "name": "Acme", "country": "FR", "about": "Makes all."},
@@ -65,7 +65,7 @@ PRODUCTS = [
 class Shop:
     """All stores, on the toy catalogue."""
 
-    world: World
+    pg: DatabaseFixture
     database: Database
     app: Application
     graph: GraphHarness
@@ -76,7 +76,7 @@ class Shop:
     def seed(self, **options: Any) -> SeedReport:
         report = SeedReport(None)
         chosen = SeedOptions(self.folder, **{"parts": toy.catalogue.parts, **options})
-        Loader(self.world.conn, self.app.topology, chosen, report).run()
+        Loader(self.pg.conn, self.app.topology, chosen, report).run()
         return report
 
     def deliver_some(self) -> None:
@@ -92,11 +92,9 @@ class Shop:
     def deliver(self) -> None:
         for _ in range(10):
             self.deliver_some()
-            if not self.world.scalar(
-                "SELECT count(*) FROM sync_operation WHERE finished_at IS NULL"
-            ):
+            if not self.pg.scalar("SELECT count(*) FROM sync_operation WHERE finished_at IS NULL"):
                 return
-            self.world.pass_time(60)
+            self.pg.advance_time(60)
         raise AssertionError("not at rest")
 
     def drift(self, **options: Any) -> dict[str, dict[str, int]]:
@@ -151,9 +149,9 @@ def shop(
             "pairs.jsonl",
             [{"id": "e1", "type": "GOES_WITH", "source": "p-A-1", "target": "p-A-3"}],
         )
-        world = World(empty_database_url)
-        yield Shop(world, database, app, graph, index, FakeEmbedder(), tmp_path)
-        world.close()
+        pg = DatabaseFixture(empty_database_url)
+        yield Shop(pg, database, app, graph, index, FakeEmbedder(), tmp_path)
+        pg.close()
         app.close()
         database.close()
         index.wipe()
@@ -292,7 +290,7 @@ def test_planted_drift_is_found_and_repaired(shop: Shop) -> None:
     shop.graph.ask("MATCH (:Product {sku: 'A-1'})-[r:STANDS_ON]->() DELETE r")
     shop.graph.ask("CREATE (:Shelf {shelf_code: 'x', sync_version: 1})")
     shop.index.index("shop-products").delete(ids=["A-2"], namespace="acme")
-    shop.world.conn.execute("UPDATE brand SET about = 'By SQL' WHERE brand_key = 'zeta'")
+    shop.pg.conn.execute("UPDATE brand SET about = 'By SQL' WHERE brand_key = 'zeta'")
     assert shop.drift() == {
         "postgresql": {"edited": 1},
         "neo4j": {"stale": 1, "ghost": 1},
@@ -306,13 +304,13 @@ def test_planted_drift_is_found_and_repaired(shop: Shop) -> None:
 def test_views_name_the_catalogues_entities(shop: Shop) -> None:
     shop.seed()
     shop.deliver()
-    found = collect(shop.world.conn, shop.app.topology, {})
+    found = collect(shop.pg.conn, shop.app.topology, {})
     assert {kind.value: one.total for kind, one in found.entities.items()} == {
         "brand": 2,
         "shelf": 2,
         "product": 3,
     }
-    state = entity_state(shop.world.conn, "A-1")
+    state = entity_state(shop.pg.conn, "A-1")
     assert state is not None
     assert {(one.type, one.key) for one in state.relationships} >= {("GOES_WITH", "A-3")}
     told = why_explain.explain(shop.app, "A-1", shop.folder)
@@ -337,14 +335,14 @@ def small(url: str) -> list[str]:
 
 def test_a_type_is_added_to_an_installation_that_runs(shop: Shop, empty_database_url: str) -> None:
     """Its class is all that is new: tables, index and constraints are made by migrate."""
-    shop.world.conn.execute("DROP TABLE review, product_relationship, product CASCADE")
+    shop.pg.conn.execute("DROP TABLE review, product_relationship, product CASCADE")
     with using(SMALL):
         shop.seed(parts=SMALL.parts)
         shop.deliver()
         assert shop.drift() == {}
         assert small(empty_database_url) == ["brand"]
     with pytest.raises(SchemaError, match=r"\(product\): run altsync migrate"):
-        check_tables(shop.world.conn, toy.catalogue.entity_types)
+        check_tables(shop.pg.conn, toy.catalogue.entity_types)
     planned = schema.plan(empty_database_url)
     assert [one.split("(")[0] for one in planned.statements if "CREATE TABLE" in one] == [
         "CREATE TABLE product ",
@@ -352,7 +350,7 @@ def test_a_type_is_added_to_an_installation_that_runs(shop: Shop, empty_database
         "CREATE TABLE review ",
     ]
     schema.migrate(empty_database_url)
-    check_tables(shop.world.conn, toy.catalogue.entity_types)
+    check_tables(shop.pg.conn, toy.catalogue.entity_types)
     assert set(shop.app.set_up_sinks().values()) == {None}
     total = shop.seed().total
     assert (total.created, total.unchanged, total.rejected) == (5, 4, 0)
@@ -365,12 +363,12 @@ def test_a_type_is_taken_away(shop: Shop) -> None:
     shop.seed()
     with using(SMALL):
         shop.deliver_some()
-        left = shop.world.conn.execute(
+        left = shop.pg.conn.execute(
             "SELECT DISTINCT entity_type FROM sync_operation WHERE finished_at IS NULL"
         ).fetchall()
         assert left == [("product",)]
         assert shop.drift() == {}
-        assert set(collect(shop.world.conn, shop.app.topology, {}).entities) == {
+        assert set(collect(shop.pg.conn, shop.app.topology, {}).entities) == {
             "brand",
             "shelf",
         }
@@ -446,7 +444,7 @@ def test_a_program_saves_and_renames_entities_of_the_catalogue(
 ) -> None:
     """Every kind of field, a parent that is renamed, a key and a namespace that change together."""
     monkeypatch.setattr(saving, "_topology", lambda: shop.app.topology)
-    with psycopg.connect(shop.world.url) as conn:
+    with psycopg.connect(shop.pg.url) as conn:
         altsync.save(
             conn,
             toy.Product(
@@ -465,14 +463,14 @@ def test_a_program_saves_and_renames_entities_of_the_catalogue(
         )
     shop.deliver()
     assert {sink: kinds for sink, kinds in shop.drift().items() if kinds} == {}
-    with psycopg.connect(shop.world.url) as conn:
+    with psycopg.connect(shop.pg.url) as conn:
         altsync.save(conn, toy.Brand(brand_key="ours", seed_id="mine", name="Mine", country="FR"))
     shop.deliver()
     assert shop.drift() == {}
-    assert shop.world.scalar("SELECT brand FROM product WHERE sku = 'S-1'") == "ours"
+    assert shop.pg.scalar("SELECT brand FROM product WHERE sku = 'S-1'") == "ours"
     found = shop.graph.ask("MATCH (b:Brand) WHERE b.brand_key IN ['mine_fr', 'ours'] RETURN b")
     assert len(found) == 1
-    with psycopg.connect(shop.world.url) as conn:
+    with psycopg.connect(shop.pg.url) as conn:
         altsync.save(
             conn,
             toy.Brand(brand_key="other", name="Other"),

@@ -15,56 +15,65 @@ from altsync.outbox.upkeep import backfill_page
 from altsync.retry import dead_ids, retry_dead
 from tests import sports
 from tests.conftest import TOPOLOGY
-from tests.integration.world import EMBEDDER, GRAPH, PATIENCE, World, id_of, league, leagues, settle
+from tests.integration.database_fixture import (
+    EMBEDDER,
+    GRAPH,
+    TIMEOUT,
+    DatabaseFixture,
+    id_of,
+    league,
+    leagues,
+    settle,
+)
 
 Task = Callable[[], object]
-Writer = Callable[[World, Sequence[sports.League]], Task]
+Writer = Callable[[DatabaseFixture, Sequence[sports.League]], Task]
 
 
-def test_versions_never_go_backwards(world: World) -> None:
+def test_versions_never_go_backwards(pg: DatabaseFixture) -> None:
     """A number is drawn after the row's lock: whoever commits last has the highest one."""
-    world.save(league("nfl"))
-    other = World(world.url)
+    pg.save(league("nfl"))
+    other = DatabaseFixture(pg.url)
     with ThreadPoolExecutor(1) as pool:
-        with world.conn.transaction():
-            world.save(league("nfl", tier="1"))
+        with pg.conn.transaction():
+            pg.save(league("nfl", tier="1"))
             later = pool.submit(other.save, league("nfl", tier="2"))
-            World(world.url).until_waiting(other.conn)
-            world.save(league("nfl", tier="3"))
-            first = world.version(league("nfl"))
+            DatabaseFixture(pg.url).until_waiting(other.conn)
+            pg.save(league("nfl", tier="3"))
+            first = pg.version(league("nfl"))
         later.result()
     other.close()
-    row = world.row(league("nfl"))
+    row = pg.row(league("nfl"))
     assert row["tier"] == "2"
     assert row["version"] > first
-    assert world.live("neo4j", "nfl").version == row["version"]
+    assert pg.live("neo4j", "nfl").version == row["version"]
 
 
-def _settle(world: World, contents: Sequence[sports.League]) -> Task:
-    token, operations = world.claim("neo4j")
-    return lambda: world.settle(GRAPH, token, [Synced(op, op.version) for op in operations])
+def _settle(pg: DatabaseFixture, contents: Sequence[sports.League]) -> Task:
+    token, operations = pg.claim("neo4j")
+    return lambda: pg.settle(GRAPH, token, [Synced(op, op.version) for op in operations])
 
 
-def _retry_dead(world: World, contents: Sequence[sports.League]) -> Task:
-    token, operations = world.claim("neo4j")
+def _retry_dead(pg: DatabaseFixture, contents: Sequence[sports.League]) -> Task:
+    token, operations = pg.claim("neo4j")
     verdicts = [Dead(op, op.version, ErrorKind.ITEM, "bad") for op in operations]
-    world.settle(GRAPH, token, verdicts)
-    dead = dead_ids(world.conn)
-    return lambda: _in_transaction(world, lambda c: retry_dead(c, dead, TOPOLOGY))
+    pg.settle(GRAPH, token, verdicts)
+    dead = dead_ids(pg.conn)
+    return lambda: _in_transaction(pg, lambda c: retry_dead(c, dead, TOPOLOGY))
 
 
-def _backfill(world: World, contents: Sequence[sports.League]) -> Task:
+def _backfill(pg: DatabaseFixture, contents: Sequence[sports.League]) -> Task:
     return lambda: _in_transaction(
-        world, lambda c: backfill_page(c, GRAPH, sports.LEAGUE, after=None, force=True)
+        pg, lambda c: backfill_page(c, GRAPH, sports.LEAGUE, after=None, force=True)
     )
 
 
-def _delete(world: World, contents: Sequence[sports.League]) -> Task:
-    return lambda: world.delete(*reversed(contents))
+def _delete(pg: DatabaseFixture, contents: Sequence[sports.League]) -> Task:
+    return lambda: pg.delete(*reversed(contents))
 
 
-def _save(world: World, contents: Sequence[sports.League]) -> Task:
-    return lambda: world.save(*(league(c.league_tag, tier="9") for c in reversed(contents)))
+def _save(pg: DatabaseFixture, contents: Sequence[sports.League]) -> Task:
+    return lambda: pg.save(*(league(c.league_tag, tier="9") for c in reversed(contents)))
 
 
 @pytest.mark.parametrize(
@@ -72,37 +81,37 @@ def _save(world: World, contents: Sequence[sports.League]) -> Task:
     [_settle, _retry_dead, _backfill, _delete, _save],
     ids=lambda f: f.__name__[1:],
 )
-def test_a_seeder_and_another_writer_do_not_deadlock(world: World, writer: Writer) -> None:
+def test_a_seeder_and_another_writer_do_not_deadlock(pg: DatabaseFixture, writer: Writer) -> None:
     """Everybody locks entities by id before operations: the second one waits, holding nothing."""
     contents = sorted(leagues(2), key=id_of)
     first, second = contents
-    world.save(second)
-    world.save(first)
-    task = writer(world, contents)
-    seeder = World(world.url)
-    for conn in (world.conn, seeder.conn):
+    pg.save(second)
+    pg.save(first)
+    task = writer(pg, contents)
+    seeder = DatabaseFixture(pg.url)
+    for conn in (pg.conn, seeder.conn):
         conn.execute("SET deadlock_timeout = '100 ms'")
     with ThreadPoolExecutor(1) as pool:
         with seeder.conn.transaction():
             seeder.save(league(first.league_tag, tier="1"))
             waiting = pool.submit(task)
-            World(world.url).until_waiting(world.conn)
+            DatabaseFixture(pg.url).until_waiting(pg.conn)
             seeder.save(league(second.league_tag, tier="1"))
         waiting.result()
     seeder.close()
-    assert all(len([o for o in world.ops("neo4j", c.league_tag) if o.live]) == 1 for c in contents)
+    assert all(len([o for o in pg.ops("neo4j", c.league_tag) if o.live]) == 1 for c in contents)
 
 
-def test_two_seeders_in_opposite_order_do_not_deadlock(world: World) -> None:
+def test_two_seeders_in_opposite_order_do_not_deadlock(pg: DatabaseFixture) -> None:
     """A hundred rows each, six times over, from both ends: none is lost.
 
     Rows that are new to both may be refused to one of them by another key than the id, as its
     guard is the id's alone. The second try finds them, as the product's does.
     """
-    start = threading.Barrier(2, timeout=PATIENCE)
+    start = threading.Barrier(2, timeout=TIMEOUT)
 
     def seed(backwards: bool) -> None:
-        seeder = World(world.url)
+        seeder = DatabaseFixture(pg.url)
         seeder.conn.execute("SET deadlock_timeout = '50 ms'")
         for number in range(6):
             contents = [league(c.league_tag, tier=f"{backwards}{number}") for c in leagues(100)]
@@ -117,33 +126,33 @@ def test_two_seeders_in_opposite_order_do_not_deadlock(world: World) -> None:
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(seed, backwards) for backwards in (False, True)]:
             done.result()
-    assert world.scalar("SELECT count(*) FROM league") == 100
-    assert world.counts("neo4j") == {"pending": 100}
-    versions = {r[0] for r in world.conn.execute("SELECT version FROM league")}
-    assert versions == {op.version for op in world.ops("neo4j")}
+    assert pg.scalar("SELECT count(*) FROM league") == 100
+    assert pg.counts("neo4j") == {"pending": 100}
+    versions = {r[0] for r in pg.conn.execute("SELECT version FROM league")}
+    assert versions == {op.version for op in pg.ops("neo4j")}
 
 
-def test_seeding_and_settling_the_same_rows_for_a_while(world: World) -> None:
+def test_seeding_and_settling_the_same_rows_for_a_while(pg: DatabaseFixture) -> None:
     """One seeds, two deliver, one retries the dead: no deadlock, and all ends in agreement."""
     contents = leagues(60)
     stop = threading.Event()
 
     def seed() -> None:
-        seeder = World(world.url)
+        seeder = DatabaseFixture(pg.url)
         for number in range(25):
             seeder.save(*(league(c.league_tag, tier=str(number)) for c in reversed(contents)))
         seeder.close()
         stop.set()
 
     def work() -> None:
-        worker = World(world.url)
+        worker = DatabaseFixture(pg.url)
         while not stop.is_set() or _waits(worker):
             token, operations = worker.claim("neo4j", limit=17)
             worker.settle(GRAPH, token, [_verdict(worker.conn, op) for op in operations])
         worker.close()
 
     def mend() -> None:
-        person = World(world.url)
+        person = DatabaseFixture(pg.url)
         while not stop.is_set():
             with person.conn.transaction():
                 retry_dead(person.conn, dead_ids(person.conn), TOPOLOGY)
@@ -152,51 +161,51 @@ def test_seeding_and_settling_the_same_rows_for_a_while(world: World) -> None:
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(task) for task in (seed, work, work, mend)]:
             done.result()
-    with world.conn.transaction():
-        retry_dead(world.conn, dead_ids(world.conn), TOPOLOGY)
-    token, operations = world.claim("neo4j")
-    world.settle(GRAPH, token, [Synced(op, op.version) for op in operations])
-    assert not _waits(world)
-    assert {world.statuses(content)["neo4j"] for content in contents} == {"synced"}
+    with pg.conn.transaction():
+        retry_dead(pg.conn, dead_ids(pg.conn), TOPOLOGY)
+    token, operations = pg.claim("neo4j")
+    pg.settle(GRAPH, token, [Synced(op, op.version) for op in operations])
+    assert not _waits(pg)
+    assert {pg.statuses(content)["neo4j"] for content in contents} == {"synced"}
 
 
-def test_an_enqueue_waits_for_a_settle_and_is_not_lost(world: World) -> None:
+def test_an_enqueue_waits_for_a_settle_and_is_not_lost(pg: DatabaseFixture) -> None:
     """Either it meets the leased row and is followed up, or it makes a new one."""
-    world.save(league("nfl"))
-    token, (op,) = world.claim("neo4j")
-    seeder = World(world.url)
+    pg.save(league("nfl"))
+    token, (op,) = pg.claim("neo4j")
+    seeder = DatabaseFixture(pg.url)
     with ThreadPoolExecutor(1) as pool:
-        with world.conn.transaction():
-            settle(world.conn, GRAPH, token, [Synced(op, op.version)])
+        with pg.conn.transaction():
+            settle(pg.conn, GRAPH, token, [Synced(op, op.version)])
             waiting = pool.submit(seeder.save, league("nfl", tier="1"))
-            World(world.url).until_waiting(seeder.conn)
+            DatabaseFixture(pg.url).until_waiting(seeder.conn)
         waiting.result()
     seeder.close()
-    assert [o.status for o in world.ops("neo4j")] == ["synced", "pending"]
-    assert world.live("neo4j", "nfl").version == world.version(league("nfl"))
-    assert world.statuses(league("nfl"))["neo4j"] == "pending"
+    assert [o.status for o in pg.ops("neo4j")] == ["synced", "pending"]
+    assert pg.live("neo4j", "nfl").version == pg.version(league("nfl"))
+    assert pg.statuses(league("nfl"))["neo4j"] == "pending"
 
 
-def test_a_claim_and_an_enqueue_of_one_row_agree(world: World) -> None:
+def test_a_claim_and_an_enqueue_of_one_row_agree(pg: DatabaseFixture) -> None:
     """The enqueue that waited for the claim finds the leased row and says that it asked."""
-    world.save(league("nfl"))
-    seeder = World(world.url)
+    pg.save(league("nfl"))
+    seeder = DatabaseFixture(pg.url)
     with ThreadPoolExecutor(1) as pool:
-        with world.conn.transaction():
-            world.claim("neo4j")
+        with pg.conn.transaction():
+            pg.claim("neo4j")
             waiting = pool.submit(seeder.save, league("nfl", tier="1"))
-            World(world.url).until_waiting(seeder.conn)
+            DatabaseFixture(pg.url).until_waiting(seeder.conn)
         waiting.result()
     seeder.close()
-    op = world.live("neo4j", "nfl")
+    op = pg.live("neo4j", "nfl")
     assert (op.status, op.rerun_requested) == ("in_progress", True)
 
 
-def test_two_sinks_settle_the_same_entities_at_once(world: World) -> None:
+def test_two_sinks_settle_the_same_entities_at_once(pg: DatabaseFixture) -> None:
     """They take the entities in turn, in one order, whatever the order of their verdicts."""
-    world.save(*leagues(40))
-    other = World(world.url)
-    claims = [world.claim("neo4j"), world.claim("embedding")]
+    pg.save(*leagues(40))
+    other = DatabaseFixture(pg.url)
+    claims = [pg.claim("neo4j"), pg.claim("embedding")]
     with ThreadPoolExecutor(2) as pool:
         results = [
             pool.submit(
@@ -206,21 +215,21 @@ def test_two_sinks_settle_the_same_entities_at_once(world: World) -> None:
                 [Dead(op, op.version, ErrorKind.ITEM, "bad") for op in order(operations)],
             )
             for session, sink, (token, operations), order in zip(
-                (world, other), (GRAPH, EMBEDDER), claims, (list, reversed), strict=True
+                (pg, other), (GRAPH, EMBEDDER), claims, (list, reversed), strict=True
             )
         ]
         assert [result.result().dead for result in results] == [40, 40]
     other.close()
 
 
-def _in_transaction(world: World, work: Callable[[Conn], object]) -> object:
-    with world.conn.transaction():
-        return work(world.conn)
+def _in_transaction(pg: DatabaseFixture, work: Callable[[Conn], object]) -> object:
+    with pg.conn.transaction():
+        return work(pg.conn)
 
 
-def _waits(world: World) -> bool:
+def _waits(pg: DatabaseFixture) -> bool:
     return bool(
-        world.scalar(
+        pg.scalar(
             "SELECT count(*) FROM sync_operation WHERE sink = 'neo4j' AND finished_at IS NULL"
         )
     )

@@ -12,12 +12,12 @@ from altsync.contract import SinkTraits
 from altsync.db import Database
 from altsync.operations import Dead, ErrorKind, Operation, Retry, Settlement, Superseded, Synced
 from altsync.outbox.enqueue import LOW_PRIORITY, ON_LIVE
-from tests.integration.world import (
+from tests.integration.database_fixture import (
     CONFIRM_AFTER,
     GRAPH,
     INDEX,
+    DatabaseFixture,
     Op,
-    World,
     archetype,
     embed,
     example,
@@ -28,27 +28,27 @@ from tests.integration.world import (
 NFL = league("nfl")
 
 
-def test_what_was_written_is_synced(world: World) -> None:
+def test_what_was_written_is_synced(pg: DatabaseFixture) -> None:
     """The operation is history, and the entity says where it is."""
-    world.save(NFL)
-    token, (op,) = world.claim("neo4j")
-    settlement = world.settle(GRAPH, token, [Synced(op, op.version, "node:nfl")])
+    pg.save(NFL)
+    token, (op,) = pg.claim("neo4j")
+    settlement = pg.settle(GRAPH, token, [Synced(op, op.version, "node:nfl")])
     assert settlement == Settlement(synced=1)
-    done = world.last("neo4j", "nfl")
+    done = pg.last("neo4j", "nfl")
     assert (done.status, done.lease_token, done.last_error) == ("synced", None, None)
-    row = world.row(NFL)
+    row = pg.row(NFL)
     assert (row["neo4j_sync_status"], row["neo4j_node_id"]) == ("synced", "node:nfl")
     assert row["neo4j_synced_at"] is not None
     assert row["pinecone_sync_status"] == "pending"
 
 
-def test_a_vector_remembers_its_namespace(world: World, database: Database) -> None:
+def test_a_vector_remembers_its_namespace(pg: DatabaseFixture, database: Database) -> None:
     """Where it was written, so that it can be removed from there."""
-    world.save(example("ask"))
+    pg.save(example("ask"))
     embed(database)
-    token, (op,) = world.claim("pinecone")
-    world.settle(INDEX, token, [Synced(op, op.version, "ask", "triage")])
-    row = world.row(example("ask"))
+    token, (op,) = pg.claim("pinecone")
+    pg.settle(INDEX, token, [Synced(op, op.version, "ask", "triage")])
+    row = pg.row(example("ask"))
     assert (row["pinecone_sync_status"], row["pinecone_id"], row["pinecone_namespace"]) == (
         "synced",
         "ask",
@@ -56,54 +56,56 @@ def test_a_vector_remembers_its_namespace(world: World, database: Database) -> N
     )
 
 
-def test_a_confirmed_delete_clears_ids_and_namespace(world: World, database: Database) -> None:
+def test_a_confirmed_delete_clears_ids_and_namespace(
+    pg: DatabaseFixture, database: Database
+) -> None:
     """Nothing of it is left in any sink, and its row says so."""
-    world.save(example("ask"))
+    pg.save(example("ask"))
     embed(database)
     for sink, namespace in ((GRAPH, None), (INDEX, "triage")):
-        _sync(world, sink, namespace)
-    world.delete(example("ask"))
+        _sync(pg, sink, namespace)
+    pg.delete(example("ask"))
     for sink in (GRAPH, INDEX):
-        token, (op,) = world.claim(sink.name)
-        world.settle(sink, token, [Synced(op, op.version)])
-    row = world.row(example("ask"))
+        token, (op,) = pg.claim(sink.name)
+        pg.settle(sink, token, [Synced(op, op.version)])
+    row = pg.row(example("ask"))
     assert (row["neo4j_node_id"], row["pinecone_id"], row["pinecone_namespace"]) == (None,) * 3
-    assert set(world.statuses(example("ask")).values()) == {"synced"}
+    assert set(pg.statuses(example("ask")).values()) == {"synced"}
 
 
-def test_what_is_not_wanted_any_more_is_superseded(world: World) -> None:
+def test_what_is_not_wanted_any_more_is_superseded(pg: DatabaseFixture) -> None:
     """It ends without changing the entity."""
-    world.save(NFL)
-    token, (op,) = world.claim("neo4j")
-    settlement = world.settle(GRAPH, token, [Superseded(op, "the row is gone")])
+    pg.save(NFL)
+    token, (op,) = pg.claim("neo4j")
+    settlement = pg.settle(GRAPH, token, [Superseded(op, "the row is gone")])
     assert settlement == Settlement(superseded=1)
-    done = world.last("neo4j", "nfl")
+    done = pg.last("neo4j", "nfl")
     assert (done.status, done.last_error, done.error_kind) == (
         "superseded",
         "the row is gone",
         None,
     )
-    assert world.statuses(NFL)["neo4j"] == "pending"
+    assert pg.statuses(NFL)["neo4j"] == "pending"
 
 
-def test_a_dead_operation_says_why(world: World) -> None:
+def test_a_dead_operation_says_why(pg: DatabaseFixture) -> None:
     """It stays, with the reason, and the entity is marked as failed."""
-    world.save(NFL)
-    token, (op,) = world.claim("neo4j")
-    settlement = world.settle(GRAPH, token, [Dead(op, op.version, ErrorKind.ITEM, "too long")])
+    pg.save(NFL)
+    token, (op,) = pg.claim("neo4j")
+    settlement = pg.settle(GRAPH, token, [Dead(op, op.version, ErrorKind.ITEM, "too long")])
     assert settlement == Settlement(dead=1)
-    done = world.last("neo4j", "nfl")
+    done = pg.last("neo4j", "nfl")
     assert (done.status, done.error_kind, done.last_error) == ("dead", "item", "too long")
-    assert world.statuses(NFL)["neo4j"] == "failed"
+    assert pg.statuses(NFL)["neo4j"] == "failed"
 
 
-def test_a_retry_is_due_after_its_delay(world: World) -> None:
+def test_a_retry_is_due_after_its_delay(pg: DatabaseFixture) -> None:
     """The attempt is spent, the reason kept, the lease ended."""
-    world.save(NFL)
-    token, (op,) = world.claim("neo4j")
-    settlement = world.settle(GRAPH, token, [Retry(op, ErrorKind.ITEM, "refused", 20.0)])
+    pg.save(NFL)
+    token, (op,) = pg.claim("neo4j")
+    settlement = pg.settle(GRAPH, token, [Retry(op, ErrorKind.ITEM, "refused", 20.0)])
     assert settlement == Settlement(retried=1)
-    op_now = world.live("neo4j", "nfl")
+    op_now = pg.live("neo4j", "nfl")
     assert (op_now.status, op_now.attempts, op_now.timeout_count) == ("pending", 1, 0)
     assert (op_now.last_error, op_now.error_kind, op_now.outcome_unknown) == (
         "refused",
@@ -113,47 +115,47 @@ def test_a_retry_is_due_after_its_delay(world: World) -> None:
     assert 10 < op_now.wait <= 20
 
 
-def test_a_fault_of_the_sink_gives_the_attempt_back(world: World) -> None:
+def test_a_fault_of_the_sink_gives_the_attempt_back(pg: DatabaseFixture) -> None:
     """An outage costs the record nothing but time."""
-    world.save(NFL)
-    token, (op,) = world.claim("neo4j")
+    pg.save(NFL)
+    token, (op,) = pg.claim("neo4j")
     verdict = Retry(
         op, ErrorKind.SINK, "down", 20.0, give_back=True, outcome_unknown=True, suspect=True
     )
-    world.settle(GRAPH, token, [verdict])
-    op_now = world.live("neo4j", "nfl")
+    pg.settle(GRAPH, token, [verdict])
+    op_now = pg.live("neo4j", "nfl")
     assert (op_now.attempts, op_now.timeout_count, op_now.outcome_unknown) == (0, 1, True)
     assert 10 < op_now.wait <= 20
 
 
-def test_a_retry_of_what_was_asked_again_is_due_at_once(world: World) -> None:
+def test_a_retry_of_what_was_asked_again_is_due_at_once(pg: DatabaseFixture) -> None:
     """The row that failed is no longer the current one: it starts afresh."""
-    world.save(NFL)
-    token, (op,) = world.claim("neo4j")
-    world.save(league("nfl", tier="TIER1"))
-    world.settle(GRAPH, token, [Retry(op, ErrorKind.ITEM, "refused", 20.0)])
-    op_now = world.live("neo4j", "nfl")
+    pg.save(NFL)
+    token, (op,) = pg.claim("neo4j")
+    pg.save(league("nfl", tier="TIER1"))
+    pg.settle(GRAPH, token, [Retry(op, ErrorKind.ITEM, "refused", 20.0)])
+    op_now = pg.live("neo4j", "nfl")
     assert (op_now.attempts, op_now.wait <= 0, op_now.rerun_requested) == (0, True, False)
 
 
-def test_an_outage_is_waited_for_even_when_asked_again(world: World) -> None:
+def test_an_outage_is_waited_for_even_when_asked_again(pg: DatabaseFixture) -> None:
     """A newer row does not bring the sink back."""
-    world.save(NFL)
-    token, (op,) = world.claim("neo4j")
-    world.save(league("nfl", tier="TIER1"))
-    world.settle(GRAPH, token, [Retry(op, ErrorKind.SINK, "down", 20.0, give_back=True)])
-    op_now = world.live("neo4j", "nfl")
+    pg.save(NFL)
+    token, (op,) = pg.claim("neo4j")
+    pg.save(league("nfl", tier="TIER1"))
+    pg.settle(GRAPH, token, [Retry(op, ErrorKind.SINK, "down", 20.0, give_back=True)])
+    op_now = pg.live("neo4j", "nfl")
     assert (op_now.attempts, op_now.wait > 10) == (0, True)
 
 
-def test_what_was_asked_again_is_followed_up(world: World) -> None:
+def test_what_was_asked_again_is_followed_up(pg: DatabaseFixture) -> None:
     """The worker may have read the row before the change: another operation carries it."""
-    world.save(NFL)
-    token, (op,) = world.claim("neo4j")
-    world.save(league("nfl", tier="TIER1"))
-    newer = world.version(NFL)
-    world.settle(GRAPH, token, [Synced(op, op.version, "node:nfl")])
-    first, second = world.ops("neo4j")
+    pg.save(NFL)
+    token, (op,) = pg.claim("neo4j")
+    pg.save(league("nfl", tier="TIER1"))
+    newer = pg.version(NFL)
+    pg.settle(GRAPH, token, [Synced(op, op.version, "node:nfl")])
+    first, second = pg.ops("neo4j")
     assert (first.status, first.version) == ("synced", op.version)
     assert (second.status, second.version, second.origin, second.attempts) == (
         "pending",
@@ -162,103 +164,105 @@ def test_what_was_asked_again_is_followed_up(world: World) -> None:
         0,
     )
     assert second.wait <= 0
-    assert world.statuses(NFL)["neo4j"] == "pending"
+    assert pg.statuses(NFL)["neo4j"] == "pending"
 
 
-def test_a_follow_up_at_the_same_version_is_not_dropped(world: World) -> None:
+def test_a_follow_up_at_the_same_version_is_not_dropped(pg: DatabaseFixture) -> None:
     """Comparing versions is not enough: the embedding asks again at the version it was."""
-    world.save(NFL)
-    token, (op,) = world.claim("neo4j")
-    _ask_again(world, op)
-    world.settle(GRAPH, token, [Superseded(op, "waits for its embedding")])
-    assert world.live("neo4j", "nfl").version == op.version
+    pg.save(NFL)
+    token, (op,) = pg.claim("neo4j")
+    _ask_again(pg, op)
+    pg.settle(GRAPH, token, [Superseded(op, "waits for its embedding")])
+    assert pg.live("neo4j", "nfl").version == op.version
 
 
-def test_what_is_wanted_newer_than_written_is_followed_up(world: World) -> None:
+def test_what_is_wanted_newer_than_written_is_followed_up(pg: DatabaseFixture) -> None:
     """Even if nobody said so while it was leased."""
-    world.save(NFL)
-    token, (op,) = world.claim("neo4j")
-    world.settle(GRAPH, token, [Synced(op, op.version - 1, "node:nfl")])
-    first, second = world.ops("neo4j")
+    pg.save(NFL)
+    token, (op,) = pg.claim("neo4j")
+    pg.settle(GRAPH, token, [Synced(op, op.version - 1, "node:nfl")])
+    first, second = pg.ops("neo4j")
     assert (first.status, first.version) == ("synced", op.version - 1)
     assert (second.status, second.version) == ("pending", op.version)
-    assert world.statuses(NFL)["neo4j"] == "pending"
+    assert pg.statuses(NFL)["neo4j"] == "pending"
 
 
-def test_history_says_what_was_written(world: World) -> None:
+def test_history_says_what_was_written(pg: DatabaseFixture) -> None:
     """More than was asked for, when the row had moved on before it was read."""
-    world.save(NFL)
-    token, (op,) = world.claim("neo4j")
-    world.conn.execute("UPDATE league SET version = version + 5")
-    world.settle(GRAPH, token, [Synced(op, op.version + 5, "node:nfl")])
-    (done,) = world.ops("neo4j")
+    pg.save(NFL)
+    token, (op,) = pg.claim("neo4j")
+    pg.conn.execute("UPDATE league SET version = version + 5")
+    pg.settle(GRAPH, token, [Synced(op, op.version + 5, "node:nfl")])
+    (done,) = pg.ops("neo4j")
     assert (done.status, done.version) == ("synced", op.version + 5)
-    assert world.statuses(NFL)["neo4j"] == "synced"
+    assert pg.statuses(NFL)["neo4j"] == "synced"
 
 
-def test_a_burial_that_was_asked_again_is_followed_up(world: World) -> None:
+def test_a_burial_that_was_asked_again_is_followed_up(pg: DatabaseFixture) -> None:
     """The corrected row gets its chance, and is not marked by the old one's death."""
-    world.save(NFL)
-    token, (op,) = world.claim("neo4j")
-    world.save(league("nfl", tier="TIER1"))
-    world.settle(GRAPH, token, [Dead(op, op.version, ErrorKind.ITEM, "too long")])
-    assert [o.status for o in world.ops("neo4j")] == ["dead", "pending"]
-    assert world.statuses(NFL)["neo4j"] == "pending"
+    pg.save(NFL)
+    token, (op,) = pg.claim("neo4j")
+    pg.save(league("nfl", tier="TIER1"))
+    pg.settle(GRAPH, token, [Dead(op, op.version, ErrorKind.ITEM, "too long")])
+    assert [o.status for o in pg.ops("neo4j")] == ["dead", "pending"]
+    assert pg.statuses(NFL)["neo4j"] == "pending"
 
 
-def test_an_unsure_write_without_a_guard_is_echoed(world: World, database: Database) -> None:
+def test_an_unsure_write_without_a_guard_is_echoed(pg: DatabaseFixture, database: Database) -> None:
     """Written once more after everything that may still be under way has landed."""
-    op = _unsure(world, database)
-    echo = world.live("pinecone", "nfl")
+    op = _unsure(pg, database)
+    echo = pg.live("pinecone", "nfl")
     assert (echo.origin, echo.outcome_unknown, echo.version) == ("confirm", False, op.version)
     assert CONFIRM_AFTER - 10 < echo.wait <= CONFIRM_AFTER
-    assert world.statuses(NFL)["pinecone"] == "synced"
+    assert pg.statuses(NFL)["pinecone"] == "synced"
 
 
-def test_an_echo_is_not_echoed(world: World, database: Database) -> None:
+def test_an_echo_is_not_echoed(pg: DatabaseFixture, database: Database) -> None:
     """One repeat is enough: it came after the horizon."""
-    _unsure(world, database)
-    world.pass_time(CONFIRM_AFTER)
-    token, (op,) = world.claim("pinecone")
-    world.settle(INDEX, token, [Synced(op, op.version, "nfl", "default")])
-    assert world.counts("pinecone") == {"synced": 2}
+    _unsure(pg, database)
+    pg.advance_time(CONFIRM_AFTER)
+    token, (op,) = pg.claim("pinecone")
+    pg.settle(INDEX, token, [Synced(op, op.version, "nfl", "default")])
+    assert pg.counts("pinecone") == {"synced": 2}
 
 
-def test_a_guarded_sink_needs_no_echo(world: World) -> None:
+def test_a_guarded_sink_needs_no_echo(pg: DatabaseFixture) -> None:
     """It refuses the late write by itself."""
-    world.save(NFL)
-    token, (op,) = world.claim("neo4j")
+    pg.save(NFL)
+    token, (op,) = pg.claim("neo4j")
     outcome_unknown = Retry(
         op, ErrorKind.SINK, "timed out", 0, give_back=True, outcome_unknown=True
     )
-    world.settle(GRAPH, token, [outcome_unknown])
-    token, (op,) = world.claim("neo4j")
+    pg.settle(GRAPH, token, [outcome_unknown])
+    token, (op,) = pg.claim("neo4j")
     assert op.outcome_unknown
-    world.settle(GRAPH, token, [Synced(op, op.version, "node:nfl")])
-    assert world.counts("neo4j") == {"synced": 1}
+    pg.settle(GRAPH, token, [Synced(op, op.version, "node:nfl")])
+    assert pg.counts("neo4j") == {"synced": 1}
 
 
-def test_an_unsure_operation_that_is_superseded_is_echoed(world: World, database: Database) -> None:
+def test_an_unsure_operation_that_is_superseded_is_echoed(
+    pg: DatabaseFixture, database: Database
+) -> None:
     """Its write may land although nobody wants it any more."""
-    world.save(NFL)
+    pg.save(NFL)
     embed(database)
-    world.claim("pinecone")
-    world.end_leases()
-    token, (op,) = world.claim("pinecone")
-    world.settle(INDEX, token, [Superseded(op, "waits for its embedding")])
-    assert world.live("pinecone", "nfl").origin == "confirm"
+    pg.claim("pinecone")
+    pg.expire_leases()
+    token, (op,) = pg.claim("pinecone")
+    pg.settle(INDEX, token, [Superseded(op, "waits for its embedding")])
+    assert pg.live("pinecone", "nfl").origin == "confirm"
 
 
-def test_a_follow_up_inherits_the_doubt(world: World, database: Database) -> None:
+def test_a_follow_up_inherits_the_doubt(pg: DatabaseFixture, database: Database) -> None:
     """And is echoed in its turn, instead of the operation before it."""
-    world.save(NFL)
+    pg.save(NFL)
     embed(database)
-    world.claim("pinecone")
-    world.end_leases()
-    token, (op,) = world.claim("pinecone")
-    world.save(league("nfl", tier="TIER1"))
-    world.settle(INDEX, token, [Synced(op, op.version, "nfl", "default")])
-    follow_up = world.live("pinecone", "nfl")
+    pg.claim("pinecone")
+    pg.expire_leases()
+    token, (op,) = pg.claim("pinecone")
+    pg.save(league("nfl", tier="TIER1"))
+    pg.settle(INDEX, token, [Synced(op, op.version, "nfl", "default")])
+    follow_up = pg.live("pinecone", "nfl")
     assert (follow_up.outcome_unknown, follow_up.origin, follow_up.wait <= 0) == (
         True,
         "seed",
@@ -266,74 +270,72 @@ def test_a_follow_up_inherits_the_doubt(world: World, database: Database) -> Non
     )
 
 
-def test_what_is_buried_is_not_echoed(world: World, database: Database) -> None:
+def test_what_is_buried_is_not_echoed(pg: DatabaseFixture, database: Database) -> None:
     """It was given up on."""
-    world.save(NFL)
+    pg.save(NFL)
     embed(database)
-    world.claim("pinecone")
-    world.end_leases()
-    token, (op,) = world.claim("pinecone")
-    world.settle(INDEX, token, [Dead(op, op.version, ErrorKind.ITEM, "refused")])
-    assert world.counts("pinecone") == {"dead": 1}
+    pg.claim("pinecone")
+    pg.expire_leases()
+    token, (op,) = pg.claim("pinecone")
+    pg.settle(INDEX, token, [Dead(op, op.version, ErrorKind.ITEM, "refused")])
+    assert pg.counts("pinecone") == {"dead": 1}
 
 
-def test_the_doubt_of_a_buried_write_outlives_it(world: World, database: Database) -> None:
+def test_the_doubt_of_a_buried_write_outlives_it(pg: DatabaseFixture, database: Database) -> None:
     """The write that was given up on may land after the one that came next: that is echoed."""
-    world.save(NFL)
+    pg.save(NFL)
     embed(database)
-    world.claim("pinecone")
-    world.end_leases()
-    token, (op,) = world.claim("pinecone")
-    world.settle(INDEX, token, [Dead(op, op.version, ErrorKind.UNKNOWN, "timed out")])
-    world.save(league("nfl", tier="TIER1"))
-    token, (op,) = world.claim("pinecone")
-    world.settle(INDEX, token, [Synced(op, op.version, "nfl", "default")])
-    assert [o.status for o in world.ops("pinecone")] == ["superseded", "synced", "pending"]
-    assert world.live("pinecone", "nfl").origin == "confirm"
+    pg.claim("pinecone")
+    pg.expire_leases()
+    token, (op,) = pg.claim("pinecone")
+    pg.settle(INDEX, token, [Dead(op, op.version, ErrorKind.UNKNOWN, "timed out")])
+    pg.save(league("nfl", tier="TIER1"))
+    token, (op,) = pg.claim("pinecone")
+    pg.settle(INDEX, token, [Synced(op, op.version, "nfl", "default")])
+    assert [o.status for o in pg.ops("pinecone")] == ["superseded", "synced", "pending"]
+    assert pg.live("pinecone", "nfl").origin == "confirm"
 
 
-def test_a_success_closes_the_dead(world: World) -> None:
+def test_a_success_closes_the_dead(pg: DatabaseFixture) -> None:
     """What failed before is mended by the write that came through; other sinks' dead stay."""
-    world.save(NFL, league("nba"))
+    pg.save(NFL, league("nba"))
     for sink in ("neo4j", "embedding"):
-        token, operations = world.claim(sink)
-        world.settle(
-            GRAPH, token, [Dead(op, op.version, ErrorKind.ITEM, "bad") for op in operations]
-        )
-    world.save(league("nfl", description="Mended."))
-    _sync(world, GRAPH)
-    assert [op.status for op in world.ops("neo4j", "nfl")] == ["superseded", "synced"]
-    assert [op.status for op in world.ops("neo4j", "nba")] == ["dead"]
-    assert [op.status for op in world.ops("embedding", "nfl")] == ["dead", "pending"]
+        token, operations = pg.claim(sink)
+        pg.settle(GRAPH, token, [Dead(op, op.version, ErrorKind.ITEM, "bad") for op in operations])
+    pg.save(league("nfl", description="Mended."))
+    _sync(pg, GRAPH)
+    assert [op.status for op in pg.ops("neo4j", "nfl")] == ["superseded", "synced"]
+    assert [op.status for op in pg.ops("neo4j", "nba")] == ["dead"]
+    assert [op.status for op in pg.ops("embedding", "nfl")] == ["dead", "pending"]
 
 
-def test_statuses_flip_only_at_the_version_that_was_written(world: World) -> None:
+def test_statuses_flip_only_at_the_version_that_was_written(pg: DatabaseFixture) -> None:
     """A newer row stays pending, whoever settles an older one."""
-    world.save(NFL)
-    token, (op,) = world.claim("neo4j")
-    world.conn.execute("UPDATE league SET version = nextval('entity_version')")
-    world.settle(GRAPH, token, [Synced(op, op.version, "node:nfl")])
-    assert world.statuses(NFL)["neo4j"] == "pending"
+    pg.save(NFL)
+    token, (op,) = pg.claim("neo4j")
+    pg.conn.execute("UPDATE league SET version = nextval('entity_version')")
+    pg.settle(GRAPH, token, [Synced(op, op.version, "node:nfl")])
+    assert pg.statuses(NFL)["neo4j"] == "pending"
 
 
-def test_the_graph_is_compared_by_its_own_version(world: World) -> None:
+def test_the_graph_is_compared_by_its_own_version(pg: DatabaseFixture) -> None:
     """A changed edge is a change for the graph, and none for the index."""
-    world.save(NFL)
-    token, (op,) = world.claim("neo4j")
-    world.conn.execute("UPDATE league SET edges_version = nextval('entity_version')")
-    world.settle(GRAPH, token, [Synced(op, op.version, "node:nfl")])
-    assert world.statuses(NFL)["neo4j"] == "pending"
+    pg.save(NFL)
+    token, (op,) = pg.claim("neo4j")
+    pg.conn.execute("UPDATE league SET edges_version = nextval('entity_version')")
+    pg.settle(GRAPH, token, [Synced(op, op.version, "node:nfl")])
+    assert pg.statuses(NFL)["neo4j"] == "pending"
 
 
-def test_a_late_settle_changes_nothing(world: World) -> None:
+def test_a_late_settle_changes_nothing(pg: DatabaseFixture) -> None:
     """A worker that slept past its lease is told so: each kind of verdict counts as lost."""
-    world.save(*leagues(4))
-    stale, operations = world.claim("neo4j")
-    world.end_leases()
-    fresh, _ = world.claim("neo4j", max_attempts=99, limit=1000)
-    before = world.ops(), [world.row(content) for content in leagues(4)]
+    pg.save(*leagues(4))
+    stale, operations = pg.claim("neo4j")
+    pg.expire_leases()
+    fresh, _ = pg.claim("neo4j", max_attempts=99, limit=1000)
+    before = pg.ops(), [pg.row(content) for content in leagues(4)]
     a, b, c, d = operations
-    settlement = world.settle(
+    settlement = pg.settle(
         GRAPH,
         stale,
         [
@@ -344,53 +346,53 @@ def test_a_late_settle_changes_nothing(world: World) -> None:
         ],
     )
     assert settlement == Settlement(lost=4)
-    after = world.ops(), [world.row(content) for content in leagues(4)]
+    after = pg.ops(), [pg.row(content) for content in leagues(4)]
     assert [_without_wait(op) for op in after[0]] == [_without_wait(op) for op in before[0]]
     assert after[1] == before[1]
-    assert {op.lease_token for op in world.ops("neo4j")} == {fresh}
+    assert {op.lease_token for op in pg.ops("neo4j")} == {fresh}
 
 
-def test_losing_one_lease_does_not_lose_the_others(world: World) -> None:
+def test_losing_one_lease_does_not_lose_the_others(pg: DatabaseFixture) -> None:
     """What is still held is settled."""
-    world.save(*leagues(3))
-    token, operations = world.claim("neo4j")
-    world.conn.execute("UPDATE sync_operation SET available_at = now() WHERE entity_key = 'l001'")
-    world.claim("neo4j")
+    pg.save(*leagues(3))
+    token, operations = pg.claim("neo4j")
+    pg.conn.execute("UPDATE sync_operation SET available_at = now() WHERE entity_key = 'l001'")
+    pg.claim("neo4j")
     verdicts = [Synced(op, op.version, f"node:{op.entity_key}") for op in operations]
-    assert world.settle(GRAPH, token, verdicts) == Settlement(synced=2, lost=1)
-    assert [world.statuses(content)["neo4j"] for content in leagues(3)] == [
+    assert pg.settle(GRAPH, token, verdicts) == Settlement(synced=2, lost=1)
+    assert [pg.statuses(content)["neo4j"] for content in leagues(3)] == [
         "synced",
         "pending",
         "synced",
     ]
 
 
-def test_settling_twice_settles_once(world: World) -> None:
+def test_settling_twice_settles_once(pg: DatabaseFixture) -> None:
     """The lease ends with the first."""
-    world.save(NFL)
-    token, (op,) = world.claim("neo4j")
+    pg.save(NFL)
+    token, (op,) = pg.claim("neo4j")
     verdicts = [Synced(op, op.version, "node:nfl")]
-    assert world.settle(GRAPH, token, verdicts) == Settlement(synced=1)
-    assert world.settle(GRAPH, token, verdicts) == Settlement(lost=1)
+    assert pg.settle(GRAPH, token, verdicts) == Settlement(synced=1)
+    assert pg.settle(GRAPH, token, verdicts) == Settlement(lost=1)
 
 
-def test_a_settle_that_is_rolled_back_leaves_the_lease(world: World) -> None:
+def test_a_settle_that_is_rolled_back_leaves_the_lease(pg: DatabaseFixture) -> None:
     """All of it or nothing."""
-    world.save(NFL)
-    token, (op,) = world.claim("neo4j")
-    with pytest.raises(ZeroDivisionError), world.conn.transaction():
-        world.settle(GRAPH, token, [Synced(op, op.version, "node:nfl")])
+    pg.save(NFL)
+    token, (op,) = pg.claim("neo4j")
+    with pytest.raises(ZeroDivisionError), pg.conn.transaction():
+        pg.settle(GRAPH, token, [Synced(op, op.version, "node:nfl")])
         raise ZeroDivisionError
-    assert world.live("neo4j", "nfl").lease_token == token
-    assert world.statuses(NFL)["neo4j"] == "pending"
+    assert pg.live("neo4j", "nfl").lease_token == token
+    assert pg.statuses(NFL)["neo4j"] == "pending"
 
 
-def test_a_mixed_batch(world: World) -> None:
+def test_a_mixed_batch(pg: DatabaseFixture) -> None:
     """Every verdict, every type of entity, in one transaction."""
-    world.save(NFL, league("nba"), league("mlb"), archetype("racing"), example("ask"))
-    token, operations = world.claim("neo4j")
+    pg.save(NFL, league("nba"), league("mlb"), archetype("racing"), example("ask"))
+    token, operations = pg.claim("neo4j")
     by_key = {op.entity_key: op for op in operations}
-    settlement = world.settle(
+    settlement = pg.settle(
         GRAPH,
         token,
         [
@@ -403,90 +405,90 @@ def test_a_mixed_batch(world: World) -> None:
     )
     assert settlement == Settlement(synced=2, superseded=1, dead=1, retried=1)
     saved = (NFL, league("nba"), league("mlb"), archetype("racing"), example("ask"))
-    statuses = [world.statuses(content)["neo4j"] for content in saved]
+    statuses = [pg.statuses(content)["neo4j"] for content in saved]
     assert statuses == ["synced", "failed", "pending", "synced", "pending"]
 
 
-def test_a_long_reason_is_cut(world: World) -> None:
+def test_a_long_reason_is_cut(pg: DatabaseFixture) -> None:
     """A row is no place for a whole response body."""
-    world.save(*leagues(2))
-    token, (a, b) = world.claim("neo4j")
+    pg.save(*leagues(2))
+    token, (a, b) = pg.claim("neo4j")
     reason = "x" * 100_000
-    world.settle(
+    pg.settle(
         GRAPH,
         token,
         [Dead(a, a.version, ErrorKind.ITEM, reason), Retry(b, ErrorKind.ITEM, reason, 1)],
     )
-    assert {len(op.last_error or "") for op in world.ops("neo4j")} == {2000}
+    assert {len(op.last_error or "") for op in pg.ops("neo4j")} == {2000}
 
 
-def test_an_error_text_that_no_database_stores(world: World) -> None:
+def test_an_error_text_that_no_database_stores(pg: DatabaseFixture) -> None:
     """What a sink says may hold anything; it must not cost the batch its settle."""
-    world.save(*leagues(2))
-    token, (a, b) = world.claim("neo4j")
+    pg.save(*leagues(2))
+    token, (a, b) = pg.claim("neo4j")
     reason = "bad value '\x00' or \ud800"
-    settlement = world.settle(
+    settlement = pg.settle(
         GRAPH,
         token,
         [Dead(a, a.version, ErrorKind.ITEM, reason), Retry(b, ErrorKind.ITEM, reason, 1)],
     )
     assert settlement == Settlement(dead=1, retried=1)
-    assert all((op.last_error or "").startswith("bad value") for op in world.ops("neo4j"))
+    assert all((op.last_error or "").startswith("bad value") for op in pg.ops("neo4j"))
 
 
-def test_a_follow_up_keeps_the_priority(world: World) -> None:
+def test_a_follow_up_keeps_the_priority(pg: DatabaseFixture) -> None:
     """A backfill that was asked again stays behind everything else."""
-    world.save(NFL)
-    world.conn.execute("UPDATE sync_operation SET priority = %s", (LOW_PRIORITY,))
-    token, (op,) = world.claim("neo4j")
-    _ask_again(world, op, priority=LOW_PRIORITY)
-    world.settle(GRAPH, token, [Synced(op, op.version, "node:nfl")])
-    assert world.live("neo4j", "nfl").priority == LOW_PRIORITY
+    pg.save(NFL)
+    pg.conn.execute("UPDATE sync_operation SET priority = %s", (LOW_PRIORITY,))
+    token, (op,) = pg.claim("neo4j")
+    _ask_again(pg, op, priority=LOW_PRIORITY)
+    pg.settle(GRAPH, token, [Synced(op, op.version, "node:nfl")])
+    assert pg.live("neo4j", "nfl").priority == LOW_PRIORITY
 
 
-def test_a_purged_entity_settles_all_the_same(world: World) -> None:
+def test_a_purged_entity_settles_all_the_same(pg: DatabaseFixture) -> None:
     """The operation ends, whatever became of its row."""
-    world.save(NFL)
-    token, (op,) = world.claim("neo4j")
-    world.conn.execute("DELETE FROM league")
-    assert world.settle(GRAPH, token, [Superseded(op, "the row is gone")]).superseded == 1
+    pg.save(NFL)
+    token, (op,) = pg.claim("neo4j")
+    pg.conn.execute("DELETE FROM league")
+    assert pg.settle(GRAPH, token, [Superseded(op, "the row is gone")]).superseded == 1
 
 
-def test_an_operation_cannot_die_without_a_reason(world: World) -> None:
+def test_an_operation_cannot_die_without_a_reason(pg: DatabaseFixture) -> None:
     """The table refuses it."""
-    world.save(NFL)
+    pg.save(NFL)
     with pytest.raises(psycopg.errors.CheckViolation):
-        world.conn.execute("UPDATE sync_operation SET status = 'dead', finished_at = now()")
+        pg.conn.execute("UPDATE sync_operation SET status = 'dead', finished_at = now()")
 
 
-def test_nobody_settles_with_a_token_that_was_never_given(world: World) -> None:
+def test_nobody_settles_with_a_token_that_was_never_given(pg: DatabaseFixture) -> None:
     """A pending operation has no lease to settle."""
-    world.save(NFL)
-    _, (op,) = world.claim("neo4j")
-    assert world.settle(GRAPH, uuid4(), [Synced(op, op.version)]) == Settlement(lost=1)
+    pg.save(NFL)
+    _, (op,) = pg.claim("neo4j")
+    assert pg.settle(GRAPH, uuid4(), [Synced(op, op.version)]) == Settlement(lost=1)
 
 
-def _sync(world: World, sink: SinkTraits, namespace: str | None = None) -> None:
-    token, operations = world.claim(sink.name)
+def _sync(pg: DatabaseFixture, sink: SinkTraits, namespace: str | None = None) -> None:
+    token, operations = pg.claim(sink.name)
     assert operations
     verdicts = [Synced(op, op.version, f"id:{op.entity_key}", namespace) for op in operations]
-    world.settle(sink, token, verdicts)
+    pg.settle(sink, token, verdicts)
 
 
-def _unsure(world: World, database: Database) -> Operation:
+def _unsure(pg: DatabaseFixture, database: Database) -> Operation:
     """Let ``nfl`` be written to the index after a try whose outcome is not known."""
-    world.save(NFL)
+    pg.save(NFL)
     embed(database)
-    token, (op,) = world.claim("pinecone")
+    token, (op,) = pg.claim("pinecone")
     verdict = Retry(op, ErrorKind.SINK, "timed out", 0, give_back=True, outcome_unknown=True)
-    world.settle(INDEX, token, [verdict])
-    token, (op,) = world.claim("pinecone")
-    world.settle(INDEX, token, [Synced(op, op.version, "nfl", "default")])
+    pg.settle(INDEX, token, [verdict])
+    token, (op,) = pg.claim("pinecone")
+    pg.settle(INDEX, token, [Synced(op, op.version, "nfl", "default")])
     return op
 
 
-def _ask_again(world: World, op: Operation, priority: int = 0) -> None:
-    world.conn.execute(
+def _ask_again(pg: DatabaseFixture, op: Operation, priority: int = 0) -> None:
+    pg.conn.execute(
         f"""
         INSERT INTO sync_operation AS o
           (entity_type, entity_id, entity_key, sink, action, version, origin, priority)

@@ -32,17 +32,17 @@ from altsync.why.explain import Explanation, explain
 from tests import sports
 from tests.conftest import DIMENSIONS, MODEL
 from tests.contract.harness import PgvectorHarness
-from tests.integration.fakes import FakeEmbedder
-from tests.integration.world import (
+from tests.integration.database_fixture import (
     CONFIRM_AFTER,
     LEASE,
-    World,
+    DatabaseFixture,
     archetype,
     embedding_sink,
     example,
     league,
     leagues,
 )
+from tests.integration.fakes import FakeEmbedder
 
 LEAGUES, EXAMPLES = (table_names("")[kind] for kind in (sports.LEAGUE, sports.FEW_SHOT_EXAMPLE))
 
@@ -60,7 +60,7 @@ CONTENTS: tuple[Content, ...] = (
 class Alone:
     """An installation whose only mirror is pgvector."""
 
-    world: World
+    pg: DatabaseFixture
     database: Database
     app: Application
     index: PgvectorHarness
@@ -77,12 +77,12 @@ class Alone:
                 Delivery(self.database, sink, self.app.topology, policy, worker="tests").drain(60.0)
             if not self.live():
                 return
-            self.world.pass_time(60)
+            self.pg.advance_time(60)
         raise AssertionError("not at rest")
 
     def live(self) -> int:
         """Operations that are not done."""
-        found = self.world.scalar("SELECT count(*) FROM sync_operation WHERE finished_at IS NULL")
+        found = self.pg.scalar("SELECT count(*) FROM sync_operation WHERE finished_at IS NULL")
         return int(found)
 
     def verify(self, **options: Any) -> Report:
@@ -113,11 +113,14 @@ def _pgvector(postgres: Postgres) -> Iterator[PgvectorHarness]:
 
 @pytest.fixture
 def alone(
-    world: World, database: Database, _pgvector: PgvectorHarness, monkeypatch: pytest.MonkeyPatch
+    pg: DatabaseFixture,
+    database: Database,
+    _pgvector: PgvectorHarness,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Alone]:
     """Filled and at rest."""
     variables = {
-        "DATABASE_URL": world.url,
+        "DATABASE_URL": pg.url,
         "PGVECTOR_URL": _pgvector.url,
         "OPENAI_API_KEY": "none",
         "ALTSYNC_SINKS": "embedding,pgvector",
@@ -130,13 +133,13 @@ def alone(
         monkeypatch.setenv(name, value)
     _pgvector.wipe()
     app = Application()
-    world.conn.execute("DELETE FROM sink_state")
+    pg.conn.execute("DELETE FROM sink_state")
     with database.transaction() as conn:
         app.register_sinks(conn)
-    world.topology = app.topology
+    pg.topology = app.topology
     assert set(app.set_up_sinks().values()) == {None}
-    alone = Alone(world, database, app, _pgvector)
-    world.save(*CONTENTS)
+    alone = Alone(pg, database, app, _pgvector)
+    pg.save(*CONTENTS)
     alone.deliver()
     yield alone
     app.close()
@@ -148,7 +151,7 @@ def alone(
 def test_every_entity_arrives_and_its_row_says_so(alone: Alone) -> None:
     rows = alone.index.stored(sports.LEAGUE)
     assert sorted(rows) == [f"l{number:03}" for number in range(COUNT)]
-    found = alone.world.row(league("l003"))
+    found = alone.pg.row(league("l003"))
     assert found["pgvector_sync_status"] == "synced"
     assert found["pgvector_synced_at"] is not None
     assert rows["l003"]["version"] == found["version"]
@@ -157,36 +160,36 @@ def test_every_entity_arrives_and_its_row_says_so(alone: Alone) -> None:
 
 def test_a_change_makes_it_pending_and_arrives(alone: Alone) -> None:
     changed = league("l003", tier="TIER1", description="Another text.")
-    alone.world.save(changed)
-    assert alone.world.row(changed)["pgvector_sync_status"] == "pending"
-    assert alone.world.row(changed)["pgvector_synced_at"] is not None
+    alone.pg.save(changed)
+    assert alone.pg.row(changed)["pgvector_sync_status"] == "pending"
+    assert alone.pg.row(changed)["pgvector_synced_at"] is not None
     alone.deliver()
-    assert alone.world.row(changed)["pgvector_sync_status"] == "synced"
+    assert alone.pg.row(changed)["pgvector_sync_status"] == "synced"
     assert alone.index.stored(sports.LEAGUE)["l003"]["tier"] == "TIER1"
     assert alone.drift(deep=True) == {}
 
 
 def test_a_changed_category_moves_its_row(alone: Alone) -> None:
     """The row is in the new namespace alone; no other place is remembered."""
-    alone.world.save(example("e1", "naming"))
+    alone.pg.save(example("e1", "naming"))
     alone.deliver()
     assert alone.index.stored(sports.FEW_SHOT_EXAMPLE)["e1"]["namespace"] == "naming"
-    assert alone.world.scalar("SELECT count(*) FROM sync_operation WHERE places <> '{}'") == 0
+    assert alone.pg.scalar("SELECT count(*) FROM sync_operation WHERE places <> '{}'") == 0
     assert alone.drift(deep=True) == {}
 
 
 def test_a_deleted_entity_leaves_and_does_not_come_back(alone: Alone) -> None:
-    with alone.world.conn.transaction():
+    with alone.pg.conn.transaction():
         from altsync.seed.sql.deletion import tombstone
         from altsync.seed.sql.run import create_changed_in_run
 
-        create_changed_in_run(alone.world.conn)
-        ids = [alone.world.row(league("l003"))["id"]]
-        tombstone(alone.world.conn, sports.LEAGUE, ids, alone.app.topology)
+        create_changed_in_run(alone.pg.conn)
+        ids = [alone.pg.row(league("l003"))["id"]]
+        tombstone(alone.pg.conn, sports.LEAGUE, ids, alone.app.topology)
     alone.deliver()
     assert "l003" not in alone.index.stored(sports.LEAGUE)
     assert alone.drift(deep=True) == {}
-    alone.world.save(league("l003"))
+    alone.pg.save(league("l003"))
     alone.deliver()
     assert "l003" in alone.index.stored(sports.LEAGUE)
     assert alone.drift(deep=True) == {}
@@ -194,7 +197,7 @@ def test_a_deleted_entity_leaves_and_does_not_come_back(alone: Alone) -> None:
 
 def test_a_restored_tombstone_above_the_row_is_found_and_overcome(alone: Alone) -> None:
     """PostgreSQL was restored from a backup of before the deletion."""
-    above = int(alone.world.scalar("SELECT last_value + 10000000 FROM entity_version"))
+    above = int(alone.pg.scalar("SELECT last_value + 10000000 FROM entity_version"))
     alone.index.ask(
         f"UPDATE {LEAGUES} SET version = %s, embedding = NULL, model = NULL, content_hash = NULL, "
         "metadata = NULL, deleted_at = now() WHERE key = 'l003'",
@@ -253,7 +256,7 @@ def test_planted_drift_is_found_and_repaired(
 
 
 def test_a_version_ahead_is_overtaken(alone: Alone) -> None:
-    above = int(alone.world.scalar("SELECT last_value + 10000000 FROM entity_version"))
+    above = int(alone.pg.scalar("SELECT last_value + 10000000 FROM entity_version"))
     alone.index.ask(f"UPDATE {LEAGUES} SET version = %s WHERE key = 'l003'", above)
     assert alone.drift() == {"ahead": 1}
     alone.repair()
@@ -284,7 +287,7 @@ def test_status_and_summary_name_the_sinks_of_the_settings(alone: Alone) -> None
     from altsync.status.collect import collect
 
     disabled = {name: alone.app.disabled_reason(name) for name in alone.app.topology.names}
-    found = collect(alone.world.conn, alone.app.topology, disabled)
+    found = collect(alone.pg.conn, alone.app.topology, disabled)
     body = found.as_json()
     assert body["matrix"] == [
         {"entity": kind, "pgvector_sync_status": "synced", "count": count}
@@ -346,7 +349,7 @@ def test_queries_ask_pgvector_where_pinecone_is_not_configured(alone: Alone) -> 
     assert found.results
     assert all("vector" in one.sources for one in found.results)
     assert {one.store for one in found.unavailable} == {"neo4j"}
-    vector = alone.world.vector(league("l003"))
+    vector = alone.pg.vector(league("l003"))
     assert vector is not None
     assert stores.vectors is not None
     (first,) = stores.vectors.nearest(sports.LEAGUE, vector, top_k=1, space="default")
@@ -356,12 +359,12 @@ def test_queries_ask_pgvector_where_pinecone_is_not_configured(alone: Alone) -> 
 def test_similar_leagues_are_related_by_pgvector(alone: Alone) -> None:
     """The neighbours of PostgreSQL's own vectors, but for scores at the rounding of 16 bits."""
     assert alone.app.topology.traits("similarity").follows == "pgvector"
-    done = alone.world.scalar(
+    done = alone.pg.scalar(
         "SELECT count(*) FROM sync_operation WHERE sink = 'similarity' AND status = 'synced'"
     )
     assert done >= COUNT
     assert (
-        alone.world.scalar("SELECT count(*) FROM league WHERE neighbours_input_hash IS NOT NULL")
+        alone.pg.scalar("SELECT count(*) FROM league WHERE neighbours_input_hash IS NOT NULL")
         == COUNT
     )
 
@@ -371,22 +374,22 @@ def test_failures_of_pgvector_are_shown_and_retried(alone: Alone) -> None:
         f"ALTER TABLE {LEAGUES} ADD CONSTRAINT no_such CHECK (key <> 'l003')  NOT VALID"
     )
     try:
-        alone.world.save(league("l003", tier="TIER9"))
+        alone.pg.save(league("l003", tier="TIER9"))
         alone.deliver()
-        assert alone.world.row(league("l003"))["pgvector_sync_status"] == "failed"
+        assert alone.pg.row(league("l003"))["pgvector_sync_status"] == "failed"
         (group,) = run("failures")
         assert group["sink"] == "pgvector"
     finally:
         alone.index.ask(f"ALTER TABLE {LEAGUES} DROP CONSTRAINT no_such")
     run("retry", "--sink", "pgvector")
     alone.deliver()
-    assert alone.world.row(league("l003"))["pgvector_sync_status"] == "synced"
+    assert alone.pg.row(league("l003"))["pgvector_sync_status"] == "synced"
     assert alone.drift(deep=True) == {}
 
 
 def test_a_backfill_fills_an_index_that_was_switched_on_later(alone: Alone) -> None:
     alone.index.wipe()
-    alone.world.conn.execute("UPDATE league SET pgvector_sync_status = 'pending'")
+    alone.pg.conn.execute("UPDATE league SET pgvector_sync_status = 'pending'")
     run("backfill", "--sink", "pgvector")
     alone.deliver()
     assert len(alone.index.stored(sports.LEAGUE)) == COUNT

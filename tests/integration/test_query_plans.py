@@ -45,7 +45,7 @@ from altsync.why import history as why_history
 from altsync.why.history import entity_state
 from tests import sports
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
-from tests.integration.world import LEASE, leagues, save, settle
+from tests.integration.database_fixture import LEASE, leagues, save, settle
 
 #: Leagues, each with an operation that waits for one of the sinks.
 WAITING = 50_000

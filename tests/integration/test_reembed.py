@@ -27,10 +27,9 @@ from altsync.projection import embedding_text
 from altsync.tokens import most_tokens
 from tests import sports
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
-from tests.integration.fakes import FakeEmbedder, FakeGraph, FakeIndex
-from tests.integration.world import (
+from tests.integration.database_fixture import (
     EMBEDDER,
-    World,
+    DatabaseFixture,
     archetype,
     delivery,
     embed,
@@ -39,6 +38,7 @@ from tests.integration.world import (
     league,
     leagues,
 )
+from tests.integration.fakes import FakeEmbedder, FakeGraph, FakeIndex
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +51,7 @@ STATEMENT = "SELECT config ->> 'model' FROM sink_state WHERE sink = 'embedding'"
 class Site:
     """A database whose commands are those of a user, and the embedder that is paid."""
 
-    world: World
+    pg: DatabaseFixture
     database: Database
     monkeypatch: pytest.MonkeyPatch
     embedder: FakeEmbedder
@@ -90,12 +90,12 @@ class Site:
     @property
     def wanted(self) -> str:
         """The model in the database."""
-        model: str = self.world.scalar(STATEMENT)
+        model: str = self.pg.scalar(STATEMENT)
         return model
 
     def models(self) -> set[str]:
         """The models of all vectors."""
-        rows = self.world.conn.execute(
+        rows = self.pg.conn.execute(
             "SELECT embedding_model FROM league UNION SELECT embedding_model FROM few_shot_example "
             "UNION SELECT embedding_model FROM sport_archetype"
         )
@@ -103,24 +103,24 @@ class Site:
 
     def asked(self) -> list[tuple[Any, ...]]:
         """All operations as they stand."""
-        return self.world.conn.execute(
+        return self.pg.conn.execute(
             "SELECT id, status, version, origin, available_at FROM sync_operation ORDER BY id"
         ).fetchall()
 
     def waiting(self) -> list[str]:
         """Keys of what is to be embedded."""
-        ops = self.world.ops("embedding")
+        ops = self.pg.ops("embedding")
         return sorted(op.entity_key for op in ops if op.live)
 
 
 @pytest.fixture
-def site(world: World, database: Database, monkeypatch: pytest.MonkeyPatch) -> Site:
+def site(pg: DatabaseFixture, database: Database, monkeypatch: pytest.MonkeyPatch) -> Site:
     """Three rows of three types, embedded and delivered."""
-    monkeypatch.setenv("DATABASE_URL", world.url)
+    monkeypatch.setenv("DATABASE_URL", pg.url)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-nothing")
-    site = Site(world, database, monkeypatch, FakeEmbedder(), FakeIndex())
+    site = Site(pg, database, monkeypatch, FakeEmbedder(), FakeIndex())
     site.settings(MODEL)
-    world.save(league("one"), archetype("racing"), example("ask"))
+    pg.save(league("one"), archetype("racing"), example("ask"))
     site.settle()
     return site
 
@@ -144,7 +144,7 @@ def test_nothing_to_do(site: Site) -> None:
 def test_without_yes_nothing_changes(site: Site) -> None:
     """The price is shown, with an exit code of its own."""
     site.settings(NEW)
-    before = site.asked(), site.world.row(league("one"))
+    before = site.asked(), site.pg.row(league("one"))
     bound = sum(most_tokens(embedding_text(content)) for content in CONTENTS)
     assert site.plan(code=Exit.NOT_CONFIRMED) == {
         "model": {"name": NEW, "dimensions": DIMENSIONS},
@@ -161,22 +161,22 @@ def test_without_yes_nothing_changes(site: Site) -> None:
     assert f"To be paid: 3 texts, at most {bound} tokens" in said
     assert said.endswith("Nothing was changed: altsync reembed --yes does it.")
     assert site.wanted == MODEL
-    assert (site.asked(), site.world.row(league("one"))) == before
+    assert (site.asked(), site.pg.row(league("one"))) == before
 
 
 def test_with_yes_every_row_is_redone_once(site: Site) -> None:
     """Behind all other work; vector sinks follow, the graph has nothing to do with it."""
     site.settings(NEW)
-    version = site.world.version(league("one"))
-    before = len(site.world.ops())
+    version = site.pg.version(league("one"))
+    before = len(site.pg.ops())
     assert site.plan("--yes")["enqueued"] == 3
     assert site.wanted == NEW
-    made = site.world.ops()[before:]
+    made = site.pg.ops()[before:]
     assert {(op.sink, op.origin, op.priority, op.status) for op in made} == {
         ("embedding", "model", LOW_PRIORITY, "pending")
     }
     for content in CONTENTS:
-        assert site.world.statuses(content) == {
+        assert site.pg.statuses(content) == {
             "embedding": "pending",
             "neo4j": "synced",
             "pinecone": "pending",
@@ -187,9 +187,9 @@ def test_with_yes_every_row_is_redone_once(site: Site) -> None:
     assert len(site.index.calls) > calls
     assert site.models() == {NEW}
     for content in CONTENTS:
-        assert set(site.world.statuses(content).values()) == {"synced"}
-    assert site.world.version(league("one")) == version
-    assert len([op for op in site.world.ops("neo4j") if op.origin != "seed"]) == 0
+        assert set(site.pg.statuses(content).values()) == {"synced"}
+    assert site.pg.version(league("one")) == version
+    assert len([op for op in site.pg.ops("neo4j") if op.origin != "seed"]) == 0
     assert site.plan()["enqueued"] == 0
 
 
@@ -198,23 +198,23 @@ def test_only_what_the_model_lacks(site: Site) -> None:
     site.settings(NEW)
     site.run("reembed", "--yes")
     site.settle()
-    site.world.save(*leagues(5), league("gone"))
+    site.pg.save(*leagues(5), league("gone"))
     site.settle()
-    site.world.delete(league("gone"))
-    site.world.conn.execute("UPDATE league SET embedding_model = 'x' WHERE seed_id <> 'l002'")
-    site.world.conn.execute("UPDATE few_shot_example SET text_hash = 'another'")
+    site.pg.delete(league("gone"))
+    site.pg.conn.execute("UPDATE league SET embedding_model = 'x' WHERE seed_id <> 'l002'")
+    site.pg.conn.execute("UPDATE few_shot_example SET text_hash = 'another'")
     found = site.plan(code=Exit.NOT_CONFIRMED)
     assert found["rows"] == {"sport_archetype": 0, "league": 5, "few_shot_example": 1}
     assert found["texts"] == 1
     site.run("reembed", "--yes")
     assert site.waiting() == ["ask", "l000", "l001", "l003", "l004", "one"]
-    assert site.world.statuses(league("l002"))["embedding"] == "synced"
+    assert site.pg.statuses(league("l002"))["embedding"] == "synced"
 
 
 def test_equal_texts_are_paid_once(site: Site) -> None:
     """And shown as one."""
     site.settings(NEW)
-    site.world.save(league("twin", league_name="The one"))
+    site.pg.save(league("twin", league_name="The one"))
     site.settle()
     found = site.plan(code=Exit.NOT_CONFIRMED)
     assert (found["rows"]["league"], found["texts"]) == (2, 3)
@@ -252,7 +252,7 @@ def test_other_dimensions_are_refused(site: Site) -> None:
 
 def test_a_change_that_was_broken_off_is_taken_up_again(site: Site) -> None:
     """The model was changed, and one page was enqueued."""
-    site.world.save(*leagues(3))
+    site.pg.save(*leagues(3))
     site.settle()
     site.settings(NEW)
     with site.database.transaction() as conn:
@@ -272,18 +272,18 @@ def test_back_to_the_former_model(site: Site) -> None:
     """Some texts could not be embedded by the new one: what the former one has counts again."""
     site.settings(NEW)
     site.run("reembed", "--yes")
-    token, operations = site.world.claim("embedding")
-    site.world.settle(
+    token, operations = site.pg.claim("embedding")
+    site.pg.settle(
         EMBEDDER, token, [Dead(op, op.version, ErrorKind.ITEM, "refused") for op in operations]
     )
-    assert {site.world.row(c)["embedding_sync_status"] for c in CONTENTS} == {"failed"}
+    assert {site.pg.row(c)["embedding_sync_status"] for c in CONTENTS} == {"failed"}
     paid = site.paid
     site.settings(MODEL)
     assert site.plan(code=Exit.NOT_CONFIRMED)["texts"] == 0
     site.run("reembed", "--yes")
     site.settle()
-    assert {s for c in CONTENTS for s in site.world.statuses(c).values()} == {"synced"}
-    assert site.world.scalar("SELECT count(*) FROM sync_operation WHERE status = 'dead'") == 0
+    assert {s for c in CONTENTS for s in site.pg.statuses(c).values()} == {"synced"}
+    assert site.pg.scalar("SELECT count(*) FROM sync_operation WHERE status = 'dead'") == 0
     assert (site.models(), site.paid) == ({MODEL}, paid)
     assert site.plan()["enqueued"] == 0
 
@@ -292,7 +292,7 @@ def test_back_to_the_former_model(site: Site) -> None:
 def test_a_batch_under_way_by_the_former_model_is_done_again(site: Site, point: str) -> None:
     """Whenever the change comes, the last word is the new model's."""
     edited = league("one", description="edited")
-    site.world.save(edited)
+    site.pg.save(edited)
     change = _once(point, lambda: _change(site))
     sink = embedding_sink(site.database, site.embedder)
     if point == "settling":
@@ -303,7 +303,7 @@ def test_a_batch_under_way_by_the_former_model_is_done_again(site: Site, point: 
         delivery(site.database, sink, change).deliver_batch()
     site.settle()
     assert site.models() == {NEW}
-    assert set(site.world.statuses(edited).values()) == {"synced"}
+    assert set(site.pg.statuses(edited).values()) == {"synced"}
 
 
 def test_a_claim_after_the_change_is_by_the_new_model(
@@ -329,11 +329,11 @@ def test_a_claim_after_the_change_is_by_the_new_model(
 def test_a_vector_under_way_is_not_the_last_word(site: Site, point: str) -> None:
     """The former model's vector lands, and the entity stays pending until the new one has."""
     edited = league("one", tier="TIER2")
-    site.world.save(edited)
+    site.pg.save(edited)
     delivery(site.database, site.index, _once(point, lambda: _change(site))).deliver_batch()
-    assert site.world.statuses(edited)["pinecone"] == "pending"
+    assert site.pg.statuses(edited)["pinecone"] == "pending"
     site.settle()
-    assert set(site.world.statuses(edited).values()) == {"synced"}
+    assert set(site.pg.statuses(edited).values()) == {"synced"}
     assert site.models() == {NEW}
 
 
@@ -343,15 +343,15 @@ def test_a_vector_under_way_is_not_the_last_word(site: Site, point: str) -> None
 def test_a_new_name_is_embedded_and_a_new_tier_is_not(site: Site) -> None:
     """Only what is part of the text costs anything, and what was paid once is free for ever."""
     paid, requests = site.paid, len(site.embedder.requests)
-    site.world.save(league("one", tier="TIER3"))
+    site.pg.save(league("one", tier="TIER3"))
     assert site.waiting() == []
     site.settle()
     assert len(site.embedder.requests) == requests
-    assert set(site.world.statuses(league("one")).values()) == {"synced"}
-    site.world.save(league("one", league_name="Another"))
+    assert set(site.pg.statuses(league("one")).values()) == {"synced"}
+    site.pg.save(league("one", league_name="Another"))
     site.settle()
     assert (site.paid - paid, len(site.embedder.requests) - requests) == (1, 1)
-    site.world.save(league("one"))
+    site.pg.save(league("one"))
     site.settle()
     assert (site.paid - paid, len(site.embedder.requests) - requests) == (1, 1)
 
@@ -363,14 +363,12 @@ def test_a_forced_backfill_costs_nothing(site: Site) -> None:
     assert site.waiting() == ["ask", "one", "racing"]
     site.settle()
     assert len(site.embedder.requests) == requests
-    assert set(site.world.statuses(league("one")).values()) == {"synced"}
+    assert set(site.pg.statuses(league("one")).values()) == {"synced"}
 
 
 def test_a_backfill_that_would_pay_again_asks_first(site: Site) -> None:
     """Vectors that are kept no more: nothing is enqueued without --yes."""
-    site.world.conn.execute(
-        "DELETE FROM embedding WHERE text_hash IN (SELECT text_hash FROM league)"
-    )
+    site.pg.conn.execute("DELETE FROM embedding WHERE text_hash IN (SELECT text_hash FROM league)")
     before = site.asked()
     said = site.run("backfill", "--sink", "embedding", "--force", code=Exit.NOT_CONFIRMED).stderr
     assert said.startswith("To be embedded and paid again, though the text is as it was: 1 row.")

@@ -16,17 +16,17 @@ from altsync.db import Conn, Database
 from altsync.outbox.claim import exhausted
 from altsync.relay import Relay, RelayPolicy
 from tests.conftest import TOPOLOGY
-from tests.integration.fakes import FakeGraph, FakeIndex
-from tests.integration.world import (
-    PATIENCE,
-    World,
-    bury_exhausted,
+from tests.integration.database_fixture import (
+    TIMEOUT,
+    DatabaseFixture,
+    dead_letter_exhausted,
     deliver,
     embed,
     eventually,
     league,
     leagues,
 )
+from tests.integration.fakes import FakeGraph, FakeIndex
 
 NFL = league("nfl")
 
@@ -62,98 +62,98 @@ def running(relay: Relay, url: str) -> Iterator[None]:
         relay.stop()
         with db.connect(url) as conn:
             conn.execute("SELECT pg_notify('altsync', '')")  # it looks up at once
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT)
         assert not thread.is_alive()
 
 
-def test_a_notification_wakes_a_worker(world: World, database: Database) -> None:
+def test_a_notification_wakes_a_worker(pg: DatabaseFixture, database: Database) -> None:
     """Right after the commit, without waiting for the poll."""
     bell = Bell()
-    relay = relay_of(world, database, bell, poll=NEVER)
-    with running(relay, world.url):
-        world.save(NFL)
+    relay = relay_of(pg, database, bell, poll=NEVER)
+    with running(relay, pg.url):
+        pg.save(NFL)
         bell.wait_for("neo4j")
         bell.wait_for("embedding")
     assert "pinecone" not in bell.rung
 
 
-def test_what_was_there_before_is_found_at_the_start(world: World, database: Database) -> None:
+def test_what_was_there_before_is_found_at_the_start(
+    pg: DatabaseFixture, database: Database
+) -> None:
     """No notification was heard of it."""
-    world.save(NFL)
+    pg.save(NFL)
     bell = Bell()
-    with running(relay_of(world, database, bell, poll=NEVER), world.url):
+    with running(relay_of(pg, database, bell, poll=NEVER), pg.url):
         bell.wait_for("neo4j")
 
 
-def test_a_lost_notification_costs_nothing(world: World, database: Database) -> None:
+def test_a_lost_notification_costs_nothing(pg: DatabaseFixture, database: Database) -> None:
     """The poll finds what nobody told of."""
-    world.save(NFL)
-    world.conn.execute("UPDATE sync_operation SET available_at = now() + interval '4 min'")
+    pg.save(NFL)
+    pg.conn.execute("UPDATE sync_operation SET available_at = now() + interval '4 min'")
     bell = Bell()
-    with running(relay_of(world, database, bell, poll=0.02), world.url):
+    with running(relay_of(pg, database, bell, poll=0.02), pg.url):
         assert bell.rung == []
-        world.conn.execute("UPDATE sync_operation SET available_at = now()")
+        pg.conn.execute("UPDATE sync_operation SET available_at = now()")
         bell.wait_for("neo4j")
 
 
 def test_a_busy_sink_does_not_keep_the_relay_from_the_others(
-    world: World, database: Database
+    pg: DatabaseFixture, database: Database
 ) -> None:
     """One that is told of all the time: the poll looks at the rest all the same."""
-    world.save(NFL)
-    world.conn.execute("UPDATE sync_operation SET available_at = now() + interval '4 min'")
+    pg.save(NFL)
+    pg.conn.execute("UPDATE sync_operation SET available_at = now() + interval '4 min'")
     bell = Bell()
 
     def told_and_woken(sink: str) -> bool:
-        world.conn.execute(
-            "UPDATE sync_operation SET available_at = now() WHERE sink = %s", (sink,)
-        )
-        world.conn.execute("SELECT pg_notify('altsync', 'neo4j')")
+        pg.conn.execute("UPDATE sync_operation SET available_at = now() WHERE sink = %s", (sink,))
+        pg.conn.execute("SELECT pg_notify('altsync', 'neo4j')")
         return sink in bell.rung
 
-    with running(relay_of(world, database, bell, poll=0.1), world.url):
+    with running(relay_of(pg, database, bell, poll=0.1), pg.url):
         eventually(lambda: told_and_woken("neo4j"))
         eventually(lambda: told_and_woken("embedding"), patience=5.0)
 
 
-def test_a_retry_is_woken_for_when_it_is_due(world: World, database: Database) -> None:
+def test_a_retry_is_woken_for_when_it_is_due(pg: DatabaseFixture, database: Database) -> None:
     """The relay knows when that is, and does not sleep longer."""
-    world.save(NFL)
-    world.conn.execute("UPDATE sync_operation SET available_at = now() + interval '0.3 s'")
+    pg.save(NFL)
+    pg.conn.execute("UPDATE sync_operation SET available_at = now() + interval '0.3 s'")
     bell = Bell()
-    with running(relay_of(world, database, bell, poll=NEVER), world.url):
+    with running(relay_of(pg, database, bell, poll=NEVER), pg.url):
         bell.wait_for("neo4j")
 
 
-def test_an_ended_lease_is_woken_for(world: World, database: Database) -> None:
+def test_an_ended_lease_is_woken_for(pg: DatabaseFixture, database: Database) -> None:
     """It is simply due again."""
-    world.save(NFL)
-    world.claim("neo4j", lease=0.3)
+    pg.save(NFL)
+    pg.claim("neo4j", lease=0.3)
     bell = Bell()
-    with running(relay_of(world, database, bell, poll=NEVER, enabled=["neo4j"]), world.url):
+    with running(relay_of(pg, database, bell, poll=NEVER, enabled=["neo4j"]), pg.url):
         bell.wait_for("neo4j")
 
 
-def test_a_relay_that_is_cut_off_comes_back(world: World, database: Database) -> None:
+def test_a_relay_that_is_cut_off_comes_back(pg: DatabaseFixture, database: Database) -> None:
     """PostgreSQL ended its session: it connects again and hears what comes next."""
     bell = Bell()
     sessions: list[Conn] = []
 
     def listen() -> Conn:
-        sessions.append(db.connect(world.url, name="altsync-relay"))
+        sessions.append(db.connect(pg.url, name="altsync-relay"))
         return sessions[-1]
 
-    relay = relay_of(world, database, bell, poll=NEVER, listen=listen)
-    with capture_logs() as log, running(relay, world.url):
+    relay = relay_of(pg, database, bell, poll=NEVER, listen=listen)
+    with capture_logs() as log, running(relay, pg.url):
         for number in range(2):
             eventually(lambda: _count(log, "relay.started") == number + 1)  # noqa: B023
-            world.conn.execute(
+            pg.conn.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE application_name = 'altsync-relay'"
             )
             eventually(lambda: len(sessions) == number + 2)  # noqa: B023
         eventually(lambda: _count(log, "relay.started") == 3)
-        world.save(NFL)
+        pg.save(NFL)
         bell.wait_for("neo4j")
     events = [entry["event"] for entry in log]
     assert events.count("relay.disconnected") == 2
@@ -161,7 +161,7 @@ def test_a_relay_that_is_cut_off_comes_back(world: World, database: Database) ->
     assert events[-1] == "relay.stopped"
 
 
-def test_a_relay_waits_for_a_database_that_is_away(world: World, database: Database) -> None:
+def test_a_relay_waits_for_a_database_that_is_away(pg: DatabaseFixture, database: Database) -> None:
     """It does not die of it, and warns once."""
     bell = Bell()
     tries: list[int] = []
@@ -170,11 +170,11 @@ def test_a_relay_waits_for_a_database_that_is_away(world: World, database: Datab
         tries.append(1)
         if len(tries) < 3:
             raise psycopg.OperationalError("connection refused")
-        return db.connect(world.url, name="altsync-relay")
+        return db.connect(pg.url, name="altsync-relay")
 
-    world.save(NFL)
-    relay = relay_of(world, database, bell, poll=NEVER, listen=listen)
-    with capture_logs() as log, running(relay, world.url):
+    pg.save(NFL)
+    relay = relay_of(pg, database, bell, poll=NEVER, listen=listen)
+    with capture_logs() as log, running(relay, pg.url):
         bell.wait_for("neo4j")
     assert len(tries) == 3
     assert [(entry["event"], entry["log_level"]) for entry in log[:4]] == [
@@ -185,23 +185,25 @@ def test_a_relay_waits_for_a_database_that_is_away(world: World, database: Datab
     ]
 
 
-def test_a_relay_announces_itself_each_time_it_listens(world: World, database: Database) -> None:
+def test_a_relay_announces_itself_each_time_it_listens(
+    pg: DatabaseFixture, database: Database
+) -> None:
     """The shared state says which sinks are switched on."""
     announced: list[int] = []
     relay = Relay(
         database,
-        lambda: db.connect(world.url, name="altsync-relay"),
+        lambda: db.connect(pg.url, name="altsync-relay"),
         lambda sink: None,
         TOPOLOGY,
         TOPOLOGY.names,
         RelayPolicy(poll=NEVER),
-        announce=lambda: announced.append(_listening(world.conn)),
+        announce=lambda: announced.append(_listening(pg.conn)),
     )
-    with running(relay, world.url):
+    with running(relay, pg.url):
         eventually(lambda: announced == [1])
 
 
-def test_a_broker_that_is_down_is_one_warning(world: World, database: Database) -> None:
+def test_a_broker_that_is_down_is_one_warning(pg: DatabaseFixture, database: Database) -> None:
     """Seeding never notices; when it is back, the work is found and that is said."""
     calls: list[str] = []
 
@@ -210,12 +212,12 @@ def test_a_broker_that_is_down_is_one_warning(world: World, database: Database) 
         if len(calls) in (1, 2, 4):
             raise ConnectionError("broker away")
 
-    world.save(NFL)
-    relay = relay_of(world, database, wake, enabled=["neo4j"])
+    pg.save(NFL)
+    relay = relay_of(pg, database, wake, enabled=["neo4j"])
     with capture_logs() as log:
         for _ in range(5):
             relay.look(["neo4j"])
-            world.pass_time(11)
+            pg.advance_time(11)
     assert calls == ["neo4j"] * 5
     told = [(entry["event"], entry["log_level"]) for entry in log]
     assert told == [
@@ -228,171 +230,175 @@ def test_a_broker_that_is_down_is_one_warning(world: World, database: Database) 
     assert log[0]["error"] == "the system refused: ConnectionError: broker away"
 
 
-def test_as_many_are_woken_as_there_are_batches(world: World, database: Database) -> None:
+def test_as_many_are_woken_as_there_are_batches(pg: DatabaseFixture, database: Database) -> None:
     """Up to the limit."""
-    world.save(*leagues(25))
+    pg.save(*leagues(25))
     bell = Bell()
-    relay_of(world, database, bell, batch_size=10, wake_limit=8).look(["neo4j"])
+    relay_of(pg, database, bell, batch_size=10, wake_limit=8).look(["neo4j"])
     assert bell.rung == ["neo4j"] * 3
     bell = Bell()
-    relay_of(world, database, bell, batch_size=1, wake_limit=4).look(["embedding"])
+    relay_of(pg, database, bell, batch_size=1, wake_limit=4).look(["embedding"])
     assert bell.rung == ["embedding"] * 4
 
 
-def test_nobody_is_flooded(world: World, database: Database) -> None:
+def test_nobody_is_flooded(pg: DatabaseFixture, database: Database) -> None:
     """With no worker reading, one more goes out for each patience, however often it looks."""
-    world.save(*leagues(25))
+    pg.save(*leagues(25))
     bell = Bell()
-    relay = relay_of(world, database, bell, batch_size=10, wake_limit=2)
+    relay = relay_of(pg, database, bell, batch_size=10, wake_limit=2)
     for _ in range(50):
         relay.look(["neo4j"])
     assert len(bell.rung) == 2
     for _ in range(5):
-        world.pass_time(11)
+        pg.advance_time(11)
         for _ in range(10):
             relay.look(["neo4j"])
     assert len(bell.rung) == 7
 
 
-def test_two_relays_wake_no_more_than_one(world: World, database: Database) -> None:
+def test_two_relays_wake_no_more_than_one(pg: DatabaseFixture, database: Database) -> None:
     """They share the count."""
-    world.save(*leagues(25))
+    pg.save(*leagues(25))
     bell = Bell()
-    relays = [relay_of(world, database, bell, batch_size=10, wake_limit=2) for _ in range(2)]
+    relays = [relay_of(pg, database, bell, batch_size=10, wake_limit=2) for _ in range(2)]
     for relay in relays * 5:
         relay.look(["neo4j"])
     assert len(bell.rung) == 2
 
 
-def test_workers_that_answer_are_woken_again(world: World, database: Database) -> None:
+def test_workers_that_answer_are_woken_again(pg: DatabaseFixture, database: Database) -> None:
     """A claim is the answer; what is left is woken for."""
-    world.save(*leagues(3))
+    pg.save(*leagues(3))
     bell = Bell()
-    relay = relay_of(world, database, bell, batch_size=1, wake_limit=1)
+    relay = relay_of(pg, database, bell, batch_size=1, wake_limit=1)
     graph = FakeGraph()
     for _ in range(3):
         relay.look(["neo4j"])
         deliver(database, graph, batch_size=1)
-        world.pass_time(2)
+        pg.advance_time(2)
     relay.look(["neo4j"])
     assert bell.rung == ["neo4j"] * 3
-    assert world.counts("neo4j") == {"synced": 3}
+    assert pg.counts("neo4j") == {"synced": 3}
 
 
-def test_nobody_is_woken_for_nothing(world: World, database: Database) -> None:
+def test_nobody_is_woken_for_nothing(pg: DatabaseFixture, database: Database) -> None:
     """Nor for a sink that is not switched on here."""
     bell = Bell()
-    relay = relay_of(world, database, bell, enabled=["neo4j"], poll=0.02)
-    with running(relay, world.url):
-        world.conn.execute("SELECT pg_notify('altsync', 'pinecone')")
-        world.save(NFL)
+    relay = relay_of(pg, database, bell, enabled=["neo4j"], poll=0.02)
+    with running(relay, pg.url):
+        pg.conn.execute("SELECT pg_notify('altsync', 'pinecone')")
+        pg.save(NFL)
         bell.wait_for("neo4j")
     assert set(bell.rung) == {"neo4j"}
 
 
 @pytest.mark.parametrize("state", ["open", "paused", "disabled"])
 def test_a_sink_that_admits_nobody_is_left_in_peace(
-    world: World, database: Database, state: str
+    pg: DatabaseFixture, database: Database, state: str
 ) -> None:
     """Until its breaker is due."""
-    world.save(NFL)
-    world.conn.execute(
+    pg.save(NFL)
+    pg.conn.execute(
         "UPDATE sink_state SET state = %s, open_until = now() + interval '1 minute'", (state,)
     )
     bell = Bell()
-    relay = relay_of(world, database, bell)
+    relay = relay_of(pg, database, bell)
     relay.look(["neo4j"])
     assert bell.rung == []
-    world.pass_time(61)
+    pg.advance_time(61)
     relay.look(["neo4j"])
     assert bell.rung == (["neo4j"] if state == "open" else [])
 
 
-def test_a_look_says_when_to_look_again(world: World, database: Database) -> None:
+def test_a_look_says_when_to_look_again(pg: DatabaseFixture, database: Database) -> None:
     """No later than the poll, no later than what falls due, and never at once."""
-    relay = relay_of(world, database, Bell(), poll=60.0)
+    relay = relay_of(pg, database, Bell(), poll=60.0)
     assert relay.look(["neo4j"]) == 60.0
-    world.save(NFL)
-    world.conn.execute("UPDATE sync_operation SET available_at = now() + interval '20 s'")
+    pg.save(NFL)
+    pg.conn.execute("UPDATE sync_operation SET available_at = now() + interval '20 s'")
     assert 10 < relay.look(["neo4j"]) <= 20
-    world.conn.execute("UPDATE sync_operation SET available_at = now() + interval '1 h'")
+    pg.conn.execute("UPDATE sync_operation SET available_at = now() + interval '1 h'")
     assert relay.look(["neo4j"]) == 60.0
-    world.conn.execute("UPDATE sync_operation SET available_at = clock_timestamp()")
+    pg.conn.execute("UPDATE sync_operation SET available_at = clock_timestamp()")
     assert relay.look(["neo4j"]) > 0
 
 
-def test_the_exhausted_are_buried(world: World, database: Database) -> None:
+def test_the_exhausted_are_buried(pg: DatabaseFixture, database: Database) -> None:
     """With the reason, in every sink; those that still have a lease are not."""
-    world.save(*leagues(3))
+    pg.save(*leagues(3))
     for sink in ("neo4j", "embedding"):
-        world.claim(sink)
-    world.conn.execute("UPDATE sync_operation SET attempts = 10")
-    world.conn.execute(
+        pg.claim(sink)
+    pg.conn.execute("UPDATE sync_operation SET attempts = 10")
+    pg.conn.execute(
         "UPDATE sync_operation SET available_at = now() "
         "WHERE entity_key IN ('l000', 'l001') AND sink = 'neo4j' OR sink = 'embedding'"
     )
-    relay = relay_of(world, database, Bell())
+    relay = relay_of(pg, database, Bell())
     with capture_logs() as log:
         relay.look([])
-    assert world.counts("neo4j") == {"dead": 2, "in_progress": 1}
-    assert world.counts("embedding") == {"dead": 3}
-    dead = world.last("neo4j", "l000")
+    assert pg.counts("neo4j") == {"dead": 2, "in_progress": 1}
+    assert pg.counts("embedding") == {"dead": 3}
+    dead = pg.last("neo4j", "l000")
     assert (dead.error_kind, dead.last_error) == (
         "lost",
         "10 workers in a row vanished while they had it",
     )
-    assert world.statuses(league("l000"))["neo4j"] == "failed"
-    assert world.statuses(league("l002"))["neo4j"] == "pending"
+    assert pg.statuses(league("l000"))["neo4j"] == "failed"
+    assert pg.statuses(league("l002"))["neo4j"] == "pending"
     buried = [entry for entry in log if entry["event"] == "operations.buried"]
     assert sorted(entry["count"] for entry in buried) == [2, 3]
 
 
-def test_a_burial_leaves_a_doubt(world: World, database: Database) -> None:
+def test_a_burial_leaves_a_doubt(pg: DatabaseFixture, database: Database) -> None:
     """What the vanished worker sent may land after what comes next: an echo follows that."""
-    world.save(NFL)
+    pg.save(NFL)
     embed(database)
-    world.claim("pinecone")
-    world.conn.execute("UPDATE sync_operation SET attempts = 10 WHERE sink = 'pinecone'")
-    world.end_leases()
-    bury_exhausted(world, database)
-    assert world.last("pinecone", "nfl").error_kind == "lost"
-    world.save(league("nfl", tier="TIER1"))
+    pg.claim("pinecone")
+    pg.conn.execute("UPDATE sync_operation SET attempts = 10 WHERE sink = 'pinecone'")
+    pg.expire_leases()
+    dead_letter_exhausted(pg, database)
+    assert pg.last("pinecone", "nfl").error_kind == "lost"
+    pg.save(league("nfl", tier="TIER1"))
     deliver(database, FakeIndex())
-    assert world.live("pinecone", "nfl").origin == "confirm"
+    assert pg.live("pinecone", "nfl").origin == "confirm"
 
 
-def test_a_burial_does_not_bury_what_was_taken_over(world: World, database: Database) -> None:
+def test_a_burial_does_not_bury_what_was_taken_over(
+    pg: DatabaseFixture, database: Database
+) -> None:
     """The lease's token is the fence for the relay as for anybody else."""
-    world.save(NFL)
-    world.claim("neo4j")
-    world.conn.execute("UPDATE sync_operation SET attempts = 10, available_at = now()")
-    found = exhausted(world.conn, 10)
-    world.claim("neo4j", max_attempts=20)
+    pg.save(NFL)
+    pg.claim("neo4j")
+    pg.conn.execute("UPDATE sync_operation SET attempts = 10, available_at = now()")
+    found = exhausted(pg.conn, 10)
+    pg.claim("neo4j", max_attempts=20)
     assert len(found) == 1
-    relay_of(world, database, Bell()).look([])
-    assert world.live("neo4j", "nfl").status == "in_progress"
+    relay_of(pg, database, Bell()).look([])
+    assert pg.live("neo4j", "nfl").status == "in_progress"
 
 
-def test_the_buried_of_a_sink_that_is_not_ours_are_left(world: World, database: Database) -> None:
+def test_the_buried_of_a_sink_that_is_not_ours_are_left(
+    pg: DatabaseFixture, database: Database
+) -> None:
     """A relay with fewer sinks does not know how to settle them."""
-    world.save(NFL)
-    world.conn.execute("UPDATE sync_operation SET sink = 'archive' WHERE sink = 'neo4j'")
-    world.claim("archive")
-    world.conn.execute("UPDATE sync_operation SET attempts = 10, available_at = now()")
-    relay_of(world, database, Bell()).look([])
-    assert world.counts("archive") == {"in_progress": 1}
+    pg.save(NFL)
+    pg.conn.execute("UPDATE sync_operation SET sink = 'archive' WHERE sink = 'neo4j'")
+    pg.claim("archive")
+    pg.conn.execute("UPDATE sync_operation SET attempts = 10, available_at = now()")
+    relay_of(pg, database, Bell()).look([])
+    assert pg.counts("archive") == {"in_progress": 1}
 
 
-def test_a_house_is_kept_once_a_minute(world: World, database: Database) -> None:
+def test_a_house_is_kept_once_a_minute(pg: DatabaseFixture, database: Database) -> None:
     """Deleted entities are purged after their grace; what else there is to do, is done."""
-    world.save(NFL)
-    world.delete(NFL)
-    world.conn.execute("DELETE FROM sync_operation")
-    world.pass_time(101)
+    pg.save(NFL)
+    pg.delete(NFL)
+    pg.conn.execute("DELETE FROM sync_operation")
+    pg.advance_time(101)
     done: list[str] = []
     relay = Relay(
         database,
-        lambda: world.conn,
+        lambda: pg.conn,
         Bell(),
         TOPOLOGY,
         [],
@@ -402,31 +408,31 @@ def test_a_house_is_kept_once_a_minute(world: World, database: Database) -> None
     for _ in range(5):
         relay.look([])
     assert done == ["kept"]
-    assert world.scalar("SELECT count(*) FROM league") == 0
+    assert pg.scalar("SELECT count(*) FROM league") == 0
 
 
-def test_a_relay_is_not_idle_in_a_transaction(world: World, database: Database) -> None:
+def test_a_relay_is_not_idle_in_a_transaction(pg: DatabaseFixture, database: Database) -> None:
     """Listening in one would fill the queue of notifications until commits fail."""
-    with running(relay_of(world, database, Bell(), poll=NEVER), world.url):
-        states = world.conn.execute(
+    with running(relay_of(pg, database, Bell(), poll=NEVER), pg.url):
+        states = pg.conn.execute(
             "SELECT state FROM pg_stat_activity WHERE application_name = 'altsync-relay'"
         ).fetchall()
     assert states == [("idle",)]
 
 
-def test_a_relay_stops_soon(world: World, database: Database) -> None:
+def test_a_relay_stops_soon(pg: DatabaseFixture, database: Database) -> None:
     """Within its poll, from another thread or a signal."""
-    relay = relay_of(world, database, Bell(), poll=0.02)
+    relay = relay_of(pg, database, Bell(), poll=0.02)
     thread = threading.Thread(target=relay.run)
     thread.start()
-    eventually(lambda: _listening(world.conn) > 0)
+    eventually(lambda: _listening(pg.conn) > 0)
     relay.stop()
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT)
     assert not thread.is_alive()
 
 
 def relay_of(
-    world: World,
+    pg: DatabaseFixture,
     database: Database,
     wake: Callable[[str], None],
     *,
@@ -437,7 +443,7 @@ def relay_of(
     """A relay of these tests' sinks."""
     return Relay(
         database,
-        listen or (lambda: db.connect(world.url, name="altsync-relay")),
+        listen or (lambda: db.connect(pg.url, name="altsync-relay")),
         wake,
         TOPOLOGY,
         TOPOLOGY.names if enabled is None else enabled,

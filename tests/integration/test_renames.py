@@ -23,6 +23,7 @@ from altsync.seed.sql.keys import key_holders
 from altsync.why.sql import find_entities
 from tests import sports
 from tests.conftest import TOPOLOGY
+from tests.integration.database_fixture import CONFIRM_AFTER, DatabaseFixture
 from tests.integration.seeds import (
     archetype_line,
     document_line,
@@ -33,7 +34,6 @@ from tests.integration.seeds import (
     write,
 )
 from tests.integration.verifying import Site
-from tests.integration.world import CONFIRM_AFTER, World
 
 
 class Killed(BaseException):
@@ -93,51 +93,51 @@ def at_rest(site: Site, key: str, *former: str) -> None:
 
 
 def test_the_old_key_leaves_every_store(site: Site, tmp_path: Path) -> None:
-    seed(site.world, leagues(tmp_path, "one"))
+    seed(site.pg, leagues(tmp_path, "one"))
     at_rest(site, "one")
     paid = site.embedder.paid.total()
-    report = seed(site.world, leagues(tmp_path, "two"))
+    report = seed(site.pg, leagues(tmp_path, "two"))
     assert (report.total.updated, report.total.rejected) == (1, 0)
     at_rest(site, "two", "one")
     assert site.embedder.paid.total() == paid
-    assert seed(site.world, tmp_path).total.unchanged == 1
+    assert seed(site.pg, tmp_path).total.unchanged == 1
 
 
 def test_a_league_is_renamed_back_and_again(site: Site, tmp_path: Path) -> None:
     """Each key is free for the entity that had it, also before anything is delivered."""
-    seed(site.world, leagues(tmp_path, "one"))
+    seed(site.pg, leagues(tmp_path, "one"))
     at_rest(site, "one")
     for key, former in (("two", "one"), ("one", "two"), ("two", "one")):
-        seed(site.world, leagues(tmp_path, key))
+        seed(site.pg, leagues(tmp_path, key))
         at_rest(site, key, former)
     for key in ("three", "four", "one"):
-        seed(site.world, leagues(tmp_path, key))
+        seed(site.pg, leagues(tmp_path, key))
     at_rest(site, "one", "two", "three", "four")
 
 
-def test_two_entities_do_not_change_keys(world: World, tmp_path: Path) -> None:
+def test_two_entities_do_not_change_keys(pg: DatabaseFixture, tmp_path: Path) -> None:
     """Nor does one get a key that another had: it never changes hands."""
-    seed(world, leagues(tmp_path, "one", "two"))
-    assert seed(world, leagues(tmp_path, "two", "one")).total.rejected == 2
-    seed(world, leagues(tmp_path, "three", "two"))
-    assert seed(world, leagues(tmp_path, "three", "one")).total.rejected == 1
-    assert (tag_of(world, "l0"), tag_of(world, "l1")) == ("three", "two")
+    seed(pg, leagues(tmp_path, "one", "two"))
+    assert seed(pg, leagues(tmp_path, "two", "one")).total.rejected == 2
+    seed(pg, leagues(tmp_path, "three", "two"))
+    assert seed(pg, leagues(tmp_path, "three", "one")).total.rejected == 1
+    assert (tag_of(pg, "l0"), tag_of(pg, "l1")) == ("three", "two")
 
 
 def test_a_renamed_league_keeps_its_attachments_and_relationships(
     site: Site, tmp_path: Path
 ) -> None:
     """Those from it and to it, in the graph as well."""
-    seed(site.world, leagues(tmp_path, "one", "two"))
+    seed(site.pg, leagues(tmp_path, "one", "two"))
     write(tmp_path, "documents.jsonl", [document_line("d1", "l0")])
     relations = [
         {"id": "x", "type": "COMPETES_WITH", "source": "l0", "target": "l1", "strength": 0.5},
         {"id": "y", "type": "COMPETES_WITH", "source": "l1", "target": "l0", "strength": 0.25},
     ]
     write(tmp_path, "relationships.jsonl", relations)
-    assert seed(site.world, tmp_path).total.rejected == 0
+    assert seed(site.pg, tmp_path).total.rejected == 0
     at_rest(site, "one")
-    seed(site.world, leagues(tmp_path, "new", "two"))
+    seed(site.pg, leagues(tmp_path, "new", "two"))
     at_rest(site, "new", "one")
     query = (
         "MATCH (a:League)-[r:COMPETES_WITH]->(b:League) "
@@ -145,17 +145,17 @@ def test_a_renamed_league_keeps_its_attachments_and_relationships(
     )
     found = {(one["a"], one["b"], one["score"]) for one in site.graph.ask(query)}
     assert found == {("new", "two", 0.5), ("two", "new", 0.25)}
-    assert site.world.scalar("SELECT count(*) FROM document") == 1
+    assert site.pg.scalar("SELECT count(*) FROM document") == 1
 
 
 def test_a_league_is_renamed_and_deleted_before_anything_is_delivered(
     site: Site, tmp_path: Path
 ) -> None:
-    seed(site.world, leagues(tmp_path, "one", "two", "three"))
+    seed(site.pg, leagues(tmp_path, "one", "two", "three"))
     at_rest(site, "one")
-    seed(site.world, leagues(tmp_path, "new", "two", "three"))
+    seed(site.pg, leagues(tmp_path, "new", "two", "three"))
     write(tmp_path, "leagues.jsonl", [league_line(f"l{n}") for n in (1, 2)])
-    seed(site.world, tmp_path, sports.LEAGUES, prune=True, yes=True)
+    seed(site.pg, tmp_path, sports.LEAGUES, prune=True, yes=True)
     site.deliver()
     assert site.drift(deep=True) == {}
     assert nodes(site, "one", "new") == set()
@@ -168,9 +168,9 @@ def test_a_league_is_renamed_and_deleted_before_anything_is_delivered(
 def test_what_names_a_renamed_parent_follows_in_the_same_transaction(
     site: Site, tmp_path: Path
 ) -> None:
-    seed(site.world, rowing(tmp_path, "rowing"))
+    seed(site.pg, rowing(tmp_path, "rowing"))
     site.deliver()
-    report = seed(site.world, rowing(tmp_path, "boats"))
+    report = seed(site.pg, rowing(tmp_path, "boats"))
     assert report.total.rejected == 0
     site.deliver()
     assert site.drift(deep=True) == {}
@@ -182,7 +182,7 @@ def test_what_names_a_renamed_parent_follows_in_the_same_transaction(
     )
     assert site.graph.ask(query)[0]["count"] == 3
     assert vectors(site, sports.SPORT_ARCHETYPE) & {"rowing", "boats"} == {"boats"}
-    again = seed(site.world, tmp_path).total
+    again = seed(site.pg, tmp_path).total
     assert (again.unchanged, again.operations) == (5, 0)
 
 
@@ -190,23 +190,25 @@ def test_lines_that_name_the_former_key_are_refused_and_nothing_is_half_done(
     site: Site, tmp_path: Path
 ) -> None:
     """Their rows have moved along, so that the stores agree; lines and rows agree when edited."""
-    seed(site.world, rowing(tmp_path, "rowing"))
+    seed(site.pg, rowing(tmp_path, "rowing"))
     site.deliver()
-    report = seed(site.world, rowing(tmp_path, "boats", named="rowing"))
+    report = seed(site.pg, rowing(tmp_path, "boats", named="rowing"))
     assert (report.total.rejected, report.total.updated) == (4, 1)
     site.deliver()
     assert site.drift(deep=True) == {}
-    assert site.world.scalar("SELECT count(*) FROM league WHERE sport_archetype = 'boats'") == 3
+    assert site.pg.scalar("SELECT count(*) FROM league WHERE sport_archetype = 'boats'") == 3
 
 
-def test_a_known_parent_that_was_renamed_is_known_no_more(world: World, tmp_path: Path) -> None:
+def test_a_known_parent_that_was_renamed_is_known_no_more(
+    pg: DatabaseFixture, tmp_path: Path
+) -> None:
     """It may be named without being loaded until an entity that had its key has another one."""
     write(tmp_path, "archetypes.jsonl", [archetype_line("a1", "racing")])
     write(tmp_path, "leagues.jsonl", [league_line("l1", sport_archetype="racing")])
-    assert seed(world, tmp_path).total.rejected == 0
+    assert seed(pg, tmp_path).total.rejected == 0
     write(tmp_path, "archetypes.jsonl", [archetype_line("a1", "races")])
-    assert seed(world, tmp_path).total.rejected == 1
-    assert world.scalar("SELECT sport_archetype FROM league") == "races"
+    assert seed(pg, tmp_path).total.rejected == 1
+    assert pg.scalar("SELECT sport_archetype FROM league") == "races"
 
 
 def test_a_program_renames_and_its_children_follow(
@@ -220,17 +222,17 @@ def test_a_program_renames_and_its_children_follow(
         )
 
     one = League(league_tag="one", league_name="One", sport_name="Rowing", sport_archetype="rowing")
-    with psycopg.connect(site.world.url) as conn:
+    with psycopg.connect(site.pg.url) as conn:
         altsync.save(conn, row("rowing", seed_id="a1"), one)
     site.deliver()
-    with psycopg.connect(site.world.url) as conn:
+    with psycopg.connect(site.pg.url) as conn:
         altsync.save(conn, row("boats", seed_id="a1"))
         with pytest.raises(altsync.SaveError, match="'rowing' was renamed to 'boats'"):
             altsync.save(conn, row("rowing"))
     site.deliver()
     assert site.drift(deep=True) == {}
     query = "SELECT sport_archetype FROM league WHERE league_tag = 'one'"
-    assert site.world.scalar(query) == "boats"
+    assert site.pg.scalar(query) == "boats"
 
 
 # --- kills ---------------------------------------------------------------------------------------
@@ -245,13 +247,13 @@ def test_a_worker_that_is_killed_at_any_point_leaves_nothing_behind(
     The league goes to and fro: each key is the former one of the next run.
     """
     keys = ("even", "odd")
-    seed(site.world, leagues(tmp_path, keys[0]))
+    seed(site.pg, leagues(tmp_path, keys[0]))
     at_rest(site, keys[0])
     count, killed = 0, True
     while killed:
         count += 1
         key, former = keys[count % 2], keys[(count + 1) % 2]
-        seed(site.world, leagues(tmp_path, key))
+        seed(site.pg, leagues(tmp_path, key))
         site.delivery("embedding").drain(60.0)
         delivery = site.delivery(sink)
         delivery._at = delivery._writer._at = killing(count)
@@ -259,7 +261,7 @@ def test_a_worker_that_is_killed_at_any_point_leaves_nothing_behind(
             delivery.drain(60.0)
             killed = False
         except Killed:
-            site.world.end_leases()
+            site.pg.expire_leases()
         site.deliver()
         assert nodes(site, key, former) == {key}
         assert vectors(site) & {key, former} == {key}
@@ -268,40 +270,40 @@ def test_a_worker_that_is_killed_at_any_point_leaves_nothing_behind(
 
 
 def test_a_seeder_that_is_killed_at_any_point_renames_all_or_nothing(
-    world: World, tmp_path: Path
+    pg: DatabaseFixture, tmp_path: Path
 ) -> None:
     """The archetype, and what names it; another run finishes it."""
-    seed(world, rowing(tmp_path, "n0"))
+    seed(pg, rowing(tmp_path, "n0"))
     count, killed = 0, True
     while killed:
         count += 1
         options = SeedOptions(rowing(tmp_path, f"n{count}"), sports.PARTS)
         try:
-            Loader(world.conn, TOPOLOGY, options, SeedReport(None), at=killing(count)).run()
+            Loader(pg.conn, TOPOLOGY, options, SeedReport(None), at=killing(count)).run()
             killed = False
         except Killed:
             pass
-        name = world.scalar("SELECT archetype_name FROM sport_archetype")
+        name = pg.scalar("SELECT archetype_name FROM sport_archetype")
         assert name in (f"n{count - 1}", f"n{count}")
         named = "SELECT count(*) FROM league WHERE sport_archetype = %s"
-        assert world.scalar(named, name) == 3
-        assert world.scalar("SELECT sport_archetype FROM few_shot_example") == name
+        assert pg.scalar(named, name) == 3
+        assert pg.scalar("SELECT sport_archetype FROM few_shot_example") == name
         assert (
-            world.scalar(
+            pg.scalar(
                 "SELECT tag FROM tag_registry WHERE entity_type = 'sport_archetype' AND NOT former"
             )
             == name
         )
-        seed(world, tmp_path)
-        assert world.scalar(named, f"n{count}") == 3
+        seed(pg, tmp_path)
+        assert pg.scalar(named, f"n{count}") == 3
     assert count > 10
 
 
 def test_a_removal_that_fails_is_tried_again(site: Site, tmp_path: Path) -> None:
     """The new key is there, and the operation is not done before the old one is gone."""
-    seed(site.world, leagues(tmp_path, "one"))
+    seed(site.pg, leagues(tmp_path, "one"))
     at_rest(site, "one")
-    seed(site.world, leagues(tmp_path, "two"))
+    seed(site.pg, leagues(tmp_path, "two"))
     site.delivery("embedding").drain(60.0)
     delivery = site.delivery("pinecone")
     sink: Any = delivery._writer._sink
@@ -317,8 +319,8 @@ def test_a_removal_that_fails_is_tried_again(site: Site, tmp_path: Path) -> None
     sink.delete = remove
     assert calls
     query = "SELECT pinecone_sync_status FROM league WHERE league_tag = 'two'"
-    assert site.world.scalar(query) == "pending"
-    site.world.pass_time(60)
+    assert site.pg.scalar(query) == "pending"
+    site.pg.advance_time(60)
     at_rest(site, "two", "one")
 
 
@@ -326,7 +328,7 @@ def test_a_late_write_under_the_old_key_is_removed_by_the_confirming_write(
     site: Site, tmp_path: Path
 ) -> None:
     """The first write was cut off, its league was renamed, and only then it is applied."""
-    seed(site.world, leagues(tmp_path, "one"))
+    seed(site.pg, leagues(tmp_path, "one"))
     site.delivery("embedding").drain(60.0)
     delivery = site.delivery("pinecone")
     sink: Any = delivery._writer._sink
@@ -339,13 +341,13 @@ def test_a_late_write_under_the_old_key_is_removed_by_the_confirming_write(
     sink.upsert = cut_off
     delivery.deliver_batch()
     sink.upsert = upsert
-    seed(site.world, leagues(tmp_path, "two"))
-    site.world.pass_time(60)
+    seed(site.pg, leagues(tmp_path, "two"))
+    site.pg.advance_time(60)
     delivery.drain(60.0)
     for rows, model in late:
         upsert(rows, model)
     assert vectors(site) & {"one", "two"} == {"one", "two"}
-    site.world.pass_time(CONFIRM_AFTER + 60)
+    site.pg.advance_time(CONFIRM_AFTER + 60)
     at_rest(site, "two", "one")
 
 
@@ -355,9 +357,9 @@ def test_a_late_write_under_the_old_key_is_removed_by_the_confirming_write(
 def test_a_former_key_is_no_drift_while_its_removal_is_under_way(
     site: Site, tmp_path: Path
 ) -> None:
-    seed(site.world, leagues(tmp_path, "one"))
+    seed(site.pg, leagues(tmp_path, "one"))
     at_rest(site, "one")
-    seed(site.world, leagues(tmp_path, "two"))
+    seed(site.pg, leagues(tmp_path, "two"))
     assert site.drift(deep=True) == {}
     at_rest(site, "two", "one")
 
@@ -365,9 +367,9 @@ def test_a_former_key_is_no_drift_while_its_removal_is_under_way(
 def test_a_former_key_that_is_left_in_a_store_is_found_and_removed(
     site: Site, tmp_path: Path
 ) -> None:
-    seed(site.world, leagues(tmp_path, "one"))
+    seed(site.pg, leagues(tmp_path, "one"))
     at_rest(site, "one")
-    seed(site.world, leagues(tmp_path, "two"))
+    seed(site.pg, leagues(tmp_path, "two"))
     at_rest(site, "two", "one")
     site.graph.ask("CREATE (:League {league_tag: 'one', sync_version: 1})")
     assert site.drift(deep=True) == {"neo4j": {"ghost": 1}}
@@ -375,33 +377,35 @@ def test_a_former_key_that_is_left_in_a_store_is_found_and_removed(
     at_rest(site, "two", "one")
 
 
-def test_former_keys_are_forgotten_after_the_grace(world: World, tmp_path: Path) -> None:
+def test_former_keys_are_forgotten_after_the_grace(pg: DatabaseFixture, tmp_path: Path) -> None:
     """Not while an operation is live: sinks remove them at each write until then."""
-    seed(world, leagues(tmp_path, "one"))
-    seed(world, leagues(tmp_path, "two"))
+    seed(pg, leagues(tmp_path, "one"))
+    seed(pg, leagues(tmp_path, "two"))
     query = "SELECT former_keys FROM league"
-    assert world.scalar(query) == ["one"]
-    assert forget_former_keys(world.conn, -1.0) == 0
-    world.conn.execute("UPDATE sync_operation SET status = 'synced', finished_at = now()")
-    assert forget_former_keys(world.conn, 3600.0) == 0
-    assert forget_former_keys(world.conn, -1.0) == 1
-    assert world.scalar(query) == []
-    assert key_holders(world.conn, sports.LEAGUE, ["one"]) == {"one": "l0"}
+    assert pg.scalar(query) == ["one"]
+    assert forget_former_keys(pg.conn, -1.0) == 0
+    pg.conn.execute("UPDATE sync_operation SET status = 'synced', finished_at = now()")
+    assert forget_former_keys(pg.conn, 3600.0) == 0
+    assert forget_former_keys(pg.conn, -1.0) == 1
+    assert pg.scalar(query) == []
+    assert key_holders(pg.conn, sports.LEAGUE, ["one"]) == {"one": "l0"}
 
 
-def test_a_former_key_leads_to_its_entity(world: World, tmp_path: Path) -> None:
+def test_a_former_key_leads_to_its_entity(pg: DatabaseFixture, tmp_path: Path) -> None:
     """For ``altsync why``."""
-    seed(world, leagues(tmp_path, "one"))
-    seed(world, leagues(tmp_path, "two"))
-    found = find_entities(world.conn, "one")
+    seed(pg, leagues(tmp_path, "one"))
+    seed(pg, leagues(tmp_path, "two"))
+    found = find_entities(pg.conn, "one")
     assert (sports.LEAGUE, entity_id("league", "l0")) in found
 
 
 @pytest.mark.parametrize("part", ["league", "archetype"])
-def test_a_dry_run_says_what_a_renaming_comes_to(world: World, tmp_path: Path, part: str) -> None:
+def test_a_dry_run_says_what_a_renaming_comes_to(
+    pg: DatabaseFixture, tmp_path: Path, part: str
+) -> None:
     make = leagues if part == "league" else rowing
-    seed(world, make(tmp_path, "one"))
-    dry = seed(world, make(tmp_path, "two"), dry_run=True).total
-    real = seed(world, tmp_path).total
+    seed(pg, make(tmp_path, "one"))
+    dry = seed(pg, make(tmp_path, "two"), dry_run=True).total
+    real = seed(pg, tmp_path).total
     assert (dry.rejected, dry.operations) == (real.rejected, real.operations) == (0, dry.operations)
     assert dry.operations > 0

@@ -18,7 +18,7 @@ from altsync.outbox.retention import claim_pruning
 from altsync.outbox.settle import record_batch
 from altsync.retention import REST, Retention
 from tests.conftest import TOPOLOGY
-from tests.integration.world import World, leagues
+from tests.integration.database_fixture import DatabaseFixture, leagues
 
 DAYS = 30
 
@@ -35,35 +35,31 @@ class Clock:
 
 
 @pytest.fixture
-def old(world: World) -> Iterator[World]:
+def old(pg: DatabaseFixture) -> Iterator[DatabaseFixture]:
     """Three finished operations of 40 days ago, one of each that must stay, and two batches."""
-    world.save(*leagues(4))
+    pg.save(*leagues(4))
     for entity, status in (("l000", "synced"), ("l001", "superseded"), ("l002", "dead")):
-        world.conn.execute(
+        pg.conn.execute(
             "UPDATE sync_operation SET status = %s, finished_at = now(), last_error = 'no', "
             "error_kind = 'item' WHERE entity_key = %s",
             (status, entity),
         )
     for _ in range(2):
-        record_batch(
-            world.conn, "neo4j", "w", 1, Settlement(synced=1), calls=1, tokens=0, seconds=1
-        )
-    world.conn.execute("UPDATE delivery_batch SET finished_at = now() - interval '40 days'")
+        record_batch(pg.conn, "neo4j", "w", 1, Settlement(synced=1), calls=1, tokens=0, seconds=1)
+    pg.conn.execute("UPDATE delivery_batch SET finished_at = now() - interval '40 days'")
     for column in ("created_at", "finished_at"):
-        world.conn.execute(f"UPDATE sync_operation SET {column} = {column} - interval '40 days'")
-    record_batch(world.conn, "neo4j", "w", 1, Settlement(synced=1), calls=1, tokens=0, seconds=1)
-    yield world
+        pg.conn.execute(f"UPDATE sync_operation SET {column} = {column} - interval '40 days'")
+    record_batch(pg.conn, "neo4j", "w", 1, Settlement(synced=1), calls=1, tokens=0, seconds=1)
+    yield pg
 
 
-def left(world: World) -> tuple[list[str], int]:
+def left(pg: DatabaseFixture) -> tuple[list[str], int]:
     """Which statuses are left of operations, and how many records of batches."""
-    statuses = world.conn.execute("SELECT DISTINCT status FROM sync_operation ORDER BY 1")
-    return [row[0] for row in statuses], int(
-        str(world.scalar("SELECT count(*) FROM delivery_batch"))
-    )
+    statuses = pg.conn.execute("SELECT DISTINCT status FROM sync_operation ORDER BY 1")
+    return [row[0] for row in statuses], int(str(pg.scalar("SELECT count(*) FROM delivery_batch")))
 
 
-def test_the_relay_removes_what_is_older_than_its_days(old: World) -> None:
+def test_the_relay_removes_what_is_older_than_its_days(old: DatabaseFixture) -> None:
     """What waits and what is dead stays, however old it is."""
     settings = Settings(database_url=SecretStr(old.url), altsync_retention_days=DAYS)
     with closing(Application(settings)) as app, capture_logs() as log:
@@ -73,20 +69,20 @@ def test_the_relay_removes_what_is_older_than_its_days(old: World) -> None:
     assert [(entry["operations"], entry["batches"]) for entry in pruned] == [(4, 2)]
 
 
-def test_without_days_the_relay_removes_nothing(old: World) -> None:
+def test_without_days_the_relay_removes_nothing(old: DatabaseFixture) -> None:
     settings = Settings(database_url=SecretStr(old.url), altsync_retention_days=0)
     with closing(Application(settings)) as app:
         app.relay(lambda sink: None).look([])
     assert left(old) == (["dead", "pending", "superseded", "synced"], 3)
 
 
-def test_what_is_younger_stays(old: World, database: Database) -> None:
+def test_what_is_younger_stays(old: DatabaseFixture, database: Database) -> None:
     Retention(database, TOPOLOGY, 41).step()
     assert left(old) == (["dead", "pending", "superseded", "synced"], 3)
 
 
 def test_a_step_ends_in_time_and_the_next_one_goes_on(
-    old: World, database: Database, monkeypatch: pytest.MonkeyPatch
+    old: DatabaseFixture, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wake-ups wait for one step, not for a whole pass."""
     monkeypatch.setattr("altsync.outbox.retention.RANGE", 2)
@@ -102,7 +98,7 @@ def test_a_step_ends_in_time_and_the_next_one_goes_on(
     assert left(old) == (["dead", "pending"], 1)
 
 
-def test_a_pass_is_followed_by_a_rest(old: World, database: Database) -> None:
+def test_a_pass_is_followed_by_a_rest(old: DatabaseFixture, database: Database) -> None:
     clock = Clock()
     history = Retention(database, TOPOLOGY, DAYS, clock)
     history.step()
@@ -114,7 +110,7 @@ def test_a_pass_is_followed_by_a_rest(old: World, database: Database) -> None:
     assert left(old)[1] == 0
 
 
-def test_of_two_relays_one_removes(old: World, database: Database) -> None:
+def test_of_two_relays_one_removes(old: DatabaseFixture, database: Database) -> None:
     """The other one tries again at its next housekeeping."""
     history = Retention(database, TOPOLOGY, DAYS)
     with database.transaction() as conn:

@@ -31,6 +31,7 @@ from altsync.store.rows import read_rows
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.contract.harness import PineconeHarness
+from tests.integration.database_fixture import EMBEDDER, INDEX, DatabaseFixture, league
 from tests.integration.neighbourhood import (
     RELATING,
     Compass,
@@ -39,7 +40,6 @@ from tests.integration.neighbourhood import (
     changed,
     faults,
 )
-from tests.integration.world import EMBEDDER, INDEX, World, league
 
 #: Few edges each, so that leagues crowd each other out.
 RULES = Rules(enter=0.80, leave=0.70, top_k=3, debounce=2.0)
@@ -57,10 +57,10 @@ by_index = pytest.mark.parametrize("mode", ["index"], indirect=True)
 
 @pytest.fixture
 def place(
-    world: World, database: Database, index: PineconeHarness, mode: str
+    pg: DatabaseFixture, database: Database, index: PineconeHarness, mode: str
 ) -> Iterator[Neighbourhood]:
     """Everything between the seeds and the graph, under RULES."""
-    place = Neighbourhood(world, database, index.open(), RULES, mode)
+    place = Neighbourhood(pg, database, index.open(), RULES, mode)
     yield place
     place.similarity.close()
 
@@ -83,7 +83,7 @@ def test_one_query_for_each_league(place: Neighbourhood) -> None:
     """Never one per pair; and a league whose edges others crowd out is asked once more at most."""
     place.save(*some(30))
     place.vectors()
-    place.world.pass_time(RULES.debounce + 1)
+    place.pg.advance_time(RULES.debounce + 1)
     assert place.deliver(place.similarity).calls == 30
     assert place.settle() <= 30
 
@@ -103,10 +103,10 @@ def test_the_same_vectors_given_again_ask_nothing(place: Neighbourhood) -> None:
     """Embedding everything once more finds what was there, and no neighbour is news."""
     place.save(*some(10))
     place.settle()
-    with place.world.conn.transaction():
-        backfill_page(place.world.conn, EMBEDDER, sports.LEAGUE, after=None, force=True)
+    with place.pg.conn.transaction():
+        backfill_page(place.pg.conn, EMBEDDER, sports.LEAGUE, after=None, force=True)
     assert place.settle() == 0
-    assert place.world.counts("embedding") == {"synced": 20}
+    assert place.pg.counts("embedding") == {"synced": 20}
 
 
 def test_a_changed_text_moves_its_edges_and_those_to_it(place: Neighbourhood) -> None:
@@ -157,19 +157,19 @@ def test_a_deleted_league_is_not_looked_for_any_more(place: Neighbourhood, statu
     place.save(one)
     place.vectors()
     if status != "pending":
-        place.world.pass_time(RULES.debounce + 1)
-        token, (op,) = place.world.claim("similarity")
+        place.pg.advance_time(RULES.debounce + 1)
+        token, (op,) = place.pg.claim("similarity")
         if status == "dead":
             dead = Dead(op, op.version, ErrorKind.ITEM, "no")
-            place.world.settle(Similarity.traits, token, [dead])
-        place.world.end_leases()
-    with place.world.conn.transaction():
-        tombstone(place.world.conn, sports.LEAGUE, [place.world.row(one)["id"]], TOPOLOGY)
-    assert place.world.counts("similarity") == {"superseded": 1}
+            place.pg.settle(Similarity.traits, token, [dead])
+        place.pg.expire_leases()
+    with place.pg.conn.transaction():
+        tombstone(place.pg.conn, sports.LEAGUE, [place.pg.row(one)["id"]], TOPOLOGY)
+    assert place.pg.counts("similarity") == {"superseded": 1}
     place.vectors()
     place.deliver(place.graph)
-    place.world.pass_time(100)
-    assert purge_deleted(place.world.conn, 50) == 1
+    place.pg.advance_time(100)
+    assert purge_deleted(place.pg.conn, 50) == 1
 
 
 def test_a_search_under_way_for_a_deleted_league_is_left_to_its_worker(
@@ -179,11 +179,11 @@ def test_a_search_under_way_for_a_deleted_league_is_left_to_its_worker(
     (one,) = some(1)
     place.save(one)
     place.vectors()
-    place.world.pass_time(RULES.debounce + 1)
-    token, (op,) = place.world.claim("similarity")
+    place.pg.advance_time(RULES.debounce + 1)
+    token, (op,) = place.pg.claim("similarity")
     place.delete(one)
-    assert place.world.counts("similarity") == {"in_progress": 1}
-    settled = place.world.settle(Similarity.traits, token, [Synced(op, op.version)])
+    assert place.pg.counts("similarity") == {"in_progress": 1}
+    settled = place.pg.settle(Similarity.traits, token, [Synced(op, op.version)])
     assert settled.lost == 0
 
 
@@ -194,8 +194,8 @@ def test_hysteresis(place: Neighbourhood) -> None:
     stricter = replace(RULES, enter=0.95, leave=0.70)
     before = place.edges()
     assert any(score < 0.95 for score in before.values())
-    second = Neighbourhood(place.world, place.database, place.index, stricter, place.mode)
-    place.world.conn.execute("UPDATE league SET neighbours_input_hash = NULL")
+    second = Neighbourhood(place.pg, place.database, place.index, stricter, place.mode)
+    place.pg.conn.execute("UPDATE league SET neighbours_input_hash = NULL")
     ask_all(place)
     second.settle()
     assert second.edges() == before
@@ -204,17 +204,17 @@ def test_hysteresis(place: Neighbourhood) -> None:
 
 def ask_all(place: Neighbourhood) -> None:
     """Have every league looked at again."""
-    with place.world.conn.transaction():
-        ids = [r[0] for r in place.world.conn.execute("SELECT id FROM league ORDER BY id")]
+    with place.pg.conn.transaction():
+        ids = [r[0] for r in place.pg.conn.execute("SELECT id FROM league ORDER BY id")]
         enqueue_neighbour_search(
-            place.world.conn, sports.LEAGUE, [SIMILARITY], ids, delay=0.0, again=True
+            place.pg.conn, sports.LEAGUE, [SIMILARITY], ids, delay=0.0, again=True
         )
 
 
 def test_across_archetypes(place: Neighbourhood) -> None:
     """Where it is allowed, the archetype does not matter."""
     rules = replace(RULES, across=True)
-    everywhere = Neighbourhood(place.world, place.database, place.index, rules, place.mode)
+    everywhere = Neighbourhood(place.pg, place.database, place.index, rules, place.mode)
     everywhere.save(*some(10), *some(10, "racing"))
     everywhere.settle()
     assert any(a[:3] != b[:3] for a, b in everywhere.edges())
@@ -230,9 +230,9 @@ def test_an_index_that_lags_is_asked_again_later(
     index.server.admin.set_faults([FaultRule("pinecone.upsert", "lag", seconds=3600)])
     place.save(*some(6))
     place.vectors()
-    place.world.pass_time(RULES.debounce + 1)
+    place.pg.advance_time(RULES.debounce + 1)
     assert place.deliver(place.similarity).claimed == 6
-    waiting = [op for op in place.world.ops("similarity") if op.live]
+    waiting = [op for op in place.pg.ops("similarity") if op.live]
     assert {(op.status, op.attempts, op.error_kind) for op in waiting} == {("pending", 0, "sink")}
     assert all(0 < op.wait <= LAG for op in waiting)
     assert place.edges() == {}
@@ -257,10 +257,10 @@ def test_a_vector_that_somebody_deleted_is_said(
     place.save(*leagues)
     place.vectors()
     forget(index, *leagues[:lost])
-    place.world.conn.execute("UPDATE league SET pinecone_synced_at = now() - interval '1 hour'")
-    place.world.pass_time(RULES.debounce + 1)
+    place.pg.conn.execute("UPDATE league SET pinecone_synced_at = now() - interval '1 hour'")
+    place.pg.advance_time(RULES.debounce + 1)
     place.deliver(place.similarity)
-    failed = [op for op in place.world.ops("similarity") if op.live]
+    failed = [op for op in place.pg.ops("similarity") if op.live]
     assert len(failed) == lost
     ((kind, text),) = {(op.error_kind, op.last_error) for op in failed}
     assert kind == expected
@@ -272,13 +272,13 @@ def test_an_outage_of_the_index_loses_nothing(place: Neighbourhood, index: Pinec
     """Queries fail, the breaker opens, and when the index is back everything is found."""
     place.save(*some(12))
     place.vectors()
-    place.world.pass_time(RULES.debounce + 1)
+    place.pg.advance_time(RULES.debounce + 1)
     index.server.admin.set_faults([FaultRule("pinecone.query", "status", status=503)])
     place.deliver(place.similarity)
     assert place.edges() == {}
-    assert {op.attempts for op in place.world.ops("similarity") if op.live} == {0}
+    assert {op.attempts for op in place.pg.ops("similarity") if op.live} == {0}
     index.server.admin.clear()
-    place.world.pass_time(3600)
+    place.pg.advance_time(3600)
     place.settle()
     assert list(faults(place)) == []
 
@@ -352,7 +352,7 @@ def neighbours(place: Neighbourhood, tag: str) -> set[str]:
 
 def look(place: Neighbourhood) -> None:
     """Have similarity look at what waits for it, and nothing else happen."""
-    place.world.pass_time(RULES.debounce + 1)
+    place.pg.advance_time(RULES.debounce + 1)
     place.deliver(place.similarity)
 
 
@@ -373,7 +373,7 @@ def look_amid(place: Neighbourhood, meanwhile: Callable[[], object]) -> None:
 
 def make_due(place: Neighbourhood, tag: str) -> None:
     """Let the time of one league's search have come."""
-    place.world.conn.execute(
+    place.pg.conn.execute(
         "UPDATE sync_operation SET available_at = now() "
         "WHERE sink = 'similarity' AND finished_at IS NULL AND entity_key = %s",
         (tag,),
@@ -489,15 +489,15 @@ def test_a_vector_that_comes_before_its_search_begins_is_made_up_for(
     """The search goes by the one that was read."""
 
     def meanwhile(point: str) -> None:
-        if point == "placed" and circle.world.version(at("l", 0)) == first:
+        if point == "placed" and circle.pg.version(at("l", 0)) == first:
             circle.save(at("l", 90))
             circle.vectors()
             make_due(circle, "l")
 
     circle.save(at("l", 0), at("m", 90))
-    first = circle.world.version(at("l", 0))
+    first = circle.pg.version(at("l", 0))
     circle.vectors()
-    circle.world.pass_time(RULES.debounce + 1)
+    circle.pg.advance_time(RULES.debounce + 1)
     circle.deliver(circle.similarity, meanwhile)
     circle.settle()
     assert list(faults(circle)) == []
@@ -518,15 +518,15 @@ UNANSWERED = {
 @pytest.mark.parametrize("meanwhile", [None, *UNANSWERED])
 def test_what_a_search_answers(circle: Neighbourhood, meanwhile: str | None) -> None:
     """An asking from before it begins, for the league as it was read, under its own lease."""
-    world, sink = circle.world, circle.similarity.traits
+    pg, sink = circle.pg, circle.similarity.traits
     circle.save(at("l", 0))
     circle.vectors()
-    world.pass_time(RULES.debounce + 1)
-    token, (operation,) = world.claim(SIMILARITY)
-    rows = read_rows(world.conn, sports.LEAGUE, [operation.entity_id], with_vectors=True)
-    with world.conn.transaction():
+    pg.advance_time(RULES.debounce + 1)
+    token, (operation,) = pg.claim(SIMILARITY)
+    rows = read_rows(pg.conn, sports.LEAGUE, [operation.entity_id], with_vectors=True)
+    with pg.conn.transaction():
         enqueue_neighbour_search(
-            world.conn,
+            pg.conn,
             sports.LEAGUE,
             [SIMILARITY],
             [operation.entity_id],
@@ -534,10 +534,10 @@ def test_what_a_search_answers(circle: Neighbourhood, meanwhile: str | None) -> 
             again=True,
         )
     if meanwhile:
-        world.conn.execute(UNANSWERED[meanwhile])
-    with world.conn.transaction():
-        begin_searches(world.conn, sink, token, rows)
-    assert world.live(SIMILARITY, "l").rerun_requested == (meanwhile is not None)
+        pg.conn.execute(UNANSWERED[meanwhile])
+    with pg.conn.transaction():
+        begin_searches(pg.conn, sink, token, rows)
+    assert pg.live(SIMILARITY, "l").rerun_requested == (meanwhile is not None)
 
 
 def with_a_search_ahead(place: Neighbourhood) -> None:
@@ -547,7 +547,7 @@ def with_a_search_ahead(place: Neighbourhood) -> None:
     place.save(at("n", 1))
     place.vectors()
     look(place)
-    assert place.world.live("similarity", "m")
+    assert place.pg.live("similarity", "m")
     assert place.edges().keys() == {("n", "m")}
 
 
@@ -557,7 +557,7 @@ def test_a_search_that_waited_for_an_embedding_is_made_up_for(circle: Neighbourh
     with_a_search_ahead(circle)
     circle.save(at("m", 90))
     look(circle)
-    assert circle.world.last("similarity", "m").status == "superseded"
+    assert circle.pg.last("similarity", "m").status == "superseded"
     circle.save(at("m", 0))
     circle.settle()
     assert list(faults(circle)) == []
@@ -572,7 +572,7 @@ def test_a_search_that_waited_for_a_vector_is_made_up_for(
     index.empty()
     circle.save(at("m", 0, tier="TIER2"), at("n", 1, tier="TIER2"))
     look(circle)
-    assert not any(op.live for op in circle.world.ops("similarity"))
+    assert not any(op.live for op in circle.pg.ops("similarity"))
     circle.settle()
     assert list(faults(circle)) == []
 
@@ -587,18 +587,18 @@ def test_a_vector_written_again_revives_its_search(
     """
     with_a_search_ahead(circle)
     forget(index, at("m", 0))
-    circle.world.conn.execute("UPDATE league SET pinecone_synced_at = now() - interval '1 hour'")
+    circle.pg.conn.execute("UPDATE league SET pinecone_synced_at = now() - interval '1 hour'")
     for attempt in range(Policy().max_attempts):
         circle.save(at(f"far{attempt}", 90 + 20 * attempt))
         circle.vectors()
-        circle.world.pass_time(3600)
+        circle.pg.advance_time(3600)
         look(circle)
-    assert circle.world.last("similarity", "m").status == "dead"
-    with circle.world.conn.transaction():
-        backfill_page(circle.world.conn, INDEX, sports.LEAGUE, after=None, force=True)
+    assert circle.pg.last("similarity", "m").status == "dead"
+    with circle.pg.conn.transaction():
+        backfill_page(circle.pg.conn, INDEX, sports.LEAGUE, after=None, force=True)
     circle.settle()
     assert list(faults(circle)) == []
-    assert "dead" not in circle.world.counts("similarity")
+    assert "dead" not in circle.pg.counts("similarity")
 
 
 def forget(index: PineconeHarness, *leagues: sports.League) -> None:
@@ -609,7 +609,7 @@ def forget(index: PineconeHarness, *leagues: sports.League) -> None:
 
 def dead(place: Neighbourhood) -> list[str]:
     """The errors of operations that were given up on."""
-    return [str(op.last_error) for op in place.world.ops("similarity") if op.status == "dead"]
+    return [str(op.last_error) for op in place.pg.ops("similarity") if op.status == "dead"]
 
 
 def equals(count: int) -> list[sports.League]:
@@ -646,7 +646,7 @@ def test_more_equal_vectors_than_an_index_answers_with(
     """Most leagues are in no answer, their own included: their ids are fetched."""
     monkeypatch.setattr("altsync.similarity.index.REACH", 5)
     monkeypatch.setattr("altsync.similarity.index.FARTHEST", 20)
-    few_seen = Neighbourhood(circle.world, circle.database, circle.index, RULES)
+    few_seen = Neighbourhood(circle.pg, circle.database, circle.index, RULES)
     few_seen.embedder = circle.embedder
     many = equals(60)
     few_seen.save(*many)
@@ -689,10 +689,10 @@ def test_a_vector_that_is_lost_among_equal_ones_is_said(
     circle.save(*many)
     circle.vectors()
     forget(index, many[7])
-    circle.world.conn.execute("UPDATE league SET pinecone_synced_at = now() - interval '1 hour'")
-    circle.world.pass_time(RULES.debounce + 1)
+    circle.pg.conn.execute("UPDATE league SET pinecone_synced_at = now() - interval '1 hour'")
+    circle.pg.advance_time(RULES.debounce + 1)
     circle.deliver(circle.similarity)
-    errors = {op.entity_key: op.last_error for op in circle.world.ops("similarity") if op.live}
+    errors = {op.entity_key: op.last_error for op in circle.pg.ops("similarity") if op.live}
     assert errors.keys() == {"e007"}
     assert "altsync backfill --sink pinecone --force" in str(errors["e007"])
 
@@ -744,7 +744,7 @@ def test_any_history_ends_by_the_rules(place: Neighbourhood, seed: int) -> None:
                 place.vectors()
             case 1:
                 place.vectors()
-                place.world.pass_time(RULES.debounce + 1)
+                place.pg.advance_time(RULES.debounce + 1)
                 place.deliver(place.similarity)
             case 2:
                 place.settle()

@@ -9,15 +9,15 @@ import pytest
 
 from altsync.similarity.local import Sink
 from tests import sports
+from tests.integration.database_fixture import league
 from tests.integration.neighbourhood import Neighbourhood, at, faults
 from tests.integration.test_similarity import neighbours
-from tests.integration.world import league
 
 
 def searches(place: Neighbourhood) -> int:
     """How many searches have ended."""
     return int(
-        place.world.scalar(
+        place.pg.scalar(
             "SELECT count(*) FROM sync_operation WHERE sink = 'similarity' AND status = 'synced'"
         )
     )
@@ -92,7 +92,7 @@ def test_leagues_of_equal_texts_are_neighbours(
     assert neighbours(circle, "l39") == {"l00", "l01", "l02"}
     assert neighbours(circle, "l00") == {"l01", "l02", "l03"}
     assert list(faults(circle)) == []
-    assert set(circle.world.counts("similarity")) == {"synced"}
+    assert set(circle.pg.counts("similarity")) == {"synced"}
 
 
 def test_a_league_that_comes_back_finds_its_neighbours(circle: Neighbourhood) -> None:

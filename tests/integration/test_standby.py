@@ -20,8 +20,8 @@ from altsync.local.runtime import account_for, open_copy
 from altsync.local.services.base import started
 from altsync.local.services.postgres import Postgres
 from altsync.sentences import Exit
+from tests.integration.database_fixture import DatabaseFixture, eventually
 from tests.integration.test_few_rights import READING, WRITING, seeded
-from tests.integration.world import World, eventually
 
 __all__ = ["seeded"]
 
@@ -74,12 +74,12 @@ def standby(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @contextmanager
-def read_only(world: World) -> Iterator[None]:
+def read_only(pg: DatabaseFixture) -> Iterator[None]:
     """Have new sessions of the database read only."""
-    name = world.scalar("SELECT current_database()")
-    world.conn.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    name = pg.scalar("SELECT current_database()")
+    pg.conn.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     yield
-    world.conn.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    pg.conn.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
 
 
 def invoke(command: str) -> Result:
@@ -105,7 +105,7 @@ def assert_refused(command: str) -> None:
 
 
 def test_a_standby_answers_questions_and_says_what_it_is(
-    standby: Standby, seeded: World, monkeypatch: pytest.MonkeyPatch
+    standby: Standby, seeded: DatabaseFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A real one, that follows by streaming."""
     there = standby.url_of(seeded.url)
@@ -135,7 +135,7 @@ def test_a_standby_answers_questions_and_says_what_it_is(
 
 
 def test_doctor_says_that_a_database_is_read_only(
-    seeded: World, monkeypatch: pytest.MonkeyPatch
+    seeded: DatabaseFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", seeded.url)
     with read_only(seeded):
@@ -147,7 +147,7 @@ def test_doctor_says_that_a_database_is_read_only(
 
 @pytest.mark.parametrize("command", READING)
 def test_a_read_only_database_answers(
-    seeded: World, monkeypatch: pytest.MonkeyPatch, command: str
+    seeded: DatabaseFixture, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", seeded.url)
     with read_only(seeded):
@@ -161,7 +161,7 @@ def test_a_read_only_database_answers(
 
 @pytest.mark.parametrize("command", WRITING)
 def test_a_read_only_database_refuses_changes_in_one_sentence(
-    seeded: World, monkeypatch: pytest.MonkeyPatch, command: str
+    seeded: DatabaseFixture, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", seeded.url)
     with read_only(seeded):

@@ -54,12 +54,11 @@ from altsync.retry import Selection, dead_ids
 from altsync.sinks.base import Sink
 from tests import points, sports
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
-from tests.integration.fakes import Call, FakeEmbedder, FakeGraph, FakeIndex, FakeSink, Held
-from tests.integration.world import (
+from tests.integration.database_fixture import (
     CONFIRM_AFTER,
     LEASE,
-    PATIENCE,
-    World,
+    TIMEOUT,
+    DatabaseFixture,
     delivery,
     embedding_sink,
     empty,
@@ -69,6 +68,7 @@ from tests.integration.world import (
     league,
     type_of,
 )
+from tests.integration.fakes import Call, FakeEmbedder, FakeGraph, FakeIndex, FakeSink, Held
 
 #: What somebody asked for: how many orders, of which seed, or one that has failed. Read here,
 #: before tests take the variables away.
@@ -95,7 +95,7 @@ BATCH = 3
 #: Seconds that may pass between two steps: less than a lease, past a lease, past an echo.
 SPANS = [10.0, 31.0, 45.0, 400.0]
 
-#: Seconds of the first retry: more than a step takes, so that only ``pass_time`` makes it due.
+#: Seconds of the first retry: more than a step takes, so that only ``advance_time`` makes it due.
 BACKOFF = 8.0
 
 #: A worker may die anywhere, but not sleep over a connection that others need.
@@ -184,7 +184,7 @@ class Sleeper:
         self._dies = dies
         self._go.set()
         self._hear()
-        self._thread.join(PATIENCE)
+        self._thread.join(TIMEOUT)
 
     def _run(self, start: Callable[[Callable[[str], None]], Any]) -> None:
         try:
@@ -203,7 +203,7 @@ class Sleeper:
                 raise Killed
 
     def _hear(self) -> str:
-        said = self._said.get(timeout=PATIENCE)
+        said = self._said.get(timeout=TIMEOUT)
         if isinstance(said, BaseException):
             raise said
         return said
@@ -213,8 +213,8 @@ class Sleeper:
 class Site:
     """What all orders of steps share: one database, two seeders' sessions, delivery's clock."""
 
-    world: World
-    other: World
+    pg: DatabaseFixture
+    other: DatabaseFixture
     database: Database
     clock: Clock = field(default_factory=Clock)
 
@@ -226,8 +226,8 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world, self.database = self.site.world, self.site.database
-        empty(self.world.conn)
+        self.pg, self.database = self.site.pg, self.site.database
+        empty(self.pg.conn)
         self.graph, self.index, self.embedder = FakeGraph(), FakeIndex(), FakeEmbedder()
         self.sinks: dict[str, Sink] = {
             EMBEDDING: embedding_sink(self.database, self.embedder),
@@ -249,30 +249,30 @@ class Machine(RuleBasedStateMachine):
     @rule(key=KEY, text=TEXT, variant=st.integers(0, 1))
     def save(self, key: str, text: str, variant: int) -> None:
         """Create, edit (the text, or what is not embedded) or re-create."""
-        self.world.save(_content(key, text, variant))
+        self.pg.save(_content(key, text, variant))
 
     @rule(key=KEY, text=TEXT, later=TEXT)
     def save_twice_at_once(self, key: str, text: str, later: str) -> None:
         """Two seeders meet over an entity: the second one waits, and has the last word."""
         with ThreadPoolExecutor(1) as pool:
-            with self.world.saving(_content(key, text, 0)):
+            with self.pg.saving(_content(key, text, 0)):
                 second = pool.submit(self.site.other.save, _content(key, later, 1))
                 eventually(lambda: second.done() or self._waits(self.site.other))
-            second.result(PATIENCE)
-        row = self.world.row(_content(key, later, 1))
+            second.result(TIMEOUT)
+        row = self.pg.row(_content(key, later, 1))
         assert row["description" if "description" in row else "input_text"] == later
 
     @rule(key=KEY)
     def delete(self, key: str) -> None:
         """Delete, if it is there."""
-        self.world.delete(_content(key, TEXTS[0], 0))
+        self.pg.delete(_content(key, TEXTS[0], 0))
 
     @rule(sink=SINK)
     def retry_dead(self, sink: str) -> None:
         """A person retries what was given up on."""
-        with self.world.conn.transaction():
-            dead = dead_ids(self.world.conn, Selection(sink=sink))
-            retry.retry_dead(self.world.conn, dead, TOPOLOGY)
+        with self.pg.conn.transaction():
+            dead = dead_ids(self.pg.conn, Selection(sink=sink))
+            retry.retry_dead(self.pg.conn, dead, TOPOLOGY)
 
     @rule(
         sink=SINK,
@@ -281,10 +281,8 @@ class Machine(RuleBasedStateMachine):
     )
     def backfill(self, sink: str, entity_type: EntityType, force: bool) -> None:
         """A person sends everything again."""
-        with self.world.conn.transaction():
-            backfill_page(
-                self.world.conn, TOPOLOGY.traits(sink), entity_type, after=None, force=force
-            )
+        with self.pg.conn.transaction():
+            backfill_page(self.pg.conn, TOPOLOGY.traits(sink), entity_type, after=None, force=force)
 
     # --- what workers do ----------------------------------------------------------------------
 
@@ -298,7 +296,7 @@ class Machine(RuleBasedStateMachine):
     @rule(sink=SINK)
     def drain(self, sink: str) -> None:
         """Batch after batch."""
-        self._worker(sink).drain(PATIENCE)
+        self._worker(sink).drain(TIMEOUT)
 
     @rule()
     def work(self) -> None:
@@ -334,12 +332,12 @@ class Machine(RuleBasedStateMachine):
     # --- what goes on around them ---------------------------------------------------------------
 
     @rule(seconds=st.sampled_from(SPANS))
-    def pass_time(self, seconds: float) -> None:
+    def advance_time(self, seconds: float) -> None:
         """Leases end, retries and echoes fall due, and what is late arrives at last."""
         for late in list(self.late):
             if late.until < self._now() + seconds:
                 self._land(late)
-        self.world.pass_time(seconds)
+        self.pg.advance_time(seconds)
         self.site.clock.ahead += seconds
 
     @precondition(lambda self: self.late)
@@ -360,7 +358,7 @@ class Machine(RuleBasedStateMachine):
         for _ in range(2):
             relay = Relay(
                 self.database,
-                lambda: self.world.conn,
+                lambda: self.pg.conn,
                 self.wake_ups.append,
                 TOPOLOGY,
                 TOPOLOGY.names,
@@ -390,7 +388,7 @@ class Machine(RuleBasedStateMachine):
         self._synced_is_never_false()
         self._nothing_is_forgotten()
         self._nothing_is_paid_twice()
-        assert all(op.attempts <= 10 for op in self.world.ops())
+        assert all(op.attempts <= 10 for op in self.pg.ops())
 
     def _synced_is_never_false(self) -> None:
         """For the guarded sink at once; for the other when nothing is under way any more."""
@@ -433,7 +431,7 @@ class Machine(RuleBasedStateMachine):
         self.sleepers.clear()
         self.down.clear()
         for _ in range(40):
-            self.pass_time(SPANS[-1])
+            self.advance_time(SPANS[-1])
             self.look()
             for sink in TOPOLOGY.names:
                 self.retry_dead(sink)
@@ -541,12 +539,12 @@ class Machine(RuleBasedStateMachine):
         for row in late.call.rows:
             _apply_late(late.sink, late.call.action, row)
 
-    def _waits(self, world: World) -> bool:
+    def _waits(self, pg: DatabaseFixture) -> bool:
         """Whether a session is held up by a lock."""
         with self.database.autocommit() as conn:
             found = conn.execute(
                 "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'",
-                (world.conn.info.backend_pid,),
+                (pg.conn.info.backend_pid,),
             ).fetchone()
         return found is not None
 
@@ -556,15 +554,15 @@ class Machine(RuleBasedStateMachine):
     def _rows(self) -> Iterator[tuple[EntityType, str, dict[str, Any]]]:
         for key in KEYS:
             content = _content(key, TEXTS[0], 0)
-            row = self.world.find(content)
+            row = self.pg.find(content)
             if row is not None:
                 yield type_of(content), key_of(content), row
 
     def _live(self) -> set[tuple[str, Any]]:
-        return {(op.sink, op.entity_id) for op in self.world.ops() if op.live}
+        return {(op.sink, op.entity_id) for op in self.pg.ops() if op.live}
 
     def _dead(self) -> set[tuple[str, Any]]:
-        return {(op.sink, op.entity_id) for op in self.world.ops() if op.status == "dead"}
+        return {(op.sink, op.entity_id) for op in self.pg.ops() if op.status == "dead"}
 
 
 def _content(key: str, text: str, variant: int) -> Content:
@@ -592,10 +590,12 @@ def _apply_late(sink: FakeSink, action: str, row: Row) -> None:
 
 
 @pytest.fixture
-def scene(world: World, database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+def scene(
+    pg: DatabaseFixture, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Site]:
     """What ``Machine`` needs: a database, sessions on it, and a clock that it sets."""
-    with closing(World(world.url)) as other:
-        site = Site(world, other, database)
+    with closing(DatabaseFixture(pg.url)) as other:
+        site = Site(pg, other, database)
         for room in ("batches", "writing"):
             monkeypatch.setattr(f"altsync.delivery.{room}.time", site.clock)
         for room in ("policy", "writing", "verdicts"):

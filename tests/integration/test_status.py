@@ -25,10 +25,9 @@ from altsync.verify.sql import note_verification
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.imports import OUTSIDE_SDKS, imported
-from tests.integration.fakes import FakeGraph, FakeIndex
-from tests.integration.world import (
+from tests.integration.database_fixture import (
     GRAPH,
-    World,
+    DatabaseFixture,
     archetype,
     deliver,
     embed,
@@ -36,6 +35,7 @@ from tests.integration.world import (
     league,
     leagues,
 )
+from tests.integration.fakes import FakeGraph, FakeIndex
 
 READY: dict[str, str | None] = dict.fromkeys(TOPOLOGY.names)
 
@@ -45,9 +45,9 @@ def statuses(neo4j: str, pinecone: str) -> dict[str, str]:
     return {"neo4j_sync_status": neo4j, "pinecone_sync_status": pinecone}
 
 
-def test_the_status_of_an_empty_database(world: World) -> None:
+def test_the_status_of_an_empty_database(pg: DatabaseFixture) -> None:
     """Nothing is there, nothing waits."""
-    found = collect(world.conn, TOPOLOGY, READY)
+    found = collect(pg.conn, TOPOLOGY, READY)
     assert {kind: entity.total for kind, entity in found.entities.items()} == dict.fromkeys(
         sports.TYPES, 0
     )
@@ -56,16 +56,16 @@ def test_the_status_of_an_empty_database(world: World) -> None:
     assert {standing.state for standing in found.sinks.values()} == {BreakerState.CLOSED}
 
 
-def test_the_status_counts_living_entities_by_sink(world: World, database: Database) -> None:
+def test_the_status_counts_living_entities_by_sink(pg: DatabaseFixture, database: Database) -> None:
     """Synced, pending and failed; deleted ones are not counted."""
-    world.save(*leagues(4), archetype("racing"))
-    world.delete(league("l003"))
-    token, operations = world.claim("neo4j")
+    pg.save(*leagues(4), archetype("racing"))
+    pg.delete(league("l003"))
+    token, operations = pg.claim("neo4j")
     dead = [op for op in operations if op.entity_key == "l002"]
-    world.settle(GRAPH, token, [Dead(op, op.version, ErrorKind.ITEM, "bad") for op in dead])
-    release(world.conn, [op.id for op in operations if op not in dead], token)
+    pg.settle(GRAPH, token, [Dead(op, op.version, ErrorKind.ITEM, "bad") for op in dead])
+    release(pg.conn, [op.id for op in operations if op not in dead], token)
     deliver(database, FakeGraph())
-    found = collect(world.conn, TOPOLOGY, READY)
+    found = collect(pg.conn, TOPOLOGY, READY)
     assert found.entities[sports.LEAGUE].total == 3
     assert found.entities[sports.LEAGUE].by_sink["neo4j"] == {
         SyncStatus.PENDING: 0,
@@ -80,14 +80,14 @@ def test_the_status_counts_living_entities_by_sink(world: World, database: Datab
     )
 
 
-def test_the_status_counts_what_waits(world: World) -> None:
+def test_the_status_counts_what_waits(pg: DatabaseFixture) -> None:
     """Pending, leased and dead operations, and for how long the oldest has waited."""
-    world.save(*leagues(3))
-    world.conn.execute(
+    pg.save(*leagues(3))
+    pg.conn.execute(
         "UPDATE sync_operation SET created_at = now() - interval '1 hour' WHERE entity_key = 'l000'"
     )
-    world.claim("neo4j", limit=1)
-    found = collect(world.conn, TOPOLOGY, READY)
+    pg.claim("neo4j", limit=1)
+    found = collect(pg.conn, TOPOLOGY, READY)
     graph = found.operations["neo4j"]
     assert (graph.pending, graph.in_progress, graph.dead) == (2, 1, 0)
     assert 3590 < (found.operations["embedding"].oldest_pending_seconds or 0) < 3700
@@ -95,16 +95,16 @@ def test_the_status_counts_what_waits(world: World) -> None:
     assert not found.at_rest
 
 
-def test_the_status_says_why_a_sink_stands_still(world: World) -> None:
+def test_the_status_says_why_a_sink_stands_still(pg: DatabaseFixture) -> None:
     """Its breaker, or the setting that is missing here; or that it was never set up."""
-    before, times = world.scalar("SELECT now()"), []
+    before, times = pg.scalar("SELECT now()"), []
     for reason in ("no answer", "no route"):  # it fails again, and has been open since the first
-        open_breaker(world.conn, "neo4j", world.scalar("SELECT gen_random_uuid()"), reason, 60)
-        world.conn.execute("UPDATE sink_state SET open_until = now() WHERE sink = 'neo4j'")
-        times.append(world.scalar("SELECT now()"))
-    world.conn.execute("DELETE FROM sink_state WHERE sink = 'embedding'")
+        open_breaker(pg.conn, "neo4j", pg.scalar("SELECT gen_random_uuid()"), reason, 60)
+        pg.conn.execute("UPDATE sink_state SET open_until = now() WHERE sink = 'neo4j'")
+        times.append(pg.scalar("SELECT now()"))
+    pg.conn.execute("DELETE FROM sink_state WHERE sink = 'embedding'")
     disabled = {**READY, "pinecone": "PINECONE_API_KEY is not set"}
-    found = collect(world.conn, TOPOLOGY, disabled)
+    found = collect(pg.conn, TOPOLOGY, disabled)
     sinks = found.sinks
     assert (sinks["neo4j"].state, sinks["neo4j"].reason) == (BreakerState.OPEN, "no route")
     since = sinks["neo4j"].since
@@ -119,25 +119,27 @@ def test_the_status_says_why_a_sink_stands_still(world: World) -> None:
     assert "altsync migrate" in (sinks["embedding"].reason or "")
 
 
-def test_an_open_breaker_that_holds_up_nothing_says_so(world: World, database: Database) -> None:
+def test_an_open_breaker_that_holds_up_nothing_says_so(
+    pg: DatabaseFixture, database: Database
+) -> None:
     """Nobody tries the sink as long as there is nothing to try."""
-    _open(world, "neo4j")
-    assert "no route (since" in _said(world)
-    assert "nothing waits, the next operation tries it" in _said(world)
-    world.save(league("nfl"))
-    assert "nothing waits" not in _said(world)
-    world.pass_time(100)
+    _open(pg, "neo4j")
+    assert "no route (since" in _said(pg)
+    assert "nothing waits, the next operation tries it" in _said(pg)
+    pg.save(league("nfl"))
+    assert "nothing waits" not in _said(pg)
+    pg.advance_time(100)
     deliver(database, FakeGraph())
-    assert "no route" not in _said(world)
+    assert "no route" not in _said(pg)
 
 
-def test_everything_at_rest(world: World, database: Database) -> None:
+def test_everything_at_rest(pg: DatabaseFixture, database: Database) -> None:
     """After a full drain; scripts read the same as JSON."""
-    world.save(*leagues(2), example("ask"))
+    pg.save(*leagues(2), example("ask"))
     deliver(database, FakeGraph())
     embed(database)
     deliver(database, FakeIndex())
-    found = collect(world.conn, TOPOLOGY, READY)
+    found = collect(pg.conn, TOPOLOGY, READY)
     assert found.at_rest
     body = found.as_json()
     assert body["entities"]["league"]["pinecone"] == {"pending": 0, "synced": 2, "failed": 0}
@@ -157,14 +159,16 @@ def test_everything_at_rest(world: World, database: Database) -> None:
     ]
 
 
-def test_the_status_counts_the_work_of_the_last_minute(world: World, database: Database) -> None:
+def test_the_status_counts_the_work_of_the_last_minute(
+    pg: DatabaseFixture, database: Database
+) -> None:
     """Per sink, in every shape; what is older is not counted, and no key has changed."""
-    world.save(*leagues(3))
+    pg.save(*leagues(3))
     deliver(database, FakeGraph())
-    world.conn.execute("UPDATE delivery_batch SET finished_at = now() - interval '61 seconds'")
-    world.save(league("l003"))
+    pg.conn.execute("UPDATE delivery_batch SET finished_at = now() - interval '61 seconds'")
+    pg.save(league("l003"))
     deliver(database, FakeGraph())
-    found = collect(world.conn, TOPOLOGY, READY)
+    found = collect(pg.conn, TOPOLOGY, READY)
     assert found.recent["neo4j"] == Work(claimed=1, synced=1, batches=1, remote_calls=1)
     assert found.recent["pinecone"] == Work()
     sinks = found.as_json()["sinks"]
@@ -183,46 +187,46 @@ def shown(found: Status) -> list[str]:
     return console.file.getvalue().splitlines()
 
 
-def test_remote_calls_are_counted_over_all_workers(world: World, database: Database) -> None:
+def test_remote_calls_are_counted_over_all_workers(pg: DatabaseFixture, database: Database) -> None:
     """A second drain adds none."""
-    world.save(*leagues(4))
+    pg.save(*leagues(4))
     graph = FakeGraph()
     graph.size = 2
-    assert remote_calls(world.conn) == 0
+    assert remote_calls(pg.conn) == 0
     deliver(database, graph)
     embed(database)
-    assert remote_calls(world.conn) == 3
+    assert remote_calls(pg.conn) == 3
     deliver(database, graph)
     embed(database)
-    assert remote_calls(world.conn) == 3
+    assert remote_calls(pg.conn) == 3
 
 
-def test_leagues_by_archetype(world: World) -> None:
+def test_leagues_by_archetype(pg: DatabaseFixture) -> None:
     """The largest first; deleted ones do not count."""
-    world.save(
+    pg.save(
         league("a", tier="TIER1"),
         league("b", status="inactive"),
         league("c"),
         league("d", sport_archetype="racing", tier="TIER1"),
     )
-    world.delete(league("c"))
-    assert queries.archetype_counts(world.conn) == [
+    pg.delete(league("c"))
+    assert queries.archetype_counts(pg.conn) == [
         ArchetypeCount("team_sport", 2, 1, 1),
         ArchetypeCount("racing", 1, 1, 1),
     ]
 
 
-def test_the_status_tells_what_the_last_comparison_found(world: World) -> None:
+def test_the_status_tells_what_the_last_comparison_found(pg: DatabaseFixture) -> None:
     """Agreement, drift by sink, or who could not be compared; nothing before the first one."""
 
     def line() -> str:
         return " ".join(text.plain for text in verify_note(look()))
 
     def look() -> Status:
-        return collect(world.conn, TOPOLOGY, READY)
+        return collect(pg.conn, TOPOLOGY, READY)
 
     def note(consistent: bool, **result: object) -> None:
-        note_verification(world.conn, seconds=1.0, consistent=consistent, result=result)
+        note_verification(pg.conn, seconds=1.0, consistent=consistent, result=result)
 
     assert (line(), look().as_json()["verify"]) == ("", None)
     note(True, entities=1234)
@@ -236,20 +240,20 @@ def test_the_status_tells_what_the_last_comparison_found(world: World) -> None:
     assert line().endswith("ago: no worker claimed what waited, so nothing was told.")
     for _ in range(120):
         note(True)
-    assert world.scalar("SELECT count(*) FROM verify_run") == 100
+    assert pg.scalar("SELECT count(*) FROM verify_run") == 100
 
 
 def test_status_imports_no_sdk(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pg: DatabaseFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also not for the result of the last verify, nor for sinks that are switched on.
 
     The classes of the catalogue are SQLModel.
     """
-    world.save(league("a"))
-    note_verification(world.conn, seconds=1.0, consistent=True, result={"entities": 1})
-    world.conn.commit()
-    monkeypatch.setenv("DATABASE_URL", world.url)
+    pg.save(league("a"))
+    note_verification(pg.conn, seconds=1.0, consistent=True, result={"entities": 1})
+    pg.conn.commit()
+    monkeypatch.setenv("DATABASE_URL", pg.url)
     monkeypatch.setenv("OPENAI_API_KEY", "key")
     monkeypatch.setenv("PINECONE_API_KEY", "key")
     monkeypatch.setenv("NEO4J_URI", "bolt://127.0.0.1:1")
@@ -258,13 +262,13 @@ def test_status_imports_no_sdk(
     assert found & (OUTSIDE_SDKS - {"sqlalchemy", "sqlmodel"}) == set()
 
 
-def _open(world: World, sink: str) -> None:
-    open_breaker(world.conn, sink, uuid4(), "no route", 60)
+def _open(pg: DatabaseFixture, sink: str) -> None:
+    open_breaker(pg.conn, sink, uuid4(), "no route", 60)
 
 
-def _said(world: World) -> str:
+def _said(pg: DatabaseFixture) -> str:
     """What people read below the table of sinks."""
     out = Console(file=StringIO(), width=200)
-    out.print(sink_table(collect(world.conn, TOPOLOGY, READY)))
+    out.print(sink_table(collect(pg.conn, TOPOLOGY, READY)))
     assert isinstance(out.file, StringIO)
     return out.file.getvalue()

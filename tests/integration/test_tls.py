@@ -35,7 +35,7 @@ SSL_REQUEST = (8).to_bytes(4) + (80877103).to_bytes(4)
 NOWHERE = f"postgresql://{LOOPBACK}:1/none"
 
 #: Seconds that a client may take to say its first word.
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
 
 class Listener:
@@ -59,7 +59,7 @@ class Listener:
             client, _ = self._listening.accept()
             self._listening.close()  # who tries again is refused at once
             with client:
-                client.settimeout(PATIENCE)
+                client.settimeout(TIMEOUT)
                 self._said.append(client.recv(4096))
                 if self._answer:
                     client.sendall(self._answer)
@@ -70,7 +70,7 @@ class Listener:
 def listener(answer: bytes = b"") -> Iterator[Listener]:
     """A listener for one connection."""
     with socket.create_server((LOOPBACK, 0)) as listening:
-        listening.settimeout(PATIENCE)
+        listening.settimeout(TIMEOUT)
         yield Listener(listening, answer)
 
 

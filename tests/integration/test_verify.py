@@ -25,8 +25,8 @@ from altsync.verify.schedule import Schedule
 from altsync.verify.sql import last_verification, standings
 from tests import sports
 from tests.contract.doubles import closed_port
+from tests.integration.database_fixture import DatabaseFixture, eventually, league
 from tests.integration.verifying import CONTENTS, LEAGUES, Site, found, site_of
-from tests.integration.world import World, eventually, league
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +90,7 @@ def test_a_ghost_in_the_graph(site: Site) -> None:
     assert site.graph.count("Mine") == 1
     assert site.graph.count("League") == LEAGUES + 1
     # The tombstone is no trap for an entity that comes by that name later.
-    site.world.save(league("ghost"))
+    site.pg.save(league("ghost"))
     site.deliver()
     assert site.drift(deep=True) == {}
 
@@ -286,7 +286,7 @@ def test_a_vector_of_another_model(site: Site) -> None:
 def test_a_vector_in_a_second_namespace_and_one_in_the_wrong_one(site: Site) -> None:
     """An example belongs to its category's namespace alone."""
     kind = sports.FEW_SHOT_EXAMPLE
-    version = site.world.scalar("SELECT version FROM few_shot_example WHERE example_id = 'e1'")
+    version = site.pg.scalar("SELECT version FROM few_shot_example WHERE example_id = 'e1'")
     site.put_vector("e1", kind, "naming", version=version)
     site.put_vector("e2", kind, "triage", version=version)
     index = site.index.index(kind.index_name)
@@ -368,10 +368,8 @@ def test_an_index_that_is_gone(site: Site) -> None:
 
 def test_an_embedding_that_was_forgotten(site: Site) -> None:
     """What is kept by its text comes back at no cost."""
-    site.world.conn.execute(
-        "UPDATE league SET embedding_text_hash = NULL WHERE league_tag = 'l003'"
-    )
-    site.world.conn.execute(
+    site.pg.conn.execute("UPDATE league SET embedding_text_hash = NULL WHERE league_tag = 'l003'")
+    site.pg.conn.execute(
         """
         WITH old AS (
           UPDATE league SET embedding_model = 'old' WHERE league_tag = 'l004' RETURNING text_hash)
@@ -389,7 +387,7 @@ def test_an_embedding_that_was_forgotten(site: Site) -> None:
 
 def test_a_kept_vector_that_was_deleted(site: Site) -> None:
     """There is no second copy: its text is embedded again, and nothing else is."""
-    site.world.conn.execute(
+    site.pg.conn.execute(
         """
         DELETE FROM embedding
         WHERE text_hash = (SELECT text_hash FROM league WHERE league_tag = 'l005')
@@ -406,8 +404,8 @@ def test_a_kept_vector_that_was_deleted(site: Site) -> None:
 
 def test_what_is_under_way_is_no_drift(site: Site) -> None:
     """Changes, new ones and deletions that wait are counted as pending."""
-    site.world.save(league("l000", tier="TIER2"), league("new"))
-    site.world.delete(league("l001"))
+    site.pg.save(league("l000", tier="TIER2"), league("new"))
+    site.pg.delete(league("l001"))
     report = site.verify()
     assert report.consistent
     pending = {tally.sink: tally.pending for tally in report.tallies}
@@ -416,8 +414,8 @@ def test_what_is_under_way_is_no_drift(site: Site) -> None:
 
 def test_a_dead_operation_is_drift(site: Site) -> None:
     """Nobody will deliver it, so it is missing."""
-    site.world.save(league("new"))
-    site.world.conn.execute(
+    site.pg.save(league("new"))
+    site.pg.conn.execute(
         "UPDATE sync_operation SET status = 'dead', finished_at = now(), last_error = 'x', "
         "error_kind = 'item' WHERE finished_at IS NULL AND sink = 'neo4j'"
     )
@@ -427,7 +425,7 @@ def test_a_dead_operation_is_drift(site: Site) -> None:
 
 def test_a_recent_write_of_the_graph_is_looked_at_again_after_the_grace(site: Site) -> None:
     """A follower of a cluster may lack what the leader has just confirmed."""
-    site.world.conn.execute("UPDATE league SET neo4j_synced_at = clock_timestamp()")
+    site.pg.conn.execute("UPDATE league SET neo4j_synced_at = clock_timestamp()")
     statement = "MATCH (n:League {league_tag: 'l001'}) SET n.content_hash = $hash"
     site.graph.ask(statement, hash="before")
     waits: list[float] = []
@@ -435,7 +433,7 @@ def test_a_recent_write_of_the_graph_is_looked_at_again_after_the_grace(site: Si
     def arrives(seconds: float) -> None:
         waits.append(seconds)
         if len(waits) == 1:
-            hashed = site.world.scalar("SELECT content_hash FROM league WHERE league_tag = 'l001'")
+            hashed = site.pg.scalar("SELECT content_hash FROM league WHERE league_tag = 'l001'")
             site.graph.ask(
                 "MATCH (n:League {league_tag: 'l001'}) SET n.content_hash = $h", h=hashed
             )
@@ -453,7 +451,7 @@ def test_a_recent_write_is_looked_at_again_after_the_grace(site: Site) -> None:
     def wait(seconds: float) -> None:
         waits.append(seconds)
         site.put_vector("l003", version=site.key_version("l003"))
-        site.world.conn.execute(
+        site.pg.conn.execute(
             "UPDATE league SET pinecone_synced_at = now() - interval '1 hour' "
             "WHERE league_tag = 'l003'"
         )
@@ -496,7 +494,7 @@ def test_a_ghost_that_comes_to_life_stays(site: Site, monkeypatch: pytest.Monkey
     def seed_first(conn: object, entity_type: EntityType) -> None:
         if not seeded:
             seeded.append("phoenix")
-            site.world.save(league("phoenix"))
+            site.pg.save(league("phoenix"))
         hold_still(conn, entity_type)  # type: ignore[arg-type]
 
     monkeypatch.setattr("altsync.verify.comparison.hold_still", seed_first)
@@ -670,39 +668,35 @@ def test_a_schedule_compares_when_it_is_time(site: Site) -> None:
     )
     assert schedule.step() == 3600.0
     assert 0 < schedule.step() < 3600.0
-    assert site.world.scalar("SELECT count(*) FROM verify_run") == 1
-    site.world.conn.execute("UPDATE verify_run SET finished_at = now() - interval '2 hours'")
+    assert site.pg.scalar("SELECT count(*) FROM verify_run") == 1
+    site.pg.conn.execute("UPDATE verify_run SET finished_at = now() - interval '2 hours'")
     assert schedule.step() == 3600.0
-    assert site.world.scalar("SELECT count(*) FROM verify_run") == 2
+    assert site.pg.scalar("SELECT count(*) FROM verify_run") == 2
 
 
 def test_the_relay_compares_when_asked(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only with the setting."""
     with site.app.verifying():
         pass
-    assert site.world.scalar("SELECT count(*) FROM verify_run") == 0
+    assert site.pg.scalar("SELECT count(*) FROM verify_run") == 0
     monkeypatch.setenv("ALTSYNC_VERIFY_EVERY", "3600")
     app = Application(read_settings())
     with app.verifying():
-        eventually(lambda: bool(site.world.scalar("SELECT count(*) FROM verify_run")))
+        eventually(lambda: bool(site.pg.scalar("SELECT count(*) FROM verify_run")))
     app.close()
 
 
 def test_neighbours_that_were_never_asked_for(
-    world: World,
+    pg: DatabaseFixture,
     database: Database,
     graph_server: Graph,
     vectors_server: Vectors,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A league whose neighbours are another vector's is asked for again."""
-    with site_of(
-        world, database, graph_server, vectors_server, monkeypatch, similarity=True
-    ) as site:
+    with site_of(pg, database, graph_server, vectors_server, monkeypatch, similarity=True) as site:
         assert site.drift(deep=True) == {}
-        world.conn.execute(
-            "UPDATE league SET neighbours_input_hash = NULL WHERE league_tag = 'l003'"
-        )
+        pg.conn.execute("UPDATE league SET neighbours_input_hash = NULL WHERE league_tag = 'l003'")
         assert site.drift() == {"similarity": {"missing": 1}}
         site.mend()
 
@@ -710,10 +704,10 @@ def test_neighbours_that_were_never_asked_for(
 def test_namespaces_are_the_same_in_sql(site: Site) -> None:
     """What the comparison takes for an entity's namespace is what its projection says."""
     for kind in sports.TYPES:
-        ids = [row[0] for row in site.world.conn.execute(f"SELECT id FROM {kind}")]
-        rows = store_rows.read_rows(site.world.conn, kind, ids)
+        ids = [row[0] for row in site.pg.conn.execute(f"SELECT id FROM {kind}")]
+        rows = store_rows.read_rows(site.pg.conn, kind, ids)
         keys = [row.key for row in rows]
-        found = standings(site.world.conn, kind, keys, "pinecone", ["pinecone"])
+        found = standings(site.pg.conn, kind, keys, "pinecone", ["pinecone"])
         assert {key: one.namespace for key, one in found.items()} == {
             row.key: namespace(row) for row in rows
         }

@@ -20,17 +20,17 @@ from altsync.doctor import Health, _idle
 from altsync.verify import report
 from altsync.verify.report import Options, Report, Tally
 from tests.conftest import DIMENSIONS, MODEL
-from tests.integration.world import World, league
+from tests.integration.database_fixture import DatabaseFixture, league
 
 #: A password that no message may show.
 SECRET = "hunter2hunter2"
 
 
 @pytest.fixture
-def embedding_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+def embedding_alone(pg: DatabaseFixture, monkeypatch: pytest.MonkeyPatch) -> DatabaseFixture:
     """One sink is switched on, in the settings and in the shared state; nobody is asked for it."""
     settings = {
-        "DATABASE_URL": world.url,
+        "DATABASE_URL": pg.url,
         "OPENAI_API_KEY": "not-a-real-key",
         "ALTSYNC_SIMILARITY": "false",
         "ALTSYNC_EMBEDDING_MODEL": MODEL,
@@ -41,7 +41,7 @@ def embedding_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     app = Application()
     app.announce()
     app.close()
-    return world
+    return pg
 
 
 def run(*arguments: str, code: int) -> Any:
@@ -58,9 +58,9 @@ def said(*arguments: str, code: int) -> str:
     return " ".join(run(*arguments, code=code).output.split())
 
 
-def kept(world: World) -> int:
+def kept(pg: DatabaseFixture) -> int:
     """Results that others see."""
-    return int(world.scalar("SELECT count(*) FROM verify_run"))
+    return int(pg.scalar("SELECT count(*) FROM verify_run"))
 
 
 def status_line() -> str:
@@ -72,10 +72,10 @@ def status_line() -> str:
         app.close()
 
 
-def lose(world: World) -> None:
+def lose(pg: DatabaseFixture) -> None:
     """A league that nobody will embed: drift."""
-    world.save(league("lost"))
-    world.conn.execute(
+    pg.save(league("lost"))
+    pg.conn.execute(
         "UPDATE sync_operation SET status = 'dead', finished_at = now(), last_error = 'x', "
         "error_kind = 'item' WHERE finished_at IS NULL"
     )
@@ -102,7 +102,7 @@ def test_a_report_about_nothing_is_not_consistent() -> None:
     "place", ["altsync.cli.verify.verify", "altsync.cli.terminal.answers.print"]
 )
 def test_a_surprise_is_no_drift(
-    embedding_alone: World, monkeypatch: pytest.MonkeyPatch, error: Exception, place: str
+    embedding_alone: DatabaseFixture, monkeypatch: pytest.MonkeyPatch, error: Exception, place: str
 ) -> None:
     """Exit code 1 says that stores differ: whatever else goes wrong ends with 2, in a sentence."""
 
@@ -119,7 +119,7 @@ def test_a_surprise_is_no_drift(
 
 @pytest.mark.parametrize(("differs", "code"), [(False, 0), (True, 1)])
 def test_a_result_that_cannot_be_kept_is_told_all_the_same(
-    embedding_alone: World, monkeypatch: pytest.MonkeyPatch, differs: bool, code: int
+    embedding_alone: DatabaseFixture, monkeypatch: pytest.MonkeyPatch, differs: bool, code: int
 ) -> None:
     """On a standby, or as somebody who may only read: a warning, and the result's own code."""
     if differs:
@@ -135,9 +135,11 @@ def test_a_result_that_cannot_be_kept_is_told_all_the_same(
 # --- what was compared --------------------------------------------------------------------------
 
 
-def test_nothing_compared_is_no_agreement(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_compared_is_no_agreement(
+    pg: DatabaseFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a database alone nothing can be told, and nobody is told that all is well."""
-    monkeypatch.setenv("DATABASE_URL", world.url)
+    monkeypatch.setenv("DATABASE_URL", pg.url)
     body = json.loads(run("--json", code=2).stdout)
     assert (body["consistent"], list(body["sinks"])) == (False, ["postgresql"])
     text = said(code=2)
@@ -145,10 +147,10 @@ def test_nothing_compared_is_no_agreement(world: World, monkeypatch: pytest.Monk
     for name in ("OPENAI_API_KEY", "NEO4J_URI", "PINECONE_API_KEY"):
         assert f"{name} is not set" in text
     assert "agrees" not in text
-    assert (kept(world), status_line()) == (0, "")
+    assert (kept(pg), status_line()) == (0, "")
 
 
-def test_what_was_left_out_is_named(embedding_alone: World) -> None:
+def test_what_was_left_out_is_named(embedding_alone: DatabaseFixture) -> None:
     """Agreement is about what was compared, in the answer and in the status."""
     text = said(code=0)
     left = "neo4j, pinecone"
@@ -158,7 +160,7 @@ def test_what_was_left_out_is_named(embedding_alone: World) -> None:
     assert json.loads(run("--json", code=0).stdout)["left_out"] == ["neo4j", "pinecone"]
 
 
-def test_one_sink_is_not_every_store(embedding_alone: World) -> None:
+def test_one_sink_is_not_every_store(embedding_alone: DatabaseFixture) -> None:
     """Where only one was asked for, the others are not spoken for."""
     assert "Every compared store agrees" in said("--sink", "embedding", code=0)
     assert kept(embedding_alone) == 0
@@ -166,7 +168,7 @@ def test_one_sink_is_not_every_store(embedding_alone: World) -> None:
 
 @pytest.mark.parametrize("paused", [False, True])
 def test_a_result_without_what_others_deliver_to_is_not_kept(
-    embedding_alone: World, paused: bool
+    embedding_alone: DatabaseFixture, paused: bool
 ) -> None:
     """The relay has the graph switched on: whoever lacks its setting does not speak for it."""
     set_enabled(embedding_alone.conn, "neo4j", None)
@@ -182,7 +184,7 @@ def test_a_result_without_what_others_deliver_to_is_not_kept(
 
 
 def test_a_sink_that_does_not_open_is_named(
-    embedding_alone: World, monkeypatch: pytest.MonkeyPatch
+    embedding_alone: DatabaseFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its setting is there, and it is not: nobody says that it agrees."""
     monkeypatch.setattr("altsync.sinks.embedding.open_sink", lambda settings, vectors: None)
@@ -192,7 +194,7 @@ def test_a_sink_that_does_not_open_is_named(
 # --- what is under way --------------------------------------------------------------------------
 
 
-def test_what_waits_is_not_called_agreement(embedding_alone: World) -> None:
+def test_what_waits_is_not_called_agreement(embedding_alone: DatabaseFixture) -> None:
     """Nothing differs, and that is all that can be said; who stands still is named."""
     embedding_alone.save(league("one"), league("two"))
     text = said(code=0)
@@ -208,7 +210,7 @@ def test_what_waits_is_not_called_agreement(embedding_alone: World) -> None:
     assert "nothing differed (2 entities); under way: 2." in status_line()
 
 
-def test_work_that_no_worker_claims_is_no_agreement(embedding_alone: World) -> None:
+def test_work_that_no_worker_claims_is_no_agreement(embedding_alone: DatabaseFixture) -> None:
     """Verify says what to start, and ends with 2: nothing is under way."""
     embedding_alone.save(league("nfl"))
     assert "under way: embedding (1)" in said(code=AGREE)
@@ -226,14 +228,14 @@ def test_work_that_no_worker_claims_is_no_agreement(embedding_alone: World) -> N
     assert "under way: embedding (1)" in said(code=AGREE)
 
 
-def test_drift_beside_work_that_no_worker_claims_is_drift(embedding_alone: World) -> None:
+def test_drift_beside_work_that_no_worker_claims_is_drift(embedding_alone: DatabaseFixture) -> None:
     lose(embedding_alone)
     embedding_alone.save(league("nfl"))
     embedding_alone.conn.execute("UPDATE sync_operation SET available_at = now() - interval '40 s'")
     assert "nothing has claimed for 4" in said(code=DRIFT)
 
 
-def test_doctor_names_work_that_no_worker_claims(embedding_alone: World) -> None:
+def test_doctor_names_work_that_no_worker_claims(embedding_alone: DatabaseFixture) -> None:
     embedding_alone.save(league("nfl"))
     with closing(Application()) as app:
         assert _idle(app) == []

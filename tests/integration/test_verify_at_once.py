@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
+from tests.integration.database_fixture import DatabaseFixture, league
 from tests.integration.verifying import Site
-from tests.integration.world import World, league
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ def test_no_false_alarm_under_load(site: Site, deep: bool) -> None:
             over.set()
 
     dice = random.Random(7)
-    seeder = World(site.world.url)
+    seeder = DatabaseFixture(site.pg.url)
 
     def seed() -> None:
         some = dice.sample(range(40), 4)

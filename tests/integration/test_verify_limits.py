@@ -13,8 +13,8 @@ from altsync.verify.repairs import highest_believable, version_above
 from altsync.verify.report import Options
 from altsync.verify.sql import hold_still
 from tests import sports
+from tests.integration.database_fixture import league
 from tests.integration.verifying import Site
-from tests.integration.world import league
 
 pytestmark = pytest.mark.slow
 
@@ -28,14 +28,14 @@ FAR = 86_460_000_000
 
 def sequence(site: Site) -> int:
     """The last version that was given out."""
-    return int(site.world.scalar("SELECT last_value FROM entity_version"))
+    return int(site.pg.scalar("SELECT last_value FROM entity_version"))
 
 
 def assert_believable(site: Site) -> None:
     """The sequence is where clocks are, and seeding goes on."""
-    clock = site.world.scalar("SELECT (extract(epoch FROM now()) * 1000000)::bigint")
+    clock = site.pg.scalar("SELECT (extract(epoch FROM now()) * 1000000)::bigint")
     assert sequence(site) < clock + FAR
-    site.world.save(league("ghost"), league("l003", tier="TIER2"))
+    site.pg.save(league("ghost"), league("l003", tier="TIER2"))
     site.deliver()
     assert site.drift(deep=True) == {}
 
@@ -133,10 +133,10 @@ def test_the_sequence_follows_no_absurd_version(site: Site) -> None:
             (2**53, 2**53),  # a database's own numbers are believed
             (2**53 - FAR, 2**53 - FAR + 60_000_000),
         ):
-            site.world.conn.execute("SELECT setval('entity_version', %s)", (value,))
-            assert highest_believable(site.world.conn) == believed
+            site.pg.conn.execute("SELECT setval('entity_version', %s)", (value,))
+            assert highest_believable(site.pg.conn) == believed
     finally:
-        site.world.conn.execute("SELECT setval('entity_version', %s)", (last + minute,))
+        site.pg.conn.execute("SELECT setval('entity_version', %s)", (last + minute,))
 
 
 # --- how much -------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_a_long_transaction_holds_up_no_writer_for_long(
     for key in ("ghost1", "ghost2"):
         site.graph.ask("CREATE (:League {league_tag: $key, sync_version: 7})", key=key)
     pauses: list[float] = []
-    writer = psycopg.connect(site.world.url)
+    writer = psycopg.connect(site.pg.url)
     remove = neo4j.Sink.remove
 
     def hold_after_first(*arguments: Any) -> None:

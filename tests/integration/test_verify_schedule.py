@@ -17,23 +17,23 @@ from altsync.verify import sql as verify_sql
 from altsync.verify.report import Options, Report, Tally
 from altsync.verify.schedule import Schedule
 from altsync.verify.sql import Verification, note_verification
-from tests.integration.world import World
+from tests.integration.database_fixture import DatabaseFixture
 
 
 def schedule_of(
-    world: World,
+    pg: DatabaseFixture,
     database: Database,
     compare: Callable[[], Report],
     connect: Callable[[], Conn] | None = None,
 ) -> Schedule:
     """One relay's."""
     return Schedule(
-        database, connect or (lambda: db.connect(world.url)), 3600.0, lambda wait: compare()
+        database, connect or (lambda: db.connect(pg.url)), 3600.0, lambda wait: compare()
     )
 
 
 def test_two_relays_compare_once(
-    world: World, database: Database, monkeypatch: pytest.MonkeyPatch
+    pg: DatabaseFixture, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both have seen that it is time: one compares, the other finds that it has been done."""
     met = threading.Barrier(2, timeout=30.0)
@@ -50,31 +50,31 @@ def test_two_relays_compare_once(
 
     def compare() -> Report:
         compared.append(1)
-        note_verification(world.conn, seconds=1.0, consistent=True, result={})
+        note_verification(pg.conn, seconds=1.0, consistent=True, result={})
         return Report(0, (Tally("neo4j"),), Options())
 
     monkeypatch.setattr("altsync.verify.schedule.last_verification", look)
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda one: one.step(), [schedule_of(world, database, compare)] * 2))
+        list(pool.map(lambda one: one.step(), [schedule_of(pg, database, compare)] * 2))
     assert compared == [1]
 
 
 def test_what_another_has_just_compared_is_not_compared_again(
-    world: World, database: Database
+    pg: DatabaseFixture, database: Database
 ) -> None:
     """It ended between the look and the right to compare."""
 
     def connect() -> Conn:
-        note_verification(world.conn, seconds=1.0, consistent=True, result={})
-        return db.connect(world.url)
+        note_verification(pg.conn, seconds=1.0, consistent=True, result={})
+        return db.connect(pg.url)
 
     def never() -> Report:
         raise AssertionError("once more")
 
-    assert 3000 < schedule_of(world, database, never, connect).step() < 3600
+    assert 3000 < schedule_of(pg, database, never, connect).step() < 3600
 
 
-def test_while_one_relay_compares_the_other_waits(world: World, database: Database) -> None:
+def test_while_one_relay_compares_the_other_waits(pg: DatabaseFixture, database: Database) -> None:
     """However long it takes; one that died with the right to compare leaves it to the next."""
     waits: list[float] = []
 
@@ -82,15 +82,17 @@ def test_while_one_relay_compares_the_other_waits(world: World, database: Databa
         raise AssertionError("two at once")
 
     def compare() -> Report:
-        waits.append(schedule_of(world, database, never).step())
+        waits.append(schedule_of(pg, database, never).step())
         return Report(0, (Tally("neo4j"),), Options())
 
-    one = schedule_of(world, database, compare)
+    one = schedule_of(pg, database, compare)
     assert one.step() == 3600.0
     assert waits == [schedule.RETRY]
 
 
-def test_an_error_that_nobody_thought_of_ends_no_schedule(world: World, database: Database) -> None:
+def test_an_error_that_nobody_thought_of_ends_no_schedule(
+    pg: DatabaseFixture, database: Database
+) -> None:
     """It is logged with its traceback, and there is another try."""
     failures = [ZeroDivisionError("nobody thought of it")]
 
@@ -99,7 +101,7 @@ def test_an_error_that_nobody_thought_of_ends_no_schedule(world: World, database
             raise failures.pop()
         return Report(0, (Tally("neo4j"),), Options())
 
-    one = schedule_of(world, database, compare)
+    one = schedule_of(pg, database, compare)
     with capture_logs() as log:
         assert one.step() == schedule.RETRY_UNKNOWN
         assert one.step() == 3600.0
@@ -110,19 +112,19 @@ def test_an_error_that_nobody_thought_of_ends_no_schedule(world: World, database
     assert log[0]["exc_info"] is True
 
 
-def test_a_database_that_is_away_is_one_warning(world: World, database: Database) -> None:
+def test_a_database_that_is_away_is_one_warning(pg: DatabaseFixture, database: Database) -> None:
     """However many tries it takes; the next outage is another one."""
     away = True
 
     def connect() -> Conn:
         if away:
             raise psycopg.OperationalError("connection refused")
-        return db.connect(world.url)
+        return db.connect(pg.url)
 
     def compare() -> Report:
         return Report(0, (Tally("neo4j"),), Options())
 
-    one = schedule_of(world, database, compare, connect)
+    one = schedule_of(pg, database, compare, connect)
 
     def warnings() -> int:
         with capture_logs() as log:
@@ -136,12 +138,14 @@ def test_a_database_that_is_away_is_one_warning(world: World, database: Database
     assert warnings() == 1
 
 
-def test_the_whole_report_is_logged_by_the_schedule(world: World, database: Database) -> None:
+def test_the_whole_report_is_logged_by_the_schedule(
+    pg: DatabaseFixture, database: Database
+) -> None:
     """A comparison that nobody may take for the last one is a warning."""
 
     def compare() -> Report:
         return Report(0, (Tally("neo4j"),), Options(), unkept="others deliver to pinecone")
 
     with capture_logs() as log:
-        schedule_of(world, database, compare).step()
+        schedule_of(pg, database, compare).step()
     assert (log[0]["log_level"], log[0]["unkept"]) == ("warning", "others deliver to pinecone")

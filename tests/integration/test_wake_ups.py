@@ -18,7 +18,7 @@ from altsync.local import ports
 from altsync.local.services.broker import Broker
 from altsync.relay import Relay, RelayPolicy
 from tests.conftest import TOPOLOGY
-from tests.integration.world import World, leagues
+from tests.integration.database_fixture import DatabaseFixture, leagues
 
 #: Wake-ups that may wait in a queue.
 LIMIT = 4
@@ -71,50 +71,56 @@ def test_a_queue_never_holds_more_than_its_limit(queues: Queues) -> None:
     assert (queues.length("neo4j"), queues.length("pinecone")) == (LIMIT, 1)
 
 
-def test_a_relay_that_nobody_answers(world: World, database: Database, queues: Queues) -> None:
+def test_a_relay_that_nobody_answers(
+    pg: DatabaseFixture, database: Database, queues: Queues
+) -> None:
     """However long there is no worker: the queue is full, and no fuller."""
-    world.save(*leagues(30))
-    relay = _relay(world, database, queues)
+    pg.save(*leagues(30))
+    relay = _relay(pg, database, queues)
     for _ in range(12):
         relay.look(TOPOLOGY.names)
-        world.pass_time(100)
+        pg.advance_time(100)
     assert [queues.length(sink) for sink in ("neo4j", "embedding")] == [LIMIT, LIMIT]
     assert queues.length("pinecone") == 0
 
 
-def test_a_redis_that_lost_everything(world: World, database: Database, queues: Queues) -> None:
+def test_a_redis_that_lost_everything(
+    pg: DatabaseFixture, database: Database, queues: Queues
+) -> None:
     """The relay finds out by itself: after its patience it wakes again."""
-    world.save(*leagues(3))
-    relay = _relay(world, database, queues)
+    pg.save(*leagues(3))
+    relay = _relay(pg, database, queues)
     relay.look(["neo4j"])
     assert queues.length("neo4j") == 1
     queues.client.flushall()
     relay.look(["neo4j"])
     assert queues.length("neo4j") == 0
-    world.pass_time(11)
+    pg.advance_time(11)
     relay.look(["neo4j"])
     assert queues.length("neo4j") == 1
 
 
-def test_a_redis_that_is_away(world: World, database: Database) -> None:
+def test_a_redis_that_is_away(pg: DatabaseFixture, database: Database) -> None:
     """One warning; the work stays where it is."""
     from altsync.workers import app as rooms
 
     url = f"redis://127.0.0.1:{ports.free_ports(1, '127.0.0.1')[0]}/0"
     app = rooms.create(read_settings(redis_url=url))
-    world.save(*leagues(3))
-    relay = _relay(world, database, rooms.waker(app, LIMIT))
+    pg.save(*leagues(3))
+    relay = _relay(pg, database, rooms.waker(app, LIMIT))
     with capture_logs() as log:
         relay.look(["neo4j"])
-        world.pass_time(11)
+        pg.advance_time(11)
         relay.look(["neo4j"])
     app.close()
     told = [(entry["event"], entry["log_level"]) for entry in log]
     assert told == [("wake.failed", "warning"), ("wake.failed", "debug")]
-    assert world.counts("neo4j") == {"pending": 3}
+    assert pg.counts("neo4j") == {"pending": 3}
 
 
-def _relay(world: World, database: Database, queues: Queues | Callable[[str], None]) -> Relay:
+def _relay(
+    pg: DatabaseFixture, database: Database, queues: Queues | Callable[[str], None]
+) -> Relay:
     wake = queues.wake if isinstance(queues, Queues) else queues
     policy = RelayPolicy(batch_size=10, wake_limit=LIMIT)
-    return Relay(database, lambda: world.conn, wake, TOPOLOGY, TOPOLOGY.names, policy)
+    return Relay(database, lambda: pg.conn, wake, TOPOLOGY, TOPOLOGY.names, policy)

@@ -28,9 +28,15 @@ from tests import sports
 from tests.conftest import DIMENSIONS, MODEL
 from tests.contract.doubles import closed_port
 from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness
+from tests.integration.database_fixture import (
+    DatabaseFixture,
+    delivery,
+    embed,
+    embedding_sink,
+    league,
+)
 from tests.integration.fakes import FakeEmbedder
 from tests.integration.stores import name_stores
-from tests.integration.world import World, delivery, embed, embedding_sink, league
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +68,7 @@ EXAMPLE = {"id": "ask_1", "input_text": "Who?", "output_text": "Me.", "tags": ["
 class Site:
     """All stores, a seed folder, and the commands as a user has them."""
 
-    world: World
+    pg: DatabaseFixture
     database: Database
     folder: Path
     app: Application
@@ -114,7 +120,7 @@ class Site:
 
 @pytest.fixture
 def site(
-    world: World,
+    pg: DatabaseFixture,
     database: Database,
     graph_server: Graph,
     vectors_server: Vectors,
@@ -122,14 +128,14 @@ def site(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Site]:
     """Three seeds in a folder, and stores that hold nothing."""
-    name_stores(monkeypatch, world.url, graph_server, vectors_server)
+    name_stores(monkeypatch, pg.url, graph_server, vectors_server)
     monkeypatch.chdir(tmp_path)
     graph = arcade_harness(graph_server)
     graph.empty()
     index = PineconeHarness(vectors_server)
     index.wipe()
     app = Application()
-    site = Site(world, database, tmp_path / "seeds", app, graph, index)
+    site = Site(pg, database, tmp_path / "seeds", app, graph, index)
     site.write("archetypes.jsonl", ARCHETYPE)
     site.write(
         "leagues/motorsport.jsonl", {**LEAGUE, "id": "f2", "league_tag": "formula_2"}, LEAGUE
@@ -146,7 +152,7 @@ def test_all_that_is_known_when_everything_agrees(site: Site) -> None:
     site.seed()
     site.deliver("neo4j", "embedding", "pinecone")
     found = site.why()
-    row = site.world.conn.execute(
+    row = site.pg.conn.execute(
         "SELECT version, content_hash, neo4j_node_id FROM league WHERE seed_id = 'f1'"
     ).fetchone()
     assert row is not None
@@ -228,7 +234,7 @@ def test_what_is_due_while_nobody_works(site: Site) -> None:
         "Neo4j is due, and will be worked on in its turn.",
         "Pinecone waits for the embedding.",
     ]
-    site.world.pass_time(60)
+    site.pg.advance_time(60)
     assert site.reasons()[1] == (
         "Neo4j is due, and no worker has claimed it yet: see whether relay and worker run."
     )
@@ -260,7 +266,7 @@ def test_another_model_is_the_reason(site: Site) -> None:
     """The database wants another one, and nobody has asked for it."""
     site.seed()
     site.deliver("neo4j", "embedding", "pinecone")
-    want_model(site.world.conn, "another")
+    want_model(site.pg.conn, "another")
     assert site.checks()["embedding"] == (False, f"by {MODEL}, not by another")
     assert site.reasons() == [
         f"The embedding is not as wanted (by {MODEL}, not by another), and nothing is under way: "
@@ -416,7 +422,7 @@ def test_a_deleted_entity(site: Site) -> None:
     assert found["agrees"] is True
     assert found["reasons"] == [f"Deleted everywhere at version {found['entity']['version']}."]
     assert found["neo4j"]["tombstone"] == found["entity"]["version"]
-    site.world.conn.execute("DELETE FROM league WHERE league_tag = 'formula_1'")
+    site.pg.conn.execute("DELETE FROM league WHERE league_tag = 'formula_1'")
     gone = site.why(code=Exit.ERROR)
     assert gone["error"].startswith("formula_1: deleted, and its row was removed after")
 

@@ -26,17 +26,17 @@ from altsync.projection import part_hash
 from altsync.verify.report import Options, Report
 from tests import sports
 from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness
-from tests.integration.fakes import FakeEmbedder
-from tests.integration.stores import name_stores
-from tests.integration.world import (
+from tests.integration.database_fixture import (
     CONFIRM_AFTER,
     LEASE,
-    World,
+    DatabaseFixture,
     archetype,
     embedding_sink,
     example,
     leagues,
 )
+from tests.integration.fakes import FakeEmbedder
+from tests.integration.stores import name_stores
 
 #: Enough that one record is below the share that may be removed.
 LEAGUES = 30
@@ -53,7 +53,7 @@ CONTENTS: tuple[Content, ...] = (
 class Site:
     """All stores, and clients of them that the product does not know."""
 
-    world: World
+    pg: DatabaseFixture
     database: Database
     app: Application
     graph: GraphHarness
@@ -67,7 +67,7 @@ class Site:
                 self.delivery(name).drain(60.0)
             if not self.live():
                 return
-            self.world.pass_time(60)
+            self.pg.advance_time(60)
         raise AssertionError("not at rest")
 
     def delivery(self, name: str) -> Delivery:
@@ -81,7 +81,7 @@ class Site:
 
     def live(self) -> int:
         """Operations that are not done."""
-        found = self.world.scalar("SELECT count(*) FROM sync_operation WHERE finished_at IS NULL")
+        found = self.pg.scalar("SELECT count(*) FROM sync_operation WHERE finished_at IS NULL")
         return int(found)
 
     def verify(self, *sinks: str, **options: Any) -> Report:
@@ -114,20 +114,20 @@ class Site:
 
     def key_version(self, key: str) -> int:
         """The version of a league."""
-        return int(self.world.scalar("SELECT version FROM league WHERE league_tag = %s", key))
+        return int(self.pg.scalar("SELECT version FROM league WHERE league_tag = %s", key))
 
     def beyond(self) -> int:
         """A version that this database has not reached, as before a restore."""
-        return int(self.world.scalar("SELECT last_value + 10000000 FROM entity_version"))
+        return int(self.pg.scalar("SELECT last_value + 10000000 FROM entity_version"))
 
     def relate(self, *pairs: tuple[str, str, float | None]) -> None:
         """Seeded relationships between leagues."""
         ids: list[UUID] = []
-        with self.world.conn.transaction():
+        with self.pg.conn.transaction():
             for source, target, score in pairs:
                 one, other = (entity_id(sports.LEAGUE, key) for key in (source, target))
                 said = Relationship(source, target, "COMPETES_WITH", score, {})
-                self.world.conn.execute(
+                self.pg.conn.execute(
                     "INSERT INTO league_relationship (id, seed_id, source_league_id, "
                     "target_league_id, relationship_type, strength_score, content_hash) "
                     "VALUES (%s, %s, %s, %s, %s, %s, %s)",
@@ -142,7 +142,7 @@ class Site:
                     ),
                 )
                 ids.append(one)
-            enqueue_edge_update(self.world.conn, sports.LEAGUE, ids, self.app.topology, Origin.SEED)
+            enqueue_edge_update(self.pg.conn, sports.LEAGUE, ids, self.app.topology, Origin.SEED)
 
     def put_vector(
         self,
@@ -174,7 +174,7 @@ def found(report: Report) -> dict[str, dict[str, int]]:
 
 @contextmanager
 def site_of(
-    world: World,
+    pg: DatabaseFixture,
     database: Database,
     graph_server: Graph,
     vectors_server: Vectors,
@@ -185,7 +185,7 @@ def site_of(
     """Every store, filled and at rest."""
     name_stores(
         monkeypatch,
-        world.url,
+        pg.url,
         graph_server,
         vectors_server,
         ALTSYNC_SIMILARITY=str(similarity).lower(),
@@ -199,8 +199,8 @@ def site_of(
     with database.transaction() as conn:
         app.register_sinks(conn)
     assert set(app.set_up_sinks().values()) == {None}
-    site = Site(world, database, app, graph, index, FakeEmbedder())
-    world.save(*CONTENTS)
+    site = Site(pg, database, app, graph, index, FakeEmbedder())
+    pg.save(*CONTENTS)
     site.deliver()
     yield site
     index.server.admin.clear()

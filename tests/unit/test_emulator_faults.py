@@ -39,7 +39,7 @@ X, Y = [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]
 SPEC = ServerlessSpec(cloud="aws", region="us-east-1")
 
 #: Seconds for things that happen by themselves; far more than they need.
-PATIENCE = 10.0
+TIMEOUT = 10.0
 
 
 def _spare_host() -> str:
@@ -77,7 +77,7 @@ def admin(server: Vectors) -> Iterator[VectorsAdmin]:
 def client(server: Vectors) -> Iterator[Pinecone]:
     """The real client, pointed at the server; without certificates it is made much faster."""
     with Pinecone(
-        api_key=server.secret, host=server.url, timeout=PATIENCE, ssl_verify=False
+        api_key=server.secret, host=server.url, timeout=TIMEOUT, ssl_verify=False
     ) as pinecone:
         pinecone.create_index("leagues", dimension=3, spec=SPEC)
         yield pinecone
@@ -103,14 +103,14 @@ def index(client: Pinecone) -> Iterator[Any]:
 def embedder(server: Vectors) -> Iterator[OpenAI]:
     """The real OpenAI client, its own retries off, the model already loaded."""
     with OpenAI(
-        api_key=server.secret, base_url=server.openai_url, max_retries=0, timeout=PATIENCE
+        api_key=server.secret, base_url=server.openai_url, max_retries=0, timeout=TIMEOUT
     ) as openai_client:
         openai_client.embeddings.create(model=EMBEDDING_MODEL, input="warm")
         yield openai_client
 
 
 def _eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -241,7 +241,7 @@ def test_lag_keeps_the_order_of_writes(index: Any, admin: VectorsAdmin) -> None:
 def test_latency_only_delays(index: Any, admin: VectorsAdmin) -> None:
     """A slow request that stays under the timeout succeeds, a slower one does not."""
     admin.set_faults([FaultRule("pinecone.fetch", "latency", seconds=0.3)])
-    index.fetch(ids=["a"], timeout=PATIENCE)
+    index.fetch(ids=["a"], timeout=TIMEOUT)
     with pytest.raises(PineconeTimeoutError):
         index.fetch(ids=["a"], timeout=0.1)
 

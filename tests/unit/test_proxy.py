@@ -13,7 +13,7 @@ from tests.contract.doubles import closed_port
 from tests.proxy import LOOPBACK, Proxy, proxy
 
 #: Seconds after which a call that should have been answered is a failure.
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 
 class Echo:
@@ -66,7 +66,7 @@ def relay(echo: Echo) -> Iterator[Proxy]:
 @pytest.fixture
 def client(relay: Proxy) -> Iterator[socket.socket]:
     """A client of the proxy."""
-    with socket.create_connection((LOOPBACK, relay.port), timeout=PATIENCE) as connection:
+    with socket.create_connection((LOOPBACK, relay.port), timeout=TIMEOUT) as connection:
         yield connection
 
 
@@ -122,7 +122,7 @@ def test_answers_are_held_back_and_come_later(
         answer(client, b"late")
     assert echo.received == b"late"
     relay.stalled = False
-    client.settimeout(PATIENCE)
+    client.settimeout(TIMEOUT)
     assert read(client, 4) == b"late"
 
 
@@ -132,7 +132,7 @@ def test_a_reset_and_an_orderly_end(relay: Proxy, client: socket.socket) -> None
     relay.cut()
     with pytest.raises(ConnectionResetError):
         answer(client, b"two")
-    with socket.create_connection((LOOPBACK, relay.port), timeout=PATIENCE) as other:
+    with socket.create_connection((LOOPBACK, relay.port), timeout=TIMEOUT) as other:
         assert answer(other, b"three") == b"three"
         relay.cut(reset=False)
         assert other.recv(1) == b""
@@ -158,7 +158,7 @@ def test_the_answer_to_a_marked_request_is_lost(
     with pytest.raises(ConnectionResetError):
         answer(client, parts[-1])
     assert echo.received == b"BEGIN" + b"".join(parts)
-    with socket.create_connection((LOOPBACK, relay.port), timeout=PATIENCE) as other:
+    with socket.create_connection((LOOPBACK, relay.port), timeout=TIMEOUT) as other:
         assert answer(other, b"COMMIT") == b"COMMIT"
     assert relay.cuts == 1
 
@@ -204,6 +204,6 @@ def test_a_server_that_is_not_there() -> None:
     with (
         proxy(LOOPBACK, closed_port()) as relay,
         pytest.raises(ConnectionResetError),  # at once, or when it is read from
-        socket.create_connection((LOOPBACK, relay.port), timeout=PATIENCE) as lost,
+        socket.create_connection((LOOPBACK, relay.port), timeout=TIMEOUT) as lost,
     ):
         lost.recv(1)

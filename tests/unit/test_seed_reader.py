@@ -22,7 +22,7 @@ from altsync.seed.reader import DEPTH, LINE_BYTES, Line, Rejected, read
 from tests import sports
 
 #: Seconds for what takes milliseconds, before it is given up.
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
 ARCHETYPES = {"sport_archetype": frozenset({"racing", "team_sport"})}
 
@@ -554,7 +554,7 @@ def test_quotes_that_never_close_cost_no_time(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     assert done.stdout == "x:1: nested deeper than 64 levels\n"
 

@@ -1,6 +1,6 @@
 """A small world for directed scenarios: every step happens when the scenario says so.
 
-Leases, retries and echoes never fall due by themselves here; ``Stage`` moves the clock by
+Leases, retries and echoes never fall due by themselves here; ``Scenario`` moves the clock by
 changing the rows. So a scenario is the same on every machine.
 """
 
@@ -23,12 +23,12 @@ from altsync.delivery import Batch
 from altsync.outbox.upkeep import backfill_page, purge_deleted
 from tests import sports
 from tests.faults import oracle
+from tests.faults.audit_log import WatchedDatabase, speed_up, watch_versions
 from tests.faults.drain import drain
-from tests.faults.plan import Action, Kind
-from tests.faults.site import NEO4J, PINECONE, POLICY, TOPOLOGY, Site
-from tests.faults.verdicts import Violation, Wrong
-from tests.faults.weather import Calm, Trouble, Weather
-from tests.faults.witness import WatchedDatabase, quicken, watch_versions
+from tests.faults.fault_plan import Fault, FaultPlan, NoFaults
+from tests.faults.sandbox import NEO4J, PINECONE, POLICY, TOPOLOGY, Sandbox
+from tests.faults.violations import Problem, Violation
+from tests.faults.workload import Action, Kind
 
 #: Nothing falls due by itself. The timeout is the lease, so that every call asks for it anew.
 STILL = replace(
@@ -45,7 +45,7 @@ STILL = replace(
 ROUNDS = 20
 
 #: Seconds for another thread to get where it is waited for.
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
 #: Lets a session that says ``SET faults.pause = 'UPDATE league'`` stop inside a statement until
 #: lock 1 is free: after its number is drawn (INSERT), or its row is locked (UPDATE).
@@ -65,25 +65,25 @@ FOR EACH ROW EXECUTE FUNCTION faults_pause()
 """
 
 
-class Vanished(BaseException):
+class WorkerCrash(BaseException):
     """The worker is gone, in the middle of something. Not an ``Exception``: nobody handles it."""
 
 
-def vanish() -> None:
+def crash() -> None:
     """What a hook does to end its worker."""
-    raise Vanished
+    raise WorkerCrash
 
 
-class _Scene:
+class _Hooks:
     """What happens in a delivery, also in the threads of its calls. One may play inside another."""
 
     def __init__(self) -> None:
-        self._now: ContextVar[tuple[dict[str, Callable[[], object]], Weather]] = ContextVar("now")
+        self._now: ContextVar[tuple[dict[str, Callable[[], object]], FaultPlan]] = ContextVar("now")
 
     @contextmanager
-    def set(self, events: dict[str, Callable[[], object]], weather: Weather) -> Iterator[None]:
+    def set(self, events: dict[str, Callable[[], object]], faults: FaultPlan) -> Iterator[None]:
         """Until the delivery is over."""
-        before = self._now.set((events, weather))
+        before = self._now.set((events, faults))
         try:
             yield
         finally:
@@ -91,42 +91,42 @@ class _Scene:
 
     def reach(self, point: str) -> None:
         """The hook of ``Delivery(at=…)``."""
-        event = self._now.get(({}, Calm()))[0].pop(point, None)
+        event = self._now.get(({}, NoFaults()))[0].pop(point, None)
         if event is not None:
             event()
 
     @property
-    def _weather(self) -> Weather:
-        return self._now.get(({}, Calm()))[1]
+    def _faults(self) -> FaultPlan:
+        return self._now.get(({}, NoFaults()))[1]
 
-    def next(self, keys: Sequence[str]) -> Trouble:
+    def next(self, keys: Sequence[str]) -> Fault:
         """As the scene's weather says."""
-        return self._weather.next(keys)
+        return self._faults.next(keys)
 
-    def lateness(self) -> float:
+    def delay(self) -> float:
         """As the scene's weather says."""
-        return self._weather.lateness()
+        return self._faults.delay()
 
 
-class Stage:
+class Scenario:
     """One database, the simulated servers, and steps to take."""
 
-    def __init__(self, site: Site, statements: Sequence[str] = ()) -> None:
-        self.site = site
-        self.site.diary.follow_log()
-        self._conn = psycopg.connect(site.url, autocommit=True)
+    def __init__(self, sandbox: Sandbox, statements: Sequence[str] = ()) -> None:
+        self.sandbox = sandbox
+        self.sandbox.audit_log.follow_log()
+        self._conn = psycopg.connect(sandbox.url, autocommit=True)
         watch_versions(self._conn)
         self._conn.execute(PAUSE)
         for table in (*sports.TYPES, "sync_operation"):
             self._conn.execute(PAUSE_ON.format(table=table))
         for statement in statements:
             self._conn.execute(statement)
-        quicken(self._conn, deadlock_timeout="50ms")
-        self._database = WatchedDatabase(site.url, name="stage")
-        self._scene = _Scene()
+        speed_up(self._conn, deadlock_timeout="50ms")
+        self._database = WatchedDatabase(sandbox.url, name="scenario")
+        self._hooks = _Hooks()
         self._deliveries = {
-            sink: site.delivery(
-                sink, self._database, worker="stage", weather=self._scene, at=self._scene.reach
+            sink: sandbox.delivery(
+                sink, self._database, worker="scenario", faults=self._hooks, at=self._hooks.reach
             )
             for sink in TOPOLOGY.names
         }
@@ -137,30 +137,32 @@ class Stage:
 
     def seed(self, part: Part, *lines: Mapping[str, Any], pause: str = "") -> None:
         """Load lines. ``pause``: stop inside the statement while ``holding_pause`` lasts."""
-        with db.connect(self.site.url, name=f"seeder {pause}") as conn:
+        with db.connect(self.sandbox.url, name=f"seeder {pause}") as conn:
             conn.execute(f"SET faults.pause = '{pause}'")
-            self.site.seeder("stage", conn).do(Action(Kind.EDIT, part, tuple(lines)))
+            self.sandbox.seeder("scenario", conn).do(Action(Kind.EDIT, part, tuple(lines)))
 
     def delete(self, part: Part, *seed_ids: str) -> None:
         """Mark entities as deleted."""
-        with db.connect(self.site.url, name="seeder") as conn:
-            self.site.seeder("stage", conn).do(Action(Kind.TOMBSTONE, part, seed_ids=seed_ids))
+        with db.connect(self.sandbox.url, name="seeder") as conn:
+            self.sandbox.seeder("scenario", conn).do(
+                Action(Kind.TOMBSTONE, part, seed_ids=seed_ids)
+            )
 
     def deliver(
         self,
         sink: str,
         at: Mapping[str, Callable[[], object]] | None = None,
-        weather: Weather | None = None,
+        faults: FaultPlan | None = None,
     ) -> Batch:
         """One batch of a worker of its own; ``at`` says what happens at its named points, once.
 
         Everything pending is due, but for echoes. A worker that vanishes has claimed nothing.
         """
-        self.hasten("origin <> 'confirm'")
-        with self._scene.set(dict(at or {}), weather or Calm()):
+        self.make_due("origin <> 'confirm'")
+        with self._hooks.set(dict(at or {}), faults or NoFaults()):
             try:
                 return self._deliveries[sink].deliver_batch()
-            except Vanished:
+            except WorkerCrash:
                 return Batch()
 
     def purge(self) -> None:
@@ -176,9 +178,9 @@ class Stage:
 
     def lose_everything(self, sink: str) -> None:
         """The server behind a sink is reset."""
-        ledger = self.site.ledger(sink)
-        ledger.lose_everything()
-        ledger.close()
+        server = self.sandbox.server(sink)
+        server.lose_everything()
+        server.close()
 
     def deliver_all(self) -> None:
         """Deliver everything that is due, but for echoes."""
@@ -188,7 +190,7 @@ class Stage:
 
     def look(self) -> None:
         """What the relay does now and then: give up on what is exhausted."""
-        self.site.relay(self._database).look(TOPOLOGY.names)
+        self.sandbox.relay(self._database).look(TOPOLOGY.names)
 
     def live(self, sink: str) -> int:
         """Operations of a sink that wait or are leased."""
@@ -198,7 +200,7 @@ class Stage:
         assert row is not None
         return int(row[0])
 
-    def hasten(self, which: str = "true") -> None:
+    def make_due(self, which: str = "true") -> None:
         """Let what is pending fall due, and open breakers be probed."""
         self._conn.execute(
             f"UPDATE sync_operation SET available_at = now() WHERE status = 'pending' AND {which}"
@@ -212,12 +214,12 @@ class Stage:
         )
         self._conn.execute("UPDATE sink_state SET probe_until = now() WHERE state = 'probing'")
 
-    def land_late_writes(self) -> None:
+    def apply_delayed_writes(self) -> None:
         """Let the servers apply now what was late."""
         for sink in TOPOLOGY.names:
-            ledger = self.site.ledger(sink)
-            ledger.land(all_of_it=True)
-            ledger.close()
+            server = self.sandbox.server(sink)
+            server.apply_delayed(everything=True)
+            server.close()
 
     # --- threads ------------------------------------------------------------------------------
 
@@ -230,7 +232,7 @@ class Stage:
         finally:
             self._conn.execute("SELECT pg_advisory_unlock(1)")
             for thread in self._threads:
-                thread.join(PATIENCE)
+                thread.join(TIMEOUT)
         assert not any(thread.is_alive() for thread in self._threads), "the scenario hangs"
 
     def start(self, step: Callable[[], object], *, waiting: int) -> None:
@@ -244,10 +246,10 @@ class Stage:
         try:
             step()
         except Exception as error:  # noqa: BLE001  (the oracle says it)
-            self._found.append(Violation(Wrong.ERROR, f"{type(error).__name__}: {error}"))
+            self._found.append(Violation(Problem.ERROR, f"{type(error).__name__}: {error}"))
 
     def _until_waiting(self, count: int) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
             row = self._conn.execute(
                 """
@@ -262,27 +264,27 @@ class Stage:
 
     # --- the end ------------------------------------------------------------------------------
 
-    def glance(self) -> None:
+    def check_invariants(self) -> None:
         """Look at what must hold at any time."""
-        self._found += oracle.at_any_time(self.site, (NEO4J, PINECONE))
+        self._found += oracle.at_any_time(self.sandbox, (NEO4J, PINECONE))
 
-    def come_to_rest(self) -> None:
+    def drain(self) -> None:
         """Leases end, everything falls due, and the workers go on until nothing is live."""
         for _ in range(ROUNDS):
             self.expire_leases()
-            self.hasten()
+            self.make_due()
             if not sum(self.deliver(sink).claimed for sink in (EMBEDDING, NEO4J, PINECONE)):
                 return
 
-    def judge(self, given_up: Set[str] = frozenset(), *, drained: bool = True) -> list[Violation]:
+    def check(self, dead_keys: Set[str] = frozenset(), *, drained: bool = True) -> list[Violation]:
         """What the oracle finds, at rest and over all."""
         if drained:
-            rest = drain(self.site, patience=0.0, revive=False)
+            rest = drain(self.sandbox, timeout=0.0, retry=False)
             if rest.calls_again:
-                self._found.append(Violation(Wrong.CALLS_AT_REST, str(rest.calls_again)))
-        self._found += oracle.at_rest(self.site, given_up)
+                self._found.append(Violation(Problem.CALLS_AT_REST, str(rest.calls_again)))
+        self._found += oracle.at_rest(self.sandbox, dead_keys)
         self.close()
-        return [*self._found, *oracle.over_all(self.site)]
+        return [*self._found, *oracle.over_all(self.sandbox)]
 
     def close(self) -> None:
         """End every session."""

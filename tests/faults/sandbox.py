@@ -22,13 +22,13 @@ from altsync.seed.sql.deletion import tombstone
 from altsync.seed.sql.run import create_changed_in_run
 from altsync.sinks.base import Sink
 from altsync.sinks.embedding import Sink as EmbeddingSink
+from tests.faults.audit_log import AuditLog, WatchedDatabase
+from tests.faults.connection import Connection
 from tests.faults.embedder import SimulatedEmbedder, WatchedCache
-from tests.faults.ledger import GuardedLedger, Ledger, Rule, UnguardedLedger
-from tests.faults.line import Line
-from tests.faults.plan import Action, Kind
+from tests.faults.fault_plan import FaultPlan, NoFaults
+from tests.faults.server import GuardedServer, Rule, SimulatedServer, UnguardedServer
 from tests.faults.sinks import Graph, open_vectors
-from tests.faults.weather import Calm, Weather
-from tests.faults.witness import Diary, WatchedDatabase
+from tests.faults.workload import Action, Kind
 
 MODEL, DIMENSIONS = "test-model", 4
 
@@ -61,7 +61,7 @@ PURGE_GRACE = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class Sandbox:
     """Where a run takes place: the database, and the folder of ledgers, seeds and diary."""
 
     url: str
@@ -70,34 +70,34 @@ class Site:
     policy: Policy = POLICY
 
     @property
-    def diary(self) -> Diary:
+    def audit_log(self) -> AuditLog:
         """The events of all processes."""
-        return Diary(self.folder / "diary.jsonl")
+        return AuditLog(self.folder / "events.jsonl")
 
-    def ledger(self, sink: str) -> Ledger:
+    def server(self, sink: str) -> SimulatedServer:
         """The server behind a sink. Open it after a fork."""
         path = self.folder / f"{sink}.sqlite"
         return (
-            GuardedLedger(path, without=self.rules_off) if sink == NEO4J else UnguardedLedger(path)
+            GuardedServer(path, without=self.rules_off) if sink == NEO4J else UnguardedServer(path)
         )
 
-    def open_sink(self, name: str, database: WatchedDatabase, weather: Weather) -> Sink:
+    def open_sink(self, name: str, database: WatchedDatabase, faults: FaultPlan) -> Sink:
         """A simulated sink. A call inside an open transaction is noted."""
-        ledger = self.ledger(name)
+        server = self.server(name)
 
         def before() -> None:
             if database.in_transaction:
-                self.diary.note("call.in_transaction", sink=name)
+                self.audit_log.note("call.in_transaction", sink=name)
 
-        line = Line(ledger, weather, before)
+        connection = Connection(server, faults, before)
         match name:
             case "neo4j":
-                return Graph(line)
+                return Graph(connection)
             case "pinecone":
-                return open_vectors(line, timeout=self.policy.timeout, dimensions=DIMENSIONS)
+                return open_vectors(connection, timeout=self.policy.timeout, dimensions=DIMENSIONS)
             case _:
-                cache = WatchedCache(database, ledger)
-                return EmbeddingSink(SimulatedEmbedder(line), cache)
+                cache = WatchedCache(database, server)
+                return EmbeddingSink(SimulatedEmbedder(connection), cache)
 
     def delivery(
         self,
@@ -105,11 +105,11 @@ class Site:
         database: WatchedDatabase,
         *,
         worker: str,
-        weather: Weather | None = None,
+        faults: FaultPlan | None = None,
         at: Callable[[str], None] = lambda point: None,
     ) -> Delivery:
         """The product's delivery for one simulated sink."""
-        opened = self.open_sink(sink, database, weather or Calm())
+        opened = self.open_sink(sink, database, faults or NoFaults())
         return Delivery(database, opened, TOPOLOGY, self.policy, worker=worker, at=at)
 
     def relay(self, database: WatchedDatabase) -> Relay:

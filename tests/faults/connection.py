@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind
-from tests.faults.ledger import Ledger, Result, Write
-from tests.faults.weather import Trouble, Weather
+from tests.faults.fault_plan import Fault, FaultPlan
+from tests.faults.server import Result, SimulatedServer, Write
 
 #: Seconds that a call takes when the answer is slow; below every timeout used here.
 SLOW = 0.15
@@ -19,7 +19,7 @@ SLOW = 0.15
 RETRY_AFTER = 0.2
 
 #: Exit status of a process that ended itself in the middle of something.
-DIED = 42
+CRASHED = 42
 
 
 class NoConnection(Exception):
@@ -47,68 +47,68 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Connection:
     """The way to one simulated server: its ledger, the weather, and a check before each call."""
 
-    ledger: Ledger
-    weather: Weather
+    server: SimulatedServer
+    faults: FaultPlan
     before: Callable[[], None] = lambda: None
 
     def send(self, writes: Sequence[Write]) -> list[Result]:
         """One request. Raises the errors above."""
         self.before()
-        trouble = self.weather.next([write.key for write in writes])
-        self.ledger.note_call(trouble, len(writes))
-        self.ledger.note_sent(trouble, writes)
+        fault = self.faults.next([write.key for write in writes])
+        self.server.record_call(fault, len(writes))
+        self.server.record_sent(fault, writes)
         half = writes[: len(writes) // 2]
-        match trouble:
-            case Trouble.NONE:
-                return self.ledger.write(writes)
-            case Trouble.SLOW:
+        match fault:
+            case Fault.NONE:
+                return self.server.write(writes)
+            case Fault.SLOW:
                 time.sleep(SLOW)
-                return self.ledger.write(writes)
-            case Trouble.LATE:
-                self.ledger.write_late(writes, self.weather.lateness())
+                return self.server.write(writes)
+            case Fault.LATE:
+                self.server.write_delayed(writes, self.faults.delay())
                 raise NoAnswer
-            case Trouble.UNANSWERED:
-                self.ledger.write(writes)
+            case Fault.UNANSWERED:
+                self.server.write(writes)
                 raise NoAnswer
-            case Trouble.PARTIAL:
-                self.ledger.write(half)
+            case Fault.PARTIAL:
+                self.server.write(half)
                 raise Broken
-            case Trouble.KILLED:
-                self.ledger.write(half)
-                os._exit(DIED)
+            case Fault.KILLED:
+                self.server.write(half)
+                os._exit(CRASHED)
             case _:
-                raise _error(trouble)
+                raise _error(fault)
 
     def embed(self, text_hashes: Sequence[str]) -> None:
         """One paid request. Raises the errors above; what was answered in vain is paid, too."""
         self.before()
-        trouble = self.weather.next(text_hashes)
-        self.ledger.note_call(trouble, len(text_hashes))
-        match trouble:
-            case Trouble.NONE | Trouble.SLOW:
-                time.sleep(SLOW if trouble is Trouble.SLOW else 0)
-                self.ledger.pay(text_hashes)
-            case Trouble.UNANSWERED | Trouble.LATE | Trouble.PARTIAL:
-                self.ledger.pay(text_hashes)
+        fault = self.faults.next(text_hashes)
+        self.server.record_call(fault, len(text_hashes))
+        match fault:
+            case Fault.NONE | Fault.SLOW:
+                time.sleep(SLOW if fault is Fault.SLOW else 0)
+                self.server.charge(text_hashes)
+            case Fault.UNANSWERED | Fault.LATE | Fault.PARTIAL:
+                self.server.charge(text_hashes)
                 raise NoAnswer
-            case Trouble.KILLED:
-                self.ledger.pay(text_hashes)
-                os._exit(DIED)
+            case Fault.KILLED:
+                self.server.charge(text_hashes)
+                os._exit(CRASHED)
             case _:
-                raise _error(trouble)
+                raise _error(fault)
 
 
-def _error(trouble: Trouble) -> Exception:
-    errors: Mapping[Trouble, type[Exception]] = {
-        Trouble.DOWN: NoConnection,
-        Trouble.LOST: Reset,
-        Trouble.THROTTLED: Throttled,
-        Trouble.REFUSED: Refused,
+def _error(fault: Fault) -> Exception:
+    errors: Mapping[Fault, type[Exception]] = {
+        Fault.DOWN: NoConnection,
+        Fault.LOST: Reset,
+        Fault.THROTTLED: Throttled,
+        Fault.REFUSED: Refused,
     }
-    return errors[trouble](f"simulated: {trouble}")
+    return errors[fault](f"simulated: {fault}")
 
 
 #: Every error of a call.

@@ -11,11 +11,11 @@ from enum import StrEnum
 SHOWN = 5
 
 
-class Wrong(StrEnum):
+class Problem(StrEnum):
     """What can be wrong."""
 
     LOST = "lost"
-    GHOST = "ghost"
+    ORPHAN = "ghost"
     STALE = "stale"
     STATUS = "wrong status"
     SYNCED_IS_FALSE = "synced is false"
@@ -36,7 +36,7 @@ class Wrong(StrEnum):
 class Violation:
     """One finding; ``key`` is the entity's, when it is about one."""
 
-    what: Wrong
+    what: Problem
     where: str
     key: str = ""
 
@@ -54,6 +54,6 @@ def summary(violations: Iterable[Violation]) -> str:
     return "\n".join(lines)
 
 
-def kinds(violations: Iterable[Violation]) -> set[Wrong]:
+def kinds(violations: Iterable[Violation]) -> set[Problem]:
     """What is wrong, without the places."""
     return {violation.what for violation in violations}

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Protocol
 
 
-class Trouble(StrEnum):
+class Fault(StrEnum):
     """What becomes of one call."""
 
     NONE = "none"
@@ -33,63 +33,63 @@ class Trouble(StrEnum):
     REFUSED = "refused"
 
 
-class Weather(Protocol):
+class FaultPlan(Protocol):
     """Decides what becomes of the next call."""
 
-    def next(self, keys: Sequence[str]) -> Trouble:
+    def next(self, keys: Sequence[str]) -> Fault:
         """The trouble of a call that carries ``keys``."""
         ...
 
-    def lateness(self) -> float:
+    def delay(self) -> float:
         """Seconds by which a late write is late."""
         ...
 
 
-class Calm:
+class NoFaults:
     """Everything works."""
 
-    def next(self, keys: Sequence[str]) -> Trouble:
+    def next(self, keys: Sequence[str]) -> Fault:
         """None."""
-        return Trouble.NONE
+        return Fault.NONE
 
-    def lateness(self) -> float:
+    def delay(self) -> float:
         """Nothing is late."""
         return 0.0
 
 
-class Script:
+class FaultSequence:
     """The troubles of the next calls in their order, then calm."""
 
-    def __init__(self, *troubles: Trouble, lateness: float = 0.0) -> None:
-        self._troubles = list(troubles)
-        self._lateness = lateness
+    def __init__(self, *faults: Fault, delay: float = 0.0) -> None:
+        self._faults = list(faults)
+        self._lateness = delay
 
-    def next(self, keys: Sequence[str]) -> Trouble:
+    def next(self, keys: Sequence[str]) -> Fault:
         """The next one of the script."""
-        return self._troubles.pop(0) if self._troubles else Trouble.NONE
+        return self._faults.pop(0) if self._faults else Fault.NONE
 
-    def lateness(self) -> float:
+    def delay(self) -> float:
         """As the script says."""
         return self._lateness
 
 
-class Spell:
-    """A call that carries one of ``keys`` always meets ``trouble``."""
+class KeyFaults:
+    """A call that carries one of ``keys`` always meets ``fault``."""
 
-    def __init__(self, trouble: Trouble, keys: Iterable[str]) -> None:
-        self._trouble = trouble
+    def __init__(self, fault: Fault, keys: Iterable[str]) -> None:
+        self._fault = fault
         self._keys = frozenset(keys)
 
-    def next(self, keys: Sequence[str]) -> Trouble:
+    def next(self, keys: Sequence[str]) -> Fault:
         """The trouble, when one of the keys is there."""
-        return self._trouble if self._keys & set(keys) else Trouble.NONE
+        return self._fault if self._keys & set(keys) else Fault.NONE
 
-    def lateness(self) -> float:
+    def delay(self) -> float:
         """Nothing is late."""
         return 0.0
 
 
-class Storm:
+class RandomFaults:
     """Trouble at random, planned outages, and records that are refused again and again.
 
     ``outages`` are (from, to) in seconds after ``began`` (``time.time()``). Late writes are at
@@ -97,14 +97,14 @@ class Storm:
     """
 
     #: How often each trouble comes, in calls of a thousand.
-    ODDS: Mapping[Trouble, int] = {
-        Trouble.SLOW: 40,
-        Trouble.LOST: 15,
-        Trouble.PARTIAL: 15,
-        Trouble.KILLED: 5,
-        Trouble.UNANSWERED: 15,
-        Trouble.LATE: 80,
-        Trouble.THROTTLED: 10,
+    ODDS: Mapping[Fault, int] = {
+        Fault.SLOW: 40,
+        Fault.LOST: 15,
+        Fault.PARTIAL: 15,
+        Fault.KILLED: 5,
+        Fault.UNANSWERED: 15,
+        Fault.LATE: 80,
+        Fault.THROTTLED: 10,
     }
 
     #: One key of so many is a bad record for as long as the storm lasts.
@@ -112,31 +112,31 @@ class Storm:
 
     def __init__(
         self,
-        dice: random.Random,
+        rng: random.Random,
         began: float,
         outages: Sequence[tuple[float, float]],
         most_late: float,
     ) -> None:
-        self._dice = dice
+        self._rng = rng
         self._salt = f"{began}"
         self._began = began
         self._outages = outages
         self._most_late = most_late
 
-    def next(self, keys: Sequence[str]) -> Trouble:
+    def next(self, keys: Sequence[str]) -> Fault:
         """Down during an outage; else at random."""
         now = time.time() - self._began
         if any(start <= now < end for start, end in self._outages):
-            return Trouble.DOWN
+            return Fault.DOWN
         if any(self._is_bad(key) for key in keys):
-            return Trouble.REFUSED
-        troubles = (Trouble.NONE, *self.ODDS)
+            return Fault.REFUSED
+        faults = (Fault.NONE, *self.ODDS)
         weights = (1000 - sum(self.ODDS.values()), *self.ODDS.values())
-        return self._dice.choices(troubles, weights)[0]
+        return self._rng.choices(faults, weights)[0]
 
     def _is_bad(self, key: str) -> bool:
         return random.Random(f"{self._salt}:{key}").randrange(self.BAD_KEYS) == 0
 
-    def lateness(self) -> float:
+    def delay(self) -> float:
         """Anything up to the most."""
-        return self._dice.uniform(0.05, self._most_late)
+        return self._rng.uniform(0.05, self._most_late)

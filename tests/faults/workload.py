@@ -50,7 +50,7 @@ class Action:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Workload:
     """A world of few entities, so that everybody is always at the same ones."""
 
     seed: int
@@ -58,21 +58,21 @@ class Plan:
     examples: int = 16
     archetypes: int = 6
 
-    def dice(self, *names: object) -> random.Random:
+    def rng(self, *names: object) -> random.Random:
         """Chance of its own for one purpose."""
         return random.Random(":".join(str(part) for part in (self.seed, *names)))
 
     def actions(self, seeder: str, incarnation: int) -> Iterator[Action]:
         """What a seeder does, without end."""
-        dice = self.dice("seeder", seeder, incarnation)
+        rng = self.rng("seeder", seeder, incarnation)
         while True:
-            yield self._action(dice)
+            yield self._action(rng)
 
-    def outages(self, sink: str, chapter: int, seconds: float) -> tuple[tuple[float, float], ...]:
+    def outages(self, sink: str, phase: int, seconds: float) -> tuple[tuple[float, float], ...]:
         """When a sink is down: (from, to) in seconds since the chapter's start."""
-        dice = self.dice("outage", sink, chapter)
-        starts = sorted(dice.uniform(0, seconds) for _ in range(max(1, round(seconds / 4))))
-        return tuple((start, start + dice.uniform(0.2, 0.9)) for start in starts)
+        rng = self.rng("outage", sink, phase)
+        starts = sorted(rng.uniform(0, seconds) for _ in range(max(1, round(seconds / 4))))
+        return tuple((start, start + rng.uniform(0.2, 0.9)) for start in starts)
 
     def seed_ids(self, part: Part) -> list[str]:
         """Every id that a part may hold."""
@@ -85,45 +85,45 @@ class Plan:
 
     def everything(self) -> list[Action]:
         """The first lines of every entity, so that each part is there from the start."""
-        dice = self.dice("everything")
+        rng = self.rng("everything")
         return [
-            Action(Kind.EDIT, part, tuple(_line(dice, part, i) for i in self.seed_ids(part)))
+            Action(Kind.EDIT, part, tuple(_connection(rng, part, i) for i in self.seed_ids(part)))
             for part in (sports.ARCHETYPES, sports.LEAGUES, sports.EXAMPLES)
         ]
 
-    def _action(self, dice: random.Random) -> Action:
-        (part,) = dice.choices((sports.LEAGUES, sports.EXAMPLES, sports.ARCHETYPES), (6, 5, 1))
-        (kind,) = dice.choices((Kind.EDIT, Kind.TOMBSTONE, Kind.PRUNE), (16, 3, 1))
+    def _action(self, rng: random.Random) -> Action:
+        (part,) = rng.choices((sports.LEAGUES, sports.EXAMPLES, sports.ARCHETYPES), (6, 5, 1))
+        (kind,) = rng.choices((Kind.EDIT, Kind.TOMBSTONE, Kind.PRUNE), (16, 3, 1))
         ids = self.seed_ids(part)
         if kind is Kind.TOMBSTONE:
-            return Action(kind, part, seed_ids=tuple(_hot(dice, ids, dice.randint(1, 4))))
-        size = round(len(ids) * (1 - PRUNED)) if kind is Kind.PRUNE else dice.randint(1, BATCH)
-        chosen = dice.sample(ids, size) if kind is Kind.PRUNE else _hot(dice, ids, size)
-        return Action(kind, part, tuple(_line(dice, part, seed_id) for seed_id in chosen))
+            return Action(kind, part, seed_ids=tuple(_hot(rng, ids, rng.randint(1, 4))))
+        size = round(len(ids) * (1 - PRUNED)) if kind is Kind.PRUNE else rng.randint(1, BATCH)
+        chosen = rng.sample(ids, size) if kind is Kind.PRUNE else _hot(rng, ids, size)
+        return Action(kind, part, tuple(_connection(rng, part, seed_id) for seed_id in chosen))
 
 
-def _hot(dice: random.Random, ids: Sequence[str], most: int) -> list[str]:
+def _hot(rng: random.Random, ids: Sequence[str], most: int) -> list[str]:
     """Up to ``most`` different ids in random order, the first ones more often."""
     weights = [1 + HEAT / (place + 1) for place in range(len(ids))]
-    return list(dict.fromkeys(dice.choices(ids, weights, k=most)))
+    return list(dict.fromkeys(rng.choices(ids, weights, k=most)))
 
 
-def _line(dice: random.Random, part: Part, seed_id: str) -> dict[str, Any]:
-    if dice.random() < FRESH_TEXTS:
-        text = f"never seen before {dice.getrandbits(48):x}"
+def _connection(rng: random.Random, part: Part, seed_id: str) -> dict[str, Any]:
+    if rng.random() < FRESH_TEXTS:
+        text = f"never seen before {rng.getrandbits(48):x}"
     else:
-        text = f"text {dice.randrange(RECURRING_TEXTS)}"
-    return line(
+        text = f"text {rng.randrange(RECURRING_TEXTS)}"
+    return seed_line(
         part,
         seed_id,
         text=text,
-        mark=str(dice.randrange(8)),
-        category=dice.choice(CATEGORIES),
-        archetype=dice.choice(sorted(KNOWN_ARCHETYPES)) if dice.random() < 0.1 else "racing",
+        mark=str(rng.randrange(8)),
+        category=rng.choice(CATEGORIES),
+        archetype=rng.choice(sorted(KNOWN_ARCHETYPES)) if rng.random() < 0.1 else "racing",
     )
 
 
-def line(
+def seed_line(
     part: Part,
     seed_id: str,
     *,

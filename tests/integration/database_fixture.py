@@ -36,7 +36,7 @@ from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
 from tests.integration.fakes import FakeEmbedder
 
 #: Seconds for things that happen by themselves; far more than they need.
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 #: Seconds of a lease, long enough that none runs out unless a test says so.
 LEASE = 30.0
@@ -122,7 +122,7 @@ class Op:
         return self.status in ("pending", "in_progress")
 
 
-class World:
+class DatabaseFixture:
     """A database seen from a session of its own, which seeds, looks, and moves the time."""
 
     #: The sinks that a save enqueues for.
@@ -229,11 +229,11 @@ class World:
 
     # --- time -----------------------------------------------------------------------------------
 
-    def pass_time(self, seconds: float) -> None:
+    def advance_time(self, seconds: float) -> None:
         """Let everything that waits in the database be nearer by so many seconds."""
-        pass_time(self.conn, seconds)
+        advance_time(self.conn, seconds)
 
-    def end_leases(self) -> None:
+    def expire_leases(self) -> None:
         """Let the leases of workers that vanished run out."""
         self.conn.execute(
             "UPDATE sync_operation SET available_at = now() WHERE status = 'in_progress'"
@@ -324,7 +324,7 @@ def settle(
     return outbox_settle.settle(conn, sink, token, verdicts, topology=TOPOLOGY, **numbers)
 
 
-def pass_time(conn: Conn, seconds: float) -> None:
+def advance_time(conn: Conn, seconds: float) -> None:
     """Move everything that waits in the database so many seconds into the past."""
     for statement in (
         "UPDATE sync_operation SET available_at = available_at - {t} WHERE finished_at IS NULL",
@@ -347,7 +347,7 @@ def delivery(
     database: Database, sink: Sink, at: Callable[[str], None] = lambda point: None, **policy: Any
 ) -> Delivery:
     """Delivery as a worker has it."""
-    numbers = Policy(**{"lease": LEASE, "confirm": CONFIRM_AFTER, **policy})
+    numbers = Policy(**{"lease": LEASE, "confirm_after": CONFIRM_AFTER, **policy})
     return Delivery(database, sink, TOPOLOGY, numbers, worker="tests", at=at)
 
 
@@ -359,17 +359,17 @@ def deliver(database: Database, sink: Sink, **policy: Any) -> Batch:
 def embed(database: Database, embedder: FakeEmbedder | None = None) -> FakeEmbedder:
     """Embed all that waits for it."""
     embedder = embedder or FakeEmbedder()
-    delivery(database, embedding_sink(database, embedder)).drain(PATIENCE)
+    delivery(database, embedding_sink(database, embedder)).drain(TIMEOUT)
     return embedder
 
 
-def bury_exhausted(world: World, database: Database) -> None:
+def dead_letter_exhausted(pg: DatabaseFixture, database: Database) -> None:
     """Let the relay give up on operations whose workers vanished too often."""
-    relay = Relay(database, lambda: world.conn, lambda sink: None, TOPOLOGY, [], RelayPolicy())
+    relay = Relay(database, lambda: pg.conn, lambda sink: None, TOPOLOGY, [], RelayPolicy())
     relay.look([])
 
 
-def eventually(condition: Callable[[], bool], patience: float = PATIENCE) -> None:
+def eventually(condition: Callable[[], bool], patience: float = TIMEOUT) -> None:
     """Wait for a condition, for so many seconds at most."""
     deadline = time.monotonic() + patience
     while not condition():

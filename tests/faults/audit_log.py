@@ -59,7 +59,7 @@ def watch_versions(conn: Conn) -> None:
         conn.execute(AUDIT_OF.format(table=entity_type))
 
 
-def quicken(conn: Conn, *, deadlock_timeout: str) -> None:
+def speed_up(conn: Conn, *, deadlock_timeout: str) -> None:
     """For sessions to come: commits wait for no disk, and deadlocks are found sooner.
 
     No test here ends the server, so nothing that was committed can be lost.
@@ -68,7 +68,7 @@ def quicken(conn: Conn, *, deadlock_timeout: str) -> None:
         conn.execute(f"ALTER DATABASE {conn.info.dbname} SET {setting}")
 
 
-class Diary:
+class AuditLog:
     """Events of all processes in one file. Short lines are appended whole, whoever is killed."""
 
     def __init__(self, path: Path) -> None:

@@ -92,7 +92,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Payment:
+class Charge:
     """One text in one paid request, and when its vector was safe (None: never)."""
 
     at: float
@@ -100,7 +100,7 @@ class Payment:
     kept_at: float | None
 
 
-class Ledger(ABC):
+class SimulatedServer(ABC):
     """A server's durable state. Open it after a fork, never before.
 
     Each thread has a connection of its own: calls that are under way at once do not share a
@@ -135,21 +135,21 @@ class Ledger(ABC):
 
     # --- what clients do ----------------------------------------------------------------------
 
-    def note_call(self, trouble: str, size: int) -> None:
+    def record_call(self, fault: str, size: int) -> None:
         """Count a request, whatever becomes of it."""
         self._conn.execute(
             "INSERT INTO call (at, pid, trouble, size) VALUES (?, ?, ?, ?)",
-            (time.time(), os.getpid(), trouble, size),
+            (time.time(), os.getpid(), fault, size),
         )
 
-    def note_sent(self, trouble: str, writes: Sequence[Write]) -> None:
+    def record_sent(self, fault: str, writes: Sequence[Write]) -> None:
         """Remember what a request carried, for whoever must find out what happened."""
         now, pid = time.time(), os.getpid()
         with self._transaction():
             self._conn.executemany(
                 "INSERT INTO sent VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (now, pid, trouble, w.space, w.key, w.version, "upsert" if w.body else "delete")
+                    (now, pid, fault, w.space, w.key, w.version, "upsert" if w.body else "delete")
                     for w in writes
                 ],
             )
@@ -157,10 +157,10 @@ class Ledger(ABC):
     def write(self, writes: Sequence[Write]) -> list[Result]:
         """Apply one request as a whole, after everything late that is due by now."""
         with self._transaction():
-            self._land(time.time())
+            self._apply_delayed(time.time())
             return [self._apply_and_log(write) for write in writes]
 
-    def write_late(self, writes: Sequence[Write], seconds: float) -> None:
+    def write_delayed(self, writes: Sequence[Write], seconds: float) -> None:
         """Let a request be applied ``seconds`` from now."""
         entries = [[w.kind, w.space, w.key, w.version, w.body] for w in writes]
         self._conn.execute(
@@ -168,19 +168,19 @@ class Ledger(ABC):
             (time.time() + seconds, json.dumps(entries)),
         )
 
-    def land(self, *, all_of_it: bool = False) -> None:
+    def apply_delayed(self, *, everything: bool = False) -> None:
         """Apply the late writes that are due, or all of them."""
         with self._transaction():
-            self._land(float("inf") if all_of_it else time.time())
+            self._apply_delayed(float("inf") if everything else time.time())
 
-    def pay(self, text_hashes: Sequence[str]) -> None:
+    def charge(self, text_hashes: Sequence[str]) -> None:
         """The texts of one request are paid."""
         self._conn.executemany(
             "INSERT INTO paid (at, text_hash) VALUES (?, ?)",
             [(time.time(), text_hash) for text_hash in text_hashes],
         )
 
-    def note_kept(self, text_hashes: Sequence[str]) -> None:
+    def record_kept(self, text_hashes: Sequence[str]) -> None:
         """The vectors of these texts are safe from now on."""
         self._conn.executemany(
             "UPDATE paid SET kept_at = ? WHERE text_hash = ? AND kept_at IS NULL",
@@ -201,7 +201,7 @@ class Ledger(ABC):
             for kind, space, key, version, body in rows
         ]
 
-    def late_until(self) -> float:
+    def delayed_until(self) -> float:
         """When the last late write is due (``time.time()``); 0 when none waits."""
         (due,) = self._conn.execute("SELECT COALESCE(max(due), 0) FROM late").fetchone()
         return float(due)
@@ -211,14 +211,14 @@ class Ledger(ABC):
         (count,) = self._conn.execute("SELECT count(*) FROM call").fetchone()
         return int(count)
 
-    def troubles(self) -> dict[str, int]:
+    def faults(self) -> dict[str, int]:
         """Requests so far by what became of them."""
         return dict(self._conn.execute("SELECT trouble, count(*) FROM call GROUP BY 1"))
 
-    def payments(self) -> list[Payment]:
+    def charges(self) -> list[Charge]:
         """Every text of every paid request, in order."""
         rows = self._conn.execute("SELECT at, text_hash, kept_at FROM paid ORDER BY id")
-        return [Payment(*row) for row in rows]
+        return [Charge(*row) for row in rows]
 
     def history(self, key: str) -> list[tuple[float, str]]:
         """(when, what) was sent and applied for a key."""
@@ -239,7 +239,7 @@ class Ledger(ABC):
         ).fetchall()
         return sorted(sent + applied)
 
-    def went_down(self) -> list[tuple[str, str, int, int]]:
+    def older_after_newer(self) -> list[tuple[str, str, int, int]]:
         """(kind, key, version, older version written after it), by the log of every write."""
         rows = self._conn.execute(
             """
@@ -269,7 +269,7 @@ class Ledger(ABC):
             raise
         self._conn.execute("COMMIT")
 
-    def _land(self, now: float) -> None:
+    def _apply_delayed(self, now: float) -> None:
         due = self._conn.execute(
             "SELECT id, writes FROM late WHERE due <= ? ORDER BY due, id", (now,)
         ).fetchall()
@@ -311,14 +311,14 @@ class Ledger(ABC):
         return Result(Effect.REMOVED if cursor.rowcount else Effect.ABSENT)
 
 
-class UnguardedLedger(Ledger):
+class UnguardedServer(SimulatedServer):
     """The last write wins, whatever its version."""
 
     def _apply(self, write: Write) -> Result:
         return self._remove(write) if write.body is None else self._put(write)
 
 
-class GuardedLedger(Ledger):
+class GuardedServer(SimulatedServer):
     """An older version is refused; a deletion is remembered. The same version may come again."""
 
     def __init__(self, path: Path, *, without: frozenset[Rule] = frozenset()) -> None:
@@ -329,20 +329,20 @@ class GuardedLedger(Ledger):
         found = self._version(write)
         if found is not None and self._is_newer(found, write.version):
             if write.body is None:
-                self._bury(write)
+                self._write_tombstone(write)
             return Result(Effect.REFUSED, found)
         if write.body is None:
-            self._bury(write)
+            self._write_tombstone(write)
             return self._remove(write)
-        buried = self._one(
+        tombstone = self._one(
             "SELECT version FROM tombstone WHERE kind = ? AND key = ?", (write.kind, write.key)
         )
         if (
-            buried is not None
-            and buried >= write.version
+            tombstone is not None
+            and tombstone >= write.version
             and Rule.TOMBSTONE_GUARD not in self._without
         ):
-            return Result(Effect.REFUSED, buried)
+            return Result(Effect.REFUSED, tombstone)
         return self._put(write)
 
     def _is_newer(self, found: int, version: int) -> bool:
@@ -350,7 +350,7 @@ class GuardedLedger(Ledger):
             return False
         return found > version or (found == version and Rule.SAME_VERSION_AGAIN in self._without)
 
-    def _bury(self, write: Write) -> None:
+    def _write_tombstone(self, write: Write) -> None:
         self._conn.execute(
             """
             INSERT INTO tombstone (kind, key, version) VALUES (?, ?, ?)
