@@ -26,7 +26,7 @@ USUAL_BYTES_PER_TOKEN = 4
 class Plan:
     """What it takes until one model has embedded everything.
 
-    ``rows`` by type are not embedded by it; for ``under_way`` of them that is asked already.
+    ``rows`` by type are not embedded by it; for ``in_progress`` of them that is asked already.
     ``texts`` are paid, in at most ``most_tokens`` (their bytes): the other rows' vectors are
     kept already, or shared.
     """
@@ -34,7 +34,7 @@ class Plan:
     model: Model
     wanted: Model
     rows: dict[EntityType, int]
-    under_way: int
+    in_progress: int
     texts: int
     most_tokens: int
 
@@ -51,7 +51,7 @@ class Plan:
     @property
     def is_done(self) -> bool:
         """Return whether nothing need be asked for: it is the wanted model, and has all or will."""
-        return self.model == self.wanted and self.total == self.under_way
+        return self.model == self.wanted and self.total == self.in_progress
 
     def as_json(self) -> dict[str, Any]:
         """The shape that scripts read."""
@@ -83,7 +83,7 @@ def plan(conn: Conn, model: Model) -> Plan:
     if missing.texts:
         texts = (embedding_text(content) for content in unpaid_contents(conn, model))
         tokens = sum(most_tokens(text) for text in texts)
-    return Plan(model, wanted, dict(missing.rows), missing.under_way, missing.texts, tokens)
+    return Plan(model, wanted, dict(missing.rows), missing.in_progress, missing.texts, tokens)
 
 
 def start(database: Database, topology: Topology, model: Model) -> Iterator[int]:

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from altsync import db
 from altsync.app import Application
 from altsync.dashboard.metrics import BOUNDS, AltsyncCollector
-from altsync.dashboard.probes import ANSWER_WITHIN, Pulse, readiness
+from altsync.dashboard.probes import ANSWER_WITHIN, DatabaseProbe, readiness
 from altsync.operations import BreakerState
 from altsync.verify.sql import note_verification
 from tests.dashboard.site import Site, settings_for
@@ -86,13 +86,13 @@ def test_a_silent_database_is_a_number_within_seconds(database_url: str) -> None
     with relayed(database_url) as (proxy, url):
         app = Application(settings_for(url))
         try:
-            pulse = Pulse(app)
-            collector = AltsyncCollector(app, pulse)
+            probe = DatabaseProbe(app)
+            collector = AltsyncCollector(app, probe)
             assert _up(collector) == 1
             proxy.half_open = True
             proxy.silence()
             assert _up(collector) == 0
-            found = readiness(app, pulse)
+            found = readiness(app, probe)
             assert not found.ready
             # The dashboard's own limit ended it, before the connection's.
             assert found.database == f"no answer: no answer within {ANSWER_WITHIN:g} s"

@@ -150,7 +150,7 @@ def test_without_yes_nothing_changes(site: Site) -> None:
         "model": {"name": NEW, "dimensions": DIMENSIONS},
         "wanted": {"name": MODEL, "dimensions": DIMENSIONS},
         "rows": {"sport_archetype": 1, "league": 1, "few_shot_example": 1},
-        "under_way": 0,
+        "in_progress": 0,
         "texts": 3,
         "most_tokens": bound,
         "usual_tokens": -(-bound // 4),
@@ -261,9 +261,9 @@ def test_a_change_that_was_broken_off_is_taken_up_again(site: Site) -> None:
         page = reembed_page(conn, TOPOLOGY, sports.LEAGUE, after=None, limit=2)
     assert page[0] == 2
     found = site.plan(code=Exit.NOT_CONFIRMED)
-    assert (sum(found["rows"].values()), found["under_way"]) == (6, 2)
+    assert (sum(found["rows"].values()), found["in_progress"]) == (6, 2)
     site.run("reembed", "--yes")
-    assert site.plan()["under_way"] == 6
+    assert site.plan()["in_progress"] == 6
     site.settle()
     assert site.models() == {NEW}
 

@@ -99,7 +99,7 @@ def test_a_report_about_nothing_is_not_consistent() -> None:
     ],
 )
 @pytest.mark.parametrize(
-    "place", ["altsync.cli.verify.verify", "altsync.cli.terminal.answers.print"]
+    "place", ["altsync.verify.run.verify", "altsync.cli.terminal.answers.print"]
 )
 def test_a_surprise_is_no_drift(
     embedding_alone: DatabaseFixture, monkeypatch: pytest.MonkeyPatch, error: Exception, place: str
@@ -157,7 +157,7 @@ def test_what_was_left_out_is_named(embedding_alone: DatabaseFixture) -> None:
     assert f"Every compared store agrees (0 entities). Not compared: {left}." in text
     assert "NEO4J_URI is not set" in text
     assert f"every compared store agreed (0 entities). Not compared: {left}." in status_line()
-    assert json.loads(run("--json", code=0).stdout)["left_out"] == ["neo4j", "pinecone"]
+    assert json.loads(run("--json", code=0).stdout)["not_compared"] == ["neo4j", "pinecone"]
 
 
 def test_one_sink_is_not_every_store(embedding_alone: DatabaseFixture) -> None:
@@ -204,8 +204,8 @@ def test_what_waits_is_not_called_agreement(embedding_alone: DatabaseFixture) ->
     pause(embedding_alone.conn, "embedding", "moved")
     assert "embedding is paused: what is under way for it may wait for long." in said(code=0)
     body = json.loads(run("--json", code=0).stdout)
-    assert (body["consistent"], body["under_way"]) == (True, 2)
-    assert body["standing_still"] == {"embedding": "paused"}
+    assert (body["consistent"], body["in_progress"]) == (True, 2)
+    assert body["blocked_sinks"] == {"embedding": "paused"}
     assert body["sinks"]["embedding"]["pending"] == 2
     assert "nothing differed (2 entities); under way: 2." in status_line()
 

@@ -144,8 +144,11 @@ def test_the_whole_report_is_logged_by_the_schedule(
     """A comparison that nobody may take for the last one is a warning."""
 
     def compare() -> Report:
-        return Report(0, (Tally("neo4j"),), Options(), unkept="others deliver to pinecone")
+        return Report(
+            0, (Tally("neo4j"),), Options(), not_saved_reason="others deliver to pinecone"
+        )
 
     with capture_logs() as log:
         schedule_of(pg, database, compare).step()
-    assert (log[0]["log_level"], log[0]["unkept"]) == ("warning", "others deliver to pinecone")
+    assert log[0]["log_level"] == "warning"
+    assert log[0]["not_saved_reason"] == "others deliver to pinecone"

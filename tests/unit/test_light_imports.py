@@ -63,7 +63,19 @@ def test_a_command_imports_no_sdk_before_it_runs(tmp_path: Path, command: str) -
 
 @pytest.mark.parametrize(
     "module",
-    ["app", "config", "records", "db", "store", "outbox", "status", "health", "seed.loader"],
+    [
+        "app",
+        "config",
+        "entities",
+        "operations",
+        "contract",
+        "db",
+        "store",
+        "outbox",
+        "status",
+        "doctor",
+        "seed.loader",
+    ],
 )
 def test_a_module_below_the_commands_imports_no_sdk(tmp_path: Path, module: str) -> None:
     assert imported(module=f"altsync.{module}", folder=tmp_path) & OUTSIDE_SDKS == set()

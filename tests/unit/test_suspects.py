@@ -37,12 +37,12 @@ def test_what_differs_at_rest_is_drift() -> None:
 
 def test_what_agrees_is_none() -> None:
     """Even while something is under way."""
-    assert run(Seen(1, under_way=True), held=[1]) == (Confirmed({}, 0), [])
+    assert run(Seen(1, in_progress=True), held=[1]) == (Confirmed({}, 0), [])
 
 
 def test_an_operation_before_or_after_is_no_drift() -> None:
     """It may be what brings the sink in step."""
-    busy = Seen(1, under_way=True)
+    busy = Seen(1, in_progress=True)
     assert run(busy, AT_REST, held=[None]) == (Confirmed({}, 1), [])
     assert run(AT_REST, busy, held=[None]) == (Confirmed({}, 1), [])
 

@@ -10,18 +10,18 @@ from typer.core import TyperGroup
 
 from altsync.cli import queries as generic
 from altsync.cli import terminal
-from altsync.cli.asking import (
+from altsync.cli.common import Json, application
+from altsync.cli.once import App
+from altsync.cli.queries import (
     EntityName,
     Limit,
     Question,
     TopK,
     Where,
-    asked_stores,
-    say_unavailable,
+    open_stores,
+    print_unavailable,
     show,
 )
-from altsync.cli.common import Json, application
-from altsync.cli.once import App
 from altsync.cli.terminal import Exit, answers, notes
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def search(
         _refuse(status=status, archetype=archetype, tier=tier, contract_status=contract_status)
         generic.search(text, entity or LEAGUE, where, top_k, as_json)
         return
-    with asked_stores() as stores:
+    with open_stores() as stores:
         from altsports import queries
         from altsports.cli import views
 
@@ -106,12 +106,12 @@ def similar(
         _refuse(same_archetype=same_archetype or None)
         generic.similar(tag, entity or LEAGUE, where, top_k, as_json)
         return
-    with asked_stores() as stores:
+    with open_stores() as stores:
         from altsports import queries
         from altsports.cli import views
 
         found = queries.similar(stores, tag, top_k=top_k, cross_archetype=not same_archetype)
-        say_unavailable(found.unavailable)
+        print_unavailable(found.unavailable)
         if len(found.unavailable) == 2:
             raise typer.Exit(Exit.ERROR)
         show(found.results, views.similar_table, as_json, views.as_json)
@@ -124,7 +124,7 @@ def archetypes(
     as_json: Json = False,
 ) -> None:
     """List archetypes by their leagues in Neo4j, with those leagues from PostgreSQL."""
-    with asked_stores() as stores:
+    with open_stores() as stores:
         from altsports import queries
         from altsports.cli import views
 
@@ -145,12 +145,12 @@ def explore(
     if entity is not None or where:
         generic.explore(text, entity or LEAGUE, where, top_k, as_json)
         return
-    with asked_stores() as stores:
+    with open_stores() as stores:
         from altsports import queries
         from altsports.cli import views
 
         found = queries.explore(stores, text, top_k=top_k)
-        say_unavailable(found.unavailable)
+        print_unavailable(found.unavailable)
         show(found.results, views.explored_view, as_json, views.explored_json)
 
 
@@ -163,7 +163,7 @@ def examples(
     as_json: Json = False,
 ) -> None:
     """Find few-shot examples by meaning, of one category or of all."""
-    with asked_stores() as stores:
+    with open_stores() as stores:
         from altsports import queries
         from altsports.cli import views
 
@@ -230,7 +230,7 @@ def graph_archetype(
     as_json: Json = False,
 ) -> None:
     """Leagues that belong to an archetype."""
-    with asked_stores() as stores:
+    with open_stores() as stores:
         from altsports import queries
         from altsports.cli import views
 
@@ -241,7 +241,7 @@ def graph_archetype(
 @graph.command("same-archetype")
 def graph_same_archetype(tag: Tag, limit: Limit = 100, as_json: Json = False) -> None:
     """The other leagues of a league's archetype."""
-    with asked_stores() as stores:
+    with open_stores() as stores:
         from altsports import queries
         from altsports.cli import views
 
@@ -252,7 +252,7 @@ def graph_same_archetype(tag: Tag, limit: Limit = 100, as_json: Json = False) ->
 @graph.command("cross-archetype")
 def graph_cross_archetype(limit: Limit = 100, as_json: Json = False) -> None:
     """Pairs of similar leagues that belong to different archetypes."""
-    with asked_stores() as stores:
+    with open_stores() as stores:
         from altsports import queries
         from altsports.cli import views
 

@@ -14,7 +14,7 @@ from altsync.cli.terminal import answers
 from altsync.errors import AltsyncError
 
 #: Files of a project that are made anew for each, and never copied.
-_LEFT_OUT = shutil.ignore_patterns(".env", ".altsync", "__pycache__", ".pytest_cache")
+_NOT_COPIED = shutil.ignore_patterns(".env", ".altsync", "__pycache__", ".pytest_cache")
 
 _ENV = """\
 # Settings of this project. `altsync local up` needs none of them.
@@ -51,7 +51,7 @@ def make(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise AltsyncError(f"{folder} is there already: name another folder")
     try:
-        shutil.copytree(_template(), folder, ignore=_LEFT_OUT, dirs_exist_ok=True)
+        shutil.copytree(_template(), folder, ignore=_NOT_COPIED, dirs_exist_ok=True)
         catalogue = folder / "catalogue.py"
         text = catalogue.read_text(encoding="utf-8")
         # Its indexes must not be those of another project on the same account.

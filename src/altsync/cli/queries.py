@@ -1,25 +1,36 @@
-"""Questions about the entities of any catalogue: search, similar, explore, graph."""
+"""Commands that query any entity type: search, similar, explore, graph."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import RenderableType
 
-from altsync.cli.asking import (
-    EntityName,
-    Limit,
-    Question,
-    TopK,
-    Where,
-    asked_stores,
-    read_where,
-    say_unavailable,
-    show,
-)
-from altsync.cli.common import Json
-from altsync.cli.terminal import Exit
+from altsync import log
+from altsync.cli import terminal
+from altsync.cli.common import Json, application
+from altsync.cli.terminal import Exit, answers, notes
 
+if TYPE_CHECKING:
+    from altsync.queries import Stores, Unavailable
+
+#: Matches that one question may have: the vector index gives no more.
+MOST = 10_000
+
+Question = Annotated[str, typer.Argument(help="What to look for, in plain words.")]
+EntityName = Annotated[
+    str | None, typer.Option("--entity", help="The type of entity, as in product.")
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option("--where", help="Only entities whose field has this value: field=value."),
+]
+TopK = Annotated[int, typer.Option("--top-k", min=1, max=MOST, help="Answers at most.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=MOST, help="Answers at most.")]
 Key = Annotated[str, typer.Argument(help="The entity's key, as every store has it.")]
 
 
@@ -32,7 +43,7 @@ def search(
 ) -> None:
     """Find entities by meaning: the index finds them, PostgreSQL checks and completes."""
     wanted = read_where(where)
-    with asked_stores() as stores:
+    with open_stores() as stores:
         from altsync import queries
         from altsync.cli import views
 
@@ -50,13 +61,13 @@ def similar(
 ) -> None:
     """Find entities like one: neighbours in graph and index, with the path to each."""
     wanted = read_where(where)
-    with asked_stores() as stores:
+    with open_stores() as stores:
         from altsync import queries
         from altsync.cli import views
 
         kind = queries.entity_named(entity) if entity else queries.only_entity("similar")
         found = queries.similar(stores, kind, key, wanted, top_k=top_k)
-        say_unavailable(found.unavailable)
+        print_unavailable(found.unavailable)
         if len(found.unavailable) == 2:
             raise typer.Exit(Exit.ERROR)
         show(found.results, views.similar_table, as_json)
@@ -71,21 +82,65 @@ def explore(
 ) -> None:
     """Find entities by meaning, each with its neighbourhood in the graph."""
     wanted = read_where(where)
-    with asked_stores() as stores:
+    with open_stores() as stores:
         from altsync import queries
         from altsync.cli import views
 
         kind = queries.entity_named(entity) if entity else queries.only_entity("edges")
         found = queries.explore(stores, kind, text, wanted, top_k=top_k)
-        say_unavailable(found.unavailable)
+        print_unavailable(found.unavailable)
         show(found.results, views.explored_view, as_json)
 
 
 def graph(key: Key, entity: EntityName = None, limit: Limit = 100, as_json: Json = False) -> None:
     """Show what the graph has around one entity."""
-    with asked_stores() as stores:
+    with open_stores() as stores:
         from altsync import queries
         from altsync.cli import views
 
         kind = queries.entity_named(entity) if entity else queries.only_entity("edges")
         show(queries.neighbours(stores, kind, key, limit=limit), views.links_table, as_json)
+
+
+@contextmanager
+def open_stores() -> Iterator[Stores]:
+    """Open the stores for a question."""
+    with application() as app:
+        # A store that is away is told of once, in a sentence; its driver would say it at length.
+        log.set_up(level="ERROR", form=app.settings.altsync_log_format)
+        yield app.stores()
+
+
+def read_where(pairs: Sequence[str] | None) -> dict[str, str]:
+    """Return the fields and values of ``--where``. Raises ``typer.BadParameter``."""
+    found: dict[str, str] = {}
+    for pair in pairs or ():
+        field, equals, value = pair.partition("=")
+        if not (field.strip() and equals):
+            raise typer.BadParameter(f"invalid filter {pair!r}: use --where field=value")
+        if field.strip() in found:
+            raise typer.BadParameter(f"--where names {field.strip()} twice: give it once")
+        found[field.strip()] = value
+    return found
+
+
+def print_unavailable(missing: Sequence[Unavailable]) -> None:
+    """Name the stores that could not be asked."""
+    for one in missing:
+        reason = " ".join(log.redact(one.reason).split())
+        notes.print(f"{one.store} could not be asked: {reason}", style="yellow")
+
+
+def show(
+    found: Sequence[Any],
+    view: Callable[[Any], RenderableType],
+    as_json: bool,
+    form: Callable[[Any], dict[str, Any]] = asdict,
+) -> None:
+    """Show answers, as JSON by ``form`` or for people by ``view``."""
+    if as_json:
+        terminal.print_json([form(one) for one in found])
+    elif found:
+        answers.print(view(found))
+    else:
+        notes.print("Nothing matches.")

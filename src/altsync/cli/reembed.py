@@ -50,8 +50,8 @@ def _say(plan: Plan) -> None:
         return
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in plan.rows.items() if count)
     notes.print(f"Not embedded by {plan.model.name}: {plural(plan.total, 'row')} ({kinds}).")
-    if plan.under_way:
-        notes.print(f"Under way already: {plan.under_way:,} of them.")
+    if plan.in_progress:
+        notes.print(f"Under way already: {plan.in_progress:,} of them.")
     notes.print(
         f"To be paid: {plural(plan.texts, 'text')}, at most {plural(plan.most_tokens, 'token')} "
         "(their bytes); "

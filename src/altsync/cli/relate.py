@@ -29,7 +29,7 @@ from altsync.store.reads import clock
 from altsync.wording import plural, sentences
 
 #: Seconds between two looks at entities that other workers have taken, or that wait to be retried.
-LOOK = 0.2
+POLL_INTERVAL = 0.2
 
 
 def relate(
@@ -100,7 +100,7 @@ def _work_off(app: Application) -> None:
             bars.update(task, completed=most - waiting, total=most)
             if waiting:
                 _check_breaker(app, waiting)
-                time.sleep(LOOK)
+                time.sleep(POLL_INTERVAL)
 
 
 def _waiting(app: Application) -> int:

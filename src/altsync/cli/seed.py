@@ -54,17 +54,17 @@ from altsync.wording import sentences
 _RULE = "=" * 50
 
 #: Seconds between two looks at how far the sinks are.
-LOOK = 0.2
+POLL_INTERVAL = 0.2
 
 #: Part of the time that looking itself may take.
-LOOK_SHARE = 0.2
+POLL_SHARE = 0.2
 
 #: Entities that the sentence of an error names.
 NAMED = 5
 
 #: Seconds without a claim, while work is due, after which waiting says what to start. The relay
 #: wakes a worker within a second.
-PATIENCE = 5.0
+IDLE_HINT_AFTER = 5.0
 
 
 def _seed(
@@ -337,13 +337,13 @@ def follow(
     conn: Conn,
     progress: dict[str, RunProgress],
     timeout: float | None,
-    patience: float = PATIENCE,
+    hint_after: float = IDLE_HINT_AFTER,
 ) -> bool:
-    """Watch until every sink holds what this run's lines say, or has given up on it.
+    """Wait until every sink holds this run's lines, or has given up on them.
 
-    Return whether that is so before ``timeout``. ``progress`` is updated at each look, for a
-    caller that is interrupted. ``patience``: seconds without a claim after which a missing process
-    is named, or fewer when the time is over.
+    Return whether that happened before ``timeout``. ``progress`` is updated at each poll, so that
+    an interrupted caller can report it. A sink without a claim for ``hint_after`` seconds gets a
+    note about the process to start.
     """
     sinks = waited_for(app)
     note_seen(conn)
@@ -365,7 +365,7 @@ def follow(
             if all(p.waiting == 0 for p in progress.values()):
                 return True
             is_over = deadline is not None and time.monotonic() > deadline
-            idle_for = min(patience, timeout or 0.0) if is_over else patience
+            idle_for = min(hint_after, timeout or 0.0) if is_over else hint_after
             for sink, idle in idle_sinks(conn, idle_for).items():
                 if sink in sinks and sink not in hinted and progress[sink].waiting:
                     hinted.add(sink)
@@ -375,7 +375,7 @@ def follow(
             if is_over:
                 notes.print(f"Not there yet after {timeout:g} s: altsync status says why.")
                 return False
-            time.sleep(max(LOOK, took / LOOK_SHARE))
+            time.sleep(max(POLL_INTERVAL, took / POLL_SHARE))
 
 
 def seed_table(report: SeedReport, title: str = "Seeded") -> Table:

@@ -129,12 +129,12 @@ def verify_note(status: Status) -> list[Text]:
 def _agreed(result: Mapping[str, Any]) -> str:
     """Return what a result without any difference says."""
     counted = plural(result.get("entities", 0), "entity", "entities")
-    left_out = result.get("left_out") or []
-    rest = f" Not compared: {', '.join(left_out)}." if left_out else ""
-    waiting = result.get("under_way", 0)
+    not_compared = result.get("not_compared") or []
+    rest = f" Not compared: {', '.join(not_compared)}." if not_compared else ""
+    waiting = result.get("in_progress", 0)
     if waiting:
         return f"nothing differed ({counted}); under way: {waiting:,}.{rest}"
-    return f"every {'compared ' if left_out else ''}store agreed ({counted}).{rest}"
+    return f"every {'compared ' if not_compared else ''}store agreed ({counted}).{rest}"
 
 
 def matrix_table(status: Status) -> Table:
@@ -175,12 +175,12 @@ def sink_table(status: Status) -> RenderableType:
         "sink", "state", *numbers, title="Operations", numbers=numbers, names=("sink", "state")
     )
     for sink, backlog in status.operations.items():
-        standing = status.sinks[sink]
+        found = status.sinks[sink]
         table.add_row(
             sink,
             Text(
-                _STATE_WORD.get(standing.state, standing.state.value),
-                style=_STATE_STYLE[standing.state],
+                _STATE_WORD.get(found.state, found.state.value),
+                style=_STATE_STYLE[found.state],
             ),
             f"{backlog.pending:,}",
             f"{backlog.in_progress:,}",
@@ -198,14 +198,14 @@ def sink_table(status: Status) -> RenderableType:
 
 
 def _why(status: Status, sink: str) -> str:
-    standing = status.sinks[sink]
+    found = status.sinks[sink]
     waits = status.operations[sink].pending
-    reason = standing.reason or ""
-    if standing.state is BreakerState.DISABLED and waits:
+    reason = found.reason or ""
+    if found.state is BreakerState.DISABLED and waits:
         return f"{reason}; {plural(waits, 'operation waits', 'operations wait')}"
-    if standing.since is not None and standing.state is not BreakerState.CLOSED:
-        since = f"{reason} (since {standing.since:%Y-%m-%d %H:%M:%S} UTC)"
-        idle = standing.state in _TRIED and not (waits or status.operations[sink].in_progress)
+    if found.since is not None and found.state is not BreakerState.CLOSED:
+        since = f"{reason} (since {found.since:%Y-%m-%d %H:%M:%S} UTC)"
+        idle = found.state in _TRIED and not (waits or status.operations[sink].in_progress)
         return f"{since}; nothing waits, the next operation tries it" if idle else since
     return reason
 

@@ -73,9 +73,9 @@ def verify(
 
 
 def _print(report: Report, *, as_json: bool) -> None:
-    if report.unkept is not None:
+    if report.not_saved_reason is not None:
         notes.print(
-            f"altsync: this is not kept as the last result: {report.unkept}",
+            f"altsync: this is not kept as the last result: {report.not_saved_reason}",
             style="yellow",
             soft_wrap=True,
         )
@@ -204,7 +204,7 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
             )
         if tally.refused is not None:
             yield f"{tally.sink}: {tally.refused}", "red"
-    for name, state in report.standing_still.items():
+    for name, state in report.blocked_sinks.items():
         yield f"{name} is {state}: what is under way for it may wait for long.", "yellow"
     for name, why in report.idle.items():
         yield f"{name}: {why}.", "red"
@@ -248,7 +248,7 @@ def _last(report: Report) -> tuple[str, str]:
     if report.consistent:
         return _agreement(report, counted)
     if not report.drifted and not report.problems:
-        waiting = ", ".join(f"{sink} ({count:,})" for sink, count in report.under_way.items())
+        waiting = ", ".join(f"{sink} ({count:,})" for sink, count in report.in_progress.items())
         return f"Could not tell: no worker claims what waits for {waiting}.", "bold red"
     if not report.drifted:
         away = ", ".join(report.problems)
@@ -261,11 +261,11 @@ def _last(report: Report) -> tuple[str, str]:
 
 def _agreement(report: Report, counted: str) -> tuple[str, str]:
     """Return what agreement is about: not what is under way, and not what was left out."""
-    rest = f" Not compared: {', '.join(report.left_out)}." if report.left_out else ""
-    if report.under_way:
-        waiting = ", ".join(f"{sink} ({count:,})" for sink, count in report.under_way.items())
+    rest = f" Not compared: {', '.join(report.not_compared)}." if report.not_compared else ""
+    if report.in_progress:
+        waiting = ", ".join(f"{sink} ({count:,})" for sink, count in report.in_progress.items())
         return f"Nothing differs ({counted}); under way: {waiting}.{rest}", "bold yellow"
-    stores = "Every compared store" if report.left_out else "Every store"
+    stores = "Every compared store" if report.not_compared else "Every store"
     return f"{stores} agrees ({counted}).{rest}", "bold green"
 
 

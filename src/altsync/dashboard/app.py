@@ -21,7 +21,7 @@ from altsync.app import Application
 from altsync.dashboard import metrics, probes
 from altsync.dashboard.access import Access, Guard
 from altsync.dashboard.api import Api, BadRequest
-from altsync.dashboard.plain import answer
+from altsync.dashboard.json import answer
 from altsync.errors import AltsyncError
 from altsync.sentences import Exit, describe
 
@@ -41,21 +41,21 @@ Do = Callable[[Mapping[str, Any]], Any]
 def build_app(app: Application, access: Access) -> Guard:
     """The whole of it over an application, which the caller closes."""
     api = Api(app)
-    pulse = probes.Pulse(app)
+    probe = probes.DatabaseProbe(app)
 
     def _ask(path: str, ask: Ask) -> Route:
-        return _get(path, _alive_first(pulse, ask))
+        return _get(path, _probed(probe, ask))
 
     def _do(path: str, do: Do) -> Route:
-        return _post(path, _alive_first(pulse, do))
+        return _post(path, _probed(probe, do))
 
     inner = Starlette(
         routes=[
             Route("/", _page),
             Mount("/static", StaticFiles(directory=STATIC)),
             Route("/healthz", _alive),
-            _readyz(app, pulse),
-            _metrics(app, pulse),
+            _readyz(app, probe),
+            _metrics(app, probe),
             _ask("/api/session", lambda query: api.session(access.token)),
             _ask("/api/overview", api.overview),
             _ask("/api/throughput", api.throughput),
@@ -85,11 +85,11 @@ def _page(request: Request) -> Response:
     return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
 
 
-def _alive_first(pulse: probes.Pulse, ask: Callable[[_Q], Any]) -> Callable[[_Q], Any]:
+def _probed(probe: probes.DatabaseProbe, ask: Callable[[_Q], Any]) -> Callable[[_Q], Any]:
     """Ask nothing of a PostgreSQL that is silent: requests would take every thread."""
 
     def asked(query: _Q) -> Any:
-        pulse.check()
+        probe.check()
         return ask(query)
 
     return asked
@@ -99,16 +99,16 @@ async def _alive(request: Request) -> Response:
     return PlainTextResponse("ok\n")
 
 
-def _readyz(app: Application, pulse: probes.Pulse) -> Route:
+def _readyz(app: Application, probe: probes.DatabaseProbe) -> Route:
     def endpoint(request: Request) -> Response:
-        found = probes.readiness(app, pulse)
+        found = probes.readiness(app, probe)
         return answer(found, 200 if found.ready else 503)
 
     return Route("/readyz", endpoint)
 
 
-def _metrics(app: Application, pulse: probes.Pulse) -> Route:
-    registry = metrics.registry_of(app, pulse)
+def _metrics(app: Application, probe: probes.DatabaseProbe) -> Route:
+    registry = metrics.registry_of(app, probe)
 
     def endpoint(request: Request) -> Response:
         body, kind = metrics.exposition(registry, request.headers.get("accept", ""))

@@ -21,7 +21,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from altsync.app import Application
-from altsync.dashboard.probes import Pulse
+from altsync.dashboard.probes import DatabaseProbe
 from altsync.db import Conn
 from altsync.operations import BreakerState
 from altsync.status import collect as status_collect
@@ -58,9 +58,9 @@ _NOTHING = BatchTotals(Work(), 0.0, (0,) * len(BOUNDS))
 class AltsyncCollector(Collector):
     """Everything altsync measures. Safe to use from several threads."""
 
-    def __init__(self, app: Application, pulse: Pulse | None = None) -> None:
+    def __init__(self, app: Application, probe: DatabaseProbe | None = None) -> None:
         self._app = app
-        self._pulse = pulse or Pulse(app)
+        self._probe = probe or DatabaseProbe(app)
         self._tally = _Tally()
 
     def describe(self) -> list[Metric]:
@@ -70,7 +70,7 @@ class AltsyncCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """One scrape. A database that does not answer is itself a number, not an error."""
         try:
-            self._pulse.check()
+            self._probe.check()
             reading = self._read()
         except (psycopg.Error, psycopg_pool.PoolTimeout) as error:
             logger.warning("metrics.unread", error=error)
@@ -181,9 +181,9 @@ def _gauges(found: Status | None) -> Iterator[Metric]:
             for sink, counts in entity.by_sink.items():
                 for state, count in counts.items():
                     entities.add_metric([kind.value, sink, state.value], count)
-        for sink, standing in found.sinks.items():
+        for sink, health in found.sinks.items():
             for one in BreakerState:
-                breaker.add_metric([sink, one.value], int(standing.state is one))
+                breaker.add_metric([sink, one.value], int(health.state is one))
     yield from (operations, lag, entities, breaker)
 
 
@@ -233,10 +233,10 @@ def _durations(all_totals: Mapping[str, BatchTotals]) -> Metric:
     return histogram
 
 
-def registry_of(app: Application, pulse: Pulse) -> CollectorRegistry:
+def registry_of(app: Application, probe: DatabaseProbe) -> CollectorRegistry:
     """A registry that holds altsync's metrics and nothing else."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(AltsyncCollector(app, pulse))
+    registry.register(AltsyncCollector(app, probe))
     return registry
 
 

@@ -19,7 +19,7 @@ from altsync.operations import BreakerState
 ANSWER_WITHIN = 1.5
 
 
-class Pulse:
+class DatabaseProbe:
     """Asks PostgreSQL whether it answers, one question at a time for all callers.
 
     A silent server is known within ``ANSWER_WITHIN``, and holds up one thread alone.
@@ -27,7 +27,7 @@ class Pulse:
 
     def __init__(self, app: Application) -> None:
         self._app = app
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pulse")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="probe")
         self._asked: Future[None] | None = None
         self._lock = threading.Lock()
 
@@ -66,10 +66,10 @@ class Readiness:
     sinks: dict[str, SinkReadiness]
 
 
-def readiness(app: Application, pulse: Pulse) -> Readiness:
+def readiness(app: Application, probe: DatabaseProbe) -> Readiness:
     """Return how things are now."""
     try:
-        pulse.check()
+        probe.check()
         with app.database.autocommit() as conn:
             schema = db.schema_revision(conn)
             if schema != _head():

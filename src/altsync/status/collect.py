@@ -54,7 +54,7 @@ class MatrixRow:
 
 
 @dataclass(frozen=True, slots=True)
-class SinkStanding:
+class SinkState:
     """Whether a sink is delivered to, since when, and why not."""
 
     state: BreakerState
@@ -64,7 +64,7 @@ class SinkStanding:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelStanding:
+class ModelState:
     """The embedding model that all processes want, and the one that these settings name."""
 
     database: Model | None
@@ -83,9 +83,9 @@ class Status:
     entities: dict[EntityType, EntityStatus]
     operations: dict[str, Backlog]
     matrix: tuple[MatrixRow, ...]
-    sinks: dict[str, SinkStanding]
+    sinks: dict[str, SinkState]
     recent: dict[str, Work]
-    model: ModelStanding = field(default_factory=lambda: ModelStanding(None, None))
+    model: ModelState = field(default_factory=lambda: ModelState(None, None))
     verified: Verification | None = None
     idle: dict[str, Idle] = field(default_factory=dict)
 
@@ -115,8 +115,8 @@ class Status:
             "operations": {sink: asdict(backlog) for sink, backlog in self.operations.items()},
             "matrix": [row.as_json() for row in self.matrix],
             "sinks": {
-                sink: {**asdict(standing), "last_minute": asdict(self.recent[sink])}
-                for sink, standing in self.sinks.items()
+                sink: {**asdict(state), "last_minute": asdict(self.recent[sink])}
+                for sink, state in self.sinks.items()
             },
             "model": {**asdict(self.model), "agree": self.model.agree},
             "idle": {
@@ -164,9 +164,9 @@ def collect(
         },
         {sink: backlog.get(sink, Backlog()) for sink in names},
         _matrix(counts, [sink for sink in MIRRORS if sink in topology.names]),
-        {sink: _standing(health.get(sink), disabled.get(sink)) for sink in names},
+        {sink: _sink_state(health.get(sink), disabled.get(sink)) for sink in names},
         {sink: recent.get(sink, Work()) for sink in names},
-        ModelStanding(Model(*wanted) if wanted else None, model),
+        ModelState(Model(*wanted) if wanted else None, model),
         last_verification(conn),
         {sink: one for sink, one in idle.items() if disabled.get(sink) is None},
     )
@@ -202,14 +202,14 @@ def _matrix(counts: Mapping[EntityType, Counts], sinks: Sequence[str]) -> tuple[
     )
 
 
-def _standing(health: SinkHealth | None, disabled: str | None) -> SinkStanding:
+def _sink_state(health: SinkHealth | None, disabled: str | None) -> SinkState:
     # What a person did goes first: it is what must be undone.
     paused = health is not None and health.state is BreakerState.PAUSED
     if disabled is not None and not paused:
         since = health.since if health and health.state is BreakerState.DISABLED else None
-        return SinkStanding(
+        return SinkState(
             BreakerState.DISABLED, since, disabled, health.last_claim_at if health else None
         )
     if health is None:
-        return SinkStanding(BreakerState.CLOSED, None, "never set up: run altsync migrate", None)
-    return SinkStanding(health.state, health.since, health.reason, health.last_claim_at)
+        return SinkState(BreakerState.CLOSED, None, "never set up: run altsync migrate", None)
+    return SinkState(health.state, health.since, health.reason, health.last_claim_at)

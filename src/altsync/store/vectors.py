@@ -137,12 +137,12 @@ def stored_vectors(
 class Unembedded:
     """Living entities that a model has not embedded, or that do not say so: by type, and more.
 
-    ``under_way`` have a live operation for it already. ``texts`` are the distinct ones among
+    ``in_progress`` have a live operation for it already. ``texts`` are the distinct ones among
     theirs that no vector of the model is kept for: what would have to be paid.
     """
 
     rows: Mapping[EntityType, int]
-    under_way: int
+    in_progress: int
     texts: int
 
     @property
@@ -172,7 +172,7 @@ NOT EXISTS (SELECT 1 FROM embedding e WHERE e.model = %(model)s
 def unembedded(conn: Conn, model: Model) -> Unembedded:
     """Return what a model has not embedded. Reads every entity."""
     parameters = {"model": model.name, "dimensions": model.dimensions}
-    rows, under_way = {}, 0
+    rows, in_progress = {}, 0
     for kind in entity_types():
         found = conn.execute(
             f"SELECT count(*), count(*) FILTER (WHERE {_LIVE_EMBEDDING}) "
@@ -181,13 +181,13 @@ def unembedded(conn: Conn, model: Model) -> Unembedded:
         ).fetchone()
         assert found is not None
         rows[kind] = found[0]
-        under_way += found[1]
+        in_progress += found[1]
     parts = (f"SELECT l.text_hash FROM {kind} l WHERE {_UNEMBEDDED}" for kind in entity_types())
     texts = conn.execute(
         f"SELECT count(*) FROM ({' UNION '.join(parts)}) l WHERE {_NOT_KEPT}", parameters
     ).fetchone()
     assert texts is not None
-    return Unembedded(rows, under_way, texts[0])
+    return Unembedded(rows, in_progress, texts[0])
 
 
 def unpaid_contents(conn: Conn, model: Model) -> Iterator[Content]:

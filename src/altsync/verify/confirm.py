@@ -21,7 +21,7 @@ class Seen(Generic[F]):
     """
 
     fact: F | None = None
-    under_way: bool = field(default=False, compare=False)
+    in_progress: bool = field(default=False, compare=False)
     age: float | None = field(default=None, compare=False)
 
 
@@ -63,7 +63,7 @@ def confirm(
             verdict = judge(key, second.fact, held.get(key))
             if verdict is None:
                 continue
-            if first.under_way or second.under_way:
+            if first.in_progress or second.in_progress:
                 pending += 1
             elif first != second:
                 again.append(key)

@@ -168,10 +168,10 @@ def _walk(
     while True:
         with run.database.autocommit() as conn:
             gaps, after = read(conn, after)
-            at_rest = [gap for gap in gaps if not gap.under_way]
+            at_rest = [gap for gap in gaps if not gap.in_progress]
             ids = [gap.id for gap in at_rest]
             given_up = repairs.given_up(conn, traits, entity_type, ids)
-        tally.pending += sum(gap.under_way for gap in gaps)
+        tally.pending += sum(gap.in_progress for gap in gaps)
         for gap in at_rest:
             tally.note(Drift.MISSING if gap.missing else Drift.STALE, gap.key)
             if gap.id in given_up:

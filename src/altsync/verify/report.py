@@ -113,13 +113,13 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All sinks that were compared. ``entities`` are living ones, ``seconds`` the time it took.
+    """The result of one comparison of all sinks.
 
-    ``skipped`` says of sinks that are not switched on why they were not compared, ``left_out``
-    names all that were not. ``standing_still`` are those that were, and that no worker delivers to:
-    paused, open, probing or disabled. ``unkept`` says why this is not the last result for others,
-    None when it is or was not meant to be. ``rows`` are PostgreSQL's own. ``idle`` are sinks whose
-    due work no worker claims, with what to start.
+    ``entities`` counts living ones. ``skipped`` gives the reason for each sink that is switched
+    off, ``not_compared`` names every sink that was not compared. ``blocked_sinks`` were compared,
+    and their state stops delivery: paused, open, probing or disabled. ``not_saved_reason`` is why
+    the result was not stored. ``idle`` names sinks whose due operations no worker claims, with
+    the process to start. ``rows`` is the tally of PostgreSQL's own rows.
     """
 
     entities: int
@@ -127,9 +127,9 @@ class Report:
     options: Options
     seconds: float = 0.0
     skipped: dict[str, str] = field(default_factory=dict)
-    left_out: tuple[str, ...] = ()
-    standing_still: dict[str, str] = field(default_factory=dict)
-    unkept: str | None = None
+    not_compared: tuple[str, ...] = ()
+    blocked_sinks: dict[str, str] = field(default_factory=dict)
+    not_saved_reason: str | None = None
     rows: Tally = field(default_factory=lambda: Tally(POSTGRESQL))
     idle: dict[str, str] = field(default_factory=dict)
 
@@ -149,14 +149,14 @@ class Report:
         return {t.sink: t.problem for t in self.tallies if t.problem is not None}
 
     @property
-    def under_way(self) -> dict[str, int]:
+    def in_progress(self) -> dict[str, int]:
         """Entities that differ while an operation is live for them, by sink."""
         return {t.sink: t.pending for t in self.tallies if t.pending}
 
     @property
     def stalled(self) -> bool:
         """Whether entities differ whose operations no worker claims: they are not under way."""
-        return bool(self.under_way and self.idle)
+        return bool(self.in_progress and self.idle)
 
     @property
     def consistent(self) -> bool:
@@ -180,10 +180,10 @@ class Report:
             "problems": self.problems,
             "refused": {t.sink: t.refused for t in self.every if t.refused is not None},
             "skipped": self.skipped,
-            "left_out": list(self.left_out),
+            "not_compared": list(self.not_compared),
             "given_up": {t.sink: t.given_up for t in self.every if t.given_up},
-            "under_way": sum(self.under_way.values()),
-            "standing_still": self.standing_still,
+            "in_progress": sum(self.in_progress.values()),
+            "blocked_sinks": self.blocked_sinks,
             "idle": self.idle,
             "deep": self.options.deep,
             "sample": self.options.sample,

@@ -78,17 +78,19 @@ def verify(
         states = {name: one.state for name, one in sink_health(conn).items()}
         enabled = enabled_sinks(conn)
         unclaimed = dict(idle(conn))
-    left_out = tuple(name for name in topology.names if name not in sinks)
+    not_compared = tuple(name for name in topology.names if name not in sinks)
     still = {
         name: states[name].value
         for name in sinks
         if states.get(name, BreakerState.CLOSED) is not BreakerState.CLOSED
     }
     skips = dict(skipped or {})
-    report = Report(entities, tallies, options, seconds, skips, left_out, still, rows=own)
+    report = Report(entities, tallies, options, seconds, skips, not_compared, still, rows=own)
     report = replace(report, idle=unclaimed)
     if keep and drawn is None:
-        report = replace(report, unkept=_keep(database, report, enabled & set(left_out)))
+        report = replace(
+            report, not_saved_reason=_keep(database, report, enabled & set(not_compared))
+        )
     return report
 
 

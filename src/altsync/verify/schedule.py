@@ -18,7 +18,7 @@ from altsync.verify.sql import claim_verification, last_verification
 log = structlog.get_logger(__name__)
 
 #: Seconds that a thread gets to end: as long as one call to a sink may take, and some more.
-PATIENCE = 15.0
+STOP_TIMEOUT = 15.0
 
 #: Seconds until the next try when PostgreSQL is away, or another relay is comparing.
 RETRY = 10.0
@@ -56,9 +56,9 @@ class Schedule:
         self._thread.start()
 
     def stop(self) -> None:
-        """End, after the comparison under way or ``PATIENCE``."""
+        """End, after the comparison under way or ``STOP_TIMEOUT``."""
         self._stop.set()
-        self._thread.join(PATIENCE)
+        self._thread.join(STOP_TIMEOUT)
 
     def _run(self) -> None:
         wait = 0.0
@@ -106,15 +106,15 @@ class Schedule:
 
 
 def _tell(report: Report) -> None:
-    say = log.info if report.consistent and report.unkept is None else log.warning
+    say = log.info if report.consistent and report.not_saved_reason is None else log.warning
     say(
         "stores.compared",
         consistent=report.consistent,
         entities=report.entities,
         drift={t.sink: t.drifted for t in report.tallies if t.drifted},
         problems=report.problems,
-        under_way=report.under_way,
+        in_progress=report.in_progress,
         skipped=report.skipped,
-        unkept=report.unkept,
+        not_saved_reason=report.not_saved_reason,
         seconds=round(report.seconds, 3),
     )

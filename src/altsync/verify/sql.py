@@ -265,7 +265,7 @@ class Gap:
     id: UUID
     key: str
     missing: bool
-    under_way: bool
+    in_progress: bool
 
 
 def edited_rows(

@@ -129,7 +129,7 @@ class Unknown:
 
 
 @dataclass(frozen=True, slots=True)
-class _Standing:
+class _DeliveryState:
     """What is under way for the entity, and how each sink stands."""
 
     now: datetime
@@ -153,7 +153,7 @@ def explain(app: Application, key: str, folder: Path) -> Explanation | Unknown:
         (row,) = read_rows(conn, entity.type, [entity.id])
         wanted = breaker.wanted_model(conn)
         operations = why_history.operations(conn, entity=entity.id, limit=OPERATIONS)
-        standing = _Standing(
+        delivery = _DeliveryState(
             clock(conn),
             _by_sink(conn, entity, "pending", "in_progress"),
             _by_sink(conn, entity, "dead"),
@@ -174,7 +174,7 @@ def explain(app: Application, key: str, folder: Path) -> Explanation | Unknown:
     in_indexes = [check for _, check in asked.values()]
     postgresql = (Check("postgresql", False, EDITED),) if edited else ()
     checks = (*postgresql, seed, _check_embedding(row, embedding), in_graph, *in_indexes)
-    reasons = _reasons(app, entity, embedding, line, checks, standing)
+    reasons = _reasons(app, entity, embedding, line, checks, delivery)
     return Explanation(entity, line, embedding, graph, vectors, checks, tuple(operations), reasons)
 
 
@@ -388,14 +388,14 @@ def _reasons(
     embedding: Embedding,
     line: SeedLine | None,
     checks: Sequence[Check],
-    standing: _Standing,
+    delivery: _DeliveryState,
 ) -> tuple[str, ...]:
     """Return why it is where it is: a sentence for everything that is not as it should be."""
     edited = any(check.store == "postgresql" for check in checks)
     found = [_edited_reason(entity) if edited else _seed_reason(entity, line)]
     told: set[str] = set()
     for sink in app.topology.names:
-        said = _sink_reason(app, entity, embedding, sink, standing, edited=edited)
+        said = _sink_reason(app, entity, embedding, sink, delivery, edited=edited)
         if said:
             told.add(sink)
             found.append(said)
@@ -445,21 +445,21 @@ def _sink_reason(
     entity: EntityState,
     embedding: Embedding,
     sink: str,
-    standing: _Standing,
+    delivery: _DeliveryState,
     *,
     edited: bool,
 ) -> str | None:
     title = title_of(sink)
-    live, dead = standing.live.get(sink), standing.dead.get(sink)
+    live, dead = delivery.live.get(sink), delivery.dead.get(sink)
     if live is not None:
-        return sentences(f"{title} {_live_reason(live, standing)}")
+        return sentences(f"{title} {_live_reason(live, delivery)}")
     if dead is not None:
         return sentences(
             f"{title} was given up on after {_attempts(dead)}: {dead.last_error}",
             f"Remove the cause, then altsync retry --entity {entity.key}",
         )
     lacks = entity.sinks.get(sink)
-    discarded = standing.discarded.get(sink)
+    discarded = delivery.discarded.get(sink)
     if discarded is not None and lacks is not None and lacks.status == "failed":
         return sentences(
             f"{title} was given up on for good by {discarded.discarded_by} "
@@ -483,10 +483,10 @@ def _waits(app: Application, sink: str) -> bool:
     return traits.needs_embedding and traits.follows is None
 
 
-def _live_reason(op: OperationRow, standing: _Standing) -> str:
+def _live_reason(op: OperationRow, delivery: _DeliveryState) -> str:
     """Return what a live operation waits for."""
-    sink, now = op.sink, standing.now
-    health, disabled = standing.health.get(sink), standing.disabled.get(sink)
+    sink, now = op.sink, delivery.now
+    health, disabled = delivery.health.get(sink), delivery.disabled.get(sink)
     if op.status == "in_progress":
         if op.available_at <= now:
             return f"was being worked on by {op.leased_by}, which has vanished; another takes over"
@@ -507,7 +507,7 @@ def _live_reason(op: OperationRow, standing: _Standing) -> str:
         case BreakerState.DISABLED:
             return f"waits: the relay has it switched off ({health.reason})"
         case BreakerState.CLOSED:
-            return _due_reason(op, health, now, held=sink in standing.graph)
+            return _due_reason(op, health, now, held=sink in delivery.graph)
 
 
 #: Origins of operations that were enqueued with the change itself.

@@ -64,7 +64,7 @@ function drawFigures({ entities, matrix, operations, sinks, at_rest: atRest, ver
 // A sink that could not be compared is no difference, and what is under way is no agreement yet.
 function lastVerified({ age: seconds, consistent, result }) {
   const differs = Object.values(result.sinks ?? {}).some((sink) => KINDS.some((kind) => sink[kind]));
-  const waiting = result.under_way ?? 0;
+  const waiting = result.in_progress ?? 0;
   const notes = [`${age(seconds)} ago`, plural(result.entities, "entity", "entities")];
   const problems = Object.keys(result.problems ?? {});
   if (problems.length) notes.push(`not compared: ${problems.join(", ")}`);

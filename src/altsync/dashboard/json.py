@@ -16,7 +16,7 @@ from starlette.responses import Response
 from altsync import log
 
 
-def plain(value: Any) -> Any:
+def to_json(value: Any) -> Any:
     """``value`` as what JSON knows. Versions go as text: JavaScript's numbers end at 2^53."""
     match value:
         case None | bool() | float():
@@ -24,7 +24,7 @@ def plain(value: Any) -> Any:
         case int():
             return value if abs(value) < 2**53 else str(value)
         case Enum():
-            return plain(value.value)
+            return to_json(value.value)
         case str():
             return log.redact(value)
         case datetime() | date():
@@ -36,15 +36,15 @@ def plain(value: Any) -> Any:
         case bytes():
             return f"{len(value)} bytes"
         case Mapping():
-            return {log.redact(str(plain(key))): plain(member) for key, member in value.items()}
+            return {log.redact(str(to_json(key))): to_json(member) for key, member in value.items()}
         case list() | tuple() | set() | frozenset():
-            return [plain(member) for member in value]
+            return [to_json(member) for member in value]
         case _ if is_dataclass(value):
-            return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
+            return {one.name: to_json(getattr(value, one.name)) for one in fields(value)}
         case _:
             return log.redact(str(value))
 
 
 def answer(value: Any, status: int = 200) -> Response:
     """A JSON answer."""
-    return Response(orjson.dumps(plain(value)), status, media_type="application/json")
+    return Response(orjson.dumps(to_json(value)), status, media_type="application/json")
