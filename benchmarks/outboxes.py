@@ -60,14 +60,14 @@ def fill(url: str, waiting: int, finished: int = 0) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Drained:
+class DrainResult:
     """Seconds that a drain took, and seconds of processors that its processes took."""
 
     seconds: float
     computing: float
 
 
-def drain(url: str, processes: int, size: int = BATCH, latency: float = 0) -> Drained:
+def drain(url: str, processes: int, size: int = BATCH, latency: float = 0) -> DrainResult:
     """Let so many processes claim and settle all there is.
 
     ``latency`` are the seconds that a sink would take for each batch of ``size`` rows. Processes
@@ -93,7 +93,7 @@ def drain(url: str, processes: int, size: int = BATCH, latency: float = 0) -> Dr
             "WHERE o.status <> 'synced' OR l.neo4j_sync_status <> 'synced'"
         ).fetchone()
     assert left == (0,), f"{left} operations were not settled"
-    return Drained(max(last) - started, sum(computing))
+    return DrainResult(max(last) - started, sum(computing))
 
 
 def changed_in_place(url: str) -> int:

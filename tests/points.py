@@ -10,19 +10,19 @@ DELIVERY = (
     "admitted",
     "claimed",
     "read",
-    "placed",
+    "namespaces_recorded",
     "called",
     "written",
     "settling",
     "settled",
-    "told",
+    "breaker_updated",
 )
 
 #: Points at which a worker holds a connection of its pool, or even a transaction.
 CONNECTED = ("admitted", "settling")
 
 #: Points at which the batch is settled: nobody takes it up again.
-DELIVERED = ("settled", "told")
+DELIVERED = ("settled", "breaker_updated")
 
 #: Of a seeding run. Those of a part, of a batch and of a pruned page come again with each of them.
 SEEDING = (

@@ -30,7 +30,7 @@ from altsync.declarations import (
     Declaration,
     index_similarity,
 )
-from altsync.delivery import Delivery, Drained, Policy
+from altsync.delivery import Delivery, DrainResult, Policy
 from altsync.embedding import Embedded, Embedder
 from altsync.entities import EntityType, Model
 from altsync.errors import ConfigurationError, SchemaError, SinkFailure
@@ -273,7 +273,7 @@ class Application:
         numbers = policy(self.settings, sink.traits.name)
         return Delivery(self.database, sink, self.topology, numbers, worker=worker_name())
 
-    def deliver(self, sink: str) -> Drained:
+    def deliver(self, sink: str) -> DrainResult:
         """Drain a sink for one task's time. One that is not configured has nothing to do.
 
         Without PostgreSQL nothing is done, and that is logged once: the relay wakes a worker
@@ -281,12 +281,12 @@ class Application:
         """
         delivery = self.delivery(sink)
         if delivery is None:
-            return Drained()
+            return DrainResult()
         try:
             drained = delivery.drain(self.settings.altsync_task_seconds, self.stopping.is_set)
         except psycopg.Error as error:
             self._outage.failed(error, sink=sink)
-            return Drained()
+            return DrainResult()
         self._outage.ended()
         return drained
 
@@ -463,7 +463,7 @@ class Application:
                     results[name] = None
                 except SinkFailure as failure:
                     results[name] = failure.reason
-                    if not failure.again or time.monotonic() > ends:
+                    if not failure.lock_conflict or time.monotonic() > ends:
                         break
                     self.stopping.wait(READY_PAUSE)
         return results

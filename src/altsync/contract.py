@@ -53,19 +53,19 @@ class Failed:
     kind: ErrorKind
     reason: str
     outcome_unknown: bool = False
-    suspect: bool = False
+    timed_out: bool = False
     retry_after: float | None = None
     final: bool = False
 
 
-Outcome = Written | AlreadyNewer | Failed
+RecordOutcome = Written | AlreadyNewer | Failed
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What one sink call came to: an outcome for every record, and its price."""
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[RecordOutcome, ...]
     calls: int = 1
     tokens: int = 0
 

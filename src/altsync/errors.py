@@ -14,7 +14,7 @@ from altsync.operations import ErrorKind
 LONGEST_WAIT = 300.0
 
 #: Seconds above which a wait is taken for nonsense: 30 days.
-ABSURD_WAIT = 30 * 86_400.0
+MAX_PLAUSIBLE_WAIT = 30 * 86_400.0
 
 
 class AltsyncError(Exception):
@@ -51,9 +51,9 @@ class SinkFailure(AltsyncError):
 
     Sinks translate their driver's errors into this in their own module; no other one knows the
     drivers. ``outcome_unknown`` means that the write may have been applied, or may be applied later
-    (a timeout, a reset, a 5xx after sending). ``suspect`` means that a record may
+    (a timeout, a reset, a 5xx after sending). ``timed_out`` means that a record may
     be the cause: no answer came in time, or the sink broke over it.
-    ``again`` means that the very same call may simply be repeated: two writers met on one lock.
+    ``lock_conflict`` means that two writers met on one lock: the same call may be repeated.
     ``throttled`` means that a smaller call may pass: a limit by the minute, or one of size.
     ``retry_after`` is in seconds and comes from the sink's own answer; see ``plausible_wait``.
     ``only`` are the types of records that are concerned, where the others may go on.
@@ -65,8 +65,8 @@ class SinkFailure(AltsyncError):
         reason: str,
         *,
         outcome_unknown: bool = False,
-        suspect: bool = False,
-        again: bool = False,
+        timed_out: bool = False,
+        lock_conflict: bool = False,
         throttled: bool = False,
         retry_after: float | None = None,
         only: Collection[EntityType] = (),
@@ -75,8 +75,8 @@ class SinkFailure(AltsyncError):
         self.kind = kind
         self.reason = reason
         self.outcome_unknown = outcome_unknown
-        self.suspect = suspect
-        self.again = again
+        self.timed_out = timed_out
+        self.lock_conflict = lock_conflict
         self.throttled = throttled
         self.retry_after = plausible_wait(retry_after)
         self.only = frozenset(only)
@@ -84,7 +84,7 @@ class SinkFailure(AltsyncError):
 
 def plausible_wait(seconds: float | None) -> float | None:
     """Return a wait that a sink asked for, at most ``LONGEST_WAIT``; None for nonsense."""
-    if seconds is None or not math.isfinite(seconds) or not 0 <= seconds <= ABSURD_WAIT:
+    if seconds is None or not math.isfinite(seconds) or not 0 <= seconds <= MAX_PLAUSIBLE_WAIT:
         return None
     return min(seconds, LONGEST_WAIT)
 

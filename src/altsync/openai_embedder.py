@@ -51,7 +51,7 @@ class OpenAIEmbedder:
             count = len(answer.data)
             tokens = answer.usage.total_tokens if answer.usage else 0
         except TimeoutError:
-            raise SinkFailure(ErrorKind.SINK, NOT_IN_TIME, suspect=True) from None
+            raise SinkFailure(ErrorKind.SINK, NOT_IN_TIME, timed_out=True) from None
         except openai.OpenAIError as error:
             raise translate(error) from error
         except (AttributeError, TypeError, ValueError) as error:
@@ -102,7 +102,7 @@ def translate(error: openai.OpenAIError) -> SinkFailure:
     """Whose fault an error of the SDK is."""
     match error:
         case openai.APITimeoutError():
-            return SinkFailure(ErrorKind.SINK, NOT_IN_TIME, suspect=True)
+            return SinkFailure(ErrorKind.SINK, NOT_IN_TIME, timed_out=True)
         case openai.APIConnectionError():
             return SinkFailure(ErrorKind.SINK, f"no connection to the embedder: {error}")
         case openai.BadRequestError() | openai.UnprocessableEntityError():
@@ -114,7 +114,7 @@ def translate(error: openai.OpenAIError) -> SinkFailure:
             return SinkFailure(ErrorKind.SINK, _reason(error), throttled=True, retry_after=wait)
         case openai.InternalServerError():
             wait = _retry_after(error)
-            return SinkFailure(ErrorKind.SINK, _reason(error), suspect=True, retry_after=wait)
+            return SinkFailure(ErrorKind.SINK, _reason(error), timed_out=True, retry_after=wait)
         case openai.APIStatusError():
             # 401, 403, 404 (no such model), 408, 409: none is the text's fault.
             return SinkFailure(ErrorKind.SINK, _reason(error), retry_after=_retry_after(error))

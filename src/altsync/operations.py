@@ -80,7 +80,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """Verdict: written, at ``version``, under the sink's own ids.
+    """Outcome: written, at ``version``, under the sink's own ids.
 
     ``outcome_unknown``: an earlier call for it in this batch may still be applied.
     """
@@ -95,7 +95,7 @@ class Synced:
 
 @dataclass(frozen=True, slots=True)
 class Superseded:
-    """Verdict: nothing to write any more, or not yet; another operation will carry it.
+    """Outcome: nothing to write any more, or not yet; another operation will carry it.
 
     ``waits``: not yet. An outcome unknown to the sink stays so until then.
     """
@@ -107,7 +107,7 @@ class Superseded:
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """Verdict: given up on; kept, shown, retryable. ``version`` is the row's that failed.
+    """Outcome: given up on; kept, shown, retryable. ``version`` is the row's that failed.
 
     ``outcome_unknown``: its last call may still be applied.
     """
@@ -121,7 +121,7 @@ class Dead:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Verdict: due again after ``delay`` seconds. ``give_back``: the attempt is not spent.
+    """Outcome: due again after ``delay`` seconds. ``give_back``: the attempt is not spent.
 
     ``alone``: the record failed in a call of its own.
     """
@@ -132,11 +132,11 @@ class Retry:
     delay: float
     give_back: bool = False
     outcome_unknown: bool = False
-    suspect: bool = False
+    timed_out: bool = False
     alone: bool = False
 
 
-Verdict = Synced | Superseded | Dead | Retry
+Outcome = Synced | Superseded | Dead | Retry
 
 
 @dataclass(frozen=True, slots=True)

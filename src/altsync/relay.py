@@ -37,7 +37,7 @@ HOUSEKEEPING = 60.0
 
 #: Seconds before one more wake-up goes to workers that do not answer: how long a broker that
 #: lost everything goes unnoticed.
-PATIENCE = 10.0
+WAKE_TIMEOUT = 10.0
 
 #: Seconds until the first try to reach a PostgreSQL that is away again.
 FIRST_PAUSE = 0.5
@@ -112,30 +112,30 @@ class Relay:
         log.info("relay.stopped")
 
     def _watch(self, conn: Conn) -> None:
-        next_look_at_all = next_look = 0.0
+        next_full_poll = next_poll = 0.0
         next_beat = time.monotonic() + HEARTBEAT
         while not self._stop.is_set():
-            wait = min(max(0.0, next_look - time.monotonic()), HEARTBEAT)
-            heard = {n.payload for n in conn.notifies(timeout=wait, stop_after=1)}
-            heard |= {n.payload for n in conn.notifies(timeout=0)}
+            wait = min(max(0.0, next_poll - time.monotonic()), HEARTBEAT)
+            notified = {n.payload for n in conn.notifies(timeout=wait, stop_after=1)}
+            notified |= {n.payload for n in conn.notifies(timeout=0)}
             if time.monotonic() >= next_beat:
                 conn.execute(f"LISTEN {CHANNEL}")
                 next_beat = time.monotonic() + HEARTBEAT
-            sinks = sorted(heard & set(self._enabled))
-            if not sinks and time.monotonic() < next_look:
+            sinks = sorted(notified & set(self._enabled))
+            if not sinks and time.monotonic() < next_poll:
                 continue
-            # A sink that is heard of all the time does not keep the others waiting.
-            if not sinks or time.monotonic() >= next_look_at_all:
+            # A sink that is notified of all the time does not keep the others waiting.
+            if not sinks or time.monotonic() >= next_full_poll:
                 sinks = self._enabled
-                next_look_at_all = time.monotonic() + self._policy.poll
-            first = next_look == 0.0
-            next_look = time.monotonic() + self.look(sinks)
+                next_full_poll = time.monotonic() + self._policy.poll
+            first = next_poll == 0.0
+            next_poll = time.monotonic() + self.poll(sinks)
             if first:  # what may fail has been done once
                 self._outage.ended()
                 self._pause = FIRST_PAUSE
                 log.info("relay.started", sinks=self._enabled)
 
-    def look(self, sinks: Sequence[str]) -> float:
+    def poll(self, sinks: Sequence[str]) -> float:
         """Wake workers for what is due now; returns the seconds until the next look."""
         wait = self._policy.poll
         cap = self._policy.batch_size * self._policy.wake_limit
@@ -145,7 +145,7 @@ class Relay:
                     self._wake_for(conn, due)
                 elif due.seconds_to_next is not None:
                     wait = min(wait, max(0.01, due.seconds_to_next))
-        self._bury_exhausted()
+        self._dead_letter_exhausted()
         self._keep_house()
         return wait
 
@@ -156,7 +156,7 @@ class Relay:
                 conn,
                 due.sink,
                 wanted,
-                PATIENCE,
+                WAKE_TIMEOUT,
                 lease=self._policy.lease,
                 longest=self._policy.longest_open,
             ):
@@ -176,7 +176,7 @@ class Relay:
                 log.info("wake.recovered", sink=sink)
                 self._unwoken.discard(sink)
 
-    def _bury_exhausted(self) -> None:
+    def _dead_letter_exhausted(self) -> None:
         """Give up on operations whose workers vanished again and again."""
         with self._database.autocommit() as conn:
             found = exhausted(conn, self._policy.max_lost_leases)
@@ -197,7 +197,7 @@ class Relay:
                     confirm_after_seconds=self._policy.confirm_after,
                     topology=self._topology,
                 )
-            log.error("operations.buried", sink=sink, count=settlement.dead, reason=reason)
+            log.error("operations.dead_lettered", sink=sink, count=settlement.dead, reason=reason)
 
     def _set_times_back(self) -> None:
         """Bound every wait again after the database's clock was set back."""

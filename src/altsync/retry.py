@@ -15,11 +15,11 @@ from altsync.entities import EntityType
 from altsync.operations import ErrorKind
 from altsync.outbox.embedding_dependency import OfEntity, fail_behind
 from altsync.outbox.enqueue import (
-    ON_LIVE,
+    MERGE_INTO_LIVE,
     enqueue_parameters,
     lock_entities,
     notify,
-    storable,
+    sanitize,
 )
 from altsync.outbox.patterns import GROUP, MASK, PATTERN
 from altsync.outbox.upkeep import mark_pending
@@ -244,7 +244,7 @@ def _retry_statement(entity_type: EntityType) -> str:
            CASE WHEN sink = ANY(%(graph)s::text[]) THEN graph_version ELSE version END,
            'retry', outcome_unknown, namespaces
     FROM wanted WHERE %(direct)s::text[] IS NOT NULL ORDER BY id, sink
-    {ON_LIVE}
+    {MERGE_INTO_LIVE}
     """
 
 
@@ -263,7 +263,7 @@ def discard_dead(
           discarded_by = %(by)s, discarded_why = %(why)s
         WHERE status = 'dead' AND id = ANY(%(ids)s)
         """,
-        {"ids": [op_id for op_id, _, _ in dead], "by": storable(by), "why": storable(why)},
+        {"ids": [op_id for op_id, _, _ in dead], "by": sanitize(by), "why": sanitize(why)},
     ).rowcount
     fail_behind(conn, dead, topology)
     return count

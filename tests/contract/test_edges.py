@@ -236,7 +236,7 @@ def test_writers_that_draw_to_each_other(graph: GraphHarness) -> None:
                     sink.upsert(rows, MODEL)
                     return
                 except SinkFailure as failure:
-                    assert failure.again, failure.reason
+                    assert failure.lock_conflict, failure.reason
             raise AssertionError("never came through")
         finally:
             sink.close()

@@ -16,7 +16,7 @@ import pytest
 
 import altsync.sinks
 from altsync.config import read_settings
-from altsync.contract import AlreadyNewer, Outcome, SinkVersion, Written
+from altsync.contract import AlreadyNewer, RecordOutcome, SinkVersion, Written
 from altsync.entities import EntityType, Row
 from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind
@@ -38,9 +38,9 @@ def sink_modules() -> list[str]:
     return sorted({file.stem for file in folder.glob("*.py")} - {"__init__", "base"})
 
 
-def write(harness: Harness, sink: Sink, rows: Sequence[Row]) -> dict[str, Outcome]:
+def write(harness: Harness, sink: Sink, rows: Sequence[Row]) -> dict[str, RecordOutcome]:
     """Upsert rows as delivery does: by type, in the parts that the sink cuts. By key."""
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, RecordOutcome] = {}
     for entity_type in TYPES:
         members = [one for one in rows if one.entity_type is entity_type]
         for part in sink.split(members, harness.model) if members else ():
@@ -50,14 +50,14 @@ def write(harness: Harness, sink: Sink, rows: Sequence[Row]) -> dict[str, Outcom
     return outcomes
 
 
-def remove(harness: Harness, sink: Sink, rows: Sequence[Row]) -> dict[str, Outcome]:
+def remove(harness: Harness, sink: Sink, rows: Sequence[Row]) -> dict[str, RecordOutcome]:
     """Delete rows of one type in one call. By key."""
     answer = sink.delete(rows)
     harness.settle(rows)
     return by_key(rows, answer.outcomes)
 
 
-def by_key(rows: Sequence[Row], outcomes: Sequence[Outcome]) -> dict[str, Outcome]:
+def by_key(rows: Sequence[Row], outcomes: Sequence[RecordOutcome]) -> dict[str, RecordOutcome]:
     """One outcome for each record, whatever their order."""
     keys = {one.id: one.key for one in rows}
     assert len(outcomes) == len(rows)

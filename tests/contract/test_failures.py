@@ -148,7 +148,7 @@ def test_a_server_that_is_down(remote: Remote, opened: Opened) -> None:
     """The sink's fault, whatever was asked: no record is buried while it is down."""
     sink = opened(remote.open_at(f"{remote.scheme}://127.0.0.1:{closed_port()}", "key", 4.0))
     failure = failure_of(lambda: remote.call(sink))
-    assert (failure.kind, failure.suspect, failure.retry_after) == (SINK, False, None)
+    assert (failure.kind, failure.timed_out, failure.retry_after) == (SINK, False, None)
     assert failure.reason
 
 
@@ -164,7 +164,7 @@ def test_a_wrong_key(remote: Remote, opened: Opened) -> None:
     """The sink's fault, and nothing was applied: it waits for a person, and nothing dies."""
     sink = opened(remote.open_at(remote.url, "planted-wrong-key", 10.0))
     failure = failure_of(lambda: remote.call(sink))
-    assert (failure.kind, failure.outcome_unknown, failure.suspect) == (SINK, False, False)
+    assert (failure.kind, failure.outcome_unknown, failure.timed_out) == (SINK, False, False)
     assert "planted-wrong-key" not in failure.reason
 
 
@@ -185,7 +185,7 @@ def _through(graph: GraphHarness, relay: Proxy, timeout: float) -> GraphSink:
 
 
 def test_a_graph_that_falls_silent(graph: GraphHarness, relay: Proxy, opened: Opened) -> None:
-    """In the middle of a session: the call ends in time, suspect and outcome_unknown.
+    """In the middle of a session: the call ends in time, timed_out and outcome_unknown.
 
     The driver has no limit of its own there. Afterwards the same sink works again.
     """
@@ -194,7 +194,7 @@ def test_a_graph_that_falls_silent(graph: GraphHarness, relay: Proxy, opened: Op
     relay.stalled = True
     sink._timeout = SHORT  # only now: the first connection takes what it takes
     failure = failure_of(lambda: sink.upsert([league(version=11)], MODEL))
-    assert (failure.kind, failure.outcome_unknown, failure.suspect) == (SINK, True, True)
+    assert (failure.kind, failure.outcome_unknown, failure.timed_out) == (SINK, True, True)
     assert failure.reason == "Neo4j did not answer within 1.5 s"
 
     relay.cut()  # the silent connection ends, and the transaction that it carried
@@ -231,7 +231,7 @@ def test_an_answer_of_the_graph_that_trickles(
     relay.bytes_per_second = 50
     sink._timeout = SHORT
     failure = failure_of(lambda: list(sink.versions(sports.LEAGUE)))
-    assert (failure.kind, failure.suspect) == (SINK, True)
+    assert (failure.kind, failure.timed_out) == (SINK, True)
     assert failure.reason == "Neo4j did not answer within 1.5 s"
 
 
@@ -241,7 +241,7 @@ def test_a_graph_that_hangs_up(graph: GraphHarness, relay: Proxy, opened: Opened
     sink.upsert([league()], MODEL)
     relay.cuts_on_request = True
     failure = failure_of(lambda: sink.upsert([league(version=11)], MODEL))
-    assert (failure.kind, failure.outcome_unknown, failure.suspect) == (SINK, True, False)
+    assert (failure.kind, failure.outcome_unknown, failure.timed_out) == (SINK, True, False)
     relay.cuts_on_request = False
     sink.upsert([league(version=12)], MODEL)
     assert [marks.version for marks in sink.versions(sports.LEAGUE)] == [12]
@@ -254,7 +254,7 @@ def test_a_database_that_does_not_exist(graph: GraphHarness, opened: Opened) -> 
 
 
 def test_a_lock_that_is_not_released(real_neo4j: GraphHarness, opened: Opened) -> None:
-    """Somebody else holds the node: the sink's fault and suspect, and nothing was written."""
+    """Somebody else holds the node: the sink's fault and timed_out, and nothing was written."""
     sink = real_neo4j.open()
     opened(sink).upsert([league()], MODEL)
     sink._timeout = SHORT
@@ -265,7 +265,7 @@ def test_a_lock_that_is_not_released(real_neo4j: GraphHarness, opened: Opened) -
         holder.run("MATCH (l:League {league_tag: 'formula_1'}) SET l.held = true").consume()
         failure = failure_of(lambda: sink.upsert([league(version=11)], MODEL))
         holder.rollback()
-    assert (failure.kind, failure.suspect) == (SINK, True)
+    assert (failure.kind, failure.timed_out) == (SINK, True)
     sink._timeout = TIMEOUT
     assert isinstance(sink.upsert([league(version=12)], MODEL).outcomes[0], Written)
 
@@ -335,7 +335,7 @@ def test_a_server_that_breaks_over_a_call(faulty: Faulty, status: int) -> None:
     """
     faulty.break_it(kind="status", status=status)
     failure = failure_of(faulty.write)
-    assert (failure.kind, failure.suspect) == (SINK, True)
+    assert (failure.kind, failure.timed_out) == (SINK, True)
     assert faulty.requests == 1
 
 
@@ -347,7 +347,7 @@ def test_refusals_that_are_the_sinks_own(faulty: Faulty, status: int) -> None:
     """
     faulty.break_it(kind="status", status=status)
     failure = failure_of(faulty.write)
-    assert (failure.kind, failure.suspect) == (SINK, False)
+    assert (failure.kind, failure.timed_out) == (SINK, False)
     assert faulty.requests == 1
 
 
@@ -356,24 +356,24 @@ def test_a_refused_record(faulty: Faulty, status: int) -> None:
     """Malformed or too large: the record's fault, and surely not applied."""
     faulty.break_it(kind="status", status=status)
     failure = failure_of(faulty.write)
-    assert (failure.kind, failure.outcome_unknown, failure.suspect) == (ITEM, False, False)
+    assert (failure.kind, failure.outcome_unknown, failure.timed_out) == (ITEM, False, False)
     assert faulty.requests == 1
 
 
 def test_an_answer_that_never_comes(faulty: Faulty, opened: Opened) -> None:
-    """The call ends by its timeout: the sink's fault, suspect. One request."""
+    """The call ends by its timeout: the sink's fault, timed_out. One request."""
     sink = opened(faulty.harness.open(timeout=SHORT))
     faulty.break_it(kind="hang", seconds=HANG)
     failure = failure_of(lambda: sink.upsert([league()], faulty.harness.model))
-    assert (failure.kind, failure.suspect) == (SINK, True)
+    assert (failure.kind, failure.timed_out) == (SINK, True)
     assert faulty.requests == 1
 
 
 def test_a_connection_that_is_cut(faulty: Faulty) -> None:
-    """Before any answer: the sink's fault, and no record is suspect. One request."""
+    """Before any answer: the sink's fault, and no record is timed_out. One request."""
     faulty.break_it(kind="cut")
     failure = failure_of(faulty.write)
-    assert (failure.kind, failure.suspect) == (SINK, False)
+    assert (failure.kind, failure.timed_out) == (SINK, False)
     assert faulty.requests == 1
 
 
@@ -533,7 +533,7 @@ def test_an_answer_that_trickles(canned: tuple[CannedServer, Sink], call: str, p
         if call == "embed"
         else (lambda: CALLS[call](sink))
     )
-    assert (failure.kind, failure.suspect) == (SINK, True)
+    assert (failure.kind, failure.timed_out) == (SINK, True)
     assert failure.reason.endswith("did not answer in time")
     server.trickles = None
     embedder.close()
@@ -611,7 +611,7 @@ def test_a_new_index_that_is_not_ready_in_time(canned: tuple[CannedServer, Sink]
     server.by_path["/indexes"] = json_answer({"indexes": listed})
     sink._timeout = SHORT  # type: ignore[attr-defined]
     failure = failure_of(sink.setup)
-    assert (failure.kind, failure.again) == (SINK, True), failure.reason
+    assert (failure.kind, failure.lock_conflict) == (SINK, True), failure.reason
     assert failure.reason.endswith("is being made: not ready yet")
 
 

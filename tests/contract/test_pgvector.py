@@ -697,7 +697,11 @@ def test_a_server_that_falls_silent_ends_the_call_in_time(
     relay.stalled = True
     through._timeout = SHORT
     failure = failure_of(lambda: through.upsert([league(version=11)], MODEL))
-    assert (failure.kind, failure.outcome_unknown, failure.suspect) == (ErrorKind.SINK, True, True)
+    assert (failure.kind, failure.outcome_unknown, failure.timed_out) == (
+        ErrorKind.SINK,
+        True,
+        True,
+    )
     relay.cut()
     relay.stalled = False
     through._timeout = TIMEOUT
@@ -713,7 +717,7 @@ def test_an_answer_that_trickles_ends_in_time(
     relay.bytes_per_second = 50
     through._timeout = SHORT
     failure = failure_of(lambda: list(through.versions(LEAGUE)))
-    assert (failure.kind, failure.suspect) == (ErrorKind.SINK, True)
+    assert (failure.kind, failure.timed_out) == (ErrorKind.SINK, True)
 
 
 def test_a_server_that_hangs_up_is_unsure_and_no_record_is_suspect(
@@ -723,7 +727,11 @@ def test_a_server_that_hangs_up_is_unsure_and_no_record_is_suspect(
     through.upsert([league()], MODEL)
     relay.cuts_on_request = True
     failure = failure_of(lambda: through.upsert([league(version=11)], MODEL))
-    assert (failure.kind, failure.outcome_unknown, failure.suspect) == (ErrorKind.SINK, True, False)
+    assert (failure.kind, failure.outcome_unknown, failure.timed_out) == (
+        ErrorKind.SINK,
+        True,
+        False,
+    )
     relay.cuts_on_request = False
     through.upsert([league(version=12)], MODEL)
     assert [one.version for one in through.versions(LEAGUE)] == [12]
@@ -754,7 +762,7 @@ def test_a_lock_that_is_not_released_is_the_sinks_and_nothing_was_written(
         short._timeout = SHORT
         failure = failure_of(lambda: short.upsert([league(version=11)], MODEL))
         holder.rollback()
-    assert (failure.kind, failure.suspect) == (ErrorKind.SINK, True)
+    assert (failure.kind, failure.timed_out) == (ErrorKind.SINK, True)
     assert [one.version for one in sink.versions(LEAGUE)] == [10]
 
 
@@ -778,18 +786,18 @@ def test_a_backend_that_is_ended_in_the_middle_is_the_sinks(
             admin.execute("SELECT pg_terminate_backend(%s)", found[0])
         writer.join()
         holder.rollback()
-    assert [(one.kind, one.suspect) for one in failures] == [(ErrorKind.SINK, False)]
+    assert [(one.kind, one.timed_out) for one in failures] == [(ErrorKind.SINK, False)]
     assert isinstance(sink.upsert([league(version=12)], MODEL).outcomes[0], Written)
 
 
 @pytest.mark.parametrize(
     ("error", "kind", "marks"),
     [
-        (psycopg.errors.DeadlockDetected, ErrorKind.UNKNOWN, {"again"}),
-        (psycopg.errors.SerializationFailure, ErrorKind.UNKNOWN, {"again"}),
+        (psycopg.errors.DeadlockDetected, ErrorKind.UNKNOWN, {"lock_conflict"}),
+        (psycopg.errors.SerializationFailure, ErrorKind.UNKNOWN, {"lock_conflict"}),
         (psycopg.errors.TooManyConnections, ErrorKind.SINK, {"throttled"}),
-        (psycopg.errors.OutOfMemory, ErrorKind.SINK, {"suspect"}),
-        (psycopg.errors.DiskFull, ErrorKind.SINK, {"suspect"}),
+        (psycopg.errors.OutOfMemory, ErrorKind.SINK, {"timed_out"}),
+        (psycopg.errors.DiskFull, ErrorKind.SINK, {"timed_out"}),
         (psycopg.errors.AdminShutdown, ErrorKind.SINK, {"outcome_unknown"}),
         (psycopg.errors.CannotConnectNow, ErrorKind.SINK, {"outcome_unknown"}),
         (psycopg.errors.ReadOnlySqlTransaction, ErrorKind.SINK, set()),
@@ -797,7 +805,7 @@ def test_a_backend_that_is_ended_in_the_middle_is_the_sinks(
         (psycopg.errors.UndefinedTable, ErrorKind.SINK, set()),
         (psycopg.errors.NumericValueOutOfRange, ErrorKind.ITEM, set()),
         (psycopg.errors.ProgramLimitExceeded, ErrorKind.ITEM, set()),
-        (psycopg.errors.InternalError_, ErrorKind.SINK, {"outcome_unknown", "suspect"}),
+        (psycopg.errors.InternalError_, ErrorKind.SINK, {"outcome_unknown", "timed_out"}),
         (psycopg.OperationalError, ErrorKind.SINK, {"outcome_unknown"}),
         (psycopg.ProgrammingError, ErrorKind.UNKNOWN, {"outcome_unknown"}),
     ],
@@ -806,7 +814,7 @@ def test_each_kind_of_error_has_its_price(
     error: type[psycopg.Error], kind: ErrorKind, marks: set[str]
 ) -> None:
     failure = translate(error("said"))
-    names = ("outcome_unknown", "suspect", "again", "throttled")
+    names = ("outcome_unknown", "timed_out", "lock_conflict", "throttled")
     assert failure.kind is kind
     assert {name for name in names if getattr(failure, name)} == marks
     assert "DATABASE_URL" not in failure.reason

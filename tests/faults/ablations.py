@@ -68,7 +68,7 @@ ABLATIONS: dict[str, Ablation] = {
     ),
     "lease_check_before_calls": Ablation(
         "H23: no call without the lease",
-        (_edit("delivery.writing:Writer._hold_lease", ("return held", "return True")),),
+        (_edit("delivery.writer:Writer._hold_lease", ("return held", "return True")),),
     ),
     "rerun_requested": Ablation(
         "H5: what was asked again while it was leased gets a follow-up",
@@ -84,11 +84,11 @@ ABLATIONS: dict[str, Ablation] = {
         "H10: what an unguarded sink may still apply late is written once more",
         (_edit("outbox.settle:_follow_up", ("and not sink.guarded", "and False")),),
     ),
-    "echo_merge_keeps_unsure": Ablation(
+    "merged_confirm_keeps_unknown": Ablation(
         "H11: a change that merges into an echo still owes one",
         (
             _edit(
-                "outbox.enqueue:ON_LIVE",
+                "outbox.enqueue:MERGE_INTO_LIVE",
                 (
                     "OR (o.status = 'pending' AND o.origin = 'confirm')",
                     "",
@@ -96,11 +96,11 @@ ABLATIONS: dict[str, Ablation] = {
             ),
         ),
     ),
-    "echo_waits_for_embedding": Ablation(
+    "confirm_waits_for_embedding": Ablation(
         "H10: an echo whose entity waits for its embedding is put off",
         (_edit("outbox.settle:settle", ("doubted |= put_off", "pass")),),
     ),
-    "follow_up_keeps_unsure": Ablation(
+    "follow_up_keeps_unknown": Ablation(
         "H11: a follow-up of what was outcome_unknown is outcome_unknown",
         (
             _edit(
@@ -109,7 +109,7 @@ ABLATIONS: dict[str, Ablation] = {
             ),
         ),
     ),
-    "lost_lease_is_unsure": Ablation(
+    "lost_lease_is_unknown": Ablation(
         "H10: what a vanished worker may have sent may still land",
         (
             _edit(
@@ -182,7 +182,7 @@ ABLATIONS: dict[str, Ablation] = {
         "H1: at most one live operation per sink and entity; here claims look at leases instead",
         (
             _edit(
-                "outbox.enqueue:ON_LIVE",
+                "outbox.enqueue:MERGE_INTO_LIVE",
                 ("ON CONFLICT (entity_id, sink) WHERE finished_at IS NULL", "ON CONFLICT (id)"),
             ),
             _edit(
@@ -276,7 +276,7 @@ from types import SimpleNamespace
         "H22: a record that hangs the sink each time is told from an outage",
         (
             _edit(
-                "delivery.writing:Writer._note_failure",
+                "delivery.writer:Writer._note_failure",
                 ("op.timeout_count >= TIMEOUTS - 1", "False"),
             ),
         ),

@@ -23,7 +23,7 @@ COUNTED = frozenset(
         "batch.retried",
         "breaker.opened",
         "lease.lost",
-        "operations.buried",
+        "operations.dead_lettered",
         "operations.lease_lost",
         "sink.ahead",
         "sink.failed",

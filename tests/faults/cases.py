@@ -46,7 +46,7 @@ CASES = (
         scenarios.a_worker_writes_after_its_lease_was_taken,
         Problem.STALE,
     ),
-    Case("lost_lease_is_unsure", scenarios.a_worker_crashes_during_a_write, Problem.STALE),
+    Case("lost_lease_is_unknown", scenarios.a_worker_crashes_during_a_write, Problem.STALE),
     Case("claim_weights", scenarios.a_record_kills_its_workers, Problem.DEAD, frozenset({KEY})),
     Case(
         "rerun_requested",
@@ -59,17 +59,19 @@ CASES = (
     ),
     Case("confirm", scenarios.a_write_is_late, Problem.STALE),
     Case(
-        "echo_merge_keeps_unsure",
+        "merged_confirm_keeps_unknown",
         scenarios.a_change_meets_a_waiting_confirming_write,
         Problem.STALE,
     ),
     Case(
-        "echo_waits_for_embedding",
+        "confirm_waits_for_embedding",
         scenarios.a_confirming_write_is_due_while_the_example_waits_for_its_embedding,
         Problem.ORPHAN,
     ),
     Case(
-        "follow_up_keeps_unsure", scenarios.a_change_meets_a_write_of_unknown_outcome, Problem.STALE
+        "follow_up_keeps_unknown",
+        scenarios.a_change_meets_a_write_of_unknown_outcome,
+        Problem.STALE,
     ),
     Case("tombstone_guard", scenarios.a_late_upsert_meets_a_deletion, Problem.ORPHAN),
     Case("version_guard", scenarios.a_late_upsert_meets_a_newer_one, Problem.OLDER_OVER_NEWER),

@@ -128,4 +128,4 @@ def failure(error: Exception) -> SinkFailure:
         case Refused():
             return SinkFailure(ErrorKind.ITEM, reason)
         case _:
-            return SinkFailure(ErrorKind.SINK, reason, outcome_unknown=True, suspect=True)
+            return SinkFailure(ErrorKind.SINK, reason, outcome_unknown=True, timed_out=True)

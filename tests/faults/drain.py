@@ -58,7 +58,7 @@ def _wait(database: WatchedDatabase, relay: Relay) -> bool:
     """Whether anything is live still; then some time passes."""
     if _live(database) == 0:
         return False
-    relay.look(TOPOLOGY.names)
+    relay.poll(TOPOLOGY.names)
     time.sleep(IDLE)
     return True
 

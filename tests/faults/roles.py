@@ -105,7 +105,7 @@ def sweep(sandbox: Sandbox, workload: Workload, phase: Phase, spec: ProcessSpec)
     relay = sandbox.relay(database)
     for _ in _while_wanted():
         with _noted(sandbox, spec):
-            relay.look(TOPOLOGY.names)
+            relay.poll(TOPOLOGY.names)
             chore = rng.random()
             if chore < 0.05:
                 retry_dead(database)

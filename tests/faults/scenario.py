@@ -188,9 +188,9 @@ class Scenario:
             if not sum(self.deliver(sink).claimed for sink in TOPOLOGY.names):
                 return
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """What the relay does now and then: give up on what is exhausted."""
-        self.sandbox.relay(self._database).look(TOPOLOGY.names)
+        self.sandbox.relay(self._database).poll(TOPOLOGY.names)
 
     def live(self, sink: str) -> int:
         """Operations of a sink that wait or are leased."""

@@ -117,7 +117,7 @@ def a_record_kills_its_workers(scenario: Scenario) -> None:
     for _ in range(60):
         scenario.deliver(NEO4J, faults=_Killer(Fault.KILLED, [KEY]))
         scenario.expire_leases()
-        scenario.look()
+        scenario.poll()
         if not scenario.live(NEO4J):
             break
     scenario.drain()
@@ -381,9 +381,9 @@ def a_record_fails_more_often_than_leases_may_be_lost(scenario: Scenario) -> Non
     edit(scenario, mark="1")
     for _ in range(scenario.sandbox.policy.max_attempts):
         scenario.deliver(NEO4J, faults=KeyFaults(Fault.REFUSED, [KEY]))
-        scenario.look()
+        scenario.poll()
     scenario.drain()
-    scenario.look()
+    scenario.poll()
 
 
 def a_record_hangs_the_sink(scenario: Scenario) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 import pinecone
 
-from altsync.contract import AlreadyNewer, Answer, Outcome, SinkTraits, SinkVersion, Written
+from altsync.contract import AlreadyNewer, Answer, RecordOutcome, SinkTraits, SinkVersion, Written
 from altsync.entities import EntityType, Model, Row
 from altsync.projection import content_hash
 from altsync.sinks import pinecone as pinecone_sink
@@ -83,7 +83,7 @@ class Graph:
         return Answer(tuple(_outcome(row, by_key[row.key]) for row in rows))
 
 
-def _outcome(row: Row, result: Result) -> Outcome:
+def _outcome(row: Row, result: Result) -> RecordOutcome:
     if result.effect is Effect.REFUSED:
         return AlreadyNewer(row.id, result.found)
     return Written(row.id, row.graph_version, remote_id=row.key)

@@ -35,7 +35,7 @@ REFUSALS = [
     SinkFailure(ErrorKind.ITEM, "400: unknown deployment"),
     SinkFailure(ErrorKind.UNKNOWN, "ValueError: an HTML page", outcome_unknown=True),
     SinkFailure(ErrorKind.SINK, "404: no such index"),
-    SinkFailure(ErrorKind.SINK, "500: broken", outcome_unknown=True, suspect=True),
+    SinkFailure(ErrorKind.SINK, "500: broken", outcome_unknown=True, timed_out=True),
 ]
 
 
@@ -267,7 +267,7 @@ def test_a_control_write_that_may_still_land_is_written_once_more(
 
     def script(call: Call) -> None:
         if call.keys == ["held"]:
-            raise SinkFailure(ErrorKind.SINK, "no answer", outcome_unknown=True, suspect=True)
+            raise SinkFailure(ErrorKind.SINK, "no answer", outcome_unknown=True, timed_out=True)
         raise SinkFailure(ErrorKind.ITEM, "bad record")
 
     index.before = script

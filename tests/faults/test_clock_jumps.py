@@ -47,8 +47,8 @@ def housekeeping(database: Database) -> list[str]:
         TOPOLOGY.names,
         RelayPolicy(confirm_after=CONFIRM_AFTER),
     )
-    relay.look(TOPOLOGY.names)
-    relay.look(TOPOLOGY.names)
+    relay.poll(TOPOLOGY.names)
+    relay.poll(TOPOLOGY.names)
     return woken
 
 
@@ -206,7 +206,7 @@ def test_a_budget_that_is_spent_for_a_day_is_taken_for_unspent(
 ) -> None:
     move(pg, "1 day", column, table="sink_state")
     granted, wait = reserve(
-        pg.conn, "embedding", requests=1.0, tokens=1.0, patience=10.0, longest=300.0
+        pg.conn, "embedding", requests=1.0, tokens=1.0, max_wait=10.0, longest=300.0
     )
     assert granted
     assert wait == 0.0

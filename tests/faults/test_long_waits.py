@@ -7,7 +7,7 @@ import math
 import pytest
 
 from altsync.circuit.breaker import may_wake, pause, probe_now, resume, sink_health
-from altsync.contract import Failed, Outcome
+from altsync.contract import Failed, RecordOutcome
 from altsync.db import Database
 from altsync.delivery import Batch
 from altsync.errors import LONGEST_WAIT, SinkFailure, seconds_of
@@ -42,7 +42,7 @@ def test_a_wait_of_a_single_record_is_bounded_as_well(
 ) -> None:
     graph = FakeGraph()
 
-    def answer(call: Call, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+    def answer(call: Call, outcomes: tuple[RecordOutcome, ...]) -> tuple[RecordOutcome, ...]:
         return tuple(Failed(o.id, ErrorKind.SINK, "later", retry_after=wait) for o in outcomes)
 
     graph.answer = answer

@@ -146,7 +146,9 @@ def test_a_right_to_the_outbox_that_is_lost_after_the_claim_leaves_it_to_the_lea
         assert pg.counts("neo4j") == {"synced": 5}
 
 
-@pytest.mark.parametrize("point", ["claimed", "read", "placed", "called", "settling", "told"])
+@pytest.mark.parametrize(
+    "point", ["claimed", "read", "namespaces_recorded", "called", "settling", "breaker_updated"]
+)
 def test_a_defect_at_any_step_gives_the_claim_back(
     pg: DatabaseFixture, database: Database, point: str
 ) -> None:
@@ -200,7 +202,7 @@ def test_a_call_without_an_answer_stays_unsure_when_its_settlement_fails(
     embed(database)
 
     def silent(call: Call) -> None:
-        raise SinkFailure(ErrorKind.SINK, "no answer", outcome_unknown=True, suspect=True)
+        raise SinkFailure(ErrorKind.SINK, "no answer", outcome_unknown=True, timed_out=True)
 
     index.before = silent
     with pytest.raises(ZeroDivisionError):

@@ -126,5 +126,5 @@ def test_what_fails_besides_the_database_does_not_end_the_relay(
     relay = relay_of(pg, database, Bell())
     relay._housekeeping = [broken]
     with capture_logs() as log:
-        relay.look([])
+        relay.poll([])
     assert levels(log, "housekeeping.failed") == ["error"]

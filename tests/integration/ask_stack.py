@@ -121,7 +121,7 @@ def ask_stack(postgres: Postgres, graph: Graph, vectors: Vectors) -> Iterator[As
             for name in app.topology.names:
                 delivery = app.delivery(name)
                 assert delivery is not None
-                assert not delivery.drain(TIMEOUT).more
+                assert not delivery.drain(TIMEOUT).has_more
             yield AskStack(app, conn, nodes, index, env, app.stores())
     finally:
         app.close()

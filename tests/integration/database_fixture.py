@@ -19,7 +19,7 @@ from altsync.contract import SinkTraits, Topology
 from altsync.db import Conn, Database
 from altsync.delivery import Batch, Delivery, Policy
 from altsync.entities import Content, EntityType, entity_id
-from altsync.operations import Operation, Settlement, Verdict
+from altsync.operations import Operation, Outcome, Settlement
 from altsync.outbox import claim as outbox_claim
 from altsync.outbox import settle as outbox_settle
 from altsync.projection import content_hash, text_hash
@@ -272,7 +272,7 @@ class DatabaseFixture:
         return token, outbox_claim.claim(self.conn, sink, token=token, limit=limit, **numbers)
 
     def settle(
-        self, sink: SinkTraits, token: UUID, verdicts: Sequence[Verdict], **changes: Any
+        self, sink: SinkTraits, token: UUID, verdicts: Sequence[Outcome], **changes: Any
     ) -> Settlement:
         """Settle as a worker does."""
         with self.conn.transaction():
@@ -312,7 +312,7 @@ def delete(conn: Conn, *contents: Content) -> Changes:
 
 
 def settle(
-    conn: Conn, sink: SinkTraits, token: UUID, verdicts: Sequence[Verdict], **changes: Any
+    conn: Conn, sink: SinkTraits, token: UUID, verdicts: Sequence[Outcome], **changes: Any
 ) -> Settlement:
     """Settle inside the caller's transaction."""
     numbers = {
@@ -366,7 +366,7 @@ def embed(database: Database, embedder: FakeEmbedder | None = None) -> FakeEmbed
 def dead_letter_exhausted(pg: DatabaseFixture, database: Database) -> None:
     """Let the relay give up on operations whose workers vanished too often."""
     relay = Relay(database, lambda: pg.conn, lambda sink: None, TOPOLOGY, [], RelayPolicy())
-    relay.look([])
+    relay.poll([])
 
 
 def eventually(condition: Callable[[], bool], patience: float = TIMEOUT) -> None:

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from altsync.catalogue.current import entity_type
-from altsync.contract import AlreadyNewer, Answer, Outcome, SinkTraits, SinkVersion, Written
+from altsync.contract import AlreadyNewer, Answer, RecordOutcome, SinkTraits, SinkVersion, Written
 from altsync.embedding import Embedded
 from altsync.entities import EntityType, Model, Row
 from altsync.projection import digest, namespace
@@ -62,7 +62,9 @@ class FakeSink:
         self.size = 10_000
         self.before: Callable[[Call], None] = nothing
         self.after: Callable[[Call], None] = nothing
-        self.answer: Callable[[Call, tuple[Outcome, ...]], tuple[Outcome, ...]] = _as_it_is
+        self.answer: Callable[[Call, tuple[RecordOutcome, ...]], tuple[RecordOutcome, ...]] = (
+            _as_it_is
+        )
 
     def setup(self) -> None:
         """Count it."""
@@ -90,15 +92,15 @@ class FakeSink:
         self.before(call)
         return call
 
-    def _end(self, call: Call, outcomes: tuple[Outcome, ...]) -> Answer:
+    def _end(self, call: Call, outcomes: tuple[RecordOutcome, ...]) -> Answer:
         self.after(call)
         return Answer(self.answer(call, outcomes))
 
-    def apply(self, row: Row, model: Model) -> Outcome:
+    def apply(self, row: Row, model: Model) -> RecordOutcome:
         """Hold one row."""
         raise NotImplementedError
 
-    def remove(self, row: Row) -> Outcome:
+    def remove(self, row: Row) -> RecordOutcome:
         """Let go of one row."""
         raise NotImplementedError
 
@@ -110,7 +112,7 @@ class FakeSink:
         """Nothing to let go of."""
 
 
-def _as_it_is(call: Call, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+def _as_it_is(call: Call, outcomes: tuple[RecordOutcome, ...]) -> tuple[RecordOutcome, ...]:
     return outcomes
 
 
@@ -123,7 +125,7 @@ class FakeGraph(FakeSink):
         super().__init__()
         self.held: dict[Place, Held] = {}
 
-    def apply(self, row: Row, model: Model) -> Outcome:
+    def apply(self, row: Row, model: Model) -> RecordOutcome:
         """Unless a newer version, or the deletion of this one, is held."""
         there = self.held.get((row.entity_type, row.key))
         if there and (there.version, there.gone) > (row.graph_version, False):
@@ -131,7 +133,7 @@ class FakeGraph(FakeSink):
         self.held[row.entity_type, row.key] = Held(row.graph_version, row.content_hash)
         return Written(row.id, row.graph_version, remote_id=f"node:{row.key}")
 
-    def remove(self, row: Row) -> Outcome:
+    def remove(self, row: Row) -> RecordOutcome:
         """Leave a tombstone."""
         there = self.held.get((row.entity_type, row.key))
         if there and not there.gone and there.version > row.graph_version:
@@ -183,7 +185,7 @@ class FakeIndex(FakeSink):
             )
         ]
 
-    def apply(self, row: Row, model: Model) -> Outcome:
+    def apply(self, row: Row, model: Model) -> RecordOutcome:
         """Write, and leave the namespace where the row was written before."""
         space = namespace(row)
         self.held[row.entity_type, space, row.key] = Held(row.version, row.content_hash)
@@ -195,7 +197,7 @@ class FakeIndex(FakeSink):
         """A write that was given up on is applied after all, whatever is there by now."""
         self.held[row.entity_type, namespace(row), row.key] = Held(row.version, row.content_hash)
 
-    def remove(self, row: Row) -> Outcome:
+    def remove(self, row: Row) -> RecordOutcome:
         """Remove it from where it is and from where it would be."""
         for space in {row.written_namespace, namespace(row), *row.stale_namespaces} - {None}:
             self.held.pop((row.entity_type, space or "", row.key), None)

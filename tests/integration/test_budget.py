@@ -41,7 +41,7 @@ def reserve(
 ) -> tuple[bool, float]:
     """A place for a call that costs so many seconds of each budget."""
     with database.autocommit() as conn:
-        return budget.reserve(conn, EMBEDDING, requests=requests, tokens=tokens, patience=patience)
+        return budget.reserve(conn, EMBEDDING, requests=requests, tokens=tokens, max_wait=patience)
 
 
 def test_each_call_waits_for_those_before_it(pg: DatabaseFixture, database: Database) -> None:
@@ -174,7 +174,7 @@ def deliver_all(
             {"t": seconds},
         )
 
-    monkeypatch.setattr("altsync.delivery.writing.time.sleep", wait)
+    monkeypatch.setattr("altsync.delivery.writer.time.sleep", wait)
     for _ in range(3000):
         if not deliverer.deliver_batch().claimed:
             wait(0.5)

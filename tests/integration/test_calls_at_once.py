@@ -105,7 +105,7 @@ def test_a_refusing_sink_is_asked_by_one_call_after_the_other(
     batch = deliverer.deliver_batch()
     assert len(asked) == batch.calls == FIRST
     assert batch.settlement.retried == 8
-    assert deliverer.pace.in_flight == 1
+    assert deliverer.concurrency.in_flight == 1
 
 
 def test_a_good_answer_beside_it_does_not_undo_a_time_to_wait(
@@ -133,7 +133,7 @@ def test_the_window_grows_with_good_answers(pg: DatabaseFixture, database: Datab
     index = WideIndex()
     deliverer = delivery(database, index)
     assert deliverer.deliver_batch().settlement.synced == 40
-    assert deliverer.pace.in_flight == index.traits.in_flight
+    assert deliverer.concurrency.in_flight == index.traits.in_flight
     assert 1 <= index.widest <= index.traits.in_flight
 
 
@@ -143,5 +143,5 @@ def test_a_slow_sink_is_given_smaller_batches(pg: DatabaseFixture, database: Dat
     embed(database)
     deliverer = delivery(database, WideIndex(), batch_size=20)
     for _ in range(2):
-        deliverer.pace.answered(SLOW)
+        deliverer.concurrency.answered(SLOW)
     assert deliverer.deliver_batch().claimed == 10

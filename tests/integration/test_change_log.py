@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from altsync.config import Settings
 from altsync.db import Database
-from altsync.delivery import Drained
+from altsync.delivery import DrainResult
 from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind
 from altsync.seed.loader import Loader
@@ -148,7 +148,7 @@ def test_a_drain_tells_what_it_came_to(pg: DatabaseFixture, database: Database) 
     pg.save(*leagues(7))
     graph = FakeGraph()
     drained = delivery(database, graph, batch_size=3).drain(60)
-    assert drained == Drained(
+    assert drained == DrainResult(
         batches=3, claimed=7, synced=7, remote_calls=3, seconds=drained.seconds
     )
     assert 0 < drained.seconds < 60
@@ -159,7 +159,7 @@ def test_a_drain_tells_what_it_came_to(pg: DatabaseFixture, database: Database) 
     cut = delivery(database, FakeGraph(), batch_size=3)
     pg.save(*(league(f"l{number:03}", tier="TIER1") for number in range(7)))
     drained = cut.drain(0)
-    assert (drained.batches, drained.claimed, drained.more) == (1, 3, True)
+    assert (drained.batches, drained.claimed, drained.has_more) == (1, 3, True)
 
 
 def test_a_level_that_was_set_is_told_from_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

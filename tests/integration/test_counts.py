@@ -19,7 +19,7 @@ from altsync.catalogue.parts import Part
 from altsync.circuit.breaker import register_sinks
 from altsync.contract import EMBEDDING, Topology
 from altsync.db import Conn, Database
-from altsync.delivery import Delivery, Drained, Policy
+from altsync.delivery import Delivery, DrainResult, Policy
 from altsync.relay import Relay, RelayPolicy
 from altsync.seed.loader import Loader
 from altsync.seed.options import SeedOptions
@@ -140,7 +140,7 @@ class Stores:
     graph: FakeGraph
     index: FakeIndex
 
-    def drain(self, database: Database) -> dict[str, Drained]:
+    def drain(self, database: Database) -> dict[str, DrainResult]:
         """Deliver everything, the vectors first."""
         sinks: dict[str, Sink] = {
             EMBEDDING: embedding_sink(database, self.embedder),
@@ -315,5 +315,5 @@ def _messages(pg: DatabaseFixture, database: Database, looks: int = 3) -> list[s
     policy = RelayPolicy(batch_size=BATCH)
     relay = Relay(database, lambda: pg.conn, sent.append, TOPOLOGY, TOPOLOGY.names, policy)
     for _ in range(looks):
-        relay.look(TOPOLOGY.names)
+        relay.poll(TOPOLOGY.names)
     return sent

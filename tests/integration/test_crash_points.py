@@ -143,7 +143,7 @@ def test_a_probe_that_vanishes(pg: DatabaseFixture, database: Database, point: s
     graph = FakeGraph()
     with pytest.raises(Killed):
         delivery(database, graph, kill_at(point)).deliver_batch()
-    over = point == "told"  # the breaker is closed, and the rest may be claimed
+    over = point == "breaker_updated"  # the breaker is closed, and the rest may be claimed
     assert delivery(database, graph).deliver_batch().claimed == (2 if over else 0)
     _converge(pg, database, [graph])
     assert pg.scalar("SELECT state FROM sink_state WHERE sink = 'neo4j'") == "closed"

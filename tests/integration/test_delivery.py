@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from altsync.contract import EMBEDDING, AlreadyNewer, Outcome
+from altsync.contract import EMBEDDING, AlreadyNewer, RecordOutcome
 from altsync.db import Database
 from altsync.delivery import Batch, Policy
 from altsync.entities import Model, Row
@@ -48,12 +48,12 @@ def test_the_steps_come_in_order(pg: DatabaseFixture, database: Database) -> Non
         ("admitted", "pending", 0),
         ("claimed", "in_progress", 0),
         ("read", "in_progress", 0),
-        ("placed", "in_progress", 0),
+        ("namespaces_recorded", "in_progress", 0),
         ("called", "in_progress", 1),
         ("written", "in_progress", 1),
         ("settling", "in_progress", 1),
         ("settled", "synced", 1),
-        ("told", "synced", 1),
+        ("breaker_updated", "synced", 1),
     ]
     assert batch == Batch(1, Settlement(synced=1), calls=1, tokens=0)
 
@@ -551,7 +551,7 @@ def test_a_row_that_the_sink_refuses_as_older_is_not_asked_for_ever(
     pg.save(NFL)
     graph = FakeGraph()
 
-    def refuse(call: Call, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+    def refuse(call: Call, outcomes: tuple[RecordOutcome, ...]) -> tuple[RecordOutcome, ...]:
         return tuple(AlreadyNewer(row.id, row.graph_version) for row in call.rows)
 
     graph.answer = refuse
@@ -583,7 +583,7 @@ def test_draining_ends_when_there_is_no_more(pg: DatabaseFixture, database: Data
     """And says that it need not be called again."""
     pg.save(*leagues(10))
     graph = FakeGraph()
-    assert not delivery(database, graph, batch_size=3).drain(60).more
+    assert not delivery(database, graph, batch_size=3).drain(60).has_more
     assert pg.counts("neo4j") == {"synced": 10}
 
 
@@ -593,7 +593,7 @@ def test_draining_for_its_time_asks_for_another_turn(
     """With more to do."""
     pg.save(*leagues(10))
     graph = FakeGraph()
-    assert delivery(database, graph, batch_size=3).drain(0).more
+    assert delivery(database, graph, batch_size=3).drain(0).has_more
     assert pg.counts("neo4j") == {"synced": 3, "pending": 7}
 
 
@@ -606,7 +606,7 @@ def test_a_worker_that_shall_stop_finishes_its_batch(
     stopping = threading.Event()
     graph.before = lambda call: stopping.set()
     worker = delivery(database, graph, batch_size=4)
-    assert not worker.drain(60, stopping.is_set).more
+    assert not worker.drain(60, stopping.is_set).has_more
     assert pg.counts("neo4j") == {"synced": 4, "pending": 6}
     graph.before = lambda call: None
     delivery(database, graph).drain(60)
@@ -623,7 +623,7 @@ def test_a_worker_that_shall_stop_right_after_its_claim(
     graph = FakeGraph()
     stopping = threading.Event()
     worker = delivery(database, graph, _once("claimed", stopping.set))
-    assert not worker.drain(60, stopping.is_set).more
+    assert not worker.drain(60, stopping.is_set).has_more
     assert graph.calls == []
     assert {(op.status, op.attempts, op.wait <= 0) for op in pg.ops("neo4j")} == {
         ("pending", 0, True)
@@ -634,7 +634,7 @@ def test_a_worker_that_shall_stop_before_it_starts(pg: DatabaseFixture, database
     """Claims nothing."""
     pg.save(NFL)
     graph = FakeGraph()
-    assert not delivery(database, graph).drain(60, lambda: True).more
+    assert not delivery(database, graph).drain(60, lambda: True).has_more
     assert graph.calls == []
 
 

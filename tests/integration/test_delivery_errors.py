@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from altsync.circuit.breaker import SinkHealth, sink_health
-from altsync.contract import EMBEDDING, Failed, Outcome
+from altsync.contract import EMBEDDING, Failed, RecordOutcome
 from altsync.db import Database
 from altsync.delivery import Batch
 from altsync.entities import Content, Model, Row
@@ -31,7 +31,7 @@ from tests.integration.fakes import Call, FakeEmbedder, FakeGraph, FakeIndex, Fa
 NFL = league("nfl")
 
 DOWN = SinkFailure(ErrorKind.SINK, "no connection")
-HANGS = SinkFailure(ErrorKind.SINK, "did not answer in time", outcome_unknown=True, suspect=True)
+HANGS = SinkFailure(ErrorKind.SINK, "did not answer in time", outcome_unknown=True, timed_out=True)
 
 
 def refuses(*keys: str, kind: ErrorKind = ErrorKind.ITEM) -> Callable[[Call], None]:
@@ -188,7 +188,7 @@ def test_a_sink_may_report_records_one_by_one(pg: DatabaseFixture, database: Dat
     pg.save(*leagues(4))
     graph = FakeGraph()
 
-    def answer(call: Call, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+    def answer(call: Call, outcomes: tuple[RecordOutcome, ...]) -> tuple[RecordOutcome, ...]:
         good, bad, throttled, fine = outcomes
         return (
             good,

@@ -24,7 +24,7 @@ from altsync.circuit.breaker import gate, open_breaker, sink_health
 from altsync.cli import app as cli
 from altsync.cli.terminal import Exit
 from altsync.db import Database, own_revision
-from altsync.operations import Dead, ErrorKind, Settlement, Synced, Verdict
+from altsync.operations import Dead, ErrorKind, Outcome, Settlement, Synced
 from altsync.outbox.claim import release
 from altsync.outbox.retention import prune_range
 from altsync.outbox.settle import record_batch
@@ -206,12 +206,12 @@ def _troubled_history(site: Site, random: Random) -> None:
         pg.save(*(league(key, description=text, tier=f"T{number}") for key in chosen))
         for sink in random.sample((GRAPH, EMBEDDER, INDEX), 2):
             token, operations = pg.claim(sink.name)
-            verdicts: list[Verdict] = []
+            verdicts: list[Outcome] = []
             for op in operations:
                 kind = random.choice(list(ErrorKind))
                 reason = random.choice([f"value {number} is bad", "the tier is unknown"])
                 dead = Dead(op, op.version, kind, reason, outcome_unknown=random.random() < 0.5)
-                ends: list[Verdict] = [dead, dead, Synced(op, op.version, "id", "default")]
+                ends: list[Outcome] = [dead, dead, Synced(op, op.version, "id", "default")]
                 verdicts.append(random.choice(ends))
             if sink is EMBEDDER:
                 verdicts = [one for one in verdicts if isinstance(one, Dead)]

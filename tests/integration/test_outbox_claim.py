@@ -155,7 +155,7 @@ def test_innocents_are_not_held_up_by_a_killer(pg: DatabaseFixture) -> None:
 
 
 def test_a_suspect_operation_comes_alone(pg: DatabaseFixture) -> None:
-    """Each suspect call makes the next batch ten times smaller, without a lost lease."""
+    """Each timed_out call makes the next batch ten times smaller, without a lost lease."""
     pg.save(*leagues(50))
     _suspect(pg, "l000", 3)
     assert _keys(pg.claim("neo4j")[1]) == ["l000"]
@@ -163,7 +163,7 @@ def test_a_suspect_operation_comes_alone(pg: DatabaseFixture) -> None:
 
 
 def test_mildly_suspect_operations_share_a_batch(pg: DatabaseFixture) -> None:
-    """After one suspect call a tenth of the batch goes out at once."""
+    """After one timed_out call a tenth of the batch goes out at once."""
     pg.save(*leagues(100))
     pg.conn.execute("UPDATE sync_operation SET timeout_count = 1")
     assert [len(pg.claim("neo4j")[1]) for _ in range(2)] == [50, 50]

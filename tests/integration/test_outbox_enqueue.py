@@ -8,7 +8,7 @@ import pytest
 from altsync.contract import EMBEDDING
 from altsync.db import Database
 from altsync.operations import ErrorKind, Retry, Synced
-from altsync.outbox.enqueue import CHANNEL, LOW_PRIORITY, ON_LIVE
+from altsync.outbox.enqueue import CHANNEL, LOW_PRIORITY, MERGE_INTO_LIVE
 from altsync.outbox.upkeep import backfill_page
 from tests import sports
 from tests.conftest import TOPOLOGY
@@ -98,7 +98,7 @@ def test_the_version_of_an_operation_never_goes_down(pg: DatabaseFixture) -> Non
 def test_a_newer_version_starts_afresh(pg: DatabaseFixture) -> None:
     """A corrected row does not inherit attempts, timeout_count or backoff of the wrong one."""
     pg.save(league("nfl"))
-    _fail(pg, delay=300.0, suspect=True)
+    _fail(pg, delay=300.0, timed_out=True)
     failed = pg.live("neo4j", "nfl")
     assert (failed.attempts, failed.timeout_count, failed.wait > 200) == (1, 1, True)
     pg.save(league("nfl", tier="TIER1"))
@@ -109,7 +109,7 @@ def test_a_newer_version_starts_afresh(pg: DatabaseFixture) -> None:
 def test_the_same_version_asked_again_is_due_but_keeps_its_attempts(pg: DatabaseFixture) -> None:
     """Asking twice is no way around the limit of attempts."""
     pg.save(league("nfl"))
-    _fail(pg, delay=300.0, suspect=True)
+    _fail(pg, delay=300.0, timed_out=True)
     _enqueue(pg, version=pg.version(league("nfl")))
     op = pg.live("neo4j", "nfl")
     assert (op.attempts, op.timeout_count, op.wait <= 0) == (1, 1, True)
@@ -260,16 +260,16 @@ def _enqueue(pg: DatabaseFixture, *, version: int, action: str = "upsert") -> No
         f"""
         INSERT INTO sync_operation AS o
           (entity_type, entity_id, entity_key, sink, action, version, origin)
-        VALUES ('league', %s, 'nfl', 'neo4j', %s, %s, 'reconcile') {ON_LIVE}
+        VALUES ('league', %s, 'nfl', 'neo4j', %s, %s, 'reconcile') {MERGE_INTO_LIVE}
         """,
         (id_of(league("nfl")), action, version),
     )
 
 
-def _fail(pg: DatabaseFixture, *, delay: float, suspect: bool = False) -> None:
+def _fail(pg: DatabaseFixture, *, delay: float, timed_out: bool = False) -> None:
     token, operations = pg.claim("neo4j")
     pg.settle(
         GRAPH,
         token,
-        [Retry(op, ErrorKind.ITEM, "refused", delay, suspect=suspect) for op in operations],
+        [Retry(op, ErrorKind.ITEM, "refused", delay, timed_out=timed_out) for op in operations],
     )

@@ -11,7 +11,7 @@ import pytest
 from altsync.contract import SinkTraits
 from altsync.db import Database
 from altsync.operations import Dead, ErrorKind, Operation, Retry, Settlement, Superseded, Synced
-from altsync.outbox.enqueue import LOW_PRIORITY, ON_LIVE
+from altsync.outbox.enqueue import LOW_PRIORITY, MERGE_INTO_LIVE
 from tests.integration.database_fixture import (
     CONFIRM_AFTER,
     GRAPH,
@@ -120,7 +120,7 @@ def test_a_fault_of_the_sink_gives_the_attempt_back(pg: DatabaseFixture) -> None
     pg.save(NFL)
     token, (op,) = pg.claim("neo4j")
     verdict = Retry(
-        op, ErrorKind.SINK, "down", 20.0, give_back=True, outcome_unknown=True, suspect=True
+        op, ErrorKind.SINK, "down", 20.0, give_back=True, outcome_unknown=True, timed_out=True
     )
     pg.settle(GRAPH, token, [verdict])
     op_now = pg.live("neo4j", "nfl")
@@ -492,7 +492,7 @@ def _ask_again(pg: DatabaseFixture, op: Operation, priority: int = 0) -> None:
         f"""
         INSERT INTO sync_operation AS o
           (entity_type, entity_id, entity_key, sink, action, version, origin, priority)
-        VALUES (%s, %s, %s, 'neo4j', 'upsert', %s, 'backfill', %s) {ON_LIVE}
+        VALUES (%s, %s, %s, 'neo4j', 'upsert', %s, 'backfill', %s) {MERGE_INTO_LIVE}
         """,
         (op.entity_type, op.entity_id, op.entity_key, op.version, priority),
     )

@@ -229,11 +229,11 @@ def test_the_relay_leaves_a_paused_sink_in_peace(pg: DatabaseFixture, database: 
     )
     _pause(pg)
     for _ in range(3):
-        relay.look(["neo4j", "embedding"])
+        relay.poll(["neo4j", "embedding"])
         pg.advance_time(TIMEOUT + 1)
     assert set(woken) == {"embedding"}
     resume(pg.conn, "neo4j")
-    relay.look(["neo4j"])
+    relay.poll(["neo4j"])
     assert woken[-1] == "neo4j"
 
 

@@ -19,11 +19,11 @@ from altsync.operations import (
     Dead,
     ErrorKind,
     Operation,
+    Outcome,
     Retry,
     Settlement,
     Superseded,
     Synced,
-    Verdict,
 )
 from altsync.outbox.claim import claim, due, exhausted, extend, release
 from altsync.outbox.upkeep import backfill_page, purge_deleted
@@ -447,8 +447,8 @@ def _token(conn: db.Conn, operations: Sequence[Operation]) -> UUID:
     return UUID(str(row[0]))
 
 
-def _verdicts(operations: Sequence[Operation]) -> list[Verdict]:
-    verdicts: list[Verdict] = []
+def _verdicts(operations: Sequence[Operation]) -> list[Outcome]:
+    verdicts: list[Outcome] = []
     for place, op in enumerate(operations):
         if place < 10:
             verdicts.append(Dead(op, op.version, ErrorKind.ITEM, "bad"))

@@ -216,7 +216,7 @@ def test_a_broker_that_is_down_is_one_warning(pg: DatabaseFixture, database: Dat
     relay = relay_of(pg, database, wake, enabled=["neo4j"])
     with capture_logs() as log:
         for _ in range(5):
-            relay.look(["neo4j"])
+            relay.poll(["neo4j"])
             pg.advance_time(11)
     assert calls == ["neo4j"] * 5
     told = [(entry["event"], entry["log_level"]) for entry in log]
@@ -234,10 +234,10 @@ def test_as_many_are_woken_as_there_are_batches(pg: DatabaseFixture, database: D
     """Up to the limit."""
     pg.save(*leagues(25))
     bell = Bell()
-    relay_of(pg, database, bell, batch_size=10, wake_limit=8).look(["neo4j"])
+    relay_of(pg, database, bell, batch_size=10, wake_limit=8).poll(["neo4j"])
     assert bell.rung == ["neo4j"] * 3
     bell = Bell()
-    relay_of(pg, database, bell, batch_size=1, wake_limit=4).look(["embedding"])
+    relay_of(pg, database, bell, batch_size=1, wake_limit=4).poll(["embedding"])
     assert bell.rung == ["embedding"] * 4
 
 
@@ -247,12 +247,12 @@ def test_nobody_is_flooded(pg: DatabaseFixture, database: Database) -> None:
     bell = Bell()
     relay = relay_of(pg, database, bell, batch_size=10, wake_limit=2)
     for _ in range(50):
-        relay.look(["neo4j"])
+        relay.poll(["neo4j"])
     assert len(bell.rung) == 2
     for _ in range(5):
         pg.advance_time(11)
         for _ in range(10):
-            relay.look(["neo4j"])
+            relay.poll(["neo4j"])
     assert len(bell.rung) == 7
 
 
@@ -262,7 +262,7 @@ def test_two_relays_wake_no_more_than_one(pg: DatabaseFixture, database: Databas
     bell = Bell()
     relays = [relay_of(pg, database, bell, batch_size=10, wake_limit=2) for _ in range(2)]
     for relay in relays * 5:
-        relay.look(["neo4j"])
+        relay.poll(["neo4j"])
     assert len(bell.rung) == 2
 
 
@@ -273,10 +273,10 @@ def test_workers_that_answer_are_woken_again(pg: DatabaseFixture, database: Data
     relay = relay_of(pg, database, bell, batch_size=1, wake_limit=1)
     graph = FakeGraph()
     for _ in range(3):
-        relay.look(["neo4j"])
+        relay.poll(["neo4j"])
         deliver(database, graph, batch_size=1)
         pg.advance_time(2)
-    relay.look(["neo4j"])
+    relay.poll(["neo4j"])
     assert bell.rung == ["neo4j"] * 3
     assert pg.counts("neo4j") == {"synced": 3}
 
@@ -303,24 +303,24 @@ def test_a_sink_that_admits_nobody_is_left_in_peace(
     )
     bell = Bell()
     relay = relay_of(pg, database, bell)
-    relay.look(["neo4j"])
+    relay.poll(["neo4j"])
     assert bell.rung == []
     pg.advance_time(61)
-    relay.look(["neo4j"])
+    relay.poll(["neo4j"])
     assert bell.rung == (["neo4j"] if state == "open" else [])
 
 
 def test_a_look_says_when_to_look_again(pg: DatabaseFixture, database: Database) -> None:
     """No later than the poll, no later than what falls due, and never at once."""
     relay = relay_of(pg, database, Bell(), poll=60.0)
-    assert relay.look(["neo4j"]) == 60.0
+    assert relay.poll(["neo4j"]) == 60.0
     pg.save(NFL)
     pg.conn.execute("UPDATE sync_operation SET available_at = now() + interval '20 s'")
-    assert 10 < relay.look(["neo4j"]) <= 20
+    assert 10 < relay.poll(["neo4j"]) <= 20
     pg.conn.execute("UPDATE sync_operation SET available_at = now() + interval '1 h'")
-    assert relay.look(["neo4j"]) == 60.0
+    assert relay.poll(["neo4j"]) == 60.0
     pg.conn.execute("UPDATE sync_operation SET available_at = clock_timestamp()")
-    assert relay.look(["neo4j"]) > 0
+    assert relay.poll(["neo4j"]) > 0
 
 
 def test_the_exhausted_are_buried(pg: DatabaseFixture, database: Database) -> None:
@@ -335,7 +335,7 @@ def test_the_exhausted_are_buried(pg: DatabaseFixture, database: Database) -> No
     )
     relay = relay_of(pg, database, Bell())
     with capture_logs() as log:
-        relay.look([])
+        relay.poll([])
     assert pg.counts("neo4j") == {"dead": 2, "in_progress": 1}
     assert pg.counts("embedding") == {"dead": 3}
     dead = pg.last("neo4j", "l000")
@@ -345,7 +345,7 @@ def test_the_exhausted_are_buried(pg: DatabaseFixture, database: Database) -> No
     )
     assert pg.statuses(league("l000"))["neo4j"] == "failed"
     assert pg.statuses(league("l002"))["neo4j"] == "pending"
-    buried = [entry for entry in log if entry["event"] == "operations.buried"]
+    buried = [entry for entry in log if entry["event"] == "operations.dead_lettered"]
     assert sorted(entry["count"] for entry in buried) == [2, 3]
 
 
@@ -373,7 +373,7 @@ def test_a_burial_does_not_bury_what_was_taken_over(
     found = exhausted(pg.conn, 10)
     pg.claim("neo4j", max_attempts=20)
     assert len(found) == 1
-    relay_of(pg, database, Bell()).look([])
+    relay_of(pg, database, Bell()).poll([])
     assert pg.live("neo4j", "nfl").status == "in_progress"
 
 
@@ -385,7 +385,7 @@ def test_the_buried_of_a_sink_that_is_not_ours_are_left(
     pg.conn.execute("UPDATE sync_operation SET sink = 'archive' WHERE sink = 'neo4j'")
     pg.claim("archive")
     pg.conn.execute("UPDATE sync_operation SET attempts = 10, available_at = now()")
-    relay_of(pg, database, Bell()).look([])
+    relay_of(pg, database, Bell()).poll([])
     assert pg.counts("archive") == {"in_progress": 1}
 
 
@@ -406,7 +406,7 @@ def test_a_house_is_kept_once_a_minute(pg: DatabaseFixture, database: Database) 
         housekeeping=[lambda: done.append("kept")],
     )
     for _ in range(5):
-        relay.look([])
+        relay.poll([])
     assert done == ["kept"]
     assert pg.scalar("SELECT count(*) FROM league") == 0
 

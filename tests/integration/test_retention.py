@@ -63,7 +63,7 @@ def test_the_relay_removes_what_is_older_than_its_days(old: DatabaseFixture) -> 
     """What waits and what is dead stays, however old it is."""
     settings = Settings(database_url=SecretStr(old.url), altsync_retention_days=DAYS)
     with closing(Application(settings)) as app, capture_logs() as log:
-        app.relay(lambda sink: None).look([])
+        app.relay(lambda sink: None).poll([])
     assert left(old) == (["dead", "pending"], 1)
     pruned = [entry for entry in log if entry["event"] == "history.pruned"]
     assert [(entry["operations"], entry["batches"]) for entry in pruned] == [(4, 2)]
@@ -72,7 +72,7 @@ def test_the_relay_removes_what_is_older_than_its_days(old: DatabaseFixture) -> 
 def test_without_days_the_relay_removes_nothing(old: DatabaseFixture) -> None:
     settings = Settings(database_url=SecretStr(old.url), altsync_retention_days=0)
     with closing(Application(settings)) as app:
-        app.relay(lambda sink: None).look([])
+        app.relay(lambda sink: None).poll([])
     assert left(old) == (["dead", "pending", "superseded", "synced"], 3)
 
 

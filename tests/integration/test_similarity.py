@@ -489,7 +489,7 @@ def test_a_vector_that_comes_before_its_search_begins_is_made_up_for(
     """The search goes by the one that was read."""
 
     def meanwhile(point: str) -> None:
-        if point == "placed" and circle.pg.version(at("l", 0)) == first:
+        if point == "namespaces_recorded" and circle.pg.version(at("l", 0)) == first:
             circle.save(at("l", 90))
             circle.vectors()
             make_due(circle, "l")

@@ -43,7 +43,7 @@ from hypothesis.stateful import (
 )
 
 from altsync import retry
-from altsync.contract import EMBEDDING, Failed, Outcome
+from altsync.contract import EMBEDDING, Failed, RecordOutcome
 from altsync.db import Database
 from altsync.entities import Content, EntityType, Model, Row
 from altsync.errors import SinkFailure
@@ -364,7 +364,7 @@ class Machine(RuleBasedStateMachine):
                 TOPOLOGY.names,
                 RelayPolicy(purge_grace=300.0, batch_size=BATCH, wake_limit=WAKE_LIMIT),
             )
-            relay.look(TOPOLOGY.names)
+            relay.poll(TOPOLOGY.names)
         sent = Counter(self.wake_ups) - before
         assert all(count <= WAKE_LIMIT for count in sent.values())
 
@@ -508,7 +508,7 @@ class Machine(RuleBasedStateMachine):
             if fault == "applied":
                 raise _silence()
 
-        def answer(call: Call, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+        def answer(call: Call, outcomes: tuple[RecordOutcome, ...]) -> tuple[RecordOutcome, ...]:
             kind = ErrorKind.ITEM if fault == "partly refused" else ErrorKind.SINK
             if fault.startswith("partly"):
                 return (Failed(outcomes[0].id, kind, fault), *outcomes[1:])
@@ -519,7 +519,7 @@ class Machine(RuleBasedStateMachine):
     def _follow_embedder(self, fault: str) -> None:
         def before(texts: Any) -> None:
             if EMBEDDING in self.down or fault in ("down", "lost"):
-                raise SinkFailure(ErrorKind.SINK, "down", suspect=fault == "lost")
+                raise SinkFailure(ErrorKind.SINK, "down", timed_out=fault == "lost")
             if fault == "throttled":
                 raise SinkFailure(ErrorKind.SINK, "slow down", retry_after=60.0)
             if fault.startswith("refuses") and any(TEXTS[0] in text for text in texts):
@@ -577,7 +577,9 @@ def _content(key: str, text: str, variant: int) -> Content:
 
 
 def _silence() -> SinkFailure:
-    return SinkFailure(ErrorKind.SINK, "did not answer in time", outcome_unknown=True, suspect=True)
+    return SinkFailure(
+        ErrorKind.SINK, "did not answer in time", outcome_unknown=True, timed_out=True
+    )
 
 
 def _apply_late(sink: FakeSink, action: str, row: Row) -> None:

@@ -78,7 +78,7 @@ def test_a_relay_that_nobody_answers(
     pg.save(*leagues(30))
     relay = _relay(pg, database, queues)
     for _ in range(12):
-        relay.look(TOPOLOGY.names)
+        relay.poll(TOPOLOGY.names)
         pg.advance_time(100)
     assert [queues.length(sink) for sink in ("neo4j", "embedding")] == [LIMIT, LIMIT]
     assert queues.length("pinecone") == 0
@@ -90,13 +90,13 @@ def test_a_redis_that_lost_everything(
     """The relay finds out by itself: after its patience it wakes again."""
     pg.save(*leagues(3))
     relay = _relay(pg, database, queues)
-    relay.look(["neo4j"])
+    relay.poll(["neo4j"])
     assert queues.length("neo4j") == 1
     queues.client.flushall()
-    relay.look(["neo4j"])
+    relay.poll(["neo4j"])
     assert queues.length("neo4j") == 0
     pg.advance_time(11)
-    relay.look(["neo4j"])
+    relay.poll(["neo4j"])
     assert queues.length("neo4j") == 1
 
 
@@ -109,9 +109,9 @@ def test_a_redis_that_is_away(pg: DatabaseFixture, database: Database) -> None:
     pg.save(*leagues(3))
     relay = _relay(pg, database, rooms.waker(app, LIMIT))
     with capture_logs() as log:
-        relay.look(["neo4j"])
+        relay.poll(["neo4j"])
         pg.advance_time(11)
-        relay.look(["neo4j"])
+        relay.poll(["neo4j"])
     app.close()
     told = [(entry["event"], entry["log_level"]) for entry in log]
     assert told == [("wake.failed", "warning"), ("wake.failed", "debug")]

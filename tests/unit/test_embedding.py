@@ -289,7 +289,7 @@ def test_an_answer_without_usage_costs_nothing_known(
 
 
 @pytest.mark.parametrize(
-    ("status", "kind", "suspect"),
+    ("status", "kind", "timed_out"),
     [
         (400, ErrorKind.ITEM, False),
         (401, ErrorKind.SINK, False),
@@ -307,7 +307,7 @@ def test_an_answer_without_usage_costs_nothing_known(
     ],
 )
 def test_every_status_is_somebodys_fault(
-    client: OpenAIEmbedder, server: CannedServer, status: int, kind: ErrorKind, suspect: bool
+    client: OpenAIEmbedder, server: CannedServer, status: int, kind: ErrorKind, timed_out: bool
 ) -> None:
     """A refused or too large text is the record's, a key or model the sink's, 5xx perhaps both.
 
@@ -315,7 +315,7 @@ def test_every_status_is_somebodys_fault(
     """
     server.answer = refusal(status)
     failure = failure_of(client)
-    assert (failure.kind, failure.suspect, failure.retry_after) == (kind, suspect, None)
+    assert (failure.kind, failure.timed_out, failure.retry_after) == (kind, timed_out, None)
     assert str(status) in failure.reason
     assert "this is why" in failure.reason
     assert len(server.requests) == 1
@@ -361,7 +361,7 @@ def test_an_embedder_that_is_not_there() -> None:
     """Nobody listens: the sink's fault, and nothing was sent."""
     client = OpenAIEmbedder(KEY, base_url=f"http://127.0.0.1:{closed_port()}/v1", timeout=TIMEOUT)
     failure = failure_of(client)
-    assert (failure.kind, failure.outcome_unknown, failure.suspect) == (
+    assert (failure.kind, failure.outcome_unknown, failure.timed_out) == (
         ErrorKind.SINK,
         False,
         False,
@@ -371,12 +371,12 @@ def test_an_embedder_that_is_not_there() -> None:
 
 
 def test_an_embedder_that_hangs() -> None:
-    """The call ends by its timeout; a text may be the cause, so it is suspect."""
+    """The call ends by its timeout; a text may be the cause, so it is timed_out."""
     with canned_server() as server:
         server.silent = True
         client = OpenAIEmbedder(KEY, base_url=f"{server.url}/v1", timeout=0.3)
         failure = failure_of(client)
-        assert (failure.kind, failure.suspect) == (ErrorKind.SINK, True)
+        assert (failure.kind, failure.timed_out) == (ErrorKind.SINK, True)
         assert failure.reason == "the embedder did not answer in time"
         assert len(server.requests) == 1
         client.close()

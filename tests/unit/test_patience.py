@@ -82,8 +82,8 @@ def test_what_cannot_pass_is_asked_once() -> None:
     for failure, worth, calls in (
         (SinkFailure(ErrorKind.ITEM, "wrong"), None, 1),
         (away(outcome_unknown=True), hung, 1),
-        (away(suspect=True), hung, 2),
-        (SinkFailure(ErrorKind.UNKNOWN, "met", again=True), hung, 2),
+        (away(timed_out=True), hung, 2),
+        (SinkFailure(ErrorKind.UNKNOWN, "met", lock_conflict=True), hung, 2),
     ):
         line = Line(9, failure)
         patience = Patience(lambda _: None, tries=2, **({"worth": worth} if worth else {}))

@@ -24,7 +24,7 @@ class Sink:
         self.asked += 1
         if self.left:
             self.left -= 1
-            raise SinkFailure(ErrorKind.SINK, "not ready yet", again=self.again)
+            raise SinkFailure(ErrorKind.SINK, "not ready yet", lock_conflict=self.again)
 
     def close(self) -> None:
         """Nothing is open."""

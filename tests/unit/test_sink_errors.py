@@ -80,7 +80,7 @@ def test_codes_of_neo4j(code: str, kind: ErrorKind) -> None:
 )
 def test_a_statement_that_ran_out_of_time_is_suspect(code: str) -> None:
     """One record may hang the server each time: it must be told from an outage."""
-    assert graph.translate(from_server(code)).suspect
+    assert graph.translate(from_server(code)).timed_out
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_statement_that_ran_out_of_time_is_suspect(code: str) -> None:
 )
 def test_writers_that_met_may_simply_try_again(code: str, again: bool) -> None:
     """Two that wanted one key or lock: the same call passes when the other is done."""
-    assert graph.translate(from_server(code)).again is again
+    assert graph.translate(from_server(code)).lock_conflict is again
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def refused(status: int, **headers: str) -> pinecone.ApiError:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "outcome_unknown", "suspect"),
+    ("error", "kind", "outcome_unknown", "timed_out"),
     [
         (refused(400), ITEM, False, False),
         (refused(413), ITEM, False, False),
@@ -145,14 +145,14 @@ def refused(status: int, **headers: str) -> pinecone.ApiError:
     ids=lambda value: f"{type(value).__name__}" if isinstance(value, Exception) else None,
 )
 def test_errors_of_pinecone(
-    error: pinecone.PineconeError, kind: ErrorKind, outcome_unknown: bool, suspect: bool
+    error: pinecone.PineconeError, kind: ErrorKind, outcome_unknown: bool, timed_out: bool
 ) -> None:
     """The outcome is unknown when the write may have been applied."""
     failure = vectors.translate(error)
-    assert (failure.kind, failure.outcome_unknown, failure.suspect) == (
+    assert (failure.kind, failure.outcome_unknown, failure.timed_out) == (
         kind,
         outcome_unknown,
-        suspect,
+        timed_out,
     )
 
 
@@ -189,7 +189,7 @@ def test_a_constraint_that_refuses_a_record_is_named_with_what_to_do() -> None:
         code="Neo.ClientError.Schema.ConstraintValidationFailed", message=said
     )
     failure = graph.translate(error)
-    assert failure.again
+    assert failure.lock_conflict
     assert failure.reason == (
         f"a constraint of the graph refuses the record: {said}. Delete the other node or change "
         "its value; a constraint that altsync did not make can be dropped (SHOW CONSTRAINTS lists "

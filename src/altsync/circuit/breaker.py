@@ -16,7 +16,7 @@ from altsync.db import Conn, own_revision
 from altsync.errors import LONGEST_WAIT
 from altsync.installation import make_installation
 from altsync.operations import BreakerState
-from altsync.outbox.enqueue import notify, storable
+from altsync.outbox.enqueue import notify, sanitize
 
 #: Key of ``sink_state.config`` under which a paused sink keeps what it goes back to: state, since
 #: and reason. Nothing is kept of one that was ready.
@@ -253,7 +253,7 @@ def open_breaker(
         {
             "sink": sink,
             "token": token,
-            "reason": storable(reason),
+            "reason": sanitize(reason),
             "delay": min(delay, longest),
             "longest": longest,
         },
@@ -263,7 +263,7 @@ def open_breaker(
 def note_faults(conn: Conn, sink: str, found: Mapping[str, Fault], passed: Collection[str]) -> None:
     """Keep the faults of destinations, and drop those of destinations that took a record."""
     faults: dict[str, Any] = {
-        name: asdict(fault) | {"reason": storable(fault.reason)} for name, fault in found.items()
+        name: asdict(fault) | {"reason": sanitize(fault.reason)} for name, fault in found.items()
     }
     conn.execute(
         f"""
@@ -329,7 +329,7 @@ def pause(conn: Conn, sink: str, reason: str) -> bool:
               'since', s.since, 'reason', s.reason)) END
         RETURNING since = now()
         """,
-        {"sink": sink, "reason": storable(reason)},
+        {"sink": sink, "reason": sanitize(reason)},
     ).fetchone()
     assert row is not None
     return bool(row[0])
@@ -384,14 +384,14 @@ def may_wake(
     conn: Conn,
     sink: str,
     wanted: int,
-    patience: float,
+    resend_after: float,
     *,
     lease: float = LONGEST_WAIT,
     longest: float = LONGEST_WAIT,
 ) -> bool:
     """Take the right to send one more wake-up, shared by all relays.
 
-    At most ``wanted`` go unanswered; after that one more every ``patience`` seconds, so that a
+    At most ``wanted`` go unanswered; after that one more every ``resend_after`` seconds, so that a
     broker that lost everything is found out. A sink whose breaker is open, or that is paused or
     disabled, is left in peace. ``lease`` and ``longest`` are those of ``gate``.
     """
@@ -403,12 +403,12 @@ def may_wake(
           AND (state = 'closed'
                OR {_PROBE_IS_DUE})
           AND (unanswered_wakes < %(wanted)s
-               OR {_is_past("last_wake_at", "%(patience)s")})
+               OR {_is_past("last_wake_at", "%(resend_after)s")})
         """,
         {
             "sink": sink,
             "wanted": wanted,
-            "patience": patience,
+            "resend_after": resend_after,
             "lease": lease,
             "longest": longest,
         },

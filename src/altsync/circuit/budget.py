@@ -21,14 +21,14 @@ def reserve(
     *,
     requests: float,
     tokens: float,
-    patience: float,
+    max_wait: float,
     longest: float = LONGEST_BUDGET,
 ) -> tuple[bool, float]:
     """Take a place in the queue for a call: whether there was one, and seconds until its turn.
 
     ``requests`` and ``tokens`` are what the call costs of each budget, in seconds of it. Each
     budget is spent up to a time that only moves forward, the generic cell rate algorithm of
-    ITU-T I.371 without a burst. Nothing is taken when the turn is more than ``patience``
+    ITU-T I.371 without a burst. Nothing is taken when the turn is more than ``max_wait``
     seconds away. A budget that is spent for more than ``longest`` seconds is taken for unspent:
     no call spends so much, so the clock was set back. Safe at once: the row is locked for one
     statement.
@@ -36,7 +36,7 @@ def reserve(
     numbers = {
         "requests": requests,
         "tokens": tokens,
-        "patience": patience,
+        "max_wait": max_wait,
         "longest": longest,
         "sink": sink,
     }
@@ -49,7 +49,7 @@ def reserve(
                            + make_interval(secs => %(tokens)s)
         WHERE sink = %(sink)s
           AND coalesce(greatest({_REQUESTS}, {_TOKENS}), '-infinity')
-              <= clock_timestamp() + make_interval(secs => %(patience)s)
+              <= clock_timestamp() + make_interval(secs => %(max_wait)s)
         RETURNING extract(epoch FROM greatest(
             requests_until - make_interval(secs => %(requests)s),
             tokens_until - make_interval(secs => %(tokens)s)) - clock_timestamp())::float8

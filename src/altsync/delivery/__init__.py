@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from altsync.delivery.batches import Batch, Delivery, Drained
+from altsync.delivery.batches import Batch, Delivery, DrainResult
 from altsync.delivery.policy import Policy, full_jitter
 
-__all__ = ["Batch", "Delivery", "Drained", "Policy", "full_jitter"]
+__all__ = ["Batch", "Delivery", "DrainResult", "Policy", "full_jitter"]

@@ -28,14 +28,14 @@ from altsync.circuit.breaker import (
 )
 from altsync.contract import EMBEDDING, Topology
 from altsync.db import Conn, Database, is_connection_lost, own_revision
+from altsync.delivery.concurrency import AdaptiveConcurrency
 from altsync.delivery.evidence import ALONE
-from altsync.delivery.pace import Pace
+from altsync.delivery.outcomes import Judge
 from altsync.delivery.policy import Policy
-from altsync.delivery.verdicts import Judge
-from altsync.delivery.writing import Writer, Writing
+from altsync.delivery.writer import BatchState, Writer
 from altsync.entities import EntityType, Model, Row
 from altsync.log import debugging, redact
-from altsync.operations import Dead, Operation, Retry, Settlement, Superseded, Synced, Verdict
+from altsync.operations import Dead, Operation, Outcome, Retry, Settlement, Superseded, Synced
 from altsync.outbox.claim import claim, release
 from altsync.outbox.edges import is_gathering
 from altsync.outbox.settle import record_batch, settle
@@ -63,8 +63,8 @@ class Batch:
 
 
 @dataclass(slots=True)
-class Drained:
-    """What one drain came to, in operations. ``more``: its time ran out with more to do."""
+class DrainResult:
+    """What one drain came to, in operations. ``has_more``: its time ran out with more to do."""
 
     batches: int = 0
     claimed: int = 0
@@ -76,7 +76,7 @@ class Drained:
     remote_calls: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    more: bool = False
+    has_more: bool = False
 
     def add(self, batch: Batch) -> None:
         """Count one more batch."""
@@ -111,26 +111,26 @@ class Delivery:
         self._policy = policy
         self._worker = worker
         self._at = at
-        self.pace = Pace(
+        self.concurrency = AdaptiveConcurrency(
             in_flight=sink.traits.in_flight, batch=policy.batch_size, timeout=policy.timeout
         )
-        self._writer = Writer(database, sink, policy, self.pace, worker, at)
+        self._writer = Writer(database, sink, policy, self.concurrency, worker, at)
         self._judge = Judge(database, sink.traits, policy)
 
-    def drain(self, seconds: float, stopping: Callable[[], bool] = lambda: False) -> Drained:
+    def drain(self, seconds: float, stopping: Callable[[], bool] = lambda: False) -> DrainResult:
         """Deliver batch after batch, until nothing is due or the time is over."""
         started = time.monotonic()
-        drained = Drained()
+        result = DrainResult()
         while not stopping():
             batch = self.deliver_batch(stopping)
             if batch.claimed == 0:
                 break
-            drained.add(batch)
+            result.add(batch)
             if time.monotonic() - started >= seconds:
-                drained.more = True
+                result.has_more = True
                 break
-        drained.seconds = time.monotonic() - started
-        return drained
+        result.seconds = time.monotonic() - started
+        return result
 
     def deliver_batch(self, stopping: Callable[[], bool] = lambda: False) -> Batch:
         """Claim one batch and see it through. A batch of 0 means nothing to do, or not now."""
@@ -152,22 +152,22 @@ class Delivery:
                 if gate.probing:
                     abandon_probe(conn, self._traits.name, token)
                 return Batch()
-        writing = Writing(
+        state = BatchState(
             token,
             {op.entity_id: op for op in operations},
             started + self._policy.lease,
             gate.faults,
         )
         try:
-            return self._process(operations, writing, gate, started, stopping)
+            return self._process(operations, state, gate, started, stopping)
         except Exception as error:
-            self._give_back(writing, error)
+            self._give_back(state, error)
             raise
 
     def _process(
         self,
         operations: Sequence[Operation],
-        writing: Writing,
+        state: BatchState,
         gate: Gate,
         started: float,
         stopping: Callable[[], bool],
@@ -177,9 +177,9 @@ class Delivery:
         self._at("claimed")
         if stopping():
             with self._database.autocommit() as conn:
-                release(conn, writing.op_ids, writing.token)
+                release(conn, state.op_ids, state.token)
             return Batch()
-        batch = self._see_through(operations, writing, gate)
+        batch = self._see_through(operations, state, gate)
         seconds = time.monotonic() - started
         with self._database.autocommit() as conn:
             record_batch(
@@ -215,14 +215,14 @@ class Delivery:
             self._traits.name,
             token=token,
             worker=self._worker,
-            limit=self.pace.batch,
+            limit=self.concurrency.batch,
             lease=self._policy.lease,
             max_attempts=self._policy.max_lost_leases,
             probe=gate.probing,
             last=gate.faults,
         )
 
-    def _give_back(self, writing: Writing, error: Exception) -> None:
+    def _give_back(self, state: BatchState, error: Exception) -> None:
         """Release what was claimed and not settled, after an error of ours, and say why.
 
         This worker lives, so no operation is to count it as vanished. What PostgreSQL does not
@@ -234,13 +234,13 @@ class Delivery:
         reason = redact(f"{type(error).__name__}: {said}")
         try:
             with self._database.autocommit() as conn:
-                release(conn, writing.op_ids, writing.token, outcome_unknown=writing.attempted)
+                release(conn, state.op_ids, state.token, outcome_unknown=state.attempted)
                 if not is_connection_lost(error):
-                    open_breaker(conn, name, writing.token, reason, self._policy.breaker_cap)
+                    open_breaker(conn, name, state.token, reason, self._policy.breaker_cap)
         except psycopg.Error:
-            log.warning("operations.kept_by_lease", sink=name, count=len(writing.operations))
+            log.warning("operations.kept_by_lease", sink=name, count=len(state.operations))
             return
-        log.error("operations.given_back", sink=name, count=len(writing.operations), reason=reason)
+        log.error("operations.given_back", sink=name, count=len(state.operations), reason=reason)
 
     def _with_current_model(self, gate: Gate) -> Gate:
         """The gate with the model that is wanted now.
@@ -254,7 +254,7 @@ class Delivery:
             model, dimensions = wanted_model(conn) or (gate.model, gate.dimensions)
         return replace(gate, model=model, dimensions=dimensions)
 
-    def _see_through(self, operations: Sequence[Operation], writing: Writing, gate: Gate) -> Batch:
+    def _see_through(self, operations: Sequence[Operation], state: BatchState, gate: Gate) -> Batch:
         model = Model(gate.model or "", gate.dimensions or 0)
         rows = self._read(operations)
         self._at("read")
@@ -266,19 +266,19 @@ class Delivery:
         gone = [row for row in rows.values() if row.deleted]
         if self._traits.name == EMBEDDING:
             gone = []
-        self._writer.write(ready, gone, writing, model)
+        self._writer.write(ready, gone, state, model)
         self._at("written")
-        delay = self._judge.breaker_delay(writing.failure, gate)
-        delays = self._judge.delays(writing, gate, delay)
+        delay = self._judge.breaker_delay(state.failure, gate)
+        delays = self._judge.delays(state, gate, delay)
         verdict = self._judge.verdict
-        verdicts = [verdict(op, rows.get(op.entity_id), writing, gate, delays) for op in operations]
-        settlement = self._settle(verdicts, writing, model)
+        verdicts = [verdict(op, rows.get(op.entity_id), state, gate, delays) for op in operations]
+        settlement = self._settle(verdicts, state, model)
         self._at("settled")
         if debugging():
             self._log_verdicts(verdicts, rows)
-        self._tell_breaker(writing, gate, delay)
-        self._at("told")
-        return Batch(len(operations), settlement, writing.calls, writing.tokens)
+        self._update_breaker(state, gate, delay)
+        self._at("breaker_updated")
+        return Batch(len(operations), settlement, state.calls, state.tokens)
 
     @property
     def _needs_vector(self) -> bool:
@@ -307,10 +307,10 @@ class Delivery:
                 rows[row.id] = replace(row, stale_namespaces=op.namespaces)
         return rows
 
-    def _settle(self, verdicts: Sequence[Verdict], writing: Writing, model: Model) -> Settlement:
+    def _settle(self, verdicts: Sequence[Outcome], state: BatchState, model: Model) -> Settlement:
         for attempt in range(1, SETTLE_TRIES + 1):
             try:
-                settlement = self._settle_once(verdicts, writing, model)
+                settlement = self._settle_once(verdicts, state, model)
                 break
             except (errors.DeadlockDetected, errors.SerializationFailure):
                 if attempt == SETTLE_TRIES:
@@ -320,13 +320,13 @@ class Delivery:
         return settlement
 
     def _settle_once(
-        self, verdicts: Sequence[Verdict], writing: Writing, model: Model
+        self, verdicts: Sequence[Outcome], state: BatchState, model: Model
     ) -> Settlement:
         with self._database.transaction() as conn:
             settlement = settle(
                 conn,
                 self._traits,
-                writing.token,
+                state.token,
                 verdicts,
                 confirm_after_seconds=self._policy.confirm_after,
                 topology=self._topology,
@@ -337,7 +337,7 @@ class Delivery:
             self._at("settling")
         return settlement
 
-    def _log_verdicts(self, verdicts: Sequence[Verdict], rows: Mapping[UUID, Row]) -> None:
+    def _log_verdicts(self, verdicts: Sequence[Outcome], rows: Mapping[UUID, Row]) -> None:
         """One line per operation; ``change`` is the version by which the seeder names it."""
         for verdict in verdicts:
             op = verdict.op
@@ -351,29 +351,29 @@ class Delivery:
                 reason=None if isinstance(verdict, Synced) else verdict.reason,
             )
 
-    def _tell_breaker(self, writing: Writing, gate: Gate, delay: float) -> None:
+    def _update_breaker(self, state: BatchState, gate: Gate, delay: float) -> None:
         name = self._traits.name
-        passed = [one.name for one in writing.destinations.values() if one.passed]
-        over = gate.faults.keys() & passed - writing.blamed.keys()
+        passed = [one.name for one in state.destinations.values() if one.passed]
+        over = gate.faults.keys() & passed - state.blamed.keys()
         with self._database.autocommit() as conn:
-            if writing.blamed or over:
-                note_faults(conn, name, self._faults(writing, gate), list(over))
-            if writing.failure is not None:
-                reason = redact(writing.failure.reason)
-                open_breaker(conn, name, writing.token, reason, delay, self._policy.longest_open)
+            if state.blamed or over:
+                note_faults(conn, name, self._faults(state, gate), list(over))
+            if state.failure is not None:
+                reason = redact(state.failure.reason)
+                open_breaker(conn, name, state.token, reason, delay, self._policy.longest_open)
                 log.warning("breaker.opened", sink=name, seconds=round(delay, 2))
-            elif gate.probing and writing.answered:
-                close_breaker(conn, name, writing.token)
+            elif gate.probing and state.answered:
+                close_breaker(conn, name, state.token)
                 log.info("breaker.closed", sink=name)
             elif gate.probing:
-                abandon_probe(conn, name, writing.token)
+                abandon_probe(conn, name, state.token)
 
-    def _faults(self, writing: Writing, gate: Gate) -> dict[str, Fault]:
+    def _faults(self, state: BatchState, gate: Gate) -> dict[str, Fault]:
         """The faults of destinations that took nothing in this batch."""
         found: dict[str, Fault] = {}
-        for name, failure in writing.blamed.items():
+        for name, failure in state.blamed.items():
             before = gate.faults.get(name)
-            few = len(writing.destinations[name].refused) < ALONE and (before is None or before.few)
+            few = len(state.destinations[name].refused) < ALONE and (before is None or before.few)
             times = before.times + 1 if before else 1
             found[name] = Fault(redact(failure.reason), times, few)
             log.warning(

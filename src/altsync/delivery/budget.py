@@ -44,7 +44,7 @@ class Budget:
         self._requests = policy.requests_per_minute
         self._tokens = policy.tokens_per_minute
         # While it waits its turn a worker holds its lease, and the call must fit in as well.
-        self._patience = (policy.lease - policy.timeout) / 2
+        self._max_wait = (policy.lease - policy.timeout) / 2
 
     @property
     def most(self) -> float:
@@ -54,14 +54,14 @@ class Budget:
         """
         if self._tokens is None:
             return math.inf
-        return max(1.0, self._tokens * min(MINUTE, self._patience / 2) / MINUTE)
+        return max(1.0, self._tokens * min(MINUTE, self._max_wait / 2) / MINUTE)
 
     @property
     def most_calls(self) -> float:
         """Calls that go out together at most."""
         if self._requests is None:
             return math.inf
-        return max(1.0, self._requests * min(MINUTE, self._patience / 2) / MINUTE)
+        return max(1.0, self._requests * min(MINUTE, self._max_wait / 2) / MINUTE)
 
     def reserve(self, calls: Sequence[Sequence[Row]]) -> Reservation | None:
         """Return when calls with these rows may go out; None without a limit.
@@ -78,8 +78,8 @@ class Budget:
                 self._sink,
                 requests=requests,
                 tokens=tokens,
-                patience=self._patience,
-                longest=self._patience + max(MINUTE, *self._seconds(1, MOST_TOKENS)),
+                max_wait=self._max_wait,
+                longest=self._max_wait + max(MINUTE, *self._seconds(1, MOST_TOKENS)),
             )
         if not granted:
             reason = f"the budget of {self} is used up"

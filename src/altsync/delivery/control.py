@@ -52,7 +52,7 @@ def as_failure(sink: str, error: Exception, records: int) -> SinkFailure:
     return SinkFailure(ErrorKind.UNKNOWN, f"{type(error).__name__}: {error}", outcome_unknown=True)
 
 
-def is_stray(row: Row) -> bool:
+def is_misplaced(row: Row) -> bool:
     """Return whether a row of a type that moves is, or may turn up, elsewhere than it belongs."""
     places = {row.written_namespace, *row.stale_namespaces}
     return row.entity_type.moves and places != {namespace(row)}
@@ -152,6 +152,6 @@ class Controls:
         if (row.graph_version if self._traits.edges else row.version) != op.version:
             return None
         if self._traits.needs_embedding and not row.deleted:
-            elsewhere = namespace_column(self._traits.name) is not None and is_stray(row)
+            elsewhere = namespace_column(self._traits.name) is not None and is_misplaced(row)
             return row if row.is_embedded_by(model.name) and not elsewhere else None
         return row

@@ -10,7 +10,7 @@ from altsync.db import Conn
 from altsync.declarations import MIRRORS, SINKS, pending
 from altsync.entities import EntityType, Row
 from altsync.operations import Origin
-from altsync.outbox.enqueue import LOW_PRIORITY, ON_LIVE, lock_entities, notify
+from altsync.outbox.enqueue import LOW_PRIORITY, MERGE_INTO_LIVE, lock_entities, notify
 
 #: Sinks that mirror relationships.
 WITH_EDGES = tuple(name for name in MIRRORS if SINKS[name].traits.edges)
@@ -81,7 +81,7 @@ def enqueue_neighbour_search(
         FROM {kind} l CROSS JOIN unnest(%(sinks)s::text[]) k(sink)
         WHERE l.id = ANY(%(ids)s) AND l.deleted_at IS NULL AND {changed}
         ORDER BY l.id, k.sink
-        {ON_LIVE}
+        {MERGE_INTO_LIVE}
         """,
         {
             "sinks": list(followers),
@@ -197,7 +197,7 @@ def enqueue_edge_update(
         SELECT '{kind}', c.id, c.key, k.sink, 'upsert', c.graph_version, '{origin}'
         FROM changed c CROSS JOIN unnest(%(sinks)s::text[]) k(sink)
         ORDER BY c.id, k.sink
-        {ON_LIVE}
+        {MERGE_INTO_LIVE}
         """,
         {"ids": list(ids), "sinks": topology.graph},
     ).rowcount

@@ -18,7 +18,7 @@ from altsync.outbox.enqueue import status_column
 OfEntity = tuple[int, EntityType, UUID]
 
 
-def embedding_under_way(conn: Conn, ids: Sequence[UUID]) -> set[UUID]:
+def embedding_in_progress(conn: Conn, ids: Sequence[UUID]) -> set[UUID]:
     """Return those of the entities whose embedding has a live operation."""
     if not ids:
         return set()

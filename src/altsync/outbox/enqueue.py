@@ -28,7 +28,7 @@ HOLD = 60.0
 #: A pending row is due as soon as the new one would be (at once, by default), and with a newer
 #: version it starts afresh; a leased row keeps its lease and learns that it was asked again.
 #: What either of them knows of writes that may still land, the row knows from then on.
-ON_LIVE = f"""
+MERGE_INTO_LIVE = f"""
 ON CONFLICT (entity_id, sink) WHERE finished_at IS NULL DO UPDATE SET
   version      = GREATEST(o.version, excluded.version),
   action       = CASE WHEN excluded.version >= o.version THEN excluded.action ELSE o.action END,
@@ -60,7 +60,7 @@ def status_column(sink: str) -> str | None:
     return columns.status if columns else None
 
 
-def storable(text: str) -> str:
+def sanitize(text: str) -> str:
     """An error's text as a row can keep it: one line, of some length, nothing unstorable."""
     plain = " ".join(text.replace("\x00", "\\0").split())[:ERROR_LENGTH]
     return plain.encode("utf-8", "backslashreplace").decode()
@@ -129,7 +129,7 @@ def select_operations(
     FROM {source} c
     CROSS JOIN LATERAL unnest(%(direct)s::text[] || {waiting}{derived}) k(sink)
     ORDER BY c.id, k.sink
-    {ON_LIVE}
+    {MERGE_INTO_LIVE}
     """
 
 

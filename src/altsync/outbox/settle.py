@@ -16,11 +16,11 @@ from altsync.operations import (
     Dead,
     Operation,
     Origin,
+    Outcome,
     Retry,
     Settlement,
     Superseded,
     Synced,
-    Verdict,
 )
 from altsync.outbox.edges import (
     enqueue_neighbour_search,
@@ -29,16 +29,16 @@ from altsync.outbox.edges import (
     keep_edge_ids,
 )
 from altsync.outbox.embedding_dependency import (
-    embedding_under_way,
+    embedding_in_progress,
     fail_behind,
     keep_outcome_unknown,
 )
 from altsync.outbox.enqueue import (
-    ON_LIVE,
+    MERGE_INTO_LIVE,
     lock_entities,
     notify,
+    sanitize,
     status_column,
-    storable,
 )
 from altsync.outbox.patterns import GROUP_OF
 
@@ -81,13 +81,13 @@ UPDATE sync_operation o SET status = 'pending', lease_token = NULL, rerun_reques
                       ELSE now() + make_interval(secs => r.delay) END,
   attempts = CASE WHEN r.give_back THEN o.attempts - 1
                   WHEN o.rerun_requested THEN 0 ELSE o.attempts END,
-  timeout_count = LEAST(o.timeout_count + r.suspect::int, 1000),
+  timeout_count = LEAST(o.timeout_count + r.timed_out::int, 1000),
   last_timeout_at = CASE WHEN r.alone THEN now() ELSE o.last_timeout_at END,
   outcome_unknown = o.outcome_unknown OR r.outcome_unknown
 FROM unnest(%(ids)s::bigint[], %(delays)s::float8[], %(errors)s::text[], %(kinds)s::text[],
-            %(give_back)s::bool[], %(outcome_unknown)s::bool[], %(suspect)s::bool[],
+            %(give_back)s::bool[], %(outcome_unknown)s::bool[], %(timed_out)s::bool[],
             %(alone)s::bool[])
-  AS r(id, delay, error, kind, give_back, outcome_unknown, suspect, alone)
+  AS r(id, delay, error, kind, give_back, outcome_unknown, timed_out, alone)
 WHERE o.id = ANY(%(ids)s) AND o.id = r.id AND o.lease_token = %(token)s
 RETURNING o.id
 """
@@ -149,7 +149,7 @@ def settle(
     conn: Conn,
     sink: SinkTraits,
     token: UUID,
-    verdicts: Sequence[Verdict],
+    verdicts: Sequence[Outcome],
     *,
     confirm_after_seconds: float,
     topology: Topology,
@@ -194,7 +194,7 @@ def settle(
     doubted = _close_dead(conn, sink, settled) | {v.op.id for v in settled if v.outcome_unknown}
     waiting = {r[0]: v for r in ended if isinstance(v := finished[r[0]], Superseded) and v.waits}
     strays = {i: v for i, v in waiting.items() if v.op.namespaces and i not in rerun_requested}
-    coming = embedding_under_way(conn, [v.op.entity_id for v in strays.values()])
+    coming = embedding_in_progress(conn, [v.op.entity_id for v in strays.values()])
     put_off = {i for i, v in strays.items() if v.op.entity_id in coming}
     doubted |= put_off
     echoed = put_off | {r[0] for r in ended if r[3]}
@@ -261,7 +261,7 @@ def _finish(conn: Conn, token: UUID, finished: dict[int, Superseded | Dead]) -> 
         {
             "ids": list(finished),
             "statuses": ["dead" if op_id in dead else "superseded" for op_id in finished],
-            "errors": [storable(v.reason) for v in finished.values()],
+            "errors": [sanitize(v.reason) for v in finished.values()],
             "kinds": [dead[op_id].kind if op_id in dead else None for op_id in finished],
             "outcome_unknown": [
                 op_id in dead and dead[op_id].outcome_unknown for op_id in finished
@@ -279,11 +279,11 @@ def _retry(conn: Conn, token: UUID, retried: Sequence[Retry]) -> Any:
         {
             "ids": [v.op.id for v in retried],
             "delays": [v.delay for v in retried],
-            "errors": [storable(v.reason) for v in retried],
+            "errors": [sanitize(v.reason) for v in retried],
             "kinds": [v.kind for v in retried],
             "give_back": [v.give_back for v in retried],
             "outcome_unknown": [v.outcome_unknown for v in retried],
-            "suspect": [v.suspect for v in retried],
+            "timed_out": [v.timed_out for v in retried],
             "alone": [v.alone for v in retried],
             "token": token,
         },
@@ -440,7 +440,7 @@ def _give_vectors(
             SELECT '{entity_type}', s.id, s.key, k.sink, 'upsert', s.version, 'embedding'
             FROM stored s CROSS JOIN unnest(%(sinks)s::text[]) k(sink)
             ORDER BY s.id, k.sink
-            {ON_LIVE}
+            {MERGE_INTO_LIVE}
             """,
             {
                 "ids": ids,

@@ -13,7 +13,7 @@ from altsync.entities import EntityType
 from altsync.operations import Origin
 from altsync.outbox.enqueue import (
     LOW_PRIORITY,
-    ON_LIVE,
+    MERGE_INTO_LIVE,
     notify,
     status_column,
 )
@@ -87,7 +87,7 @@ def backfill_page(
                  'upsert', CASE WHEN %(edges)s THEN graph_version ELSE version END,
                  '{origin}', {LOW_PRIORITY}
           FROM page WHERE wanted ORDER BY id
-          {ON_LIVE} RETURNING 1)
+          {MERGE_INTO_LIVE} RETURNING 1)
         SELECT (SELECT count(*) FROM enqueued), (SELECT max(id::text)::uuid FROM page),
                ARRAY(SELECT id FROM page WHERE wanted)
         """,
@@ -143,7 +143,7 @@ def reembed_page(
         SELECT '{entity_type}', id, {entity_type.key_column}, '{EMBEDDING}', 'upsert', version,
                '{Origin.MODEL}', {LOW_PRIORITY}
         FROM {entity_type} WHERE id = ANY(%(ids)s) ORDER BY id
-        {ON_LIVE}
+        {MERGE_INTO_LIVE}
         """,
         {"ids": ids},
     )

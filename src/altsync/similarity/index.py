@@ -22,7 +22,7 @@ from altsync.contract import (
     SIMILARITY,
     Answer,
     Failed,
-    Outcome,
+    RecordOutcome,
     SinkTraits,
     SinkVersion,
     Topology,
@@ -147,7 +147,7 @@ class Sink:
         ended, fetches = self._hidden(hidden, seen, model)
         shown = [row for row in rows if row.id not in ended]
         self._relate(rows[0].entity_type, shown, seen)
-        outcomes: list[Outcome] = [Written(row.id, row.version) for row in shown]
+        outcomes: list[RecordOutcome] = [Written(row.id, row.version) for row in shown]
         return Answer((*outcomes, *ended.values()), calls=calls + fetches)
 
     def _see(self, rows: Sequence[Row], model: Model) -> tuple[dict[UUID, dict[str, float]], int]:
@@ -260,7 +260,7 @@ class Sink:
 
     def _hidden(
         self, rows: Sequence[Row], seen: Mapping[UUID, dict[str, float]], model: Model
-    ) -> tuple[dict[UUID, Outcome], int]:
+    ) -> tuple[dict[UUID, RecordOutcome], int]:
         """Return the outcomes of entities that are not among their own neighbours, and the calls.
 
         A ranked answer proves nothing: equal vectors crowd an entity out, and an approximate index
@@ -271,7 +271,7 @@ class Sink:
         kind = rows[0].entity_type
         standing = self._standing(kind, [row.id for row in rows])
         held, calls = self._held([row for row in rows if not standing[row.id][0]], model)
-        ended: dict[UUID, Outcome] = {}
+        ended: dict[UUID, RecordOutcome] = {}
         for row in rows:
             waiting, age = standing[row.id]
             late = age is not None and age < LONGEST_LAG

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import ClassVar
 
 from altsync.config import Settings
-from altsync.contract import Answer, Failed, Outcome, SinkTraits, SinkVersion, Written
+from altsync.contract import Answer, Failed, RecordOutcome, SinkTraits, SinkVersion, Written
 from altsync.declarations import EMBEDDER
 from altsync.embedding import Embedder, request_slices
 from altsync.entities import EntityType, Model, Row
@@ -107,7 +107,7 @@ class Sink:
             close()
 
 
-def _outcome(row: Row, *, fine: bool) -> Outcome:
+def _outcome(row: Row, *, fine: bool) -> RecordOutcome:
     if fine:
         return Written(row.id, row.version)
     return Failed(

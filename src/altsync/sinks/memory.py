@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from altsync.config import Settings
-from altsync.contract import AlreadyNewer, Answer, Outcome, SinkTraits, SinkVersion, Written
+from altsync.contract import AlreadyNewer, Answer, RecordOutcome, SinkTraits, SinkVersion, Written
 from altsync.entities import EntityType, Model, Row
 from altsync.projection import Scalar, graph_node
 from altsync.sinks.base import VectorStore
@@ -52,7 +52,7 @@ class Sink:
         """Leave a tombstone, so that a late upsert does not resurrect."""
         return Answer(tuple(self._delete(row) for row in rows))
 
-    def _upsert(self, row: Row) -> Outcome:
+    def _upsert(self, row: Row) -> RecordOutcome:
         held = self.held.get((row.entity_type, row.key))
         if held and (held.version, held.gone) > (row.version, False):
             return AlreadyNewer(row.id, held.version)
@@ -60,7 +60,7 @@ class Sink:
         self.held[row.entity_type, row.key] = Held(row.version, row.content_hash, properties)
         return Written(row.id, row.version, remote_id=row.key)
 
-    def _delete(self, row: Row) -> Outcome:
+    def _delete(self, row: Row) -> RecordOutcome:
         held = self.held.get((row.entity_type, row.key))
         if held and not held.gone and held.version > row.version:
             return AlreadyNewer(row.id, held.version)

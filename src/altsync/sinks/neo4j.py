@@ -25,7 +25,7 @@ from altsync.contract import (
     Digest,
     Failed,
     Installation,
-    Outcome,
+    RecordOutcome,
     SinkTraits,
     SinkVersion,
     Written,
@@ -740,7 +740,7 @@ class Sink:
         try:
             self._run(partial(_execute, statement=statement, **asdict(owner)), guarded=False)
         except SinkFailure as failure:
-            if not failure.again:
+            if not failure.lock_conflict:
                 raise  # else another process has made the node at the same time
         return True
 
@@ -1061,7 +1061,7 @@ class Sink:
                 ErrorKind.SINK,
                 f"Neo4j did not answer within {seconds:g} s",
                 outcome_unknown=True,
-                suspect=True,
+                timed_out=True,
             ) from None
         except (errors.Neo4jError, errors.DriverError) as error:
             raise translate(error) from error
@@ -1087,16 +1087,16 @@ def translate(error: errors.Neo4jError | errors.DriverError) -> SinkFailure:
             "(SHOW CONSTRAINTS lists them)"
         )
     if code.startswith(MET):
-        return SinkFailure(ErrorKind.UNKNOWN, reason, again=True)
+        return SinkFailure(ErrorKind.UNKNOWN, reason, lock_conflict=True)
     if code.startswith(TIMED_OUT):
-        return SinkFailure(ErrorKind.SINK, reason, outcome_unknown=True, suspect=True)
+        return SinkFailure(ErrorKind.SINK, reason, outcome_unknown=True, timed_out=True)
     if code.startswith(FOR_EVERY_RECORD):
         return SinkFailure(ErrorKind.SINK, reason)
     if isinstance(error, errors.ClientError):
         return SinkFailure(ErrorKind.ITEM, reason)
     # Overload, memory, a defect of the server: fewer calls, and later. One large transaction may
     # be the cause, so its records come in smaller ones then.
-    return SinkFailure(ErrorKind.SINK, reason, outcome_unknown=True, suspect=True)
+    return SinkFailure(ErrorKind.SINK, reason, outcome_unknown=True, timed_out=True)
 
 
 def _agent(tx: ManagedTransaction) -> str:
@@ -1354,7 +1354,7 @@ def _edge_parameters(row: Row, edge: Edge) -> Mapping[str, Any]:
     }
 
 
-def _upserted(row: Row, answer: _Upserted, label: str, key: str) -> Outcome:
+def _upserted(row: Row, answer: _Upserted, label: str, key: str) -> RecordOutcome:
     if row.key not in answer.nodes:
         newer = answer.newer.get(row.key, 0)
         if row.key in answer.strangers and newer <= row.graph_version:
@@ -1371,7 +1371,7 @@ def _upserted(row: Row, answer: _Upserted, label: str, key: str) -> Outcome:
     return Written(row.id, row.graph_version, remote_id=answer.nodes[row.key], edge_ids=ids)
 
 
-def _deleted(row: Row, kept: Mapping[str, int]) -> Outcome:
+def _deleted(row: Row, kept: Mapping[str, int]) -> RecordOutcome:
     if kept.get(row.key, 0) > row.graph_version:
         return AlreadyNewer(row.id, kept[row.key])
     return Written(row.id, row.graph_version)

@@ -38,7 +38,7 @@ from altsync.contract import (
     Digest,
     Failed,
     Installation,
-    Outcome,
+    RecordOutcome,
     SinkTraits,
     SinkVersion,
     Written,
@@ -586,7 +586,7 @@ class Sink:
                 newer |= self._versions_of(conn, kind, refused, gone=True)
                 deadline.check()
 
-        def outcome(row: Row) -> Outcome:
+        def outcome(row: Row) -> RecordOutcome:
             if row.id in unfit:
                 return Failed(row.id, ErrorKind.ITEM, unfit[row.id], final=True)
             if row.key in written:
@@ -603,7 +603,7 @@ class Sink:
         versions = {row.key: row.version for row in rows}
         newer = self._delete(kind, versions)
 
-        def outcome(row: Row) -> Outcome:
+        def outcome(row: Row) -> RecordOutcome:
             found = newer.get(row.key)
             return Written(row.id, row.version) if found is None else AlreadyNewer(row.id, found)
 
@@ -881,7 +881,7 @@ class Sink:
             return self._shared.call(seconds or self._timeout, run)
         except TimeoutError:
             raise SinkFailure(
-                ErrorKind.SINK, NOT_IN_TIME, outcome_unknown=True, suspect=True
+                ErrorKind.SINK, NOT_IN_TIME, outcome_unknown=True, timed_out=True
             ) from None
 
     @contextmanager
@@ -1044,15 +1044,15 @@ def _match(row: Sequence[Any]) -> Match:
 _BY_CODE: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     # Two writers met: the same call passes when the other is done.
     (("40", "55P03", "23505"), {"kind": ErrorKind.UNKNOWN, "again": True}),
-    (("57014",), {"kind": ErrorKind.SINK, "outcome_unknown": True, "suspect": True}),
+    (("57014",), {"kind": ErrorKind.SINK, "outcome_unknown": True, "timed_out": True}),
     (("53300",), {"kind": ErrorKind.SINK, "throttled": True}),
-    (("53",), {"kind": ErrorKind.SINK, "suspect": True}),
+    (("53",), {"kind": ErrorKind.SINK, "timed_out": True}),
     (("08", "57", "58"), {"kind": ErrorKind.SINK, "outcome_unknown": True}),
     # A value or its size: the record's.
     (("22", "23", "54"), {"kind": ErrorKind.ITEM}),
     # Login, rights, a missing table, a standby: every record would get the same answer.
     (("0A", "25", "28", "3D", "3F", "42", "55"), {"kind": ErrorKind.SINK}),
-    (("XX",), {"kind": ErrorKind.SINK, "outcome_unknown": True, "suspect": True}),
+    (("XX",), {"kind": ErrorKind.SINK, "outcome_unknown": True, "timed_out": True}),
 )
 
 

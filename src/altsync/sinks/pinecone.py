@@ -25,7 +25,7 @@ from pinecone import RetryConfig, ServerlessSpec
 from altsync import deadline
 from altsync.catalogue.current import entity_types
 from altsync.config import Settings
-from altsync.contract import Answer, Installation, Outcome, SinkTraits, SinkVersion, Written
+from altsync.contract import Answer, Installation, RecordOutcome, SinkTraits, SinkVersion, Written
 from altsync.deadline import SharedClient
 from altsync.declarations import PINECONE
 from altsync.entities import EntityType, Model, Row
@@ -190,7 +190,7 @@ class Sink:
             return self._shared.call(self._timeout, run)
         except TimeoutError:
             raise SinkFailure(
-                ErrorKind.SINK, NOT_IN_TIME, outcome_unknown=True, suspect=True
+                ErrorKind.SINK, NOT_IN_TIME, outcome_unknown=True, timed_out=True
             ) from None
 
     @property
@@ -383,7 +383,9 @@ class Sink:
                 return
             if time.monotonic() + READY_SECONDS > ends:
                 raise SinkFailure(
-                    ErrorKind.SINK, f"the index {name} is being made: not ready yet", again=True
+                    ErrorKind.SINK,
+                    f"the index {name} is being made: not ready yet",
+                    lock_conflict=True,
                 )
             time.sleep(READY_SECONDS)
 
@@ -435,7 +437,7 @@ class Sink:
             rows,
             lambda row: {row.written_namespace, namespace(row), *row.stale_namespaces},
         )
-        outcomes: list[Outcome] = [Written(row.id, row.version) for row in rows]
+        outcomes: list[RecordOutcome] = [Written(row.id, row.version) for row in rows]
         return Answer(tuple(outcomes), calls=calls)
 
     def _delete_keys(self, rows: Sequence[Row], spaces_of: Any) -> int:
@@ -824,7 +826,7 @@ def translate(error: pinecone.PineconeError) -> SinkFailure:
     """Whose fault an error of the SDK is."""
     match error:
         case pinecone.PineconeTimeoutError():
-            return SinkFailure(ErrorKind.SINK, NOT_IN_TIME, outcome_unknown=True, suspect=True)
+            return SinkFailure(ErrorKind.SINK, NOT_IN_TIME, outcome_unknown=True, timed_out=True)
         case pinecone.PineconeConnectionError():
             return SinkFailure(
                 ErrorKind.SINK, f"no connection to Pinecone: {error}", outcome_unknown=True
@@ -838,7 +840,7 @@ def translate(error: pinecone.PineconeError) -> SinkFailure:
                 ErrorKind.SINK,
                 f"Pinecone: {error}",
                 outcome_unknown=True,
-                suspect=True,
+                timed_out=True,
                 retry_after=_wait(error),
             )
         case pinecone.ApiError() if error.status_code in (400, 413, 422):

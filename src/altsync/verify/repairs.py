@@ -12,7 +12,7 @@ from altsync.entities import EntityType
 from altsync.operations import Origin
 from altsync.outbox.edges import enqueue_edge_update
 from altsync.outbox.enqueue import (
-    ON_LIVE,
+    MERGE_INTO_LIVE,
     enqueue_parameters,
     lock_entities,
     notify,
@@ -113,7 +113,7 @@ def repair(
                CASE WHEN %(edges)s THEN l.graph_version ELSE l.version END, '{Origin.RECONCILE}'
         FROM {entity_type} l LEFT JOIN sink_state e ON e.sink = '{EMBEDDING}'
         WHERE l.id = ANY(%(ids)s) ORDER BY l.id
-        {ON_LIVE}
+        {MERGE_INTO_LIVE}
         """,
         {
             "ids": list(ids),

@@ -29,7 +29,7 @@ def lost(failure: SinkFailure) -> bool:
 
 def hung(failure: SinkFailure) -> bool:
     """Whether no answer came, for a driver that repeats by itself what was refused or cut off."""
-    return failure.suspect or failure.again
+    return failure.timed_out or failure.lock_conflict
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,10 +33,10 @@ def sync_batch(self: Task, sink: str) -> dict[str, Any]:
 
     Only monitors such as Flower read the result.
     """
-    drained = application().deliver(sink)
-    if drained.more:
+    result = application().deliver(sink)
+    if result.has_more:
         self.apply_async(**message(sink))
-    return {"sink": sink, **asdict(drained), "seconds": round(drained.seconds, 3)}
+    return {"sink": sink, **asdict(result), "seconds": round(result.seconds, 3)}
 
 
 @signals.worker_init.connect

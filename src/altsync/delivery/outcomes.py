@@ -14,11 +14,11 @@ from altsync.contract import EMBEDDING, AlreadyNewer, Failed, SinkTraits, Writte
 from altsync.db import Database
 from altsync.delivery.evidence import destination_of
 from altsync.delivery.policy import Policy, full_jitter
-from altsync.delivery.writing import Writing
+from altsync.delivery.writer import BatchState
 from altsync.entities import Row
 from altsync.errors import SinkFailure, plausible_wait
 from altsync.log import redact
-from altsync.operations import Dead, ErrorKind, Operation, Retry, Superseded, Synced, Verdict
+from altsync.operations import Dead, ErrorKind, Operation, Outcome, Retry, Superseded, Synced
 from altsync.store.rows import read_rows
 
 log = structlog.get_logger(__name__)
@@ -36,22 +36,22 @@ class Judge:
         self,
         op: Operation,
         row: Row | None,
-        writing: Writing,
+        state: BatchState,
         gate: Gate,
         delays: Mapping[str, float],
-    ) -> Verdict:
+    ) -> Outcome:
         """Return what becomes of an operation, given its row and what was written of the batch.
 
         ``delays`` are in seconds, by destination; see ``delays``.
         """
         if row is None:
             return Superseded(op, "the row is gone")
-        outcome = writing.outcomes.get(row.id)
+        outcome = state.outcomes.get(row.id)
         match outcome:
             case Failed(final=True):  # altsync's own finding: no evidence, no further attempt
                 return Dead(op, self._version(row), outcome.kind, outcome.reason)
             case Written():
-                outcome_unknown = row.id in writing.outcome_unknown
+                outcome_unknown = row.id in state.outcome_unknown
                 return Synced(
                     op,
                     outcome.version,
@@ -63,29 +63,29 @@ class Judge:
             case AlreadyNewer():
                 return self._already_newer(op, row, outcome)
             case Failed():
-                return self._failed_verdict(op, row, outcome, writing, delays)
+                return self._failed_verdict(op, row, outcome, state, delays)
             case None if row.deleted and self._traits.name == EMBEDDING:
                 return Superseded(op, "the row is deleted")
             case None if not row.deleted and self._waits(row, gate):
                 return Superseded(op, "waits for its embedding", waits=True)
             case None:
-                return self._not_written(op, row, writing, delays)
+                return self._not_written(op, row, state, delays)
             case _:
                 assert_never(outcome)
 
     def _not_written(
-        self, op: Operation, row: Row, writing: Writing, delays: Mapping[str, float]
-    ) -> Verdict:
+        self, op: Operation, row: Row, state: BatchState, delays: Mapping[str, float]
+    ) -> Outcome:
         """No call was made for it: its destination or the sink failed before."""
         name = destination_of(row.entity_type, deleted=row.deleted)
-        failure = writing.blamed.get(name) or writing.failure
+        failure = state.blamed.get(name) or state.failure
         reason = redact(failure.reason) if failure else "the lease was lost"
         return Retry(op, ErrorKind.SINK, reason, delays.get(name, 0.0), give_back=True)
 
     def _waits(self, row: Row, gate: Gate) -> bool:
         return self._traits.needs_embedding and not row.is_embedded_by(gate.model or "")
 
-    def _already_newer(self, op: Operation, row: Row, outcome: AlreadyNewer) -> Verdict:
+    def _already_newer(self, op: Operation, row: Row, outcome: AlreadyNewer) -> Outcome:
         """Newer than the row that was read: fine when the row has moved on, else an anomaly."""
         current = self._current_version(row)
         if current is not None and outcome.found is not None and outcome.found <= current:
@@ -113,10 +113,10 @@ class Judge:
         op: Operation,
         row: Row,
         failed: Failed,
-        writing: Writing,
+        state: BatchState,
         delays: Mapping[str, float],
-    ) -> Verdict:
-        if writing.is_charged(row.id):
+    ) -> Outcome:
+        if state.is_charged(row.id):
             kind = ErrorKind.ITEM if failed.kind is ErrorKind.SINK else failed.kind
             return self._spent(
                 op,
@@ -124,7 +124,7 @@ class Judge:
                 kind,
                 failed.reason,
                 outcome_unknown=failed.outcome_unknown,
-                suspect=failed.suspect,
+                timed_out=failed.timed_out,
             )
         name = destination_of(row.entity_type, deleted=row.deleted)
         return Retry(
@@ -136,8 +136,8 @@ class Judge:
             or full_jitter(self._policy.backoff, self._policy.backoff_cap, op.attempts),
             give_back=True,
             outcome_unknown=failed.outcome_unknown,
-            suspect=failed.suspect,
-            alone=writing.is_refused(row.id),
+            timed_out=failed.timed_out,
+            alone=state.is_refused(row.id),
         )
 
     def _spent(
@@ -148,14 +148,20 @@ class Judge:
         reason: str,
         *,
         outcome_unknown: bool = False,
-        suspect: bool = False,
-    ) -> Verdict:
+        timed_out: bool = False,
+    ) -> Outcome:
         """An attempt was spent: another one later, or the end."""
         if op.attempts >= self._policy.max_attempts:
             return Dead(op, self._version(row), kind, reason, outcome_unknown)
         delay = full_jitter(self._policy.backoff, self._policy.backoff_cap, op.attempts)
         return Retry(
-            op, kind, reason, delay, outcome_unknown=outcome_unknown, suspect=suspect, alone=True
+            op,
+            kind,
+            reason,
+            delay,
+            outcome_unknown=outcome_unknown,
+            timed_out=timed_out,
+            alone=True,
         )
 
     def breaker_delay(self, failure: SinkFailure | None, gate: Gate) -> float:
@@ -166,7 +172,7 @@ class Judge:
             return failure.retry_after
         return self._wait(self._policy.breaker_cap, gate.consecutive_errors)
 
-    def delays(self, writing: Writing, gate: Gate, breaker_delay: float) -> dict[str, float]:
+    def delays(self, state: BatchState, gate: Gate, breaker_delay: float) -> dict[str, float]:
         """Seconds until the operations of each destination are tried again, for those that wait.
 
         All operations of a destination get the same, so that they come back together, and cost
@@ -177,7 +183,7 @@ class Judge:
         known = gate.faults
         return {
             name: self._wait(self._policy.backoff_cap, known[name].times if name in known else 0)
-            for name in writing.blamed
+            for name in state.blamed
         }
 
     def _wait(self, cap: float, times: int) -> float:

@@ -1,4 +1,4 @@
-"""Writing one sink: a few calls at once, halved at a refusal, never longer than the lease.
+"""BatchState one sink: a few calls at once, halved at a refusal, never longer than the lease.
 
 A batch stops trying a destination that refuses everything: see :mod:`altsync.delivery.evidence`.
 """
@@ -19,13 +19,13 @@ import structlog
 from altsync.catalogue.current import entity_types
 from altsync.circuit.breaker import Fault
 from altsync.circuit.control import passed_since
-from altsync.contract import EMBEDDING, AlreadyNewer, Answer, Failed, Outcome, Written
+from altsync.contract import EMBEDDING, AlreadyNewer, Answer, Failed, RecordOutcome, Written
 from altsync.db import Database
 from altsync.declarations import namespace_column
 from altsync.delivery.budget import Budget, fitting, size_of
-from altsync.delivery.control import Controls, as_failure, attempt, is_stray
+from altsync.delivery.concurrency import AdaptiveConcurrency
+from altsync.delivery.control import Controls, as_failure, attempt, is_misplaced
 from altsync.delivery.evidence import ALONE, TIMEOUTS, Destination
-from altsync.delivery.pace import Pace
 from altsync.delivery.policy import Policy
 from altsync.entities import EntityType, Model, Row
 from altsync.errors import SinkFailure
@@ -53,7 +53,7 @@ REPEAT_PAUSE = 0.1
 
 
 @dataclass(slots=True)
-class Writing:
+class BatchState:
     """The state of writing one batch.
 
     ``known`` are faults that destinations had before. ``blamed`` are destinations of this batch
@@ -64,7 +64,7 @@ class Writing:
     operations: Mapping[UUID, Operation]
     lease_ends: float
     known: Mapping[str, Fault] = field(default_factory=dict)
-    outcomes: dict[UUID, Outcome] = field(default_factory=dict)
+    outcomes: dict[UUID, RecordOutcome] = field(default_factory=dict)
     destinations: dict[str, Destination] = field(default_factory=dict)
     blamed: dict[str, SinkFailure] = field(default_factory=dict)
     outcome_unknown: set[UUID] = field(default_factory=set)
@@ -96,7 +96,7 @@ class Writing:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class Request:
     """Records of one call, and how often it has met another writer's lock."""
 
     rows: Sequence[Row]
@@ -105,14 +105,14 @@ class Call:
 
 
 class Writer:
-    """Writes batches to one sink. Threads may share it: a batch's state is in ``Writing``."""
+    """Writes batches to one sink. Threads may share it: a batch's state is in ``BatchState``."""
 
     def __init__(
         self,
         database: Database,
         sink: Sink,
         policy: Policy,
-        pace: Pace,
+        concurrency: AdaptiveConcurrency,
         worker: str,
         at: Callable[[str], None],
     ) -> None:
@@ -120,67 +120,69 @@ class Writer:
         self._sink = sink
         self._traits = sink.traits
         self._policy = policy
-        self._pace = pace
+        self._concurrency = concurrency
         self._at = at
         self._is_set_up = False
-        self._lanes = ThreadPoolExecutor(
+        self._executor = ThreadPoolExecutor(
             self._traits.in_flight, thread_name_prefix=f"{self._traits.name}-call"
         )
         self._budget = Budget(database, self._traits.name, policy)
         self._controls = Controls(database, sink, policy, self._budget, worker)
 
     def write(
-        self, ready: Sequence[Row], gone: Sequence[Row], writing: Writing, model: Model
+        self, ready: Sequence[Row], gone: Sequence[Row], state: BatchState, model: Model
     ) -> None:
         """Write rows and remove those that are gone; what came of it is in ``writing``."""
         if ready or gone:
-            ready, gone = self._set_up(ready, gone, writing)
+            ready, gone = self._set_up(ready, gone, state)
         try:
-            self._note_former_places([*ready, *gone], writing)
-            placed = self._settle_places(ready, writing, model)
-            self._at("placed")
-            self._call_all(_by_type(placed), writing, model)
+            self._note_former_places([*ready, *gone], state)
+            placed = self._settle_places(ready, state, model)
+            self._at("namespaces_recorded")
+            self._call_all(_by_type(placed), state, model)
             # Children before parents: what leads to a node goes before it.
-            self._call_all(_by_type(gone)[::-1], writing, model, removing=True)
-            self._leave_former_keys([*placed, *gone], writing, model)
+            self._call_all(_by_type(gone)[::-1], state, model, removing=True)
+            self._leave_former_keys([*placed, *gone], state, model)
         except SinkFailure as failure:  # a budget that is used up
-            writing.failure = failure
-        self._share_blame(writing)
+            state.failure = failure
+        self._share_blame(state)
 
-    def _note_former_places(self, rows: Sequence[Row], writing: Writing) -> None:
+    def _note_former_places(self, rows: Sequence[Row], state: BatchState) -> None:
         """Have operations know where their entities were, before those leave it."""
         former = {
             (row.entity_type, row.id): row.written_namespace
             for row in rows
             if row.written_namespace and row.entity_type.moves
-            if row.deleted or is_stray(row)
+            if row.deleted or is_misplaced(row)
         }
         if former:
             with self._database.transaction() as conn:
-                record_former_namespaces(conn, self._traits, writing.token, former)
+                record_former_namespaces(conn, self._traits, state.token, former)
 
-    def _settle_places(self, ready: Sequence[Row], writing: Writing, model: Model) -> Sequence[Row]:
+    def _settle_places(
+        self, ready: Sequence[Row], state: BatchState, model: Model
+    ) -> Sequence[Row]:
         """Leave former places, and remember the wanted ones before anything is written there.
 
         In this order the entity always names a place that the sink may hold it in, whatever is
         interrupted. Returns the rows that may be written.
         """
         placed = namespace_column(self._traits.name) is not None
-        strays = [row for row in ready if placed and is_stray(row)]
+        strays = [row for row in ready if placed and is_misplaced(row)]
         if not strays:
             return ready
         moved = [row for row in strays if row.written_namespace or row.stale_namespaces]
-        self._call_all(_by_type(moved), writing, model, removing=True)
+        self._call_all(_by_type(moved), state, model, removing=True)
         # While the rows still say which places these are.
-        self._leave_former_keys(moved, writing, model)
-        left = {row.id for row in moved if isinstance(writing.outcomes.get(row.id), Written)}
+        self._leave_former_keys(moved, state, model)
+        left = {row.id for row in moved if isinstance(state.outcomes.get(row.id), Written)}
         stuck = {row.id for row in moved} - left
         for row_id in left:
-            del writing.outcomes[row_id]  # only half of the way
+            del state.outcomes[row_id]  # only half of the way
         free = [row for row in strays if row.id not in stuck]
         places = {(row.entity_type, row.id): namespace(row) for row in free}
         with self._database.transaction() as conn:
-            held = record_namespaces(conn, self._traits, writing.token, places)
+            held = record_namespaces(conn, self._traits, state.token, places)
         stuck |= {row.id for row in free} - held
         return [
             replace(row, written_namespace=namespace(row), stale_namespaces=())
@@ -190,7 +192,7 @@ class Writer:
             if row.id not in stuck
         ]
 
-    def _leave_former_keys(self, rows: Sequence[Row], writing: Writing, model: Model) -> None:
+    def _leave_former_keys(self, rows: Sequence[Row], state: BatchState, model: Model) -> None:
         """Remove what was renamed from where it was, after it was written where it is now.
 
         Last, so that what leads to it in the same batch leads to its new place already. An
@@ -203,17 +205,17 @@ class Writer:
             leaving = [
                 replace(row, key=row.former_keys[place], deleted=True)
                 for row in named
-                if place < len(row.former_keys) and _is_done(writing.outcomes.get(row.id))
+                if place < len(row.former_keys) and _is_done(state.outcomes.get(row.id))
             ]
-            written = {row.id: writing.outcomes.pop(row.id) for row in leaving}
+            written = {row.id: state.outcomes.pop(row.id) for row in leaving}
             self._at("leaving")
-            self._call_all(_by_type(leaving)[::-1], writing, model, removing=True)
+            self._call_all(_by_type(leaving)[::-1], state, model, removing=True)
             for row_id, outcome in written.items():
-                if _is_done(writing.outcomes.get(row_id)):
-                    writing.outcomes[row_id] = outcome
+                if _is_done(state.outcomes.get(row_id)):
+                    state.outcomes[row_id] = outcome
 
     def _set_up(
-        self, ready: Sequence[Row], gone: Sequence[Row], writing: Writing
+        self, ready: Sequence[Row], gone: Sequence[Row], state: BatchState
     ) -> tuple[Sequence[Row], Sequence[Row]]:
         """Set the sink up, once a process; return the rows whose destinations are there.
 
@@ -237,11 +239,11 @@ class Writer:
             self._is_set_up = True
             return ready, gone
         if not blamed.only:
-            writing.failure = blamed
+            state.failure = blamed
             return (), ()
         for row in (*ready, *gone):
             if row.entity_type in blamed.only:
-                one = writing.destination(row.entity_type, deleted=row.deleted)
+                one = state.destination(row.entity_type, deleted=row.deleted)
                 one.failed, one.failure = True, blamed
         return (
             [row for row in ready if row.entity_type not in blamed.only],
@@ -251,7 +253,7 @@ class Writer:
     def _call_all(
         self,
         groups: Sequence[Sequence[Row]],
-        writing: Writing,
+        state: BatchState,
         model: Model,
         *,
         removing: bool = False,
@@ -264,37 +266,37 @@ class Writer:
         def send(rows: Sequence[Row]) -> Answer:
             return self._sink.delete(rows) if removing else self._sink.upsert(rows, model)
 
-        pending: list[Call] = []
+        pending: list[Request] = []
         destinations = []
         for rows in reversed(groups):
-            one = writing.destination(rows[0].entity_type, deleted=removing)
+            one = state.destination(rows[0].entity_type, deleted=removing)
             destinations.append(one)
-            parts = self._cut(rows, one, writing, model)
-            pending += [Call(part, one) for part in reversed(parts)]
-        while pending and writing.failures_in_a_row < FAILURES_IN_A_ROW:
+            parts = self._cut(rows, one, state, model)
+            pending += [Request(part, one) for part in reversed(parts)]
+        while pending and state.failures_in_a_row < FAILURES_IN_A_ROW:
             wave = self._next_wave(pending)
             reserved = self._budget.reserve([call.rows for call in wave])
             if reserved:
                 time.sleep(reserved.wait)
-            if not self._hold_lease(writing):
+            if not self._hold_lease(state):
                 return
             if self._traits.follows:
-                self._begin_searches(wave, writing)
-            answers = self._send_all(wave, writing, send)
+                self._begin_searches(wave, state)
+            answers = self._send_all(wave, state, send)
             if reserved:
                 self._budget.correct(reserved, answers)
-            pending += self._note(wave, answers, writing)
+            pending += self._note(wave, answers, state)
             for one in {call.destination.name: call.destination for call in wave}.values():
-                if one.needs_control and not self._control(one, writing, model):
+                if one.needs_control and not self._control(one, state, model):
                     one.stopped = True
             pending = _in_order([call for call in pending if not call.destination.stopped])
         for one in destinations:
             one.charge_few()
             if one.refused and not one.stopped:
-                self._control(one, writing, model)
+                self._control(one, state, model)
 
     def _cut(
-        self, rows: Sequence[Row], one: Destination, writing: Writing, model: Model
+        self, rows: Sequence[Row], one: Destination, state: BatchState, model: Model
     ) -> list[Sequence[Row]]:
         """Cut rows of one type into calls; one row first where none passed the last time."""
         try:
@@ -308,10 +310,10 @@ class Writer:
             if len(rows) > 1:
                 middle = len(rows) // 2
                 halves = (rows[:middle], rows[middle:])
-                cut = (self._cut(half, one, writing, model) for half in halves)
+                cut = (self._cut(half, one, state, model) for half in halves)
                 return [part for parts in cut for part in parts]
             one.refuse(rows[0], failure)
-            writing.outcomes[rows[0].id] = _failed(rows[0], failure)
+            state.outcomes[rows[0].id] = _failed(rows[0], failure)
             return []
         if one.fault is None or not parts:
             return parts
@@ -321,20 +323,20 @@ class Writer:
         parts[part] = [other for other in parts[part] if other is not row]
         return [[row], *(part for part in parts if part)]
 
-    def _next_wave(self, pending: list[Call]) -> list[Call]:
+    def _next_wave(self, pending: list[Request]) -> list[Request]:
         """Take the calls that go out together: each and all of them within the sink's limits.
 
         One alone while its destination is unproven.
         """
-        wave: list[Call] = []
+        wave: list[Request] = []
         room = self._budget.most
-        calls = min(self._pace.in_flight, self._budget.most_calls)
+        calls = min(self._concurrency.in_flight, self._budget.most_calls)
         while pending and len(wave) < calls and (room > 0 or not wave):
             if wave and (pending[-1].destination.unproven or wave[-1].destination.unproven):
                 break
             call = pending.pop()
             rows = call.rows
-            count = fitting(self._traits.name, rows, min(self._pace.size, room))
+            count = fitting(self._traits.name, rows, min(self._concurrency.size, room))
             size = size_of(self._traits.name, rows[:count])
             if wave and size > room:
                 pending.append(call)
@@ -350,82 +352,82 @@ class Writer:
         size = size_of(self._traits.name, rows)
         if isinstance(answer, SinkFailure):
             if answer.throttled:
-                self._pace.throttled(size)
+                self._concurrency.throttled(size)
         elif answer.calls:
-            self._pace.passed(size)
+            self._concurrency.passed(size)
 
     def _note(
         self,
-        wave: Sequence[Call],
+        wave: Sequence[Request],
         answers: Sequence[Answer | SinkFailure],
-        writing: Writing,
-    ) -> list[Call]:
+        state: BatchState,
+    ) -> list[Request]:
         """Keep what calls came to; return those to make instead of refused ones."""
-        more: list[Call] = []
+        more: list[Request] = []
         for call, answer in zip(wave, answers, strict=True):
             if isinstance(answer, SinkFailure):
-                writing.calls += 1
-                more += self._failed(call, writing, answer)
+                state.calls += 1
+                more += self._failed(call, state, answer)
             else:
-                writing.calls += answer.calls
-                self._note_answer(call, writing, answer)
+                state.calls += answer.calls
+                self._note_answer(call, state, answer)
                 self._at("called")
         return more
 
-    def _begin_searches(self, wave: Sequence[Call], writing: Writing) -> None:
+    def _begin_searches(self, wave: Sequence[Request], state: BatchState) -> None:
         rows = [row for call in wave for row in call.rows]
         with self._database.transaction() as conn:
-            begin_searches(conn, self._traits, writing.token, rows)
+            begin_searches(conn, self._traits, state.token, rows)
 
     def _send_all(
-        self, wave: Sequence[Call], writing: Writing, send: Callable[[Sequence[Row]], Answer]
+        self, wave: Sequence[Request], state: BatchState, send: Callable[[Sequence[Row]], Answer]
     ) -> list[Answer | SinkFailure]:
         """Return what came of calls that go out together, in their order."""
-        writing.attempted = True
+        state.attempted = True
         started = time.monotonic()
         if len(wave) == 1:
             answers = [attempt(self._traits.name, wave[0].rows, send)]
         else:
             answers = list(
-                self._lanes.map(lambda call: attempt(self._traits.name, call.rows, send), wave)
+                self._executor.map(lambda call: attempt(self._traits.name, call.rows, send), wave)
             )
         seconds = time.monotonic() - started
         for call, answer in zip(wave, answers, strict=True):
             self._learn_size(call.rows, answer)
         if any(isinstance(a, SinkFailure) and a.kind is ErrorKind.SINK for a in answers):
-            self._pace.refused(seconds)
+            self._concurrency.refused(seconds)
         else:
-            self._pace.answered(seconds)
+            self._concurrency.answered(seconds)
         return answers
 
-    def _failed(self, call: Call, writing: Writing, failure: SinkFailure) -> list[Call]:
+    def _failed(self, call: Request, state: BatchState, failure: SinkFailure) -> list[Request]:
         """Note a call that failed; return the calls to make instead of it."""
         rows, one = call.rows, call.destination
         if failure.outcome_unknown:
-            writing.outcome_unknown.update(row.id for row in rows)
+            state.outcome_unknown.update(row.id for row in rows)
         if failure.kind is ErrorKind.SINK:
-            self._note_failure(call, writing, failure)
+            self._note_failure(call, state, failure)
             return []
-        if failure.again and call.repeats < REPEATS:
+        if failure.lock_conflict and call.repeats < REPEATS:
             time.sleep(random.uniform(0, REPEAT_PAUSE))  # noqa: S311
             return [replace(call, repeats=call.repeats + 1)]
         one.failed = True
         if len(rows) > 1:
             middle = len(rows) // 2
-            return [Call(rows[middle:], one), Call(rows[:middle], one)]
+            return [Request(rows[middle:], one), Request(rows[:middle], one)]
         one.refuse(rows[0], failure)
-        writing.outcomes[rows[0].id] = _failed(rows[0], failure)
+        state.outcomes[rows[0].id] = _failed(rows[0], failure)
         return []
 
-    def _note_answer(self, call: Call, writing: Writing, answer: Answer) -> None:
-        writing.tokens += answer.tokens
-        if writing.failure is None or writing.failure.retry_after is None:
-            writing.failures_in_a_row, writing.failure = 0, None  # the sink is up after all
+    def _note_answer(self, call: Request, state: BatchState, answer: Answer) -> None:
+        state.tokens += answer.tokens
+        if state.failure is None or state.failure.retry_after is None:
+            state.failures_in_a_row, state.failure = 0, None  # the sink is up after all
         rows = {row.id: row for row in call.rows}
-        said: dict[UUID, Outcome] = {outcome.id: outcome for outcome in answer.outcomes}
+        said: dict[UUID, RecordOutcome] = {outcome.id: outcome for outcome in answer.outcomes}
         silent = "the sink said nothing of this record"
         said |= {i: Failed(i, ErrorKind.UNKNOWN, silent) for i in rows.keys() - said.keys()}
-        writing.outcomes.update(said)
+        state.outcomes.update(said)
         for outcome in said.values():
             # What is final is altsync's own finding, and says nothing of the destination.
             if (
@@ -440,38 +442,38 @@ class Writer:
         # What needed no call says nothing of a sink that is called.
         asked = answer.calls > 0 or self._traits.local
         if asked and any(isinstance(o, Written | AlreadyNewer) for o in said.values()):
-            writing.answered = True
+            state.answered = True
             call.destination.pass_on()
 
-    def _note_failure(self, call: Call, writing: Writing, failure: SinkFailure) -> None:
+    def _note_failure(self, call: Request, state: BatchState, failure: SinkFailure) -> None:
         rows, one = call.rows, call.destination
         log.warning(
             "sink.refused", sink=self._traits.name, records=len(rows), reason=failure.reason
         )
-        writing.failure = failure
-        writing.failures_in_a_row += 1
+        state.failure = failure
+        state.failures_in_a_row += 1
         if failure.retry_after is not None:
-            writing.failures_in_a_row = FAILURES_IN_A_ROW  # asked to wait: do not go on asking
-        writing.outcomes.update((row.id, _failed(row, failure)) for row in rows)
+            state.failures_in_a_row = FAILURES_IN_A_ROW  # asked to wait: do not go on asking
+        state.outcomes.update((row.id, _failed(row, failure)) for row in rows)
         one.failed, one.failure = True, failure
         if one.fault is not None and not one.passed:
             one.stopped = True
-        if len(rows) == 1 and failure.suspect and failure.retry_after is None:
-            op = writing.operations.get(rows[0].id)
+        if len(rows) == 1 and failure.timed_out and failure.retry_after is None:
+            op = state.operations.get(rows[0].id)
             if op is not None and op.timeout_count >= TIMEOUTS - 1:
                 one.refuse(rows[0], failure)
 
-    def _control(self, one: Destination, writing: Writing, model: Model) -> bool:
+    def _control(self, one: Destination, state: BatchState, model: Model) -> bool:
         """Return whether another record passes now, after some were refused alone.
 
         Charges those when it does.
         """
-        if not self._hold_lease(writing):
+        if not self._hold_lease(state):
             return False
-        answer = self._controls.ask(one, writing.token, model)
+        answer = self._controls.ask(one, state.token, model)
         if answer is None:
-            return self._note_passed_since(one, writing)
-        writing.calls += 1
+            return self._note_passed_since(one, state)
+        state.calls += 1
         if isinstance(answer, SinkFailure):
             log.info(
                 "control.failed",
@@ -480,59 +482,59 @@ class Writer:
                 reason=answer.reason,
             )
             if answer.retry_after is not None:
-                writing.failure = answer
+                state.failure = answer
             return False
-        writing.tokens += answer.tokens
-        self._note_evidence(one, writing)
+        state.tokens += answer.tokens
+        self._note_evidence(one, state)
         return True
 
-    def _note_passed_since(self, one: Destination, writing: Writing) -> bool:
+    def _note_passed_since(self, one: Destination, state: BatchState) -> bool:
         """Return whether another record has passed since these failed alone the last time.
 
         It is the evidence where a sink holds nothing that could be written once more.
         """
-        ids = [writing.operations[i].id for i in one.refused]
+        ids = [state.operations[i].id for i in one.refused]
         # Kept vectors need no call: they are no evidence of the embedder.
         if self._traits.name != EMBEDDING:
             with self._database.autocommit() as conn:
                 if passed_since(conn, ids):
-                    self._note_evidence(one, writing)
+                    self._note_evidence(one, state)
                     return True
         one.unjudged = True
         return False
 
-    def _note_evidence(self, one: Destination, writing: Writing) -> None:
+    def _note_evidence(self, one: Destination, state: BatchState) -> None:
         """Charge the records that were refused alone: another one passes."""
-        writing.answered = True
-        if any(failure is writing.failure for failure in one.refused.values()):
-            writing.failure, writing.failures_in_a_row = None, 0  # the record's, not the sink's
+        state.answered = True
+        if any(failure is state.failure for failure in one.refused.values()):
+            state.failure, state.failures_in_a_row = None, 0  # the record's, not the sink's
         one.pass_on()
 
-    def _share_blame(self, writing: Writing) -> None:
+    def _share_blame(self, state: BatchState) -> None:
         """Say which destinations took nothing, and whether that is the sink as a whole."""
-        last = writing.failure
+        last = state.failure
         if last is not None and last.retry_after is not None:
             return  # throttled: the sink answers for all destinations
-        failing = [one for one in writing.destinations.values() if one.failure is not None]
+        failing = [one for one in state.destinations.values() if one.failure is not None]
         for one in failing:
             if one.refused or not one.passed:
-                writing.blamed[one.name] = one.blame()
-        others = any(one.passed for one in writing.destinations.values())
+                state.blamed[one.name] = one.blame()
+        others = any(one.passed for one in state.destinations.values())
         if others and any(one.failure is last for one in failing if not one.passed):
-            writing.failure = None
-        elif not others and last is None and writing.blamed:
-            writing.failure = next(iter(writing.blamed.values()))
+            state.failure = None
+        elif not others and last is None and state.blamed:
+            state.failure = next(iter(state.blamed.values()))
 
-    def _hold_lease(self, writing: Writing) -> bool:
+    def _hold_lease(self, state: BatchState) -> bool:
         """Make sure of the lease for one more call; False when it was taken away."""
-        if not writing.attempted and writing.lease_ends - time.monotonic() > self._policy.timeout:
+        if not state.attempted and state.lease_ends - time.monotonic() > self._policy.timeout:
             return True
         asked = time.monotonic()
         with self._database.autocommit() as conn:
-            held = extend(conn, writing.op_ids, writing.token, self._policy.lease)
-        writing.lease_ends = asked + self._policy.lease
+            held = extend(conn, state.op_ids, state.token, self._policy.lease)
+        state.lease_ends = asked + self._policy.lease
         if not held:
-            log.error("lease.lost", sink=self._traits.name, operations=len(writing.op_ids))
+            log.error("lease.lost", sink=self._traits.name, operations=len(state.op_ids))
         return held
 
 
@@ -541,7 +543,7 @@ def _any_place(count: int) -> int:
     return min(count - 1, int(random.uniform(0, count)))  # noqa: S311
 
 
-def _in_order(pending: list[Call]) -> list[Call]:
+def _in_order(pending: list[Request]) -> list[Request]:
     """Put a record from the far end next, where two neighbours were refused alone.
 
     Calls are taken from the end.
@@ -554,7 +556,7 @@ def _in_order(pending: list[Call]) -> list[Call]:
     place = next(i for i, call in enumerate(pending) if call.destination is one)
     rows = pending[place].rows
     rest = [replace(pending[place], rows=rows[:-1])] if len(rows) > 1 else []
-    return [*pending[:place], *rest, *pending[place + 1 :], Call(rows[-1:], one)]
+    return [*pending[:place], *rest, *pending[place + 1 :], Request(rows[-1:], one)]
 
 
 def _by_type(rows: Sequence[Row]) -> list[list[Row]]:
@@ -564,7 +566,7 @@ def _by_type(rows: Sequence[Row]) -> list[list[Row]]:
     return [groups[entity_type] for entity_type in entity_types() if entity_type in groups]
 
 
-def _is_done(outcome: Outcome | None) -> bool:
+def _is_done(outcome: RecordOutcome | None) -> bool:
     return isinstance(outcome, Written | AlreadyNewer)
 
 
@@ -574,6 +576,6 @@ def _failed(row: Row, failure: SinkFailure) -> Failed:
         failure.kind,
         redact(failure.reason),
         failure.outcome_unknown,
-        failure.suspect,
+        failure.timed_out,
         failure.retry_after,
     )

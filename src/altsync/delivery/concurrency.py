@@ -27,7 +27,7 @@ REFUSALS_OF_NEW, REFUSALS_OF_PASSED = 2, 4
 REMEMBERED = 20
 
 
-class Pace:
+class AdaptiveConcurrency:
     """The pace of one sink in one process: additive increase, multiplicative decrease.
 
     The rule by which TCP finds the capacity of a network, for calls in flight and for the size
