@@ -261,9 +261,9 @@ from types import SimpleNamespace
             _edit(
                 "delivery.batches:Delivery._see_through",
                 (
-                    "self._writer.write(ready, gone, writing, model)",
+                    "self._writer.write(ready, gone, state, model)",
                     "with self._database.transaction():\n"
-                    "        self._writer.write(ready, gone, writing, model)",
+                    "        self._writer.write(ready, gone, state, model)",
                 ),
             ),
         ),
