@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import psycopg
 import structlog
 
-from altsync import db
+from altsync import db, revisions
 from altsync.catalogue.current import entity_types
 from altsync.catalogue.tables import check_tables
 from altsync.circuit import breaker
@@ -423,7 +423,7 @@ class Application:
         """
         try:
             with self.connect() as conn:
-                db.check_schema(conn)
+                revisions.check_schema(conn)
                 check_tables(conn, entity_types())
         except psycopg.Error as error:
             said = describe(error, self.settings.database_role).text
@@ -441,7 +441,7 @@ class Application:
         the settings name since the last migration gets its shared state here.
         """
         with self.database.transaction() as conn:
-            db.check_schema(conn)
+            revisions.check_schema(conn)
             self.register_sinks(conn)
             for name in self.topology.names:
                 set_enabled(conn, name, self.disabled_reason(name))

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import psycopg
 
-from altsync import db, log
+from altsync import db, log, revisions, rights
 from altsync.app import Application
 from altsync.circuit.breaker import wanted_model
 from altsync.deadline import within
@@ -128,9 +128,9 @@ def _schema(app: Application) -> str:
     from altsync import schema
 
     with db.connect(app.settings.require_database_url()) as conn:
-        head = db.check_schema(conn)
+        head = revisions.check_schema(conn)
         model = wanted_model(conn)
-        missing = db.missing_rights(conn, [*schema.declared().tables])
+        missing = rights.missing_rights(conn, [*schema.declared().tables])
     wanted = app.settings.wanted_model
     if model is None:
         raise SchemaError("no sink is registered: run altsync migrate")

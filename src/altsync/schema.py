@@ -27,7 +27,7 @@ from sqlalchemy import Connection, MetaData, text
 from sqlalchemy.dialects import postgresql
 from sqlmodel import SQLModel
 
-from altsync import db, models
+from altsync import db, models, revisions
 from altsync.catalogue.catalogue import Catalogue
 from altsync.catalogue.current import current
 from altsync.contract import EMBEDDING
@@ -60,9 +60,8 @@ def declared() -> MetaData:
 def migrate(url: str, revision: str = "head") -> Plan:
     """Bring the schema to ``revision``, and with "head" the catalogue's tables to their classes.
 
-    Two at once are safe: the second one waits. Returns what was done to the catalogue's tables.
-    Raises as ``db.migrate``, and ``SchemaError`` when data would be lost: then nothing of the
-    catalogue's tables is changed.
+    Returns what was done to the catalogue's tables. Raises as ``revisions.migrate``, and
+    ``SchemaError`` when data would be lost; the catalogue's tables are not changed then.
     """
     done: list[Plan] = []
 
@@ -70,7 +69,7 @@ def migrate(url: str, revision: str = "head") -> Plan:
         _run_revisions(connection, current())
         done.append(_apply(connection, current()))
 
-    db.migrate(url, revision, follow if revision == "head" else None)
+    revisions.migrate(url, revision, follow if revision == "head" else None)
     return done[0] if done else Plan()
 
 
@@ -144,7 +143,7 @@ def _run_revisions(connection: Connection, catalogue: Catalogue) -> None:
 
 def _config(folder: Path) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(db.migrations_folder()))
+    config.set_main_option("script_location", str(revisions.migrations_folder()))
     config.set_main_option("path_separator", "os")
     config.set_main_option("version_locations", str(folder))
     return config

@@ -13,7 +13,7 @@ import yaml
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from altsync import db
+from altsync import silence
 from altsync.app import Application
 from altsync.dashboard.metrics import BOUNDS, AltsyncCollector
 from altsync.dashboard.probes import ANSWER_WITHIN, DatabaseProbe, readiness
@@ -96,7 +96,7 @@ def test_a_silent_database_is_a_number_within_seconds(database_url: str) -> None
             assert not found.ready
             # The dashboard's own limit ended it, before the connection's.
             assert found.database == f"no answer: no answer within {ANSWER_WITHIN:g} s"
-            assert ANSWER_WITHIN < db.SILENCE
+            assert ANSWER_WITHIN < silence.SILENCE
             proxy.half_open = False
             eventually(lambda: _up(collector) == 1)
         finally:

@@ -10,11 +10,13 @@ import pytest
 from psycopg_pool import PoolTimeout
 
 from altsync.circuit.breaker import sink_health
-from altsync.db import Database, ServerSilent, own_revision
+from altsync.db import Database
 from altsync.delivery import Batch
 from altsync.errors import SinkFailure
 from altsync.local.services.postgres import Postgres
 from altsync.operations import BreakerState, ErrorKind
+from altsync.revisions import own_revision
+from altsync.silence import ServerSilent
 from tests.integration.database_fixture import (
     DatabaseFixture,
     dead_letter_exhausted,

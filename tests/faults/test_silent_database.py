@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from altsync import db
+from altsync import copying, db, silence
 from altsync.app import Application
 from altsync.config import Settings
 from altsync.db import Database
@@ -20,15 +20,16 @@ from tests.integration.database_fixture import DatabaseFixture, eventually, leag
 from tests.integration.test_relay import Bell, relay_of, running
 from tests.proxy import Proxy
 
-#: Seconds without an answer in these tests, in place of ``db.SILENCE``.
+#: Seconds without an answer in these tests, in place of ``silence.SILENCE``.
 SHORT = 0.3
 
 
 @pytest.fixture(autouse=True)
 def _short_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(db, "SILENCE", SHORT)
-    monkeypatch.setattr(db, "LATE_ANSWER", 0.1)
+    monkeypatch.setattr(silence, "SILENCE", SHORT)
+    monkeypatch.setattr(silence, "LATE_ANSWER", 0.1)
     monkeypatch.setattr(db, "CONNECT_TIMEOUT", 2)
+    monkeypatch.setattr(silence, "PROBE_TIMEOUT", 2)
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_a_statement_without_an_answer_ends(way: tuple[Proxy, str]) -> None:
     proxy, url = way
     with db.connect(url) as conn:
         fall_silent(proxy)
-        with pytest.raises(db.ServerSilent, match="has not answered for"):
+        with pytest.raises(silence.ServerSilent, match="has not answered for"):
             conn.execute("SELECT 1")
         assert conn.closed
 
@@ -63,7 +64,7 @@ def test_a_statement_that_the_server_does_not_work_on_ends(way: tuple[Proxy, str
     proxy, url = way
     with db.connect(url) as conn:
         proxy.silence()
-        with pytest.raises(db.ServerSilent, match="does not work on this statement"):
+        with pytest.raises(silence.ServerSilent, match="does not work on this statement"):
             conn.execute("SELECT 1")
         assert conn.closed
 
@@ -98,13 +99,13 @@ def test_a_copy_without_an_answer_ends(way: tuple[Proxy, str]) -> None:
     with db.connect(url) as conn:
         conn.execute("CREATE TEMPORARY TABLE t (n int)")
         fall_silent(proxy)
-        with pytest.raises(db.ServerSilent):
-            db.copy_rows(conn, "t", ["n"], [(n,) for n in range(10)])
+        with pytest.raises(silence.ServerSilent):
+            copying.copy_rows(conn, "t", ["n"], [(n,) for n in range(10)])
 
 
 def test_a_transaction_without_an_answer_ends(way: tuple[Proxy, str]) -> None:
     proxy, url = way
-    with db.connect(url) as conn, pytest.raises(db.ServerSilent), conn.transaction():
+    with db.connect(url) as conn, pytest.raises(silence.ServerSilent), conn.transaction():
         conn.execute("SELECT 1")
         fall_silent(proxy)
         conn.execute("SELECT 2")

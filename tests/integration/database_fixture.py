@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import orjson
 from psycopg.rows import class_row, dict_row
 
-from altsync import db
+from altsync import arrays, copying, db
 from altsync.catalogue.current import entity_types
 from altsync.circuit.breaker import register_sinks
 from altsync.contract import SinkTraits, Topology
@@ -380,7 +380,7 @@ def eventually(condition: Callable[[], bool], patience: float = TIMEOUT) -> None
 def _staged(content: Content) -> bytes:
     entity_type = type_of(content)
     columns = (getattr(content, name) for name in entity_type.columns)
-    return db.copy_line(
+    return copying.copy_line(
         (
             entity_id(entity_type, key_of(content)).hex,
             key_of(content),
@@ -395,4 +395,4 @@ def _staged(content: Content) -> bytes:
 def _column(value: Any) -> Any:
     if isinstance(value, dict):
         return orjson.dumps(value).decode()
-    return db.array_of_texts(value) if isinstance(value, tuple) else value
+    return arrays.array_of_texts(value) if isinstance(value, tuple) else value

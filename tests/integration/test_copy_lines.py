@@ -12,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from altsync.db import Conn, array_of_texts, connect, copy_line, copy_lines
+from altsync.arrays import array_of_texts
+from altsync.copying import copy_line, copy_lines
+from altsync.db import Conn, connect
 from tests import sports
 from tests.integration.database_fixture import DatabaseFixture
 from tests.integration.seeds import example_line, league_line, seed, short, write

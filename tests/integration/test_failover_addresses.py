@@ -20,7 +20,7 @@ from celery import Celery
 from redis.sentinel import MasterNotFoundError
 from typer.testing import CliRunner
 
-from altsync import db, redaction, schema
+from altsync import db, redaction, revisions, schema
 from altsync.cli import app as cli
 from altsync.config import Settings, read_settings
 from altsync.db import Database
@@ -45,7 +45,7 @@ def test_migrate_goes_to_the_host_that_lives(empty_database_url: str) -> None:
     schema.migrate(url)
     pool = Database(url)
     with pool.autocommit() as conn:
-        assert db.schema_revision(conn) == db.schema_head()
+        assert revisions.schema_revision(conn) == revisions.schema_head()
     pool.close()
     with db.engine(url).connect() as connection:
         assert connection.exec_driver_sql("SELECT 1").scalar() == 1

@@ -18,9 +18,9 @@ from typer.testing import CliRunner, Result
 from altsync.app import Application
 from altsync.cli import app
 from altsync.config import Settings
-from altsync.db import own_revision
 from altsync.local.services.postgres import Postgres
 from altsync.relay import Relay
+from altsync.revisions import own_revision
 from altsync.sentences import Exit
 from tests.conftest import DIMENSIONS
 from tests.contract.doubles import closed_port

@@ -23,12 +23,13 @@ from altsync import db
 from altsync.circuit.breaker import gate, open_breaker, sink_health
 from altsync.cli import app as cli
 from altsync.cli.terminal import Exit
-from altsync.db import Database, own_revision
+from altsync.db import Database
 from altsync.operations import Dead, ErrorKind, Outcome, Settlement, Synced
 from altsync.outbox.claim import release
 from altsync.outbox.retention import prune_range
 from altsync.outbox.settle import record_batch
 from altsync.retry import dead_ids, discard_dead
+from altsync.revisions import own_revision
 from altsync.store.reads import clock
 from altsync.store.vectors import prune_vectors
 from tests.conftest import TOPOLOGY

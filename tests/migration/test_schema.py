@@ -23,7 +23,7 @@ from sqlalchemy import text
 
 import altsports.catalogue  # noqa: F401  (registers the tables)
 import altsync.models  # noqa: F401  (registers the tables)
-from altsync import __version__, db, schema
+from altsync import __version__, db, revisions, schema
 from altsync.errors import SchemaError
 from altsync.local.services.postgres import Postgres
 
@@ -71,7 +71,7 @@ ALL_TABLES = {
 
 def heads() -> list[str]:
     """The newest revisions in the folder."""
-    return list(ScriptDirectory(str(db.migrations_folder())).get_heads())
+    return list(ScriptDirectory(str(revisions.migrations_folder())).get_heads())
 
 
 def catalog(url: str) -> dict[str, set[tuple[Any, ...]]]:
@@ -121,7 +121,7 @@ def conn(_migrated: str) -> Iterator[db.Conn]:
 
 def take_down(url: str) -> None:
     """Every migration back, one by one."""
-    for _ in ScriptDirectory(str(db.migrations_folder())).walk_revisions():
+    for _ in ScriptDirectory(str(revisions.migrations_folder())).walk_revisions():
         schema.migrate(url, "-1")
 
 
@@ -174,7 +174,7 @@ def test_up_down_up(empty_database_url: str) -> None:
     take_down(empty_database_url)
     assert tables(empty_database_url) == set()
     with db.connect(empty_database_url) as conn:
-        assert db.schema_revision(conn) is None
+        assert revisions.schema_revision(conn) is None
     schema.migrate(empty_database_url)
     assert catalog(empty_database_url) == first
 
@@ -194,9 +194,9 @@ def test_the_way_down_takes_rows_along(database_url: str) -> None:
 def test_the_revision_is_told(empty_database_url: str) -> None:
     """None before the first migration, the head after it."""
     with db.connect(empty_database_url) as conn:
-        assert db.schema_revision(conn) is None
+        assert revisions.schema_revision(conn) is None
         schema.migrate(empty_database_url)
-        assert [db.schema_revision(conn)] == heads()
+        assert [revisions.schema_revision(conn)] == heads()
 
 
 def test_migrating_twice_changes_nothing(empty_database_url: str) -> None:
@@ -229,7 +229,7 @@ def test_another_schema_than_public(empty_database_url: str) -> None:
     assert tables(url) > ALL_TABLES
     assert tables(empty_database_url) == set()
     with db.connect(url) as conn:
-        assert [db.schema_revision(conn)] == heads()
+        assert [revisions.schema_revision(conn)] == heads()
         insert(conn, "league")
 
 
@@ -570,7 +570,7 @@ def test_a_revision_of_another_release_names_that_release(
     with db.connect(database_url) as conn:
         conn.execute("UPDATE alembic_version SET version_num = '9999'")
         conn.execute(sql.SQL("COMMENT ON TABLE alembic_version IS {}").format(sql.SQL(comment)))
-    for check in (db.migrate, check_schema):
+    for check in (revisions.migrate, check_schema):
         with pytest.raises(SchemaError, match="install") as caught:
             check(database_url)
         assert f"migrated by {release}" in str(caught.value)
@@ -581,19 +581,19 @@ def test_a_revision_of_another_release_names_that_release(
 def check_schema(url: str) -> None:
     """What doctor asks."""
     with db.connect(url) as conn:
-        db.check_schema(conn)
+        revisions.check_schema(conn)
 
 
 def test_a_schema_behind_this_release_is_to_be_migrated(database_url: str) -> None:
     """Migrating keeps the release beside the revision."""
     with db.connect(database_url) as conn:
-        assert db.check_schema(conn) == db.schema_head()
+        assert revisions.check_schema(conn) == revisions.schema_head()
         row = conn.execute("SELECT obj_description('alembic_version'::regclass)").fetchone()
         assert row == (f"altsync {__version__}",)
         conn.execute("DELETE FROM alembic_version")
         with pytest.raises(SchemaError, match=r"at nothing, not at .*: run altsync migrate"):
-            db.check_schema(conn)
+            revisions.check_schema(conn)
 
 
 def test_the_names_of_the_files_say_the_head_of_the_migrations() -> None:
-    assert db.schema_head() == db.own_revision()
+    assert revisions.schema_head() == revisions.own_revision()

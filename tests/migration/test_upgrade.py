@@ -6,7 +6,7 @@ from pathlib import Path
 
 from psycopg import sql
 
-from altsync import db, schema
+from altsync import db, revisions, schema
 from altsync.seed.loader import Loader
 from altsync.seed.options import SeedOptions
 from altsync.seed.report import SeedReport
@@ -68,7 +68,7 @@ def test_a_database_of_the_first_revision_keeps_its_rows(
 ) -> None:
     """Not one line of the shipped seeds is new to it, and nothing is sent again."""
     seed(database_url)
-    db.migrate(empty_database_url, "0001")
+    revisions.migrate(empty_database_url, "0001")
     with db.connect(database_url) as source, db.connect(empty_database_url) as target:
         for table in TABLES:
             copy_into(source, target, table)

@@ -12,7 +12,7 @@ from typing import Any
 from alembic.script import ScriptDirectory
 
 import altsync
-from altsync.db import migrations_folder
+from altsync.revisions import migrations_folder
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,11 +12,12 @@ import orjson
 
 from altsync.circuit.clock import TOLERANCE
 from altsync.contract import EMBEDDING, Topology
-from altsync.db import Conn, own_revision
+from altsync.db import Conn
 from altsync.errors import LONGEST_WAIT
 from altsync.installation import make_installation
 from altsync.operations import BreakerState
 from altsync.outbox.enqueue import notify, sanitize
+from altsync.revisions import own_revision
 
 #: Key of ``sink_state.config`` under which a paused sink keeps what it goes back to: state, since
 #: and reason. Nothing is kept of one that was ready.

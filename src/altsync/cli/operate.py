@@ -19,11 +19,11 @@ from altsync.cli.common import Json, application, known_sink, person
 from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import Exit, answers, notes
 from altsync.contract import SinkTraits
-from altsync.db import own_revision
 from altsync.doctor import Finding, Health, look
 from altsync.entities import EntityType, Model
 from altsync.operations import BreakerState
 from altsync.outbox.upkeep import backfill_page
+from altsync.revisions import own_revision
 from altsync.store.vectors import paid_twice
 from altsync.wording import plural
 

@@ -10,7 +10,7 @@ from functools import cache
 import psycopg
 import psycopg_pool
 
-from altsync import db, log
+from altsync import db, log, revisions
 from altsync.app import Application
 from altsync.circuit.breaker import sink_health
 from altsync.operations import BreakerState
@@ -71,7 +71,7 @@ def readiness(app: Application, probe: DatabaseProbe) -> Readiness:
     try:
         probe.check()
         with app.database.autocommit() as conn:
-            schema = db.schema_revision(conn)
+            schema = revisions.schema_revision(conn)
             if schema != _head():
                 detail = f"at {schema or 'no revision'}, wanted {_head()}: run altsync migrate"
                 return Readiness(False, detail, schema, {})
@@ -98,4 +98,4 @@ def _sinks(app: Application, conn: db.Conn) -> dict[str, SinkReadiness]:
 
 @cache
 def _head() -> str | None:
-    return db.schema_head()
+    return revisions.schema_head()

@@ -27,7 +27,7 @@ from altsync.circuit.breaker import (
     wanted_model,
 )
 from altsync.contract import EMBEDDING, Topology
-from altsync.db import Conn, Database, is_connection_lost, own_revision
+from altsync.db import Conn, Database, is_connection_lost
 from altsync.delivery.concurrency import AdaptiveConcurrency
 from altsync.delivery.evidence import ALONE
 from altsync.delivery.outcomes import Judge
@@ -39,6 +39,7 @@ from altsync.operations import Dead, Operation, Outcome, Retry, Settlement, Supe
 from altsync.outbox.claim import claim, release
 from altsync.outbox.edges import is_gathering
 from altsync.outbox.settle import record_batch, settle
+from altsync.revisions import own_revision
 from altsync.sentences import describe
 from altsync.sinks.base import Sink
 from altsync.store.rows import read_rows

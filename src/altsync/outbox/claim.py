@@ -9,8 +9,9 @@ from typing import Any
 from uuid import UUID
 
 from altsync.catalogue.current import current, entity_type, entity_types
-from altsync.db import Conn, own_revision
+from altsync.db import Conn
 from altsync.operations import Operation
+from altsync.revisions import own_revision
 
 #: Each crash or hang that an operation took part in makes its next batch ten times smaller;
 #: beyond 10**6 it is alone whatever the batch size.

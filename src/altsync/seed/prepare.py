@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, cast
 
 import orjson
 
+from altsync.arrays import array_of_texts
 from altsync.catalogue.parts import ID_LENGTH, Part
-from altsync.db import array_of_texts, copy_line
+from altsync.copying import copy_line
 from altsync.entities import Content, EntityType, entity_hex
 from altsync.projection import content_hash, text_hash
 from altsync.seed.keys import KeyRequest, request_key

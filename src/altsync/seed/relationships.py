@@ -8,7 +8,8 @@ from typing import Any
 from uuid import UUID
 
 from altsync.contract import Topology
-from altsync.db import Conn, fill
+from altsync.copying import fill
+from altsync.db import Conn
 from altsync.entities import EdgeTable, EntityType
 from altsync.operations import Origin
 from altsync.outbox.edges import enqueue_edge_update

@@ -7,7 +7,8 @@ from typing import Any
 from uuid import UUID
 
 from altsync.catalogue.parts import AttachmentTable
-from altsync.db import Conn, fill
+from altsync.copying import fill
+from altsync.db import Conn
 from altsync.seed.changes import Changes
 
 

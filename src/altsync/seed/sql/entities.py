@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from altsync.contract import EMBEDDING, Topology
-from altsync.db import Conn, fill_lines
+from altsync.copying import fill_lines
+from altsync.db import Conn
 from altsync.declarations import pending
 from altsync.entities import EntityType
 from altsync.operations import Origin

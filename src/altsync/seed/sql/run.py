@@ -9,7 +9,8 @@ from psycopg import errors
 
 from altsync.catalogue.current import parts
 from altsync.catalogue.parts import Part
-from altsync.db import Conn, copy_lines, fill_lines
+from altsync.copying import copy_lines, fill_lines
+from altsync.db import Conn
 from altsync.entities import EntityType, ParentEdge
 from altsync.store.rows import HALF_HASH, SAVED
 
