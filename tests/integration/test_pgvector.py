@@ -174,7 +174,7 @@ def test_a_changed_category_moves_its_row(alone: Alone) -> None:
     alone.pg.save(example("e1", "naming"))
     alone.deliver()
     assert alone.index.stored(sports.FEW_SHOT_EXAMPLE)["e1"]["namespace"] == "naming"
-    assert alone.pg.scalar("SELECT count(*) FROM sync_operation WHERE places <> '{}'") == 0
+    assert alone.pg.scalar("SELECT count(*) FROM sync_operation WHERE namespaces <> '{}'") == 0
     assert alone.drift(deep=True) == {}
 
 
