@@ -779,7 +779,10 @@ def test_a_backend_that_is_ended_in_the_middle_is_the_sinks(
 
         writer = threading.Thread(target=write)
         writer.start()
-        waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        waiting = (
+            "SELECT pid FROM pg_stat_activity "
+            "WHERE wait_event_type = 'Lock' AND backend_type = 'client backend'"
+        )
         with psycopg.connect(pgvector.superuser_url, autocommit=True) as admin:
             while not (found := admin.execute(waiting).fetchall()):
                 writer.join(0.01)

@@ -255,6 +255,7 @@ class Scenario:
                 """
                 SELECT count(*) FROM pg_stat_activity
                 WHERE datname = current_database() AND wait_event_type = 'Lock'
+                  AND backend_type = 'client backend'
                 """
             ).fetchone()
             if row and row[0] >= count:

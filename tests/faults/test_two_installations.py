@@ -123,7 +123,8 @@ def install(
         name = f"test_{uuid4().hex}"
         with psycopg.connect(postgres.url, autocommit=True) as conn:
             conn.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = %s AND backend_type = 'client backend'",
                 (template,),
             )
             conn.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
