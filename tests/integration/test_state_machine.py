@@ -45,6 +45,7 @@ from hypothesis.stateful import (
 from altsync import retry
 from altsync.contract import EMBEDDING, Failed, RecordOutcome
 from altsync.db import Database
+from altsync.delivery import batches, outcomes, policy, writer
 from altsync.entities import Content, EntityType, Model, Row
 from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind
@@ -598,10 +599,10 @@ def scene(
     """What ``Machine`` needs: a database, sessions on it, and a clock that it sets."""
     with closing(DatabaseFixture(pg.url)) as other:
         site = Site(pg, other, database)
-        for room in ("batches", "writing"):
-            monkeypatch.setattr(f"altsync.delivery.{room}.time", site.clock)
-        for room in ("policy", "writing", "verdicts"):
-            monkeypatch.setattr(f"altsync.delivery.{room}.random", Longest())
+        for module in (batches, writer):
+            monkeypatch.setattr(module, "time", site.clock)
+        for module in (policy, writer, outcomes):
+            monkeypatch.setattr(module, "random", Longest())
         monkeypatch.setattr(Machine, "site", site, raising=False)
         yield site
 
