@@ -144,7 +144,7 @@ def install(
     yield make
     for one in made:
         one.close()
-    with psycopg.connect(postgres.url, autocommit=True) as conn:
+    with psycopg.connect(postgres.superuser_url, autocommit=True) as conn:
         for one in made:
             conn.execute(f"DROP DATABASE {one.url.rsplit('/', 1)[1]} WITH (FORCE)")
 

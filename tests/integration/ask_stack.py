@@ -129,7 +129,7 @@ def ask_stack(postgres: Postgres, graph: Graph, vectors: Vectors) -> Iterator[As
         index.wipe()
         nodes.close()
         index.close()
-        with psycopg.connect(postgres.url, autocommit=True) as admin:
+        with psycopg.connect(postgres.superuser_url, autocommit=True) as admin:
             admin.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
 
 

@@ -88,6 +88,7 @@ def other_encoding(postgres: Postgres, request: pytest.FixtureRequest) -> Iterat
             "LOCALE_PROVIDER libc LOCALE 'C' TEMPLATE template0"
         )
         yield postgres.url.rpartition("/")[0] + f"/{name}", request.param
+    with psycopg.connect(postgres.superuser_url, autocommit=True) as conn:
         conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 

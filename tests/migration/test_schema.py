@@ -103,6 +103,7 @@ def database_of(server: Postgres, template: str) -> Iterator[str]:
     with psycopg.connect(server.url, autocommit=True) as conn:
         conn.execute(created.format(sql.Identifier(name), sql.Identifier(template)))
         yield server.url.rsplit("/", 1)[0] + "/" + name
+    with psycopg.connect(server.superuser_url, autocommit=True) as conn:
         conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
