@@ -10,10 +10,10 @@ JOBS ?= 3
 #: The benchmarks' own environment: what altsync is compared with is none of its dependencies.
 BENCH_VENV := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.installed
-#: CocoIndex', which altsync is measured beside; it needs nothing of altsync.
+#: The environment of CocoIndex, which needs nothing of altsync.
 COCOINDEX_VENV := .venv-cocoindex
 COCOINDEX_STAMP := $(COCOINDEX_VENV)/.installed
-#: What make bench measured last.
+#: Figures of the last make bench.
 BENCH_RESULTS := .bench/results.json
 PYTEST := $(BIN)/python -m pytest
 #: Whole files, in the order of their names: the long ones, of whole stacks, come first.
@@ -62,18 +62,19 @@ test: setup ## every test but the long proofs
 
 check: lint types imports ## linters, types and layers
 
-lint: setup ## ruff: rules and format
+lint: setup ## ruff: rules and format; words and sentences that the rules of prose exclude
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m tests.lint_words
 
-format: setup ## ruff: mend what it can
+format: setup ## ruff: fix and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 types: setup ## mypy, strict
 	$(BIN)/mypy
 
-imports: setup ## import-linter: which room may know which
+imports: setup ## import-linter: which package may import which
 	$(BIN)/lint-imports --no-cache
 
 audit: setup ## known weaknesses of the locked packages, where an advisory service answers
