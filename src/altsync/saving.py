@@ -33,10 +33,11 @@ from altsync.errors import SaveError
 from altsync.operations import Origin
 from altsync.seed import prepare, renaming
 from altsync.seed.changes import Changes
+from altsync.seed.checking import check
 from altsync.seed.files import SeedFile
 from altsync.seed.keys import KeyRequest, slug
+from altsync.seed.lines import Line, Raw, Rejected
 from altsync.seed.loader import BATCH
-from altsync.seed.reader import Line, Raw, Rejected, check
 from altsync.seed.registry import KeyRegistry
 from altsync.seed.sql.deletion import DELETE_PAGE, tombstone
 from altsync.seed.sql.entities import existing_rows, upsert_staged

@@ -19,7 +19,7 @@ from altsync.seed.loader import Loader
 from altsync.seed.options import SeedOptions
 from altsync.seed.report import SeedReport
 from altsync.seed.sql.deletion import tombstone
-from altsync.seed.sql.run import create_changed_in_run
+from altsync.seed.sql.seen import create_changed_in_run
 from altsync.sinks.base import Sink
 from altsync.sinks.embedding import Sink as EmbeddingSink
 from tests.faults.audit_log import AuditLog, WatchedDatabase

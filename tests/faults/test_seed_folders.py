@@ -17,9 +17,9 @@ from altsync import db
 from altsync.catalogue.parts import Part
 from altsync.cli import app as cli
 from altsync.seed import loader
+from altsync.seed.lines import Rejected
 from altsync.seed.loader import BATCH_BYTES, Loader
 from altsync.seed.options import SeedOptions
-from altsync.seed.reader import Rejected
 from altsync.seed.report import SHOWN, SeedReport
 from altsync.sentences import Exit
 from tests import sports

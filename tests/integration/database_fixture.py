@@ -27,7 +27,7 @@ from altsync.relay import Relay, RelayPolicy
 from altsync.seed.changes import Changes
 from altsync.seed.sql.deletion import tombstone
 from altsync.seed.sql.entities import copy_to_staging, create_staging, upsert_staged
-from altsync.seed.sql.run import create_changed_in_run
+from altsync.seed.sql.seen import create_changed_in_run
 from altsync.sinks import embedding
 from altsync.sinks.base import Sink
 from altsync.store.vectors import EmbeddingCache

@@ -18,7 +18,7 @@ from altsync.embedding import Embedded
 from altsync.entities import Model
 from altsync.outbox.upkeep import backfill_page
 from altsync.seed.sql.deletion import tombstone
-from altsync.seed.sql.run import create_changed_in_run
+from altsync.seed.sql.seen import create_changed_in_run
 from altsync.similarity.index import Sink as Similarity
 from altsync.similarity.local import Sink as LocalSimilarity
 from altsync.similarity.sql import SAME_SCORE, Rules

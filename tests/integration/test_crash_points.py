@@ -205,7 +205,7 @@ def test_a_seeder_that_vanishes_inside_a_batch(
             raise Killed
         return changes
 
-    monkeypatch.setattr("altsync.seed.loader.upsert_staged", upsert_and_die)
+    monkeypatch.setattr("altsync.seed.writing.upsert_staged", upsert_and_die)
     with pytest.raises(Killed):
         _seed(pg, tmp_path)
     assert calls == [25, 25]

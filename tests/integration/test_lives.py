@@ -15,7 +15,7 @@ from altsync.db import Database
 from altsync.local.services.graph import Graph
 from altsync.seed import relationships
 from altsync.seed.report import SeedReport
-from altsync.seed.sql.run import create_changed_in_run
+from altsync.seed.sql.seen import create_changed_in_run
 from altsync.sinks.base import Sink
 from tests import sports
 from tests.conftest import TOPOLOGY

@@ -181,7 +181,7 @@ def test_a_changed_category_moves_its_row(alone: Alone) -> None:
 def test_a_deleted_entity_leaves_and_does_not_come_back(alone: Alone) -> None:
     with alone.pg.conn.transaction():
         from altsync.seed.sql.deletion import tombstone
-        from altsync.seed.sql.run import create_changed_in_run
+        from altsync.seed.sql.seen import create_changed_in_run
 
         create_changed_in_run(alone.pg.conn)
         ids = [alone.pg.row(league("l003"))["id"]]

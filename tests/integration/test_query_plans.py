@@ -38,7 +38,7 @@ from altsync.retry import (
     retry_dead,
 )
 from altsync.seed.sql.entities import create_staging
-from altsync.seed.sql.run import create_changed_in_run
+from altsync.seed.sql.seen import create_changed_in_run
 from altsync.status.sql import backlog
 from altsync.store.rows import read_rows
 from altsync.why import history as why_history

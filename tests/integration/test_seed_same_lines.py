@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from altsync.seed.reader import Raw, check
+from altsync.seed.checking import check
+from altsync.seed.lines import Raw
 from tests import sports
 from tests.integration.database_fixture import DatabaseFixture
 from tests.integration.seeds import (

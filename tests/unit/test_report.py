@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from altsync.seed.reader import Rejected
+from altsync.seed.lines import Rejected
 from altsync.seed.report import SHOWN, Counts, SeedReport
 from tests import sports
 

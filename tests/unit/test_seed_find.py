@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from altsync.errors import SeedError
-from altsync.seed.reader import LINE_BYTES, Line, Rejected, find
+from altsync.seed.lines import Line, Rejected
+from altsync.seed.parsing import LINE_BYTES
+from altsync.seed.reader import find
 from tests import sports
 
 

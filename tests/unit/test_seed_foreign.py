@@ -13,7 +13,8 @@ import pytest
 
 from altsync.seed.files import SeedFile
 from altsync.seed.foreign import WANTED
-from altsync.seed.reader import Line, Rejected, read
+from altsync.seed.lines import Line, Rejected
+from altsync.seed.reader import read
 from tests import sports
 
 LEAGUES = [

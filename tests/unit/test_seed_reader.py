@@ -18,7 +18,9 @@ from altsync.entities import Attached
 from altsync.errors import SeedError
 from altsync.projection import content_hash
 from altsync.seed.files import SeedFile, find_files
-from altsync.seed.reader import DEPTH, LINE_BYTES, Line, Rejected, read
+from altsync.seed.lines import Line, Rejected
+from altsync.seed.parsing import DEPTH, LINE_BYTES
+from altsync.seed.reader import read
 from tests import sports
 
 #: Seconds for what takes milliseconds, before it is given up.

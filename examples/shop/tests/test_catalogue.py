@@ -4,7 +4,8 @@ from pathlib import Path
 
 from catalogue import catalogue
 
-from altsync.seed.reader import Rejected, read_folder
+from altsync.seed.lines import Rejected
+from altsync.seed.reader import read_folder
 
 SEEDS = Path(__file__).parents[1] / "seeds"
 

@@ -15,8 +15,9 @@ from altsync.catalogue.parts import ID_LENGTH, Part
 from altsync.copying import copy_line
 from altsync.entities import Content, EntityType, entity_hex
 from altsync.projection import content_hash, text_hash
+from altsync.seed.checking import KnownKeys, check, may_be_too_long
 from altsync.seed.keys import KeyRequest, request_key
-from altsync.seed.reader import KnownKeys, Line, Raw, Rejected, check, may_be_too_long
+from altsync.seed.lines import Line, Raw, Rejected
 from altsync.store.rows import HALF_HASH
 
 
@@ -59,7 +60,7 @@ class PreparedBatch(NamedTuple):
     """
 
     good: Sequence[Line]
-    refused: Sequence[Rejected]
+    rejected: Sequence[Rejected]
     rows: Mapping[str, PreparedRow]
     seen: Sequence[bytes]
     repeated: bool
@@ -79,32 +80,32 @@ def prepare_batch(
     Lines that may be too long for the ``model`` are: it may have changed since.
     """
     good: list[Line] = []
-    refused: list[Rejected] = []
+    rejected: list[Rejected] = []
     rows: dict[str, PreparedRow] = {}
     for place, raw in enumerate(raws, start=1):
         unchanged = place in same and not may_be_too_long(raw, model)
         line = raw.as_unchanged() if unchanged else check(raw, known, model, cut_long=cut_long)
         if isinstance(line, Rejected):
-            refused.append(line)
+            rejected.append(line)
             continue
         good.append(line)
         if line.item and part.entity_type and line.seed_id not in rows:
             rows[line.seed_id] = prepare_row(line, raw.fingerprint)
     first = {line.seed_id: line for line in reversed(good)}
     seen = [_seen(part, line) for line in first.values()]
-    # Ids of refused lines are noted, too, so that none of them is pruned. No entity has a longer
+    # Ids of rejected lines are noted, too, so that none of them is pruned. No entity has a longer
     # one, and no index takes one of any length.
     readable = {
         r.seed_id: r
-        for r in refused
+        for r in rejected
         if r.seed_id and len(r.seed_id) <= ID_LENGTH and r.seed_id not in first
     }
-    seen += [_seen_refused(part, line) for line in readable.values()]
-    return PreparedBatch(good, refused, rows, seen, len(first) != len(good))
+    seen += [_seen_rejected(part, line) for line in readable.values()]
+    return PreparedBatch(good, rejected, rows, seen, len(first) != len(good))
 
 
 def _seen(part: Part, line: Line) -> bytes:
-    """The row of ``run.mark_seen`` for a good line."""
+    """The row of ``seen.mark_seen`` for a good line."""
     key, parents = None, "{}"
     kind = part.entity_type
     if kind and line.item is not None:
@@ -114,7 +115,7 @@ def _seen(part: Part, line: Line) -> bytes:
     return copy_line((part, line.seed_id, line.file, str(line.number), "f", key, parents))
 
 
-def _seen_refused(part: Part, line: Rejected) -> bytes:
+def _seen_rejected(part: Part, line: Rejected) -> bytes:
     return copy_line((part, line.seed_id, line.file, str(line.number), "t", None, "{}"))
 
 

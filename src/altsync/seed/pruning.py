@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -11,16 +11,13 @@ import structlog
 
 from altsync.catalogue.current import children_of, current
 from altsync.catalogue.parts import Part
-from altsync.contract import Topology
-from altsync.db import Conn
 from altsync.entities import EntityType
 from altsync.errors import SeedError
 from altsync.log import debugging
 from altsync.seed import relationships
 from altsync.seed.changes import Changes
-from altsync.seed.options import SeedOptions
-from altsync.seed.report import SeedReport
-from altsync.seed.sql import attachments, run
+from altsync.seed.run import Run
+from altsync.seed.sql import attachments, seen
 from altsync.seed.sql.deletion import DELETE_PAGE, tombstone
 from altsync.seed.transactions import retry_on_conflict
 
@@ -31,21 +28,14 @@ PRUNE_SHARE = 0.20
 
 
 class Pruner:
-    """Deletes at the end of a run that has noted every id it met. ``at`` is called at each step."""
+    """Deletes, at the end of a run, the rows whose ids it has not met."""
 
-    def __init__(
-        self,
-        conn: Conn,
-        topology: Topology,
-        options: SeedOptions,
-        report: SeedReport,
-        at: Callable[[str], None],
-    ) -> None:
-        self._conn = conn
-        self._topology = topology
-        self._options = options
-        self._report = report
-        self._at = at
+    def __init__(self, run: Run) -> None:
+        self._conn = run.conn
+        self._topology = run.topology
+        self._options = run.options
+        self._report = run.report
+        self._at = run.at
 
     def prune(self, parts: Sequence[Part], blocked: str | None) -> None:
         """Delete what the files of ``parts`` no longer hold; children before what they belong to.
@@ -59,7 +49,7 @@ class Pruner:
             return
         # Look at every part before any is touched: a refusal leaves all of them whole.
         saved = self._options.prune_saved
-        gone = {part: run.unseen(self._conn, part, saved=saved) for part in parts}
+        gone = {part: seen.unseen(self._conn, part, saved=saved) for part in parts}
         for part, ids in gone.items():
             self._check_share(part, len(ids))
         leaving = {part.entity_type: ids for part, ids in gone.items() if part.entity_type}
@@ -72,7 +62,7 @@ class Pruner:
                 self._delete(part, gone[part])
 
     def _check_share(self, part: Part, gone: int) -> None:
-        total = run.count_rows(self._conn, part, saved=self._options.prune_saved)
+        total = seen.count_rows(self._conn, part, saved=self._options.prune_saved)
         if self._options.dry_run:
             total += self._report.counts(part).created
         if gone > PRUNE_SHARE * total and not self._options.yes:
@@ -99,7 +89,7 @@ class Pruner:
                 self._log_deletions(part.entity_type, page)
 
     def _log_deletions(self, entity_type: EntityType, ids: Sequence[UUID]) -> None:
-        for _id, seed_id, key, version in run.changed_versions(self._conn, entity_type, ids):
+        for _id, seed_id, key, version in seen.changed_versions(self._conn, entity_type, ids):
             log.debug("entity.deleted", seed_id=seed_id, key=key, change=version)
 
     def _delete_page(self, part: Part, page: Sequence[Any]) -> Changes:
@@ -125,7 +115,7 @@ class Pruner:
         ids: Sequence[Any],
         leaving: Mapping[EntityType, Sequence[Any]],
     ) -> None:
-        used = run.parents_in_use(self._conn, parent, ids, leaving) if ids else []
+        used = seen.parents_in_use(self._conn, parent, ids, leaving) if ids else []
         if used:
             names = ", ".join(f"{key} ({count:,} {many})" for key, many, count in used)
             children = " and ".join(

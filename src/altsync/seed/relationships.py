@@ -1,88 +1,26 @@
-"""SQL on seeded relationships: staging, the guarded upsert, deletion."""
+"""Write and delete seeded relationships under the locks of their ends."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from altsync.contract import Topology
-from altsync.copying import fill
 from altsync.db import Conn
-from altsync.entities import EdgeTable, EntityType
+from altsync.entities import EntityType
 from altsync.operations import Origin
 from altsync.outbox.edges import enqueue_edge_update
 from altsync.outbox.enqueue import lock_entities
 from altsync.seed.changes import Changes
-
-
-def _columns(edges: EdgeTable) -> tuple[str, ...]:
-    return (
-        *("id", "seed_id", edges.source, edges.target, "relationship_type"),
-        *("strength_score", "attributes", "content_hash"),
-    )
-
-
-def _changed(edges: EdgeTable) -> str:
-    """What is new or differs, in SQL. Not by the hash alone, which does not show an edit by SQL."""
-    own, staged = (", ".join(f"{a}.{name}" for name in _columns(edges)) for a in ("e", "s"))
-    return f"""
-    FROM staging_{edges.table} s LEFT JOIN {edges.table} e ON e.id = s.id
-    WHERE e.id IS NULL OR ROW({own}) IS DISTINCT FROM ROW({staged})
-    """
-
-
-def create_staging(conn: Conn, edges: EdgeTable) -> None:
-    """The session's temporary table that COPY fills, batch by batch."""
-    conn.execute(
-        f"""
-        CREATE TEMP TABLE IF NOT EXISTS staging_{edges.table} (
-          id uuid, seed_id text, {edges.source} uuid, {edges.target} uuid,
-          relationship_type text, strength_score numeric(6, 5), attributes jsonb,
-          content_hash text)
-        """
-    )
-
-
-def copy(conn: Conn, edges: EdgeTable, rows: Sequence[Sequence[Any]]) -> None:
-    """COPY (id, seed_id, source, target, type, strength, attributes, content_hash) rows."""
-    fill(conn, f"staging_{edges.table}", _columns(edges), rows)
-
-
-def holders(
-    conn: Conn, kind: EntityType, ids: Sequence[UUID], pairs: Sequence[tuple[UUID, UUID, str]]
-) -> dict[tuple[UUID, UUID, str], str]:
-    """Seed ids of the relationships that hold one of ``pairs``, but for those in ``ids``."""
-    edges = kind.edge_table
-    rows = conn.execute(
-        f"""
-        SELECT r.{edges.source}, r.{edges.target}, r.relationship_type, r.seed_id
-        FROM unnest(%s::uuid[], %s::uuid[], %s::text[]) AS p(source, target, relation)
-        JOIN {edges.table} r ON r.{edges.source} = p.source
-          AND r.{edges.target} = p.target AND r.relationship_type = p.relation
-        WHERE r.seed_id IS NOT NULL AND r.id <> ALL(%s)
-        """,
-        ([p[0] for p in pairs], [p[1] for p in pairs], [p[2] for p in pairs], list(ids)),
-    )
-    return {(r[0], r[1], r[2]): r[3] for r in rows}
-
-
-def classify(conn: Conn, edges: EdgeTable, topology: Topology) -> Changes:
-    """Return what ``upsert`` would do, without doing it."""
-    row = conn.execute(
-        f"SELECT count(*) FILTER (WHERE e.id IS NULL), count(*) FILTER (WHERE e.id IS NOT NULL), "
-        f"count(DISTINCT s.{edges.source}) {_changed(edges)}"
-    ).fetchone()
-    assert row is not None
-    return Changes(created=row[0], updated=row[1], operations=row[2] * len(topology.graph))
+from altsync.seed.sql import relationships as sql
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Entities that what changed in staging touches, all locked.
+    """The locked entities at the ends of the staged relationships that changed.
 
-    ``sources`` are those that it begins at, or began at before.
+    ``sources`` are the former and the new sources among them.
     """
 
     entities: frozenset[UUID] = frozenset()
@@ -90,16 +28,14 @@ class Endpoints:
 
 
 def lock_changed(conn: Conn, kind: EntityType, locked: Endpoints | None = None) -> Endpoints:
-    """Lock the entities that what changed in staging touches; those of ``locked`` are already.
+    """Lock the ends of the staged relationships that changed. Those of ``locked`` are locked.
 
-    Looked at again after each lock: another session may have moved a relationship meanwhile, and
-    the entity that it begins at now is to be written, too.
+    The ends are read again after each lock, until all of them are locked: another session may
+    have given a relationship a new source before the lock was held.
     """
-    locked, edges = locked or Endpoints(), kind.edge_table
+    locked = locked or Endpoints()
     while True:
-        rows = conn.execute(
-            f"SELECT s.{edges.source}, s.{edges.target}, e.{edges.source} {_changed(edges)}"
-        ).fetchall()
+        rows = sql.changed_ends(conn, kind.edge_table)
         entities = frozenset(i for row in rows for i in row if i)
         sources = frozenset(i for row in rows for i in (row[0], row[2]) if i)
         if entities <= locked.entities:
@@ -108,39 +44,26 @@ def lock_changed(conn: Conn, kind: EntityType, locked: Endpoints | None = None) 
         locked = Endpoints(locked.entities | entities, sources)
 
 
-def remove_from_staging(conn: Conn, edges: EdgeTable, seed_ids: Sequence[str]) -> None:
-    """Take lines that were refused out of staging."""
-    conn.execute(f"DELETE FROM staging_{edges.table} WHERE seed_id = ANY(%s)", (list(seed_ids),))
-
-
 def upsert(
-    conn: Conn, kind: EntityType, ends: Endpoints, topology: Topology, at: Callable[[str], None]
+    conn: Conn,
+    kind: EntityType,
+    endpoints: Endpoints,
+    topology: Topology,
+    at: Callable[[str], None],
 ) -> Changes:
-    """Upsert what changed in staging; the entities that it begins at are written to the graph.
+    """Upsert the staged relationships that changed, and enqueue the nodes of their sources.
 
-    ``ends`` are those of :func:`lock_changed`. A relationship that another session has drawn from
-    elsewhere since is left to one more round, in which that entity is locked. ``at`` is
-    called at each step.
+    ``endpoints`` come from :func:`lock_changed`. A relationship that another session has given a
+    new source meanwhile waits for the next round, which locks that source. ``at`` is called at
+    each step.
     """
-    changes, edges = Changes(), kind.edge_table
-    columns = _columns(edges)
-    written = ", ".join(f"{name} = excluded.{name}" for name in columns[2:])
-    while ends.sources:
-        created = conn.execute(
-            f"""
-            INSERT INTO {edges.table} AS r ({", ".join(columns)})
-            SELECT {", ".join(f"s.{name}" for name in columns)} {_changed(edges)} ORDER BY s.id
-            ON CONFLICT (id) DO UPDATE SET {written}, neo4j_rel_id = NULL, updated_at = now()
-            WHERE r.{edges.source} = ANY(%s)
-            RETURNING (xmax = 0)
-            """,
-            (list(ends.entities),),
-        ).fetchall()
+    changes = Changes()
+    while endpoints.sources:
+        written = sql.upsert_staged(conn, kind.edge_table, endpoints.entities)
         at("related")
-        operations = _carry(conn, kind, sorted(ends.sources), topology)
-        fresh = sum(row[0] for row in created)
-        changes += Changes(created=fresh, updated=len(created) - fresh, operations=operations)
-        ends = lock_changed(conn, kind)
+        operations = _enqueue(conn, kind, sorted(endpoints.sources), topology)
+        changes += replace(written, operations=operations)
+        endpoints = lock_changed(conn, kind)
     return changes
 
 
@@ -151,38 +74,22 @@ def delete(
     topology: Topology,
     at: Callable[[str], None],
 ) -> Changes:
-    """Delete relationships; the entities that they began at are written to the graph.
+    """Delete relationships, and enqueue the nodes of their sources.
 
     ``at`` is called at each step.
     """
-    table, source = kind.edge_table.table, kind.edge_table.source
-    sources = {
-        row[0]
-        for row in conn.execute(
-            f"SELECT DISTINCT {source} FROM {table} WHERE id = ANY(%s)",
-            (list(ids),),
-        )
-    }
+    sources = sql.sources_of(conn, kind.edge_table, ids)
     lock_entities(conn, ((kind, i) for i in sources))
     at("ends locked")
-    gone = conn.execute(
-        f"DELETE FROM {table} WHERE id = ANY(%s) RETURNING {source}",
-        (list(ids),),
-    ).fetchall()
+    deleted = sql.delete(conn, kind.edge_table, ids)
     at("unrelated")
-    # Another session may have moved one before its entity was locked.
-    moved = {row[0] for row in gone} - sources
+    # Another session may have given one a new source before its former source was locked.
+    moved = set(deleted) - sources
     lock_entities(conn, ((kind, i) for i in moved))
-    operations = _carry(conn, kind, sorted(sources | moved), topology)
-    return Changes(deleted=len(gone), operations=operations)
+    operations = _enqueue(conn, kind, sorted(sources | moved), topology)
+    return Changes(deleted=len(deleted), operations=operations)
 
 
-def _carry(conn: Conn, kind: EntityType, sources: Sequence[UUID], topology: Topology) -> int:
-    conn.execute(
-        f"""
-        INSERT INTO changed_in_run SELECT '{kind}', id, version FROM {kind} WHERE id = ANY(%s)
-        ON CONFLICT (id) DO NOTHING
-        """,
-        (list(sources),),
-    )
+def _enqueue(conn: Conn, kind: EntityType, sources: Sequence[UUID], topology: Topology) -> int:
+    sql.note_sources(conn, kind, sources)
     return enqueue_edge_update(conn, kind, sources, topology, Origin.SEED)

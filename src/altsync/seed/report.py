@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from altsync.catalogue.parts import Part
-from altsync.seed.reader import Rejected
+from altsync.seed.lines import Rejected
 
 #: Refused lines that the terminal shows; all of them are in the rejects file.
 SHOWN = 20

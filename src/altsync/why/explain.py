@@ -29,7 +29,7 @@ from altsync.projection import (
     text_hash,
 )
 from altsync.seed import reader
-from altsync.seed.reader import Rejected
+from altsync.seed.lines import Rejected
 from altsync.sinks import neo4j
 from altsync.sinks.base import Held
 from altsync.store.reads import clock

@@ -13,7 +13,7 @@ from altsync.operations import Action, Origin
 from altsync.outbox.edges import end_searches
 from altsync.outbox.enqueue import enqueue_parameters, lock_entities, notify, select_operations
 from altsync.seed.changes import Changes
-from altsync.seed.sql.run import note_changes
+from altsync.seed.sql.seen import note_changes
 from altsync.similarity.sql import delete_relationships, incoming
 
 #: Ids per delete statement: a short transaction, few row locks at once.

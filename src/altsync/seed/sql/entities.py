@@ -14,7 +14,7 @@ from altsync.operations import Origin
 from altsync.outbox.edges import input_hash_of
 from altsync.outbox.enqueue import enqueue_parameters, notify, select_operations
 from altsync.seed.changes import Changes
-from altsync.seed.sql.run import note_changes
+from altsync.seed.sql.seen import note_changes
 from altsync.store.rows import CHANGED, HALF_HASH, SAVED, row_sum
 
 

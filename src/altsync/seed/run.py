@@ -1,0 +1,36 @@
+"""What the parts of one seeding run share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from altsync.contract import Topology
+from altsync.db import Conn
+from altsync.entities import EntityType
+from altsync.log import debugging
+from altsync.seed.options import SeedOptions
+from altsync.seed.report import SeedReport
+
+
+@dataclass(slots=True)
+class Run:
+    """A seeding run on one session.
+
+    ``at`` is called with the name of each step, so that tests can stop the process there.
+    ``pruned`` are the types that ``--prune`` will delete from. ``renamed`` are the former keys
+    of entities that a dry run would rename.
+    """
+
+    conn: Conn
+    topology: Topology
+    options: SeedOptions
+    report: SeedReport
+    at: Callable[[str], None]
+    pruned: set[EntityType] = field(default_factory=set)
+    renamed: set[tuple[EntityType, str]] = field(default_factory=set)
+
+    @property
+    def notes_changes(self) -> bool:
+        """Whether the run reads ``changed_in_run`` later."""
+        return self.options.followed or debugging()
