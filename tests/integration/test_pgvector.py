@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from altsync import queries
 from altsync.app import Application
 from altsync.cli import app as cli
-from altsync.cli.seed import seed_summary, waited_for
+from altsync.cli.seed_run import seed_summary, waited_for
 from altsync.cli.status import matrix_table
 from altsync.cli.tables import Text
 from altsync.cli.why import as_plain, view

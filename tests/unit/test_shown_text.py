@@ -24,7 +24,7 @@ from altsports import demo
 from altsports.catalogue import LEAGUE
 from altsports.cli import views as answered
 from altsync import log
-from altsync.cli import operate, retry, seed, status, terminal, verify, views, why
+from altsync.cli import operate, retry, seed_run, status, terminal, verify, views, why
 from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import Terminal
 from altsync.contract import Drift
@@ -236,7 +236,7 @@ def league(text: str) -> Any:
 def seed_table(text: str) -> RenderableType:
     names = ("processed", "created", "updated", "unchanged", "deleted", "rejected")
     counts = data(**dict.fromkeys(names, 1_234_567))
-    return seed.seed_table(data(parts={sports.LEAGUES: counts}), text)
+    return seed_run.seed_table(data(parts={sports.LEAGUES: counts}), text)
 
 
 def matrix(text: str) -> RenderableType:
@@ -557,6 +557,6 @@ def test_a_word_is_not_broken_where_its_column_can_be_wider() -> None:
     report = SeedReport(None)
     for part in sports.PARTS:
         report.counts(part).processed = 1
-    lines = rendered(seed.seed_table(report), 80)
+    lines = rendered(seed_run.seed_table(report), 80)
     assert any("relationships" in line for line in lines)
     assert max(map(cell_len, lines)) <= 80

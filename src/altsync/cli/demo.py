@@ -19,7 +19,7 @@ from altsync.catalogue.current import current, parts
 from altsync.cli.common import command
 from altsync.cli.local import open_stack
 from altsync.cli.operate import findings_table
-from altsync.cli.seed import end, find_failed, follow, load, seed_summary
+from altsync.cli.seed_run import end, find_failed, follow, load, seed_summary
 from altsync.cli.status import matrix_table
 from altsync.cli.tables import Text
 from altsync.cli.terminal import answers, notes

@@ -1,0 +1,287 @@
+"""One seeding run: load the lines, wait for the sinks, and print the counts."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.progress import DownloadColumn, TaskID
+
+from altsync.app import Application
+from altsync.catalogue.parts import Part
+from altsync.cli import ending
+from altsync.cli.tables import Table, Text
+from altsync.cli.terminal import Exit, answers, notes, print_json, progress_bars
+from altsync.contract import EMBEDDING
+from altsync.db import Conn
+from altsync.declarations import MIRRORS, title_of
+from altsync.seed.files import find_files
+from altsync.seed.loader import Loader
+from altsync.seed.options import SeedOptions
+from altsync.seed.report import SeedReport
+from altsync.sentences import Failure
+from altsync.status.collect import idle_message
+from altsync.status.sql import (
+    FOLLOWED,
+    FailedEntity,
+    RunProgress,
+    failed_in_run,
+    idle_sinks,
+    note_seen,
+    run_progress,
+)
+from altsync.wording import sentences
+
+#: Seconds between two polls of the sinks' progress.
+POLL_INTERVAL = 0.2
+
+#: Greatest share of the time that the polls themselves may take.
+POLL_SHARE = 0.2
+
+#: Entities that an error message names.
+NAMED = 5
+
+#: Seconds without a claim, while work is due, after which a note names the process to start. The
+#: relay wakes a worker within a second.
+IDLE_HINT_AFTER = 5.0
+
+_RULE = "=" * 50
+
+
+def run(
+    app: Application,
+    options: SeedOptions,
+    *,
+    wait: bool = False,
+    timeout: float | None = None,
+    as_json: bool = False,
+) -> Exit:
+    """Run one seeding, print its result, and return the exit code."""
+    waits = wait and not options.dry_run
+    sinks = app.topology.names
+    progress: dict[str, RunProgress] = {}
+    arrived, dead = True, list[FailedEntity]()
+    with app.connect("altsync-seed") as conn:
+        report = load(app, conn, options, as_json=as_json)
+        if waits:
+            try:
+                arrived = follow(app, conn, progress, timeout)
+                dead = find_failed(app, conn, progress)
+            except BaseException as error:
+                ending.attach(error, _to_json(report, progress, sinks if wait else ()))
+                raise
+    body = _to_json(report, progress, sinks if wait else ())
+    if waits and not as_json:
+        answers.print(seed_summary(report, progress, sinks))
+    code = end(report, dead, arrived=arrived, body=body)
+    if as_json and not dead:
+        print_json(body)
+    return code
+
+
+def end(
+    report: SeedReport,
+    dead: list[FailedEntity],
+    *,
+    arrived: bool,
+    body: dict[str, Any] | None = None,
+) -> Exit:
+    """Return the exit code of a run. Print an error that names the ``dead`` entities."""
+    code = Exit.SINK_ERRORS if dead else Exit.OK
+    if report.total.rejected or report.not_pruned:
+        code = Exit.REJECTED
+    if not arrived:
+        code = Exit.TIMED_OUT
+    if dead:
+        failed = {"failed": [asdict(one) for one in dead]}
+        ending.show(Failure(_given_up(dead), Exit.SINK_ERRORS), code, {**(body or {}), **failed})
+    return code
+
+
+def _to_json(
+    report: SeedReport, progress: dict[str, RunProgress], sinks: Sequence[str]
+) -> dict[str, Any]:
+    """Return the JSON document of a run. ``sinks`` are those that it waits for."""
+    body = report.as_json()
+    if report.total.rejected:
+        body["refused"] = report.refused()
+    for sink in _mirrors(sinks):
+        done = progress.get(sink, RunProgress(0, 0, 0))
+        body[sink] = {"synced": done.synced, "errors": done.failed}
+    return body
+
+
+def find_failed(
+    app: Application, conn: Conn, progress: dict[str, RunProgress]
+) -> list[FailedEntity]:
+    """Return entities of the run that sinks have given up on: a few for each sink."""
+    failed = [app.topology.traits(sink) for sink, done in progress.items() if done.failed]
+    return [one for sink in failed for one in failed_in_run(conn, sink, NAMED + 1)]
+
+
+def _given_up(dead: list[FailedEntity]) -> str:
+    sinks: dict[str, list[FailedEntity]] = {}
+    for one in dead:
+        sinks.setdefault(f"{one.entity_type} {one.key}", []).append(one)
+    named = [
+        f"{name} ({', '.join(one.sink for one in found)}: {found[0].reason or 'no reason kept'})"
+        for name, found in sinks.items()
+    ]
+    more = ", …" if len(named) > NAMED else ""
+    said = f"given up on: {', '.join(named[:NAMED])}{more}"
+    return sentences(said, "altsync failures shows all, altsync retry tries again").rstrip(".")
+
+
+def load(
+    app: Application, conn: Conn, options: SeedOptions, *, as_json: bool = False
+) -> SeedReport:
+    """Load the lines, with a progress bar for each part, and print the counts."""
+    stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+    folder = app.settings.altsync_home / "runs" / stamp
+    report = SeedReport(folder, only_refusals=options.dry_run)
+    options = replace(options, cut_long=app.settings.altsync_long_text == "cut")
+    try:
+        with _part_bars(options) as advance:
+            Loader(conn, app.topology, options, report, advance).run()
+    except BaseException as error:
+        ending.attach(error, report.as_json())
+        raise
+    finally:
+        report.close()
+        if report.parts:
+            title = "Would be seeded (nothing was written)" if options.dry_run else "Seeded"
+            (notes if as_json else answers).print(seed_table(report, title))
+        _print_rejects(report)
+    return report
+
+
+@contextmanager
+def _part_bars(options: SeedOptions) -> Iterator[Callable[[Part, int], None]]:
+    """Return a function that advances the bar of a part, made when its first line is read."""
+    with progress_bars(DownloadColumn()) as bars:
+        tasks: dict[Part, TaskID] = {}
+
+        def advance(part: Part, size: int) -> None:
+            if part not in tasks:
+                files = find_files(options.folder, part, options.only)
+                total = sum(file.path.stat().st_size for file in files)
+                tasks[part] = bars.add_task(part.value, total=total)
+            bars.advance(tasks[part], size)
+
+        yield advance
+
+
+def waited_for(app: Application) -> list[str]:
+    """Return the sinks that a run can reach: configured, and fed by a configured embedder."""
+    embeds = EMBEDDING in app.enabled
+    names = [s for s in app.enabled if embeds or not app.topology.traits(s).needs_embedding]
+    return [s for s in names if s in FOLLOWED]
+
+
+def follow(
+    app: Application,
+    conn: Conn,
+    progress: dict[str, RunProgress],
+    timeout: float | None,
+    hint_after: float = IDLE_HINT_AFTER,
+) -> bool:
+    """Wait until every sink holds this run's lines, or has given up on them.
+
+    Return whether that happened before ``timeout``. ``progress`` is updated at each poll, so that
+    an interrupted caller can report it. A sink without a claim for ``hint_after`` seconds gets a
+    note about the process to start.
+    """
+    sinks = waited_for(app)
+    note_seen(conn)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    hinted: set[str] = set()
+    with progress_bars() as bars:
+        tasks = {sink: bars.add_task(sink, total=None) for sink in sinks}
+        while True:
+            started = time.monotonic()
+            progress.update(_poll(app, conn, sinks))
+            took = time.monotonic() - started
+            for sink, done in progress.items():
+                completed = done.synced + done.failed
+                bars.update(tasks[sink], completed=completed, total=done.changed)
+            if all(p.waiting == 0 for p in progress.values()):
+                return True
+            is_over = deadline is not None and time.monotonic() > deadline
+            idle_for = min(hint_after, timeout or 0.0) if is_over else hint_after
+            waiting = {sink for sink, done in progress.items() if done.waiting} - hinted
+            hinted |= _print_hints(app, conn, waiting, idle_for)
+            if is_over:
+                notes.print(f"Not there yet after {timeout:g} s: altsync status says why.")
+                return False
+            time.sleep(max(POLL_INTERVAL, took / POLL_SHARE))
+
+
+def _poll(app: Application, conn: Conn, sinks: Sequence[str]) -> dict[str, RunProgress]:
+    # One snapshot: what one sink settles is enqueued for the next sink.
+    with conn.transaction():
+        conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        return {sink: run_progress(conn, app.topology.traits(sink)) for sink in sinks}
+
+
+def _print_hints(app: Application, conn: Conn, sinks: set[str], idle_for: float) -> set[str]:
+    """Name the process to start for each idle sink of ``sinks``; return those sinks."""
+    idle = {sink: one for sink, one in idle_sinks(conn, idle_for).items() if sink in sinks}
+    for sink, one in idle.items():
+        said = f"{sink}: {idle_message(sink, one, app.topology.names)}"
+        notes.print(sentences(said, "altsync status shows all sinks"), style="yellow")
+    return set(idle)
+
+
+def seed_table(report: SeedReport, title: str = "Seeded") -> Table:
+    """Return the counts by part."""
+    numbers = ("processed", "created", "updated", "unchanged", "deleted", "rejected")
+    table = Table("part", *numbers, title=title, numbers=numbers)
+    for part, counts in report.parts.items():
+        table.add_row(part.value, *(f"{getattr(counts, name):,}" for name in numbers))
+    return table
+
+
+def _mirrors(sinks: Sequence[str]) -> list[str]:
+    """Return the sinks that hold entities themselves, in the order of the summary."""
+    return [sink for sink in MIRRORS if sink in sinks]
+
+
+def seed_summary(report: SeedReport, progress: dict[str, RunProgress], sinks: Sequence[str]) -> str:
+    """Return the closing summary of a run that waited for its sinks."""
+    total = report.total
+    lines = [
+        "MULTI-DATABASE SEEDING SUMMARY",
+        _RULE,
+        f"Total Processed: {total.processed}",
+        "PostgreSQL:",
+        f"  Created: {total.created}",
+        f"  Updated: {total.updated}",
+        f"  Unchanged: {total.unchanged}",
+        *([f"  Deleted: {total.deleted}"] if total.deleted else []),
+        f"  Errors: {total.rejected}",
+    ]
+    for sink in _mirrors(sinks):
+        if sink in progress:
+            synced, failed = progress[sink].synced, progress[sink].failed
+            lines += [f"{title_of(sink)}:", f"  Synced: {synced}", f"  Errors: {failed}"]
+        else:
+            lines += [f"{title_of(sink)}: disabled"]
+    return "\n".join([*lines, _RULE])
+
+
+def _print_rejects(report: SeedReport) -> None:
+    """Print the first refused lines, and the file that holds all of them."""
+    for line in report.shown:
+        notes.print(Text(f"rejected {line}", style="red"))
+    more = report.total.rejected - len(report.shown)
+    if more > 0:
+        notes.print(f"… and {more:,} more refused, which are in that file:")
+    if report.rejects_file:
+        notes.print(f"All refused lines: {report.rejects_file}")
+    for note in report.notes:
+        notes.print(Text(note, style="yellow"))
