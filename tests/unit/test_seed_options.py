@@ -45,5 +45,5 @@ def test_a_part_that_would_hide_an_option_is_refused() -> None:
         node = Node("Odd")
         vectors = Vectors("odd")
 
-    with pytest.raises(ConfigurationError, match="altsync seed --limit means something else"):
+    with pytest.raises(ConfigurationError, match="altsync seed --limit is another option"):
         options_of(Catalogue("odd", entities=[Odd]))

@@ -15,8 +15,9 @@ from rich.progress import DownloadColumn, TaskID
 from altsync.app import Application
 from altsync.catalogue.parts import Part
 from altsync.cli import ending
+from altsync.cli.bars import Bars
 from altsync.cli.tables import Table, Text
-from altsync.cli.terminal import Exit, answers, notes, print_json, progress_bars
+from altsync.cli.terminal import Exit, answers, notes, print_json
 from altsync.contract import EMBEDDING
 from altsync.db import Conn
 from altsync.declarations import MIRRORS, title_of
@@ -163,7 +164,7 @@ def load(
 @contextmanager
 def _part_bars(options: SeedOptions) -> Iterator[Callable[[Part, int], None]]:
     """Return a function that advances the bar of a part, made when its first line is read."""
-    with progress_bars(DownloadColumn()) as bars:
+    with Bars(DownloadColumn()) as bars:
         tasks: dict[Part, TaskID] = {}
 
         def advance(part: Part, size: int) -> None:
@@ -200,7 +201,7 @@ def follow(
     note_seen(conn)
     deadline = None if timeout is None else time.monotonic() + timeout
     hinted: set[str] = set()
-    with progress_bars() as bars:
+    with Bars() as bars:
         tasks = {sink: bars.add_task(sink, total=None) for sink in sinks}
         while True:
             started = time.monotonic()

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import rich.text
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -15,9 +15,6 @@ from rich.segment import Segment
 from altsync.cli.tables import shown
 from altsync.exits import Exit as Exit  # noqa: PLC0414  (exported)
 from altsync.wording import visible, visible_json
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, ProgressColumn
 
 
 class Terminal(Console):
@@ -51,20 +48,6 @@ class Terminal(Console):
 #: Everything for people that is not the answer itself goes to stderr, so that --json is clean.
 notes = Terminal(stderr=True)
 answers = Terminal()
-
-
-def progress_bars(count: ProgressColumn | None = None, **options: Any) -> Progress:
-    """Return progress bars on stderr: name, bar, count, and elapsed time."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-    )
-
-    columns = (TextColumn("{task.description:<12}"), BarColumn(), count or MofNCompleteColumn())
-    return Progress(*columns, TimeElapsedColumn(), console=notes, **options)
 
 
 def print_json(body: Any) -> None:
