@@ -8,12 +8,12 @@ from datetime import datetime
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from altsync.app import Application
 from altsync.catalogue.current import searched_types
 from altsync.circuit.breaker import sink_health
 from altsync.cli import terminal
+from altsync.cli.bars import Bars
 from altsync.cli.common import Json, application
 from altsync.cli.operate import backfill_type
 from altsync.cli.terminal import Exit, notes
@@ -89,8 +89,7 @@ def _ask_all(app: Application) -> int:
 
 def _work_off(app: Application) -> None:
     """Until no entity waits. Workers may take some of them; what they hold is waited for."""
-    columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=notes) as bars:
+    with Bars() as bars:
         most = waiting = _waiting(app)
         task = bars.add_task(SIMILARITY, total=most)
         while waiting:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 from rich.console import Group, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from altsync.app import Application
 from altsync.cli import ending, terminal
+from altsync.cli.bars import Bars
 from altsync.cli.common import Json, application
 from altsync.cli.operate import SinkOption
 from altsync.cli.tables import Table, Text
@@ -95,7 +94,7 @@ def _compare(app: Application, sink: str | None, options: Options, *, quiet: boo
     for name in CHARGED if not quiet else ():
         if sink in (None, name) and name in app.topology.names:
             _tell_price(app, name, options)
-    with _bars(quiet=quiet) as progress:
+    with Bars(transient=True, disable=quiet) as progress:
         tasks = {}
 
         def show(name: str, done: int, total: int) -> None:
@@ -104,15 +103,6 @@ def _compare(app: Application, sink: str | None, options: Options, *, quiet: boo
             progress.update(tasks[name], completed=done, total=max(done, total))
 
         return app.verify(options, sinks, progress=show)
-
-
-@contextmanager
-def _bars(*, quiet: bool) -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(
-        *columns, TimeElapsedColumn(), console=notes, transient=True, disable=quiet
-    ) as progress:
-        yield progress
 
 
 def _tell_price(app: Application, sink: str, options: Options) -> None:
