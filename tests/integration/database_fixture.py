@@ -280,13 +280,19 @@ class DatabaseFixture:
 
 
 def empty(conn: Conn) -> None:
-    """Make a migrated database as good as new."""
-    tables = conn.execute(
-        "SELECT string_agg(tablename, ', ') FROM pg_tables "
-        "WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+    """Make a migrated database as good as new.
+
+    A table without a page is empty already, and truncating it takes milliseconds.
+    """
+    filled = conn.execute(
+        """
+        SELECT string_agg(oid::regclass::text, ', ') FROM pg_class
+        WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
+          AND relname <> 'alembic_version' AND pg_relation_size(oid) > 0
+        """
     ).fetchone()
-    assert tables is not None
-    conn.execute(f"TRUNCATE {tables[0]}")
+    if filled and filled[0]:
+        conn.execute(f"TRUNCATE {filled[0]} CASCADE")
     register_sinks(conn, TOPOLOGY, MODEL, DIMENSIONS)
 
 
