@@ -17,7 +17,11 @@ from rich.console import Console
 from altsync import schema
 from altsync.circuit.breaker import register_sinks
 from altsync.contract import SinkTraits, Topology
-from altsync.local.services import Broker, Graph, Postgres, Service, Vectors
+from altsync.local.services.base import Service
+from altsync.local.services.broker import Broker
+from altsync.local.services.graph import Graph
+from altsync.local.services.postgres import Postgres
+from altsync.local.services.vectors import Vectors
 from altsync.similarity.local import Sink
 from benchmarks.report import Measured
 from tests.acceptance.stack import LOOK, Folders, Running, Stack

@@ -19,7 +19,8 @@ import redis
 from altsync.circuit.breaker import pause
 from altsync.local.ports import accepts, free_ports
 from altsync.local.records import Record, RecordBook
-from altsync.local.services import Broker, Postgres
+from altsync.local.services.broker import Broker
+from altsync.local.services.postgres import Postgres
 from tests.acceptance.seeds import league, write
 from tests.acceptance.stack import SINKS, Running, Stack, worker_arguments
 from tests.contract.doubles import Canned, CannedServer, canned_server, json_answer

@@ -19,7 +19,9 @@ from altsync import schema
 from altsync.local.errors import LocalStackError
 from altsync.local.processes import Account
 from altsync.local.runtime import account_for, open_copy
-from altsync.local.services import Graph, Postgres, postgres, start_graph, start_postgres
+from altsync.local.services import postgres
+from altsync.local.services.graph import Graph, start_graph
+from altsync.local.services.postgres import Postgres, start_postgres
 from altsync.local.stack import LocalStack
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root starts it as another account")
@@ -196,7 +198,7 @@ def test_a_folder_that_another_account_prepared_is_not_used(
 @pytest.mark.parametrize("capability", ["chown", "setuid"])
 def test_root_without_the_rights_of_root_gets_a_sentence(closed: Path, capability: str) -> None:
     program = (
-        "import sys\nfrom altsync.local.services import start_postgres\n"
+        "import sys\nfrom altsync.local.services.postgres import start_postgres\n"
         "from altsync.errors import AltsyncError\nfrom pathlib import Path\n"
         "try:\n    start_postgres(Path(sys.argv[1]))\n"
         "except AltsyncError as error:\n    print(error)\n"

@@ -16,8 +16,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from altsync.local.services import Broker, Graph, Postgres, Vectors, start_redis
-from altsync.local.services.broker import SWITCHED_OFF, BrokerKind
+from altsync.local.services.broker import SWITCHED_OFF, Broker, BrokerKind, start_redis
+from altsync.local.services.graph import Graph
+from altsync.local.services.postgres import Postgres
+from altsync.local.services.vectors import Vectors
 
 #: What Redis answers for a command that it does not have any more.
 UNKNOWN = "unknown command"

@@ -27,7 +27,10 @@ from altsync.local.errors import LocalStackError
 from altsync.local.processes import Identity
 from altsync.local.records import RecordBook
 from altsync.local.runtime import account_for
-from altsync.local.services import Broker, Postgres, ServiceStatus, Vectors
+from altsync.local.services.base import ServiceStatus
+from altsync.local.services.broker import Broker
+from altsync.local.services.postgres import Postgres
+from altsync.local.services.vectors import Vectors
 from altsync.local.stack import LocalStack
 
 pytestmark = pytest.mark.slow
@@ -67,6 +70,17 @@ def _states(statuses: list[ServiceStatus]) -> dict[str, str]:
 
 def _pids(statuses: list[ServiceStatus]) -> dict[str, int | None]:
     return {status.name: status.pid for status in statuses}
+
+
+def _listeners(pid: int) -> dict[int, str]:
+    """Return the ports of a process and its children, with the address of each."""
+    process = psutil.Process(pid)
+    return {
+        connection.laddr.port: connection.laddr.ip
+        for one in (process, *process.children(recursive=True))
+        for connection in one.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
 
 
 def _left_over(home: Path) -> list[Identity]:
@@ -190,9 +204,7 @@ def test_status_says_what_runs_where(stack: LocalStack, env: dict[str, str]) -> 
 def test_nothing_listens_beyond_loopback(stack: LocalStack, env: dict[str, str]) -> None:
     """Every port of every process of the stack is bound to a loopback address."""
     for status in stack.status():
-        identity = processes.identity_of(status.pid or 0)
-        assert identity is not None
-        found = processes.listeners(identity)
+        found = _listeners(status.pid or 0)
         assert int(status.address.rpartition(":")[2]) in found
         for address in found.values():
             assert ip_address(address.removeprefix("::ffff:")).is_loopback, status.name

@@ -13,7 +13,8 @@ import redis
 from altsync.local import ports, processes
 from altsync.local.errors import LocalStackError
 from altsync.local.records import Record, RecordBook
-from altsync.local.services import Broker, Postgres, start_postgres, start_redis
+from altsync.local.services.broker import Broker, start_redis
+from altsync.local.services.postgres import Postgres, start_postgres
 
 pytestmark = pytest.mark.slow
 

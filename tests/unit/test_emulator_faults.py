@@ -28,9 +28,9 @@ from pinecone.errors.exceptions import (
 from starlette.requests import Request
 
 from altsync.local.errors import LocalStackError
-from altsync.local.services import Vectors, start_vectors
+from altsync.local.services.vectors import Vectors, start_vectors
 from altsync.local.vectors.admin import VectorsAdmin
-from altsync.local.vectors.app import Gate
+from altsync.local.vectors.app import Handler
 from altsync.local.vectors.faults import FaultRule
 from altsync.local.vectors.names import EMBEDDING_MODEL
 from altsync.local.vectors.wire import Refused
@@ -329,7 +329,7 @@ def test_a_malformed_rule_is_refused_and_changes_nothing(admin: VectorsAdmin) ->
     """The rules in force stay when new ones cannot be understood."""
     admin.set_faults([FaultRule("*", "cut", count=0)])
     with pytest.raises(LocalStackError, match="kind must be one of"):
-        admin._ask("PUT", "/_faults", [{"scope": "*", "kind": "explode"}])
+        admin._request("PUT", "/_faults", [{"scope": "*", "kind": "explode"}])
     assert admin.fired() == [0]
 
 
@@ -357,16 +357,16 @@ def test_beyond_loopback_a_key_must_be_named(tmp_path: Path) -> None:
 
 def test_faults_and_counters_need_the_key() -> None:
     """Other accounts of the machine reach loopback as well."""
-    gate = Gate("the-key", lag=0)
+    handler = Handler("the-key", lag=0)
 
     def request(*headers: tuple[bytes, bytes]) -> Request:
         return Request({"type": "http", "headers": list(headers)})
 
     with pytest.raises(Refused):
-        gate.admit(request())
+        handler.authenticate(request())
     with pytest.raises(Refused):
-        gate.admit(request((b"api-key", b"another")))
-    gate.admit(request((b"api-key", b"the-key")))
+        handler.authenticate(request((b"api-key", b"another")))
+    handler.authenticate(request((b"api-key", b"the-key")))
 
 
 def test_two_servers_on_one_folder_are_refused(server: Vectors) -> None:

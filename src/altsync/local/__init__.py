@@ -1,1 +1,1 @@
-"""The embedded stack: every server that altsync talks to, on loopback, from wheels alone."""
+"""The embedded stack: every server that altsync needs, on loopback, from Python packages."""

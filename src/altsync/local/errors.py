@@ -1,4 +1,4 @@
-"""What goes wrong with the embedded stack."""
+"""Errors of the embedded stack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Server processes that outlive the command that started them, and finding them again."""
+"""Start server processes that outlive the command, and find them later."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ import psutil
 
 from altsync.local.errors import LocalStackError
 
-#: Seconds by which two readings of one process' start may differ: Linux derives it from the
-#: boot time, which the kernel rounds anew at every reading.
+#: Seconds by which two readings of a process' start may differ. Linux derives it from the boot
+#: time, which the kernel rounds at every reading.
 START_TOLERANCE_SECONDS = 2.0
 
-#: Held by a server and its children as long as one of them lives: an inherited lock cannot be
-#: lost with a record, and the system releases it however they end.
+#: The lock that a server and its children inherit. The system releases it when the last of them
+#: ends, and it does not depend on a record.
 LOCK = "process.lock"
 
-#: Seconds that the system may take to release the lock and the ports of a killed server.
+#: Seconds until the system has released the lock and the ports of a killed server.
 RELEASE_SECONDS = 3.0
 
-#: All that a server inherits. Keys of real services that happen to be set must not live on in
-#: the environment of a process that runs for weeks.
+#: The variables that a server inherits. Keys of real services must not stay in the environment of
+#: a process that runs for weeks.
 INHERITED = ("PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH", "LD_LIBRARY_PATH")
 
-#: What is the caller's own, and of no use to another account.
+#: Variables with paths of the caller, which another account cannot use.
 PERSONAL = frozenset({"HOME", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH"})
 
 
@@ -49,17 +49,17 @@ class Launch:
     """A program to start. Nothing in ``command`` is secret: every account may list processes."""
 
     command: Sequence[str]
-    #: None runs it as this process' own account.
+    #: None for the account of this process.
     account: Account | None = None
-    #: Descriptors that it inherits under their numbers.
+    #: Descriptors that it inherits, under the same numbers.
     descriptors: Sequence[int] = ()
-    #: Variables beside those of INHERITED.
+    #: Variables in addition to INHERITED.
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """One process, told from a later one that got the same number."""
+    """A process id with its start, because the system reuses process ids."""
 
     pid: int
     #: Seconds since the epoch, as psutil reads it.
@@ -67,17 +67,17 @@ class Identity:
 
 
 class Detached(subprocess.Popen[bytes]):
-    """A child that is meant to outlive this process, so no warning is given that it does."""
+    """A child that outlives this process, without the warning of ``Popen``."""
 
     def __del__(self) -> None:
         pass
 
 
 def spawn(launch: Launch, folder: Path, log: Path) -> Detached:
-    """Start a server in a session of its own: the terminal's Ctrl-C does not reach it.
+    """Start a server in its own session, where the terminal's Ctrl-C does not reach it.
 
-    Raises ``OSError`` when the program cannot be started, and ``BlockingIOError`` when another
-    server works in this folder.
+    Raises ``OSError`` if the program cannot be started, and ``BlockingIOError`` if another server
+    uses the folder.
     """
     account = launch.account
     names = [n for n in INHERITED if n in os.environ and not (account and n in PERSONAL)]
@@ -85,7 +85,7 @@ def spawn(launch: Launch, folder: Path, log: Path) -> Detached:
     with _locked(folder) as lock, log.open("ab") as output:
         return Detached(
             launch.command,
-            # The folder may be closed to another account.
+            # Another account may have no access to the folder.
             cwd="/" if account else folder,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -93,7 +93,7 @@ def spawn(launch: Launch, folder: Path, log: Path) -> Detached:
             stderr=output,
             start_new_session=True,
             pass_fds=[lock, *launch.descriptors],
-            # Leaving root drops every capability.
+            # A change from root to another user drops every capability.
             user=account.uid if account else None,
             group=account.gid if account else None,
             extra_groups=[] if account else None,
@@ -102,7 +102,7 @@ def spawn(launch: Launch, folder: Path, log: Path) -> Detached:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[int]:
-    """The folder's lock as a descriptor; what inherits it keeps the lock."""
+    """Yield the folder's lock as a descriptor. A process that inherits it keeps the lock."""
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     deadline = time.monotonic() + RELEASE_SECONDS
     try:
@@ -120,7 +120,7 @@ def _locked(folder: Path) -> Iterator[int]:
 
 
 def identity_of(pid: int) -> Identity | None:
-    """The process that has this number now, if any."""
+    """Return the identity of a running process, or None."""
     try:
         return Identity(pid, psutil.Process(pid).create_time())
     except psutil.NoSuchProcess:
@@ -128,7 +128,7 @@ def identity_of(pid: int) -> Identity | None:
 
 
 def find(identity: Identity) -> psutil.Process | None:
-    """The very process that was recorded; ``None`` when it is gone or its number was reused."""
+    """Return the process; None if it has ended, even if its id was reused."""
     try:
         process = psutil.Process(identity.pid)
         same = abs(process.create_time() - identity.started) <= START_TOLERANCE_SECONDS
@@ -137,12 +137,12 @@ def find(identity: Identity) -> psutil.Process | None:
         return None
     if same and dead:
         with suppress(ChildProcessError):
-            os.waitpid(identity.pid, os.WNOHANG)  # ours to reap, when this process started it
+            os.waitpid(identity.pid, os.WNOHANG)  # reaps the child, if this process started it
     return process if same and not dead else None
 
 
 def servers_of(folder: Path) -> list[Identity]:
-    """All processes that hold the folder's lock, recorded by any process."""
+    """Return all processes that hold the folder's lock."""
     lock = folder / LOCK
     try:
         descriptor = os.open(lock, os.O_RDWR)
@@ -166,18 +166,18 @@ def _holders(lock: str) -> Iterator[Identity]:
             continue
 
 
-def terminate(identity: Identity, how: signal.Signals, patience: float) -> None:
-    """Ask a process to end; after ``patience`` seconds end it by force.
+def terminate(identity: Identity, how: signal.Signals, timeout: float) -> None:
+    """Send a signal to a process, and SIGKILL after ``timeout`` seconds. Wait for its end.
 
-    Raises ``LocalStackError`` when it is another program's.
+    Raises ``LocalStackError`` if the process belongs to another user.
     """
-    for name, seconds in ((how, patience), (signal.SIGKILL, patience)):
+    for name in (how, signal.SIGKILL):
         process = find(identity)
         if process is None:
             return
         try:
             process.send_signal(name)
-            process.wait(seconds)
+            process.wait(timeout)
         except psutil.NoSuchProcess:
             return
         except psutil.TimeoutExpired:
@@ -186,16 +186,3 @@ def terminate(identity: Identity, how: signal.Signals, patience: float) -> None:
             raise LocalStackError(
                 f"process {identity.pid} is another user's: run this as that user"
             ) from error
-
-
-def listeners(identity: Identity) -> Mapping[int, str]:
-    """Ports on which a process and its children listen, and the address of each."""
-    process = find(identity)
-    if process is None:
-        return {}
-    found: dict[int, str] = {}
-    for one in (process, *process.children(recursive=True)):
-        for connection in one.net_connections(kind="inet"):
-            if connection.status == psutil.CONN_LISTEN:
-                found[connection.laddr.port] = connection.laddr.ip
-    return found

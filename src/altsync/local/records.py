@@ -1,4 +1,4 @@
-"""What is remembered of each service between two commands."""
+"""The record of each service between two commands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from altsync.local.processes import Identity
 
 @dataclass(frozen=True)
 class Record:
-    """One service: where it listens, its password, and its process while it runs."""
+    """Ports, password and, while it runs, process of one service."""
 
     ports: tuple[int, ...]
     secret: str
@@ -24,8 +24,8 @@ class Record:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file in one step; only its owner can read it, from the first byte on."""
-    # A name that no other account can have put a link at.
+    """Replace a file atomically. Only its owner can read it, from the first byte on."""
+    # mkstemp's random name cannot be a link that another account has made.
     descriptor, fresh = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
@@ -35,14 +35,14 @@ def write_private(path: Path, text: str) -> None:
 
 
 class RecordBook:
-    """The records of some services in one JSON file; safe to use from several threads."""
+    """Records of services in one JSON file. Thread-safe."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
 
     def load(self, name: str) -> Record | None:
-        """The record of a service that was started before."""
+        """Return the record of a service, or None before its first start."""
         with self._lock:
             entry = self._read().get(name)
         if entry is None:
@@ -53,7 +53,7 @@ class RecordBook:
         )
 
     def save(self, name: str, record: Record) -> None:
-        """Remember a service; the file is complete on disk before this returns."""
+        """Save a record. The file is complete on disk before this returns."""
         with self._lock:
             entries = {**self._read(), name: asdict(record)}
             self.path.parent.mkdir(parents=True, exist_ok=True)

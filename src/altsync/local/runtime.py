@@ -1,7 +1,7 @@
-"""PostgreSQL for root: an account to run it, and a copy of its programs that the account reads.
+"""Run PostgreSQL for root: as another account, from a copy of its programs.
 
-PostgreSQL does not run as root, and a virtual environment below root's home is closed to every
-other account. The programs are copied once to a folder that root alone may change.
+PostgreSQL does not run as root, and other accounts cannot read a virtual environment below root's
+home. The programs are copied once to a folder that only root may change.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from pathlib import Path
 from altsync.local.errors import LocalStackError
 from altsync.local.processes import Account
 
-#: The account that is made for the server. It owns the clusters and nothing else.
+#: The account that is made for the server. It owns the clusters only.
 ACCOUNT = "altsync-postgres"
 
-#: The account without rights, where none can be made (a read-only /etc, no useradd).
+#: The account that is used if none can be made (a read-only /etc, no useradd).
 FALLBACK_ACCOUNT = "nobody"
 
-#: Folders for the copy, the first that can be used. The last ones are for containers whose root
-#: file system is read-only.
+#: Folders for the copy; the first usable one is used. The last ones are for containers with a
+#: read-only root file system.
 BASES = (
     Path("/var/lib/altsync"),
     Path("/opt/altsync"),
@@ -38,17 +38,17 @@ BASES = (
     Path("/dev/shm/altsync-runtime"),  # noqa: S108
 )
 
-#: Of the wheel: headers are not needed to run a server.
+#: Folders of the wheel that a server does not need.
 _LEFT_OUT = frozenset({"include", "__pycache__"})
 
 #: Seconds for ``postgres --version``.
-_TRY_SECONDS = 20.0
+_VERSION_SECONDS = 20.0
 
 
 def account_for(data: Path) -> Account | None:
-    """Return the account for a server on this folder; None for the present one.
+    """Return the account that runs a server on this folder; None for the present one.
 
-    Data that are there are run by their owner. Raises ``LocalStackError``.
+    The owner of existing data runs the server. Raises ``LocalStackError``.
     """
     if os.geteuid() != 0:
         return None
@@ -92,9 +92,9 @@ def _make_account() -> None:
 
 
 def open_copy(installation: Path, account: Account, bases: Sequence[Path] = BASES) -> Path:
-    """Return a copy of an installation from the wheel that ``account`` can run.
+    """Return a copy of the wheel's installation that ``account`` can run.
 
-    It is made when it is missing or incomplete. Raises ``LocalStackError``.
+    It is made, or completed, if needed. Raises ``LocalStackError``.
     """
     package = installation.parent
     libraries = package.with_name(f"{package.name}.libs")
@@ -106,7 +106,7 @@ def open_copy(installation: Path, account: Account, bases: Sequence[Path] = BASE
                 for source in (installation, libraries):
                     _copy_missing(source, root / source.relative_to(package.parent))
             copy = root / installation.relative_to(package.parent)
-            _run(copy, account)
+            _check_runs(copy, account)
         except OSError as error:
             reasons.append(f"{base}: {error.strerror or error}")
         else:
@@ -118,7 +118,7 @@ def open_copy(installation: Path, account: Account, bases: Sequence[Path] = BASE
 
 
 def _fingerprint(package: Path) -> str:
-    """A name for the wheel's content: its version and a digest of its list of files."""
+    """Return the wheel's version and a digest of its list of files."""
     try:
         wheel = distribution(package.name.replace("_", "-"))
         version, listing = wheel.version, wheel.read_text("RECORD") or ""
@@ -131,12 +131,12 @@ def _fingerprint(package: Path) -> str:
 
 @contextmanager
 def _locked(base: Path) -> Iterator[None]:
-    """Hold the base folder for one writer; it must be root's alone to change."""
+    """Lock the folder. Raises ``OSError`` if another account than root may change it."""
     base = base.parent.resolve() / base.name
     with suppress(FileExistsError):
         base.mkdir(mode=0o755)
         base.chmod(0o755)  # whatever the umask
-    # O_NOFOLLOW: in a folder such as /tmp another account may have put a link there.
+    # O_NOFOLLOW: in a folder such as /tmp, another account may have made a link.
     descriptor = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         found = os.fstat(descriptor)
@@ -149,7 +149,7 @@ def _locked(base: Path) -> Iterator[None]:
 
 
 def _copy_missing(source: Path, target: Path) -> None:
-    """Copy the files that are missing or have another size, each in one step."""
+    """Copy each file that is missing or has another size, atomically."""
     for folder, names, files in os.walk(source):
         names[:] = [name for name in names if name not in _LEFT_OUT]
         into = target / Path(folder).relative_to(source)
@@ -168,26 +168,26 @@ def _copy_missing(source: Path, target: Path) -> None:
 
 
 def _make_open(folder: Path) -> None:
-    """Make a folder that every account may read, with those above it, whatever the umask."""
+    """Make a folder and its parents readable by every account, whatever the umask."""
     if not folder.exists():
         _make_open(folder.parent)
         folder.mkdir()
         folder.chmod(0o755)
 
 
-def _run(installation: Path, account: Account) -> None:
-    """Try the programs as the account: a file system may forbid it. Raises ``OSError``."""
-    tried = subprocess.run(  # noqa: S603
+def _check_runs(installation: Path, account: Account) -> None:
+    """Run a program as the account. Raises ``OSError``, for example on a noexec file system."""
+    done = subprocess.run(  # noqa: S603
         [installation / "bin" / "postgres", "--version"],
         capture_output=True,
         text=True,
         check=False,
         cwd="/",
         env={},
-        timeout=_TRY_SECONDS,
+        timeout=_VERSION_SECONDS,
         user=account.uid,
         group=account.gid,
         extra_groups=[],
     )
-    if tried.returncode != 0:
-        raise OSError(f"{account.name} cannot run it: {tried.stderr.strip()}")
+    if done.returncode != 0:
+        raise OSError(f"{account.name} cannot run it: {done.stderr.strip()}")

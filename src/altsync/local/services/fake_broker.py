@@ -1,4 +1,4 @@
-"""A Redis in memory, for machines without a real one: ``… fake_broker HOST PORT PASSWORD_FILE``."""
+"""Run a Redis in memory: ``python -m … fake_broker HOST PORT PASSWORD_FILE``."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ import sys
 from pathlib import Path
 from typing import Any
 
-#: Bytes of a word, and words of a command, that a client may send before it is let in.
+#: Bytes of a word, and words of a command, that a client may send before its login.
 MAX_WORD, MAX_WORDS = 512, 16
 
 
 def main(arguments: list[str]) -> None:
-    """Serve until killed."""
+    """Serve until a signal."""
     from fakeredis import TcpFakeServer
 
     host, port, file = arguments
     server = TcpFakeServer((host, int(port)))
     server.RequestHandlerClass = _guarded(server.RequestHandlerClass, Path(file).read_bytes())
-    # Threads of open connections must not keep a stopped server alive.
+    # Threads of open connections must not keep a stopped process running.
     server.daemon_threads = True
     server.serve_forever()
 
 
 def _guarded(handler: Any, password: bytes) -> Any:
-    """Ask each connection for the password: fakeredis itself lets every client in."""
+    """Return a handler that requires the password, which fakeredis does not check."""
 
     class Guarded(handler):  # type: ignore[misc]
         def handle(self) -> None:
             os.set_blocking(self.rfile.fileno(), True)
             try:
-                admitted = self._admit()
+                logged_in = self._log_in()
             except (ValueError, OSError):
                 return
             os.set_blocking(self.rfile.fileno(), False)
-            if admitted:
+            if logged_in:
                 super().handle()
 
-        def _admit(self) -> bool:
+        def _log_in(self) -> bool:
             while words := self._words():
                 name, *rest = words
                 login = _login(name.upper(), rest)
@@ -56,7 +56,7 @@ def _guarded(handler: Any, password: bytes) -> Any:
             return False
 
         def _words(self) -> list[bytes]:
-            """The next command; empty at the end. Raises ``ValueError`` when it is none."""
+            """Return the next command; empty at the end. Raises ``ValueError``."""
             count = self._number(b"*", MAX_WORDS)
             words = []
             for _ in range(count):
@@ -81,7 +81,7 @@ def _guarded(handler: Any, password: bytes) -> Any:
 
 
 def _login(name: bytes, rest: list[bytes]) -> bytes | None:
-    """The password that a command brings: AUTH, or HELLO with AUTH."""
+    """Return the password of AUTH, or of HELLO with AUTH; None for another command."""
     match name, rest:
         case (b"AUTH", [secret]):
             return secret

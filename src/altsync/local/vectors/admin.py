@@ -1,4 +1,4 @@
-"""Drives a running vectors server from tests: its faults and its counters."""
+"""Client of a vectors server's admin requests: faults and counters, for tests."""
 
 from __future__ import annotations
 
@@ -12,52 +12,52 @@ from altsync.local.errors import LocalStackError
 from altsync.local.vectors.faults import FaultRule
 from altsync.local.vectors.stats import Stats, stats_from_json
 
-#: Seconds; every admin request is answered from memory.
+#: Seconds for one admin request, which the server answers from memory.
 TIMEOUT_SECONDS = 5.0
 
-#: Loopback is never reached through a proxy, whatever the environment says.
+#: Ignores the environment's proxies: the server is on loopback.
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class VectorsAdmin:
-    """Faults and counters of one server. All but ``healthy`` need its key."""
+    """Faults and counters of one server. Each call raises ``LocalStackError``.
+
+    All but ``healthy`` need the server's key.
+    """
 
     def __init__(self, base_url: str, api_key: str | None = None) -> None:
         self._base_url = base_url.rstrip("/")
         self._headers = {"Api-Key": api_key} if api_key else {}
 
     def set_faults(self, rules: Sequence[FaultRule], seed: int = 0) -> None:
-        """Put these rules in force instead of the present ones.
-
-        ``seed`` makes rules with a probability repeatable. Raises ``LocalStackError``.
-        """
-        self._ask("PUT", f"/_faults?seed={seed}", [rule.to_json() for rule in rules])
+        """Replace all rules. ``seed`` makes rules with a probability repeatable."""
+        self._request("PUT", f"/_faults?seed={seed}", [rule.to_json() for rule in rules])
 
     def clear(self) -> None:
-        """No faults any more."""
-        self._ask("DELETE", "/_faults")
+        """Remove all rules."""
+        self._request("DELETE", "/_faults")
 
     def fired(self) -> list[int]:
-        """Return how often each rule has fired, in the order they were given."""
-        return [int(rule["fired"]) for rule in self._ask("GET", "/_faults")]
+        """Return how often each rule has fired, in the order of the rules."""
+        return [int(rule["fired"]) for rule in self._request("GET", "/_faults")]
 
     def stats(self) -> Stats:
-        """The counters since the start or the last reset."""
-        return stats_from_json(self._ask("GET", "/_stats"))
+        """Return the counters since the start or the last reset."""
+        return stats_from_json(self._request("GET", "/_stats"))
 
     def reset_stats(self) -> None:
-        """Set all counters to zero."""
-        self._ask("POST", "/_stats")
+        """Reset all counters."""
+        self._request("POST", "/_stats")
 
     def healthy(self) -> bool:
-        """Return whether the server answers at all."""
+        """Return whether the server answers."""
         try:
-            self._ask("GET", "/_health")
+            self._request("GET", "/_health")
         except LocalStackError:
             return False
         return True
 
-    def _ask(self, method: str, path: str, body: object = None) -> Any:
+    def _request(self, method: str, path: str, body: object = None) -> Any:
         request = urllib.request.Request(  # noqa: S310 - the URL is the caller's own server
             f"{self._base_url}{path}",
             method=method,

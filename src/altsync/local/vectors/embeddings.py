@@ -1,10 +1,9 @@
-"""OpenAI's embeddings endpoint, with OpenAI's limits and errors."""
+"""OpenAI's ``/v1/embeddings``, with OpenAI's limits and errors."""
 
 from __future__ import annotations
 
 import base64
 import threading
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,28 +13,27 @@ from altsync.local.vectors.faults import Call
 from altsync.local.vectors.limits import Vector
 from altsync.local.vectors.model import EmbeddingModel
 from altsync.local.vectors.names import EMBEDDING_MODEL
-from altsync.local.vectors.wire import Answer, Ask, Effects, Job, Refused
+from altsync.local.vectors.wire import Answer, ApiRequest, Effects, Job, Refused
 
-#: Inputs of one request, tokens of one request, tokens of one input: OpenAI's limits.
+#: OpenAI's limits: inputs and tokens of one request, tokens of one input.
 MAX_INPUTS = 2_048
 MAX_REQUEST_TOKENS = 300_000
 MAX_INPUT_TOKENS = 8_192
 
-#: Numbers of a vector when none are asked for, and at most: as ``text-embedding-3-small``.
+#: Dimensions by default and at most, as ``text-embedding-3-small`` has.
 DIMENSIONS = 1_536
 
 
 class EmbeddingsPlane:
-    """Embeddings and the list of models. The model is read at the first request."""
+    """The embeddings endpoint. The model is loaded at the first request."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loaded: EmbeddingModel | None = None
-        self._started = int(time.time())
 
-    def embeddings(self, ask: Ask) -> Job:
-        """Vectors of texts."""
-        body = ask.json()
+    def embeddings(self, request: ApiRequest) -> Job:
+        """Embed texts."""
+        body = request.json()
         _check_model(body.get("model"))
         texts = _texts(body.get("input"))
         dimensions = _dimensions(body.get("dimensions"))
@@ -46,7 +44,7 @@ class EmbeddingsPlane:
         def run(effects: Effects) -> Answer:
             model = self._model()
             tokens = model.tokens(texts)
-            count = _counted(tokens)
+            count = _count_tokens(tokens)
             vectors = model.embed(tokens, dimensions)
             payload = {
                 "object": "list",
@@ -57,20 +55,6 @@ class EmbeddingsPlane:
             return Answer(payload, records=len(texts), tokens=count)
 
         return Job(Call("openai.embeddings", texts=texts), run)
-
-    def models(self, ask: Ask) -> Job:
-        """The one model there is."""
-        name = ask.path.get("model")
-        if name is not None:
-            _check_model(name)
-        entry = {
-            "id": EMBEDDING_MODEL,
-            "object": "model",
-            "created": self._started,
-            "owned_by": "altsync",
-        }
-        payload = entry if name is not None else {"object": "list", "data": [entry]}
-        return Job(Call("openai.models"), lambda _effects: Answer(payload))
 
     def _model(self) -> EmbeddingModel:
         with self._lock:
@@ -116,8 +100,8 @@ def _dimensions(raw: object) -> int:
     return raw
 
 
-def _counted(tokens: Sequence[Sequence[int]]) -> int:
-    """All tokens of a request. Raises ``Refused`` when one limit is passed."""
+def _count_tokens(tokens: Sequence[Sequence[int]]) -> int:
+    """Return the tokens of a request. Raises ``Refused`` above a limit."""
     for position, one in enumerate(tokens):
         if len(one) > MAX_INPUT_TOKENS:
             raise _invalid(

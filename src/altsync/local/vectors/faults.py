@@ -1,4 +1,4 @@
-"""Faults that can be switched on while the server runs: the rules, and which one fires when."""
+"""Fault rules that can be switched on while the server runs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
 FaultKind = Literal[
-    "latency",  # waits, then goes on as usual
+    "latency",  # waits ``seconds``, then continues
     "lag",  # a write is stored at once and can be read ``seconds`` later
     "status",  # answers with an error and does nothing
     "cut",  # closes the connection without an answer
     "hang",  # answers nothing for ``seconds``, then cuts
-    "timeout_after_apply",  # does it, answers nothing for ``seconds``, then cuts
-    "apply_late",  # answers an error (``status``) or cuts, and does it ``seconds`` later
+    "timeout_after_apply",  # applies it, answers nothing for ``seconds``, then cuts
+    "apply_late",  # answers ``status`` or cuts, and applies it ``seconds`` later
     "wrong_count",  # embeddings: one vector is missing
     "shuffled",  # embeddings: out of order, each with its right index
     "wrong_dimension",  # embeddings: one number short
@@ -24,22 +24,22 @@ FaultKind = Literal[
 
 KINDS: tuple[str, ...] = get_args(FaultKind)
 
-#: Kinds that go together with another one; of the others only the first that fits fires.
+#: Kinds that combine with another one. Of the other kinds only the first match fires.
 ADDED = frozenset({"latency", "lag"})
 
-#: Kinds that spoil an answer of the embeddings endpoint.
+#: Kinds that corrupt an answer of the embeddings endpoint.
 CORRUPTIONS = frozenset({"wrong_count", "shuffled", "wrong_dimension", "nan"})
 
 
 @dataclass(frozen=True)
 class FaultRule:
-    """One fault: when it fires, and what it does. Raises ``ValueError`` if it makes no sense.
+    """One fault: its condition and its effect. Raises ``ValueError`` for an invalid one.
 
     ``scope`` is an operation (``pinecone.upsert``, ``openai.embeddings``) or a pattern
     (``pinecone.*``, ``*``). ``index``, ``namespace``, ``id`` (a record's) and ``text`` (part of
-    an embedding's input) narrow it down. ``probability`` is for each call, ``count`` how often
-    it fires before it is spent. ``status``, ``code``, ``message`` and ``retry_after`` (seconds)
-    shape an error answer; the rest has the vendor's own form.
+    an embedding's input) restrict it. ``probability`` is for each call; ``count`` limits how
+    often it fires. ``status``, ``code``, ``message`` and ``retry_after`` (seconds) are of an error
+    answer, which has the vendor's format.
     """
 
     scope: str
@@ -71,7 +71,7 @@ class FaultRule:
             raise ValueError("kind 'status' needs a status")
 
     def to_json(self) -> dict[str, Any]:
-        """The rule as the server takes it, without what is left at its default."""
+        """Return the rule as JSON, without fields at their default."""
         return {
             field.name: value
             for field in fields(self)
@@ -80,7 +80,7 @@ class FaultRule:
 
 
 def rule_from_json(raw: object) -> FaultRule:
-    """A rule out of a request. Raises ``ValueError`` that names what is wrong."""
+    """Return the rule of a request. Raises ``ValueError``."""
     if not isinstance(raw, Mapping):
         raise ValueError(f"a rule must be an object, not {type(raw).__name__}")
     known = {field.name for field in fields(FaultRule)}
@@ -95,7 +95,7 @@ def rule_from_json(raw: object) -> FaultRule:
 
 @dataclass(frozen=True)
 class Call:
-    """What a request asks for, as far as rules and counters care."""
+    """The target of a request: rules are compared with it."""
 
     operation: str
     index: str = ""
@@ -106,7 +106,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to go wrong with one call."""
+    """The faults of one call. Times are in seconds."""
 
     latency: float = 0.0
     lag: float | None = None
@@ -116,7 +116,7 @@ class Plan:
 
 
 class Faults:
-    """The rules in force. One thread asks: the event loop's."""
+    """The active rules. Only the event loop's thread uses them."""
 
     def __init__(self) -> None:
         self._rules: list[FaultRule] = []
@@ -124,20 +124,20 @@ class Faults:
         self._random = random.Random(0)  # noqa: S311 - repeatable faults, no secret
 
     def replace(self, rules: Sequence[FaultRule], seed: int = 0) -> None:
-        """Put these rules in force instead of the present ones, counters at zero."""
+        """Replace all rules, and reset their counters."""
         self._rules = list(rules)
         self._fired = [0] * len(rules)
         self._random = random.Random(seed)  # noqa: S311
 
     def to_json(self) -> list[dict[str, Any]]:
-        """The rules with how often each fired."""
+        """Return the rules, each with the number of times it fired."""
         return [
             {**asdict(rule), "fired": fired}
             for rule, fired in zip(self._rules, self._fired, strict=True)
         ]
 
     def plan(self, call: Call) -> Plan:
-        """Return what is to go wrong with this call; counts the rules that fire."""
+        """Return the faults of this call, and count the rules that fire."""
         latency, lag, fault = 0.0, None, None
         kinds: list[str] = []
         for position, rule in enumerate(self._rules):
@@ -157,13 +157,13 @@ class Faults:
 
     def _fires(self, position: int, rule: FaultRule, call: Call) -> bool:
         spent = rule.count is not None and self._fired[position] >= rule.count
-        if spent or not _fits(rule, call) or self._random.random() >= rule.probability:
+        if spent or not _matches(rule, call) or self._random.random() >= rule.probability:
             return False
         self._fired[position] += 1
         return True
 
 
-def _fits(rule: FaultRule, call: Call) -> bool:
+def _matches(rule: FaultRule, call: Call) -> bool:
     return (
         fnmatchcase(call.operation, rule.scope)
         and rule.index in (None, call.index)

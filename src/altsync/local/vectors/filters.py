@@ -1,6 +1,6 @@
 """Pinecone's metadata filters as functions.
 
-A list of strings matches a value when it contains it. ``$ne`` and ``$nin`` are the opposites of
+A list of strings matches a value that it contains. ``$ne`` and ``$nin`` are the opposites of
 ``$eq`` and ``$in``, so records without the field match them.
 """
 
@@ -14,14 +14,14 @@ from altsync.local.vectors.wire import Refused
 Metadata = Mapping[str, Any]
 Predicate = Callable[[Metadata], bool]
 
-#: Values of one ``$in`` or ``$nin``: the service's limit.
+#: Values of one ``$in`` or ``$nin``, by the service's limit.
 MAX_LIST = 10_000
 
 _MISSING = object()
 
 
 def compile_filter(raw: object) -> Predicate:
-    """The function that tells whether a record's metadata match. Raises ``Refused``."""
+    """Return a function that matches a record's metadata. Raises ``Refused``."""
     if not isinstance(raw, Mapping):
         raise _illegal("the filter", raw)
     return _every([_clause(str(key), condition) for key, condition in raw.items()])
@@ -41,7 +41,7 @@ def _clause(key: str, condition: object) -> Predicate:
 
 def _every(parts: Sequence[Predicate]) -> Predicate:
     if len(parts) == 1:
-        return parts[0]  # most filters are: a layer less for each record
+        return parts[0]  # most filters have one part: this saves a call for each record
     return lambda metadata: all(part(metadata) for part in parts)
 
 

@@ -1,4 +1,4 @@
-"""What Pinecone accepts, as its documentation and its own client say (API version 2026-07)."""
+"""Pinecone's limits, by its documentation and its client (API version 2026-07)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,8 @@ MAX_UPSERT_BYTES = 2 * 1024 * 1024
 MAX_BATCH = 1_000
 #: Matches of one query.
 MAX_TOP_K = 10_000
-#: Ids or namespaces of one page, and the page size when none is asked for.
+#: Ids of one page at most, and by default.
 MAX_PAGE = 100
-#: Records of one page of a fetch by metadata.
-MAX_METADATA_PAGE = 10_000
 #: Characters of an id, a prefix or a namespace's name; ASCII without NUL.
 MAX_NAME = 512
 #: Bytes of one record's metadata as JSON: "40 KB".
@@ -47,7 +45,7 @@ class VectorRecord:
 
 
 def check_index_name(name: object) -> str:
-    """A legal name of an index. Raises ``Refused``."""
+    """Return a valid name of an index. Raises ``Refused``."""
     if not isinstance(name, str) or len(name) > MAX_INDEX_NAME or not _INDEX_NAME.fullmatch(name):
         raise Refused(
             400,
@@ -58,7 +56,7 @@ def check_index_name(name: object) -> str:
 
 
 def check_id(value: object, what: str = "Vector ID") -> str:
-    """A legal id. Raises ``Refused``."""
+    """Return a valid id. Raises ``Refused``."""
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME:
         raise Refused(400, f"{what} must be a string of 1 to {MAX_NAME} characters")
     if not value.isascii() or "\0" in value:
@@ -67,7 +65,7 @@ def check_id(value: object, what: str = "Vector ID") -> str:
 
 
 def check_ids(values: object) -> list[str]:
-    """The ids of one fetch or delete. Raises ``Refused``."""
+    """Return the ids of one fetch or delete. Raises ``Refused``."""
     if not isinstance(values, Sequence) or isinstance(values, str) or not values:
         raise Refused(400, "ids must be a non-empty list")
     if len(values) > MAX_BATCH:
@@ -76,24 +74,24 @@ def check_ids(values: object) -> list[str]:
 
 
 def check_namespace(value: object) -> str:
-    """A namespace's name as it is kept; none means the default one. Raises ``Refused``."""
+    """Return a namespace's name; the default one for none. Raises ``Refused``."""
     if value in (None, ""):
         return DEFAULT_NAMESPACE
     return check_id(value, "Namespace")
 
 
-def check_page(value: object, largest: int = MAX_PAGE) -> int:
-    """A page size. Raises ``Refused``."""
+def check_page(value: object) -> int:
+    """Return a page size. Raises ``Refused``."""
     if value in (None, ""):
         return MAX_PAGE
     text = str(value)
-    if not text.isdecimal() or not 1 <= int(text) <= largest:
-        raise Refused(400, f"limit must be between 1 and {largest}, got {text[:20]}")
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_PAGE:
+        raise Refused(400, f"limit must be between 1 and {MAX_PAGE}, got {text[:20]}")
     return int(text)
 
 
 def check_metadata(raw: object) -> Mapping[str, Any] | None:
-    """Metadata as the service keeps them: numbers as floats, nothing null. Raises ``Refused``."""
+    """Return metadata with numbers as floats, without nulls. Raises ``Refused``."""
     if raw is None:
         return None
     if not isinstance(raw, Mapping):
@@ -127,7 +125,7 @@ def _metadata_value(key: str, value: object) -> object:
 
 
 def check_vectors(raw: object, dimension: int) -> list[VectorRecord]:
-    """The records of one upsert, all or none, as at the service. Raises ``Refused``."""
+    """Return the records of one upsert. Raises ``Refused`` if one of them is wrong."""
     if not isinstance(raw, list) or not raw:
         raise Refused(400, "vectors must be a non-empty list")
     if len(raw) > MAX_BATCH:
@@ -141,13 +139,19 @@ def check_vectors(raw: object, dimension: int) -> list[VectorRecord]:
     if any(one.get("sparseValues") for one in raw):
         raise Refused(400, "Index configuration does not support sparse values")
     matrix = check_values([one.get("values") for one in raw], dimension)
-    check_not_zero(matrix, ids)
+    zeros = np.flatnonzero(~matrix.any(axis=1))
+    if len(zeros):
+        raise Refused(
+            400,
+            "Dense vectors must contain at least one non-zero value. "
+            f"Vector ID '{ids[zeros[0]]}' contains only zeros",
+        )
     metadata = [check_metadata(one.get("metadata")) for one in raw]
     return [VectorRecord(*one) for one in zip(ids, matrix, metadata, strict=True)]
 
 
 def check_values(rows: Sequence[object], dimension: int) -> Vector:
-    """Dense vectors as a float32 matrix. Raises ``Refused``."""
+    """Return dense vectors as a float32 matrix. Raises ``Refused``."""
     for row in rows:
         if not isinstance(row, list):
             raise Refused(400, "values must be a list of numbers")
@@ -160,21 +164,10 @@ def check_values(rows: Sequence[object], dimension: int) -> Vector:
     return _numbers(rows)
 
 
-def check_not_zero(matrix: Vector, ids: Sequence[str]) -> None:
-    """Refuse to store a vector that has no direction. Raises ``Refused``."""
-    empty = np.flatnonzero(~matrix.any(axis=1))
-    if len(empty):
-        raise Refused(
-            400,
-            "Dense vectors must contain at least one non-zero value. "
-            f"Vector ID '{ids[empty[0]]}' contains only zeros",
-        )
-
-
 def _numbers(rows: Sequence[object]) -> Vector:
     try:
         numbers = np.array(rows)
-        # Without naming a type, so that strings and nulls show instead of being converted.
+        # No dtype is given: NumPy would convert strings and nulls to it.
         legal = numbers.dtype.kind in "fiu"
         with np.errstate(over="ignore"):
             matrix = numbers.astype(np.float32) if legal else np.empty(0, np.float32)

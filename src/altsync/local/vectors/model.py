@@ -1,4 +1,4 @@
-"""The embedding model: WordLlama's token vectors, averaged, with no network at all."""
+"""The embedding model: averages of WordLlama's token vectors, without a network."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from altsync.local.errors import LocalStackError
 from altsync.local.vectors.limits import Vector
 from altsync.tokens import wordllama_tokenizer
 
-#: Numbers the model gives; longer vectors are filled up with zeros, which keeps every cosine.
+#: Dimensions of the model. Longer vectors are padded with zeros, which keeps every cosine.
 MODEL_DIMENSION = 256
 
 WEIGHTS_FILE = Path("weights") / "l2_supercat_256.safetensors"
 
 
 class EmbeddingModel:
-    """Texts to unit vectors.
+    """Embeds texts as unit vectors.
 
-    The files are read here and not by the package's own ``load()``, which looks in another
-    folder and then on the network. Its ``embed()`` pads all texts of a batch to the longest,
-    which needs a gigabyte for one long text; averaging each by itself gives the same numbers.
+    It does not use the package's ``load()``, which reads another folder and then the network,
+    nor its ``embed()``, which pads all texts of a batch to the longest: one long text would need
+    a gigabyte. The average of each text alone is the same.
     """
 
     def __init__(self) -> None:
@@ -38,12 +38,12 @@ class EmbeddingModel:
         self._weights: Vector = load_file(package / WEIGHTS_FILE)["embedding.weight"]
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token numbers of each text."""
+        """Return the token numbers of each text."""
         encoded: list[Any] = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [one.ids for one in encoded]
 
     def embed(self, tokens: Sequence[Sequence[int]], dimensions: int) -> Vector:
-        """One unit vector for each text, float32; a text must have one token at least."""
+        """Return one float32 unit vector for each text, which must have a token."""
         rows = np.stack(
             [self._weights[list(one)].astype(np.float32).mean(axis=0) for one in tokens]
         )

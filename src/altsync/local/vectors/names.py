@@ -1,9 +1,9 @@
-"""Names that clients of the vectors server use."""
+"""Names that the clients of the vectors server use."""
 
 from __future__ import annotations
 
-#: The one embedding model on offer. It is no OpenAI model, and its name says so.
+#: The only embedding model. It is not one of OpenAI's.
 EMBEDDING_MODEL = "wordllama-l2-256"
 
-#: Pinecone's name for the namespace of requests that name none.
+#: Pinecone's namespace of requests without a namespace.
 DEFAULT_NAMESPACE = "__default__"

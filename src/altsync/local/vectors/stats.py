@@ -1,4 +1,4 @@
-"""Counters of what the server was asked for."""
+"""Counters of requests."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 @dataclass
 class Stats:
-    """Counters by operation since the start or the last reset; an absent one counts as 0.
+    """Counters by operation since the start or the last reset.
 
-    ``failures`` were the client's own fault; ``injected`` were faults that fired, by operation
-    and kind as ``pinecone.upsert:cut``. ``records`` are vectors, matches, ids or texts.
+    ``failures`` were the client's own errors. ``injected`` are fired faults, by operation and
+    kind, as ``pinecone.upsert:cut``. ``records`` are vectors, matches, ids or texts.
     """
 
     requests: Counter[str] = field(default_factory=Counter)
@@ -24,7 +24,7 @@ class Stats:
     tokens: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """The counters as they are sent."""
+        """Return the counters as JSON."""
         return {
             "requests": dict(self.requests),
             "failures": dict(self.failures),
@@ -36,6 +36,6 @@ class Stats:
 
 
 def stats_from_json(raw: Mapping[str, Any]) -> Stats:
-    """The counters as they were sent."""
+    """Return the counters of a JSON answer."""
     names = ("requests", "failures", "injected", "bytes", "records")
     return Stats(**{name: Counter(raw[name]) for name in names}, tokens=int(raw["tokens"]))

@@ -1,4 +1,4 @@
-"""Requests, answers and errors on the wire, in the shapes of the two vendors."""
+"""Requests, answers and errors in the JSON formats of Pinecone and OpenAI."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from altsync.local.vectors.faults import Call, FaultRule
 
 
 class Refused(Exception):
-    """A request that is answered with an error. The text never holds a key."""
+    """An error answer. Its text never contains a key."""
 
     def __init__(
         self,
@@ -34,22 +34,22 @@ class Refused(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers of the error answer."""
+        """Return the headers of the answer."""
         return {} if self.retry_after is None else {"Retry-After": f"{self.retry_after:g}"}
 
 
 @dataclass(frozen=True)
-class Ask:
-    """A request as the operations see it."""
+class ApiRequest:
+    """A request without its HTTP details."""
 
     path: Mapping[str, str]
     query: Mapping[str, Sequence[str]]
     body: bytes
-    #: Scheme, host and port that the client used, so that it is sent on to the same.
+    #: Scheme, host and port that the client used. The addresses of indexes begin with it.
     origin: str
 
     def json(self) -> dict[str, Any]:
-        """The body as an object. Raises ``Refused``."""
+        """Return the body as an object. Raises ``Refused``."""
         try:
             value = orjson.loads(self.body or b"{}")
         except orjson.JSONDecodeError as error:
@@ -58,14 +58,14 @@ class Ask:
             raise Refused(400, "The request body must be a JSON object")
         return value
 
-    def one(self, name: str) -> str:
-        """A query parameter, or the empty string."""
+    def parameter(self, name: str) -> str:
+        """Return a query parameter, or the empty string."""
         return next(iter(self.query.get(name, ())), "")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A successful answer, and what the counters should know of it."""
+    """A successful answer, with its numbers for the counters."""
 
     payload: Any = field(default_factory=dict)
     status: int = 200
@@ -73,13 +73,13 @@ class Answer:
     tokens: int = 0
 
     def encoded(self) -> bytes:
-        """The payload; float32 rows are printed as short as they can be read back exactly."""
+        """Return the JSON. A float32 has as few digits as give the same float32 back."""
         return orjson.dumps(self.payload, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 @dataclass(frozen=True)
 class Effects:
-    """What faults change about an operation that is carried out."""
+    """Changes of faults to an operation that is carried out. ``lag`` is in seconds."""
 
     lag: float = 0.0
     corruption: FaultRule | None = None
@@ -87,13 +87,13 @@ class Effects:
 
 @dataclass(frozen=True)
 class Job:
-    """A request that was found correct: what it is about, and how to do it, in any thread."""
+    """A checked request: its target, and its work, for any thread."""
 
     call: Call
     run: Callable[[Effects], Answer]
 
 
-#: gRPC's numbers, which Pinecone's data plane puts into its errors.
+#: gRPC's codes, which are in the errors of Pinecone's data plane.
 GRPC_CODES = {
     400: 3,
     401: 16,
@@ -109,7 +109,7 @@ GRPC_CODES = {
     504: 4,
 }
 
-#: Names that Pinecone's control plane puts into its errors.
+#: Names in the errors of Pinecone's control plane.
 CONTROL_CODES = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
@@ -136,18 +136,18 @@ Vendor = Callable[[Refused], dict[str, Any]]
 
 
 def pinecone_data(error: Refused) -> dict[str, Any]:
-    """An error of an index."""
+    """Return an error of the data plane."""
     return {"code": GRPC_CODES.get(error.status, 2), "message": error.message, "details": []}
 
 
 def pinecone_control(error: Refused) -> dict[str, Any]:
-    """An error about indexes."""
+    """Return an error of the control plane."""
     code = error.code or CONTROL_CODES.get(error.status, "UNKNOWN")
     return {"error": {"code": code, "message": error.message}, "status": error.status}
 
 
 def openai(error: Refused) -> dict[str, Any]:
-    """An error of the embeddings."""
+    """Return an error of OpenAI."""
     kind, code = OPENAI_CODES.get(error.status, ("invalid_request_error", None))
     if error.code in ("insufficient_quota", "max_tokens_per_request"):
         kind = error.code
@@ -161,7 +161,7 @@ def openai(error: Refused) -> dict[str, Any]:
     }
 
 
-#: What a fault's error says when the rule does not name a message.
+#: Messages of fault rules that give none.
 FAULT_MESSAGES = {
     400: "The request was refused by a fault rule",
     401: "Invalid API key",
@@ -174,7 +174,7 @@ FAULT_MESSAGES = {
 
 
 def refusal_of(rule: FaultRule) -> Refused:
-    """The error that a fault rule asks for."""
+    """Return the error of a fault rule."""
     status = rule.status or 500
     message = rule.message or FAULT_MESSAGES.get(status, f"Error {status} by a fault rule")
     if rule.code == "insufficient_quota" and rule.message is None:
@@ -183,12 +183,12 @@ def refusal_of(rule: FaultRule) -> Refused:
 
 
 def page_token(last: str) -> str:
-    """The token of the page that comes after this name."""
+    """Return the token of the page after this name."""
     return base64.urlsafe_b64encode(last.encode()).decode()
 
 
 def page_start(token: str) -> str:
-    """The name after which a page begins. Raises ``Refused``."""
+    """Return the name before a page. Raises ``Refused``."""
     try:
         return base64.urlsafe_b64decode(token.encode()).decode()
     except (binascii.Error, ValueError) as error:

@@ -1,6 +1,6 @@
-"""The truth on disk: indexes, namespaces and records in SQLite.
+"""Indexes, namespaces and records in one SQLite file.
 
-What a method has returned from is on the disk, and is there after a kill -9 or a power cut.
+A change is on disk before its method returns, and survives kill -9 and a power cut.
 """
 
 from __future__ import annotations
@@ -44,29 +44,29 @@ SET vector = excluded.vector, metadata = excluded.metadata
 """
 
 
-class Ledger:
-    """One SQLite file, one connection, one user at a time."""
+class Storage:
+    """One SQLite connection, used by one thread at a time."""
 
     def __init__(self, path: Path) -> None:
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
             self._connection.execute(f"PRAGMA {pragma}")
         self._connection.executescript(SCHEMA)
 
     def close(self) -> None:
-        """Write everything into the one file and let go of it."""
+        """Merge the write-ahead log into the file, and close it."""
         with self._lock:
             self._connection.close()
 
     def definitions(self) -> dict[str, dict[str, Any]]:
-        """All indexes by name."""
+        """Return the definitions of all indexes, by name."""
         with self._lock:
             rows = self._connection.execute("SELECT name, body FROM definition ORDER BY name")
             return {name: orjson.loads(body) for name, body in rows}
 
     def define(self, name: str, body: dict[str, Any]) -> None:
-        """Make an index, or change what is known of it."""
+        """Create an index, or replace its definition."""
         with self._transaction() as connection:
             connection.execute(
                 "INSERT INTO definition (name, body) VALUES (?, ?) "
@@ -75,12 +75,12 @@ class Ledger:
             )
 
     def drop_definition(self, name: str) -> None:
-        """Delete an index with everything in it."""
+        """Delete an index with its namespaces and records."""
         with self._transaction() as connection:
             connection.execute("DELETE FROM definition WHERE name = ?", (name,))
 
     def namespaces(self, index: str) -> dict[str, int]:
-        """The namespaces of an index, by name."""
+        """Return the ids of an index' namespaces, by name."""
         with self._lock:
             return dict(
                 self._connection.execute(
@@ -89,7 +89,7 @@ class Ledger:
             )
 
     def add_namespace(self, index: str, name: str) -> int:
-        """Make a namespace; its number."""
+        """Create a namespace and return its id."""
         with self._transaction() as connection:
             row = connection.execute(
                 "INSERT INTO namespace (index_name, name) VALUES (?, ?) RETURNING id",
@@ -98,7 +98,7 @@ class Ledger:
             return int(row[0])
 
     def drop_namespace(self, namespace: int) -> None:
-        """Delete a namespace with everything in it."""
+        """Delete a namespace with its records."""
         with self._transaction() as connection:
             connection.execute("DELETE FROM namespace WHERE id = ?", (namespace,))
 
@@ -117,7 +117,7 @@ class Ledger:
             connection.executemany(UPSERT, rows)
 
     def remove(self, namespace: int, ids: Iterable[str]) -> None:
-        """Delete records; absent ones are ignored."""
+        """Delete records. Absent ids are ignored."""
         with self._transaction() as connection:
             connection.executemany(
                 "DELETE FROM record WHERE namespace_id = ? AND id = ?",
@@ -129,25 +129,20 @@ class Ledger:
         with self._transaction() as connection:
             connection.execute("DELETE FROM record WHERE namespace_id = ?", (namespace,))
 
-    def read(self, namespace: int, ids: Iterable[str]) -> list[VectorRecord]:
-        """The records with these ids, in that order, without the absent ones."""
-        with self._lock:
-            found = (
-                self._connection.execute(
-                    "SELECT id, vector, metadata FROM record WHERE namespace_id = ? AND id = ?",
-                    (namespace, one),
-                ).fetchone()
-                for one in ids
-            )
-            return [_record(row) for row in found if row is not None]
-
     def read_all(self, namespace: int) -> list[VectorRecord]:
-        """All records of a namespace."""
+        """Return all records of a namespace."""
         with self._lock:
             rows = self._connection.execute(
                 "SELECT id, vector, metadata FROM record WHERE namespace_id = ?", (namespace,)
             )
-            return [_record(row) for row in rows]
+            return [
+                VectorRecord(
+                    identity,
+                    np.frombuffer(vector, dtype=np.float32),
+                    None if metadata is None else orjson.loads(metadata),
+                )
+                for identity, vector, metadata in rows
+            ]
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -159,9 +154,3 @@ class Ledger:
                 self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
-
-
-def _record(row: tuple[str, bytes, bytes | None]) -> VectorRecord:
-    identity, vector, metadata = row
-    values = np.frombuffer(vector, dtype=np.float32)
-    return VectorRecord(identity, values, None if metadata is None else orjson.loads(metadata))
