@@ -26,7 +26,7 @@ from altsync.entities import Content
 from altsync.local.services.postgres import Postgres
 from altsync.seed.report import SeedReport
 from altsync.sinks.pgvector import table_names
-from altsync.status.sql import RunProgress
+from altsync.status.run_progress import RunProgress
 from altsync.verify.report import Options, Report
 from altsync.why.explain import Explanation, explain
 from tests import sports

@@ -16,7 +16,7 @@ from altsync.errors import SeedError
 from altsync.operations import Dead, ErrorKind
 from altsync.seed import loader
 from altsync.seed.report import SeedReport
-from altsync.status.sql import run_progress
+from altsync.status.run_progress import run_progress
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.database_fixture import EMBEDDER, DatabaseFixture, deliver, embed

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from altsync.db import Database
-from altsync.status.sql import note_seen, run_progress
+from altsync.status.run_progress import note_seen, run_progress
 from tests.conftest import TOPOLOGY
 from tests.integration.database_fixture import DatabaseFixture, deliver
 from tests.integration.fakes import FakeGraph

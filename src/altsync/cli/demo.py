@@ -28,7 +28,8 @@ from altsync.doctor import look
 from altsync.errors import AltsyncError
 from altsync.seed.options import SeedOptions
 from altsync.status.collect import collect
-from altsync.status.sql import RunProgress, remote_calls
+from altsync.status.run_progress import RunProgress
+from altsync.status.sql import remote_calls
 
 if TYPE_CHECKING:
     from altsync.local.stack import ServiceStatus

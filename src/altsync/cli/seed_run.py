@@ -27,15 +27,15 @@ from altsync.seed.options import SeedOptions
 from altsync.seed.report import SeedReport
 from altsync.sentences import Failure
 from altsync.status.collect import idle_message
-from altsync.status.sql import (
+from altsync.status.run_progress import (
     FOLLOWED,
     FailedEntity,
     RunProgress,
     failed_in_run,
-    idle_sinks,
     note_seen,
     run_progress,
 )
+from altsync.status.sql import idle_sinks
 from altsync.wording import sentences
 
 #: Seconds between two polls of the sinks' progress.

@@ -1,4 +1,4 @@
-"""Who may ask for what: names, passwords, origins, and the headers of every answer."""
+"""Access to the dashboard: host names, passwords, origins, and headers of every answer."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ from altsync.logins import made_up_login
 
 logger = structlog.get_logger(__name__)
 
-#: Paths that need no password: they say only that the process is up.
+#: Paths that need no password: the answer is only that the process is up.
 OPEN_PATHS = frozenset({"/healthz"})
 
-#: Paths that need none of a password that was made up: scrapers and probes have no browser.
+#: Paths that need no generated password: scrapers and probes have no browser.
 OPEN_WITHOUT_SETTING = OPEN_PATHS | {"/readyz", "/metrics"}
 
-#: The file of ALTSYNC_HOME with the password that is made up.
+#: The file of ALTSYNC_HOME with the generated password.
 LOGIN_FILE = "dashboard.auth"
 
-#: The cookie of a browser that signed in by the link; the port is added.
+#: The cookie of a browser that signed in with the link. The port is appended.
 COOKIE = "altsync_session"
 
-#: Seconds that the answer to a first wrong password takes, doubled by each further one.
+#: Delay in seconds after the first wrong password. Each further one doubles it.
 FIRST_DELAY = 0.25
 LONGEST_DELAY = 8.0
 
-#: Seconds without a wrong password after which a client's are forgotten.
+#: Seconds without a wrong password after which a client's count starts again.
 FORGET_AFTER = 600.0
 
-#: Clients whose failures are remembered, and answers that may be delayed at one time.
+#: Greatest number of clients whose failures are counted, and of answers delayed at one time.
 MOST_CLIENTS = 1024
 MOST_WAITING = 64
 
@@ -72,9 +72,9 @@ SECURITY_HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The rules of one server. ``token`` and ``link_key`` are made anew at each start.
+    """The password and secrets of one server. ``token`` and ``link_key`` change at each start.
 
-    ``made_up`` says that the password is altsync's own, kept in ``LOGIN_FILE``.
+    ``made_up``: altsync generated the password; ``LOGIN_FILE`` holds it.
     """
 
     password: str | None
@@ -84,17 +84,17 @@ class Access:
 
     @property
     def session(self) -> str:
-        """The cookie's value. A restart with the same password keeps browsers signed in."""
+        """Return the cookie's value. A restart with the same password keeps browsers signed in."""
         password = (self.password or "").encode()
         return hmac.new(password, b"altsync dashboard session", hashlib.sha256).hexdigest()
 
     def link(self, url: str) -> str:
-        """The address that signs a browser in."""
+        """Return the address that signs a browser in."""
         return f"{url}?token={self.link_key}" if self.made_up else url
 
 
 def access_for(host: str, settings: Settings) -> Access:
-    """The rules for a server on ``host``. On loopback a password is made up unless one is set.
+    """Return the access to a server on ``host``, on loopback with a generated password.
 
     Raises ``ConfigurationError`` for an address beyond loopback without a password.
     """
@@ -111,7 +111,7 @@ def access_for(host: str, settings: Settings) -> Access:
 
 
 class Failures:
-    """Wrong passwords by client. Each makes the answer to the next one slower."""
+    """The counts of wrong passwords by client. Each one delays the next answer longer."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class Failures:
 
 
 class Guard:
-    """The outermost layer: refuses what is not meant for this server, and marks every answer."""
+    """The outermost ASGI layer: it refuses requests, and adds headers to every answer."""
 
     def __init__(self, app: ASGIApp, access: Access, failures: Failures | None = None) -> None:
         self._app = app
@@ -169,8 +169,8 @@ class Guard:
         await (refused or self._app)(scope, receive, marked)
 
     async def _refusal(self, request: Request) -> Response | None:
-        # A page of another site that has its name point here would be sent with that name. With
-        # a chosen password it gets nowhere: browsers keep passwords by name.
+        # DNS rebinding: another site's name may point here. A set password is enough protection,
+        # as browsers keep passwords by host name.
         chosen = self._access.password is not None and not self._access.made_up
         if not chosen and not _names_loopback(request.headers.get("host", "")):
             return refuse(403, "ask for this server as localhost or by its loopback address")
@@ -181,17 +181,17 @@ class Guard:
                 return refused
         if request.method not in SAFE_METHODS:
             return self._refuse_foreign(request)
-        # Another site could not read the answer, but it could make the stores work for it.
+        # Another site could not read the answer, but it could cause load on the stores.
         if request.headers.get("sec-fetch-site") == "cross-site" and request.url.path != "/":
             return refuse(403, "the request does not come from this page")
         return None
 
     async def _sign_in(self, request: Request) -> Response | None:
-        """Return None for who may come in. The right password is never delayed."""
+        """Return None when the request is signed in. The right password is never delayed."""
         by_link = request.url.path == "/" and "token" in request.query_params
         if by_link and request.method in SAFE_METHODS and self._access.made_up:
             if _same(request.query_params["token"], self._access.link_key):
-                # Without the token in the address, nor in the history.
+                # Redirect: the token must not stay in the address or the history.
                 signed_in = RedirectResponse("/", 303)
                 signed_in.set_cookie(
                     _cookie_name(request), self._access.session, httponly=True, samesite="strict"
@@ -207,7 +207,7 @@ class Guard:
         if login is not None or cookie is not None:
             answer = await self._refused(request)
             if cookie is not None:
-                # A browser would send it with each of its requests.
+                # The browser would send it again with each request.
                 answer.delete_cookie(_cookie_name(request), httponly=True, samesite="strict")
             return answer
         return _ask_for_password()
@@ -237,7 +237,7 @@ class Guard:
 
 
 def refuse(status: int, sentence: str) -> JSONResponse:
-    """An answer that says why not."""
+    """Return an error response."""
     return JSONResponse({"error": sentence}, status)
 
 
@@ -269,7 +269,7 @@ def _cookie(request: Request) -> str | None:
 
 
 def _names_loopback(host: str) -> bool:
-    """Whether a Host header names this machine; any port will do, as a tunnel may have its own."""
+    """Return whether a Host header names this machine. A tunnel may have another port."""
     try:
         name = urlsplit(f"//{host}").hostname
     except ValueError:

@@ -20,8 +20,9 @@ from starlette.staticfiles import StaticFiles
 from altsync.app import Application
 from altsync.dashboard import metrics, probes
 from altsync.dashboard.access import Access, Guard
-from altsync.dashboard.api import Api, BadRequest
+from altsync.dashboard.api import Api
 from altsync.dashboard.json import answer
+from altsync.dashboard.parameters import BadRequest
 from altsync.errors import AltsyncError
 from altsync.sentences import Exit, describe
 
@@ -39,7 +40,7 @@ Do = Callable[[Mapping[str, Any]], Any]
 
 
 def build_app(app: Application, access: Access) -> Guard:
-    """The whole of it over an application, which the caller closes."""
+    """Return the ASGI application. The caller closes ``app``."""
     api = Api(app)
     probe = probes.DatabaseProbe(app)
 
@@ -86,7 +87,7 @@ def _page(request: Request) -> Response:
 
 
 def _probed(probe: probes.DatabaseProbe, ask: Callable[[_Q], Any]) -> Callable[[_Q], Any]:
-    """Ask nothing of a PostgreSQL that is silent: requests would take every thread."""
+    """Check PostgreSQL before each call: with a silent server, requests would take every thread."""
 
     def asked(query: _Q) -> Any:
         probe.check()
@@ -133,7 +134,7 @@ def _post(path: str, do: Do) -> Route:
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    """The JSON object that was sent. Raises ``BadRequest``."""
+    """Return the JSON object of a request. Raises ``BadRequest``."""
     raw = bytearray()
     async for chunk in request.stream():
         raw += chunk

@@ -1,4 +1,4 @@
-"""Data as JSON for the page: secrets are taken out of every text on the way."""
+"""Data as JSON for the page, without secrets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from altsync import log
 
 
 def to_json(value: Any) -> Any:
-    """``value`` as what JSON knows. Versions go as text: JavaScript's numbers end at 2^53."""
+    """Return ``value`` as JSON types. Great numbers become text: JavaScript's end at 2^53."""
     match value:
         case None | bool() | float():
             return value
@@ -46,5 +46,5 @@ def to_json(value: Any) -> Any:
 
 
 def answer(value: Any, status: int = 200) -> Response:
-    """A JSON answer."""
+    """Return a JSON response."""
     return Response(orjson.dumps(to_json(value)), status, media_type="application/json")

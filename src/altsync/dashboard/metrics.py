@@ -1,4 +1,4 @@
-"""Numbers for Prometheus, read from the database at every scrape."""
+"""Metrics for Prometheus, read from the database at every scrape."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ logger = structlog.get_logger(__name__)
 #: Upper bounds of the histogram, in seconds: from a batch without a remote call to a full lease.
 BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
-#: Seconds after which no older batch turns up any more: a transaction that records one is short,
-#: and a lease bounds the worker that runs it.
+#: Seconds after which no older batch appears: a transaction that records one is short, and the
+#: lease bounds the worker that runs it.
 SETTLED_AFTER = 60.0
 
 #: Metric, attribute of ``Work``, help.
@@ -44,10 +44,10 @@ COUNTERS = (
     ("altsync_delivery_batches", "batches", "Batches that workers claimed."),
     ("altsync_delivery_attempts", "claimed", "Operations that were claimed: attempts."),
     ("altsync_delivery_synced", "synced", "Operations that the sink confirmed."),
-    ("altsync_delivery_superseded", "superseded", "Operations with nothing to write any more."),
-    ("altsync_delivery_retried", "retried", "Attempts that failed and are due again."),
-    ("altsync_delivery_dead", "dead", "Operations that were given up on."),
-    ("altsync_delivery_lost", "lost", "Operations that another worker took over meanwhile."),
+    ("altsync_delivery_superseded", "superseded", "Operations that a newer version replaced."),
+    ("altsync_delivery_retried", "retried", "Attempts that failed and will be retried."),
+    ("altsync_delivery_dead", "dead", "Operations that became dead letters."),
+    ("altsync_delivery_lost", "lost", "Operations that another worker took over."),
     ("altsync_remote_calls", "remote_calls", "Calls to the sink."),
     ("altsync_tokens", "tokens", "Tokens that the embedder counted."),
 )
@@ -56,7 +56,7 @@ _NOTHING = BatchTotals(Work(), 0.0, (0,) * len(BOUNDS))
 
 
 class AltsyncCollector(Collector):
-    """Everything altsync measures. Safe to use from several threads."""
+    """The collector of all metrics. Safe to use from several threads."""
 
     def __init__(self, app: Application, probe: DatabaseProbe | None = None) -> None:
         self._app = app
@@ -64,11 +64,11 @@ class AltsyncCollector(Collector):
         self._tally = _Tally()
 
     def describe(self) -> list[Metric]:
-        """Every metric without a sample, so that registering does not ask the database."""
+        """Yield each metric without a sample, so that registering does not query the database."""
         return [_database_up(None), *_families(_Reading({}, {}, None, None))]
 
     def collect(self) -> Iterator[Metric]:
-        """One scrape. A database that does not answer is itself a number, not an error."""
+        """Yield the metrics now. A database that does not answer is a metric, not an error."""
         try:
             self._probe.check()
             reading = self._read()
@@ -98,10 +98,9 @@ class _Reading:
 
 
 class _Tally:
-    """Totals over all batches ever seen: they never go down while the process lives.
+    """Totals over all batches: they never go down while the process runs.
 
-    Batches that are old enough are added up once, so a scrape reads only what is new, and what
-    is pruned later stays counted.
+    Old batches are added up once. A scrape reads only newer ones, and pruned ones stay counted.
     """
 
     def __init__(self) -> None:
@@ -110,7 +109,7 @@ class _Tally:
         self._lock = threading.Lock()
 
     def totals(self, conn: Conn) -> dict[str, BatchTotals]:
-        """Totals by sink, now."""
+        """Return the totals by sink."""
         with self._lock:
             until = last_settled_batch(conn, SETTLED_AFTER)
             if until > self._until:
@@ -156,12 +155,12 @@ def _database_up(value: int | None) -> Metric:
 def _gauges(found: Status | None) -> Iterator[Metric]:
     operations = GaugeMetricFamily(
         "altsync_operations",
-        "Operations that wait or were given up on.",
+        "Operations that are pending, in progress, dead or discarded.",
         labels=["sink", "status"],
     )
     lag = GaugeMetricFamily(
         "altsync_lag_seconds",
-        "Age of the oldest operation that waits; 0 when none does.",
+        "Age of the oldest pending operation; 0 when there is none.",
         labels=["sink"],
     )
     entities = GaugeMetricFamily(
@@ -188,10 +187,9 @@ def _gauges(found: Status | None) -> Iterator[Metric]:
 
 
 def _verified(last: Verification | None, every: float | None) -> Iterator[Metric]:
-    """Return what the last comparison found; no sample before the first one.
+    """Yield the results of the last comparison; no samples before the first one.
 
-    Of a sink that could not be compared to the end it is unknown whether it differs: 0 is
-    left out there.
+    A sink that could not be compared to the end has no sample of 0: its drift is unknown.
     """
     drift = GaugeMetricFamily(
         "altsync_drift",
@@ -200,7 +198,7 @@ def _verified(last: Verification | None, every: float | None) -> Iterator[Metric
     )
     problem = GaugeMetricFamily(
         "altsync_verify_problem",
-        "1 for a sink that could not be compared when all stores last were, else 0.",
+        "1 for a sink that the last comparison could not compare, else 0.",
         labels=["sink"],
     )
     age = GaugeMetricFamily(
@@ -234,13 +232,13 @@ def _durations(all_totals: Mapping[str, BatchTotals]) -> Metric:
 
 
 def registry_of(app: Application, probe: DatabaseProbe) -> CollectorRegistry:
-    """A registry that holds altsync's metrics and nothing else."""
+    """Return a registry that holds altsync's metrics only."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(AltsyncCollector(app, probe))
     return registry
 
 
 def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
-    """The text that Prometheus reads, and its content type, as ``accept`` asks for it."""
+    """Return the metrics in the format that ``accept`` wants, and its content type."""
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type

@@ -1,4 +1,4 @@
-"""Whether the process is up, and whether it can do its work."""
+"""The probe of PostgreSQL, and the readiness of the dashboard."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from altsync.app import Application
 from altsync.circuit.breaker import sink_health
 from altsync.operations import BreakerState
 
-#: Seconds in which PostgreSQL must answer one question of the dashboard.
+#: Seconds in which PostgreSQL must answer a probe.
 ANSWER_WITHIN = 1.5
 
 
 class DatabaseProbe:
-    """Asks PostgreSQL whether it answers, one question at a time for all callers.
+    """A probe of PostgreSQL that all callers share.
 
-    A silent server is known within ``ANSWER_WITHIN``, and holds up one thread alone.
+    A silent server is detected within ``ANSWER_WITHIN``, and blocks one thread only.
     """
 
     def __init__(self, app: Application) -> None:
@@ -49,7 +49,7 @@ class DatabaseProbe:
 
 @dataclass(frozen=True, slots=True)
 class SinkReadiness:
-    """Whether a sink is delivered to, and why not."""
+    """The state of a sink's delivery, and its reason."""
 
     state: BreakerState
     reason: str | None
@@ -57,8 +57,10 @@ class SinkReadiness:
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether the database answers and is migrated. Sinks that stand still do not make it unready:
-    nothing is lost meanwhile, and a restart would not help."""
+    """Whether the database answers and is migrated.
+
+    A stopped sink does not make it unready: nothing is lost, and a restart would not help.
+    """
 
     ready: bool
     database: str
@@ -67,7 +69,7 @@ class Readiness:
 
 
 def readiness(app: Application, probe: DatabaseProbe) -> Readiness:
-    """Return how things are now."""
+    """Return the readiness now."""
     try:
         probe.check()
         with app.database.autocommit() as conn:

@@ -1,4 +1,4 @@
-"""The server around the page: its socket and its end."""
+"""The HTTP server of the dashboard."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import uvicorn
 from altsync.dashboard.access import Guard
 from altsync.errors import ConfigurationError
 
-#: The port unless another one is asked for. When it is taken, any free one.
+#: The default port. When it is taken, any free one is used.
 DEFAULT_PORT = 8484
 
-#: Connections that may wait to be accepted; a browser opens six at most.
+#: Length of the listen queue. A browser opens six connections at most.
 BACKLOG = 128
 
-#: Seconds that requests under way get when the server is told to end.
+#: Seconds that running requests get when the server stops.
 GRACE_SECONDS = 3
 
 
 def listen(host: str, port: int | None) -> socket.socket:
-    """A socket on ``host``; ``port`` None takes the usual one, or a free one if that is taken.
+    """Return a listening socket. ``port`` None: the default port, or a free one if it is taken.
 
-    Raises ``ConfigurationError`` when it cannot be had.
+    Raises ``ConfigurationError`` when the address cannot be used.
     """
     try:
         if port is not None:
@@ -55,13 +55,13 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def address_of(server: socket.socket) -> str:
-    """The URL of a listening socket."""
+    """Return the URL of a listening socket."""
     host, port = server.getsockname()[:2]
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
 def server_of(app: Guard) -> uvicorn.Server:
-    """The server that serves an application on sockets that it is given."""
+    """Return a server for the application."""
     return uvicorn.Server(
         uvicorn.Config(
             app,
@@ -79,6 +79,6 @@ def server_of(app: Guard) -> uvicorn.Server:
 def run(app: Guard, server: socket.socket) -> None:
     """Serve until SIGTERM or Ctrl-C."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        # uvicorn ends in an orderly way and then raises what it caught once more.
+        # uvicorn stops in an orderly way, and then raises the signal again.
         signal.signal(number, lambda *_: None)
     server_of(app).run(sockets=[server])

@@ -1,4 +1,4 @@
-"""What batches came to, over time: throughput, remote calls, tokens, durations."""
+"""The work of batches over time: throughput, remote calls, tokens, durations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from altsync.db import Conn
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What some batches of one sink came to. All but the last three count operations."""
+    """The work of some batches of one sink. All but the last three fields count operations."""
 
     claimed: int = 0
     synced: int = 0
@@ -31,7 +31,7 @@ sum(dead)::bigint, sum(lost)::bigint, count(*), sum(remote_calls)::bigint, sum(t
 
 
 def recent_work(conn: Conn, seconds: float) -> dict[str, Work]:
-    """What each sink's batches of the last ``seconds`` came to; a sink without any is left out."""
+    """Return the work of the last ``seconds``, by sink. A sink without batches is left out."""
     rows = conn.execute(
         f"""
         SELECT sink, {_WORK} FROM delivery_batch
@@ -44,10 +44,10 @@ def recent_work(conn: Conn, seconds: float) -> dict[str, Work]:
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """Work in slices of time, oldest first. ``start`` is when the first slice begins.
+    """Work in slices of time, oldest first. ``start`` is the beginning of the first slice.
 
-    ``step`` is the length of a slice in seconds; slices begin at multiples of it. The last one
-    is not over yet. ``sinks`` holds those that did anything, each with a value for every slice.
+    ``step`` is the length of a slice in seconds. Slices begin at multiples of it. The last one
+    is not over yet. ``sinks`` holds the sinks with batches, each with a value for every slice.
     """
 
     start: datetime
@@ -57,7 +57,7 @@ class Throughput:
 
 
 def throughput(conn: Conn, *, step: int, slices: int) -> Throughput:
-    """The last ``slices`` slices of ``step`` seconds, the present one included."""
+    """Return the last ``slices`` slices of ``step`` seconds, including the present one."""
     row = conn.execute(
         """
         SELECT to_timestamp((floor(EXTRACT(epoch FROM now()) / %(step)s) - %(slices)s + 1)
@@ -68,7 +68,7 @@ def throughput(conn: Conn, *, step: int, slices: int) -> Throughput:
     assert row is not None
     start = row[0]
     found: dict[str, list[Work]] = {}
-    for sink, place, *numbers in conn.execute(
+    for sink, position, *numbers in conn.execute(
         f"""
         SELECT sink, floor(EXTRACT(epoch FROM finished_at - %(start)s) / %(step)s)::int, {_WORK}
         FROM delivery_batch
@@ -78,15 +78,15 @@ def throughput(conn: Conn, *, step: int, slices: int) -> Throughput:
         """,
         {"start": start, "step": step, "slices": slices},
     ):
-        found.setdefault(sink, [Work()] * slices)[place] = Work(*numbers)
+        found.setdefault(sink, [Work()] * slices)[position] = Work(*numbers)
     return Throughput(start, step, slices, {sink: tuple(works) for sink, works in found.items()})
 
 
 @dataclass(frozen=True, slots=True)
 class BatchTotals:
-    """Work of one sink, how long its batches took together (seconds), and how many took how long.
+    """Work of one sink, and the sum of its batches' durations in seconds.
 
-    ``at_most`` has, for each bound that was asked for, how many took no longer.
+    ``at_most`` counts, for each bound, the batches that took no longer.
     """
 
     work: Work
@@ -95,9 +95,9 @@ class BatchTotals:
 
 
 def last_settled_batch(conn: Conn, seconds: float) -> int:
-    """The newest batch that is older than ``seconds``, by id; 0 when there is none.
+    """Return the id of the newest batch that is older than ``seconds``, 0 for none.
 
-    Ids are given out before rows are committed: among younger ones some may still turn up.
+    Ids are drawn before rows are committed: a younger id may still appear.
     """
     row = conn.execute(
         """
@@ -113,7 +113,7 @@ def last_settled_batch(conn: Conn, seconds: float) -> int:
 def batch_totals(
     conn: Conn, bounds: Sequence[float], *, after: int = 0, until: int | None = None
 ) -> dict[str, BatchTotals]:
-    """Totals of each sink over the batches with ``after`` < id <= ``until``.
+    """Return the totals of each sink over the batches with ``after`` < id <= ``until``.
 
     ``bounds`` are in seconds.
     """

@@ -1,4 +1,4 @@
-"""How everything stands: entities per sink, operations, breakers."""
+"""The status: entities by sink, operations, breakers."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from altsync.status.sql import Backlog, Counts, Idle, count_statuses, idle_sinks
 from altsync.verify.sql import Verification, last_verification
 from altsync.wording import plural
 
-#: Seconds without a claim, while work is due, after which a view says that no worker delivers.
-#: A relay wakes a worker within a second, and again every 10 s.
+#: Seconds without a claim, while work is due, after which a sink counts as idle. A relay wakes a
+#: worker within a second, and again every 10 s.
 IDLE_SECONDS = 30.0
 
-#: Why a sink is not delivered to that ALTSYNC_SINKS does not name.
+#: Why nothing is delivered to a sink that ALTSYNC_SINKS does not name.
 TAKEN_OUT = "not among ALTSYNC_SINKS: add it, or altsync discard what is dead of it"
 
-#: Seconds that "now" means for throughput: long enough for one slow batch of every sink.
+#: Seconds of recent throughput: long enough for one slow batch of every sink.
 RECENT_SECONDS = 60.0
 
 
@@ -42,20 +42,20 @@ class EntityStatus:
 
 @dataclass(frozen=True, slots=True)
 class MatrixRow:
-    """Living entities of one type that share their statuses, by the column of each."""
+    """A count of living entities of one type with the same statuses, by column."""
 
     entity: EntityType
     statuses: dict[str, str]
     count: int
 
     def as_json(self) -> dict[str, Any]:
-        """One object, as a row of SQL."""
+        """Return a flat object, like a row of SQL."""
         return {"entity": self.entity, **self.statuses, "count": self.count}
 
 
 @dataclass(frozen=True, slots=True)
 class SinkState:
-    """Whether a sink is delivered to, since when, and why not."""
+    """The state of a sink's delivery, its beginning, and its reason."""
 
     state: BreakerState
     since: datetime | None
@@ -65,20 +65,20 @@ class SinkState:
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """The embedding model that all processes want, and the one that these settings name."""
+    """The embedding model of the database, and the one of these settings."""
 
     database: Model | None
     settings: Model | None
 
     @property
     def agree(self) -> bool:
-        """Return whether they are the same, or one of them is not known."""
+        """Return whether they are the same, or one of them is unknown."""
         return None in (self.database, self.settings) or self.database == self.settings
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Everything that ``altsync status`` shows. ``recent`` is work of ``RECENT_SECONDS``."""
+    """The data of ``altsync status``. ``recent`` is the work of the last ``RECENT_SECONDS``."""
 
     entities: dict[EntityType, EntityStatus]
     operations: dict[str, Backlog]
@@ -91,7 +91,7 @@ class Status:
 
     @property
     def matrix_sinks(self) -> list[str]:
-        """The sinks whose statuses the matrix is of."""
+        """Return the sinks of the matrix."""
         return [sink for sink in MIRRORS if sink in self.sinks]
 
     @property
@@ -100,7 +100,7 @@ class Status:
         return not any(b.pending or b.in_progress or b.dead for b in self.operations.values())
 
     def as_json(self) -> dict[str, Any]:
-        """The shape that scripts read."""
+        """Return the JSON document."""
         return {
             "entities": {
                 kind.value: {
@@ -136,9 +136,9 @@ def collect(
     disabled: dict[str, str | None],
     model: Model | None = None,
 ) -> Status:
-    """Return the status now. ``disabled`` says per sink why it is not claimed for, or None.
+    """Return the status now. ``disabled`` holds the reason of each disabled sink, None for others.
 
-    ``model`` is the one that the settings name.
+    ``model`` is the model of the settings.
     """
     wanted = wanted_model(conn)
     kept = [sink for sink in WITH_STATUS if sink in topology.names]
@@ -173,7 +173,7 @@ def collect(
 
 
 def idle_message(sink: str, idle: Idle, sinks: Sequence[str] = INDEXES) -> str:
-    """Say how long no worker has claimed for a sink, and what to start.
+    """Return a sentence: how long no worker has claimed for a sink, and the process to start.
 
     ``sinks`` are those of the settings.
     """
@@ -188,11 +188,11 @@ def idle_message(sink: str, idle: Idle, sinks: Sequence[str] = INDEXES) -> str:
 
 
 def _matrix(counts: Mapping[EntityType, Counts], sinks: Sequence[str]) -> tuple[MatrixRow, ...]:
-    places = [WITH_STATUS.index(sink) for sink in sinks]
+    positions = [WITH_STATUS.index(sink) for sink in sinks]
     totals: Counter[tuple[EntityType, tuple[str, ...]]] = Counter()
     for kind, found in counts.items():
         for statuses, count in found.items():
-            totals[kind, tuple(statuses[place] for place in places)] += count
+            totals[kind, tuple(statuses[position] for position in positions)] += count
     order = list(entity_types())
     columns = [one.status for sink in sinks if (one := columns_of(sink))]
     found_rows = sorted(totals.items(), key=lambda item: (order.index(item[0][0]), item[0][1]))
@@ -203,7 +203,7 @@ def _matrix(counts: Mapping[EntityType, Counts], sinks: Sequence[str]) -> tuple[
 
 
 def _sink_state(health: SinkHealth | None, disabled: str | None) -> SinkState:
-    # What a person did goes first: it is what must be undone.
+    # A pause goes first: only an operator ends it.
     paused = health is not None and health.state is BreakerState.PAUSED
     if disabled is not None and not paused:
         since = health.since if health and health.state is BreakerState.DISABLED else None
