@@ -77,6 +77,6 @@ def test_init_does_not_write_over_anything(tmp_path: Path) -> None:
     (tmp_path / "shop" / "mine.txt").write_text("mine")
     refused = altsync(tmp_path, "init", "shop")
     assert refused.returncode == 1
-    assert "altsync: shop is there already: name another folder" in refused.stderr
+    assert "altsync: shop exists already: name another folder" in refused.stderr
     assert [file.name for file in (tmp_path / "shop").iterdir()] == ["mine.txt"]
     assert altsync(tmp_path, "init", "..").returncode == 1

@@ -125,9 +125,9 @@ def test_an_open_breaker_that_holds_up_nothing_says_so(
     """Nobody tries the sink as long as there is nothing to try."""
     _open(pg, "neo4j")
     assert "no route (since" in _said(pg)
-    assert "nothing waits, the next operation tries it" in _said(pg)
+    assert "nothing is pending, the next operation probes it" in _said(pg)
     pg.save(league("nfl"))
-    assert "nothing waits" not in _said(pg)
+    assert "nothing is pending" not in _said(pg)
     pg.advance_time(100)
     deliver(database, FakeGraph())
     assert "no route" not in _said(pg)
@@ -232,12 +232,12 @@ def test_the_status_tells_what_the_last_comparison_found(pg: DatabaseFixture) ->
     note(True, entities=1234)
     assert line().endswith("ago: every store agreed (1,234 entities).")
     note(False, sinks={"neo4j": {"missing": 2, "ghost": 1, "pending": 9}, "pinecone": {"stale": 0}})
-    assert line().endswith("ago: neo4j (3) did not agree. altsync verify says more.")
+    assert line().endswith("ago: neo4j (3) did not agree. altsync verify shows the differences.")
     note(False, sinks={}, problems={"pinecone": "away"})
     assert line().endswith("ago: pinecone could not be compared.")
     assert look().as_json()["verify"]["consistent"] is False
     note(False, sinks={"neo4j": {"missing": 0}}, problems={}, idle={"neo4j": "nothing has claimed"})
-    assert line().endswith("ago: no worker claimed what waited, so nothing was told.")
+    assert line().endswith("ago: inconclusive, as no worker claimed the pending operations.")
     for _ in range(120):
         note(True)
     assert pg.scalar("SELECT count(*) FROM verify_run") == 100

@@ -198,7 +198,7 @@ def test_what_waits_is_not_called_agreement(embedding_alone: DatabaseFixture) ->
     """Nothing differs, and that is all that can be said; who stands still is named."""
     embedding_alone.save(league("one"), league("two"))
     text = said(code=0)
-    assert "Nothing differs (2 entities); under way: embedding (2)." in text
+    assert "Nothing differs (2 entities); in progress: embedding (2)." in text
     assert "agrees" not in text
     assert "embedding is" not in text
     pause(embedding_alone.conn, "embedding", "moved")
@@ -207,13 +207,13 @@ def test_what_waits_is_not_called_agreement(embedding_alone: DatabaseFixture) ->
     assert (body["consistent"], body["in_progress"]) == (True, 2)
     assert body["blocked_sinks"] == {"embedding": "paused"}
     assert body["sinks"]["embedding"]["pending"] == 2
-    assert "nothing differed (2 entities); under way: 2." in status_line()
+    assert "nothing differed (2 entities); in progress: 2." in status_line()
 
 
 def test_work_that_no_worker_claims_is_no_agreement(embedding_alone: DatabaseFixture) -> None:
     """Verify says what to start, and ends with 2: nothing is under way."""
     embedding_alone.save(league("nfl"))
-    assert "under way: embedding (1)" in said(code=AGREE)
+    assert "in progress: embedding (1)" in said(code=AGREE)
     embedding_alone.conn.execute("UPDATE sync_operation SET available_at = now() - interval '40 s'")
     told = said(code=CANNOT_TELL)
     assert "nothing has claimed for 4" in told
@@ -225,7 +225,7 @@ def test_work_that_no_worker_claims_is_no_agreement(embedding_alone: DatabaseFix
     embedding_alone.conn.execute("UPDATE sink_state SET last_wake_at = now()")
     assert "celery -A workers.app worker -Q embedding" in said(code=CANNOT_TELL)
     embedding_alone.conn.execute("UPDATE sink_state SET last_claim_at = now()")
-    assert "under way: embedding (1)" in said(code=AGREE)
+    assert "in progress: embedding (1)" in said(code=AGREE)
 
 
 def test_drift_beside_work_that_no_worker_claims_is_drift(embedding_alone: DatabaseFixture) -> None:

@@ -45,7 +45,7 @@ LINES = {
     "local": "Manage the embedded stack: every server, without Docker.",
 }
 
-#: Modules of commands that are not in one of their own name.
+#: Modules of commands that have no module of their own name.
 MODULES = {
     **dict.fromkeys(
         ("migrate", "revision", "relay", "pause", "resume", "backfill", "doctor"), "operate"
@@ -54,12 +54,12 @@ MODULES = {
     **dict.fromkeys(("search", "similar", "explore", "graph"), "queries"),
 }
 
-#: Commands that a catalogue may bring in its own words.
+#: Commands that a catalogue may replace.
 REPLACEABLE = frozenset({"search", "similar", "explore", "graph"})
 
 
 def catalogue_commands() -> dict[str, Lazy]:
-    """Return the commands that come with the catalogue that runs."""
+    """Return the commands of the current catalogue."""
     from altsync.catalogue.named import commands
 
     found: dict[str, Lazy] = {}
@@ -69,7 +69,7 @@ def catalogue_commands() -> dict[str, Lazy]:
 
 
 class _Commands(LazyGroup):
-    """Every command."""
+    """The group of all commands."""
 
     members: ClassVar = {
         name: Lazy(f"altsync.cli.{MODULES.get(name, name)}", name, line, made=name == "seed")
@@ -107,12 +107,12 @@ def _options(
 
 
 def main() -> None:
-    """The ``altsync`` command."""
+    """Run the ``altsync`` command."""
     app()
 
 
 def seed_main() -> None:
-    """``python -m altsync.seed``."""
+    """Run ``python -m altsync.seed``."""
     with interrupts_go_to(end):
         from altsync.cli.seed import seed
     only_seed = App(pretty_exceptions_enable=False)

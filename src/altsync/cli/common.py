@@ -1,4 +1,4 @@
-"""What commands share: the application, errors as exit codes, arguments of the same kind."""
+"""Shared parts of commands: the application, settings, and arguments."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from altsync.wording import unknown
 
 Json = Annotated[bool, typer.Option("--json", help="As JSON on stdout.")]
 
-#: Seconds of each unit of an age.
+#: Seconds of each unit of a duration.
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
-#: Longest age in seconds: PostgreSQL's times reach further back than anything here is old.
+#: Longest duration in seconds, within the range of PostgreSQL's times.
 LONGEST = 1000 * 365 * 86_400
 
 
 @contextmanager
 def command() -> Iterator[Settings]:
-    """Read the settings and set up the log. Errors pass: the end of the command shows them."""
+    """Read the settings and set up the log. The end of the command prints errors."""
     settings = read_settings()
     ending.line.role = settings.database_role
     # Commands are quiet unless a level is set.
@@ -41,7 +41,7 @@ def command() -> Iterator[Settings]:
     level = settings.altsync_log_level if asked else "WARNING"
     log.set_up(level=level, form=settings.altsync_log_format)
     if not asked:
-        # The pool would log each try to connect; the command's last line says why it failed.
+        # The pool would log each attempt to connect. The last line of the command has the error.
         logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     for note in settings.notes:
         notes.print(note, style="yellow")
@@ -50,7 +50,7 @@ def command() -> Iterator[Settings]:
 
 @contextmanager
 def application(*, serving: bool = False) -> Iterator[Application]:
-    """The application of a command, closed at its end. ``serving``: see ``Application``."""
+    """Open the application of a command. ``serving``: see ``Application``."""
     with command() as settings:
         app = Application(settings, serving=serving)
         try:
@@ -68,20 +68,20 @@ def known_sink(app: Application, sink: str) -> SinkTraits:
 
 
 def age(text: str) -> float:
-    """Seconds of an age such as 90s, 15m, 2h, 30d or 4w. Raises ``typer.BadParameter``."""
+    """Return the seconds of a duration such as 90s or 30d. Raises ``typer.BadParameter``."""
     found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?([a-z]+)", text.strip().lower(), re.ASCII)
     if found is None or found[2] not in UNITS:
-        raise typer.BadParameter(f"{text!r} is no age: say 90s, 15m, 2h, 30d or 4w")
+        raise typer.BadParameter(f"invalid duration {text!r}: use 90s, 15m, 2h, 30d or 4w")
     seconds = float(found[1]) * UNITS[found[2]]
     if seconds > LONGEST:
-        raise typer.BadParameter(f"{text!r} is longer than 1,000 years")
+        raise typer.BadParameter(f"invalid duration {text!r}: it is longer than 1,000 years")
     return seconds
 
 
-def person() -> str:
-    """Who gives a command, for people: account and host."""
+def operator() -> str:
+    """Return the operator of a command: account and host."""
     try:
         name = getpass.getuser()
     except (KeyError, OSError):
-        name = f"uid {os.getuid()}"  # an account that the machine has no name for
+        name = f"uid {os.getuid()}"  # an account without a name
     return f"{name}@{socket.gethostname()}"

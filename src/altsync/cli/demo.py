@@ -34,14 +34,14 @@ from altsync.status.sql import remote_calls
 if TYPE_CHECKING:
     from altsync.local.stack import ServiceStatus
 
-#: Seconds that relay and worker get to finish their batches and go.
-GOODBYE = 30.0
+#: Seconds that relay and worker get to finish their batches and stop.
+STOP_TIMEOUT = 30.0
 
-#: Seconds that the stores get to agree; the real seeds take a few.
-LONGEST = 80.0
+#: Seconds until the demo gives up waiting for the stores.
+WAIT_TIMEOUT = 80.0
 
-#: Seconds that relay and worker get to start, before the demo names one that is missing.
-STARTING = 30.0
+#: Seconds without a claim until the demo names the missing process.
+IDLE_HINT_AFTER = 30.0
 
 #: Variables that would point the demo at real services.
 _REAL = (
@@ -74,7 +74,7 @@ def demo(
     """Seed the embedded stack, wait until all stores agree, and query them.
 
     Uses the embedded stack whatever else is configured. A second run has nothing to do. Servers
-    that ran before go on running.
+    that ran before stay up.
     """
     with command() as settings, ExitStack() as cleanup:
         folder = folder or _default_seeds()
@@ -91,14 +91,14 @@ def demo(
         conn = cleanup.enter_context(app.connect("altsync-demo"))
         report = load(app, conn, SeedOptions(folder, parts()))
         progress: dict[str, RunProgress] = {}
-        arrived = follow(app, conn, progress, LONGEST, STARTING)
+        arrived = follow(app, conn, progress, WAIT_TIMEOUT, IDLE_HINT_AFTER)
         answers.print(seed_summary(report, progress, app.topology.names))
         _show_stores(app, _remote_calls(app) - before)
         raise typer.Exit(end(report, find_failed(app, conn, progress), arrived=arrived))
 
 
 def _default_seeds() -> Path:
-    """``seeds`` in the working folder; else those that are installed with altsync."""
+    """Return ``seeds`` in the working folder, or the seeds that are installed with altsync."""
     here, package = Path("seeds"), Path(__file__).resolve().parents[1]
     checkout = package.parents[1] / "seeds"
     return next((one for one in (here, package / "seeds", checkout) if one.is_dir()), here)
@@ -112,17 +112,17 @@ def _check(problems: dict[str, str | None]) -> None:
 
 @contextmanager
 def _on_embedded_stack(home: Path, *, keep: bool) -> Iterator[Application]:
-    """An application on the embedded stack alone; what was started is stopped at the end."""
+    """Open an application on the embedded stack. At the end, stop the servers it started."""
     stack = open_stack(home)
     answers.rule("Starting the embedded stack")
     running = {s.name for s in stack.status() if s.state == "running"}
     started: list[str] = []
     try:
-        services = stack.up(_say_up)
+        services = stack.up(_print_service)
         started += [s.name for s in services if s.name not in running]
         for name in _REAL:
             os.environ.pop(name, None)
-        # The relay and the worker inherit these, so they mean the same stores.
+        # The relay and the worker inherit these, and so use the same stores.
         os.environ.update(stack.env())
         app = Application(read_settings(dotenv=None))
         try:
@@ -135,13 +135,13 @@ def _on_embedded_stack(home: Path, *, keep: bool) -> Iterator[Application]:
             stack.down(started)
 
 
-def _say_up(service: ServiceStatus) -> None:
+def _print_service(service: ServiceStatus) -> None:
     notes.print(Text("  ").append("up", "green").append(f" {service.name:<11} {service.flavour}"))
 
 
 @contextmanager
 def _processes(sinks: Sequence[str]) -> Iterator[None]:
-    """The relay and one worker for all queues, as processes of their own."""
+    """Run the relay, and one worker for all queues, as processes."""
     environment = {**os.environ, "ALTSYNC_LOG_FORMAT": "json"}
     logs = Path(environment.get("ALTSYNC_HOME", ".altsync")) / "demo"
     logs.mkdir(parents=True, exist_ok=True)
@@ -174,7 +174,7 @@ def _processes(sinks: Sequence[str]) -> Iterator[None]:
 def _end(running: list[subprocess.Popen[bytes]]) -> None:
     for process in running:
         process.terminate()
-    deadline = time.monotonic() + GOODBYE
+    deadline = time.monotonic() + STOP_TIMEOUT
     for process in running:
         try:
             process.wait(max(0.1, deadline - time.monotonic()))
@@ -196,7 +196,7 @@ def _show_stores(app: Application, calls: int) -> None:
 
 
 def _show_questions(app: Application) -> None:
-    """Show the answers to the questions that the catalogue brings for this."""
+    """Print the answers to the catalogue's example questions."""
     named = current().questions
     if named is None:
         return

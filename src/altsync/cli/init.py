@@ -1,4 +1,4 @@
-"""``altsync init``: a project of one's own that runs at once."""
+"""``altsync init``: a new project that is ready to run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from altsync.cli.common import command
 from altsync.cli.terminal import answers
 from altsync.errors import AltsyncError
 
-#: Files of a project that are made anew for each, and never copied.
+#: Files that are not copied from the template.
 _NOT_COPIED = shutil.ignore_patterns(".env", ".altsync", "__pycache__", ".pytest_cache")
 
 _ENV = """\
@@ -47,14 +47,14 @@ def init(
 def make(folder: Path) -> None:
     """Write the project. Raises ``AltsyncError`` when the folder holds something."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", folder.name):
-        raise AltsyncError(f"{folder.name!r} is no name of a project: use letters, digits, - and _")
+        raise AltsyncError(f"invalid project name {folder.name!r}: use letters, digits, - and _")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise AltsyncError(f"{folder} is there already: name another folder")
+        raise AltsyncError(f"{folder} exists already: name another folder")
     try:
         shutil.copytree(_template(), folder, ignore=_NOT_COPIED, dirs_exist_ok=True)
         catalogue = folder / "catalogue.py"
         text = catalogue.read_text(encoding="utf-8")
-        # Its indexes must not be those of another project on the same account.
+        # Indexes of two projects on one account need different names.
         text = text.replace('Vectors("shop-', f'Vectors("{_index(folder.name)}-')
         catalogue.write_text(
             text.replace('Catalogue("shop"', f'Catalogue("{folder.name}"'), encoding="utf-8"
@@ -65,12 +65,12 @@ def make(folder: Path) -> None:
 
 
 def _index(name: str) -> str:
-    """A name as indexes may have it: lower case, hyphens."""
+    """Return a valid index name: lower case, hyphens."""
     return name.lower().replace("_", "-").strip("-")
 
 
 def _template() -> Path:
-    """The project that is installed with altsync, or beside its sources."""
+    """Return the folder of the template: in the package, or in the checkout."""
     package = Path(__file__).resolve().parents[1]
-    places = (package / "template", package.parents[1] / "examples" / "shop")
-    return next(place for place in places if place.is_dir())
+    folders = (package / "template", package.parents[1] / "examples" / "shop")
+    return next(folder for folder in folders if folder.is_dir())

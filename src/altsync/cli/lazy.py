@@ -21,7 +21,7 @@ from altsync.interrupts import end, interrupts_go_to
 class Lazy:
     """A command: the module and name of its function or Typer, and its line in the help.
 
-    ``made``: the name is that of a function which returns the command's.
+    ``made``: ``name`` is a function that returns the command's function.
     """
 
     module: str
@@ -52,7 +52,7 @@ class _Commands(UserDict[str, Any]):
 
     @cached_property
     def data(self) -> dict[str, Any]:  # type: ignore[override]
-        """The commands, once they are asked for."""
+        """Return the commands."""
         return dict(self._find())
 
     def __getitem__(self, name: str) -> Any:
@@ -65,8 +65,8 @@ class _Commands(UserDict[str, Any]):
 class LazyGroup(Group):
     """The command line. Help and completion list commands without importing their modules.
 
-    ``members`` are its own commands. ``more`` finds those of the catalogue, which come after them
-    and may take the place of ``replaceable`` ones.
+    ``members`` are its own commands. ``more`` returns commands of the catalogue. They come after
+    the members, and may replace the ``replaceable`` ones.
     """
 
     members: ClassVar[Mapping[str, Lazy]]
@@ -84,7 +84,7 @@ class LazyGroup(Group):
         return {**self.members, **{n: one for n, one in more.items() if n not in taken}}
 
     def _member(self, name: str) -> Lazy | None:
-        # Most commands are found without a look at what is installed.
+        # Most commands are found without loading the catalogue.
         if name in self.members and name not in self.replaceable:
             return self.members[name]
         return self._all.get(name)
@@ -94,7 +94,7 @@ class LazyGroup(Group):
         return list(self._all)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return what a list of commands shows of one."""
+        """Return a command for the help, without importing it."""
         member = self._member(cmd_name)
         return member and TyperCommand(name=cmd_name, help=member.help)
 

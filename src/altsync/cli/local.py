@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from altsync.cli import terminal
-from altsync.cli.common import command
+from altsync.cli.common import Json, command
 from altsync.cli.once import App
 from altsync.cli.tables import Table, Text, shown
 from altsync.cli.terminal import Exit, answers, notes
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 local = App(no_args_is_help=True, help="Manage the embedded stack: every server, without Docker.")
 
-#: Lines of each log that ``logs`` shows.
+#: Lines of each log that ``logs`` prints.
 LOG_LINES = 40
 
 
 def open_stack(home: Path) -> LocalStack:
-    """The stack of a folder. Raises ``AltsyncError`` when its packages are not installed."""
+    """Return the stack of a folder. Raises ``AltsyncError`` when its packages are missing."""
     try:
         from altsync.local.stack import LocalStack
     except ModuleNotFoundError as error:
@@ -46,7 +46,7 @@ def _stack() -> Iterator[LocalStack]:
         yield open_stack(settings.altsync_home)
 
 
-def _line(service: ServiceStatus) -> None:
+def _print_service(service: ServiceStatus) -> None:
     style = {"running": "green", "stopped": "dim", "crashed": "red"}[service.state]
     line = Text("  ").append(f"{service.state:<8}", style)
     line.append(f" {service.name:<11} {service.flavour}  ").append(service.address, "dim")
@@ -55,26 +55,26 @@ def _line(service: ServiceStatus) -> None:
 
 @local.command()
 def up() -> None:
-    """Start what does not run, and wait until everything answers."""
+    """Start all servers that are down, and wait until they answer."""
     with _stack() as stack:
         with notes.status("Starting the embedded stack…"):
-            stack.up(_line)
+            stack.up(_print_service)
         notes.print(f"Ready. Data and logs: {stack.home}")
 
 
 @local.command()
 def down() -> None:
-    """Stop everything in an orderly way; the data stay."""
+    """Stop all servers. The data are kept."""
     with _stack() as stack:
         for service in stack.down():
-            _line(service)
+            _print_service(service)
 
 
 @local.command()
 def status(
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Show whether each server runs, and where."""
+    """Show the state and address of each server."""
     with _stack() as stack:
         services = stack.status()
         if as_json:
@@ -91,7 +91,7 @@ def status(
 
 @local.command()
 def env() -> None:
-    """KEY=VALUE lines by which any client finds the servers."""
+    """Print the addresses of the servers as KEY=VALUE lines for any client."""
     with _stack() as stack:
         for name, value in stack.env().items():
             typer.echo(f"{name}={shlex.quote(value)}")
@@ -101,7 +101,7 @@ def env() -> None:
 def reset(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Stop everything and delete all its data."""
+    """Stop all servers and delete their data."""
     with _stack() as stack:
         if not yes:
             question = shown(f"Delete all data of the embedded stack in {stack.home}?")
@@ -114,7 +114,7 @@ def reset(
 def logs(
     service: Annotated[str | None, typer.Argument(help="Only this one.")] = None,
 ) -> None:
-    """The end of each server's log, and where the whole of it is."""
+    """Print the end of each server's log, and the path of the file."""
     with _stack() as stack:
         found = stack.logs()
         if service is not None and service not in found:

@@ -1,4 +1,4 @@
-"""Commands that refuse an option given twice, where only one of its values would count."""
+"""Commands that refuse an option given twice, as only one of its values would be used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class OnceCommand(TyperCommand):
         """Parse as Typer does. Raises a usage error that names the doubled option."""
         if not ctx.resilient_parsing:
             _, _, order = self.make_parser(ctx).parse_args(args=list(args))
-            # Of an option with several values, one call names it once for each.
+            # An option with several values appears once for each in one call.
             for parameter, count in Counter(order).items():
                 one_value = not (getattr(parameter, "multiple", False) or parameter.nargs != 1)
                 if count > 1 and parameter.param_type_name == "option" and one_value:
@@ -27,7 +27,7 @@ class OnceCommand(TyperCommand):
 
 
 class App(typer.Typer):
-    """A Typer whose commands are ``OnceCommand`` all of them."""
+    """A Typer whose commands are ``OnceCommand``."""
 
     def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
         """Add a command."""

@@ -15,7 +15,7 @@ from altsync.catalogue.current import entity_types
 from altsync.circuit import breaker
 from altsync.circuit.breaker import probe_now, sink_health, wanted_model
 from altsync.cli import terminal
-from altsync.cli.common import Json, application, known_sink, person
+from altsync.cli.common import Json, application, known_sink, operator
 from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import Exit, answers, notes
 from altsync.contract import SinkTraits
@@ -72,7 +72,7 @@ def revision(
 
 
 def _show_plan(app: Application, as_json: bool) -> None:
-    """Show what would be done to the catalogue's tables; an error where data would be lost."""
+    """Show the changes of the catalogue's tables; an error when data would be lost."""
     plan = app.plan_migration()
     if as_json:
         terminal.print_json(asdict(plan))
@@ -111,7 +111,7 @@ def pause(
     as_json: Json = False,
 ) -> None:
     """Stop delivery to a sink until it is resumed. Changes wait; nothing is lost."""
-    _say_which(sink, everything)
+    _require_sink(sink, everything)
     with application() as app:
         sinks = _sinks_of(app, sink)
         with app.database.transaction() as conn:
@@ -125,7 +125,7 @@ def pause(
 
 def resume(sink: SinkOption = None, everything: EverySink = False, as_json: Json = False) -> None:
     """Resume delivery to a paused sink. What waited is delivered at once."""
-    _say_which(sink, everything)
+    _require_sink(sink, everything)
     with application() as app:
         sinks = _sinks_of(app, sink)
         with app.database.transaction() as conn:
@@ -141,9 +141,9 @@ def resume(sink: SinkOption = None, everything: EverySink = False, as_json: Json
             notes.print(f"{name}: {f'resumed{now}' if resumed else 'was not paused'}{tried}")
 
 
-def _say_which(sink: str | None, everything: bool) -> None:
+def _require_sink(sink: str | None, everything: bool) -> None:
     if sink is None and not everything:
-        raise typer.BadParameter("say which: --sink or --all")
+        raise typer.BadParameter("name a sink: --sink or --all")
     if sink is not None and everything:
         raise typer.BadParameter("--sink and --all exclude each other")
 
@@ -154,7 +154,7 @@ def _sinks_of(app: Application, sink: str | None) -> list[str]:
 
 def _reason(reason: str | None) -> str:
     text = (reason or "").strip()
-    return f"{text} ({person()})" if text else f"by {person()}"
+    return f"{text} ({operator()})" if text else f"by {operator()}"
 
 
 def backfill(
@@ -171,7 +171,7 @@ def backfill(
     with application() as app:
         traits = known_sink(app, sink)
         if not yes:
-            _refuse_to_pay_twice(app, traits, force)
+            _require_confirmation(app, traits, force)
         counts = {
             kind.value: backfill_type(app, traits, kind, force)
             for kind in entity_types()
@@ -185,7 +185,7 @@ def backfill(
             notes.print(f"Enqueued for {sink}: {plural(sum(counts.values()), 'operation')}.")
 
 
-def _refuse_to_pay_twice(app: Application, sink: SinkTraits, force: bool) -> None:
+def _require_confirmation(app: Application, sink: SinkTraits, force: bool) -> None:
     with app.database.autocommit() as conn:
         wanted = wanted_model(conn)
         count = paid_twice(conn, sink, Model(*wanted), force=force) if wanted else 0
@@ -199,7 +199,7 @@ def _refuse_to_pay_twice(app: Application, sink: SinkTraits, force: bool) -> Non
 
 
 def backfill_type(app: Application, sink: SinkTraits, kind: EntityType, force: bool) -> int:
-    """Enqueue what a sink lacks of one type (``force``: everything), a page a transaction."""
+    """Enqueue entities of one type that a sink lacks, or all by ``force``, in pages."""
     count, after = 0, None
     while True:
         with app.database.transaction() as conn:
@@ -231,7 +231,7 @@ _HEALTH_MARK = {
 
 
 def findings_table(findings: Iterable[Finding]) -> Table:
-    """Services and how each answered; what does not fit goes on below the answer."""
+    """Return a table of services and their answers. A long answer continues below."""
     table = Table("health", "name", "answer", names=("name",), plain=True)
     for finding in findings:
         mark, style = _HEALTH_MARK[finding.health]

@@ -1,4 +1,4 @@
-"""``altsync prune``: forgetting what is long done."""
+"""``altsync prune``: removal of old history."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from psycopg import errors
 
 from altsync.app import Application
 from altsync.cli import terminal
-from altsync.cli.common import age, application
+from altsync.cli.common import Json, age, application
 from altsync.cli.terminal import Exit, notes
 from altsync.errors import AltsyncError
 from altsync.outbox.retention import count_batches, prune_batches, prune_range
@@ -23,21 +23,21 @@ from altsync.store.reads import clock
 from altsync.store.vectors import count_unused_vectors, prune_vectors
 from altsync.wording import plural
 
-#: Youngest history that may be removed, in seconds. A dashboard that is scraped at least so often
-#: has counted what is older, so its counters do not go down.
+#: Age in seconds below which history is kept. A dashboard that is scraped at least so often has
+#: counted everything older, so its counters do not go down.
 YOUNGEST = 3600.0
 
-#: Newest folders of seeding runs that are kept whatever their age.
+#: Number of newest run folders that are kept at any age.
 KEPT_RUNS = 20
 
-#: Tries to hold writers off for one page of vectors, and the pause after each, in seconds.
+#: Attempts to lock out writers for one page of vectors, and the pause after each in seconds.
 TRIES = 5
 PAUSE = 1.0
 
 
 @dataclass(slots=True)
 class Pruned:
-    """What was removed, or would be. ``dead`` operations are not part of ``operations``."""
+    """Counts of removed rows and folders. ``dead`` operations are not in ``operations``."""
 
     operations: int = 0
     dead: int = 0
@@ -53,43 +53,45 @@ def prune(
     ],
     embeddings: Annotated[
         bool,
-        typer.Option("--embeddings", help="Also vectors that no entity uses, which were paid."),
+        typer.Option("--embeddings", help="Also vectors that no entity uses. They cost money."),
     ] = False,
     dead: Annotated[
-        bool, typer.Option("--dead", help="Also operations that were given up on; needs --yes.")
+        bool, typer.Option("--dead", help="Also dead operations; needs --yes.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Really the dead ones, too.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Confirm the removal of dead operations.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Remove finished history: operations, batches, folders of seeding runs."""
     if older_than < YOUNGEST:
         raise typer.BadParameter("history younger than 1h is kept", param_hint="--older-than")
     with application() as app:
-        look_only = dry_run or (dead and not yes)
+        count_only = dry_run or (dead and not yes)
         with app.database.autocommit() as conn:
             before = clock(conn) - timedelta(seconds=older_than)
         pruned = Pruned()
-        _operations(app, before, pruned, dead=dead, dry_run=look_only)
-        pruned.batches = _batches(app, before, dry_run=look_only)
-        pruned.runs = _runs(app.settings.altsync_home / "runs", older_than, dry_run=look_only)
+        _operations(app, before, pruned, dead=dead, dry_run=count_only)
+        pruned.batches = _batches(app, before, dry_run=count_only)
+        pruned.runs = _runs(app.settings.altsync_home / "runs", older_than, dry_run=count_only)
         if embeddings:
-            pruned.embeddings = _embeddings(app, before, dry_run=look_only)
+            pruned.embeddings = _embeddings(app, before, dry_run=count_only)
         if as_json:
-            body = {"before": before, "dry_run": look_only, **asdict(pruned)}
+            body = {"before": before, "dry_run": count_only, **asdict(pruned)}
             terminal.print_json(body)
         else:
-            notes.print(_sentence(pruned, look_only))
-        if look_only and not dry_run:
+            notes.print(_sentence(pruned, count_only))
+        if count_only and not dry_run:
             notes.print(
-                "To be forgotten, though it was given up on: "
-                f"{plural(pruned.dead, 'operation')}. Nothing was changed: --yes does it.",
+                f"To be removed: {plural(pruned.dead, 'dead operation')}. Nothing was changed: "
+                "--yes removes them.",
                 style="yellow",
             )
             raise typer.Exit(Exit.NOT_CONFIRMED)
 
 
-#: What one of each is called.
+#: The singular of each count.
 _NOUNS = {
     "operations": "operation",
     "dead": "dead",
@@ -99,10 +101,10 @@ _NOUNS = {
 }
 
 
-def _sentence(pruned: Pruned, look_only: bool) -> str:
+def _sentence(pruned: Pruned, count_only: bool) -> str:
     counts = asdict(pruned).items()
     parts = ", ".join(plural(count, _NOUNS[name], name) for name, count in counts)
-    return f"{'Would be removed' if look_only else 'Removed'}: {parts}."
+    return f"{'Would be removed' if count_only else 'Removed'}: {parts}."
 
 
 def _operations(
@@ -144,8 +146,8 @@ def _embeddings(app: Application, before: datetime, *, dry_run: bool) -> int:
             except (errors.LockNotAvailable, errors.DeadlockDetected):
                 time.sleep(PAUSE)
         raise AltsyncError(
-            "vectors were not removed, as entities are being written all the time: "
-            "try again when no seeding runs"
+            "vectors were not removed, as entities are being written: run altsync prune when no "
+            "seeding runs"
         )
 
     return _until_none(page)
@@ -159,7 +161,7 @@ def _until_none(page: Callable[[], int]) -> int:
 
 
 def _runs(folder: Path, older_than: float, *, dry_run: bool) -> int:
-    """Remove folders of old runs; returns how many. Their names begin with their time."""
+    """Remove folders of old runs; return how many. Their names begin with their time."""
     if not folder.is_dir():
         return 0
     found = (run for run in folder.iterdir() if run.is_dir() and not run.is_symlink())

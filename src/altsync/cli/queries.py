@@ -18,10 +18,10 @@ from altsync.cli.terminal import Exit, answers, notes
 if TYPE_CHECKING:
     from altsync.queries import Stores, Unavailable
 
-#: Matches that one question may have: the vector index gives no more.
+#: Greatest number of matches: the limit of the vector index.
 MOST = 10_000
 
-Question = Annotated[str, typer.Argument(help="What to look for, in plain words.")]
+Question = Annotated[str, typer.Argument(help="The text to search for.")]
 EntityName = Annotated[
     str | None, typer.Option("--entity", help="The type of entity, as in product.")
 ]
@@ -106,7 +106,7 @@ def graph(key: Key, entity: EntityName = None, limit: Limit = 100, as_json: Json
 def open_stores() -> Iterator[Stores]:
     """Open the stores for a question."""
     with application() as app:
-        # A store that is away is told of once, in a sentence; its driver would say it at length.
+        # An unavailable store is reported in one sentence. Its driver would log much more.
         log.set_up(level="ERROR", form=app.settings.altsync_log_format)
         yield app.stores()
 

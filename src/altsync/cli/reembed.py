@@ -1,4 +1,4 @@
-"""``altsync reembed``: to another embedding model, after its price was shown."""
+"""``altsync reembed``: change the embedding model, after showing the cost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from altsync.cli import terminal
-from altsync.cli.common import application
+from altsync.cli.common import Json, application
 from altsync.cli.terminal import Exit, notes
 from altsync.contract import EMBEDDING
 from altsync.reembed import Plan, plan, start
@@ -16,13 +16,13 @@ from altsync.wording import plural, sentences
 
 def reembed(
     yes: Annotated[bool, typer.Option("--yes", help="Do it: this is what costs money.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Embed everything by the model of the settings. Without --yes, only show the cost."""
     with application() as app:
         with app.database.transaction() as conn:
             found = plan(conn, app.settings.wanted_model)
-        _say(found)
+        _print_plan(found)
         enqueued = 0
         if yes and not found.is_done:
             enqueued = sum(start(app.database, app.topology, found.model))
@@ -38,7 +38,7 @@ def reembed(
         raise typer.Exit(Exit.NOT_CONFIRMED)
 
 
-def _say(plan: Plan) -> None:
+def _print_plan(plan: Plan) -> None:
     if plan.model == plan.wanted:
         notes.print(f"The database wants {plan.wanted.name}, as the settings do.")
     else:
@@ -51,11 +51,11 @@ def _say(plan: Plan) -> None:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in plan.rows.items() if count)
     notes.print(f"Not embedded by {plan.model.name}: {plural(plan.total, 'row')} ({kinds}).")
     if plan.in_progress:
-        notes.print(f"Under way already: {plan.in_progress:,} of them.")
+        notes.print(f"In progress already: {plan.in_progress:,} of them.")
     notes.print(
         f"To be paid: {plural(plan.texts, 'text')}, at most {plural(plan.most_tokens, 'token')} "
         "(their bytes); "
         f"about {plan.usual_tokens:,} for English."
         if plan.texts
-        else "To be paid: nothing, as every vector is kept already."
+        else "To be paid: nothing, as every vector is stored already."
     )

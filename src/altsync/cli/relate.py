@@ -1,4 +1,4 @@
-"""``altsync relate``: look for the neighbours of entities by hand."""
+"""``altsync relate``: search the neighbours of entities in this process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from altsync.status import sql as status_sql
 from altsync.store.reads import clock
 from altsync.wording import plural, sentences
 
-#: Seconds between two looks at entities that other workers have taken, or that wait to be retried.
+#: Seconds between two polls of entities that other workers have claimed, or that will be retried.
 POLL_INTERVAL = 0.2
 
 
@@ -41,18 +41,18 @@ def relate(
 ) -> None:
     """Search for similar entities now, in this process, instead of after the next change.
 
-    Relationships that change are enqueued for the graph; workers carry them there.
+    Changed relationships are enqueued for the graph. Workers write them.
     """
     if (key is None) == (not everything):
-        raise typer.BadParameter("say which entities: --all, or --key KEY")
+        raise typer.BadParameter("select entities: --all, or --key KEY")
     with application() as app:
         _check(app)
         with app.database.autocommit() as conn:
             started = clock(conn)
             before = _count(conn)
-        asked = _ask_all(app) if key is None else _ask_one(app, key)
-        _work_off(app)
-        _show(app, asked, before, started, as_json=as_json)
+        enqueued = _enqueue_all(app) if key is None else _enqueue_one(app, key)
+        _deliver_all(app)
+        _show(app, enqueued, before, started, as_json=as_json)
 
 
 def _check(app: Application) -> None:
@@ -72,7 +72,7 @@ def _count(conn: Conn, since: datetime | None = None) -> int:
     return sum(count_similar(conn, kind, since=since) for kind in searched_types())
 
 
-def _ask_one(app: Application, key: str) -> int:
+def _enqueue_one(app: Application, key: str) -> int:
     with app.database.transaction() as conn:
         for kind in searched_types():
             found = forget_neighbours(conn, kind, key)
@@ -82,13 +82,13 @@ def _ask_one(app: Application, key: str) -> int:
     raise AltsyncError(f"no {kinds} has the key {key!r}")
 
 
-def _ask_all(app: Application) -> int:
+def _enqueue_all(app: Application) -> int:
     traits = app.topology.traits(SIMILARITY)
     return sum(backfill_type(app, traits, kind, force=True) for kind in searched_types())
 
 
-def _work_off(app: Application) -> None:
-    """Until no entity waits. Workers may take some of them; what they hold is waited for."""
+def _deliver_all(app: Application) -> None:
+    """Deliver until no entity is pending. Entities that workers claimed are waited for, too."""
     with Bars() as bars:
         most = waiting = _waiting(app)
         task = bars.add_task(SIMILARITY, total=most)
@@ -121,7 +121,9 @@ def _check_breaker(app: Application, waiting: int) -> None:
         )
 
 
-def _show(app: Application, asked: int, before: int, started: datetime, *, as_json: bool) -> None:
+def _show(
+    app: Application, enqueued: int, before: int, started: datetime, *, as_json: bool
+) -> None:
     with app.database.autocommit() as conn:
         now, added = _count(conn), _count(conn, since=started)
         dead = Selection(sink=SIMILARITY)
@@ -131,7 +133,7 @@ def _show(app: Application, asked: int, before: int, started: datetime, *, as_js
     if as_json:
         terminal.print_json(
             {
-                "entities": asked,
+                "entities": enqueued,
                 "relationships": now,
                 "added": added,
                 "removed": removed,
@@ -140,7 +142,7 @@ def _show(app: Application, asked: int, before: int, started: datetime, *, as_js
         )
     else:
         notes.print(
-            f"{plural(asked, 'entity was', 'entities were')} asked for. Relationships: {added:,} "
+            f"Searched for {plural(enqueued, 'entity', 'entities')}. Relationships: {added:,} "
             f"added, {removed:,} removed, {now:,} in all."
         )
     if failed:

@@ -12,7 +12,7 @@ import typer
 from altsync.app import Application
 from altsync.circuit.breaker import sink_health
 from altsync.cli import terminal
-from altsync.cli.common import Json, age, application, known_sink, person
+from altsync.cli.common import Json, age, application, known_sink, operator
 from altsync.cli.tables import Table
 from altsync.cli.terminal import Exit, answers, notes
 from altsync.db import Conn
@@ -34,7 +34,7 @@ from altsync.wording import plural
 #: Dead operations per transaction of a retry or discard.
 PAGE = 1000
 
-#: Groups that a table shows at most, the most frequent ones.
+#: Greatest number of groups in a table: the most frequent ones.
 MOST_GROUPS = 100
 
 SinkOption = Annotated[str | None, typer.Option("--sink", help="Only of this sink.")]
@@ -48,18 +48,16 @@ ReasonOption = Annotated[
 ]
 OlderOption = Annotated[
     float | None,
-    typer.Option(
-        "--older-than", parser=age, metavar="AGE", help="Given up on so long ago or longer: 2h, 7d."
-    ),
+    typer.Option("--older-than", parser=age, metavar="AGE", help="Dead for at least that: 2h, 7d."),
 ]
 NewerOption = Annotated[
     float | None,
-    typer.Option("--newer-than", parser=age, metavar="AGE", help="Given up on since: 15m, 2h."),
+    typer.Option("--newer-than", parser=age, metavar="AGE", help="Dead for at most that: 15m, 2h."),
 ]
-Everything = Annotated[bool, typer.Option("--all", help="All that were given up on.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many.")]
+Everything = Annotated[bool, typer.Option("--all", help="All dead operations.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count them.")]
 
-#: Options that say which dead operations are meant.
+#: Options that select dead operations.
 SELECTORS = "--sink, --entity, --kind, --reason, --older-than, --newer-than or --all"
 
 
@@ -74,19 +72,19 @@ def failures(
 ) -> None:
     """List dead operations by reason, with examples."""
     which = _selection(sink, entity, kind, reason, older_than, newer_than)
-    with _application(which, gone=True) as app:
+    with _application(which, former=True) as app:
         with app.database.autocommit() as conn:
             found = most_frequent(conn, None if as_json else MOST_GROUPS, which)
         if as_json:
             terminal.print_json([asdict(group) for group in found.groups])
         elif found.groups:
             answers.print(failures_table(found.groups))
-            _say_not_shown(found)
-            notes.print("altsync retry --all tries them again; altsync discard ends it.")
+            _print_rest(found)
+            notes.print("altsync retry --all retries them; altsync discard ends them.")
         elif which.is_empty:
-            notes.print("No operation was given up on.")
+            notes.print("There are no dead operations.")
         else:
-            notes.print("No such operation was given up on.")
+            notes.print("No dead operation matches.")
 
 
 def retry(
@@ -103,16 +101,16 @@ def retry(
     """Retry dead operations, each at its entity's current version."""
     which = _selection(sink, entity, kind, reason, older_than, newer_than)
     if which.is_empty and not everything:
-        raise typer.BadParameter(f"say what to retry: {SELECTORS}")
+        raise typer.BadParameter(f"select dead operations by {SELECTORS}")
     with _application(which) as app:
-        _say_left_alone(app, which)
+        _print_ignored(app, which)
         which = replace(which, among=tuple(app.topology.names))
         if dry_run:
-            _say(_count(app, which), as_json, "would_retry", "Would be due again: {:,}.")
+            _print_count(_count(app, which), as_json, "would_retry", "Would be due again: {:,}.")
             return
-        # Counted as a dry run counts: several failures of an entity may end in one operation.
+        # Counted as in a dry run: several failures of an entity may become one operation.
         count = _page_by_page(app, which, lambda conn, dead: _retried(conn, dead, app))
-        _say(count, as_json, "retried", "Due again: {:,}.")
+        _print_count(count, as_json, "retried", "Due again: {:,}.")
 
 
 def discard(
@@ -132,13 +130,13 @@ def discard(
 ) -> None:
     """Discard dead operations for good. The audit keeps who did it, and why."""
     if not why.strip():
-        raise typer.BadParameter("say why it will never work", param_hint="--why")
+        raise typer.BadParameter("empty text: say why it will never work", param_hint="--why")
     which = _selection(sink, entity, kind, reason, older_than, newer_than)
     if which.is_empty and not everything:
-        raise typer.BadParameter(f"say what to discard: {SELECTORS}")
-    with _application(which, gone=True) as app:
+        raise typer.BadParameter(f"select dead operations by {SELECTORS}")
+    with _application(which, former=True) as app:
         if dry_run:
-            _say(_count(app, which), as_json, "would_discard", "Would be discarded: {:,}.")
+            _print_count(_count(app, which), as_json, "would_discard", "Would be discarded: {:,}.")
             return
         if which.is_empty and not yes:
             count = _count(app, which)
@@ -148,28 +146,28 @@ def discard(
                 style="yellow",
             )
             raise typer.Exit(Exit.NOT_CONFIRMED)
-        by = person()
+        by = operator()
         count = _page_by_page(
             app,
             which,
             lambda conn, dead: discard_dead(conn, dead, app.topology, by=by, why=why),
         )
-        _say(count, as_json, "discarded", "Discarded: {:,}.")
+        _print_count(count, as_json, "discarded", "Discarded: {:,}.")
 
 
 @contextmanager
-def _application(which: Selection, *, gone: bool = False) -> Iterator[Application]:
-    """The application of a command, which must know the sink that is meant.
+def _application(which: Selection, *, former: bool = False) -> Iterator[Application]:
+    """Open the application of a command, and check that the selected sink exists.
 
-    ``gone``: it may also be one that the settings name no longer.
+    ``former``: it may also be a sink that the settings no longer name.
     """
     with application() as app:
-        if which.sink is not None and not (gone and _was_known(app, which.sink)):
+        if which.sink is not None and not (former and _was_known(app, which.sink)):
             known_sink(app, which.sink)
         yield app
 
 
-def _say_not_shown(found: Failures) -> None:
+def _print_rest(found: Failures) -> None:
     more = found.all_groups - len(found.groups)
     if more:
         rest = found.operations - sum(group.count for group in found.groups)
@@ -186,14 +184,14 @@ def _was_known(app: Application, sink: str) -> bool:
         return sink in sink_health(conn)
 
 
-def _say_left_alone(app: Application, which: Selection) -> None:
-    """Say what is left alone: no worker delivers to a sink that the settings do not name."""
+def _print_ignored(app: Application, which: Selection) -> None:
+    """Print what is ignored: no worker claims for a sink that the settings do not name."""
     with app.database.autocommit() as conn:
         dead = dead_by_sink(conn, which)
     left = {sink: count for sink, count in dead.items() if sink not in app.topology.names}
     if left:
         sinks = ", ".join(f"{count:,} of {sink}" for sink, count in left.items())
-        notes.print(f"Left alone, as the settings do not name their sink: {sinks}.")
+        notes.print(f"Ignored, as the settings do not name their sink: {sinks}.")
 
 
 def _selection(
@@ -205,7 +203,7 @@ def _selection(
     newer_than: float | None,
 ) -> Selection:
     if reason == "":
-        raise typer.BadParameter("an empty reason is in every error: say --all")
+        raise typer.BadParameter("an empty reason matches every error: use --all")
     return Selection(
         sink=sink,
         entity=entity,
@@ -229,7 +227,7 @@ def _retried(conn: Conn, dead: list[DeadOperation], app: Application) -> int:
 def _page_by_page(
     app: Application, which: Selection, do: Callable[[Conn, list[DeadOperation]], int]
 ) -> int:
-    """Do something to all that is meant, page after page, and show how far it is."""
+    """Call ``do`` for each page of the selected operations, and print the progress."""
     count = after = 0
     while True:
         with app.database.transaction() as conn:
@@ -241,7 +239,7 @@ def _page_by_page(
         notes.print(f"{count:,} so far …")
 
 
-def _say(count: int, as_json: bool, name: str, sentence: str) -> None:
+def _print_count(count: int, as_json: bool, name: str, sentence: str) -> None:
     if as_json:
         terminal.print_json({name: count})
     else:
@@ -249,7 +247,7 @@ def _say(count: int, as_json: bool, name: str, sentence: str) -> None:
 
 
 def failures_table(groups: Sequence[FailureGroup]) -> Table:
-    """Dead operations by reason."""
+    """Return a table of dead operations by reason."""
     table = Table(
         *("sink", "kind", "count", "reason", "for example"),
         title="Dead operations",

@@ -33,10 +33,10 @@ _STATE_STYLE = {
     BreakerState.PAUSED: "yellow",
     BreakerState.DISABLED: "dim",
 }
-#: States that end when an operation goes through.
+#: States that end when an operation succeeds.
 _TRIED = (BreakerState.OPEN, BreakerState.PROBING)
 
-#: What a breaker's state is called for people.
+#: Words for the states of a breaker; others keep their name.
 _STATE_WORD = {BreakerState.CLOSED: "ready"}
 
 _IN_ORDER = (SyncStatus.SYNCED, SyncStatus.PENDING, SyncStatus.FAILED)
@@ -49,8 +49,8 @@ def _collect(app: Application) -> Status:
 
 
 def status(
-    watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    watch: Annotated[bool, typer.Option("--watch", help="Update until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two updates.")] = 1.0,
     as_json: Json = False,
 ) -> None:
     """Show entities per sink, operations and circuit breakers."""
@@ -63,7 +63,7 @@ def status(
             return
         if as_json or not answers.is_terminal:
             ending.line.one_line = True
-            _print_again_and_again(app, every, as_json=as_json)
+            _print_repeatedly(app, every, as_json=as_json)
         from rich.live import Live
 
         with Live(status_view(_collect(app)), console=answers, screen=True) as live:
@@ -72,8 +72,8 @@ def status(
                 live.update(status_view(_collect(app)))
 
 
-def _print_again_and_again(app: Application, every: float, *, as_json: bool) -> None:
-    """Print a block each interval, for a pipe or a file: one line of JSON, or the tables."""
+def _print_repeatedly(app: Application, every: float, *, as_json: bool) -> None:
+    """Print one line of JSON, or the tables, at each interval, for a pipe or a file."""
     while True:
         found = _collect(app)
         if as_json:
@@ -86,13 +86,13 @@ def _print_again_and_again(app: Application, every: float, *, as_json: bool) -> 
 
 
 def status_view(status: Status) -> RenderableType:
-    """The whole status."""
+    """Return the tables and notes of the status."""
     tables = (matrix_table(status), entity_table(status), sink_table(status))
     return Group(*tables, *model_note(status), *verify_note(status))
 
 
 def model_note(status: Status) -> list[Text]:
-    """Return what to say when settings and database name different embedding models."""
+    """Return a note when settings and database name different embedding models."""
     database, settings = status.model.database, status.model.settings
     if database is None or settings is None or database == settings:
         return []
@@ -105,7 +105,7 @@ def model_note(status: Status) -> list[Text]:
 
 
 def verify_note(status: Status) -> list[Text]:
-    """Return what the last ``altsync verify`` came to, by hand or by the relay."""
+    """Return a note on the last verification, by a command or the relay."""
     last = status.verified
     if last is None:
         return []
@@ -120,25 +120,32 @@ def verify_note(status: Status) -> list[Text]:
     if last.consistent:
         return [Text(f"{when}: {_agreed(last.result)}", style="green")]
     if differs:
-        return [Text(f"{when}: {differs} did not agree. altsync verify says more.", style="red")]
+        return [
+            Text(
+                f"{when}: {differs} did not agree. altsync verify shows the differences.",
+                style="red",
+            )
+        ]
     if not problems:
-        return [Text(f"{when}: no worker claimed what waited, so nothing was told.", "yellow")]
+        return [
+            Text(f"{when}: inconclusive, as no worker claimed the pending operations.", "yellow")
+        ]
     return [Text(f"{when}: {', '.join(problems)} could not be compared.", style="yellow")]
 
 
 def _agreed(result: Mapping[str, Any]) -> str:
-    """Return what a result without any difference says."""
+    """Return the sentence of a result without differences."""
     counted = plural(result.get("entities", 0), "entity", "entities")
     not_compared = result.get("not_compared") or []
     rest = f" Not compared: {', '.join(not_compared)}." if not_compared else ""
     waiting = result.get("in_progress", 0)
     if waiting:
-        return f"nothing differed ({counted}); under way: {waiting:,}.{rest}"
+        return f"nothing differed ({counted}); in progress: {waiting:,}.{rest}"
     return f"every {'compared ' if not_compared else ''}store agreed ({counted}).{rest}"
 
 
 def matrix_table(status: Status) -> Table:
-    """Entities by their statuses."""
+    """Return a table of entities by their statuses."""
     columns = ("entity", *status.matrix_sinks, "count")
     table = Table(*columns, title="Sync status", numbers=("count",))
     for row in status.matrix:
@@ -150,7 +157,7 @@ def matrix_table(status: Status) -> Table:
 
 
 def entity_table(status: Status) -> Table:
-    """Entities by sink, each as synced / pending / failed."""
+    """Return a table of entities by sink: synced / pending / failed."""
     sinks = list(next(iter(status.entities.values())).by_sink)
     title = "Synced / pending / failed"
     table = Table("entity", "total", *sinks, title=title, numbers=("total", *sinks))
@@ -159,16 +166,16 @@ def entity_table(status: Status) -> Table:
         for sink in sinks:
             counts = entity.by_sink[sink]
             cell = Text()
-            for place, state in enumerate(_IN_ORDER):
+            for position, state in enumerate(_IN_ORDER):
                 style = _STATUS_STYLE[state] if counts[state] else "dim"
-                cell.append(" / " if place else "").append(f"{counts[state]:,}", style=style)
+                cell.append(" / " if position else "").append(f"{counts[state]:,}", style=style)
             cells.append(cell)
         table.add_row(kind.value, f"{entity.total:,}", *cells)
     return table
 
 
 def sink_table(status: Status) -> RenderableType:
-    """Breakers, operations, and the work of the last minute by sink."""
+    """Return a table of breakers, operations, and the work of the last minute, by sink."""
     # In two lines, so that the table fits into 80 columns.
     numbers = ("pending", "in\nprogress", "dead", "oldest", "synced\n/min", "calls\n/min")
     table = Table(
@@ -189,29 +196,29 @@ def sink_table(status: Status) -> RenderableType:
             f"{status.recent[sink].synced:,}",
             f"{status.recent[sink].remote_calls:,}",
         )
-    whys = [(sink, _why(status, sink)) for sink in status.operations]
+    reasons = [(sink, _reason(status, sink)) for sink in status.operations]
     idle = [
         Text(f"{s}: {idle_message(s, one, list(status.sinks))}", style="red")
         for s, one in status.idle.items()
     ]
-    return Group(table, *(Text(f"{sink}: {why}") for sink, why in whys if why), *idle)
+    return Group(table, *(Text(f"{sink}: {reason}") for sink, reason in reasons if reason), *idle)
 
 
-def _why(status: Status, sink: str) -> str:
+def _reason(status: Status, sink: str) -> str:
     found = status.sinks[sink]
     waits = status.operations[sink].pending
     reason = found.reason or ""
     if found.state is BreakerState.DISABLED and waits:
-        return f"{reason}; {plural(waits, 'operation waits', 'operations wait')}"
+        return f"{reason}; {plural(waits, 'pending operation')}"
     if found.since is not None and found.state is not BreakerState.CLOSED:
         since = f"{reason} (since {found.since:%Y-%m-%d %H:%M:%S} UTC)"
         idle = found.state in _TRIED and not (waits or status.operations[sink].in_progress)
-        return f"{since}; nothing waits, the next operation tries it" if idle else since
+        return f"{since}; nothing is pending, the next operation probes it" if idle else since
     return reason
 
 
 def age(seconds: float | None) -> str:
-    """A duration for people."""
+    """Return a duration with its unit."""
     if seconds is None:
         return ""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):

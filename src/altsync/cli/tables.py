@@ -15,30 +15,30 @@ from rich.style import Style
 
 from altsync.wording import visible
 
-#: Cells that every column of text has at least; narrower than that, rows become records.
+#: Least width of a column of text. When columns would be narrower, rows become records.
 NARROWEST = 8
 
-#: Cells up to which a word is not broken, where there is room.
+#: Longest word that is not broken, if there is room.
 LONG_WORD = 12
 
-#: Cells up to which a name that one may copy stays on one line, where there is room.
+#: Longest name that stays on one line, if there is room.
 WHOLE_NAME = 36
 
 
-#: What stands for altsync's own signs where the stream lacks them.
+#: Replacements of altsync's own signs in encodings that lack them.
 PLAIN = {"✔": "+", "✘": "x", "–": "-", "×": "x", "→": "->", "←": "<-", "…": "..."}
 
 
 def shown(text: str) -> str:
-    """Return a text as it can be shown: hidden signs, and those the stream lacks, as escapes.
+    """Return a text with escapes for control characters, and for signs outside the encoding.
 
-    altsync's own marks and arrows have a plain form in place of an escape.
+    altsync's own marks and arrows are replaced by ``PLAIN``.
     """
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     text = visible(text)
     if encoding.lower().startswith("utf"):
         return text
-    # Before the layout: the stream itself would replace them by longer ones afterwards.
+    # Before the layout, as the stream would write longer escapes after it.
     return "".join(_in(encoding, sign) for sign in text)
 
 
@@ -50,7 +50,7 @@ def _in(encoding: str, sign: str) -> str:
 
 
 class Text(rich.text.Text):
-    """A styled text. Whatever it is made of, it does not steer the terminal."""
+    """A styled text without control characters."""
 
     def __init__(self, text: str = "", style: str | Style = "", **options: Any) -> None:
         super().__init__(shown(text), style, **options)
@@ -63,10 +63,10 @@ class Text(rich.text.Text):
 
 
 class Table(rich.table.Table):
-    """A table that shows every cell whole.
+    """A table that never cuts a cell.
 
-    Text is folded, and numbers never are. Where the columns do not fit side by side, each row
-    becomes a record: one line for each cell.
+    Text is folded; numbers are not. When the columns do not fit side by side, each row becomes a
+    record: one line for each cell.
     """
 
     def __init__(
@@ -96,32 +96,32 @@ class Table(rich.table.Table):
         super().add_row(*made, **options)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Render with widths of which every cell has its own."""
-        widths = self._widths(self._room(options))
+        """Render with fitting widths, or as records."""
+        widths = self._widths(self._available(options))
         if not self._plain and widths is not None and self._breaks_words(widths):
             self.pad_edge = False  # two cells more
-            widths = self._widths(self._room(options))
+            widths = self._widths(self._available(options))
         if widths is None and not self._plain:
             yield from self._records(console, options)
             return
-        for place, column in enumerate(self.columns):
-            column.width = widths[place] if widths else None
+        for position, column in enumerate(self.columns):
+            column.width = widths[position] if widths else None
         yield from super().__rich_console__(console, options)
 
-    def _room(self, options: ConsoleOptions) -> int:
-        """Return the cells that are left for all columns together."""
-        padding = sum(self._get_padding_width(place) for place in range(len(self.columns)))
+    def _available(self, options: ConsoleOptions) -> int:
+        """Return the width that all columns share."""
+        padding = sum(self._get_padding_width(i) for i in range(len(self.columns)))
         return options.max_width - self._extra_width - padding
 
     def _breaks_words(self, widths: Sequence[int]) -> bool:
-        """Return whether a word that is no long one does not fit into its column."""
+        """Return whether a word of ordinary length does not fit into its column."""
         return any(
             width < _longest_cell_word(column) <= LONG_WORD + 2
             for width, column in zip(widths, self.columns, strict=True)
         )
 
-    def _widths(self, room: int) -> list[int] | None:
-        """Return the width of each column, or nothing where they do not fit."""
+    def _widths(self, available: int) -> list[int] | None:
+        """Return the width of each column, None when they do not fit."""
         headers = [_plain(column.header) for column in self.columns]
         cells = [
             max((_length(_plain(cell)) for cell in column.cells), default=0)
@@ -140,16 +140,16 @@ class Table(rich.table.Table):
             max(floor, min(want, WHOLE_NAME)) if name else floor
             for floor, want, name in zip(words, wanted, self._names, strict=True)
         ]
-        fitting = next((least for least in (whole, words, floors) if sum(least) <= room), None)
-        return None if fitting is None else _shared(room, fitting, wanted)
+        fitting = next((least for least in (whole, words, floors) if sum(least) <= available), None)
+        return None if fitting is None else _shared(available, fitting, wanted)
 
     def _records(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
         if self.title:
             yield Text(str(self.title), style="italic")
         headers = [" ".join(_plain(column.header).split()) for column in self.columns]
         rows = zip(*(column.cells for column in self.columns), strict=True)
-        for place, row in enumerate(rows):
-            if place:
+        for number, row in enumerate(rows):
+            if number:
                 yield Text("")
             record = Table("name", "value", names=("name",), plain=True)
             for header, cell in zip(headers, row, strict=True):
@@ -157,11 +157,11 @@ class Table(rich.table.Table):
             yield record
 
 
-def _shared(room: int, floors: Sequence[int], wanted: Sequence[int]) -> list[int]:
-    """Return the widths of columns: what is left goes to the narrowest that wants more."""
+def _shared(available: int, floors: Sequence[int], wanted: Sequence[int]) -> list[int]:
+    """Return the widths of columns. Spare cells go to the narrowest column that wants more."""
     widths = list(floors)
-    for _ in range(room - sum(widths)):
-        growing = [place for place, width in enumerate(widths) if width < wanted[place]]
+    for _ in range(available - sum(widths)):
+        growing = [i for i, width in enumerate(widths) if width < wanted[i]]
         if not growing:
             break
         widths[min(growing, key=widths.__getitem__)] += 1

@@ -18,22 +18,22 @@ from altsync.wording import visible, visible_json
 
 
 class Terminal(Console):
-    """A console that shows every text as it is: no markup, and no sign that steers a terminal.
+    """A console that prints texts literally: without markup or control characters.
 
-    A closed pipe is left to the command's end.
+    The end of the command handles a closed pipe.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
 
     def render_str(self, text: str, **options: Any) -> rich.text.Text:
-        """Make a text of a string, before its width is measured."""
+        """Return a string as a text. Escapes are written before its width is measured."""
         return super().render_str(shown(text), **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Render; what others made of data is written out here at the latest."""
+        """Render, with control characters of other renderables as escapes."""
         for segment in super().render(renderable, options):
             if segment.control or (text := visible(segment.text)) == segment.text:
                 yield segment
@@ -41,31 +41,31 @@ class Terminal(Console):
                 yield Segment(text, segment.style)
 
     def on_broken_pipe(self) -> None:
-        """Raise what the system said."""
+        """Raise the error of the system."""
         raise BrokenPipeError
 
 
-#: Everything for people that is not the answer itself goes to stderr, so that --json is clean.
+#: ``notes`` writes to stderr, so that stdout has the answer only.
 notes = Terminal(stderr=True)
 answers = Terminal()
 
 
 def print_json(body: Any) -> None:
-    """One JSON document on stdout."""
+    """Print a JSON document on stdout."""
     sys.stdout.write(f"{_json(body, indent=2)}\n")
 
 
 def print_json_line(body: Any) -> None:
-    """One JSON document on one line of stdout."""
+    """Print a JSON document on one line of stdout."""
     sys.stdout.write(f"{_json(body)}\n")
     sys.stdout.flush()
 
 
 def _json(body: Any, indent: int | None = None) -> str:
-    # Escapes are read by every parser, whatever the encoding of the terminal or pipe.
+    # Every parser reads escapes, in any encoding of the terminal or pipe.
     is_utf8 = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
-    return visible_json(json.dumps(body, default=_plain, ensure_ascii=not is_utf8, indent=indent))
+    return visible_json(json.dumps(body, default=_to_text, ensure_ascii=not is_utf8, indent=indent))
 
 
-def _plain(value: Any) -> str:
+def _to_text(value: Any) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)

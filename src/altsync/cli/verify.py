@@ -254,7 +254,7 @@ def _agreement(report: Report, counted: str) -> tuple[str, str]:
     rest = f" Not compared: {', '.join(report.not_compared)}." if report.not_compared else ""
     if report.in_progress:
         waiting = ", ".join(f"{sink} ({count:,})" for sink, count in report.in_progress.items())
-        return f"Nothing differs ({counted}); under way: {waiting}.{rest}", "bold yellow"
+        return f"Nothing differs ({counted}); in progress: {waiting}.{rest}", "bold yellow"
     stores = "Every compared store" if report.not_compared else "Every store"
     return f"{stores} agrees ({counted}).{rest}", "bold green"
 

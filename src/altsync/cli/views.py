@@ -1,4 +1,4 @@
-"""Answers of questions about any entity, as tables for people."""
+"""Results of queries as tables."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from altsync.catalogue.current import entity_type
 from altsync.cli.tables import Table, Text
 from altsync.queries import Explored, Found, Link, SimilarEntity, filter_fields
 
-#: Columns of numbers, and of names that one may copy.
+#: Columns of numbers, and of names.
 _NUMBERS, _NAMES = ("score",), ("key", "entity", "sources", "relationship")
 
 
 def found_table(found: Sequence[Found]) -> Table:
-    """Entities by meaning, with the fields that one can filter by."""
+    """Return a table of found entities, with the fields to filter by."""
     table = _table("score", "key", "name", "fields")
     for one in found:
         fields = filter_fields(entity_type(one.entity))
@@ -30,7 +30,7 @@ _EMPTY: tuple[object, ...] = (None, "", [])
 
 
 def similar_table(found: Sequence[SimilarEntity]) -> Table:
-    """Neighbours with the path to each."""
+    """Return a table of similar entities, with the path to each."""
     table = _table("score", "key", "sources", "path")
     for one in found:
         table.add_row(score(one.score), one.key, " + ".join(one.sources), one.path)
@@ -38,7 +38,7 @@ def similar_table(found: Sequence[SimilarEntity]) -> Table:
 
 
 def explored_view(found: Sequence[Explored]) -> RenderableType:
-    """Each hit with what is around it."""
+    """Return each found entity with its neighbourhood."""
     parts: list[RenderableType] = []
     for one in found:
         head = Text(f"{one.name}:", style="bold").append(f" {score(one.score)}", style="dim")
@@ -61,7 +61,7 @@ def _surroundings(one: Explored) -> dict[str, str]:
 
 
 def links_table(links: Sequence[Link]) -> Table:
-    """Relationships of one entity."""
+    """Return a table of relationships."""
     table = _table("score", "relationship", "direction", "entity", "key", "name")
     for one in links:
         table.add_row(score(one.score), one.type, one.direction, one.entity, one.key, one.name)
