@@ -10,8 +10,8 @@ from altsync.db import Database
 from altsync.embedding import Embedded
 from altsync.entities import EntityType, Model, Row
 from altsync.projection import graph_node, vector_metadata
-from altsync.sinks import embedding
-from altsync.sinks.base import Sink
+from altsync.protocols import Sink
+from altsync.sinks.embedding import write as embedding
 from altsync.store.vectors import EmbeddingCache
 from benchmarks.bench import TOPOLOGY
 from tests.integration.fakes import vector_of

@@ -10,8 +10,8 @@ from multiprocessing.process import BaseProcess
 #: when they need it.
 PRELOADED = [
     "altsync.similarity.index",
-    "altsync.sinks.neo4j",
-    "altsync.sinks.pinecone",
+    "altsync.sinks.neo4j.write",
+    "altsync.sinks.pinecone.write",
     "tests.faults.test_killed_commands",
     "tests.faults.test_killed_seeders",
     "tests.faults.test_killing_rows",

@@ -16,7 +16,8 @@ from pinecone import Index, Vector
 from altsync.embedding import Embedded
 from altsync.entities import EntityType, Model
 from altsync.openai_embedder import decode
-from altsync.sinks import neo4j, pinecone
+from altsync.sinks.neo4j import write as neo4j
+from altsync.sinks.pinecone import write as pinecone
 from benchmarks.bench import DIMENSIONS
 
 T = TypeVar("T")

@@ -9,8 +9,8 @@ import os
 
 from altsync.app import Application
 from altsync.contract import EMBEDDING
-from altsync.sinks import embedding
-from altsync.sinks.base import Sink
+from altsync.protocols import Sink
+from altsync.sinks.embedding import write as embedding
 from altsync.store.vectors import EmbeddingCache
 from altsync.workers import tasks
 from altsync.workers.app import app

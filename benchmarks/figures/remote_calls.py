@@ -8,7 +8,7 @@ from pathlib import Path
 
 from altsync.embedding import MAX_REQUEST_TOKENS
 from altsync.seed.loader import BATCH as SEEDER_BATCH
-from altsync.sinks.pinecone import MAX_BYTES
+from altsync.sinks.pinecone.write import MAX_BYTES
 from benchmarks.bench import Bench
 from benchmarks.loading import write_leagues
 from benchmarks.report import Figure, Gate, Measured

@@ -25,7 +25,7 @@ from altsync.embedding import Embedded
 from altsync.entities import Model
 from altsync.similarity.local import Sink
 from altsync.similarity.sql import declared_rules
-from altsync.sinks import embedding
+from altsync.sinks.embedding import write as embedding
 from altsync.store.vectors import EmbeddingCache
 from benchmarks.bench import DIMENSIONS, MODEL, TOPOLOGY, Bench
 from benchmarks.loading import seed, seeding

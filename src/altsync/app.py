@@ -21,14 +21,22 @@ from altsync.catalogue.tables import check_tables
 from altsync.circuit import breaker
 from altsync.circuit.breaker import set_enabled, sink_health, wanted_model
 from altsync.config import Settings, protect_settings, read_settings
-from altsync.contract import EMBEDDING, SIMILARITY, Installation, Topology
+from altsync.contract import (
+    EMBEDDING,
+    SIMILARITY,
+    Declaration,
+    Installation,
+    Topology,
+    imported,
+)
 from altsync.db import Database, Outage
 from altsync.declarations import (
+    GRAPHS,
     INDEXES,
     LOCAL_SIMILARITY,
     SINKS,
-    Declaration,
     index_similarity,
+    not_installed,
 )
 from altsync.delivery import Delivery, DrainResult, Policy
 from altsync.embedding import Embedded, Embedder
@@ -50,10 +58,9 @@ from altsync.store.vectors import EmbeddingCache
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from altsync.protocols import Index, Sink
     from altsync.queries.stores import GraphStore, Stores, VectorIndex
     from altsync.schema import Plan
-    from altsync.sinks import neo4j
-    from altsync.sinks.base import Index, Sink
     from altsync.verify.report import Options, Report
 
 logger = structlog.get_logger(__name__)
@@ -93,12 +100,10 @@ class Application:
         Call it before a fork, which then shares their memory, and before threads start: two that
         import the same SDK at once may meet half a module.
         """
-        for sink in self.topology.names:
-            if sink == SIMILARITY:
-                _similarity(self.settings.altsync_similarity)
-            else:
-                _module(sink)
-        for module in ("altsync.openai_embedder", "altsync.verify.run"):
+        declared = [self._declared(sink) for sink in self.topology.names]
+        functions = [path for one in declared for path in (one.open, one.compare)]
+        modules = [path.partition(":")[0] for path in functions]
+        for module in dict.fromkeys([*modules, "altsync.openai_embedder", "altsync.verify.run"]):
             importlib.import_module(module)
 
     @cached_property
@@ -157,13 +162,15 @@ class Application:
 
     def disabled_reason(self, sink: str) -> str | None:
         """Return the setting without which a sink is disabled, in words; None when it is ready."""
-        if sink == SIMILARITY:
-            setting = (self._similarity or LOCAL_SIMILARITY).setting
-        else:
-            setting = _declaration(sink).setting
-        if setting and getattr(self.settings, setting.lower()) is None:
+        setting = self._declared(sink).setting
+        if setting and self.settings.of_sink(setting) is None:
             return f"{setting} is not set"
         return None
+
+    def _declared(self, sink: str) -> Declaration:
+        if sink == SIMILARITY:
+            return self._similarity or LOCAL_SIMILARITY
+        return _declaration(sink)
 
     @property
     def enabled(self) -> list[str]:
@@ -179,22 +186,21 @@ class Application:
 
     def _open(self, name: str) -> Sink | None:
         if name != SIMILARITY:
-            opened = _module(name).open_sink(self.settings, EmbeddingCache(self.database))
+            opened = imported(_declaration(name).open)(self.settings, EmbeddingCache(self.database))
             if hasattr(opened, "belong_to"):
                 opened.belong_to(Ownership(self._installation, self._known_keys))
             return cast("Sink | None", opened)
-        mode = self.settings.altsync_similarity
-        module = _similarity(mode)
+        make = imported(self._declared(name).open)
         rules = declared_rules(self.settings.similarity_debounce)
-        if mode == "local":
-            return cast("Sink", module.Sink(self.database, self.topology, rules))
+        if self.settings.altsync_similarity == "local":
+            return cast("Sink", make(self.database, self.topology, rules))
         # An index of its own: sinks are closed each by itself.
         assert self._index is not None
         index = self._open(self._index)
         if index is None:
             return None
         asked = cast("Index", index)
-        made = module.Sink(self.database, asked, self.topology, rules, follows=self._index)
+        made = make(self.database, asked, self.topology, rules, follows=self._index)
         return cast("Sink", made)
 
     def _installation(self) -> Installation | None:
@@ -222,14 +228,14 @@ class Application:
 
         Their properties stay beside those that altsync writes. Raises ``SinkFailure``.
         """
-        graph = cast("neo4j.Sink", self.sink("neo4j"))
+        graph: Any = self.sink(GRAPHS[0])
         graph.check_owner()
         return {
             graph.label(entity_type): self._adopt_nodes_of(graph, entity_type, dry_run=dry_run)
             for entity_type in entity_types()
         }
 
-    def _adopt_nodes_of(self, graph: neo4j.Sink, entity_type: EntityType, *, dry_run: bool) -> int:
+    def _adopt_nodes_of(self, graph: Any, entity_type: EntityType, *, dry_run: bool) -> int:
         count, after = 0, ""
         while page := graph.strangers(entity_type, after):
             with self.database.autocommit() as conn:
@@ -249,7 +255,7 @@ class Application:
             raise SchemaError("no sink is registered: run altsync migrate")
         return Stores(
             database=self.database,
-            graph=cast("GraphStore | None", self.sink("neo4j")),
+            graph=cast("GraphStore | None", self.sink(GRAPHS[0])),
             vectors=cast("VectorIndex | None", self.sink(self._index) if self._index else None),
             index=self._index,
             embedder=self._embedder,
@@ -549,26 +555,8 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def _module(sink: str) -> Any:
-    try:
-        return importlib.import_module(f"altsync.sinks.{sink}")
-    except ModuleNotFoundError as error:
-        if error.name != f"altsync.sinks.{sink}":
-            raise
-        raise ConfigurationError(
-            f"ALTSYNC_SINKS names {sink!r}, but there is no sinks/{sink}.py"
-        ) from None
-
-
-def _similarity(mode: str) -> Any:
-    return importlib.import_module(
-        {"local": "altsync.similarity.local", "index": "altsync.similarity.index"}[mode]
-    )
-
-
 def _declaration(sink: str) -> Declaration:
-    """Return what a sink declares. Only one that altsync does not bring is imported for it."""
+    """Return what a sink declares. Raises ``ConfigurationError`` for one that is not installed."""
     if sink in SINKS:
         return SINKS[sink]
-    module = _module(sink)
-    return Declaration(module.Sink.traits, module.SETTING)
+    raise ConfigurationError(not_installed(sink))

@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -17,6 +16,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     ValidationInfo,
@@ -28,11 +28,11 @@ from pydantic_core import ErrorDetails
 from altsync import addresses
 from altsync.addresses import without_schema as split_schema
 from altsync.contract import EMBEDDING, SIMILARITY
-from altsync.declarations import SINKS
+from altsync.declarations import SINKS, not_installed
 from altsync.entities import Model
 from altsync.errors import ConfigurationError
 from altsync.redaction import protect, protect_address
-from altsync.wording import one_line, suggestion
+from altsync.wording import one_line
 
 __all__ = [
     "SERVICE_GROUPS",
@@ -156,7 +156,7 @@ def _from_everywhere(given: Mapping[str, Any]) -> dict[str, Any]:
 
     ``local.env`` of a running local stack counts for the services that nothing else names.
     """
-    names = Settings.model_fields
+    names: Mapping[str, Any] = {**dict.fromkeys(SINK_VARIABLES), **Settings.model_fields}
     file = _dotenv.get()
     dotenv = _read_values(_read_file(file), names) if file else {}
     named = {**dotenv, **_read_values(os.environ, names), **given}
@@ -173,6 +173,11 @@ class _DatabaseUrl(SecretStr):
         super().__init__(url)
         self.notes = tuple(notes)
 
+
+#: Variables that installed sinks declare, in small letters.
+SINK_VARIABLES = frozenset(
+    name.lower() for one in SINKS.values() for name in (one.setting, *one.settings) if name
+)
 
 #: Seconds after an entity got its vector until it is compared with others in PostgreSQL, so that
 #: entities that are embedded together share a pass.
@@ -275,8 +280,25 @@ class Settings(BaseModel):
     flower_port: int = Field(default=5555, ge=0, le=65535)
     flower_basic_auth: SecretStr | None = None
 
+    #: Variables of installed sinks that are no fields here, by their names in small letters.
+    _of_sinks: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
+
     def __init__(self, **given: Any) -> None:
-        super().__init__(**_from_everywhere(given))
+        values = _from_everywhere(given)
+        super().__init__(**values)
+        for name in SINK_VARIABLES & values.keys() - Settings.model_fields.keys():
+            self._of_sinks[name] = SecretStr(values[name])
+
+    def of_sink(self, variable: str) -> Any:
+        """Return the value of a sink's variable; None while it is not set.
+
+        It is text, unless altsync declares the variable itself.
+        """
+        name = variable.lower()
+        if name in Settings.model_fields:
+            return getattr(self, name)
+        value = self._of_sinks.get(name)
+        return value and value.get_secret_value()
 
     @field_validator("altsync_log_level", "altsync_log_format", mode="before")
     @classmethod
@@ -434,10 +456,8 @@ def _check_sink(name: str) -> None:
     """Raise ``ValueError`` for a name that is no sink, with the name that may be meant."""
     if name == SIMILARITY:
         raise ValueError("similarity comes with the vectors: set ALTSYNC_SIMILARITY instead")
-    if name in SINKS or (name != "base" and find_spec(f"altsync.sinks.{name}") is not None):
-        return
-    near = suggestion(name, SINKS)
-    raise ValueError(f"there is no sink {name!r} (no sinks/{name}.py){near}")
+    if name not in SINKS:
+        raise ValueError(not_installed(name))
 
 
 def _required(value: SecretStr | None, name: str) -> str:
@@ -467,7 +487,7 @@ _SECRETS = frozenset(
         "altsync_sentinel_password",
         "altsync_dashboard_password",
     }
-)
+).union(name.lower() for one in SINKS.values() for name in one.secrets)
 
 _ADDRESSES: dict[str, Callable[[str], str]] = {
     "neo4j_uri": addresses.neo4j_uri,

@@ -1,10 +1,11 @@
-"""What a sink tells the outbox of itself, and answers to a call."""
+"""What a sink declares of itself, and what it answers to a call."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from importlib import import_module
 from typing import Any
 from uuid import UUID
 
@@ -148,6 +149,72 @@ class SinkTraits:
     def takes(self, entity_type: EntityType) -> bool:
         """Return whether entities of this type are mirrored to the sink."""
         return not self.similar or entity_type.similar is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Names of the columns that keep what is known of a sink; None for what is not kept.
+
+    ``remote_id`` is the sink's own id of the entity, ``namespace`` where the sink has it: for a
+    sink in which an entity may be at several places. ``edge_id`` is a column of relationships: the
+    sink's own id of one.
+    """
+
+    status: str
+    synced_at: str | None = None
+    remote_id: str | None = None
+    namespace: str | None = None
+    edge_id: str | None = None
+
+
+#: Kinds of drift that a sink can show, unless it declares fewer.
+EVERY_DRIFT = tuple(kind for kind in Drift if kind is not Drift.EDITED)
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """A sink as its package declares it: all that is needed of it before it is opened.
+
+    Functions are named as ``module:function`` and imported when they are called, so that a
+    declaration costs no SDK:
+
+    - ``open``: (settings, vectors) -> the sink, or None while it is not configured
+    - ``compare``: (run, sink, tally), for ``verify``
+    - ``show``: (sink, row) -> ``Shown``, for ``why``
+    - ``check``: (settings, sink, timeout) -> a line, for ``doctor``
+    - ``price``: (sizes of namespaces) -> ``Reads``, of a comparison that costs money
+
+    ``setting`` switches the sink on; empty for one that is always on. ``settings`` are further
+    variables of its own, and ``secrets`` those of all that logs must not show. ``title`` is shown
+    to people. ``rank`` orders sinks in tables; among indexes the lowest is asked first.
+    ``is_index``: it answers which vectors are near to one.
+    """
+
+    traits: SinkTraits
+    open: str
+    setting: str = ""
+    title: str = ""
+    columns: Columns | None = None
+    compare: str = "altsync.verify.listing:compare"
+    show: str = "altsync.why.stores:show_listed"
+    check: str = "altsync.doctor:check_store"
+    price: str = ""
+    drifts: tuple[Drift, ...] = EVERY_DRIFT
+    is_index: bool = False
+    settings: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    rank: int = 100
+
+    @property
+    def name(self) -> str:
+        """The sink's name."""
+        return self.traits.name
+
+
+def imported(path: str) -> Any:
+    """Import what ``module:name`` names."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,83 +1,52 @@
-"""The sinks that altsync brings, as declared: traits, settings and columns, without their SDKs.
+"""The sinks that are installed, as declared: found by entry point, without their SDKs.
 
-Everything else asks here instead of knowing a sink by its name.
+Other modules ask here instead of naming a sink.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from importlib import import_module
+from importlib.metadata import entry_points
+from pkgutil import iter_modules
 
-from altsync.contract import EMBEDDING, SIMILARITY, SinkTraits
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """What an entity's row keeps of a sink, as names of columns; None for what it does not keep.
-
-    ``remote_id`` is the sink's own id of the entity. ``namespace`` is where the sink has it: for a
-    sink in which an entity may be at several places.
-    """
-
-    status: str
-    synced_at: str | None = None
-    remote_id: str | None = None
-    namespace: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Declaration:
-    """A sink's traits, and the setting that switches it on; empty for a sink that is always on.
-
-    ``title`` is what people call it. ``is_index``: it answers which vectors are near to one.
-    ``charges_reads``: a comparison costs money, so its price is said before and counted.
-    """
-
-    traits: SinkTraits
-    setting: str
-    title: str = ""
-    columns: Columns | None = None
-    is_index: bool = False
-    charges_reads: bool = False
-
-
-#: Few requests of one batch are in flight: tokens per minute are the provider's limit.
-EMBEDDER = Declaration(
-    SinkTraits(EMBEDDING, guarded=True, in_flight=4),
-    "OPENAI_API_KEY",
-    "The embedding",
-    Columns("embedding_sync_status", "embedding_updated_at"),
+from altsync.contract import (
+    EMBEDDING,
+    SIMILARITY,
+    Columns,
+    Declaration,
+    Drift,
+    SinkTraits,
+    imported,
 )
+from altsync.wording import suggestion
 
-NEO4J = Declaration(
-    SinkTraits("neo4j", guarded=True, edges=True),
-    "NEO4J_URI",
-    "Neo4j",
-    Columns("neo4j_sync_status", "neo4j_synced_at", "neo4j_node_id"),
-)
+#: The group of entry points by which a package declares a sink, as ``name = "module:SINK"``.
+GROUP = "altsync.sinks"
 
-#: Upserts of one batch in flight: 16 MB of bodies, and at 0.1 s each well below the 100 requests
-#: and 50 MB a second that one namespace takes.
-#: https://docs.pinecone.io/reference/api/database-limits
-PINECONE = Declaration(
-    SinkTraits("pinecone", needs_embedding=True, in_flight=8),
-    "PINECONE_API_KEY",
-    "Pinecone",
-    Columns("pinecone_sync_status", "pinecone_synced_at", "pinecone_id", "pinecone_namespace"),
-    is_index=True,
-    charges_reads=True,
-)
+#: Sinks that were found and cannot be imported, with the reason.
+BROKEN: dict[str, str] = {}
 
-#: Statements of one batch in flight: each keeps a core of the server busy, building the graph.
-PGVECTOR = Declaration(
-    SinkTraits("pgvector", guarded=True, needs_embedding=True, in_flight=2),
-    "PGVECTOR_URL",
-    "pgvector",
-    Columns("pgvector_sync_status", "pgvector_synced_at"),
-    is_index=True,
-)
 
-SINKS = {one.traits.name: one for one in (EMBEDDER, NEO4J, PINECONE, PGVECTOR)}
+def _found() -> Iterator[Declaration]:
+    """Find altsync's own sinks, then those of other packages."""
+    own = import_module("altsync.sinks").__path__
+    for module in iter_modules(own, "altsync.sinks."):
+        if module.ispkg:
+            yield import_module(module.name).SINK
+    for entry in entry_points(group=GROUP):
+        if entry.module.startswith("altsync.sinks."):
+            continue
+        try:
+            found = imported(entry.value)
+        except Exception as error:  # noqa: BLE001  (another package's code; named when it is used)
+            BROKEN[entry.name] = f"{entry.value}: {type(error).__name__}: {error}"
+            continue
+        yield found
+
+
+SINKS = {one.name: one for one in sorted(_found(), key=lambda one: (one.rank, one.name))}
 
 #: Sinks that a seeding run can wait for, and whose status an entity keeps.
 WITH_STATUS = tuple(name for name, one in SINKS.items() if one.columns)
@@ -88,23 +57,45 @@ MIRRORS = tuple(name for name in WITH_STATUS if name != EMBEDDING)
 #: Sinks that can be asked for the vectors near to one, the first choice first.
 INDEXES = tuple(name for name, one in SINKS.items() if one.is_index)
 
+#: Sinks that mirror relationships, the first choice first.
+GRAPHS = tuple(name for name, one in SINKS.items() if one.traits.edges)
+
 #: Sinks that charge for what a comparison reads.
-CHARGED = tuple(name for name, one in SINKS.items() if one.charges_reads)
+CHARGED = tuple(name for name, one in SINKS.items() if one.price)
 
 #: Neighbours from the vectors in PostgreSQL. Without an embedder no vector arrives.
 LOCAL_SIMILARITY = Declaration(
     SinkTraits(SIMILARITY, guarded=True, follows=EMBEDDING, similar=True, local=True),
-    EMBEDDER.setting,
+    "altsync.similarity.local:Sink",
+    SINKS[EMBEDDING].setting,
+    "Similarity",
+    compare="altsync.verify.derived:compare_neighbours",
+    drifts=(Drift.MISSING,),
 )
-
-#: What people call a sink that is declared nowhere else.
-TITLES = {SIMILARITY: "Similarity"} | {name: one.title for name, one in SINKS.items()}
 
 
 def index_similarity(index: str) -> Declaration:
     """Return the sink that finds neighbours by queries to a vector index."""
     traits = SinkTraits(SIMILARITY, guarded=True, needs_embedding=True, follows=index, similar=True)
-    return Declaration(traits, SINKS[index].setting)
+    return replace(
+        LOCAL_SIMILARITY,
+        traits=traits,
+        open="altsync.similarity.index:Sink",
+        setting=SINKS[index].setting,
+    )
+
+
+def declaration(sink: str) -> Declaration:
+    """Return what a sink declares; ``KeyError`` for one that is not installed."""
+    return LOCAL_SIMILARITY if sink == SIMILARITY else SINKS[sink]
+
+
+def not_installed(sink: str) -> str:
+    """Return the sentence on a sink that ALTSYNC_SINKS names and no package declares."""
+    if sink in BROKEN:
+        return f"the sink {sink!r} cannot be imported: {BROKEN[sink]}"
+    near = suggestion(sink, SINKS)
+    return f"there is no sink {sink!r}: no installed package declares it in {GROUP}{near}"
 
 
 def queue_of(sink: str, sinks: Sequence[str] = INDEXES) -> str:
@@ -129,8 +120,20 @@ def namespace_column(sink: str) -> str | None:
 
 
 def title_of(sink: str) -> str:
-    """Return what people call a sink."""
-    return TITLES.get(sink) or sink
+    """Return the name of a sink that people are shown."""
+    known = sink == SIMILARITY or sink in SINKS
+    return (declaration(sink).title if known else "") or sink
+
+
+def shown_sinks(sinks: Sequence[str]) -> list[str]:
+    """Return the mirrors among ``sinks``, with the first choice of each sort that they lack.
+
+    Sorts are graph and index: a user should see that neither is set up.
+    """
+    absent = [sort[0] for sort in (GRAPHS, INDEXES) if sort and not set(sort) & set(sinks)]
+    named = [sink for sink in sinks if sink not in (EMBEDDING, SIMILARITY)]
+    ranks = list(SINKS)
+    return sorted([*named, *absent], key=ranks.index)
 
 
 def pending(sinks: tuple[str, ...] = MIRRORS) -> str:

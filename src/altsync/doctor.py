@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
+from typing import Any
 
 import psycopg
 
 from altsync import db, log, revisions, rights
 from altsync.app import Application
+from altsync.catalogue.current import entity_types
 from altsync.circuit.breaker import wanted_model
+from altsync.config import Settings
+from altsync.contract import EMBEDDING, imported
 from altsync.deadline import within
-from altsync.declarations import INDEXES, title_of
+from altsync.declarations import SINKS, shown_sinks, title_of
 from altsync.entities import Model
 from altsync.errors import AltsyncError, ConfigurationError, SchemaError
+from altsync.redaction import without_login
 from altsync.sentences import describe
-from altsync.wording import plural
 
 #: Seconds that one look may take.
 TIMEOUT = 5.0
@@ -52,22 +57,15 @@ def look(app: Application, ask_broker: Callable[[str, float], None] | None = Non
     def broker(app: Application) -> str:
         return _broker(app, ask_broker)
 
+    named = app.topology.names
     looks: list[_Look] = [
         ("PostgreSQL", None, _postgres),
         ("Schema", None, _schema),
         ("Redis", None, broker),
-        ("Neo4j", _reason(app, "neo4j"), _neo4j),
-        *_indexes(app),
-        ("Embedder", _reason(app, "embedding"), _embedder),
+        *((title_of(s), _reason(app, s), partial(_sink, s)) for s in shown_sinks(named)),
+        ("Embedder", _reason(app, EMBEDDING), partial(_sink, EMBEDDING)),
     ]
     return [*(_finding(app, name, disabled, ask) for name, disabled, ask in looks), *_idle(app)]
-
-
-def _indexes(app: Application) -> list[_Look]:
-    """Return the vector indexes of the settings; the first choice where there is none."""
-    asks = {"pinecone": _pinecone, "pgvector": _pgvector}
-    named = [name for name in INDEXES if name in app.topology.names] or list(INDEXES[:1])
-    return [(title_of(name), _reason(app, name), asks[name]) for name in named if name in asks]
 
 
 def _idle(app: Application) -> list[Finding]:
@@ -97,10 +95,6 @@ def _finding(
         return Finding(name, Health.FAILED, f"no answer within {LIMIT:g} s")
     except Exception as error:  # noqa: BLE001  (any client; what it said is shown)
         return Finding(name, Health.FAILED, describe(error, app.settings.database_role).text)
-
-
-def _place(url: str) -> str:
-    return log.redact(url).split("@")[-1].removeprefix("bolt://").removeprefix("redis://")
 
 
 def _postgres(app: Application) -> str:
@@ -169,81 +163,26 @@ def _broker(app: Application, ask: Callable[[str, float], None] | None) -> str:
             raise ConfigurationError(
                 "this Redis is a replica, which takes no writes: name the primary in REDIS_URL"
             )
-        return f"Redis {info.get('redis_version', '?')} at {_place(url)}"
+        return f"Redis {info.get('redis_version', '?')} at {without_login(url)}"
     finally:
         client.close()
 
 
-def _neo4j(app: Application) -> str:
-    from neo4j import GraphDatabase
-
-    settings = app.settings
-    assert settings.neo4j_uri is not None
-    password = settings.neo4j_password.get_secret_value()
-    auth = (settings.neo4j_username, password) if password else None
-    with GraphDatabase.driver(
-        settings.neo4j_uri, auth=auth, connection_timeout=TIMEOUT, max_transaction_retry_time=0.0
-    ) as driver:
-        info = driver.execute_query("RETURN 1", database_=settings.neo4j_database).summary.server
-    _check_store(app, "neo4j")
-    bolt = ".".join(str(part) for part in info.protocol_version)
-    return f"{info.agent}, Bolt {bolt}, at {_place(settings.neo4j_uri)}"
+def check_store(settings: Settings, sink: Any, timeout: float) -> str:
+    """Ask a sink that declares no check for one record. Raises ``SinkFailure``."""
+    next(sink.versions(entity_types()[0]), None)
+    return "answers"
 
 
-def _check_store(app: Application, name: str) -> None:
-    """Raise ``SinkFailure`` when altsync cannot write to the sink's store.
+def _sink(name: str, app: Application) -> str:
+    """Ask a sink's service; raise when altsync cannot write to it.
 
     It may be another installation's, too old, or have indexes of another form.
     """
+    sink, check = app.sink(name), imported(SINKS[name].check)
+    said: str = check(app.settings, sink, TIMEOUT)
     for what in ("check_owner", "check_version", "check_indexes"):
-        check: Callable[[], None] | None = getattr(app.sink(name), what, None)
-        if check is not None:
-            check()
-
-
-def _pinecone(app: Application) -> str:
-    from pinecone import Pinecone, RetryConfig
-
-    settings = app.settings
-    assert settings.pinecone_api_key is not None
-    with Pinecone(
-        api_key=settings.pinecone_api_key.get_secret_value(),
-        host=settings.pinecone_controller_host,
-        timeout=TIMEOUT,
-        retry_config=RetryConfig(max_retries=0),
-    ) as client:
-        names = sorted(index.name for index in client.indexes.list())
-    _check_store(app, "pinecone")
-    place = settings.pinecone_controller_host or "api.pinecone.io"
-    return f"{plural(len(names), 'index', 'indexes')} at {place}"
-
-
-def _pgvector(app: Application) -> str:
-    url = app.settings.pgvector_url
-    assert url is not None
-    with db.connect(url.get_secret_value()) as conn:
-        row = conn.execute(
-            "SELECT current_setting('server_version'), "
-            "(SELECT extversion FROM pg_extension WHERE extname = 'vector')"
-        ).fetchone()
-        place = f"{conn.info.host}:{conn.info.port}/{conn.info.dbname}"
-    assert row is not None
-    server, extension = row
-    _check_store(app, "pgvector")
-    return f"pgvector {extension}, PostgreSQL {server.split()[0]} at {log.redact(place)}"
-
-
-def _embedder(app: Application) -> str:
-    import openai
-
-    settings = app.settings
-    assert settings.openai_api_key is not None
-    with openai.OpenAI(
-        api_key=settings.openai_api_key.get_secret_value(),
-        base_url=settings.openai_base_url,
-        timeout=TIMEOUT,
-        max_retries=0,
-    ) as client:
-        client.models.retrieve(settings.altsync_embedding_model)
-    model = settings.wanted_model
-    return f"{model.name} ({model.dimensions} dimensions) at {settings.openai_base_url}"
+        refuse: Callable[[], None] | None = getattr(sink, what, None)
+        if refuse is not None:
+            refuse()
+    return said

@@ -56,3 +56,8 @@ def redact(text: str) -> str:
     for pattern in _PATTERNS:
         text = pattern.sub("***", text)
     return text
+
+
+def without_login(url: str) -> str:
+    """Return an address without its login, and without the scheme of a driver."""
+    return redact(url).split("@")[-1].removeprefix("bolt://").removeprefix("redis://")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 #: Share of letters in common, from which a known word is suggested.
 _LIKENESS = 0.6
@@ -25,6 +25,9 @@ _HIDDEN = re.compile(
 
 #: Known names that a sentence lists: types of seeded values may be thousands.
 _LISTED = 20
+
+#: Characters of one value in a list of fields.
+_FIELD = 40
 
 
 def plural(count: int, noun: str, nouns: str | None = None) -> str:
@@ -61,6 +64,23 @@ def sentences(*parts: str) -> str:
         part.strip().rstrip(".") + ("" if part.strip()[-1:] in "?!" else ".") for part in parts
     )
     return " ".join(ended)
+
+
+def listed_fields(values: Mapping[str, object]) -> list[str]:
+    """Return fields and values on one line, each value cut; nothing for none."""
+    named = (f"{name}={shortened(str(value), _FIELD)}" for name, value in sorted(values.items()))
+    line = ", ".join(named)
+    return [line] if line else []
+
+
+def shortened(text: str, length: int) -> str:
+    """Return a text with an ellipsis in place of what is longer than ``length``."""
+    return text if len(text) <= length else f"{text[:length]}…"
+
+
+def version_differs(held: int, wanted: int) -> str:
+    """Return how a store's version of an entity compares with another one of PostgreSQL."""
+    return f"version {held}, {'ahead of' if held > wanted else 'behind'} PostgreSQL's {wanted}"
 
 
 def listing(names: Iterable[str]) -> str:

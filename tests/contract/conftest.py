@@ -9,7 +9,7 @@ import pytest
 from altsync.local.services.graph import Graph
 from altsync.local.services.postgres import Postgres
 from altsync.local.services.vectors import Vectors
-from altsync.sinks.base import Sink
+from altsync.protocols import Sink
 from tests.contract.harness import (
     HARNESSES,
     EmbeddingHarness,

@@ -25,11 +25,13 @@ from altsync.local.vectors.control import INDEX_PATH
 from altsync.local.vectors.names import DEFAULT_NAMESPACE, EMBEDDING_MODEL
 from altsync.openai_embedder import OpenAIEmbedder
 from altsync.projection import namespace
-from altsync.sinks import embedding, memory, pgvector
-from altsync.sinks import neo4j as graph
-from altsync.sinks import pinecone as vectors
-from altsync.sinks.base import Sink
+from altsync.protocols import Sink
+from altsync.sinks.embedding import write as embedding
+from altsync.sinks.neo4j import write as graph
+from altsync.sinks.pgvector import write as pgvector
+from altsync.sinks.pinecone import write as vectors
 from tests import sports
+from tests.contract import memory
 from tests.contract.rows import MODEL
 from tests.real_neo4j.server import RELEASES
 

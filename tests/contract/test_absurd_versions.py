@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from altsync.contract import AlreadyNewer, Written
-from altsync.sinks.neo4j import Sink
+from altsync.sinks.neo4j.write import Sink
 from tests import sports
 from tests.contract.harness import GraphHarness
 from tests.contract.rows import league

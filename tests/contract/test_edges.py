@@ -12,7 +12,7 @@ import pytest
 from altsync.contract import AlreadyNewer, Written
 from altsync.entities import Edge, Row, entity_id
 from altsync.errors import SinkFailure
-from altsync.sinks.neo4j import Sink
+from altsync.sinks.neo4j.write import Sink
 from tests.contract.harness import GraphHarness
 from tests.contract.rows import HOSTILE, MODEL, deleted, league
 

@@ -17,7 +17,7 @@ from altsync.local.vectors.faults import FaultRule
 from altsync.openai_embedder import OpenAIEmbedder
 from altsync.operations import ErrorKind
 from altsync.projection import embedding_text
-from altsync.sinks.embedding import Sink
+from altsync.sinks.embedding.write import Sink
 from altsync.store.vectors import EmbeddingCache
 from tests import sports
 from tests.contract.harness import EmbeddingHarness, FakeVectorStore

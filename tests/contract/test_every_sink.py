@@ -1,4 +1,4 @@
-"""What every sink keeps: one suite, run over each of them. See ``sinks/base.py``."""
+"""What every sink keeps: one suite, run over each of them. See ``altsync.protocols``."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from threading import Barrier
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-import altsync.sinks
 from altsync.config import read_settings
-from altsync.contract import AlreadyNewer, RecordOutcome, SinkVersion, Written
+from altsync.contract import (
+    AlreadyNewer,
+    Declaration,
+    RecordOutcome,
+    SinkVersion,
+    Written,
+    imported,
+)
+from altsync.declarations import SINKS
 from altsync.entities import EntityType, Row
 from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind
 from altsync.projection import content_hash, text_hash
-from altsync.sinks.base import Sink
+from altsync.protocols import Sink
 from tests import sports
 from tests.contract.harness import HARNESSES, FakeVectorStore, Harness
 from tests.contract.rows import HOSTILE, MAKERS, archetype, deleted, example, league
@@ -30,12 +35,6 @@ from tests.contract.rows import HOSTILE, MAKERS, archetype, deleted, example, le
 TRIES = 20
 
 TYPES = list(sports.TYPES)
-
-
-def sink_modules() -> list[str]:
-    """The sinks that the folder holds."""
-    folder = Path(altsync.sinks.__file__).parent
-    return sorted({file.stem for file in folder.glob("*.py")} - {"__init__", "base"})
 
 
 def write(harness: Harness, sink: Sink, rows: Sequence[Row]) -> dict[str, RecordOutcome]:
@@ -79,38 +78,29 @@ def guarded(harness: Harness, sink: Sink) -> bool:
 
 
 def test_every_sink_has_a_harness() -> None:
-    """A new file in sinks/ is tested, or this says what is missing."""
-    missing = [name for name in sink_modules() if name not in HARNESSES]
-    gone = [name for name in HARNESSES if name not in sink_modules()]
+    """A new package in sinks/ is tested, or this says what is missing."""
+    missing = [name for name in SINKS if name not in HARNESSES]
+    gone = HARNESSES.keys() - SINKS.keys() - {"memory"}
     assert not missing, (
-        f"sinks/{missing[0]}.py has no harness: write one in tests/contract/harness.py, name it "
+        f"sinks/{missing[0]} has no harness: write one in tests/contract/harness.py, name it "
         "in HARNESSES, and give it a fixture of that name in tests/contract/conftest.py"
     )
-    assert not gone, f"tests/contract/harness.py names {gone[0]!r}, which is no file of sinks/"
+    assert not gone, f"tests/contract/harness.py names {gone}, and no package declares them"
 
 
-@pytest.mark.parametrize("name", sink_modules())
-def test_a_sinks_module_is_complete(
-    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("one", SINKS.values(), ids=SINKS)
+def test_a_sink_is_opened_by_its_setting(
+    one: Declaration, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Its class, its traits, the setting that switches it on, and nothing without it."""
+    """Without it there is none."""
     monkeypatch.chdir(tmp_path)
-    module: ModuleType = import_module(f"altsync.sinks.{name}")
-    assert module.Sink.traits.name == name
-    assert module.__doc__
-    for method in ("setup", "split", "upsert", "delete", "versions", "close"):
-        assert callable(getattr(module.Sink, method))
-    settings = read_settings()
-    if not module.SETTING:
-        assert module.open_sink(settings, FakeVectorStore()) is not None
-        return
-    assert module.SETTING.lower() in type(settings).model_fields
-    assert module.open_sink(settings, FakeVectorStore()) is None
-    database = module.SETTING == "PGVECTOR_URL"
+    open_sink = imported(one.open)
+    assert open_sink(read_settings(), FakeVectorStore()) is None
+    database = one.setting == "PGVECTOR_URL"
     address = "postgresql://127.0.0.1:1/none" if database else "bolt://127.0.0.1:1"
-    monkeypatch.setenv(module.SETTING, address)
-    opened = module.open_sink(read_settings(), FakeVectorStore())
-    assert isinstance(opened, module.Sink)
+    monkeypatch.setenv(one.setting, address)
+    opened = open_sink(read_settings(), FakeVectorStore())
+    assert opened.traits is one.traits
     opened.close()
 
 

@@ -16,12 +16,12 @@ from altsync.errors import SinkFailure
 from altsync.local.vectors.faults import FaultRule
 from altsync.openai_embedder import OpenAIEmbedder
 from altsync.operations import ErrorKind
-from altsync.sinks import neo4j
-from altsync.sinks import pinecone as vectors_sink
-from altsync.sinks.base import Sink
-from altsync.sinks.neo4j import Sink as GraphSink
-from altsync.sinks.pgvector import Sink as PgvectorSink
-from altsync.sinks.pinecone import Sink as PineconeSink
+from altsync.protocols import Sink
+from altsync.sinks.neo4j import write as neo4j
+from altsync.sinks.neo4j.write import Sink as GraphSink
+from altsync.sinks.pgvector.write import Sink as PgvectorSink
+from altsync.sinks.pinecone import write as vectors_sink
+from altsync.sinks.pinecone.write import Sink as PineconeSink
 from tests import sports
 from tests.contract.doubles import (
     Canned,

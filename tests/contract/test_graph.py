@@ -16,8 +16,8 @@ from altsync.contract import AlreadyNewer, Failed, Written
 from altsync.entities import Row
 from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind
-from altsync.sinks import neo4j
-from altsync.sinks.neo4j import Edges, Held, Sink
+from altsync.sinks.neo4j import write as neo4j
+from altsync.sinks.neo4j.write import Edges, Held, Sink
 from tests import sports
 from tests.contract.harness import GraphHarness
 from tests.contract.rows import HOSTILE, MODEL, archetype, deleted, example, league

@@ -7,7 +7,7 @@ from typing import Any
 import neo4j
 import pytest
 
-from altsync.sinks.neo4j import Sink
+from altsync.sinks.neo4j.write import Sink
 from tests import sports
 from tests.contract.harness import GraphHarness
 from tests.contract.rows import MODEL, league

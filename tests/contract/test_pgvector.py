@@ -19,9 +19,9 @@ from altsync.errors import SinkFailure
 from altsync.local.services.postgres import Postgres
 from altsync.operations import ErrorKind
 from altsync.ownership import NotOurs, Ownership
-from altsync.sinks import pgvector as module
-from altsync.sinks.base import Held, Match, Reads
-from altsync.sinks.pgvector import Sink, sent_bytes, table_name, table_names, translate
+from altsync.protocols import Held, Match, Reads
+from altsync.sinks.pgvector import write as module
+from altsync.sinks.pgvector.write import Sink, sent_bytes, table_name, table_names, translate
 from tests import sports
 from tests.contract.harness import TIMEOUT, PgvectorHarness
 from tests.contract.rows import MODEL, archetype, deleted, example, league, vector

@@ -39,9 +39,9 @@ IMPORTS = (
     "altsports.queries",
     "altsync.queries",
     "altsync.seed.loader",
-    "altsync.sinks.embedding",
-    "altsync.sinks.neo4j",
-    "altsync.sinks.pinecone",
+    "altsync.sinks.embedding.write",
+    "altsync.sinks.neo4j.write",
+    "altsync.sinks.pinecone.write",
     "altsync.status.collect",
 )
 

@@ -14,14 +14,14 @@ from altsync.contract import EMBEDDING, SinkTraits, Topology
 from altsync.db import Conn
 from altsync.delivery import Delivery, Policy
 from altsync.entities import entity_id
+from altsync.protocols import Sink
 from altsync.relay import Relay, RelayPolicy
 from altsync.seed.loader import Loader
 from altsync.seed.options import SeedOptions
 from altsync.seed.report import SeedReport
 from altsync.seed.sql.deletion import tombstone
 from altsync.seed.sql.seen import create_changed_in_run
-from altsync.sinks.base import Sink
-from altsync.sinks.embedding import Sink as EmbeddingSink
+from altsync.sinks.embedding.write import Sink as EmbeddingSink
 from tests.faults.audit_log import AuditLog, WatchedDatabase
 from tests.faults.connection import Connection
 from tests.faults.embedder import SimulatedEmbedder, WatchedCache

@@ -19,7 +19,7 @@ import pinecone
 from altsync.contract import AlreadyNewer, Answer, RecordOutcome, SinkTraits, SinkVersion, Written
 from altsync.entities import EntityType, Model, Row
 from altsync.projection import content_hash
-from altsync.sinks import pinecone as pinecone_sink
+from altsync.sinks.pinecone import write as pinecone_sink
 from tests.faults.connection import (
     ERRORS,
     RETRY_AFTER,

@@ -20,7 +20,7 @@ from altsync.operations import Dead, ErrorKind
 from altsync.projection import embedded_fields, embedding_text
 from altsync.retry import dead_ids, discard_dead, retry_dead
 from altsync.seed.report import SeedReport
-from altsync.sinks import embedding
+from altsync.sinks.embedding import write as embedding
 from altsync.store.vectors import EmbeddingCache
 from altsync.tokens import too_long
 from altsync.verify.sql import edited_rows, embedding_gaps

@@ -12,11 +12,11 @@ import pytest
 from altsync import db
 from altsync.contract import EMBEDDING
 from altsync.db import Database
+from altsync.protocols import Sink
 from altsync.seed import loader
 from altsync.seed.loader import Loader
 from altsync.seed.options import SeedOptions
 from altsync.seed.report import SeedReport
-from altsync.sinks.base import Sink
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.faults.proxies import relayed

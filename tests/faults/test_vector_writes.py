@@ -10,8 +10,8 @@ import pytest
 from altsync.db import Database
 from altsync.local.services.vectors import Vectors
 from altsync.local.vectors.faults import FaultRule
-from altsync.sinks import pinecone
-from altsync.sinks.base import Sink
+from altsync.protocols import Sink
+from altsync.sinks.pinecone import write as pinecone
 from tests import sports
 from tests.contract.harness import PineconeHarness
 from tests.integration.database_fixture import (

@@ -24,7 +24,7 @@ from altsync.queries import Stores
 from altsync.seed.loader import Loader
 from altsync.seed.options import SeedOptions
 from altsync.seed.report import SeedReport
-from altsync.sinks import pinecone
+from altsync.sinks.pinecone import write as pinecone
 from tests import sports
 from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness
 

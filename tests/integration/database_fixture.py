@@ -23,13 +23,13 @@ from altsync.operations import Operation, Outcome, Settlement
 from altsync.outbox import claim as outbox_claim
 from altsync.outbox import settle as outbox_settle
 from altsync.projection import content_hash, text_hash
+from altsync.protocols import Sink
 from altsync.relay import Relay, RelayPolicy
 from altsync.seed.changes import Changes
 from altsync.seed.sql.deletion import tombstone
 from altsync.seed.sql.entities import copy_to_staging, create_staging, upsert_staged
 from altsync.seed.sql.seen import create_changed_in_run
-from altsync.sinks import embedding
-from altsync.sinks.base import Sink
+from altsync.sinks.embedding import write as embedding
 from altsync.store.vectors import EmbeddingCache
 from tests import sports
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY

@@ -17,13 +17,14 @@ from altsync.delivery import Batch, Delivery, Policy
 from altsync.embedding import Embedded
 from altsync.entities import Model
 from altsync.outbox.upkeep import backfill_page
+from altsync.protocols import Sink
 from altsync.seed.sql.deletion import tombstone
 from altsync.seed.sql.seen import create_changed_in_run
 from altsync.similarity.index import Sink as Similarity
 from altsync.similarity.local import Sink as LocalSimilarity
 from altsync.similarity.sql import SAME_SCORE, Rules
-from altsync.sinks import embedding, pinecone
-from altsync.sinks.base import Sink
+from altsync.sinks.embedding import write as embedding
+from altsync.sinks.pinecone import write as pinecone
 from altsync.store.vectors import EmbeddingCache
 from tests import sports
 from tests.conftest import TOPOLOGY

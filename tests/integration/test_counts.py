@@ -20,13 +20,13 @@ from altsync.circuit.breaker import register_sinks
 from altsync.contract import EMBEDDING, Topology
 from altsync.db import Conn, Database
 from altsync.delivery import Delivery, DrainResult, Policy
+from altsync.protocols import Sink
 from altsync.relay import Relay, RelayPolicy
 from altsync.seed.loader import Loader
 from altsync.seed.options import SeedOptions
 from altsync.seed.report import SeedReport
 from altsync.similarity import local as similarity_local
 from altsync.similarity.sql import Rules
-from altsync.sinks.base import Sink
 from tests import sports
 from tests.acceptance import seeds as generated
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY

@@ -15,13 +15,13 @@ from altsync.catalogue.current import entity_type
 from altsync.catalogue.parts import Part
 from altsync.contract import EMBEDDING
 from altsync.db import Database
+from altsync.protocols import Sink
 from altsync.seed import loader
 from altsync.seed.changes import Changes
 from altsync.seed.loader import Loader
 from altsync.seed.options import SeedOptions
 from altsync.seed.report import SeedReport
 from altsync.seed.sql.entities import upsert_staged
-from altsync.sinks.base import Sink
 from tests import points, sports
 from tests.children import exit_code
 from tests.conftest import TOPOLOGY

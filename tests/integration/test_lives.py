@@ -13,10 +13,10 @@ import pytest
 
 from altsync.db import Database
 from altsync.local.services.graph import Graph
+from altsync.protocols import Sink
 from altsync.seed import relationships
 from altsync.seed.report import SeedReport
 from altsync.seed.sql.seen import create_changed_in_run
-from altsync.sinks.base import Sink
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.contract.harness import GraphHarness, arcade_harness

@@ -10,7 +10,7 @@ from altsync.config import Settings
 from altsync.delivery import Delivery, Policy
 from altsync.outbox.edges import LONGEST_GATHERING, MANY
 from altsync.outbox.enqueue import HOLD
-from altsync.sinks import embedding
+from altsync.sinks.embedding import write as embedding
 from altsync.store.vectors import EmbeddingCache
 from tests.integration.database_fixture import LEASE, archetype
 from tests.integration.neighbourhood import Neighbourhood, at, faults

@@ -21,7 +21,8 @@ from altsync.local.services.graph import Graph
 from altsync.local.services.postgres import Postgres
 from altsync.local.services.vectors import Vectors
 from altsync.queries import Link, MissingStore, Stores, Unavailable, UnknownName
-from altsync.sinks import neo4j, pinecone
+from altsync.sinks.neo4j import write as neo4j
+from altsync.sinks.pinecone import write as pinecone
 from tests.contract.doubles import closed_port
 from tests.integration.ask_stack import (
     AskStack,

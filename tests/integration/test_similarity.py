@@ -25,8 +25,8 @@ from altsync.similarity.index import Sink as Similarity
 from altsync.similarity.local import ComparedGroup
 from altsync.similarity.local import Sink as LocalSimilarity
 from altsync.similarity.sql import Rules
-from altsync.sinks import pinecone
-from altsync.sinks.pinecone import Match
+from altsync.sinks.pinecone import write as pinecone
+from altsync.sinks.pinecone.write import Match
 from altsync.store.rows import read_rows
 from tests import sports
 from tests.conftest import TOPOLOGY

@@ -50,9 +50,9 @@ from altsync.entities import Content, EntityType, Model, Row
 from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind
 from altsync.outbox.upkeep import backfill_page
+from altsync.protocols import Sink
 from altsync.relay import Relay, RelayPolicy
 from altsync.retry import Selection, dead_ids
-from altsync.sinks.base import Sink
 from tests import points, sports
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
 from tests.integration.database_fixture import (

@@ -20,7 +20,7 @@ from altsync.config import read_settings
 from altsync.db import Database
 from altsync.doctor import Health, look
 from altsync.errors import SinkFailure
-from altsync.sinks import neo4j
+from altsync.sinks.neo4j import write as neo4j
 from tests import sports
 
 LOOPBACK = "127.0.0.1"

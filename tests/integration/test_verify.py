@@ -11,12 +11,13 @@ from altsync.app import Application
 from altsync.config import read_settings
 from altsync.contract import Drift
 from altsync.db import Database
+from altsync.declarations import SINKS
 from altsync.entities import EntityType
 from altsync.local.services.graph import Graph
 from altsync.local.services.vectors import Vectors
 from altsync.local.vectors.faults import FaultRule
 from altsync.projection import namespace
-from altsync.sinks import memory, neo4j
+from altsync.sinks.neo4j import write as neo4j
 from altsync.store import rows as store_rows
 from altsync.verify import sql as verify_sql
 from altsync.verify.repairs import version_above
@@ -24,6 +25,7 @@ from altsync.verify.report import Options
 from altsync.verify.schedule import Schedule
 from altsync.verify.sql import last_verification, standings
 from tests import sports
+from tests.contract import memory
 from tests.contract.doubles import closed_port
 from tests.integration.database_fixture import DatabaseFixture, eventually, league
 from tests.integration.verifying import CONTENTS, LEAGUES, Site, found, site_of
@@ -556,6 +558,7 @@ def test_a_sink_without_a_comparison_of_its_own_is_compared_by_its_list(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What ``versions`` lists shows missing, stale and orphaned records; a repair delivers."""
+    monkeypatch.setitem(SINKS, "memory", memory.SINK)
     monkeypatch.setenv("ALTSYNC_SINKS", "memory")
     app = Application()
     with site.database.transaction() as conn:
@@ -612,7 +615,7 @@ def test_agreement_costs_few_statements(site: Site, monkeypatch: pytest.MonkeyPa
     """The graph is asked for digests alone; the index for one list and fetch per page."""
     graph = site.app.sink("neo4j")
     asked: list[str] = []
-    monkeypatch.setattr("altsync.sinks.neo4j._query", _noting(asked))
+    monkeypatch.setattr("altsync.sinks.neo4j.write._query", _noting(asked))
     assert graph is not None
     report = site.verify()
     assert report.consistent
@@ -640,8 +643,8 @@ def test_pages_are_small(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever there is, no step holds more than a page of it."""
     monkeypatch.setattr("altsync.verify.comparison.PAGE", 7)
     monkeypatch.setattr("altsync.verify.derived.PAGE", 7)
-    monkeypatch.setattr("altsync.sinks.neo4j.LIST_PAGE", 7)
-    monkeypatch.setattr("altsync.sinks.pinecone.FETCH_IDS", 7)
+    monkeypatch.setattr("altsync.sinks.neo4j.write.LIST_PAGE", 7)
+    monkeypatch.setattr("altsync.sinks.pinecone.write.FETCH_IDS", 7)
     sizes: list[int] = []
     read_rows = store_rows.read_rows
 

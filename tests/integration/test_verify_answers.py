@@ -187,7 +187,7 @@ def test_a_sink_that_does_not_open_is_named(
     embedding_alone: DatabaseFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its setting is there, and it is not: nobody says that it agrees."""
-    monkeypatch.setattr("altsync.sinks.embedding.open_sink", lambda settings, vectors: None)
+    monkeypatch.setattr("altsync.sinks.embedding.write.open_sink", lambda settings, vectors: None)
     assert "nothing was compared" in said(code=2)
 
 

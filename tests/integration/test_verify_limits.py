@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from altsync.sinks import neo4j
+from altsync.sinks.neo4j import write as neo4j
 from altsync.verify.comparison import PAUSE, TRIES
 from altsync.verify.repairs import highest_believable, version_above
 from altsync.verify.report import Options

@@ -22,7 +22,7 @@ from altsync.local.services.graph import Graph
 from altsync.local.services.vectors import Vectors
 from altsync.operations import ErrorKind
 from altsync.projection import embedding_text
-from altsync.sinks.embedding import PROBE
+from altsync.sinks.embedding.write import PROBE
 from altsync.tokens import most_tokens
 from tests import sports
 from tests.conftest import DIMENSIONS, MODEL

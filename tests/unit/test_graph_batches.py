@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from altsync.entities import Edge, Row
-from altsync.sinks import neo4j
+from altsync.sinks.neo4j import write as neo4j
 from tests.contract.rows import MODEL, deleted, example, league
 
 #: Bytes of the longest line of a seed, so of the longest text.

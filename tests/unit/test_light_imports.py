@@ -11,8 +11,9 @@ import pytest
 import typer
 
 from altsports import commands
-from altsync import cli, declarations
-from altsync.app import Application, _module
+from altsync import cli, contract, declarations
+from altsync.app import Application
+from altsync.contract import Declaration
 from tests.imports import OUTSIDE_SDKS, imported
 
 #: Libraries that only a command which opens a connection or reads settings needs.
@@ -69,6 +70,7 @@ def test_a_command_imports_no_sdk_before_it_runs(tmp_path: Path, command: str) -
         "entities",
         "operations",
         "contract",
+        "declarations",
         "db",
         "store",
         "outbox",
@@ -94,9 +96,14 @@ def test_the_help_shows_the_first_line_of_every_command() -> None:
 
 
 @pytest.mark.parametrize("name", declarations.SINKS)
-def test_a_sink_has_the_traits_and_the_setting_that_are_declared(name: str) -> None:
-    module, declared = _module(name), declarations.SINKS[name]
-    assert (module.Sink.traits, module.SETTING) == (declared.traits, declared.setting)
+def test_a_sinks_declaration_imports_no_sdk(tmp_path: Path, name: str) -> None:
+    assert imported(module=f"altsync.sinks.{name}", folder=tmp_path) & OUTSIDE_SDKS == set()
+
+
+@pytest.mark.parametrize("one", declarations.SINKS.values(), ids=declarations.SINKS)
+def test_a_sink_has_the_functions_that_it_declares(one: Declaration) -> None:
+    for path in (one.open, one.compare, one.show, one.check, one.price):
+        assert not path or callable(contract.imported(path))
 
 
 def test_a_process_that_serves_imports_every_sdk_before_its_threads_start() -> None:
@@ -123,7 +130,8 @@ def test_what_is_loaded_before_a_fork_is_what_delivery_opens(
         "index": ["altsync.similarity.index"],
         "off": [],
     }
-    sinks = [f"altsync.sinks.{name}" for name in ("embedding", "neo4j", "pinecone")]
+    both = [f"altsync.sinks.{n}.{m}" for n in ("neo4j", "pinecone") for m in ("write", "compare")]
+    sinks = ["altsync.sinks.embedding.write", "altsync.verify.derived", *both]
     assert asked == [*sinks, *names[mode], "altsync.openai_embedder", "altsync.verify.run"]
 
 

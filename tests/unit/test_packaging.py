@@ -12,6 +12,7 @@ from typing import Any
 from alembic.script import ScriptDirectory
 
 import altsync
+from altsync.declarations import SINKS
 from altsync.revisions import migrations_folder
 
 ROOT = Path(__file__).parents[2]
@@ -105,9 +106,9 @@ def test_every_sink_is_kept_independent() -> None:
     """import-linter knows each module of the sinks; a new one must be added there."""
     contracts = project()["tool"]["importlinter"]["contracts"]
     (independent,) = [c for c in contracts if c["type"] == "independence"]
-    files = (ROOT / "src" / "altsync" / "sinks").glob("*.py")
-    sinks = {f"altsync.sinks.{file.stem}" for file in files} - {
-        "altsync.sinks.__init__",
-        "altsync.sinks.base",
-    }
-    assert set(independent["modules"]) == sinks
+    assert set(independent["modules"]) == {f"altsync.sinks.{name}" for name in SINKS}
+
+
+def test_every_sink_is_declared_as_another_packages_would_be() -> None:
+    group = project()["project"]["entry-points"]["altsync.sinks"]
+    assert group == {name: f"altsync.sinks.{name}:SINK" for name in sorted(SINKS)}

@@ -31,6 +31,8 @@ from altsync.contract import Drift
 from altsync.doctor import Finding, Health
 from altsync.operations import BreakerState
 from altsync.seed.report import SeedReport
+from altsync.sinks.neo4j.show import node_lines
+from altsync.sinks.vectors import vector_lines
 from altsync.verify.report import Options, Report, Tally
 from altsync.wording import one_line, visible
 from tests import sports
@@ -304,6 +306,8 @@ def reasons(text: str) -> RenderableType:
         discarded_by=text,
         discarded_why=text,
     )
+    node = data(node_id=text, properties={text: text}, edges=[edges], tombstone=None)
+    vector = data(index=text, namespace=text, key=text, dimensions=3, metadata={text: 1})
     checks = [
         data(store=name, agrees=True, detail=text)
         for name in ("seed", "embedding", "neo4j", "pinecone")
@@ -326,11 +330,9 @@ def reasons(text: str) -> RenderableType:
             checks=checks,
             seed=data(file=text, line=1, text=text),
             embedding=data(updated_at=AT, kept=True, wanted_model=text),
-            neo4j=data(node_id=text, properties={text: text}, edges=[edges], tombstone=None),
-            indexes={
-                "pinecone": [
-                    data(index=text, namespace=text, key=text, dimensions=3, metadata={text: 1})
-                ]
+            stores={
+                "neo4j": data(lines=list(node_lines(node))),
+                "pinecone": data(lines=list(vector_lines([vector]))),
             },
             operations=[operation],
         )

@@ -7,8 +7,8 @@ import pinecone
 import pytest
 
 from altsync.operations import ErrorKind
-from altsync.sinks import neo4j as graph
-from altsync.sinks import pinecone as vectors
+from altsync.sinks.neo4j import write as graph
+from altsync.sinks.pinecone import write as vectors
 
 ITEM, SINK, UNKNOWN = ErrorKind.ITEM, ErrorKind.SINK, ErrorKind.UNKNOWN
 

@@ -22,7 +22,9 @@ from kombu.transport import redis, virtual
 from altsync import logins
 from altsync.app import Application
 from altsync.config import read_settings
+from altsync.declarations import SINKS
 from altsync.errors import ConfigurationError, SchemaError
+from tests.contract import memory
 
 
 @pytest.fixture
@@ -69,8 +71,11 @@ def test_no_message_is_kept_for_a_connection_that_is_lost(app: Celery) -> None:
     assert not any(channel.do_restore for channel in channels)
 
 
-def test_every_sink_has_a_queue_of_its_own(workers: ModuleType) -> None:
+def test_every_sink_has_a_queue_of_its_own(
+    workers: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A dead sink never holds up another; an unknown queue is not made by a misspelling."""
+    monkeypatch.setitem(SINKS, "memory", memory.SINK)
     app = workers.create(read_settings(redis_url="memory://", altsync_sinks="neo4j,memory"))
     assert [queue.name for queue in app.conf.task_queues] == ["neo4j", "memory"]
     assert app.conf.task_create_missing_queues is False

@@ -14,6 +14,7 @@ from altsync.cli.common import Json, application, known_sink
 from altsync.cli.operate import EverySink
 from altsync.cli.terminal import notes
 from altsync.contract import Installation
+from altsync.declarations import GRAPHS
 from altsync.errors import ConfigurationError
 from altsync.wording import plural
 
@@ -34,13 +35,14 @@ def adopt(
     """Make a sink's store this installation's. The former owner's workers stop writing."""
     if dry_run and not nodes:
         raise typer.BadParameter("--dry-run goes with --nodes")
-    if nodes and (everything or sink not in (None, "neo4j")):
-        raise typer.BadParameter("--nodes takes over nodes of neo4j alone")
+    graph = GRAPHS[0]
+    if nodes and (everything or sink not in (None, graph)):
+        raise typer.BadParameter(f"--nodes takes over nodes of {graph} alone")
     if not nodes and (sink is None) is not everything:
         raise typer.BadParameter("name one sink with --sink, or give --all or --nodes")
     with application() as app:
         if nodes:
-            _require_enabled(app, "neo4j")
+            _require_enabled(app, graph)
             _show_nodes(app.adopt_nodes(dry_run=dry_run), dry_run=dry_run, as_json=as_json)
             return
         if sink is not None:
@@ -76,7 +78,9 @@ def _show_nodes(found: Mapping[str, int], *, dry_run: bool, as_json: bool) -> No
         terminal.print_json({"would_adopt" if dry_run else "adopted_nodes": found})
         return
     by_label = ", ".join(f"{label} {count:,}" for label, count in found.items() if count)
-    said = f"neo4j: {'would adopt' if dry_run else 'adopted'} {plural(sum(found.values()), 'node')}"
+    done = "would adopt" if dry_run else "adopted"
+    said = f"{GRAPHS[0]}: {done} {plural(sum(found.values()), 'node')}"
     notes.print(f"{said}{f' ({by_label})' if by_label else ''}", soft_wrap=True)
     if by_label and not dry_run:
-        notes.print("altsync retry --sink neo4j writes those that were refused.", soft_wrap=True)
+        retry = f"altsync retry --sink {GRAPHS[0]}"
+        notes.print(f"{retry} writes those that were refused.", soft_wrap=True)

@@ -15,10 +15,9 @@ from altsync.cli.common import Json, application
 from altsync.cli.operate import SinkOption
 from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import answers, notes
-from altsync.contract import Drift
-from altsync.declarations import CHARGED, title_of
+from altsync.contract import Drift, imported
+from altsync.declarations import CHARGED, SINKS, title_of
 from altsync.errors import AltsyncError, ConfigurationError
-from altsync.sinks.pinecone import price_of_listing
 from altsync.verify.report import Options, Report, Tally, kinds_of
 from altsync.verify.sql import namespace_sizes
 from altsync.wording import plural, unknown
@@ -113,7 +112,7 @@ def _tell_price(app: Application, sink: str, options: Options) -> None:
     if options.sample is None:
         with app.database.autocommit() as conn:
             namespaces = namespace_sizes(conn)
-        count, price = sum(namespaces), price_of_listing(namespaces)
+        count, price = sum(namespaces), imported(SINKS[sink].price)(namespaces)
         notes.print(
             f"{title}: about {plural(price.requests, 'request')} and "
             f"{plural(price.units, 'read unit')} for {plural(count, 'vector')}."

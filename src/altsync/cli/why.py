@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,15 +16,13 @@ from altsync.cli.common import application
 from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import Exit, answers, notes
 from altsync.declarations import title_of
-from altsync.wording import plural
+from altsync.wording import plural, shortened
 
 if TYPE_CHECKING:
-    from altsync.sinks.base import Held
     from altsync.why.explain import Check, Explanation, Unknown
 
-#: Characters of a seed line, and of one property, that fit on a screen.
+#: Characters of a seed line that fit on a screen.
 SHOWN = 160
-FIELD = 40
 
 _STYLE = {
     "synced": "green",
@@ -71,7 +69,8 @@ def _say_unknown(unknown: Unknown, *, as_json: bool) -> None:
 def as_plain(found: Explanation) -> dict[str, Any]:
     """The shape that scripts read."""
     body = asdict(found)
-    return {"agrees": found.agrees, **body, **body.pop("indexes")}
+    stores = {name: shown["held"] for name, shown in body.pop("stores").items()}
+    return {"agrees": found.agrees, **body, **stores}
 
 
 def view(found: Explanation) -> RenderableType:
@@ -97,8 +96,7 @@ def _stores(found: Explanation) -> Table:
         ("seed", "Seed", _seed_lines(found)),
         (None, "PostgreSQL", _row_lines(found)),
         ("embedding", "Embedding", _embedding_lines(found)),
-        ("neo4j", "Neo4j", _graph_lines(found)),
-        *((name, title_of(name), _index_lines(held)) for name, held in found.indexes.items()),
+        *((name, title_of(name), shown.lines) for name, shown in found.stores.items()),
     ):
         check = checks[name] if name else None
         mark = Text(*_MARKS[check.agrees if check else True])
@@ -113,7 +111,7 @@ def _detail(check: Check | None) -> list[str]:
 def _seed_lines(found: Explanation) -> Iterator[str]:
     if found.seed:
         yield f"{found.seed.file}:{found.seed.line}"
-        yield _cut(found.seed.text)
+        yield shortened(found.seed.text, SHOWN)
 
 
 def _row_lines(found: Explanation) -> Iterator[str]:
@@ -143,35 +141,6 @@ def _embedding_lines(found: Explanation) -> Iterator[str]:
     yield f"to embed it by {embedding.wanted_model} costs {cost}"
 
 
-def _graph_lines(found: Explanation) -> Iterator[str]:
-    held = found.neo4j
-    if held is None:
-        return
-    if held.node_id is not None:
-        yield f"node {held.node_id}"
-    # The hash was compared, and says nothing to people.
-    yield from _fields({n: v for n, v in held.properties.items() if n != "content_hash"})
-    for edges in held.edges:
-        arrow = "→" if edges.direction == "out" else "←"
-        more = ", …" if edges.count > len(edges.names) else ""
-        yield f"{edges.type} {arrow} {edges.count:,}: {', '.join(edges.names)}{more}"
-    if held.tombstone is not None:
-        yield f"deleted there as of version {held.tombstone}"
-
-
-def _index_lines(vectors: Sequence[Held]) -> Iterator[str]:
-    for held in vectors:
-        space = held.namespace or "the default namespace"
-        yield f"{held.index} / {space} / {held.key}: {held.dimensions} dimensions"
-        yield from _fields(held.metadata)
-
-
-def _fields(values: Mapping[str, Any]) -> Iterator[str]:
-    named = [f"{name}={_cut(str(value), FIELD)}" for name, value in sorted(values.items())]
-    if named:
-        yield ", ".join(named)
-
-
 def _operations(found: Explanation) -> Text:
     """A line for each: when it ended or is due, how often it was tried, who asked, its error."""
     text = Text("Latest operations", style="italic")
@@ -188,10 +157,6 @@ def _operations(found: Explanation) -> Text:
             gone = f"discarded by {op.discarded_by}: {op.discarded_why}"
             text.append(f"\n           {gone}", style="not italic dim")
     return text
-
-
-def _cut(text: str, length: int = SHOWN) -> str:
-    return text if len(text) <= length else f"{text[:length]}…"
 
 
 def _time(at: datetime) -> str:

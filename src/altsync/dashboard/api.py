@@ -231,11 +231,7 @@ class Api:
             raise BadRequest(found.reason)
         if kind is not None and found.entity.type is not kind:
             raise BadRequest(f"{key!r} also names a {found.entity.type}, which is found first")
-        graph = found.neo4j
-        held = {
-            "neo4j": [graph.version] if graph and graph.node_id else [],
-            **{index: [one.version for one in held] for index, held in found.indexes.items()},
-        }
+        held = {name: shown.versions for name, shown in found.stores.items()}
         return {
             "agrees": found.agrees,
             "checks": found.checks,

@@ -39,9 +39,9 @@ from altsync.operations import Dead, Operation, Outcome, Retry, Settlement, Supe
 from altsync.outbox.claim import claim, release
 from altsync.outbox.edges import is_gathering
 from altsync.outbox.settle import record_batch, settle
+from altsync.protocols import Sink
 from altsync.revisions import own_revision
 from altsync.sentences import describe
-from altsync.sinks.base import Sink
 from altsync.store.rows import read_rows
 
 log = structlog.get_logger(__name__)

@@ -21,7 +21,7 @@ from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind, Operation
 from altsync.outbox.enqueue import lock_entities
 from altsync.projection import namespace
-from altsync.sinks.base import Sink
+from altsync.protocols import Sink
 from altsync.store.rows import read_rows
 
 log = structlog.get_logger(__name__)

@@ -35,7 +35,7 @@ from altsync.outbox.claim import extend
 from altsync.outbox.edges import begin_searches
 from altsync.outbox.settle import record_former_namespaces, record_namespaces
 from altsync.projection import namespace
-from altsync.sinks.base import Sink
+from altsync.protocols import Sink
 
 log = structlog.get_logger(__name__)
 

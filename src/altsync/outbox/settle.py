@@ -8,9 +8,9 @@ from typing import Any
 from uuid import UUID
 
 from altsync.catalogue.current import entity_types
-from altsync.contract import EMBEDDING, SinkTraits, Topology
+from altsync.contract import EMBEDDING, Columns, SinkTraits, Topology
 from altsync.db import Conn
-from altsync.declarations import Columns, columns_of, namespace_column
+from altsync.declarations import columns_of, namespace_column
 from altsync.entities import EntityType, SyncStatus
 from altsync.operations import (
     Dead,

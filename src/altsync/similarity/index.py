@@ -35,6 +35,7 @@ from altsync.operations import ErrorKind
 from altsync.outbox.edges import invalidate_neighbours
 from altsync.outbox.enqueue import lock_entities
 from altsync.projection import namespace
+from altsync.protocols import Index, Reads
 from altsync.similarity.sql import (
     Neighbours,
     Rules,
@@ -45,7 +46,6 @@ from altsync.similarity.sql import (
     similar_to,
     vector_standing,
 )
-from altsync.sinks.base import Index, Reads
 from altsync.store.reads import living_keys
 
 log = structlog.get_logger(__name__)

@@ -1,1 +1,1 @@
-"""Mirrors of PostgreSQL. One file each; see ``base`` for the contract."""
+"""altsync's own sinks, each a package: its declaration, what writes, compares and shows."""

@@ -15,7 +15,7 @@ from altsync.contract import Digest, Drift, SinkTraits, Topology
 from altsync.db import Database
 from altsync.entities import EntityType
 from altsync.ownership import NotOurs
-from altsync.sinks.base import Ask
+from altsync.protocols import Ask
 from altsync.store.reads import count_living, living_keys
 from altsync.verify import repairs
 from altsync.verify.pending_repairs import Above, Ghost, Waiting, refusal

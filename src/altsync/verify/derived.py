@@ -13,6 +13,7 @@ from altsync.db import Conn
 from altsync.entities import EntityType
 from altsync.outbox.edges import enqueue_neighbour_search
 from altsync.outbox.enqueue import lock_entities
+from altsync.protocols import Sink
 from altsync.seed.sql.edits import accept_edits
 from altsync.verify import parts as verify_parts
 from altsync.verify import repairs
@@ -107,7 +108,7 @@ def _accept_pages(
             tally.enqueued += accept(conn, kind, page, run.topology)
 
 
-def compare_embeddings(run: Comparison, tally: Tally) -> None:
+def compare_embeddings(run: Comparison, sink: Sink, tally: Tally) -> None:
     """Entities without the vector that is wanted."""
     traits = run.topology.traits(tally.sink)
     for entity_type in entity_types():
@@ -122,7 +123,7 @@ def compare_embeddings(run: Comparison, tally: Tally) -> None:
         _walk(run, tally, traits, entity_type, read, mend)
 
 
-def compare_neighbours(run: Comparison, tally: Tally) -> None:
+def compare_neighbours(run: Comparison, sink: Sink, tally: Tally) -> None:
     """Entities whose neighbours are not those of their vectors."""
     for entity_type in searched_types():
         _compare_neighbours(run, tally, entity_type)

@@ -10,7 +10,7 @@ from altsync.catalogue.current import entity_types
 from altsync.contract import Drift, SinkTraits, SinkVersion
 from altsync.entities import EntityType, Row
 from altsync.projection import namespace
-from altsync.sinks.base import Sink
+from altsync.protocols import Sink
 from altsync.store.reads import living_keys
 from altsync.verify.comparison import PAGE, Comparison, Verdict
 from altsync.verify.confirm import Seen, confirm

@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from altsync.contract import EMBEDDING, SIMILARITY, Drift
-from altsync.declarations import CHARGED, INDEXES, SINKS
+from altsync.contract import Drift
+from altsync.declarations import CHARGED, GRAPHS, declaration
 
 #: What the rows of PostgreSQL themselves are called among the sinks.
 POSTGRESQL = "postgresql"
@@ -16,23 +16,9 @@ POSTGRESQL = "postgresql"
 SAMPLES = 5
 
 
-#: Kinds that each sink can show, in the order in which they are told.
-KINDS: dict[str, tuple[Drift, ...]] = {
-    POSTGRESQL: (Drift.EDITED,),
-    EMBEDDING: (Drift.MISSING, Drift.STALE),
-    "neo4j": (Drift.MISSING, Drift.STALE, Drift.GHOST, Drift.AHEAD),
-    **dict.fromkeys(INDEXES, tuple(kind for kind in Drift if kind is not Drift.EDITED)),
-    SIMILARITY: (Drift.MISSING,),
-}
-
-
-#: Kinds that any other sink can show, by what it lists.
-LISTED = tuple(kind for kind in Drift if kind is not Drift.EDITED)
-
-
 def kinds_of(sink: str) -> tuple[Drift, ...]:
     """Return the kinds that a sink can show, in the order in which they are told."""
-    return KINDS.get(sink, LISTED)
+    return (Drift.EDITED,) if sink == POSTGRESQL else declaration(sink).drifts
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +89,7 @@ class Tally:
     def as_json(self) -> dict[str, int]:
         """Numbers alone."""
         body = {kind.value: self.kinds[kind] for kind in kinds_of(self.sink)}
-        if self.sink in SINKS and SINKS[self.sink].traits.edges:
+        if self.sink in GRAPHS:
             body["edges"] = self.edges
         body |= {"pending": self.pending, "enqueued": self.enqueued, "removed": self.removed}
         if self.sink in CHARGED:

@@ -15,16 +15,16 @@ import psycopg
 
 from altsync.catalogue.current import entity_types
 from altsync.circuit.breaker import enabled_sinks, sink_health
-from altsync.contract import EMBEDDING, SIMILARITY, Drift, Topology
+from altsync.contract import Drift, Topology, imported
 from altsync.db import Conn, Database
+from altsync.declarations import declaration
 from altsync.errors import SinkFailure
 from altsync.log import redact
 from altsync.operations import BreakerState
+from altsync.protocols import Sink
 from altsync.sentences import describe
-from altsync.sinks.base import Sink
 from altsync.store.reads import count_living
-from altsync.verify import derived as inside
-from altsync.verify import graph, listing, rows, vectors
+from altsync.verify import derived
 from altsync.verify.comparison import Comparison
 from altsync.verify.repairs import highest_believable
 from altsync.verify.report import POSTGRESQL, Options, Report, Tally, kinds_of
@@ -32,16 +32,6 @@ from altsync.verify.schedule import Schedule
 from altsync.verify.sql import note_verification, random_entities
 
 __all__ = ["Drift", "Options", "Report", "Schedule", "Tally", "kinds_of", "verify"]
-
-
-#: How sinks are compared that have more to be asked for than a list of versions.
-COMPARISONS: Mapping[str, Callable[[Comparison, Any, Tally], None]] = {
-    EMBEDDING: lambda run, _, tally: inside.compare_embeddings(run, tally),
-    "neo4j": graph.compare,
-    "pinecone": vectors.compare,
-    "pgvector": rows.compare,
-    SIMILARITY: lambda run, _, tally: inside.compare_neighbours(run, tally),
-}
 
 
 def verify(
@@ -71,7 +61,7 @@ def verify(
     compared = entities if drawn is None else sum(len(ids) for ids in drawn.values())
     run = Comparison(database, topology, options, compared, highest, wait, progress, drawn)
     own = Tally(POSTGRESQL)
-    run = replace(run, edited=inside.compare_rows(run, own))
+    run = replace(run, edited=derived.compare_rows(run, own))
     tallies = tuple(_compare(run, name, sink) for name, sink in sinks.items())
     seconds = time.monotonic() - started
     with database.autocommit() as conn:
@@ -120,7 +110,7 @@ def _keep(database: Database, report: Report, missed: set[str]) -> str | None:
 def _compare(run: Comparison, name: str, sink: Sink) -> Tally:
     tally = Tally(name)
     try:
-        COMPARISONS.get(name, listing.compare)(run, sink, tally)
+        imported(declaration(name).compare)(run, sink, tally)
     except SinkFailure as failure:
         tally.problem = redact(failure.reason)
     except psycopg.errors.LockNotAvailable:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from altsync.app import Application
 from altsync.catalogue.current import entity_types, part_of, parts
 from altsync.circuit import breaker
 from altsync.circuit.breaker import SinkHealth, sink_health
-from altsync.contract import EMBEDDING
+from altsync.contract import EMBEDDING, imported
 from altsync.db import Conn
-from altsync.declarations import INDEXES, MIRRORS, namespace_column, title_of
+from altsync.declarations import SINKS, shown_sinks, title_of
 from altsync.entities import Content, Model, Row
 from altsync.errors import SeedError, SinkFailure
 from altsync.log import redact
@@ -22,16 +22,13 @@ from altsync.operations import BreakerState, Origin
 from altsync.projection import (
     content_hash,
     embedding_text,
-    graph_node,
     is_edited,
-    namespace,
     same_content,
     text_hash,
 )
+from altsync.protocols import Shown
 from altsync.seed import reader
 from altsync.seed.lines import Rejected
-from altsync.sinks import neo4j
-from altsync.sinks.base import Held
 from altsync.store.reads import clock
 from altsync.store.rows import read_rows
 from altsync.store.vectors import EmbeddingCache
@@ -39,8 +36,6 @@ from altsync.tokens import most_tokens
 from altsync.why import history as why_history
 from altsync.why.history import EntityState, OperationRow, entity_state, suggestions
 from altsync.wording import plural, sentences
-
-T = TypeVar("T")
 
 #: The latest operations that are shown of an entity.
 OPERATIONS = 10
@@ -96,13 +91,12 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """One entity in every store. ``indexes`` are the vector indexes by the names of their sinks."""
+    """One entity in every store. ``stores`` are what the sinks hold, by their names."""
 
     entity: EntityState
     seed: SeedLine | None
     embedding: Embedding
-    neo4j: neo4j.Held | None
-    indexes: Mapping[str, tuple[Held, ...]]
+    stores: Mapping[str, Shown]
     checks: tuple[Check, ...]
     operations: tuple[OperationRow, ...]
     reasons: tuple[str, ...]
@@ -168,25 +162,18 @@ def explain(app: Application, key: str, folder: Path) -> Explanation | Unknown:
         row = replace(row, content_hash=content_hash(own), text_hash=text_hash(own))
     embedding = _embedding(app, row, entity, wanted)
     line, seed = _seed(folder, entity, row, _model(app, wanted))
-    graph, in_graph = _ask_graph(app, row)
-    asked = {index: _ask_index(app, row, index) for index in _indexes(app)}
-    vectors = {index: held for index, (held, _) in asked.items()}
-    in_indexes = [check for _, check in asked.values()]
+    stores = {sink: _ask(app, row, sink) for sink in shown_sinks(app.topology.names)}
+    asked = (Check(sink, shown.agrees, shown.detail) for sink, shown in stores.items())
     postgresql = (Check("postgresql", False, EDITED),) if edited else ()
-    checks = (*postgresql, seed, _check_embedding(row, embedding), in_graph, *in_indexes)
+    checks = (*postgresql, seed, _check_embedding(row, embedding), *asked)
     reasons = _reasons(app, entity, embedding, line, checks, delivery)
-    return Explanation(entity, line, embedding, graph, vectors, checks, tuple(operations), reasons)
+    return Explanation(entity, line, embedding, stores, checks, tuple(operations), reasons)
 
 
 def _model(app: Application, wanted: tuple[str, int] | None) -> str | None:
     """Return the model whose limit refuses a seed, None where nothing is embedded or cut."""
     refuses = EMBEDDING in app.topology.names and app.settings.altsync_long_text == "refuse"
     return wanted[0] if wanted and refuses else None
-
-
-def _indexes(app: Application) -> list[str]:
-    """Return the vector indexes of the settings; the first choice where there is none."""
-    return [index for index in INDEXES if index in app.topology.names] or list(INDEXES[:1])
 
 
 def _by_sink(conn: Conn, entity: EntityState, *statuses: str) -> dict[str, OperationRow]:
@@ -286,97 +273,22 @@ def _gap(embedding: Embedding) -> str:
     return "of a former text"
 
 
-def _ask_graph(app: Application, row: Row) -> tuple[neo4j.Held | None, Check]:
-    def ask(sink: neo4j.Sink) -> neo4j.Held:
-        return sink.find(row.entity_type, row.key)
-
-    held, silence = _ask(app, "neo4j", ask)
-    if held is None:
-        return None, Check("neo4j", None, silence)
-    return held, _check_graph(row, held)
-
-
-def _check_graph(row: Row, held: neo4j.Held) -> Check:
-    def differs(detail: str) -> Check:
-        return Check("neo4j", False, detail)
-
-    if row.deleted:
-        gone = held.version is None
-        return Check("neo4j", gone, "no node" if gone else "the node is still there")
-    if held.node_id is None:
-        return differs("no node")
-    if held.version is None:
-        return differs("a stub that another node's edge has made")
-    if held.version != row.graph_version:
-        return differs(f"version {held.version}, {_order(held.version, row.graph_version)}")
-    node = graph_node(row)
-    wrong = [name for name, value in node.properties.items() if held.properties.get(name) != value]
-    if wrong:
-        return differs(f"the version fits, and {', '.join(sorted(wrong))} does not")
-    for edge, key in zip(row.entity_type.graph_parents, node.parents, strict=True):
-        led = [e for e in held.edges if e.type == edge.relation and e.direction == "out"]
-        if [name for e in led for name in e.names] != ([] if key is None else [key]):
-            where = f"does not lead to {key} alone" if key else "leads somewhere"
-            return differs(f"the version fits, and {edge.relation} {where}")
-    return Check("neo4j", True, f"version {held.version}")
-
-
-def _ask_index(app: Application, row: Row, index: str) -> tuple[tuple[Held, ...], Check]:
-    with app.database.autocommit() as conn:
-        (placed,) = read_rows(conn, row.entity_type, [row.id], sink=index) or (row,)
-    places = dict.fromkeys([namespace(row), placed.written_namespace])
-
-    def ask(sink: Any) -> tuple[Held, ...]:
-        if namespace_column(index) is None:  # it keeps an entity once, wherever
-            once = sink.find(row.entity_type, row.key)
-            return () if once is None else (once,)
-        asked = (sink.find(row.entity_type, row.key, p) for p in places if p is not None)
-        return tuple(held for held in asked if held is not None)
-
-    found, silence = _ask(app, index, ask)
-    if found is None:
-        return (), Check(index, None, silence)
-    return found, _check_index(index, row, found)
-
-
-def _check_index(index: str, row: Row, found: Sequence[Held]) -> Check:
-    def differs(detail: str) -> Check:
-        return Check(index, False, detail)
-
-    if row.deleted:
-        return Check(index, not found, "the vector is still there" if found else "no vector")
-    if not found:
-        return differs("no vector")
-    if [held.namespace for held in found] != [namespace(row)]:
-        there = ", ".join(held.namespace or "the default" for held in found)
-        return differs(f"in the namespace {there}, not in {namespace(row) or 'the default'} alone")
-    (held,) = found
-    if held.version is None:
-        return differs("a vector that altsync did not write")
-    if held.version != row.version:
-        return differs(f"version {held.version}, {_order(held.version, row.version)}")
-    if held.model != row.embedding_model:
-        return differs(f"by {held.model}, PostgreSQL's is by {row.embedding_model}")
-    if held.content_hash != row.content_hash:
-        return differs("the version fits, and its content does not")
-    return Check(index, True, f"version {held.version}, by {held.model}")
-
-
-def _order(held: int, wanted: int) -> str:
-    return f"{'ahead of' if held > wanted else 'behind'} PostgreSQL's {wanted}"
-
-
-def _ask(app: Application, name: str, ask: Callable[[Any], T]) -> tuple[T | None, str]:
-    """An answer, or why there is none."""
+def _ask(app: Application, row: Row, name: str) -> Shown:
+    """Ask a sink for the entity; without an answer, return why there is none."""
     if name not in app.topology.names:
-        return None, "not among ALTSYNC_SINKS"
+        return Shown(None, "not among ALTSYNC_SINKS")
     disabled = app.disabled_reason(name)
     if disabled is not None:
-        return None, f"switched off: {disabled}"
+        return Shown(None, f"switched off: {disabled}")
+    with app.database.autocommit() as conn:
+        placed = read_rows(conn, row.entity_type, [row.id], sink=name)
+    if placed:
+        row = replace(row, written_namespace=placed[0].written_namespace)
     try:
-        return ask(app.sink(name)), ""
+        found: Shown = imported(SINKS[name].show)(app.sink(name), row)
     except SinkFailure as failure:
-        return None, f"no answer: {redact(failure.reason)}"
+        return Shown(None, f"no answer: {redact(failure.reason)}")
+    return found
 
 
 # --- in words ---------------------------------------------------------------------------------
@@ -400,10 +312,8 @@ def _reasons(
             told.add(sink)
             found.append(said)
     by_store = {check.store: check for check in checks}
-    for sink in MIRRORS:
-        check = by_store.get(sink)
-        if check is None:
-            continue
+    for sink in shown_sinks(app.topology.names):
+        check = by_store[sink]
         if check.agrees is False and edited and sink not in told:
             found.append(f"{title_of(sink)} does not hold the edit ({check.detail}).")
         elif check.agrees is False and sink not in told:

@@ -15,8 +15,9 @@ from uuid import UUID
 from psycopg.rows import dict_row
 
 from altsync.catalogue.current import current, entity_types
+from altsync.contract import Columns
 from altsync.db import Conn
-from altsync.declarations import WITH_STATUS, Columns, columns_of
+from altsync.declarations import WITH_STATUS, columns_of
 from altsync.entities import EntityType, entity_id
 
 

@@ -7,13 +7,21 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from altsync.config import Settings
-from altsync.contract import AlreadyNewer, Answer, RecordOutcome, SinkTraits, SinkVersion, Written
+from altsync.contract import (
+    AlreadyNewer,
+    Answer,
+    Declaration,
+    RecordOutcome,
+    SinkTraits,
+    SinkVersion,
+    Written,
+)
 from altsync.entities import EntityType, Model, Row
 from altsync.projection import Scalar, graph_node
-from altsync.sinks.base import VectorStore
+from altsync.protocols import VectorStore
 
-#: The setting that switches this sink on: none, it is always there.
-SETTING = ""
+#: No setting switches it on.
+SINK = Declaration(SinkTraits("memory", guarded=True), f"{__name__}:open_sink")
 
 #: Rows per call.
 BATCH = 500
@@ -32,7 +40,7 @@ class Held:
 class Sink:
     """A guarded sink in memory."""
 
-    traits: ClassVar[SinkTraits] = SinkTraits("memory", guarded=True)
+    traits: ClassVar[SinkTraits] = SINK.traits
 
     def __init__(self) -> None:
         self.held: dict[tuple[EntityType, str], Held] = {}

@@ -45,20 +45,17 @@ from altsync.contract import (
 )
 from altsync.db import Conn, connect, is_connection_lost
 from altsync.deadline import SharedClient
-from altsync.declarations import PGVECTOR
 from altsync.entities import EntityType, Model, Row
 from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind
 from altsync.ownership import SAMPLED, Guard, Ownership, Store
 from altsync.projection import namespace, vector_metadata
+from altsync.protocols import Held, Match, Reads, StoredVector, VectorStore
 from altsync.sentences import describe
-from altsync.sinks.base import Held, Match, Reads, StoredVector, VectorStore
+from altsync.sinks.pgvector import SINK
 
 T = TypeVar("T")
 P = ParamSpec("P")
-
-#: The setting that switches this sink on.
-SETTING = PGVECTOR.setting
 
 #: Rows per statement. Each insert searches the HNSW graph, which takes milliseconds: a statement
 #: stays far below its timeout.
@@ -326,7 +323,7 @@ class Connections:
 class Sink:
     """Mirrors entities as rows with a vector; an older version never overwrites a newer one."""
 
-    traits: ClassVar[SinkTraits] = PGVECTOR.traits
+    traits: ClassVar[SinkTraits] = SINK.traits
 
     def __init__(
         self,
@@ -1058,7 +1055,7 @@ _BY_CODE: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
 
 def translate(error: psycopg.Error) -> SinkFailure:
     """Whose fault an error of PostgreSQL is."""
-    said = describe(error).text.replace("DATABASE_URL", SETTING)
+    said = describe(error).text.replace("DATABASE_URL", SINK.setting)
     reason = f"pgvector: {said}"
     code = error.sqlstate
     if code is None:

@@ -1,9 +1,7 @@
-"""The contract of a sink.
+"""What a sink implements: ``Sink`` for every one, ``Index`` for one that finds vectors.
 
-A sink is a module of this package with a class called ``Sink``, a function
-``open_sink(settings, vectors)``, and ``SETTING``, the variable that switches it on. It mirrors
-rows idempotently, reports an outcome for every record, and translates its driver's errors at
-its own module: nothing but ``SinkFailure`` leaves.
+A sink mirrors rows idempotently, reports an outcome for each record, and translates the errors of
+its driver: it raises nothing but ``SinkFailure``.
 """
 
 from __future__ import annotations
@@ -137,6 +135,21 @@ class Index(Protocol):
     def close(self) -> None:
         """Let go of connections."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a sink holds of one entity, compared with its row in PostgreSQL.
+
+    ``agrees`` is None where the sink did not answer. ``held`` is the form for scripts, ``lines``
+    the one for people, ``versions`` those of the records found.
+    """
+
+    agrees: bool | None
+    detail: str
+    held: Any = None
+    lines: tuple[str, ...] = ()
+    versions: tuple[int | None, ...] = ()
 
 
 class VectorStore(Protocol):

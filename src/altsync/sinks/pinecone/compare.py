@@ -13,8 +13,8 @@ from altsync.catalogue.current import entity_types
 from altsync.contract import EMBEDDING, Drift
 from altsync.entities import EntityType, Row
 from altsync.projection import namespace, vector_metadata
-from altsync.sinks import pinecone
-from altsync.sinks.base import Reads, StoredVector
+from altsync.protocols import Reads, StoredVector
+from altsync.sinks.pinecone import write
 from altsync.store.rows import read_rows
 from altsync.verify.comparison import PAGE, Comparison, Verdict, check_owner, differing
 from altsync.verify.confirm import Seen, confirm
@@ -33,7 +33,17 @@ TOLERANCE = 1e-6
 Place = tuple[str, str]
 
 
-def compare(run: Comparison, sink: pinecone.Sink, tally: Tally) -> None:
+def price_of_listing(namespaces: Sequence[int]) -> Reads:
+    """Return what it costs to list and fetch namespaces of so many records each."""
+    reads = Reads()
+    for records in namespaces:
+        for start in range(0, records, write.FETCH_IDS):
+            reads.listed()
+            reads.fetched(min(write.FETCH_IDS, records - start))
+    return reads
+
+
+def compare(run: Comparison, sink: write.Sink, tally: Tally) -> None:
     """Every type of entity. Raises ``SinkFailure``."""
     reads = Reads(ask=Patience(run.wait))
     try:
@@ -51,7 +61,7 @@ def compare(run: Comparison, sink: pinecone.Sink, tally: Tally) -> None:
         tally.requests, tally.read_units = reads.requests, reads.units
 
 
-def _compare_all(run: Comparison, sink: pinecone.Sink, tally: Tally, reads: Reads) -> None:
+def _compare_all(run: Comparison, sink: write.Sink, tally: Tally, reads: Reads) -> None:
     total = sum(sink.count(entity_type, reads) for entity_type in entity_types())
     check_owner(reads.ask, sink.check_owner)
     held = 0
@@ -111,7 +121,7 @@ def _standings(
     run: Comparison, entity_type: EntityType, keys: Sequence[str]
 ) -> dict[str, Standing]:
     with run.database.autocommit() as conn:
-        sink = pinecone.Sink.traits.name
+        sink = write.Sink.traits.name
         return standings(conn, entity_type, keys, sink, [sink, EMBEDDING])
 
 
@@ -136,7 +146,7 @@ def _plain(value: object) -> object:
 
 def _entities(
     run: Comparison,
-    sink: pinecone.Sink,
+    sink: write.Sink,
     tally: Tally,
     waiting: Waiting,
     reads: Reads,
@@ -206,7 +216,7 @@ def _judge(
 
 def _strays(
     run: Comparison,
-    sink: pinecone.Sink,
+    sink: write.Sink,
     tally: Tally,
     waiting: Waiting,
     reads: Reads,
@@ -271,7 +281,7 @@ def _judge_place(
     return None if fact.namespace == space else (Drift.WRONG_NAMESPACE, one)
 
 
-def _leave(run: Comparison, sink: pinecone.Sink, tally: Tally, strays: Sequence[Ghost]) -> None:
+def _leave(run: Comparison, sink: write.Sink, tally: Tally, strays: Sequence[Ghost]) -> None:
     """Remove living entities from namespaces that they do not belong to."""
     tally.removed += len(strays)
     if run.options.dry_run:
@@ -286,7 +296,7 @@ def _leave(run: Comparison, sink: pinecone.Sink, tally: Tally, strays: Sequence[
 
 def _leave_page(
     run: Comparison,
-    sink: pinecone.Sink,
+    sink: write.Sink,
     tally: Tally,
     entity_type: EntityType,
     space: str,

@@ -13,8 +13,8 @@ from altsync.catalogue.current import entity_types
 from altsync.contract import EMBEDDING, Drift
 from altsync.entities import EntityType, Row
 from altsync.projection import namespace, vector_metadata
-from altsync.sinks import pgvector
-from altsync.sinks.base import Reads, StoredVector
+from altsync.protocols import Reads, StoredVector
+from altsync.sinks.pgvector import write as pgvector
 from altsync.store.reads import living_keys
 from altsync.verify.comparison import Comparison, Verdict, check_owner, differing
 from altsync.verify.confirm import Seen, confirm

@@ -31,20 +31,17 @@ from altsync.contract import (
     Written,
 )
 from altsync.deadline import SharedClient
-from altsync.declarations import NEO4J
 from altsync.entities import Edge, EntityType, Model, ParentEdge, Row
 from altsync.errors import ConfigurationError, SinkFailure
 from altsync.operations import ErrorKind
 from altsync.ownership import SAMPLED, Guard, Ownership, Store
 from altsync.projection import graph_node
-from altsync.sinks.base import Ask, VectorStore, once
+from altsync.protocols import Ask, VectorStore, once
+from altsync.sinks.neo4j import SINK
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-
-#: The setting that switches this sink on.
-SETTING = NEO4J.setting
 
 #: Rows per transaction: within the 500 to 5,000 where UNWIND + MERGE runs best, and small
 #: enough that one call stays far below its timeout.
@@ -673,7 +670,7 @@ def prefixed(work: Callable[[ManagedTransaction], T], prefix: str) -> Callable[.
 class Sink:
     """Mirrors entities as nodes; an older version never overwrites a newer one."""
 
-    traits: ClassVar[SinkTraits] = NEO4J.traits
+    traits: ClassVar[SinkTraits] = SINK.traits
 
     def __init__(
         self,

@@ -9,16 +9,13 @@ from typing import ClassVar
 
 from altsync.config import Settings
 from altsync.contract import Answer, Failed, RecordOutcome, SinkTraits, SinkVersion, Written
-from altsync.declarations import EMBEDDER
 from altsync.embedding import Embedder, request_slices
 from altsync.entities import EntityType, Model, Row
 from altsync.operations import ErrorKind
 from altsync.projection import digest, embedding_text
-from altsync.sinks.base import VectorStore
+from altsync.protocols import VectorStore
+from altsync.sinks.embedding import SINK
 from altsync.tokens import TooLong, cut, most_tokens, too_long
-
-#: The setting that switches this sink on.
-SETTING = EMBEDDER.setting
 
 #: A text of a token or two, sent when a text was refused alone and no other one has passed since.
 PROBE = "word"
@@ -31,7 +28,7 @@ class Sink:
     keyed by what they embed, they need no guard against older versions.
     """
 
-    traits: ClassVar[SinkTraits] = EMBEDDER.traits
+    traits: ClassVar[SinkTraits] = SINK.traits
 
     def __init__(self, embedder: Embedder, vectors: VectorStore, *, cut_long: bool = False) -> None:
         self._embedder = embedder
@@ -134,3 +131,19 @@ def open_sink(settings: Settings, vectors: VectorStore) -> Sink | None:
         timeout=settings.altsync_sink_timeout_seconds,
     )
     return Sink(embedder, vectors, cut_long=settings.altsync_long_text == "cut")
+
+
+def check(settings: Settings, sink: Sink, timeout: float) -> str:
+    """Return which model answers. Raises what the SDK raises."""
+    import openai
+
+    assert settings.openai_api_key is not None
+    with openai.OpenAI(
+        api_key=settings.openai_api_key.get_secret_value(),
+        base_url=settings.openai_base_url,
+        timeout=timeout,
+        max_retries=0,
+    ) as client:
+        client.models.retrieve(settings.altsync_embedding_model)
+    model = settings.wanted_model
+    return f"{model.name} ({model.dimensions} dimensions) at {settings.openai_base_url}"

@@ -27,13 +27,13 @@ from altsync.catalogue.current import entity_types
 from altsync.config import Settings
 from altsync.contract import Answer, Installation, RecordOutcome, SinkTraits, SinkVersion, Written
 from altsync.deadline import SharedClient
-from altsync.declarations import PINECONE
 from altsync.entities import EntityType, Model, Row
 from altsync.errors import SinkFailure, seconds_of
 from altsync.operations import ErrorKind
 from altsync.ownership import SAMPLED, Guard, Ownership, Store
 from altsync.projection import namespace, vector_metadata
-from altsync.sinks.base import Held, Match, Reads, StoredVector, VectorStore
+from altsync.protocols import Held, Match, Reads, StoredVector, VectorStore
+from altsync.sinks.pinecone import SINK
 from altsync.wording import plural
 
 log = structlog.get_logger(__name__)
@@ -45,9 +45,6 @@ __all__ = ["Held", "Match", "Reads", "Sink", "StoredVector", "open_sink"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
-
-#: The setting that switches this sink on.
-SETTING = PINECONE.setting
 
 #: Vectors per upsert, and ids per fetch or delete.
 #: https://docs.pinecone.io/reference/api/database-limits
@@ -93,16 +90,6 @@ READY_SECONDS = 0.5
 WAITING = 0.8
 
 
-def price_of_listing(namespaces: Sequence[int]) -> Reads:
-    """Return what it costs to list and fetch namespaces of so many records each."""
-    reads = Reads()
-    for records in namespaces:
-        for start in range(0, records, FETCH_IDS):
-            reads.listed()
-            reads.fetched(min(FETCH_IDS, records - start))
-    return reads
-
-
 NOT_IN_TIME = "Pinecone did not answer in time"
 
 
@@ -135,7 +122,7 @@ def limited(
 class Sink:
     """Mirrors entities as vectors with metadata to filter on."""
 
-    traits: ClassVar[SinkTraits] = PINECONE.traits
+    traits: ClassVar[SinkTraits] = SINK.traits
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from altsync.catalogue.current import children_of, entity_types
 from altsync.contract import Drift
 from altsync.entities import EntityType, Row
 from altsync.projection import graph_node
-from altsync.sinks import neo4j
+from altsync.sinks.neo4j import write as neo4j
 from altsync.store.reads import living_keys, missing_parents
 from altsync.verify.comparison import Comparison, Verdict, check_owner, differing
 from altsync.verify.confirm import Seen, confirm

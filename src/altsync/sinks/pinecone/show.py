@@ -1,0 +1,34 @@
+"""What Pinecone holds of one entity, and how it answers."""
+
+from __future__ import annotations
+
+from pinecone import Pinecone, RetryConfig
+
+from altsync.config import Settings
+from altsync.entities import Row
+from altsync.projection import namespace
+from altsync.protocols import Shown
+from altsync.sinks.pinecone.write import Sink
+from altsync.sinks.vectors import show_vectors
+from altsync.wording import plural
+
+
+def show(sink: Sink, row: Row) -> Shown:
+    """Ask for the entity's vector where it is, and where it should be. Raises ``SinkFailure``."""
+    spaces = dict.fromkeys([namespace(row), row.written_namespace])
+    found = (sink.find(row.entity_type, row.key, one) for one in spaces if one is not None)
+    return show_vectors(row, [held for held in found if held is not None])
+
+
+def check(settings: Settings, sink: Sink, timeout: float) -> str:
+    """Return how many indexes the key may list. Raises what the SDK raises."""
+    assert settings.pinecone_api_key is not None
+    with Pinecone(
+        api_key=settings.pinecone_api_key.get_secret_value(),
+        host=settings.pinecone_controller_host,
+        timeout=timeout,
+        retry_config=RetryConfig(max_retries=0),
+    ) as client:
+        count = len(list(client.indexes.list()))
+    place = settings.pinecone_controller_host or "api.pinecone.io"
+    return f"{plural(count, 'index', 'indexes')} at {place}"
