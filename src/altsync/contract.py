@@ -156,15 +156,13 @@ class Columns:
     """Names of the columns that keep what is known of a sink; None for what is not kept.
 
     ``remote_id`` is the sink's own id of the entity, ``namespace`` where the sink has it: for a
-    sink in which an entity may be at several places. ``edge_id`` is a column of relationships: the
-    sink's own id of one.
+    sink in which an entity may be at several places.
     """
 
     status: str
     synced_at: str | None = None
     remote_id: str | None = None
     namespace: str | None = None
-    edge_id: str | None = None
 
 
 #: Kinds of drift that a sink can show, unless it declares fewer.
@@ -187,7 +185,8 @@ class Declaration:
     ``setting`` switches the sink on; empty for one that is always on. ``settings`` are further
     variables of its own, and ``secrets`` those of all that logs must not show. ``title`` is shown
     to people. ``rank`` orders sinks in tables; among indexes the lowest is asked first.
-    ``is_index``: it answers which vectors are near to one.
+    ``is_index``: it answers which vectors are near to one. ``edge_id`` is the column of
+    relationships that keeps the sink's own id of one.
     """
 
     traits: SinkTraits
@@ -195,6 +194,7 @@ class Declaration:
     setting: str = ""
     title: str = ""
     columns: Columns | None = None
+    edge_id: str | None = None
     compare: str = "altsync.verify.listing:compare"
     show: str = "altsync.why.stores:show_listed"
     check: str = "altsync.doctor:check_store"

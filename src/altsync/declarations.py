@@ -93,7 +93,10 @@ def declaration(sink: str) -> Declaration:
 def not_installed(sink: str) -> str:
     """Return the sentence on a sink that ALTSYNC_SINKS names and no package declares."""
     if sink in BROKEN:
-        return f"the sink {sink!r} cannot be imported: {BROKEN[sink]}"
+        return (
+            f"the sink {sink!r} cannot be imported: {BROKEN[sink]} (the module of its declaration "
+            "may import only altsync.contract of altsync)"
+        )
     near = suggestion(sink, SINKS)
     return f"there is no sink {sink!r}: no installed package declares it in {GROUP}{near}"
 

@@ -7,6 +7,7 @@ import configparser
 import json
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from tests.docs_blocks.loosely import first_missing
 RUN = {"sh", "console", "python", "sql", "cypher"}
 
 #: Read as what they are, here.
-PARSED = {"json", "jsonl", "yaml", "ini", "diff"}
+PARSED = {"json", "jsonl", "toml", "yaml", "ini", "diff"}
 
 #: Pictures and output.
 SHOWN = {"text", "mermaid"}
@@ -38,6 +39,8 @@ def problem_of(block: Block) -> str | None:
                 ast.parse(block.body)
             case "yaml":
                 yaml.safe_load(block.body)
+            case "toml":
+                tomllib.loads(block.body)
             case "ini":
                 configparser.ConfigParser(interpolation=None, strict=False).read_string(block.body)
             case language if language not in RUN | PARSED | SHOWN:

@@ -275,19 +275,21 @@ def _gap(embedding: Embedding) -> str:
 
 def _ask(app: Application, row: Row, name: str) -> Shown:
     """Ask a sink for the entity; without an answer, return why there is none."""
+    # For scripts, an index has a list of vectors, any other sink one record or none.
+    nothing = () if SINKS[name].is_index else None
     if name not in app.topology.names:
-        return Shown(None, "not among ALTSYNC_SINKS")
+        return Shown(None, "not among ALTSYNC_SINKS", nothing)
     disabled = app.disabled_reason(name)
     if disabled is not None:
-        return Shown(None, f"switched off: {disabled}")
+        return Shown(None, f"switched off: {disabled}", nothing)
     with app.database.autocommit() as conn:
-        placed = read_rows(conn, row.entity_type, [row.id], sink=name)
-    if placed:
-        row = replace(row, written_namespace=placed[0].written_namespace)
+        written = read_rows(conn, row.entity_type, [row.id], sink=name)
+    if written:
+        row = replace(row, written_namespace=written[0].written_namespace)
     try:
         found: Shown = imported(SINKS[name].show)(app.sink(name), row)
     except SinkFailure as failure:
-        return Shown(None, f"no answer: {redact(failure.reason)}")
+        return Shown(None, f"no answer: {redact(failure.reason)}", nothing)
     return found
 
 

@@ -1036,25 +1036,27 @@ def _match(row: Sequence[Any]) -> Match:
     return Match(key, score, {**(metadata or {}), **dict(zip(MARKS, marks, strict=True))})
 
 
-#: Codes of PostgreSQL by their first signs, and what they cost. The first that fits counts.
+_SINK = partial(SinkFailure, ErrorKind.SINK)
+
+#: Prefixes of PostgreSQL's codes, and the failure of each. The first that fits counts.
 #: https://www.postgresql.org/docs/current/errcodes-appendix.html
-_BY_CODE: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
+_BY_CODE: tuple[tuple[tuple[str, ...], Callable[[str], SinkFailure]], ...] = (
     # Two writers met: the same call passes when the other is done.
-    (("40", "55P03", "23505"), {"kind": ErrorKind.UNKNOWN, "again": True}),
-    (("57014",), {"kind": ErrorKind.SINK, "outcome_unknown": True, "timed_out": True}),
-    (("53300",), {"kind": ErrorKind.SINK, "throttled": True}),
-    (("53",), {"kind": ErrorKind.SINK, "timed_out": True}),
-    (("08", "57", "58"), {"kind": ErrorKind.SINK, "outcome_unknown": True}),
+    (("40", "55P03", "23505"), partial(SinkFailure, ErrorKind.UNKNOWN, lock_conflict=True)),
+    (("57014",), partial(_SINK, outcome_unknown=True, timed_out=True)),
+    (("53300",), partial(_SINK, throttled=True)),
+    (("53",), partial(_SINK, timed_out=True)),
+    (("08", "57", "58"), partial(_SINK, outcome_unknown=True)),
     # A value or its size: the record's.
-    (("22", "23", "54"), {"kind": ErrorKind.ITEM}),
+    (("22", "23", "54"), partial(SinkFailure, ErrorKind.ITEM)),
     # Login, rights, a missing table, a standby: every record would get the same answer.
-    (("0A", "25", "28", "3D", "3F", "42", "55"), {"kind": ErrorKind.SINK}),
-    (("XX",), {"kind": ErrorKind.SINK, "outcome_unknown": True, "timed_out": True}),
+    (("0A", "25", "28", "3D", "3F", "42", "55"), _SINK),
+    (("XX",), partial(_SINK, outcome_unknown=True, timed_out=True)),
 )
 
 
 def translate(error: psycopg.Error) -> SinkFailure:
-    """Whose fault an error of PostgreSQL is."""
+    """Return the failure that an error of PostgreSQL stands for."""
     said = describe(error).text.replace("DATABASE_URL", SINK.setting)
     reason = f"pgvector: {said}"
     code = error.sqlstate
@@ -1066,9 +1068,9 @@ def translate(error: psycopg.Error) -> SinkFailure:
             reason,
             outcome_unknown=not _no_login(said),
         )
-    for starts, costs in _BY_CODE:
-        if code.startswith(starts):
-            return SinkFailure(reason=reason, **costs)
+    for prefixes, failure in _BY_CODE:
+        if code.startswith(prefixes):
+            return failure(reason)
     return SinkFailure(ErrorKind.UNKNOWN, reason, outcome_unknown=True)
 
 
