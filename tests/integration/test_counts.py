@@ -46,14 +46,14 @@ EDITED = ROWS // 100
 #: of which two read the wanted model and the archetypes once a run; and two to spare.
 RUN_STATEMENTS = 28
 
-#: Statements of one delivered batch: 11, for every sink, and one to spare.
+#: Statements of one delivered batch, for every sink, BEGIN and COMMIT included.
 BATCH_STATEMENTS = 12
 
 #: Statements of a claim that finds nothing, which ends a drain.
 LAST_LOOK = 3
 
-#: Statements of similarity for each group of a batch: 17, and one to spare.
-GROUP_STATEMENTS = 18
+#: Statements of similarity for each group of a batch, two times BEGIN and COMMIT included.
+GROUP_STATEMENTS = 23
 
 #: The product's sinks with similarity, as it is when nothing is set.
 SEARCHING = Topology((*TOPOLOGY.sinks, similarity_local.Sink.traits))
@@ -107,7 +107,7 @@ def traced(conn: Conn, sent: Sent) -> Iterator[Conn]:
 
 
 class TracedDatabase(Database):
-    """A pool whose connections are traced whenever they are lent."""
+    """A pool whose connections are traced whenever they are lent, BEGIN and COMMIT included."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -117,18 +117,6 @@ class TracedDatabase(Database):
     def autocommit(self) -> Iterator[Conn]:
         """A traced connection."""
         with super().autocommit() as conn, traced(conn, self.sent):
-            yield conn
-
-    @contextmanager
-    def snapshot(self) -> Iterator[Conn]:
-        """A traced connection inside a transaction that sees one moment."""
-        with super().snapshot() as conn, traced(conn, self.sent):
-            yield conn
-
-    @contextmanager
-    def transaction(self) -> Iterator[Conn]:
-        """A traced connection inside a transaction."""
-        with super().transaction() as conn, traced(conn, self.sent):
             yield conn
 
 
