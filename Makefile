@@ -19,6 +19,10 @@ PYTEST := $(BIN)/python -m pytest
 #: Whole files, in the order of their names: the long ones, of whole stacks, come first.
 SPREAD = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
+# Without compiled modules every command of the tests compiles its imports anew, which takes longer
+# than its work.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check lint format types imports audit test-neo4j test-random test-faults test-long test-alerts test-slow bench bench-full bench-profile bench-plots up down clean
 

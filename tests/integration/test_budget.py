@@ -214,7 +214,15 @@ LIMITS: dict[str, dict[str, float]] = {
 }
 
 
-@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize(
+    "limit",
+    [
+        "tokens a minute",
+        "requests a minute",
+        # As the first one, for eight minutes of the embedder's clock.
+        pytest.param("few tokens a minute", marks=pytest.mark.slow),
+    ],
+)
 def test_a_limit_that_nobody_set_is_found_by_smaller_requests(
     pg: DatabaseFixture, database: Database, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
