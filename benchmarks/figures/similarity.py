@@ -24,7 +24,7 @@ from altsync.delivery import Delivery
 from altsync.embedding import Embedded
 from altsync.entities import Model
 from altsync.similarity.local import Sink
-from altsync.similarity.sql import declared_rules
+from altsync.similarity.rules import declared_rules
 from altsync.sinks.embedding import write as embedding
 from altsync.store.vectors import EmbeddingCache
 from benchmarks.bench import DIMENSIONS, MODEL, TOPOLOGY, Bench

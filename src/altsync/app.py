@@ -49,7 +49,7 @@ from altsync.ownership import Ownership
 from altsync.relay import Relay, RelayPolicy
 from altsync.retention import Retention
 from altsync.sentences import describe
-from altsync.similarity.sql import declared_rules
+from altsync.similarity.rules import declared_rules
 from altsync.status.collect import IDLE_SECONDS, idle_message
 from altsync.status.sql import idle_sinks
 from altsync.store.reads import known_keys, living_keys

@@ -16,7 +16,7 @@ from altsync.db import Conn, Database
 from altsync.delivery.policy import Policy
 from altsync.entities import EntityType
 from altsync.relay import Relay, RelayPolicy
-from altsync.similarity.sql import vector_standing
+from altsync.similarity.sql import vector_states
 from altsync.status.collect import IDLE_SECONDS
 from altsync.status.sql import idle_sinks
 from altsync.verify.schedule import Schedule
@@ -247,7 +247,7 @@ def test_a_vector_confirmed_in_the_future_is_not_late_for_ever(pg: DatabaseFixtu
     pg.save(league("nfl"))
     pg.conn.execute("UPDATE league SET pinecone_synced_at = now() + interval '1 day'")
     ids = [row[0] for row in pg.conn.execute("SELECT id FROM league")]
-    ((_, age),) = vector_standing(pg.conn, sports.LEAGUE, ids, "pinecone").values()
+    ((_, age),) = vector_states(pg.conn, sports.LEAGUE, ids, "pinecone").values()
     assert age is not None
     assert age > 3600
 

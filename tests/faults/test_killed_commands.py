@@ -21,7 +21,7 @@ from altsync.cli import app as cli
 from altsync.db import Database
 from altsync.local.services.vectors import Vectors
 from altsync.operations import Dead, ErrorKind
-from altsync.similarity.sql import Rules
+from altsync.similarity.rules import Rules
 from tests import sports
 from tests.children import child
 from tests.contract.harness import PineconeHarness

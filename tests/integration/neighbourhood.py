@@ -22,7 +22,7 @@ from altsync.seed.sql.deletion import tombstone
 from altsync.seed.sql.seen import create_changed_in_run
 from altsync.similarity.index import Sink as Similarity
 from altsync.similarity.local import Sink as LocalSimilarity
-from altsync.similarity.sql import SAME_SCORE, Rules
+from altsync.similarity.rules import SAME_SCORE, Rules
 from altsync.sinks.embedding import write as embedding
 from altsync.sinks.pinecone import write as pinecone
 from altsync.store.vectors import EmbeddingCache

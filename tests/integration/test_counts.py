@@ -26,7 +26,7 @@ from altsync.seed.loader import Loader
 from altsync.seed.options import SeedOptions
 from altsync.seed.report import SeedReport
 from altsync.similarity import local as similarity_local
-from altsync.similarity.sql import Rules
+from altsync.similarity.rules import Rules
 from tests import sports
 from tests.acceptance import seeds as generated
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY

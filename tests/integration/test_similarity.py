@@ -20,11 +20,11 @@ from altsync.operations import Dead, ErrorKind, Synced
 from altsync.outbox.edges import begin_searches, enqueue_neighbour_search
 from altsync.outbox.upkeep import backfill_page, purge_deleted
 from altsync.seed.sql.deletion import tombstone
+from altsync.similarity.decisions import ComparedGroup
 from altsync.similarity.index import LAG, PART
 from altsync.similarity.index import Sink as Similarity
-from altsync.similarity.local import ComparedGroup
 from altsync.similarity.local import Sink as LocalSimilarity
-from altsync.similarity.sql import Rules
+from altsync.similarity.rules import Rules
 from altsync.sinks.pinecone import write as pinecone
 from altsync.sinks.pinecone.write import Match
 from altsync.store.rows import read_rows
@@ -398,7 +398,7 @@ def test_a_crowd_of_deleted_leagues_hides_no_neighbour(
     circle: Neighbourhood, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where an answer is full of them, more is asked for."""
-    monkeypatch.setattr("altsync.similarity.index.REACH", 5)
+    monkeypatch.setattr("altsync.similarity.nearest.REACH", 5)
     crowd = [at(f"n{n}", n / 10) for n in range(12)]
     circle.save(at("m", 0), *crowd, *[at(f"o{n}", 20 + n) for n in range(3)])
     circle.settle()
@@ -644,8 +644,8 @@ def test_more_equal_vectors_than_an_index_answers_with(
     circle: Neighbourhood, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Most leagues are in no answer, their own included: their ids are fetched."""
-    monkeypatch.setattr("altsync.similarity.index.REACH", 5)
-    monkeypatch.setattr("altsync.similarity.index.FARTHEST", 20)
+    monkeypatch.setattr("altsync.similarity.nearest.REACH", 5)
+    monkeypatch.setattr("altsync.similarity.nearest.FARTHEST", 20)
     few_seen = Neighbourhood(circle.pg, circle.database, circle.index, RULES)
     few_seen.embedder = circle.embedder
     many = equals(60)
@@ -684,7 +684,7 @@ def test_a_vector_that_is_lost_among_equal_ones_is_said(
     circle: Neighbourhood, index: PineconeHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A crowded answer does not hide that the index lacks a vector."""
-    monkeypatch.setattr("altsync.similarity.index.REACH", 5)
+    monkeypatch.setattr("altsync.similarity.nearest.REACH", 5)
     many = equals(30)
     circle.save(*many)
     circle.vectors()
@@ -701,7 +701,7 @@ def test_deleted_equal_leagues_hide_no_neighbour(
     circle: Neighbourhood, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The index still shows them, and they fill its first answers."""
-    monkeypatch.setattr("altsync.similarity.index.REACH", 5)
+    monkeypatch.setattr("altsync.similarity.nearest.REACH", 5)
     many = equals(40)
     circle.save(*many)
     circle.settle()

@@ -12,10 +12,10 @@ from altsync.entities import EntityType, Model, entity_id
 
 @dataclass(frozen=True, slots=True)
 class GroupMember:
-    """A living entity, and what it is compared by. ``group`` is the value that both ends share."""
+    """A living entity and its comparison input. ``group`` is the value that both ends share."""
 
     id: UUID
-    tag: str
+    key: str
     group: str | None
     model: str | None
     text_hash: str | None
@@ -23,19 +23,19 @@ class GroupMember:
 
     @property
     def compared_by(self) -> tuple[str | None, str | None, str | None]:
-        """Its group and its vector."""
+        """Return its group, and model and text of its vector."""
         return self.group, self.model, self.text_hash
 
 
 @dataclass(frozen=True, slots=True)
-class Vectored(GroupMember):
+class EmbeddedMember(GroupMember):
     """An entity with its vector (float32 little-endian)."""
 
     vector: bytes
 
     @property
     def neighbours_input(self) -> str:
-        """What its neighbours are computed from, as ``outbox.edges.input_hash_of`` in SQL."""
+        """Return the input of its search, as ``outbox.edges.input_hash_of`` in SQL."""
         parts = (self.model, self.text_hash, self.group)
         return "|".join(part for part in parts if part is not None)
 
@@ -76,7 +76,7 @@ def _of_group(kind: EntityType) -> str:
 def groups_of(
     conn: Conn, kind: EntityType, ids: Sequence[UUID], model: Model, *, across: bool
 ) -> dict[str | None, list[UUID]]:
-    """Entities that have a vector of ``model``, by group; all under None with ``across``."""
+    """Return entities that have a vector of ``model``, by group; all by None with ``across``."""
     rows = conn.execute(
         f"""
         SELECT {kind.similarity.within or "NULL::text"}, array_agg(id) FROM {kind}
@@ -90,9 +90,9 @@ def groups_of(
     return dict(rows)
 
 
-def vectored(
+def embedded_members(
     conn: Conn, kind: EntityType, ids: Sequence[UUID], group: str | None, model: Model
-) -> list[Vectored]:
+) -> list[EmbeddedMember]:
     """Return those of ``ids`` that are in the group, with their vectors."""
     rows = conn.execute(
         f"SELECT {_member(kind)}, {_VECTOR} FROM {kind} l "
@@ -100,13 +100,13 @@ def vectored(
         {"ids": list(ids), **_parameters(group, model)},
         binary=True,
     )
-    return [Vectored(*row) for row in rows if row[-1] is not None]
+    return [EmbeddedMember(*row) for row in rows if row[-1] is not None]
 
 
 def group_pages(
     conn: Conn, kind: EntityType, group: str | None, model: Model, size: int
 ) -> Iterator[list[tuple[GroupMember, bytes]]]:
-    """The members of a group with their vectors, in the order of keys, ``size`` at a time.
+    """Yield the members of a group with their vectors, in the order of keys, ``size`` at a time.
 
     ``group`` None means all entities. The caller's transaction stays open meanwhile.
     """
@@ -139,7 +139,7 @@ def group_members(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> dict[UUI
 
 
 def similar_edges_at(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> list[SimilarEdge]:
-    """The SIMILAR_TO edges from and to entities."""
+    """Return the SIMILAR_TO edges from and to entities."""
     e = kind.edge_table
     rows = conn.execute(
         f"""
@@ -156,7 +156,7 @@ def similar_edges_at(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> list[
 def edges_from(
     conn: Conn, kind: EntityType, sources: Sequence[UUID]
 ) -> dict[UUID, dict[UUID, float]]:
-    """The SIMILAR_TO edges of entities, as scores by target. An entity without any is left out."""
+    """Return the SIMILAR_TO edges of entities that have any, as scores by target."""
     e = kind.edge_table
     rows = conn.execute(
         f"""
@@ -175,7 +175,7 @@ def edges_from(
 def weakest_edges(
     conn: Conn, kind: EntityType, ids: Sequence[UUID]
 ) -> dict[UUID, tuple[int, float]]:
-    """How many SIMILAR_TO edges each entity has, and the lowest score; those without are absent."""
+    """Return the number and lowest score of the SIMILAR_TO edges of entities that have any."""
     e = kind.edge_table
     rows = conn.execute(
         f"""
@@ -236,8 +236,10 @@ def write_similar_edges(
     )
 
 
-def note_neighbours_input(conn: Conn, kind: EntityType, entities: Sequence[Vectored]) -> None:
-    """Write down what the neighbours of locked entities were computed from."""
+def record_neighbours_input(
+    conn: Conn, kind: EntityType, entities: Sequence[EmbeddedMember]
+) -> None:
+    """Record the input of the searches of locked entities."""
     if entities:
         conn.execute(
             f"""
