@@ -71,14 +71,21 @@ class Neighbourhood:
         return Similarity(self.database, self.index, self.topology, lambda _kind: rules)
 
     def deliver(self, sink: Sink, at: Callable[[str], None] = lambda point: None) -> Batch:
-        """Everything that is due for a sink, counted as one batch; ``at`` hears of each point."""
-        policy = Policy(lease=LEASE, confirm_after=CONFIRM_AFTER, debounce=self.rules.debounce)
-        delivery = Delivery(self.database, sink, self.topology, policy, worker="tests", at=at)
+        """Deliver everything that is due for a sink; return it as one batch. ``at`` gets points."""
+        delivery = self._delivery(sink, at)
         total = Batch()
         while (batch := delivery.deliver_batch()).claimed:
             total.claimed += batch.claimed
             total.calls += batch.calls
         return total
+
+    def deliver_batch(self, sink: Sink) -> Batch:
+        """Deliver one batch."""
+        return self._delivery(sink).deliver_batch()
+
+    def _delivery(self, sink: Sink, at: Callable[[str], None] = lambda point: None) -> Delivery:
+        policy = Policy(lease=LEASE, confirm_after=CONFIRM_AFTER, debounce=self.rules.debounce)
+        return Delivery(self.database, sink, self.topology, policy, worker="tests", at=at)
 
     def vectors(self) -> None:
         """Embed what waits for it, and write the vectors to the index."""

@@ -57,7 +57,7 @@ class NearestQueries:
         """Return the scores of living neighbours by entity, and the number of queries.
 
         Entities of equal vectors share a query. A query is repeated with a greater reach where its
-        answer ends too early. Where most queries of a call were repeated, the next call begins
+        answer ends too early. After a call that repeated most of its queries, the next call begins
         with that reach: many near entities rarely come alone.
         """
         found: dict[UUID, Scores] = {}
