@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import orjson
 from psycopg.rows import class_row, dict_row
 
-from altsync import arrays, copying, db
+from altsync import arrays, db
 from altsync.catalogue.current import entity_types
 from altsync.circuit.breaker import register_sinks
 from altsync.contract import SinkTraits, Topology
@@ -383,18 +383,16 @@ def eventually(condition: Callable[[], bool], patience: float = TIMEOUT) -> None
         time.sleep(0.005)
 
 
-def _staged(content: Content) -> bytes:
+def _staged(content: Content) -> tuple[str | None, ...]:
     entity_type = type_of(content)
     columns = (getattr(content, name) for name in entity_type.columns)
-    return copying.copy_line(
-        (
-            entity_id(entity_type, key_of(content)).hex,
-            key_of(content),
-            *(_column(value) for value in columns),
-            content_hash(content),
-            text_hash(content),
-            None,
-        )
+    return (
+        entity_id(entity_type, key_of(content)).hex,
+        key_of(content),
+        *(_column(value) for value in columns),
+        content_hash(content),
+        text_hash(content),
+        None,
     )
 
 

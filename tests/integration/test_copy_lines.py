@@ -1,4 +1,4 @@
-"""Rows reach PostgreSQL as they are by lines that were made beforehand."""
+"""Rows of texts reach PostgreSQL by COPY as they are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from altsync.arrays import array_of_texts
-from altsync.copying import copy_line, copy_lines
+from altsync.copying import copy_rows
 from altsync.db import Conn, connect
 from tests import sports
 from tests.integration.database_fixture import DatabaseFixture
@@ -42,7 +42,7 @@ def copied(conn: Conn, kind: str, lines: Sequence[Sequence[str | None]]) -> list
         conn.execute(
             f"CREATE TEMP TABLE copied (place int GENERATED ALWAYS AS IDENTITY, {declared})"
         )
-        copy_lines(conn, "copied", columns, map(copy_line, lines))
+        copy_rows(conn, "copied", columns, lines)
         return conn.execute(f"SELECT {', '.join(columns)} FROM copied ORDER BY place").fetchall()
 
 
@@ -82,7 +82,7 @@ def test_arrays(conn: Conn, values: list[list[str]]) -> None:
 
 
 def test_another_encoding_of_the_session(database_url: str) -> None:
-    """The lines say that they are UTF-8, whatever PGCLIENTENCODING says."""
+    """Rows are sent in the encoding of the session."""
     with connect(database_url) as conn:
         conn.execute("SET client_encoding = 'LATIN1'")
         assert copied(conn, "text", [("é",), ("ÿ",)]) == [("é",), ("ÿ",)]

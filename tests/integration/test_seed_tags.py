@@ -130,7 +130,7 @@ def test_a_tag_can_change_to_one_that_is_free(pg: DatabaseFixture, tmp_path: Pat
     write(tmp_path, "leagues.jsonl", lines)
     report = seed(pg, tmp_path)
     (refused,) = report.shown
-    assert "the tag 'two' belongs to the seed 'l1'" in str(refused)
+    assert "the key 'two' belongs to the seed 'l1'" in str(refused)
     assert (tag_of(pg, "l1"), tag_of(pg, "l2")) == ("two", "league_l2")
 
 

@@ -153,7 +153,7 @@ def test_a_known_seed_that_gives_another_tag_is_renamed() -> None:
 
 def test_anothers_tag_is_refused_and_the_holder_named() -> None:
     """The tag of another seed, in the registry or earlier in the same batch."""
-    refusal = Refusal("b", "the tag 'epl' belongs to the seed 'a'")
+    refusal = Refusal("b", "the key 'epl' belongs to the seed 'a'")
     assert assign([own("b", "epl")], {}, {"epl": "a"}) == ({}, [refusal])
     assert assign([own("a", "epl"), own("b", "epl")], {}, {}) == ({"a": "epl"}, [refusal])
 

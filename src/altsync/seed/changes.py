@@ -1,4 +1,4 @@
-"""What a write changed."""
+"""Count the changes of a write."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a batch did."""
+    """The numbers of changed rows and enqueued operations."""
 
     created: int = 0
     updated: int = 0

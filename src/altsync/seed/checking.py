@@ -30,9 +30,10 @@ def check(
     *,
     cut_long: bool = False,
 ) -> Line | Rejected:
-    """Return what a line says, or why it may not. ``known``: the parents that it may name.
+    """Return a line with its entity, or the reason why it is rejected.
 
-    ``model`` embeds its text, which may not be over that model's limit unless it is cut.
+    ``known`` has the keys of the parents that it may name. Its text may not be over the limit of
+    ``model`` unless it is cut.
     """
     file, number, read, whole, _supposed_id, _fingerprint, problem = raw
     if problem is not None:
@@ -94,7 +95,7 @@ def _long_fields(item: Item, over: TooLong) -> str:
 
 
 def _drop_empty(data: dict[str, Any], part: Part) -> tuple[str, ...]:
-    """Take fields out that are null, or an empty text; returns those with an empty text."""
+    """Remove fields that are null or an empty text; return the names of the empty ones."""
     values = data.values()
     gaps = [name for name in part.optional_lists if _has_gaps(data.get(name))]
     if None not in values and "" not in values and not gaps:
@@ -148,7 +149,7 @@ def _reason(error: ErrorDetails) -> str:
 #: Characters that a refusal shows of a value.
 GIVEN_SHOWN = 60
 
-#: What the patterns of fields mean, for people.
+#: The patterns of fields in words.
 _WANTED = {
     KEY_PATTERN: "letters, digits and _ . : -, at most 200, a letter or digit first",
     SLUG_PATTERN: "small letters, digits, _ and -, at most 64, a letter or digit first",

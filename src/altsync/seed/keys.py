@@ -1,4 +1,4 @@
-"""Which tag a seed gets. A tag, once given, is permanently its seed id's, and no other's."""
+"""Assign keys to seeds. An assigned key belongs to its seed id permanently. Pure."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 from altsync.projection import digest
 
-#: Characters of a tag made from a name.
+#: Characters of a key made from a name.
 SLUG_LENGTH = 80
 
-#: Characters of the hash that tells namesakes apart when their places do not.
+#: Characters of the hash in the keys of seeds with the same name and place.
 SUFFIX_LENGTH = 8
 
-#: Texts whose slug is remembered: it is asked for twice within a batch, places far more often.
+#: Slugs in the cache: a name is converted twice in a batch, a place far more often.
 SLUGS = 8192
 
 _NOT_WORD = re.compile(r"[^a-z0-9]+")
@@ -53,15 +53,15 @@ _LETTERS = {
 _APOSTROPHES = frozenset("'‘’‚‛`´ʹʻʼʽʾʿˈ′‵＇")
 
 #: Categories of Unicode whose characters join what they stand between: letters and digits that
-#: ASCII cannot say, accents, and what is not shown at all. All others divide words.
+#: ASCII lacks, accents, and invisible characters. All others divide words.
 #: https://www.unicode.org/reports/tr44/#General_Category_Values
 _JOINING = ("L", "M", "N", "Cf")
 
 
 class KeyRequest(NamedTuple):
-    """What a seed asks for: a tag of its own, or one made from its name and place.
+    """A request for a key: the given one, or one made from name and place.
 
-    ``preferred`` is the tag that it gets when no other seed has it.
+    ``preferred`` is the key that is assigned when no other seed has it.
     """
 
     seed_id: str
@@ -73,7 +73,7 @@ class KeyRequest(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a seed cannot have the tag that it gives itself."""
+    """The reason why a seed cannot have the key that it gives."""
 
     seed_id: str
     reason: str
@@ -81,18 +81,18 @@ class Refusal:
 
 @lru_cache(maxsize=SLUGS)
 def slug(text: str) -> str:
-    """The text in lower-case ASCII words joined by underscores; empty when nothing is left."""
+    """Return a text as lower-case ASCII words joined by underscores; "" if nothing is left."""
     if not text.isascii():
-        # Compatible forms first (№, 𝔸, ﬁ, full width): lower() does not know them.
+        # Compatible forms first (№, 𝔸, ﬁ, full width): lower() leaves them.
         text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).lower())
-        text = "".join(map(_plain, text))
+        text = "".join(map(_to_ascii, text))
     text = text.lower().replace("'", "")
     return _NOT_WORD.sub("_", text).strip("_")[:SLUG_LENGTH].strip("_")
 
 
 @lru_cache(maxsize=SLUGS)
-def _plain(character: str) -> str:
-    """A character as ASCII writes it: a letter or digit, nothing, or a space."""
+def _to_ascii(character: str) -> str:
+    """Return a character in ASCII: letters or digits, nothing, or a space."""
     if character.isascii():
         return character
     if character in _LETTERS:
@@ -102,56 +102,56 @@ def _plain(character: str) -> str:
 
 
 def request_key(seed_id: str, given: str | None, name: str, location: str | None) -> KeyRequest:
-    """Return what a seed asks for that gives this tag, name and place."""
+    """Return the request of a seed that gives this key, name and place."""
     return KeyRequest(
-        seed_id, given, name, location, given or slug(name) or _of_its_own("seed", seed_id)
+        seed_id, given, name, location, given or slug(name) or _unique("seed", seed_id)
     )
 
 
 def candidates(request: KeyRequest) -> Iterator[str]:
-    """The tags that a seed may have, the best first. The last one is its own alone."""
+    """Yield the keys that a seed may get, the preferred first. The last one is unique."""
     yield request.preferred
     name = slug(request.name)
     if name and not request.given:
         place = slug(request.location or "")
         if place:
             yield f"{name}_{place}"
-        yield _of_its_own(name, request.seed_id)
+        yield _unique(name, request.seed_id)
 
 
-def _of_its_own(name: str, seed_id: str) -> str:
+def _unique(name: str, seed_id: str) -> str:
     return f"{name}_{digest(seed_id.encode())[:SUFFIX_LENGTH]}"
 
 
 def assign(
     requests: Sequence[KeyRequest], known: Mapping[str, str], holders: Mapping[str, str]
 ) -> tuple[dict[str, str], list[Refusal]]:
-    """Give every request its tag: the one it has already, or the first candidate that is free.
+    """Return the key of each request by seed id, and the refused requests.
 
-    A request that gives another tag than it has is a renaming. ``known`` holds tags by seed id,
-    ``holders`` seed ids by the tags that are taken, or were. Returns the tags by seed id, and who
-    was refused.
+    A request keeps its present key, or gets the first free candidate. One that gives another key
+    than its present one is renamed. ``known`` has present keys by seed id, ``holders`` seed ids by
+    their present and former keys.
     """
     taken = dict(holders)
-    tags: dict[str, str] = {}
+    assigned: dict[str, str] = {}
     refused: list[Refusal] = []
     for request in requests:
-        has = known.get(request.seed_id)
-        if has is not None and request.given in (None, has):
-            tags[request.seed_id] = has
-        elif (tag := _free(request, taken)) is not None:
-            tags[request.seed_id] = tag
-            taken[tag] = request.seed_id
+        present = known.get(request.seed_id)
+        if present is not None and request.given in (None, present):
+            assigned[request.seed_id] = present
+        elif (key := _free(request, taken)) is not None:
+            assigned[request.seed_id] = key
+            taken[key] = request.seed_id
         else:
             reason = (
-                f"the tag {request.preferred!r} belongs to the seed {taken[request.preferred]!r}"
+                f"the key {request.preferred!r} belongs to the seed {taken[request.preferred]!r}"
             )
             refused.append(Refusal(request.seed_id, reason))
-    return tags, refused
+    return assigned, refused
 
 
 def _free(request: KeyRequest, taken: Mapping[str, str]) -> str | None:
-    for tag in candidates(request):
-        if taken.get(tag, request.seed_id) == request.seed_id:
-            return tag
+    for key in candidates(request):
+        if taken.get(key, request.seed_id) == request.seed_id:
+            return key
     return None

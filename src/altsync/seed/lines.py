@@ -14,9 +14,9 @@ RAW_LENGTH = 2000
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A line that may not be loaded, or a whole file, whose ``number`` is 0.
+    """A line, or a whole file (``number`` 0), that may not be loaded.
 
-    ``seed_id`` is None when not even that could be read.
+    ``seed_id`` is None when it could not be read.
     """
 
     file: str
@@ -32,16 +32,16 @@ class Rejected:
 
     @property
     def place(self) -> str:
-        """Return where it stands, as file:line, or the file."""
+        """Return file:line, or the file."""
         return f"{self.file}:{self.number}" if self.number else self.file
 
 
 class Line(NamedTuple):
-    """A line that may be loaded. ``read`` is what was read, or its beginning.
+    """A line that may be loaded. ``read`` has the beginning of its bytes.
 
-    ``item`` is None for a line that was loaded before, byte for byte, and need not be again.
-    ``emptied`` are optional fields that hold an empty text, and were taken as absent.
-    ``cut``: its text is over the model's limit, and is cut when it is embedded.
+    ``item`` is None for a line that has been loaded with the same bytes before. ``emptied`` are
+    optional fields with an empty text, which count as absent. ``cut``: its text is over the
+    model's limit, and is cut when it is embedded.
     """
 
     file: str
@@ -54,24 +54,25 @@ class Line(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Return where it stands, as file:line."""
+        """Return file:line."""
         return f"{self.file}:{self.number}"
 
     @property
     def raw(self) -> str:
-        """Return the line as the rejects file keeps it."""
+        """Return the line as the rejects file shows it."""
         return shown(self.read)
 
     def reject(self, field: str, reason: str) -> Rejected:
-        """Return the line as one that may not be loaded."""
+        """Return the line as a rejected one."""
         return Rejected(self.file, self.number, field, reason, self.raw, self.seed_id)
 
 
 class Raw(NamedTuple):
-    """A line as it stands in its file, without its end; ``whole``: ``read`` is all of it.
+    """The bytes of a line without its end; ``whole``: ``read`` is not cut.
 
-    ``id_hint`` is what is probably its id, or "". ``fingerprint`` is a hash of all that
-    decides what it says. ``problem`` says why the file cannot be read, or not from here on.
+    ``id_hint`` is probably its id, or "". ``fingerprint`` is a hash of its bytes, of the file's
+    defaults and of the declared fields. ``problem`` is the reason why the file cannot be read,
+    or not from this line on.
     """
 
     file: SeedFile
@@ -83,10 +84,10 @@ class Raw(NamedTuple):
     problem: str | None = None
 
     def as_unchanged(self) -> Line:
-        """The line of an entity that is known to be as it says."""
+        """Return the line of an entity that this line has written before."""
         return Line(self.file.label, self.number, self.id_hint, None, self.read[:RAW_LENGTH])
 
 
 def shown(raw: bytes) -> str:
-    """The line as the rejects file keeps it."""
+    """Return the beginning of a line as text."""
     return raw[:RAW_LENGTH].decode("utf-8", "backslashreplace").rstrip("\r\n")

@@ -1,7 +1,7 @@
-"""Load seed files into PostgreSQL: whole batches, each in one transaction.
+"""Load seed files into PostgreSQL, each batch in one transaction.
 
-Named points between every two steps let tests stop a process exactly there. An entity and its
-operations are one statement, so no point is between them.
+Tests stop a process at the named points between the steps. An entity and its operations are one
+statement, so no point is between them.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ log = structlog.get_logger(__name__)
 #: killed seeder loses little and memory stays flat.
 BATCH = 2000
 
-#: Bytes of lines per transaction, which ends with the line that reaches them. Some ten times as
-#: much is in memory: two batches at once, as bytes, as objects and as rows.
+#: Bytes of lines per transaction, which ends with the line that reaches them. Memory holds some
+#: ten times as much: two batches at once, as bytes, as objects and as rows.
 BATCH_BYTES = 4 << 20
 
-#: Lines whose texts are cut that a note names, for each file.
+#: Lines with cut texts that a note names, for each file.
 CUT_SHOWN = 5
 
 
@@ -158,7 +158,7 @@ class Loader:
             self._create_staging(part)
             self._report.counts(part)
         self._at("part begun")
-        # Parents are loaded first: a later line may not name one that was refused.
+        # Parents are loaded first, so that a line cannot name a rejected one.
         known = self._known_keys(part)
         lines = islice(self._lines(part, files), self._options.limit)
         if self._options.strict:

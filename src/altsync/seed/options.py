@@ -1,4 +1,4 @@
-"""What a seeding run is asked to do."""
+"""Options of a seeding run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from altsync.catalogue.parts import Part
 
 @dataclass(frozen=True, slots=True)
 class SeedOptions:
-    """What a run is asked to do.
+    """Options of a seeding run.
 
-    ``only`` names, for fields that lines take from the name of their file, the file to read.
-    ``followed``: the caller will ask the session how far the sinks are with what it changed.
-    ``cut_long``: texts over the model's limit are cut when they are embedded, and not refused.
-    ``prune_saved``: ``prune`` also deletes what programs have saved.
+    ``only`` names the file to read, by the field that lines take from the name of their file.
+    ``followed``: the caller reads ``changed_in_run`` to follow the delivery of the changes.
+    ``cut_long``: texts over the model's limit are cut for the embedding, and not refused.
+    ``prune_saved``: ``prune`` also deletes entities that programs have saved.
     """
 
     folder: Path

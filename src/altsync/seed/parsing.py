@@ -1,4 +1,4 @@
-"""From the bytes of a line to a JSON object that PostgreSQL can keep. Pure."""
+"""Parse the bytes of a line to a JSON object that PostgreSQL can store. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import orjson
 #: Bytes of the longest line. A seed is a record, not a file; longer ones are skipped unread.
 LINE_BYTES = 1 << 20
 
-#: Nesting that a seed may have. PostgreSQL and orjson stop at a few hundred.
+#: Levels of nesting that a seed may have. PostgreSQL and orjson accept a few hundred.
 DEPTH = 64
 
 #: Integers that JSON readers and PostgreSQL's bigint agree on.
@@ -24,16 +24,19 @@ INT64 = range(-(2**63), 2**63)
 _NO_NUMBER = frozenset({str, bool, NoneType})
 
 _LONG_INTEGER = re.compile(rb"[:\[,]\s*-?\d{19}")
-#: A string that never closes runs to the end, so that no quote is looked at twice.
+#: An unclosed string extends to the end, so that no quote is matched twice.
 _STRINGS_AND_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?$)|[\[\]{}]', re.DOTALL)
 
 
 class Refused(Exception):
+    """A line is refused, because of a field if one is named."""
+
     def __init__(self, field: str | None, reason: str, seed_id: str | None = None) -> None:
         self.field, self.reason, self.seed_id = field, reason, seed_id
 
 
 def parse(raw: bytes, *, whole: bool) -> dict[str, Any]:
+    """Return the object of a line. Raises ``Refused``."""
     if not whole or len(raw) > LINE_BYTES:
         raise Refused(None, f"the line is longer than {LINE_BYTES:,} bytes")
     if _depth(raw) > DEPTH:
@@ -48,14 +51,14 @@ def parse(raw: bytes, *, whole: bool) -> dict[str, Any]:
     escaped = b"\\u" in raw
     if escaped or (numbers and _LONG_INTEGER.search(raw)):
         _find_unstorable(_parse_slowly(raw))
-    # A key that stands twice is kept once, so that its quotes are fewer. An escaped quote is none.
+    # A repeated key is parsed once, so the object has fewer quotes than the line.
     if escaped or raw.count(b'"') != orjson.dumps(data).count(b'"'):
         _find_repeated(raw)
     return data
 
 
 class _Repeating(dict[str, Any]):
-    """An object in which a key stands twice."""
+    """An object with a repeated key."""
 
     key = ""
 
@@ -69,7 +72,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _find_repeated(raw: bytes) -> None:
-    """Refuse a line in which an object has a key twice: readers differ in which one they take."""
+    """Refuse a line in which an object repeats a key: parsers differ in the value they take."""
     data = json.loads(raw, object_pairs_hook=_object, parse_int=float)
     stack: list[tuple[str, Any]] = [("", data)]
     while stack:
@@ -101,7 +104,7 @@ def _depth(raw: bytes) -> int:
 
 
 def _parse_slowly(raw: bytes) -> Any:
-    """The standard library's parser: it reads what JSON forbids, so that it can be named."""
+    """Parse with the standard library, which accepts NaN and names the position of errors."""
     try:
         raw.decode()
         data = json.loads(raw)
@@ -124,7 +127,7 @@ def _parse_slowly(raw: bytes) -> Any:
 
 
 def _find_unstorable(data: Any) -> None:
-    """Refuse what PostgreSQL or another JSON reader would not keep, and name where it is."""
+    """Refuse values that PostgreSQL or other JSON parsers would not keep, with their field."""
     seed_id = data.get("id") if isinstance(data, dict) else None
     known = seed_id if isinstance(seed_id, str) and _storable(seed_id) else None
     stack: list[tuple[str, Any]] = [("", data)]

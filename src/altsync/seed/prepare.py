@@ -1,4 +1,4 @@
-"""Entities' lines, worked out as far as that goes without PostgreSQL. Pure."""
+"""Prepare the rows of entities as far as that needs no PostgreSQL. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import orjson
 
 from altsync.arrays import array_of_texts
 from altsync.catalogue.parts import ID_LENGTH, Part
-from altsync.copying import copy_line
 from altsync.entities import Content, EntityType, entity_hex
 from altsync.projection import content_hash, text_hash
 from altsync.seed.checking import KnownKeys, check, may_be_too_long
@@ -20,71 +19,61 @@ from altsync.seed.keys import KeyRequest, request_key
 from altsync.seed.lines import Line, Raw, Rejected
 from altsync.store.rows import HALF_HASH
 
-
-@lru_cache
-def _values_of(entity_type: EntityType) -> Callable[[Any], tuple[Any, ...]]:
-    """Return what reads the values of a content's columns, in the order of COPY."""
-    names = tuple(entity_type.columns)
-    return attrgetter(*names)
-
-
-#: Values of a row as PostgreSQL reads them.
-Row = tuple[str | None, ...]
+#: Values of a row in the text form of their columns' types.
+Values = tuple[str | None, ...]
 
 
 class PreparedRow(NamedTuple):
-    """What a line comes to under ``tag``, which is the one that it most likely gets.
-
-    ``copied``: its row of the staging table, as COPY reads it.
-    """
+    """A row of the staging table under ``key``, which is the requested one until it is assigned."""
 
     request: KeyRequest
-    tag: str
+    key: str
     content: Content
     content_hash: str
     fingerprint: str
-    copied: bytes
+    values: Values
 
-    def with_key(self, tag: str) -> PreparedRow:
-        """Return what the same line comes to under the tag that it did get."""
-        return (
-            self if tag == self.tag else _prepare(self.request, tag, self.content, self.fingerprint)
-        )
+    def with_key(self, key: str) -> PreparedRow:
+        """Return the row under the assigned key."""
+        if key == self.key:
+            return self
+        return _prepare(self.request, key, self.content, self.fingerprint)
 
 
 class PreparedBatch(NamedTuple):
     """Lines of one transaction.
 
-    ``rows``: by seed id, of entities that may be new or changed. ``seen``: a row for each id,
-    as COPY reads it; ``repeated``: whether an id stands in two good lines.
+    ``rows`` are those of entities that may be new or changed, by seed id. ``seen`` has a row of
+    the table ``seen`` for each id. ``repeated``: an id is in two good lines.
     """
 
     good: Sequence[Line]
     rejected: Sequence[Rejected]
     rows: Mapping[str, PreparedRow]
-    seen: Sequence[bytes]
+    seen: Sequence[Values]
     repeated: bool
 
 
 def prepare_batch(
     part: Part,
     raws: Sequence[Raw],
-    same: Set[int],
+    unchanged: Set[int],
     known: KnownKeys,
     model: str | None = None,
     *,
     cut_long: bool = False,
 ) -> PreparedBatch:
-    """A batch of these lines. Those in ``same``, by their places from 1, are not read again.
+    """Check the lines of a batch and prepare its rows.
 
-    Lines that may be too long for the ``model`` are: it may have changed since.
+    Lines at the positions ``unchanged``, from 1, are skipped, unless they may be too long for the
+    ``model``, which may have changed.
     """
     good: list[Line] = []
     rejected: list[Rejected] = []
     rows: dict[str, PreparedRow] = {}
-    for place, raw in enumerate(raws, start=1):
-        unchanged = place in same and not may_be_too_long(raw, model)
-        line = raw.as_unchanged() if unchanged else check(raw, known, model, cut_long=cut_long)
+    for position, raw in enumerate(raws, start=1):
+        skipped = position in unchanged and not may_be_too_long(raw, model)
+        line = raw.as_unchanged() if skipped else check(raw, known, model, cut_long=cut_long)
         if isinstance(line, Rejected):
             rejected.append(line)
             continue
@@ -93,8 +82,8 @@ def prepare_batch(
             rows[line.seed_id] = prepare_row(line, raw.fingerprint)
     first = {line.seed_id: line for line in reversed(good)}
     seen = [_seen(part, line) for line in first.values()]
-    # Ids of rejected lines are noted, too, so that none of them is pruned. No entity has a longer
-    # one, and no index takes one of any length.
+    # Ids of rejected lines are recorded, too, so that --prune does not delete their entities. A
+    # longer id than ID_LENGTH has no entity, and may not fit into an index.
     readable = {
         r.seed_id: r
         for r in rejected
@@ -104,68 +93,68 @@ def prepare_batch(
     return PreparedBatch(good, rejected, rows, seen, len(first) != len(good))
 
 
-def _seen(part: Part, line: Line) -> bytes:
-    """The row of ``seen.mark_seen`` for a good line."""
+def _seen(part: Part, line: Line) -> Values:
+    """Return the row of the table ``seen`` for a good line."""
     key, parents = None, "{}"
     kind = part.entity_type
     if kind and line.item is not None:
         key = getattr(line.item, kind.key_column) or None
         if kind.parents:
             parents = array_of_texts([getattr(line.item, p.column) or "" for p in kind.parents])
-    return copy_line((part, line.seed_id, line.file, str(line.number), "f", key, parents))
+    return part, line.seed_id, line.file, str(line.number), "f", key, parents
 
 
-def _seen_rejected(part: Part, line: Rejected) -> bytes:
-    return copy_line((part, line.seed_id, line.file, str(line.number), "t", None, "{}"))
+def _seen_rejected(part: Part, line: Rejected) -> Values:
+    return part, line.seed_id, line.file, str(line.number), "t", None, "{}"
 
 
 def prepare_row(line: Line, fingerprint: str) -> PreparedRow:
-    """Return what a line of an entity comes to."""
+    """Return the row of an entity's line under the key that it requests."""
     content = cast(Content, line.item)
     request = _request(line.seed_id, content)
     return _prepare(request, request.preferred, content, fingerprint)
 
 
-def _prepare(request: KeyRequest, tag: str, content: Content, fingerprint: str) -> PreparedRow:
+def _prepare(request: KeyRequest, key: str, content: Content, fingerprint: str) -> PreparedRow:
     kind = content.entity_type
-    if getattr(content, kind.key_column) != tag:
-        content = _with_key(kind, content, tag)
+    if getattr(content, kind.key_column) != key:
+        content = _with_key(kind, content, key)
     hashed = content_hash(content)
-    return PreparedRow(
-        request,
-        tag,
-        content,
-        hashed,
-        fingerprint,
-        copy_line(row_of(request.seed_id, content, hashed, fingerprint)),
-    )
+    values = row_of(request.seed_id, content, hashed, fingerprint)
+    return PreparedRow(request, key, content, hashed, fingerprint, values)
 
 
-def _with_key(kind: EntityType, content: Content, tag: str) -> Content:
-    """A content with another key; not by dataclasses.replace, which looks at every field anew."""
+def _with_key(kind: EntityType, content: Content, key: str) -> Content:
+    """Return a content with another key. ``dataclasses.replace`` inspects every field, slowly."""
     values = list(_values_of(kind)(content))
-    values[_place_of_key(kind)] = tag
+    values[_key_position(kind)] = key
     if kind.is_positional:
         return kind.content(*values)
     return kind.content(**dict(zip(kind.columns, values, strict=True)))
 
 
 @lru_cache
-def _place_of_key(kind: EntityType) -> int:
+def _key_position(kind: EntityType) -> int:
     return list(kind.columns).index(kind.key_column)
 
 
-def row_of(seed_id: str, content: Content, hashed: str, fingerprint: str) -> Row:
-    """Return an entity's row of the staging table, each value as PostgreSQL reads it."""
+def row_of(seed_id: str, content: Content, hashed: str, fingerprint: str) -> Values:
+    """Return an entity's row of the staging table."""
     kind = content.entity_type
     return (
         entity_hex(kind, seed_id),
         seed_id,
-        *map(_column, _values_of(kind)(content)),
+        *map(_as_text, _values_of(kind)(content)),
         hashed,
         text_hash(content),
         fingerprint + hashed[:HALF_HASH],
     )
+
+
+@lru_cache
+def _values_of(entity_type: EntityType) -> Callable[[Any], tuple[Any, ...]]:
+    """Return a function that reads the values of a content's columns, in the order of COPY."""
+    return attrgetter(*entity_type.columns)
 
 
 def _request(seed_id: str, content: Content) -> KeyRequest:
@@ -175,8 +164,8 @@ def _request(seed_id: str, content: Content) -> KeyRequest:
     return request_key(seed_id, given, name, places[0] if places else None)
 
 
-def _column(value: Any) -> str | None:
-    """A value as PostgreSQL reads it."""
+def _as_text(value: Any) -> str | None:
+    """Return a value in the text form of its column's type."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""``--prune``: deleting what the seed files no longer hold."""
+"""Delete entities that the seed files no longer hold (``--prune``)."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from altsync.seed.transactions import retry_on_conflict
 
 log = structlog.get_logger(__name__)
 
-#: Share of a part that --prune deletes without being told twice.
+#: Share of a part that --prune deletes without --yes.
 PRUNE_SHARE = 0.20
 
 
 class Pruner:
-    """Deletes, at the end of a run, the rows whose ids it has not met."""
+    """Deletes the rows whose ids the run has not read, at its end."""
 
     def __init__(self, run: Run) -> None:
         self._conn = run.conn
@@ -38,36 +38,36 @@ class Pruner:
         self._at = run.at
 
     def prune(self, parts: Sequence[Part], blocked: str | None) -> None:
-        """Delete what the files of ``parts`` no longer hold; children before what they belong to.
+        """Delete rows of ``parts`` that their files no longer hold, children before parents.
 
-        ``blocked``: why it is not known what the files hold. Raises ``SeedError`` when too much
-        would go, or a parent that living entities still name.
+        ``blocked`` is the reason why a file may hold more than was read. Raises ``SeedError`` when
+        the share is too large, or when living entities still name a parent.
         """
         if blocked:
             self._report.not_pruned = blocked
             self._report.notes.append(f"nothing was pruned: {blocked}")
             return
-        # Look at every part before any is touched: a refusal leaves all of them whole.
+        # Check every part before deleting from any: a refusal leaves all of them as they are.
         saved = self._options.prune_saved
-        gone = {part: seen.unseen(self._conn, part, saved=saved) for part in parts}
-        for part, ids in gone.items():
+        unseen = {part: seen.unseen(self._conn, part, saved=saved) for part in parts}
+        for part, ids in unseen.items():
             self._check_share(part, len(ids))
-        leaving = {part.entity_type: ids for part, ids in gone.items() if part.entity_type}
-        for part, ids in gone.items():
+        leaving = {part.entity_type: ids for part, ids in unseen.items() if part.entity_type}
+        for part, ids in unseen.items():
             if part.entity_type:
                 self._check_unused(part.entity_type, ids, leaving)
         self._at("checked")
         for part in reversed(current().parts):
-            if gone.get(part):
-                self._delete(part, gone[part])
+            if unseen.get(part):
+                self._delete(part, unseen[part])
 
-    def _check_share(self, part: Part, gone: int) -> None:
+    def _check_share(self, part: Part, count: int) -> None:
         total = seen.count_rows(self._conn, part, saved=self._options.prune_saved)
         if self._options.dry_run:
             total += self._report.counts(part).created
-        if gone > PRUNE_SHARE * total and not self._options.yes:
+        if count > PRUNE_SHARE * total and not self._options.yes:
             raise SeedError(
-                f"--prune would delete {gone} of {total} {part} ({gone / total:.0%}); nothing "
+                f"--prune would delete {count} of {total} {part} ({count / total:.0%}); nothing "
                 f"was deleted. Say --yes if the seed files are right."
             )
 
@@ -93,7 +93,7 @@ class Pruner:
             log.debug("entity.deleted", seed_id=seed_id, key=key, change=version)
 
     def _delete_page(self, part: Part, page: Sequence[Any]) -> Changes:
-        """Inside a transaction."""
+        """Delete one page, in the caller's transaction."""
         self._at("page begun")
         changes = self._delete_rows(part, page)
         self._at("page committing")
@@ -105,7 +105,7 @@ class Pruner:
         if part.attachment:
             return Changes(deleted=attachments.delete(self._conn, part.attachment, page))
         assert part.entity_type is not None
-        # Another seeder may have loaded children of them since the first look.
+        # Another seeder may have loaded children of them since the first check.
         self._check_unused(part.entity_type, page, {})
         return tombstone(self._conn, part.entity_type, page, self._topology)
 

@@ -1,4 +1,4 @@
-"""JSONL files to checked lines, as a stream. A bad line costs itself and nothing else."""
+"""Read JSONL files as a stream of lines. A bad line is rejected alone."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from altsync.store.rows import HALF_HASH
 if TYPE_CHECKING:
     from altsync.catalogue.catalogue import Catalogue
 
-#: What is probably a line's id: cheap to find, and looked up, not trusted. Control characters,
-#: which no database looks up, make the line a broken one.
+#: Finds the probable id of a line cheaply. It is only a hint: the stored fingerprint decides.
+#: Control characters are excluded: such a line is not valid JSON.
 _ID = re.compile(rb'"id"\s*:\s*"([^"\\\x00-\x1f]+)"')
 
 _BOM = b"\xef\xbb\xbf"
@@ -33,15 +33,15 @@ def read(
     known: KnownKeys | None,
     progress: Callable[[int], None] = lambda size: None,
 ) -> Iterator[Line | Rejected]:
-    """Every line of a file, checked; blank ones are left out. ``progress`` gets bytes read."""
+    """Yield every line of a file but blank ones, checked. ``progress`` gets bytes read."""
     for raw in read_raw(file, progress):
         yield check(raw, known)
 
 
 def read_folder(folder: Path, catalogue: Catalogue) -> Iterator[Line | Rejected]:
-    """Every line of a seed folder, checked by a catalogue's declarations without PostgreSQL.
+    """Yield every line of a seed folder, checked by a catalogue's declarations.
 
-    Parents are not looked up. Raises ``SeedError`` when the folder is not there.
+    PostgreSQL is not read, so parents are not checked. Raises ``SeedError`` for a missing folder.
     """
     for part in catalogue.parts:
         for file in find_files(folder, part):
@@ -49,10 +49,10 @@ def read_folder(folder: Path, catalogue: Catalogue) -> Iterator[Line | Rejected]
 
 
 def read_raw(file: SeedFile, progress: Callable[[int], None] = lambda size: None) -> Iterator[Raw]:
-    """Read every line of a file but the blank ones. ``progress`` gets bytes read of the file.
+    """Yield every line of a file but blank ones. ``progress`` gets bytes read of the file.
 
-    A file that cannot be read, or is not JSON lines, comes to one line with its ``problem``. One
-    that breaks off comes to such a line after those that were read.
+    A file that cannot be read, or is not JSON lines, yields one line with a ``problem``. A file
+    that breaks off yields such a line after the others.
     """
     number = 0
     try:
@@ -72,7 +72,7 @@ def read_raw(file: SeedFile, progress: Callable[[int], None] = lambda size: None
                     done = packed.tell()
                 if number == 1:
                     raw = raw.removeprefix(_BOM)  # noqa: PLW2901
-                # Told from what was read: what is left of a cut line may look short, or blank.
+                # Compared before stripping: a cut line may end in white space.
                 whole = size <= len(raw) + (len(_BOM) if number == 1 else 0)
                 if raw.strip() or not whole:
                     raw = raw.rstrip(b"\r\n")  # noqa: PLW2901
@@ -85,7 +85,7 @@ def read_raw(file: SeedFile, progress: Callable[[int], None] = lambda size: None
 
 
 def _foreign(file: SeedFile, stream: BinaryIO) -> str | None:
-    """Why a file is not one of JSON lines. The stream is at its beginning again afterwards."""
+    """Return why a file does not hold JSON lines. The stream is rewound."""
     head = stream.read(foreign.HEAD)
     stream.seek(0)
     whole = len(head) < foreign.HEAD
@@ -108,15 +108,15 @@ def _problem(file: SeedFile, number: int, reason: str) -> Raw:
 def find(
     folder: Path, part: Part, seed_id: str, model: str | None = None
 ) -> Iterator[Line | Rejected]:
-    """The lines of a part that give this id, good or bad, in the order of a seeding run.
+    """Yield the lines of a part with this id, good or bad, in the order of a seeding run.
 
-    Raises ``SeedError`` when the folder is not there. Parents are not looked up. ``model`` embeds
+    Raises ``SeedError`` when the folder is not there. Parents are not checked. ``model`` embeds
     the texts.
     """
     needle = seed_id.encode()
     for file in find_files(folder, part):
         for raw in read_raw(file):
-            # Cheap for all the other lines. A backslash may spell the id in another way.
+            # Skip other lines without parsing. An escape may spell the id differently.
             if needle not in raw.read and b"\\" not in raw.read:
                 continue
             line = check(raw, None, model)
@@ -125,7 +125,7 @@ def find(
 
 
 def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Lines and their bytes; those too long are cut, and the rest of them skipped."""
+    """Yield lines and their sizes. A line that is too long is cut, and its rest skipped."""
     while line := stream.readline(LINE_BYTES + len(_BOM) + len(b"\r\n")):
         size, end = len(line), line
         while end and not end.endswith(b"\n"):

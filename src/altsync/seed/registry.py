@@ -1,4 +1,4 @@
-"""Giving tags: those that seeds have already, and new ones that no other seed holds."""
+"""Assign keys to seeds, and register them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from altsync.seed.sql.keys import Registry, current_keys, key_holders, move_keys
 
 
 class KeyRegistry:
-    """The tags that were given. A dry run keeps those that it would give in a temporary table."""
+    """The registered keys. A dry run registers its keys in a temporary table."""
 
     def __init__(self, conn: Conn, *, dry_run: bool) -> None:
         self._conn = conn
@@ -22,25 +22,26 @@ class KeyRegistry:
         )
 
     def give(
-        self, entity_type: EntityType, requests: Sequence[KeyRequest], has: Mapping[str, str]
+        self, entity_type: EntityType, requests: Sequence[KeyRequest], present: Mapping[str, str]
     ) -> tuple[dict[str, str], list[keys.Refusal]]:
-        """The tags of seeds by their ids, and who was refused. ``has``: tags known beforehand.
+        """Return the keys of requests by seed id, and the refused ones.
 
-        Seeds that give another tag than they have are renamed.
+        ``present`` has keys by seed id that the caller has read. A request that gives another key
+        than its present one is renamed.
         """
-        absent = [request.seed_id for request in requests if request.seed_id not in has]
-        known = {**has, **self._known(entity_type, absent)} if absent else has
+        absent = [request.seed_id for request in requests if request.seed_id not in present]
+        known = {**present, **self._known(entity_type, absent)} if absent else present
         new = [request for request in requests if request.seed_id not in known]
-        moving = [
+        renamed = [
             one for one in requests if one.given and known.get(one.seed_id, one.given) != one.given
         ]
-        asked = [*new, *moving]
-        holders = self._holders(entity_type, asked) if asked else {}
+        unassigned = [*new, *renamed]
+        holders = self._holders(entity_type, unassigned) if unassigned else {}
         given, refusals = keys.assign(requests, known, holders)
         if new:
-            fresh = {one.seed_id: given[one.seed_id] for one in new if one.seed_id in given}
-            register_keys(self._conn, entity_type, fresh, self._tables[-1])
-        moved = {one.seed_id: given[one.seed_id] for one in moving if one.seed_id in given}
+            added = {one.seed_id: given[one.seed_id] for one in new if one.seed_id in given}
+            register_keys(self._conn, entity_type, added, self._tables[-1])
+        moved = {one.seed_id: given[one.seed_id] for one in renamed if one.seed_id in given}
         if moved and self._dry_run:
             register_keys(self._conn, entity_type, moved, self._tables[-1])
         elif moved:
@@ -54,7 +55,7 @@ class KeyRegistry:
         return found
 
     def _holders(self, entity_type: EntityType, new: Sequence[KeyRequest]) -> dict[str, str]:
-        """Who has the tags that these may get. Most get the best; only else all are looked up."""
+        """Return the holders of candidates; first of the preferred ones, which are mostly free."""
         preferred = {request.preferred for request in new}
         held = self._held(entity_type, list(preferred))
         if not held and len(preferred) == len(new):

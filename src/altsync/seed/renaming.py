@@ -1,4 +1,4 @@
-"""What follows from a new key of an entity: what names the former one, and what leads to it."""
+"""Update children and relationships of renamed entities."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PAGE = 2000
 
 
 def lock(conn: Conn, entity_type: EntityType, seed_ids: Iterable[str]) -> None:
-    """Lock entities that are about to be renamed, and those that lead to them, in one order."""
+    """Lock entities before they are renamed, and the sources of edges to them, in one order."""
     ids = {entity_id(entity_type, seed_id) for seed_id in seed_ids}
     if entity_type.edges:
         ids |= incoming(conn, entity_type, list(ids))
@@ -41,10 +41,10 @@ def follow(
     *,
     noted: bool = False,
 ) -> int:
-    """Have children name the new keys, and relationships lead to them; how many operations.
+    """Give children the new keys of their parents, and enqueue sources of edges to these.
 
-    In the transaction that renames: ``renamed`` has the former and the new key by seed id. Lines
-    of the seeds that still name a former key are refused from then on.
+    Call it in the transaction that renames. ``renamed`` has (former, new) keys by seed id. Later
+    seed lines that name a former key are rejected. Returns the number of operations.
     """
     operations = 0
     keys = dict(renamed.values())

@@ -1,4 +1,4 @@
-"""What a seeding run did: counts, and the lines that it refused."""
+"""Report a seeding run: counts and rejected lines."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import IO, Any
 from altsync.catalogue.parts import Part
 from altsync.seed.lines import Rejected
 
-#: Refused lines that the terminal shows; all of them are in the rejects file.
+#: Rejected lines that the terminal shows. The rejects file has all of them.
 SHOWN = 20
 
 
 @dataclass(slots=True)
 class Counts:
-    """Lines and entities of one part, or of a whole run."""
+    """Numbers of lines and entities of one part, or of a whole run."""
 
     processed: int = 0
     created: int = 0
@@ -36,10 +36,10 @@ class Counts:
 
 @dataclass(slots=True)
 class SeedReport:
-    """The run as a whole. Refused lines go to a file as they come: memory stays flat.
+    """The report of a run. Rejected lines are written to a file at once: memory stays flat.
 
-    ``only_refusals``: the folder is made only when a line is refused, as in a dry run.
-    ``not_pruned``: why nothing was pruned, though it was asked for.
+    ``only_refusals``: the folder is created only when a line is rejected, as in a dry run.
+    ``not_pruned`` is the reason why ``--prune`` deleted nothing.
     """
 
     folder: Path | None
@@ -52,7 +52,7 @@ class SeedReport:
 
     @property
     def total(self) -> Counts:
-        """All parts together."""
+        """Return the counts of all parts together."""
         total = Counts()
         for counts in self.parts.values():
             total.add(counts)
@@ -60,15 +60,15 @@ class SeedReport:
 
     @property
     def rejects_file(self) -> Path | None:
-        """Return where the refused lines are, when there are any."""
+        """Return the file of rejected lines, if there are any."""
         return self.folder / "rejects.jsonl" if self.folder and self._rejects else None
 
     def counts(self, part: Part) -> Counts:
-        """The counts of a part, to add to."""
+        """Return the counts of a part, which may be added to."""
         return self.parts.setdefault(part, Counts())
 
     def reject(self, part: Part, line: Rejected) -> None:
-        """Count a refused line, and keep it."""
+        """Count a rejected line, and write it to the file."""
         self.counts(part).rejected += 1
         if len(self.shown) < SHOWN:
             self.shown.append(line)
@@ -80,17 +80,17 @@ class SeedReport:
         self._rejects.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
     def refused(self) -> list[dict[str, Any]]:
-        """Return every refused line as JSON shows it, without its text, from the rejects file."""
+        """Return every rejected line without its text, from the rejects file."""
         if self.rejects_file is None or self._rejects is None:
             return [_as_json(line) for line in self.shown]
         if not self._rejects.closed:
             self._rejects.flush()
         with self.rejects_file.open(encoding="utf-8") as lines:
             entries = map(json.loads, lines)
-            return [{name: entry[name] for name in _SAID} for entry in entries]
+            return [{name: entry[name] for name in _FIELDS} for entry in entries]
 
     def as_json(self) -> dict[str, Any]:
-        """The counts as scripts read them, and by part."""
+        """Return the counts in total and by part."""
         body: dict[str, Any] = asdict(self.total)
         body["parts"] = {part.value: asdict(counts) for part, counts in self.parts.items()}
         if self.not_pruned:
@@ -102,7 +102,7 @@ class SeedReport:
         return body
 
     def close(self) -> None:
-        """Finish the rejects file, and leave the run's report beside it."""
+        """Close the rejects file, and write the run's report beside it."""
         if self.folder is not None and (self._rejects is not None or not self.only_refusals):
             text = json.dumps(self.as_json(), indent=2, ensure_ascii=False)
             with _create(self.folder, "report.json") as file:
@@ -111,19 +111,21 @@ class SeedReport:
             self._rejects.close()
 
 
-#: What is said of a refused line.
-_SAID = ("file", "line", "field", "reason")
+#: Keys of a rejected line in JSON.
+_FIELDS = ("file", "line", "field", "reason")
 
 
 def _as_json(line: Rejected) -> dict[str, Any]:
-    return dict(zip(_SAID, (line.file, line.number or None, line.field, line.reason), strict=True))
+    return dict(
+        zip(_FIELDS, (line.file, line.number or None, line.field, line.reason), strict=True)
+    )
 
 
 def _create(folder: Path, name: str) -> IO[str]:
     """Create a file that only its owner may read, in a folder that only its owner may enter.
 
-    Seeds may hold what other accounts of the machine should not see. No link is followed: what
-    stands in the way of the file is replaced, and a link in the folder's place is an error.
+    Seeds may be confidential to other accounts of the machine. No link is followed: an existing
+    file or link of this name is replaced, and a link in place of the folder is an error.
     """
     for parent in reversed(folder.parents):
         parent.mkdir(mode=0o700, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the parts of one seeding run share."""
+"""State of one seeding run."""
 
 from __future__ import annotations
 

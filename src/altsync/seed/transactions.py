@@ -1,4 +1,4 @@
-"""Transactions of seeders that may meet at the same rows."""
+"""Retry transactions that conflict with another writer."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-#: Tries of one batch that met another seeder (deadlock, or one tag wanted by two).
+#: Tries of one batch that conflicts with another writer (a deadlock, or the same new key).
 TRIES = 5
 
 
 def retry_on_conflict(conn: Conn, part: Part, work: Callable[[], T]) -> T:
-    """One transaction, done again when it meets another writer of the same rows.
+    """Call ``work`` in a transaction, and again after a conflict with another writer.
 
-    Raises psycopg's error when it still does after ``TRIES``.
+    Raises psycopg's error after ``TRIES`` conflicts.
     """
     for attempt in range(1, TRIES + 1):
         try:
             with conn.transaction():
                 return work()
         except (errors.DeadlockDetected, errors.UniqueViolation, errors.SerializationFailure):
-            # Another seeder was at the same rows; what it did is seen at the next try.
+            # The next try reads the rows that the other writer has committed.
             if attempt == TRIES:
                 raise
             log.info("batch.retried", part=part.value, attempt=attempt)

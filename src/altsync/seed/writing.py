@@ -146,7 +146,7 @@ class _EntityWriter:
         run, kind = self._run, self._kind
         found = [existing.get(row.request.seed_id) for row in rows]
         staged = [
-            row.copied
+            row.values
             for row, held in zip(rows, found, strict=True)
             if held is None or held.content_hash != row.content_hash or not held.fits
         ]

@@ -35,7 +35,7 @@ def _columns(table: AttachmentTable) -> list[str]:
 
 
 def upsert(conn: Conn, table: AttachmentTable, *, write: bool) -> Changes:
-    """Upsert what changed of an attachment's rows; or only count it."""
+    """Upsert the staged rows that are new or differ; or only count them."""
     names = _columns(table)
     changed = f"""
         FROM staging_{table} s LEFT JOIN {table} e ON e.id = s.id
@@ -61,11 +61,11 @@ def upsert(conn: Conn, table: AttachmentTable, *, write: bool) -> Changes:
 
 
 def _differs(one: str, other: str, names: Sequence[str]) -> str:
-    """SQL for whether two rows differ: their hash alone does not show an edit by SQL."""
+    """Return SQL for whether two rows differ. The hash alone does not show an edit by SQL."""
     pairs = [", ".join(f"{alias}.{name}" for name in names) for alias in (one, other)]
     return f"(ROW({pairs[0]}) IS DISTINCT FROM ROW({pairs[1]}))"
 
 
 def delete(conn: Conn, table: AttachmentTable, ids: Sequence[UUID]) -> int:
-    """Delete attachments for good: no sink holds them."""
+    """Delete attachments. No sink holds them, so there is no tombstone."""
     return conn.execute(f"DELETE FROM {table} WHERE id = ANY(%s)", (list(ids),)).rowcount

@@ -1,4 +1,4 @@
-"""Deletion of entities: tombstones, and the operations that remove them from every sink."""
+"""SQL that deletes entities: tombstones, and the operations that remove them from sinks."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ def tombstone(
 ) -> Changes:
     """Mark entities as deleted and enqueue their removal from every sink.
 
-    ``noted``: whether the caller will look at ``changed_in_run``.
+    ``noted``: the caller reads ``changed_in_run`` later.
     """
     if entity_type.edges:
-        # One statement locks these and their sources: two deletions would else deadlock. An edge
-        # to an entity is written under that one's lock, so few can have come in between.
+        # One statement locks these and their sources, or two deletions could deadlock. An edge is
+        # written under the lock of its target, so few edges are new since ``incoming`` read them.
         sources = incoming(conn, entity_type, ids)
         lock_entities(conn, ((entity_type, i) for i in {*ids, *sources}))
-    # Its relationships go, too: one that comes back is looked at anew.
+    # Its relationships are deleted, too: an entity that comes back is searched again.
     forget = ", neighbours_input_hash = NULL" if entity_type.similar else ""
     cursor = conn.execute(
         f"""
-        WITH gone AS MATERIALIZED (
+        WITH living AS MATERIALIZED (
           SELECT id FROM {entity_type} WHERE id = ANY(%(ids)s) AND deleted_at IS NULL
           ORDER BY id FOR NO KEY UPDATE),
         changed AS (
           UPDATE {entity_type} l SET deleted_at = now(), updated_at = now(),
             version = nextval('entity_version'), {pending()},
             embedding_sync_status = 'synced'{forget}
-          FROM gone WHERE l.id = gone.id
+          FROM living WHERE l.id = living.id
           RETURNING l.id, l.{entity_type.key_column} AS key, l.version, l.graph_version,
                     true AS embedded),
         {f"noted AS ({note_changes(entity_type)})," if noted else ""}
@@ -63,9 +63,9 @@ def tombstone(
     )
     row = cursor.fetchone()
     assert row is not None
-    carried = 0
+    updates = 0
     if entity_type.edges:
         end_searches(conn, ids)
-        carried = delete_relationships(conn, entity_type, ids, topology)
+        updates = delete_relationships(conn, entity_type, ids, topology)
     notify(conn, topology.names)
-    return Changes(deleted=row[0], operations=row[1] + carried)
+    return Changes(deleted=row[0], operations=row[1] + updates)

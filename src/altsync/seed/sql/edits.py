@@ -1,4 +1,4 @@
-"""Rows that SQL has edited become their entities' content."""
+"""Accept rows that SQL has edited as the content of their entities."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ from altsync.store.rows import HALF_HASH, SAVED, read_rows
 def accept_edits(
     conn: Conn, entity_type: EntityType, ids: Sequence[UUID], topology: Topology
 ) -> int:
-    """Make the content of rows that were edited by SQL their entities' content.
+    """Give rows that SQL has edited new hashes, a new version and operations for every sink.
 
-    They get hashes of what they hold, a new version and operations for every sink, so that nodes
-    and vectors follow. The seed's line wins again when it is seeded. Returns how many rows.
+    The next seeding restores the values of the seed line. Returns the number of rows.
     """
     lock_entities(conn, ((entity_type, i) for i in ids))
     rows = [row for row in read_rows(conn, entity_type, ids) if not row.deleted and is_edited(row)]
     if not rows:
         return 0
-    # What is compared in one statement is written in one: no worker sees half of it.
+    # One statement writes hashes, version and operations: no worker reads only some of them.
     conn.execute(
         f"""
         WITH own AS MATERIALIZED (

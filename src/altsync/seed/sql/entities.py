@@ -1,12 +1,12 @@
-"""Seeding: staging, the guarded upsert with its operations, tombstones."""
+"""SQL of entities: staging, and the guarded upsert with its operations."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from altsync.contract import EMBEDDING, Topology
-from altsync.copying import fill_lines
+from altsync.copying import fill
 from altsync.db import Conn
 from altsync.declarations import pending
 from altsync.entities import EntityType
@@ -19,7 +19,7 @@ from altsync.store.rows import CHANGED, HALF_HASH, SAVED, row_sum
 
 
 def create_staging(conn: Conn, entity_type: EntityType) -> None:
-    """The session's temporary table that COPY fills, batch by batch."""
+    """Create the session's temporary table that COPY fills, batch by batch."""
     columns = ", ".join(f"{name} {kind}" for name, kind in entity_type.columns.items())
     conn.execute(
         f"""
@@ -30,18 +30,20 @@ def create_staging(conn: Conn, entity_type: EntityType) -> None:
     )
 
 
-def copy_to_staging(conn: Conn, entity_type: EntityType, lines: Iterable[bytes]) -> None:
-    """COPY lines of id, seed_id, content columns…, content_hash, text_hash, line_hash."""
+def copy_to_staging(
+    conn: Conn, entity_type: EntityType, rows: Sequence[Sequence[str | None]]
+) -> None:
+    """COPY rows of id, seed_id, content columns…, content_hash, text_hash, line_hash."""
     hashes = ["content_hash", "text_hash", "line_hash"]
     columns = ["id", "seed_id", *entity_type.columns, *hashes]
-    fill_lines(conn, f"staging_{entity_type}", columns, lines)
+    fill(conn, f"staging_{entity_type}", columns, rows)
 
 
 class ExistingRow(NamedTuple):
-    """What an entity is called in its sinks, and the hash of what its seed said last.
+    """The key and content hash of a stored entity.
 
-    ``content_hash`` is None for one that is deleted. ``fits``: nothing but a seeding run has
-    written the row, as far as its ``line_hash`` tells.
+    ``content_hash`` is None for a deleted one. ``fits``: by its ``line_hash``, the row is as a
+    seeding run has written it.
     """
 
     key: str
@@ -52,7 +54,7 @@ class ExistingRow(NamedTuple):
 def existing_rows(
     conn: Conn, entity_type: EntityType, seed_ids: Sequence[str]
 ) -> dict[str, ExistingRow]:
-    """Return what is there, by seed id: lines that say the same need not be staged."""
+    """Return stored entities by seed id, so that unchanged lines are not staged."""
     rows = conn.execute(
         f"""
         SELECT seed_id, {entity_type.key_column},
@@ -73,7 +75,7 @@ _FITS = f"substr(l.line_hash, {HALF_HASH + 1}) = left(l.content_hash, {HALF_HASH
 def unchanged_lines(
     conn: Conn, entity_type: EntityType, seed_ids: Sequence[str], fingerprints: Sequence[str]
 ) -> set[int]:
-    """The places, from 1, of lines that have made the living entity of their id what it is."""
+    """Return the positions, from 1, of lines that wrote the living entity of their id."""
     rows = conn.execute(
         f"""
         SELECT line.place
@@ -91,9 +93,9 @@ def unchanged_lines(
 def stage_values(
     entity_type: EntityType, rows: Sequence[Sequence[str | None]]
 ) -> tuple[str, dict[str, list[str | None]]]:
-    """Return a CTE in place of the staging table, and its parameters; in a statement, no COPY.
+    """Return a CTE in place of the staging table, and its parameters, so that no COPY is needed.
 
-    ``rows`` are as ``copy_to_staging`` has them, each value as PostgreSQL reads one of its column.
+    ``rows`` are those of ``copy_to_staging``.
     """
     typed = {"id": "uuid", "seed_id": "text", **entity_type.columns}
     typed |= {"content_hash": "text", "text_hash": "text", "line_hash": "text"}
@@ -108,7 +110,7 @@ def stage_values(
 
 
 def classify_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> Changes:
-    """Return what ``upsert_staged`` would do, without doing it."""
+    """Return what ``upsert_staged`` would change, without writing."""
     # OFFSET keeps the planner from reading the whole table for each batch.
     row = conn.execute(
         f"""
@@ -134,11 +136,11 @@ def classify_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> 
 
 
 def _derived(entity_type: EntityType, topology: Topology) -> int:
-    """Return how many sinks a returning entity that is embedded already is searched for."""
+    """Return the number of sinks that search an embedded entity that comes back."""
     return len(topology.followers(EMBEDDING)) if entity_type.similar else 0
 
 
-#: New entities wait for their relationships, unless these are stopped.
+#: A new entity waits for its relationships, unless the breaker of a leading sink is open.
 _HELD = """c.created AND (SELECT bool_and(state = 'closed') FROM sink_state
                           WHERE sink = ANY(%(leaders)s::text[]))"""
 
@@ -210,9 +212,10 @@ def upsert_staged(
 
 
 def note_lines(conn: Conn, entity_type: EntityType) -> None:
-    """Note the staged line of rows that hold what it says, and lack its ``line_hash``.
+    """Set the ``line_hash`` of rows that hold the staged values and lack it.
 
-    Rows of a release that kept no ``row_sum``, or of another PostgreSQL: once, in the order of ids.
+    It is lacking in rows of a release without ``row_sum``, or of another version of PostgreSQL.
+    Rows are updated in the order of ids.
     """
     conn.execute(
         f"""
@@ -228,13 +231,13 @@ def note_lines(conn: Conn, entity_type: EntityType) -> None:
 
 
 def _differs(entity_type: EntityType, one: str, other: str) -> str:
-    """SQL for whether two rows differ in content or hashes."""
+    """Return SQL for whether two rows differ in content or hashes."""
     columns = [*entity_type.columns, "content_hash", "text_hash"]
     pairs = [", ".join(f"{alias}.{c}" for c in columns) for alias in (one, other)]
     return f"(ROW({pairs[0]}) IS DISTINCT FROM ROW({pairs[1]}))"
 
 
-#: A row that a program changes stays a seeded one, which ``--prune`` may delete.
+#: A seeded row that a program changes may still be deleted by ``--prune``.
 _SAVED_LINE = f"""
 CASE WHEN l.deleted_at IS NOT NULL OR left(l.line_hash, {HALF_HASH}) = '{SAVED}'
      THEN excluded.line_hash
@@ -251,8 +254,8 @@ former_keys = CASE WHEN l.{key} = excluded.{key} THEN l.former_keys
 
 def _renew(entity_type: EntityType, *, saved: bool) -> str:
     columns = entity_type.columns
-    # An entity that changes its group may be compared in another one before it is embedded, and
-    # come back to the former one with the same vector: it is to be searched all the same.
+    # An entity that changes its group may be searched in the new one and come back with the same
+    # vector: clear the hash, so that it is searched again.
     within = entity_type.similar.within if entity_type.similar else None
     stays = f"l.{within} = excluded.{within} AND " if within else ""
     forget = (

@@ -1,4 +1,4 @@
-"""Tags, given permanently."""
+"""SQL on the registry of keys, which are assigned permanently."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from psycopg import errors
 from altsync.db import Conn
 from altsync.entities import EntityType
 
-#: Where tags are given permanently, and where a dry run gives them (a temporary table).
+#: The table of keys, and the temporary one of a dry run.
 Registry = Literal["tag_registry", "tags_to_be"]
 
 
@@ -20,7 +20,7 @@ def current_keys(
     seed_ids: Sequence[str],
     registry: Registry = "tag_registry",
 ) -> dict[str, str]:
-    """Current tags of those that have one, by seed id."""
+    """Return the present keys of seeds, by seed id."""
     rows = conn.execute(
         f"SELECT seed_id, tag FROM {registry} "
         "WHERE entity_type = %s AND seed_id = ANY(%s) AND NOT former",
@@ -32,13 +32,13 @@ def current_keys(
 def key_holders(
     conn: Conn,
     entity_type: EntityType,
-    tags: Sequence[str],
+    keys: Sequence[str],
     registry: Registry = "tag_registry",
 ) -> dict[str, str]:
-    """Seed ids by the tags that they hold or held, for those of ``tags`` that are taken."""
+    """Return the seed ids that hold or held some of ``keys``, by key."""
     rows = conn.execute(
         f"SELECT tag, seed_id FROM {registry} WHERE entity_type = %s AND tag = ANY(%s)",
-        (entity_type, list(tags)),
+        (entity_type, list(keys)),
     )
     return {r[0]: r[1] for r in rows}
 
@@ -46,26 +46,26 @@ def key_holders(
 def register_keys(
     conn: Conn,
     entity_type: EntityType,
-    tags: Mapping[str, str],
+    keys: Mapping[str, str],
     registry: Registry = "tag_registry",
 ) -> None:
-    """Give tags to seed ids permanently. Two seeders at once: the second one's batch is retried."""
-    seed_ids = sorted(tags)
+    """Register keys of seed ids. Raises ``UniqueViolation`` when another seeder was first."""
+    seed_ids = sorted(keys)
     conn.execute(
         f"""
         INSERT INTO {registry} (entity_type, seed_id, tag)
         SELECT %s, r.seed_id, r.tag FROM unnest(%s::text[], %s::text[]) AS r(seed_id, tag)
         """,
-        (entity_type, seed_ids, [tags[seed_id] for seed_id in seed_ids]),
+        (entity_type, seed_ids, [keys[seed_id] for seed_id in seed_ids]),
     )
 
 
-def move_keys(conn: Conn, entity_type: EntityType, tags: Mapping[str, str]) -> None:
-    """Give seeds other tags. The former ones stay theirs. Raises ``UniqueViolation``.
+def move_keys(conn: Conn, entity_type: EntityType, keys: Mapping[str, str]) -> None:
+    """Replace the keys of seeds. Their former keys stay registered.
 
-    A tag that another seeder has just given to its own seed is such a violation.
+    Raises ``UniqueViolation`` when another seeder has just registered one of ``keys``.
     """
-    seed_ids = sorted(tags)
+    seed_ids = sorted(keys)
     conn.execute(
         "UPDATE tag_registry SET former = true "
         "WHERE entity_type = %s AND seed_id = ANY(%s) AND NOT former",
@@ -78,16 +78,16 @@ def move_keys(conn: Conn, entity_type: EntityType, tags: Mapping[str, str]) -> N
         ON CONFLICT (tag, entity_type) DO UPDATE SET former = false
           WHERE t.seed_id = excluded.seed_id
         """,
-        (entity_type, seed_ids, [tags[seed_id] for seed_id in seed_ids]),
+        (entity_type, seed_ids, [keys[seed_id] for seed_id in seed_ids]),
     )
     if given.rowcount != len(seed_ids):
-        raise errors.UniqueViolation("a tag was given to another seed meanwhile")
+        raise errors.UniqueViolation("a key was registered for another seed meanwhile")
 
 
-def former_keys(conn: Conn, entity_type: EntityType, tags: Collection[str]) -> set[str]:
-    """Return those of ``tags`` that an entity had before it was renamed."""
+def former_keys(conn: Conn, entity_type: EntityType, keys: Collection[str]) -> set[str]:
+    """Return those of ``keys`` that an entity had before it was renamed."""
     rows = conn.execute(
         "SELECT tag FROM tag_registry WHERE entity_type = %s AND tag = ANY(%s) AND former",
-        (entity_type, sorted(tags)),
+        (entity_type, sorted(keys)),
     )
     return {row[0] for row in rows}

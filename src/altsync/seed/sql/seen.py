@@ -1,4 +1,4 @@
-"""SQL on what one run has met and changed: the seeder's temporary tables."""
+"""SQL on the temporary tables of a run: the ids that it has read, the entities it has changed."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from psycopg import errors
 
 from altsync.catalogue.current import parts
 from altsync.catalogue.parts import Part
-from altsync.copying import copy_lines, fill_lines
+from altsync.copying import copy_rows, fill
 from altsync.db import Conn
 from altsync.entities import EntityType, ParentEdge
 from altsync.store.rows import HALF_HASH, SAVED
 
 
 def _seeded(part: Part, *, saved: bool) -> str:
-    """Which rows of a part's table come from seeds and are there, as SQL.
+    """Return SQL for the living rows of a part's table that seeds have created.
 
-    ``saved``: those that programs have made count, too.
+    ``saved``: rows that programs have created count, too.
     """
     if part.related:
         return "e.seed_id IS NOT NULL"
@@ -28,13 +28,13 @@ def _seeded(part: Part, *, saved: bool) -> str:
     return f"e.deleted_at IS NULL AND {'true' if saved else seeded}"
 
 
-#: Columns of the ids met in this run, and where; ``rejected`` when the line was refused.
-#: ``own_key`` is the key that an entity's line gives, and ``parents`` the keys that it names.
+#: Columns of ``seen``: an id of this run, the file and number of its line, whether the line was
+#: rejected, the key that it gives, and the keys of the parents that it names.
 _SEEN = ("part", "seed_id", "file", "line", "rejected", "own_key", "parents")
 
 
 def create_tables(conn: Conn) -> None:
-    """The temporary tables of one session, empty for a new run."""
+    """Create the session's temporary tables, or empty them for a new run."""
     conn.execute(
         """
         CREATE TEMP TABLE IF NOT EXISTS seen (
@@ -56,7 +56,7 @@ def create_tables(conn: Conn) -> None:
 
 
 def create_changed_in_run(conn: Conn) -> None:
-    """The session's temporary table of what a run changed, empty for a new run."""
+    """Create the session's table of changed entities, or empty it for a new run."""
     conn.execute(
         """
         CREATE TEMP TABLE IF NOT EXISTS changed_in_run (
@@ -69,7 +69,7 @@ def create_changed_in_run(conn: Conn) -> None:
 def changed_versions(
     conn: Conn, entity_type: EntityType, ids: Sequence[UUID]
 ) -> list[tuple[UUID, str, str, int]]:
-    """(id, seed id, key, version) of those of ``ids`` that this run has changed."""
+    """Return (id, seed id, key, version) of those of ``ids`` that this run has changed."""
     return conn.execute(
         f"""
         SELECT c.id, l.seed_id, l.{entity_type.key_column}, c.version
@@ -88,22 +88,21 @@ def note_changes(entity_type: EntityType) -> str:
     """
 
 
-def mark_seen(conn: Conn, seen: Sequence[bytes]) -> bool:
-    """Note ids, by lines of part, seed_id, file, line, rejected, own_key, parents.
+def mark_seen(conn: Conn, seen: Sequence[Sequence[str | None]]) -> bool:
+    """Record ids of this run; return whether all of them are new. The first good line counts.
 
-    Returns whether all are new in this run. The first good line of an id wins. COPY first, which
-    takes half as long and refuses a batch where any id is not new.
+    COPY is tried first: it takes half as long as INSERT, and fails where an id is not new.
     """
     try:
         with conn.transaction():
-            copy_lines(conn, "seen", _SEEN, seen)
+            copy_rows(conn, "seen", _SEEN, seen)
     except errors.UniqueViolation:
-        return _mark_again(conn, seen)
+        return _mark_repeated(conn, seen)
     return True
 
 
-def _mark_again(conn: Conn, seen: Sequence[bytes]) -> bool:
-    fill_lines(conn, "staging_seen", _SEEN, seen)
+def _mark_repeated(conn: Conn, seen: Sequence[Sequence[str | None]]) -> bool:
+    fill(conn, "staging_seen", _SEEN, seen)
     noted = conn.execute(
         """
         INSERT INTO seen SELECT * FROM staging_seen
@@ -117,7 +116,7 @@ def _mark_again(conn: Conn, seen: Sequence[bytes]) -> bool:
 
 
 def first_places(conn: Conn, part: Part, seed_ids: Sequence[str]) -> dict[str, str]:
-    """Return where ids were met first, as file:line."""
+    """Return file:line of the first line of each id."""
     rows = conn.execute(
         "SELECT seed_id, file, line FROM seen WHERE part = %s AND seed_id = ANY(%s)",
         (part, list(seed_ids)),
@@ -126,9 +125,9 @@ def first_places(conn: Conn, part: Part, seed_ids: Sequence[str]) -> dict[str, s
 
 
 def unseen(conn: Conn, part: Part, *, saved: bool = False) -> list[UUID]:
-    """Living entities of a part that this run has not met, in the order of ids.
+    """Return the living rows of a part whose ids are not in ``seen``, in the order of ids.
 
-    ``saved``: also those that programs have made.
+    ``saved``: also rows that programs have created.
     """
     rows = conn.execute(
         f"""
@@ -142,7 +141,7 @@ def unseen(conn: Conn, part: Part, *, saved: bool = False) -> list[UUID]:
 
 
 def count_rows(conn: Conn, part: Part, *, saved: bool = False) -> int:
-    """Living rows of a part; ``saved``: also those that programs have made."""
+    """Count the living rows of a part; ``saved``: also those that programs have created."""
     row = conn.execute(
         f"SELECT count(*) FROM {part.table} e WHERE {_seeded(part, saved=saved)}"
     ).fetchone()
@@ -156,16 +155,16 @@ def parents_in_use(
     ids: Sequence[UUID],
     leaving: Mapping[EntityType, Sequence[UUID]],
 ) -> list[tuple[str, str, int]]:
-    """Of the parents ``ids``, (key, plural of what names it, how many) of living entities.
+    """Return (key, name of the child type, count) for parents that living entities name.
 
-    Those in ``leaving`` are about to be deleted and do not count; those of this run count as
-    their lines say, which a dry run has not written.
+    Entities in ``leaving`` are about to be deleted and do not count. Entities of this run count by
+    the parents in their lines, which a dry run has not written.
     """
     found: list[tuple[str, str, int]] = []
     for part in parts():
         child = part.entity_type
         for place, edge in enumerate(child.parents if child else (), start=1):
-            # A mere reference may lead nowhere: its entity does not hang on the parent.
+            # A parent without a relation in the graph may be deleted: nothing depends on it.
             if child and edge.parent == parent and edge.relation:
                 found += _in_use(conn, parent, ids, part, edge, place, leaving.get(child, ()))
     return sorted(found)
@@ -210,7 +209,7 @@ def living(conn: Conn, entity_type: EntityType, ids: Sequence[UUID]) -> set[UUID
 
 
 def good_keys(conn: Conn, part: Part) -> set[str]:
-    """Keys of the entities that this run has met in a good line that gives one."""
+    """Return the keys that good lines of this run give."""
     rows = conn.execute(
         "SELECT own_key FROM seen WHERE part = %s AND NOT rejected AND own_key IS NOT NULL",
         (part,),
@@ -219,7 +218,7 @@ def good_keys(conn: Conn, part: Part) -> set[str]:
 
 
 def good_ids(conn: Conn, part: Part, seed_ids: Sequence[str]) -> set[str]:
-    """Return those of ``seed_ids`` that this run has met in a good line of a part."""
+    """Return those of ``seed_ids`` that good lines of a part have."""
     rows = conn.execute(
         "SELECT seed_id FROM seen WHERE part = %s AND seed_id = ANY(%s) AND NOT rejected",
         (part, list(seed_ids)),
@@ -228,7 +227,7 @@ def good_ids(conn: Conn, part: Part, seed_ids: Sequence[str]) -> set[str]:
 
 
 def seen_ids(conn: Conn, part: Part, seed_ids: Sequence[str]) -> set[str]:
-    """Return those of ``seed_ids`` that this run has met in good or refused lines of a part."""
+    """Return those of ``seed_ids`` that good or rejected lines of a part have."""
     rows = conn.execute(
         "SELECT seed_id FROM seen WHERE part = %s AND seed_id = ANY(%s)",
         (part, list(seed_ids)),
@@ -237,7 +236,7 @@ def seen_ids(conn: Conn, part: Part, seed_ids: Sequence[str]) -> set[str]:
 
 
 def mark_rejected(conn: Conn, part: Part, seed_ids: Sequence[str]) -> None:
-    """Note that lines which looked good were refused after all."""
+    """Mark lines as rejected that were recorded as good."""
     conn.execute(
         "UPDATE seen SET rejected = true WHERE part = %s AND seed_id = ANY(%s)",
         (part, list(seed_ids)),
