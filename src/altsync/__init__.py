@@ -8,9 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from altsync.catalogue.build import CatalogueError
     from altsync.catalogue.catalogue import Catalogue
     from altsync.catalogue.entity import Attachment, Entity, Name, Slug, Tag, Text
+    from altsync.catalogue.fields import CatalogueError
     from altsync.catalogue.markers import (
         AttachedTo,
         BelongsTo,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _EXPORTED = {
-    "altsync.catalogue.build": ("CatalogueError",),
+    "altsync.catalogue.fields": ("CatalogueError",),
     "altsync.catalogue.catalogue": ("Catalogue",),
     "altsync.catalogue.entity": ("Attachment", "Entity", "Name", "Slug", "Tag", "Text"),
     "altsync.catalogue.markers": (

@@ -14,7 +14,7 @@ from altsync.entities import EntityType, Model
 from altsync.errors import ConfigurationError, SchemaError
 from altsync.outbox.upkeep import reembed_page
 from altsync.projection import embedding_text
-from altsync.store.vectors import unembedded, unpaid_contents
+from altsync.store.unembedded import uncharged_contents, unembedded
 from altsync.tokens import most_tokens
 
 #: Bytes of one token in English text: the provider's rule of thumb.
@@ -81,7 +81,7 @@ def plan(conn: Conn, model: Model) -> Plan:
     missing = unembedded(conn, model)
     tokens = 0
     if missing.texts:
-        texts = (embedding_text(content) for content in unpaid_contents(conn, model))
+        texts = (embedding_text(content) for content in uncharged_contents(conn, model))
         tokens = sum(most_tokens(text) for text in texts)
     return Plan(model, wanted, dict(missing.rows), missing.in_progress, missing.texts, tokens)
 

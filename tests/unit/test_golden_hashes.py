@@ -9,8 +9,8 @@ import pytest
 from altsync.catalogue.current import parts
 from altsync.entities import Attached, Content, Relationship
 from altsync.projection import content_hash, digest, part_hash, text_hash
-from altsync.seed.files import find_files
 from altsync.seed.lines import Line
+from altsync.seed.listing import find_files
 from altsync.seed.reader import read
 
 SEEDS = Path(__file__).parents[2] / "seeds"

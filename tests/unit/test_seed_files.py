@@ -14,8 +14,8 @@ import pytest
 
 from altsync.catalogue.parts import Part
 from altsync.errors import SeedError
-from altsync.seed.files import NAMED, Listing, list_files
 from altsync.seed.lines import Rejected
+from altsync.seed.listing import NAMED, Listing, list_files
 from altsync.seed.reader import read
 from tests import sports
 

@@ -17,8 +17,9 @@ from altsync.catalogue.parts import Part
 from altsync.entities import Attached
 from altsync.errors import SeedError
 from altsync.projection import content_hash
-from altsync.seed.files import SeedFile, find_files
+from altsync.seed.files import SeedFile
 from altsync.seed.lines import Line, Rejected
+from altsync.seed.listing import find_files
 from altsync.seed.parsing import DEPTH, LINE_BYTES
 from altsync.seed.reader import read
 from tests import sports

@@ -12,8 +12,8 @@ import pytest
 
 from altsports import queries, store
 from altsports.store import LeagueChoices, LeagueFilter
-from altsync.seed.files import find_files
 from altsync.seed.lines import Rejected
+from altsync.seed.listing import find_files
 from altsync.seed.reader import read
 from altsync.wording import plural, sentences, unknown
 from tests import sports

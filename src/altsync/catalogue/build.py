@@ -1,4 +1,4 @@
-"""From declared classes to what the engine runs on; each gap or contradiction is an error."""
+"""Make entity types and attachment tables from declared classes."""
 
 from __future__ import annotations
 
@@ -9,42 +9,23 @@ from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
-    CheckConstraint,
-    Column,
-    DateTime,
     ForeignKey,
     Index,
-    Numeric,
     Table,
-    Text,
-    UniqueConstraint,
-    Uuid,
-    select,
-    text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import column_property
-from sqlmodel import SQLModel
 
 from altsync.catalogue import markers
 from altsync.catalogue.entity import (
     ATTACHMENT_FIELDS,
     ENTITY_FIELDS,
-    ENTITY_FILLFACTOR,
     Attachment,
     Entity,
     column_type,
     plain_type,
 )
+from altsync.catalogue.fields import check_name, content_fields, fail, is_optional, marks
 from altsync.catalogue.parts import AttachmentTable
-from altsync.contract import EMBEDDING
 from altsync.entities import Content, EdgeTable, EntityType, ParentEdge, Similarity
-from altsync.errors import ConfigurationError
-from altsync.models import Embedding, SinkState
-
-#: Names of labels, relationships, tables and fields that may stand in Cypher and SQL unquoted.
-_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 
 #: Python types of content fields. Others have no single form in JSON, SQL, Cypher and metadata.
 CONTENT_TYPES = (str, bool, int, float, date, datetime, list, dict)
@@ -58,35 +39,8 @@ INDEX_LENGTH = 20
 MOST_SIMILAR = 1000
 
 
-class CatalogueError(ConfigurationError):
-    """A declaration is missing, or contradicts another one. Names class and field."""
-
-
-def fail(where: Any, what: str) -> CatalogueError:
-    """Return the error of a declaration; ``where`` is a class, or a class and a field."""
-    return CatalogueError(f"catalogue: {where}: {what}")
-
-
-def check_name(where: str, name: str) -> str:
-    """Return a name that may stand in statements. Raises ``CatalogueError``."""
-    if not _IDENTIFIER.fullmatch(name):
-        raise fail(where, f"{name!r} is no name: letters, digits and _, a letter first, 63 at most")
-    return name
-
-
-def marks(cls: type[SQLModel], name: str, kind: type) -> list[Any]:
-    """Return the marks of one kind of a field; a bare class counts as one without arguments."""
-    found = [m for m in cls.model_fields[name].metadata if m is kind or isinstance(m, kind)]
-    return [kind() if one is kind else one for one in found]
-
-
-def content_fields(cls: type[SQLModel], own: frozenset[str]) -> list[str]:
-    """Return the names of the declared fields, in their order."""
-    return [name for name in cls.model_fields if name not in own]
-
-
 def entity_type(cls: type[Entity], edges: EdgeTable | None) -> EntityType:
-    """Return what a class declares. Raises ``CatalogueError``."""
+    """Return the entity type that a class declares. Raises ``CatalogueError``."""
     where = cls.__name__
     table = check_name(where, str(cls.__tablename__))
     for attribute, kind in (
@@ -138,7 +92,7 @@ def entity_type(cls: type[Entity], edges: EdgeTable | None) -> EntityType:
         key_is_id=key_mark.is_id,
         name_column=_name_column(cls, names, key, key_mark.made_from),
         columns=columns,
-        optional=frozenset(name for name in names if _is_optional(cls, name)),
+        optional=frozenset(name for name in names if is_optional(cls, name)),
         nullable=frozenset(n for n in names if plain_type(cls.model_fields[n].annotation)[1]),
         content=content,
         is_positional=not any(one.kw_only for one in fields(content)),  # type: ignore[arg-type]
@@ -184,7 +138,7 @@ def _check_fields(where: str, wanted: Iterable[str], names: Sequence[str]) -> No
 def _name_column(
     cls: type[Entity], names: Sequence[str], key: str, made_from: Sequence[str]
 ) -> str:
-    """The column that people know an entity by: declared, or the first text that is embedded."""
+    """Return the column that names an entity: declared, or its first embedded text."""
     by = _names(cls).by
     if by is not None:
         _check_fields(f"{cls.__name__}.names: by", (by,), names)
@@ -203,10 +157,6 @@ def _names(cls: type[Entity]) -> markers.Names:
     return cls.names or markers.Names(str(cls.__tablename__).replace("_", " "), cls.seeds.part)
 
 
-def _is_optional(cls: type[SQLModel], name: str) -> bool:
-    return not cls.model_fields[name].is_required()
-
-
 def _similar(cls: type[Entity], names: Sequence[str]) -> Similarity | None:
     declared = cls.similar
     if declared is None:
@@ -214,7 +164,7 @@ def _similar(cls: type[Entity], names: Sequence[str]) -> Similarity | None:
     where = f"{cls.__name__}.similar"
     if declared.within is not None:
         _check_fields(f"{where}: within", (declared.within,), names)
-        if _is_optional(cls, declared.within):
+        if is_optional(cls, declared.within):
             raise fail(where, f"within={declared.within!r} must be a required field")
     if not -1 <= declared.leave <= declared.enter <= 1:
         numbers = f"leave={declared.leave:g} and enter={declared.enter:g}"
@@ -307,119 +257,8 @@ def _as_text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-# --- tables ---------------------------------------------------------------------------------------
-
-
-def edge_table(
-    cls: type[Entity], seeded: Sequence[str], part: str | None, similar: markers.Similar | None
-) -> EdgeTable:
-    """Return the table of the relationships between entities of a class."""
-    table = str(cls.__tablename__)
-    for relation in seeded:
-        check_name(f"Relationships({cls.__name__})", relation)
-    computed = similar.relation if similar else None
-    if computed in seeded:
-        raise fail(cls.__name__, f"{computed} is computed: it cannot be seeded as well")
-    return EdgeTable(
-        f"{table}_relationship",
-        f"source_{table}_id",
-        f"target_{table}_id",
-        tuple(seeded),
-        computed,
-        part,
-    )
-
-
-def add_indexes(
-    cls: type[Entity], parents: Sequence[ParentEdge], similar: Similarity | None
-) -> None:
-    """Index the columns that the engine looks entities up by, where no index is declared."""
-    table: Table = cls.__table__  # type: ignore[attr-defined]
-    table.dialect_options["postgresql"]["with"] = ENTITY_FILLFACTOR["postgresql_with"]
-    indexed = {next(iter(one.columns)).name for one in table.indexes}
-    wanted = [parent.column for parent in parents if parent.relation]
-    if similar and similar.within:
-        wanted.append(similar.within)
-    for column in dict.fromkeys(wanted):
-        if column not in indexed:
-            Index(f"{table.name}_{column}", table.c[column])
-    # By which the relay finds what is deleted: of living rows it has no entry.
-    if f"{table.name}_deleted" not in {one.name for one in table.indexes}:
-        where = text("deleted_at IS NOT NULL")
-        Index(f"{table.name}_deleted", table.c.deleted_at, postgresql_where=where)
-    # By which the relay finds what was renamed: of others it has no entry.
-    if f"{table.name}_renamed" not in {one.name for one in table.indexes}:
-        where = text("former_keys <> '{}'")
-        Index(f"{table.name}_renamed", table.c.id, postgresql_where=where)
-    key = next(n for n in content_fields(cls, ENTITY_FIELDS) if marks(cls, n, markers.Key))
-    if not any(
-        isinstance(one, UniqueConstraint) and [c.name for c in one.columns] == [key]
-        for one in table.constraints
-    ):
-        table.append_constraint(UniqueConstraint(table.c[key]))
-    if similar and "neighbours_input_hash" not in table.c:
-        table.append_column(Column("neighbours_input_hash", Text))
-    _look_up_vectors(cls)
-
-
-def _look_up_vectors(cls: type[Entity]) -> None:
-    """Give an entity its vector as an attribute; it is kept once, by what it embeds."""
-    tables = SQLModel.metadata.tables
-    kept, state = tables[str(Embedding.__tablename__)].c, tables[str(SinkState.__tablename__)].c
-    own = tables[str(cls.__tablename__)]
-    dimensions = select(state.config["dimensions"].as_integer()).where(state.sink == EMBEDDING)
-    vector = select(kept.vector).where(
-        kept.model == own.c.embedding_model,
-        kept.dimensions == dimensions.scalar_subquery(),
-        kept.text_hash == own.c.embedding_text_hash,
-    )
-    looked_up = column_property(vector.correlate(own).scalar_subquery(), deferred=True)
-    if "embedding_vector" not in cls.__mapper__.attrs:  # type: ignore[attr-defined]
-        setattr(cls, "embedding_vector", looked_up)  # noqa: B010  (no column, says the class)
-
-
-def make_edge_table(edges: EdgeTable, entity: str) -> Table:
-    """Make the SQLAlchemy table of relationships; an existing one is returned."""
-    if edges.table in SQLModel.metadata.tables:
-        return SQLModel.metadata.tables[edges.table]
-    types = ", ".join(f"'{one}'" for one in edges.relations)
-    computed = edges.computed or ""
-    now: dict[str, Any] = {"server_default": text("now()"), "nullable": False}
-    return Table(
-        edges.table,
-        SQLModel.metadata,
-        Column("id", Uuid, primary_key=True),
-        Column("seed_id", Text, unique=True),
-        *(
-            Column(name, Uuid, ForeignKey(f"{entity}.id", ondelete="CASCADE"), nullable=False)
-            for name in (edges.source, edges.target)
-        ),
-        Column("relationship_type", Text, nullable=False),
-        Column("strength_score", Numeric(6, 5)),
-        Column("neo4j_rel_id", Text),
-        Column("attributes", JSONB, server_default=text("'{}'::jsonb"), nullable=False),
-        Column("content_hash", Text),
-        Column("model", Text),
-        Column("source_version", BigInteger),
-        Column("target_version", BigInteger),
-        Column("created_at", DateTime(timezone=True), **now),
-        Column("updated_at", DateTime(timezone=True), **now),
-        # Deferrable, so that two seed lines may change places in one statement.
-        UniqueConstraint(edges.source, edges.target, "relationship_type", deferrable=True),
-        CheckConstraint(f"relationship_type IN ({types})", name=f"{edges.table}_type"),
-        CheckConstraint(
-            f"(relationship_type = '{computed}') = (seed_id IS NULL)", name="computed_or_seeded"
-        ),
-        CheckConstraint(f"{edges.source} <> {edges.target}", name="no_loop"),
-        Index(f"{edges.table}_target", edges.target),
-    )
-
-
-# --- attachments ----------------------------------------------------------------------------------
-
-
 def attachment(cls: type[Attachment], entities: Mapping[type, EntityType]) -> AttachmentTable:
-    """Return what a class of attachments declares. Raises ``CatalogueError``."""
+    """Return the table of a class of attachments. Raises ``CatalogueError``."""
     where = cls.__name__
     names = content_fields(cls, ATTACHMENT_FIELDS)
     owners = [name for name in names if marks(cls, name, markers.AttachedTo)]
@@ -444,5 +283,5 @@ def attachment(cls: type[Attachment], entities: Mapping[type, EntityType]) -> At
         owner_column=owners[0],
         owner_field=owners[0].removesuffix("_id"),
         columns={n: column_type(cls.model_fields[n].annotation)[1] for n in declared},
-        optional=frozenset(n for n in declared if _is_optional(cls, n)),
+        optional=frozenset(n for n in declared if is_optional(cls, n)),
     )

@@ -9,19 +9,20 @@ from pathlib import Path
 from sqlalchemy import Table
 from sqlmodel import SQLModel
 
-from altsync.catalogue import build, lines
+from altsync.catalogue import build, edges, lines
 from altsync.catalogue.entity import Attachment, Entity
+from altsync.catalogue.fields import fail
 from altsync.catalogue.markers import Relationships
 from altsync.catalogue.parts import Part
 from altsync.entities import EdgeTable, EntityType
 
 
 class Catalogue:
-    """What is mirrored, by classes. Checks itself when it is made: raises ``CatalogueError``.
+    """The mirrored classes. The constructor checks them and raises ``CatalogueError``.
 
-    ``entities`` come with parents first, ``attachments`` and ``relationships`` after them in the
-    order of a seeding run. ``questions`` names a function as ``module:name``: it takes the
-    ``Application`` and returns the tables that ``altsync demo`` shows at its end.
+    Parents come first in ``entities``. Seeding loads these in their order, then attachments and
+    relationships. ``questions`` names a function as ``module:name``: it takes the ``Application``
+    and returns the tables that ``altsync demo`` shows at its end.
     """
 
     def __init__(
@@ -46,9 +47,9 @@ class Catalogue:
         self.by_table = {one.value: one for one in self.entity_types}
         self._check_parents()
         for cls, one in self._by_class.items():
-            build.add_indexes(cls, one.parents, one.similar)
+            edges.add_indexes(cls, one.parents, one.similar)
             if one.edges:
-                build.make_edge_table(one.edges, one)
+                edges.make_edge_table(one.edges, one)
         self.attachments = tuple(build.attachment(cls, self._by_class) for cls in attachments)
         self._attachment_classes = tuple(attachments)
         self.parts = tuple(self._parts(relationships))
@@ -60,7 +61,7 @@ class Catalogue:
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
-        """All tables of the catalogue, parents first."""
+        """Return all tables of the catalogue, parents first."""
         names = [one.value for one in self.entity_types]
         names += [one.edges.table for one in self.entity_types if one.edges]
         names += [str(one) for one in self.attachments]
@@ -78,15 +79,15 @@ class Catalogue:
         found: dict[type, EdgeTable] = {}
         for one in declared:
             if one.entity not in self.classes:
-                raise build.fail(f"Relationships({one.entity!r})", "its class is not in entities")
+                raise fail(f"Relationships({one.entity!r})", "its class is not in entities")
             if one.entity in found:
-                raise build.fail(f"Relationships({one.entity.__name__})", "is declared twice")
-            found[one.entity] = build.edge_table(
+                raise fail(f"Relationships({one.entity.__name__})", "is declared twice")
+            found[one.entity] = edges.edge_table(
                 one.entity, one.types, one.seeds.part, one.entity.similar
             )
         for cls in self.classes:
             if cls.similar is not None and cls not in found:
-                found[cls] = build.edge_table(cls, (), None, cls.similar)
+                found[cls] = edges.edge_table(cls, (), None, cls.similar)
         return found
 
     def _parts(self, relationships: Sequence[Relationships]) -> list[Part]:
@@ -108,7 +109,7 @@ class Catalogue:
         for cls, one in self._by_class.items():
             for parent in one.parents:
                 if parent.parent is not None and parent.parent not in loaded:
-                    raise build.fail(
+                    raise fail(
                         f"{cls.__name__}.{parent.column}",
                         f"its parent {parent.parent} must stand before it in entities",
                     )
@@ -123,4 +124,4 @@ class Catalogue:
         ):
             for value in values:
                 if values.count(value) > 1:
-                    raise build.fail(self.name, f"two classes have the {what} {value!r}")
+                    raise fail(self.name, f"two classes have the {what} {value!r}")

@@ -24,7 +24,7 @@ from altsync.entities import EntityType, Model
 from altsync.operations import BreakerState
 from altsync.outbox.upkeep import backfill_page
 from altsync.revisions import own_revision
-from altsync.store.vectors import paid_twice
+from altsync.store.unembedded import charged_again
 from altsync.wording import plural
 
 SinkOption = Annotated[str | None, typer.Option("--sink", help="This sink.")]
@@ -188,7 +188,7 @@ def backfill(
 def _require_confirmation(app: Application, sink: SinkTraits, force: bool) -> None:
     with app.database.autocommit() as conn:
         wanted = wanted_model(conn)
-        count = paid_twice(conn, sink, Model(*wanted), force=force) if wanted else 0
+        count = charged_again(conn, sink, Model(*wanted), force=force) if wanted else 0
     if count:
         notes.print(
             f"To be embedded and paid again, though the text is as it was: "

@@ -21,7 +21,7 @@ from altsync.cli.terminal import Exit, answers, notes, print_json
 from altsync.contract import EMBEDDING
 from altsync.db import Conn
 from altsync.declarations import MIRRORS, title_of
-from altsync.seed.files import find_files
+from altsync.seed.listing import find_files
 from altsync.seed.loader import Loader
 from altsync.seed.options import SeedOptions
 from altsync.seed.report import SeedReport

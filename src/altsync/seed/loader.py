@@ -27,8 +27,9 @@ from altsync.entities import entity_id
 from altsync.errors import SeedError
 from altsync.log import debugging
 from altsync.seed.checking import KnownKeys
-from altsync.seed.files import Listing, SeedFile, list_files
+from altsync.seed.files import SeedFile
 from altsync.seed.lines import Raw, Rejected
+from altsync.seed.listing import Listing, list_files
 from altsync.seed.options import SeedOptions
 from altsync.seed.prepare import PreparedBatch, prepare_batch
 from altsync.seed.pruning import Pruner

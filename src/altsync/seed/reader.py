@@ -13,8 +13,9 @@ from altsync import projection
 from altsync.catalogue.parts import Part
 from altsync.seed import foreign
 from altsync.seed.checking import KnownKeys, check
-from altsync.seed.files import SeedFile, find_files, open_file
+from altsync.seed.files import SeedFile, open_file
 from altsync.seed.lines import Line, Raw, Rejected
+from altsync.seed.listing import find_files
 from altsync.seed.parsing import LINE_BYTES
 from altsync.store.rows import HALF_HASH
 
