@@ -1,1 +1,1 @@
-"""The sports catalogue: leagues, their archetypes, few-shot examples, and questions about them."""
+"""The sports catalogue: leagues, archetypes, few-shot examples, and queries about them."""

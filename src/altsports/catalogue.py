@@ -1,4 +1,4 @@
-"""Leagues, sport archetypes and few-shot examples, as altsync mirrors them."""
+"""Declare leagues, sport archetypes and few-shot examples."""
 
 from __future__ import annotations
 

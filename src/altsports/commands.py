@@ -1,4 +1,4 @@
-"""The commands of the sports catalogue, as the command line finds them. Imports nothing heavy."""
+"""List the commands of the sports catalogue without importing them."""
 
 from __future__ import annotations
 

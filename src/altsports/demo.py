@@ -1,4 +1,4 @@
-"""What ``altsync demo`` asks at its end: three questions, three stores."""
+"""Run the three queries that ``altsync demo`` shows at its end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TITLE = "Three questions, three stores"
 
 
 def questions(app: Application) -> Iterator[Table]:
-    """Ask, and return each answer as a table."""
+    """Return the result of each query as a table."""
     yield _by_archetype(app)
     yield _most_first_tier(app)
     yield _like_formula_1(app)

@@ -1,4 +1,4 @@
-"""From a row to what a sink stores. Pure: no clock, no connection, no settings."""
+"""Project rows to the values that sinks store. Pure: no clock, no connection, no settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from altsync.entities import Attached, Content, EntityType, Relationship, Row
 #: sends everything again, with no seed edited.
 PROJECTION_VERSION = 1
 
-#: Bytes of a hash: 128 bits, far beyond any chance of two texts meeting.
+#: Bytes of a hash. At 128 bits a collision of two texts is practically impossible.
 HASH_BYTES = 16
 
 #: From here on a float is printed with an exponent, and a whole number of PostgreSQL is not.
@@ -32,8 +32,8 @@ Scalar = str | int | float | bool | list[str] | None
 class GraphNode:
     """A node, and the nodes that it belongs to.
 
-    ``properties`` names every known property, with None for what is gone, so that nothing
-    lingers. ``parents`` are keys in the order of ``EntityType.graph_parents``.
+    ``properties`` has every known property. None removes it from the node. ``parents`` are keys in
+    the order of ``EntityType.graph_parents``.
     """
 
     label: str
@@ -43,23 +43,23 @@ class GraphNode:
 
     @property
     def parent(self) -> str | None:
-        """The key of the first parent."""
+        """Return the key of the first parent."""
         return self.parents[0] if self.parents else None
 
 
 def digest(data: bytes) -> str:
-    """A 128-bit BLAKE2b hash, in hex."""
+    """Return the 128-bit BLAKE2b hash of bytes, in hex."""
     return hashlib.blake2b(data, digest_size=HASH_BYTES).hexdigest()
 
 
 def content_hash(content: Content) -> str:
-    """The hash of everything a seed says, in canonical form."""
+    """Return the hash of a content in canonical form."""
     body = {"projection": PROJECTION_VERSION, "content": content}
     return digest(orjson.dumps(body, option=orjson.OPT_SORT_KEYS))
 
 
 def is_edited(row: Row) -> bool:
-    """Return whether a row's content is not what its hashes are of: SQL has edited it."""
+    """Return whether SQL has edited a row: its content does not fit its hashes."""
     return text_hash(row.content) != row.text_hash or not _fits(row.content, row.content_hash)
 
 
@@ -79,15 +79,12 @@ def _fits(content: Content, hashed: str) -> bool:
 
 
 def part_hash(part: Attached | Relationship) -> str:
-    """Return the hash of what a seed says of an attachment or a relationship.
-
-    A strength counts as the table keeps it.
-    """
+    """Return the hash of an attachment or a relationship, with the strength as it is stored."""
     if isinstance(part, Relationship):
         part = replace(part, strength=_kept_strength(part.strength))
         return digest(orjson.dumps(part, option=orjson.OPT_SORT_KEYS))
-    # The names at the top in this order, which sorting would change.
-    said = {
+    # The top names keep this order. Sorting would change the stored hashes.
+    body = {
         part.field: part.owner,
         "title": part.title,
         "fields": part.fields,
@@ -95,7 +92,7 @@ def part_hash(part: Attached | Relationship) -> str:
     }
     members = (
         orjson.dumps(name) + b":" + orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-        for name, value in said.items()
+        for name, value in body.items()
     )
     return digest(b"{" + b",".join(members) + b"}")
 
@@ -114,11 +111,11 @@ def _kept_strength(strength: float | None) -> float | None:
 
 
 def same_content(one: Content, other: Content) -> bool:
-    """Return whether two contents say the same, whatever way their numbers are written."""
-    return one == other and content_hash(_plain(one)) == content_hash(_plain(other))
+    """Return whether two contents are equal, with numbers compared by value."""
+    return one == other and content_hash(_with_ints(one)) == content_hash(_with_ints(other))
 
 
-def _plain(content: Content) -> Content:
+def _with_ints(content: Content) -> Content:
     forms = {
         name: _mapped(value, lambda number: int(number) if number == int(number) else number)
         for name, value in _numbers_of(content).items()
@@ -127,19 +124,19 @@ def _plain(content: Content) -> Content:
 
 
 def _with(content: Content, values: Mapping[str, Any]) -> Content:
-    """A content with other values of some fields."""
+    """Return a content with other values of some fields."""
     changed: Content = replace(cast("Any", content), **values)
     return changed
 
 
 def _numbers_of(content: Content) -> dict[str, Any]:
-    """The fields of a content that may hold numbers, but for those that are empty."""
+    """Return the non-empty fields of a content that may hold numbers."""
     names = content.entity_type.json_columns
     return {name: value for name in names if (value := getattr(content, name))}
 
 
 def _as_written(value: Any) -> list[Any]:
-    """The ways in which a seed may have written what PostgreSQL gives back."""
+    """Return the forms in which a seed may have written a value read from PostgreSQL."""
 
     def large(number: float) -> float:
         return float(number) if abs(number) >= LARGE else number
@@ -155,7 +152,7 @@ def _as_written(value: Any) -> list[Any]:
 
 
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
-    """A JSON value with ``change`` made of its numbers."""
+    """Return a JSON value with ``change`` applied to its numbers."""
     match value:
         case Mapping():
             return {name: _mapped(item, change) for name, item in value.items()}
@@ -170,17 +167,17 @@ def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def text_hash(content: Content) -> str:
-    """The hash of the text that should be embedded."""
+    """Return the hash of the text to embed."""
     return digest(embedding_text(content).encode())
 
 
 def embedding_text(content: Content) -> str:
-    """Return what is embedded of an entity, as its declaration says."""
+    """Return the text to embed of an entity, by its declaration."""
     return content.entity_type.text_of(content)
 
 
 def embedded_fields(content: Content) -> dict[str, str]:
-    """The fields that the embedded text is made of, by name."""
+    """Return the fields of the embedded text, by name."""
     found: dict[str, str] = {}
     for name in content.entity_type.embedded:
         value = getattr(content, name)
@@ -192,7 +189,7 @@ def embedded_fields(content: Content) -> dict[str, str]:
 
 
 def graph_node(row: Row) -> GraphNode:
-    """The node of an entity."""
+    """Return the node of an entity."""
     kind, content = row.entity_type, row.content
     properties = {name: as_scalar(getattr(content, name)) for name in kind.properties}
     properties["content_hash"] = row.content_hash
@@ -201,30 +198,30 @@ def graph_node(row: Row) -> GraphNode:
 
 
 def as_scalar(value: Any) -> Scalar:
-    """Return a field's value as graph and index keep it: a tuple as a list, a date as text."""
+    """Return a field's value for graph and index: a tuple as a list, a date as text."""
     if value is None or isinstance(value, str | int | float):
         return value
     return list(value) if isinstance(value, tuple) else str(value.isoformat())
 
 
 def namespace(row: Row) -> str:
-    """The vector index's namespace that an entity belongs to; "" is the index's own default."""
+    """Return the namespace of an entity in the vector index; "" is the default one."""
     column = row.entity_type.namespace_column
     return row.entity_type.namespace if column is None else getattr(row.content, column)
 
 
 def vector_metadata(row: Row, model: str) -> dict[str, Any]:
-    """Return what a vector carries beside its numbers. Nulls are left out: the index keeps none."""
-    known = {
+    """Return the metadata of a vector. Nulls are left out: Pinecone does not store them."""
+    fields = {
         name: value
         for name in row.entity_type.filters
         if (value := as_scalar(getattr(row.content, name))) is not None
     }
-    return known | {"version": row.version, "model": model, "content_hash": row.content_hash}
+    return fields | {"version": row.version, "model": model, "content_hash": row.content_hash}
 
 
 def content_of(entity_type: EntityType, values: Sequence[Any]) -> Content:
-    """The content of a database row: its content columns, in the order of the content's fields."""
+    """Return the content of a row's content columns, in the order of the content's fields."""
     if entity_type.list_columns or not entity_type.is_positional:
         named = dict(zip(entity_type.columns, values, strict=True))
         named |= {name: tuple(named[name]) for name in entity_type.list_columns}

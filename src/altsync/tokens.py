@@ -1,4 +1,4 @@
-"""Tokens of texts: how many there are, and how many of one text a model takes."""
+"""Count the tokens of texts, and compare them with the limits of models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from altsync.wording import plural
 
-#: Bytes that are counted at once: the tokenizer refuses a text of more than 200,000 tokens.
+#: Bytes that are counted at once: the tokenizer rejects a text of more than 200,000 tokens.
 COUNTED_AT_ONCE = 200_000
 
 #: Bytes of a character in UTF-8 at most.
@@ -23,13 +23,13 @@ WORDLLAMA_FILE = Path("tokenizers") / "l2_supercat_tokenizer_config.json"
 
 @dataclass(frozen=True, slots=True)
 class InputLimit:
-    """Tokens of one text that a model takes at most, and the encoding that counts them."""
+    """The most tokens of one text that a model accepts, and their encoding."""
 
     tokens: int
     encoding: str
 
 
-#: Limits by model. One that is not named has none: its provider decides.
+#: Limits by model. The provider decides for any other model.
 #: https://platform.openai.com/docs/guides/embeddings; the last one is the embedded stack's.
 INPUT_LIMITS: Mapping[str, InputLimit] = {
     "text-embedding-3-small": InputLimit(8192, "cl100k_base"),
@@ -41,7 +41,7 @@ INPUT_LIMITS: Mapping[str, InputLimit] = {
 
 @dataclass(frozen=True, slots=True)
 class TooLong:
-    """A text that a model does not take, as it has more tokens than the limit."""
+    """A text with more tokens than a model accepts."""
 
     model: str
     tokens: int
@@ -55,7 +55,7 @@ class TooLong:
 
 
 def most_tokens(text: str) -> int:
-    """An upper bound of a text's tokens: a byte-level tokenizer makes none shorter than a byte.
+    """Return an upper bound of a text's tokens: each has at least one byte.
 
     Counting exactly takes time for every text; the bound costs a few more requests.
     """
@@ -89,7 +89,7 @@ def cut(text: str, model: str) -> str:
     limit = INPUT_LIMITS[model]
     tokenizer = _counter(limit.encoding)
     assert tokenizer is not None
-    # What is cut may have a token more than it had as a part of the whole text.
+    # A cut text may have a token more than it had as a part of the whole text.
     for spare in range(limit.tokens):
         beginning = _beginning(text, limit.tokens - spare, tokenizer)
         if too_long(beginning, model) is None:

@@ -28,16 +28,16 @@ class Shelf:
     size: int
     held: set[str]
     unknown: dict[str, bytes] = field(default_factory=dict)
-    asked: list[int] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
     compared: list[int] = field(default_factory=list)
 
     def search(self, top_k: int) -> list[tuple[str, float]]:
         """The best rows."""
-        return Search(vector(1, 0), self.ask, self.read, str, self.rest).best(top_k)
+        return Search(vector(1, 0), self.query, self.read, str, self.rest).best(top_k)
 
-    def ask(self, count: int) -> list[Match]:
+    def query(self, count: int) -> list[Match]:
         """The best of all keys: k0, k1 …"""
-        self.asked.append(count)
+        self.counts.append(count)
         return [Match(f"k{n}", 1 - n / 100_000) for n in range(min(count, self.size))]
 
     def read(self, keys: Sequence[str], limit: int) -> list[str]:
@@ -61,14 +61,14 @@ def test_one_question_when_the_best_hold() -> None:
     """Nothing is compared by hand."""
     shelf = Shelf(100, {f"k{n}" for n in range(100)})
     assert shelf.search(3) == [("k0", 1.0), ("k1", 0.99999), ("k2", 0.99998)]
-    assert (shelf.asked, shelf.compared) == ([3], [])
+    assert (shelf.counts, shelf.compared) == ([3], [])
 
 
 def test_twice_as_much_until_enough_hold() -> None:
     """Keys that were seen are not read again."""
     shelf = Shelf(100, {"k1", "k4", "k9", "k30"})
     assert [key for key, _ in shelf.search(3)] == ["k1", "k4", "k9"]
-    assert (shelf.asked, shelf.compared) == ([3, 6, 12], [])
+    assert (shelf.counts, shelf.compared) == ([3, 6, 12], [])
 
 
 def test_an_index_with_no_more_to_give_is_asked_no_more() -> None:
@@ -77,15 +77,15 @@ def test_an_index_with_no_more_to_give_is_asked_no_more() -> None:
     found = dict(shelf.search(3))
     assert list(found) == ["near", "k2", "half"]
     assert found == pytest.approx({"near": 1.0, "k2": 0.99998, "half": 0.5**0.5})
-    assert (shelf.asked, shelf.compared) == ([3, 6], [5])
+    assert (shelf.counts, shelf.compared) == ([3, 6], [5])
 
 
 def test_an_index_gives_ten_thousand_at_most() -> None:
     """Whatever holds beyond them is compared."""
     shelf = Shelf(50_000, {"k49999"}, {"k49999": vector(1, 0)})
     assert dict(shelf.search(7)) == pytest.approx({"k49999": 1.0})
-    assert shelf.asked[-1] == MOST
-    assert max(shelf.asked) == MOST
+    assert shelf.counts[-1] == MOST
+    assert max(shelf.counts) == MOST
     assert shelf.compared == [MOST]
 
 

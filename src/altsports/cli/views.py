@@ -1,4 +1,4 @@
-"""Answers of queries, as tables for people and as JSON for scripts."""
+"""Show results of queries as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _HEAD = ("league_tag", "league_name", "example_id", "category", "score")
 
 
 def as_json(answer: Any) -> dict[str, Any]:
-    """A dataclass as JSON has it, with what tells it apart first."""
+    """Return a dataclass as JSON, with the given fields first."""
     body = asdict(answer)
     return {**{name: body[name] for name in _HEAD if name in body}, **body}
 
 
 def explored_json(answer: ExploredLeague) -> dict[str, Any]:
-    """A hit with its surroundings beside its own fields."""
+    """Return a hit as JSON, with its neighbours beside its own fields."""
     around = {name: asdict(answer)[name] for name in ("same_archetype", "similar_to")}
     for neighbour in around["same_archetype"]:
         del neighbour["score"]  # an archetype's members have no edge to each other
@@ -49,7 +49,7 @@ def explored_json(answer: ExploredLeague) -> dict[str, Any]:
 
 
 def found_table(leagues: Sequence[FoundLeague]) -> Table:
-    """Leagues by meaning."""
+    """Show leagues by meaning."""
     table = _table("score", "tag", *_STANDING)
     for one in leagues:
         table.add_row(_score(one.score), one.league_tag, *_standing(one))
@@ -57,7 +57,7 @@ def found_table(leagues: Sequence[FoundLeague]) -> Table:
 
 
 def leagues_table(leagues: Sequence[FullLeague]) -> Table:
-    """Leagues by filter."""
+    """Show leagues by filter."""
     table = _table("tag", *_STANDING)
     for one in leagues:
         table.add_row(one.league_tag, *_standing(one))
@@ -75,7 +75,7 @@ def _standing(one: FullLeague) -> tuple[str, ...]:
 
 
 def similar_table(leagues: Sequence[SimilarLeague]) -> Table:
-    """Neighbours with the way to each."""
+    """Show neighbours with the connection to each."""
     table = _table("score", "tag", "sources", "path")
     for one in leagues:
         table.add_row(_score(one.score), one.league_tag, " + ".join(one.sources), one.path)
@@ -83,7 +83,7 @@ def similar_table(leagues: Sequence[SimilarLeague]) -> Table:
 
 
 def archetypes_table(archetypes: Sequence[ArchetypeLeagues]) -> Table:
-    """Archetypes by their number of leagues, with the names of the first."""
+    """Show archetypes by their number of leagues, with the names of the first."""
     table = _table("archetype", "count", "leagues")
     for one in archetypes:
         names = [league.league_name for league in one.leagues[:SAMPLE]]
@@ -93,7 +93,7 @@ def archetypes_table(archetypes: Sequence[ArchetypeLeagues]) -> Table:
 
 
 def explored_view(leagues: Sequence[ExploredLeague]) -> RenderableType:
-    """Each hit with what is around it."""
+    """Show each hit with its neighbours in the graph."""
     parts: list[RenderableType] = []
     for one in leagues:
         head = Text(f"{one.league.league_name}:", style="bold")
@@ -119,7 +119,7 @@ def _names(neighbours: Iterable[Neighbour]) -> str:
 
 
 def examples_table(examples: Sequence[FoundExample]) -> Table:
-    """Examples by meaning."""
+    """Show examples by meaning."""
     table = _table("score", "example", "category", "input", "output")
     for one in examples:
         texts = (_excerpt(one.input_text), _excerpt(one.output_text))
@@ -128,7 +128,7 @@ def examples_table(examples: Sequence[FoundExample]) -> Table:
 
 
 def league_view(league: FullLeague, edges: Sequence[Relationship]) -> RenderableType:
-    """One league with everything that belongs to it."""
+    """Show one league with documents, contracts and relationships."""
     facts = Table("fact", "value", plain=True)
     known = {
         "tag": league.league_tag,
@@ -163,7 +163,7 @@ def league_view(league: FullLeague, edges: Sequence[Relationship]) -> Renderable
 
 
 def relationships_table(edges: Sequence[Relationship]) -> Table:
-    """Edges of a league."""
+    """Show edges of a league."""
     table = _table("score", "relationship", "direction", "tag", "league")
     for one in edges:
         score = _score(one.score)
@@ -172,7 +172,7 @@ def relationships_table(edges: Sequence[Relationship]) -> Table:
 
 
 def audit_table(entries: Sequence[OperationRow]) -> Table:
-    """Operations on one league."""
+    """Show operations on one league."""
     table = _table("operation", "sink", "version", "origin", "status", "finished", "why")
     for one in entries:
         finished = "" if one.finished_at is None else f"{one.finished_at:%Y-%m-%d %H:%M:%S}"
@@ -182,7 +182,7 @@ def audit_table(entries: Sequence[OperationRow]) -> Table:
 
 
 def graph_table(leagues: Sequence[GraphLeague]) -> Table:
-    """Leagues as the graph has them."""
+    """Show leagues of the graph."""
     table = _table("tag", "league", "archetype", "tier", "status")
     for one in leagues:
         marks = (one.sport_archetype, one.tier or "", one.status or "")
@@ -191,7 +191,7 @@ def graph_table(leagues: Sequence[GraphLeague]) -> Table:
 
 
 def pairs_table(pairs: Sequence[ArchetypePair]) -> Table:
-    """Similar leagues of different archetypes."""
+    """Show similar leagues of different archetypes."""
     table = _table("score", "league", "archetype", "similar league", "archetype")
     for one in pairs:
         source, target = (

@@ -19,7 +19,7 @@ RETURN a.name AS archetype, count(l) AS count ORDER BY count DESC, archetype LIM
 
 @dataclass(frozen=True, slots=True)
 class ArchetypeLeagues:
-    """An archetype, how many leagues the graph counts, and the leagues of PostgreSQL."""
+    """An archetype, the number of its leagues in the graph, and its leagues in PostgreSQL."""
 
     archetype: str
     count: int
@@ -34,10 +34,10 @@ def archetypes(
     limit: int = 100,
     each: int | None = None,
 ) -> list[ArchetypeLeagues]:
-    """Archetypes by how many of their leagues match, the most first.
+    """Return archetypes by the number of leagues that match, the largest first.
 
-    ``limit``: archetypes at most; ``each``: leagues of one at most, all when None. Raises
-    ``MissingStore`` or ``SinkFailure`` when the graph cannot be asked.
+    ``limit``: archetypes at most; ``each``: leagues of one at most, None for all. Raises
+    ``MissingStore`` or ``SinkFailure`` when the graph is unavailable.
     """
     check_count("limit", limit)
     if each is not None:

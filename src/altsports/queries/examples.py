@@ -22,7 +22,7 @@ from altsync.queries.stores import (
 
 @dataclass(frozen=True, slots=True)
 class FoundExample(FullExample):
-    """An example with how near it is to the question (cosine, 1.0 is the same)."""
+    """An example with its cosine to the query text."""
 
     score: float
 
@@ -30,9 +30,9 @@ class FoundExample(FullExample):
 def examples(
     stores: Stores, text: str, *, category: str | None = None, top_k: int = 5
 ) -> list[FoundExample]:
-    """The examples nearest in meaning to a text, the best first.
+    """Return the examples nearest in meaning to a text, the best first.
 
-    Each category is a namespace of the index: without one, all are asked and their answers
+    Each category is a namespace of the index. Without a category, all are queried and the results
     merged. Raises ``UnknownName`` for a category without examples, and like ``search``.
     """
     check_count("top_k", top_k)
@@ -64,7 +64,7 @@ def _of_category(stores: Stores, vector: bytes, category: str, top_k: int) -> li
 
     found = Search(
         vector,
-        ask=lambda count: index.nearest(
+        query=lambda count: index.nearest(
             FEW_SHOT_EXAMPLE,
             vector,
             top_k=count,

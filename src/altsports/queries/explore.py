@@ -1,4 +1,4 @@
-"""Search by meaning, then look around each hit in the graph."""
+"""Search by meaning, and read the graph around each hit."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ExploredLeague:
 
 @dataclass(frozen=True, slots=True)
 class Exploration:
-    """Hits, the best first. Without the graph, they stand alone."""
+    """Hits, the best first, without neighbours if the graph is unavailable."""
 
     results: tuple[ExploredLeague, ...]
     unavailable: tuple[Unavailable, ...] = ()
@@ -68,7 +68,7 @@ def explore(
     *,
     top_k: int = 10,
 ) -> Exploration:
-    """What ``search`` finds, with what the graph knows around each. Raises like ``search``."""
+    """Return the hits of ``search`` with their neighbours in the graph. Raises the same."""
     found = search(stores, text, where, top_k=top_k)
     around, unavailable = _around(stores, [league.league_tag for league in found])
     results = (ExploredLeague(f, *around.get(f.league_tag, ((), ()))) for f in found)

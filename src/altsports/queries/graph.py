@@ -1,4 +1,4 @@
-"""What the graph answers alone. Nodes that altsync has not filled yet are no answers."""
+"""Queries of the graph alone. Nodes without a ``sync_version`` are left out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from altsync.queries.stores import (
 )
 from altsync.store.reads import all_keys
 
-#: Leagues or pairs that a question gives unless it asks for another number.
+#: Leagues or pairs in a result by default.
 LIMIT = 100
 
 OF_ARCHETYPE = """
@@ -49,7 +49,7 @@ ORDER BY coalesce(score, -1) DESC, source_tag, target_tag LIMIT $limit
 
 @dataclass(frozen=True, slots=True)
 class GraphLeague:
-    """A league as its node says it."""
+    """A league by the properties of its node."""
 
     league_tag: str
     league_name: str
@@ -74,7 +74,7 @@ class ArchetypePair:
 def leagues_of_archetype(
     stores: Stores, archetype: str, *, limit: int = LIMIT
 ) -> list[GraphLeague]:
-    """Leagues that belong to an archetype, by tier, then name. Raises ``UnknownName``."""
+    """Return the leagues of an archetype, by tier, then name. Raises ``UnknownName``."""
     check_count("limit", limit)
     graph = require_graph(stores)
     with stores.database.autocommit() as conn:
@@ -88,7 +88,7 @@ def leagues_of_archetype(
 def leagues_of_same_archetype(
     stores: Stores, league_tag: str, *, limit: int = LIMIT
 ) -> list[GraphLeague]:
-    """The other leagues of a league's archetype, by tier, then name. Raises ``UnknownName``."""
+    """Return the other leagues of a league's archetype, by tier. Raises ``UnknownName``."""
     check_count("limit", limit)
     graph = require_graph(stores)
     with stores.database.autocommit() as conn:
@@ -99,7 +99,7 @@ def leagues_of_same_archetype(
 
 
 def cross_archetype_pairs(stores: Stores, *, limit: int = LIMIT) -> list[ArchetypePair]:
-    """Similar leagues of different archetypes, the most similar first."""
+    """Return similar leagues of different archetypes, the most similar first."""
     check_count("limit", limit)
     records = require_graph(stores).query(CROSS_ARCHETYPE, limit=limit)
     return [ArchetypePair(**record) for record in records]

@@ -1,4 +1,4 @@
-"""What PostgreSQL answers alone: a league, leagues by filter, relationships, the audit trail."""
+"""Queries of PostgreSQL alone: leagues, relationships, the audit trail."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ArchetypeCount:
 
 
 def league(source: Conn | Stores, name: str) -> FullLeague:
-    """A league by its tag, or its seed's id, or its own id. Raises ``UnknownName``."""
+    """Return a league by its tag, or its seed's id, or its own id. Raises ``UnknownName``."""
     with reading(source) as conn:
         found = store.full_league(conn, name)
         if found is None:
@@ -50,7 +50,7 @@ def leagues(
     *,
     limit: int | None = None,
 ) -> list[FullLeague]:
-    """All matching leagues, or the first ``limit``, by tier, then name."""
+    """Return all matching leagues, or the first ``limit``, by tier, then name."""
     if limit is not None:
         check_count("limit", limit, 1_000_000)
     with reading(source) as conn:
@@ -58,10 +58,10 @@ def leagues(
 
 
 def unmatched(source: Conn | Stores, where: LeagueFilter) -> list[str]:
-    """Return a sentence for each value of a filter that no league has, with what is like it."""
+    """Return a sentence for each value of a filter that no league has, with similar values."""
     with reading(source) as conn:
         known = store.league_choices(conn)
-    asked = (
+    wanted = (
         ("league of the archetype", where.archetype, known.archetypes),
         ("league of the tier", where.tier, known.tiers),
         ("league with the status", where.status, known.statuses),
@@ -69,13 +69,13 @@ def unmatched(source: Conn | Stores, where: LeagueFilter) -> list[str]:
     )
     return [
         unknown(what, value, values)
-        for what, value, values in asked
+        for what, value, values in wanted
         if value is not None and value not in values
     ]
 
 
 def relationships(source: Conn | Stores, league_tag: str) -> list[Relationship]:
-    """Edges of a league as PostgreSQL records them. Raises ``UnknownName``."""
+    """Return the edges of a league in PostgreSQL. Raises ``UnknownName``."""
     with reading(source) as conn:
         if not store.stored_leagues(conn, [league_tag]):
             raise unknown_entity(conn, LEAGUE, league_tag)
@@ -84,7 +84,7 @@ def relationships(source: Conn | Stores, league_tag: str) -> list[Relationship]:
 
 
 def audit_trail(source: Conn | Stores, league_tag: str, *, limit: int = 20) -> list[OperationRow]:
-    """The latest operations on a league, the newest first; those of a deleted one, too."""
+    """Return the latest operations on a league, deleted or not, the newest first."""
     check_count("limit", limit)
     with reading(source) as conn:
         ids = [found for _, found in find_entities(conn, league_tag, LEAGUE)]
@@ -92,7 +92,7 @@ def audit_trail(source: Conn | Stores, league_tag: str, *, limit: int = 20) -> l
 
 
 def archetype_counts(source: Conn | Stores) -> list[ArchetypeCount]:
-    """Leagues per archetype, by PostgreSQL."""
+    """Count the leagues of each archetype in PostgreSQL."""
     with reading(source) as conn:
         rows = conn.execute(
             """

@@ -15,13 +15,13 @@ from altsync.projection import Scalar
 from altsync.queries.nearest import Page, Search
 from altsync.queries.stores import Stores, check_count, question_vector, require_vectors
 
-#: The namespace that leagues live in.
+#: The namespace of leagues.
 LEAGUES = "default"
 
 
 @dataclass(frozen=True, slots=True)
 class FoundLeague(FullLeague):
-    """A league with how near it is to the question (cosine, 1.0 is the same)."""
+    """A league with its cosine to the query text."""
 
     score: float
 
@@ -33,9 +33,9 @@ def search(
     *,
     top_k: int = 50,
 ) -> list[FoundLeague]:
-    """The leagues nearest in meaning to a text, the best first.
+    """Return the leagues nearest in meaning to a text, the best first.
 
-    As many as ``top_k`` when so many embedded leagues match, however rare they are. Raises
+    ``top_k`` leagues are returned if so many embedded ones match, however rare they are. Raises
     ``MissingStore`` or ``SinkFailure`` when the text cannot be embedded or searched for.
     """
     check_count("top_k", top_k)
@@ -54,7 +54,7 @@ def search(
 
     found = Search(
         vector,
-        ask=lambda count: index.nearest(
+        query=lambda count: index.nearest(
             LEAGUE,
             vector,
             top_k=count,
@@ -70,7 +70,7 @@ def search(
 
 
 def index_filter(where: LeagueFilter, model: Model) -> dict[str, Scalar]:
-    """Return what the vector index can check of a filter, in its own language."""
+    """Return the part of a filter that the vector index can check."""
     marks = {
         "status": where.status,
         "sport_archetype": where.archetype,
@@ -81,6 +81,6 @@ def index_filter(where: LeagueFilter, model: Model) -> dict[str, Scalar]:
 
 
 def with_score(league: FullLeague, score: float) -> FoundLeague:
-    """A league as an answer."""
+    """Return a league with its score."""
     known: dict[str, Any] = {f.name: getattr(league, f.name) for f in fields(FullLeague)}
     return FoundLeague(**known, score=score)

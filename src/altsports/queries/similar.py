@@ -22,11 +22,11 @@ from altsync.queries.stores import (
     unknown_entity,
 )
 
-#: Leagues of the same archetype that are compared though the index does not name them.
+#: Leagues of the same archetype that are compared though the index did not return them.
 SIBLINGS = 1000
 
-#: Edges that say more of two leagues than that they share an archetype.
-TELLING = ("SIMILAR_TO", "COMPETES_WITH")
+#: Edges that are stronger than a shared archetype.
+STRONG = ("SIMILAR_TO", "COMPETES_WITH")
 
 EDGES = """
 MATCH (l:League {league_tag: $tag})-[r:SIMILAR_TO|COMPETES_WITH|SAME_ARCHETYPE]-(n:League)
@@ -37,7 +37,7 @@ RETURN n.league_tag AS tag, type(r) AS edge, r.score AS score,
 ORDER BY coalesce(score, -1) DESC, tag, out DESC LIMIT $limit
 """
 
-# Those that the index has named come first, so that none of them is called a stranger.
+# Matches of the index come first, so that the limit leaves none of them out.
 OF_SAME_ARCHETYPE = """
 MATCH (l:League {league_tag: $tag})-[:BELONGS_TO_ARCHETYPE]->(a:SportArchetype)
 MATCH (n:League)-[:BELONGS_TO_ARCHETYPE]->(a)
@@ -49,7 +49,7 @@ ORDER BY CASE WHEN n.league_tag IN $near THEN 0 ELSE 1 END, n.tier, tag LIMIT $l
 
 @dataclass(frozen=True, slots=True)
 class SimilarLeague:
-    """A neighbour. ``sources`` are ``graph``, ``vector`` or both; ``path`` is for people.
+    """A neighbour. ``sources`` are ``graph``, ``vector`` or both; ``path`` is a text.
 
     ``score`` is the cosine similarity of the two vectors, None when one is not embedded.
     """
@@ -64,7 +64,7 @@ class SimilarLeague:
 
 @dataclass(frozen=True, slots=True)
 class SimilarLeagues:
-    """Neighbours, the nearest first, and the stores that could not be asked."""
+    """Neighbours, the nearest first, and the unavailable stores."""
 
     results: tuple[SimilarLeague, ...]
     unavailable: tuple[Unavailable, ...] = ()
@@ -79,19 +79,19 @@ class _Edge:
 
 @dataclass(frozen=True, slots=True)
 class _Graph:
-    """What the graph knows: edges by tag, and the shared archetype by tag."""
+    """The result of the graph: edges and shared archetypes, by tag."""
 
     edges: Mapping[str, _Edge]
     archetypes: Mapping[str, str]
     unavailable: tuple[Unavailable, ...] = ()
 
-    def knows(self, tag: str) -> bool:
+    def has(self, tag: str) -> bool:
         return tag in self.edges or tag in self.archetypes
 
 
 @dataclass(frozen=True, slots=True)
 class _Index:
-    """What the vector index knows: scores by tag, the nearest first."""
+    """The result of the vector index: scores by tag, the nearest first."""
 
     scores: Mapping[str, float]
     unavailable: tuple[Unavailable, ...] = ()
@@ -100,17 +100,17 @@ class _Index:
 def similar(
     stores: Stores, league_tag: str, *, top_k: int = 20, cross_archetype: bool = True
 ) -> SimilarLeagues:
-    """At most ``top_k`` leagues that the graph or the vector index puts near one.
+    """Return at most ``top_k`` leagues near one, by the graph or the vector index.
 
-    Leagues joined to it by an edge of their own are never crowded out by nearer ones. Without
-    ``cross_archetype`` only leagues of its own archetype. Nothing is embedded. A store that is
-    away is named in ``unavailable``. Raises ``UnknownName``.
+    Leagues with a strong edge to it are chosen before nearer ones. Without ``cross_archetype``
+    only leagues of its archetype are returned. Nothing is embedded. An unavailable store is named
+    in ``unavailable``. Raises ``UnknownName``.
     """
     check_count("top_k", top_k)
     league = _find(stores, league_tag)
     archetype = None if cross_archetype else league.sport_archetype
-    index = _ask_index(stores, league, top_k, archetype)
-    graph = _ask_graph(stores, league_tag, list(index.scores), archetype)
+    index = _query_index(stores, league, top_k, archetype)
+    graph = _query_graph(stores, league_tag, list(index.scores), archetype)
     tags = index.scores.keys() | graph.edges.keys() | graph.archetypes.keys()
     scored = _scored(stores, league, tags, index.scores, archetype)
     results = [
@@ -135,7 +135,7 @@ def _find(stores: Stores, league_tag: str) -> StoredLeague:
         return found[0]
 
 
-def _ask_index(stores: Stores, league: StoredLeague, top_k: int, archetype: str | None) -> _Index:
+def _query_index(stores: Stores, league: StoredLeague, top_k: int, archetype: str | None) -> _Index:
     if stores.vectors is None:
         return _Index({}, (missing_index(stores),))
     if league.vector is None:
@@ -157,7 +157,7 @@ def _ask_index(stores: Stores, league: StoredLeague, top_k: int, archetype: str 
     return _Index({match.key: match.score for match in others[:top_k]})
 
 
-def _ask_graph(stores: Stores, tag: str, near: list[str], archetype: str | None) -> _Graph:
+def _query_graph(stores: Stores, tag: str, near: list[str], archetype: str | None) -> _Graph:
     if stores.graph is None:
         return _Graph({}, {}, (Unavailable("neo4j", "NEO4J_URI is not set"),))
     limit = len(near) + SIBLINGS
@@ -170,7 +170,7 @@ def _ask_graph(stores: Stores, tag: str, near: list[str], archetype: str | None)
 
 
 def _by_tag(records: Sequence[Any]) -> dict[str, _Edge]:
-    """The most telling edge to each neighbour: by type, strength, direction."""
+    """Return the strongest edge to each neighbour: by type, score, direction."""
     found: dict[str, _Edge] = {}
     for record in records:
         edge = _Edge(record["edge"], record["score"], record["out"])
@@ -180,7 +180,7 @@ def _by_tag(records: Sequence[Any]) -> dict[str, _Edge]:
 
 
 def _weight(edge: _Edge) -> tuple[bool, float, bool]:
-    return edge.type in TELLING, edge.score or 0.0, edge.out
+    return edge.type in STRONG, edge.score or 0.0, edge.out
 
 
 def _scored(
@@ -190,7 +190,7 @@ def _scored(
     known: Mapping[str, float],
     archetype: str | None,
 ) -> list[tuple[StoredLeague, float | None]]:
-    """Living leagues of ``tags``; a score that the index has not given is computed here."""
+    """Return living leagues of ``tags`` with scores, computed for those without one."""
     with stores.database.autocommit() as conn:
         found = store.stored_leagues(conn, sorted(tags))
     found = [one for one in found if archetype in (None, one.sport_archetype)]
@@ -216,13 +216,13 @@ Scored = tuple[StoredLeague, float | None]
 
 
 def _chosen(scored: Sequence[Scored], graph: _Graph, top_k: int) -> list[Scored]:
-    def is_told(one: Scored) -> bool:
+    def is_strong(one: Scored) -> bool:
         edge = graph.edges.get(one[0].league_tag)
-        return edge is not None and edge.type in TELLING
+        return edge is not None and edge.type in STRONG
 
-    told = sorted(filter(is_told, scored), key=_nearest_first)
-    others = sorted((one for one in scored if not is_told(one)), key=_nearest_first)
-    return sorted([*told, *others][:top_k], key=_nearest_first)
+    strong = sorted(filter(is_strong, scored), key=_nearest_first)
+    others = sorted((one for one in scored if not is_strong(one)), key=_nearest_first)
+    return sorted([*strong, *others][:top_k], key=_nearest_first)
 
 
 def _nearest_first(one: Scored) -> tuple[bool, float, str]:
@@ -231,12 +231,12 @@ def _nearest_first(one: Scored) -> tuple[bool, float, str]:
 
 
 def _sources(tag: str, graph: _Graph, index: _Index) -> tuple[str, ...]:
-    known = {"graph": graph.knows(tag), "vector": tag in index.scores}
-    return tuple(name for name, knows in known.items() if knows)
+    sources = {"graph": graph.has(tag), "vector": tag in index.scores}
+    return tuple(name for name, found in sources.items() if found)
 
 
 def _path(league: StoredLeague, other: StoredLeague, graph: _Graph) -> str:
-    """Return how one is reached from the other, by the most telling way there is."""
+    """Return the strongest connection of two leagues in words."""
     start, end = league.league_name, other.league_name
     edge = graph.edges.get(other.league_tag)
     if edge is not None:

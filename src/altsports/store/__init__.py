@@ -1,4 +1,4 @@
-"""SQL on leagues and examples, for questions. Functions take a connection and never commit."""
+"""SQL of queries about leagues and examples. Functions take a connection and never commit."""
 
 from altsports.store.examples import (
     FullExample,

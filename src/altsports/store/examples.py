@@ -1,4 +1,4 @@
-"""Few-shot examples for queries."""
+"""SQL of queries about few-shot examples."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FullExample:
 
 
 def example_categories(conn: Conn) -> list[str]:
-    """Categories that have living examples, in the order of names."""
+    """Return the categories with living examples, in the order of names."""
     rows = conn.execute(
         "SELECT DISTINCT category FROM few_shot_example WHERE deleted_at IS NULL ORDER BY 1"
     )
@@ -37,13 +37,13 @@ def example_categories(conn: Conn) -> list[str]:
 def full_examples(
     conn: Conn, ids: Sequence[str], category: str, *, limit: int
 ) -> list[FullExample]:
-    """Living examples of a category, in the order of ``ids``, the first ``limit``."""
+    """Return living examples of a category, in the order of ``ids``, the first ``limit``."""
     rows = conn.execute(
         """
         SELECT e.example_id, e.category, e.input_text, e.output_text, e.sport_archetype, e.tags,
                e.attributes
-        FROM unnest(%s::text[]) WITH ORDINALITY AS asked (id, place)
-        JOIN few_shot_example e ON e.example_id = asked.id
+        FROM unnest(%s::text[]) WITH ORDINALITY AS wanted (id, place)
+        JOIN few_shot_example e ON e.example_id = wanted.id
         WHERE e.category = %s AND e.deleted_at IS NULL ORDER BY place LIMIT %s
         """,
         (list(ids), category, limit),
@@ -54,9 +54,9 @@ def full_examples(
 def example_vectors(
     conn: Conn, category: str, model: Model, *, without: Sequence[str]
 ) -> Iterator[list[tuple[str, bytes]]]:
-    """(id, vector) of a category's examples embedded by ``model``, page by page.
+    """Yield pages of (id, vector) of a category's examples embedded by ``model``.
 
-    Those of ``without`` are left out. The caller's transaction stays open meanwhile.
+    Keys of ``without`` are left out. The caller's transaction stays open meanwhile.
     """
     condition, parameters = matching(FEW_SHOT_EXAMPLE, {"category": category})
     yield from stored_vectors(conn, FEW_SHOT_EXAMPLE, condition, parameters, model, without=without)

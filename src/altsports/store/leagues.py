@@ -1,4 +1,4 @@
-"""Whole leagues for queries: with documents, contracts and relationships, filtered."""
+"""SQL of queries about leagues, with documents, contracts and relationships."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ l.description, l.attributes,
 
 
 def matches(where: LeagueFilter) -> tuple[str, dict[str, Any]]:
-    """A condition on living leagues (``league l``) and its parameters."""
+    """Return a condition on living leagues (``league l``) and its parameters."""
     clauses = ["l.deleted_at IS NULL"]
     columns = {"status": "status", "archetype": "sport_archetype", "tier": "tier"}
     parameters: dict[str, Any] = {}
@@ -124,7 +124,7 @@ def matches(where: LeagueFilter) -> tuple[str, dict[str, Any]]:
 
 
 def full_leagues(conn: Conn, where: LeagueFilter, *, limit: int | None = None) -> list[FullLeague]:
-    """Matching leagues by tier, then name."""
+    """Return matching leagues by tier, then name."""
     condition, parameters = matches(where)
     rows = conn.execute(
         f"""
@@ -139,14 +139,14 @@ def full_leagues(conn: Conn, where: LeagueFilter, *, limit: int | None = None) -
 def full_leagues_by_tag(
     conn: Conn, tags: Sequence[str], where: LeagueFilter, *, limit: int
 ) -> list[FullLeague]:
-    """Those leagues of ``tags`` that match, in the order of ``tags``, the first ``limit``."""
+    """Return the leagues of ``tags`` that match, in the order of ``tags``, the first ``limit``."""
     condition, parameters = matches(where)
     rows = conn.execute(
         f"""
         WITH hit AS MATERIALIZED (
           SELECT l.id, place
-          FROM unnest(%(tags)s::text[]) WITH ORDINALITY AS asked (tag, place)
-          JOIN league l ON l.league_tag = asked.tag WHERE {condition}
+          FROM unnest(%(tags)s::text[]) WITH ORDINALITY AS wanted (tag, place)
+          JOIN league l ON l.league_tag = wanted.tag WHERE {condition}
           ORDER BY place LIMIT %(limit)s
         )
         SELECT {_FULL} FROM hit JOIN league l USING (id) ORDER BY hit.place
@@ -159,7 +159,7 @@ def full_leagues_by_tag(
 def full_leagues_of_archetypes(
     conn: Conn, archetypes: Sequence[str], where: LeagueFilter, *, each: int | None = None
 ) -> list[FullLeague]:
-    """Matching leagues of ``archetypes``, at most ``each`` of one, by tier, then name."""
+    """Return matching leagues of ``archetypes``, at most ``each`` of one, by tier, then name."""
     condition, parameters = matches(where)
     rows = conn.execute(
         f"""
@@ -179,7 +179,7 @@ def full_leagues_of_archetypes(
 
 
 def full_league(conn: Conn, name: str) -> FullLeague | None:
-    """A living league by its tag, or else by its seed's id or its own id."""
+    """Return a living league by its tag, or else by its seed's id or its own id."""
     row = conn.execute(
         f"""
         SELECT {_FULL} FROM league l
@@ -195,7 +195,7 @@ def full_league(conn: Conn, name: str) -> FullLeague | None:
 
 
 def stored_leagues(conn: Conn, tags: Sequence[str]) -> list[StoredLeague]:
-    """Names and stored vectors of the living leagues among ``tags``."""
+    """Return names and stored vectors of the living leagues among ``tags``."""
     rows = conn.execute(
         f"""
         SELECT league_tag, league_name, sport_archetype, {VECTOR}, embedding_model
@@ -238,9 +238,9 @@ def _with_dates(found: dict[str, Any]) -> dict[str, Any]:
 def league_vectors(
     conn: Conn, where: LeagueFilter, model: Model, *, without: Sequence[str]
 ) -> Iterator[list[tuple[str, bytes]]]:
-    """(tag, vector) of matching leagues embedded by ``model``, page by page.
+    """Yield pages of (tag, vector) of matching leagues embedded by ``model``.
 
-    Those of ``without`` are left out. The caller's transaction stays open meanwhile.
+    Keys of ``without`` are left out. The caller's transaction stays open meanwhile.
     """
     yield from stored_vectors(conn, LEAGUE, *matches(where), model, without=without)
 
@@ -256,7 +256,7 @@ class LeagueChoices:
 
 
 def league_choices(conn: Conn) -> LeagueChoices:
-    """The values that are there now, sorted."""
+    """Return the present values, sorted."""
     row = conn.execute(
         """
         SELECT ARRAY(SELECT DISTINCT sport_archetype FROM league

@@ -1,5 +1,5 @@
-"""What a user declares: classes of entities with marks, and the catalogue that lists them.
+"""Declarations: classes of entities with marks, and the catalogue that lists them.
 
 The names are exported by ``altsync`` itself. :mod:`altsync.catalogue.current` is the catalogue of
-this process; it imports SQLModel only when it is asked.
+this process; it imports SQLModel when it is first used.
 """

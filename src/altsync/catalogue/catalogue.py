@@ -1,4 +1,4 @@
-"""A catalogue: the entities, relationships and attachments that one installation keeps."""
+"""A catalogue: the entities, relationships and attachments of one installation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The catalogue that this process runs: found once, when it is first needed."""
+"""Find the catalogue of this process once, when it is first needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from altsync.catalogue.parts import Part
     from altsync.entities import EntityType
 
-#: The catalogue of this process, once it was asked for.
+#: The catalogue of this process, once it is loaded.
 _found: list[Catalogue] = []
 
 
@@ -59,7 +59,7 @@ def related_types() -> tuple[EntityType, ...]:
 
 
 def children_of(parent: EntityType) -> tuple[EntityType, ...]:
-    """Return the types whose entities hang on those of a type."""
+    """Return the types that declare a type as a parent in the graph."""
     return tuple(
         one for one in entity_types() if any(edge.parent == parent for edge in one.graph_parents)
     )

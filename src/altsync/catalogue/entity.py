@@ -1,4 +1,4 @@
-"""The base classes of what a catalogue declares: SQLModel tables with the columns of altsync."""
+"""Base classes of declared tables, with the columns of altsync."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from sqlmodel.main import FieldInfo, FieldInfoMetadata
 from altsync.catalogue.markers import Names, Node, Seeds, Similar, Vectors
 from altsync.catalogue.parts import KEY_PATTERN, SLUG_PATTERN
 
-#: Rows are updated several times (statuses), neighbours together. With space for each on its page
-#: no index is written for it (HOT).
+#: Statuses of a row are updated several times. With free space on its page, these updates write
+#: no index (HOT).
 ENTITY_FILLFACTOR = {"postgresql_with": {"fillfactor": "50"}}
 
 #: A key, as a seed line gives it.
@@ -51,7 +51,7 @@ _NEXT_VERSION = text("nextval('entity_version')")
 
 
 def stamp(*, optional: bool = True) -> Any:
-    """A column with a time of the database's clock."""
+    """Return a column with a time of the database's clock."""
     if optional:
         return Field(default=None, sa_type=DateTime(timezone=True))
     return Field(
@@ -63,7 +63,7 @@ def stamp(*, optional: bool = True) -> Any:
 
 
 def plain_text(*, optional: bool = False, default: str | None = None, **more: Any) -> Any:
-    """A column of text."""
+    """Return a column of text."""
     kwargs = {"server_default": text(f"'{default}'")} if default is not None else {}
     if optional or default is not None:
         nullable = optional
@@ -74,7 +74,7 @@ def plain_text(*, optional: bool = False, default: str | None = None, **more: An
 
 
 def json_object() -> Any:
-    """A column with a JSON object, empty by default."""
+    """Return a column with a JSON object, empty by default."""
     return Field(
         default_factory=dict,
         sa_type=JSONB,
@@ -101,7 +101,7 @@ _COLUMN_TYPES: dict[Any, tuple[Any, str]] = {
 def plain_type(annotation: Any) -> tuple[Any, bool]:
     """Return the Python type of a field's annotation, and whether it may be None.
 
-    ``list`` and ``dict`` for any of theirs. Raises ``TypeError`` for what is neither.
+    Any list is ``list``, any dict ``dict``. Raises ``TypeError`` for a union of types.
     """
     optional = False
     while True:
@@ -123,7 +123,7 @@ def plain_type(annotation: Any) -> tuple[Any, bool]:
 def column_type(annotation: Any) -> tuple[Any, str]:
     """Return SQLAlchemy's type of a field's column and PostgreSQL's name of it.
 
-    Raises ``TypeError`` for a type that no column is known for.
+    Raises ``TypeError`` for a type without a column.
     """
     kind, _optional = plain_type(annotation)
     for known in (bool, datetime, *_COLUMN_TYPES):
@@ -140,7 +140,7 @@ class _Table(SQLModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **more: Any) -> None:
-        """Note the column of each field that has none, before SQLModel makes the table."""
+        """Set the column of each field without one, before SQLModel makes the table."""
         super().__pydantic_init_subclass__(**more)
         inherited = {name for base in cls.__bases__ for name in getattr(base, "model_fields", ())}
         for name, field in cls.model_fields.items():
@@ -162,7 +162,7 @@ class _Table(SQLModel):
 
 
 def _server_default(value: Any) -> dict[str, Any]:
-    """The column's own default, so that adding it to a table of rows needs no rewriting."""
+    """Return the default of a column, so that adding it to a table rewrites no row."""
     match value:
         case bool():
             return {"server_default": text("true" if value else "false")}
@@ -180,7 +180,7 @@ def _server_default(value: Any) -> dict[str, Any]:
 
 
 class Entity(_Table):
-    """A mirrored table. Its content is what a subclass declares; these columns are altsync's."""
+    """A mirrored table. Subclasses declare its content; these columns are altsync's."""
 
     seeds: ClassVar[Seeds]
     node: ClassVar[Node]
@@ -191,7 +191,7 @@ class Entity(_Table):
     id: UUID = Field(default=None, primary_key=True)
     seed_id: str = plain_text(unique=True)
     attributes: dict[str, Any] = json_object()
-    #: Keys that it had in the sinks before, until every sink has left them.
+    #: Former keys that a sink may still hold.
     former_keys: list[str] = Field(
         default_factory=list,
         sa_type=ARRAY(SqlText),
@@ -222,7 +222,7 @@ class Entity(_Table):
     text_hash: str = plain_text()
     line_hash: str | None = plain_text(optional=True)
     if TYPE_CHECKING:
-        #: Float32, little-endian; read from ``embedding`` when it is first asked for.
+        #: Float32, little-endian; read from ``embedding`` at the first access.
         embedding_vector: bytes | None = None
     embedding_model: str | None = plain_text(optional=True)
     embedding_text_hash: str | None = plain_text(optional=True)

@@ -1,4 +1,4 @@
-"""What a line of each kind of seed file must say, derived from the declarations."""
+"""Models of seed lines, made from the declarations."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ Key = Annotated[str, StringConstraints(pattern=KEY_PATTERN)]
 
 
 class SeedLine(BaseModel):
-    """What every line has. Fields that are not declared are kept as they are."""
+    """The base of all lines. Undeclared fields are kept as they are."""
 
     model_config = ConfigDict(extra="allow", strict=True, hide_input_in_errors=True)
 
     id: Id
 
     def item(self) -> Item:
-        """The line as plain data."""
+        """Return the line as plain data."""
         raise NotImplementedError
 
 
@@ -70,7 +70,7 @@ def _iso_time(value: object) -> object:
 
 
 def _annotation(cls: type[SQLModel], name: str) -> Any:
-    """The type of a field in a line: its constraints, and the form of dates."""
+    """Return the type of a field in a line: its constraints, and the form of dates."""
     info = cls.model_fields[name]
     kind, _optional = plain_type(info.annotation)
     extra: list[Any] = [m for m in info.metadata if not isinstance(m, FieldInfoMetadata)]
@@ -92,7 +92,7 @@ def _default(cls: type[SQLModel], name: str) -> Any:
 
 
 def _validators(cls: type[SQLModel], names: set[str]) -> dict[str, Any]:
-    """The field validators that a declaration has of its own, for the fields of its line."""
+    """Return a declaration's own validators for fields of its line."""
     found: dict[str, Any] = {}
     for name, decorator in cls.__pydantic_decorators__.field_validators.items():
         fields = [one for one in decorator.info.fields if one in names]
@@ -105,7 +105,7 @@ def _validators(cls: type[SQLModel], names: set[str]) -> dict[str, Any]:
 
 
 def entity_line(cls: type[Entity], entity_type: EntityType) -> type[SeedLine]:
-    """Return the model of an entity's line; 7 µs a line, as the table's own class takes 80."""
+    """Return the model of an entity's line; 7 µs a line; the table's own class takes 80."""
     names = [name for name in entity_type.columns if name != "attributes"]
     fields: dict[str, Any] = {n: (_annotation(cls, n), _default(cls, n)) for n in names}
     key = entity_type.key_column
@@ -209,7 +209,7 @@ class RelationshipLine(SeedLine):
         return value
 
     def item(self) -> Relationship:
-        """The relationship."""
+        """Return the relationship."""
         return Relationship(
             self.source, self.target, self.type, self.strength, self.model_extra or {}
         )

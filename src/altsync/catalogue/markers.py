@@ -1,4 +1,4 @@
-"""Marks of a declaration: what a field or a class is to the graph, the index and the seeds.
+"""Marks of a declaration: the roles of a field or class in graph, index and seeds.
 
 A field is marked in ``typing.Annotated``, a class by an attribute. Marks hold what is declared and
 do nothing; :mod:`altsync.catalogue.build` reads them.
@@ -13,10 +13,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """The field whose value is the entity's key in every sink: unique, and never another's.
+    """The field with the entity's key in every sink: unique, and never reused by another entity.
 
-    ``made_from`` names the fields that a missing key is made from: the name, then what tells
-    namesakes apart. ``is_id``: the seed line's ``id`` is the key.
+    ``made_from`` names the fields that a missing key is made from: the name, then a field that
+    differs between entities of the same name. ``is_id``: the seed line's ``id`` is the key.
     """
 
     made_from: tuple[str, ...] = ()
@@ -83,7 +83,7 @@ class Seeds:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """How messages call one entity and several, and the field that people know one ``by``."""
+    """The names of one entity and several in messages, and the field with the name (``by``)."""
 
     one: str
     many: str

@@ -1,4 +1,4 @@
-"""Which catalogue runs, found without importing it: commands start fast."""
+"""Find the name of the catalogue without importing it, so that commands start fast."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 #: The setting that names a catalogue, as ``module:name``.
 SETTING = "ALTSYNC_CATALOGUE"
 
-#: The file of the working folder that holds one.
+#: The catalogue's file in the working folder.
 FILE = "catalogue.py"
 
 #: The group of entry points whose ``default`` is the catalogue that is shipped.
@@ -41,7 +41,7 @@ def _of_dotenv() -> str | None:
     try:
         names_one = file.is_file() and SETTING.encode() in file.read_bytes()
     except OSError:
-        names_one = True  # its error is the settings' to show
+        names_one = True  # reading the settings raises the error
     if not names_one:
         return None
     from altsync.config import file_value

@@ -19,15 +19,15 @@ KEY_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:\-]{0,199}$"
 #: A name of a namespace, or of a file.
 SLUG_PATTERN = r"^[a-z0-9][a-z0-9_\-]{0,63}$"
 
-#: What a line says, as plain data.
+#: The plain data of a line.
 Item = Content | Attached | Relationship
 
 
 class AttachmentTable(str):
     """A table of rows that belong to entities and stay in PostgreSQL, by its name.
 
-    ``owner`` is the entity's type, ``owner_column`` its id's column and ``owner_field`` what a
-    line calls it. ``columns`` are the declared ones beside the title, with PostgreSQL's types.
+    ``owner`` is the entity's type, ``owner_column`` the column of its id and ``owner_field`` the
+    field of a line. ``columns`` are the declared ones beside the title, with PostgreSQL's types.
     """
 
     part: str
@@ -38,7 +38,7 @@ class AttachmentTable(str):
     optional: frozenset[str]
 
     def __new__(cls, name: str, **declared: Any) -> AttachmentTable:
-        """Make one by its table's name."""
+        """Create a table by its name."""
         made = super().__new__(cls, name)
         made.__dict__.update(declared)
         return made
@@ -47,7 +47,7 @@ class AttachmentTable(str):
 class Part(str):
     """A part of a seed folder, by the name of its file or folder.
 
-    One of ``entity_type``, ``attachment`` and ``related`` is set: whose lines it holds.
+    One of ``entity_type``, ``attachment`` and ``related`` is set: the type of its lines.
     ``optional`` are the fields that a line may leave out, ``optional_lists`` the lists among them.
     """
 
@@ -90,12 +90,12 @@ class Part(str):
 
     @property
     def value(self) -> str:
-        """The name as a plain text."""
+        """Return the name as a plain ``str``."""
         return str.__str__(self)
 
     @property
     def table(self) -> str:
-        """The table that the part is loaded into."""
+        """Return the table that the part is loaded into."""
         if self.related is not None:
             return self.related.edge_table.table
         return (self.entity_type or self.attachment or "").__str__()

@@ -1,4 +1,4 @@
-"""Whether a database has the tables that the catalogue declares, at the start of a process."""
+"""Check at the start of a process that the database has the declared tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from altsync.errors import SchemaError
 
 
 def check_tables(conn: Conn, kinds: Iterable[EntityType]) -> None:
-    """Raise ``SchemaError`` that names tables and columns of entities which are not there."""
+    """Raise ``SchemaError`` with the missing tables and columns of entities."""
     wanted = [(kind.value, column) for kind in kinds for column in kind.columns]
     rows = conn.execute(
         """

@@ -1,7 +1,7 @@
-"""Questions about the entities of any catalogue, answered with plain data.
+"""Queries about the entities of any catalogue, with plain data as results.
 
-Where a question joins stores, PostgreSQL has the last word: what is deleted there is no answer,
-and every row is the current one. What the graph answers alone may be a moment behind.
+PostgreSQL decides in queries over several stores: entities that are deleted there are left out,
+and every row is the current one. Results of the graph alone may be a moment behind.
 """
 
 from __future__ import annotations

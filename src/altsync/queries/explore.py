@@ -1,4 +1,4 @@
-"""Search by meaning, then look around each hit in the graph."""
+"""Search by meaning, and read the graph around each hit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from altsync.entities import EntityType
 from altsync.errors import SinkFailure
-from altsync.queries.graph import Around, ask_around, living, siblings_of
+from altsync.queries.graph import Around, living, read_around, siblings_of
 from altsync.queries.kinds import Kind, Where, entity_named
 from altsync.queries.search import RELATIONSHIPS, Found, search
 from altsync.queries.sql import Link
@@ -19,14 +19,14 @@ OTHERS = 5
 
 @dataclass(frozen=True, slots=True)
 class Explored(Found):
-    """A hit, whose ``relationships`` are the graph's. ``siblings`` have the same parent."""
+    """A hit with the relationships of the graph. ``siblings`` have the same parent."""
 
     siblings: tuple[Link, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Exploration:
-    """Hits, the best first. Without the graph, they stand alone."""
+    """Hits, the best first, without relationships if the graph is unavailable."""
 
     results: tuple[Explored, ...]
     unavailable: tuple[Unavailable, ...] = ()
@@ -35,7 +35,7 @@ class Exploration:
 def explore(
     stores: Stores, kind: Kind, text: str, where: Where | None = None, *, top_k: int = 10
 ) -> Exploration:
-    """What ``search`` finds, with what the graph knows around each. Raises like ``search``."""
+    """Return the hits of ``search`` with their relationships in the graph. Raises the same."""
     kind = entity_named(kind)
     hits = search(stores, kind, text, where, top_k=top_k)
     around, unavailable = _around(stores, kind, [one.key for one in hits])
@@ -55,7 +55,7 @@ def _around(
     if not keys:
         return {}, ()
     try:
-        found = ask_around(stores.graph, kind, keys, limit=RELATIONSHIPS)
+        found = read_around(stores.graph, kind, keys, limit=RELATIONSHIPS)
         siblings = siblings_of(stores.graph, kind, keys, (), limit=OTHERS)
     except SinkFailure as failure:
         return {}, (Unavailable("neo4j", failure.reason),)

@@ -1,4 +1,4 @@
-"""What the graph knows around entities. Nodes that altsync has not filled yet are no answers."""
+"""Query the graph around entities. Nodes without a ``sync_version`` are left out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CALL (n) {{
 RETURN key, found
 """
 
-# A node that only the relationship makes carries no version.
+# A parent node that only the relationship creates has no version.
 PARENTS = """
 UNWIND $keys AS key
 MATCH (n:{label} {{{key}: key}})-[:{relation}]->(p:{parent_label})
@@ -62,17 +62,17 @@ RETURN key, found
 
 @dataclass
 class Around:
-    """What the graph has around one entity. ``siblings`` have the same parent."""
+    """The relationships of one entity in the graph. ``siblings`` have the same parent."""
 
     links: list[Link] = field(default_factory=list)
     siblings: list[Link] = field(default_factory=list)
 
 
 def neighbours(stores: Stores, kind: Kind, key: str, *, limit: int = 100) -> list[Link]:
-    """The relationships of an entity in the graph: parents, children, and those of its type.
+    """Return the relationships of an entity in the graph: to parents, children and its type.
 
-    At most ``limit`` of each kind, the strongest first. What PostgreSQL has deleted is left out.
-    Raises ``UnknownName``, and ``MissingStore`` or ``SinkFailure`` when there is no answer.
+    At most ``limit`` of each kind are returned, the strongest first. Entities that PostgreSQL has
+    deleted are left out. Raises ``UnknownName``, ``MissingStore`` or ``SinkFailure``.
     """
     check_count("limit", limit)
     graph = require_graph(stores)
@@ -80,25 +80,25 @@ def neighbours(stores: Stores, kind: Kind, key: str, *, limit: int = 100) -> lis
     with stores.database.autocommit() as conn:
         if not living_names(conn, kind, [key]):
             raise unknown_entity(conn, kind, key)
-    around = ask_around(graph, kind, [key], limit=limit, children=True)
+    around = read_around(graph, kind, [key], limit=limit, children=True)
     with stores.database.autocommit() as conn:
         return living(conn, around[key].links)
 
 
-def ask_around(
+def read_around(
     graph: GraphStore, kind: EntityType, keys: Sequence[str], *, limit: int, children: bool = False
 ) -> dict[str, Around]:
-    """Return what is around entities by their keys. Raises ``SinkFailure``."""
+    """Return the relationships of entities by their keys. Raises ``SinkFailure``."""
     found = {key: Around() for key in keys}
     own = names_of(kind)
 
-    def ask(statement: str, entity: str, **names: str) -> None:
+    def query(statement: str, entity: str, **names: str) -> None:
         records = graph.query(statement.format(**{**own, **names}), keys=list(keys), limit=limit)
         for record in records:
             found[record["key"]].links += as_links(entity, record["found"])
 
     for parent in kind.graph_parents:
-        ask(
+        query(
             PARENTS,
             parent.parent or parent.label,
             relation=str(parent.relation),
@@ -106,13 +106,13 @@ def ask_around(
             parent_key=parent.key,
         )
     if kind.edges and kind.edges.relations:
-        ask(EDGES, kind.value, relations="|".join(kind.edges.relations))
+        query(EDGES, kind.value, relations="|".join(kind.edges.relations))
     for child in children_of(kind) if children else ():
         for parent in child.graph_parents:
             if parent.parent == kind:
                 names = {**names_of(child), "relation": str(parent.relation)}
                 names |= {"parent_label": parent.label, "parent_key": parent.key}
-                ask(CHILDREN, child.value, **names)
+                query(CHILDREN, child.value, **names)
     return found
 
 

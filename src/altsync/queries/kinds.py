@@ -1,4 +1,4 @@
-"""Entity types and filters as people name them; what is unknown is an error with what there is."""
+"""Resolve the names of entity types and filters. An unknown name raises with the known ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from altsync.queries.sql import field_values, has_value, namespaces_of
 from altsync.queries.stores import UnknownName
 from altsync.wording import listing, unknown
 
-#: An entity type as a caller names it: itself, its table or how one is called.
+#: An entity type: itself, its table, or the name of one or many.
 Kind = EntityType | str
 
 #: Fields of an entity type, and the values that they are to have.
@@ -25,7 +25,7 @@ Where = Mapping[str, Any]
 
 
 def entity_named(kind: Kind) -> EntityType:
-    """Return an entity type by its table, or by how one or many are called.
+    """Return an entity type by its table, or by the name of one or many.
 
     Raises ``UnknownName``.
     """
@@ -51,30 +51,30 @@ def only_entity(ability: Literal["similar", "edges"] | None = None) -> EntityTyp
     raise AltsyncError(f"name the entity with --entity: {listing(one.value for one in found)}")
 
 
-def _whole(text: str) -> int:
+def _as_int(text: str) -> int:
     return int(text)
 
 
-def _truth(text: str) -> bool:
+def _as_bool(text: str) -> bool:
     words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
     return words[text.casefold()]
 
 
-def _moment(text: str) -> datetime:
+def _as_time(text: str) -> datetime:
     found = datetime.fromisoformat(text)
     if found.tzinfo is None:
         raise ValueError(text)
     return found
 
 
-#: How the text of a value becomes one of a column, and what a text must look like.
+#: The parser of a column's type, and the form of its texts in words.
 _READERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
-    "bigint": (_whole, "a whole number"),
+    "bigint": (_as_int, "a whole number"),
     "double precision": (float, "a number"),
     "numeric": (Decimal, "a number"),
-    "boolean": (_truth, "true or false"),
+    "boolean": (_as_bool, "true or false"),
     "date": (date.fromisoformat, "a date as 2026-01-31"),
-    "timestamptz": (_moment, "a time as 2026-01-31T12:00:00Z"),
+    "timestamptz": (_as_time, "a time as 2026-01-31T12:00:00Z"),
     "uuid": (UUID, "a UUID"),
 }
 
@@ -115,9 +115,9 @@ def _read(field: str, column: str, value: Any) -> Any:
 
 
 def index_filter(kind: EntityType, where: Where, model: Model) -> dict[str, Scalar]:
-    """Return what the vector index can check of a filter: vectors carry these values.
+    """Return the part of a filter that the vector index can check: values in its metadata.
 
-    PostgreSQL checks all of it. Values with several written forms are left to it alone.
+    PostgreSQL checks the whole filter, and alone the values with several written forms.
     """
     exact = {
         field: as_scalar(value)

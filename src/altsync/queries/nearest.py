@@ -1,7 +1,7 @@
-"""The nearest rows to a vector: asked of the index, checked against PostgreSQL, and completed.
+"""Find the rows nearest to a vector by the index, and check and complete them by PostgreSQL.
 
-The index knows a part of what a row must satisfy, and may be late. So it is asked for more
-until enough of its matches hold in PostgreSQL; what is still lacking is compared there.
+The index checks a part of the filter, and may lag. So it is queried for more until enough of its
+matches pass in PostgreSQL. The rest is found by comparing the other vectors of PostgreSQL.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ Page = Sequence[tuple[str, bytes]]
 
 @dataclass(frozen=True)
 class Search(Generic[T]):
-    """One search: the question, and how to ask the two stores.
+    """One search: the vector, and functions that read the two stores.
 
-    ``ask`` gives the index's best matches, ``read`` the rows of some keys in their order, up to
-    a limit, ``key`` the key of a row, and ``rest`` the stored vectors of all other rows that
-    may be an answer.
+    ``query`` returns the best matches of the index, ``read`` the rows of some keys in their
+    order, up to a limit, ``key`` the key of a row, and ``rest`` the stored vectors of all other
+    rows that pass the filter.
     """
 
     vector: bytes
-    ask: Callable[[int], Sequence[Matchable]]
+    query: Callable[[int], Sequence[Matchable]]
     read: Callable[[Sequence[str], int], Sequence[T]]
     key: Callable[[T], str]
     rest: Callable[[Sequence[str]], AbstractContextManager[Iterable[Page]]]
 
     def best(self, top_k: int) -> list[tuple[T, float]]:
-        """Rows and their scores, the best first: ``top_k``, or all when fewer hold."""
+        """Return rows and their scores, the best first: ``top_k``, or all if fewer pass."""
         scores: dict[str, float] = {}
         found: list[T] = []
         wanted = top_k
         while True:
-            matches = self.ask(wanted)
-            fresh = [match for match in matches if match.key not in scores]
-            scores |= {match.key: match.score for match in fresh}
-            if fresh:
-                found += self.read([match.key for match in fresh], top_k - len(found))
+            matches = self.query(wanted)
+            new = [match for match in matches if match.key not in scores]
+            scores |= {match.key: match.score for match in new}
+            if new:
+                found += self.read([match.key for match in new], top_k - len(found))
             if len(found) >= top_k:
                 break
             if len(matches) < wanted or wanted == MOST:
@@ -57,7 +57,7 @@ class Search(Generic[T]):
         return sorted(answers, key=lambda answer: (-answer[1], self.key(answer[0])))
 
     def _compared(self, scores: dict[str, float], count: int) -> Sequence[T]:
-        """The best ``count`` of the rows that the index did not name, scored one by one."""
+        """Return the best ``count`` of the rows that the index did not return."""
         with self.rest(list(scores)) as pages:
             best = largest(self.vector, pages, count)
         scores |= best
@@ -65,7 +65,7 @@ class Search(Generic[T]):
 
 
 def largest(vector: bytes, pages: Iterable[Page], count: int) -> dict[str, float]:
-    """The ``count`` keys most like a vector with their scores, the best first."""
+    """Return the ``count`` keys most similar to a vector with their scores, the best first."""
     best: list[tuple[float, str]] = []
     for page in pages:
         scores = cosines(vector, [one for _key, one in page])
@@ -75,7 +75,7 @@ def largest(vector: bytes, pages: Iterable[Page], count: int) -> dict[str, float
 
 
 def cosines(vector: bytes, others: Sequence[bytes]) -> list[float]:
-    """The cosine similarity of a vector to each of the others (all float32 little-endian)."""
+    """Return the cosine of a vector with each of the others (all float32 little-endian)."""
     if not others:
         return []
     one = np.frombuffer(vector, "<f4")

@@ -1,4 +1,4 @@
-"""Entities and the relationships between them, as PostgreSQL holds them."""
+"""Read an entity, its neighbours and their relationships from PostgreSQL."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from altsync.entities import EntityType
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A living entity. ``group`` is what it is compared within, if its type is so declared."""
+    """A living entity. ``group`` is its value of ``Similar(within=)``, if that is declared."""
 
     key: str
     name: str
@@ -37,9 +37,10 @@ class Neighbourhood:
 
 
 def neighbourhood(conn: Conn, kind: EntityType, key: str, *, limit: int) -> Neighbourhood | None:
-    """A living entity with the ``limit`` it is most strongly related to, in either direction.
+    """Return a living entity with its ``limit`` strongest neighbours, in either direction.
 
-    None when there is no such entity. Raises ``LookupError`` for a type without relationships.
+    Returns None when there is no such entity. Raises ``LookupError`` for a type without
+    relationships.
     """
     e = kind.edge_table
     within = kind.similar.within if kind.similar else None

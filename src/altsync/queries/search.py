@@ -1,4 +1,4 @@
-"""Search by meaning: in the vector index, then filtered and completed in PostgreSQL."""
+"""Search by meaning in the vector index; filter and complete the result in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RELATIONSHIPS = 20
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An entity that answers a question. ``score`` is the cosine, 1.0 is the same.
+    """An entity in a result. ``score`` is the cosine: 1.0 is the same direction.
 
     ``entity`` is its type's table, ``content`` its declared fields as PostgreSQL has them.
     """
@@ -36,10 +36,10 @@ class Found:
 def search(
     stores: Stores, kind: Kind, text: str, where: Where | None = None, *, top_k: int = 10
 ) -> list[Found]:
-    """The entities of a type that are nearest in meaning to a text, the best first.
+    """Return the entities of a type that are nearest in meaning to a text, the best first.
 
-    ``where`` maps fields that are marked with ``Filter`` to values. There are ``top_k`` answers
-    when so many embedded entities match, however rare they are. Raises ``UnknownName``, and
+    ``where`` maps fields that are marked with ``Filter`` to values. ``top_k`` entities are
+    returned if so many embedded ones match, however rare they are. Raises ``UnknownName``, and
     ``MissingStore`` or ``SinkFailure`` when the text cannot be embedded or searched for.
     """
     check_count("top_k", top_k)
@@ -74,9 +74,9 @@ def _nearest(
         with stores.database.transaction() as conn:
             yield stored_vectors(conn, kind, condition, parameters, stores.model, without=seen)
 
-    asked = Search(
+    nearest = Search(
         vector,
-        ask=lambda count: index.nearest(
+        query=lambda count: index.nearest(
             kind,
             vector,
             top_k=count,
@@ -88,13 +88,13 @@ def _nearest(
         key=lambda entity: entity.key,
         rest=rest,
     )
-    return asked.best(top_k)
+    return nearest.best(top_k)
 
 
 def found(
     stores: Stores, kind: EntityType, scored: Sequence[tuple[StoredEntity, float]]
 ) -> list[Found]:
-    """Return entities as answers, with their relationships as PostgreSQL has them."""
+    """Return entities as results, with their relationships in PostgreSQL."""
     with stores.database.autocommit() as conn:
         links = links_of(conn, kind, [one.key for one, _ in scored], each=RELATIONSHIPS)
     return [

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from altsync.entities import EntityType
 from altsync.errors import SinkFailure
-from altsync.queries.graph import ask_around, siblings_of
+from altsync.queries.graph import read_around, siblings_of
 from altsync.queries.kinds import Kind, Where, entity_named, index_filter, read_filter, spaces
 from altsync.queries.nearest import cosines
 from altsync.queries.search import RELATIONSHIPS, Found
@@ -29,13 +29,13 @@ from altsync.queries.stores import (
     unknown_entity,
 )
 
-#: Entities with the same parent that are compared though the index does not name them.
+#: Entities with the same parent that are compared though the index did not return them.
 SIBLINGS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class SimilarEntity(Found):
-    """A neighbour. ``sources`` are ``graph``, ``vector`` or both; ``path`` is for people.
+    """A neighbour. ``sources`` are ``graph``, ``vector`` or both; ``path`` is a text.
 
     ``score`` is the cosine similarity of the two vectors, None when one is not embedded.
     """
@@ -46,7 +46,7 @@ class SimilarEntity(Found):
 
 @dataclass(frozen=True, slots=True)
 class SimilarEntities:
-    """Neighbours, the nearest first, and the stores that could not be asked."""
+    """Neighbours, the nearest first, and the unavailable stores."""
 
     results: tuple[SimilarEntity, ...]
     unavailable: tuple[Unavailable, ...] = ()
@@ -54,7 +54,7 @@ class SimilarEntities:
 
 @dataclass(frozen=True, slots=True)
 class _Graph:
-    """What the graph knows: the strongest relationship by key, and the shared parent by key."""
+    """The result of the graph: the strongest relationship and the shared parent, by key."""
 
     edges: Mapping[str, Link] = field(default_factory=dict)
     parents: Mapping[str, str] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class _Graph:
 
 @dataclass(frozen=True, slots=True)
 class _Index:
-    """What the vector index knows: scores by key."""
+    """The result of the vector index: scores by key."""
 
     scores: Mapping[str, float] = field(default_factory=dict)
     unavailable: tuple[Unavailable, ...] = ()
@@ -72,10 +72,10 @@ class _Index:
 def similar(
     stores: Stores, kind: Kind, key: str, where: Where | None = None, *, top_k: int = 20
 ) -> SimilarEntities:
-    """At most ``top_k`` entities that the graph or the vector index puts near one.
+    """Return at most ``top_k`` entities near one, by the graph or the vector index.
 
-    Entities with a relationship of their own to it are never crowded out by nearer ones. Nothing
-    is embedded. A store that is away is named in ``unavailable``. Raises ``UnknownName``.
+    Entities with a relationship to it are chosen before nearer ones. Nothing is embedded. An
+    unavailable store is named in ``unavailable``. Raises ``UnknownName``.
     """
     check_count("top_k", top_k)
     kind = entity_named(kind)
@@ -85,8 +85,8 @@ def similar(
             raise unknown_entity(conn, kind, key)
         wanted = read_filter(conn, kind, where or {})
         places = spaces(conn, kind, wanted)
-    index = _ask_index(stores, kind, own[0], wanted, places, top_k)
-    graph = _ask_graph(stores, kind, key, list(index.scores))
+    index = _query_index(stores, kind, own[0], wanted, places, top_k)
+    graph = _query_graph(stores, kind, key, list(index.scores))
     keys = sorted(index.scores.keys() | graph.edges.keys() | graph.parents.keys())
     with stores.database.autocommit() as conn:
         rows = {one.key: one for one in stored_entities(conn, kind, keys, wanted, limit=MOST)}
@@ -102,7 +102,7 @@ def similar(
     return SimilarEntities(tuple(results), graph.unavailable + index.unavailable)
 
 
-def _ask_index(
+def _query_index(
     stores: Stores,
     kind: EntityType,
     own: StoredVector,
@@ -135,11 +135,11 @@ def _ask_index(
     return _Index({one: scores[one] for one in best})
 
 
-def _ask_graph(stores: Stores, kind: EntityType, key: str, near: list[str]) -> _Graph:
+def _query_graph(stores: Stores, kind: EntityType, key: str, near: list[str]) -> _Graph:
     if stores.graph is None:
         return _Graph(unavailable=(Unavailable("neo4j", "NEO4J_URI is not set"),))
     try:
-        around = ask_around(stores.graph, kind, [key], limit=SIBLINGS)[key]
+        around = read_around(stores.graph, kind, [key], limit=SIBLINGS)[key]
         siblings = siblings_of(stores.graph, kind, [key], near, limit=len(near) + SIBLINGS)
     except SinkFailure as failure:
         return _Graph(unavailable=(Unavailable("neo4j", failure.reason),))
@@ -158,7 +158,7 @@ def _weight(link: Link) -> tuple[float, bool]:
 def _exact(
     own: StoredVector, others: Sequence[StoredVector], known: Mapping[str, float]
 ) -> dict[str, float]:
-    """Return the scores that the index has not given."""
+    """Return scores for entities that the index did not return."""
     vectors = {
         one.key: one.vector
         for one in others
@@ -192,7 +192,7 @@ def _answer(
     index: _Index,
 ) -> SimilarEntity:
     in_graph = other.key in graph.edges or other.key in graph.parents
-    known = {"graph": in_graph, "vector": other.key in index.scores}
+    sources = {"graph": in_graph, "vector": other.key in index.scores}
     return SimilarEntity(
         kind.value,
         other.key,
@@ -200,13 +200,13 @@ def _answer(
         score,
         other.content,
         tuple(links),
-        tuple(name for name, knows in known.items() if knows),
+        tuple(name for name, found in sources.items() if found),
         _path(own.name, other, graph),
     )
 
 
 def _path(start: str, other: StoredEntity, graph: _Graph) -> str:
-    """Return how one is reached from the other, by the closest way there is."""
+    """Return the closest connection of two entities in words."""
     link = graph.edges.get(other.key)
     if link is not None:
         label = link.type if link.score is None else f"{link.type} {link.score:.2f}"

@@ -1,4 +1,4 @@
-"""Entities for queries: filtered by declared fields, with content, vector and relationships."""
+"""SQL of queries: entities by filter, with content, vectors and relationships."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from altsync.db import Conn
 from altsync.entities import EntityType
 from altsync.store.vectors import VECTOR
 
-#: Entities looked at for suggestions when a key is unknown.
+#: Entities that are read for suggestions when a key is unknown.
 SUGGESTION_POOL = 1000
 
 #: Values of a field that are listed to choose from.
@@ -19,7 +19,7 @@ CHOICES = 200
 
 @dataclass(frozen=True, slots=True)
 class StoredEntity:
-    """A living entity as PostgreSQL has it. ``content`` are its declared fields, by name."""
+    """A living entity in PostgreSQL. ``content`` has its declared fields by name."""
 
     key: str
     name: str
@@ -64,7 +64,7 @@ def matching(kind: EntityType, where: Mapping[str, Any]) -> tuple[str, dict[str,
     for column, value in where.items():
         parameters[f"where_{column}"] = value
         is_list = column in kind.list_columns
-        # Written so that a GIN index on a column of lists may be used, where there is one.
+        # @> can use a GIN index on a column of lists.
         clauses.append(
             f"l.{column} @> ARRAY[%(where_{column})s::text]"
             if is_list
@@ -76,15 +76,15 @@ def matching(kind: EntityType, where: Mapping[str, Any]) -> tuple[str, dict[str,
 def stored_entities(
     conn: Conn, kind: EntityType, keys: Sequence[str], where: Mapping[str, Any], *, limit: int
 ) -> list[StoredEntity]:
-    """Those living entities of ``keys`` that match, in the order of ``keys``, up to ``limit``."""
+    """Return the living entities of ``keys`` that match, in that order, up to ``limit``."""
     condition, parameters = matching(kind, where)
     names = list(kind.columns)
     rows = conn.execute(
         f"""
         SELECT l.{kind.key_column}, l.{kind.name_column}, {", ".join(f"l.{n}" for n in names)}
-        FROM unnest(%(keys)s::text[]) WITH ORDINALITY AS asked (key, place)
-        JOIN {kind} l ON l.{kind.key_column} = asked.key
-        WHERE {condition} ORDER BY place LIMIT %(limit)s
+        FROM unnest(%(keys)s::text[]) WITH ORDINALITY AS wanted (key, position)
+        JOIN {kind} l ON l.{kind.key_column} = wanted.key
+        WHERE {condition} ORDER BY position LIMIT %(limit)s
         """,
         {**parameters, "keys": list(keys), "limit": limit},
     )
@@ -92,7 +92,7 @@ def stored_entities(
 
 
 def named_vectors(conn: Conn, kind: EntityType, keys: Sequence[str]) -> list[StoredVector]:
-    """Names and stored vectors of the living entities among ``keys``."""
+    """Return names and stored vectors of the living entities among ``keys``."""
     within = kind.similar.within if kind.similar else None
     rows = conn.execute(
         f"""
@@ -119,7 +119,7 @@ def links_of(
     columns = ["id", kind.key_column, *(edge.column for edge in kind.graph_parents)]
     rows = conn.execute(
         f"""
-        WITH asked AS (SELECT {", ".join(dict.fromkeys(columns))} FROM {kind}
+        WITH wanted AS (SELECT {", ".join(dict.fromkeys(columns))} FROM {kind}
                        WHERE {kind.key_column} = ANY(%(keys)s) AND deleted_at IS NULL),
         link AS ({" UNION ALL ".join(parts)}),
         ranked AS (SELECT *, row_number() OVER (
@@ -142,7 +142,7 @@ def _parent_links(kind: EntityType) -> list[str]:
         SELECT l.{kind.key_column} AS owner, '{edge.relation}' AS type, 'out' AS direction,
                '{edge.parent or edge.label}' AS entity, l.{edge.column} AS key,
                l.{edge.column} AS name, NULL::float8 AS score, 0 AS rank
-        FROM asked l WHERE l.{edge.column} IS NOT NULL
+        FROM wanted l WHERE l.{edge.column} IS NOT NULL
         """
         for edge in kind.graph_parents
     ]
@@ -157,7 +157,7 @@ def _edge_links(kind: EntityType) -> list[str]:
         SELECT l.{kind.key_column} AS owner, r.relationship_type AS type,
                '{direction}' AS direction, '{kind}' AS entity, o.{kind.key_column} AS key,
                o.{kind.name_column} AS name, r.strength_score::float8 AS score, 1 AS rank
-        FROM asked l JOIN {e.table} r ON r.{own} = l.id
+        FROM wanted l JOIN {e.table} r ON r.{own} = l.id
         JOIN {kind} o ON o.id = r.{other} WHERE o.deleted_at IS NULL
         """
         for direction, own, other in (("out", e.source, e.target), ("in", e.target, e.source))
@@ -208,7 +208,7 @@ def has_value(conn: Conn, kind: EntityType, column: str, value: Any) -> bool:
 
 
 def keys_like(conn: Conn, kind: EntityType, name: str) -> list[str]:
-    """Keys of living entities that share a word or a beginning with ``name``."""
+    """Return keys of living entities that share a word or a beginning with ``name``."""
     words = [name, name[:3], *(w for w in name.replace("-", "_").split("_") if len(w) > 2)]
     patterns = [f"%{_literal(word)}%" for word in words if word]
     key = kind.key_column

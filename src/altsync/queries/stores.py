@@ -1,4 +1,4 @@
-"""What queries need, and what is said when a part of it is missing."""
+"""The stores that queries read, and the errors when one is missing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from altsync.store.vectors import EmbeddingCache
 from altsync.tokens import too_long
 from altsync.wording import unknown
 
-#: Matches that the vector index gives for one question, without their metadata.
+#: Matches of one query of the vector index at most, without their metadata.
 #: https://docs.pinecone.io/reference/api/database-limits
 MOST = 10_000
 
@@ -42,12 +42,12 @@ class Matchable(Protocol):
 
     @property
     def key(self) -> str:
-        """Its key in the sinks."""
+        """Return its key in the sinks."""
         ...
 
     @property
     def score(self) -> float:
-        """Its cosine similarity."""
+        """Return its cosine similarity."""
         ...
 
 
@@ -78,12 +78,11 @@ class GraphStore(Protocol):
 
 @dataclass(frozen=True)
 class Stores:
-    """The stores that queries ask; None for what is not configured.
+    """The stores that queries read; None for one that is not configured.
 
     ``vectors`` is the vector index, and ``index`` the name of its sink, whether it is configured
-    or not. ``cache`` keeps the vectors of questions, so that the same question is paid once.
-    ``model`` is the one that the database wants: vectors of other models are never compared with
-    it.
+    or not. ``cache`` stores the vectors of query texts, so that a text is charged once. ``model``
+    is the configured model of the database: vectors of other models are never compared with it.
     """
 
     database: Database
@@ -97,7 +96,7 @@ class Stores:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """A store that could not answer, and why; the answer is what the others know."""
+    """A store that could not answer, with the reason. The result comes from the others."""
 
     store: str
     reason: str
@@ -105,7 +104,7 @@ class Unavailable:
 
 @contextmanager
 def reading(source: Conn | Stores) -> Iterator[Conn]:
-    """A connection to read with: the one given, or one of the stores' own."""
+    """Yield the given connection, or one of the stores' own."""
     if isinstance(source, Stores):
         with source.database.autocommit() as conn:
             yield conn
@@ -114,7 +113,7 @@ def reading(source: Conn | Stores) -> Iterator[Conn]:
 
 
 def require_graph(stores: Stores) -> GraphStore:
-    """The graph. Raises ``MissingStore``."""
+    """Return the graph. Raises ``MissingStore``."""
     if stores.graph is None:
         raise MissingStore("this question needs Neo4j: NEO4J_URI is not set")
     return stores.graph
@@ -126,13 +125,13 @@ def index_name(stores: Stores) -> str:
 
 
 def missing_index(stores: Stores) -> Unavailable:
-    """Return why no vector index can be asked."""
+    """Return the reason why there is no vector index."""
     index = index_name(stores)
     return Unavailable(index, f"{SINKS[index].setting} is not set")
 
 
 def require_vectors(stores: Stores) -> VectorIndex:
-    """The vector index. Raises ``MissingStore``."""
+    """Return the vector index. Raises ``MissingStore``."""
     if stores.vectors is None:
         missing = missing_index(stores)
         raise MissingStore(f"this question needs {title_of(missing.store)}: {missing.reason}")
@@ -140,7 +139,7 @@ def require_vectors(stores: Stores) -> VectorIndex:
 
 
 def question_vector(stores: Stores, text: str) -> bytes:
-    """The vector of a question (float32 little-endian), embedded at most once for all time.
+    """Return the vector of a query text (float32 little-endian), embedded once for all time.
 
     Raises ``AltsyncError`` for a text that is empty or over the model's limit, ``MissingStore``
     when no embedder is set, and ``SinkFailure`` when the embedder does not answer.
@@ -157,7 +156,7 @@ def question_vector(stores: Stores, text: str) -> bytes:
     if over is not None:
         raise AltsyncError(str(over))
     (vector,) = stores.embedder.embed([text], stores.model).vectors
-    # A role that may only read gets its answer; the next question of this text is paid again.
+    # A read-only role cannot store the vector: the next query with this text is charged again.
     with suppress(errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction):
         stores.cache.keep(stores.model, {text_hash: vector})
     return vector
@@ -170,13 +169,13 @@ def check_count(name: str, value: int, most: int = MOST) -> None:
 
 
 def unknown_entity(conn: Conn, kind: EntityType, key: str) -> UnknownName:
-    """The error for an entity that is not there, with keys that look like its own."""
+    """Return the error for an unknown entity, with similar keys."""
     near = get_close_matches(key, keys_like(conn, kind, key), n=SUGGESTIONS, cutoff=0.3)
     return UnknownName(f"no {kind.one} {key!r}{_hint(near)}")
 
 
 def unknown_of(what: str, name: str, known: list[str]) -> UnknownName:
-    """The error for a name that is none of a few."""
+    """Return the error for a name that is none of the known ones."""
     if not known:
         return UnknownName(f"no {what} {name!r}: nothing is seeded yet")
     return UnknownName(unknown(what, name, known))

@@ -1,1 +1,1 @@
-"""From JSONL files to PostgreSQL: read, check, upsert what changed, enqueue."""
+"""Load JSONL files into PostgreSQL: read, check, upsert changes, enqueue."""

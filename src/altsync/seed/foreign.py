@@ -8,13 +8,13 @@ import re
 
 import orjson
 
-#: Bytes of a file that are looked at.
+#: Bytes of a file that are examined.
 HEAD = 1 << 16
 
-#: Lines of the head that are looked at for a JSON object.
+#: Lines of the head that are examined for a JSON object.
 LINES = 50
 
-#: What is wanted, as every hint ends.
+#: The end of every hint.
 WANTED = "one JSON object a line is wanted, as UTF-8 text"
 
 _ZIP = b"PK\x03\x04"
@@ -22,7 +22,7 @@ _ZIP = b"PK\x03\x04"
 #: Bytes of a tar archive's first block.
 _TAR_BLOCK = 512
 
-#: How well-known kinds of files begin. Sources: the formats' own documents, and
+#: The first bytes of well-known kinds of files. Sources: the formats' own documents, and
 #: https://en.wikipedia.org/wiki/List_of_file_signatures
 _MAGIC = (
     (_ZIP, "a zip archive or an office document"),
@@ -65,9 +65,9 @@ _YAML = re.compile(rb"---|- \w+:|\w+:( |$)")
 
 
 def describe(head: bytes, *, whole: bool, compressed: bool) -> str | None:
-    """Say what a file is that begins with ``head``; None for JSON lines, and for what may be.
+    """Describe a file that begins with ``head``; None for JSON lines, or possible ones.
 
-    Among lines that are whole objects, a bad one costs itself alone. ``whole``: the head is all
+    A bad line among whole objects is rejected alone. ``whole``: the head is all
     of the file. ``compressed``: its bytes come out of gzip.
     """
     lines = [line.strip() for line in head.removeprefix(codecs.BOM_UTF8).splitlines()]

@@ -1,4 +1,4 @@
-"""Lines of seed files: as read, as checked, and as refused."""
+"""Lines of seed files: raw, checked and rejected."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Endpoints:
 
 
 def lock_changed(conn: Conn, kind: EntityType, locked: Endpoints | None = None) -> Endpoints:
-    """Lock the ends of the staged relationships that changed. Those of ``locked`` are locked.
+    """Lock the ends of the staged relationships that changed, unless ``locked`` holds them.
 
     The ends are read again after each lock, until all of them are locked: another session may
     have given a relationship a new source before the lock was held.

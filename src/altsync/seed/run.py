@@ -32,5 +32,5 @@ class Run:
 
     @property
     def notes_changes(self) -> bool:
-        """Whether the run reads ``changed_in_run`` later."""
+        """Return whether the run reads ``changed_in_run`` later."""
         return self.options.followed or debugging()

@@ -1,4 +1,4 @@
-"""Settings of the interpreter for the time of a seeding run. Each was measured."""
+"""Tune the interpreter during a seeding run. Each setting was measured."""
 
 from __future__ import annotations
 

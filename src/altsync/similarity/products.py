@@ -74,7 +74,7 @@ class BatchProducts:
 
 
 def _units(vectors: Sequence[bytes]) -> Floats:
-    """Vectors (float32 little-endian) as the rows of a matrix, each of length 1 or 0."""
+    """Return vectors (float32 little-endian) as rows of a matrix, each of length 1 or 0."""
     matrix = np.frombuffer(b"".join(vectors), "<f4").reshape(len(vectors), -1).astype(np.float32)
     lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
     units: Floats = np.divide(matrix, lengths, out=np.zeros_like(matrix), where=lengths > 0)

@@ -1,4 +1,4 @@
-"""Reads that several features share: keys, counts, the database's time."""
+"""SQL that several features share: keys, counts, the database's time."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def named_parents(
 def children_page(
     conn: Conn, child: EntityType, column: str, keys: Sequence[str], after: UUID, limit: int
 ) -> tuple[dict[UUID, str], UUID | None]:
-    """Lock a page of living entities that hold one of ``keys`` in a column; seed ids by id.
+    """Lock a page of living entities that hold one of ``keys`` in a column.
 
-    Returns the id to go on after, too, None at the end.
+    Returns their seed ids by id, and the id to continue after, None at the end.
     """
     rows = conn.execute(
         f"SELECT id, seed_id FROM {child} WHERE {column} = ANY(%s) AND deleted_at IS NULL "
@@ -71,7 +71,7 @@ def all_keys(conn: Conn, entity_type: EntityType) -> set[str]:
 
 
 def known_keys(conn: Conn, entity_type: EntityType, keys: Sequence[str]) -> set[str]:
-    """Return those of ``keys`` that any entity has or had: in its row or its tag."""
+    """Return those of ``keys`` that any entity has or had: in its row or in the registry."""
     rows = conn.execute(
         f"""
         SELECT {entity_type.key_column} FROM {entity_type}
@@ -84,17 +84,16 @@ def known_keys(conn: Conn, entity_type: EntityType, keys: Sequence[str]) -> set[
 
 
 def count_living(conn: Conn, entity_type: EntityType) -> int:
-    """Entities that are not deleted."""
+    """Count the entities that are not deleted."""
     row = conn.execute(f"SELECT count(*) FROM {entity_type} WHERE deleted_at IS NULL").fetchone()
     assert row is not None
     return int(row[0])
 
 
 def missing_parents(conn: Conn) -> list[tuple[EntityType, str]]:
-    """Return (parent's type, key) that living entities name, and that are not loaded.
+    """Return (parent's type, key) of parents that living entities name and that are not loaded.
 
-    One that the catalogue knows without loading counts only after it was loaded once: its key is
-    kept.
+    A key of the declaration's ``known`` counts only if it was loaded once.
     """
     found: list[tuple[EntityType, str]] = []
     for kind in entity_types():
@@ -122,7 +121,7 @@ def missing_parents(conn: Conn) -> list[tuple[EntityType, str]]:
 
 
 def clock(conn: Conn) -> datetime:
-    """The database's time, which every time in the tables is by."""
+    """Return the database's time."""
     row = conn.execute("SELECT now()").fetchone()
     assert row is not None
     now: datetime = row[0]

@@ -1,4 +1,4 @@
-"""Rows for the sinks."""
+"""SQL that reads rows as sinks get them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from altsync.entities import Edge, EntityType, Row
 from altsync.projection import content_of
 from altsync.store.vectors import VECTOR
 
-#: Hex digits of the first two parts of a ``line_hash``: 64 bits of the line, and of what it came
-#: to. The third is ``row_sum``: a row that was edited since, its hashes or not, is not the one that
-#: its line tells of.
+#: Hex digits of the first two parts of a ``line_hash``: 64 bits of the line's hash and of the
+#: content hash. The third part is ``row_sum``, which differs once a row is edited by SQL.
 HALF_HASH = 16
 
-#: In place of a line's hash: of rows that a program has made by ``altsync.save``, and of seeded
-#: rows that it has changed. A line's own hash has no hyphen.
+#: In place of the line's hash: rows that ``altsync.save`` has created, and seeded rows that it has
+#: changed. The hash of a line has no hyphen.
 SAVED, CHANGED = "saved-by-program", "edited-by-saving"
 
 
 def row_sum(entity_type: EntityType, alias: str) -> str:
     """Return SQL for a sum over a row's content and hashes, as 16 hex digits or fewer.
 
-    PostgreSQL's own hash of a record, which costs about a microsecond. It is no proof against a
-    new major version of PostgreSQL: where it differs, the content itself is looked at.
+    PostgreSQL's hash of a record takes about a microsecond. It may differ in a new major version
+    of PostgreSQL: the content is compared where it differs.
     """
     columns = [*entity_type.columns, "content_hash", "text_hash"]
     return f"to_hex(hash_record_extended(ROW({', '.join(f'{alias}.{c}' for c in columns)}), 0))"
@@ -41,10 +40,10 @@ def read_rows(
     with_edges: bool = False,
     sink: str | None = None,
 ) -> list[Row]:
-    """The current rows of ``ids``, deleted ones too, sorted by key; those purged are left out.
+    """Return the present rows of ``ids``, deleted ones too, sorted by key.
 
-    ``written_namespace`` is where ``sink`` has them, for a sink that keeps entities in places.
-    Edges are read after the rows: they may be newer than ``graph_version`` says, never older.
+    ``written_namespace`` is the namespace in ``sink``, if that sink has namespaces. Edges are read
+    after the rows, so they may be newer than ``graph_version``, never older.
     """
     content = list(entity_type.columns)
     vector = VECTOR if with_vectors else "NULL::bytea"
@@ -87,7 +86,7 @@ def _row(entity_type: EntityType, read: Sequence[Any], edges: tuple[Edge, ...] |
 
 
 def read_edges(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> dict[UUID, tuple[Edge, ...]]:
-    """The relationships from each of the entities ``ids`` to living ones, none for some."""
+    """Return the relationships from each of ``ids`` to living entities."""
     if kind.edges is None:
         return {}
     table, source, target = kind.edges.table, kind.edges.source, kind.edges.target
