@@ -15,8 +15,8 @@ from types import CodeType, FrameType
 from typing import Any
 
 from altsync.db import Database
+from altsync.protocols import Sink
 from altsync.relay import Relay, RelayPolicy
-from altsync.sinks.base import Sink
 from tests.conftest import TOPOLOGY
 from tests.docs_blocks.blocks import ROOT
 from tests.integration.database_fixture import DatabaseFixture, delivery, embedding_sink

@@ -13,8 +13,8 @@ from uuid import UUID
 from altsync.db import Database
 from altsync.entities import EntityType, Model, Row
 from altsync.projection import namespace
+from altsync.protocols import Index
 from altsync.similarity.rules import Rules, RulesOf
-from altsync.sinks.base import Index
 from altsync.store.reads import living_keys
 
 #: Queries in progress at once.
