@@ -15,7 +15,6 @@ import psutil
 import psycopg
 
 from altsync import log
-from altsync.app import policy
 from altsync.circuit.breaker import register_sinks
 from altsync.config import Settings
 from altsync.contract import EMBEDDING, SIMILARITY, Topology
@@ -23,6 +22,7 @@ from altsync.db import Database
 from altsync.delivery import Delivery
 from altsync.embedding import Embedded
 from altsync.entities import Model
+from altsync.policies import delivery_policy
 from altsync.similarity.local import Sink
 from altsync.similarity.rules import declared_rules
 from altsync.sinks.embedding import write as embedding
@@ -138,7 +138,7 @@ def _prepare(url: str, folder: Path, size: int) -> None:
         seed(conn, folder, SINKS)
     database = Database(url)
     sink = embedding.Sink(Clusters(), EmbeddingCache(database))
-    numbers = policy(Settings(), EMBEDDING)
+    numbers = delivery_policy(Settings(), EMBEDDING)
     Delivery(database, sink, SINKS, numbers, worker="bench").drain(float("inf"))
     with database.autocommit() as conn:
         conn.execute("TRUNCATE delivery_batch")  # a search waits for embeddings in numbers
@@ -161,7 +161,9 @@ def _search(url: str) -> tuple[float, dict[str, float]]:
         conn.execute("SELECT 1")
     sys.addaudithook(count)
     before = psutil.Process().memory_info().rss / 2**20
-    delivery = Delivery(database, sink, SINKS, policy(settings, SIMILARITY), worker="bench")
+    delivery = Delivery(
+        database, sink, SINKS, delivery_policy(settings, SIMILARITY), worker="bench"
+    )
     drained = delivery.drain(float("inf"))
     database.close()
     megabytes = peak_megabytes() - before

@@ -1,10 +1,11 @@
-"""Addresses of services as people write them, brought to one form or refused by a sentence.
+"""Normalize the addresses of services: one function for each kind, so more than 300 lines.
 
-Each function raises ``ValueError`` whose text never holds a part of the address.
+Each function raises ``ValueError``. Its message contains no part of the address.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from urllib.parse import quote, unquote_to_bytes, urlencode
 
@@ -14,13 +15,13 @@ DATABASE_FORM = "write postgresql://user:password@host:5432/database"
 REDIS_FORM = "write redis://host:6379/0, rediss://:password@host:6379/0 or unix:///path/to/socket"
 NEO4J_FORM = "write bolt://host:7687, neo4j://host:7687 or, with TLS, neo4j+s://host:7687"
 
-#: What a password may hold only in another form, and that form.
+#: Advice for characters that must be encoded in a login.
 _ENCODE = (
     "a user or password with one of @ : / ? # % or a space must be percent-encoded "
     "(@ is %40, : is %3A, / is %2F, ? is %3F, # is %23, % is %25)"
 )
 
-#: Parameters that other programs put into PostgreSQL's URL. libpq would refuse them.
+#: Parameters of other programs in PostgreSQL's URL, which libpq would refuse.
 _FOREIGN = frozenset(
     {
         # Prisma: https://www.prisma.io/docs/orm/overview/databases/postgresql
@@ -49,7 +50,7 @@ _FOREIGN = frozenset(
 
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
-#: What other drivers call TLS: ``ssl=…``.
+#: ``ssl=…`` of other drivers, as libpq's sslmode.
 _SSL = {"true": "require", "false": "disable", "no-verify": "require"}
 _SSL |= {mode: mode for mode in _SSL_MODES}
 
@@ -71,17 +72,17 @@ _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 def database_url(text: str) -> tuple[str, list[str]]:
-    """Return PostgreSQL's address as libpq reads it, with ``?schema=`` kept; and notes.
+    """Return PostgreSQL's address in libpq's form, with ``?schema=``, and notes.
 
-    Accepts URLs of SQLAlchemy, Prisma and Heroku, several hosts, and libpq's ``name=value`` form.
+    It may be a URL of SQLAlchemy, Prisma or Heroku, with several hosts, or libpq's ``name=value``.
     """
     scheme, found, rest = text.partition("://")
     if not found:
         if "=" in text and not re.match(r"[\w+]+:", text):
             return _from_pairs(text), []
-        raise ValueError(f"this is no address of PostgreSQL: {DATABASE_FORM}")
+        raise ValueError(f"this is not an address of PostgreSQL: {DATABASE_FORM}")
     if not re.fullmatch(r"postgres(ql)?(\+[a-z0-9_]+)?", scheme.lower()):
-        raise ValueError(f"this is no address of PostgreSQL: {DATABASE_FORM}")
+        raise ValueError(f"this is not an address of PostgreSQL: {DATABASE_FORM}")
     login, hosts, path, query = _split(rest)
     _check_hosts(hosts, _ENCODE)
     parameters, notes = _parameters(query)
@@ -95,13 +96,13 @@ def _split(rest: str) -> tuple[str, str, str, str]:
     authority = re.split(r"[/?]", rest, maxsplit=1)[0]
     path, _, query = rest[len(authority) :].partition("?")
     login, at, hosts = authority.rpartition("@")
-    # libpq ends the login at the first sign of these, and would show the rest of it as a host.
+    # libpq ends the login at the first such character, and would show the rest as a host.
     if "@" in login or "@" in path:
         raise ValueError(_ENCODE)
     if any(_BAD_PERCENT.search(part) for part in (login, hosts, path, query)):
         raise ValueError(_ENCODE)
     if re.search(r"\s", rest):
-        raise ValueError(f"there is a space or line break in it; {_ENCODE}")
+        raise ValueError(f"it contains a space or line break; {_ENCODE}")
     return _encode_login(login) + at, hosts, path, query
 
 
@@ -143,13 +144,13 @@ def _parameters(query: str) -> tuple[str, list[str]]:
     notes = []
     if foreign:
         notes.append(
-            f"ignored, as PostgreSQL does not know them: {listing(dict.fromkeys(foreign))}"
+            f"ignored, because PostgreSQL does not have them: {listing(dict.fromkeys(foreign))}"
         )
     return "&".join(kept), notes
 
 
 def _from_pairs(text: str) -> str:
-    """Return the URL of ``host=… dbname=…``."""
+    """Return ``host=… dbname=…`` as a URL."""
     import psycopg
     from psycopg.conninfo import conninfo_to_dict
 
@@ -158,7 +159,7 @@ def _from_pairs(text: str) -> str:
     except psycopg.Error:
         pairs = {}
     if not pairs:
-        raise ValueError(f"this is no address of PostgreSQL: {DATABASE_FORM}")
+        raise ValueError(f"this is not an address of PostgreSQL: {DATABASE_FORM}")
     user, password = pairs.pop("user", ""), pairs.pop("password", None)
     login = quote(user, safe="") + ("" if password is None else ":" + quote(password, safe=""))
     hosts = pairs.get("host", "").split(",")
@@ -195,21 +196,18 @@ def _check_by_libpq(url: str) -> None:
 
 
 def without_schema(url: str) -> tuple[str, str | None]:
-    """Return a database URL without Prisma's ``?schema=`` parameter, and that schema.
-
-    libpq refuses parameters that it does not know; the described system's URLs carry this one.
-    """
+    """Return a database URL without Prisma's ``?schema=``, which libpq refuses, and the schema."""
     address, _, query = url.partition("?")
     parts = [part for part in query.split("&") if part]
     schemas = [part.partition("=")[2] for part in parts if part.partition("=")[0] == "schema"]
-    # The rest is left as it is written: libpq has its own rules for spaces and signs.
+    # The rest stays as it is written: libpq has its own rules for encoding.
     rest = "&".join(part for part in parts if part.partition("=")[0] != "schema")
     schema = unquote_to_bytes(schemas[0]).decode(errors="replace") if schemas else None
     return (f"{address}?{rest}" if rest else address), schema
 
 
 def broker_url(text: str) -> str:
-    """Return the broker's address as Celery reads it. Several are separated by semicolons."""
+    """Return the broker's address in Celery's form. Several are separated by semicolons."""
     return ";".join(_one_broker(part.strip()) for part in text.split(";"))
 
 
@@ -218,7 +216,7 @@ def _one_broker(text: str) -> str:
     scheme = scheme.lower()
     if not found or scheme not in _BROKERS:
         near = "" if found else "the scheme is missing; "
-        raise ValueError(f"{near or 'this is no broker of Celery; '}{REDIS_FORM}")
+        raise ValueError(f"{near or 'Celery has no such broker; '}{REDIS_FORM}")
     if scheme == "unix":
         path, _, query = rest.partition("?")
         database = re.search(r"(?:^|&)db=(\d+)", query)
@@ -229,7 +227,7 @@ def _one_broker(text: str) -> str:
             raise ValueError(f"the host is missing; {REDIS_FORM}")
         _check_hosts(hosts, _ENCODE)
         if not re.fullmatch(r"(/\d{0,5})?/?", path):
-            raise ValueError("after the host comes the number of a database, as in /0")
+            raise ValueError("write the number of a database after the host, such as /0")
         rest = f"{login}{hosts}{path}" + (f"?{query}" if query else "")
     return f"{scheme}://{rest}"
 
@@ -242,12 +240,12 @@ def neo4j_uri(text: str) -> str:
     if scheme.lower() in ("http", "https"):
         raise ValueError(f"this is the address of Neo4j's HTTP port; {NEO4J_FORM}")
     if scheme.lower() not in _NEO4J:
-        raise ValueError(f"this is no address of Neo4j; {NEO4J_FORM}")
+        raise ValueError(f"this is not an address of Neo4j; {NEO4J_FORM}")
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if "@" in rest:
         raise ValueError("user and password go into NEO4J_USERNAME and NEO4J_PASSWORD")
     if not authority or "," in authority:
-        raise ValueError(f"one host is wanted; {NEO4J_FORM}")
+        raise ValueError(f"give one host; {NEO4J_FORM}")
     _check_hosts(authority, NEO4J_FORM)
     return f"{scheme.lower()}://{rest}"
 
@@ -262,19 +260,19 @@ def http_url(text: str, form: str) -> str:
             raise ValueError(f"the scheme is missing; {form}")
         scheme, rest = "https", text
     if scheme.lower() not in ("http", "https"):
-        raise ValueError(f"this is no address of an HTTP service; {form}")
+        raise ValueError(f"this is not an address of an HTTP service; {form}")
     authority, _, path = rest.partition("/")
     if "@" in authority or re.search(r"[?#\s]", rest):
-        raise ValueError(f"a login, parameters and spaces have no place in it; {form}")
+        raise ValueError(f"it must not have a login, parameters or spaces; {form}")
     if not authority or "," in authority:
-        raise ValueError(f"one host is wanted; {form}")
+        raise ValueError(f"give one host; {form}")
     _check_hosts(authority, form)
     return f"{scheme.lower()}://{authority}" + (f"/{path}" if path else "")
 
 
 def openai_base_url(text: str) -> str:
-    """Return the address that ``/embeddings`` is put after."""
-    form = "write https://host/v1: /embeddings is put after it"
+    """Return the base URL of OpenAI's API, without ``/embeddings``."""
+    form = "write https://host/v1: altsync adds /embeddings"
     url = http_url(text, form).rstrip("/")
     _, _, path = url.partition("://")[2].partition("/")
     if not path:
@@ -294,11 +292,21 @@ def pinecone_host(text: str) -> str:
 
 
 def api_key(text: str) -> str:
-    """Return a key that an HTTP header can carry."""
-    for place, sign in enumerate(text, 1):
+    """Return a key that is valid in an HTTP header."""
+    for position, sign in enumerate(text, 1):
+        kind = None
         if not "!" <= sign <= "~":
-            kind = "a space or line break" if sign.isspace() else "a sign that is not ASCII"
-            raise ValueError(f"sign {place} of {len(text)} is {kind}; copy the key once more")
-        if sign in "\"'":
-            raise ValueError(f"sign {place} of {len(text)} is a quote; copy the key once more")
+            kind = "a space or line break" if sign.isspace() else "not ASCII"
+        elif sign in "\"'":
+            kind = "a quote"
+        if kind:
+            raise ValueError(f"character {position} of {len(text)} is {kind}: copy the key again")
     return text
+
+
+def is_loopback(address: str) -> bool:
+    """Return whether an address, a number or ``localhost``, is reached by this machine alone."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address.lower() == "localhost"

@@ -1,4 +1,4 @@
-"""The composition root: settings to running parts. Nothing else builds clients."""
+"""The composition root: it builds all clients and parts of a process from the settings."""
 
 from __future__ import annotations
 
@@ -38,15 +38,16 @@ from altsync.declarations import (
     index_similarity,
     not_installed,
 )
-from altsync.delivery import Delivery, DrainResult, Policy
-from altsync.embedding import Embedded, Embedder
+from altsync.delivery import Delivery, DrainResult
+from altsync.embedding import Embedder
 from altsync.entities import EntityType, Model
 from altsync.errors import ConfigurationError, SchemaError, SinkFailure
 from altsync.installation import installation
+from altsync.lazy_embedder import LazyEmbedder
 from altsync.operations import BreakerState
-from altsync.outbox.enqueue import HOLD
 from altsync.ownership import Ownership
-from altsync.relay import Relay, RelayPolicy
+from altsync.policies import delivery_policy, relay_policy
+from altsync.relay import Relay
 from altsync.retention import Retention
 from altsync.sentences import describe
 from altsync.similarity.rules import declared_rules
@@ -65,20 +66,19 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger(__name__)
 
-#: Part of a lease that one statement may take: a worker that waits longer has lost its lease.
+#: Part of a lease that one statement may take. A worker that waits longer has lost its lease.
 STATEMENT_SHARE = 0.8
 
-
-#: Seconds for which ``migrate`` waits for new indexes, and between two looks at them.
+#: Seconds for which ``migrate`` waits for new indexes, and between two checks of them.
 READY_WITHIN = 120.0
 READY_PAUSE = 1.0
 
 
 class Application:
-    """Everything that one process needs, built when first asked for. Build it after a fork.
+    """The parts of one process, each built at its first use. Create it after a fork.
 
-    ``serving``: the process holds leases or answers requests. No statement of it may take longer
-    than ``STATEMENT_SHARE`` of a lease. A command may take its time.
+    ``serving``: the process holds leases or answers requests, and its statements are limited to
+    ``STATEMENT_SHARE`` of a lease. A command has no limit.
     """
 
     def __init__(self, settings: Settings | None = None, *, serving: bool = False) -> None:
@@ -97,8 +97,8 @@ class Application:
     def load(self) -> None:
         """Import every module that delivery needs, with its SDK.
 
-        Call it before a fork, which then shares their memory, and before threads start: two that
-        import the same SDK at once may meet half a module.
+        Call it before a fork, so that the children share the memory. Call it before threads start:
+        two threads that import one SDK may see a half-imported module.
         """
         declared = [self._declared(sink) for sink in self.topology.names]
         functions = [path for one in declared for path in (one.open, one.compare)]
@@ -108,7 +108,7 @@ class Application:
 
     @cached_property
     def topology(self) -> Topology:
-        """All sinks of the settings. Raises ``ConfigurationError`` for one that is none."""
+        """All sinks of the settings. Raises ``ConfigurationError`` for an unknown one."""
         names = self.settings.sink_names
         traits = [_declaration(name).traits for name in names]
         lacking = [one.name for one in traits if one.needs_embedding]
@@ -123,7 +123,7 @@ class Application:
 
     @cached_property
     def _index(self) -> str | None:
-        """The vector index that is asked: of those that the settings name, the first that is on."""
+        """The vector index of queries: the first enabled one that the settings name."""
         named = [name for name in INDEXES if name in self.settings.sink_names]
         ready = (name for name in named if self.disabled_reason(name) is None)
         return next(ready, named[0] if named else None)
@@ -140,13 +140,13 @@ class Application:
 
     @cached_property
     def database(self) -> Database:
-        """The pool that workers and commands use."""
+        """The pool of connections for workers and commands."""
         limit = self.settings.altsync_lease_seconds * STATEMENT_SHARE
         return self._pool(limit if self._serving else None)
 
     @cached_property
-    def _patient_database(self) -> Database:
-        """A pool whose statements may take their time: a comparison reads whole tables."""
+    def _unlimited_database(self) -> Database:
+        """A pool without a statement timeout: a comparison reads whole tables."""
         return self._pool(None) if self._serving else self.database
 
     def _pool(self, statement_timeout: float | None) -> Database:
@@ -157,11 +157,11 @@ class Application:
         )
 
     def connect(self, name: str = "altsync") -> db.Conn:
-        """A session connection of its own, for LISTEN and temporary tables."""
+        """Open a session connection, for LISTEN and temporary tables."""
         return db.connect(self.settings.require_database_url(direct=True), name=name)
 
     def disabled_reason(self, sink: str) -> str | None:
-        """Return the setting without which a sink is disabled, in words; None when it is ready."""
+        """Return why a sink is disabled: the setting that it lacks. None if it is enabled."""
         setting = self._declared(sink).setting
         if setting and self.settings.of_sink(setting) is None:
             return f"{setting} is not set"
@@ -178,7 +178,7 @@ class Application:
         return [s for s in self.topology.names if self.disabled_reason(s) is None]
 
     def sink(self, name: str) -> Sink | None:
-        """The sink, opened once; None when it is not configured."""
+        """Return a sink, opened once; None if it is not configured."""
         with self._lock:
             if name not in self._sinks:
                 self._sinks[name] = self._open(name)
@@ -194,17 +194,17 @@ class Application:
         rules = declared_rules(self.settings.similarity_debounce)
         if self.settings.altsync_similarity == "local":
             return cast("Sink", make(self.database, self.topology, rules))
-        # An index of its own: sinks are closed each by itself.
+        # It opens the index again, because each sink is closed separately.
         assert self._index is not None
         index = self._open(self._index)
         if index is None:
             return None
-        asked = cast("Index", index)
-        made = make(self.database, asked, self.topology, rules, follows=self._index)
+        queried = cast("Index", index)
+        made = make(self.database, queried, self.topology, rules, follows=self._index)
         return cast("Sink", made)
 
     def _installation(self) -> Installation | None:
-        """Return which installation this is, read once; None before the first migration."""
+        """Return this installation, read once; None before the first migration."""
         if self._me is None:
             with self.database.autocommit() as conn:
                 self._me = installation(conn)
@@ -215,18 +215,18 @@ class Application:
             return known_keys(conn, entity_type, keys)
 
     def adopt(self, name: str) -> list[Installation] | None:
-        """Make a sink's store this installation's; returns its former owners.
+        """Make this installation the owner of a sink's store. Return the former owners.
 
-        None for a sink that has no mark, as PostgreSQL itself holds it, or is not configured.
-        Raises ``SinkFailure``.
+        Return None for a sink without a mark, or one that is not configured. Raises
+        ``SinkFailure``.
         """
         adopt: Callable[[], list[Installation]] | None = getattr(self.sink(name), "adopt", None)
         return adopt() if adopt else None
 
     def adopt_nodes(self, *, dry_run: bool) -> dict[str, int]:
-        """Take over other programs' nodes that have an entity's key; how many there are by label.
+        """Take over other programs' nodes with an entity's key. Return their number by label.
 
-        Their properties stay beside those that altsync writes. Raises ``SinkFailure``.
+        Their other properties stay. Raises ``SinkFailure``.
         """
         graph: Any = self.sink(GRAPHS[0])
         graph.check_owner()
@@ -246,7 +246,7 @@ class Application:
         return count
 
     def stores(self) -> Stores:
-        """What queries ask. Raises ``ConfigurationError`` when no model is registered yet."""
+        """Return the stores of queries. Raises ``SchemaError`` before the first migration."""
         from altsync.queries.stores import Stores
 
         with self.database.autocommit() as conn:
@@ -265,10 +265,10 @@ class Application:
 
     @cached_property
     def _embedder(self) -> Embedder | None:
-        return _OpenAI(self.settings) if self.settings.openai_api_key else None
+        return LazyEmbedder(self.settings) if self.settings.openai_api_key else None
 
     def delivery(self, name: str) -> Delivery | None:
-        """The delivery of a sink; None when the sink is not configured."""
+        """Return the delivery of a sink; None if the sink is not configured."""
         sink = self.sink(name)
         with self._lock:
             if name not in self._deliveries:
@@ -276,14 +276,15 @@ class Application:
             return self._deliveries[name]
 
     def _deliver_to(self, sink: Sink) -> Delivery:
-        numbers = policy(self.settings, sink.traits.name)
-        return Delivery(self.database, sink, self.topology, numbers, worker=worker_name())
+        policy = delivery_policy(self.settings, sink.traits.name)
+        worker = f"{socket.gethostname()}:{os.getpid()}"
+        return Delivery(self.database, sink, self.topology, policy, worker=worker)
 
     def deliver(self, sink: str) -> DrainResult:
-        """Drain a sink for one task's time. One that is not configured has nothing to do.
+        """Claim and deliver for ``ALTSYNC_TASK_SECONDS``. Do nothing for a disabled sink.
 
-        Without PostgreSQL nothing is done, and that is logged once: the relay wakes a worker
-        again when it is back, and what was claimed is due when its lease ends.
+        If PostgreSQL does not answer, this is logged once. Claimed operations are due again when
+        their lease ends, and the relay then sends a wake-up.
         """
         delivery = self.delivery(sink)
         if delivery is None:
@@ -297,25 +298,14 @@ class Application:
         return drained
 
     def relay(self, wake: Callable[[str], None]) -> Relay:
-        """The relay of this process' settings."""
-        settings = self.settings
+        """Return a relay with this process' settings. ``wake`` sends a wake-up for a sink."""
         return Relay(
             self.database,
             lambda: self.connect("altsync-relay"),
             wake,
             self.topology,
             self.enabled,
-            RelayPolicy(
-                poll=settings.altsync_poll_seconds,
-                batch_size=settings.altsync_batch_size,
-                wake_limit=settings.altsync_wake_limit,
-                max_lost_leases=settings.altsync_max_lost_leases,
-                purge_grace=settings.altsync_purge_grace_seconds,
-                confirm_after=settings.confirm_after_seconds,
-                lease=settings.altsync_lease_seconds,
-                longest_retry=longest_retry(settings),
-                longest_open=policy(settings, EMBEDDING).longest_open,
-            ),
+            relay_policy(self.settings),
             housekeeping=[self._forget_tombstones, *self._retention()],
             announce=self.announce,
         )
@@ -329,7 +319,7 @@ class Application:
             health = sink_health(conn)
         for name in self.enabled:
             if name in health and health[name].state is BreakerState.PAUSED:
-                continue  # an operator works on it
+                continue
             forget = getattr(self.sink(name), "forget_tombstones", None)
             if forget is None:
                 continue
@@ -346,7 +336,10 @@ class Application:
         wait: Callable[[float], Any] = time.sleep,
         progress: Callable[[str, int, int], None] = lambda sink, done, total: None,
     ) -> Report:
-        """Compare PostgreSQL with all configured sinks, or with ``sinks``."""
+        """Compare PostgreSQL with all configured sinks, or with ``sinks``.
+
+        ``wait`` sleeps for seconds. ``progress`` gets a sink, the records read, and their number.
+        """
         from altsync.verify import run as verify_run
 
         asked = list(self.topology.names) if sinks is None else list(sinks)
@@ -355,7 +348,7 @@ class Application:
         opened = {name: self.sink(name) for name in asked if name not in skipped}
         skipped |= {name: "it is not configured" for name, one in opened.items() if one is None}
         return verify_run.verify(
-            self._patient_database,
+            self._unlimited_database,
             self.topology,
             {name: sink for name, sink in opened.items() if sink is not None},
             options,
@@ -377,7 +370,7 @@ class Application:
 
     @contextmanager
     def verifying(self) -> Iterator[None]:
-        """Compare all stores every ``ALTSYNC_VERIFY_EVERY`` seconds meanwhile, if it is set."""
+        """Compare all stores every ``ALTSYNC_VERIFY_EVERY`` seconds within the block, if set."""
         every = self.settings.altsync_verify_every
         if every is None:
             yield
@@ -398,9 +391,9 @@ class Application:
             schedule.stop()
 
     def migrate(self) -> Plan:
-        """Bring the schema to its head and give every sink its shared state.
+        """Migrate the schema, and register every sink. Return the changes of tables.
 
-        Returns what was done to the tables of the catalogue.
+        Raises ``SchemaError`` if data would be lost.
         """
         from altsync import schema
 
@@ -416,35 +409,33 @@ class Application:
         return schema.draft(self.settings.require_database_url(direct=True), message)
 
     def plan_migration(self) -> Plan:
-        """Return what ``migrate`` would do. Writes nothing."""
+        """Return the changes that ``migrate`` would make. Write nothing."""
         from altsync import schema
 
         return schema.plan(self.settings.require_database_url(direct=True))
 
     def require_schema(self) -> None:
-        """Raise ``SchemaError`` when the schema is another release's.
+        """Raise ``SchemaError`` if the schema is that of another release.
 
-        A PostgreSQL that does not answer, or refuses the role, is waited for later, where the
-        work begins.
+        If PostgreSQL does not answer, or refuses the role, log it: the work waits for it later.
         """
         try:
             with self.connect() as conn:
                 revisions.check_schema(conn)
                 check_tables(conn, entity_types())
         except psycopg.Error as error:
-            said = describe(error, self.settings.database_role).text
-            logger.warning("schema.not_checked", error=said)
+            reason = describe(error, self.settings.database_role).text
+            logger.warning("schema.not_checked", error=reason)
 
     def register_sinks(self, conn: db.Conn) -> None:
-        """Give every sink of the settings its shared state, where it has none yet."""
+        """Add the missing rows of ``sink_state`` for the sinks of the settings."""
         model = self.settings.wanted_model
         breaker.register_sinks(conn, self.topology, model.name, model.dimensions)
 
     def announce(self) -> None:
-        """Show in the shared state which sinks are switched on. For the relay alone.
+        """Record the enabled sinks for all processes, and register new ones.
 
-        Another process may run with fewer settings, and would switch sinks off for all. A sink that
-        the settings name since the last migration gets its shared state here.
+        Only the relay calls it: a process with fewer settings would disable sinks for all.
         """
         with self.database.transaction() as conn:
             revisions.check_schema(conn)
@@ -453,9 +444,9 @@ class Application:
                 set_enabled(conn, name, self.disabled_reason(name))
 
     def set_up_sinks(self) -> dict[str, str | None]:
-        """Create constraints and indexes; per configured sink what went wrong, or None.
+        """Create constraints and indexes. Return an error or None for each configured sink.
 
-        A new index may take a minute, and one call waits for it no longer than its limit.
+        A new index may take a minute, which is longer than the limit of one call.
         """
         results: dict[str, str | None] = {}
         ends = time.monotonic() + READY_WITHIN
@@ -475,88 +466,20 @@ class Application:
         return results
 
     def close(self) -> None:
-        """Let go of every connection."""
+        """Close every connection."""
         self.stopping.set()
         for sink in self._sinks.values():
             if sink is not None:
                 sink.close()
-        if isinstance(self.__dict__.get("_embedder"), _OpenAI):
+        if isinstance(self.__dict__.get("_embedder"), LazyEmbedder):
             self.__dict__["_embedder"].close()
-        for pool in {self.__dict__.get("database"), self.__dict__.get("_patient_database")}:
+        for pool in {self.__dict__.get("database"), self.__dict__.get("_unlimited_database")}:
             if pool is not None:
                 pool.close()
 
 
-class _OpenAI:
-    """OpenAI, opened for the first text: most questions are known already or need none."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._close: Callable[[], None] = lambda: None
-
-    @cached_property
-    def _opened(self) -> Embedder:
-        from altsync.openai_embedder import OpenAIEmbedder
-
-        assert self._settings.openai_api_key is not None
-        embedder = OpenAIEmbedder(
-            self._settings.openai_api_key.get_secret_value(),
-            base_url=self._settings.openai_base_url,
-            timeout=self._settings.altsync_sink_timeout_seconds,
-        )
-        self._close = embedder.close
-        return embedder
-
-    def embed(self, texts: Sequence[str], model: Model) -> Embedded:
-        """One request. Raises ``SinkFailure``."""
-        return self._opened.embed(texts, model)
-
-    def close(self) -> None:
-        """Close the connections, if there are any."""
-        self._close()
-
-
-#: Batches of entities that share one pass over their group: it costs as much for one of them.
-SHARED_PASS = 4
-
-
-def policy(settings: Settings, sink: str) -> Policy:
-    """The numbers of delivery to a sink, from the settings."""
-    paid = sink == EMBEDDING
-    shared = sink == SIMILARITY and settings.altsync_similarity == "local"
-    return Policy(
-        batch_size=settings.altsync_batch_size * (SHARED_PASS if shared else 1),
-        lease=settings.altsync_lease_seconds,
-        timeout=settings.altsync_sink_timeout_seconds,
-        max_attempts=settings.altsync_max_attempts,
-        max_lost_leases=settings.altsync_max_lost_leases,
-        backoff=settings.altsync_backoff_seconds,
-        backoff_cap=settings.altsync_backoff_cap_seconds,
-        breaker_cap=settings.altsync_breaker_cap_seconds,
-        confirm_after=settings.confirm_after_seconds,
-        debounce=settings.similarity_debounce,
-        requests_per_minute=settings.altsync_openai_requests_per_minute if paid else None,
-        tokens_per_minute=settings.altsync_openai_tokens_per_minute if paid else None,
-    )
-
-
-def longest_retry(settings: Settings) -> float:
-    """Seconds for which an operation may wait at most."""
-    return max(
-        HOLD,
-        settings.altsync_backoff_cap_seconds,
-        settings.altsync_similarity_debounce_seconds,
-        policy(settings, EMBEDDING).longest_open,
-    )
-
-
-def worker_name() -> str:
-    """Who holds a lease, for people: host, process, thread."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
 def _declaration(sink: str) -> Declaration:
-    """Return what a sink declares. Raises ``ConfigurationError`` for one that is not installed."""
+    """Return a sink's declaration. Raises ``ConfigurationError`` if it is not installed."""
     if sink in SINKS:
         return SINKS[sink]
     raise ConfigurationError(not_installed(sink))

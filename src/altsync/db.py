@@ -21,8 +21,8 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import set_json_loads
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from altsync.addresses import without_schema
 from altsync.arrays import FlatListDumper
-from altsync.config import split_schema
 from altsync.errors import SchemaError
 from altsync.exits import Exit
 from altsync.sentences import describe
@@ -137,7 +137,7 @@ def connect_options(url: str, name: str) -> tuple[str, dict[str, Any]]:
 
     Options of the URL override those of altsync.
     """
-    conninfo, schema = split_schema(url)
+    conninfo, schema = without_schema(url)
     given = conninfo_to_dict(conninfo)
     options: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT, "application_name": name, **TCP}
     options = {key: value for key, value in options.items() if key not in given}

@@ -7,7 +7,6 @@ from uuid import uuid4
 import pytest
 from structlog.testing import capture_logs
 
-from altsync.app import longest_retry
 from altsync.circuit.breaker import gate, may_wake, open_breaker, sink_health
 from altsync.circuit.budget import reserve
 from altsync.circuit.clock import Bounds, set_back
@@ -15,6 +14,7 @@ from altsync.config import Settings
 from altsync.db import Conn, Database
 from altsync.delivery.policy import Policy
 from altsync.entities import EntityType
+from altsync.policies import longest_retry
 from altsync.relay import Relay, RelayPolicy
 from altsync.similarity.sql import vector_states
 from altsync.status.collect import IDLE_SECONDS

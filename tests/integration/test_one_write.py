@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from altsync.app import longest_retry
 from altsync.circuit.breaker import pause
 from altsync.config import Settings
 from altsync.delivery import Delivery, Policy
 from altsync.outbox.edges import LONGEST_GATHERING, MANY
 from altsync.outbox.enqueue import HOLD
+from altsync.policies import longest_retry
 from altsync.sinks.embedding import write as embedding
 from altsync.store.vectors import EmbeddingCache
 from tests.integration.database_fixture import LEASE, archetype

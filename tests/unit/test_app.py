@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from altsync.app import Application, policy
+from altsync.app import Application
 from altsync.config import read_settings
 from altsync.contract import SinkTraits
 from altsync.declarations import SINKS
 from altsync.delivery import Policy, full_jitter
 from altsync.errors import ConfigurationError
+from altsync.policies import delivery_policy
 from tests.contract import memory
 
 EMBEDDING = {"OPENAI_API_KEY": "planted-key"}
@@ -134,15 +135,15 @@ def test_the_settings_reach_delivery(monkeypatch: pytest.MonkeyPatch) -> None:
         breaker_cap=25,
         confirm_after=83,
     )
-    assert policy(read_settings(), "neo4j") == delivery
-    assert policy(read_settings(), "embedding") == replace(
+    assert delivery_policy(read_settings(), "neo4j") == delivery
+    assert delivery_policy(read_settings(), "embedding") == replace(
         delivery, requests_per_minute=3000, tokens_per_minute=1_000_000
     )
 
 
 def test_the_policys_defaults_are_the_settings() -> None:
     """Two places that say a default must say the same."""
-    found = policy(read_settings(), "embedding")
+    found = delivery_policy(read_settings(), "embedding")
     assert {f.name: getattr(found, f.name) for f in fields(Policy)} == {
         f.name: f.default for f in fields(Policy)
     }

@@ -9,9 +9,11 @@ from pathlib import Path
 import psycopg.conninfo
 import pytest
 
-from altsync.config import SERVICE_GROUPS, Settings, read_settings, split_schema
+from altsync.addresses import without_schema
+from altsync.config import Settings, read_settings
 from altsync.db import connect_options
 from altsync.entities import Model
+from altsync.environment import SERVICE_GROUPS
 from altsync.errors import ConfigurationError
 
 LOCAL_ENV = """\
@@ -275,7 +277,7 @@ def test_sinks_are_nothing_but_names(monkeypatch: pytest.MonkeyPatch, given: str
 )
 def test_the_schema_parameter_is_taken_out(url: str, rest: str, schema: str | None) -> None:
     """libpq would refuse it; everything else of the URL stays as it is."""
-    assert split_schema(url) == (rest, schema)
+    assert without_schema(url) == (rest, schema)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +296,7 @@ def test_the_schema_parameter_is_taken_out(url: str, rest: str, schema: str | No
 )
 def test_libpq_reads_the_rest_of_the_url_as_it_was_meant(url: str, options: dict[str, str]) -> None:
     """A URL without a host, and parameters with spaces, survive taking the schema out."""
-    rest, _ = split_schema(url)
+    rest, _ = without_schema(url)
     found = psycopg.conninfo.conninfo_to_dict(rest)
     assert {name: found.get(name) for name in options} == options
 

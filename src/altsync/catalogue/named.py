@@ -44,6 +44,6 @@ def _of_dotenv() -> str | None:
         names_one = True  # reading the settings raises the error
     if not names_one:
         return None
-    from altsync.config import file_value
+    from altsync.environment import file_value
 
     return file_value(SETTING)

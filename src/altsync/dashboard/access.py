@@ -21,7 +21,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from altsync.config import Settings, is_loopback
+from altsync.addresses import is_loopback
+from altsync.config import Settings
 from altsync.errors import ConfigurationError
 from altsync.logins import made_up_login
 

@@ -14,7 +14,8 @@ from kombu.exceptions import ChannelError
 from kombu.transport.virtual import Channel
 
 from altsync import declarations, log
-from altsync.config import Settings, is_loopback, read_settings
+from altsync.addresses import is_loopback
+from altsync.config import Settings, read_settings
 from altsync.contract import SIMILARITY
 from altsync.errors import AltsyncError, ConfigurationError
 from altsync.logins import made_up_login

@@ -15,7 +15,7 @@ from pathlib import Path
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from altsync.config import is_loopback
+from altsync.addresses import is_loopback
 from altsync.local.records import write_private
 from altsync.local.vectors.app import Handler, build_app
 from altsync.local.vectors.indexes import Indexes
