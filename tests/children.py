@@ -6,8 +6,8 @@ import multiprocessing
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 
-#: What is imported once for all children: the modules of their targets, and what commands import
-#: when they need it.
+#: Modules that are imported once for all children: those of their targets, and modules that
+#: commands import when they need them.
 PRELOADED = [
     "altsync.similarity.index",
     "altsync.sinks.neo4j.write",

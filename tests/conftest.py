@@ -45,7 +45,7 @@ MODEL, DIMENSIONS = "test-model", 4
 
 @pytest.fixture(autouse=True)
 def _own_logging() -> Iterator[None]:
-    """What a test sets up for its logs ends with it."""
+    """Restore the logging that a test has changed."""
     handlers, level = logging.root.handlers[:], logging.root.level
     yield
     structlog.reset_defaults()

@@ -1,4 +1,4 @@
-"""What a new process has imported at its end."""
+"""List the modules that a new process has imported at its end."""
 
 from __future__ import annotations
 

@@ -21,10 +21,10 @@ DELIVERY = (
 #: Points at which a worker holds a connection of its pool, or even a transaction.
 CONNECTED = ("admitted", "settling")
 
-#: Points at which the batch is settled: nobody takes it up again.
+#: Points at which the batch is settled: no worker claims it again.
 DELIVERED = ("settled", "breaker_updated")
 
-#: Of a seeding run. Those of a part, of a batch and of a pruned page come again with each of them.
+#: Of a seeding run. Points of a part, a batch and a pruned page come again with each of them.
 SEEDING = (
     "begun",
     "found",

@@ -60,7 +60,7 @@ class Proxy:
         # Taken over by every connection; asyncio leaves it off where the socket was made by others,
         # and small answers would wait 40 ms for each other.
         self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        #: Where clients connect.
+        #: The address that clients connect to.
         self.port: int = self._listener.getsockname()[1]
         self._connections: dict[asyncio.Task[None] | None, _Connection] = {}
         self._loop = asyncio.new_event_loop()
@@ -226,7 +226,7 @@ class _Connection:
         self._tail = (self._tail + data)[-TAIL:]
 
     def _completes(self, mark: bytes | None, data: bytes) -> bool:
-        """Whether a mark ends in this chunk; one that ended before was somebody else's."""
+        """Return whether a mark ends in this chunk, and did not end before it."""
         return mark is not None and mark in self._tail[1 - len(mark) :] + data
 
     async def _send(self, writer: asyncio.StreamWriter, data: bytes) -> None:

@@ -11,7 +11,7 @@ from altsports.catalogue import (
     catalogue,
 )
 
-#: What seeds say of an entity; frozen dataclasses that the catalogue makes.
+#: Contents of an entity in seeds; frozen dataclasses that the catalogue makes.
 League: Any = LEAGUE.content
 SportArchetype: Any = SPORT_ARCHETYPE.content
 FewShotExample: Any = FEW_SHOT_EXAMPLE.content

@@ -74,7 +74,7 @@ class Product(Entity, table=True):
 
 
 class Review(Attachment, table=True):
-    """What a customer says of a product."""
+    """A customer's review of a product."""
 
     product_id: Annotated[UUID, AttachedTo(Product)]
     stars: int

@@ -25,7 +25,7 @@ LOG_TAIL = 6000
 
 @dataclass(frozen=True)
 class Beginning:
-    """What the commands said that set the stack up."""
+    """The results of the commands that set the stack up."""
 
     up: Finished
     migrate: Finished
@@ -91,7 +91,7 @@ def session_processes(beginning: tuple[Stack, Beginning]) -> Processes:
 def stack(
     request: pytest.FixtureRequest, beginning: tuple[Stack, Beginning], session_processes: Processes
 ) -> Iterator[Stack]:
-    """The stack with empty stores. What a test leaves running is killed."""
+    """The stack with empty stores. Processes that a test leaves running are killed."""
     stack = beginning[0]
     if not ("processes" in request.fixturenames and session_processes.is_idle()):
         session_processes.running.clear()

@@ -37,7 +37,7 @@ def kill_process(
     victim.suspend()
     kill = _look(stack, victim.pid, {victim.pid})
     victim.kill()
-    # Or it would be chosen again, with the leases that it left. Its parent may bury it later.
+    # Or it would be chosen again, with the leases that it left. Its parent may reap it later.
     stack.until(lambda: _is_dead(victim), "the end of a killed process", GOODBYE)
     return kill
 
@@ -65,7 +65,7 @@ def _is_dead(process: psutil.Process) -> bool:
 
 
 def _look(stack: Stack, pid: int, family: set[int]) -> Kill:
-    """What there is to do, and what processes that stand still hold of it."""
+    """Return the work that is left, and the part of it that stopped processes hold."""
 
     def held(sink: str | None = None) -> int:
         return sum(count for one, count in stack.leases(sink).items() if one in family)

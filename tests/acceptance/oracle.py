@@ -1,4 +1,4 @@
-"""What must be true at rest: every store holds exactly what PostgreSQL holds."""
+"""Check at rest that every store holds exactly what PostgreSQL holds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Kind:
     table: str
     key: str
     name: str
-    #: What a vector calls the name; None when it carries none.
+    #: The metadata field of a vector for the name; None when it carries none.
     metadata_name: str | None
     label: str
     graph_key: str
@@ -162,8 +162,8 @@ def graph_nodes(stack: Stack) -> tuple[dict[Hashable, Any], dict[Hashable, Any]]
         ):
             parents = sorted(tuple(one) for one in record["parents"] if one)
             found = (record["version"], record["name"], record["content"], parents)
-            twin = actual.setdefault((kind.label, record["key"]), found)
-            assert twin is found, f"two nodes of {kind.label} {record['key']}"
+            first = actual.setdefault((kind.label, record["key"]), found)
+            assert first is found, f"two nodes of {kind.label} {record['key']}"
     return expected, actual
 
 

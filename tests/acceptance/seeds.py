@@ -52,7 +52,7 @@ def league(number: int) -> Line:
         "sport_archetype": ARCHETYPES[number % len(ARCHETYPES)],
         "location": f"Country {number % 90}",
         "tier": f"TIER{number % 3 + 1}",
-        "description": f"Season {number} of a competition that nobody plays.",
+        "description": f"Season {number} of a competition without players.",
     }
 
 

@@ -70,7 +70,7 @@ class Finished:
 
     @property
     def json(self) -> Any:
-        """What it printed, which must be one JSON document and nothing else."""
+        """Return its output, which must be one JSON document and nothing else."""
         return json.loads(self.stdout)
 
     def __str__(self) -> str:
@@ -110,7 +110,7 @@ class Running:
 
     @property
     def died(self) -> bool:
-        """Whether it has ended though nobody asked it to."""
+        """Return whether it has ended without a signal of the tests."""
         return not self._expected_to_end and not self.alive
 
     @property
@@ -146,7 +146,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Folders:
-    """Where one stack works: its data, the folder that commands run in, and logs."""
+    """The folders of one stack: its data, the working folder of commands, and logs."""
 
     home: Path
     work: Path
@@ -253,7 +253,7 @@ class Stack:
 
     @cached_property
     def addresses(self) -> dict[str, str]:
-        """What ``altsync local env`` prints, read as a shell would."""
+        """Return the variables that ``altsync local env`` prints, read as a shell would."""
         lines = self.run("local", "env").stdout.splitlines()
         pairs = (shlex.split(line)[0].split("=", 1) for line in lines)
         return dict(pairs)
@@ -407,7 +407,7 @@ def worker_arguments(
     *queues: str, size: int = 1, forks: bool = False, app: str = "altsync.workers.app"
 ) -> list[str]:
     """The arguments of ``celery`` for a worker of these queues, with ``size`` threads or forks."""
-    # What is imported before a fork, no fork imports: one that is replaced starts at once.
+    # Forks do not import again what was imported before: a replaced one starts at once.
     imports = [f"altsync.sinks.{sink}" for sink in SINKS] if forks else []
     return [
         *("-A", app, "worker", "-Q", ",".join(queues or SINKS)),

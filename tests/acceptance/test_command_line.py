@@ -1,4 +1,4 @@
-"""What scripts may rely on: JSON shapes, exit codes, and what they mean."""
+"""The contract with scripts: JSON shapes, exit codes, and what they mean."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What README, tutorial and how-tos tell the reader to type, typed; and what they show, printed."""
+"""Type the commands of README, tutorial and how-tos, and compare the output that they show."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.docs_blocks.shell import Shell
 
 pytestmark = pytest.mark.slow
 
-#: As for users, but retries and breakers are quick: pages show how faults are mended.
+#: As for users, but retries and breakers are quick: pages show how faults are repaired.
 SETTINGS = {
     "ALTSYNC_SIMILARITY": "true",
     "ALTSYNC_SIMILARITY_DEBOUNCE_SECONDS": "0.2",
@@ -51,7 +51,7 @@ ON_REAL_SEEDS = [
 
 
 class Reader:
-    """Somebody in a checkout of their own, who types what a page says."""
+    """A reader in a checkout of their own, who types what a page shows."""
 
     def __init__(self, stack: Stack, scratch: Path, front: Path) -> None:
         self._stack = stack
@@ -168,7 +168,7 @@ def test_pages_on_the_seeds_of_the_repository(stack: Stack, reader: Reader) -> N
 
 
 def test_every_page_with_commands_is_read() -> None:
-    """No page can show a command that nobody tries."""
+    """No page can show a command that no test runs."""
     # Classes of catalogues are made by tests/unit/test_docs_catalogue.py.
     # tests/contract/test_documented_sink.py installs the package of add-a-sink.md.
     declared = {

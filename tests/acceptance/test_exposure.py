@@ -1,4 +1,4 @@
-"""Who can reach what: everything listens on loopback, and Flower wants a password."""
+"""Everything listens on loopback only, and Flower wants a password."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def test_the_main_job_with_postgresql_alone(clean: Stack, folder: Path) -> None:
         clean.number("SELECT count(*) FROM league WHERE neighbours_input_hash IS NOT NULL") == COUNT
     )
     assert clean.number("SELECT count(*) FROM league_relationship") > 0
-    assert len(site.run("search", "a competition that nobody plays", "--top-k", "7")) == 7
+    assert len(site.run("search", "a competition without players", "--top-k", "7")) == 7
 
     clean.postgres.execute(f"DELETE FROM {LEAGUES} WHERE key = 'league_00003'".encode())
     clean.postgres.execute(f"UPDATE {EXAMPLES} SET model = 'x' WHERE key = 'example_001'".encode())

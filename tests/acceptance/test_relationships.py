@@ -18,7 +18,7 @@ from tests.acceptance.stack import Stack
 
 pytestmark = pytest.mark.slow
 
-#: Similarity as users have it, but sooner after a change; short leases, so that a kill is mended.
+#: Similarity as users have it, but sooner after a change; short leases, so that a kill is repaired.
 SETTINGS = {
     "ALTSYNC_SIMILARITY": "true",
     "ALTSYNC_SIMILARITY_DEBOUNCE_SECONDS": "0.2",
@@ -131,6 +131,6 @@ def test_relate_by_hand(stack: Stack, folder: Path) -> None:
     again = stack.run("relate", "--key", "league_00001", "--json", env=env).json
     assert (again["entities"], again["added"], again["removed"]) == (1, 0, 0)
     assert worker.alive
-    refused = stack.run("relate", "--key", "nobody", env=env, code=1)
-    assert "no league has the key 'nobody'" in refused.stderr
+    refused = stack.run("relate", "--key", "unknown", env=env, code=1)
+    assert "no league has the key 'unknown'" in refused.stderr
     assert json.loads(stack.run("status", "--json", env=env).stdout)["operations"]["similarity"]

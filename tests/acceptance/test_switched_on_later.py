@@ -1,4 +1,4 @@
-"""Sinks that nobody has configured yet: their work waits, and nothing else does."""
+"""Sinks that are not configured yet: their work waits, and nothing else does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.acceptance.stack import SINKS, Stack, worker_arguments
 
 pytestmark = pytest.mark.slow
 
-#: What the small seed folder holds.
+#: The contents of the small seed folder.
 ENTITIES = 5 + 40
 
 COUNTS = {"sport_archetype": 5, "league": 40, "few_shot_example": 0}

@@ -37,7 +37,7 @@ def run(*command: str | Path, cwd: Path, check: bool = True) -> subprocess.Compl
 
 
 def copy_of_the_checkout(folder: Path) -> Path:
-    """What git knows, so that the build leaves nothing in the checkout."""
+    """Copy the files that git tracks, so that the build leaves nothing in the checkout."""
     listed = run("git", "ls-files", "-z", cwd=ROOT).stdout.split("\0")
     for name in listed:
         if name and (ROOT / name).is_file():

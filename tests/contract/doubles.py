@@ -128,7 +128,7 @@ def canned_server() -> Iterator[CannedServer]:
 
 
 def closed_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port without a listener."""
     with socket.create_server((LOOPBACK, 0)) as probe:
         port: int = probe.getsockname()[1]
     return port

@@ -1,4 +1,4 @@
-"""What the suite must know of each sink to run over it: one harness each.
+"""One harness for each sink: all that the contract suite uses of it beside the sink itself.
 
 A sink without one makes ``test_every_sink_has_a_harness`` fail.
 """
@@ -74,20 +74,20 @@ class Harness(ABC):
 
     @abstractmethod
     def stored(self, entity_type: EntityType) -> Stored:
-        """What the store holds, by key, seen without the sink's own code."""
+        """Return the store's records by key, read without the sink's own code."""
 
     @abstractmethod
     def spoil(self, row: Row) -> None:
         """Change what the store holds of a row, behind the sink's back."""
 
     def settle(self, rows: Sequence[Row]) -> None:  # noqa: B027  (most sinks need nothing)
-        """What settling does for the sink beside the sink's own writes."""
+        """Do what settling does for the sink beside the sink's own writes."""
 
     def small_pages(self, monkeypatch: Any, size: int) -> None:  # noqa: B027  (some have none)
         """Make listing take pages of this size."""
 
     def held(self, one: Row) -> SinkVersion:
-        """What ``versions`` must say of a row that was written."""
+        """Return the entry that ``versions`` must have for a row that was written."""
         return SinkVersion(one.key, one.version, one.content_hash)
 
 
@@ -240,10 +240,10 @@ class PineconeHarness(Harness):
             self.wipe()
         for name in sports.INDEXES if there else ():
             self._empty_index(name)
-            self.disown(name)
+            self.remove_mark(name)
         self.server.admin.reset_stats()
 
-    def disown(self, name: str) -> None:
+    def remove_mark(self, name: str) -> None:
         """Take away the tags that say whose an index is."""
         with suppress(pinecone.NotFoundError):
             tags = dict.fromkeys(self.client.indexes.describe(name).tags or {}, "")
@@ -404,7 +404,7 @@ class FakeVectorStore:
         self._lock = threading.Lock()
 
     def known(self, model: Model, hashes: Sequence[str]) -> set[str]:
-        """Those of ``hashes`` that are there."""
+        """Return the known ones of ``hashes``."""
         return {one for one in hashes if (model, one) in self.vectors}
 
     def keep(self, model: Model, vectors: Mapping[str, bytes]) -> None:
@@ -430,7 +430,7 @@ class FakeVectorStore:
                     del self.entities[one.entity_type, one.key]
 
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
-        """What each living entity has embedded."""
+        """Return the embedded text's hash of each entity that is not deleted."""
         for (held_type, _), marks in sorted(self.entities.items()):
             if held_type is entity_type:
                 yield marks

@@ -25,7 +25,7 @@ TIMEOUT = 60.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server said."""
+    """An answer of the server."""
 
     status: int
     headers: Mapping[str, str]
@@ -52,7 +52,7 @@ class Site:
 
     @property
     def host(self) -> str:
-        """What browsers send as Host."""
+        """Return the Host header of browsers."""
         return urlsplit(self.url).netloc
 
     def ask(

@@ -36,13 +36,13 @@ class Block:
 
     @property
     def place(self) -> str:
-        """Where it stands, for people."""
+        """Return its file and line, for people."""
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
 
 @dataclass(frozen=True)
 class Command:
-    """What is typed, and the lines that must come back, in this order; none is: anything."""
+    """Return the typed command, and the lines that must come back in this order (none: any)."""
 
     place: str
     code: str
@@ -72,7 +72,7 @@ def blocks_of(page: Path) -> list[Block]:
     return found
 
 
-def stray_markers(page: Path) -> list[str]:
+def unknown_markers(page: Path) -> list[str]:
     """Markers that no block follows, or that give no reason."""
     text = page.read_text()
     used = sum(block.not_run is not None for block in blocks_of(page))

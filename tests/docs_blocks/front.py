@@ -28,7 +28,7 @@ with socket.socket(socket.AF_UNIX) as front:
 sys.exit(answer[0] if answer else 1)
 """
 
-#: What commands import, so that no fork has to.
+#: Modules that commands import, so that no fork has to.
 IMPORTS = (
     "alembic.command",
     "altsync.app",

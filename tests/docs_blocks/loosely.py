@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-#: What differs between runs: times, how long things took, and numbers of four digits or more
+#: Texts that differ between runs: times, how long things took, and numbers of four digits or more
 #: (ports, processes, versions).
 _UNSTABLE = (
     (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?", r"\\d{4}-\\d\\d-\\d\\d[ T][\\d:.]+"),
@@ -22,7 +22,7 @@ _FRAME = re.compile(r"^[\s┏┳┓┡╇┩└┴┘━─├┼┤╺╸┃│
 def first_missing(expected: Sequence[str], output: str) -> str | None:
     """The first line shown that does not come, in the order shown; None when all do.
 
-    ``…`` stands for anything in a line, and, alone in one, for any lines. Where lines end does
+    ``…`` stands for anything in a line, and, alone in one, for any lines. The ends of lines do
     not matter: a longer path may push a word to the next one.
     """
     said, at = _plain(output), 0
@@ -37,7 +37,7 @@ def first_missing(expected: Sequence[str], output: str) -> str | None:
 
 
 def pattern_of(line: str) -> re.Pattern[str]:
-    """What a shown line stands for, between spaces."""
+    """Return the pattern of a shown line, split at spaces."""
     text = re.escape(_plain(line)).replace(r"\ ", " ").replace(r"\-", "-")
     for unstable, meant in _UNSTABLE:
         text = re.sub(unstable, meant, text)

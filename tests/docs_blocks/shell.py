@@ -16,7 +16,7 @@ TIMEOUT = 120.0
 
 @dataclass(frozen=True)
 class Said:
-    """What a block printed, on both streams together, and the code its last command ended with."""
+    """The output of a block, of both streams together, and the exit status of its last command."""
 
     output: str
     code: int

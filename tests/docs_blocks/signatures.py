@@ -1,4 +1,4 @@
-"""What can be called and read of a module or class, as its source says it, without the bodies."""
+"""List the signatures of a module or class from its source, without the bodies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Signature = tuple[str, ...]
 
 
 def public_names(module: ModuleType) -> list[str]:
-    """What a module offers."""
+    """Return the public signatures of a module."""
     return list(module.__all__)
 
 

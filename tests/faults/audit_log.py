@@ -1,4 +1,4 @@
-"""What is noted while a run goes on, for the oracle to judge at rest."""
+"""Events that are noted during a run, for the oracle's check at rest."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def speed_up(conn: Conn, *, deadlock_timeout: str) -> None:
 
 
 class AuditLog:
-    """Events of all processes in one file. Short lines are appended whole, whoever is killed."""
+    """Events of all processes in one file. A short line is appended whole, or not at all."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

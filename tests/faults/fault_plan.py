@@ -1,4 +1,4 @@
-"""What goes wrong on the way to a sink."""
+"""Faults between a worker and a sink."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 
 
 class Fault(StrEnum):
-    """What becomes of one call."""
+    """The outcome of one call."""
 
     NONE = "none"
     #: The answer takes its time, within the client's timeout.
@@ -93,7 +93,7 @@ class RandomFaults:
     """Trouble at random, planned outages, and records that are refused again and again.
 
     ``outages`` are (from, to) in seconds after ``began`` (``time.time()``). Late writes are at
-    most ``most_late`` seconds late: what an echo is there to outlive.
+    most ``most_late`` seconds late: a confirming write must outlive that.
     """
 
     #: How often each trouble comes, in calls of a thousand.

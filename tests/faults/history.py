@@ -1,4 +1,4 @@
-"""What happened to one entity, for whoever looks for the cause of a finding."""
+"""List the events of one entity, to find the cause of a violation."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def at_rest(sandbox: Sandbox, dead_keys: Set[str] = frozenset()) -> list[Violati
 
 
 def at_any_time(sandbox: Sandbox, sinks: Iterable[str] = (NEO4J,)) -> list[Violation]:
-    """What must hold even while everybody is at work.
+    """Check what must hold even while all processes work.
 
     ``sinks`` are those whose "synced" must be true: an unguarded one only when nothing is late.
     """
@@ -63,7 +63,7 @@ def at_any_time(sandbox: Sandbox, sinks: Iterable[str] = (NEO4J,)) -> list[Viola
 
 
 def over_all(sandbox: Sandbox) -> list[Violation]:
-    """What the whole history of a run must look like. Every other session has ended."""
+    """Check the whole history of a run. Every other session has ended."""
     found = [Violation(Problem.ERROR, str(entry)) for entry in _forbidden(sandbox)]
     with psycopg.connect(sandbox.url, autocommit=True, row_factory=dict_row) as conn:
         found += [
@@ -87,7 +87,7 @@ def over_all(sandbox: Sandbox) -> list[Violation]:
 
 
 def _deadlocks(conn: psycopg.Connection[Any]) -> int:
-    """Deadlocks that the server has resolved in this database, whoever was the victim.
+    """Deadlocks that the server has resolved in this database, of any victim.
 
     Sessions count their own and hand that in when they end.
     """
@@ -151,7 +151,7 @@ def _name(row: dict[str, Any]) -> str:
 
 
 def _held(sandbox: Sandbox, sink: str) -> list[Held]:
-    """What a sink holds now, with what was late and is due."""
+    """Return the records of a sink, delayed writes that are due included."""
     server = sandbox.server(sink)
     server.apply_delayed()
     held = server.held()

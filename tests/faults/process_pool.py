@@ -41,7 +41,7 @@ PROCESSES: tuple[tuple[Role, str, str | None], ...] = (
 class ProcessPool:
     """Everybody who takes part, over all chapters of a run.
 
-    Only plain forks: whoever starts a chapter must have no threads and no pool.
+    Only plain forks: the process that starts a chapter has no threads and no pool.
     """
 
     sandbox: Sandbox

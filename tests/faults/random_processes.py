@@ -35,7 +35,7 @@ from tests.faults.sandbox import DIMENSIONS, MODEL, TOPOLOGY, Sandbox
 from tests.faults.violations import Problem, Violation, kinds, summary
 from tests.faults.workload import Workload
 
-#: Seconds of trouble before everything must come to rest. Short: what goes wrong is mended by
+#: Seconds of trouble before everything must come to rest. Short: faults are repaired by
 #: the next change of the same entity, so it is seen in the last seconds only.
 PHASE = 3.0
 
@@ -48,7 +48,7 @@ HISTORIES = 2
 #: Lines of a server's log that tell of one deadlock: both statements and where they were.
 DEADLOCK_LINES = 40
 
-#: What a second of trouble must at least bring, or the run proves nothing: a third of what the
+#: The least that a second of trouble must bring, or the run proves nothing: a third of what the
 #: slowest machine tried has brought.
 LEAST_OPERATIONS, LEAST_KILLS = 10.0, 0.5
 
@@ -58,7 +58,7 @@ LONG = 60.0
 
 @dataclass(slots=True)
 class Report:
-    """What a run did, and what was wrong."""
+    """The figures of a run, and its violations."""
 
     seed: int
     ablated: str | None = None
@@ -206,12 +206,12 @@ class _Run:
 
 
 def vacuous(report: Report) -> list[Violation]:
-    """What the run was planned to bring and has not: then it proves nothing."""
+    """Return the planned faults that did not happen: then the run proves nothing."""
     seconds = report.fault_seconds
     floors = {
         "operations": (report.operations, LEAST_OPERATIONS * seconds),
         "kills": (report.kills + report.crashes, LEAST_KILLS * seconds),
-        "echoes": (report.confirming_writes, 1),
+        "confirming writes": (report.confirming_writes, 1),
         "texts paid": (report.texts, seconds),
         "leases lost": (report.events.get("operations.lease_lost", 0), seconds >= LONG),
         "checks at rest": (report.checks, 1),
@@ -224,7 +224,7 @@ def vacuous(report: Report) -> list[Violation]:
 
 
 def deadlocks_in(log: str) -> str:
-    """What a server's log says of the sessions that met."""
+    """Return the entries of a server's log about sessions that met."""
     lines = log.splitlines()
     starts = [place for place, line in enumerate(lines) if "deadlock detected" in line]
     return "\n".join("\n".join(lines[place : place + DEADLOCK_LINES]) for place in starts)

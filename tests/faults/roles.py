@@ -1,4 +1,4 @@
-"""What each process of a run does, until it is killed or its parent is gone."""
+"""The loops of a run's processes, until each is killed or its parent is gone."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from tests.faults.fault_plan import RandomFaults
 from tests.faults.sandbox import PURGE_GRACE, TOPOLOGY, Sandbox
 from tests.faults.workload import Workload
 
-#: Seconds by which a write may be late: longer than a lease, and within the echo's horizon.
+#: Seconds by which a write may be late: longer than a lease, shorter than the wait of a
+#: confirming write.
 MOST_LATE = 1.4
 
-#: Seconds between two looks of somebody who has nothing to do.
+#: Seconds between two polls of a process that has nothing to do.
 IDLE = 0.03
 
 
@@ -45,7 +46,7 @@ class Phase:
 
 
 class Chaos:
-    """What happens at the named points of a delivery: nothing, a nap, or the end."""
+    """Do nothing, sleep, or end the process at the named points of a delivery."""
 
     #: Of ten thousand points passed, how many end the process, and how many are slept at.
     CRASHES, LONG_SLEEPS, SHORT_SLEEPS = 20, 200, 150

@@ -1,4 +1,4 @@
-"""Where a run takes place, and the product put together there over simulated servers."""
+"""The database and folder of a run, and the product put together over simulated servers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TOPOLOGY = Topology(
 )
 
 #: Everything that takes seconds or minutes in production, in a tenth of it.
-#: The echo outlives a lease, a timeout, a late write and a machine that is busy.
+#: A confirming write waits longer than a lease, a timeout, a late write and a busy machine.
 POLICY = Policy(
     batch_size=8,
     lease=1.0,
@@ -62,7 +62,7 @@ PURGE_GRACE = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """Where a run takes place: the database, and the folder of ledgers, seeds and diary."""
+    """The database of a run, and the folder of its servers' files, seeds and audit log."""
 
     url: str
     folder: Path
@@ -113,7 +113,7 @@ class Sandbox:
         return Delivery(database, opened, TOPOLOGY, self.policy, worker=worker, at=at)
 
     def relay(self, database: WatchedDatabase) -> Relay:
-        """The product's relay, with nobody to wake: workers look for themselves."""
+        """Return the product's relay without a broker: workers poll for themselves."""
         return Relay(
             database,
             lambda: db.connect(self.url),

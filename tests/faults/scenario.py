@@ -1,7 +1,7 @@
 """A small world for directed scenarios: every step happens when the scenario says so.
 
-Leases, retries and echoes never fall due by themselves here; ``Scenario`` moves the clock by
-changing the rows. So a scenario is the same on every machine.
+Leases, retries and confirming writes never fall due by themselves here; ``Scenario`` moves the
+clock by changing the rows. So a scenario is the same on every machine.
 """
 
 from __future__ import annotations
@@ -66,16 +66,16 @@ FOR EACH ROW EXECUTE FUNCTION faults_pause()
 
 
 class WorkerCrash(BaseException):
-    """The worker is gone, in the middle of something. Not an ``Exception``: nobody handles it."""
+    """The worker is gone in the middle of its work. Not an ``Exception``: no code handles it."""
 
 
 def crash() -> None:
-    """What a hook does to end its worker."""
+    """End the worker, from a hook."""
     raise WorkerCrash
 
 
 class _Hooks:
-    """What happens in a delivery, also in the threads of its calls. One may play inside another."""
+    """The hooks of a delivery, also in the threads of its calls. One may run inside another."""
 
     def __init__(self) -> None:
         self._now: ContextVar[tuple[dict[str, Callable[[], object]], FaultPlan]] = ContextVar("now")
@@ -156,7 +156,8 @@ class Scenario:
     ) -> Batch:
         """One batch of a worker of its own; ``at`` says what happens at its named points, once.
 
-        Everything pending is due, but for echoes. A worker that vanishes has claimed nothing.
+        Everything pending is due, but for confirming writes. A worker that vanishes has claimed
+        nothing.
         """
         self.make_due("origin <> 'confirm'")
         with self._hooks.set(dict(at or {}), faults or NoFaults()):
@@ -183,13 +184,13 @@ class Scenario:
         server.close()
 
     def deliver_all(self) -> None:
-        """Deliver everything that is due, but for echoes."""
+        """Deliver everything that is due, but for confirming writes."""
         for _ in range(ROUNDS):
             if not sum(self.deliver(sink).claimed for sink in TOPOLOGY.names):
                 return
 
     def poll(self) -> None:
-        """What the relay does now and then: give up on what is exhausted."""
+        """Move exhausted operations to dead letters, as the relay does now and then."""
         self.sandbox.relay(self._database).poll(TOPOLOGY.names)
 
     def live(self, sink: str) -> int:
@@ -225,7 +226,7 @@ class Scenario:
 
     @contextmanager
     def holding_pause(self) -> Iterator[None]:
-        """Whoever pauses inside a statement stays there; at the end all threads go on and end."""
+        """Keep a thread that pauses inside a statement there; let all threads end at the end."""
         self._conn.execute("SELECT pg_advisory_lock(1)")
         try:
             yield
@@ -278,7 +279,7 @@ class Scenario:
                 return
 
     def check(self, dead_keys: Set[str] = frozenset(), *, drained: bool = True) -> list[Violation]:
-        """What the oracle finds, at rest and over all."""
+        """Return the oracle's violations, at rest and over the whole history."""
         if drained:
             rest = drain(self.sandbox, timeout=0.0, retry=False)
             if rest.calls_again:

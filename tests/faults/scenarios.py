@@ -16,7 +16,7 @@ from tests.faults.sandbox import NEO4J, PINECONE
 from tests.faults.scenario import Scenario, WorkerCrash, crash
 from tests.faults.workload import seed_line
 
-#: Seconds that nobody waits for: it lands when the scenario says so.
+#: Seconds that no test waits for: the write is applied when the scenario says so.
 LONG = 10_000.0
 
 #: Key of the league ``league(0)`` in its sinks.
@@ -60,7 +60,7 @@ def _wait_for_embedding(scenario: Scenario) -> None:
 
 
 def a_worker_settles_after_its_lease_was_taken(scenario: Scenario) -> None:
-    """What it wrote is lost meanwhile and asked for anew; the next worker has it, and vanishes."""
+    """Its write is lost and requested again; the next worker has it, and vanishes."""
     synced(scenario)
     edit(scenario, mark="1")
 
@@ -75,7 +75,7 @@ def a_worker_settles_after_its_lease_was_taken(scenario: Scenario) -> None:
 
 
 def a_worker_writes_after_its_lease_was_taken(scenario: Scenario) -> None:
-    """The newer version is there already, and its echo is over, when the older one goes out."""
+    """The newer version is written and confirmed when the older one is sent."""
     synced(scenario)
     edit(scenario, mark="1")
 
@@ -103,7 +103,7 @@ def a_worker_crashes_during_a_write(scenario: Scenario) -> None:
 
 
 class _Killer(KeyFaults):
-    """A record that ends the process of whoever sends it."""
+    """A record that ends each process that sends it."""
 
     def next(self, keys: Any) -> Fault:
         if super().next(keys) is not Fault.NONE:
@@ -112,7 +112,7 @@ class _Killer(KeyFaults):
 
 
 def a_record_kills_its_workers(scenario: Scenario) -> None:
-    """It is among innocents, and must be found without giving up on them."""
+    """One poison record in a batch of healthy ones."""
     scenario.seed(sports.LEAGUES, *(league(number) for number in range(40)))
     for _ in range(60):
         scenario.deliver(NEO4J, faults=_Killer(Fault.KILLED, [KEY]))
@@ -134,7 +134,7 @@ def a_vector_is_asked_for_while_its_operation_is_leased(scenario: Scenario) -> N
 
 
 def a_row_changes_around_its_claim(scenario: Scenario) -> None:
-    """What was read before the claim is older than what was claimed."""
+    """Rows that were read before the claim are older than the claimed operations."""
     _wait_for_embedding(scenario)
 
     def embed() -> None:
@@ -170,7 +170,7 @@ def a_write_is_late(scenario: Scenario) -> None:
 
 
 def a_change_meets_a_waiting_confirming_write(scenario: Scenario) -> None:
-    """The change takes the echo's place, and the late write comes after it."""
+    """The change merges into the confirming write, and the late write comes after it."""
     synced(scenario)
     edit(scenario, mark="1")
     scenario.deliver(PINECONE, faults=delayed())
@@ -243,7 +243,7 @@ def an_example_moves_on_before_its_move_is_settled(scenario: Scenario) -> None:
 
 
 def a_worker_crashes_between_two_moves(scenario: Scenario) -> None:
-    """It has written the second namespace, and told nobody."""
+    """It has written the second namespace, without settling."""
     _in_a_namespace(scenario)
     scenario.deliver(PINECONE, at={"written": crash})
     _move(scenario, "questions")
@@ -314,7 +314,7 @@ def an_example_is_deleted_between_two_moves(scenario: Scenario) -> None:
 
 
 def a_row_changes_before_its_status_flips(scenario: Scenario) -> None:
-    """The text changes, so the vector operation itself is not asked again."""
+    """The text changes, so rerun_requested is not set on the vector operation itself."""
     synced(scenario)
     edit(scenario, mark="1")
     scenario.deliver(PINECONE, at={"called": lambda: edit(scenario, text="another")})

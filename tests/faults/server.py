@@ -1,7 +1,7 @@
-"""What a simulated server holds, and all that was ever asked of it.
+"""The state of a simulated server, and every request that it received.
 
 One SQLite file per sink, shared by all processes and whole after every kill. Late writes wait
-in the file too; whoever comes next applies those that are due, in the order of their times.
+in the file too; the next client applies those that are due, in the order of their times.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS paid (
 
 
 class Rule(StrEnum):
-    """What the guarded sink promises; each may be taken away."""
+    """The guarantees of the guarded sink; each may be switched off."""
 
     VERSION_GUARD = "version guard"
     TOMBSTONE_GUARD = "tombstone guard"
@@ -53,7 +53,7 @@ class Rule(StrEnum):
 
 
 class Effect(StrEnum):
-    """What a write did."""
+    """The effect of a write."""
 
     WRITTEN = "written"
     REMOVED = "removed"
@@ -74,7 +74,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one record; ``found`` is the newer version that stood in its way."""
+    """The outcome of one record; ``found`` is the newer version that refused it."""
 
     effect: Effect
     found: int | None = None
@@ -143,7 +143,7 @@ class SimulatedServer(ABC):
         )
 
     def record_sent(self, fault: str, writes: Sequence[Write]) -> None:
-        """Remember what a request carried, for whoever must find out what happened."""
+        """Record the writes of a request, for the history of an entity."""
         now, pid = time.time(), os.getpid()
         with self._transaction():
             self._conn.executemany(
@@ -257,7 +257,7 @@ class SimulatedServer(ABC):
 
     @abstractmethod
     def _apply(self, write: Write) -> Result:
-        """What the server does with one record."""
+        """Apply one record."""
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

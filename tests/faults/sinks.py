@@ -94,7 +94,7 @@ def _outcome(row: Row, result: Result) -> RecordOutcome:
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """What the index answers to an upsert."""
+    """The index's answer to an upsert."""
 
     upserted_count: int
     has_errors: bool = False

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 #: Seconds in which new searches are begun: some hundred orders on an idle machine.
 SECONDS = 75
 
-#: Orders of one search: few, so that whoever repeats it has not long to wait.
+#: Orders of one search: few, so that a repetition does not take long.
 ORDERS = 25
 
 

@@ -1,4 +1,4 @@
-"""Who is charged: a record only after others have passed, else its destination."""
+"""A record is charged only after others have passed, else its destination is."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_one_refusing_type_neither_dies_nor_stops_the_other(
     )
     refused = [call for call in graph.calls if call.rows[0].entity_type is broken]
     assert len(refused) <= HANDFUL + 2 * 20
-    # What comes later of the healthy type does not wait for the broken one.
+    # Later records of the healthy type do not wait for the broken one.
     healthy = league("later") if broken is not sports.LEAGUE else archetype("later")
     pg.save(healthy)
     pg.advance_time(1000)
@@ -219,7 +219,7 @@ def test_an_index_that_refuses_everything_gets_few_calls_at_once(
     assert {(op.status, op.attempts) for op in pg.ops("pinecone")} == {("pending", 0)}
 
 
-def test_an_index_that_begins_to_refuse_amid_a_batch_charges_nobody(
+def test_an_index_that_begins_to_refuse_amid_a_batch_charges_no_record(
     pg: DatabaseFixture, database: Database
 ) -> None:
     """The first calls of the batch passed: that is no evidence for what came after them."""
@@ -395,7 +395,7 @@ def test_a_type_that_cannot_be_set_up_does_not_stop_the_others(
 
 
 class Plugin(FakeGraph):
-    """A sink of somebody else's, whose split has a defect over one record."""
+    """A third-party sink, whose split has a defect over one record."""
 
     traits: ClassVar[SinkTraits] = SinkTraits("neo4j", guarded=True, edges=True)
 
@@ -505,7 +505,7 @@ def test_a_bad_record_of_a_sink_without_a_status_ends_as_others_pass(
 def test_a_sink_without_a_status_that_begins_to_refuse_spends_no_attempt(
     pg: DatabaseFixture, database: Database
 ) -> None:
-    """What passed before a record failed for the first time is no evidence against it."""
+    """Records that passed before the first failure are no evidence against the failed one."""
     topology = Topology((*TOPOLOGY.sinks, Files.traits))
     pg.topology = topology
     register_sinks(pg.conn, topology, MODEL, DIMENSIONS)

@@ -90,7 +90,7 @@ def test_a_retry_is_due_and_is_delivered(
 
 
 def test_a_confirming_write_keeps_its_whole_wait(pg: DatabaseFixture, database: Database) -> None:
-    """What it confirms may be of a second ago."""
+    """The write that it confirms may be of a second ago."""
     pg.save(league("nfl"))
     pg.conn.execute("UPDATE sync_operation SET origin = 'confirm'")
     move(pg, "1 day", "available_at")

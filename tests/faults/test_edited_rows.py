@@ -27,7 +27,7 @@ from tests.integration.seeds import (
 )
 from tests.integration.verifying import Site
 
-#: What SQL sets, by table, and the column that shows it.
+#: The edits made by SQL, by table, and the column that shows each.
 EDITS = (
     ("league", "tier = 'EDITED'"),
     ("league", "description = NULL"),
@@ -63,7 +63,7 @@ def seeds(folder: Path) -> Path:
 
 
 def contents(pg: DatabaseFixture) -> list[tuple[Any, ...]]:
-    """What all rows hold."""
+    """Return the contents of all rows."""
     found: list[tuple[Any, ...]] = []
     for kind in sports.TYPES:
         names = ", ".join([*kind.columns, "content_hash", "text_hash"])
@@ -119,7 +119,7 @@ def test_what_belongs_to_leagues_is_taken_back(pg: DatabaseFixture, tmp_path: Pa
     assert (again.updated, again.operations) == (0, 0)
 
 
-#: What SQL sets of what belongs to leagues, by table.
+#: The edits made by SQL to what belongs to leagues, by table.
 PART_EDITS = (
     ("document", "body = 'Edited'"),
     ("document", "kind = NULL"),
@@ -202,7 +202,7 @@ def test_a_repair_keeps_the_edit_of_what_belongs_to_leagues(site: Site, tmp_path
     planned = site.verify(repair=True, dry_run=True, max_delete=0.5)
     assert planned.rows.enqueued == 3
     assert edited_of(site.pg) == set(wanted)
-    site.mend(max_delete=0.5)
+    site.repair(max_delete=0.5)
     assert edited_of(site.pg) == set()
     assert site.pg.scalar("SELECT body FROM document") == "Edited"
     (edge,) = site.graph.ask(
@@ -262,7 +262,7 @@ def test_a_repair_carries_the_edit_to_nodes_and_vectors(site: Site) -> None:
     planned = site.verify(repair=True, dry_run=True, deep=True)
     assert planned.rows.enqueued == 1
     assert site.live() == 0
-    site.mend(deep=True)
+    site.repair(deep=True)
     row = site.pg.conn.execute(
         "SELECT l.content_hash, l.text_hash, l.embedding_text_hash FROM league l "
         "WHERE league_tag = 'l003'"

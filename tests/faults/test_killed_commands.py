@@ -1,7 +1,7 @@
 """A repair, a pruning or a search for neighbours is killed at each of its steps: kill -9.
 
 A step is a request that changes a store. The command goes through a proxy to each store, and is
-killed when the n-th step is on its way: the store does it, and nobody hears the answer.
+killed when the n-th step is on its way: the store does it, and no process receives the answer.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Killer:
         self._started.set()
 
     def watch(self, data: bytes) -> None:
-        """What a proxy asks before it passes a request on."""
+        """The hook that a proxy calls before it forwards a request."""
         self._started.wait()
         if not STEP.search(data):
             return
@@ -140,7 +140,7 @@ def _command(env: Mapping[str, str], arguments: Sequence[str], said: Path) -> No
 
 
 def test_a_repair_that_is_killed_anywhere(site: Site, tmp_path: Path) -> None:
-    """What it did is right, and the next one does the rest: no ghost, nothing lost or older."""
+    """Its work is right, and the next one does the rest: no orphan, nothing lost or older."""
     named = ("DATABASE_URL", "NEO4J_URI", "PINECONE_CONTROLLER_HOST")
     stores = {name: os.environ[name] for name in named}
     command = Command("verify --repair --grace 0 --json", stores, tmp_path / "said")
@@ -150,11 +150,11 @@ def test_a_repair_that_is_killed_anywhere(site: Site, tmp_path: Path) -> None:
         site.graph.ask("MATCH (n:League {league_tag: 'l001'}) DETACH DELETE n")
         site.graph.ask("MATCH (n:League {league_tag: 'l002'}) SET n.sync_version = 5")
         site.graph.ask("MATCH (n:League {league_tag: 'l003'}) SET n.sync_version = $v", v=beyond)
-        site.graph.ask("CREATE (:League {league_tag: 'ghost', sync_version: $v})", v=beyond)
+        site.graph.ask("CREATE (:League {league_tag: 'orphan', sync_version: $v})", v=beyond)
         site.drop_vector("l004")
         site.put_vector("l005", version=5)
         site.put_vector("l006", version=beyond)
-        site.put_vector("ghost", version=beyond, model="test-model", content_hash="x")
+        site.put_vector("orphan", version=beyond, model="test-model", content_hash="x")
 
     def judge() -> None:
         site.verify(repair=True)

@@ -1,7 +1,7 @@
 """A seeding run is killed at each of its named points: a real process, gone at once.
 
 Files of every part change, grow and lose lines, so each point of a batch and of a pruned page
-comes up in every part, at a first and at a second batch. What must hold right after the kill:
+comes up in every part, at a first and at a second batch. These must hold right after the kill:
 whole batches and nothing else are there. And after the same run once more: everything equals
 what an undisturbed run leaves.
 """
@@ -45,7 +45,7 @@ BATCH, PAGE = 3, 2
 #: Lines of a part that stay, come and go. The first two make two batches, the third two pages.
 STAY, COME, GO = 4, 1, 3
 
-#: What a process answers with that was killed here; any other number is a failure of the test.
+#: The exit status of a process that was killed here; any other one fails the test.
 KILLED = 9
 
 #: Points that a run reaches but once.
@@ -117,7 +117,7 @@ class Site:
         self.drain()
 
     def seed(self) -> None:
-        """The run that nobody disturbs."""
+        """Do the run without a kill."""
         report = seeds.seed(self.pg, self.folder / "after", prune=True, yes=True)
         assert report.total.rejected == 0
 
@@ -147,7 +147,7 @@ class Site:
         return len(self.graph.calls) + len(self.index.calls) + len(self.embedder.requests)
 
     def rows(self) -> dict[Part, Rows]:
-        """What the tables hold that the parts are loaded into."""
+        """Return the contents of the tables that the parts are loaded into."""
         return {part: dict(self._rows(part)) for part in sports.PARTS}
 
     def _rows(self, part: Part) -> Iterator[tuple[str, str | None]]:
@@ -166,7 +166,7 @@ class Site:
         )
 
     def stores(self) -> dict[str, Any]:
-        """What the sinks hold and were paid for, without what numbers it."""
+        """Return the records of the sinks and the embedded texts, without versions and ids."""
         return {
             "graph": {place: (h.content_hash, h.gone) for place, h in self.graph.held.items()},
             "index": {place: h.content_hash for place, h in self.index.held.items()},
@@ -184,7 +184,7 @@ def killing(pg: DatabaseFixture, tmp_path: Path) -> Site:
 
 @dataclass(frozen=True, slots=True)
 class Undisturbed:
-    """What there is before the run, and what the run leaves when nobody is killed."""
+    """The contents before the run, and after a run without a kill."""
 
     before: dict[Part, Rows]
     after: dict[Part, Rows]
@@ -202,7 +202,7 @@ def _undisturbed(site: Site) -> Undisturbed:
     return Undisturbed(before, after, operations, site.stores())
 
 
-#: What an undisturbed run leaves is the same for every test of a process.
+#: The contents after an undisturbed run, the same for every test of a process.
 _known: list[Undisturbed] = []
 
 
@@ -290,7 +290,7 @@ def _pages(rows: Mapping[Part, Rows], undisturbed: Undisturbed) -> int:
 
 
 def _assert_whole(pg: DatabaseFixture) -> None:
-    """What is pending has its operation at its version; each tag given has its entity."""
+    """Each pending row has its operation at its version; each tag given has its entity."""
     for kind in sports.TYPES:
         for sink, version in (("neo4j", "graph_version"), ("embedding", "version")):
             broken = pg.conn.execute(
@@ -315,7 +315,7 @@ def _assert_whole(pg: DatabaseFixture) -> None:
 
 
 def _assert_no_lock(pg: DatabaseFixture) -> None:
-    """Of a session that is gone, or of nobody."""
+    """No lock is left of a session that has ended."""
     held = pg.scalar(
         """
         SELECT count(*) FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
@@ -328,7 +328,7 @@ def _assert_no_lock(pg: DatabaseFixture) -> None:
 
 
 def _assert_delivered(site: Site) -> None:
-    """Everything at its version and said to be there; delivering again calls nobody."""
+    """Everything is written at its version and synced; delivering again calls no sink."""
     for kind in sports.TYPES:
         rows = site.pg.conn.execute(
             f"SELECT {kind.key_column}, graph_version, neo4j_sync_status, "

@@ -31,10 +31,10 @@ SETTINGS = {
 #: Seconds for which a call is held up: longer than its worker lives.
 HELD_UP = 30.0
 
-#: What the one statement holds that writes leagues without relationships, and commits itself.
+#: Text of the only statement that writes leagues without relationships, and commits itself.
 WRITE = b"MERGE (n:League"
 
-#: What the vectors server calls the writes of a sink.
+#: The vectors server's names for the writes of a sink.
 WRITES = {"embedding": "openai.embeddings", "pinecone": "pinecone.upsert"}
 
 

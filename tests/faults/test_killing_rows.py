@@ -29,7 +29,7 @@ LEASES = 10
 def test_a_row_that_kills_every_worker_dies_alone(
     pg: DatabaseFixture, database: Database, tmp_path: Path
 ) -> None:
-    """Taken 500, 50, 5 and then one at a time: 499 are synced, and it is buried after ten."""
+    """Claimed 500, 50, 5 and then one at a time: 499 are synced, one is dead after ten."""
     pg.save(*leagues(ROWS))
     held = tmp_path / "graph.json"
     deaths = 0
@@ -53,7 +53,7 @@ def test_a_row_that_kills_every_worker_dies_alone(
     assert max(op.attempts for op in synced) <= 4
 
 
-def test_ten_kills_in_a_row_bury_nobody(
+def test_ten_kills_in_a_row_leave_no_dead_letter(
     pg: DatabaseFixture, database: Database, tmp_path: Path
 ) -> None:
     """Whatever a killed worker held: the next one takes less, and others of it first."""

@@ -275,7 +275,7 @@ def _enqueued_since(site: Site, last: int) -> list[tuple[str, str]]:
 def test_a_repair_leaves_out_what_was_given_up_on_and_repairs_the_rest(
     site: Site, then: str
 ) -> None:
-    """Its embedding failed, so that neither the embedding nor the index is asked again."""
+    """Its embedding failed, so neither embedding nor index gets another request."""
     site.pg.save(league("l001", description="Refused."))
     _fail(site, EMBEDDER, "l001")
     site.delivery("neo4j").drain(10)
@@ -303,7 +303,7 @@ def test_a_repair_leaves_out_what_was_given_up_on_and_repairs_the_rest(
 
 
 def test_a_repair_leaves_out_what_the_graph_was_given_up_on(site: Site) -> None:
-    """As stale, and as missing. Where the graph is ahead, that is why, and is repaired."""
+    """As stale, and as missing. A graph that is ahead is the cause, and is repaired."""
     site.pg.save(*(league(f"l00{n}", tier="TIER9") for n in (1, 2, 3, 4)))
     _fail(site, GRAPH, "l001", "l002", "l003", "l004", reason="refused")
     site.graph.ask("MATCH (l:League {league_tag: 'l002'}) DETACH DELETE l")
@@ -351,7 +351,7 @@ def test_a_text_that_was_given_up_on_is_repaired_after_a_retry(site: Site) -> No
         retry_dead(site.pg.conn, dead_ids(site.pg.conn), site.app.topology)
     site.deliver()
     site.drop_vector("l001")
-    assert site.mend().tallies
+    assert site.repair().tallies
 
 
 # --- ALTSYNC_LONG_TEXT=cut ---------------------------------------------------------------------

@@ -90,7 +90,7 @@ def test_a_settlement_whose_answer_is_lost(
 def test_a_claim_whose_answer_is_lost(
     pg: DatabaseFixture, relay: tuple[Proxy, str], behind: Database
 ) -> None:
-    """Nobody knows of the lease, so it runs out: one attempt more, one call."""
+    """No worker holds the lease, so it expires: one attempt more, one call."""
     pg.save(*leagues(FEW))
     graph = FakeGraph()
     relay[0].cuts_answer_to = b"SKIP LOCKED"
@@ -115,7 +115,7 @@ def test_a_seeding_whose_answer_is_lost(
     monkeypatch: pytest.MonkeyPatch,
     batch: int,
 ) -> None:
-    """What was committed is unchanged for the next run, with the versions that it had."""
+    """Committed rows are unchanged for the next run, with the versions that they had."""
     monkeypatch.setattr(loader, "BATCH", BATCH)
     seeds.write(tmp_path, "leagues.jsonl", (seeds.league_line(f"s{n}") for n in range(COUNT)))
     load, loaded = Loader._load_batch, 0

@@ -47,7 +47,7 @@ AT_ONCE = 4
 #: How many times as many calls as a client that knew everything may be made.
 LEEWAY = 1.2
 
-#: What the vectors server calls the writes of a sink.
+#: The vectors server's names for the writes of a sink.
 WRITES = {"embedding": "openai.embeddings", "pinecone": "pinecone.upsert"}
 
 

@@ -66,7 +66,7 @@ def test_an_error_of_postgresql_gives_the_claim_back_and_opens_the_breaker(
     pg: DatabaseFixture, database: Database, broken: str
 ) -> None:
     """Twelve times: more than the vanished workers after which an operation is given up on."""
-    breaks, mends = BROKEN[broken]
+    breaks, repairs = BROKEN[broken]
     pg.save(*leagues(5))
     graph = FakeGraph()
     pg.conn.execute(breaks)
@@ -79,7 +79,7 @@ def test_an_error_of_postgresql_gives_the_claim_back_and_opens_the_breaker(
             dead_letter_exhausted(pg, database)
             pg.advance_time(1000)
     finally:
-        pg.conn.execute(mends)
+        pg.conn.execute(repairs)
     health = sink_health(pg.conn)["neo4j"]
     assert health.state is BreakerState.OPEN
     assert {"reading": "UndefinedColumn", "settling": "UndefinedColumn"}.get(
@@ -195,10 +195,10 @@ def test_a_lost_connection_gives_the_claim_back_and_opens_no_breaker(
     assert deliver(database, graph).settlement.synced == 5
 
 
-def test_a_call_without_an_answer_stays_unsure_when_its_settlement_fails(
+def test_a_call_without_an_answer_stays_unknown_when_its_settlement_fails(
     pg: DatabaseFixture, database: Database
 ) -> None:
-    """What may still land is written once more, although nobody could write down why."""
+    """A write that may still be applied is confirmed, although the reason was not saved."""
     index = FakeIndex()
     pg.save(*leagues(1))
     embed(database)
@@ -212,7 +212,7 @@ def test_a_call_without_an_answer_stays_unsure_when_its_settlement_fails(
     assert pg.live("pinecone", "l000").outcome_unknown
 
 
-def test_a_worker_of_another_release_claims_and_buries_nothing(
+def test_a_worker_of_another_release_claims_and_ends_nothing(
     pg: DatabaseFixture, database: Database
 ) -> None:
     pg.save(*leagues(2))

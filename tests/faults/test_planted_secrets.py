@@ -1,4 +1,4 @@
-"""Servers that repeat every secret in their errors: nothing shows one, whoever looks."""
+"""Servers that repeat every secret in their errors: nothing that is shown contains one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 LEAGUES = 3
 
-#: What the text of one of the new leagues holds, and no other text.
+#: Words in the text of one of the new leagues, and in no other text.
 NAME = f"League {LEAGUES:05}".encode()
 
 #: Numbers of a vector.
@@ -86,7 +86,7 @@ def house(stack: Stack, tmp_path: Path) -> Iterator[House]:
             "DATABASE_URL": postgres._replace(netloc=login).geturl(),
             "REDIS_URL": f"redis://:{SECRETS['redis']}@{broker.host}:{broker.port}/0",
             "NEO4J_URI": stack.addresses["NEO4J_URI"],
-            "NEO4J_USERNAME": "nobody",
+            "NEO4J_USERNAME": "unknown",
             "NEO4J_PASSWORD": SECRETS["neo4j"],
             "NEO4J_DATABASE": stack.addresses["NEO4J_DATABASE"],
             "PINECONE_API_KEY": SECRETS["pinecone"],
@@ -218,7 +218,7 @@ def plain(text: str) -> str:
 
 
 def heard(events: redis.client.PubSub) -> str:
-    """What workers have told monitors."""
+    """Return the events that workers have sent to monitors."""
     told = []
     while message := events.get_message(timeout=1.0):
         data = message["data"]
@@ -234,7 +234,7 @@ def tables(stack: Stack) -> str:
 
 
 def commands(house: House) -> dict[str, str]:
-    """What people are shown."""
+    """Return the output that people see."""
     found = {}
     for command, code in (("status", 0), ("failures", 0), ("why league_00000", 0), ("verify", 1)):
         ended = house.stack.run(*command.split(), code=code, env=house.env)
@@ -243,7 +243,7 @@ def commands(house: House) -> dict[str, str]:
 
 
 def pages(house: House) -> dict[str, str]:
-    """What the dashboard answers."""
+    """Return the dashboard's answers."""
     (port,) = free_ports(1, LOOPBACK)
     process = house.start("dashboard", "altsync", "dashboard", "--port", str(port))
     house.stack.until(lambda: accepts(port, LOOPBACK), "the dashboard")

@@ -14,8 +14,8 @@ from tests.faults.workload import Workload
 
 
 @pytest.mark.slow
-def test_every_sink_equals_postgresql_whoever_was_killed(database_url: str) -> None:
-    """Nothing lost, no ghost, nothing stale, no wrong status, no deadlock, and no call at rest.
+def test_every_sink_equals_postgresql_after_random_kills(database_url: str) -> None:
+    """Nothing lost, no orphan, nothing stale, no wrong status, no deadlock, and no call at rest.
 
     Long enough to meet what is rare, too.
     """

@@ -48,7 +48,7 @@ def test_leagues_of_a_renamed_archetype_follow_it(
 def test_lines_that_name_the_former_key_of_an_archetype_are_refused(
     pg: DatabaseFixture, tmp_path: Path, dry_run: bool
 ) -> None:
-    """What they said before has moved along, so that no league leads to an empty stub."""
+    """Their former contents have moved along, so that no league leads to an empty stub."""
     seed(pg, folder_of(tmp_path, "rowing", "rowing"))
     renamed = seed(pg, folder_of(tmp_path, "boat_racing", "rowing"), dry_run=dry_run)
     assert (renamed.total.rejected, renamed.total.updated) == (2, 1)

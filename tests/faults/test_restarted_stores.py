@@ -45,7 +45,7 @@ DRAINED_WITHIN = 30.0
 #: Why a sink is paused: nothing of it may be over before a fault is there to meet it.
 WAITS = "until the fault is ready"
 
-#: What makes PostgreSQL shut down at once, as if it had crashed.
+#: The signal that makes PostgreSQL shut down at once, as if it had crashed.
 IMMEDIATE = signal.SIGQUIT
 
 #: Seconds that each of a seeder's statements takes longer, so that a restart comes amid them.
@@ -77,7 +77,7 @@ def done(stack: Stack) -> int:
 def test_wake_ups_that_are_flushed_are_sent_again(
     stack: Stack, folder: Path, broker: Broker
 ) -> None:
-    """FLUSHALL while every queue holds wake-ups and nobody has taken them yet."""
+    """FLUSHALL while every queue holds wake-ups and no worker has taken them yet."""
     settings = {**SETTINGS, "REDIS_URL": broker.url}
     client = redis.Redis.from_url(broker.url)
     stack.start_relay(settings)
@@ -228,7 +228,7 @@ def restart(stack: Stack, server: psutil.Process, how: signal.Signals) -> None:
 
 
 def test_a_database_restored_from_an_older_dump(stack: Stack, folder: Path, tmp_path: Path) -> None:
-    """The sinks are ahead: verify says so instead of success, and a repair mends it."""
+    """The sinks are ahead: verify reports that instead of success, and a repair corrects it."""
     stack.start_relay(SETTINGS)
     stack.start_worker(size=3, settings=SETTINGS)
     lines = [league(number) for number in range(60)]
@@ -265,7 +265,7 @@ def test_a_database_restored_from_an_older_dump(stack: Stack, folder: Path, tmp_
 
 
 def verify(stack: Stack, *arguments: str, code: int = 0) -> Any:
-    """What ``altsync verify --json`` says."""
+    """Return the document of ``altsync verify --json``."""
     return stack.run("verify", "--grace", "0", "--json", *arguments, code=code).json
 
 

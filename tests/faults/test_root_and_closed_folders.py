@@ -167,7 +167,7 @@ def test_the_programs_are_copied_where_the_account_may_run_them(
     assert Path("bin/initdb") in listed
     assert {p.lstat().st_uid for p in base.rglob("*")} == {0}
     assert not any(p.lstat().st_mode & 0o022 for p in base.rglob("*"))
-    # What a cleaner of /var/tmp or a killed copy leaves is completed.
+    # A copy that a cleaner of /var/tmp or a kill left in part is completed.
     (copy / "bin" / "initdb").unlink()
     (copy / "bin" / "postgres").write_bytes(b"half")
     assert open_copy(source / "pg", account, [base]) == copy

@@ -150,7 +150,7 @@ def test_leavings_of_editors_are_neither_loaded_nor_in_the_way(
     seed(pg, tmp_path)
     write(tmp_path, "leagues/a.jsonl", TEN[:9])
     for name in ("._a.jsonl", ".r.jsonl", "a.jsonl~", "a.jsonl.bak"):
-        write(tmp_path, f"leagues/{name}", [league_line("stray"), b"\x00\x05\x16\x07"])
+        write(tmp_path, f"leagues/{name}", [league_line("hidden"), b"\x00\x05\x16\x07"])
     (tmp_path / "leagues/.#a.jsonl").symlink_to("someone@host.1")
     report = seed(pg, tmp_path, prune=True)
     assert short(report.total) == (9, 0, 0, 9, 1, 0)

@@ -46,7 +46,7 @@ def fall_silent(proxy: Proxy) -> None:
 
 
 def come_back(proxy: Proxy) -> None:
-    """Serve new connections. Those from before stay silent, as after a failover."""
+    """Serve new connections. Earlier ones stay silent, as after a failover."""
     proxy.half_open = False
 
 

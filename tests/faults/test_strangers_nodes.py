@@ -1,4 +1,4 @@
-"""Nodes that somebody else keeps under altsync's labels stay."""
+"""Nodes of another application under altsync's labels stay."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_strangers_node_of_the_same_key_is_not_taken_over(
 def test_a_dry_run_counts_the_nodes_that_would_be_taken_over_and_changes_none(
     site: Site, strangers: int
 ) -> None:
-    """Those whose key an entity has, over pages; others' nodes are neither counted nor touched."""
+    """Nodes with the key of an entity, over pages; other nodes are neither counted nor touched."""
     site.graph.ask("UNWIND range(0, 1204) AS n CREATE (:League {league_tag: 'x' + n, owner: 'y'})")
     site.pg.save(league("x3"), league("x999"), archetype("theirs"), example("theirs"))
     site.deliver()
@@ -162,7 +162,7 @@ def test_a_node_of_altsync_without_its_version_is_written_again(site: Site) -> N
     """Its other properties still are altsync's."""
     site.graph.ask("MATCH (n:League {league_tag: 'l003'}) REMOVE n.sync_version")
     assert site.drift("neo4j") == {"neo4j": {"missing": 1}}
-    site.mend()
+    site.repair()
 
 
 def test_a_repair_leaves_nodes_and_vectors_that_altsync_never_wrote(site: Site) -> None:
@@ -211,14 +211,14 @@ def test_a_strangers_constraint_is_named_with_what_to_do(site: Site) -> None:
     site.graph.ask(
         "CREATE CONSTRAINT theirs IF NOT EXISTS FOR (n:League) REQUIRE n.league_name IS UNIQUE"
     )
-    site.pg.save(league("twin", league_name="The l003"), league("beside"))
+    site.pg.save(league("namesake", league_name="The l003"), league("beside"))
     try:
         for _ in range(12):
             if not any(op.live for op in site.pg.ops("neo4j")):
                 break
             site.delivery("neo4j").drain(60.0)
             site.pg.advance_time(600)
-        dead = site.pg.last("neo4j", "twin")
+        dead = site.pg.last("neo4j", "namesake")
         assert site.pg.last("neo4j", "beside").status == "synced"
         assert dead.status == "dead"
         reason = str(dead.last_error)
@@ -229,7 +229,7 @@ def test_a_strangers_constraint_is_named_with_what_to_do(site: Site) -> None:
 
 
 def test_a_deletion_leaves_a_strangers_node(site: Site) -> None:
-    """A league whose node somebody else has put in the place of altsync's."""
+    """A league whose node another application has replaced."""
     site.graph.ask("MATCH (n:League {league_tag: 'l003'}) DETACH DELETE n")
     site.graph.ask("CREATE (:League {league_tag: 'l003', owner: 'crm'})")
     site.pg.delete(league("l003"))

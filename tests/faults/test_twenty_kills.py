@@ -32,7 +32,7 @@ FLUSHES = (1, 15)
 #: How much is done by the last kill at the latest: far from all, so that each meets live work.
 LAST_KILL = 0.5
 
-#: Small batches and short leases, so that a kill finds one in flight and is soon mended.
+#: Small batches and short leases, so that a kill finds one in flight and is soon repaired.
 SETTINGS = {
     "ALTSYNC_BATCH_SIZE": "250",
     "ALTSYNC_LEASE_SECONDS": "3",
@@ -86,7 +86,7 @@ def test_twenty_kills_and_an_empty_redis_lose_nothing(stack: Stack, folder: Path
 
 
 def _start_worker(stack: Stack) -> Running:
-    """A worker of some processes. Celery replaces one that dies, nobody replaces it."""
+    """Start a worker of some processes. Celery replaces a dead child, not the worker itself."""
     return stack.start_worker(forks=True, size=PROCESSES, settings=SETTINGS)
 
 

@@ -298,7 +298,7 @@ def test_stores_from_before_there_were_marks_stay_their_owners(
     def unmark() -> None:
         graph.ask("MATCH (i:AltsyncInstallation) DELETE i")
         for name in sports.INDEXES:
-            index.disown(name)
+            index.remove_mark(name)
 
     unmark()
     staging = install()

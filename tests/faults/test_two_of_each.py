@@ -16,7 +16,7 @@ LEAGUES = 3000
 
 @pytest.mark.slow
 def test_two_of_each_do_the_work_of_one(stack: Stack, folder: Path) -> None:
-    """Every league is created, embedded, claimed and written once; nobody dies of the other."""
+    """Every league is created, embedded, claimed and written once, by either process."""
     write_leagues(folder, LEAGUES)
     for _ in range(2):
         stack.start_relay()

@@ -63,7 +63,7 @@ def wanted(pg: DatabaseFixture) -> dict[str, int]:
 
 
 def drain(pg: DatabaseFixture, database: Database, sink: Sink) -> None:
-    """Let retries and echoes fall due until nothing is left to do."""
+    """Let retries and confirming writes fall due until nothing is left to do."""
     while any(op.live for op in pg.ops("pinecone")):
         pg.advance_time(CONFIRM_AFTER + 1)
         deliver(database, sink)
@@ -112,7 +112,7 @@ def test_writes_that_were_applied_and_not_answered(
 def test_three_workers_woken_by_the_same_message(
     embedded: DatabaseFixture, database: Database, index: PineconeHarness
 ) -> None:
-    """One effect: each row is sent once, whoever takes it."""
+    """One effect: each row is sent once, by any worker."""
     with ThreadPoolExecutor(3) as pool:
         runs = [pool.submit(deliver, database, index.shared(), batch_size=60) for _ in range(3)]
         claimed = [run.result().claimed for run in runs]

@@ -1,4 +1,4 @@
-"""What the oracle can find wrong, and how it is said."""
+"""The violations that the oracle reports, and their texts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SHOWN = 5
 
 
 class Problem(StrEnum):
-    """What can be wrong."""
+    """A kind of violation."""
 
     LOST = "lost"
-    ORPHAN = "ghost"
+    ORPHAN = "orphan"
     STALE = "stale"
     STATUS = "wrong status"
     SYNCED_IS_FALSE = "synced is false"
@@ -55,5 +55,5 @@ def summary(violations: Iterable[Violation]) -> str:
 
 
 def kinds(violations: Iterable[Violation]) -> set[Problem]:
-    """What is wrong, without the places."""
+    """Return the kinds of violations, without the places."""
     return {violation.what for violation in violations}

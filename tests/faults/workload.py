@@ -1,4 +1,4 @@
-"""What a run does, from its seed alone: the same seed gives the same actions, outages and kills."""
+"""The plan of a run, from its seed alone: the same actions, outages and kills each time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PRUNED = 0.15
 
 
 class Kind(StrEnum):
-    """What a seeder does in one run."""
+    """One run of a seeder."""
 
     EDIT = "edit"
     TOMBSTONE = "tombstone"
@@ -63,7 +63,7 @@ class Workload:
         return random.Random(":".join(str(part) for part in (self.seed, *names)))
 
     def actions(self, seeder: str, incarnation: int) -> Iterator[Action]:
-        """What a seeder does, without end."""
+        """Yield the runs of a seeder, without end."""
         rng = self.rng("seeder", seeder, incarnation)
         while True:
             yield self._action(rng)

@@ -1,4 +1,4 @@
-"""What these tests do to the database, and how they look at it."""
+"""Helpers that change and read the database of a test."""
 
 from __future__ import annotations
 
@@ -375,9 +375,9 @@ def dead_letter_exhausted(pg: DatabaseFixture, database: Database) -> None:
     relay.poll([])
 
 
-def eventually(condition: Callable[[], bool], patience: float = TIMEOUT) -> None:
+def eventually(condition: Callable[[], bool], timeout: float = TIMEOUT) -> None:
     """Wait for a condition, for so many seconds at most."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.005)

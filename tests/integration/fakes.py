@@ -33,7 +33,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a sink holds of one entity; ``gone`` marks a tombstone."""
+    """A record of a sink; ``gone`` marks a tombstone."""
 
     version: int
     content_hash: str
@@ -48,7 +48,7 @@ def nothing(call: Call) -> None:
 
 
 class FakeSink:
-    """What all fakes share: they note each call and follow a script.
+    """The base of all fakes: it records each call and follows a script.
 
     ``before`` sees a call before it is applied, ``after`` once it is; either may raise.
     ``size`` is how many rows go into one call. ``answer`` may change the outcomes.
@@ -143,7 +143,7 @@ class FakeGraph(FakeSink):
         return Written(row.id, row.graph_version)
 
     def living(self) -> dict[Place, Held]:
-        """What is held and not deleted."""
+        """Return the records that are not deleted."""
         return {place: held for place, held in self.held.items() if not held.gone}
 
 

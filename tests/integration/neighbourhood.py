@@ -147,7 +147,7 @@ class Neighbourhood:
         return {pair: score for edges in last.values() for pair, score in edges.items()}
 
     def cosines(self) -> dict[tuple[str, str], float]:
-        """What the stored vectors say of every pair that may be similar."""
+        """Return the cosine of every pair that may be similar, from the stored vectors."""
         rows = self.pg.conn.execute(
             "SELECT league_tag, sport_archetype, l.embedding_vector FROM league l "
             "WHERE deleted_at IS NULL AND l.embedding_vector IS NOT NULL",
@@ -183,7 +183,7 @@ def _unit(vector: bytes) -> npt.NDArray[np.float64]:
 
 
 def faults(place: Neighbourhood) -> Iterator[str]:
-    """What is wrong with the edges, in words: nothing, when similarity is at rest.
+    """Return what is wrong with the edges, in words: nothing, when similarity is at rest.
 
     Written from the rules, not from the code: above ``enter`` is in unless ``top_k`` better ones
     are, below ``leave`` is out, scores are cosines, and the graph was given the same.

@@ -113,7 +113,7 @@ def test_a_busy_sink_does_not_keep_the_relay_from_the_others(
 
     with running(relay_of(pg, database, bell, poll=0.1), pg.url):
         eventually(lambda: told_and_woken("neo4j"))
-        eventually(lambda: told_and_woken("embedding"), patience=5.0)
+        eventually(lambda: told_and_woken("embedding"), timeout=5.0)
 
 
 def test_a_retry_is_woken_for_when_it_is_due(pg: DatabaseFixture, database: Database) -> None:

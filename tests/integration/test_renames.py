@@ -373,7 +373,7 @@ def test_a_former_key_that_is_left_in_a_store_is_found_and_removed(
     at_rest(site, "two", "one")
     site.graph.ask("CREATE (:League {league_tag: 'one', sync_version: 1})")
     assert site.drift(deep=True) == {"neo4j": {"ghost": 1}}
-    site.mend()
+    site.repair()
     at_rest(site, "two", "one")
 
 

@@ -53,7 +53,7 @@ def test_a_node_that_was_deleted(site: Site) -> None:
     """It is missing, and comes back."""
     site.graph.ask("MATCH (n:League {league_tag: 'l003'}) DETACH DELETE n")
     assert site.drift() == {"neo4j": {"missing": 1}}
-    site.mend()
+    site.repair()
     assert site.graph.count("League") == LEAGUES
 
 
@@ -62,21 +62,21 @@ def test_a_property_that_was_changed(site: Site) -> None:
     site.graph.ask("MATCH (n:League {league_tag: 'l003'}) SET n.league_name = 'Mine'")
     assert site.drift() == {}
     assert site.drift(deep=True) == {"neo4j": {"stale": 1}}
-    site.mend(deep=True)
+    site.repair(deep=True)
 
 
 def test_a_node_of_an_older_version(site: Site) -> None:
     """It is stale."""
     site.graph.ask("MATCH (n:League {league_tag: 'l003'}) SET n.sync_version = 5")
     assert site.drift() == {"neo4j": {"stale": 1}}
-    site.mend()
+    site.repair()
 
 
 def test_a_node_under_another_key(site: Site) -> None:
     """One is missing and one is too much, though all versions are there."""
     site.graph.ask("MATCH (n:League {league_tag: 'l003'}) SET n.league_tag = 'somebody'")
     assert site.drift() == {"neo4j": {"missing": 1, "ghost": 1}}
-    site.mend()
+    site.repair()
 
 
 def test_a_ghost_in_the_graph(site: Site) -> None:
@@ -87,7 +87,7 @@ def test_a_ghost_in_the_graph(site: Site) -> None:
         v=site.beyond(),
     )
     assert site.drift() == {"neo4j": {"ghost": 1}}
-    report = site.mend()
+    report = site.repair()
     assert sum(tally.removed for tally in report.tallies) == 1
     assert site.graph.count("Mine") == 1
     assert site.graph.count("League") == LEAGUES + 1
@@ -112,7 +112,7 @@ def test_relationships_removed_added_and_rescored(site: Site) -> None:
     (graph,) = (tally for tally in report.tallies if tally.sink == "neo4j")
     assert (graph.kinds[Drift.STALE], graph.edges) == (3, 3)
     assert sorted(graph.samples[Drift.STALE]) == ["l000", "l002", "l007"]
-    site.mend()
+    site.repair()
     found = site.graph.ask("MATCH (:League)-[r]->(:League) RETURN type(r) AS t, r.score AS s")
     kept = {("COMPETES_WITH", 0.5), ("COMPETES_WITH", 0.25), ("MINE", None)}
     assert {(one["t"], one["s"]) for one in found} == kept
@@ -129,7 +129,7 @@ def test_relationships_that_swap_their_targets(site: Site) -> None:
         "CREATE (a)-[:COMPETES_WITH {score: 0.5}]->(b)"
     )
     assert site.drift() == {"neo4j": {"stale": 2}}
-    site.mend()
+    site.repair()
 
 
 def test_relationships_with_what_is_not_there(site: Site) -> None:
@@ -142,7 +142,7 @@ def test_relationships_with_what_is_not_there(site: Site) -> None:
         "CREATE (a)-[:COMPETES_WITH]->(:League {league_tag: 'stub'})"
     )
     assert site.drift() == {"neo4j": {"missing": 1, "stale": 3}}
-    site.mend()
+    site.repair()
     found = site.graph.ask("MATCH (a:League)-[]->(b:League) RETURN a.league_tag AS t")
     assert sorted(one["t"] for one in found) == ["l000", "l002"]
 
@@ -155,7 +155,7 @@ def test_an_edge_to_another_archetype(site: Site) -> None:
         "CREATE (n)-[:IN_CATEGORY]->(c)"
     )
     assert site.drift() == {"neo4j": {"stale": 2}}
-    site.mend()
+    site.repair()
 
 
 def test_doubled_relationships_and_parents(site: Site) -> None:
@@ -175,7 +175,7 @@ def test_doubled_relationships_and_parents(site: Site) -> None:
         "CREATE (a)-[:IN_CATEGORY]->(p), (a)-[:IN_CATEGORY]->(p)"
     )
     assert site.drift() == {"neo4j": {"stale": 3}}
-    site.mend()
+    site.repair()
     found = site.graph.ask("MATCH ()-[r]->() RETURN type(r) AS t, count(r) AS n")
     assert {one["t"]: one["n"] for one in found} == {
         "COMPETES_WITH": 2,
@@ -194,7 +194,7 @@ def test_versions_that_are_no_numbers(site: Site) -> None:
         )
     site.graph.ask("CREATE (:League {league_tag: 'ghost', sync_version: 'x'})")
     assert site.drift() == {"neo4j": {"stale": 5, "ghost": 1}}
-    site.mend()
+    site.repair()
     assert site.graph.count("League") == LEAGUES
 
 
@@ -209,7 +209,7 @@ def test_nodes_whose_key_is_no_text(site: Site) -> None:
         ["League", "league_tag"],
         ["FewShotExample", "example_id"],
     ]
-    site.mend(max_delete=0.1)
+    site.repair(max_delete=0.1)
     assert (site.graph.count("League"), site.graph.count("FewShotExample")) == (LEAGUES, 6)
 
 
@@ -225,7 +225,7 @@ def test_other_values_that_altsync_does_not_write(site: Site) -> None:
         "CREATE (n)-[:BELONGS_TO_ARCHETYPE]->(:SportArchetype)"
     )
     assert site.drift(deep=True) == {"neo4j": {"stale": 4}}
-    site.mend(deep=True)
+    site.repair(deep=True)
 
 
 def test_a_graph_ahead_of_the_database(site: Site) -> None:
@@ -235,7 +235,7 @@ def test_a_graph_ahead_of_the_database(site: Site) -> None:
         v=(beyond := site.beyond()),
     )
     assert site.drift() == {"neo4j": {"ahead": 2}}
-    site.mend(max_delete=0.1)
+    site.repair(max_delete=0.1)
     assert site.key_version("l003") > beyond
 
 
@@ -247,7 +247,7 @@ def test_a_deletion_that_the_database_has_forgotten(site: Site) -> None:
         v=(beyond := site.beyond()),
     )
     assert site.drift() == {"neo4j": {"ahead": 1}}
-    site.mend()
+    site.repair()
     assert site.key_version("l003") > beyond
 
 
@@ -259,7 +259,7 @@ def test_a_vector_that_was_deleted(site: Site) -> None:
     site.drop_vector("l003")
     paid = site.embedder.paid.total()
     assert site.drift() == {"pinecone": {"missing": 1}}
-    site.mend()
+    site.repair()
     assert site.embedder.paid.total() == paid
 
 
@@ -267,14 +267,14 @@ def test_a_vector_of_an_older_version(site: Site) -> None:
     """A late write went over a newer one."""
     site.put_vector("l003", version=5)
     assert site.drift() == {"pinecone": {"stale": 1}}
-    site.mend()
+    site.repair()
 
 
 def test_a_ghost_vector(site: Site) -> None:
     """It goes by its id and namespace."""
     site.put_vector("ghost", version=5, model="test-model", content_hash="x")
     assert site.drift() == {"pinecone": {"ghost": 1}}
-    report = site.mend()
+    report = site.repair()
     assert sum(tally.removed for tally in report.tallies) == 1
 
 
@@ -282,7 +282,7 @@ def test_a_vector_of_another_model(site: Site) -> None:
     """Vectors of two models cannot be compared with each other."""
     site.put_vector("l003", model="another")
     assert site.drift() == {"pinecone": {"wrong_model": 1}}
-    site.mend()
+    site.repair()
 
 
 def test_a_vector_in_a_second_namespace_and_one_in_the_wrong_one(site: Site) -> None:
@@ -294,7 +294,7 @@ def test_a_vector_in_a_second_namespace_and_one_in_the_wrong_one(site: Site) -> 
     index = site.index.index(kind.index_name)
     index.delete(ids=["e2"], namespace="naming")
     assert site.drift() == {"pinecone": {"missing": 1, "wrong_namespace": 2}}
-    site.mend(max_delete=0.1)
+    site.repair(max_delete=0.1)
     places = sorted((space, key) for space, key in site.index.records(kind) if key in ("e1", "e2"))
     assert places == [("naming", "e2"), ("triage", "e1")]
 
@@ -304,7 +304,7 @@ def test_vectors_ahead_of_the_database(site: Site) -> None:
     beyond = site.beyond()
     site.put_vector("l003", version=beyond)
     assert site.drift() == {"pinecone": {"ahead": 1}}
-    site.mend()
+    site.repair()
     assert site.key_version("l003") > beyond
 
 
@@ -314,7 +314,7 @@ def test_numbers_and_metadata_of_a_vector(site: Site) -> None:
     site.put_vector("l004", league_name="Mine")
     assert site.drift() == {}
     assert site.drift(deep=True) == {"pinecone": {"stale": 2}}
-    site.mend(deep=True)
+    site.repair(deep=True)
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_an_index_that_is_gone(site: Site) -> None:
     """Everything of it is missing, and one run brings it back."""
     site.index.client.indexes.delete(sports.LEAGUE.index_name)
     assert site.drift() == {"pinecone": {"missing": LEAGUES}}
-    site.mend()
+    site.repair()
 
 
 # --- inside PostgreSQL --------------------------------------------------------------------------
@@ -383,7 +383,7 @@ def test_an_embedding_that_was_forgotten(site: Site) -> None:
     paid = site.embedder.paid.total()
     found = site.drift()
     assert found["embedding"] == {"missing": 1, "stale": 1}
-    site.mend()
+    site.repair()
     assert site.embedder.paid.total() == paid
 
 
@@ -397,7 +397,7 @@ def test_a_kept_vector_that_was_deleted(site: Site) -> None:
     )
     paid = site.embedder.paid.total()
     assert site.drift() == {"embedding": {"missing": 1}}
-    site.mend()
+    site.repair()
     assert site.embedder.paid.total() == paid + 1
 
 
@@ -422,7 +422,7 @@ def test_a_dead_operation_is_drift(site: Site) -> None:
         "error_kind = 'item' WHERE finished_at IS NULL AND sink = 'neo4j'"
     )
     assert site.drift("neo4j") == {"neo4j": {"missing": 1}}
-    site.mend()
+    site.repair()
 
 
 def test_a_recent_write_of_the_graph_is_looked_at_again_after_the_grace(site: Site) -> None:
@@ -483,7 +483,7 @@ def test_too_many_ghosts_stay(site: Site) -> None:
     assert site.graph.count("League") == LEAGUES + 10
     text = site.run("--repair", "--grace", "0", code=1).output
     assert "raise --max-delete" in " ".join(text.split())
-    site.mend(max_delete=0.5)
+    site.repair(max_delete=0.5)
 
 
 def test_a_ghost_that_comes_to_life_stays(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -658,7 +658,7 @@ def test_pages_are_small(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     found = site.drift(deep=True)
     assert found == {"neo4j": {"missing": len(CONTENTS)}, "pinecone": {"ghost": 1}}
     assert max(sizes) <= 7
-    site.mend()
+    site.repair()
 
 
 def test_a_schedule_compares_when_it_is_time(site: Site) -> None:
@@ -701,7 +701,7 @@ def test_neighbours_that_were_never_asked_for(
         assert site.drift(deep=True) == {}
         pg.conn.execute("UPDATE league SET neighbours_input_hash = NULL WHERE league_tag = 'l003'")
         assert site.drift() == {"similarity": {"missing": 1}}
-        site.mend()
+        site.repair()
 
 
 def test_namespaces_are_the_same_in_sql(site: Site) -> None:

@@ -60,7 +60,7 @@ def test_absurd_versions_in_the_graph(site: Site, version: int) -> None:
     # A tombstone beside a node would refuse its next change.
     site.graph.ask("MATCH (n:League {league_tag: 'l006'}) SET n.sync_version = 5")
     assert site.drift() == {"neo4j": {"stale": 2, "missing": 1, "ghost": 1}}
-    site.mend(max_delete=0.1)
+    site.repair(max_delete=0.1)
     assert_believable(site)
 
 
@@ -71,7 +71,7 @@ def test_absurd_versions_in_the_index(site: Site, version: int) -> None:
     site.put_vector("l003", version=version)
     site.put_vector("ghost", version=version)
     assert site.drift() == {"pinecone": {"stale": 1, "ghost": 1}}
-    site.mend()
+    site.repair()
     assert site.key_version("l003") == before
     assert_believable(site)
 
@@ -98,7 +98,7 @@ def test_versions_that_are_no_numbers(site: Site) -> None:
         "neo4j": {"stale": len(wrong), "missing": 1, "ghost": 1},
         "pinecone": {"stale": 4, "ghost": 1},
     }
-    site.mend(max_delete=0.5)
+    site.repair(max_delete=0.5)
     assert_believable(site)
 
 
@@ -108,7 +108,7 @@ def test_a_version_to_follow_beside_an_absurd_one(site: Site) -> None:
     site.graph.ask("MATCH (n:League {league_tag: 'l003'}) SET n.sync_version = $v", v=10**18)
     site.graph.ask("CREATE (:AltsyncTombstone {key: 'League:l003', version: $v})", v=beyond)
     assert site.drift() == {"neo4j": {"ahead": 1}}
-    site.mend()
+    site.repair()
     assert site.key_version("l003") > beyond
     assert_believable(site)
 
@@ -117,7 +117,7 @@ def test_a_ghost_vector_moves_no_sequence(site: Site) -> None:
     """No guard compares its version with anything."""
     beyond = site.beyond()
     site.put_vector("ghost", version=beyond)
-    site.mend()
+    site.repair()
     assert sequence(site) < beyond
 
 
@@ -154,7 +154,7 @@ def test_too_many_in_wrong_namespaces_stay(site: Site) -> None:
     assert "in a wrong namespace (2): more than the 5.0% that may be removed" in refused
     assert body["sinks"]["pinecone"]["removed"] == 0
     assert {("naming", "e1"), ("naming", "e3")} <= site.index.records(kind).keys()
-    site.mend(max_delete=0.1)
+    site.repair(max_delete=0.1)
 
 
 @pytest.mark.parametrize("sink", ["neo4j", "pinecone"])
@@ -180,7 +180,7 @@ def test_too_many_ahead_stay(site: Site, sink: str) -> None:
     assert (site.live(), sequence(site) < beyond) == (0, True)
     sample = site.json("--repair", "--grace", "0", "--sink", sink, "--sample", "38", code=1)
     assert sample["refused"][sink].startswith("Of 4 of 38 compared entities")
-    site.mend(max_delete=0.2)
+    site.repair(max_delete=0.2)
     assert site.key_version("l003") > beyond
 
 

@@ -89,10 +89,10 @@ class Site:
         return self.app.verify(Options(**{"grace": 0.0, **options}), sinks or None)
 
     def drift(self, *sinks: str, **options: Any) -> dict[str, dict[str, int]]:
-        """What differs: kinds above zero, by sink."""
+        """Return the kinds of drift above zero, by sink."""
         return found(self.verify(*sinks, **options))
 
-    def mend(self, **options: Any) -> Report:
+    def repair(self, **options: Any) -> Report:
         """Repair, deliver, and see that one run was enough."""
         report = self.verify(repair=True, **options)
         self.deliver()
@@ -108,7 +108,7 @@ class Site:
         return result
 
     def json(self, *arguments: str, code: int = 0) -> dict[str, Any]:
-        """What scripts read."""
+        """Return the JSON document of a command."""
         body: dict[str, Any] = json.loads(self.run("--json", *arguments, code=code).stdout)
         return body
 

@@ -200,7 +200,7 @@ def why_unavailable(release: Release = LONG_TERM) -> str | None:
 
 
 def cache_folder() -> Path:
-    """Where prepared servers are kept, one folder for each state of pom.xml and the source."""
+    """Return the folder of prepared servers, one for each state of pom.xml and the source."""
     named = os.environ.get(CACHE_VARIABLE)
     return Path(named).resolve() if named else HERE.parents[1] / ".cache" / "neo4j"
 

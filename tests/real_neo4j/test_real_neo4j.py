@@ -47,7 +47,7 @@ def servers(available: None, tmp_path: Path) -> Iterator[tuple[RealNeo4j, RealNe
 
 
 def run(server: RealNeo4j, query: str, **parameters: object) -> list[Record]:
-    """What a query answers through the real driver."""
+    """Return the records of a query through the real driver."""
     with GraphDatabase.driver(server.uri, auth=server.auth) as driver:
         return execute(driver, server.database, query, **parameters)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.docs_blocks.blocks import PAGES, ROOT, Block, blocks_of, commands_of, stray_markers
+from tests.docs_blocks.blocks import PAGES, ROOT, Block, blocks_of, commands_of, unknown_markers
 from tests.docs_blocks.loosely import first_missing
 
 #: Tried by tests/acceptance/test_docs_commands.py, unless a marker says why they cannot be.
@@ -71,7 +71,7 @@ def test_blocks_are_well_formed(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_markers_stand_before_blocks(page: Path) -> None:
     """Each excuses one block that could run, with a reason."""
-    assert stray_markers(page) == []
+    assert unknown_markers(page) == []
     excused = {block.language for block in blocks_of(page) if block.not_run is not None}
     assert excused <= RUN
 
