@@ -29,7 +29,7 @@ BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What the sink holds of one entity; ``gone`` marks a tombstone."""
+    """A record of the sink; ``gone`` marks a tombstone."""
 
     version: int
     content_hash: str

@@ -1,4 +1,4 @@
-"""What the vector indexes share: how the vectors of one entity are shown."""
+"""The common part of the vector indexes: how the vectors of one entity are shown."""
 
 from __future__ import annotations
 
