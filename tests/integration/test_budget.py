@@ -214,15 +214,7 @@ LIMITS: dict[str, dict[str, float]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "limit",
-    [
-        "tokens a minute",
-        "requests a minute",
-        # As the first one, for eight minutes of the embedder's clock.
-        pytest.param("few tokens a minute", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("limit", ["tokens a minute", "requests a minute"])
 def test_a_limit_that_nobody_set_is_found_by_smaller_requests(
     pg: DatabaseFixture, database: Database, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
@@ -232,6 +224,16 @@ def test_a_limit_that_nobody_set_is_found_by_smaller_requests(
     if limit != "requests a minute":
         assert embedder.granted >= allowed * 2 / 3, f"{embedder.granted:.0f} of {allowed:.0f}"
     assert embedder.refused <= 20 + 2 * embedder.clock
+
+
+@pytest.mark.slow
+def test_a_low_limit_is_found_by_smaller_requests(
+    pg: DatabaseFixture, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with more tokens a minute, for eight minutes of the embedder's clock."""
+    test_a_limit_that_nobody_set_is_found_by_smaller_requests(
+        pg, database, monkeypatch, "few tokens a minute"
+    )
 
 
 def test_the_budget_of_the_settings_cuts_requests(
