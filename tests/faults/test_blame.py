@@ -26,7 +26,7 @@ from tests.integration.database_fixture import (
     league,
     leagues,
 )
-from tests.integration.fakes import Call, FakeEmbedder, FakeGraph, FakeIndex, FakeSink
+from tests.integration.fakes import Call, FakeEmbedder, FakeGraph, FakeIndex, FakeSink, WideIndex
 
 #: Calls after which a batch of 200 stops trying: halves down to one record, and two others.
 HANDFUL = 14
@@ -197,20 +197,10 @@ def test_many_bad_records_among_good_ones_all_end(pg: DatabaseFixture, database:
     assert pg.counts("neo4j") == {"synced": 88, "dead": 12}
 
 
-class WideIndex(FakeIndex):
-    """An index that takes eight calls at once, of 25 vectors each."""
-
-    traits: ClassVar[SinkTraits] = SinkTraits("pinecone", needs_embedding=True, in_flight=8)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.size = 25
-
-
 def test_an_index_that_refuses_everything_gets_few_calls_at_once(
     pg: DatabaseFixture, database: Database
 ) -> None:
-    index = WideIndex()
+    index = WideIndex(size=25)
     index.before = fails(SinkFailure(ErrorKind.ITEM, "400: dimension 1536, not 3072"))
     pg.save(*leagues(200))
     embed(database)
@@ -223,7 +213,7 @@ def test_an_index_that_begins_to_refuse_amid_a_batch_charges_no_record(
     pg: DatabaseFixture, database: Database
 ) -> None:
     """The first calls of the batch passed: that is no evidence for what came after them."""
-    index = WideIndex()
+    index = WideIndex(size=25)
     pg.save(*leagues(200))
     embed(database)
 

@@ -204,6 +204,16 @@ class FakeIndex(FakeSink):
         return Written(row.id, row.version)
 
 
+class WideIndex(FakeIndex):
+    """An index that takes eight calls at once, of ``size`` rows each."""
+
+    traits: ClassVar[SinkTraits] = SinkTraits("pinecone", needs_embedding=True, in_flight=8)
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+
 class FileIndex(FakeIndex):
     """An index that outlives its process: it is kept in a file after each call."""
 

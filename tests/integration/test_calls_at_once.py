@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import ClassVar
 
-from altsync.contract import SinkTraits
 from altsync.db import Database
 from altsync.delivery import Batch
 from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind
 from tests.integration.database_fixture import DatabaseFixture, delivery, embed, leagues
-from tests.integration.fakes import Call, FakeIndex
+from tests.integration.fakes import Call, WideIndex
 
 #: Calls at once before the sink has shown what it bears.
 FIRST = 2
@@ -24,14 +22,11 @@ SLOW = 6.0
 TIMEOUT = 30.0
 
 
-class WideIndex(FakeIndex):
-    """An index that takes several calls at once, one row each."""
-
-    traits: ClassVar[SinkTraits] = SinkTraits("pinecone", needs_embedding=True, in_flight=8)
+class MeasuredIndex(WideIndex):
+    """An index that counts its calls at once, one row each."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.size = 1
+        super().__init__(size=1)
         self.widest = 0
         self._under_way = 0
         self._lock = threading.Lock()
@@ -58,7 +53,7 @@ def test_calls_go_out_together(pg: DatabaseFixture, database: Database) -> None:
     pg.save(*leagues(FIRST))
     embed(database)
     together = threading.Barrier(FIRST, timeout=30)
-    index = WideIndex()
+    index = MeasuredIndex()
     index.before = lambda call: _meet(together)
     batch = delivery(database, index).deliver_batch()
     assert (batch.settlement.synced, batch.calls) == (FIRST, FIRST)
@@ -72,7 +67,7 @@ def test_a_refused_record_costs_itself_alone(pg: DatabaseFixture, database: Data
     """Calls that went out beside it are kept, and one is spent on each."""
     pg.save(*leagues(6))
     embed(database)
-    index = WideIndex()
+    index = MeasuredIndex()
     index.before = _refuse("l003", ErrorKind.ITEM)
     batch = delivery(database, index, max_attempts=1).deliver_batch()
     assert (batch.settlement.synced, batch.settlement.dead, batch.calls) == (5, 1, 6)
@@ -93,7 +88,7 @@ def test_a_refusing_sink_is_asked_by_one_call_after_the_other(
     """After a refusal fewer go out at once, and the first wave is the widest."""
     pg.save(*leagues(8))
     embed(database)
-    index = WideIndex()
+    index = MeasuredIndex()
     asked: list[str] = []
 
     def before(call: Call) -> None:
@@ -114,7 +109,7 @@ def test_a_good_answer_beside_it_does_not_undo_a_time_to_wait(
     """One of two calls is told when to come back: nothing goes out before that."""
     pg.save(*leagues(8))
     embed(database)
-    index = WideIndex()
+    index = MeasuredIndex()
 
     def before(call: Call) -> None:
         if key_of(call) == "l000":
@@ -130,7 +125,7 @@ def test_the_window_grows_with_good_answers(pg: DatabaseFixture, database: Datab
     """Never wider than the pace says, and wider than at the beginning."""
     pg.save(*leagues(40))
     embed(database)
-    index = WideIndex()
+    index = MeasuredIndex()
     deliverer = delivery(database, index)
     assert deliverer.deliver_batch().settlement.synced == 40
     assert deliverer.concurrency.in_flight == index.traits.in_flight
@@ -141,7 +136,7 @@ def test_a_slow_sink_is_given_smaller_batches(pg: DatabaseFixture, database: Dat
     """After an answer that almost came too late, and another one, the next claim takes half."""
     pg.save(*leagues(40))
     embed(database)
-    deliverer = delivery(database, WideIndex(), batch_size=20)
+    deliverer = delivery(database, MeasuredIndex(), batch_size=20)
     for _ in range(2):
         deliverer.concurrency.answered(SLOW)
     assert deliverer.deliver_batch().claimed == 10
