@@ -212,7 +212,6 @@ def _orm_operation(league: LeagueRow, sink: str) -> SyncOperation:
         priority=0,
         attempts=0,
         timeout_count=0,
-        passed_by=0,
         rerun_requested=False,
         outcome_unknown=False,
         namespaces=[],

@@ -14,7 +14,7 @@ import psycopg
 from altsync.db import Database
 from altsync.operations import Operation, Synced
 from altsync.outbox.claim import claim
-from altsync.outbox.settle import settle
+from altsync.outbox.settle import Plan, settle
 from benchmarks.bench import TOPOLOGY
 
 #: Operations per claim: what ``ALTSYNC_BATCH_SIZE`` is when nothing else is set.
@@ -135,9 +135,9 @@ def _one_batch(database: Database, size: int, latency: float) -> bool:
     if not operations:
         return False
     time.sleep(latency)  # in the place of the remote call
-    verdicts = [_written(op) for op in operations]
+    outcomes = [_written(op) for op in operations]
     with database.transaction() as conn:
-        settle(conn, SINK, token, verdicts, confirm_after_seconds=0, topology=TOPOLOGY)
+        settle(conn, SINK, token, outcomes, Plan(TOPOLOGY, confirm_after=0.0))
     return True
 
 

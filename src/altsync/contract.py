@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 from uuid import UUID
 
-from altsync.entities import EntityType
+from altsync.entities import EntityType, Row
 from altsync.operations import ErrorKind
 
 #: The name of the sink that embeds. Others may need it, none may replace it.
@@ -145,6 +145,10 @@ class SinkTraits:
     local: bool = False
     similar: bool = False
     in_flight: int = 1
+
+    def version_of(self, row: Row) -> int:
+        """Return the version of a row that the sink is written at."""
+        return row.graph_version if self.edges else row.version
 
     def takes(self, entity_type: EntityType) -> bool:
         """Return whether entities of this type are mirrored to the sink."""

@@ -8,17 +8,16 @@ from collections.abc import Collection
 from altsync.entities import EntityType
 from altsync.operations import ErrorKind
 
-#: Longest wait of a breaker or a retry that no setting names, in seconds: also where the sink asks
-#: for more. After it one call asks again: a limit may have
-#: been raised meanwhile, and a day is often what a misconfigured proxy says.
+#: Longest wait of a breaker or a retry that no setting limits, in seconds. It also limits a sink's
+#: own Retry-After: one call an interval finds a raised limit, and proxies often send a day.
 LONGEST_WAIT = 300.0
 
-#: Seconds above which a wait is taken for nonsense: 30 days.
+#: Seconds above which a wait is ignored as nonsense: 30 days.
 MAX_PLAUSIBLE_WAIT = 30 * 86_400.0
 
 
 class AltsyncError(Exception):
-    """Base of all errors; its text is written for the person at the terminal."""
+    """Base of all errors; its text is written for the operator."""
 
 
 class ConfigurationError(AltsyncError):
@@ -26,7 +25,7 @@ class ConfigurationError(AltsyncError):
 
 
 class SchemaError(ConfigurationError):
-    """The database is not one that this release can use; the text says what to do."""
+    """The database does not fit this release; the text names the command to run."""
 
 
 class SeedError(AltsyncError):
@@ -49,14 +48,12 @@ class SaveError(AltsyncError):
 class SinkFailure(AltsyncError):
     """One call to a sink failed as a whole.
 
-    Sinks translate their driver's errors into this in their own module; no other one knows the
-    drivers. ``outcome_unknown`` means that the write may have been applied, or may be applied later
-    (a timeout, a reset, a 5xx after sending). ``timed_out`` means that a record may
-    be the cause: no answer came in time, or the sink broke over it.
-    ``lock_conflict`` means that two writers met on one lock: the same call may be repeated.
-    ``throttled`` means that a smaller call may pass: a limit by the minute, or one of size.
-    ``retry_after`` is in seconds and comes from the sink's own answer; see ``plausible_wait``.
-    ``only`` are the types of records that are concerned, where the others may go on.
+    A sink's module translates its driver's errors into this; no other module imports a driver.
+    ``outcome_unknown``: the write may have been applied, or may be applied later (a timeout, a
+    reset, a 5xx after sending). ``timed_out``: no answer in time, or a 5xx, so a record may be the
+    cause. ``lock_conflict``: two writers met on one lock, so the same call may be repeated.
+    ``throttled``: a smaller call may pass. ``retry_after`` is in seconds, from the sink's answer;
+    see ``plausible_wait``. ``only``: the types of records that fail; the others may go on.
     """
 
     def __init__(
@@ -83,16 +80,16 @@ class SinkFailure(AltsyncError):
 
 
 def plausible_wait(seconds: float | None) -> float | None:
-    """Return a wait that a sink asked for, at most ``LONGEST_WAIT``; None for nonsense."""
+    """Return the wait of a sink's answer, at most ``LONGEST_WAIT``; None for nonsense."""
     if seconds is None or not math.isfinite(seconds) or not 0 <= seconds <= MAX_PLAUSIBLE_WAIT:
         return None
     return min(seconds, LONGEST_WAIT)
 
 
 def seconds_of(header: str | None) -> float | None:
-    """Return a ``Retry-After`` header in seconds; None for a date, nonsense or the past.
+    """Return a ``Retry-After`` header in seconds; None for nonsense, and for a date.
 
-    A date is ignored: the clocks of two machines would decide how long to wait.
+    With a date, the clocks of two machines would decide how long to wait.
     """
     try:
         return plausible_wait(float(header or ""))

@@ -104,7 +104,9 @@ class SyncOperation(SQLModel, table=True):
             "sync_operation_dead",
             "entity_id",
             "sink",
-            postgresql_where=text("status IN ('dead', 'discarded')"),
+            postgresql_where=text(
+                "status IN ('dead', 'discarded') OR (status = 'superseded' AND outcome_unknown)"
+            ),
         ),
         Index(
             "sync_operation_error_group",
@@ -151,9 +153,6 @@ class SyncOperation(SQLModel, table=True):
         sa_type=SmallInteger, sa_column_kwargs={"server_default": text("0")}, nullable=False
     )
     last_timeout_at: datetime | None = _stamp()
-    passed_by: int = Field(
-        sa_type=SmallInteger, sa_column_kwargs={"server_default": text("0")}, nullable=False
-    )
     available_at: datetime = _stamp(optional=False)
     lease_token: UUID | None = None
     leased_by: str | None = _text(optional=True)
@@ -183,22 +182,21 @@ class SinkState(SQLModel, table=True):
 
     __tablename__: ClassVar[str] = "sink_state"
     __table_args__ = (
-        CheckConstraint(
-            "state IN ('closed', 'open', 'probing', 'paused', 'disabled')", name="state_known"
-        ),
+        CheckConstraint("state IN ('closed', 'open', 'probing', 'disabled')", name="state_known"),
     )
 
     sink: str = _text(primary_key=True)
     state: str = _text(default="closed")
     since: datetime = _stamp(optional=False)
     reason: str | None = _text(optional=True)
+    paused_since: datetime | None = _stamp()
+    pause_reason: str | None = _text(optional=True)
     open_until: datetime | None = _stamp()
     probe_token: UUID | None = None
     probe_until: datetime | None = _stamp()
     consecutive_errors: int = Field(sa_column_kwargs={"server_default": text("0")}, nullable=False)
     last_claim_at: datetime | None = _stamp()
     last_wake_at: datetime | None = _stamp()
-    last_answer_at: datetime | None = _stamp()
     unanswered_wakes: int = Field(sa_column_kwargs={"server_default": text("0")}, nullable=False)
     requests_until: datetime | None = _stamp()
     tokens_until: datetime | None = _stamp()

@@ -1,4 +1,4 @@
-"""Operations of the outbox, and how each of them may end."""
+"""Operations of the outbox, and their possible outcomes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from altsync.entities import EntityType
 
 
 class Action(StrEnum):
-    """What an operation was enqueued for. A hint for people: the current row decides."""
+    """The change that an operation was enqueued for. A hint only: the current row decides."""
 
     UPSERT = "upsert"
     DELETE = "delete"
 
 
 class ErrorKind(StrEnum):
-    """Whose fault an error is, and so what it costs.
+    """The cause of an error, and so its price.
 
-    ``ITEM``: the record's; spends an attempt. ``SINK``: the sink is down, throttled or refuses
-    the key; opens the breaker and gives the attempt back. ``UNKNOWN``: not told; spends an
+    ``ITEM``: the record; spends an attempt. ``SINK``: the sink is down, throttled or refuses the
+    API key; opens the breaker and gives the attempt back. ``UNKNOWN``: not known; spends an
     attempt. ``LOST``: the worker vanished with its lease.
     """
 
@@ -31,12 +31,12 @@ class ErrorKind(StrEnum):
     LOST = "lost"
 
 
-#: What the column ``status`` of an operation may say.
+#: The values of an operation's column ``status``.
 OPERATION_STATUSES = ("pending", "in_progress", "synced", "dead", "superseded", "discarded")
 
 
 class Origin(StrEnum):
-    """Who asked for an operation."""
+    """The cause of an operation."""
 
     SEED = "seed"
     UPDATE = "update"
@@ -50,7 +50,7 @@ class Origin(StrEnum):
 
 
 class BreakerState(StrEnum):
-    """Whether workers may claim for a sink."""
+    """The state of a sink's breaker, as shown: workers claim while it is closed."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -63,8 +63,8 @@ class BreakerState(StrEnum):
 class Operation:
     """A claimed row of the outbox: this entity must reach the sink at ``version`` or later.
 
-    ``timeout_count`` counts its calls that timed out or met a 5xx. ``namespaces`` are those
-    that its writes may have reached.
+    ``timeout_count`` counts its calls that timed out or got a 5xx. ``namespaces`` are those that
+    its writes may have reached.
     """
 
     id: int
@@ -95,10 +95,7 @@ class Synced:
 
 @dataclass(frozen=True, slots=True)
 class Superseded:
-    """Outcome: nothing to write any more, or not yet; another operation will carry it.
-
-    ``waits``: not yet. An outcome unknown to the sink stays so until then.
-    """
+    """Outcome: nothing is left to write, or (``waits``) nothing before the embedding is there."""
 
     op: Operation
     reason: str
@@ -107,7 +104,7 @@ class Superseded:
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """Outcome: given up on; kept, shown, retryable. ``version`` is the row's that failed.
+    """Outcome: moved to the dead letters. ``version`` is that of the row that failed.
 
     ``outcome_unknown``: its last call may still be applied.
     """
@@ -141,7 +138,7 @@ Outcome = Synced | Superseded | Dead | Retry
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What settling came to, in operations. ``lost`` leases had been taken away meanwhile."""
+    """The operations of a settled batch by outcome; of ``lost`` ones another has the lease."""
 
     synced: int = 0
     superseded: int = 0

@@ -1,4 +1,4 @@
-"""Changing the embedding model: what it would cost, and asking for it."""
+"""Change the embedding model: estimate the cost, then enqueue the embeddings."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ USUAL_BYTES_PER_TOKEN = 4
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What it takes until one model has embedded everything.
+    """The work until one model has embedded everything.
 
-    ``rows`` by type are not embedded by it; for ``in_progress`` of them that is asked already.
-    ``texts`` are paid, in at most ``most_tokens`` (their bytes): the other rows' vectors are
-    kept already, or shared.
+    ``rows`` by type are not embedded by it; ``in_progress`` of them have an operation already.
+    ``texts`` are charged, at most ``most_tokens`` tokens (their bytes). The other rows share a
+    text, or their vectors are stored.
     """
 
     model: Model
@@ -40,21 +40,21 @@ class Plan:
 
     @property
     def total(self) -> int:
-        """Rows of all types."""
+        """Return the number of rows of all types."""
         return sum(self.rows.values())
 
     @property
     def usual_tokens(self) -> int:
-        """An estimate for English texts, where the bound is far off."""
+        """Return an estimate for English texts, which have far fewer tokens than bytes."""
         return -(-self.most_tokens // USUAL_BYTES_PER_TOKEN)
 
     @property
     def is_done(self) -> bool:
-        """Return whether nothing need be asked for: it is the wanted model, and has all or will."""
+        """Return whether nothing is left to enqueue."""
         return self.model == self.wanted and self.total == self.in_progress
 
     def as_json(self) -> dict[str, Any]:
-        """The shape that scripts read."""
+        """Return the JSON object that scripts read."""
         return {
             **asdict(self),
             "rows": {kind.value: count for kind, count in self.rows.items()},
@@ -63,7 +63,7 @@ class Plan:
 
 
 def plan(conn: Conn, model: Model) -> Plan:
-    """Return what ``start`` would do. Reads every entity, and needs a transaction.
+    """Return the work that ``start`` would enqueue. Reads every entity, and needs a transaction.
 
     Raises ``ConfigurationError`` when the vectors would have another length.
     """
@@ -87,9 +87,9 @@ def plan(conn: Conn, model: Model) -> Plan:
 
 
 def start(database: Database, topology: Topology, model: Model) -> Iterator[int]:
-    """Want ``model``, and enqueue what it has not embedded; yields the rows of each page.
+    """Set the wanted model, and enqueue what it has not embedded; yield the rows of each page.
 
-    Safe to repeat, and to break off: what is left is found again.
+    Safe to repeat and to interrupt: a second run finds what is left.
     """
     with database.transaction() as conn:
         want_model(conn, model.name)

@@ -1,8 +1,7 @@
-"""The relay: it is notified of new operations and wakes workers. It imports no Celery.
+"""The relay: it wakes workers for due operations. It imports no Celery.
 
-It LISTENs, so that a change is picked up at once, and polls, so that due retries, ended leases
-and lost notifications are picked up anyway. Wake-ups carry no work: losing, repeating or
-reordering them costs nothing.
+It LISTENs for new operations, and polls for due retries, ended leases and lost notifications.
+Wake-ups carry no work, so they may be lost, repeated or reordered.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from altsync.operations import Dead, ErrorKind, Operation
 from altsync.outbox import claim
 from altsync.outbox.claim import Due, exhausted
 from altsync.outbox.enqueue import CHANNEL
-from altsync.outbox.settle import settle
+from altsync.outbox.settle import Plan, settle
 from altsync.outbox.upkeep import forget_former_keys, purge_deleted
 from altsync.sentences import describe
 
@@ -35,24 +34,24 @@ log = structlog.get_logger(__name__)
 #: Seconds between two rounds of housekeeping.
 HOUSEKEEPING = 60.0
 
-#: Seconds before one more wake-up goes to workers that do not answer: how long a broker that
-#: lost everything goes unnoticed.
+#: Seconds before one more wake-up goes to workers that do not answer. Until then a broker that has
+#: lost all messages is not noticed.
 WAKE_TIMEOUT = 10.0
 
-#: Seconds until the first try to reach a PostgreSQL that is away again.
+#: Seconds until the first try to reconnect to PostgreSQL.
 FIRST_PAUSE = 0.5
 
-#: Longest pause between two tries to reach a PostgreSQL that is away, in seconds.
+#: Longest pause between two tries to reconnect to PostgreSQL, in seconds.
 RECONNECT_CAP = 5.0
 
-#: Seconds between two questions to PostgreSQL on the connection that listens. Nothing else would
-#: notice that notifications have stopped.
+#: Seconds between two statements on the listening connection: an idle one that is cut off would
+#: receive no notification and no error.
 HEARTBEAT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class RelayPolicy:
-    """The numbers of the relay; times are in seconds."""
+    """The settings of the relay; times are in seconds."""
 
     poll: float = 1.0
     batch_size: int = 500
@@ -66,7 +65,7 @@ class RelayPolicy:
 
 
 class Relay:
-    """Wakes workers for the sinks in ``enabled`` until told to stop."""
+    """Wakes workers for the sinks in ``enabled`` until it is stopped."""
 
     def __init__(
         self,
@@ -98,7 +97,7 @@ class Relay:
         self._stop.set()
 
     def run(self) -> None:
-        """Wake workers until stopped. PostgreSQL is waited for, whatever its error is."""
+        """Wake workers until stopped. After any error of PostgreSQL, connect again."""
         while not self._stop.is_set():
             try:
                 with self._listen() as conn:
@@ -124,19 +123,19 @@ class Relay:
             sinks = sorted(notified & set(self._enabled))
             if not sinks and time.monotonic() < next_poll:
                 continue
-            # A sink that is notified of all the time does not keep the others waiting.
+            # Frequent notifications of one sink must not delay the others.
             if not sinks or time.monotonic() >= next_full_poll:
                 sinks = self._enabled
                 next_full_poll = time.monotonic() + self._policy.poll
             first = next_poll == 0.0
             next_poll = time.monotonic() + self.poll(sinks)
-            if first:  # what may fail has been done once
+            if first:  # every statement has succeeded once
                 self._outage.ended()
                 self._pause = FIRST_PAUSE
                 log.info("relay.started", sinks=self._enabled)
 
     def poll(self, sinks: Sequence[str]) -> float:
-        """Wake workers for what is due now; returns the seconds until the next look."""
+        """Wake workers for due operations; return the seconds until the next poll."""
         wait = self._policy.poll
         cap = self._policy.batch_size * self._policy.wake_limit
         with self._database.autocommit() as conn:
@@ -167,9 +166,9 @@ class Relay:
         try:
             self._wake(sink)
         except Exception as error:  # noqa: BLE001  (any broker; the work stays in the outbox)
-            # Said once for each sink, not at every try: a broker may be away for hours.
-            say = log.debug if sink in self._unwoken else log.warning
-            say("wake.failed", sink=sink, error=describe(error).text)
+            # One warning a sink: a broker may be unreachable for hours.
+            write = log.debug if sink in self._unwoken else log.warning
+            write("wake.failed", sink=sink, error=describe(error).text)
             self._unwoken.add(sink)
         else:
             if sink in self._unwoken:
@@ -177,7 +176,7 @@ class Relay:
                 self._unwoken.discard(sink)
 
     def _dead_letter_exhausted(self) -> None:
-        """Give up on operations whose workers vanished again and again."""
+        """Move operations to the dead letters whose workers vanished too often."""
         with self._database.autocommit() as conn:
             found = exhausted(conn, self._policy.max_lost_leases)
         groups: dict[tuple[str, UUID], list[Operation]] = defaultdict(list)
@@ -186,21 +185,17 @@ class Relay:
                 groups[sink, token].append(op)
         for (sink, token), operations in groups.items():
             reason = f"{operations[0].attempts} workers in a row vanished while they had it"
-            # What the last of them sent may still land.
-            verdicts = [Dead(op, op.version, ErrorKind.LOST, reason, True) for op in operations]
+            dead = [
+                Dead(op, op.version, ErrorKind.LOST, reason, outcome_unknown=True)
+                for op in operations
+            ]
+            plan = Plan(self._topology, self._policy.confirm_after)
             with self._database.transaction() as conn:
-                settlement = settle(
-                    conn,
-                    self._topology.traits(sink),
-                    token,
-                    verdicts,
-                    confirm_after_seconds=self._policy.confirm_after,
-                    topology=self._topology,
-                )
+                settlement = settle(conn, self._topology.traits(sink), token, dead, plan)
             log.error("operations.dead_lettered", sink=sink, count=settlement.dead, reason=reason)
 
     def _set_times_back(self) -> None:
-        """Bound every wait again after the database's clock was set back."""
+        """Shorten waits that are longer than any, as the database's clock was set back."""
         policy = self._policy
         bounds = Bounds(
             policy.lease, policy.longest_retry, policy.confirm_after, policy.longest_open

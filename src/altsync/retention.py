@@ -10,7 +10,8 @@ import structlog
 
 from altsync.contract import Topology
 from altsync.db import Conn, Database
-from altsync.outbox.retention import claim_pruning, prune_batches, prune_range
+from altsync.outbox.batches import prune_batches
+from altsync.outbox.retention import claim_pruning, prune_range
 from altsync.store import reads
 
 log = structlog.get_logger(__name__)

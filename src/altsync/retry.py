@@ -1,4 +1,4 @@
-"""Dead letters: which there are, trying them again, and giving up on them for good."""
+"""Dead letters: select, count, retry and discard them."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ DeadOperation = OfEntity
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which dead operations are meant; what is given narrows the rest.
+    """A selection of dead operations: all that match every given field.
 
-    ``reason`` is a part of the error, or of the reason that a group is shown with; ``pattern``
-    is exactly a group's, ``group`` is a group's name. Ages are in seconds since
-    the operation was given up on. ``among`` are sinks, of which it must be one.
+    ``reason`` is a part of the error, or of a group's shown reason. ``pattern`` is a group's whole
+    pattern, ``group`` its name. Ages are in seconds since the operation became dead. ``among``
+    are the sinks to choose from.
     """
 
     sink: str | None = None
@@ -50,7 +50,7 @@ class Selection:
 
     @property
     def is_empty(self) -> bool:
-        """Return whether it narrows nothing: all dead operations are meant."""
+        """Return whether it selects all dead operations."""
         return self == EVERYTHING
 
 
@@ -73,25 +73,25 @@ AND (%(group)s::text IS NULL OR error_group = %(group)s
 AND id > %(after)s
 """
 
-#: The group of a dead operation. One of a worker of the release before has none of its own.
+#: The group of a dead operation, computed for one of a release before revision 0002.
 _GROUP = f"COALESCE(error_group, {GROUP})"
 
 
 def _parameters(which: Selection, after: int = 0) -> dict[str, Any]:
     among = None if which.among is None else list(which.among)
     values = {name: getattr(which, name) for name in Selection.__slots__}
-    # A part of a pattern without its mark is a part of the error as well, and costs no pattern.
+    # Without the placeholder a part of a pattern is a part of the error: no pattern is computed.
     masked = which.reason is not None and MASK in which.reason
     return values | {"among": among, "after": after, "masked": masked}
 
 
 @dataclass(frozen=True, slots=True)
 class FailureGroup:
-    """Dead operations of one sink that failed alike.
+    """Dead operations of one sink with the same pattern of error.
 
-    ``reason`` is the error where all have the same, else the pattern that they share, with …
-    for numbers and ids. ``group`` is its name: a hash of sink, kind and pattern.
-    ``sample_reason`` is the latest one's, in full.
+    ``reason`` is the error if all have the same, else the pattern, with … for numbers and ids.
+    ``group`` is its name: a hash of sink, kind and pattern. ``sample_reason`` is the latest error
+    in full.
     """
 
     sink: str
@@ -108,7 +108,7 @@ class FailureGroup:
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """The most frequent groups, and how many groups and operations there are in all."""
+    """The most frequent groups, and the numbers of all groups and operations."""
 
     groups: list[FailureGroup]
     all_groups: int
@@ -123,8 +123,8 @@ def failures(conn: Conn, which: Selection = EVERYTHING) -> list[FailureGroup]:
 def most_frequent(conn: Conn, most: int | None, which: Selection = EVERYTHING) -> Failures:
     """Return at most ``most`` groups of dead operations, the most frequent first.
 
-    An error's pattern takes 250 µs, so it is computed for one operation of each group that is
-    returned: the group's name was kept when the operation died.
+    A pattern takes 250 µs, so it is computed for one operation of each returned group: the group's
+    name was stored when the operation became dead.
     """
     rows = conn.execute(
         f"""
@@ -161,7 +161,7 @@ def dead_by_sink(conn: Conn, which: Selection = EVERYTHING) -> dict[str, int]:
 
 
 def count_dead(conn: Conn, which: Selection = EVERYTHING) -> int:
-    """Return how many dead operations are meant."""
+    """Count the selected dead operations."""
     row = conn.execute(
         f"SELECT count(*) FROM sync_operation WHERE {_SELECTED}", _parameters(which)
     ).fetchone()
@@ -172,7 +172,7 @@ def count_dead(conn: Conn, which: Selection = EVERYTHING) -> int:
 def dead_ids(
     conn: Conn, which: Selection = EVERYTHING, *, limit: int = 1000, after: int = 0
 ) -> list[DeadOperation]:
-    """Dead operations to retry or to discard, those above the id ``after``, the oldest first."""
+    """Return selected dead operations with ids above ``after``, the oldest first."""
     rows = conn.execute(
         f"""
         SELECT id, entity_type, entity_id FROM sync_operation
@@ -184,11 +184,10 @@ def dead_ids(
 
 
 def retry_dead(conn: Conn, dead: Sequence[DeadOperation], topology: Topology) -> int:
-    """Enqueue dead operations anew, at the current version of their entities.
+    """Enqueue dead operations anew, at the current version of their entities; return how many.
 
-    One whose entity is not embedded by now starts with its embedding; where a write of it may
-    still land, it is enqueued itself as well, so that this is known when the vector comes.
-    Returns how many were enqueued.
+    An entity that is not embedded starts with its embedding. If its earlier write may still be
+    applied, its own operation is enqueued too: it keeps the unknown outcome until the vector comes.
     """
     lock_entities(conn, ((t, i) for _, t, i in dead))
     count = 0
@@ -230,7 +229,7 @@ def _retry_statement(entity_type: EntityType) -> str:
       UNION ALL
       SELECT id, key, version, graph_version, deleted, '{EMBEDDING}', false, '{{}}'
       FROM candidates WHERE waits),
-    -- One per sink and entity. What an old write may still do, and where, is not forgotten.
+    -- One per sink and entity, with the unknown outcomes and namespaces of all.
     wanted AS (
       SELECT id, key, version, graph_version, deleted, sink,
              bool_or(outcome_unknown) AS outcome_unknown,
@@ -251,10 +250,10 @@ def _retry_statement(entity_type: EntityType) -> str:
 def discard_dead(
     conn: Conn, dead: Sequence[DeadOperation], topology: Topology, *, by: str, why: str
 ) -> int:
-    """Give up on dead operations for good; returns how many were still dead.
+    """Discard dead operations; return how many were still dead.
 
-    They stay in the audit, with who and why. What the sink lacks it still lacks, so the status
-    of the entity stays ``failed``, until a later change is confirmed.
+    They stay in the history, with the operator and the reason. The status of the entity stays
+    ``failed`` until a later change is confirmed, as the sink still lacks the write.
     """
     lock_entities(conn, ((t, i) for _, t, i in dead))
     count = conn.execute(

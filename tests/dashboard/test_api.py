@@ -16,8 +16,8 @@ from altsync.db import Database
 from altsync.local.ports import is_free
 from altsync.local.services.postgres import Postgres
 from altsync.operations import Dead, ErrorKind, Settlement
+from altsync.outbox.batches import record_batch
 from altsync.outbox.claim import release
-from altsync.outbox.settle import record_batch
 from altsync.verify.sql import note_verification
 from tests.dashboard.site import Site, serving, settings_for
 from tests.integration.database_fixture import (

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import Any
 
+from altsync.outbox.claim import _FAILURES
 from tests.faults.server import Rule
 
 
@@ -61,22 +62,22 @@ ABLATIONS: dict[str, Ablation] = {
     "lease_fence": Ablation(
         "a settle changes only what its own token still holds",
         (
-            _edit("outbox.settle:_COMPLETE", ("lease_token = %(token)s", _NO_FENCE)),
-            _edit("outbox.settle:_FINISH", ("o.lease_token = %(token)s", _NO_FENCE)),
-            _edit("outbox.settle:_RETRY", ("o.lease_token = %(token)s", _NO_FENCE)),
+            _edit("outbox.ends:_COMPLETE", ("o.lease_token = %(token)s", _NO_FENCE)),
+            _edit("outbox.ends:_SUPERSEDE", ("o.lease_token = %(token)s", _NO_FENCE)),
+            _edit("outbox.ends:_DEAD_LETTER", ("o.lease_token = %(token)s", _NO_FENCE)),
+            _edit("outbox.ends:_RETRY", ("o.lease_token = %(token)s", _NO_FENCE)),
         ),
     ),
     "lease_check_before_calls": Ablation(
         "H23: no call without the lease",
-        (_edit("delivery.writer:Writer._hold_lease", ("return held", "return True")),),
+        (_edit("delivery.lease:hold_lease", ("return held", "return True")),),
     ),
     "rerun_requested": Ablation(
         "H5: what was asked again while it was leased gets a follow-up",
         (
             _edit(
-                "outbox.settle:settle",
-                ("if r[2] or r[1] > synced", "if r[1] > synced"),
-                ("for r in ended if r[2]}", "for r in ended if False}"),
+                "outbox.settle:_needs_rerun",
+                ("return ended.rerun_requested or newer", "return newer"),
             ),
         ),
     ),
@@ -85,7 +86,7 @@ ABLATIONS: dict[str, Ablation] = {
         (_edit("outbox.settle:_follow_up", ("and not sink.guarded", "and False")),),
     ),
     "merged_confirm_keeps_unknown": Ablation(
-        "H11: a change that merges into an echo still owes one",
+        "H11: a change that merges into a confirming write still owes one",
         (
             _edit(
                 "outbox.enqueue:MERGE_INTO_LIVE",
@@ -97,15 +98,20 @@ ABLATIONS: dict[str, Ablation] = {
         ),
     ),
     "confirm_waits_for_embedding": Ablation(
-        "H10: an echo whose entity waits for its embedding is put off",
-        (_edit("outbox.settle:settle", ("doubted |= put_off", "pass")),),
+        "H10: an operation that ends waiting for its embedding keeps its unknown outcome",
+        (
+            _edit(
+                "outbox.settle:_CLOSE_EARLIER",
+                ("OR (o.status = 'superseded' AND o.outcome_unknown)", ""),
+            ),
+        ),
     ),
     "follow_up_keeps_unknown": Ablation(
         "H11: a follow-up of what was outcome_unknown is outcome_unknown",
         (
             _edit(
                 "outbox.settle:_follow_up",
-                ("(op_id, origin, 0.0, doubtful)", "(op_id, origin, 0.0, False)"),
+                ("one.origin, 0.0, op_id in unknown", "one.origin, 0.0, False"),
             ),
         ),
     ),
@@ -143,7 +149,7 @@ ABLATIONS: dict[str, Ablation] = {
             _edit(
                 "outbox.settle:settle",
                 (
-                    "lock_entities(conn, ((v.op.entity_type, v.op.entity_id) for v in verdicts))",
+                    "lock_entities(conn, ((o.op.entity_type, o.op.entity_id) for o in outcomes))",
                     "pass",
                 ),
             ),
@@ -158,10 +164,7 @@ ABLATIONS: dict[str, Ablation] = {
         (
             _edit(
                 "outbox.claim:_CLAIM",
-                (
-                    "LEAST(1.0, power(10.0::float8, LEAST(s.doubt, 6)) / %(n)s)",
-                    "1.0::float8 / %(n)s",
-                ),
+                (f"LEAST(1.0, power(10.0::float8, LEAST({_FAILURES}, 6)) / %(n)s)", "1.0 / %(n)s"),
             ),
         ),
     ),
@@ -169,14 +172,14 @@ ABLATIONS: dict[str, Ablation] = {
         "a status flips only at the version that was written",
         (
             _edit(
-                "outbox.settle:_changes",
+                "outbox.settled_entities:_changes",
                 ("CASE WHEN r.flips AND l.{version} = r.version", "CASE WHEN r.flips"),
             ),
         ),
     ),
     "text_hash_compare": Ablation(
         "H15: a row is embedded only when the vector of its own text is kept",
-        (_edit("outbox.settle:_KEPT", ("AND e.text_hash = l.text_hash", "LIMIT 1")),),
+        (_edit("outbox.settled_entities:_KEPT", ("AND e.text_hash = l.text_hash", "LIMIT 1")),),
     ),
     "one_live_operation": Ablation(
         "H1: at most one live operation per sink and entity; here claims look at leases instead",
@@ -214,21 +217,24 @@ from types import SimpleNamespace
             "WHERE sink = %s AND finished_at IS NULL",
             (self._traits.name,),
         ).fetchall()
-        self._early = self._read(
+        self._early = read_batch(
+            self._database,
+            self._traits,
             [
                 SimpleNamespace(entity_type=entity_type(r[0]), entity_id=r[1], namespaces=())
                 for r in waiting
-            ]
+            ],
         )
         self._at("read early")
         operations = [] if""",
                 ),
             ),
             _edit(
-                "delivery.batches:Delivery._see_through",
+                "delivery.batches:Delivery._write_and_settle",
                 (
-                    "rows = self._read(operations)",
-                    "rows = {i: self._early.get(i, r) for i, r in self._read(operations).items()}",
+                    "rows = read_batch(self._database, self._traits, operations)",
+                    "rows = read_batch(self._database, self._traits, operations)\n"
+                    "    rows = {i: self._early.get(i, r) for i, r in rows.items()}",
                 ),
             ),
         ),
@@ -244,7 +250,7 @@ from types import SimpleNamespace
     ),
     "attempts_given_back": Ablation(
         "an outage does not spend attempts",
-        (_edit("outbox.settle:_RETRY", ("WHEN r.give_back THEN", "WHEN false THEN")),),
+        (_edit("outbox.ends:_RETRY", ("WHEN r.give_back THEN", "WHEN false THEN")),),
     ),
     "purge_waits": Ablation(
         "H14: an entity stays until every sink has confirmed its deletion",
@@ -259,24 +265,24 @@ from types import SimpleNamespace
         "no remote call happens inside an open transaction",
         (
             _edit(
-                "delivery.batches:Delivery._see_through",
+                "delivery.batches:Delivery._write_and_settle",
                 (
-                    "self._writer.write(ready, gone, state, model)",
+                    "self._writer.write(ready, deleted, state, model)",
                     "with self._database.transaction():\n"
-                    "        self._writer.write(ready, gone, state, model)",
+                    "        self._writer.write(ready, deleted, state, model)",
                 ),
             ),
         ),
     ),
     "success_closes_dead": Ablation(
         "a success closes older dead operations",
-        (_edit("outbox.settle:_CLOSE_DEAD", ("WHERE (o.status = 'dead'", "WHERE (false")),),
+        (_edit("outbox.settle:_CLOSE_EARLIER", ("WHERE (o.status = 'dead'", "WHERE (false")),),
     ),
     "timeout_count": Ablation(
         "H22: a record that hangs the sink each time is told from an outage",
         (
             _edit(
-                "delivery.writer:Writer._note_failure",
+                "delivery.calls:Calls._note_failure",
                 ("op.timeout_count >= TIMEOUTS - 1", "False"),
             ),
         ),

@@ -189,7 +189,7 @@ def test_a_claim_to_come_hides_no_silence(pg: DatabaseFixture) -> None:
 
 def test_the_shared_state_of_sinks_is_set_back(pg: DatabaseFixture, database: Database) -> None:
     columns = ["open_until", "probe_until", "requests_until", "tokens_until", "since"]
-    columns += ["last_claim_at", "last_wake_at", "last_answer_at"]
+    columns += ["last_claim_at", "last_wake_at", "paused_since"]
     move(pg, "1 day", *columns, table="sink_state")
     with capture_logs() as log:
         housekeeping(database)

@@ -79,7 +79,7 @@ def test_work_that_no_worker_claims_is_said(pg: DatabaseFixture) -> None:
     pg.conn.execute("UPDATE sink_state SET last_wake_at = NULL")
     idle = idle_sinks(pg.conn, IDLE_SECONDS)
     assert "altsync relay" in idle_message("neo4j", idle["neo4j"])
-    pg.conn.execute("UPDATE sink_state SET state = 'paused' WHERE sink = 'neo4j'")
+    pg.conn.execute("UPDATE sink_state SET paused_since = now() WHERE sink = 'neo4j'")
     pg.conn.execute("UPDATE sink_state SET last_claim_at = now() WHERE sink = 'embedding'")
     assert idle_sinks(pg.conn, IDLE_SECONDS) == {}
 

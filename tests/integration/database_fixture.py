@@ -18,10 +18,11 @@ from altsync.circuit.breaker import register_sinks
 from altsync.contract import SinkTraits, Topology
 from altsync.db import Conn, Database
 from altsync.delivery import Batch, Delivery, Policy
-from altsync.entities import Content, EntityType, entity_id
+from altsync.entities import Content, EntityType, Model, entity_id
 from altsync.operations import Operation, Outcome, Settlement
 from altsync.outbox import claim as outbox_claim
 from altsync.outbox import settle as outbox_settle
+from altsync.outbox.settle import Plan
 from altsync.projection import content_hash, text_hash
 from altsync.protocols import Sink
 from altsync.relay import Relay, RelayPolicy
@@ -272,11 +273,11 @@ class DatabaseFixture:
         return token, outbox_claim.claim(self.conn, sink, token=token, limit=limit, **numbers)
 
     def settle(
-        self, sink: SinkTraits, token: UUID, verdicts: Sequence[Outcome], **changes: Any
+        self, sink: SinkTraits, token: UUID, outcomes: Sequence[Outcome], **changes: Any
     ) -> Settlement:
         """Settle as a worker does."""
         with self.conn.transaction():
-            return settle(self.conn, sink, token, verdicts, **changes)
+            return settle(self.conn, sink, token, outcomes, **changes)
 
 
 def empty(conn: Conn) -> None:
@@ -318,16 +319,11 @@ def delete(conn: Conn, *contents: Content) -> Changes:
 
 
 def settle(
-    conn: Conn, sink: SinkTraits, token: UUID, verdicts: Sequence[Outcome], **changes: Any
+    conn: Conn, sink: SinkTraits, token: UUID, outcomes: Sequence[Outcome], **changes: Any
 ) -> Settlement:
     """Settle inside the caller's transaction."""
-    numbers = {
-        "confirm_after_seconds": CONFIRM_AFTER,
-        "model": MODEL,
-        "dimensions": DIMENSIONS,
-        **changes,
-    }
-    return outbox_settle.settle(conn, sink, token, verdicts, topology=TOPOLOGY, **numbers)
+    numbers = {"confirm_after": CONFIRM_AFTER, "model": Model(MODEL, DIMENSIONS), **changes}
+    return outbox_settle.settle(conn, sink, token, outcomes, Plan(TOPOLOGY, **numbers))
 
 
 def advance_time(conn: Conn, seconds: float) -> None:

@@ -174,7 +174,7 @@ def deliver_all(
             {"t": seconds},
         )
 
-    monkeypatch.setattr("altsync.delivery.writer.time.sleep", wait)
+    monkeypatch.setattr("altsync.delivery.calls.time.sleep", wait)
     for _ in range(3000):
         if not deliverer.deliver_batch().claimed:
             wait(0.5)

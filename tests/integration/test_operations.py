@@ -25,9 +25,9 @@ from altsync.cli import app as cli
 from altsync.cli.terminal import Exit
 from altsync.db import Database
 from altsync.operations import Dead, ErrorKind, Outcome, Settlement, Synced
+from altsync.outbox.batches import record_batch
 from altsync.outbox.claim import release
 from altsync.outbox.retention import prune_range
-from altsync.outbox.settle import record_batch
 from altsync.retry import dead_ids, discard_dead
 from altsync.revisions import own_revision
 from altsync.store.reads import clock

@@ -16,6 +16,7 @@ from altsync.circuit.breaker import (
     close_breaker,
     may_wake,
     open_breaker,
+    pause,
     register_sinks,
     set_enabled,
     sink_health,
@@ -43,7 +44,7 @@ def test_a_sink_that_nobody_registered_admits_nobody(pg: DatabaseFixture) -> Non
 @pytest.mark.parametrize("state", ["paused", "disabled"])
 def test_a_paused_or_disabled_sink_admits_nobody(pg: DatabaseFixture, state: str) -> None:
     """Not even a probe, however long it waits."""
-    pg.conn.execute("UPDATE sink_state SET state = %s", (state,))
+    _set_state(pg, state)
     pg.advance_time(10_000)
     assert not _gate(pg).admitted
 
@@ -51,7 +52,7 @@ def test_a_paused_or_disabled_sink_admits_nobody(pg: DatabaseFixture, state: str
 @pytest.mark.parametrize("state", ["paused", "disabled"])
 def test_failures_do_not_open_what_a_person_closed(pg: DatabaseFixture, state: str) -> None:
     """A call that was under way comes back after the sink was paused."""
-    pg.conn.execute("UPDATE sink_state SET state = %s", (state,))
+    _set_state(pg, state)
     _open(pg)
     assert _health(pg).state == state
 
@@ -230,7 +231,7 @@ def test_switching_a_sink_off_and_on(pg: DatabaseFixture) -> None:
 @pytest.mark.parametrize("state", ["open", "probing", "paused"])
 def test_a_configured_sink_keeps_its_state(pg: DatabaseFixture, state: str) -> None:
     """Starting a process neither closes a breaker nor ends a pause."""
-    pg.conn.execute("UPDATE sink_state SET state = %s", (state,))
+    _set_state(pg, state)
     set_enabled(pg.conn, "neo4j", None)
     assert _health(pg).state == state
 
@@ -273,7 +274,7 @@ def test_wake_ups_are_bounded_over_all_relays(pg: DatabaseFixture) -> None:
 @pytest.mark.parametrize("state", ["paused", "disabled"])
 def test_nobody_is_woken_for_a_sink_that_is_off(pg: DatabaseFixture, state: str) -> None:
     """Whatever waits for it."""
-    pg.conn.execute("UPDATE sink_state SET state = %s", (state,))
+    _set_state(pg, state)
     assert not _wake(pg)
 
 
@@ -295,6 +296,13 @@ def test_nobody_is_woken_while_one_probes(pg: DatabaseFixture) -> None:
 
 def _gate(pg: DatabaseFixture, token: UUID | None = None) -> Gate:
     return breaker.gate(pg.conn, "neo4j", token or uuid4(), LEASE)
+
+
+def _set_state(pg: DatabaseFixture, state: str) -> None:
+    if state == "paused":
+        pause(pg.conn, "neo4j", "by hand")
+    else:
+        pg.conn.execute("UPDATE sink_state SET state = %s", (state,))
 
 
 def _open(pg: DatabaseFixture, *, delay: float = 30.0, reason: str = "down") -> None:

@@ -240,17 +240,39 @@ def test_a_guarded_sink_needs_no_echo(pg: DatabaseFixture) -> None:
     assert pg.counts("neo4j") == {"synced": 1}
 
 
-def test_an_unsure_operation_that_is_superseded_is_echoed(
+def test_an_unknown_outcome_outlives_the_wait_for_an_embedding(
     pg: DatabaseFixture, database: Database
 ) -> None:
-    """Its write may land although nobody wants it any more."""
+    """The success after the wait gets a confirming write, and the one after that gets none."""
     pg.save(NFL)
     embed(database)
     pg.claim("pinecone")
     pg.expire_leases()
     token, (op,) = pg.claim("pinecone")
-    pg.settle(INDEX, token, [Superseded(op, "waits for its embedding")])
+    pg.settle(INDEX, token, [Superseded(op, "waits for its embedding", waits=True)])
+    assert not [op for op in pg.ops("pinecone") if op.live]
+    pg.save(league("nfl", tier="TIER1"))
+    _sync(pg, INDEX, "default")
     assert pg.live("pinecone", "nfl").origin == "confirm"
+    pg.advance_time(1000)
+    _sync(pg, INDEX, "default")
+    assert not [op for op in pg.ops("pinecone") if op.live]
+
+
+def test_namespaces_outlive_the_wait_for_an_embedding(
+    pg: DatabaseFixture, database: Database
+) -> None:
+    """The confirming write after the next success leaves them, though every outcome is known."""
+    pg.save(NFL)
+    embed(database)
+    token, (op,) = pg.claim("pinecone")
+    pg.conn.execute("UPDATE sync_operation SET namespaces = '{former}' WHERE sink = 'pinecone'")
+    pg.settle(INDEX, token, [Superseded(op, "waits for its embedding", waits=True)])
+    pg.save(league("nfl", tier="TIER1"))
+    _sync(pg, INDEX, "default")
+    pg.advance_time(1000)
+    (op,) = pg.claim("pinecone")[1]
+    assert op.namespaces == ("former",)
 
 
 def test_a_follow_up_inherits_the_doubt(pg: DatabaseFixture, database: Database) -> None:

@@ -234,7 +234,7 @@ def test_the_way_back_is_free(site: Site) -> None:
     found = site.plan(code=Exit.NOT_CONFIRMED)
     assert (found["texts"], found["most_tokens"], found["usual_tokens"]) == (0, 0, 0)
     said = site.run("reembed", "--yes").stderr
-    assert "To be paid: nothing, as every vector is kept already." in said
+    assert "To be paid: nothing, as every vector is stored already." in said
     site.settle()
     assert site.models() == {MODEL}
     assert site.paid == paid
@@ -315,11 +315,11 @@ def test_a_claim_after_the_change_is_by_the_new_model(
 
     def slow(*arguments: Any) -> Gate:
         gate = admit(*arguments)
-        monkeypatch.setattr("altsync.delivery.batches.gate", admit)
+        monkeypatch.setattr(breaker, "gate", admit)
         _change(site)
         return gate
 
-    monkeypatch.setattr("altsync.delivery.batches.gate", slow)
+    monkeypatch.setattr(breaker, "gate", slow)
     embed(site.database, site.embedder)
     monkeypatch.undo()
     assert site.models() == {NEW}

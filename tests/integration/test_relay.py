@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from altsync import db
+from altsync.circuit.breaker import pause
 from altsync.db import Conn, Database
 from altsync.outbox.claim import exhausted
 from altsync.relay import Relay, RelayPolicy
@@ -298,9 +299,12 @@ def test_a_sink_that_admits_nobody_is_left_in_peace(
 ) -> None:
     """Until its breaker is due."""
     pg.save(NFL)
-    pg.conn.execute(
-        "UPDATE sink_state SET state = %s, open_until = now() + interval '1 minute'", (state,)
-    )
+    if state == "paused":
+        pause(pg.conn, "neo4j", "by hand")
+    else:
+        pg.conn.execute(
+            "UPDATE sink_state SET state = %s, open_until = now() + interval '1 minute'", (state,)
+        )
     bell = Bell()
     relay = relay_of(pg, database, bell)
     relay.poll(["neo4j"])

@@ -14,8 +14,8 @@ from altsync.app import Application
 from altsync.config import Settings
 from altsync.db import Database
 from altsync.operations import Settlement
+from altsync.outbox.batches import record_batch
 from altsync.outbox.retention import claim_pruning
-from altsync.outbox.settle import record_batch
 from altsync.retention import REST, Retention
 from tests.conftest import TOPOLOGY
 from tests.integration.database_fixture import DatabaseFixture, leagues

@@ -45,7 +45,7 @@ from hypothesis.stateful import (
 from altsync import retry
 from altsync.contract import EMBEDDING, Failed, RecordOutcome
 from altsync.db import Database
-from altsync.delivery import batches, outcomes, policy, writer
+from altsync.delivery import batches, calls, lease, policy
 from altsync.entities import Content, EntityType, Model, Row
 from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind
@@ -599,9 +599,9 @@ def scene(
     """What ``Machine`` needs: a database, sessions on it, and a clock that it sets."""
     with closing(DatabaseFixture(pg.url)) as other:
         site = Site(pg, other, database)
-        for module in (batches, writer):
+        for module in (batches, calls, lease):
             monkeypatch.setattr(module, "time", site.clock)
-        for module in (policy, writer, outcomes):
+        for module in (policy, calls):
             monkeypatch.setattr(module, "random", Longest())
         monkeypatch.setattr(Machine, "site", site, raising=False)
         yield site

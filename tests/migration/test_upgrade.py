@@ -47,8 +47,9 @@ def columns(conn: db.Conn, table: str) -> list[str]:
 
 
 def copy_into(source: db.Conn, target: db.Conn, table: str) -> None:
-    """Copy a table's rows, as far as the older table has their columns."""
-    older = columns(target, table)
+    """Copy a table's rows, as far as both tables have their columns."""
+    kept = columns(source, table)
+    older = [name for name in columns(target, table) if RENAMED.get(name, name) in kept]
     names = sql.SQL(", ").join(map(sql.Identifier, older))
     now = sql.SQL(", ").join(sql.Identifier(RENAMED.get(name, name)) for name in older)
     out = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT").format(now, sql.Identifier(table))

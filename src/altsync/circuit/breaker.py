@@ -19,11 +19,6 @@ from altsync.operations import BreakerState
 from altsync.outbox.enqueue import notify, sanitize
 from altsync.revisions import own_revision
 
-#: Key of ``sink_state.config`` under which a paused sink keeps what it goes back to: state, since
-#: and reason. Nothing is kept of one that was ready.
-_BEFORE_PAUSE = "before_pause"
-
-
 #: Key of ``sink_state.config`` under which the faults of single destinations are kept.
 _FAULTS = "faults"
 
@@ -108,9 +103,11 @@ def sink_health(conn: Conn) -> dict[str, SinkHealth]:
     """The shared state of every sink."""
     rows = conn.execute(
         """
-        SELECT sink, state, since,
-               COALESCE(reason, (SELECT string_agg(key || ': ' || (value ->> 'reason'), '; ')
-                                 FROM jsonb_each(config -> 'faults'))),
+        SELECT sink, CASE WHEN paused_since IS NULL THEN state ELSE 'paused' END,
+               COALESCE(paused_since, since),
+               COALESCE(pause_reason, reason,
+                        (SELECT string_agg(key || ': ' || (value ->> 'reason'), '; ')
+                         FROM jsonb_each(config -> 'faults'))),
                open_until, last_claim_at, last_wake_at, unanswered_wakes
         FROM sink_state
         """
@@ -119,14 +116,8 @@ def sink_health(conn: Conn) -> dict[str, SinkHealth]:
 
 
 def enabled_sinks(conn: Conn) -> set[str]:
-    """Sinks that some relay has not shown as disabled; one that is paused may be either."""
-    rows = conn.execute(
-        f"""
-        SELECT sink FROM sink_state
-        WHERE state <> 'disabled'
-          AND config -> '{_BEFORE_PAUSE}' ->> 'state' IS DISTINCT FROM 'disabled'
-        """
-    )
+    """Return the sinks that no relay has shown as disabled."""
+    rows = conn.execute("SELECT sink FROM sink_state WHERE state <> 'disabled'")
     return {row[0] for row in rows}
 
 
@@ -149,6 +140,7 @@ SELECT s.state, s.consecutive_errors,
        {_over("s.open_until", "longest")} AS open_is_over,
        {_over("s.probe_until", "lease")} AS probe_is_over,
        s.unanswered_wakes > 0 OR COALESCE({_is_past("s.last_claim_at", "1")}, true),
+       s.paused_since IS NOT NULL,
        e.config ->> 'model', (e.config ->> 'dimensions')::int, s.config -> 'faults',
        (SELECT version_num FROM alembic_version)
 FROM sink_state s LEFT JOIN sink_state e ON e.sink = 'embedding'
@@ -173,15 +165,18 @@ def gate(conn: Conn, sink: str, token: UUID, lease: float, longest: float = LONG
     row = conn.execute(_GATE, {"sink": sink, "lease": lease, "longest": longest}).fetchone()
     if row is None:
         return Gate(admitted=False)
-    state, errors, open_is_over, probe_is_over, tell, model, dimensions, faults, revision = row
+    state, errors, open_is_over, probe_is_over, answers, paused, *rest = row
+    model, dimensions, faults, revision = rest
     if revision != own_revision():
         return Gate(admitted=False, other_revision=revision)
     known = {name: Fault(**fault) for name, fault in (faults or {}).items()}
-    if tell:
+    if answers:
         conn.execute(
             "UPDATE sink_state SET last_claim_at = now(), unanswered_wakes = 0 WHERE sink = %s",
             (sink,),
         )
+    if paused:
+        return Gate(admitted=False)
     if state == "closed":
         return Gate(True, False, errors, model, dimensions, known)
     may_probe = (state == "open" and open_is_over) or (state == "probing" and probe_is_over)
@@ -195,8 +190,7 @@ def _become_probe(conn: Conn, sink: str, token: UUID, lease: float, longest: flo
         f"""
         UPDATE sink_state SET state = 'probing', probe_token = %(token)s,
           probe_until = now() + make_interval(secs => %(lease)s)
-        WHERE sink = %(sink)s
-          AND {_PROBE_IS_DUE}
+        WHERE sink = %(sink)s AND paused_since IS NULL AND {_PROBE_IS_DUE}
         """,
         {"sink": sink, "token": token, "lease": lease, "longest": longest},
     )
@@ -277,60 +271,40 @@ def note_faults(conn: Conn, sink: str, found: Mapping[str, Fault], passed: Colle
 
 
 def set_enabled(conn: Conn, sink: str, reason: str | None) -> None:
-    """Show a sink as disabled for ``reason``, or (None) as ready again.
-
-    One that a person has paused stays paused; what it goes back to is changed.
-    """
+    """Show a sink as disabled for ``reason``, or (None) as ready again. A pause stays."""
     if reason is None:
         conn.execute(
-            f"""
-            UPDATE sink_state SET
-              state = CASE WHEN state = 'paused' THEN state ELSE 'closed' END,
-              since = CASE WHEN state = 'paused' THEN since ELSE now() END,
-              reason = CASE WHEN state = 'paused' THEN reason END,
-              config = config - '{_BEFORE_PAUSE}'
-            WHERE sink = %s AND (state = 'disabled' OR (state = 'paused'
-              AND config -> '{_BEFORE_PAUSE}' ->> 'state' = 'disabled'))
-            """,
+            "UPDATE sink_state SET state = 'closed', since = now(), reason = NULL "
+            "WHERE sink = %s AND state = 'disabled'",
             (sink,),
         )
     else:
         conn.execute(
-            f"""
-            UPDATE sink_state SET
-              state = CASE WHEN state = 'paused' THEN state ELSE 'disabled' END,
-              since = CASE WHEN state = 'paused' THEN since ELSE now() END,
-              reason = CASE WHEN state = 'paused' THEN reason ELSE %(reason)s END,
-              config = CASE WHEN state = 'paused' THEN config || jsonb_build_object(
-                '{_BEFORE_PAUSE}', jsonb_build_object(
-                  'state', 'disabled', 'since', now(), 'reason', %(reason)s::text))
-                ELSE config END
-            WHERE sink = %(sink)s AND state IS DISTINCT FROM 'disabled'
-              AND config -> '{_BEFORE_PAUSE}' ->> 'state' IS DISTINCT FROM 'disabled'
-            """,
-            {"sink": sink, "reason": reason},
+            "UPDATE sink_state SET state = 'disabled', since = now(), reason = %s "
+            "WHERE sink = %s AND state <> 'disabled'",
+            (reason, sink),
         )
 
 
 def pause(conn: Conn, sink: str, reason: str) -> bool:
     """Stop claims for ``sink`` until it is resumed; False when it was paused already.
 
-    What is leased is still settled. Once this has committed, no claim takes anything. A second
-    pause keeps since when, and takes the new reason.
+    Leased operations are still settled. Once this has committed, no claim takes anything. The
+    breaker keeps its state, but a probe in progress loses its right. A second pause keeps since
+    when, and takes the new reason.
     """
     row = conn.execute(
-        f"""
-        INSERT INTO sink_state AS s (sink, state, reason) VALUES (%(sink)s, 'paused', %(reason)s)
+        """
+        INSERT INTO sink_state AS s (sink, paused_since, pause_reason)
+        VALUES (%s, now(), %s)
         ON CONFLICT (sink) DO UPDATE SET
-          state = 'paused', reason = excluded.reason, probe_token = NULL, probe_until = NULL,
-          since = CASE WHEN s.state = 'paused' THEN s.since ELSE now() END,
-          config = CASE WHEN s.state IN ('paused', 'closed') THEN s.config
-            ELSE s.config || jsonb_build_object('{_BEFORE_PAUSE}', jsonb_build_object(
-              'state', CASE WHEN s.state = 'probing' THEN 'open' ELSE s.state END,
-              'since', s.since, 'reason', s.reason)) END
-        RETURNING since = now()
+          paused_since = COALESCE(s.paused_since, excluded.paused_since),
+          pause_reason = excluded.pause_reason,
+          state = CASE WHEN s.state = 'probing' THEN 'open' ELSE s.state END,
+          probe_token = NULL, probe_until = NULL
+        RETURNING paused_since = now()
         """,
-        {"sink": sink, "reason": sanitize(reason)},
+        (sink, sanitize(reason)),
     ).fetchone()
     assert row is not None
     return bool(row[0])
@@ -339,24 +313,17 @@ def pause(conn: Conn, sink: str, reason: str) -> bool:
 def resume(conn: Conn, sink: str) -> bool:
     """Let a paused sink be claimed for again; False when it was not paused.
 
-    It goes back to what it was: one that is disabled stays so. An open breaker is probed at
-    once, whether the sink was paused or not.
+    A disabled sink stays so. An open breaker is probed at once, whether the sink was paused or not.
     """
-    cursor = conn.execute(
-        f"""
-        UPDATE sink_state SET
-          state = COALESCE(config -> '{_BEFORE_PAUSE}' ->> 'state', 'closed'),
-          since = COALESCE((config -> '{_BEFORE_PAUSE}' ->> 'since')::timestamptz, now()),
-          reason = config -> '{_BEFORE_PAUSE}' ->> 'reason',
-          config = config - '{_BEFORE_PAUSE}'
-        WHERE sink = %s AND state = 'paused'
-        """,
+    resumed = conn.execute(
+        "UPDATE sink_state SET paused_since = NULL, pause_reason = NULL "
+        "WHERE sink = %s AND paused_since IS NOT NULL",
         (sink,),
-    )
+    ).rowcount
     probe_now(conn, sink)
-    if cursor.rowcount:
+    if resumed:
         notify(conn, [sink])
-    return cursor.rowcount == 1
+    return resumed == 1
 
 
 def probe_now(conn: Conn, sink: str) -> bool:
@@ -400,9 +367,8 @@ def may_wake(
         f"""
         UPDATE sink_state SET last_wake_at = now(),
           unanswered_wakes = LEAST(unanswered_wakes + 1, 1000000)
-        WHERE sink = %(sink)s
-          AND (state = 'closed'
-               OR {_PROBE_IS_DUE})
+        WHERE sink = %(sink)s AND paused_since IS NULL
+          AND (state = 'closed' OR {_PROBE_IS_DUE})
           AND (unanswered_wakes < %(wanted)s
                OR {_is_past("last_wake_at", "%(resend_after)s")})
         """,

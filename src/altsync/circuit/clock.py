@@ -64,7 +64,6 @@ WHERE id = ANY(ARRAY(
   LIMIT %(limit)s FOR NO KEY UPDATE SKIP LOCKED))
 """
 
-# An answer that is ahead would pass for evidence of each later call.
 _SINKS = """
 UPDATE sink_state SET
   open_until = CASE WHEN open_until > now() + make_interval(secs => %(breaker)s + %(tolerance)s)
@@ -78,14 +77,13 @@ UPDATE sink_state SET
     WHEN tokens_until > now() + make_interval(secs => %(budget)s) THEN now()
     ELSE tokens_until END,
   since = least(since, now()),
+  paused_since = least(paused_since, now()),
   last_claim_at = least(last_claim_at, now()),
-  last_wake_at = least(last_wake_at, now()),
-  last_answer_at = CASE WHEN last_answer_at > now() + make_interval(secs => %(tolerance)s)
-                        THEN NULL ELSE last_answer_at END
+  last_wake_at = least(last_wake_at, now())
 WHERE open_until > now() + make_interval(secs => %(breaker)s + %(tolerance)s)
    OR probe_until > now() + make_interval(secs => %(lease)s + %(tolerance)s)
    OR greatest(requests_until, tokens_until) > now() + make_interval(secs => %(budget)s)
-   OR greatest(since, last_claim_at, last_wake_at, last_answer_at)
+   OR greatest(since, paused_since, last_claim_at, last_wake_at)
       > now() + make_interval(secs => %(tolerance)s)
 """
 

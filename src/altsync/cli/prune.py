@@ -18,7 +18,8 @@ from altsync.cli import terminal
 from altsync.cli.common import Json, age, application
 from altsync.cli.terminal import Exit, notes
 from altsync.errors import AltsyncError
-from altsync.outbox.retention import count_batches, prune_batches, prune_range
+from altsync.outbox.batches import count_batches, prune_batches
+from altsync.outbox.retention import prune_range
 from altsync.store.reads import clock
 from altsync.store.vectors import count_unused_vectors, prune_vectors
 from altsync.wording import plural

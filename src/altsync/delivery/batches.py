@@ -1,15 +1,14 @@
-"""Claim a batch, read its rows, write one sink, settle.
+"""Claim a batch, read its rows, write them to one sink, settle.
 
-No remote call happens inside an open transaction. Named points between every two steps let
-tests stop a process exactly there.
+No remote call happens inside an open transaction. Tests stop a process at the named points
+between two steps.
 """
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import psycopg
@@ -17,83 +16,39 @@ import structlog
 from psycopg import errors
 
 from altsync.circuit import breaker
-from altsync.circuit.breaker import (
-    Fault,
-    Gate,
-    abandon_probe,
-    close_breaker,
-    note_faults,
-    open_breaker,
-    wanted_model,
-)
+from altsync.circuit.breaker import Gate, abandon_probe, open_breaker, wanted_model
 from altsync.contract import EMBEDDING, Topology
 from altsync.db import Conn, Database, is_connection_lost
 from altsync.delivery.concurrency import AdaptiveConcurrency
-from altsync.delivery.evidence import ALONE
-from altsync.delivery.outcomes import Judge
+from altsync.delivery.faults import update_breaker
+from altsync.delivery.outcomes import Facts, breaker_delay, decide_outcome, destination_delays
 from altsync.delivery.policy import Policy
-from altsync.delivery.writer import BatchState, Writer
-from altsync.entities import EntityType, Model, Row
+from altsync.delivery.reading import current_versions, read_batch
+from altsync.delivery.results import Batch, DrainResult
+from altsync.delivery.state import BatchState
+from altsync.delivery.writer import Writer
+from altsync.entities import Model, Row
 from altsync.log import debugging, redact
 from altsync.operations import Dead, Operation, Outcome, Retry, Settlement, Superseded, Synced
+from altsync.outbox.batches import record_batch
 from altsync.outbox.claim import claim, release
 from altsync.outbox.edges import is_gathering
-from altsync.outbox.settle import record_batch, settle
+from altsync.outbox.settle import Plan, settle
 from altsync.protocols import Sink
 from altsync.revisions import own_revision
 from altsync.sentences import describe
-from altsync.store.rows import read_rows
 
 log = structlog.get_logger(__name__)
 
-#: Tries of one settlement that met another writer of the same rows.
+#: Tries of one settlement that meets another writer of the same rows.
 SETTLE_TRIES = 3
 
-#: What logs call a verdict.
+#: The name of each outcome in logs.
 OUTCOMES = {Synced: "synced", Superseded: "superseded", Retry: "retried", Dead: "dead"}
 
 
-@dataclass(slots=True)
-class Batch:
-    """What one claim came to."""
-
-    claimed: int = 0
-    settlement: Settlement = field(default_factory=Settlement)
-    calls: int = 0
-    tokens: int = 0
-
-
-@dataclass(slots=True)
-class DrainResult:
-    """What one drain came to, in operations. ``has_more``: its time ran out with more to do."""
-
-    batches: int = 0
-    claimed: int = 0
-    synced: int = 0
-    superseded: int = 0
-    retried: int = 0
-    dead: int = 0
-    lost: int = 0
-    remote_calls: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    has_more: bool = False
-
-    def add(self, batch: Batch) -> None:
-        """Count one more batch."""
-        self.batches += 1
-        self.claimed += batch.claimed
-        self.remote_calls += batch.calls
-        self.tokens += batch.tokens
-        for name, count in asdict(batch.settlement).items():
-            setattr(self, name, getattr(self, name) + count)
-
-
 class Delivery:
-    """Delivers operations of one sink. Threads may share it: it keeps no state of a batch.
-
-    ``pace`` is how much it asks of the sink at once.
-    """
+    """The delivery to one sink. Threads may share it: it keeps no state of a batch."""
 
     def __init__(
         self,
@@ -116,7 +71,6 @@ class Delivery:
             in_flight=sink.traits.in_flight, batch=policy.batch_size, timeout=policy.timeout
         )
         self._writer = Writer(database, sink, policy, self.concurrency, worker, at)
-        self._judge = Judge(database, sink.traits, policy)
 
     def drain(self, seconds: float, stopping: Callable[[], bool] = lambda: False) -> DrainResult:
         """Deliver batch after batch, until nothing is due or the time is over."""
@@ -134,7 +88,7 @@ class Delivery:
         return result
 
     def deliver_batch(self, stopping: Callable[[], bool] = lambda: False) -> Batch:
-        """Claim one batch and see it through. A batch of 0 means nothing to do, or not now."""
+        """Claim and deliver one batch; it is empty when nothing is due or the gate is closed."""
         token = uuid4()
         started = time.monotonic()
         with self._database.autocommit() as conn:
@@ -173,14 +127,14 @@ class Delivery:
         started: float,
         stopping: Callable[[], bool],
     ) -> Batch:
-        """Write and settle what was claimed, and record it."""
+        """Write, settle and record a claimed batch."""
         gate = self._with_current_model(gate)
         self._at("claimed")
         if stopping():
             with self._database.autocommit() as conn:
                 release(conn, state.op_ids, state.token)
             return Batch()
-        batch = self._see_through(operations, state, gate)
+        batch = self._write_and_settle(operations, state, gate)
         seconds = time.monotonic() - started
         with self._database.autocommit() as conn:
             record_batch(
@@ -224,15 +178,14 @@ class Delivery:
         )
 
     def _give_back(self, state: BatchState, error: Exception) -> None:
-        """Release what was claimed and not settled, after an error of ours, and say why.
+        """Release the leases of a batch after an unexpected error, and open the breaker.
 
-        This worker lives, so no operation is to count it as vanished. What PostgreSQL does not
-        take any more comes back when the lease ends. A lost connection opens no breaker: once
-        the claim can be released, PostgreSQL is back.
+        No lease counts as lost then. Where PostgreSQL fails too, the leases run out. A lost
+        connection opens no breaker: PostgreSQL is back when the release succeeds.
         """
         name = self._traits.name
-        said = describe(error).text if isinstance(error, psycopg.Error) else str(error)
-        reason = redact(f"{type(error).__name__}: {said}")
+        text = describe(error).text if isinstance(error, psycopg.Error) else str(error)
+        reason = redact(f"{type(error).__name__}: {text}")
         try:
             with self._database.autocommit() as conn:
                 release(conn, state.op_ids, state.token, outcome_unknown=state.attempted)
@@ -244,74 +197,64 @@ class Delivery:
         log.error("operations.given_back", sink=name, count=len(state.operations), reason=reason)
 
     def _with_current_model(self, gate: Gate) -> Gate:
-        """The gate with the model that is wanted now.
+        """Return the gate with the model that is wanted now.
 
-        Asked after the claim, as rows are: operations of a new model would be done by the
-        former one otherwise, and no worker would ask again.
+        Read after the claim: a model that was changed before it must embed these operations.
         """
-        if self._traits.name != EMBEDDING and not self._needs_vector and not self._traits.follows:
+        traits = self._traits
+        if not (traits.name == EMBEDDING or traits.needs_embedding or traits.follows):
             return gate
         with self._database.autocommit() as conn:
             model, dimensions = wanted_model(conn) or (gate.model, gate.dimensions)
         return replace(gate, model=model, dimensions=dimensions)
 
-    def _see_through(self, operations: Sequence[Operation], state: BatchState, gate: Gate) -> Batch:
+    def _write_and_settle(
+        self, operations: Sequence[Operation], state: BatchState, gate: Gate
+    ) -> Batch:
         model = Model(gate.model or "", gate.dimensions or 0)
-        rows = self._read(operations)
+        rows = read_batch(self._database, self._traits, operations)
         self._at("read")
-        ready = [
-            row
-            for row in rows.values()
-            if not row.deleted and (not self._needs_vector or row.is_embedded_by(model.name))
-        ]
-        gone = [row for row in rows.values() if row.deleted]
+        ready = [row for row in rows.values() if not row.deleted]
+        if self._traits.needs_embedding:
+            ready = [row for row in ready if row.is_embedded_by(model.name)]
+        deleted = [row for row in rows.values() if row.deleted]
         if self._traits.name == EMBEDDING:
-            gone = []
-        self._writer.write(ready, gone, state, model)
+            deleted = []
+        self._writer.write(ready, deleted, state, model)
         self._at("written")
-        delay = self._judge.breaker_delay(state.failure, gate)
-        delays = self._judge.delays(state, gate, delay)
-        verdict = self._judge.verdict
-        verdicts = [verdict(op, rows.get(op.entity_id), state, gate, delays) for op in operations]
-        settlement = self._settle(verdicts, state, model)
+        delay = breaker_delay(self._policy, state.failure, gate.consecutive_errors)
+        outcomes = self._decide(operations, rows, state, gate, delay)
+        settlement = self._settle(outcomes, state, model)
         self._at("settled")
         if debugging():
-            self._log_verdicts(verdicts, rows)
-        self._update_breaker(state, gate, delay)
+            self._log_outcomes(outcomes, rows)
+        with self._database.autocommit() as conn:
+            update_breaker(conn, self._traits.name, state, gate, delay, self._policy.longest_open)
         self._at("breaker_updated")
         return Batch(len(operations), settlement, state.calls, state.tokens)
 
-    @property
-    def _needs_vector(self) -> bool:
-        return self._traits.needs_embedding
+    def _decide(
+        self,
+        operations: Sequence[Operation],
+        rows: Mapping[UUID, Row],
+        state: BatchState,
+        gate: Gate,
+        delay: float,
+    ) -> list[Outcome]:
+        facts = Facts(
+            self._traits,
+            self._policy,
+            gate.model or "",
+            state,
+            destination_delays(self._policy, state.blamed, gate.faults, delay),
+            current_versions(self._database, self._traits, rows, state),
+        )
+        return [decide_outcome(op, rows.get(op.entity_id), facts) for op in operations]
 
-    def _read(self, operations: Sequence[Operation]) -> dict[UUID, Row]:
-        """The current rows: read after the claim, or a newer version could be missed."""
-        ids: dict[EntityType, list[UUID]] = defaultdict(list)
-        for op in operations:
-            ids[op.entity_type].append(op.entity_id)
-        rows: dict[UUID, Row] = {}
-        with self._database.autocommit() as conn:
-            for entity_type, members in ids.items():
-                found = read_rows(
-                    conn,
-                    entity_type,
-                    members,
-                    with_vectors=self._needs_vector,
-                    with_edges=self._traits.edges,
-                    sink=self._traits.name,
-                )
-                rows.update((row.id, row) for row in found)
-        for op in operations:
-            if op.namespaces and op.entity_id in rows:
-                row = rows[op.entity_id]
-                rows[row.id] = replace(row, stale_namespaces=op.namespaces)
-        return rows
-
-    def _settle(self, verdicts: Sequence[Outcome], state: BatchState, model: Model) -> Settlement:
+    def _settle(self, outcomes: Sequence[Outcome], state: BatchState, model: Model) -> Settlement:
         for attempt in range(1, SETTLE_TRIES + 1):
             try:
-                settlement = self._settle_once(verdicts, state, model)
+                settlement = self._settle_once(outcomes, state, model)
                 break
             except (errors.DeadlockDetected, errors.SerializationFailure):
                 if attempt == SETTLE_TRIES:
@@ -321,63 +264,24 @@ class Delivery:
         return settlement
 
     def _settle_once(
-        self, verdicts: Sequence[Outcome], state: BatchState, model: Model
+        self, outcomes: Sequence[Outcome], state: BatchState, model: Model
     ) -> Settlement:
+        plan = Plan(self._topology, self._policy.confirm_after, self._policy.debounce, model)
         with self._database.transaction() as conn:
-            settlement = settle(
-                conn,
-                self._traits,
-                state.token,
-                verdicts,
-                confirm_after_seconds=self._policy.confirm_after,
-                topology=self._topology,
-                model=model.name,
-                dimensions=model.dimensions,
-                debounce=self._policy.debounce,
-            )
+            settlement = settle(conn, self._traits, state.token, outcomes, plan)
             self._at("settling")
         return settlement
 
-    def _log_verdicts(self, verdicts: Sequence[Outcome], rows: Mapping[UUID, Row]) -> None:
-        """One line per operation; ``change`` is the version by which the seeder names it."""
-        for verdict in verdicts:
-            op = verdict.op
+    def _log_outcomes(self, outcomes: Sequence[Outcome], rows: Mapping[UUID, Row]) -> None:
+        """Log each operation; ``change`` is the version that the seeder has logged."""
+        for outcome in outcomes:
+            op = outcome.op
             row = rows.get(op.entity_id)
             log.debug(
                 "operation.settled",
                 sink=self._traits.name,
                 key=op.entity_key,
                 change=row.version if row else op.version,
-                outcome=OUTCOMES[type(verdict)],
-                reason=None if isinstance(verdict, Synced) else verdict.reason,
+                outcome=OUTCOMES[type(outcome)],
+                reason=None if isinstance(outcome, Synced) else outcome.reason,
             )
-
-    def _update_breaker(self, state: BatchState, gate: Gate, delay: float) -> None:
-        name = self._traits.name
-        passed = [one.name for one in state.destinations.values() if one.passed]
-        over = gate.faults.keys() & passed - state.blamed.keys()
-        with self._database.autocommit() as conn:
-            if state.blamed or over:
-                note_faults(conn, name, self._faults(state, gate), list(over))
-            if state.failure is not None:
-                reason = redact(state.failure.reason)
-                open_breaker(conn, name, state.token, reason, delay, self._policy.longest_open)
-                log.warning("breaker.opened", sink=name, seconds=round(delay, 2))
-            elif gate.probing and state.answered:
-                close_breaker(conn, name, state.token)
-                log.info("breaker.closed", sink=name)
-            elif gate.probing:
-                abandon_probe(conn, name, state.token)
-
-    def _faults(self, state: BatchState, gate: Gate) -> dict[str, Fault]:
-        """The faults of destinations that took nothing in this batch."""
-        found: dict[str, Fault] = {}
-        for name, failure in state.blamed.items():
-            before = gate.faults.get(name)
-            few = len(state.destinations[name].refused) < ALONE and (before is None or before.few)
-            times = before.times + 1 if before else 1
-            found[name] = Fault(redact(failure.reason), times, few)
-            log.warning(
-                "destination.refuses", sink=self._traits.name, destination=name, times=times
-            )
-        return found

@@ -1,4 +1,4 @@
-"""Asking for evidence: another record is sent, when one was refused alone and none passes."""
+"""Collect evidence: send another record when one was refused alone and none has passed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from uuid import UUID
 import psycopg
 import structlog
 
-from altsync.circuit.control import begin_control, end_control
-from altsync.contract import AlreadyNewer, Answer, Written
+from altsync.circuit.control import begin_control, end_control, passed_since
+from altsync.contract import EMBEDDING, AlreadyNewer, Answer, Written
 from altsync.db import Database
 from altsync.declarations import namespace_column
 from altsync.delivery.budget import Budget
 from altsync.delivery.evidence import ALONE, Destination
+from altsync.delivery.lease import hold_lease
 from altsync.delivery.policy import Policy
+from altsync.delivery.state import BatchState
 from altsync.entities import Model, Row
 from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind, Operation
@@ -30,9 +32,9 @@ log = structlog.get_logger(__name__)
 def attempt(
     sink: str, rows: Sequence[Row], send: Callable[[Sequence[Row]], Answer]
 ) -> Answer | SinkFailure:
-    """Make one call; return its answer, or what it failed with.
+    """Make one call; return its answer or its failure.
 
-    Raises what PostgreSQL raises, unless a value is at fault: the batch is given back then.
+    Raises PostgreSQL's errors, and the batch is given back. An invalid value is the record's.
     """
     try:
         return send(rows)
@@ -45,7 +47,7 @@ def attempt(
 
 
 def as_failure(sink: str, error: Exception, records: int) -> SinkFailure:
-    """Return what a call failed with; a defect of ours or of a driver is logged."""
+    """Return the failure of a call, and log one that its adapter did not translate."""
     if isinstance(error, SinkFailure):
         return error
     log.error("sink.failed", sink=sink, records=records, exc_info=error)
@@ -53,13 +55,13 @@ def as_failure(sink: str, error: Exception, records: int) -> SinkFailure:
 
 
 def is_misplaced(row: Row) -> bool:
-    """Return whether a row of a type that moves is, or may turn up, elsewhere than it belongs."""
-    places = {row.written_namespace, *row.stale_namespaces}
-    return row.entity_type.moves and places != {namespace(row)}
+    """Return whether a row may be in another namespace than it belongs to."""
+    namespaces = {row.written_namespace, *row.stale_namespaces}
+    return row.entity_type.moves and namespaces != {namespace(row)}
 
 
 class Controls:
-    """Sends what a sink holds already once more, or what its ``probe`` sends."""
+    """Writes a record that a sink holds once more, or sends what its ``probe`` sends."""
 
     def __init__(
         self, database: Database, sink: Sink, policy: Policy, budget: Budget, worker: str
@@ -72,8 +74,45 @@ class Controls:
         self._worker = worker
         self._probe: Callable[[Model], Answer] | None = getattr(sink, "probe", None)
 
-    def ask(self, one: Destination, token: UUID, model: Model) -> Answer | SinkFailure | None:
-        """Return what came of one call; None where there is nothing to send."""
+    def passes(self, one: Destination, state: BatchState, model: Model) -> bool:
+        """Return whether another record passes now, and charge the refused ones when it does."""
+        if not hold_lease(self._database, self._traits.name, self._policy, state):
+            return False
+        answer = self._call(one, state.token, model)
+        if answer is None:
+            return self._passed_since(one, state)
+        state.calls += 1
+        if isinstance(answer, SinkFailure):
+            log.info(
+                "control.failed",
+                sink=self._traits.name,
+                destination=one.name,
+                reason=answer.reason,
+            )
+            if answer.retry_after is not None:
+                state.failure = answer
+            return False
+        state.tokens += answer.tokens
+        _charge(one, state)
+        return True
+
+    def _passed_since(self, one: Destination, state: BatchState) -> bool:
+        """Return whether another record has passed since the refused ones failed alone before.
+
+        It is the evidence where a sink holds nothing that could be written once more.
+        """
+        ids = [state.operations[i].id for i in one.refused]
+        # Kept vectors need no call: they are no evidence of the embedder.
+        if self._traits.name != EMBEDDING:
+            with self._database.autocommit() as conn:
+                if passed_since(conn, ids):
+                    _charge(one, state)
+                    return True
+        one.unjudged = True
+        return False
+
+    def _call(self, one: Destination, token: UUID, model: Model) -> Answer | SinkFailure | None:
+        """Make one call; None where there is nothing to send."""
         if self._probe is not None:
             return self._probed(self._probe, one, model)
         return self._rewritten(one, token, model)
@@ -81,7 +120,7 @@ class Controls:
     def _probed(
         self, probe: Callable[[Model], Answer], one: Destination, model: Model
     ) -> Answer | SinkFailure | None:
-        # One text for all types: it cannot tell a type that is refused from bad records.
+        # A probe is the same for all types: it is no evidence for a type that refuses many.
         many = len(one.refused) >= ALONE or (one.fault is not None and not one.fault.few)
         if many or one.deleted:
             return None
@@ -149,9 +188,17 @@ class Controls:
         if not rows:
             return None
         (row,) = rows
-        if (row.graph_version if self._traits.edges else row.version) != op.version:
+        if self._traits.version_of(row) != op.version:
             return None
         if self._traits.needs_embedding and not row.deleted:
-            elsewhere = namespace_column(self._traits.name) is not None and is_misplaced(row)
-            return row if row.is_embedded_by(model.name) and not elsewhere else None
+            moves = namespace_column(self._traits.name) is not None and is_misplaced(row)
+            return row if row.is_embedded_by(model.name) and not moves else None
         return row
+
+
+def _charge(one: Destination, state: BatchState) -> None:
+    """Charge the records that were refused alone, as another one passes."""
+    state.answered = True
+    if any(failure is state.failure for failure in one.refused.values()):
+        state.failure, state.failures_in_a_row = None, 0  # the record's, not the sink's
+    one.pass_on()

@@ -1,4 +1,4 @@
-"""The numbers of delivery."""
+"""The settings of delivery, and how long failed calls are waited for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from altsync.errors import LONGEST_WAIT
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The numbers of delivery; times are in seconds. See ``Settings`` for their meaning."""
+    """The settings of delivery; times are in seconds. ``Settings`` explains each."""
 
     batch_size: int = 500
     lease: float = 30.0
@@ -32,8 +32,14 @@ class Policy:
 
 
 def full_jitter(base: float, cap: float, attempts: int) -> float:
-    """Seconds until the next try: uniform between 0 and an exponential bound.
+    """Return the seconds until the next try: uniform between 0 and an exponential bound.
 
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
     return random.uniform(0, min(cap, base * 2.0 ** min(attempts, 30)))  # noqa: S311
+
+
+def half_jitter(base: float, cap: float, attempts: int) -> float:
+    """Return the seconds until the next try: uniform in the upper half of that bound."""
+    bound = min(cap, base * 2.0 ** min(attempts, 30))
+    return random.uniform(bound / 2, bound)  # noqa: S311  (spreads load, guards nothing)

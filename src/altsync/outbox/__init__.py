@@ -1,12 +1,11 @@
-"""SQL on the outbox: enqueue, claim, settle, and what keeps it healthy.
+"""SQL on the outbox: enqueue, claim, settle, and maintenance.
 
-The one rule: at most one LIVE row (pending or in progress) per sink and entity. The live row is
-that sink's state (wanted version, lease, attempts); finished rows are the audit trail. Its row
-lock is the exclusion, so claims need no sweep and no look at other rows.
+Each sink and entity have at most one live row (pending or in progress). It holds the wanted
+version, the lease and the attempts; finished rows are the history. Its row lock excludes other
+workers, so a claim reads no other row.
 
-Lock order of every writer of operations: entities first (tables in the order of
-``EntityType``, rows by id), then operations. ``claim`` alone takes operations without their
-entities, and never waits.
+Every writer of operations locks the entities first (tables in the order of ``EntityType``, rows by
+id), then the operations. Only ``claim`` locks operations without their entities; it never waits.
 
 All clocks are the database's. Functions take a connection and never commit.
 """

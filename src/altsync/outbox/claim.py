@@ -1,4 +1,4 @@
-"""Leasing operations, and the relay's questions about what waits."""
+"""Lease operations, and count the due ones for the relay."""
 
 from __future__ import annotations
 
@@ -13,55 +13,52 @@ from altsync.db import Conn
 from altsync.operations import Operation
 from altsync.revisions import own_revision
 
-#: Each crash or hang that an operation took part in makes its next batch ten times smaller;
-#: beyond 10**6 it is alone whatever the batch size.
-_SUSPICION_CAP = 6
-
-
 #: The type and the key of a claimed row.
 _TYPE_AND_KEY = itemgetter(1, 3)
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """How much waits for a sink now (counted up to a cap), and when the next falls due."""
+    """The due operations of a sink, counted up to a cap, and when the next one is due."""
 
     sink: str
     due: int
     seconds_to_next: float | None
 
 
+#: Lost leases and timeouts of an operation. Each makes its next batch ten times smaller; six make
+#: it alone in a batch of any size. Alone after the first would be simpler, but a killed worker's
+#: batch of 500 healthy records would then cost 500 calls instead of 10.
+_FAILURES = "GREATEST(CASE WHEN lease_token IS NULL THEN 0 ELSE attempts END, timeout_count)"
+
 _CLAIM = f"""
 WITH due AS MATERIALIZED (
   SELECT id, priority, available_at, timeout_count,
-         CASE WHEN s.doubt = 0 THEN 1.0::float8 / %(n)s
-              ELSE LEAST(1.0, power(10.0::float8, LEAST(s.doubt, {_SUSPICION_CAP})) / %(n)s)
-         END AS weight
-  FROM sync_operation,
-       LATERAL (SELECT GREATEST(CASE WHEN lease_token IS NULL THEN 0 ELSE attempts END,
-                                timeout_count) AS doubt) s
+         LEAST(1.0, power(10.0::float8, LEAST({_FAILURES}, 6)) / %(n)s) AS weight
+  FROM sync_operation
   WHERE sink = %(sink)s AND finished_at IS NULL AND available_at <= now()
     AND entity_type = ANY(%(types)s)
     AND (lease_token IS NULL OR attempts < %(max_attempts)s)
-    AND NOT EXISTS (SELECT 1 FROM sink_state p WHERE p.sink = %(sink)s AND p.state = 'paused')
+    AND NOT EXISTS (
+      SELECT 1 FROM sink_state p WHERE p.sink = %(sink)s AND p.paused_since IS NOT NULL)
   ORDER BY priority, available_at LIMIT %(n)s FOR UPDATE OF sync_operation SKIP LOCKED),
 batch AS (
   SELECT id, sum(weight) OVER (ORDER BY priority, available_at, id) AS total,
-         row_number() OVER (ORDER BY timeout_count, priority, available_at, id) AS namespace
+         row_number() OVER (ORDER BY timeout_count, priority, available_at, id) AS rank
   FROM due)
 UPDATE sync_operation o
 SET status = 'in_progress', lease_token = %(token)s, leased_by = %(worker)s,
     attempts = o.attempts + 1, available_at = now() + make_interval(secs => %(lease)s),
     rerun_requested = false, outcome_unknown = o.outcome_unknown OR o.lease_token IS NOT NULL
 WHERE o.id = ANY(ARRAY(
-  SELECT id FROM batch WHERE CASE WHEN %(probe)s THEN namespace = 1 ELSE total <= 1.0001 END))
+  SELECT id FROM batch WHERE CASE WHEN %(probe)s THEN rank = 1 ELSE total <= 1.0001 END))
 RETURNING o.id, o.entity_type, o.entity_id, o.entity_key, o.version, o.attempts, o.timeout_count,
           o.outcome_unknown, o.namespaces
 """
 
 _ORDER = "ORDER BY priority, available_at LIMIT"
 
-# Of a claim that leaves out some destinations.
+# A claim that leaves out some destinations.
 _CLAIM_OTHERS = _CLAIM.replace(
     _ORDER,
     "AND entity_type || CASE action WHEN 'delete' THEN ':delete' ELSE '' END <> ALL(%(but)s)\n  "
@@ -83,12 +80,12 @@ def claim(
 ) -> list[Operation]:
     """Lease due operations for ``lease`` seconds; on an autocommit connection.
 
-    New operations come up to ``limit`` at a time. Those whose last worker vanished, or that took
-    part in a call without a clear answer, come fewer at a time (a tenth, a hundredth … one), so
-    that a poison record is found alone. A probe takes the one with the fewest such calls.
-    Operations of the destinations in ``last`` come when no others are due. Of a paused sink nothing
-    is taken, whatever its gate said before, and nothing of types that the catalogue
-    does not have. Read the rows in a later statement than this one.
+    A batch has up to ``limit`` operations. After a lost lease or a timeout an operation comes in
+    batches of a tenth, a hundredth … one, so that a poison record is found alone. A probe takes
+    the operation with the fewest timeouts. Operations of the destinations in ``last`` come when
+    no others are due. Nothing is claimed for a paused sink, or of types outside the catalogue.
+
+    Read the rows in a later statement than this one.
     """
     numbers = {
         "sink": sink,
@@ -120,7 +117,7 @@ def _operation(row: Sequence[Any]) -> Operation:
     )
 
 
-# Locks in the order in which seeders take them, or the two could wait for each other.
+# Locks in the order of seeders: another order could deadlock with them.
 _HELD = """
 WITH held AS MATERIALIZED (
   SELECT id FROM sync_operation WHERE id = ANY(%(ids)s) AND lease_token = %(token)s
@@ -129,7 +126,7 @@ WITH held AS MATERIALIZED (
 
 
 def extend(conn: Conn, ids: Sequence[int], token: UUID, lease: float) -> bool:
-    """Lease for ``lease`` more seconds; False when any of them was taken away."""
+    """Extend leases to ``lease`` seconds from now; False when another worker took one."""
     cursor = conn.execute(
         f"""
         {_HELD}
@@ -142,9 +139,9 @@ def extend(conn: Conn, ids: Sequence[int], token: UUID, lease: float) -> bool:
 
 
 def release(conn: Conn, ids: Sequence[int], token: UUID, *, outcome_unknown: bool = False) -> None:
-    """Give back what was claimed and not settled: due at once, the attempt not counted.
+    """Release leases: the operations are due now, and the attempt is not counted.
 
-    ``outcome_unknown``: calls were made, and what they wrote may still be applied.
+    ``outcome_unknown``: calls were made, and their writes may still be applied.
     """
     conn.execute(
         f"""
@@ -170,15 +167,15 @@ FROM unnest(%(sinks)s::text[]) k(sink),
 
 
 def due(conn: Conn, sinks: Sequence[str], cap: int) -> list[Due]:
-    """Return how much waits for each sink; counting stops at ``cap``."""
+    """Count the due operations of each sink, up to ``cap``."""
     rows = conn.execute(_DUE, {"sinks": list(sinks), "cap": cap})
     return [Due(sink, count, seconds) for sink, count, seconds in rows]
 
 
 def exhausted(conn: Conn, max_attempts: int, limit: int = 500) -> list[tuple[str, UUID, Operation]]:
-    """Operations whose leases ran out too often: (sink, lease token, operation).
+    """Return operations whose leases ran out too often: (sink, lease token, operation).
 
-    None while the schema is another release's: its workers may have failed over that.
+    Empty while the schema is of another release: its workers may have failed because of that.
     """
     rows = conn.execute(
         """

@@ -1,4 +1,4 @@
-"""Relationships of entities in the outbox: who asks for them, and what carries them."""
+"""Enqueue searches for neighbours, and writes of the relationships that they find."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from altsync.outbox.enqueue import LOW_PRIORITY, MERGE_INTO_LIVE, lock_entities,
 #: Sinks that mirror relationships.
 WITH_EDGES = tuple(name for name in MIRRORS if SINKS[name].traits.edges)
 
-#: Seconds for which a search may wait for embeddings that are under way in numbers.
+#: Seconds for which a search may wait while many embeddings are in progress.
 LONGEST_GATHERING = 30.0
 
-#: Operations that are many: fewer are edits, whose relationships must not be waited for.
+#: Operations from which a search waits for more. Fewer are edits, which wait for nothing.
 MANY = 100
 
 #: Seconds after a large batch of embeddings in which the next one may come.
@@ -32,7 +32,7 @@ def _basis(kind: EntityType, model: str, text_hash: str) -> str:
 
 
 def input_hash_of(kind: EntityType) -> str:
-    """Return SQL for what the neighbours of an entity ``l`` would be computed from, as one value.
+    """Return SQL for the input that the neighbours of an entity ``l`` are computed from.
 
     :func:`altsync.similarity.index.neighbours_input` is the same in Python.
     """
@@ -42,9 +42,9 @@ def input_hash_of(kind: EntityType) -> str:
 def input_hash_of_vector(kind: EntityType) -> str:
     """Return SQL for ``neighbours_input_hash`` of an entity ``l`` that gets its text's vector.
 
-    The vector is of ``%(model)s``. Any other vector than the one that its neighbours were computed
-    from empties it: once others may have seen the entity by it, the former one is news, too, when
-    it comes back.
+    The vector is of ``%(model)s``. A vector other than that of the last search sets it to NULL.
+    Other entities may have been compared with this vector, so even a return to the former one
+    needs a new search.
     """
     same = _basis(kind, "%(model)s::text", "l.text_hash")
     return f"CASE WHEN l.neighbours_input_hash = {same} THEN l.neighbours_input_hash END"
@@ -59,14 +59,14 @@ def enqueue_neighbour_search(
     delay: float,
     again: bool = False,
 ) -> int:
-    """Enqueue the search for neighbours of entities, ``delay`` seconds from now.
+    """Enqueue the search for neighbours of entities, ``delay`` seconds from now; return how many.
 
-    The delay lets many changes settle first, and an index show what it was given. Without
-    ``again``, only for entities whose neighbours were computed from something else than they are
-    now; with it, behind all other work. Returns how many.
+    The delay lets many changes settle first, and an index show its last writes. Without
+    ``again``, only for entities whose input of the search has changed; with it, behind all other
+    work.
 
-    Entities that the caller has not locked may be among them when this is the last thing that the
-    transaction does: it waits for rows in the order of ids, and then for nothing else.
+    The caller may leave entities unlocked if this is the last statement of the transaction: it
+    waits for rows in the order of ids, and then for nothing else.
     """
     if not followers or not ids:
         return 0
@@ -96,12 +96,11 @@ def enqueue_neighbour_search(
 
 
 def begin_searches(conn: Conn, sink: SinkTraits, token: UUID, rows: Sequence[Row]) -> None:
-    """Clear repeated requests for searches that begin now, as they answer them.
+    """Clear ``rerun_requested`` of searches, unless the entity changed after it was read.
 
-    Entities that are new together ask for each other while all of them are leased. Where an entity
-    is another than when it was read, the asking stays: the search goes by its former vector. That
-    is compared under the entity's lock, which every request for a new vector holds, too. Others
-    ask without it, and wait for operations in the order of ids: so does this.
+    New entities request reruns of each other's searches while all of them are leased. A search
+    that begins now serves these requests. Every request for a new vector locks the entity, as this
+    does; the others wait for operations in the order of ids, as this does.
     """
     lock_entities(conn, ((row.entity_type, row.id) for row in rows))
     for kind in {row.entity_type for row in rows}:
@@ -137,10 +136,9 @@ def _begin_searches(
 
 
 def invalidate_neighbours(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> None:
-    """Have the neighbours of entities count as never looked for. The caller has locked them.
+    """Make the next vector of entities enqueue a search, even if it is the same vector.
 
-    For searches that end without a look: the entity's next vector asks anew, even if it is the
-    one that it had.
+    For searches that ended before they ran. The caller has locked the entities.
     """
     if ids:
         conn.execute(
@@ -155,9 +153,8 @@ def invalidate_neighbours(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> 
 def end_searches(conn: Conn, ids: Sequence[UUID]) -> None:
     """Cancel searches for the neighbours of entities that are being deleted.
 
-    Whatever the settings name: what waits, is dead, or was left behind by its worker would keep
-    its entity from being purged. A search in progress is left to the holder of its lease. The
-    caller has locked the entities.
+    A pending or dead one, or one with an ended lease, would keep its entity from being purged. A
+    search in progress is left to the holder of its lease. The caller has locked the entities.
     """
     conn.execute(
         f"""
@@ -178,10 +175,10 @@ def end_searches(conn: Conn, ids: Sequence[UUID]) -> None:
 def enqueue_edge_update(
     conn: Conn, kind: EntityType, ids: Sequence[UUID], topology: Topology, origin: Origin
 ) -> int:
-    """Give entities whose relationships changed a new number, and enqueue their projection.
+    """Raise ``edges_version`` of entities whose relationships changed, and enqueue their writes.
 
-    The number is for sinks that mirror relationships; vectors are not written again. The caller has
-    locked the entities. Returns how many operations were enqueued.
+    Only sinks that mirror relationships compare it; vectors are not written again. The caller has
+    locked the entities. Returns the number of operations.
     """
     if not ids:
         return 0
@@ -207,9 +204,9 @@ def enqueue_edge_update(
 
 
 def release_held(conn: Conn, ids: Sequence[UUID], topology: Topology) -> None:
-    """Let the first write of entities to the graph go: their relationships are known.
+    """Make the held first writes of entities to the graph due, as their relationships are known.
 
-    The caller has locked the entities. What waits after a failure goes on waiting.
+    The caller has locked the entities. An operation that waits after a failure goes on waiting.
     """
     released = conn.execute(
         """
@@ -241,11 +238,11 @@ def due_searches(conn: Conn, sink: str, ids: Sequence[UUID]) -> set[UUID]:
 
 
 def is_gathering(conn: Conn, sink: str, leader: str) -> bool:
-    """Return whether operations of a sink should wait for more that are coming from its leader.
+    """Return whether operations of a sink should wait for more from the sink that it follows.
 
-    A pass over a group costs as much for one entity as for hundreds, and each pass may change the
-    relationships of those before. So a search waits while texts are embedded in numbers, for
-    ``LONGEST_GATHERING`` seconds. A few edits wait for nothing.
+    A pass over a group costs as much for one entity as for hundreds, and may change the
+    relationships of the pass before. So a search waits up to ``LONGEST_GATHERING`` seconds while
+    many texts are embedded.
     """
     row = conn.execute(
         """
@@ -271,7 +268,7 @@ def is_gathering(conn: Conn, sink: str, leader: str) -> bool:
 
 
 def keep_edge_ids(conn: Conn, kind: EntityType, ids: Mapping[UUID, str]) -> None:
-    """Write down the graph's own ids of relationships. The caller has locked their sources."""
+    """Record the graph's ids of relationships. The caller has locked their sources."""
     if ids:
         conn.execute(
             f"""

@@ -1,6 +1,6 @@
-"""Sinks behind the embedding, when the vector does not come.
+"""Fail the sinks that wait for an embedding which was given up on.
 
-The caller has locked the entities, under whose lock embeddings are asked for and settled.
+The caller has locked the entities: embeddings are enqueued and settled under the same lock.
 """
 
 from __future__ import annotations
@@ -14,47 +14,15 @@ from altsync.db import Conn
 from altsync.entities import EntityType
 from altsync.outbox.enqueue import status_column
 
-#: An operation, and its entity.
+#: An operation's id, and its entity.
 OfEntity = tuple[int, EntityType, UUID]
-
-
-def embedding_in_progress(conn: Conn, ids: Sequence[UUID]) -> set[UUID]:
-    """Return those of the entities whose embedding has a live operation."""
-    if not ids:
-        return set()
-    rows = conn.execute(
-        f"""
-        SELECT entity_id FROM sync_operation
-        WHERE entity_id = ANY(%s) AND sink = '{EMBEDDING}' AND finished_at IS NULL
-        """,
-        (list(ids),),
-    )
-    return {row[0] for row in rows}
-
-
-def keep_outcome_unknown(conn: Conn, ids: Sequence[int]) -> None:
-    """Keep the unknown outcome of operations that have just ended and that nothing follows.
-
-    They count as discarded, so the next success of their entity finds them, and a confirming
-    write follows.
-    """
-    if ids:
-        conn.execute(
-            """
-            UPDATE sync_operation SET status = 'discarded', outcome_unknown = true,
-              discarded_at = now(),
-              discarded_by = 'altsync', discarded_why = 'its embedding was given up on'
-            WHERE id = ANY(%s) AND status = 'superseded'
-            """,
-            (list(ids),),
-        )
 
 
 def fail_behind(conn: Conn, ended: Sequence[OfEntity], topology: Topology) -> None:
     """Mark the sinks behind an embedding failed where it was given up on.
 
-    For operations of the embedding that are dead or discarded, and for those of the sinks behind
-    it that have ended waiting for it. A retry makes them pending again.
+    ``ended`` are dead or discarded operations of the embedding, and operations of the sinks
+    behind it that ended waiting for it. A retry makes the sinks pending again.
     """
     columns = [column for sink in topology.vector if (column := status_column(sink))]
     for entity_type in entity_types():

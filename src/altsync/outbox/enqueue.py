@@ -1,4 +1,4 @@
-"""Asking for work: the one ON CONFLICT, the lock order, and the wake-up call."""
+"""Enqueue operations: merge into the live row, lock in one order, notify the relay."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from altsync.operations import Action, Origin
 #: The channel of every NOTIFY; the payload is the sink.
 CHANNEL = "altsync"
 
-#: Priority of background work: after every edit that a person made.
+#: Priority of background work: after all edits.
 LOW_PRIORITY = 9
 
-#: Seconds for which the first write of a new entity to the graph waits for its relationships, so
-#: that it is written once and not twice. Longer than their search gathers embeddings
-#: (``LONGEST_GATHERING``), and short enough for who looks at the graph while nothing is embedded.
+#: Seconds for which the first write of a new entity to the graph waits for its relationships, to
+#: write it once instead of twice. Longer than a search gathers embeddings (``LONGEST_GATHERING``);
+#: while nothing is embedded, nodes appear after it.
 HOLD = 60.0
 
 #: Appended to every INSERT INTO sync_operation AS o (…) SELECT … ORDER BY entity_id, sink.
-#: A pending row is due as soon as the new one would be (at once, by default), and with a newer
-#: version it starts afresh; a leased row keeps its lease and learns that it was asked again.
-#: What either of them knows of writes that may still land, the row knows from then on.
+#: A pending row is due when the new one would be, and a newer version resets its attempts. A leased
+#: row keeps its lease and gets ``rerun_requested``. The unknown outcomes and the namespaces of both
+#: are merged. A confirming write that has not run leaves its outcome unknown.
 MERGE_INTO_LIVE = f"""
 ON CONFLICT (entity_id, sink) WHERE finished_at IS NULL DO UPDATE SET
   version      = GREATEST(o.version, excluded.version),
@@ -55,19 +55,19 @@ ERROR_LENGTH = 2000
 
 
 def status_column(sink: str) -> str | None:
-    """The entity column that says how the sink stands, for the sinks that have one."""
+    """Return the entity's status column of a sink; None for a sink without one."""
     columns = columns_of(sink)
     return columns.status if columns else None
 
 
 def sanitize(text: str) -> str:
-    """An error's text as a row can keep it: one line, of some length, nothing unstorable."""
+    """Return an error's text as PostgreSQL can store it: one line, cut, without NUL."""
     plain = " ".join(text.replace("\x00", "\\0").split())[:ERROR_LENGTH]
     return plain.encode("utf-8", "backslashreplace").decode()
 
 
 def lock_entities(conn: Conn, ids: Iterable[tuple[EntityType, UUID]]) -> None:
-    """Take the row locks that every writer takes before writing operations, in the one order."""
+    """Lock entities in the order of all writers of operations, before those are written."""
     by_type: dict[EntityType, list[UUID]] = defaultdict(list)
     for entity_type, entity_id in ids:
         by_type[entity_type].append(entity_id)
@@ -80,7 +80,7 @@ def lock_entities(conn: Conn, ids: Iterable[tuple[EntityType, UUID]]) -> None:
 
 
 def notify(conn: Conn, sinks: Iterable[str]) -> None:
-    """Wake the relay when the transaction commits: once per sink, however many rows."""
+    """Notify the relay when the transaction commits, once per sink."""
     for sink in sinks:
         conn.execute("SELECT pg_notify(%s, %s)", (CHANNEL, sink))
 
@@ -95,14 +95,13 @@ def select_operations(
     unsearched: str | None = None,
     held: str | None = None,
 ) -> str:
-    """An INSERT of operations for the rows of ``source`` (a name in the same statement).
+    """Return an INSERT of operations for the rows of ``source``, a name in the same statement.
 
-    ``source`` has the columns id, key, version, graph_version and embedded. Takes the
-    parameters ``direct`` and ``vector`` (names of sinks) and ``graph`` (those that follow the
-    graph's version). What is not embedded yet gets its embedding operation first.
-    ``unsearched`` is a condition in SQL: rows that are embedded, and that it holds for, also get
-    an operation for each sink of the parameter ``derived``. ``held`` is a condition, too: the
-    graph's operations of these rows are due ``HOLD`` seconds from now.
+    ``source`` has the columns id, key, version, graph_version and embedded. Parameters are the
+    names of sinks: ``direct``, ``vector``, ``graph`` (those at the graph's version), ``derived``.
+    A row that is not embedded gets its embedding operation first. ``unsearched`` and ``held`` are
+    conditions in SQL. An embedded row that is unsearched also gets operations for ``derived``. The
+    graph's operations of a held row are due ``HOLD`` seconds from now.
     """
     due = (
         f"now() + CASE WHEN k.sink = ANY(%(graph)s::text[]) AND {held} "
@@ -134,7 +133,7 @@ def select_operations(
 
 
 def enqueue_parameters(topology: Topology) -> dict[str, list[str]]:
-    """The parameters of ``select_operations``."""
+    """Return the parameters of ``select_operations``."""
     return {
         "direct": topology.direct,
         "vector": topology.vector,

@@ -1,13 +1,13 @@
-"""Errors that differ by numbers and ids alone, as SQL on a row of the outbox."""
+"""SQL that groups errors which differ in numbers and ids only."""
 
 from __future__ import annotations
 
-#: What stands in a pattern for what differs.
+#: The placeholder of a pattern.
 MASK = "…"
 
-#: What an error looks like without what differs from record to record: the entity's own key in
-#: quotes, UUIDs, long hexadecimal ids, and numbers. A status code says what went wrong and stays:
-#: `` [400]`` as Pinecone's adapter writes it, ``answered 429`` as the embedder's does.
+#: An error's text without the parts that differ between records: the entity's quoted key, UUIDs,
+#: long hexadecimal ids, and numbers. Status codes stay, as they name the cause: `` [400]`` in
+#: Pinecone's errors, ``answered 429`` in the embedder's.
 PATTERN_OF = r"""
 regexp_replace(regexp_replace(
   replace(replace({error}, '''' || entity_key || '''', '''…'''),
@@ -18,7 +18,7 @@ regexp_replace(regexp_replace(
   '…', 'g')
 """
 
-#: The hash by which dead operations are grouped. Revision 0002 fills it for those of before.
+#: The hash by which dead operations are grouped. Revision 0002 fills it for earlier ones.
 GROUP_OF = "md5(sink || ' ' || {kind} || ' ' || " + PATTERN_OF + ")"
 
 PATTERN = PATTERN_OF.format(error="last_error")

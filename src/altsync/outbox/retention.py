@@ -1,4 +1,4 @@
-"""Forgetting finished history, in ranges and short transactions."""
+"""Remove finished history, in ranges and short transactions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RANGE = 10_000
 
 @dataclass(frozen=True, slots=True)
 class PrunedRange:
-    """What one range came to, and the id to go on from. ``dead`` is not part of ``finished``."""
+    """The rows removed from one range, and the id to go on from; ``dead`` ones are extra."""
 
     finished: int
     dead: int
@@ -26,7 +26,7 @@ class PrunedRange:
 
 
 def claim_pruning(conn: Conn) -> bool:
-    """Take the right to remove history until this transaction ends; False when it is taken."""
+    """Take the lock of pruning until this transaction ends; False when another holds it."""
     row = conn.execute(
         "SELECT pg_try_advisory_xact_lock(hashtext('altsync.prune'), hashtext(current_schema()))"
     ).fetchone()
@@ -54,8 +54,7 @@ def prune_range(
     """Remove what ended before ``before`` from the first range of ids at ``start`` or above.
 
     None when no range is left, or when the next one is younger: ids grow with time, so all above
-    it are, too. What is live stays, and what is dead unless it is asked for. With ``dry_run``
-    it is only counted.
+    are younger, too. Live rows stay, and dead ones unless ``dead``. ``dry_run`` only counts.
     """
     span: dict[str, Any] = {"start": start, "before": before, "dead": dead}
     row = conn.execute(
@@ -91,23 +90,3 @@ def _remove(conn: Conn, topology: Topology, span: dict[str, Any]) -> tuple[int, 
     fail_behind(conn, dead, topology)
     assert counts is not None
     return counts[0], counts[1]
-
-
-def count_batches(conn: Conn, before: datetime) -> int:
-    """Records of batches that ended before ``before``."""
-    row = conn.execute(
-        "SELECT count(*) FROM delivery_batch WHERE finished_at < %s", (before,)
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
-
-
-def prune_batches(conn: Conn, before: datetime, *, limit: int = RANGE) -> int:
-    """Remove up to ``limit`` records of batches that ended before ``before``, the oldest first."""
-    return conn.execute(
-        """
-        DELETE FROM delivery_batch WHERE id = ANY(ARRAY(
-          SELECT id FROM delivery_batch WHERE finished_at < %s ORDER BY finished_at LIMIT %s))
-        """,
-        (before, limit),
-    ).rowcount

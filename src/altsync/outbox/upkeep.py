@@ -1,4 +1,4 @@
-"""By hand and by the clock: backfill, another model, purge."""
+"""Enqueue backfills and another model's embeddings; purge deleted entities."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ BEHIND_EMBEDDING = tuple(name for name in WITH_STATUS if SINKS[name].traits.need
 
 
 def mark_pending(conn: Conn, entity_type: EntityType, ids: Sequence[UUID]) -> None:
-    """A live operation means pending, for every sink that keeps a status.
+    """Set the status of each sink with a live operation to pending.
 
-    But for the embedding of a deleted entity: nothing is left to embed, so what is still under
-    way ends without a word to the entity. What failed behind an embedding waits for it again.
+    Except the embedding of a deleted entity, whose operation has nothing left to embed. Sinks that
+    failed behind an embedding become pending with it.
     """
     for sink in WITH_STATUS:
         meant = "AND l.deleted_at IS NULL" if sink == EMBEDDING else ""
@@ -61,10 +61,10 @@ def backfill_page(
     limit: int = 5000,
     origin: Origin = Origin.BACKFILL,
 ) -> tuple[int, UUID | None]:
-    """Enqueue one page of entities for one sink, behind everything else.
+    """Enqueue one page of entities for one sink, behind all other work.
 
-    Without ``force`` only those that the sink has not confirmed. Returns how many were enqueued
-    and the id to go on after (None at the end).
+    Without ``force``, only entities that the sink has not confirmed. Returns the number of
+    operations and the id to go on after (None at the end).
     """
     status = status_column(sink.name)
     unconfirmed = f"l.{status} <> 'synced'" if status else "true"
@@ -115,12 +115,11 @@ def reembed_page(
     after: UUID | None,
     limit: int = 5000,
 ) -> tuple[int, UUID | None]:
-    """Enqueue one page of the entities that the wanted model has not embedded, behind all else.
+    """Enqueue one page of the entities that the wanted model has not embedded.
 
-    Also those whose status does not say so: a model between may have failed over them, which
-    costs nothing to put right, as their vectors are kept.
-    They become pending, and so do the sinks that wait for their vectors. Returns how many were
-    enqueued and the id to go on after (None at the end).
+    Also those with its vector whose status is not synced: another model may have failed in
+    between. Their kept vectors cost nothing. They and the sinks behind them become pending.
+    Returns the number of operations and the id to go on after (None at the end).
     """
     rows = conn.execute(
         f"""
@@ -147,7 +146,7 @@ def reembed_page(
         """,
         {"ids": ids},
     )
-    # A vector of the former model may be on its way: it must not be taken for the last word.
+    # A vector of the former model may be in progress: the one of the new model must follow.
     conn.execute(
         """
         UPDATE sync_operation SET rerun_requested = true
@@ -163,9 +162,9 @@ def reembed_page(
 
 
 def forget_former_keys(conn: Conn, grace: float, limit: int = 5000) -> int:
-    """Take former keys from entities, once every sink has left them and the grace is over.
+    """Clear the former keys of entities, once no operation is left and the grace is over.
 
-    Until then each write removes them again: one of an earlier attempt may still land.
+    Until then each write removes them again, as a late write may have restored them.
     """
     count = 0
     for entity_type in entity_types():
@@ -187,8 +186,8 @@ def forget_former_keys(conn: Conn, grace: float, limit: int = 5000) -> int:
 def purge_deleted(conn: Conn, grace: float, limit: int = 5000) -> int:
     """Remove deleted entities for good, once every sink has confirmed and the grace is over.
 
-    A delete that was discarded holds nothing up: what the sink keeps is known to be kept. At most
-    ``limit`` of each type go at once, so that a transaction stays short.
+    A discarded delete does not hold up its entity: the operator accepted the orphan. At most
+    ``limit`` of each type, so that a transaction stays short.
     """
     count = 0
     for entity_type in entity_types():

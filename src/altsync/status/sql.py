@@ -65,7 +65,7 @@ def idle_sinks(conn: Conn, at_least: float) -> dict[str, Idle]:
         CROSS JOIN LATERAL (SELECT
           EXTRACT(epoch FROM clock_timestamp() - COALESCE(c.claim, '-infinity')) AS claimed,
           EXTRACT(epoch FROM clock_timestamp() - COALESCE(c.wake, '-infinity')) AS woken) w
-        WHERE LEAST(d.waits, w.claimed) >= %s
+        WHERE LEAST(d.waits, w.claimed) >= %s AND s.paused_since IS NULL
           AND (s.state = 'closed' OR (s.state = 'open' AND COALESCE(s.open_until <= now(), true))
                OR (s.state = 'probing' AND COALESCE(s.probe_until <= now(), true)))
         ORDER BY d.sink

@@ -93,7 +93,7 @@ def _judge(
         return None
     if held is None:
         return Verdict(Drift.MISSING)
-    wanted = row.graph_version if traits.edges else row.version
+    wanted = traits.version_of(row)
     if held.version > max(wanted, highest):
         return Verdict(Drift.STALE, absurd=True)
     if held.version > wanted:

@@ -140,9 +140,9 @@ def _derived(entity_type: EntityType, topology: Topology) -> int:
     return len(topology.followers(EMBEDDING)) if entity_type.similar else 0
 
 
-#: A new entity waits for its relationships, unless the breaker of a leading sink is open.
-_HELD = """c.created AND (SELECT bool_and(state = 'closed') FROM sink_state
-                          WHERE sink = ANY(%(leaders)s::text[]))"""
+#: A new entity waits for its relationships, unless a leading sink is paused, open or disabled.
+_HELD = """c.created AND (SELECT bool_and(state = 'closed' AND paused_since IS NULL)
+                          FROM sink_state WHERE sink = ANY(%(leaders)s::text[]))"""
 
 
 def upsert_staged(
