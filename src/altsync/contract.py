@@ -109,7 +109,7 @@ class Installation:
 class Drift(StrEnum):
     """How a sink differs from PostgreSQL over one entity.
 
-    ``GHOST``: the sink holds what PostgreSQL does not. ``AHEAD``: the sink's version is above
+    ``ORPHAN``: the sink holds what PostgreSQL does not. ``AHEAD``: the sink's version is above
     PostgreSQL's, as after a restore; what is too high to be believed is ``STALE``.
     ``WRONG_NAMESPACE``: a vector in a namespace that its entity does not belong to, beside the
     right one or instead of it. ``EDITED``: PostgreSQL's own row holds what its hashes are not of,
@@ -118,7 +118,7 @@ class Drift(StrEnum):
 
     MISSING = "missing"
     STALE = "stale"
-    GHOST = "ghost"
+    ORPHAN = "orphan"
     AHEAD = "ahead"
     WRONG_MODEL = "wrong_model"
     WRONG_NAMESPACE = "wrong_namespace"

@@ -206,11 +206,11 @@ def test_nodes_of_no_version_are_listed_beside_the_others(
     assert [k for page in sink.keys_in(sports.LEAGUE, MODULUS, [STRANGE]) for k in page] == keys
     assert [k for page in sink.keys_in(sports.LEAGUE, MODULUS, [3]) for k in page] == ["a"]
     assert {node.version for node in sink.nodes(sports.LEAGUE, keys).values()} <= {0, -1}
-    nameless = sink.nameless(sports.LEAGUE, 10)
-    assert len(nameless) == 3
+    without_key = sink.without_key(sports.LEAGUE, 10)
+    assert len(without_key) == 3
     everything = graph.ask("MATCH (n:League) RETURN elementId(n) AS id")
-    sink.remove_nameless(sports.LEAGUE, [one["id"] for one in everything])
-    assert sink.nameless(sports.LEAGUE, 10) == []
+    sink.remove_without_key(sports.LEAGUE, [one["id"] for one in everything])
+    assert sink.without_key(sports.LEAGUE, 10) == []
     assert graph.count("League") == len(everything) - 3
 
 

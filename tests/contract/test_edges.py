@@ -99,7 +99,7 @@ def test_edges_follow_the_row(graph: GraphHarness, sink: Sink) -> None:
 
 
 def test_doubled_edges_are_left_once(graph: GraphHarness, sink: Sink) -> None:
-    """Of twins one stays, whose id is told; others' and those of other leagues stay as they are."""
+    """One duplicate stays and gives its id. Foreign edges and other leagues' edges stay."""
     one, other = linked("a", 10, "b", "c"), linked("d", 10, "b")
     upsert(sink, one, other, league("b"), league("c"))
     for tag in "ad":

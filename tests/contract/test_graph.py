@@ -227,7 +227,7 @@ def test_a_doubled_parent_is_left_once(
     for _ in range(2):
         upsert(sink, one)
         assert graph.parents(one) == [parent, ("MINE", parent[1])]
-    assert [len(asked), sum("twin" in statement for statement in asked)] == [4, 1]
+    assert [len(asked), sum("duplicate" in statement for statement in asked)] == [4, 1]
 
 
 def test_an_older_version_moves_nothing(graph: GraphHarness, sink: Sink) -> None:

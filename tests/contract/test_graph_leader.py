@@ -42,7 +42,7 @@ def test_a_comparison_asks_the_leader(graph: GraphHarness, modes: list[str]) -> 
     sink.tombstones(LEAGUE, ["formula_1"])
     sink.find(LEAGUE, "formula_1")
     list(sink.keys_in(LEAGUE, 1, [0]))
-    sink.nameless(LEAGUE, 10)
+    sink.without_key(LEAGUE, 10)
     list(sink.versions(LEAGUE))
     assert set(modes) == {"execute_write"}
 

@@ -575,7 +575,7 @@ def test_removal_stops_at_newer_rows_and_is_remembered(sink: Sink) -> None:
 
 
 @pytest.mark.parametrize("version", [10**18, 2**63 - 1])
-def test_an_invalid_version_refuses_writes_until_it_is_disowned(
+def test_an_invalid_version_refuses_writes_until_it_is_reset(
     pgvector: PgvectorHarness, sink: Sink, version: int
 ) -> None:
     sink.upsert([league("living", 7)], MODEL)
@@ -583,16 +583,16 @@ def test_an_invalid_version_refuses_writes_until_it_is_disowned(
     pgvector.ask(f"UPDATE {LEAGUES} SET version = %s", version)
     rows = [league("living", 8), league("gone", 8)]
     assert [type(one) for one in sink.upsert(rows, MODEL).outcomes] == [AlreadyNewer] * 2
-    sink.disown(LEAGUE, ["another"], 1000)
+    sink.reset_versions(LEAGUE, ["another"], 1000)
     assert [type(one) for one in sink.upsert(rows, MODEL).outcomes] == [AlreadyNewer] * 2
-    sink.disown(LEAGUE, ["living", "gone"], 1000)
+    sink.reset_versions(LEAGUE, ["living", "gone"], 1000)
     assert [type(one) for one in sink.upsert(rows, MODEL).outcomes] == [Written] * 2
 
 
-def test_valid_versions_are_not_disowned(sink: Sink) -> None:
+def test_valid_versions_are_not_reset(sink: Sink) -> None:
     sink.upsert([league("living", 1000)], MODEL)
     sink.delete([deleted(league("gone"), 1000)])
-    sink.disown(LEAGUE, ["living", "gone"], 1000)
+    sink.reset_versions(LEAGUE, ["living", "gone"], 1000)
     rows = [league("living", 999), league("gone", 999)]
     assert [type(one) for one in sink.upsert(rows, MODEL).outcomes] == [AlreadyNewer] * 2
 
@@ -647,7 +647,7 @@ def test_tables_of_another_installation_are_refused_until_they_are_adopted(
         lambda: theirs.upsert([league(version=11)], MODEL),
         lambda: theirs.delete([deleted(league(), 11)]),
         lambda: theirs.remove(LEAGUE, ["formula_1"], 11),
-        lambda: theirs.disown(LEAGUE, ["formula_1"], 1),
+        lambda: theirs.reset_versions(LEAGUE, ["formula_1"], 1),
         theirs.forget_tombstones,
     ]
     for call in calls:

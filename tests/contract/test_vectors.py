@@ -15,7 +15,7 @@ from altsync.entities import EntityType, Model, Row
 from altsync.errors import SinkFailure
 from altsync.local.vectors.faults import FaultRule
 from altsync.sinks.pinecone.write import MAX_BYTES, Held, Match, Reads, Sink, sent_bytes
-from altsync.verify.retry import Patience
+from altsync.verify.retry import RetryPolicy
 from tests import sports
 from tests.contract.harness import PineconeHarness
 from tests.contract.rows import HOSTILE, MODEL, archetype, deleted, example, league, vector
@@ -429,7 +429,7 @@ def test_each_read_is_asked_for_as_the_comparison_says(
     assert (clean.requests, clean.units) == (3, 2)
     pinecone.server.admin.reset_stats()
     pinecone.server.admin.set_faults([FaultRule(scope, "status", status=status, count=1)])
-    reads = Reads(ask=Patience(lambda _: None))
+    reads = Reads(ask=RetryPolicy(lambda _: None))
     assert list(sink.stored(sports.LEAGUE, reads)) == wanted
     assert reads.requests == 4
     assert sum(pinecone.server.admin.stats().requests[one] for one in READS) == 4
@@ -449,7 +449,7 @@ def test_a_page_in_the_middle_is_asked_for_again(
         FaultRule("pinecone.list", "cut", count=1, probability=0.5),
     ]
     pinecone.server.admin.set_faults(faults)
-    reads = Reads(ask=Patience(lambda _: None))
+    reads = Reads(ask=RetryPolicy(lambda _: None))
     pages = list(sink.stored(sports.LEAGUE, reads))
     assert [one.key for page in pages for one in page] == [f"l{n}" for n in range(7)]
     assert max(map(len, pages)) == 2

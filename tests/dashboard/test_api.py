@@ -18,7 +18,7 @@ from altsync.local.services.postgres import Postgres
 from altsync.operations import Dead, ErrorKind, Settlement
 from altsync.outbox.batches import record_batch
 from altsync.outbox.claim import release
-from altsync.verify.sql import note_verification
+from altsync.verify.sql import save_verification
 from tests.dashboard.site import Site, serving, settings_for
 from tests.integration.database_fixture import (
     GRAPH,
@@ -108,7 +108,7 @@ def test_the_overview_is_the_status_and_more(site: Site, pg: DatabaseFixture) ->
     assert (graph["last_minute"]["synced"], graph["last_minute"]["remote_calls"]) == (7, 2)
     assert body["sinks"]["pinecone"]["last_minute"]["synced"] == 0
     assert body["verify"] is None
-    note_verification(pg.conn, seconds=1.0, consistent=True, result={"entities": 4})
+    save_verification(pg.conn, seconds=1.0, consistent=True, result={"entities": 4})
     body = site.get("/api/overview").json
     assert (body["verify"]["consistent"], body["verify"]["result"]["entities"]) == (True, 4)
 

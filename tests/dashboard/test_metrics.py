@@ -18,7 +18,7 @@ from altsync.app import Application
 from altsync.dashboard.metrics import BOUNDS, AltsyncCollector
 from altsync.dashboard.probes import ANSWER_WITHIN, DatabaseProbe, readiness
 from altsync.operations import BreakerState
-from altsync.verify.sql import note_verification
+from altsync.verify.sql import save_verification
 from tests.dashboard.site import Site, settings_for
 from tests.dashboard.test_api import bury, record
 from tests.faults.proxies import relayed
@@ -189,13 +189,13 @@ def test_every_scraped_metric_is_described(
     """Also before there is a database; what the last comparison found, after the first one."""
     told = {"altsync_drift", "altsync_verify_problem", "altsync_verify_last_seconds"}
     assert not samples(site).keys() & told
-    result = {"sinks": {"neo4j": {"missing": 3, "stale": 0, "ghost": 0, "ahead": 1, "edges": 5}}}
-    note_verification(pg.conn, seconds=1.0, consistent=False, result=result)
+    result = {"sinks": {"neo4j": {"missing": 3, "stale": 0, "orphan": 0, "ahead": 1, "edges": 5}}}
+    save_verification(pg.conn, seconds=1.0, consistent=False, result=result)
     found = samples(site)
     assert found["altsync_drift"] == {
         ("missing", "neo4j"): 3,
         ("stale", "neo4j"): 0,
-        ("ghost", "neo4j"): 0,
+        ("orphan", "neo4j"): 0,
         ("ahead", "neo4j"): 1,
     }
     assert found.keys() == {name for metric in described for name in full_names(metric)}
@@ -207,13 +207,13 @@ def test_a_sink_that_could_not_be_compared_is_not_called_equal(
     """Zeros would end the alert on drift: what was found is told, and that there is a problem."""
     result = {
         "sinks": {
-            "neo4j": {"missing": 0, "stale": 2, "ghost": 0, "ahead": 0},
+            "neo4j": {"missing": 0, "stale": 2, "orphan": 0, "ahead": 0},
             "pinecone": {"missing": 0, "stale": 0},
             "embedding": {"missing": 0, "stale": 1},
         },
         "problems": {"pinecone": "away", "neo4j": "away"},
     }
-    note_verification(pg.conn, seconds=1.0, consistent=False, result=result)
+    save_verification(pg.conn, seconds=1.0, consistent=False, result=result)
     found = samples(site)
     assert found["altsync_drift"] == {
         ("stale", "neo4j"): 2,

@@ -14,7 +14,7 @@ from altsync.db import Database
 from altsync.local.services.postgres import Postgres
 from altsync.local.services.vectors import Vectors
 from altsync.local.vectors.names import EMBEDDING_MODEL
-from altsync.verify.sql import note_verification
+from altsync.verify.sql import save_verification
 from tests import sports
 from tests.contract.harness import PineconeHarness
 from tests.dashboard.browser import TIMEOUT, chromium, page_of
@@ -347,7 +347,7 @@ def test_what_the_last_comparison_said(
     note: str,
 ) -> None:
     """What could not be seen is no difference, and what is under way no agreement."""
-    note_verification(
+    save_verification(
         dashboard.pg.conn, seconds=1.0, consistent=consistent, result={"entities": 9, **result}
     )
     with page_of(browser, dashboard.url) as page:

@@ -252,7 +252,7 @@ def test_a_database_restored_from_an_older_dump(stack: Stack, folder: Path, tmp_
     # Neo4j remembers deletions, Pinecone does not.
     for sink, ahead, missing in (("neo4j", 40, 0), ("pinecone", 38, 2)):
         kinds = found[sink]
-        assert (kinds["ahead"], kinds["missing"], kinds["ghost"]) == (ahead, missing, 1), found
+        assert (kinds["ahead"], kinds["missing"], kinds["orphan"]) == (ahead, missing, 1), found
     stack.start_relay(SETTINGS)
     stack.start_worker(size=3, settings=SETTINGS)
     refused = verify(stack, "--repair", code=1)

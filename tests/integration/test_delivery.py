@@ -448,7 +448,7 @@ def test_a_category_that_changes_leaves_its_namespace(
     assert pg.row(example("ask"))["pinecone_namespace"] == "support"
 
 
-def test_a_category_that_changes_while_it_is_written_leaves_no_ghost(
+def test_a_category_that_changes_while_it_is_written_leaves_no_orphan(
     pg: DatabaseFixture, database: Database
 ) -> None:
     """The write to the old namespace is remembered although the row has moved on since."""
@@ -460,7 +460,7 @@ def test_a_category_that_changes_while_it_is_written_leaves_no_ghost(
     assert index.held.keys() == {(sports.FEW_SHOT_EXAMPLE, "support", "ask")}
 
 
-def test_a_category_that_changes_after_a_crash_leaves_no_ghost(
+def test_a_category_that_changes_after_a_crash_leaves_no_orphan(
     pg: DatabaseFixture, database: Database
 ) -> None:
     """The write to the old namespace was never settled, but it may have happened."""

@@ -293,7 +293,7 @@ def test_planted_drift_is_found_and_repaired(shop: Shop) -> None:
     shop.pg.conn.execute("UPDATE brand SET about = 'By SQL' WHERE brand_key = 'zeta'")
     assert shop.drift() == {
         "postgresql": {"edited": 1},
-        "neo4j": {"stale": 1, "ghost": 1},
+        "neo4j": {"stale": 1, "orphan": 1},
         "pinecone": {"missing": 1},
     }
     shop.app.verify(Comparison(grace=0.0, deep=True, repair=True, max_delete=0.9), None)

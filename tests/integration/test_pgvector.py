@@ -217,9 +217,9 @@ PLANTED = [
     ("wrong_model", False, f"UPDATE {LEAGUES} SET model = 'another' WHERE key = 'l003'"),
     ("wrong_namespace", False, f"UPDATE {EXAMPLES} SET namespace = 'naming' WHERE key = 'e1'"),
     (
-        "ghost",
+        "orphan",
         False,
-        f"INSERT INTO {LEAGUES} SELECT 'ghost', namespace, version + 1, model, content_hash, "
+        f"INSERT INTO {LEAGUES} SELECT 'orphan', namespace, version + 1, model, content_hash, "
         f"metadata, embedding FROM {LEAGUES} WHERE key = 'l003'",
     ),
     ("stale", True, f"UPDATE {LEAGUES} SET embedding = '[1,0,0,0]' WHERE key = 'l003'"),
@@ -249,10 +249,10 @@ def test_planted_drift_is_found_and_repaired(
     if deep:
         assert alone.drift() == {}
     assert alone.drift(deep=deep) == {kind: 1}
-    assert alone.drift(deep=deep, sample=10_000) == ({} if kind == "ghost" else {kind: 1})
+    assert alone.drift(deep=deep, sample=10_000) == ({} if kind == "orphan" else {kind: 1})
     report = alone.repair(deep=deep)
-    assert sum(tally.removed for tally in report.tallies) == (kind == "ghost")
-    assert "ghost" not in alone.index.stored(sports.LEAGUE)
+    assert sum(tally.removed for tally in report.tallies) == (kind == "orphan")
+    assert "orphan" not in alone.index.stored(sports.LEAGUE)
 
 
 def test_a_version_ahead_is_overtaken(alone: Alone) -> None:
@@ -263,9 +263,9 @@ def test_a_version_ahead_is_overtaken(alone: Alone) -> None:
     assert alone.index.stored(sports.LEAGUE)["l003"]["version"] > above
 
 
-def test_too_many_ghosts_are_left_and_said(alone: Alone) -> None:
+def test_too_many_orphans_are_left_and_said(alone: Alone) -> None:
     alone.index.ask(
-        f"INSERT INTO {LEAGUES} SELECT 'ghost_' || key, namespace, version, model, content_hash, "
+        f"INSERT INTO {LEAGUES} SELECT 'orphan_' || key, namespace, version, model, content_hash, "
         f"metadata, embedding FROM {LEAGUES}"
     )
     report = alone.verify(repair=True)

@@ -214,7 +214,7 @@ def test_only_what_the_model_lacks(site: Site) -> None:
 def test_equal_texts_are_paid_once(site: Site) -> None:
     """And shown as one."""
     site.settings(NEW)
-    site.pg.save(league("twin", league_name="The one"))
+    site.pg.save(league("duplicate", league_name="The one"))
     site.settle()
     found = site.plan(code=Exit.NOT_CONFIRMED)
     assert (found["rows"]["league"], found["texts"]) == (2, 3)

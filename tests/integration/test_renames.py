@@ -372,7 +372,7 @@ def test_a_former_key_that_is_left_in_a_store_is_found_and_removed(
     seed(site.pg, leagues(tmp_path, "two"))
     at_rest(site, "two", "one")
     site.graph.ask("CREATE (:League {league_tag: 'one', sync_version: 1})")
-    assert site.drift(deep=True) == {"neo4j": {"ghost": 1}}
+    assert site.drift(deep=True) == {"neo4j": {"orphan": 1}}
     site.repair()
     at_rest(site, "two", "one")
 

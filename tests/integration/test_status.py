@@ -21,7 +21,7 @@ from altsync.outbox.claim import release
 from altsync.status.batches import Work
 from altsync.status.collect import MatrixRow, Status, collect
 from altsync.status.sql import remote_calls
-from altsync.verify.sql import note_verification
+from altsync.verify.sql import save_verification
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.imports import OUTSIDE_SDKS, imported
@@ -226,12 +226,14 @@ def test_the_status_tells_what_the_last_comparison_found(pg: DatabaseFixture) ->
         return collect(pg.conn, TOPOLOGY, READY)
 
     def note(consistent: bool, **result: object) -> None:
-        note_verification(pg.conn, seconds=1.0, consistent=consistent, result=result)
+        save_verification(pg.conn, seconds=1.0, consistent=consistent, result=result)
 
     assert (line(), look().as_json()["verify"]) == ("", None)
     note(True, entities=1234)
     assert line().endswith("ago: every store agreed (1,234 entities).")
-    note(False, sinks={"neo4j": {"missing": 2, "ghost": 1, "pending": 9}, "pinecone": {"stale": 0}})
+    note(
+        False, sinks={"neo4j": {"missing": 2, "orphan": 1, "pending": 9}, "pinecone": {"stale": 0}}
+    )
     assert line().endswith("ago: neo4j (3) did not agree. altsync verify shows the differences.")
     note(False, sinks={}, problems={"pinecone": "away"})
     assert line().endswith("ago: pinecone could not be compared.")
@@ -251,7 +253,7 @@ def test_status_imports_no_sdk(
     The classes of the catalogue are SQLModel.
     """
     pg.save(league("a"))
-    note_verification(pg.conn, seconds=1.0, consistent=True, result={"entities": 1})
+    save_verification(pg.conn, seconds=1.0, consistent=True, result={"entities": 1})
     pg.conn.commit()
     monkeypatch.setenv("DATABASE_URL", pg.url)
     monkeypatch.setenv("OPENAI_API_KEY", "key")

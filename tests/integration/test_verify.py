@@ -23,7 +23,7 @@ from altsync.verify import sql as verify_sql
 from altsync.verify.repairs import version_above
 from altsync.verify.report import Options
 from altsync.verify.schedule import Schedule
-from altsync.verify.sql import last_verification, standings
+from altsync.verify.sql import entity_snapshots, last_verification
 from tests import sports
 from tests.contract import memory
 from tests.contract.doubles import closed_port
@@ -75,24 +75,24 @@ def test_a_node_of_an_older_version(site: Site) -> None:
 def test_a_node_under_another_key(site: Site) -> None:
     """One is missing and one is too much, though all versions are there."""
     site.graph.ask("MATCH (n:League {league_tag: 'l003'}) SET n.league_tag = 'somebody'")
-    assert site.drift() == {"neo4j": {"missing": 1, "ghost": 1}}
+    assert site.drift() == {"neo4j": {"missing": 1, "orphan": 1}}
     site.repair()
 
 
-def test_a_ghost_in_the_graph(site: Site) -> None:
+def test_a_orphan_in_the_graph(site: Site) -> None:
     """A node that nobody seeded goes, however high its version; what has no version stays."""
     site.graph.ask(
-        "CREATE (:League {league_tag: 'ghost', sync_version: $v, content_hash: 'x'}), "
+        "CREATE (:League {league_tag: 'orphan', sync_version: $v, content_hash: 'x'}), "
         "(:League {league_tag: 'stub'}), (:Mine {league_tag: 'other', sync_version: 1})",
         v=site.beyond(),
     )
-    assert site.drift() == {"neo4j": {"ghost": 1}}
+    assert site.drift() == {"neo4j": {"orphan": 1}}
     report = site.repair()
     assert sum(tally.removed for tally in report.tallies) == 1
     assert site.graph.count("Mine") == 1
     assert site.graph.count("League") == LEAGUES + 1
     # The tombstone is no trap for an entity that comes by that name later.
-    site.pg.save(league("ghost"))
+    site.pg.save(league("orphan"))
     site.deliver()
     assert site.drift(deep=True) == {}
 
@@ -185,27 +185,27 @@ def test_doubled_relationships_and_parents(site: Site) -> None:
 
 
 def test_versions_that_are_no_numbers(site: Site) -> None:
-    """Written by hand: stale where the key is a league's, a ghost otherwise."""
+    """Written by hand: stale where the key is a league's, an orphan otherwise."""
     for key, version in (("l003", "x"), ("l004", 1.5), ("l005", True), ("l006", [1]), ("l007", -5)):
         site.graph.ask(
             "MATCH (n:League {league_tag: $key}) SET n.sync_version = $version",
             key=key,
             version=version,
         )
-    site.graph.ask("CREATE (:League {league_tag: 'ghost', sync_version: 'x'})")
-    assert site.drift() == {"neo4j": {"stale": 5, "ghost": 1}}
+    site.graph.ask("CREATE (:League {league_tag: 'orphan', sync_version: 'x'})")
+    assert site.drift() == {"neo4j": {"stale": 5, "orphan": 1}}
     site.repair()
     assert site.graph.count("League") == LEAGUES
 
 
 def test_nodes_whose_key_is_no_text(site: Site) -> None:
-    """They are ghosts, told by the graph's own ids; what was renamed so is missing."""
+    """They are orphans, told by the graph's own ids; what was renamed so is missing."""
     site.graph.ask("CREATE (:League {sync_version: 7})")
     site.graph.ask("MATCH (n:FewShotExample {example_id: 'e1'}) SET n.example_id = 5")
     report = site.verify()
-    assert found(report) == {"neo4j": {"missing": 1, "ghost": 2}}
+    assert found(report) == {"neo4j": {"missing": 1, "orphan": 2}}
     (graph,) = (tally for tally in report.tallies if tally.sink == "neo4j")
-    assert [text.split()[::3] for text in graph.samples[Drift.GHOST]] == [
+    assert [text.split()[::3] for text in graph.samples[Drift.ORPHAN]] == [
         ["League", "league_tag"],
         ["FewShotExample", "example_id"],
     ]
@@ -270,10 +270,10 @@ def test_a_vector_of_an_older_version(site: Site) -> None:
     site.repair()
 
 
-def test_a_ghost_vector(site: Site) -> None:
+def test_a_orphan_vector(site: Site) -> None:
     """It goes by its id and namespace."""
-    site.put_vector("ghost", version=5, model="test-model", content_hash="x")
-    assert site.drift() == {"pinecone": {"ghost": 1}}
+    site.put_vector("orphan", version=5, model="test-model", content_hash="x")
+    assert site.drift() == {"pinecone": {"orphan": 1}}
     report = site.repair()
     assert sum(tally.removed for tally in report.tallies) == 1
 
@@ -469,14 +469,16 @@ def test_a_recent_write_is_looked_at_again_after_the_grace(site: Site) -> None:
     assert (report.drifted, len(waits)) == (True, 1)
 
 
-# --- ghosts and safety --------------------------------------------------------------------------
+# --- orphans and safety --------------------------------------------------------------------------
 
 
-def test_too_many_ghosts_stay(site: Site) -> None:
+def test_too_many_orphans_stay(site: Site) -> None:
     """A database that is not the right one must not empty the stores."""
     for number in range(10):
-        site.graph.ask("CREATE (:League {league_tag: $key, sync_version: 7})", key=f"ghost{number}")
-        site.put_vector(f"ghost{number}", version=7)
+        site.graph.ask(
+            "CREATE (:League {league_tag: $key, sync_version: 7})", key=f"orphan{number}"
+        )
+        site.put_vector(f"orphan{number}", version=7)
     body = site.json("--repair", "--grace", "0", code=1)
     assert "more than the 5.0% that may be removed" in body["refused"]["neo4j"]
     assert "more than the 5.0% that may be removed" in body["refused"]["pinecone"]
@@ -486,20 +488,20 @@ def test_too_many_ghosts_stay(site: Site) -> None:
     site.repair(max_delete=0.5)
 
 
-def test_a_ghost_that_comes_to_life_stays(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_orphan_that_comes_to_life_stays(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the comparison and the removal, somebody seeds it."""
     site.put_vector("phoenix", version=7)
     site.graph.ask("CREATE (:League {league_tag: 'phoenix', sync_version: 7})")
-    hold_still = verify_sql.hold_still
+    lock_out_writers = verify_sql.lock_out_writers
     seeded: list[str] = []
 
     def seed_first(conn: object, entity_type: EntityType) -> None:
         if not seeded:
             seeded.append("phoenix")
             site.pg.save(league("phoenix"))
-        hold_still(conn, entity_type)  # type: ignore[arg-type]
+        lock_out_writers(conn, entity_type)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("altsync.verify.comparison.hold_still", seed_first)
+    monkeypatch.setattr("altsync.verify.removal.lock_out_writers", seed_first)
     report = site.verify(repair=True)
     assert sum(tally.removed for tally in report.tallies) == 0
     site.deliver()
@@ -509,11 +511,11 @@ def test_a_ghost_that_comes_to_life_stays(site: Site, monkeypatch: pytest.Monkey
 def test_a_dry_run_changes_nothing(site: Site) -> None:
     """It says what a repair would do."""
     site.graph.ask("MATCH (n:League {league_tag: 'l003'}) DETACH DELETE n")
-    site.put_vector("ghost", version=7)
+    site.put_vector("orphan", version=7)
     text = " ".join(site.run("--repair", "--dry-run", "--grace", "0", code=1).output.split())
     assert "To be enqueued: 1; to be removed: 1. Nothing was changed." in text
     assert site.live() == 0
-    assert site.drift() == {"neo4j": {"missing": 1}, "pinecone": {"ghost": 1}}
+    assert site.drift() == {"neo4j": {"missing": 1}, "pinecone": {"orphan": 1}}
 
 
 # --- the command --------------------------------------------------------------------------------
@@ -574,18 +576,18 @@ def test_a_sink_without_a_comparison_of_its_own_is_compared_by_its_list(
         held[sports.LEAGUE, "l004"] = replace(held[sports.LEAGUE, "l004"], version=1)
         held[sports.LEAGUE, "l005"] = replace(held[sports.LEAGUE, "l005"], content_hash="x")
         held[sports.LEAGUE, "orphan"] = held[sports.LEAGUE, "l006"]
-        assert other.drift() == {"memory": {"missing": 1, "stale": 2, "ghost": 1}}
+        assert other.drift() == {"memory": {"missing": 1, "stale": 2, "orphan": 1}}
         assert other.drift(sample=10_000) == {"memory": {"missing": 1, "stale": 2}}
         other.verify(repair=True)
         other.deliver()
-        assert other.drift() == {"memory": {"ghost": 1}}
+        assert other.drift() == {"memory": {"orphan": 1}}
     finally:
         app.close()
 
 
 def test_a_sample_looks_at_so_many(site: Site) -> None:
-    """Ghosts cannot be found so, missing ones can."""
-    site.put_vector("ghost", version=7)
+    """Orphans cannot be found so, missing ones can."""
+    site.put_vector("orphan", version=7)
     assert site.json("--sample", "1000")["consistent"] is True
     site.graph.ask("MATCH (n) DETACH DELETE n")
     body = site.json("--sample", "5", "--grace", "0", code=1)
@@ -642,6 +644,7 @@ def _noting(asked: list[str]) -> object:
 def test_pages_are_small(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever there is, no step holds more than a page of it."""
     monkeypatch.setattr("altsync.verify.comparison.PAGE", 7)
+    monkeypatch.setattr("altsync.verify.removal.PAGE", 7)
     monkeypatch.setattr("altsync.verify.derived.PAGE", 7)
     monkeypatch.setattr("altsync.sinks.neo4j.write.LIST_PAGE", 7)
     monkeypatch.setattr("altsync.sinks.pinecone.write.FETCH_IDS", 7)
@@ -654,9 +657,9 @@ def test_pages_are_small(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("altsync.verify.sql.read_rows", note)
     site.graph.ask("MATCH (n) DETACH DELETE n")
-    site.put_vector("ghost", version=7)
+    site.put_vector("orphan", version=7)
     found = site.drift(deep=True)
-    assert found == {"neo4j": {"missing": len(CONTENTS)}, "pinecone": {"ghost": 1}}
+    assert found == {"neo4j": {"missing": len(CONTENTS)}, "pinecone": {"orphan": 1}}
     assert max(sizes) <= 7
     site.repair()
 
@@ -710,7 +713,7 @@ def test_namespaces_are_the_same_in_sql(site: Site) -> None:
         ids = [row[0] for row in site.pg.conn.execute(f"SELECT id FROM {kind}")]
         rows = store_rows.read_rows(site.pg.conn, kind, ids)
         keys = [row.key for row in rows]
-        found = standings(site.pg.conn, kind, keys, "pinecone", ["pinecone"])
+        found = entity_snapshots(site.pg.conn, kind, keys, "pinecone", ["pinecone"])
         assert {key: one.namespace for key, one in found.items()} == {
             row.key: namespace(row) for row in rows
         }

@@ -16,7 +16,7 @@ from altsync.verify import schedule
 from altsync.verify import sql as verify_sql
 from altsync.verify.report import Options, Report, Tally
 from altsync.verify.schedule import Schedule
-from altsync.verify.sql import Verification, note_verification
+from altsync.verify.sql import Verification, save_verification
 from tests.integration.database_fixture import DatabaseFixture
 
 
@@ -50,7 +50,7 @@ def test_two_relays_compare_once(
 
     def compare() -> Report:
         compared.append(1)
-        note_verification(pg.conn, seconds=1.0, consistent=True, result={})
+        save_verification(pg.conn, seconds=1.0, consistent=True, result={})
         return Report(0, (Tally("neo4j"),), Options())
 
     monkeypatch.setattr("altsync.verify.schedule.last_verification", look)
@@ -65,7 +65,7 @@ def test_what_another_has_just_compared_is_not_compared_again(
     """It ended between the look and the right to compare."""
 
     def connect() -> Conn:
-        note_verification(pg.conn, seconds=1.0, consistent=True, result={})
+        save_verification(pg.conn, seconds=1.0, consistent=True, result={})
         return db.connect(pg.url)
 
     def never() -> Report:

@@ -31,7 +31,7 @@ _DEFAULTS = Options()
 def verify(
     sink: SinkOption = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Enqueue what differs, and remove few ghosts.")
+        bool, typer.Option("--repair", help="Enqueue what differs, and remove few orphans.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With --repair: only say what it would do.")
@@ -121,7 +121,7 @@ def _tell_price(app: Application, sink: str, options: Options) -> None:
         units = -(-options.sample // 10)
         notes.print(
             f"{title}: at least {plural(units, 'read unit')} for "
-            f"{plural(options.sample, 'vector')}. A sample finds no ghosts: it looks up "
+            f"{plural(options.sample, 'vector')}. A sample finds no orphans: it looks up "
             "what PostgreSQL has."
         )
 
@@ -165,7 +165,7 @@ def _rows(tally: Tally) -> Iterator[tuple[str, RenderableType, str, str]]:
 _WORDS = {
     Drift.MISSING: "missing",
     Drift.STALE: "stale",
-    Drift.GHOST: "ghost",
+    Drift.ORPHAN: "orphan",
     Drift.AHEAD: "ahead",
     Drift.WRONG_MODEL: "wrong model",
     Drift.WRONG_NAMESPACE: "wrong namespace",
@@ -176,7 +176,7 @@ _WORDS = {
 def _lines(report: Report) -> Iterator[tuple[str, str]]:
     for name, reason in report.skipped.items():
         yield f"{name}: not compared, as it is switched off ({reason}).", "dim"
-    if report.rows.drifted and not report.options.mends:
+    if report.rows.drifted and not report.options.writes:
         edited = plural(report.rows.drifted, "entity was", "entities were")
         yield (
             f"postgresql: {edited} edited by SQL: the row is not what its "
@@ -244,7 +244,7 @@ def _last(report: Report) -> tuple[str, str]:
         return f"Could not tell: {away} could not be compared. Nothing else differs.", "bold red"
     drifted = ", ".join(f"{t.sink} ({t.drifted:,})" for t in report.every if t.drifted)
     sinks = any(tally.drifted > tally.given_up for tally in report.tallies)
-    advice = " altsync verify --repair repairs it." if sinks and not report.options.mends else ""
+    advice = " altsync verify --repair repairs it." if sinks and not report.options.writes else ""
     return f"Not every store agrees: {drifted}.{advice}", "bold red"
 
 

@@ -1,61 +1,54 @@
-"""Shared parts of all comparisons: the numbers, the database, the pages, the repairs."""
+"""The run of a comparison: its numbers, its pages of entities, its repairs."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from psycopg.errors import LockNotAvailable
-
 from altsync.catalogue.current import entity_types
 from altsync.contract import Digest, Drift, SinkTraits, Topology
-from altsync.db import Database
+from altsync.db import Conn, Database
 from altsync.entities import EntityType
 from altsync.ownership import NotOurs
 from altsync.protocols import Ask
-from altsync.store.reads import count_living, living_keys
+from altsync.store.reads import count_living
 from altsync.verify import repairs
-from altsync.verify.pending_repairs import Above, Ghost, Waiting, refusal
+from altsync.verify.pending_repairs import AheadOfSource, PendingRepairs, refusal
 from altsync.verify.report import Options, Tally
-from altsync.verify.sql import entities_in, hold_still, rows_and_live
+from altsync.verify.sql import entities_in, rows_and_live
 
-#: Entities per page: what one statement, and the memory of one step, is about.
+#: Entities per page: the size of one statement, and of one step in memory.
 PAGE = 500
 
-#: Numbers of buckets, each a prime: sequences skip numbers in patterns.
+#: Numbers of buckets. They are primes, as the sequence skips versions in patterns.
 MODULI = (1, 7, 31, 127, 509, 2039)
-
-#: Tries to hold writers off for one page of ghosts, and the pause after each, in seconds.
-TRIES = 5
-PAUSE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What is wrong with one entity in a sink: the version it is ahead by, its wrong edges.
+class Difference:
+    """The difference of one entity in a sink: the sink's higher version, its wrong edges.
 
-    ``absurd``: the sink has a version of it that is not believable.
+    ``invalid_version``: the sink holds a version that the sequence cannot have produced.
     """
 
     kind: Drift
     version: int = 0
     edges: int = 0
-    absurd: bool = False
+    invalid_version: bool = False
 
     @property
-    def above(self) -> bool:
-        """Return whether the sink has a version above PostgreSQL's, of whatever sort."""
-        return self.absurd or self.kind is Drift.AHEAD
+    def ahead_of_source(self) -> bool:
+        """Return whether the sink holds a version above PostgreSQL's, plausible or not."""
+        return self.invalid_version or self.kind is Drift.AHEAD
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """One run over all sinks. ``progress`` is called with (sink, done, total).
 
-    ``compared`` is how many entities it is about, ``highest`` the highest version to believe.
+    ``compared`` counts the entities of the run. ``highest`` is the highest plausible version.
     ``edited`` are rows that SQL has edited.
     """
 
@@ -70,7 +63,7 @@ class Comparison:
     edited: frozenset[UUID] = frozenset()
 
     def modulus(self, entity_type: EntityType) -> int:
-        """Return how many buckets suit a type: some hundred entities in each."""
+        """Return the number of buckets of a type: some hundred entities in each."""
         with self.database.autocommit() as conn:
             count = count_living(conn, entity_type)
         return next((m for m in MODULI if m * PAGE >= count), MODULI[-1])
@@ -78,7 +71,7 @@ class Comparison:
     def entities(
         self, entity_type: EntityType, traits: SinkTraits, modulus: int, buckets: Sequence[int]
     ) -> Iterator[list[UUID]]:
-        """Pages of living entities of some buckets, each read in a transaction of its own."""
+        """Yield pages of living entities of some buckets, each from its own transaction."""
         after: UUID | None = None
         while buckets:
             with self.database.autocommit() as conn:
@@ -98,46 +91,44 @@ class Comparison:
             after = page[-1]
 
     def sample_of(self, entity_type: EntityType) -> Iterator[list[UUID]]:
-        """Pages of the entities that were drawn."""
-        drawn = (self.sampled or {}).get(entity_type, [])
-        yield from pages(drawn)
+        """Yield pages of the sampled entities."""
+        yield from pages((self.sampled or {}).get(entity_type, []))
 
     def note(
         self,
         tally: Tally,
         traits: SinkTraits,
         entity_type: EntityType,
-        drift: Mapping[UUID, Verdict],
-        waiting: Waiting,
+        drift: Mapping[UUID, Difference],
+        pending: PendingRepairs,
     ) -> None:
-        """Count what is wrong, by name, and have it repaired if that is asked for.
+        """Count the differences, and enqueue the entities that the sink is behind with.
 
-        What a sink has at a version above PostgreSQL's is left to ``waiting``.
+        Entities that the sink is ahead of go to ``pending``.
         """
-        # A row that was edited by SQL differs from every sink, and is not the sinks' drift.
-        drift = {entity: verdict for entity, verdict in drift.items() if entity not in self.edited}
+        # A row that SQL edited differs from every sink: it is counted once, as EDITED.
+        drift = {entity: one for entity, one in drift.items() if entity not in self.edited}
         if not drift:
             return
+        ahead = [entity for entity, one in drift.items() if one.ahead_of_source]
+        behind = [entity for entity, one in drift.items() if not one.ahead_of_source]
         with self.database.autocommit() as conn:
             rows, _, _ = rows_and_live(conn, entity_type, list(drift), [tally.sink])
-            given_up = set[UUID]()
-            for above in (False, True):
-                ids = [entity for entity, verdict in drift.items() if verdict.above is above]
-                given_up |= repairs.given_up(conn, traits, entity_type, ids, above=above)
+            given_up = repairs.given_up(conn, traits, entity_type, behind)
+            given_up |= repairs.given_up(conn, traits, entity_type, ahead, ahead=True)
         keys = {row.id: row.key for row in rows}
         for entity in given_up:
             tally.give_up(keys.get(entity, str(entity)))
-        for entity, verdict in drift.items():
-            tally.note(verdict.kind, keys.get(entity, str(entity)))
-            tally.edges += verdict.edges
-        waiting.add_above(
+        for entity, one in drift.items():
+            tally.note(one.kind, keys.get(entity, str(entity)))
+            tally.edges += one.edges
+        pending.add_ahead_of_source(
             [
-                Above(entity_type, e, keys[e], v.version, v.absurd, v.edges)
-                for e, v in drift.items()
-                if v.above and e in keys
+                AheadOfSource(entity_type, e, keys[e], one.version, one.invalid_version, one.edges)
+                for e in ahead
+                if e in keys and (one := drift[e])
             ]
         )
-        behind = [e for e, v in drift.items() if not v.above]
         self.enqueue(tally, traits, entity_type, [e for e in behind if not drift[e].edges])
         self.enqueue_edges(tally, traits, entity_type, [e for e in behind if drift[e].edges])
 
@@ -148,19 +139,17 @@ class Comparison:
         entity_type: EntityType,
         ids: Sequence[UUID],
         *,
-        above: bool = False,
+        ahead: bool = False,
     ) -> None:
-        """Have entities delivered to the sink again, at their current versions.
+        """Enqueue entities for the sink at their current versions.
 
-        Here and below, entities that the sink was given up on are left out.
+        This and the next methods leave out entities whose delivery was given up on.
         """
-        if not (self.options.repair and ids):
-            return
-        if self.options.dry_run:
-            tally.enqueued += self._repairable(traits, entity_type, ids, above=above)
-            return
-        with self.database.transaction() as conn:
-            tally.enqueued += repairs.repair(conn, traits, entity_type, ids, above=above)
+
+        def repair(conn: Conn) -> int:
+            return repairs.repair(conn, traits, entity_type, ids, ahead=ahead)
+
+        self._repair(tally, traits, entity_type, ids, repair, ahead=ahead)
 
     def enqueue_edges(
         self,
@@ -169,20 +158,16 @@ class Comparison:
         entity_type: EntityType,
         ids: Sequence[UUID],
         *,
-        above: bool = False,
+        ahead: bool = False,
     ) -> None:
-        """Have the relationships of entities written again."""
-        if not (self.options.repair and ids):
-            return
-        if self.options.dry_run:
-            tally.enqueued += self._repairable(traits, entity_type, ids, above=above)
-            return
-        with self.database.transaction() as conn:
-            tally.enqueued += repairs.repair_edges(
-                conn, traits, entity_type, ids, self.topology, above=above
-            )
+        """Enqueue the relationships of entities."""
 
-    def lift(
+        def repair(conn: Conn) -> int:
+            return repairs.repair_edges(conn, traits, entity_type, ids, self.topology, ahead=ahead)
+
+        self._repair(tally, traits, entity_type, ids, repair, ahead=ahead)
+
+    def bump_versions(
         self,
         tally: Tally,
         traits: SinkTraits,
@@ -190,146 +175,92 @@ class Comparison:
         ids: Sequence[UUID],
         found: int,
     ) -> None:
-        """Give entities new versions above those that the sink holds."""
+        """Give entities versions above ``found``, the highest that the sink holds of them."""
+
+        def repair(conn: Conn) -> int:
+            return repairs.bump_versions(conn, traits, entity_type, ids, found, self.topology)
+
+        self._repair(tally, traits, entity_type, ids, repair, ahead=True)
+
+    def _repair(
+        self,
+        tally: Tally,
+        traits: SinkTraits,
+        entity_type: EntityType,
+        ids: Sequence[UUID],
+        repair: Callable[[Conn], int],
+        *,
+        ahead: bool,
+    ) -> None:
+        """Repair in one transaction, or count the entities if this is a dry run."""
         if not (self.options.repair and ids):
             return
         if self.options.dry_run:
-            tally.enqueued += self._repairable(traits, entity_type, ids, above=True)
+            with self.database.autocommit() as conn:
+                given_up = repairs.given_up(conn, traits, entity_type, ids, ahead=ahead)
+            tally.enqueued += len(ids) - len(given_up)
             return
         with self.database.transaction() as conn:
-            tally.enqueued += repairs.lift(conn, traits, entity_type, ids, found, self.topology)
+            tally.enqueued += repair(conn)
 
-    def _repairable(
-        self, traits: SinkTraits, entity_type: EntityType, ids: Sequence[UUID], *, above: bool
-    ) -> int:
-        """Count the entities that a repair does not leave out."""
-        with self.database.autocommit() as conn:
-            return len(ids) - len(repairs.given_up(conn, traits, entity_type, ids, above=above))
-
-    def admits(self, tally: Tally, waiting: Waiting, held: int) -> bool:
-        """Return whether what waits may be done: it is asked for, and little enough."""
+    def admits(self, tally: Tally, pending: PendingRepairs, held: int) -> bool:
+        """Return whether the pending repairs are wanted, and few enough."""
         if not self.options.repair:
             return False
         share = self.options.max_delete
-        tally.refused = refusal(waiting, tally, held, self.compared, share)
+        tally.refused = refusal(pending, tally, held, self.compared, share)
         return tally.refused is None
 
-    def write_over(
+    def overwrite(
         self,
         tally: Tally,
         traits: SinkTraits,
-        above: Sequence[Above],
-        disown: Callable[[EntityType, list[str]], None] = lambda entity_type, keys: None,
+        ahead: Sequence[AheadOfSource],
+        reset_versions: Callable[[EntityType, list[str]], None] = lambda entity_type, keys: None,
     ) -> None:
-        """Have PostgreSQL's rows written over higher versions.
+        """Have PostgreSQL's rows overwrite higher versions.
 
-        Those that are believable are gone above. Others are first taken from the sink by
-        ``disown`` (type, keys), where it would refuse the row over them.
+        An entity behind a plausible version gets a new version above it. ``reset_versions``
+        (type, keys) sets invalid versions to 0 first, if the sink's guard compares them.
         """
         for entity_type in entity_types():
-            every = [one for one in above if one.entity_type is entity_type]
+            every = [one for one in ahead if one.entity_type is entity_type]
             for start in range(0, len(every), PAGE):
                 page = every[start : start + PAGE]
-                absurd = [one for one in page if one.absurd]
-                if absurd and self.options.mends:
-                    disown(entity_type, [one.key for one in absurd])
-                ahead = [one for one in page if one.version]
+                invalid = [one.key for one in page if one.invalid_version]
+                if invalid and self.options.writes:
+                    reset_versions(entity_type, invalid)
+                lower = [one for one in page if one.version]
                 plain = [one.id for one in page if not (one.version or one.edges)]
-                self.enqueue(tally, traits, entity_type, plain, above=True)
-                edges = [o.id for o in page if o.edges and not o.version]
-                self.enqueue_edges(tally, traits, entity_type, edges, above=True)
-                found = max((one.version for one in ahead), default=0)
-                self.lift(tally, traits, entity_type, [one.id for one in ahead], found)
-
-    def remove_ghosts(
-        self,
-        tally: Tally,
-        traits: SinkTraits,
-        ghosts: Sequence[Ghost],
-        remove: Callable[[EntityType, str, list[str], int], None],
-    ) -> None:
-        """Remove ghosts by ``remove`` (type, namespace, keys, version)."""
-        if self.options.dry_run:
-            tally.removed += len(ghosts)
-            return
-        places: dict[tuple[EntityType, str], list[Ghost]] = defaultdict(list)
-        for ghost in ghosts:
-            places[ghost.entity_type, ghost.namespace].append(ghost)
-        for (entity_type, namespace), members in places.items():
-            for start in range(0, len(members), PAGE):
-                page = members[start : start + PAGE]
-                # Where no guard compares versions, a ghost's own moves nothing.
-                highest = self._highest_of(page) if traits.guarded else 0
-                version, keys = self._patiently_gone(entity_type, page, highest)
-                if keys:
-                    remove(entity_type, namespace, keys, version)
-                    self._undo(tally, traits, entity_type, keys)
-                tally.removed += len(keys)
-
-    def _highest_of(self, ghosts: Sequence[Ghost]) -> int:
-        """The highest believable version of some ghosts, 0 for none."""
-        return max((g.version for g in ghosts if g.version <= self.highest), default=0)
-
-    def _patiently_gone(
-        self, entity_type: EntityType, ghosts: Sequence[Ghost], highest: int
-    ) -> tuple[int, list[str]]:
-        """``_still_gone``, in several short tries: writers go on between them.
-
-        Raises ``psycopg.errors.LockNotAvailable`` when none of them is enough.
-        """
-        for _ in range(TRIES - 1):
-            try:
-                return self._still_gone(entity_type, ghosts, highest)
-            except LockNotAvailable:
-                self.wait(PAUSE)
-        return self._still_gone(entity_type, ghosts, highest)
-
-    def _still_gone(
-        self, entity_type: EntityType, ghosts: Sequence[Ghost], highest: int
-    ) -> tuple[int, list[str]]:
-        """Those that PostgreSQL does not have now, and a version between them and any later one.
-
-        While the table is held still, every version drawn before belongs to a row that can be
-        seen; one that comes later draws a higher one, which no guard refuses.
-        """
-        with self.database.transaction() as conn:
-            repairs.version_above(conn, highest)
-            hold_still(conn, entity_type)
-            version = repairs.version_above(conn, highest)
-            living = living_keys(conn, entity_type, [ghost.key for ghost in ghosts])
-        return version, [ghost.key for ghost in ghosts if ghost.key not in living]
-
-    def _undo(
-        self, tally: Tally, traits: SinkTraits, entity_type: EntityType, keys: Sequence[str]
-    ) -> None:
-        """Write again what came to be while it was removed: not every sink refuses that."""
-        with self.database.autocommit() as conn:
-            living = living_keys(conn, entity_type, keys)
-        self.enqueue(tally, traits, entity_type, list(living.values()))
+                edges = [one.id for one in page if one.edges and not one.version]
+                self.enqueue(tally, traits, entity_type, plain, ahead=True)
+                self.enqueue_edges(tally, traits, entity_type, edges, ahead=True)
+                found = max((one.version for one in lower), default=0)
+                self.bump_versions(tally, traits, entity_type, [one.id for one in lower], found)
 
 
 def check_owner(ask: Ask, check: Callable[[], None]) -> None:
-    """Raise ``SinkFailure`` when a sink is another installation's, or does not answer ``ask``."""
+    """Raise ``SinkFailure`` when another installation owns a sink, or it does not answer."""
 
-    def look() -> NotOurs | None:
+    def refusal_of() -> NotOurs | None:
         try:
             check()
-        except NotOurs as refusal:
-            return refusal
+        except NotOurs as refused:
+            return refused
         return None
 
-    refused = ask(look)
+    refused = ask(refusal_of)
     if refused is not None:
         raise refused
 
 
 def differing(one: Digest, other: Digest) -> list[int]:
-    """Buckets in which two digests differ."""
+    """Return the buckets in which two digests differ."""
     buckets = one.keys() | other.keys()
     return sorted(b for b in buckets if one.get(b, set()) != other.get(b, set()))
 
 
 def pages(ids: Sequence[UUID]) -> Iterator[list[UUID]]:
-    """Ids, so many at a time."""
+    """Yield ids in pages."""
     for start in range(0, len(ids), PAGE):
         yield list(ids[start : start + PAGE])

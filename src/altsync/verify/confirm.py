@@ -1,4 +1,4 @@
-"""From a first difference to drift: nothing is called so that may be a change under way."""
+"""Confirmation of differences: a change in progress is no drift."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, Generic, TypeVar
 K = TypeVar("K")
 F = TypeVar("F")
 
-#: Looks at an entity that changes all the while, before it is left as pending.
+#: Rounds after which an entity that changes in each of them is left as pending.
 ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Seen(Generic[F]):
-    """What PostgreSQL holds of an entity: equal when nothing that matters has changed.
+class Observed(Generic[F]):
+    """The state of an entity in PostgreSQL. Two are equal if their ``fact`` is.
 
-    ``age`` is seconds since the sink confirmed it, None when that is unknown.
+    ``age`` is seconds since the sink confirmed it, None if unknown.
     """
 
     fact: F | None = None
@@ -27,7 +27,7 @@ class Seen(Generic[F]):
 
 @dataclass(frozen=True, slots=True)
 class Confirmed(Generic[K]):
-    """Verdicts on entities that differ at rest, and how many differ under way."""
+    """Differences of entities at rest, and the count of differences in progress."""
 
     drift: Mapping[K, Any]
     pending: int
@@ -36,32 +36,40 @@ class Confirmed(Generic[K]):
 def confirm(
     keys: Sequence[K],
     *,
-    read: Callable[[Sequence[K]], Mapping[K, Seen[F]]],
-    look: Callable[[Mapping[K, Seen[F]]], Mapping[K, Any]],
-    judge: Callable[[K, F | None, Any], Any],
+    read: Callable[[Sequence[K]], Mapping[K, Observed[F]]],
+    fetch: Callable[[Mapping[K, Observed[F]]], Mapping[K, Any]],
+    compare: Callable[[K, F | None, Any], Any],
     grace: float = 0.0,
     wait: Callable[[float], Any] = lambda seconds: None,
 ) -> Confirmed[K]:
-    """Which of ``keys`` differ at rest.
+    """Return which of ``keys`` differ at rest. ``compare`` returns None for agreement.
 
-    PostgreSQL is read before and after the sink. Where it is the same, and no operation is under
-    way, whatever was to be delivered had been when the sink was looked at. An index that shows
-    writes late is looked at again when ``grace`` seconds have passed since it confirmed: only
-    then is anything waited for. ``judge`` returns None for what agrees.
+    PostgreSQL is read before and after the sink. If both reads agree and no operation is live,
+    then every change had been delivered when the sink was read:
+
+        verify            | worker
+        ------------------+---------------------------
+        read PostgreSQL   |
+        fetch from sink   |
+                          | write to sink, settle
+        read PostgreSQL   |   -> not equal: next round
+
+    An index may show writes late. A recent entity is fetched again when ``grace`` seconds have
+    passed since the sink confirmed it; only then ``wait`` is called.
     """
     drift: dict[K, Any] = {}
     pending = 0
     todo = list(keys)
     for _ in range(ROUNDS):
         before = read(todo)
-        held = look({key: before.get(key, Seen()) for key in todo})
+        held = fetch({key: before.get(key, Observed()) for key in todo})
         after = read(todo)
         again: list[K] = []
         longest = 0.0
         for key in todo:
-            first, second = before.get(key, Seen()), after.get(key, Seen())
-            verdict = judge(key, second.fact, held.get(key))
-            if verdict is None:
+            first, second = before.get(key, Observed()), after.get(key, Observed())
+            difference = compare(key, second.fact, held.get(key))
+            if difference is None:
                 continue
             if first.in_progress or second.in_progress:
                 pending += 1
@@ -71,7 +79,7 @@ def confirm(
                 again.append(key)
                 longest = max(longest, grace - second.age)
             else:
-                drift[key] = verdict
+                drift[key] = difference
         todo = again
         if not todo:
             break

@@ -117,10 +117,10 @@ def compare_embeddings(run: Comparison, sink: Sink, tally: Tally) -> None:
             ids = _drawn(run, kind)
             return embedding_gaps(conn, kind, after=after, limit=PAGE, ids=ids)
 
-        def mend(ids: Sequence[UUID], kind: EntityType = entity_type) -> None:
+        def repair(ids: Sequence[UUID], kind: EntityType = entity_type) -> None:
             run.enqueue(tally, traits, kind, ids)
 
-        _walk(run, tally, traits, entity_type, read, mend)
+        _walk(run, tally, traits, entity_type, read, repair)
 
 
 def compare_neighbours(run: Comparison, sink: Sink, tally: Tally) -> None:
@@ -138,7 +138,7 @@ def _compare_neighbours(run: Comparison, tally: Tally, entity_type: EntityType) 
         ids = _drawn(run, entity_type)
         return similarity_gaps(conn, entity_type, follows, after=after, limit=PAGE, ids=ids)
 
-    def mend(ids: Sequence[UUID]) -> None:
+    def repair(ids: Sequence[UUID]) -> None:
         if not (run.options.repair and ids):
             return
         if run.options.dry_run:
@@ -150,7 +150,7 @@ def _compare_neighbours(run: Comparison, tally: Tally, entity_type: EntityType) 
                 conn, entity_type, [tally.sink], ids, delay=0.0
             )
 
-    _walk(run, tally, traits, entity_type, read, mend)
+    _walk(run, tally, traits, entity_type, read, repair)
 
 
 def _drawn(run: Comparison, entity_type: EntityType) -> list[UUID] | None:
@@ -163,7 +163,7 @@ def _walk(
     traits: SinkTraits,
     entity_type: EntityType,
     read: Callable[[Conn, UUID | None], Page],
-    mend: Callable[[Sequence[UUID]], None],
+    repair: Callable[[Sequence[UUID]], None],
 ) -> None:
     after: UUID | None = None
     while True:
@@ -177,6 +177,6 @@ def _walk(
             tally.note(Drift.MISSING if gap.missing else Drift.STALE, gap.key)
             if gap.id in given_up:
                 tally.give_up(gap.key)
-        mend([i for i in ids if i not in given_up])
+        repair([i for i in ids if i not in given_up])
         if after is None:
             return

@@ -12,11 +12,11 @@ from altsync.entities import EntityType, Row
 from altsync.projection import namespace
 from altsync.protocols import Sink
 from altsync.store.reads import living_keys
-from altsync.verify.comparison import PAGE, Comparison, Verdict
-from altsync.verify.confirm import Seen, confirm
-from altsync.verify.pending_repairs import Waiting
+from altsync.verify.comparison import PAGE, Comparison, Difference
+from altsync.verify.confirm import Observed, confirm
+from altsync.verify.pending_repairs import PendingRepairs
 from altsync.verify.report import Tally
-from altsync.verify.sql import rows_and_live, standings
+from altsync.verify.sql import entity_snapshots, rows_and_live
 
 #: What a sink lists of a type, by key.
 Listed = Mapping[str, SinkVersion]
@@ -36,15 +36,15 @@ def compare(run: Comparison, sink: Sink, tally: Tally) -> None:
 
 
 def _compare(run: Comparison, sink: Sink, tally: Tally, kind: EntityType) -> None:
-    waiting = Waiting()
+    pending = PendingRepairs()
     listed: Listed = {one.key: one for one in sink.versions(kind)}
     drawn = run.sample_of(kind) if run.sampled is not None else _living(run, sink.traits, kind)
     for ids in drawn:
-        _entities(run, sink, tally, waiting, kind, ids, listed)
+        _entities(run, sink, tally, pending, kind, ids, listed)
     if run.sampled is None:
         _orphans(run, sink, tally, kind, listed)
-    if run.admits(tally, waiting, 0):
-        run.write_over(tally, sink.traits, waiting.above)
+    if run.admits(tally, pending, 0):
+        run.overwrite(tally, sink.traits, pending.ahead_of_source)
 
 
 def _living(run: Comparison, traits: SinkTraits, kind: EntityType) -> Iterator[list[UUID]]:
@@ -55,55 +55,55 @@ def _entities(
     run: Comparison,
     sink: Sink,
     tally: Tally,
-    waiting: Waiting,
+    pending: PendingRepairs,
     kind: EntityType,
     ids: Sequence[UUID],
     listed: Listed,
 ) -> None:
     looks = 0
 
-    def read(asked: Sequence[UUID]) -> Mapping[UUID, Seen[Row]]:
+    def read(asked: Sequence[UUID]) -> Mapping[UUID, Observed[Row]]:
         with run.database.autocommit() as conn:
             rows, live, ages = rows_and_live(conn, kind, asked, [tally.sink])
-        return {row.id: Seen(row, row.id in live, ages.get(row.id)) for row in rows}
+        return {row.id: Observed(row, row.id in live, ages.get(row.id)) for row in rows}
 
-    def look(seen: Mapping[UUID, Seen[Row]]) -> Mapping[UUID, SinkVersion]:
+    def fetch(observed: Mapping[UUID, Observed[Row]]) -> Mapping[UUID, SinkVersion]:
         nonlocal looks
         looks += 1
         now = listed if looks == 1 else {one.key: one for one in sink.versions(kind)}
-        facts = ((entity, one.fact) for entity, one in seen.items())
+        facts = ((entity, one.fact) for entity, one in observed.items())
         return {e: now[row.key] for e, row in facts if row is not None and row.key in now}
 
     # What differs from the list may have been written since: the list is read again for it.
-    def judge(_: UUID, row: Row | None, held: SinkVersion | None) -> Verdict | None:
-        return _judge(sink.traits, row, held, run.highest)
+    def compare(_: UUID, row: Row | None, held: SinkVersion | None) -> Difference | None:
+        return _difference(sink.traits, row, held, run.highest)
 
-    first = confirm(ids, read=read, look=look, judge=judge, wait=run.wait)
+    first = confirm(ids, read=read, fetch=fetch, compare=compare, wait=run.wait)
     if first.drift:
-        again = confirm(list(first.drift), read=read, look=look, judge=judge, wait=run.wait)
-        run.note(tally, sink.traits, kind, again.drift, waiting)
+        again = confirm(list(first.drift), read=read, fetch=fetch, compare=compare, wait=run.wait)
+        run.note(tally, sink.traits, kind, again.drift, pending)
         tally.pending += again.pending
     tally.pending += first.pending
 
 
-def _judge(
+def _difference(
     traits: SinkTraits, row: Row | None, held: SinkVersion | None, highest: int
-) -> Verdict | None:
+) -> Difference | None:
     if row is None or row.deleted:
         return None
     if held is None:
-        return Verdict(Drift.MISSING)
+        return Difference(Drift.MISSING)
     wanted = traits.version_of(row)
     if held.version > max(wanted, highest):
-        return Verdict(Drift.STALE, absurd=True)
+        return Difference(Drift.STALE, invalid_version=True)
     if held.version > wanted:
-        return Verdict(Drift.AHEAD, version=held.version)
+        return Difference(Drift.AHEAD, version=held.version)
     if held.version < wanted or held.content_hash not in (None, row.content_hash):
-        return Verdict(Drift.STALE)
+        return Difference(Drift.STALE)
     if held.namespace is not None and held.namespace != namespace(row):
-        return Verdict(Drift.WRONG_NAMESPACE)
+        return Difference(Drift.WRONG_NAMESPACE)
     if traits.needs_embedding and held.model not in (None, row.embedding_model):
-        return Verdict(Drift.WRONG_MODEL)
+        return Difference(Drift.WRONG_MODEL)
     return None
 
 
@@ -113,12 +113,12 @@ def _orphans(run: Comparison, sink: Sink, tally: Tally, kind: EntityType, listed
     while page := list(islice(keys, PAGE)):
         with run.database.autocommit() as conn:
             living = living_keys(conn, kind, page)
-        suspects = [key for key in page if key not in living]
-        if not suspects:
+        candidates = [key for key in page if key not in living]
+        if not candidates:
             continue
         now = {one.key for one in sink.versions(kind)}
         with run.database.autocommit() as conn:
-            found = standings(conn, kind, suspects, tally.sink, [tally.sink])
-        for key in suspects:
-            if key in now and not ((one := found.get(key)) and (one.living or one.under_way)):
-                tally.note(Drift.GHOST, key)
+            found = entity_snapshots(conn, kind, candidates, tally.sink, [tally.sink])
+        for key in candidates:
+            if key in now and not ((one := found.get(key)) and (one.living or one.in_progress)):
+                tally.note(Drift.ORPHAN, key)

@@ -1,4 +1,4 @@
-"""What a comparison finds and does nothing about before its share is known."""
+"""Repairs that wait until the comparison has counted how many there are."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from altsync.entities import EntityType
 from altsync.verify.report import Tally
 from altsync.wording import plural
 
-#: Finds that are remembered, of what may be removed and of what is above PostgreSQL; what is
-#: beyond them is for the next run.
+#: Greatest number of pending removals, and of pending overwrites. The next run finds the rest.
 KEPT = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Ghost:
-    """What a sink holds and PostgreSQL does not. ``namespace`` where the sink has them."""
+class Orphan:
+    """A record of a sink without an entity in PostgreSQL. Some sinks have no ``namespace``."""
 
     entity_type: EntityType
     key: str
@@ -27,62 +26,64 @@ class Ghost:
 
 
 @dataclass(frozen=True, slots=True)
-class Above:
+class AheadOfSource:
     """An entity of which a sink holds a version above PostgreSQL's.
 
-    ``version`` is the one to go above, 0 for none. ``absurd``: there is one that no sequence can
-    have given out. ``edges`` are wrong relationships.
+    ``version`` is the highest plausible one, 0 for none. ``invalid_version``: the sink holds one
+    that the sequence cannot have produced. ``edges`` counts wrong relationships.
     """
 
     entity_type: EntityType
     id: UUID
     key: str
     version: int
-    absurd: bool
+    invalid_version: bool
     edges: int
 
 
 @dataclass(slots=True)
-class Waiting:
-    """What waits for its share. ``strays`` are vectors in namespaces that are not theirs.
+class PendingRepairs:
+    """Removals and overwrites. ``misplaced`` are vectors in wrong namespaces.
 
-    ``all_above`` counts those that are not remembered, too.
+    ``ahead_count`` includes entities beyond ``KEPT``.
     """
 
-    ghosts: list[Ghost] = field(default_factory=list)
-    strays: list[Ghost] = field(default_factory=list)
-    above: list[Above] = field(default_factory=list)
-    all_above: int = 0
+    orphans: list[Orphan] = field(default_factory=list)
+    misplaced: list[Orphan] = field(default_factory=list)
+    ahead_of_source: list[AheadOfSource] = field(default_factory=list)
+    ahead_count: int = 0
 
-    def add_ghosts(self, found: Sequence[Ghost]) -> None:
-        """Remember ghosts up to a limit."""
-        self.ghosts += found[: self._room]
+    def add_orphans(self, found: Sequence[Orphan]) -> None:
+        """Add orphans up to the limit."""
+        self.orphans += found[: self._free]
 
-    def add_strays(self, found: Sequence[Ghost]) -> None:
-        """Remember vectors in wrong namespaces, up to the limit that ghosts have."""
-        self.strays += found[: self._room]
+    def add_misplaced(self, found: Sequence[Orphan]) -> None:
+        """Add vectors in wrong namespaces up to the limit, which orphans share."""
+        self.misplaced += found[: self._free]
 
     @property
-    def _room(self) -> int:
-        return max(0, KEPT - len(self.ghosts) - len(self.strays))
+    def _free(self) -> int:
+        return max(0, KEPT - len(self.orphans) - len(self.misplaced))
 
-    def add_above(self, found: Sequence[Above]) -> None:
-        """Count entities, and remember them up to a limit."""
-        self.all_above += len(found)
-        self.above += found[: max(0, KEPT - len(self.above))]
+    def add_ahead_of_source(self, found: Sequence[AheadOfSource]) -> None:
+        """Count entities, and add them up to the limit."""
+        self.ahead_count += len(found)
+        self.ahead_of_source += found[: max(0, KEPT - len(self.ahead_of_source))]
 
 
-def refusal(waiting: Waiting, tally: Tally, held: int, compared: int, share: float) -> str | None:
-    """Return why nothing of it is done, None when all of it may be.
+def refusal(
+    pending: PendingRepairs, tally: Tally, held: int, compared: int, share: float
+) -> str | None:
+    """Return why no pending repair is done, None when all may be done.
 
-    ``held`` are records of the sink, ``compared`` entities of PostgreSQL.
+    ``held`` counts records of the sink, ``compared`` entities of PostgreSQL.
     """
-    reasons = _too_many_above(waiting.all_above, tally, compared, share)
+    reasons = _too_many_ahead(pending.ahead_count, tally, compared, share)
     reasons += _too_many_removed(tally, held, share)
     return " ".join(reasons) or None
 
 
-def _too_many_above(count: int, tally: Tally, compared: int, share: float) -> list[str]:
+def _too_many_ahead(count: int, tally: Tally, compared: int, share: float) -> list[str]:
     if count <= share * compared:
         return []
     return [
@@ -96,12 +97,12 @@ def _too_many_above(count: int, tally: Tally, compared: int, share: float) -> li
 
 
 def _too_many_removed(tally: Tally, held: int, share: float) -> list[str]:
-    ghosts, strays = tally.kinds[Drift.GHOST], tally.kinds[Drift.WRONG_NAMESPACE]
-    if ghosts + strays <= share * held:
+    orphans, misplaced = tally.kinds[Drift.ORPHAN], tally.kinds[Drift.WRONG_NAMESPACE]
+    if orphans + misplaced <= share * held:
         return []
-    astray = f" or are in a wrong namespace ({strays:,})" if strays else ""
+    also = f" or are in a wrong namespace ({misplaced:,})" if misplaced else ""
     return [
-        f"Of {plural(held, 'record')} that {tally.sink} holds, {ghosts + strays:,} are not in "
-        f"PostgreSQL{astray}: more than the {share:.1%} that may be removed. Nothing was removed. "
-        "If they are to go, raise --max-delete; if not, see whether this is the right database."
+        f"Of {plural(held, 'record')} that {tally.sink} holds, {orphans + misplaced:,} are not in "
+        f"PostgreSQL{also}: more than the {share:.1%} that may be removed. Nothing was removed. "
+        "To remove them, raise --max-delete. Otherwise check that this is the right database."
     ]

@@ -1,4 +1,4 @@
-"""Enqueuing what a comparison found, and numbers above those of a sink that is ahead."""
+"""Enqueuing of repairs, and versions above those of a sink that is ahead."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from altsync.outbox.enqueue import (
 from altsync.outbox.upkeep import mark_pending
 from altsync.store.vectors import HAS_VECTOR
 
-#: Numbers that are skipped above a sink that is ahead: more than other sessions can draw while
-#: one of them moves the sequence.
+#: Versions that are skipped above a sink that is ahead: more than other sessions can draw while
+#: one session moves the sequence.
 MARGIN = 1_000_000
 
-#: Versions above the clock and the sequence that are believed of a sink: a day of microseconds.
-#: Clocks of two servers differ by less, and this database's own sequence does not count as wrong.
+#: A plausible version is at most a day of microseconds above the clock and the sequence: clocks of
+#: two servers differ by less.
 DAY = 86_400_000_000
 
-#: Where whole numbers end that a double holds exactly, as Pinecone keeps them.
+#: The end of the whole numbers that a double holds exactly. Pinecone stores doubles.
 DOUBLES_END = 2**53
 
 
@@ -40,16 +40,15 @@ def given_up(
     entity_type: EntityType,
     ids: Sequence[UUID],
     *,
-    above: bool = False,
+    ahead: bool = False,
 ) -> set[UUID]:
-    """Return those of the entities whose delivery to a sink, or whose embedding, was given up on.
+    """Return the entities whose delivery to a sink, or whose embedding, was given up on.
 
-    The entity's status keeps that when the operation is discarded or pruned. A sink without a
-    status column has its latest finished operation instead. ``above``: the sink has a higher
-    version of them. A sink with a guard refuses each write for that, and a repair ends it, so
-    that none of them counts.
+    The status of the entity records it; of a sink without a status column, the latest finished
+    operation. ``ahead``: the sink holds a higher version of the entities. Then none of them is
+    returned for a guarded sink: its guard refused the writes, and the repair solves that.
     """
-    if not ids or (above and sink.guarded):
+    if not ids or (ahead and sink.guarded):
         return set()
     column = status_column(sink.name)
     failed = f"l.{column} = 'failed'" if column else _ENDED_IN_FAILURE
@@ -65,7 +64,7 @@ def given_up(
     return {row[0] for row in rows}
 
 
-#: Whether a row ``l`` has the vector of its text by the model that ``e`` wants.
+#: Whether a row ``l`` has the vector of its text by the model of ``e``.
 _EMBEDDED = """
 COALESCE(l.embedding_text_hash = l.text_hash AND l.embedding_model = e.config ->> 'model', false)
 """
@@ -83,16 +82,16 @@ def repair(
     entity_type: EntityType,
     ids: Sequence[UUID],
     *,
-    above: bool = False,
+    ahead: bool = False,
 ) -> int:
-    """Enqueue entities for one sink at their current versions; returns how many.
+    """Enqueue entities for one sink at their current versions; return how many.
 
-    What is not embedded, for a sink that needs it, starts with its embedding. An entity whose
-    vector is gone counts as never embedded. Entities that were given up on are left out: they
-    would be paid for, and fail, again. ``above``: the sink has a higher version of them.
+    An entity without an embedding is embedded first, if the sink needs it. An entity whose
+    vector was deleted counts as never embedded. Entities that were given up on are left out, as
+    they would cost calls and fail again. ``ahead``: the sink holds a higher version of them.
     """
     lock_entities(conn, ((entity_type, i) for i in ids))
-    refused = given_up(conn, sink, entity_type, ids, above=above)
+    refused = given_up(conn, sink, entity_type, ids, ahead=ahead)
     ids = [i for i in ids if i not in refused]
     if sink.name == EMBEDDING:
         conn.execute(
@@ -135,24 +134,24 @@ def repair_edges(
     ids: Sequence[UUID],
     topology: Topology,
     *,
-    above: bool = False,
+    ahead: bool = False,
 ) -> int:
-    """Have the relationships of entities written again, even of those that never had any.
+    """Enqueue the relationships of entities, including entities that never had any.
 
-    Entities are left out as by ``repair``.
+    Entities are left out as in ``repair``.
     """
     lock_entities(conn, ((kind, i) for i in ids))
-    refused = given_up(conn, sink, kind, ids, above=above)
+    refused = given_up(conn, sink, kind, ids, ahead=ahead)
     return enqueue_edge_update(
         conn, kind, [i for i in ids if i not in refused], topology, Origin.RECONCILE
     )
 
 
-def highest_believable(conn: Conn) -> int:
-    """The highest version that some life of this database can have given out.
+def highest_plausible(conn: Conn) -> int:
+    """Return the highest version that this database, or a backup of it, can have drawn.
 
-    A sink that holds a higher one is not ahead but wrong: the sequence follows no such number,
-    for near 2^63 it would end, and all seeding with it.
+    A higher version in a sink is invalid. The sequence must not follow it: it ends at 2^63, and
+    seeding would end with it.
     """
     row = conn.execute(
         """
@@ -167,22 +166,22 @@ def highest_believable(conn: Conn) -> int:
 
 
 def version_above(conn: Conn, found: int) -> int:
-    """A new version above ``found``, and above all that were drawn.
+    """Return a new version above ``found``, and above all versions drawn.
 
-    What is not believable of ``found`` moves nothing: the version is below it then.
+    An implausible ``found`` is ignored: the version is below it then.
     """
-    # Two that move the sequence at once would set it back.
+    # Without the lock, two sessions that move the sequence at once could set it back.
     conn.execute("SELECT pg_advisory_xact_lock(hashtext('altsync.entity_version'))")
     row = conn.execute("SELECT nextval('entity_version')").fetchone()
     assert row is not None
-    if row[0] <= found <= highest_believable(conn):
+    if row[0] <= found <= highest_plausible(conn):
         conn.execute("SELECT setval('entity_version', %s)", (found + MARGIN,))
         row = conn.execute("SELECT nextval('entity_version')").fetchone()
         assert row is not None
     return int(row[0])
 
 
-def lift(
+def bump_versions(
     conn: Conn,
     sink: SinkTraits,
     entity_type: EntityType,
@@ -190,15 +189,14 @@ def lift(
     found: int,
     topology: Topology,
 ) -> int:
-    """Give entities new versions above ``found``, which ``sink`` holds; enqueue them everywhere.
+    """Give entities versions above ``found``, and enqueue them for all sinks; return how many.
 
-    Returns how many: those that were given up on for another reason are left out. A text whose
-    embedding was given up on is not tried again: the sinks behind it end at once, without a
-    call, and stay failed.
+    Entities that were given up on for another reason are left out. A text whose embedding was
+    given up on is not embedded again: the sinks that need it fail at once, without a call.
     """
     version_above(conn, found)
     lock_entities(conn, ((entity_type, i) for i in ids))
-    refused = given_up(conn, sink, entity_type, ids, above=True)
+    refused = given_up(conn, sink, entity_type, ids, ahead=True)
     ids = [i for i in ids if i not in refused]
     conn.execute(
         f"""

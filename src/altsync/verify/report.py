@@ -38,7 +38,7 @@ class Options:
     grace: float = 5.0
 
     @property
-    def mends(self) -> bool:
+    def writes(self) -> bool:
         """Return whether anything is changed."""
         return self.repair and not self.dry_run
 
@@ -48,7 +48,7 @@ class Tally:
     """What is found of one sink.
 
     ``pending`` differ while an operation is under way for them, and are no drift. ``edges``
-    counts relationships, ``enqueued`` operations, ``removed`` ghosts and vectors in wrong
+    counts relationships, ``enqueued`` operations, ``removed`` orphans and vectors in wrong
     namespaces; with a dry run, those that would be. ``given_up`` are those that differ because
     their delivery, or their embedding, was given up on: a repair leaves them out. ``problem``
     says why nothing can be told, ``refused`` why nothing is removed, or written over a higher

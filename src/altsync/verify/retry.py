@@ -1,4 +1,4 @@
-"""Reads that are repeated: one lost answer among thousands is no reason to know nothing."""
+"""Retries of reads: a comparison of thousands of reads survives one lost answer."""
 
 from __future__ import annotations
 
@@ -12,32 +12,31 @@ from altsync.operations import ErrorKind
 
 T = TypeVar("T")
 
-#: Times that a read is asked for in all.
+#: Greatest number of attempts of a read.
 TRIES = 4
 
-#: Seconds of the longest first pause; each further one may be twice as long.
+#: Longest first pause in seconds. Each further one may be twice as long.
 PAUSE = 0.5
 
-#: Seconds that a sink may ask to be left alone for; who asks for more is away.
+#: Longest ``Retry-After`` in seconds. With a longer one, the sink counts as unavailable.
 LONGEST = 60.0
 
 
 def lost(failure: SinkFailure) -> bool:
-    """Return whether the same read may pass when it is asked for again."""
+    """Return whether the same read may succeed when it is repeated."""
     return failure.kind is not ErrorKind.ITEM
 
 
 def hung(failure: SinkFailure) -> bool:
-    """Whether no answer came, for a driver that repeats by itself what was refused or cut off."""
+    """Return whether the read timed out, for a driver that repeats all other failures itself."""
     return failure.timed_out or failure.lock_conflict
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """Asks up to ``tries`` times, with a pause in between, while ``worth`` says so.
+class RetryPolicy:
+    """A policy for reads: up to ``tries`` attempts, while ``worth`` returns true.
 
-    Only for reads. ``wait`` is the run's own way to wait; when it answers true, the run is to
-    end, and nothing is asked for any more.
+    ``wait`` waits between attempts. When it returns true, the run has to end.
     """
 
     wait: Callable[[float], Any]
@@ -45,7 +44,7 @@ class Patience:
     worth: Callable[[SinkFailure], bool] = lost
 
     def __call__(self, call: Callable[[], T]) -> T:
-        """Return what ``call`` returns at last. Raises ``SinkFailure``: the last one."""
+        """Return the result of ``call``. Raises its last ``SinkFailure``."""
         for tried in range(1, self.tries):
             try:
                 return call()
@@ -57,8 +56,8 @@ class Patience:
 
 
 def pause(failure: SinkFailure, tried: int) -> float:
-    """Seconds until the next try: what the sink asks for, or else longer each time."""
+    """Return the seconds until the next attempt: ``Retry-After``, or else exponential."""
     if failure.retry_after is not None:
         return failure.retry_after
     bound = PAUSE * 2.0 ** (tried - 1)
-    return random.uniform(bound / 2, bound)  # noqa: S311  (spreads load, guards nothing)
+    return random.uniform(bound / 2, bound)  # noqa: S311  (spreads load)

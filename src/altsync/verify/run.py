@@ -26,10 +26,10 @@ from altsync.sentences import describe
 from altsync.store.reads import count_living
 from altsync.verify import derived
 from altsync.verify.comparison import Comparison
-from altsync.verify.repairs import highest_believable
+from altsync.verify.repairs import highest_plausible
 from altsync.verify.report import POSTGRESQL, Options, Report, Tally, kinds_of
 from altsync.verify.schedule import Schedule
-from altsync.verify.sql import note_verification, random_entities
+from altsync.verify.sql import random_entities, save_verification
 
 __all__ = ["Drift", "Options", "Report", "Schedule", "Tally", "kinds_of", "verify"]
 
@@ -57,7 +57,7 @@ def verify(
     with database.autocommit() as conn:
         entities = sum(count_living(conn, kind) for kind in entity_types())
         drawn = None if options.sample is None else random_entities(conn, options.sample)
-        highest = highest_believable(conn)
+        highest = highest_plausible(conn)
     compared = entities if drawn is None else sum(len(ids) for ids in drawn.values())
     run = Comparison(database, topology, options, compared, highest, wait, progress, drawn)
     own = Tally(POSTGRESQL)
@@ -96,7 +96,7 @@ def _keep(database: Database, report: Report, missed: set[str]) -> str | None:
         return "nothing was compared"
     try:
         with database.transaction() as conn:
-            note_verification(
+            save_verification(
                 conn,
                 seconds=report.seconds,
                 consistent=report.consistent,

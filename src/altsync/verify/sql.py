@@ -26,8 +26,8 @@ HOLD_TIMEOUT = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """An entity as it is compared. ``under_way``: an operation for the sink is live.
+class EntitySnapshot:
+    """An entity as it is compared. ``in_progress``: an operation for the sink is live.
 
     ``age`` is seconds since the sink last confirmed it, None when it never did.
     """
@@ -39,7 +39,7 @@ class Standing:
     namespace: str
     content_hash: str
     model: str | None
-    under_way: bool = field(compare=False)
+    in_progress: bool = field(compare=False)
     age: float | None = field(compare=False)
 
 
@@ -49,9 +49,9 @@ def _namespace(kind: EntityType) -> str:
     return kind.namespace_column or f"'{quoted}'"
 
 
-def standings(
+def entity_snapshots(
     conn: Conn, entity_type: EntityType, keys: Sequence[str], sink: str, sinks: Sequence[str]
-) -> dict[str, Standing]:
+) -> dict[str, EntitySnapshot]:
     """Entities by key, deleted ones too; live operations of ``sinks`` count as under way.
 
     Under a former key an entity counts as not living. One statement, so version and operations
@@ -77,7 +77,7 @@ def standings(
         """,
         {"keys": list(keys), "sinks": list(sinks)},
     )
-    return {row[1]: Standing(*row) for row in rows}
+    return {row[1]: EntitySnapshot(*row) for row in rows}
 
 
 def rows_and_live(
@@ -401,7 +401,7 @@ def deleted_keys(conn: Conn, entity_type: EntityType, keys: Sequence[str]) -> se
     return {row[0] for row in rows}
 
 
-def hold_still(conn: Conn, entity_type: EntityType) -> None:
+def lock_out_writers(conn: Conn, entity_type: EntityType) -> None:
     """Wait for the writers of a table, and keep others out until the transaction ends.
 
     Who writes afterwards draws a version above every one drawn before. Raises
@@ -412,7 +412,7 @@ def hold_still(conn: Conn, entity_type: EntityType) -> None:
     conn.execute(f"LOCK TABLE {entity_type} IN SHARE MODE")
 
 
-def note_verification(
+def save_verification(
     conn: Conn, *, seconds: float, consistent: bool, result: Mapping[str, Any]
 ) -> None:
     """Keep what a comparison came to, and forget those before the last hundred."""

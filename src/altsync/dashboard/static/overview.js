@@ -7,7 +7,7 @@ import { MEASURES, Plot } from "./plot.js";
 const STATES = ["synced", "pending", "failed"];
 // Ways in which a sink may differ: the names in the result of a comparison.
 const TITLES = { neo4j: "Neo4j", pinecone: "Pinecone", pgvector: "pgvector" };
-const KINDS = ["missing", "stale", "ghost", "ahead", "wrong_model", "wrong_namespace"];
+const KINDS = ["missing", "stale", "orphan", "ahead", "wrong_model", "wrong_namespace"];
 const SPANS = ["15m", "1h", "6h", "24h", "7d"];
 
 let plot, latest, series;

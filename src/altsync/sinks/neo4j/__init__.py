@@ -12,6 +12,6 @@ SINK = Declaration(
     compare=f"{__name__}.compare:compare",
     show=f"{__name__}.show:show",
     check=f"{__name__}.show:check",
-    drifts=(Drift.MISSING, Drift.STALE, Drift.GHOST, Drift.AHEAD),
+    drifts=(Drift.MISSING, Drift.STALE, Drift.ORPHAN, Drift.AHEAD),
     rank=10,
 )

@@ -13,15 +13,22 @@ from altsync.entities import EntityType, Row
 from altsync.projection import graph_node
 from altsync.sinks.neo4j import write as neo4j
 from altsync.store.reads import living_keys, missing_parents
-from altsync.verify.comparison import Comparison, Verdict, check_owner, differing
-from altsync.verify.confirm import Seen, confirm
-from altsync.verify.pending_repairs import KEPT, Ghost, Waiting
+from altsync.verify.comparison import Comparison, Difference, check_owner, differing
+from altsync.verify.confirm import Observed, confirm
+from altsync.verify.pending_repairs import KEPT, Orphan, PendingRepairs
+from altsync.verify.removal import remove_orphans
 from altsync.verify.report import Tally
-from altsync.verify.retry import Patience, hung
-from altsync.verify.sql import Standing, deleted_keys, graph_digest, rows_and_live, standings
+from altsync.verify.retry import RetryPolicy, hung
+from altsync.verify.sql import (
+    EntitySnapshot,
+    deleted_keys,
+    entity_snapshots,
+    graph_digest,
+    rows_and_live,
+)
 
-#: The namespace of ghosts that have no key: they go by the graph's own ids.
-NAMELESS = "nameless"
+#: The namespace of orphans that have no key: they go by the graph's own ids.
+WITHOUT_KEY = "without_key"
 
 #: Digits of a score: what the table keeps of it.
 SCORE = 5e-6
@@ -43,25 +50,25 @@ class _Found:
 def compare(run: Comparison, sink: neo4j.Sink, tally: Tally) -> None:
     """Every type of entity. Raises ``SinkFailure``."""
     check_owner(_ask(run), sink.check_owner)
-    waiting = Waiting()
+    pending = PendingRepairs()
     kinds = list(entity_types())
     for done, entity_type in enumerate(kinds):
         run.progress(tally.sink, done, len(kinds))
         if run.sampled is not None:
-            _entities(run, sink, tally, waiting, entity_type, run.sample_of(entity_type))
+            _entities(run, sink, tally, pending, entity_type, run.sample_of(entity_type))
             continue
         modulus, buckets = _differing(run, sink, entity_type)
         listed = run.entities(entity_type, sink.traits, modulus, buckets)
-        _entities(run, sink, tally, waiting, entity_type, listed)
+        _entities(run, sink, tally, pending, entity_type, listed)
         if buckets:
             for keys in sink.keys_in(entity_type, modulus, buckets, _ask(run)):
-                waiting.add_ghosts(_ghosts(run, sink, tally, entity_type, keys))
+                pending.add_orphans(_orphans(run, sink, tally, entity_type, keys))
         if neo4j.STRANGE in buckets:
-            waiting.add_ghosts(_nameless(run, sink, tally, entity_type))
+            pending.add_orphans(_without_key(run, sink, tally, entity_type))
     if run.sampled is None:
         _stubs(run, tally)
     run.progress(tally.sink, len(kinds), len(kinds))
-    _mend(run, sink, tally, waiting)
+    _apply(run, sink, tally, pending)
 
 
 def _stubs(run: Comparison, tally: Tally) -> None:
@@ -72,30 +79,30 @@ def _stubs(run: Comparison, tally: Tally) -> None:
             tally.note(Drift.MISSING, f"{parent.one} {key} (named by {by}, not loaded)")
 
 
-def _mend(run: Comparison, sink: neo4j.Sink, tally: Tally, waiting: Waiting) -> None:
+def _apply(run: Comparison, sink: neo4j.Sink, tally: Tally, pending: PendingRepairs) -> None:
     """Do what waits for its share, if that is little enough."""
 
-    def disown(kind: EntityType, keys: list[str]) -> None:
-        sink.disown(kind, keys, run.highest)
+    def reset_versions(kind: EntityType, keys: list[str]) -> None:
+        sink.reset_versions(kind, keys, run.highest)
 
     def remove(kind: EntityType, namespace: str, keys: list[str], version: int) -> None:
-        if namespace == NAMELESS:
-            sink.remove_nameless(kind, keys)
+        if namespace == WITHOUT_KEY:
+            sink.remove_without_key(kind, keys)
             return
-        # A version that is not believable would keep the node, and refuse who comes by its name.
-        sink.disown(kind, keys, run.highest)
+        # A version that is not plausible would keep the node, and refuse who comes by its name.
+        sink.reset_versions(kind, keys, run.highest)
         sink.remove(kind, keys, version)
 
-    counted = waiting.ghosts and run.options.repair
+    counted = pending.orphans and run.options.repair
     held = sum(_ask(run)(partial(sink.count, kind)) for kind in entity_types()) if counted else 0
-    if run.admits(tally, waiting, held):
-        run.write_over(tally, sink.traits, waiting.above, disown)
-        run.remove_ghosts(tally, sink.traits, waiting.ghosts, remove)
+    if run.admits(tally, pending, held):
+        run.overwrite(tally, sink.traits, pending.ahead_of_source, reset_versions)
+        remove_orphans(run, tally, sink.traits, pending.orphans, remove)
 
 
-def _ask(run: Comparison) -> Patience:
+def _ask(run: Comparison) -> RetryPolicy:
     """Ask once more for what the driver does not repeat by itself."""
-    return Patience(run.wait, tries=2, worth=hung)
+    return RetryPolicy(run.wait, tries=2, worth=hung)
 
 
 def _differing(run: Comparison, sink: neo4j.Sink, entity_type: EntityType) -> tuple[int, list[int]]:
@@ -115,34 +122,37 @@ def _entities(
     run: Comparison,
     sink: neo4j.Sink,
     tally: Tally,
-    waiting: Waiting,
+    pending: PendingRepairs,
     entity_type: EntityType,
     listed: Iterator[list[UUID]],
 ) -> None:
     """Find what is missing, stale or ahead among entities of PostgreSQL."""
 
-    def read(ids: Sequence[UUID]) -> Mapping[UUID, Seen[Row]]:
+    def read(ids: Sequence[UUID]) -> Mapping[UUID, Observed[Row]]:
         with run.database.autocommit() as conn:
             rows, live, ages = rows_and_live(conn, entity_type, ids, [tally.sink], with_edges=True)
-        return {row.id: Seen(row, row.id in live, ages.get(row.id)) for row in rows}
+        return {row.id: Observed(row, row.id in live, ages.get(row.id)) for row in rows}
 
     for ids in listed:
         found = confirm(
             ids,
             read=read,
-            look=partial(_look, run, sink, entity_type),
-            judge=lambda _, row, held: _judge(row, held, run.highest, deep=run.options.deep),
+            fetch=partial(_fetch, run, sink, entity_type),
+            compare=lambda _, row, held: _difference(row, held, run.highest, deep=run.options.deep),
             grace=run.options.grace,
             wait=run.wait,
         )
         tally.pending += found.pending
-        run.note(tally, sink.traits, entity_type, found.drift, waiting)
+        run.note(tally, sink.traits, entity_type, found.drift, pending)
 
 
-def _look(
-    run: Comparison, sink: neo4j.Sink, entity_type: EntityType, seen: Mapping[UUID, Seen[Row]]
+def _fetch(
+    run: Comparison,
+    sink: neo4j.Sink,
+    entity_type: EntityType,
+    observed: Mapping[UUID, Observed[Row]],
 ) -> Mapping[UUID, _Found]:
-    rows = {entity: one.fact for entity, one in seen.items() if one.fact is not None}
+    rows = {entity: one.fact for entity, one in observed.items() if one.fact is not None}
     keys = [row.key for row in rows.values()]
     nodes = _ask(run)(partial(sink.nodes, entity_type, keys))
     stones = _ask(run)(partial(sink.tombstones, entity_type, keys))
@@ -159,24 +169,26 @@ def _look(
     }
 
 
-def _judge(row: Row | None, found: _Found | None, highest: int, *, deep: bool) -> Verdict | None:
+def _difference(
+    row: Row | None, found: _Found | None, highest: int, *, deep: bool
+) -> Difference | None:
     if row is None or row.deleted or found is None:
-        return None  # listed as a ghost, if the graph has it
+        return None  # listed as an orphan, if the graph has it
     node = found.node
     # A tombstone is above the row when it was deleted after the backup that PostgreSQL was
     # restored from: its guard refuses the row as that of a newer node does.
     versions = [found.tombstone, node.version if node else 0]
     above = [version for version in versions if version > row.graph_version]
     ahead = max((version for version in above if version <= highest), default=0)
-    absurd = max(above, default=0) > highest
+    invalid_version = max(above, default=0) > highest
     if ahead:
-        return Verdict(Drift.AHEAD, version=ahead, absurd=absurd)
+        return Difference(Drift.AHEAD, version=ahead, invalid_version=invalid_version)
     if node is None:
-        return Verdict(Drift.MISSING, absurd=absurd)
+        return Difference(Drift.MISSING, invalid_version=invalid_version)
     edges = _wrong_edges(row, node, found.gone)
     older = node.version < row.graph_version
-    if absurd or older or edges or _differs(row, node, deep=deep):
-        return Verdict(Drift.STALE, edges=edges, absurd=absurd)
+    if invalid_version or older or edges or _differs(row, node, deep=deep):
+        return Difference(Drift.STALE, edges=edges, invalid_version=invalid_version)
     return None
 
 
@@ -208,43 +220,43 @@ def _differs(row: Row, node: neo4j.Node, *, deep: bool) -> bool:
     return node.properties.get("content_hash") != row.content_hash
 
 
-def _ghosts(
+def _orphans(
     run: Comparison, sink: neo4j.Sink, tally: Tally, entity_type: EntityType, keys: Sequence[str]
-) -> list[Ghost]:
+) -> list[Orphan]:
     """Nodes that stand for no living entity."""
     with run.database.autocommit() as conn:
         living = living_keys(conn, entity_type, keys)
-    suspects = [key for key in keys if key not in living]
-    if not suspects:
+    candidates = [key for key in keys if key not in living]
+    if not candidates:
         return []
 
-    def read(asked: Sequence[str]) -> Mapping[str, Seen[Standing]]:
+    def read(asked: Sequence[str]) -> Mapping[str, Observed[EntitySnapshot]]:
         with run.database.autocommit() as conn:
-            found = standings(conn, entity_type, asked, tally.sink, [tally.sink])
-        return {key: Seen(one, one.under_way, one.age) for key, one in found.items()}
+            found = entity_snapshots(conn, entity_type, asked, tally.sink, [tally.sink])
+        return {key: Observed(one, one.in_progress, one.age) for key, one in found.items()}
 
-    def look(seen: Mapping[str, Seen[Standing]]) -> Mapping[str, neo4j.Node]:
-        return _ask(run)(partial(sink.nodes, entity_type, list(seen)))
+    def fetch(observed: Mapping[str, Observed[EntitySnapshot]]) -> Mapping[str, neo4j.Node]:
+        return _ask(run)(partial(sink.nodes, entity_type, list(observed)))
 
-    def judge(key: str, fact: Standing | None, node: neo4j.Node | None) -> Ghost | None:
+    def compare(key: str, fact: EntitySnapshot | None, node: neo4j.Node | None) -> Orphan | None:
         if node is None or (fact is not None and fact.living):
             return None
-        return Ghost(entity_type, key, node.version)
+        return Orphan(entity_type, key, node.version)
 
     found = confirm(
-        suspects, read=read, look=look, judge=judge, grace=run.options.grace, wait=run.wait
+        candidates, read=read, fetch=fetch, compare=compare, grace=run.options.grace, wait=run.wait
     )
     tally.pending += found.pending
     for key in found.drift:
-        tally.note(Drift.GHOST, key)
+        tally.note(Drift.ORPHAN, key)
     return list(found.drift.values())
 
 
-def _nameless(
+def _without_key(
     run: Comparison, sink: neo4j.Sink, tally: Tally, entity_type: EntityType
-) -> list[Ghost]:
+) -> list[Orphan]:
     """Nodes with a version and no key: nothing that altsync writes, or will."""
-    found = _ask(run)(partial(sink.nameless, entity_type, KEPT))
+    found = _ask(run)(partial(sink.without_key, entity_type, KEPT))
     for one in found:
-        tally.note(Drift.GHOST, f"{entity_type.label} {one} without {entity_type.key_property}")
-    return [Ghost(entity_type, one, 0, NAMELESS) for one in found]
+        tally.note(Drift.ORPHAN, f"{entity_type.label} {one} without {entity_type.key_property}")
+    return [Orphan(entity_type, one, 0, WITHOUT_KEY) for one in found]

@@ -354,13 +354,13 @@ SET r.score = edge.score
 
 # Of relationships of one type between the same two nodes, all but one. A MERGE matches each and
 # answers once for each: only who was answered twice is asked for here.
-REMOVE_TWINS = """
+REMOVE_DUPLICATES = """
 UNWIND $keys AS key
 MATCH (n:{label} {{{key}: key}})-[one:{types}]->(o:{target})
 WITH n, o, one ORDER BY elementId(one)
-WITH n, o, type(one) AS type, collect(one) AS twins
-UNWIND twins[1..] AS twin
-DELETE twin
+WITH n, o, type(one) AS type, collect(one) AS duplicates
+UNWIND duplicates[1..] AS duplicate
+DELETE duplicate
 """
 
 # An emptied node stays, as the stub that edges make where none is yet, as long as edges lead to it
@@ -389,14 +389,14 @@ RETURN key
 
 # An invalid version would block every later write. 0 is below every version, so that the next
 # upsert succeeds.
-DISOWN_NODES = """
+RESET_NODE_VERSIONS = """
 MATCH (n:{label}) WHERE n.{key} IN $keys AND n.sync_version IS NOT NULL
   AND NOT coalesce(n.sync_version = toIntegerOrNull(n.sync_version)
                    AND n.sync_version <= $highest, false)
 SET n.sync_version = 0
 """
 
-DISOWN_TOMBSTONES = """
+RESET_TOMBSTONE_VERSIONS = """
 MATCH (t:AltsyncTombstone) WHERE t.key IN $keys
   AND NOT coalesce(t.version = toIntegerOrNull(t.version) AND t.version <= $highest, false)
 DELETE t
@@ -502,12 +502,12 @@ RETURN n.{key} AS key ORDER BY n.{key} LIMIT $limit
 """
 
 # No key leads to these: they were written by hand.
-LIST_NAMELESS = """
+LIST_WITHOUT_KEY = """
 MATCH (n:{label}) WHERE n.sync_version IS NOT NULL AND NOT coalesce(n.{key} >= '', false)
 RETURN elementId(n) AS id ORDER BY id LIMIT $limit
 """
 
-DELETE_NAMELESS = """
+DELETE_WITHOUT_KEY = """
 MATCH (n:{label})
 WHERE elementId(n) IN $ids AND n.sync_version IS NOT NULL AND NOT coalesce(n.{key} >= '', false)
 DETACH DELETE n
@@ -922,14 +922,14 @@ class Sink:
                 return
             after = found[-1]["key"]
 
-    def nameless(self, entity_type: EntityType, limit: int) -> list[str]:
+    def without_key(self, entity_type: EntityType, limit: int) -> list[str]:
         """The graph's ids of nodes with a version and no key. Raises ``SinkFailure``."""
-        found = self._aggregate(cypher(LIST_NAMELESS, entity_type), limit=limit)
+        found = self._aggregate(cypher(LIST_WITHOUT_KEY, entity_type), limit=limit)
         return [record["id"] for record in found]
 
-    def remove_nameless(self, entity_type: EntityType, ids: Sequence[str]) -> None:
+    def remove_without_key(self, entity_type: EntityType, ids: Sequence[str]) -> None:
         """Remove those that have no key still. Raises ``SinkFailure``."""
-        statement = cypher(DELETE_NAMELESS, entity_type)
+        statement = cypher(DELETE_WITHOUT_KEY, entity_type)
         self._run(partial(_execute, statement=statement, ids=list(ids)))
 
     def nodes(self, entity_type: EntityType, keys: Sequence[str]) -> dict[str, Node]:
@@ -966,7 +966,7 @@ class Sink:
         """Return the label of a type's nodes, with the prefix."""
         return self._prefix + entity_type.label
 
-    def disown(self, entity_type: EntityType, keys: Sequence[str], highest: int) -> None:
+    def reset_versions(self, entity_type: EntityType, keys: Sequence[str], highest: int) -> None:
         """Take from nodes and tombstones what no version is: no number, or above ``highest``.
 
         Both guards would refuse every write over it. Raises ``SinkFailure``.
@@ -975,8 +975,10 @@ class Sink:
         stones = [f"{kind.label}:{key}" for key in keys]
 
         def work(tx: ManagedTransaction) -> None:
-            _execute(tx, statement=cypher(DISOWN_NODES, kind), keys=sorted(keys), highest=highest)
-            _execute(tx, statement=DISOWN_TOMBSTONES, keys=sorted(stones), highest=highest)
+            _execute(
+                tx, statement=cypher(RESET_NODE_VERSIONS, kind), keys=sorted(keys), highest=highest
+            )
+            _execute(tx, statement=RESET_TOMBSTONE_VERSIONS, keys=sorted(stones), highest=highest)
 
         self._run(work)
 
@@ -1240,7 +1242,7 @@ def _write_nodes(
     found = [(record["key"], record["id"]) for record in _query(tx, statement, rows=rows)]
     twice = _twice([key for key, _ in found])
     for _place, parent in required_parents(kind) if twice else ():
-        _remove_twins(tx, kind, twice, types=str(parent.relation), target=parent.label)
+        _remove_duplicates(tx, kind, twice, types=str(parent.relation), target=parent.label)
     return dict(found)
 
 
@@ -1256,7 +1258,7 @@ def _write_optional_parents(
             _query(tx, cypher(JOIN_PARENT, kind, parent), rows=joining).consume()
             keys = [row["key"] for row in joining]
             relation, label = str(parent[1].relation), parent[1].label
-            _remove_twins(tx, kind, keys, types=relation, target=label)
+            _remove_duplicates(tx, kind, keys, types=relation, target=label)
 
 
 def _twice(keys: Sequence[str]) -> list[str]:
@@ -1264,10 +1266,10 @@ def _twice(keys: Sequence[str]) -> list[str]:
     return sorted(key for key, count in Counter(keys).items() if count > 1)
 
 
-def _remove_twins(
+def _remove_duplicates(
     tx: ManagedTransaction, kind: EntityType, keys: Sequence[str], *, types: str, target: str
 ) -> None:
-    statement = cypher(REMOVE_TWINS, kind, types=types, target=target)
+    statement = cypher(REMOVE_DUPLICATES, kind, types=types, target=target)
     _query(tx, statement, keys=list(keys)).consume()
 
 
@@ -1306,7 +1308,7 @@ def _write_edges(tx: ManagedTransaction, rows: Sequence[Row]) -> dict[UUID, str]
     return remote
 
 
-#: Relationships of one entity, by type and target: the graph's ids and scores, several of twins.
+#: Relationships of one entity, by type and target: the graph's ids and scores, with duplicates.
 _Edges = Mapping[tuple[str, Any], list[tuple[str, Any]]]
 
 
@@ -1338,7 +1340,7 @@ def _remove_edges(
         _query(tx, cypher(REMOVE_EDGES, kind), rows=unwanted).consume()
     if twice:
         relations = "|".join(kind.edge_table.relations)
-        _remove_twins(tx, kind, twice, types=relations, target=kind.label)
+        _remove_duplicates(tx, kind, twice, types=relations, target=kind.label)
 
 
 def _edge_parameters(row: Row, edge: Edge) -> Mapping[str, Any]:

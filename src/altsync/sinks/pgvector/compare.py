@@ -16,12 +16,13 @@ from altsync.projection import namespace, vector_metadata
 from altsync.protocols import Reads, StoredVector
 from altsync.sinks.pgvector import write as pgvector
 from altsync.store.reads import living_keys
-from altsync.verify.comparison import Comparison, Verdict, check_owner, differing
-from altsync.verify.confirm import Seen, confirm
-from altsync.verify.pending_repairs import Ghost, Waiting
+from altsync.verify.comparison import Comparison, Difference, check_owner, differing
+from altsync.verify.confirm import Observed, confirm
+from altsync.verify.pending_repairs import Orphan, PendingRepairs
+from altsync.verify.removal import remove_orphans
 from altsync.verify.report import Tally
-from altsync.verify.retry import Patience, hung
-from altsync.verify.sql import Standing, row_digest, rows_and_live, standings
+from altsync.verify.retry import RetryPolicy, hung
+from altsync.verify.sql import EntitySnapshot, entity_snapshots, row_digest, rows_and_live
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,45 +36,45 @@ class _Found:
 def compare(run: Comparison, sink: pgvector.Sink, tally: Tally) -> None:
     """Every type of entity. Raises ``SinkFailure``."""
     check_owner(_ask(run), sink.check_owner)
-    waiting = Waiting()
+    pending = PendingRepairs()
     for done, kind in enumerate(entity_types()):
         run.progress(tally.sink, done, len(entity_types()))
         if run.sampled is not None:
-            _entities(run, sink, tally, waiting, kind, run.sample_of(kind))
+            _entities(run, sink, tally, pending, kind, run.sample_of(kind))
             continue
         modulus, buckets = _differing(run, sink, kind)
         _entities(
-            run, sink, tally, waiting, kind, run.entities(kind, sink.traits, modulus, buckets)
+            run, sink, tally, pending, kind, run.entities(kind, sink.traits, modulus, buckets)
         )
         reads = Reads(ask=_ask(run))
         wanted = None if run.options.deep else buckets
         for page in sink.stored(kind, reads, modulus=modulus, buckets=wanted, with_values=False):
-            waiting.add_ghosts(_ghosts(run, sink, tally, kind, [one.key for one in page]))
+            pending.add_orphans(_orphans(run, sink, tally, kind, [one.key for one in page]))
     run.progress(tally.sink, len(entity_types()), len(entity_types()))
-    _mend(run, sink, tally, waiting)
+    _apply(run, sink, tally, pending)
 
 
-def _mend(run: Comparison, sink: pgvector.Sink, tally: Tally, waiting: Waiting) -> None:
+def _apply(run: Comparison, sink: pgvector.Sink, tally: Tally, pending: PendingRepairs) -> None:
     """Do what waits for its share, if that is little enough."""
 
-    def disown(kind: EntityType, keys: list[str]) -> None:
-        sink.disown(kind, keys, run.highest)
+    def reset_versions(kind: EntityType, keys: list[str]) -> None:
+        sink.reset_versions(kind, keys, run.highest)
 
     def remove(kind: EntityType, space: str, keys: list[str], version: int) -> None:
         # An invalid version would keep the row, and refuse a later entity of its key.
-        sink.disown(kind, keys, run.highest)
+        sink.reset_versions(kind, keys, run.highest)
         sink.remove(kind, keys, version)
 
-    counted = waiting.ghosts and run.options.repair
+    counted = pending.orphans and run.options.repair
     reads = Reads(ask=_ask(run))
     held = sum(sink.count(kind, reads) for kind in entity_types()) if counted else 0
-    if run.admits(tally, waiting, held):
-        run.write_over(tally, sink.traits, waiting.above, disown)
-        run.remove_ghosts(tally, sink.traits, waiting.ghosts, remove)
+    if run.admits(tally, pending, held):
+        run.overwrite(tally, sink.traits, pending.ahead_of_source, reset_versions)
+        remove_orphans(run, tally, sink.traits, pending.orphans, remove)
 
 
-def _ask(run: Comparison) -> Patience:
-    return Patience(run.wait, tries=2, worth=hung)
+def _ask(run: Comparison) -> RetryPolicy:
+    return RetryPolicy(run.wait, tries=2, worth=hung)
 
 
 def _differing(run: Comparison, sink: pgvector.Sink, kind: EntityType) -> tuple[int, list[int]]:
@@ -91,22 +92,22 @@ def _entities(
     run: Comparison,
     sink: pgvector.Sink,
     tally: Tally,
-    waiting: Waiting,
+    pending: PendingRepairs,
     kind: EntityType,
     listed: Iterator[list[UUID]],
 ) -> None:
     """Find what is missing, stale, ahead, misplaced or of another model."""
     deep = run.options.deep
 
-    def read(ids: Sequence[UUID]) -> Mapping[UUID, Seen[Row]]:
+    def read(ids: Sequence[UUID]) -> Mapping[UUID, Observed[Row]]:
         with run.database.autocommit() as conn:
             rows, live, ages = rows_and_live(
                 conn, kind, ids, [tally.sink, EMBEDDING], with_vectors=deep
             )
-        return {row.id: Seen(row, row.id in live, ages.get(row.id)) for row in rows}
+        return {row.id: Observed(row, row.id in live, ages.get(row.id)) for row in rows}
 
-    def look(seen: Mapping[UUID, Seen[Row]]) -> Mapping[UUID, _Found]:
-        rows = {entity: one.fact for entity, one in seen.items() if one.fact is not None}
+    def fetch(observed: Mapping[UUID, Observed[Row]]) -> Mapping[UUID, _Found]:
+        rows = {entity: one.fact for entity, one in observed.items() if one.fact is not None}
         keys = [row.key for row in rows.values()]
         found = _ask(run)(partial(sink.rows, kind, keys, with_values=deep))
         stones = _ask(run)(partial(sink.tombstones, kind, keys))
@@ -116,42 +117,42 @@ def _entities(
         confirmed = confirm(
             ids,
             read=read,
-            look=look,
-            judge=lambda _, row, found: _judge(sink, row, found, run.highest, deep=deep),
-            grace=0.0,  # a transaction that was committed is seen at once
+            fetch=fetch,
+            compare=lambda _, row, found: _difference(sink, row, found, run.highest, deep=deep),
+            grace=0.0,  # a transaction that was committed is observed at once
             wait=run.wait,
         )
         tally.pending += confirmed.pending
-        run.note(tally, sink.traits, kind, confirmed.drift, waiting)
+        run.note(tally, sink.traits, kind, confirmed.drift, pending)
 
 
-def _judge(
+def _difference(
     sink: pgvector.Sink, row: Row | None, found: _Found | None, highest: int, *, deep: bool
-) -> Verdict | None:
+) -> Difference | None:
     if row is None or row.deleted or found is None:
-        return None  # listed as a ghost, if the index has it
+        return None  # listed as an orphan, if the index has it
     held = found.row
     # A tombstone above the row refuses it, as a newer row does: PostgreSQL was restored from a
     # backup that is older than the deletion.
     versions = [found.tombstone, (held.version or 0) if held else 0]
     above = [version for version in versions if version > row.version]
     ahead = max((version for version in above if version <= highest), default=0)
-    absurd = max(above, default=0) > highest
+    invalid_version = max(above, default=0) > highest
     if ahead:
-        return Verdict(Drift.AHEAD, version=ahead, absurd=absurd)
+        return Difference(Drift.AHEAD, version=ahead, invalid_version=invalid_version)
     if held is None:
-        return Verdict(Drift.MISSING, absurd=absurd)
-    if absurd or (held.version or 0) < row.version:
-        return Verdict(Drift.STALE, absurd=absurd)
+        return Difference(Drift.MISSING, invalid_version=invalid_version)
+    if invalid_version or (held.version or 0) < row.version:
+        return Difference(Drift.STALE, invalid_version=invalid_version)
     if held.namespace != namespace(row):
-        return Verdict(Drift.WRONG_NAMESPACE)
+        return Difference(Drift.WRONG_NAMESPACE)
     # Without a model, the embedding is what is missing.
     if row.embedding_model is not None and held.metadata.get("model") != row.embedding_model:
-        return Verdict(Drift.WRONG_MODEL)
+        return Difference(Drift.WRONG_MODEL)
     if held.metadata.get("content_hash") != row.content_hash:
-        return Verdict(Drift.STALE)
+        return Difference(Drift.STALE)
     if deep and row.embedding_model is not None and _differs(sink, row, held):
-        return Verdict(Drift.STALE)
+        return Difference(Drift.STALE)
     return None
 
 
@@ -164,31 +165,31 @@ def _differs(sink: pgvector.Sink, row: Row, held: StoredVector) -> bool:
     return not np.array_equal(np.asarray(held.values, "<f4"), sink.as_stored(row.vector))
 
 
-def _ghosts(
+def _orphans(
     run: Comparison, sink: pgvector.Sink, tally: Tally, kind: EntityType, keys: Sequence[str]
-) -> list[Ghost]:
+) -> list[Orphan]:
     """Rows that stand for no living entity."""
     with run.database.autocommit() as conn:
         living = living_keys(conn, kind, keys)
-    suspects = [key for key in keys if key not in living]
-    if not suspects:
+    candidates = [key for key in keys if key not in living]
+    if not candidates:
         return []
 
-    def read(asked: Sequence[str]) -> Mapping[str, Seen[Standing]]:
+    def read(asked: Sequence[str]) -> Mapping[str, Observed[EntitySnapshot]]:
         with run.database.autocommit() as conn:
-            found = standings(conn, kind, asked, tally.sink, [tally.sink])
-        return {key: Seen(one, one.under_way, one.age) for key, one in found.items()}
+            found = entity_snapshots(conn, kind, asked, tally.sink, [tally.sink])
+        return {key: Observed(one, one.in_progress, one.age) for key, one in found.items()}
 
-    def look(seen: Mapping[str, Seen[Standing]]) -> Mapping[str, StoredVector]:
-        return _ask(run)(partial(sink.rows, kind, list(seen)))
+    def fetch(observed: Mapping[str, Observed[EntitySnapshot]]) -> Mapping[str, StoredVector]:
+        return _ask(run)(partial(sink.rows, kind, list(observed)))
 
-    def judge(key: str, fact: Standing | None, held: StoredVector | None) -> Ghost | None:
+    def compare(key: str, fact: EntitySnapshot | None, held: StoredVector | None) -> Orphan | None:
         if held is None or (fact is not None and fact.living):
             return None
-        return Ghost(kind, key, held.version or 0)
+        return Orphan(kind, key, held.version or 0)
 
-    found = confirm(suspects, read=read, look=look, judge=judge, wait=run.wait)
+    found = confirm(candidates, read=read, fetch=fetch, compare=compare, wait=run.wait)
     tally.pending += found.pending
     for key in found.drift:
-        tally.note(Drift.GHOST, key)
+        tally.note(Drift.ORPHAN, key)
     return list(found.drift.values())

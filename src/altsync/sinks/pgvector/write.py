@@ -200,7 +200,9 @@ SELECT key, version FROM {table} WHERE key = ANY(%(keys)s) AND (deleted_at IS NO
 """
 
 #: Neither a row nor a tombstone of version 0 refuses a write.
-DISOWN = "UPDATE {table} SET version = 0 WHERE key = ANY(%s) AND (version > %s OR version < 0)"
+RESET_VERSIONS = (
+    "UPDATE {table} SET version = 0 WHERE key = ANY(%s) AND (version > %s OR version < 0)"
+)
 
 FORGET_TOMBSTONES = "DELETE FROM {table} WHERE deleted_at < now() - make_interval(hours => %s)"
 
@@ -632,10 +634,10 @@ class Sink:
         self._delete(entity_type, dict.fromkeys(keys, version))
 
     @limited
-    def disown(self, entity_type: EntityType, keys: Sequence[str], highest: int) -> None:
+    def reset_versions(self, entity_type: EntityType, keys: Sequence[str], highest: int) -> None:
         """Set versions above ``highest`` to 0: they would refuse every write."""
         self._require(entity_type)
-        statement = DISOWN.format(table=self._table(entity_type))
+        statement = RESET_VERSIONS.format(table=self._table(entity_type))
         with self._transaction(entity_type) as conn:
             conn.execute(statement, (list(keys), highest))
 

@@ -16,12 +16,13 @@ from altsync.projection import namespace, vector_metadata
 from altsync.protocols import Reads, StoredVector
 from altsync.sinks.pinecone import write
 from altsync.store.rows import read_rows
-from altsync.verify.comparison import PAGE, Comparison, Verdict, check_owner, differing
-from altsync.verify.confirm import Seen, confirm
-from altsync.verify.pending_repairs import Ghost, Waiting
+from altsync.verify.comparison import PAGE, Comparison, Difference, check_owner, differing
+from altsync.verify.confirm import Observed, confirm
+from altsync.verify.pending_repairs import Orphan, PendingRepairs
+from altsync.verify.removal import remove_orphans
 from altsync.verify.report import Tally
-from altsync.verify.retry import Patience
-from altsync.verify.sql import Standing, rows_and_live, standings, version_digest
+from altsync.verify.retry import RetryPolicy
+from altsync.verify.sql import EntitySnapshot, entity_snapshots, rows_and_live, version_digest
 
 #: Sums of versions stay within 64 bits.
 PRIME = 1_000_000_007
@@ -30,7 +31,7 @@ PRIME = 1_000_000_007
 TOLERANCE = 1e-6
 
 #: A vector by its key and namespace.
-Place = tuple[str, str]
+Location = tuple[str, str]
 
 
 def price_of_listing(namespaces: Sequence[int]) -> Reads:
@@ -45,16 +46,16 @@ def price_of_listing(namespaces: Sequence[int]) -> Reads:
 
 def compare(run: Comparison, sink: write.Sink, tally: Tally) -> None:
     """Every type of entity. Raises ``SinkFailure``."""
-    reads = Reads(ask=Patience(run.wait))
+    reads = Reads(ask=RetryPolicy(run.wait))
     try:
         if run.sampled is not None:
             check_owner(reads.ask, sink.check_owner)
-            waiting = Waiting()
+            pending = PendingRepairs()
             for entity_type in entity_types():
                 listed = run.sample_of(entity_type)
-                _entities(run, sink, tally, waiting, reads, entity_type, listed)
-            if run.admits(tally, waiting, 0):
-                run.write_over(tally, sink.traits, waiting.above)
+                _entities(run, sink, tally, pending, reads, entity_type, listed)
+            if run.admits(tally, pending, 0):
+                run.overwrite(tally, sink.traits, pending.ahead_of_source)
             return
         _compare_all(run, sink, tally, reads)
     finally:
@@ -65,7 +66,7 @@ def _compare_all(run: Comparison, sink: write.Sink, tally: Tally, reads: Reads) 
     total = sum(sink.count(entity_type, reads) for entity_type in entity_types())
     check_owner(reads.ask, sink.check_owner)
     held = 0
-    waiting = Waiting()
+    pending = PendingRepairs()
     for entity_type in entity_types():
         modulus = run.modulus(entity_type)
         agreed: dict[int, tuple[int, int]] = {}
@@ -75,54 +76,54 @@ def _compare_all(run: Comparison, sink: write.Sink, tally: Tally, reads: Reads) 
             for one in _agreeing(run, entity_type, page):
                 count, versions = agreed.get(one % modulus, (0, 0))
                 agreed[one % modulus] = (count + 1, versions + one % PRIME)
-            _strays(run, sink, tally, waiting, reads, entity_type, page)
+            _misplaced(run, sink, tally, pending, reads, entity_type, page)
         with run.database.autocommit() as conn:
             wanted = version_digest(conn, entity_type, modulus, prime=PRIME)
         buckets = differing(wanted, {bucket: {facts} for bucket, facts in agreed.items()})
         listed = run.entities(entity_type, sink.traits, modulus, buckets)
-        _entities(run, sink, tally, waiting, reads, entity_type, listed)
+        _entities(run, sink, tally, pending, reads, entity_type, listed)
 
     def remove(kind: EntityType, space: str, keys: list[str], version: int) -> None:
         sink.remove(kind, space, keys)
 
-    if run.admits(tally, waiting, held):
-        run.write_over(tally, sink.traits, waiting.above)
-        _leave(run, sink, tally, waiting.strays)
-        run.remove_ghosts(tally, sink.traits, waiting.ghosts, remove)
+    if run.admits(tally, pending, held):
+        run.overwrite(tally, sink.traits, pending.ahead_of_source)
+        _leave(run, sink, tally, pending.misplaced)
+        remove_orphans(run, tally, sink.traits, pending.orphans, remove)
 
 
 def _agreeing(
     run: Comparison, entity_type: EntityType, page: Sequence[StoredVector]
 ) -> Iterator[int]:
     """Versions of the vectors that are as they should be, in their namespace."""
-    found = _standings(run, entity_type, [one.key for one in page])
+    found = _snapshots(run, entity_type, [one.key for one in page])
     wanted: dict[UUID, Row] = {}
     if run.options.deep:
         ids = [one.id for one in found.values()]
         with run.database.autocommit() as conn:
             wanted = {row.id: row for row in read_rows(conn, entity_type, ids, with_vectors=True)}
     for one in page:
-        standing = found.get(one.key)
-        if standing is None or not standing.living or standing.namespace != one.namespace:
+        snapshot = found.get(one.key)
+        if snapshot is None or not snapshot.living or snapshot.namespace != one.namespace:
             continue
         same = (
-            one.version == standing.version
-            and one.metadata.get("model") == standing.model
-            and one.metadata.get("content_hash") == standing.content_hash
+            one.version == snapshot.version
+            and one.metadata.get("model") == snapshot.model
+            and one.metadata.get("content_hash") == snapshot.content_hash
         )
         if same and run.options.deep:
-            row = wanted.get(standing.id)
+            row = wanted.get(snapshot.id)
             same = row is not None and not _differs(row, one)
         if same:
-            yield standing.version
+            yield snapshot.version
 
 
-def _standings(
+def _snapshots(
     run: Comparison, entity_type: EntityType, keys: Sequence[str]
-) -> dict[str, Standing]:
+) -> dict[str, EntitySnapshot]:
     with run.database.autocommit() as conn:
         sink = write.Sink.traits.name
-        return standings(conn, entity_type, keys, sink, [sink, EMBEDDING])
+        return entity_snapshots(conn, entity_type, keys, sink, [sink, EMBEDDING])
 
 
 def _differs(row: Row, held: StoredVector) -> bool:
@@ -148,14 +149,14 @@ def _entities(
     run: Comparison,
     sink: write.Sink,
     tally: Tally,
-    waiting: Waiting,
+    pending: PendingRepairs,
     reads: Reads,
     entity_type: EntityType,
     listed: Iterator[list[UUID]],
 ) -> None:
     """Find what is missing, stale, ahead or of another model among entities of PostgreSQL."""
 
-    def read(ids: Sequence[UUID]) -> Mapping[UUID, Seen[Row]]:
+    def read(ids: Sequence[UUID]) -> Mapping[UUID, Observed[Row]]:
         with run.database.autocommit() as conn:
             rows, live, ages = rows_and_live(
                 conn,
@@ -164,11 +165,11 @@ def _entities(
                 [tally.sink, EMBEDDING],
                 with_vectors=run.options.deep,
             )
-        return {row.id: Seen(row, row.id in live, ages.get(row.id)) for row in rows}
+        return {row.id: Observed(row, row.id in live, ages.get(row.id)) for row in rows}
 
-    def look(seen: Mapping[UUID, Seen[Row]]) -> Mapping[UUID, StoredVector]:
+    def fetch(observed: Mapping[UUID, Observed[Row]]) -> Mapping[UUID, StoredVector]:
         spaces: dict[str, dict[str, UUID]] = defaultdict(dict)
-        for entity, one in seen.items():
+        for entity, one in observed.items():
             if one.fact is not None:
                 spaces[namespace(one.fact)][one.fact.key] = entity
         return {
@@ -181,71 +182,75 @@ def _entities(
         found = confirm(
             ids,
             read=read,
-            look=look,
-            judge=lambda _, row, held: _judge(row, held, run.highest, deep=run.options.deep),
+            fetch=fetch,
+            compare=lambda _, row, held: _difference(row, held, run.highest, deep=run.options.deep),
             grace=run.options.grace,
             wait=run.wait,
         )
         tally.pending += found.pending
-        run.note(tally, sink.traits, entity_type, found.drift, waiting)
+        run.note(tally, sink.traits, entity_type, found.drift, pending)
 
 
-def _judge(
+def _difference(
     row: Row | None, held: StoredVector | None, highest: int, *, deep: bool
-) -> Verdict | None:
+) -> Difference | None:
     if row is None or row.deleted:
-        return None  # listed as a ghost, if the index has it
+        return None  # listed as an orphan, if the index has it
     if held is None:
-        return Verdict(Drift.MISSING)
+        return Difference(Drift.MISSING)
     version = held.version or 0
     if version > max(row.version, highest):
-        return Verdict(Drift.STALE, absurd=True)  # no guard: it is written over as it is
+        return Difference(
+            Drift.STALE, invalid_version=True
+        )  # no guard: it is written over as it is
     if version > row.version:
-        return Verdict(Drift.AHEAD, version)
+        return Difference(Drift.AHEAD, version)
     if version < row.version:
-        return Verdict(Drift.STALE)
+        return Difference(Drift.STALE)
     # Without a model, the embedding is what is missing.
     if row.embedding_model is not None and held.metadata.get("model") != row.embedding_model:
-        return Verdict(Drift.WRONG_MODEL)
+        return Difference(Drift.WRONG_MODEL)
     if held.metadata.get("content_hash") != row.content_hash:
-        return Verdict(Drift.STALE)
+        return Difference(Drift.STALE)
     if deep and row.embedding_model is not None and _differs(row, held):
-        return Verdict(Drift.STALE)
+        return Difference(Drift.STALE)
     return None
 
 
-def _strays(
+def _misplaced(
     run: Comparison,
     sink: write.Sink,
     tally: Tally,
-    waiting: Waiting,
+    pending: PendingRepairs,
     reads: Reads,
     entity_type: EntityType,
     page: Sequence[StoredVector],
 ) -> None:
-    """Vectors where none belongs: ghosts, and those in wrong namespaces."""
-    found = _standings(run, entity_type, [one.key for one in page])
-    suspects: list[Place] = [
+    """Vectors where none belongs: orphans, and those in wrong namespaces."""
+    found = _snapshots(run, entity_type, [one.key for one in page])
+    candidates: list[Location] = [
         (one.key, one.namespace)
         for one in page
-        if (standing := found.get(one.key)) is None
-        or not standing.living
-        or standing.namespace != one.namespace
+        if (snapshot := found.get(one.key)) is None
+        or not snapshot.living
+        or snapshot.namespace != one.namespace
     ]
-    if not suspects:
+    if not candidates:
         return
 
-    def read(places: Sequence[Place]) -> Mapping[Place, Seen[Standing]]:
-        now = _standings(run, entity_type, [key for key, _ in places])
+    def read(locations: Sequence[Location]) -> Mapping[Location, Observed[EntitySnapshot]]:
+        now = _snapshots(run, entity_type, [key for key, _ in locations])
         return {
-            (key, space): Seen(now[key], now[key].under_way, now[key].age)
-            for key, space in places
+            (key, space): Observed(now[key], now[key].in_progress, now[key].age)
+            for key, space in locations
             if key in now
         }
 
-    def look(seen: Mapping[Place, Seen[Standing]]) -> Mapping[Place, StoredVector]:
+    def fetch(
+        observed: Mapping[Location, Observed[EntitySnapshot]],
+    ) -> Mapping[Location, StoredVector]:
         spaces: dict[str, list[str]] = defaultdict(list)
-        for key, space in seen:
+        for key, space in observed:
             spaces[space].append(key)
         return {
             (one.key, space): one
@@ -254,10 +259,10 @@ def _strays(
         }
 
     confirmed = confirm(
-        suspects,
+        candidates,
         read=read,
-        look=look,
-        judge=partial(_judge_place, entity_type),
+        fetch=fetch,
+        compare=partial(_misplacement, entity_type),
         grace=run.options.grace,
         wait=run.wait,
     )
@@ -265,31 +270,34 @@ def _strays(
     drift = confirmed.drift.values()
     for kind, one in drift:
         tally.note(kind, one.key)
-    waiting.add_ghosts([one for kind, one in drift if kind is Drift.GHOST])
-    waiting.add_strays([one for kind, one in drift if kind is Drift.WRONG_NAMESPACE])
+    pending.add_orphans([one for kind, one in drift if kind is Drift.ORPHAN])
+    pending.add_misplaced([one for kind, one in drift if kind is Drift.WRONG_NAMESPACE])
 
 
-def _judge_place(
-    entity_type: EntityType, place: Place, fact: Standing | None, held: StoredVector | None
-) -> tuple[Drift, Ghost] | None:
-    key, space = place
+def _misplacement(
+    entity_type: EntityType,
+    location: Location,
+    fact: EntitySnapshot | None,
+    held: StoredVector | None,
+) -> tuple[Drift, Orphan] | None:
+    key, space = location
     if held is None or not held.is_ours:
         return None
-    one = Ghost(entity_type, key, held.version or 0, space)
+    one = Orphan(entity_type, key, held.version or 0, space)
     if fact is None or not fact.living:
-        return Drift.GHOST, one
+        return Drift.ORPHAN, one
     return None if fact.namespace == space else (Drift.WRONG_NAMESPACE, one)
 
 
-def _leave(run: Comparison, sink: write.Sink, tally: Tally, strays: Sequence[Ghost]) -> None:
+def _leave(run: Comparison, sink: write.Sink, tally: Tally, misplaced: Sequence[Orphan]) -> None:
     """Remove living entities from namespaces that they do not belong to."""
-    tally.removed += len(strays)
+    tally.removed += len(misplaced)
     if run.options.dry_run:
         return
-    places: dict[tuple[EntityType, str], list[str]] = defaultdict(list)
-    for one in strays:
-        places[one.entity_type, one.namespace].append(one.key)
-    for (entity_type, space), keys in places.items():
+    locations: dict[tuple[EntityType, str], list[str]] = defaultdict(list)
+    for one in misplaced:
+        locations[one.entity_type, one.namespace].append(one.key)
+    for (entity_type, space), keys in locations.items():
         for start in range(0, len(keys), PAGE):
             _leave_page(run, sink, tally, entity_type, space, keys[start : start + PAGE])
 
@@ -302,10 +310,10 @@ def _leave_page(
     space: str,
     keys: Sequence[str],
 ) -> None:
-    now = _standings(run, entity_type, keys)
+    now = _snapshots(run, entity_type, keys)
     leaving = [key for key in keys if key in now and now[key].namespace != space]
     sink.remove(entity_type, space, leaving)
     # Who moved here meanwhile has to be written again.
-    after = _standings(run, entity_type, leaving)
+    after = _snapshots(run, entity_type, leaving)
     back = [one.id for one in after.values() if one.namespace == space and one.living]
     run.enqueue(tally, sink.traits, entity_type, back)

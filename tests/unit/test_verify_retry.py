@@ -9,7 +9,7 @@ import pytest
 
 from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind
-from altsync.verify.retry import LONGEST, PAUSE, TRIES, Patience, hung
+from altsync.verify.retry import LONGEST, PAUSE, TRIES, RetryPolicy, hung
 
 
 class Line:
@@ -38,13 +38,13 @@ def noting(waits: list[float]) -> Callable[[float], object]:
 def test_what_answers_is_asked_once() -> None:
     """And nothing is waited for."""
     line, waits = Line(0, away()), list[float]()
-    assert (Patience(noting(waits))(line), line.calls, waits) == (7, 1, [])
+    assert (RetryPolicy(noting(waits))(line), line.calls, waits) == (7, 1, [])
 
 
 def test_pauses_grow_and_vary() -> None:
     """Each between half its bound and the whole of it."""
     line, waits = Line(TRIES - 1, away()), list[float]()
-    assert Patience(noting(waits))(line) == 7
+    assert RetryPolicy(noting(waits))(line) == 7
     bounds = [PAUSE * 2**n for n in range(TRIES - 1)]
     assert all(b / 2 <= w <= b for w, b in zip(waits, bounds, strict=True))
 
@@ -53,17 +53,17 @@ def test_it_ends() -> None:
     """The last failure is what is raised."""
     line, waits = Line(TRIES, away()), list[float]()
     with pytest.raises(SinkFailure, match="away"):
-        Patience(noting(waits))(line)
+        RetryPolicy(noting(waits))(line)
     assert (line.calls, len(waits)) == (TRIES, TRIES - 1)
 
 
 def test_a_sink_is_left_alone_for_as_long_as_it_asks() -> None:
     """Within reason."""
     line, waits = Line(1, away(retry_after=3.0)), list[float]()
-    assert (Patience(noting(waits))(line), waits) == (7, [3.0])
+    assert (RetryPolicy(noting(waits))(line), waits) == (7, [3.0])
     line = Line(1, away(retry_after=LONGEST + 1))
     with pytest.raises(SinkFailure):
-        Patience(noting(waits))(line)
+        RetryPolicy(noting(waits))(line)
     assert (line.calls, waits) == (1, [3.0])
 
 
@@ -73,7 +73,7 @@ def test_a_run_that_ends_asks_no_more() -> None:
     stop.set()
     line = Line(1, away(retry_after=LONGEST))
     with pytest.raises(SinkFailure):
-        Patience(stop.wait)(line)
+        RetryPolicy(stop.wait)(line)
     assert line.calls == 1
 
 
@@ -86,7 +86,7 @@ def test_what_cannot_pass_is_asked_once() -> None:
         (SinkFailure(ErrorKind.UNKNOWN, "met", lock_conflict=True), hung, 2),
     ):
         line = Line(9, failure)
-        patience = Patience(lambda _: None, tries=2, **({"worth": worth} if worth else {}))
+        patience = RetryPolicy(lambda _: None, tries=2, **({"worth": worth} if worth else {}))
         with pytest.raises(SinkFailure):
             patience(line)
         assert line.calls == calls

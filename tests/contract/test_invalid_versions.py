@@ -42,14 +42,14 @@ def test_a_node_of_no_version(graph: GraphHarness, sink: Sink, version: Any) -> 
 
 @pytest.mark.parametrize("version", TOO_HIGH)
 def test_a_node_of_too_high_a_version(graph: GraphHarness, sink: Sink, version: int) -> None:
-    """It is in the digest and the list, refuses what comes, and lets it pass once disowned."""
+    """It is in the digest and the list, refuses what comes, and lets it pass once reset."""
     row = league("f1", 7)
     _spoiled(graph, sink, version)
     assert sink.nodes(sports.LEAGUE, ["f1"])["f1"].version == version
     assert sink.upsert([row], graph.model).outcomes == (AlreadyNewer(row.id, version),)
-    sink.disown(sports.LEAGUE, ["another"], HIGHEST)
+    sink.reset_versions(sports.LEAGUE, ["another"], HIGHEST)
     assert isinstance(sink.upsert([row], graph.model).outcomes[0], AlreadyNewer)
-    sink.disown(sports.LEAGUE, ["f1"], HIGHEST)
+    sink.reset_versions(sports.LEAGUE, ["f1"], HIGHEST)
     assert sink.nodes(sports.LEAGUE, ["f1"])["f1"].version == 0
     assert isinstance(sink.upsert([row], graph.model).outcomes[0], Written)
 
@@ -66,12 +66,12 @@ def _spoiled(graph: GraphHarness, sink: Sink, version: Any) -> None:
 
 @pytest.mark.parametrize("version", TOO_HIGH + NO_VERSIONS, ids=repr)
 def test_a_tombstone_of_no_version(graph: GraphHarness, sink: Sink, version: Any) -> None:
-    """It refuses what comes, until it is disowned."""
+    """It refuses what comes, until it is reset."""
     row = league("f1", 7)
     graph.ask("CREATE (:AltsyncTombstone {key: 'League:f1', version: $v})", v=version)
     assert sink.tombstones(sports.LEAGUE, ["f1"])["f1"] > HIGHEST
     assert isinstance(sink.upsert([row], graph.model).outcomes[0], AlreadyNewer)
-    sink.disown(sports.LEAGUE, ["f1"], HIGHEST)
+    sink.reset_versions(sports.LEAGUE, ["f1"], HIGHEST)
     assert isinstance(sink.upsert([row], graph.model).outcomes[0], Written)
 
 
@@ -79,7 +79,7 @@ def test_what_is_a_version_stays(graph: GraphHarness, sink: Sink) -> None:
     """Guards go on refusing what is older."""
     sink.upsert([league("f1", HIGHEST)], graph.model)
     sink.delete([league("f2", HIGHEST)])
-    sink.disown(sports.LEAGUE, ["f1", "f2"], HIGHEST)
+    sink.reset_versions(sports.LEAGUE, ["f1", "f2"], HIGHEST)
     older = [league("f1", HIGHEST - 1), league("f2", HIGHEST - 1)]
     outcomes = sink.upsert(older, graph.model).outcomes
     assert [type(one) for one in outcomes] == [AlreadyNewer, AlreadyNewer]
