@@ -157,3 +157,10 @@ def test_a_wrong_key_is_refused_and_not_repeated(client: OpenAI) -> None:
         )
     assert caught.value.code == "invalid_api_key"
     assert "not-the-key" not in f"{caught.value}{caught.value.body}"
+
+
+def test_the_model_answers_before_anything_is_embedded(client: OpenAI) -> None:
+    """`altsync doctor` retrieves the model, as this costs no tokens."""
+    assert client.models.retrieve(EMBEDDING_MODEL).id == EMBEDDING_MODEL
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("text-embedding-3-small")

@@ -176,7 +176,10 @@ def _operations(indexes: Indexes, handler: Handler) -> list[Route]:
             ("POST", f"{index}/describe_index_stats", "pinecone.stats", data.stats),
             ("DELETE", namespace, "pinecone.delete_namespace", data.delete_namespace),
         ),
-        wire.openai: (("POST", "/v1/embeddings", "openai.embeddings", embeddings.embeddings),),
+        wire.openai: (
+            ("POST", "/v1/embeddings", "openai.embeddings", embeddings.embeddings),
+            ("GET", "/v1/models/{model:path}", "openai.models", embeddings.model),
+        ),
     }
     return [
         _route(handler, method, path, Operation(name, prepare, vendor))

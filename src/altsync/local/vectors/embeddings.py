@@ -1,4 +1,4 @@
-"""OpenAI's ``/v1/embeddings``, with OpenAI's limits and errors."""
+"""OpenAI's ``/v1/embeddings`` and ``/v1/models/{model}``, with OpenAI's limits and errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DIMENSIONS = 1_536
 
 
 class EmbeddingsPlane:
-    """The embeddings endpoint. The model is loaded at the first request."""
+    """The embeddings of texts and the one model. It is loaded for the first text."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -55,6 +55,12 @@ class EmbeddingsPlane:
             return Answer(payload, records=len(texts), tokens=count)
 
         return Job(Call("openai.embeddings", texts=texts), run)
+
+    def model(self, request: ApiRequest) -> Job:
+        """Describe the model. `altsync doctor` checks with it, as it costs no tokens."""
+        _check_model(request.path["model"])
+        entry = {"id": EMBEDDING_MODEL, "object": "model", "created": 0, "owned_by": "altsync"}
+        return Job(Call("openai.models"), lambda _effects: Answer(entry))
 
     def _model(self) -> EmbeddingModel:
         with self._lock:
