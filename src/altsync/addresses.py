@@ -54,6 +54,35 @@ _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full
 _SSL = {"true": "require", "false": "disable", "no-verify": "require"}
 _SSL |= {mode: mode for mode in _SSL_MODES}
 
+#: Parameters of libpq with few values, and these.
+#: https://www.postgresql.org/docs/current/libpq-connect.html
+_CHOICES = {
+    "channel_binding": ("disable", "prefer", "require"),
+    "gssencmode": ("disable", "prefer", "require"),
+    "load_balance_hosts": ("disable", "random"),
+    "sslmode": _SSL_MODES,
+    "sslnegotiation": ("postgres", "direct"),
+    "target_session_attrs": (
+        *("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
+    ),
+}
+
+#: Parameters of libpq that are whole numbers.
+_NUMBERS = (
+    *("connect_timeout", "tcp_user_timeout"),
+    *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
+)
+
+#: Parameters of redis-py and kombu. Others end in a TypeError at the first connection.
+_REDIS_PARAMETERS = (
+    *("client_name", "db", "encoding", "encoding_errors", "health_check_interval"),
+    *("max_connections", "password", "protocol", "retry_on_timeout", "socket_connect_timeout"),
+    *("socket_keepalive", "socket_timeout", "ssl_ca_certs", "ssl_ca_data", "ssl_ca_path"),
+    *("ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_ciphers", "ssl_keyfile"),
+    *("ssl_min_version", "ssl_password", "timeout", "username", "virtual_host"),
+)
+_CERTIFICATES = ("none", "optional", "required")
+
 #: Transports of Celery, by the scheme of their URLs.
 #: https://docs.celeryq.dev/projects/kombu/en/stable/userguide/connections.html
 _BROKERS = (
@@ -62,6 +91,7 @@ _BROKERS = (
     *("azurestoragequeues", "azureservicebus", "mongodb", "zookeeper", "consul", "etcd", "pyro"),
     *("sqlalchemy", "sqla", "slmq", "filesystem", "memory"),
 )
+_AMQP = ("amqp", "amqps", "pyamqp", "librabbitmq")
 _REDIS = ("redis", "rediss", "redis+socket", "unix", "sentinel")
 
 _NEO4J = ("bolt", "bolt+s", "bolt+ssc", "neo4j", "neo4j+s", "neo4j+ssc")
@@ -124,16 +154,18 @@ def _check_hosts(hosts: str, advice: str) -> None:
 def _parameters(query: str) -> tuple[str, list[str]]:
     from psycopg import pq
 
-    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()} | {"schema", "ssl"}
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()} | {"schema"}
     kept, foreign = [], []
     for part in filter(None, query.split("&")):
         name, is_pair, value = part.partition("=")
-        if is_pair and name == "ssl" and value in _SSL:
+        if is_pair and name == "ssl":
+            if value not in _SSL:
+                raise ValueError(f"ssl must be one of {listing(_SSL)}")
             kept.append(f"sslmode={_SSL[value]}")
         elif is_pair and name in known:
+            if "=" in value:
+                raise ValueError(f"the value of {name} must be percent-encoded (= is %3D)")
             kept.append(part)
-            if name == "sslmode" and value not in _SSL_MODES:
-                raise ValueError(f"sslmode must be one of {listing(_SSL_MODES)}")
         elif name in _FOREIGN:
             foreign.append(name)
         elif is_pair and "@" not in query and re.fullmatch(r"[A-Za-z_]{2,40}", name):
@@ -189,10 +221,15 @@ def _check_by_libpq(url: str) -> None:
         found = conninfo_to_dict(without_schema(url)[0])
     except (psycopg.Error, UnicodeError):
         raise ValueError(f"libpq cannot read it: {DATABASE_FORM}") from None
-    for name in ("connect_timeout", "tcp_user_timeout", "keepalives_idle"):
-        value = str(found.get(name, "0"))
-        if not re.fullmatch(r"-?\d{1,9}", value):
+    for name in found.keys() & set(_NUMBERS):
+        if not re.fullmatch(r"-?\d{1,9}", str(found[name])):
             raise ValueError(f"{name} must be a whole number")
+    for name in found.keys() & _CHOICES.keys():
+        if found[name] not in _CHOICES[name]:
+            raise ValueError(f"{name} must be one of {listing(_CHOICES[name])}")
+    for port in filter(None, str(found.get("port", "")).split(",")):
+        if not (re.fullmatch(r"\d{1,5}", port) and 0 < int(port) <= 65535):
+            raise ValueError("the port must be from 1 to 65535")
 
 
 def without_schema(url: str) -> tuple[str, str | None]:
@@ -219,6 +256,8 @@ def _one_broker(text: str) -> str:
         raise ValueError(f"{near or 'Celery has no such broker; '}{REDIS_FORM}")
     if scheme == "unix":
         path, _, query = rest.partition("?")
+        if not path.strip("/"):
+            raise ValueError(f"the path of the socket is missing; {REDIS_FORM}")
         database = re.search(r"(?:^|&)db=(\d+)", query)
         return f"redis+socket://{path}?virtual_host={database[1] if database else 0}"
     if scheme in _REDIS and scheme != "redis+socket":
@@ -228,8 +267,26 @@ def _one_broker(text: str) -> str:
         _check_hosts(hosts, _ENCODE)
         if not re.fullmatch(r"(/\d{0,5})?/?", path):
             raise ValueError("write the number of a database after the host, such as /0")
+        _check_redis_parameters(query)
+        rest = f"{login}{hosts}{path}" + (f"?{query}" if query else "")
+    elif scheme in _AMQP:
+        login, hosts, path, query = _split(rest)
+        _check_hosts(hosts, _ENCODE)
         rest = f"{login}{hosts}{path}" + (f"?{query}" if query else "")
     return f"{scheme}://{rest}"
+
+
+def _check_redis_parameters(query: str) -> None:
+    for part in filter(None, query.split("&")):
+        name, _, value = part.partition("=")
+        if name not in _REDIS_PARAMETERS:
+            if not re.fullmatch(r"[A-Za-z_]{2,40}", name):
+                raise ValueError(f"its parameters cannot be read; {_ENCODE}")
+            near = suggestion(name, _REDIS_PARAMETERS)
+            raise ValueError(f"Redis has no parameter {name!r}{near}")
+        plain = value.lower().removeprefix("cert_")
+        if name == "ssl_cert_reqs" and plain not in _CERTIFICATES:
+            raise ValueError(f"ssl_cert_reqs must be one of {listing(_CERTIFICATES)}")
 
 
 def neo4j_uri(text: str) -> str:
@@ -247,6 +304,11 @@ def neo4j_uri(text: str) -> str:
     if not authority or "," in authority:
         raise ValueError(f"give one host; {NEO4J_FORM}")
     _check_hosts(authority, NEO4J_FORM)
+    more = rest[len(authority) :]
+    if re.match(r"/[^/?#]", more):
+        raise ValueError(f"the name of a database goes into NEO4J_DATABASE; {NEO4J_FORM}")
+    if re.search(r"[#\s]", more) or ("?" in more and not scheme.lower().startswith("neo4j")):
+        raise ValueError(f"after the host and its port comes nothing; {NEO4J_FORM}")
     return f"{scheme.lower()}://{rest}"
 
 
@@ -277,8 +339,9 @@ def openai_base_url(text: str) -> str:
     _, _, path = url.partition("://")[2].partition("/")
     if not path:
         raise ValueError(f"the path is missing; {form}")
-    if path.endswith("embeddings"):
-        raise ValueError(f"it must not end with /embeddings; {form}")
+    for end in ("embeddings", "completions", "responses", "models"):
+        if path.endswith(end):
+            raise ValueError(f"it must not end with /{end}; {form}")
     return url
 
 
@@ -293,6 +356,8 @@ def pinecone_host(text: str) -> str:
 
 def api_key(text: str) -> str:
     """Return a key that is valid in an HTTP header."""
+    if re.match(r"[A-Z][A-Z0-9_]*=", text):
+        raise ValueError("it begins with NAME=: copy the key alone")
     for position, sign in enumerate(text, 1):
         kind = None
         if not "!" <= sign <= "~":

@@ -28,7 +28,13 @@ from altsync import addresses
 from altsync.contract import EMBEDDING, SIMILARITY
 from altsync.declarations import SINKS, not_installed
 from altsync.entities import Model
-from altsync.environment import SINK_VARIABLES, dotenv_file, protect_secrets, read_values
+from altsync.environment import (
+    SINK_VARIABLES,
+    dotenv_file,
+    expand_home,
+    protect_secrets,
+    read_values,
+)
 from altsync.errors import ConfigurationError
 from altsync.wording import one_line
 
@@ -173,7 +179,11 @@ class Settings(BaseModel):
         value = self._of_sinks.get(name)
         return value and value.get_secret_value()
 
-    @field_validator("altsync_log_level", "altsync_log_format", mode="before")
+    @field_validator(
+        *("altsync_log_level", "altsync_log_format"),
+        *("altsync_long_text", "altsync_pgvector_type"),
+        mode="before",
+    )
     @classmethod
     def _ignore_case(cls, value: Any, info: ValidationInfo) -> Any:
         if not isinstance(value, str):
@@ -183,7 +193,7 @@ class Settings(BaseModel):
     @field_validator("altsync_home")
     @classmethod
     def _expand_home(cls, value: Path) -> Path:
-        return value.expanduser()
+        return expand_home(value)
 
     @field_validator("neo4j_uri", "pinecone_controller_host", "openai_base_url")
     @classmethod
@@ -264,8 +274,11 @@ class Settings(BaseModel):
     @property
     def notes(self) -> list[str]:
         """Notes for the operator on ignored parts of values."""
-        values = {"DATABASE_URL": self.database_url}
-        values["ALTSYNC_DIRECT_DATABASE_URL"] = self.altsync_direct_database_url
+        values = {
+            "DATABASE_URL": self.database_url,
+            "ALTSYNC_DIRECT_DATABASE_URL": self.altsync_direct_database_url,
+            "PGVECTOR_URL": self.pgvector_url,
+        }
         return [
             f"{name}: {note}"
             for name, value in values.items()

@@ -58,6 +58,16 @@ _INVISIBLE = "\ufeff\u200b\u2060"
 dotenv_file: ContextVar[Path | None] = ContextVar("dotenv_file", default=Path(".env"))
 
 
+def expand_home(home: Path) -> Path:
+    """Return a folder with ``~`` resolved. Raises ``ConfigurationError``."""
+    try:
+        return home.expanduser()
+    except RuntimeError:
+        raise ConfigurationError(
+            "wrong settings: ALTSYNC_HOME: this machine has no home of the name after ~"
+        ) from None
+
+
 def read_values(given: Mapping[str, Any], names: Collection[str], home: Path) -> dict[str, Any]:
     """Return the given values, and for other names those of the environment and files.
 
@@ -69,7 +79,7 @@ def read_values(given: Mapping[str, Any], names: Collection[str], home: Path) ->
     dotenv = _named(_read_file(file), names) if file else {}
     found = {**dotenv, **_named(os.environ, names), **given}
     home = Path(found.get("altsync_home") or home)
-    local = _named(_read_file(home.expanduser() / "local.env"), names)
+    local = _named(_read_file(expand_home(home) / "local.env"), names)
     taken = {name for group in SERVICE_GROUPS if group & found.keys() for name in group}
     return {name: value for name, value in local.items() if name not in taken} | found
 

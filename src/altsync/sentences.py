@@ -42,10 +42,10 @@ def _describe(error: BaseException, role: str | None) -> tuple[str, Exit]:
         case UnicodeEncodeError():
             # The shell hands on bytes as they are; no store takes them.
             return "an argument is no valid UTF-8", Exit.USAGE
-        case BrokenPipeError():
-            return "the reader of the output has ended", Exit.PIPE
         case OSError():
             return _describe_os(error)
+        case ModuleNotFoundError():
+            return f"the module {error.name!r} is not installed: pip install it", Exit.SETTINGS
         case MemoryError():
             return "there is not enough memory", Exit.ERROR
     orig = getattr(error, "orig", None)  # SQLAlchemy's errors wrap the driver's
@@ -123,6 +123,8 @@ def _text(error: BaseException) -> str:
 
 
 def _describe_os(error: OSError) -> tuple[str, Exit]:
+    if isinstance(error, BrokenPipeError):
+        return "the reader of the output has ended", Exit.PIPE
     reason = error.strerror or _text(error)
     if error.filename is not None:
         return f"{error.filename!s}: {reason}", Exit.FILE
@@ -261,6 +263,14 @@ _BY_TEXT: tuple[tuple[re.Pattern[str], str, Exit], ...] = (
     (
         re.compile(r"server does not support SSL"),
         "change sslmode in DATABASE_URL, or switch TLS on in the server",
+        Exit.SETTINGS,
+    ),
+    (
+        re.compile(
+            r"connection is bad: (invalid|definition of service|could not parse network address)"
+            r"|invalid (integer )?value .*for (connection option|parameter)"
+        ),
+        "correct the parameters of DATABASE_URL",
         Exit.SETTINGS,
     ),
     (

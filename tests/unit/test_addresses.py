@@ -81,6 +81,14 @@ def test_parameters_on_tls_are_never_lost(given: str, kept: str) -> None:
         ("sslmod=require", "no parameter 'sslmod'; did you mean 'sslmode'?"),
         ("sslmode=requir", "sslmode must be one of disable, allow"),
         ("connect_timeout=soon", "connect_timeout must be a whole number"),
+        ("keepalives=yes", "keepalives must be a whole number"),
+        ("port=abc", "the port must be from 1 to 65535"),
+        ("ssl=1", "ssl must be one of true, false"),
+        ("target_session_attrs=writable", "target_session_attrs must be one of any, read-write"),
+        ("load_balance_hosts=yes", "load_balance_hosts must be one of disable, random"),
+        ("channel_binding=on", "channel_binding must be one of disable, prefer"),
+        ("gssencmode=off", "gssencmode must be one of disable, prefer"),
+        ("options=-cwork_mem=64MB", "the value of options must be percent-encoded"),
     ],
 )
 def test_a_mistyped_parameter_is_named(query: str, said: str) -> None:
@@ -148,6 +156,7 @@ def test_brokers_are_read(given: str, read: str) -> None:
         *("localhost:6379", "http://h:6379", "hunter2pw", "redis:/h", "redis://", "redis:///0"),
         *("redis://h:x", "redis://h:0", "redis://h/zero", "tcp://h:6379", "redis://:hunter@2pw@h"),
         *("redis://:hunter/2pw@h", "redis://:hunter%2pw@h", "sentinel://a:1;b:1"),
+        *("unix://", "amqp://u:hunter#2pw@h:x//", "amqp://u:hunter@2pw@h//", "amqp://h:x//"),
     ],
 )
 def test_no_error_shows_a_part_of_a_broker(given: str) -> None:
@@ -157,8 +166,26 @@ def test_no_error_shows_a_part_of_a_broker(given: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("socket_timout=5", "no parameter 'socket_timout'; did you mean 'socket_timeout'"),
+        ("ssl_cert_reqs=on", "ssl_cert_reqs must be one of none, optional, required"),
+        ("hunter@2pw", "percent-encoded"),
+    ],
+)
+def test_a_mistyped_parameter_of_redis_is_named(query: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        addresses.broker_url(f"rediss://h:1/0?{query}")
+    url = "rediss://h:1/0?ssl_cert_reqs=CERT_NONE"
+    assert addresses.broker_url(url) == url
+
+
+@pytest.mark.parametrize(
     ("given", "said"),
     [
+        ("neo4j://h/sports", "goes into NEO4J_DATABASE"),
+        ("bolt://h?policy=eu", "comes nothing"),
+        ("bolt://h#x", "comes nothing"),
         ("http://h:7474", "HTTP port"),
         ("https://h", "HTTP port"),
         ("localhost:7687", "the scheme is missing"),
@@ -179,6 +206,7 @@ def test_a_wrong_uri_of_neo4j_says_which_form_is_wanted(given: str, said: str) -
 
 @pytest.mark.parametrize("scheme", ["bolt", "bolt+s", "bolt+ssc", "neo4j", "neo4j+s", "neo4j+ssc"])
 def test_every_scheme_of_neo4j_is_read(scheme: str) -> None:
+    assert addresses.neo4j_uri(f"{scheme}://h/") == f"{scheme}://h/"
     assert addresses.neo4j_uri(f"{scheme.upper()}://h:7687") == f"{scheme}://h:7687"
 
 
@@ -201,6 +229,8 @@ def test_base_urls_are_read(given: str, read: str) -> None:
         ("https://api.openai.com", "the path is missing"),
         ("https://api.openai.com/", "the path is missing"),
         ("https://h/v1/embeddings", "/embeddings"),
+        ("https://h/v1/chat/completions", "/completions"),
+        ("https://h/v1/models/", "/models"),
         ("localhost:11434/v1", "the scheme is missing"),
         ("ftp://h/v1", "not an address of an HTTP service"),
         ("https://u:hunter2pw@h/v1", "a login"),
@@ -227,6 +257,11 @@ def test_a_key_is_what_a_header_can_carry(sign: str) -> None:
     with pytest.raises(ValueError, match="character 7 of 10") as caught:
         addresses.api_key(f"hunter{sign}2pw")
     assert "hunter" not in str(caught.value)
+
+
+def test_a_key_that_was_copied_with_its_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="copy the key alone"):
+        addresses.api_key("OPENAI_API_KEY=sk-1")
 
 
 def test_each_sentinel_hides_its_password_and_shows_its_host(

@@ -192,6 +192,26 @@ SENTENCES = [
         "sslmode",
     ),
     (
+        psycopg.OperationalError('connection is bad: invalid require_auth value: "foo"'),
+        Exit.SETTINGS,
+        "parameters of DATABASE_URL",
+    ),
+    (
+        psycopg.OperationalError('FATAL:  invalid value for parameter "client_encoding": "foo"'),
+        Exit.SETTINGS,
+        "parameters of DATABASE_URL",
+    ),
+    (
+        psycopg.OperationalError('connection is bad: definition of service "foo" not found'),
+        Exit.SETTINGS,
+        "parameters of DATABASE_URL",
+    ),
+    (
+        ModuleNotFoundError("No module named 'botocore'", name="botocore"),
+        Exit.SETTINGS,
+        "the module 'botocore' is not installed",
+    ),
+    (
         psycopg.OperationalError("FATAL:  sorry, too many clients already"),
         Exit.BUSY,
         "max_connections",

@@ -394,15 +394,25 @@ def test_no_message_is_pydantics(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_levels_and_forms_may_be_of_any_letters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALTSYNC_LOG_LEVEL", "debug")
     monkeypatch.setenv("ALTSYNC_LOG_FORMAT", "JSON")
+    monkeypatch.setenv("ALTSYNC_LONG_TEXT", "Cut")
+    monkeypatch.setenv("ALTSYNC_PGVECTOR_TYPE", "HALFVEC")
     settings = read_settings()
     assert (settings.altsync_log_level, settings.altsync_log_format) == ("DEBUG", "json")
+    assert (settings.altsync_long_text, settings.altsync_pgvector_type) == ("cut", "halfvec")
 
 
-def test_notes_name_their_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATABASE_URL", "postgres://u:hunter2@h/db?pgbouncer=true")
+@pytest.mark.parametrize("name", ["DATABASE_URL", "ALTSYNC_DIRECT_DATABASE_URL", "PGVECTOR_URL"])
+def test_notes_name_their_variable(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "postgres://u:hunter2@h/db?pgbouncer=true")
     (note,) = read_settings().notes
-    assert note.startswith("DATABASE_URL: ignored")
+    assert note.startswith(f"{name}: ignored")
     assert note.endswith("pgbouncer")
+
+
+def test_a_home_of_no_account_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALTSYNC_HOME", "~no-such-account/altsync")
+    with pytest.raises(ConfigurationError, match="ALTSYNC_HOME: this machine has no home"):
+        read_settings()
 
 
 @pytest.mark.parametrize(
