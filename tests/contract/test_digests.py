@@ -166,7 +166,7 @@ def test_nodes_with_all_that_hangs_on_them(graph: GraphHarness, sink: Sink) -> N
     """Version, properties, parents, relationships; stubs and unknown keys are left out."""
     one = linked(league("a", 10), league("z", 13))
     sink.upsert([one], graph.model)
-    found = sink.nodes(sports.LEAGUE, ["a", "z", "nobody"])
+    found = sink.nodes(sports.LEAGUE, ["a", "z", "unknown"])
     assert set(found) == {"a"}
     node = found["a"]
     assert (node.version, node.parents) == (10, (("BELONGS_TO_ARCHETYPE", "racing"),))
@@ -175,7 +175,7 @@ def test_nodes_with_all_that_hangs_on_them(graph: GraphHarness, sink: Sink) -> N
 
 
 def test_removal_stops_at_newer_nodes_and_is_remembered(graph: GraphHarness, sink: Sink) -> None:
-    """What is above the version stays; a late upsert of what went is refused."""
+    """Nodes above the version stay; a late upsert of a removed one is refused."""
     sink.upsert([league("a", 10), league("b", 30)], graph.model)
     sink.remove(sports.LEAGUE, ["a", "b"], 20)
     assert set(sink.nodes(sports.LEAGUE, ["a", "b"])) == {"b"}

@@ -88,7 +88,7 @@ def test_edges_are_drawn_and_their_ids_written_back(graph: GraphHarness, sink: S
 
 
 def test_edges_follow_the_row(graph: GraphHarness, sink: Sink) -> None:
-    """What is no longer wanted goes, what stays takes its new score, nothing is doubled."""
+    """Unwanted edges go, the others take their new scores, and none is doubled."""
     upsert(sink, linked("a", 10, "b", "c"), league("b"), league("c"), league("d"))
     upsert(sink, linked("a", 11, ("b", 0.81), "d"))
     assert drawn(graph) == [("a", "SIMILAR_TO", "b", 0.81), ("a", "SIMILAR_TO", "d", 0.9)]
@@ -198,7 +198,7 @@ def test_a_late_deletion_spares_what_points_to_the_next_life(
 
 
 def test_a_deletion_takes_the_edges_of_others_with_it(graph: GraphHarness, sink: Sink) -> None:
-    """Relationships that altsync does not keep go with the node, whoever drew them when."""
+    """Relationships that altsync does not keep go with the node, of any origin."""
     upsert(sink, league("a", 20), league("b"))
     graph.ask(
         "MATCH (a:League {league_tag: 'a'}), (b:League {league_tag: 'b'}) "

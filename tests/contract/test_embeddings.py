@@ -1,4 +1,4 @@
-"""What the embedding sink keeps beyond the contract: every text is paid once."""
+"""Guarantees of the embedding sink beyond the contract: every text is paid once."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_a_batch_is_cut_by_the_providers_limits(embedding: EmbeddingHarness) -> 
 
 
 def test_a_whole_batch_is_one_request(embedding: EmbeddingHarness, sink: Sink) -> None:
-    """What delivery claims at once costs one call."""
+    """One batch costs one call."""
     rows = [league(f"l{n}", description=f"Text {n}.") for n in range(500)]
     (part,) = sink.split(rows, MODEL)
     answer = sink.upsert(part, MODEL)
@@ -308,7 +308,7 @@ def test_what_entities_have_embedded_is_streamed(database: Database) -> None:
 
 
 def test_no_connection_is_held_between_pages(database: Database) -> None:
-    """Whoever reads slowly keeps no snapshot open, which would stop vacuum."""
+    """A slow reader keeps no snapshot open, which would stop vacuum."""
     _seeded(database, 1100)
     with database.transaction() as conn:
         conn.execute("UPDATE league SET embedding_text_hash = 'h', embedding_model = 'm'")

@@ -1,4 +1,4 @@
-"""What every sink keeps: one suite, run over each of them. See ``altsync.protocols``."""
+"""Guarantees of every sink: one suite, run over each of them. See ``altsync.protocols``."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def by_key(rows: Sequence[Row], outcomes: Sequence[RecordOutcome]) -> dict[str, 
 
 
 def held(sink: Sink, entity_type: EntityType = sports.LEAGUE) -> list[SinkVersion]:
-    """What the sink says it holds of a type, by key."""
+    """Return the versions that the sink reports of a type, by key."""
     return sorted(sink.versions(entity_type), key=lambda one: one.key)
 
 
@@ -171,7 +171,7 @@ def test_nothing_held_is_an_empty_stream(harness: Harness, sink: Sink) -> None:
 
 
 def test_the_same_version_again_is_written_again(harness: Harness, sink: Sink) -> None:
-    """What was damaged in the store is repaired; else nothing could ever be."""
+    """A damaged record is repaired by the same version again."""
     one = league()
     write(harness, sink, [one])
     before = harness.stored(sports.LEAGUE)
@@ -246,13 +246,13 @@ def test_hostile_names_are_stored_as_they_are(harness: Harness, sink: Sink, name
     one = league(
         league_name=name, sport_name=name, location=name, tier=name, status=name, description=name
     )
-    innocent = league("innocent")
-    write(harness, sink, [innocent, one])
-    assert held(sink) == [harness.held(one), harness.held(innocent)]
+    healthy = league("healthy")
+    write(harness, sink, [healthy, one])
+    assert held(sink) == [harness.held(one), harness.held(healthy)]
     if harness.mirrors:
         stored = harness.stored(sports.LEAGUE)
         assert [stored["formula_1"][field] for field in ("league_name", "tier")] == [name, name]
-        assert stored["innocent"]["league_name"] == "Formula 1"
+        assert stored["healthy"]["league_name"] == "Formula 1"
 
 
 @pytest.mark.parametrize("key", ["A.b:c-d_E", "0", "x" * 200, "a:b", "League:a", "_"])
@@ -398,7 +398,7 @@ def test_versions_are_streamed_page_by_page(
 def test_a_stream_that_is_not_read_to_its_end_does_no_harm(
     harness: Harness, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who has seen enough stops; the sink works on."""
+    """A reader may stop early; the sink works on."""
     write(harness, sink, [league(f"l{n}", 10) for n in range(5)])
     harness.small_pages(monkeypatch, 2)
     stream = sink.versions(sports.LEAGUE)
@@ -412,7 +412,7 @@ def test_a_stream_that_is_not_read_to_its_end_does_no_harm(
 
 
 def test_two_writers_of_the_same_new_entities(harness: Harness) -> None:
-    """One entity each afterwards, at the newer version, whoever came first.
+    """One entity each afterwards, at the newer version, in either order.
 
     A writer that met the other may be refused for it (never as the record's fault for good),
     and tries again as delivery does.

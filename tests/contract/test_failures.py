@@ -141,11 +141,11 @@ def opened() -> Iterator[Callable[[Sink], Sink]]:
 
 Opened = Callable[[Sink], Sink]
 
-# --- nobody there -----------------------------------------------------------------------------
+# --- no server --------------------------------------------------------------------------------
 
 
 def test_a_server_that_is_down(remote: Remote, opened: Opened) -> None:
-    """The sink's fault, whatever was asked: no record is buried while it is down."""
+    """The sink's fault, whatever was asked: no record becomes a dead letter while it is down."""
     sink = opened(remote.open_at(f"{remote.scheme}://127.0.0.1:{closed_port()}", "key", 4.0))
     failure = failure_of(lambda: remote.call(sink))
     assert (failure.kind, failure.timed_out, failure.retry_after) == (SINK, False, None)
@@ -248,13 +248,13 @@ def test_a_graph_that_hangs_up(graph: GraphHarness, relay: Proxy, opened: Opened
 
 
 def test_a_database_that_does_not_exist(graph: GraphHarness, opened: Opened) -> None:
-    """A misspelt setting buries no record."""
+    """A misspelt setting makes no dead letter."""
     sink = opened(GraphSink(graph.uri, graph.auth, database="nosuchdatabase", timeout=10.0))
     assert failure_of(lambda: sink.upsert([league()], MODEL)).kind is SINK
 
 
 def test_a_lock_that_is_not_released(real_neo4j: GraphHarness, opened: Opened) -> None:
-    """Somebody else holds the node: the sink's fault and timed_out, and nothing was written."""
+    """Another client locks the node: the sink's fault and timed_out, and nothing was written."""
     sink = real_neo4j.open()
     opened(sink).upsert([league()], MODEL)
     sink._timeout = SHORT
@@ -475,7 +475,7 @@ def test_a_record_that_pinecone_refuses(pinecone: PineconeHarness, vectors: Sink
 def test_an_index_that_vanishes_is_made_again(
     pinecone: PineconeHarness, vectors: Sink, call: str
 ) -> None:
-    """Somebody deleted it under a sink that knew its address: one call fails, no more."""
+    """It was deleted while a sink had its address cached: one call fails, no more."""
     vectors.upsert([league()], MODEL)
     pinecone.wipe()
     failures = []
@@ -550,7 +550,7 @@ def test_an_answer_that_trickles(canned: tuple[CannedServer, Sink], call: str, p
 def test_a_key_that_may_not_list_indexes(
     pinecone: PineconeHarness, opened: Opened, refused: tuple[str, ...]
 ) -> None:
-    """Where the data answer, the sink works."""
+    """The sink works while its data can be reached."""
     pinecone.shared().setup()
     rules = [FaultRule(scope, "status", status=403) for scope in refused]
     pinecone.server.admin.set_faults(rules)
@@ -638,7 +638,7 @@ def test_an_sdk_that_keeps_its_answers_elsewhere(
 def test_an_answer_for_fewer_vectors_than_were_sent(
     canned: tuple[CannedServer, Sink], count: int
 ) -> None:
-    """Nobody knows which of them were taken: outcome_unknown, and none is called written."""
+    """Any of them may have been taken: outcome_unknown, and none is reported as written."""
     server, sink = canned
     server.answer = json_answer({"upsertedCount": count})
     failure = failure_of(lambda: sink.upsert([league("a"), league("b")], MODEL))

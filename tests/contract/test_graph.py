@@ -1,4 +1,4 @@
-"""What the graph sink keeps beyond the contract: edges, stubs, tombstones, ids."""
+"""Guarantees of the graph sink beyond the contract: edges, stubs, tombstones, ids."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_edges_that_should_not_be_are_removed(graph: GraphHarness, sink: Sink) -
 def test_a_doubled_parent_is_left_once(
     graph: GraphHarness, sink: Sink, monkeypatch: pytest.MonkeyPatch, one: Row
 ) -> None:
-    """One statement more for the nodes that have it, and none when nobody has."""
+    """One statement more for the nodes that have it, and none when no node has."""
     asked: list[str] = []
     query = neo4j._query
 
@@ -302,7 +302,7 @@ def test_a_deleted_archetype_without_leagues_leaves_no_stub(
 
 
 def test_a_league_that_comes_while_its_archetype_is_deleted(graph: GraphHarness) -> None:
-    """Both at once, many times over: whoever is first, the league has its edge at the end."""
+    """Both at once, many times over: in either order, the league has its edge at the end."""
     one, other = graph.open(), graph.open()
     start = Barrier(2, timeout=30)
 
@@ -511,7 +511,7 @@ def test_a_batch_with_a_remembered_deletion(graph: GraphHarness, sink: Sink) -> 
 
 
 def test_tombstones_are_no_entities(graph: GraphHarness, sink: Sink) -> None:
-    """What is listed is what is held."""
+    """The list has exactly the stored edges."""
     sink.delete([deleted(league("a"), 20)])
     assert list(sink.versions(sports.LEAGUE)) == []
 
@@ -534,7 +534,7 @@ def test_old_tombstones_are_forgotten_and_young_ones_kept(graph: GraphHarness, s
 def test_stubs_of_archetypes_that_nothing_needs_are_forgotten(
     graph: GraphHarness, sink: Sink
 ) -> None:
-    """Those without a league. Archetypes of their own stay, with leagues or without."""
+    """Stubs without a league. Archetypes of their own stay, with leagues or without."""
     upsert(sink, archetype("combat"))
     upsert(sink, league("a", 10, sport_archetype="left"), league("b", 10, sport_archetype="needed"))
     upsert(sink, league("a", 11, sport_archetype="racing"))

@@ -1,4 +1,4 @@
-"""What is no version in the graph: it breaks no digest, and is taken away where it is asked for."""
+"""Invalid versions in the graph: they break no digest, and are removed on request."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests import sports
 from tests.contract.harness import GraphHarness
 from tests.contract.rows import league
 
-#: What is believed in these tests.
+#: The highest plausible version in these tests.
 HIGHEST = 1000
 
 #: Above all that is believed.
 TOO_HIGH = [10**18, 2**63 - 1]
 
-#: What is no whole number, as somebody's hand may leave it.
+#: Values that are no whole number, as a manual edit may leave them.
 NO_VERSIONS = ["abc", "5", 7.5, float("nan"), float("inf"), True, [1, 2]]
 
 
@@ -33,7 +33,7 @@ def sink(graph: GraphHarness) -> Sink:
 
 @pytest.mark.parametrize("version", NO_VERSIONS, ids=repr)
 def test_a_node_of_no_version(graph: GraphHarness, sink: Sink, version: Any) -> None:
-    """It is in the digest and the list, and stands in nobody's way."""
+    """It is in the digest and the list, and blocks no write."""
     row = league("f1", 7)
     _spoiled(graph, sink, version)
     assert sink.nodes(sports.LEAGUE, ["f1"])["f1"].version == 0
@@ -55,7 +55,7 @@ def test_a_node_of_too_high_a_version(graph: GraphHarness, sink: Sink, version: 
 
 
 def _spoiled(graph: GraphHarness, sink: Sink, version: Any) -> None:
-    """A node of version 7 that somebody gives another one; the digest tells, and lists it."""
+    """A node of version 7 that another application changes; the digest differs, and lists it."""
     sink.upsert([league("f1", 7)], graph.model)
     before = sink.digest(sports.LEAGUE, 7)
     graph.ask("MATCH (n:League) SET n.sync_version = $v", v=version)

@@ -150,7 +150,7 @@ def test_writers_that_met_are_repeated_at_once(graph: GraphHarness) -> None:
 def test_a_graph_that_is_too_old_is_refused(
     graph: GraphHarness, monkeypatch: pytest.MonkeyPatch, agent: str, fits: bool
 ) -> None:
-    """What its server calls itself is injected."""
+    """The name that its server reports is injected."""
     monkeypatch.setattr(graph_sink, "_agent", lambda tx: agent)
     sink = opened(graph)
     if fits:

@@ -1,4 +1,4 @@
-"""What the sink of pgvector keeps beyond the contract."""
+"""Guarantees of the pgvector sink beyond the contract."""
 
 from __future__ import annotations
 
@@ -359,7 +359,7 @@ def test_a_change_beside_the_vector_leaves_the_graph_of_neighbours_alone(
     assert found == [(1, 1)]
 
 
-# --- asking -----------------------------------------------------------------------------------
+# --- queries ----------------------------------------------------------------------------------
 
 
 def test_the_nearest_come_first_with_what_they_carry(sink: Sink) -> None:
@@ -463,7 +463,7 @@ def test_a_search_by_the_graph_finds_nearly_all_of_the_nearest(
 
 
 def test_a_rare_filter_loses_no_neighbour(thousands: Many, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the graph ends early, the table is searched without it."""
+    """When the HNSW graph ends early, the table is searched without it."""
     _, sink, numbers = thousands
     monkeypatch.setattr(module, "SCANNED", 1)
     for tier in range(0, 300, 30):
@@ -611,7 +611,7 @@ def test_a_tombstone_is_forgotten_after_a_day_and_not_before(
 
 
 def test_a_tombstone_holds_nothing_of_the_entity(pgvector: PgvectorHarness, sink: Sink) -> None:
-    """What was deleted is gone, but for its key and version."""
+    """A deleted row keeps only its key and version."""
     sink.upsert([league()], MODEL)
     sink.delete([deleted(league(), 11)])
     (found,) = pgvector.ask(f"SELECT to_jsonb(t) FROM {LEAGUES} t")
@@ -720,7 +720,7 @@ def test_an_answer_that_trickles_ends_in_time(
     assert (failure.kind, failure.timed_out) == (ErrorKind.SINK, True)
 
 
-def test_a_server_that_hangs_up_is_unsure_and_no_record_is_suspect(
+def test_a_server_that_hangs_up_leaves_the_outcome_unknown_and_counts_no_timeout(
     pgvector: PgvectorHarness, sink: Sink, relay: Proxy, opened: Opened
 ) -> None:
     through = opened(_through(pgvector, relay))

@@ -92,7 +92,7 @@ def test_edges_of_a_league(pg: GraphHarness) -> None:
 
 
 def test_siblings_of_a_league(pg: GraphHarness) -> None:
-    """Those that are near come first, then by tier."""
+    """Near ones come first, then by tier."""
     found = ask(pg, OF_SAME_ARCHETYPE, tag="ufc", near=[], limit=10)
     assert found == [("bellator", "combat"), ("one", "combat")]
     assert ask(pg, OF_SAME_ARCHETYPE, tag="ufc", near=["one"], limit=1) == found[1:]
@@ -100,7 +100,7 @@ def test_siblings_of_a_league(pg: GraphHarness) -> None:
 
 def test_what_is_around_leagues(pg: GraphHarness) -> None:
     """For several at once; one that is not there, or a stub, is left out."""
-    asked = {"tags": ["ufc", "f1", "one", "nobody", "stub"], "others": 1}
+    asked = {"tags": ["ufc", "f1", "one", "unknown", "stub"], "others": 1}
     around = {row[0]: row[1:] for row in ask(pg, AROUND, **asked, similar=10)}
     bellator = {"tag": "bellator", "name": "Bellator"}
     ufc, f1 = {"tag": "ufc", "name": "UFC"}, {"tag": "f1", "name": "Formula 1"}

@@ -1,4 +1,4 @@
-"""What the vector sink keeps beyond the contract: namespaces, metadata, sizes."""
+"""Guarantees of the vector sink beyond the contract: namespaces, metadata, sizes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests import sports
 from tests.contract.harness import PineconeHarness
 from tests.contract.rows import HOSTILE, MODEL, archetype, deleted, example, league, vector
 
-#: Where an index of a test's own is; the local server takes any.
+#: The host of a test's own index; the local server takes any.
 SPEC = ServerlessSpec(cloud="aws", region="us-east-1")
 
 #: Bytes that Pinecone takes in one upsert: "2 MB".
@@ -125,7 +125,7 @@ def test_numbers_of_a_vector_come_back_exactly(pinecone: PineconeHarness, sink: 
 
 
 def test_the_remote_id_is_the_key(pinecone: PineconeHarness, sink: Sink) -> None:
-    """What PostgreSQL keeps of it: the id, and the namespace it was written to."""
+    """Return the row with the id and the namespace that PostgreSQL has of it."""
     assert upsert(sink, league()) == [Written(league().id, 10, "formula_1", "default")]
     assert upsert(sink, archetype()) == [Written(archetype().id, 10, "racing", "")]
     assert upsert(sink, example()) == [Written(example().id, 10, "triage_001", "triage")]
@@ -219,7 +219,7 @@ def test_a_delete_in_a_namespace_that_never_was(pinecone: PineconeHarness, sink:
 
 
 def test_a_move_out_of_a_namespace_that_is_gone(pinecone: PineconeHarness, sink: Sink) -> None:
-    """Somebody removed the old namespace: the vector is in the new one all the same."""
+    """The old namespace was removed by hand: the vector is in the new one all the same."""
     moved = replace(example(category="other"), written_namespace="gone")
     assert isinstance(sink.upsert([moved], MODEL).outcomes[0], Written)
 
@@ -303,7 +303,7 @@ def test_setting_up_makes_one_index_for_each_type(pinecone: PineconeHarness, sin
 
 
 def test_an_index_that_was_never_made_is_made(pinecone: PineconeHarness) -> None:
-    """A worker that nobody set up writes anyway."""
+    """A worker without its setup writes anyway."""
     pinecone.wipe()
     sink = pinecone.open()
     assert isinstance(upsert(sink, league())[0], Written)
@@ -321,7 +321,7 @@ def test_a_new_sink_lists_and_deletes_without_indexes(pinecone: PineconeHarness)
 
 
 def test_foreign_vectors_are_listed_with_version_0(pinecone: PineconeHarness, sink: Sink) -> None:
-    """What somebody else put there is seen, and is no version of ours."""
+    """A vector of another application is listed, without a version."""
     foreign = {"id": "foreign", "values": [1.0, 0.0, 0.0, 0.0]}
     pinecone.index(sports.LEAGUE.index_name).upsert(vectors=[foreign], namespace="x")
     (found,) = sink.versions(sports.LEAGUE)
@@ -329,7 +329,7 @@ def test_foreign_vectors_are_listed_with_version_0(pinecone: PineconeHarness, si
     assert (found.content_hash, found.model) == (None, None)
 
 
-# --- asking -----------------------------------------------------------------------------------
+# --- queries ----------------------------------------------------------------------------------
 
 
 def test_the_nearest_come_first(pinecone: PineconeHarness, sink: Sink) -> None:
@@ -391,7 +391,9 @@ def test_a_vector_is_found_where_it_was_written(
     assert sink.find(one.entity_type, "nothing", space) is None
 
 
-def test_a_vector_of_somebody_else_has_no_version(pinecone: PineconeHarness, sink: Sink) -> None:
+def test_a_vector_of_another_application_has_no_version(
+    pinecone: PineconeHarness, sink: Sink
+) -> None:
     """It is shown as it is."""
     index = pinecone.index(sports.LEAGUE.index_name)
     index.upsert(vectors=[{"id": "strange", "values": [1.0, 0.0, 0.0, 0.0]}], namespace="default")
@@ -401,7 +403,7 @@ def test_a_vector_of_somebody_else_has_no_version(pinecone: PineconeHarness, sin
 
 
 def test_looking_makes_no_index(pinecone: PineconeHarness) -> None:
-    """Where there is none, nothing is held."""
+    """Without an index there are no vectors."""
     pinecone.wipe()
     sink = pinecone.open()
     try:
@@ -413,7 +415,7 @@ def test_looking_makes_no_index(pinecone: PineconeHarness) -> None:
 
 # --- a comparison's reads ---------------------------------------------------------------------
 
-#: What a comparison asks an index.
+#: The requests of a comparison to an index.
 READS = ("pinecone.stats", "pinecone.list", "pinecone.fetch")
 
 

@@ -1,4 +1,4 @@
-"""Who is let in, what is asked of them, and the headers of every answer."""
+"""Access to the page, its passwords, and the headers of every answer."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_other_machines_need_a_password(tmp_path: Path) -> None:
 
 def test_the_command_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sentence and an exit code."""
-    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://unknown@127.0.0.1:1/none")
     result = CliRunner().invoke(cli.app, ["dashboard", "--host", EVERYWHERE])
     assert result.exit_code == Exit.SETTINGS
     assert "set ALTSYNC_DASHBOARD_PASSWORD" in " ".join(result.stderr.split())

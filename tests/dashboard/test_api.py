@@ -1,4 +1,4 @@
-"""What the page asks for, and what its buttons do."""
+"""The requests of the page, and the actions of its buttons."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from tests.integration.database_fixture import (
 from tests.integration.fakes import FakeGraph
 from tests.integration.few_rights import role_that_lacks
 
-#: Ends ``database.autocommit()`` soon when nobody answers, in seconds.
+#: Ends ``database.autocommit()`` soon when the server does not answer, in seconds.
 SHORT = 1
 
 
 @pytest.fixture(autouse=True)
 def _own_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test protects ends with it."""
+    """Remove the password that a test has set."""
     monkeypatch.setattr(redaction, "_secrets", set(redaction._secrets))
 
 
@@ -52,7 +52,7 @@ def database(database_url: str) -> Iterator[Database]:
     pool.close()
 
 
-def bury(pg: DatabaseFixture, reasons: dict[str, str]) -> None:
+def dead_letter(pg: DatabaseFixture, reasons: dict[str, str]) -> None:
     """Give up on the graph's operations of these keys, for these reasons."""
     token, operations = pg.claim("neo4j")
     dead = [
@@ -95,7 +95,7 @@ def relate(pg: DatabaseFixture, source: str, target: str, kind: str, score: floa
 def test_the_overview_is_the_status_and_more(site: Site, pg: DatabaseFixture) -> None:
     """As ``altsync status --json``, with the work of the last minute."""
     pg.save(*leagues(3), archetype("racing"))
-    bury(pg, {"l001": "bad"})
+    dead_letter(pg, {"l001": "bad"})
     record(pg, "neo4j", 5, synced=7, calls=2)
     record(pg, "neo4j", 90, synced=100)
     body = site.get("/api/overview").json
@@ -144,7 +144,7 @@ def test_every_span_ends_now(site: Site, pg: DatabaseFixture, window: str) -> No
 def test_a_group_is_tried_again(site: Site, pg: DatabaseFixture) -> None:
     """All operations with the error, no others; twice does no harm."""
     pg.save(*leagues(4))
-    bury(pg, {"l000": "bad", "l001": "bad", "l002": "worse"})
+    dead_letter(pg, {"l000": "bad", "l001": "bad", "l002": "worse"})
     groups = {g["reason"]: g for g in site.get("/api/failures").json["groups"]}
     assert {reason: g["count"] for reason, g in groups.items()} == {"bad": 2, "worse": 1}
     assert groups["bad"]["samples"] == [
@@ -169,7 +169,7 @@ def test_many_errors_are_counted_and_the_most_frequent_are_listed(
     words = [one + other for one in letters for other in letters[:8]]
     pg.save(*leagues(len(words) + 1))
     reasons = {f"l{number:03}": f"{word} is bad" for number, word in enumerate(words)}
-    bury(pg, {**reasons, f"l{len(words):03}": "pd is bad"})
+    dead_letter(pg, {**reasons, f"l{len(words):03}": "pd is bad"})
     found = site.get("/api/failures").json
     assert (len(found["groups"]), found["all_groups"], found["operations"]) == (100, 128, 129)
     assert [group["count"] for group in found["groups"]] == [2] + [1] * 99
@@ -179,7 +179,7 @@ def test_many_errors_are_counted_and_the_most_frequent_are_listed(
 def test_one_entity_of_a_group_is_tried_again(site: Site, pg: DatabaseFixture) -> None:
     """And nothing else by that key in another table."""
     pg.save(league("racing"), archetype("racing"), league("other"))
-    bury(pg, {"racing": "bad", "other": "bad"})
+    dead_letter(pg, {"racing": "bad", "other": "bad"})
     (group,) = site.get("/api/failures").json["groups"]
     what = {"sink": "neo4j", "group": group["group"], "key": "racing", "entity_type": "league"}
     assert site.post("/api/retry", what).json == {"retried": 1, "due": 1}
@@ -193,7 +193,7 @@ def test_one_entity_of_a_group_is_tried_again(site: Site, pg: DatabaseFixture) -
 def test_an_entity_is_tried_again_whatever_its_errors(site: Site, pg: DatabaseFixture) -> None:
     """By its key and type."""
     pg.save(league("a"), league("b"))
-    bury(pg, {"a": "bad", "b": "bad"})
+    dead_letter(pg, {"a": "bad", "b": "bad"})
     answer = site.post("/api/retry", {"key": "a", "entity_type": "league"})
     assert answer.json == {"retried": 1, "due": 1}
     assert pg.last("neo4j", "b").status == "dead"
@@ -205,7 +205,7 @@ def test_more_than_a_page_of_a_group_is_tried_again(
     """Page by page, each in a transaction of its own."""
     monkeypatch.setattr("altsync.dashboard.api.PAGE", 3)
     pg.save(*leagues(7))
-    bury(pg, {f"l00{n}": "bad" for n in range(7)})
+    dead_letter(pg, {f"l00{n}": "bad" for n in range(7)})
     (group,) = site.get("/api/failures").json["groups"]
     answer = site.post("/api/retry", {"sink": "neo4j", "group": group["group"]})
     assert answer.json == {"retried": 7, "due": 7}
@@ -215,7 +215,7 @@ def test_secrets_never_appear(site: Site, pg: DatabaseFixture) -> None:
     """Not in an error, a key or content; what is shown redacted can still be tried again."""
     log.protect(["hunter22"])
     pg.save(league("l_hunter22", description="call bolt://neo4j:topsecret@graph"))
-    bury(pg, {"l_hunter22": "no route to bolt://neo4j:other33@graph with hunter22"})
+    dead_letter(pg, {"l_hunter22": "no route to bolt://neo4j:other33@graph with hunter22"})
     for path in ("/api/failures", "/api/operations", "/api/entity?key=l_hunter22"):
         text = site.get(path).text
         assert "***" in text
@@ -228,7 +228,7 @@ def test_secrets_never_appear(site: Site, pg: DatabaseFixture) -> None:
 def test_operations_are_filtered_and_paged(site: Site, pg: DatabaseFixture) -> None:
     """The newest first; the next page begins below the last one."""
     pg.save(*leagues(5))
-    bury(pg, {"l003": "bad"})
+    dead_letter(pg, {"l003": "bad"})
 
     def keys(**query: Any) -> list[tuple[str, str]]:
         found = site.get("/api/operations", **query).json["operations"]
@@ -261,18 +261,18 @@ def test_an_entity_with_its_history(site: Site, pg: DatabaseFixture, database: D
     assert body["state"]["version"] == pg.version(league("a"))
     assert body["confirmed"] == {"embedding": None, "neo4j": first, "pinecone": None}
     assert [op["status"] for op in body["operations"]] == ["pending", "synced", "pending"]
-    unknown = site.get("/api/entity", key="nobody").json
+    unknown = site.get("/api/entity", key="unknown").json
     assert (unknown["state"], unknown["operations"]) == (None, [])
 
 
 def test_the_stores_are_asked(site: Site, pg: DatabaseFixture) -> None:
-    """Those that are switched off say so, and nothing is known of them."""
+    """Stores that are switched off are shown so, without contents."""
     pg.save(league("a"))
     body = site.get("/api/stores", key="a").json
     assert {check["store"]: check["agrees"] for check in body["checks"]}["neo4j"] is None
     assert body["held"] == {"neo4j": [], "pinecone": []}
     assert any("NEO4J_URI is not set" in check["detail"] for check in body["checks"])
-    assert site.get("/api/stores", key="nobody").status == 400
+    assert site.get("/api/stores", key="unknown").status == 400
 
 
 def test_a_search_without_a_store_says_what_is_missing(site: Site) -> None:
@@ -316,7 +316,7 @@ def test_the_session_names_the_types_of_the_catalogue(site: Site) -> None:
 
 
 def test_the_graph_around_a_league(site: Site, pg: DatabaseFixture) -> None:
-    """Those it is related to in either direction, and what is between them."""
+    """Related leagues in either direction, and the edges between them."""
     pg.save(*(league(key) for key in "abcde"), league("gone"))
     for source, target, kind, score in (
         ("a", "b", "SIMILAR_TO", 0.9),
@@ -335,7 +335,7 @@ def test_the_graph_around_a_league(site: Site, pg: DatabaseFixture) -> None:
         ("c", "a", "COMPETES_WITH", 0.5),
         ("b", "c", "SAME_ARCHETYPE", None),
     ]
-    assert site.get("/api/graph", entity="league", key="nobody").status == 400
+    assert site.get("/api/graph", entity="league", key="unknown").status == 400
     assert site.get("/api/graph", entity="few_shot_example", key="a").status == 400
 
 
@@ -460,7 +460,7 @@ def test_what_makes_no_sense_is_refused(
 def test_a_group_is_discarded(site: Site, pg: DatabaseFixture) -> None:
     """Errors that differ by numbers are one group; other groups stay."""
     pg.save(*leagues(3))
-    bury(pg, {"l000": "410 bytes", "l001": "7000 bytes", "l002": "locked"})
+    dead_letter(pg, {"l000": "410 bytes", "l001": "7000 bytes", "l002": "locked"})
     group = next(g for g in site.get("/api/failures").json["groups"] if g["count"] == 2)
     assert group["reason"] == "… bytes"
     what = {"sink": "neo4j", "group": group["group"], "why": "never"}

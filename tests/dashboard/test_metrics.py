@@ -20,7 +20,7 @@ from altsync.dashboard.probes import ANSWER_WITHIN, DatabaseProbe, readiness
 from altsync.operations import BreakerState
 from altsync.verify.sql import save_verification
 from tests.dashboard.site import Site, settings_for
-from tests.dashboard.test_api import bury, record
+from tests.dashboard.test_api import dead_letter, record
 from tests.faults.proxies import relayed
 from tests.integration.database_fixture import DatabaseFixture, archetype, eventually, leagues
 
@@ -63,7 +63,7 @@ def described(app: Application) -> list[Metric]:
 def test_gauges_are_the_status(site: Site, pg: DatabaseFixture) -> None:
     """Operations, lag, entities and breakers."""
     pg.save(*leagues(3), archetype("racing"))
-    bury(pg, {"l000": "bad"})
+    dead_letter(pg, {"l000": "bad"})
     pg.conn.execute("UPDATE sync_operation SET created_at = now() - interval '1 hour'")
     pg.claim("neo4j", limit=1)
     found = samples(site)
@@ -134,7 +134,7 @@ def test_counters_add_up_batches(site: Site, pg: DatabaseFixture) -> None:
 
 
 def test_counters_never_go_down(site: Site, pg: DatabaseFixture) -> None:
-    """What is pruned stays counted, what is new is added once, however often one looks."""
+    """Pruned batches stay counted, and new ones are added once, at any number of scrapes."""
     record(pg, "neo4j", 500, synced=5)
     record(pg, "neo4j", 400, synced=7)
     record(pg, "neo4j", 1, synced=1)

@@ -19,7 +19,7 @@ from tests import sports
 from tests.contract.harness import PineconeHarness
 from tests.dashboard.browser import TIMEOUT, chromium, page_of
 from tests.dashboard.site import Site, local_services, serving, settings_for
-from tests.dashboard.test_api import bury, record, relate
+from tests.dashboard.test_api import dead_letter, record, relate
 from tests.integration.database_fixture import DatabaseFixture, archetype, deliver, example, league
 from tests.integration.fakes import FakeGraph
 
@@ -53,7 +53,7 @@ class FilledDashboard:
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """Return the URL of the page."""
         return self.site.url
 
 
@@ -101,7 +101,7 @@ def fill(pg: DatabaseFixture, app: Application, url: str) -> None:
     pg.save(
         replace(LEAGUES[3], location="Italy, changed"), league(NASTY), league("other", tier="TIER3")
     )
-    bury(pg, {"serie_a": "the node is locked", "other": "the node is locked", NASTY: NASTY})
+    dead_letter(pg, {"serie_a": "the node is locked", "other": "the node is locked", NASTY: NASTY})
     for minute in range(0, 50, 7):
         record(pg, "neo4j", minute * 60, synced=20 + minute, calls=3)
         record(pg, "embedding", minute * 60, synced=5, calls=1, tokens=400)
@@ -241,7 +241,7 @@ def test_the_graph_is_walked_by_clicks(dashboard: FilledDashboard, browser: Brow
 
 
 def test_light_and_dark(dashboard: FilledDashboard, browser: Browser) -> None:
-    """As the system says, until somebody says otherwise; that is remembered."""
+    """As the system prefers, until the user chooses; the choice is kept."""
 
     def brightness(page: Page) -> float:
         colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -308,12 +308,12 @@ def test_the_keyboard_is_enough(dashboard: FilledDashboard, browser: Browser) ->
 def test_the_focus_stays_where_it_is_while_the_page_follows(
     dashboard: FilledDashboard, browser: Browser
 ) -> None:
-    """A button that is redrawn under somebody's finger keeps the focus; the plot has a cursor."""
+    """A button that is redrawn during a click keeps the focus; the plot has a cursor."""
     with page_of(browser, dashboard.url) as page:
         button = page.locator(".failure button.retry").first
         button.focus()
         group = button.get_attribute("data-focus")
-        bury_again(dashboard.pg)
+        dead_letter_again(dashboard.pg)
         expect(page.locator(".failure", has_text="once more")).to_have_count(1)
         assert page.evaluate("document.activeElement.dataset.focus") == group
         page.locator("#plot svg").focus()
@@ -346,7 +346,7 @@ def test_what_the_last_comparison_said(
     word: str,
     note: str,
 ) -> None:
-    """What could not be seen is no difference, and what is under way no agreement."""
+    """Records that were not compared are no difference, and those in progress no agreement."""
     save_verification(
         dashboard.pg.conn, seconds=1.0, consistent=consistent, result={"entities": 9, **result}
     )
@@ -356,10 +356,10 @@ def test_what_the_last_comparison_said(
         expect(figure.locator(".note")).to_contain_text(note)
 
 
-def bury_again(pg: DatabaseFixture) -> None:
+def dead_letter_again(pg: DatabaseFixture) -> None:
     """One more dead letter of its own."""
     pg.save(league("dtm", description="again"))
-    bury(pg, {"dtm": "once more"})
+    dead_letter(pg, {"dtm": "once more"})
 
 
 def test_a_dashboard_that_is_gone_is_said(dashboard: FilledDashboard, browser: Browser) -> None:
@@ -395,7 +395,7 @@ def test_a_sink_is_paused_and_resumed(dashboard: FilledDashboard, browser: Brows
 def test_dead_letters_are_discarded(dashboard: FilledDashboard, browser: Browser) -> None:
     """Only when it is said why; then they are found among the operations, with who and why."""
     dashboard.pg.save(league("f1_academy", description="hopeless"))
-    bury(dashboard.pg, {"f1_academy": "no room for 17 nodes"})
+    dead_letter(dashboard.pg, {"f1_academy": "no room for 17 nodes"})
     with page_of(browser, dashboard.url) as page:
         group = page.locator(".failure", has_text="no room for 17 nodes")
         button = group.get_by_role("button", name="Discard all 1 of neo4j")

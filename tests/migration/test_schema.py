@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 #: The largest integer that a float64 holds exactly: how a vector index keeps versions.
 EXACT_FLOAT = 2**53
 
-#: What PostgreSQL keeps of a schema, beyond what alembic compares. The query's name comes
+#: The parts of a schema in PostgreSQL, beyond what alembic compares. The query's name comes
 #: first in each row.
 CATALOG = {
     "columns": """
@@ -160,7 +160,7 @@ def catalogs(postgres: Postgres) -> tuple[dict[str, set[Any]], dict[str, set[Any
 def test_the_catalog_is_what_the_models_say(
     catalogs: tuple[dict[str, set[Any]], dict[str, set[Any]]], what: str
 ) -> None:
-    """What alembic does not compare: checks, generated columns, partial indexes, fillfactor."""
+    """Alembic does not compare checks, generated columns, partial indexes and fillfactor."""
     by_history, by_models = (found[what] for found in catalogs)
     assert by_history - by_models == set()
     assert by_models - by_history == set()
@@ -462,7 +462,7 @@ TOKEN = UUID(int=7)
 def test_operations_that_must_not_be(
     conn: db.Conn, constraint: str, changes: dict[str, Any]
 ) -> None:
-    """What would break the protocol, PostgreSQL itself refuses."""
+    """PostgreSQL itself refuses rows that would break the protocol."""
     with pytest.raises(errors.CheckViolation) as caught:
         insert(conn, "sync_operation", **changes)
     assert caught.value.diag.constraint_name == constraint
@@ -580,7 +580,7 @@ def test_a_revision_of_another_release_names_that_release(
 
 
 def check_schema(url: str) -> None:
-    """What doctor asks."""
+    """The query of doctor."""
     with db.connect(url) as conn:
         revisions.check_schema(conn)
 

@@ -66,7 +66,7 @@ def test_one_slow_answer_changes_no_batch() -> None:
 
 
 def test_a_small_batch_stays_small() -> None:
-    """What somebody has set is never exceeded, not even by the least batch."""
+    """The limit of the settings is never exceeded, not even by the smallest batch."""
     concurrency = AdaptiveConcurrency(in_flight=1, batch=3, timeout=10.0)
     for seconds in (SLOW, QUICK, QUICK):
         concurrency.answered(seconds)
@@ -133,7 +133,7 @@ def test_refusals_at_random_leave_the_size_of_requests_alone() -> None:
 
 @pytest.mark.parametrize("limit", [700.0, 90.0])
 def test_a_limit_of_size_that_was_lowered_is_found_again(limit: float) -> None:
-    """What passed before is forgotten; a third of the requests finds out where it is."""
+    """Earlier successes do not count; a third of the requests finds the failing record."""
     concurrency = new()
     for _ in range(5):
         concurrency.passed(800)

@@ -31,7 +31,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_sinks_of_the_product() -> None:
-    """What the outbox must know of each: who waits for whom, and who guards itself."""
+    """The traits of each for the outbox: which sink waits for which, and which is guarded."""
     assert Application().topology.sinks == (
         SinkTraits("embedding", guarded=True, in_flight=4),
         SinkTraits("neo4j", guarded=True, edges=True),

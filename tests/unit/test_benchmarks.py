@@ -17,7 +17,7 @@ from benchmarks.results import Result, read_results, write_results
 
 HERE = Machine(2, "3.11", "Linux", "PostgreSQL 18", 0.1, "2026-01-31", {"altsync": "0.1.0"})
 
-#: 10 ms a batch, 0.1 ms a row, half of it at a time when nobody else gets on.
+#: 10 ms a batch, 0.1 ms a row, half of it at a time when no other process runs.
 COSTS = Costs(0.01, 0.0001, 0.5)
 
 

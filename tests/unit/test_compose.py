@@ -208,7 +208,7 @@ def test_secrets_pass_through_unchanged(services: dict[str, Service]) -> None:
 
 
 def test_compose_passes_every_setting_of_delivery_on(services: dict[str, Service]) -> None:
-    """What is set in .env reaches the containers, but for addresses, which differ in there."""
+    """Variables of .env reach the containers, but for addresses, which differ in there."""
     of_this_machine = {"ALTSYNC_HOME", "ALTSYNC_DIRECT_DATABASE_URL", "ALTSYNC_BROKER_URL"}
     of_this_machine |= {"ALTSYNC_SENTINEL_MASTER", "ALTSYNC_SENTINEL_PASSWORD"}
     of_the_dashboard = {"ALTSYNC_DASHBOARD_PASSWORD"}

@@ -132,7 +132,7 @@ def test_an_empty_variable_names_nothing(
 
 
 def test_the_environment_wins_over_dotenv(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is exported counts more than what is written in the folder."""
+    """An exported variable overrides the one in the folder's file."""
     (folder / ".env").write_text("NEO4J_URI=bolt://dotenv\nNEO4J_DATABASE=kept\n")
     monkeypatch.setenv("NEO4J_URI", "bolt://exported")
     settings = read_settings()
@@ -302,7 +302,7 @@ def test_libpq_reads_the_rest_of_the_url_as_it_was_meant(url: str, options: dict
 
 
 def test_a_schema_becomes_the_search_path_and_nothing_more() -> None:
-    """What is not a name cannot add an option of its own."""
+    """A value that is no name cannot add an option of its own."""
     conninfo, options = connect_options("postgresql://h/db?schema=app", "me")
     assert conninfo == "postgresql://h/db"
     assert options["options"] == "-c search_path=app"

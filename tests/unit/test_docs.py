@@ -102,7 +102,7 @@ def commands_in(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def problem_of(program: str, words: list[str]) -> str | None:
-    """What is wrong with a command as somebody would type it, or None."""
+    """Return what is wrong with a command as a reader would type it, or None."""
     if program == "make":
         unknown = [w for w in words if "=" not in w and w not in make_targets()]
         return f"no make target {unknown[0]}" if unknown else None

@@ -25,12 +25,12 @@ PARSED = {"json", "jsonl", "toml", "yaml", "ini", "diff"}
 #: Pictures and output.
 SHOWN = {"text", "mermaid"}
 
-#: What stands for more of the same in JSON that is shown.
+#: The mark for more of the same in JSON that is shown.
 _MORE = ((r"\{…\}", "{}"), (r"\[…\]", "[]"), (r",\s*…", ""))
 
 
 def problem_of(block: Block) -> str | None:
-    """What is wrong with a block as it stands, or None."""
+    """Return what is wrong with a block, or None."""
     try:
         match block.language:
             case "json" | "jsonl":
@@ -62,7 +62,7 @@ def _check_json(body: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_blocks_are_well_formed(page: Path) -> None:
-    """JSON, YAML, units and Python can be read, and no block is of a kind that nobody tries."""
+    """JSON, YAML, units and Python can be read, and no block is of a kind that is not tested."""
     problems = [problem_of(block) for block in blocks_of(page)]
 
     assert [problem for problem in problems if problem] == []

@@ -20,7 +20,7 @@ PAGE = ROOT / "docs" / "reference" / "python.md"
 
 
 def documented(module: str) -> dict[str, Signature]:
-    """What the section of a module shows, by name."""
+    """Return the signatures in the section of a module, by name."""
     return {name: signature(source) for name, source in _sources(module)}
 
 

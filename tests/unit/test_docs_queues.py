@@ -17,7 +17,7 @@ QUEUES = {"embedding", "neo4j", "pinecone"}
 #: Sinks that altsync brings and ALTSYNC_SINKS does not name by default.
 MORE = {"pgvector"}
 
-#: What stands for a queue: systemd's instance, and the sink that is written as an example.
+#: Placeholders of a queue: systemd's instance, and the sink that is written as an example.
 STANDS_FOR_ONE = {"%i"}
 
 PAGES = sorted(

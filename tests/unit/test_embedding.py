@@ -206,7 +206,7 @@ def test_base64_keeps_every_bit() -> None:
 
 @pytest.mark.parametrize("vector", [base64_of(1, 2), base64_of(1, 2, 3, 4), [1.0], "", []])
 def test_a_wrong_length_is_the_sinks_fault(vector: str | list[float]) -> None:
-    """The model is set up wrongly, whichever text it was: no record is buried for it."""
+    """The model is set up wrongly, whichever text it was: no record becomes a dead letter."""
     with pytest.raises(SinkFailure, match="dimensions, 3 are wanted") as caught:
         decode(vector, 3)
     assert caught.value.kind is ErrorKind.SINK
@@ -358,7 +358,7 @@ def test_an_empty_account_is_told_from_a_rate_limit(
 
 
 def test_an_embedder_that_is_not_there() -> None:
-    """Nobody listens: the sink's fault, and nothing was sent."""
+    """No server listens: the sink's fault, and nothing was sent."""
     client = OpenAIEmbedder(KEY, base_url=f"http://127.0.0.1:{closed_port()}/v1", timeout=TIMEOUT)
     failure = failure_of(client)
     assert (failure.kind, failure.outcome_unknown, failure.timed_out) == (
@@ -384,6 +384,6 @@ def test_an_embedder_that_hangs() -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500])
 def test_the_key_is_in_no_reason(client: OpenAIEmbedder, server: CannedServer, status: int) -> None:
-    """What the provider's error repeats of the request, the reason does not."""
+    """The reason repeats no part of the request, even if the provider's error does."""
     server.answer = refusal(status)
     assert KEY not in failure_of(client).reason

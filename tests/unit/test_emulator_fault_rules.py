@@ -89,7 +89,7 @@ def test_probability_repeats_with_the_seed() -> None:
 
 
 def test_rules_survive_json() -> None:
-    """What a test sends is what the server understands."""
+    """The server understands the rules that a test sends."""
     rule = FaultRule("pinecone.upsert", "status", status=429, retry_after=2.0, count=3)
     assert rule.to_json() == {
         "scope": "pinecone.upsert",

@@ -348,7 +348,7 @@ def test_the_servers_own_lag_is_the_default(tmp_path: Path) -> None:
 
 
 def test_beyond_loopback_a_key_must_be_named(tmp_path: Path) -> None:
-    """The server does not open itself to the network with a key nobody chose."""
+    """The server does not open itself to the network with a key that was not chosen."""
     everywhere = "0.0.0.0"  # noqa: S104 - it is refused
     ended = _run_server("--data", str(tmp_path), "--host", everywhere)
     assert ended.returncode == 2

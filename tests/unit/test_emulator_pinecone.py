@@ -110,7 +110,7 @@ def test_upsert_overwrites_and_fetch_returns_what_was_stored(index: Any) -> None
     """A record is replaced as a whole; absent ids are left out of the answer."""
     index.upsert(vectors=[("a", X, {"v": 1, "old": True}), ("b", Y)], namespace="ns")
     assert index.upsert(vectors=[("a", Z, {"v": 2})], namespace="ns").upserted_count == 1
-    found = index.fetch(ids=["a", "b", "nobody"], namespace="ns")
+    found = index.fetch(ids=["a", "b", "unknown"], namespace="ns")
     assert {key: (one.values, one.metadata) for key, one in found.vectors.items()} == {
         "a": (Z, {"v": 2.0}),
         "b": (Y, None),
@@ -161,7 +161,7 @@ def test_query_by_id_filters_and_shows_what_is_asked_for(index: Any) -> None:
         vectors=[("a", X, {"tier": 1}), ("b", [1.0, 1.0, 0.0], {"tier": 2}), ("c", Y, {"tier": 2})]
     )
     assert _ids(index.query(id="a", top_k=5)) == ["a", "b", "c"]
-    assert _ids(index.query(id="nobody", top_k=5)) == []
+    assert _ids(index.query(id="unknown", top_k=5)) == []
     plain = index.query(vector=X, top_k=1).matches[0]
     assert (plain.values, plain.metadata) == ([], None)
     full = index.query(
@@ -269,7 +269,7 @@ def test_stats_with_a_filter_are_refused(index: Any) -> None:
 
 
 def test_acknowledged_writes_survive_kill_9(tmp_path: Path) -> None:
-    """What was answered is there after the server was killed and started again."""
+    """Acknowledged writes survive a kill and a restart of the server."""
     with (
         start_vectors(tmp_path) as service,
         Pinecone(api_key=service.secret, host=service.url) as client,

@@ -1,4 +1,4 @@
-"""What commands import before they have anything to do: a start is as fast as its imports."""
+"""The imports of commands at their start: a start is as fast as its imports."""
 
 from __future__ import annotations
 

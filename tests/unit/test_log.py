@@ -84,7 +84,7 @@ def test_a_secret_that_begins_with_another_leaves_no_end() -> None:
 
 
 def test_short_values_are_not_taken_out_of_ordinary_words() -> None:
-    """A password of five letters would take innocent words along."""
+    """A password of five letters would redact ordinary words too."""
     log.protect(["neo4j"])
     assert log.redact("neo4j is up") == "neo4j is up"
 
@@ -212,7 +212,7 @@ def test_tracebacks_show_no_local_variables(capsys: pytest.CaptureFixture[str]) 
     assert "value-of-a-local" not in line["exception"]
 
 
-def test_auto_is_json_when_nobody_watches(
+def test_auto_is_json_without_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file or a pipe gets JSON, a terminal gets text."""

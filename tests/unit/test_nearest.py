@@ -15,7 +15,7 @@ from altsync.queries.stores import MOST
 
 @dataclass(frozen=True)
 class Match:
-    """What an index answers."""
+    """An answer of an index."""
 
     key: str
     score: float
@@ -41,7 +41,7 @@ class Shelf:
         return [Match(f"k{n}", 1 - n / 100_000) for n in range(min(count, self.size))]
 
     def read(self, keys: Sequence[str], limit: int) -> list[str]:
-        """Those that are rows."""
+        """Return the matches that are rows."""
         return [key for key in keys if key in self.held | self.unknown.keys()][:limit]
 
     @contextmanager

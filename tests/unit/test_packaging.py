@@ -1,4 +1,4 @@
-"""What is installed is what is in the repository."""
+"""The installed package has the files of the repository."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_package_says_that_it_is_typed() -> None:
     assert "py.typed" in project()["tool"]["setuptools"]["package-data"]["altsync"]
 
 
-def test_the_page_is_complete_and_asks_nobody_else() -> None:
+def test_the_page_is_complete_and_loads_nothing_else() -> None:
     """Its files go into the wheel, each name in them is a file, and no other server is named."""
     assert project()["tool"]["setuptools"]["package-data"]["altsync.dashboard"] == ["static/*"]
     folder = ROOT / "src" / "altsync" / "dashboard" / "static"
@@ -93,7 +93,7 @@ def test_the_commands_exist() -> None:
 
 
 def test_migrations_are_one_line_with_one_head() -> None:
-    """Two heads would need a merge that nobody wrote; the command line finds the same folder."""
+    """Two heads would need a merge revision; the command line finds the same folder."""
     assert migrations_folder() == ROOT / "migrations"
     scripts = ScriptDirectory(str(ROOT / "migrations"))
     assert len(scripts.get_heads()) == 1

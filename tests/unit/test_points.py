@@ -12,7 +12,7 @@ from tests import points
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "altsync"
 
-#: What the hook is called, as a parameter and as an attribute.
+#: The names of the hook, as a parameter and as an attribute.
 HOOKS = ("at", "_at")
 
 
@@ -35,7 +35,7 @@ def _name(function: ast.expr) -> str:
     ("room", "known"), [("delivery", points.DELIVERY), ("seed", points.SEEDING)]
 )
 def test_every_point_of_the_code_is_known(room: str, known: tuple[str, ...]) -> None:
-    """A new one that nobody is killed at fails here; each is named by a word, not worked out."""
+    """A new point without a kill in the tests fails here. Each is a literal name."""
     found = dict(hooked(room))
     unnamed = [place for place, one in found.items() if not isinstance(one, ast.Constant)]
     assert unnamed == []
@@ -46,7 +46,7 @@ def test_every_point_of_the_code_is_known(room: str, known: tuple[str, ...]) -> 
 
 
 def test_no_other_room_has_points() -> None:
-    """They would be known to nobody."""
+    """No test would use them."""
     rooms = {file.relative_to(SOURCE).parts[0] for file in SOURCE.rglob("*.py")}
     others = [
         room for room in rooms if (SOURCE / room).is_dir() and room not in {"delivery", "seed"}

@@ -1,4 +1,4 @@
-"""What of a row each sink stores: texts, hashes, nodes and metadata, written by hand."""
+"""The part of a row that each sink stores: texts, hashes, nodes and metadata, written by hand."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def row_of(content: Content) -> Row:
     ],
 )
 def test_texts(content: Content, text: str) -> None:
-    """What is embedded, with and without what is optional."""
+    """The embedded text, with and without optional fields."""
     assert embedding_text(content) == text
 
 
@@ -225,7 +225,7 @@ def test_an_example_hangs_on_its_category() -> None:
     [(LEAGUE, BARE_LEAGUE), (ARCHETYPE, BARE_ARCHETYPE), (EXAMPLE, BARE_EXAMPLE)],
 )
 def test_a_node_names_every_known_property(full: Content, bare: Content) -> None:
-    """What is gone is named with None, so that nothing lingers in the graph."""
+    """A removed property is named with None, so that the graph removes it."""
     assert graph_node(row_of(bare)).properties.keys() == graph_node(row_of(full)).properties.keys()
 
 

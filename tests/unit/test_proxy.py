@@ -71,7 +71,7 @@ def client(relay: Proxy) -> Iterator[socket.socket]:
 
 
 def answer(client: socket.socket, request: bytes) -> bytes:
-    """What comes back for a request; all of it, or what came until the connection ended."""
+    """Return the answer to a request, or the part that came until the connection ended."""
     client.sendall(request)
     return read(client, len(request))
 
@@ -166,7 +166,7 @@ def test_the_answer_to_a_marked_request_is_lost(
 def test_the_answer_to_a_marked_request_is_held_back(
     echo: Echo, relay: Proxy, client: socket.socket
 ) -> None:
-    """What was asked before is answered; the marked request has reached the server."""
+    """Earlier requests are answered; the marked request has reached the server."""
     assert answer(client, b"COMMIT") == b"COMMIT"
     relay.stalls_answer_to = b"COMMIT"
     assert answer(client, b"BEGIN") == b"BEGIN"
@@ -188,7 +188,7 @@ def test_every_request_is_told_before_it_is_passed_on(
     assert seen == [(b"one", b""), (b"two", b"one")]
 
 
-def test_a_connection_that_nobody_serves(echo: Echo, relay: Proxy) -> None:
+def test_a_connection_that_is_not_served(echo: Echo, relay: Proxy) -> None:
     """It is accepted, takes what comes, and nothing answers."""
     relay.half_open = True
     with (

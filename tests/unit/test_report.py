@@ -75,7 +75,7 @@ def test_a_run_without_refused_lines_leaves_no_file_of_them(tmp_path: Path) -> N
 
 
 def test_the_reports_json(tmp_path: Path) -> None:
-    """What scripts read, on stdout and in the file: totals at the top, parts below."""
+    """The document for scripts, on stdout and in the file: totals at the top, parts below."""
     report = SeedReport(tmp_path)
     report.counts(sports.LEAGUES).add(Counts(processed=3, created=2, operations=4))
     report.reject(sports.LEAGUES, refused(1))

@@ -20,7 +20,7 @@ def _line(seed_id: str, **fields: Any) -> str:
         "id": seed_id,
         "league_name": "A league",
         "sport_name": "Football",
-        "sport_archetype": "nobody_knows",
+        "sport_archetype": "unknown_sport",
         **fields,
     }
     return json.dumps(body, ensure_ascii=False)

@@ -131,7 +131,7 @@ def test_namesakes_get_tags_of_their_own() -> None:
 
 
 def test_a_tag_once_given_stays() -> None:
-    """Another name or place changes nothing; nor does asking for the same tag."""
+    """Another name or place changes nothing; nor does the same tag, requested again."""
     known = {"a": "premier_league"}
     for again in (
         request("a", "Another Name"),
@@ -159,7 +159,7 @@ def test_anothers_tag_is_refused_and_the_holder_named() -> None:
 
 
 def test_a_seed_whose_every_tag_is_taken_is_told_which() -> None:
-    """Somebody gave all its candidates away; the sentence names one, not None."""
+    """All its candidates are taken; the sentence names one, not None."""
     mine = request("b", place="Ghana")
     holders = dict.fromkeys(candidates(mine), "a")
     tags, refused = assign([mine], {}, holders)
@@ -182,7 +182,7 @@ _wishes = st.lists(
 
 
 class Registry:
-    """What the loader keeps of tags, and how it asks: by batches, for ever."""
+    """A store of tags as the loader uses it: queried by batches, kept for ever."""
 
     def __init__(self) -> None:
         self.tags: dict[str, str] = {}

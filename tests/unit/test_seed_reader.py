@@ -73,7 +73,7 @@ class Folder:
         self.path = path
 
     def read(self, data: str | bytes, part: Part = sports.LEAGUES) -> list[Line | Rejected]:
-        """What a file of this content comes to."""
+        """Return the lines and errors of a file with this content."""
         file = self.path / f"{part}.jsonl"
         file.write_bytes(data if isinstance(data, bytes) else data.encode())
         return list(read(SeedFile(part, file, file.name), ARCHETYPES))
@@ -267,7 +267,7 @@ def test_a_field_of_another_part_is_an_extra_field(
     "number", [2**63 - 1, -(2**63), 0, -1, 1.5, 1e308, 5e-324, 12345678901234567]
 )
 def test_numbers_within_64_bits_are_kept(folder: Folder, number: float) -> None:
-    """What PostgreSQL and other readers agree on stays the same number."""
+    """A number that PostgreSQL and other readers agree on stays the same."""
     item = folder.accepted(text({**LEAGUE, "number": number})).item
     assert isinstance(item, sports.League)
     assert item.attributes["number"] == number

@@ -1,4 +1,4 @@
-"""What data may do to a terminal: nothing; and what a terminal may hide of data: nothing either."""
+"""Data cannot control a terminal, and a terminal hides no part of the data."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ PLAIN = ("می‌خواهم", "क्‍ष", "👨‍👩‍👧", "❤️‍�
 
 HOSTILE = "".join(HIDDEN)
 
-#: What no output may hold.
+#: Characters that no output may contain.
 FORBIDDEN = {sign for text in HIDDEN for sign in text if visible(sign) != sign}
 
 
@@ -392,7 +392,7 @@ def found(text: str) -> RenderableType:
     )
 
 
-#: What each command prints of data, and the numbers that must be whole in it.
+#: Commands that print data, and the numbers that must be whole in their output.
 VIEWS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "search": (lambda text: answered.found_table([league(text)]), (SCORE,)),
     "leagues": (lambda text: answered.leagues_table([league(text)]), ("1 (active)",)),

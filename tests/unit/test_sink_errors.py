@@ -1,4 +1,4 @@
-"""Whose fault each error of a driver is: the record's, the sink's, or nobody knows."""
+"""The kind of each error of a driver: the record's fault, the sink's, or unknown."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def from_server(code: str) -> neo4j.exceptions.Neo4jError:
     ],
 )
 def test_codes_of_neo4j(code: str, kind: ErrorKind) -> None:
-    """A wrong password, a missing right or a slow server buries no record."""
+    """A wrong password, a missing right or a slow server makes no dead letter."""
     failure = graph.translate(from_server(code))
     assert failure.kind is kind
     assert "this is why" in failure.reason
@@ -78,7 +78,7 @@ def test_codes_of_neo4j(code: str, kind: ErrorKind) -> None:
         "Neo.DatabaseError.Transaction.TransactionCommitFailed",
     ],
 )
-def test_a_statement_that_ran_out_of_time_is_suspect(code: str) -> None:
+def test_a_statement_that_ran_out_of_time_is_marked_as_timed_out(code: str) -> None:
     """One record may hang the server each time: it must be told from an outage."""
     assert graph.translate(from_server(code)).timed_out
 
@@ -108,7 +108,7 @@ def test_writers_that_met_may_simply_try_again(code: str, again: bool) -> None:
         neo4j.exceptions.ConnectionAcquisitionTimeoutError("none is free"),
     ],
 )
-def test_a_lost_connection_to_neo4j_leaves_the_write_unsure(
+def test_a_lost_connection_to_neo4j_leaves_the_outcome_unknown(
     error: neo4j.exceptions.DriverError,
 ) -> None:
     """It may have been applied before the connection was lost."""

@@ -97,7 +97,7 @@ def test_queues_behind_a_prefix_are_found_by_their_sinks(workers: ModuleType) ->
     assert workers.waiting(plain, "pinecone") == 0
 
 
-def test_a_dead_broker_holds_nobody_up_for_long(app: Celery) -> None:
+def test_a_dead_broker_blocks_no_caller_for_long(app: Celery) -> None:
     """Socket timeouts are set, and a worker waits for its broker at the start."""
     options = app.conf.broker_transport_options
     assert 0 < options["socket_timeout"] <= 10
@@ -151,7 +151,7 @@ def _consume(app: Celery) -> tuple[list[Any], list[Exception]]:
 def test_a_pickle_in_the_queue_is_refused_and_not_run(
     app: Celery, tmp_path: Path, content_type: str, encoding: str
 ) -> None:
-    """Whoever reaches the broker must not reach the worker; wake-ups behind it are taken."""
+    """A client of the broker cannot control the worker; wake-ups behind its message are taken."""
     ran = tmp_path / "ran"
     body = pickle.dumps(Trap(ran))
     with app.connection_for_write() as connection, connection.Producer() as producer:
@@ -175,7 +175,7 @@ def test_a_pickle_in_the_queue_is_refused_and_not_run(
 
 
 def test_wake_ups_stop_at_the_limit(workers: ModuleType, app: Celery) -> None:
-    """A queue that nobody reads is never flooded; each sink has its own limit."""
+    """A queue without a consumer is never flooded; each sink has its own limit."""
     assert workers.waiting(app, "neo4j") == 0
     wake = workers.waker(app, 3)
     for _ in range(10):
