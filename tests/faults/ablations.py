@@ -1,59 +1,189 @@
-"""The rules of the protocol, each of which can be taken away by name.
+"""The rules of the protocol, each of which can be switched off by name.
 
-An ablation edits the source of the product's own functions and statements in this process, and
-so in all that it forks. An edit whose text is not there any more is an error: no ablation goes
-stale unseen.
+An ablation replaces statements, settings and functions of the product in this process, and so in
+all that it forks. A statement without the text to replace is an error: no ablation gets stale
+unnoticed.
 """
 
 from __future__ import annotations
-import __future__ as future
 
 import importlib
 import inspect
+import re
 import sys
-import textwrap
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from types import FunctionType, ModuleType
+from dataclasses import dataclass, replace
+from functools import wraps
+from types import SimpleNamespace
 from typing import Any
 
+from altsync.catalogue.current import entity_type
+from altsync.delivery.reading import read_batch
 from altsync.outbox.claim import _FAILURES
 from tests.faults.server import Rule
 
 
 class StaleAblation(Exception):
-    """The text that an ablation takes away is not there, or not once."""
+    """The text that an ablation replaces is not there, or not once."""
 
 
 @dataclass(frozen=True, slots=True)
-class Edit:
-    """Replacements in a function or a constant; ``name`` may be ``Class.method``.
-
-    In a mapping of statements they are made in each of them.
-    """
+class Injection:
+    """The replacement of ``name`` in a module of altsync; ``name`` may be ``Class.method``."""
 
     module: str
     name: str
-    changes: tuple[tuple[str, str], ...]
+    make: Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """A rule taken away.
+    """A rule that is switched off.
 
     ``statements`` run on the database first; ``rules_off`` are dropped by the simulated servers.
     """
 
     rule: str
-    edits: tuple[Edit, ...] = ()
+    injections: tuple[Injection, ...] = ()
     statements: tuple[str, ...] = ()
     rules_off: frozenset[Rule] = frozenset()
 
 
-def _edit(target: str, *changes: tuple[str, str]) -> Edit:
+def _swap(target: str, make: Callable[[Any], Any]) -> Injection:
+    """Replace a function or a setting by what ``make`` returns for it."""
     module, name = target.split(":")
-    return Edit(f"altsync.{module}", name, changes)
+    return Injection(f"altsync.{module}", name, make)
+
+
+def _sql(target: str, *changes: tuple[str, str]) -> Injection:
+    """Change the text of a statement, or of each one in a mapping."""
+
+    def changed(text: str) -> str:
+        for old, new in changes:
+            if text.count(old) != 1:
+                raise StaleAblation(f"{target} has {text.count(old)} times: {old!r}")
+            text = text.replace(old, new)
+        return text
+
+    def make(value: str | dict[str, str]) -> str | dict[str, str]:
+        if isinstance(value, str):
+            return changed(value)
+        return {key: changed(text) for key, text in value.items()}
+
+    return _swap(target, make)
+
+
+class _Rewriting:
+    """A connection that changes the statements passed to ``execute``."""
+
+    def __init__(self, conn: Any, change: Callable[[str], str]) -> None:
+        self._conn = conn
+        self._change = change
+
+    def execute(self, statement: str, *arguments: Any, **options: Any) -> Any:
+        """Execute the changed statement."""
+        return self._conn.execute(self._change(statement), *arguments, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._conn, name)
+
+
+def _sql_of(target: str, pattern: str, new: str) -> Injection:
+    """Change the statements that a function executes, or the parts of one that it returns."""
+
+    def change(text: str) -> str:
+        return re.sub(pattern, new, text)
+
+    def make(function: Callable[..., Any]) -> Callable[..., Any]:
+        if not re.search(pattern, inspect.getsource(function)):
+            raise StaleAblation(f"{target} has no text like {pattern!r}")
+
+        @wraps(function)
+        def changed(first: Any, *arguments: Any, **options: Any) -> Any:
+            if hasattr(first, "execute"):
+                first = _Rewriting(first, change)
+            result: Any = function(first, *arguments, **options)
+            if isinstance(result, str):
+                return change(result)
+            return map(change, result) if inspect.isgeneratorfunction(function) else result
+
+        return changed
+
+    return _swap(target, make)
+
+
+def _keep_lease(hold: Callable[..., bool]) -> Callable[..., bool]:
+    return lambda *arguments: hold(*arguments) or True
+
+
+def _forget_requests(needs_rerun: Callable[..., bool]) -> Callable[..., bool]:
+    return lambda ended: needs_rerun(replace(ended, rerun_requested=False))
+
+
+def _confirm_nothing(follow_up: Callable[..., None]) -> Callable[..., None]:
+    return lambda conn, sink, *rest: follow_up(conn, replace(sink, guarded=True), *rest)
+
+
+def _forget_unknown(follow_up: Callable[..., None]) -> Callable[..., None]:
+    def changed(
+        conn: Any, sink: Any, ended: Any, reruns: set[int], unknown: set[int], plan: Any
+    ) -> None:
+        follow_up(conn, sink, ended, reruns, unknown - reruns, plan)
+
+    return changed
+
+
+#: The rows that the delivery under way in a thread has read too early.
+_early = threading.local()
+
+
+def _read_before_claim(is_gathering: Callable[..., bool]) -> Callable[..., bool]:
+    """Read the rows of all waiting operations where the claim would come next."""
+
+    def changed(delivery: Any, conn: Any) -> bool:
+        waiting = conn.execute(
+            "SELECT entity_type, entity_id FROM sync_operation "
+            "WHERE sink = %s AND finished_at IS NULL",
+            (delivery._traits.name,),
+        ).fetchall()
+        operations: list[Any] = [
+            SimpleNamespace(entity_type=entity_type(row[0]), entity_id=row[1], namespaces=())
+            for row in waiting
+        ]
+        delivery._early = read_batch(delivery._database, delivery._traits, operations)
+        delivery._at("read early")
+        return is_gathering(delivery, conn)
+
+    return changed
+
+
+def _remember_early(write_and_settle: Callable[..., Any]) -> Callable[..., Any]:
+    def changed(delivery: Any, *arguments: Any) -> Any:
+        _early.rows = delivery._early
+        return write_and_settle(delivery, *arguments)
+
+    return changed
+
+
+def _prefer_early(read: Callable[..., dict[Any, Any]]) -> Callable[..., dict[Any, Any]]:
+    def changed(*arguments: Any) -> dict[Any, Any]:
+        return {key: _early.rows.get(key, row) for key, row in read(*arguments).items()}
+
+    return changed
+
+
+def _write_in_transaction(write: Callable[..., None]) -> Callable[..., None]:
+    def changed(writer: Any, *arguments: Any) -> None:
+        with writer._database.transaction():
+            write(writer, *arguments)
+
+    return changed
+
+
+def _nothing(_original: Any) -> Callable[..., None]:
+    return lambda *_arguments: None
 
 
 _NO_FENCE = "%(token)s::uuid IS NOT NULL"
@@ -62,33 +192,28 @@ ABLATIONS: dict[str, Ablation] = {
     "lease_fence": Ablation(
         "a settle changes only what its own token still holds",
         (
-            _edit("outbox.ends:_COMPLETE", ("o.lease_token = %(token)s", _NO_FENCE)),
-            _edit("outbox.ends:_SUPERSEDE", ("o.lease_token = %(token)s", _NO_FENCE)),
-            _edit("outbox.ends:_DEAD_LETTER", ("o.lease_token = %(token)s", _NO_FENCE)),
-            _edit("outbox.ends:_RETRY", ("o.lease_token = %(token)s", _NO_FENCE)),
+            _sql("outbox.ends:_COMPLETE", ("o.lease_token = %(token)s", _NO_FENCE)),
+            _sql("outbox.ends:_SUPERSEDE", ("o.lease_token = %(token)s", _NO_FENCE)),
+            _sql("outbox.ends:_DEAD_LETTER", ("o.lease_token = %(token)s", _NO_FENCE)),
+            _sql("outbox.ends:_RETRY", ("o.lease_token = %(token)s", _NO_FENCE)),
         ),
     ),
     "lease_check_before_calls": Ablation(
         "H23: no call without the lease",
-        (_edit("delivery.lease:hold_lease", ("return held", "return True")),),
+        (_swap("delivery.lease:hold_lease", _keep_lease),),
     ),
     "rerun_requested": Ablation(
-        "H5: what was asked again while it was leased gets a follow-up",
-        (
-            _edit(
-                "outbox.settle:_needs_rerun",
-                ("return ended.rerun_requested or newer", "return newer"),
-            ),
-        ),
+        "H5: a change during a lease gets a follow-up",
+        (_swap("outbox.settle:_needs_rerun", _forget_requests),),
     ),
     "confirm": Ablation(
-        "H10: what an unguarded sink may still apply late is written once more",
-        (_edit("outbox.settle:_follow_up", ("and not sink.guarded", "and False")),),
+        "H10: a write that an unguarded sink may still apply late is confirmed",
+        (_swap("outbox.settle:_follow_up", _confirm_nothing),),
     ),
     "merged_confirm_keeps_unknown": Ablation(
         "H11: a change that merges into a confirming write still owes one",
         (
-            _edit(
+            _sql(
                 "outbox.enqueue:MERGE_INTO_LIVE",
                 (
                     "OR (o.status = 'pending' AND o.origin = 'confirm')",
@@ -100,25 +225,20 @@ ABLATIONS: dict[str, Ablation] = {
     "confirm_waits_for_embedding": Ablation(
         "H10: an operation that ends waiting for its embedding keeps its unknown outcome",
         (
-            _edit(
+            _sql(
                 "outbox.settle:_CLOSE_EARLIER",
                 ("OR (o.status = 'superseded' AND o.outcome_unknown)", ""),
             ),
         ),
     ),
     "follow_up_keeps_unknown": Ablation(
-        "H11: a follow-up of what was outcome_unknown is outcome_unknown",
-        (
-            _edit(
-                "outbox.settle:_follow_up",
-                ("one.origin, 0.0, op_id in unknown", "one.origin, 0.0, False"),
-            ),
-        ),
+        "H11: a follow-up keeps an unknown outcome",
+        (_swap("outbox.settle:_follow_up", _forget_unknown),),
     ),
     "lost_lease_is_unknown": Ablation(
         "H10: what a vanished worker may have sent may still land",
         (
-            _edit(
+            _sql(
                 "outbox.claim:_CLAIM",
                 ("o.outcome_unknown OR o.lease_token IS NOT NULL", "o.outcome_unknown"),
             ),
@@ -137,32 +257,25 @@ ABLATIONS: dict[str, Ablation] = {
     "version_after_lock": Ablation(
         "H4: a version is drawn after the row's lock",
         (
-            _edit(
+            _sql_of(
                 "seed.sql.entities:_renew",
-                ("version = nextval('entity_version')", "version = excluded.version"),
+                r"version = nextval\('entity_version'\)",
+                "version = excluded.version",
             ),
         ),
     ),
     "entity_locks": Ablation(
-        "H6: whoever writes operations locks the entities first",
-        (
-            _edit(
-                "outbox.settle:settle",
-                (
-                    "lock_entities(conn, ((o.op.entity_type, o.op.entity_id) for o in outcomes))",
-                    "pass",
-                ),
-            ),
-        ),
+        "H6: a transaction that writes operations locks the entities first",
+        (_swap("outbox.settle:lock_entities", _nothing),),
     ),
     "upsert_order": Ablation(
         "H7: rows are locked in the order of their ids",
-        (_edit("seed.sql.entities:upsert_staged", ("ORDER BY s.id", "")),),
+        (_sql_of("seed.sql.entities:upsert_staged", r"ORDER BY s\.id", ""),),
     ),
     "claim_weights": Ablation(
         "H9: those whose worker vanished come fewer at a time",
         (
-            _edit(
+            _sql(
                 "outbox.claim:_CLAIM",
                 (f"LEAST(1.0, power(10.0::float8, LEAST({_FAILURES}, 6)) / %(n)s)", "1.0 / %(n)s"),
             ),
@@ -171,24 +284,25 @@ ABLATIONS: dict[str, Ablation] = {
     "status_compare_and_set": Ablation(
         "a status flips only at the version that was written",
         (
-            _edit(
+            _sql_of(
                 "outbox.settled_entities:_changes",
-                ("CASE WHEN r.flips AND l.{version} = r.version", "CASE WHEN r.flips"),
+                r"WHEN r\.flips AND l\.\S+ = r\.version",
+                "WHEN r.flips",
             ),
         ),
     ),
     "text_hash_compare": Ablation(
         "H15: a row is embedded only when the vector of its own text is kept",
-        (_edit("outbox.settled_entities:_KEPT", ("AND e.text_hash = l.text_hash", "LIMIT 1")),),
+        (_sql("outbox.settled_entities:_KEPT", ("AND e.text_hash = l.text_hash", "LIMIT 1")),),
     ),
     "one_live_operation": Ablation(
         "H1: at most one live operation per sink and entity; here claims look at leases instead",
         (
-            _edit(
+            _sql(
                 "outbox.enqueue:MERGE_INTO_LIVE",
                 ("ON CONFLICT (entity_id, sink) WHERE finished_at IS NULL", "ON CONFLICT (id)"),
             ),
-            _edit(
+            _sql(
                 "outbox.claim:_CLAIM",
                 (
                     "AND (lease_token IS NULL OR attempts < %(max_attempts)s)",
@@ -205,156 +319,76 @@ ABLATIONS: dict[str, Ablation] = {
     "read_after_claim": Ablation(
         "H8: rows are read in a later statement than the claim",
         (
-            _edit(
-                "delivery.batches:Delivery.deliver_batch",
-                (
-                    "operations = [] if",
-                    """\
-from types import SimpleNamespace
-        from altsync.catalogue.current import entity_type
-        waiting = conn.execute(
-            "SELECT entity_type, entity_id FROM sync_operation "
-            "WHERE sink = %s AND finished_at IS NULL",
-            (self._traits.name,),
-        ).fetchall()
-        self._early = read_batch(
-            self._database,
-            self._traits,
-            [
-                SimpleNamespace(entity_type=entity_type(r[0]), entity_id=r[1], namespaces=())
-                for r in waiting
-            ],
-        )
-        self._at("read early")
-        operations = [] if""",
-                ),
-            ),
-            _edit(
-                "delivery.batches:Delivery._write_and_settle",
-                (
-                    "rows = read_batch(self._database, self._traits, operations)",
-                    "rows = read_batch(self._database, self._traits, operations)\n"
-                    "    rows = {i: self._early.get(i, r) for i, r in rows.items()}",
-                ),
-            ),
+            _swap("delivery.batches:read_batch", _prefer_early),
+            _swap("delivery.batches:Delivery._write_and_settle", _remember_early),
+            _swap("delivery.batches:Delivery._is_gathering", _read_before_claim),
         ),
     ),
     "content_addressed_vectors": Ablation(
         "H16: the same text is not embedded twice",
-        (
-            _edit(
-                "store.vectors:EmbeddingCache.known",
-                ("return {r[0] for r in rows}", "return set[str]()"),
-            ),
-        ),
+        (_swap("store.vectors:EmbeddingCache.known", lambda _known: lambda *_arguments: set()),),
     ),
     "attempts_given_back": Ablation(
         "an outage does not spend attempts",
-        (_edit("outbox.ends:_RETRY", ("WHEN r.give_back THEN", "WHEN false THEN")),),
+        (_sql("outbox.ends:_RETRY", ("WHEN r.give_back THEN", "WHEN false THEN")),),
     ),
     "purge_waits": Ablation(
         "H14: an entity stays until every sink has confirmed its deletion",
         (
-            _edit(
+            _sql_of(
                 "outbox.upkeep:purge_deleted",
-                ("AND (o.finished_at IS NULL OR o.status = 'dead')", "AND false"),
+                r"AND \(o\.finished_at IS NULL OR o\.status = 'dead'\)",
+                "AND false",
             ),
         ),
     ),
     "no_call_in_a_transaction": Ablation(
         "no remote call happens inside an open transaction",
-        (
-            _edit(
-                "delivery.batches:Delivery._write_and_settle",
-                (
-                    "self._writer.write(ready, deleted, state, model)",
-                    "with self._database.transaction():\n"
-                    "        self._writer.write(ready, deleted, state, model)",
-                ),
-            ),
-        ),
+        (_swap("delivery.writer:Writer.write", _write_in_transaction),),
     ),
     "success_closes_dead": Ablation(
         "a success closes older dead operations",
-        (_edit("outbox.settle:_CLOSE_EARLIER", ("WHERE (o.status = 'dead'", "WHERE (false")),),
+        (_sql("outbox.settle:_CLOSE_EARLIER", ("WHERE (o.status = 'dead'", "WHERE (false")),),
     ),
     "timeout_count": Ablation(
         "H22: a record that hangs the sink each time is told from an outage",
-        (
-            _edit(
-                "delivery.calls:Calls._note_failure",
-                ("op.timeout_count >= TIMEOUTS - 1", "False"),
-            ),
-        ),
+        (_swap("delivery.calls:TIMEOUTS", lambda _limit: 1_000_000),),
     ),
 }
 
 
 @contextmanager
 def without(name: str | None) -> Iterator[Ablation]:
-    """Without the rule ``name``, or with all of them. Raises ``StaleAblation``."""
+    """Switch the rule ``name`` off, or none. Raises ``StaleAblation``."""
     ablation = ABLATIONS[name] if name else Ablation("every rule holds")
     with ExitStack() as stack:
-        for edit in ablation.edits:
-            stack.enter_context(_edited(edit))
+        for injection in ablation.injections:
+            stack.enter_context(_injected(injection))
         yield ablation
 
 
 @contextmanager
-def _edited(edit: Edit) -> Iterator[None]:
-    module = importlib.import_module(edit.module)
-    target: Any = module
-    for part in edit.name.split("."):
-        target = getattr(target, part)
-    if isinstance(target, str | dict):
-        yield from _edited_constant(edit, target)
-    else:
-        yield from _edited_function(edit, target, module)
-
-
-def _edited_constant(edit: Edit, value: str | dict[str, str]) -> Iterator[None]:
-    """Everywhere that the constant was imported to."""
-    holders = [
-        module
-        for name, module in list(sys.modules.items())
-        if name.startswith("altsync") and getattr(module, edit.name, None) is value
-    ]
-    changed = (
-        _changed(edit, value)
-        if isinstance(value, str)
-        else {key: _changed(edit, text) for key, text in value.items()}
-    )
-    for module in holders:
-        setattr(module, edit.name, changed)
+def _injected(injection: Injection) -> Iterator[None]:
+    """Replace the value in its module, and in all that have imported it from there."""
+    owner: Any = importlib.import_module(injection.module)
+    *path, name = injection.name.split(".")
+    for part in path:
+        owner = getattr(owner, part)
+    value = getattr(owner, name)
+    holders = [owner]
+    # A setting, or a function imported from elsewhere, changes for this module alone.
+    own = getattr(value, "__module__", injection.module) == injection.module
+    if not path and own and not isinstance(value, int):
+        holders = [
+            module
+            for imported, module in list(sys.modules.items())
+            if imported.startswith(("altsync", "tests")) and getattr(module, name, None) is value
+        ]
+    changed = injection.make(value)
+    for holder in holders:
+        setattr(holder, name, changed)
     try:
         yield
     finally:
-        for module in holders:
-            setattr(module, edit.name, value)
-
-
-def _edited_function(edit: Edit, function: FunctionType, module: ModuleType) -> Iterator[None]:
-    """In place, so that everybody who imported it has the changed one."""
-    source = _changed(edit, textwrap.dedent(inspect.getsource(function)))
-    flags = future.annotations.compiler_flag
-    names = dict(vars(module))
-    exec(  # noqa: S102  (the product's own source, a few words changed)
-        compile(source, f"<{edit.name} without a rule>", "exec", flags, dont_inherit=True), names
-    )
-    original = function.__code__
-    function.__code__ = names[function.__name__].__code__
-    try:
-        yield
-    finally:
-        function.__code__ = original
-
-
-def _changed(edit: Edit, text: str) -> str:
-    for old, new in edit.changes:
-        if text.count(old) != 1:
-            raise StaleAblation(
-                f"{edit.module}.{edit.name} has {text.count(old)} times: {old!r}; say anew what "
-                f"this ablation takes away"
-            )
-        text = text.replace(old, new)
-    return text
+        for holder in holders:
+            setattr(holder, name, value)
