@@ -53,7 +53,7 @@ def test_each_call_waits_for_those_before_it(pg: DatabaseFixture, database: Data
 
 
 def test_a_turn_too_far_away_takes_nothing(pg: DatabaseFixture, database: Database) -> None:
-    """Who does not wait, does not spend."""
+    """A caller that does not wait spends nothing."""
     assert reserve(database, 0.0, 500.0) == (True, 0.0)
     for _ in range(3):
         granted, wait = reserve(database, 0.0, 500.0, patience=10.0)
@@ -62,7 +62,7 @@ def test_a_turn_too_far_away_takes_nothing(pg: DatabaseFixture, database: Databa
 
 
 def test_workers_at_once_lose_no_reservation(pg: DatabaseFixture, database: Database) -> None:
-    """Twenty calls of 100 seconds are 2,000 seconds, whoever came first."""
+    """Twenty calls of 100 seconds are 2,000 seconds, in any order."""
     with ThreadPoolExecutor(8) as pool:
         waits = sorted(pool.map(lambda _: reserve(database, 100.0, 0.0)[1], range(20)))
     for place, wait in enumerate(waits):
@@ -70,7 +70,7 @@ def test_workers_at_once_lose_no_reservation(pg: DatabaseFixture, database: Data
 
 
 def test_a_correction_moves_the_queue(pg: DatabaseFixture, database: Database) -> None:
-    """What was guessed too high is given back."""
+    """A guess that was too high is given back."""
     reserve(database, 0.0, 500.0)
     with database.autocommit() as conn:
         correct(conn, EMBEDDING, requests=0.0, tokens=-300.0)
@@ -215,7 +215,7 @@ LIMITS: dict[str, dict[str, float]] = {
 
 
 @pytest.mark.parametrize("limit", ["tokens a minute", "requests a minute"])
-def test_a_limit_that_nobody_set_is_found_by_smaller_requests(
+def test_an_unset_limit_is_found_by_smaller_requests(
     pg: DatabaseFixture, database: Database, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     embedder = Metered(**LIMITS[limit])  # type: ignore[arg-type]
@@ -231,7 +231,7 @@ def test_a_low_limit_is_found_by_smaller_requests(
     pg: DatabaseFixture, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with more tokens a minute, for eight minutes of the embedder's clock."""
-    test_a_limit_that_nobody_set_is_found_by_smaller_requests(
+    test_an_unset_limit_is_found_by_smaller_requests(
         pg, database, monkeypatch, "few tokens a minute"
     )
 
