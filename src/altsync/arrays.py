@@ -1,4 +1,4 @@
-"""Write lists as PostgreSQL's arrays, faster than psycopg does."""
+"""Write lists as PostgreSQL's arrays, faster than psycopg."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A limit for a whole call, however slowly its bytes come in.
+"""Limit the time of a whole call.
 
-Clients limit each read: an answer that trickles in byte by byte never exceeds that limit.
+Clients limit each read only, so an answer that arrives byte by byte never exceeds their limit.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _call = threading.local()
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:
-    """Return or raise what ``call`` does; ``TimeoutError`` when it takes longer than ``seconds``.
+    """Return the result of ``call``, or raise its error. Raises ``TimeoutError`` after ``seconds``.
 
-    A call that hangs is left behind in a daemon thread, where ``check`` raises from then on. The
-    thread has the caller's context variables.
+    The call then continues in a daemon thread, where ``check`` raises from then on. The thread has
+    the caller's context variables.
     """
     answers: list[tuple[T | None, BaseException | None]] = []
     over = threading.Event()
@@ -47,10 +47,9 @@ def within(seconds: float, call: Callable[[], T]) -> T:
 
 
 def check() -> None:
-    """Raise ``TimeoutError`` in a call that was left behind.
+    """Raise ``TimeoutError`` in a call after its limit.
 
-    To be asked before each write: one that begins after its deadline may land when the outbox no
-    longer expects it.
+    Call it before each write: a write that begins after the limit may be applied after the lease.
     """
     over: threading.Event | None = getattr(_call, "over", None)
     if over is not None and over.is_set():
@@ -59,7 +58,7 @@ def check() -> None:
 
 @dataclass(slots=True)
 class _Generation(Generic[C]):
-    """A client, the calls that use it now, and whether one of them was left behind."""
+    """A client with the number of calls that use it. ``left``: one of them has hung."""
 
     client: C
     users: int = 0
@@ -67,10 +66,9 @@ class _Generation(Generic[C]):
 
 
 class SharedClient(Generic[C]):
-    """A client that threads share. When a call hangs, later calls get a new one.
+    """A client that threads share. If a call hangs, later calls get a new client.
 
-    The old client is closed when the other calls that use it are done. Closing ends what the
-    hanging call waits for.
+    The old one is closed when its other calls have ended, which also ends the hanging call.
     """
 
     def __init__(self, opened: Callable[[], C], close: Callable[[C], object]) -> None:
@@ -86,9 +84,9 @@ class SharedClient(Generic[C]):
         *,
         broken: tuple[type[Exception], ...] = (),
     ) -> T:
-        """Return what ``work`` makes of the client. Raises ``TimeoutError`` after ``seconds``.
+        """Return the result of ``work``. Raises ``TimeoutError`` after ``seconds``.
 
-        A client that raises one of ``broken`` is left as one that hangs.
+        A client that raises one of ``broken`` is replaced as one that hangs.
         """
         leaving: tuple[type[Exception], ...] = (TimeoutError, *broken)
         with self._lock:
@@ -113,7 +111,7 @@ class SharedClient(Generic[C]):
 
     @property
     def current(self) -> C:
-        """The client that the next call gets."""
+        """The client of the next call."""
         return self._current.client
 
     def close(self) -> None:

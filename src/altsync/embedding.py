@@ -1,4 +1,4 @@
-"""Texts to vectors: what an embedder answers, and how texts are cut into its requests."""
+"""The embedder's protocol, and the split of texts into its requests."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ MAX_REQUEST_TOKENS = 300_000
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """Vectors in the order of their texts (float32 little-endian), and what they cost."""
+    """Vectors in the order of their texts (float32 little-endian), and the tokens charged."""
 
     vectors: tuple[bytes, ...]
     tokens: int
 
 
 class Embedder(Protocol):
-    """Anything that turns texts into vectors."""
+    """Embeds texts."""
 
     def embed(self, texts: Sequence[str], model: Model) -> Embedded:
-        """One request. Raises ``SinkFailure``."""
+        """Embed texts in one request. Raises ``SinkFailure``."""
         ...
 
 
 def request_slices(sizes: Sequence[int]) -> Iterator[slice]:
-    """Cut texts of these sizes (tokens) into requests within the provider's limits."""
+    """Yield the texts of each request, by their sizes in tokens, within the provider's limits."""
     start = total = 0
     for place, size in enumerate(sizes):
         if place > start and (place - start >= MAX_INPUTS or total + size > MAX_REQUEST_TOKENS):

@@ -1,4 +1,4 @@
-"""Exit statuses of every command, and what a failed one ends with."""
+"""Exit statuses of commands."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Exit(IntEnum):
     USAGE = 2
     #: The work was done, but some seed lines were refused, or --prune could delete nothing.
     REJECTED = 3
-    #: The work was done, but a sink gave up on some of it.
+    #: The work was done, but operations of a sink are dead.
     SINK_ERRORS = 4
-    #: Waiting ended before every sink had arrived.
+    #: The time limit ended before every sink was done.
     TIMED_OUT = 5
-    #: Nothing was changed: it would cost money or forget something, and --yes was not said.
+    #: Nothing was changed: it would cost money or delete data, and --yes is missing.
     NOT_CONFIRMED = 6
     #: A setting is wrong or missing.
     SETTINGS = 7
@@ -34,7 +34,7 @@ class Exit(IntEnum):
     BUSY = 11
     #: A file or the standard output cannot be read or written.
     FILE = 12
-    #: An error that altsync has no sentence for.
+    #: An unexpected error.
     BUG = 70
     #: Ctrl-C.
     INTERRUPTED = 130
@@ -44,12 +44,12 @@ class Exit(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The end of a failed command: a sentence without secrets, and the exit status."""
+    """The end of a failed command: a message without secrets, and the exit status."""
 
     text: str
     exit: Exit
 
     @property
     def kind(self) -> str:
-        """The exit status by its name."""
+        """The name of the exit status in lower case."""
         return self.exit.name.lower()

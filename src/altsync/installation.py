@@ -1,4 +1,4 @@
-"""The installation id: made once for each database, kept in ``sink_state.config``."""
+"""The id of a database's installation, in ``sink_state.config``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import psycopg
 from altsync.contract import Installation
 from altsync.db import Conn
 
-#: Key of ``sink_state.config`` under which one row keeps the id and when it was made.
+#: Key of ``sink_state.config``, in one row, with the id and its time.
 _KEY = "installation"
 
-#: Characters of a database's name that are kept: less than the 120 of Pinecone's tags.
+#: Characters of a database's name in the mark. Pinecone's tags have at most 120.
 NAME_LENGTH = 100
 
 _MAKE = f"""
@@ -28,7 +28,7 @@ WHERE config ? '{_KEY}' ORDER BY sink LIMIT 1
 
 
 def make_installation(conn: Conn) -> None:
-    """Make the id of this database, unless it has one. Two callers at once make one."""
+    """Create the id of this database, unless it has one. Two concurrent callers create one."""
     conn.execute(_MAKE)
 
 
@@ -50,12 +50,12 @@ def installation(conn: Conn) -> Installation | None:
 
 
 def _printable(name: str) -> str:
-    """Return a name as every store can hold it: a tag of Pinecone takes printable ASCII alone."""
+    """Return a name as printable ASCII, which is all that Pinecone's tags can hold."""
     return "".join(c if c.isascii() and c.isprintable() else "?" for c in name)[:NAME_LENGTH]
 
 
 def _system(conn: Conn) -> str:
-    """Return PostgreSQL's system identifier, or "" where it may not be read."""
+    """Return PostgreSQL's system identifier, or "" if the role may not read it."""
     try:
         row = conn.execute("SELECT system_identifier::text FROM pg_control_system()").fetchone()
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedFunction):

@@ -1,4 +1,4 @@
-"""Ctrl-C while modules are imported, and handlers of it that are taken back."""
+"""Handle Ctrl-C while modules are imported, and in a block."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-#: What ``--json`` prints after Ctrl-C.
+#: The output of ``--json`` after Ctrl-C.
 _INTERRUPTED = (
     b'{"error": "interrupted", "kind": "interrupted", "exit": 130, "interrupted": true}\n'
 )
@@ -18,7 +18,7 @@ _INTERRUPTED = (
 
 @contextmanager
 def interrupts_go_to(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
-    """Handle Ctrl-C by ``handler`` meanwhile; in a thread, which gets no signals, as before."""
+    """Call ``handler`` on Ctrl-C within the block. In a thread, do nothing: it gets no signals."""
     try:
         before = signal.signal(signal.SIGINT, handler)
     except ValueError:
@@ -31,12 +31,12 @@ def interrupts_go_to(handler: Callable[[int, FrameType | None], Any]) -> Iterato
 
 
 def end(_number: int, _frame: FrameType | None) -> None:
-    """End the process with 130 and one line, and the document of ``--json``, during imports.
+    """End the process with status 130, one line, and the document of ``--json``.
 
-    Not by an exception: an extension that is being imported may turn it into another one.
+    An exception would not do: an extension that is being imported may replace it by another one.
     """
     os.write(2, b"altsync: interrupted\n")
     if "--json" in sys.argv:
-        with suppress(OSError):  # its reader has ended as well
+        with suppress(OSError):  # the reader of the output may have ended
             os.write(1, _INTERRUPTED)
     os._exit(130)

@@ -1,4 +1,4 @@
-"""structlog: one set-up for every process, with secrets taken out."""
+"""Set up structlog for every process, without secrets in its lines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _redacted(
     return event
 
 
-#: What structlog hands on to itself.
+#: structlog's own keys.
 _STRUCTLOG_OWN = frozenset({"_record", "_from_structlog", "exc_info"})
 
 
@@ -46,7 +46,7 @@ def _clean(value: Any) -> Any:
 def _visible(
     _logger: Any, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    """Write out the signs of every text that steer a terminal, or begin a line of their own."""
+    """Escape control characters and line breaks of every text."""
     for name, value in event.items():
         if isinstance(value, str):
             text = visible(value)
@@ -54,7 +54,7 @@ def _visible(
     return event
 
 
-#: Values of several lines.
+#: Values with several lines.
 _TRACEBACKS = frozenset({"exception", "stack"})
 
 
@@ -63,19 +63,19 @@ def _json(event: Any, **options: Any) -> str:
 
 
 def debugging() -> bool:
-    """Return whether lines at DEBUG are shown. Ask before making one for each record of a batch."""
+    """Return whether DEBUG lines are shown. Call it before logging each record of a batch."""
     return logging.getLogger("altsync").isEnabledFor(logging.DEBUG)
 
 
 def set_up(*, level: str = "INFO", form: str = "auto") -> None:
-    """Log to stderr: JSON lines, or coloured text when a person watches (``auto``)."""
+    """Log to stderr. ``form`` is ``json``, ``console``, or ``auto``: console on a terminal."""
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    # Tracebacks without local variables: locals hold keys and whole records.
+    # Tracebacks without local variables, which may hold keys and records.
     render: list[Any] = (
         [
             structlog.processors.format_exc_info,
@@ -105,9 +105,9 @@ def set_up(*, level: str = "INFO", form: str = "auto") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # Each try of the pool would be a warning; who asked for the connection gets the error.
+    # The pool warns of each try. The caller gets the error.
     logging.getLogger("psycopg.pool").setLevel(max(logging.ERROR, root.level))
-    # Alembic names its plug-ins at its import.
+    # Alembic logs its plug-ins at its import.
     for noisy in (
         "alembic.runtime.plugins",
         "httpx",

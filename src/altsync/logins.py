@@ -1,4 +1,4 @@
-"""Logins that altsync makes up where none is set."""
+"""Generate logins where none is set."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def made_up_login(file: Path) -> str:
-    """Return the user and password of a private file, which is made when it is not there."""
+def generated_login(file: Path) -> str:
+    """Return the user and password of a private file, which is created if it is missing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

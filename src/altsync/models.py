@@ -1,7 +1,7 @@
-"""The tables of altsync itself; those of entities come from the catalogue.
+"""altsync's own tables. Those of entities come from the catalogue.
 
-Writing goes through SQL, not through these classes: building ORM objects costs ten times a
-COPY. They are the schema that migrations are checked against, and what readers may query with.
+The classes are for queries, and migrations are compared with them. altsync writes by SQL: ORM
+objects cost ten times a COPY.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _json() -> Any:
 
 
 class SyncOperation(SQLModel, table=True):
-    """The outbox and its audit trail: this entity must reach this sink at this version."""
+    """The outbox with its history: this entity must reach this sink at this version."""
 
     __tablename__: ClassVar[str] = "sync_operation"
     __table_args__ = (
@@ -114,8 +114,7 @@ class SyncOperation(SQLModel, table=True):
             "id",
             postgresql_where=text("status = 'dead'"),
         ),
-        # One entity's history. Finished rows alone: an entry when an operation ends, none when
-        # it is enqueued and claimed.
+        # One entity's history. Finished rows only: claims do not write it.
         Index(
             "sync_operation_history",
             "entity_id",
@@ -178,7 +177,7 @@ class SyncOperation(SQLModel, table=True):
 
 
 class SinkState(SQLModel, table=True):
-    """What all processes share of a sink: breaker, pause, wake-ups, the wanted model."""
+    """The state of a sink that all processes share: breaker, pause, wake-ups, model."""
 
     __tablename__: ClassVar[str] = "sink_state"
     __table_args__ = (
@@ -204,7 +203,7 @@ class SinkState(SQLModel, table=True):
 
 
 class Embedding(SQLModel, table=True):
-    """Vectors by what they embed, so that no text is paid twice."""
+    """Vectors by model and text, so that no text is paid twice."""
 
     __tablename__: ClassVar[str] = "embedding"
 
@@ -216,7 +215,7 @@ class Embedding(SQLModel, table=True):
 
 
 class TagRegistry(SQLModel, table=True):
-    """Which seed holds which tag, or held it before. A tag outlives its row and its renaming."""
+    """The present and former tags of each seed. They stay when the entity is deleted."""
 
     __tablename__: ClassVar[str] = "tag_registry"
     __table_args__ = (
@@ -238,7 +237,7 @@ class TagRegistry(SQLModel, table=True):
 
 
 class DeliveryBatch(SQLModel, table=True):
-    """One claimed batch and what it came to: throughput, remote calls and tokens over time."""
+    """One claimed batch: its operations by outcome, remote calls, tokens and seconds."""
 
     __tablename__: ClassVar[str] = "delivery_batch"
     __table_args__ = (Index("delivery_batch_finished", "finished_at"),)
@@ -261,7 +260,7 @@ class DeliveryBatch(SQLModel, table=True):
 
 
 class VerifyRun(SQLModel, table=True):
-    """One comparison of all stores, and what it found."""
+    """One comparison of all stores with its result."""
 
     __tablename__: ClassVar[str] = "verify_run"
 

@@ -1,4 +1,4 @@
-"""The adapter of OpenAI's SDK. A module of its own: importing it takes most of a second."""
+"""The adapter of OpenAI's SDK, whose import takes most of a second."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import re
 from collections.abc import Sequence
 
-import httpx  # noqa: F401  (whole: openai takes the httpx of another thread as it finds it)
+import httpx  # noqa: F401  (openai uses a half-imported httpx of another thread)
 import numpy as np
 import openai
 
@@ -21,11 +21,11 @@ NOT_IN_TIME = "the embedder did not answer in time"
 
 
 class OpenAIEmbedder:
-    """Embeds through OpenAI, or any server that speaks its ``/v1/embeddings``."""
+    """Embeds with OpenAI, or another server with ``/v1/embeddings``."""
 
     def __init__(self, api_key: str, *, base_url: str, timeout: float) -> None:
         self._timeout = timeout
-        # Retries wait in PostgreSQL, where every worker sees them.
+        # Retries wait in PostgreSQL, which all workers read.
         self._client = SharedClient(
             lambda: openai.OpenAI(
                 api_key=api_key, base_url=base_url, timeout=timeout, max_retries=0
@@ -34,7 +34,7 @@ class OpenAIEmbedder:
         )
 
     def embed(self, texts: Sequence[str], model: Model) -> Embedded:
-        """One request for all ``texts``. Raises ``SinkFailure``."""
+        """Embed all ``texts`` in one request. Raises ``SinkFailure``."""
         try:
             answer = self._client.call(
                 self._timeout,
@@ -55,7 +55,7 @@ class OpenAIEmbedder:
         except openai.OpenAIError as error:
             raise translate(error) from error
         except (AttributeError, TypeError, ValueError) as error:
-            # The SDK trusts what it is sent: a proxy's page or half an answer ends up here.
+            # The SDK does not check the answer, which may be a proxy's page or incomplete.
             raise SinkFailure(
                 ErrorKind.SINK, f"the embedder answered in no known form: {error}"
             ) from error
@@ -73,9 +73,9 @@ class OpenAIEmbedder:
 
 
 def decode(answer: object, dimensions: int) -> bytes:
-    """A vector as the provider sends it (base64 float32, or a list) to float32 little-endian.
+    """Return the provider's vector (base64 float32, or a list) as float32 little-endian.
 
-    Raises ``SinkFailure`` for what is no vector, has a wrong length, or no direction.
+    Raises ``SinkFailure`` for an invalid one, a wrong length, or only zeros.
     """
     try:
         if isinstance(answer, str):
@@ -99,7 +99,7 @@ def decode(answer: object, dimensions: int) -> bytes:
 
 
 def translate(error: openai.OpenAIError) -> SinkFailure:
-    """Whose fault an error of the SDK is."""
+    """Translate an error of the SDK."""
     match error:
         case openai.APITimeoutError():
             return SinkFailure(ErrorKind.SINK, NOT_IN_TIME, timed_out=True)
@@ -116,20 +116,20 @@ def translate(error: openai.OpenAIError) -> SinkFailure:
             wait = _retry_after(error)
             return SinkFailure(ErrorKind.SINK, _reason(error), timed_out=True, retry_after=wait)
         case openai.APIStatusError():
-            # 401, 403, 404 (no such model), 408, 409: none is the text's fault.
+            # 401, 403, 404 (no such model), 408, 409: the text is not the cause.
             return SinkFailure(ErrorKind.SINK, _reason(error), retry_after=_retry_after(error))
         case _:
             return SinkFailure(ErrorKind.UNKNOWN, f"{type(error).__name__}: {error}")
 
 
-#: What servers write when a request as a whole is too large for them.
+#: Errors of servers for a request that is too large as a whole.
 TOO_LARGE = re.compile(
     r"tokens per request|maximum context length|array too long|too large|batch size", re.IGNORECASE
 )
 
 
 def _is_too_large(error: openai.APIStatusError) -> bool:
-    """Return whether a refusal is of the request's size, so that half of it may pass."""
+    """Return whether the request was too large, so that half of it may pass."""
     return bool(TOO_LARGE.search(f"{error.code or ''} {error.message}".replace("_", " ")))
 
 

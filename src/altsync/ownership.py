@@ -1,7 +1,7 @@
-"""Whose a store is: one mark on it, compared before this process writes or deletes anything.
+"""The mark of a store's owner, which is compared before a process writes or deletes.
 
-Two installations on one graph or one index would overwrite and delete each other's records, and
-each would call the result synced.
+Two installations on one graph or index would replace and delete each other's records, and each
+would report them as synced.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from altsync.entities import EntityType
 from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind
 
-#: Seconds until the mark is read again, so that a process notices that another took over.
+#: Seconds until the mark is read again, so that a process finds a new owner.
 RECHECK = 60.0
 
-#: Keys that are looked up in PostgreSQL when a store holds records and no mark.
+#: Keys that are read in PostgreSQL if a store has records and no mark.
 SAMPLED = 100
 
-#: Share of the sampled keys that PostgreSQL must have for the store to be this installation's.
-#: Not all of them: a restored backup lacks the latest.
+#: Share of the sampled keys that PostgreSQL must have, so that the store is this installation's.
+#: It is below 1 because a restored backup lacks the latest keys.
 KNOWN = 0.5
 
-#: Reads of a mark that was just written, before it counts as not written.
+#: Reads of a new mark before it counts as not written.
 READS = 3
 
-#: Keys that are named when a store is refused.
+#: Keys in the message of a refused store.
 NAMED = 3
 
 
 class NotOurs(SinkFailure):
-    """A store is another installation's: asking again does not change it."""
+    """A store belongs to another installation. Retrying does not change it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(ErrorKind.SINK, reason)
@@ -42,7 +42,7 @@ class NotOurs(SinkFailure):
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
-    """What PostgreSQL says: which installation this is, and which of some keys it has ever had."""
+    """This installation, and the given keys that its PostgreSQL has or had."""
 
     me: Callable[[], Installation | None]
     known: Callable[[EntityType, Sequence[str]], set[str]]
@@ -50,10 +50,10 @@ class Ownership:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """How one store is read and marked. ``place`` names it for people.
+    """Functions that read and mark one store. ``place`` is its name in messages.
 
-    ``mark`` writes a mark where there is none, ``replace`` whatever there is; both return False
-    where the key may not do so. ``sample`` lists a few keys that altsync has written there.
+    ``mark`` writes a mark if there is none, ``replace`` in any case. Both return False if the
+    store's key lacks the right. ``sample`` lists a few keys that altsync has written.
     """
 
     sink: str
@@ -65,7 +65,7 @@ class Store:
 
 
 class Guard:
-    """Lets only the owner of one store write to it. Without an ``ownership`` it lets all."""
+    """Prevents writes to another installation's store. Without ``ownership`` it prevents none."""
 
     def __init__(self, ownership: Ownership | None, store: Store) -> None:
         self._ownership = ownership
@@ -74,24 +74,24 @@ class Guard:
         self._lock = threading.Lock()
 
     def require(self) -> None:
-        """Return when the store is this installation's; a store without a mark becomes so.
+        """Check that this installation owns the store, and mark a store without a mark.
 
-        Raises ``SinkFailure``: it is the sink's failure, so that the breaker opens, no attempt is
-        spent, and a later ``altsync adopt`` is noticed.
+        Raises ``SinkFailure`` of the sink: the breaker opens, no attempt is spent, and its probe
+        finds a later ``altsync adopt``.
         """
         if self._ownership is None or time.monotonic() < self._confirmed_until:
             return
         with self._lock:
             if time.monotonic() < self._confirmed_until:
                 return
-            asked = time.monotonic()
+            begin = time.monotonic()
             if self.check(claim=True):
-                self._confirmed_until = asked + RECHECK
+                self._confirmed_until = begin + RECHECK
 
     def check(self, *, claim: bool = False) -> bool:
-        """Compare the mark; with ``claim`` make one where there is none.
+        """Compare the mark, and with ``claim`` write one if there is none.
 
-        Returns whether this process may write. Raises ``SinkFailure`` for a stranger's store.
+        Return whether this process may write. Raises ``SinkFailure`` for another owner's store.
         """
         me = self._ownership.me() if self._ownership else None
         if me is None:
@@ -102,14 +102,14 @@ class Guard:
             if not claim:
                 return False
             if not self._store.mark(me):
-                return True  # without the right to mark, a store without a mark is used
+                return True  # the key may not write marks: the store is used without one
             mark = self._marked()
         if not me.is_same(mark):
             raise NotOurs(refusal(self._store, me, mark))
         return True
 
     def _marked(self) -> Installation:
-        """Read the mark again: where two processes write one, the one that stayed decides."""
+        """Read the mark again: if two processes write one, the later mark is the owner's."""
         for _ in range(READS):
             mark = self._store.read()
             if mark is not None:
@@ -117,7 +117,7 @@ class Guard:
         raise SinkFailure(ErrorKind.SINK, f"{self._store.place} does not show its mark yet")
 
     def adopt(self) -> Installation | None:
-        """Make the store this installation's, whatever its mark. Returns a former owner."""
+        """Make this installation the store's owner. Return the former owner, if any."""
         me = self._ownership.me() if self._ownership else None
         if me is None:
             return None
@@ -130,7 +130,7 @@ class Guard:
         return None if former is None or me.is_same(former) else former
 
     def _refuse_unknown_records(self) -> None:
-        """Raise ``SinkFailure`` for a store without a mark that holds others' records."""
+        """Raise ``SinkFailure`` for a store without a mark that has another owner's records."""
         assert self._ownership is not None
         sampled = self._store.sample()
         unknown: list[str] = []
@@ -147,7 +147,7 @@ class Guard:
 
 
 def refusal(store: Store, me: Installation, mark: Installation) -> str:
-    """Return why a store is refused: whose it is, and what to do."""
+    """Return the message of a refused store: its owner, and the command to run."""
     if me.id != mark.id:
         return (
             f"{store.place} belongs to another altsync installation, {mark.id} of the database "

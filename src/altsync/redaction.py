@@ -1,4 +1,4 @@
-"""Secrets are taken out of every text that altsync shows."""
+"""Remove secrets from every text that altsync shows."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote, unquote
 
-#: Shorter values would take common words out of every line.
+#: Shorter secrets are not removed: they would match parts of common words.
 _SHORTEST_SECRET = 6
 
-#: Passwords of examples that are also names. Patterns take them out where they are passwords.
+#: Passwords of examples that are also names. The patterns below remove them as passwords.
 _NAMES = frozenset({"altsync", "postgres", "postgresql", "password", "pinecone", "neo4j"})
 
-#: Passwords inside URLs, and keys of the providers, wherever they turn up.
+#: Passwords inside URLs, and keys of the providers.
 _URL_PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):([^@/\s]+)(?=@)")
 _PATTERNS = (
     re.compile(r"\b(sk-[A-Za-z0-9_\-]{8,}|pcsk_[A-Za-z0-9_\-]{8,})"),
@@ -20,29 +20,29 @@ _PATTERNS = (
     re.compile(r"(?i)(?<=\bpassword=)('(?:[^'\\]|\\.)*'|[^\s'&]+)"),
 )
 
-#: The password of a URL, however it is written: up to the last ``@``.
+#: The password of a URL, also of a malformed one: up to the last ``@``.
 _LOGIN = re.compile(r"^\s*[\"']?[^/]*:/{0,2}[^:]*:(.*)@", re.DOTALL)
 
-#: Between two Sentinels: from there on there is a login of its own, and before it a host.
+#: The separator of two Sentinels, each with a login.
 _NEXT_SENTINEL = re.compile(r";\s*(?=sentinel://)", re.IGNORECASE)
 
 _secrets: set[str] = set()
 
 
 def protect(secrets: Iterable[str | None]) -> None:
-    """Remember values that must never be shown; ``redact`` takes them out from now on."""
+    """Add secrets that ``redact`` removes from now on."""
     _secrets.update(
         s for s in secrets if s and len(s) >= _SHORTEST_SECRET and s.casefold() not in _NAMES
     )
 
 
 def protect_address(url: str) -> None:
-    """Remember the passwords of a URL, or of a list of Sentinels, however badly it is written."""
+    """Add the passwords of a URL, or of a list of Sentinels, also of a malformed one."""
     for one in _NEXT_SENTINEL.split(url):
         found = _LOGIN.match(one)
         if found is None:
             continue
-        # Drivers cut a password at a sign that they take for a separator, and show either part.
+        # A driver may split a password at a separator, and show one part.
         pieces = [found[1], *re.split(r"[@/?#:%]", found[1])]
         forms = [f for piece in pieces for f in (piece, unquote(piece), quote(piece, safe=""))]
         protect(forms)

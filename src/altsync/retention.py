@@ -1,4 +1,4 @@
-"""Removing finished history by itself, page by page, beside the relay's other work."""
+"""Remove finished history in the relay, page by page."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from altsync.store import reads
 
 log = structlog.get_logger(__name__)
 
-#: Seconds of one step. Nothing is woken meanwhile.
+#: Seconds of one step, during which the relay sends no wake-ups.
 STEP = 1.0
 
-#: Seconds from the end of one pass until the next.
+#: Seconds between two passes.
 REST = 3600.0
 
 DAY = 86_400.0
 
 
 class Retention:
-    """Removes operations and batches that ended more than ``days`` ago, as ``altsync prune`` does.
+    """Removes operations and batches that ended more than ``days`` ago, as ``altsync prune``.
 
-    Dead operations and paid vectors stay. Several processes may do it: one removes at a time, and
-    what one has removed the others do not find.
+    Dead operations and paid vectors stay. If several relays run, one of them removes at a time.
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class Retention:
         self._next = clock()
 
     def step(self) -> None:
-        """Remove some pages, for about ``STEP`` seconds; nothing while the pass before rests."""
+        """Remove pages for about ``STEP`` seconds. Do nothing until the next pass is due."""
         if self._clock() < self._next:
             return
         until = self._clock() + STEP

@@ -1,8 +1,8 @@
 """Bring a database to altsync's schema and to the catalogue's.
 
 altsync's own tables follow numbered migrations. The catalogue's follow its classes: new tables,
-new columns and new indexes are made. What would lose or rewrite data is refused; a revision
-that the project writes does it.
+new columns and new indexes are created. A change that would lose or rewrite data is refused; the
+project writes a revision for it.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from altsync.errors import SchemaError
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the catalogue's tables need: SQL that is safe to run, and what is refused.
+    """The changes of the catalogue's tables.
 
-    ``statements`` are SQL; ``refused`` and ``notes`` are sentences that name table and column.
-    ``notes`` tell of what is left as it is: columns that are declared no more.
+    ``statements`` are SQL. ``refused`` and ``notes`` are messages with table and column; the notes
+    name columns that are no longer declared, and stay.
     """
 
     statements: tuple[str, ...] = ()
@@ -58,10 +58,10 @@ def declared() -> MetaData:
 
 
 def migrate(url: str, revision: str = "head") -> Plan:
-    """Bring the schema to ``revision``, and with "head" the catalogue's tables to their classes.
+    """Migrate the schema to ``revision``, and with "head" the catalogue's tables to their classes.
 
-    Returns what was done to the catalogue's tables. Raises as ``revisions.migrate``, and
-    ``SchemaError`` when data would be lost; the catalogue's tables are not changed then.
+    Return the changes of the catalogue's tables. Raises as ``revisions.migrate``, and
+    ``SchemaError`` if data would be lost; then none of the catalogue's tables is changed.
     """
     done: list[Plan] = []
 
@@ -74,7 +74,7 @@ def migrate(url: str, revision: str = "head") -> Plan:
 
 
 def plan(url: str) -> Plan:
-    """Return what ``migrate`` would do to the catalogue's tables. Writes nothing."""
+    """Return the changes that ``migrate`` would make to the catalogue's tables. Write nothing."""
     with db.engine(url).connect() as connection:
         return _plan(connection, current())[0]
 
@@ -95,8 +95,7 @@ def _apply(connection: Connection, catalogue: Catalogue) -> Plan:
     return planned
 
 
-#: ``l.embedding_vector`` for a question about an entity ``l``: a function of the row reads like a
-#: column of it.
+#: A function of an entity's row, which a query reads like a column: ``l.embedding_vector``.
 _VECTOR_OF = f"""
 CREATE FUNCTION embedding_vector({{table}}) RETURNS bytea LANGUAGE sql STABLE PARALLEL SAFE
 RETURN (SELECT e.vector FROM embedding e
@@ -119,20 +118,20 @@ def _missing_functions(connection: Connection, catalogue: Catalogue) -> list[str
     return [_VECTOR_OF.format(table=kind) for name, kind in names.items() if name in missing]
 
 
-#: Where a database notes the last revision of its project.
+#: The table with the last revision of the project.
 _VERSIONS = "catalogue_version"
 
-#: The folder beside a catalogue that holds its revisions.
+#: The folder of revisions beside a catalogue.
 _FOLDER = "migrations"
 
 
 def _revisions(catalogue: Catalogue) -> Path | None:
-    """The folder of a project's own revisions, which need not be there yet."""
+    """Return the folder of a project's revisions, which may not exist yet."""
     return catalogue.folder and catalogue.folder / _FOLDER
 
 
 def _run_revisions(connection: Connection, catalogue: Catalogue) -> None:
-    """Run the project's revisions that the database has not had, before tables are compared."""
+    """Run the project's new revisions, before tables are compared."""
     folder = _revisions(catalogue)
     if folder is None or not any(folder.glob("*.py")):
         return
@@ -150,14 +149,13 @@ def _config(folder: Path) -> Config:
 
 
 def draft(url: str, message: str) -> Path:
-    """Write a revision with all that the catalogue's tables need, for its author to complete.
+    """Write a revision with all changes of the catalogue's tables. Return its file.
 
-    Returns the file. Raises ``SchemaError`` when nothing differs, or the catalogue is installed
-    and not a project's own.
+    Raises ``SchemaError`` if nothing differs, or if the catalogue is an installed package.
     """
     folder = _revisions(current())
     if folder is None or "site-packages" in folder.parts:
-        raise SchemaError("the catalogue is no project's own: its package brings its revisions")
+        raise SchemaError("the catalogue is an installed package, which has its own revisions")
     with db.engine(url).connect() as connection:
         found = _operations(connection, current())
     if not found:
@@ -170,8 +168,8 @@ def draft(url: str, message: str) -> Path:
     code = str(render_python_code(ops.UpgradeOps(ops=found)))
     code = "\n".join(line for line in code.splitlines() if not line.strip().startswith("#"))
     indented = textwrap.indent(textwrap.dedent(code.replace("    ", "", 1)).strip(), "    ")
-    said = json.dumps(message.rstrip(".") + ".", ensure_ascii=False)[1:-1]
-    text = _DRAFT.format(message=said, revision=revision, previous=previous, code=indented)
+    title = json.dumps(message.rstrip(".") + ".", ensure_ascii=False)[1:-1]
+    text = _DRAFT.format(message=title, revision=revision, previous=previous, code=indented)
     file.write_text(text, encoding="utf-8")
     return file
 
@@ -192,12 +190,12 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Change what altsync migrate does not; keep what is to be kept first."""
+    """Make the changes that altsync migrate refuses. Save the data first."""
 {code}
 
 
 def downgrade() -> None:
-    """Say how to take it back."""
+    """Revert the changes."""
     raise NotImplementedError
 '''
 
@@ -211,7 +209,7 @@ def _plan(connection: Connection, catalogue: Catalogue) -> tuple[Plan, list[ops.
         match operation:
             case ops.DropColumnOp() if not _is_needed(operation):
                 column = f"{operation.table_name}.{operation.column_name}"
-                notes.append(f"{column} is declared no more, and stays as it is")
+                notes.append(f"{column} is no longer declared, and stays")
                 continue
         reason = _loses(operation)
         if reason is None:
@@ -223,7 +221,7 @@ def _plan(connection: Connection, catalogue: Catalogue) -> tuple[Plan, list[ops.
 
 
 def _operations(connection: Connection, catalogue: Catalogue) -> list[ops.MigrateOperation]:
-    """What differs between the classes and the database, table by table."""
+    """Return the differences between the classes and the database, table by table."""
     tables = {table.name: table for table in catalogue.tables}
 
     def is_ours(name: str | None, kind: str, parents: Any) -> bool:
@@ -234,7 +232,7 @@ def _operations(connection: Connection, catalogue: Catalogue) -> list[ops.Migrat
         connection, opts={"compare_type": True, "include_name": is_ours}
     )
     script = produce_migrations(context, _only(tables.values()))
-    # An index or constraint too many is an operator's own, or of a field that is marked no more.
+    # Other indexes and constraints are an operator's, or of a field without its former mark.
     extra = (ops.DropIndexOp, ops.DropConstraintOp)
     return [one for one in _leaves(script.upgrade_ops) if not isinstance(one, extra)]
 
@@ -246,7 +244,7 @@ def _is_needed(operation: ops.DropColumnOp) -> bool:
 
 
 def _only(tables: Any) -> MetaData:
-    """Metadata of these tables alone."""
+    """Return the metadata of these tables."""
     metadata = MetaData()
     for table in tables:
         table.to_metadata(metadata)
@@ -262,7 +260,7 @@ def _leaves(container: Any) -> Iterator[ops.MigrateOperation]:
 
 
 def _loses(operation: ops.MigrateOperation) -> str | None:
-    """Why an operation would lose or rewrite data, or fail over rows that are there."""
+    """Return why an operation would lose or rewrite data, or fail on existing rows, or None."""
     match operation:
         case ops.CreateTableOp() | ops.CreateIndexOp() | ops.CreateForeignKeyOp():
             return None
@@ -276,17 +274,17 @@ def _loses(operation: ops.MigrateOperation) -> str | None:
             )
         case ops.DropColumnOp():
             return (
-                f"{operation.table_name}.{operation.column_name} is declared no more, and every "
+                f"{operation.table_name}.{operation.column_name} is no longer declared, and every "
                 "row needs a value of it"
             )
         case ops.AlterColumnOp():
             what = "type" if operation.modify_type is not None else "nullability"
             return f"{operation.table_name}.{operation.column_name} has another {what}"
         case ops.DropTableOp():
-            return f"the table {operation.table_name} is declared no more"
+            return f"the table {operation.table_name} is no longer declared"
         case ops.CreateUniqueConstraintOp():
             columns = ", ".join(map(str, operation.columns))
-            return f"{operation.table_name}: {columns} is to be unique from now on"
+            return f"{operation.table_name}: {columns} must be unique now"
         case _:
             return f"{type(operation).__name__} is not done without a migration"
 

@@ -1,4 +1,4 @@
-"""Any exception as one sentence, with the exit status of its kind."""
+"""Describe an exception by one sentence and an exit status."""
 
 from __future__ import annotations
 
@@ -17,10 +17,7 @@ __all__ = ["Exit", "Failure", "describe"]
 
 
 def describe(error: BaseException, role: str | None = None) -> Failure:
-    """Return the sentence of an exception.
-
-    ``role`` is PostgreSQL's account, for GRANT, where the error does not carry it.
-    """
+    """Describe an exception. ``role`` is PostgreSQL's account, for errors that do not have it."""
     text, code = _describe(error, error.__dict__.get("altsync_role", role))
     return Failure(redact(one_line(text)), code)
 
@@ -40,8 +37,7 @@ def _describe(error: BaseException, role: str | None) -> tuple[str, Exit]:
         case psycopg.Error():
             return _describe_postgresql(error, role)
         case UnicodeEncodeError():
-            # The shell hands on bytes as they are; no store takes them.
-            return "an argument is no valid UTF-8", Exit.USAGE
+            return "an argument is not valid UTF-8", Exit.USAGE
         case OSError():
             return _describe_os(error)
         case ModuleNotFoundError():
@@ -57,7 +53,7 @@ def _describe(error: BaseException, role: str | None) -> tuple[str, Exit]:
     return f"unexpected {_text(error)} (--debug shows where)", Exit.BUG
 
 
-#: Who an exception comes from, by the package of its class.
+#: The source of an exception, by the package of its class.
 _STORES = {
     "neo4j": "Neo4j",
     "redis": "Redis",
@@ -84,8 +80,8 @@ _NO_LOGIN = (
     r"Authentication required|client already authenticated|without any password configured"
 )
 
-#: Errors of Redis and its Sentinels, by what redis-py shows of them: for each Sentinel it shows
-#: a client with all its options.
+#: Errors of Redis and its Sentinels, by redis-py's messages, which contain all options of each
+#: Sentinel's client.
 _BY_BROKER: tuple[tuple[re.Pattern[str], str, Exit], ...] = (
     (
         re.compile(rf"No master found for .*({_NO_LOGIN})", re.DOTALL),
@@ -139,18 +135,18 @@ def _describe_postgresql(error: psycopg.Error, role: str | None) -> tuple[str, E
         if isinstance(error, kinds):
             return sentence(said, role), code
     if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
-        # Errors of a login have no code that a client sees, but for their text.
+        # libpq gives no code for errors of a login, only a text.
         for pattern, advice, code in _BY_TEXT:
             found = pattern.search(said)
             if found:
-                told = advice.format(role=_grantee(role), **found.groupdict())
-                return f"no connection to PostgreSQL: {_without_attempt(said)}; {told}", code
+                action = advice.format(role=_grantee(role), **found.groupdict())
+                return f"no connection to PostgreSQL: {_without_attempt(said)}; {action}", code
         return f"no connection to PostgreSQL: {said}", Exit.UNAVAILABLE
     return f"PostgreSQL refused a statement: {said}", Exit.ERROR
 
 
 def _without_attempt(said: str) -> str:
-    """Return what the server said, without libpq's words on the attempt."""
+    """Return the server's message without libpq's description of the attempt."""
     return re.sub(r"^.*?\b(?:FATAL|ERROR): +", "", said).partition(" DETAIL:")[0]
 
 
@@ -243,7 +239,7 @@ _BY_CLASS: tuple[tuple[_Kinds, Callable[[str, str | None], str], Exit], ...] = (
 
 _LOGIN = "correct the user or password of DATABASE_URL"
 
-#: Errors of a connection that is begun, by what libpq shows of them.
+#: Errors of a new connection, by libpq's messages.
 _BY_TEXT: tuple[tuple[re.Pattern[str], str, Exit], ...] = (
     (re.compile(r"(password|\w+) authentication failed"), _LOGIN, Exit.DENIED),
     (re.compile(r"no password supplied"), "DATABASE_URL holds no password", Exit.DENIED),

@@ -62,7 +62,7 @@ def test_a_change_that_loses_data_is_drafted_and_run(
     (project / "catalogue.py").write_text(changed)
     refused = altsync(project, url, "migrate", code=10)
     assert "part.size_mm is new and required" in refused
-    assert "part.size is declared no more, and every row needs a value of it" in refused
+    assert "part.size is no longer declared, and every row needs a value of it" in refused
     assert "altsync revision MESSAGE drafts a revision" in refused
     said = altsync(project, url, "revision", "Keep sizes in mm")
     (file,) = (project / "migrations").glob("*_keep_sizes_in_mm.py")

@@ -213,11 +213,13 @@ def test_flower_is_on_loopback_with_a_password(workers: ModuleType, tmp_path: Pa
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_the_made_up_login_stays_the_same(tmp_path: Path) -> None:
+def test_the_generated_login_stays_the_same(tmp_path: Path) -> None:
     """A restart does not lock people out, and two machines have different ones."""
     home = tmp_path / "one"
-    assert logins.made_up_login(home / "flower.auth") == logins.made_up_login(home / "flower.auth")
-    assert logins.made_up_login(home / "flower.auth") != logins.made_up_login(tmp_path / "two")
+    assert logins.generated_login(home / "flower.auth") == logins.generated_login(
+        home / "flower.auth"
+    )
+    assert logins.generated_login(home / "flower.auth") != logins.generated_login(tmp_path / "two")
 
 
 def test_flowers_settings_can_be_chosen(

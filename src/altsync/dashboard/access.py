@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from altsync.addresses import is_loopback
 from altsync.config import Settings
 from altsync.errors import ConfigurationError
-from altsync.logins import made_up_login
+from altsync.logins import generated_login
 
 logger = structlog.get_logger(__name__)
 
@@ -107,7 +107,7 @@ def access_for(host: str, settings: Settings) -> Access:
             f"the dashboard on {host} would be reached from other machines: "
             "set ALTSYNC_DASHBOARD_PASSWORD"
         )
-    login = made_up_login(settings.altsync_home / LOGIN_FILE)
+    login = generated_login(settings.altsync_home / LOGIN_FILE)
     return Access(login.partition(":")[2], made_up=True)
 
 

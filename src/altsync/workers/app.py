@@ -18,7 +18,7 @@ from altsync.addresses import is_loopback
 from altsync.config import Settings, read_settings
 from altsync.contract import SIMILARITY
 from altsync.errors import AltsyncError, ConfigurationError
-from altsync.logins import made_up_login
+from altsync.logins import generated_login
 from altsync.sentences import describe
 from altsync.wording import one_line, unknown
 
@@ -159,7 +159,7 @@ def set_flower_defaults(settings: Settings) -> None:
         raise ConfigurationError(
             "Flower would be reached from other machines: set FLOWER_BASIC_AUTH=user:password"
         )
-    os.environ["FLOWER_BASIC_AUTH"] = made_up_login(settings.altsync_home / "flower.auth")
+    os.environ["FLOWER_BASIC_AUTH"] = generated_login(settings.altsync_home / "flower.auth")
 
 
 def free_port(wanted: int) -> int:
