@@ -1,1 +1,1 @@
-"""Breakers, pauses, budgets and evidence: whether a sink may be called."""
+"""Breakers, pauses, budgets and control writes: whether a sink may be called."""

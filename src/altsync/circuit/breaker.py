@@ -1,4 +1,4 @@
-"""What all processes share of a sink: breaker, wake-ups, and the wanted model."""
+"""The state of a sink that all processes share: breaker, pause, wake-ups, wanted model."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _FAULTS = "faults"
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why one destination of a sink takes nothing.
+    """The reason why one destination of a sink accepts no record.
 
-    ``times`` counts batches in a row that met it. ``few``: fewer records were tried alone than
-    it takes to tell that every record is refused.
+    ``times`` counts the batches in a row that met it. ``few``: too few records were tried alone
+    to conclude that every record is refused.
     """
 
     reason: str
@@ -38,10 +38,10 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Whether a worker may claim, and what it must know to do so.
+    """Whether a worker may claim for a sink, and the shared state that it needs.
 
-    ``faults`` are the destinations that took nothing when they were last tried.
-    ``other_revision`` is that of a schema that is not this release's: nothing is claimed then.
+    ``faults`` are those of destinations that accepted nothing when they were last tried.
+    ``other_revision`` is the schema's, if it is of another release: nothing is claimed then.
     """
 
     admitted: bool
@@ -54,7 +54,7 @@ class Gate:
 
 
 def register_sinks(conn: Conn, topology: Topology, model: str, dimensions: int) -> None:
-    """Give every sink its row of shared state; the first one also says the wanted model."""
+    """Insert each sink's row of shared state, and set the wanted model if none is set."""
     for sink in topology.names:
         conn.execute("INSERT INTO sink_state (sink) VALUES (%s) ON CONFLICT DO NOTHING", (sink,))
     conn.execute(
@@ -69,7 +69,7 @@ def register_sinks(conn: Conn, topology: Topology, model: str, dimensions: int) 
 
 
 def wanted_model(conn: Conn) -> tuple[str, int] | None:
-    """The embedding model that all processes want, and its dimensions."""
+    """Return the embedding model that all processes want, and its dimensions."""
     row = conn.execute(
         "SELECT config ->> 'model', (config ->> 'dimensions')::int FROM sink_state WHERE sink = %s",
         (EMBEDDING,),
@@ -88,7 +88,7 @@ def want_model(conn: Conn, model: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SinkHealth:
-    """The shared state of a sink, for people."""
+    """The shared state of a sink, for display."""
 
     state: BreakerState
     since: datetime
@@ -100,7 +100,7 @@ class SinkHealth:
 
 
 def sink_health(conn: Conn) -> dict[str, SinkHealth]:
-    """The shared state of every sink."""
+    """Return the shared state of every sink."""
     rows = conn.execute(
         """
         SELECT sink, CASE WHEN paused_since IS NULL THEN state ELSE 'paused' END,
@@ -122,13 +122,13 @@ def enabled_sinks(conn: Conn) -> set[str]:
 
 
 def _over(column: str, longest: str) -> str:
-    """Return SQL that says whether a wait is over, or longer than any: the clock was set back."""
+    """Return SQL that is true when a wait is over, or ends too late: the clock was set back."""
     latest = f"now() + make_interval(secs => %({longest})s + {TOLERANCE})"
     return f"COALESCE({column} <= now() OR {column} > {latest}, true)"
 
 
 def _is_past(column: str, ago: str) -> str:
-    """Return SQL that says whether something is so long ago, or to come: the clock was set back."""
+    """Return SQL that is true when a time is long ago, or ahead: the clock was set back."""
     return (
         f"({column} < now() - make_interval(secs => {ago})"
         f" OR {column} > now() + make_interval(secs => {TOLERANCE}))"
@@ -148,7 +148,7 @@ WHERE s.sink = %(sink)s
 """
 
 
-#: Whether the next one to ask may probe. Needs ``lease`` and ``longest``.
+#: Whether the next worker may probe. Takes ``lease`` and ``longest``.
 _PROBE_IS_DUE = f"""
 ((state = 'open' AND {_over("open_until", "longest")})
  OR (state = 'probing' AND {_over("probe_until", "lease")}))
@@ -156,11 +156,11 @@ _PROBE_IS_DUE = f"""
 
 
 def gate(conn: Conn, sink: str, token: UUID, lease: float, longest: float = LONGEST_WAIT) -> Gate:
-    """Ask whether ``sink`` may be claimed for. Also show the relay that a worker listens.
+    """Return whether ``sink`` may be claimed for, and record for the relay that a worker answers.
 
-    When an open breaker's time is over, the first one to ask becomes its probe for ``lease``
-    seconds. A time further ahead than ``longest``, or than a lease, is over: no breaker opens for
-    longer, so the clock was set back.
+    When an open breaker's time is over, the first worker becomes its probe for ``lease`` seconds.
+    An end further ahead than ``longest`` counts as over: no breaker opens for longer, so the clock
+    was set back.
     """
     row = conn.execute(_GATE, {"sink": sink, "lease": lease, "longest": longest}).fetchone()
     if row is None:
@@ -198,7 +198,7 @@ def _become_probe(conn: Conn, sink: str, token: UUID, lease: float, longest: flo
 
 
 def abandon_probe(conn: Conn, sink: str, token: UUID) -> None:
-    """There was nothing to probe with: leave it to the next one."""
+    """Open the breaker again without a probe, as nothing was due; the next worker probes."""
     conn.execute(
         """
         UPDATE sink_state SET state = 'open', probe_token = NULL, probe_until = NULL
@@ -231,7 +231,7 @@ def open_breaker(
 ) -> None:
     """Stop claims for ``delay`` seconds, at most ``longest``, then one probes.
 
-    Errors of calls that were under way together count as one.
+    Errors of calls that were in flight together count as one.
     """
     conn.execute(
         f"""
@@ -256,7 +256,7 @@ def open_breaker(
 
 
 def note_faults(conn: Conn, sink: str, found: Mapping[str, Fault], passed: Collection[str]) -> None:
-    """Keep the faults of destinations, and drop those of destinations that took a record."""
+    """Record the faults of destinations, and remove those of the ``passed`` ones."""
     faults: dict[str, Any] = {
         name: asdict(fault) | {"reason": sanitize(fault.reason)} for name, fault in found.items()
     }
@@ -359,9 +359,9 @@ def may_wake(
 ) -> bool:
     """Take the right to send one more wake-up, shared by all relays.
 
-    At most ``wanted`` go unanswered; after that one more every ``resend_after`` seconds, so that a
-    broker that lost everything is found out. A sink whose breaker is open, or that is paused or
-    disabled, is left in peace. ``lease`` and ``longest`` are those of ``gate``.
+    At most ``wanted`` go unanswered, then one more every ``resend_after`` seconds, as a broker may
+    have lost all messages. None for a sink that is open, paused or disabled. ``lease`` and
+    ``longest`` are those of ``gate``.
     """
     cursor = conn.execute(
         f"""

@@ -1,4 +1,4 @@
-"""The budget of a provider over all workers: so many requests and tokens a minute."""
+"""The budget of a provider over all workers: requests and tokens a minute."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from altsync.circuit.clock import LONGEST_BUDGET
 from altsync.db import Conn
 
 
-def _believed(column: str) -> str:
-    """Return SQL for a budget's time, NULL when it is too far ahead: the clock was set back."""
+def _plausible(column: str) -> str:
+    """Return SQL for a budget's end, NULL when it is too far ahead: the clock was set back."""
     latest = "clock_timestamp() + make_interval(secs => %(longest)s)"
     return f"CASE WHEN {column} <= {latest} THEN {column} END"
 
 
-_REQUESTS, _TOKENS = _believed("requests_until"), _believed("tokens_until")
+_REQUESTS, _TOKENS = _plausible("requests_until"), _plausible("tokens_until")
 
 
 def reserve(
@@ -24,14 +24,13 @@ def reserve(
     max_wait: float,
     longest: float = LONGEST_BUDGET,
 ) -> tuple[bool, float]:
-    """Take a place in the queue for a call: whether there was one, and seconds until its turn.
+    """Reserve a call: return whether it was granted, and the seconds until its turn.
 
-    ``requests`` and ``tokens`` are what the call costs of each budget, in seconds of it. Each
-    budget is spent up to a time that only moves forward, the generic cell rate algorithm of
-    ITU-T I.371 without a burst. Nothing is taken when the turn is more than ``max_wait``
-    seconds away. A budget that is spent for more than ``longest`` seconds is taken for unspent:
-    no call spends so much, so the clock was set back. Safe at once: the row is locked for one
-    statement.
+    ``requests`` and ``tokens`` are the call's price, in seconds of each budget. A budget is spent
+    up to a time that only moves forward: the generic cell rate algorithm of ITU-T I.371 without a
+    burst. Nothing is granted when the turn is more than ``max_wait`` seconds away. A budget spent
+    for more than ``longest`` seconds counts as unspent: the clock was set back. Concurrent calls
+    are safe, as one statement locks the row.
     """
     numbers = {
         "requests": requests,

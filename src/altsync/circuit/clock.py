@@ -1,4 +1,4 @@
-"""Times that lie further ahead than anything waits, as the database's clock was set back."""
+"""Shorten waits that end too far ahead, as the database's clock was set back."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from altsync.operations import Origin
 #: Longest queue for a provider's budget, in seconds: a large text at some hundred tokens a minute.
 LONGEST_BUDGET = 3600.0
 
-#: Seconds by which a time may be ahead without being wrong: ``now()`` is when a transaction began,
-#: and another may have begun later and committed earlier.
+#: Seconds by which a correct time may be ahead: ``now()`` is the begin of a transaction, and
+#: another one may begin later and commit earlier.
 TOLERANCE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The longest waits that altsync itself writes down, in seconds."""
+    """The longest waits that altsync itself writes, in seconds."""
 
     lease: float = 30.0
     retry: float = LONGEST_WAIT
@@ -30,7 +30,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class SetBack:
-    """How many times were ahead of their bound: of operations, sinks, and deleted entities."""
+    """The numbers of times beyond their bound, by what they belong to."""
 
     operations: int = 0
     sinks: int = 0
@@ -48,7 +48,7 @@ class SetBack:
 
 
 # A lease ends one lease from now, as its worker may be alive. A confirming write needs its whole
-# wait. Any other operation loses nothing by being tried at once.
+# wait. All other operations may be tried now.
 _OPERATIONS = f"""
 UPDATE sync_operation SET available_at = now() + make_interval(secs => CASE
     WHEN status = 'in_progress' THEN %(lease)s WHEN origin = '{Origin.CONFIRM}' THEN %(confirm)s
@@ -89,10 +89,10 @@ WHERE open_until > now() + make_interval(secs => %(breaker)s + %(tolerance)s)
 
 
 def set_back(conn: Conn, sinks: Sequence[str], bounds: Bounds, limit: int = 5000) -> SetBack:
-    """Bring times that are further ahead than ``bounds`` back; returns how many there were.
+    """Set times that are further ahead than ``bounds`` back; return how many there were.
 
-    On an autocommit connection: each statement is a transaction of its own. Call it again while
-    it finds ``limit`` operations.
+    On an autocommit connection: each statement is a transaction of its own. Repeat it while it
+    finds operations.
     """
     numbers = {
         "sinks": list(sinks),
@@ -109,7 +109,7 @@ def set_back(conn: Conn, sinks: Sequence[str], bounds: Bounds, limit: int = 5000
 
 
 def set_deletions_back(conn: Conn) -> int:
-    """Let the grace of entities begin now that were deleted at a time that is still to come."""
+    """Let the grace of deleted entities begin now, where the deletion is in the future."""
     return sum(
         conn.execute(
             f"""

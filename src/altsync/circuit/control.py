@@ -1,7 +1,7 @@
-"""A control write: one record that a sink holds already, written once more as evidence.
+"""Control writes: write a record that a sink holds once more, as evidence that it accepts any.
 
-It is an operation like others while it lasts, so no other worker writes the same entity. Nothing
-of it is left in the history.
+A control write is a leased operation, so no other worker writes the same entity meanwhile. It
+leaves no history.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def begin_control(
 ) -> Operation | None:
     """Lease an entity that the sink holds, or has removed; None when there is none.
 
-    On an autocommit connection. Only sinks that keep a status on the entity have one.
+    On an autocommit connection. A sink without a status on the entity has none.
     """
     status = status_column(sink.name)
     if status is None or not sink.takes(entity_type):
@@ -72,10 +72,10 @@ def begin_control(
 def end_control(conn: Conn, op: Operation, token: UUID, *, settled: bool) -> None:
     """End a control write, inside the caller's transaction.
 
-    ``settled``: it was written, or surely was not. It is kept as work to do where the entity has
-    changed meanwhile, and where the write may still be applied.
+    ``settled``: its outcome is known. It stays as a pending operation where the entity has changed
+    meanwhile, or the write may still be applied.
     """
-    gone = (
+    removed = (
         settled
         and conn.execute(
             """
@@ -85,13 +85,13 @@ def end_control(conn: Conn, op: Operation, token: UUID, *, settled: bool) -> Non
             (op.id, token, op.version),
         ).rowcount
     )
-    if not gone:
+    if not removed:
         release(conn, [op.id], token, outcome_unknown=not settled)
         mark_pending(conn, op.entity_type, [op.entity_id])
 
 
 def passed_since(conn: Conn, ids: Sequence[int]) -> bool:
-    """Return whether another record of the same kind passed after each of these failed alone.
+    """Return whether another record of its destination passed after each of these failed alone.
 
     False where one of them has not failed alone before.
     """

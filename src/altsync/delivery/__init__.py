@@ -1,4 +1,4 @@
-"""Delivery of operations to one sink."""
+"""Deliver operations to one sink: claim, read, write, settle."""
 
 from __future__ import annotations
 

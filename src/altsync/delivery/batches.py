@@ -180,7 +180,7 @@ class Delivery:
     def _give_back(self, state: BatchState, error: Exception) -> None:
         """Release the leases of a batch after an unexpected error, and open the breaker.
 
-        No lease counts as lost then. Where PostgreSQL fails too, the leases run out. A lost
+        No lease counts as lost then. If PostgreSQL fails too, the leases run out. A lost
         connection opens no breaker: PostgreSQL is back when the release succeeds.
         """
         name = self._traits.name

@@ -1,4 +1,4 @@
-"""Keeping to what a provider allows in a minute, over all workers."""
+"""Keep within a provider's limits a minute, over all workers."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind
 from altsync.projection import embedding_text
 
-#: Bytes of a token, for a guess that the provider's own count corrects afterwards.
+#: Bytes of a token, for an estimate that the provider's own count corrects afterwards.
 #: https://help.openai.com/en/articles/4936856: about four characters of English.
 BYTES_PER_TOKEN = 4
 
 MINUTE = 60.0
 
-#: Tokens of one text at most, as OpenAI's models take no more. A guess may be off by the bytes of
-#: a token.
+#: Most estimated tokens of one text: the limit of OpenAI's models, times the largest error of the
+#: estimate.
 MOST_TOKENS = 8192 * BYTES_PER_TOKEN
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A reservation of calls: seconds until their turn, and the tokens guessed for each."""
+    """A reservation of calls: seconds until their turn, and the estimated tokens of each."""
 
     wait: float
     tokens: tuple[int, ...]
 
 
 class Budget:
-    """Requests and tokens a minute that all workers of a sink share; None means no limit."""
+    """The requests and tokens a minute that all workers of a sink share."""
 
     def __init__(self, database: Database, sink: str, policy: Policy) -> None:
         self._database = database
         self._sink = sink
         self._requests = policy.requests_per_minute
         self._tokens = policy.tokens_per_minute
-        # While it waits its turn a worker holds its lease, and the call must fit in as well.
+        # A worker holds its lease while it waits, and the call must end before the lease does.
         self._max_wait = (policy.lease - policy.timeout) / 2
 
     @property
     def most(self) -> float:
-        """Size of the calls that go out together at most: tokens of half the longest wait.
+        """Return the most tokens of a wave: those of half the longest wait, or of one minute.
 
-        Never more than one minute's. Half, so that two workers can take turns.
+        Half, so that two workers can take turns.
         """
         if self._tokens is None:
             return math.inf
@@ -58,15 +58,15 @@ class Budget:
 
     @property
     def most_calls(self) -> float:
-        """Calls that go out together at most."""
+        """Return the most calls of a wave."""
         if self._requests is None:
             return math.inf
         return max(1.0, self._requests * min(MINUTE, self._max_wait / 2) / MINUTE)
 
     def reserve(self, calls: Sequence[Sequence[Row]]) -> Reservation | None:
-        """Return when calls with these rows may go out; None without a limit.
+        """Reserve calls with these rows; None without a limit.
 
-        Raises ``SinkFailure``, with the time to come back, when that is too long to hold a lease.
+        Raises ``SinkFailure`` with the wait as ``retry_after`` when it is too long for a lease.
         """
         if self._requests is None and self._tokens is None:
             return None
@@ -87,7 +87,7 @@ class Budget:
         return Reservation(wait, guesses)
 
     def correct(self, reserved: Reservation, answers: Sequence[Answer | SinkFailure]) -> None:
-        """Replace the guesses by what the answered calls have cost; a failed one keeps its own."""
+        """Replace the estimates by the price of the answered calls; a failed call keeps its own."""
         requests = tokens = 0
         for guess, answer in zip(reserved.tokens, answers, strict=True):
             if isinstance(answer, Answer):
@@ -98,7 +98,7 @@ class Budget:
             budget.correct(conn, self._sink, requests=more_requests, tokens=more_tokens)
 
     def _seconds(self, requests: int, tokens: int) -> tuple[float, float]:
-        """Amounts as seconds of the two budgets."""
+        """Return amounts as seconds of the two budgets."""
         return (
             MINUTE * requests / self._requests if self._requests else 0.0,
             MINUTE * tokens / self._tokens if self._tokens else 0.0,
@@ -110,21 +110,21 @@ class Budget:
 
 
 def guessed_tokens(rows: Sequence[Row]) -> int:
-    """About how many tokens it takes to embed rows; each text counts once."""
+    """Estimate the tokens of the texts of rows; each text counts once."""
     texts = {row.text_hash: row for row in rows if not row.deleted}
     size = sum(len(embedding_text(row.content).encode()) for row in texts.values())
     return -(-size // BYTES_PER_TOKEN)
 
 
 def size_of(sink: str, rows: Sequence[Row]) -> float:
-    """Return the size of a call as the sink's limits count it: tokens, or records."""
+    """Return the size of a call in the unit of the sink's limits: tokens, or records."""
     return float(guessed_tokens(rows)) if sink == EMBEDDING else float(len(rows))
 
 
 def fitting(sink: str, rows: Sequence[Row], most: float) -> int:
-    """Return how many of the first rows make a call of that size at most; one text at least.
+    """Return how many of the first rows make a call of at most ``most``; one text at least.
 
-    Rows of equal text stay together, as each text is paid once.
+    Rows of equal text stay together, as each text is charged once.
     """
     if size_of(sink, rows) <= most:
         return len(rows)

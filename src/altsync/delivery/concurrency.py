@@ -1,4 +1,4 @@
-"""How much is asked of a sink at once: more while it answers well, half when it does not."""
+"""Adapt the load on a sink: more while it answers quickly, half when it does not."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import math
 import threading
 from collections import deque
 
-#: Calls under way at once before a sink has shown what it bears.
+#: Calls in flight before the first answer of a sink.
 FIRST_IN_FLIGHT = 2
 
-#: Operations of one batch at least, however slowly a sink answers.
+#: Smallest batch, in operations, for a slow sink.
 LEAST_BATCH = 10
 
-#: By how much of its full size a batch grows again after a quick answer.
+#: Growth of a batch after a quick answer, as a part of its full size.
 REGROWTH = 0.1
 
-#: By how much of a size that was too large requests grow beyond it. Smaller than ``REGROWTH``:
+#: Growth of requests beyond a size that was too large, as a part of it. Smaller than ``REGROWTH``:
 #: each step too far costs refusals and waits.
 STEP = 0.05
 
@@ -23,19 +23,18 @@ STEP = 0.05
 #: that has. A sink that refuses half of its calls at random refuses four in a row once in sixteen.
 REFUSALS_OF_NEW, REFUSALS_OF_PASSED = 2, 4
 
-#: Requests after which it is forgotten that one of a size has passed: the limit may be lower now.
+#: Requests that a passed size is remembered for: the limit may have been lowered since.
 REMEMBERED = 20
 
 
 class AdaptiveConcurrency:
-    """The pace of one sink in one process: additive increase, multiplicative decrease.
+    """The load on one sink from one process: additive increase, multiplicative decrease.
 
-    The rule by which TCP finds the capacity of a network, for calls in flight and for the size
-    of batches: Chiu and Jain, "Analysis of the increase and decrease algorithms for congestion
-    avoidance in computer networks" (1989). An answer is slow after half the time that a call
-    may take: the next one, just as large, might not come in time. One slow answer alone may be
-    a server's first, and changes no batch. The size of one request follows the same rule, for
-    limits that count tokens, bytes or records. Threads may share it.
+    TCP finds the capacity of a network by the same rule: Chiu and Jain, "Analysis of the increase
+    and decrease algorithms for congestion avoidance in computer networks" (1989). It sets the
+    calls in flight, the size of batches, and the size of one request in tokens, bytes or records.
+    An answer is slow after half the timeout: the next one of this size might not come in time. A
+    single slow answer may be a server's first, and changes no batch. Threads may share it.
     """
 
     def __init__(self, *, in_flight: int, batch: int, timeout: float) -> None:
@@ -54,26 +53,25 @@ class AdaptiveConcurrency:
 
     @property
     def in_flight(self) -> int:
-        """Calls of one batch that may be under way at once; at least 1."""
+        """Return the calls of one batch that may be in flight at the same time; at least 1."""
         return self._in_flight
 
     @property
     def batch(self) -> int:
-        """Operations to claim at once."""
+        """Return the number of operations to claim in one batch."""
         return self._batch
 
     @property
     def size(self) -> float:
-        """Size of the next request at most; infinite until one was refused for its size."""
+        """Return the largest size of the next request; infinite before a refusal for the size."""
         return self._size
 
     def throttled(self, size: float) -> None:
-        """Note that a request of ``size`` was refused; halve the next one's when that is why.
+        """Record that a request of ``size`` was refused; halve the next one after several in a row.
 
-        It takes several refusals in a row: sinks refuse for other reasons too, and a size is
-        only to blame when it is refused again. A request far below what may be sent was not
-        refused for its size: probes are single records, and would leave single records to all
-        that follows.
+        Sinks also refuse for other reasons, so one refusal does not prove that the size is too
+        large. Requests far below the limit do not count: a probe is a single record, and would
+        reduce all later requests to single records.
         """
         with self._lock:
             self._largest = max(self._largest, size)
@@ -104,7 +102,7 @@ class AdaptiveConcurrency:
                     self._size = math.inf
 
     def answered(self, seconds: float) -> None:
-        """Calls that went out together were all answered, the last after ``seconds``."""
+        """Record that the calls of a wave were all answered, the last after ``seconds``."""
         if seconds > self._slow:
             self._slow_down(self._was_slow)
             return
@@ -114,7 +112,7 @@ class AdaptiveConcurrency:
             self._batch = min(self._full, self._batch + max(1, int(self._full * REGROWTH)))
 
     def refused(self, seconds: float) -> None:
-        """The sink itself failed a call, after ``seconds``; small batches help a slow one only."""
+        """Record a failed call after ``seconds``; only a slow sink gets smaller batches."""
         if seconds > self._slow:
             self._slow_down(True)
             return

@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What decides the outcomes of one batch, beside its rows.
+    """The facts that decide the outcomes of one batch, beside its rows.
 
     ``delays`` are in seconds, by destination. ``current`` are the versions that rows have now,
     where the sink holds a newer one than was written.

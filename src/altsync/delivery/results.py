@@ -1,4 +1,4 @@
-"""What deliveries report: of one batch, and of one drain."""
+"""Reports of deliveries: of one batch, and of one drain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asking a broker of any kind whether it answers."""
+"""Check that a broker of any kind answers."""
 
 from __future__ import annotations
 
