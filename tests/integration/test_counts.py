@@ -1,4 +1,4 @@
-"""What a thousand leagues cost, counted: statements, bytes, remote calls, messages. No clock."""
+"""Count statements, bytes, remote calls and messages of a thousand leagues, without a clock."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ GROWTH = 50
 
 @dataclass
 class Sent:
-    """What went to PostgreSQL: statements that ran, and bytes of the protocol."""
+    """The statements and bytes of the protocol that went to PostgreSQL."""
 
     statements: int = 0
     bytes: int = 0
@@ -185,7 +185,7 @@ def test_twice_the_leagues_are_as_many_statements(pg: DatabaseFixture, tmp_path:
     """As long as they are one batch of the seeder."""
     few, _ = _seeded(pg, generated.write_leagues(tmp_path / "few", ROWS))
     many, _ = _seeded(pg, generated.write_leagues(tmp_path / "many", 2 * ROWS, first=ROWS))
-    # Temporary tables are made once a session; asking again is the same statement.
+    # Temporary tables are created once a session; the second time it is the same statement.
     assert many.statements == few.statements
 
 
@@ -240,7 +240,7 @@ def test_one_in_a_hundred_edited(
 def test_messages_for_a_thousand(
     pg: DatabaseFixture, tracing: TracedDatabase, tmp_path: Path
 ) -> None:
-    """One for each full batch of each sink, and no more while nobody takes them."""
+    """One for each full batch of each sink, and no more while no worker takes them."""
     _seeded(pg, generated.write_leagues(tmp_path, ROWS))
     expected = [EMBEDDING, EMBEDDING, "neo4j", "neo4j"]
     assert sorted(_messages(pg, tracing, looks=20)) == expected
@@ -274,7 +274,7 @@ def _resident(url: str, folder: Path) -> tuple[int, int]:
 
 
 def _seeded(pg: DatabaseFixture, folder: Path) -> tuple[Sent, int]:
-    """What a run sent, and the operations that it enqueued."""
+    """Return what a run sent, and the operations that it enqueued."""
     sent = Sent()
     with traced(pg.conn, sent):
         report = seed(pg, folder, sports.LEAGUES)
@@ -282,7 +282,7 @@ def _seeded(pg: DatabaseFixture, folder: Path) -> tuple[Sent, int]:
 
 
 def _searched(pg: DatabaseFixture, tracing: TracedDatabase, stores: Stores, folder: Path) -> Sent:
-    """What the search of the neighbours of new leagues sent."""
+    """Return what the search for the neighbours of new leagues sent."""
     with pg.conn.transaction():
         register_sinks(pg.conn, SEARCHING, MODEL, DIMENSIONS)
     Loader(pg.conn, SEARCHING, SeedOptions(folder, (sports.LEAGUES,)), SeedReport(None)).run()

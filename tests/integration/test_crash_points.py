@@ -47,12 +47,12 @@ from tests.integration.fakes import (
     file_embedder,
 )
 
-#: What a process answers with that was killed here; any other number is a failure of the test.
+#: The exit code of a process that was killed here; any other one fails the test.
 KILLED = 9
 
 
 class Killed(BaseException):
-    """What nothing in delivery may catch."""
+    """An exception that nothing in delivery may catch."""
 
 
 def kill_at(point: str, times: int = 1) -> Callable[[str], None]:
@@ -95,7 +95,7 @@ def test_a_worker_that_vanishes_anywhere(
 def test_a_worker_that_vanishes_again_and_again(
     pg: DatabaseFixture, database: Database, point: str
 ) -> None:
-    """Five times in a row, with smaller batches each time; nobody dies of it."""
+    """Five times in a row, with smaller batches each time; no operation becomes dead."""
     pg.save(*leagues(40))
     graph = FakeGraph()
     for _ in range(5):
@@ -108,7 +108,7 @@ def test_a_worker_that_vanishes_again_and_again(
 
 
 def test_a_record_that_kills_its_worker_each_time(pg: DatabaseFixture, database: Database) -> None:
-    """It ends up alone and is buried by the relay; the others are synced, none dies with it."""
+    """It ends up alone and becomes a dead letter; all others are synced."""
     pg.save(*leagues(100))
     graph = FakeGraph()
 
@@ -290,7 +290,7 @@ def _seed(pg: DatabaseFixture, folder: Path) -> SeedReport:
 
 
 def _converge(pg: DatabaseFixture, database: Database, sinks: Sequence[Any]) -> None:
-    """Let leases, retries, breakers and echoes fall due until nothing is left to do."""
+    """Let leases, retries, breakers and confirming writes fall due until nothing is left."""
     for _ in range(30):
         pg.advance_time(CONFIRM_AFTER + 1)
         for sink in sinks:

@@ -63,7 +63,7 @@ def test_errors_that_differ_by_ids_and_numbers_are_one_group(
     pg: DatabaseFixture, one: str, other: str, shown: str
 ) -> None:
     """The group shows what they share, and the latest one in full."""
-    _bury(pg, GRAPH, {"l000": one, "l001": other})
+    _dead_letter(pg, GRAPH, {"l000": one, "l001": other})
     (group,) = failures(pg.conn)
     assert (group.count, group.reason, group.pattern) == (2, shown, shown)
     assert group.sample_reason in (one, other)
@@ -80,21 +80,21 @@ def test_errors_that_differ_by_ids_and_numbers_are_one_group(
 )
 def test_errors_that_mean_something_else_are_not(pg: DatabaseFixture, one: str, other: str) -> None:
     """Status codes say what went wrong, and so do words."""
-    _bury(pg, GRAPH, {"l000": one, "l001": other})
+    _dead_letter(pg, GRAPH, {"l000": one, "l001": other})
     assert {group.reason for group in failures(pg.conn)} == {one, other}
 
 
 def test_a_group_of_equal_errors_shows_them_in_full(pg: DatabaseFixture) -> None:
     """Nothing is hidden where nothing differs."""
-    _bury(pg, GRAPH, {"l000": "41230 bytes", "l001": "41230 bytes"})
+    _dead_letter(pg, GRAPH, {"l000": "41230 bytes", "l001": "41230 bytes"})
     (group,) = failures(pg.conn)
     assert (group.reason, group.pattern) == ("41230 bytes", "… bytes")
 
 
 def test_one_error_of_two_sinks_or_kinds_is_no_group(pg: DatabaseFixture) -> None:
     """Sink and kind are part of what a group is."""
-    _bury(pg, GRAPH, {"l000": "no", "l001": "no"})
-    _bury(pg, EMBEDDER, {"l000": "no"})
+    _dead_letter(pg, GRAPH, {"l000": "no", "l001": "no"})
+    _dead_letter(pg, EMBEDDER, {"l000": "no"})
     pg.conn.execute(
         "UPDATE sync_operation SET error_kind = 'lost' WHERE sink = 'neo4j' AND entity_key = 'l001'"
     )
@@ -130,7 +130,7 @@ def test_what_is_given_narrows_what_is_meant(
     pg: DatabaseFixture, which: Selection, expected: set[str]
 ) -> None:
     """The same for listing, counting and finding."""
-    _bury(pg, GRAPH, {"l000": "410 bytes", "l001": "77 bytes", "l002": "gone"})
+    _dead_letter(pg, GRAPH, {"l000": "410 bytes", "l001": "77 bytes", "l002": "gone"})
     pg.conn.execute(
         "UPDATE sync_operation SET finished_at = now() - interval '2 hours' "
         "WHERE entity_key = 'l002' AND sink = 'neo4j'"
@@ -143,7 +143,7 @@ def test_what_is_given_narrows_what_is_meant(
 
 def test_what_is_discarded_is_kept_with_who_and_why(pg: DatabaseFixture) -> None:
     """Out of the failures, never to be retried, and the entity still counts as failed."""
-    _bury(pg, GRAPH, {"nfl": "too large"})
+    _dead_letter(pg, GRAPH, {"nfl": "too large"})
     assert _discard(pg) == 1
     assert failures(pg.conn) == []
     assert _retry(pg) == 0
@@ -160,7 +160,7 @@ def test_what_is_discarded_is_kept_with_who_and_why(pg: DatabaseFixture) -> None
 
 def test_a_later_change_is_enqueued_as_always(pg: DatabaseFixture, database: Database) -> None:
     """Its success makes the entity synced; what was discarded stays in the audit."""
-    _bury(pg, GRAPH, {"nfl": "too large"})
+    _dead_letter(pg, GRAPH, {"nfl": "too large"})
     _discard(pg)
     pg.save(league("nfl", tier="TIER1"))
     assert pg.statuses(NFL)["neo4j"] == "pending"
@@ -171,7 +171,7 @@ def test_a_later_change_is_enqueued_as_always(pg: DatabaseFixture, database: Dat
 
 def test_a_change_under_way_is_not_disturbed(pg: DatabaseFixture) -> None:
     """Only what is dead is discarded: the live operation goes on, and the entity is pending."""
-    _bury(pg, GRAPH, {"nfl": "too large"})
+    _dead_letter(pg, GRAPH, {"nfl": "too large"})
     pg.save(league("nfl", tier="TIER1"))
     assert _discard(pg) == 1
     assert pg.live("neo4j", "nfl").status == "pending"
@@ -180,7 +180,7 @@ def test_a_change_under_way_is_not_disturbed(pg: DatabaseFixture) -> None:
 
 def test_a_backfill_asks_for_what_was_discarded(pg: DatabaseFixture) -> None:
     """The sink has not confirmed it: that is the way back."""
-    _bury(pg, GRAPH, {"nfl": "too large"})
+    _dead_letter(pg, GRAPH, {"nfl": "too large"})
     _discard(pg)
     backfill_page(pg.conn, GRAPH, sports.LEAGUE, after=None, force=False)
     assert pg.live("neo4j", "nfl").origin == "backfill"
@@ -191,7 +191,7 @@ def test_who_waited_for_a_discarded_embedding_waits_no_more(
     pg: DatabaseFixture, database: Database
 ) -> None:
     """The index failed with it, and stays so; a later change embeds, and both are synced."""
-    _bury(pg, EMBEDDER, {"nfl": "refused"})
+    _dead_letter(pg, EMBEDDER, {"nfl": "refused"})
     for step in (lambda: None, lambda: _discard(pg)):
         step()
         assert {s: pg.statuses(NFL)[s] for s in ("embedding", "pinecone")} == {
@@ -210,7 +210,7 @@ def test_a_vector_that_comes_after_all_makes_the_index_wait_for_it(
     pg: DatabaseFixture, database: Database
 ) -> None:
     """A live operation always means pending."""
-    _bury(pg, EMBEDDER, {"nfl": "refused"})
+    _dead_letter(pg, EMBEDDER, {"nfl": "refused"})
     _discard(pg)
     backfill_page(pg.conn, EMBEDDER, sports.LEAGUE, after=None, force=False)
     embed(database)
@@ -227,7 +227,7 @@ def test_who_still_asked_for_a_discarded_embedding_waits_no_more(
     embed(database)
     pg.save(league("nfl", tier="TIER1"))
     pg.save(league("nfl", description="Refused.", tier="TIER1"))
-    _bury(pg, EMBEDDER, {"nfl": "refused"})
+    _dead_letter(pg, EMBEDDER, {"nfl": "refused"})
     _discard(pg) if given_up == "discarded" else _prune(pg)
     assert pg.statuses(NFL)["pinecone"] == "pending"
     delivery(database, FakeIndex()).drain(10)
@@ -243,7 +243,7 @@ def test_who_waits_for_a_dead_embedding_failed_until_it_is_retried(
     embed(database)
     pg.save(league("nfl", tier="TIER1"))
     pg.save(league("nfl", description="Refused.", tier="TIER1"))
-    _bury(pg, EMBEDDER, {"nfl": "refused"})
+    _dead_letter(pg, EMBEDDER, {"nfl": "refused"})
     delivery(database, FakeIndex()).drain(10)
     assert pg.statuses(NFL)["pinecone"] == "failed"
     _retry(pg)
@@ -253,12 +253,12 @@ def test_who_waits_for_a_dead_embedding_failed_until_it_is_retried(
     assert {pg.statuses(NFL)[s] for s in ("embedding", "pinecone")} == {"synced"}
 
 
-def test_an_echo_ends_when_its_embedding_is_given_up(
+def test_a_confirming_write_ends_when_its_embedding_is_dead(
     pg: DatabaseFixture, database: Database
 ) -> None:
     """It knows where a late write may be. That is kept, and seen to when the vector comes."""
     index, late = _lost_between_two_places(pg, database)
-    _bury(pg, EMBEDDER, {"ask": "refused"})
+    _dead_letter(pg, EMBEDDER, {"ask": "refused"})
     _drain(pg, database, index, rounds=3)
     assert not [op for op in pg.ops("pinecone") if op.live]
     index.land(late)
@@ -270,12 +270,12 @@ def test_an_echo_ends_when_its_embedding_is_given_up(
     assert set(pg.statuses(example("ask")).values()) == {"synced", "pending"}
 
 
-def test_an_echo_whose_embedding_is_discarded_leaves_the_index_failed(
+def test_a_confirming_write_behind_a_discarded_embedding_leaves_the_index_failed(
     pg: DatabaseFixture, database: Database
 ) -> None:
     """And a deletion still removes what landed late, wherever that was."""
     index, late = _lost_between_two_places(pg, database)
-    _bury(pg, EMBEDDER, {"ask": "refused"})
+    _dead_letter(pg, EMBEDDER, {"ask": "refused"})
     _discard(pg)
     _drain(pg, database, index, rounds=3)
     assert pg.statuses(example("ask"))["pinecone"] == "failed"
@@ -306,7 +306,7 @@ def test_a_deleted_entity_goes_for_good_after_its_delete_was_discarded(pg: Datab
     pg.save(NFL)
     pg.delete(NFL)
     for sink in (GRAPH, INDEX):
-        _bury(pg, sink, {"nfl": "gone away"})
+        _dead_letter(pg, sink, {"nfl": "gone away"})
     pg.conn.execute("DELETE FROM sync_operation WHERE sink = 'embedding'")
     pg.advance_time(GRACE + 1)
     assert purge_deleted(pg.conn, GRACE) == 0
@@ -315,13 +315,13 @@ def test_a_deleted_entity_goes_for_good_after_its_delete_was_discarded(pg: Datab
     assert pg.find(NFL) is None
 
 
-def test_a_doubt_outlives_the_discard(pg: DatabaseFixture, database: Database) -> None:
-    """What was given up on may still land: after the next success it is written once more."""
+def test_an_unknown_outcome_outlives_the_discard(pg: DatabaseFixture, database: Database) -> None:
+    """The discarded write may still be applied, so a confirming write follows the next success."""
     pg.save(NFL)
     embed(database)
     pg.claim("pinecone")
     pg.expire_leases()
-    _bury(pg, INDEX, {"nfl": "bad"})
+    _dead_letter(pg, INDEX, {"nfl": "bad"})
     _discard(pg)
     pg.save(league("nfl", tier="TIER1"))
     _confirm(pg, INDEX)
@@ -338,7 +338,7 @@ def test_a_doubt_outlives_the_discard(pg: DatabaseFixture, database: Database) -
 def test_types_are_discarded_together(pg: DatabaseFixture) -> None:
     """In one transaction, in the order of locks."""
     pg.save(NFL, example("ask"))
-    _bury(pg, GRAPH, {"nfl": "no", "ask": "no"})
+    _dead_letter(pg, GRAPH, {"nfl": "no", "ask": "no"})
     assert _discard(pg) == 2
     assert pg.counts("neo4j") == {"discarded": 2}
 
@@ -346,10 +346,10 @@ def test_types_are_discarded_together(pg: DatabaseFixture) -> None:
 def test_a_retry_leaves_the_embedding_of_a_deleted_entity_as_it_is(
     pg: DatabaseFixture, database: Database
 ) -> None:
-    """Nothing is left to embed, so nobody would ever say that it is done."""
+    """Nothing is left to embed, so no operation would ever set it to synced."""
     pg.save(NFL)
     embed(database)
-    _bury(pg, INDEX, {"nfl": "no"})
+    _dead_letter(pg, INDEX, {"nfl": "no"})
     pg.save(league("nfl", description="Another."))
     pg.delete(NFL)
     assert pg.live("embedding", "nfl").status == "pending"
@@ -363,7 +363,7 @@ def test_a_retried_embedding_of_a_deleted_entity_ends(
     pg: DatabaseFixture, database: Database
 ) -> None:
     """It is superseded, and the entity's status never says that it waits for it."""
-    _bury(pg, EMBEDDER, {"nfl": "refused"})
+    _dead_letter(pg, EMBEDDER, {"nfl": "refused"})
     pg.delete(NFL)
     assert _retry(pg) == 1
     embed(database)
@@ -373,38 +373,38 @@ def test_a_retried_embedding_of_a_deleted_entity_ends(
 
 def test_a_dead_embedding_of_a_deleted_entity_says_nothing_of_it(pg: DatabaseFixture) -> None:
     """Given up on twice, the second time after the delete: the operation is dead, no more."""
-    _bury(pg, EMBEDDER, {"nfl": "refused"})
+    _dead_letter(pg, EMBEDDER, {"nfl": "refused"})
     pg.delete(NFL)
     _retry(pg)
-    _bury(pg, EMBEDDER, {"nfl": "its worker vanished"})
+    _dead_letter(pg, EMBEDDER, {"nfl": "its worker vanished"})
     assert pg.counts("embedding") == {"superseded": 1, "dead": 1}
     assert pg.statuses(NFL)["embedding"] == "synced"
 
 
-def test_a_retry_that_meets_a_change_brings_its_doubt(
+def test_a_retry_that_meets_a_change_keeps_its_unknown_outcome(
     pg: DatabaseFixture, database: Database
 ) -> None:
-    """The change writes first; what was given up on may land after it, so an echo follows."""
+    """The change is written first; the dead write may be applied after it and is confirmed."""
     pg.save(NFL)
     embed(database)
     pg.claim("pinecone")
     pg.expire_leases()
-    _bury(pg, INDEX, {"nfl": "bad"})
+    _dead_letter(pg, INDEX, {"nfl": "bad"})
     pg.save(league("nfl", tier="TIER1"))
     _retry(pg)
     _confirm(pg, INDEX)
     assert pg.live("pinecone", "nfl").origin == "confirm"
 
 
-def test_a_retry_that_meets_a_change_under_way_brings_its_doubt(
+def test_a_retry_that_meets_a_leased_change_keeps_its_unknown_outcome(
     pg: DatabaseFixture, database: Database
 ) -> None:
-    """It is asked again, and the follow-up knows."""
+    """It gets a rerun request, and the follow-up has the unknown outcome."""
     pg.save(NFL)
     embed(database)
     pg.claim("pinecone")
     pg.expire_leases()
-    _bury(pg, INDEX, {"nfl": "bad"})
+    _dead_letter(pg, INDEX, {"nfl": "bad"})
     pg.save(league("nfl", tier="TIER1"))
     token, (op,) = pg.claim("pinecone")
     _retry(pg)
@@ -416,7 +416,7 @@ def test_a_retry_that_meets_a_change_under_way_brings_its_doubt(
 def test_a_retry_that_meets_a_change_brings_its_places(
     pg: DatabaseFixture, database: Database
 ) -> None:
-    """What was given up on lands where the entity no longer is, and is removed there."""
+    """The dead write is applied in a former namespace, and removed there."""
     pg.save(example("ask", "triage"))
     embed(database)
     index, late = _give_up_on_a_write(pg, database)
@@ -428,7 +428,7 @@ def test_a_retry_that_meets_a_change_brings_its_places(
     assert [space for _, space, _ in index.held] == ["support"]
 
 
-def test_a_retry_that_starts_with_the_embedding_brings_its_doubt(
+def test_a_retry_that_starts_with_the_embedding_keeps_its_unknown_outcome(
     pg: DatabaseFixture, database: Database
 ) -> None:
     """The vector comes first; what may land late, and where, is still known then."""
@@ -451,7 +451,7 @@ def test_a_retry_of_several_brings_the_places_of_all(
     pg.save(example("ask"))
     embed(database)
     for place in ("triage", "support"):
-        _bury(pg, INDEX, {"ask": "bad"})
+        _dead_letter(pg, INDEX, {"ask": "bad"})
         pg.conn.execute(
             "UPDATE sync_operation SET namespaces = namespaces || ARRAY[%s] WHERE status = 'dead'",
             (place,),
@@ -470,7 +470,7 @@ def test_an_entity_that_failed_three_times_is_one_failure(pg: DatabaseFixture) -
     """The latest stays; a dry run, the run and every count speak of it alone."""
     for number in range(3):
         pg.save(*[league(key, description=f"text {number}") for key in ("l000", "l001")])
-        _bury(pg, GRAPH, {"l000": f"error {number}", "l001": f"error {number}"})
+        _dead_letter(pg, GRAPH, {"l000": f"error {number}", "l001": f"error {number}"})
     (group,) = failures(pg.conn)
     assert (group.count, group.sample_reason) == (2, "error 2")
     assert count_dead(pg.conn) == len(dead_ids(pg.conn)) == 2
@@ -480,16 +480,16 @@ def test_an_entity_that_failed_three_times_is_one_failure(pg: DatabaseFixture) -
     assert failures(pg.conn) == []
 
 
-def test_a_failure_keeps_what_is_unsure_of_those_before(
+def test_a_failure_keeps_the_unknown_outcomes_of_earlier_ones(
     pg: DatabaseFixture, database: Database
 ) -> None:
     pg.save(league("l000"))
     embed(database)
-    _bury(pg, INDEX, {"l000": "timeout"})
+    _dead_letter(pg, INDEX, {"l000": "timeout"})
     pg.conn.execute("UPDATE sync_operation SET outcome_unknown = true WHERE status = 'dead'")
     pg.save(league("l000", description="another"))
     embed(database)
-    _bury(pg, INDEX, {"l000": "refused"})
+    _dead_letter(pg, INDEX, {"l000": "refused"})
     rows = pg.conn.execute(
         "SELECT status, outcome_unknown FROM sync_operation WHERE sink = 'pinecone' ORDER BY id"
     ).fetchall()
@@ -498,7 +498,7 @@ def test_a_failure_keeps_what_is_unsure_of_those_before(
 
 def test_a_group_of_a_former_release_is_found_by_its_name(pg: DatabaseFixture) -> None:
     """Its worker kept no group."""
-    _bury(pg, GRAPH, {"l000": "7 is bad", "l001": "8 is bad"})
+    _dead_letter(pg, GRAPH, {"l000": "7 is bad", "l001": "8 is bad"})
     (group,) = failures(pg.conn)
     pg.conn.execute("UPDATE sync_operation SET error_group = NULL WHERE entity_key = 'l001'")
     assert failures(pg.conn) == [group]
@@ -509,7 +509,7 @@ def test_a_group_of_a_former_release_is_found_by_its_name(pg: DatabaseFixture) -
 def test_retry_and_discard_at_once_share_the_dead(pg: DatabaseFixture) -> None:
     """Each dead operation is taken by exactly one of them."""
     reasons = {f"l{n:03}": "no" for n in range(40)}
-    _bury(pg, GRAPH, reasons)
+    _dead_letter(pg, GRAPH, reasons)
     dead = dead_ids(pg.conn)
 
     def retry() -> int:
@@ -531,9 +531,9 @@ def test_retry_and_discard_at_once_share_the_dead(pg: DatabaseFixture) -> None:
 def test_a_delivery_and_a_discard_do_not_wait_for_each_other(
     pg: DatabaseFixture, database: Database
 ) -> None:
-    """Both lock the entities first; whoever is second finds nothing left to do."""
+    """Both lock the entities first; the second finds nothing left to do."""
     reasons = {f"l{n:03}": "no" for n in range(30)}
-    _bury(pg, GRAPH, reasons)
+    _dead_letter(pg, GRAPH, reasons)
     pg.save(*(league(key, tier="TIER1") for key in reasons))
     with ThreadPoolExecutor(2) as pool:
         delivered = pool.submit(lambda: delivery(database, FakeGraph(), batch_size=7).drain(60))
@@ -549,7 +549,7 @@ def _discard_elsewhere(url: str) -> int:
         return discard_dead(conn, dead, TOPOLOGY, by=ME, why=WHY)
 
 
-def _bury(pg: DatabaseFixture, sink: SinkTraits, reasons: dict[str, str]) -> None:
+def _dead_letter(pg: DatabaseFixture, sink: SinkTraits, reasons: dict[str, str]) -> None:
     """Give up on operations of these keys; leagues that are not there are saved before."""
     missing: list[sports.League] = [league(key) for key in reasons if pg.ops(key=key) == []]
     if missing:

@@ -160,7 +160,7 @@ def test_no_remote_call_inside_a_transaction(pg: DatabaseFixture, database: Data
 
 
 def test_a_batch_is_written_down(pg: DatabaseFixture, database: Database) -> None:
-    """What it came to, its calls and its time, for throughput and cost."""
+    """Its outcomes, calls and time, for throughput and cost."""
     pg.save(*leagues(5))
     embed(database)
     row = pg.conn.execute(
@@ -181,7 +181,7 @@ def test_a_batch_goes_out_in_parts(pg: DatabaseFixture, database: Database) -> N
 
 
 def test_a_batch_is_no_larger_than_asked(pg: DatabaseFixture, database: Database) -> None:
-    """What is left comes with the next one."""
+    """The rest comes with the next one."""
     pg.save(*leagues(10))
     graph = FakeGraph()
     assert [deliver(database, graph, batch_size=4).claimed for _ in range(4)] == [4, 4, 2, 0]
@@ -239,7 +239,7 @@ def test_a_lease_that_is_nearly_over_is_extended_before_the_first_call(
 
 
 def test_a_worker_that_lost_its_lease_stops(pg: DatabaseFixture, database: Database) -> None:
-    """Between two calls of one batch: what comes after is somebody else's."""
+    """Between two calls of one batch: the rest belongs to another worker."""
     pg.save(*leagues(6))
     graph = FakeGraph()
     graph.size = 2
@@ -303,7 +303,7 @@ def test_a_late_settle_is_fenced(pg: DatabaseFixture, database: Database) -> Non
 
 
 def test_a_guarded_sink_refuses_a_sleepers_write(pg: DatabaseFixture, database: Database) -> None:
-    """It slept before its write, and the newer one is there: refused, and nothing is buried."""
+    """It slept before its write, and the sink refuses it as older: nothing becomes dead."""
     pg.save(NFL)
     newer = league("nfl", tier="TIER1")
     graph = FakeGraph()
@@ -618,7 +618,7 @@ def test_a_worker_that_shall_stop_finishes_its_batch(
 def test_a_worker_that_shall_stop_right_after_its_claim(
     pg: DatabaseFixture, database: Database
 ) -> None:
-    """Gives back what it has not tried: due at once, no attempt spent, nobody waits for a lease."""
+    """Untried operations are released: due now, no attempt spent, no wait for a lease."""
     pg.save(*leagues(3))
     graph = FakeGraph()
     stopping = threading.Event()

@@ -91,7 +91,7 @@ def test_one_bad_record_of_five_hundred(pg: DatabaseFixture, database: Database)
 
 
 def test_the_bad_record_dies_after_its_attempts(pg: DatabaseFixture, database: Database) -> None:
-    """With the reason; and it takes nobody with it."""
+    """With the reason, and without any other record."""
     pg.save(*leagues(20))
     graph = FakeGraph()
     graph.before = refuses("l007")
@@ -158,7 +158,7 @@ def test_the_lease_holds_while_halving(pg: DatabaseFixture, database: Database) 
 
 
 def test_halving_stops_when_the_lease_is_lost(pg: DatabaseFixture, database: Database) -> None:
-    """Somebody else holds the rows by now."""
+    """Another worker holds the rows by now."""
     pg.save(*leagues(16))
     graph = FakeGraph()
 
@@ -234,7 +234,7 @@ def test_an_unknown_exception_is_kept_in_the_row(pg: DatabaseFixture, database: 
 def test_an_unknown_exception_outside_a_call_is_kept_in_the_rows(
     pg: DatabaseFixture, database: Database, step: str
 ) -> None:
-    """Not left to the lease: nobody would learn why nothing arrives."""
+    """Not left to the lease, as no message would say why nothing arrives."""
     pg.save(NFL)
 
     class Broken(FakeGraph):
@@ -268,7 +268,7 @@ def test_an_error_text_that_no_database_stores(pg: DatabaseFixture, database: Da
 
 
 def test_an_outage_costs_no_attempt(pg: DatabaseFixture, database: Database) -> None:
-    """The breaker opens, nobody calls, and everything arrives when the sink is back."""
+    """The breaker opens, no call goes out, and everything arrives when the sink is back."""
     pg.save(*leagues(10))
     graph = FakeGraph()
     graph.before = raises(DOWN)
@@ -362,7 +362,7 @@ def test_the_sink_says_how_long_to_wait(pg: DatabaseFixture, database: Database)
 
 
 def test_throttled_on_half_the_calls(pg: DatabaseFixture, database: Database) -> None:
-    """With 429 and Retry-After: nobody calls before its time, and no attempt is spent."""
+    """With 429 and Retry-After: no call before its time, and no attempt is spent."""
     pg.save(*leagues(100))
     graph = FakeGraph()
     dice = random.Random(20)
@@ -396,7 +396,7 @@ def test_a_dead_sink_does_not_hold_up_another(pg: DatabaseFixture, database: Dat
     assert pg.counts("neo4j") == {"pending": 3}
 
 
-def test_a_wrong_key_of_the_embedder_buries_nothing(
+def test_a_wrong_key_of_the_embedder_makes_nothing_dead(
     pg: DatabaseFixture, database: Database
 ) -> None:
     """The graph is up to date, the vectors wait, and the status says why."""
@@ -492,7 +492,7 @@ def test_a_record_that_always_hangs_is_told_from_an_outage(
 
 
 def test_two_records_that_always_hang(pg: DatabaseFixture, database: Database) -> None:
-    """Both die, nobody else."""
+    """Both become dead, and no other."""
     pg.save(*leagues(20))
     graph = FakeGraph()
     graph.before = hangs_on("l003", "l012")
@@ -504,7 +504,7 @@ def test_two_records_that_always_hang(pg: DatabaseFixture, database: Database) -
 def test_an_outage_of_silence_kills_nothing(
     pg: DatabaseFixture, database: Database, count: int
 ) -> None:
-    """However long nobody answers, and however few wait."""
+    """However long no answer comes, and however few wait."""
     pg.save(*leagues(count))
     graph = FakeGraph()
     graph.before = raises(HANGS)
@@ -555,7 +555,7 @@ def test_a_lone_record_that_hangs_is_given_up_when_others_have_passed(
 # --- writes whose outcome is not known -------------------------------------------------------
 
 
-def test_an_unsure_write_is_echoed(pg: DatabaseFixture, database: Database) -> None:
+def test_a_write_of_unknown_outcome_is_confirmed(pg: DatabaseFixture, database: Database) -> None:
     """Timed out after it was applied: written again, and once more after the horizon."""
     index = _vectors(pg, database, NFL)
     index.after = first(1, raises(HANGS))
@@ -563,8 +563,9 @@ def test_an_unsure_write_is_echoed(pg: DatabaseFixture, database: Database) -> N
     assert pg.live("pinecone", "nfl").outcome_unknown
     pg.advance_time(60)
     deliver(database, index)
-    echo = pg.live("pinecone", "nfl")
-    assert (echo.origin, CONFIRM_AFTER - 10 < echo.wait <= CONFIRM_AFTER) == ("confirm", True)
+    confirming = pg.live("pinecone", "nfl")
+    assert confirming.origin == "confirm"
+    assert CONFIRM_AFTER - 10 < confirming.wait <= CONFIRM_AFTER
     assert pg.statuses(NFL)["pinecone"] == "synced"
     pg.advance_time(CONFIRM_AFTER)
     deliver(database, index)
@@ -572,8 +573,10 @@ def test_an_unsure_write_is_echoed(pg: DatabaseFixture, database: Database) -> N
     assert len(index.calls) == 3
 
 
-def test_a_late_write_is_overwritten_by_the_echo(pg: DatabaseFixture, database: Database) -> None:
-    """The older vector lands after the newer one; the echo puts it right."""
+def test_a_late_write_is_overwritten_by_the_confirming_write(
+    pg: DatabaseFixture, database: Database
+) -> None:
+    """The older vector is applied after the newer one; the confirming write corrects it."""
     index = _vectors(pg, database, NFL)
     index.before = first(1, raises(HANGS))
     deliver(database, index)
@@ -602,21 +605,21 @@ def test_a_guarded_sink_is_not_asked_twice(pg: DatabaseFixture, database: Databa
     assert pg.counts("neo4j") == {"synced": 1}
 
 
-def test_a_whole_call_that_may_still_land_is_echoed(
-    pg: DatabaseFixture, database: Database
-) -> None:
+def test_each_record_of_a_late_call_is_confirmed(pg: DatabaseFixture, database: Database) -> None:
     """It was halved, and the halves were written: the whole may come after them."""
     index = _vectors(pg, database, *leagues(2))
     outcome_unknown = SinkFailure(ErrorKind.UNKNOWN, "broken pipe", outcome_unknown=True)
     index.before = first(1, raises(outcome_unknown))
     assert deliver(database, index).settlement == Settlement(synced=2)
     assert [len(call.rows) for call in index.calls] == [2, 1, 1]
-    echoes = [op for op in pg.ops("pinecone") if op.live]
-    assert [op.origin for op in echoes] == ["confirm", "confirm"]
+    confirming = [op for op in pg.ops("pinecone") if op.live]
+    assert [op.origin for op in confirming] == ["confirm", "confirm"]
 
 
-def test_the_doubt_of_a_last_attempt_outlives_it(pg: DatabaseFixture, database: Database) -> None:
-    """The write that was given up on may land after the one that came next: that is echoed."""
+def test_the_unknown_outcome_of_a_last_attempt_outlives_it(
+    pg: DatabaseFixture, database: Database
+) -> None:
+    """The dead write may be applied after the next one, which is therefore confirmed."""
     index = _vectors(pg, database, league("other"))
     delivery(database, index).drain(10)
     pg.save(NFL)
@@ -630,7 +633,7 @@ def test_the_doubt_of_a_last_attempt_outlives_it(pg: DatabaseFixture, database: 
 
 
 def test_a_late_write_to_a_place_that_was_left(pg: DatabaseFixture, database: Database) -> None:
-    """The vector had moved on by then: the echo removes it there, too."""
+    """The vector had moved on by then: the confirming write removes it there, too."""
     index = _vectors(pg, database, example("ask", "triage"))
     index.before = first(1, raises(HANGS))
     deliver(database, index)
@@ -667,8 +670,8 @@ def test_a_late_write_of_what_was_given_up_on_to_a_place_that_was_left(
     }
 
 
-def test_a_lost_lease_is_echoed(pg: DatabaseFixture, database: Database) -> None:
-    """Whether its last worker wrote, and when that lands, nobody knows."""
+def test_a_write_after_a_lost_lease_is_confirmed(pg: DatabaseFixture, database: Database) -> None:
+    """Its last worker may have written, and that write may still be applied."""
     index = _vectors(pg, database, NFL)
     pg.claim("pinecone")
     pg.expire_leases()
@@ -676,7 +679,7 @@ def test_a_lost_lease_is_echoed(pg: DatabaseFixture, database: Database) -> None
     assert pg.live("pinecone", "nfl").origin == "confirm"
 
 
-def test_an_unsure_delete_is_echoed(pg: DatabaseFixture, database: Database) -> None:
+def test_a_delete_of_unknown_outcome_is_confirmed(pg: DatabaseFixture, database: Database) -> None:
     """A late upsert does not bring it back for long."""
     index = _vectors(pg, database, NFL)
     index.before = first(1, raises(HANGS))
@@ -695,7 +698,7 @@ def test_an_unsure_delete_is_echoed(pg: DatabaseFixture, database: Database) -> 
 def test_what_is_known_already_says_nothing_of_the_embedder(
     pg: DatabaseFixture, database: Database
 ) -> None:
-    """Texts that need no call go on through an outage, and prove nobody else's guilt."""
+    """Texts that need no call go on through an outage, and are no evidence against others."""
     embedder = FakeEmbedder()
     sink = embedding_sink(database, embedder)
     pg.save(league("known"))
@@ -716,7 +719,7 @@ def test_what_is_known_already_says_nothing_of_the_embedder(
 
 
 def test_a_fault_of_the_embedder_costs_no_vector(pg: DatabaseFixture, database: Database) -> None:
-    """What was answered and kept is not asked for again, whatever happens to the batch."""
+    """A stored answer is not requested again, whatever happens to the batch."""
     pg.save(*leagues(3))
     embedder = FakeEmbedder()
     sink = embedding_sink(database, embedder)

@@ -31,7 +31,7 @@ Writer = Callable[[DatabaseFixture, Sequence[sports.League]], Task]
 
 
 def test_versions_never_go_backwards(pg: DatabaseFixture) -> None:
-    """A number is drawn after the row's lock: whoever commits last has the highest one."""
+    """A number is drawn after the row's lock, so the last commit has the highest one."""
     pg.save(league("nfl"))
     other = DatabaseFixture(pg.url)
     with ThreadPoolExecutor(1) as pool:
@@ -151,7 +151,7 @@ def test_seeding_and_settling_the_same_rows_for_a_while(pg: DatabaseFixture) -> 
             worker.settle(GRAPH, token, [_verdict(worker.conn, op) for op in operations])
         worker.close()
 
-    def mend() -> None:
+    def repair() -> None:
         person = DatabaseFixture(pg.url)
         while not stop.is_set():
             with person.conn.transaction():
@@ -159,7 +159,7 @@ def test_seeding_and_settling_the_same_rows_for_a_while(pg: DatabaseFixture) -> 
         person.close()
 
     with ThreadPoolExecutor(4) as pool:
-        for done in [pool.submit(task) for task in (seed, work, work, mend)]:
+        for done in [pool.submit(task) for task in (seed, work, work, repair)]:
             done.result()
     with pg.conn.transaction():
         retry_dead(pg.conn, dead_ids(pg.conn), TOPOLOGY)

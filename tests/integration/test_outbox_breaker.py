@@ -1,4 +1,4 @@
-"""What all processes share of a sink: who may claim, who probes, how many wake-ups go out."""
+"""The shared state of a sink: claims, probes, and the number of wake-ups."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def test_a_closed_breaker_admits_everybody(pg: DatabaseFixture) -> None:
     assert _gate(pg).admitted
 
 
-def test_a_sink_that_nobody_registered_admits_nobody(pg: DatabaseFixture) -> None:
+def test_an_unregistered_sink_admits_no_worker(pg: DatabaseFixture) -> None:
     """There is nothing to share yet."""
     assert not breaker.gate(pg.conn, "elsewhere", uuid4(), LEASE).admitted
 
 
 @pytest.mark.parametrize("state", ["paused", "disabled"])
-def test_a_paused_or_disabled_sink_admits_nobody(pg: DatabaseFixture, state: str) -> None:
+def test_a_paused_or_disabled_sink_admits_no_worker(pg: DatabaseFixture, state: str) -> None:
     """Not even a probe, however long it waits."""
     _set_state(pg, state)
     pg.advance_time(10_000)
@@ -57,8 +57,8 @@ def test_failures_do_not_open_what_a_person_closed(pg: DatabaseFixture, state: s
     assert _health(pg).state == state
 
 
-def test_an_open_breaker_admits_nobody_before_its_time(pg: DatabaseFixture) -> None:
-    """Then one probes, and nobody beside it."""
+def test_an_open_breaker_admits_no_worker_before_its_time(pg: DatabaseFixture) -> None:
+    """Then one worker probes, and no other."""
     _open(pg, delay=30)
     assert not _gate(pg).admitted
     pg.advance_time(29)
@@ -156,7 +156,7 @@ def test_failures_of_calls_under_way_together_count_as_one(pg: DatabaseFixture) 
 
 
 def test_the_longest_wait_counts(pg: DatabaseFixture) -> None:
-    """Who was told to wait longer is right; a shorter one does not cut it."""
+    """The longest wait holds; a shorter one does not end it."""
     _open(pg, delay=120)
     _open(pg, delay=1)
     pg.advance_time(100)
@@ -179,12 +179,12 @@ def test_a_long_reason_is_cut(pg: DatabaseFixture) -> None:
 
 
 def test_a_reason_that_no_database_stores(pg: DatabaseFixture) -> None:
-    """What a sink says may hold anything; the breaker opens all the same."""
+    """A sink's error may hold any character; the breaker opens all the same."""
     _open(pg, reason="bad gateway \x00 \ud800")
     assert _health(pg).state is BreakerState.OPEN
 
 
-def test_asking_tells_the_relay_that_somebody_listens(pg: DatabaseFixture) -> None:
+def test_a_gate_shows_the_relay_that_a_worker_answers(pg: DatabaseFixture) -> None:
     """Wake-ups under way are answered, even by who is not admitted."""
     _wake(pg, wanted=3)
     _wake(pg, wanted=3)
@@ -194,7 +194,7 @@ def test_asking_tells_the_relay_that_somebody_listens(pg: DatabaseFixture) -> No
     assert (health.unanswered_wakes, health.last_claim_at is not None) == (0, True)
 
 
-def test_asking_writes_at_most_once_a_second(pg: DatabaseFixture) -> None:
+def test_a_gate_writes_at_most_once_a_second(pg: DatabaseFixture) -> None:
     """Many small batches do not fight for one row."""
     _gate(pg)
     first = _health(pg).last_claim_at
@@ -237,7 +237,7 @@ def test_a_configured_sink_keeps_its_state(pg: DatabaseFixture, state: str) -> N
 
 
 def test_a_sink_switched_on_after_an_outage_starts_anew(pg: DatabaseFixture) -> None:
-    """What was counted and waited for before it was switched off is over."""
+    """The errors and waits of before it was switched off are over."""
     _open(pg, delay=1000)
     set_enabled(pg.conn, "neo4j", "NEO4J_URI is not set")
     set_enabled(pg.conn, "neo4j", None)
@@ -245,7 +245,7 @@ def test_a_sink_switched_on_after_an_outage_starts_anew(pg: DatabaseFixture) -> 
 
 
 def test_wake_ups_are_bounded(pg: DatabaseFixture) -> None:
-    """As many as are wanted go unanswered, then one for each patience."""
+    """As many as are wanted go unanswered, then one for each ``resend_after``."""
     assert [_wake(pg, wanted=3) for _ in range(5)] == [True, True, True, False, False]
     pg.advance_time(TIMEOUT - 1)
     assert not _wake(pg, wanted=3)
@@ -272,21 +272,21 @@ def test_wake_ups_are_bounded_over_all_relays(pg: DatabaseFixture) -> None:
 
 
 @pytest.mark.parametrize("state", ["paused", "disabled"])
-def test_nobody_is_woken_for_a_sink_that_is_off(pg: DatabaseFixture, state: str) -> None:
+def test_no_worker_is_woken_for_a_sink_that_is_off(pg: DatabaseFixture, state: str) -> None:
     """Whatever waits for it."""
     _set_state(pg, state)
     assert not _wake(pg)
 
 
 def test_one_is_woken_when_an_open_breaker_is_due(pg: DatabaseFixture) -> None:
-    """Not before: nobody would be admitted."""
+    """Not before: no worker would be admitted."""
     _open(pg, delay=30)
     assert not _wake(pg)
     pg.advance_time(30)
     assert _wake(pg)
 
 
-def test_nobody_is_woken_while_one_probes(pg: DatabaseFixture) -> None:
+def test_no_worker_is_woken_while_one_probes(pg: DatabaseFixture) -> None:
     """Unless it has vanished."""
     _probing(pg)
     assert not _wake(pg)

@@ -61,7 +61,7 @@ def test_two_claimers_share_without_overlap(pg: DatabaseFixture) -> None:
 
 
 def test_many_claimers_take_each_operation_once(pg: DatabaseFixture) -> None:
-    """Four at once over two hundred operations: nobody waits, nothing is taken twice."""
+    """Four at once over two hundred operations: none waits, nothing is taken twice."""
     pg.save(*leagues(200))
 
     def drain(_: int) -> list[str]:
@@ -142,7 +142,7 @@ def test_operations_of_vanished_workers_come_fewer_at_a_time(pg: DatabaseFixture
     assert sizes == [500, 50, 5, 1, 1]
 
 
-def test_innocents_are_not_held_up_by_a_killer(pg: DatabaseFixture) -> None:
+def test_healthy_records_are_not_held_up_by_a_poison_record(pg: DatabaseFixture) -> None:
     """New operations fill the batch beside the few of vanished workers."""
     pg.save(*leagues(20))
     pg.conn.execute(
@@ -154,15 +154,15 @@ def test_innocents_are_not_held_up_by_a_killer(pg: DatabaseFixture) -> None:
     assert [len(pg.claim("neo4j", limit=10)[1]) for _ in range(3)] == [9, 1, 0]
 
 
-def test_a_suspect_operation_comes_alone(pg: DatabaseFixture) -> None:
+def test_an_operation_after_three_timeouts_comes_alone(pg: DatabaseFixture) -> None:
     """Each timed_out call makes the next batch ten times smaller, without a lost lease."""
     pg.save(*leagues(50))
-    _suspect(pg, "l000", 3)
+    _count_timeouts(pg, "l000", 3)
     assert _keys(pg.claim("neo4j")[1]) == ["l000"]
     assert len(pg.claim("neo4j")[1]) == 49
 
 
-def test_mildly_suspect_operations_share_a_batch(pg: DatabaseFixture) -> None:
+def test_operations_after_one_timeout_share_a_batch(pg: DatabaseFixture) -> None:
     """After one timed_out call a tenth of the batch goes out at once."""
     pg.save(*leagues(100))
     pg.conn.execute("UPDATE sync_operation SET timeout_count = 1")
@@ -174,10 +174,10 @@ def test_mildly_suspect_operations_share_a_batch(pg: DatabaseFixture) -> None:
     assert len(pg.claim("neo4j")[1]) == 5
 
 
-def test_no_suspicion_is_too_great(pg: DatabaseFixture) -> None:
+def test_no_count_of_timeouts_is_too_great(pg: DatabaseFixture) -> None:
     """A record that hung a thousand times is claimed, alone."""
     pg.save(*leagues(2))
-    _suspect(pg, "l000", 1000)
+    _count_timeouts(pg, "l000", 1000)
     assert _keys(pg.claim("neo4j")[1]) == ["l000"]
 
 
@@ -185,13 +185,13 @@ def test_a_probe_takes_the_least_suspicious_one(pg: DatabaseFixture) -> None:
     """So that a record that hangs the sink does not hold its breaker open."""
     pg.save(*leagues(4))
     for key, timeout_count in (("l000", 5), ("l001", 2), ("l002", 1), ("l003", 7)):
-        _suspect(pg, key, timeout_count)
+        _count_timeouts(pg, key, timeout_count)
     order = [key for _ in range(4) for key in _keys(pg.claim("neo4j", probe=True)[1])]
     assert order == ["l002", "l001", "l000", "l003"]
 
 
 def test_an_operation_that_lost_every_lease_is_left_to_the_relay(pg: DatabaseFixture) -> None:
-    """At the limit nobody claims it any more; ``exhausted`` finds it."""
+    """At the limit no worker claims it any more; ``exhausted`` finds it."""
     pg.save(*leagues(2))
     tokens = []
     for _ in range(3):
@@ -208,7 +208,7 @@ def test_an_operation_that_lost_every_lease_is_left_to_the_relay(pg: DatabaseFix
     assert (sink, token, op.entity_key, op.attempts) == ("neo4j", tokens[-1], "l000", 3)
 
 
-def test_nobody_is_exhausted_while_leased(pg: DatabaseFixture) -> None:
+def test_no_leased_operation_is_exhausted(pg: DatabaseFixture) -> None:
     """The last lease counts only when it has run out."""
     pg.save(league("nfl"))
     pg.claim("neo4j")
@@ -220,8 +220,8 @@ def test_nobody_is_exhausted_while_leased(pg: DatabaseFixture) -> None:
 def test_a_retry_beyond_the_limit_of_leases_is_not_stranded(pg: DatabaseFixture) -> None:
     """That limit is for vanished workers: what waits for its retry can always be claimed.
 
-    Else an operation with more attempts left than that would wait for ever, claimed by nobody
-    and buried by nobody.
+    Else an operation with more attempts left than that would wait for ever: never claimed, and
+    never moved to the dead letters.
     """
     pg.save(league("nfl"))
     for _ in range(3):
@@ -257,7 +257,7 @@ def test_a_claim_that_was_not_tried_is_given_back(pg: DatabaseFixture) -> None:
     assert pg.live("neo4j", "l001").status == "in_progress"
 
 
-def test_nobody_gives_back_what_another_holds(pg: DatabaseFixture) -> None:
+def test_no_worker_releases_the_lease_of_another(pg: DatabaseFixture) -> None:
     """The token is the fence."""
     pg.save(league("nfl"))
     token, operations = pg.claim("neo4j")
@@ -320,7 +320,7 @@ def _keys(operations: list[Operation]) -> list[str]:
     return [op.entity_key for op in operations]
 
 
-def _suspect(pg: DatabaseFixture, key: str, timeout_count: int) -> None:
+def _count_timeouts(pg: DatabaseFixture, key: str, timeout_count: int) -> None:
     pg.conn.execute(
         "UPDATE sync_operation SET timeout_count = %s, available_at = now() - interval '1 hour' "
         "WHERE entity_key = %s",

@@ -123,7 +123,7 @@ def test_a_change_outside_the_text_keeps_the_paid_vector(
 def test_a_text_that_was_edited_meanwhile_takes_nothing(
     pg: DatabaseFixture, database: Database
 ) -> None:
-    """Its own newer operation is under way; what was paid is kept for whoever says it again."""
+    """Its own newer operation is live; the charged vector is kept for the same text."""
     pg.save(NFL)
     newer = league("nfl", description="Newer.")
     embedder = FakeEmbedder()
@@ -160,7 +160,7 @@ def test_what_waits_to_be_embedded_is_dropped_with_its_entity(
 
 
 def test_a_lost_lease_does_not_lose_the_vector(pg: DatabaseFixture, database: Database) -> None:
-    """What was paid is committed before settling: the next worker finds it."""
+    """The charged vector is committed before settling: the next worker finds it."""
     pg.save(NFL)
     embedder = FakeEmbedder()
 
@@ -193,7 +193,7 @@ def test_a_vector_of_another_model_is_not_taken(pg: DatabaseFixture) -> None:
 def test_an_entity_embedded_by_another_model_is_embedded_anew(
     pg: DatabaseFixture, database: Database
 ) -> None:
-    """What is wanted is said by the database; the next change goes through the embedder."""
+    """The wanted model is in the database; the next change goes through the embedder."""
     pg.save(NFL)
     embed(database)
     pg.conn.execute(
@@ -233,12 +233,12 @@ def test_a_dead_embedding_marks_the_entity(pg: DatabaseFixture) -> None:
 def test_a_dead_embedding_is_closed_by_a_text_that_needs_none(
     pg: DatabaseFixture, database: Database
 ) -> None:
-    """The text that nobody can embed is gone, and so is the failure."""
+    """The text that cannot be embedded is gone, and so is the failure."""
     index = FakeIndex()
     pg.save(NFL)
     embed(database)
     pg.save(league("nfl", description="Refused."))
-    _bury(pg)
+    _dead_letter(pg)
     pg.save(NFL)
     delivery(database, index).drain(10)
     assert set(pg.statuses(NFL).values()) == {"synced", "pending"}
@@ -253,7 +253,7 @@ def test_a_vector_of_an_older_text_does_not_close_a_newer_failure(
     embed(database)
     token, (op,) = pg.claim("pinecone")
     pg.save(league("nfl", description="Refused."))
-    _bury(pg)
+    _dead_letter(pg)
     pg.settle(INDEX, token, [Synced(op, op.version, "nfl", "default")])
     assert pg.counts(EMBEDDING) == {"synced": 1, "dead": 1}
     assert _status(pg, NFL) == "failed"
@@ -264,7 +264,7 @@ def test_a_dead_embedding_is_closed_by_the_deletion(
 ) -> None:
     """Nothing is left to embed; and a dead operation would keep the row from being purged."""
     pg.save(NFL)
-    _bury(pg)
+    _dead_letter(pg)
     pg.delete(NFL)
     delivery(database, FakeIndex()).drain(10)
     assert pg.counts(EMBEDDING) == {"superseded": 1}
@@ -299,7 +299,7 @@ def _deliver_embedding(database: Database, embedder: FakeEmbedder, meanwhile: An
     delivery(database, embedding_sink(database, embedder), at).deliver_batch()
 
 
-def _bury(pg: DatabaseFixture) -> None:
+def _dead_letter(pg: DatabaseFixture) -> None:
     token, operations = pg.claim(EMBEDDING)
     assert operations
     pg.settle(

@@ -1,4 +1,4 @@
-"""Asking for work: one live operation per sink and entity, whatever is asked while it lives."""
+"""Enqueue: one live operation per sink and entity, whatever is enqueued meanwhile."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ def test_a_newer_version_starts_afresh(pg: DatabaseFixture) -> None:
     assert (op.attempts, op.timeout_count, op.wait <= 0) == (0, 0, True)
 
 
-def test_the_same_version_asked_again_is_due_but_keeps_its_attempts(pg: DatabaseFixture) -> None:
-    """Asking twice is no way around the limit of attempts."""
+def test_the_same_version_enqueued_again_is_due_but_keeps_its_attempts(pg: DatabaseFixture) -> None:
+    """Enqueueing twice is no way around the limit of attempts."""
     pg.save(league("nfl"))
     _fail(pg, delay=300.0, timed_out=True)
     _enqueue(pg, version=pg.version(league("nfl")))
@@ -124,7 +124,7 @@ def test_a_due_operation_is_not_put_off(pg: DatabaseFixture) -> None:
 
 
 def test_a_leased_operation_keeps_its_lease(pg: DatabaseFixture) -> None:
-    """The worker goes on; the row learns that it was asked again."""
+    """The worker goes on; the row gets a rerun request."""
     pg.save(league("nfl"))
     token, _ = pg.claim("neo4j")
     pg.save(league("nfl", tier="TIER1"))
@@ -140,7 +140,7 @@ def test_a_leased_operation_keeps_its_lease(pg: DatabaseFixture) -> None:
 
 
 def test_claiming_again_forgets_that_it_was_asked(pg: DatabaseFixture) -> None:
-    """Who claims after the asking reads the row after it, too."""
+    """A worker that claims after the request also reads the row after it."""
     pg.save(league("nfl"))
     pg.claim("neo4j")
     pg.save(league("nfl", tier="TIER1"))
@@ -149,8 +149,10 @@ def test_claiming_again_forgets_that_it_was_asked(pg: DatabaseFixture) -> None:
     assert not pg.live("neo4j", "nfl").rerun_requested
 
 
-def test_a_change_merged_into_an_echo_stays_unsure(pg: DatabaseFixture, database: Database) -> None:
-    """The late write that the echo was for may still come after the newer one."""
+def test_a_change_merged_into_a_confirming_write_stays_unknown(
+    pg: DatabaseFixture, database: Database
+) -> None:
+    """The late write may still be applied after the newer one."""
     pg.save(league("nfl"))
     embed(database)
     token, (op,) = pg.claim("pinecone")
@@ -161,13 +163,13 @@ def test_a_change_merged_into_an_echo_stays_unsure(pg: DatabaseFixture, database
     )
     token, (op,) = pg.claim("pinecone")
     pg.settle(INDEX, token, [Synced(op, op.version, "nfl", "default")])
-    echo = pg.live("pinecone", "nfl")
-    assert (echo.origin, echo.outcome_unknown) == ("confirm", False)
+    confirming = pg.live("pinecone", "nfl")
+    assert (confirming.origin, confirming.outcome_unknown) == ("confirm", False)
 
     pg.save(league("nfl", tier="TIER1"))
     merged = pg.live("pinecone", "nfl")
     assert (merged.id, merged.origin, merged.outcome_unknown, merged.wait <= 0) == (
-        echo.id,
+        confirming.id,
         "seed",
         True,
         True,
@@ -225,7 +227,7 @@ def test_a_delete_asks_every_sink(pg: DatabaseFixture) -> None:
 
 
 def test_deleting_twice_asks_once(pg: DatabaseFixture) -> None:
-    """What is gone already does not change any more."""
+    """A deleted row does not change any more."""
     pg.save(league("nfl"))
     pg.delete(league("nfl"))
     version = pg.version(league("nfl"))

@@ -43,7 +43,7 @@ def test_what_was_written_is_synced(pg: DatabaseFixture) -> None:
 
 
 def test_a_vector_remembers_its_namespace(pg: DatabaseFixture, database: Database) -> None:
-    """Where it was written, so that it can be removed from there."""
+    """The namespace is stored, so that the vector can be removed from it."""
     pg.save(example("ask"))
     embed(database)
     token, (op,) = pg.claim("pinecone")
@@ -128,7 +128,7 @@ def test_a_fault_of_the_sink_gives_the_attempt_back(pg: DatabaseFixture) -> None
     assert 10 < op_now.wait <= 20
 
 
-def test_a_retry_of_what_was_asked_again_is_due_at_once(pg: DatabaseFixture) -> None:
+def test_a_retry_after_a_rerun_request_is_due_now(pg: DatabaseFixture) -> None:
     """The row that failed is no longer the current one: it starts afresh."""
     pg.save(NFL)
     token, (op,) = pg.claim("neo4j")
@@ -138,7 +138,7 @@ def test_a_retry_of_what_was_asked_again_is_due_at_once(pg: DatabaseFixture) -> 
     assert (op_now.attempts, op_now.wait <= 0, op_now.rerun_requested) == (0, True, False)
 
 
-def test_an_outage_is_waited_for_even_when_asked_again(pg: DatabaseFixture) -> None:
+def test_an_outage_is_waited_for_even_after_a_rerun_request(pg: DatabaseFixture) -> None:
     """A newer row does not bring the sink back."""
     pg.save(NFL)
     token, (op,) = pg.claim("neo4j")
@@ -148,7 +148,7 @@ def test_an_outage_is_waited_for_even_when_asked_again(pg: DatabaseFixture) -> N
     assert (op_now.attempts, op_now.wait > 10) == (0, True)
 
 
-def test_what_was_asked_again_is_followed_up(pg: DatabaseFixture) -> None:
+def test_a_rerun_request_is_followed_up(pg: DatabaseFixture) -> None:
     """The worker may have read the row before the change: another operation carries it."""
     pg.save(NFL)
     token, (op,) = pg.claim("neo4j")
@@ -177,7 +177,7 @@ def test_a_follow_up_at_the_same_version_is_not_dropped(pg: DatabaseFixture) -> 
 
 
 def test_what_is_wanted_newer_than_written_is_followed_up(pg: DatabaseFixture) -> None:
-    """Even if nobody said so while it was leased."""
+    """Even without a rerun request while it was leased."""
     pg.save(NFL)
     token, (op,) = pg.claim("neo4j")
     pg.settle(GRAPH, token, [Synced(op, op.version - 1, "node:nfl")])
@@ -198,7 +198,7 @@ def test_history_says_what_was_written(pg: DatabaseFixture) -> None:
     assert pg.statuses(NFL)["neo4j"] == "synced"
 
 
-def test_a_burial_that_was_asked_again_is_followed_up(pg: DatabaseFixture) -> None:
+def test_a_dead_letter_with_a_rerun_request_is_followed_up(pg: DatabaseFixture) -> None:
     """The corrected row gets its chance, and is not marked by the old one's death."""
     pg.save(NFL)
     token, (op,) = pg.claim("neo4j")
@@ -208,25 +208,28 @@ def test_a_burial_that_was_asked_again_is_followed_up(pg: DatabaseFixture) -> No
     assert pg.statuses(NFL)["neo4j"] == "pending"
 
 
-def test_an_unsure_write_without_a_guard_is_echoed(pg: DatabaseFixture, database: Database) -> None:
+def test_an_unknown_write_to_an_unguarded_sink_is_confirmed(
+    pg: DatabaseFixture, database: Database
+) -> None:
     """Written once more after everything that may still be under way has landed."""
-    op = _unsure(pg, database)
-    echo = pg.live("pinecone", "nfl")
-    assert (echo.origin, echo.outcome_unknown, echo.version) == ("confirm", False, op.version)
-    assert CONFIRM_AFTER - 10 < echo.wait <= CONFIRM_AFTER
+    op = _outcome_unknown(pg, database)
+    confirming = pg.live("pinecone", "nfl")
+    assert (confirming.origin, confirming.version) == ("confirm", op.version)
+    assert not confirming.outcome_unknown
+    assert CONFIRM_AFTER - 10 < confirming.wait <= CONFIRM_AFTER
     assert pg.statuses(NFL)["pinecone"] == "synced"
 
 
-def test_an_echo_is_not_echoed(pg: DatabaseFixture, database: Database) -> None:
+def test_a_confirming_write_is_not_confirmed(pg: DatabaseFixture, database: Database) -> None:
     """One repeat is enough: it came after the horizon."""
-    _unsure(pg, database)
+    _outcome_unknown(pg, database)
     pg.advance_time(CONFIRM_AFTER)
     token, (op,) = pg.claim("pinecone")
     pg.settle(INDEX, token, [Synced(op, op.version, "nfl", "default")])
     assert pg.counts("pinecone") == {"synced": 2}
 
 
-def test_a_guarded_sink_needs_no_echo(pg: DatabaseFixture) -> None:
+def test_a_guarded_sink_needs_no_confirming_write(pg: DatabaseFixture) -> None:
     """It refuses the late write by itself."""
     pg.save(NFL)
     token, (op,) = pg.claim("neo4j")
@@ -275,8 +278,8 @@ def test_namespaces_outlive_the_wait_for_an_embedding(
     assert op.namespaces == ("former",)
 
 
-def test_a_follow_up_inherits_the_doubt(pg: DatabaseFixture, database: Database) -> None:
-    """And is echoed in its turn, instead of the operation before it."""
+def test_a_follow_up_inherits_the_unknown_outcome(pg: DatabaseFixture, database: Database) -> None:
+    """And is confirmed itself, instead of the operation before it."""
     pg.save(NFL)
     embed(database)
     pg.claim("pinecone")
@@ -292,7 +295,7 @@ def test_a_follow_up_inherits_the_doubt(pg: DatabaseFixture, database: Database)
     )
 
 
-def test_what_is_buried_is_not_echoed(pg: DatabaseFixture, database: Database) -> None:
+def test_a_dead_letter_is_not_confirmed(pg: DatabaseFixture, database: Database) -> None:
     """It was given up on."""
     pg.save(NFL)
     embed(database)
@@ -303,8 +306,10 @@ def test_what_is_buried_is_not_echoed(pg: DatabaseFixture, database: Database) -
     assert pg.counts("pinecone") == {"dead": 1}
 
 
-def test_the_doubt_of_a_buried_write_outlives_it(pg: DatabaseFixture, database: Database) -> None:
-    """The write that was given up on may land after the one that came next: that is echoed."""
+def test_the_unknown_outcome_of_a_dead_letter_outlives_it(
+    pg: DatabaseFixture, database: Database
+) -> None:
+    """The dead write may be applied after the next one, which is therefore confirmed."""
     pg.save(NFL)
     embed(database)
     pg.claim("pinecone")
@@ -319,12 +324,12 @@ def test_the_doubt_of_a_buried_write_outlives_it(pg: DatabaseFixture, database: 
 
 
 def test_a_success_closes_the_dead(pg: DatabaseFixture) -> None:
-    """What failed before is mended by the write that came through; other sinks' dead stay."""
+    """The write that passed closes the dead letter; those of other sinks stay."""
     pg.save(NFL, league("nba"))
     for sink in ("neo4j", "embedding"):
         token, operations = pg.claim(sink)
         pg.settle(GRAPH, token, [Dead(op, op.version, ErrorKind.ITEM, "bad") for op in operations])
-    pg.save(league("nfl", description="Mended."))
+    pg.save(league("nfl", description="Repaired."))
     _sync(pg, GRAPH)
     assert [op.status for op in pg.ops("neo4j", "nfl")] == ["superseded", "synced"]
     assert [op.status for op in pg.ops("neo4j", "nba")] == ["dead"]
@@ -332,7 +337,7 @@ def test_a_success_closes_the_dead(pg: DatabaseFixture) -> None:
 
 
 def test_statuses_flip_only_at_the_version_that_was_written(pg: DatabaseFixture) -> None:
-    """A newer row stays pending, whoever settles an older one."""
+    """A newer row stays pending when an older one is settled."""
     pg.save(NFL)
     token, (op,) = pg.claim("neo4j")
     pg.conn.execute("UPDATE league SET version = nextval('entity_version')")
@@ -375,7 +380,7 @@ def test_a_late_settle_changes_nothing(pg: DatabaseFixture) -> None:
 
 
 def test_losing_one_lease_does_not_lose_the_others(pg: DatabaseFixture) -> None:
-    """What is still held is settled."""
+    """The operations that are still held are settled."""
     pg.save(*leagues(3))
     token, operations = pg.claim("neo4j")
     pg.conn.execute("UPDATE sync_operation SET available_at = now() WHERE entity_key = 'l001'")
@@ -445,7 +450,7 @@ def test_a_long_reason_is_cut(pg: DatabaseFixture) -> None:
 
 
 def test_an_error_text_that_no_database_stores(pg: DatabaseFixture) -> None:
-    """What a sink says may hold anything; it must not cost the batch its settle."""
+    """A sink's error may hold any character; the batch is settled all the same."""
     pg.save(*leagues(2))
     token, (a, b) = pg.claim("neo4j")
     reason = "bad value '\x00' or \ud800"
@@ -459,7 +464,7 @@ def test_an_error_text_that_no_database_stores(pg: DatabaseFixture) -> None:
 
 
 def test_a_follow_up_keeps_the_priority(pg: DatabaseFixture) -> None:
-    """A backfill that was asked again stays behind everything else."""
+    """A backfill that is enqueued again stays behind all other work."""
     pg.save(NFL)
     pg.conn.execute("UPDATE sync_operation SET priority = %s", (LOW_PRIORITY,))
     token, (op,) = pg.claim("neo4j")
@@ -483,7 +488,7 @@ def test_an_operation_cannot_die_without_a_reason(pg: DatabaseFixture) -> None:
         pg.conn.execute("UPDATE sync_operation SET status = 'dead', finished_at = now()")
 
 
-def test_nobody_settles_with_a_token_that_was_never_given(pg: DatabaseFixture) -> None:
+def test_no_settlement_with_an_unknown_token(pg: DatabaseFixture) -> None:
     """A pending operation has no lease to settle."""
     pg.save(NFL)
     _, (op,) = pg.claim("neo4j")
@@ -497,7 +502,7 @@ def _sync(pg: DatabaseFixture, sink: SinkTraits, namespace: str | None = None) -
     pg.settle(sink, token, verdicts)
 
 
-def _unsure(pg: DatabaseFixture, database: Database) -> Operation:
+def _outcome_unknown(pg: DatabaseFixture, database: Database) -> Operation:
     """Let ``nfl`` be written to the index after a try whose outcome is not known."""
     pg.save(NFL)
     embed(database)

@@ -39,8 +39,8 @@ GRACE = 3600.0
 def test_failures_are_grouped_by_reason(pg: DatabaseFixture) -> None:
     """The most frequent first, with a few examples, and since when."""
     pg.save(*leagues(8), example("ask"))
-    _bury(pg, GRAPH, "too long", keys=[f"l{n:03}" for n in range(7)])
-    _bury(pg, EMBEDDER, "refused", keys=["ask"])
+    _dead_letter(pg, GRAPH, "too long", keys=[f"l{n:03}" for n in range(7)])
+    _dead_letter(pg, EMBEDDER, "refused", keys=["ask"])
     first, second = failures(pg.conn)
     assert (first.sink, first.error_kind, first.reason, first.count) == (
         "neo4j",
@@ -59,20 +59,20 @@ def test_failures_are_grouped_by_reason(pg: DatabaseFixture) -> None:
 def test_dead_operations_are_found_by_sink_and_entity(pg: DatabaseFixture) -> None:
     """Or all of them, up to a limit."""
     pg.save(*leagues(3))
-    _bury(pg, GRAPH)
-    _bury(pg, EMBEDDER)
+    _dead_letter(pg, GRAPH)
+    _dead_letter(pg, EMBEDDER)
     assert len(dead_ids(pg.conn)) == 6
     assert len(dead_ids(pg.conn, Selection(sink="neo4j"))) == 3
     assert len(dead_ids(pg.conn, limit=2)) == 2
     found = dead_ids(pg.conn, Selection(sink="neo4j", entity="l001"))
     assert [(kind, entity) for _, kind, entity in found] == [(sports.LEAGUE, id_of(league("l001")))]
-    assert dead_ids(pg.conn, Selection(entity="nobody")) == []
+    assert dead_ids(pg.conn, Selection(entity="unknown")) == []
 
 
 def test_the_dead_are_retried_at_the_current_version(pg: DatabaseFixture) -> None:
     """As new operations; the old ones stay as history."""
     pg.save(NFL)
-    _bury(pg, GRAPH)
+    _dead_letter(pg, GRAPH)
     assert pg.statuses(NFL)["neo4j"] == "failed"
     assert _retry(pg) == 1
     old, new = pg.ops("neo4j")
@@ -88,9 +88,9 @@ def test_the_dead_are_retried_at_the_current_version(pg: DatabaseFixture) -> Non
 
 
 def test_a_retry_joins_what_is_under_way(pg: DatabaseFixture) -> None:
-    """There is a live operation already: it is asked again."""
+    """There is a live operation already: it gets a rerun request."""
     pg.save(NFL)
-    _bury(pg, GRAPH)
+    _dead_letter(pg, GRAPH)
     pg.save(league("nfl", tier="TIER1"))
     pg.claim("neo4j")
     assert _retry(pg) == 1
@@ -102,7 +102,7 @@ def test_one_entity_that_died_often_is_retried_once(pg: DatabaseFixture) -> None
     """The earlier ones are superseded by the latest, which is closed."""
     pg.save(NFL)
     for tier in ("1", "2", "3"):
-        _bury(pg, GRAPH)
+        _dead_letter(pg, GRAPH)
         pg.save(league("nfl", tier=tier))
     pg.conn.execute("DELETE FROM sync_operation WHERE status = 'pending'")
     assert pg.counts("neo4j") == {"dead": 1, "superseded": 2}
@@ -116,7 +116,7 @@ def test_a_dead_vector_without_embedding_starts_with_it(
     """The index cannot be written before; its operation is born when the embedding settles."""
     pg.save(NFL)
     embed(database)
-    _bury(pg, INDEX)
+    _dead_letter(pg, INDEX)
     pg.save(league("nfl", description="Newer."))
     pg.conn.execute("DELETE FROM sync_operation WHERE sink = %s", (EMBEDDING,))
     assert _retry(pg) == 1
@@ -132,19 +132,19 @@ def test_a_dead_vector_with_its_embedding_is_retried_itself(
     """Nothing is paid again."""
     pg.save(NFL)
     embed(database)
-    _bury(pg, INDEX)
+    _dead_letter(pg, INDEX)
     _retry(pg)
     assert pg.live("pinecone", "nfl").origin == "retry"
     assert pg.counts(EMBEDDING) == {"synced": 1}
 
 
-def test_a_retry_keeps_the_doubt(pg: DatabaseFixture, database: Database) -> None:
-    """What was given up on may still land: after the retry it is written once more."""
+def test_a_retry_keeps_the_unknown_outcome(pg: DatabaseFixture, database: Database) -> None:
+    """The dead write may still be applied: a confirming write follows the retry."""
     pg.save(NFL)
     embed(database)
     pg.claim("pinecone")
     pg.expire_leases()
-    _bury(pg, INDEX)
+    _dead_letter(pg, INDEX)
     _retry(pg)
     _confirm(pg, INDEX)
     assert pg.live("pinecone", "nfl").origin == "confirm"
@@ -154,8 +154,8 @@ def test_a_dead_delete_is_retried_as_a_delete(pg: DatabaseFixture) -> None:
     """Also in the index, where no embedding is needed for it."""
     pg.save(NFL)
     pg.delete(NFL)
-    _bury(pg, GRAPH)
-    _bury(pg, INDEX)
+    _dead_letter(pg, GRAPH)
+    _dead_letter(pg, INDEX)
     assert _retry(pg) == 2
     assert [pg.live(sink, "nfl").action for sink in ("neo4j", "pinecone")] == ["delete"] * 2
 
@@ -163,7 +163,7 @@ def test_a_dead_delete_is_retried_as_a_delete(pg: DatabaseFixture) -> None:
 def test_the_dead_of_every_type_are_retried_together(pg: DatabaseFixture) -> None:
     """In one transaction, in the order of locks."""
     pg.save(NFL, archetype("racing"), example("ask"))
-    _bury(pg, GRAPH)
+    _dead_letter(pg, GRAPH)
     assert _retry(pg) == 3
     assert pg.counts("neo4j") == {"superseded": 3, "pending": 3}
 
@@ -171,7 +171,7 @@ def test_the_dead_of_every_type_are_retried_together(pg: DatabaseFixture) -> Non
 def test_a_retry_wakes_the_relay(pg: DatabaseFixture) -> None:
     """Once per sink, when it commits."""
     pg.save(NFL)
-    _bury(pg, GRAPH)
+    _dead_letter(pg, GRAPH)
     pg.conn.execute(f"LISTEN {CHANNEL}")
     _retry(pg)
     heard = [n.payload for n in pg.conn.notifies(timeout=0.2)]
@@ -233,7 +233,7 @@ def test_a_page_without_anything_to_do_does_not_end_the_backfill(pg: DatabaseFix
 
 
 def test_a_backfill_of_the_index_embeds_first(pg: DatabaseFixture, database: Database) -> None:
-    """What has no vector yet goes to the embedder; what has one, straight to the index."""
+    """An entity without a vector goes to the embedder; one with a vector, to the index."""
     pg.save(league("old"))
     embed(database)
     deliver(database, FakeIndex())
@@ -257,7 +257,7 @@ def test_a_backfill_leaves_out_what_is_deleted(pg: DatabaseFixture) -> None:
 
 
 def test_a_backfill_joins_what_is_under_way(pg: DatabaseFixture) -> None:
-    """An operation that waits keeps its priority; a leased one is asked again."""
+    """An operation that waits keeps its priority; a leased one gets a rerun request."""
     pg.save(*leagues(2))
     pg.claim("neo4j", limit=1)
     _backfill(pg, GRAPH, force=True)
@@ -302,7 +302,7 @@ def test_what_a_sink_has_not_confirmed_is_not_purged(pg: DatabaseFixture, status
     for sink in (INDEX, EMBEDDER):
         _confirm(pg, sink)
     if status == "dead":
-        _bury(pg, GRAPH)
+        _dead_letter(pg, GRAPH)
     pg.advance_time(GRACE + 1)
     assert _purge(pg) == 0
     if status == "dead":
@@ -341,7 +341,7 @@ def test_a_purge_takes_what_belongs_to_a_league_with_it(pg: DatabaseFixture) -> 
     assert pg.scalar("SELECT count(*) FROM document") == 0
 
 
-def _bury(
+def _dead_letter(
     pg: DatabaseFixture, sink: SinkTraits, reason: str = "bad", keys: Sequence[str] | None = None
 ) -> None:
     token, operations = pg.claim(sink.name)

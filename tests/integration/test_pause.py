@@ -1,4 +1,4 @@
-"""Pausing a sink: nobody claims for it, whatever else happens, until it is resumed."""
+"""Pause a sink: no worker claims for it, whatever else happens, until it is resumed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ WHY = "the graph is moved"
 TIMEOUT = 10.0
 
 
-def test_nobody_claims_for_a_paused_sink(pg: DatabaseFixture) -> None:
+def test_no_worker_claims_for_a_paused_sink(pg: DatabaseFixture) -> None:
     """Not even who was admitted before; other sinks go on."""
     pg.save(*leagues(3))
     assert _admitted(pg)
@@ -96,7 +96,7 @@ def test_resuming_what_is_not_paused_has_an_open_breaker_probed_at_once(
 
 
 def test_an_open_breaker_is_open_again_and_probed(pg: DatabaseFixture) -> None:
-    """What was broken before the pause is tried with one operation after it."""
+    """A sink that failed before the pause is tried with one operation after it."""
     _open(pg)
     before = _health(pg)
     _pause(pg)
@@ -146,14 +146,14 @@ def test_a_probe_under_way_does_not_undo_a_pause(
 
 
 def test_pause_and_probe_at_the_same_moment(pg: DatabaseFixture) -> None:
-    """Eight ask to probe while one pauses: it is paused, and nobody claims, in any order."""
+    """Eight ask to probe while one pauses: it is paused, and no worker claims, in any order."""
     pg.save(*leagues(20))
     for _ in range(5):
         _open(pg, delay=0)
         with ThreadPoolExecutor(9) as pool:
-            asking = [pool.submit(_ask_and_end, pg.url) for _ in range(8)]
+            probes = [pool.submit(_ask_and_end, pg.url) for _ in range(8)]
             pool.submit(_pause_elsewhere, pg.url).result()
-            assert {one.result() for one in asking} == {None}
+            assert {one.result() for one in probes} == {None}
         assert _health(pg).state is BreakerState.PAUSED
         assert pg.claim("neo4j")[1] == []
         assert resume(pg.conn, "neo4j")
@@ -206,7 +206,7 @@ def test_a_batch_in_flight_settles_and_no_other_begins(
 
 
 def test_a_lease_that_ends_during_a_pause_is_settled_or_taken_later(pg: DatabaseFixture) -> None:
-    """The token still counts while nobody took the operation over."""
+    """The token still counts while no other worker has the operation."""
     pg.save(*leagues(1))
     token, (op,) = pg.claim("neo4j")
     _pause(pg)
@@ -238,7 +238,7 @@ def test_the_relay_leaves_a_paused_sink_in_peace(pg: DatabaseFixture, database: 
 
 
 def test_a_resume_calls_the_relay(pg: DatabaseFixture) -> None:
-    """What waited is picked up at once, not at the next poll."""
+    """Waiting operations are picked up at once, not at the next poll."""
     _pause(pg)
     pg.conn.execute(f"LISTEN {CHANNEL}")
     resume(pg.conn, "neo4j")

@@ -1,4 +1,4 @@
-"""The relay: who is woken, when, and how often; what it buries and tidies."""
+"""The relay: when and how often it wakes workers, and its housekeeping."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_what_was_there_before_is_found_at_the_start(
 
 
 def test_a_lost_notification_costs_nothing(pg: DatabaseFixture, database: Database) -> None:
-    """The poll finds what nobody told of."""
+    """The poll finds operations without a notification."""
     pg.save(NFL)
     pg.conn.execute("UPDATE sync_operation SET available_at = now() + interval '4 min'")
     bell = Bell()
@@ -242,8 +242,8 @@ def test_as_many_are_woken_as_there_are_batches(pg: DatabaseFixture, database: D
     assert bell.rung == ["embedding"] * 4
 
 
-def test_nobody_is_flooded(pg: DatabaseFixture, database: Database) -> None:
-    """With no worker reading, one more goes out for each patience, however often it looks."""
+def test_no_queue_is_flooded(pg: DatabaseFixture, database: Database) -> None:
+    """Without a worker one more goes out after each timeout, however often it polls."""
     pg.save(*leagues(25))
     bell = Bell()
     relay = relay_of(pg, database, bell, batch_size=10, wake_limit=2)
@@ -282,7 +282,7 @@ def test_workers_that_answer_are_woken_again(pg: DatabaseFixture, database: Data
     assert pg.counts("neo4j") == {"synced": 3}
 
 
-def test_nobody_is_woken_for_nothing(pg: DatabaseFixture, database: Database) -> None:
+def test_no_worker_is_woken_for_nothing(pg: DatabaseFixture, database: Database) -> None:
     """Nor for a sink that is not switched on here."""
     bell = Bell()
     relay = relay_of(pg, database, bell, enabled=["neo4j"], poll=0.02)
@@ -294,7 +294,7 @@ def test_nobody_is_woken_for_nothing(pg: DatabaseFixture, database: Database) ->
 
 
 @pytest.mark.parametrize("state", ["open", "paused", "disabled"])
-def test_a_sink_that_admits_nobody_is_left_in_peace(
+def test_a_sink_that_admits_no_worker_gets_no_wake_up(
     pg: DatabaseFixture, database: Database, state: str
 ) -> None:
     """Until its breaker is due."""
@@ -327,7 +327,7 @@ def test_a_look_says_when_to_look_again(pg: DatabaseFixture, database: Database)
     assert relay.poll(["neo4j"]) > 0
 
 
-def test_the_exhausted_are_buried(pg: DatabaseFixture, database: Database) -> None:
+def test_exhausted_operations_become_dead_letters(pg: DatabaseFixture, database: Database) -> None:
     """With the reason, in every sink; those that still have a lease are not."""
     pg.save(*leagues(3))
     for sink in ("neo4j", "embedding"):
@@ -349,12 +349,14 @@ def test_the_exhausted_are_buried(pg: DatabaseFixture, database: Database) -> No
     )
     assert pg.statuses(league("l000"))["neo4j"] == "failed"
     assert pg.statuses(league("l002"))["neo4j"] == "pending"
-    buried = [entry for entry in log if entry["event"] == "operations.dead_lettered"]
-    assert sorted(entry["count"] for entry in buried) == [2, 3]
+    moved = [entry for entry in log if entry["event"] == "operations.dead_lettered"]
+    assert sorted(entry["count"] for entry in moved) == [2, 3]
 
 
-def test_a_burial_leaves_a_doubt(pg: DatabaseFixture, database: Database) -> None:
-    """What the vanished worker sent may land after what comes next: an echo follows that."""
+def test_a_dead_letter_of_a_vanished_worker_is_of_unknown_outcome(
+    pg: DatabaseFixture, database: Database
+) -> None:
+    """Its write may be applied after the next one, so a confirming write follows that."""
     pg.save(NFL)
     embed(database)
     pg.claim("pinecone")
@@ -367,7 +369,7 @@ def test_a_burial_leaves_a_doubt(pg: DatabaseFixture, database: Database) -> Non
     assert pg.live("pinecone", "nfl").origin == "confirm"
 
 
-def test_a_burial_does_not_bury_what_was_taken_over(
+def test_an_operation_that_another_worker_holds_becomes_no_dead_letter(
     pg: DatabaseFixture, database: Database
 ) -> None:
     """The lease's token is the fence for the relay as for anybody else."""
@@ -381,7 +383,7 @@ def test_a_burial_does_not_bury_what_was_taken_over(
     assert pg.live("neo4j", "nfl").status == "in_progress"
 
 
-def test_the_buried_of_a_sink_that_is_not_ours_are_left(
+def test_exhausted_operations_of_an_unknown_sink_are_left(
     pg: DatabaseFixture, database: Database
 ) -> None:
     """A relay with fewer sinks does not know how to settle them."""

@@ -60,7 +60,7 @@ def left(pg: DatabaseFixture) -> tuple[list[str], int]:
 
 
 def test_the_relay_removes_what_is_older_than_its_days(old: DatabaseFixture) -> None:
-    """What waits and what is dead stays, however old it is."""
+    """Pending and dead operations stay, however old they are."""
     settings = Settings(database_url=SecretStr(old.url), altsync_retention_days=DAYS)
     with closing(Application(settings)) as app, capture_logs() as log:
         app.relay(lambda sink: None).poll([])

@@ -71,29 +71,29 @@ from tests.integration.database_fixture import (
 )
 from tests.integration.fakes import Call, FakeEmbedder, FakeGraph, FakeIndex, FakeSink, Held
 
-#: What somebody asked for: how many orders, of which seed, or one that has failed. Read here,
+#: The requested number of orders, their seed, or one order that has failed. Read here,
 #: before tests take the variables away.
 ASKED_ORDERS = os.environ.get("ALTSYNC_TEST_EXAMPLES")
 ASKED_SEED = os.environ.get("ALTSYNC_TEST_SEED")
 REPLAYED = os.environ.get("ALTSYNC_TEST_REPLAY")
 
-#: What Hypothesis prints to replay one example.
+#: The text that Hypothesis prints to replay one example.
 BLOB = re.compile(r"reproduce_failure\('[^']+', b'([^']+)'\)")
 
-#: Orders of steps that are tried when nobody asks: about ten seconds.
+#: Orders of steps that are tried by default: about ten seconds.
 ORDERS = 15
 
 #: Steps of one order.
 STEPS = 30
 
 #: Seconds after which a write that was not answered has either been applied or never will be.
-#: Less than the echo waits, and that is the whole point of the echo.
+#: Less than a confirming write waits, which is the whole point of it.
 LATEST = 30.0
 
 #: Operations per batch.
 BATCH = 3
 
-#: Seconds that may pass between two steps: less than a lease, past a lease, past an echo.
+#: Seconds between two steps: less than a lease, more than one, more than a confirming write waits.
 SPANS = [10.0, 31.0, 45.0, 400.0]
 
 #: Seconds of the first retry: more than a step takes, so that only ``advance_time`` makes it due.
@@ -130,7 +130,7 @@ TEXT = st.sampled_from(TEXTS)
 
 
 class Killed(BaseException):
-    """What nothing in delivery may catch."""
+    """An exception that nothing in delivery may catch."""
 
 
 @dataclass(slots=True)
@@ -212,7 +212,7 @@ class Sleeper:
 
 @dataclass(slots=True)
 class Site:
-    """What all orders of steps share: one database, two seeders' sessions, delivery's clock."""
+    """The state that all orders of steps share: database, two seeders' sessions, clock."""
 
     pg: DatabaseFixture
     other: DatabaseFixture
@@ -334,7 +334,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from(SPANS))
     def advance_time(self, seconds: float) -> None:
-        """Leases end, retries and echoes fall due, and what is late arrives at last."""
+        """Leases end, retries and confirming writes fall due, and late writes are applied."""
         for late in list(self.late):
             if late.until < self._now() + seconds:
                 self._land(late)
@@ -344,7 +344,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.late)
     @rule(which=st.integers(0, 3))
     def land(self, which: int) -> None:
-        """A write that nobody waits for any more is applied."""
+        """A late write is applied, after its worker has stopped waiting for it."""
         self._land(self.late[which % len(self.late)])
 
     @rule(sink=SINK)
@@ -407,7 +407,7 @@ class Machine(RuleBasedStateMachine):
                 assert found == ([held] if held else []), (kind, key, "index")
 
     def _nothing_is_forgotten(self) -> None:
-        """What is pending is somebody's work, and what failed can be found and retried."""
+        """Each pending status has a live operation, and each failed one a dead letter."""
         live, dead = self._live(), self._dead()
         for kind, key, row in self._rows():
             for sink in TOPOLOGY.names:
@@ -596,7 +596,7 @@ def _apply_late(sink: FakeSink, action: str, row: Row) -> None:
 def scene(
     pg: DatabaseFixture, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Site]:
-    """What ``Machine`` needs: a database, sessions on it, and a clock that it sets."""
+    """The fixture of ``Machine``: a database, sessions on it, and a clock that it sets."""
     with closing(DatabaseFixture(pg.url)) as other:
         site = Site(pg, other, database)
         for module in (batches, calls, lease):

@@ -37,7 +37,7 @@ class Queues:
         return int(self.client.llen(sink))
 
     def messages(self, sink: str) -> list[Any]:
-        """What the messages say: (task, arguments)."""
+        """Return the messages as (task, arguments)."""
         raw = [json.loads(m) for m in self.client.lrange(sink, 0, -1)]
         return [(m["headers"]["task"], m["headers"]["argsrepr"]) for m in raw]
 
@@ -71,9 +71,7 @@ def test_a_queue_never_holds_more_than_its_limit(queues: Queues) -> None:
     assert (queues.length("neo4j"), queues.length("pinecone")) == (LIMIT, 1)
 
 
-def test_a_relay_that_nobody_answers(
-    pg: DatabaseFixture, database: Database, queues: Queues
-) -> None:
+def test_a_relay_without_an_answer(pg: DatabaseFixture, database: Database, queues: Queues) -> None:
     """However long there is no worker: the queue is full, and no fuller."""
     pg.save(*leagues(30))
     relay = _relay(pg, database, queues)
@@ -87,7 +85,7 @@ def test_a_relay_that_nobody_answers(
 def test_a_redis_that_lost_everything(
     pg: DatabaseFixture, database: Database, queues: Queues
 ) -> None:
-    """The relay finds out by itself: after its patience it wakes again."""
+    """The relay notices by itself: after its timeout it wakes again."""
     pg.save(*leagues(3))
     relay = _relay(pg, database, queues)
     relay.poll(["neo4j"])
