@@ -15,7 +15,7 @@ import psycopg
 from rich.console import Console
 
 from altsync import schema
-from altsync.circuit.breaker import register_sinks
+from altsync.circuit.sinks import register_sinks
 from altsync.contract import SinkTraits, Topology
 from altsync.local.services.base import Service
 from altsync.local.services.broker import Broker

@@ -15,7 +15,7 @@ import pytest
 import structlog
 
 from altsync import db, schema
-from altsync.circuit.breaker import register_sinks
+from altsync.circuit.sinks import register_sinks
 from altsync.contract import SinkTraits, Topology
 from altsync.db import Database
 from altsync.local.services.broker import Broker, start_redis

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from altsync import db
 from altsync.app import Application
-from altsync.circuit.breaker import wanted_model
+from altsync.circuit.sinks import wanted_model
 from altsync.config import read_settings
 from altsync.db import Conn
 from altsync.entities import Model, Row

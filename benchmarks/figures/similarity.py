@@ -15,7 +15,7 @@ import psutil
 import psycopg
 
 from altsync import log
-from altsync.circuit.breaker import register_sinks
+from altsync.circuit.sinks import register_sinks
 from altsync.config import Settings
 from altsync.contract import EMBEDDING, SIMILARITY, Topology
 from altsync.db import Database

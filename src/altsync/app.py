@@ -18,8 +18,7 @@ import structlog
 from altsync import db, revisions
 from altsync.catalogue.current import entity_types
 from altsync.catalogue.tables import check_tables
-from altsync.circuit import breaker
-from altsync.circuit.breaker import set_enabled, sink_health, wanted_model
+from altsync.circuit.sinks import register_sinks, set_enabled, sink_health, wanted_model
 from altsync.config import Settings, protect_settings, read_settings
 from altsync.contract import (
     EMBEDDING,
@@ -430,7 +429,7 @@ class Application:
     def register_sinks(self, conn: db.Conn) -> None:
         """Add the missing rows of ``sink_state`` for the sinks of the settings."""
         model = self.settings.wanted_model
-        breaker.register_sinks(conn, self.topology, model.name, model.dimensions)
+        register_sinks(conn, self.topology, model.name, model.dimensions)
 
     def announce(self) -> None:
         """Record the enabled sinks for all processes, and register new ones.

@@ -13,7 +13,7 @@ import psycopg
 from altsync import db, log, revisions, rights
 from altsync.app import Application
 from altsync.catalogue.current import entity_types
-from altsync.circuit.breaker import wanted_model
+from altsync.circuit.sinks import wanted_model
 from altsync.config import Settings
 from altsync.contract import EMBEDDING, imported
 from altsync.deadline import within

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from altsync.catalogue.current import entity_types
-from altsync.circuit.breaker import want_model, wanted_model
+from altsync.circuit.sinks import want_model, wanted_model
 from altsync.contract import Topology
 from altsync.db import Conn, Database
 from altsync.entities import EntityType, Model

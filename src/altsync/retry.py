@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from altsync.catalogue.current import current, entity_types
-from altsync.circuit.breaker import probe_now
+from altsync.circuit.pause import probe_now
 from altsync.contract import EMBEDDING, Topology
 from altsync.db import Conn
 from altsync.entities import EntityType

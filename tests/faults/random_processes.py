@@ -22,7 +22,7 @@ from typing import Any
 import psycopg
 
 from altsync import db, schema
-from altsync.circuit.breaker import register_sinks
+from altsync.circuit.sinks import register_sinks
 from altsync.contract import EMBEDDING
 from altsync.local.services.postgres import start_postgres
 from tests.faults import ablations, oracle

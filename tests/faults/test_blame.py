@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 
-from altsync.circuit.breaker import SinkHealth, register_sinks, sink_health
+from altsync.circuit.sinks import SinkHealth, register_sinks, sink_health
 from altsync.contract import EMBEDDING, Answer, SinkTraits, Topology
 from altsync.db import Database
 from altsync.delivery import Delivery, Policy

@@ -7,9 +7,10 @@ from uuid import uuid4
 import pytest
 from structlog.testing import capture_logs
 
-from altsync.circuit.breaker import gate, may_wake, open_breaker, sink_health
+from altsync.circuit.breaker import gate, may_wake, open_breaker
 from altsync.circuit.budget import reserve
 from altsync.circuit.clock import Bounds, set_back
+from altsync.circuit.sinks import sink_health
 from altsync.config import Settings
 from altsync.db import Conn, Database
 from altsync.delivery.policy import Policy

@@ -6,7 +6,9 @@ import math
 
 import pytest
 
-from altsync.circuit.breaker import may_wake, pause, probe_now, resume, sink_health
+from altsync.circuit.breaker import may_wake
+from altsync.circuit.pause import pause, probe_now, resume
+from altsync.circuit.sinks import sink_health
 from altsync.contract import Failed, RecordOutcome
 from altsync.db import Database
 from altsync.delivery import Batch

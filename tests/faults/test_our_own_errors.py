@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg_pool import PoolTimeout
 
-from altsync.circuit.breaker import sink_health
+from altsync.circuit.sinks import sink_health
 from altsync.db import Database
 from altsync.delivery import Batch
 from altsync.errors import SinkFailure

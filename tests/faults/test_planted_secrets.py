@@ -16,7 +16,7 @@ import psycopg
 import pytest
 import redis
 
-from altsync.circuit.breaker import pause
+from altsync.circuit.pause import pause
 from altsync.local.ports import accepts, free_ports
 from altsync.local.records import Record, RecordBook
 from altsync.local.services.broker import Broker

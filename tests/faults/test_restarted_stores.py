@@ -15,7 +15,7 @@ import psutil
 import pytest
 import redis
 
-from altsync.circuit.breaker import pause, resume
+from altsync.circuit.pause import pause, resume
 from altsync.local.services.broker import Broker, start_redis
 from altsync.local.vectors.faults import FaultRule
 from altsync.seed.loader import BATCH

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from altsync.app import Application
-from altsync.circuit.breaker import sink_health
+from altsync.circuit.sinks import sink_health
 from altsync.cli import app as cli
 from altsync.config import read_settings
 from altsync.contract import Installation

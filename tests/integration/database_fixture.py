@@ -14,7 +14,7 @@ from psycopg.rows import class_row, dict_row
 
 from altsync import arrays, db
 from altsync.catalogue.current import entity_types
-from altsync.circuit.breaker import register_sinks
+from altsync.circuit.sinks import register_sinks
 from altsync.contract import SinkTraits, Topology
 from altsync.db import Conn, Database
 from altsync.delivery import Batch, Delivery, Policy

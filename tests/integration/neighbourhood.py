@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from altsync.circuit.breaker import register_sinks
+from altsync.circuit.sinks import register_sinks
 from altsync.contract import Topology
 from altsync.db import Database
 from altsync.delivery import Batch, Delivery, Policy

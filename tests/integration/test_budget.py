@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from altsync.circuit import budget
-from altsync.circuit.breaker import sink_health
 from altsync.circuit.budget import correct
+from altsync.circuit.sinks import sink_health
 from altsync.contract import EMBEDDING
 from altsync.db import Database
 from altsync.delivery import Delivery

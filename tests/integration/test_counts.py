@@ -16,7 +16,7 @@ from psycopg.pq import Trace
 
 from altsync import db
 from altsync.catalogue.parts import Part
-from altsync.circuit.breaker import register_sinks
+from altsync.circuit.sinks import register_sinks
 from altsync.contract import EMBEDDING, Topology
 from altsync.db import Conn, Database
 from altsync.delivery import Delivery, DrainResult, Policy

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from altsync.circuit.breaker import SinkHealth, sink_health
+from altsync.circuit.sinks import SinkHealth, sink_health
 from altsync.contract import EMBEDDING, Failed, RecordOutcome
 from altsync.db import Database
 from altsync.delivery import Batch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from altsync.circuit.breaker import pause
+from altsync.circuit.pause import pause
 from altsync.config import Settings
 from altsync.delivery import Delivery, Policy
 from altsync.outbox.edges import LONGEST_GATHERING, MANY

@@ -20,7 +20,8 @@ from psycopg import errors
 from typer.testing import CliRunner
 
 from altsync import db
-from altsync.circuit.breaker import gate, open_breaker, sink_health
+from altsync.circuit.breaker import gate, open_breaker
+from altsync.circuit.sinks import sink_health
 from altsync.cli import app as cli
 from altsync.cli.terminal import Exit
 from altsync.db import Database

@@ -9,19 +9,9 @@ import pytest
 
 from altsync import db
 from altsync.circuit import breaker
-from altsync.circuit.breaker import (
-    Gate,
-    SinkHealth,
-    abandon_probe,
-    close_breaker,
-    may_wake,
-    open_breaker,
-    pause,
-    register_sinks,
-    set_enabled,
-    sink_health,
-    wanted_model,
-)
+from altsync.circuit.breaker import Gate, abandon_probe, close_breaker, may_wake, open_breaker
+from altsync.circuit.pause import pause
+from altsync.circuit.sinks import SinkHealth, register_sinks, set_enabled, sink_health, wanted_model
 from altsync.operations import BreakerState
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
 from tests.integration.database_fixture import LEASE, DatabaseFixture

@@ -11,18 +11,9 @@ import pytest
 from altsync import db
 from altsync.app import Application
 from altsync.circuit import breaker
-from altsync.circuit.breaker import (
-    SinkHealth,
-    abandon_probe,
-    close_breaker,
-    open_breaker,
-    pause,
-    register_sinks,
-    resume,
-    set_enabled,
-    sink_health,
-    wanted_model,
-)
+from altsync.circuit.breaker import abandon_probe, close_breaker, open_breaker
+from altsync.circuit.pause import pause, resume
+from altsync.circuit.sinks import SinkHealth, register_sinks, set_enabled, sink_health, wanted_model
 from altsync.db import Database
 from altsync.operations import BreakerState, Synced
 from altsync.outbox.enqueue import CHANNEL

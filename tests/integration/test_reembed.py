@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from altsync import reembed
 from altsync.app import Application
 from altsync.circuit import breaker
-from altsync.circuit.breaker import Gate, want_model
+from altsync.circuit.breaker import Gate
+from altsync.circuit.sinks import want_model
 from altsync.cli import app as cli
 from altsync.cli.terminal import Exit
 from altsync.db import Database

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from altsync import db
-from altsync.circuit.breaker import pause
+from altsync.circuit.pause import pause
 from altsync.db import Conn, Database
 from altsync.outbox.claim import exhausted
 from altsync.relay import Relay, RelayPolicy

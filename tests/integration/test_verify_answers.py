@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from altsync.app import Application
-from altsync.circuit.breaker import pause, set_enabled
+from altsync.circuit.pause import pause
+from altsync.circuit.sinks import set_enabled
 from altsync.cli import app as cli
 from altsync.cli.status import _collect, verify_note
 from altsync.cli.verify import AGREE, CANNOT_TELL, DRIFT

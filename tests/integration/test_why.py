@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from altsync.app import Application
-from altsync.circuit.breaker import want_model
+from altsync.circuit.sinks import want_model
 from altsync.cli import app as cli
 from altsync.cli.terminal import Exit
 from altsync.db import Database

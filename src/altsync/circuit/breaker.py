@@ -1,22 +1,18 @@
-"""The state of a sink that all processes share: breaker, pause, wake-ups, wanted model."""
+"""The breaker of a sink, shared by all processes: admit, probe, open, close, wake."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import orjson
 
 from altsync.circuit.clock import TOLERANCE
-from altsync.contract import EMBEDDING, Topology
 from altsync.db import Conn
 from altsync.errors import LONGEST_WAIT
-from altsync.installation import make_installation
-from altsync.operations import BreakerState
-from altsync.outbox.enqueue import notify, sanitize
+from altsync.outbox.enqueue import sanitize
 from altsync.revisions import own_revision
 
 #: Key of ``sink_state.config`` under which the faults of single destinations are kept.
@@ -51,74 +47,6 @@ class Gate:
     dimensions: int | None = None
     faults: Mapping[str, Fault] = field(default_factory=dict)
     other_revision: str | None = None
-
-
-def register_sinks(conn: Conn, topology: Topology, model: str, dimensions: int) -> None:
-    """Insert each sink's row of shared state, and set the wanted model if none is set."""
-    for sink in topology.names:
-        conn.execute("INSERT INTO sink_state (sink) VALUES (%s) ON CONFLICT DO NOTHING", (sink,))
-    conn.execute(
-        """
-        UPDATE sink_state
-        SET config = jsonb_build_object('model', %s::text, 'dimensions', %s::int) || config
-        WHERE sink = %s AND NOT config ? 'model'
-        """,
-        (model, dimensions, EMBEDDING),
-    )
-    make_installation(conn)
-
-
-def wanted_model(conn: Conn) -> tuple[str, int] | None:
-    """Return the embedding model that all processes want, and its dimensions."""
-    row = conn.execute(
-        "SELECT config ->> 'model', (config ->> 'dimensions')::int FROM sink_state WHERE sink = %s",
-        (EMBEDDING,),
-    ).fetchone()
-    return (row[0], row[1]) if row and row[0] else None
-
-
-def want_model(conn: Conn, model: str) -> None:
-    """Change the model that all processes want; its dimensions stay."""
-    conn.execute(
-        "UPDATE sink_state SET config = config || jsonb_build_object('model', %s::text) "
-        "WHERE sink = %s",
-        (model, EMBEDDING),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class SinkHealth:
-    """The shared state of a sink, for display."""
-
-    state: BreakerState
-    since: datetime
-    reason: str | None
-    open_until: datetime | None
-    last_claim_at: datetime | None
-    last_wake_at: datetime | None
-    unanswered_wakes: int
-
-
-def sink_health(conn: Conn) -> dict[str, SinkHealth]:
-    """Return the shared state of every sink."""
-    rows = conn.execute(
-        """
-        SELECT sink, CASE WHEN paused_since IS NULL THEN state ELSE 'paused' END,
-               COALESCE(paused_since, since),
-               COALESCE(pause_reason, reason,
-                        (SELECT string_agg(key || ': ' || (value ->> 'reason'), '; ')
-                         FROM jsonb_each(config -> 'faults'))),
-               open_until, last_claim_at, last_wake_at, unanswered_wakes
-        FROM sink_state
-        """
-    )
-    return {r[0]: SinkHealth(BreakerState(r[1]), *r[2:]) for r in rows}
-
-
-def enabled_sinks(conn: Conn) -> set[str]:
-    """Return the sinks that no relay has shown as disabled."""
-    rows = conn.execute("SELECT sink FROM sink_state WHERE state <> 'disabled'")
-    return {row[0] for row in rows}
 
 
 def _over(column: str, longest: str) -> str:
@@ -268,84 +196,6 @@ def note_faults(conn: Conn, sink: str, found: Mapping[str, Fault], passed: Colle
         """,
         {"sink": sink, "passed": list(passed), "faults": orjson.dumps(faults).decode()},
     )
-
-
-def set_enabled(conn: Conn, sink: str, reason: str | None) -> None:
-    """Show a sink as disabled for ``reason``, or (None) as ready again. A pause stays."""
-    if reason is None:
-        conn.execute(
-            "UPDATE sink_state SET state = 'closed', since = now(), reason = NULL "
-            "WHERE sink = %s AND state = 'disabled'",
-            (sink,),
-        )
-    else:
-        conn.execute(
-            "UPDATE sink_state SET state = 'disabled', since = now(), reason = %s "
-            "WHERE sink = %s AND state <> 'disabled'",
-            (reason, sink),
-        )
-
-
-def pause(conn: Conn, sink: str, reason: str) -> bool:
-    """Stop claims for ``sink`` until it is resumed; False when it was paused already.
-
-    Leased operations are still settled. Once this has committed, no claim takes anything. The
-    breaker keeps its state, but a probe in progress loses its right. A second pause keeps since
-    when, and takes the new reason.
-    """
-    row = conn.execute(
-        """
-        INSERT INTO sink_state AS s (sink, paused_since, pause_reason)
-        VALUES (%s, now(), %s)
-        ON CONFLICT (sink) DO UPDATE SET
-          paused_since = COALESCE(s.paused_since, excluded.paused_since),
-          pause_reason = excluded.pause_reason,
-          state = CASE WHEN s.state = 'probing' THEN 'open' ELSE s.state END,
-          probe_token = NULL, probe_until = NULL
-        RETURNING paused_since = now()
-        """,
-        (sink, sanitize(reason)),
-    ).fetchone()
-    assert row is not None
-    return bool(row[0])
-
-
-def resume(conn: Conn, sink: str) -> bool:
-    """Let a paused sink be claimed for again; False when it was not paused.
-
-    A disabled sink stays so. An open breaker is probed at once, whether the sink was paused or not.
-    """
-    resumed = conn.execute(
-        "UPDATE sink_state SET paused_since = NULL, pause_reason = NULL "
-        "WHERE sink = %s AND paused_since IS NOT NULL",
-        (sink,),
-    ).rowcount
-    probe_now(conn, sink)
-    if resumed:
-        notify(conn, [sink])
-    return resumed == 1
-
-
-def probe_now(conn: Conn, sink: str) -> bool:
-    """Let an open breaker be probed at once; False when the breaker is not open.
-
-    Operations that wait because of the sink become due as well, as the probe needs one.
-    """
-    opened = conn.execute(
-        "UPDATE sink_state SET open_until = now() WHERE sink = %s AND state = 'open'", (sink,)
-    ).rowcount
-    if opened:
-        conn.execute(
-            """
-            UPDATE sync_operation SET available_at = now() WHERE id IN (
-              SELECT id FROM sync_operation
-              WHERE sink = %s AND finished_at IS NULL AND status = 'pending'
-                AND error_kind = 'sink' AND available_at > now() FOR NO KEY UPDATE SKIP LOCKED)
-            """,
-            (sink,),
-        )
-        notify(conn, [sink])
-    return opened == 1
 
 
 def may_wake(

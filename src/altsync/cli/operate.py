@@ -12,8 +12,9 @@ import typer
 from altsync import log
 from altsync.app import Application
 from altsync.catalogue.current import entity_types
-from altsync.circuit import breaker
-from altsync.circuit.breaker import probe_now, sink_health, wanted_model
+from altsync.circuit import pause as pauses
+from altsync.circuit.pause import probe_now
+from altsync.circuit.sinks import sink_health, wanted_model
 from altsync.cli import terminal
 from altsync.cli.common import Json, application, known_sink, operator
 from altsync.cli.tables import Table, Text
@@ -115,7 +116,7 @@ def pause(
     with application() as app:
         sinks = _sinks_of(app, sink)
         with app.database.transaction() as conn:
-            done = {s: breaker.pause(conn, s, _reason(reason)) for s in sinks}
+            done = {s: pauses.pause(conn, s, _reason(reason)) for s in sinks}
         if as_json:
             terminal.print_json({"paused": done})
             return
@@ -129,7 +130,7 @@ def resume(sink: SinkOption = None, everything: EverySink = False, as_json: Json
     with application() as app:
         sinks = _sinks_of(app, sink)
         with app.database.transaction() as conn:
-            done = {s: breaker.resume(conn, s) for s in sinks}
+            done = {s: pauses.resume(conn, s) for s in sinks}
             health = sink_health(conn)
         if as_json:
             terminal.print_json({"resumed": done})

@@ -11,7 +11,7 @@ import typer
 
 from altsync.app import Application
 from altsync.catalogue.current import searched_types
-from altsync.circuit.breaker import sink_health
+from altsync.circuit.sinks import sink_health
 from altsync.cli import terminal
 from altsync.cli.bars import Bars
 from altsync.cli.common import Json, application

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from altsync.app import Application
-from altsync.circuit.breaker import sink_health
+from altsync.circuit.sinks import sink_health
 from altsync.cli import terminal
 from altsync.cli.common import Json, age, application, known_sink, operator
 from altsync.cli.tables import Table

@@ -10,7 +10,7 @@ from typing import Any
 from altsync import __version__, queries
 from altsync.app import Application
 from altsync.catalogue.current import entity_types
-from altsync.circuit import breaker
+from altsync.circuit import pause as pauses
 from altsync.dashboard.parameters import (
     BadRequest,
     optional_type,
@@ -172,13 +172,13 @@ class Api:
         by = f"dashboard@{socket.gethostname()}"
         said = f"{reason} ({by})" if reason else f"by {by}"
         with self._app.database.autocommit() as conn:
-            return {"sink": sink, "paused": breaker.pause(conn, sink, said)}
+            return {"sink": sink, "paused": pauses.pause(conn, sink, said)}
 
     def resume(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """End the pause of a sink; return whether it was paused."""
         sink = self._sink_of(body)
         with self._app.database.transaction() as conn:
-            return {"sink": sink, "resumed": breaker.resume(conn, sink)}
+            return {"sink": sink, "resumed": pauses.resume(conn, sink)}
 
     def _sink_of(self, body: Mapping[str, Any]) -> str:
         sink, known = text_of(body, "sink"), self._app.topology.names

@@ -12,7 +12,7 @@ import psycopg_pool
 
 from altsync import db, log, revisions
 from altsync.app import Application
-from altsync.circuit.breaker import sink_health
+from altsync.circuit.sinks import sink_health
 from altsync.operations import BreakerState
 
 #: Seconds in which PostgreSQL must answer a probe.

@@ -16,7 +16,8 @@ import structlog
 from psycopg import errors
 
 from altsync.circuit import breaker
-from altsync.circuit.breaker import Gate, abandon_probe, open_breaker, wanted_model
+from altsync.circuit.breaker import Gate, abandon_probe, open_breaker
+from altsync.circuit.sinks import wanted_model
 from altsync.contract import EMBEDDING, Topology
 from altsync.db import Conn, Database, is_connection_lost
 from altsync.delivery.concurrency import AdaptiveConcurrency

@@ -20,7 +20,7 @@ from psycopg import Rollback
 from altsync.catalogue import current
 from altsync.catalogue.current import part_of
 from altsync.catalogue.parts import Part
-from altsync.circuit.breaker import wanted_model
+from altsync.circuit.sinks import wanted_model
 from altsync.contract import EMBEDDING, Topology
 from altsync.db import Conn
 from altsync.entities import entity_id

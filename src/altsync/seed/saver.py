@@ -14,7 +14,7 @@ from sqlalchemy import inspect
 
 from altsync.catalogue.current import current, part_of
 from altsync.catalogue.entity import Entity
-from altsync.circuit.breaker import wanted_model
+from altsync.circuit.sinks import wanted_model
 from altsync.contract import Topology
 from altsync.db import Conn
 from altsync.entities import EntityType, ParentEdge, entity_id

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from altsync.catalogue.current import entity_types
-from altsync.circuit.breaker import SinkHealth, sink_health, wanted_model
+from altsync.circuit.sinks import SinkHealth, sink_health, wanted_model
 from altsync.contract import Topology
 from altsync.db import Conn
 from altsync.declarations import INDEXES, MIRRORS, WITH_STATUS, columns_of, queue_of

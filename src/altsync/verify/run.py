@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 
 from altsync.catalogue.current import entity_types
-from altsync.circuit.breaker import enabled_sinks, sink_health
+from altsync.circuit.sinks import enabled_sinks, sink_health
 from altsync.contract import Drift, Topology, imported
 from altsync.db import Conn, Database
 from altsync.declarations import declaration

@@ -10,8 +10,7 @@ from typing import Any, cast
 
 from altsync.app import Application
 from altsync.catalogue.current import entity_types, part_of, parts
-from altsync.circuit import breaker
-from altsync.circuit.breaker import SinkHealth, sink_health
+from altsync.circuit.sinks import SinkHealth, sink_health, wanted_model
 from altsync.contract import EMBEDDING, imported
 from altsync.db import Conn
 from altsync.declarations import SINKS, shown_sinks, title_of
@@ -142,10 +141,10 @@ def explain(app: Application, key: str, folder: Path) -> Explanation | Unknown:
         if entity is None:
             past = why_history.operations(conn, entity=key, limit=1)
             near = tuple(suggestions(conn, key))
-            model = _model(app, breaker.wanted_model(conn))
+            model = _model(app, wanted_model(conn))
             return Unknown(key, _why_unknown(folder, key, past, model), near)
         (row,) = read_rows(conn, entity.type, [entity.id])
-        wanted = breaker.wanted_model(conn)
+        wanted = wanted_model(conn)
         operations = why_history.operations(conn, entity=entity.id, limit=OPERATIONS)
         delivery = _DeliveryState(
             clock(conn),
