@@ -1,1 +1,1 @@
-"""What altsync reaches, measured side by side with what it is compared with."""
+"""Measure altsync beside the libraries and scripts that it is compared with."""

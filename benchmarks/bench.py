@@ -1,4 +1,4 @@
-"""What a figure's code gets: servers, empty databases, and a way to say what takes time."""
+"""The servers, empty databases and progress messages for the code of a figure."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ EVERYTHING = Topology((*TOPOLOGY.sinks, Sink.traits))
 MODEL, DIMENSIONS = "benchmark-model", 1536
 
 
-#: What ``docs/scaling.md`` advises for a million rows: memory for what is touched again, and
-#: checkpoints that are no more often than the clock wants.
+#: Settings that ``docs/scaling.md`` recommends for a million rows: memory for pages in use, and
+#: checkpoints by time alone.
 LARGE = {
     "shared_buffers": f"{psutil.virtual_memory().total // 4 // 2**20}MB",
     "max_wal_size": "16GB",
@@ -63,10 +63,10 @@ class LargePostgres(Postgres):
 
 
 class Bench:
-    """One run of the benchmarks. ``full``: take the sizes that need an hour, not minutes.
+    """One run of the benchmarks, a context manager. ``full``: use sizes that take an hour.
 
-    ``folder`` is the run's own and goes with it. Servers are started when first asked for, serve
-    all figures of the run, and stop with it. Use it as a context manager.
+    ``folder`` is removed at the end. Servers start at their first use, serve all figures, and stop
+    at the end.
     """
 
     def __init__(self, folder: Path, *, full: bool = False, console: Console | None = None) -> None:

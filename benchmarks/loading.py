@@ -28,12 +28,12 @@ from benchmarks.report import Measured
 from tests import sports
 from tests.acceptance import seeds
 
-#: What goes into a row beside its content.
+#: Columns of a row in addition to its content.
 _COLUMNS = ("id", "seed_id", *sports.LEAGUE.columns, "content_hash", "text_hash")
 
 
 def write_leagues(folder: Path, count: int, edited: frozenset[int] = frozenset()) -> None:
-    """A seed folder with ``count`` leagues; those of ``edited`` say something new."""
+    """Write a seed folder with ``count`` leagues; those of ``edited`` have new content."""
     seeds.write(
         folder,
         "leagues/generated.jsonl",
@@ -75,7 +75,7 @@ def seeding(url: str) -> Iterator[db.Conn]:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A seeding run: what it did, its seconds, and those that its own process was computing."""
+    """A seeding run: its counts, its seconds, and the processor seconds of its process."""
 
     report: SeedReport
     seconds: float
@@ -173,7 +173,7 @@ def _copy_rows(count: int) -> Iterator[str]:
 
 
 def one_by_one(url: str, count: int) -> Measured:
-    """What a script does: an ORM object, its operations, and a commit for each league."""
+    """Load as a script does: an ORM object, its operations, and a commit for each league."""
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
     started = time.perf_counter()
     with Session(engine) as session:

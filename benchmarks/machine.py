@@ -1,4 +1,4 @@
-"""Where a figure was measured, so that a reader can tell what it is worth."""
+"""The machine of a measurement, so that a reader can judge the figures."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def this_machine(postgresql: str) -> Machine:
 
 
 def stolen_since(before: tuple[float, ...]) -> float:
-    """The share of the processors' time that went to other machines; 0 where nobody counts it.
+    """Return the share of the processors' time that other machines used; 0 if it is not counted.
 
     ``before`` is ``psutil.cpu_times()``.
     """
@@ -95,7 +95,7 @@ def _cocoindex_folders() -> list[Path]:
 
 
 def _processor() -> str:
-    """Its name, as far as the system tells."""
+    """Return the processor's name, if the system has it."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -57,9 +57,9 @@ def throughput(known: Costs, *, latency: float, size: int, workers: int, calls: 
 
 
 def workers_for(known: Costs, rate: float, *, latency: float, size: int, calls: float = 1) -> int:
-    """The fewest workers that reach ``rate`` rows per second.
+    """Return the fewest workers that reach ``rate`` rows per second.
 
-    Raises ``ValueError`` when no number of them does: what they share is the limit.
+    Raises ``ValueError`` if no number does, because their shared part is the limit.
     """
     limit = size / (known.own(size) * known.shared)
     if rate >= limit:

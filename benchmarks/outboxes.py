@@ -34,7 +34,7 @@ def fill(url: str, waiting: int, finished: int = 0) -> None:
             INSERT INTO league (id, seed_id, league_tag, league_name, sport_name, sport_archetype,
               description, content_hash, text_hash)
             SELECT gen_random_uuid(), 's' || n, 't' || n, 'League ' || n, 'Football', 'team_sport',
-              'Season ' || n || ' of a competition that nobody plays.', n, n
+              'Season ' || n || ' of a competition without players.', n, n
             FROM generate_series(1, %s) n
             """,
             (waiting,),
@@ -97,7 +97,7 @@ def drain(url: str, processes: int, size: int = BATCH, latency: float = 0) -> Dr
 
 
 def changed_in_place(url: str) -> int:
-    """Of the changes of leagues since ``fill``, the percentage that no index had to hear of."""
+    """Return the percentage of updates of leagues since ``fill`` that changed no index (HOT)."""
     with psycopg.connect(url) as conn:
         row = conn.execute(
             "SELECT 100 * n_tup_hot_upd / n_tup_upd FROM pg_stat_user_tables "

@@ -129,7 +129,7 @@ def draw_scale(figure: Figure, canvas: Any) -> None:
 
 
 def _linear(axes: Any, members: Sequence[Measured]) -> None:
-    """What exactly ten times as long for ten times the rows would be."""
+    """Return the time for ten times the rows, if it were exactly ten times as long."""
     first, last = members[0], members[-1]
     ends = [first.seconds, first.seconds * last.rows / first.rows]
     axes.plot([first.rows, last.rows], ends, ":", color=INK, label="linear")

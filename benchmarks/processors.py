@@ -7,12 +7,12 @@ import psycopg
 
 
 def processor_seconds(parent: psutil.Process) -> float:
-    """What a process and all its descendants have taken, those that are no more included."""
+    """Return the processor seconds of a process and all its descendants, ended ones included."""
     return float(sum(sum(one.cpu_times()[:4]) for one in [parent, *parent.children(True)]))
 
 
 def server_seconds(url: str) -> float:
-    """What the PostgreSQL server behind a URL has taken, on this machine."""
+    """Return the processor seconds of the PostgreSQL server of a URL, on this machine."""
     with psycopg.connect(url) as conn:
         postmaster = psutil.Process(conn.info.backend_pid).parent()
         assert postmaster is not None

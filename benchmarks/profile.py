@@ -1,4 +1,4 @@
-"""Where the time of a row goes: PostgreSQL's by statement, the client's by function.
+"""Profile the time of a row: PostgreSQL's by statement, the client's by function.
 
 ``make bench-profile``. The server's is by the clock, so it means something only where nothing
 else is at work; the client's is what its thread computed, in functions and what they call in C.
@@ -40,7 +40,7 @@ SHOWN = 12
 #: Characters by which a statement is known, and of the whole table.
 NAME, WIDTH = 100, 140
 
-#: What begins an entry of the server's log, up to its text, which may have many lines.
+#: The begin of an entry of the server's log. Its text may have many lines.
 _ENTRY = re.compile(r"^\d{4}-\d\d-\d\d .*? (?:LOG|DETAIL):  ", re.MULTILINE)
 
 #: One step of a statement, and the statement.
@@ -49,7 +49,7 @@ _STEP = re.compile(r"duration: ([0-9.]+) ms (?:statement|(?:parse|bind|execute) 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What one row took, in microseconds: the server's statements, the client's functions.
+    """The microseconds of one row: the server's statements, the client's functions.
 
     ``process`` is what all threads of the client computed, profiling included.
     """

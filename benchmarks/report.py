@@ -1,4 +1,4 @@
-"""What a figure comes to: measurements, gates, and how people and files see them."""
+"""The results of a figure: measurements and gates, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A number that must be at least, or else at most, what is wanted."""
+    """A number with a target that it must reach, at least or at most."""
 
     what: str
     value: float
@@ -43,7 +43,7 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one part of a figure comes to."""
+    """The results of one part of a figure."""
 
     measured: Sequence[Measured]
     gates: Sequence[Gate] = ()

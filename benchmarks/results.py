@@ -26,7 +26,7 @@ class Result:
 
 
 def read_results(file: Path) -> list[Result]:
-    """What a file holds, by number; nothing when there is none."""
+    """Return the results of a file, by number; empty if it does not exist."""
     if not file.exists():
         return []
     return [

@@ -41,7 +41,7 @@ class Forgetful:
         return Answer(tuple(Written(row.id, row.version) for row in rows))
 
     def write(self, row: Row, model: Model) -> Written:
-        """What the sink would send of one row."""
+        """Return the request of the sink for one row."""
         raise NotImplementedError
 
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:

@@ -52,7 +52,7 @@ NOBODY = {
     "OPENAI_API_KEY": "nobody",
 }
 
-#: The relay looks after the graph's tombstones, and must not wait long for nobody.
+#: The relay removes the graph's tombstones, and must not wait long for a closed port.
 IMPATIENT = {"ALTSYNC_SINK_TIMEOUT_SECONDS": "0.2"}
 
 
@@ -143,7 +143,7 @@ class Whole:
             self.stack.kill_all()
 
     def empty(self) -> None:
-        """Empty every store. What runs goes on, as warm and as slow as it is."""
+        """Empty every store. The servers keep running."""
         self.stack.wait_until_recorded()
         self.stack.reset()
         self.slow(self._latency)
@@ -177,7 +177,7 @@ class Whole:
         }
 
     def synced(self) -> int:
-        """Leagues that every sink has, as PostgreSQL knows it."""
+        """Count the leagues that every sink has, by PostgreSQL."""
         everywhere = " AND ".join(f"{sink}_sync_status = 'synced'" for sink in SINKS)
         return self.stack.number(f"SELECT count(*) FROM league WHERE {everywhere}")
 

@@ -45,7 +45,7 @@ class SleepingEmbedder:
 
 
 class Graph(neo4j.Sink):
-    """The graph sink; statements answer what they are asked for."""
+    """The graph sink, with statements that return the expected rows."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

@@ -129,7 +129,7 @@ def _loaded(
 
 
 def _load(stack: Whole, what: str, load: Load) -> Measured:
-    """One first load, with what it asked and wrote."""
+    """One first load, with its calls and writes."""
     stack.empty()
     one = delivered(stack, what, load.rows, load.line)
     stack.assert_all_there()

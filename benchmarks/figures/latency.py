@@ -1,4 +1,4 @@
-"""One edited line on an idle system: how long until each store says that it is synced."""
+"""One edited line on an idle system: the time until each store is synced."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ EDITS = 40
 #: Seconds that each remote call takes beside what the local server needs.
 LATENCIES = (0.0, 0.02)
 
-#: Seconds between two looks at an edited league: far below what is measured.
+#: Seconds between two reads of an edited league, far below the measured time.
 GLANCE = 0.002
 
 #: The wait may be this many times the league's own remote calls, one after the other. Only where
 #: calls are remote: servers on the same machine answer faster than PostgreSQL commits.
 TIMES_ITS_CALLS = 3.0
 
-#: Seconds that nobody should have to wait longer than.
+#: Seconds that an edit should take at most.
 LONGEST = 0.5
 
 
@@ -95,7 +95,7 @@ def _waited(sink: str, what: str, edits: Sequence[Edit], calls: Mapping[str, flo
 
 
 def _shares(what: str, edits: Sequence[Edit], calls: Mapping[str, float]) -> str:
-    """Where the time to the last store goes: two rounds of relay, worker and batch."""
+    """Split the time to the last store: two rounds of relay, worker and batch."""
     embedded = [edit.done["embedding"] for edit in edits]
     parts: list[str] = []
     for sink, since in (("embedding", [0.0] * len(edits)), ("pinecone", embedded)):

@@ -1,4 +1,4 @@
-"""Celery messages: wake-ups, far fewer than batches, and bounded when nobody reads them."""
+"""Celery messages: wake-ups, far fewer than batches, and bounded when no worker reads them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TITLE = "Celery messages"
 
 LEAGUES = 5_000
 
-#: Seeding runs that the relay hears of while no worker is there, each with other leagues edited.
+#: Seeding runs with a relay and without a worker, each with other edited leagues.
 RUNS = 10
 
 #: Wake-ups that may wait in a queue: what ``ALTSYNC_WAKE_LIMIT`` is when nothing else is set.
@@ -51,7 +51,7 @@ def measure(bench: Bench) -> Figure:
         TITLE,
         [unread, drained],
         [
-            Gate("longest queue that nobody read", longest, WAKE_LIMIT, False),
+            Gate("longest queue that no worker read", longest, WAKE_LIMIT, False),
             Gate("messages for each batch", messages / batches, 1, False),
         ],
         ["Messages carry a sink's name. A task goes on from batch to batch until nothing is due."],
@@ -59,7 +59,7 @@ def measure(bench: Bench) -> Figure:
 
 
 def _unread(bench: Bench, stack: Stack) -> Measured:
-    """The relay hears of run after run, and nobody takes its wake-ups."""
+    """Seed again and again with a relay, and without a worker that takes its wake-ups."""
     folder = bench.folder / "messages"
     longest = 0
     for run in range(RUNS):

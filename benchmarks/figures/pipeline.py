@@ -39,7 +39,7 @@ KILLS = 3
 #: Leagues, and seconds of a call for embeddings, that leave work for the last of them.
 KILLED_ROWS, KILLED_CALL = 10_000, 0.2
 
-#: Settings with which a kill finds a batch in flight, and is soon mended.
+#: Settings for which a kill interrupts a batch, and recovery is short.
 KILLED = {
     "ALTSYNC_BATCH_SIZE": "250",
     "ALTSYNC_LEASE_SECONDS": "3",
@@ -116,7 +116,7 @@ def _asleep(bench: Bench, stack: Whole) -> Part:
 
 
 def _killed(bench: Bench, stack: Whole) -> Part:
-    """Three workers are killed while they embed; what is embedded again is counted."""
+    """Kill three workers while they embed, and count the texts that are embedded again."""
     chance = random.Random(5)
     stack.slow(Latency(neo4j=0, pinecone=0, openai=KILLED_CALL))
     with bench.doing(f"{KILLS} workers are killed"), stack.crew(2, KILLED) as workers:
@@ -137,7 +137,7 @@ def _killed(bench: Bench, stack: Whole) -> Part:
 
 
 def _bound(measured: Measured) -> str:
-    """What the processors allow at the price of a row, however many workers there are."""
+    """Return the rows per second that the processors allow, with any number of workers."""
     price = sum(n for what, n in measured.counts.items() if what.startswith(MICROSECONDS))
     processors = os.cpu_count() or 1
     return (

@@ -32,7 +32,7 @@ LONG = 200
 #: Bytes of such a description.
 LONG_TEXT = 6_000
 
-#: Leagues that are asked about: whose are the nearest?
+#: Leagues whose neighbours are searched.
 ASKED = 500
 
 #: Similarity as it is when nothing is set.
@@ -125,7 +125,7 @@ def _long_text(number: int) -> str:
 
 
 def _drained(stack: Stack, what: str, rows: int, before: Mapping[str, int]) -> Measured:
-    """What was called until nothing was left to do."""
+    """The remote calls until no operation was live."""
     stack.wait_until_recorded()
     after = _calls(stack)
     stats = stack.vectors.stats()

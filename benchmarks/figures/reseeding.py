@@ -1,4 +1,4 @@
-"""The same files again: what did not change costs a read, what did costs its operations."""
+"""Seed the same files again: unchanged lines cost a read, changed ones their operations."""
 
 from __future__ import annotations
 

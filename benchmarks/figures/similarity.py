@@ -54,7 +54,7 @@ BARE_ROWS = 20_000
 #: Megabytes (of 2^20 bytes) that a worker may take beside what it has before its first batch.
 MEGABYTES = 300
 
-#: What is delivered here: nothing but embeddings and what follows them.
+#: The sinks of this figure: embeddings and their derived sinks.
 SINKS = Topology((TOPOLOGY.traits("embedding"), Sink.traits))
 
 NOTES = (

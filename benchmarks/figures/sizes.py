@@ -1,4 +1,4 @@
-"""What a league takes: bytes on PostgreSQL's disk, and bytes of its write-ahead log."""
+"""Bytes of a league on PostgreSQL's disk, and in its write-ahead log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TITLE = "What a league takes"
 
 ROWS = 20_000
 
-#: What is kept of a league, by the table that keeps it.
+#: Data of a league, by table.
 KEPT = {
     "league": "the league",
     "tag_registry": "its tag",

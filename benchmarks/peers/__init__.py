@@ -1,1 +1,1 @@
-"""What altsync is compared with: real libraries, used as their documentation says."""
+"""The libraries that altsync is compared with, used as their documentation describes."""

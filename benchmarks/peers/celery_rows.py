@@ -30,7 +30,7 @@ def _connection() -> psycopg.Connection:
 
 @app.task
 def settle_row(operation: int) -> None:
-    """What altsync's settle does for one row, in one statement and one commit."""
+    """Settle one row as altsync does, in one statement and one commit."""
     _connection().execute(
         """
         WITH done AS (

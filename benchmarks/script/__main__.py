@@ -30,7 +30,7 @@ INDEX = "script-leagues"
 
 ARCHETYPES = ("racing", "combat", "team_sport", "precision", "large_field")
 
-#: What the guide says to run before the first seed.
+#: Statements that the guide runs before the first seed.
 INIT_DB = (
     "CREATE CONSTRAINT league_tag_unique IF NOT EXISTS "
     "FOR (l:League) REQUIRE l.league_tag IS UNIQUE",

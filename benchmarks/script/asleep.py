@@ -1,4 +1,4 @@
-"""The script's remote calls as sleeps: what it costs without any server but PostgreSQL."""
+"""The script with sleeps as remote calls: its costs with PostgreSQL as the only server."""
 
 from __future__ import annotations
 
@@ -53,5 +53,5 @@ class SleepingIndex:
         time.sleep(self._seconds)
 
     def query(self, **asked: Any) -> Any:
-        """The pass asks a real index only: a sleeping one holds nothing to find."""
+        """The pass queries a real index only: a sleeping one is empty."""
         raise NotImplementedError

@@ -46,10 +46,10 @@ class Index(Protocol):
 
 @dataclass(frozen=True)
 class Clients:
-    """What the script talks to.
+    """The clients of the script.
 
-    ``embed`` asks for the vector of one text, ``graph_session`` opens a session of the graph's
-    driver, ``model`` is what is noted as the vectors' model.
+    ``embed`` returns the vector of one text, ``graph_session`` opens a session of the graph's
+    driver, ``model`` is the name of the vectors' model.
     """
 
     session: Session

@@ -9,7 +9,7 @@ from sqlmodel import select
 from benchmarks.script.models import League, LeagueRelationship
 from benchmarks.script.seeding import Clients
 
-#: Neighbours that a league is asked for, and the score above which one is similar: the guide's.
+#: Neighbours of a query, and the score above which one is similar, by the guide.
 TOP_K, HIGH = 10, 0.80
 
 MERGE_SIMILAR = """
@@ -20,9 +20,9 @@ MERGE (l1)-[:SIMILAR_TO {score: $score}]->(l2)
 
 
 def relate_leagues(clients: Clients) -> int:
-    """Relate each league to its matches as the guide says; returns how many were written.
+    """Relate each league to its matches as the guide does. Return the number of relationships.
 
-    A league is among its own matches: the guide leaves it in.
+    A league is among its own matches, as in the guide.
     """
     count = 0
     for league in clients.session.exec(select(League)).all():

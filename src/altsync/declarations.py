@@ -51,10 +51,10 @@ SINKS = {one.name: one for one in sorted(_found(), key=lambda one: (one.rank, on
 #: Sinks that a seeding run can wait for, and whose status an entity keeps.
 WITH_STATUS = tuple(name for name, one in SINKS.items() if one.columns)
 
-#: Those of them that mirror entities: a change of the entity makes each of them pending.
+#: Sinks with a status that mirror entities: a change of the entity makes each of them pending.
 MIRRORS = tuple(name for name in WITH_STATUS if name != EMBEDDING)
 
-#: Sinks that can be asked for the vectors near to one, the first choice first.
+#: Sinks that find the nearest vectors, the first choice first.
 INDEXES = tuple(name for name, one in SINKS.items() if one.is_index)
 
 #: Sinks that mirror relationships, the first choice first.
@@ -63,7 +63,7 @@ GRAPHS = tuple(name for name, one in SINKS.items() if one.traits.edges)
 #: Sinks that charge for what a comparison reads.
 CHARGED = tuple(name for name, one in SINKS.items() if one.price)
 
-#: Neighbours from the vectors in PostgreSQL. Without an embedder no vector arrives.
+#: Neighbours from the vectors in PostgreSQL, which need an embedder.
 LOCAL_SIMILARITY = Declaration(
     SinkTraits(SIMILARITY, guarded=True, follows=EMBEDDING, similar=True, local=True),
     "altsync.similarity.local:Sink",
@@ -86,12 +86,12 @@ def index_similarity(index: str) -> Declaration:
 
 
 def declaration(sink: str) -> Declaration:
-    """Return what a sink declares; ``KeyError`` for one that is not installed."""
+    """Return a sink's declaration. Raises ``KeyError`` if it is not installed."""
     return LOCAL_SIMILARITY if sink == SIMILARITY else SINKS[sink]
 
 
 def not_installed(sink: str) -> str:
-    """Return the sentence on a sink that ALTSYNC_SINKS names and no package declares."""
+    """Return the message for a sink of ALTSYNC_SINKS that no package declares."""
     if sink in BROKEN:
         return (
             f"the sink {sink!r} cannot be imported: {BROKEN[sink]} (the module of its declaration "
@@ -102,7 +102,7 @@ def not_installed(sink: str) -> str:
 
 
 def queue_of(sink: str, sinks: Sequence[str] = INDEXES) -> str:
-    """Return the queue of a sink's wake-ups: one per sink, so that a dead one holds up no other.
+    """Return the queue of a sink's wake-ups: one per sink, so that a failing sink delays no other.
 
     Similarity shares the queue of the vector index among ``sinks``, or else of the embedder.
     """
@@ -112,26 +112,26 @@ def queue_of(sink: str, sinks: Sequence[str] = INDEXES) -> str:
 
 
 def columns_of(sink: str) -> Columns | None:
-    """Return what an entity's row keeps of a sink; None for one that it keeps nothing of."""
+    """Return the columns of a sink on an entity's row; None if it has none."""
     return SINKS[sink].columns if sink in SINKS else None
 
 
 def namespace_column(sink: str) -> str | None:
-    """Return where an entity's row keeps the place that a sink has it at."""
+    """Return the column with the namespace of an entity in a sink; None if it has none."""
     columns = columns_of(sink)
     return columns.namespace if columns else None
 
 
 def title_of(sink: str) -> str:
-    """Return the name of a sink that people are shown."""
+    """Return the displayed name of a sink."""
     known = sink == SIMILARITY or sink in SINKS
     return (declaration(sink).title if known else "") or sink
 
 
 def shown_sinks(sinks: Sequence[str]) -> list[str]:
-    """Return the mirrors among ``sinks``, with the first choice of each sort that they lack.
+    """Return the sinks of entities among ``sinks``, and the first graph or index if none is named.
 
-    Sorts are graph and index: a user should see that neither is set up.
+    So a user sees that no graph, or no index, is set up.
     """
     absent = [sort[0] for sort in (GRAPHS, INDEXES) if sort and not set(sort) & set(sinks)]
     named = [sink for sink in sinks if sink not in (EMBEDDING, SIMILARITY)]

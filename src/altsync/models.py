@@ -1,4 +1,4 @@
-"""altsync's own tables. Those of entities come from the catalogue.
+"""altsync's own tables. The catalogue has the tables of entities.
 
 The classes are for queries, and migrations are compared with them. altsync writes by SQL: ORM
 objects cost ten times a COPY.
