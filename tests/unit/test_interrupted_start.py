@@ -42,8 +42,8 @@ def interrupted(module: str, *command: str, entry: str = "altsync") -> tuple[int
         ("psycopg", "seed"),
         ("altsync.cli.why", "why"),
         ("altsync.cli.local", "local"),
-        ("neo4j", "verify"),
-        ("numpy", "verify"),
+        ("altsync.app", "verify"),
+        ("psycopg_pool", "verify"),
     ],
 )
 def test_an_interrupted_import_ends_with_one_line_and_130(module: str, command: str) -> None:
