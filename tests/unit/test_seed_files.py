@@ -307,6 +307,8 @@ def test_compressed_data_that_are_broken_are_refused(tmp_path: Path) -> None:
     assert "broken" in packed(tmp_path, bytes(data))[-1]
     (only,) = packed(tmp_path, gzip.compress(b"{}")[:8])
     assert only.startswith("leagues.jsonl.gz: ")
+    (only,) = packed(tmp_path, gzip.compress((GOOD % "a").encode()) + b"what follows is no gzip")
+    assert only == "leagues.jsonl.gz: the compressed data are broken, or end too early"
 
 
 def test_text_under_a_compressed_name_is_refused_by_one_sentence(tmp_path: Path) -> None:

@@ -85,6 +85,13 @@ FOREIGN: dict[str, tuple[bytes, str]] = {
         ('{"leagues": [\n' + ",\n".join(TEXT.splitlines()) + "\n]}").encode(),
         "JSON over several lines",
     ),
+    "within in one line": (json.dumps({"leagues": LEAGUES}).encode(), "an object around"),
+    "merge": (
+        "\n".join(
+            ["<<<<<<< HEAD", *TEXT.splitlines(), "=======", *TEXT.splitlines(), ">>>>>>> other", ""]
+        ).encode(),
+        "a merge with conflicts",
+    ),
     "python": ("".join(f"{one}\n" for one in LEAGUES).encode(), "single quotes"),
     "CR alone": (TEXT.replace("\n", "\r").encode(), "CR alone"),
     "CSV": (CSV.encode(), "a table (CSV)"),

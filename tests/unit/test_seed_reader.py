@@ -774,3 +774,16 @@ def test_a_key_of_a_wrong_form_is_told_the_right_one(folder: Folder, tag: str) -
     assert isinstance(refused, Rejected)
     assert "is not allowed: use letters, digits and _ . : -, at most 200" in str(refused)
     assert len(str(refused)) < 300
+
+
+@pytest.mark.parametrize("blank", [" ", "   ", "\t", "\r\n", "\xa0"])
+def test_white_space_alone_is_as_empty_text(folder: Folder, blank: str) -> None:
+    league = {"id": "l1", "league_name": "A", "sport_name": "B", "sport_archetype": "racing"}
+    line = folder.accepted(json.dumps(league | {"location": blank, "tier": blank}))
+    assert line.emptied == ("location", "tier")
+    (rejected,) = folder.read(json.dumps(league | {"league_name": blank}))
+    assert isinstance(rejected, Rejected)
+    assert (rejected.field, rejected.reason) == (
+        "league_name",
+        "Field required, and may not be empty",
+    )

@@ -94,23 +94,39 @@ def _long_fields(item: Item, over: TooLong) -> str:
     return ", ".join(fields)
 
 
+#: Characters of a cell without content. Others, such as U+2028, are kept.
+_BLANK = " \t\r\n\xa0"
+
+
 def _drop_empty(data: dict[str, Any], part: Part) -> tuple[str, ...]:
-    """Remove fields that are null or an empty text; return the names of the empty ones."""
-    values = data.values()
+    """Remove optional fields that are null or blank; return the names of the blank ones.
+
+    A blank value of a required field becomes an empty text, which is rejected.
+    """
     gaps = [name for name in part.optional_lists if _has_gaps(data.get(name))]
-    if None not in values and "" not in values and not gaps:
+    if not gaps and not any(map(_is_blank, data.values())):
         return ()
-    absent = [n for n, value in data.items() if n in part.optional and value in (None, "")]
-    emptied = [name for name in absent if data.pop(name) is not None]
-    for name in gaps:
-        if "" in data[name]:
+    absent = [n for n, value in data.items() if _is_blank(value) and n in part.line.model_fields]
+    emptied = []
+    for name in absent:
+        if name not in part.optional:
+            data[name] = data[name] and ""
+        elif data.pop(name) is not None:
             emptied.append(name)
-        data[name] = [one for one in data[name] if one not in (None, "")]
+    for name in gaps:
+        if any(one is not None and _is_blank(one) for one in data[name]):
+            emptied.append(name)
+        data[name] = [one for one in data[name] if not _is_blank(one)]
     return tuple(emptied)
 
 
+def _is_blank(value: Any) -> bool:
+    """Return whether a value is null, or a text of nothing but spaces, tabs and line ends."""
+    return value is None or (isinstance(value, str) and not value.strip(_BLANK))
+
+
 def _has_gaps(values: Any) -> bool:
-    return isinstance(values, list) and (None in values or "" in values)
+    return isinstance(values, list) and any(map(_is_blank, values))
 
 
 def _validate(model: type[SeedLine], data: dict[str, Any]) -> SeedLine:

@@ -55,6 +55,12 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
 
+#: A line that Git writes between two versions of a file that it could not merge.
+_CONFLICT = re.compile(rb"^(?:<{7} .*|={7}|>{7} .*)\r?$", re.MULTILINE)
+
+#: An object whose one field is a list of objects.
+_WITHIN = re.compile(rb'\{\s*"[^"\\]*"\s*:\s*\[\s*\{.*\}\s*\]\s*\}', re.DOTALL)
+
 _GZIP = b"\x1f\x8b"
 
 #: An array whose first element is an object, or stands on the next line.
@@ -102,7 +108,11 @@ def _archive(head: bytes) -> str | None:
 
 def _almost(head: bytes, lines: list[bytes]) -> str | None:
     """Recognise objects that are one a line, but for commas between them or the lines' ends."""
-    *others, _last = lines or [b""]
+    *others, last = lines or [b""]
+    if len(_CONFLICT.findall(head)) > 1:
+        return "a merge with conflicts that Git left in it"
+    if not others and _WITHIN.fullmatch(last) and _is_object(last) and len(orjson.loads(last)) == 1:
+        return "an object around a JSON array (jq -c '.[][]' makes lines of it)"
     if others and b"\n" not in head:
         return "text whose lines end with CR alone (tr '\\r' '\\n' converts it)"
     if others and all(line.endswith(b",") and _is_object(line[:-1]) for line in others):

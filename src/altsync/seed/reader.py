@@ -55,9 +55,12 @@ def read_raw(file: SeedFile, progress: Callable[[int], None] = lambda size: None
     A file that cannot be read, or is not JSON lines, yields one line with a ``problem``. A file
     that breaks off yields such a line after the others.
     """
-    number = 0
+    number, is_gzip = 0, True
     try:
         with open_file(file) as (stream, packed):
+            if packed is not None:
+                is_gzip = packed.read(2) == b"\x1f\x8b"
+                packed.seek(0)
             problem = _foreign(file, stream)
             if problem:
                 yield _problem(file, 0, problem)
@@ -82,7 +85,7 @@ def read_raw(file: SeedFile, progress: Callable[[int], None] = lambda size: None
                     fingerprint = projection.digest(setting + raw)[:HALF_HASH]
                     yield Raw(file, number, raw, whole, id_hint, fingerprint)
     except (OSError, EOFError, zlib.error) as error:
-        yield _problem(file, number + 1 if number else 0, _why_broken(error, number))
+        yield _problem(file, number + 1 if number else 0, _why_broken(error, is_gzip))
 
 
 def _foreign(file: SeedFile, stream: BinaryIO) -> str | None:
@@ -93,8 +96,8 @@ def _foreign(file: SeedFile, stream: BinaryIO) -> str | None:
     return foreign.describe(head, whole=whole, compressed=file.compressed)
 
 
-def _why_broken(error: Exception, number: int) -> str:
-    if isinstance(error, BadGzipFile) and not number:
+def _why_broken(error: Exception, is_gzip: bool) -> str:
+    if not is_gzip and isinstance(error, BadGzipFile | EOFError):
         return "the file is not compressed by gzip: end its name without .gz"
     if isinstance(error, BadGzipFile | EOFError | zlib.error):
         return "the compressed data are broken, or end too early"
