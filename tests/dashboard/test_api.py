@@ -18,7 +18,7 @@ from altsync.local.services.postgres import Postgres
 from altsync.operations import Dead, ErrorKind, Settlement
 from altsync.outbox.batches import record_batch
 from altsync.outbox.claim import release
-from altsync.verify.sql import save_verification
+from altsync.verify.results import save_verification
 from tests.dashboard.site import Site, serving, settings_for
 from tests.integration.database_fixture import (
     GRAPH,

@@ -18,7 +18,7 @@ from altsync.app import Application
 from altsync.dashboard.metrics import BOUNDS, AltsyncCollector
 from altsync.dashboard.probes import ANSWER_WITHIN, DatabaseProbe, readiness
 from altsync.operations import BreakerState
-from altsync.verify.sql import save_verification
+from altsync.verify.results import save_verification
 from tests.dashboard.site import Site, settings_for
 from tests.dashboard.test_api import dead_letter, record
 from tests.faults.proxies import relayed

@@ -14,7 +14,7 @@ from altsync.db import Database
 from altsync.local.services.postgres import Postgres
 from altsync.local.services.vectors import Vectors
 from altsync.local.vectors.names import EMBEDDING_MODEL
-from altsync.verify.sql import save_verification
+from altsync.verify.results import save_verification
 from tests import sports
 from tests.contract.harness import PineconeHarness
 from tests.dashboard.browser import TIMEOUT, chromium, page_of

@@ -10,9 +10,10 @@ import pytest
 from altsync.projection import content_hash, same_content, text_hash
 from altsync.store.rows import read_rows
 from altsync.store.vectors import EmbeddingCache
+from altsync.verify.gaps import edited_rows
 from altsync.verify.parts import edited_parts
-from altsync.verify.sql import edited_rows
-from altsync.why.explain import Explanation, explain
+from altsync.why.explain import explain
+from altsync.why.explanation import Explanation
 from tests import sports
 from tests.integration.database_fixture import DatabaseFixture
 from tests.integration.seeds import (

@@ -23,8 +23,9 @@ from altsync.seed.report import SeedReport
 from altsync.sinks.embedding import write as embedding
 from altsync.store.vectors import EmbeddingCache
 from altsync.tokens import too_long
-from altsync.verify.sql import edited_rows, embedding_gaps
-from altsync.why.explain import Explanation, explain
+from altsync.verify.gaps import edited_rows, embedding_gaps
+from altsync.why.explain import explain
+from altsync.why.explanation import Explanation
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.integration.database_fixture import (

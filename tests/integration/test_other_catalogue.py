@@ -31,7 +31,7 @@ from altsync.seed.report import SeedReport
 from altsync.status.collect import collect
 from altsync.verify.report import Options as Comparison
 from altsync.why import explain as why_explain
-from altsync.why.explain import Explanation
+from altsync.why.explanation import Explanation
 from altsync.why.history import entity_state
 from tests import toy
 from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness

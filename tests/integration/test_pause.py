@@ -20,7 +20,7 @@ from altsync.outbox.enqueue import CHANNEL
 from altsync.relay import Relay, RelayPolicy
 from altsync.status.collect import collect
 from altsync.why import explain as why_explain
-from altsync.why.explain import Explanation
+from altsync.why.explanation import Explanation
 from tests.conftest import TOPOLOGY
 from tests.dashboard.site import settings_for
 from tests.integration.database_fixture import (

@@ -28,7 +28,8 @@ from altsync.seed.report import SeedReport
 from altsync.sinks.pgvector.write import table_names
 from altsync.status.run_progress import RunProgress
 from altsync.verify.report import Options, Report
-from altsync.why.explain import Explanation, explain
+from altsync.why.explain import explain
+from altsync.why.explanation import Explanation
 from tests import sports
 from tests.conftest import DIMENSIONS, MODEL
 from tests.contract.harness import PgvectorHarness

@@ -26,7 +26,7 @@ from altsync.errors import SeedError
 from altsync.seed.changes import Changes
 from altsync.seed.sql.edits import accept_edits
 from altsync.store.reads import all_keys
-from altsync.verify.sql import edited_rows
+from altsync.verify.gaps import edited_rows
 from tests import sports
 from tests.children import exit_code
 from tests.conftest import TOPOLOGY

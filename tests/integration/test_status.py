@@ -21,7 +21,7 @@ from altsync.outbox.claim import release
 from altsync.status.batches import Work
 from altsync.status.collect import MatrixRow, Status, collect
 from altsync.status.sql import remote_calls
-from altsync.verify.sql import save_verification
+from altsync.verify.results import save_verification
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.imports import OUTSIDE_SDKS, imported

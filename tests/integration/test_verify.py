@@ -22,8 +22,9 @@ from altsync.store import rows as store_rows
 from altsync.verify import sql as verify_sql
 from altsync.verify.repairs import version_above
 from altsync.verify.report import Options
+from altsync.verify.results import last_verification
 from altsync.verify.schedule import Schedule
-from altsync.verify.sql import entity_snapshots, last_verification
+from altsync.verify.sql import entity_snapshots
 from tests import sports
 from tests.contract import memory
 from tests.contract.doubles import closed_port
@@ -656,6 +657,7 @@ def test_pages_are_small(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         return read_rows(conn, kind, ids, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr("altsync.verify.sql.read_rows", note)
+    monkeypatch.setattr("altsync.verify.gaps.read_rows", note)
     site.graph.ask("MATCH (n) DETACH DELETE n")
     site.put_vector("orphan", version=7)
     found = site.drift(deep=True)

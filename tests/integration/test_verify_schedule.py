@@ -12,11 +12,10 @@ from structlog.testing import capture_logs
 
 from altsync import db
 from altsync.db import Conn, Database
-from altsync.verify import schedule
-from altsync.verify import sql as verify_sql
+from altsync.verify import results, schedule
 from altsync.verify.report import Options, Report, Tally
+from altsync.verify.results import Verification, save_verification
 from altsync.verify.schedule import Schedule
-from altsync.verify.sql import Verification, save_verification
 from tests.integration.database_fixture import DatabaseFixture
 
 
@@ -38,7 +37,7 @@ def test_two_relays_compare_once(
     """Both have seen that it is time: one compares, the other finds that it has been done."""
     met = threading.Barrier(2, timeout=30.0)
     first = threading.local()
-    last_verification = verify_sql.last_verification
+    last_verification = results.last_verification
     compared: list[int] = []
 
     def look(conn: Conn) -> Verification | None:

@@ -19,7 +19,7 @@ from altsync.declarations import title_of
 from altsync.wording import plural, shortened
 
 if TYPE_CHECKING:
-    from altsync.why.explain import Check, Explanation, Unknown
+    from altsync.why.explanation import Check, Explanation, Unknown
 
 #: Characters of a seed line that fit on a screen.
 SHOWN = 160
@@ -45,7 +45,8 @@ def why(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
 ) -> None:
     """Show one entity's seed line, its operations, and what every store holds of it."""
-    from altsync.why.explain import Unknown, explain
+    from altsync.why.explain import explain
+    from altsync.why.explanation import Unknown
 
     with application() as app:
         found = explain(app, key, folder)

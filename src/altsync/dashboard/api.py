@@ -38,7 +38,7 @@ from altsync.status.batches import Work
 from altsync.status.collect import RECENT_SECONDS, collect
 from altsync.why import explain as why_explain
 from altsync.why import history as why_history
-from altsync.why.explain import Unknown
+from altsync.why.explanation import Unknown
 from altsync.why.history import entity_state, suggestions
 from altsync.wording import unknown
 

@@ -28,7 +28,7 @@ from altsync.status import collect as status_collect
 from altsync.status.batches import BatchTotals, Work, batch_totals, last_settled_batch
 from altsync.status.collect import Status
 from altsync.verify.report import kinds_of
-from altsync.verify.sql import Verification
+from altsync.verify.results import Verification
 
 logger = structlog.get_logger(__name__)
 

@@ -18,7 +18,7 @@ from altsync.operations import BreakerState
 from altsync.status import sql as status_sql
 from altsync.status.batches import Work, recent_work
 from altsync.status.sql import Backlog, Counts, Idle, count_statuses, idle_sinks, status_breakdown
-from altsync.verify.sql import Verification, last_verification
+from altsync.verify.results import Verification, last_verification
 from altsync.wording import plural
 
 #: Seconds without a claim, while work is due, after which a sink counts as idle. A relay wakes a

@@ -1,4 +1,4 @@
-"""The sinks whose results PostgreSQL itself holds: embeddings, and neighbours of entities."""
+"""Comparison of results that PostgreSQL itself holds: embeddings and neighbours."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from altsync.seed.sql.edits import accept_edits
 from altsync.verify import parts as verify_parts
 from altsync.verify import repairs
 from altsync.verify.comparison import PAGE, Comparison
+from altsync.verify.gaps import Gap, edited_rows, embedding_gaps, similarity_gaps
 from altsync.verify.parts import EditedPart, accept_part_edits
 from altsync.verify.report import Tally
-from altsync.verify.sql import Gap, edited_rows, embedding_gaps, similarity_gaps
 from altsync.wording import plural
 
 K = TypeVar("K")
@@ -31,10 +31,10 @@ Page = tuple[list[Gap], UUID | None]
 
 
 def compare_rows(run: Comparison, tally: Tally) -> frozenset[UUID]:
-    """Find rows whose content is not what their hashes are of; return the ids of entities.
+    """Find rows whose content does not fit their hashes; return the ids of entities.
 
-    A repair makes what they hold their content, for all sinks, unless they are too many. What
-    belongs to entities is looked at as well, but not for a sample of entities.
+    A repair accepts the edits for all sinks, unless they are too many. Attachments and
+    relationships are compared as well, but not for a sample.
     """
     found: dict[EntityType, list[UUID]] = {}
     for entity_type in entity_types():
@@ -56,7 +56,7 @@ def compare_rows(run: Comparison, tally: Tally) -> frozenset[UUID]:
 
 
 def _edited_parts(run: Comparison, tally: Tally) -> dict[Part, list[EditedPart]]:
-    """Attachments and seeded relationships that SQL has edited, by part."""
+    """Return attachments and seeded relationships that SQL has edited, by part."""
     found: dict[Part, list[EditedPart]] = {}
     for part in parts():
         if part.entity_type:
@@ -81,7 +81,7 @@ def _accept(
     if tally.drifted > max(1, run.options.max_delete * run.compared):
         tally.refused = (
             f"Of {plural(run.compared, 'row')}, {tally.drifted:,} hold what their hashes are not "
-            f"of: more than the {run.options.max_delete:.1%} that may be carried to the sinks. "
+            f"of: more than the {run.options.max_delete:.1%} that may be written to the sinks. "
             "Nothing was. Seed their files to take the seeds' values back, or raise --max-delete."
         )
         return
@@ -98,7 +98,7 @@ def _accept_pages(
     kind: K,
     edited: Sequence[T],
 ) -> None:
-    """Accept edits of one kind of row, a page in each transaction."""
+    """Accept edits of one kind of row, one page in each transaction."""
     for start in range(0, len(edited), PAGE):
         page = edited[start : start + PAGE]
         if run.options.dry_run:
@@ -109,7 +109,7 @@ def _accept_pages(
 
 
 def compare_embeddings(run: Comparison, sink: Sink, tally: Tally) -> None:
-    """Entities without the vector that is wanted."""
+    """Compare the vectors of entities with their texts and the wanted model."""
     traits = run.topology.traits(tally.sink)
     for entity_type in entity_types():
 
@@ -124,7 +124,7 @@ def compare_embeddings(run: Comparison, sink: Sink, tally: Tally) -> None:
 
 
 def compare_neighbours(run: Comparison, sink: Sink, tally: Tally) -> None:
-    """Entities whose neighbours are not those of their vectors."""
+    """Compare the neighbours of entities with their vectors."""
     for entity_type in searched_types():
         _compare_neighbours(run, tally, entity_type)
 

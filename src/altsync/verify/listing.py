@@ -1,4 +1,4 @@
-"""Any other sink against PostgreSQL, by what its ``versions`` lists."""
+"""Comparison of a sink that has no comparison of its own, by its ``versions``."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from altsync.verify.pending_repairs import PendingRepairs
 from altsync.verify.report import Tally
 from altsync.verify.sql import entity_snapshots, rows_and_live
 
-#: What a sink lists of a type, by key.
+#: The records of a type in a sink, by key.
 Listed = Mapping[str, SinkVersion]
 
 
 def compare(run: Comparison, sink: Sink, tally: Tally) -> None:
-    """Every type of entity. Raises ``SinkFailure``.
+    """Compare every type of entity. Raises ``SinkFailure``.
 
-    The sink is listed once per type, and once more where something differs: the contract has no
-    way to ask for one record. Orphans are counted, and none is removed.
+    The sink is listed once for each type, and once more if an entity differs: the contract has
+    no read of one record. Orphans are counted, and not removed.
     """
     for done, kind in enumerate(entity_types()):
         run.progress(tally.sink, done, len(entity_types()))
@@ -60,7 +60,7 @@ def _entities(
     ids: Sequence[UUID],
     listed: Listed,
 ) -> None:
-    looks = 0
+    calls = 0
 
     def read(asked: Sequence[UUID]) -> Mapping[UUID, Observed[Row]]:
         with run.database.autocommit() as conn:
@@ -68,13 +68,13 @@ def _entities(
         return {row.id: Observed(row, row.id in live, ages.get(row.id)) for row in rows}
 
     def fetch(observed: Mapping[UUID, Observed[Row]]) -> Mapping[UUID, SinkVersion]:
-        nonlocal looks
-        looks += 1
-        now = listed if looks == 1 else {one.key: one for one in sink.versions(kind)}
+        nonlocal calls
+        calls += 1
+        now = listed if calls == 1 else {one.key: one for one in sink.versions(kind)}
         facts = ((entity, one.fact) for entity, one in observed.items())
         return {e: now[row.key] for e, row in facts if row is not None and row.key in now}
 
-    # What differs from the list may have been written since: the list is read again for it.
+    # A difference may be a write after the listing, so the sink is listed again.
     def compare(_: UUID, row: Row | None, held: SinkVersion | None) -> Difference | None:
         return _difference(sink.traits, row, held, run.highest)
 
@@ -108,7 +108,7 @@ def _difference(
 
 
 def _orphans(run: Comparison, sink: Sink, tally: Tally, kind: EntityType, listed: Listed) -> None:
-    """Count what stands for no living entity."""
+    """Count records without a living entity."""
     keys = iter(listed)
     while page := list(islice(keys, PAGE)):
         with run.database.autocommit() as conn:

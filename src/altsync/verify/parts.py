@@ -1,4 +1,4 @@
-"""What belongs to entities and is none: attachments and seeded relationships."""
+"""Attachments and seeded relationships that SQL has edited."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from altsync.projection import part_fits, part_hash
 
 @dataclass(frozen=True, slots=True)
 class EditedPart:
-    """A row whose content is not what its hash is of. ``own_hash`` is that of its content.
+    """A row whose content does not fit its hash. ``own_hash`` is the hash of its content.
 
-    ``owner`` is the entity that it belongs to, or begins at.
+    ``owner`` is the entity of an attachment, or the source of a relationship.
     """
 
     id: UUID
@@ -33,10 +33,10 @@ class EditedPart:
 def edited_parts(
     conn: Conn, part: Part, *, after: str, limit: int
 ) -> tuple[list[EditedPart], str | None]:
-    """Of one page of rows of a part without entities, return those that SQL has edited.
+    """Return the rows of one page that SQL has edited, in the order of their seed ids.
 
-    By their seed ids; also returns the one to go on after, None at the end. Rows without a hash
-    were written by no seed.
+    Also returns the seed id after which the next page begins, None at the end. Rows without a
+    hash were not seeded.
     """
     rows = conn.execute(_statement(part), {"after": after, "limit": limit}).fetchall()
     edited = [
@@ -50,9 +50,9 @@ def edited_parts(
 def accept_part_edits(
     conn: Conn, part: Part, edited: Sequence[EditedPart], topology: Topology
 ) -> int:
-    """Make what edited rows hold their content; returns how many they are.
+    """Accept the content of edited rows; return how many.
 
-    Relationships are written to the graph. The seed's line wins again when it is seeded.
+    Relationships are written to the graph. Seeding restores the content of the seed's line.
     """
     owners = sorted({one.owner for one in edited})
     if part.related:

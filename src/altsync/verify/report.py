@@ -1,4 +1,4 @@
-"""What a comparison is asked for, and what it finds."""
+"""The options of a comparison, and its report."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 from altsync.contract import Drift
 from altsync.declarations import CHARGED, GRAPHS, declaration
 
-#: What the rows of PostgreSQL themselves are called among the sinks.
+#: The name of PostgreSQL's own rows among the sinks.
 POSTGRESQL = "postgresql"
 
-#: Keys that are shown of each kind of drift.
+#: Number of sample keys for each kind of drift.
 SAMPLES = 5
 
 
 def kinds_of(sink: str) -> tuple[Drift, ...]:
-    """Return the kinds that a sink can show, in the order in which they are told."""
+    """Return the kinds of drift that a sink can have, in the order of the report."""
     return (Drift.EDITED,) if sink == POSTGRESQL else declaration(sink).drifts
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a comparison is asked for.
+    """The options of a comparison.
 
-    ``max_delete`` is the share of what a sink holds that may be removed, and of the entities
-    compared that may be written over where a sink has a version above PostgreSQL's. ``grace`` is
-    how long (seconds) an index may lag behind its writes.
+    ``max_delete`` is the greatest share of a sink's records that may be removed, and of compared
+    entities that may be written over although the sink holds a higher version. ``grace`` is the
+    time in seconds for which an index may lag behind its writes.
     """
 
     repair: bool = False
@@ -39,20 +39,19 @@ class Options:
 
     @property
     def writes(self) -> bool:
-        """Return whether anything is changed."""
+        """Return whether repairs are written."""
         return self.repair and not self.dry_run
 
 
 @dataclass(slots=True)
 class Tally:
-    """What is found of one sink.
+    """The counts of one sink.
 
-    ``pending`` differ while an operation is under way for them, and are no drift. ``edges``
-    counts relationships, ``enqueued`` operations, ``removed`` orphans and vectors in wrong
-    namespaces; with a dry run, those that would be. ``given_up`` are those that differ because
-    their delivery, or their embedding, was given up on: a repair leaves them out. ``problem``
-    says why nothing can be told, ``refused`` why nothing is removed, or written over a higher
-    version.
+    ``pending`` entities differ while an operation is live for them: no drift. ``edges`` counts
+    relationships, ``enqueued`` operations, ``removed`` orphans and vectors in wrong namespaces;
+    in a dry run, those that would be. ``given_up`` entities differ because their delivery or
+    embedding was given up on; a repair leaves them out. ``problem`` is why the sink could not be
+    compared, ``refused`` why nothing is removed or written over a higher version.
     """
 
     sink: str
@@ -70,24 +69,24 @@ class Tally:
     given_up_keys: list[str] = field(default_factory=list)
 
     def give_up(self, key: str) -> None:
-        """Count one entity that was given up on."""
+        """Count an entity whose delivery was given up on."""
         self.given_up += 1
         if len(self.given_up_keys) < SAMPLES:
             self.given_up_keys.append(key)
 
     def note(self, kind: Drift, key: str) -> None:
-        """Count one entity."""
+        """Count an entity that differs."""
         self.kinds[kind] += 1
         if len(self.samples[kind]) < SAMPLES:
             self.samples[kind].append(key)
 
     @property
     def drifted(self) -> int:
-        """Entities of all kinds."""
+        """Return the number of entities that differ."""
         return sum(self.kinds.values())
 
     def as_json(self) -> dict[str, int]:
-        """Numbers alone."""
+        """Return the counts."""
         body = {kind.value: self.kinds[kind] for kind in kinds_of(self.sink)}
         if self.sink in GRAPHS:
             body["edges"] = self.edges
@@ -121,7 +120,7 @@ class Report:
 
     @property
     def every(self) -> tuple[Tally, ...]:
-        """PostgreSQL's own rows, and all sinks that were compared."""
+        """Return the tallies of PostgreSQL's own rows and of all compared sinks."""
         return (self.rows, *self.tallies)
 
     @property
@@ -131,27 +130,27 @@ class Report:
 
     @property
     def problems(self) -> dict[str, str]:
-        """Sinks that could not be compared to the end, and why."""
+        """Return the reasons of sinks that could not be compared to the end."""
         return {t.sink: t.problem for t in self.tallies if t.problem is not None}
 
     @property
     def in_progress(self) -> dict[str, int]:
-        """Entities that differ while an operation is live for them, by sink."""
+        """Return the counts of entities that differ while an operation is live, by sink."""
         return {t.sink: t.pending for t in self.tallies if t.pending}
 
     @property
     def stalled(self) -> bool:
-        """Whether entities differ whose operations no worker claims: they are not under way."""
+        """Return whether entities differ whose operations no worker claims."""
         return bool(self.in_progress and self.idle)
 
     @property
     def consistent(self) -> bool:
-        """Return whether something was compared, and every sink that was agrees."""
-        told = bool(self.tallies) and not self.problems and not self.stalled
-        return told and not self.drifted
+        """Return whether a sink was compared, and every compared sink agrees."""
+        complete = bool(self.tallies) and not self.problems and not self.stalled
+        return complete and not self.drifted
 
     def as_json(self) -> dict[str, Any]:
-        """The shape that scripts read."""
+        """Return the JSON document."""
         return {
             "consistent": self.consistent,
             "entities": self.entities,

@@ -1,7 +1,7 @@
-"""Verify: that every sink agrees with PostgreSQL, and what to enqueue where one does not.
+"""Verification: compare every sink with PostgreSQL, and enqueue repairs.
 
-Nothing is repaired here: entities are enqueued in the outbox, and workers deliver them like any
-other change. Only what PostgreSQL does not know is removed directly.
+Repairs are operations of the outbox, and workers deliver them like any change. Only orphans are
+removed directly.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from altsync.verify import derived
 from altsync.verify.comparison import Comparison
 from altsync.verify.repairs import highest_plausible
 from altsync.verify.report import POSTGRESQL, Options, Report, Tally, kinds_of
+from altsync.verify.results import save_verification
 from altsync.verify.schedule import Schedule
-from altsync.verify.sql import random_entities, save_verification
+from altsync.verify.sql import random_entities
 
 __all__ = ["Drift", "Options", "Report", "Schedule", "Tally", "kinds_of", "verify"]
 
@@ -46,12 +47,12 @@ def verify(
     progress: Callable[[str, int, int], None] = lambda sink, done, total: None,
     idle: Callable[[Conn], Mapping[str, str]] = lambda conn: {},
 ) -> Report:
-    """Compare PostgreSQL with ``sinks`` (by name), and enqueue repairs when asked to.
+    """Compare PostgreSQL with ``sinks`` (by name), and enqueue repairs if the options say so.
 
-    A sink that is away is a ``problem`` of its tally; the others are compared all the same.
-    ``progress`` is called with (sink, done, total) now and then. Unless ``keep`` is off or only
-    a sample was compared, the result is kept in the database, when it is about all sinks that
-    are enabled. ``idle`` names the sinks whose due work no worker claims, and says what to start.
+    An unavailable sink is a ``problem`` of its tally; the others are compared. ``progress`` is
+    called with (sink, done, total). With ``keep``, the result is stored, unless it is of a sample
+    or an enabled sink was not compared. ``idle`` returns the sinks whose due operations no worker
+    claims, each with the process to start.
     """
     started = time.monotonic()
     with database.autocommit() as conn:
@@ -79,16 +80,16 @@ def verify(
     report = replace(report, idle=unclaimed)
     if keep and drawn is None:
         report = replace(
-            report, not_saved_reason=_keep(database, report, enabled & set(not_compared))
+            report, not_saved_reason=_store(database, report, enabled & set(not_compared))
         )
     return report
 
 
-def _keep(database: Database, report: Report, missed: set[str]) -> str | None:
-    """Keep a result in the database; return why not, None when it is kept.
+def _store(database: Database, report: Report, missed: set[str]) -> str | None:
+    """Store a result; return why it was not stored, None if it was.
 
-    A comparison is worth what it found even where nothing may be written, as on a standby. One
-    with fewer settings than the relay's must not speak for the sinks that it has left out.
+    On a standby nothing can be stored; the result is still printed. A run with fewer sinks than
+    the relay's must not replace the result of all.
     """
     if missed:
         return f"others deliver to {', '.join(sorted(missed))}, which was not compared"

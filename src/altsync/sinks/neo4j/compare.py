@@ -15,17 +15,12 @@ from altsync.sinks.neo4j import write as neo4j
 from altsync.store.reads import living_keys, missing_parents
 from altsync.verify.comparison import Comparison, Difference, check_owner, differing
 from altsync.verify.confirm import Observed, confirm
+from altsync.verify.digests import graph_digest
 from altsync.verify.pending_repairs import KEPT, Orphan, PendingRepairs
 from altsync.verify.removal import remove_orphans
 from altsync.verify.report import Tally
 from altsync.verify.retry import RetryPolicy, hung
-from altsync.verify.sql import (
-    EntitySnapshot,
-    deleted_keys,
-    entity_snapshots,
-    graph_digest,
-    rows_and_live,
-)
+from altsync.verify.sql import EntitySnapshot, deleted_keys, entity_snapshots, rows_and_live
 
 #: The namespace of orphans that have no key: they go by the graph's own ids.
 WITHOUT_KEY = "without_key"

@@ -18,11 +18,12 @@ from altsync.sinks.pgvector import write as pgvector
 from altsync.store.reads import living_keys
 from altsync.verify.comparison import Comparison, Difference, check_owner, differing
 from altsync.verify.confirm import Observed, confirm
+from altsync.verify.digests import row_digest
 from altsync.verify.pending_repairs import Orphan, PendingRepairs
 from altsync.verify.removal import remove_orphans
 from altsync.verify.report import Tally
 from altsync.verify.retry import RetryPolicy, hung
-from altsync.verify.sql import EntitySnapshot, entity_snapshots, row_digest, rows_and_live
+from altsync.verify.sql import EntitySnapshot, entity_snapshots, rows_and_live
 
 
 @dataclass(frozen=True, slots=True)
