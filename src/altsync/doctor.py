@@ -1,4 +1,4 @@
-"""Looking at each service that altsync is set up to use, with short-lived clients."""
+"""Checks of each configured service, with short-lived clients."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from altsync.errors import AltsyncError, ConfigurationError, SchemaError
 from altsync.redaction import without_login
 from altsync.sentences import describe
 
-#: Seconds that one look may take.
+#: Seconds for a connection or an answer.
 TIMEOUT = 5.0
 
-#: Seconds that a look may take as a whole, however slowly an answer comes in.
+#: Seconds for a whole check, however slowly its answers arrive.
 LIMIT = 20.0
 
 
 class Health(StrEnum):
-    """How a service answered."""
+    """The result of a check."""
 
     OK = "ok"
     FAILED = "failed"
@@ -40,32 +40,34 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One service, how it answered, and what to do when it did not."""
+    """One service, the result of its check, and what to do after a failure."""
 
     name: str
     health: Health
     detail: str
 
 
-#: A service, why it is disabled, and how it is asked.
-_Look = tuple[str, str | None, Callable[[Application], str]]
+#: A service, the reason why it is disabled, and its check.
+_Check = tuple[str, str | None, Callable[[Application], str]]
 
 
-def look(app: Application, ask_broker: Callable[[str, float], None] | None = None) -> list[Finding]:
-    """Ask every service that is configured. ``ask_broker`` knows brokers other than Redis."""
+def check_services(
+    app: Application, ask_broker: Callable[[str, float], None] | None = None
+) -> list[Finding]:
+    """Check every configured service. ``ask_broker`` checks brokers other than Redis."""
 
     def broker(app: Application) -> str:
         return _broker(app, ask_broker)
 
     named = app.topology.names
-    looks: list[_Look] = [
+    checks: list[_Check] = [
         ("PostgreSQL", None, _postgres),
         ("Schema", None, _schema),
         ("Redis", None, broker),
         *((title_of(s), _reason(app, s), partial(_sink, s)) for s in shown_sinks(named)),
         ("Embedder", _reason(app, EMBEDDING), partial(_sink, EMBEDDING)),
     ]
-    return [*(_finding(app, name, disabled, ask) for name, disabled, ask in looks), *_idle(app)]
+    return [*(_finding(app, name, disabled, ask) for name, disabled, ask in checks), *_idle(app)]
 
 
 def _idle(app: Application) -> list[Finding]:
@@ -74,7 +76,7 @@ def _idle(app: Application) -> list[Finding]:
         with db.connect(app.settings.require_database_url()) as conn:
             idle = app.idle(conn)
     except (psycopg.Error, AltsyncError):
-        return []  # what failed is among the other findings
+        return []  # another finding has the failure
     return [Finding(f"Delivery to {sink}", Health.FAILED, why) for sink, why in idle.items()]
 
 
@@ -93,7 +95,7 @@ def _finding(
         return Finding(name, Health.OK, within(LIMIT, lambda: ask(app)))
     except TimeoutError:
         return Finding(name, Health.FAILED, f"no answer within {LIMIT:g} s")
-    except Exception as error:  # noqa: BLE001  (any client; what it said is shown)
+    except Exception as error:  # noqa: BLE001  (any client; its message is shown)
         return Finding(name, Health.FAILED, describe(error, app.settings.database_role).text)
 
 
@@ -104,7 +106,7 @@ def _postgres(app: Application) -> str:
             "SELECT current_setting('server_version'), current_setting('transaction_read_only'), "
             "pg_is_in_recovery()"
         ).fetchone()
-        # The one that took the connection: the address may name several.
+        # The host that accepted the connection: the address may name several.
         place = f"{conn.info.host}:{conn.info.port}/{conn.info.dbname}"
     assert row is not None
     version, read_only, is_standby = row
@@ -148,7 +150,7 @@ def _broker(app: Application, ask: Callable[[str, float], None] | None) -> str:
         url = f"unix://{path}?db={number or 0}"
     if not url.startswith(("redis://", "rediss://", "unix://")):
         if ask is None:
-            raise AltsyncError("this broker cannot be asked here")
+            raise AltsyncError("this broker cannot be checked here")
         ask(url, TIMEOUT)
         return f"{url.split(':')[0]} broker answers"
     client = redis.Redis.from_url(url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)

@@ -1,4 +1,4 @@
-"""Words of messages: numbers with their nouns, lists, and suggestions for what was mistyped."""
+"""Parts of messages: numbers with nouns, lists, and suggestions for mistyped names."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 
-#: Share of letters in common, from which a known word is suggested.
+#: Least similarity of a suggestion.
 _LIKENESS = 0.6
 
-#: Before and after a joiner: scripts and emoji whose forms depend on it.
+#: Scripts and emoji whose forms depend on a joiner.
 _JOINED = "\u0590-\u1fff\u2100-\u2bff\ufe0f\U0001f000-\U0001faff"
 
-#: Signs that steer a terminal, reorder text or take no room: C0 but tab and newline, DEL, C1, bidi
-#: controls, zero-width signs, tags outside of flags, halves of surrogate pairs.
+#: Control, bidi and invisible characters: C0 but tab and newline, DEL, C1, bidi controls,
+#: zero-width characters, tags outside of flags, halves of surrogate pairs.
 _HIDDEN = re.compile(
     "(?P<flag>\U0001f3f4[\U000e0020-\U000e007e]{1,8}\U000e007f)"
     f"|(?<![{_JOINED}])[\u200c\u200d]|[\u200c\u200d](?![{_JOINED}])"
@@ -23,7 +23,7 @@ _HIDDEN = re.compile(
     "\U000e0000-\U000e007f]"
 )
 
-#: Known names that a sentence lists: types of seeded values may be thousands.
+#: Greatest number of names in a list: there may be thousands.
 _LISTED = 20
 
 #: Characters of one value in a list of fields.
@@ -36,7 +36,7 @@ def plural(count: int, noun: str, nouns: str | None = None) -> str:
 
 
 def visible(text: str) -> str:
-    """Return a text whose hidden signs are written out, as ``\\x1b``. Tab and newline stay."""
+    """Return a text with hidden characters as escapes, such as ``\\x1b``."""
     return _HIDDEN.sub(
         lambda found: found["flag"] or found[0].encode("unicode_escape").decode(),
         text.replace("\r\n", "\n"),
@@ -44,7 +44,7 @@ def visible(text: str) -> str:
 
 
 def visible_json(document: str) -> str:
-    """Return a JSON document in which hidden signs are JSON's own escapes."""
+    """Return a JSON document with hidden characters as JSON escapes."""
     return _HIDDEN.sub(lambda found: found["flag"] or _json_escape(found[0]), document)
 
 
@@ -54,12 +54,12 @@ def _json_escape(sign: str) -> str:
 
 
 def one_line(text: object) -> str:
-    """Return a text on one line, with every run of spaces as one and hidden signs visible."""
+    """Return a text on one line, with single spaces, and hidden characters as escapes."""
     return " ".join(visible(str(text)).split())
 
 
 def sentences(*parts: str) -> str:
-    """Join sentences. Each ends with one full stop, whatever its own end is."""
+    """Join sentences. Each ends with one full stop, or its own ? or !."""
     ended = (
         part.strip().rstrip(".") + ("" if part.strip()[-1:] in "?!" else ".") for part in parts
     )
@@ -89,14 +89,14 @@ def listing(names: Iterable[str]) -> str:
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean 'x'?``, or nothing when no known word is like it."""
+    """Return ``; did you mean 'x'?``, or "" if no known word is similar."""
     by_form = {name.casefold(): name for name in known}
     near = difflib.get_close_matches(word.casefold(), by_form, n=1, cutoff=_LIKENESS)
     return f"; did you mean {by_form[near[0]]!r}?" if near else ""
 
 
 def unknown(what: str, word: str, known: Iterable[str]) -> str:
-    """Return the sentence on a name that is none of the known ones, which it lists."""
+    """Return the message for an unknown name, with the known ones."""
     names = list(known)
     more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
     listed = f"{listing(names[:_LISTED])}{more}" if names else "none"

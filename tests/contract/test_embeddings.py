@@ -166,7 +166,7 @@ def test_a_row_of_another_rule_is_told_apart(embedding: EmbeddingHarness) -> Non
     refused = outcomes[stale.id]
     assert isinstance(refused, Failed)
     assert refused.kind is ErrorKind.ITEM
-    assert "altsync seed takes the seed's values back" in refused.reason
+    assert "altsync seed restores the seed's values" in refused.reason
     assert fake.asked == [[embedding_text(fine.content)]]
     assert embedding.store.vectors.keys() == {(MODEL, fine.text_hash)}
 

@@ -251,7 +251,7 @@ def test_a_row_that_sql_has_edited_is_postgresqls_drift(site: Site) -> None:
         assert all(not body["samples"].get(sink) for sink in ("neo4j", "pinecone", "embedding"))
     shown = " ".join(site.run("--grace", "0", "--deep", code=1).output.split())
     assert "postgresql" in shown
-    assert "altsync seed takes the seed's values back" in shown
+    assert "altsync seed restores the seed's values" in shown
     assert site.live() == 0
 
 

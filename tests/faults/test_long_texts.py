@@ -249,7 +249,7 @@ def test_verify_says_what_was_given_up_on_and_not_that_a_repair_helps(
     body = site.json(code=1)
     assert body["given_up"] == {"embedding": 1, "pinecone": 1}
     text = " ".join(site.run(code=1).output.split())
-    assert "Given up on: embedding (1), pinecone (1). altsync failures says why" in text
+    assert "Given up on: embedding (1), pinecone (1). altsync failures shows the causes" in text
     assert "repairs it" not in text
 
 
@@ -299,8 +299,8 @@ def test_a_repair_leaves_out_what_was_given_up_on_and_repairs_the_rest(
     assert _enqueued_since(site, last) == [("pinecone", "l002")]
     assert len(site.embedder.requests) == paid
     text = " ".join(site.run("--repair", code=1).output.split())
-    assert "A repair leaves them out" in text
-    assert "altsync retry tries again once the cause is removed" in text
+    assert "A repair leaves these entities out" in text
+    assert "Remove them, then run altsync retry" in text
 
 
 def test_a_repair_leaves_out_what_the_graph_was_given_up_on(site: Site) -> None:

@@ -19,7 +19,7 @@ from altsync.config import read_settings
 from altsync.contract import Installation
 from altsync.db import Database
 from altsync.delivery import Delivery, Policy
-from altsync.doctor import Health, look
+from altsync.doctor import Health, check_services
 from altsync.errors import ConfigurationError, SinkFailure
 from altsync.installation import installation, make_installation
 from altsync.local.services.graph import Graph
@@ -207,7 +207,7 @@ def test_every_command_that_touches_a_store_says_whose_it_is(
     staging = install()
     set_up = staging.app.set_up_sinks()
     assert all(owner.id in str(set_up[sink]) for sink in ("neo4j", "pinecone"))
-    findings = {one.name: one for one in look(staging.app)}
+    findings = {one.name: one for one in check_services(staging.app)}
     for name in ("Neo4j", "Pinecone"):
         assert findings[name].health is Health.FAILED
         assert owner.id in findings[name].detail

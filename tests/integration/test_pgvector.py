@@ -21,7 +21,7 @@ from altsync.cli.tables import Text
 from altsync.cli.why import as_plain, view
 from altsync.db import Database
 from altsync.delivery import Delivery, Policy
-from altsync.doctor import Health, look
+from altsync.doctor import Health, check_services
 from altsync.entities import Content
 from altsync.local.services.postgres import Postgres
 from altsync.seed.report import SeedReport
@@ -326,11 +326,11 @@ def test_why_shows_what_pgvector_holds(alone: Alone) -> None:
 
 
 def test_doctor_says_which_pgvector_it_is(alone: Alone) -> None:
-    (found,) = (one for one in look(alone.app) if one.name == "pgvector")
+    (found,) = (one for one in check_services(alone.app) if one.name == "pgvector")
     assert found.health is Health.OK, found.detail
     assert found.detail.startswith("pgvector 0.")
     alone.index.ask(f"ALTER TABLE {LEAGUES} ALTER embedding TYPE halfvec")
-    (found,) = (one for one in look(alone.app) if one.name == "pgvector")
+    (found,) = (one for one in check_services(alone.app) if one.name == "pgvector")
     assert found.health is Health.FAILED
     assert "dimensions where altsync needs 4" in found.detail
 

@@ -19,7 +19,7 @@ from altsync.circuit.sinks import want_model
 from altsync.cli import app as cli
 from altsync.cli.terminal import Exit
 from altsync.db import Database
-from altsync.doctor import look
+from altsync.doctor import check_services
 from altsync.entities import Content, Model
 from altsync.operations import Dead, ErrorKind
 from altsync.outbox.enqueue import LOW_PRIORITY
@@ -416,7 +416,7 @@ def test_status_and_doctor_say_that_they_differ(site: Site) -> None:
     }
     app = Application()
     try:
-        (schema,) = (finding for finding in look(app) if finding.name == "Schema")
+        (schema,) = (finding for finding in check_services(app) if finding.name == "Schema")
     finally:
         app.close()
     assert f"the settings say {NEW} (4): altsync reembed shows" in schema.detail

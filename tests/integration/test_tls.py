@@ -18,7 +18,7 @@ from altsync import db, schema
 from altsync.app import Application
 from altsync.config import read_settings
 from altsync.db import Database
-from altsync.doctor import Health, look
+from altsync.doctor import Health, check_services
 from altsync.errors import SinkFailure
 from altsync.sinks.neo4j import write as neo4j
 from tests import sports
@@ -151,7 +151,7 @@ def test_the_doctor_asks_the_broker_by_tls(monkeypatch: pytest.MonkeyPatch) -> N
     """And says so when it does not answer."""
     with listener() as server:
         monkeypatch.setenv("REDIS_URL", f"rediss://:planted@{LOOPBACK}:{server.port}/0")
-        findings = {one.name: one for one in look(Application())}
+        findings = {one.name: one for one in check_services(Application())}
         assert findings["Redis"].health is Health.FAILED
         assert "planted" not in str(findings)
         assert server.heard()[0].startswith(HANDSHAKE)

@@ -203,7 +203,7 @@ def test_what_waits_is_not_called_agreement(embedding_alone: DatabaseFixture) ->
     assert "agrees" not in text
     assert "embedding is" not in text
     pause(embedding_alone.conn, "embedding", "moved")
-    assert "embedding is paused: what is under way for it may wait for long." in said(code=0)
+    assert "embedding is paused: its operations may wait for long." in said(code=0)
     body = json.loads(run("--json", code=0).stdout)
     assert (body["consistent"], body["in_progress"]) == (True, 2)
     assert body["blocked_sinks"] == {"embedding": "paused"}
@@ -219,7 +219,7 @@ def test_work_that_no_worker_claims_is_no_agreement(embedding_alone: DatabaseFix
     told = said(code=CANNOT_TELL)
     assert "nothing has claimed for 4" in told
     assert "start altsync relay" in told
-    assert "Could not tell: no worker claims what waits for embedding (1)." in told
+    assert "Could not tell: no worker claims the operations of embedding (1)." in told
     body = json.loads(run("--json", code=CANNOT_TELL).stdout)
     assert body["consistent"] is False
     assert list(body["idle"]) == ["embedding"]

@@ -269,7 +269,7 @@ def test_another_model_is_the_reason(site: Site) -> None:
     want_model(site.pg.conn, "another")
     assert site.checks()["embedding"] == (False, f"by {MODEL}, not by another")
     assert site.reasons() == [
-        f"The embedding is not as wanted (by {MODEL}, not by another), and nothing is under way: "
+        f"The embedding is not as wanted (by {MODEL}, not by another), and no operation is live: "
         "altsync reembed finds such rows.",
         "Pinecone waits for the embedding.",
     ]

@@ -24,7 +24,7 @@ from altsync.cli.status import matrix_table
 from altsync.cli.tables import Text
 from altsync.cli.terminal import answers, notes
 from altsync.config import read_settings
-from altsync.doctor import look
+from altsync.doctor import check_services
 from altsync.errors import AltsyncError
 from altsync.seed.options import SeedOptions
 from altsync.status.collect import collect
@@ -84,7 +84,7 @@ def demo(
         app.migrate()
         _check(app.set_up_sinks())
         answers.rule("Connected")
-        answers.print(findings_table(look(app)))
+        answers.print(findings_table(check_services(app)))
         answers.rule("Seeding")
         before = _remote_calls(app)
         cleanup.enter_context(_processes(app.settings.sink_names))

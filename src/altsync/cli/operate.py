@@ -20,7 +20,7 @@ from altsync.cli.common import Json, application, known_sink, operator
 from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import Exit, answers, notes
 from altsync.contract import SinkTraits
-from altsync.doctor import Finding, Health, look
+from altsync.doctor import Finding, Health, check_services
 from altsync.entities import EntityType, Model
 from altsync.operations import BreakerState
 from altsync.outbox.upkeep import backfill_page
@@ -215,7 +215,7 @@ def doctor(as_json: Json = False) -> None:
     with application() as app:
         from altsync.workers.broker import ask
 
-        findings = look(app, ask)
+        findings = check_services(app, ask)
         if as_json:
             terminal.print_json([asdict(finding) for finding in findings])
         else:

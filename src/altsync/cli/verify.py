@@ -22,7 +22,7 @@ from altsync.verify.report import Options, Report, Tally, kinds_of
 from altsync.verify.sql import namespace_sizes
 from altsync.wording import plural, unknown
 
-#: Exit codes of this command: its question is whether the stores agree.
+#: Exit codes of this command.
 AGREE, DRIFT, CANNOT_TELL = 0, 1, 2
 
 _DEFAULTS = Options()
@@ -31,20 +31,21 @@ _DEFAULTS = Options()
 def verify(
     sink: SinkOption = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Enqueue what differs, and remove few orphans.")
+        bool,
+        typer.Option("--repair", help="Enqueue differences; remove a few orphans."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With --repair: only say what it would do.")
+        bool, typer.Option("--dry-run", help="With --repair: only count the repairs.")
     ] = False,
     deep: Annotated[
         bool, typer.Option("--deep", help="Compare every property and number, too.")
     ] = False,
     sample: Annotated[
-        int | None, typer.Option(min=1, help="Only so many entities, drawn at random.")
+        int | None, typer.Option(min=1, help="Compare only so many random entities.")
     ] = None,
     max_delete: Annotated[
         float,
-        typer.Option(min=0.0, max=1.0, help="Share that may be removed or written over."),
+        typer.Option(min=0.0, max=1.0, help="Greatest share that may be removed or written over."),
     ] = _DEFAULTS.max_delete,
     grace: Annotated[
         float,
@@ -73,7 +74,7 @@ def verify(
 def _print(report: Report, *, as_json: bool) -> None:
     if report.not_saved_reason is not None:
         notes.print(
-            f"altsync: this is not kept as the last result: {report.not_saved_reason}",
+            f"altsync: this is not stored as the last result: {report.not_saved_reason}",
             style="yellow",
             soft_wrap=True,
         )
@@ -92,7 +93,7 @@ def _compare(app: Application, sink: str | None, options: Options, *, quiet: boo
     sinks = None if sink is None else [sink]
     for name in CHARGED if not quiet else ():
         if sink in (None, name) and name in app.topology.names:
-            _tell_price(app, name, options)
+            _print_price(app, name, options)
     with Bars(transient=True, disable=quiet) as progress:
         tasks = {}
 
@@ -104,8 +105,8 @@ def _compare(app: Application, sink: str | None, options: Options, *, quiet: boo
         return app.verify(options, sinks, progress=show)
 
 
-def _tell_price(app: Application, sink: str, options: Options) -> None:
-    """Say how much a sink will charge for reading, if it is switched on."""
+def _print_price(app: Application, sink: str, options: Options) -> None:
+    """Print the price of reading an enabled sink."""
     if app.disabled_reason(sink) is not None:
         return
     title = title_of(sink)
@@ -121,16 +122,16 @@ def _tell_price(app: Application, sink: str, options: Options) -> None:
         units = -(-options.sample // 10)
         notes.print(
             f"{title}: at least {plural(units, 'read unit')} for "
-            f"{plural(options.sample, 'vector')}. A sample finds no orphans: it looks up "
-            "what PostgreSQL has."
+            f"{plural(options.sample, 'vector')}. A sample finds no orphans: it reads "
+            "PostgreSQL's entities only."
         )
 
 
-# --- what people see --------------------------------------------------------------------------
+# --- tables and sentences ---------------------------------------------------------------------
 
 
 def view(report: Report) -> RenderableType:
-    """A table of what differs, and a last line that says what that means."""
+    """Return a table of the differences, and their summary."""
     table = Table(
         *("sink", "kind", "count", "for example"),
         title="Stores against PostgreSQL",
@@ -156,12 +157,12 @@ def _rows(tally: Tally) -> Iterator[tuple[str, RenderableType, str, str]]:
     if tally.edges:
         yield tally.sink, "relationships", f"{tally.edges:,}", "counted with their sources"
     if tally.pending:
-        yield tally.sink, "under way", f"{tally.pending:,}", "operations wait or run: no drift"
+        yield tally.sink, "in progress", f"{tally.pending:,}", "their operations are live: no drift"
     if not (tally.drifted or tally.pending or tally.problem):
         yield tally.sink, Text("agrees", style="green"), "0", ""
 
 
-#: What each kind is called for people.
+#: Words for the kinds of drift.
 _WORDS = {
     Drift.MISSING: "missing",
     Drift.STALE: "stale",
@@ -179,9 +180,9 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
     if report.rows.drifted and not report.options.writes:
         edited = plural(report.rows.drifted, "entity was", "entities were")
         yield (
-            f"postgresql: {edited} edited by SQL: the row is not what its "
-            "hashes are of. altsync seed takes the seed's values back; altsync verify --repair "
-            "keeps the edit and carries it to every sink.",
+            f"postgresql: {edited} edited by SQL: the row does not fit its hashes. "
+            "altsync seed restores the seed's values; altsync verify --repair keeps the edit and "
+            "writes it to every sink.",
             "yellow",
         )
     for tally in report.every:
@@ -194,16 +195,16 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
         if tally.refused is not None:
             yield f"{tally.sink}: {tally.refused}", "red"
     for name, state in report.blocked_sinks.items():
-        yield f"{name} is {state}: what is under way for it may wait for long.", "yellow"
+        yield f"{name} is {state}: its operations may wait for long.", "yellow"
     for name, why in report.idle.items():
         yield f"{name}: {why}.", "red"
     given_up = {tally.sink: tally.given_up for tally in report.tallies if tally.given_up}
     if given_up:
         counted = ", ".join(f"{sink} ({count:,})" for sink, count in given_up.items())
         yield (
-            f"Given up on: {counted}. altsync failures says why; altsync retry tries again once "
-            "the cause is removed, and altsync backfill also what was discarded. A repair leaves "
-            "them out: each try may cost a call, and fails as long as the cause is there.",
+            f"Given up on: {counted}. altsync failures shows the causes. Remove them, then run "
+            "altsync retry, or altsync backfill for discarded operations. A repair leaves these "
+            "entities out: each attempt may cost a call, and fails until the cause is removed.",
             "yellow",
         )
     yield from _repairs(report)
@@ -222,8 +223,8 @@ def _repairs(report: Report) -> Iterator[tuple[str, str]]:
         )
     elif enqueued or removed:
         yield (
-            f"Enqueued: {enqueued:,}; removed: {removed:,}. Workers do the rest: altsync status "
-            "shows it.",
+            f"Enqueued: {enqueued:,}; removed: {removed:,}. Workers deliver the rest: altsync "
+            "status shows it.",
             "",
         )
 
@@ -238,7 +239,7 @@ def _last(report: Report) -> tuple[str, str]:
         return _agreement(report, counted)
     if not report.drifted and not report.problems:
         waiting = ", ".join(f"{sink} ({count:,})" for sink, count in report.in_progress.items())
-        return f"Could not tell: no worker claims what waits for {waiting}.", "bold red"
+        return f"Could not tell: no worker claims the operations of {waiting}.", "bold red"
     if not report.drifted:
         away = ", ".join(report.problems)
         return f"Could not tell: {away} could not be compared. Nothing else differs.", "bold red"
@@ -249,7 +250,7 @@ def _last(report: Report) -> tuple[str, str]:
 
 
 def _agreement(report: Report, counted: str) -> tuple[str, str]:
-    """Return what agreement is about: not what is under way, and not what was left out."""
+    """Return the sentence of an agreement, with entities in progress and sinks left out."""
     rest = f" Not compared: {', '.join(report.not_compared)}." if report.not_compared else ""
     if report.in_progress:
         waiting = ", ".join(f"{sink} ({count:,})" for sink, count in report.in_progress.items())
@@ -261,6 +262,6 @@ def _agreement(report: Report, counted: str) -> tuple[str, str]:
 def _nothing_compared(report: Report) -> str:
     reasons = "; ".join(dict.fromkeys(report.skipped.values()))
     return (
-        f"Could not tell: nothing was compared, as every sink is switched off: {reasons}. Set what "
-        "the relay has set."
+        f"Could not tell: nothing was compared, as every sink is switched off: {reasons}. Use the "
+        "settings of the relay."
     )

@@ -1,4 +1,4 @@
-"""``altsync why``: one entity in every store, and why it is where it is."""
+"""``altsync why``: one entity in every store, with the reasons of differences."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def why(
     with application() as app:
         found = explain(app, key, folder)
     if isinstance(found, Unknown):
-        _say_unknown(found, as_json=as_json)
+        _print_unknown(found, as_json=as_json)
         raise typer.Exit(Exit.ERROR)
     if as_json:
         terminal.print_json(as_plain(found))
@@ -59,7 +59,7 @@ def why(
         answers.print(view(found))
 
 
-def _say_unknown(unknown: Unknown, *, as_json: bool) -> None:
+def _print_unknown(unknown: Unknown, *, as_json: bool) -> None:
     if as_json:
         terminal.print_json({"error": unknown.reason, **asdict(unknown)})
     notes.print(unknown.reason, style="red")
@@ -68,14 +68,14 @@ def _say_unknown(unknown: Unknown, *, as_json: bool) -> None:
 
 
 def as_plain(found: Explanation) -> dict[str, Any]:
-    """The shape that scripts read."""
+    """Return the JSON document."""
     body = asdict(found)
     stores = {name: shown["held"] for name, shown in body.pop("stores").items()}
     return {"agrees": found.agrees, **body, **stores}
 
 
 def view(found: Explanation) -> RenderableType:
-    """One screen."""
+    """Return the explanation as text and tables."""
     return Group(_head(found), _stores(found), _operations(found))
 
 
@@ -135,7 +135,7 @@ def _embedding_lines(found: Explanation) -> Iterator[str]:
     if embedding.updated_at:
         yield f"stored {_time(embedding.updated_at)}"
     cost = (
-        "nothing: the vector of this text is kept"
+        "nothing: the vector of this text is stored"
         if embedding.kept
         else f"at most {plural(embedding.most_tokens, 'token')} (its bytes, an upper bound)"
     )
@@ -143,7 +143,7 @@ def _embedding_lines(found: Explanation) -> Iterator[str]:
 
 
 def _operations(found: Explanation) -> Text:
-    """A line for each: when it ended or is due, how often it was tried, who asked, its error."""
+    """Return a line for each operation: time, status, attempts, origin, error."""
     text = Text("Latest operations", style="italic")
     for op in found.operations:
         when = _time(op.finished_at or op.available_at)

@@ -1,4 +1,4 @@
-"""What became of things: operations page by page, and all that is known of one entity."""
+"""Operations in pages, and the state of one entity."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
     "suggestions",
 ]
 
-#: Likeness of two names from which one may be meant by the other (0 to 1); difflib's own.
+#: Least similarity of a suggestion (0 to 1): the default of difflib.
 ALIKE = 0.6
 
 
@@ -44,10 +44,9 @@ def operations(
     before: int | None = None,
     limit: int = 50,
 ) -> list[OperationRow]:
-    """Operations, the newest first; the next page is ``before`` the last one's id.
+    """Return operations, the newest first. The next page is ``before`` the last id.
 
-    ``entity`` is a key in the sinks, a seed id, or one entity's id: by name, entities of several
-    types may answer.
+    ``entity`` is an entity's id, or a key or seed id, which entities of several types may have.
     """
     match entity:
         case str():
@@ -60,10 +59,9 @@ def operations(
 
 
 def entity_state(conn: Conn, key: str, entity_type: EntityType | None = None) -> EntityState | None:
-    """The entity that goes by ``key``: its key in the sinks, or its seed id.
+    """Return the entity with the key or seed id ``key``, None if there is no such row.
 
-    A key goes before a seed id, and types in the order of the catalogue. None when there is
-    no such row.
+    Keys are tried before seed ids, and types in the order of the catalogue.
     """
     for kind, entity in find_entities(conn, key, entity_type):
         row = read_entity(conn, kind, entity)
@@ -75,7 +73,7 @@ def entity_state(conn: Conn, key: str, entity_type: EntityType | None = None) ->
 
 
 def suggestions(conn: Conn, text: str, limit: int = 3) -> list[str]:
-    """Return keys of living entities that may be meant by ``text``, the likeliest first."""
+    """Return keys of living entities similar to ``text``, the most similar first."""
     words = re.findall(r"[^\W_]+", text.lower())
     found = similar_keys(conn, [f"%{word[:3]}%" for word in words]) if words else []
     scores = {key: max(_alike(text, key), _alike(text, name)) for key, name in found}

@@ -58,8 +58,8 @@ def reasons_of(
 def _edited_reason(entity: EntityState) -> str:
     part = part_of(entity.type)
     return (
-        f"PostgreSQL's row was {EDITED}. altsync seed --{part} takes the seed's values back; "
-        "altsync verify --repair keeps the edit and carries it to every store."
+        f"PostgreSQL's row was {EDITED}. altsync seed --{part} restores the seed's values; "
+        "altsync verify --repair keeps the edit and writes it to every store."
     )
 
 
@@ -106,7 +106,7 @@ def _sink_reason(
         return f"{title} lacks the entity, as its embedding was given up on."
     if sink == EMBEDDING:
         return (
-            f"{title} is not as wanted ({embedding.gap}), and nothing is under way: "
+            f"{title} is not as wanted ({embedding.gap}), and no operation is live: "
             "altsync reembed finds such rows."
         )
     return f"{title} waits for the embedding." if _waits(topology, sink) else None

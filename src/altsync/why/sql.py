@@ -1,7 +1,7 @@
-"""Operations and entities for people: what was asked for, what became of it, what is there.
+"""Reads of operations and entities for explanations.
 
-Reads alone. One entity's history is found by two indexes, the live rows' and the finished
-ones': neither costs anything while an operation is enqueued or claimed.
+Two partial indexes find the history of one entity: of live and of finished operations. Neither is
+updated while an operation is enqueued or claimed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from altsync.entities import EntityType, entity_id
 
 @dataclass(frozen=True, slots=True)
 class OperationRow:
-    """A row of the outbox, live or history. For ``superseded``, ``last_error`` says why."""
+    """A row of the outbox, live or finished. ``last_error`` also explains ``superseded``."""
 
     id: int
     entity_type: str
@@ -48,7 +48,7 @@ class OperationRow:
 
 @dataclass(frozen=True, slots=True)
 class SinkMark:
-    """What PostgreSQL knows of one sink's copy of an entity."""
+    """PostgreSQL's record of an entity in one sink."""
 
     status: str
     synced_at: datetime | None = None
@@ -58,9 +58,9 @@ class SinkMark:
 
 @dataclass(frozen=True, slots=True)
 class RelatedEntity:
-    """A relationship of an entity, seen from it; ``direction`` is ``out`` or ``in``.
+    """A relationship of an entity. ``direction`` is ``out`` or ``in``.
 
-    ``key`` and ``name`` are the other entity's.
+    ``key`` and ``name`` are of the other entity.
     """
 
     type: str
@@ -72,9 +72,9 @@ class RelatedEntity:
 
 @dataclass(frozen=True, slots=True)
 class EntityState:
-    """All that PostgreSQL knows of an entity but its vector.
+    """The row of an entity, without its vector.
 
-    ``content`` is by column, ``sinks`` by name, the embedding among them.
+    ``content`` is by column. ``sinks`` is by name, with the embedding.
     """
 
     type: EntityType
@@ -104,7 +104,7 @@ FROM sync_operation
 """
 
 
-#: A prepared statement sees that a partial index fits only when its predicate stands there.
+#: Literals: a prepared statement uses a partial index only if its predicate is in the text.
 _STATUS = {name: f"status = '{name}'" for name in ("dead", "discarded")}
 
 
@@ -117,14 +117,14 @@ def operation_rows(
     before: int | None = None,
     limit: int = 50,
 ) -> list[OperationRow]:
-    """Operations of a sink, a status, some entities; the newest first, below the id ``before``."""
+    """Return operations of a sink, a status or entities, the newest first, below id ``before``."""
     conditions = {
         "sink": "sink = %(sink)s" if sink is not None else None,
         "status": _STATUS.get(status, "status = %(status)s") if status is not None else None,
         "ids": "entity_id = ANY(%(ids)s)" if ids is not None else None,
         "before": "id < %(before)s" if before is not None else None,
     }
-    # Two halves, as each partial index knows one of them. A status says which half it is in.
+    # One half for each partial index. A status is in one of them.
     halves = {
         "finished_at IS NULL": status in (None, "pending", "in_progress"),
         "finished_at IS NOT NULL": status not in ("pending", "in_progress"),
@@ -151,9 +151,9 @@ def operation_rows(
 def find_entities(
     conn: Conn, key: str, entity_type: EntityType | None = None
 ) -> list[tuple[EntityType, UUID]]:
-    """Entities that go by ``key``: as their key in the sinks first, then as their seed id.
+    """Return the entities with the key ``key``, then those with the seed id ``key``.
 
-    Those purged long ago are found, too, as their ids are derived.
+    Purged ones are found, too, as ids are derived from seed ids.
     """
     kinds = [entity_type] if entity_type else list(entity_types())
     registered = conn.execute(
@@ -162,7 +162,7 @@ def find_entities(
     ).fetchall()
     by_key = [(current().by_table[r[0]], entity_id(r[0], r[1])) for r in registered]
     for kind in kinds:
-        # Beside the registry: it knows no examples, whose key is their seed id.
+        # The registry lacks types whose key is the seed id.
         found = conn.execute(f"SELECT id FROM {kind} WHERE {kind.key_column} = %s", (key,))
         by_key += [(kind, row[0]) for row in found]
     by_key.sort(key=lambda one: kinds.index(one[0]))
@@ -171,7 +171,7 @@ def find_entities(
 
 
 def read_entity(conn: Conn, entity_type: EntityType, entity: UUID) -> EntityState | None:
-    """The row of an entity, deleted or not; None when it never was, or is purged."""
+    """Return the row of an entity, deleted or not; None if it is purged or never existed."""
     content = list(entity_type.columns)
     marks = _marks(conn)
     with conn.cursor(row_factory=dict_row) as cursor:
@@ -208,7 +208,7 @@ def read_entity(conn: Conn, entity_type: EntityType, entity: UUID) -> EntityStat
 
 
 def _marks(conn: Conn) -> dict[str, Columns]:
-    """What an entity's row keeps of the sinks that this database is set up for."""
+    """Return the columns of each registered sink on an entity."""
     registered = {row[0] for row in conn.execute("SELECT sink FROM sink_state")}
     found = ((sink, columns_of(sink)) for sink in WITH_STATUS if sink in registered)
     return {sink: columns for sink, columns in found if columns is not None}
@@ -229,7 +229,7 @@ def _mark(row: Mapping[str, Any], columns: Columns) -> SinkMark:
 
 
 def relationships(conn: Conn, kind: EntityType, key: str) -> list[RelatedEntity]:
-    """Relationships from and to living entities: those that leave it first, by type and score."""
+    """Return relationships with living entities: outgoing ones first, by type and score."""
     edges = kind.edge_table
     ends = (("out", edges.source, edges.target), ("in", edges.target, edges.source))
     parts = (
@@ -248,12 +248,12 @@ def relationships(conn: Conn, kind: EntityType, key: str) -> list[RelatedEntity]
     return [RelatedEntity(*row) for row in rows]
 
 
-#: Keys that a suggestion is chosen from.
+#: Number of keys from which suggestions are chosen.
 CANDIDATES = 1000
 
 
 def similar_keys(conn: Conn, patterns: Sequence[str]) -> list[tuple[str, str]]:
-    """(key, name) of living entities that a pattern of ILIKE fits, by key or name."""
+    """Return (key, name) of living entities whose key or name matches an ILIKE pattern."""
     parts = [
         f"SELECT {kind.key_column} AS key, {kind.name_column} AS name FROM {kind} "
         "WHERE deleted_at IS NULL"

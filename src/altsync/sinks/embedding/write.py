@@ -111,7 +111,7 @@ def _outcome(row: Row, *, fine: bool) -> RecordOutcome:
         row.id,
         ErrorKind.ITEM,
         "the row was edited by SQL, or seeded by another version of the rule for embedded texts: "
-        "altsync seed takes the seed's values back, altsync verify --repair keeps the edit",
+        "altsync seed restores the seed's values, altsync verify --repair keeps the edit",
     )
 
 
