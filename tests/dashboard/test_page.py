@@ -327,7 +327,7 @@ def test_the_focus_stays_where_it_is_while_the_page_follows(
     ("consistent", "result", "word", "note"),
     [
         (True, {}, "agree", "9 entities"),
-        (True, {"in_progress": 3}, "no drift", "3 under way"),
+        (True, {"in_progress": 3}, "no drift", "3 in progress"),
         (False, {"sinks": {"neo4j": {"stale": 2}}}, "differ", "9 entities"),
         (False, {"problems": {"neo4j": "away"}}, "could not tell", "not compared: neo4j"),
         (

@@ -128,7 +128,7 @@ def test_a_result_that_cannot_be_kept_is_told_all_the_same(
     monkeypatch.setenv("PGOPTIONS", "-c default_transaction_read_only=on")
     result = run("--json", code=code)
     assert json.loads(result.stdout)["consistent"] is not differs
-    assert "not kept as the last result" in " ".join(result.stderr.split())
+    assert "not stored as the last result" in " ".join(result.stderr.split())
     assert "read-only transaction" in " ".join(result.stderr.split())
     assert kept(embedding_alone) == 0
 
@@ -177,7 +177,7 @@ def test_a_result_without_what_others_deliver_to_is_not_kept(
         pause(embedding_alone.conn, "neo4j", "moved")
         pause(embedding_alone.conn, "pinecone", "disabled all the same")
     text = said(code=0)
-    assert "not kept as the last result: others deliver to neo4j, which was not compared" in text
+    assert "not stored as the last result: others deliver to neo4j, which was not compared" in text
     assert kept(embedding_alone) == 0
     set_enabled(embedding_alone.conn, "neo4j", "NEO4J_URI is not set")
     assert "not kept" not in said(code=0)

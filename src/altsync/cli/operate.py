@@ -111,7 +111,7 @@ def pause(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Stop delivery to a sink until it is resumed. Changes wait; nothing is lost."""
+    """Stop delivery to a sink until it is resumed. Changes stay pending; nothing is lost."""
     _require_sink(sink, everything)
     with application() as app:
         sinks = _sinks_of(app, sink)
@@ -125,7 +125,7 @@ def pause(
 
 
 def resume(sink: SinkOption = None, everything: EverySink = False, as_json: Json = False) -> None:
-    """Resume delivery to a paused sink. What waited is delivered at once."""
+    """Resume delivery to a paused sink. Pending operations are delivered at once."""
     _require_sink(sink, everything)
     with application() as app:
         sinks = _sinks_of(app, sink)

@@ -1,1 +1,1 @@
-"""What waits, what failed, and how the sinks are."""
+"""The status: operations, failures, and the state of each sink."""

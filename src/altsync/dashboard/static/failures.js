@@ -13,7 +13,7 @@ const KINDS = {
 export const drawFailures = whenChanged(({ groups, all_groups: errors, operations }) => {
   $("failures-count").textContent = operations ? `${plural(operations, "operation")} by ${plural(errors, "error")}` : "";
   if (!groups.length) {
-    fill($("failures"), empty("Nothing was given up on", "Operations that fail for good are listed here with their error."));
+    fill($("failures"), empty("No dead operations", "Operations that fail for good are listed here with their error."));
     return;
   }
   const hidden = errors - groups.length;

@@ -55,20 +55,20 @@ function drawFigures({ entities, matrix, operations, sinks, at_rest: atRest, ver
   const figure = (title, big, note, tone) => h("dl", { class: "figure", "data-tone": tone }, h("dt", {}, title), h("dd", { class: "big" }, big), h("dd", { class: "note" }, note));
   fill($("figures"),
     figure("In every store", share, total ? `${count(agreed)} of ${plural(total, "entity", "entities")}` : "nothing is seeded yet", !total ? null : agreed === total ? "good" : dead ? "bad" : "wait"),
-    figure("Waiting", count(waiting), waiting ? `oldest ${age(oldest < 0 ? null : oldest)}` : "no operation waits", waiting ? "wait" : null),
-    figure("Dead", count(dead), dead ? "given up on; see below" : "nothing was given up on", dead ? "bad" : null),
+    figure("Pending", count(waiting), waiting ? `oldest ${age(oldest < 0 ? null : oldest)}` : "no pending operation", waiting ? "wait" : null),
+    figure("Dead", count(dead), dead ? "listed below" : "no dead operation", dead ? "bad" : null),
     figure("Sinks", `${Object.keys(sinks).length - stopped.length}/${Object.keys(sinks).length}`, stopped.length ? stopped.join(", ") : atRest ? "all ready, at rest" : "all ready", stopped.length ? "bad" : "good"),
     verified && figure("Verified", ...lastVerified(verified)));
 }
 
-// A sink that could not be compared is no difference, and what is under way is no agreement yet.
+// A sink that could not be compared does not differ. An entity in progress does not agree yet.
 function lastVerified({ age: seconds, consistent, result }) {
   const differs = Object.values(result.sinks ?? {}).some((sink) => KINDS.some((kind) => sink[kind]));
   const waiting = result.in_progress ?? 0;
   const notes = [`${age(seconds)} ago`, plural(result.entities, "entity", "entities")];
   const problems = Object.keys(result.problems ?? {});
   if (problems.length) notes.push(`not compared: ${problems.join(", ")}`);
-  if (waiting) notes.push(`${count(waiting)} under way`);
+  if (waiting) notes.push(`${count(waiting)} in progress`);
   const [said, tone] = consistent ? [waiting ? "no drift" : "agree", waiting ? "wait" : "good"] : differs ? ["differ", "bad"] : ["could not tell", "wait"];
   return [said, notes.join(", "), tone];
 }
@@ -141,16 +141,16 @@ function drawSinks({ sinks, operations }) {
 
 // Asks for the reason, which is shown until the sink is resumed; none is fine, Cancel pauses nothing.
 function pause(button, name) {
-  const reason = prompt(`Pause ${name}? Nobody delivers to it until it is resumed; changes wait. Why?`);
+  const reason = prompt(`Pause ${name}? Its operations stay pending until it is resumed. Reason:`);
   if (reason === null) return;
   press(button, $("sinks-result"), `${name}: not paused`, async () => {
     const { paused } = await post("pause", { sink: name, reason });
-    return paused ? `${name} is paused. What is under way is still settled.` : `${name} was paused already.`;
+    return paused ? `${name} is paused. Running batches are still settled.` : `${name} was paused already.`;
   });
 }
 
 function resume(button, name, pending) {
-  if (!confirm(`Resume ${name}? ${pending ? `${plural(pending, "operation")} will be delivered.` : "Nothing waits for it."}`)) return;
+  if (!confirm(`Resume ${name}? ${pending ? `${plural(pending, "operation")} will be delivered.` : "It has no pending operation."}`)) return;
   press(button, $("sinks-result"), `${name}: not resumed`, async () => {
     const { resumed } = await post("resume", { sink: name });
     return resumed ? `${name} is resumed.` : `${name} was not paused.`;
