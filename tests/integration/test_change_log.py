@@ -61,7 +61,7 @@ def _load(pg: DatabaseFixture, folder: Path, *lines: dict[str, Any], **options: 
 def test_every_changed_entity_names_its_line_and_change(
     pg: DatabaseFixture, tmp_path: Path
 ) -> None:
-    """Those that did not change are silent, and so is a line that repeats an id."""
+    """Unchanged lines are not logged, and so is a line that repeats an id."""
     one, two = _line("one"), _line("two")
     first = _load(pg, tmp_path, one, two, {**one, "tier": "TIER9"})
     versions: dict[str, int] = dict(
@@ -163,7 +163,7 @@ def test_a_drain_tells_what_it_came_to(pg: DatabaseFixture, database: Database) 
 
 
 def test_a_level_that_was_set_is_told_from_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands are quiet unless somebody asked."""
+    """Commands log nothing without the option."""
     assert "altsync_log_level" not in Settings().model_fields_set
     monkeypatch.setenv("ALTSYNC_LOG_LEVEL", "INFO")
     assert "altsync_log_level" in Settings().model_fields_set

@@ -71,8 +71,8 @@ DELIVERED_BYTES = 800
 #: Lines that are read before the memory of a seeder is looked at first, and altogether.
 EARLY, ALL = 10_000, 60_000
 
-#: Bytes by which a seeder may have grown meanwhile, for each line that it has read. What it keeps
-#: of every line, an id or a hash, would be more.
+#: Bytes by which a seeder may have grown meanwhile, for each line that it has read. An id or a hash
+#: kept of every line would be more.
 GROWTH = 50
 
 

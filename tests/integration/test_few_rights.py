@@ -45,7 +45,7 @@ READING = (
 )
 
 #: Commands that ask the graph and the index as well.
-ASKING = (
+COMMANDS = (
     "why l001 --json",
     "similar l001 --json",
     "archetypes --json",
@@ -162,7 +162,7 @@ def test_a_role_that_may_only_read_asks_every_store(
     """A comparison that cannot be kept says which right is missing for that."""
     with role_that_lacks(postgres, site.pg.url, "to write") as role:
         monkeypatch.setenv("DATABASE_URL", role.url)
-        for command in ASKING:
+        for command in COMMANDS:
             result = invoke(command)
             assert result.exit_code == Exit.OK, (command, result.output)
             assert json.loads(result.stdout)
@@ -238,7 +238,7 @@ def test_doctor_names_the_right_that_is_missing(lacking: Role, said: str) -> Non
 
 
 def warnings(log: list[EventDict]) -> list[str]:
-    """What was warned of: the object of each right that is missing, and its grant."""
+    """Return the warnings: the object of each right that is missing, and its grant."""
     said = [one["error"] for one in log if one["log_level"] == "warning"]
     return [text.partition("permission denied for ")[2] for text in said]
 

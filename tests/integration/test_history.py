@@ -234,7 +234,7 @@ def test_a_deleted_entity_says_when(pg: DatabaseFixture) -> None:
 
 
 def test_relationships_show_both_ends(pg: DatabaseFixture) -> None:
-    """Those that leave a league first, by type and strength."""
+    """Outgoing ones first, by type and strength."""
     one, two, three = league("one"), league("two"), league("three")
     pg.save(one, two, three)
     edges: list[tuple[UUID, UUID, str, float | None]] = [

@@ -32,7 +32,7 @@ def finished(pg: DatabaseFixture, database: Database) -> int:
 
 
 def test_history_is_copied_once_however_often(pg: DatabaseFixture, finished: int) -> None:
-    """What is live stays out of it, and what is there already as it is."""
+    """Live operations are left out, and existing rows stay as they are."""
     made, copying = RECIPE.split("INSERT", 1)
     with pg.conn.transaction():
         for statement in made.split(";"):

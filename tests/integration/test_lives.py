@@ -140,7 +140,7 @@ def test_an_archetype_is_deleted_in_the_batch_of_a_new_league_of_it(
 def test_an_archetype_comes_back_with_leagues_while_its_deletion_is_under_way(
     pg: DatabaseFixture, database: Database, graph: GraphHarness, mirrored: Sink
 ) -> None:
-    """Another worker writes the leagues before the deletion lands, and nobody writes them again."""
+    """Another worker writes the leagues before the deletion lands; none writes them again."""
     pg.delete(PRECISION)
 
     def put_back() -> None:
@@ -182,7 +182,7 @@ def test_a_league_is_back_before_its_deletion_was_delivered(
 def test_a_league_comes_back_with_edges_while_its_deletion_is_under_way(
     pg: DatabaseFixture, database: Database, graph: GraphHarness, mirrored: Sink, tmp_path: Path
 ) -> None:
-    """Another worker draws an edge to it before the deletion lands, and nobody draws it again."""
+    """Another worker draws an edge to it before the deletion lands; none draws it again."""
     relate(pg, tmp_path, "cb", "bd")
     drain(database, mirrored)
     pg.delete(B)
@@ -198,10 +198,10 @@ def test_a_league_comes_back_with_edges_while_its_deletion_is_under_way(
     assert_agreement(pg, graph)
 
 
-def test_a_league_that_is_deleted_is_gone_whoever_is_written_first(
+def test_a_league_that_is_deleted_is_gone_in_either_order_of_writes(
     pg: DatabaseFixture, database: Database, graph: GraphHarness, mirrored: Sink, tmp_path: Path
 ) -> None:
-    """Those that pointed to it are carried, before its deletion lands or after; no stub is left."""
+    """Leagues with edges to it are written, before its deletion lands or after; no stub is left."""
     relate(pg, tmp_path, "ab", "bc")
     drain(database, mirrored)
     pg.delete(B)
@@ -227,7 +227,7 @@ def test_a_league_that_is_deleted_is_gone_whoever_is_written_first(
 def held_up(pg: DatabaseFixture, work: Callable[[DatabaseFixture], Any]) -> Iterator[list[Any]]:
     """Commit the caller's transaction when ``work`` of another session waits for it.
 
-    What ``work`` returned is in the list afterwards.
+    The result of ``work`` is in the list afterwards.
     """
     other, watcher = DatabaseFixture(pg.url), DatabaseFixture(pg.url)
     results: list[Any] = []
@@ -303,7 +303,7 @@ def test_a_relationship_is_deleted_while_another_moves_it(
 
 
 def test_two_delete_leagues_that_point_to_each_other(pg: DatabaseFixture) -> None:
-    """Who is carried is locked with who is deleted, in one order: neither waits in a circle."""
+    """Written and deleted rows are locked in one order, so that there is no deadlock."""
     every = leagues(40)
     pg.save(*every)
     pg.conn.execute(

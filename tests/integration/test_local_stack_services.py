@@ -31,7 +31,7 @@ def test_two_services_of_a_kind_side_by_side(tmp_path: Path) -> None:
 
 
 def test_a_busy_port_is_left_for_another(tmp_path: Path) -> None:
-    """When somebody took the port meanwhile, the service moves."""
+    """When the port is taken meanwhile, the service moves."""
     service = start_redis(tmp_path)
     port = service.port
     service.stop()
@@ -53,7 +53,7 @@ def test_redis_in_memory_serves_where_there_is_no_other(tmp_path: Path) -> None:
 
 
 def test_redis_keeps_its_data(tmp_path: Path) -> None:
-    """What was written is there after an orderly end."""
+    """Written data are there after an orderly end."""
     with start_redis(tmp_path) as service, redis.Redis.from_url(service.url) as client:
         client.set("key", "value")
     with (
@@ -65,7 +65,7 @@ def test_redis_keeps_its_data(tmp_path: Path) -> None:
 
 
 def test_postgresql_starts_again_over_a_lock_that_names_a_stranger(tmp_path: Path) -> None:
-    """The password belongs to the folder, and an old process number may be somebody else's."""
+    """The password belongs to the folder, and an old process number may be another program's."""
     with start_postgres(tmp_path) as service, psycopg.connect(service.url) as session:
         session.execute("CREATE TABLE kept AS SELECT 1 AS one")
     lock = service.data / "postmaster.pid"
@@ -144,7 +144,7 @@ def test_a_broken_record_is_named(tmp_path: Path) -> None:
 
 
 def test_a_service_that_was_never_started_has_no_address(tmp_path: Path) -> None:
-    """Asking too early is an error that says so."""
+    """A request that comes too early gets an error that says so."""
     service = Postgres(tmp_path)
     assert (service.status().state, service.status().address) == ("stopped", "")
     with pytest.raises(LocalStackError, match="never started"):

@@ -109,7 +109,7 @@ def test_a_league_whose_embedding_does_not_come_is_written_all_the_same(
 
 
 def test_a_failure_that_waits_goes_on_waiting(circle: Neighbourhood) -> None:
-    """What is known of the relationships says nothing of a graph that is down."""
+    """Known relationships are no evidence for a graph that is down."""
     circle.save(at("a", 0))
     circle.pg.conn.execute(
         "UPDATE sync_operation SET last_error = 'down', error_kind = 'sink', "

@@ -68,14 +68,14 @@ class Site:
         return result
 
     def json(self, *arguments: str, code: int = 0) -> Any:
-        """What a command prints with --json; nothing else may be on stdout."""
+        """Return the document of a command with --json; nothing else may be on stdout."""
         return json.loads(self.run(*arguments, "--json", code=code).stdout)
 
     def said(self, *arguments: str, code: int = 0) -> str:
-        """What a command says to people, in one line."""
+        """Return the output of a command for people, in one line."""
         return " ".join(self.run(*arguments, code=code).stderr.split())
 
-    def bury(self, reasons: Mapping[str, str]) -> None:
+    def dead_letter(self, reasons: Mapping[str, str]) -> None:
         """Give up on the graph's operations of leagues, which are saved before."""
         self.pg.save(*(league(key) for key in reasons))
         token, operations = self.pg.claim("neo4j")
@@ -176,7 +176,7 @@ REASONS = {
 
 def test_failures_are_narrowed(site: Site) -> None:
     """Near-equal errors are one group, with the latest in full."""
-    site.bury(REASONS)
+    site.dead_letter(REASONS)
     large, tier = site.json("failures")
     assert (large["count"], large["reason"]) == (2, "a node of … bytes is too large")
     assert large["sample_reason"] in REASONS.values()
@@ -190,7 +190,7 @@ def test_failures_are_narrowed(site: Site) -> None:
 
 def test_a_shown_reason_is_a_selector(site: Site) -> None:
     """Pasted from the table it means the group; a dry run says how many and changes nothing."""
-    site.bury(REASONS)
+    site.dead_letter(REASONS)
     (reason,) = (g["reason"] for g in site.json("failures") if g["count"] == 2)
     assert site.json("retry", "--reason", reason, "--dry-run") == {"would_retry": 2}
     assert site.pg.counts("neo4j") == {"dead": 3}
@@ -260,7 +260,7 @@ def test_a_dry_run_of_a_retry_says_what_the_run_does(site: Site, seed: int) -> N
 
 def test_discarding_needs_a_selection(site: Site) -> None:
     """Or --yes for all: without it, the number is said, and nothing is changed."""
-    site.bury(REASONS)
+    site.dead_letter(REASONS)
     said = site.said("discard", "--all", "--why", "gone", code=Exit.NOT_CONFIRMED)
     assert "3 dead operations, which are all. Nothing was changed" in said
     why = ("--why", "too large for ever")
@@ -276,8 +276,8 @@ def test_discarding_needs_a_selection(site: Site) -> None:
 def test_a_sink_that_was_taken_out_is_not_retried(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody would deliver it. What is dead is still shown, and can be given up on for good."""
-    site.bury({"l000": "no"})
+    """No worker would deliver it. Dead letters are still shown, and can be discarded."""
+    site.dead_letter({"l000": "no"})
     monkeypatch.setenv("ALTSYNC_SINKS", "embedding,pinecone")
     assert "1 of neo4j" in site.said("retry", "--all", "--dry-run")
     said = site.said("retry", "--all")
@@ -293,7 +293,7 @@ def test_a_sink_that_was_taken_out_is_not_retried(
 
 def test_why_tells_who_discarded(site: Site) -> None:
     """And that only a change of the entity brings it back."""
-    site.bury(REASONS)
+    site.dead_letter(REASONS)
     site.run("discard", "--entity", "l002", "--why", "no such tier")
     found = site.json("why", "l002")
     (said,) = (reason for reason in found["reasons"] if reason.startswith("Neo4j"))
@@ -304,8 +304,8 @@ def test_why_tells_who_discarded(site: Site) -> None:
 
 
 def test_two_who_discard_share_the_work(site: Site) -> None:
-    """What one has discarded the other does not count again."""
-    site.bury({f"l{n:03}": "no" for n in range(30)})
+    """The second command does not count what the first has discarded."""
+    site.dead_letter({f"l{n:03}": "no" for n in range(30)})
 
     def discard() -> int:
         with db.connect(site.pg.url) as conn, conn.transaction():
@@ -320,9 +320,9 @@ def test_two_who_discard_share_the_work(site: Site) -> None:
 
 
 def test_finished_history_is_removed(site: Site, database: Database) -> None:
-    """What is older than the age and done; what lives, is dead or is younger stays."""
+    """Finished operations older than the age go; live, dead and younger ones stay."""
     pg = site.pg
-    site.bury({"dead": "no", "gone": "no"})
+    site.dead_letter({"dead": "no", "gone": "no"})
     site.run("discard", "--entity", "gone", "--why", "gone")
     pg.save(*leagues(3))
     delivery(database, FakeGraph()).drain(60)
@@ -343,7 +343,7 @@ def test_finished_history_is_removed(site: Site, database: Database) -> None:
 
 def test_the_age_of_what_was_discarded_begins_with_that(site: Site) -> None:
     """It died long ago and was discarded today: the audit keeps it."""
-    site.bury({"gone": "no"})
+    site.dead_letter({"gone": "no"})
     site.age(100)
     site.run("discard", "--entity", "gone", "--why", "gone")
     assert site.json("prune", "--older-than", "30d")["operations"] == 0
@@ -374,7 +374,7 @@ def test_ranges_are_walked_over_gaps_until_one_is_young(
 def test_the_dead_are_never_pruned_silently(site: Site, database: Database) -> None:
     """Only with --dead and --yes; who waited for a vector waits no more."""
     pg = site.pg
-    site.bury({"l000": "no"})
+    site.dead_letter({"l000": "no"})
     token, operations = pg.claim("embedding")
     pg.settle(EMBEDDER, token, [Dead(op, op.version, ErrorKind.ITEM, "no") for op in operations])
     site.age(31)
@@ -423,7 +423,7 @@ def test_the_newest_runs_are_kept_whatever_their_age(site: Site) -> None:
     assert site.home.is_dir()
 
 
-def test_vectors_that_nobody_uses_are_removed_when_asked(site: Site, database: Database) -> None:
+def test_unused_vectors_are_removed_on_request(site: Site, database: Database) -> None:
     """Of questions and former texts; those in use stay, another model's of the same text too."""
     pg = site.pg
     pg.save(league("nfl", description="First."))
@@ -531,7 +531,7 @@ def test_services_do_not_start_on_another_releases_schema(site: Site, command: s
 
 @pytest.mark.parametrize("command", ["backfill", "retry"])
 def test_a_backfill_or_a_retry_has_an_open_breaker_probed_at_once(site: Site, command: str) -> None:
-    site.bury({"nfl": "bad"})
+    site.dead_letter({"nfl": "bad"})
     open_breaker(site.pg.conn, "neo4j", uuid4(), "slow down", 300.0)
     site.run(command, "--sink", "neo4j")
     assert gate(site.pg.conn, "neo4j", uuid4(), 30.0).probing

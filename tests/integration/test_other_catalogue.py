@@ -359,7 +359,7 @@ def test_a_type_is_added_to_an_installation_that_runs(shop: Shop, empty_database
 
 
 def test_a_type_is_taken_away(shop: Shop) -> None:
-    """What is left of it is neither claimed nor compared, and breaks nothing."""
+    """Its remaining rows are neither claimed nor compared, and breaks nothing."""
     shop.seed()
     with using(SMALL):
         shop.deliver_some()

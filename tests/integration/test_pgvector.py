@@ -91,7 +91,7 @@ class Alone:
         return self.app.verify(Options(**{"grace": 0.0, **options}))
 
     def drift(self, **options: Any) -> dict[str, int]:
-        """What differs in pgvector: kinds above zero."""
+        """Return the kinds of drift in pgvector above zero."""
         report = self.verify(**options)
         assert report.problems == {}
         (tally,) = (one for one in report.tallies if one.sink == "pgvector")

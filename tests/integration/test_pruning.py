@@ -44,7 +44,7 @@ def test_what_the_files_no_longer_hold_is_deleted(pg: DatabaseFixture, tmp_path:
 
 
 def test_pruning_twice_deletes_once(pg: DatabaseFixture, tmp_path: Path) -> None:
-    """What is gone is not counted again."""
+    """Deleted rows are not counted again."""
     write(tmp_path, "leagues.jsonl", TEN)
     seed(pg, tmp_path)
     write(tmp_path, "leagues.jsonl", TEN[:9])
@@ -84,7 +84,7 @@ def test_documents_and_contracts_are_pruned_for_good(pg: DatabaseFixture, tmp_pa
 def test_a_line_that_cannot_be_read_blocks_pruning(
     pg: DatabaseFixture, tmp_path: Path, bad: str | bytes
 ) -> None:
-    """Nobody knows which entity it was; the report says which line."""
+    """The entity is not known; the report names the line."""
     write(tmp_path, "leagues.jsonl", TEN)
     seed(pg, tmp_path)
     write(tmp_path, "leagues.jsonl", [*TEN[:9], bad])

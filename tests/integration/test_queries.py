@@ -60,7 +60,7 @@ def stack(_stack: AskStack) -> AskStack:
 
 @pytest.fixture
 def stores(stack: AskStack) -> Stores:
-    """What queries are given."""
+    """The arguments of queries."""
     return stack.stores
 
 
@@ -225,7 +225,7 @@ def test_an_index_that_lags_behind_hides_nothing(stack: AskStack) -> None:
 
 
 def test_postgresql_has_the_last_word(stack: AskStack, changes: Conn) -> None:
-    """What the index still says of a league that was changed or deleted does not count."""
+    """Matches of leagues that were changed or deleted do not count."""
     queries.search(stack.stores, RACING)
     best = [tag for tag, _score in stack.ranking(stack.question(RACING), "status = 'active'")]
     changes.execute("UPDATE league SET status = 'inactive' WHERE league_tag = %s", (best[0],))
@@ -260,7 +260,7 @@ def _hash(text: str) -> str:
 
 
 def test_a_question_is_paid_once(stack: AskStack) -> None:
-    """Asked again, by whatever command or process, it is known."""
+    """A repeated question is answered from the cache, in any command or process."""
     assert stack.stores.embedder is not None
     embedder = CountingEmbedder(stack.stores.embedder)
     stores = replace(stack.stores, embedder=embedder)
@@ -276,7 +276,7 @@ def test_a_question_is_paid_once(stack: AskStack) -> None:
 
 
 def test_similar_joins_what_both_stores_know(stack: AskStack, edges: None) -> None:
-    """The nearest by vector, and whoever has an edge; each says where it comes from."""
+    """The nearest by vector, and the leagues with an edge; each says where it comes from."""
     found = queries.similar(stack.stores, "ufc", top_k=20)
     near = [t for t, _ in stack.ranking(stack.vector("ufc")) if t != "ufc"][:20]
     edge = {"bellator_mma", "formula_1"}
@@ -381,7 +381,7 @@ def test_similar_shows_no_deleted_league(stack: AskStack, changes: Conn) -> None
 
 
 def test_an_unknown_league_is_told_with_what_is_like_it(stack: AskStack) -> None:
-    """A slip of the finger is mended by the sentence."""
+    """The message corrects a typing error."""
     with pytest.raises(UnknownName, match="no league 'formla_1'; did you mean formula_1"):
         queries.similar(stack.stores, "formla_1")
     with pytest.raises(UnknownName, match=r"no league 'qqq%%'$"):
@@ -428,7 +428,7 @@ def test_archetypes_cost_a_statement_each(stack: AskStack) -> None:
 
 
 def test_explore_looks_around_every_hit(stack: AskStack, edges: None) -> None:
-    """What search finds, and for all hits in one statement what the graph has beside them."""
+    """The hits of search, and for all hits in one statement what the graph has beside them."""
     graph = CountingGraph(stack.stores.graph)
     stores = replace(stack.stores, graph=cast(neo4j.Sink, graph))
     found = queries.explore(stores, COMBAT, top_k=5)
@@ -461,7 +461,7 @@ def test_explore_without_the_graph(stack: AskStack, make: Any) -> None:
 
 
 def test_leagues_by_the_graph(stack: AskStack, edges: None) -> None:
-    """Those of an archetype, and the others of a league's: the same as PostgreSQL says."""
+    """Leagues of an archetype, and the others of a league's: the same as PostgreSQL says."""
     combat = stack.tags("sport_archetype = 'combat'")
     found = queries.leagues_of_archetype(stack.stores, "combat")
     assert {one.league_tag for one in found} == combat
@@ -912,7 +912,7 @@ def test_explore_of_any_entity_looks_around_in_the_graph(stack: AskStack, edges:
 
 
 def test_neighbours_of_a_parent_are_its_children(stack: AskStack, changes: Conn) -> None:
-    """What PostgreSQL has deleted is left out, though the graph has it still."""
+    """Rows that PostgreSQL has deleted are left out, though the graph has it still."""
     stack.conn.execute("UPDATE league SET deleted_at = now() WHERE league_tag = 'ufc'")
     found = engine.neighbours(stack.stores, "archetype", "combat", limit=1000)
     assert {one.key for one in found} == stack.tags("sport_archetype = 'combat'")

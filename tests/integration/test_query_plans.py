@@ -1,4 +1,4 @@
-"""What the hot statements cost when the tables are full: indexes, not scans."""
+"""The cost of the hot statements on full tables: indexes, not scans."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_claim_reads_its_index_and_little_else(full: str) -> None:
 
 
 def test_the_relays_questions_read_indexes(full: str) -> None:
-    """What is due, how far off the rest is, and who is exhausted."""
+    """Due operations, the wait of the others, and exhausted ones."""
     with _recording(full) as conn:
         due(conn, TOPOLOGY.names, 4 * BATCH)
         exhausted(conn, 10)
@@ -141,7 +141,7 @@ def test_settling_reads_no_table_as_a_whole(full: str, sink: str, statements: in
     assert sum(plan[0].buffers for plan in plans) < 200 * BATCH
 
 
-def test_settling_in_a_database_that_nobody_has_analysed(database_url: str) -> None:
+def test_settling_in_a_database_without_statistics(database_url: str) -> None:
     """Vectors are looked up one by one, though nothing is known of how many there are."""
     with _recording(database_url) as conn:
         conn.execute("ALTER TABLE embedding SET (autovacuum_enabled = off)")

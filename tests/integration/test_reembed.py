@@ -72,7 +72,7 @@ class Site:
         return result
 
     def plan(self, *arguments: str, code: int = 0) -> dict[str, Any]:
-        """What ``altsync reembed --json`` says."""
+        """Return the document of ``altsync reembed --json``."""
         result = self.run("reembed", "--json", *arguments, code=code)
         body: dict[str, Any] = json.loads(result.stdout)
         return body

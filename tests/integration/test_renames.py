@@ -70,7 +70,7 @@ def rowing(folder: Path, name: str, named: str | None = None) -> Path:
 
 
 def nodes(site: Site, *keys: str, label: str = "League", key: str = "league_tag") -> set[str]:
-    """Those of ``keys`` that the graph has nodes of."""
+    """Return the ``keys`` that the graph has nodes of."""
     query = f"MATCH (n:{label}) WHERE n.{key} IN $keys RETURN n.{key} AS key"
     return {one["key"] for one in site.graph.ask(query, keys=list(keys))}
 
@@ -127,7 +127,7 @@ def test_two_entities_do_not_change_keys(pg: DatabaseFixture, tmp_path: Path) ->
 def test_a_renamed_league_keeps_its_attachments_and_relationships(
     site: Site, tmp_path: Path
 ) -> None:
-    """Those from it and to it, in the graph as well."""
+    """Edges from it and to it, in the graph as well."""
     seed(site.pg, leagues(tmp_path, "one", "two"))
     write(tmp_path, "documents.jsonl", [document_line("d1", "l0")])
     relations = [

@@ -42,7 +42,7 @@ def _sinks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saving, "_topology", lambda: TOPOLOGY)
 
 
-#: What a program forgot to give.
+#: Arguments without a required field.
 NOTHING: Any = None
 
 
@@ -495,7 +495,7 @@ def test_many_writers_of_the_same_entities_all_succeed(pg: DatabaseFixture) -> N
 
 
 @pytest.mark.parametrize("first", ["seed", "save"])
-def test_whoever_writes_later_wins_over_seeding(
+def test_the_later_writer_wins_over_seeding(
     pg: DatabaseFixture, tmp_path: Path, first: str
 ) -> None:
     write(tmp_path, "leagues.jsonl", [league_line("one", league_tag="one", tier="seed")])
@@ -645,7 +645,7 @@ def test_a_changed_name_reaches_graph_and_index(site: Site) -> None:
 
 
 def test_a_row_that_is_written_past_altsync_is_an_edit(pg: DatabaseFixture) -> None:
-    """What a session writes by itself is found by verify, as every edit by SQL."""
+    """A write of the session itself is found by verify, as every edit by SQL."""
     with session(pg.url) as opened:
         altsync.save(opened, league("one"))
     with session(pg.url) as opened:

@@ -179,7 +179,7 @@ def test_a_league_that_goes_takes_its_relationships(pg: DatabaseFixture, tmp_pat
 
 def test_a_dry_run_counts_and_writes_nothing(pg: DatabaseFixture, tmp_path: Path) -> None:
     """Leagues of the same run count as loaded."""
-    write(tmp_path, [line(1, "s0", "s1"), line(2, "s0", "nobody")])
+    write(tmp_path, [line(1, "s0", "s1"), line(2, "s0", "unknown")])
     report = seed(pg, tmp_path, dry_run=True)
     counts = report.parts[sports.RELATIONSHIPS]
     assert (counts.created, counts.rejected, counts.operations) == (1, 1, 1)
@@ -189,8 +189,8 @@ def test_a_dry_run_counts_and_writes_nothing(pg: DatabaseFixture, tmp_path: Path
 @pytest.mark.parametrize(
     ("bad", "field", "reason"),
     [
-        ({"target": "nobody"}, "target", "no league with the seed id 'nobody' is loaded"),
-        ({"source": "nobody"}, "source", "no league with the seed id 'nobody' is loaded"),
+        ({"target": "unknown"}, "target", "no league with the seed id 'unknown' is loaded"),
+        ({"source": "unknown"}, "source", "no league with the seed id 'unknown' is loaded"),
         ({"type": "SIMILAR_TO"}, "type", "SIMILAR_TO is computed"),
         (
             {"type": "HATES"},
@@ -216,7 +216,7 @@ def test_bad_lines_cost_themselves(
 
 
 def test_a_pair_of_an_earlier_run_is_refused(pg: DatabaseFixture, tmp_path: Path) -> None:
-    """Whoever said it first keeps it, over runs."""
+    """The first source keeps it, over runs."""
     write(tmp_path, [line(1, "s0", "s1")])
     seed(pg, tmp_path)
     write(tmp_path, [line(2, "s0", "s1")])

@@ -108,8 +108,8 @@ def test_the_first_line_of_an_id_counts(pg: DatabaseFixture, tmp_path: Path) -> 
     assert short(seed(pg, tmp_path).total) == (2, 0, 0, 1, 0, 1)
 
 
-def test_an_id_within_another_field_misleads_nobody(pg: DatabaseFixture, tmp_path: Path) -> None:
-    """What looks like the id is looked up, and not trusted."""
+def test_an_id_within_another_field_is_not_mistaken(pg: DatabaseFixture, tmp_path: Path) -> None:
+    """A value that looks like the id is looked up, and not trusted."""
     nested = {"origin": {"id": "l1"}, **league_line("l2")}
     write(tmp_path, "leagues.jsonl", [league_line("l1"), nested])
     seed(pg, tmp_path)
@@ -119,7 +119,7 @@ def test_an_id_within_another_field_misleads_nobody(pg: DatabaseFixture, tmp_pat
 
 @pytest.mark.parametrize("broken", [b'{"id": "l1\x00"}', b'{"id": "\xff"}', b'{"id": ""}', b'"id"'])
 def test_a_broken_id_costs_its_own_line(pg: DatabaseFixture, tmp_path: Path, broken: bytes) -> None:
-    """Nobody looks up what cannot be looked up."""
+    """Lines without an id are not looked up."""
     write(tmp_path, "leagues.jsonl", [broken, league_line("l2")])
     assert short(seed(pg, tmp_path).total) == (2, 1, 0, 0, 0, 1)
     assert living(pg) == {"l2"}

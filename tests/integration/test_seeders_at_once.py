@@ -48,7 +48,7 @@ def test_the_result_is_that_of_one(pg: DatabaseFixture, tmp_path: Path) -> None:
 def test_what_another_seeder_has_just_written_is_unchanged(
     pg: DatabaseFixture, tmp_path: Path
 ) -> None:
-    """Whoever waited for it finds it as it should be, and writes nothing."""
+    """The seeder that waited finds it unchanged, and writes nothing."""
     write(tmp_path, "leagues.jsonl", [league_line("l1")])
     write(tmp_path, "documents.jsonl", [document_line(f"d{n}", "l1") for n in range(5)])
     seed(pg, tmp_path, sports.LEAGUES)
@@ -67,7 +67,7 @@ def test_what_another_seeder_has_just_written_is_unchanged(
 def test_what_was_absent_a_moment_ago_is_looked_at_again(
     pg: DatabaseFixture, tmp_path: Path, part: Part
 ) -> None:
-    """Whoever meets rows that another has just inserted changes those that differ, and no other."""
+    """A seeder that meets rows of another one changes only those that differ."""
     make = league_line if part is sports.LEAGUES else example_line
     name = "leagues.jsonl" if part is sports.LEAGUES else "examples/triage.jsonl"
     lines = [make(f"x{n}") for n in range(5)]
@@ -86,7 +86,7 @@ def test_what_was_absent_a_moment_ago_is_looked_at_again(
 
 
 def test_their_tags_are_those_of_one(pg: DatabaseFixture, tmp_path: Path) -> None:
-    """Namesakes in one order: who comes first is the same, whoever reads it."""
+    """Namesakes in one order: the first one is the same for every reader."""
     lines = [league_line(f"l{n}", league_name="Premier League") for n in range(200)]
     write(tmp_path, "leagues.jsonl", lines)
     _at_once(pg, tmp_path)
@@ -145,7 +145,7 @@ def test_one_tag_that_two_seeders_give_to_different_ids(
 
 
 def test_pruning_while_another_seeds_the_same(pg: DatabaseFixture, tmp_path: Path) -> None:
-    """What both files hold stays, and what neither holds is gone."""
+    """Rows of both files stay, and rows of neither are deleted."""
     lines = [league_line(f"l{n}") for n in range(200)]
     write(tmp_path, "leagues.jsonl", [*lines, league_line("old")])
     seed(pg, tmp_path)

@@ -178,7 +178,7 @@ def test_the_first_line_counts_over_batches(
 def test_a_good_line_counts_though_a_bad_one_had_its_id(
     pg: DatabaseFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A refused line takes the id from nobody, in the same batch or an earlier one."""
+    """A refused line takes no id away, in the same batch or an earlier one."""
     bad = {"id": "l1", "league_name": "No sport"}
     for size in (10, 1):
         monkeypatch.setattr(loader, "BATCH", size)
@@ -253,11 +253,11 @@ def test_what_belongs_to_no_league_is_refused(
     seed(pg, tmp_path, sports.LEAGUES)
     write(tmp_path, "leagues.jsonl", [league_line("l1")])
     seed(pg, tmp_path, sports.LEAGUES, prune=True, yes=True)
-    write(tmp_path, f"{part}.jsonl", [line("p1", "l1"), line("p2", "l2"), line("p3", "nobody")])
+    write(tmp_path, f"{part}.jsonl", [line("p1", "l1"), line("p2", "l2"), line("p3", "unknown")])
     report = seed(pg, tmp_path, part)
     assert short(report.total) == (3, 1, 0, 0, 0, 2)
     assert [(r.number, r.field) for r in report.shown] == [(2, "league"), (3, "league")]
-    assert "nobody" in report.shown[1].reason
+    assert "unknown" in report.shown[1].reason
 
 
 def test_a_document_may_move_to_another_league(pg: DatabaseFixture, tmp_path: Path) -> None:
@@ -357,7 +357,7 @@ def test_how_far_a_run_has_come(pg: DatabaseFixture, database: Database, tmp_pat
     write(tmp_path, "leagues.jsonl", lines)
     seed(pg, tmp_path, prune=True, yes=True)
     assert _progress(pg, "pinecone") == (4, 0, 0, 4)
-    _bury(pg, tag_of(pg, "l0"))
+    _dead_letter(pg, tag_of(pg, "l0"))
     assert _progress(pg, "pinecone") == (4, 0, 1, 3)
     assert _progress(pg, "neo4j") == (4, 0, 0, 4)
     deliver(database, FakeGraph())
@@ -374,7 +374,7 @@ def test_a_run_knows_only_its_own_changes(pg: DatabaseFixture, tmp_path: Path) -
     assert _progress(pg, "neo4j") == (0, 0, 0, 0)
 
 
-def test_a_run_that_nobody_follows_notes_nothing(pg: DatabaseFixture, tmp_path: Path) -> None:
+def test_a_run_without_a_follower_notes_nothing(pg: DatabaseFixture, tmp_path: Path) -> None:
     """It writes and enqueues the same, and is spared the list of what it changed."""
     write(tmp_path, "leagues.jsonl", [league_line("l1"), league_line("l2")])
     report = seed(pg, tmp_path, followed=False)
@@ -419,7 +419,7 @@ def test_the_process_is_left_as_it_was(pg: DatabaseFixture, tmp_path: Path) -> N
 
 
 def test_two_sessions_keep_their_own_runs(pg: DatabaseFixture, tmp_path: Path) -> None:
-    """What a run changed is known to the session that did it, and to no other."""
+    """Only the session of a run sees the list of its changes."""
     write(tmp_path, "leagues.jsonl", [league_line("l1")])
     other = DatabaseFixture(pg.url)
     seed(pg, tmp_path)
@@ -434,7 +434,7 @@ def _progress(pg: DatabaseFixture, sink: str) -> tuple[int, int, int, int]:
     return progress.changed, progress.synced, progress.failed, progress.waiting
 
 
-def _bury(pg: DatabaseFixture, key: str) -> None:
+def _dead_letter(pg: DatabaseFixture, key: str) -> None:
     token, operations = pg.claim("embedding")
     dead = [op for op in operations if op.entity_key == key]
     assert dead

@@ -24,7 +24,7 @@ from altsync.sentences import Exit, describe
 from tests.contract.doubles import closed_port
 from tests.integration.few_rights import role_that_lacks
 
-#: What a database may be set to, and what a session of altsync has.
+#: Settings that a database may have, and those of a session of altsync.
 FORMS = {
     "DateStyle": ("German", "ISO, YMD"),
     "IntervalStyle": ("sql_standard", "postgres"),
@@ -126,7 +126,7 @@ def test_a_refused_login_is_an_error_without_the_pools_wait(
     host = f"{parts.hostname}:{parts.port}"
     urls = {
         "password": f"postgresql://{parts.username}:no@{host}{parts.path}",
-        "role": f"postgresql://nobody:no@{host}{parts.path}",
+        "role": f"postgresql://unknown:no@{host}{parts.path}",
         "database": f"postgresql://{parts.username}:{parts.password}@{host}/not_there",
     }
     with ExitStack() as stack:

@@ -110,7 +110,7 @@ def test_the_same_vectors_given_again_ask_nothing(place: Neighbourhood) -> None:
 
 
 def test_a_changed_text_moves_its_edges_and_those_to_it(place: Neighbourhood) -> None:
-    """The league itself and its neighbours are looked at, nobody else."""
+    """Only the league itself and its neighbours are read."""
     leagues = some(20)
     place.save(*leagues)
     place.settle()
@@ -152,7 +152,7 @@ def test_a_deleted_league_is_no_neighbour(place: Neighbourhood) -> None:
 
 @pytest.mark.parametrize("status", ["dead", "pending", "left behind"])
 def test_a_deleted_league_is_not_looked_for_any_more(place: Neighbourhood, status: str) -> None:
-    """Nobody would close what is dead or waits, and it would keep the league from being purged."""
+    """No search would close a dead or waiting operation, which would block the purge."""
     (one,) = some(1)
     place.save(one)
     place.vectors()
@@ -212,7 +212,7 @@ def ask_all(place: Neighbourhood) -> None:
 
 
 def test_across_archetypes(place: Neighbourhood) -> None:
-    """Where it is allowed, the archetype does not matter."""
+    """If the rules allow it, the archetype does not matter."""
     rules = replace(RULES, across=True)
     everywhere = Neighbourhood(place.pg, place.database, place.index, rules, place.mode)
     everywhere.save(*some(10), *some(10, "racing"))
@@ -223,9 +223,7 @@ def test_across_archetypes(place: Neighbourhood) -> None:
 
 
 @by_index
-def test_an_index_that_lags_is_asked_again_later(
-    place: Neighbourhood, index: PineconeHarness
-) -> None:
+def test_an_index_that_lags_is_queried_later(place: Neighbourhood, index: PineconeHarness) -> None:
     """A league that the index does not show yet waits in the outbox; no attempt is spent."""
     index.server.admin.set_faults([FaultRule("pinecone.upsert", "lag", seconds=3600)])
     place.save(*some(6))
@@ -246,12 +244,12 @@ def test_an_index_that_lags_is_asked_again_later(
 
 @by_index
 @pytest.mark.parametrize(("lost", "expected"), [(1, "item"), (3, "sink")])
-def test_a_vector_that_somebody_deleted_is_said(
+def test_a_deleted_vector_is_reported(
     place: Neighbourhood, index: PineconeHarness, lost: int, expected: str
 ) -> None:
     """After any lag the failure is kept, and says what to do.
 
-    Where no search finds its league, the index is at fault, and no league is charged.
+    If no search finds its league, the index is at fault, and no league is charged.
     """
     leagues = some(3)
     place.save(*leagues)
@@ -309,7 +307,7 @@ class Interrupted:
     def fetch(
         self, entity_type: EntityType, space: str, keys: Sequence[str], reads: pinecone.Reads
     ) -> list[pinecone.StoredVector]:
-        """What the index holds."""
+        """Return the vectors of the index."""
         return self._index.fetch(entity_type, space, keys, reads)
 
     def close(self) -> None:
@@ -346,7 +344,7 @@ def circle(place: Neighbourhood) -> Neighbourhood:
 
 
 def neighbours(place: Neighbourhood, tag: str) -> set[str]:
-    """Those that a league is similar to."""
+    """Return the leagues that a league is similar to."""
     return {target for source, target in place.edges() if source == tag}
 
 
@@ -397,7 +395,7 @@ def test_a_deleted_league_that_the_index_still_shows_takes_no_place(circle: Neig
 def test_a_crowd_of_deleted_leagues_hides_no_neighbour(
     circle: Neighbourhood, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where an answer is full of them, more is asked for."""
+    """An answer that is full of them makes a larger request."""
     monkeypatch.setattr("altsync.similarity.nearest.REACH", 5)
     crowd = [at(f"n{n}", n / 10) for n in range(12)]
     circle.save(at("m", 0), *crowd, *[at(f"o{n}", 20 + n) for n in range(3)])
@@ -409,7 +407,7 @@ def test_a_crowd_of_deleted_leagues_hides_no_neighbour(
 
 
 def test_a_league_deleted_amid_a_search_takes_no_place(circle: Neighbourhood) -> None:
-    """Whoever had it in its answer looks once more."""
+    """Leagues that had it in their answers are searched once more."""
     near = [at(f"n{n}", n) for n in range(1, 5)]
     circle.save(*near)
     circle.settle()
@@ -458,7 +456,7 @@ def test_a_text_that_comes_back_amid_its_search_is_looked_at_anew(circle: Neighb
 
 @by_index
 def test_leagues_that_are_new_together_are_looked_at_once(circle: Neighbourhood) -> None:
-    """Those of the first call know those of the second before they have been looked at."""
+    """Leagues of the first call have those of the second as candidates before their search."""
     count = PART + 7
     circle.save(*[at(f"l{number}", 30 * number / count) for number in range(count)])
     assert circle.settle() == count
@@ -466,7 +464,7 @@ def test_leagues_that_are_new_together_are_looked_at_once(circle: Neighbourhood)
 
 
 def test_a_league_that_comes_amid_a_search_is_made_up_for(circle: Neighbourhood) -> None:
-    """Whoever asks once the index has answered is not answered yet."""
+    """A request that comes after the index has answered stays open."""
     another = circle.similarity
 
     def meanwhile() -> None:
@@ -505,7 +503,7 @@ def test_a_vector_that_comes_before_its_search_begins_is_made_up_for(
 
 LEASED = "WHERE status = 'in_progress'"
 
-#: What makes an asking one that a search does not answer, as SQL on the league and its operation.
+#: Changes that keep a request open after a search, as SQL on the league and its operation.
 UNANSWERED = {
     "another version": "UPDATE league SET version = version + 1",
     "another model": "UPDATE league SET embedding_model = 'another'",
@@ -517,7 +515,7 @@ UNANSWERED = {
 
 @pytest.mark.parametrize("meanwhile", [None, *UNANSWERED])
 def test_what_a_search_answers(circle: Neighbourhood, meanwhile: str | None) -> None:
-    """An asking from before it begins, for the league as it was read, under its own lease."""
+    """A request from before it begins, for the league as it was read, under its own lease."""
     pg, sink = circle.pg, circle.similarity.traits
     circle.save(at("l", 0))
     circle.vectors()
@@ -581,7 +579,7 @@ def test_a_search_that_waited_for_a_vector_is_made_up_for(
 def test_a_vector_written_again_revives_its_search(
     circle: Neighbourhood, index: PineconeHarness
 ) -> None:
-    """What the failure advises is all that is needed.
+    """The advice of the failure is all that is needed.
 
     The search is given up on, as the index finds another league at each of its attempts.
     """

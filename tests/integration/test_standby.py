@@ -89,7 +89,7 @@ def invoke(command: str) -> Result:
 
 
 def finding(name: str) -> dict[str, str]:
-    """What doctor says of one service."""
+    """Return doctor's finding of one service."""
     result = invoke("doctor --json")
     assert result.exit_code == Exit.ERROR
     found: dict[str, dict[str, str]] = {one["name"]: one for one in json.loads(result.stdout)}

@@ -354,7 +354,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def look(self) -> None:
-        """Two relays look: they wake workers, bury what is exhausted, purge what is long gone."""
+        """Two relays look: they wake workers, move exhausted operations to dead letters, purge."""
         before = Counter(self.wake_ups)
         for _ in range(2):
             relay = Relay(

@@ -122,7 +122,7 @@ def test_the_status_says_why_a_sink_stands_still(pg: DatabaseFixture) -> None:
 def test_an_open_breaker_that_holds_up_nothing_says_so(
     pg: DatabaseFixture, database: Database
 ) -> None:
-    """Nobody tries the sink as long as there is nothing to try."""
+    """No worker probes the sink while there is no operation."""
     _open(pg, "neo4j")
     assert "no route (since" in _said(pg)
     assert "nothing is pending, the next operation probes it" in _said(pg)
@@ -269,7 +269,7 @@ def _open(pg: DatabaseFixture, sink: str) -> None:
 
 
 def _said(pg: DatabaseFixture) -> str:
-    """What people read below the table of sinks."""
+    """The text below the table of sinks."""
     out = Console(file=StringIO(), width=200)
     out.print(sink_table(collect(pg.conn, TOPOLOGY, READY)))
     assert isinstance(out.file, StringIO)

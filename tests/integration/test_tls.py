@@ -1,4 +1,4 @@
-"""TLS that somebody asks for reaches every driver: nothing is said before the handshake.
+"""TLS that the settings require reaches every driver: nothing is said before the handshake.
 
 A listener notes the first bytes that a real client sends, and hangs up.
 """
@@ -31,7 +31,7 @@ HANDSHAKE = b"\x16\x03"
 #: PostgreSQL's SSLRequest: 8 bytes long, code 80877103 (Frontend/Backend Protocol, 54.7).
 SSL_REQUEST = (8).to_bytes(4) + (80877103).to_bytes(4)
 
-#: A database that nobody connects to.
+#: A database without a client.
 NOWHERE = f"postgresql://{LOOPBACK}:1/none"
 
 #: Seconds that a client may take to say its first word.
@@ -50,7 +50,7 @@ class Listener:
         self._thread.start()
 
     def heard(self) -> list[bytes]:
-        """What the client said, message by message; nothing when it came not or hung up."""
+        """The client's messages; none when it did not connect or hung up."""
         self._thread.join()
         return self._said
 
@@ -114,7 +114,7 @@ def test_postgresql_is_asked_for_tls(
 
 
 def test_a_postgresql_without_tls_is_refused() -> None:
-    """What was required is not given up: after the refusal, nothing more is said."""
+    """The requirement stays: after the refusal, nothing more is sent."""
     with listener(b"N") as server:
         url = f"postgresql://altsync:planted@{LOOPBACK}:{server.port}/db?sslmode=require"
         with pytest.raises(psycopg.OperationalError, match="does not support SSL"):
@@ -174,5 +174,5 @@ def test_the_graph_is_spoken_to_by_tls(monkeypatch: pytest.MonkeyPatch, scheme: 
 
 
 def test_providers_are_spoken_to_by_tls() -> None:
-    """Unless somebody names another address."""
+    """Unless the settings name another address."""
     assert read_settings().openai_base_url.startswith("https://")

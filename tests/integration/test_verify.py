@@ -1,4 +1,4 @@
-"""Every kind of drift is planted, found, and mended in one run."""
+"""Every kind of drift is planted, found, and repaired in one run."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ def test_a_node_of_an_older_version(site: Site) -> None:
 
 def test_a_node_under_another_key(site: Site) -> None:
     """One is missing and one is too much, though all versions are there."""
-    site.graph.ask("MATCH (n:League {league_tag: 'l003'}) SET n.league_tag = 'somebody'")
+    site.graph.ask("MATCH (n:League {league_tag: 'l003'}) SET n.league_tag = 'other'")
     assert site.drift() == {"neo4j": {"missing": 1, "orphan": 1}}
     site.repair()
 
 
 def test_a_orphan_in_the_graph(site: Site) -> None:
-    """A node that nobody seeded goes, however high its version; what has no version stays."""
+    """A node that was not seeded goes, at any version; a node without a version stays."""
     site.graph.ask(
         "CREATE (:League {league_tag: 'orphan', sync_version: $v, content_hash: 'x'}), "
         "(:League {league_tag: 'stub'}), (:Mine {league_tag: 'other', sync_version: 1})",
@@ -134,7 +134,7 @@ def test_relationships_that_swap_their_targets(site: Site) -> None:
 
 
 def test_relationships_with_what_is_not_there(site: Site) -> None:
-    """One to a stub that nobody seeded is too much; a deleted node takes those to it along."""
+    """One to a stub that was not seeded is too much; a deleted node takes those to it along."""
     site.relate(("l000", "l001", 0.5), ("l002", "l001", 0.25))
     site.deliver()
     site.graph.ask("MATCH (n:League {league_tag: 'l001'}) DETACH DELETE n")
@@ -215,7 +215,7 @@ def test_nodes_whose_key_is_no_text(site: Site) -> None:
 
 
 def test_other_values_that_altsync_does_not_write(site: Site) -> None:
-    """Scores, hashes, and relationships with nodes of no name: found, and mended."""
+    """Scores, hashes, and relationships with nodes of no name: found, and repaired."""
     site.relate(("l000", "l001", 0.5), ("l002", "l003", 0.25))
     site.deliver()
     site.graph.ask("MATCH (:League {league_tag: 'l000'})-[r:COMPETES_WITH]->() SET r.score = 'x'")
@@ -370,7 +370,7 @@ def test_an_index_that_is_gone(site: Site) -> None:
 
 
 def test_an_embedding_that_was_forgotten(site: Site) -> None:
-    """What is kept by its text comes back at no cost."""
+    """A vector that is kept by its text comes back at no cost."""
     site.pg.conn.execute("UPDATE league SET embedding_text_hash = NULL WHERE league_tag = 'l003'")
     site.pg.conn.execute(
         """
@@ -416,7 +416,7 @@ def test_what_is_under_way_is_no_drift(site: Site) -> None:
 
 
 def test_a_dead_operation_is_drift(site: Site) -> None:
-    """Nobody will deliver it, so it is missing."""
+    """No operation will deliver it, so it is missing."""
     site.pg.save(league("new"))
     site.pg.conn.execute(
         "UPDATE sync_operation SET status = 'dead', finished_at = now(), last_error = 'x', "
@@ -490,7 +490,7 @@ def test_too_many_orphans_stay(site: Site) -> None:
 
 
 def test_a_orphan_that_comes_to_life_stays(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the comparison and the removal, somebody seeds it."""
+    """Between the comparison and the removal, it is seeded."""
     site.put_vector("phoenix", version=7)
     site.graph.ask("CREATE (:League {league_tag: 'phoenix', sync_version: 7})")
     lock_out_writers = verify_sql.lock_out_writers
@@ -560,7 +560,7 @@ def test_questions_that_make_no_sense(site: Site, monkeypatch: pytest.MonkeyPatc
 def test_a_sink_without_a_comparison_of_its_own_is_compared_by_its_list(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What ``versions`` lists shows missing, stale and orphaned records; a repair delivers."""
+    """The list of ``versions`` shows missing, stale and orphaned records; a repair delivers."""
     monkeypatch.setitem(SINKS, "memory", memory.SINK)
     monkeypatch.setenv("ALTSYNC_SINKS", "memory")
     app = Application()
@@ -622,7 +622,7 @@ def test_agreement_costs_few_statements(site: Site, monkeypatch: pytest.MonkeyPa
     assert graph is not None
     report = site.verify()
     assert report.consistent
-    # Whose it is; nodes of three types, parents of two, relationships of one.
+    # The owner; nodes of three types, parents of two, relationships of one.
     assert len(asked) == 7
     (index,) = (tally for tally in report.tallies if tally.sink == "pinecone")
     # Three counts, three namespaces listings by type, and for each of the four namespaces a
@@ -710,7 +710,7 @@ def test_neighbours_that_were_never_asked_for(
 
 
 def test_namespaces_are_the_same_in_sql(site: Site) -> None:
-    """What the comparison takes for an entity's namespace is what its projection says."""
+    """The comparison and the projection have the same namespace of an entity."""
     for kind in sports.TYPES:
         ids = [row[0] for row in site.pg.conn.execute(f"SELECT id FROM {kind}")]
         rows = store_rows.read_rows(site.pg.conn, kind, ids)

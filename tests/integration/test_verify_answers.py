@@ -1,4 +1,4 @@
-"""What a comparison says of what it could not see, and whose result is kept."""
+"""The result of a comparison that could not see everything, and which results are saved."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SECRET = "hunter2hunter2"
 
 @pytest.fixture
 def embedding_alone(pg: DatabaseFixture, monkeypatch: pytest.MonkeyPatch) -> DatabaseFixture:
-    """One sink is switched on, in the settings and in the shared state; nobody is asked for it."""
+    """One sink is switched on, in settings and shared state; no service is called for it."""
     settings = {
         "DATABASE_URL": pg.url,
         "OPENAI_API_KEY": "not-a-real-key",
@@ -65,7 +65,7 @@ def kept(pg: DatabaseFixture) -> int:
 
 
 def status_line() -> str:
-    """What ``altsync status`` says of the last comparison."""
+    """Return what ``altsync status`` shows of the last comparison."""
     app = Application()
     try:
         return " ".join(text.plain for text in verify_note(_collect(app)))
@@ -74,7 +74,7 @@ def status_line() -> str:
 
 
 def lose(pg: DatabaseFixture) -> None:
-    """A league that nobody will embed: drift."""
+    """A league that no operation will embed: drift."""
     pg.save(league("lost"))
     pg.conn.execute(
         "UPDATE sync_operation SET status = 'dead', finished_at = now(), last_error = 'x', "
@@ -122,7 +122,7 @@ def test_a_surprise_is_no_drift(
 def test_a_result_that_cannot_be_kept_is_told_all_the_same(
     embedding_alone: DatabaseFixture, monkeypatch: pytest.MonkeyPatch, differs: bool, code: int
 ) -> None:
-    """On a standby, or as somebody who may only read: a warning, and the result's own code."""
+    """On a standby, or with a role that may only read: a warning, and the result's own code."""
     if differs:
         lose(embedding_alone)
     monkeypatch.setenv("PGOPTIONS", "-c default_transaction_read_only=on")
@@ -139,7 +139,7 @@ def test_a_result_that_cannot_be_kept_is_told_all_the_same(
 def test_nothing_compared_is_no_agreement(
     pg: DatabaseFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a database alone nothing can be told, and nobody is told that all is well."""
+    """With a database alone nothing is compared, and agreement is not reported."""
     monkeypatch.setenv("DATABASE_URL", pg.url)
     body = json.loads(run("--json", code=2).stdout)
     assert (body["consistent"], list(body["sinks"])) == (False, ["postgresql"])
@@ -162,7 +162,7 @@ def test_what_was_left_out_is_named(embedding_alone: DatabaseFixture) -> None:
 
 
 def test_one_sink_is_not_every_store(embedding_alone: DatabaseFixture) -> None:
-    """Where only one was asked for, the others are not spoken for."""
+    """A comparison of one sink reports nothing of the others."""
     assert "Every compared store agrees" in said("--sink", "embedding", code=0)
     assert kept(embedding_alone) == 0
 
@@ -171,7 +171,7 @@ def test_one_sink_is_not_every_store(embedding_alone: DatabaseFixture) -> None:
 def test_a_result_without_what_others_deliver_to_is_not_kept(
     embedding_alone: DatabaseFixture, paused: bool
 ) -> None:
-    """The relay has the graph switched on: whoever lacks its setting does not speak for it."""
+    """The relay has the graph switched on: a command without its setting does not report on it."""
     set_enabled(embedding_alone.conn, "neo4j", None)
     if paused:
         pause(embedding_alone.conn, "neo4j", "moved")
@@ -187,7 +187,7 @@ def test_a_result_without_what_others_deliver_to_is_not_kept(
 def test_a_sink_that_does_not_open_is_named(
     embedding_alone: DatabaseFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its setting is there, and it is not: nobody says that it agrees."""
+    """Its setting is there, and it is not: agreement is not reported."""
     monkeypatch.setattr("altsync.sinks.embedding.write.open_sink", lambda settings, vectors: None)
     assert "nothing was compared" in said(code=2)
 

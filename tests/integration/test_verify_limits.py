@@ -1,4 +1,4 @@
-"""What a repair may not do: too much of it, on too thin a ground, or for too long."""
+"""The limits of a repair: its share, its evidence, and its time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.integration.verifying import Site
 pytestmark = pytest.mark.slow
 
 
-#: What no sequence gives out, and what ends it.
+#: A version that no sequence gives out, and one that ends it.
 INVALID_VERSIONS = (10**18, 2**63 - 1)
 
 #: A day and a minute of microseconds: no plausible version is so far above the clock.
@@ -45,7 +45,7 @@ def assert_plausible(site: Site) -> None:
 
 @pytest.mark.parametrize("version", INVALID_VERSIONS)
 def test_invalid_versions_in_the_graph(site: Site, version: int) -> None:
-    """Nodes, orphans and tombstones are mended in one run, and the sequence follows none."""
+    """Nodes, orphans and tombstones are repaired in one run, and the sequence follows none."""
     site.relate(("l003", "l005", 0.5))
     site.deliver()
     site.graph.ask("MATCH (n:League {league_tag: 'l003'}) SET n.sync_version = $v", v=version)
@@ -77,7 +77,7 @@ def test_invalid_versions_in_the_index(site: Site, version: int) -> None:
 
 
 def test_versions_that_are_no_numbers(site: Site) -> None:
-    """They break no comparison, and are mended like others."""
+    """They break no comparison, and are repaired like others."""
     site.relate(("l006", "l000", 0.5))
     site.deliver()
     half = site.key_version("l005") + 1.5

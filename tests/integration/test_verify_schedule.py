@@ -89,11 +89,9 @@ def test_while_one_relay_compares_the_other_waits(pg: DatabaseFixture, database:
     assert waits == [schedule.RETRY]
 
 
-def test_an_error_that_nobody_thought_of_ends_no_schedule(
-    pg: DatabaseFixture, database: Database
-) -> None:
+def test_an_unexpected_error_ends_no_schedule(pg: DatabaseFixture, database: Database) -> None:
     """It is logged with its traceback, and there is another try."""
-    failures = [ZeroDivisionError("nobody thought of it")]
+    failures = [ZeroDivisionError("unexpected")]
 
     def compare() -> Report:
         if failures:
@@ -140,7 +138,7 @@ def test_a_database_that_is_away_is_one_warning(pg: DatabaseFixture, database: D
 def test_the_whole_report_is_logged_by_the_schedule(
     pg: DatabaseFixture, database: Database
 ) -> None:
-    """A comparison that nobody may take for the last one is a warning."""
+    """A comparison that is not saved as the last one is a warning."""
 
     def compare() -> Report:
         return Report(

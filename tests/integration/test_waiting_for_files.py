@@ -1,4 +1,4 @@
-"""``seed --wait``: it waits until the stores hold what the files say, whoever wrote it."""
+"""``seed --wait``: it waits until the stores hold what the files say, by any writer."""
 
 from __future__ import annotations
 

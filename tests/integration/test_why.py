@@ -113,7 +113,7 @@ class Site:
         return found
 
     def checks(self, key: str = "formula_1") -> dict[str, tuple[bool | None, str]]:
-        """What each store came to."""
+        """Return the result of each store."""
         checks = self.why(key)["checks"]
         return {check["store"]: (check["agrees"], check["detail"]) for check in checks}
 
@@ -226,7 +226,7 @@ def test_every_type_agrees_and_fits_on_a_screen(site: Site) -> None:
         assert "Latest operations" in said
 
 
-def test_what_is_due_while_nobody_works(site: Site) -> None:
+def test_what_is_due_without_a_worker(site: Site) -> None:
     """Nothing has arrived anywhere; the sinks were asked all the same."""
     site.seed()
     assert site.reasons() == [
@@ -263,7 +263,7 @@ def test_an_open_breaker_is_the_reason(site: Site) -> None:
 
 
 def test_another_model_is_the_reason(site: Site) -> None:
-    """The database wants another one, and nobody has asked for it."""
+    """The database wants another one, and no text was embedded with it."""
     site.seed()
     site.deliver("neo4j", "embedding", "pinecone")
     want_model(site.pg.conn, "another")
@@ -369,8 +369,8 @@ def test_a_tag_made_from_the_name_is_no_difference(site: Site) -> None:
         ("DETACH DELETE n", "no node"),
     ],
 )
-def test_a_node_that_somebody_changed(site: Site, change: str, detail: str) -> None:
-    """What differs, and how it is put right."""
+def test_a_changed_node(site: Site, change: str, detail: str) -> None:
+    """The difference, and its repair."""
     site.seed()
     site.deliver("neo4j", "embedding", "pinecone")
     site.graph.ask(f"MATCH (n:League {{league_tag: 'formula_1'}}) {change}")
@@ -383,7 +383,7 @@ def test_a_node_that_somebody_changed(site: Site, change: str, detail: str) -> N
     assert "altsync backfill --sink neo4j --force" in reason
 
 
-def test_an_edge_that_somebody_cut(site: Site) -> None:
+def test_a_removed_edge(site: Site) -> None:
     """The parent is part of what a node says."""
     site.seed()
     site.deliver("neo4j", "embedding", "pinecone")
@@ -394,8 +394,8 @@ def test_an_edge_that_somebody_cut(site: Site) -> None:
     )
 
 
-def test_a_vector_that_somebody_changed(site: Site) -> None:
-    """Removed, or written by somebody else."""
+def test_a_changed_vector(site: Site) -> None:
+    """Removed, or written by another application."""
     site.seed()
     site.deliver("neo4j", "embedding", "pinecone")
     index = site.index.index(sports.LEAGUE.index_name)
