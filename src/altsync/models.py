@@ -16,6 +16,7 @@ from sqlalchemy import (
     DateTime,
     Identity,
     Index,
+    Integer,
     LargeBinary,
     SmallInteger,
     Text,
@@ -43,6 +44,19 @@ def _text(*, optional: bool = False, default: str | None = None, **more: Any) ->
     if optional:
         return Field(default=None, sa_type=Text, sa_column_kwargs=kwargs, **more)
     return Field(sa_type=Text, sa_column_kwargs=kwargs, nullable=False, **more)
+
+
+def _count(kind: Any = SmallInteger) -> Any:
+    return Field(sa_type=kind, sa_column_kwargs={"server_default": text("0")}, nullable=False)
+
+
+def _flag(**more: Any) -> Any:
+    return Field(sa_column_kwargs={"server_default": text("false")}, nullable=False, **more)
+
+
+def _identity() -> Any:
+    column = [Identity(always=True)]
+    return Field(default=None, sa_type=BigInteger, sa_column_args=column, primary_key=True)
 
 
 def _json() -> Any:
@@ -131,9 +145,7 @@ class SyncOperation(SQLModel, table=True):
         },
     )
 
-    id: int | None = Field(
-        default=None, sa_type=BigInteger, sa_column_args=[Identity(always=True)], primary_key=True
-    )
+    id: int | None = _identity()
     entity_type: str = _text()
     entity_id: UUID = Field(nullable=False)
     entity_key: str = _text()
@@ -141,26 +153,16 @@ class SyncOperation(SQLModel, table=True):
     action: str = _text()
     version: int = Field(sa_type=BigInteger, nullable=False)
     origin: str = _text()
-    priority: int = Field(
-        sa_type=SmallInteger, sa_column_kwargs={"server_default": text("0")}, nullable=False
-    )
+    priority: int = _count()
     status: str = _text(default="pending")
-    attempts: int = Field(
-        sa_type=SmallInteger, sa_column_kwargs={"server_default": text("0")}, nullable=False
-    )
-    timeout_count: int = Field(
-        sa_type=SmallInteger, sa_column_kwargs={"server_default": text("0")}, nullable=False
-    )
+    attempts: int = _count()
+    timeout_count: int = _count()
     last_timeout_at: datetime | None = _stamp()
     available_at: datetime = _stamp(optional=False)
     lease_token: UUID | None = None
     leased_by: str | None = _text(optional=True)
-    rerun_requested: bool = Field(
-        sa_column_kwargs={"server_default": text("false")}, nullable=False
-    )
-    outcome_unknown: bool = Field(
-        sa_column_kwargs={"server_default": text("false")}, nullable=False
-    )
+    rerun_requested: bool = _flag()
+    outcome_unknown: bool = _flag()
     namespaces: list[str] = Field(
         sa_type=ARRAY(Text),
         sa_column_kwargs={"server_default": text("'{}'::text[]")},
@@ -193,10 +195,10 @@ class SinkState(SQLModel, table=True):
     open_until: datetime | None = _stamp()
     probe_token: UUID | None = None
     probe_until: datetime | None = _stamp()
-    consecutive_errors: int = Field(sa_column_kwargs={"server_default": text("0")}, nullable=False)
+    consecutive_errors: int = _count(Integer)
     last_claim_at: datetime | None = _stamp()
     last_wake_at: datetime | None = _stamp()
-    unanswered_wakes: int = Field(sa_column_kwargs={"server_default": text("0")}, nullable=False)
+    unanswered_wakes: int = _count(Integer)
     requests_until: datetime | None = _stamp()
     tokens_until: datetime | None = _stamp()
     config: dict[str, Any] = _json()
@@ -231,9 +233,7 @@ class TagRegistry(SQLModel, table=True):
     tag: str = _text(primary_key=True)
     entity_type: str = _text(primary_key=True)
     seed_id: str = _text()
-    former: bool = Field(
-        default=False, sa_column_kwargs={"server_default": text("false")}, nullable=False
-    )
+    former: bool = _flag(default=False)
 
 
 class DeliveryBatch(SQLModel, table=True):
@@ -242,9 +242,7 @@ class DeliveryBatch(SQLModel, table=True):
     __tablename__: ClassVar[str] = "delivery_batch"
     __table_args__ = (Index("delivery_batch_finished", "finished_at"),)
 
-    id: int | None = Field(
-        default=None, sa_type=BigInteger, sa_column_args=[Identity(always=True)], primary_key=True
-    )
+    id: int | None = _identity()
     sink: str = _text()
     worker: str = _text()
     claimed: int
@@ -264,9 +262,7 @@ class VerifyRun(SQLModel, table=True):
 
     __tablename__: ClassVar[str] = "verify_run"
 
-    id: int | None = Field(
-        default=None, sa_type=BigInteger, sa_column_args=[Identity(always=True)], primary_key=True
-    )
+    id: int | None = _identity()
     seconds: float
     consistent: bool
     result: dict[str, Any] = _json()

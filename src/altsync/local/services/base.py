@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, Self, TypeVar
 
 from altsync.local import ports, processes
 from altsync.local.errors import LocalStackError
-from altsync.local.processes import Identity, Launch
+from altsync.local.processes import Launch
 from altsync.local.records import Record, RecordBook
 
 LOOPBACK = "127.0.0.1"
@@ -128,13 +128,13 @@ class Service(ABC):
     @property
     def pid(self) -> int | None:
         """The process id while the server runs."""
-        found = self._found()
-        return found.pid if found else None
+        process = self._record.process if self._record else None
+        return process.pid if process and processes.find(process) else None
 
     @property
     def running(self) -> bool:
         """Whether the recorded process runs."""
-        return self._found() is not None
+        return self.pid is not None
 
     def status(self) -> ServiceStatus:
         """Return the state of the process. The server itself is not called."""
@@ -190,10 +190,6 @@ class Service(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-    def _found(self) -> Identity | None:
-        process = self._record.process if self._record else None
-        return process if process and processes.find(process) else None
 
     def _take_ports(self) -> None:
         old = self._record

@@ -25,14 +25,7 @@ class Stats:
 
     def to_json(self) -> dict[str, Any]:
         """Return the counters as JSON."""
-        return {
-            "requests": dict(self.requests),
-            "failures": dict(self.failures),
-            "injected": dict(self.injected),
-            "bytes": dict(self.bytes),
-            "records": dict(self.records),
-            "tokens": self.tokens,
-        }
+        return vars(self)
 
 
 def stats_from_json(raw: Mapping[str, Any]) -> Stats:
