@@ -146,6 +146,11 @@ class SinkTraits:
     similar: bool = False
     in_flight: int = 1
 
+    @property
+    def embeds(self) -> bool:
+        """Whether it is the sink that embeds, for which others wait."""
+        return self.name == EMBEDDING
+
     def version_of(self, row: Row) -> int:
         """Return the version of a row that the sink is written at."""
         return row.graph_version if self.edges else row.version
@@ -233,7 +238,7 @@ class Topology:
         return [
             s.name
             for s in self.sinks
-            if not s.needs_embedding and s.follows is None and s.name != EMBEDDING
+            if not s.needs_embedding and s.follows is None and not s.embeds
         ]
 
     @property

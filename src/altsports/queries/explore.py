@@ -8,7 +8,7 @@ from typing import Any
 from altsports.queries.search import FoundLeague, search
 from altsports.store import LeagueFilter
 from altsync.errors import SinkFailure
-from altsync.queries.stores import Stores, Unavailable
+from altsync.queries.stores import GRAPH, Stores, Unavailable, missing_graph
 
 #: Other leagues of a hit's archetype that are shown.
 OTHERS = 5
@@ -80,13 +80,13 @@ Surroundings = dict[str, tuple[tuple[Neighbour, ...], tuple[Neighbour, ...]]]
 
 def _around(stores: Stores, tags: list[str]) -> tuple[Surroundings, tuple[Unavailable, ...]]:
     if stores.graph is None:
-        return {}, (Unavailable("neo4j", "NEO4J_URI is not set"),)
+        return {}, (missing_graph(),)
     if not tags:
         return {}, ()
     try:
         records = stores.graph.query(AROUND, tags=tags, others=OTHERS, similar=SIMILAR)
     except SinkFailure as failure:
-        return {}, (Unavailable("neo4j", failure.reason),)
+        return {}, (Unavailable(GRAPH, failure.reason),)
     return {
         record["tag"]: (_neighbours(record["others"]), _neighbours(record["similar"]))
         for record in records

@@ -13,11 +13,13 @@ from altsports.store import StoredLeague
 from altsync.errors import SinkFailure
 from altsync.queries.nearest import cosines
 from altsync.queries.stores import (
+    GRAPH,
     MOST,
     Stores,
     Unavailable,
     check_count,
     index_name,
+    missing_graph,
     missing_index,
     unknown_entity,
 )
@@ -159,13 +161,13 @@ def _query_index(stores: Stores, league: StoredLeague, top_k: int, archetype: st
 
 def _query_graph(stores: Stores, tag: str, near: list[str], archetype: str | None) -> _Graph:
     if stores.graph is None:
-        return _Graph({}, {}, (Unavailable("neo4j", "NEO4J_URI is not set"),))
+        return _Graph({}, {}, (missing_graph(),))
     limit = len(near) + SIBLINGS
     try:
         edges = stores.graph.query(EDGES, tag=tag, archetype=archetype, limit=SIBLINGS)
         siblings = stores.graph.query(OF_SAME_ARCHETYPE, tag=tag, near=near, limit=limit)
     except SinkFailure as failure:
-        return _Graph({}, {}, (Unavailable("neo4j", failure.reason),))
+        return _Graph({}, {}, (Unavailable(GRAPH, failure.reason),))
     return _Graph(_by_tag(edges), {r["tag"]: r["archetype"] for r in siblings})
 
 

@@ -23,6 +23,7 @@ from altsync.dashboard.parameters import (
 )
 from altsync.dashboard.views import filters_of, group_view, match_view, type_view
 from altsync.db import Conn
+from altsync.declarations import MIRRORS, title_of
 from altsync.queries.neighbourhood import neighbourhood
 from altsync.queries.sql import field_values
 from altsync.retry import (
@@ -77,6 +78,8 @@ class Api:
             "csrf_token": token,
             "version": __version__,
             "sinks": self._app.topology.names,
+            "mirrors": {sink: title_of(sink) for sink in MIRRORS},
+            "graphs": self._app.topology.graph,
             "types": [type_view(kind) for kind in entity_types()],
         }
 

@@ -18,7 +18,7 @@ from psycopg import errors
 from altsync.circuit import breaker
 from altsync.circuit.breaker import Gate, abandon_probe, open_breaker
 from altsync.circuit.sinks import wanted_model
-from altsync.contract import EMBEDDING, Topology
+from altsync.contract import Topology
 from altsync.db import Conn, Database, is_connection_lost
 from altsync.delivery.concurrency import AdaptiveConcurrency
 from altsync.delivery.faults import update_breaker
@@ -203,7 +203,7 @@ class Delivery:
         Read after the claim: a model that was changed before it must embed these operations.
         """
         traits = self._traits
-        if not (traits.name == EMBEDDING or traits.needs_embedding or traits.follows):
+        if not (traits.embeds or traits.needs_embedding or traits.follows):
             return gate
         with self._database.autocommit() as conn:
             model, dimensions = wanted_model(conn) or (gate.model, gate.dimensions)
@@ -219,7 +219,7 @@ class Delivery:
         if self._traits.needs_embedding:
             ready = [row for row in ready if row.is_embedded_by(model.name)]
         deleted = [row for row in rows.values() if row.deleted]
-        if self._traits.name == EMBEDDING:
+        if self._traits.embeds:
             deleted = []
         self._writer.write(ready, deleted, state, model)
         self._at("written")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from altsync.circuit import budget
-from altsync.contract import EMBEDDING, Answer
+from altsync.contract import Answer, SinkTraits
 from altsync.db import Database
 from altsync.delivery.policy import Policy
 from altsync.entities import Row
@@ -116,12 +116,12 @@ def guessed_tokens(rows: Sequence[Row]) -> int:
     return -(-size // BYTES_PER_TOKEN)
 
 
-def size_of(sink: str, rows: Sequence[Row]) -> float:
+def size_of(sink: SinkTraits, rows: Sequence[Row]) -> float:
     """Return the size of a call in the unit of the sink's limits: tokens, or records."""
-    return float(guessed_tokens(rows)) if sink == EMBEDDING else float(len(rows))
+    return float(guessed_tokens(rows)) if sink.embeds else float(len(rows))
 
 
-def fitting(sink: str, rows: Sequence[Row], most: float) -> int:
+def fitting(sink: SinkTraits, rows: Sequence[Row], most: float) -> int:
     """Return how many of the first rows make a call of at most ``most``; one text at least.
 
     Rows of equal text stay together, as each text is charged once.
@@ -129,7 +129,7 @@ def fitting(sink: str, rows: Sequence[Row], most: float) -> int:
     if size_of(sink, rows) <= most:
         return len(rows)
     count, size = 0, 0.0
-    key = _text if sink == EMBEDDING else id
+    key = _text if sink.embeds else id
     for _, group in groupby(rows, key):
         same = list(group)
         size += size_of(sink, same)

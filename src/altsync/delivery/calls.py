@@ -173,8 +173,8 @@ class Calls:
                 break
             call = pending.pop()
             rows = call.rows
-            count = fitting(self._traits.name, rows, min(self._concurrency.size, left))
-            size = size_of(self._traits.name, rows[:count])
+            count = fitting(self._traits, rows, min(self._concurrency.size, left))
+            size = size_of(self._traits, rows[:count])
             if wave and size > left:
                 pending.append(call)
                 break
@@ -186,7 +186,7 @@ class Calls:
 
     def _learn_size(self, rows: Sequence[Row], answer: Answer | SinkFailure) -> None:
         """Make the next calls smaller after a refusal for a limit of size or rate."""
-        size = size_of(self._traits.name, rows)
+        size = size_of(self._traits, rows)
         if isinstance(answer, SinkFailure):
             if answer.throttled:
                 self._concurrency.throttled(size)

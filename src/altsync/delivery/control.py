@@ -10,7 +10,7 @@ import psycopg
 import structlog
 
 from altsync.circuit.control import begin_control, end_control, passed_since
-from altsync.contract import EMBEDDING, AlreadyNewer, Answer, Written
+from altsync.contract import AlreadyNewer, Answer, Written
 from altsync.db import Database
 from altsync.declarations import namespace_column
 from altsync.delivery.budget import Budget
@@ -103,7 +103,7 @@ class Controls:
         """
         ids = [state.operations[i].id for i in one.refused]
         # Kept vectors need no call: they are no evidence of the embedder.
-        if self._traits.name != EMBEDDING:
+        if not self._traits.embeds:
             with self._database.autocommit() as conn:
                 if passed_since(conn, ids):
                     _charge(one, state)

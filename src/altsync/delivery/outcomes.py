@@ -11,7 +11,7 @@ import structlog
 
 from altsync.catalogue.current import entity_types
 from altsync.circuit.breaker import Fault
-from altsync.contract import EMBEDDING, AlreadyNewer, Failed, SinkTraits, Written
+from altsync.contract import AlreadyNewer, Failed, SinkTraits, Written
 from altsync.delivery.evidence import destination_of
 from altsync.delivery.policy import Policy, full_jitter, half_jitter
 from altsync.delivery.state import BatchState
@@ -64,7 +64,7 @@ def decide_outcome(op: Operation, row: Row | None, facts: Facts) -> Outcome:
 
 def _not_written(op: Operation, row: Row, facts: Facts) -> Outcome:
     """Decide for a record without a call: it needs none, waits, or others failed before it."""
-    if row.deleted and facts.traits.name == EMBEDDING:
+    if row.deleted and facts.traits.embeds:
         return Superseded(op, "the row is deleted")
     if not row.deleted and facts.traits.needs_embedding and not row.is_embedded_by(facts.model):
         return Superseded(op, "waits for its embedding", waits=True)

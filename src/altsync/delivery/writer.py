@@ -13,7 +13,7 @@ import psycopg
 import structlog
 
 from altsync.catalogue.current import entity_types
-from altsync.contract import EMBEDDING, AlreadyNewer, RecordOutcome, Written
+from altsync.contract import AlreadyNewer, RecordOutcome, Written
 from altsync.db import Database
 from altsync.declarations import namespace_column
 from altsync.delivery.calls import Calls
@@ -126,7 +126,7 @@ class Writer:
         Last, so that relationships of the same batch lead to the new key already. An operation is
         done when both calls have passed.
         """
-        if self._traits.name == EMBEDDING or self._traits.follows:
+        if self._traits.embeds or self._traits.follows:
             return  # these hold records by the hash of a text, or by id
         named = [row for row in rows if row.former_keys]
         for index in range(max((len(row.former_keys) for row in named), default=0)):

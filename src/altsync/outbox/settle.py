@@ -193,7 +193,7 @@ def _update_entities(
 ) -> None:
     """Write to the entities what their operations came to; no status where a rerun follows."""
     synced, dead = _only(Synced, ended), _only(Dead, ended)
-    if sink.name == EMBEDDING:
+    if sink.embeds:
         write_statuses(conn, sink, [], dead, reruns)
         give_vectors(conn, synced, plan.topology, plan.model)
     else:
@@ -213,6 +213,6 @@ def _update_searches(conn: Conn, sink: SinkTraits, ended: Sequence[Ended], plan:
 def _fail_behind(conn: Conn, sink: SinkTraits, ended: Sequence[Ended], plan: Plan) -> None:
     """Mark the sinks behind an embedding failed, where it was given up on."""
     behind: list[Outcome] = [one for one in _only(Superseded, ended) if one.waits]
-    if sink.name == EMBEDDING:
+    if sink.embeds:
         behind += _only(Dead, ended)
     fail_behind(conn, [(o.op.id, o.op.entity_type, o.op.entity_id) for o in behind], plan.topology)

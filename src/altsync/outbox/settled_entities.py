@@ -7,7 +7,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from altsync.catalogue.current import entity_types
-from altsync.contract import EMBEDDING, Columns, SinkTraits, Topology
+from altsync.contract import Columns, SinkTraits, Topology
 from altsync.db import Conn
 from altsync.declarations import columns_of
 from altsync.entities import EntityType, Model, SyncStatus
@@ -83,7 +83,7 @@ def _changes(columns: Columns, sink: SinkTraits) -> Iterator[str]:
     version = "graph_version" if sink.edges else "version"
     status = columns.status
     # A deleted entity needs no embedding, so it stays synced whatever ends.
-    living = "AND l.deleted_at IS NULL" if sink.name == EMBEDDING else ""
+    living = "AND l.deleted_at IS NULL" if sink.embeds else ""
     yield (
         f"{status} = CASE WHEN r.flips AND l.{version} = r.version {living} "
         f"THEN r.status ELSE l.{status} END"

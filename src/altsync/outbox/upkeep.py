@@ -29,7 +29,7 @@ def mark_pending(conn: Conn, entity_type: EntityType, ids: Sequence[UUID]) -> No
     failed behind an embedding become pending with it.
     """
     for sink in WITH_STATUS:
-        meant = "AND l.deleted_at IS NULL" if sink == EMBEDDING else ""
+        meant = "AND l.deleted_at IS NULL" if SINKS[sink].traits.embeds else ""
         conn.execute(
             f"""
             UPDATE {entity_type} l SET {status_column(sink)} = 'pending'

@@ -11,7 +11,7 @@ from altsync.queries.graph import Around, living, read_around, siblings_of
 from altsync.queries.kinds import Kind, Where, entity_named
 from altsync.queries.search import RELATIONSHIPS, Found, search
 from altsync.queries.sql import Link
-from altsync.queries.stores import Stores, Unavailable
+from altsync.queries.stores import GRAPH, Stores, Unavailable, missing_graph
 
 #: Other entities of a hit's parent that are shown.
 OTHERS = 5
@@ -51,14 +51,14 @@ def _around(
     stores: Stores, kind: EntityType, keys: Sequence[str]
 ) -> tuple[dict[str, Around], tuple[Unavailable, ...]]:
     if stores.graph is None:
-        return {}, (Unavailable("neo4j", "NEO4J_URI is not set"),)
+        return {}, (missing_graph(),)
     if not keys:
         return {}, ()
     try:
         found = read_around(stores.graph, kind, keys, limit=RELATIONSHIPS)
         siblings = siblings_of(stores.graph, kind, keys, (), limit=OTHERS)
     except SinkFailure as failure:
-        return {}, (Unavailable("neo4j", failure.reason),)
+        return {}, (Unavailable(GRAPH, failure.reason),)
     with stores.database.autocommit() as conn:
         for key, one in found.items():
             one.links = living(conn, one.links)

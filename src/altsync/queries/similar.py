@@ -20,11 +20,13 @@ from altsync.queries.sql import (
     stored_entities,
 )
 from altsync.queries.stores import (
+    GRAPH,
     MOST,
     Stores,
     Unavailable,
     check_count,
     index_name,
+    missing_graph,
     missing_index,
     unknown_entity,
 )
@@ -137,12 +139,12 @@ def _query_index(
 
 def _query_graph(stores: Stores, kind: EntityType, key: str, near: list[str]) -> _Graph:
     if stores.graph is None:
-        return _Graph(unavailable=(Unavailable("neo4j", "NEO4J_URI is not set"),))
+        return _Graph(unavailable=(missing_graph(),))
     try:
         around = read_around(stores.graph, kind, [key], limit=SIBLINGS)[key]
         siblings = siblings_of(stores.graph, kind, [key], near, limit=len(near) + SIBLINGS)
     except SinkFailure as failure:
-        return _Graph(unavailable=(Unavailable("neo4j", failure.reason),))
+        return _Graph(unavailable=(Unavailable(GRAPH, failure.reason),))
     edges: dict[str, Link] = {}
     for link in around.links:
         known = edges.get(link.key)

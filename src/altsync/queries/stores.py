@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from psycopg import errors
 
 from altsync.db import Conn, Database
-from altsync.declarations import INDEXES, SINKS, title_of
+from altsync.declarations import GRAPHS, INDEXES, SINKS, title_of
 from altsync.embedding import Embedder
 from altsync.entities import EntityType, Model
 from altsync.errors import AltsyncError, ConfigurationError
@@ -24,6 +24,9 @@ from altsync.wording import unknown
 #: Matches of one query of the vector index at most, without their metadata.
 #: https://docs.pinecone.io/reference/api/database-limits
 MOST = 10_000
+
+#: The sink that answers questions about the graph.
+GRAPH = GRAPHS[0]
 
 #: Names offered when one is unknown.
 SUGGESTIONS = 3
@@ -115,8 +118,13 @@ def reading(source: Conn | Stores) -> Iterator[Conn]:
 def require_graph(stores: Stores) -> GraphStore:
     """Return the graph. Raises ``MissingStore``."""
     if stores.graph is None:
-        raise MissingStore("this question needs Neo4j: NEO4J_URI is not set")
+        raise MissingStore(f"this question needs {title_of(GRAPH)}: {missing_graph().reason}")
     return stores.graph
+
+
+def missing_graph() -> Unavailable:
+    """Return why no graph can be asked."""
+    return Unavailable(GRAPH, f"{SINKS[GRAPH].setting} is not set")
 
 
 def index_name(stores: Stores) -> str:

@@ -67,7 +67,7 @@ def run_progress(conn: Conn, sink: SinkTraits) -> RunProgress:
     is live. An entity without an embedding fails for the sinks that need one. Read several sinks
     in one snapshot: what one sink settles is enqueued for the next one.
     """
-    if sink.name == SIMILARITY:
+    if sink.similar:
         return _similarity_progress(conn, sink.follows or EMBEDDING)
     changed = synced = failed = 0
     for entity_type in entity_types():
@@ -100,7 +100,7 @@ def _lines_of_run(entity_type: EntityType, sink: str) -> str:
 
 def _failed(sink: SinkTraits) -> str:
     """Return the SQL condition that a sink, or its embedder, has given up on an entity."""
-    if sink.name == SIMILARITY:
+    if sink.similar:
         return f"""NOT live AND EXISTS (
             SELECT 1 FROM sync_operation o WHERE o.entity_id = l.id
               AND o.sink = '{SIMILARITY}' AND o.status = 'dead')"""

@@ -97,7 +97,7 @@ def charged_again(conn: Conn, sink: SinkTraits, model: Model, *, force: bool) ->
 
     Their vector is of another model, or was deleted.
     """
-    if sink.name == EMBEDDING:
+    if sink.embeds:
         wanted = "true" if force else "l.embedding_sync_status <> 'synced'"
     elif sink.needs_embedding:
         wanted = "l.embedding_model IS DISTINCT FROM %(model)s"

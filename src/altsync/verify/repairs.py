@@ -93,7 +93,7 @@ def repair(
     lock_entities(conn, ((entity_type, i) for i in ids))
     refused = given_up(conn, sink, entity_type, ids, ahead=ahead)
     ids = [i for i in ids if i not in refused]
-    if sink.name == EMBEDDING:
+    if sink.embeds:
         conn.execute(
             f"""
             UPDATE {entity_type} l SET embedding_text_hash = NULL, embedding_model = NULL

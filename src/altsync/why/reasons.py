@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from altsync.catalogue.current import part_of
 from altsync.circuit.sinks import SinkHealth
-from altsync.contract import EMBEDDING, Topology
+from altsync.contract import Topology
 from altsync.declarations import shown_sinks, title_of
 from altsync.operations import BreakerState, Origin
 from altsync.why.explanation import EDITED, Check, DeliveryState, Embedding, SeedLine
@@ -104,7 +104,7 @@ def _sink_reason(
         return None
     if lacks is not None and lacks.status == "failed" and _waits(topology, sink):
         return f"{title} lacks the entity, as its embedding was given up on."
-    if sink == EMBEDDING:
+    if app.topology.traits(sink).embeds:
         return (
             f"{title} is not as wanted ({embedding.gap}), and no operation is live: "
             "altsync reembed finds such rows."

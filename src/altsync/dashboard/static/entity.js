@@ -3,7 +3,7 @@ import { get } from "./api.js";
 import { $, announce, badge, empty, entityLink, fill, h, moment, table, whenChanged, word } from "./dom.js";
 import { discard, retry } from "./failures.js";
 import { operationsTable } from "./operations.js";
-import { capital, typeOf } from "./types.js";
+import { capital, isGraph, typeOf } from "./types.js";
 
 let asked = null;
 
@@ -70,7 +70,7 @@ function storesTable({ state, confirmed }, stores) {
   const version = (value) => (value === null || value === undefined ? h("span", { class: "dim" }, "–") : h("span", { class: "mono" }, String(value)));
   const check = (name) => stores?.checks.find((one) => one.store === name);
   const rows = Object.entries(state.sinks).map(([name, mark]) => {
-    const wanted = name === "neo4j" ? state.graph_version : state.version;
+    const wanted = isGraph(name) ? state.graph_version : state.version;
     const held = stores?.held[name];
     const now = !stores ? h("span", { class: "dim" }, "asking…") : held?.length ? held.map((one) => version(one)) : version(null);
     const where = [mark.remote_id, mark.namespace].filter(Boolean).join(" in ") || (name === "embedding" ? state.embedding_model : null);

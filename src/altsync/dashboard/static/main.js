@@ -6,7 +6,7 @@ import * as graph from "./graph.js";
 import * as operations from "./operations.js";
 import * as overview from "./overview.js";
 import * as search from "./search.js";
-import { setTypes } from "./types.js";
+import { setSession } from "./types.js";
 
 // Milliseconds between the end of one look and the next.
 const EVERY = 2000;
@@ -87,7 +87,7 @@ function theme(chosen) {
 }
 
 function start(session) {
-  setTypes(session.types);
+  setSession(session);
   $("version").textContent = `altsync ${session.version}`;
   overview.start();
   operations.start(session.sinks);

@@ -3,10 +3,10 @@ import { get, post } from "./api.js";
 import { $, TONES, age, badge, count, fill, h, moment, options, plural, whenChanged, word } from "./dom.js";
 import { drawFailures, press } from "./failures.js";
 import { MEASURES, Plot } from "./plot.js";
+import { mirrorNames, mirrorTitle } from "./types.js";
 
 const STATES = ["synced", "pending", "failed"];
 // Ways in which a sink may differ: the names in the result of a comparison.
-const TITLES = { neo4j: "Neo4j", pinecone: "Pinecone", pgvector: "pgvector" };
 const KINDS = ["missing", "stale", "orphan", "ahead", "wrong_model", "wrong_namespace"];
 const SPANS = ["15m", "1h", "6h", "24h", "7d"];
 
@@ -75,7 +75,7 @@ function lastVerified({ age: seconds, consistent, result }) {
 
 // The first mirror by row and the second by column. A third one is among the totals; one alone is a row.
 function axes({ sinks }) {
-  const [rows, columns] = Object.keys(TITLES).filter((name) => name in sinks);
+  const [rows, columns] = mirrorNames().filter((name) => name in sinks);
   return columns ? { rows, columns } : { columns: rows };
 }
 
@@ -83,12 +83,12 @@ const drawMatrix = whenChanged((matrix, kind, { rows, columns }) => {
   const is = (r, sink, state) => !sink || r[`${sink}_sync_status`] === state;
   const sum = (row, column) => matrix.filter((r) => is(r, rows, row) && is(r, columns, column) && (!kind || r.entity === kind)).reduce((s, r) => s + r.count, 0);
   const tone = (...said) => (said.includes("failed") ? "bad" : said.includes("pending") ? "wait" : "good");
-  const caption = rows ? `Entities by their status in ${TITLES[rows]} (rows) and in ${TITLES[columns]} (columns)` : `Entities by their status in ${TITLES[columns]}`;
+  const caption = rows ? `Entities by their status in ${mirrorTitle(rows)} (rows) and in ${mirrorTitle(columns)} (columns)` : `Entities by their status in ${mirrorTitle(columns)}`;
   fill($("matrix"), columns && h("table", { class: "matrix" },
     h("caption", { class: "unseen" }, caption),
     h("thead", {},
-      h("tr", {}, h("th", { class: "axis" }, ""), h("th", { class: "axis", colspan: 3, scope: "colgroup" }, `${TITLES[columns]} →`)),
-      h("tr", {}, h("th", { class: "axis" }, rows ? `${TITLES[rows]} ↓` : ""), STATES.map((s) => h("th", { scope: "col" }, s)))),
+      h("tr", {}, h("th", { class: "axis" }, ""), h("th", { class: "axis", colspan: 3, scope: "colgroup" }, `${mirrorTitle(columns)} →`)),
+      h("tr", {}, h("th", { class: "axis" }, rows ? `${mirrorTitle(rows)} ↓` : ""), STATES.map((s) => h("th", { scope: "col" }, s)))),
     h("tbody", {}, (rows ? STATES : [""]).map((row) => h("tr", {}, h("th", { scope: "row" }, row),
       STATES.map((column) => {
         const n = sum(row, column);

@@ -1,8 +1,11 @@
-// The types of entities that the catalogue declares, as the session names them.
+// The types of entities that the catalogue declares and the sinks, as the session names them.
 
-let types = [];
+let types = [], mirrors = {}, graphs = [];
 
-export const setTypes = (found) => { types = found; };
+export const setSession = (session) => { ({ types, mirrors, graphs } = session); };
+export const mirrorNames = () => Object.keys(mirrors);
+export const mirrorTitle = (sink) => mirrors[sink];
+export const isGraph = (sink) => graphs.includes(sink);
 export const allTypes = () => types;
 export const typeOf = (name) => types.find((one) => one.type === name);
 export const relatedTypes = () => types.filter((one) => one.relations.length);
