@@ -18,6 +18,7 @@ from altsync.entities import EntityType, Model
 from altsync.openai_embedder import decode
 from altsync.sinks.neo4j import write as neo4j
 from altsync.sinks.pinecone import write as pinecone
+from altsync.sinks.pinecone.client import index_names
 from benchmarks.bench import DIMENSIONS
 
 T = TypeVar("T")
@@ -81,7 +82,7 @@ class VectorIndex(pinecone.Sink):
     def __init__(self, seconds: float) -> None:
         self._timeout = 10.0
         self._line = _Line(seconds)
-        self._names = pinecone.index_names("")
+        self._names = index_names("")
         self.belong_to(None)
 
     def within_limit(self, work: Callable[[], T]) -> T:

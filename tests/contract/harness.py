@@ -27,8 +27,10 @@ from altsync.openai_embedder import OpenAIEmbedder
 from altsync.projection import namespace
 from altsync.protocols import Sink
 from altsync.sinks.embedding import write as embedding
+from altsync.sinks.neo4j import read as graph_reads
 from altsync.sinks.neo4j import write as graph
 from altsync.sinks.pgvector import write as pgvector
+from altsync.sinks.pinecone import read as vector_reads
 from altsync.sinks.pinecone import write as vectors
 from tests import sports
 from tests.contract import memory
@@ -187,7 +189,7 @@ class GraphHarness(Harness):
 
     def small_pages(self, monkeypatch: Any, size: int) -> None:
         """Nodes per page."""
-        monkeypatch.setattr(graph, "PAGE", size)
+        monkeypatch.setattr(graph_reads, "PAGE", size)
 
     def held(self, one: Row) -> SinkVersion:
         """Follows the graph's version."""
@@ -297,7 +299,7 @@ class PineconeHarness(Harness):
 
     def small_pages(self, monkeypatch: Any, size: int) -> None:
         """Ids per page and per fetch."""
-        monkeypatch.setattr(vectors, "FETCH_IDS", size)
+        monkeypatch.setattr(vector_reads, "FETCH_IDS", size)
 
     def held(self, one: Row) -> SinkVersion:
         """Says the model and the namespace, too."""

@@ -9,7 +9,8 @@ import pytest
 
 from altsync.contract import Digest, Written
 from altsync.entities import Edge, EntityType, Row
-from altsync.sinks.neo4j.write import DIGEST_PRIME, STRANGE, WEIGHT_PRIME, Sink
+from altsync.sinks.neo4j.statements import DIGEST_PRIME, STRANGE, WEIGHT_PRIME
+from altsync.sinks.neo4j.write import Sink
 from tests import sports
 from tests.contract.harness import GraphHarness
 from tests.contract.rows import MAKERS, archetype, example, league
@@ -154,7 +155,7 @@ def test_buckets_are_listed_by_pages(
 ) -> None:
     """Each key of the buckets once, no other, no page longer than it may be."""
     graph.small_pages(monkeypatch, 3)
-    monkeypatch.setattr("altsync.sinks.neo4j.write.LIST_PAGE", 3)
+    monkeypatch.setattr("altsync.sinks.neo4j.read.LIST_PAGE", 3)
     sink.upsert([league(f"l{n:02}", 100 + n) for n in range(20)], graph.model)
     pages = list(sink.keys_in(sports.LEAGUE, MODULUS, [2, 4]))
     wanted = [f"l{n:02}" for n in range(20) if (100 + n) % MODULUS in (2, 4)]
@@ -193,7 +194,7 @@ def test_nodes_of_no_version_are_listed_beside_the_others(
     graph: GraphHarness, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By key where they have one, and by the graph's id where they have none."""
-    monkeypatch.setattr("altsync.sinks.neo4j.write.LIST_PAGE", 3)
+    monkeypatch.setattr("altsync.sinks.neo4j.read.LIST_PAGE", 3)
     sink.upsert([league("a", 10)], graph.model)
     for number, version in enumerate(NO_VERSIONS):
         graph.ask("CREATE (:League {league_tag: $k, sync_version: $v})", k=f"n{number}", v=version)

@@ -20,7 +20,7 @@ from altsync.protocols import Sink
 from altsync.sinks.neo4j import write as neo4j
 from altsync.sinks.neo4j.write import Sink as GraphSink
 from altsync.sinks.pgvector.write import Sink as PgvectorSink
-from altsync.sinks.pinecone import write as vectors_sink
+from altsync.sinks.pinecone import client as vector_client
 from altsync.sinks.pinecone.write import Sink as PineconeSink
 from tests import sports
 from tests.contract.doubles import (
@@ -619,10 +619,10 @@ def test_an_sdk_that_keeps_its_answers_elsewhere(
     pinecone: PineconeHarness, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its kinds of answers cannot be prepared: calls go one at a time, and work."""
-    monkeypatch.setattr(vectors_sink, "ANSWERS", ("pinecone._internal.somewhere",))
-    vectors_sink.know_answers.cache_clear()
+    monkeypatch.setattr(vector_client, "ANSWERS", ("pinecone._internal.somewhere",))
+    vector_client.know_answers.cache_clear()
     try:
-        assert vectors_sink.moved() == ["pinecone._internal.somewhere"]
+        assert vector_client.moved() == ["pinecone._internal.somewhere"]
         sink = opened(pinecone.open())
         sink.setup()
         rows = [league(f"l{number}") for number in range(16)]
@@ -631,7 +631,7 @@ def test_an_sdk_that_keeps_its_answers_elsewhere(
         assert [len(answer.outcomes) for answer in answers] == [1] * 16
         assert len(pinecone.stored(sports.LEAGUE)) == 16
     finally:
-        vectors_sink.know_answers.cache_clear()
+        vector_client.know_answers.cache_clear()
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pinecone
 
-from altsync.sinks.pinecone.write import moved, without_retries
+from altsync.sinks.pinecone.client import moved, without_retries
 
 #: First answers of eight threads at once, to a sink that was just opened. In a process of its
 #: own, as every kind is met once; and switching often, as a crash needs a switch at a bad time.
@@ -17,7 +17,8 @@ import sys, threading
 from pinecone._internal.adapters.indexes_adapter import IndexModel
 from pinecone._internal.adapters._decode import decode_response
 from pinecone.models.vectors import responses
-from altsync.sinks.pinecone.write import Sink, know_answers
+from altsync.sinks.pinecone.client import know_answers
+from altsync.sinks.pinecone.write import Sink
 
 KINDS = [
     *(getattr(responses, f"{name}Response") for name in ("Upsert", "Query", "Fetch", "List")),

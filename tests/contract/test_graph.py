@@ -16,8 +16,9 @@ from altsync.contract import AlreadyNewer, Failed, Written
 from altsync.entities import Row
 from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind
-from altsync.sinks.neo4j import write as neo4j
-from altsync.sinks.neo4j.write import Edges, Held, Sink
+from altsync.sinks.neo4j import client
+from altsync.sinks.neo4j.read import Edges, Held
+from altsync.sinks.neo4j.write import Sink
 from tests import sports
 from tests.contract.harness import GraphHarness
 from tests.contract.rows import HOSTILE, MODEL, archetype, deleted, example, league
@@ -214,13 +215,13 @@ def test_a_doubled_parent_is_left_once(
 ) -> None:
     """One statement more for the nodes that have it, and none when no node has."""
     asked: list[str] = []
-    query = neo4j._query
+    query = client.query
 
     def note(tx: Any, statement: str, **parameters: Any) -> Any:
         asked.append(statement)
         return query(tx, statement, **parameters)
 
-    monkeypatch.setattr(neo4j, "_query", note)
+    monkeypatch.setattr(client, "query", note)
     upsert(sink, one)
     (parent,) = graph.parents(one)
     graph.ask(f"MATCH (n)-[:{parent[0]}]->(p) CREATE (n)-[:{parent[0]}]->(p), (n)-[:MINE]->(p)")

@@ -14,7 +14,7 @@ from altsync.errors import SinkFailure
 from altsync.local.vectors.faults import FaultRule
 from altsync.operations import ErrorKind
 from altsync.sinks.neo4j import write as graph_sink
-from altsync.sinks.pinecone.write import misfit
+from altsync.sinks.pinecone.indexes import misfit
 from tests import sports
 from tests.contract.harness import GraphHarness, PineconeHarness
 from tests.contract.rows import MODEL, archetype, league

@@ -14,7 +14,8 @@ from altsync.contract import Written
 from altsync.entities import EntityType, Model, Row
 from altsync.errors import SinkFailure
 from altsync.local.vectors.faults import FaultRule
-from altsync.sinks.pinecone.write import MAX_BYTES, Held, Match, Reads, Sink, sent_bytes
+from altsync.protocols import Held, Match, Reads
+from altsync.sinks.pinecone.write import MAX_BYTES, Sink, sent_bytes
 from altsync.verify.retry import RetryPolicy
 from tests import sports
 from tests.contract.harness import PineconeHarness

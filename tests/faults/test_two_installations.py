@@ -25,8 +25,8 @@ from altsync.installation import installation, make_installation
 from altsync.local.services.graph import Graph
 from altsync.local.services.postgres import Postgres
 from altsync.local.services.vectors import Vectors
-from altsync.sinks.neo4j.write import constraints, label_prefix, with_prefix
-from altsync.sinks.pinecone.write import index_names
+from altsync.sinks.neo4j.statements import constraints, label_prefix, with_prefix
+from altsync.sinks.pinecone.client import index_names
 from altsync.verify.report import Options
 from tests import sports
 from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness

@@ -20,11 +20,11 @@ from altsync.local.services.graph import Graph
 from altsync.local.services.postgres import Postgres
 from altsync.local.services.vectors import Vectors
 from altsync.projection import digest
+from altsync.protocols import Match
 from altsync.queries import Stores
 from altsync.seed.loader import Loader
 from altsync.seed.options import SeedOptions
 from altsync.seed.report import SeedReport
-from altsync.sinks.pinecone import write as pinecone
 from tests import sports
 from tests.contract.harness import GraphHarness, PineconeHarness, arcade_harness
 
@@ -187,11 +187,11 @@ class CountingIndex:
     asked: list[int] = field(default_factory=list)
     filters: list[Any] = field(default_factory=list)
 
-    def nearest(self, *arguments: Any, **options: Any) -> list[pinecone.Match]:
+    def nearest(self, *arguments: Any, **options: Any) -> list[Match]:
         """Note, then ask."""
         self.asked.append(options["top_k"])
         self.filters.append(options["where"])
-        found: list[pinecone.Match] = self.inner.nearest(*arguments, **options)
+        found: list[Match] = self.inner.nearest(*arguments, **options)
         return found
 
 

@@ -19,6 +19,7 @@ from altsync.local.vectors.faults import FaultRule
 from altsync.operations import Dead, ErrorKind, Synced
 from altsync.outbox.edges import begin_searches, enqueue_neighbour_search
 from altsync.outbox.upkeep import backfill_page, purge_deleted
+from altsync.protocols import Match, Reads, StoredVector
 from altsync.seed.sql.deletion import tombstone
 from altsync.similarity.decisions import ComparedGroup
 from altsync.similarity.index import LAG, PART
@@ -26,7 +27,6 @@ from altsync.similarity.index import Sink as Similarity
 from altsync.similarity.local import Sink as LocalSimilarity
 from altsync.similarity.rules import Rules
 from altsync.sinks.pinecone import write as pinecone
-from altsync.sinks.pinecone.write import Match
 from altsync.store.rows import read_rows
 from tests import sports
 from tests.conftest import TOPOLOGY
@@ -305,8 +305,8 @@ class Interrupted:
         return matches
 
     def fetch(
-        self, entity_type: EntityType, space: str, keys: Sequence[str], reads: pinecone.Reads
-    ) -> list[pinecone.StoredVector]:
+        self, entity_type: EntityType, space: str, keys: Sequence[str], reads: Reads
+    ) -> list[StoredVector]:
         """Return the vectors of the index."""
         return self._index.fetch(entity_type, space, keys, reads)
 

@@ -17,7 +17,7 @@ from altsync.local.services.graph import Graph
 from altsync.local.services.vectors import Vectors
 from altsync.local.vectors.faults import FaultRule
 from altsync.projection import namespace
-from altsync.sinks.neo4j import write as neo4j
+from altsync.sinks.neo4j import client
 from altsync.store import rows as store_rows
 from altsync.verify import sql as verify_sql
 from altsync.verify.repairs import version_above
@@ -618,7 +618,7 @@ def test_agreement_costs_few_statements(site: Site, monkeypatch: pytest.MonkeyPa
     """The graph is asked for digests alone; the index for one list and fetch per page."""
     graph = site.app.sink("neo4j")
     asked: list[str] = []
-    monkeypatch.setattr("altsync.sinks.neo4j.write._query", _noting(asked))
+    monkeypatch.setattr("altsync.sinks.neo4j.client.query", _noting(asked))
     assert graph is not None
     report = site.verify()
     assert report.consistent
@@ -633,7 +633,7 @@ def test_agreement_costs_few_statements(site: Site, monkeypatch: pytest.MonkeyPa
 
 
 def _noting(asked: list[str]) -> object:
-    query = neo4j._query
+    query = client.query
 
     def note(tx: object, statement: str, **parameters: object) -> object:
         asked.append(statement)
@@ -647,8 +647,8 @@ def test_pages_are_small(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("altsync.verify.comparison.PAGE", 7)
     monkeypatch.setattr("altsync.verify.removal.PAGE", 7)
     monkeypatch.setattr("altsync.verify.derived.PAGE", 7)
-    monkeypatch.setattr("altsync.sinks.neo4j.write.LIST_PAGE", 7)
-    monkeypatch.setattr("altsync.sinks.pinecone.write.FETCH_IDS", 7)
+    monkeypatch.setattr("altsync.sinks.neo4j.read.LIST_PAGE", 7)
+    monkeypatch.setattr("altsync.sinks.pinecone.read.FETCH_IDS", 7)
     sizes: list[int] = []
     read_rows = store_rows.read_rows
 

@@ -7,8 +7,8 @@ import pinecone
 import pytest
 
 from altsync.operations import ErrorKind
-from altsync.sinks.neo4j import write as graph
-from altsync.sinks.pinecone import write as vectors
+from altsync.sinks.neo4j import client as graph
+from altsync.sinks.pinecone import client as vectors
 
 ITEM, SINK, UNKNOWN = ErrorKind.ITEM, ErrorKind.SINK, ErrorKind.UNKNOWN
 

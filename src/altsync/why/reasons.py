@@ -104,7 +104,7 @@ def _sink_reason(
         return None
     if lacks is not None and lacks.status == "failed" and _waits(topology, sink):
         return f"{title} lacks the entity, as its embedding was given up on."
-    if app.topology.traits(sink).embeds:
+    if topology.traits(sink).embeds:
         return (
             f"{title} is not as wanted ({embedding.gap}), and no operation is live: "
             "altsync reembed finds such rows."

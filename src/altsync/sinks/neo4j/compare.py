@@ -11,7 +11,9 @@ from altsync.catalogue.current import children_of, entity_types
 from altsync.contract import Drift
 from altsync.entities import EntityType, Row
 from altsync.projection import graph_node
-from altsync.sinks.neo4j import write as neo4j
+from altsync.sinks.neo4j.read import Node
+from altsync.sinks.neo4j.statements import DIGEST_PRIME, STRANGE, WEIGHT_PRIME
+from altsync.sinks.neo4j.write import Sink
 from altsync.store.reads import living_keys, missing_parents
 from altsync.verify.comparison import Comparison, Difference, check_owner, differing
 from altsync.verify.confirm import Observed, confirm
@@ -37,12 +39,12 @@ class _Found:
     there is a node or not.
     """
 
-    node: neo4j.Node | None
+    node: Node | None
     gone: frozenset[str] = frozenset()
     tombstone: int = 0
 
 
-def compare(run: Comparison, sink: neo4j.Sink, tally: Tally) -> None:
+def compare(run: Comparison, sink: Sink, tally: Tally) -> None:
     """Every type of entity. Raises ``SinkFailure``."""
     check_owner(_ask(run), sink.check_owner)
     pending = PendingRepairs()
@@ -58,7 +60,7 @@ def compare(run: Comparison, sink: neo4j.Sink, tally: Tally) -> None:
         if buckets:
             for keys in sink.keys_in(entity_type, modulus, buckets, _ask(run)):
                 pending.add_orphans(_orphans(run, sink, tally, entity_type, keys))
-        if neo4j.STRANGE in buckets:
+        if STRANGE in buckets:
             pending.add_orphans(_without_key(run, sink, tally, entity_type))
     if run.sampled is None:
         _stubs(run, tally)
@@ -74,7 +76,7 @@ def _stubs(run: Comparison, tally: Tally) -> None:
             tally.note(Drift.MISSING, f"{parent.one} {key} (named by {by}, not loaded)")
 
 
-def _apply(run: Comparison, sink: neo4j.Sink, tally: Tally, pending: PendingRepairs) -> None:
+def _apply(run: Comparison, sink: Sink, tally: Tally, pending: PendingRepairs) -> None:
     """Do what waits for its share, if that is little enough."""
 
     def reset_versions(kind: EntityType, keys: list[str]) -> None:
@@ -100,22 +102,20 @@ def _ask(run: Comparison) -> RetryPolicy:
     return RetryPolicy(run.wait, tries=2, worth=hung)
 
 
-def _differing(run: Comparison, sink: neo4j.Sink, entity_type: EntityType) -> tuple[int, list[int]]:
+def _differing(run: Comparison, sink: Sink, entity_type: EntityType) -> tuple[int, list[int]]:
     """The number of buckets, and those to list: the ones that differ, or all for properties."""
     if run.options.deep:
-        return 1, [neo4j.STRANGE, 0]
+        return 1, [STRANGE, 0]
     modulus = run.modulus(entity_type)
     held = _ask(run)(partial(sink.digest, entity_type, modulus))
     with run.database.autocommit() as conn:
-        wanted = graph_digest(
-            conn, entity_type, modulus, prime=neo4j.DIGEST_PRIME, weight=neo4j.WEIGHT_PRIME
-        )
+        wanted = graph_digest(conn, entity_type, modulus, prime=DIGEST_PRIME, weight=WEIGHT_PRIME)
     return modulus, differing(wanted, held)
 
 
 def _entities(
     run: Comparison,
-    sink: neo4j.Sink,
+    sink: Sink,
     tally: Tally,
     pending: PendingRepairs,
     entity_type: EntityType,
@@ -143,7 +143,7 @@ def _entities(
 
 def _fetch(
     run: Comparison,
-    sink: neo4j.Sink,
+    sink: Sink,
     entity_type: EntityType,
     observed: Mapping[UUID, Observed[Row]],
 ) -> Mapping[UUID, _Found]:
@@ -187,7 +187,7 @@ def _difference(
     return None
 
 
-def _wrong_edges(row: Row, node: neo4j.Node, gone: frozenset[str]) -> int:
+def _wrong_edges(row: Row, node: Node, gone: frozenset[str]) -> int:
     """Relationships that are missing, too many, or of another score."""
     wanted = {(edge.relation, edge.target): edge.score for edge in row.edges or ()}
     held = {(kind, target): score for kind, target, score in node.edges if target not in gone}
@@ -204,7 +204,7 @@ def _same_score(one: float | None, other: float | None) -> bool:
     return abs(one - other) < SCORE
 
 
-def _differs(row: Row, node: neo4j.Node, *, deep: bool) -> bool:
+def _differs(row: Row, node: Node, *, deep: bool) -> bool:
     wanted = graph_node(row)
     relations = (str(parent.relation) for parent in row.entity_type.graph_parents)
     named = zip(relations, wanted.parents, strict=True)
@@ -216,7 +216,7 @@ def _differs(row: Row, node: neo4j.Node, *, deep: bool) -> bool:
 
 
 def _orphans(
-    run: Comparison, sink: neo4j.Sink, tally: Tally, entity_type: EntityType, keys: Sequence[str]
+    run: Comparison, sink: Sink, tally: Tally, entity_type: EntityType, keys: Sequence[str]
 ) -> list[Orphan]:
     """Nodes that stand for no living entity."""
     with run.database.autocommit() as conn:
@@ -230,10 +230,10 @@ def _orphans(
             found = entity_snapshots(conn, entity_type, asked, tally.sink, [tally.sink])
         return {key: Observed(one, one.in_progress, one.age) for key, one in found.items()}
 
-    def fetch(observed: Mapping[str, Observed[EntitySnapshot]]) -> Mapping[str, neo4j.Node]:
+    def fetch(observed: Mapping[str, Observed[EntitySnapshot]]) -> Mapping[str, Node]:
         return _ask(run)(partial(sink.nodes, entity_type, list(observed)))
 
-    def compare(key: str, fact: EntitySnapshot | None, node: neo4j.Node | None) -> Orphan | None:
+    def compare(key: str, fact: EntitySnapshot | None, node: Node | None) -> Orphan | None:
         if node is None or (fact is not None and fact.living):
             return None
         return Orphan(entity_type, key, node.version)
@@ -248,7 +248,7 @@ def _orphans(
 
 
 def _without_key(
-    run: Comparison, sink: neo4j.Sink, tally: Tally, entity_type: EntityType
+    run: Comparison, sink: Sink, tally: Tally, entity_type: EntityType
 ) -> list[Orphan]:
     """Nodes with a version and no key: nothing that altsync writes, or will."""
     found = _ask(run)(partial(sink.without_key, entity_type, KEPT))

@@ -11,7 +11,8 @@ from altsync.entities import Row
 from altsync.projection import graph_node
 from altsync.protocols import Shown
 from altsync.redaction import without_login
-from altsync.sinks.neo4j.write import Held, Sink
+from altsync.sinks.neo4j.read import Held
+from altsync.sinks.neo4j.write import Sink
 from altsync.wording import listed_fields, version_differs
 
 

@@ -14,7 +14,7 @@ from altsync.contract import EMBEDDING, Drift
 from altsync.entities import EntityType, Row
 from altsync.projection import namespace, vector_metadata
 from altsync.protocols import Reads, StoredVector
-from altsync.sinks.pinecone import write
+from altsync.sinks.pinecone import read, write
 from altsync.store.rows import read_rows
 from altsync.verify.comparison import PAGE, Comparison, Difference, check_owner, differing
 from altsync.verify.confirm import Observed, confirm
@@ -39,9 +39,9 @@ def price_of_listing(namespaces: Sequence[int]) -> Reads:
     """Return what it costs to list and fetch namespaces of so many records each."""
     reads = Reads()
     for records in namespaces:
-        for start in range(0, records, write.FETCH_IDS):
+        for start in range(0, records, read.FETCH_IDS):
             reads.listed()
-            reads.fetched(min(write.FETCH_IDS, records - start))
+            reads.fetched(min(read.FETCH_IDS, records - start))
     return reads
 
 

@@ -1,0 +1,143 @@
+"""Writing nodes with their edges, in a transaction of the caller."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from neo4j import ManagedTransaction
+
+from altsync.entities import Edge, EntityType, Row
+from altsync.sinks.neo4j import client
+from altsync.sinks.neo4j.statements import (
+    CREATE_EDGES,
+    JOIN_PARENT,
+    LEAVE_PARENT,
+    READ_EDGES,
+    REMOVE_EDGES,
+    REMOVE_DUPLICATES,
+    SET_SCORES,
+    cypher,
+    optional_parents,
+    required_parents,
+)
+
+
+def write_nodes(
+    tx: ManagedTransaction, kind: EntityType, statement: str, rows: Sequence[Mapping[str, Any]]
+) -> dict[str, str]:
+    """Write nodes, each with one edge to each parent; returns the graph's ids by key."""
+    found = [(record["key"], record["id"]) for record in client.query(tx, statement, rows=rows)]
+    twice = _twice([key for key, _ in found])
+    for _place, parent in required_parents(kind) if twice else ():
+        _remove_duplicates(tx, kind, twice, types=str(parent.relation), target=parent.label)
+    return dict(found)
+
+
+def write_optional_parents(
+    tx: ManagedTransaction, kind: EntityType, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Move nodes that were written to parents that they may lack."""
+    for parent in optional_parents(kind) if rows else ():
+        name = f"parent{parent[0]}"
+        client.query(tx, cypher(LEAVE_PARENT, kind, parent), rows=list(rows)).consume()
+        joining = [row for row in rows if row[name] is not None]
+        if joining:
+            client.query(tx, cypher(JOIN_PARENT, kind, parent), rows=joining).consume()
+            keys = [row["key"] for row in joining]
+            relation, label = str(parent[1].relation), parent[1].label
+            _remove_duplicates(tx, kind, keys, types=relation, target=label)
+
+
+def _twice(keys: Sequence[str]) -> list[str]:
+    """Return those that are there more than once."""
+    return sorted(key for key, count in Counter(keys).items() if count > 1)
+
+
+def _remove_duplicates(
+    tx: ManagedTransaction, kind: EntityType, keys: Sequence[str], *, types: str, target: str
+) -> None:
+    statement = cypher(REMOVE_DUPLICATES, kind, types=types, target=target)
+    client.query(tx, statement, keys=list(keys)).consume()
+
+
+def write_edges(tx: ManagedTransaction, rows: Sequence[Row]) -> dict[UUID, str]:
+    """Make the relationships of entities those of their rows; returns the graph's ids of them.
+
+    What is right already is left alone. Entities that never had any cost nothing here.
+    """
+    linked = sorted((row for row in rows if row.edges is not None), key=lambda row: row.key)
+    if not linked:
+        return {}
+    kind = linked[0].entity_type
+    there = _read_edges(tx, kind, [row.key for row in linked])
+    _remove_edges(tx, kind, linked, there)
+    remote: dict[UUID, str] = {}
+    for relation in kind.edge_table.relations:
+        missing: list[Mapping[str, Any]] = []
+        changed: list[Mapping[str, Any]] = []
+        for row in linked:
+            for edge in row.edges or ():
+                if edge.relation != relation:
+                    continue
+                found = there[row.key].get((relation, edge.target))
+                if found is None:
+                    missing.append(_edge_parameters(row, edge))
+                    continue
+                remote[edge.id] = min(id_ for id_, _ in found)
+                if any(score != edge.score for _, score in found):
+                    changed.append(_edge_parameters(row, edge))
+        if changed:
+            statement = cypher(SET_SCORES, kind, relation=relation)
+            client.query(tx, statement, edges=changed).consume()
+        if missing:
+            answer = client.query(tx, cypher(CREATE_EDGES, kind, relation=relation), edges=missing)
+            remote |= {UUID(record["id"]): record["remote"] for record in answer}
+    return remote
+
+
+#: Relationships of one entity, by type and target: the graph's ids and scores, several of duplicates.
+_Edges = Mapping[tuple[str, Any], list[tuple[str, Any]]]
+
+
+def _read_edges(tx: ManagedTransaction, kind: EntityType, keys: list[str]) -> Mapping[str, _Edges]:
+    there: dict[str, dict[tuple[str, Any], list[tuple[str, Any]]]] = {key: {} for key in keys}
+    for record in client.query(tx, cypher(READ_EDGES, kind), keys=keys):
+        place = record["type"], _target(record["target"])
+        there[record["key"]].setdefault(place, []).append((record["id"], record["score"]))
+    return there
+
+
+def _target(key: Any) -> str | None:
+    """The key of an entity at the end of a relationship; None for what is no key."""
+    return key if isinstance(key, str) else None
+
+
+def _remove_edges(
+    tx: ManagedTransaction, kind: EntityType, rows: Sequence[Row], there: Mapping[str, _Edges]
+) -> None:
+    """Remove relationships that are not wanted, and all but one of those that are there twice."""
+    unwanted, twice = [], []
+    for row in rows:
+        wanted = {(e.relation, e.target) for e in row.edges or ()}
+        if there[row.key].keys() - wanted:
+            unwanted.append({"key": row.key, "wanted": [f"{r} {t}" for r, t in sorted(wanted)]})
+        if any(len(found) > 1 for found in there[row.key].values()):
+            twice.append(row.key)
+    if unwanted:
+        client.query(tx, cypher(REMOVE_EDGES, kind), rows=unwanted).consume()
+    if twice:
+        relations = "|".join(kind.edge_table.relations)
+        _remove_duplicates(tx, kind, twice, types=relations, target=kind.label)
+
+
+def _edge_parameters(row: Row, edge: Edge) -> Mapping[str, Any]:
+    return {
+        "id": str(edge.id),
+        "source": row.key,
+        "target": edge.target,
+        "target_version": edge.target_version,
+        "score": edge.score,
+    }

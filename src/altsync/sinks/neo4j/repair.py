@@ -1,0 +1,81 @@
+"""Writes that are no delivery: repairs of verify, taking nodes over, housekeeping."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import structlog
+from neo4j import ManagedTransaction
+
+from altsync.entities import EntityType
+from altsync.sinks.neo4j import client
+from altsync.sinks.neo4j.read import Reader
+from altsync.sinks.neo4j.statements import (
+    ADOPT_NODES,
+    DELETE_WITHOUT_KEY,
+    DELETE_NODE,
+    RESET_NODE_VERSIONS,
+    RESET_TOMBSTONE_VERSIONS,
+    FORGET_STUBS,
+    FORGET_TOMBSTONES,
+    cypher,
+    stub_labels,
+)
+
+log = structlog.get_logger(__name__)
+
+#: Hours that a deletion is remembered, so that a late upsert finds it.
+TOMBSTONE_HOURS = 24
+
+
+class Repairs(Reader):
+    """The repairs of a sink. Each raises ``SinkFailure``."""
+
+    def remove_without_key(self, entity_type: EntityType, ids: Sequence[str]) -> None:
+        """Remove those that have no key still. Raises ``SinkFailure``."""
+        statement = cypher(DELETE_WITHOUT_KEY, entity_type)
+        self._run(partial(client.execute, statement=statement, ids=list(ids)))
+
+    def adopt_nodes(self, entity_type: EntityType, keys: Sequence[str]) -> int:
+        """Make strangers' nodes of ``keys`` altsync's, to be written; returns how many there were.
+
+        Raises ``SinkFailure``.
+        """
+        statement = cypher(ADOPT_NODES, entity_type)
+        (found,) = self._run(partial(client.records, statement=statement, keys=sorted(keys)))
+        return int(found["count"])
+
+    def reset_versions(self, entity_type: EntityType, keys: Sequence[str], highest: int) -> None:
+        """Take from nodes and tombstones what no version is: no number, or above ``highest``.
+
+        Both guards would refuse every write over it. Raises ``SinkFailure``.
+        """
+        kind = entity_type
+        stones = [f"{kind.label}:{key}" for key in keys]
+
+        def work(tx: ManagedTransaction) -> None:
+            client.execute(
+                tx, statement=cypher(RESET_NODE_VERSIONS, kind), keys=sorted(keys), highest=highest
+            )
+            client.execute(
+                tx, statement=RESET_TOMBSTONE_VERSIONS, keys=sorted(stones), highest=highest
+            )
+
+        self._run(work)
+
+    def remove(self, entity_type: EntityType, keys: Sequence[str], version: int) -> None:
+        """Remove nodes that are not above ``version``, and leave tombstones of it."""
+        rows = [{"key": key, "version": version} for key in sorted(keys)]
+        statement = cypher(DELETE_NODE, entity_type)
+        self._run(partial(client.execute, statement=statement, rows=rows))
+
+    def forget_tombstones(self) -> None:
+        """Remove deletions that no upsert can be late for any more, and stubs of no use."""
+        milliseconds = TOMBSTONE_HOURS * 3600 * 1000
+        self._run(partial(client.execute, statement=FORGET_TOMBSTONES, milliseconds=milliseconds))
+        for label in stub_labels():
+            statement = FORGET_STUBS.format(label=label)
+            (found,) = self._run(partial(client.records, statement=statement))
+            if found["count"]:
+                log.info("stubs.removed", label=label, count=found["count"])

@@ -1,0 +1,268 @@
+"""The clients of Pinecone's SDK: each call within one timeout, each error translated."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache, wraps
+from importlib import import_module
+from typing import Concatenate, ParamSpec, TypeVar, cast
+
+import httpx
+import pinecone
+import structlog
+from pinecone import RetryConfig, ServerlessSpec
+
+from altsync import deadline
+from altsync.catalogue.current import entity_types
+from altsync.deadline import SharedClient
+from altsync.entities import EntityType
+from altsync.errors import SinkFailure, seconds_of
+from altsync.operations import ErrorKind
+from altsync.ownership import Ownership
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+P = ParamSpec("P")
+C = TypeVar("C", bound="Client")
+
+#: Modules of the SDK that are not its interface: its kinds of answers, and what parses them.
+ANSWERS = (
+    "pinecone._internal.adapters.indexes_adapter",
+    "pinecone._internal.adapters.vectors_adapter",
+)
+
+PARSER = "pinecone._internal.adapters._decode"
+
+#: Held by the one thread that has the SDK's answers looked at.
+_KNOWING = threading.Lock()
+
+#: Held during each call where an SDK keeps its answers elsewhere: they cannot be prepared then.
+_ONE_AT_A_TIME = threading.Lock()
+
+NOT_IN_TIME = "Pinecone did not answer in time"
+
+
+class _Clients:
+    """The SDK's clients: one for indexes, and one for the data of each."""
+
+    def __init__(self, control: pinecone.Pinecone) -> None:
+        self.control = control
+        self.handles: dict[EntityType, pinecone.Index] = {}
+        self.opening = threading.Lock()
+
+    def close(self) -> None:
+        for handle in self.handles.values():
+            handle.close()
+        self.control.close()
+
+
+def index_names(prefix: str) -> dict[EntityType, str]:
+    """Return the name of each index behind ``prefix``."""
+    return {
+        kind: f"{prefix}-{kind.index_name}" if prefix else kind.index_name
+        for kind in entity_types()
+    }
+
+
+def limited(
+    method: Callable[Concatenate[C, P], T],
+) -> Callable[Concatenate[C, P], T]:
+    """Run a method of the sink, with all its requests, within the timeout of one call."""
+
+    @wraps(method)
+    def call(self: C, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.within_limit(lambda: method(self, *args, **kwargs))
+
+    return cast("Callable[Concatenate[C, P], T]", call)
+
+
+class Client(ABC):
+    """Clients of the SDK that every call of a sink goes through."""
+
+    def __init__(
+        self,
+        api_key: str,
+        *,
+        host: str | None,
+        timeout: float,
+        dimensions: int,
+        cloud: str,
+        region: str,
+        prefix: str = "",
+        hosts: Mapping[str, str] | None = None,
+    ) -> None:
+        with _KNOWING:
+            self._parallel = bool(know_answers())
+        self._api_key = api_key
+        self._hosts = dict(hosts or {})
+        self._timeout = timeout
+        self._dimensions = dimensions
+        self._spec = ServerlessSpec(cloud=cloud, region=region)
+
+        def clients() -> _Clients:
+            # Retries wait in PostgreSQL, where every worker sees them.
+            retries = RetryConfig(max_retries=0)
+            return _Clients(
+                pinecone.Pinecone(api_key=api_key, host=host, timeout=timeout, retry_config=retries)
+            )
+
+        self._shared = SharedClient(clients, _Clients.close)
+        self._own = threading.local()
+        self._names = index_names(prefix)
+        self._tags: dict[str, tuple[float, Mapping[str, str]]] = {}
+        self.belong_to(None)
+
+    @abstractmethod
+    def belong_to(self, ownership: Ownership | None) -> None:
+        """Write only to indexes that are, or become, that installation's."""
+
+    def within_limit(self, work: Callable[[], T]) -> T:
+        """Run ``work`` within the timeout. Raises ``SinkFailure`` when it takes longer.
+
+        A part of such work has no limit of its own.
+        """
+        if getattr(self._own, "clients", None) is not None:
+            return work()
+
+        def run(clients: _Clients) -> T:
+            self._own.clients = clients  # the thread is this call's alone
+            if self._parallel:
+                return work()
+            with _ONE_AT_A_TIME:
+                deadline.check()
+                return work()
+
+        try:
+            return self._shared.call(self._timeout, run)
+        except TimeoutError:
+            raise SinkFailure(
+                ErrorKind.SINK, NOT_IN_TIME, outcome_unknown=True, timed_out=True
+            ) from None
+
+    @property
+    def _clients(self) -> _Clients:
+        """The clients of this call."""
+        clients: _Clients = getattr(self._own, "clients", None) or self._shared.current
+        return clients
+
+    @property
+    def _handles(self) -> dict[EntityType, pinecone.Index]:
+        return self._clients.handles
+
+    @property
+    def _client(self) -> pinecone.Pinecone:
+        return self._clients.control
+
+    @contextmanager
+    def _door(self) -> Iterator[None]:
+        """Let nothing of the SDK out but as ``SinkFailure``."""
+        try:
+            yield
+        except pinecone.PineconeError as error:
+            if isinstance(error, pinecone.NotFoundError):
+                self._handles.clear()  # the index is gone or moved: look it up again
+            raise translate(error) from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            # The SDK does not wrap all of its client's errors: a broken encoding, for one.
+            reason = f"Pinecone answered in no known form: {error}"
+            raise SinkFailure(ErrorKind.SINK, reason, outcome_unknown=True) from error
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._shared.close()
+
+
+@cache
+def know_answers() -> list[str]:
+    """Have every kind of the SDK's answers looked at now, by one thread; returns their names.
+
+    The library that parses them prepares a kind when it first meets it, and crashes the process
+    when two threads meet it at once (msgspec 0.22: a null pointer in ``StructInfo``). Returns
+    none where an SDK keeps them elsewhere: then the sinks of a process call one at a time.
+    """
+    gone = moved()
+    if gone:
+        log.warning("pinecone.one_call_at_a_time", missing=gone)
+        return []
+    decode_response = import_module(PARSER).decode_response
+    kinds = {
+        one
+        for adapter in map(import_module, ANSWERS)
+        for one in vars(adapter).values()
+        if isinstance(one, type) and hasattr(one, "__struct_fields__")
+    }
+    for kind in kinds:
+        with suppress(pinecone.PineconeError, TypeError):  # some are never parsed
+            decode_response(b"{}", kind)
+    return sorted(kind.__name__ for kind in kinds)
+
+
+def moved() -> list[str]:
+    """Return what this release of the SDK lacks of what altsync uses beside its interface."""
+    gone = []
+    for module in (*ANSWERS, PARSER):
+        try:
+            found = import_module(module)
+        except ImportError:
+            gone.append(module)
+            continue
+        if module == PARSER and not hasattr(found, "decode_response"):
+            gone.append(f"{module}.decode_response")
+    return gone
+
+
+def without_retries(index: pinecone.Index) -> pinecone.Index:
+    """Take the SDK's own retries from an index handle, which no option of it can.
+
+    Three retries of a request that times out would outlive the lease. Where a later SDK keeps
+    its transport elsewhere, its retries stay.
+    """
+    client = getattr(getattr(index, "_http", None), "_client", None)
+    transport = getattr(client, "_transport", None)
+    if isinstance(getattr(transport, "_config", None), RetryConfig):
+        transport._config = RetryConfig(max_retries=0)  # type: ignore[union-attr]
+    return index
+
+
+def translate(error: pinecone.PineconeError) -> SinkFailure:
+    """Whose fault an error of the SDK is."""
+    match error:
+        case pinecone.PineconeTimeoutError():
+            return SinkFailure(ErrorKind.SINK, NOT_IN_TIME, outcome_unknown=True, timed_out=True)
+        case pinecone.PineconeConnectionError():
+            return SinkFailure(
+                ErrorKind.SINK, f"no connection to Pinecone: {error}", outcome_unknown=True
+            )
+        case pinecone.RateLimitError():
+            return SinkFailure(
+                ErrorKind.SINK, f"Pinecone: {error}", throttled=True, retry_after=_wait(error)
+            )
+        case pinecone.ServiceError():
+            return SinkFailure(
+                ErrorKind.SINK,
+                f"Pinecone: {error}",
+                outcome_unknown=True,
+                timed_out=True,
+                retry_after=_wait(error),
+            )
+        case pinecone.ApiError() if error.status_code in (400, 413, 422):
+            large = error.status_code == 413
+            return SinkFailure(ErrorKind.ITEM, f"Pinecone: {error}", throttled=large)
+        case pinecone.ApiError():
+            return SinkFailure(ErrorKind.SINK, f"Pinecone: {error}")
+        case pinecone.PineconeValueError() | pinecone.PineconeTypeError():
+            return SinkFailure(ErrorKind.ITEM, f"Pinecone's client: {error}")
+        case _:
+            return SinkFailure(
+                ErrorKind.UNKNOWN, f"{type(error).__name__}: {error}", outcome_unknown=True
+            )
+
+
+def _wait(error: pinecone.ApiError) -> float | None:
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    return seconds_of(headers.get("retry-after"))

@@ -1,0 +1,349 @@
+"""The indexes of an installation: made, checked, owned, and found by their addresses."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import pinecone
+
+from altsync import deadline
+from altsync.catalogue.current import entity_types
+from altsync.contract import Installation
+from altsync.entities import EntityType
+from altsync.errors import SinkFailure
+from altsync.operations import ErrorKind
+from altsync.ownership import Guard, Ownership, Store
+from altsync.sinks.pinecone import SINK
+from altsync.sinks.pinecone.client import Client, T, limited, log, without_retries
+
+METRIC = "cosine"
+
+#: Tags of an index that say whose it is. An index is created with them, so that of two that create
+#: it one is the owner; they need no record of their own, which counts and lists would show.
+OWNER_TAGS = {
+    "id": "altsync-id",
+    "since": "altsync-since",
+    "database": "altsync-database",
+    "system": "altsync-system",
+}
+
+#: Seconds for which the tags that came with an index's address need not be asked for again.
+TAGS_FRESH = 5.0
+
+#: Seconds between two looks at whether a new index is ready.
+READY_SECONDS = 0.5
+
+#: Share of a call's time for which a new index is waited for.
+WAITING = 0.8
+
+
+class _Unseen:
+    """An index that a key may not describe."""
+
+    tags: Mapping[str, str] | None = None
+
+    class status:
+        """Whether it is ready is not known; its data answer."""
+
+        ready = True
+
+
+class Indexes(Client):
+    """The indexes of an installation."""
+
+    def belong_to(self, ownership: Ownership | None) -> None:
+        """Write only to indexes that are, or become, that installation's."""
+        self._ownership = ownership
+        self._guards = {kind: Guard(ownership, self._store(kind)) for kind in entity_types()}
+
+    def _store(self, entity_type: EntityType) -> Store:
+        name = self._names[entity_type]
+        return Store(
+            SINK.name,
+            f"the index {name}",
+            read=partial(self._read_owner, name),
+            mark=partial(self._write_owner, name),
+            replace=partial(self._write_owner, name, needed=True),
+            sample=partial(self._sample, entity_type),
+        )
+
+    @abstractmethod
+    def _sample(self, entity_type: EntityType) -> dict[EntityType, list[str]]:
+        """Return some keys of the type's index."""
+
+    @limited
+    def check_owner(self) -> None:
+        """Raise ``SinkFailure`` when an index is another installation's. Writes nothing."""
+        for guard in self._guards.values():
+            guard.check()
+
+    @limited
+    def adopt(self) -> list[Installation]:
+        """Make every index this installation's; returns their former owners.
+
+        Raises ``SinkFailure``.
+        """
+        self._create_missing()
+        former = [guard.adopt() for guard in self._guards.values()]
+        return list(dict.fromkeys(one for one in former if one is not None))
+
+    def _read_owner(self, name: str) -> Installation | None:
+        """Return whose an index is by its tags; None for one without them, or that is not there.
+
+        Tags that came with the address a moment ago are not asked for again.
+        """
+        at, tags = self._tags.pop(name, (-TAGS_FRESH, {}))
+        if time.monotonic() - at >= TAGS_FRESH:
+            try:
+                with self._door():
+                    tags = self._client.indexes.describe(name).tags or {}
+            except SinkFailure as failure:
+                if isinstance(failure.__cause__, pinecone.NotFoundError | pinecone.ForbiddenError):
+                    return None
+                raise
+        if OWNER_TAGS["id"] not in tags:
+            return None
+        return Installation(**{field: tags.get(tag, "") for field, tag in OWNER_TAGS.items()})
+
+    def _write_owner(self, name: str, owner: Installation, *, needed: bool = False) -> bool:
+        """Tag an index. A key for data alone may not: False, unless it is ``needed``."""
+        self._tags.pop(name, None)
+        try:
+            with self._door():
+                self._client.indexes.configure(name, tags=owner_tags(owner))
+        except SinkFailure as failure:
+            may_not = isinstance(
+                failure.__cause__, pinecone.ForbiddenError | pinecone.UnauthorizedError
+            )
+            if needed or not may_not:
+                raise
+            log.warning("index.unmarked", index=name, reason=failure.reason)
+            return False
+        return True
+
+    @limited
+    def setup(self) -> None:
+        """Create the indexes that are not there, and mark all as this installation's."""
+        self._create_missing()
+        for guard in self._guards.values():
+            guard.require()
+
+    def _create_missing(self) -> None:
+        """Create the indexes that are not there, and wait a while until all are ready.
+
+        A key for data alone may neither list nor describe: then the data's own answers count.
+        Raises ``SinkFailure`` for the types that have no index of theirs afterwards.
+        """
+        with self._door():
+            there = self._there()
+        self._tags |= {name: (time.monotonic(), one.tags or {}) for name, one in there.items()}
+        problems = self._misfits(there)
+        missing = [kind for kind, name in self._names.items() if name not in there]
+        made: list[str] = []
+        wait = None
+        for place, kind in enumerate(missing):
+            try:
+                with self._door():
+                    self._create(self._names[kind])
+            except SinkFailure as failure:  # most likely the others are refused alike: one call
+                reason = f"the index {self._names[kind]} cannot be created: {failure.reason}"
+                problems |= dict.fromkeys(missing[place:], reason)
+                wait = failure.retry_after
+                break
+            made.append(self._names[kind])
+        ends = time.monotonic() + WAITING * self._timeout
+        with self._door():
+            for name in [*made, *(n for n, one in there.items() if not one.status.ready)]:
+                self._wait_until_ready(name, ends)
+        if problems:
+            reason = "; ".join(dict.fromkeys(problems.values()))
+            raise SinkFailure(ErrorKind.SINK, reason, retry_after=wait, only=problems)
+
+    def _there(self) -> dict[str, Any]:
+        """The sink's indexes by name. One that this key may not see counts as there."""
+        names = set(self._names.values())
+        try:
+            return {one.name: one for one in self._client.indexes.list() if one.name in names}
+        except pinecone.ForbiddenError as error:
+            log.debug("indexes.not_listed", reason=str(error))
+        there: dict[str, Any] = {}
+        for name in names:
+            with suppress(pinecone.NotFoundError):
+                try:
+                    there[name] = self._client.indexes.describe(name)
+                except pinecone.ForbiddenError:
+                    there[name] = _Unseen()
+        return there
+
+    def check_indexes(self) -> None:
+        """Raise ``SinkFailure`` when an index that is there cannot hold altsync's vectors."""
+        with self._door():
+            problems = self._misfits(self._there())
+        if problems:
+            raise SinkFailure(ErrorKind.SINK, "; ".join(problems.values()), only=problems)
+
+    def _misfits(self, there: Mapping[str, Any]) -> dict[EntityType, str]:
+        found = {
+            kind: misfit(there[name], self._dimensions)
+            for kind, name in self._names.items()
+            if name in there
+        }
+        return {kind: problem for kind, problem in found.items() if problem is not None}
+
+    def _create(self, name: str) -> None:
+        owner = self._ownership.me() if self._ownership else None
+        tags = owner_tags(owner) if owner else None
+        deadline.check()
+        try:
+            self._client.create_index(
+                name=name,
+                dimension=self._dimensions,
+                metric=METRIC,
+                spec=self._spec,
+                tags=tags,
+                timeout=-1,  # the SDK's own wait has no end by default, and whole seconds
+            )
+            self._tags[name] = (time.monotonic(), tags or {})
+        except pinecone.ConflictError:
+            return  # another process was faster
+        except pinecone.ForbiddenError as error:
+            raise SinkFailure(
+                ErrorKind.SINK,
+                f"Pinecone has no index {name}, and this key may not create it: create it, or use "
+                f"a key that may ({error})",
+            ) from error
+
+    def _wait_until_ready(self, name: str, ends: float) -> None:
+        while True:
+            try:
+                if self._client.indexes.describe(name).status.ready:
+                    return
+            except (pinecone.ForbiddenError, pinecone.NotFoundError) as error:
+                # It may not be seen by this key, or not yet: the data's own answer counts.
+                log.debug("index.not_seen", index=name, reason=str(error))
+                return
+            if time.monotonic() + READY_SECONDS > ends:
+                raise SinkFailure(
+                    ErrorKind.SINK,
+                    f"the index {name} is being made: not ready yet",
+                    lock_conflict=True,
+                )
+            time.sleep(READY_SECONDS)
+
+    @limited
+    def _where_it_is(
+        self, entity_type: EntityType, call: Callable[[pinecone.Index], T]
+    ) -> T | None:
+        """Return what ``call`` makes of an index; None where it, or the namespace, is not there.
+
+        Looking creates none. An index that was deleted and made again may have another address:
+        then it is called there.
+        """
+        with self._door(), suppress(pinecone.NotFoundError):
+            index = self._handle(entity_type, self._described)
+            with suppress(pinecone.NotFoundError):
+                return call(index)
+            moved = self._moved(entity_type, index)
+            return None if moved is None else call(moved)
+        return None
+
+    def _moved(self, entity_type: EntityType, index: pinecone.Index) -> pinecone.Index | None:
+        """The index at its new address; None when it is where it was.
+
+        Forgets where it was when it is there no more. Raises ``NotFoundError`` when there is none.
+        """
+        try:
+            host = self._client.indexes.describe(self._names[entity_type]).host
+        except pinecone.ForbiddenError:
+            return None  # this key is told no other address
+        except pinecone.NotFoundError:
+            self._forget(entity_type, index)
+            raise
+        if host is not None and index.host.endswith(host):
+            return None
+        self._forget(entity_type, index)
+        return self._handle(entity_type, self._described)
+
+    def _forget(self, entity_type: EntityType, index: pinecone.Index) -> None:
+        with self._clients.opening:
+            if self._handles.get(entity_type) is index:
+                del self._handles[entity_type]
+
+    def _index(self, entity_type: EntityType) -> pinecone.Index:
+        """The index of a type, made when it is not there."""
+        return self._handle(entity_type, self._open_index)
+
+    def _handle(
+        self, entity_type: EntityType, opened: Callable[[str], pinecone.Index]
+    ) -> pinecone.Index:
+        """The handle of an index. Asks for its address once, whatever threads come."""
+        with self._clients.opening:
+            if entity_type not in self._handles:
+                self._handles[entity_type] = opened(self._names[entity_type])
+            return self._handles[entity_type]
+
+    def _open_index(self, name: str) -> pinecone.Index:
+        try:
+            return self._described(name)
+        except pinecone.NotFoundError:
+            self._create_missing()
+            return self._described(name)
+
+    def _described(self, name: str) -> pinecone.Index:
+        host: str | None = self._hosts.get(name)
+        if host is None:
+            try:
+                found = self._client.indexes.describe(name)
+            except pinecone.ForbiddenError as error:
+                raise SinkFailure(
+                    ErrorKind.SINK,
+                    f"this key may not ask for the host of the index {name}: name it in "
+                    f"ALTSYNC_PINECONE_HOSTS={name}=… ({error})",
+                ) from error
+            problem = misfit(found, self._dimensions)
+            if problem is not None:
+                raise SinkFailure(ErrorKind.SINK, problem)
+            host = found.host
+            self._tags[name] = (time.monotonic(), found.tags or {})
+        if host is None:
+            raise SinkFailure(ErrorKind.SINK, f"the index {name} is not ready yet")
+        return without_retries(
+            pinecone.Index(host=host, api_key=self._api_key, timeout=self._timeout)
+        )
+
+
+def owner_tags(owner: Installation) -> dict[str, str]:
+    """Return the tags of an installation's indexes. A tag without a value would be none."""
+    values = {tag: getattr(owner, field) for field, tag in OWNER_TAGS.items()}
+    return {tag: value for tag, value in values.items() if value}
+
+
+def misfit(index: Any, dimensions: int) -> str | None:
+    """Return why an index cannot hold altsync's vectors, and what to do; None when it can.
+
+    What the server does not say is not judged.
+    """
+    deployment = getattr(index, "deployment", None)
+    facts = (
+        ("kind", getattr(index, "vector_type", None), "dense"),
+        ("dimension", getattr(index, "dimension", None), dimensions),
+        ("metric", getattr(index, "metric", None), METRIC),
+        ("deployment", "pod" if getattr(deployment, "pod_type", None) else None, "serverless"),
+    )
+    wrong = [
+        f"{what} {found} where altsync needs {needed}"
+        for what, found, needed in facts
+        if found is not None and found != needed
+    ]
+    if not wrong:
+        return None
+    return (
+        f"the index {index.name} has {', '.join(wrong)}: set ALTSYNC_EMBEDDING_DIMENSIONS or "
+        "ALTSYNC_PREFIX, or delete the index; then run altsync migrate and "
+        "altsync backfill --sink pinecone --force"
+    )
