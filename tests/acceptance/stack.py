@@ -408,7 +408,7 @@ def worker_arguments(
 ) -> list[str]:
     """The arguments of ``celery`` for a worker of these queues, with ``size`` threads or forks."""
     # Forks do not import again what was imported before: a replaced one starts at once.
-    imports = [f"altsync.sinks.{sink}" for sink in SINKS] if forks else []
+    imports = [f"altsync.sinks.{sink}.write" for sink in SINKS] if forks else []
     return [
         *("-A", app, "worker", "-Q", ",".join(queues or SINKS)),
         *("-n", f"{'-'.join(queues or ('all',))}@%h"),

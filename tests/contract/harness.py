@@ -29,7 +29,9 @@ from altsync.protocols import Sink
 from altsync.sinks.embedding import write as embedding
 from altsync.sinks.neo4j import read as graph_reads
 from altsync.sinks.neo4j import write as graph
+from altsync.sinks.pgvector import read as row_reads
 from altsync.sinks.pgvector import write as pgvector
+from altsync.sinks.pgvector.tables import table_names
 from altsync.sinks.pinecone import read as vector_reads
 from altsync.sinks.pinecone import write as vectors
 from tests import sports
@@ -364,7 +366,7 @@ class PgvectorHarness(Harness):
 
     def stored(self, entity_type: EntityType) -> Stored:
         """Marks, metadata and numbers of living rows."""
-        table = pgvector.table_names("")[entity_type]
+        table = table_names("")[entity_type]
         if table not in self.tables():
             return {}
         found = self.ask(
@@ -379,14 +381,14 @@ class PgvectorHarness(Harness):
 
     def spoil(self, row: Row) -> None:
         """Lose the metadata and change the numbers."""
-        table = pgvector.table_names("")[row.entity_type]
+        table = table_names("")[row.entity_type]
         numbers = str([1.0] + [0.0] * (self.dimensions - 1))
         statement = f"UPDATE {table} SET metadata = '{{}}', embedding = %s::halfvec WHERE key = %s"
         self.ask(statement, numbers, row.key)
 
     def small_pages(self, monkeypatch: Any, size: int) -> None:
         """Rows per page."""
-        monkeypatch.setattr(pgvector, "PAGE", size)
+        monkeypatch.setattr(row_reads, "PAGE", size)
 
     def held(self, one: Row) -> SinkVersion:
         """Says the model and the namespace, too."""

@@ -17,7 +17,7 @@ from altsync.local.vectors.faults import FaultRule
 from altsync.openai_embedder import OpenAIEmbedder
 from altsync.operations import ErrorKind
 from altsync.protocols import Sink
-from altsync.sinks.neo4j import write as neo4j
+from altsync.sinks.neo4j import client as graph_client
 from altsync.sinks.neo4j.write import Sink as GraphSink
 from altsync.sinks.pgvector.write import Sink as PgvectorSink
 from altsync.sinks.pinecone import client as vector_client
@@ -213,7 +213,7 @@ def test_idle_connections_that_a_balancer_forgot(
     call: str,
 ) -> None:
     """A connection that was idle is asked before it is used: no call fails."""
-    monkeypatch.setattr(neo4j, "LIVENESS_SECONDS", 0.0)
+    monkeypatch.setattr(graph_client, "LIVENESS_SECONDS", 0.0)
     sink = _through(graph, relay, TIMEOUT)
     opened(sink).upsert([league()], MODEL)
     monkeypatch.setattr(sink, "_timeout", 3 * TIMEOUT)  # time for a client on a busy machine

@@ -13,7 +13,8 @@ from altsync.contract import Written
 from altsync.errors import SinkFailure
 from altsync.local.vectors.faults import FaultRule
 from altsync.operations import ErrorKind
-from altsync.sinks.neo4j import write as graph_sink
+from altsync.sinks.neo4j import client
+from altsync.sinks.neo4j.write import Sink
 from altsync.sinks.pinecone.indexes import misfit
 from tests import sports
 from tests.contract.harness import GraphHarness, PineconeHarness
@@ -93,9 +94,9 @@ def test_each_fact_of_an_index_is_compared(change: dict[str, Any], said: str) ->
     assert said in (misfit(SimpleNamespace(**{**vars(FITS), **change}), 4) or "")
 
 
-def opened(graph: GraphHarness) -> graph_sink.Sink:
+def opened(graph: GraphHarness) -> Sink:
     """The graph's sink."""
-    return cast(graph_sink.Sink, graph.shared())
+    return cast(Sink, graph.shared())
 
 
 OVERLOAD = [
@@ -151,7 +152,7 @@ def test_a_graph_that_is_too_old_is_refused(
     graph: GraphHarness, monkeypatch: pytest.MonkeyPatch, agent: str, fits: bool
 ) -> None:
     """The name that its server reports is injected."""
-    monkeypatch.setattr(graph_sink, "_agent", lambda tx: agent)
+    monkeypatch.setattr(client, "agent", lambda tx: agent)
     sink = opened(graph)
     if fits:
         sink.check_version()

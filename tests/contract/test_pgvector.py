@@ -20,8 +20,10 @@ from altsync.local.services.postgres import Postgres
 from altsync.operations import ErrorKind
 from altsync.ownership import NotOurs, Ownership
 from altsync.protocols import Held, Match, Reads
-from altsync.sinks.pgvector import write as module
-from altsync.sinks.pgvector.write import Sink, sent_bytes, table_name, table_names, translate
+from altsync.sinks.pgvector import client, read, tables, write
+from altsync.sinks.pgvector.client import translate
+from altsync.sinks.pgvector.tables import table_name, table_names
+from altsync.sinks.pgvector.write import Sink, sent_bytes
 from tests import sports
 from tests.contract.harness import TIMEOUT, PgvectorHarness
 from tests.contract.rows import MODEL, archetype, deleted, example, league, vector
@@ -240,7 +242,7 @@ def test_more_dimensions_than_an_index_takes_are_refused_before_a_table_is_made(
 def test_the_most_dimensions_of_each_type_can_be_indexed(
     pgvector: PgvectorHarness, opened: Opened
 ) -> None:
-    for kind, dimensions in module.MOST_DIMENSIONS.items():
+    for kind, dimensions in tables.MOST_DIMENSIONS.items():
         pgvector.wipe()
         opened(Sink(pgvector.url, timeout=TIMEOUT, dimensions=dimensions, kind=kind)).setup()
     pgvector.wipe()
@@ -265,7 +267,7 @@ def test_a_role_that_may_not_create_the_extension_gets_the_command(
 def test_a_pgvector_that_is_too_old_is_refused_with_the_command(
     pgvector: PgvectorHarness, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "OLDEST", (99, 0))
+    monkeypatch.setattr(tables, "OLDEST", (99, 0))
     failure = failure_of(opened(pgvector.open()).setup)
     assert failure.kind is ErrorKind.SINK
     assert "needs 99.0 or later" in failure.reason
@@ -338,7 +340,7 @@ def test_a_batch_is_cut_by_count_and_by_bytes(sink: Sink, monkeypatch: pytest.Mo
     rows = [league(f"l{n:03}") for n in range(250)]
     assert [len(part) for part in sink.split(rows, MODEL)] == [100, 100, 50]
     size = sent_bytes(rows[0], MODEL)
-    monkeypatch.setattr(module, "MAX_BYTES", 10 * size)
+    monkeypatch.setattr(write, "MAX_BYTES", 10 * size)
     assert [len(part) for part in sink.split(rows[:25], MODEL)] == [10, 10, 5]
 
 
@@ -402,7 +404,7 @@ def test_the_nearest_come_first_with_what_they_carry(sink: Sink) -> None:
 def test_filters_mean_what_they_mean_to_pinecone(
     sink: Sink, monkeypatch: pytest.MonkeyPatch, where: dict[str, Any], keys: list[str]
 ) -> None:
-    monkeypatch.setattr(module, "namespace", lambda row: "here")
+    monkeypatch.setattr(write, "namespace", lambda row: "here")
     rows = [
         example("a", 10, category="one", tags=("x",)),
         example("b", 11, category="one", tags=("y",)),
@@ -465,7 +467,7 @@ def test_a_search_by_the_graph_finds_nearly_all_of_the_nearest(
 def test_a_rare_filter_loses_no_neighbour(thousands: Many, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the HNSW graph ends early, the table is searched without it."""
     _, sink, numbers = thousands
-    monkeypatch.setattr(module, "SCANNED", 1)
+    monkeypatch.setattr(read, "SCANNED", 1)
     for tier in range(0, 300, 30):
         ask = numbers[tier + 1]
         found = sink.nearest(
@@ -744,7 +746,7 @@ def test_idle_connections_that_were_cut_fail_no_call(
     opened: Opened,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(client, "FRESH_SECONDS", 0.0)
     through = opened(_through(pgvector, relay))
     through.upsert([league()], MODEL)
     relay.cut()

@@ -25,7 +25,7 @@ from altsync.doctor import Health, check_services
 from altsync.entities import Content
 from altsync.local.services.postgres import Postgres
 from altsync.seed.report import SeedReport
-from altsync.sinks.pgvector.write import table_names
+from altsync.sinks.pgvector.tables import table_names
 from altsync.status.run_progress import RunProgress
 from altsync.verify.report import Options, Report
 from altsync.why.explain import explain

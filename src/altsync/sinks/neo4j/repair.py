@@ -13,12 +13,12 @@ from altsync.sinks.neo4j import client
 from altsync.sinks.neo4j.read import Reader
 from altsync.sinks.neo4j.statements import (
     ADOPT_NODES,
-    DELETE_WITHOUT_KEY,
     DELETE_NODE,
-    RESET_NODE_VERSIONS,
-    RESET_TOMBSTONE_VERSIONS,
+    DELETE_WITHOUT_KEY,
     FORGET_STUBS,
     FORGET_TOMBSTONES,
+    RESET_NODE_VERSIONS,
+    RESET_TOMBSTONE_VERSIONS,
     cypher,
     stub_labels,
 )

@@ -15,6 +15,7 @@ from altsync.entities import EntityType, Row
 from altsync.projection import namespace, vector_metadata
 from altsync.protocols import Reads, StoredVector
 from altsync.sinks.pgvector import write as pgvector
+from altsync.sinks.pgvector.statements import ROW_DIGEST
 from altsync.store.reads import living_keys
 from altsync.verify.comparison import Comparison, Difference, check_owner, differing
 from altsync.verify.confirm import Observed, confirm
@@ -85,7 +86,7 @@ def _differing(run: Comparison, sink: pgvector.Sink, kind: EntityType) -> tuple[
     modulus = run.modulus(kind)
     held = _ask(run)(partial(sink.digest, kind, modulus))
     with run.database.autocommit() as conn:
-        wanted = row_digest(conn, kind, modulus, digest=pgvector.ROW_DIGEST)
+        wanted = row_digest(conn, kind, modulus, digest=ROW_DIGEST)
     return modulus, differing(wanted, held)
 
 
