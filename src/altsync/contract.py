@@ -1,4 +1,4 @@
-"""What a sink declares of itself, and what it answers to a call."""
+"""The declaration of a sink, and its answers to calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from altsync.operations import ErrorKind
 
 #: The name of the sink that embeds. Others may need it, none may replace it.
 EMBEDDING = "embedding"
-
 
 #: The name of the sink that keeps computed relationships in step with vectors.
 SIMILARITY = "similarity"
@@ -44,10 +43,9 @@ class AlreadyNewer:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """One record could not be written; see :class:`altsync.errors.SinkFailure` for the fields.
+    """A record that could not be written; :class:`altsync.errors.SinkFailure` has the fields.
 
-    ``final``: altsync itself has found, without a call, that the record cannot be written as it
-    is. It needs no evidence and no further attempt.
+    ``final``: the record can never be written as it is. It needs no evidence and no retry.
     """
 
     id: UUID
@@ -64,7 +62,7 @@ RecordOutcome = Written | AlreadyNewer | Failed
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one sink call came to: an outcome for every record, and its price."""
+    """The answer to one call: an outcome for every record, and the call's price."""
 
     outcomes: tuple[RecordOutcome, ...]
     calls: int = 1
@@ -73,7 +71,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class SinkVersion:
-    """What a sink holds of one entity, for comparing with PostgreSQL."""
+    """One entity as a sink lists it, to compare with PostgreSQL."""
 
     key: str
     version: int
@@ -82,7 +80,7 @@ class SinkVersion:
     namespace: str | None = None
 
 
-#: What a store holds, by bucket: facts that are equal where two stores agree.
+#: Facts of a store by bucket; two stores that agree have equal facts.
 Digest = Mapping[int, set[tuple[Any, ...]]]
 
 
@@ -90,9 +88,9 @@ Digest = Mapping[int, set[tuple[Any, ...]]]
 class Installation:
     """One altsync installation: the id of its database, and where that database is.
 
-    A copied database has the same ``id``, and another ``database`` (its name, and its schema
-    unless that is public) or ``system`` (PostgreSQL's system identifier, empty where the role may
-    not read it). ``since`` is when the id was made.
+    A copied database has the same ``id``, but another ``database`` (name and schema) or ``system``
+    (PostgreSQL's system identifier, empty where the role may not read it). ``since`` is the time
+    when the id was created.
     """
 
     id: str
@@ -107,13 +105,12 @@ class Installation:
 
 
 class Drift(StrEnum):
-    """How a sink differs from PostgreSQL over one entity.
+    """A kind of difference between a sink and PostgreSQL over one entity.
 
     ``ORPHAN``: the sink holds what PostgreSQL does not. ``AHEAD``: the sink's version is above
     PostgreSQL's, as after a restore; what is too high to be believed is ``STALE``.
-    ``WRONG_NAMESPACE``: a vector in a namespace that its entity does not belong to, beside the
-    right one or instead of it. ``EDITED``: PostgreSQL's own row holds what its hashes are not of,
-    as it was changed by SQL; of such an entity no sink is said to differ.
+    ``WRONG_NAMESPACE``: a vector in a namespace that its entity does not belong to. ``EDITED``: a
+    row of PostgreSQL that SQL has changed, so its hashes do not fit; no sink is compared with it.
     """
 
     MISSING = "missing"
@@ -127,14 +124,13 @@ class Drift(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SinkTraits:
-    """What the outbox must know of a sink without opening it.
+    """The traits of a sink by which the outbox and delivery treat it.
 
     ``guarded``: the sink itself refuses older versions. ``needs_embedding``: its operations are
-    born when the embedding settles. ``edges``: the sink mirrors relationships too, so it
-    follows ``graph_version`` instead of ``version``. ``follows``: its operations are born when
-    that sink has settled. ``similar``: it takes only entities that are searched for neighbours.
-    ``local``: it calls no remote service. ``in_flight``: calls of one batch that may be under way
-    at once, each from a thread of its own.
+    enqueued when the embedding settles. ``edges``: the sink mirrors relationships too, and is
+    written at ``graph_version``. ``follows``: its operations are enqueued when that sink settles.
+    ``similar``: it takes only entities that are searched for neighbours. ``local``: it calls no
+    remote service. ``in_flight``: parallel calls of one batch, each in a thread of its own.
     """
 
     name: str
@@ -162,10 +158,10 @@ class SinkTraits:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Names of the columns that keep what is known of a sink; None for what is not kept.
+    """Names of the columns of an entity that a sink uses; None for a column that it lacks.
 
-    ``remote_id`` is the sink's own id of the entity, ``namespace`` where the sink has it: for a
-    sink in which an entity may be at several places.
+    ``remote_id`` keeps the sink's own id of the entity, ``namespace`` the entity's namespace in
+    the sink.
     """
 
     status: str
@@ -180,7 +176,7 @@ EVERY_DRIFT = tuple(kind for kind in Drift if kind is not Drift.EDITED)
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """A sink as its package declares it: all that is needed of it before it is opened.
+    """A sink as its package declares it.
 
     Functions are named as ``module:function`` and imported when they are called, so that a
     declaration costs no SDK:
@@ -191,11 +187,11 @@ class Declaration:
     - ``check``: (settings, sink, timeout) -> a line, for ``doctor``
     - ``price``: (sizes of namespaces) -> ``Reads``, of a comparison that costs money
 
-    ``setting`` switches the sink on; empty for one that is always on. ``settings`` are further
-    variables of its own, and ``secrets`` those of all that logs must not show. ``title`` is shown
-    to people. ``rank`` orders sinks in tables; among indexes the lowest is asked first.
-    ``is_index``: it answers which vectors are near to one. ``edge_id`` is the column of
-    relationships that keeps the sink's own id of one.
+    ``setting`` is the variable that switches the sink on; empty for one that is always on.
+    ``settings`` are further variables of its own, ``secrets`` are the variables that logs hide.
+    ``title`` is the name in messages. ``rank`` orders sinks in tables; the index of the lowest
+    rank is asked first. ``is_index``: it finds the vectors nearest to one. ``edge_id`` is the
+    column of relationships for the sink's own ids.
     """
 
     traits: SinkTraits

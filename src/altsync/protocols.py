@@ -1,4 +1,4 @@
-"""What a sink implements: ``Sink`` for every one, ``Index`` for one that finds vectors.
+"""The protocols of sinks: ``Sink`` for each, ``Index`` for one that finds vectors.
 
 A sink mirrors rows idempotently, reports an outcome for each record, and translates the errors of
 its driver: it raises nothing but ``SinkFailure``.
@@ -20,7 +20,7 @@ FETCH_RECORDS_PER_UNIT = 10
 
 
 class Ask(Protocol):
-    """How a read is asked for: once, or again when it fails."""
+    """A way to make a request: once, or again when it fails."""
 
     def __call__(self, call: Callable[[], T]) -> T:
         """Return what ``call`` returns. Raises ``SinkFailure``."""
@@ -28,7 +28,7 @@ class Ask(Protocol):
 
 
 def once(call: Callable[[], T]) -> T:
-    """Ask, and leave it at that."""
+    """Make a request once."""
     return call()
 
 
@@ -43,10 +43,10 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What the index holds of one entity in one namespace.
+    """The vector of one entity in one namespace of an index.
 
     ``version`` and ``model`` are None for a vector that altsync did not write. ``metadata`` is
-    what there is beside them.
+    the rest of it.
     """
 
     index: str
@@ -80,7 +80,7 @@ class StoredVector:
 
 @dataclass(slots=True)
 class Reads:
-    """What reading costs: requests, and the read units that Pinecone charges for them.
+    """The cost of reading: requests, and the read units that Pinecone charges.
 
     A list costs 1 unit per request, a fetch 1 for every 10 records and at least 1:
     https://www.pinecone.io/learn/read-units/
@@ -92,16 +92,16 @@ class Reads:
     ask: Ask = once
 
     def described(self) -> None:
-        """One more request for an index's numbers, which costs no unit."""
+        """Count one more request for an index's statistics, which costs no unit."""
         self.requests += 1
 
     def listed(self) -> None:
-        """One more page of ids."""
+        """Count one more page of ids."""
         self.requests += 1
         self.units += 1
 
     def fetched(self, records: int) -> None:
-        """One more request for so many records."""
+        """Count one more request for so many records."""
         self.requests += 1
         self.units += max(1, -(-records // FETCH_RECORDS_PER_UNIT))
 
@@ -110,7 +110,7 @@ class Index(Protocol):
     """A vector index that can be asked for neighbours."""
 
     def setup(self) -> None:
-        """Create what is missing."""
+        """Create missing indexes."""
         ...
 
     def nearest(
@@ -123,23 +123,23 @@ class Index(Protocol):
         where: Mapping[str, Any] | None = None,
         with_metadata: bool = True,
     ) -> list[Match]:
-        """The entities nearest to a vector, the best first. Raises ``SinkFailure``."""
+        """Return the entities nearest to a vector, the best first. Raises ``SinkFailure``."""
         ...
 
     def fetch(
         self, entity_type: EntityType, space: str, keys: Sequence[str], reads: Reads
     ) -> list[StoredVector]:
-        """Return those of ``keys`` that the index holds. Raises ``SinkFailure``."""
+        """Return the vectors of ``keys`` that exist. Raises ``SinkFailure``."""
         ...
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a sink holds of one entity, compared with its row in PostgreSQL.
+    """One entity in a sink, compared with its row in PostgreSQL.
 
     ``agrees`` is None where the sink did not answer. ``held`` is the form for scripts, ``lines``
     the one for people, ``versions`` those of the records found.
@@ -153,14 +153,14 @@ class Shown:
 
 
 class VectorStore(Protocol):
-    """Where vectors are kept by the hash of their text."""
+    """A store of vectors by the hash of their text."""
 
     def known(self, model: Model, hashes: Sequence[str]) -> set[str]:
-        """Return those of ``hashes`` that are there."""
+        """Return the hashes that have a vector."""
         ...
 
     def keep(self, model: Model, vectors: Mapping[str, bytes]) -> None:
-        """Keep vectors (float32 little-endian), at once and for good."""
+        """Store vectors (float32 little-endian) in a transaction of their own."""
         ...
 
     def forget(self, hashes: Sequence[str]) -> None:
@@ -168,7 +168,7 @@ class VectorStore(Protocol):
         ...
 
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
-        """Return what each living entity has embedded."""
+        """Return the text that each living entity has embedded."""
         ...
 
 
@@ -177,11 +177,11 @@ class Sink(Protocol):
 
     @property
     def traits(self) -> SinkTraits:
-        """What the outbox must know of it; an attribute of the class."""
+        """The sink's traits, an attribute of its class."""
         ...
 
     def setup(self) -> None:
-        """Create indexes and constraints. Safe to repeat, and at once."""
+        """Create indexes and constraints. Several processes may call it at once."""
         ...
 
     def split(self, rows: Sequence[Row], model: Model) -> list[Sequence[Row]]:
@@ -204,9 +204,9 @@ class Sink(Protocol):
         ...
 
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
-        """Return what the sink holds, as a stream."""
+        """List the entities that the sink holds, as a stream."""
         ...
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         ...

@@ -20,10 +20,10 @@ from altsync.sinks.neo4j.statements import label_prefix, with_prefix
 
 T = TypeVar("T")
 
-#: Seconds after which an idle connection is asked whether it still is one.
+#: Seconds after which an idle connection is tested before it is used.
 LIVENESS_SECONDS = 20.0
 
-#: Errors of a call of which nothing was sent: no connection was to be had.
+#: Errors of a call that sent nothing: there was no connection.
 NOT_SENT = (errors.ConnectionAcquisitionTimeoutError,)
 
 #: Seconds that a statement gets at least.
@@ -82,7 +82,7 @@ TIMED_OUT = ("Neo.ClientError.Transaction.TransactionTimedOut",)
 
 
 class _Prefixed:
-    """A transaction that names labels with a prefix: one place, so that no statement is left."""
+    """A transaction that adds the prefix to the labels of every statement."""
 
     def __init__(self, tx: ManagedTransaction, prefix: str) -> None:
         self._tx = tx
@@ -131,8 +131,8 @@ class Client(ABC):
                 uri,
                 auth=auth,
                 connection_timeout=min(timeout, 5.0),
-                # An idle connection is asked first whether it still is one: balancers drop them
-                # without a word. The rest of the time is for another one.
+                # Load balancers drop idle connections silently, so one is tested before it is
+                # used. The rest of the time is for a new one.
                 connection_acquisition_timeout=timeout / 3,
                 liveness_check_timeout=LIVENESS_SECONDS,
                 # Retries wait in PostgreSQL. The driver would repeat every transient error, so
@@ -165,11 +165,9 @@ class Client(ABC):
     ) -> T:
         """Run ``work`` in one managed transaction within the timeout.
 
-        ``alone``: each statement of ``work`` commits itself, and may be repeated.
-
-        Of a cluster, the leader answers, and a ``follower`` only where it may: it may lack what was
-        just written, by this process or another, and a comparison would call that drift.
-        A write that is ``guarded`` is refused where the graph is another installation's.
+        ``alone``: each statement of ``work`` commits itself, and may be repeated. ``follower``: a
+        follower of a cluster may answer, which may lack the latest writes. ``guarded``: refuse a
+        write when the graph is another installation's.
         """
         if write and guarded:
             self._guard.require()
@@ -198,7 +196,7 @@ class Client(ABC):
             try:
                 return self._driver.call(seconds, call, broken=NOT_SENT)
             except NOT_SENT:
-                # Idle connections were dropped without a word. The new client has none of them.
+                # The pool had only dropped connections. The new client has none of them.
                 left = max(ends - time.monotonic(), MOMENT)
                 return self._driver.call(left, call, broken=NOT_SENT)
         except TimeoutError:
@@ -230,7 +228,7 @@ def _passes_again(error: errors.Neo4jError | errors.DriverError) -> bool:
 
 
 def translate(error: errors.Neo4jError | errors.DriverError) -> SinkFailure:
-    """Whose fault an error of the driver is."""
+    """Return the failure that an error of the driver stands for."""
     reason = f"{type(error).__name__}: {error}"
     if isinstance(error, errors.DriverError):
         return SinkFailure(ErrorKind.SINK, reason, outcome_unknown=True)
@@ -249,22 +247,26 @@ def translate(error: errors.Neo4jError | errors.DriverError) -> SinkFailure:
         return SinkFailure(ErrorKind.SINK, reason)
     if isinstance(error, errors.ClientError):
         return SinkFailure(ErrorKind.ITEM, reason)
-    # Overload, memory, a defect of the server: fewer calls, and later. One large transaction may
-    # be the cause, so its records come in smaller ones then.
+    # Overload, memory, a defect of the server. A large transaction may be the cause: marked as
+    # timed out, its records come in smaller ones.
     return SinkFailure(ErrorKind.SINK, reason, outcome_unknown=True, timed_out=True)
 
 
 def agent(tx: ManagedTransaction) -> str:
+    """Return the name and version of the server."""
     return str(query(tx, "RETURN 1").consume().server.agent)
 
 
 def records(tx: ManagedTransaction, *, statement: str, **parameters: Any) -> list[neo4j.Record]:
+    """Return all records of a statement."""
     return list(query(tx, statement, **parameters))
 
 
 def execute(tx: ManagedTransaction, *, statement: str, **parameters: Any) -> None:
+    """Run a statement that returns nothing."""
     query(tx, statement, **parameters).consume()
 
 
 def query(tx: ManagedTransaction, statement: str, **parameters: Any) -> neo4j.Result:
+    """Run a statement."""
     return tx.run(statement, parameters)

@@ -28,7 +28,7 @@ from altsync.sinks.neo4j.statements import (
 def write_nodes(
     tx: ManagedTransaction, kind: EntityType, statement: str, rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, str]:
-    """Write nodes, each with one edge to each parent; returns the graph's ids by key."""
+    """Write nodes with one edge to each parent, and return the graph's ids by key."""
     found = [(record["key"], record["id"]) for record in client.query(tx, statement, rows=rows)]
     twice = _twice([key for key, _ in found])
     for _place, parent in required_parents(kind) if twice else ():
@@ -39,7 +39,7 @@ def write_nodes(
 def write_optional_parents(
     tx: ManagedTransaction, kind: EntityType, rows: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Move nodes that were written to parents that they may lack."""
+    """Write the edges to optional parents."""
     for parent in optional_parents(kind) if rows else ():
         name = f"parent{parent[0]}"
         client.query(tx, cypher(LEAVE_PARENT, kind, parent), rows=list(rows)).consume()
@@ -52,7 +52,7 @@ def write_optional_parents(
 
 
 def _twice(keys: Sequence[str]) -> list[str]:
-    """Return those that are there more than once."""
+    """Return the keys that occur more than once."""
     return sorted(key for key, count in Counter(keys).items() if count > 1)
 
 
@@ -64,9 +64,9 @@ def _remove_duplicates(
 
 
 def write_edges(tx: ManagedTransaction, rows: Sequence[Row]) -> dict[UUID, str]:
-    """Make the relationships of entities those of their rows; returns the graph's ids of them.
+    """Write the relationships of rows, and return the graph's ids of them.
 
-    What is right already is left alone. Entities that never had any cost nothing here.
+    Correct ones are left alone. Rows that never had a relationship cost no statement.
     """
     linked = sorted((row for row in rows if row.edges is not None), key=lambda row: row.key)
     if not linked:
@@ -98,7 +98,7 @@ def write_edges(tx: ManagedTransaction, rows: Sequence[Row]) -> dict[UUID, str]:
     return remote
 
 
-#: Relationships of one entity, by type and target: the graph's ids and scores, several of duplicates.
+#: Relationships of one entity, by type and target: the graph's ids and scores.
 _Edges = Mapping[tuple[str, Any], list[tuple[str, Any]]]
 
 
@@ -111,14 +111,14 @@ def _read_edges(tx: ManagedTransaction, kind: EntityType, keys: list[str]) -> Ma
 
 
 def _target(key: Any) -> str | None:
-    """The key of an entity at the end of a relationship; None for what is no key."""
+    """Return a key that another program may have written; None when it is no text."""
     return key if isinstance(key, str) else None
 
 
 def _remove_edges(
     tx: ManagedTransaction, kind: EntityType, rows: Sequence[Row], there: Mapping[str, _Edges]
 ) -> None:
-    """Remove relationships that are not wanted, and all but one of those that are there twice."""
+    """Remove unwanted relationships, and all but one of those that exist twice."""
     unwanted, twice = [], []
     for row in rows:
         wanted = {(e.relation, e.target) for e in row.edges or ()}

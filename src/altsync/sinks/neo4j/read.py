@@ -66,7 +66,7 @@ class Edges:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What the graph holds of one entity: a node, a tombstone, or nothing.
+    """One entity in the graph: a node, a tombstone, or nothing.
 
     ``version`` is None for a stub, which another node's edge leads to. ``tombstone`` is the
     version of its deletion, as long as that is remembered.
@@ -81,12 +81,11 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node that altsync wrote: its version, and what hangs on it.
+    """A node that altsync wrote, with its edges.
 
     ``parents`` are (type, key) of edges to parents, ``edges`` are (type, key of the target, score)
-    of relationships that altsync keeps. What
-    another program wrote may be of any type: a version that is no whole number is 0, the key of a
-    node without one is shown as it is.
+    of relationships. Another program may have changed any value: a version that is no whole number
+    is 0, and a key that is no text is shown as it is.
     """
 
     version: int
@@ -99,7 +98,7 @@ class Reader(Client):
     """The reads of a sink. Each raises ``SinkFailure``."""
 
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
-        """Every node of the type that altsync wrote, in the order of keys."""
+        """List the nodes of a type that altsync wrote, in the order of keys."""
         kind = entity_type
         after = ""
         while True:
@@ -111,20 +110,19 @@ class Reader(Client):
             after = page[-1]["key"]
 
     def find(self, entity_type: EntityType, key: str) -> Held:
-        """Return what the graph holds of one entity now. Raises ``SinkFailure``."""
+        """Return the node of an entity, or its tombstone."""
         return self._run(partial(_find, kind=entity_type, key=key), write=False)
 
     def count(self, entity_type: EntityType) -> int:
-        """Nodes of the type that altsync wrote. Raises ``SinkFailure``."""
+        """Count the nodes of a type that altsync wrote."""
         (found,) = self._aggregate(cypher(COUNT_NODES, entity_type))
         return int(found["count"])
 
     def digest(self, entity_type: EntityType, modulus: int) -> Digest:
-        """Return what the graph holds of a type, by ``sync_version`` modulo ``modulus``.
+        """Return facts of a type's nodes, by ``sync_version`` modulo ``modulus``.
 
-        Costs a statement for nodes, one for parents, one for relationships, however many nodes
-        there are. Nodes of no version or key are in the bucket ``STRANGE``. Raises
-        ``SinkFailure``.
+        Runs one statement each for nodes, parents and relationships, whatever their number. Nodes
+        without a version or key are in the bucket ``STRANGE``.
         """
         kind = entity_type
         parts = {"node": cypher(DIGEST_NODES, kind)}
@@ -143,10 +141,7 @@ class Reader(Client):
     def keys_in(
         self, entity_type: EntityType, modulus: int, buckets: Sequence[int], ask: Ask = once
     ) -> Iterator[list[str]]:
-        """Pages of the keys of nodes in some buckets of a digest, each asked for by ``ask``.
-
-        Raises ``SinkFailure``.
-        """
+        """List the keys of nodes in some buckets of a digest; ``ask`` requests each page."""
         statement = cypher(LIST_BUCKETS, entity_type)
         after = ""
         while True:
@@ -160,33 +155,27 @@ class Reader(Client):
             after = found[-1]["key"]
 
     def without_key(self, entity_type: EntityType, limit: int) -> list[str]:
-        """The graph's ids of nodes with a version and no key. Raises ``SinkFailure``."""
+        """Return the graph's ids of nodes with a version and no key."""
         found = self._aggregate(cypher(LIST_WITHOUT_KEY, entity_type), limit=limit)
         return [record["id"] for record in found]
 
     def nodes(self, entity_type: EntityType, keys: Sequence[str]) -> dict[str, Node]:
-        """The nodes that altsync wrote among ``keys``. Raises ``SinkFailure``."""
+        """Return the nodes of ``keys`` that altsync wrote."""
         return self._run(partial(_nodes, entity_type=entity_type, keys=list(keys)), write=False)
 
     def tombstones(self, entity_type: EntityType, keys: Sequence[str]) -> dict[str, int]:
-        """Versions at which ``keys`` were deleted, while the graph remembers it.
-
-        Raises ``SinkFailure``.
-        """
+        """Return the versions at which ``keys`` were deleted, while the graph remembers it."""
         work = partial(find_tombstones, kind=entity_type, keys=list(keys))
         return self._run(work, write=False)
 
     def strangers(self, entity_type: EntityType, after: str) -> list[str]:
-        """A page of the keys of nodes that altsync neither wrote nor made, those after ``after``.
-
-        Raises ``SinkFailure``.
-        """
+        """Return the keys, after ``after``, of a page of nodes that altsync did not write."""
         statement = cypher(LIST_STRANGERS, entity_type)
         found = self._aggregate(statement, after=after, limit=LIST_PAGE)
         return [record["key"] for record in found]
 
     def query(self, statement: str, **parameters: Any) -> list[neo4j.Record]:
-        """All records of a read. Raises ``SinkFailure``."""
+        """Return the records of a statement that reads."""
         work = partial(client.records, statement=statement, **parameters)
         return self._run(work, write=False, follower=True)
 
@@ -218,12 +207,12 @@ def _nodes(tx: ManagedTransaction, *, entity_type: EntityType, keys: list[str]) 
 
 
 def whole_version(version: Any) -> int:
-    """Return a version as any program may have written it; 0 for what is none."""
+    """Return a version that any program may have written; 0 for an invalid one."""
     return version if isinstance(version, int) and not isinstance(version, bool) else 0
 
 
 def _fact(value: Any) -> Any:
-    """A value of a digest; the graph may hold lists where altsync writes text."""
+    """Return a value of a digest that can be hashed; another program may have written a list."""
     return value if isinstance(value, str | int | float | None) else repr(value)
 
 
@@ -252,14 +241,14 @@ def _find(tx: ManagedTransaction, *, kind: EntityType, key: str) -> Held:
 
 
 def _any_key() -> str:
-    """The key properties of all nodes, by which a neighbour of any type is named."""
+    """Return the key properties of all types in Cypher, for a neighbour of any type."""
     names = [kind.key_property for kind in entity_types()]
     names += [parent.key for kind in entity_types() for parent in kind.graph_parents]
     return ", ".join(f"other.{name}" for name in dict.fromkeys(names))
 
 
 def newer_versions(tx: ManagedTransaction, kind: EntityType, keys: Sequence[str]) -> dict[str, int]:
-    """Return what stands in the way of ``keys``: newer nodes, or tombstones."""
+    """Return the versions of newer nodes and tombstones of ``keys``."""
     nodes = client.query(tx, cypher(VERSIONS_OF, kind), keys=list(keys))
     found = {r["key"]: whole_version(r["version"]) for r in nodes}
     for key, version in find_tombstones(tx, kind, keys).items():
@@ -268,7 +257,7 @@ def newer_versions(tx: ManagedTransaction, kind: EntityType, keys: Sequence[str]
 
 
 def find_strangers(tx: ManagedTransaction, kind: EntityType, keys: Sequence[str]) -> set[str]:
-    """Return those of ``keys`` that nodes have which altsync neither wrote nor made."""
+    """Return the keys that belong to nodes which altsync did not write."""
     found = client.query(tx, cypher(STRANGERS_OF, kind), keys=list(keys))
     return {record["key"] for record in found}
 
@@ -276,14 +265,14 @@ def find_strangers(tx: ManagedTransaction, kind: EntityType, keys: Sequence[str]
 def find_tombstones(
     tx: ManagedTransaction, kind: EntityType, keys: Sequence[str]
 ) -> dict[str, int]:
-    """Versions at which the graph remembers the deletion of ``keys``."""
+    """Return the versions of the tombstones of ``keys``."""
     prefix = f"{kind.label}:"
     stones = client.query(tx, TOMBSTONES_OF, keys=[prefix + key for key in keys])
     return {stone["key"].removeprefix(prefix): _refusing(stone["version"]) for stone in stones}
 
 
 def _refusing(version: Any) -> int:
-    """A tombstone's version: what is no whole number refuses every row."""
+    """Return a tombstone's version; an invalid one refuses every row."""
     if isinstance(version, float) and version.is_integer():
         return int(version)
     whole = isinstance(version, int) and not isinstance(version, bool)

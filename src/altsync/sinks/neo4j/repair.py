@@ -1,4 +1,4 @@
-"""Writes that are no delivery: repairs of verify, taking nodes over, housekeeping."""
+"""Writes beside delivery: repairs of verify, adoption of nodes, housekeeping."""
 
 from __future__ import annotations
 
@@ -33,23 +33,20 @@ class Repairs(Reader):
     """The repairs of a sink. Each raises ``SinkFailure``."""
 
     def remove_without_key(self, entity_type: EntityType, ids: Sequence[str]) -> None:
-        """Remove those that have no key still. Raises ``SinkFailure``."""
+        """Remove nodes by the graph's ids, unless they have a key now."""
         statement = cypher(DELETE_WITHOUT_KEY, entity_type)
         self._run(partial(client.execute, statement=statement, ids=list(ids)))
 
     def adopt_nodes(self, entity_type: EntityType, keys: Sequence[str]) -> int:
-        """Make strangers' nodes of ``keys`` altsync's, to be written; returns how many there were.
-
-        Raises ``SinkFailure``.
-        """
+        """Mark other programs' nodes of ``keys`` as altsync's; return how many there were."""
         statement = cypher(ADOPT_NODES, entity_type)
         (found,) = self._run(partial(client.records, statement=statement, keys=sorted(keys)))
         return int(found["count"])
 
     def reset_versions(self, entity_type: EntityType, keys: Sequence[str], highest: int) -> None:
-        """Take from nodes and tombstones what no version is: no number, or above ``highest``.
+        """Reset versions that are no number or above ``highest``, which would refuse every write.
 
-        Both guards would refuse every write over it. Raises ``SinkFailure``.
+        A node gets version 0, a tombstone is deleted.
         """
         kind = entity_type
         stones = [f"{kind.label}:{key}" for key in keys]
@@ -71,7 +68,7 @@ class Repairs(Reader):
         self._run(partial(client.execute, statement=statement, rows=rows))
 
     def forget_tombstones(self) -> None:
-        """Remove deletions that no upsert can be late for any more, and stubs of no use."""
+        """Remove old tombstones, and stubs without edges."""
         milliseconds = TOMBSTONE_HOURS * 3600 * 1000
         self._run(partial(client.execute, statement=FORGET_TOMBSTONES, milliseconds=milliseconds))
         for label in stub_labels():

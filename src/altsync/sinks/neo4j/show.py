@@ -1,4 +1,4 @@
-"""What the graph holds of one entity, and how it answers."""
+"""Show one entity of the graph for ``why``, and check the server for ``doctor``."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def node_lines(held: Held) -> Iterator[str]:
     """Describe a node for people."""
     if held.node_id is not None:
         yield f"node {held.node_id}"
-    # The hash was compared, and tells people nothing.
+    # The hash was compared already.
     yield from listed_fields({n: v for n, v in held.properties.items() if n != "content_hash"})
     for edges in held.edges:
         arrow = "→" if edges.direction == "out" else "←"

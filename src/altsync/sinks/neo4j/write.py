@@ -81,9 +81,9 @@ OLDEST = (5, 10)
 
 @dataclass(frozen=True, slots=True)
 class _Upserted:
-    """What an upsert came to: ids of nodes and edges, and what stood in the way.
+    """The result of an upsert: ids of nodes and edges, and the keys that were refused.
 
-    ``newer`` are versions by key, ``strangers`` keys of nodes that altsync neither wrote nor made.
+    ``newer`` are versions by key, ``strangers`` are keys of nodes that altsync did not write.
     """
 
     nodes: Mapping[str, str]
@@ -187,7 +187,7 @@ class Sink(Repairs):
             )
 
     def split(self, rows: Sequence[Row], model: Model) -> list[Sequence[Row]]:
-        """By count, and by bytes as they will be sent."""
+        """Cut rows into transactions, by count and by bytes as they are sent."""
         parts: list[Sequence[Row]] = []
         start = size = 0
         for place, row in enumerate(rows):
@@ -199,10 +199,10 @@ class Sink(Repairs):
         return [*parts, rows[start:]] if rows else parts
 
     def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
-        """Write nodes, their edge to the parent and their relationships in one transaction.
+        """Write nodes, their edges to parents and their relationships in one transaction.
 
-        All sorted by key, so that two writers wait for each other instead of in a circle. Without
-        relationships one statement writes all of it.
+        Rows are sorted by key, so that two writers never wait for each other in a circle. A batch
+        without relationships takes one statement.
         """
         kind = rows[0].entity_type
         moves = [cypher(MOVE_TO_PARENT, kind, parent) for parent in required_parents(kind)]

@@ -29,7 +29,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 C = TypeVar("C", bound="Client")
 
-#: Seconds after which an idle connection is asked whether it still is one.
+#: Seconds after which an idle connection is tested before it is used.
 FRESH_SECONDS = 5.0
 
 NOT_IN_TIME = "the PostgreSQL of pgvector did not answer in time"
@@ -149,7 +149,7 @@ class Client:
     def _transaction(
         self, kind: EntityType | None = None, *, seconds: float | None = None
     ) -> Iterator[Conn]:
-        """A transaction with limits; lets no error out but ``SinkFailure``."""
+        """Open a transaction with limits; translate every error to ``SinkFailure``."""
         limit = {"timeout": f"{(seconds or self._timeout) * 1000:.0f}ms"}
         try:
             with self._own.connections.transaction() as conn:

@@ -61,7 +61,7 @@ class Reader(Tables):
     """The reads of a sink. Each raises ``SinkFailure``."""
 
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
-        """Every living row of the type, in the order of keys."""
+        """List the living rows of a type, in the order of keys."""
         for page in self.stored(entity_type, Reads(), with_values=False):
             for one in page:
                 marks = one.metadata
@@ -74,7 +74,7 @@ class Reader(Tables):
                 )
 
     def count(self, entity_type: EntityType, reads: Reads) -> int:
-        """Living rows of a type. Raises ``SinkFailure``."""
+        """Count the living rows of a type."""
         statement = COUNT.format(table=self._table(entity_type))
         found = reads.ask(lambda: self._aggregate(entity_type, statement))
         return int(found[0][0]) if found else 0
@@ -112,7 +112,7 @@ class Reader(Tables):
         buckets: Sequence[int] | None = None,
         with_values: bool = True,
     ) -> Iterator[list[StoredVector]]:
-        """Living rows, page by page: all, or those of some buckets of a digest.
+        """List living rows by page: all, or those of some buckets of a digest.
 
         Raises ``SinkFailure``.
         """
@@ -133,7 +133,7 @@ class Reader(Tables):
     def rows(
         self, entity_type: EntityType, keys: Sequence[str], *, with_values: bool = False
     ) -> dict[str, StoredVector]:
-        """Return the living rows among ``keys``. Raises ``SinkFailure``."""
+        """Return the living rows of ``keys``."""
         found: dict[str, StoredVector] = {}
         for start in range(0, len(keys), PAGE):
             some = list(keys[start : start + PAGE])
@@ -145,7 +145,7 @@ class Reader(Tables):
     def fetch(
         self, entity_type: EntityType, space: str, keys: Sequence[str], reads: Reads
     ) -> list[StoredVector]:
-        """Return those of ``keys`` that one namespace holds. Raises ``SinkFailure``."""
+        """Return the rows of ``keys`` in one namespace."""
         reads.described()
         found = reads.ask(lambda: self.rows(entity_type, keys, with_values=True))
         return [one for one in found.values() if one.namespace == space]
@@ -183,10 +183,7 @@ class Reader(Tables):
 
     @limited
     def tombstones(self, entity_type: EntityType, keys: Sequence[str]) -> dict[str, int]:
-        """Versions at which ``keys`` were deleted, while the table remembers it.
-
-        Raises ``SinkFailure``.
-        """
+        """Return the versions at which ``keys`` were deleted, while the table remembers it."""
         with self._transaction(entity_type) as conn:
             if entity_type not in self._kinds_in(conn):
                 return {}
@@ -195,7 +192,7 @@ class Reader(Tables):
             return dict(found.fetchall())
 
     def find(self, entity_type: EntityType, key: str, space: str | None = None) -> Held | None:
-        """What the table holds of one entity now, in any namespace or in ``space``.
+        """Return the row of an entity, in any namespace or in ``space``.
 
         Raises ``SinkFailure``.
         """
@@ -225,7 +222,7 @@ class Reader(Tables):
         where: Mapping[str, Any] | None = None,
         with_metadata: bool = True,
     ) -> list[Match]:
-        """The entities nearest to a vector (float32 little-endian), the best first.
+        """Return the entities nearest to a vector (float32 little-endian), the best first.
 
         ``where`` is a filter as Pinecone's: equality, ``$eq``, ``$in`` and ``$and``. The HNSW
         index answers; where it finds fewer than ``top_k``, the table is searched without it, so

@@ -1,4 +1,4 @@
-"""What the tables of pgvector hold of one entity, and how their server answers."""
+"""Show the vector of one entity for ``why``, and check the server for ``doctor``."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Sink(Reader):
     traits: ClassVar[SinkTraits] = SINK.traits
 
     def split(self, rows: Sequence[Row], model: Model) -> list[Sequence[Row]]:
-        """By count, and by bytes as they will be sent."""
+        """Cut rows into statements, by count and by bytes as they are sent."""
         parts: list[Sequence[Row]] = []
         start = size = 0
         for place, row in enumerate(rows):
@@ -151,7 +151,7 @@ class Sink(Reader):
 
     @limited
     def reset_versions(self, entity_type: EntityType, keys: Sequence[str], highest: int) -> None:
-        """Set versions above ``highest`` to 0: they would refuse every write."""
+        """Set versions above ``highest`` to 0, which would refuse every write."""
         self._require(entity_type)
         statement = RESET_VERSIONS.format(table=self._table(entity_type))
         with self._transaction(entity_type) as conn:
@@ -159,7 +159,7 @@ class Sink(Reader):
 
     @limited
     def forget_tombstones(self) -> None:
-        """Remove deletions that no upsert can be late for any more."""
+        """Remove old tombstones."""
         with self._transaction() as conn:
             kinds = self._kinds_in(conn)
         if not kinds:

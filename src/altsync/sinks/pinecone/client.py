@@ -30,7 +30,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 C = TypeVar("C", bound="Client")
 
-#: Modules of the SDK that are not its interface: its kinds of answers, and what parses them.
+#: Private modules of the SDK: the types of its answers, and their parser.
 ANSWERS = (
     "pinecone._internal.adapters.indexes_adapter",
     "pinecone._internal.adapters.vectors_adapter",
@@ -38,10 +38,10 @@ ANSWERS = (
 
 PARSER = "pinecone._internal.adapters._decode"
 
-#: Held by the one thread that has the SDK's answers looked at.
+#: Held by the thread that prepares the parser.
 _KNOWING = threading.Lock()
 
-#: Held during each call where an SDK keeps its answers elsewhere: they cannot be prepared then.
+#: Held during each call when the parser could not be prepared.
 _ONE_AT_A_TIME = threading.Lock()
 
 NOT_IN_TIME = "Pinecone did not answer in time"
@@ -160,7 +160,7 @@ class Client(ABC):
 
     @contextmanager
     def _door(self) -> Iterator[None]:
-        """Let nothing of the SDK out but as ``SinkFailure``."""
+        """Translate every error of the SDK to ``SinkFailure``."""
         try:
             yield
         except pinecone.PineconeError as error:
@@ -168,7 +168,7 @@ class Client(ABC):
                 self._handles.clear()  # the index is gone or moved: look it up again
             raise translate(error) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            # The SDK does not wrap all of its client's errors: a broken encoding, for one.
+            # The SDK does not wrap all errors of httpx: a broken encoding, for example.
             reason = f"Pinecone answered in no known form: {error}"
             raise SinkFailure(ErrorKind.SINK, reason, outcome_unknown=True) from error
 
@@ -179,11 +179,11 @@ class Client(ABC):
 
 @cache
 def know_answers() -> list[str]:
-    """Have every kind of the SDK's answers looked at now, by one thread; returns their names.
+    """Prepare the parser for each of the SDK's answers in one thread; return their names.
 
-    The library that parses them prepares a kind when it first meets it, and crashes the process
-    when two threads meet it at once (msgspec 0.22: a null pointer in ``StructInfo``). Returns
-    none where an SDK keeps them elsewhere: then the sinks of a process call one at a time.
+    The parser prepares a type at its first use, and crashes the process when two threads do so at
+    once (msgspec 0.22: a null pointer in ``StructInfo``). Return none for an SDK whose types are
+    in other modules: its calls run one at a time.
     """
     gone = moved()
     if gone:
@@ -203,7 +203,7 @@ def know_answers() -> list[str]:
 
 
 def moved() -> list[str]:
-    """Return what this release of the SDK lacks of what altsync uses beside its interface."""
+    """Return the private names of the SDK that this release of it lacks."""
     gone = []
     for module in (*ANSWERS, PARSER):
         try:
@@ -217,10 +217,10 @@ def moved() -> list[str]:
 
 
 def without_retries(index: pinecone.Index) -> pinecone.Index:
-    """Take the SDK's own retries from an index handle, which no option of it can.
+    """Disable the SDK's retries of an index handle, which has no option for it.
 
-    Three retries of a request that times out would outlive the lease. Where a later SDK keeps
-    its transport elsewhere, its retries stay.
+    Three retries of a request that times out would outlive the lease. A later SDK may keep its
+    transport elsewhere: then the retries stay.
     """
     client = getattr(getattr(index, "_http", None), "_client", None)
     transport = getattr(client, "_transport", None)
@@ -230,7 +230,7 @@ def without_retries(index: pinecone.Index) -> pinecone.Index:
 
 
 def translate(error: pinecone.PineconeError) -> SinkFailure:
-    """Whose fault an error of the SDK is."""
+    """Return the failure that an error of the SDK stands for."""
     match error:
         case pinecone.PineconeTimeoutError():
             return SinkFailure(ErrorKind.SINK, NOT_IN_TIME, outcome_unknown=True, timed_out=True)

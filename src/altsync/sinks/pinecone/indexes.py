@@ -165,7 +165,7 @@ class Indexes(Client):
             raise SinkFailure(ErrorKind.SINK, reason, retry_after=wait, only=problems)
 
     def _there(self) -> dict[str, Any]:
-        """The sink's indexes by name. One that this key may not see counts as there."""
+        """Return the sink's indexes by name. One that this key may not see counts as existing."""
         names = set(self._names.values())
         try:
             return {one.name: one for one in self._client.indexes.list() if one.name in names}
@@ -239,10 +239,10 @@ class Indexes(Client):
     def _where_it_is(
         self, entity_type: EntityType, call: Callable[[pinecone.Index], T]
     ) -> T | None:
-        """Return what ``call`` makes of an index; None where it, or the namespace, is not there.
+        """Return the result of ``call`` on an index; None without the index or the namespace.
 
-        Looking creates none. An index that was deleted and made again may have another address:
-        then it is called there.
+        No index is created. One that was deleted and created again may have another address: it is
+        called there.
         """
         with self._door(), suppress(pinecone.NotFoundError):
             index = self._handle(entity_type, self._described)
@@ -253,9 +253,9 @@ class Indexes(Client):
         return None
 
     def _moved(self, entity_type: EntityType, index: pinecone.Index) -> pinecone.Index | None:
-        """The index at its new address; None when it is where it was.
+        """Return the index at its new address; None when the address is the same.
 
-        Forgets where it was when it is there no more. Raises ``NotFoundError`` when there is none.
+        Raises ``NotFoundError`` when there is no such index.
         """
         try:
             host = self._client.indexes.describe(self._names[entity_type]).host
@@ -275,13 +275,13 @@ class Indexes(Client):
                 del self._handles[entity_type]
 
     def _index(self, entity_type: EntityType) -> pinecone.Index:
-        """The index of a type, made when it is not there."""
+        """Return the index of a type; create it when it is missing."""
         return self._handle(entity_type, self._open_index)
 
     def _handle(
         self, entity_type: EntityType, opened: Callable[[str], pinecone.Index]
     ) -> pinecone.Index:
-        """The handle of an index. Asks for its address once, whatever threads come."""
+        """Return the handle of an index. Threads at the same time request its address once."""
         with self._clients.opening:
             if entity_type not in self._handles:
                 self._handles[entity_type] = opened(self._names[entity_type])
@@ -326,7 +326,7 @@ def owner_tags(owner: Installation) -> dict[str, str]:
 def misfit(index: Any, dimensions: int) -> str | None:
     """Return why an index cannot hold altsync's vectors, and what to do; None when it can.
 
-    What the server does not say is not judged.
+    A fact that the server leaves out is not checked.
     """
     deployment = getattr(index, "deployment", None)
     facts = (

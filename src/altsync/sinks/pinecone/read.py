@@ -100,7 +100,7 @@ class Reader(Indexes):
         return reads.ask(lambda: self._where_it_is(entity_type, fetch)) or {}
 
     def find(self, entity_type: EntityType, key: str, space: str) -> Held | None:
-        """What the index holds of one entity in one namespace now. Raises ``SinkFailure``."""
+        """Return the vector of an entity in one namespace."""
         found = self._fetched(entity_type, space, [key], Reads())
         return _held(self._names[entity_type], space, key, found[key]) if key in found else None
 
@@ -122,7 +122,7 @@ class Reader(Indexes):
         where: Mapping[str, Any] | None = None,
         with_metadata: bool = True,
     ) -> list[Match]:
-        """The entities nearest to a vector (float32 little-endian), the best first.
+        """Return the entities nearest to a vector (float32 little-endian), the best first.
 
         ``where`` is a metadata filter in the index's own language. Without metadata an answer
         is small, and may be long. Raises ``SinkFailure``.

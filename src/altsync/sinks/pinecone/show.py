@@ -1,4 +1,4 @@
-"""What Pinecone holds of one entity, and how it answers."""
+"""Show the vectors of one entity for ``why``, and check the service for ``doctor``."""
 
 from __future__ import annotations
 
