@@ -49,15 +49,12 @@ class Repairs(Reader):
         A node gets version 0, a tombstone is deleted.
         """
         kind = entity_type
-        stones = [f"{kind.label}:{key}" for key in keys]
+        of_nodes = cypher(RESET_NODE_VERSIONS, kind)
 
         def work(tx: ManagedTransaction) -> None:
-            client.execute(
-                tx, statement=cypher(RESET_NODE_VERSIONS, kind), keys=sorted(keys), highest=highest
-            )
-            client.execute(
-                tx, statement=RESET_TOMBSTONE_VERSIONS, keys=sorted(stones), highest=highest
-            )
+            client.execute(tx, statement=of_nodes, keys=sorted(keys), highest=highest)
+            stones_of = sorted(f"{kind.label}:{key}" for key in keys)
+            client.execute(tx, statement=RESET_TOMBSTONE_VERSIONS, keys=stones_of, highest=highest)
 
         self._run(work)
 
