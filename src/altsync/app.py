@@ -1,4 +1,7 @@
-"""The composition root: it builds all clients and parts of a process from the settings."""
+"""The composition root: it builds all clients and parts of a process from the settings.
+
+More than 300 lines: programs, commands and workers use one class, and its methods are short.
+"""
 
 from __future__ import annotations
 

@@ -267,10 +267,7 @@ class Database:
 
     @contextmanager
     def snapshot(self) -> Iterator[Conn]:
-        """Yield a connection in a read-only transaction with one snapshot of the database.
-
-        Keep it short: vacuum keeps every row version that it may still read.
-        """
+        """Yield a connection in a read-only transaction with one snapshot. Keep it short."""
         with self.autocommit() as conn, conn.transaction():
             conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             yield conn

@@ -121,13 +121,10 @@ def _missing_functions(connection: Connection, catalogue: Catalogue) -> list[str
 #: The table with the last revision of the project.
 _VERSIONS = "catalogue_version"
 
-#: The folder of revisions beside a catalogue.
-_FOLDER = "migrations"
-
 
 def _revisions(catalogue: Catalogue) -> Path | None:
     """Return the folder of a project's revisions, which may not exist yet."""
-    return catalogue.folder and catalogue.folder / _FOLDER
+    return catalogue.folder and catalogue.folder / "migrations"
 
 
 def _run_revisions(connection: Connection, catalogue: Catalogue) -> None:
@@ -201,16 +198,14 @@ def downgrade() -> None:
 
 
 def _plan(connection: Connection, catalogue: Catalogue) -> tuple[Plan, list[ops.MigrateOperation]]:
-    """Compare the classes with the database, table by table of the catalogue."""
     safe: list[ops.MigrateOperation] = []
     refused: list[str] = []
     notes: list[str] = []
     for operation in _operations(connection, catalogue):
-        match operation:
-            case ops.DropColumnOp() if not _is_needed(operation):
-                column = f"{operation.table_name}.{operation.column_name}"
-                notes.append(f"{column} is no longer declared, and stays")
-                continue
+        if isinstance(operation, ops.DropColumnOp) and not _is_needed(operation):
+            column = f"{operation.table_name}.{operation.column_name}"
+            notes.append(f"{column} is no longer declared, and stays")
+            continue
         reason = _loses(operation)
         if reason is None:
             safe.append(operation)
@@ -238,13 +233,12 @@ def _operations(connection: Connection, catalogue: Catalogue) -> list[ops.Migrat
 
 
 def _is_needed(operation: ops.DropColumnOp) -> bool:
-    """Return whether no row can be written without a value of this column."""
+    """Return whether every row needs a value of this column."""
     column = operation.to_column()
     return not column.nullable and column.server_default is None
 
 
 def _only(tables: Any) -> MetaData:
-    """Return the metadata of these tables."""
     metadata = MetaData()
     for table in tables:
         table.to_metadata(metadata)
