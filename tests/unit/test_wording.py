@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from altsports import queries, store
-from altsports.store import LeagueChoices, LeagueFilter
+from altsports.store.leagues import LeagueChoices, LeagueFilter
 from altsync.seed.lines import Rejected
 from altsync.seed.listing import find_files
 from altsync.seed.reader import read

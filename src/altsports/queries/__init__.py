@@ -28,13 +28,8 @@ from altsports.queries.leagues import (
 )
 from altsports.queries.search import FoundLeague, search
 from altsports.queries.similar import SimilarLeague, SimilarLeagues, similar
-from altsports.store import (
-    Contract,
-    Document,
-    FullExample,
-    FullLeague,
-    LeagueFilter,
-)
+from altsports.store.examples import FullExample
+from altsports.store.leagues import Contract, Document, FullLeague, LeagueFilter
 from altsync.why.sql import OperationRow
 
 __all__ = [

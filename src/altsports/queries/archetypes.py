@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from altsports import store
-from altsports.store import FullLeague, LeagueFilter
+from altsports.store import leagues as store
+from altsports.store.leagues import FullLeague, LeagueFilter
 from altsync.queries.stores import Stores, check_count, require_graph
 
 RANKED = """

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
-from altsports import store
 from altsports.catalogue import FEW_SHOT_EXAMPLE
-from altsports.store import FullExample
+from altsports.store import examples as store
+from altsports.store.examples import FullExample
 from altsync.queries.nearest import Page, Search
 from altsync.queries.stores import (
     Stores,

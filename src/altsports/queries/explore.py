@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from altsports.queries.search import FoundLeague, search
-from altsports.store import LeagueFilter
+from altsports.store.leagues import LeagueFilter
 from altsync.errors import SinkFailure
 from altsync.queries.stores import GRAPH, Stores, Unavailable, missing_graph
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from altsports import store
 from altsports.catalogue import LEAGUE, SPORT_ARCHETYPE
+from altsports.store import leagues as store
 from altsync.queries.stores import (
     Stores,
     check_count,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from altsports import store
 from altsports.catalogue import LEAGUE
-from altsports.store import FullLeague, LeagueFilter
+from altsports.store import leagues as store
+from altsports.store.leagues import FullLeague, LeagueFilter
 from altsync.db import Conn
 from altsync.queries.stores import Stores, check_count, reading, unknown_entity
 from altsync.why import sql as why_sql

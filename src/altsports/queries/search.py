@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
-from altsports import store
 from altsports.catalogue import LEAGUE
-from altsports.store import FullLeague, LeagueFilter
+from altsports.store import leagues as store
+from altsports.store.leagues import FullLeague, LeagueFilter
 from altsync.entities import Model
 from altsync.projection import Scalar
 from altsync.queries.nearest import Page, Search

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from altsports import store
 from altsports.catalogue import LEAGUE
 from altsports.queries.search import LEAGUES
-from altsports.store import StoredLeague
+from altsports.store import leagues as store
+from altsports.store.leagues import StoredLeague
 from altsync.errors import SinkFailure
 from altsync.queries.nearest import cosines
 from altsync.queries.stores import (

@@ -30,8 +30,14 @@ class Endpoints:
 def lock_changed(conn: Conn, kind: EntityType, locked: Endpoints | None = None) -> Endpoints:
     """Lock the ends of the staged relationships that changed, unless ``locked`` holds them.
 
-    The ends are read again after each lock, until all of them are locked: another session may
-    have given a relationship a new source before the lock was held.
+    The ends are read again after each lock, until all of them are locked::
+
+        this seeder             | another seeder
+        reads r: from x         |
+                                | changes r: from y, and commits
+        locks x                 |
+        reads r again: from y   |
+        locks y                 |
     """
     locked = locked or Endpoints()
     while True:

@@ -218,8 +218,13 @@ class Sink:
     ) -> dict[UUID, tuple[bool, float | None]]:
         """Return (pending, age): whether a vector is still to be written, and seconds since it was.
 
-        Settling a pending vector enqueues this search again, once ``neighbours_input_hash`` is
-        cleared. Both are done under the entities' locks, or the settlement could come between.
+        The hash of pending ones is cleared, so that writing the vector enqueues this search again.
+        The entities' locks exclude this order::
+
+            this search                | worker of the vector index
+            reads: vector is pending   |
+                                       | settles it: same hash, so no search is enqueued
+            clears the hash            |
         """
         with self._database.transaction() as conn:
             lock_entities(conn, ((kind, i) for i in ids))
