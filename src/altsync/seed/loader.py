@@ -6,7 +6,6 @@ statement, so no point is between them.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -30,6 +29,7 @@ from altsync.seed.checking import KnownKeys
 from altsync.seed.files import SeedFile
 from altsync.seed.lines import Raw, Rejected
 from altsync.seed.listing import Listing, list_files
+from altsync.seed.notes import TextNotes
 from altsync.seed.options import SeedOptions
 from altsync.seed.prepare import PreparedBatch, prepare_batch
 from altsync.seed.pruning import Pruner
@@ -55,9 +55,6 @@ BATCH = 2000
 #: ten times as much: two batches at once, as bytes, as objects and as rows.
 BATCH_BYTES = 4 << 20
 
-#: Lines with cut texts that a note names, for each file.
-CUT_SHOWN = 5
-
 
 class Loader:
     """A seeding run on one session connection."""
@@ -79,9 +76,7 @@ class Loader:
         self._run = Run(conn, topology, options, report, at)
         self._registry = KeyRegistry(conn, dry_run=options.dry_run)
         self._unreadable: dict[Part, str] = {}
-        self._empty: list[str] = []
-        self._emptied: dict[str, Counter[str]] = {}
-        self._cut: dict[str, list[int]] = {}
+        self._texts = TextNotes()
         self._model: str | None = None
 
     def run(self) -> None:
@@ -99,7 +94,7 @@ class Loader:
                 prunes = listing.files[part] and self._options.prune
                 if part.entity_type and prunes and self._not_pruned(listing) is None:
                     self._run.pruned.add(part.entity_type)
-            self._note_texts()
+            self._report.notes += self._texts.sentences(self._model)
             self._at("loaded")
             if self._options.prune:
                 loaded = [part for part, found in listing.files.items() if found]
@@ -136,23 +131,6 @@ class Loader:
         for label, _reason in listing.unread:
             return f"{label} was not read"
         return None
-
-    def _note_texts(self) -> None:
-        """Note files without lines, empty texts, and texts that are cut."""
-        self._report.notes += [f"{label}: holds no line" for label in self._empty]
-        for label, fields in self._emptied.items():
-            named = ", ".join(f"{name} ({count:,} times)" for name, count in fields.items())
-            self._report.notes.append(f"{label}: empty text is taken as absent: {named}")
-        for label, numbers in self._cut.items():
-            shown = ", ".join(f"{number:,}" for number in numbers[:CUT_SHOWN])
-            more = f" and {len(numbers) - CUT_SHOWN:,} more" if len(numbers) > CUT_SHOWN else ""
-            self._report.notes.append(
-                f"{label}: {plural(len(numbers), 'text')} over the limit of {self._model} "
-                f"{'is' if len(numbers) == 1 else 'are'} cut for the embedding: "
-                f"line {shown}{more}"
-            )
-
-    # --- one part -----------------------------------------------------------------------------
 
     def _load_part(self, part: Part, files: Sequence[SeedFile]) -> None:
         if files:
@@ -230,15 +208,13 @@ class Loader:
         """Add the counts of committed lines. ``_reject`` has counted the refused ones."""
         self._report.counts(part).add(replace(counts, rejected=0))
 
-    # --- batches ------------------------------------------------------------------------------
-
     def _lines(self, part: Part, files: Sequence[SeedFile]) -> Iterator[Raw]:
         for file in files:
             raw = None
             for raw in read_raw(file, lambda size: self._progress(part, size)):
                 yield raw
             if raw is None:
-                self._empty.append(file.label)
+                self._texts.without_lines.append(file.label)
 
     def _batches(
         self, part: Part, pages: Iterator[Sequence[Raw]], known: KnownKeys
@@ -279,10 +255,7 @@ class Loader:
         for line in rejected:
             self._reject(part, line)
         for good in batch.good:
-            if good.emptied:
-                self._emptied.setdefault(good.file, Counter()).update(good.emptied)
-            if good.cut:
-                self._cut.setdefault(good.file, []).append(good.number)
+            self._texts.add(good)
         changes = written.changes
         return Counts(
             processed=len(batch.good) + len(batch.rejected),
