@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from altsports import queries, store
+from altsports import queries
+from altsports.store import leagues as store
 from altsports.store.leagues import LeagueChoices, LeagueFilter
 from altsync.seed.lines import Rejected
 from altsync.seed.listing import find_files
