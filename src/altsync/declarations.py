@@ -60,6 +60,9 @@ INDEXES = tuple(name for name, one in SINKS.items() if one.is_index)
 #: Sinks that mirror relationships, the first choice first.
 GRAPHS = tuple(name for name, one in SINKS.items() if one.traits.edges)
 
+#: Columns of relationships that keep sinks' own ids.
+EDGE_IDS = tuple(one.edge_id for one in SINKS.values() if one.edge_id)
+
 #: Sinks that charge for what a comparison reads.
 CHARGED = tuple(name for name, one in SINKS.items() if one.price)
 
@@ -114,6 +117,11 @@ def queue_of(sink: str, sinks: Sequence[str] = INDEXES) -> str:
 def columns_of(sink: str) -> Columns | None:
     """Return the columns of a sink on an entity's row; None if it has none."""
     return SINKS[sink].columns if sink in SINKS else None
+
+
+def edge_id_column(sink: str) -> str | None:
+    """Return the column of relationships that keeps a sink's own ids."""
+    return SINKS[sink].edge_id if sink in SINKS else None
 
 
 def namespace_column(sink: str) -> str | None:

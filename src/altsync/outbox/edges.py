@@ -267,14 +267,14 @@ def is_gathering(conn: Conn, sink: str, leader: str) -> bool:
     return bool(row and row[0])
 
 
-def keep_edge_ids(conn: Conn, kind: EntityType, ids: Mapping[UUID, str]) -> None:
-    """Record the graph's ids of relationships. The caller has locked their sources."""
+def keep_edge_ids(conn: Conn, kind: EntityType, column: str, ids: Mapping[UUID, str]) -> None:
+    """Record a sink's ids of relationships. The caller has locked their sources."""
     if ids:
         conn.execute(
             f"""
-            UPDATE {kind.edge_table.table} r SET neo4j_rel_id = x.remote
+            UPDATE {kind.edge_table.table} r SET {column} = x.remote
             FROM unnest(%(ids)s::uuid[], %(remotes)s::text[]) AS x(id, remote)
-            WHERE r.id = ANY(%(ids)s) AND r.id = x.id AND r.neo4j_rel_id IS DISTINCT FROM x.remote
+            WHERE r.id = ANY(%(ids)s) AND r.id = x.id AND r.{column} IS DISTINCT FROM x.remote
             """,
             {"ids": list(ids), "remotes": list(ids.values())},
         )

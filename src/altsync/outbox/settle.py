@@ -10,6 +10,7 @@ from uuid import UUID
 
 from altsync.contract import EMBEDDING, SinkTraits, Topology
 from altsync.db import Conn
+from altsync.declarations import edge_id_column
 from altsync.entities import Model
 from altsync.operations import Dead, Origin, Outcome, Retry, Settlement, Superseded, Synced
 from altsync.outbox.embedding_dependency import fail_behind
@@ -198,8 +199,8 @@ def _update_entities(
         give_vectors(conn, synced, plan.topology, plan.model)
     else:
         write_statuses(conn, sink, synced, dead, reruns)
-    if sink.edges:
-        keep_edge_ids_of(conn, synced)
+    if column := edge_id_column(sink.name):
+        keep_edge_ids_of(conn, column, synced)
 
 
 def _update_searches(conn: Conn, sink: SinkTraits, ended: Sequence[Ended], plan: Plan) -> None:

@@ -142,11 +142,12 @@ def give_vectors(conn: Conn, synced: Sequence[Synced], topology: Topology, model
         notify(conn, topology.vector)
 
 
-def keep_edge_ids_of(conn: Conn, synced: Sequence[Synced]) -> None:
-    """Write the graph's ids of relationships to their rows."""
+def keep_edge_ids_of(conn: Conn, column: str, synced: Sequence[Synced]) -> None:
+    """Write a sink's ids of relationships to their rows."""
     for kind, group in _by_type(synced).items():
         if kind.edges:
-            keep_edge_ids(conn, kind, {e: i for one in group for e, i in one.edge_ids.items()})
+            ids = {edge: remote for one in group for edge, remote in one.edge_ids.items()}
+            keep_edge_ids(conn, kind, column, ids)
 
 
 def invalidate_searches(conn: Conn, outcomes: Sequence[Outcome]) -> None:

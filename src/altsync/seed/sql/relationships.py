@@ -9,6 +9,7 @@ from uuid import UUID
 from altsync.contract import Topology
 from altsync.copying import fill
 from altsync.db import Conn
+from altsync.declarations import EDGE_IDS
 from altsync.entities import EdgeTable, EntityType
 from altsync.seed.changes import Changes
 
@@ -92,12 +93,13 @@ def changed_ends(conn: Conn, edges: EdgeTable) -> list[tuple[UUID, UUID, UUID | 
 def upsert_staged(conn: Conn, edges: EdgeTable, locked: Collection[UUID]) -> Changes:
     """Upsert the staged rows that are new, or whose stored source is one of ``locked``."""
     columns = _columns(edges)
-    written = ", ".join(f"{name} = excluded.{name}" for name in columns[2:])
+    written = [f"{name} = excluded.{name}" for name in columns[2:]]
+    written += [f"{name} = NULL" for name in EDGE_IDS]
     rows = conn.execute(
         f"""
         INSERT INTO {edges.table} AS r ({", ".join(columns)})
         SELECT {", ".join(f"s.{name}" for name in columns)} {_changed(edges)} ORDER BY s.id
-        ON CONFLICT (id) DO UPDATE SET {written}, neo4j_rel_id = NULL, updated_at = now()
+        ON CONFLICT (id) DO UPDATE SET {", ".join(written)}, updated_at = now()
         WHERE r.{edges.source} = ANY(%s)
         RETURNING (xmax = 0)
         """,

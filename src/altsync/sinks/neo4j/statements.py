@@ -8,9 +8,8 @@ from functools import lru_cache
 from altsync.catalogue.current import entity_types
 from altsync.entities import EntityType, ParentEdge
 
-#: Of a relationship to a deleted entity: that its source was written after the deletion, so that
-#: it means the entity that came back since. A deletion enqueues all that pointed to the entity, so
-#: what they held of it before goes.
+#: A relationship to a deleted entity stays when its source was written after the deletion: it
+#: means the entity that was created again. A deletion enqueues the sources of all others.
 TO_THE_NEXT_LIFE = (
     "type(old) IN {relations} "
     "AND CASE WHEN o.sync_version IS :: INTEGER NOT NULL THEN o.sync_version ELSE -1 END "
@@ -20,7 +19,7 @@ TO_THE_NEXT_LIFE = (
 
 @lru_cache
 def outlives(kind: EntityType) -> str:
-    """When an edge ``old`` between a node and its neighbour ``o`` outlives the node's deletion."""
+    """Return when an edge ``old`` from a neighbour ``o`` stays after a node's deletion."""
     if kind.edges is None and not children(kind):
         return "false"
     reasons = []
@@ -35,23 +34,23 @@ def outlives(kind: EntityType) -> str:
 
 @lru_cache
 def children(kind: EntityType) -> tuple[str, ...]:
-    """The types of relationships by which other entities hang on those of a type."""
+    """Return the types of edges from children to entities of a type."""
     found = {p.relation for one in entity_types() for p in one.graph_parents if p.parent == kind}
     return tuple(sorted(str(relation) for relation in found))
 
 
 def required_parents(kind: EntityType) -> list[tuple[int, ParentEdge]]:
-    """Parents that each entity has, with their places among all."""
+    """Return the parents that each entity has, with their positions."""
     return [(i, p) for i, p in enumerate(kind.graph_parents) if p.column not in kind.nullable]
 
 
 def optional_parents(kind: EntityType) -> list[tuple[int, ParentEdge]]:
-    """Parents that an entity may lack, with their places among all."""
+    """Return the parents that an entity may lack, with their positions."""
     return [(i, p) for i, p in enumerate(kind.graph_parents) if p.column in kind.nullable]
 
 
 def constraints() -> tuple[str, ...]:
-    """The constraints and indexes of the graph; a name stands for one of them."""
+    """Return the statements that create constraints and indexes."""
     unique = "CREATE CONSTRAINT {name} IF NOT EXISTS FOR (n:{label}) REQUIRE n.{key} IS UNIQUE"
     columns = [kind.key_column for kind in entity_types()]
     found: dict[tuple[str, str], str] = {}
@@ -77,7 +76,7 @@ def constraints() -> tuple[str, ...]:
 
 
 def stub_labels() -> tuple[str, ...]:
-    """Labels of nodes that may be stubs: ends of relationships."""
+    """Return the labels of nodes that may be stubs: ends of relationships."""
     found = [kind.label for kind in entity_types() if kind.edges]
     found += [parent.label for kind in entity_types() for parent in kind.graph_parents]
     return tuple(dict.fromkeys(found))
@@ -89,7 +88,7 @@ UNIQUE = re.compile(r"FOR \(n:(\w+)\) REQUIRE n\.(\w+) IS UNIQUE")
 
 @lru_cache
 def _labels(catalogue: tuple[EntityType, ...]) -> re.Pattern[str]:
-    """Where a statement names a label that altsync writes: what a prefix has to tell apart."""
+    """Return a pattern of the places before altsync's labels in a statement."""
     names = {kind.label for kind in catalogue}
     names |= {parent.label for kind in catalogue for parent in kind.graph_parents}
     names |= {"AltsyncTombstone", "AltsyncInstallation"}
@@ -99,7 +98,7 @@ def _labels(catalogue: tuple[EntityType, ...]) -> re.Pattern[str]:
 #: The names that belong to a database as a whole.
 SCHEMA_NAMES = re.compile(r"(?<=CONSTRAINT )(?=\w)|(?<=INDEX )(?=\w)")
 
-#: The node that says whose the graph is. The constraint on its key lets only one be made.
+#: The node that names the installation. The constraint on its key allows only one.
 READ_INSTALLATION = """
 MATCH (i:AltsyncInstallation {key: 'owner'})
 RETURN i.id AS id, i.since AS since, i.database AS database, i.system AS system
@@ -141,7 +140,7 @@ WITH n, row WHERE {writable} AND {whole} <= row.version
 SET n += row.properties, n.sync_version = row.version, n.altsync_stub = null
 """
 
-# The parent may not be there yet: a stub, until its own operation fills it.
+# A parent that does not exist yet is created as a stub. Its own operation fills it.
 MOVE_TO_PARENT = """
 WITH n, row
 OPTIONAL MATCH (n)-[old:{edge}]->(o:{parent_label})
@@ -172,7 +171,7 @@ RETURN_WRITTEN = """
 RETURN row.key AS key, elementId(n) AS id
 """
 
-# What is no longer wanted of the relationships that altsync keeps; others' are left alone.
+# Remove unwanted relationships of altsync's types; others are left alone.
 REMOVE_EDGES = """
 UNWIND $rows AS row
 MATCH (n:{label} {{{key}: row.key}})-[old:{relations}]->(o:{label})
@@ -180,16 +179,16 @@ WHERE NOT coalesce((type(old) + ' ' + o.{key}) IN row.wanted, false)
 DELETE old
 """
 
-# The relationships that altsync keeps of entities, whose nodes this transaction has locked.
+# Read the relationships of nodes that this transaction has locked.
 READ_EDGES = """
 UNWIND $keys AS key
 MATCH (n:{label} {{{key}: key}})-[r:{relations}]->(o:{label})
 RETURN key, type(r) AS type, o.{key} AS target, r.score AS score, elementId(r) AS id
 """
 
-# The other entity may not be there yet: a stub, until its own operation fills it. One that was
-# deleted after the edge was read stays away, and its edges with it. Only who has locked the source
-# draws edges from it, and has read those that are there: CREATE costs half of a MERGE.
+# A target that does not exist yet is created as a stub. A target that was deleted after the edge
+# was read gets no edge. The source is locked and its edges were read, so CREATE makes no duplicate;
+# it costs half of a MERGE.
 CREATE_EDGES = """
 UNWIND $edges AS edge
 MATCH (n:{label} {{{key}: edge.source}})
@@ -217,11 +216,9 @@ UNWIND duplicates[1..] AS duplicate
 DELETE duplicate
 """
 
-# An emptied node stays, as the stub that edges make where none is yet, as long as edges lead to it
-# that are not of the life that ends here. Emptying comes first: it locks the node, so that nothing
-# is drawn to it between looking and deleting. The keys of the nodes that went come back. Nothing
-# else may be read in the same transaction: where Neo4j 2026 reads by label, it meets the deleted
-# nodes, and refuses.
+# Empty the node first: this locks it, so no edge is created to it before the deletion. It stays as
+# a stub while edges of a newer generation lead to it. Return the keys of deleted nodes. Read nothing
+# else in this transaction: Neo4j 2026 fails when a read by label meets a node deleted in it.
 DELETE_NODE = """
 UNWIND $rows AS row
 MERGE (t:AltsyncTombstone {{key: '{label}:' + row.key}})
@@ -271,8 +268,8 @@ MATCH (n:{label}) WHERE n.{key} > $after AND NOT coalesce({writable}, false)
 RETURN DISTINCT n.{key} AS key ORDER BY key LIMIT $limit
 """
 
-# Version 0 is below every version, so that the next upsert succeeds. No mark of a stub: that would
-# let housekeeping remove a node that no edge leads to.
+# Version 0 is below every version, so that the next upsert succeeds. The node is not marked as a
+# stub: housekeeping would remove one without edges.
 ADOPT_NODES = """
 MATCH (n:{label}) WHERE n.{key} IN $keys AND NOT coalesce({writable}, false)
 SET n.sync_version = 0
@@ -298,20 +295,19 @@ ORDER BY n.{key} LIMIT $limit
 #: Sums over versions stay within 64 bits: a version itself has 51.
 DIGEST_PRIME = 1_000_000_007
 
-#: The bucket of nodes that altsync cannot have written so.
+#: The bucket of nodes that another program has changed.
 STRANGE = -1
 
-#: Tells keys of different length, and the ends of edges, apart in a digest, without a product
+#: Distinguishes keys of different length, and the ends of edges, in a digest, without a product
 #: that could overflow.
 WEIGHT_PRIME = 8191
 
-#: A tombstone's version that is no whole number: above all of them, as it refuses them all.
+#: Stands for a tombstone's version that is no whole number: it refuses every write.
 NO_VERSION = 2**63
 
-# Agreement by numbers alone: a version belongs to one state of one entity, so equal counts and
-# sums of versions mean equal nodes, as long as nodes are not edited by hand. Some of that shows in
-# the keys' lengths and the least and greatest key and hash. Nodes whose version is no number or
-# whose key is no text are a bucket of their own, which PostgreSQL never has.
+# A version belongs to one state of one entity, so equal counts and sums of versions mean equal
+# nodes, unless a node was edited by hand. The lengths of keys and the least and greatest key and
+# hash find some edits. Nodes with an invalid version or key are in a bucket of their own.
 DIGEST_NODES = """
 MATCH (n:{label}) WHERE n.sync_version IS NOT NULL
 WITH n, CASE WHEN {written} THEN n.sync_version END AS version
@@ -329,9 +325,8 @@ RETURN n.sync_version % $modulus AS bucket, p.{parent_key} AS parent, count(r) A
        sum(n.sync_version % $prime) AS versions
 """
 
-# Edges from a node, told by the versions of both ends: two that swap their targets or scores
-# make other sums. A stub counts as 0, a score that PostgreSQL cannot hold as -11. Sums stay
-# within 64 bits for a million edges.
+# Sums over the versions of both ends: two edges that swap targets or scores change them. A stub
+# counts as 0, a score that PostgreSQL cannot hold as -11. Sums of a million edges fit 64 bits.
 DIGEST_EDGES = """
 MATCH (n:{label})-[r:{relations}]->(o:{label})
 WHERE {written}
@@ -355,7 +350,7 @@ WHERE n.{key} > $after AND n.sync_version IS NOT NULL
 RETURN n.{key} AS key ORDER BY n.{key} LIMIT $limit
 """
 
-# No key leads to these: they were written by hand.
+# Nodes without a key were written by hand.
 LIST_WITHOUT_KEY = """
 MATCH (n:{label}) WHERE n.sync_version IS NOT NULL AND NOT coalesce(n.{key} >= '', false)
 RETURN elementId(n) AS id ORDER BY id LIMIT $limit
@@ -387,7 +382,7 @@ FIND_NODE = """
 MATCH (n:{label} {{{key}: $key}}) RETURN properties(n) AS properties, elementId(n) AS id
 """
 
-# Neighbours are named by whatever their kind is named by.
+# A neighbour is named by the key property of its type.
 EDGES_OF = """
 MATCH (n:{label} {{{key}: $key}}){tail}[r]{head}(other)
 WITH type(r) AS type, coalesce({keys}) AS name
@@ -401,9 +396,8 @@ MATCH (t:AltsyncTombstone) WHERE t.at < timestamp() - $milliseconds
 WITH t LIMIT 10000 DELETE t
 """
 
-# Nodes that altsync made for an edge to lead to, and that no edge leads to any more: parents that
-# were left, or deleted before their children were. Others' nodes have no mark,
-# and one that was marked by hand has properties of its own.
+# Remove stubs without edges: parents that were left, or deleted before their children. Nodes of
+# other programs have no mark, and one that was marked by hand has properties of its own.
 FORGET_STUBS = """
 MATCH (n:{label}) WHERE n.altsync_stub = true AND n.sync_version IS NULL
   AND size(keys(n)) = 2
@@ -417,9 +411,9 @@ RETURN count(*) AS count
 def cypher(
     template: str, kind: EntityType, parent: tuple[int, ParentEdge] | None = None, **more: str
 ) -> str:
-    """A statement for one type. Its names are the catalogue's, which are checked: no injection.
+    """Return a statement for one type. The catalogue has checked its names: no injection.
 
-    ``parent`` is one of its parents, with its place among all.
+    ``parent`` is one of its parents, with its position.
     """
     place, edge = parent or (0, None)
     return template.format(
@@ -440,7 +434,7 @@ def cypher(
 
 
 def label_prefix(prefix: str) -> str:
-    """Return what stands before each label: a label without quotes takes no hyphen."""
+    """Return the prefix of labels; a label without quotes takes no hyphen."""
     return f"{prefix.replace('-', '_')}_" if prefix else ""
 
 

@@ -1,4 +1,7 @@
-"""The sink that mirrors entities as nodes with edges, guarded by version."""
+"""The sink that mirrors entities as nodes with edges, guarded by version.
+
+One module: a sink of altsync is set up, owned and written to by one class.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The tables of an installation: made, checked and owned."""
+"""The tables of an installation: created, checked and owned.
+
+One module, as each of these needs the names, the extension and the connections.
+"""
 
 from __future__ import annotations
 

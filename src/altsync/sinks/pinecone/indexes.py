@@ -1,4 +1,7 @@
-"""The indexes of an installation: made, checked, owned, and found by their addresses."""
+"""The indexes of an installation: created, checked, owned, and found by their addresses.
+
+One module, as each of these needs the names, the tags and the clients.
+"""
 
 from __future__ import annotations
 
