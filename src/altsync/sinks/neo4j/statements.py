@@ -217,8 +217,8 @@ DELETE duplicate
 """
 
 # Empty the node first: this locks it, so no edge is created to it before the deletion. It stays as
-# a stub while edges of a newer generation lead to it. Return the keys of deleted nodes. Read nothing
-# else in this transaction: Neo4j 2026 fails when a read by label meets a node deleted in it.
+# a stub while edges of a newer generation lead to it. Return the keys of deleted nodes. Read
+# nothing else in this transaction: Neo4j 2026 fails when a read by label meets a deleted node.
 DELETE_NODE = """
 UNWIND $rows AS row
 MERGE (t:AltsyncTombstone {{key: '{label}:' + row.key}})
