@@ -41,6 +41,9 @@ EXCEPTIONS: Mapping[tuple[str, str], str] = {
     ("tests/lint_words.py", ""): "the list itself",
     ("tests/unit/test_lint_words.py", ""): "examples of what is found",
     ("tests/unit/test_proxy.py", "echo"): "an echo server, as in RFC 862",
+    ("src/altsync/cli/__init__.py", "echo"): "typer.echo",
+    ("src/altsync/cli/local.py", "echo"): "typer.echo",
+    ("src/altsync/local/runtime.py", "nobody"): "the account of that name",
     ("tests/docs_blocks/shell.py", "echo"): "the command of the shell",
 }
 

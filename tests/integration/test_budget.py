@@ -37,11 +37,11 @@ FOREVER = 1e6
 
 
 def reserve(
-    database: Database, requests: float, tokens: float, patience: float = FOREVER
+    database: Database, requests: float, tokens: float, max_wait: float = FOREVER
 ) -> tuple[bool, float]:
     """A place for a call that costs so many seconds of each budget."""
     with database.autocommit() as conn:
-        return budget.reserve(conn, EMBEDDING, requests=requests, tokens=tokens, max_wait=patience)
+        return budget.reserve(conn, EMBEDDING, requests=requests, tokens=tokens, max_wait=max_wait)
 
 
 def test_each_call_waits_for_those_before_it(pg: DatabaseFixture, database: Database) -> None:
@@ -56,7 +56,7 @@ def test_a_turn_too_far_away_takes_nothing(pg: DatabaseFixture, database: Databa
     """A caller that does not wait spends nothing."""
     assert reserve(database, 0.0, 500.0) == (True, 0.0)
     for _ in range(3):
-        granted, wait = reserve(database, 0.0, 500.0, patience=10.0)
+        granted, wait = reserve(database, 0.0, 500.0, max_wait=10.0)
         assert not granted
         assert 490.0 < wait <= 500.0
 

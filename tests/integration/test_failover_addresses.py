@@ -145,9 +145,9 @@ def test_wake_ups_go_by_sentinel(
     with app.connection_for_read() as connection, connection.channel() as channel:
         taken = channel.basic_get("neo4j", no_ack=True)
         assert json.loads(taken.body)[0] == ["neo4j"]
-    asking = importlib.import_module("altsync.workers.broker")
+    broker = importlib.import_module("altsync.workers.broker")
     monkeypatch.setattr(workers, "app", app)
-    asking.ask(settings.broker_url, TIMEOUT)
+    broker.ask(settings.broker_url, TIMEOUT)
     app.close()
 
     monkeypatch.setenv("ALTSYNC_BROKER_URL", by_sentinel)

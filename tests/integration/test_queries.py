@@ -580,7 +580,7 @@ def test_relationships_seen_from_a_league(stack: AskStack) -> None:
         Relationship("SIMILAR_TO", "in", "formula_1", "Formula 1", 0.9),
     ]
     with pytest.raises(UnknownName):
-        queries.relationships(stack.conn, "nobody")
+        queries.relationships(stack.conn, "unknown")
 
 
 def test_the_audit_trail_of_a_league(stack: AskStack) -> None:
@@ -799,7 +799,7 @@ def test_stores_that_are_away_are_told_of_on_stderr(ask: Ask) -> None:
     ("arguments", "settings", "code", "said"),
     [
         (("similar", "formla_1"), {}, 1, "no league 'formla_1'; did you mean formula_1"),
-        (("league", "nobody"), {}, 1, "no league 'nobody'"),
+        (("league", "unknown"), {}, 1, "no league 'unknown'"),
         (("examples", "x", "--category", "y"), {}, 1, "no category 'y'; there are"),
         (("graph", "archetype", "y"), {}, 1, "no archetype 'y'; there are"),
         (("graph", "same-archetype", "y"), {}, 1, "no league 'y'"),
@@ -930,7 +930,7 @@ def test_neighbours_of_a_parent_are_its_children(stack: AskStack, changes: Conn)
         (("search", "x", "--where", "tier"), 2, "invalid filter 'tier': use --where field=value"),
         (("search", "x", "--where", "tier=a", "--where", "tier=b"), 2, "names tier twice"),
         (("search", "x", "--entity", "example", "--tier", "a"), 2, "--tier does not go with"),
-        (("similar", "nobody", "--entity", "example"), 1, "no example 'nobody'"),
+        (("similar", "unknown", "--entity", "example"), 1, "no example 'unknown'"),
         (("graph", "--entity", "league", "formla_1"), 1, "did you mean formula_1"),
         (("explore", "x", "--entity", "leag"), 1, "did you mean 'league'?"),
     ],

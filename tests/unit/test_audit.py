@@ -36,7 +36,7 @@ def audit(folder: Path, output: str) -> tuple[int, str]:
     ("packages", "code", "words"),
     [
         ([FINE, UNKNOWN], 0, "1 of 2 packages audited, 0 with a known weakness"),
-        ([FINE, WEAK], 1, "weak 1.0: PYSEC-2026-1, mended in 1.1"),
+        ([FINE, WEAK], 1, "weak 1.0: PYSEC-2026-1, fixed in 1.1"),
         ([UNKNOWN, UNKNOWN], 0, "not audited: the advisory service knows none of 2 packages"),
     ],
 )
@@ -50,4 +50,4 @@ def test_only_a_known_weakness_fails(
 
 def test_no_report_is_told(tmp_path: Path) -> None:
     """As when there is no network."""
-    assert audit(tmp_path, "") == (0, "not audited: pip-audit gave no report (it said nothing)\n")
+    assert audit(tmp_path, "") == (0, "not audited: pip-audit gave no report (no output)\n")

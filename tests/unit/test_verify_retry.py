@@ -78,7 +78,7 @@ def test_a_run_that_ends_asks_no_more() -> None:
 
 
 def test_what_cannot_pass_is_asked_once() -> None:
-    """A wrong question stays wrong; a driver that repeats by itself is asked again for hangs."""
+    """A wrong request is not repeated; one that hung is, even by a driver with its own retries."""
     for failure, worth, calls in (
         (SinkFailure(ErrorKind.ITEM, "wrong"), None, 1),
         (away(outcome_unknown=True), hung, 1),
@@ -86,7 +86,7 @@ def test_what_cannot_pass_is_asked_once() -> None:
         (SinkFailure(ErrorKind.UNKNOWN, "met", lock_conflict=True), hung, 2),
     ):
         line = Line(9, failure)
-        patience = RetryPolicy(lambda _: None, tries=2, **({"worth": worth} if worth else {}))
+        retry = RetryPolicy(lambda _: None, tries=2, **({"worth": worth} if worth else {}))
         with pytest.raises(SinkFailure):
-            patience(line)
+            retry(line)
         assert line.calls == calls
