@@ -431,9 +431,9 @@ def test_unknown_keys(site: Site) -> None:
     """Why, and what may have been meant; never a traceback."""
     site.seed()
     assert site.why("formla_1", code=Exit.ERROR) == {
-        "error": "formla_1: no league, archetype or example goes by this tag, name or id",
+        "error": "formla_1: no archetype, league or example has this key or seed id",
         "key": "formla_1",
-        "reason": "formla_1: no league, archetype or example goes by this tag, name or id",
+        "reason": "formla_1: no archetype, league or example has this key or seed id",
         "near": ["formula_1", "formula_2"],
     }
     said = site.run("why", "Formula  One", "--dir", str(site.folder), code=Exit.ERROR)

@@ -121,7 +121,7 @@ def _why_unknown(folder: Path, key: str, past: Sequence[OperationRow], model: st
         )
     kinds = [one.one for one in entity_types()]
     named = f"{', '.join(kinds[:-1])} or {kinds[-1]}" if kinds[1:] else kinds[0]
-    return f"{key}: no {named} goes by this tag, name or id"
+    return f"{key}: no {named} has this key or seed id"
 
 
 def _seed(
