@@ -502,7 +502,7 @@ def test_a_orphan_that_comes_to_life_stays(site: Site, monkeypatch: pytest.Monke
             site.pg.save(league("phoenix"))
         lock_out_writers(conn, entity_type)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("altsync.verify.removal.lock_out_writers", seed_first)
+    monkeypatch.setattr("altsync.verify.orphans.lock_out_writers", seed_first)
     report = site.verify(repair=True)
     assert sum(tally.removed for tally in report.tallies) == 0
     site.deliver()
@@ -645,7 +645,7 @@ def _noting(asked: list[str]) -> object:
 def test_pages_are_small(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever there is, no step holds more than a page of it."""
     monkeypatch.setattr("altsync.verify.comparison.PAGE", 7)
-    monkeypatch.setattr("altsync.verify.removal.PAGE", 7)
+    monkeypatch.setattr("altsync.verify.orphans.PAGE", 7)
     monkeypatch.setattr("altsync.verify.derived.PAGE", 7)
     monkeypatch.setattr("altsync.sinks.neo4j.read.LIST_PAGE", 7)
     monkeypatch.setattr("altsync.sinks.pinecone.read.FETCH_IDS", 7)

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from altsync.sinks.neo4j import write as neo4j
-from altsync.verify.removal import PAUSE, TRIES
+from altsync.verify.orphans import PAUSE, TRIES
 from altsync.verify.repairs import highest_plausible, version_above
 from altsync.verify.report import Options
 from altsync.verify.sql import lock_out_writers
@@ -191,7 +191,7 @@ def test_a_long_transaction_holds_up_no_writer_for_long(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Removal waits in short tries, and says what it has done before it gave up."""
-    monkeypatch.setattr("altsync.verify.removal.PAGE", 1)
+    monkeypatch.setattr("altsync.verify.orphans.PAGE", 1)
     for key in ("orphan1", "orphan2"):
         site.graph.ask("CREATE (:League {league_tag: $key, sync_version: 7})", key=key)
     pauses: list[float] = []

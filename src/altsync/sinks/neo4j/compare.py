@@ -14,15 +14,15 @@ from altsync.projection import graph_node
 from altsync.sinks.neo4j.read import Node
 from altsync.sinks.neo4j.statements import DIGEST_PRIME, STRANGE, WEIGHT_PRIME
 from altsync.sinks.neo4j.write import Sink
-from altsync.store.reads import living_keys, missing_parents
+from altsync.store.reads import missing_parents
 from altsync.verify.comparison import Comparison, Difference, check_owner, differing
 from altsync.verify.confirm import Observed, confirm
 from altsync.verify.digests import graph_digest
+from altsync.verify.orphans import find_orphans, remove_orphans
 from altsync.verify.pending_repairs import KEPT, Orphan, PendingRepairs
-from altsync.verify.removal import remove_orphans
 from altsync.verify.report import Tally
 from altsync.verify.retry import RetryPolicy, hung
-from altsync.verify.sql import EntitySnapshot, deleted_keys, entity_snapshots, rows_and_live
+from altsync.verify.sql import deleted_keys, rows_and_live
 
 #: The namespace of orphans that have no key: they go by the graph's own ids.
 WITHOUT_KEY = "without_key"
@@ -218,33 +218,11 @@ def _differs(row: Row, node: Node, *, deep: bool) -> bool:
 def _orphans(
     run: Comparison, sink: Sink, tally: Tally, entity_type: EntityType, keys: Sequence[str]
 ) -> list[Orphan]:
-    """Nodes that stand for no living entity."""
-    with run.database.autocommit() as conn:
-        living = living_keys(conn, entity_type, keys)
-    candidates = [key for key in keys if key not in living]
-    if not candidates:
-        return []
+    def fetch(asked: Sequence[str]) -> Mapping[str, int]:
+        nodes = _ask(run)(partial(sink.nodes, entity_type, asked))
+        return {key: node.version for key, node in nodes.items()}
 
-    def read(asked: Sequence[str]) -> Mapping[str, Observed[EntitySnapshot]]:
-        with run.database.autocommit() as conn:
-            found = entity_snapshots(conn, entity_type, asked, tally.sink, [tally.sink])
-        return {key: Observed(one, one.in_progress, one.age) for key, one in found.items()}
-
-    def fetch(observed: Mapping[str, Observed[EntitySnapshot]]) -> Mapping[str, Node]:
-        return _ask(run)(partial(sink.nodes, entity_type, list(observed)))
-
-    def compare(key: str, fact: EntitySnapshot | None, node: Node | None) -> Orphan | None:
-        if node is None or (fact is not None and fact.living):
-            return None
-        return Orphan(entity_type, key, node.version)
-
-    found = confirm(
-        candidates, read=read, fetch=fetch, compare=compare, grace=run.options.grace, wait=run.wait
-    )
-    tally.pending += found.pending
-    for key in found.drift:
-        tally.note(Drift.ORPHAN, key)
-    return list(found.drift.values())
+    return find_orphans(run, tally, entity_type, keys, fetch, run.options.grace)
 
 
 def _without_key(

@@ -16,15 +16,14 @@ from altsync.projection import namespace, vector_metadata
 from altsync.protocols import Reads, StoredVector
 from altsync.sinks.pgvector import write as pgvector
 from altsync.sinks.pgvector.statements import ROW_DIGEST
-from altsync.store.reads import living_keys
 from altsync.verify.comparison import Comparison, Difference, check_owner, differing
 from altsync.verify.confirm import Observed, confirm
 from altsync.verify.digests import row_digest
+from altsync.verify.orphans import find_orphans, remove_orphans
 from altsync.verify.pending_repairs import Orphan, PendingRepairs
-from altsync.verify.removal import remove_orphans
 from altsync.verify.report import Tally
 from altsync.verify.retry import RetryPolicy, hung
-from altsync.verify.sql import EntitySnapshot, entity_snapshots, rows_and_live
+from altsync.verify.sql import rows_and_live
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,28 +169,8 @@ def _differs(sink: pgvector.Sink, row: Row, held: StoredVector) -> bool:
 def _orphans(
     run: Comparison, sink: pgvector.Sink, tally: Tally, kind: EntityType, keys: Sequence[str]
 ) -> list[Orphan]:
-    """Rows that stand for no living entity."""
-    with run.database.autocommit() as conn:
-        living = living_keys(conn, kind, keys)
-    candidates = [key for key in keys if key not in living]
-    if not candidates:
-        return []
+    def fetch(asked: Sequence[str]) -> Mapping[str, int]:
+        rows = _ask(run)(partial(sink.rows, kind, asked))
+        return {key: row.version or 0 for key, row in rows.items()}
 
-    def read(asked: Sequence[str]) -> Mapping[str, Observed[EntitySnapshot]]:
-        with run.database.autocommit() as conn:
-            found = entity_snapshots(conn, kind, asked, tally.sink, [tally.sink])
-        return {key: Observed(one, one.in_progress, one.age) for key, one in found.items()}
-
-    def fetch(observed: Mapping[str, Observed[EntitySnapshot]]) -> Mapping[str, StoredVector]:
-        return _ask(run)(partial(sink.rows, kind, list(observed)))
-
-    def compare(key: str, fact: EntitySnapshot | None, held: StoredVector | None) -> Orphan | None:
-        if held is None or (fact is not None and fact.living):
-            return None
-        return Orphan(kind, key, held.version or 0)
-
-    found = confirm(candidates, read=read, fetch=fetch, compare=compare, wait=run.wait)
-    tally.pending += found.pending
-    for key in found.drift:
-        tally.note(Drift.ORPHAN, key)
-    return list(found.drift.values())
+    return find_orphans(run, tally, kind, keys, fetch)

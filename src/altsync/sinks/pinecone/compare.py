@@ -19,8 +19,8 @@ from altsync.store.rows import read_rows
 from altsync.verify.comparison import PAGE, Comparison, Difference, check_owner, differing
 from altsync.verify.confirm import Observed, confirm
 from altsync.verify.digests import version_digest
+from altsync.verify.orphans import remove_orphans
 from altsync.verify.pending_repairs import Orphan, PendingRepairs
-from altsync.verify.removal import remove_orphans
 from altsync.verify.report import Tally
 from altsync.verify.retry import RetryPolicy
 from altsync.verify.sql import EntitySnapshot, entity_snapshots, rows_and_live

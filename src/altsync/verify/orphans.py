@@ -1,24 +1,67 @@
-"""Removal of orphans from a sink, beside writers that may create entities of their keys."""
+"""Orphans of a sink: find them, and remove them beside writers that may create their keys."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from psycopg.errors import LockNotAvailable
 
-from altsync.contract import SinkTraits
+from altsync.contract import Drift, SinkTraits
 from altsync.entities import EntityType
 from altsync.store.reads import living_keys
 from altsync.verify.comparison import PAGE, Comparison
+from altsync.verify.confirm import Observed, confirm
 from altsync.verify.pending_repairs import Orphan
 from altsync.verify.repairs import version_above
 from altsync.verify.report import Tally
-from altsync.verify.sql import lock_out_writers
+from altsync.verify.sql import EntitySnapshot, entity_snapshots, lock_out_writers
 
 #: Attempts to lock out writers for one page of orphans, and the pause after each in seconds.
 TRIES = 5
 PAUSE = 1.0
+
+
+def find_orphans(
+    run: Comparison,
+    tally: Tally,
+    entity_type: EntityType,
+    keys: Sequence[str],
+    fetch: Callable[[Sequence[str]], Mapping[str, int]],
+    grace: float = 0.0,
+) -> list[Orphan]:
+    """Count and return the records of ``keys`` without a living entity.
+
+    ``fetch`` returns the versions of the records that the sink holds, by key.
+    """
+    with run.database.autocommit() as conn:
+        living = living_keys(conn, entity_type, keys)
+    candidates = [key for key in keys if key not in living]
+    if not candidates:
+        return []
+
+    def read(asked: Sequence[str]) -> Mapping[str, Observed[EntitySnapshot]]:
+        with run.database.autocommit() as conn:
+            found = entity_snapshots(conn, entity_type, asked, tally.sink, [tally.sink])
+        return {key: Observed(one, one.in_progress, one.age) for key, one in found.items()}
+
+    def compare(key: str, fact: EntitySnapshot | None, version: int | None) -> Orphan | None:
+        if version is None or (fact is not None and fact.living):
+            return None
+        return Orphan(entity_type, key, version)
+
+    found = confirm(
+        candidates,
+        read=read,
+        fetch=lambda observed: fetch(list(observed)),
+        compare=compare,
+        grace=grace,
+        wait=run.wait,
+    )
+    tally.pending += found.pending
+    for key in found.drift:
+        tally.note(Drift.ORPHAN, key)
+    return list(found.drift.values())
 
 
 def remove_orphans(
