@@ -314,7 +314,7 @@ def _leave_page(
     now = _snapshots(run, entity_type, keys)
     leaving = [key for key in keys if key in now and now[key].namespace != space]
     sink.remove(entity_type, space, leaving)
-    # Who moved here meanwhile has to be written again.
+    # An entity that moved here meanwhile is written again.
     after = _snapshots(run, entity_type, leaving)
     back = [one.id for one in after.values() if one.namespace == space and one.living]
     run.enqueue(tally, sink.traits, entity_type, back)
