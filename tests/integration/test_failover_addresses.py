@@ -147,7 +147,7 @@ def test_wake_ups_go_by_sentinel(
         assert json.loads(taken.body)[0] == ["neo4j"]
     broker = importlib.import_module("altsync.workers.broker")
     monkeypatch.setattr(workers, "app", app)
-    broker.ask(settings.broker_url, TIMEOUT)
+    broker.check_broker(settings.broker_url, TIMEOUT)
     app.close()
 
     monkeypatch.setenv("ALTSYNC_BROKER_URL", by_sentinel)

@@ -213,9 +213,9 @@ def backfill_type(app: Application, sink: SinkTraits, kind: EntityType, force: b
 def doctor(as_json: Json = False) -> None:
     """Ask every configured service whether it answers."""
     with application() as app:
-        from altsync.workers.broker import ask
+        from altsync.workers.broker import check_broker
 
-        findings = check_services(app, ask)
+        findings = check_services(app, check_broker)
         if as_json:
             terminal.print_json([asdict(finding) for finding in findings])
         else:

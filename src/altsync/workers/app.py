@@ -25,19 +25,19 @@ from altsync.wording import one_line, unknown
 #: The one task; its message is a wake-up.
 TASK = "altsync.sync_batch"
 
-#: Seconds that a warm or soft shutdown waits for batches under way.
+#: Seconds that a warm or soft shutdown waits for batches in progress.
 GRACE = 25.0
 
-#: Connections to the broker that a process keeps for sending.
+#: Pooled connections to the broker in each process.
 POOL = 4
 
-#: Seconds that a dead broker may hold up the relay.
+#: Seconds that an unreachable broker may delay the relay.
 BROKER_TIMEOUT = 5.0
 
 
 def create(settings: Settings) -> Celery:
-    """The app for these settings."""
-    # A channel that closes puts no wake-up back: see transport_options.
+    """Return the Celery app for these settings."""
+    # A closed channel restores no wake-up: see transport_options.
     Channel.do_restore = False
     app = Celery("altsync", broker=settings.broker_url, include=["altsync.workers.tasks"])
     app.conf.update(
@@ -48,7 +48,7 @@ def create(settings: Settings) -> Celery:
         task_store_errors_even_if_ignored=False,
         task_default_queue=queue_name("embedding", settings.altsync_prefix),
         task_queues=[_queue(name, settings.altsync_prefix) for name in settings.sink_names],
-        # Remote control and events go by an exchange, which two installations would share.
+        # Remote control and events use an exchange, which two installations would share.
         control_exchange=queue_name("celery", settings.altsync_prefix),
         event_exchange=queue_name("celeryev", settings.altsync_prefix),
         task_create_missing_queues=False,
@@ -62,27 +62,27 @@ def create(settings: Settings) -> Celery:
         broker_connection_max_retries=None,
         broker_transport_options=transport_options(settings),
         broker_pool_limit=POOL,
-        # A second wake-up of a process that was cut off is harmless: the outbox is the truth.
+        # A wake-up that is lost with its process is sent again: the outbox holds the work.
         task_acks_late=False,
     )
     return app
 
 
 def transport_options(settings: Settings) -> dict[str, Any]:
-    """Return what Celery's transport needs to know beside the broker's address."""
+    """Return the options of Celery's transport."""
     options: dict[str, Any] = {
         "socket_timeout": BROKER_TIMEOUT,
         "socket_connect_timeout": BROKER_TIMEOUT,
         "socket_keepalive": True,
-        # Messages are wake-ups, and the relay sends others: none is kept until it is acknowledged.
-        # On a connection that was lost, that would end the worker with an error.
+        # No wake-up waits for an acknowledgement: on a lost connection that would end the worker
+        # with an error, and the relay sends more.
         "ack_emulation": False,
     }
     if settings.broker_url.startswith("sentinel://"):
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 
-        # A Sentinel that is away is passed over at once: by default it is asked ten times more.
+        # Skip an unreachable Sentinel: by default it is tried ten more times.
         limits = {
             "socket_timeout": BROKER_TIMEOUT,
             "socket_connect_timeout": BROKER_TIMEOUT,
@@ -97,12 +97,12 @@ def transport_options(settings: Settings) -> dict[str, Any]:
 
 
 def queue_name(name: str, prefix: str) -> str:
-    """Return the broker's name of a queue: another installation's are behind another prefix."""
+    """Return the broker's name of a queue, with the prefix of the installation."""
     return f"{prefix}-{name}" if prefix else name
 
 
 def _queue(name: str, prefix: str) -> Queue:
-    """Return a queue that ``celery -Q`` knows by its sink, whatever the prefix."""
+    """Return a queue that ``celery -Q`` selects by its sink, with any prefix."""
     own = queue_name(name, prefix)
     return Queue(own, routing_key=own, alias=name if prefix else None)
 
@@ -113,7 +113,7 @@ def queue_of(sink: str) -> str:
 
 
 def waiting(app: Celery, queue: str) -> int:
-    """Return how many wake-ups wait in a queue."""
+    """Count the wake-ups in a queue."""
     with app.pool.acquire(block=True) as connection:
         connection.ensure_connection(max_retries=1, timeout=BROKER_TIMEOUT)
         with connection.channel() as channel:
@@ -124,7 +124,7 @@ def waiting(app: Celery, queue: str) -> int:
 
 
 def message(sink: str) -> dict[str, Any]:
-    """Return how a wake-up is sent. Monitors show it under its sink's name."""
+    """Return the arguments that send a wake-up. Monitors show it under its sink's name."""
     return {
         "args": [sink],
         "queue": queue_of(sink),
@@ -135,7 +135,7 @@ def message(sink: str) -> dict[str, Any]:
 
 
 def waker(app: Celery, limit: int) -> Any:
-    """A ``wake(sink)`` that sends at most ``limit`` messages that no worker takes."""
+    """Return a ``wake(sink)`` that sends nothing while ``limit`` messages wait in the queue."""
 
     def wake(sink: str) -> None:
         if waiting(app, app.amqp.queues[queue_of(sink)].name) < limit:
@@ -145,7 +145,7 @@ def waker(app: Celery, limit: int) -> Any:
 
 
 def set_flower_defaults(settings: Settings) -> None:
-    """Flower reads FLOWER_* variables: loopback and a password unless told otherwise.
+    """Set Flower's FLOWER_* variables: loopback and a password by default.
 
     Raises ``ConfigurationError`` for an address beyond loopback without a chosen password.
     """
@@ -163,7 +163,7 @@ def set_flower_defaults(settings: Settings) -> None:
 
 
 def free_port(wanted: int) -> int:
-    """``wanted``, or when another program has it, a free one."""
+    """Return ``wanted``, or a free port if another program has it."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -174,31 +174,31 @@ def free_port(wanted: int) -> int:
 
 
 def flower_address() -> str:
-    """The address that Flower will listen on: its option, or its variable."""
-    for place, argument in enumerate(sys.argv):
+    """Return the address that Flower will listen on: its option, or its variable."""
+    for index, argument in enumerate(sys.argv):
         if argument.startswith("--address="):
             return argument.partition("=")[2]
         if argument == "--address":
-            return "".join(sys.argv[place + 1 : place + 2])
+            return "".join(sys.argv[index + 1 : index + 2])
     return os.environ["FLOWER_ADDRESS"]
 
 
 @signals.celeryd_init.connect
 def _refuse_unknown_queues(options: Mapping[str, Any] | None = None, **_: Any) -> None:
-    """End a worker that is to read queues which do not exist, with a sentence.
+    """Exit with one line if a worker is started with unknown queues.
 
     Celery would end it with a traceback, and the advice to create the queue.
     """
-    asked = (options or {}).get("queues") or []
-    names = [n.strip() for n in (asked.split(",") if isinstance(asked, str) else asked)]
+    queues = (options or {}).get("queues") or []
+    names = [n.strip() for n in (queues.split(",") if isinstance(queues, str) else queues)]
     known = _settings.sink_names
     for name in names:
         if name in known:
             continue
-        said = unknown("queue", name, known)
+        text = unknown("queue", name, known)
         if name == SIMILARITY:
-            said += f"; did you mean {queue_of(SIMILARITY)!r}?"
-        sys.stderr.write(f"altsync: {one_line(said)}\n")
+            text += f"; did you mean {queue_of(SIMILARITY)!r}?"
+        sys.stderr.write(f"altsync: {one_line(text)}\n")
         raise SystemExit(2)
 
 
@@ -208,10 +208,7 @@ def _set_up_logging(**_: Any) -> None:
 
 
 def settings_or_exit() -> Settings:
-    """Return the settings; end the process with a sentence when they are wrong.
-
-    Celery would show a traceback of the error.
-    """
+    """Return the settings, or exit with one line where Celery would show a traceback."""
     try:
         settings = read_settings()
         _ = settings.broker_url
@@ -227,6 +224,6 @@ def settings_or_exit() -> Settings:
 _settings = settings_or_exit()
 app = create(_settings)
 if "flower" in sys.argv:
-    # Flower asks eight questions at once, each with two connections in hand: from a pool, all
-    # of them would wait for each other without end, and its pages stay empty.
+    # Flower sends eight requests at the same time, each with two connections. With a pool they
+    # would deadlock, and its pages stay empty.
     app.conf.broker_pool_limit = 0

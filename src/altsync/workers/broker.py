@@ -5,9 +5,9 @@ from __future__ import annotations
 from kombu.connection import Connection
 
 
-def ask(url: str, timeout: float) -> None:
+def check_broker(url: str, timeout: float) -> None:
     """Connect to a broker within ``timeout`` seconds. Raises kombu's own errors."""
-    # The Celery app ends a process whose settings name no broker: doctor must report that.
+    # Imported late: the app exits without a broker in the settings, and doctor must report that.
     from altsync.workers.app import app
 
     options = app.conf.broker_transport_options

@@ -1,4 +1,4 @@
-"""The tasks: thin. Their work is in ``altsync.delivery``."""
+"""The Celery task, which runs ``altsync.delivery``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _applications: dict[int, Application] = {}
 
 
 def application() -> Application:
-    """This process' application, built after the fork, at the first task."""
+    """Return the application of this process, built after the fork, at the first task."""
     with _lock:
         pid = os.getpid()
         if pid not in _applications:
@@ -29,7 +29,7 @@ def application() -> Application:
 
 @app.task(bind=True, name=TASK)
 def sync_batch(self: Task, sink: str) -> dict[str, Any]:
-    """Deliver what is due for ``sink``; ask for another task when there is more.
+    """Deliver the due operations of ``sink``; send another wake-up when there are more.
 
     Only monitors such as Flower read the result.
     """
@@ -41,13 +41,13 @@ def sync_batch(self: Task, sink: str) -> dict[str, Any]:
 
 @signals.worker_init.connect
 def _refuse_another_schema(**_: Any) -> None:
-    """End a worker of another release than the schema, before it takes its first task."""
+    """Exit before the first task if the schema is of another release."""
     application = Application()
     try:
         application.require_schema()
         application.load()
     except SchemaError as error:
-        # Celery logs the exceptions of its signals, and goes on.
+        # Celery logs an exception of a signal, and goes on.
         raise SystemExit(f"altsync: {error}") from None
     finally:
         application.close()
