@@ -200,7 +200,7 @@ ABLATIONS: dict[str, Ablation] = {
     ),
     "lease_check_before_calls": Ablation(
         "H23: no call without the lease",
-        (_swap("delivery.lease:hold_lease", _keep_lease),),
+        (_swap("delivery.state:hold_lease", _keep_lease),),
     ),
     "rerun_requested": Ablation(
         "H5: a change during a lease gets a follow-up",

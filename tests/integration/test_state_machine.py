@@ -45,7 +45,7 @@ from hypothesis.stateful import (
 from altsync import retry
 from altsync.contract import EMBEDDING, Failed, RecordOutcome
 from altsync.db import Database
-from altsync.delivery import batches, calls, lease, policy
+from altsync.delivery import batches, calls, policy, state
 from altsync.entities import Content, EntityType, Model, Row
 from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind
@@ -599,7 +599,7 @@ def scene(
     """The fixture of ``Machine``: a database, sessions on it, and a clock that it sets."""
     with closing(DatabaseFixture(pg.url)) as other:
         site = Site(pg, other, database)
-        for module in (batches, calls, lease):
+        for module in (batches, calls, state):
             monkeypatch.setattr(module, "time", site.clock)
         for module in (policy, calls):
             monkeypatch.setattr(module, "random", Longest())

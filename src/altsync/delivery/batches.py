@@ -20,13 +20,13 @@ from altsync.circuit.breaker import Gate, abandon_probe, open_breaker
 from altsync.circuit.sinks import wanted_model
 from altsync.contract import Topology
 from altsync.db import Conn, Database, is_connection_lost
+from altsync.delivery.calls import Calls
 from altsync.delivery.concurrency import AdaptiveConcurrency
 from altsync.delivery.faults import update_breaker
 from altsync.delivery.outcomes import Facts, breaker_delay, decide_outcome, destination_delays
 from altsync.delivery.policy import Policy
 from altsync.delivery.reading import current_versions, read_batch
-from altsync.delivery.results import Batch, DrainResult
-from altsync.delivery.state import BatchState
+from altsync.delivery.state import Batch, BatchState, DrainResult
 from altsync.delivery.writer import Writer
 from altsync.entities import Model, Row
 from altsync.log import debugging, redact
@@ -71,7 +71,8 @@ class Delivery:
         self.concurrency = AdaptiveConcurrency(
             in_flight=sink.traits.in_flight, batch=policy.batch_size, timeout=policy.timeout
         )
-        self._writer = Writer(database, sink, policy, self.concurrency, worker, at)
+        calls = Calls(database, sink, policy, self.concurrency, worker, at)
+        self._writer = Writer(database, sink, calls, at)
 
     def drain(self, seconds: float, stopping: Callable[[], bool] = lambda: False) -> DrainResult:
         """Deliver batch after batch, until nothing is due or the time is over."""

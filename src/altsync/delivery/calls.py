@@ -20,10 +20,9 @@ from altsync.db import Database
 from altsync.delivery.budget import Budget, fitting, size_of
 from altsync.delivery.concurrency import AdaptiveConcurrency
 from altsync.delivery.control import Controls, as_failure, attempt
-from altsync.delivery.evidence import ALONE, TIMEOUTS, Destination
-from altsync.delivery.lease import hold_lease
+from altsync.delivery.evidence import TIMEOUTS, Destination
 from altsync.delivery.policy import Policy
-from altsync.delivery.state import BatchState, Request, as_failed
+from altsync.delivery.state import BatchState, Request, as_failed, far_end_next, hold_lease
 from altsync.entities import Model, Row
 from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind
@@ -34,9 +33,6 @@ log = structlog.get_logger(__name__)
 
 #: Failed calls in a row after which the rest of a batch is not tried.
 FAILURES_IN_A_ROW = 2
-
-#: Refusals of neighbours after which a record from the far end of the batch is tried.
-FAR_AFTER = ALONE - 1
 
 #: Calls that met another writer's lock and are repeated as they are, before they are halved.
 REPEATS = 3
@@ -91,7 +87,7 @@ class Calls:
             for one in {call.destination.name: call.destination for call in wave}.values():
                 if one.needs_control and not self._controls.passes(one, state, model):
                     one.stopped = True
-            pending = _in_order([call for call in pending if not call.destination.stopped])
+            pending = far_end_next([call for call in pending if not call.destination.stopped])
         for one in destinations:
             one.charge_few()
             if one.refused and not one.stopped:
@@ -184,15 +180,6 @@ class Calls:
             left -= size
         return wave
 
-    def _learn_size(self, rows: Sequence[Row], answer: Answer | SinkFailure) -> None:
-        """Make the next calls smaller after a refusal for a limit of size or rate."""
-        size = size_of(self._traits, rows)
-        if isinstance(answer, SinkFailure):
-            if answer.throttled:
-                self._concurrency.throttled(size)
-        elif answer.calls:
-            self._concurrency.passed(size)
-
     def _note(
         self,
         wave: Sequence[Request],
@@ -225,7 +212,12 @@ class Calls:
             )
         seconds = time.monotonic() - started
         for call, answer in zip(wave, answers, strict=True):
-            self._learn_size(call.rows, answer)
+            size = size_of(self._traits, call.rows)
+            if isinstance(answer, SinkFailure):
+                if answer.throttled:
+                    self._concurrency.throttled(size)
+            elif answer.calls:
+                self._concurrency.passed(size)
         if any(isinstance(a, SinkFailure) and a.kind is ErrorKind.SINK for a in answers):
             self._concurrency.refused(seconds)
         else:
@@ -301,19 +293,3 @@ class Calls:
 def _random_index(count: int) -> int:
     """Return a random index of a list of ``count``."""
     return min(count - 1, int(random.uniform(0, count)))  # noqa: S311
-
-
-def _in_order(pending: list[Request]) -> list[Request]:
-    """Put a record from the far end next, where two neighbours were refused alone.
-
-    Calls are taken from the end.
-    """
-    if not pending:
-        return pending
-    one = pending[-1].destination
-    if len(one.refused) != FAR_AFTER or one.passed:
-        return pending
-    index = next(i for i, call in enumerate(pending) if call.destination is one)
-    rows = pending[index].rows
-    rest = [replace(pending[index], rows=rows[:-1])] if len(rows) > 1 else []
-    return [*pending[:index], *rest, *pending[index + 1 :], Request(rows[-1:], one)]

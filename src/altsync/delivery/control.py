@@ -15,9 +15,8 @@ from altsync.db import Database
 from altsync.declarations import namespace_column
 from altsync.delivery.budget import Budget
 from altsync.delivery.evidence import ALONE, Destination
-from altsync.delivery.lease import hold_lease
 from altsync.delivery.policy import Policy
-from altsync.delivery.state import BatchState
+from altsync.delivery.state import BatchState, hold_lease
 from altsync.entities import Model, Row
 from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind, Operation

@@ -1,18 +1,29 @@
-"""The state of delivering one batch."""
+"""The state of one batch while it is delivered, its lease, and its result."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from uuid import UUID
+
+import structlog
 
 from altsync.circuit.breaker import Fault
 from altsync.contract import Failed, RecordOutcome
-from altsync.delivery.evidence import Destination
+from altsync.db import Database
+from altsync.delivery.evidence import ALONE, Destination
+from altsync.delivery.policy import Policy
 from altsync.entities import EntityType, Row
 from altsync.errors import SinkFailure
 from altsync.log import redact
-from altsync.operations import Operation
+from altsync.operations import Operation, Settlement
+from altsync.outbox.claim import extend
+
+log = structlog.get_logger(__name__)
+
+#: Refusals of neighbours after which a record from the far end of the batch is tried.
+FAR_AFTER = ALONE - 1
 
 
 @dataclass(slots=True)
@@ -67,6 +78,22 @@ class Request:
     repeats: int = 0
 
 
+def far_end_next(pending: list[Request]) -> list[Request]:
+    """Put a record from the far end next, where two neighbours were refused alone.
+
+    Calls are taken from the end.
+    """
+    if not pending:
+        return pending
+    one = pending[-1].destination
+    if len(one.refused) != FAR_AFTER or one.passed:
+        return pending
+    index = next(i for i, call in enumerate(pending) if call.destination is one)
+    rows = pending[index].rows
+    rest = [replace(pending[index], rows=rows[:-1])] if len(rows) > 1 else []
+    return [*pending[:index], *rest, *pending[index + 1 :], Request(rows[-1:], one)]
+
+
 def as_failed(row: Row, failure: SinkFailure) -> Failed:
     """Return the outcome of a record whose call failed."""
     return Failed(
@@ -77,3 +104,58 @@ def as_failed(row: Row, failure: SinkFailure) -> Failed:
         failure.timed_out,
         failure.retry_after,
     )
+
+
+def hold_lease(database: Database, sink: str, policy: Policy, state: BatchState) -> bool:
+    """Make sure that the lease lasts for one more call; False when it was taken away.
+
+    The first call needs no statement while enough of the lease is left.
+    """
+    if not state.attempted and state.lease_ends - time.monotonic() > policy.timeout:
+        return True
+    extended = time.monotonic()
+    with database.autocommit() as conn:
+        held = extend(conn, state.op_ids, state.token, policy.lease)
+    state.lease_ends = extended + policy.lease
+    if not held:
+        log.error("lease.lost", sink=sink, operations=len(state.op_ids))
+    return held
+
+
+@dataclass(slots=True)
+class Batch:
+    """One claimed batch and its settlement."""
+
+    claimed: int = 0
+    settlement: Settlement = field(default_factory=Settlement)
+    calls: int = 0
+    tokens: int = 0
+
+
+@dataclass(slots=True)
+class DrainResult:
+    """The operations of one drain by their outcome.
+
+    ``has_more``: its time ran out before the outbox was empty.
+    """
+
+    batches: int = 0
+    claimed: int = 0
+    synced: int = 0
+    superseded: int = 0
+    retried: int = 0
+    dead: int = 0
+    lost: int = 0
+    remote_calls: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    has_more: bool = False
+
+    def add(self, batch: Batch) -> None:
+        """Count one more batch."""
+        self.batches += 1
+        self.claimed += batch.claimed
+        self.remote_calls += batch.calls
+        self.tokens += batch.tokens
+        for name, count in asdict(batch.settlement).items():
+            setattr(self, name, getattr(self, name) + count)

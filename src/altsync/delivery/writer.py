@@ -17,9 +17,7 @@ from altsync.contract import AlreadyNewer, RecordOutcome, Written
 from altsync.db import Database
 from altsync.declarations import namespace_column
 from altsync.delivery.calls import Calls
-from altsync.delivery.concurrency import AdaptiveConcurrency
 from altsync.delivery.control import is_misplaced
-from altsync.delivery.policy import Policy
 from altsync.delivery.state import BatchState
 from altsync.entities import EntityType, Model, Row
 from altsync.errors import SinkFailure
@@ -38,17 +36,15 @@ class Writer:
         self,
         database: Database,
         sink: Sink,
-        policy: Policy,
-        concurrency: AdaptiveConcurrency,
-        worker: str,
+        calls: Calls,
         at: Callable[[str], None],
     ) -> None:
         self._database = database
         self._sink = sink
         self._traits = sink.traits
+        self._calls = calls
         self._at = at
         self._is_set_up = False
-        self._calls = Calls(database, sink, policy, concurrency, worker, at)
 
     def write(
         self, ready: Sequence[Row], deleted: Sequence[Row], state: BatchState, model: Model
