@@ -421,10 +421,15 @@ def test_a_required_field_may_be_neither(
         "2023-02-29",
         "24-02-29",
         "٢٠٢٤-٠٢-٢٩",
+        20240229,
+        1709164800.0,
+        True,
+        ["2024-02-29"],
     ],
+    ids=str,
 )
 def test_a_date_in_another_form_is_refused_with_the_one_that_is_wanted(
-    pg: DatabaseFixture, tmp_path: Path, wrong: str
+    pg: DatabaseFixture, tmp_path: Path, wrong: object
 ) -> None:
     write(tmp_path, "leagues.jsonl", TEN[:1])
     write(tmp_path, "contracts.jsonl", [contract_line("c1", "l0", start_date=wrong)])

@@ -46,11 +46,11 @@ class SeedLine(BaseModel):
 
 
 def _iso_date(value: object) -> object:
-    if not isinstance(value, str):
+    if value is None or isinstance(value, date):
         return value
     try:
         # fromisoformat alone also takes 20260131, 2026-W05-6 and, with a time, 2026-01-31T00.
-        if not _DATE.fullmatch(value):
+        if not isinstance(value, str) or not _DATE.fullmatch(value):
             raise ValueError
         return date.fromisoformat(value)
     except ValueError:
@@ -58,10 +58,10 @@ def _iso_date(value: object) -> object:
 
 
 def _iso_time(value: object) -> object:
-    if not isinstance(value, str):
+    if value is None or isinstance(value, datetime):
         return value
     try:
-        moment = datetime.fromisoformat(value)
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
