@@ -108,7 +108,7 @@ class Drift(StrEnum):
     """A kind of difference between a sink and PostgreSQL over one entity.
 
     ``ORPHAN``: the sink holds what PostgreSQL does not. ``AHEAD``: the sink's version is above
-    PostgreSQL's, as after a restore; what is too high to be believed is ``STALE``.
+    PostgreSQL's, as after a restore. A record with an invalid version is ``STALE``.
     ``WRONG_NAMESPACE``: a vector in a namespace that its entity does not belong to. ``EDITED``: a
     row of PostgreSQL that SQL has changed, so its hashes do not fit; no sink is compared with it.
     """

@@ -1,4 +1,4 @@
-"""The graph against PostgreSQL: digests first, then only the buckets that differ."""
+"""Comparison of the graph: digests first, then only the buckets that differ."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class _Found:
 
 
 def compare(run: Comparison, sink: Sink, tally: Tally) -> None:
-    """Every type of entity. Raises ``SinkFailure``."""
+    """Compare every type of entity. Raises ``SinkFailure``."""
     check_owner(_ask(run), sink.check_owner)
     pending = PendingRepairs()
     kinds = list(entity_types())
@@ -69,7 +69,7 @@ def compare(run: Comparison, sink: Sink, tally: Tally) -> None:
 
 
 def _stubs(run: Comparison, tally: Tally) -> None:
-    """Count parents that entities lead to and that none fills: their nodes stay stubs."""
+    """Count parents that entities name and that are not loaded: their nodes stay stubs."""
     with run.database.autocommit() as conn:
         for parent, key in missing_parents(conn):
             by = " and ".join(one.many for one in children_of(parent))
@@ -77,7 +77,7 @@ def _stubs(run: Comparison, tally: Tally) -> None:
 
 
 def _apply(run: Comparison, sink: Sink, tally: Tally, pending: PendingRepairs) -> None:
-    """Do what waits for its share, if that is little enough."""
+    """Do the pending repairs, if they are few enough."""
 
     def reset_versions(kind: EntityType, keys: list[str]) -> None:
         sink.reset_versions(kind, keys, run.highest)
@@ -86,7 +86,7 @@ def _apply(run: Comparison, sink: Sink, tally: Tally, pending: PendingRepairs) -
         if namespace == WITHOUT_KEY:
             sink.remove_without_key(kind, keys)
             return
-        # A version that is not plausible would keep the node, and refuse who comes by its name.
+        # An invalid version would keep the node, and refuse a later entity of its key.
         sink.reset_versions(kind, keys, run.highest)
         sink.remove(kind, keys, version)
 
@@ -98,12 +98,12 @@ def _apply(run: Comparison, sink: Sink, tally: Tally, pending: PendingRepairs) -
 
 
 def _ask(run: Comparison) -> RetryPolicy:
-    """Ask once more for what the driver does not repeat by itself."""
+    """Return a policy that repeats once what the driver itself does not repeat."""
     return RetryPolicy(run.wait, tries=2, worth=hung)
 
 
 def _differing(run: Comparison, sink: Sink, entity_type: EntityType) -> tuple[int, list[int]]:
-    """The number of buckets, and those to list: the ones that differ, or all for properties."""
+    """Return the number of buckets, and the buckets to list: differing ones, or all if deep."""
     if run.options.deep:
         return 1, [STRANGE, 0]
     modulus = run.modulus(entity_type)
@@ -121,7 +121,7 @@ def _entities(
     entity_type: EntityType,
     listed: Iterator[list[UUID]],
 ) -> None:
-    """Find what is missing, stale or ahead among entities of PostgreSQL."""
+    """Find entities that are missing, stale or ahead."""
 
     def read(ids: Sequence[UUID]) -> Mapping[UUID, Observed[Row]]:
         with run.database.autocommit() as conn:
@@ -155,7 +155,7 @@ def _fetch(
     others = {target for node in nodes.values() for _, target, _ in node.edges} - wanted
     gone: frozenset[str] = frozenset()
     if others:
-        # The edges of an entity that is being deleted go with its node, by its own operation.
+        # The edges of a deleted entity are removed with its node, by its own operation.
         with run.database.autocommit() as conn:
             gone = frozenset(deleted_keys(conn, entity_type, sorted(others)))
     return {
@@ -170,8 +170,8 @@ def _difference(
     if row is None or row.deleted or found is None:
         return None  # listed as an orphan, if the graph has it
     node = found.node
-    # A tombstone is above the row when it was deleted after the backup that PostgreSQL was
-    # restored from: its guard refuses the row as that of a newer node does.
+    # A tombstone above the row refuses it, as a newer node does: PostgreSQL was restored from a
+    # backup that is older than the deletion.
     versions = [found.tombstone, node.version if node else 0]
     above = [version for version in versions if version > row.graph_version]
     ahead = max((version for version in above if version <= highest), default=0)
@@ -188,7 +188,7 @@ def _difference(
 
 
 def _wrong_edges(row: Row, node: Node, gone: frozenset[str]) -> int:
-    """Relationships that are missing, too many, or of another score."""
+    """Count relationships that are missing, surplus, or of another score."""
     wanted = {(edge.relation, edge.target): edge.score for edge in row.edges or ()}
     held = {(kind, target): score for kind, target, score in node.edges if target not in gone}
     twice = len([edge for edge in node.edges if edge[1] not in gone]) - len(held)
@@ -228,7 +228,7 @@ def _orphans(
 def _without_key(
     run: Comparison, sink: Sink, tally: Tally, entity_type: EntityType
 ) -> list[Orphan]:
-    """Nodes with a version and no key: nothing that altsync writes, or will."""
+    """Return nodes with a version and without a key: altsync did not write them."""
     found = _ask(run)(partial(sink.without_key, entity_type, KEPT))
     for one in found:
         tally.note(Drift.ORPHAN, f"{entity_type.label} {one} without {entity_type.key_property}")

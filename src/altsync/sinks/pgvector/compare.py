@@ -1,4 +1,4 @@
-"""A guarded index of rows against PostgreSQL: digests first, then only the buckets that differ."""
+"""Comparison of the table of vectors: digests first, then only the buckets that differ."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Found:
 
 
 def compare(run: Comparison, sink: pgvector.Sink, tally: Tally) -> None:
-    """Every type of entity. Raises ``SinkFailure``."""
+    """Compare every type of entity. Raises ``SinkFailure``."""
     check_owner(_ask(run), sink.check_owner)
     pending = PendingRepairs()
     for done, kind in enumerate(entity_types()):
@@ -56,7 +56,7 @@ def compare(run: Comparison, sink: pgvector.Sink, tally: Tally) -> None:
 
 
 def _apply(run: Comparison, sink: pgvector.Sink, tally: Tally, pending: PendingRepairs) -> None:
-    """Do what waits for its share, if that is little enough."""
+    """Do the pending repairs, if they are few enough."""
 
     def reset_versions(kind: EntityType, keys: list[str]) -> None:
         sink.reset_versions(kind, keys, run.highest)
@@ -79,7 +79,7 @@ def _ask(run: Comparison) -> RetryPolicy:
 
 
 def _differing(run: Comparison, sink: pgvector.Sink, kind: EntityType) -> tuple[int, list[int]]:
-    """The number of buckets, and those to list: the ones that differ, or all for their vectors."""
+    """Return the number of buckets, and the buckets to list: differing ones, or all if deep."""
     if run.options.deep:
         return 1, [0]
     modulus = run.modulus(kind)
@@ -97,7 +97,7 @@ def _entities(
     kind: EntityType,
     listed: Iterator[list[UUID]],
 ) -> None:
-    """Find what is missing, stale, ahead, misplaced or of another model."""
+    """Find entities that are missing, stale, ahead, misplaced or of another model."""
     deep = run.options.deep
 
     def read(ids: Sequence[UUID]) -> Mapping[UUID, Observed[Row]]:
@@ -120,7 +120,7 @@ def _entities(
             read=read,
             fetch=fetch,
             compare=lambda _, row, found: _difference(sink, row, found, run.highest, deep=deep),
-            grace=0.0,  # a transaction that was committed is observed at once
+            grace=0.0,  # a committed transaction is visible at once
             wait=run.wait,
         )
         tally.pending += confirmed.pending
@@ -147,7 +147,7 @@ def _difference(
         return Difference(Drift.STALE, invalid_version=invalid_version)
     if held.namespace != namespace(row):
         return Difference(Drift.WRONG_NAMESPACE)
-    # Without a model, the embedding is what is missing.
+    # Without a model, the embedding is missing: its own drift.
     if row.embedding_model is not None and held.metadata.get("model") != row.embedding_model:
         return Difference(Drift.WRONG_MODEL)
     if held.metadata.get("content_hash") != row.content_hash:
@@ -158,11 +158,11 @@ def _difference(
 
 
 def _differs(sink: pgvector.Sink, row: Row, held: StoredVector) -> bool:
-    """Return whether metadata or numbers are not those of the row."""
+    """Return whether metadata or numbers differ from the row."""
     if dict(held.metadata) != vector_metadata(row, row.embedding_model or ""):
         return True
     if row.vector is None:
-        return False  # the embedding's own drift: there is nothing to compare with
+        return False  # drift of the embedding: there is no vector to compare with
     return not np.array_equal(np.asarray(held.values, "<f4"), sink.as_stored(row.vector))
 
 

@@ -1,4 +1,4 @@
-"""The vector index against PostgreSQL. It cannot aggregate: everything is listed and fetched."""
+"""Comparison of the vector index. It cannot aggregate, so all vectors are listed and fetched."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Location = tuple[str, str]
 
 
 def price_of_listing(namespaces: Sequence[int]) -> Reads:
-    """Return what it costs to list and fetch namespaces of so many records each."""
+    """Return the price of listing and fetching namespaces of so many records each."""
     reads = Reads()
     for records in namespaces:
         for start in range(0, records, read.FETCH_IDS):
@@ -46,7 +46,7 @@ def price_of_listing(namespaces: Sequence[int]) -> Reads:
 
 
 def compare(run: Comparison, sink: write.Sink, tally: Tally) -> None:
-    """Every type of entity. Raises ``SinkFailure``."""
+    """Compare every type of entity. Raises ``SinkFailure``."""
     reads = Reads(ask=RetryPolicy(run.wait))
     try:
         if run.sampled is not None:
@@ -96,7 +96,7 @@ def _compare_all(run: Comparison, sink: write.Sink, tally: Tally, reads: Reads) 
 def _agreeing(
     run: Comparison, entity_type: EntityType, page: Sequence[StoredVector]
 ) -> Iterator[int]:
-    """Versions of the vectors that are as they should be, in their namespace."""
+    """Yield the versions of vectors that agree, in the right namespace."""
     found = _snapshots(run, entity_type, [one.key for one in page])
     wanted: dict[UUID, Row] = {}
     if run.options.deep:
@@ -128,21 +128,21 @@ def _snapshots(
 
 
 def _differs(row: Row, held: StoredVector) -> bool:
-    """Return whether metadata or numbers are not those of the row."""
+    """Return whether metadata or numbers differ from the row."""
     wanted = vector_metadata(row, row.embedding_model or "")
     if {name: _plain(value) for name, value in held.metadata.items()} != wanted:
         return True
     numbers = np.asarray(held.values, "<f4")
     vector = np.frombuffer(row.vector or b"", "<f4")
     if row.vector is None:
-        return False  # the embedding's own drift: there is nothing to compare with
+        return False  # drift of the embedding: there is no vector to compare with
     return numbers.shape != vector.shape or not np.allclose(
         numbers, vector, rtol=TOLERANCE, atol=TOLERANCE
     )
 
 
 def _plain(value: object) -> object:
-    """Numbers come back as doubles."""
+    """Return a whole number as int: the index returns doubles."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -155,7 +155,7 @@ def _entities(
     entity_type: EntityType,
     listed: Iterator[list[UUID]],
 ) -> None:
-    """Find what is missing, stale, ahead or of another model among entities of PostgreSQL."""
+    """Find entities that are missing, stale, ahead or of another model."""
 
     def read(ids: Sequence[UUID]) -> Mapping[UUID, Observed[Row]]:
         with run.database.autocommit() as conn:
@@ -201,14 +201,12 @@ def _difference(
         return Difference(Drift.MISSING)
     version = held.version or 0
     if version > max(row.version, highest):
-        return Difference(
-            Drift.STALE, invalid_version=True
-        )  # no guard: it is written over as it is
+        return Difference(Drift.STALE, invalid_version=True)  # no guard: the write replaces it
     if version > row.version:
         return Difference(Drift.AHEAD, version)
     if version < row.version:
         return Difference(Drift.STALE)
-    # Without a model, the embedding is what is missing.
+    # Without a model, the embedding is missing: its own drift.
     if row.embedding_model is not None and held.metadata.get("model") != row.embedding_model:
         return Difference(Drift.WRONG_MODEL)
     if held.metadata.get("content_hash") != row.content_hash:
@@ -227,7 +225,7 @@ def _misplaced(
     entity_type: EntityType,
     page: Sequence[StoredVector],
 ) -> None:
-    """Vectors where none belongs: orphans, and those in wrong namespaces."""
+    """Find orphans, and vectors in wrong namespaces."""
     found = _snapshots(run, entity_type, [one.key for one in page])
     candidates: list[Location] = [
         (one.key, one.namespace)
@@ -291,7 +289,7 @@ def _misplacement(
 
 
 def _leave(run: Comparison, sink: write.Sink, tally: Tally, misplaced: Sequence[Orphan]) -> None:
-    """Remove living entities from namespaces that they do not belong to."""
+    """Remove the vectors of living entities from wrong namespaces."""
     tally.removed += len(misplaced)
     if run.options.dry_run:
         return
