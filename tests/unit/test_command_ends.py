@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from altsync import redaction
 from altsync.cli import app, status
+from altsync.cli.ending import Group
 from altsync.errors import SchemaError, SeedError
 from altsync.sentences import Exit, describe
 
@@ -137,6 +138,18 @@ def test_an_interrupted_command_says_so_in_json(monkeypatch: pytest.MonkeyPatch)
         "exit": 130,
         "interrupted": True,
     }
+
+
+def test_an_interrupt_while_arguments_are_read_is_no_silent_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*_: object, **_more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Group, "make_context", interrupt)
+    result = CliRunner().invoke(app, ["status", "--json"])
+    assert (result.exit_code, result.stderr) == (130, "altsync: interrupted\n")
+    assert json.loads(result.stdout)["interrupted"] is True
 
 
 def test_an_import_that_turns_ctrl_c_into_another_error_still_ends_as_interrupted(

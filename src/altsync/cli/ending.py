@@ -143,6 +143,9 @@ def _finish(run: Callable[[], Any]) -> int:
     try:
         returned = run()
         status = returned if isinstance(returned, int) else Exit.OK
+        if status == Exit.INTERRUPTED and line.shown is None:
+            # Typer turns an interrupt outside a command into this status, without a message.
+            status = report(KeyboardInterrupt())
     except TyperException as error:
         status = _show_usage(error)
     except typer.Abort:
