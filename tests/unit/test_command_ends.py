@@ -346,7 +346,7 @@ def test_a_traceback_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
         except RuntimeError as error:
             raise ValueError(url) from error
 
-    monkeypatch.setattr("altsync.cli.operate.look", fail)
+    monkeypatch.setattr("altsync.cli.operate.check_services", fail)
     result = CliRunner().invoke(app, ["doctor", "--debug"])
     assert result.exit_code == Exit.BUG
     assert "Traceback" in result.stderr
