@@ -227,9 +227,16 @@ def _operations(connection: Connection, catalogue: Catalogue) -> list[ops.Migrat
         connection, opts={"compare_type": True, "include_name": is_ours}
     )
     script = produce_migrations(context, _only(tables.values()))
-    # Other indexes and constraints are an operator's, or of a field without its former mark.
-    extra = (ops.DropIndexOp, ops.DropConstraintOp)
-    return [one for one in _leaves(script.upgrade_ops) if not isinstance(one, extra)]
+    found = list(_leaves(script.upgrade_ops))
+    created = {one.index_name for one in found if isinstance(one, ops.CreateIndexOp)}
+
+    def is_extra(one: ops.MigrateOperation) -> bool:
+        """Whether it is an operator's, or of a field without its former mark."""
+        if isinstance(one, ops.DropIndexOp):
+            return one.index_name not in created
+        return isinstance(one, ops.DropConstraintOp)
+
+    return [one for one in found if not is_extra(one)]
 
 
 def _is_needed(operation: ops.DropColumnOp) -> bool:
@@ -274,6 +281,8 @@ def _loses(operation: ops.MigrateOperation) -> str | None:
         case ops.AlterColumnOp():
             what = "type" if operation.modify_type is not None else "nullability"
             return f"{operation.table_name}.{operation.column_name} has another {what}"
+        case ops.DropIndexOp():
+            return f"{operation.table_name}: the index {operation.index_name} is another one now"
         case ops.DropTableOp():
             return f"the table {operation.table_name} is no longer declared"
         case ops.CreateUniqueConstraintOp():

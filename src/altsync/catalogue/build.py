@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, field, fields, make_dataclass
-from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -15,6 +14,14 @@ from sqlalchemy import (
 )
 
 from altsync.catalogue import markers
+from altsync.catalogue.checks import (
+    check_attributes,
+    check_column,
+    check_field,
+    check_fields,
+    check_key,
+    check_relations,
+)
 from altsync.catalogue.entity import (
     ATTACHMENT_FIELDS,
     ENTITY_FIELDS,
@@ -27,10 +34,6 @@ from altsync.catalogue.fields import check_name, content_fields, fail, is_option
 from altsync.catalogue.parts import AttachmentTable
 from altsync.entities import Content, EdgeTable, EntityType, ParentEdge, Similarity
 
-#: Python types of content fields. Others have no single form in JSON, SQL, Cypher and metadata.
-CONTENT_TYPES = (str, bool, int, float, date, datetime, list, dict)
-
-
 #: Names of indexes. Pinecone takes 45 characters, and a prefix of 24 and a hyphen may stand before.
 _INDEX = re.compile(r"[a-z0-9](-?[a-z0-9]){0,19}")
 INDEX_LENGTH = 20
@@ -42,27 +45,17 @@ MOST_SIMILAR = 1000
 def entity_type(cls: type[Entity], edges: EdgeTable | None) -> EntityType:
     """Return the entity type that a class declares. Raises ``CatalogueError``."""
     where = cls.__name__
-    table = check_name(where, str(cls.__tablename__))
-    for attribute, kind in (
-        ("seeds", markers.Seeds),
-        ("node", markers.Node),
-        ("vectors", markers.Vectors),
-    ):
-        if not isinstance(getattr(cls, attribute, None), kind):
-            raise fail(where, f"{attribute} is missing: {attribute} = {kind.__name__}(…)")
+    table = check_column(where, str(cls.__tablename__))
+    check_attributes(cls)
     names = content_fields(cls, ENTITY_FIELDS)
     columns: dict[str, str] = {}
     for name in names:
-        check_name(f"{where}.{name}", name)
-        kind, _optional = plain_type(cls.model_fields[name].annotation)
-        if not (isinstance(kind, type) and issubclass(kind, CONTENT_TYPES)):
-            allowed = ", ".join(one.__name__ for one in CONTENT_TYPES)
-            raise fail(f"{where}.{name}", f"the type {kind!r} is none of {allowed}")
+        check_field(cls, name)
         columns[name] = column_type(cls.model_fields[name].annotation)[1]
     columns["attributes"] = "jsonb"
     key = _key(cls, names)
     key_mark = marks(cls, key, markers.Key)[0]
-    _check_fields(f"{where}.{key}: made_from", key_mark.made_from, names)
+    check_key(cls, key, key_mark, names)
     filters = tuple(name for name in names if marks(cls, name, markers.Filter))
     local = {name for name in names if marks(cls, name, markers.Local)}
     json_columns = tuple(name for name, kind in columns.items() if kind == "jsonb")
@@ -71,15 +64,16 @@ def entity_type(cls: type[Entity], edges: EdgeTable | None) -> EntityType:
     if moving and columns[namespace] != "text":
         raise fail(f"{where}.vectors", f"the namespace {namespace} is no text")
     similar = _similar(cls, names)
+    check_relations(cls, names, edges)
     file_name = cls.seeds.file_name
     if file_name is not None:
-        _check_fields(f"{where}.seeds: file_name", (file_name,), names)
+        check_fields(f"{where}.seeds: file_name", (file_name,), names)
     index = cls.vectors.index
     if not _INDEX.fullmatch(index) or len(index) > INDEX_LENGTH:
         allowed = f"lower-case letters, digits and single hyphens, {INDEX_LENGTH} at most"
         raise fail(f"{where}.vectors", f"{index!r} is no name of an index: {allowed}")
     embedded = tuple(name for name in names if marks(cls, name, markers.Embed))
-    if not embedded and not hasattr(cls, "embedding_text"):
+    if not embedded and not callable(getattr(cls, "embedding_text", None)):
         raise fail(where, "no text to embed: mark fields with Embed")
     content = _content(cls, names)
     made = EntityType(
@@ -129,19 +123,13 @@ def _key(cls: type[Entity], names: Sequence[str]) -> str:
     return keys[0]
 
 
-def _check_fields(where: str, wanted: Iterable[str], names: Sequence[str]) -> None:
-    for name in wanted:
-        if name not in names:
-            raise fail(where, f"there is no field {name!r}; fields are {', '.join(names)}")
-
-
 def _name_column(
     cls: type[Entity], names: Sequence[str], key: str, made_from: Sequence[str]
 ) -> str:
     """Return the column that names an entity: declared, or its first embedded text."""
     by = _names(cls).by
     if by is not None:
-        _check_fields(f"{cls.__name__}.names: by", (by,), names)
+        check_fields(f"{cls.__name__}.names: by", (by,), names)
         return by
     if made_from:
         return made_from[0]
@@ -163,7 +151,7 @@ def _similar(cls: type[Entity], names: Sequence[str]) -> Similarity | None:
         return None
     where = f"{cls.__name__}.similar"
     if declared.within is not None:
-        _check_fields(f"{where}: within", (declared.within,), names)
+        check_fields(f"{where}: within", (declared.within,), names)
         if is_optional(cls, declared.within):
             raise fail(where, f"within={declared.within!r} must be a required field")
     if not -1 <= declared.leave <= declared.enter <= 1:
@@ -197,6 +185,8 @@ def _parents(cls: type[Entity], names: Sequence[str]) -> Iterable[ParentEdge]:
             if mark.parent is cls:
                 raise fail(where, "an entity cannot belong to its own type: use Relationships")
             parent = mark.parent
+            if plain_type(cls.model_fields[name].annotation)[0] is not str:
+                raise fail(where, "the key of a parent is a text: Tag or str")
             key = parent.node.key or _key(parent, content_fields(parent, ENTITY_FIELDS))
             yield ParentEdge(
                 name,

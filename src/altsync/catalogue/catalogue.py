@@ -10,6 +10,7 @@ from sqlalchemy import Table
 from sqlmodel import SQLModel
 
 from altsync.catalogue import build, edges, lines
+from altsync.catalogue.checks import check_classes, check_part
 from altsync.catalogue.entity import Attachment, Entity
 from altsync.catalogue.fields import fail
 from altsync.catalogue.markers import Relationships
@@ -39,6 +40,10 @@ class Catalogue:
         self.folder: Path | None = None
         self.questions = questions
         self.classes = tuple(entities)
+        if not entities:
+            raise fail(name, "entities is empty: list at least one class")
+        check_classes(name, "entities", entities, Entity)
+        check_classes(name, "attachments", attachments, Attachment)
         related = self._related(relationships)
         self._by_class: dict[type, EntityType] = {
             cls: build.entity_type(cls, related.get(cls)) for cls in entities
@@ -79,7 +84,8 @@ class Catalogue:
         found: dict[type, EdgeTable] = {}
         for one in declared:
             if one.entity not in self.classes:
-                raise fail(f"Relationships({one.entity!r})", "its class is not in entities")
+                given = getattr(one.entity, "__name__", one.entity)
+                raise fail(f"Relationships({given})", "its class is not in entities")
             if one.entity in found:
                 raise fail(f"Relationships({one.entity.__name__})", "is declared twice")
             found[one.entity] = edges.edge_table(
@@ -101,17 +107,25 @@ class Catalogue:
         ]
         for declared in relationships:
             one = self._by_class[declared.entity]
+            check_part(f"Relationships({declared.entity.__name__}): seeds", declared.seeds.part)
             found.append(Part(declared.seeds.part, lines.relationship_line(one), related=one))
         return found
 
     def _check_parents(self) -> None:
+        labels = {one.label for one in self.entity_types}
         loaded: set[str] = set()
         for cls, one in self._by_class.items():
             for parent in one.parents:
+                where = f"{cls.__name__}.{parent.column}"
                 if parent.parent is not None and parent.parent not in loaded:
                     raise fail(
-                        f"{cls.__name__}.{parent.column}",
-                        f"its parent {parent.parent} must stand before it in entities",
+                        where, f"its parent {parent.parent} must stand before it in entities"
+                    )
+                if parent.parent is None and parent.label in labels:
+                    raise fail(
+                        where,
+                        f"{parent.label!r} is the label of an entity: name its class, "
+                        "and for a parent of the same type use Relationships",
                     )
             loaded.add(one.value)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
 
 from altsync.catalogue.named import FILE, SETTING, reference
@@ -90,11 +91,28 @@ def _load(named: str) -> Catalogue:
         sys.path.insert(0, str(here))
     try:
         found = getattr(import_module(module), name or "catalogue")
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(
-            f"{SETTING}: {named!r} is no module:name of a catalogue: {error}"
-        ) from error
+    except ConfigurationError:
+        raise
+    except Exception as error:  # a mistake in the catalogue's own module
+        raise ConfigurationError(_described(error, named)) from error
     return _checked(found, named)
+
+
+def _described(error: Exception, named: str) -> str:
+    """Return an error of a catalogue's module, after its last line that ran in there."""
+    text = str(error).strip().partition("\n")[0]
+    if not isinstance(error, ImportError | AttributeError):
+        text = f"{type(error).__name__}: {text}"
+    module = named.partition(":")[0]
+    here, file = str(Path(__file__).parents[1]), f"/{module.replace('.', '/')}.py"
+    places = [
+        one
+        for one in extract_tb(error.__traceback__)
+        if one.filename.endswith(file) and not one.filename.startswith(here)
+    ]
+    if places:
+        return f"catalogue: {module}, line {places[-1].lineno}, {places[-1].line}: {text}"
+    return f"{SETTING}: {named!r} is no module:name of a catalogue: {text}"
 
 
 def _checked(found: Any, named: str) -> Catalogue:

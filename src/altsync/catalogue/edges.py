@@ -37,8 +37,11 @@ def edge_table(
 ) -> EdgeTable:
     """Return the table of the relationships between entities of a class."""
     table = str(cls.__tablename__)
+    where = f"Relationships({cls.__name__})"
+    if part is not None and not seeded:
+        raise fail(where, f'name their types: Relationships({cls.__name__}, "CITES", seeds=…)')
     for relation in seeded:
-        check_name(f"Relationships({cls.__name__})", relation)
+        check_name(where, relation)
     computed = similar.relation if similar else None
     if computed in seeded:
         raise fail(cls.__name__, f"{computed} is computed: it cannot be seeded as well")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date, datetime
 from decimal import Decimal
+from inspect import get_annotations
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union, get_args, get_origin
 from uuid import UUID
@@ -120,6 +121,17 @@ def plain_type(annotation: Any) -> tuple[Any, bool]:
             return annotation, optional
 
 
+def item_type(annotation: Any) -> type:
+    """Return the type of a list's items; ``str`` for a list without one."""
+    origin, members = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return item_type(members[0])
+    if origin is list:
+        return plain_type(members[0])[0]  # type: ignore[no-any-return]
+    found = (item_type(one) for one in members if one is not NoneType)
+    return next(found, str)
+
+
 def column_type(annotation: Any) -> tuple[Any, str]:
     """Return SQLAlchemy's type of a field's column and PostgreSQL's name of it.
 
@@ -133,6 +145,10 @@ def column_type(annotation: Any) -> tuple[Any, str]:
     raise TypeError(f"the type {kind!r} has no column: use one of {names}")
 
 
+#: Names beside those of the columns that a field cannot have: SQLModel's own and derived ones.
+_RESERVED = {"metadata", "registry", "embedding_vector", "neighbours_input_hash", "embedding_text"}
+
+
 class _Table(SQLModel):
     """Gives declared fields their columns: text for every ``str``, jsonb, text[]."""
 
@@ -143,6 +159,9 @@ class _Table(SQLModel):
         """Set the column of each field without one, before SQLModel makes the table."""
         super().__pydantic_init_subclass__(**more)
         inherited = {name for base in cls.__bases__ for name in getattr(base, "model_fields", ())}
+        taken = (inherited | _RESERVED) & set(get_annotations(cls))
+        for name in sorted(taken):
+            raise TypeError(f"{cls.__name__}.{name}: altsync has a field {name}: rename this one")
         for name, field in cls.model_fields.items():
             declared = any(isinstance(m, FieldInfoMetadata) for m in field.metadata)
             if name in inherited or declared or isinstance(field, FieldInfo):

@@ -32,7 +32,11 @@ def check_name(where: str, name: str) -> str:
 def marks(cls: type[SQLModel], name: str, kind: type) -> list[Any]:
     """Return the marks of one kind of a field; a bare class counts as one without arguments."""
     found = [m for m in cls.model_fields[name].metadata if m is kind or isinstance(m, kind)]
-    return [kind() if one is kind else one for one in found]
+    try:
+        return [kind() if one is kind else one for one in found]
+    except TypeError:
+        mark = f"{kind.__name__}(…)"
+        raise fail(f"{cls.__name__}.{name}", f"{kind.__name__} needs arguments: {mark}") from None
 
 
 def content_fields(cls: type[SQLModel], own: frozenset[str]) -> list[str]:
