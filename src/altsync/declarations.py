@@ -48,6 +48,11 @@ def _found() -> Iterator[Declaration]:
 
 SINKS = {one.name: one for one in sorted(_found(), key=lambda one: (one.rank, one.name))}
 
+#: Sinks that altsync does not bring.
+OF_OTHER_PACKAGES = tuple(
+    name for name, one in SINKS.items() if not one.open.startswith("altsync.sinks.")
+)
+
 #: Sinks that a seeding run can wait for, and whose status an entity keeps.
 WITH_STATUS = tuple(name for name, one in SINKS.items() if one.columns)
 

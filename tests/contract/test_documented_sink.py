@@ -161,6 +161,8 @@ def test_it_is_seeded_delivered_and_compared(installed: Installed) -> None:
     assert installed.ask("deliver") == ["files"]
     assert installed.operations() == {}
     assert installed.held()["league_name"] == "Formula 1"
+    league = installed.run("status")["entities"]["league"]
+    assert league["files"]["synced"] == 1
 
     assert installed.run("verify")["sinks"]["files"]["missing"] == 0
     why = installed.run("why", "formula_1", "--dir", str(installed.seeds))

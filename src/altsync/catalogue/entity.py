@@ -9,7 +9,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union, get_args, get_origin
 from uuid import UUID
 
-from pydantic import StringConstraints
+from pydantic import StringConstraints, create_model
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -29,6 +29,7 @@ from sqlmodel.main import FieldInfo, FieldInfoMetadata
 
 from altsync.catalogue.markers import Names, Node, Seeds, Similar, Vectors
 from altsync.catalogue.parts import KEY_PATTERN, SLUG_PATTERN
+from altsync.declarations import OF_OTHER_PACKAGES, SINKS
 
 #: Statuses of a row are updated several times. With free space on its page, these updates write
 #: no index (HOT).
@@ -198,8 +199,33 @@ def _server_default(value: Any) -> dict[str, Any]:
             return {}
 
 
-class Entity(_Table):
-    """A mirrored table. Subclasses declare its content; these columns are altsync's."""
+def _sink_columns() -> dict[str, Any]:
+    """Return the columns that sinks of other packages declare, as fields of a model."""
+    fields: dict[str, Any] = {}
+    for columns in (SINKS[name].columns for name in OF_OTHER_PACKAGES):
+        if columns is None:
+            continue
+        fields[columns.status] = (str, plain_text(default="pending"))
+        if columns.synced_at:
+            fields[columns.synced_at] = (datetime | None, stamp())
+        for name in filter(None, (columns.remote_id, columns.namespace)):
+            fields[name] = (str | None, plain_text(optional=True))
+    return fields
+
+
+if TYPE_CHECKING:
+
+    class _SinkColumns(_Table):
+        pass
+else:
+    _SinkColumns = create_model("_SinkColumns", __base__=_Table, **_sink_columns())
+
+
+class Entity(_SinkColumns):
+    """A mirrored table. Subclasses declare its content; these columns are altsync's.
+
+    Those of sinks of other packages join them, as these sinks declare them.
+    """
 
     seeds: ClassVar[Seeds]
     node: ClassVar[Node]
