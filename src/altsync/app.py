@@ -255,11 +255,14 @@ class Application:
             wanted = wanted_model(conn)
         if wanted is None:
             raise SchemaError("no sink is registered: run altsync migrate")
+        names = self.settings.sink_names
+        graph = next((name for name in GRAPHS if name in names), None)
         return Stores(
             database=self.database,
-            graph=cast("GraphStore | None", self.sink(GRAPHS[0])),
+            graph=cast("GraphStore | None", self.sink(graph) if graph else None),
             vectors=cast("VectorIndex | None", self.sink(self._index) if self._index else None),
             index=self._index,
+            sinks=names,
             embedder=self._embedder,
             cache=EmbeddingCache(self.database),
             model=Model(*wanted),

@@ -814,7 +814,14 @@ def test_stores_that_are_away_are_told_of_on_stderr(ask: Ask) -> None:
         (("archetypes",), {"NEO4J_URI": ""}, 7, "needs Neo4j: NEO4J_URI is not set"),
         (("archetypes",), {"NEO4J_URI": "nonsense"}, 7, "NEO4J_URI: the scheme is missing"),
         (("graph", "cross-archetype"), {"NEO4J_URI": ""}, 7, "NEO4J_URI is not set"),
+        (
+            ("graph", "cross-archetype"),
+            {"ALTSYNC_SINKS": "embedding,pinecone"},
+            7,
+            "needs Neo4j: neo4j is not in ALTSYNC_SINKS",
+        ),
         (("search", "x"), {"PINECONE_API_KEY": ""}, 7, "PINECONE_API_KEY is not set"),
+        (("search", "x"), {"ALTSYNC_SINKS": "neo4j"}, 7, "pinecone is not in ALTSYNC_SINKS"),
         (("search", "never asked"), {"OPENAI_API_KEY": ""}, 7, "OPENAI_API_KEY is not set"),
         (
             ("search", "never asked"),

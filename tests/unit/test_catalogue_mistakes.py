@@ -35,7 +35,7 @@ class Paper(Entity, table=True):
 catalogue = Catalogue("lab", entities=[Author, Paper])
 """
 
-#: What stands in the catalogue, what is written instead, and a part of the error.
+#: A part of the catalogue, its replacement, and a part of the error.
 MISTAKES = (
     ("doi: Annotated[Tag, Key()]", "doi: Tag", "Paper: one field is to be marked with Key"),
     ("doi: Annotated[Tag,", "doi: Annotated[Tag | None,", "Paper.doi: a key is required"),

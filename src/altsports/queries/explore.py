@@ -80,7 +80,7 @@ Surroundings = dict[str, tuple[tuple[Neighbour, ...], tuple[Neighbour, ...]]]
 
 def _around(stores: Stores, tags: list[str]) -> tuple[Surroundings, tuple[Unavailable, ...]]:
     if stores.graph is None:
-        return {}, (missing_graph(),)
+        return {}, (missing_graph(stores),)
     if not tags:
         return {}, ()
     try:

@@ -161,7 +161,7 @@ def _query_index(stores: Stores, league: StoredLeague, top_k: int, archetype: st
 
 def _query_graph(stores: Stores, tag: str, near: list[str], archetype: str | None) -> _Graph:
     if stores.graph is None:
-        return _Graph({}, {}, (missing_graph(),))
+        return _Graph({}, {}, (missing_graph(stores),))
     limit = len(near) + SIBLINGS
     try:
         edges = stores.graph.query(EDGES, tag=tag, archetype=archetype, limit=SIBLINGS)

@@ -15,7 +15,7 @@ from altsync.catalogue.fields import fail, is_optional, marks
 from altsync.catalogue.parts import SLUG_PATTERN
 from altsync.entities import EdgeTable
 
-#: Names of tables and fields that may stand in SQL unquoted. Those of a table's indexes are longer.
+#: Names of tables and fields that may stand in SQL unquoted. Names of its indexes are longer.
 _COLUMN = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 #: Python types of content fields. Others have no single form in JSON, SQL, Cypher and metadata.

@@ -224,7 +224,7 @@ else:
 class Entity(_SinkColumns):
     """A mirrored table. Subclasses declare its content; these columns are altsync's.
 
-    Those of sinks of other packages join them, as these sinks declare them.
+    Sinks of other packages add the columns that they declare.
     """
 
     seeds: ClassVar[Seeds]

@@ -51,7 +51,7 @@ def _around(
     stores: Stores, kind: EntityType, keys: Sequence[str]
 ) -> tuple[dict[str, Around], tuple[Unavailable, ...]]:
     if stores.graph is None:
-        return {}, (missing_graph(),)
+        return {}, (missing_graph(stores),)
     if not keys:
         return {}, ()
     try:

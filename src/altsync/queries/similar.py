@@ -139,7 +139,7 @@ def _query_index(
 
 def _query_graph(stores: Stores, kind: EntityType, key: str, near: list[str]) -> _Graph:
     if stores.graph is None:
-        return _Graph(unavailable=(missing_graph(),))
+        return _Graph(unavailable=(missing_graph(stores),))
     try:
         around = read_around(stores.graph, kind, [key], limit=SIBLINGS)[key]
         siblings = siblings_of(stores.graph, kind, [key], near, limit=len(near) + SIBLINGS)

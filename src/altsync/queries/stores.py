@@ -84,8 +84,9 @@ class Stores:
     """The stores that queries read; None for one that is not configured.
 
     ``vectors`` is the vector index, and ``index`` the name of its sink, whether it is configured
-    or not. ``cache`` stores the vectors of query texts, so that a text is charged once. ``model``
-    is the configured model of the database: vectors of other models are never compared with it.
+    or not. ``sinks`` are those of ALTSYNC_SINKS. ``cache`` stores the vectors of query texts, so
+    that a text is charged once. ``model`` is the configured model of the database: vectors of
+    other models are never compared with it.
     """
 
     database: Database
@@ -95,6 +96,7 @@ class Stores:
     cache: EmbeddingCache
     model: Model
     index: str | None = None
+    sinks: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +120,13 @@ def reading(source: Conn | Stores) -> Iterator[Conn]:
 def require_graph(stores: Stores) -> GraphStore:
     """Return the graph. Raises ``MissingStore``."""
     if stores.graph is None:
-        raise MissingStore(f"this question needs {title_of(GRAPH)}: {missing_graph().reason}")
+        raise MissingStore(f"this question needs {title_of(GRAPH)}: {missing_graph(stores).reason}")
     return stores.graph
 
 
-def missing_graph() -> Unavailable:
-    """Return why no graph can be asked."""
-    return Unavailable(GRAPH, f"{SINKS[GRAPH].setting} is not set")
+def missing_graph(stores: Stores) -> Unavailable:
+    """Return the reason why there is no graph."""
+    return _missing(stores, GRAPH)
 
 
 def index_name(stores: Stores) -> str:
@@ -134,8 +136,15 @@ def index_name(stores: Stores) -> str:
 
 def missing_index(stores: Stores) -> Unavailable:
     """Return the reason why there is no vector index."""
-    index = index_name(stores)
-    return Unavailable(index, f"{SINKS[index].setting} is not set")
+    return _missing(stores, index_name(stores))
+
+
+def _missing(stores: Stores, sink: str) -> Unavailable:
+    named = sink in stores.sinks
+    setting = SINKS[sink].setting
+    return Unavailable(
+        sink, f"{setting} is not set" if named else f"{sink} is not in ALTSYNC_SINKS"
+    )
 
 
 def require_vectors(stores: Stores) -> VectorIndex:
