@@ -431,14 +431,17 @@ def test_unknown_keys(site: Site) -> None:
     """Why, and what may have been meant; never a traceback."""
     site.seed()
     assert site.why("formla_1", code=Exit.ERROR) == {
-        "error": "formla_1: no archetype, league or example has this key or seed id",
+        "error": "formla_1: no archetype, league or example has this key or seed id"
+        "; did you mean formula_1, formula_2?",
+        "kind": "error",
+        "exit": 1,
         "key": "formla_1",
         "reason": "formla_1: no archetype, league or example has this key or seed id",
         "near": ["formula_1", "formula_2"],
     }
     said = site.run("why", "Formula  One", "--dir", str(site.folder), code=Exit.ERROR)
     assert said.stdout == ""
-    assert "Did you mean formula_1" in said.stderr
+    assert "altsync: Formula One: no archetype" in said.stderr
     assert site.why("%_'; --", code=Exit.ERROR)["near"] == []
     assert site.why("", code=Exit.ERROR)["near"] == []
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Group, RenderableType
 
-from altsync.cli import terminal
+from altsync.cli import ending, terminal
 from altsync.cli.common import application
 from altsync.cli.tables import Table, Text
-from altsync.cli.terminal import Exit, answers, notes
+from altsync.cli.terminal import answers
 from altsync.declarations import title_of
 from altsync.wording import plural, shortened
 
 if TYPE_CHECKING:
-    from altsync.why.explanation import Check, Explanation, Unknown
+    from altsync.why.explanation import Check, Explanation
 
 #: Characters of a seed line that fit on a screen.
 SHOWN = 160
@@ -45,26 +45,20 @@ def why(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
 ) -> None:
     """Show one entity's seed line, its operations, and what every store holds of it."""
+    from altsync.queries.stores import UnknownName
     from altsync.why.explain import explain
     from altsync.why.explanation import Unknown
 
     with application() as app:
         found = explain(app, key, folder)
     if isinstance(found, Unknown):
-        _print_unknown(found, as_json=as_json)
-        raise typer.Exit(Exit.ERROR)
+        error = UnknownName(str(found))
+        ending.attach(error, asdict(found))
+        raise error
     if as_json:
         terminal.print_json(as_plain(found))
     else:
         answers.print(view(found))
-
-
-def _print_unknown(unknown: Unknown, *, as_json: bool) -> None:
-    if as_json:
-        terminal.print_json({"error": unknown.reason, **asdict(unknown)})
-    notes.print(unknown.reason, style="red")
-    if unknown.near:
-        notes.print(f"Did you mean {', '.join(unknown.near)}?")
 
 
 def as_plain(found: Explanation) -> dict[str, Any]:

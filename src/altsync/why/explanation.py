@@ -96,6 +96,9 @@ class Unknown:
     reason: str
     near: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        return f"{self.reason}; did you mean {', '.join(self.near)}?" if self.near else self.reason
+
 
 @dataclass(frozen=True, slots=True)
 class DeliveryState:
