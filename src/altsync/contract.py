@@ -23,7 +23,7 @@ SIMILARITY = "similarity"
 class Written:
     """The sink holds this version now (or, for a delete, nothing).
 
-    ``edge_ids`` are the sink's own ids of the relationships that were written, by theirs.
+    ``edge_ids`` maps the ids of the written relationships to the sink's own ids.
     """
 
     id: UUID
@@ -144,11 +144,11 @@ class SinkTraits:
 
     @property
     def embeds(self) -> bool:
-        """Whether it is the sink that embeds, for which others wait."""
+        """Whether this is the embedding sink, which others wait for."""
         return self.name == EMBEDDING
 
     def version_of(self, row: Row) -> int:
-        """Return the version of a row that the sink is written at."""
+        """Return the version of a row that the sink stores."""
         return row.graph_version if self.edges else row.version
 
     def takes(self, entity_type: EntityType) -> bool:
@@ -217,7 +217,7 @@ class Declaration:
 
 
 def imported(path: str) -> Any:
-    """Import what ``module:name`` names."""
+    """Import and return the object that ``module:name`` names."""
     module, _, name = path.partition(":")
     return getattr(import_module(module), name)
 
@@ -258,7 +258,7 @@ class Topology:
         return [s.name for s in self.sinks if s.follows == EMBEDDING and s.local]
 
     def followers(self, sink: str) -> list[str]:
-        """Sinks whose operations are born when ``sink`` has settled."""
+        """Sinks whose operations are enqueued when ``sink`` settles."""
         return [s.name for s in self.sinks if s.follows == sink]
 
     @property
@@ -267,7 +267,7 @@ class Topology:
         return [s.name for s in self.sinks]
 
     def traits(self, sink: str) -> SinkTraits:
-        """The traits of a sink by name; ``KeyError`` when there is none."""
+        """Return the traits of a sink. Raises ``KeyError``."""
         for traits in self.sinks:
             if traits.name == sink:
                 return traits

@@ -71,7 +71,7 @@ EDGE_IDS = tuple(one.edge_id for one in SINKS.values() if one.edge_id)
 #: Sinks that charge for what a comparison reads.
 CHARGED = tuple(name for name, one in SINKS.items() if one.price)
 
-#: Neighbours from the vectors in PostgreSQL, which need an embedder.
+#: The sink that finds neighbours by the vectors in PostgreSQL. It needs an embedder.
 LOCAL_SIMILARITY = Declaration(
     SinkTraits(SIMILARITY, guarded=True, follows=EMBEDDING, similar=True, local=True),
     "altsync.similarity.local:Sink",

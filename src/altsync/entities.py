@@ -242,7 +242,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """A relationship to a living entity, as its source's projection carries it.
+    """A relationship to a living entity, as a part of its source's row.
 
     ``target_version`` is the target's ``graph_version`` when the edge was read: a deletion of
     the target that is newer means that the edge must not be written.

@@ -9,7 +9,7 @@ from altsync.entities import EntityType
 from altsync.operations import ErrorKind
 
 #: Longest wait of a breaker or a retry that no setting limits, in seconds. It also limits a sink's
-#: own Retry-After: one call an interval finds a raised limit, and proxies often send a day.
+#: Retry-After: proxies often send a day, and one call per interval costs little.
 LONGEST_WAIT = 300.0
 
 #: Seconds above which a wait is ignored as nonsense: 30 days.
@@ -29,13 +29,13 @@ class SchemaError(ConfigurationError):
 
 
 class SeedError(AltsyncError):
-    """Seeding cannot go on: a folder is missing, a prune is refused, a parent is in use."""
+    """Seeding cannot continue: a folder is missing, a prune is refused, a parent is in use."""
 
 
 class SaveError(AltsyncError):
     """``altsync.save`` or ``altsync.delete`` refuses an entity, and has written nothing.
 
-    ``entity`` is the name of its class, ``field`` the one that is wrong, if it is one's fault.
+    ``entity`` is the name of its class. ``field`` is the wrong field, if one alone is wrong.
     """
 
     def __init__(self, entity: str, field: str | None, reason: str) -> None:

@@ -205,7 +205,7 @@ class SinkState(SQLModel, table=True):
 
 
 class Embedding(SQLModel, table=True):
-    """Vectors by model and text, so that no text is paid twice."""
+    """Vectors by model and text, so that no text is charged twice."""
 
     __tablename__: ClassVar[str] = "embedding"
 

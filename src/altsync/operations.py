@@ -18,7 +18,7 @@ class Action(StrEnum):
 
 
 class ErrorKind(StrEnum):
-    """The cause of an error, and so its price.
+    """The cause of an error, which decides whether it spends an attempt.
 
     ``ITEM``: the record; spends an attempt. ``SINK``: the sink is down, throttled or refuses the
     API key; opens the breaker and gives the attempt back. ``UNKNOWN``: not known; spends an
@@ -95,7 +95,7 @@ class Synced:
 
 @dataclass(frozen=True, slots=True)
 class Superseded:
-    """Outcome: nothing is left to write, or (``waits``) nothing before the embedding is there."""
+    """Outcome: nothing is left to write, or with ``waits``, the embedding is missing."""
 
     op: Operation
     reason: str
@@ -138,7 +138,7 @@ Outcome = Synced | Superseded | Dead | Retry
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """The operations of a settled batch by outcome; of ``lost`` ones another has the lease."""
+    """The operations of a settled batch by outcome. Another worker has the lease of ``lost``."""
 
     synced: int = 0
     superseded: int = 0

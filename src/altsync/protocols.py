@@ -34,7 +34,7 @@ def once(call: Callable[[], T]) -> T:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A neighbour: its key, its cosine similarity, and what its vector carries."""
+    """A neighbour: its key, its cosine similarity, and its vector's metadata."""
 
     key: str
     score: float
@@ -45,8 +45,8 @@ class Match:
 class Held:
     """The vector of one entity in one namespace of an index.
 
-    ``version`` and ``model`` are None for a vector that altsync did not write. ``metadata`` is
-    the rest of it.
+    ``version`` and ``model`` are None for a vector that altsync did not write. ``metadata`` has
+    the other fields.
     """
 
     index: str
@@ -61,10 +61,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class StoredVector:
-    """A vector as the index holds it. ``version`` is None where it carries no whole number.
-
-    ``is_ours``: it carries a version of any kind, as each that altsync writes.
-    """
+    """A vector as the index holds it. ``version`` is None if it is no whole number."""
 
     key: str
     namespace: str
@@ -74,7 +71,7 @@ class StoredVector:
 
     @property
     def is_ours(self) -> bool:
-        """Whether altsync wrote it, by its metadata."""
+        """Whether altsync wrote it: its metadata has a version, valid or not."""
         return "version" in self.metadata
 
 
@@ -185,7 +182,7 @@ class Sink(Protocol):
         ...
 
     def split(self, rows: Sequence[Row], model: Model) -> list[Sequence[Row]]:
-        """Cut rows of one type into what goes out in one call each, by count and bytes."""
+        """Cut rows of one type into the rows of each call, by count and bytes."""
         ...
 
     def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
@@ -198,7 +195,7 @@ class Sink(Protocol):
     def delete(self, rows: Sequence[Row]) -> Answer:
         """Remove rows of one type by their keys in one call, as of their versions.
 
-        Of an entity that was renamed, a row has its former key: never remove by id.
+        After a rename, a row has the entity's former key: never remove by the entity's id.
         Raises ``SinkFailure`` when the call failed as a whole.
         """
         ...

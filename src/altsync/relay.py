@@ -93,7 +93,7 @@ class Relay:
         self._unwoken: set[str] = set()
 
     def stop(self) -> None:
-        """Let ``run`` return soon. Safe from a signal handler."""
+        """Make ``run`` return soon. Safe in a signal handler."""
         self._stop.set()
 
     def run(self) -> None:
@@ -194,8 +194,8 @@ class Relay:
                 settlement = settle(conn, self._topology.traits(sink), token, dead, plan)
             log.error("operations.dead_lettered", sink=sink, count=settlement.dead, reason=reason)
 
-    def _set_times_back(self) -> None:
-        """Shorten waits that are longer than any, as the database's clock was set back."""
+    def _shorten_waits(self) -> None:
+        """Shorten impossibly long waits: they show that the database's clock was set back."""
         policy = self._policy
         bounds = Bounds(
             policy.lease, policy.longest_retry, policy.confirm_after, policy.longest_open
@@ -221,7 +221,7 @@ class Relay:
         if time.monotonic() < self._next_housekeeping:
             return
         self._next_housekeeping = time.monotonic() + HOUSEKEEPING
-        self._set_times_back()
+        self._shorten_waits()
         purged = 0
         while not self._stop.is_set():
             with self._database.transaction() as conn:

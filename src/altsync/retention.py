@@ -28,7 +28,7 @@ DAY = 86_400.0
 class Retention:
     """Removes operations and batches that ended more than ``days`` ago, as ``altsync prune``.
 
-    Dead operations and paid vectors stay. If several relays run, one of them removes at a time.
+    Dead operations and vectors stay. If several relays run, one of them removes at a time.
     """
 
     def __init__(

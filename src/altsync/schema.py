@@ -231,7 +231,7 @@ def _operations(connection: Connection, catalogue: Catalogue) -> list[ops.Migrat
     created = {one.index_name for one in found if isinstance(one, ops.CreateIndexOp)}
 
     def is_extra(one: ops.MigrateOperation) -> bool:
-        """Whether it is an operator's, or of a field without its former mark."""
+        """Return whether only the database has the index or constraint: it stays."""
         if isinstance(one, ops.DropIndexOp):
             return one.index_name not in created
         return isinstance(one, ops.DropConstraintOp)

@@ -111,7 +111,7 @@ class WatchedConnection(Connection[TupleRow]):
 
 
 class _Probe(Connection[TupleRow]):
-    """A second connection for one question, with ``PROBE_TIMEOUT`` for each of its steps."""
+    """A second connection for one query. Each step has ``PROBE_TIMEOUT`` seconds."""
 
     def wait(self, gen: PQGen[_T], *args: Any, **kwargs: Any) -> _T:
         """Run a generator of psycopg. Raises ``psycopg.OperationalError`` after the timeout."""

@@ -109,7 +109,7 @@ def _beginning(text: str, most: int, tokenizer: Tokenizer) -> str:
 
 
 def _pieces(text: str) -> list[str]:
-    """Cut a text into what is counted at once.
+    """Cut a text into pieces, each of which is counted at once.
 
     A cut may add a token. A text that is cut is far over the limit, unless it is all spaces.
     """

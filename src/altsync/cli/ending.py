@@ -28,11 +28,11 @@ JSON, DEBUG = "--json", "--debug"
 
 
 class _Line:
-    """The command line of this process: what its errors need to know."""
+    """The facts of this process' command line that a report of an error needs."""
 
     as_json = False
     debug = False
-    #: Whether each document of JSON is one line, as those before it.
+    #: Whether the command prints each JSON document on one line.
     one_line = False
     #: PostgreSQL's account, once the settings are read.
     role: str | None = None
@@ -46,7 +46,7 @@ line = _Line()
 
 
 def attach(error: BaseException, body: dict[str, Any]) -> None:
-    """Give the JSON document of an error what the command had done until then."""
+    """Attach the work done before an error, for the error's JSON document."""
     error.__dict__["altsync_body"] = body
 
 
@@ -90,13 +90,13 @@ def show(failure: Failure, code: Exit | int | None, body: dict[str, Any] | None)
 def _say(text: str, style: str | None) -> None:
     from altsync.cli.terminal import notes
 
-    # Nothing is left to do where even this cannot be written.
+    # A failure of this output cannot be reported anywhere.
     with suppress(OSError, ValueError):
         notes.print(text, style=style, soft_wrap=True)
 
 
 class _Ending:
-    """A command whose errors end in a sentence."""
+    """A command that reports every error as a sentence."""
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:
         """Run the command line, and end the process with its status."""
@@ -179,26 +179,26 @@ def _show_usage(error: TyperException) -> int:
 
 
 def prepare_streams() -> None:
-    """Let output be written whatever its encoding: signs that it lacks are escaped."""
+    """Escape characters that the encoding of an output stream lacks."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by the shell: >&-
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  (for the process)
         elif hasattr(stream, "reconfigure"):
-            # It asks for the place in a file, which is no file any more where a parent replaced it.
+            # It reads the position in the file, which fails if a parent process replaced the file.
             with suppress(OSError):
                 stream.reconfigure(errors="backslashreplace")
 
 
 def _flush(status: int) -> int:
-    """Write what is buffered. Without it Python would show a traceback as it ends."""
+    """Flush stdout. Otherwise Python may show a traceback when it ends."""
     try:
         sys.stdout.flush()
         return status
     except BrokenPipeError:
         status = Exit.PIPE
     except (OSError, ValueError) as error:
-        # Until Python 3.11.2 the buffer keeps what could not be written: the same error again.
+        # Until Python 3.11.2 the buffer keeps unwritten text, so a flush repeats the same error.
         if _describe(error).text != line.shown:
             status = report(error)
     with suppress(OSError, ValueError):

@@ -88,7 +88,7 @@ def _enqueue_all(app: Application) -> int:
 
 
 def _deliver_all(app: Application) -> None:
-    """Deliver until no entity is pending. Entities that workers claimed are waited for, too."""
+    """Deliver until no entity is pending. Wait for entities that workers claimed."""
     with Bars() as bars:
         most = waiting = _waiting(app)
         task = bars.add_task(SIMILARITY, total=most)

@@ -185,12 +185,12 @@ def _was_known(app: Application, sink: str) -> bool:
 
 
 def _print_ignored(app: Application, which: Selection) -> None:
-    """Print what is ignored: no worker claims for a sink that the settings do not name."""
+    """Print the number of operations that no worker would claim: the settings lack their sink."""
     with app.database.autocommit() as conn:
         dead = dead_by_sink(conn, which)
-    left = {sink: count for sink, count in dead.items() if sink not in app.topology.names}
-    if left:
-        sinks = ", ".join(f"{count:,} of {sink}" for sink, count in left.items())
+    ignored = {sink: count for sink, count in dead.items() if sink not in app.topology.names}
+    if ignored:
+        sinks = ", ".join(f"{count:,} of {sink}" for sink, count in ignored.items())
         notes.print(f"Ignored, as the settings do not name their sink: {sinks}.")
 
 

@@ -99,7 +99,7 @@ class Table(rich.table.Table):
         """Render with fitting widths, or as records."""
         widths = self._widths(self._available(options))
         if not self._plain and widths is not None and self._breaks_words(widths):
-            self.pad_edge = False  # two cells more
+            self.pad_edge = False  # frees two cells
             widths = self._widths(self._available(options))
         if widths is None and not self._plain:
             yield from self._records(console, options)

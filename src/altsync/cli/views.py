@@ -20,8 +20,8 @@ def found_table(found: Sequence[Found]) -> Table:
     for one in found:
         fields = filter_fields(entity_type(one.entity))
         shown = {name: one.content[name] for name in fields if one.content[name] not in _EMPTY}
-        said = ", ".join(f"{name}={_value(value)}" for name, value in shown.items())
-        table.add_row(score(one.score), one.key, one.name, said)
+        pairs = ", ".join(f"{name}={_value(value)}" for name, value in shown.items())
+        table.add_row(score(one.score), one.key, one.name, pairs)
     return table
 
 
@@ -54,10 +54,10 @@ def _surroundings(one: Explored) -> dict[str, str]:
     for link in one.relationships:
         label = link.name if link.score is None else f"{link.name} ({link.score:.2f})"
         named.setdefault(link.type, {}).setdefault(link.key, label)
-    said = {relation: ", ".join(labels.values()) for relation, labels in named.items()}
+    facts = {relation: ", ".join(labels.values()) for relation, labels in named.items()}
     if one.siblings:
-        said["Beside it"] = ", ".join(link.name for link in one.siblings)
-    return said or {"Relationships": "–"}
+        facts["Beside it"] = ", ".join(link.name for link in one.siblings)
+    return facts or {"Relationships": "–"}
 
 
 def links_table(links: Sequence[Link]) -> Table:

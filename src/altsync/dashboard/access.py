@@ -28,7 +28,7 @@ from altsync.logins import generated_login
 
 logger = structlog.get_logger(__name__)
 
-#: Paths that need no password: the answer is only that the process is up.
+#: Paths that need no password: they answer only that the process runs.
 OPEN_PATHS = frozenset({"/healthz"})
 
 #: Paths that need no generated password: scrapers and probes have no browser.
@@ -159,7 +159,7 @@ class Guard:
         if scope["type"] != "http":
             return
 
-        async def marked(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(SECURITY_HEADERS)
@@ -167,7 +167,7 @@ class Guard:
             await send(message)
 
         refused = await self._refusal(Request(scope))
-        await (refused or self._app)(scope, receive, marked)
+        await (refused or self._app)(scope, receive, send_with_headers)
 
     async def _refusal(self, request: Request) -> Response | None:
         # DNS rebinding: another site's name may point here. A set password is enough protection,
@@ -198,7 +198,7 @@ class Guard:
                     _cookie_name(request), self._access.session, httponly=True, samesite="strict"
                 )
                 return signed_in
-            return await self._refused(request)
+            return await self._note_wrong_password(request)
         login = request.headers.get("authorization")
         cookie = _cookie(request)
         if login is not None and self._knows_password(login):
@@ -206,14 +206,14 @@ class Guard:
         if cookie is not None and _same(cookie, self._access.session):
             return None
         if login is not None or cookie is not None:
-            answer = await self._refused(request)
+            answer = await self._note_wrong_password(request)
             if cookie is not None:
-                # The browser would send it again with each request.
+                # Delete the cookie: the browser would send it with each request.
                 answer.delete_cookie(_cookie_name(request), httponly=True, samesite="strict")
             return answer
         return _ask_for_password()
 
-    async def _refused(self, request: Request) -> Response:
+    async def _note_wrong_password(self, request: Request) -> Response:
         client = request.client.host if request.client else ""
         return await self._failures.note(client, request.url.path)
 

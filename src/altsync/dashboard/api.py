@@ -147,15 +147,15 @@ class Api:
         verb: str,
         do: Callable[[Conn, list[DeadOperation]], int],
     ) -> tuple[int, int]:
-        """Call ``do`` for each page of the named operations; return their count and its sum."""
-        asked = {name: text_of(body, name) for name in ("sink", "group", "entity_type", "key")}
-        if not (asked["group"] or asked["key"]):
+        """Call ``do`` for each page of operations; return their count and the sum of results."""
+        fields = {name: text_of(body, name) for name in ("sink", "group", "entity_type", "key")}
+        if not (fields["group"] or fields["key"]):
             raise BadRequest(f"say what to {verb}: a group, or the key of an entity")
         which = Selection(
-            sink=asked["sink"],
-            entity=asked["key"],
-            entity_type=optional_type(asked["entity_type"]),
-            group=asked["group"],
+            sink=fields["sink"],
+            entity=fields["key"],
+            entity_type=optional_type(fields["entity_type"]),
+            group=fields["group"],
             # No worker claims operations of a sink that the settings do not name.
             among=tuple(self._app.topology.names) if verb == "retry" else None,
         )

@@ -17,7 +17,7 @@ from altsync import log
 
 
 def to_json(value: Any) -> Any:
-    """Return ``value`` as JSON types. Great numbers become text: JavaScript's end at 2^53."""
+    """Return ``value`` as JSON types. Whole numbers of 2^53 and more become text for JavaScript."""
     match value:
         case None | bool() | float():
             return value

@@ -35,8 +35,8 @@ logger = structlog.get_logger(__name__)
 #: Upper bounds of the histogram, in seconds: from a batch without a remote call to a full lease.
 BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
-#: Seconds after which no older batch appears: a transaction that records one is short, and the
-#: lease bounds the worker that runs it.
+#: Seconds after which no older batch appears. The transaction that records one is short, and ends
+#: within the worker's lease.
 SETTLED_AFTER = 60.0
 
 #: Metric, attribute of ``Work``, help.
@@ -64,11 +64,11 @@ class AltsyncCollector(Collector):
         self._tally = _Tally()
 
     def describe(self) -> list[Metric]:
-        """Yield each metric without a sample, so that registering does not query the database."""
+        """Return each metric without a sample, so that registering does not query the database."""
         return [_database_up(None), *_families(_Reading({}, {}, None, None))]
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metrics now. A database that does not answer is a metric, not an error."""
+        """Yield the present metrics. For a silent database, yield a metric instead of an error."""
         try:
             self._probe.check()
             reading = self._read()
@@ -189,7 +189,7 @@ def _gauges(found: Status | None) -> Iterator[Metric]:
 def _verified(last: Verification | None, every: float | None) -> Iterator[Metric]:
     """Yield the results of the last comparison; no samples before the first one.
 
-    A sink that could not be compared to the end has no sample of 0: its drift is unknown.
+    A sink whose comparison did not finish gets no sample of 0: its drift is unknown.
     """
     drift = GaugeMetricFamily(
         "altsync_drift",

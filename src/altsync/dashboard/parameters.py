@@ -21,7 +21,7 @@ class Window:
     slices: int
 
 
-#: Time ranges that the page offers, by name. A phone can show about so many slices.
+#: Time ranges of the page, by name. A phone's screen has room for 60 to 84 slices.
 WINDOWS: Mapping[str, Window] = {
     "15m": Window(15, 60),
     "1h": Window(60, 60),
@@ -58,7 +58,7 @@ def whole_number(query: Mapping[str, str], name: str) -> int | None:
     value = query.get(name)
     if not value:
         return None
-    # PostgreSQL's bigint ends here.
+    # The greatest bigint of PostgreSQL is 2**63 - 1.
     if not (value.isascii() and value.isdigit() and 0 < int(value) < 2**63):
         raise BadRequest(f"{name} must be a whole number above 0")
     return int(value)

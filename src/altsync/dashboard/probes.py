@@ -28,17 +28,17 @@ class DatabaseProbe:
     def __init__(self, app: Application) -> None:
         self._app = app
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="probe")
-        self._asked: Future[None] | None = None
+        self._running: Future[None] | None = None
         self._lock = threading.Lock()
 
     def check(self) -> None:
         """Return when PostgreSQL answers. Raises ``psycopg.OperationalError``."""
         with self._lock:
-            if self._asked is None or self._asked.done():
-                self._asked = self._thread.submit(self._ask)
-            asked = self._asked
+            if self._running is None or self._running.done():
+                self._running = self._thread.submit(self._ask)
+            running = self._running
         try:
-            asked.result(ANSWER_WITHIN)
+            running.result(ANSWER_WITHIN)
         except TimeoutError:
             raise psycopg.OperationalError(f"no answer within {ANSWER_WITHIN:g} s") from None
 
@@ -59,7 +59,7 @@ class SinkReadiness:
 class Readiness:
     """Whether the database answers and is migrated.
 
-    A stopped sink does not make it unready: nothing is lost, and a restart would not help.
+    A stopped sink does not matter: no operation is lost, and a restart would not help.
     """
 
     ready: bool

@@ -25,7 +25,7 @@ class Record:
 
 def write_private(path: Path, text: str) -> None:
     """Replace a file atomically. Only its owner can read it, from the first byte on."""
-    # mkstemp's random name cannot be a link that another account has made.
+    # Another account cannot make a link in advance: the name is random.
     descriptor, fresh = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
     with os.fdopen(descriptor, "w") as file:
         file.write(text)

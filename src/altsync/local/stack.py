@@ -121,7 +121,7 @@ class LocalStack:
             self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
             ignore = self.home / ".gitignore"
             if not ignore.exists():
-                ignore.write_text("*\n")  # keeps passwords and data out of a repository
+                ignore.write_text("*\n")  # keeps passwords and data out of Git
             descriptor = os.open(self.home / "local.lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise LocalStackError(f"{self.home} cannot be used: {error}") from error

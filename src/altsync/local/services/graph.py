@@ -32,7 +32,7 @@ class Graph(Service):
 
     @cached_property
     def flavour(self) -> str:
-        """For example ``ArcadeDB 26.10.2 (Bolt)``."""
+        """The name and version, as in ``ArcadeDB 26.10.2 (Bolt)``."""
         try:
             release = version("arcadedb-embedded").partition(".post")[0]
         except PackageNotFoundError as error:

@@ -57,7 +57,7 @@ class Postgres(Service):
 
     @cached_property
     def flavour(self) -> str:
-        """For example ``PostgreSQL 18.4``."""
+        """The name and version, as in ``PostgreSQL 18.4``."""
         output = subprocess.run(  # noqa: S603
             [self._installation() / "bin" / "postgres", "--version"],
             capture_output=True,

@@ -40,9 +40,9 @@ class Index:
         with self._opened():
             if namespace not in self._ids:
                 self._ids[namespace] = self._storage.add_namespace(self.name, namespace)
-                self._show(lag, lambda: self._empty(namespace))
+                self._make_visible(lag, lambda: self._empty(namespace))
             self._storage.write(self._ids[namespace], records)
-            self._show(lag, lambda: self._visible[namespace].put(records))
+            self._make_visible(lag, lambda: self._visible[namespace].put(records))
 
     def fetch(self, namespace: str, ids: Sequence[str]) -> list[VectorRecord]:
         """Return the records with these ids, without the absent ones."""
@@ -77,27 +77,27 @@ class Index:
     def delete(self, namespace: str, ids: Sequence[str], lag: float) -> None:
         """Delete records. Absent ids are ignored. Raises ``Refused`` without the namespace."""
         with self._opened():
-            number = self._existing(namespace)
-            if number is not None:
-                self._storage.remove(number, ids)
-                self._show(lag, lambda: self._visible[namespace].remove(ids))
+            namespace_id = self._existing(namespace)
+            if namespace_id is not None:
+                self._storage.remove(namespace_id, ids)
+                self._make_visible(lag, lambda: self._visible[namespace].remove(ids))
 
     def delete_all(self, namespace: str, lag: float) -> None:
         """Delete all records of a namespace, and keep it. Raises ``Refused`` without it."""
         with self._opened():
-            number = self._existing(namespace)
-            if number is not None:
-                self._storage.clear(number)
-                self._show(lag, lambda: self._empty(namespace))
+            namespace_id = self._existing(namespace)
+            if namespace_id is not None:
+                self._storage.clear(namespace_id)
+                self._make_visible(lag, lambda: self._empty(namespace))
 
     def drop_namespace(self, namespace: str, lag: float) -> None:
         """Delete a namespace with its records. Raises ``Refused`` without it."""
         with self._opened():
-            number = self._existing(namespace)
-            if number is not None:
-                self._storage.drop_namespace(number)
+            namespace_id = self._existing(namespace)
+            if namespace_id is not None:
+                self._storage.drop_namespace(namespace_id)
                 del self._ids[namespace]
-                self._show(lag, lambda: self._forget(namespace))
+                self._make_visible(lag, lambda: self._forget(namespace))
 
     def counts(self) -> dict[str, int]:
         """Return the number of visible records, by namespace."""
@@ -116,12 +116,12 @@ class Index:
 
     def _load(self) -> None:
         self._ids = self._storage.namespaces(self.name)
-        for namespace, number in self._ids.items():
+        for namespace, namespace_id in self._ids.items():
             self._empty(namespace)
-            self._visible[namespace].put(self._storage.read_all(number))
+            self._visible[namespace].put(self._storage.read_all(namespace_id))
         self._loaded = True
 
-    def _show(self, lag: float, change: Change) -> None:
+    def _make_visible(self, lag: float, change: Change) -> None:
         """Apply a change to memory after ``lag`` seconds, and after all earlier changes."""
         due = time.monotonic() + lag
         if self._waiting:
@@ -133,10 +133,10 @@ class Index:
 
     def _existing(self, namespace: str) -> int | None:
         """Return a namespace's id. The default one always exists, and may have none yet."""
-        number = self._ids.get(namespace)
-        if number is None and namespace != DEFAULT_NAMESPACE:
+        namespace_id = self._ids.get(namespace)
+        if namespace_id is None and namespace != DEFAULT_NAMESPACE:
             raise Refused(404, "Namespace not found")
-        return number
+        return namespace_id
 
     def _empty(self, namespace: str) -> None:
         self._visible[namespace] = Namespace(self.dimension)

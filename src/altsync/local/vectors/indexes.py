@@ -15,7 +15,7 @@ VALUES_FIELD = "_values"
 
 
 class Indexes:
-    """Definitions of indexes by name, and the indexes that were used. Thread-safe.
+    """Definitions of indexes by name, and the indexes that are loaded. Thread-safe.
 
     Each method but ``names`` and ``close`` raises ``Refused`` for a wrong name.
     """
@@ -25,7 +25,7 @@ class Indexes:
         self._storage = Storage(folder / "vectors.sqlite3")
         self._lock = threading.Lock()
         self._definitions = self._storage.definitions()
-        self._used: dict[str, Index] = {}
+        self._loaded: dict[str, Index] = {}
 
     def close(self) -> None:
         """Close the file."""
@@ -60,15 +60,15 @@ class Indexes:
             self._defined(name)
             self._storage.drop_definition(name)
             del self._definitions[name]
-            self._used.pop(name, None)
+            self._loaded.pop(name, None)
 
     def index(self, name: str) -> Index:
         """Return an index. Its records are loaded at its first use."""
         with self._lock:
-            if name not in self._used:
+            if name not in self._loaded:
                 dimension = self._defined(name)["schema"]["fields"][VALUES_FIELD]["dimension"]
-                self._used[name] = Index(name, dimension, self._storage)
-            return self._used[name]
+                self._loaded[name] = Index(name, dimension, self._storage)
+            return self._loaded[name]
 
     def _defined(self, name: str) -> dict[str, Any]:
         if name not in self._definitions:

@@ -73,7 +73,7 @@ class Answer:
     tokens: int = 0
 
     def encoded(self) -> bytes:
-        """Return the JSON. A float32 has as few digits as give the same float32 back."""
+        """Return the JSON, each float32 with the fewest digits that restore it."""
         return orjson.dumps(self.payload, option=orjson.OPT_SERIALIZE_NUMPY)
 
 

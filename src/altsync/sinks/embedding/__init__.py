@@ -2,7 +2,7 @@
 
 from altsync.contract import EMBEDDING, Columns, Declaration, Drift, SinkTraits
 
-#: Few requests of one batch are in flight: tokens per minute are the provider's limit.
+#: Parallel requests of one batch. A few suffice: the provider limits tokens per minute.
 SINK = Declaration(
     SinkTraits(EMBEDDING, guarded=True, in_flight=4),
     f"{__name__}.write:open_sink",

@@ -17,15 +17,15 @@ from altsync.protocols import VectorStore
 from altsync.sinks.embedding import SINK
 from altsync.tokens import TooLong, cut, most_tokens, too_long
 
-#: A text of a token or two, sent when a text was refused alone and no other one has passed since.
+#: The text of a probe: one or two tokens.
 PROBE = "word"
 
 
 class Sink:
-    """Embeds what no row and no earlier life of a text has paid for.
+    """Embeds the texts that have no stored vector of the model.
 
-    Vectors go to the store right after each answer; settling leads the entities to them. Being
-    keyed by what they embed, they need no guard against older versions.
+    Vectors are stored right after each answer. They are keyed by the hash of the text, so an older
+    version of an entity cannot replace a newer one.
     """
 
     traits: ClassVar[SinkTraits] = SINK.traits
@@ -36,14 +36,13 @@ class Sink:
         self.cuts_long = cut_long
 
     def setup(self) -> None:
-        """Nothing to create: migrations made the table."""
+        """Do nothing: migrations create the table."""
 
     def split(self, rows: Sequence[Row], model: Model) -> list[Sequence[Row]]:
-        """First what is known already, at no cost; then the rest by the provider's limits."""
+        """Return rows with stored vectors first, then requests within the provider's limits."""
         known = self._vectors.known(model, [row.text_hash for row in rows])
-        free = [row for row in rows if row.text_hash in known]
-        # Rows of equal texts go together: requests may be under way at once, and each text is
-        # paid once.
+        known_rows = [row for row in rows if row.text_hash in known]
+        # Rows of equal texts share a request: two parallel requests would both be charged.
         missing: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
             if row.text_hash not in known:
@@ -51,38 +50,38 @@ class Sink:
         texts = [missing[text_hash] for text_hash in sorted(missing)]
         sizes = [most_tokens(embedding_text(same[0].content)) for same in texts]
         parts = [list(chain.from_iterable(texts[cut])) for cut in request_slices(sizes)]
-        return [free, *parts] if free else list(parts)
+        return [known_rows, *parts] if known_rows else list(parts)
 
     def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
-        """Embed the texts that the store lacks, in one request, and keep them at once.
+        """Embed the texts without a stored vector in one request, and store their vectors.
 
-        A text over the model's limit is cut where the settings say so. Else it is not sent: the
-        provider would refuse all of the request. Its vector is kept by the hash of the whole text.
+        A text over the model's limit is cut if the settings allow it, and its vector is stored by
+        the hash of the whole text. Else it is not sent: the provider would refuse the request.
         """
         texts = {row.id: embedding_text(row.content) for row in rows}
-        good = [row for row in rows if digest(texts[row.id].encode()) == row.text_hash]
-        known = self._vectors.known(model, [row.text_hash for row in good])
-        missing = {r.text_hash: texts[r.id] for r in good if r.text_hash not in known}
+        unedited_rows = [row for row in rows if digest(texts[row.id].encode()) == row.text_hash]
+        known = self._vectors.known(model, [row.text_hash for row in unedited_rows])
+        missing = {r.text_hash: texts[r.id] for r in unedited_rows if r.text_hash not in known}
         if self.cuts_long:
             missing = {h: cut(text, model.name) for h, text in missing.items()}
-        refused = {h: over for h, text in missing.items() if (over := too_long(text, model.name))}
-        missing = {h: text for h, text in missing.items() if h not in refused}
+        too_big = {h: over for h, text in missing.items() if (over := too_long(text, model.name))}
+        missing = {h: text for h, text in missing.items() if h not in too_big}
         tokens = 0
         if missing:
             embedded = self._embedder.embed(list(missing.values()), model)
             self._vectors.keep(model, dict(zip(missing, embedded.vectors, strict=True)))
             tokens = embedded.tokens
-        fine = {row.id for row in good}
+        unedited = {row.id for row in unedited_rows}
         outcomes = (
-            _too_long(row, refused[row.text_hash])
-            if row.id in fine and row.text_hash in refused
-            else _outcome(row, fine=row.id in fine)
+            _too_long(row, too_big[row.text_hash])
+            if row.id in unedited and row.text_hash in too_big
+            else _outcome(row, unedited=row.id in unedited)
             for row in rows
         )
         return Answer(tuple(outcomes), calls=1 if missing else 0, tokens=tokens)
 
     def probe(self, model: Model) -> Answer:
-        """Embed one word, and keep nothing: evidence that the embedder takes texts.
+        """Embed one word without storing it, as evidence that the embedder accepts texts.
 
         Raises ``SinkFailure``.
         """
@@ -90,22 +89,22 @@ class Sink:
         return Answer((), tokens=embedded.tokens)
 
     def delete(self, rows: Sequence[Row]) -> Answer:
-        """Vectors stay: an undeleted entity is not paid again."""
+        """Keep the vectors: an undeleted entity is not charged again."""
         return Answer(tuple(Written(row.id, row.version) for row in rows), calls=0)
 
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
-        """Return what each living entity has embedded; ``content_hash`` is that of the text."""
+        """List the living entities with the hash of their embedded text as ``content_hash``."""
         return self._vectors.versions(entity_type)
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close the embedder's connections."""
         close = getattr(self._embedder, "close", None)
         if close:
             close()
 
 
-def _outcome(row: Row, *, fine: bool) -> RecordOutcome:
-    if fine:
+def _outcome(row: Row, *, unedited: bool) -> RecordOutcome:
+    if unedited:
         return Written(row.id, row.version)
     return Failed(
         row.id,
@@ -120,7 +119,7 @@ def _too_long(row: Row, over: TooLong) -> Failed:
 
 
 def open_sink(settings: Settings, vectors: VectorStore) -> Sink | None:
-    """The sink, or None when no OPENAI_API_KEY is set."""
+    """Return the sink, or None when OPENAI_API_KEY is not set."""
     if settings.openai_api_key is None:
         return None
     from altsync.openai_embedder import OpenAIEmbedder

@@ -23,20 +23,20 @@ T = TypeVar("T")
 #: Seconds after which an idle connection is tested before it is used.
 LIVENESS_SECONDS = 20.0
 
-#: Errors of a call that sent nothing: there was no connection.
+#: Errors raised before anything was sent: there was no connection.
 NOT_SENT = (errors.ConnectionAcquisitionTimeoutError,)
 
-#: Seconds that a statement gets at least.
+#: Shortest timeout of a statement, in seconds.
 MOMENT = 0.01
 
 #: Seconds that a statement over all nodes of a type may take; 100,000 nodes take one or two.
 AGGREGATE_SECONDS = 60.0
 
-#: Code of a constraint that refuses a value: another node has it, or another writer met this one.
+#: Code of a value that a constraint refuses: another node has it, or a concurrent writer sets it.
 CONSTRAINT_VIOLATED = "Neo.ClientError.Schema.ConstraintValidationFailed"
 
-#: Codes of two transactions that met on one key or lock: the same call passes when the other is
-#: done. https://neo4j.com/docs/status-codes/current/errors/all-errors/
+#: Codes of a conflict of two transactions on a key or lock: the same call succeeds after the other.
+#: https://neo4j.com/docs/status-codes/current/errors/all-errors/
 MET = (
     CONSTRAINT_VIOLATED,
     "Neo.TransientError.Transaction.DeadlockDetected",
@@ -46,12 +46,12 @@ MET = (
     "Neo.TransientError.Statement.EntityNotFound",
 )
 
-#: Part of a call's time in which it is repeated when it met another writer or an old connection,
-#: and seconds between two tries at most.
+#: Share of a call's time in which it is repeated after a conflict or a dropped connection, and the
+#: longest pause before it, in seconds.
 REPEATED, REPEAT_PAUSE = 0.25, 0.5
 
 #: Codes that every record would get: rights, a missing database, a statement that the server does
-#: not know, a server that shuts down or lacks memory or disk. They are the sink's at once.
+#: not know, a server that shuts down or lacks memory or disk. They count as errors of the sink.
 FOR_EVERY_RECORD = (
     "Neo.ClientError.Security.",
     "Neo.ClientError.Database.",
@@ -93,7 +93,7 @@ class _Prefixed:
 
 
 class _Alone:
-    """A session whose statements commit themselves: one round trip each, in place of three."""
+    """A session that commits every statement: one round trip each instead of three."""
 
     def __init__(self, session: neo4j.Session, seconds: float) -> None:
         self._session = session
@@ -105,14 +105,14 @@ class _Alone:
 
 
 def prefixed(work: Callable[[ManagedTransaction], T], prefix: str) -> Callable[..., T]:
-    """Return ``work`` with every label of its statements behind ``prefix``."""
+    """Return ``work`` with ``prefix`` before every label of its statements."""
     if not prefix:
         return work
     return lambda tx: work(cast(ManagedTransaction, _Prefixed(tx, prefix)))
 
 
 class Client(ABC):
-    """A driver of the graph that every statement of a sink goes through."""
+    """The driver that runs every statement of a sink."""
 
     _guard: Guard
 
@@ -151,7 +151,7 @@ class Client(ABC):
 
     @abstractmethod
     def belong_to(self, ownership: Ownership | None) -> None:
-        """Write only where the graph is, or becomes, that installation's."""
+        """Set the installation. Writes to the graph of another one are refused."""
 
     def _run(
         self,
@@ -165,9 +165,9 @@ class Client(ABC):
     ) -> T:
         """Run ``work`` in one managed transaction within the timeout.
 
-        ``alone``: each statement of ``work`` commits itself, and may be repeated. ``follower``: a
-        follower of a cluster may answer, which may lack the latest writes. ``guarded``: refuse a
-        write when the graph is another installation's.
+        ``alone``: each statement is a transaction of its own, and may be repeated. ``follower``: a
+        follower of a cluster may answer, without the latest writes. ``guarded``: refuse a write
+        when the graph is another installation's.
         """
         if write and guarded:
             self._guard.require()
@@ -187,7 +187,7 @@ class Client(ABC):
                 try:
                     return once(driver)
                 except (errors.Neo4jError, errors.DriverError) as error:
-                    if time.monotonic() >= until or not _passes_again(error):
+                    if time.monotonic() >= until or not _may_repeat(error):
                         raise
                 time.sleep(random.uniform(0, REPEAT_PAUSE))  # noqa: S311
 
@@ -196,7 +196,7 @@ class Client(ABC):
             try:
                 return self._driver.call(seconds, call, broken=NOT_SENT)
             except NOT_SENT:
-                # The pool had only dropped connections. The new client has none of them.
+                # All pooled connections were dropped. The new client opens its own.
                 left = max(ends - time.monotonic(), MOMENT)
                 return self._driver.call(left, call, broken=NOT_SENT)
         except TimeoutError:
@@ -220,15 +220,15 @@ class Client(ABC):
         self._driver.close()
 
 
-def _passes_again(error: errors.Neo4jError | errors.DriverError) -> bool:
-    """Return whether the same call may pass at once: two writers met, or a connection is old."""
+def _may_repeat(error: errors.Neo4jError | errors.DriverError) -> bool:
+    """Return whether the same call may succeed now, after a conflict or a dropped connection."""
     if isinstance(error, errors.DriverError):
         return error.is_retryable()
     return (error.code or "").startswith((*MET, "Neo.ClientError.Security.AuthorizationExpired"))
 
 
 def translate(error: errors.Neo4jError | errors.DriverError) -> SinkFailure:
-    """Return the failure that an error of the driver stands for."""
+    """Translate an error of the driver."""
     reason = f"{type(error).__name__}: {error}"
     if isinstance(error, errors.DriverError):
         return SinkFailure(ErrorKind.SINK, reason, outcome_unknown=True)
@@ -247,8 +247,8 @@ def translate(error: errors.Neo4jError | errors.DriverError) -> SinkFailure:
         return SinkFailure(ErrorKind.SINK, reason)
     if isinstance(error, errors.ClientError):
         return SinkFailure(ErrorKind.ITEM, reason)
-    # Overload, memory, a defect of the server. A large transaction may be the cause: marked as
-    # timed out, its records come in smaller ones.
+    # Overload, lack of memory, or a defect of the server. ``timed_out``: a large transaction may
+    # be the cause, so delivery repeats its records in smaller ones.
     return SinkFailure(ErrorKind.SINK, reason, outcome_unknown=True, timed_out=True)
 
 

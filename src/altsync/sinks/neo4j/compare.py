@@ -35,8 +35,8 @@ SCORE = 5e-6
 class _Found:
     """A node, and the targets of its edges that are deleted entities.
 
-    ``tombstone`` is the version of its deletion, 0 for none: it is refused below that, whether
-    there is a node or not.
+    ``tombstone`` is the version of its deletion, 0 for none. Lower versions are refused, with or
+    without a node.
     """
 
     node: Node | None

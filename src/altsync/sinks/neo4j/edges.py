@@ -30,9 +30,9 @@ def write_nodes(
 ) -> dict[str, str]:
     """Write nodes with one edge to each parent, and return the graph's ids by key."""
     found = [(record["key"], record["id"]) for record in client.query(tx, statement, rows=rows)]
-    twice = _twice([key for key, _ in found])
-    for _place, parent in required_parents(kind) if twice else ():
-        _remove_duplicates(tx, kind, twice, types=str(parent.relation), target=parent.label)
+    duplicated = _duplicates([key for key, _ in found])
+    for _place, parent in required_parents(kind) if duplicated else ():
+        _remove_duplicates(tx, kind, duplicated, types=str(parent.relation), target=parent.label)
     return dict(found)
 
 
@@ -51,7 +51,7 @@ def write_optional_parents(
             _remove_duplicates(tx, kind, keys, types=relation, target=label)
 
 
-def _twice(keys: Sequence[str]) -> list[str]:
+def _duplicates(keys: Sequence[str]) -> list[str]:
     """Return the keys that occur more than once."""
     return sorted(key for key, count in Counter(keys).items() if count > 1)
 
@@ -66,14 +66,14 @@ def _remove_duplicates(
 def write_edges(tx: ManagedTransaction, rows: Sequence[Row]) -> dict[UUID, str]:
     """Write the relationships of rows, and return the graph's ids of them.
 
-    Correct ones are left alone. Rows that never had a relationship cost no statement.
+    Correct ones are not written again. Rows that never had a relationship cost no statement.
     """
     linked = sorted((row for row in rows if row.edges is not None), key=lambda row: row.key)
     if not linked:
         return {}
     kind = linked[0].entity_type
-    there = _read_edges(tx, kind, [row.key for row in linked])
-    _remove_edges(tx, kind, linked, there)
+    existing = _read_edges(tx, kind, [row.key for row in linked])
+    _remove_edges(tx, kind, linked, existing)
     remote: dict[UUID, str] = {}
     for relation in kind.edge_table.relations:
         missing: list[Mapping[str, Any]] = []
@@ -82,7 +82,7 @@ def write_edges(tx: ManagedTransaction, rows: Sequence[Row]) -> dict[UUID, str]:
             for edge in row.edges or ():
                 if edge.relation != relation:
                     continue
-                found = there[row.key].get((relation, edge.target))
+                found = existing[row.key].get((relation, edge.target))
                 if found is None:
                     missing.append(_edge_parameters(row, edge))
                     continue
@@ -103,11 +103,11 @@ _Edges = Mapping[tuple[str, Any], list[tuple[str, Any]]]
 
 
 def _read_edges(tx: ManagedTransaction, kind: EntityType, keys: list[str]) -> Mapping[str, _Edges]:
-    there: dict[str, dict[tuple[str, Any], list[tuple[str, Any]]]] = {key: {} for key in keys}
+    existing: dict[str, dict[tuple[str, Any], list[tuple[str, Any]]]] = {key: {} for key in keys}
     for record in client.query(tx, cypher(READ_EDGES, kind), keys=keys):
-        place = record["type"], _target(record["target"])
-        there[record["key"]].setdefault(place, []).append((record["id"], record["score"]))
-    return there
+        end = record["type"], _target(record["target"])
+        existing[record["key"]].setdefault(end, []).append((record["id"], record["score"]))
+    return existing
 
 
 def _target(key: Any) -> str | None:
@@ -116,21 +116,21 @@ def _target(key: Any) -> str | None:
 
 
 def _remove_edges(
-    tx: ManagedTransaction, kind: EntityType, rows: Sequence[Row], there: Mapping[str, _Edges]
+    tx: ManagedTransaction, kind: EntityType, rows: Sequence[Row], existing: Mapping[str, _Edges]
 ) -> None:
     """Remove unwanted relationships, and all but one of those that exist twice."""
-    unwanted, twice = [], []
+    unwanted, duplicated = [], []
     for row in rows:
         wanted = {(e.relation, e.target) for e in row.edges or ()}
-        if there[row.key].keys() - wanted:
+        if existing[row.key].keys() - wanted:
             unwanted.append({"key": row.key, "wanted": [f"{r} {t}" for r, t in sorted(wanted)]})
-        if any(len(found) > 1 for found in there[row.key].values()):
-            twice.append(row.key)
+        if any(len(found) > 1 for found in existing[row.key].values()):
+            duplicated.append(row.key)
     if unwanted:
         client.query(tx, cypher(REMOVE_EDGES, kind), rows=unwanted).consume()
-    if twice:
+    if duplicated:
         relations = "|".join(kind.edge_table.relations)
-        _remove_duplicates(tx, kind, twice, types=relations, target=kind.label)
+        _remove_duplicates(tx, kind, duplicated, types=relations, target=kind.label)
 
 
 def _edge_parameters(row: Row, edge: Edge) -> Mapping[str, Any]:

@@ -217,8 +217,8 @@ def _fact(value: Any) -> Any:
 
 
 def _find(tx: ManagedTransaction, *, kind: EntityType, key: str) -> Held:
-    stones = list(client.query(tx, TOMBSTONES_OF, keys=[f"{kind.label}:{key}"]))
-    tombstone = stones[0]["version"] if stones else None
+    tombstones = list(client.query(tx, TOMBSTONES_OF, keys=[f"{kind.label}:{key}"]))
+    tombstone = tombstones[0]["version"] if tombstones else None
     node = client.query(tx, cypher(FIND_NODE, kind), key=key).single()
     if node is None:
         return Held(tombstone=tombstone)

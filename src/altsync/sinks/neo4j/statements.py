@@ -1,4 +1,4 @@
-"""The statements of the graph. All of them are here, so that one may read them side by side."""
+"""All statements of the graph, side by side."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from functools import lru_cache
 from altsync.catalogue.current import entity_types
 from altsync.entities import EntityType, ParentEdge
 
-#: A relationship to a deleted entity stays when its source was written after the deletion: it
-#: means the entity that was created again. A deletion enqueues the sources of all others.
+#: A relationship whose source was written after the target's deletion stays: its target is the
+#: entity that was created again. A deletion enqueues the sources of all others.
 TO_THE_NEXT_LIFE = (
     "type(old) IN {relations} "
     "AND CASE WHEN o.sync_version IS :: INTEGER NOT NULL THEN o.sync_version ELSE -1 END "
@@ -19,7 +19,7 @@ TO_THE_NEXT_LIFE = (
 
 @lru_cache
 def outlives(kind: EntityType) -> str:
-    """Return when an edge ``old`` from a neighbour ``o`` stays after a node's deletion."""
+    """Return the condition on which an edge ``old`` from ``o`` stays after a node's deletion."""
     if kind.edges is None and not children(kind):
         return "false"
     reasons = []
@@ -55,8 +55,8 @@ def constraints() -> tuple[str, ...]:
     columns = [kind.key_column for kind in entity_types()]
     found: dict[tuple[str, str], str] = {}
     for kind in entity_types():
-        twice = columns.count(kind.key_column) > 1
-        name = f"{kind}_{kind.key_column}" if twice else kind.key_column
+        shared = columns.count(kind.key_column) > 1
+        name = f"{kind}_{kind.key_column}" if shared else kind.key_column
         found[kind.label, kind.key_property] = f"{name}_unique"
     for kind in entity_types():
         for parent in kind.graph_parents:
@@ -88,7 +88,7 @@ UNIQUE = re.compile(r"FOR \(n:(\w+)\) REQUIRE n\.(\w+) IS UNIQUE")
 
 @lru_cache
 def _labels(catalogue: tuple[EntityType, ...]) -> re.Pattern[str]:
-    """Return a pattern of the places before altsync's labels in a statement."""
+    """Return a pattern that matches before each of altsync's labels in a statement."""
     names = {kind.label for kind in catalogue}
     names |= {parent.label for kind in catalogue for parent in kind.graph_parents}
     names |= {"AltsyncTombstone", "AltsyncInstallation"}
@@ -121,8 +121,8 @@ MATCH (n:{label}) WHERE {written} RETURN n.{key} AS key LIMIT $limit
 #: A value written into a node by hand is no version unless it is a whole number.
 WHOLE = "CASE WHEN n.sync_version IS :: INTEGER NOT NULL THEN n.sync_version ELSE -1 END"
 
-#: A node as altsync writes it, by its version and key; to be filled by ``cypher``. No text is
-#: below the empty one, and what is no text is nothing beside it.
+#: A node with a valid version and key. Every text is >= ''; the comparison of another type with ''
+#: is null. ``cypher`` fills in the names.
 WRITTEN = "n.sync_version IS :: INTEGER NOT NULL AND n.sync_version >= 0 AND n.{key} >= ''"
 
 #: A node that altsync wrote, or made for a relationship. Others' nodes have neither mark.
@@ -205,8 +205,8 @@ MATCH (n:{label} {{{key}: edge.source}})-[r:{relation}]->(o:{label} {{{key}: edg
 SET r.score = edge.score
 """
 
-# Of relationships of one type between the same two nodes, all but one. A MERGE matches each and
-# answers once for each: only who was answered twice is asked for here.
+# Keep one relationship of a type between two nodes. A MERGE returns one row for each, so a key
+# that it returned twice has duplicates.
 REMOVE_DUPLICATES = """
 UNWIND $keys AS key
 MATCH (n:{label} {{{key}: key}})-[one:{types}]->(o:{target})
@@ -434,7 +434,7 @@ def cypher(
 
 
 def label_prefix(prefix: str) -> str:
-    """Return the prefix of labels; a label without quotes takes no hyphen."""
+    """Return the prefix of labels; an unquoted label cannot contain a hyphen."""
     return f"{prefix.replace('-', '_')}_" if prefix else ""
 
 

@@ -64,21 +64,21 @@ BATCH = 500
 #: keeps all of a transaction in memory until it commits.
 MAX_BYTES = 4_000_000
 
-#: Bytes that one relationship takes in a transaction, about.
+#: Approximate bytes of one relationship in a transaction.
 EDGE_BYTES = 200
 
-#: Codes of a CREATE … IF NOT EXISTS that met another process' own in the same moment.
+#: Codes of a CREATE … IF NOT EXISTS while another process creates the same.
 ALREADY_THERE = {
     "Neo.ClientError.Schema.EquivalentSchemaRuleAlreadyExists",
     "Neo.ClientError.Schema.ConstraintAlreadyExists",
     "Neo.ClientError.Schema.IndexAlreadyExists",
 }
 
-#: Nodes that one statement writes by itself. Among larger ones, two would meet more often, and the
-#: round trips that it saves are a small part of their time.
+#: Maximum nodes of a statement that is a transaction of its own. Larger ones would conflict more
+#: often, and would save a smaller share of their time.
 FEW = 50
 
-#: The oldest release whose Cypher knows what altsync writes (``IS :: INTEGER NOT NULL``).
+#: The oldest release whose Cypher has ``IS :: INTEGER NOT NULL``.
 OLDEST = (5, 10)
 
 
@@ -101,7 +101,7 @@ class Sink(Repairs):
     traits: ClassVar[SinkTraits] = SINK.traits
 
     def belong_to(self, ownership: Ownership | None) -> None:
-        """Write only where the graph is, or becomes, that installation's."""
+        """Set the installation. Writes to the graph of another one are refused."""
         self._guard = Guard(
             ownership,
             Store(
@@ -119,7 +119,7 @@ class Sink(Repairs):
         self._guard.check()
 
     def adopt(self) -> list[Installation]:
-        """Make the graph this installation's; returns the former owner. Raises ``SinkFailure``."""
+        """Make the graph this installation's; return the former owner. Raises ``SinkFailure``."""
         self._create_schema()
         former = self._guard.adopt()
         return [] if former is None else [former]
@@ -133,7 +133,7 @@ class Sink(Repairs):
             self._run(partial(client.execute, statement=statement, **asdict(owner)), guarded=False)
         except SinkFailure as failure:
             if not failure.lock_conflict:
-                raise  # else another process has made the node at the same time
+                raise  # otherwise another process created the node at the same time
         return True
 
     def _sample(self) -> dict[EntityType, list[str]]:
@@ -204,8 +204,8 @@ class Sink(Repairs):
     def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
         """Write nodes, their edges to parents and their relationships in one transaction.
 
-        Rows are sorted by key, so that two writers never wait for each other in a circle. A batch
-        without relationships takes one statement.
+        Rows are sorted by key, so that two writers cannot deadlock. A batch without relationships
+        takes one statement.
         """
         kind = rows[0].entity_type
         moves = [cypher(MOVE_TO_PARENT, kind, parent) for parent in required_parents(kind)]
@@ -240,8 +240,8 @@ class Sink(Repairs):
 
         ends = time.monotonic() + self._timeout
         deletion = partial(client.records, statement=cypher(DELETE_NODE, kind), rows=parameters)
-        went = {record["key"] for record in self._run(deletion)}
-        others = [row.key for row in rows if row.key not in went]
+        deleted_keys = {record["key"] for record in self._run(deletion)}
+        others = [row.key for row in rows if row.key not in deleted_keys]
         kept: dict[str, int] = {}
         if others:
             look = partial(client.records, statement=cypher(VERSIONS_OF, kind), keys=others)
@@ -270,7 +270,7 @@ def _upsert_parameters(row: Row) -> Mapping[str, Any]:
 
 
 def _sent_bytes(row: Row) -> int:
-    """Return about how many bytes one row takes in a transaction; a deletion, those of its key."""
+    """Return the approximate bytes of a row in a transaction; of a deletion, those of its key."""
     if row.deleted:
         return len(row.key.encode())
     values = graph_node(row).properties.values()
@@ -303,7 +303,7 @@ def _deleted(row: Row, kept: Mapping[str, int]) -> RecordOutcome:
 
 
 def open_sink(settings: Settings, vectors: VectorStore) -> Sink | None:
-    """The sink, or None when no NEO4J_URI is set."""
+    """Return the sink, or None when NEO4J_URI is not set."""
     if settings.neo4j_uri is None:
         return None
     password = settings.neo4j_password.get_secret_value()

@@ -2,7 +2,7 @@
 
 from altsync.contract import Columns, Declaration, SinkTraits
 
-#: Statements of one batch in flight: each keeps a core of the server busy, building the graph.
+#: Parallel statements of one batch. Each keeps one core of the server busy with HNSW's graph.
 SINK = Declaration(
     SinkTraits("pgvector", guarded=True, needs_embedding=True, in_flight=2),
     f"{__name__}.write:open_sink",

@@ -39,13 +39,13 @@ _SINK = partial(SinkFailure, ErrorKind.SINK)
 #: Prefixes of PostgreSQL's codes, and the failure of each. The first that fits counts.
 #: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _BY_CODE: tuple[tuple[tuple[str, ...], Callable[[str], SinkFailure]], ...] = (
-    # Two writers met: the same call passes when the other is done.
+    # Two writers conflicted: the same call succeeds after the other.
     (("40", "55P03", "23505"), partial(SinkFailure, ErrorKind.UNKNOWN, lock_conflict=True)),
     (("57014",), partial(_SINK, outcome_unknown=True, timed_out=True)),
     (("53300",), partial(_SINK, throttled=True)),
     (("53",), partial(_SINK, timed_out=True)),
     (("08", "57", "58"), partial(_SINK, outcome_unknown=True)),
-    # A value or its size: the record's.
+    # A value or its size: an error of the record.
     (("22", "23", "54"), partial(SinkFailure, ErrorKind.ITEM)),
     # Login, rights, a missing table, a standby: every record would get the same answer.
     (("0A", "25", "28", "3D", "3F", "42", "55"), _SINK),
@@ -64,9 +64,9 @@ def limited(method: Callable[Concatenate[C, P], T]) -> Callable[Concatenate[C, P
 
 
 class Connections:
-    """Connections that calls take and give back. None is opened before it is needed.
+    """Connections that calls borrow. Each is opened at its first use.
 
-    Unlike a pool, a call learns at once why there is none: the outbox repeats it later.
+    Unlike a pool, it raises the error of a connection at once: the outbox repeats the call later.
     """
 
     def __init__(self, url: str) -> None:
@@ -77,7 +77,7 @@ class Connections:
 
     @contextmanager
     def transaction(self) -> Iterator[Conn]:
-        """A connection in a transaction: committed at the end, or rolled back."""
+        """Yield a connection in a transaction, which is committed, or rolled back on an error."""
         conn = self._take()
         try:
             with conn.transaction():
@@ -90,8 +90,8 @@ class Connections:
             with self._lock:
                 since, conn = self._idle.pop() if self._idle else (0.0, None)
             if conn is None:
-                # As through a transaction pooler: no statement is prepared, and what a statement
-                # needs is set for its transaction.
+                # The URL may lead through a transaction pooler: no statement is prepared, and
+                # parameters are set for each transaction.
                 return connect(self._url, name="altsync-pgvector", pooled=True)
             try:
                 if time.monotonic() - since > FRESH_SECONDS:
@@ -109,7 +109,7 @@ class Connections:
         conn.close()
 
     def close(self) -> None:
-        """Close those that are idle now, and each other one when its call ends."""
+        """Close the idle connections now, and each other one when its call ends."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -129,13 +129,13 @@ class Client:
     def within_limit(self, work: Callable[[], T], seconds: float | None = None) -> T:
         """Run ``work`` within the timeout. Raises ``SinkFailure`` when it takes longer.
 
-        A part of such work has no limit of its own.
+        A nested call runs within the limit of the outer call.
         """
         if getattr(self._own, "connections", None) is not None:
             return work()
 
         def run(connections: Connections) -> T:
-            self._own.connections = connections  # the thread is this call's alone
+            self._own.connections = connections  # no other call uses this thread
             return work()
 
         try:
@@ -156,7 +156,7 @@ class Client:
                 conn.execute(LIMIT_TRANSACTION, limit)
                 yield conn
         except (UndefinedTable, UndefinedObject) as error:
-            # The table or the extension was dropped: both are looked for again.
+            # The table or the extension was dropped: look for both again.
             self._ready.clear()
             self._extension = None
             raise translate(error) from error
@@ -169,17 +169,17 @@ class Client:
 
 
 def translate(error: psycopg.Error) -> SinkFailure:
-    """Return the failure that an error of PostgreSQL stands for."""
+    """Translate an error of PostgreSQL."""
     said = describe(error).text.replace("DATABASE_URL", SINK.setting)
     reason = f"pgvector: {said}"
     code = error.sqlstate
     if code is None:
         lost = is_connection_lost(error)
-        # No code: no connection was made, or it broke; a login that is refused has none either.
+        # Without a code, the connection failed or broke, or the login was refused.
         return SinkFailure(
             ErrorKind.SINK if lost else ErrorKind.UNKNOWN,
             reason,
-            outcome_unknown=not _no_login(said),
+            outcome_unknown=not _is_login_refused(said),
         )
     for prefixes, failure in _BY_CODE:
         if code.startswith(prefixes):
@@ -187,5 +187,5 @@ def translate(error: psycopg.Error) -> SinkFailure:
     return SinkFailure(ErrorKind.UNKNOWN, reason, outcome_unknown=True)
 
 
-def _no_login(said: str) -> bool:
+def _is_login_refused(said: str) -> bool:
     return any(sign in said for sign in ("authentication", "does not exist", "password", "pg_hba"))

@@ -10,7 +10,7 @@ import orjson
 from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind
 
-#: Columns of an entity's marks: a filter on them compares the column, not the metadata.
+#: Fields that are columns: a filter on them does not read the metadata.
 MARKS = ("version", "model", "content_hash")
 
 

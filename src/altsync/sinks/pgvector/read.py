@@ -262,7 +262,7 @@ class Reader(Tables):
 
 @lru_cache(BATCH)
 def printed(vector: bytes) -> str:
-    """Float32 numbers as pgvector reads them. Kept for a while, as rows are cut by their bytes."""
+    """Return float32 numbers in pgvector's form. Cached: ``split`` measures rows by their bytes."""
     return orjson.dumps(np.frombuffer(vector, "<f4"), option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 

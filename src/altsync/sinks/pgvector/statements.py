@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: For this transaction alone: a pooler keeps no parameter of a session.
+#: For one transaction: a transaction pooler keeps no parameter of a session.
 LIMIT_TRANSACTION = """
 SELECT set_config('statement_timeout', %(timeout)s, true),
        set_config('idle_in_transaction_session_timeout', %(timeout)s, true)
@@ -111,7 +111,7 @@ SAMPLE = "SELECT key FROM {table} WHERE deleted_at IS NULL ORDER BY key LIMIT %s
 
 READ_OWNER = "SELECT id, since, database, system FROM {owner}"
 
-#: The 32 bits of a row's marks. SHA-256 is the same in every release and build of PostgreSQL.
+#: 32 bits of a hash of a row. SHA-256 is the same in every release and build of PostgreSQL.
 ROW_DIGEST = (
     "('x' || left(encode(sha256(convert_to(concat_ws(chr(31), {facts}), 'UTF8')), 'hex'), 8))"
     "::bit(32)::bigint"

@@ -49,8 +49,8 @@ from altsync.sinks.pgvector.statements import (
 #: Dimensions that an HNSW index takes, by type: https://github.com/pgvector/pgvector#hnsw
 MOST_DIMENSIONS = {"vector": 2000, "halfvec": 4000}
 
-#: The first release with iterative scans, which find as many neighbours as are asked for behind a
-#: filter: https://github.com/pgvector/pgvector#iterative-index-scans
+#: The first release with iterative scans, which find enough neighbours under a filter:
+#: https://github.com/pgvector/pgvector#iterative-index-scans
 OLDEST = (0, 8)
 
 #: Bytes of an identifier in PostgreSQL, less the longest suffix of an index.
@@ -66,7 +66,7 @@ class Extension:
 
     @property
     def is_too_old(self) -> bool:
-        """Whether it has no iterative scans."""
+        """Whether this release has no iterative scans."""
         return tuple(map(int, re.findall(r"\d+", self.version)[:2])) < OLDEST
 
 
@@ -94,7 +94,7 @@ class Tables(Client):
         self.belong_to(None)
 
     def belong_to(self, ownership: Ownership | None) -> None:
-        """Write only to tables that are, or become, that installation's."""
+        """Set the installation. Writes to the tables of another one are refused."""
         first = next(iter(self._tables.values()))
         self._guard = Guard(
             ownership,
@@ -115,7 +115,7 @@ class Tables(Client):
 
     @limited
     def adopt(self) -> list[Installation]:
-        """Make the tables this installation's; returns the former owner. Raises ``SinkFailure``."""
+        """Make the tables this installation's; return the former owner. Raises ``SinkFailure``."""
         self._create_missing()
         former = self._guard.adopt()
         return [] if former is None else [former]
@@ -163,7 +163,7 @@ class Tables(Client):
             raise SinkFailure(ErrorKind.SINK, "; ".join(problems.values()), only=problems)
 
     def _create_missing(self) -> None:
-        """Create what does not exist. Callers at the same time wait for each other."""
+        """Create missing tables and indexes. Concurrent callers wait for each other."""
         most = MOST_DIMENSIONS[self._kind]
         if self._dimensions > most:
             raise SinkFailure(
@@ -246,7 +246,7 @@ class Tables(Client):
         return {kind: problem for kind, problem in problems.items() if problem is not None}
 
     def _require(self, kind: EntityType) -> None:
-        """Make sure of a type's table, and of its owner, before a write."""
+        """Check a type's table and owner before a write. Create the table if it is missing."""
         if kind not in self._ready:
             self._guard.check()
             self._create_missing()
@@ -278,14 +278,14 @@ class Tables(Client):
 
 
 def table_names(prefix: str) -> dict[EntityType, str]:
-    """Return the table of each type behind ``prefix``."""
+    """Return the table of each type, with ``prefix`` before its name."""
     return {kind: table_name(prefix, f"{kind.index_name}-vectors") for kind in entity_types()}
 
 
 def table_name(prefix: str, name: str) -> str:
     """Return a name that needs no quotes, cut where PostgreSQL would cut it.
 
-    It does not end as a table of altsync's own does, which may be in the same schema.
+    Its ending differs from those of altsync's own tables, which may share the schema.
     """
     full = f"{prefix}-{name}" if prefix else name
     full = full.replace("-", "_")

@@ -66,7 +66,7 @@ class Sink(Reader):
 
     @limited
     def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
-        """Write rows in one statement, unless something newer, or their deletion, is stored."""
+        """Write rows in one statement. A newer version, or a tombstone of the same one, stays."""
         if model.dimensions != self._dimensions:
             raise SinkFailure(
                 ErrorKind.SINK,
@@ -112,7 +112,7 @@ class Sink(Reader):
 
     @limited
     def delete(self, rows: Sequence[Row]) -> Answer:
-        """Take the vectors away, and keep the rows as tombstones for late upserts."""
+        """Remove the vectors, and keep the rows as tombstones for late upserts."""
         kind = rows[0].entity_type
         self._require(kind)
         versions = {row.key: row.version for row in rows}
@@ -125,11 +125,11 @@ class Sink(Reader):
         return Answer(tuple(map(outcome, rows)))
 
     def _delete(self, kind: EntityType, versions: Mapping[str, int]) -> dict[str, int]:
-        """Delete keys as of their versions; return those that are kept, as they are newer."""
+        """Delete keys as of their versions; return the keys with newer versions, which stay."""
         with self._transaction(kind) as conn:
             numbers = {"keys": list(versions), "versions": list(versions.values())}
-            went = {r[0] for r in conn.execute(self._statement(DELETE, kind), numbers)}
-            newer = self._versions_of(conn, kind, [key for key in versions if key not in went])
+            deleted = {r[0] for r in conn.execute(self._statement(DELETE, kind), numbers)}
+            newer = self._versions_of(conn, kind, [key for key in versions if key not in deleted])
             deadline.check()
         return newer
 
@@ -182,13 +182,13 @@ def _unfit(row: Row, dimensions: int) -> str | None:
 
 
 def _metadata(row: Row, model: str) -> dict[str, Any]:
-    """Return what a row carries beside its marks, which have columns of their own."""
+    """Return a row's metadata without the fields that have columns."""
     known = vector_metadata(row, model)
     return {name: value for name, value in known.items() if name not in MARKS}
 
 
 def sent_bytes(row: Row, model: Model) -> int:
-    """Bytes that one row takes in a statement; a deletion, those of its key."""
+    """Return the bytes of one row in a statement; of a deletion, those of its key."""
     if row.deleted:
         return len(row.key)
     metadata = orjson.dumps(_metadata(row, model.name))
@@ -196,7 +196,7 @@ def sent_bytes(row: Row, model: Model) -> int:
 
 
 def open_sink(settings: Settings, vectors: VectorStore) -> Sink | None:
-    """The sink, or None when no PGVECTOR_URL is set."""
+    """Return the sink, or None when PGVECTOR_URL is not set."""
     if settings.pgvector_url is None:
         return None
     return Sink(

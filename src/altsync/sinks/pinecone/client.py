@@ -62,7 +62,7 @@ class _Clients:
 
 
 def index_names(prefix: str) -> dict[EntityType, str]:
-    """Return the name of each index behind ``prefix``."""
+    """Return the name of each type's index, which begins with ``prefix``."""
     return {
         kind: f"{prefix}-{kind.index_name}" if prefix else kind.index_name
         for kind in entity_types()
@@ -119,18 +119,18 @@ class Client(ABC):
 
     @abstractmethod
     def belong_to(self, ownership: Ownership | None) -> None:
-        """Write only to indexes that are, or become, that installation's."""
+        """Set the installation. Writes to the indexes of another one are refused."""
 
     def within_limit(self, work: Callable[[], T]) -> T:
         """Run ``work`` within the timeout. Raises ``SinkFailure`` when it takes longer.
 
-        A part of such work has no limit of its own.
+        A nested call runs within the limit of the outer call.
         """
         if getattr(self._own, "clients", None) is not None:
             return work()
 
         def run(clients: _Clients) -> T:
-            self._own.clients = clients  # the thread is this call's alone
+            self._own.clients = clients  # no other call uses this thread
             if self._parallel:
                 return work()
             with _ONE_AT_A_TIME:

@@ -28,7 +28,7 @@ from altsync.verify.sql import EntitySnapshot, entity_snapshots, rows_and_live
 #: Sums of versions stay within 64 bits.
 PRIME = 1_000_000_007
 
-#: How far numbers may be from float32: an index may round, and returns them as doubles.
+#: Greatest difference of equal numbers: an index may round, and returns doubles.
 TOLERANCE = 1e-6
 
 #: A vector by its key and namespace.
@@ -89,7 +89,7 @@ def _compare_all(run: Comparison, sink: write.Sink, tally: Tally, reads: Reads) 
 
     if run.admits(tally, pending, held):
         run.overwrite(tally, sink.traits, pending.ahead_of_source)
-        _leave(run, sink, tally, pending.misplaced)
+        _remove(run, sink, tally, pending.misplaced)
         remove_orphans(run, tally, sink.traits, pending.orphans, remove)
 
 
@@ -288,7 +288,7 @@ def _misplacement(
     return None if fact.namespace == space else (Drift.WRONG_NAMESPACE, one)
 
 
-def _leave(run: Comparison, sink: write.Sink, tally: Tally, misplaced: Sequence[Orphan]) -> None:
+def _remove(run: Comparison, sink: write.Sink, tally: Tally, misplaced: Sequence[Orphan]) -> None:
     """Remove the vectors of living entities from wrong namespaces."""
     tally.removed += len(misplaced)
     if run.options.dry_run:
@@ -298,10 +298,10 @@ def _leave(run: Comparison, sink: write.Sink, tally: Tally, misplaced: Sequence[
         locations[one.entity_type, one.namespace].append(one.key)
     for (entity_type, space), keys in locations.items():
         for start in range(0, len(keys), PAGE):
-            _leave_page(run, sink, tally, entity_type, space, keys[start : start + PAGE])
+            _remove_page(run, sink, tally, entity_type, space, keys[start : start + PAGE])
 
 
-def _leave_page(
+def _remove_page(
     run: Comparison,
     sink: write.Sink,
     tally: Tally,
@@ -312,7 +312,7 @@ def _leave_page(
     now = _snapshots(run, entity_type, keys)
     leaving = [key for key in keys if key in now and now[key].namespace != space]
     sink.remove(entity_type, space, leaving)
-    # An entity that moved here meanwhile is written again.
+    # Enqueue the entities that moved to this namespace before the deletion.
     after = _snapshots(run, entity_type, leaving)
     back = [one.id for one in after.values() if one.namespace == space and one.living]
     run.enqueue(tally, sink.traits, entity_type, back)

@@ -26,8 +26,8 @@ from altsync.sinks.pinecone.client import Client, T, limited, log, without_retri
 
 METRIC = "cosine"
 
-#: Tags of an index that say whose it is. An index is created with them, so that of two that create
-#: it one is the owner; they need no record of their own, which counts and lists would show.
+#: Tags of an index that name its owner. It is created with them, so that only one of two creators
+#: owns it. A record instead of tags would appear in counts and lists.
 OWNER_TAGS = {
     "id": "altsync-id",
     "since": "altsync-since",
@@ -35,23 +35,23 @@ OWNER_TAGS = {
     "system": "altsync-system",
 }
 
-#: Seconds for which the tags that came with an index's address need not be asked for again.
+#: Seconds for which the tags that were read with an index's address are not read again.
 TAGS_FRESH = 5.0
 
-#: Seconds between two looks at whether a new index is ready.
+#: Seconds between two checks whether a new index is ready.
 READY_SECONDS = 0.5
 
-#: Share of a call's time for which a new index is waited for.
+#: Share of a call's time that it waits for new indexes.
 WAITING = 0.8
 
 
 class _Unseen:
-    """An index that a key may not describe."""
+    """An index that the key may not describe."""
 
     tags: Mapping[str, str] | None = None
 
     class status:
-        """Whether it is ready is not known; its data answer."""
+        """Taken as ready: requests to its data show whether it is."""
 
         ready = True
 
@@ -60,7 +60,7 @@ class Indexes(Client):
     """The indexes of an installation."""
 
     def belong_to(self, ownership: Ownership | None) -> None:
-        """Write only to indexes that are, or become, that installation's."""
+        """Set the installation. Writes to the indexes of another one are refused."""
         self._ownership = ownership
         self._guards = {kind: Guard(ownership, self._store(kind)) for kind in entity_types()}
 
@@ -87,7 +87,7 @@ class Indexes(Client):
 
     @limited
     def adopt(self) -> list[Installation]:
-        """Make every index this installation's; returns their former owners.
+        """Make every index this installation's; return the former owners.
 
         Raises ``SinkFailure``.
         """
@@ -96,9 +96,9 @@ class Indexes(Client):
         return list(dict.fromkeys(one for one in former if one is not None))
 
     def _read_owner(self, name: str) -> Installation | None:
-        """Return whose an index is by its tags; None for one without them, or that is not there.
+        """Return an index's owner by its tags; None if it has none or cannot be described.
 
-        Tags that came with the address a moment ago are not asked for again.
+        Tags that were read with the address less than ``TAGS_FRESH`` ago are not read again.
         """
         at, tags = self._tags.pop(name, (-TAGS_FRESH, {}))
         if time.monotonic() - at >= TAGS_FRESH:
@@ -114,16 +114,16 @@ class Indexes(Client):
         return Installation(**{field: tags.get(tag, "") for field, tag in OWNER_TAGS.items()})
 
     def _write_owner(self, name: str, owner: Installation, *, needed: bool = False) -> bool:
-        """Tag an index. A key for data alone may not: False, unless it is ``needed``."""
+        """Tag an index. If the key lacks the right, return False, or raise if ``needed``."""
         self._tags.pop(name, None)
         try:
             with self._door():
                 self._client.indexes.configure(name, tags=owner_tags(owner))
         except SinkFailure as failure:
-            may_not = isinstance(
+            lacks_right = isinstance(
                 failure.__cause__, pinecone.ForbiddenError | pinecone.UnauthorizedError
             )
-            if needed or not may_not:
+            if needed or not lacks_right:
                 raise
             log.warning("index.unmarked", index=name, reason=failure.reason)
             return False
@@ -131,70 +131,70 @@ class Indexes(Client):
 
     @limited
     def setup(self) -> None:
-        """Create the indexes that are not there, and mark all as this installation's."""
+        """Create the missing indexes, and mark all of them as this installation's."""
         self._create_missing()
         for guard in self._guards.values():
             guard.require()
 
     def _create_missing(self) -> None:
-        """Create the indexes that are not there, and wait a while until all are ready.
+        """Create the missing indexes, and wait until all are ready.
 
-        A key for data alone may neither list nor describe: then the data's own answers count.
-        Raises ``SinkFailure`` for the types that have no index of theirs afterwards.
+        Without the right to list or describe indexes, requests to their data show which exist.
+        Raises ``SinkFailure`` for the types whose index is still missing or does not fit.
         """
         with self._door():
-            there = self._there()
-        self._tags |= {name: (time.monotonic(), one.tags or {}) for name, one in there.items()}
-        problems = self._misfits(there)
-        missing = [kind for kind, name in self._names.items() if name not in there]
+            existing = self._existing()
+        self._tags |= {name: (time.monotonic(), one.tags or {}) for name, one in existing.items()}
+        problems = self._misfits(existing)
+        missing = [kind for kind, name in self._names.items() if name not in existing]
         made: list[str] = []
         wait = None
-        for place, kind in enumerate(missing):
+        for position, kind in enumerate(missing):
             try:
                 with self._door():
                     self._create(self._names[kind])
-            except SinkFailure as failure:  # most likely the others are refused alike: one call
+            except SinkFailure as failure:  # the other indexes would most likely fail alike
                 reason = f"the index {self._names[kind]} cannot be created: {failure.reason}"
-                problems |= dict.fromkeys(missing[place:], reason)
+                problems |= dict.fromkeys(missing[position:], reason)
                 wait = failure.retry_after
                 break
             made.append(self._names[kind])
         ends = time.monotonic() + WAITING * self._timeout
         with self._door():
-            for name in [*made, *(n for n, one in there.items() if not one.status.ready)]:
+            for name in [*made, *(n for n, one in existing.items() if not one.status.ready)]:
                 self._wait_until_ready(name, ends)
         if problems:
             reason = "; ".join(dict.fromkeys(problems.values()))
             raise SinkFailure(ErrorKind.SINK, reason, retry_after=wait, only=problems)
 
-    def _there(self) -> dict[str, Any]:
-        """Return the sink's indexes by name. One that this key may not see counts as existing."""
+    def _existing(self) -> dict[str, Any]:
+        """Return the existing indexes by name. One that the key may not describe counts as such."""
         names = set(self._names.values())
         try:
             return {one.name: one for one in self._client.indexes.list() if one.name in names}
         except pinecone.ForbiddenError as error:
             log.debug("indexes.not_listed", reason=str(error))
-        there: dict[str, Any] = {}
+        existing: dict[str, Any] = {}
         for name in names:
             with suppress(pinecone.NotFoundError):
                 try:
-                    there[name] = self._client.indexes.describe(name)
+                    existing[name] = self._client.indexes.describe(name)
                 except pinecone.ForbiddenError:
-                    there[name] = _Unseen()
-        return there
+                    existing[name] = _Unseen()
+        return existing
 
     def check_indexes(self) -> None:
-        """Raise ``SinkFailure`` when an index that is there cannot hold altsync's vectors."""
+        """Raise ``SinkFailure`` when an existing index cannot hold altsync's vectors."""
         with self._door():
-            problems = self._misfits(self._there())
+            problems = self._misfits(self._existing())
         if problems:
             raise SinkFailure(ErrorKind.SINK, "; ".join(problems.values()), only=problems)
 
-    def _misfits(self, there: Mapping[str, Any]) -> dict[EntityType, str]:
+    def _misfits(self, existing: Mapping[str, Any]) -> dict[EntityType, str]:
         found = {
-            kind: misfit(there[name], self._dimensions)
+            kind: misfit(existing[name], self._dimensions)
             for kind, name in self._names.items()
-            if name in there
+            if name in existing
         }
         return {kind: problem for kind, problem in found.items() if problem is not None}
 
@@ -209,7 +209,7 @@ class Indexes(Client):
                 metric=METRIC,
                 spec=self._spec,
                 tags=tags,
-                timeout=-1,  # the SDK's own wait has no end by default, and whole seconds
+                timeout=-1,  # do not wait: the SDK's wait has no limit by default
             )
             self._tags[name] = (time.monotonic(), tags or {})
         except pinecone.ConflictError:
@@ -227,7 +227,7 @@ class Indexes(Client):
                 if self._client.indexes.describe(name).status.ready:
                     return
             except (pinecone.ForbiddenError, pinecone.NotFoundError) as error:
-                # It may not be seen by this key, or not yet: the data's own answer counts.
+                # The key may not describe it, or it is too new: requests to its data decide.
                 log.debug("index.not_seen", index=name, reason=str(error))
                 return
             if time.monotonic() + READY_SECONDS > ends:
@@ -242,10 +242,9 @@ class Indexes(Client):
     def _where_it_is(
         self, entity_type: EntityType, call: Callable[[pinecone.Index], T]
     ) -> T | None:
-        """Return the result of ``call`` on an index; None without the index or the namespace.
+        """Return the result of ``call`` on an index; None if index or namespace is missing.
 
-        No index is created. One that was deleted and created again may have another address: it is
-        called there.
+        No index is created. An index that was created again is called at its new address.
         """
         with self._door(), suppress(pinecone.NotFoundError):
             index = self._handle(entity_type, self._described)
@@ -263,7 +262,7 @@ class Indexes(Client):
         try:
             host = self._client.indexes.describe(self._names[entity_type]).host
         except pinecone.ForbiddenError:
-            return None  # this key is told no other address
+            return None  # the key may not read the address
         except pinecone.NotFoundError:
             self._forget(entity_type, index)
             raise
@@ -284,7 +283,7 @@ class Indexes(Client):
     def _handle(
         self, entity_type: EntityType, opened: Callable[[str], pinecone.Index]
     ) -> pinecone.Index:
-        """Return the handle of an index. Threads at the same time request its address once."""
+        """Return the handle of an index. Concurrent threads request its address once."""
         with self._clients.opening:
             if entity_type not in self._handles:
                 self._handles[entity_type] = opened(self._names[entity_type])
@@ -321,7 +320,7 @@ class Indexes(Client):
 
 
 def owner_tags(owner: Installation) -> dict[str, str]:
-    """Return the tags of an installation's indexes. A tag without a value would be none."""
+    """Return the tags of an installation's indexes. Pinecone removes a tag without a value."""
     values = {tag: getattr(owner, field) for field, tag in OWNER_TAGS.items()}
     return {tag: value for tag, value in values.items() if value}
 

@@ -29,7 +29,7 @@ class Reader(Indexes):
     """The reads of a sink. Each raises ``SinkFailure``."""
 
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
-        """Every vector of the type, over all namespaces. Costs a list and a fetch per page."""
+        """List the vectors of all namespaces. Each page costs one list and one fetch."""
         for page in self.stored(entity_type, Reads()):
             for one in page:
                 marks = one.metadata
@@ -42,7 +42,7 @@ class Reader(Indexes):
                 )
 
     def count(self, entity_type: EntityType, reads: Reads) -> int:
-        """Vectors in the index, over all namespaces, as it counts them. Raises ``SinkFailure``."""
+        """Return the index's own count of vectors in all namespaces. Raises ``SinkFailure``."""
         return sum(int(one.vector_count or 0) for one in self._spaces(entity_type, reads).values())
 
     def _spaces(self, entity_type: EntityType, reads: Reads) -> Mapping[str, Any]:
@@ -53,14 +53,14 @@ class Reader(Indexes):
         return reads.ask(lambda: self._where_it_is(entity_type, stats)) or {}
 
     def stored(self, entity_type: EntityType, reads: Reads) -> Iterator[list[StoredVector]]:
-        """Everything that the index holds, page by page. Raises ``SinkFailure``."""
+        """Yield all vectors of the index in pages. Raises ``SinkFailure``."""
         for space in sorted(self._spaces(entity_type, reads)):
-            own = "" if space == "__default__" else space
-            for ids in self._listed(entity_type, own, reads):
-                yield sorted(self.fetch(entity_type, own, ids, reads), key=lambda one: one.key)
+            name = "" if space == "__default__" else space
+            for ids in self._listed(entity_type, name, reads):
+                yield sorted(self.fetch(entity_type, name, ids, reads), key=lambda one: one.key)
 
     def _listed(self, entity_type: EntityType, space: str, reads: Reads) -> Iterator[list[str]]:
-        """Pages of the ids of one namespace."""
+        """Yield the ids of one namespace in pages."""
         token: str | None = None
 
         def page(index: pinecone.Index) -> Any:
@@ -83,7 +83,7 @@ class Reader(Indexes):
     def fetch(
         self, entity_type: EntityType, space: str, keys: Sequence[str], reads: Reads
     ) -> list[StoredVector]:
-        """Return those of ``keys`` that one namespace holds. Raises ``SinkFailure``."""
+        """Return the vectors of ``keys`` in one namespace. Raises ``SinkFailure``."""
         fetched: list[StoredVector] = []
         for start in range(0, len(keys), FETCH_IDS):
             found = self._fetched(entity_type, space, list(keys[start : start + FETCH_IDS]), reads)
@@ -106,8 +106,8 @@ class Reader(Indexes):
 
     def _sample(self, entity_type: EntityType) -> dict[EntityType, list[str]]:
         for space in sorted(self._spaces(entity_type, Reads())):
-            own = "" if space == "__default__" else space
-            for ids in self._listed(entity_type, own, Reads()):
+            name = "" if space == "__default__" else space
+            for ids in self._listed(entity_type, name, Reads()):
                 return {entity_type: ids[:SAMPLED]}
         return {}
 
@@ -124,8 +124,8 @@ class Reader(Indexes):
     ) -> list[Match]:
         """Return the entities nearest to a vector (float32 little-endian), the best first.
 
-        ``where`` is a metadata filter in the index's own language. Without metadata an answer
-        is small, and may be long. Raises ``SinkFailure``.
+        ``where`` is a metadata filter in the index's own language. Answers without
+        metadata may have more matches. Raises ``SinkFailure``.
         """
         with self._door():
             answer = self._index(entity_type).query(
@@ -147,7 +147,7 @@ def _stored(key: str, space: str, vector: Any) -> StoredVector:
 
 
 def _whole(version: Any) -> int | None:
-    """A version, which comes back as a double; None for what is no whole number."""
+    """Return a version, which the index returns as a double; None if it is not whole."""
     if isinstance(version, float) and version.is_integer():
         return int(version)
     return version if isinstance(version, int) and not isinstance(version, bool) else None
@@ -169,8 +169,8 @@ def _held(index: str, space: str, key: str, vector: Any) -> Held:
 
 @lru_cache(MAX_VECTORS)
 def printed(vector: bytes) -> bytes:
-    """Float32 numbers as JSON, each as short as it can be: half the bytes of their doubles.
+    """Return float32 numbers as JSON, each as short as possible: half the bytes of doubles.
 
-    Kept for a while: rows are cut by their bytes a moment before they are sent.
+    Cached: ``split`` measures the rows shortly before they are sent.
     """
     return orjson.dumps(np.frombuffer(vector, "<f4"), option=orjson.OPT_SERIALIZE_NUMPY)

@@ -14,7 +14,7 @@ from altsync.wording import plural
 
 
 def show(sink: Sink, row: Row) -> Shown:
-    """Ask for the entity's vector where it is, and where it should be. Raises ``SinkFailure``."""
+    """Fetch an entity's vector from its present and its right namespace. Raises ``SinkFailure``."""
     spaces = dict.fromkeys([namespace(row), row.written_namespace])
     found = (sink.find(row.entity_type, row.key, one) for one in spaces if one is not None)
     return show_vectors(row, [held for held in found if held is not None])

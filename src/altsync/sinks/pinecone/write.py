@@ -26,7 +26,7 @@ from altsync.sinks.pinecone.client import limited
 from altsync.sinks.pinecone.read import MAX_VECTORS, Reader, printed
 from altsync.wording import plural
 
-#: Bytes of one upsert's body: 2 MB by the same page, less what frames it.
+#: Bytes of the vectors in one upsert: the service's 2 MB, less the JSON around them.
 MAX_BYTES = 2_000_000 - 10_000
 
 
@@ -36,7 +36,7 @@ class Sink(Reader):
     traits: ClassVar[SinkTraits] = SINK.traits
 
     def split(self, rows: Sequence[Row], model: Model) -> list[Sequence[Row]]:
-        """By namespace, count, and bytes as they will be sent."""
+        """Cut rows into upserts, by namespace, count, and bytes as they are sent."""
         parts: list[Sequence[Row]] = []
         by_namespace: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
@@ -54,7 +54,7 @@ class Sink(Reader):
 
     @limited
     def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
-        """Write vectors of one namespace in one request; leave a former namespace."""
+        """Write vectors of one namespace in one request; delete them from former namespaces."""
         space = namespace(rows[0])
         vectors = [_sent(row, model) for row in rows]
         with self._door():
@@ -68,17 +68,17 @@ class Sink(Reader):
                 f"Pinecone took {answer.upserted_count} of {plural(len(rows), 'vector')}",
                 outcome_unknown=True,
             )
-        calls = 1 + self._leave_former_namespaces(rows, space)
+        calls = 1 + self._delete_from_former_namespaces(rows, space)
         written = (Written(row.id, row.version, row.key, space) for row in rows)
         return Answer(tuple(written), calls=calls)
 
-    def _leave_former_namespaces(self, rows: Sequence[Row], space: str) -> int:
+    def _delete_from_former_namespaces(self, rows: Sequence[Row], space: str) -> int:
         moved = [row for row in rows if row.written_namespace not in (None, space)]
         return self._delete_keys(moved, lambda row: {row.written_namespace or ""})
 
     @limited
     def delete(self, rows: Sequence[Row]) -> Answer:
-        """Remove vectors by id: from where they are, would be, or may turn up."""
+        """Delete vectors by id from the namespaces that hold them, or may after a late write."""
         calls = self._delete_keys(
             rows,
             lambda row: {row.written_namespace, namespace(row), *row.stale_namespaces},
@@ -87,7 +87,7 @@ class Sink(Reader):
         return Answer(tuple(outcomes), calls=calls)
 
     def _delete_keys(self, rows: Sequence[Row], spaces_of: Any) -> int:
-        """Delete rows from namespaces; returns the number of calls."""
+        """Delete rows from namespaces; return the number of calls."""
         by_space: dict[str, list[str]] = defaultdict(list)
         for row in rows:
             for space in spaces_of(row) - {None}:
@@ -114,20 +114,20 @@ class Sink(Reader):
 
 
 def _sent(row: Row, model: Model) -> pinecone.Vector:
-    """A vector as the SDK passes it on to its printer: the numbers in JSON, never Python's."""
+    """Return a vector for the SDK, with its numbers as JSON, not as Python's floats."""
     values: Any = orjson.Fragment(printed(row.vector or b""))
     return pinecone.Vector(id=row.key, values=values, metadata=vector_metadata(row, model.name))
 
 
 def sent_bytes(row: Row, model: Model) -> int:
-    """Bytes that one row takes in the body of an upsert."""
+    """Return the bytes of one row in the body of an upsert."""
     metadata = orjson.dumps(vector_metadata(row, model.name))
     frame = len('{"id":"","values":,"metadata":},')
     return frame + len(row.key) + len(printed(row.vector or b"")) + len(metadata)
 
 
 def open_sink(settings: Settings, vectors: VectorStore) -> Sink | None:
-    """The sink, or None when no PINECONE_API_KEY is set."""
+    """Return the sink, or None when PINECONE_API_KEY is not set."""
     if settings.pinecone_api_key is None:
         return None
     return Sink(
