@@ -76,7 +76,7 @@ WHERE s.sink = %(sink)s
 """
 
 
-#: Whether the next worker may probe. Takes ``lease`` and ``longest``.
+#: Whether the next worker may probe. The parameters are ``lease`` and ``longest``.
 _PROBE_IS_DUE = f"""
 ((state = 'open' AND {_over("open_until", "longest")})
  OR (state = 'probing' AND {_over("probe_until", "lease")}))
@@ -93,12 +93,12 @@ def gate(conn: Conn, sink: str, token: UUID, lease: float, longest: float = LONG
     row = conn.execute(_GATE, {"sink": sink, "lease": lease, "longest": longest}).fetchone()
     if row is None:
         return Gate(admitted=False)
-    state, errors, open_is_over, probe_is_over, answers, paused, *rest = row
+    state, errors, open_is_over, probe_is_over, must_record, paused, *rest = row
     model, dimensions, faults, revision = rest
     if revision != own_revision():
         return Gate(admitted=False, other_revision=revision)
     known = {name: Fault(**fault) for name, fault in (faults or {}).items()}
-    if answers:
+    if must_record:
         conn.execute(
             "UPDATE sink_state SET last_claim_at = now(), unanswered_wakes = 0 WHERE sink = %s",
             (sink,),
@@ -157,7 +157,7 @@ def open_breaker(
     delay: float,
     longest: float = LONGEST_WAIT,
 ) -> None:
-    """Stop claims for ``delay`` seconds, at most ``longest``, then one probes.
+    """Stop claims for ``delay`` seconds, at most ``longest``; then one worker probes.
 
     Errors of calls that were in flight together count as one.
     """
@@ -207,10 +207,10 @@ def may_wake(
     lease: float = LONGEST_WAIT,
     longest: float = LONGEST_WAIT,
 ) -> bool:
-    """Take the right to send one more wake-up, shared by all relays.
+    """Return whether a relay may send one more wake-up, and count it for all relays.
 
     At most ``wanted`` go unanswered, then one more every ``resend_after`` seconds, as a broker may
-    have lost all messages. None for a sink that is open, paused or disabled. ``lease`` and
+    have lost all messages. None is sent for a sink that is open, paused or disabled. ``lease`` and
     ``longest`` are those of ``gate``.
     """
     cursor = conn.execute(

@@ -13,8 +13,8 @@ from altsync.operations import Origin
 #: Longest queue for a provider's budget, in seconds: a large text at some hundred tokens a minute.
 LONGEST_BUDGET = 3600.0
 
-#: Seconds by which a correct time may be ahead: ``now()`` is the begin of a transaction, and
-#: another one may begin later and commit earlier.
+#: Seconds by which a correct time may be ahead: ``now()`` is the start of a transaction, and
+#: another one may start later and commit earlier.
 TOLERANCE = 1.0
 
 
@@ -30,7 +30,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class SetBack:
-    """The numbers of times beyond their bound, by what they belong to."""
+    """Counts of times beyond their bound: in operations, in sinks, and of deletions."""
 
     operations: int = 0
     sinks: int = 0
@@ -89,10 +89,10 @@ WHERE open_until > now() + make_interval(secs => %(breaker)s + %(tolerance)s)
 
 
 def set_back(conn: Conn, sinks: Sequence[str], bounds: Bounds, limit: int = 5000) -> SetBack:
-    """Set times that are further ahead than ``bounds`` back; return how many there were.
+    """Set back the times that are further ahead than ``bounds``; return how many there were.
 
-    On an autocommit connection: each statement is a transaction of its own. Repeat it while it
-    finds operations.
+    On an autocommit connection: each statement is a transaction of its own. Call it again
+    while it finds operations.
     """
     numbers = {
         "sinks": list(sinks),

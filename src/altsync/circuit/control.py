@@ -1,4 +1,4 @@
-"""Control writes: write a record that a sink holds once more, as evidence that it accepts any.
+"""Control writes: repeat the write of a record that a sink holds, to show that it accepts any.
 
 A control write is a leased operation, so no other worker writes the same entity meanwhile. It
 leaves no history.
@@ -31,7 +31,7 @@ def begin_control(
 ) -> Operation | None:
     """Lease an entity that the sink holds, or has removed; None when there is none.
 
-    On an autocommit connection. A sink without a status on the entity has none.
+    On an autocommit connection. None, too, for a sink without a status column.
     """
     status = status_column(sink.name)
     if status is None or not sink.takes(entity_type):
@@ -91,9 +91,9 @@ def end_control(conn: Conn, op: Operation, token: UUID, *, settled: bool) -> Non
 
 
 def passed_since(conn: Conn, ids: Sequence[int]) -> bool:
-    """Return whether another record of its destination passed after each of these failed alone.
+    """Return whether, since each operation failed alone, another of its destination has passed.
 
-    False where one of them has not failed alone before.
+    False if one of them has not failed alone before.
     """
     row = conn.execute(
         """

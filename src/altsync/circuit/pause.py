@@ -9,9 +9,9 @@ from altsync.outbox.enqueue import notify, sanitize
 def pause(conn: Conn, sink: str, reason: str) -> bool:
     """Stop claims for ``sink`` until it is resumed; False when it was paused already.
 
-    Leased operations are still settled. Once this has committed, no claim takes anything. The
-    breaker keeps its state, but a probe in progress loses its right. A second pause keeps since
-    when, and takes the new reason.
+    Leased operations are still settled. After the commit, nothing is claimed. The breaker keeps
+    its state, but a probe in progress loses its right. A second pause keeps the time of the
+    first, and takes the new reason.
     """
     row = conn.execute(
         """

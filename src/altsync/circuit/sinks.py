@@ -74,13 +74,13 @@ def sink_health(conn: Conn) -> dict[str, SinkHealth]:
 
 
 def enabled_sinks(conn: Conn) -> set[str]:
-    """Return the sinks that no relay has shown as disabled."""
+    """Return the sinks that no relay has marked as disabled."""
     rows = conn.execute("SELECT sink FROM sink_state WHERE state <> 'disabled'")
     return {row[0] for row in rows}
 
 
 def set_enabled(conn: Conn, sink: str, reason: str | None) -> None:
-    """Show a sink as disabled for ``reason``, or (None) as ready again. A pause stays."""
+    """Mark a sink as disabled for ``reason``; None enables it again. A pause stays."""
     if reason is None:
         conn.execute(
             "UPDATE sink_state SET state = 'closed', since = now(), reason = NULL "

@@ -87,7 +87,7 @@ class Budget:
         return Reservation(wait, guesses)
 
     def correct(self, reserved: Reservation, answers: Sequence[Answer | SinkFailure]) -> None:
-        """Replace the estimates by the price of the answered calls; a failed call keeps its own."""
+        """Replace the estimates of answered calls by their price; failed calls keep theirs."""
         requests = tokens = 0
         for guess, answer in zip(reserved.tokens, answers, strict=True):
             if isinstance(answer, Answer):
@@ -106,7 +106,7 @@ class Budget:
 
     def __str__(self) -> str:
         limits = (("requests", self._requests), ("tokens", self._tokens))
-        return " and ".join(f"{limit:,} {what}" for what, limit in limits if limit) + " a minute"
+        return " and ".join(f"{limit:,} {unit}" for unit, limit in limits if limit) + " a minute"
 
 
 def guessed_tokens(rows: Sequence[Row]) -> int:

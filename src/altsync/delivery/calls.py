@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 #: Failed calls in a row after which the rest of a batch is not tried.
 FAILURES_IN_A_ROW = 2
 
-#: Calls that met another writer's lock and are repeated as they are, before they are halved.
+#: Repeats of a call that met another writer's lock, before it is halved.
 REPEATS = 3
 
 #: Seconds between those repeats at most; the other writer is done in far less.
@@ -75,7 +75,8 @@ class Calls:
     ) -> None:
         """Send rows by type, some calls at once; halve a call when it is refused.
 
-        ``removing`` deletes them. Rows that were refused alone are charged at the end, or not.
+        ``removing`` deletes them. At the end, rows that were refused alone are charged if another
+        record passes.
         """
         pending, destinations = self._requests(groups, state, model, removing)
         while pending and state.failures_in_a_row < FAILURES_IN_A_ROW:
@@ -84,14 +85,16 @@ class Calls:
             if answers is None:
                 return
             pending += self._note(wave, answers, state)
-            for one in {call.destination.name: call.destination for call in wave}.values():
-                if one.needs_control and not self._controls.passes(one, state, model):
-                    one.stopped = True
+            for destination in {call.destination.name: call.destination for call in wave}.values():
+                if destination.needs_control and not self._controls.passes(
+                    destination, state, model
+                ):
+                    destination.stopped = True
             pending = far_end_next([call for call in pending if not call.destination.stopped])
-        for one in destinations:
-            one.charge_few()
-            if one.refused and not one.stopped:
-                self._controls.passes(one, state, model)
+        for destination in destinations:
+            destination.charge_few()
+            if destination.refused and not destination.stopped:
+                self._controls.passes(destination, state, model)
 
     def _requests(
         self, groups: Sequence[Sequence[Row]], state: BatchState, model: Model, removing: bool
@@ -100,10 +103,10 @@ class Calls:
         pending: list[Request] = []
         destinations: list[Destination] = []
         for rows in reversed(groups):
-            one = state.destination(rows[0].entity_type, deleted=removing)
-            destinations.append(one)
-            parts = self._cut(rows, one, state, model)
-            pending += [Request(part, one) for part in reversed(parts)]
+            destination = state.destination(rows[0].entity_type, deleted=removing)
+            destinations.append(destination)
+            parts = self._cut(rows, destination, state, model)
+            pending += [Request(part, destination) for part in reversed(parts)]
         return pending, destinations
 
     def _call_wave(
@@ -129,9 +132,9 @@ class Calls:
         return answers
 
     def _cut(
-        self, rows: Sequence[Row], one: Destination, state: BatchState, model: Model
+        self, rows: Sequence[Row], destination: Destination, state: BatchState, model: Model
     ) -> list[Sequence[Row]]:
-        """Cut rows of one type into calls; one row first where none has passed the last time."""
+        """Cut rows of one type into calls; begin with one row if none passed in the last batch."""
         try:
             parts = [part for part in self._sink.split(rows, model) if part]
         except psycopg.Error:
@@ -143,12 +146,12 @@ class Calls:
             if len(rows) > 1:
                 middle = len(rows) // 2
                 halves = (rows[:middle], rows[middle:])
-                cut = (self._cut(half, one, state, model) for half in halves)
+                cut = (self._cut(half, destination, state, model) for half in halves)
                 return [part for parts in cut for part in parts]
-            one.refuse(rows[0], failure)
+            destination.refuse(rows[0], failure)
             state.outcomes[rows[0].id] = as_failed(rows[0], failure)
             return []
-        if one.fault is None or not parts:
+        if destination.fault is None or not parts:
             return parts
         # At random: the first one may be a poison record.
         part = _random_index(len(parts))
@@ -159,7 +162,7 @@ class Calls:
     def _next_wave(self, pending: list[Request]) -> list[Request]:
         """Take the calls that go out together: each and all of them within the sink's limits.
 
-        One alone while its destination is unproven.
+        A call to an unproven destination goes out alone.
         """
         wave: list[Request] = []
         left = self._budget.most
@@ -226,7 +229,7 @@ class Calls:
 
     def _failed(self, call: Request, state: BatchState, failure: SinkFailure) -> list[Request]:
         """Record a failed call; return the calls to make instead of it."""
-        rows, one = call.rows, call.destination
+        rows, destination = call.rows, call.destination
         if failure.outcome_unknown:
             state.outcome_unknown.update(row.id for row in rows)
         if failure.kind is ErrorKind.SINK:
@@ -235,11 +238,11 @@ class Calls:
         if failure.lock_conflict and call.repeats < REPEATS:
             time.sleep(random.uniform(0, REPEAT_PAUSE))  # noqa: S311
             return [replace(call, repeats=call.repeats + 1)]
-        one.failed = True
+        destination.failed = True
         if len(rows) > 1:
             middle = len(rows) // 2
-            return [Request(rows[middle:], one), Request(rows[:middle], one)]
-        one.refuse(rows[0], failure)
+            return [Request(rows[middle:], destination), Request(rows[:middle], destination)]
+        destination.refuse(rows[0], failure)
         state.outcomes[rows[0].id] = as_failed(rows[0], failure)
         return []
 
@@ -272,7 +275,7 @@ class Calls:
             call.destination.pass_on()
 
     def _note_failure(self, call: Request, state: BatchState, failure: SinkFailure) -> None:
-        rows, one = call.rows, call.destination
+        rows, destination = call.rows, call.destination
         log.warning(
             "sink.refused", sink=self._traits.name, records=len(rows), reason=failure.reason
         )
@@ -281,13 +284,13 @@ class Calls:
         if failure.retry_after is not None:
             state.failures_in_a_row = FAILURES_IN_A_ROW  # the sink asks to wait
         state.outcomes.update((row.id, as_failed(row, failure)) for row in rows)
-        one.failed, one.failure = True, failure
-        if one.fault is not None and not one.passed:
-            one.stopped = True
+        destination.failed, destination.failure = True, failure
+        if destination.fault is not None and not destination.passed:
+            destination.stopped = True
         if len(rows) == 1 and failure.timed_out and failure.retry_after is None:
             op = state.operations.get(rows[0].id)
             if op is not None and op.timeout_count >= TIMEOUTS - 1:
-                one.refuse(rows[0], failure)
+                destination.refuse(rows[0], failure)
 
 
 def _random_index(count: int) -> int:

@@ -19,11 +19,11 @@ REGROWTH = 0.1
 #: each step too far costs refusals and waits.
 STEP = 0.05
 
-#: Refusals in a row after which a size is too large: two of one that has not passed, four of one
-#: that has. A sink that refuses half of its calls at random refuses four in a row once in sixteen.
+#: Refusals in a row after which a size is too large: two if it has not passed before, four if it
+#: has. A sink that refuses half of its calls at random refuses four in a row once in sixteen.
 REFUSALS_OF_NEW, REFUSALS_OF_PASSED = 2, 4
 
-#: Requests that a passed size is remembered for: the limit may have been lowered since.
+#: Number of requests for which a passed size is remembered: the limit may be lowered later.
 REMEMBERED = 20
 
 
@@ -89,8 +89,8 @@ class AdaptiveConcurrency:
     def passed(self, size: float) -> None:
         """Let the next request grow, after one of ``size`` was answered.
 
-        By half of what is missing to the size that was too large, as BIC does: Xu, Harfoush and
-        Rhee, "Binary increase congestion control" (2004); beyond it by steps.
+        It grows by half of the distance to the size that was too large, as BIC does: Xu, Harfoush
+        and Rhee, "Binary increase congestion control" (2004). Beyond this size it grows by steps.
         """
         with self._lock:
             self._passed.append(size)

@@ -33,7 +33,7 @@ def attempt(
 ) -> Answer | SinkFailure:
     """Make one call; return its answer or its failure.
 
-    Raises PostgreSQL's errors, and the batch is given back. An invalid value is the record's.
+    Raises PostgreSQL's errors, and the batch is given back. An invalid value fails the record.
     """
     try:
         return send(rows)
@@ -41,7 +41,7 @@ def attempt(
         return as_failure(sink, error, len(rows))
     except psycopg.Error:
         raise
-    except Exception as error:  # noqa: BLE001  (kept in the rows; it does not stop others)
+    except Exception as error:  # noqa: BLE001  (recorded in the rows; other calls go on)
         return as_failure(sink, error, len(rows))
 
 
@@ -60,7 +60,7 @@ def is_misplaced(row: Row) -> bool:
 
 
 class Controls:
-    """Writes a record that a sink holds once more, or sends what its ``probe`` sends."""
+    """The control calls to one sink: its ``probe``, or one more write of a record that it holds."""
 
     def __init__(
         self, database: Database, sink: Sink, policy: Policy, budget: Budget, worker: str
@@ -73,55 +73,59 @@ class Controls:
         self._worker = worker
         self._probe: Callable[[Model], Answer] | None = getattr(sink, "probe", None)
 
-    def passes(self, one: Destination, state: BatchState, model: Model) -> bool:
+    def passes(self, destination: Destination, state: BatchState, model: Model) -> bool:
         """Return whether another record passes now, and charge the refused ones when it does."""
         if not hold_lease(self._database, self._traits.name, self._policy, state):
             return False
-        answer = self._call(one, state.token, model)
+        answer = self._call(destination, state.token, model)
         if answer is None:
-            return self._passed_since(one, state)
+            return self._passed_since(destination, state)
         state.calls += 1
         if isinstance(answer, SinkFailure):
             log.info(
                 "control.failed",
                 sink=self._traits.name,
-                destination=one.name,
+                destination=destination.name,
                 reason=answer.reason,
             )
             if answer.retry_after is not None:
                 state.failure = answer
             return False
         state.tokens += answer.tokens
-        _charge(one, state)
+        _charge(destination, state)
         return True
 
-    def _passed_since(self, one: Destination, state: BatchState) -> bool:
+    def _passed_since(self, destination: Destination, state: BatchState) -> bool:
         """Return whether another record has passed since the refused ones failed alone before.
 
-        It is the evidence where a sink holds nothing that could be written once more.
+        This is the evidence if the sink holds no record that could be written once more.
         """
-        ids = [state.operations[i].id for i in one.refused]
-        # Kept vectors need no call: they are no evidence of the embedder.
+        ids = [state.operations[i].id for i in destination.refused]
+        # A stored vector needs no call, so it does not show that the embedder answers.
         if not self._traits.embeds:
             with self._database.autocommit() as conn:
                 if passed_since(conn, ids):
-                    _charge(one, state)
+                    _charge(destination, state)
                     return True
-        one.unjudged = True
+        destination.unjudged = True
         return False
 
-    def _call(self, one: Destination, token: UUID, model: Model) -> Answer | SinkFailure | None:
+    def _call(
+        self, destination: Destination, token: UUID, model: Model
+    ) -> Answer | SinkFailure | None:
         """Make one call; None where there is nothing to send."""
         if self._probe is not None:
-            return self._probed(self._probe, one, model)
-        return self._rewritten(one, token, model)
+            return self._send_probe(self._probe, destination, model)
+        return self._write_again(destination, token, model)
 
-    def _probed(
-        self, probe: Callable[[Model], Answer], one: Destination, model: Model
+    def _send_probe(
+        self, probe: Callable[[Model], Answer], destination: Destination, model: Model
     ) -> Answer | SinkFailure | None:
         # A probe is the same for all types: it is no evidence for a type that refuses many.
-        many = len(one.refused) >= ALONE or (one.fault is not None and not one.fault.few)
-        if many or one.deleted:
+        many = len(destination.refused) >= ALONE or (
+            destination.fault is not None and not destination.fault.few
+        )
+        if many or destination.deleted:
             return None
         try:
             reserved = self._budget.reserve([[]])
@@ -134,15 +138,15 @@ class Controls:
             self._budget.correct(reserved, [answer])
         return answer
 
-    def _rewritten(
-        self, one: Destination, token: UUID, model: Model
+    def _write_again(
+        self, destination: Destination, token: UUID, model: Model
     ) -> Answer | SinkFailure | None:
         with self._database.autocommit() as conn:
             op = begin_control(
                 conn,
                 self._traits,
-                one.entity_type,
-                deleted=one.deleted,
+                destination.entity_type,
+                deleted=destination.deleted,
                 token=token,
                 worker=self._worker,
                 lease=self._policy.lease,
@@ -152,8 +156,8 @@ class Controls:
         settled = False
         try:
             row = self._row_of(op, model)
-            answer = None if row is None else self._sent(row, model)
-            # A guarded sink refuses the write itself when it comes too late.
+            answer = None if row is None else self._send(row, model)
+            # The guard of a guarded sink refuses a write that arrives too late.
             late = isinstance(answer, SinkFailure) and answer.outcome_unknown
             settled = self._traits.guarded or not late
         finally:
@@ -162,7 +166,7 @@ class Controls:
                 end_control(conn, op, token, settled=settled)
         return answer
 
-    def _sent(self, row: Row, model: Model) -> Answer | SinkFailure:
+    def _send(self, row: Row, model: Model) -> Answer | SinkFailure:
         def send(rows: Sequence[Row]) -> Answer:
             return self._sink.delete(rows) if row.deleted else self._sink.upsert(rows, model)
 
@@ -174,7 +178,7 @@ class Controls:
         return SinkFailure(ErrorKind.UNKNOWN, "the control write was not taken")
 
     def _row_of(self, op: Operation, model: Model) -> Row | None:
-        """Read the row of a control write; None when it is not as the sink holds it."""
+        """Read the row of a control write; None when the sink holds another state of it."""
         with self._database.autocommit() as conn:
             rows = read_rows(
                 conn,
@@ -190,14 +194,14 @@ class Controls:
         if self._traits.version_of(row) != op.version:
             return None
         if self._traits.needs_embedding and not row.deleted:
-            moves = namespace_column(self._traits.name) is not None and is_misplaced(row)
-            return row if row.is_embedded_by(model.name) and not moves else None
+            misplaced = namespace_column(self._traits.name) is not None and is_misplaced(row)
+            return row if row.is_embedded_by(model.name) and not misplaced else None
         return row
 
 
-def _charge(one: Destination, state: BatchState) -> None:
+def _charge(destination: Destination, state: BatchState) -> None:
     """Charge the records that were refused alone, as another one passes."""
     state.answered = True
-    if any(failure is state.failure for failure in one.refused.values()):
-        state.failure, state.failures_in_a_row = None, 0  # the record's, not the sink's
-    one.pass_on()
+    if any(failure is state.failure for failure in destination.refused.values()):
+        state.failure, state.failures_in_a_row = None, 0  # the record failed, not the sink
+    destination.pass_on()

@@ -62,8 +62,8 @@ class Destination:
     @property
     def needs_control(self) -> bool:
         """Return whether a control write comes next, before more records are tried."""
-        known = self.fault is not None and not self.passed
-        return len(self.refused) >= (1 if known else ALONE)
+        had_fault = self.fault is not None and not self.passed
+        return len(self.refused) >= (1 if had_fault else ALONE)
 
     def refuse(self, row: Row, failure: SinkFailure) -> None:
         """Record that a row failed alone."""
@@ -93,11 +93,11 @@ class Destination:
         assert self.failure is not None
         reason = self.failure.reason
         if self.unjudged and self.keys:
-            who = f"{'removing ' if self.deleted else ''}{self.entity_type} {self.keys[0]}"
+            record = f"{'removing ' if self.deleted else ''}{self.entity_type} {self.keys[0]}"
             more = f" and {len(self.keys) - 1} more" if len(self.keys) > 1 else ""
             reason = (
-                f"{reason} (refused: {who}{more}. No other {self.entity_type} has passed since, so "
-                "nothing shows whether the record or the sink is at fault, and no attempt is "
+                f"{reason} (refused: {record}{more}. No other {self.entity_type} has passed since, "
+                "so nothing shows whether the record or the sink is at fault, and no attempt is "
                 "spent. If it is the record, correct its seed line and seed again)"
             )
         return SinkFailure(ErrorKind.SINK, reason)

@@ -25,9 +25,9 @@ def update_breaker(
 ) -> None:
     """Open the breaker for ``delay`` seconds after a failure; close it after a probe's answer."""
     passed = {one.name for one in state.destinations.values() if one.passed}
-    ended = (gate.faults.keys() & passed) - state.blamed.keys()
-    if state.blamed or ended:
-        note_faults(conn, sink, _faults(sink, state, gate), list(ended))
+    recovered = (gate.faults.keys() & passed) - state.blamed.keys()
+    if state.blamed or recovered:
+        note_faults(conn, sink, _faults(sink, state, gate), list(recovered))
     if state.failure is not None:
         open_breaker(conn, sink, state.token, redact(state.failure.reason), delay, longest)
         log.warning("breaker.opened", sink=sink, seconds=round(delay, 2))
@@ -39,7 +39,7 @@ def update_breaker(
 
 
 def _faults(sink: str, state: BatchState, gate: Gate) -> dict[str, Fault]:
-    """Return the faults of destinations that took nothing in this batch."""
+    """Return the faults of destinations that accepted nothing in this batch."""
     found: dict[str, Fault] = {}
     for name, failure in state.blamed.items():
         before = gate.faults.get(name)

@@ -40,6 +40,6 @@ def full_jitter(base: float, cap: float, attempts: int) -> float:
 
 
 def half_jitter(base: float, cap: float, attempts: int) -> float:
-    """Return the seconds until the next try: uniform in the upper half of that bound."""
+    """Return the seconds until the next try: uniform in the upper half of ``full_jitter``."""
     bound = min(cap, base * 2.0 ** min(attempts, 30))
     return random.uniform(bound / 2, bound)  # noqa: S311  (spreads load, guards nothing)

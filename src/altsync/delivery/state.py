@@ -31,7 +31,7 @@ class BatchState:
     """The state of delivering one batch.
 
     ``known`` are the faults that destinations had before. ``blamed`` are the destinations that
-    took nothing in this batch, and why. ``failure`` is that of the sink as a whole.
+    accepted nothing in this batch, and why. ``failure`` is that of the sink as a whole.
     """
 
     token: UUID
@@ -85,13 +85,13 @@ def far_end_next(pending: list[Request]) -> list[Request]:
     """
     if not pending:
         return pending
-    one = pending[-1].destination
-    if len(one.refused) != FAR_AFTER or one.passed:
+    destination = pending[-1].destination
+    if len(destination.refused) != FAR_AFTER or destination.passed:
         return pending
-    index = next(i for i, call in enumerate(pending) if call.destination is one)
+    index = next(i for i, call in enumerate(pending) if call.destination is destination)
     rows = pending[index].rows
     rest = [replace(pending[index], rows=rows[:-1])] if len(rows) > 1 else []
-    return [*pending[:index], *rest, *pending[index + 1 :], Request(rows[-1:], one)]
+    return [*pending[:index], *rest, *pending[index + 1 :], Request(rows[-1:], destination)]
 
 
 def as_failed(row: Row, failure: SinkFailure) -> Failed:

@@ -175,10 +175,10 @@ class Writer:
 
 
 def _share_blame(state: BatchState) -> None:
-    """Blame the destinations that took nothing, or the sink when all of them did."""
+    """Blame the destinations that accepted nothing, or the sink if all accepted nothing."""
     last = state.failure
     if last is not None and last.retry_after is not None:
-        return  # throttled: the sink answers for all destinations
+        return  # a throttled sink refuses all destinations
     failing = [one for one in state.destinations.values() if one.failure is not None]
     for one in failing:
         if one.refused or not one.passed:

@@ -85,7 +85,7 @@ def claim(
     the operation with the fewest timeouts. Operations of the destinations in ``last`` come when
     no others are due. Nothing is claimed for a paused sink, or of types outside the catalogue.
 
-    Read the rows in a later statement than this one.
+    Read the rows in a later statement: an earlier snapshot could lack the claimed version.
     """
     numbers = {
         "sink": sink,
@@ -167,7 +167,7 @@ FROM unnest(%(sinks)s::text[]) k(sink),
 
 
 def due(conn: Conn, sinks: Sequence[str], cap: int) -> list[Due]:
-    """Count the due operations of each sink, up to ``cap``."""
+    """Count the due operations of each sink up to ``cap``, and the seconds to the next one."""
     rows = conn.execute(_DUE, {"sinks": list(sinks), "cap": cap})
     return [Due(sink, count, seconds) for sink, count, seconds in rows]
 

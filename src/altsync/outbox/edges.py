@@ -18,14 +18,14 @@ WITH_EDGES = tuple(name for name in MIRRORS if SINKS[name].traits.edges)
 #: Seconds for which a search may wait while many embeddings are in progress.
 LONGEST_GATHERING = 30.0
 
-#: Operations from which a search waits for more. Fewer are edits, which wait for nothing.
+#: Number of embedding operations from which a search waits. Fewer are edits, searched at once.
 MANY = 100
 
-#: Seconds after a large batch of embeddings in which the next one may come.
+#: Seconds after a batch of ``MANY`` embeddings within which the next one may come.
 QUIET = 0.5
 
 
-def _basis(kind: EntityType, model: str, text_hash: str) -> str:
+def _neighbours_input(kind: EntityType, model: str, text_hash: str) -> str:
     within = kind.similarity.within
     parts = [model, text_hash, *([f"l.{within}"] if within else [])]
     return f"concat_ws('|', {', '.join(parts)})"
@@ -36,17 +36,17 @@ def input_hash_of(kind: EntityType) -> str:
 
     :func:`altsync.similarity.index.neighbours_input` is the same in Python.
     """
-    return _basis(kind, "l.embedding_model", "l.embedding_text_hash")
+    return _neighbours_input(kind, "l.embedding_model", "l.embedding_text_hash")
 
 
 def input_hash_of_vector(kind: EntityType) -> str:
     """Return SQL for ``neighbours_input_hash`` of an entity ``l`` that gets its text's vector.
 
-    The vector is of ``%(model)s``. A vector other than that of the last search sets it to NULL.
-    Other entities may have been compared with this vector, so even a return to the former one
-    needs a new search.
+    The vector is by the model ``%(model)s``. The hash becomes NULL unless the last search used
+    this vector. Even a return to a former vector needs a new search, as other entities may have
+    been compared with the one in between.
     """
-    same = _basis(kind, "%(model)s::text", "l.text_hash")
+    same = _neighbours_input(kind, "%(model)s::text", "l.text_hash")
     return f"CASE WHEN l.neighbours_input_hash = {same} THEN l.neighbours_input_hash END"
 
 
@@ -62,8 +62,8 @@ def enqueue_neighbour_search(
     """Enqueue the search for neighbours of entities, ``delay`` seconds from now; return how many.
 
     The delay lets many changes settle first, and an index show its last writes. Without
-    ``again``, only for entities whose input of the search has changed; with it, behind all other
-    work.
+    ``again``, only entities whose search input has changed are searched. With it, all of them
+    are, behind all other work.
 
     The caller may leave entities unlocked if this is the last statement of the transaction: it
     waits for rows in the order of ids, and then for nothing else.
@@ -99,8 +99,8 @@ def begin_searches(conn: Conn, sink: SinkTraits, token: UUID, rows: Sequence[Row
     """Clear ``rerun_requested`` of searches, unless the entity changed after it was read.
 
     New entities request reruns of each other's searches while all of them are leased. A search
-    that begins now serves these requests. Every request for a new vector locks the entity, as this
-    does; the others wait for operations in the order of ids, as this does.
+    that begins now serves these requests. No deadlock arises: a request for a new vector locks the
+    entity first, as this does. Others wait for operations in the order of ids, as this does.
     """
     lock_entities(conn, ((row.entity_type, row.id) for row in rows))
     for kind in {row.entity_type for row in rows}:
@@ -138,7 +138,7 @@ def _begin_searches(
 def invalidate_neighbours(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> None:
     """Make the next vector of entities enqueue a search, even if it is the same vector.
 
-    For searches that ended before they ran. The caller has locked the entities.
+    Used when a search was superseded or failed. The caller has locked the entities.
     """
     if ids:
         conn.execute(
@@ -153,7 +153,7 @@ def invalidate_neighbours(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> 
 def end_searches(conn: Conn, ids: Sequence[UUID]) -> None:
     """Cancel searches for the neighbours of entities that are being deleted.
 
-    A pending or dead one, or one with an ended lease, would keep its entity from being purged. A
+    A pending or dead search, or one whose lease has ended, would block the purge of its entity. A
     search in progress is left to the holder of its lease. The caller has locked the entities.
     """
     conn.execute(

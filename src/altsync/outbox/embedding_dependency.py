@@ -14,7 +14,7 @@ from altsync.db import Conn
 from altsync.entities import EntityType
 from altsync.outbox.enqueue import status_column
 
-#: An operation's id, and its entity.
+#: An operation's id, and the type and id of its entity.
 OfEntity = tuple[int, EntityType, UUID]
 
 

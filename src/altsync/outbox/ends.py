@@ -21,7 +21,7 @@ from altsync.outbox.patterns import GROUP_OF
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """An operation that has ended, and its row of the outbox under the entity's lock."""
+    """The outcome of an operation, and its row as it was read under the entity's lock."""
 
     outcome: Outcome
     wanted_version: int
@@ -47,8 +47,8 @@ def complete(
     return conn.execute(_COMPLETE, {"ids": [one.op.id for one in synced], "token": token})
 
 
-# An operation that ends waiting for the embedding keeps the namespaces that it has yet to leave:
-# the next success finds them in _CLOSE_EARLIER. After a rerun request, its follow-up has them.
+# An operation that waits for the embedding may still have namespaces to leave. outcome_unknown
+# keeps them for settle._CLOSE_EARLIER of the next success. A rerun's operation has copied them.
 _SUPERSEDE = f"""
 UPDATE sync_operation o SET status = 'superseded', lease_token = NULL, finished_at = now(),
   last_error = r.error, error_kind = NULL,
@@ -76,8 +76,8 @@ def supersede(
 
 
 # One entity and sink has one dead letter: the latest. It takes over the unknown outcomes and the
-# namespaces of the earlier ones. Rows are locked before they are merged: a lease that another
-# worker has taken meanwhile merges nothing.
+# namespaces of the earlier ones. Rows are locked before they are merged, so that nothing is merged
+# if another worker has taken the lease.
 _DEAD_LETTER = f"""
 WITH held AS MATERIALIZED (
   SELECT o.id, o.entity_id FROM sync_operation o
@@ -124,7 +124,7 @@ def dead_letter(
     )
 
 
-# A rerun request means that another row failed than the current one: its attempts begin anew.
+# A rerun request means that an outdated version failed: the current one gets all attempts.
 _RETRY = f"""
 UPDATE sync_operation o SET status = 'pending', lease_token = NULL, rerun_requested = false,
   last_error = r.error, error_kind = r.kind,

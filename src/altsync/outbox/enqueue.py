@@ -20,8 +20,8 @@ CHANNEL = "altsync"
 LOW_PRIORITY = 9
 
 #: Seconds for which the first write of a new entity to the graph waits for its relationships, to
-#: write it once instead of twice. Longer than a search gathers embeddings (``LONGEST_GATHERING``);
-#: while nothing is embedded, nodes appear after it.
+#: write it once instead of twice. Longer than ``LONGEST_GATHERING`` of searches. While the embedder
+#: is down, nodes appear after this time.
 HOLD = 60.0
 
 #: Appended to every INSERT INTO sync_operation AS o (…) SELECT … ORDER BY entity_id, sink.
@@ -97,8 +97,8 @@ def select_operations(
 ) -> str:
     """Return an INSERT of operations for the rows of ``source``, a name in the same statement.
 
-    ``source`` has the columns id, key, version, graph_version and embedded. Parameters are the
-    names of sinks: ``direct``, ``vector``, ``graph`` (those at the graph's version), ``derived``.
+    ``source`` has the columns id, key, version, graph_version and embedded. Parameters are
+    lists of sinks: ``direct``, ``vector``, ``graph`` (those at the graph's version), ``derived``.
     A row that is not embedded gets its embedding operation first. ``unsearched`` and ``held`` are
     conditions in SQL. An embedded row that is unsearched also gets operations for ``derived``. The
     graph's operations of a held row are due ``HOLD`` seconds from now.

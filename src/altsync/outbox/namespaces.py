@@ -18,7 +18,8 @@ def record_former_namespaces(
 ) -> None:
     """Record the namespaces that entities are about to leave, while a write there may be late.
 
-    Settling removes the namespace from the entity, and the confirming write must leave it, too.
+    Settling removes the namespace from the entity. The operation keeps it for the confirming write,
+    which must leave it, too.
     """
     lock_entities(conn, former)
     conn.execute(
@@ -43,8 +44,8 @@ def record_namespaces(
 ) -> set[UUID]:
     """Record where entities are about to be written; return those whose lease is still held.
 
-    Before the call, so that a later delivery leaves them whatever becomes of it. The entity keeps
-    the last namespace, the operation all of them, as a late write may be applied in any.
+    Called before the write, so that a later delivery leaves these namespaces even if the write
+    fails. The entity keeps the last one, the operation all, as a late write may reach any.
     """
     lock_entities(conn, wanted)
     recorded = conn.execute(

@@ -18,7 +18,7 @@ regexp_replace(regexp_replace(
   '…', 'g')
 """
 
-#: The hash by which dead operations are grouped. Revision 0002 fills it for earlier ones.
+#: The hash by which dead operations are grouped. Revision 0002 fills it for earlier rows.
 GROUP_OF = "md5(sink || ' ' || {kind} || ' ' || " + PATTERN_OF + ")"
 
 PATTERN = PATTERN_OF.format(error="last_error")

@@ -12,13 +12,13 @@ from altsync.db import Conn
 from altsync.outbox.embedding_dependency import fail_behind
 from altsync.outbox.enqueue import lock_entities
 
-#: Ids of one range, so rows of one transaction at most: some tens of milliseconds.
+#: Ids of one range. A transaction deletes at most so many rows, in some tens of milliseconds.
 RANGE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class PrunedRange:
-    """The rows removed from one range, and the id to go on from; ``dead`` ones are extra."""
+    """Counts of rows removed from one range, without and with status dead; the next id."""
 
     finished: int
     dead: int
@@ -51,7 +51,7 @@ def prune_range(
     dead: bool = False,
     dry_run: bool = False,
 ) -> PrunedRange | None:
-    """Remove what ended before ``before`` from the first range of ids at ``start`` or above.
+    """Remove operations that ended before ``before`` from the first range of ids from ``start``.
 
     None when no range is left, or when the next one is younger: ids grow with time, so all above
     are younger, too. Live rows stay, and dead ones unless ``dead``. ``dry_run`` only counts.

@@ -26,7 +26,7 @@ from altsync.outbox.settled_entities import (
 
 T = TypeVar("T", bound=Outcome)
 
-#: Of settlements that store no vector.
+#: The model of settlements that store no vector.
 NO_MODEL = Model("", 0)
 
 
@@ -53,8 +53,8 @@ def settle(
     """
     lock_entities(conn, ((o.op.entity_type, o.op.entity_id) for o in outcomes))
     ended = end_all(conn, sink, token, outcomes)
-    late = _close_earlier(conn, sink, _only(Synced, ended))
-    unknown = late | {e.outcome.op.id for e in ended if _is_unknown(e)}
+    inherited = _close_earlier(conn, sink, _only(Synced, ended))
+    unknown = inherited | {e.outcome.op.id for e in ended if _is_unknown(e)}
     reruns = {e.outcome.op.id for e in ended if _needs_rerun(e)}
     with conn.pipeline():
         _follow_up(conn, sink, ended, reruns, unknown, plan)
@@ -90,8 +90,8 @@ def _is_unknown(ended: Ended) -> bool:
 
 
 # A success closes the dead letters of its entity, and the embedding's where it needed a vector.
-# It also takes over the unknown outcomes that discarded and waiting operations have left: a
-# confirming write follows, in all of their namespaces.
+# It also takes over the unknown outcomes that discarded and superseded operations have
+# left: a confirming write follows, in all of their namespaces.
 _CLOSE_EARLIER = """
 WITH earlier AS MATERIALIZED (
   SELECT o.id, o.sink, o.outcome_unknown, o.namespaces, r.id AS success
@@ -116,7 +116,7 @@ RETURNING o.id
 
 
 def _close_earlier(conn: Conn, sink: SinkTraits, synced: Sequence[Synced]) -> set[int]:
-    """Close what failed before; return the operations whose earlier write may still be applied."""
+    """Close earlier failures; return the operations that take over an unknown outcome."""
     if not synced:
         return set()
     closed = conn.execute(
@@ -132,7 +132,7 @@ def _close_earlier(conn: Conn, sink: SinkTraits, synced: Sequence[Synced]) -> se
     return {row[0] for row in closed}
 
 
-# Runs before _SET_VERSION: the new row wants what the finished one still wants.
+# Runs before _SET_VERSION replaces the wanted version, which the new row copies.
 _FOLLOW_UP = """
 INSERT INTO sync_operation
   (entity_type, entity_id, entity_key, sink, action, version, origin, priority,
@@ -192,7 +192,7 @@ def _correct_versions(conn: Conn, ended: Sequence[Ended]) -> None:
 def _update_entities(
     conn: Conn, sink: SinkTraits, ended: Sequence[Ended], reruns: set[int], plan: Plan
 ) -> None:
-    """Write to the entities what their operations came to; no status where a rerun follows."""
+    """Write the outcomes of operations to their entities; no status where a rerun follows."""
     synced, dead = _only(Synced, ended), _only(Dead, ended)
     if sink.embeds:
         write_statuses(conn, sink, [], dead, reruns)
@@ -204,7 +204,7 @@ def _update_entities(
 
 
 def _update_searches(conn: Conn, sink: SinkTraits, ended: Sequence[Ended], plan: Plan) -> None:
-    """Enqueue the searches that follow this sink, and invalidate those that were not made."""
+    """Enqueue the searches that follow this sink, and invalidate those that did not run."""
     if sink.follows:
         invalidate_searches(conn, [*_only(Superseded, ended), *_only(Dead, ended)])
     followers = plan.topology.followers(sink.name)

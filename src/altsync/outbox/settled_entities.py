@@ -1,4 +1,4 @@
-"""Write to the entities what their operations came to."""
+"""Write the outcomes of operations to their entities."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T", bound=Outcome)
 #: Plain texts: psycopg sends an array of an enum's members one by one.
 _SYNCED, _FAILED = SyncStatus.SYNCED.value, SyncStatus.FAILED.value
 
-# The `= ANY(ids)` beside the join keeps it off a sequential scan of the table.
+# `= ANY(ids)` repeats the join's condition, to avoid a sequential scan of the table.
 _FROM_OUTCOMES = """
 FROM unnest(%(ids)s::uuid[], %(versions)s::bigint[], %(statuses)s::text[],
             %(remote_ids)s::text[], %(namespaces)s::text[], %(flips)s::bool[])
@@ -77,12 +77,12 @@ def write_statuses(
 def _changes(columns: Columns, sink: SinkTraits) -> Iterator[str]:
     """Yield assignments in SQL.
 
-    A status changes only while the row has the version that was written. Remote id and namespace
-    change in any case: they are where the sink holds the entity now.
+    A status changes only with ``flips``, while the row has the version that was written. Remote id
+    and namespace change in any case: they are where the sink holds the entity now.
     """
     version = "graph_version" if sink.edges else "version"
     status = columns.status
-    # A deleted entity needs no embedding, so it stays synced whatever ends.
+    # A deleted entity needs no embedding: its status stays synced.
     living = "AND l.deleted_at IS NULL" if sink.embeds else ""
     yield (
         f"{status} = CASE WHEN r.flips AND l.{version} = r.version {living} "
@@ -98,7 +98,7 @@ def _changes(columns: Columns, sink: SinkTraits) -> Iterator[str]:
             yield f"{column} = CASE WHEN r.status = 'synced' THEN {value} ELSE l.{column} END"
 
 
-# Looked up row by row, as :data:`altsync.store.vectors.VECTOR` is.
+# One subquery for each row, as :data:`altsync.store.vectors.VECTOR` is.
 _KEPT = """
 (SELECT true FROM embedding e WHERE e.model = %(model)s AND e.dimensions = %(dimensions)s
    AND e.text_hash = l.text_hash)
@@ -151,7 +151,7 @@ def keep_edge_ids_of(conn: Conn, column: str, synced: Sequence[Synced]) -> None:
 
 
 def invalidate_searches(conn: Conn, outcomes: Sequence[Outcome]) -> None:
-    """Have the next vector of entities enqueue the search that has not been made."""
+    """Make the next vector of entities enqueue a search, as the last one did not run."""
     for kind, group in _by_type(outcomes).items():
         invalidate_neighbours(conn, kind, _entities(group))
 

@@ -25,18 +25,18 @@ BEHIND_EMBEDDING = tuple(name for name in WITH_STATUS if SINKS[name].traits.need
 def mark_pending(conn: Conn, entity_type: EntityType, ids: Sequence[UUID]) -> None:
     """Set the status of each sink with a live operation to pending.
 
-    Except the embedding of a deleted entity, whose operation has nothing left to embed. Sinks that
-    failed behind an embedding become pending with it.
+    The embedding of a deleted entity is left out, as nothing is left to embed. Sinks that failed
+    behind an embedding become pending with it.
     """
     for sink in WITH_STATUS:
-        meant = "AND l.deleted_at IS NULL" if SINKS[sink].traits.embeds else ""
+        living = "AND l.deleted_at IS NULL" if SINKS[sink].traits.embeds else ""
         conn.execute(
             f"""
             UPDATE {entity_type} l SET {status_column(sink)} = 'pending'
             WHERE l.id = ANY(ARRAY(
               SELECT o.entity_id FROM sync_operation o
               WHERE o.entity_id = ANY(%(ids)s) AND o.sink = %(sink)s AND o.finished_at IS NULL))
-            AND l.{status_column(sink)} <> 'pending' {meant}
+            AND l.{status_column(sink)} <> 'pending' {living}
             """,
             {"ids": list(ids), "sink": sink},
         )
@@ -117,8 +117,9 @@ def reembed_page(
 ) -> tuple[int, UUID | None]:
     """Enqueue one page of the entities that the wanted model has not embedded.
 
-    Also those with its vector whose status is not synced: another model may have failed in
-    between. Their kept vectors cost nothing. They and the sinks behind them become pending.
+    Entities with its vector whose status is not synced are included: another model may have
+    failed in between. Their vectors are stored, and cost nothing. The embedding and the sinks
+    behind it become pending.
     Returns the number of operations and the id to go on after (None at the end).
     """
     rows = conn.execute(
@@ -164,7 +165,7 @@ def reembed_page(
 def forget_former_keys(conn: Conn, grace: float, limit: int = 5000) -> int:
     """Clear the former keys of entities, once no operation is left and the grace is over.
 
-    Until then each write removes them again, as a late write may have restored them.
+    Until then each write removes these records again, as a late write may have restored them.
     """
     count = 0
     for entity_type in entity_types():

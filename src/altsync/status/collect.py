@@ -72,7 +72,7 @@ class ModelState:
 
     @property
     def agree(self) -> bool:
-        """Return whether they are the same, or one of them is unknown."""
+        """Return whether both are the same, or one is unknown."""
         return None in (self.database, self.settings) or self.database == self.settings
 
 
@@ -141,7 +141,7 @@ def collect(
     ``model`` is the model of the settings.
     """
     wanted = wanted_model(conn)
-    kept = [sink for sink in WITH_STATUS if sink in topology.names]
+    with_status = [sink for sink in WITH_STATUS if sink in topology.names]
     counts = {kind: count_statuses(conn, kind) for kind in entity_types()}
     backlog = status_sql.backlog(conn)
     health = sink_health(conn)
@@ -158,7 +158,7 @@ def collect(
         {
             kind: EntityStatus(
                 sum(found.values()),
-                {sink: status_breakdown(found, sink) for sink in kept},
+                {sink: status_breakdown(found, sink) for sink in with_status},
             )
             for kind, found in counts.items()
         },
@@ -203,7 +203,7 @@ def _matrix(counts: Mapping[EntityType, Counts], sinks: Sequence[str]) -> tuple[
 
 
 def _sink_state(health: SinkHealth | None, disabled: str | None) -> SinkState:
-    # A pause goes first: only an operator ends it.
+    # A pause hides other states, as only the operator ends it.
     paused = health is not None and health.state is BreakerState.PAUSED
     if disabled is not None and not paused:
         since = health.since if health and health.state is BreakerState.DISABLED else None

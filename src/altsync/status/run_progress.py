@@ -1,4 +1,4 @@
-"""How far the sinks have come with what one seeding run changed."""
+"""The progress of the sinks with the entities of one seeding run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from altsync.db import Conn
 from altsync.declarations import WITH_STATUS
 from altsync.entities import EntityType
 
-#: Sinks that can be waited for.
+#: Sinks that ``altsync seed --wait`` can wait for.
 FOLLOWED = (*WITH_STATUS, SIMILARITY)
 
 
 @dataclass(frozen=True, slots=True)
 class RunProgress:
-    """How far a sink has come with what one seeding run changed."""
+    """The progress of one sink with the entities of one seeding run."""
 
     changed: int
     synced: int
@@ -31,8 +31,8 @@ class RunProgress:
 def note_seen(conn: Conn) -> None:
     """Add the entities that the lines of a run name to ``changed_in_run``.
 
-    Another session may have written them. A relationship names its source. Refused lines name
-    nothing.
+    Another session may have written them. A relationship's line adds the source. Refused lines
+    add nothing.
     """
     for entity_type in entity_types():
         conn.execute(
@@ -77,7 +77,7 @@ def run_progress(conn: Conn, sink: SinkTraits) -> RunProgress:
               count(*) FILTER (WHERE l.id IS NULL
                 OR (NOT live AND l.{sink.name}_sync_status = 'synced')),
               count(*) FILTER (WHERE {_failed(sink)})
-            FROM {_lines_of_run(entity_type, sink.name)}
+            FROM {_entities_of_run(entity_type, sink.name)}
             """
         ).fetchone()
         assert row is not None
@@ -87,7 +87,7 @@ def run_progress(conn: Conn, sink: SinkTraits) -> RunProgress:
     return RunProgress(changed, synced, failed)
 
 
-def _lines_of_run(entity_type: EntityType, sink: str) -> str:
+def _entities_of_run(entity_type: EntityType, sink: str) -> str:
     """Return SQL for the entities ``l`` of a run; ``live``: the sink has an operation for one."""
     return f"""
         (SELECT * FROM changed_in_run WHERE entity_type = '{entity_type}') c
@@ -129,7 +129,7 @@ def failed_in_run(conn: Conn, sink: SinkTraits, limit: int) -> list[FailedEntity
           WHERE o.entity_id = l.id AND o.sink IN ('{sink.name}', '{EMBEDDING}')
             AND o.status IN ('dead', 'discarded')
           ORDER BY o.sink <> '{sink.name}', o.id DESC LIMIT 1)
-        FROM {_lines_of_run(kind, sink.name)} WHERE {_failed(sink)}
+        FROM {_entities_of_run(kind, sink.name)} WHERE {_failed(sink)}
         """
         for kind in entity_types()
         if sink.takes(kind)

@@ -9,7 +9,7 @@ from altsync.db import Conn
 from altsync.declarations import WITH_STATUS, columns_of
 from altsync.entities import EntityType, SyncStatus
 
-#: How often each combination of statuses occurs, in the order of ``WITH_STATUS``.
+#: Number of entities with each combination of statuses, in the order of ``WITH_STATUS``.
 Counts = Mapping[tuple[str, ...], int]
 
 
@@ -77,7 +77,7 @@ def idle_sinks(conn: Conn, at_least: float) -> dict[str, Idle]:
 
 def backlog(conn: Conn) -> dict[str, Backlog]:
     """Count operations by sink and status."""
-    # One half for each partial index.
+    # One SELECT for each partial index.
     rows = conn.execute(
         """
         SELECT sink, sum(pending)::bigint, sum(in_progress)::bigint, sum(dead)::bigint,

@@ -204,7 +204,7 @@ class Comparison:
             tally.enqueued += repair(conn)
 
     def admits(self, tally: Tally, pending: PendingRepairs, held: int) -> bool:
-        """Return whether the pending repairs are wanted, and few enough."""
+        """Return whether the pending repairs are wanted, and few enough for ``held`` records."""
         if not self.options.repair:
             return False
         share = self.options.max_delete
@@ -230,17 +230,17 @@ class Comparison:
                 invalid = [one.key for one in page if one.invalid_version]
                 if invalid and self.options.writes:
                     reset_versions(entity_type, invalid)
-                lower = [one for one in page if one.version]
-                plain = [one.id for one in page if not (one.version or one.edges)]
+                to_bump = [one for one in page if one.version]
+                to_enqueue = [one.id for one in page if not (one.version or one.edges)]
                 edges = [one.id for one in page if one.edges and not one.version]
-                self.enqueue(tally, traits, entity_type, plain, ahead=True)
+                self.enqueue(tally, traits, entity_type, to_enqueue, ahead=True)
                 self.enqueue_edges(tally, traits, entity_type, edges, ahead=True)
-                found = max((one.version for one in lower), default=0)
-                self.bump_versions(tally, traits, entity_type, [one.id for one in lower], found)
+                found = max((one.version for one in to_bump), default=0)
+                self.bump_versions(tally, traits, entity_type, [one.id for one in to_bump], found)
 
 
 def check_owner(ask: Ask, check: Callable[[], None]) -> None:
-    """Raise ``SinkFailure`` when another installation owns a sink, or it does not answer."""
+    """Raise ``SinkFailure`` when another installation owns a sink, or the sink does not answer."""
 
     def refusal_of() -> NotOurs | None:
         try:

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 K = TypeVar("K")
 F = TypeVar("F")
 
-#: Rounds after which an entity that changes in each of them is left as pending.
+#: Number of rounds. An entity that changes in each of them is counted as pending.
 ROUNDS = 4
 
 

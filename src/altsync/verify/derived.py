@@ -31,7 +31,7 @@ Page = tuple[list[Gap], UUID | None]
 
 
 def compare_rows(run: Comparison, tally: Tally) -> frozenset[UUID]:
-    """Find rows whose content does not fit their hashes; return the ids of entities.
+    """Find rows whose content does not fit their hashes; return the ids of these entities.
 
     A repair accepts the edits for all sinks, unless they are too many. Attachments and
     relationships are compared as well, but not for a sample.
@@ -42,8 +42,8 @@ def compare_rows(run: Comparison, tally: Tally) -> frozenset[UUID]:
         after: UUID | None = None
         while True:
             with run.database.autocommit() as conn:
-                drawn = _drawn(run, entity_type)
-                rows, after = edited_rows(conn, entity_type, after=after, limit=PAGE, ids=drawn)
+                sampled = _sampled_ids(run, entity_type)
+                rows, after = edited_rows(conn, entity_type, after=after, limit=PAGE, ids=sampled)
             for row in rows:
                 tally.note(Drift.EDITED, row.key)
                 ids.append(row.id)
@@ -114,13 +114,13 @@ def compare_embeddings(run: Comparison, sink: Sink, tally: Tally) -> None:
     for entity_type in entity_types():
 
         def read(conn: Conn, after: UUID | None, kind: EntityType = entity_type) -> Page:
-            ids = _drawn(run, kind)
+            ids = _sampled_ids(run, kind)
             return embedding_gaps(conn, kind, after=after, limit=PAGE, ids=ids)
 
         def repair(ids: Sequence[UUID], kind: EntityType = entity_type) -> None:
             run.enqueue(tally, traits, kind, ids)
 
-        _walk(run, tally, traits, entity_type, read, repair)
+        _compare_pages(run, tally, traits, entity_type, read, repair)
 
 
 def compare_neighbours(run: Comparison, sink: Sink, tally: Tally) -> None:
@@ -135,7 +135,7 @@ def _compare_neighbours(run: Comparison, tally: Tally, entity_type: EntityType) 
     assert follows is not None
 
     def read(conn: Conn, after: UUID | None) -> Page:
-        ids = _drawn(run, entity_type)
+        ids = _sampled_ids(run, entity_type)
         return similarity_gaps(conn, entity_type, follows, after=after, limit=PAGE, ids=ids)
 
     def repair(ids: Sequence[UUID]) -> None:
@@ -150,14 +150,14 @@ def _compare_neighbours(run: Comparison, tally: Tally, entity_type: EntityType) 
                 conn, entity_type, [tally.sink], ids, delay=0.0
             )
 
-    _walk(run, tally, traits, entity_type, read, repair)
+    _compare_pages(run, tally, traits, entity_type, read, repair)
 
 
-def _drawn(run: Comparison, entity_type: EntityType) -> list[UUID] | None:
+def _sampled_ids(run: Comparison, entity_type: EntityType) -> list[UUID] | None:
     return None if run.sampled is None else run.sampled.get(entity_type, [])
 
 
-def _walk(
+def _compare_pages(
     run: Comparison,
     tally: Tally,
     traits: SinkTraits,

@@ -38,11 +38,11 @@ def compare(run: Comparison, sink: Sink, tally: Tally) -> None:
 def _compare(run: Comparison, sink: Sink, tally: Tally, kind: EntityType) -> None:
     pending = PendingRepairs()
     listed: Listed = {one.key: one for one in sink.versions(kind)}
-    drawn = run.sample_of(kind) if run.sampled is not None else _living(run, sink.traits, kind)
-    for ids in drawn:
-        _entities(run, sink, tally, pending, kind, ids, listed)
+    pages = run.sample_of(kind) if run.sampled is not None else _living(run, sink.traits, kind)
+    for ids in pages:
+        _compare_entities(run, sink, tally, pending, kind, ids, listed)
     if run.sampled is None:
-        _orphans(run, sink, tally, kind, listed)
+        _count_orphans(run, sink, tally, kind, listed)
     if run.admits(tally, pending, 0):
         run.overwrite(tally, sink.traits, pending.ahead_of_source)
 
@@ -51,7 +51,7 @@ def _living(run: Comparison, traits: SinkTraits, kind: EntityType) -> Iterator[l
     yield from run.entities(kind, traits, 1, [0])
 
 
-def _entities(
+def _compare_entities(
     run: Comparison,
     sink: Sink,
     tally: Tally,
@@ -60,7 +60,7 @@ def _entities(
     ids: Sequence[UUID],
     listed: Listed,
 ) -> None:
-    calls = 0
+    fetches = 0
 
     def read(asked: Sequence[UUID]) -> Mapping[UUID, Observed[Row]]:
         with run.database.autocommit() as conn:
@@ -68,18 +68,17 @@ def _entities(
         return {row.id: Observed(row, row.id in live, ages.get(row.id)) for row in rows}
 
     def fetch(observed: Mapping[UUID, Observed[Row]]) -> Mapping[UUID, SinkVersion]:
-        nonlocal calls
-        calls += 1
-        now = listed if calls == 1 else {one.key: one for one in sink.versions(kind)}
+        nonlocal fetches
+        fetches += 1
+        now = listed if fetches == 1 else {one.key: one for one in sink.versions(kind)}
         facts = ((entity, one.fact) for entity, one in observed.items())
         return {e: now[row.key] for e, row in facts if row is not None and row.key in now}
 
-    # A difference may be a write after the listing, so the sink is listed again.
     def compare(_: UUID, row: Row | None, held: SinkVersion | None) -> Difference | None:
         return _difference(sink.traits, row, held, run.highest)
 
     first = confirm(ids, read=read, fetch=fetch, compare=compare, wait=run.wait)
-    if first.drift:
+    if first.drift:  # perhaps written after the listing, so the sink is listed again
         again = confirm(list(first.drift), read=read, fetch=fetch, compare=compare, wait=run.wait)
         run.note(tally, sink.traits, kind, again.drift, pending)
         tally.pending += again.pending
@@ -107,7 +106,9 @@ def _difference(
     return None
 
 
-def _orphans(run: Comparison, sink: Sink, tally: Tally, kind: EntityType, listed: Listed) -> None:
+def _count_orphans(
+    run: Comparison, sink: Sink, tally: Tally, kind: EntityType, listed: Listed
+) -> None:
     """Count records without a living entity."""
     keys = iter(listed)
     while page := list(islice(keys, PAGE)):

@@ -42,7 +42,7 @@ def edited_parts(
     edited = [
         EditedPart(row[0], row[1], row[2], part_hash(held))
         for row in rows
-        if row[3] is not None and not part_fits(held := _held(part, row[4:]), row[3])
+        if row[3] is not None and not part_fits(held := _content(part, row[4:]), row[3])
     ]
     return edited, rows[-1][1] if len(rows) == limit else None
 
@@ -94,12 +94,12 @@ def _attachment(part: Part) -> AttachmentTable:
     return part.attachment
 
 
-def _held(part: Part, held: Sequence[Any]) -> Attached | Relationship:
+def _content(part: Part, fields: Sequence[Any]) -> Attached | Relationship:
     if part.related:
-        source, target, attributes, relation, strength = held
+        source, target, attributes, relation, strength = fields
         score = None if strength is None else float(strength)
         return Relationship(source, target, relation, score, attributes)
-    owner, title, attributes, *values = held
+    owner, title, attributes, *values = fields
     table = _attachment(part)
-    fields = dict(zip(table.columns, values, strict=True))
-    return Attached(table.owner_field, owner, title, fields, attributes)
+    own = dict(zip(table.columns, values, strict=True))
+    return Attached(table.owner_field, owner, title, own, attributes)

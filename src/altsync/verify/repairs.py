@@ -44,8 +44,8 @@ def given_up(
 ) -> set[UUID]:
     """Return the entities whose delivery to a sink, or whose embedding, was given up on.
 
-    The status of the entity records it; of a sink without a status column, the latest finished
-    operation. ``ahead``: the sink holds a higher version of the entities. Then none of them is
+    The status of the entity records it. Without a status column, the latest finished operation
+    does. ``ahead``: the sink holds a higher version of the entities. Then none of them is
     returned for a guarded sink: its guard refused the writes, and the repair solves that.
     """
     if not ids or (ahead and sink.guarded):
@@ -91,8 +91,8 @@ def repair(
     they would cost calls and fail again. ``ahead``: the sink holds a higher version of them.
     """
     lock_entities(conn, ((entity_type, i) for i in ids))
-    refused = given_up(conn, sink, entity_type, ids, ahead=ahead)
-    ids = [i for i in ids if i not in refused]
+    left_out = given_up(conn, sink, entity_type, ids, ahead=ahead)
+    ids = [i for i in ids if i not in left_out]
     if sink.embeds:
         conn.execute(
             f"""
@@ -141,9 +141,9 @@ def repair_edges(
     Entities are left out as in ``repair``.
     """
     lock_entities(conn, ((kind, i) for i in ids))
-    refused = given_up(conn, sink, kind, ids, ahead=ahead)
+    left_out = given_up(conn, sink, kind, ids, ahead=ahead)
     return enqueue_edge_update(
-        conn, kind, [i for i in ids if i not in refused], topology, Origin.RECONCILE
+        conn, kind, [i for i in ids if i not in left_out], topology, Origin.RECONCILE
     )
 
 
@@ -196,8 +196,8 @@ def bump_versions(
     """
     version_above(conn, found)
     lock_entities(conn, ((entity_type, i) for i in ids))
-    refused = given_up(conn, sink, entity_type, ids, ahead=True)
-    ids = [i for i in ids if i not in refused]
+    left_out = given_up(conn, sink, entity_type, ids, ahead=True)
+    ids = [i for i in ids if i not in left_out]
     conn.execute(
         f"""
         WITH changed AS (

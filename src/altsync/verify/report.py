@@ -9,7 +9,7 @@ from typing import Any
 from altsync.contract import Drift
 from altsync.declarations import CHARGED, GRAPHS, declaration
 
-#: The name of PostgreSQL's own rows among the sinks.
+#: The name under which PostgreSQL's own rows are reported.
 POSTGRESQL = "postgresql"
 
 #: Number of sample keys for each kind of drift.

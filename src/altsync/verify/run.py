@@ -70,13 +70,13 @@ def verify(
         enabled = enabled_sinks(conn)
         unclaimed = dict(idle(conn))
     not_compared = tuple(name for name in topology.names if name not in sinks)
-    still = {
+    blocked = {
         name: states[name].value
         for name in sinks
         if states.get(name, BreakerState.CLOSED) is not BreakerState.CLOSED
     }
     skips = dict(skipped or {})
-    report = Report(entities, tallies, options, seconds, skips, not_compared, still, rows=own)
+    report = Report(entities, tallies, options, seconds, skips, not_compared, blocked, rows=own)
     report = replace(report, idle=unclaimed)
     if keep and drawn is None:
         report = replace(

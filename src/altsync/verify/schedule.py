@@ -17,7 +17,7 @@ from altsync.verify.results import claim_verification, last_verification
 
 log = structlog.get_logger(__name__)
 
-#: Seconds that the thread gets to stop: more than one call to a sink may take.
+#: Seconds to wait for the thread to stop. One call to a sink takes less.
 STOP_TIMEOUT = 15.0
 
 #: Seconds until the next attempt when PostgreSQL is unavailable, or another relay compares.
@@ -70,8 +70,8 @@ class Schedule:
             wait = self._step()
         except (AltsyncError, psycopg.Error) as error:
             # Logged once as a warning: PostgreSQL may be unavailable for hours.
-            say = log.debug if self._unavailable else log.warning
-            say("stores.not_compared", error=describe(error).text)
+            write_log = log.debug if self._unavailable else log.warning
+            write_log("stores.not_compared", error=describe(error).text)
             self._unavailable = True
             return min(self._every, RETRY)
         except Exception:
@@ -85,7 +85,7 @@ class Schedule:
         wait = self._remaining()
         if wait > 0:
             return wait
-        # Not from the pool: a pooler may stand behind it, and keeps no lock of a session.
+        # Not from the pool: a pooler behind it would not keep the lock of a session.
         with self._connect() as conn:
             if not claim_verification(conn):
                 return min(self._every, RETRY)
@@ -105,8 +105,8 @@ class Schedule:
 
 
 def _log_report(report: Report) -> None:
-    say = log.info if report.consistent and report.not_saved_reason is None else log.warning
-    say(
+    write_log = log.info if report.consistent and report.not_saved_reason is None else log.warning
+    write_log(
         "stores.compared",
         consistent=report.consistent,
         entities=report.entities,

@@ -16,7 +16,7 @@ from altsync.declarations import SINKS, columns_of
 from altsync.entities import EntityType, Row
 from altsync.store.rows import read_rows
 
-#: Milliseconds for which the lock on a table may be waited for, with writers behind it.
+#: Milliseconds to wait for the lock on a table, while later writers queue behind it.
 LOCK_TIMEOUT = 1000
 
 

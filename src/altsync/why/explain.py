@@ -83,7 +83,7 @@ def explain(app: Application, key: str, folder: Path) -> Explanation | Unknown:
 
 
 def _model(app: Application, wanted: tuple[str, int] | None) -> str | None:
-    """Return the model whose limit refuses a seed, None where nothing is embedded or cut."""
+    """Return the model whose limit refuses long texts; None if none is refused."""
     refuses = EMBEDDING in app.topology.names and app.settings.altsync_long_text == "refuse"
     return wanted[0] if wanted and refuses else None
 
@@ -133,14 +133,14 @@ def _seed(
     except SeedError as error:
         return None, Check("seed", None, str(error))
     if not found:
-        gone = entity.deleted_at is not None
-        return None, Check("seed", gone or None, f"no line of {folder} gives {entity.seed_id}")
-    # As in a run: the first good line counts.
+        deleted = entity.deleted_at is not None
+        return None, Check("seed", deleted or None, f"no line of {folder} gives {entity.seed_id}")
+    # As in a seeding run, the first line that is not rejected counts.
     line = next((one for one in found if not isinstance(one, Rejected)), found[0])
     if isinstance(line, Rejected):
         refused = f"{line.field}: {line.reason}" if line.field else line.reason
-        place = SeedLine(line.file, line.number, line.raw, refused=refused)
-        return place, Check("seed", False, f"the line is refused: {refused}")
+        seed_line = SeedLine(line.file, line.number, line.raw, refused=refused)
+        return seed_line, Check("seed", False, f"the line is refused: {refused}")
     content = cast("Content", line.item)
     if not getattr(content, entity.type.key_column):
         content = replace(cast("Any", content), **{entity.type.key_column: entity.key})
@@ -178,7 +178,7 @@ def _check_embedding(row: Row, embedding: Embedding) -> Check:
 
 def _ask(app: Application, row: Row, name: str) -> Shown:
     """Ask a sink for the entity; without an answer, return why there is none."""
-    # For scripts, an index has a list of vectors, any other sink one record or none.
+    # In JSON an index has a list of vectors, any other sink one record or null.
     nothing = () if SINKS[name].is_index else None
     if name not in app.topology.names:
         return Shown(None, "not among ALTSYNC_SINKS", nothing)

@@ -10,7 +10,7 @@ from altsync.circuit.sinks import SinkHealth
 from altsync.protocols import Shown
 from altsync.why.history import EntityState, OperationRow
 
-#: The finding on a row that altsync did not write as it is.
+#: The finding for a row whose content does not fit its hashes.
 EDITED = "edited by SQL: its content is not what its hashes are of"
 
 

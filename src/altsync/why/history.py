@@ -76,10 +76,10 @@ def suggestions(conn: Conn, text: str, limit: int = 3) -> list[str]:
     """Return keys of living entities similar to ``text``, the most similar first."""
     words = re.findall(r"[^\W_]+", text.lower())
     found = similar_keys(conn, [f"%{word[:3]}%" for word in words]) if words else []
-    scores = {key: max(_alike(text, key), _alike(text, name)) for key, name in found}
+    scores = {key: max(_similarity(text, key), _similarity(text, name)) for key, name in found}
     best = sorted((key for key in scores if scores[key] >= ALIKE), key=lambda k: (-scores[k], k))
     return best[:limit]
 
 
-def _alike(one: str, other: str) -> float:
+def _similarity(one: str, other: str) -> float:
     return SequenceMatcher(None, one.lower(), other.lower()).ratio()

@@ -31,10 +31,10 @@ def reasons_of(
     found = [_edited_reason(entity) if edited else _seed_reason(entity, line)]
     explained: set[str] = set()
     for sink in topology.names:
-        said = _sink_reason(topology, entity, embedding, sink, delivery, edited=edited)
-        if said:
+        reason = _sink_reason(topology, entity, embedding, sink, delivery, edited=edited)
+        if reason:
             explained.add(sink)
-            found.append(said)
+            found.append(reason)
     by_store = {check.store: check for check in checks}
     for sink in shown_sinks(topology.names):
         check = by_store[sink]
@@ -47,7 +47,7 @@ def reasons_of(
             )
         elif check.agrees is None and sink not in explained:
             found.append(sentences(f"{title_of(sink)} was not compared: {check.detail}"))
-    reasons = tuple(reason for reason in found if reason)
+    reasons = tuple(one for one in found if one)
     if reasons:
         return reasons
     if entity.deleted_at is not None:
@@ -92,9 +92,9 @@ def _sink_reason(
             f"{title} was given up on after {_attempts(dead)}: {dead.last_error}",
             f"Remove the cause, then altsync retry --entity {entity.key}",
         )
-    lacks = entity.sinks.get(sink)
+    mark = entity.sinks.get(sink)
     discarded = delivery.discarded.get(sink)
-    if discarded is not None and lacks is not None and lacks.status == "failed":
+    if discarded is not None and mark is not None and mark.status == "failed":
         return sentences(
             f"{title} was given up on for good by {discarded.discarded_by} "
             f"({discarded.discarded_why}) after: {discarded.last_error}",
@@ -102,23 +102,23 @@ def _sink_reason(
         )
     if embedding.up_to_date or edited or entity.deleted_at is not None:
         return None
-    if lacks is not None and lacks.status == "failed" and _waits(topology, sink):
+    if mark is not None and mark.status == "failed" and _waits_for_vector(topology, sink):
         return f"{title} lacks the entity, as its embedding was given up on."
     if topology.traits(sink).embeds:
         return (
             f"{title} is not as wanted ({embedding.gap}), and no operation is live: "
             "altsync reembed finds such rows."
         )
-    return f"{title} waits for the embedding." if _waits(topology, sink) else None
+    return f"{title} waits for the embedding." if _waits_for_vector(topology, sink) else None
 
 
-def _waits(topology: Topology, sink: str) -> bool:
+def _waits_for_vector(topology: Topology, sink: str) -> bool:
     traits = topology.traits(sink)
     return traits.needs_embedding and traits.follows is None
 
 
 def _live_reason(op: OperationRow, delivery: DeliveryState) -> str:
-    """Return the state of a live operation."""
+    """Return the state of a live operation, as a sentence without its subject."""
     sink, now = op.sink, delivery.now
     health, disabled = delivery.health.get(sink), delivery.disabled.get(sink)
     if op.status == "in_progress":

@@ -74,7 +74,7 @@ class RelatedEntity:
 class EntityState:
     """The row of an entity, without its vector.
 
-    ``content`` is by column. ``sinks`` is by name, with the embedding.
+    ``content`` is by column. ``sinks`` is by name, and includes the embedding.
     """
 
     type: EntityType
@@ -124,7 +124,7 @@ def operation_rows(
         "ids": "entity_id = ANY(%(ids)s)" if ids is not None else None,
         "before": "id < %(before)s" if before is not None else None,
     }
-    # One half for each partial index. A status is in one of them.
+    # One SELECT for each partial index. A status occurs in one of them only.
     halves = {
         "finished_at IS NULL": status in (None, "pending", "in_progress"),
         "finished_at IS NOT NULL": status not in ("pending", "in_progress"),
@@ -162,7 +162,7 @@ def find_entities(
     ).fetchall()
     by_key = [(current().by_table[r[0]], entity_id(r[0], r[1])) for r in registered]
     for kind in kinds:
-        # The registry lacks types whose key is the seed id.
+        # tag_registry lacks types whose key is the seed id.
         found = conn.execute(f"SELECT id FROM {kind} WHERE {kind.key_column} = %s", (key,))
         by_key += [(kind, row[0]) for row in found]
     by_key.sort(key=lambda one: kinds.index(one[0]))
@@ -180,7 +180,7 @@ def read_entity(conn: Conn, entity_type: EntityType, entity: UUID) -> EntityStat
             SELECT id, {entity_type.key_column} AS entity_key, seed_id, version, graph_version,
                    deleted_at, created_at, updated_at, content_hash, text_hash, embedding_model,
                    embedding_text_hash, embedding_updated_at,
-                   {", ".join([*_names(marks), *content])}
+                   {", ".join([*_column_names(marks), *content])}
             FROM {entity_type} WHERE id = %s
             """,
             (entity,),
@@ -214,7 +214,7 @@ def _marks(conn: Conn) -> dict[str, Columns]:
     return {sink: columns for sink, columns in found if columns is not None}
 
 
-def _names(marks: Mapping[str, Columns]) -> list[str]:
+def _column_names(marks: Mapping[str, Columns]) -> list[str]:
     return [name for columns in marks.values() for name in astuple(columns) if name]
 
 

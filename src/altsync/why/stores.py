@@ -1,4 +1,4 @@
-"""How a sink that declares no view of its own is shown: by what ``versions`` lists."""
+"""The view of a sink that declares none of its own: what its ``versions`` lists."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from altsync.wording import version_differs
 
 
 def show_listed(sink: Sink, row: Row) -> Shown:
-    """Look for the entity in all that the sink lists. Raises ``SinkFailure``."""
+    """Find the entity among all records that the sink lists. Raises ``SinkFailure``."""
     listed = sink.versions(row.entity_type)
     held = next((one for one in listed if one.key == row.key), None)
     if row.deleted or held is None:

@@ -22,7 +22,7 @@ from altsync.logins import generated_login
 from altsync.sentences import describe
 from altsync.wording import one_line, unknown
 
-#: The one task; its message is a wake-up.
+#: Name of the only task. Its message is a wake-up.
 TASK = "altsync.sync_batch"
 
 #: Seconds that a warm or soft shutdown waits for batches in progress.
@@ -37,7 +37,7 @@ BROKER_TIMEOUT = 5.0
 
 def create(settings: Settings) -> Celery:
     """Return the Celery app for these settings."""
-    # A closed channel restores no wake-up: see transport_options.
+    # A closed channel puts no wake-up back into its queue: the relay sends more.
     Channel.do_restore = False
     app = Celery("altsync", broker=settings.broker_url, include=["altsync.workers.tasks"])
     app.conf.update(
@@ -102,7 +102,7 @@ def queue_name(name: str, prefix: str) -> str:
 
 
 def _queue(name: str, prefix: str) -> Queue:
-    """Return a queue that ``celery -Q`` selects by its sink, with any prefix."""
+    """Return a queue that ``celery -Q`` selects by its sink's name, whatever the prefix."""
     own = queue_name(name, prefix)
     return Queue(own, routing_key=own, alias=name if prefix else None)
 

@@ -7,7 +7,7 @@ from kombu.connection import Connection
 
 def check_broker(url: str, timeout: float) -> None:
     """Connect to a broker within ``timeout`` seconds. Raises kombu's own errors."""
-    # Imported late: the app exits without a broker in the settings, and doctor must report that.
+    # Imported here, as the import exits if no broker is set, and doctor must report that.
     from altsync.workers.app import app
 
     options = app.conf.broker_transport_options

@@ -47,7 +47,7 @@ def _refuse_another_schema(**_: Any) -> None:
         application.require_schema()
         application.load()
     except SchemaError as error:
-        # Celery logs an exception of a signal, and goes on.
+        # Celery only logs other exceptions of a signal handler, and the worker would start.
         raise SystemExit(f"altsync: {error}") from None
     finally:
         application.close()
