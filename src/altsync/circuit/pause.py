@@ -31,7 +31,7 @@ def pause(conn: Conn, sink: str, reason: str) -> bool:
 
 
 def resume(conn: Conn, sink: str) -> bool:
-    """Let a paused sink be claimed for again; False when it was not paused.
+    """Allow claims for a paused sink again; False when it was not paused.
 
     A disabled sink stays so. An open breaker is probed at once, whether the sink was paused or not.
     """

@@ -48,7 +48,7 @@ class Budget:
 
     @property
     def most(self) -> float:
-        """Return the most tokens of a wave: those of half the longest wait, or of one minute.
+        """Return the most tokens of a wave: the budget of half the longest wait, or of a minute.
 
         Half, so that two workers can take turns.
         """

@@ -1,4 +1,4 @@
-"""Adapt the load on a sink: more while it answers quickly, half when it does not."""
+"""Adapt the load on a sink: increase it after quick answers, halve it after slow ones."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class Controls:
         self._probe: Callable[[Model], Answer] | None = getattr(sink, "probe", None)
 
     def passes(self, destination: Destination, state: BatchState, model: Model) -> bool:
-        """Return whether another record passes now, and charge the refused ones when it does."""
+        """Return whether another record passes now; if so, charge the refused ones."""
         if not hold_lease(self._database, self._traits.name, self._policy, state):
             return False
         answer = self._call(destination, state.token, model)

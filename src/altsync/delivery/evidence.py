@@ -89,7 +89,7 @@ class Destination:
             self.pass_on()
 
     def blame(self) -> SinkFailure:
-        """Return the failure as the destination's; it names the record that may be the cause."""
+        """Return the failure of the destination, which names the record that may be the cause."""
         assert self.failure is not None
         reason = self.failure.reason
         if self.unjudged and self.keys:

@@ -67,7 +67,7 @@ class Writer:
         self._calls.call_all(_by_type(rows), state, model)
 
     def _remove(self, rows: Sequence[Row], state: BatchState, model: Model) -> None:
-        """Remove rows, children before their parents: a node goes after what refers to it."""
+        """Remove rows, children before parents: a node is deleted after those that refer to it."""
         self._calls.call_all(_by_type(rows)[::-1], state, model, removing=True)
 
     def _record_former_namespaces(self, rows: Sequence[Row], state: BatchState) -> None:

@@ -19,10 +19,10 @@ OfEntity = tuple[int, EntityType, UUID]
 
 
 def fail_behind(conn: Conn, ended: Sequence[OfEntity], topology: Topology) -> None:
-    """Mark the sinks behind an embedding failed where it was given up on.
+    """Mark the sinks that wait for an embedding failed, where it was given up on.
 
-    ``ended`` are dead or discarded operations of the embedding, and operations of the sinks
-    behind it that ended waiting for it. A retry makes the sinks pending again.
+    ``ended`` are dead or discarded operations of the embedding, and operations of
+    waiting sinks that ended without it. A retry makes the sinks pending again.
     """
     columns = [column for sink in topology.vector if (column := status_column(sink))]
     for entity_type in entity_types():

@@ -212,7 +212,7 @@ def _update_searches(conn: Conn, sink: SinkTraits, ended: Sequence[Ended], plan:
 
 
 def _fail_behind(conn: Conn, sink: SinkTraits, ended: Sequence[Ended], plan: Plan) -> None:
-    """Mark the sinks behind an embedding failed, where it was given up on."""
+    """Mark the sinks that wait for an embedding failed, where it was given up on."""
     behind: list[Outcome] = [one for one in _only(Superseded, ended) if one.waits]
     if sink.embeds:
         behind += _only(Dead, ended)

@@ -105,9 +105,9 @@ def similarity_gaps(
     limit: int,
     ids: Sequence[UUID] | None = None,
 ) -> tuple[list[Gap], UUID | None]:
-    """Return the entities of one page whose neighbours are not those of their vectors.
+    """Return the entities of one page whose neighbours were not computed from their vectors.
 
-    Only entities that the sink ``follows`` has confirmed count: others are searched after that.
+    Only entities that the sink ``follows`` has confirmed are compared: others are not searched yet.
     """
     return _gaps_of(
         conn,

@@ -57,7 +57,7 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The comparison of one store. ``agrees`` is None if it was not asked or did not answer."""
+    """The comparison of one store. ``agrees`` is None if the store was not asked or failed."""
 
     store: str
     agrees: bool | None
