@@ -166,7 +166,7 @@ class Relay:
         try:
             self._wake(sink)
         except Exception as error:  # noqa: BLE001  (any broker; the work stays in the outbox)
-            # One warning a sink: a broker may be unreachable for hours.
+            # One warning per sink: a broker may be unreachable for hours.
             write = log.debug if sink in self._unwoken else log.warning
             write("wake.failed", sink=sink, error=describe(error).text)
             self._unwoken.add(sink)
@@ -176,7 +176,7 @@ class Relay:
                 self._unwoken.discard(sink)
 
     def _dead_letter_exhausted(self) -> None:
-        """Move operations to the dead letters whose workers vanished too often."""
+        """Move operations whose workers vanished too often to the dead letters."""
         with self._database.autocommit() as conn:
             found = exhausted(conn, self._policy.max_lost_leases)
         groups: dict[tuple[str, UUID], list[Operation]] = defaultdict(list)

@@ -167,8 +167,8 @@ def _runs(folder: Path, older_than: float, *, dry_run: bool) -> int:
         return 0
     found = (run for run in folder.iterdir() if run.is_dir() and not run.is_symlink())
     runs = sorted(found, key=lambda run: run.name, reverse=True)
-    until = time.time() - older_than
-    old = [run for run in runs[KEPT_RUNS:] if run.stat().st_mtime < until]
+    cutoff = time.time() - older_than
+    old = [run for run in runs[KEPT_RUNS:] if run.stat().st_mtime < cutoff]
     if not dry_run:
         for run in old:
             shutil.rmtree(run, ignore_errors=True)

@@ -126,16 +126,16 @@ def find_failed(
 
 
 def _given_up(dead: list[FailedEntity]) -> str:
-    sinks: dict[str, list[FailedEntity]] = {}
+    by_entity: dict[str, list[FailedEntity]] = {}
     for one in dead:
-        sinks.setdefault(f"{one.entity_type} {one.key}", []).append(one)
+        by_entity.setdefault(f"{one.entity_type} {one.key}", []).append(one)
     named = [
         f"{name} ({', '.join(one.sink for one in found)}: {found[0].reason or 'no reason kept'})"
-        for name, found in sinks.items()
+        for name, found in by_entity.items()
     ]
     more = ", …" if len(named) > NAMED else ""
-    said = f"given up on: {', '.join(named[:NAMED])}{more}"
-    return sentences(said, "altsync failures shows all, altsync retry tries again").rstrip(".")
+    text = f"given up on: {', '.join(named[:NAMED])}{more}"
+    return sentences(text, "altsync failures shows all, altsync retry tries again").rstrip(".")
 
 
 def load(
@@ -163,7 +163,7 @@ def load(
 
 @contextmanager
 def _part_bars(options: SeedOptions) -> Iterator[Callable[[Part, int], None]]:
-    """Return a function that advances the bar of a part, made when its first line is read."""
+    """Yield a function that advances a part's bar, which the part's first line creates."""
     with Bars(DownloadColumn()) as bars:
         tasks: dict[Part, TaskID] = {}
 

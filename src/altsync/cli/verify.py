@@ -241,11 +241,11 @@ def _last(report: Report) -> tuple[str, str]:
         waiting = ", ".join(f"{sink} ({count:,})" for sink, count in report.in_progress.items())
         return f"Could not tell: no worker claims the operations of {waiting}.", "bold red"
     if not report.drifted:
-        away = ", ".join(report.problems)
-        return f"Could not tell: {away} could not be compared. Nothing else differs.", "bold red"
+        failed = ", ".join(report.problems)
+        return f"Could not tell: {failed} could not be compared. Nothing else differs.", "bold red"
     drifted = ", ".join(f"{t.sink} ({t.drifted:,})" for t in report.every if t.drifted)
-    sinks = any(tally.drifted > tally.given_up for tally in report.tallies)
-    advice = " altsync verify --repair repairs it." if sinks and not report.options.writes else ""
+    fixable = any(tally.drifted > tally.given_up for tally in report.tallies)
+    advice = " altsync verify --repair repairs it." if fixable and not report.options.writes else ""
     return f"Not every store agrees: {drifted}.{advice}", "bold red"
 
 

@@ -88,8 +88,8 @@ def _login(name: bytes, rest: list[bytes]) -> bytes | None:
         case (b"AUTH", [user, secret]):
             return secret if user == b"default" else b""
         case (b"HELLO", [_, *options]) if b"AUTH" in [option.upper() for option in options]:
-            place = [option.upper() for option in options].index(b"AUTH")
-            user, secret = (*options[place + 1 : place + 3], b"", b"")[:2]
+            position = [option.upper() for option in options].index(b"AUTH")
+            user, secret = (*options[position + 1 : position + 3], b"", b"")[:2]
             return secret if user == b"default" else b""
     return None
 

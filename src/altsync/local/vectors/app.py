@@ -114,7 +114,7 @@ class Handler:
                 await self._answer(operation, job, effects)
                 await asyncio.sleep(fault.seconds)
             case "apply_late":
-                late = asyncio.create_task(_later(job, effects, fault.seconds))
+                late = asyncio.create_task(_run_later(job, effects, fault.seconds))
                 self._late.add(late)
                 late.add_done_callback(self._late.discard)
         if fault.kind == "status" or (fault.kind == "apply_late" and fault.status):
@@ -124,7 +124,7 @@ class Handler:
         return Response()
 
 
-async def _later(job: Job, effects: Effects, seconds: float) -> Answer:
+async def _run_later(job: Job, effects: Effects, seconds: float) -> Answer:
     await asyncio.sleep(seconds)
     return await run_in_threadpool(job.run, effects)
 

@@ -183,12 +183,12 @@ def refusal_of(rule: FaultRule) -> Refused:
 
 
 def page_token(last: str) -> str:
-    """Return the token of the page after this name."""
+    """Return the token of the page that begins after a name or id."""
     return base64.urlsafe_b64encode(last.encode()).decode()
 
 
 def page_start(token: str) -> str:
-    """Return the name before a page. Raises ``Refused``."""
+    """Return the name or id before a token's page. Raises ``Refused``."""
     try:
         return base64.urlsafe_b64decode(token.encode()).decode()
     except (binascii.Error, ValueError) as error:

@@ -40,13 +40,13 @@ class _Found:
     """
 
     node: Node | None
-    gone: frozenset[str] = frozenset()
+    deleted_targets: frozenset[str] = frozenset()
     tombstone: int = 0
 
 
 def compare(run: Comparison, sink: Sink, tally: Tally) -> None:
     """Compare every type of entity. Raises ``SinkFailure``."""
-    check_owner(_ask(run), sink.check_owner)
+    check_owner(_retry(run), sink.check_owner)
     pending = PendingRepairs()
     kinds = list(entity_types())
     for done, entity_type in enumerate(kinds):
@@ -58,7 +58,7 @@ def compare(run: Comparison, sink: Sink, tally: Tally) -> None:
         listed = run.entities(entity_type, sink.traits, modulus, buckets)
         _entities(run, sink, tally, pending, entity_type, listed)
         if buckets:
-            for keys in sink.keys_in(entity_type, modulus, buckets, _ask(run)):
+            for keys in sink.keys_in(entity_type, modulus, buckets, _retry(run)):
                 pending.add_orphans(_orphans(run, sink, tally, entity_type, keys))
         if STRANGE in buckets:
             pending.add_orphans(_without_key(run, sink, tally, entity_type))
@@ -91,13 +91,13 @@ def _apply(run: Comparison, sink: Sink, tally: Tally, pending: PendingRepairs) -
         sink.remove(kind, keys, version)
 
     counted = pending.orphans and run.options.repair
-    held = sum(_ask(run)(partial(sink.count, kind)) for kind in entity_types()) if counted else 0
+    held = sum(_retry(run)(partial(sink.count, kind)) for kind in entity_types()) if counted else 0
     if run.admits(tally, pending, held):
         run.overwrite(tally, sink.traits, pending.ahead_of_source, reset_versions)
         remove_orphans(run, tally, sink.traits, pending.orphans, remove)
 
 
-def _ask(run: Comparison) -> RetryPolicy:
+def _retry(run: Comparison) -> RetryPolicy:
     """Return a policy that repeats once what the driver itself does not repeat."""
     return RetryPolicy(run.wait, tries=2, worth=hung)
 
@@ -107,7 +107,7 @@ def _differing(run: Comparison, sink: Sink, entity_type: EntityType) -> tuple[in
     if run.options.deep:
         return 1, [STRANGE, 0]
     modulus = run.modulus(entity_type)
-    held = _ask(run)(partial(sink.digest, entity_type, modulus))
+    held = _retry(run)(partial(sink.digest, entity_type, modulus))
     with run.database.autocommit() as conn:
         wanted = graph_digest(conn, entity_type, modulus, prime=DIGEST_PRIME, weight=WEIGHT_PRIME)
     return modulus, differing(wanted, held)
@@ -149,17 +149,17 @@ def _fetch(
 ) -> Mapping[UUID, _Found]:
     rows = {entity: one.fact for entity, one in observed.items() if one.fact is not None}
     keys = [row.key for row in rows.values()]
-    nodes = _ask(run)(partial(sink.nodes, entity_type, keys))
-    stones = _ask(run)(partial(sink.tombstones, entity_type, keys))
+    nodes = _retry(run)(partial(sink.nodes, entity_type, keys))
+    tombstones = _retry(run)(partial(sink.tombstones, entity_type, keys))
     wanted = {edge.target for row in rows.values() for edge in row.edges or ()}
     others = {target for node in nodes.values() for _, target, _ in node.edges} - wanted
-    gone: frozenset[str] = frozenset()
+    deleted_targets: frozenset[str] = frozenset()
     if others:
         # The edges of a deleted entity are removed with its node, by its own operation.
         with run.database.autocommit() as conn:
-            gone = frozenset(deleted_keys(conn, entity_type, sorted(others)))
+            deleted_targets = frozenset(deleted_keys(conn, entity_type, sorted(others)))
     return {
-        entity: _Found(nodes.get(row.key), gone, stones.get(row.key, 0))
+        entity: _Found(nodes.get(row.key), deleted_targets, tombstones.get(row.key, 0))
         for entity, row in rows.items()
     }
 
@@ -180,20 +180,20 @@ def _difference(
         return Difference(Drift.AHEAD, version=ahead, invalid_version=invalid_version)
     if node is None:
         return Difference(Drift.MISSING, invalid_version=invalid_version)
-    edges = _wrong_edges(row, node, found.gone)
+    edges = _wrong_edges(row, node, found.deleted_targets)
     older = node.version < row.graph_version
     if invalid_version or older or edges or _differs(row, node, deep=deep):
         return Difference(Drift.STALE, edges=edges, invalid_version=invalid_version)
     return None
 
 
-def _wrong_edges(row: Row, node: Node, gone: frozenset[str]) -> int:
+def _wrong_edges(row: Row, node: Node, deleted: frozenset[str]) -> int:
     """Count relationships that are missing, surplus, or of another score."""
     wanted = {(edge.relation, edge.target): edge.score for edge in row.edges or ()}
-    held = {(kind, target): score for kind, target, score in node.edges if target not in gone}
-    twice = len([edge for edge in node.edges if edge[1] not in gone]) - len(held)
+    held = {(kind, target): score for kind, target, score in node.edges if target not in deleted}
+    duplicates = len([edge for edge in node.edges if edge[1] not in deleted]) - len(held)
     scores = sum(not _same_score(wanted[e], held[e]) for e in wanted.keys() & held.keys())
-    return len(wanted.keys() ^ held.keys()) + scores + twice
+    return len(wanted.keys() ^ held.keys()) + scores + duplicates
 
 
 def _same_score(one: float | None, other: float | None) -> bool:
@@ -218,8 +218,8 @@ def _differs(row: Row, node: Node, *, deep: bool) -> bool:
 def _orphans(
     run: Comparison, sink: Sink, tally: Tally, entity_type: EntityType, keys: Sequence[str]
 ) -> list[Orphan]:
-    def fetch(asked: Sequence[str]) -> Mapping[str, int]:
-        nodes = _ask(run)(partial(sink.nodes, entity_type, asked))
+    def fetch(page: Sequence[str]) -> Mapping[str, int]:
+        nodes = _retry(run)(partial(sink.nodes, entity_type, page))
         return {key: node.version for key, node in nodes.items()}
 
     return find_orphans(run, tally, entity_type, keys, fetch, run.options.grace)
@@ -229,7 +229,7 @@ def _without_key(
     run: Comparison, sink: Sink, tally: Tally, entity_type: EntityType
 ) -> list[Orphan]:
     """Return nodes with a version and without a key: altsync did not write them."""
-    found = _ask(run)(partial(sink.without_key, entity_type, KEPT))
+    found = _retry(run)(partial(sink.without_key, entity_type, KEPT))
     for one in found:
         tally.note(Drift.ORPHAN, f"{entity_type.label} {one} without {entity_type.key_property}")
     return [Orphan(entity_type, one, 0, WITHOUT_KEY) for one in found]

@@ -36,7 +36,7 @@ class _Found:
 
 def compare(run: Comparison, sink: pgvector.Sink, tally: Tally) -> None:
     """Compare every type of entity. Raises ``SinkFailure``."""
-    check_owner(_ask(run), sink.check_owner)
+    check_owner(_retry(run), sink.check_owner)
     pending = PendingRepairs()
     for done, kind in enumerate(entity_types()):
         run.progress(tally.sink, done, len(entity_types()))
@@ -47,7 +47,7 @@ def compare(run: Comparison, sink: pgvector.Sink, tally: Tally) -> None:
         _entities(
             run, sink, tally, pending, kind, run.entities(kind, sink.traits, modulus, buckets)
         )
-        reads = Reads(ask=_ask(run))
+        reads = Reads(ask=_retry(run))
         wanted = None if run.options.deep else buckets
         for page in sink.stored(kind, reads, modulus=modulus, buckets=wanted, with_values=False):
             pending.add_orphans(_orphans(run, sink, tally, kind, [one.key for one in page]))
@@ -67,14 +67,14 @@ def _apply(run: Comparison, sink: pgvector.Sink, tally: Tally, pending: PendingR
         sink.remove(kind, keys, version)
 
     counted = pending.orphans and run.options.repair
-    reads = Reads(ask=_ask(run))
+    reads = Reads(ask=_retry(run))
     held = sum(sink.count(kind, reads) for kind in entity_types()) if counted else 0
     if run.admits(tally, pending, held):
         run.overwrite(tally, sink.traits, pending.ahead_of_source, reset_versions)
         remove_orphans(run, tally, sink.traits, pending.orphans, remove)
 
 
-def _ask(run: Comparison) -> RetryPolicy:
+def _retry(run: Comparison) -> RetryPolicy:
     return RetryPolicy(run.wait, tries=2, worth=hung)
 
 
@@ -83,7 +83,7 @@ def _differing(run: Comparison, sink: pgvector.Sink, kind: EntityType) -> tuple[
     if run.options.deep:
         return 1, [0]
     modulus = run.modulus(kind)
-    held = _ask(run)(partial(sink.digest, kind, modulus))
+    held = _retry(run)(partial(sink.digest, kind, modulus))
     with run.database.autocommit() as conn:
         wanted = row_digest(conn, kind, modulus, digest=ROW_DIGEST)
     return modulus, differing(wanted, held)
@@ -110,9 +110,9 @@ def _entities(
     def fetch(observed: Mapping[UUID, Observed[Row]]) -> Mapping[UUID, _Found]:
         rows = {entity: one.fact for entity, one in observed.items() if one.fact is not None}
         keys = [row.key for row in rows.values()]
-        found = _ask(run)(partial(sink.rows, kind, keys, with_values=deep))
-        stones = _ask(run)(partial(sink.tombstones, kind, keys))
-        return {e: _Found(found.get(r.key), stones.get(r.key, 0)) for e, r in rows.items()}
+        found = _retry(run)(partial(sink.rows, kind, keys, with_values=deep))
+        tombstones = _retry(run)(partial(sink.tombstones, kind, keys))
+        return {e: _Found(found.get(r.key), tombstones.get(r.key, 0)) for e, r in rows.items()}
 
     for ids in listed:
         confirmed = confirm(
@@ -147,7 +147,7 @@ def _difference(
         return Difference(Drift.STALE, invalid_version=invalid_version)
     if held.namespace != namespace(row):
         return Difference(Drift.WRONG_NAMESPACE)
-    # Without a model, the embedding is missing: its own drift.
+    # Without a model, the embedding is missing: ``compare_embeddings`` reports it.
     if row.embedding_model is not None and held.metadata.get("model") != row.embedding_model:
         return Difference(Drift.WRONG_MODEL)
     if held.metadata.get("content_hash") != row.content_hash:
@@ -169,8 +169,8 @@ def _differs(sink: pgvector.Sink, row: Row, held: StoredVector) -> bool:
 def _orphans(
     run: Comparison, sink: pgvector.Sink, tally: Tally, kind: EntityType, keys: Sequence[str]
 ) -> list[Orphan]:
-    def fetch(asked: Sequence[str]) -> Mapping[str, int]:
-        rows = _ask(run)(partial(sink.rows, kind, asked))
+    def fetch(page: Sequence[str]) -> Mapping[str, int]:
+        rows = _retry(run)(partial(sink.rows, kind, page))
         return {key: row.version or 0 for key, row in rows.items()}
 
     return find_orphans(run, tally, kind, keys, fetch)

@@ -206,7 +206,7 @@ def _difference(
         return Difference(Drift.AHEAD, version)
     if version < row.version:
         return Difference(Drift.STALE)
-    # Without a model, the embedding is missing: its own drift.
+    # Without a model, the embedding is missing: ``compare_embeddings`` reports it.
     if row.embedding_model is not None and held.metadata.get("model") != row.embedding_model:
         return Difference(Drift.WRONG_MODEL)
     if held.metadata.get("content_hash") != row.content_hash:
@@ -276,16 +276,16 @@ def _misplaced(
 def _misplacement(
     entity_type: EntityType,
     location: Location,
-    fact: EntitySnapshot | None,
+    snapshot: EntitySnapshot | None,
     held: StoredVector | None,
 ) -> tuple[Drift, Orphan] | None:
     key, space = location
     if held is None or not held.is_ours:
         return None
-    one = Orphan(entity_type, key, held.version or 0, space)
-    if fact is None or not fact.living:
-        return Drift.ORPHAN, one
-    return None if fact.namespace == space else (Drift.WRONG_NAMESPACE, one)
+    orphan = Orphan(entity_type, key, held.version or 0, space)
+    if snapshot is None or not snapshot.living:
+        return Drift.ORPHAN, orphan
+    return None if snapshot.namespace == space else (Drift.WRONG_NAMESPACE, orphan)
 
 
 def _remove(run: Comparison, sink: write.Sink, tally: Tally, misplaced: Sequence[Orphan]) -> None:
