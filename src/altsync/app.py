@@ -196,7 +196,7 @@ class Application:
         rules = declared_rules(self.settings.similarity_debounce)
         if self.settings.altsync_similarity == "local":
             return cast("Sink", make(self.database, self.topology, rules))
-        # It opens the index again, because each sink is closed separately.
+        # Open the index again: each sink is closed separately.
         assert self._index is not None
         index = self._open(self._index)
         if index is None:
@@ -343,14 +343,14 @@ class Application:
     ) -> Report:
         """Compare PostgreSQL with all configured sinks, or with ``sinks``.
 
-        ``wait`` sleeps for seconds. ``progress`` gets a sink, the records read, and their number.
+        ``wait`` sleeps for seconds. ``progress`` gets a sink, the records read, and all records.
         """
         from altsync.verify import run as verify_run
 
-        asked = list(self.topology.names) if sinks is None else list(sinks)
-        disabled = {name: self.disabled_reason(name) for name in asked}
+        names = list(self.topology.names) if sinks is None else list(sinks)
+        disabled = {name: self.disabled_reason(name) for name in names}
         skipped = {name: reason for name, reason in disabled.items() if reason is not None}
-        opened = {name: self.sink(name) for name in asked if name not in skipped}
+        opened = {name: self.sink(name) for name in names if name not in skipped}
         skipped |= {name: "it is not configured" for name, one in opened.items() if one is None}
         return verify_run.verify(
             self._unlimited_database,
@@ -422,7 +422,7 @@ class Application:
     def require_schema(self) -> None:
         """Raise ``SchemaError`` if the schema is that of another release.
 
-        If PostgreSQL does not answer, or refuses the role, log it: the work waits for it later.
+        If PostgreSQL does not answer, or refuses the role, only log it.
         """
         try:
             with self.connect() as conn:

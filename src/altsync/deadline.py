@@ -58,11 +58,11 @@ def check() -> None:
 
 @dataclass(slots=True)
 class _Generation(Generic[C]):
-    """A client with the number of calls that use it. ``left``: one of them has hung."""
+    """A client with the number of calls that use it. ``replaced``: later calls use another one."""
 
     client: C
     users: int = 0
-    left: bool = False
+    replaced: bool = False
 
 
 class SharedClient(Generic[C]):
@@ -86,24 +86,24 @@ class SharedClient(Generic[C]):
     ) -> T:
         """Return the result of ``work``. Raises ``TimeoutError`` after ``seconds``.
 
-        A client that raises one of ``broken`` is replaced as one that hangs.
+        A client that raises one of ``broken`` is replaced like one that hangs.
         """
-        leaving: tuple[type[Exception], ...] = (TimeoutError, *broken)
+        replacing: tuple[type[Exception], ...] = (TimeoutError, *broken)
         with self._lock:
             used = self._current
             used.users += 1
         try:
             return within(seconds, lambda: work(used.client))
-        except leaving:
+        except replacing:
             with self._lock:
-                used.left = True
+                used.replaced = True
                 if self._current is used:
                     self._current = _Generation(self._open())
             raise
         finally:
             with self._lock:
                 used.users -= 1
-                done = used.left and used.users == 0
+                done = used.replaced and used.users == 0
             if done:
                 # A client may wait for the server while it closes.
                 closing = threading.Thread(target=self._close, args=(used.client,), daemon=True)

@@ -81,7 +81,7 @@ def _fits(content: Content, hashed: str) -> bool:
 def part_hash(part: Attached | Relationship) -> str:
     """Return the hash of an attachment or a relationship, with the strength as it is stored."""
     if isinstance(part, Relationship):
-        part = replace(part, strength=_kept_strength(part.strength))
+        part = replace(part, strength=_stored_strength(part.strength))
         return digest(orjson.dumps(part, option=orjson.OPT_SORT_KEYS))
     # The top names keep this order. Sorting would change the stored hashes.
     body = {
@@ -103,11 +103,11 @@ def part_fits(part: Attached | Relationship, hashed: str) -> bool:
     return any(part_hash(replace(part, attributes=form)) == hashed for form in forms)
 
 
-def _kept_strength(strength: float | None) -> float | None:
+def _stored_strength(strength: float | None) -> float | None:
     if strength is None:
         return None
-    kept = Decimal(repr(strength)).quantize(STRENGTH_STEP, ROUND_HALF_UP)
-    return float(kept)
+    rounded = Decimal(repr(strength)).quantize(STRENGTH_STEP, ROUND_HALF_UP)
+    return float(rounded)
 
 
 def same_content(one: Content, other: Content) -> bool:

@@ -57,10 +57,10 @@ class Retention:
                     break
                 before = reads.clock(conn) - self._age
                 found = self._operations(conn, before)
-                gone = 0 if found is not None else prune_batches(conn, before)
+                pruned = 0 if found is not None else prune_batches(conn, before)
             operations += found or 0
-            batches += gone
-            if found is None and not gone:
+            batches += pruned
+            if found is None and not pruned:
                 self._start, self._next = 0, self._clock() + REST
                 break
             if self._clock() >= until:

@@ -58,8 +58,8 @@ class WatchedConnection(Connection[TupleRow]):
             note(error)
             raise
         note(None)
-        own = ("autocommit", "prepare_threshold", "context", "row_factory", "cursor_factory")
-        conn._address = conninfo, {k: v for k, v in kwargs.items() if k not in own}
+        not_probed = ("autocommit", "prepare_threshold", "context", "row_factory", "cursor_factory")
+        conn._address = conninfo, {k: v for k, v in kwargs.items() if k not in not_probed}
         conn._opened_at = time.monotonic()
         return conn
 
@@ -133,7 +133,7 @@ class _Probe(Connection[TupleRow]):
                     (conn.pgconn.backend_pid, max(0.0, age - 1.0)),
                 ).fetchone()
                 assert row is not None
-                # A pooler invents process numbers, so the statement cannot be found by its own.
+                # A pooler invents process ids, so the statement's own id finds nothing.
                 if row[1] or row[0] != probe.pgconn.backend_pid:
                     return None
                 return "the server does not work on this statement (a failover?)"

@@ -89,11 +89,11 @@ def _page(request: Request) -> Response:
 def _probed(probe: probes.DatabaseProbe, ask: Callable[[_Q], Any]) -> Callable[[_Q], Any]:
     """Check PostgreSQL before each call: with a silent server, requests would take every thread."""
 
-    def asked(query: _Q) -> Any:
+    def checked(query: _Q) -> Any:
         probe.check()
         return ask(query)
 
-    return asked
+    return checked
 
 
 async def _alive(request: Request) -> Response:

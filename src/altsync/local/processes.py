@@ -132,13 +132,13 @@ def find(identity: Identity) -> psutil.Process | None:
     try:
         process = psutil.Process(identity.pid)
         same = abs(process.create_time() - identity.started) <= START_TOLERANCE_SECONDS
-        dead = process.status() == psutil.STATUS_ZOMBIE
+        zombie = process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return None
-    if same and dead:
+    if same and zombie:
         with suppress(ChildProcessError):
             os.waitpid(identity.pid, os.WNOHANG)  # reaps the child, if this process started it
-    return process if same and not dead else None
+    return process if same and not zombie else None
 
 
 def servers_of(folder: Path) -> list[Identity]:

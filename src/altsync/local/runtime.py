@@ -124,9 +124,9 @@ def _fingerprint(package: Path) -> str:
         version, listing = wheel.version, wheel.read_text("RECORD") or ""
     except PackageNotFoundError:
         version, listing = "unknown", ""
-    own = sorted(line for line in listing.splitlines() if line.startswith(f"{package.name}"))
-    compiled = [line for line in own if ".pyc," not in line and ".dist-info/" not in line]
-    return f"{version}-{hashlib.sha256(chr(10).join(compiled).encode()).hexdigest()[:12]}"
+    entries = sorted(line for line in listing.splitlines() if line.startswith(f"{package.name}"))
+    kept = [line for line in entries if ".pyc," not in line and ".dist-info/" not in line]
+    return f"{version}-{hashlib.sha256(chr(10).join(kept).encode()).hexdigest()[:12]}"
 
 
 @contextmanager

@@ -56,11 +56,11 @@ class LocalStack:
         with self._exclusive():
             cancelled = threading.Event()
             services = self._services(cancelled)
-            ours = [service for service in services if not service.running]
+            started_here = [service for service in services if not service.running]
             try:
                 _start_together(services, report, cancelled)
             except BaseException:
-                _stop_together(ours)
+                _stop_together(started_here)
                 raise
             self._write_env(services)
             return [service.status() for service in services]
