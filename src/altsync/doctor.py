@@ -107,10 +107,10 @@ def _postgres(app: Application) -> str:
             "pg_is_in_recovery()"
         ).fetchone()
         # The host that accepted the connection: the address may name several.
-        place = f"{conn.info.host}:{conn.info.port}/{conn.info.dbname}"
+        address = f"{conn.info.host}:{conn.info.port}/{conn.info.dbname}"
     assert row is not None
     version, read_only, is_standby = row
-    found = f"PostgreSQL {version.split()[0]} at {log.redact(place)}"
+    found = f"PostgreSQL {version.split()[0]} at {log.redact(address)}"
     if read_only == "on":
         raise AltsyncError(f"{found}: {_STANDBY if is_standby else _READ_ONLY}")
     return found

@@ -67,9 +67,9 @@ _STORES = {
 
 
 def _describe_store(store: str, error: BaseException) -> tuple[str, Exit]:
-    said = str(error)
+    text = str(error)
     for pattern, sentence, code in _BY_BROKER if store in ("Redis", "the broker") else ():
-        found = pattern.search(said)
+        found = pattern.search(text)
         if found:
             return sentence.format(**found.groupdict()), code
     return f"{store}: {_text(error)}", Exit.UNAVAILABLE
@@ -114,8 +114,8 @@ _BY_BROKER: tuple[tuple[re.Pattern[str], str, Exit], ...] = (
 
 
 def _text(error: BaseException) -> str:
-    said = str(error)
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _describe_os(error: OSError) -> tuple[str, Exit]:
@@ -130,42 +130,42 @@ def _describe_os(error: OSError) -> tuple[str, Exit]:
 
 
 def _describe_postgresql(error: psycopg.Error, role: str | None) -> tuple[str, Exit]:
-    said = one_line(error.diag.message_primary or error) or type(error).__name__
+    text = one_line(error.diag.message_primary or error) or type(error).__name__
     for kinds, sentence, code in _BY_CLASS:
         if isinstance(error, kinds):
-            return sentence(said, role), code
+            return sentence(text, role), code
     if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
         # libpq gives no code for errors of a login, only a text.
         for pattern, advice, code in _BY_TEXT:
-            found = pattern.search(said)
+            found = pattern.search(text)
             if found:
                 action = advice.format(role=_grantee(role), **found.groupdict())
-                return f"no connection to PostgreSQL: {_without_attempt(said)}; {action}", code
-        return f"no connection to PostgreSQL: {said}", Exit.UNAVAILABLE
-    return f"PostgreSQL refused a statement: {said}", Exit.ERROR
+                return f"no connection to PostgreSQL: {_without_attempt(text)}; {action}", code
+        return f"no connection to PostgreSQL: {text}", Exit.UNAVAILABLE
+    return f"PostgreSQL refused a statement: {text}", Exit.ERROR
 
 
-def _without_attempt(said: str) -> str:
+def _without_attempt(text: str) -> str:
     """Return the server's message without libpq's description of the attempt."""
-    return re.sub(r"^.*?\b(?:FATAL|ERROR): +", "", said).partition(" DETAIL:")[0]
+    return re.sub(r"^.*?\b(?:FATAL|ERROR): +", "", text).partition(" DETAIL:")[0]
 
 
 def _grantee(role: str | None) -> str:
     return f'"{role}"' if role else "<role>"
 
 
-def _missing_right(said: str, role: str | None) -> str:
+def _missing_right(text: str, role: str | None) -> str:
     grantee = _grantee(role)
-    found = re.search(r"permission denied for (\w+) (\S+(?:, \S+)*)", said)
+    found = re.search(r"permission denied for (\w+) (\S+(?:, \S+)*)", text)
     if found is None or found[1] not in _GRANTS:
-        if "temporary tables" in said:
-            database = said.rpartition("database ")[2]
-            return f"{said}: GRANT TEMPORARY ON DATABASE {database} TO {grantee}"
-        if "must be owner" in said:
-            return f"{said}: run altsync migrate as the role that owns the tables"
-        return f"{said}: the role {grantee} lacks a right"
+        if "temporary tables" in text:
+            database = text.rpartition("database ")[2]
+            return f"{text}: GRANT TEMPORARY ON DATABASE {database} TO {grantee}"
+        if "must be owner" in text:
+            return f"{text}: run altsync migrate as the role that owns the tables"
+        return f"{text}: the role {grantee} lacks a right"
     grant = _GRANTS[found[1]].format(name=found[2], role=grantee)
-    return f"{said}: {grant}"
+    return f"{text}: {grant}"
 
 
 _GRANTS = {
@@ -186,53 +186,53 @@ _BY_CLASS: tuple[tuple[_Kinds, Callable[[str, str | None], str], Exit], ...] = (
     (_e.InsufficientPrivilege, _missing_right, Exit.DENIED),
     (
         _e.ReadOnlySqlTransaction,
-        lambda said, _: (
-            f"{said}: the database accepts no changes; name its primary server in DATABASE_URL, or "
+        lambda text, _: (
+            f"{text}: the database accepts no changes; name its primary server in DATABASE_URL, or "
             "end default_transaction_read_only"
         ),
         Exit.DENIED,
     ),
     (
         _e.UndefinedTable,
-        lambda said, _: f"the database has no altsync tables ({said}): run altsync migrate",
+        lambda text, _: f"the database has no altsync tables ({text}): run altsync migrate",
         Exit.SCHEMA,
     ),
     (
         _e.InvalidSchemaName,
-        lambda said, role: (
-            f"{said}: GRANT USAGE, CREATE ON SCHEMA public TO {_grantee(role)}, or name another "
+        lambda text, role: (
+            f"{text}: GRANT USAGE, CREATE ON SCHEMA public TO {_grantee(role)}, or name another "
             "schema by ?schema= in DATABASE_URL"
         ),
         Exit.DENIED,
     ),
     (
         (_e.UndefinedColumn, _e.UndefinedFunction, _e.UndefinedObject),
-        lambda said, _: f"the schema is not that of this release ({said}): run altsync migrate",
+        lambda text, _: f"the schema is not that of this release ({text}): run altsync migrate",
         Exit.SCHEMA,
     ),
     (
         (_e.CharacterNotInRepertoire, _e.UntranslatableCharacter),
-        lambda said, _: f"the database cannot hold this text ({said}): its encoding must be UTF8",
+        lambda text, _: f"the database cannot hold this text ({text}): its encoding must be UTF8",
         Exit.SCHEMA,
     ),
     (
         _e.QueryCanceled,
-        lambda said, _: f"PostgreSQL ended a statement: {said}; try again when it has less to do",
+        lambda text, _: f"PostgreSQL ended a statement: {text}; try again when it has less to do",
         Exit.BUSY,
     ),
     (
         (_e.LockNotAvailable, _e.DeadlockDetected, _e.SerializationFailure),
-        lambda said, _: f"another session holds what this one needs: {said}; try again",
+        lambda text, _: f"another session holds what this one needs: {text}; try again",
         Exit.BUSY,
     ),
     (
         (_e.DiskFull, _e.OutOfMemory, _e.ConfigurationLimitExceeded, _e.InsufficientResources),
-        lambda said, _: f"PostgreSQL has no space or memory left: {said}",
+        lambda text, _: f"PostgreSQL has no space or memory left: {text}",
         Exit.BUSY,
     ),
     (
         _e.TooManyConnections,
-        lambda said, _: f"PostgreSQL admits no more connections: {said}",
+        lambda text, _: f"PostgreSQL admits no more connections: {text}",
         Exit.BUSY,
     ),
 )

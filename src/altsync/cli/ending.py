@@ -163,17 +163,17 @@ def _finish(run: Callable[[], Any]) -> int:
 
 
 def _show_usage(error: TyperException) -> int:
-    said = one_line(error.format_message())
+    message = one_line(error.format_message())
     if type(error).__name__ == "NoArgsIsHelpError":
         sys.stderr.write(f"{error.format_message()}\n")
         return error.exit_code
-    known = re.search(r"'(?P<word>[^']*)' is not one of (?P<known>.+?)\.?$", said)
+    known = re.search(r"'(?P<word>[^']*)' is not one of (?P<known>.+?)\.?$", message)
     if known is not None:
-        said = said.rstrip(".") + suggestion(
+        message = message.rstrip(".") + suggestion(
             known["word"], re.findall(r"'([^']*)'", known["known"])
         )
     path = getattr(getattr(error, "ctx", None), "command_path", "altsync")
-    text = f"{said.rstrip('.')}{'' if said.endswith('?') else '.'} {path} --help says more."
+    text = f"{message.rstrip('.')}{'' if message.endswith('?') else '.'} {path} --help says more."
     failure = Failure(redact(text), Exit.USAGE)
     return show(failure, error.exit_code, None)
 

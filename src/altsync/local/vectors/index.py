@@ -47,8 +47,8 @@ class Index:
     def fetch(self, namespace: str, ids: Sequence[str]) -> list[VectorRecord]:
         """Return the records with these ids, without the absent ones."""
         with self._opened():
-            known = self._visible.get(namespace)
-            return known.get(ids) if known else []
+            visible = self._visible.get(namespace)
+            return visible.get(ids) if visible else []
 
     def query(
         self,
@@ -61,18 +61,18 @@ class Index:
     ) -> list[tuple[VectorRecord, float]]:
         """Return the nearest records and their cosines, best first; with values if wanted."""
         with self._opened():
-            known = self._visible.get(namespace)
-            if not known:
+            visible = self._visible.get(namespace)
+            if not visible:
                 return []
-            best = known.nearest(query, size, predicate)
-            records = known.get((one for one, _ in best), values=values)
+            best = visible.nearest(query, size, predicate)
+            records = visible.get((one for one, _ in best), values=values)
             return [(record, score) for record, (_, score) in zip(records, best, strict=True)]
 
     def page(self, namespace: str, prefix: str, after: str, size: int) -> list[str]:
         """Return the next ids in order."""
         with self._opened():
-            known = self._visible.get(namespace)
-            return known.page(prefix, after, size) if known else []
+            visible = self._visible.get(namespace)
+            return visible.page(prefix, after, size) if visible else []
 
     def delete(self, namespace: str, ids: Sequence[str], lag: float) -> None:
         """Delete records. Absent ids are ignored. Raises ``Refused`` without the namespace."""
@@ -102,7 +102,7 @@ class Index:
     def counts(self) -> dict[str, int]:
         """Return the number of visible records, by namespace."""
         with self._opened():
-            return {name: len(known) for name, known in sorted(self._visible.items())}
+            return {name: len(visible) for name, visible in sorted(self._visible.items())}
 
     @contextmanager
     def _opened(self) -> Iterator[None]:

@@ -99,7 +99,7 @@ class Namespace:
     def _selected(self, predicate: Predicate | None) -> np.ndarray[Any, np.dtype[np.intp]]:
         if predicate is None:
             return np.arange(len(self._ids))
-        rows = (row for row, known in enumerate(self._metadata) if predicate(known or {}))
+        rows = (row for row, one in enumerate(self._metadata) if predicate(one or {}))
         return np.fromiter(rows, np.intp)
 
     def _cosines(self, query: Vector, rows: np.ndarray[Any, np.dtype[np.intp]]) -> Vector:

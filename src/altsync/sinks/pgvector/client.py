@@ -170,8 +170,8 @@ class Client:
 
 def translate(error: psycopg.Error) -> SinkFailure:
     """Translate an error of PostgreSQL."""
-    said = describe(error).text.replace("DATABASE_URL", SINK.setting)
-    reason = f"pgvector: {said}"
+    text = describe(error).text.replace("DATABASE_URL", SINK.setting)
+    reason = f"pgvector: {text}"
     code = error.sqlstate
     if code is None:
         lost = is_connection_lost(error)
@@ -179,7 +179,7 @@ def translate(error: psycopg.Error) -> SinkFailure:
         return SinkFailure(
             ErrorKind.SINK if lost else ErrorKind.UNKNOWN,
             reason,
-            outcome_unknown=not _is_login_refused(said),
+            outcome_unknown=not _is_login_refused(text),
         )
     for prefixes, failure in _BY_CODE:
         if code.startswith(prefixes):
@@ -187,5 +187,5 @@ def translate(error: psycopg.Error) -> SinkFailure:
     return SinkFailure(ErrorKind.UNKNOWN, reason, outcome_unknown=True)
 
 
-def _is_login_refused(said: str) -> bool:
-    return any(sign in said for sign in ("authentication", "does not exist", "password", "pg_hba"))
+def _is_login_refused(text: str) -> bool:
+    return any(sign in text for sign in ("authentication", "does not exist", "password", "pg_hba"))
