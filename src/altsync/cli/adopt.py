@@ -79,8 +79,8 @@ def _show_nodes(found: Mapping[str, int], *, dry_run: bool, as_json: bool) -> No
         return
     by_label = ", ".join(f"{label} {count:,}" for label, count in found.items() if count)
     done = "would adopt" if dry_run else "adopted"
-    said = f"{GRAPHS[0]}: {done} {plural(sum(found.values()), 'node')}"
-    notes.print(f"{said}{f' ({by_label})' if by_label else ''}", soft_wrap=True)
+    text = f"{GRAPHS[0]}: {done} {plural(sum(found.values()), 'node')}"
+    notes.print(f"{text}{f' ({by_label})' if by_label else ''}", soft_wrap=True)
     if by_label and not dry_run:
         retry = f"altsync retry --sink {GRAPHS[0]}"
         notes.print(f"{retry} writes those that were refused.", soft_wrap=True)

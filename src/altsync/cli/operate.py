@@ -54,9 +54,9 @@ def migrate(
                 notes.print(f"{sink}: disabled ({reason})")
                 sinks[sink] = {"state": "disabled", "reason": reason}
         for sink, problem in app.set_up_sinks().items():
-            said = None if problem is None else log.redact(problem)
-            notes.print(f"{sink}: {said or 'ready'}")
-            sinks[sink] = {"state": "failed", "reason": said} if said else {"state": "ready"}
+            reason = None if problem is None else log.redact(problem)
+            notes.print(f"{sink}: {reason or 'ready'}")
+            sinks[sink] = {"state": "failed", "reason": reason} if reason else {"state": "ready"}
         if as_json:
             body = {"schema": own_revision(), "sinks": sinks, "statements": list(done.statements)}
             terminal.print_json(body)
@@ -80,8 +80,8 @@ def _show_plan(app: Application, as_json: bool) -> None:
     else:
         for statement in plan.statements:
             answers.print(Text(f"{statement};"))
-        for said in (*plan.notes, *plan.refused):
-            notes.print(Text(said, style="yellow"))
+        for note in (*plan.notes, *plan.refused):
+            notes.print(Text(note, style="yellow"))
         if not plan.statements and not plan.refused:
             notes.print("The tables are as the catalogue declares them.")
     if plan.refused:

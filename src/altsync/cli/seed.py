@@ -69,16 +69,16 @@ def _seed(
 def seed() -> Callable[..., None]:
     """Return the command, with an option for each part of the catalogue and each file name."""
     flags = {_parameter(part): part for part in parts()}
-    names = {_parameter(column): column for part in parts() if (column := named_by(part))}
-    own = [
+    columns = {_parameter(column): column for part in parts() if (column := named_by(part))}
+    fixed = [
         p for p in signature(_seed, eval_str=True).parameters.values() if p.default is not p.empty
     ]
-    _check_options([*flags.values(), *names.values()], {EVERYTHING, *(p.name for p in own)})
+    _check_options([*flags.values(), *columns.values()], {EVERYTHING, *(p.name for p in fixed)})
 
     def command(**given: Any) -> None:
         everything = given.pop(EVERYTHING)
         chosen = tuple(part for flag, part in flags.items() if given.pop(flag) or everything)
-        named = {column: given.pop(name) for name, column in names.items()}
+        named = {column: given.pop(name) for name, column in columns.items()}
         only = {column: name for column, name in named.items() if name is not None}
         if not chosen:
             options = ", ".join(["--all", *map(_option, flags)])
@@ -93,7 +93,7 @@ def seed() -> Callable[..., None]:
         annotation = Annotated[kind, typer.Option(option, help=text)]
         return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
-    limit, *rest = (one.replace(kind=Parameter.KEYWORD_ONLY) for one in own)
+    limit, *rest = (one.replace(kind=Parameter.KEYWORD_ONLY) for one in fixed)
     command.__signature__ = Signature(  # type: ignore[attr-defined]
         [
             parameter(EVERYTHING, "--all", bool, False, "Every part that is there."),
@@ -104,7 +104,7 @@ def seed() -> Callable[..., None]:
             limit,
             *(
                 parameter(name, _option(name), str | None, None, _only_help(column))
-                for name, column in names.items()
+                for name, column in columns.items()
             ),
             *rest,
         ]

@@ -149,8 +149,8 @@ def matrix_table(status: Status) -> Table:
     columns = ("entity", *status.matrix_sinks, "count")
     table = Table(*columns, title="Sync status", numbers=("count",))
     for row in status.matrix:
-        said = (Text(one, style=_STATUS_STYLE[one]) for one in row.statuses.values())
-        table.add_row(row.entity.value, *said, f"{row.count:,}")
+        statuses = (Text(one, style=_STATUS_STYLE[one]) for one in row.statuses.values())
+        table.add_row(row.entity.value, *statuses, f"{row.count:,}")
     if not status.matrix:
         table.add_row("nothing seeded yet", *("" for _ in status.matrix_sinks), "0")
     return table

@@ -173,9 +173,9 @@ class Api:
         """Stop delivery to a sink; return whether it was not paused before."""
         sink, reason = self._sink_of(body), (text_of(body, "reason") or "").strip()
         by = f"dashboard@{socket.gethostname()}"
-        said = f"{reason} ({by})" if reason else f"by {by}"
+        shown_reason = f"{reason} ({by})" if reason else f"by {by}"
         with self._app.database.autocommit() as conn:
-            return {"sink": sink, "paused": pauses.pause(conn, sink, said)}
+            return {"sink": sink, "paused": pauses.pause(conn, sink, shown_reason)}
 
     def resume(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """End the pause of a sink; return whether it was paused."""
