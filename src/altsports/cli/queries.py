@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 
 class _Graph(TyperGroup):
-    """The questions to the graph. With an option first, the one of any catalogue."""
+    """The group ``graph``. An option in place of a command means the command ``around``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse as Typer does."""
+        """Put ``around`` before an option, then parse as Typer does."""
         if args and args[0].partition("=")[0] in ("--entity", "--limit", "--json"):
             args = ["around", *args]
         return super().parse_args(ctx, args)
@@ -87,7 +87,7 @@ def search(
 
         wanted = _filter(status, archetype, tier, contract_status)
         found = queries.search(stores, text, wanted, top_k=top_k)
-        _say_unmatched(found, stores, wanted)
+        _print_unmatched(found, stores, wanted)
         show(found, views.found_table, as_json, views.as_json)
 
 
@@ -130,7 +130,7 @@ def archetypes(
 
         each = None if as_json else views.SAMPLE
         found = queries.archetypes(stores, tier=tier, status=status, limit=limit, each=each)
-        _say_unmatched(found, stores, _filter(status, None, tier, None))
+        _print_unmatched(found, stores, _filter(status, None, tier, None))
         show(found, views.archetypes_table, as_json, views.as_json)
 
 
@@ -192,7 +192,7 @@ def leagues(
         where = _filter(status, archetype, tier, contract_status, synced=synced)
         with app.database.autocommit() as conn:
             found = queries.leagues(conn, where, limit=limit)
-            _say_unmatched(found, conn, where)
+            _print_unmatched(found, conn, where)
         show(found, views.leagues_table, as_json, views.as_json)
 
 
@@ -265,7 +265,7 @@ LEAGUE = "league"
 
 
 def _refuse(**given: object) -> None:
-    """Refuse options that only leagues have beside those of any entity."""
+    """Refuse options of leagues beside ``--entity`` or ``--where``."""
     for name, value in given.items():
         if value is not None:
             option = f"--{name.replace('_', '-')}"
@@ -285,7 +285,7 @@ def _filter(
     return LeagueFilter(status, archetype, tier, contract_status, synced)
 
 
-def _say_unmatched(found: Sequence[Any], source: Conn | Stores, where: LeagueFilter) -> None:
+def _print_unmatched(found: Sequence[Any], source: Conn | Stores, where: LeagueFilter) -> None:
     """Name the values of a filter that explain why nothing was found."""
     if found:
         return

@@ -27,15 +27,15 @@ from altsync.wording import one_line
 #: Names of leagues shown beside a count.
 SAMPLE = 4
 
-#: Characters of a longer text in a table.
+#: Characters that a table shows of a text.
 EXCERPT = 100
 
-#: Fields with which an answer begins in JSON, for readers.
+#: Fields that come first in JSON, for human readers.
 _HEAD = ("league_tag", "league_name", "example_id", "category", "score")
 
 
 def as_json(answer: Any) -> dict[str, Any]:
-    """Return a dataclass as JSON, with the given fields first."""
+    """Return a dataclass as JSON, with the fields of ``_HEAD`` first."""
     body = asdict(answer)
     return {**{name: body[name] for name in _HEAD if name in body}, **body}
 
@@ -50,24 +50,24 @@ def explored_json(answer: ExploredLeague) -> dict[str, Any]:
 
 def found_table(leagues: Sequence[FoundLeague]) -> Table:
     """Show leagues by meaning."""
-    table = _table("score", "tag", *_STANDING)
+    table = _table("score", "tag", *_SUMMARY)
     for one in leagues:
-        table.add_row(_score(one.score), one.league_tag, *_standing(one))
+        table.add_row(_score(one.score), one.league_tag, *_summary(one))
     return table
 
 
 def leagues_table(leagues: Sequence[FullLeague]) -> Table:
     """Show leagues by filter."""
-    table = _table("tag", *_STANDING)
+    table = _table("tag", *_SUMMARY)
     for one in leagues:
-        table.add_row(one.league_tag, *_standing(one))
+        table.add_row(one.league_tag, *_summary(one))
     return table
 
 
-_STANDING = ("league", "standing", "contracts")
+_SUMMARY = ("league", "standing", "contracts")
 
 
-def _standing(one: FullLeague) -> tuple[str, ...]:
+def _summary(one: FullLeague) -> tuple[str, ...]:
     statuses = ", ".join(sorted({contract.status for contract in one.contracts}))
     contracts = f"{len(one.contracts)} ({statuses})" if statuses else "0"
     marks = (one.sport_archetype, one.tier, one.status)

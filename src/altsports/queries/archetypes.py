@@ -1,4 +1,4 @@
-"""Pattern 3: counted and ranked in the graph, shown in full from PostgreSQL."""
+"""Count and rank archetypes in the graph; read their leagues from PostgreSQL."""
 
 from __future__ import annotations
 

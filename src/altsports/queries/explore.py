@@ -16,7 +16,7 @@ OTHERS = 5
 #: Similar leagues of a hit that are shown.
 SIMILAR = 20
 
-# Each part has a limit of its own: an archetype may have more leagues than fit into memory.
+# Each subquery has a limit: an archetype may have more leagues than fit into memory.
 AROUND = """
 UNWIND $tags AS tag
 MATCH (l:League {league_tag: tag}) WHERE l.sync_version IS NOT NULL

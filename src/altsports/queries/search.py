@@ -1,4 +1,4 @@
-"""Pattern 2: by meaning in the vector index, filtered and completed in PostgreSQL."""
+"""Search leagues by meaning in the vector index; filter and complete them in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def search(
 ) -> list[FoundLeague]:
     """Return the leagues nearest in meaning to a text, the best first.
 
-    ``top_k`` leagues are returned if so many embedded ones match, however rare they are. Raises
+    ``top_k`` leagues are returned whenever that many embedded ones match. Raises
     ``MissingStore`` or ``SinkFailure`` when the text cannot be embedded or searched for.
     """
     check_count("top_k", top_k)
     index = require_vectors(stores)
     vector = question_vector(stores, text)
-    marks = index_filter(where, stores.model)
+    metadata = index_filter(where, stores.model)
 
     def read(tags: Sequence[str], limit: int) -> list[FullLeague]:
         with stores.database.autocommit() as conn:
@@ -59,7 +59,7 @@ def search(
             vector,
             top_k=count,
             space=LEAGUES,
-            where=marks,
+            where=metadata,
             with_metadata=False,
         ),
         read=read,
@@ -71,13 +71,13 @@ def search(
 
 def index_filter(where: LeagueFilter, model: Model) -> dict[str, Scalar]:
     """Return the part of a filter that the vector index can check."""
-    marks = {
+    wanted = {
         "status": where.status,
         "sport_archetype": where.archetype,
         "tier": where.tier,
         "model": model.name,
     }
-    return {name: value for name, value in marks.items() if value is not None}
+    return {name: value for name, value in wanted.items() if value is not None}
 
 
 def with_score(league: FullLeague, score: float) -> FoundLeague:

@@ -1,4 +1,4 @@
-"""Pattern 1: a league's neighbours in the graph and in the vector index, side by side."""
+"""Find a league's neighbours in the graph and in the vector index."""
 
 from __future__ import annotations
 
@@ -143,14 +143,14 @@ def _query_index(stores: Stores, league: StoredLeague, top_k: int, archetype: st
     if league.vector is None:
         reason = f"{league.league_tag} is not embedded yet"
         return _Index({}, (Unavailable(index_name(stores), reason),))
-    marks = {"model": league.model, "sport_archetype": archetype}
+    metadata = {"model": league.model, "sport_archetype": archetype}
     try:
         matches = stores.vectors.nearest(
             LEAGUE,
             league.vector,
             top_k=min(top_k + 1, MOST),  # the league itself is the first
             space=LEAGUES,
-            where={name: value for name, value in marks.items() if value is not None},
+            where={name: value for name, value in metadata.items() if value is not None},
             with_metadata=False,
         )
     except SinkFailure as failure:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import date
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +17,7 @@ from altsync.store.vectors import VECTOR, stored_vectors
 
 @dataclass(frozen=True, slots=True)
 class LeagueFilter:
-    """Which leagues are meant; what is None does not matter.
+    """A filter of leagues. A field that is None matches every league.
 
     ``contract_status``: at least one contract has this status. ``synced``: all sinks have
     confirmed the current version.
@@ -56,7 +55,7 @@ class Contract:
 
 @dataclass(frozen=True, slots=True)
 class FullLeague:
-    """A league as PostgreSQL has it, with what belongs to it."""
+    """A league as PostgreSQL has it, with its documents and contracts."""
 
     league_tag: str
     league_name: str
@@ -113,12 +112,12 @@ def matches(where: LeagueFilter) -> tuple[str, dict[str, Any]]:
         )
         parameters["contract_status"] = where.contract_status
     if where.synced:
-        # Whatever the settings of this process: the sinks that the database is set up for.
+        # The sinks that the database is set up for, whatever the settings of this process.
         clauses += [
-            f"(l.{kept.status} = 'synced' OR NOT EXISTS "
+            f"(l.{own.status} = 'synced' OR NOT EXISTS "
             f"(SELECT FROM sink_state s WHERE s.sink = '{sink}'))"
             for sink in MIRRORS
-            if (kept := columns_of(sink))
+            if (own := columns_of(sink))
         ]
     return " AND ".join(clauses), parameters
 
@@ -212,10 +211,6 @@ def _as_uuid(name: str) -> UUID | None:
         return UUID(name)
     except ValueError:
         return None
-
-
-def _number(value: Decimal | None) -> float | None:
-    return None if value is None else float(value)
 
 
 def _full_league(row: Sequence[Any]) -> FullLeague:

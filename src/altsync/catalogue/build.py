@@ -38,7 +38,7 @@ from altsync.entities import Content, EdgeTable, EntityType, ParentEdge, Similar
 _INDEX = re.compile(r"[a-z0-9](-?[a-z0-9]){0,19}")
 INDEX_LENGTH = 20
 
-#: Similar entities that one may keep: each is an edge of its node.
+#: Similar entities that one entity may have at most: each is an edge of its node.
 MOST_SIMILAR = 1000
 
 
@@ -60,8 +60,8 @@ def entity_type(cls: type[Entity], edges: EdgeTable | None) -> EntityType:
     local = {name for name in names if marks(cls, name, markers.Local)}
     json_columns = tuple(name for name, kind in columns.items() if kind == "jsonb")
     namespace = cls.vectors.namespace
-    moving = namespace in names
-    if moving and columns[namespace] != "text":
+    is_field = namespace in names
+    if is_field and columns[namespace] != "text":
         raise fail(f"{where}.vectors", f"the namespace {namespace} is no text")
     similar = _similar(cls, names)
     check_relations(cls, names, edges)
@@ -101,8 +101,8 @@ def entity_type(cls: type[Entity], edges: EdgeTable | None) -> EntityType:
         ),
         parents=tuple(_parents(cls, names)),
         index_name=cls.vectors.index,
-        namespace="" if moving else namespace,
-        namespace_column=namespace if moving else None,
+        namespace="" if is_field else namespace,
+        namespace_column=namespace if is_field else None,
         embedded=embedded,
         text_of=_text_of(cls, embedded),
         similar=similar,
@@ -216,7 +216,7 @@ def _content(cls: type[Entity], names: Sequence[str]) -> type[Content]:
     for place, one in enumerate(declared):
         if len(one) == 3:
             seen_default = True
-        elif seen_default:  # a required field after optional ones: seeds give it by name
+        elif seen_default:  # dataclasses want a required field first, or by keyword
             declared[place] = (one[0], one[1], field(default=MISSING, kw_only=True))
     return make_dataclass(
         cls.__name__,
@@ -231,7 +231,7 @@ def _content(cls: type[Entity], names: Sequence[str]) -> type[Content]:
 def _text_of(cls: type[Entity], embedded: Sequence[str]) -> Callable[[Any], str]:
     own = getattr(cls, "embedding_text", None)
     if own is not None:
-        return own  # type: ignore[no-any-return]  # called with a content, which has the fields
+        return own  # type: ignore[no-any-return]  # called with a content, which has the same fields
 
     def joined(content: Any) -> str:
         return "\n".join(_as_text(v) for n in embedded if (v := getattr(content, n)) not in EMPTY)
@@ -239,7 +239,7 @@ def _text_of(cls: type[Entity], embedded: Sequence[str]) -> Callable[[Any], str]
     return joined
 
 
-#: Values that a text leaves out.
+#: Values that the embedded text leaves out.
 EMPTY: tuple[Any, ...] = (None, "", ())
 
 

@@ -21,7 +21,7 @@ from altsync.entities import EdgeTable, EntityType
 class Catalogue:
     """The mirrored classes. The constructor checks them and raises ``CatalogueError``.
 
-    Parents come first in ``entities``. Seeding loads these in their order, then attachments and
+    Parents come first in ``entities``. Seeding loads entities in this order, then attachments and
     relationships. ``questions`` names a function as ``module:name``: it takes the ``Application``
     and returns the tables that ``altsync demo`` shows at its end.
     """
@@ -36,7 +36,7 @@ class Catalogue:
         questions: str | None = None,
     ) -> None:
         self.name = name
-        #: The folder of the module that was loaded as the catalogue; its revisions are in it.
+        #: The folder of the catalogue's module, which also holds the catalogue's revisions.
         self.folder: Path | None = None
         self.questions = questions
         self.classes = tuple(entities)

@@ -15,7 +15,8 @@ from altsync.catalogue.fields import fail, is_optional, marks
 from altsync.catalogue.parts import SLUG_PATTERN
 from altsync.entities import EdgeTable
 
-#: Names of tables and fields that may stand in SQL unquoted. Names of its indexes are longer.
+#: Names of tables and fields that may stand in SQL unquoted. Names of indexes and relationships
+#: add to them, and PostgreSQL takes 63 characters.
 _COLUMN = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 #: Python types of content fields. Others have no single form in JSON, SQL, Cypher and metadata.
@@ -91,12 +92,11 @@ def check_field(cls: type[Entity], name: str) -> None:
         raise fail(where, "a list has texts: list[str] or list[Name]")
     default = info.get_default(call_default_factory=False)
     if not (info.is_required() or default is None or info.default_factory is not None):
-        if issubclass(kind, float):
-            kind = (float, int)
-        if not isinstance(default, kind):
+        allowed_types = (float, int) if issubclass(kind, float) else kind
+        if not isinstance(default, allowed_types):
             raise fail(where, f"the default {default!r} is not of the field's type")
     for mark in (markers.Embed, markers.Filter):
-        if isinstance(kind, type) and issubclass(kind, dict) and marks(cls, name, mark):
+        if issubclass(kind, dict) and marks(cls, name, mark):
             raise fail(where, f"a dict cannot be marked with {mark.__name__}: it has no one value")
 
 

@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from altsync.catalogue.parts import Part
     from altsync.entities import EntityType
 
-#: The catalogue of this process, once it is loaded.
-_found: list[Catalogue] = []
+#: The catalogue of this process, once it is loaded, and those of ``using``: the last one counts.
+_loaded: list[Catalogue] = []
 
 
 def current() -> Catalogue:
     """Return the catalogue of this process. Raises ``ConfigurationError``."""
-    if not _found:
-        _found.append(_find())
-    return _found[-1]
+    if not _loaded:
+        _loaded.append(_find())
+    return _loaded[-1]
 
 
 @contextmanager
 def using(catalogue: Catalogue) -> Iterator[None]:
     """Run with another catalogue, for tests."""
-    _found.append(catalogue)
+    _loaded.append(catalogue)
     try:
         yield
     finally:
-        _found.remove(catalogue)
+        _loaded.remove(catalogue)
 
 
 def entity_types() -> tuple[EntityType, ...]:
@@ -99,16 +99,16 @@ def _load(named: str) -> Catalogue:
 
 
 def _described(error: Exception, named: str) -> str:
-    """Return an error of a catalogue's module, after its last line that ran in there."""
+    """Return the text of an error in a catalogue's module, with the module's line that failed."""
     text = str(error).strip().partition("\n")[0]
     if not isinstance(error, ImportError | AttributeError):
         text = f"{type(error).__name__}: {text}"
     module = named.partition(":")[0]
-    here, file = str(Path(__file__).parents[1]), f"/{module.replace('.', '/')}.py"
+    engine, file = str(Path(__file__).parents[1]), f"/{module.replace('.', '/')}.py"
     places = [
         one
         for one in extract_tb(error.__traceback__)
-        if one.filename.endswith(file) and not one.filename.startswith(here)
+        if one.filename.endswith(file) and not one.filename.startswith(engine)
     ]
     if places:
         return f"catalogue: {module}, line {places[-1].lineno}, {places[-1].line}: {text}"

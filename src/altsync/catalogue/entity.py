@@ -139,6 +139,7 @@ def column_type(annotation: Any) -> tuple[Any, str]:
     Raises ``TypeError`` for a type without a column.
     """
     kind, _optional = plain_type(annotation)
+    # First the subclasses: bool of int, datetime of date.
     for known in (bool, datetime, *_COLUMN_TYPES):
         if isinstance(kind, type) and issubclass(kind, known):
             return _COLUMN_TYPES[known]
@@ -146,7 +147,7 @@ def column_type(annotation: Any) -> tuple[Any, str]:
     raise TypeError(f"the type {kind!r} has no column: use one of {names}")
 
 
-#: Names beside those of the columns that a field cannot have: SQLModel's own and derived ones.
+#: Further names that a field cannot have: SQLModel's own, and attributes that altsync adds.
 _RESERVED = {"metadata", "registry", "embedding_vector", "neighbours_input_hash", "embedding_text"}
 
 
@@ -310,7 +311,7 @@ class Attachment(_Table):
 #: Fields of an entity that are not content.
 ENTITY_FIELDS = frozenset(Entity.model_fields)
 
-#: Fields of an attachment that are not content of its own.
+#: Fields that every attachment has.
 ATTACHMENT_FIELDS = frozenset(Attachment.model_fields)
 
 __all__ = ["Attachment", "Entity", "Index", "Name", "Slug", "Tag", "Text"]

@@ -40,7 +40,7 @@ def marks(cls: type[SQLModel], name: str, kind: type) -> list[Any]:
 
 
 def content_fields(cls: type[SQLModel], own: frozenset[str]) -> list[str]:
-    """Return the names of the declared fields, in their order."""
+    """Return the declared fields in their order, without those of the base class (``own``)."""
     return [name for name in cls.model_fields if name not in own]
 
 

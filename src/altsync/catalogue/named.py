@@ -39,10 +39,10 @@ def commands() -> list[EntryPoint]:
 def _of_dotenv() -> str | None:
     file = Path(".env")
     try:
-        names_one = file.is_file() and SETTING.encode() in file.read_bytes()
+        may_name_one = file.is_file() and SETTING.encode() in file.read_bytes()
     except OSError:
-        names_one = True  # reading the settings raises the error
-    if not names_one:
+        may_name_one = True  # file_value raises the error
+    if not may_name_one:
         return None
     from altsync.environment import file_value
 

@@ -13,7 +13,7 @@ from altsync.queries.search import RELATIONSHIPS, Found, search
 from altsync.queries.sql import Link
 from altsync.queries.stores import GRAPH, Stores, Unavailable, missing_graph
 
-#: Other entities of a hit's parent that are shown.
+#: Siblings of a hit that are shown: other entities of its parent.
 OTHERS = 5
 
 

@@ -12,7 +12,7 @@ from altsync.queries.kinds import Kind, entity_named
 from altsync.queries.sql import Link, living_names
 from altsync.queries.stores import GraphStore, Stores, check_count, require_graph, unknown_entity
 
-# Each part has a limit of its own: a parent may have more children than fit into memory.
+# Each subquery has a limit: an entity may have more relationships than fit into memory.
 EDGES = """
 UNWIND $keys AS key
 MATCH (n:{label} {{{key}: key}}) WHERE n.sync_version IS NOT NULL

@@ -17,15 +17,15 @@ from altsync.queries.sql import field_values, has_value, namespaces_of
 from altsync.queries.stores import UnknownName
 from altsync.wording import listing, unknown
 
-#: An entity type: itself, its table, or the name of one or many.
+#: An entity type, or its name: that of its table, of one entity, or of several.
 Kind = EntityType | str
 
-#: Fields of an entity type, and the values that they are to have.
+#: A filter: values by the fields that must have them.
 Where = Mapping[str, Any]
 
 
 def entity_named(kind: Kind) -> EntityType:
-    """Return an entity type by its table, or by the name of one or many.
+    """Return an entity type by the name of its table, of one entity, or of several.
 
     Raises ``UnknownName``.
     """
@@ -67,7 +67,7 @@ def _as_time(text: str) -> datetime:
     return found
 
 
-#: The parser of a column's type, and the form of its texts in words.
+#: By the type of a column: the parser of its texts, and their form in words.
 _READERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "bigint": (_as_int, "a whole number"),
     "double precision": (float, "a number"),

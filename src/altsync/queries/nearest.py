@@ -57,7 +57,7 @@ class Search(Generic[T]):
         return sorted(answers, key=lambda answer: (-answer[1], self.key(answer[0])))
 
     def _compared(self, scores: dict[str, float], count: int) -> Sequence[T]:
-        """Return the best ``count`` of the rows that the index did not return."""
+        """Return the best ``count`` rows that the index did not return; add their ``scores``."""
         with self.rest(list(scores)) as pages:
             best = largest(self.vector, pages, count)
         scores |= best

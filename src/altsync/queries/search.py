@@ -39,7 +39,7 @@ def search(
     """Return the entities of a type that are nearest in meaning to a text, the best first.
 
     ``where`` maps fields that are marked with ``Filter`` to values. ``top_k`` entities are
-    returned if so many embedded ones match, however rare they are. Raises ``UnknownName``, and
+    returned whenever that many embedded ones match. Raises ``UnknownName``, and
     ``MissingStore`` or ``SinkFailure`` when the text cannot be embedded or searched for.
     """
     check_count("top_k", top_k)
@@ -47,10 +47,10 @@ def search(
     kind = entity_named(kind)
     with stores.database.autocommit() as conn:
         wanted = read_filter(conn, kind, where or {})
-        places = spaces(conn, kind, wanted)
+        namespaces = spaces(conn, kind, wanted)
     vector = question_vector(stores, text)
     answers = [
-        one for place in places for one in _nearest(stores, kind, vector, place, wanted, top_k)
+        one for space in namespaces for one in _nearest(stores, kind, vector, space, wanted, top_k)
     ]
     best = sorted(answers, key=lambda one: (-one[1], one[0].key))[:top_k]
     return found(stores, kind, best)

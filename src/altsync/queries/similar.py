@@ -86,8 +86,8 @@ def similar(
         if not own:
             raise unknown_entity(conn, kind, key)
         wanted = read_filter(conn, kind, where or {})
-        places = spaces(conn, kind, wanted)
-    index = _query_index(stores, kind, own[0], wanted, places, top_k)
+        namespaces = spaces(conn, kind, wanted)
+    index = _query_index(stores, kind, own[0], wanted, namespaces, top_k)
     graph = _query_graph(stores, kind, key, list(index.scores))
     keys = sorted(index.scores.keys() | graph.edges.keys() | graph.parents.keys())
     with stores.database.autocommit() as conn:
@@ -109,7 +109,7 @@ def _query_index(
     kind: EntityType,
     own: StoredVector,
     where: Where,
-    places: Sequence[str],
+    namespaces: Sequence[str],
     top_k: int,
 ) -> _Index:
     if stores.vectors is None:
@@ -119,15 +119,15 @@ def _query_index(
             unavailable=(Unavailable(index_name(stores), f"{own.key} is not embedded yet"),)
         )
     scores: dict[str, float] = {}
-    marks = {**index_filter(kind, where, stores.model), "model": own.model}
+    metadata = {**index_filter(kind, where, stores.model), "model": own.model}
     try:
-        for space in places:
+        for space in namespaces:
             matches = stores.vectors.nearest(
                 kind,
                 own.vector,
                 top_k=min(top_k + 1, MOST),  # the entity itself is the first
                 space=space,
-                where=marks,
+                where=metadata,
                 with_metadata=False,
             )
             scores |= {match.key: match.score for match in matches if match.key != own.key}

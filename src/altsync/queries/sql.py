@@ -44,7 +44,7 @@ class StoredVector:
 class Link:
     """A relationship of an entity, seen from it; ``direction`` is ``out`` or ``in``.
 
-    ``entity`` is the type of the other end, and ``key`` and ``name`` its own.
+    ``entity``, ``key`` and ``name`` are the type, key and name of the other end.
     """
 
     type: str
@@ -76,7 +76,7 @@ def matching(kind: EntityType, where: Mapping[str, Any]) -> tuple[str, dict[str,
 def stored_entities(
     conn: Conn, kind: EntityType, keys: Sequence[str], where: Mapping[str, Any], *, limit: int
 ) -> list[StoredEntity]:
-    """Return the living entities of ``keys`` that match, in that order, up to ``limit``."""
+    """Return the living entities of ``keys`` that match, in the order of ``keys``."""
     condition, parameters = matching(kind, where)
     names = list(kind.columns)
     rows = conn.execute(
@@ -109,7 +109,7 @@ def named_vectors(conn: Conn, kind: EntityType, keys: Sequence[str]) -> list[Sto
 def links_of(
     conn: Conn, kind: EntityType, keys: Sequence[str], *, each: int
 ) -> dict[str, list[Link]]:
-    """Return the relationships of living entities by their keys, at most ``each`` of one.
+    """Return the relationships of living entities by their keys, at most ``each`` an entity.
 
     Parents come first, then relationships by type and score.
     """
@@ -225,4 +225,5 @@ def keys_like(conn: Conn, kind: EntityType, name: str) -> list[str]:
 
 
 def _literal(text: str) -> str:
+    """Escape the wildcards of LIKE."""
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

@@ -28,7 +28,7 @@ MOST = 10_000
 #: The sink that answers questions about the graph.
 GRAPH = GRAPHS[0]
 
-#: Names offered when one is unknown.
+#: Similar names that the error for an unknown name offers.
 SUGGESTIONS = 3
 
 
@@ -156,7 +156,7 @@ def require_vectors(stores: Stores) -> VectorIndex:
 
 
 def question_vector(stores: Stores, text: str) -> bytes:
-    """Return the vector of a query text (float32 little-endian), embedded once for all time.
+    """Return the vector of a query text (float32 little-endian), embedded once and then stored.
 
     Raises ``AltsyncError`` for a text that is empty or over the model's limit, ``MissingStore``
     when no embedder is set, and ``SinkFailure`` when the embedder does not answer.

@@ -23,8 +23,8 @@ from altsync.seed.sql import relationships as sql
 def write_attachments(
     run: Run, table: AttachmentTable, lines: Sequence[Line], rejected: list[Rejected]
 ) -> tuple[Changes, Sequence[Line]]:
-    """Write attachments; return the changes and the lines loaded by now."""
-    lines = _with_owners(run, table.owner, lines, rejected)
+    """Write attachments. Returns the changes, and the lines that are not rejected."""
+    lines = _only_loaded(run, table.owner, lines, rejected)
     attachments.copy_to_staging(run.conn, table, [_attachment_row(table, line) for line in lines])
     run.at("copied")
     return attachments.upsert(run.conn, table, write=not run.options.dry_run), lines
@@ -33,52 +33,52 @@ def write_attachments(
 def write_relationships(
     run: Run, kind: EntityType, lines: Sequence[Line], rejected: list[Rejected]
 ) -> tuple[Changes, Sequence[Line]]:
-    """Write relationships; return the changes and the lines loaded by now."""
+    """Write relationships. Returns the changes, and the lines that are not rejected."""
     edges = kind.edge_table
     sql.copy_to_staging(run.conn, edges, [_relationship_row(kind, line) for line in lines])
     run.at("copied")
-    # The locks come before the check: an owner found living stays so until the commit.
+    # Lock before the check: an entity found living is not deleted before the commit.
     endpoints = Endpoints()
     if not run.options.dry_run:
         endpoints = relationships.lock_changed(run.conn, kind)
         run.at("ends locked")
-    loaded = _without_duplicates(run, kind, _with_owners(run, kind, lines, rejected), rejected)
+    loaded = _without_duplicates(run, kind, _only_loaded(run, kind, lines, rejected), rejected)
     removed = sorted({line.seed_id for line in lines} - {line.seed_id for line in loaded})
     if removed:
         sql.remove_from_staging(run.conn, edges, removed)
         if not run.options.dry_run:
-            # Sources of rejected lines alone need no write to the graph.
+            # A source that only rejected lines name is not written to the graph.
             endpoints = relationships.lock_changed(run.conn, kind, endpoints)
     if run.options.dry_run:
         return sql.classify(run.conn, edges, run.topology), loaded
     return relationships.upsert(run.conn, kind, endpoints, run.topology, run.at), loaded
 
 
-def _with_owners(
-    run: Run, owner: EntityType, lines: Sequence[Line], rejected: list[Rejected]
+def _only_loaded(
+    run: Run, named: EntityType, lines: Sequence[Line], rejected: list[Rejected]
 ) -> list[Line]:
-    """Return the lines whose entities are loaded; reject the others by field."""
-    wanted = list({seed_id for line in lines for seed_id in _owners(line).values()})
-    ids = {seed_id: entity_id(owner, seed_id) for seed_id in wanted}
-    living = seen.living(run.conn, owner, list(ids.values()))
+    """Return the lines whose entities are loaded; reject the others, naming the field."""
+    wanted = list({seed_id for line in lines for seed_id in _named_entities(line).values()})
+    ids = {seed_id: entity_id(named, seed_id) for seed_id in wanted}
+    living = seen.living(run.conn, named, list(ids.values()))
     loaded = {seed_id for seed_id in wanted if ids[seed_id] in living}
     pruned: set[str] = set()
-    if owner in run.pruned:
-        pruned = loaded - seen.seen_ids(run.conn, part_of(owner), wanted)
+    if named in run.pruned:
+        pruned = loaded - seen.seen_ids(run.conn, part_of(named), wanted)
         loaded -= pruned
     if run.options.dry_run:
-        loaded |= seen.good_ids(run.conn, part_of(owner), wanted)
+        loaded |= seen.good_ids(run.conn, part_of(named), wanted)
     good = []
     for line in lines:
         missing = next(
-            ((name, one) for name, one in _owners(line).items() if one not in loaded), None
+            ((name, one) for name, one in _named_entities(line).items() if one not in loaded), None
         )
         if missing is None:
             good.append(line)
             continue
         field, seed_id = missing
         why = "stays: --prune deletes it" if seed_id in pruned else "is loaded"
-        rejected.append(line.reject(field, f"no {owner.one} with the seed id {seed_id!r} {why}"))
+        rejected.append(line.reject(field, f"no {named.one} with the seed id {seed_id!r} {why}"))
     return good
 
 
@@ -101,8 +101,8 @@ def _without_duplicates(
     return first
 
 
-def _owners(line: Line) -> dict[str, str]:
-    """Return the seed ids of entities that a line names, by field."""
+def _named_entities(line: Line) -> dict[str, str]:
+    """Return the seed ids of the entities that a line names, by field."""
     if isinstance(line.item, Relationship):
         return {"source": line.item.source, "target": line.item.target}
     item = cast(Attached, line.item)

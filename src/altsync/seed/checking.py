@@ -32,10 +32,10 @@ def check(
 ) -> Line | Rejected:
     """Return a line with its entity, or the reason why it is rejected.
 
-    ``known`` has the keys of the parents that it may name. Its text may not be over the limit of
-    ``model`` unless it is cut.
+    ``known`` has the keys of the parents that it may name. A text over the limit of ``model`` is
+    rejected, unless ``cut_long`` allows to cut it.
     """
-    file, number, read, whole, _supposed_id, _fingerprint, problem = raw
+    file, number, read, whole, _id_hint, _fingerprint, problem = raw
     if problem is not None:
         return Rejected(file.label, number, None, problem, "")
     try:
@@ -110,7 +110,7 @@ def _drop_empty(data: dict[str, Any], part: Part) -> tuple[str, ...]:
     emptied = []
     for name in absent:
         if name not in part.optional:
-            data[name] = data[name] and ""
+            data[name] = data[name] and ""  # null stays null
         elif data.pop(name) is not None:
             emptied.append(name)
     for name in gaps:

@@ -1,4 +1,4 @@
-"""Recognise files that are not JSON lines by how they begin, so that one sentence says so. Pure."""
+"""Recognise a file that is not JSON lines by its first bytes, and describe it. Pure."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ _YAML = re.compile(rb"---|- \w+:|\w+:( |$)")
 def describe(head: bytes, *, whole: bool, compressed: bool) -> str | None:
     """Describe a file that begins with ``head``; None for JSON lines, or possible ones.
 
-    A bad line among whole objects is rejected alone. ``whole``: the head is all
-    of the file. ``compressed``: its bytes come out of gzip.
+    A bad line among whole objects is rejected alone, not the file. ``whole``: the head is all of
+    the file. ``compressed``: the head was unpacked by gzip.
     """
     lines = [line.strip() for line in head.removeprefix(codecs.BOM_UTF8).splitlines()]
     if not whole and len(lines) > 1:
@@ -98,7 +98,7 @@ def _is_object(line: bytes) -> bool:
 
 
 def _archive(head: bytes) -> str | None:
-    """Recognise what may hold whole lines, uncompressed, by a mark and the zeros behind it."""
+    """Recognise archives, which may hold whole JSON lines, by a mark and a zero byte near it."""
     if b"\x00" not in head[len(_ZIP) : _TAR_BLOCK]:
         return None
     if head.startswith(_ZIP):
@@ -107,7 +107,7 @@ def _archive(head: bytes) -> str | None:
 
 
 def _almost(head: bytes, lines: list[bytes]) -> str | None:
-    """Recognise objects that are one a line, but for commas between them or the lines' ends."""
+    """Recognise files that would be JSON lines after a simple change, such as removing commas."""
     *others, last = lines or [b""]
     if len(_CONFLICT.findall(head)) > 1:
         return "a merge with conflicts that Git left in it"
@@ -162,7 +162,7 @@ def _text(head: bytes, lines: list[bytes]) -> str | None:
     if first.startswith(b"{"):
         return _objects(lines)
     if objects:
-        return None  # among lines that are objects, each other line is refused by itself
+        return None  # the lines that are no objects are rejected one by one
     if b"\x00" in head:
         return "binary data"
     if first.startswith(b"<"):
@@ -175,7 +175,7 @@ def _text(head: bytes, lines: list[bytes]) -> str | None:
 
 
 def _objects(lines: list[bytes]) -> str | None:
-    """Say how objects are written that are not one a line."""
+    """Describe objects that do not have a line each."""
     if len(lines) < 2:
         return None
     first, second = lines[:2]
@@ -199,7 +199,7 @@ def _ends_early(line: bytes) -> bool:
 
 
 def _is_table(lines: list[bytes]) -> bool:
-    """Return whether the first lines have the same separators, and as many of them."""
+    """Return whether the first two lines have equally many of one separator."""
     for separator in (b",", b";", b"\t", b"|"):
         counts = {line.count(separator) for line in lines[:2]}
         if len(counts) == 1 and counts != {0}:

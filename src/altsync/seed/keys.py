@@ -22,7 +22,7 @@ SLUGS = 8192
 
 _NOT_WORD = re.compile(r"[^a-z0-9]+")
 
-#: Letters that Unicode does not decompose to ASCII, as they are usually written.
+#: Letters that Unicode does not decompose to ASCII, with their usual spelling.
 _LETTERS = {
     "ß": "ss",
     "ø": "o",
@@ -49,11 +49,11 @@ _LETTERS = {
     "×": "x",
 }
 
-#: Apostrophes, and letters and marks that are written in their place: they join what they divide.
+#: Apostrophes, and characters that are written in their place. They do not divide words.
 _APOSTROPHES = frozenset("'‘’‚‛`´ʹʻʼʽʾʿˈ′‵＇")
 
-#: Categories of Unicode whose characters join what they stand between: letters and digits that
-#: ASCII lacks, accents, and invisible characters. All others divide words.
+#: Categories of Unicode that do not divide words: letters and digits that ASCII lacks, accents,
+#: and invisible characters. All others divide words.
 #: https://www.unicode.org/reports/tr44/#General_Category_Values
 _JOINING = ("L", "M", "N", "Cf")
 
@@ -97,8 +97,8 @@ def _to_ascii(character: str) -> str:
         return character
     if character in _LETTERS:
         return _LETTERS[character]
-    joins = character in _APOSTROPHES or unicodedata.category(character).startswith(_JOINING)
-    return "" if joins else " "
+    is_joining = character in _APOSTROPHES or unicodedata.category(character).startswith(_JOINING)
+    return "" if is_joining else " "
 
 
 def request_key(seed_id: str, given: str | None, name: str, location: str | None) -> KeyRequest:

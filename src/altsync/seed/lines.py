@@ -71,8 +71,8 @@ class Raw(NamedTuple):
     """The bytes of a line without its end; ``whole``: ``read`` is not cut.
 
     ``id_hint`` is probably its id, or "". ``fingerprint`` is a hash of its bytes, of the file's
-    defaults and of the declared fields. ``problem`` is the reason why the file cannot be read,
-    or not from this line on.
+    defaults and of the declared fields. ``problem`` is the reason why the file cannot be
+    read, or not beyond this line.
     """
 
     file: SeedFile

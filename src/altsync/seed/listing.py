@@ -17,20 +17,20 @@ from altsync.errors import SeedError
 from altsync.seed.files import SeedFile, kind_of, named_by, suffix_of
 from altsync.wording import suggestion
 
-#: No file is chosen by its name.
+#: All files are listed, whatever their names.
 NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 #: Files that notes name one by one. A folder of pictures must not fill a terminal.
 NAMED = 20
 
-#: How names end that editors, browsers and copying tools leave behind.
+#: Ends of names of files that editors, browsers and copying tools leave behind.
 _LEFTOVER_ENDS = (
     *("~", ".bak", ".orig", ".rej", ".old", ".save", ".swp", ".swo", ".tmp", ".temp"),
     *(".part", ".partial", ".filepart", ".crdownload", ".download", ".opdownload"),
     *("___jb_tmp___", "___jb_old___"),
 )
 
-#: Names that operating systems and archivers leave behind.
+#: Names of files that operating systems and archivers leave behind.
 _LEFTOVER_NAMES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "lost+found"}
 
 _FORMS = "seeds are .jsonl or .ndjson, or these with .gz"
@@ -79,9 +79,8 @@ def find_files(folder: Path, part: Part, only: Mapping[str, str] = NO_NAMES) -> 
 def list_files(folder: Path, wanted: Sequence[Part], only: Mapping[str, str] = NO_NAMES) -> Listing:
     """List the files of these parts. No file is opened.
 
-    ``only`` maps fields to names: of a part that takes such a field from the name of its file,
-    only the file of that name is listed. Raises ``SeedError`` when the folder cannot be listed, or
-    there is no such file.
+    ``only`` maps a field to the name of a file. Parts that take the field from the file's name list
+    that file alone. Raises ``SeedError`` when the folder cannot be listed, or the file is missing.
     """
     try:
         walk = _Walk(Path(os.path.realpath(folder, strict=True)), wanted)
@@ -127,7 +126,7 @@ class _Walk:
         )
 
     def _enter(self, folder: Path, label: str, part: Part | None) -> None:
-        """List a folder and those in it. ``part`` is None for the root, and for no part's."""
+        """List a folder and its subfolders. ``part`` is None for the root, and outside parts."""
         pending = [(folder, label, part)]
         while pending:
             folder, label, part = pending.pop()
@@ -150,7 +149,7 @@ class _Walk:
     def _list(
         self, path: Path, label: str, part: Part | None
     ) -> list[tuple[Path, str, Part | None]]:
-        """List one entry of a folder; return it when it is a folder to enter."""
+        """List one entry of a folder. Returns the entry if it is a folder to enter, or nothing."""
         if part is not None and part not in self.listing.files:
             return []
         try:

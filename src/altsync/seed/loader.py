@@ -121,7 +121,7 @@ class Loader:
             self._unreadable.setdefault(part, f"{line.place} cannot be read")
 
     def _not_pruned(self, listing: Listing) -> str | None:
-        """Return the reason why the run has not read all that the files hold, if there is one."""
+        """Return the reason why the run has not read every line of the files, or None."""
         if self._options.limit is not None:
             return "--limit leaves lines unread"
         for column in self._options.only:
@@ -181,7 +181,7 @@ class Loader:
     ) -> None:
         """Load all lines of a file in one transaction, or none of them.
 
-        Each batch is a savepoint of it, so that one that meets another seeder is tried again.
+        Each batch is a savepoint, which is tried again after a conflict with another seeder.
         """
         counts, logged = Counts(), []
         with self._conn.transaction() as whole:
@@ -238,12 +238,12 @@ class Loader:
                 yield ready.result()
 
     def _unchanged(self, part: Part, raws: Sequence[Raw]) -> set[int]:
-        """Return the positions, from 1, of lines whose entities are as they say."""
+        """Return the positions, from 1, of lines that their entities match already."""
         kind = part.entity_type
         if kind is None:
             return set()
         if any(renamed in {one.parent for one in kind.parents} for renamed, _ in self._run.renamed):
-            return set()  # a dry run: children that name the former key have not followed
+            return set()  # a dry run has not given children the parent's new key
         ids, hashes = [raw.id_hint for raw in raws], [raw.fingerprint for raw in raws]
         return entities.unchanged_lines(self._conn, kind, ids, hashes)
 

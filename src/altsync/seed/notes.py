@@ -29,7 +29,7 @@ class TextNotes:
             self.cut[line.file].append(line.number)
 
     def sentences(self, model: str | None) -> Iterator[str]:
-        """Yield a note for each file and kind. ``model`` embeds the texts."""
+        """Yield a note for each file and kind. ``model`` is the embedding model."""
         for file in self.without_lines:
             yield f"{file}: holds no line"
         for file, fields in self.emptied.items():

@@ -24,6 +24,7 @@ INT64 = range(-(2**63), 2**63)
 _NO_NUMBER = frozenset({str, bool, NoneType})
 
 _LONG_INTEGER = re.compile(rb"[:\[,]\s*-?\d{19}")
+
 #: An unclosed string extends to the end, so that no quote is matched twice.
 _STRINGS_AND_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?$)|[\[\]{}]', re.DOTALL)
 
@@ -80,9 +81,9 @@ def _find_repeated(raw: bytes) -> None:
         if isinstance(value, _Repeating):
             field = f"{path}.{value.key}" if path else value.key
             seed_id = data.get("id")
-            known = isinstance(seed_id, str) and field != "id"
+            has_id = isinstance(seed_id, str) and field != "id"
             reason = f"the key {value.key!r} stands twice; keep one of them"
-            raise Refused(field, reason, seed_id if known else None)
+            raise Refused(field, reason, seed_id if has_id else None)
         if isinstance(value, dict):
             stack += ((f"{path}.{name}" if path else name, one) for name, one in value.items())
         elif isinstance(value, list):
@@ -90,7 +91,7 @@ def _find_repeated(raw: bytes) -> None:
 
 
 def _depth(raw: bytes) -> int:
-    """Return how deep brackets nest, outside strings. Cheap for the usual line, which has few."""
+    """Return how deep brackets nest outside strings, or 0 for a line with few brackets."""
     if raw.count(b"[") + raw.count(b"{") <= DEPTH:
         return 0
     depth = deepest = 0
@@ -116,9 +117,9 @@ def _parse_slowly(raw: bytes) -> Any:
         if error.msg == "Extra data":
             reason = f"not one JSON object: more follows it at column {error.colno}"
         else:
-            # Some of the messages end with the preposition, too.
-            said = error.msg.removesuffix(" at")
-            reason = f"not JSON: {said} at column {error.colno}"
+            # Some of the messages end with "at".
+            message = error.msg.removesuffix(" at")
+            reason = f"not JSON: {message} at column {error.colno}"
         raise Refused(None, reason) from None
     except ValueError as error:  # an integer of thousands of digits
         raise Refused(None, f"not JSON: {error}") from None

@@ -1,4 +1,4 @@
-"""Prepare the rows of entities as far as that needs no PostgreSQL. Pure."""
+"""Prepare the rows of entities without PostgreSQL. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Values = tuple[str | None, ...]
 
 
 class PreparedRow(NamedTuple):
-    """A row of the staging table under ``key``, which is the requested one until it is assigned."""
+    """A row of the staging table. ``key`` is the preferred one until another is assigned."""
 
     request: KeyRequest
     key: str
@@ -82,8 +82,8 @@ def prepare_batch(
             rows[line.seed_id] = prepare_row(line, raw.fingerprint)
     first = {line.seed_id: line for line in reversed(good)}
     seen = [_seen(part, line) for line in first.values()]
-    # Ids of rejected lines are recorded, too, so that --prune does not delete their entities. A
-    # longer id than ID_LENGTH has no entity, and may not fit into an index.
+    # Ids of rejected lines are recorded, too, so that --prune does not delete their entities. An
+    # id longer than ID_LENGTH has no entity, and may not fit into an index.
     readable = {
         r.seed_id: r
         for r in rejected

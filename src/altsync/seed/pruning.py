@@ -105,7 +105,7 @@ class Pruner:
         if part.attachment:
             return Changes(deleted=attachments.delete(self._conn, part.attachment, page))
         assert part.entity_type is not None
-        # Another seeder may have loaded children of them since the first check.
+        # Another seeder may have loaded children of these entities since the first check.
         self._check_unused(part.entity_type, page, {})
         return tombstone(self._conn, part.entity_type, page, self._topology)
 

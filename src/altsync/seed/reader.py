@@ -66,7 +66,7 @@ def read_raw(file: SeedFile, progress: Callable[[int], None] = lambda size: None
                 yield _problem(file, 0, problem)
                 return
             names = ",".join(file.part.line.model_fields)
-            setting = f"{projection.PROJECTION_VERSION} {names} {file.defaults}\n".encode()
+            context = f"{projection.PROJECTION_VERSION} {names} {file.defaults}\n".encode()
             done = 0
             for number, (raw, size) in enumerate(_lines(stream), start=1):
                 if packed is None:
@@ -82,7 +82,7 @@ def read_raw(file: SeedFile, progress: Callable[[int], None] = lambda size: None
                     raw = raw.rstrip(b"\r\n")  # noqa: PLW2901
                     found = _ID.search(raw) if whole else None
                     id_hint = found[1].decode("utf-8", "replace") if found else ""
-                    fingerprint = projection.digest(setting + raw)[:HALF_HASH]
+                    fingerprint = projection.digest(context + raw)[:HALF_HASH]
                     yield Raw(file, number, raw, whole, id_hint, fingerprint)
     except (OSError, EOFError, zlib.error) as error:
         yield _problem(file, number + 1 if number else 0, _why_broken(error, is_gzip))
@@ -114,8 +114,8 @@ def find(
 ) -> Iterator[Line | Rejected]:
     """Yield the lines of a part with this id, good or bad, in the order of a seeding run.
 
-    Raises ``SeedError`` when the folder is not there. Parents are not checked. ``model`` embeds
-    the texts.
+    Raises ``SeedError`` when the folder is not there. Parents are not checked. ``model`` is
+    the embedding model, whose limit is checked.
     """
     needle = seed_id.encode()
     for file in find_files(folder, part):

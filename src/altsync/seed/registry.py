@@ -26,7 +26,7 @@ class KeyRegistry:
     ) -> tuple[dict[str, str], list[keys.Refusal]]:
         """Return the keys of requests by seed id, and the refused ones.
 
-        ``present`` has keys by seed id that the caller has read. A request that gives another key
+        ``present`` has the keys that the caller has read, by seed id. A seed that gives another key
         than its present one is renamed.
         """
         absent = [request.seed_id for request in requests if request.seed_id not in present]
@@ -55,7 +55,7 @@ class KeyRegistry:
         return found
 
     def _holders(self, entity_type: EntityType, new: Sequence[KeyRequest]) -> dict[str, str]:
-        """Return the holders of candidates; first of the preferred ones, which are mostly free."""
+        """Return the holders of candidates. Preferred ones are read first: most are free."""
         preferred = {request.preferred for request in new}
         held = self._held(entity_type, list(preferred))
         if not held and len(preferred) == len(new):

@@ -21,7 +21,7 @@ from altsync.similarity.sql import incoming
 from altsync.store.reads import children_page
 from altsync.store.rows import SAVED, read_rows
 
-#: Entities of one statement.
+#: Children of a renamed entity that one statement updates.
 PAGE = 2000
 
 
@@ -41,7 +41,7 @@ def follow(
     *,
     noted: bool = False,
 ) -> int:
-    """Give children the new keys of their parents, and enqueue sources of edges to these.
+    """Give children the new keys of parents, and enqueue the sources of edges to the parents.
 
     Call it in the transaction that renames. ``renamed`` has (former, new) keys by seed id. Later
     seed lines that name a former key are rejected. Returns the number of operations.

@@ -64,7 +64,7 @@ class SeedReport:
         return self.folder / "rejects.jsonl" if self.folder and self._rejects else None
 
     def counts(self, part: Part) -> Counts:
-        """Return the counts of a part, which may be added to."""
+        """Return the counts of a part, which the caller may change."""
         return self.parts.setdefault(part, Counts())
 
     def reject(self, part: Part, line: Rejected) -> None:

@@ -123,7 +123,7 @@ class Saver:
         return _Pending(entity, line, seed_id, key)
 
     def _as_json(self, data: Mapping[str, Any]) -> bytes:
-        """Return a line. The standard library writes NaN, which the check then names."""
+        """Return values as a line. ``json`` writes NaN, too, which the check then rejects."""
         try:
             line = json.dumps(data, ensure_ascii=False)
         except (TypeError, ValueError, RecursionError):
@@ -177,19 +177,19 @@ class Saver:
         keys = list({key for keys in wanted.values() for key in keys})
         holders = key_holders(self._conn, self.kind, keys)
         names = self._names_of(holders.values())
-        held = current_keys(self._conn, self.kind, list(set(holders.values())))
-        taken = current_keys(self._conn, self.kind, keys)
+        holder_keys = current_keys(self._conn, self.kind, list(set(holders.values())))
+        by_id = current_keys(self._conn, self.kind, keys)
         for one in without:
             if one.key is not None:
                 seed_id = holders.get(one.key, one.key)
             else:
                 seed_id = self._find_made(one, wanted[id(one)], holders, names)
             key = one.key or seed_id
-            if one.key is not None and held.get(seed_id, key) != key:
-                reason = f"{key!r} was renamed to {held[seed_id]!r}: give that, or seed_id"
+            if one.key is not None and holder_keys.get(seed_id, key) != key:
+                reason = f"{key!r} was renamed to {holder_keys[seed_id]!r}: give that, or seed_id"
                 raise self._refusal(self.kind.key_column, reason)
-            if seed_id not in names and taken.get(seed_id, key) != key:
-                reason = f"the seed id {seed_id!r} is that of {taken[seed_id]!r}: give another one"
+            if seed_id not in names and by_id.get(seed_id, key) != key:
+                reason = f"the seed id {seed_id!r} is that of {by_id[seed_id]!r}: give another one"
                 raise self._refusal("seed_id", reason)
             one.seed_id = seed_id
 
@@ -221,6 +221,7 @@ class Saver:
                 given = replace(item, **{self.kind.key_column: key})
                 one.line = one.line._replace(item=given)
                 return key
+            # Without a row, the holder was purged. A seed id that is the key was made from it.
             if names.get(holder, own if holder == key else None) == own:
                 return holder
         fields = " and ".join(self.kind.key_made_from)

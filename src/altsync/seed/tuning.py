@@ -19,7 +19,7 @@ SWITCH_INTERVAL = 0.0002
 
 @contextmanager
 def tuned_interpreter() -> Iterator[None]:
-    """Set both for a block, and restore them at its end."""
+    """Set the threshold and the interval for a block, then restore both."""
     threshold, interval = gc.get_threshold(), sys.getswitchinterval()
     gc.set_threshold(GC_THRESHOLD, *threshold[1:])
     sys.setswitchinterval(SWITCH_INTERVAL)

@@ -20,7 +20,7 @@ from altsync.seed.sql.entities import ExistingRow, upsert_staged
 
 @dataclass(frozen=True, slots=True)
 class WrittenBatch:
-    """The result of a batch: its changes, the lines that the database refuses, those loaded."""
+    """The result of a batch: its changes, the rejected lines, and the number of loaded lines."""
 
     changes: Changes
     rejected: Sequence[Rejected]
@@ -41,10 +41,10 @@ def write_batch(run: Run, registry: KeyRegistry, part: Part, batch: PreparedBatc
         writer = _EntityWriter(run, registry, part.entity_type)
         changes, lines = writer.write(lines, batch.rows, rejected)
     run.at("written")
-    lost = {line.seed_id for line in rejected if line.seed_id and line.field != "id"}
-    if lost:
+    rejected_ids = {line.seed_id for line in rejected if line.seed_id and line.field != "id"}
+    if rejected_ids:
         loaded = {line.seed_id for line in lines}
-        seen.mark_rejected(run.conn, part, sorted(lost - loaded))
+        seen.mark_rejected(run.conn, part, sorted(rejected_ids - loaded))
     run.at("committing")
     return WrittenBatch(changes, rejected, len(lines))
 
@@ -80,7 +80,7 @@ class _EntityWriter:
     def write(
         self, lines: Sequence[Line], rows: Mapping[str, PreparedRow], rejected: list[Rejected]
     ) -> tuple[Changes, Sequence[Line]]:
-        """Write rows that are new or changed; return the changes and the lines loaded by now."""
+        """Write new and changed rows. Returns the changes, and all lines that are not rejected."""
         to_load = [line for line in lines if line.item is not None]
         if not to_load:
             return Changes(), lines
@@ -127,7 +127,7 @@ class _EntityWriter:
         existing: Mapping[str, ExistingRow],
         renamed: Mapping[str, tuple[str, str]],
     ) -> Changes:
-        """Write rows of which some have new keys, and everything that names a former key."""
+        """Write rows, of which some have new keys. Update the rows that name a former key."""
         run = self._run
         if run.options.dry_run:
             run.renamed |= {(self._kind, former) for former, _new in renamed.values()}

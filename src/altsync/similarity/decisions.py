@@ -48,7 +48,7 @@ class LockedView:
     def is_changed(self, source: UUID) -> bool:
         """Return whether a source changed, joined the group or was deleted since the pass.
 
-        A source that has moved to another group has not: it loses its edges to the batch.
+        A source of another group counts as unchanged: it loses its edges to the batch.
         """
         if source in self.found.members or source in self.found.batch:
             return not self._is_unchanged(source)
@@ -73,7 +73,7 @@ class LockedView:
                 if scores[target] > self.rules.leave:
                     edges[target] = _stable(scores[target], score)
             else:
-                edges[target] = score  # created by its own search since, at the threshold
+                edges[target] = score  # created since by the target's search, near the threshold
         edges |= {
             target: score
             for target, score in scores.items()

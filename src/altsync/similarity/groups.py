@@ -23,7 +23,7 @@ class GroupMember:
 
     @property
     def compared_by(self) -> tuple[str | None, str | None, str | None]:
-        """Return its group, and model and text of its vector."""
+        """Return the group, and the vector's model and text hash."""
         return self.group, self.model, self.text_hash
 
 
@@ -76,7 +76,7 @@ def _of_group(kind: EntityType) -> str:
 def groups_of(
     conn: Conn, kind: EntityType, ids: Sequence[UUID], model: Model, *, across: bool
 ) -> dict[str | None, list[UUID]]:
-    """Return entities that have a vector of ``model``, by group; all by None with ``across``."""
+    """Return entities that have a vector of ``model``, by group; or all under None (``across``)."""
     rows = conn.execute(
         f"""
         SELECT {kind.similarity.within or "NULL::text"}, array_agg(id) FROM {kind}

@@ -46,7 +46,7 @@ PART = 50
 #: not show the written vector yet.
 ITSELF = 0.999
 
-#: Seconds until an entity is searched again that the index does not show yet.
+#: Seconds until the next search of an entity that the index does not show yet.
 LAG = 2.0
 
 #: Seconds that an index may lag behind its writes before a vector counts as missing.
@@ -125,7 +125,7 @@ class Sink:
             ids = [row.id for row in rows]
             current = sql.similar_edges(conn, kind, ids)
             incoming = sql.similar_to(conn, kind, ids)
-            together = {row.key for row in rows}  # their edges are written with these
+            together = {row.key for row in rows}  # written in the same transaction
             found = [
                 self._neighbours(row, scores[row.id], current[row.id], incoming[row.id] | together)
                 for row in rows
@@ -216,7 +216,7 @@ class Sink:
     def _vector_states(
         self, kind: EntityType, ids: Sequence[UUID]
     ) -> dict[UUID, tuple[bool, float | None]]:
-        """Return (pending, age): whether a vector is still to be written, and seconds since it was.
+        """Return (pending, age): whether a write waits, and seconds since the last one.
 
         The hash of pending ones is cleared, so that writing the vector enqueues this search again.
         The entities' locks exclude this order::

@@ -55,7 +55,7 @@ BLOCK = 2000
 #: Sources whose edges one transaction writes, so that no lock is held for long.
 SOURCES = 500
 
-#: Tries of a transaction that met another writer of the same rows.
+#: Tries of a transaction that conflicts with another writer of the same rows.
 WRITE_TRIES = 3
 
 
@@ -140,7 +140,7 @@ class Sink:
                 if entity not in former.get(member, ()):
                     better[member] = max(score, better.get(member, -1.0))
         with self._database.autocommit() as conn:
-            # Their own searches find the same pairs, and more.
+            # A member whose own search is due is left out: that search finds the same pairs.
             due = due_searches(conn, SIMILARITY, [*changed, *better])
             better = {member: score for member, score in better.items() if member not in due}
             weakest = weakest_edges(conn, kind, list(better))

@@ -20,8 +20,8 @@ from altsync.store.reads import living_keys
 #: Queries in progress at once.
 LANES = 8
 
-#: Neighbours of a query, more than an entity keeps: an entity with many near ones is still found
-#: by those that have it among their nearest.
+#: Neighbours that a first query asks for. They are more than an entity keeps, so that the search
+#: also finds entities that have this one among their nearest.
 REACH = 100
 
 #: Factor by which a query is widened when its answer ends before the last neighbour is certain:
@@ -58,7 +58,7 @@ class NearestQueries:
 
         Entities of equal vectors share a query. A query is repeated with a greater reach where its
         answer ends too early. After a call that repeated most of its queries, the next call begins
-        with that reach: many near entities rarely come alone.
+        with that reach, as its entities mostly have many near ones, too.
         """
         found: dict[UUID, Scores] = {}
         groups = self._equals(rows)

@@ -28,13 +28,13 @@ class BatchProducts:
         # In the order of keys, so that equal scores are chosen in that order.
         self._batch = sorted(batch, key=lambda one: one.key)
         self._vectors = _units([one.vector for one in self._batch])
-        self._place = {one.id: i for i, one in enumerate(self._batch)}
+        self._column = {one.id: i for i, one in enumerate(self._batch)}
         self._rules = rules
         self._linked: dict[UUID, set[int]] = defaultdict(set)
         for edge in edges:
             for entity, member in ((edge.source, edge.target), (edge.target, edge.source)):
-                if entity in self._place:
-                    self._linked[member].add(self._place[entity])
+                if entity in self._column:
+                    self._linked[member].add(self._column[entity])
 
     def block(
         self, page: Sequence[tuple[GroupMember, bytes]]
@@ -43,8 +43,8 @@ class BatchProducts:
         scores = _units([vector for _member, vector in page]) @ self._vectors.T
         chosen = scores > self._rules.enter
         for row, (member, _vector) in enumerate(page):
-            if member.id in self._place:
-                chosen[row, self._place[member.id]] = False  # itself
+            if member.id in self._column:
+                chosen[row, self._column[member.id]] = False  # no entity is its own neighbour
         chosen = self._within_reach(scores, chosen)
         for row, (member, _vector) in enumerate(page):
             for column in self._linked.get(member.id, ()):
@@ -59,8 +59,8 @@ class BatchProducts:
     def _within_reach(self, scores: Floats, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Drop the pairs that are among the nearest of neither end.
 
-        It matters where many entities have nearly equal texts: a thousand of them make a million
-        pairs, and ten edges each.
+        Without this, a thousand entities of nearly equal texts make a million pairs, of which only
+        ten edges each are kept.
         """
         most = self._rules.top_k + 1
         if chosen.sum() <= most * sum(scores.shape):

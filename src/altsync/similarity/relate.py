@@ -45,20 +45,20 @@ def relate(
     topology: Topology,
     follower: str,
 ) -> EdgeCounts:
-    """Make SIMILAR_TO what was found, in the caller's transaction.
+    """Replace the SIMILAR_TO edges of searched entities, in the caller's transaction.
 
     Entities whose edges changed are written to the graph. The neighbours of an entity with a new
     input are searched again where their edges do not fit its candidates. A search that was only
     repeated requests no others, so one change ends after one more search of each neighbour. An
     entity is searched again itself where it, or a chosen neighbour, changed or was deleted
-    meanwhile.
+    meanwhile. ``follower`` is the sink that searches.
     """
     sources = [n.source for n in found]
     targets = living_keys(conn, kind, list({key for n in found for key in n.edges}))
     lock_entities(conn, ((kind, i) for i in {*sources, *targets.values()}))
     current = sql.similar_edges(conn, kind, sources)
     living = living_keys(conn, kind, list(targets))
-    renewed = sql.with_new_input(conn, kind, found)
+    with_new_input = sql.with_new_input(conn, kind, found)
     counts = EdgeCounts()
     changed: dict[UUID, Neighbours] = {}
     for one in found:
@@ -70,7 +70,7 @@ def relate(
     _rewrite(conn, kind, list(changed.values()), living)
     unchanged = sql.record_neighbours_input(conn, kind, found)
     enqueue_edge_update(conn, kind, list(changed), topology, Origin.SIMILARITY)
-    rerun = sql.find_asymmetric(conn, kind, [n for n in found if n.source in renewed], rules)
+    rerun = sql.find_asymmetric(conn, kind, [n for n in found if n.source in with_new_input], rules)
     rerun |= {n.source for n in found if n.source not in unchanged or n.edges.keys() - living}
     requested = enqueue_neighbour_search(
         conn, kind, [follower], sorted(rerun), delay=rules.debounce, again=True
@@ -90,7 +90,7 @@ def _difference(current: Mapping[str, float], wanted: Mapping[str, float]) -> Ed
 def _rewrite(
     conn: Conn, kind: EntityType, found: Sequence[Neighbours], living: Mapping[str, UUID]
 ) -> None:
-    """Make the living neighbours the entities' SIMILAR_TO edges. Kept edges keep their ids."""
+    """Replace the SIMILAR_TO edges by those to living neighbours. Kept edges keep their ids."""
     edges = {
         one.source: {living[key]: score for key, score in one.edges.items() if key in living}
         for one in found

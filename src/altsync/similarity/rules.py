@@ -31,7 +31,7 @@ RulesOf = Callable[[EntityType], Rules]
 
 
 def declared_rules(debounce: float) -> RulesOf:
-    """Return the rules that the catalogue declares."""
+    """Return a function that reads the rules of a type from the catalogue."""
 
     def rules(kind: EntityType) -> Rules:
         declared = kind.similarity

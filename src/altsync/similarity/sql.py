@@ -132,7 +132,7 @@ def find_asymmetric(
 
 
 def record_neighbours_input(conn: Conn, kind: EntityType, found: Sequence[Neighbours]) -> set[UUID]:
-    """Record the input of searches, where entities have not changed since; return these.
+    """Record the input of searches of entities that have not changed since; return these.
 
     An entity that has changed may have had another vector in between, even if it has its former
     one now. Searches of others may have found it by that vector.
@@ -186,16 +186,18 @@ def delete_relationships(
     ).fetchall()
     touched = sorted({r[0] for r in rows} - set(ids))
     enqueued = enqueue_edge_update(conn, kind, touched, topology, Origin.SEED)
-    left = {r[0] for r in rows if r[1] == e.computed} - set(ids)
+    to_search = {r[0] for r in rows if r[1] == e.computed} - set(ids)
     if kind.similar:
-        enqueue_neighbour_search(conn, kind, topology.relating, sorted(left), delay=0.0, again=True)
+        enqueue_neighbour_search(
+            conn, kind, topology.relating, sorted(to_search), delay=0.0, again=True
+        )
     return enqueued
 
 
 def vector_states(
     conn: Conn, kind: EntityType, ids: Sequence[UUID], index: str
 ) -> dict[UUID, tuple[bool, float | None]]:
-    """Return (pending, age): whether a vector is still to be written, and seconds since it was."""
+    """Return (pending, age): whether a write waits, and seconds since the last one."""
     columns = columns_of(index)
     written = columns.synced_at if columns else None
     rows = conn.execute(

@@ -7,10 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from altsync.catalogue.current import (
-    current,
-    entity_types,
-)
+from altsync.catalogue.current import current, entity_types
 from altsync.db import Conn
 from altsync.entities import EntityType
 
@@ -54,7 +51,7 @@ def children_page(
 def values_of(
     conn: Conn, entity_type: EntityType, seed_ids: Sequence[str], columns: Sequence[str]
 ) -> dict[str, tuple[Any, ...]]:
-    """Return values of entities by seed id, deleted ones too, as long as their rows are kept."""
+    """Return values of entities by seed id, and of deleted ones until they are purged."""
     rows = conn.execute(
         f"SELECT {', '.join(['seed_id', *columns])} FROM {entity_type} WHERE seed_id = ANY(%s)",
         (list(seed_ids),),
@@ -93,7 +90,7 @@ def count_living(conn: Conn, entity_type: EntityType) -> int:
 def missing_parents(conn: Conn) -> list[tuple[EntityType, str]]:
     """Return (parent's type, key) of parents that living entities name and that are not loaded.
 
-    A key of the declaration's ``known`` counts only if it was loaded once.
+    A key of the declaration's ``known`` counts as missing only if it was loaded once.
     """
     found: list[tuple[EntityType, str]] = []
     for kind in entity_types():

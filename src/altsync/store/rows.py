@@ -16,16 +16,16 @@ from altsync.store.vectors import VECTOR
 #: content hash. The third part is ``row_sum``, which differs once a row is edited by SQL.
 HALF_HASH = 16
 
-#: In place of the line's hash: rows that ``altsync.save`` has created, and seeded rows that it has
-#: changed. The hash of a line has no hyphen.
+#: Marks in place of a line's hash: of rows that ``altsync.save`` created, and of seeded rows that
+#: it changed. No hash has a hyphen.
 SAVED, CHANGED = "saved-by-program", "edited-by-saving"
 
 
 def row_sum(entity_type: EntityType, alias: str) -> str:
     """Return SQL for a sum over a row's content and hashes, as 16 hex digits or fewer.
 
-    PostgreSQL's hash of a record takes about a microsecond. It may differ in a new major version
-    of PostgreSQL: the content is compared where it differs.
+    PostgreSQL's hash of a record takes about a microsecond. It may change with a major version of
+    PostgreSQL. A row with another sum is compared by content.
     """
     columns = [*entity_type.columns, "content_hash", "text_hash"]
     return f"to_hex(hash_record_extended(ROW({', '.join(f'{alias}.{c}' for c in columns)}), 0))"

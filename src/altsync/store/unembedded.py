@@ -17,7 +17,7 @@ FETCH = 2000
 
 @dataclass(frozen=True, slots=True)
 class Unembedded:
-    """Numbers of living entities that a model has not embedded, or that are not marked so.
+    """Numbers of living entities that a model has not embedded, or that are not marked as embedded.
 
     ``in_progress`` have a live operation already. ``texts`` counts their distinct texts without a
     stored vector of the model, which would be charged.
@@ -29,11 +29,11 @@ class Unembedded:
 
     @property
     def total(self) -> int:
-        """Return the number of all types."""
+        """Return the number of entities of all types."""
         return sum(self.rows.values())
 
 
-# An entity that was re-embedded back to a former model may have its vector, and be pending.
+# After a return to a former model, an entity may be pending though its vector is stored.
 _UNEMBEDDED = """
 l.deleted_at IS NULL AND (l.embedding_text_hash IS DISTINCT FROM l.text_hash
                           OR l.embedding_model IS DISTINCT FROM %(model)s

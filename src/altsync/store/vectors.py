@@ -52,7 +52,7 @@ class EmbeddingCache:
 
     def keep(self, model: Model, vectors: Mapping[str, bytes]) -> None:
         """Store vectors (float32 little-endian) by the hash of their text."""
-        # In order, so that two workers with the same texts wait for each other, not in a circle.
+        # In the order of hashes, so that two workers with the same texts cannot deadlock.
         with self._database.autocommit() as conn:
             conn.execute(
                 """
@@ -120,9 +120,9 @@ def stored_vectors(
         SELECT {key}, e.vector FROM {kind} l {_WITH_VECTOR}
         WHERE {condition} AND l.embedding_model = %(model)s AND {key} <> ALL(%(without)s)
     """
-    marks = {"model": model.name, "dimensions": model.dimensions, "without": list(without)}
+    embedded_by = {"model": model.name, "dimensions": model.dimensions, "without": list(without)}
     with conn.cursor(name="stored_vectors") as cursor:
-        cursor.execute(statement, {**parameters, **marks}, binary=True)
+        cursor.execute(statement, {**parameters, **embedded_by}, binary=True)
         while page := cursor.fetchmany(PAGE):
             yield page
 
@@ -144,13 +144,13 @@ def _unused() -> str:
     )
 
 
-#: Milliseconds that one page may wait for, and then block, writers of entities: longer than
-#: ``deadlock_timeout``, after which PostgreSQL cancels an autovacuum that is in the way.
+#: Milliseconds that a page waits for its lock; later writers of entities wait behind it. It is
+#: longer than ``deadlock_timeout``, after which PostgreSQL cancels an autovacuum in the way.
 _LOCK_TIMEOUT = 2000
 
 
 def count_unused_vectors(conn: Conn, before: datetime) -> int:
-    """Count vectors from before ``before`` that no entity uses: of queries and former texts."""
+    """Count vectors created before ``before`` that are of queries or former texts only."""
     row = conn.execute(
         f"SELECT count(*) FROM embedding e WHERE {_unused()}", {"before": before}
     ).fetchone()
@@ -162,8 +162,8 @@ def prune_vectors(conn: Conn, before: datetime, *, limit: int = 10_000) -> int:
     """Delete up to ``limit`` vectors that no entity uses, in the caller's transaction.
 
     A worker that finds a text's vector relies on it until it settles. The table lock keeps
-    entities from changing meanwhile: those that use a vector already are seen, and later ones
-    find it deleted and are charged. Raises ``psycopg.errors.LockNotAvailable`` after a timeout.
+    entities from changing meanwhile. An entity that uses a vector already keeps it; one that
+    would use it later is charged. Raises ``psycopg.errors.LockNotAvailable`` after a timeout.
     """
     found = conn.execute(
         f"""
@@ -206,5 +206,5 @@ FROM embedding e WHERE e.model = l.embedding_model AND e.dimensions = {WANTED_DI
 VECTOR = f"(SELECT e.vector {_OF_AN_ENTITY})"
 
 
-#: Whether the entity ``l`` has one.
+#: Whether the entity ``l`` has a stored vector, in SQL.
 HAS_VECTOR = f"COALESCE((SELECT true {_OF_AN_ENTITY}), false)"

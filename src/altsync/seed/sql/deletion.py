@@ -34,11 +34,11 @@ def tombstone(
     ``noted``: the caller reads ``changed_in_run`` later.
     """
     if entity_type.edges:
-        # One statement locks these and their sources, or two deletions could deadlock. An edge is
-        # written under the lock of its target, so few edges are new since ``incoming`` read them.
+        # One statement locks the entities and the sources of edges to them: two deletions cannot
+        # deadlock. An edge is written under its target's lock: few are new since ``incoming``.
         sources = incoming(conn, entity_type, ids)
         lock_entities(conn, ((entity_type, i) for i in {*ids, *sources}))
-    # Its relationships are deleted, too: an entity that comes back is searched again.
+    # The relationships are deleted, too. Without the hash, a restored entity is searched again.
     forget = ", neighbours_input_hash = NULL" if entity_type.similar else ""
     cursor = conn.execute(
         f"""

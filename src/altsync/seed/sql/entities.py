@@ -111,7 +111,7 @@ def stage_values(
 
 def classify_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> Changes:
     """Return what ``upsert_staged`` would change, without writing."""
-    # OFFSET keeps the planner from reading the whole table for each batch.
+    # OFFSET 0 keeps the planner from reading the whole table for each batch.
     row = conn.execute(
         f"""
         SELECT count(*) FILTER (WHERE e.id IS NULL), count(*) FILTER (WHERE e.id IS NOT NULL),
@@ -136,7 +136,7 @@ def classify_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> 
 
 
 def _derived(entity_type: EntityType, topology: Topology) -> int:
-    """Return the number of sinks that search an embedded entity that comes back."""
+    """Return the number of sinks that search the neighbours of a restored entity."""
     return len(topology.followers(EMBEDDING)) if entity_type.similar else 0
 
 
@@ -156,13 +156,13 @@ def upsert_staged(
 ) -> Changes:
     """Upsert what changed in staging and enqueue its operations, in the caller's transaction.
 
-    Rows that another seeder has made the same meanwhile are not written. The version is drawn
-    after the row's lock, never from the proposed row, or it could go backwards.
+    A row that another seeder has written alike meanwhile is not written. The version is drawn
+    under the row's lock: one drawn earlier could be older than a committed one.
 
-    ``absent``: no staged entity was there just now, not even a deleted one. Guarding each row
-    costs a third of its INSERT, so none is; where another seeder comes first, this raises
-    ``UniqueViolation``. ``noted``: whether the caller will look at ``changed_in_run``.
-    ``saved``: rows that a program saves, in place of the staging table.
+    ``absent``: the caller has read that no staged entity exists, not even a deleted one. Then no
+    row is guarded, as a guard costs a third of its INSERT. Raises ``UniqueViolation`` when another
+    seeder has created one since. ``noted``: the caller reads ``changed_in_run`` later. ``saved``:
+    rows that a program saves, in place of the staging table.
     """
     staged, values = stage_values(entity_type, saved) if saved is not None else ("", {})
     columns = list(entity_type.columns)
@@ -214,7 +214,7 @@ def upsert_staged(
 def note_lines(conn: Conn, entity_type: EntityType) -> None:
     """Set the ``line_hash`` of rows that hold the staged values and lack it.
 
-    It is lacking in rows of a release without ``row_sum``, or of another version of PostgreSQL.
+    Rows lack it after an older release without ``row_sum``, or another version of PostgreSQL.
     Rows are updated in the order of ids.
     """
     conn.execute(
@@ -237,7 +237,7 @@ def _differs(entity_type: EntityType, one: str, other: str) -> str:
     return f"(ROW({pairs[0]}) IS DISTINCT FROM ROW({pairs[1]}))"
 
 
-#: A seeded row that a program changes may still be deleted by ``--prune``.
+#: The ``line_hash`` of a saved row. ``--prune`` may delete a seeded row that a program has changed.
 _SAVED_LINE = f"""
 CASE WHEN l.deleted_at IS NOT NULL OR left(l.line_hash, {HALF_HASH}) = '{SAVED}'
      THEN excluded.line_hash
@@ -245,7 +245,7 @@ CASE WHEN l.deleted_at IS NOT NULL OR left(l.line_hash, {HALF_HASH}) = '{SAVED}'
 """
 
 
-#: A key that an entity leaves is removed from every sink; one that it comes back to is not.
+#: Sinks delete former keys: add the replaced key, and take out one that the entity has again.
 _FORMER_KEYS = """
 former_keys = CASE WHEN l.{key} = excluded.{key} THEN l.former_keys
                    ELSE array_remove(l.former_keys || l.{key}, excluded.{key}) END
@@ -254,8 +254,8 @@ former_keys = CASE WHEN l.{key} = excluded.{key} THEN l.former_keys
 
 def _renew(entity_type: EntityType, *, saved: bool) -> str:
     columns = entity_type.columns
-    # An entity that changes its group may be searched in the new one and come back with the same
-    # vector: clear the hash, so that it is searched again.
+    # An entity may be searched in another group and then return to this one with the same vector.
+    # The hash is cleared, so that it is searched again.
     within = entity_type.similar.within if entity_type.similar else None
     stays = f"l.{within} = excluded.{within} AND " if within else ""
     forget = (

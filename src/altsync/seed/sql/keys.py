@@ -71,7 +71,7 @@ def move_keys(conn: Conn, entity_type: EntityType, keys: Mapping[str, str]) -> N
         "WHERE entity_type = %s AND seed_id = ANY(%s) AND NOT former",
         (entity_type, seed_ids),
     )
-    given = conn.execute(
+    registered = conn.execute(
         """
         INSERT INTO tag_registry AS t (entity_type, seed_id, tag)
         SELECT %s, r.seed_id, r.tag FROM unnest(%s::text[], %s::text[]) AS r(seed_id, tag)
@@ -80,7 +80,7 @@ def move_keys(conn: Conn, entity_type: EntityType, keys: Mapping[str, str]) -> N
         """,
         (entity_type, seed_ids, [keys[seed_id] for seed_id in seed_ids]),
     )
-    if given.rowcount != len(seed_ids):
+    if registered.rowcount != len(seed_ids):
         raise errors.UniqueViolation("a key was registered for another seed meanwhile")
 
 

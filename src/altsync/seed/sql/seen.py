@@ -236,7 +236,7 @@ def seen_ids(conn: Conn, part: Part, seed_ids: Sequence[str]) -> set[str]:
 
 
 def mark_rejected(conn: Conn, part: Part, seed_ids: Sequence[str]) -> None:
-    """Mark lines as rejected that were recorded as good."""
+    """Change recorded lines from good to rejected."""
     conn.execute(
         "UPDATE seen SET rejected = true WHERE part = %s AND seed_id = ANY(%s)",
         (part, list(seed_ids)),
