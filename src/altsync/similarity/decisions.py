@@ -61,11 +61,11 @@ class LockedView:
             return False
         return self.found.group is None or now.group == self.found.group
 
-    def search(self, source: UUID, now: Mapping[UUID, float]) -> Change:
+    def search(self, source: UUID, present: Mapping[UUID, float]) -> Change:
         """Return all edges of an entity of the batch: the nearest of all members."""
         scores = self.found.scores.get(source, {})
         edges: dict[UUID, float] = {}
-        for target, score in now.items():
+        for target, score in present.items():
             if not self._is_unchanged(target):
                 if self._keeps_pair(target):
                     edges[target] = score
@@ -77,37 +77,37 @@ class LockedView:
         edges |= {
             target: score
             for target, score in scores.items()
-            if target not in now and score > self.rules.enter and self._is_unchanged(target)
+            if target not in present and score > self.rules.enter and self._is_unchanged(target)
         }
         return Change(self._nearest(edges))
 
     def update(
-        self, source: UUID, now: Mapping[UUID, float], scores: Mapping[UUID, float]
+        self, source: UUID, present: Mapping[UUID, float], scores: Mapping[UUID, float]
     ) -> Change:
         """Return the edges of a member by its scores with the batch; the others stay.
 
         A full member (``top_k`` edges) that loses one is searched again: the replacement may be an
         entity that was not compared.
         """
-        edges = dict(now)
-        for entity in self.found.batch.keys() & (now.keys() | scores.keys()):
+        edges = dict(present)
+        for entity in self.found.batch.keys() & (present.keys() | scores.keys()):
             if not self._is_unchanged(entity):
                 continue
             score = scores.get(entity)
-            if entity not in now:
+            if entity not in present:
                 if score is not None and score > self.rules.enter:
                     edges[entity] = score
             elif score is not None and score > self.rules.leave:
-                edges[entity] = _stable(score, now[entity])
+                edges[entity] = _stable(score, present[entity])
             else:
                 del edges[entity]
-        full = len(now) >= self.rules.top_k
-        weakest = min(now.values(), default=-1.0)
+        full = len(present) >= self.rules.top_k
+        weakest = min(present.values(), default=-1.0)
         if full:
             edges = {
                 target: score
                 for target, score in edges.items()
-                if target in now or score > weakest + SAME_SCORE
+                if target in present or score > weakest + SAME_SCORE
             }
         nearest = self._nearest(edges)
         lost = full and (
@@ -125,6 +125,6 @@ class LockedView:
         return dict(ordered[: self.rules.top_k])
 
 
-def _stable(score: float, now: float) -> float:
+def _stable(score: float, present: float) -> float:
     """Return the score to keep: the present one, if rounding explains the difference."""
-    return now if abs(score - now) < SAME_SCORE else score
+    return present if abs(score - present) < SAME_SCORE else score
