@@ -139,7 +139,7 @@ class Bench:
             try:
                 yield url
             finally:
-                conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+                drop_database(server, name)
 
     def _template(self, server: Postgres) -> str:
         """The name of a server's migrated database without sinks, to copy from."""
@@ -161,6 +161,12 @@ class Bench:
         with self.doing(f"starting {service.name}"):
             self._running.enter_context(service)
         return service
+
+
+def drop_database(server: Postgres, name: str) -> None:
+    """Drop a database as the superuser: a role may not end the autovacuum workers in it."""
+    with psycopg.connect(server.superuser_url, autocommit=True) as admin:
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def _url(server: Postgres, database: str) -> str:
