@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import psycopg
 
+from altsync.catalogue.current import current
 from altsync.db import Database
 from altsync.operations import Operation, Synced
 from altsync.outbox.claim import claim
@@ -71,8 +72,9 @@ def drain(url: str, processes: int, size: int = BATCH, latency: float = 0) -> Dr
     """Let so many processes claim and settle all there is.
 
     ``latency`` are the seconds that a sink would take for each batch of ``size`` rows. Processes
-    are started and connected before the clock is, which stops at the last commit. Raises
-    ``AssertionError`` when an operation or a status is not as it should be at the end.
+    are started, connected and have read the catalogue before the clock is, which stops at the last
+    commit. Raises ``AssertionError`` when an operation or a status is not as it should be at the
+    end.
     """
     spawning = multiprocessing.get_context("spawn")
     ready = spawning.Barrier(processes + 1)
@@ -115,6 +117,7 @@ def _claim_and_settle(
     Tells when its last batch was committed, as leaving takes a process some tenths of a second,
     and the seconds of a processor that it took until then.
     """
+    current()
     database = Database(url)
     with database.autocommit() as conn:
         conn.execute("SELECT 1")
