@@ -37,7 +37,7 @@ class Gate:
 
     @property
     def reached(self) -> bool:
-        """Whether it is."""
+        """Return whether the value is as wanted."""
         return self.value >= self.wanted if self.at_least else self.value <= self.wanted
 
 
@@ -62,7 +62,7 @@ class Figure:
 
     @property
     def reached(self) -> bool:
-        """Whether every gate is."""
+        """Return whether every gate is reached."""
         return all(gate.reached for gate in self.gates)
 
     def to_json(self) -> dict[str, Any]:

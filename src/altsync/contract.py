@@ -144,7 +144,7 @@ class SinkTraits:
 
     @property
     def embeds(self) -> bool:
-        """Whether this is the embedding sink, which others wait for."""
+        """Return whether this is the embedding sink, which others wait for."""
         return self.name == EMBEDDING
 
     def version_of(self, row: Row) -> int:

@@ -55,7 +55,7 @@ class Processes:
             self.running = [self.stack.start_relay(PROCESS_SETTINGS), worker]
 
     def is_idle(self) -> bool:
-        """Whether all of it runs and has nothing to do, so that the next test may have it."""
+        """Return whether all of it runs and has nothing to do, ready for the next test."""
         alive = bool(self.running) and all(process.alive for process in self.running)
         return alive and self.stack.live() == 0 and self.stack.all_recorded()
 

@@ -105,7 +105,7 @@ class Running:
 
     @property
     def alive(self) -> bool:
-        """Whether it has not ended yet."""
+        """Return whether it has not ended yet."""
         return self._process.poll() is None
 
     @property
@@ -366,7 +366,7 @@ class Stack:
         self.until(self.all_recorded, "every batch in delivery_batch")
 
     def all_recorded(self) -> bool:
-        """Whether every finished operation is counted in ``delivery_batch``."""
+        """Return whether every finished operation is counted in ``delivery_batch``."""
         finished = "SELECT count(*) FROM sync_operation WHERE finished_at IS NOT NULL"
         recorded = "SELECT sum(synced + superseded + dead) FROM delivery_batch"
         return self.number(recorded) >= self.number(finished)

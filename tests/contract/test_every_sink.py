@@ -70,7 +70,7 @@ def held(sink: Sink, entity_type: EntityType = sports.LEAGUE) -> list[SinkVersio
 
 
 def guarded(harness: Harness, sink: Sink) -> bool:
-    """Whether the sink mirrors entities and refuses older versions of them."""
+    """Return whether the sink mirrors entities and refuses older versions of them."""
     return harness.mirrors and sink.traits.guarded
 
 

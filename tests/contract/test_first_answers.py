@@ -53,7 +53,7 @@ def test_what_altsync_uses_beside_the_interface_of_the_sdk_is_there() -> None:
 
 
 def test_the_retries_of_the_sdk_are_where_altsync_turns_them_off() -> None:
-    """Else a call is repeated within its limit, and a throttled index is asked three times more."""
+    """With them a call would be repeated within its limit, and a throttled index called more."""
     with pinecone.Index(host="http://127.0.0.1:1", api_key="key") as index:
         transport: Any = without_retries(index)._http._client._transport
         assert transport._config == pinecone.RetryConfig(max_retries=0)

@@ -1,4 +1,4 @@
-"""Whether output is what a page shows, but for what differs from run to run."""
+"""Compare output with a page, but for what differs from run to run."""
 
 from __future__ import annotations
 

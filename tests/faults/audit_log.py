@@ -116,7 +116,7 @@ class WatchedDatabase(Database):
 
     @property
     def in_transaction(self) -> bool:
-        """Whether this thread is between BEGIN and COMMIT."""
+        """Return whether this thread is between BEGIN and COMMIT."""
         return getattr(self._mine, "depth", 0) > 0
 
     @contextmanager

@@ -55,7 +55,7 @@ def drain(sandbox: Sandbox, *, timeout: float = 60.0, retry: bool = True) -> Dra
 
 
 def _wait(database: WatchedDatabase, relay: Relay) -> bool:
-    """Whether anything is live still; then some time passes."""
+    """Return whether anything is live still; then some time passes."""
     if _live(database) == 0:
         return False
     relay.poll(TOPOLOGY.names)

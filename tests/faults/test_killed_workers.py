@@ -98,7 +98,7 @@ def test_a_worker_killed_around_a_remote_call(
 
 
 def reached(stack: Stack, sink: str, *, applied: bool) -> bool:
-    """Whether the victim has claimed everything, and the write is where it is to be."""
+    """Return whether the victim has claimed everything, and the write is where it is to be."""
     if sum(stack.leases(sink).values()) < LEAGUES:
         return False
     if sink == "neo4j":

@@ -119,7 +119,7 @@ class Op:
 
     @property
     def live(self) -> bool:
-        """Whether it is still to be done."""
+        """Return whether it is still to be done."""
         return self.status in ("pending", "in_progress")
 
 

@@ -691,7 +691,7 @@ def _drain(database: Database, sinks: Sequence[Any]) -> None:
 
 
 def outbox_has_work(url: str) -> bool:
-    """Whether anything waits for the graph."""
+    """Return whether anything waits for the graph."""
     pg = DatabaseFixture(url)
     try:
         return bool(

@@ -220,7 +220,7 @@ def test_no_leased_operation_is_exhausted(pg: DatabaseFixture) -> None:
 def test_a_retry_beyond_the_limit_of_leases_is_not_stranded(pg: DatabaseFixture) -> None:
     """That limit is for vanished workers: what waits for its retry can always be claimed.
 
-    Else an operation with more attempts left than that would wait for ever: never claimed, and
+    Otherwise an operation with more attempts left than that would wait for ever: never claimed, and
     never moved to the dead letters.
     """
     pg.save(league("nfl"))

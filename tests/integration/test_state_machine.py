@@ -541,7 +541,7 @@ class Machine(RuleBasedStateMachine):
             _apply_late(late.sink, late.call.action, row)
 
     def _waits(self, pg: DatabaseFixture) -> bool:
-        """Whether a session is held up by a lock."""
+        """Return whether a session is held up by a lock."""
         with self.database.autocommit() as conn:
             found = conn.execute(
                 "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'",

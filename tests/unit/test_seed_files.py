@@ -195,7 +195,7 @@ def test_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
 
 
 def test_a_link_to_a_file_that_is_read_itself_is_left_out(tmp_path: Path) -> None:
-    """Else each of its ids would stand twice."""
+    """Otherwise each of its ids would stand twice."""
     touch(tmp_path, "leagues/b.jsonl", "leagues/sub/c.jsonl")
     (tmp_path / "leagues/a.jsonl").symlink_to("b.jsonl")
     (tmp_path / "leagues/again").symlink_to("sub")

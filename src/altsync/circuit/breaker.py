@@ -34,7 +34,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Whether a worker may claim for a sink, and the shared state that it needs.
+    """The permission of a worker to claim for a sink, and the shared state that it needs.
 
     ``faults`` are those of destinations that accepted nothing when they were last tried.
     ``other_revision`` is the schema's, if it is of another release: nothing is claimed then.

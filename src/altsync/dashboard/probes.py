@@ -57,7 +57,7 @@ class SinkReadiness:
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether the database answers and is migrated.
+    """The state of the database and of its schema.
 
     A stopped sink does not matter: no operation is lost, and a restart would not help.
     """

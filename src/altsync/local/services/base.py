@@ -133,7 +133,7 @@ class Service(ABC):
 
     @property
     def running(self) -> bool:
-        """Whether the recorded process runs."""
+        """Return whether the recorded process runs."""
         return self.pid is not None
 
     def status(self) -> ServiceStatus:

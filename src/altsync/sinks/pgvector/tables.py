@@ -66,7 +66,7 @@ class Extension:
 
     @property
     def is_too_old(self) -> bool:
-        """Whether this release has no iterative scans."""
+        """Return whether this release has no iterative scans."""
         return tuple(map(int, re.findall(r"\d+", self.version)[:2])) < OLDEST
 
 
