@@ -71,8 +71,19 @@ class StoredVector:
 
     @property
     def is_ours(self) -> bool:
-        """Whether altsync wrote it: its metadata has a version, valid or not."""
+        """Return whether altsync wrote it: its metadata has a version, valid or not."""
         return "version" in self.metadata
+
+    def as_version(self) -> SinkVersion:
+        """Return its key, version, hash, model and namespace."""
+        marks = self.metadata
+        return SinkVersion(
+            self.key,
+            self.version or 0,
+            marks.get("content_hash"),
+            marks.get("model"),
+            self.namespace,
+        )
 
 
 @dataclass(slots=True)

@@ -100,8 +100,7 @@ def retry(
 ) -> None:
     """Retry dead operations, each at its entity's current version."""
     which = _selection(sink, entity, kind, reason, older_than, newer_than)
-    if which.is_empty and not everything:
-        raise typer.BadParameter(f"select dead operations by {SELECTORS}")
+    _require_selection(which, everything)
     with _application(which) as app:
         _print_ignored(app, which)
         which = replace(which, among=tuple(app.topology.names))
@@ -132,8 +131,7 @@ def discard(
     if not why.strip():
         raise typer.BadParameter("empty text: say why it will never work", param_hint="--why")
     which = _selection(sink, entity, kind, reason, older_than, newer_than)
-    if which.is_empty and not everything:
-        raise typer.BadParameter(f"select dead operations by {SELECTORS}")
+    _require_selection(which, everything)
     with _application(which, former=True) as app:
         if dry_run:
             _print_count(_count(app, which), as_json, "would_discard", "Would be discarded: {:,}.")
@@ -212,6 +210,11 @@ def _selection(
         older_than=older_than,
         newer_than=newer_than,
     )
+
+
+def _require_selection(which: Selection, everything: bool) -> None:
+    if which.is_empty and not everything:
+        raise typer.BadParameter(f"select dead operations by {SELECTORS}")
 
 
 def _count(app: Application, which: Selection) -> int:

@@ -36,6 +36,7 @@ from altsync.similarity.nearest import NearestQueries, Scores, group_of
 from altsync.similarity.relate import relate
 from altsync.similarity.rules import RulesOf
 from altsync.similarity.sql import Neighbours
+from altsync.store.reads import living_versions
 
 log = structlog.get_logger(__name__)
 
@@ -108,7 +109,7 @@ class Sink:
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
         """Yield entities whose neighbours were computed; ``content_hash`` is the input."""
         if entity_type.similar:
-            yield from sql.related_entities(self._database, entity_type)
+            yield from living_versions(self._database, entity_type, "neighbours_input_hash")
 
     def close(self) -> None:
         """Close the threads and the index."""

@@ -42,7 +42,7 @@ from altsync.similarity.groups import (
 )
 from altsync.similarity.products import BatchProducts
 from altsync.similarity.rules import SAME_SCORE, RulesOf
-from altsync.similarity.sql import related_entities
+from altsync.store.reads import living_versions
 
 log = structlog.get_logger(__name__)
 
@@ -207,7 +207,7 @@ class Sink:
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
         """Yield entities whose neighbours were computed; ``content_hash`` is the input."""
         if entity_type.similar:
-            yield from related_entities(self._database, entity_type)
+            yield from living_versions(self._database, entity_type, "neighbours_input_hash")
 
     def close(self) -> None:
         """Do nothing: no resource is open."""

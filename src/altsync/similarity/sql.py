@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from altsync.contract import EMBEDDING, SinkVersion, Topology
-from altsync.db import Conn, Database
+from altsync.contract import EMBEDDING, Topology
+from altsync.db import Conn
 from altsync.declarations import columns_of
 from altsync.entities import EntityType
 from altsync.operations import Origin
@@ -210,27 +210,6 @@ def vector_states(
         {"ids": list(ids), "sinks": [EMBEDDING, index]},
     )
     return {r[0]: (r[1], r[2]) for r in rows}
-
-
-def related_entities(database: Database, kind: EntityType) -> Iterator[SinkVersion]:
-    """Yield the living entities whose neighbours were computed, with the input, page by page."""
-    after = UUID(int=0)
-    while True:
-        with database.autocommit() as conn:
-            rows = conn.execute(
-                f"""
-                SELECT id, {kind.key_column}, version, neighbours_input_hash, embedding_model
-                FROM {kind}
-                WHERE id > %s AND deleted_at IS NULL ORDER BY id LIMIT 1000
-                """,
-                (after,),
-            ).fetchall()
-        if not rows:
-            return
-        for _id, key, version, input_hash, model in rows:
-            if input_hash is not None:
-                yield SinkVersion(key, version, input_hash, model)
-        after = rows[-1][0]
 
 
 def forget_neighbours(conn: Conn, kind: EntityType, key: str) -> UUID | None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from altsync.catalogue.current import current, entity_types
-from altsync.db import Conn
+from altsync.contract import SinkVersion
+from altsync.db import Conn, Database
 from altsync.entities import EntityType
+
+#: Entities per page of a listing.
+PAGE = 1000
 
 
 def living_keys(conn: Conn, entity_type: EntityType, keys: Sequence[str]) -> dict[str, UUID]:
@@ -20,6 +24,29 @@ def living_keys(conn: Conn, entity_type: EntityType, keys: Sequence[str]) -> dic
         (list(keys),),
     )
     return {row[0]: row[1] for row in rows}
+
+
+def living_versions(
+    database: Database, entity_type: EntityType, hash_column: str
+) -> Iterator[SinkVersion]:
+    """Yield the living entities with a hash in a column, page by page in the order of ids."""
+    after = UUID(int=0)
+    while True:
+        with database.autocommit() as conn:
+            rows = conn.execute(
+                f"""
+                SELECT id, {entity_type.key_column}, version, {hash_column}, embedding_model
+                FROM {entity_type}
+                WHERE id > %s AND deleted_at IS NULL ORDER BY id LIMIT {PAGE}
+                """,
+                (after,),
+            ).fetchall()
+        if not rows:
+            return
+        for _id, key, version, found, model in rows:
+            if found is not None:
+                yield SinkVersion(key, version, found, model)
+        after = rows[-1][0]
 
 
 def named_parents(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from altsync.catalogue.current import entity_types
 from altsync.contract import EMBEDDING, SinkVersion
 from altsync.db import Conn, Database
 from altsync.entities import EntityType, Model
+from altsync.store.reads import living_versions
 
 #: Rows per page when vectors are compared one by one: 6 MB of 1,536 numbers each.
 PAGE = 1000
@@ -76,24 +76,7 @@ class EmbeddingCache:
 
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
         """Yield the embedded text hash of each living entity, page by page in the order of ids."""
-        after = UUID(int=0)
-        while True:
-            with self._database.autocommit() as conn:
-                rows = conn.execute(
-                    f"""
-                    SELECT id, {entity_type.key_column}, version, embedding_text_hash,
-                           embedding_model
-                    FROM {entity_type}
-                    WHERE id > %s AND deleted_at IS NULL ORDER BY id LIMIT 1000
-                    """,
-                    (after,),
-                ).fetchall()
-            if not rows:
-                return
-            for _id, key, version, text_hash, model in rows:
-                if text_hash is not None:
-                    yield SinkVersion(key, version, text_hash, model)
-            after = rows[-1][0]
+        yield from living_versions(self._database, entity_type, "embedding_text_hash")
 
 
 _WITH_VECTOR = """

@@ -44,6 +44,16 @@ class Difference:
         return self.invalid_version or self.kind is Drift.AHEAD
 
 
+def ahead_of(own: int, held: Sequence[int], highest: int) -> tuple[int, bool]:
+    """Return the highest plausible version in ``held`` above a row's own, 0 without one.
+
+    Also returns whether a version above the own is invalid: above ``highest``.
+    """
+    above = [version for version in held if version > own]
+    ahead = max((version for version in above if version <= highest), default=0)
+    return ahead, max(above, default=0) > highest
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """One run over all sinks. ``progress`` is called with (sink, done, total).

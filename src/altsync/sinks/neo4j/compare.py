@@ -15,7 +15,7 @@ from altsync.sinks.neo4j.read import Node
 from altsync.sinks.neo4j.statements import DIGEST_PRIME, STRANGE, WEIGHT_PRIME
 from altsync.sinks.neo4j.write import Sink
 from altsync.store.reads import missing_parents
-from altsync.verify.comparison import Comparison, Difference, check_owner, differing
+from altsync.verify.comparison import Comparison, Difference, ahead_of, check_owner, differing
 from altsync.verify.confirm import Observed, confirm
 from altsync.verify.digests import graph_digest
 from altsync.verify.orphans import find_orphans, remove_orphans
@@ -172,10 +172,8 @@ def _difference(
     node = found.node
     # A tombstone above the row refuses it, as a newer node does: PostgreSQL was restored from a
     # backup that is older than the deletion.
-    versions = [found.tombstone, node.version if node else 0]
-    above = [version for version in versions if version > row.graph_version]
-    ahead = max((version for version in above if version <= highest), default=0)
-    invalid_version = max(above, default=0) > highest
+    versions = (found.tombstone, node.version if node else 0)
+    ahead, invalid_version = ahead_of(row.graph_version, versions, highest)
     if ahead:
         return Difference(Drift.AHEAD, version=ahead, invalid_version=invalid_version)
     if node is None:

@@ -16,7 +16,7 @@ from altsync.projection import namespace, vector_metadata
 from altsync.protocols import Reads, StoredVector
 from altsync.sinks.pgvector import write as pgvector
 from altsync.sinks.pgvector.statements import ROW_DIGEST
-from altsync.verify.comparison import Comparison, Difference, check_owner, differing
+from altsync.verify.comparison import Comparison, Difference, ahead_of, check_owner, differing
 from altsync.verify.confirm import Observed, confirm
 from altsync.verify.digests import row_digest
 from altsync.verify.orphans import find_orphans, remove_orphans
@@ -135,10 +135,8 @@ def _difference(
     held = found.row
     # A tombstone above the row refuses it, as a newer row does: PostgreSQL was restored from a
     # backup that is older than the deletion.
-    versions = [found.tombstone, (held.version or 0) if held else 0]
-    above = [version for version in versions if version > row.version]
-    ahead = max((version for version in above if version <= highest), default=0)
-    invalid_version = max(above, default=0) > highest
+    versions = (found.tombstone, (held.version or 0) if held else 0)
+    ahead, invalid_version = ahead_of(row.version, versions, highest)
     if ahead:
         return Difference(Drift.AHEAD, version=ahead, invalid_version=invalid_version)
     if held is None:

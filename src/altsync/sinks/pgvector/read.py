@@ -63,15 +63,7 @@ class Reader(Tables):
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
         """List the living rows of a type, in the order of keys."""
         for page in self.stored(entity_type, Reads(), with_values=False):
-            for one in page:
-                marks = one.metadata
-                yield SinkVersion(
-                    one.key,
-                    one.version or 0,
-                    marks.get("content_hash"),
-                    marks.get("model"),
-                    one.namespace,
-                )
+            yield from (one.as_version() for one in page)
 
     def count(self, entity_type: EntityType, reads: Reads) -> int:
         """Count the living rows of a type."""

@@ -31,15 +31,7 @@ class Reader(Indexes):
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
         """List the vectors of all namespaces. Each page costs one list and one fetch."""
         for page in self.stored(entity_type, Reads()):
-            for one in page:
-                marks = one.metadata
-                yield SinkVersion(
-                    one.key,
-                    one.version or 0,
-                    marks.get("content_hash"),
-                    marks.get("model"),
-                    one.namespace,
-                )
+            yield from (one.as_version() for one in page)
 
     def count(self, entity_type: EntityType, reads: Reads) -> int:
         """Return the index's own count of vectors in all namespaces. Raises ``SinkFailure``."""
