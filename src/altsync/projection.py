@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
+from types import NoneType
 from typing import Any, cast
 
 import orjson
@@ -197,9 +198,13 @@ def graph_node(row: Row) -> GraphNode:
     return GraphNode(kind.label, kind.key_property, properties, parents)
 
 
+#: Types of values that graph and index take as they are. A union would be built at each call.
+_SCALARS = (str, int, float, NoneType)
+
+
 def as_scalar(value: Any) -> Scalar:
     """Return a field's value for graph and index: a tuple as a list, a date as text."""
-    if value is None or isinstance(value, str | int | float):
+    if isinstance(value, _SCALARS):
         return value
     return list(value) if isinstance(value, tuple) else str(value.isoformat())
 
