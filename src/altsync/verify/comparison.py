@@ -10,11 +10,12 @@ from uuid import UUID
 from altsync.catalogue.current import entity_types
 from altsync.contract import Digest, Drift, SinkTraits, Topology
 from altsync.db import Conn, Database
-from altsync.entities import EntityType
+from altsync.entities import EntityType, Row
 from altsync.ownership import NotOurs
 from altsync.protocols import Ask
 from altsync.store.reads import count_living
 from altsync.verify import repairs
+from altsync.verify.confirm import Observed
 from altsync.verify.pending_repairs import AheadOfSource, PendingRepairs, refusal
 from altsync.verify.report import Options, Tally
 from altsync.verify.sql import entities_in, rows_and_live
@@ -141,6 +142,25 @@ class Comparison:
         )
         self.enqueue(tally, traits, entity_type, [e for e in behind if not drift[e].edges])
         self.enqueue_edges(tally, traits, entity_type, [e for e in behind if drift[e].edges])
+
+    def observe(
+        self,
+        entity_type: EntityType,
+        ids: Sequence[UUID],
+        sinks: Sequence[str],
+        *,
+        with_vectors: bool = False,
+        with_edges: bool = False,
+    ) -> dict[UUID, Observed[Row]]:
+        """Return the present rows, in progress while one of ``sinks`` has a live operation.
+
+        Ages count from the confirmation by the first sink.
+        """
+        with self.database.autocommit() as conn:
+            rows, live, ages = rows_and_live(
+                conn, entity_type, ids, sinks, with_vectors=with_vectors, with_edges=with_edges
+            )
+        return {row.id: Observed(row, row.id in live, ages.get(row.id)) for row in rows}
 
     def enqueue(
         self,

@@ -16,7 +16,7 @@ from altsync.verify.comparison import PAGE, Comparison, Difference
 from altsync.verify.confirm import Observed, confirm
 from altsync.verify.pending_repairs import PendingRepairs
 from altsync.verify.report import Tally
-from altsync.verify.sql import entity_snapshots, rows_and_live
+from altsync.verify.sql import entity_snapshots
 
 #: The records of a type in a sink, by key.
 Listed = Mapping[str, SinkVersion]
@@ -63,9 +63,7 @@ def _compare_entities(
     fetches = 0
 
     def read(asked: Sequence[UUID]) -> Mapping[UUID, Observed[Row]]:
-        with run.database.autocommit() as conn:
-            rows, live, ages = rows_and_live(conn, kind, asked, [tally.sink])
-        return {row.id: Observed(row, row.id in live, ages.get(row.id)) for row in rows}
+        return run.observe(kind, asked, [tally.sink])
 
     def fetch(observed: Mapping[UUID, Observed[Row]]) -> Mapping[UUID, SinkVersion]:
         nonlocal fetches

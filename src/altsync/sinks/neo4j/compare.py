@@ -22,7 +22,7 @@ from altsync.verify.orphans import find_orphans, remove_orphans
 from altsync.verify.pending_repairs import KEPT, Orphan, PendingRepairs
 from altsync.verify.report import Tally
 from altsync.verify.retry import RetryPolicy, hung
-from altsync.verify.sql import deleted_keys, rows_and_live
+from altsync.verify.sql import deleted_keys
 
 #: The namespace of orphans that have no key: they go by the graph's own ids.
 WITHOUT_KEY = "without_key"
@@ -124,9 +124,7 @@ def _entities(
     """Find entities that are missing, stale or ahead."""
 
     def read(ids: Sequence[UUID]) -> Mapping[UUID, Observed[Row]]:
-        with run.database.autocommit() as conn:
-            rows, live, ages = rows_and_live(conn, entity_type, ids, [tally.sink], with_edges=True)
-        return {row.id: Observed(row, row.id in live, ages.get(row.id)) for row in rows}
+        return run.observe(entity_type, ids, [tally.sink], with_edges=True)
 
     for ids in listed:
         found = confirm(

@@ -23,7 +23,6 @@ from altsync.verify.orphans import find_orphans, remove_orphans
 from altsync.verify.pending_repairs import Orphan, PendingRepairs
 from altsync.verify.report import Tally
 from altsync.verify.retry import RetryPolicy, hung
-from altsync.verify.sql import rows_and_live
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +100,7 @@ def _entities(
     deep = run.options.deep
 
     def read(ids: Sequence[UUID]) -> Mapping[UUID, Observed[Row]]:
-        with run.database.autocommit() as conn:
-            rows, live, ages = rows_and_live(
-                conn, kind, ids, [tally.sink, EMBEDDING], with_vectors=deep
-            )
-        return {row.id: Observed(row, row.id in live, ages.get(row.id)) for row in rows}
+        return run.observe(kind, ids, [tally.sink, EMBEDDING], with_vectors=deep)
 
     def fetch(observed: Mapping[UUID, Observed[Row]]) -> Mapping[UUID, _Found]:
         rows = {entity: one.fact for entity, one in observed.items() if one.fact is not None}

@@ -23,7 +23,7 @@ from altsync.verify.orphans import remove_orphans
 from altsync.verify.pending_repairs import Orphan, PendingRepairs
 from altsync.verify.report import Tally
 from altsync.verify.retry import RetryPolicy
-from altsync.verify.sql import EntitySnapshot, entity_snapshots, rows_and_live
+from altsync.verify.sql import EntitySnapshot, entity_snapshots
 
 #: Sums of versions stay within 64 bits.
 PRIME = 1_000_000_007
@@ -158,15 +158,8 @@ def _entities(
     """Find entities that are missing, stale, ahead or of another model."""
 
     def read(ids: Sequence[UUID]) -> Mapping[UUID, Observed[Row]]:
-        with run.database.autocommit() as conn:
-            rows, live, ages = rows_and_live(
-                conn,
-                entity_type,
-                ids,
-                [tally.sink, EMBEDDING],
-                with_vectors=run.options.deep,
-            )
-        return {row.id: Observed(row, row.id in live, ages.get(row.id)) for row in rows}
+        sinks = [tally.sink, EMBEDDING]
+        return run.observe(entity_type, ids, sinks, with_vectors=run.options.deep)
 
     def fetch(observed: Mapping[UUID, Observed[Row]]) -> Mapping[UUID, StoredVector]:
         spaces: dict[str, dict[str, UUID]] = defaultdict(dict)
