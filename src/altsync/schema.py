@@ -38,11 +38,13 @@ from altsync.errors import SchemaError
 class Plan:
     """The changes of the catalogue's tables.
 
-    ``statements`` are SQL. ``refused`` and ``notes`` are messages with table and column; the notes
-    name columns that are no longer declared, and stay.
+    ``statements`` are SQL, and ``changes`` name their tables, columns and indexes. ``refused`` and
+    ``notes`` are messages with table and column; the notes name columns that are no longer
+    declared, and stay.
     """
 
     statements: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -212,7 +214,21 @@ def _plan(connection: Connection, catalogue: Catalogue) -> tuple[Plan, list[ops.
         else:
             refused.append(reason)
     functions = (" ".join(one.split()) for one in _missing_functions(connection, catalogue))
-    return Plan((*_as_sql(safe), *functions), tuple(refused), tuple(notes)), safe
+    changes = tuple(filter(None, map(_named, safe)))
+    return Plan((*_as_sql(safe), *functions), changes, tuple(refused), tuple(notes)), safe
+
+
+def _named(operation: ops.MigrateOperation) -> str | None:
+    """Return a message on a change; None for an index of a new table, which comes with it."""
+    match operation:
+        case ops.CreateTableOp():
+            return f"new table {operation.table_name}"
+        case ops.AddColumnOp():
+            return f"new column {operation.table_name}.{operation.column.name}"
+        case ops.CreateIndexOp():
+            return f"new index {operation.index_name}"
+        case _:
+            return None
 
 
 def _operations(connection: Connection, catalogue: Catalogue) -> list[ops.MigrateOperation]:

@@ -20,6 +20,7 @@ from altsync.app import Application
 from altsync.catalogue.current import using
 from altsync.catalogue.tables import check_tables
 from altsync.cli import app as cli
+from altsync.cli.status import leftover_notes
 from altsync.db import Database, connect
 from altsync.delivery import Delivery, Policy
 from altsync.errors import AltsyncError, SchemaError, SeedError
@@ -368,10 +369,13 @@ def test_a_type_is_taken_away(shop: Shop) -> None:
         ).fetchall()
         assert left == [("product",)]
         assert shop.drift() == {}
-        assert set(collect(shop.pg.conn, shop.app.topology, {}).entities) == {
-            "brand",
-            "shelf",
-        }
+        status = collect(shop.pg.conn, shop.app.topology, {})
+        assert set(status.entities) == {"brand", "shelf"}
+        assert set(status.leftovers) == {"product"}
+        left_over = status.leftovers["product"]
+        assert (left_over.rows, left_over.operations > 0) == (len(PRODUCTS), True)
+        (note,) = leftover_notes(status)
+        assert note.plain.startswith("product is not in the catalogue, and has")
         assert shop.seed(parts=SMALL.parts).total.unchanged == 4
     shop.deliver()
     assert shop.drift() == {}

@@ -35,7 +35,10 @@ class Paper(Entity, table=True):
 catalogue = Catalogue("lab", entities=[Author, Paper])
 """
 
-#: A part of the catalogue, its replacement, and a part of the error.
+#: A node, and a text of the embedding with an expression.
+TEXT_OF = 'Node("Paper")\n    def embedding_text(self): return self.{}'
+
+#: A part of the catalogue, its replacement, and a part of the error. None: it is no mistake.
 MISTAKES = (
     ("doi: Annotated[Tag, Key()]", "doi: Tag", "Paper: one field is to be marked with Key"),
     ("doi: Annotated[Tag,", "doi: Annotated[Tag | None,", "Paper.doi: a key is required"),
@@ -69,6 +72,13 @@ MISTAKES = (
         '[Author, Paper], relationships=[Relationships(Paper, seeds=Seeds("cites"))]',
         "Relationships(Paper): name their types",
     ),
+    ('namespace="author"', 'namespace="auhtor"', "Paper.vectors: namespace='auhtor' is no field"),
+    ('namespace="author"', 'namespace="authors"', None),
+    ('Node("Paper")', 'Node("Author")', "Paper: Author has the label 'Author' too"),
+    ('"lab-papers"', '"lab-authors"', "Paper: Author has the index 'lab-authors' too"),
+    ('Seeds("papers")', 'Seeds("authors")', "Paper: Author has the part of the seeds 'authors'"),
+    ('Node("Paper")', TEXT_OF.format("titel"), "Paper.embedding_text: there is no field 'titel'"),
+    ('Node("Paper")', TEXT_OF.format("title[9]"), None),
     ("Annotated[Name, Embed]\n    author", "Annotated[Nam, Embed]\n    author", "line 17, title"),
     ("[Author, Paper]", "[Author, Paper], colour=1", "catalogue: catalogue, line 25"),
 )
@@ -92,9 +102,12 @@ def test_a_catalogue_without_mistakes_reaches_postgresql(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("right", "wrong", "error"), MISTAKES, ids=[one[1] for one in MISTAKES])
 def test_a_mistake_names_class_and_field(
-    tmp_path: Path, right: str, wrong: str, error: str
+    tmp_path: Path, right: str, wrong: str, error: str | None
 ) -> None:
     assert right in CATALOGUE
     done = _load(tmp_path, CATALOGUE.replace(right, wrong))
+    if error is None:
+        assert done.returncode == 8, done.stderr
+        return
     assert done.returncode == 7, done.stderr
     assert error in " ".join(done.stderr.split())

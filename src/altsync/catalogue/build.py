@@ -20,7 +20,9 @@ from altsync.catalogue.checks import (
     check_field,
     check_fields,
     check_key,
+    check_namespace,
     check_relations,
+    check_text,
 )
 from altsync.catalogue.entity import (
     ATTACHMENT_FIELDS,
@@ -63,6 +65,7 @@ def entity_type(cls: type[Entity], edges: EdgeTable | None) -> EntityType:
     is_field = namespace in names
     if is_field and columns[namespace] != "text":
         raise fail(f"{where}.vectors", f"the namespace {namespace} is no text")
+    check_namespace(f"{where}.vectors", namespace, names)
     similar = _similar(cls, names)
     check_relations(cls, names, edges)
     file_name = cls.seeds.file_name
@@ -109,6 +112,7 @@ def entity_type(cls: type[Entity], edges: EdgeTable | None) -> EntityType:
         edges=edges,
     )
     made.content.entity_type = made
+    check_text(cls, made)
     return made
 
 

@@ -58,7 +58,7 @@ class Catalogue:
         self.attachments = tuple(build.attachment(cls, self._by_class) for cls in attachments)
         self._attachment_classes = tuple(attachments)
         self.parts = tuple(self._parts(relationships))
-        self._check_unique()
+        self._check_unique(relationships)
 
     def type_of(self, cls: type[Entity]) -> EntityType:
         """Return the type that a class declares; ``LookupError`` when it is not in here."""
@@ -129,13 +129,19 @@ class Catalogue:
                     )
             loaded.add(one.value)
 
-    def _check_unique(self) -> None:
-        for what, values in (
-            ("table", [one.value for one in self.entity_types]),
-            ("label", [one.label for one in self.entity_types]),
-            ("index", [one.index_name for one in self.entity_types]),
-            ("part of the seeds", [part.value for part in self.parts]),
+    def _check_unique(self, relationships: Sequence[Relationships]) -> None:
+        """Raise ``CatalogueError`` for two classes with one table, label, index or part."""
+        names = [cls.__name__ for cls in self.classes]
+        owners = [*names, *(cls.__name__ for cls in self._attachment_classes)]
+        owners += [f"Relationships({one.entity.__name__})" for one in relationships]
+        for what, where, values in (
+            ("table", names, [one.value for one in self.entity_types]),
+            ("label", names, [one.label for one in self.entity_types]),
+            ("index", names, [one.index_name for one in self.entity_types]),
+            ("part of the seeds", owners, [part.value for part in self.parts]),
         ):
-            for value in values:
-                if values.count(value) > 1:
-                    raise fail(self.name, f"two classes have the {what} {value!r}")
+            first: dict[str, str] = {}
+            for name, value in zip(where, values, strict=True):
+                if value in first:
+                    raise fail(name, f"{first[value]} has the {what} {value!r} too: rename one")
+                first[value] = name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
+from difflib import get_close_matches
 from typing import Any
 
 from sqlalchemy.dialects.postgresql.base import RESERVED_WORDS
@@ -13,7 +14,7 @@ from altsync.catalogue import markers
 from altsync.catalogue.entity import Entity, item_type, plain_type
 from altsync.catalogue.fields import fail, is_optional, marks
 from altsync.catalogue.parts import SLUG_PATTERN
-from altsync.entities import EdgeTable
+from altsync.entities import EdgeTable, EntityType
 
 #: Names of tables and fields that may stand in SQL unquoted. Names of indexes and relationships
 #: add to them, and PostgreSQL takes 63 characters.
@@ -118,6 +119,45 @@ def check_fields(where: str, wanted: Iterable[str], names: Sequence[str]) -> Non
     for name in wanted:
         if name not in names:
             raise fail(where, f"there is no field {name!r}; fields are {', '.join(names)}")
+
+
+def check_namespace(where: str, namespace: str, names: Sequence[str]) -> None:
+    """Raise ``CatalogueError`` for a constant that is one typing error away from a field."""
+    near = get_close_matches(namespace, names, n=1, cutoff=0.8)
+    if near and near[0] not in (namespace, namespace.removesuffix("s")):
+        what = f"namespace={namespace!r} is no field, but nearly {near[0]!r}"
+        raise fail(where, f"{what}: write the field's name, or another constant")
+
+
+#: A value of each type, for the check of ``embedding_text``.
+_EXAMPLES: dict[type, Any] = {
+    bool: True,
+    int: 1,
+    float: 1.0,
+    datetime: datetime(2026, 1, 31),
+    date: date(2026, 1, 31),
+    list: ("x",),
+    dict: {},
+}
+
+
+def check_text(cls: type[Entity], made: EntityType) -> None:
+    """Raise ``CatalogueError`` when ``embedding_text`` reads a field that the class lacks."""
+
+    def example(name: str) -> Any:
+        kind = plain_type(cls.model_fields[name].annotation)[0]
+        return next((v for known, v in _EXAMPLES.items() if issubclass(kind, known)), "x")
+
+    fields = [name for name in made.columns if name in cls.model_fields and name != "attributes"]
+    content = made.content(**{name: example(name) for name in fields})
+    try:
+        made.text_of(content)
+    except AttributeError as error:
+        if error.obj is content:
+            where = f"{cls.__name__}.embedding_text"
+            raise fail(where, f"there is no field {error.name!r}: {', '.join(fields)}") from None
+    except Exception:  # noqa: BLE001, S110  # the example is not what the function expects
+        pass
 
 
 def check_relations(cls: type[Entity], names: Sequence[str], edges: EdgeTable | None) -> None:

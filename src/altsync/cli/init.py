@@ -39,7 +39,9 @@ def init(
             f"{folder}: a catalogue of two entities, their seeds, .env, Procfile and a test.\n\n"
             f"  cd {folder}\n"
             "  altsync demo        # the embedded stack: no Docker, no keys\n\n"
-            "Then change catalogue.py and seeds/, and run: altsync migrate; altsync seed --all",
+            "Then change catalogue.py and seeds/, and run:\n\n"
+            "  altsync migrate\n"
+            "  altsync seed --all",
             highlight=False,
         )
 

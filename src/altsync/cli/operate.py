@@ -45,6 +45,8 @@ def migrate(
             return
         done = app.migrate()
         notes.print("PostgreSQL: the schema is at its head")
+        for change in done.changes:
+            notes.print(f"PostgreSQL: {change}")
         for note in done.notes:
             notes.print(Text(note, style="yellow"))
         sinks: dict[str, dict[str, str]] = {}

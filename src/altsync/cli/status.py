@@ -88,7 +88,20 @@ def _print_repeatedly(app: Application, every: float, *, as_json: bool) -> None:
 def status_view(status: Status) -> RenderableType:
     """Return the tables and notes of the status."""
     tables = (matrix_table(status), entity_table(status), sink_table(status))
-    return Group(*tables, *model_note(status), *verify_note(status))
+    return Group(*tables, *leftover_notes(status), *model_note(status), *verify_note(status))
+
+
+def leftover_notes(status: Status) -> list[Text]:
+    """Return a note on each type that the catalogue lacks, and that has rows or operations."""
+    return [
+        Text(
+            f"{name} is not in the catalogue, and has {plural(one.rows, 'row')} and "
+            f"{plural(one.operations, 'operation')}: nothing delivers or compares them. Put its "
+            "class back, and delete its entities before it goes (seed --prune).",
+            style="yellow",
+        )
+        for name, one in status.leftovers.items()
+    ]
 
 
 def model_note(status: Status) -> list[Text]:

@@ -17,7 +17,15 @@ from altsync.entities import EntityType, Model, SyncStatus
 from altsync.operations import BreakerState
 from altsync.status import sql as status_sql
 from altsync.status.batches import Work, recent_work
-from altsync.status.sql import Backlog, Counts, Idle, count_statuses, idle_sinks, status_breakdown
+from altsync.status.sql import (
+    Backlog,
+    Counts,
+    Idle,
+    Leftover,
+    count_statuses,
+    idle_sinks,
+    status_breakdown,
+)
 from altsync.verify.results import Verification, last_verification
 from altsync.wording import plural
 
@@ -88,6 +96,7 @@ class Status:
     model: ModelState = field(default_factory=lambda: ModelState(None, None))
     verified: Verification | None = None
     idle: dict[str, Idle] = field(default_factory=dict)
+    leftovers: dict[str, Leftover] = field(default_factory=dict)
 
     @property
     def matrix_sinks(self) -> list[str]:
@@ -127,6 +136,7 @@ class Status:
                 for sink, one in self.idle.items()
             },
             "verify": None if self.verified is None else asdict(self.verified),
+            "leftovers": {name: asdict(one) for name, one in self.leftovers.items()},
         }
 
 
@@ -169,6 +179,7 @@ def collect(
         ModelState(Model(*wanted) if wanted else None, model),
         last_verification(conn),
         {sink: one for sink, one in idle.items() if disabled.get(sink) is None},
+        status_sql.leftovers(conn, list(counts)),
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+
+from psycopg.sql import SQL, Identifier
 
 from altsync.db import Conn
 from altsync.declarations import WITH_STATUS, columns_of
@@ -95,6 +97,42 @@ def backlog(conn: Conn) -> dict[str, Backlog]:
         """
     )
     return {r[0]: Backlog(*r[1:]) for r in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Living rows and live operations of a type that the catalogue lacks."""
+
+    rows: int = 0
+    operations: int = 0
+
+
+def leftovers(conn: Conn, declared: Collection[EntityType]) -> dict[str, Leftover]:
+    """Count what is left of types that the catalogue lacks. Only entities have the column."""
+    known = [kind.value for kind in declared]
+    live = conn.execute(
+        "SELECT entity_type, count(*) FROM sync_operation "
+        "WHERE finished_at IS NULL AND entity_type <> ALL(%s) GROUP BY entity_type",
+        (known,),
+    )
+    operations: dict[str, int] = dict(live.fetchall())
+    tables = conn.execute(
+        """
+        SELECT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+        WHERE a.attname = 'graph_version' AND c.relkind = 'r' AND c.relname <> ALL(%s)
+          AND c.relnamespace = current_schema()::regnamespace
+        """,
+        (known,),
+    ).fetchall()
+    rows = {}
+    for (table,) in tables:
+        count = SQL("SELECT count(*) FROM {} WHERE deleted_at IS NULL").format(Identifier(table))
+        rows[table] = int(conn.execute(count).fetchone()[0])  # type: ignore[index]
+    found = {
+        name: Leftover(rows.get(name, 0), operations.get(name, 0))
+        for name in sorted({*rows, *operations})
+    }
+    return {name: one for name, one in found.items() if one.rows or one.operations}
 
 
 def status_breakdown(counts: Counts, sink: str) -> dict[SyncStatus, int]:
