@@ -19,7 +19,7 @@ T = TypeVar("T")
 FETCH_RECORDS_PER_UNIT = 10
 
 
-class Ask(Protocol):
+class Attempt(Protocol):
     """A way to make a request: once, or again when it fails."""
 
     def __call__(self, call: Callable[[], T]) -> T:
@@ -97,7 +97,7 @@ class Reads:
 
     requests: int = 0
     units: int = 0
-    ask: Ask = once
+    ask: Attempt = once
 
     def described(self) -> None:
         """Count one more request for an index's statistics, which costs no unit."""

@@ -620,7 +620,7 @@ def test_an_sdk_that_keeps_its_answers_elsewhere(
 ) -> None:
     """Its kinds of answers cannot be prepared: calls go one at a time, and work."""
     monkeypatch.setattr(vector_client, "ANSWERS", ("pinecone._internal.somewhere",))
-    vector_client.know_answers.cache_clear()
+    vector_client.prepare_answer_types.cache_clear()
     try:
         assert vector_client.moved() == ["pinecone._internal.somewhere"]
         sink = opened(pinecone.open())
@@ -631,7 +631,7 @@ def test_an_sdk_that_keeps_its_answers_elsewhere(
         assert [len(answer.outcomes) for answer in answers] == [1] * 16
         assert len(pinecone.stored(sports.LEAGUE)) == 16
     finally:
-        vector_client.know_answers.cache_clear()
+        vector_client.prepare_answer_types.cache_clear()
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

@@ -17,7 +17,7 @@ import sys, threading
 from pinecone._internal.adapters.indexes_adapter import IndexModel
 from pinecone._internal.adapters._decode import decode_response
 from pinecone.models.vectors import responses
-from altsync.sinks.pinecone.client import know_answers
+from altsync.sinks.pinecone.client import prepare_answer_types
 from altsync.sinks.pinecone.write import Sink
 
 KINDS = [
@@ -26,7 +26,7 @@ KINDS = [
     IndexModel,
 ]
 Sink("key", host=None, timeout=1.0, dimensions=4, cloud="aws", region="nowhere")
-assert {kind.__name__ for kind in KINDS} <= set(know_answers()), know_answers()
+assert {kind.__name__ for kind in KINDS} <= set(prepare_answer_types()), prepare_answer_types()
 sys.setswitchinterval(1e-6)
 together = threading.Barrier(8, timeout=30)
 

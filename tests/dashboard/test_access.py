@@ -16,7 +16,7 @@ from altsync.app import Application
 from altsync.cli.terminal import Exit
 from altsync.config import Settings
 from altsync.dashboard import access, serve
-from altsync.dashboard.access import SECURITY_HEADERS, Access, Failures, access_for
+from altsync.dashboard.access import SECURITY_HEADERS, Access, WrongPasswords, access_for
 from altsync.dashboard.api import Api
 from altsync.errors import ConfigurationError
 from tests.dashboard.site import Site, serving
@@ -87,7 +87,7 @@ def test_other_machines_need_a_password(tmp_path: Path) -> None:
     open_settings = Settings(_env_file=None, altsync_home=tmp_path)
     locked = Settings(_env_file=None, altsync_dashboard_password=PASSWORD)
     for host in ("127.0.0.1", "::1", "localhost"):
-        assert access_for(host, open_settings).made_up
+        assert access_for(host, open_settings).generated
     for host in (EVERYWHERE, "::", "192.168.1.10", "altsync.example"):
         with pytest.raises(ConfigurationError, match="set ALTSYNC_DASHBOARD_PASSWORD"):
             access_for(host, open_settings)
@@ -281,7 +281,7 @@ def test_wrong_passwords_are_answered_slower_and_slower_by_client() -> None:
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    failures = Failures(sleep, lambda: now[0])
+    failures = WrongPasswords(sleep, lambda: now[0])
 
     async def guess(client: str, times: int) -> None:
         for _ in range(times):
@@ -303,7 +303,7 @@ def test_failures_take_a_bounded_amount_of_memory() -> None:
         async def sleep(_: float) -> None:
             await gate.wait()
 
-        failures = Failures(sleep)
+        failures = WrongPasswords(sleep)
         asked = [asyncio.create_task(failures.note("a", "/")) for _ in range(500)]
         while sum(task.done() for task in asked) < 500 - access.MOST_WAITING:
             await asyncio.sleep(0)

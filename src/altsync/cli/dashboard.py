@@ -35,7 +35,7 @@ def dashboard(
         with serve.listen(host, port) as socket:
             url = serve.address_of(socket)
             notes.print(f"The dashboard is at {url}")
-            if rules.made_up:
+            if rules.generated:
                 notes.print(f"Sign in by {rules.link(url)}", soft_wrap=True)
             if open_browser:
                 webbrowser.open(rules.link(url))

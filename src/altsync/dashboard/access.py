@@ -75,12 +75,12 @@ SECURITY_HEADERS = {
 class Access:
     """The password and secrets of one server. ``token`` and ``link_key`` change at each start.
 
-    ``made_up``: altsync generated the password; ``LOGIN_FILE`` holds it.
+    ``generated``: altsync generated the password; ``LOGIN_FILE`` holds it.
     """
 
     password: str | None
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
-    made_up: bool = False
+    generated: bool = False
     link_key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
 
     @property
@@ -91,7 +91,7 @@ class Access:
 
     def link(self, url: str) -> str:
         """Return the address that signs a browser in."""
-        return f"{url}?token={self.link_key}" if self.made_up else url
+        return f"{url}?token={self.link_key}" if self.generated else url
 
 
 def access_for(host: str, settings: Settings) -> Access:
@@ -108,10 +108,10 @@ def access_for(host: str, settings: Settings) -> Access:
             "set ALTSYNC_DASHBOARD_PASSWORD"
         )
     login = generated_login(settings.altsync_home / LOGIN_FILE)
-    return Access(login.partition(":")[2], made_up=True)
+    return Access(login.partition(":")[2], generated=True)
 
 
-class Failures:
+class WrongPasswords:
     """The counts of wrong passwords by client. Each one delays the next answer longer."""
 
     def __init__(
@@ -146,13 +146,15 @@ class Failures:
         return _ask_for_password()
 
 
-class Guard:
+class AccessGuard:
     """The outermost ASGI layer: it refuses requests, and adds headers to every answer."""
 
-    def __init__(self, app: ASGIApp, access: Access, failures: Failures | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, access: Access, failures: WrongPasswords | None = None
+    ) -> None:
         self._app = app
         self._access = access
-        self._failures = failures or Failures()
+        self._failures = failures or WrongPasswords()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -172,10 +174,10 @@ class Guard:
     async def _refusal(self, request: Request) -> Response | None:
         # DNS rebinding: another site's name may point here. A set password is enough protection,
         # as browsers keep passwords by host name.
-        chosen = self._access.password is not None and not self._access.made_up
+        chosen = self._access.password is not None and not self._access.generated
         if not chosen and not _names_loopback(request.headers.get("host", "")):
             return refuse(403, "ask for this server as localhost or by its loopback address")
-        open_paths = OPEN_WITHOUT_SETTING if self._access.made_up else OPEN_PATHS
+        open_paths = OPEN_WITHOUT_SETTING if self._access.generated else OPEN_PATHS
         if self._access.password is not None and request.url.path not in open_paths:
             refused = await self._sign_in(request)
             if refused is not None:
@@ -190,7 +192,7 @@ class Guard:
     async def _sign_in(self, request: Request) -> Response | None:
         """Return None when the request is signed in. The right password is never delayed."""
         by_link = request.url.path == "/" and "token" in request.query_params
-        if by_link and request.method in SAFE_METHODS and self._access.made_up:
+        if by_link and request.method in SAFE_METHODS and self._access.generated:
             if _same(request.query_params["token"], self._access.link_key):
                 # Redirect: the token must not stay in the address or the history.
                 signed_in = RedirectResponse("/", 303)

@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 
 from altsync.app import Application
 from altsync.dashboard import metrics, probes
-from altsync.dashboard.access import Access, Guard
+from altsync.dashboard.access import Access, AccessGuard
 from altsync.dashboard.api import Api
 from altsync.dashboard.json import answer
 from altsync.dashboard.parameters import BadRequest
@@ -39,7 +39,7 @@ Ask = Callable[[Mapping[str, str]], Any]
 Do = Callable[[Mapping[str, Any]], Any]
 
 
-def build_app(app: Application, access: Access) -> Guard:
+def build_app(app: Application, access: Access) -> AccessGuard:
     """Return the ASGI application. The caller closes ``app``."""
     api = Api(app)
     probe = probes.DatabaseProbe(app)
@@ -79,7 +79,7 @@ def build_app(app: Application, access: Access) -> Guard:
             Exception: _broken,
         },
     )
-    return Guard(inner, access)
+    return AccessGuard(inner, access)
 
 
 def _page(request: Request) -> Response:

@@ -7,7 +7,7 @@ import socket
 
 import uvicorn
 
-from altsync.dashboard.access import Guard
+from altsync.dashboard.access import AccessGuard
 from altsync.errors import ConfigurationError
 
 #: The default port. When it is taken, any free one is used.
@@ -60,7 +60,7 @@ def address_of(server: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def server_of(app: Guard) -> uvicorn.Server:
+def server_of(app: AccessGuard) -> uvicorn.Server:
     """Return a server for the application."""
     return uvicorn.Server(
         uvicorn.Config(
@@ -76,7 +76,7 @@ def server_of(app: Guard) -> uvicorn.Server:
     )
 
 
-def run(app: Guard, server: socket.socket) -> None:
+def run(app: AccessGuard, server: socket.socket) -> None:
     """Serve until SIGTERM or Ctrl-C."""
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn stops in an orderly way, and then raises the signal again.

@@ -88,7 +88,7 @@ def delete(
     lock_entities(conn, ((kind, i) for i in sources))
     at("ends locked")
     deleted = sql.delete(conn, kind.edge_table, ids)
-    at("unrelated")
+    at("relationships deleted")
     # Another session may have given one a new source before its former source was locked.
     moved = set(deleted) - sources
     lock_entities(conn, ((kind, i) for i in moved))

@@ -87,7 +87,7 @@ class _EntityWriter:
         run = self._run
         existing = entities.existing_rows(run.conn, self._kind, [line.seed_id for line in to_load])
         keys = self._assign_keys(to_load, rows, existing, rejected)
-        run.at("tagged")
+        run.at("keys requested")
         keyed = [rows[seed_id].with_key(key) for seed_id, key in keys.items()]
         renamed = {
             seed_id: (row.key, keys[seed_id])

@@ -12,7 +12,7 @@ from altsync.contract import Digest, Drift, SinkTraits, Topology
 from altsync.db import Conn, Database
 from altsync.entities import EntityType, Row
 from altsync.ownership import NotOurs
-from altsync.protocols import Ask
+from altsync.protocols import Attempt
 from altsync.store.reads import count_living
 from altsync.verify import repairs
 from altsync.verify.confirm import Observed
@@ -269,7 +269,7 @@ class Comparison:
                 self.bump_versions(tally, traits, entity_type, [one.id for one in to_bump], found)
 
 
-def check_owner(ask: Ask, check: Callable[[], None]) -> None:
+def check_owner(ask: Attempt, check: Callable[[], None]) -> None:
     """Raise ``SinkFailure`` when another installation owns a sink, or the sink does not answer."""
 
     def refusal_of() -> NotOurs | None:

@@ -27,7 +27,7 @@ LIVENESS_SECONDS = 20.0
 NOT_SENT = (errors.ConnectionAcquisitionTimeoutError,)
 
 #: Shortest timeout of a statement, in seconds.
-MOMENT = 0.01
+SHORTEST_TIMEOUT = 0.01
 
 #: Seconds that a statement over all nodes of a type may take; 100,000 nodes take one or two.
 AGGREGATE_SECONDS = 60.0
@@ -37,7 +37,7 @@ CONSTRAINT_VIOLATED = "Neo.ClientError.Schema.ConstraintValidationFailed"
 
 #: Codes of a conflict of two transactions on a key or lock: the same call succeeds after the other.
 #: https://neo4j.com/docs/status-codes/current/errors/all-errors/
-MET = (
+CONFLICTS = (
     CONSTRAINT_VIOLATED,
     "Neo.TransientError.Transaction.DeadlockDetected",
     "Neo.TransientError.Transaction.LockAcquisitionTimeout",
@@ -48,7 +48,7 @@ MET = (
 
 #: Share of a call's time in which it is repeated after a conflict or a dropped connection, and the
 #: longest pause before it, in seconds.
-REPEATED, REPEAT_PAUSE = 0.25, 0.5
+REPEAT_SHARE, REPEAT_PAUSE = 0.25, 0.5
 
 #: Codes that every record would get: rights, a missing database, a statement that the server does
 #: not know, a server that shuts down or lacks memory or disk. They count as errors of the sink.
@@ -182,7 +182,7 @@ class Client(ABC):
                 return execute(neo4j.unit_of_work(timeout=seconds)(work))
 
         def call(driver: neo4j.Driver) -> T:
-            until = time.monotonic() + seconds * REPEATED
+            until = time.monotonic() + seconds * REPEAT_SHARE
             while True:
                 try:
                     return once(driver)
@@ -197,7 +197,7 @@ class Client(ABC):
                 return self._driver.call(seconds, call, broken=NOT_SENT)
             except NOT_SENT:
                 # All pooled connections were dropped. The new client opens its own.
-                left = max(ends - time.monotonic(), MOMENT)
+                left = max(ends - time.monotonic(), SHORTEST_TIMEOUT)
                 return self._driver.call(left, call, broken=NOT_SENT)
         except TimeoutError:
             raise SinkFailure(
@@ -224,7 +224,9 @@ def _may_repeat(error: errors.Neo4jError | errors.DriverError) -> bool:
     """Return whether the same call may succeed now, after a conflict or a dropped connection."""
     if isinstance(error, errors.DriverError):
         return error.is_retryable()
-    return (error.code or "").startswith((*MET, "Neo.ClientError.Security.AuthorizationExpired"))
+    return (error.code or "").startswith(
+        (*CONFLICTS, "Neo.ClientError.Security.AuthorizationExpired")
+    )
 
 
 def translate(error: errors.Neo4jError | errors.DriverError) -> SinkFailure:
@@ -239,7 +241,7 @@ def translate(error: errors.Neo4jError | errors.DriverError) -> SinkFailure:
             "node or change its value; a constraint that altsync did not make can be dropped "
             "(SHOW CONSTRAINTS lists them)"
         )
-    if code.startswith(MET):
+    if code.startswith(CONFLICTS):
         return SinkFailure(ErrorKind.UNKNOWN, reason, lock_conflict=True)
     if code.startswith(TIMED_OUT):
         return SinkFailure(ErrorKind.SINK, reason, outcome_unknown=True, timed_out=True)

@@ -17,7 +17,7 @@ from altsync.contract import (
     SinkVersion,
 )
 from altsync.entities import EntityType
-from altsync.protocols import Ask, once
+from altsync.protocols import Attempt, once
 from altsync.sinks.neo4j import client
 from altsync.sinks.neo4j.client import Client
 from altsync.sinks.neo4j.statements import (
@@ -139,7 +139,7 @@ class Reader(Client):
         return found
 
     def keys_in(
-        self, entity_type: EntityType, modulus: int, buckets: Sequence[int], ask: Ask = once
+        self, entity_type: EntityType, modulus: int, buckets: Sequence[int], ask: Attempt = once
     ) -> Iterator[list[str]]:
         """List the keys of nodes in some buckets of a digest; ``ask`` requests each page."""
         statement = cypher(LIST_BUCKETS, entity_type)

@@ -10,7 +10,7 @@ from altsync.entities import EntityType, ParentEdge
 
 #: A relationship whose source was written after the target's deletion stays: its target is the
 #: entity that was created again. A deletion enqueues the sources of all others.
-TO_THE_NEXT_LIFE = (
+TO_NEWER_TARGET = (
     "type(old) IN {relations} "
     "AND CASE WHEN o.sync_version IS :: INTEGER NOT NULL THEN o.sync_version ELSE -1 END "
     "> row.version"
@@ -25,7 +25,7 @@ def outlives(kind: EntityType) -> str:
     reasons = []
     if kind.edges is not None:
         relations = ", ".join(f"'{one}'" for one in kind.edges.relations)
-        reasons.append(TO_THE_NEXT_LIFE.format(relations=f"[{relations}]"))
+        reasons.append(TO_NEWER_TARGET.format(relations=f"[{relations}]"))
     if children(kind):
         relations = ", ".join(f"'{one}'" for one in children(kind))
         reasons.append(f"type(old) IN [{relations}]")

@@ -34,7 +34,7 @@ from altsync.ownership import SAMPLED, Guard, Ownership, Store
 from altsync.projection import graph_node
 from altsync.protocols import VectorStore
 from altsync.sinks.neo4j import SINK, client
-from altsync.sinks.neo4j.client import MOMENT
+from altsync.sinks.neo4j.client import SHORTEST_TIMEOUT
 from altsync.sinks.neo4j.edges import write_edges, write_nodes, write_optional_parents
 from altsync.sinks.neo4j.read import find_strangers, newer_versions, whole_version
 from altsync.sinks.neo4j.repair import Repairs
@@ -76,7 +76,7 @@ ALREADY_THERE = {
 
 #: Maximum nodes of a statement that is a transaction of its own. Larger ones would conflict more
 #: often, and would save a smaller share of their time.
-FEW = 50
+MOST_AUTOCOMMIT_NODES = 50
 
 #: The oldest release whose Cypher has ``IS :: INTEGER NOT NULL``.
 OLDEST = (5, 10)
@@ -154,7 +154,7 @@ class Sink(Repairs):
         ends = time.monotonic() + self._timeout
         self.check_version()
         for statement in constraints():
-            left = max(ends - time.monotonic(), MOMENT)
+            left = max(ends - time.monotonic(), SHORTEST_TIMEOUT)
             try:
                 self._run(partial(client.execute, statement=statement), guarded=False, timeout=left)
             except SinkFailure as failure:
@@ -223,7 +223,7 @@ class Sink(Repairs):
             return _Upserted(nodes, edges, newer, strangers)
 
         alone = (
-            len(rows) <= FEW
+            len(rows) <= MOST_AUTOCOMMIT_NODES
             and all(row.edges is None for row in rows)
             and not optional_parents(kind)
         )
@@ -245,7 +245,7 @@ class Sink(Repairs):
         kept: dict[str, int] = {}
         if others:
             look = partial(client.records, statement=cypher(VERSIONS_OF, kind), keys=others)
-            left = max(ends - time.monotonic(), MOMENT)
+            left = max(ends - time.monotonic(), SHORTEST_TIMEOUT)
             found = self._run(look, write=False, timeout=left)
             kept = {record["key"]: whole_version(record["version"]) for record in found}
         return Answer(tuple(_deleted(row, kept) for row in rows))

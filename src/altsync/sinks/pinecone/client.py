@@ -97,7 +97,7 @@ class Client(ABC):
         hosts: Mapping[str, str] | None = None,
     ) -> None:
         with _KNOWING:
-            self._parallel = bool(know_answers())
+            self._parallel = bool(prepare_answer_types())
         self._api_key = api_key
         self._hosts = dict(hosts or {})
         self._timeout = timeout
@@ -159,7 +159,7 @@ class Client(ABC):
         return self._clients.control
 
     @contextmanager
-    def _door(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         """Translate every error of the SDK to ``SinkFailure``."""
         try:
             yield
@@ -178,7 +178,7 @@ class Client(ABC):
 
 
 @cache
-def know_answers() -> list[str]:
+def prepare_answer_types() -> list[str]:
     """Prepare the parser for each of the SDK's answers in one thread; return their names.
 
     The parser prepares a type at its first use, and crashes the process when two threads do so at

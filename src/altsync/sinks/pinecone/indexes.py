@@ -103,7 +103,7 @@ class Indexes(Client):
         at, tags = self._tags.pop(name, (-TAGS_FRESH, {}))
         if time.monotonic() - at >= TAGS_FRESH:
             try:
-                with self._door():
+                with self._translated_errors():
                     tags = self._client.indexes.describe(name).tags or {}
             except SinkFailure as failure:
                 if isinstance(failure.__cause__, pinecone.NotFoundError | pinecone.ForbiddenError):
@@ -117,7 +117,7 @@ class Indexes(Client):
         """Tag an index. If the key lacks the right, return False, or raise if ``needed``."""
         self._tags.pop(name, None)
         try:
-            with self._door():
+            with self._translated_errors():
                 self._client.indexes.configure(name, tags=owner_tags(owner))
         except SinkFailure as failure:
             lacks_right = isinstance(
@@ -142,7 +142,7 @@ class Indexes(Client):
         Without the right to list or describe indexes, requests to their data show which exist.
         Raises ``SinkFailure`` for the types whose index is still missing or does not fit.
         """
-        with self._door():
+        with self._translated_errors():
             existing = self._existing()
         self._tags |= {name: (time.monotonic(), one.tags or {}) for name, one in existing.items()}
         problems = self._misfits(existing)
@@ -151,7 +151,7 @@ class Indexes(Client):
         wait = None
         for position, kind in enumerate(missing):
             try:
-                with self._door():
+                with self._translated_errors():
                     self._create(self._names[kind])
             except SinkFailure as failure:  # the other indexes would most likely fail alike
                 reason = f"the index {self._names[kind]} cannot be created: {failure.reason}"
@@ -160,7 +160,7 @@ class Indexes(Client):
                 break
             made.append(self._names[kind])
         ends = time.monotonic() + WAITING * self._timeout
-        with self._door():
+        with self._translated_errors():
             for name in [*made, *(n for n, one in existing.items() if not one.status.ready)]:
                 self._wait_until_ready(name, ends)
         if problems:
@@ -185,7 +185,7 @@ class Indexes(Client):
 
     def check_indexes(self) -> None:
         """Raise ``SinkFailure`` when an existing index cannot hold altsync's vectors."""
-        with self._door():
+        with self._translated_errors():
             problems = self._misfits(self._existing())
         if problems:
             raise SinkFailure(ErrorKind.SINK, "; ".join(problems.values()), only=problems)
@@ -239,14 +239,12 @@ class Indexes(Client):
             time.sleep(READY_SECONDS)
 
     @limited
-    def _where_it_is(
-        self, entity_type: EntityType, call: Callable[[pinecone.Index], T]
-    ) -> T | None:
+    def _if_present(self, entity_type: EntityType, call: Callable[[pinecone.Index], T]) -> T | None:
         """Return the result of ``call`` on an index; None if index or namespace is missing.
 
         No index is created. An index that was created again is called at its new address.
         """
-        with self._door(), suppress(pinecone.NotFoundError):
+        with self._translated_errors(), suppress(pinecone.NotFoundError):
             index = self._handle(entity_type, self._described)
             with suppress(pinecone.NotFoundError):
                 return call(index)

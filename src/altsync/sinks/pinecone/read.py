@@ -42,7 +42,7 @@ class Reader(Indexes):
             reads.described()
             return index.describe_index_stats(timeout=self._timeout).namespaces
 
-        return reads.ask(lambda: self._where_it_is(entity_type, stats)) or {}
+        return reads.ask(lambda: self._if_present(entity_type, stats)) or {}
 
     def stored(self, entity_type: EntityType, reads: Reads) -> Iterator[list[StoredVector]]:
         """Yield all vectors of the index in pages. Raises ``SinkFailure``."""
@@ -62,7 +62,7 @@ class Reader(Indexes):
             )
 
         while True:
-            found = reads.ask(lambda: self._where_it_is(entity_type, page))
+            found = reads.ask(lambda: self._if_present(entity_type, page))
             if found is None:
                 return
             ids = [item.id for item in found.vectors if item.id]
@@ -89,7 +89,7 @@ class Reader(Indexes):
             reads.fetched(len(ids))
             return index.fetch(ids=ids, namespace=space, timeout=self._timeout).vectors
 
-        return reads.ask(lambda: self._where_it_is(entity_type, fetch)) or {}
+        return reads.ask(lambda: self._if_present(entity_type, fetch)) or {}
 
     def find(self, entity_type: EntityType, key: str, space: str) -> Held | None:
         """Return the vector of an entity in one namespace."""
@@ -119,7 +119,7 @@ class Reader(Indexes):
         ``where`` is a metadata filter in the index's own language. Answers without
         metadata may have more matches. Raises ``SinkFailure``.
         """
-        with self._door():
+        with self._translated_errors():
             answer = self._index(entity_type).query(
                 vector=orjson.loads(printed(vector)),
                 top_k=top_k,

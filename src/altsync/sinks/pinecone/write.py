@@ -57,7 +57,7 @@ class Sink(Reader):
         """Write vectors of one namespace in one request; delete them from former namespaces."""
         space = namespace(rows[0])
         vectors = [_sent(row, model) for row in rows]
-        with self._door():
+        with self._translated_errors():
             index = self._index(rows[0].entity_type)
             self._guards[rows[0].entity_type].require()
             deadline.check()
@@ -105,7 +105,7 @@ class Sink(Reader):
             deadline.check()
             index.delete(ids=keys, namespace=space, timeout=self._timeout)
 
-        self._where_it_is(entity_type, delete)
+        self._if_present(entity_type, delete)
 
     def remove(self, entity_type: EntityType, space: str, keys: Sequence[str]) -> None:
         """Remove vectors from one namespace by id. Raises ``SinkFailure``."""
