@@ -36,6 +36,7 @@ from altsync.environment import (
     read_values,
 )
 from altsync.errors import ConfigurationError
+from altsync.freshness import TARGET, read_objectives
 from altsync.wording import one_line
 
 #: Valid in names of Pinecone's indexes, and in Neo4j's labels with underscores for hyphens.
@@ -149,6 +150,10 @@ class Settings(BaseModel):
     altsync_similarity_debounce_seconds: float = Field(default=2.0, ge=0, le=_YEAR)
     #: Seconds between two comparisons of all stores by the relay; none for no comparisons.
     altsync_verify_every: float | None = Field(default=None, gt=0, le=_YEAR)
+    #: Objectives of freshness, as neo4j=5s,pinecone=30s: the age that a share of the changes must
+    #: not exceed when the sink confirms them. And that share.
+    altsync_freshness_slo: str | None = None
+    altsync_freshness_target: float = Field(default=TARGET, gt=0, lt=1)
     altsync_log_format: Literal["auto", "json", "console"] = "auto"
     altsync_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     #: The password of the dashboard, which is required to listen beyond loopback.
@@ -244,6 +249,14 @@ class Settings(BaseModel):
                 )
         return ",".join(names)
 
+    @field_validator("altsync_freshness_slo")
+    @classmethod
+    def _check_objectives(cls, value: str | None) -> str | None:
+        for name in read_objectives(value or ""):
+            if name not in SINKS and name != SIMILARITY:
+                raise ValueError(not_installed(name))
+        return value
+
     @field_validator("altsync_prefix")
     @classmethod
     def _check_prefix(cls, value: str) -> str:
@@ -306,6 +319,11 @@ class Settings(BaseModel):
     def sink_names(self) -> list[str]:
         """The sinks of ALTSYNC_SINKS."""
         return self.altsync_sinks.split(",")
+
+    @property
+    def freshness_objectives(self) -> dict[str, float]:
+        """The objectives of freshness in seconds, by sink."""
+        return read_objectives(self.altsync_freshness_slo or "")
 
     @property
     def pinecone_hosts(self) -> dict[str, str]:
@@ -401,6 +419,8 @@ def _sentence(error: ErrorDetails) -> str:
             text = "it must be true or false"
         case "greater_than":
             text = f"it must be above {context['gt']:g}"
+        case "less_than":
+            text = f"it must be below {context['lt']:g}"
         case "greater_than_equal":
             text = f"it must be at least {context['ge']:,g}"
         case "less_than_equal":

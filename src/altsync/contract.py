@@ -62,11 +62,17 @@ RecordOutcome = Written | AlreadyNewer | Failed
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to one call: an outcome for every record, and the call's price."""
+    """The answer to one call: an outcome for every record, and the call's price.
+
+    ``marks`` are for a sink that lags behind its writes: the position of the call's last write, by
+    namespace. A query that names this position or a later one has seen the write. Positions of one
+    type and namespace grow with each write.
+    """
 
     outcomes: tuple[RecordOutcome, ...]
     calls: int = 1
     tokens: int = 0
+    marks: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,6 +152,7 @@ class SyncOperation(SQLModel, table=True):
     sink: str = _text()
     action: str = _text()
     version: int = Field(sa_type=BigInteger, nullable=False)
+    first_version: int | None = Field(default=None, sa_type=BigInteger)
     origin: str = _text()
     priority: int = _count()
     status: str = _text(default="pending")
@@ -171,6 +172,7 @@ class SyncOperation(SQLModel, table=True):
     last_error: str | None = _text(optional=True)
     error_kind: str | None = _text(optional=True)
     error_group: str | None = _text(optional=True)
+    changed_at: datetime | None = _stamp()
     created_at: datetime = _stamp(optional=False)
     finished_at: datetime | None = _stamp()
     discarded_at: datetime | None = _stamp()
@@ -255,6 +257,29 @@ class DeliveryBatch(SQLModel, table=True):
     tokens: int
     seconds: float
     finished_at: datetime = _stamp(optional=False)
+
+
+class Freshness(SQLModel, table=True):
+    """Changes that a sink confirmed in one minute, by their age: see ``altsync.freshness``."""
+
+    __tablename__: ClassVar[str] = "freshness"
+
+    sink: str = _text(primary_key=True)
+    minute: datetime = Field(sa_type=DateTime(timezone=True), primary_key=True)
+    bucket: int = Field(sa_type=SmallInteger, primary_key=True)
+    count: int
+
+
+class VisibilityMark(SQLModel, table=True):
+    """The position of the last write to a namespace, from which queries can see the write."""
+
+    __tablename__: ClassVar[str] = "visibility_mark"
+
+    sink: str = _text(primary_key=True)
+    entity_type: str = _text(primary_key=True)
+    namespace: str = _text(primary_key=True)
+    mark: int = Field(sa_type=BigInteger, nullable=False)
+    written_at: datetime = _stamp(optional=False)
 
 
 class VerifyRun(SQLModel, table=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
@@ -64,7 +65,8 @@ class Operation:
     """A claimed row of the outbox: this entity must reach the sink at ``version`` or later.
 
     ``timeout_count`` counts its calls that timed out or got a 5xx. ``namespaces`` are those that
-    its writes may have reached.
+    its writes may have reached. ``first_version`` is the lowest version that it delivers, None for
+    ``version``. ``changed_at`` is the time of the first change, None for background work.
     """
 
     id: int
@@ -76,6 +78,8 @@ class Operation:
     timeout_count: int
     outcome_unknown: bool
     namespaces: tuple[str, ...] = ()
+    first_version: int | None = None
+    changed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +142,14 @@ Outcome = Synced | Superseded | Dead | Retry
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """The operations of a settled batch by outcome. Another worker has the lease of ``lost``."""
+    """The operations of a settled batch by outcome. Another worker has the lease of ``lost``.
+
+    ``ages`` are the seconds from each user's change to its confirmation by the sink.
+    """
 
     synced: int = 0
     superseded: int = 0
     dead: int = 0
     retried: int = 0
     lost: int = 0
+    ages: tuple[float, ...] = field(default=(), compare=False)

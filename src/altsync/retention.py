@@ -11,6 +11,7 @@ import structlog
 from altsync.contract import Topology
 from altsync.db import Conn, Database
 from altsync.outbox.batches import prune_batches
+from altsync.outbox.freshness import prune_freshness
 from altsync.outbox.retention import claim_pruning, prune_range
 from altsync.store import reads
 
@@ -58,6 +59,8 @@ class Retention:
                 before = reads.clock(conn) - self._age
                 found = self._operations(conn, before)
                 pruned = 0 if found is not None else prune_batches(conn, before)
+                if found is None and not pruned:
+                    prune_freshness(conn, before)
             operations += found or 0
             batches += pruned
             if found is None and not pruned:

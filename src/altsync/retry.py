@@ -213,35 +213,39 @@ def _retry_statement(entity_type: EntityType) -> str:
     WITH gone AS (
       UPDATE sync_operation SET status = 'superseded'
       WHERE status = 'dead' AND id = ANY(%(ids)s)
-      RETURNING entity_id, sink, outcome_unknown, namespaces),
+      RETURNING entity_id, sink, outcome_unknown, namespaces,
+                COALESCE(first_version, version) AS first_version),
     candidates AS (
       SELECT l.id, l.{entity_type.key_column} AS key, l.version, l.graph_version,
              l.deleted_at IS NOT NULL AS deleted, gone.sink, gone.outcome_unknown, gone.namespaces,
+             gone.first_version,
              gone.sink = ANY(%(vector)s::text[]) AND l.deleted_at IS NULL
                AND (l.embedding_text_hash IS DISTINCT FROM l.text_hash
                     OR l.embedding_model IS DISTINCT FROM e.config ->> 'model') AS waits
       FROM gone JOIN {entity_type} l ON l.id = gone.entity_id
       LEFT JOIN sink_state e ON e.sink = '{EMBEDDING}'),
     sinks AS (
-      SELECT id, key, version, graph_version, deleted, sink, outcome_unknown, namespaces
+      SELECT id, key, version, graph_version, deleted, sink, outcome_unknown, namespaces,
+             first_version
       FROM candidates
       WHERE NOT waits OR outcome_unknown OR namespaces <> '{{}}'
       UNION ALL
-      SELECT id, key, version, graph_version, deleted, '{EMBEDDING}', false, '{{}}'
+      SELECT id, key, version, graph_version, deleted, '{EMBEDDING}', false, '{{}}',
+             first_version
       FROM candidates WHERE waits),
     -- One per sink and entity, with the unknown outcomes and namespaces of all.
     wanted AS (
       SELECT id, key, version, graph_version, deleted, sink,
-             bool_or(outcome_unknown) AS outcome_unknown,
+             bool_or(outcome_unknown) AS outcome_unknown, min(first_version) AS first_version,
              array_remove(array_agg(DISTINCT namespace), NULL) AS namespaces
       FROM sinks LEFT JOIN LATERAL unnest(namespaces) namespace ON true
       GROUP BY id, key, version, graph_version, deleted, sink)
     INSERT INTO sync_operation AS o
       (entity_type, entity_id, entity_key, sink, action, version, origin,
-       outcome_unknown, namespaces)
+       outcome_unknown, namespaces, first_version)
     SELECT '{entity_type}', id, key, sink, CASE WHEN deleted THEN 'delete' ELSE 'upsert' END,
            CASE WHEN sink = ANY(%(graph)s::text[]) THEN graph_version ELSE version END,
-           'retry', outcome_unknown, namespaces
+           'retry', outcome_unknown, namespaces, first_version
     FROM wanted WHERE %(direct)s::text[] IS NOT NULL ORDER BY id, sink
     {MERGE_INTO_LIVE}
     """

@@ -68,8 +68,9 @@ def record(
     pg: DatabaseFixture, sink: str, seconds_ago: float, seconds: float = 0.2, **work: int
 ) -> None:
     """Note a batch that ended a while ago."""
-    numbers = {"synced": 0, "superseded": 0, "retried": 0, "dead": 0, "lost": 0}
-    settlement = Settlement(**{name: work.get(name, 0) for name in numbers})
+    numbers = ("synced", "superseded", "dead", "retried", "lost")
+    counts: dict[str, Any] = {name: work.get(name, 0) for name in numbers}
+    settlement = Settlement(**counts)
     calls, tokens = work.get("calls", 1), work.get("tokens", 0)
     claimed = work.get("claimed", sum(work.get(name, 0) for name in numbers))
     record_batch(

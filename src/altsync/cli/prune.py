@@ -19,6 +19,7 @@ from altsync.cli.common import Json, age, application
 from altsync.cli.terminal import Exit, notes
 from altsync.errors import AltsyncError
 from altsync.outbox.batches import count_batches, prune_batches
+from altsync.outbox.freshness import prune_freshness
 from altsync.outbox.retention import prune_range
 from altsync.store.reads import clock
 from altsync.store.vectors import count_unused_vectors, prune_vectors
@@ -129,6 +130,7 @@ def _batches(app: Application, before: datetime, *, dry_run: bool) -> int:
 
     def page() -> int:
         with app.database.autocommit() as conn:
+            prune_freshness(conn, before)
             return prune_batches(conn, before)
 
     return _until_none(page)

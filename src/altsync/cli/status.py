@@ -45,7 +45,15 @@ _IN_ORDER = (SyncStatus.SYNCED, SyncStatus.PENDING, SyncStatus.FAILED)
 def _collect(app: Application) -> Status:
     disabled = {sink: app.disabled_reason(sink) for sink in app.topology.names}
     with app.database.autocommit() as conn:
-        return collect(conn, app.topology, disabled, app.settings.wanted_model)
+        settings = app.settings
+        return collect(
+            conn,
+            app.topology,
+            disabled,
+            settings.wanted_model,
+            settings.freshness_objectives,
+            settings.altsync_freshness_target,
+        )
 
 
 def status(
@@ -87,7 +95,9 @@ def _print_repeatedly(app: Application, every: float, *, as_json: bool) -> None:
 
 def status_view(status: Status) -> RenderableType:
     """Return the tables and notes of the status."""
-    tables = (matrix_table(status), entity_table(status), sink_table(status))
+    tables = [matrix_table(status), entity_table(status), sink_table(status)]
+    if status.freshness:
+        tables.append(freshness_table(status))
     return Group(*tables, *leftover_notes(status), *model_note(status), *verify_note(status))
 
 
@@ -228,6 +238,41 @@ def _reason(status: Status, sink: str) -> str:
         idle = found.state in _TRIED and not (waits or status.operations[sink].in_progress)
         return f"{since}; nothing is pending, the next operation probes it" if idle else since
     return reason
+
+
+def freshness_table(status: Status) -> RenderableType:
+    """Return a table of how old changes were when each sink confirmed them."""
+    numbers = ("changes\n/hour", "p50", "p95", "p99", "goal", "met", "burn\n1 h", "burn\n6 h")
+    title = "Freshness: seconds from commit to confirmation"
+    table = Table("sink", *numbers, title=title, numbers=numbers, names=("sink",))
+    for sink, one in status.freshness.items():
+        burn = one.burn or {}
+        style = "red" if one.alerting else ""
+        table.add_row(
+            sink,
+            f"{one.changes:,}",
+            *(_short(value) for value in (one.p50, one.p95, one.p99)),
+            "" if one.objective is None else f"{one.objective:g}",
+            "" if one.share is None else Text(f"{one.share:.2%}", style=style),
+            *(Text(f"{burn[name]:.1f}" if burn else "", style=style) for name in ("1h", "6h")),
+        )
+    overdue = [
+        Text(
+            f"{sink}: {plural(one.overdue, 'change waits', 'changes wait')} for more than "
+            f"{one.objective:g} s",
+            style="red",
+        )
+        for sink, one in status.freshness.items()
+        if one.overdue
+    ]
+    return Group(table, *overdue)
+
+
+def _short(seconds: float | None) -> str:
+    """Return seconds with two decimals, without any from 10 s; empty for None."""
+    if seconds is None:
+        return ""
+    return f"{seconds:.2f}" if seconds < 10 else f"{seconds:,.0f}"
 
 
 def age(seconds: float | None) -> str:

@@ -268,7 +268,8 @@ class Delivery:
     def _settle_once(
         self, outcomes: Sequence[Outcome], state: BatchState, model: Model
     ) -> Settlement:
-        plan = Plan(self._topology, self._policy.confirm_after, self._policy.debounce, model)
+        policy = self._policy
+        plan = Plan(self._topology, policy.confirm_after, policy.debounce, model, state.marks)
         with self._database.transaction() as conn:
             settlement = settle(conn, self._traits, state.token, outcomes, plan)
             self._at("settling")

@@ -248,6 +248,9 @@ class Calls:
 
     def _note_answer(self, call: Request, state: BatchState, answer: Answer) -> None:
         state.tokens += answer.tokens
+        for space, mark in answer.marks.items():
+            place = call.rows[0].entity_type, space
+            state.marks[place] = max(mark, state.marks.get(place, mark))
         if state.failure is None or state.failure.retry_after is None:
             state.failures_in_a_row, state.failure = 0, None  # the sink is up after all
         rows = {row.id: row for row in call.rows}

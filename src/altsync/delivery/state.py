@@ -31,7 +31,8 @@ class BatchState:
     """The state of delivering one batch.
 
     ``known`` are the faults that destinations had before. ``blamed`` are the destinations that
-    accepted nothing in this batch, and why. ``failure`` is that of the sink as a whole.
+    accepted nothing in this batch, and why. ``failure`` is that of the sink as a whole. ``marks``
+    are the positions of its last writes, by type and namespace.
     """
 
     token: UUID
@@ -42,6 +43,7 @@ class BatchState:
     destinations: dict[str, Destination] = field(default_factory=dict)
     blamed: dict[str, SinkFailure] = field(default_factory=dict)
     outcome_unknown: set[UUID] = field(default_factory=set)
+    marks: dict[tuple[EntityType, str], int] = field(default_factory=dict)
     calls: int = 0
     tokens: int = 0
     failures_in_a_row: int = 0
@@ -157,5 +159,7 @@ class DrainResult:
         self.claimed += batch.claimed
         self.remote_calls += batch.calls
         self.tokens += batch.tokens
-        for name, count in asdict(batch.settlement).items():
+        counts = asdict(batch.settlement)
+        del counts["ages"]
+        for name, count in counts.items():
             setattr(self, name, getattr(self, name) + count)

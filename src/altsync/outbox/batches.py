@@ -6,7 +6,9 @@ from dataclasses import asdict
 from datetime import datetime
 
 from altsync.db import Conn
+from altsync.freshness import counted
 from altsync.operations import Settlement
+from altsync.outbox.freshness import COUNT
 from altsync.outbox.retention import RANGE
 
 
@@ -21,9 +23,14 @@ def record_batch(
     tokens: int,
     seconds: float,
 ) -> None:
-    """Record a delivered batch, for throughput, remote calls and cost over time."""
+    """Record a delivered batch, for throughput, remote calls, cost and freshness over time."""
+    outcomes = asdict(settlement)
+    ages = counted(outcomes.pop("ages"))
+    # One statement, without a transaction that would hold the minute's rows for longer.
+    fresh = f"WITH fresh AS ({COUNT}) " if ages else ""
     conn.execute(
-        """
+        f"""
+        {fresh}
         INSERT INTO delivery_batch (sink, worker, claimed, synced, superseded, retried, dead, lost,
                                     remote_calls, tokens, seconds)
         VALUES (%(sink)s, %(worker)s, %(claimed)s, %(synced)s, %(superseded)s, %(retried)s,
@@ -33,7 +40,9 @@ def record_batch(
             "sink": sink,
             "worker": worker,
             "claimed": claimed,
-            **asdict(settlement),
+            **outcomes,
+            "buckets": list(ages),
+            "counts": list(ages.values()),
             "calls": calls,
             "tokens": tokens,
             "seconds": seconds,

@@ -53,7 +53,7 @@ SET status = 'in_progress', lease_token = %(token)s, leased_by = %(worker)s,
 WHERE o.id = ANY(ARRAY(
   SELECT id FROM batch WHERE CASE WHEN %(probe)s THEN rank = 1 ELSE total <= 1.0001 END))
 RETURNING o.id, o.entity_type, o.entity_id, o.entity_key, o.version, o.attempts, o.timeout_count,
-          o.outcome_unknown, o.namespaces
+          o.outcome_unknown, o.namespaces, o.first_version, o.changed_at
 """
 
 _ORDER = "ORDER BY priority, available_at LIMIT"
@@ -103,7 +103,7 @@ def claim(
 
 
 def _operation(row: Sequence[Any]) -> Operation:
-    op_id, kind, entity, key, version, attempts, timeout_count, outcome_unknown, namespaces = row
+    op_id, kind, entity, key, version, attempts, timeouts, unknown, namespaces, *changes = row
     return Operation(
         op_id,
         current().by_table[kind],
@@ -111,9 +111,10 @@ def _operation(row: Sequence[Any]) -> Operation:
         key,
         version,
         attempts,
-        timeout_count,
-        outcome_unknown,
+        timeouts,
+        unknown,
         tuple(namespaces),
+        *changes,
     )
 
 

@@ -10,7 +10,13 @@ from altsync.db import Conn
 from altsync.declarations import MIRRORS, SINKS, pending
 from altsync.entities import EntityType, Row
 from altsync.operations import Origin
-from altsync.outbox.enqueue import LOW_PRIORITY, MERGE_INTO_LIVE, lock_entities, notify
+from altsync.outbox.enqueue import (
+    LOW_PRIORITY,
+    MERGE_INTO_LIVE,
+    changed_at,
+    lock_entities,
+    notify,
+)
 
 #: Sinks that mirror relationships.
 WITH_EDGES = tuple(name for name in MIRRORS if SINKS[name].traits.edges)
@@ -190,8 +196,9 @@ def enqueue_edge_update(
           WHERE l.id = ANY(%(ids)s) AND l.deleted_at IS NULL
           RETURNING l.id, l.{kind.key_column} AS key, l.graph_version)
         INSERT INTO sync_operation AS o
-          (entity_type, entity_id, entity_key, sink, action, version, origin)
-        SELECT '{kind}', c.id, c.key, k.sink, 'upsert', c.graph_version, '{origin}'
+          (entity_type, entity_id, entity_key, sink, action, version, origin, changed_at)
+        SELECT '{kind}', c.id, c.key, k.sink, 'upsert', c.graph_version, '{origin}',
+               {changed_at(origin)}
         FROM changed c CROSS JOIN unnest(%(sinks)s::text[]) k(sink)
         ORDER BY c.id, k.sink
         {MERGE_INTO_LIVE}

@@ -18,6 +18,26 @@ from altsync.outbox.enqueue import status_column
 OfEntity = tuple[int, EntityType, UUID]
 
 
+def hand_over(conn: Conn, ids: Sequence[int]) -> None:
+    """Make the embedding that operations wait for deliver their versions, too.
+
+    So ``altsync wait`` waits for the embedding instead.
+    """
+    if ids:
+        conn.execute(
+            f"""
+            UPDATE sync_operation e SET
+              first_version = LEAST(COALESCE(e.first_version, e.version),
+                                    COALESCE(o.first_version, o.version)),
+              changed_at = LEAST(e.changed_at, o.changed_at)
+            FROM sync_operation o
+            WHERE o.id = ANY(%s) AND e.entity_id = o.entity_id AND e.sink = '{EMBEDDING}'
+              AND (e.finished_at IS NULL OR e.status = 'dead')
+            """,
+            (list(ids),),
+        )
+
+
 def fail_behind(conn: Conn, ended: Sequence[OfEntity], topology: Topology) -> None:
     """Mark the sinks that wait for an embedding failed, where it was given up on.
 

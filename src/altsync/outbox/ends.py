@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -28,9 +29,18 @@ class Ended:
     rerun_requested: bool
     outcome_unknown: bool
     origin: str
+    at: datetime
+
+    @property
+    def age(self) -> float | None:
+        """Seconds from a user's change to now; None for background work."""
+        changed_at = self.outcome.op.changed_at
+        return None if changed_at is None else (self.at - changed_at).total_seconds()
 
 
-_RETURNING = "RETURNING o.id, o.version, o.rerun_requested, o.outcome_unknown, o.origin"
+_RETURNING = """
+RETURNING o.id, o.version, o.rerun_requested, o.outcome_unknown, o.origin, clock_timestamp()
+"""
 
 _COMPLETE = f"""
 UPDATE sync_operation o SET status = 'synced', lease_token = NULL, finished_at = now(),
@@ -84,7 +94,8 @@ WITH held AS MATERIALIZED (
   WHERE o.id = ANY(%(ids)s) AND o.lease_token = %(token)s
   ORDER BY o.entity_id FOR NO KEY UPDATE),
 earlier AS MATERIALIZED (
-  SELECT o.id, o.outcome_unknown, o.namespaces, held.id AS latest
+  SELECT o.id, o.outcome_unknown, o.namespaces, held.id AS latest,
+         COALESCE(o.first_version, o.version) AS first_version
   FROM held JOIN sync_operation o ON o.entity_id = held.entity_id AND o.id < held.id
   WHERE o.status = 'dead' AND o.sink = %(sink)s AND o.entity_id = ANY(%(entities)s)
   ORDER BY o.entity_id FOR NO KEY UPDATE OF o),
@@ -94,6 +105,8 @@ merged AS (
 UPDATE sync_operation o SET status = 'dead', lease_token = NULL, finished_at = now(),
   last_error = r.error, error_kind = r.kind,
   error_group = {GROUP_OF.format(error="r.error", kind="r.kind")},
+  first_version = LEAST(o.first_version,
+    (SELECT min(e.first_version) FROM earlier e WHERE e.latest = o.id)),
   outcome_unknown = o.outcome_unknown OR r.outcome_unknown
     OR EXISTS (SELECT 1 FROM earlier e WHERE e.latest = o.id AND e.outcome_unknown),
   namespaces = o.namespaces || ARRAY(
@@ -134,11 +147,12 @@ UPDATE sync_operation o SET status = 'pending', lease_token = NULL, rerun_reques
                   WHEN o.rerun_requested THEN 0 ELSE o.attempts END,
   timeout_count = LEAST(o.timeout_count + r.timed_out::int, 1000),
   last_timeout_at = CASE WHEN r.alone THEN now() ELSE o.last_timeout_at END,
+  changed_at = LEAST(o.changed_at, r.changed_at),
   outcome_unknown = o.outcome_unknown OR r.outcome_unknown
 FROM unnest(%(ids)s::bigint[], %(delays)s::float8[], %(errors)s::text[], %(kinds)s::text[],
             %(give_back)s::bool[], %(outcome_unknown)s::bool[], %(timed_out)s::bool[],
-            %(alone)s::bool[])
-  AS r(id, delay, error, kind, give_back, outcome_unknown, timed_out, alone)
+            %(alone)s::bool[], %(changed_at)s::timestamptz[])
+  AS r(id, delay, error, kind, give_back, outcome_unknown, timed_out, alone, changed_at)
 WHERE o.id = ANY(%(ids)s) AND o.id = r.id AND o.lease_token = %(token)s
 {_RETURNING}
 """
@@ -159,6 +173,7 @@ def retry(
             "outcome_unknown": [one.outcome_unknown for one in retried],
             "timed_out": [one.timed_out for one in retried],
             "alone": [one.alone for one in retried],
+            "changed_at": [one.op.changed_at for one in retried],
             "token": token,
         },
     )

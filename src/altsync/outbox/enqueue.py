@@ -28,9 +28,14 @@ HOLD = 60.0
 #: A pending row is due when the new one would be, and a newer version resets its attempts. A leased
 #: row keeps its lease and gets ``rerun_requested``. The unknown outcomes and the namespaces of both
 #: are merged. A confirming write that has not run leaves its outcome unknown.
+#: The worker of a leased row has read ``changed_at``: it becomes that of the rerun.
 MERGE_INTO_LIVE = f"""
 ON CONFLICT (entity_id, sink) WHERE finished_at IS NULL DO UPDATE SET
   version      = GREATEST(o.version, excluded.version),
+  first_version = LEAST(COALESCE(o.first_version, o.version),
+                        COALESCE(excluded.first_version, excluded.version)),
+  changed_at   = CASE WHEN o.status = 'in_progress' AND NOT o.rerun_requested
+                      THEN excluded.changed_at ELSE LEAST(o.changed_at, excluded.changed_at) END,
   action       = CASE WHEN excluded.version >= o.version THEN excluded.action ELSE o.action END,
   entity_key   = excluded.entity_key,
   origin       = excluded.origin,
@@ -85,6 +90,14 @@ def notify(conn: Conn, sinks: Iterable[str]) -> None:
         conn.execute("SELECT pg_notify(%s, %s)", (CHANNEL, sink))
 
 
+def changed_at(origin: Origin) -> str:
+    """Return SQL for the time of a change; NULL for work that no user's change caused.
+
+    It is a moment before the commit. ``now()`` is the beginning of a transaction that may be long.
+    """
+    return "clock_timestamp()" if origin in (Origin.SEED, Origin.UPDATE) else "NULL::timestamptz"
+
+
 def select_operations(
     entity_type: EntityType,
     source: str,
@@ -121,10 +134,11 @@ def select_operations(
     )
     return f"""
     INSERT INTO sync_operation AS o
-      (entity_type, entity_id, entity_key, sink, action, version, origin, priority, available_at)
+      (entity_type, entity_id, entity_key, sink, action, version, origin, priority, available_at,
+       changed_at)
     SELECT '{entity_type}', c.id, c.key, k.sink, '{action}',
            CASE WHEN k.sink = ANY(%(graph)s::text[]) THEN c.graph_version ELSE c.version END,
-           '{origin}', {priority}, {due}
+           '{origin}', {priority}, {due}, {changed_at(origin)}
     FROM {source} c
     CROSS JOIN LATERAL unnest(%(direct)s::text[] || {waiting}{derived}) k(sink)
     ORDER BY c.id, k.sink

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 from uuid import UUID
 
@@ -13,9 +13,10 @@ from altsync.db import Conn
 from altsync.declarations import edge_id_column
 from altsync.entities import Model
 from altsync.operations import Dead, Origin, Outcome, Retry, Settlement, Superseded, Synced
-from altsync.outbox.embedding_dependency import fail_behind
+from altsync.outbox.embedding_dependency import fail_behind, hand_over
 from altsync.outbox.ends import Ended, end_all
 from altsync.outbox.enqueue import lock_entities
+from altsync.outbox.marks import Marks
 from altsync.outbox.settled_entities import (
     enqueue_searches,
     give_vectors,
@@ -34,13 +35,15 @@ NO_MODEL = Model("", 0)
 class Plan:
     """How to enqueue what follows a settled operation; times are in seconds.
 
-    ``model`` is that of the vectors which the embedding sink has stored.
+    ``model`` is that of the vectors which the embedding sink has stored. ``marks`` are the
+    positions of the batch's writes.
     """
 
     topology: Topology
     confirm_after: float
     debounce: float = 0.0
     model: Model = NO_MODEL
+    marks: Marks = field(default_factory=dict)
 
 
 def settle(
@@ -69,6 +72,9 @@ def settle(
         dead=counts[Dead],
         retried=counts[Retry],
         lost=len(outcomes) - len(ended),
+        ages=tuple(
+            age for e in ended if isinstance(e.outcome, Synced) and (age := e.age) is not None
+        ),
     )
 
 
@@ -136,12 +142,14 @@ def _close_earlier(conn: Conn, sink: SinkTraits, synced: Sequence[Synced]) -> se
 _FOLLOW_UP = """
 INSERT INTO sync_operation
   (entity_type, entity_id, entity_key, sink, action, version, origin, priority,
-   available_at, outcome_unknown, namespaces)
+   available_at, outcome_unknown, namespaces, first_version, changed_at)
 SELECT o.entity_type, o.entity_id, o.entity_key, o.sink, o.action, o.version, r.origin,
-       o.priority, now() + make_interval(secs => r.delay), r.outcome_unknown, o.namespaces
+       o.priority, now() + make_interval(secs => r.delay), r.outcome_unknown, o.namespaces,
+       COALESCE(r.first_version, o.first_version),
+       CASE WHEN r.origin <> 'confirm' THEN o.changed_at END
 FROM unnest(%(ids)s::bigint[], %(origins)s::text[], %(delays)s::float8[],
-            %(outcome_unknown)s::bool[])
-  AS r(id, origin, delay, outcome_unknown)
+            %(outcome_unknown)s::bool[], %(first_versions)s::bigint[])
+  AS r(id, origin, delay, outcome_unknown, first_version)
 JOIN sync_operation o ON o.id = r.id
 WHERE o.id = ANY(%(ids)s)
 """
@@ -155,19 +163,33 @@ def _follow_up(
     unknown: set[int],
     plan: Plan,
 ) -> None:
-    """Enqueue the reruns at once, and the confirming writes of an unguarded sink for later."""
-    rows: list[tuple[int, str, float, bool]] = []
+    """Enqueue the reruns at once, and the confirming writes of an unguarded sink for later.
+
+    A sink that has written a version needs no second wait for it: they begin at the next one. A
+    vector may not be given to its entity, so a rerun of the embedding begins where the operation
+    did.
+    """
+    rows: list[tuple[int, str, float, bool, int | None]] = []
     for one in ended:
-        op_id = one.outcome.op.id
+        op_id, outcome = one.outcome.op.id, one.outcome
+        first = None
+        if isinstance(outcome, Synced) and not sink.embeds:
+            first = outcome.version + 1
         if op_id in reruns:
-            rows.append((op_id, one.origin, 0.0, op_id in unknown))
-        elif isinstance(one.outcome, Synced) and op_id in unknown and not sink.guarded:
-            rows.append((op_id, Origin.CONFIRM, plan.confirm_after, False))
+            rows.append((op_id, one.origin, 0.0, op_id in unknown, first))
+        elif isinstance(outcome, Synced) and op_id in unknown and not sink.guarded:
+            rows.append((op_id, Origin.CONFIRM, plan.confirm_after, False, first))
     if rows:
-        ids, origins, delays, unknowns = map(list, zip(*rows, strict=True))
+        ids, origins, delays, unknowns, firsts = map(list, zip(*rows, strict=True))
         conn.execute(
             _FOLLOW_UP,
-            {"ids": ids, "origins": origins, "delays": delays, "outcome_unknown": unknowns},
+            {
+                "ids": ids,
+                "origins": origins,
+                "delays": delays,
+                "outcome_unknown": unknowns,
+                "first_versions": firsts,
+            },
         )
 
 
@@ -195,10 +217,10 @@ def _update_entities(
     """Write the outcomes of operations to their entities; no status where a rerun follows."""
     synced, dead = _only(Synced, ended), _only(Dead, ended)
     if sink.embeds:
-        write_statuses(conn, sink, [], dead, reruns)
+        write_statuses(conn, sink, [], dead, reruns, plan.marks)
         give_vectors(conn, synced, plan.topology, plan.model)
     else:
-        write_statuses(conn, sink, synced, dead, reruns)
+        write_statuses(conn, sink, synced, dead, reruns, plan.marks)
     if column := edge_id_column(sink.name):
         keep_edge_ids_of(conn, column, synced)
 
@@ -214,6 +236,7 @@ def _update_searches(conn: Conn, sink: SinkTraits, ended: Sequence[Ended], plan:
 def _fail_behind(conn: Conn, sink: SinkTraits, ended: Sequence[Ended], plan: Plan) -> None:
     """Mark the sinks that wait for an embedding failed, where it was given up on."""
     behind: list[Outcome] = [one for one in _only(Superseded, ended) if one.waits]
+    hand_over(conn, [one.op.id for one in behind])
     if sink.embeds:
         behind += _only(Dead, ended)
     fail_behind(conn, [(o.op.id, o.op.entity_type, o.op.entity_id) for o in behind], plan.topology)

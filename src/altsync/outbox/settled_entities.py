@@ -19,6 +19,7 @@ from altsync.outbox.edges import (
     keep_edge_ids,
 )
 from altsync.outbox.enqueue import MERGE_INTO_LIVE, notify, status_column
+from altsync.outbox.marks import KEEP, Marks, parameters
 
 T = TypeVar("T", bound=Outcome)
 
@@ -52,18 +53,25 @@ def write_statuses(
     synced: Sequence[Synced],
     dead: Sequence[Dead],
     reruns: set[int],
+    marks: Marks,
 ) -> None:
-    """Write statuses, remote ids and namespaces; no status where a rerun follows."""
+    """Write statuses, remote ids, namespaces and marks; no status where a rerun follows."""
     columns = columns_of(sink.name)
     if columns is None:
+        for kind in {kind for kind, _ in marks}:
+            conn.execute(KEEP, parameters(sink, kind, marks))
         return
     changes = ", ".join(_changes(columns, sink))
     outcomes: list[Synced | Dead] = [*synced, *dead]
     for kind, group in _by_type(outcomes).items():
         written = [one if isinstance(one, Synced) else None for one in group]
+        kept = parameters(sink, kind, marks)
+        # In one statement: each costs a round of the pipeline.
+        marked = f"WITH marked AS ({KEEP}) " if kept else ""
         conn.execute(
-            f"UPDATE {kind} l SET {changes} {_FROM_OUTCOMES}",
+            f"{marked}UPDATE {kind} l SET {changes} {_FROM_OUTCOMES}",
             {
+                **(kept or {}),
                 "ids": _entities(group),
                 "versions": [one.version for one in group],
                 "statuses": [_SYNCED if one else _FAILED for one in written],
@@ -125,9 +133,14 @@ def give_vectors(conn: Conn, synced: Sequence[Synced], topology: Topology, model
               WHERE l.id = ANY(%(ids)s) AND l.deleted_at IS NULL AND {_KEPT}
               RETURNING l.id, l.{kind.key_column} AS key, l.version)
             INSERT INTO sync_operation AS o
-              (entity_type, entity_id, entity_key, sink, action, version, origin)
-            SELECT '{kind}', s.id, s.key, k.sink, 'upsert', s.version, 'embedding'
-            FROM stored s CROSS JOIN unnest(%(sinks)s::text[]) k(sink)
+              (entity_type, entity_id, entity_key, sink, action, version, origin, first_version,
+               changed_at)
+            SELECT '{kind}', s.id, s.key, k.sink, 'upsert', s.version, 'embedding',
+                   r.first_version, r.changed_at
+            FROM stored s
+            JOIN unnest(%(ids)s::uuid[], %(first_versions)s::bigint[], %(changed)s::timestamptz[])
+              AS r(id, first_version, changed_at) ON r.id = s.id
+            CROSS JOIN unnest(%(sinks)s::text[]) k(sink)
             ORDER BY s.id, k.sink
             {MERGE_INTO_LIVE}
             """,
@@ -136,6 +149,8 @@ def give_vectors(conn: Conn, synced: Sequence[Synced], topology: Topology, model
                 "model": model.name,
                 "dimensions": model.dimensions,
                 "sinks": topology.vector,
+                "first_versions": [one.op.first_version or one.op.version for one in group],
+                "changed": [one.op.changed_at for one in group],
             },
         )
     if synced:

@@ -14,7 +14,9 @@ from altsync.contract import Topology
 from altsync.db import Conn
 from altsync.declarations import INDEXES, MIRRORS, WITH_STATUS, columns_of, queue_of
 from altsync.entities import EntityType, Model, SyncStatus
+from altsync.freshness import TARGET, Freshness
 from altsync.operations import BreakerState
+from altsync.outbox.freshness import freshness
 from altsync.status import sql as status_sql
 from altsync.status.batches import Work, recent_work
 from altsync.status.sql import (
@@ -97,6 +99,7 @@ class Status:
     verified: Verification | None = None
     idle: dict[str, Idle] = field(default_factory=dict)
     leftovers: dict[str, Leftover] = field(default_factory=dict)
+    freshness: dict[str, Freshness] = field(default_factory=dict)
 
     @property
     def matrix_sinks(self) -> list[str]:
@@ -135,6 +138,10 @@ class Status:
                 }
                 for sink, one in self.idle.items()
             },
+            "freshness": {
+                sink: {**asdict(one), "alerting": one.alerting}
+                for sink, one in self.freshness.items()
+            },
             "verify": None if self.verified is None else asdict(self.verified),
             "leftovers": {name: asdict(one) for name, one in self.leftovers.items()},
         }
@@ -145,10 +152,13 @@ def collect(
     topology: Topology,
     disabled: dict[str, str | None],
     model: Model | None = None,
+    objectives: Mapping[str, float] | None = None,
+    target: float = TARGET,
 ) -> Status:
     """Return the status now. ``disabled`` holds the reason of each disabled sink, None for others.
 
-    ``model`` is the model of the settings.
+    ``model`` is the model of the settings, ``objectives`` are those of freshness in seconds, by
+    sink, and ``target`` is the share of changes that must meet them.
     """
     wanted = wanted_model(conn)
     with_status = [sink for sink in WITH_STATUS if sink in topology.names]
@@ -164,6 +174,7 @@ def collect(
     names = [*topology.names, *others]
     disabled = {**disabled, **dict.fromkeys(others, TAKEN_OUT)}
     idle = idle_sinks(conn, IDLE_SECONDS)
+    fresh = freshness(conn, objectives or {}, target)
     return Status(
         {
             kind: EntityStatus(
@@ -180,6 +191,7 @@ def collect(
         last_verification(conn),
         {sink: one for sink, one in idle.items() if disabled.get(sink) is None},
         status_sql.leftovers(conn, list(counts)),
+        {sink: fresh[sink] for sink in names if sink in fresh},
     )
 
 
