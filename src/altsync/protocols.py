@@ -6,9 +6,9 @@ its driver: it raises nothing but ``SinkFailure``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from altsync.contract import Answer, SinkTraits, SinkVersion
 from altsync.entities import EntityType, Model, Row
@@ -39,6 +39,18 @@ class Match:
     key: str
     score: float
     metadata: Mapping[str, Any]
+
+
+class Matches(list[Match]):
+    """The matches of a query, the best first.
+
+    ``mark`` is the position up to which the query has seen the writes to its namespace, None where
+    the index does not say: see ``Answer.marks``.
+    """
+
+    def __init__(self, matches: Iterable[Match] = (), mark: int | None = None) -> None:
+        super().__init__(matches)
+        self.mark = mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +170,18 @@ class Shown:
     held: Any = None
     lines: tuple[str, ...] = ()
     versions: tuple[int | None, ...] = ()
+
+
+@runtime_checkable
+class Lagging(Protocol):
+    """A sink whose queries see a write later than it is confirmed: see ``Answer.marks``."""
+
+    def seen(self, entity_type: EntityType, space: str) -> int | None:
+        """Return the position up to which queries of a namespace see its writes.
+
+        None if the store does not say. Raises ``SinkFailure``.
+        """
+        ...
 
 
 class VectorStore(Protocol):

@@ -14,6 +14,7 @@ from altsync.contract import Written
 from altsync.entities import EntityType, Model, Row
 from altsync.errors import SinkFailure
 from altsync.local.vectors.faults import FaultRule
+from altsync.projection import namespace
 from altsync.protocols import Held, Match, Reads
 from altsync.sinks.pinecone.write import MAX_BYTES, Sink, sent_bytes
 from altsync.verify.retry import RetryPolicy
@@ -23,6 +24,9 @@ from tests.contract.rows import HOSTILE, MODEL, archetype, deleted, example, lea
 
 #: The host of a test's own index; the local server takes any.
 SPEC = ServerlessSpec(cloud="aws", region="us-east-1")
+
+#: The namespace of leagues.
+SPACE = namespace(league())
 
 #: Bytes that Pinecone takes in one upsert: "2 MB".
 TWO_MEGABYTES = 2_000_000
@@ -502,3 +506,34 @@ def test_a_namespace_that_never_was_costs_no_new_connection(
     pinecone.client.indexes.delete(sports.LEAGUE.index_name)
     assert sink.find(sports.LEAGUE, "a", "default") is None
     assert sports.LEAGUE not in sink._handles
+
+
+# --- when a write can be read -------------------------------------------------------------------
+
+
+def test_a_write_has_the_position_that_a_query_names(pinecone: PineconeHarness, sink: Sink) -> None:
+    """So do deletions, whose position the SDK does not return."""
+    written = sink.upsert([league("l1")], MODEL).marks[SPACE]
+    assert sink.seen(sports.LEAGUE, SPACE) == written
+    removed = sink.delete([deleted(league("l1"), 11)]).marks[SPACE]
+    assert removed == written + 1
+    pinecone.server.admin.set_faults([FaultRule("pinecone.upsert", "lag", seconds=3600)])
+    hidden = sink.upsert([league("l1", 12)], MODEL).marks[SPACE]
+    assert sink.seen(sports.LEAGUE, SPACE) == removed
+    assert sink.nearest(sports.LEAGUE, vector(1), top_k=1, space=SPACE).mark == removed
+    pinecone.server.admin.flush()
+    assert sink.nearest(sports.LEAGUE, vector(1), top_k=1, space=SPACE).mark == hidden
+
+
+def test_a_move_has_positions_in_both_namespaces(sink: Sink) -> None:
+    sink.upsert([example("e1")], MODEL)
+    moved = replace(example("e1", 11, category="other"), written_namespace="triage")
+    marks = sink.upsert([moved], MODEL).marks
+    assert set(marks) == {"other", "triage"}
+
+
+def test_a_server_without_positions_gives_no_marks(pinecone: PineconeHarness, sink: Sink) -> None:
+    pinecone.server.admin.set_faults([FaultRule("pinecone.*", "bare")])
+    assert sink.upsert([league("l1")], MODEL).marks == {}
+    assert sink.delete([deleted(league("l1"), 11)]).marks == {}
+    assert sink.seen(sports.LEAGUE, SPACE) is None

@@ -374,3 +374,26 @@ def test_two_servers_on_one_folder_are_refused(server: Vectors) -> None:
     ended = _run_server("--data", str(server.folder / "data"))
     assert ended.returncode != 0
     assert "another vectors server" in ended.stderr
+
+
+def test_headers_say_when_a_write_can_be_read(index: Any, admin: VectorsAdmin) -> None:
+    """A query names the last write that it sees; each namespace counts its own writes."""
+    first = index.upsert(vectors=[("a", X)], namespace="one").response_info.lsn_committed
+    other = index.upsert(vectors=[("a", X)], namespace="two").response_info.lsn_committed
+    assert (first, other) == (1, 1)
+    admin.set_faults([FaultRule("pinecone.upsert", "lag", seconds=3600.0)])
+    written = index.upsert(vectors=[("b", X)], namespace="one").response_info.lsn_committed
+    before = index.query(vector=X, top_k=2, namespace="one")
+    assert not before.response_info.is_reconciled(written)
+    assert before.response_info.is_reconciled(first)
+    assert index.query(vector=X, top_k=2, namespace="two").response_info.is_reconciled(other)
+    admin.flush()
+    after = index.query(vector=X, top_k=2, namespace="one")
+    assert after.response_info.is_reconciled(written)
+    assert {match.id for match in after.matches} == {"a", "b"}
+
+
+def test_an_older_server_says_no_position(index: Any, admin: VectorsAdmin) -> None:
+    admin.set_faults([FaultRule("pinecone.*", "bare")])
+    assert index.upsert(vectors=[("a", X)]).response_info.lsn_committed is None
+    assert index.query(vector=X, top_k=1).response_info.lsn_reconciled is None

@@ -49,6 +49,10 @@ class VectorsAdmin:
         """Reset all counters."""
         self._request("POST", "/_stats")
 
+    def flush(self) -> None:
+        """Make every write visible now, whatever its lag."""
+        self._request("POST", "/_flush")
+
     def healthy(self) -> bool:
         """Return whether the server answers."""
         try:

@@ -85,7 +85,8 @@ class Handler:
         plan = self.faults.plan(job.call)
         fault = plan.fault
         corruption = fault if fault and fault.kind in CORRUPTIONS else None
-        effects = Effects(self._lag if plan.lag is None else plan.lag, corruption)
+        lag = self._lag if plan.lag is None else plan.lag
+        effects = Effects(lag, corruption, "bare" in plan.kinds)
         self.stats.injected.update(f"{operation.name}:{kind}" for kind in plan.kinds)
         if plan.latency:
             await asyncio.sleep(plan.latency)
@@ -102,7 +103,8 @@ class Handler:
         self.stats.records[operation.name] += answer.records
         self.stats.tokens += answer.tokens
         body = await run_in_threadpool(answer.encoded)
-        return Response(body, answer.status, media_type="application/json")
+        headers = {} if effects.bare else dict(answer.headers)
+        return Response(body, answer.status, headers, media_type="application/json")
 
     async def _fail(
         self, operation: Operation, job: Job, effects: Effects, fault: FaultRule, request: Request
@@ -152,7 +154,7 @@ def _json(payload: Any, status: int = 200, headers: Mapping[str, str] | None = N
 
 def build_app(indexes: Indexes, handler: Handler) -> Starlette:
     """Return the application over some indexes."""
-    return Starlette(routes=[*_operations(indexes, handler), *_admin(handler)])
+    return Starlette(routes=[*_operations(indexes, handler), *_admin(indexes, handler)])
 
 
 def _operations(indexes: Indexes, handler: Handler) -> list[Route]:
@@ -195,7 +197,7 @@ def _route(handler: Handler, method: str, path: str, operation: Operation) -> Ro
     return Route(path, endpoint, methods=[method])
 
 
-def _admin(handler: Handler) -> list[Route]:
+def _admin(indexes: Indexes, handler: Handler) -> list[Route]:
     async def faults(request: Request) -> Response:
         try:
             handler.authenticate(request)
@@ -222,11 +224,20 @@ def _admin(handler: Handler) -> list[Route]:
             handler.stats = Stats()
         return _json(handler.stats.to_json())
 
+    async def flush(request: Request) -> Response:
+        try:
+            handler.authenticate(request)
+        except Refused as refused:
+            return _refusal(refused, wire.pinecone_data)
+        await run_in_threadpool(indexes.flush)
+        return _json({})
+
     async def health(_request: Request) -> Response:
         return _json({"status": "ok"})
 
     return [
         Route("/_faults", faults, methods=["GET", "PUT", "DELETE"]),
         Route("/_stats", stats, methods=["GET", "POST"]),
+        Route("/_flush", flush, methods=["POST"]),
         Route("/_health", health, methods=["GET"]),
     ]

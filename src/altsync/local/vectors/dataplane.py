@@ -23,6 +23,10 @@ from altsync.local.vectors.wire import (
 #: Read units that an answer reports. Nothing is charged.
 USAGE = {"readUnits": 1}
 
+#: Headers of Pinecone: the log sequence number of a write, and the one that a query has seen.
+#: https://docs.pinecone.io/guides/index-data/check-data-freshness
+WRITTEN, INDEXED = "x-pinecone-request-lsn", "x-pinecone-max-indexed-lsn"
+
 
 class DataPlane:
     """Operations on records. Each checks its request, and returns the work as a ``Job``."""
@@ -43,8 +47,8 @@ class DataPlane:
         records = limits.check_vectors(body.get("vectors"), index.dimension)
 
         def run(effects: Effects) -> Answer:
-            index.upsert(namespace, records, effects.lag)
-            return Answer({"upsertedCount": len(records)}, records=len(records))
+            headers = _committed(index.upsert(namespace, records, effects.lag))
+            return Answer({"upsertedCount": len(records)}, records=len(records), headers=headers)
 
         ids = [record.id for record in records]
         return Job(Call("pinecone.upsert", index.name, namespace, ids), run)
@@ -65,6 +69,7 @@ class DataPlane:
         values, metadata = bool(body.get("includeValues")), bool(body.get("includeMetadata"))
 
         def run(_effects: Effects) -> Answer:
+            seen = index.position(namespace)  # before the query, which may see more
             wanted = given or [record.values for record in index.fetch(namespace, ids)]
             found = [
                 pair
@@ -79,7 +84,7 @@ class DataPlane:
                 "namespace": body.get("namespace") or "",
                 "usage": USAGE,
             }
-            return Answer(payload, records=len(found))
+            return Answer(payload, records=len(found), headers={INDEXED: str(seen)})
 
         return Job(Call("pinecone.query", index.name, namespace, ids), run)
 
@@ -113,10 +118,10 @@ class DataPlane:
 
         def run(effects: Effects) -> Answer:
             if everything:
-                index.delete_all(namespace, effects.lag)
+                written = index.delete_all(namespace, effects.lag)
             else:
-                index.delete(namespace, ids, effects.lag)
-            return Answer(records=len(ids))
+                written = index.delete(namespace, ids, effects.lag)
+            return Answer(records=len(ids), headers=_committed(written))
 
         return Job(Call("pinecone.delete", index.name, namespace, ids), run)
 
@@ -170,6 +175,11 @@ class DataPlane:
             return Answer()
 
         return Job(Call("pinecone.delete_namespace", index.name, name), run)
+
+
+def _committed(position: int) -> dict[str, str]:
+    """Return the header with the position of a write."""
+    return {WRITTEN: str(position)}
 
 
 def _shown(record: VectorRecord, *, metadata: bool = True) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 FaultKind = Literal[
     "latency",  # waits ``seconds``, then continues
     "lag",  # a write is stored at once and can be read ``seconds`` later
+    "bare",  # answers without the positions of writes, as an older server
     "status",  # answers with an error and does nothing
     "cut",  # closes the connection without an answer
     "hang",  # answers nothing for ``seconds``, then cuts
@@ -25,7 +26,7 @@ FaultKind = Literal[
 KINDS: tuple[str, ...] = get_args(FaultKind)
 
 #: Kinds that combine with another one. Of the other kinds only the first match fires.
-ADDED = frozenset({"latency", "lag"})
+ADDED = frozenset({"latency", "lag", "bare"})
 
 #: Kinds that corrupt an answer of the embeddings endpoint.
 CORRUPTIONS = frozenset({"wrong_count", "shuffled", "wrong_dimension", "nan"})
@@ -151,6 +152,8 @@ class Faults:
                     latency += rule.seconds
                 case "lag":
                     lag = rule.seconds
+                case "bare":
+                    pass  # its kind says all
                 case _:
                     fault = rule
         return Plan(latency, lag, fault, tuple(kinds))

@@ -34,15 +34,32 @@ class Index:
         self._waiting: deque[tuple[float, Change]] = deque()
         self._ids: dict[str, int] = {}
         self._visible: dict[str, Namespace] = {}
+        self._positions: dict[str, int] = {}
 
-    def upsert(self, namespace: str, records: Sequence[VectorRecord], lag: float) -> None:
-        """Insert or replace records. Create the namespace if it is new."""
+    def upsert(self, namespace: str, records: Sequence[VectorRecord], lag: float) -> int:
+        """Insert or replace records; return the write's position.
+
+        Create the namespace if it is new.
+        """
         with self._opened():
             if namespace not in self._ids:
                 self._ids[namespace] = self._storage.add_namespace(self.name, namespace)
                 self._make_visible(lag, lambda: self._empty(namespace))
-            self._storage.write(self._ids[namespace], records)
+            written = self._storage.write(self._ids[namespace], records)
             self._make_visible(lag, lambda: self._visible[namespace].put(records))
+            self._make_visible(lag, lambda: self._reach(namespace, written))
+            return written
+
+    def position(self, namespace: str) -> int:
+        """Return the position up to which reads see the writes to a namespace."""
+        with self._opened():
+            return self._positions.get(namespace, 0)
+
+    def flush(self) -> None:
+        """Make every write visible now."""
+        with self._opened():
+            while self._waiting:
+                self._waiting.popleft()[1]()
 
     def fetch(self, namespace: str, ids: Sequence[str]) -> list[VectorRecord]:
         """Return the records with these ids, without the absent ones."""
@@ -74,21 +91,30 @@ class Index:
             visible = self._visible.get(namespace)
             return visible.page(prefix, after, size) if visible else []
 
-    def delete(self, namespace: str, ids: Sequence[str], lag: float) -> None:
-        """Delete records. Absent ids are ignored. Raises ``Refused`` without the namespace."""
+    def delete(self, namespace: str, ids: Sequence[str], lag: float) -> int:
+        """Delete records; return the write's position, 0 where nothing can be.
+
+        Absent ids are ignored. Raises ``Refused`` without the namespace.
+        """
         with self._opened():
             namespace_id = self._existing(namespace)
-            if namespace_id is not None:
-                self._storage.remove(namespace_id, ids)
-                self._make_visible(lag, lambda: self._visible[namespace].remove(ids))
+            if namespace_id is None:
+                return 0
+            written = self._storage.remove(namespace_id, ids)
+            self._make_visible(lag, lambda: self._visible[namespace].remove(ids))
+            self._make_visible(lag, lambda: self._reach(namespace, written))
+            return written
 
-    def delete_all(self, namespace: str, lag: float) -> None:
+    def delete_all(self, namespace: str, lag: float) -> int:
         """Delete all records of a namespace, and keep it. Raises ``Refused`` without it."""
         with self._opened():
             namespace_id = self._existing(namespace)
-            if namespace_id is not None:
-                self._storage.clear(namespace_id)
-                self._make_visible(lag, lambda: self._empty(namespace))
+            if namespace_id is None:
+                return 0
+            written = self._storage.clear(namespace_id)
+            self._make_visible(lag, lambda: self._empty(namespace))
+            self._make_visible(lag, lambda: self._reach(namespace, written))
+            return written
 
     def drop_namespace(self, namespace: str, lag: float) -> None:
         """Delete a namespace with its records. Raises ``Refused`` without it."""
@@ -119,6 +145,7 @@ class Index:
         for namespace, namespace_id in self._ids.items():
             self._empty(namespace)
             self._visible[namespace].put(self._storage.read_all(namespace_id))
+            self._positions[namespace] = self._storage.position(namespace_id)
         self._loaded = True
 
     def _make_visible(self, lag: float, change: Change) -> None:
@@ -141,5 +168,9 @@ class Index:
     def _empty(self, namespace: str) -> None:
         self._visible[namespace] = Namespace(self.dimension)
 
+    def _reach(self, namespace: str, position: int) -> None:
+        self._positions[namespace] = position
+
     def _forget(self, namespace: str) -> None:
+        self._positions.pop(namespace, None)
         self._visible.pop(namespace, None)

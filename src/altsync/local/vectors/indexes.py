@@ -70,6 +70,13 @@ class Indexes:
                 self._loaded[name] = Index(name, dimension, self._storage)
             return self._loaded[name]
 
+    def flush(self) -> None:
+        """Make every write visible now."""
+        with self._lock:
+            loaded = list(self._loaded.values())
+        for index in loaded:
+            index.flush()
+
     def _defined(self, name: str) -> dict[str, Any]:
         if name not in self._definitions:
             raise Refused(404, f"Resource {name} not found")

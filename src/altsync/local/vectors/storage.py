@@ -28,6 +28,10 @@ CREATE TABLE IF NOT EXISTS namespace (
     name TEXT NOT NULL,
     UNIQUE (index_name, name)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS position (
+    namespace_id INTEGER PRIMARY KEY REFERENCES namespace (id) ON DELETE CASCADE,
+    lsn INTEGER NOT NULL
+) STRICT;
 CREATE TABLE IF NOT EXISTS record (
     namespace_id INTEGER NOT NULL REFERENCES namespace (id) ON DELETE CASCADE,
     id TEXT NOT NULL,
@@ -43,9 +47,17 @@ ON CONFLICT (namespace_id, id) DO UPDATE
 SET vector = excluded.vector, metadata = excluded.metadata
 """
 
+NEXT_POSITION = """
+INSERT INTO position (namespace_id, lsn) VALUES (?, 1)
+ON CONFLICT (namespace_id) DO UPDATE SET lsn = lsn + 1 RETURNING lsn
+"""
+
 
 class Storage:
-    """One SQLite connection, used by one thread at a time."""
+    """One SQLite connection, used by one thread at a time.
+
+    Each write to a namespace returns its log sequence number, which grows by one.
+    """
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
@@ -102,7 +114,7 @@ class Storage:
         with self._transaction() as connection:
             connection.execute("DELETE FROM namespace WHERE id = ?", (namespace,))
 
-    def write(self, namespace: int, records: Iterable[VectorRecord]) -> None:
+    def write(self, namespace: int, records: Iterable[VectorRecord]) -> int:
         """Insert or replace records."""
         rows = [
             (
@@ -115,19 +127,30 @@ class Storage:
         ]
         with self._transaction() as connection:
             connection.executemany(UPSERT, rows)
+            return _next(connection, namespace)
 
-    def remove(self, namespace: int, ids: Iterable[str]) -> None:
+    def remove(self, namespace: int, ids: Iterable[str]) -> int:
         """Delete records. Absent ids are ignored."""
         with self._transaction() as connection:
             connection.executemany(
                 "DELETE FROM record WHERE namespace_id = ? AND id = ?",
                 [(namespace, one) for one in ids],
             )
+            return _next(connection, namespace)
 
-    def clear(self, namespace: int) -> None:
+    def clear(self, namespace: int) -> int:
         """Delete all records of a namespace."""
         with self._transaction() as connection:
             connection.execute("DELETE FROM record WHERE namespace_id = ?", (namespace,))
+            return _next(connection, namespace)
+
+    def position(self, namespace: int) -> int:
+        """Return the log sequence number of the last write to a namespace, 0 before the first."""
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT lsn FROM position WHERE namespace_id = ?", (namespace,)
+            ).fetchone()
+            return int(row[0]) if row else 0
 
     def read_all(self, namespace: int) -> list[VectorRecord]:
         """Return all records of a namespace."""
@@ -154,3 +177,8 @@ class Storage:
                 self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
+
+
+def _next(connection: sqlite3.Connection, namespace: int) -> int:
+    """Return the log sequence number of a write in this transaction."""
+    return int(connection.execute(NEXT_POSITION, (namespace,)).fetchone()[0])

@@ -71,6 +71,7 @@ class Answer:
     status: int = 200
     records: int = 0
     tokens: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def encoded(self) -> bytes:
         """Return the JSON, each float32 with the fewest digits that restore it."""
@@ -79,10 +80,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Effects:
-    """Changes of faults to an operation that is carried out. ``lag`` is in seconds."""
+    """Changes of faults to an operation that is carried out. ``lag`` is in seconds.
+
+    ``bare``: the answer has no header of its own.
+    """
 
     lag: float = 0.0
     corruption: FaultRule | None = None
+    bare: bool = False
 
 
 @dataclass(frozen=True)

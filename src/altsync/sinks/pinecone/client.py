@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache, wraps
 from importlib import import_module
-from typing import Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import httpx
 import pinecone
 import structlog
-from pinecone import RetryConfig, ServerlessSpec
+from pinecone import ResponseInfo, RetryConfig, ServerlessSpec
 
 from altsync import deadline
 from altsync.catalogue.current import entity_types
@@ -113,6 +113,7 @@ class Client(ABC):
 
         self._shared = SharedClient(clients, _Clients.close)
         self._own = threading.local()
+        self._positions = Positions()
         self._names = index_names(prefix)
         self._tags: dict[str, tuple[float, Mapping[str, str]]] = {}
         self.belong_to(None)
@@ -227,6 +228,37 @@ def without_retries(index: pinecone.Index) -> pinecone.Index:
     if isinstance(getattr(transport, "_config", None), RetryConfig):
         transport._config = RetryConfig(max_retries=0)  # type: ignore[union-attr]
     return index
+
+
+def committed(info: ResponseInfo | None) -> int | None:
+    """Return the log sequence number of a write, None where the server did not say."""
+    return None if info is None else info.lsn_committed
+
+
+class Positions(threading.local):
+    """The log sequence number of this thread's last answer.
+
+    The SDK (10.2) returns nothing from ``delete``, so the header is read from its HTTP client. A
+    later SDK may keep its client elsewhere: then deletions have no position, and the next upsert to
+    the namespace has one.
+    """
+
+    last: int | None = None
+
+    def follow(self, index: pinecone.Index) -> pinecone.Index:
+        """Note the answers to writes of an index from now on."""
+        client: Any = getattr(index, "_http", None)
+        post: Callable[..., httpx.Response] | None = getattr(client, "post", None)
+        if post is not None:
+
+            def noted(*args: Any, **options: Any) -> httpx.Response:
+                response = post(*args, **options)
+                self.last = committed(ResponseInfo(raw_headers=dict(response.headers)))
+                return response
+
+            with suppress(AttributeError):
+                client.post = noted
+        return index
 
 
 def translate(error: pinecone.PineconeError) -> SinkFailure:

@@ -312,9 +312,8 @@ class Indexes(Client):
             self._tags[name] = (time.monotonic(), found.tags or {})
         if host is None:
             raise SinkFailure(ErrorKind.SINK, f"the index {name} is not ready yet")
-        return without_retries(
-            pinecone.Index(host=host, api_key=self._api_key, timeout=self._timeout)
-        )
+        index = pinecone.Index(host=host, api_key=self._api_key, timeout=self._timeout)
+        return self._positions.follow(without_retries(index))
 
 
 def owner_tags(owner: Installation) -> dict[str, str]:

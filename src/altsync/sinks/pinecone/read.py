@@ -13,7 +13,7 @@ import pinecone
 from altsync.contract import SinkVersion
 from altsync.entities import EntityType
 from altsync.ownership import SAMPLED
-from altsync.protocols import Held, Match, Reads, StoredVector
+from altsync.protocols import Held, Match, Matches, Reads, StoredVector
 from altsync.sinks.pinecone.client import limited
 from altsync.sinks.pinecone.indexes import Indexes
 
@@ -113,7 +113,7 @@ class Reader(Indexes):
         space: str,
         where: Mapping[str, Any] | None = None,
         with_metadata: bool = True,
-    ) -> list[Match]:
+    ) -> Matches:
         """Return the entities nearest to a vector (float32 little-endian), the best first.
 
         ``where`` is a metadata filter in the index's own language. Answers without
@@ -129,7 +129,32 @@ class Reader(Indexes):
                 include_metadata=with_metadata,
                 timeout=self._timeout,
             )
-        return [Match(m.id, m.score or 0.0, dict(m.metadata or {})) for m in answer.matches]
+        found = (Match(m.id, m.score or 0.0, dict(m.metadata or {})) for m in answer.matches)
+        return Matches(found, _reconciled(answer.response_info))
+
+    @limited
+    def seen(self, entity_type: EntityType, space: str) -> int | None:
+        """Return the position up to which a query of a namespace sees its writes.
+
+        None if the server does not say. Only queries do, so this makes one. Raises ``SinkFailure``.
+        """
+
+        def query(index: pinecone.Index) -> int | None:
+            answer = index.query(
+                vector=[1.0] + [0.0] * (self._dimensions - 1),
+                top_k=1,
+                namespace=space,
+                include_values=False,
+                include_metadata=False,
+                timeout=self._timeout,
+            )
+            return _reconciled(answer.response_info)
+
+        return self._if_present(entity_type, query)
+
+
+def _reconciled(info: pinecone.ResponseInfo | None) -> int | None:
+    return None if info is None else info.lsn_reconciled
 
 
 def _stored(key: str, space: str, vector: Any) -> StoredVector:

@@ -22,7 +22,7 @@ from altsync.operations import ErrorKind
 from altsync.projection import namespace, vector_metadata
 from altsync.protocols import VectorStore
 from altsync.sinks.pinecone import SINK
-from altsync.sinks.pinecone.client import limited
+from altsync.sinks.pinecone.client import committed, limited
 from altsync.sinks.pinecone.read import MAX_VECTORS, Reader, printed
 from altsync.wording import plural
 
@@ -68,26 +68,32 @@ class Sink(Reader):
                 f"Pinecone took {answer.upserted_count} of {plural(len(rows), 'vector')}",
                 outcome_unknown=True,
             )
-        calls = 1 + self._delete_from_former_namespaces(rows, space)
+        marks: dict[str, int] = {}
+        _raise_mark(marks, space, committed(answer.response_info))
+        calls = 1 + self._delete_from_former_namespaces(rows, space, marks)
         written = (Written(row.id, row.version, row.key, space) for row in rows)
-        return Answer(tuple(written), calls=calls)
+        return Answer(tuple(written), calls=calls, marks=marks)
 
-    def _delete_from_former_namespaces(self, rows: Sequence[Row], space: str) -> int:
+    def _delete_from_former_namespaces(
+        self, rows: Sequence[Row], space: str, marks: dict[str, int]
+    ) -> int:
         moved = [row for row in rows if row.written_namespace not in (None, space)]
-        return self._delete_keys(moved, lambda row: {row.written_namespace or ""})
+        return self._delete_keys(moved, lambda row: {row.written_namespace or ""}, marks)
 
     @limited
     def delete(self, rows: Sequence[Row]) -> Answer:
         """Delete vectors by id from the namespaces that hold them, or may after a late write."""
+        marks: dict[str, int] = {}
         calls = self._delete_keys(
             rows,
             lambda row: {row.written_namespace, namespace(row), *row.stale_namespaces},
+            marks,
         )
         outcomes: list[RecordOutcome] = [Written(row.id, row.version) for row in rows]
-        return Answer(tuple(outcomes), calls=calls)
+        return Answer(tuple(outcomes), calls=calls, marks=marks)
 
-    def _delete_keys(self, rows: Sequence[Row], spaces_of: Any) -> int:
-        """Delete rows from namespaces; return the number of calls."""
+    def _delete_keys(self, rows: Sequence[Row], spaces_of: Any, marks: dict[str, int]) -> int:
+        """Delete rows from namespaces; return the number of calls. Raise ``marks``."""
         by_space: dict[str, list[str]] = defaultdict(list)
         for row in rows:
             for space in spaces_of(row) - {None}:
@@ -95,22 +101,33 @@ class Sink(Reader):
         calls = 0
         for space, keys in by_space.items():
             for start in range(0, len(keys), MAX_VECTORS):
-                self._delete_page(rows[0].entity_type, space, keys[start : start + MAX_VECTORS])
+                page = keys[start : start + MAX_VECTORS]
+                _raise_mark(marks, space, self._delete_page(rows[0].entity_type, space, page))
                 calls += 1
         return calls
 
-    def _delete_page(self, entity_type: EntityType, space: str, keys: list[str]) -> None:
-        def delete(index: pinecone.Index) -> None:
+    def _delete_page(self, entity_type: EntityType, space: str, keys: list[str]) -> int | None:
+        """Delete keys; return the position of the deletion, if the server says it."""
+
+        def delete(index: pinecone.Index) -> int | None:
             self._guards[entity_type].require()
             deadline.check()
+            self._positions.last = None
             index.delete(ids=keys, namespace=space, timeout=self._timeout)
+            return self._positions.last
 
-        self._if_present(entity_type, delete)
+        return self._if_present(entity_type, delete)
 
     def remove(self, entity_type: EntityType, space: str, keys: Sequence[str]) -> None:
         """Remove vectors from one namespace by id. Raises ``SinkFailure``."""
         for start in range(0, len(keys), MAX_VECTORS):
             self._delete_page(entity_type, space, list(keys[start : start + MAX_VECTORS]))
+
+
+def _raise_mark(marks: dict[str, int], space: str, position: int | None) -> None:
+    """Note the position of a write to a namespace, if the server says it."""
+    if position is not None:
+        marks[space] = max(position, marks.get(space, position))
 
 
 def _sent(row: Row, model: Model) -> pinecone.Vector:
