@@ -26,8 +26,9 @@ if TYPE_CHECKING:
         Similar,
         Vectors,
     )
-    from altsync.errors import SaveError
+    from altsync.errors import SaveError, WaitFailed, WaitTimeout
     from altsync.saving import delete, save
+    from altsync.waiting import wait
 
 __version__ = "0.1.0"
 
@@ -50,8 +51,9 @@ _EXPORTED = {
         "Similar",
         "Vectors",
     ),
-    "altsync.errors": ("SaveError",),
+    "altsync.errors": ("SaveError", "WaitFailed", "WaitTimeout"),
     "altsync.saving": ("delete", "save"),
+    "altsync.waiting": ("wait",),
 }
 
 __all__ = [
@@ -77,8 +79,11 @@ __all__ = [
     "Tag",
     "Text",
     "Vectors",
+    "WaitFailed",
+    "WaitTimeout",
     "delete",
     "save",
+    "wait",
 ]
 
 

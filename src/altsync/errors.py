@@ -45,6 +45,14 @@ class SaveError(AltsyncError):
         self.reason = reason
 
 
+class WaitTimeout(AltsyncError, TimeoutError):
+    """``altsync.wait`` ended before every sink showed the version."""
+
+
+class WaitFailed(AltsyncError):
+    """A change that ``altsync.wait`` waited for is a dead letter."""
+
+
 class SinkFailure(AltsyncError):
     """One call to a sink failed as a whole.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -25,6 +26,7 @@ from altsync.db import Conn
 from altsync.entities import EntityType
 from altsync.errors import SaveError
 from altsync.operations import Origin
+from altsync.outbox.versions import newest_version
 from altsync.seed.changes import Changes
 from altsync.seed.saver import Saver
 from altsync.seed.sql.deletion import DELETE_PAGE, tombstone
@@ -63,6 +65,7 @@ def save(target: Target, *entities: Entity) -> Changes:
 
         if savers:
             changes = retry_on_conflict(conn, part_of(savers[0].kind), write)
+            changes = replace(changes, version=newest_version(conn))
     for saver in savers:
         saver.set_ids()
     return changes
@@ -78,7 +81,8 @@ def delete(target: Target, entity: type[Entity], *keys: str) -> Changes:
         if not isinstance(key, str):
             raise SaveError(entity.__name__, kind.key_column, f"a key is a text, not {key!r}")
     with _connection(target) as conn:
-        return retry_on_conflict(conn, part_of(kind), lambda: _delete(conn, kind, entity, keys))
+        done = retry_on_conflict(conn, part_of(kind), lambda: _delete(conn, kind, entity, keys))
+        return replace(done, version=newest_version(conn))
 
 
 def _delete(conn: Conn, kind: EntityType, entity: type[Entity], keys: Sequence[str]) -> Changes:

@@ -21,6 +21,7 @@ LINES = {
     "migrate": "Bring the schema to its head, then create constraints and indexes in the sinks.",
     "revision": "Draft a revision beside the catalogue, for what migrate refuses.",
     "seed": "Load JSONL seeds into PostgreSQL and its outbox, in one transaction per batch.",
+    "wait": "Wait until queries of every store show the changes up to a version.",
     "relay": "Wake workers for what is due, until stopped. One is enough, two are safe.",
     "status": "Show entities per sink, operations and circuit breakers.",
     "why": "Show one entity's seed line, its operations, and what every store holds of it.",

@@ -15,9 +15,10 @@ from types import FrameType
 from typing import Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from altsync.cli.once import OnceCommand
 from altsync.exits import Exit, Failure
 from altsync.interrupts import interrupts_go_to
 from altsync.redaction import redact
@@ -135,7 +136,7 @@ class Group(_Ending, TyperGroup):
     """The command line with its commands."""
 
 
-class Command(_Ending, TyperCommand):
+class Command(_Ending, OnceCommand):
     """A command line of one command."""
 
 

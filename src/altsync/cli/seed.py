@@ -14,7 +14,7 @@ import typer
 from altsync.catalogue.current import parts
 from altsync.catalogue.parts import Part
 from altsync.cli.common import Json, application
-from altsync.cli.seed_run import run
+from altsync.cli.seed_run import Until, run
 from altsync.errors import ConfigurationError
 from altsync.seed.files import named_by
 from altsync.seed.options import SeedOptions
@@ -46,8 +46,13 @@ def _seed(
         bool, typer.Option("--strict", help="Refuse a whole file for one bad line in it.")
     ] = False,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Wait until every sink has this run's changes.")
-    ] = False,
+        Until | None,
+        typer.Option(
+            "--wait",
+            metavar="[=searchable]",
+            help="Wait until every sink has this run's changes, or until queries show them.",
+        ),
+    ] = None,
     timeout: Annotated[
         float | None, typer.Option(min=0, help="With --wait: give up after so many seconds.")
     ] = None,
@@ -60,7 +65,8 @@ def _seed(
     """
     if prune_saved and not prune:
         raise typer.BadParameter("--prune-saved needs --prune")
-    options = SeedOptions(folder, chosen, limit, only, prune, yes, strict, dry_run, wait)
+    waits = wait is not None
+    options = SeedOptions(folder, chosen, limit, only, prune, yes, strict, dry_run, waits)
     options = replace(options, prune_saved=prune_saved)
     with application() as app:
         raise typer.Exit(run(app, options, wait=wait, timeout=timeout, as_json=as_json))

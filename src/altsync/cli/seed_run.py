@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 from rich.progress import DownloadColumn, TaskID
@@ -21,6 +22,7 @@ from altsync.cli.terminal import Exit, answers, notes, print_json
 from altsync.contract import EMBEDDING
 from altsync.db import Conn
 from altsync.declarations import MIRRORS, title_of
+from altsync.outbox.versions import newest_version
 from altsync.seed.listing import find_files
 from altsync.seed.loader import Loader
 from altsync.seed.options import SeedOptions
@@ -36,6 +38,7 @@ from altsync.status.run_progress import (
     run_progress,
 )
 from altsync.status.sql import idle_sinks
+from altsync.waiting import awaited_sinks, summary, wait_for
 from altsync.wording import sentences
 
 #: Seconds between two polls of the sinks' progress.
@@ -51,6 +54,14 @@ NAMED = 5
 #: relay wakes a worker within a second.
 IDLE_HINT_AFTER = 5.0
 
+
+class Until(StrEnum):
+    """How long ``seed --wait`` waits: until every sink confirms, or until queries show it."""
+
+    CONFIRMED = "confirmed"
+    SEARCHABLE = "searchable"
+
+
 _RULE = "=" * 50
 
 
@@ -58,31 +69,50 @@ def run(
     app: Application,
     options: SeedOptions,
     *,
-    wait: bool = False,
+    wait: Until | None = None,
     timeout: float | None = None,
     as_json: bool = False,
 ) -> Exit:
     """Run one seeding, print its result, and return the exit code."""
-    waits = wait and not options.dry_run
+    waits = wait is not None and not options.dry_run
+    ends = None if timeout is None else time.monotonic() + timeout
     sinks = app.topology.names
     progress: dict[str, RunProgress] = {}
     arrived, dead = True, list[FailedEntity]()
     with app.connect("altsync-seed") as conn:
         report = load(app, conn, options, as_json=as_json)
+        version = None if options.dry_run else newest_version(conn)
+        if version is not None and wait is None and report.total.operations and not as_json:
+            notes.print(f"altsync wait --version {version} waits until every store shows it.")
         if waits:
             try:
                 arrived = follow(app, conn, progress, timeout)
                 dead = find_failed(app, conn, progress)
+                if wait is Until.SEARCHABLE and arrived and not dead:
+                    arrived = _until_shown(app, ends)
             except BaseException as error:
-                ending.attach(error, _to_json(report, progress, sinks if wait else ()))
+                ending.attach(error, _to_json(report, progress, sinks if wait else (), version))
                 raise
-    body = _to_json(report, progress, sinks if wait else ())
+    body = _to_json(report, progress, sinks if wait else (), version)
     if waits and not as_json:
         answers.print(seed_summary(report, progress, sinks))
     code = end(report, dead, arrived=arrived, body=body)
     if as_json and not dead:
         print_json(body)
     return code
+
+
+def _until_shown(app: Application, ends: float | None) -> bool:
+    """Wait until queries show what the sinks have confirmed; return whether they did in time."""
+    # Nothing waits below version 0: only the positions of the last writes are checked.
+    left = None if ends is None else max(0.0, ends - time.monotonic())
+    found = wait_for(app, 0, awaited_sinks(app), timeout=left)
+    for name, one in found.sinks.items():
+        if one.reason:
+            notes.print(f"{name}: {one.reason}", style="yellow")
+    if found.timed_out:
+        notes.print(f"Not searchable yet: {summary(found)}.")
+    return not found.timed_out
 
 
 def end(
@@ -105,10 +135,18 @@ def end(
 
 
 def _to_json(
-    report: SeedReport, progress: dict[str, RunProgress], sinks: Sequence[str]
+    report: SeedReport,
+    progress: dict[str, RunProgress],
+    sinks: Sequence[str],
+    version: int | None,
 ) -> dict[str, Any]:
-    """Return the JSON document of a run. ``sinks`` are those that it waits for."""
+    """Return the JSON document of a run. ``sinks`` are those that it waits for.
+
+    ``version``: the run's changes have this version or lower ones.
+    """
     body = report.as_json()
+    if version is not None:
+        body["version"] = version
     if report.total.rejected:
         body["refused"] = report.refused()
     for sink in _mirrors(sinks):
@@ -215,7 +253,7 @@ def follow(
             is_over = deadline is not None and time.monotonic() > deadline
             idle_for = min(hint_after, timeout or 0.0) if is_over else hint_after
             waiting = {sink for sink, done in progress.items() if done.waiting} - hinted
-            hinted |= _print_hints(app, conn, waiting, idle_for)
+            hinted |= print_hints(app, conn, waiting, idle_for)
             if is_over:
                 notes.print(f"Not there yet after {timeout:g} s: altsync status says why.")
                 return False
@@ -229,7 +267,7 @@ def _poll(app: Application, conn: Conn, sinks: Sequence[str]) -> dict[str, RunPr
         return {sink: run_progress(conn, app.topology.traits(sink)) for sink in sinks}
 
 
-def _print_hints(app: Application, conn: Conn, sinks: set[str], idle_for: float) -> set[str]:
+def print_hints(app: Application, conn: Conn, sinks: set[str], idle_for: float) -> set[str]:
     """Name the process to start for each idle sink of ``sinks``; return those sinks."""
     idle = {sink: one for sink, one in idle_sinks(conn, idle_for).items() if sink in sinks}
     for sink, one in idle.items():

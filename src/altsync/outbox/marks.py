@@ -21,6 +21,10 @@ Marks = Mapping[tuple[EntityType, str], int]
 #: again, and a batch is settled long before that.
 REPLACED_AFTER = "10 minutes"
 
+#: Age from which a mark counts as seen. An index that lags for longer is broken, and each check
+#: costs a query.
+LONGEST_LAG = "1 hour"
+
 #: Stores the marks of one type. Settlements of several workers may come in any order. Sorted, so
 #: that two of them cannot deadlock.
 KEEP = f"""
@@ -45,17 +49,23 @@ def parameters(sink: SinkTraits, kind: EntityType, marks: Marks) -> dict[str, An
 def read_marks(
     conn: Conn, sinks: Sequence[str], kind: EntityType | None = None
 ) -> dict[str, dict[tuple[EntityType, str], int]]:
-    """Return the marks of sinks, by sink; of one type if ``kind`` is given."""
+    """Return the marks of the last hour by sink, of one type if ``kind`` is given.
+
+    A sink without any mark, old or new, is left out: its store names no positions.
+    """
     rows = conn.execute(
-        """
-        SELECT sink, entity_type, namespace, mark FROM visibility_mark
+        f"""
+        SELECT sink, entity_type, namespace,
+               CASE WHEN written_at > now() - interval '{LONGEST_LAG}' THEN mark END
+        FROM visibility_mark
         WHERE sink = ANY(%s) AND (%s::text IS NULL OR entity_type = %s)
         """,
         (list(sinks), kind, kind),
     )
-    found: dict[str, dict[tuple[EntityType, str], int]] = {sink: {} for sink in sinks}
+    found: dict[str, dict[tuple[EntityType, str], int]] = {}
     known = current().by_table
     for sink, entity_type, namespace, mark in rows:
-        if entity_type in known:
-            found[sink][known[entity_type], namespace] = mark
+        of_sink = found.setdefault(sink, {})
+        if entity_type in known and mark is not None:
+            of_sink[known[entity_type], namespace] = mark
     return found
