@@ -44,6 +44,8 @@ ON_REAL_SEEDS = [
     HOWTO / "rotate-keys.md",
     HOWTO / "configure-sinks.md",
     HOWTO / "production.md",
+    HOWTO / "freshness.md",
+    HOWTO / "read-your-writes.md",
     HOWTO / "write-from-code.md",
     HOWTO / "seeds-of-your-own.md",
     HOWTO / "pgvector.md",

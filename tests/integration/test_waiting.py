@@ -152,7 +152,7 @@ def test_a_server_without_the_header_leaves_it_at_confirmed(
     assert found.sinks["pinecone"].reason == SILENT
 
 
-def test_an_index_that_does_not_answer_is_asked_again(
+def test_an_index_that_does_not_answer_is_queried_later(
     pg: DatabaseFixture,
     app: Application,
     index: PineconeHarness,

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 import altsports.queries
-from altsync import queries, saving
+from altsync import queries, saving, waiting
 from altsync.app import Application
 from altsync.why import history
 from tests.docs_blocks.blocks import ROOT, blocks_of
@@ -49,6 +49,7 @@ def test_every_public_name_is_documented_as_it_is(module: ModuleType) -> None:
 def test_saving_is_documented_as_it_is() -> None:
     """Its functions with their parameters."""
     expected = {name: signature_of(getattr(saving, name)) for name in ("save", "delete")}
+    expected["wait"] = signature_of(waiting.wait)
     assert documented("altsync") == expected
 
 
