@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from altsync.entities import Model
+from altsync.tokens import INPUT_LIMITS, count_tokens, most_tokens
 
 #: Inputs per request. https://platform.openai.com/docs/api-reference/embeddings/create
 MAX_INPUTS = 2048
@@ -29,6 +30,25 @@ class Embedder(Protocol):
     def embed(self, texts: Sequence[str], model: Model) -> Embedded:
         """Embed texts in one request. Raises ``SinkFailure``."""
         ...
+
+
+def request_sizes(texts: Sequence[str], model: str) -> list[int]:
+    """Return the tokens of texts, by which they are packed into requests.
+
+    They are counted only if the upper bounds need more than one request: counting takes
+    0.2 µs per token. A text over the model's limit is cut to it, or not sent.
+    """
+    bounds = [most_tokens(text) for text in texts]
+    if sum(bounds) <= MAX_REQUEST_TOKENS:
+        return bounds
+    limit = INPUT_LIMITS.get(model)
+    if limit is None:
+        return bounds
+    sizes = []
+    for text, bound in zip(texts, bounds, strict=True):
+        tokens = count_tokens(text, model)
+        sizes.append(bound if tokens is None else min(tokens, limit.tokens))
+    return sizes
 
 
 def request_slices(sizes: Sequence[int]) -> Iterator[slice]:

@@ -55,11 +55,19 @@ class TooLong:
 
 
 def most_tokens(text: str) -> int:
-    """Return an upper bound of a text's tokens: each has at least one byte.
-
-    Counting exactly takes time for every text; the bound costs a few more requests.
-    """
+    """Return an upper bound of a text's tokens without its tokenizer: each has at least a byte."""
     return len(text.encode())
+
+
+def count_tokens(text: str, model: str) -> int | None:
+    """Return the tokens of a text that a model charges, counted offline.
+
+    None for a model of ``INPUT_LIMITS`` without its tokenizer here, and for every other model. A
+    text of more than ``COUNTED_AT_ONCE`` bytes is counted in pieces, each of which may add one.
+    """
+    limit = INPUT_LIMITS.get(model)
+    count = _counter(limit.encoding) if limit else None
+    return None if count is None else sum(count(piece) for piece in _pieces(text))
 
 
 def too_long(text: str, model: str) -> TooLong | None:
@@ -72,11 +80,10 @@ def too_long(text: str, model: str) -> TooLong | None:
     size = most_tokens(text)
     if limit is None or size < limit.tokens:
         return None
-    count = _counter(limit.encoding)
-    if count is None:
+    tokens = count_tokens(text, model)
+    if tokens is None or tokens <= limit.tokens:
         return None
-    tokens = sum(count(piece) for piece in _pieces(text))
-    return TooLong(model, tokens, limit.tokens) if tokens > limit.tokens else None
+    return TooLong(model, tokens, limit.tokens)
 
 
 def cut(text: str, model: str) -> str:

@@ -16,7 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from altsync import embedding
-from altsync.embedding import MAX_INPUTS, MAX_REQUEST_TOKENS, Embedded, request_slices
+from altsync.embedding import (
+    MAX_INPUTS,
+    MAX_REQUEST_TOKENS,
+    Embedded,
+    request_sizes,
+    request_slices,
+)
 from altsync.entities import Model
 from altsync.errors import SinkFailure
 from altsync.openai_embedder import OpenAIEmbedder, decode
@@ -132,6 +138,35 @@ def test_requests_are_cut_by_tokens() -> None:
     """300,000 tokens are allowed in one request, over all its inputs."""
     assert list(request_slices([100_000] * 4)) == [slice(0, 3), slice(3, 4)]
     assert list(request_slices([150_000, 150_000, 1])) == [slice(0, 2), slice(2, 3)]
+
+
+def requests_of(texts: list[str], model: str) -> int:
+    return len(list(request_slices(request_sizes(texts, model))))
+
+
+@pytest.mark.parametrize(
+    ("text", "by_bytes", "exact"),
+    [("word " * 100, 1, 1), ("word " * 400, 4, 1), ("word " * 2000, 17, 4), ("日本" * 300, 4, 1)],
+    ids=["100 words", "400 words", "2,000 words", "600 characters"],
+)
+def test_a_batch_is_packed_by_exact_tokens(text: str, by_bytes: int, exact: int) -> None:
+    """500 texts, as one batch has. The tokenizer of another model is not known."""
+    texts = [text] * 500
+    assert requests_of(texts, "another-model") == by_bytes
+    assert requests_of(texts, "text-embedding-3-small") == exact
+
+
+def test_tokens_are_counted_only_if_the_bound_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[str] = []
+    monkeypatch.setattr(embedding, "count_tokens", lambda text, model: counted.append(text))
+    assert request_sizes(["x" * 1000] * 300, "text-embedding-3-small") == [1000] * 300
+    assert counted == []
+    request_sizes(["x" * 1000] * 301, "text-embedding-3-small")
+    assert len(counted) == 301
+
+
+def test_a_text_that_is_cut_counts_as_what_is_sent() -> None:
+    assert request_sizes(["日" * 200_000], "text-embedding-3-small") == [8192]
 
 
 def test_a_text_too_large_for_any_request_goes_alone() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import random
 import sys
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -12,7 +15,7 @@ from altsync import tokens
 from altsync.local.vectors.embeddings import MAX_INPUT_TOKENS
 from altsync.local.vectors.model import EmbeddingModel
 from altsync.local.vectors.names import EMBEDDING_MODEL
-from altsync.tokens import INPUT_LIMITS, TooLong, cut, most_tokens, too_long
+from altsync.tokens import INPUT_LIMITS, TooLong, count_tokens, cut, most_tokens, too_long
 
 SMALL = "text-embedding-3-small"
 
@@ -34,6 +37,52 @@ def test_a_text_over_the_limit_is_counted_exactly(text: str, count: int) -> None
     assert str(over) == (
         f"the text to embed has {count:,} tokens, and {SMALL} takes 8,192: shorten it"
     )
+
+
+#: First and last characters of twenty scripts.
+SCRIPTS = """
+20 7e, a1 24f, 370 3ff, 400 4ff, 531 587, 5d0 5ea, 600 6ff, 900 97f, 980 9fe, b82 bfa,
+e01 e5b, 10a0 10ff, 1200 137c, 1780 17f9, 2010 206f, 3041 30ff, 4e00 9fff, ac00 d7a3,
+1f300 1faff, 20000 2a6df
+"""
+
+TEXT = (
+    "the league plays in 2026 don't I'LL we've \n\n\t  \r\n   <|endoftext|> café naïve 12345678 "
+    "... — “x” e\u0301 \u200d👨‍👩‍👧"
+)
+WORDS = TEXT.split(" ")
+
+#: SHA-256 of the counts of the texts by tiktoken 0.14.0 with OpenAI's table ``cl100k_base``
+#: (SHA-1 of its address 9b5ad71b2ce5302211f9c61530b329a4922fc6a4), and their sum.
+COUNTED_BY_TIKTOKEN = "155b3be22edb3a3f55a8146b1e9dd75b795fb62a2dc39d7523da3d0559b04cd0"
+TOKENS_BY_TIKTOKEN = 563_420
+
+
+def texts_of_scripts(count: int) -> Iterator[str]:
+    """Yield the same texts each time: characters of a script, words and spaces."""
+    draw = random.Random(19).random
+    ranges = [[int(end, 16) for end in one.split()] for one in SCRIPTS.split(",")]
+    for number in range(count):
+        low, high = ranges[number % len(ranges)]
+        parts = []
+        for _ in range(1 + int(draw() * 12)):
+            if draw() < 0.3:
+                parts.append(WORDS[int(draw() * len(WORDS))])
+            else:
+                length = range(1 + int(draw() * 9))
+                parts.append("".join(chr(low + int(draw() * (high - low + 1))) for _ in length))
+            parts.append("" if draw() < 0.2 else " " * (1 + int(draw() * 3)))
+        yield "".join(parts)
+
+
+def test_ten_thousand_texts_have_the_tokens_that_tiktoken_counts() -> None:
+    counts = [count_tokens(text, SMALL) for text in texts_of_scripts(10_000)]
+    assert sum(count or 0 for count in counts) == TOKENS_BY_TIKTOKEN
+    assert hashlib.sha256(repr(counts).encode()).hexdigest() == COUNTED_BY_TIKTOKEN
+
+
+def test_no_tokens_are_counted_of_a_model_that_is_not_known() -> None:
+    assert count_tokens("word", "nomic-embed-text") is None
 
 
 @pytest.mark.parametrize("model", INPUT_LIMITS)

@@ -9,13 +9,13 @@ from typing import ClassVar
 
 from altsync.config import Settings
 from altsync.contract import Answer, Failed, RecordOutcome, SinkTraits, SinkVersion, Written
-from altsync.embedding import Embedder, request_slices
+from altsync.embedding import Embedder, request_sizes, request_slices
 from altsync.entities import EntityType, Model, Row
 from altsync.operations import ErrorKind
 from altsync.projection import digest, embedding_text
 from altsync.protocols import VectorStore
 from altsync.sinks.embedding import SINK
-from altsync.tokens import TooLong, cut, most_tokens, too_long
+from altsync.tokens import TooLong, cut, too_long
 
 #: The text of a probe: one or two tokens.
 PROBE = "word"
@@ -48,7 +48,7 @@ class Sink:
             if row.text_hash not in known:
                 missing[row.text_hash].append(row)
         texts = [missing[text_hash] for text_hash in sorted(missing)]
-        sizes = [most_tokens(embedding_text(same[0].content)) for same in texts]
+        sizes = request_sizes([embedding_text(same[0].content) for same in texts], model.name)
         parts = [list(chain.from_iterable(texts[cut])) for cut in request_slices(sizes)]
         return [known_rows, *parts] if known_rows else list(parts)
 
