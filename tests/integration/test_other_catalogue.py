@@ -26,6 +26,9 @@ from altsync.delivery import Delivery, Policy
 from altsync.errors import AltsyncError, SchemaError, SeedError
 from altsync.local.services.graph import Graph
 from altsync.local.services.vectors import Vectors
+from altsync.local.vectors.faults import FaultRule
+from altsync.outbox.upkeep import backfill_page
+from altsync.outbox.versions import newest_version
 from altsync.seed.loader import Loader
 from altsync.seed.options import SeedOptions
 from altsync.seed.report import SeedReport
@@ -415,6 +418,45 @@ def test_any_entity_is_searched_and_explored(shop: Shop, monkeypatch: pytest.Mon
     monkeypatch.setenv("ALTSYNC_CATALOGUE", "tests.toy:catalogue")
     shown = shop.run("graph", "A-3", "--json")
     assert {"GOES_WITH", "MADE_BY", "STANDS_ON"} <= {one["type"] for one in json.loads(shown)}
+
+
+def test_answers_say_which_version_each_store_had(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lower bounds, by what is confirmed; none where the index lags behind its writes."""
+    shop.seed()
+    shop.deliver()
+    stores = replace(shop.app.stores(), embedder=shop.embedder)
+    newest = newest_version(shop.pg.conn)
+    every = dict.fromkeys(("postgresql", "pinecone", "neo4j"), newest)
+    assert queries.search(stores, "product", "x").versions == {
+        "postgresql": newest,
+        "pinecone": newest,
+    }
+    assert queries.explore(stores, "product", "x").versions == every
+    assert queries.similar(stores, "product", "A-1").versions == every
+    monkeypatch.setenv("ALTSYNC_CATALOGUE", "tests.toy:catalogue")
+    shown = json.loads(shop.run("graph", "A-3", "--versions", "--json"))
+    assert shown["versions"] == {"postgresql": newest, "neo4j": newest}
+    assert shown["results"]
+
+    shop.pg.conn.execute("UPDATE product SET version = nextval('entity_version')")
+    graph = shop.app.topology.traits("neo4j")
+    backfill_page(shop.pg.conn, graph, toy.PRODUCT, after=None, force=True)
+    behind = queries.explore(stores, "product", "x").versions
+    assert behind["pinecone"] == newest_version(shop.pg.conn) > newest
+    assert behind["neo4j"] is not None
+    assert behind["neo4j"] <= newest
+    away = replace(stores, graph=None)
+    assert queries.explore(away, "product", "x").versions["neo4j"] is None
+
+    shop.index.server.admin.set_faults([FaultRule("pinecone.upsert", "lag", seconds=3600)])
+    index = shop.app.topology.traits("pinecone")
+    backfill_page(shop.pg.conn, index, toy.PRODUCT, after=None, force=True)
+    shop.deliver()
+    assert queries.search(stores, "product", "x").versions["pinecone"] is None
+    shop.index.server.admin.flush()
+    assert queries.search(stores, "product", "x").versions["pinecone"] is not None
 
 
 @pytest.mark.parametrize(

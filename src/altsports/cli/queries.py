@@ -17,6 +17,7 @@ from altsync.cli.queries import (
     Limit,
     Question,
     TopK,
+    VersionsToo,
     Where,
     open_stores,
     print_unavailable,
@@ -74,12 +75,13 @@ def search(
     entity: EntityName = None,
     where: Where = None,
     top_k: TopK = 50,
+    versions: VersionsToo = False,
     as_json: Json = False,
 ) -> None:
     """Find leagues by meaning: Pinecone finds them, PostgreSQL checks and completes them."""
-    if entity is not None or where:
+    if entity is not None or where or versions:
         _refuse(status=status, archetype=archetype, tier=tier, contract_status=contract_status)
-        generic.search(text, entity or LEAGUE, where, top_k, as_json)
+        generic.search(text, entity or LEAGUE, where, top_k, versions, as_json)
         return
     with open_stores() as stores:
         from altsports import queries
@@ -99,12 +101,13 @@ def similar(
     ] = False,
     entity: EntityName = None,
     where: Where = None,
+    versions: VersionsToo = False,
     as_json: Json = False,
 ) -> None:
     """Find leagues like one: neighbours in Neo4j and Pinecone, with the path to each."""
-    if entity is not None or where:
+    if entity is not None or where or versions:
         _refuse(same_archetype=same_archetype or None)
-        generic.similar(tag, entity or LEAGUE, where, top_k, as_json)
+        generic.similar(tag, entity or LEAGUE, where, top_k, versions, as_json)
         return
     with open_stores() as stores:
         from altsports import queries
@@ -139,11 +142,12 @@ def explore(
     top_k: TopK = 10,
     entity: EntityName = None,
     where: Where = None,
+    versions: VersionsToo = False,
     as_json: Json = False,
 ) -> None:
     """Find leagues by meaning, each with its neighbourhood in Neo4j."""
-    if entity is not None or where:
-        generic.explore(text, entity or LEAGUE, where, top_k, as_json)
+    if entity is not None or where or versions:
+        generic.explore(text, entity or LEAGUE, where, top_k, versions, as_json)
         return
     with open_stores() as stores:
         from altsports import queries
@@ -265,11 +269,11 @@ LEAGUE = "league"
 
 
 def _refuse(**given: object) -> None:
-    """Refuse options of leagues beside ``--entity`` or ``--where``."""
+    """Refuse options of leagues beside those of any entity."""
     for name, value in given.items():
         if value is not None:
             option = f"--{name.replace('_', '-')}"
-            raise typer.BadParameter(f"{option} does not go with --entity or --where")
+            raise typer.BadParameter(f"{option} does not go with --entity, --where or --versions")
 
 
 def _filter(

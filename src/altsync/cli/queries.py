@@ -17,6 +17,7 @@ from altsync.cli.terminal import Exit, answers, notes
 
 if TYPE_CHECKING:
     from altsync.queries import Stores, Unavailable
+    from altsync.queries.versions import Versions
 
 #: Greatest number of matches: the limit of the vector index.
 MOST = 10_000
@@ -31,6 +32,9 @@ Where = Annotated[
 ]
 TopK = Annotated[int, typer.Option("--top-k", min=1, max=MOST, help="Answers at most.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=MOST, help="Answers at most.")]
+VersionsToo = Annotated[
+    bool, typer.Option("--versions", help="Also the version up to which each store is complete.")
+]
 Key = Annotated[str, typer.Argument(help="The entity's key, as every store has it.")]
 
 
@@ -39,6 +43,7 @@ def search(
     entity: EntityName = None,
     where: Where = None,
     top_k: TopK = 10,
+    versions: VersionsToo = False,
     as_json: Json = False,
 ) -> None:
     """Find entities by meaning: the index finds them, PostgreSQL checks and completes."""
@@ -49,7 +54,7 @@ def search(
 
         kind = queries.entity_named(entity) if entity else queries.only_entity()
         found = queries.search(stores, kind, text, wanted, top_k=top_k)
-        show(found, views.found_table, as_json)
+        show(found, views.found_table, as_json, versions=found.versions if versions else None)
 
 
 def similar(
@@ -57,6 +62,7 @@ def similar(
     entity: EntityName = None,
     where: Where = None,
     top_k: TopK = 20,
+    versions: VersionsToo = False,
     as_json: Json = False,
 ) -> None:
     """Find entities like one: neighbours in graph and index, with the path to each."""
@@ -70,7 +76,8 @@ def similar(
         print_unavailable(found.unavailable)
         if len(found.unavailable) == 2:
             raise typer.Exit(Exit.ERROR)
-        show(found.results, views.similar_table, as_json)
+        had = found.versions if versions else None
+        show(found.results, views.similar_table, as_json, versions=had)
 
 
 def explore(
@@ -78,6 +85,7 @@ def explore(
     entity: EntityName = None,
     where: Where = None,
     top_k: TopK = 10,
+    versions: VersionsToo = False,
     as_json: Json = False,
 ) -> None:
     """Find entities by meaning, each with its neighbourhood in the graph."""
@@ -89,17 +97,25 @@ def explore(
         kind = queries.entity_named(entity) if entity else queries.only_entity("edges")
         found = queries.explore(stores, kind, text, wanted, top_k=top_k)
         print_unavailable(found.unavailable)
-        show(found.results, views.explored_view, as_json)
+        had = found.versions if versions else None
+        show(found.results, views.explored_view, as_json, versions=had)
 
 
-def graph(key: Key, entity: EntityName = None, limit: Limit = 100, as_json: Json = False) -> None:
+def graph(
+    key: Key,
+    entity: EntityName = None,
+    limit: Limit = 100,
+    versions: VersionsToo = False,
+    as_json: Json = False,
+) -> None:
     """Show what the graph has around one entity."""
     with open_stores() as stores:
         from altsync import queries
         from altsync.cli import views
 
         kind = queries.entity_named(entity) if entity else queries.only_entity("edges")
-        show(queries.neighbours(stores, kind, key, limit=limit), views.links_table, as_json)
+        found = queries.neighbours(stores, kind, key, limit=limit)
+        show(found, views.links_table, as_json, versions=found.versions if versions else None)
 
 
 @contextmanager
@@ -136,11 +152,18 @@ def show(
     view: Callable[[Any], RenderableType],
     as_json: bool,
     form: Callable[[Any], dict[str, Any]] = asdict,
+    *,
+    versions: Versions | None = None,
 ) -> None:
-    """Show answers, as JSON by ``form`` or for people by ``view``."""
+    """Show answers, as JSON by ``form`` or for people by ``view``; with ``versions`` if given."""
     if as_json:
-        terminal.print_json([form(one) for one in found])
-    elif found:
+        results = [form(one) for one in found]
+        given = versions is not None
+        terminal.print_json({"versions": versions, "results": results} if given else results)
+        return
+    for store, version in (versions or {}).items():
+        notes.print(f"{store}: {'behind its writes' if version is None else f'version {version}'}")
+    if found:
         answers.print(view(found))
     else:
         notes.print("Nothing matches.")

@@ -13,8 +13,10 @@ from altsync.queries.search import Found, search
 from altsync.queries.similar import SimilarEntities, SimilarEntity, similar
 from altsync.queries.sql import Link
 from altsync.queries.stores import MissingStore, Stores, Unavailable, UnknownName
+from altsync.queries.versions import Answers
 
 __all__ = [
+    "Answers",
     "Exploration",
     "Explored",
     "Found",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from altsync.entities import EntityType
 from altsync.errors import SinkFailure
@@ -12,6 +12,7 @@ from altsync.queries.kinds import Kind, Where, entity_named
 from altsync.queries.search import RELATIONSHIPS, Found, search
 from altsync.queries.sql import Link
 from altsync.queries.stores import GRAPH, Stores, Unavailable, missing_graph
+from altsync.queries.versions import Versions, ask
 
 #: Siblings of a hit that are shown: other entities of its parent.
 OTHERS = 5
@@ -26,10 +27,14 @@ class Explored(Found):
 
 @dataclass(frozen=True, slots=True)
 class Exploration:
-    """Hits, the best first, without relationships if the graph is unavailable."""
+    """Hits, the best first, without relationships if the graph is unavailable.
+
+    ``versions`` are those that the stores had: see ``Versions``.
+    """
 
     results: tuple[Explored, ...]
     unavailable: tuple[Unavailable, ...] = ()
+    versions: Versions = field(default_factory=dict, compare=False)
 
 
 def explore(
@@ -37,6 +42,7 @@ def explore(
 ) -> Exploration:
     """Return the hits of ``search`` with their relationships in the graph. Raises the same."""
     kind = entity_named(kind)
+    asked = ask(stores, GRAPH)
     hits = search(stores, kind, text, where, top_k=top_k)
     around, unavailable = _around(stores, kind, [one.key for one in hits])
     results = []
@@ -44,7 +50,9 @@ def explore(
         near = around.get(one.key, Around())
         parts = (one.entity, one.key, one.name, one.score, one.content)
         results.append(Explored(*parts, tuple(near.links), tuple(near.siblings)))
-    return Exploration(tuple(results), unavailable)
+    for missing in unavailable:
+        asked.unavailable(missing.store)
+    return Exploration(tuple(results), unavailable, {**hits.versions, **asked.versions})
 
 
 def _around(

@@ -10,7 +10,15 @@ from altsync.db import Conn
 from altsync.entities import EntityType, ParentEdge
 from altsync.queries.kinds import Kind, entity_named
 from altsync.queries.sql import Link, living_names
-from altsync.queries.stores import GraphStore, Stores, check_count, require_graph, unknown_entity
+from altsync.queries.stores import (
+    GRAPH,
+    GraphStore,
+    Stores,
+    check_count,
+    require_graph,
+    unknown_entity,
+)
+from altsync.queries.versions import Answers, ask
 
 # Each subquery has a limit: an entity may have more relationships than fit into memory.
 EDGES = """
@@ -68,7 +76,7 @@ class Around:
     siblings: list[Link] = field(default_factory=list)
 
 
-def neighbours(stores: Stores, kind: Kind, key: str, *, limit: int = 100) -> list[Link]:
+def neighbours(stores: Stores, kind: Kind, key: str, *, limit: int = 100) -> Answers[Link]:
     """Return the relationships of an entity in the graph: to parents, children and its type.
 
     At most ``limit`` of each kind are returned, the strongest first. Entities that PostgreSQL has
@@ -80,9 +88,10 @@ def neighbours(stores: Stores, kind: Kind, key: str, *, limit: int = 100) -> lis
     with stores.database.autocommit() as conn:
         if not living_names(conn, kind, [key]):
             raise unknown_entity(conn, kind, key)
+    asked = ask(stores, GRAPH)
     around = read_around(graph, kind, [key], limit=limit, children=True)
     with stores.database.autocommit() as conn:
-        return living(conn, around[key].links)
+        return Answers(living(conn, around[key].links), asked.versions)
 
 
 def read_around(

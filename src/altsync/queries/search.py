@@ -11,7 +11,15 @@ from altsync.entities import EntityType
 from altsync.queries.kinds import Kind, Where, entity_named, index_filter, read_filter, spaces
 from altsync.queries.nearest import Page, Search
 from altsync.queries.sql import Link, StoredEntity, links_of, matching, stored_entities
-from altsync.queries.stores import Stores, check_count, question_vector, require_vectors
+from altsync.queries.stores import (
+    Matchable,
+    Stores,
+    check_count,
+    index_name,
+    question_vector,
+    require_vectors,
+)
+from altsync.queries.versions import Answers, Asked, ask
 from altsync.store.vectors import stored_vectors
 
 #: Relationships of one answer at most: a parent may have thousands of children.
@@ -35,7 +43,7 @@ class Found:
 
 def search(
     stores: Stores, kind: Kind, text: str, where: Where | None = None, *, top_k: int = 10
-) -> list[Found]:
+) -> Answers[Found]:
     """Return the entities of a type that are nearest in meaning to a text, the best first.
 
     ``where`` maps fields that are marked with ``Filter`` to values. ``top_k`` entities are
@@ -49,15 +57,24 @@ def search(
         wanted = read_filter(conn, kind, where or {})
         namespaces = spaces(conn, kind, wanted)
     vector = question_vector(stores, text)
+    asked = ask(stores, index_name(stores))
     answers = [
-        one for space in namespaces for one in _nearest(stores, kind, vector, space, wanted, top_k)
+        one
+        for space in namespaces
+        for one in _nearest(stores, kind, vector, space, wanted, top_k, asked)
     ]
     best = sorted(answers, key=lambda one: (-one[1], one[0].key))[:top_k]
-    return found(stores, kind, best)
+    return Answers(found(stores, kind, best), asked.versions)
 
 
 def _nearest(
-    stores: Stores, kind: EntityType, vector: bytes, space: str, where: Where, top_k: int
+    stores: Stores,
+    kind: EntityType,
+    vector: bytes,
+    space: str,
+    where: Where,
+    top_k: int,
+    asked: Asked,
 ) -> list[tuple[StoredEntity, float]]:
     index = require_vectors(stores)
     within = dict(where)
@@ -74,16 +91,21 @@ def _nearest(
         with stores.database.transaction() as conn:
             yield stored_vectors(conn, kind, condition, parameters, stores.model, without=seen)
 
-    nearest = Search(
-        vector,
-        query=lambda count: index.nearest(
+    def query(count: int) -> Sequence[Matchable]:
+        matches = index.nearest(
             kind,
             vector,
             top_k=count,
             space=space,
             where=index_filter(kind, where, stores.model),
             with_metadata=False,
-        ),
+        )
+        asked.note(index_name(stores), kind, space, matches)
+        return matches
+
+    nearest = Search(
+        vector,
+        query=query,
         read=read,
         key=lambda entity: entity.key,
         rest=rest,

@@ -30,6 +30,7 @@ from altsync.queries.stores import (
     missing_index,
     unknown_entity,
 )
+from altsync.queries.versions import Asked, Versions, ask
 
 #: Entities with the same parent that are compared though the index did not return them.
 SIBLINGS = 1000
@@ -48,10 +49,14 @@ class SimilarEntity(Found):
 
 @dataclass(frozen=True, slots=True)
 class SimilarEntities:
-    """Neighbours, the nearest first, and the unavailable stores."""
+    """Neighbours, the nearest first, and the unavailable stores.
+
+    ``versions`` are those that the stores had: see ``Versions``.
+    """
 
     results: tuple[SimilarEntity, ...]
     unavailable: tuple[Unavailable, ...] = ()
+    versions: Versions = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,8 @@ def similar(
             raise unknown_entity(conn, kind, key)
         wanted = read_filter(conn, kind, where or {})
         namespaces = spaces(conn, kind, wanted)
-    index = _query_index(stores, kind, own[0], wanted, namespaces, top_k)
+    asked = ask(stores, index_name(stores), GRAPH)
+    index = _query_index(stores, kind, own[0], wanted, namespaces, top_k, asked)
     graph = _query_graph(stores, kind, key, list(index.scores))
     keys = sorted(index.scores.keys() | graph.edges.keys() | graph.parents.keys())
     with stores.database.autocommit() as conn:
@@ -97,11 +103,14 @@ def similar(
     chosen = _chosen(list(rows), scores, graph, top_k)
     with stores.database.autocommit() as conn:
         links = links_of(conn, kind, chosen, each=RELATIONSHIPS)
-    results = (
+    results = [
         _answer(kind, own[0], rows[one], scores.get(one), links.get(one, []), graph, index)
         for one in chosen
-    )
-    return SimilarEntities(tuple(results), graph.unavailable + index.unavailable)
+    ]
+    missing = graph.unavailable + index.unavailable
+    for one in missing:
+        asked.unavailable(one.store)
+    return SimilarEntities(tuple(results), missing, asked.versions)
 
 
 def _query_index(
@@ -111,6 +120,7 @@ def _query_index(
     where: Where,
     namespaces: Sequence[str],
     top_k: int,
+    asked: Asked,
 ) -> _Index:
     if stores.vectors is None:
         return _Index(unavailable=(missing_index(stores),))
@@ -130,6 +140,7 @@ def _query_index(
                 where=metadata,
                 with_metadata=False,
             )
+            asked.note(index_name(stores), kind, space, matches)
             scores |= {match.key: match.score for match in matches if match.key != own.key}
     except SinkFailure as failure:
         return _Index(unavailable=(Unavailable(index_name(stores), failure.reason),))
