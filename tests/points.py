@@ -11,6 +11,7 @@ DELIVERY = (
     "claimed",
     "read",
     "namespaces_recorded",
+    "cost_reserved",
     "called",
     "written",
     "settling",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -137,6 +138,10 @@ class Settings(BaseModel):
     #: Limits of the embeddings' provider per minute, over all workers; none by default.
     altsync_openai_requests_per_minute: int | None = Field(default=None, ge=1, le=10**12)
     altsync_openai_tokens_per_minute: int | None = Field(default=None, ge=1, le=10**12)
+    #: A table of prices, whose entries replace the packaged ones.
+    altsync_prices: Path | None = None
+    #: Dollars that all workers may spend in a day of UTC, by the table of prices; none for no cap.
+    altsync_max_cost_per_day: Decimal | None = Field(default=None, ge=0, le=10**9)
     #: Texts above the embedding model's limit of tokens: refused, or cut at the end of a token.
     altsync_long_text: Literal["refuse", "cut"] = "refuse"
     #: Seconds that a deleted row stays before it is removed.
@@ -413,7 +418,7 @@ def _sentence(error: ErrorDetails) -> str:
             text = str(context["error"])
         case "int_parsing" | "int_type" | "int_from_float" | "int_parsing_size":
             text = "it must be a whole number, such as 10"
-        case "float_parsing" | "float_type" | "finite_number":
+        case "float_parsing" | "float_type" | "finite_number" | "decimal_parsing" | "decimal_type":
             text = "it must be a number without a unit, such as 10 or 0.5"
         case "bool_parsing" | "bool_type":
             text = "it must be true or false"

@@ -61,18 +61,45 @@ RecordOutcome = Written | AlreadyNewer | Failed
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """The units that a provider charges for: tokens of texts, read units, write units."""
+
+    tokens: int = 0
+    read_units: int = 0
+    write_units: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.tokens + other.tokens,
+            self.read_units + other.read_units,
+            self.write_units + other.write_units,
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.tokens or self.read_units or self.write_units)
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to one call: an outcome for every record, and the call's price.
+    """The answer to one call: an outcome for every record, and what the provider charges.
 
     ``marks`` are for a sink that lags behind its writes: the position of the call's last write, by
     namespace. A query that names this position or a later one has seen the write. Positions of one
-    type and namespace grow with each write.
+    type and namespace grow with each write. ``read_units`` and ``write_units`` are of a service
+    that charges by them.
     """
 
     outcomes: tuple[RecordOutcome, ...]
     calls: int = 1
     tokens: int = 0
     marks: Mapping[str, int] = field(default_factory=dict)
+    read_units: int = 0
+    write_units: int = 0
+
+    @property
+    def usage(self) -> Usage:
+        """Return what the provider charges for."""
+        return Usage(self.tokens, self.read_units, self.write_units)
 
 
 @dataclass(frozen=True, slots=True)

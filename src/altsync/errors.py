@@ -62,6 +62,7 @@ class SinkFailure(AltsyncError):
     cause. ``lock_conflict``: two writers met on one lock, so the same call may be repeated.
     ``throttled``: a smaller call may pass. ``retry_after`` is in seconds, from the sink's answer;
     see ``plausible_wait``. ``only``: the types of records that fail; the others may go on.
+    ``charged``: the provider may charge for the call, although its outcome is known.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class SinkFailure(AltsyncError):
         throttled: bool = False,
         retry_after: float | None = None,
         only: Collection[EntityType] = (),
+        charged: bool = False,
     ) -> None:
         super().__init__(reason)
         self.kind = kind
@@ -85,6 +87,12 @@ class SinkFailure(AltsyncError):
         self.throttled = throttled
         self.retry_after = plausible_wait(retry_after)
         self.only = frozenset(only)
+        self.charged = charged
+
+    @property
+    def maybe_charged(self) -> bool:
+        """Return whether the provider may charge for the call: then it counts as spent."""
+        return self.charged or self.outcome_unknown or self.timed_out
 
 
 def plausible_wait(seconds: float | None) -> float | None:

@@ -6,18 +6,21 @@ objects cost ten times a COPY.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    Date,
     DateTime,
     Identity,
     Index,
     Integer,
     LargeBinary,
+    Numeric,
     SmallInteger,
     Text,
     text,
@@ -239,7 +242,7 @@ class TagRegistry(SQLModel, table=True):
 
 
 class DeliveryBatch(SQLModel, table=True):
-    """One claimed batch: its operations by outcome, remote calls, tokens and seconds."""
+    """One claimed batch: its operations by outcome, remote calls, cost and seconds."""
 
     __tablename__: ClassVar[str] = "delivery_batch"
     __table_args__ = (Index("delivery_batch_finished", "finished_at"),)
@@ -257,6 +260,33 @@ class DeliveryBatch(SQLModel, table=True):
     tokens: int
     seconds: float
     finished_at: datetime = _stamp(optional=False)
+    read_units: int = _count(BigInteger)
+    write_units: int = _count(BigInteger)
+    dollars: Decimal = _count(Numeric)
+
+
+class Spend(SQLModel, table=True):
+    """The cost of one day (UTC) by sink and origin: units of the providers, and dollars."""
+
+    __tablename__: ClassVar[str] = "spend"
+
+    day: date = Field(sa_type=Date, primary_key=True)
+    sink: str = _text(primary_key=True)
+    origin: str = _text(primary_key=True)
+    tokens: int = _count(BigInteger)
+    read_units: int = _count(BigInteger)
+    write_units: int = _count(BigInteger)
+    dollars: Decimal = _count(Numeric)
+
+
+class SpendDay(SQLModel, table=True):
+    """The dollars of one day (UTC) over all sinks, and those reserved by calls."""
+
+    __tablename__: ClassVar[str] = "spend_day"
+
+    day: date = Field(sa_type=Date, primary_key=True)
+    dollars: Decimal = _count(Numeric)
+    reserved: Decimal = _count(Numeric)
 
 
 class Freshness(SQLModel, table=True):

@@ -6,7 +6,7 @@ import base64
 import re
 from collections.abc import Sequence
 
-import httpx  # noqa: F401  (openai uses a half-imported httpx of another thread)
+import httpx  # openai uses a half-imported httpx of another thread
 import numpy as np
 import openai
 
@@ -57,14 +57,19 @@ class OpenAIEmbedder:
         except (AttributeError, TypeError, ValueError) as error:
             # The SDK does not check the answer, which may be a proxy's page or incomplete.
             raise SinkFailure(
-                ErrorKind.SINK, f"the embedder answered in no known form: {error}"
+                ErrorKind.SINK, f"the embedder answered in no known form: {error}", charged=True
             ) from error
         if count != len(texts) or by_index.keys() != set(range(len(texts))):
             raise SinkFailure(
                 ErrorKind.UNKNOWN,
                 f"the embedder answered {plural(count, 'vector')} for {plural(len(texts), 'text')}",
+                charged=True,
             )
-        vectors = tuple(decode(by_index[i], model.dimensions) for i in range(len(texts)))
+        try:
+            vectors = tuple(decode(by_index[i], model.dimensions) for i in range(len(texts)))
+        except SinkFailure as failure:
+            failure.charged = True
+            raise
         return Embedded(vectors, tokens)
 
     def close(self) -> None:
@@ -104,7 +109,10 @@ def translate(error: openai.OpenAIError) -> SinkFailure:
         case openai.APITimeoutError():
             return SinkFailure(ErrorKind.SINK, NOT_IN_TIME, timed_out=True)
         case openai.APIConnectionError():
-            return SinkFailure(ErrorKind.SINK, f"no connection to the embedder: {error}")
+            # A connection that was never made cannot be charged.
+            charged = not isinstance(error.__cause__, httpx.ConnectError)
+            reason = f"no connection to the embedder: {error}"
+            return SinkFailure(ErrorKind.SINK, reason, charged=charged)
         case openai.BadRequestError() | openai.UnprocessableEntityError():
             return SinkFailure(ErrorKind.ITEM, _reason(error), throttled=_is_too_large(error))
         case openai.APIStatusError() if error.status_code == 413:

@@ -67,6 +67,7 @@ class Operation:
     ``timeout_count`` counts its calls that timed out or got a 5xx. ``namespaces`` are those that
     its writes may have reached. ``first_version`` is the lowest version that it delivers, None for
     ``version``. ``changed_at`` is the time of the first change, None for background work.
+    ``origin`` is why it was enqueued, for the record of costs.
     """
 
     id: int
@@ -80,6 +81,7 @@ class Operation:
     namespaces: tuple[str, ...] = ()
     first_version: int | None = None
     changed_at: datetime | None = None
+    origin: str = Origin.SEED
 
 
 @dataclass(frozen=True, slots=True)

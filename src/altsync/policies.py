@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
+
 from altsync.config import Settings
 from altsync.contract import EMBEDDING, SIMILARITY
+from altsync.costs.prices import Prices, load_prices
 from altsync.delivery import Policy
 from altsync.outbox.enqueue import HOLD
 from altsync.relay import RelayPolicy
 
 #: Batches of entities that share one pass over their group: the pass costs as much for one batch.
 SHARED_PASS = 4
+
+
+@lru_cache
+def prices_of(path: Path | None) -> Prices:
+    """Return the table of prices, read once. Raises ``ConfigurationError``."""
+    return load_prices(path)
 
 
 def delivery_policy(settings: Settings, sink: str) -> Policy:
@@ -29,6 +39,8 @@ def delivery_policy(settings: Settings, sink: str) -> Policy:
         debounce=settings.similarity_debounce,
         requests_per_minute=settings.altsync_openai_requests_per_minute if paid else None,
         tokens_per_minute=settings.altsync_openai_tokens_per_minute if paid else None,
+        prices=prices_of(settings.altsync_prices),
+        max_cost_per_day=settings.altsync_max_cost_per_day,
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from altsync.contract import Answer, SinkTraits, SinkVersion
+from altsync.contract import Answer, SinkTraits, SinkVersion, Usage
 from altsync.entities import EntityType, Model, Row
 
 T = TypeVar("T")
@@ -201,6 +201,17 @@ class VectorStore(Protocol):
 
     def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
         """Return the text that each living entity has embedded."""
+        ...
+
+
+class Charged(Protocol):
+    """A sink whose provider charges for calls, beside ``Sink``: its calls count against a cap."""
+
+    def most_usage(self, rows: Sequence[Row], model: Model, removing: bool) -> Usage:
+        """Return an upper bound of what one call with these rows costs.
+
+        ``removing``: the call deletes them. Without rows it is that of a probe.
+        """
         ...
 
 

@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 
 #: Least similarity of a suggestion.
 _LIKENESS = 0.6
@@ -101,3 +102,8 @@ def unknown(what: str, word: str, known: Iterable[str]) -> str:
     more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
     listed = f"{listing(names[:_LISTED])}{more}" if names else "none"
     return f"no {what} {word!r}; there are {listed}{suggestion(word, names)}"
+
+
+def dollars(amount: Decimal | float) -> str:
+    """Return dollars: with cents, or with six decimals below a dollar."""
+    return f"${amount:,.2f}" if amount >= 1 or not amount else f"${amount:.6f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +13,8 @@ import pytest
 from altsync import db, log, redaction
 from altsync.app import Application
 from altsync.circuit.breaker import open_breaker
+from altsync.contract import Usage
+from altsync.costs.ledger import Bill, Item
 from altsync.db import Database
 from altsync.local.ports import is_free
 from altsync.local.services.postgres import Postgres
@@ -71,10 +74,17 @@ def record(
     numbers = ("synced", "superseded", "dead", "retried", "lost")
     counts: dict[str, Any] = {name: work.get(name, 0) for name in numbers}
     settlement = Settlement(**counts)
-    calls, tokens = work.get("calls", 1), work.get("tokens", 0)
+    bill = Bill([Item("seed", Usage(work.get("tokens", 0)), Decimal())])
     claimed = work.get("claimed", sum(work.get(name, 0) for name in numbers))
     record_batch(
-        pg.conn, sink, "w", claimed, settlement, calls=calls, tokens=tokens, seconds=seconds
+        pg.conn,
+        sink,
+        "w",
+        claimed,
+        settlement,
+        calls=work.get("calls", 1),
+        bill=bill,
+        seconds=seconds,
     )
     pg.conn.execute(
         "UPDATE delivery_batch SET finished_at = now() - make_interval(secs => %s) "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,12 @@ def test_every_scraped_metric_is_described(
     assert not samples(site).keys() & told
     result = {"sinks": {"neo4j": {"missing": 3, "stale": 0, "orphan": 0, "ahead": 1, "edges": 5}}}
     save_verification(pg.conn, seconds=1.0, consistent=False, result=result)
-    found = samples(site)
+    record(pg, "embedding", 1, tokens=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site.app.settings, "altsync_max_cost_per_day", Decimal(5))
+        found = samples(site)
+    assert found["altsync_cost_cap_dollars"][()] == 5
+    assert found["altsync_cost_dollars_total"]["seed", "embedding"] == 0
     assert found["altsync_drift"] == {
         ("missing", "neo4j"): 3,
         ("stale", "neo4j"): 0,
@@ -214,7 +220,12 @@ def test_a_sink_that_could_not_be_compared_is_not_called_equal(
         "problems": {"pinecone": "away", "neo4j": "away"},
     }
     save_verification(pg.conn, seconds=1.0, consistent=False, result=result)
-    found = samples(site)
+    record(pg, "embedding", 1, tokens=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site.app.settings, "altsync_max_cost_per_day", Decimal(5))
+        found = samples(site)
+    assert found["altsync_cost_cap_dollars"][()] == 5
+    assert found["altsync_cost_dollars_total"]["seed", "embedding"] == 0
     assert found["altsync_drift"] == {
         ("stale", "neo4j"): 2,
         ("missing", "embedding"): 0,

@@ -49,13 +49,14 @@ def test_the_steps_come_in_order(pg: DatabaseFixture, database: Database) -> Non
         ("claimed", "in_progress", 0),
         ("read", "in_progress", 0),
         ("namespaces_recorded", "in_progress", 0),
+        ("cost_reserved", "in_progress", 0),
         ("called", "in_progress", 1),
         ("written", "in_progress", 1),
         ("settling", "in_progress", 1),
         ("settled", "synced", 1),
         ("breaker_updated", "synced", 1),
     ]
-    assert batch == Batch(1, Settlement(synced=1), calls=1, tokens=0)
+    assert batch == Batch(1, Settlement(synced=1), calls=1)
 
 
 @pytest.mark.parametrize("point", points.DELIVERY)

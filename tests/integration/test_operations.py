@@ -24,6 +24,7 @@ from altsync.circuit.breaker import gate, open_breaker
 from altsync.circuit.sinks import sink_health
 from altsync.cli import app as cli
 from altsync.cli.terminal import Exit
+from altsync.costs.ledger import Bill
 from altsync.db import Database
 from altsync.operations import Dead, ErrorKind, Outcome, Settlement, Synced
 from altsync.outbox.batches import record_batch
@@ -391,7 +392,7 @@ def test_records_of_batches_are_removed(site: Site) -> None:
     """By the time when they ended."""
     for days in (1, 31, 40):
         record_batch(
-            site.pg.conn, "neo4j", "w", 1, Settlement(synced=1), calls=1, tokens=0, seconds=1
+            site.pg.conn, "neo4j", "w", 1, Settlement(synced=1), calls=1, bill=Bill(), seconds=1
         )
         site.pg.conn.execute(
             "UPDATE delivery_batch SET finished_at = now() - make_interval(days => %s) "

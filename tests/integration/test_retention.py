@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from altsync import retention
 from altsync.app import Application
 from altsync.config import Settings
+from altsync.costs.ledger import Bill
 from altsync.db import Database
 from altsync.operations import Settlement
 from altsync.outbox.batches import record_batch
@@ -45,11 +46,13 @@ def old(pg: DatabaseFixture) -> Iterator[DatabaseFixture]:
             (status, entity),
         )
     for _ in range(2):
-        record_batch(pg.conn, "neo4j", "w", 1, Settlement(synced=1), calls=1, tokens=0, seconds=1)
+        record_batch(
+            pg.conn, "neo4j", "w", 1, Settlement(synced=1), calls=1, bill=Bill(), seconds=1
+        )
     pg.conn.execute("UPDATE delivery_batch SET finished_at = now() - interval '40 days'")
     for column in ("created_at", "finished_at"):
         pg.conn.execute(f"UPDATE sync_operation SET {column} = {column} - interval '40 days'")
-    record_batch(pg.conn, "neo4j", "w", 1, Settlement(synced=1), calls=1, tokens=0, seconds=1)
+    record_batch(pg.conn, "neo4j", "w", 1, Settlement(synced=1), calls=1, bill=Bill(), seconds=1)
     yield pg
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from altsync.app import Application
 from altsync.config import read_settings
 from altsync.contract import SinkTraits
+from altsync.costs.prices import load_prices
 from altsync.declarations import SINKS
 from altsync.delivery import Policy, full_jitter
 from altsync.errors import ConfigurationError
@@ -122,6 +124,7 @@ def test_the_settings_reach_delivery(monkeypatch: pytest.MonkeyPatch) -> None:
         "ALTSYNC_BREAKER_CAP_SECONDS": "25",
         "ALTSYNC_OPENAI_REQUESTS_PER_MINUTE": "3000",
         "ALTSYNC_OPENAI_TOKENS_PER_MINUTE": "1000000",
+        "ALTSYNC_MAX_COST_PER_DAY": "2.50",
     }.items():
         monkeypatch.setenv(name, value)
     delivery = Policy(
@@ -134,6 +137,8 @@ def test_the_settings_reach_delivery(monkeypatch: pytest.MonkeyPatch) -> None:
         backoff_cap=250,
         breaker_cap=25,
         confirm_after=83,
+        prices=load_prices(),
+        max_cost_per_day=Decimal("2.5"),
     )
     assert delivery_policy(read_settings(), "neo4j") == delivery
     assert delivery_policy(read_settings(), "embedding") == replace(
@@ -146,7 +151,7 @@ def test_the_policys_defaults_are_the_settings() -> None:
     found = delivery_policy(read_settings(), "embedding")
     assert {f.name: getattr(found, f.name) for f in fields(Policy)} == {
         f.name: f.default for f in fields(Policy)
-    }
+    } | {"prices": load_prices()}
 
 
 @given(st.floats(0.001, 10), st.floats(0.001, 1000), st.integers(0, 100_000))

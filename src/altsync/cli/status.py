@@ -13,6 +13,7 @@ from rich.console import Group, RenderableType
 from altsync.app import Application
 from altsync.cli import ending, terminal
 from altsync.cli.common import Json, application
+from altsync.cli.costs import cost_table
 from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import answers
 from altsync.contract import Drift
@@ -53,6 +54,7 @@ def _collect(app: Application) -> Status:
             settings.wanted_model,
             settings.freshness_objectives,
             settings.altsync_freshness_target,
+            settings.altsync_max_cost_per_day,
         )
 
 
@@ -98,7 +100,8 @@ def status_view(status: Status) -> RenderableType:
     tables = [matrix_table(status), entity_table(status), sink_table(status)]
     if status.freshness:
         tables.append(freshness_table(status))
-    return Group(*tables, *leftover_notes(status), *model_note(status), *verify_note(status))
+    notes = (*leftover_notes(status), *model_note(status), *verify_note(status))
+    return Group(*tables, *cost_table(status.costs), *notes)
 
 
 def leftover_notes(status: Status) -> list[Text]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from operator import add
 
@@ -21,6 +21,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from altsync.app import Application
+from altsync.costs.ledger import Spent, spent
+from altsync.dashboard.cost_metrics import cost_families
 from altsync.dashboard.probes import DatabaseProbe
 from altsync.db import Conn
 from altsync.operations import BreakerState
@@ -65,7 +67,7 @@ class AltsyncCollector(Collector):
 
     def describe(self) -> list[Metric]:
         """Return each metric without a sample, so that registering does not query the database."""
-        return [_database_up(None), *_families(_Reading({}, {}, None, None))]
+        return [_database_up(None), *_families(_Reading({}, {}, None, None, ()))]
 
     def collect(self) -> Iterator[Metric]:
         """Yield the present metrics. For a silent database, yield a metric instead of an error."""
@@ -83,10 +85,14 @@ class AltsyncCollector(Collector):
         app = self._app
         disabled = {sink: app.disabled_reason(sink) for sink in app.topology.names}
         with app.database.autocommit() as conn:
-            found = status_collect.collect(conn, app.topology, disabled)
+            found = status_collect.collect(
+                conn, app.topology, disabled, cap=app.settings.altsync_max_cost_per_day
+            )
             totals = self._tally.totals(conn)
+            costs = spent(conn, None)
         sinks = {sink: totals.get(sink, _NOTHING) for sink in found.sinks}
-        return _Reading({**totals, **sinks}, disabled, found, app.settings.altsync_verify_every)
+        every = app.settings.altsync_verify_every
+        return _Reading({**totals, **sinks}, disabled, found, every, costs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,7 @@ class _Reading:
     disabled: Mapping[str, str | None]
     status: Status | None
     verify_every: float | None
+    spent: Sequence[Spent]
 
 
 class _Tally:
@@ -144,6 +151,7 @@ def _families(reading: _Reading) -> Iterator[Metric]:
             counter.add_metric([sink], getattr(totals.work, attribute))
         yield counter
     yield _durations(reading.totals)
+    yield from cost_families(reading.spent, reading.status.costs if reading.status else None)
 
 
 def _database_up(value: int | None) -> Metric:

@@ -19,6 +19,7 @@ from altsync.circuit import breaker
 from altsync.circuit.breaker import Gate, abandon_probe, open_breaker
 from altsync.circuit.sinks import wanted_model
 from altsync.contract import Topology
+from altsync.costs.ledger import record
 from altsync.db import Conn, Database, is_connection_lost
 from altsync.delivery.calls import Calls
 from altsync.delivery.concurrency import AdaptiveConcurrency
@@ -146,7 +147,7 @@ class Delivery:
                 batch.claimed,
                 batch.settlement,
                 calls=batch.calls,
-                tokens=batch.tokens,
+                bill=batch.bill,
                 seconds=seconds,
             )
         log.info(
@@ -191,6 +192,7 @@ class Delivery:
         try:
             with self._database.autocommit() as conn:
                 release(conn, state.op_ids, state.token, outcome_unknown=state.attempted)
+                record(conn, name, state.bill)
                 if not is_connection_lost(error):
                     open_breaker(conn, name, state.token, reason, self._policy.breaker_cap)
         except psycopg.Error:
@@ -233,7 +235,7 @@ class Delivery:
         with self._database.autocommit() as conn:
             update_breaker(conn, self._traits.name, state, gate, delay, self._policy.longest_open)
         self._at("breaker_updated")
-        return Batch(len(operations), settlement, state.calls, state.tokens)
+        return Batch(len(operations), settlement, state.calls, state.bill)
 
     def _decide(
         self,

@@ -1,7 +1,4 @@
-"""Call one sink: a few calls at once, halved at a refusal, never longer than the lease.
-
-A batch stops trying a destination that refuses everything: see :mod:`altsync.delivery.evidence`.
-"""
+"""Call one sink: a few calls at once, halved at a refusal, never longer than the lease."""
 
 from __future__ import annotations
 
@@ -22,6 +19,7 @@ from altsync.delivery.concurrency import AdaptiveConcurrency
 from altsync.delivery.control import Controls, as_failure, attempt
 from altsync.delivery.evidence import TIMEOUTS, Destination
 from altsync.delivery.policy import Policy
+from altsync.delivery.spending import Spending
 from altsync.delivery.state import BatchState, Request, as_failed, far_end_next, hold_lease
 from altsync.entities import Model, Row
 from altsync.errors import SinkFailure
@@ -63,7 +61,8 @@ class Calls:
             self._traits.in_flight, thread_name_prefix=f"{self._traits.name}-call"
         )
         self._budget = Budget(database, self._traits.name, policy)
-        self._controls = Controls(database, sink, policy, self._budget, worker)
+        self._spending = Spending(database, sink, policy)
+        self._controls = Controls(database, sink, policy, self._budget, self._spending, worker)
 
     def call_all(
         self,
@@ -81,6 +80,9 @@ class Calls:
         pending, destinations = self._requests(groups, state, model, removing)
         while pending and state.failures_in_a_row < FAILURES_IN_A_ROW:
             wave = self._next_wave(pending)
+            wave, refused = self._spending.admit(wave, state, model, removing=removing)
+            pending += reversed(refused)
+            self._at("cost_reserved")
             answers = self._call_wave(wave, state, model, removing)
             if answers is None:
                 return
@@ -127,6 +129,7 @@ class Calls:
             with self._database.transaction() as conn:
                 begin_searches(conn, self._traits, state.token, rows)
         answers = self._send_all(wave, state, send)
+        self._spending.note_all(wave, answers, state, model, removing=removing)
         if reserved:
             self._budget.correct(reserved, answers)
         return answers
@@ -247,7 +250,6 @@ class Calls:
         return []
 
     def _note_answer(self, call: Request, state: BatchState, answer: Answer) -> None:
-        state.tokens += answer.tokens
         for space, mark in answer.marks.items():
             place = call.rows[0].entity_type, space
             state.marks[place] = max(mark, state.marks.get(place, mark))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from uuid import UUID
 
 import psycopg
 import structlog
@@ -16,6 +15,7 @@ from altsync.declarations import namespace_column
 from altsync.delivery.budget import Budget
 from altsync.delivery.evidence import ALONE, Destination
 from altsync.delivery.policy import Policy
+from altsync.delivery.spending import Spending
 from altsync.delivery.state import BatchState, hold_lease
 from altsync.entities import Model, Row
 from altsync.errors import SinkFailure
@@ -63,13 +63,20 @@ class Controls:
     """The control calls to one sink: its ``probe``, or one more write of a record that it holds."""
 
     def __init__(
-        self, database: Database, sink: Sink, policy: Policy, budget: Budget, worker: str
+        self,
+        database: Database,
+        sink: Sink,
+        policy: Policy,
+        budget: Budget,
+        spending: Spending,
+        worker: str,
     ) -> None:
         self._database = database
         self._sink = sink
         self._traits = sink.traits
         self._policy = policy
         self._budget = budget
+        self._spending = spending
         self._worker = worker
         self._probe: Callable[[Model], Answer] | None = getattr(sink, "probe", None)
 
@@ -77,7 +84,7 @@ class Controls:
         """Return whether another record passes now; if so, charge the refused ones."""
         if not hold_lease(self._database, self._traits.name, self._policy, state):
             return False
-        answer = self._call(destination, state.token, model)
+        answer = self._call(destination, state, model)
         if answer is None:
             return self._passed_since(destination, state)
         state.calls += 1
@@ -91,7 +98,6 @@ class Controls:
             if answer.retry_after is not None:
                 state.failure = answer
             return False
-        state.tokens += answer.tokens
         _charge(destination, state)
         return True
 
@@ -111,15 +117,19 @@ class Controls:
         return False
 
     def _call(
-        self, destination: Destination, token: UUID, model: Model
+        self, destination: Destination, state: BatchState, model: Model
     ) -> Answer | SinkFailure | None:
         """Make one call; None where there is nothing to send."""
         if self._probe is not None:
-            return self._send_probe(self._probe, destination, model)
-        return self._write_again(destination, token, model)
+            return self._send_probe(self._probe, destination, state, model)
+        return self._write_again(destination, state, model)
 
     def _send_probe(
-        self, probe: Callable[[Model], Answer], destination: Destination, model: Model
+        self,
+        probe: Callable[[Model], Answer],
+        destination: Destination,
+        state: BatchState,
+        model: Model,
     ) -> Answer | SinkFailure | None:
         # A probe is the same for all types: it is no evidence for a type that refuses many.
         many = len(destination.refused) >= ALONE or (
@@ -133,13 +143,30 @@ class Controls:
             return failure
         if reserved:
             time.sleep(reserved.wait)
-        answer = attempt(self._traits.name, [], lambda _: probe(model))
+        answer = self._paid([], state, model, lambda _: probe(model))
         if reserved:
             self._budget.correct(reserved, [answer])
         return answer
 
+    def _paid(
+        self,
+        rows: Sequence[Row],
+        state: BatchState,
+        model: Model,
+        send: Callable[[Sequence[Row]], Answer],
+        *,
+        removing: bool = False,
+    ) -> Answer | SinkFailure:
+        """Make one call within the cap of the day, and add it to the batch's bill."""
+        day = self._spending.reserve(rows, state, model, removing=removing)
+        if isinstance(day, SinkFailure):
+            return day
+        answer = attempt(self._traits.name, rows, send)
+        self._spending.note(rows, answer, state, model, day, removing=removing)
+        return answer
+
     def _write_again(
-        self, destination: Destination, token: UUID, model: Model
+        self, destination: Destination, state: BatchState, model: Model
     ) -> Answer | SinkFailure | None:
         with self._database.autocommit() as conn:
             op = begin_control(
@@ -147,7 +174,7 @@ class Controls:
                 self._traits,
                 destination.entity_type,
                 deleted=destination.deleted,
-                token=token,
+                token=state.token,
                 worker=self._worker,
                 lease=self._policy.lease,
             )
@@ -156,21 +183,21 @@ class Controls:
         settled = False
         try:
             row = self._row_of(op, model)
-            answer = None if row is None else self._send(row, model)
+            answer = None if row is None else self._send(row, state, model)
             # The guard of a guarded sink refuses a write that arrives too late.
             late = isinstance(answer, SinkFailure) and answer.outcome_unknown
             settled = self._traits.guarded or not late
         finally:
             with self._database.transaction() as conn:
                 lock_entities(conn, [(op.entity_type, op.entity_id)])
-                end_control(conn, op, token, settled=settled)
+                end_control(conn, op, state.token, settled=settled)
         return answer
 
-    def _send(self, row: Row, model: Model) -> Answer | SinkFailure:
+    def _send(self, row: Row, state: BatchState, model: Model) -> Answer | SinkFailure:
         def send(rows: Sequence[Row]) -> Answer:
             return self._sink.delete(rows) if row.deleted else self._sink.upsert(rows, model)
 
-        answer = attempt(self._traits.name, [row], send)
+        answer = self._paid([row], state, model, send, removing=row.deleted)
         if isinstance(answer, SinkFailure):
             return answer
         if answer.calls and any(isinstance(o, Written | AlreadyNewer) for o in answer.outcomes):

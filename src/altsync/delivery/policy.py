@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from decimal import Decimal
 
+from altsync.costs.ledger import Pricing
 from altsync.errors import LONGEST_WAIT
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The settings of delivery; times are in seconds. ``Settings`` explains each."""
+    """The settings of delivery; times are in seconds. ``Settings`` explains each.
+
+    ``max_cost_per_day`` is in dollars, over all workers and sinks.
+    """
 
     batch_size: int = 500
     lease: float = 30.0
@@ -24,6 +29,8 @@ class Policy:
     debounce: float = 0.2
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    prices: Pricing | None = None
+    max_cost_per_day: Decimal | None = None
 
     @property
     def longest_open(self) -> float:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import date
 from uuid import UUID
 
 import structlog
 
 from altsync.circuit.breaker import Fault
 from altsync.contract import Failed, RecordOutcome
+from altsync.costs.ledger import Bill
 from altsync.db import Database
 from altsync.delivery.evidence import ALONE, Destination
 from altsync.delivery.policy import Policy
@@ -45,7 +47,7 @@ class BatchState:
     outcome_unknown: set[UUID] = field(default_factory=set)
     marks: dict[tuple[EntityType, str], int] = field(default_factory=dict)
     calls: int = 0
-    tokens: int = 0
+    bill: Bill = field(default_factory=Bill)
     failures_in_a_row: int = 0
     failure: SinkFailure | None = None
     answered: bool = False
@@ -73,11 +75,15 @@ class BatchState:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The records of one call, and how often it has met another writer's lock."""
+    """The records of one call, and how often it has met another writer's lock.
+
+    ``day`` is that of the call's reserved cost; None without a cap.
+    """
 
     rows: Sequence[Row]
     destination: Destination
     repeats: int = 0
+    day: date | None = None
 
 
 def far_end_next(pending: list[Request]) -> list[Request]:
@@ -131,7 +137,7 @@ class Batch:
     claimed: int = 0
     settlement: Settlement = field(default_factory=Settlement)
     calls: int = 0
-    tokens: int = 0
+    bill: Bill = field(default_factory=Bill)
 
 
 @dataclass(slots=True)
@@ -158,7 +164,7 @@ class DrainResult:
         self.batches += 1
         self.claimed += batch.claimed
         self.remote_calls += batch.calls
-        self.tokens += batch.tokens
+        self.tokens += batch.bill.usage.tokens
         counts = asdict(batch.settlement)
         del counts["ages"]
         for name, count in counts.items():

@@ -5,11 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import datetime
 
+from altsync.costs import ledger
+from altsync.costs.ledger import Bill
 from altsync.db import Conn
 from altsync.freshness import counted
 from altsync.operations import Settlement
 from altsync.outbox.freshness import COUNT
 from altsync.outbox.retention import RANGE
+
+_BATCH = """
+INSERT INTO delivery_batch (sink, worker, claimed, synced, superseded, retried, dead, lost,
+                            remote_calls, tokens, read_units, write_units, dollars, seconds)
+VALUES (%(sink)s, %(worker)s, %(claimed)s, %(synced)s, %(superseded)s, %(retried)s,
+        %(dead)s, %(lost)s, %(calls)s, %(tokens)s, %(read_units)s, %(write_units)s,
+        %(dollars)s, %(seconds)s)
+"""
 
 
 def record_batch(
@@ -20,32 +30,30 @@ def record_batch(
     settlement: Settlement,
     *,
     calls: int,
-    tokens: int,
+    bill: Bill,
     seconds: float,
 ) -> None:
-    """Record a delivered batch, for throughput, remote calls, cost and freshness over time."""
+    """Record a delivered batch, for throughput, remote calls, cost and freshness over time.
+
+    One statement, without a transaction that would hold the rows of the minute and of the day.
+    """
     outcomes = asdict(settlement)
     ages = counted(outcomes.pop("ages"))
-    # One statement, without a transaction that would hold the minute's rows for longer.
-    fresh = f"WITH fresh AS ({COUNT}) " if ages else ""
+    more = [f"fresh AS ({COUNT})"] if ages else []
+    more += [ledger.RECORD] if bill else []
     conn.execute(
-        f"""
-        {fresh}
-        INSERT INTO delivery_batch (sink, worker, claimed, synced, superseded, retried, dead, lost,
-                                    remote_calls, tokens, seconds)
-        VALUES (%(sink)s, %(worker)s, %(claimed)s, %(synced)s, %(superseded)s, %(retried)s,
-                %(dead)s, %(lost)s, %(calls)s, %(tokens)s, %(seconds)s)
-        """,
+        f"WITH {', '.join(more)} {_BATCH}" if more else _BATCH,
         {
-            "sink": sink,
             "worker": worker,
             "claimed": claimed,
             **outcomes,
             "buckets": list(ages),
             "counts": list(ages.values()),
             "calls": calls,
-            "tokens": tokens,
+            **asdict(bill.usage),
+            "dollars": bill.dollars,
             "seconds": seconds,
+            **ledger.record_parameters(sink, bill),
         },
     )
 

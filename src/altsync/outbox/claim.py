@@ -53,7 +53,7 @@ SET status = 'in_progress', lease_token = %(token)s, leased_by = %(worker)s,
 WHERE o.id = ANY(ARRAY(
   SELECT id FROM batch WHERE CASE WHEN %(probe)s THEN rank = 1 ELSE total <= 1.0001 END))
 RETURNING o.id, o.entity_type, o.entity_id, o.entity_key, o.version, o.attempts, o.timeout_count,
-          o.outcome_unknown, o.namespaces, o.first_version, o.changed_at
+          o.outcome_unknown, o.namespaces, o.first_version, o.changed_at, o.origin
 """
 
 _ORDER = "ORDER BY priority, available_at LIMIT"

@@ -11,7 +11,7 @@ from altsync.db import Conn
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The work of some batches of one sink. All but the last three fields count operations."""
+    """The work of some batches of one sink. The fields up to ``lost`` count operations."""
 
     claimed: int = 0
     synced: int = 0
@@ -22,11 +22,15 @@ class Work:
     batches: int = 0
     remote_calls: int = 0
     tokens: int = 0
+    read_units: int = 0
+    write_units: int = 0
+    dollars: float = 0.0
 
 
 _WORK = """
 sum(claimed)::bigint, sum(synced)::bigint, sum(superseded)::bigint, sum(retried)::bigint,
-sum(dead)::bigint, sum(lost)::bigint, count(*), sum(remote_calls)::bigint, sum(tokens)::bigint
+sum(dead)::bigint, sum(lost)::bigint, count(*), sum(remote_calls)::bigint, sum(tokens)::bigint,
+sum(read_units)::bigint, sum(write_units)::bigint, sum(dollars)::float8
 """
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from altsync.catalogue.current import entity_types
@@ -19,6 +20,7 @@ from altsync.operations import BreakerState
 from altsync.outbox.freshness import freshness
 from altsync.status import sql as status_sql
 from altsync.status.batches import Work, recent_work
+from altsync.status.costs import Costs, costs_today
 from altsync.status.sql import (
     Backlog,
     Counts,
@@ -100,6 +102,7 @@ class Status:
     idle: dict[str, Idle] = field(default_factory=dict)
     leftovers: dict[str, Leftover] = field(default_factory=dict)
     freshness: dict[str, Freshness] = field(default_factory=dict)
+    costs: Costs | None = None
 
     @property
     def matrix_sinks(self) -> list[str]:
@@ -142,6 +145,7 @@ class Status:
                 sink: {**asdict(one), "alerting": one.alerting}
                 for sink, one in self.freshness.items()
             },
+            "costs": None if self.costs is None else self.costs.as_json(),
             "verify": None if self.verified is None else asdict(self.verified),
             "leftovers": {name: asdict(one) for name, one in self.leftovers.items()},
         }
@@ -154,11 +158,12 @@ def collect(
     model: Model | None = None,
     objectives: Mapping[str, float] | None = None,
     target: float = TARGET,
+    cap: Decimal | None = None,
 ) -> Status:
     """Return the status now. ``disabled`` holds the reason of each disabled sink, None for others.
 
     ``model`` is the model of the settings, ``objectives`` are those of freshness in seconds, by
-    sink, and ``target`` is the share of changes that must meet them.
+    sink, and ``target`` is the share of changes that must meet them. ``cap`` is in dollars a day.
     """
     wanted = wanted_model(conn)
     with_status = [sink for sink in WITH_STATUS if sink in topology.names]
@@ -192,6 +197,7 @@ def collect(
         {sink: one for sink, one in idle.items() if disabled.get(sink) is None},
         status_sql.leftovers(conn, list(counts)),
         {sink: fresh[sink] for sink in names if sink in fresh},
+        costs_today(conn, cap),
     )
 
 

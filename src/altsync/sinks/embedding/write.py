@@ -8,14 +8,22 @@ from itertools import chain
 from typing import ClassVar
 
 from altsync.config import Settings
-from altsync.contract import Answer, Failed, RecordOutcome, SinkTraits, SinkVersion, Written
+from altsync.contract import (
+    Answer,
+    Failed,
+    RecordOutcome,
+    SinkTraits,
+    SinkVersion,
+    Usage,
+    Written,
+)
 from altsync.embedding import Embedder, request_sizes, request_slices
 from altsync.entities import EntityType, Model, Row
 from altsync.operations import ErrorKind
 from altsync.projection import digest, embedding_text
 from altsync.protocols import VectorStore
 from altsync.sinks.embedding import SINK
-from altsync.tokens import TooLong, cut, too_long
+from altsync.tokens import TooLong, cut, most_tokens, too_long
 
 #: The text of a probe: one or two tokens.
 PROBE = "word"
@@ -79,6 +87,19 @@ class Sink:
             for row in rows
         )
         return Answer(tuple(outcomes), calls=1 if missing else 0, tokens=tokens)
+
+    def most_usage(self, rows: Sequence[Row], model: Model, removing: bool) -> Usage:
+        """Return an upper bound of what one call costs: a byte for a token of each new text.
+
+        Without rows, it is that of a probe.
+        """
+        if removing:
+            return Usage()
+        if not rows:
+            return Usage(tokens=most_tokens(PROBE))
+        known = self._vectors.known(model, [row.text_hash for row in rows])
+        new = {row.text_hash: row for row in rows if row.text_hash not in known}
+        return Usage(tokens=sum(most_tokens(embedding_text(row.content)) for row in new.values()))
 
     def probe(self, model: Model) -> Answer:
         """Embed one word without storing it, as evidence that the embedder accepts texts.

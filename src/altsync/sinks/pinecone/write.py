@@ -15,7 +15,8 @@ import pinecone
 
 from altsync import deadline
 from altsync.config import Settings
-from altsync.contract import Answer, RecordOutcome, SinkTraits, Written
+from altsync.contract import Answer, RecordOutcome, SinkTraits, Usage, Written
+from altsync.costs.units import LEAST_UNITS, record_bytes, units, units_of_rows
 from altsync.entities import EntityType, Model, Row
 from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind
@@ -70,15 +71,17 @@ class Sink(Reader):
             )
         marks: dict[str, int] = {}
         _raise_mark(marks, space, committed(answer.response_info))
-        calls = 1 + self._delete_from_former_namespaces(rows, space, marks)
-        written = (Written(row.id, row.version, row.key, space) for row in rows)
-        return Answer(tuple(written), calls=calls, marks=marks)
-
-    def _delete_from_former_namespaces(
-        self, rows: Sequence[Row], space: str, marks: dict[str, int]
-    ) -> int:
         moved = [row for row in rows if row.written_namespace not in (None, space)]
-        return self._delete_keys(moved, lambda row: {row.written_namespace or ""}, marks)
+        calls = self._delete_keys(moved, lambda row: {row.written_namespace or ""}, marks)
+        written = (Written(row.id, row.version, row.key, space) for row in rows)
+        # The stored record of a row is about as large as its new one.
+        size = sum(
+            record_bytes(row.key, vector.metadata or {}, model.dimensions)
+            * (1 if row.written_namespace is None else 2)
+            for row, vector in zip(rows, vectors, strict=True)
+        )
+        spent = units(size) + LEAST_UNITS * calls
+        return Answer(tuple(written), calls=1 + calls, marks=marks, write_units=spent)
 
     @limited
     def delete(self, rows: Sequence[Row]) -> Answer:
@@ -90,7 +93,23 @@ class Sink(Reader):
             marks,
         )
         outcomes: list[RecordOutcome] = [Written(row.id, row.version) for row in rows]
-        return Answer(tuple(outcomes), calls=calls, marks=marks)
+        spent = self._deletion_units(rows, calls)
+        return Answer(tuple(outcomes), calls=calls, marks=marks, write_units=spent)
+
+    def _deletion_units(self, rows: Sequence[Row], calls: int) -> int:
+        model = Model(rows[0].embedding_model or "", self._dimensions)
+        held = [row for row in rows if row.written_namespace is not None]
+        return max(units_of_rows(held, model, times=1), LEAST_UNITS * calls)
+
+    def most_usage(self, rows: Sequence[Row], model: Model, removing: bool) -> Usage:
+        """Return an upper bound of what one call costs: every record is taken to exist."""
+        spaces = {
+            space
+            for row in rows
+            for space in (row.written_namespace, namespace(row), *row.stale_namespaces)
+        }
+        twice = units_of_rows(rows, model, times=2)
+        return Usage(write_units=twice + LEAST_UNITS * len(spaces))
 
     def _delete_keys(self, rows: Sequence[Row], spaces_of: Any, marks: dict[str, int]) -> int:
         """Delete rows from namespaces; return the number of calls. Raise ``marks``."""

@@ -1,0 +1,1 @@
+"""Prices, units, and the ledger of costs."""
