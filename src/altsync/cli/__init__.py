@@ -22,6 +22,7 @@ LINES = {
     "revision": "Draft a revision beside the catalogue, for what migrate refuses.",
     "seed": "Load JSONL seeds into PostgreSQL and its outbox, in one transaction per batch.",
     "wait": "Wait until queries of every store show the changes up to a version.",
+    "watch": "Seed a folder now and whenever its files change, until Ctrl-C.",
     "relay": "Wake workers for what is due, until stopped. One is enough, two are safe.",
     "status": "Show entities per sink, operations and circuit breakers.",
     "why": "Show one entity's seed line, its operations, and what every store holds of it.",

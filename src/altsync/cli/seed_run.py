@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from rich.progress import DownloadColumn, TaskID
@@ -180,9 +181,7 @@ def load(
     app: Application, conn: Conn, options: SeedOptions, *, as_json: bool = False
 ) -> SeedReport:
     """Load the lines, with a progress bar for each part, and print the counts."""
-    stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
-    folder = app.settings.altsync_home / "runs" / stamp
-    report = SeedReport(folder, only_refusals=options.dry_run)
+    report = SeedReport(run_folder(app), only_refusals=options.dry_run)
     options = replace(options, cut_long=app.settings.altsync_long_text == "cut")
     try:
         with _part_bars(options) as advance:
@@ -195,8 +194,14 @@ def load(
         if report.parts:
             title = "Would be seeded (nothing was written)" if options.dry_run else "Seeded"
             (notes if as_json else answers).print(seed_table(report, title))
-        _print_rejects(report)
+        print_rejects(report)
     return report
+
+
+def run_folder(app: Application) -> Path:
+    """Return the folder for the report and the refused lines of a run that begins now."""
+    stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+    return app.settings.altsync_home / "runs" / stamp
 
 
 @contextmanager
@@ -313,7 +318,7 @@ def seed_summary(report: SeedReport, progress: dict[str, RunProgress], sinks: Se
     return "\n".join([*lines, _RULE])
 
 
-def _print_rejects(report: SeedReport) -> None:
+def print_rejects(report: SeedReport) -> None:
     """Print the first refused lines, and the file that holds all of them."""
     for line in report.shown:
         notes.print(Text(f"rejected {line}", style="red"))
