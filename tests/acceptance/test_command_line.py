@@ -69,7 +69,7 @@ def test_refused_lines_are_kept_with_their_reasons(stack: Stack, folder: Path) -
 
     report = stack.seed("--all", "--dir", str(folder), "--json", code=3).json
 
-    assert report.keys() == {*COUNTS, "parts", "rejects_file", "refused"}
+    assert report.keys() == {*COUNTS, "parts", "version", "rejects_file", "refused"}
     assert (report["created"], report["rejected"]) == (9, 4)
     assert sorted(line["line"] for line in report["refused"]) == sorted(broken)
     kept = Path(report["rejects_file"]).read_text(encoding="utf-8").splitlines()
@@ -93,7 +93,7 @@ def test_json_shapes(stack: Stack, processes: Processes, folder: Path) -> None:
         lambda: stack.run("local", "status", "--json"),
     )
 
-    assert report.keys() == {*COUNTS, "parts", "neo4j", "pinecone"}
+    assert report.keys() == {*COUNTS, "parts", "version", "neo4j", "pinecone"}
     assert {part: set(counts) for part, counts in report["parts"].items()} == {
         "archetypes": COUNTS,
         "leagues": COUNTS,
@@ -116,7 +116,8 @@ def _check_status(status: dict[str, Any]) -> None:
         return {"total": count, "embedding": counts, "neo4j": counts, "pinecone": counts}
 
     assert status.keys() == {
-        *("entities", "operations", "matrix", "sinks", "model", "verify", "idle")
+        *("entities", "operations", "matrix", "sinks", "model", "verify", "idle"),
+        *("freshness", "leftovers"),
     }
     assert status["entities"] == {
         "sport_archetype": synced(5),
