@@ -9,6 +9,7 @@ import os
 
 from altsync.app import Application
 from altsync.contract import EMBEDDING
+from altsync.generations import Generation
 from altsync.protocols import Sink
 from altsync.sinks.embedding import write as embedding
 from altsync.store.vectors import EmbeddingCache
@@ -22,7 +23,7 @@ __all__ = ["app"]
 class SleepingApplication(Application):
     """The product's composition root, but for what the sinks talk to."""
 
-    def _open(self, name: str) -> Sink | None:
+    def _open(self, name: str, own: Generation | None = None) -> Sink | None:
         graph, index, embedder = map(float, os.environ["BENCH_LATENCY"].split(","))
         if name == EMBEDDING:
             return embedding.Sink(SleepingEmbedder(embedder), EmbeddingCache(self.database))

@@ -11,8 +11,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
@@ -21,10 +22,11 @@ import structlog
 from altsync import db, revisions
 from altsync.catalogue.current import entity_types
 from altsync.catalogue.tables import check_tables
-from altsync.circuit.sinks import register_sinks, set_enabled, sink_health, wanted_model
+from altsync.circuit.sinks import register_sinks, set_enabled, sink_health
 from altsync.config import Settings, protect_settings, read_settings
 from altsync.contract import (
     EMBEDDING,
+    SHADOW,
     SIMILARITY,
     Declaration,
     Installation,
@@ -41,11 +43,20 @@ from altsync.declarations import (
     not_installed,
 )
 from altsync.delivery import Delivery, DrainResult
+from altsync.delivery.shadow import ShadowSink
 from altsync.embedding import Embedder
-from altsync.entities import EntityType, Model
+from altsync.entities import EntityType
 from altsync.errors import ConfigurationError, SchemaError, SinkFailure
+from altsync.generations import (
+    Generation,
+    Generations,
+    read_generations,
+    with_settings,
+    without_limits,
+)
 from altsync.installation import installation
 from altsync.lazy_embedder import LazyEmbedder
+from altsync.moves.state import fill, search_again
 from altsync.operations import BreakerState
 from altsync.ownership import Ownership
 from altsync.policies import delivery_policy, relay_policy
@@ -71,6 +82,9 @@ logger = structlog.get_logger(__name__)
 #: Part of a lease that one statement may take. A worker that waits longer has lost its lease.
 STATEMENT_SHARE = 0.8
 
+#: Pages of a move that one round of housekeeping enqueues: a second or two.
+MOVE_PAGES = 5
+
 #: Seconds for which ``migrate`` waits for new indexes, and between two checks of them.
 READY_WITHIN = 120.0
 READY_PAUSE = 1.0
@@ -88,7 +102,7 @@ class Application:
         self._serving = serving
         self._outage = Outage()
         self._deliveries: dict[str, Delivery | None] = {}
-        self._sinks: dict[str, Sink | None] = {}
+        self._sinks: dict[tuple[str, Generation | None], Sink | None] = {}
         self._me: Installation | None = None
         self._lock = threading.Lock()
         self.stopping = threading.Event()
@@ -179,16 +193,43 @@ class Application:
         """The sinks that are configured."""
         return [s for s in self.topology.names if self.disabled_reason(s) is None]
 
-    def sink(self, name: str) -> Sink | None:
-        """Return a sink, opened once; None if it is not configured."""
-        with self._lock:
-            if name not in self._sinks:
-                self._sinks[name] = self._open(name)
-            return self._sinks[name]
+    def sink(self, name: str, found: Generations | None = None) -> Sink | None:
+        """Return a sink, opened once; None if it is not configured.
 
-    def _open(self, name: str) -> Sink | None:
+        A sink of vectors is that of the serving generation, or the sink's shadow by its name.
+        ``found`` are the generations, read from the database by default.
+        """
+        base, is_shadow = name.removeprefix(SHADOW), name.startswith(SHADOW)
+        if found is None and self._is_of_vectors(base):
+            with suppress(psycopg.Error):  # the caller's own statements will say so
+                found = self.generations()
+        # Without a move the settings decide, as they do before the first migration.
+        own = found.of(name) if found and found.moved else None
+        if is_shadow and own is None:
+            return None
+        own = without_limits(own) if own and self._is_of_vectors(base) else None
+        with self._lock:
+            if (name, own) not in self._sinks:
+                opened = self._open(base, own)
+                if opened is not None and is_shadow:
+                    opened = cast("Sink", ShadowSink(opened))
+                self._sinks[name, own] = opened
+            return self._sinks[name, own]
+
+    def _is_of_vectors(self, name: str) -> bool:
+        return self._declared(name).traits.needs_embedding
+
+    def generations(self) -> Generations | None:
+        """Return the models of the database; None before the first migration."""
+        if self.settings.database_url is None:
+            return None
+        with self.database.autocommit() as conn:
+            return read_generations(conn)
+
+    def _open(self, name: str, own: Generation | None = None) -> Sink | None:
         if name != SIMILARITY:
-            opened = imported(_declaration(name).open)(self.settings, EmbeddingCache(self.database))
+            settings = with_settings(self.settings, own) if own else self.settings
+            opened = imported(_declaration(name).open)(settings, EmbeddingCache(self.database))
             if hasattr(opened, "belong_to"):
                 opened.belong_to(Ownership(self._installation, self._known_keys))
             return cast("Sink | None", opened)
@@ -198,7 +239,7 @@ class Application:
             return cast("Sink", make(self.database, self.topology, rules))
         # Open the index again: each sink is closed separately.
         assert self._index is not None
-        index = self._open(self._index)
+        index = self._open(self._index, own)
         if index is None:
             return None
         queried = cast("Index", index)
@@ -249,32 +290,45 @@ class Application:
 
     def stores(self) -> Stores:
         """Return the stores of queries. Raises ``SchemaError`` before the first migration."""
+        found = self.generations()
+        if found is None:
+            raise SchemaError("no sink is registered: run altsync migrate")
+        return self.stores_of(found)
+
+    def stores_of(self, found: Generations, *, shadow: bool = False) -> Stores:
+        """Return the stores of queries by one generation: the serving one, or the shadow."""
         from altsync.queries.stores import Stores
 
-        with self.database.autocommit() as conn:
-            wanted = wanted_model(conn)
-        if wanted is None:
-            raise SchemaError("no sink is registered: run altsync migrate")
+        own = found.shadow if shadow else found.serving
+        assert own is not None
+        index = (SHADOW if shadow else "") + (self._index or "")
         names = self.settings.sink_names
         graph = next((name for name in GRAPHS if name in names), None)
         return Stores(
             database=self.database,
             graph=cast("GraphStore | None", self.sink(graph) if graph else None),
-            vectors=cast("VectorIndex | None", self.sink(self._index) if self._index else None),
+            vectors=cast("VectorIndex | None", self.sink(index, found) if self._index else None),
             index=self._index,
             sinks=names,
             embedder=self._embedder,
             cache=EmbeddingCache(self.database),
-            model=Model(*wanted),
+            model=own.model,
+            renew=None if shadow else self.stores,
         )
 
     @cached_property
     def _embedder(self) -> Embedder | None:
         return LazyEmbedder(self.settings) if self.settings.openai_api_key else None
 
+    def _opened_for(self, name: str) -> Sink | None:
+        """Return any generation of a sink, for its traits; each batch opens its own."""
+        base = name.removeprefix(SHADOW)
+        sink = self.sink(base)
+        return cast("Sink", ShadowSink(sink)) if sink and base != name else sink
+
     def delivery(self, name: str) -> Delivery | None:
         """Return the delivery of a sink; None if the sink is not configured."""
-        sink = self.sink(name)
+        sink = self._opened_for(name)
         with self._lock:
             if name not in self._deliveries:
                 self._deliveries[name] = None if sink is None else self._deliver_to(sink)
@@ -283,7 +337,15 @@ class Application:
     def _deliver_to(self, sink: Sink) -> Delivery:
         policy = delivery_policy(self.settings, sink.traits.name)
         worker = f"{socket.gethostname()}:{os.getpid()}"
-        return Delivery(self.database, sink, self.topology, policy, worker=worker)
+
+        def open_for(found: Generations) -> Sink:
+            opened = self.sink(sink.traits.name, found)
+            assert opened is not None  # it was configured when this delivery was made
+            return opened
+
+        return Delivery(
+            self.database, sink, self.topology, policy, worker=worker, open_for=open_for
+        )
 
     def deliver(self, sink: str) -> DrainResult:
         """Claim and deliver for ``ALTSYNC_TASK_SECONDS``. Do nothing for a disabled sink.
@@ -309,15 +371,25 @@ class Application:
             lambda: self.connect("altsync-relay"),
             wake,
             self.topology,
-            self.enabled,
+            [*self.enabled, *self._enabled_shadows],
             relay_policy(self.settings),
-            housekeeping=[self._forget_tombstones, *self._retention()],
+            housekeeping=[self._continue_move, self._forget_tombstones, *self._retention()],
             announce=self.announce,
         )
+
+    @property
+    def _enabled_shadows(self) -> list[str]:
+        return [one.name for one in self.topology.shadows if self.disabled_reason(one.base) is None]
 
     def _retention(self) -> list[Callable[[], None]]:
         days = self.settings.altsync_retention_days
         return [Retention(self.database, self.topology, days).step] if days else []
+
+    def _continue_move(self) -> None:
+        """Go on with a move whose command was ended: a page of each step."""
+        for step in (fill, search_again):
+            for _ in islice(step(self.database, self.topology), MOVE_PAGES):
+                pass
 
     def _forget_tombstones(self) -> None:
         with self.database.autocommit() as conn:
@@ -453,9 +525,12 @@ class Application:
 
         A new index may take a minute, which is longer than the limit of one call.
         """
+        return self._set_up(self.enabled)
+
+    def _set_up(self, names: Sequence[str]) -> dict[str, str | None]:
         results: dict[str, str | None] = {}
         ends = time.monotonic() + READY_WITHIN
-        for name in self.enabled:
+        for name in names:
             sink = self.sink(name)
             assert sink is not None
             results[name] = "not set up"
@@ -469,6 +544,11 @@ class Application:
                         break
                     self.stopping.wait(READY_PAUSE)
         return results
+
+    def set_up_shadows(self) -> dict[str, str | None]:
+        """Create the indexes of the model beside the serving one, as ``set_up_sinks`` does."""
+        names = [name for name in self._enabled_shadows if name.removeprefix(SHADOW) != EMBEDDING]
+        return self._set_up(names)
 
     def close(self) -> None:
         """Close every connection."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from importlib import import_module
 from typing import Any
@@ -17,6 +17,9 @@ EMBEDDING = "embedding"
 
 #: The name of the sink that keeps computed relationships in step with vectors.
 SIMILARITY = "similarity"
+
+#: Prefix of the names under which operations bring entities to the indexes of another model.
+SHADOW = "shadow_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +181,26 @@ class SinkTraits:
     @property
     def embeds(self) -> bool:
         """Return whether this is the embedding sink, which others wait for."""
-        return self.name == EMBEDDING
+        return self.base == EMBEDDING
+
+    @property
+    def shadow(self) -> bool:
+        """Return whether it writes the vectors of the model beside the serving one."""
+        return self.name.startswith(SHADOW)
+
+    @property
+    def base(self) -> str:
+        """Return the name of the sink that it is a shadow of, or its own."""
+        return self.name.removeprefix(SHADOW)
+
+    @property
+    def of_vectors(self) -> bool:
+        """Return whether it embeds, or writes vectors that others have made."""
+        return self.embeds or (self.needs_embedding and self.follows is None)
+
+    def as_shadow(self) -> SinkTraits:
+        """Return the traits of its shadow, which has operations and a breaker of its own."""
+        return replace(self, name=SHADOW + self.name)
 
     def version_of(self, row: Row) -> int:
         """Return the version of a row that the sink stores."""
@@ -299,9 +321,14 @@ class Topology:
         """Every sink, in the order of the settings."""
         return [s.name for s in self.sinks]
 
+    @property
+    def shadows(self) -> tuple[SinkTraits, ...]:
+        """The sinks that write the vectors of another model, while there is one."""
+        return tuple(s.as_shadow() for s in self.sinks if s.of_vectors)
+
     def traits(self, sink: str) -> SinkTraits:
-        """Return the traits of a sink. Raises ``KeyError``."""
-        for traits in self.sinks:
+        """Return the traits of a sink or of its shadow. Raises ``KeyError``."""
+        for traits in (*self.sinks, *self.shadows):
             if traits.name == sink:
                 return traits
         raise KeyError(sink)

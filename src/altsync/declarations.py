@@ -13,6 +13,7 @@ from pkgutil import iter_modules
 
 from altsync.contract import (
     EMBEDDING,
+    SHADOW,
     SIMILARITY,
     Columns,
     Declaration,
@@ -95,7 +96,7 @@ def index_similarity(index: str) -> Declaration:
 
 def declaration(sink: str) -> Declaration:
     """Return a sink's declaration. Raises ``KeyError`` if it is not installed."""
-    return LOCAL_SIMILARITY if sink == SIMILARITY else SINKS[sink]
+    return LOCAL_SIMILARITY if sink == SIMILARITY else SINKS[sink.removeprefix(SHADOW)]
 
 
 def not_installed(sink: str) -> str:
@@ -115,7 +116,7 @@ def queue_of(sink: str, sinks: Sequence[str] = INDEXES) -> str:
     Similarity shares the queue of the vector index among ``sinks``, or else of the embedder.
     """
     if sink != SIMILARITY:
-        return sink
+        return sink.removeprefix(SHADOW)
     return next((index for index in INDEXES if index in sinks), EMBEDDING)
 
 

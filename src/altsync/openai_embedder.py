@@ -17,6 +17,10 @@ from altsync.errors import SinkFailure, seconds_of
 from altsync.operations import ErrorKind
 from altsync.wording import plural
 
+#: Models that take the length of their vectors: OpenAI's, and those of the embedded stack.
+#: https://platform.openai.com/docs/guides/embeddings
+SHORTENED = ("text-embedding-3", "wordllama-l2")
+
 NOT_IN_TIME = "the embedder did not answer in time"
 
 
@@ -43,7 +47,7 @@ class OpenAIEmbedder:
                     input=list(texts),
                     encoding_format="base64",
                     dimensions=model.dimensions
-                    if model.name.startswith("text-embedding-3")
+                    if model.name.startswith(SHORTENED)
                     else openai.omit,
                 ),
             )

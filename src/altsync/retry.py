@@ -12,6 +12,7 @@ from altsync.circuit.pause import probe_now
 from altsync.contract import EMBEDDING, Topology
 from altsync.db import Conn
 from altsync.entities import EntityType
+from altsync.generations import model_of
 from altsync.operations import ErrorKind
 from altsync.outbox.embedding_dependency import OfEntity, fail_behind
 from altsync.outbox.enqueue import (
@@ -221,7 +222,7 @@ def _retry_statement(entity_type: EntityType) -> str:
              gone.first_version,
              gone.sink = ANY(%(vector)s::text[]) AND l.deleted_at IS NULL
                AND (l.embedding_text_hash IS DISTINCT FROM l.text_hash
-                    OR l.embedding_model IS DISTINCT FROM e.config ->> 'model') AS waits
+                    OR {model_of()} IS DISTINCT FROM e.config ->> 'model') AS waits
       FROM gone JOIN {entity_type} l ON l.id = gone.entity_id
       LEFT JOIN sink_state e ON e.sink = '{EMBEDDING}'),
     sinks AS (

@@ -36,6 +36,7 @@ INPUT_LIMITS: Mapping[str, InputLimit] = {
     "text-embedding-3-large": InputLimit(8192, "cl100k_base"),
     "text-embedding-ada-002": InputLimit(8192, "cl100k_base"),
     "wordllama-l2-256": InputLimit(8192, "wordllama"),
+    "wordllama-l2-64": InputLimit(8192, "wordllama"),
 }
 
 

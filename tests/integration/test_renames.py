@@ -256,7 +256,7 @@ def test_a_worker_that_is_killed_at_any_point_leaves_nothing_behind(
         seed(site.pg, leagues(tmp_path, key))
         site.delivery("embedding").drain(60.0)
         delivery = site.delivery(sink)
-        delivery._at = delivery._writer._at = killing(count)
+        delivery._at = killing(count)
         try:
             delivery.drain(60.0)
             killed = False
@@ -306,7 +306,7 @@ def test_a_removal_that_fails_is_tried_again(site: Site, tmp_path: Path) -> None
     seed(site.pg, leagues(tmp_path, "two"))
     site.delivery("embedding").drain(60.0)
     delivery = site.delivery("pinecone")
-    sink: Any = delivery._writer._sink
+    sink: Any = delivery._sink
     remove = sink.delete
     calls: list[int] = []
 
@@ -331,7 +331,7 @@ def test_a_late_write_under_the_old_key_is_removed_by_the_confirming_write(
     seed(site.pg, leagues(tmp_path, "one"))
     site.delivery("embedding").drain(60.0)
     delivery = site.delivery("pinecone")
-    sink: Any = delivery._writer._sink
+    sink: Any = delivery._sink
     upsert, late = sink.upsert, []
 
     def cut_off(rows: Any, model: Any) -> Any:

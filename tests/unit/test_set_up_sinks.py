@@ -34,7 +34,7 @@ def set_up(monkeypatch: pytest.MonkeyPatch, sink: Sink) -> dict[str, str | None]
     monkeypatch.setattr(application, "READY_PAUSE", 0.0)
     app = Application(read_settings(_env_file=None, pinecone_api_key="key"))
     monkeypatch.setattr(Application, "enabled", ["pinecone"])
-    app._sinks["pinecone"] = cast(Any, sink)
+    app._sinks["pinecone", None] = cast(Any, sink)
     return app.set_up_sinks()
 
 

@@ -12,6 +12,7 @@ from altsports.catalogue import LEAGUE
 from altsync.db import Conn
 from altsync.declarations import MIRRORS, columns_of
 from altsync.entities import Model
+from altsync.generations import model_of
 from altsync.store.vectors import VECTOR, stored_vectors
 
 
@@ -197,7 +198,7 @@ def stored_leagues(conn: Conn, tags: Sequence[str]) -> list[StoredLeague]:
     """Return names and stored vectors of the living leagues among ``tags``."""
     rows = conn.execute(
         f"""
-        SELECT league_tag, league_name, sport_archetype, {VECTOR}, embedding_model
+        SELECT league_tag, league_name, sport_archetype, {VECTOR}, {model_of()}
         FROM league l WHERE league_tag = ANY(%s) AND deleted_at IS NULL
         """,
         (list(tags),),

@@ -12,6 +12,7 @@ import orjson
 from altsync.circuit.clock import TOLERANCE
 from altsync.db import Conn
 from altsync.errors import LONGEST_WAIT
+from altsync.generations import Generations
 from altsync.outbox.enqueue import sanitize
 from altsync.revisions import own_revision
 
@@ -38,6 +39,7 @@ class Gate:
 
     ``faults`` are those of destinations that accepted nothing when they were last tried.
     ``other_revision`` is the schema's, if it is of another release: nothing is claimed then.
+    ``generations`` are read after the claim, for sinks that need vectors.
     """
 
     admitted: bool
@@ -47,6 +49,7 @@ class Gate:
     dimensions: int | None = None
     faults: Mapping[str, Fault] = field(default_factory=dict)
     other_revision: str | None = None
+    generations: Generations | None = None
 
 
 def _over(column: str, longest: str) -> str:

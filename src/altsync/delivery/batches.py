@@ -6,9 +6,11 @@ between two steps.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -17,7 +19,6 @@ from psycopg import errors
 
 from altsync.circuit import breaker
 from altsync.circuit.breaker import Gate, abandon_probe, open_breaker
-from altsync.circuit.sinks import wanted_model
 from altsync.contract import Topology
 from altsync.costs.ledger import record
 from altsync.db import Conn, Database, is_connection_lost
@@ -30,12 +31,14 @@ from altsync.delivery.reading import current_versions, read_batch
 from altsync.delivery.state import Batch, BatchState, DrainResult
 from altsync.delivery.writer import Writer
 from altsync.entities import Model, Row
+from altsync.generations import Generations, read_generations
 from altsync.log import debugging, redact
 from altsync.operations import Dead, Operation, Outcome, Retry, Settlement, Superseded, Synced
 from altsync.outbox.batches import record_batch
 from altsync.outbox.claim import claim, release
 from altsync.outbox.edges import is_gathering
 from altsync.outbox.settle import Plan, settle
+from altsync.outbox.shadow import has_due_work
 from altsync.protocols import Sink
 from altsync.revisions import own_revision
 from altsync.sentences import describe
@@ -61,6 +64,7 @@ class Delivery:
         *,
         worker: str,
         at: Callable[[str], None] = lambda point: None,
+        open_for: Callable[[Generations], Sink] | None = None,
     ) -> None:
         self._database = database
         self._sink = sink
@@ -72,8 +76,9 @@ class Delivery:
         self.concurrency = AdaptiveConcurrency(
             in_flight=sink.traits.in_flight, batch=policy.batch_size, timeout=policy.timeout
         )
-        calls = Calls(database, sink, policy, self.concurrency, worker, at)
-        self._writer = Writer(database, sink, calls, at)
+        self._open_for = open_for
+        self._writers: dict[Any, Writer] = {}
+        self._writing = threading.Lock()
 
     def drain(self, seconds: float, stopping: Callable[[], bool] = lambda: False) -> DrainResult:
         """Deliver batch after batch, until nothing is due or the time is over."""
@@ -105,7 +110,7 @@ class Delivery:
                     )
                 return Batch()
             self._at("admitted")
-            operations = [] if self._is_gathering(conn) else self._claim(conn, gate, token)
+            operations = [] if self._waits(conn) else self._claim(conn, gate, token)
             if not operations:
                 if gate.probing:
                     abandon_probe(conn, self._traits.name, token)
@@ -133,7 +138,8 @@ class Delivery:
         """Write, settle and record a claimed batch."""
         gate = self._with_current_model(gate)
         self._at("claimed")
-        if stopping():
+        gone = self._traits.shadow and gate.model is None
+        if stopping() or gone:
             with self._database.autocommit() as conn:
                 release(conn, state.op_ids, state.token)
             return Batch()
@@ -163,7 +169,10 @@ class Delivery:
         )
         return batch
 
-    def _is_gathering(self, conn: Conn) -> bool:
+    def _waits(self, conn: Conn) -> bool:
+        """Return whether other work goes first."""
+        if self._traits.shadow:
+            return has_due_work(conn, self._traits.base)
         leader = self._traits.follows if self._traits.local else None
         return leader is not None and is_gathering(conn, self._traits.name, leader)
 
@@ -209,14 +218,43 @@ class Delivery:
         if not (traits.embeds or traits.needs_embedding or traits.follows):
             return gate
         with self._database.autocommit() as conn:
-            model, dimensions = wanted_model(conn) or (gate.model, gate.dimensions)
-        return replace(gate, model=model, dimensions=dimensions)
+            found = read_generations(conn)
+        if found is None:
+            return gate
+        own = found.of(traits.name)
+        if own is None:  # dropped
+            return replace(gate, model=None, generations=found)
+        model = own.model
+        return replace(gate, model=model.name, dimensions=model.dimensions, generations=found)
+
+    def _reach(self, point: str) -> None:
+        self._at(point)
+
+    def _writer_of(self, found: Generations | None) -> Writer:
+        """Return the writer to the indexes of a generation, made at its first use."""
+        own = found.of(self._traits.name) if found else None
+        moving = found is not None and found.shadow is not None
+        with self._writing:
+            key = own, moving, found is not None and found.moved
+            if key not in self._writers:
+                sink, policy = self._sink, self._policy
+                if self._open_for and found and own:
+                    sink = self._open_for(found)
+                if own and self._traits.shadow:
+                    policy = replace(
+                        policy, requests_per_minute=own.requests, tokens_per_minute=own.tokens
+                    )
+                at = self._reach
+                calls = Calls(self._database, sink, policy, self.concurrency, self._worker, at)
+                self._writers[key] = Writer(self._database, sink, calls, at, followed=moving)
+            return self._writers[key]
 
     def _write_and_settle(
         self, operations: Sequence[Operation], state: BatchState, gate: Gate
     ) -> Batch:
         model = Model(gate.model or "", gate.dimensions or 0)
-        rows = read_batch(self._database, self._traits, operations)
+        beside = model if self._traits.shadow else None
+        rows = read_batch(self._database, self._traits, operations, beside)
         self._at("read")
         ready = [row for row in rows.values() if not row.deleted]
         if self._traits.needs_embedding:
@@ -224,11 +262,11 @@ class Delivery:
         deleted = [row for row in rows.values() if row.deleted]
         if self._traits.embeds:
             deleted = []
-        self._writer.write(ready, deleted, state, model)
+        self._writer_of(gate.generations).write(ready, deleted, state, model)
         self._at("written")
         delay = breaker_delay(self._policy, state.failure, gate.consecutive_errors)
         outcomes = self._decide(operations, rows, state, gate, delay)
-        settlement = self._settle(outcomes, state, model)
+        settlement = self._settle(outcomes, state, model, gate.generations)
         self._at("settled")
         if debugging():
             self._log_outcomes(outcomes, rows)
@@ -255,10 +293,26 @@ class Delivery:
         )
         return [decide_outcome(op, rows.get(op.entity_id), facts) for op in operations]
 
-    def _settle(self, outcomes: Sequence[Outcome], state: BatchState, model: Model) -> Settlement:
+    def _settle(
+        self,
+        outcomes: Sequence[Outcome],
+        state: BatchState,
+        model: Model,
+        generations: Generations | None,
+    ) -> Settlement:
+        own = generations.of(self._traits.name) if generations else None
+        indexes = own.prefix if own and self._traits.of_vectors else None
+        plan = Plan(
+            self._topology,
+            self._policy.confirm_after,
+            self._policy.debounce,
+            model,
+            state.marks,
+            indexes,
+        )
         for attempt in range(1, SETTLE_TRIES + 1):
             try:
-                settlement = self._settle_once(outcomes, state, model)
+                settlement = self._settle_once(outcomes, state, plan)
                 break
             except (errors.DeadlockDetected, errors.SerializationFailure):
                 if attempt == SETTLE_TRIES:
@@ -268,10 +322,8 @@ class Delivery:
         return settlement
 
     def _settle_once(
-        self, outcomes: Sequence[Outcome], state: BatchState, model: Model
+        self, outcomes: Sequence[Outcome], state: BatchState, plan: Plan
     ) -> Settlement:
-        policy = self._policy
-        plan = Plan(self._topology, policy.confirm_after, policy.debounce, model, state.marks)
         with self._database.transaction() as conn:
             settlement = settle(conn, self._traits, state.token, outcomes, plan)
             self._at("settling")

@@ -213,7 +213,8 @@ class Controls:
                 [op.entity_id],
                 with_vectors=self._traits.needs_embedding,
                 with_edges=self._traits.edges,
-                sink=self._traits.name,
+                sink=self._traits.base,
+                model=model if self._traits.shadow else None,
             )
         if not rows:
             return None

@@ -9,16 +9,25 @@ from uuid import UUID
 
 from altsync.contract import AlreadyNewer, SinkTraits
 from altsync.db import Database
+from altsync.declarations import namespace_column
 from altsync.delivery.state import BatchState
-from altsync.entities import EntityType, Row
+from altsync.entities import EntityType, Model, Row
 from altsync.operations import Operation
+from altsync.projection import namespace
 from altsync.store.rows import read_rows
 
 
 def read_batch(
-    database: Database, traits: SinkTraits, operations: Sequence[Operation]
+    database: Database,
+    traits: SinkTraits,
+    operations: Sequence[Operation],
+    model: Model | None = None,
 ) -> dict[UUID, Row]:
-    """Return the current rows of operations, with the namespaces that each has yet to leave."""
+    """Return the current rows of operations, with the namespaces that each has yet to leave.
+
+    ``model`` is that of a shadow. A shadow follows its sink: an entity that the sink has not moved
+    to its namespace yet counts as not embedded, and the sink's write enqueues it again.
+    """
     rows: dict[UUID, Row] = {}
     with database.autocommit() as conn:
         for kind, ids in _by_type((op.entity_type, op.entity_id) for op in operations).items():
@@ -28,13 +37,22 @@ def read_batch(
                 ids,
                 with_vectors=traits.needs_embedding,
                 with_edges=traits.edges,
-                sink=traits.name,
+                sink=traits.base,
+                model=model,
             )
+            if traits.shadow and namespace_column(traits.base) is not None:
+                found = [_following(row) for row in found]
             rows.update((row.id, row) for row in found)
     for op in operations:
         if op.namespaces and op.entity_id in rows:
             rows[op.entity_id] = replace(rows[op.entity_id], stale_namespaces=op.namespaces)
     return rows
+
+
+def _following(row: Row) -> Row:
+    if not row.entity_type.moves or row.deleted or row.written_namespace == namespace(row):
+        return row
+    return replace(row, embedding_text_hash=None)
 
 
 def current_versions(

@@ -38,6 +38,8 @@ class Writer:
         sink: Sink,
         calls: Calls,
         at: Callable[[str], None],
+        *,
+        followed: bool = False,
     ) -> None:
         self._database = database
         self._sink = sink
@@ -45,6 +47,8 @@ class Writer:
         self._calls = calls
         self._at = at
         self._is_set_up = False
+        #: Whether a shadow leaves the namespaces that these writes leave.
+        self._followed = followed
 
     def write(
         self, ready: Sequence[Row], deleted: Sequence[Row], state: BatchState, model: Model
@@ -80,7 +84,9 @@ class Writer:
         }
         if former:
             with self._database.transaction() as conn:
-                record_former_namespaces(conn, self._traits, state.token, former)
+                record_former_namespaces(
+                    conn, self._traits, state.token, former, always=self._followed
+                )
 
     def _leave_namespaces(
         self, ready: Sequence[Row], state: BatchState, model: Model
@@ -90,8 +96,10 @@ class Writer:
         In this order the entity always names a namespace that the sink may hold it in. Returns
         the rows that may be written.
         """
-        if namespace_column(self._traits.name) is None:
+        if namespace_column(self._traits.base) is None:
             return ready
+        if self._traits.shadow:
+            return self._follow(ready, state, model)
         misplaced = [row for row in ready if is_misplaced(row)]
         if not misplaced:
             return ready
@@ -115,6 +123,17 @@ class Writer:
             for row in ready
             if row.id not in stuck
         ]
+
+    def _follow(self, ready: Sequence[Row], state: BatchState, model: Model) -> Sequence[Row]:
+        """Leave the namespaces that the shadow's sink has left; return the rows to write."""
+        moved = [row for row in ready if set(row.stale_namespaces) - {namespace(row)}]
+        self._remove(moved, state, model)
+        self._leave_former_keys(moved, state, model)
+        left = {row.id for row in moved if isinstance(state.outcomes.get(row.id), Written)}
+        for row_id in left:
+            del state.outcomes[row_id]
+        stuck = {row.id for row in moved} - left
+        return [replace(row, stale_namespaces=()) for row in ready if row.id not in stuck]
 
     def _leave_former_keys(self, rows: Sequence[Row], state: BatchState, model: Model) -> None:
         """Remove renamed records under their former keys, after they are written under the new one.

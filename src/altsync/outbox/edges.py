@@ -9,6 +9,7 @@ from altsync.contract import SIMILARITY, SinkTraits, Topology
 from altsync.db import Conn
 from altsync.declarations import MIRRORS, SINKS, pending
 from altsync.entities import EntityType, Row
+from altsync.generations import model_of
 from altsync.operations import Origin
 from altsync.outbox.enqueue import (
     LOW_PRIORITY,
@@ -42,7 +43,7 @@ def input_hash_of(kind: EntityType) -> str:
 
     :func:`altsync.similarity.index.neighbours_input` is the same in Python.
     """
-    return _neighbours_input(kind, "l.embedding_model", "l.embedding_text_hash")
+    return _neighbours_input(kind, model_of(), "l.embedding_text_hash")
 
 
 def input_hash_of_vector(kind: EntityType) -> str:
@@ -123,7 +124,7 @@ def _begin_searches(
           JOIN unnest(%(ids)s::uuid[], %(versions)s::bigint[], %(models)s::text[],
                       %(hashes)s::text[]) AS r(id, version, model, text_hash)
             ON r.id = o.entity_id
-          JOIN {kind} l ON l.id = r.id AND (l.version, l.embedding_model, l.embedding_text_hash)
+          JOIN {kind} l ON l.id = r.id AND (l.version, {model_of()}, l.embedding_text_hash)
                                          = (r.version, r.model, r.text_hash)
           WHERE o.entity_id = ANY(%(ids)s) AND o.sink = %(sink)s AND o.finished_at IS NULL
             AND o.lease_token = %(token)s AND o.rerun_requested AND o.version <= r.version

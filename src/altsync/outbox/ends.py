@@ -15,6 +15,7 @@ from psycopg import Cursor
 
 from altsync.contract import SinkTraits
 from altsync.db import Conn
+from altsync.generations import SERVING_INDEXES, SHADOW_INDEXES
 from altsync.operations import Dead, Outcome, Retry, Superseded, Synced
 from altsync.outbox.enqueue import sanitize
 from altsync.outbox.patterns import GROUP_OF
@@ -22,7 +23,10 @@ from altsync.outbox.patterns import GROUP_OF
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The outcome of an operation, and its row as it was read under the entity's lock."""
+    """The outcome of an operation, and its row as it was read under the entity's lock.
+
+    ``serving`` and ``shadow`` are the prefixes of the two generations, read with it.
+    """
 
     outcome: Outcome
     wanted_version: int
@@ -30,6 +34,8 @@ class Ended:
     outcome_unknown: bool
     origin: str
     at: datetime
+    serving: str = ""
+    shadow: str | None = None
 
     @property
     def age(self) -> float | None:
@@ -38,8 +44,9 @@ class Ended:
         return None if changed_at is None else (self.at - changed_at).total_seconds()
 
 
-_RETURNING = """
-RETURNING o.id, o.version, o.rerun_requested, o.outcome_unknown, o.origin, clock_timestamp()
+_RETURNING = f"""
+RETURNING o.id, o.version, o.rerun_requested, o.outcome_unknown, o.origin, clock_timestamp(),
+  {SERVING_INDEXES}, {SHADOW_INDEXES}
 """
 
 _COMPLETE = f"""

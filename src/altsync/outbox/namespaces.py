@@ -14,12 +14,17 @@ from altsync.outbox.enqueue import lock_entities
 
 
 def record_former_namespaces(
-    conn: Conn, sink: SinkTraits, token: UUID, former: Mapping[tuple[EntityType, UUID], str]
+    conn: Conn,
+    sink: SinkTraits,
+    token: UUID,
+    former: Mapping[tuple[EntityType, UUID], str],
+    *,
+    always: bool = False,
 ) -> None:
     """Record the namespaces that entities are about to leave, while a write there may be late.
 
     Settling removes the namespace from the entity. The operation keeps it for the confirming write,
-    which must leave it, too.
+    which must leave it, too. ``always``: the shadow has to leave it, whatever happens to the write.
     """
     lock_entities(conn, former)
     conn.execute(
@@ -28,13 +33,14 @@ def record_former_namespaces(
         FROM unnest(%(ids)s::uuid[], %(namespaces)s::text[]) AS r(id, namespace)
         WHERE o.entity_id = ANY(%(ids)s) AND o.entity_id = r.id AND o.sink = %(sink)s
           AND o.finished_at IS NULL AND o.lease_token = %(token)s
-          AND o.outcome_unknown AND r.namespace <> ALL (o.namespaces)
+          AND (o.outcome_unknown OR %(always)s) AND r.namespace <> ALL (o.namespaces)
         """,
         {
             "ids": [entity for _, entity in former],
             "namespaces": list(former.values()),
             "sink": sink.name,
             "token": token,
+            "always": always,
         },
     )
 

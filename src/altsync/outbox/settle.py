@@ -24,6 +24,7 @@ from altsync.outbox.settled_entities import (
     keep_edge_ids_of,
     write_statuses,
 )
+from altsync.outbox.shadow import SHADOW_EMBEDDING, embedded_in_shadow, follow_in_shadow
 
 T = TypeVar("T", bound=Outcome)
 
@@ -36,7 +37,8 @@ class Plan:
     """How to enqueue what follows a settled operation; times are in seconds.
 
     ``model`` is that of the vectors which the embedding sink has stored. ``marks`` are the
-    positions of the batch's writes.
+    positions of the batch's writes. ``indexes`` is the prefix of the generation that was written,
+    None where none was.
     """
 
     topology: Topology
@@ -44,6 +46,7 @@ class Plan:
     debounce: float = 0.0
     model: Model = NO_MODEL
     marks: Marks = field(default_factory=dict)
+    indexes: str | None = None
 
 
 def settle(
@@ -58,13 +61,17 @@ def settle(
     ended = end_all(conn, sink, token, outcomes)
     inherited = _close_earlier(conn, sink, _only(Synced, ended))
     unknown = inherited | {e.outcome.op.id for e in ended if _is_unknown(e)}
-    reruns = {e.outcome.op.id for e in ended if _needs_rerun(e)}
+    stale = {e.outcome.op.id for e in ended if _is_exchanged(sink, e, plan)}
+    reruns = stale | {e.outcome.op.id for e in ended if _needs_rerun(e)}
     with conn.pipeline():
         _follow_up(conn, sink, ended, reruns, unknown, plan)
         _correct_versions(conn, ended)
-        _update_entities(conn, sink, ended, reruns, plan)
+        _update_entities(
+            conn, sink, [e for e in ended if e.outcome.op.id not in stale], reruns, plan
+        )
         _update_searches(conn, sink, ended, plan)
         _fail_behind(conn, sink, ended, plan)
+        _update_shadow(conn, sink, [e for e in ended if e.outcome.op.id not in stale], plan)
     counts = Counter(type(e.outcome) for e in ended)
     return Settlement(
         synced=counts[Synced],
@@ -87,6 +94,17 @@ def _needs_rerun(ended: Ended) -> bool:
     outcome = ended.outcome
     newer = isinstance(outcome, Synced) and ended.wanted_version > outcome.version
     return ended.rerun_requested or newer
+
+
+def _is_exchanged(sink: SinkTraits, ended: Ended, plan: Plan) -> bool:
+    """Return whether the models were exchanged after this worker read which one it writes.
+
+    The other indexes may lack the write, so the operation is enqueued again.
+    """
+    if plan.indexes is None or not isinstance(ended.outcome, Synced):
+        return False
+    present = ended.shadow if sink.shadow else ended.serving
+    return present is not None and present != plan.indexes
 
 
 def _is_unknown(ended: Ended) -> bool:
@@ -125,13 +143,14 @@ def _close_earlier(conn: Conn, sink: SinkTraits, synced: Sequence[Synced]) -> se
     """Close earlier failures; return the operations that take over an unknown outcome."""
     if not synced:
         return set()
+    embedding = SHADOW_EMBEDDING if sink.shadow else EMBEDDING
     closed = conn.execute(
         _CLOSE_EARLIER,
         {
             "ids": [one.op.id for one in synced],
             "entities": [one.op.entity_id for one in synced],
             "versions": [one.version for one in synced],
-            "sinks": [sink.name, EMBEDDING] if sink.needs_embedding else [sink.name],
+            "sinks": [sink.name, embedding] if sink.needs_embedding else [sink.name],
             "sink": sink.name,
         },
     )
@@ -216,6 +235,10 @@ def _update_entities(
 ) -> None:
     """Write the outcomes of operations to their entities; no status where a rerun follows."""
     synced, dead = _only(Synced, ended), _only(Dead, ended)
+    if sink.shadow:
+        if sink.embeds:
+            embedded_in_shadow(conn, synced, plan.topology)
+        return
     if sink.embeds:
         write_statuses(conn, sink, [], dead, reruns, plan.marks)
         give_vectors(conn, synced, plan.topology, plan.model)
@@ -233,8 +256,17 @@ def _update_searches(conn: Conn, sink: SinkTraits, ended: Sequence[Ended], plan:
     enqueue_searches(conn, _only(Synced, ended), followers, plan.debounce)
 
 
+def _update_shadow(conn: Conn, sink: SinkTraits, ended: Sequence[Ended], plan: Plan) -> None:
+    """Enqueue the entities whose vectors were written, or given up on, for the shadow."""
+    if sink.of_vectors and not sink.embeds and not sink.shadow:
+        followed = [e for e in ended if e.shadow is not None]
+        follow_in_shadow(conn, sink, [*_only(Synced, followed), *_only(Dead, followed)])
+
+
 def _fail_behind(conn: Conn, sink: SinkTraits, ended: Sequence[Ended], plan: Plan) -> None:
     """Mark the sinks that wait for an embedding failed, where it was given up on."""
+    if sink.shadow:
+        return
     behind: list[Outcome] = [one for one in _only(Superseded, ended) if one.waits]
     hand_over(conn, [one.op.id for one in behind])
     if sink.embeds:

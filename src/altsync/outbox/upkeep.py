@@ -10,6 +10,7 @@ from altsync.contract import EMBEDDING, SinkTraits, Topology
 from altsync.db import Conn
 from altsync.declarations import SINKS, WITH_STATUS
 from altsync.entities import EntityType
+from altsync.generations import model_of
 from altsync.operations import Origin
 from altsync.outbox.enqueue import (
     LOW_PRIORITY,
@@ -73,7 +74,7 @@ def backfill_page(
         WITH page AS MATERIALIZED (
           SELECT l.id, l.{entity_type.key_column} AS key, l.version, l.graph_version,
                  COALESCE(l.embedding_text_hash = l.text_hash
-                          AND l.embedding_model = e.config ->> 'model', false) AS embedded,
+                          AND {model_of()} = e.config ->> 'model', false) AS embedded,
                  (%(force)s OR {unconfirmed}) AS wanted
           FROM {entity_type} l LEFT JOIN sink_state e ON e.sink = '{EMBEDDING}'
           WHERE l.id > %(after)s AND l.deleted_at IS NULL
@@ -127,7 +128,7 @@ def reembed_page(
         SELECT l.id FROM {entity_type} l LEFT JOIN sink_state e ON e.sink = '{EMBEDDING}'
         WHERE l.id > %(after)s AND l.deleted_at IS NULL
           AND (l.embedding_text_hash IS DISTINCT FROM l.text_hash
-               OR l.embedding_model IS DISTINCT FROM e.config ->> 'model'
+               OR {model_of()} IS DISTINCT FROM e.config ->> 'model'
                OR l.embedding_sync_status <> 'synced')
         ORDER BY l.id LIMIT %(limit)s FOR NO KEY UPDATE OF l
         """,

@@ -8,6 +8,7 @@ from typing import Any
 
 from altsync.db import Conn
 from altsync.entities import EntityType
+from altsync.generations import model_of
 from altsync.store.vectors import VECTOR
 
 #: Entities that are read for suggestions when a key is unknown.
@@ -97,7 +98,7 @@ def named_vectors(conn: Conn, kind: EntityType, keys: Sequence[str]) -> list[Sto
     rows = conn.execute(
         f"""
         SELECT l.{kind.key_column}, l.{kind.name_column}, {f"l.{within}" if within else "NULL"},
-               {VECTOR}, l.embedding_model
+               {VECTOR}, {model_of()}
         FROM {kind} l WHERE l.{kind.key_column} = ANY(%s) AND l.deleted_at IS NULL
         """,
         (list(keys),),

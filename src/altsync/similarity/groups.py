@@ -8,6 +8,7 @@ from uuid import UUID
 
 from altsync.db import Conn
 from altsync.entities import EntityType, Model, entity_id
+from altsync.generations import model_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def _member(kind: EntityType) -> str:
     within = kind.similarity.within
     group = f"l.{within}" if within else "NULL::text"
     return f"""
-    l.id, l.{kind.key_column}, {group}, l.embedding_model, l.embedding_text_hash, l.version
+    l.id, l.{kind.key_column}, {group}, {model_of()}, l.embedding_text_hash, l.version
     """
 
 
@@ -68,7 +69,7 @@ def _of_group(kind: EntityType) -> str:
     within = kind.similarity.within
     grouped = f"AND (%(group)s::text IS NULL OR l.{within} = %(group)s)" if within else ""
     return f"""
-    l.deleted_at IS NULL AND l.embedding_model = %(model)s AND l.embedding_text_hash IS NOT NULL
+    l.deleted_at IS NULL AND {model_of()} = %(model)s AND l.embedding_text_hash IS NOT NULL
     {grouped}
     """
 
@@ -79,8 +80,8 @@ def groups_of(
     """Return entities that have a vector of ``model``, by group; or all under None (``across``)."""
     rows = conn.execute(
         f"""
-        SELECT {kind.similarity.within or "NULL::text"}, array_agg(id) FROM {kind}
-        WHERE id = ANY(%s) AND deleted_at IS NULL AND embedding_model = %s
+        SELECT {kind.similarity.within or "NULL::text"}, array_agg(id) FROM {kind} l
+        WHERE id = ANY(%s) AND deleted_at IS NULL AND {model_of()} = %s
         GROUP BY 1 ORDER BY 1
         """,
         (list(ids), model.name),
@@ -215,7 +216,7 @@ def write_similar_edges(
         f"""
         INSERT INTO {e.table} AS r (id, {e.source}, {e.target},
           relationship_type, strength_score, model, source_version, target_version)
-        SELECT w.id, s.id, t.id, '{e.computed}', w.score, s.embedding_model, w.version, t.version
+        SELECT w.id, s.id, t.id, '{e.computed}', w.score, {model_of("s")}, w.version, t.version
         FROM unnest(%(ids)s::uuid[], %(sources)s::uuid[], %(versions)s::bigint[],
                     %(targets)s::uuid[], %(scores)s::float8[])
           AS w(id, source, version, target, score)

@@ -11,6 +11,7 @@ from altsync.catalogue.current import current, entity_types
 from altsync.contract import SinkVersion
 from altsync.db import Conn, Database
 from altsync.entities import EntityType
+from altsync.generations import model_of
 
 #: Entities per page of a listing.
 PAGE = 1000
@@ -35,8 +36,8 @@ def living_versions(
         with database.autocommit() as conn:
             rows = conn.execute(
                 f"""
-                SELECT id, {entity_type.key_column}, version, {hash_column}, embedding_model
-                FROM {entity_type}
+                SELECT id, {entity_type.key_column}, version, {hash_column}, {model_of()}
+                FROM {entity_type} l
                 WHERE id > %s AND deleted_at IS NULL ORDER BY id LIMIT {PAGE}
                 """,
                 (after,),

@@ -8,7 +8,8 @@ from uuid import UUID
 
 from altsync.db import Conn
 from altsync.declarations import namespace_column
-from altsync.entities import Edge, EntityType, Row
+from altsync.entities import Edge, EntityType, Model, Row
+from altsync.generations import model_of
 from altsync.projection import content_of
 from altsync.store.vectors import VECTOR
 
@@ -31,6 +32,14 @@ def row_sum(entity_type: EntityType, alias: str) -> str:
     return f"to_hex(hash_record_extended(ROW({', '.join(f'{alias}.{c}' for c in columns)}), 0))"
 
 
+_BY_MODEL = """
+FROM embedding e WHERE e.model = %(model)s AND e.dimensions = %(dimensions)s
+  AND e.text_hash = l.text_hash
+"""
+_VECTOR_BY = f"(SELECT e.vector {_BY_MODEL})"
+_EMBEDDED_BY = f"(SELECT e.text_hash {_BY_MODEL}), %(model)s::text"
+
+
 def read_rows(
     conn: Conn,
     entity_type: EntityType,
@@ -39,23 +48,30 @@ def read_rows(
     with_vectors: bool = False,
     with_edges: bool = False,
     sink: str | None = None,
+    model: Model | None = None,
 ) -> list[Row]:
     """Return the present rows of ``ids``, deleted ones too, sorted by key.
 
     ``written_namespace`` is the namespace in ``sink``, if that sink has namespaces. Edges are read
-    after the rows, so they may be newer than ``graph_version``, never older.
+    after the rows, so they may be newer than ``graph_version``, never older. With ``model``, rows
+    are as that model embeds them: embedded as soon as it has a vector of their text.
     """
     content = list(entity_type.columns)
-    vector = VECTOR if with_vectors else "NULL::bytea"
+    embedded = f"embedding_text_hash, {model_of()}" if model is None else _EMBEDDED_BY
+    vector = VECTOR if model is None else _VECTOR_BY
+    vector = vector if with_vectors else "NULL::bytea"
     space = (namespace_column(sink) if sink else None) or "NULL::text"
     rows = conn.execute(
         f"""
         SELECT id, {entity_type.key_column}, version, graph_version, deleted_at IS NOT NULL,
-               content_hash, text_hash, embedding_text_hash, embedding_model, {space},
+               content_hash, text_hash, {embedded}, {space},
                {vector}, edges_version > 0, former_keys, {", ".join(content)}
-        FROM {entity_type} l WHERE id = ANY(%s) ORDER BY {entity_type.key_column}
+        FROM {entity_type} l WHERE id = ANY(%(ids)s) ORDER BY {entity_type.key_column}
         """,
-        (list(ids),),
+        {
+            "ids": list(ids),
+            **({"model": model.name, "dimensions": model.dimensions} if model else {}),
+        },
         binary=True,
     ).fetchall()
     linked = [r[0] for r in rows if r[11]] if with_edges else []

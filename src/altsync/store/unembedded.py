@@ -9,6 +9,7 @@ from altsync.catalogue.current import entity_types
 from altsync.contract import EMBEDDING, SinkTraits
 from altsync.db import Conn
 from altsync.entities import Content, EntityType, Model
+from altsync.generations import model_of
 from altsync.projection import content_of
 
 #: Rows that are fetched at once when texts are read as a stream.
@@ -34,9 +35,9 @@ class Unembedded:
 
 
 # After a return to a former model, an entity may be pending though its vector is stored.
-_UNEMBEDDED = """
+_UNEMBEDDED = f"""
 l.deleted_at IS NULL AND (l.embedding_text_hash IS DISTINCT FROM l.text_hash
-                          OR l.embedding_model IS DISTINCT FROM %(model)s
+                          OR {model_of()} IS DISTINCT FROM %(model)s
                           OR l.embedding_sync_status <> 'synced')
 """
 
@@ -92,6 +93,27 @@ def uncharged_contents(conn: Conn, model: Model) -> Iterator[Content]:
                 yield content_of(kind, row)
 
 
+def texts_without(conn: Conn, model: Model) -> Iterator[Content]:
+    """Yield one content for each embedded text without a stored vector of a model.
+
+    As ``uncharged_contents``.
+    """
+    for kind in entity_types():
+        columns = list(kind.columns)
+        with conn.cursor(name=f"without_{kind}") as cursor:
+            cursor.itersize = FETCH
+            cursor.execute(
+                f"""
+                SELECT DISTINCT ON (l.text_hash) {", ".join("l." + name for name in columns)}
+                FROM {kind} l WHERE l.deleted_at IS NULL AND l.embedding_text_hash = l.text_hash
+                  AND {_NOT_STORED} ORDER BY l.text_hash
+                """,
+                {"model": model.name, "dimensions": model.dimensions},
+            )
+            for row in cursor:
+                yield content_of(kind, row)
+
+
 def charged_again(conn: Conn, sink: SinkTraits, model: Model, *, force: bool) -> int:
     """Count the embedded entities whose texts a backfill would send to the provider again.
 
@@ -100,7 +122,7 @@ def charged_again(conn: Conn, sink: SinkTraits, model: Model, *, force: bool) ->
     if sink.embeds:
         wanted = "true" if force else "l.embedding_sync_status <> 'synced'"
     elif sink.needs_embedding:
-        wanted = "l.embedding_model IS DISTINCT FROM %(model)s"
+        wanted = f"{model_of()} IS DISTINCT FROM %(model)s"
     else:
         return 0
     total = 0

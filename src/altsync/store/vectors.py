@@ -10,6 +10,7 @@ from altsync.catalogue.current import entity_types
 from altsync.contract import EMBEDDING, SinkVersion
 from altsync.db import Conn, Database
 from altsync.entities import EntityType, Model
+from altsync.generations import model_of
 from altsync.store.reads import living_versions
 
 #: Rows per page when vectors are compared one by one: 6 MB of 1,536 numbers each.
@@ -80,7 +81,7 @@ class EmbeddingCache:
 
 
 _WITH_VECTOR = """
-JOIN embedding e ON e.model = l.embedding_model AND e.dimensions = %(dimensions)s
+JOIN embedding e ON e.model = %(model)s AND e.dimensions = %(dimensions)s
   AND e.text_hash = l.embedding_text_hash
 """
 
@@ -101,7 +102,7 @@ def stored_vectors(
     key = f"l.{kind.key_column}"
     statement = f"""
         SELECT {key}, e.vector FROM {kind} l {_WITH_VECTOR}
-        WHERE {condition} AND l.embedding_model = %(model)s AND {key} <> ALL(%(without)s)
+        WHERE {condition} AND {model_of()} = %(model)s AND {key} <> ALL(%(without)s)
     """
     embedded_by = {"model": model.name, "dimensions": model.dimensions, "without": list(without)}
     with conn.cursor(name="stored_vectors") as cursor:
@@ -180,7 +181,7 @@ WANTED_DIMENSIONS = (
 # A subquery per row by the whole key. The plan of a join or EXISTS depends on statistics that a
 # first seeding lacks, and a wrong plan reads the whole table for each row.
 _OF_AN_ENTITY = f"""
-FROM embedding e WHERE e.model = l.embedding_model AND e.dimensions = {WANTED_DIMENSIONS}
+FROM embedding e WHERE e.model = {model_of()} AND e.dimensions = {WANTED_DIMENSIONS}
   AND e.text_hash = l.embedding_text_hash
 """
 

@@ -8,6 +8,7 @@ from typing import Any
 from altsync.contract import Digest
 from altsync.db import Conn
 from altsync.entities import EntityType
+from altsync.generations import model_of
 from altsync.verify.sql import namespace_sql
 
 
@@ -92,13 +93,13 @@ def row_digest(conn: Conn, entity_type: EntityType, modulus: int, *, digest: str
             "version",
             namespace_sql(entity_type),
             "content_hash",
-            "embedding_model",
+            model_of(),
         ]
     )
     rows = conn.execute(
         f"""
         SELECT version %% %(modulus)s, count(*), sum({digest.format(facts=facts)})::bigint
-        FROM {entity_type} WHERE deleted_at IS NULL GROUP BY 1
+        FROM {entity_type} l WHERE deleted_at IS NULL GROUP BY 1
         """,
         {"modulus": modulus},
     )

@@ -9,6 +9,7 @@ from uuid import UUID
 from altsync.contract import EMBEDDING, SIMILARITY
 from altsync.db import Conn
 from altsync.entities import EntityType, Row
+from altsync.generations import model_of
 from altsync.outbox.edges import input_hash_of
 from altsync.projection import is_edited
 from altsync.store.rows import HALF_HASH, read_rows, row_sum
@@ -79,7 +80,7 @@ def embedding_gaps(
           SELECT l.id, l.{entity_type.key_column} AS key,
                  NOT {HAS_VECTOR} AS missing,
                  l.embedding_text_hash IS DISTINCT FROM l.text_hash
-                   OR l.embedding_model IS DISTINCT FROM e.config ->> 'model' AS stale
+                   OR {model_of()} IS DISTINCT FROM e.config ->> 'model' AS stale
           FROM {entity_type} l LEFT JOIN sink_state e ON e.sink = '{EMBEDDING}'
           WHERE l.id > %(after)s AND l.deleted_at IS NULL
             AND (%(ids)s::uuid[] IS NULL OR l.id = ANY(%(ids)s))

@@ -9,6 +9,7 @@ from altsync.contract import EMBEDDING, SinkTraits, Topology
 from altsync.db import Conn
 from altsync.declarations import pending
 from altsync.entities import EntityType
+from altsync.generations import model_of
 from altsync.operations import Origin
 from altsync.outbox.edges import enqueue_edge_update
 from altsync.outbox.enqueue import (
@@ -65,8 +66,8 @@ def given_up(
 
 
 #: Whether a row ``l`` has the vector of its text by the model of ``e``.
-_EMBEDDED = """
-COALESCE(l.embedding_text_hash = l.text_hash AND l.embedding_model = e.config ->> 'model', false)
+_EMBEDDED = f"""
+COALESCE(l.embedding_text_hash = l.text_hash AND {model_of()} = e.config ->> 'model', false)
 """
 
 _ENDED_IN_FAILURE = """
@@ -205,7 +206,7 @@ def bump_versions(
             {pending()}
           WHERE l.id = ANY(%(ids)s) AND l.deleted_at IS NULL
           RETURNING l.id, l.{entity_type.key_column} AS key, l.version, l.graph_version,
-            COALESCE(l.embedding_text_hash = l.text_hash AND l.embedding_model =
+            COALESCE(l.embedding_text_hash = l.text_hash AND {model_of()} =
               (SELECT config ->> 'model' FROM sink_state WHERE sink = '{EMBEDDING}'), false)
               OR l.embedding_sync_status = 'failed' AS embedded)
         {select_operations(entity_type, "changed", origin=Origin.RECONCILE)}

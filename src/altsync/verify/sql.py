@@ -14,6 +14,7 @@ from altsync.catalogue.current import current, entity_types
 from altsync.db import Conn
 from altsync.declarations import SINKS, columns_of
 from altsync.entities import EntityType, Row
+from altsync.generations import model_of
 from altsync.store.rows import read_rows
 
 #: Milliseconds to wait for the lock on a table, while later writers queue behind it.
@@ -56,7 +57,7 @@ def entity_snapshots(
     version = "graph_version" if declared and declared.traits.edges else "version"
     confirmed = columns.synced_at if columns else None
     facts = f"""
-        {namespace_sql(entity_type)}, content_hash, embedding_model,
+        {namespace_sql(entity_type)}, content_hash, {model_of()},
         EXISTS (SELECT 1 FROM sync_operation o WHERE o.entity_id = l.id
                 AND o.sink = ANY(%(sinks)s) AND o.finished_at IS NULL),
         abs(EXTRACT(epoch FROM clock_timestamp() - {confirmed or "NULL"}))::float8

@@ -19,6 +19,7 @@ from altsync.contract import Columns
 from altsync.db import Conn
 from altsync.declarations import WITH_STATUS, columns_of
 from altsync.entities import EntityType, entity_id
+from altsync.generations import model_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +179,11 @@ def read_entity(conn: Conn, entity_type: EntityType, entity: UUID) -> EntityStat
         row = cursor.execute(
             f"""
             SELECT id, {entity_type.key_column} AS entity_key, seed_id, version, graph_version,
-                   deleted_at, created_at, updated_at, content_hash, text_hash, embedding_model,
+                   deleted_at, created_at, updated_at, content_hash, text_hash,
+                   {model_of()} AS embedding_model,
                    embedding_text_hash, embedding_updated_at,
                    {", ".join([*_column_names(marks), *content])}
-            FROM {entity_type} WHERE id = %s
+            FROM {entity_type} l WHERE id = %s
             """,
             (entity,),
         ).fetchone()

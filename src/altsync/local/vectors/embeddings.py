@@ -12,7 +12,7 @@ import numpy as np
 from altsync.local.vectors.faults import Call
 from altsync.local.vectors.limits import Vector
 from altsync.local.vectors.model import EmbeddingModel
-from altsync.local.vectors.names import EMBEDDING_MODEL
+from altsync.local.vectors.names import EMBEDDING_MODELS
 from altsync.local.vectors.wire import Answer, ApiRequest, Effects, Job, Refused
 
 #: OpenAI's limits: inputs and tokens of one request, tokens of one input.
@@ -25,7 +25,7 @@ DIMENSIONS = 1_536
 
 
 class EmbeddingsPlane:
-    """The embeddings of texts and the one model. It is loaded for the first text."""
+    """The embeddings of texts and the models. They are loaded for the first text."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -34,7 +34,7 @@ class EmbeddingsPlane:
     def embeddings(self, request: ApiRequest) -> Job:
         """Embed texts."""
         body = request.json()
-        _check_model(body.get("model"))
+        name = _checked_model(body.get("model"))
         texts = _texts(body.get("input"))
         dimensions = _dimensions(body.get("dimensions"))
         encoding = body.get("encoding_format") or "float"
@@ -45,11 +45,11 @@ class EmbeddingsPlane:
             model = self._model()
             tokens = model.tokens(texts)
             count = _count_tokens(tokens)
-            vectors = model.embed(tokens, dimensions)
+            vectors = model.embed(tokens, dimensions, EMBEDDING_MODELS[name])
             payload = {
                 "object": "list",
                 "data": _data(vectors, encoding, effects),
-                "model": EMBEDDING_MODEL,
+                "model": name,
                 "usage": {"prompt_tokens": count, "total_tokens": count},
             }
             return Answer(payload, records=len(texts), tokens=count)
@@ -57,9 +57,9 @@ class EmbeddingsPlane:
         return Job(Call("openai.embeddings", texts=texts), run)
 
     def model(self, request: ApiRequest) -> Job:
-        """Describe the model. `altsync doctor` checks with it, as it costs no tokens."""
-        _check_model(request.path["model"])
-        entry = {"id": EMBEDDING_MODEL, "object": "model", "created": 0, "owned_by": "altsync"}
+        """Describe a model. `altsync doctor` checks with it, as it costs no tokens."""
+        name = _checked_model(request.path["model"])
+        entry = {"id": name, "object": "model", "created": 0, "owned_by": "altsync"}
         return Job(Call("openai.models"), lambda _effects: Answer(entry))
 
     def _model(self) -> EmbeddingModel:
@@ -69,15 +69,16 @@ class EmbeddingsPlane:
             return self._loaded
 
 
-def _check_model(name: object) -> None:
+def _checked_model(name: object) -> str:
     if not isinstance(name, str):
         raise _invalid("model", "you must provide a model parameter")
-    if name != EMBEDDING_MODEL:
+    if name not in EMBEDDING_MODELS:
         raise Refused(
             404,
             f"The model `{name[:100]}` does not exist or you do not have access to it.",
             code="model_not_found",
         )
+    return name
 
 
 def _texts(raw: object) -> list[str]:

@@ -42,12 +42,17 @@ class EmbeddingModel:
         encoded: list[Any] = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [one.ids for one in encoded]
 
-    def embed(self, tokens: Sequence[Sequence[int]], dimensions: int) -> Vector:
-        """Return one float32 unit vector for each text, which must have a token."""
+    def embed(
+        self, tokens: Sequence[Sequence[int]], dimensions: int, most: int = MODEL_DIMENSION
+    ) -> Vector:
+        """Return one float32 unit vector for each text, which must have a token.
+
+        ``most`` numbers of it differ from zero.
+        """
         rows = np.stack(
             [self._weights[list(one)].astype(np.float32).mean(axis=0) for one in tokens]
         )
-        kept = rows[:, : min(dimensions, MODEL_DIMENSION)]
+        kept = rows[:, : min(dimensions, most)]
         vectors = np.zeros((len(rows), dimensions), np.float32)
         lengths = np.linalg.norm(kept, axis=1, keepdims=True)
         vectors[:, : kept.shape[1]] = kept / np.maximum(lengths, np.float32(1e-12))

@@ -9,6 +9,7 @@ from altsync.contract import EMBEDDING, Topology
 from altsync.db import Conn
 from altsync.declarations import pending
 from altsync.entities import EntityType
+from altsync.generations import model_of
 from altsync.operations import Origin
 from altsync.outbox.enqueue import enqueue_parameters, lock_entities, notify, select_operations
 from altsync.projection import content_hash, is_edited, text_hash
@@ -41,7 +42,7 @@ def accept_edits(
               THEN l.embedding_sync_status ELSE 'pending' END
           FROM own o WHERE l.id = o.id
           RETURNING l.id, l.{entity_type.key_column} AS key, l.version, l.graph_version,
-            COALESCE(l.embedding_text_hash = l.text_hash AND l.embedding_model =
+            COALESCE(l.embedding_text_hash = l.text_hash AND {model_of()} =
               (SELECT config ->> 'model' FROM sink_state WHERE sink = '{EMBEDDING}'), false)
               AS embedded)
         {select_operations(entity_type, "changed", origin=Origin.RECONCILE)}

@@ -10,6 +10,7 @@ from altsync.copying import fill
 from altsync.db import Conn
 from altsync.declarations import pending
 from altsync.entities import EntityType
+from altsync.generations import model_of
 from altsync.operations import Origin
 from altsync.outbox.edges import input_hash_of
 from altsync.outbox.enqueue import enqueue_parameters, notify, select_operations
@@ -116,7 +117,7 @@ def classify_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> 
         f"""
         SELECT count(*) FILTER (WHERE e.id IS NULL), count(*) FILTER (WHERE e.id IS NOT NULL),
                COALESCE(sum(%(direct)s::int + CASE
-                 WHEN e.embedding_text_hash = s.text_hash AND e.embedding_model = m.model
+                 WHEN e.embedding_text_hash = s.text_hash AND {model_of("e")} = m.model
                  THEN %(vector)s::int + (e.deleted_at IS NOT NULL)::int * %(derived)s::int
                  ELSE 1 END), 0)
         FROM staging_{entity_type} s LEFT JOIN LATERAL (
@@ -195,7 +196,7 @@ def upsert_staged(
           RETURNING l.id, l.{entity_type.key_column} AS key, l.version, l.graph_version,
                     (xmax = 0) AS created,
                     COALESCE(l.embedding_text_hash = l.text_hash
-                             AND l.embedding_model = (SELECT model FROM wanted), false)
+                             AND {model_of()} = (SELECT model FROM wanted), false)
                       AS embedded{searched}),
         enqueued AS ({operations} RETURNING 1)
         {note}
@@ -272,7 +273,7 @@ def _renew(entity_type: EntityType, *, saved: bool) -> str:
       {pending()},
       embedding_sync_status = CASE
         WHEN l.embedding_text_hash = excluded.text_hash
-         AND l.embedding_model = (SELECT model FROM wanted)
+         AND {model_of()} = (SELECT model FROM wanted)
         THEN 'synced' ELSE 'pending' END
       {forget if entity_type.similar else ""}
     WHERE l.deleted_at IS NOT NULL OR {_differs(entity_type, "l", "excluded")}

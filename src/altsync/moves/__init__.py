@@ -1,0 +1,1 @@
+"""Models side by side: add one, fill its indexes, exchange the two, drop one."""

@@ -1,0 +1,338 @@
+"""The state of a move from one embedding model to another, in one row of ``sink_state``.
+
+Functions with a connection run in the caller's transaction. The steps that take long go page by
+page, and note how far they are, so that each may be interrupted and continued.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from altsync.catalogue.current import entity_types, searched_types
+from altsync.contract import EMBEDDING, SHADOW, Topology
+from altsync.db import Conn, Database
+from altsync.entities import Model
+from altsync.errors import AltsyncError, SchemaError
+from altsync.generations import Generation, Generations, generations_of
+from altsync.operations import Origin
+from altsync.outbox.edges import enqueue_neighbour_search
+from altsync.outbox.enqueue import MERGE_INTO_LIVE, lock_entities, notify
+from altsync.outbox.shadow import SHADOW_EMBEDDING, fill_shadow
+
+#: Milliseconds that an exchange waits for the lock on the outbox; claims and seeds queue behind it.
+LOCK_TIMEOUT = 2000
+
+#: Most entities that an exchange enqueues for the new indexes, because the shadow is behind.
+MOST_BEHIND = 1000
+
+#: Rows of one page.
+PAGE = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A move as the database has it.
+
+    ``filled``: every entity was enqueued for the shadow. ``verified``: the time of the last
+    comparison that found the shadow complete. ``searching``: the neighbours of some entities are
+    yet to be searched by the serving model. ``dropping`` is the generation whose indexes are being
+    removed.
+    """
+
+    generations: Generations
+    since: str | None
+    filled: bool
+    verified: str | None
+    exchanged: str | None
+    searching: bool
+    dropping: Generation | None
+
+    @property
+    def serving(self) -> Generation:
+        """Return the generation of the queries."""
+        return self.generations.serving
+
+    @property
+    def shadow(self) -> Generation | None:
+        """Return the generation beside it."""
+        return self.generations.shadow
+
+
+def read_move(conn: Conn, *, lock: bool = False) -> Move:
+    """Return the state of the move. ``lock`` keeps others from changing it."""
+    config = _config(conn, lock=lock)
+    found = generations_of(config)
+    if found is None:
+        raise SchemaError("no sink is registered: run altsync migrate")
+    shadow, dropping = config.get("shadow") or {}, config.get("dropping")
+    return Move(
+        found,
+        shadow.get("since"),
+        bool(shadow.get("filled")),
+        shadow.get("verified"),
+        config.get("exchanged"),
+        "searching" in config,
+        dropping
+        and Generation(Model(dropping["model"], dropping["dimensions"]), dropping["indexes"]),
+    )
+
+
+def _config(conn: Conn, *, lock: bool = False) -> dict[str, Any]:
+    row = conn.execute(
+        "SELECT config FROM sink_state WHERE sink = %s" + (" FOR UPDATE" if lock else ""),
+        (EMBEDDING,),
+    ).fetchone()
+    if row is None:
+        raise SchemaError("no sink is registered: run altsync migrate")
+    found: dict[str, Any] = row[0]
+    return found
+
+
+def _write(conn: Conn, config: dict[str, Any]) -> None:
+    conn.execute(
+        "UPDATE sink_state SET config = %s::jsonb WHERE sink = %s",
+        (orjson.dumps(config).decode(), EMBEDDING),
+    )
+
+
+def check_addable(conn: Conn, model: Model) -> None:
+    """Raise ``AltsyncError`` when a model cannot be added beside the serving one."""
+    move = read_move(conn)
+    if model == move.serving.model:
+        raise AltsyncError(
+            f"{model.name} ({model.dimensions} dimensions) is the serving model already"
+        )
+    if move.dropping is not None:
+        raise AltsyncError(
+            f"{move.dropping.model.name} is being dropped: run altsync model drop --yes to end it"
+        )
+    if move.shadow is not None and move.shadow.model != model:
+        other = move.shadow.model
+        raise AltsyncError(
+            f"{other.name} ({other.dimensions} dimensions) is beside {move.serving.model.name} "
+            "already: run altsync model drop first"
+        )
+    if move.shadow is None and model.name != move.serving.model.name:
+        _check_marks(conn, move.serving.model, model)
+
+
+def _check_marks(conn: Conn, serving: Model, model: Model) -> None:
+    for kind in entity_types():
+        found = conn.execute(
+            f"SELECT EXISTS (SELECT 1 FROM {kind} WHERE embedding_model = %s)", (model.name,)
+        ).fetchone()
+        if found and found[0]:
+            raise AltsyncError(
+                f"some rows of {kind} are embedded by {model.name} already: run altsync reembed "
+                f"with ALTSYNC_EMBEDDING_MODEL={serving.name} first"
+            )
+
+
+def begin(
+    conn: Conn, topology: Topology, model: Model, *, requests: int | None, tokens: int | None
+) -> Generation:
+    """Add a model beside the serving one, or set the limits of the one that is there.
+
+    Raises ``AltsyncError``.
+    """
+    config = _config(conn, lock=True)
+    check_addable(conn, model)
+    present = config.get("shadow")
+    if present is None:
+        number = config.get("generation", 1) + 1
+        present = {
+            "model": model.name,
+            "dimensions": model.dimensions,
+            "indexes": f"m{number}",
+            "since": _now(conn),
+        }
+        config["generation"] = number
+        config.setdefault("indexes", "")
+        config.pop("exchanged", None)
+    limits = {"requests": requests, "tokens": tokens}
+    present |= {name: value for name, value in limits.items() if value is not None}
+    config["shadow"] = present
+    _write(conn, config)
+    for traits in topology.shadows:
+        conn.execute(
+            "INSERT INTO sink_state (sink) VALUES (%s) ON CONFLICT DO NOTHING", (traits.name,)
+        )
+    return Generation(model, present["indexes"])
+
+
+def _now(conn: Conn) -> str:
+    row = conn.execute(
+        "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
+    ).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def fill(database: Database, topology: Topology) -> Iterator[int]:
+    """Enqueue all entities for the shadow, page by page; yield the entities of each page.
+
+    A page and the place to go on from are one transaction: a second run goes on where this one
+    ended, and a concurrent one takes turns.
+    """
+    while True:
+        with database.transaction() as conn:
+            config = _config(conn, lock=True)
+            shadow = config.get("shadow")
+            if shadow is None or shadow.get("filled"):
+                return
+            kinds = list(entity_types())
+            names = [kind.value for kind in kinds]
+            at, after = shadow.get("cursor") or (names[0], None)
+            position = names.index(at) if at in names else 0
+            count, last = fill_shadow(
+                conn, topology, kinds[position], after=UUID(after) if after else None, limit=PAGE
+            )
+            if last is not None:
+                shadow["cursor"] = [names[position], str(last)]
+            elif position + 1 < len(names):
+                shadow["cursor"] = [names[position + 1], None]
+            else:
+                shadow.pop("cursor", None)
+                shadow["filled"] = True
+            _write(conn, config)
+        yield count
+
+
+def note_verified(conn: Conn) -> None:
+    """Note that a comparison has found the shadow complete."""
+    config = _config(conn, lock=True)
+    if config.get("shadow"):
+        config["shadow"]["verified"] = _now(conn)
+        _write(conn, config)
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """The unfinished operations of the shadow: live ones by sink, and dead ones."""
+
+    live: dict[str, int]
+    dead: int
+
+    @property
+    def total(self) -> int:
+        """Return the number of live operations."""
+        return sum(self.live.values())
+
+
+def shadow_backlog(conn: Conn, topology: Topology) -> Backlog:
+    """Count the shadow's live and dead operations."""
+    names = [one.name for one in topology.shadows]
+    rows = conn.execute(
+        "SELECT sink, count(*) FROM sync_operation WHERE sink = ANY(%s) AND finished_at IS NULL "
+        "GROUP BY 1",
+        (names,),
+    )
+    live = dict.fromkeys(names, 0) | dict(rows.fetchall())
+    dead = conn.execute(
+        "SELECT count(*) FROM sync_operation WHERE sink = ANY(%s) AND status = 'dead'", (names,)
+    ).fetchone()
+    assert dead is not None
+    return Backlog(live, dead[0])
+
+
+def exchange(conn: Conn, topology: Topology) -> Move:
+    """Exchange the serving generation and the shadow, in the caller's transaction.
+
+    Entities with a live operation of the shadow are enqueued for the new serving indexes, which
+    lack them. No claim or settlement is between the two: the outbox is locked. Raises
+    ``AltsyncError``, and ``psycopg.errors.LockNotAvailable`` when a long transaction holds it.
+    """
+    shadows = [one.name for one in topology.shadows]
+    # Entities before operations: the order of all writers.
+    waiting = _with_live(conn, [SHADOW_EMBEDDING])
+    lock_entities(conn, waiting)
+    conn.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT}")
+    conn.execute("LOCK TABLE sync_operation IN SHARE ROW EXCLUSIVE MODE")
+    config = _config(conn, lock=True)
+    shadow = config.get("shadow")
+    if shadow is None:
+        raise AltsyncError("there is no model beside the serving one: run altsync model add")
+    if not set(_with_live(conn, [SHADOW_EMBEDDING])) <= set(waiting):
+        raise AltsyncError("texts were enqueued meanwhile: run it again")
+    for kind in entity_types():
+        conn.execute(
+            f"""
+            UPDATE {kind} l SET embedding_text_hash = NULL, embedding_sync_status = 'pending'
+            WHERE l.id = ANY(%s) AND NOT EXISTS (
+              SELECT 1 FROM embedding e WHERE e.model = %s AND e.dimensions = %s
+                AND e.text_hash = l.text_hash)
+            """,
+            ([i for k, i in waiting if k == kind], shadow["model"], shadow["dimensions"]),
+        )
+    conn.execute(
+        f"""
+        INSERT INTO sync_operation AS o
+          (entity_type, entity_id, entity_key, sink, action, version, origin, outcome_unknown,
+           namespaces)
+        SELECT entity_type, entity_id, entity_key, substr(sink, {len(SHADOW) + 1}), action, version,
+               '{Origin.MODEL}', outcome_unknown OR status = 'in_progress', namespaces
+        FROM sync_operation WHERE sink = ANY(%s) AND finished_at IS NULL
+        ORDER BY entity_id, sink {MERGE_INTO_LIVE}
+        """,
+        (shadows,),
+    )
+    former = {name: config[name] for name in ("model", "dimensions")}
+    former |= {"indexes": config.get("indexes", ""), "filled": True, "since": shadow["since"]}
+    config |= {name: shadow[name] for name in ("model", "dimensions", "indexes")}
+    config |= {"shadow": former, "exchanged": _now(conn)}
+    if topology.relating and searched_types():
+        config["searching"] = None
+    _write(conn, config)
+    notify(conn, [*topology.names, *shadows])
+    return read_move(conn)
+
+
+def _with_live(conn: Conn, sinks: list[str]) -> list[tuple[Any, UUID]]:
+    rows = conn.execute(
+        "SELECT entity_type, entity_id FROM sync_operation "
+        "WHERE sink = ANY(%s) AND finished_at IS NULL",
+        (sinks,),
+    )
+    kinds = {kind.value: kind for kind in entity_types()}
+    return [(kinds[kind], entity) for kind, entity in rows if kind in kinds]
+
+
+def search_again(database: Database, topology: Topology) -> Iterator[int]:
+    """Enqueue the search for neighbours of all entities, as their vectors are another model's.
+
+    Page by page, as ``fill``.
+    """
+    while True:
+        with database.transaction() as conn:
+            config = _config(conn, lock=True)
+            if "searching" not in config:
+                return
+            kinds = list(searched_types())
+            names = [kind.value for kind in kinds]
+            at, after = config["searching"] or (names[0], None)
+            position = names.index(at) if at in names else 0
+            kind = kinds[position]
+            ids = [
+                row[0]
+                for row in conn.execute(
+                    f"SELECT id FROM {kind} WHERE id > %s AND deleted_at IS NULL "
+                    "ORDER BY id LIMIT %s FOR NO KEY UPDATE",
+                    (UUID(after) if after else UUID(int=0), PAGE),
+                )
+            ]
+            count = enqueue_neighbour_search(
+                conn, kind, topology.relating, ids, delay=0.0, again=True
+            )
+            if len(ids) == PAGE:
+                config["searching"] = [names[position], str(ids[-1])]
+            elif position + 1 < len(names):
+                config["searching"] = [names[position + 1], None]
+            else:
+                del config["searching"]
+            _write(conn, config)
+        yield count

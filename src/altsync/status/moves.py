@@ -1,0 +1,140 @@
+"""The progress of a move, and what adding a model costs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from altsync.catalogue.current import entity_types
+from altsync.contract import SHADOW, Topology
+from altsync.db import Conn
+from altsync.entities import Model
+from altsync.generations import Generation, read_generations
+from altsync.moves.state import read_move, shadow_backlog
+from altsync.outbox.shadow import SHADOW_EMBEDDING
+from altsync.projection import embedding_text
+from altsync.status.batches import recent_work
+from altsync.store.reads import count_living
+from altsync.store.unembedded import texts_without
+from altsync.tokens import most_tokens
+
+#: Seconds of recent work by which the rest is estimated.
+RECENT = 300.0
+
+#: Bytes of one token in English text: the provider's rule of thumb.
+#: https://help.openai.com/en/articles/4936856-what-are-tokens-and-how-to-count-them
+USUAL_BYTES_PER_TOKEN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """The work of adding a model: its entities, and the texts that are charged.
+
+    ``most_tokens`` is an upper bound: the bytes of the texts.
+    """
+
+    model: Model
+    entities: int
+    texts: int
+    most_tokens: int
+
+    @property
+    def usual_tokens(self) -> int:
+        """Return an estimate for English texts."""
+        return -(-self.most_tokens // USUAL_BYTES_PER_TOKEN)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object that scripts read."""
+        return {**asdict(self), "usual_tokens": self.usual_tokens}
+
+
+def addition(conn: Conn, model: Model) -> Addition:
+    """Return the work of adding a model. Reads every entity, and needs a transaction."""
+    texts = tokens = 0
+    for content in texts_without(conn, model):
+        texts += 1
+        tokens += most_tokens(embedding_text(content))
+    entities = sum(count_living(conn, kind) for kind in entity_types())
+    return Addition(model, entities, texts, tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class SinkProgress:
+    """The shadow of one sink: ``done`` of ``total`` entities, and live operations."""
+
+    done: int
+    total: int
+    waiting: int
+    per_minute: float
+    seconds_left: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The models of an installation, and how far the one beside the serving one is.
+
+    ``state`` is ``single``, ``filling``, ``ready`` (nothing waits), ``switched`` or ``dropping``.
+    """
+
+    serving: Generation
+    shadow: Generation | None
+    state: str
+    since: str | None
+    verified: str | None
+    exchanged: str | None
+    sinks: dict[str, SinkProgress]
+    dead: int
+    dropping: Generation | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Return the number of operations that the shadow waits for."""
+        return sum(one.waiting for one in self.sinks.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object that scripts read."""
+        return asdict(self)
+
+
+def progress(conn: Conn, topology: Topology) -> Progress | None:
+    """Return the progress of the move. Cheap: it counts live operations, not vectors.
+
+    None before the first migration.
+    """
+    if read_generations(conn) is None:
+        return None
+    move = read_move(conn)
+    sinks: dict[str, SinkProgress] = {}
+    dead = 0
+    if move.shadow is not None:
+        backlog = shadow_backlog(conn, topology)
+        dead = backlog.dead
+        total = sum(count_living(conn, kind) for kind in entity_types())
+        recent = recent_work(conn, RECENT)
+        texts = backlog.live.get(SHADOW_EMBEDDING, 0)
+        for name, live in backlog.live.items():
+            waiting = live if name == SHADOW_EMBEDDING else live + texts
+            rate = (recent[name].synced * 60 / RECENT) if name in recent else 0.0
+            left = waiting / rate * 60 if rate and waiting else (None if waiting else 0.0)
+            done = max(0, total - waiting) if move.filled else 0
+            sinks[name.removeprefix(SHADOW)] = SinkProgress(done, total, waiting, rate, left)
+    waiting = sum(one.waiting for one in sinks.values())
+    if move.dropping is not None:
+        state = "dropping"
+    elif move.shadow is None:
+        state = "single"
+    elif move.exchanged is not None:
+        state = "switched"
+    else:
+        state = "ready" if move.filled and not waiting and not dead else "filling"
+    return Progress(
+        move.serving,
+        move.shadow,
+        state,
+        move.since,
+        move.verified,
+        move.exchanged,
+        sinks,
+        dead,
+        move.dropping,
+    )
