@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
@@ -290,7 +291,8 @@ class Application:
 
     def stores(self) -> Stores:
         """Return the stores of queries. Raises ``SchemaError`` before the first migration."""
-        found = self.generations()
+        with self.database.autocommit() as conn:
+            found = read_generations(conn)
         if found is None:
             raise SchemaError("no sink is registered: run altsync migrate")
         return self.stores_of(found)
@@ -302,6 +304,15 @@ class Application:
         own = found.shadow if shadow else found.serving
         assert own is not None
         index = (SHADOW if shadow else "") + (self._index or "")
+
+        def renew(stores: Stores) -> Stores:
+            with self.database.autocommit() as conn:
+                now = read_generations(conn)
+            if now is None or now.serving == found.serving:
+                return stores
+            fresh = self.stores_of(now)
+            return replace(stores, model=fresh.model, vectors=fresh.vectors, renew=fresh.renew)
+
         names = self.settings.sink_names
         graph = next((name for name in GRAPHS if name in names), None)
         return Stores(
@@ -313,7 +324,7 @@ class Application:
             embedder=self._embedder,
             cache=EmbeddingCache(self.database),
             model=own.model,
-            renew=None if shadow else self.stores,
+            renew=None if shadow else renew,
         )
 
     @cached_property
@@ -435,6 +446,51 @@ class Application:
             progress=progress,
             idle=self.idle,
         )
+
+    def verify_shadow(
+        self,
+        options: Options,
+        *,
+        progress: Callable[[str, int, int], None] = lambda sink, done, total: None,
+    ) -> Report:
+        """Compare the indexes of the model beside the serving one with PostgreSQL."""
+        from altsync.verify import run as verify_run
+
+        found = self.generations()
+        assert found is not None and found.shadow is not None
+        names = [one for one in self.topology.vector if self.disabled_reason(one) is None]
+        opened = {name: self.sink(SHADOW + name, found) for name in names}
+        return verify_run.verify_shadow(
+            self._unlimited_database,
+            self.topology,
+            {name: sink for name, sink in opened.items() if sink is not None},
+            found.shadow.model,
+            options,
+            progress=progress,
+        )
+
+    def drop_indexes(self, generation: Generation) -> dict[str, str | None]:
+        """Remove the indexes of a generation that neither serves nor is kept in step.
+
+        Return an error or None for each sink of vectors.
+        """
+        serving = self.generations()
+        assert serving is not None and generation.prefix != serving.serving.prefix
+        found = Generations(serving.serving, generation, moved=True)
+        results: dict[str, str | None] = {}
+        for name in self.topology.vector:
+            if self.disabled_reason(name) is not None:
+                continue
+            remove = getattr(self.sink(SHADOW + name, found), "remove_indexes", None)
+            if remove is None:
+                results[name] = "it cannot remove its indexes: remove them by hand"
+                continue
+            try:
+                remove()
+                results[name] = None
+            except SinkFailure as failure:
+                results[name] = failure.reason
+        return results
 
     def idle(self, conn: db.Conn) -> dict[str, str]:
         """Return the sinks whose due work no worker claims, each with what to start."""

@@ -19,6 +19,7 @@ from altsync.entities import Content
 from altsync.local.services.vectors import Vectors
 from altsync.moves import state
 from altsync.protocols import Reads
+from altsync.verify.report import Options
 from tests.integration.database_fixture import DatabaseFixture
 
 OLD, NEW = "wordllama-l2-256", "wordllama-l2-64"
@@ -50,6 +51,7 @@ class ModelsSite:
                 if delivery is None:
                     continue
                 delivery._at = at or (lambda point: None)
+                delivery._writers.clear()
                 claimed += delivery.drain(60.0).claimed
             if not claimed:
                 return
@@ -70,8 +72,7 @@ class ModelsSite:
 
     def held(self, *, shadow: bool = False) -> dict[tuple[str, str, str], tuple[Any, Any, int]]:
         """The vectors of a generation: version, model and length by type, namespace and key."""
-        found = self.app.generations()
-        sink: Any = self.app.sink((SHADOW if shadow else "") + "pinecone", found)
+        sink = self.index(shadow=shadow)
         return {
             (kind.value, one.namespace, one.key): (
                 one.version,
@@ -82,6 +83,16 @@ class ModelsSite:
             for page in sink.stored(kind, Reads())
             for one in page
         }
+
+    def index(self, *, shadow: bool = False) -> Any:
+        """The index of a generation."""
+        return self.app.sink((SHADOW if shadow else "") + "pinecone", self.app.generations())
+
+    def consistent(self) -> bool:
+        """Whether every store agrees with PostgreSQL, by the command for that."""
+        report = self.app.verify(Options(deep=True, grace=0.0))
+        assert report.consistent, report.as_json()
+        return True
 
     def expected(self, model: str, dimensions: int = DIMENSIONS) -> dict[Any, Any]:
         """The vectors that PostgreSQL's rows demand."""
@@ -131,7 +142,7 @@ def models_site(
 
 
 def vectors_of(vectors: Vectors, prefix: str) -> list[Callable[[], None]]:
-    """What removes the indexes of a prefix."""
+    """Return functions that delete the indexes of a prefix."""
     from pinecone import Pinecone
 
     client = Pinecone(api_key=vectors.secret, host=vectors.url)

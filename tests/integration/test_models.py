@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from altsync.config import Settings
 from altsync.local.services.vectors import Vectors
 from tests.integration.database_fixture import DatabaseFixture, archetype, example, league, leagues
 from tests.integration.models_site import NEW, OLD, ModelsSite, models_site
+from tests.sports import LEAGUE
 
 
 @pytest.fixture
@@ -63,3 +65,46 @@ def test_an_exchange_is_seen_by_the_next_batch(site: ModelsSite) -> None:
     assert site.held(shadow=True) == site.expected(OLD)
     site.exchange()
     assert site.held() == site.expected(OLD)
+
+
+def test_verify_switch_rollback_and_drop(site: ModelsSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Settings, "confirm_after_seconds", 0.0)
+    site.run("add", NEW, "--yes")
+    assert "not verified" in site.say("switch", code=1)
+    site.deliver()
+    found = site.run("verify")
+    assert (found["complete"], found["consistent"]) == (True, True)
+    found = site.run("switch")
+    assert (found["state"], found["serving"]["model"]["name"]) == ("switched", NEW)
+    assert site.consistent()
+    site.save(league("l000", description="edited"), example("ask", "moved"))
+    site.deliver()
+    assert site.consistent()
+    assert site.run("rollback")["serving"]["model"]["name"] == OLD
+    site.deliver()
+    assert site.consistent()
+    assert site.held() == site.expected(OLD)
+    site.run("verify")
+    site.run("switch")
+    site.deliver()
+    assert site.run("drop", code=6)
+    site.run("drop", "--yes")
+    assert site.run("status")["state"] == "single"
+    assert site.pg.scalar("SELECT count(*) FROM league WHERE embedding_model <> %s", NEW) == 0
+    site.save(league("l001", description="edited"))
+    site.deliver()
+    assert site.held() == site.expected(NEW)
+    assert site.consistent()
+
+
+def test_verify_finds_what_is_missing_and_repairs_it(site: ModelsSite) -> None:
+    site.run("add", NEW, "--yes")
+    site.deliver()
+    site.index(shadow=True).remove(LEAGUE, "default", ["l000", "l001"])
+    found = site.run("verify", code=1)
+    assert found["sinks"]["pinecone"]["missing"] == 2
+    assert site.run("status")["verified"] is None
+    site.run("verify", "--repair", code=1)
+    site.deliver()
+    site.run("verify")
+    assert site.held(shadow=True) == site.expected(NEW)

@@ -36,6 +36,7 @@ def examples(
     merged. Raises ``UnknownName`` for a category without examples, and like ``search``.
     """
     check_count("top_k", top_k)
+    stores = stores.now()
     require_vectors(stores)
     with stores.database.autocommit() as conn:
         categories = store.example_categories(conn)

@@ -39,6 +39,7 @@ def search(
     ``MissingStore`` or ``SinkFailure`` when the text cannot be embedded or searched for.
     """
     check_count("top_k", top_k)
+    stores = stores.now()
     index = require_vectors(stores)
     vector = question_vector(stores, text)
     metadata = index_filter(where, stores.model)

@@ -109,6 +109,7 @@ def similar(
     in ``unavailable``. Raises ``UnknownName``.
     """
     check_count("top_k", top_k)
+    stores = stores.now()
     league = _find(stores, league_tag)
     archetype = None if cross_archetype else league.sport_archetype
     index = _query_index(stores, league, top_k, archetype)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import typer
+from psycopg import errors
+from rich.progress import TaskID
 
 from altsync.app import Application
 from altsync.cli import terminal
@@ -14,12 +17,28 @@ from altsync.cli.once import App
 from altsync.cli.status import age
 from altsync.cli.tables import Table
 from altsync.cli.terminal import Exit, answers, notes
+from altsync.cli.verify import view
 from altsync.contract import EMBEDDING
 from altsync.entities import Model
 from altsync.errors import AltsyncError
 from altsync.generations import Generation
-from altsync.moves.state import begin, check_addable, fill, read_move
+from altsync.moves.state import (
+    MOST_BEHIND,
+    Move,
+    begin,
+    begin_drop,
+    check_addable,
+    end_drop,
+    exchange,
+    fill,
+    note_verified,
+    read_move,
+    search_again,
+    seconds_until_droppable,
+    shadow_backlog,
+)
 from altsync.status.moves import Addition, Progress, addition, progress
+from altsync.verify.report import Options, Report
 from altsync.wording import plural, sentences
 
 model = App(no_args_is_help=True, help="Change the embedding model without a gap in searches.")
@@ -38,7 +57,7 @@ def named(one: Generation | Model) -> str:
 
 @model.command()
 def add(
-    name: Annotated[str, typer.Argument(metavar="MODEL", help="The new model.")],
+    name: Annotated[str, typer.Argument(help="The new model.")],
     dimensions: Annotated[
         int | None,
         typer.Option(min=1, max=4096, help="Length of its vectors; by default the serving ones'."),
@@ -114,6 +133,194 @@ def _print_addition(found: Addition) -> None:
         if found.texts
         else "To be paid: nothing, as every vector is stored already."
     )
+
+
+@model.command()
+def verify(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Enqueue differences; remove a few orphans.")
+    ] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Compare every number, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Prove that the new indexes are complete. Exit codes: 0 complete, 1 differ, 2 cannot tell."""
+    with application() as app:
+        with app.database.autocommit() as conn:
+            move = _require_shadow(read_move(conn))
+            backlog = shadow_backlog(conn, app.topology)
+        with Bars(transient=True, disable=as_json) as bars:
+            tasks: dict[str, TaskID] = {}
+
+            def show(sink: str, done: int, total: int) -> None:
+                if sink not in tasks:
+                    tasks[sink] = bars.add_task(sink, total=total)
+                bars.update(tasks[sink], completed=done, total=max(done, total))
+
+            report = app.verify_shadow(Options(repair=repair, deep=deep), progress=show)
+        complete = report.consistent and move.filled and not backlog.dead
+        if complete:
+            with app.database.transaction() as conn:
+                note_verified(conn)
+    if as_json:
+        terminal.print_json({**report.as_json(), "complete": complete, "dead": backlog.dead})
+    else:
+        _print_verified(move, report, backlog.dead, complete=complete)
+    if report.drifted or backlog.dead:
+        raise typer.Exit(DRIFT)
+    if not complete:
+        raise typer.Exit(CANNOT_TELL)
+
+
+def _print_verified(move: Move, report: Report, dead: int, *, complete: bool) -> None:
+    answers.print(view(report))
+    assert move.shadow is not None
+    if complete:
+        answers.print(
+            f"The indexes of {named(move.shadow)} are complete. altsync model switch makes it the "
+            "serving model."
+        )
+    elif not move.filled:
+        answers.print("Not every entity is enqueued yet: run altsync model add again.")
+    elif dead:
+        answers.print(
+            f"{plural(dead, 'operation is', 'operations are')} dead: altsync failures shows why."
+        )
+
+
+def _require_shadow(move: Move) -> Move:
+    if move.shadow is None:
+        raise AltsyncError("there is no model beside the serving one: run altsync model add")
+    return move
+
+
+#: Exit codes of ``verify``, as those of ``altsync verify``.
+DRIFT, CANNOT_TELL = 1, 2
+
+Within = Annotated[
+    float, typer.Option("--within", min=0.0, help="Seconds to wait until the new one is in step.")
+]
+
+
+@model.command()
+def switch(within: Within = 60.0, as_json: Json = False) -> None:
+    """Make the new model the serving one, for all processes at once."""
+    with application() as app:
+        with app.database.autocommit() as conn:
+            move = _require_shadow(read_move(conn))
+        if move.exchanged is not None:
+            raise AltsyncError(
+                f"{named(move.serving)} serves since {move.exchanged}: altsync model rollback "
+                "returns to the former one"
+            )
+        if move.verified is None:
+            raise AltsyncError("the new indexes are not verified: run altsync model verify first")
+        _exchange(app, within, as_json=as_json)
+
+
+@model.command()
+def rollback(within: Within = 60.0, as_json: Json = False) -> None:
+    """Return to the former model, for all processes at once. It costs nothing."""
+    with application() as app:
+        with app.database.autocommit() as conn:
+            move = _require_shadow(read_move(conn))
+        if move.exchanged is None:
+            raise AltsyncError(f"{named(move.serving)} serves already: nothing was switched")
+        _exchange(app, within, as_json=as_json)
+
+
+#: Tries of an exchange that meets a long transaction, and the pause after each in seconds.
+TRIES, PAUSE = 10, 0.5
+
+
+def _exchange(app: Application, within: float, *, as_json: bool) -> None:
+    _wait_in_step(app, within)
+    for left in reversed(range(TRIES)):
+        try:
+            with app.database.transaction() as conn:
+                done = exchange(conn, app.topology)
+            break
+        except (errors.LockNotAvailable, errors.DeadlockDetected):
+            if not left:
+                raise
+            time.sleep(PAUSE)
+    assert done.shadow is not None
+    searched = sum(search_again(app.database, app.topology))
+    if as_json:
+        with app.database.autocommit() as conn:
+            found = progress(conn, app.topology)
+        assert found is not None
+        terminal.print_json({**found.as_json(), "searched": searched})
+        return
+    notes.print(f"{named(done.serving)} serves now. {named(done.shadow)} is kept in step.")
+    if searched:
+        notes.print(
+            f"Similar entities are searched again: {plural(searched, 'entity', 'entities')}."
+        )
+
+
+def _wait_in_step(app: Application, within: float) -> None:
+    """Wait until the shadow has delivered everything. Raises ``AltsyncError`` if it is far behind.
+
+    The exchange itself enqueues the rest for the new serving indexes.
+    """
+    ends = time.monotonic() + within
+    while True:
+        with app.database.autocommit() as conn:
+            backlog = shadow_backlog(conn, app.topology)
+        if not backlog.total or (time.monotonic() > ends and backlog.total <= MOST_BEHIND):
+            break
+        if time.monotonic() > ends:
+            raise AltsyncError(
+                f"{plural(backlog.total, 'operation waits', 'operations wait')} for the model that "
+                "is to serve: altsync model status shows the progress"
+            )
+        time.sleep(PAUSE)
+    if backlog.dead:
+        raise AltsyncError(
+            f"{plural(backlog.dead, 'operation is', 'operations are')} dead, so the other indexes "
+            "are incomplete: altsync failures shows why, altsync model verify --repair tries again"
+        )
+
+
+@model.command()
+def drop(yes: Yes = False, as_json: Json = False) -> None:
+    """Remove the indexes of the model that does not serve. Its vectors stay in PostgreSQL."""
+    with application() as app:
+        with app.database.autocommit() as conn:
+            move = read_move(conn)
+        leaving = move.dropping or _require_shadow(move).shadow
+        assert leaving is not None
+        if not yes:
+            notes.print(f"The indexes of {named(leaving)} would be deleted: add --yes to do it.")
+            raise typer.Exit(Exit.NOT_CONFIRMED)
+        begin_drop(app.database, app.topology, app.settings.confirm_after_seconds)
+        _await_calls(app)
+        problems = {s: p for s, p in app.drop_indexes(leaving).items() if p is not None}
+        if problems:
+            listed = "; ".join(f"{sink}: {problem}" for sink, problem in problems.items())
+            raise AltsyncError(f"{listed}. Run altsync model drop --yes again")
+        with app.database.transaction() as conn:
+            end_drop(conn, app.topology)
+        if as_json:
+            terminal.print_json(
+                {
+                    "dropped": {
+                        "model": leaving.model.name,
+                        "dimensions": leaving.model.dimensions,
+                    },
+                    "serving": move.serving.model.name,
+                }
+            )
+        notes.print(f"Dropped: {named(leaving)}. {named(move.serving)} serves.")
+
+
+def _await_calls(app: Application) -> None:
+    """Wait until no call that has begun may still write the indexes."""
+    with app.database.autocommit() as conn:
+        seconds = seconds_until_droppable(conn)
+    if seconds:
+        notes.print(f"Waiting {seconds:.0f} s for calls that have begun…")
+        time.sleep(seconds)
 
 
 @model.command()

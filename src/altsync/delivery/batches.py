@@ -227,9 +227,6 @@ class Delivery:
         model = own.model
         return replace(gate, model=model.name, dimensions=model.dimensions, generations=found)
 
-    def _reach(self, point: str) -> None:
-        self._at(point)
-
     def _writer_of(self, found: Generations | None) -> Writer:
         """Return the writer to the indexes of a generation, made at its first use."""
         own = found.of(self._traits.name) if found else None
@@ -244,7 +241,7 @@ class Delivery:
                     policy = replace(
                         policy, requests_per_minute=own.requests, tokens_per_minute=own.tokens
                     )
-                at = self._reach
+                at = self._at
                 calls = Calls(self._database, sink, policy, self.concurrency, self._worker, at)
                 self._writers[key] = Writer(self._database, sink, calls, at, followed=moving)
             return self._writers[key]

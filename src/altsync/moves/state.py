@@ -243,6 +243,8 @@ def shadow_backlog(conn: Conn, topology: Topology) -> Backlog:
 def exchange(conn: Conn, topology: Topology) -> Move:
     """Exchange the serving generation and the shadow, in the caller's transaction.
 
+    This is both the switch to a new model and the return to the former one.
+
     Entities with a live operation of the shadow are enqueued for the new serving indexes, which
     lack them. No claim or settlement is between the two: the outbox is locked. Raises
     ``AltsyncError``, and ``psycopg.errors.LockNotAvailable`` when a long transaction holds it.
@@ -284,7 +286,10 @@ def exchange(conn: Conn, topology: Topology) -> Move:
     former = {name: config[name] for name in ("model", "dimensions")}
     former |= {"indexes": config.get("indexes", ""), "filled": True, "since": shadow["since"]}
     config |= {name: shadow[name] for name in ("model", "dimensions", "indexes")}
-    config |= {"shadow": former, "exchanged": _now(conn)}
+    former |= {name: shadow[name] for name in ("requests", "tokens") if name in shadow}
+    config["shadow"] = former
+    if config.pop("exchanged", None) is None:
+        config["exchanged"] = _now(conn)
     if topology.relating and searched_types():
         config["searching"] = None
     _write(conn, config)
@@ -336,3 +341,77 @@ def search_again(database: Database, topology: Topology) -> Iterator[int]:
                 del config["searching"]
             _write(conn, config)
         yield count
+
+
+def begin_drop(database: Database, topology: Topology, after: float) -> Generation:
+    """Stop keeping the model beside the serving one in step. Return its generation.
+
+    ``after`` is the time in seconds in which a call that has begun may still be applied: the
+    indexes are removed no earlier. Safe to repeat.
+    """
+    _rename_rows(database)
+    names = [one.name for one in topology.shadows]
+    with database.transaction() as conn:
+        conn.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT}")
+        conn.execute("LOCK TABLE sync_operation IN SHARE ROW EXCLUSIVE MODE")
+        config = _config(conn, lock=True)
+        shadow = config.pop("shadow", None)
+        if shadow is not None:
+            conn.execute(
+                "DELETE FROM sync_operation WHERE sink = ANY(%s) "
+                "AND (finished_at IS NULL OR status = 'dead')",
+                (names,),
+            )
+            config.pop("exchanged", None)
+            config["dropping"] = {
+                **{name: shadow[name] for name in ("model", "dimensions", "indexes")},
+                "at": _clock(conn) + after,
+            }
+            _write(conn, config)
+        dropping = config.get("dropping")
+        if dropping is None:
+            raise AltsyncError("there is no model beside the serving one")
+    return Generation(Model(dropping["model"], dropping["dimensions"]), dropping["indexes"])
+
+
+def _rename_rows(database: Database) -> None:
+    """Give the rows that count as the serving model's its name, page by page."""
+    with database.autocommit() as conn:
+        move = read_move(conn)
+    if move.shadow is None or move.shadow.model.name == move.serving.model.name:
+        return
+    for kind in entity_types():
+        while True:
+            with database.transaction() as conn:
+                done = conn.execute(
+                    f"""
+                    UPDATE {kind} SET embedding_model = %(serving)s WHERE id = ANY(ARRAY(
+                      SELECT id FROM {kind} WHERE embedding_model = %(shadow)s
+                      ORDER BY id LIMIT {PAGE} FOR NO KEY UPDATE))
+                    """,
+                    {"serving": move.serving.model.name, "shadow": move.shadow.model.name},
+                ).rowcount
+            if not done:
+                break
+
+
+def seconds_until_droppable(conn: Conn) -> float:
+    """Return the seconds until no call may still write the indexes that are being dropped."""
+    dropping = _config(conn).get("dropping")
+    return max(0.0, dropping["at"] - _clock(conn)) if dropping else 0.0
+
+
+def end_drop(conn: Conn, topology: Topology) -> None:
+    """Forget the dropped model, once its indexes are removed."""
+    config = _config(conn, lock=True)
+    if config.pop("dropping", None) is not None:
+        _write(conn, config)
+    conn.execute(
+        "DELETE FROM sink_state WHERE sink = ANY(%s)", ([one.name for one in topology.shadows],)
+    )
+
+
+def _clock(conn: Conn) -> float:
+    row = conn.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
+    assert row is not None
+    return float(row[0])

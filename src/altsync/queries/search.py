@@ -51,6 +51,7 @@ def search(
     ``MissingStore`` or ``SinkFailure`` when the text cannot be embedded or searched for.
     """
     check_count("top_k", top_k)
+    stores = stores.now()
     require_vectors(stores)
     kind = entity_named(kind)
     with stores.database.autocommit() as conn:

@@ -85,6 +85,7 @@ def similar(
     unavailable store is named in ``unavailable``. Raises ``UnknownName``.
     """
     check_count("top_k", top_k)
+    stores = stores.now()
     kind = entity_named(kind)
     with stores.database.autocommit() as conn:
         own = named_vectors(conn, kind, [key])

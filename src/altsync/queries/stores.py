@@ -86,8 +86,8 @@ class Stores:
     ``vectors`` is the vector index, and ``index`` the name of its sink, whether it is configured
     or not. ``sinks`` are those of ALTSYNC_SINKS. ``cache`` stores the vectors of query texts, so
     that a text is charged once. ``model`` is the configured model of the database: vectors of
-    other models are never compared with it. ``renew`` returns the stores of the model that serves
-    now: a program may keep its stores while the models are exchanged.
+    other models are never compared with it. ``renew`` returns stores by the model that serves now:
+    a program may keep its stores while the models are exchanged.
     """
 
     database: Database
@@ -98,11 +98,11 @@ class Stores:
     model: Model
     index: str | None = None
     sinks: Sequence[str] = ()
-    renew: Callable[[], Stores] | None = None
+    renew: Callable[[Stores], Stores] | None = None
 
     def now(self) -> Stores:
         """Return the stores of one query: a model, and the index of its vectors."""
-        return self.renew() if self.renew else self
+        return self.renew(self) if self.renew else self
 
 
 @dataclass(frozen=True, slots=True)

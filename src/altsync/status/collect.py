@@ -11,7 +11,7 @@ from typing import Any
 
 from altsync.catalogue.current import entity_types
 from altsync.circuit.sinks import SinkHealth, sink_health, wanted_model
-from altsync.contract import Topology
+from altsync.contract import SHADOW, Topology
 from altsync.db import Conn
 from altsync.declarations import INDEXES, MIRRORS, WITH_STATUS, columns_of, queue_of
 from altsync.entities import EntityType, Model, SyncStatus
@@ -174,7 +174,9 @@ def collect(
     others = [
         sink
         for sink, one in sorted(backlog.items())
-        if sink not in topology.names and (one.pending or one.in_progress or one.dead)
+        if sink not in topology.names
+        and not sink.startswith(SHADOW)
+        and (one.pending or one.in_progress or one.dead)
     ]
     names = [*topology.names, *others]
     disabled = {**disabled, **dict.fromkeys(others, TAKEN_OUT)}
@@ -194,7 +196,7 @@ def collect(
         {sink: recent.get(sink, Work()) for sink in names},
         ModelState(Model(*wanted) if wanted else None, model),
         last_verification(conn),
-        {sink: one for sink, one in idle.items() if disabled.get(sink) is None},
+        {sink: idle[sink] for sink in names if sink in idle and disabled.get(sink) is None},
         status_sql.leftovers(conn, list(counts)),
         {sink: fresh[sink] for sink in names if sink in fresh},
         costs_today(conn, cap),

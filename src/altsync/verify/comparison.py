@@ -10,7 +10,8 @@ from uuid import UUID
 from altsync.catalogue.current import entity_types
 from altsync.contract import Digest, Drift, SinkTraits, Topology
 from altsync.db import Conn, Database
-from altsync.entities import EntityType, Row
+from altsync.entities import EntityType, Model, Row
+from altsync.outbox.shadow import fill_shadow
 from altsync.ownership import NotOurs
 from altsync.protocols import Attempt
 from altsync.store.reads import count_living
@@ -18,7 +19,7 @@ from altsync.verify import repairs
 from altsync.verify.confirm import Observed
 from altsync.verify.pending_repairs import AheadOfSource, PendingRepairs, refusal
 from altsync.verify.report import Options, Tally
-from altsync.verify.sql import entities_in, rows_and_live
+from altsync.verify.sql import EntitySnapshot, entities_in, entity_snapshots, rows_and_live
 
 #: Entities per page: the size of one statement, and of one step in memory.
 PAGE = 500
@@ -60,7 +61,8 @@ class Comparison:
     """One run over all sinks. ``progress`` is called with (sink, done, total).
 
     ``compared`` counts the entities of the run. ``highest`` is the highest plausible version.
-    ``edited`` are rows that SQL has edited.
+    ``edited`` are rows that SQL has edited. ``shadow`` is the model whose indexes are compared,
+    None for the serving one.
     """
 
     database: Database
@@ -72,6 +74,7 @@ class Comparison:
     progress: Callable[[str, int, int], None] = lambda sink, done, total: None
     sampled: dict[EntityType, list[UUID]] | None = None
     edited: frozenset[UUID] = frozenset()
+    shadow: Model | None = None
 
     def modulus(self, entity_type: EntityType) -> int:
         """Return the number of buckets of a type: some hundred entities in each."""
@@ -125,8 +128,10 @@ class Comparison:
         behind = [entity for entity, one in drift.items() if not one.ahead_of_source]
         with self.database.autocommit() as conn:
             rows, _, _ = rows_and_live(conn, entity_type, list(drift), [tally.sink])
-            given_up = repairs.given_up(conn, traits, entity_type, behind)
-            given_up |= repairs.given_up(conn, traits, entity_type, ahead, ahead=True)
+            given_up: set[UUID] = set()
+            if not traits.shadow:  # a repair tries what the shadow gave up on again
+                given_up = repairs.given_up(conn, traits, entity_type, behind)
+                given_up |= repairs.given_up(conn, traits, entity_type, ahead, ahead=True)
         keys = {row.id: row.key for row in rows}
         for entity in given_up:
             tally.give_up(keys.get(entity, str(entity)))
@@ -158,9 +163,22 @@ class Comparison:
         """
         with self.database.autocommit() as conn:
             rows, live, ages = rows_and_live(
-                conn, entity_type, ids, sinks, with_vectors=with_vectors, with_edges=with_edges
+                conn,
+                entity_type,
+                ids,
+                sinks,
+                with_vectors=with_vectors,
+                with_edges=with_edges,
+                model=self.shadow,
             )
         return {row.id: Observed(row, row.id in live, ages.get(row.id)) for row in rows}
+
+    def snapshots(
+        self, entity_type: EntityType, keys: Sequence[str], sink: str, sinks: Sequence[str]
+    ) -> dict[str, EntitySnapshot]:
+        """Return entities by key, as ``entity_snapshots``."""
+        with self.database.autocommit() as conn:
+            return entity_snapshots(conn, entity_type, keys, sink, sinks, model=self.shadow)
 
     def enqueue(
         self,
@@ -177,6 +195,8 @@ class Comparison:
         """
 
         def repair(conn: Conn) -> int:
+            if traits.shadow:
+                return fill_shadow(conn, self.topology, entity_type, only=ids)[0]
             return repairs.repair(conn, traits, entity_type, ids, ahead=ahead)
 
         self._repair(tally, traits, entity_type, ids, repair, ahead=ahead)
@@ -227,7 +247,11 @@ class Comparison:
             return
         if self.options.dry_run:
             with self.database.autocommit() as conn:
-                given_up = repairs.given_up(conn, traits, entity_type, ids, ahead=ahead)
+                given_up = (
+                    set()
+                    if traits.shadow
+                    else repairs.given_up(conn, traits, entity_type, ids, ahead=ahead)
+                )
             tally.enqueued += len(ids) - len(given_up)
             return
         with self.database.transaction() as conn:

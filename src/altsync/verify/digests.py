@@ -7,7 +7,7 @@ from typing import Any
 
 from altsync.contract import Digest
 from altsync.db import Conn
-from altsync.entities import EntityType
+from altsync.entities import EntityType, Model
 from altsync.generations import model_of
 from altsync.verify.sql import namespace_sql
 
@@ -82,10 +82,17 @@ def version_digest(conn: Conn, entity_type: EntityType, modulus: int, *, prime: 
     return {row[0]: {(row[1], row[2])} for row in rows}
 
 
-def row_digest(conn: Conn, entity_type: EntityType, modulus: int, *, digest: str) -> Digest:
+def row_digest(
+    conn: Conn,
+    entity_type: EntityType,
+    modulus: int,
+    *,
+    digest: str,
+    model: Model | None = None,
+) -> Digest:
     """Return count and sum of digests of living entities, by ``version`` modulo ``modulus``.
 
-    ``digest`` is SQL for a number made of the ``facts`` of a row.
+    ``digest`` is SQL for a number made of the ``facts`` of a row. ``model`` is that of the shadow.
     """
     facts = ", ".join(
         [
@@ -93,7 +100,7 @@ def row_digest(conn: Conn, entity_type: EntityType, modulus: int, *, digest: str
             "version",
             namespace_sql(entity_type),
             "content_hash",
-            model_of(),
+            "%(model)s::text" if model else model_of(),
         ]
     )
     rows = conn.execute(
@@ -101,6 +108,6 @@ def row_digest(conn: Conn, entity_type: EntityType, modulus: int, *, digest: str
         SELECT version %% %(modulus)s, count(*), sum({digest.format(facts=facts)})::bigint
         FROM {entity_type} l WHERE deleted_at IS NULL GROUP BY 1
         """,
-        {"modulus": modulus},
+        {"modulus": modulus, **({"model": model.name} if model else {})},
     )
     return {row[0]: {(row[1], row[2])} for row in rows}

@@ -16,7 +16,6 @@ from altsync.verify.comparison import PAGE, Comparison, Difference
 from altsync.verify.confirm import Observed, confirm
 from altsync.verify.pending_repairs import PendingRepairs
 from altsync.verify.report import Tally
-from altsync.verify.sql import entity_snapshots
 
 #: The records of a type in a sink, by key.
 Listed = Mapping[str, SinkVersion]
@@ -116,8 +115,7 @@ def _count_orphans(
         if not candidates:
             continue
         now = {one.key for one in sink.versions(kind)}
-        with run.database.autocommit() as conn:
-            found = entity_snapshots(conn, kind, candidates, tally.sink, [tally.sink])
+        found = run.snapshots(kind, candidates, tally.sink, [tally.sink])
         for key in candidates:
             if key in now and not ((one := found.get(key)) and (one.living or one.in_progress)):
                 tally.note(Drift.ORPHAN, key)

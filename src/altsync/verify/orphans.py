@@ -15,7 +15,7 @@ from altsync.verify.confirm import Observed, confirm
 from altsync.verify.pending_repairs import Orphan
 from altsync.verify.repairs import version_above
 from altsync.verify.report import Tally
-from altsync.verify.sql import EntitySnapshot, entity_snapshots, lock_out_writers
+from altsync.verify.sql import EntitySnapshot, lock_out_writers
 
 #: Attempts to lock out writers for one page of orphans, and the pause after each in seconds.
 TRIES = 5
@@ -41,8 +41,7 @@ def find_orphans(
         return []
 
     def read(asked: Sequence[str]) -> Mapping[str, Observed[EntitySnapshot]]:
-        with run.database.autocommit() as conn:
-            found = entity_snapshots(conn, entity_type, asked, tally.sink, [tally.sink])
+        found = run.snapshots(entity_type, asked, tally.sink, [tally.sink])
         return {key: Observed(one, one.in_progress, one.age) for key, one in found.items()}
 
     def compare(key: str, fact: EntitySnapshot | None, version: int | None) -> Orphan | None:

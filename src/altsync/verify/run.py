@@ -15,9 +15,10 @@ import psycopg
 
 from altsync.catalogue.current import entity_types
 from altsync.circuit.sinks import enabled_sinks, sink_health
-from altsync.contract import Drift, Topology, imported
+from altsync.contract import SHADOW, Drift, Topology, imported
 from altsync.db import Conn, Database
 from altsync.declarations import declaration
+from altsync.entities import Model
 from altsync.errors import SinkFailure
 from altsync.log import redact
 from altsync.operations import BreakerState
@@ -30,7 +31,7 @@ from altsync.verify.repairs import highest_plausible
 from altsync.verify.report import POSTGRESQL, Options, Report, Tally, kinds_of
 from altsync.verify.results import save_verification
 from altsync.verify.schedule import Schedule
-from altsync.verify.sql import random_entities
+from altsync.verify.sql import random_entities, recent_batches
 
 __all__ = ["Drift", "Options", "Report", "Schedule", "Tally", "kinds_of", "verify"]
 
@@ -121,3 +122,30 @@ def _compare(run: Comparison, name: str, sink: Sink) -> Tally:
             "run it again"
         )
     return tally
+
+
+def verify_shadow(
+    database: Database,
+    topology: Topology,
+    sinks: Mapping[str, Sink],
+    model: Model,
+    options: Options,
+    *,
+    wait: Callable[[float], Any] = time.sleep,
+    progress: Callable[[str, int, int], None] = lambda sink, done, total: None,
+) -> Report:
+    """Compare the indexes of the model beside the serving one with PostgreSQL.
+
+    ``sinks`` are those of the shadow, by the names of the sinks that they are shadows of. Nothing
+    is stored.
+    """
+    started = time.monotonic()
+    with database.autocommit() as conn:
+        entities = sum(count_living(conn, kind) for kind in entity_types())
+        highest = highest_plausible(conn)
+        recent = recent_batches(conn, [SHADOW + name for name in sinks], options.grace)
+    if recent:
+        wait(options.grace)  # an index may lag behind its last writes
+    run = Comparison(database, topology, options, entities, highest, wait, progress, shadow=model)
+    tallies = tuple(_compare(run, name, sink) for name, sink in sinks.items())
+    return Report(entities, tallies, options, time.monotonic() - started)

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from altsync.catalogue.current import current, entity_types
+from altsync.contract import SHADOW
 from altsync.db import Conn
 from altsync.declarations import SINKS, columns_of
-from altsync.entities import EntityType, Row
+from altsync.entities import EntityType, Model, Row
 from altsync.generations import model_of
 from altsync.store.rows import read_rows
 
@@ -46,18 +47,24 @@ def namespace_sql(kind: EntityType) -> str:
 
 
 def entity_snapshots(
-    conn: Conn, entity_type: EntityType, keys: Sequence[str], sink: str, sinks: Sequence[str]
+    conn: Conn,
+    entity_type: EntityType,
+    keys: Sequence[str],
+    sink: str,
+    sinks: Sequence[str],
+    *,
+    model: Model | None = None,
 ) -> dict[str, EntitySnapshot]:
     """Return entities by key, with deleted ones. Live operations of ``sinks`` are in progress.
 
     Under a former key an entity is not living. One statement reads version and operations, so
-    that they belong together.
+    that they belong together. ``model`` is that of the shadow, None for the serving one.
     """
     declared, columns = SINKS.get(sink), columns_of(sink)
     version = "graph_version" if declared and declared.traits.edges else "version"
     confirmed = columns.synced_at if columns else None
     facts = f"""
-        {namespace_sql(entity_type)}, content_hash, {model_of()},
+        {namespace_sql(entity_type)}, content_hash, {"%(model)s::text" if model else model_of()},
         EXISTS (SELECT 1 FROM sync_operation o WHERE o.entity_id = l.id
                 AND o.sink = ANY(%(sinks)s) AND o.finished_at IS NULL),
         abs(EXTRACT(epoch FROM clock_timestamp() - {confirmed or "NULL"}))::float8
@@ -71,9 +78,25 @@ def entity_snapshots(
         SELECT id, {entity_type.key_column}, {version}, deleted_at IS NULL, {facts}
         FROM {entity_type} l WHERE {entity_type.key_column} = ANY(%(keys)s)
         """,
-        {"keys": list(keys), "sinks": list(sinks)},
+        {
+            "keys": list(keys),
+            "sinks": _with_shadows(sinks, model),
+            **({"model": model.name} if model else {}),
+        },
     )
     return {row[1]: EntitySnapshot(*row) for row in rows}
+
+
+def _with_shadows(sinks: Sequence[str], model: Model | None) -> list[str]:
+    return [*sinks, *(SHADOW + sink for sink in sinks)] if model else list(sinks)
+
+
+def _embedded(conn: Conn, entity_type: EntityType, ids: Sequence[UUID]) -> set[UUID]:
+    rows = conn.execute(
+        f"SELECT id FROM {entity_type} WHERE id = ANY(%s) AND embedding_text_hash = text_hash",
+        (list(ids),),
+    )
+    return {row[0] for row in rows}
 
 
 def rows_and_live(
@@ -84,17 +107,24 @@ def rows_and_live(
     *,
     with_vectors: bool = False,
     with_edges: bool = False,
+    model: Model | None = None,
 ) -> tuple[list[Row], set[UUID], dict[UUID, float]]:
     """Return rows, the ids with a live operation of ``sinks``, and ages in seconds.
 
     An age counts from the confirmation by the first sink. Rows are read first: a later change
-    shows as a live operation.
+    shows as a live operation. ``model`` is that of the shadow. An entity that the serving model has
+    not embedded is left out then: the shadow follows it.
     """
-    rows = read_rows(conn, entity_type, ids, with_vectors=with_vectors, with_edges=with_edges)
+    rows = read_rows(
+        conn, entity_type, ids, with_vectors=with_vectors, with_edges=with_edges, model=model
+    )
+    if model is not None:
+        embedded = _embedded(conn, entity_type, ids)
+        rows = [row for row in rows if row.id in embedded]
     live = conn.execute(
         "SELECT DISTINCT entity_id FROM sync_operation "
         "WHERE entity_id = ANY(%s) AND sink = ANY(%s) AND finished_at IS NULL",
-        (list(ids), list(sinks)),
+        (list(ids), _with_shadows(sinks, model)),
     ).fetchall()
     ages: dict[UUID, float] = {}
     columns = columns_of(sinks[0])
@@ -180,3 +210,13 @@ def lock_out_writers(conn: Conn, entity_type: EntityType) -> None:
     """
     conn.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT}")
     conn.execute(f"LOCK TABLE {entity_type} IN SHARE MODE")
+
+
+def recent_batches(conn: Conn, sinks: Sequence[str], seconds: float) -> bool:
+    """Return whether a batch of one of ``sinks`` has ended in the last ``seconds``."""
+    row = conn.execute(
+        "SELECT EXISTS (SELECT 1 FROM delivery_batch WHERE sink = ANY(%s) "
+        "AND finished_at > now() - make_interval(secs => %s))",
+        (list(sinks), seconds),
+    ).fetchone()
+    return bool(row and row[0])

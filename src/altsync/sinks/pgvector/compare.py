@@ -84,7 +84,7 @@ def _differing(run: Comparison, sink: pgvector.Sink, kind: EntityType) -> tuple[
     modulus = run.modulus(kind)
     held = _retry(run)(partial(sink.digest, kind, modulus))
     with run.database.autocommit() as conn:
-        wanted = row_digest(conn, kind, modulus, digest=ROW_DIGEST)
+        wanted = row_digest(conn, kind, modulus, digest=ROW_DIGEST, model=run.shadow)
     return modulus, differing(wanted, held)
 
 

@@ -143,6 +143,15 @@ class Tables(Client):
         return found
 
     @limited
+    def remove_indexes(self) -> None:
+        """Drop this installation's tables. Raises ``SinkFailure``."""
+        self._guard.check()
+        with self._transaction() as conn:
+            for name in (*self._tables.values(), self._owner):
+                conn.execute(f"DROP TABLE IF EXISTS {quoted(name)}")
+        self._ready.clear()
+
+    @limited
     def setup(self) -> None:
         """Create the extension, the tables and their indexes, and mark them as this installation's.
 

@@ -23,7 +23,7 @@ from altsync.verify.orphans import remove_orphans
 from altsync.verify.pending_repairs import Orphan, PendingRepairs
 from altsync.verify.report import Tally
 from altsync.verify.retry import RetryPolicy
-from altsync.verify.sql import EntitySnapshot, entity_snapshots
+from altsync.verify.sql import EntitySnapshot
 
 #: Sums of versions stay within 64 bits.
 PRIME = 1_000_000_007
@@ -102,7 +102,10 @@ def _agreeing(
     if run.options.deep:
         ids = [one.id for one in found.values()]
         with run.database.autocommit() as conn:
-            wanted = {row.id: row for row in read_rows(conn, entity_type, ids, with_vectors=True)}
+            wanted = {
+                row.id: row
+                for row in read_rows(conn, entity_type, ids, with_vectors=True, model=run.shadow)
+            }
     for one in page:
         snapshot = found.get(one.key)
         if snapshot is None or not snapshot.living or snapshot.namespace != one.namespace:
@@ -122,9 +125,8 @@ def _agreeing(
 def _snapshots(
     run: Comparison, entity_type: EntityType, keys: Sequence[str]
 ) -> dict[str, EntitySnapshot]:
-    with run.database.autocommit() as conn:
-        sink = write.Sink.traits.name
-        return entity_snapshots(conn, entity_type, keys, sink, [sink, EMBEDDING])
+    sink = write.Sink.traits.name
+    return run.snapshots(entity_type, keys, sink, [sink, EMBEDDING])
 
 
 def _differs(row: Row, held: StoredVector) -> bool:

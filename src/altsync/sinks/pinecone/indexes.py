@@ -130,6 +130,19 @@ class Indexes(Client):
         return True
 
     @limited
+    def remove_indexes(self) -> None:
+        """Delete this installation's indexes with all that they hold. Raises ``SinkFailure``."""
+        with self._translated_errors():
+            existing = self._existing()
+        for kind, name in self._names.items():
+            if name not in existing:
+                continue
+            self._guards[kind].check()
+            with self._translated_errors(), suppress(pinecone.NotFoundError):
+                self._client.indexes.delete(name, timeout=-1)
+        self._handles.clear()
+
+    @limited
     def setup(self) -> None:
         """Create the missing indexes, and mark all of them as this installation's."""
         self._create_missing()
