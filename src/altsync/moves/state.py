@@ -293,6 +293,8 @@ def exchange(conn: Conn, topology: Topology) -> Move:
     if topology.relating and searched_types():
         config["searching"] = None
     _write(conn, config)
+    # The positions are those of the former indexes.
+    conn.execute("DELETE FROM visibility_mark WHERE sink = ANY(%s)", (topology.vector,))
     notify(conn, [*topology.names, *shadows])
     return read_move(conn)
 
