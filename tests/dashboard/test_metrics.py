@@ -18,6 +18,7 @@ from altsync import silence
 from altsync.app import Application
 from altsync.dashboard.metrics import BOUNDS, AltsyncCollector
 from altsync.dashboard.probes import ANSWER_WITHIN, DatabaseProbe, readiness
+from altsync.freshness import WINDOWS, bucket_of
 from altsync.operations import BreakerState
 from altsync.verify.results import save_verification
 from tests.dashboard.site import Site, settings_for
@@ -110,6 +111,35 @@ def _up(collector: AltsyncCollector) -> float:
     return first.samples[0].value
 
 
+def test_freshness_has_its_objective_and_burn_rates(database_url: str, pg: DatabaseFixture) -> None:
+    """A sink without an objective has ages alone; one without changes has no age."""
+    minute = "date_trunc('minute', now(), 'UTC')"
+    values = f"('neo4j', {minute}, {bucket_of(2.0)}, 3), ('neo4j', {minute}, {bucket_of(9.0)}, 1)"
+    pg.conn.execute(
+        f"INSERT INTO freshness VALUES {values}, ('embedding', {minute}, {bucket_of(0.1)}, 4)"
+    )
+    objectives = "neo4j=5s,pinecone=30s"
+    app = Application(settings_for(database_url, altsync_freshness_slo=objectives))
+    try:
+        families = {one.name: one for one in AltsyncCollector(app).collect()}
+    finally:
+        app.close()
+    found = {
+        name: {tuple(one.labels.values()): one.value for one in family.samples}
+        for name, family in families.items()
+        if name.startswith("altsync_freshness")
+    }
+    assert found["altsync_freshness_objective_seconds"] == {("neo4j",): 5, ("pinecone",): 30}
+    assert found["altsync_freshness_share"] == {("neo4j",): 0.75}
+    assert found["altsync_freshness_overdue"] == {("neo4j",): 0, ("pinecone",): 0}
+    burn = found["altsync_freshness_burn_rate"]
+    assert [round(burn["neo4j", window]) for window in WINDOWS] == [25] * 4
+    assert {burn["pinecone", window] for window in WINDOWS} == {0}
+    ages = found["altsync_freshness_seconds"]
+    assert {sink for sink, _ in ages} == {"neo4j", "embedding"}
+    assert ages["neo4j", "0.5"] <= 2.0 < ages["neo4j", "0.99"] <= 10.0
+
+
 def test_counters_add_up_batches(site: Site, pg: DatabaseFixture) -> None:
     """Also the histogram; a sink without batches is at zero."""
     record(pg, "neo4j", 500, 0.2, claimed=9, synced=5, retried=2, dead=1, superseded=1, calls=3)
@@ -193,8 +223,10 @@ def test_every_scraped_metric_is_described(
     result = {"sinks": {"neo4j": {"missing": 3, "stale": 0, "orphan": 0, "ahead": 1, "edges": 5}}}
     save_verification(pg.conn, seconds=1.0, consistent=False, result=result)
     record(pg, "embedding", 1, tokens=3)
+    pg.conn.execute("INSERT INTO freshness VALUES ('neo4j', now(), 20, 1)")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(site.app.settings, "altsync_max_cost_per_day", Decimal(5))
+        patch.setattr(site.app.settings, "altsync_freshness_slo", "neo4j=5s")
         found = samples(site)
     assert found["altsync_cost_cap_dollars"][()] == 5
     assert found["altsync_cost_dollars_total"]["seed", "embedding"] == 0
@@ -221,8 +253,10 @@ def test_a_sink_that_could_not_be_compared_is_not_called_equal(
     }
     save_verification(pg.conn, seconds=1.0, consistent=False, result=result)
     record(pg, "embedding", 1, tokens=3)
+    pg.conn.execute("INSERT INTO freshness VALUES ('neo4j', now(), 20, 1)")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(site.app.settings, "altsync_max_cost_per_day", Decimal(5))
+        patch.setattr(site.app.settings, "altsync_freshness_slo", "neo4j=5s")
         found = samples(site)
     assert found["altsync_cost_cap_dollars"][()] == 5
     assert found["altsync_cost_dollars_total"]["seed", "embedding"] == 0
@@ -310,6 +344,7 @@ def test_alerts_ask_for_what_there_is(described: list[Metric]) -> None:
     values = {
         "state": {state.value for state in BreakerState},
         "status": {"pending", "in_progress", "dead", "discarded"},
+        "window": set(WINDOWS),
     }
     assert rules()
     for rule in rules():

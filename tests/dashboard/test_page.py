@@ -81,7 +81,8 @@ def dashboard(
         "WHERE sink = 'embedding'",
         (EMBEDDING_MODEL,),
     )
-    app = Application(settings_for(url, **local_services(vectors_server)))
+    objectives = {"altsync_freshness_slo": "neo4j=5s,pinecone=1h"}
+    app = Application(settings_for(url, **local_services(vectors_server), **objectives))
     app.set_up_sinks()
     fill(pg, app, url)
     with serving(app) as site:
@@ -142,6 +143,24 @@ def test_the_overview_shows_how_everything_stands(
         dashboard.pg.conn.execute(
             "UPDATE league SET neo4j_sync_status = 'synced' WHERE league_tag = 'dtm'"
         )
+
+
+def test_freshness_with_its_objective(dashboard: FilledDashboard, browser: Browser) -> None:
+    """Percentiles and shares; a change that waits for too long shows without a reload."""
+    with page_of(browser, dashboard.url) as page:
+        index = page.locator("[data-fresh=pinecone]")
+        expect(index.locator("[data-label=Met] .badge")).to_have_text("100.00%")
+        expect(index.locator("[data-label=Met] .badge")).to_have_attribute("data-tone", "good")
+        expect(index.locator("[data-label=Objective]")).to_have_text("3600 s")
+        embedding = page.locator("[data-fresh=embedding]")
+        expect(embedding.locator("[data-label=Met]")).to_have_text("–")
+        expect(index.locator("[data-label=Overdue]")).to_have_text("0")
+        late = "UPDATE sync_operation SET changed_at = changed_at {} interval '2 hours' "
+        late += "WHERE finished_at IS NULL AND sink = 'embedding'"
+        dashboard.pg.conn.execute(late.format("-"))
+        expect(index.locator("[data-label=Overdue] .badge")).to_have_attribute("data-tone", "bad")
+        expect(index.locator("[data-label=Met] .badge")).to_have_attribute("data-tone", "bad")
+        dashboard.pg.conn.execute(late.format("+"))
 
 
 def test_keys_are_text_and_never_html(dashboard: FilledDashboard, browser: Browser) -> None:

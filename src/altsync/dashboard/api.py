@@ -88,7 +88,14 @@ class Api:
         app = self._app
         disabled = {sink: app.disabled_reason(sink) for sink in app.topology.names}
         with app.database.autocommit() as conn:
-            found = collect(conn, app.topology, disabled, cap=app.settings.altsync_max_cost_per_day)
+            found = collect(
+                conn,
+                app.topology,
+                disabled,
+                cap=app.settings.altsync_max_cost_per_day,
+                objectives=app.settings.freshness_objectives,
+                target=app.settings.altsync_freshness_target,
+            )
         return {**found.as_json(), "at_rest": found.at_rest, "recent_seconds": RECENT_SECONDS}
 
     def throughput(self, query: Mapping[str, str]) -> dict[str, Any]:

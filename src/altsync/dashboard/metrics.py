@@ -25,6 +25,7 @@ from altsync.costs.ledger import Spent, spent
 from altsync.dashboard.cost_metrics import cost_families
 from altsync.dashboard.probes import DatabaseProbe
 from altsync.db import Conn
+from altsync.freshness import Freshness
 from altsync.operations import BreakerState
 from altsync.status import collect as status_collect
 from altsync.status.batches import BatchTotals, Work, batch_totals, last_settled_batch
@@ -86,7 +87,12 @@ class AltsyncCollector(Collector):
         disabled = {sink: app.disabled_reason(sink) for sink in app.topology.names}
         with app.database.autocommit() as conn:
             found = status_collect.collect(
-                conn, app.topology, disabled, cap=app.settings.altsync_max_cost_per_day
+                conn,
+                app.topology,
+                disabled,
+                cap=app.settings.altsync_max_cost_per_day,
+                objectives=app.settings.freshness_objectives,
+                target=app.settings.altsync_freshness_target,
             )
             totals = self._tally.totals(conn)
             costs = spent(conn, None)
@@ -145,6 +151,7 @@ def _families(reading: _Reading) -> Iterator[Metric]:
     yield from _gauges(reading.status)
     verified = reading.status.verified if reading.status is not None else None
     yield from _verified(verified, reading.verify_every)
+    yield from _fresh(reading.status.freshness if reading.status is not None else {})
     for name, attribute, help_text in COUNTERS:
         counter = CounterMetricFamily(name, help_text, labels=["sink"])
         for sink, totals in sorted(reading.totals.items()):
@@ -227,6 +234,47 @@ def _verified(last: Verification | None, every: float | None) -> Iterator[Metric
     if every is not None:
         period.add_metric([], every)
     yield from (drift, problem, age, period)
+
+
+def _fresh(by_sink: Mapping[str, Freshness]) -> Iterator[Metric]:
+    """Yield ages and objectives; no samples for a sink without a change or an objective."""
+    ages = GaugeMetricFamily(
+        "altsync_freshness_seconds",
+        "Age of changes when the sink confirmed them, by quantile of the last hour.",
+        labels=["sink", "quantile"],
+    )
+    objective = GaugeMetricFamily(
+        "altsync_freshness_objective_seconds",
+        "Age that changes must not exceed, as the settings say.",
+        labels=["sink"],
+    )
+    share = GaugeMetricFamily(
+        "altsync_freshness_share",
+        "Share of the changes of the last hour that met the objective.",
+        labels=["sink"],
+    )
+    overdue = GaugeMetricFamily(
+        "altsync_freshness_overdue",
+        "Changes that wait and are older than the objective.",
+        labels=["sink"],
+    )
+    burn = GaugeMetricFamily(
+        "altsync_freshness_burn_rate",
+        "How many times faster than allowed the error budget is used, by window.",
+        labels=["sink", "window"],
+    )
+    for sink, one in by_sink.items():
+        for quantile, value in (("0.5", one.p50), ("0.95", one.p95), ("0.99", one.p99)):
+            if value is not None:
+                ages.add_metric([sink, quantile], value)
+        if one.objective is not None:
+            objective.add_metric([sink], one.objective)
+            overdue.add_metric([sink], one.overdue)
+            for window, rate in (one.burn or {}).items():
+                burn.add_metric([sink, window], rate)
+        if one.share is not None:
+            share.add_metric([sink], one.share)
+    yield from (ages, objective, share, overdue, burn)
 
 
 def _durations(all_totals: Mapping[str, BatchTotals]) -> Metric:

@@ -31,6 +31,7 @@ export async function refresh() {
   drawMatrix(overview.matrix, $("matrix-kind").value, axes(overview));
   drawTotals(overview.entities);
   drawSinks(overview);
+  drawFreshness(overview.freshness);
   drawFailures(failures);
 }
 
@@ -115,6 +116,30 @@ const drawTotals = whenChanged((entities) => {
       h("th", { scope: "row", "data-label": "Entity" }, word(kind)),
       h("td", { class: "num", "data-label": "Total" }, count(entity.total)),
       sinks.map((s) => h("td", { "data-label": s }, split(entity[s], entity.total))))))));
+});
+
+// Ages in seconds, as the command line has them.
+const seconds = (value) => (value === null || value === undefined ? "–" : value < 10 ? value.toFixed(2) : count(Math.round(value)));
+
+const drawFreshness = whenChanged((freshness) => {
+  const sinks = Object.entries(freshness);
+  const cell = (label, value, tone) => h("td", { class: "num", "data-label": label }, tone ? h("span", { class: "badge", "data-tone": tone }, value) : value);
+  const met = (one) => (one.share === null ? "–" : `${(100 * one.share).toFixed(2)}%`);
+  const tone = (one) => (one.objective === null ? null : one.alerting ? "bad" : one.share !== null && one.share < one.target ? "wait" : "good");
+  fill($("freshness"), sinks.length === 0
+    ? h("p", { class: "dim" }, "No change was confirmed yet, and no sink has an objective (ALTSYNC_FRESHNESS_SLO).")
+    : h("table", { class: "stack" },
+      h("caption", { class: "unseen" }, "Age of changes by sink"),
+      h("thead", {}, h("tr", {}, ["Sink", "Changes", "p50", "p95", "p99", "Objective", "Met", "Burn 1 h", "Burn 6 h", "Overdue"].map((name, place) => h("th", { scope: "col", class: place ? "num" : null }, name)))),
+      h("tbody", {}, sinks.map(([name, one]) => h("tr", { "data-fresh": name },
+        h("th", { scope: "row", "data-label": "Sink" }, name),
+        cell("Changes", count(one.changes)),
+        cell("p50", seconds(one.p50)), cell("p95", seconds(one.p95)), cell("p99", seconds(one.p99)),
+        cell("Objective", one.objective === null ? "–" : `${one.objective} s`),
+        cell("Met", met(one), tone(one)),
+        cell("Burn 1 h", one.burn ? one.burn["1h"].toFixed(1) : "–"),
+        cell("Burn 6 h", one.burn ? one.burn["6h"].toFixed(1) : "–"),
+        cell("Overdue", count(one.overdue), one.overdue ? "bad" : null))))));
 });
 
 function drawSinks({ sinks, operations }) {
