@@ -11,6 +11,7 @@ from altsync.freshness import Freshness, bucket_of
 from altsync.operations import ErrorKind, Retry, Synced
 from altsync.outbox.freshness import freshness, prune_freshness
 from altsync.outbox.upkeep import backfill_page
+from altsync.status.sql import backlog_and_late
 from altsync.store.reads import clock
 from tests import sports
 from tests.conftest import TOPOLOGY
@@ -33,7 +34,8 @@ OBJECTIVES = {"neo4j": 5.0, "pinecone": 30.0}
 
 def fresh(pg: DatabaseFixture, sink: str) -> Freshness:
     """The freshness of a sink."""
-    return freshness(pg.conn, OBJECTIVES, 0.99)[sink]
+    _, late = backlog_and_late(pg.conn, list(OBJECTIVES.values()))
+    return freshness(pg.conn, OBJECTIVES, 0.99, late)[sink]
 
 
 def age(pg: DatabaseFixture, seconds: float, sink: str | None = None) -> None:
@@ -148,4 +150,4 @@ def test_only_the_last_hours_are_read(pg: DatabaseFixture, database: Database) -
     assert (found.changes, found.share) == (0, None)
     assert found.burn == pytest.approx({"5m": 0, "30m": 0, "1h": 0, "6h": 0})
     assert prune_freshness(pg.conn, clock(pg.conn)) > 0
-    assert set(freshness(pg.conn, {}, 0.99)) <= set(TOPOLOGY.names)
+    assert set(freshness(pg.conn, {}, 0.99, {})) <= set(TOPOLOGY.names)

@@ -43,46 +43,34 @@ def windows(conn: Conn) -> dict[str, dict[str, Counts]]:
     return {sink: dict(of_sink) for sink, of_sink in found.items()}
 
 
-def overdue(conn: Conn, objectives: Mapping[str, float]) -> dict[str, int]:
-    """Count waiting changes that are older than the objective of their sink.
+def overdue(sink: str, seconds: float, late: Mapping[str, Mapping[float, int]]) -> int:
+    """Return the number of waiting changes that are older than the objective of a sink.
 
-    A change whose text is not embedded yet waits for the sinks behind the embedding, too.
+    ``late`` counts them by sink and age. A change whose text is not embedded yet waits for the
+    sinks behind the embedding, too.
     """
-    if not objectives:
-        return {}
-    pairs = [
-        (sink, source, seconds)
-        for sink, seconds in objectives.items()
-        for source in {sink, EMBEDDING if _needs_embedding(sink) else sink}
-    ]
-    sinks, sources, seconds_of = map(list, zip(*pairs, strict=True))
-    rows = conn.execute(
-        """
-        SELECT r.sink, count(*)
-        FROM unnest(%(sinks)s::text[], %(sources)s::text[], %(seconds)s::float8[])
-          AS r(sink, source, seconds)
-        JOIN sync_operation o ON o.sink = r.source
-         AND o.changed_at < now() - make_interval(secs => r.seconds)
-        WHERE o.finished_at IS NULL GROUP BY r.sink
-        """,
-        {"sinks": sinks, "sources": sources, "seconds": seconds_of},
-    )
-    return dict(rows.fetchall())
+    sources = {sink, EMBEDDING} if _needs_embedding(sink) else {sink}
+    return sum(late.get(one, {}).get(seconds, 0) for one in sources)
 
 
 def _needs_embedding(sink: str) -> bool:
     return sink in SINKS and SINKS[sink].traits.needs_embedding
 
 
-def freshness(conn: Conn, objectives: Mapping[str, float], target: float) -> dict[str, Freshness]:
+def freshness(
+    conn: Conn,
+    objectives: Mapping[str, float],
+    target: float,
+    late: Mapping[str, Mapping[float, int]],
+) -> dict[str, Freshness]:
     """Return the freshness of each sink that has an objective or a confirmed change.
 
-    ``objectives`` are in seconds, by sink.
+    ``objectives`` are in seconds, by sink. ``late`` counts waiting changes by sink and age.
     """
-    late = overdue(conn, objectives)
+    waits = {sink: overdue(sink, seconds, late) for sink, seconds in objectives.items()}
     counts = windows(conn)
     return {
-        sink: freshness_of(counts.get(sink, {}), objectives.get(sink), target, late.get(sink, 0))
+        sink: freshness_of(counts.get(sink, {}), objectives.get(sink), target, waits.get(sink, 0))
         for sink in dict.fromkeys([*counts, *objectives])
     }
 

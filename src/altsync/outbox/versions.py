@@ -18,6 +18,10 @@ _FIRST = "COALESCE(o.first_version, o.version)"
 _SOURCES = "unnest(%(sinks)s::text[], %(sources)s::text[]) AS r(sink, source)"
 
 
+#: Live operations of a sink above which its version is not read: reading so many takes 10 ms.
+FAR_BEHIND = 10_000
+
+
 @dataclass(frozen=True, slots=True)
 class Remaining:
     """Operations at or below a version: those that wait, and dead letters."""
@@ -68,26 +72,30 @@ def remaining(
 
 def confirmed_versions(
     conn: Conn, topology: Topology, sinks: Sequence[str]
-) -> tuple[int, dict[str, int]]:
+) -> tuple[int, dict[str, int | None]]:
     """Return the newest version, and the version up to which each sink has all changes.
 
-    Dead letters are left out of account, and changes that are not committed.
+    Dead letters are left out of account, and changes that are not committed. None for a sink with
+    more than ``FAR_BEHIND`` live operations: their lowest version would cost a scan of them.
     """
     row = conn.execute(
         f"""
         SELECT (SELECT last_value FROM entity_version),
-          ARRAY(SELECT r.sink FROM {_SOURCES} GROUP BY 1 ORDER BY 1),
-          ARRAY(SELECT min({_FIRST}) FROM {_SOURCES}
-                LEFT JOIN sync_operation o ON o.sink = r.source AND o.finished_at IS NULL
-                GROUP BY r.sink ORDER BY r.sink)
+          ARRAY(SELECT json_build_array(r.sink, min(x.first), max(x.rows) > %(most)s)
+                FROM {_SOURCES}
+                CROSS JOIN LATERAL (
+                  SELECT min(first) AS first, count(*) AS rows FROM (
+                    SELECT {_FIRST} AS first FROM sync_operation o
+                    WHERE o.sink = r.source AND o.finished_at IS NULL LIMIT %(most)s + 1) live) x
+                GROUP BY r.sink)
         """,
-        _pairs(topology, sinks),
+        {**_pairs(topology, sinks), "most": FAR_BEHIND},
     ).fetchone()
     assert row is not None
-    newest, names, firsts = row
+    newest, found = row
     return newest, {
-        sink: newest if first is None else min(newest, first - 1)
-        for sink, first in zip(names, firsts, strict=True)
+        sink: None if far else newest if first is None else min(newest, first - 1)
+        for sink, first, far in found
     }
 
 

@@ -19,7 +19,7 @@ T = TypeVar("T")
 POSTGRESQL = "postgresql"
 
 #: Versions by store: the answer holds every change up to this one that was committed before the
-#: question. None where the store was not asked, or its index lagged behind its writes.
+#: question. None where the store did not answer, its index lagged, or too many operations wait.
 Versions = Mapping[str, int | None]
 
 

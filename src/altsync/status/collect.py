@@ -168,7 +168,8 @@ def collect(
     wanted = wanted_model(conn)
     with_status = [sink for sink in WITH_STATUS if sink in topology.names]
     counts = {kind: count_statuses(conn, kind) for kind in entity_types()}
-    backlog = status_sql.backlog(conn)
+    objectives = objectives or {}
+    backlog, late = status_sql.backlog_and_late(conn, list(dict.fromkeys(objectives.values())))
     health = sink_health(conn)
     recent = recent_work(conn, RECENT_SECONDS)
     others = [
@@ -181,7 +182,7 @@ def collect(
     names = [*topology.names, *others]
     disabled = {**disabled, **dict.fromkeys(others, TAKEN_OUT)}
     idle = idle_sinks(conn, IDLE_SECONDS)
-    fresh = freshness(conn, objectives or {}, target)
+    fresh = freshness(conn, objectives, target, late)
     return Status(
         {
             kind: EntityStatus(

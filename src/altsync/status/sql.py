@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from psycopg.sql import SQL, Identifier
@@ -79,24 +79,43 @@ def idle_sinks(conn: Conn, at_least: float) -> dict[str, Idle]:
 
 def backlog(conn: Conn) -> dict[str, Backlog]:
     """Count operations by sink and status."""
+    return backlog_and_late(conn, ())[0]
+
+
+#: Live changes by sink and age: those that are older than each of some seconds.
+Late = Mapping[str, Mapping[float, int]]
+
+
+def backlog_and_late(conn: Conn, ages: Sequence[float]) -> tuple[dict[str, Backlog], Late]:
+    """Count operations by sink and status, and the live changes that are older than ``ages``.
+
+    In one pass, as it reads every live row. ``ages`` are in seconds.
+    """
+    late = ", ".join(
+        f"count(*) FILTER (WHERE changed_at < now() - interval '{float(age)} s')" for age in ages
+    )
     # One SELECT for each partial index.
     rows = conn.execute(
-        """
+        f"""
         SELECT sink, sum(pending)::bigint, sum(in_progress)::bigint, sum(dead)::bigint,
-          EXTRACT(epoch FROM now() - min(oldest))::float8, sum(discarded)::bigint
+          EXTRACT(epoch FROM now() - min(oldest))::float8, sum(discarded)::bigint, max(late)
         FROM (
           SELECT sink, count(*) FILTER (WHERE status = 'pending') AS pending,
             count(*) FILTER (WHERE status = 'in_progress') AS in_progress, 0 AS dead,
-            min(created_at) FILTER (WHERE status = 'pending') AS oldest, 0 AS discarded
+            min(created_at) FILTER (WHERE status = 'pending') AS oldest, 0 AS discarded,
+            ARRAY[{late}]::bigint[] AS late
           FROM sync_operation WHERE finished_at IS NULL GROUP BY sink
           UNION ALL
           SELECT sink, 0, 0, count(*) FILTER (WHERE status = 'dead'), NULL,
-            count(*) FILTER (WHERE status = 'discarded')
+            count(*) FILTER (WHERE status = 'discarded'), NULL
           FROM sync_operation WHERE status IN ('dead', 'discarded') GROUP BY sink) halves
         GROUP BY sink
         """
+    ).fetchall()
+    return (
+        {r[0]: Backlog(*r[1:-1]) for r in rows},
+        {r[0]: dict(zip(ages, r[-1] or [0] * len(ages), strict=True)) for r in rows},
     )
-    return {r[0]: Backlog(*r[1:]) for r in rows}
 
 
 @dataclass(frozen=True, slots=True)
