@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from altsync.outbox.versions import confirmed_versions, newest_version
 from altsync.retry import Selection, dead_ids, retry_dead
 from altsync.seed.changes import Changes
 from altsync.waiting import SILENT, Reached, Wait, wait_for
+from tests import points
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
 from tests.contract.harness import PineconeHarness
 from tests.integration.database_fixture import (
@@ -30,12 +32,18 @@ from tests.integration.database_fixture import (
     INDEX,
     DatabaseFixture,
     deliver,
+    delivery,
     embed,
     league,
 )
 from tests.integration.fakes import FakeGraph
+from tests.integration.seeds import archetype_line, league_line, write
+from tests.integration.test_crash_points import Killed, kill_at
 
 NFL = league("nfl")
+
+#: Points that a batch without budget and without a move of namespaces does not pass.
+OPTIONAL = ("cost_reserved",)
 
 
 @pytest.fixture
@@ -247,6 +255,27 @@ def test_a_killed_worker_leaves_the_version_waiting(
     assert state(app, pg.version(NFL)) is Reached.VISIBLE
 
 
+@pytest.mark.parametrize("point", [one for one in points.DELIVERY if one not in OPTIONAL])
+def test_a_worker_killed_at_any_step_never_shows_what_is_not_there(
+    pg: DatabaseFixture, app: Application, database: Database, index: PineconeHarness, point: str
+) -> None:
+    """Confirmation and position are written together, and the next worker writes both again."""
+    index.server.admin.set_faults([FaultRule("pinecone.upsert", "lag", seconds=3600)])
+    pg.save(NFL)
+    embed(database)
+    with pytest.raises(Killed):
+        delivery(database, index.shared(), at=kill_at(point)).deliver_batch()
+    settled = point in points.DELIVERED
+    found = look(app, pg.version(NFL))
+    assert found.sinks["pinecone"].state is (Reached.CONFIRMED if settled else Reached.WAITING)
+    assert found.timed_out
+    pg.expire_leases()
+    deliver(database, index.shared())
+    assert look(app, pg.version(NFL)).timed_out
+    index.server.admin.flush()
+    assert state(app, pg.version(NFL)) is Reached.VISIBLE
+
+
 def test_dead_letters_fail_a_wait_until_they_are_retried(
     pg: DatabaseFixture, app: Application, deliver_vectors: Callable[[], None]
 ) -> None:
@@ -347,3 +376,32 @@ def test_the_command_has_an_exit_status_for_each_end(
     assert run()[0] == 4
     assert run("--version", str(10**18))[0] == 1
     assert run("--sink", "neo5j")[0] == 7
+
+
+def test_seeding_waits_until_queries_show_its_lines(
+    pg: DatabaseFixture,
+    app: Application,
+    index: PineconeHarness,
+    deliver_vectors: Callable[[], None],
+    tmp_path: Path,
+) -> None:
+    """``--wait`` alone ends at the confirmation, as ever."""
+
+    def seed(*arguments: str) -> int:
+        command = ["seed", "--all", "--dir", str(tmp_path), *arguments]
+        result = CliRunner().invoke(cli, command)
+        # The command logs to the runner's stderr, which is closed by now.
+        logging.root.handlers[:] = [logging.NullHandler()]
+        return result.exit_code
+
+    write(tmp_path, "archetypes.jsonl", [archetype_line("a1", "team_sport")])
+    write(tmp_path, "leagues/mine.jsonl", [league_line("nfl")])
+    assert seed("--wait", "--timeout", "0") == 5
+    index.server.admin.set_faults([FaultRule("pinecone.upsert", "lag", seconds=3600)])
+    deliver_vectors()
+    assert seed("--wait", "--timeout", "0") == 0
+    assert seed("--wait=searchable", "--timeout", "0") == 5
+    index.server.admin.flush()
+    assert seed("--wait=searchable", "--timeout", "0") == 0
+    assert seed("--wait=soon") == 2
+    assert seed("--wait", "--wait=searchable") == 2
