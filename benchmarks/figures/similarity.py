@@ -156,7 +156,7 @@ def _search(url: str) -> tuple[float, dict[str, float]]:
         connections += event == "socket.connect"
 
     database = Database(url)
-    sink = Sink(database, SINKS, declared_rules(settings.similarity_debounce))
+    sink = Sink(database, SINKS, declared_rules)
     with database.autocommit() as conn:
         conn.execute("SELECT 1")
     sys.addaudithook(count)

@@ -235,16 +235,15 @@ class Application:
                 opened.belong_to(Ownership(self._installation, self._known_keys))
             return cast("Sink | None", opened)
         make = imported(self._declared(name).open)
-        rules = declared_rules(self.settings.similarity_debounce)
         if self.settings.altsync_similarity == "local":
-            return cast("Sink", make(self.database, self.topology, rules))
+            return cast("Sink", make(self.database, self.topology, declared_rules))
         # Open the index again: each sink is closed separately.
         assert self._index is not None
         index = self._open(self._index, own)
         if index is None:
             return None
         queried = cast("Index", index)
-        made = make(self.database, queried, self.topology, rules, follows=self._index)
+        made = make(self.database, queried, self.topology, declared_rules, follows=self._index)
         return cast("Sink", made)
 
     def _installation(self) -> Installation | None:

@@ -50,10 +50,6 @@ PREFIX_LENGTH = 24
 #: Longest time of a setting, in seconds. PostgreSQL's intervals and timers can hold it.
 _YEAR = 365 * 86_400.0
 
-#: Seconds from an entity's vector to its search in PostgreSQL, so that entities that are embedded
-#: together share a pass.
-LOCAL_DEBOUNCE = 0.2
-
 #: Other spellings of ALTSYNC_SIMILARITY's values.
 SIMILARITY_MODES = {
     "local": "local",
@@ -152,7 +148,6 @@ class Settings(BaseModel):
     #: vector index for each changed entity, or not at all.
     altsync_similarity: Literal["local", "index", "off"] = "local"
     #: Seconds from the write of a vector to the query for its neighbours.
-    altsync_similarity_debounce_seconds: float = Field(default=2.0, ge=0, le=_YEAR)
     #: Seconds between two comparisons of all stores by the relay; none for no comparisons.
     altsync_verify_every: float | None = Field(default=None, gt=0, le=_YEAR)
     #: Objectives of freshness, as neo4j=5s,pinecone=30s: the age that a share of the changes must
@@ -312,13 +307,6 @@ class Settings(BaseModel):
         authority = self.database_url.get_secret_value().partition("://")[2].partition("/")[0]
         login, at, _ = authority.rpartition("@")
         return unquote(login.partition(":")[0]) if at else None
-
-    @property
-    def similarity_debounce(self) -> float:
-        """Seconds from an entity's vector to the search of its neighbours."""
-        if self.altsync_similarity == "index":
-            return self.altsync_similarity_debounce_seconds
-        return LOCAL_DEBOUNCE
 
     @property
     def sink_names(self) -> list[str]:

@@ -165,8 +165,9 @@ class SinkTraits:
     ``guarded``: the sink itself refuses older versions. ``needs_embedding``: its operations are
     enqueued when the embedding settles. ``edges``: the sink mirrors relationships too, and is
     written at ``graph_version``. ``follows``: its operations are enqueued when that sink settles.
-    ``similar``: it takes only entities that are searched for neighbours. ``local``: it calls no
-    remote service. ``in_flight``: parallel calls of one batch, each in a thread of its own.
+    ``delay``: seconds after which these are due. ``similar``: it takes only entities that are
+    searched for neighbours. ``local``: it calls no remote service. ``in_flight``: parallel calls
+    of one batch, each in a thread of its own.
     """
 
     name: str
@@ -174,6 +175,7 @@ class SinkTraits:
     needs_embedding: bool = False
     edges: bool = False
     follows: str | None = None
+    delay: float = 0.0
     local: bool = False
     similar: bool = False
     in_flight: int = 1
@@ -245,8 +247,9 @@ class Declaration:
     ``setting`` is the variable that switches the sink on; empty for one that is always on.
     ``settings`` are further variables of its own, ``secrets`` are the variables that logs hide.
     ``title`` is the name in messages. ``rank`` orders sinks in tables; the index of the lowest
-    rank is asked first. ``is_index``: it finds the vectors nearest to one. ``edge_id`` is the
-    column of relationships for the sink's own ids.
+    rank is asked first. ``is_index``: it finds the vectors nearest to one. ``lag``: seconds after
+    which queries mostly see a write. ``edge_id`` is the column of relationships for the sink's own
+    ids.
     """
 
     traits: SinkTraits
@@ -261,6 +264,7 @@ class Declaration:
     price: str = ""
     drifts: tuple[Drift, ...] = EVERY_DRIFT
     is_index: bool = False
+    lag: float = 0.0
     settings: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     rank: int = 100

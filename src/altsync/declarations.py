@@ -72,9 +72,14 @@ EDGE_IDS = tuple(one.edge_id for one in SINKS.values() if one.edge_id)
 #: Sinks that charge for what a comparison reads.
 CHARGED = tuple(name for name, one in SINKS.items() if one.price)
 
+#: Seconds from a new vector to the search of its neighbours, so that several changes share one.
+SEARCH_DELAY = 0.2
+
 #: The sink that finds neighbours by the vectors in PostgreSQL. It needs an embedder.
 LOCAL_SIMILARITY = Declaration(
-    SinkTraits(SIMILARITY, guarded=True, follows=EMBEDDING, similar=True, local=True),
+    SinkTraits(
+        SIMILARITY, guarded=True, follows=EMBEDDING, delay=SEARCH_DELAY, similar=True, local=True
+    ),
     "altsync.similarity.local:Sink",
     SINKS[EMBEDDING].setting,
     "Similarity",
@@ -85,7 +90,14 @@ LOCAL_SIMILARITY = Declaration(
 
 def index_similarity(index: str) -> Declaration:
     """Return the sink that finds neighbours by queries to a vector index."""
-    traits = SinkTraits(SIMILARITY, guarded=True, needs_embedding=True, follows=index, similar=True)
+    traits = SinkTraits(
+        SIMILARITY,
+        guarded=True,
+        needs_embedding=True,
+        follows=index,
+        delay=max(SEARCH_DELAY, SINKS[index].lag),
+        similar=True,
+    )
     return replace(
         LOCAL_SIMILARITY,
         traits=traits,

@@ -36,7 +36,6 @@ def delivery_policy(settings: Settings, sink: str) -> Policy:
         backoff_cap=settings.altsync_backoff_cap_seconds,
         breaker_cap=settings.altsync_breaker_cap_seconds,
         confirm_after=settings.confirm_after_seconds,
-        debounce=settings.similarity_debounce,
         requests_per_minute=settings.altsync_openai_requests_per_minute if paid else None,
         tokens_per_minute=settings.altsync_openai_tokens_per_minute if paid else None,
         prices=prices_of(settings.altsync_prices),
@@ -64,6 +63,5 @@ def longest_retry(settings: Settings) -> float:
     return max(
         HOLD,
         settings.altsync_backoff_cap_seconds,
-        settings.altsync_similarity_debounce_seconds,
         delivery_policy(settings, EMBEDDING).longest_open,
     )

@@ -22,7 +22,6 @@ pytestmark = pytest.mark.slow
 #: As for users, but retries and breakers are quick: pages show how faults are repaired.
 SETTINGS = {
     "ALTSYNC_SIMILARITY": "true",
-    "ALTSYNC_SIMILARITY_DEBOUNCE_SECONDS": "0.2",
     "ALTSYNC_BACKOFF_SECONDS": "0.05",
 }
 

@@ -21,7 +21,6 @@ pytestmark = pytest.mark.slow
 #: Similarity as users have it, but sooner after a change; short leases, so that a kill is repaired.
 SETTINGS = {
     "ALTSYNC_SIMILARITY": "true",
-    "ALTSYNC_SIMILARITY_DEBOUNCE_SECONDS": "0.2",
     "ALTSYNC_LEASE_SECONDS": "3",
     "ALTSYNC_SINK_TIMEOUT_SECONDS": "2.5",
 }

@@ -255,6 +255,6 @@ def test_a_vector_confirmed_in_the_future_is_not_late_for_ever(pg: DatabaseFixtu
 
 def test_bounds_follow_the_settings() -> None:
     """No wait that a setting allows is cut short."""
-    settings = Settings(altsync_backoff_cap_seconds=5000, altsync_similarity_debounce_seconds=6000)
-    assert longest_retry(settings) == 6000
+    settings = Settings(altsync_backoff_cap_seconds=5000)
+    assert longest_retry(settings) == 5000
     assert Policy(breaker_cap=900.0).longest_open == 900.0

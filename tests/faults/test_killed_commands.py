@@ -230,7 +230,7 @@ def test_a_pruning_that_is_killed_anywhere(
 # --- relate -----------------------------------------------------------------------------------
 
 #: As it was, and as it is to be: many more leagues are similar.
-NARROW = Rules(enter=0.95, leave=0.95, top_k=5, debounce=0.0)
+NARROW = Rules(enter=0.95, leave=0.95, top_k=5)
 WIDE = replace(NARROW, enter=0.6, leave=0.5)
 
 
@@ -253,7 +253,6 @@ def test_a_search_for_neighbours_that_is_killed_anywhere(
         "ALTSYNC_EMBEDDING_DIMENSIONS": "4",
         "ALTSYNC_SIMILARITY": "index",
         "ALTSYNC_CATALOGUE": "tests.faults.wide:catalogue",
-        "ALTSYNC_SIMILARITY_DEBOUNCE_SECONDS": "0",
     }.items():
         monkeypatch.setenv(name, value)
     narrow = Neighbourhood(pg, database, index.open(), NARROW)

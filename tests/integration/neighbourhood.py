@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -34,11 +35,14 @@ from tests.integration.fakes import FakeEmbedder, FakeGraph
 #: The sinks of the product, with similarity.
 RELATING = Topology((*TOPOLOGY.sinks, Similarity.traits))
 
-#: The same, with similarity from the vectors in PostgreSQL.
-LOCALLY = Topology((*TOPOLOGY.sinks, LocalSimilarity.traits))
+#: The same, with similarity from the vectors in PostgreSQL, at once.
+LOCALLY = Topology((*TOPOLOGY.sinks, replace(LocalSimilarity.traits, delay=0.0)))
 
-#: Few edges each, so that leagues crowd each other out; nothing is waited for.
-CROWDED = Rules(enter=0.80, leave=0.70, top_k=3, debounce=0.0)
+#: Seconds until a search is due.
+DELAY = Similarity.traits.delay
+
+#: Few edges each, so that leagues crowd each other out.
+CROWDED = Rules(enter=0.80, leave=0.70, top_k=3)
 
 #: Rounds of deliveries after which everything must be at rest.
 ROUNDS = 20
@@ -84,13 +88,17 @@ class Neighbourhood:
         return self._delivery(sink).deliver_batch()
 
     def _delivery(self, sink: Sink, at: Callable[[str], None] = lambda point: None) -> Delivery:
-        policy = Policy(lease=LEASE, confirm_after=CONFIRM_AFTER, debounce=self.rules.debounce)
+        policy = Policy(lease=LEASE, confirm_after=CONFIRM_AFTER)
         return Delivery(self.database, sink, self.topology, policy, worker="tests", at=at)
 
     def vectors(self) -> None:
         """Embed what waits for it, and write the vectors to the index."""
-        self.deliver(embedding.Sink(self.embedder, EmbeddingCache(self.database)))
+        self.embed()
         self.deliver(self.index)
+
+    def embed(self) -> None:
+        """Embed what waits for it."""
+        self.deliver(embedding.Sink(self.embedder, EmbeddingCache(self.database)))
 
     def settle(self) -> int:
         """Deliver until nothing is left; returns how many queries similarity made."""
@@ -101,7 +109,7 @@ class Neighbourhood:
             self.deliver(self.graph)
             if not self.pg.scalar("SELECT count(*) FROM sync_operation WHERE status='pending'"):
                 return calls
-            self.pg.advance_time(self.rules.debounce + 1)
+            self.pg.advance_time(DELAY + 1)
         raise AssertionError(f"not at rest after {ROUNDS} rounds")
 
     def ask_for_all(self) -> None:
@@ -121,7 +129,8 @@ class Neighbourhood:
         """Delete leagues as the seeder does."""
         create_changed_in_run(self.pg.conn)
         ids = [self.pg.row(league)["id"] for league in leagues]
-        with self.pg.conn.transaction():
+        full = mock.patch("altsync.similarity.sql.full_at", lambda _kind: self.rules.top_k)
+        with full, self.pg.conn.transaction():
             tombstone(self.pg.conn, sports.LEAGUE, ids, self.topology)
 
     # --- looking --------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -57,7 +57,7 @@ LAST_LOOK = 3
 GROUP_STATEMENTS = 23
 
 #: The product's sinks with similarity, as it is when nothing is set.
-SEARCHING = Topology((*TOPOLOGY.sinks, similarity_local.Sink.traits))
+SEARCHING = Topology((*TOPOLOGY.sinks, replace(similarity_local.Sink.traits, delay=0.0)))
 
 #: Bytes that a league sends to PostgreSQL: its content, three hashes, its id and tag; 460 here.
 ROW_BYTES = 520
@@ -288,7 +288,7 @@ def _searched(pg: DatabaseFixture, tracing: TracedDatabase, stores: Stores, fold
         register_sinks(pg.conn, SEARCHING, MODEL, DIMENSIONS)
     Loader(pg.conn, SEARCHING, SeedOptions(folder, (sports.LEAGUES,)), SeedReport(None)).run()
     embed = embedding_sink(tracing, stores.embedder)
-    Delivery(tracing, embed, SEARCHING, Policy(debounce=0), worker="tests").drain(TIMEOUT)
+    Delivery(tracing, embed, SEARCHING, Policy(), worker="tests").drain(TIMEOUT)
     pg.conn.execute("TRUNCATE delivery_batch")  # searches wait for embeddings in numbers
     tracing.sent = Sent()
     search = similarity_local.Sink(tracing, SEARCHING, lambda _kind: Rules())

@@ -10,15 +10,8 @@ from altsync.delivery import Delivery, Policy
 from altsync.outbox.edges import LONGEST_GATHERING, MANY
 from altsync.outbox.enqueue import HOLD
 from altsync.policies import longest_retry
-from altsync.sinks.embedding import write as embedding
-from altsync.store.vectors import EmbeddingCache
 from tests.integration.database_fixture import LEASE, archetype
 from tests.integration.neighbourhood import Neighbourhood, at, faults
-
-
-def embed(place: Neighbourhood) -> None:
-    """Embed what waits for it."""
-    place.deliver(embedding.Sink(place.embedder, EmbeddingCache(place.database)))
 
 
 def written(place: Neighbourhood) -> list[str]:
@@ -31,7 +24,7 @@ def test_a_new_league_waits_for_its_relationships(circle: Neighbourhood, apart: 
     circle.save(at("a", 0), at("b", apart))
     circle.deliver(circle.graph)
     assert written(circle) == []
-    embed(circle)
+    circle.embed()
     circle.deliver(circle.similarity)
     circle.deliver(circle.graph)
     assert sorted(written(circle)) == ["a", "b"]
@@ -43,7 +36,7 @@ def test_a_first_load_writes_each_league_once(circle: Neighbourhood) -> None:
     """Several batches, whose leagues lie among each other."""
     circle.save(*[at(f"l{n:03}", n * 2.5) for n in range(140)])
     circle.deliver(circle.graph)
-    embed(circle)
+    circle.embed()
     while circle.pg.scalar(
         "SELECT count(*) FROM sync_operation WHERE sink = 'similarity' AND finished_at IS NULL"
     ):
@@ -57,7 +50,7 @@ def test_a_first_load_writes_each_league_once(circle: Neighbourhood) -> None:
 def test_searches_of_one_load_leave_each_other_alone(circle: Neighbourhood) -> None:
     """A batch writes its own leagues only: those whose searches are due find the same pairs."""
     circle.save(*[at(f"l{n:02}", n) for n in range(40)])
-    embed(circle)
+    circle.embed()
     policy = Policy(lease=LEASE, batch_size=7)
     searches = Delivery(circle.database, circle.similarity, circle.topology, policy, worker="tests")
     while searches.deliver_batch().claimed:
@@ -115,7 +108,7 @@ def test_a_failure_that_waits_goes_on_waiting(circle: Neighbourhood) -> None:
         "UPDATE sync_operation SET last_error = 'down', error_kind = 'sink', "
         "available_at = now() + interval '20 s' WHERE sink = 'neo4j'"
     )
-    embed(circle)
+    circle.embed()
     circle.deliver(circle.similarity)
     assert circle.pg.live("neo4j", "a").wait > 10
 
@@ -128,7 +121,7 @@ def test_a_search_waits_while_texts_are_embedded_in_numbers(
         "UPDATE sync_operation SET available_at = now() + interval '1 min' "
         "WHERE sink = 'embedding' AND entity_key >= 'l010'"
     )
-    embed(circle)
+    circle.embed()
     assert len(written(circle)) == 0
     circle.pg.conn.execute("UPDATE sink_state SET unanswered_wakes = 1")
     assert circle.deliver(circle.similarity).claimed == 0

@@ -126,7 +126,6 @@ def alone(
         "OPENAI_API_KEY": "none",
         "ALTSYNC_SINKS": "embedding,pgvector",
         "ALTSYNC_SIMILARITY": "index",
-        "ALTSYNC_SIMILARITY_DEBOUNCE_SECONDS": "0",
         "ALTSYNC_EMBEDDING_MODEL": MODEL,
         "ALTSYNC_EMBEDDING_DIMENSIONS": str(DIMENSIONS),
     }

@@ -17,22 +17,22 @@ from altsync.delivery import Policy
 from altsync.entities import EntityType, Model
 from altsync.local.vectors.faults import FaultRule
 from altsync.operations import Dead, ErrorKind, Synced
-from altsync.outbox.edges import begin_searches, enqueue_neighbour_search
+from altsync.outbox.edges import enqueue_neighbour_search
 from altsync.outbox.upkeep import backfill_page, purge_deleted
 from altsync.protocols import Match, Reads, StoredVector
 from altsync.seed.sql.deletion import tombstone
-from altsync.similarity.decisions import ComparedGroup
+from altsync.similarity.decisions import Candidates, ComparedGroup
 from altsync.similarity.index import LAG, PART
 from altsync.similarity.index import Sink as Similarity
 from altsync.similarity.local import Sink as LocalSimilarity
 from altsync.similarity.rules import Rules
 from altsync.sinks.pinecone import write as pinecone
-from altsync.store.rows import read_rows
 from tests import sports
 from tests.conftest import TOPOLOGY
 from tests.contract.harness import PineconeHarness
 from tests.integration.database_fixture import EMBEDDER, INDEX, DatabaseFixture, league
 from tests.integration.neighbourhood import (
+    DELAY,
     RELATING,
     Compass,
     Neighbourhood,
@@ -42,7 +42,7 @@ from tests.integration.neighbourhood import (
 )
 
 #: Few edges each, so that leagues crowd each other out.
-RULES = Rules(enter=0.80, leave=0.70, top_k=3, debounce=2.0)
+RULES = Rules(enter=0.80, leave=0.70, top_k=3)
 
 
 @pytest.fixture(params=["local", "index"])
@@ -80,12 +80,13 @@ def test_neighbours_are_found_after_vectors_land(place: Neighbourhood) -> None:
 
 @by_index
 def test_one_query_for_each_league(place: Neighbourhood) -> None:
-    """Never one per pair; and a league whose edges others crowd out is asked once more at most."""
+    """Never one per pair, and none for a league because of another."""
     place.save(*some(30))
     place.vectors()
-    place.pg.advance_time(RULES.debounce + 1)
+    place.pg.advance_time(DELAY + 1)
     assert place.deliver(place.similarity).calls == 30
-    assert place.settle() <= 30
+    assert place.settle() == 0
+    assert list(faults(place)) == []
 
 
 def test_nothing_changed_asks_nothing(place: Neighbourhood) -> None:
@@ -157,7 +158,7 @@ def test_a_deleted_league_is_not_looked_for_any_more(place: Neighbourhood, statu
     place.save(one)
     place.vectors()
     if status != "pending":
-        place.pg.advance_time(RULES.debounce + 1)
+        place.pg.advance_time(DELAY + 1)
         token, (op,) = place.pg.claim("similarity")
         if status == "dead":
             dead = Dead(op, op.version, ErrorKind.ITEM, "no")
@@ -179,7 +180,7 @@ def test_a_search_under_way_for_a_deleted_league_is_left_to_its_worker(
     (one,) = some(1)
     place.save(one)
     place.vectors()
-    place.pg.advance_time(RULES.debounce + 1)
+    place.pg.advance_time(DELAY + 1)
     token, (op,) = place.pg.claim("similarity")
     place.delete(one)
     assert place.pg.counts("similarity") == {"in_progress": 1}
@@ -206,9 +207,7 @@ def ask_all(place: Neighbourhood) -> None:
     """Have every league looked at again."""
     with place.pg.conn.transaction():
         ids = [r[0] for r in place.pg.conn.execute("SELECT id FROM league ORDER BY id")]
-        enqueue_neighbour_search(
-            place.pg.conn, sports.LEAGUE, [SIMILARITY], ids, delay=0.0, again=True
-        )
+        enqueue_neighbour_search(place.pg.conn, sports.LEAGUE, [SIMILARITY], ids, again=True)
 
 
 def test_across_archetypes(place: Neighbourhood) -> None:
@@ -228,7 +227,7 @@ def test_an_index_that_lags_is_queried_later(place: Neighbourhood, index: Pineco
     index.server.admin.set_faults([FaultRule("pinecone.upsert", "lag", seconds=3600)])
     place.save(*some(6))
     place.vectors()
-    place.pg.advance_time(RULES.debounce + 1)
+    place.pg.advance_time(DELAY + 1)
     assert place.deliver(place.similarity).claimed == 6
     waiting = [op for op in place.pg.ops("similarity") if op.live]
     assert {(op.status, op.attempts, op.error_kind) for op in waiting} == {("pending", 0, "sink")}
@@ -256,7 +255,7 @@ def test_a_deleted_vector_is_reported(
     place.vectors()
     forget(index, *leagues[:lost])
     place.pg.conn.execute("UPDATE league SET pinecone_synced_at = now() - interval '1 hour'")
-    place.pg.advance_time(RULES.debounce + 1)
+    place.pg.advance_time(DELAY + 1)
     place.deliver_batch(place.similarity)  # a retry alone would be the index's fault
     failed = [op for op in place.pg.ops("similarity") if op.live]
     assert len(failed) == lost
@@ -270,7 +269,7 @@ def test_an_outage_of_the_index_loses_nothing(place: Neighbourhood, index: Pinec
     """Queries fail, the breaker opens, and when the index is back everything is found."""
     place.save(*some(12))
     place.vectors()
-    place.pg.advance_time(RULES.debounce + 1)
+    place.pg.advance_time(DELAY + 1)
     index.server.admin.set_faults([FaultRule("pinecone.query", "status", status=503)])
     place.deliver(place.similarity)
     assert place.edges() == {}
@@ -328,9 +327,14 @@ class InterruptedSearch(LocalSimilarity):
         self._meanwhile = [meanwhile]
 
     def _compare(
-        self, kind: EntityType, group: str | None, ids: Sequence[UUID], model: Model
+        self,
+        kind: EntityType,
+        group: str | None,
+        ids: Sequence[UUID],
+        model: Model,
+        candidates: Candidates | None,
     ) -> ComparedGroup:
-        found = super()._compare(kind, group, ids, model)
+        found = super()._compare(kind, group, ids, model, candidates)
         while self._meanwhile:
             self._meanwhile.pop()()
         return found
@@ -350,7 +354,7 @@ def neighbours(place: Neighbourhood, tag: str) -> set[str]:
 
 def look(place: Neighbourhood) -> None:
     """Have similarity look at what waits for it, and nothing else happen."""
-    place.pg.advance_time(RULES.debounce + 1)
+    place.pg.advance_time(DELAY + 1)
     place.deliver(place.similarity)
 
 
@@ -454,6 +458,27 @@ def test_a_text_that_comes_back_amid_its_search_is_looked_at_anew(circle: Neighb
     assert list(faults(circle)) == []
 
 
+def test_a_search_that_outlives_its_lease_and_a_change_is_no_search(circle: Neighbourhood) -> None:
+    """The league was elsewhere in between, where another did not find it."""
+    another = circle.similarity
+
+    def meanwhile() -> None:
+        circle.pg.expire_leases()
+        circle.deliver(another)
+        circle.save(at("l", 90), at("m", 1))
+        circle.vectors()
+        circle.pg.advance_time(DELAY + 1)
+        circle.deliver(another)
+        circle.save(at("l", 0))
+        circle.embed()
+
+    circle.save(at("l", 0))
+    circle.vectors()
+    look_amid(circle, meanwhile)
+    circle.settle()
+    assert list(faults(circle)) == []
+
+
 @by_index
 def test_leagues_that_are_new_together_are_looked_at_once(circle: Neighbourhood) -> None:
     """Leagues of the first call have those of the second as candidates before their search."""
@@ -495,58 +520,23 @@ def test_a_vector_that_comes_before_its_search_begins_is_made_up_for(
     circle.save(at("l", 0), at("m", 90))
     first = circle.pg.version(at("l", 0))
     circle.vectors()
-    circle.pg.advance_time(RULES.debounce + 1)
+    circle.pg.advance_time(DELAY + 1)
     circle.deliver(circle.similarity, meanwhile)
     circle.settle()
     assert list(faults(circle)) == []
 
 
-LEASED = "WHERE status = 'in_progress'"
-
-#: Changes that keep a request open after a search, as SQL on the league and its operation.
-UNANSWERED = {
-    "another version": "UPDATE league SET version = version + 1",
-    "another model": "UPDATE league SET embedding_model = 'another'",
-    "another text": "UPDATE league SET embedding_text_hash = 'another'",
-    "asked by a newer version": f"UPDATE sync_operation SET version = version + 1 {LEASED}",
-    "another's lease": f"UPDATE sync_operation SET lease_token = gen_random_uuid() {LEASED}",
-}
-
-
-@pytest.mark.parametrize("meanwhile", [None, *UNANSWERED])
-def test_what_a_search_answers(circle: Neighbourhood, meanwhile: str | None) -> None:
-    """A request from before it begins, for the league as it was read, under its own lease."""
-    pg, sink = circle.pg, circle.similarity.traits
-    circle.save(at("l", 0))
-    circle.vectors()
-    pg.advance_time(RULES.debounce + 1)
-    token, (operation,) = pg.claim(SIMILARITY)
-    rows = read_rows(pg.conn, sports.LEAGUE, [operation.entity_id], with_vectors=True)
-    with pg.conn.transaction():
-        enqueue_neighbour_search(
-            pg.conn,
-            sports.LEAGUE,
-            [SIMILARITY],
-            [operation.entity_id],
-            delay=0,
-            again=True,
-        )
-    if meanwhile:
-        pg.conn.execute(UNANSWERED[meanwhile])
-    with pg.conn.transaction():
-        begin_searches(pg.conn, sink, token, rows)
-    assert pg.live(SIMILARITY, "l").rerun_requested == (meanwhile is not None)
+#: Leagues near ``m``, one more than it keeps.
+NEAR = [at(f"n{n}", n) for n in range(1, 5)]
 
 
 def with_a_search_ahead(place: Neighbourhood) -> None:
-    """A league ``m`` that has been looked at, and is to be once more, as ``n`` has come."""
-    place.save(at("m", 0))
+    """A full league ``m`` that is to be searched once more, as it has lost a neighbour."""
+    place.save(at("m", 0), *NEAR)
     place.settle()
-    place.save(at("n", 1))
-    place.vectors()
-    look(place)
+    place.delete(NEAR[0])
     assert place.pg.live("similarity", "m")
-    assert place.edges().keys() == {("n", "m")}
+    assert neighbours(place, "m") == {"n2", "n3"}
 
 
 @by_index
@@ -568,7 +558,7 @@ def test_a_search_that_waited_for_a_vector_is_made_up_for(
     """The index does not show the league, whose vector is about to be written again."""
     with_a_search_ahead(circle)
     index.empty()
-    circle.save(at("m", 0, tier="TIER2"), at("n", 1, tier="TIER2"))
+    circle.save(at("m", 0, tier="TIER2"), *[replace(one, tier="TIER2") for one in NEAR[1:]])
     look(circle)
     assert not any(op.live for op in circle.pg.ops("similarity"))
     circle.settle()
@@ -688,7 +678,7 @@ def test_a_vector_that_is_lost_among_equal_ones_is_said(
     circle.vectors()
     forget(index, many[7])
     circle.pg.conn.execute("UPDATE league SET pinecone_synced_at = now() - interval '1 hour'")
-    circle.pg.advance_time(RULES.debounce + 1)
+    circle.pg.advance_time(DELAY + 1)
     circle.deliver(circle.similarity)
     errors = {op.entity_key: op.last_error for op in circle.pg.ops("similarity") if op.live}
     assert errors.keys() == {"e007"}
@@ -718,33 +708,49 @@ def test_a_score_at_the_threshold_does_not_hang_on_rounding(circle: Neighbourhoo
     assert circle.edges() == {}
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_any_history_ends_by_the_rules(place: Neighbourhood, seed: int) -> None:
-    """Leagues come, change, move and go in any order, with deliveries in between or not."""
+def test_leagues_that_are_deleted_amid_a_search_leave_their_places_to_others(
+    circle: Neighbourhood,
+) -> None:
+    """More are as near as the chosen ones than a search keeps."""
+    many = equals(40)
+    circle.save(*many)
+    circle.vectors()
+    look_amid(circle, lambda: circle.delete(*many[:4]))
+    circle.settle()
+    assert neighbours(circle, "e039") == {"e004", "e005", "e006"}
+    assert list(faults(circle)) == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_history_ends_by_the_rules(
+    circle: Neighbourhood, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Leagues come, move, change their group and go, with batches of three and searches between."""
+    monkeypatch.setattr(f"altsync.similarity.{circle.mode}.PART", 3)
+    monkeypatch.setattr("altsync.similarity.local.BLOCK", 4)
+    monkeypatch.setattr("altsync.similarity.local.SOURCES", 2)
     chance = random.Random(seed)
     there: dict[str, sports.League] = {}
-    for step in range(12):
-        touched: list[sports.League] = []
-        for _ in range(chance.randint(1, 8)):
-            tag = f"l{chance.randrange(25)}"
-            archetype = chance.choice(["combat", "combat", "racing"])
-            saved = tag in there and all(one.league_tag != tag for one in touched)
-            if saved and chance.random() < 0.25:
-                place.delete(there.pop(tag))
+    for _step in range(15):
+        touched: dict[str, sports.League] = {}
+        for _ in range(chance.randint(1, 6)):
+            tag = f"l{chance.randrange(18)}"
+            if tag in there and tag not in touched and chance.random() < 0.25:
+                circle.delete(there.pop(tag))
                 continue
-            one = league(tag, sport_archetype=archetype, description=f"text {step}")
-            there[tag] = one
-            touched = [other for other in touched if other.league_tag != tag] + [one]
+            archetype = chance.choice(["combat", "combat", "racing"])
+            touched[tag] = at(tag, chance.randrange(0, 360, 5), sport_archetype=archetype)
+        there |= touched
         if touched:
-            place.save(*touched)
+            circle.save(*touched.values())
         match chance.randrange(4):
             case 0:
-                place.vectors()
+                circle.vectors()
             case 1:
-                place.vectors()
-                place.pg.advance_time(RULES.debounce + 1)
-                place.deliver(place.similarity)
+                circle.vectors()
+                look(circle)
             case 2:
-                place.settle()
-    place.settle()
-    assert list(faults(place)) == []
+                circle.settle()
+    circle.settle()
+    assert list(faults(circle)) == []
+    assert {tag for pair in circle.edges() for tag in pair} <= there.keys()

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 
 from altsync.similarity.local import Sink
-from tests import sports
 from tests.integration.database_fixture import league
 from tests.integration.neighbourhood import Neighbourhood, at, faults
 from tests.integration.test_similarity import neighbours
@@ -131,41 +130,6 @@ def test_any_size_of_blocks_gives_the_same_edges(
     circle.save(*[at(f"l{n}", chance.uniform(0, 360)) for n in range(40)])
     circle.settle()
     assert list(faults(circle)) == []
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_any_history_ends_by_the_rules(
-    circle: Neighbourhood, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
-    """Leagues come, move, change their group and go, with batches of three and searches between."""
-    monkeypatch.setattr("altsync.similarity.local.PART", 3)
-    monkeypatch.setattr("altsync.similarity.local.BLOCK", 4)
-    monkeypatch.setattr("altsync.similarity.local.SOURCES", 2)
-    chance = random.Random(seed)
-    there: dict[str, sports.League] = {}
-    for _step in range(15):
-        touched: dict[str, sports.League] = {}
-        for _ in range(chance.randint(1, 6)):
-            tag = f"l{chance.randrange(18)}"
-            if tag in there and tag not in touched and chance.random() < 0.25:
-                circle.delete(there.pop(tag))
-                continue
-            archetype = chance.choice(["combat", "combat", "racing"])
-            touched[tag] = at(tag, chance.randrange(0, 360, 5), sport_archetype=archetype)
-        there |= touched
-        if touched:
-            circle.save(*touched.values())
-        match chance.randrange(4):
-            case 0:
-                circle.vectors()
-            case 1:
-                circle.vectors()
-                circle.deliver(circle.similarity)
-            case 2:
-                circle.settle()
-    circle.settle()
-    assert list(faults(circle)) == []
-    assert {tag for pair in circle.edges() for tag in pair} <= there.keys()
 
 
 def test_a_search_that_meets_a_change_leaves_the_pair_to_the_other(

@@ -189,7 +189,6 @@ def site_of(
         graph_server,
         vectors_server,
         ALTSYNC_SIMILARITY=str(similarity).lower(),
-        ALTSYNC_SIMILARITY_DEBOUNCE_SECONDS="0",
     )
     graph = arcade_harness(graph_server)
     graph.empty()

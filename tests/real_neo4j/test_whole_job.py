@@ -53,7 +53,6 @@ def server(
         "OPENAI_BASE_URL": vectors_server.openai_url,
         "ALTSYNC_EMBEDDING_MODEL": EMBEDDING_MODEL,
         "ALTSYNC_EMBEDDING_DIMENSIONS": str(DIMENSIONS),
-        "ALTSYNC_SIMILARITY_DEBOUNCE_SECONDS": "0",
         # A server that has just started plans each statement for the first time.
         "ALTSYNC_SINK_TIMEOUT_SECONDS": "100",
         "ALTSYNC_LEASE_SECONDS": "200",

@@ -42,6 +42,7 @@ def test_the_sinks_of_the_product() -> None:
             "similarity",
             guarded=True,
             follows="embedding",
+            delay=0.2,
             similar=True,
             local=True,
         ),

@@ -77,7 +77,7 @@ def _enqueue_one(app: Application, key: str) -> int:
         for kind in searched_types():
             found = forget_neighbours(conn, kind, key)
             if found is not None:
-                return enqueue_neighbour_search(conn, kind, [SIMILARITY], [found], delay=0.0)
+                return enqueue_neighbour_search(conn, kind, [SIMILARITY], [found])
     kinds = " or ".join(kind.one for kind in searched_types())
     raise AltsyncError(f"no {kinds} has the key {key!r}")
 

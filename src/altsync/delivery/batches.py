@@ -302,7 +302,6 @@ class Delivery:
         plan = Plan(
             self._topology,
             self._policy.confirm_after,
-            self._policy.debounce,
             model,
             state.marks,
             indexes,

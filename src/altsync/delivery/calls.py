@@ -24,7 +24,6 @@ from altsync.delivery.state import BatchState, Request, as_failed, far_end_next,
 from altsync.entities import Model, Row
 from altsync.errors import SinkFailure
 from altsync.operations import ErrorKind
-from altsync.outbox.edges import begin_searches
 from altsync.protocols import Sink
 
 log = structlog.get_logger(__name__)
@@ -124,10 +123,6 @@ class Calls:
             time.sleep(reserved.wait)
         if not hold_lease(self._database, self._traits.name, self._policy, state):
             return None
-        if self._traits.follows:
-            rows = [row for call in wave for row in call.rows]
-            with self._database.transaction() as conn:
-                begin_searches(conn, self._traits, state.token, rows)
         answers = self._send_all(wave, state, send)
         self._spending.note_all(wave, answers, state, model, removing=removing)
         if reserved:

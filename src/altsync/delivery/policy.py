@@ -26,7 +26,6 @@ class Policy:
     backoff_cap: float = 300.0
     breaker_cap: float = 30.0
     confirm_after: float = 40.0
-    debounce: float = 0.2
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     prices: Pricing | None = None

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
-from altsync.contract import SIMILARITY, SinkTraits, Topology
+from altsync.contract import SIMILARITY, Topology
 from altsync.db import Conn
 from altsync.declarations import MIRRORS, SINKS, pending
-from altsync.entities import EntityType, Row
+from altsync.entities import EntityType
 from altsync.generations import model_of
 from altsync.operations import Origin
 from altsync.outbox.enqueue import (
     LOW_PRIORITY,
     MERGE_INTO_LIVE,
     changed_at,
-    lock_entities,
     notify,
 )
 
@@ -41,7 +40,7 @@ def _neighbours_input(kind: EntityType, model: str, text_hash: str) -> str:
 def input_hash_of(kind: EntityType) -> str:
     """Return SQL for the input that the neighbours of an entity ``l`` are computed from.
 
-    :func:`altsync.similarity.index.neighbours_input` is the same in Python.
+    :attr:`altsync.similarity.groups.EmbeddedMember.neighbours_input` is the same in Python.
     """
     return _neighbours_input(kind, model_of(), "l.embedding_text_hash")
 
@@ -63,7 +62,7 @@ def enqueue_neighbour_search(
     followers: Sequence[str],
     ids: Sequence[UUID],
     *,
-    delay: float,
+    delay: float = 0.0,
     again: bool = False,
 ) -> int:
     """Enqueue the search for neighbours of entities, ``delay`` seconds from now; return how many.
@@ -100,46 +99,6 @@ def enqueue_neighbour_search(
     if count:
         notify(conn, followers)
     return count
-
-
-def begin_searches(conn: Conn, sink: SinkTraits, token: UUID, rows: Sequence[Row]) -> None:
-    """Clear ``rerun_requested`` of searches, unless the entity changed after it was read.
-
-    New entities request reruns of each other's searches while all of them are leased. A search
-    that begins now serves these requests. No deadlock arises: a request for a new vector locks the
-    entity first, as this does. Others wait for operations in the order of ids, as this does.
-    """
-    lock_entities(conn, ((row.entity_type, row.id) for row in rows))
-    for kind in {row.entity_type for row in rows}:
-        _begin_searches(conn, kind, sink, token, [row for row in rows if row.entity_type == kind])
-
-
-def _begin_searches(
-    conn: Conn, kind: EntityType, sink: SinkTraits, token: UUID, rows: Sequence[Row]
-) -> None:
-    conn.execute(
-        f"""
-        WITH held AS MATERIALIZED (
-          SELECT o.id FROM sync_operation o
-          JOIN unnest(%(ids)s::uuid[], %(versions)s::bigint[], %(models)s::text[],
-                      %(hashes)s::text[]) AS r(id, version, model, text_hash)
-            ON r.id = o.entity_id
-          JOIN {kind} l ON l.id = r.id AND (l.version, {model_of()}, l.embedding_text_hash)
-                                         = (r.version, r.model, r.text_hash)
-          WHERE o.entity_id = ANY(%(ids)s) AND o.sink = %(sink)s AND o.finished_at IS NULL
-            AND o.lease_token = %(token)s AND o.rerun_requested AND o.version <= r.version
-          ORDER BY o.entity_id FOR NO KEY UPDATE OF o)
-        UPDATE sync_operation o SET rerun_requested = false FROM held WHERE o.id = held.id
-        """,
-        {
-            "ids": [row.id for row in rows],
-            "versions": [row.version for row in rows],
-            "models": [row.embedding_model for row in rows],
-            "hashes": [row.embedding_text_hash for row in rows],
-            "sink": sink.name,
-            "token": token,
-        },
-    )
 
 
 def invalidate_neighbours(conn: Conn, kind: EntityType, ids: Sequence[UUID]) -> None:

@@ -43,7 +43,6 @@ class Plan:
 
     topology: Topology
     confirm_after: float
-    debounce: float = 0.0
     model: Model = NO_MODEL
     marks: Marks = field(default_factory=dict)
     indexes: str | None = None
@@ -252,8 +251,7 @@ def _update_searches(conn: Conn, sink: SinkTraits, ended: Sequence[Ended], plan:
     """Enqueue the searches that follow this sink, and invalidate those that did not run."""
     if sink.follows:
         invalidate_searches(conn, [*_only(Superseded, ended), *_only(Dead, ended)])
-    followers = plan.topology.followers(sink.name)
-    enqueue_searches(conn, _only(Synced, ended), followers, plan.debounce)
+    enqueue_searches(conn, _only(Synced, ended), sink, plan.topology)
 
 
 def _update_shadow(conn: Conn, sink: SinkTraits, ended: Sequence[Ended], plan: Plan) -> None:

@@ -172,9 +172,11 @@ def invalidate_searches(conn: Conn, outcomes: Sequence[Outcome]) -> None:
 
 
 def enqueue_searches(
-    conn: Conn, synced: Sequence[Synced], followers: Sequence[str], delay: float
+    conn: Conn, synced: Sequence[Synced], sink: SinkTraits, topology: Topology
 ) -> None:
     """Enqueue the search for neighbours in the sinks that follow the settled one."""
-    for kind, group in _by_type(synced).items():
-        if kind.similar:
-            enqueue_neighbour_search(conn, kind, followers, _entities(group), delay=delay)
+    for follower in topology.followers(sink.name):
+        delay = topology.traits(follower).delay
+        for kind, group in _by_type(synced).items():
+            if kind.similar:
+                enqueue_neighbour_search(conn, kind, [follower], _entities(group), delay=delay)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -12,12 +12,25 @@ from altsync.similarity.groups import EmbeddedMember, GroupMember, SimilarEdge
 from altsync.similarity.rules import SAME_SCORE, Rules
 
 
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The keys that an index has answered with, and the versions of the entities it was asked for.
+
+    The index selects, and the vectors in PostgreSQL score: its answer does not say which vector of
+    another entity it has used.
+    """
+
+    keys: Set[str]
+    versions: Mapping[UUID, int]
+
+
 @dataclass(slots=True)
 class ComparedGroup:
     """The result of one pass over a group. Scores are cosines.
 
     ``scores`` holds the pairs (entity of the batch, member) that have an edge, and those above
-    ``enter`` that may become one. ``members`` are the entities that were compared.
+    ``enter`` that may become one. ``members`` are the entities that were compared. ``versions``
+    are those of the batch when an index was asked; empty where none was.
     """
 
     kind: EntityType
@@ -25,6 +38,7 @@ class ComparedGroup:
     model: Model
     batch: dict[UUID, EmbeddedMember]
     edges: list[SimilarEdge]
+    versions: Mapping[UUID, int] = field(default_factory=dict)
     members: dict[UUID, GroupMember] = field(default_factory=dict)
     scores: dict[UUID, dict[UUID, float]] = field(default_factory=lambda: defaultdict(dict))
 
@@ -54,6 +68,15 @@ class LockedView:
             return not self._is_unchanged(source)
         return source not in self.current or self._keeps_pair(source)
 
+    def is_outdated(self, source: UUID) -> bool:
+        """Return whether an entity of the batch has another version than the index was asked for.
+
+        It may have had another vector in between, even if it has its former one now. Searches of
+        others may have seen that vector.
+        """
+        asked, now = self.found.versions.get(source), self.current.get(source)
+        return asked is not None and now is not None and now.version != asked
+
     def _keeps_pair(self, entity: UUID) -> bool:
         """Return whether a pair with this entity stays as it is until its own search decides."""
         now = self.current.get(entity)
@@ -62,7 +85,10 @@ class LockedView:
         return self.found.group is None or now.group == self.found.group
 
     def search(self, source: UUID, present: Mapping[UUID, float]) -> Change:
-        """Return all edges of an entity of the batch: the nearest of all members."""
+        """Return all edges of an entity of the batch: the nearest of all members.
+
+        It is searched again if too few are left because others changed or were deleted meanwhile.
+        """
         scores = self.found.scores.get(source, {})
         edges: dict[UUID, float] = {}
         for target, score in present.items():
@@ -79,7 +105,9 @@ class LockedView:
             for target, score in scores.items()
             if target not in present and score > self.rules.enter and self._is_unchanged(target)
         }
-        return Change(self._nearest(edges))
+        nearest = self._nearest(edges)
+        gone = any(not self._is_unchanged(target) for target in scores)
+        return Change(nearest, rerun=gone and len(nearest) < self.rules.top_k)
 
     def update(
         self, source: UUID, present: Mapping[UUID, float], scores: Mapping[UUID, float]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -105,25 +105,39 @@ def embedded_members(
 
 
 def group_pages(
-    conn: Conn, kind: EntityType, group: str | None, model: Model, size: int
+    conn: Conn,
+    kind: EntityType,
+    group: str | None,
+    model: Model,
+    size: int,
+    keys: Iterable[str] | None = None,
 ) -> Iterator[list[tuple[GroupMember, bytes]]]:
     """Yield the members of a group with their vectors, in the order of keys, ``size`` at a time.
 
-    ``group`` None means all entities. The caller's transaction stays open meanwhile.
+    ``group`` None means all entities, and ``keys`` None every key. The caller's transaction stays
+    open meanwhile.
     """
+    chosen = "" if keys is None else f"AND l.{kind.key_column} = ANY(%(keys)s)"
     with conn.cursor(name="group_vectors") as cursor:
         cursor.execute(
             f"""
             SELECT {_member(kind)}, {_VECTOR}
-            FROM (SELECT * FROM {kind} l WHERE {_of_group(kind)} ORDER BY l.{kind.key_column}) l
+            FROM (SELECT * FROM {kind} l WHERE {_of_group(kind)} {chosen}
+                  ORDER BY l.{kind.key_column}) l
             """,
-            _parameters(group, model),
+            {**_parameters(group, model), "keys": list(keys or ())},
             binary=True,
         )
         while rows := cursor.fetchmany(size):
             page = [(GroupMember(*row[:-1]), row[-1]) for row in rows if row[-1] is not None]
             if page:
                 yield page
+
+
+def keys_of(conn: Conn, kind: EntityType, ids: Iterable[UUID]) -> set[str]:
+    """Return the keys of entities."""
+    rows = conn.execute(f"SELECT {kind.key_column} FROM {kind} WHERE id = ANY(%s)", (list(ids),))
+    return {row[0] for row in rows}
 
 
 def _parameters(group: str | None, model: Model) -> dict[str, object]:

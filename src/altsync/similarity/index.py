@@ -1,25 +1,21 @@
 """SIMILAR_TO as a maintained view: the entities nearest to each entity, by a vector index.
 
-It is a sink like the others. It follows the vector index and writes the table
-``<entity>_relationship``; edges are written to the graph as part of their source's projection.
+It follows the vector index, whose answers select the entities to compare. Their vectors in
+PostgreSQL decide, so one search updates both ends of each pair.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 import numpy as np
-import structlog
 
 from altsync.contract import (
-    SIMILARITY,
     Answer,
     Failed,
     RecordOutcome,
-    SinkTraits,
-    SinkVersion,
     Topology,
     Written,
 )
@@ -32,13 +28,10 @@ from altsync.outbox.enqueue import lock_entities
 from altsync.projection import namespace
 from altsync.protocols import Index, Reads
 from altsync.similarity import sql
-from altsync.similarity.nearest import NearestQueries, Scores, group_of
-from altsync.similarity.relate import relate
-from altsync.similarity.rules import RulesOf
-from altsync.similarity.sql import Neighbours
-from altsync.store.reads import living_versions
-
-log = structlog.get_logger(__name__)
+from altsync.similarity.decisions import Candidates
+from altsync.similarity.local import Sink as LocalSink
+from altsync.similarity.nearest import NearestQueries, Scores
+from altsync.similarity.rules import SAME_SCORE, RulesOf
 
 #: Entities per call: the lease is renewed, and progress kept, between two calls.
 PART = 50
@@ -55,16 +48,14 @@ LAG = 2.0
 LONGEST_LAG = 60.0
 
 
-def neighbours_input(row: Row) -> str:
-    """Return the input of an entity's search, as ``outbox.edges.input_hash_of`` in SQL."""
-    parts = (row.embedding_model, row.embedding_text_hash, group_of(row))
-    return "|".join(part for part in parts if part is not None)
+class Sink(LocalSink):
+    """Keeps the SIMILAR_TO relationships of entities in step with the answers of an index.
 
+    The index selects the candidates of a comparison; the rest is that of the sink that compares
+    with the whole group.
+    """
 
-class Sink:
-    """Keeps the SIMILAR_TO relationships of entities in step with their vectors."""
-
-    traits: SinkTraits = index_similarity(INDEXES[0]).traits
+    traits = index_similarity(INDEXES[0]).traits
 
     def __init__(
         self,
@@ -75,12 +66,10 @@ class Sink:
         *,
         follows: str = INDEXES[0],
     ) -> None:
+        super().__init__(database, topology, rules)
         self.traits = index_similarity(follows).traits
         self._follows = follows
-        self._database = database
         self._index = index
-        self._topology = topology
-        self._rules = rules
         self._queries = NearestQueries(database, index, rules)
 
     def setup(self) -> None:
@@ -98,66 +87,21 @@ class Sink:
         hidden = [row for row in rows if scores[row.id].get(row.key, 0.0) < ITSELF]
         ended, fetches = self._hidden(hidden, scores, model)
         shown = [row for row in rows if row.id not in ended]
-        self._relate(rows[0].entity_type, shown, scores)
+        if shown:
+            self.relate(shown, model, self._candidates(shown, scores))
         outcomes: list[RecordOutcome] = [Written(row.id, row.version) for row in shown]
         return Answer((*outcomes, *ended.values()), calls=calls + fetches)
-
-    def delete(self, rows: Sequence[Row]) -> Answer:
-        """Do nothing: the transaction that deletes an entity deletes its relationships."""
-        return Answer(tuple(Written(row.id, row.version) for row in rows), calls=0)
-
-    def versions(self, entity_type: EntityType) -> Iterator[SinkVersion]:
-        """Yield entities whose neighbours were computed; ``content_hash`` is the input."""
-        if entity_type.similar:
-            yield from living_versions(self._database, entity_type, "neighbours_input_hash")
 
     def close(self) -> None:
         """Close the threads and the index."""
         self._index.close()
         self._queries.close()
 
-    # --- edges ----------------------------------------------------------------------------------
-
-    def _relate(self, kind: EntityType, rows: Sequence[Row], scores: Mapping[UUID, Scores]) -> None:
-        """Write the edges of entities by the scores of their searches."""
-        if not rows:
-            return
-        with self._database.transaction() as conn:
-            ids = [row.id for row in rows]
-            current = sql.similar_edges(conn, kind, ids)
-            incoming = sql.similar_to(conn, kind, ids)
-            together = {row.key for row in rows}  # written in the same transaction
-            found = [
-                self._neighbours(row, scores[row.id], current[row.id], incoming[row.id] | together)
-                for row in rows
-            ]
-            counts = relate(conn, kind, found, self._rules(kind), self._topology, SIMILARITY)
-        log.info(
-            "relationships.updated",
-            entities=len(rows),
-            added=counts.added,
-            rescored=counts.rescored,
-            removed=counts.removed,
-            rerun_requested=counts.rerun_requested,
-        )
-
-    def _neighbours(
-        self, row: Row, scores: Scores, current: Scores, incoming: set[str]
-    ) -> Neighbours:
-        """Return an entity's edges: above ``enter`` or kept above ``leave``, ``top_k`` at most.
-
-        Of equal scores the first keys are chosen, so that every order of work ends with the same
-        edges. Candidates are the nearest of a narrow query, and the entities of ``incoming``: a
-        wide query requests no more searches than a narrow one.
-        """
-        rules = self._rules(row.entity_type)
-        near = {key: s for key, s in scores.items() if key != row.key and s > rules.leave}
-        wanted = {key: s for key, s in near.items() if s > rules.enter or key in current}
-        edges = sorted(wanted.items(), key=_nearest_first)[: rules.top_k]
-        least = self._queries.least(row.entity_type)
-        candidates = dict(sorted(near.items(), key=_nearest_first)[:least])
-        candidates |= {key: near[key] for key in incoming & near.keys()}
-        return Neighbours(row.id, row.version, neighbours_input(row), dict(edges), candidates)
+    def _candidates(self, rows: Sequence[Row], scores: Mapping[UUID, Scores]) -> Candidates:
+        """Return the candidates of entities: all that may have a score above ``leave``."""
+        least = self._rules(rows[0].entity_type).leave - SAME_SCORE
+        near = {key for row in rows for key, score in scores[row.id].items() if score > least}
+        return Candidates(near, {row.id: row.version for row in rows})
 
     # --- an index that lags ---------------------------------------------------------------------
 
@@ -239,7 +183,3 @@ def cosine(vector: bytes, values: Sequence[float]) -> float:
     one, other = np.frombuffer(vector, "<f4").astype(np.float64), np.asarray(values, np.float64)
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
     return float(one @ other) / lengths if one.shape == other.shape and lengths else 0.0
-
-
-def _nearest_first(one: tuple[str, float]) -> tuple[float, str]:
-    return -one[1], one[0]

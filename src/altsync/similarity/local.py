@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
 from uuid import UUID
 
 import structlog
@@ -27,7 +26,7 @@ from altsync.outbox.edges import (
     release_held,
 )
 from altsync.outbox.enqueue import lock_entities
-from altsync.similarity.decisions import Change, ComparedGroup, LockedView
+from altsync.similarity.decisions import Candidates, Change, ComparedGroup, LockedView
 from altsync.similarity.groups import (
     EmbeddedMember,
     edges_from,
@@ -35,6 +34,7 @@ from altsync.similarity.groups import (
     group_members,
     group_pages,
     groups_of,
+    keys_of,
     record_neighbours_input,
     similar_edges_at,
     weakest_edges,
@@ -62,7 +62,7 @@ WRITE_TRIES = 3
 class Sink:
     """Keeps the SIMILAR_TO relationships of entities in step with the vectors in PostgreSQL."""
 
-    traits: ClassVar[SinkTraits] = LOCAL_SIMILARITY.traits
+    traits: SinkTraits = LOCAL_SIMILARITY.traits
 
     def __init__(self, database: Database, topology: Topology, rules: RulesOf) -> None:
         self._database = database
@@ -82,28 +82,47 @@ class Sink:
         An entity without a vector of ``model`` keeps its edges: the settlement of its embedding
         enqueues its search.
         """
+        self.relate(rows, model)
+        return Answer(tuple(Written(row.id, row.version) for row in rows), calls=0)
+
+    def relate(
+        self, rows: Sequence[Row], model: Model, candidates: Candidates | None = None
+    ) -> None:
+        """Compare entities with ``candidates``, or with their whole group; write both ends."""
         kind = rows[0].entity_type
         ids = [row.id for row in rows]
         with self._database.autocommit() as conn:
             groups = groups_of(conn, kind, ids, model, across=self._rules(kind).across)
         for group, members in groups.items():
-            found = self._compare(kind, group, members, model)
+            found = self._compare(kind, group, members, model, candidates)
             self._write(found)
-        return Answer(tuple(Written(row.id, row.version) for row in rows), calls=0)
 
     # --- comparing ------------------------------------------------------------------------------
 
     def _compare(
-        self, kind: EntityType, group: str | None, ids: Sequence[UUID], model: Model
+        self,
+        kind: EntityType,
+        group: str | None,
+        ids: Sequence[UUID],
+        model: Model,
+        candidates: Candidates | None,
     ) -> ComparedGroup:
-        """Compare entities with every member of their group, in one snapshot."""
+        """Compare entities with the candidates, or every member of their group, in one snapshot.
+
+        Candidates include the entities themselves and the other ends of their edges.
+        """
         with self._database.snapshot() as conn:
             batch = embedded_members(conn, kind, ids, group, model)
             edges = similar_edges_at(conn, kind, ids)
             found = ComparedGroup(kind, group, model, {one.id: one for one in batch}, edges)
+            keys = None
+            if candidates:
+                found.versions = candidates.versions
+                ends = {*ids, *(e.source for e in edges), *(e.target for e in edges)}
+                keys = candidates.keys | keys_of(conn, kind, ends)
             if batch:
                 products = BatchProducts(batch, edges, self._rules(kind))
-                for page in group_pages(conn, kind, group, model, BLOCK):
+                for page in group_pages(conn, kind, group, model, BLOCK, keys):
                     found.members.update((m.id, m) for m, _vector in page)
                     for entity, member, score in products.block(page):
                         found.scores[entity][member] = score
@@ -175,8 +194,9 @@ class Sink:
             view = LockedView(found, current, self._rules(kind))
             changes: dict[UUID, Change] = {}
             searched: list[EmbeddedMember] = []
+            rerun = {s for s in sources if view.is_outdated(s)}
             for source in sources:
-                if view.is_changed(source):
+                if source in rerun or view.is_changed(source):
                     continue  # its own search is due
                 if source in found.batch:
                     changes[source] = view.search(source, edges.get(source, {}))
@@ -191,8 +211,8 @@ class Sink:
             enqueue_edge_update(conn, kind, sorted(rewritten), self._topology, Origin.SIMILARITY)
             unchanged = [one.id for one in searched if one.id not in rewritten]
             release_held(conn, unchanged, self._topology)
-            rerun = sorted(s for s, c in changes.items() if c.rerun)
-            enqueue_neighbour_search(conn, kind, [SIMILARITY], rerun, delay=0.0, again=True)
+            rerun |= {s for s, c in changes.items() if c.rerun}
+            enqueue_neighbour_search(conn, kind, [SIMILARITY], sorted(rerun), again=True)
         log.info(
             "relationships.updated",
             entities=len(searched),

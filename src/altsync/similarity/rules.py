@@ -15,28 +15,20 @@ SAME_SCORE = 0.001
 class Rules:
     """When an entity is similar to another: the numbers of ``Similar``.
 
-    ``across``: entities of all groups are compared. ``debounce``: seconds after a new vector until
-    its neighbours are searched.
+    ``across``: entities of all groups are compared.
     """
 
     enter: float = 0.80
     leave: float = 0.77
     top_k: int = 10
     across: bool = False
-    debounce: float = 2.0
 
 
 #: The rules of an entity type.
 RulesOf = Callable[[EntityType], Rules]
 
 
-def declared_rules(debounce: float) -> RulesOf:
-    """Return a function that reads the rules of a type from the catalogue."""
-
-    def rules(kind: EntityType) -> Rules:
-        declared = kind.similarity
-        return Rules(
-            declared.enter, declared.leave, declared.top, declared.within is None, debounce
-        )
-
-    return rules
+def declared_rules(kind: EntityType) -> Rules:
+    """Return the rules of a type from the catalogue."""
+    declared = kind.similarity
+    return Rules(declared.enter, declared.leave, declared.top, declared.within is None)

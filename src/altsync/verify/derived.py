@@ -146,9 +146,7 @@ def _compare_neighbours(run: Comparison, tally: Tally, entity_type: EntityType) 
             return
         with run.database.transaction() as conn:
             lock_entities(conn, ((entity_type, i) for i in ids))
-            tally.enqueued += enqueue_neighbour_search(
-                conn, entity_type, [tally.sink], ids, delay=0.0
-            )
+            tally.enqueued += enqueue_neighbour_search(conn, entity_type, [tally.sink], ids)
 
     _compare_pages(run, tally, traits, entity_type, read, repair)
 

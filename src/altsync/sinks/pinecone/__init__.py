@@ -16,5 +16,6 @@ SINK = Declaration(
     check=f"{__name__}.show:check",
     price=f"{__name__}.compare:price_of_listing",
     is_index=True,
+    lag=2.0,
     rank=20,
 )
