@@ -242,6 +242,7 @@ class Declaration:
     - ``compare``: (run, sink, tally), for ``verify``
     - ``show``: (sink, row) -> ``Shown``, for ``why``
     - ``check``: (settings, sink, timeout) -> a line, for ``doctor``
+    - ``estimate``: (batch size) -> ``Estimate``, of planned writes to a service that charges
     - ``price``: (sizes of namespaces) -> ``Reads``, of a comparison that costs money
 
     ``setting`` is the variable that switches the sink on; empty for one that is always on.
@@ -262,6 +263,7 @@ class Declaration:
     show: str = "altsync.why.stores:show_listed"
     check: str = "altsync.doctor:check_store"
     price: str = ""
+    estimate: str = ""
     drifts: tuple[Drift, ...] = EVERY_DRIFT
     is_index: bool = False
     lag: float = 0.0

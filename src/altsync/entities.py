@@ -133,6 +133,8 @@ class EntityType(str):
 
     embedded: tuple[str, ...]
     text_of: Callable[[Any], str]
+    #: The declaration of the text: a line that was loaded by another one is compared again.
+    text_rule: str
 
     similar: Similarity | None
     edges: EdgeTable | None

@@ -184,6 +184,30 @@ class Lagging(Protocol):
         ...
 
 
+class Estimate(Protocol):
+    """The cost of planned writes to a sink whose service charges for them.
+
+    ``written_namespace`` of a row is where its record is now, None if it was never written.
+    ``former_keys`` has the key of a record that the write removes.
+    """
+
+    def write(self, row: Row, model: Model) -> None:
+        """Add a record that is to be written."""
+        ...
+
+    def remove(self, row: Row, model: Model) -> None:
+        """Add a record that is to be removed."""
+        ...
+
+    def usage(self) -> Usage:
+        """Return the units of all that was added."""
+        ...
+
+    def stored_bytes(self) -> int:
+        """Return the bytes that the service keeps more; below 0, less."""
+        ...
+
+
 class VectorStore(Protocol):
     """A store of vectors by the hash of their text."""
 

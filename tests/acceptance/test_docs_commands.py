@@ -38,6 +38,7 @@ ON_REAL_SEEDS = [
     ROOT / "docs" / "reference" / "python.md",
     ROOT / "docs" / "architecture.md",
     HOWTO / "monitor.md",
+    HOWTO / "plan-costs.md",
     HOWTO / "operate.md",
     HOWTO / "recover.md",
     HOWTO / "rotate-keys.md",

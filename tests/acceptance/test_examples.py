@@ -36,10 +36,16 @@ def altsync(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def work(folder: Path, entities: dict[str, int]) -> None:
     """Run the whole job, and see that every store agrees."""
     try:
+        for first in (["local", "up"], ["migrate"]):
+            assert altsync(folder, *first).returncode == 0
+        plan: Any = json.loads(altsync(folder, "plan", "seed", "--all", "--json").stdout)["plan"]
         shown = altsync(folder, "demo", "--keep")
         assert shown.returncode == 0, shown.stdout + shown.stderr
         found: Any = json.loads(altsync(folder, "status", "--json").stdout)
         assert {name: one["total"] for name, one in found["entities"].items()} == entities
+        spent = found["costs"]["spent"]
+        for unit in ("tokens", "write_units"):
+            assert plan[unit] == pytest.approx(sum(one[unit] for one in spent), rel=0.01)
         verified = altsync(folder, "verify", "--deep", "--json")
         assert (verified.returncode, json.loads(verified.stdout)["consistent"]) == (0, True)
         again = altsync(folder, "seed", "--all", "--json")

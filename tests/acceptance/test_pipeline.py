@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from altsync.local.vectors.faults import FaultRule
 from tests.acceptance import seeds
@@ -20,6 +23,13 @@ LINES = seeds.count_lines(REAL_SEEDS)
 LATENCY = 2.5
 
 
+def assert_as_planned(stack: Stack, plan: dict[str, Any]) -> None:
+    """The tokens that the server counted, and the units of the requests, within 1 %."""
+    assert plan["tokens"] == pytest.approx(stack.vectors.stats().tokens, rel=0.01)
+    units = stack.number("SELECT sum(write_units) FROM spend WHERE day = current_date")
+    assert plan["write_units"] == pytest.approx(units, rel=0.01)
+
+
 def test_real_seeds_reach_every_store(
     stack: Stack, processes: Processes, beginning: tuple[Stack, Beginning]
 ) -> None:
@@ -29,6 +39,8 @@ def test_real_seeds_reach_every_store(
     assert [f"{sink}: ready" in commands.migrate.stderr for sink in SINKS] == [True] * 3
     assert sorted(stack.addresses) == sorted(ADDRESSES)
 
+    planned = stack.run("plan", "seed", "--all", "--dir", str(REAL_SEEDS), "--json").json
+    assert stack.number("SELECT count(*) FROM league") == 0
     first = stack.seed("--all", "--dir", str(REAL_SEEDS), "--json").json
 
     assert (first["processed"], first["created"]) == (LINES, LINES)
@@ -37,6 +49,7 @@ def test_real_seeds_reach_every_store(
     assert_agreement(stack)
     texts = stack.number("SELECT count(*) FROM embedding")
     assert stack.vectors.stats().records["openai.embeddings"] == texts
+    assert_as_planned(stack, planned["plan"])
 
     stack.vectors.reset_stats()
     calls, batches = stack.remote_calls(), stack.number("SELECT count(*) FROM delivery_batch")

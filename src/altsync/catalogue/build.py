@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, field, fields, make_dataclass
@@ -108,6 +109,7 @@ def entity_type(cls: type[Entity], edges: EdgeTable | None) -> EntityType:
         namespace_column=namespace if is_field else None,
         embedded=embedded,
         text_of=_text_of(cls, embedded),
+        text_rule=_text_rule(cls, embedded),
         similar=similar,
         edges=edges,
     )
@@ -241,6 +243,17 @@ def _text_of(cls: type[Entity], embedded: Sequence[str]) -> Callable[[Any], str]
         return "\n".join(_as_text(v) for n in embedded if (v := getattr(content, n)) not in EMPTY)
 
     return joined
+
+
+def _text_rule(cls: type[Entity], embedded: Sequence[str]) -> str:
+    """Return what a change of the embedded text's declaration changes: fields, or the source."""
+    own = getattr(cls, "embedding_text", None)
+    if own is None:
+        return ",".join(embedded)
+    try:
+        return inspect.getsource(own)
+    except (OSError, TypeError):  # no source file, as in a REPL
+        return repr(own.__code__.co_code) + repr(own.__code__.co_consts)
 
 
 #: Values that the embedded text leaves out.

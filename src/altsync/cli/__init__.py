@@ -23,6 +23,7 @@ LINES = {
     "seed": "Load JSONL seeds into PostgreSQL and its outbox, in one transaction per batch.",
     "wait": "Wait until queries of every store show the changes up to a version.",
     "watch": "Seed a folder now and whenever its files change, until Ctrl-C.",
+    "plan": "Show what a command would change and cost. Nothing is written.",
     "relay": "Wake workers for what is due, until stopped. One is enough, two are safe.",
     "status": "Show entities per sink, operations and circuit breakers.",
     "why": "Show one entity's seed line, its operations, and what every store holds of it.",
@@ -57,6 +58,9 @@ MODULES = {
     **dict.fromkeys(("search", "similar", "explore", "graph"), "queries"),
 }
 
+#: Commands whose options are those of the catalogue.
+MADE = frozenset({"seed", "plan"})
+
 #: Commands that a catalogue may replace.
 REPLACEABLE = frozenset({"search", "similar", "explore", "graph"})
 
@@ -75,7 +79,7 @@ class _Commands(LazyGroup):
     """The group of all commands."""
 
     members: ClassVar = {
-        name: Lazy(f"altsync.cli.{MODULES.get(name, name)}", name, line, made=name == "seed")
+        name: Lazy(f"altsync.cli.{MODULES.get(name, name)}", name, line, made=name in MADE)
         for name, line in LINES.items()
     }
     more = staticmethod(catalogue_commands)

@@ -34,6 +34,7 @@ def reembed(
             terminal.print_json({**found.as_json(), "enqueued": enqueued})
         if found.is_done or yes:
             return
+        notes.print("altsync plan reembed shows exact tokens and dollars.")
         notes.print("Nothing was changed: altsync reembed --yes does it.")
         raise typer.Exit(Exit.NOT_CONFIRMED)
 

@@ -23,22 +23,23 @@ from altsync.seed.options import SeedOptions
 EVERYTHING = "everything"
 
 
+Limit = Annotated[int | None, typer.Option(min=0, help="At most so many lines of each part.")]
+Folder = Annotated[Path, typer.Option("--dir", help="The seed folder.")]
+Prune = Annotated[bool, typer.Option("--prune", help="Delete what the files no longer hold.")]
+PruneSaved = Annotated[
+    bool, typer.Option("--prune-saved", help="With --prune: also what programs have saved.")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Prune even more than a fifth of a part.")]
+
+
 def _seed(
     chosen: tuple[Part, ...],
     only: Mapping[str, str],
-    limit: Annotated[
-        int | None, typer.Option(min=0, help="At most so many lines of each part.")
-    ] = None,
-    folder: Annotated[Path, typer.Option("--dir", help="The seed folder.")] = Path("seeds"),
-    prune: Annotated[
-        bool, typer.Option("--prune", help="Delete what the files no longer hold.")
-    ] = False,
-    prune_saved: Annotated[
-        bool, typer.Option("--prune-saved", help="With --prune: also what programs have saved.")
-    ] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Prune even more than a fifth of a part.")
-    ] = False,
+    limit: Limit = None,
+    folder: Folder = Path("seeds"),
+    prune: Prune = False,
+    prune_saved: PruneSaved = False,
+    yes: Yes = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would happen, and write nothing.")
     ] = False,
@@ -72,12 +73,53 @@ def _seed(
         raise typer.Exit(run(app, options, wait=wait, timeout=timeout, as_json=as_json))
 
 
+def _plan(
+    chosen: tuple[Part, ...],
+    only: Mapping[str, str],
+    limit: Limit = None,
+    folder: Folder = Path("seeds"),
+    prune: Prune = False,
+    prune_saved: PruneSaved = False,
+    yes: Yes = False,
+    model: Annotated[
+        str | None, typer.Option("--model", help="As if this model embedded the texts.")
+    ] = None,
+    dimensions: Annotated[
+        int | None, typer.Option("--dimensions", min=1, help="As if vectors had so many numbers.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Plan ``altsync seed``: what it would change in every store, and what that costs.
+
+    Exit codes: 0 done, 1 error, 2 usage, 3 some lines would be refused or nothing pruned.
+    """
+    if prune_saved and not prune:
+        raise typer.BadParameter("--prune-saved needs --prune")
+    options = SeedOptions(folder, chosen, limit, only, prune, yes, dry_run=True)
+    options = replace(options, prune_saved=prune_saved)
+    with application() as app:
+        code = run(app, options, as_json=as_json, model=model, dimensions=dimensions)
+        raise typer.Exit(code)
+
+
 def seed() -> Callable[..., None]:
-    """Return the command, with an option for each part of the catalogue and each file name."""
+    """Return ``altsync seed``."""
+    return _command(_seed)
+
+
+def plan_seed() -> Callable[..., None]:
+    """Return ``altsync plan seed``."""
+    return _command(_plan)
+
+
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Return a command, with an option for each part of the catalogue and each file name."""
     flags = {_parameter(part): part for part in parts()}
     columns = {_parameter(column): column for part in parts() if (column := named_by(part))}
     fixed = [
-        p for p in signature(_seed, eval_str=True).parameters.values() if p.default is not p.empty
+        p
+        for p in signature(function, eval_str=True).parameters.values()
+        if p.default is not p.empty
     ]
     _check_options([*flags.values(), *columns.values()], {EVERYTHING, *(p.name for p in fixed)})
 
@@ -93,7 +135,7 @@ def seed() -> Callable[..., None]:
             if not any(named_by(part) == column for part in chosen):
                 needed = " or ".join([*_options_of(column), "--all"])
                 raise typer.BadParameter(f"{_option(column)} needs {needed}")
-        _seed(chosen, only, **given)
+        function(chosen, only, **given)
 
     def parameter(name: str, option: str, kind: Any, default: Any, text: str) -> Parameter:
         annotation = Annotated[kind, typer.Option(option, help=text)]
@@ -115,7 +157,7 @@ def seed() -> Callable[..., None]:
             *rest,
         ]
     )
-    command.__doc__ = _seed.__doc__
+    command.__doc__ = function.__doc__
     return command
 
 

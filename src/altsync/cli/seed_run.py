@@ -12,15 +12,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
 from rich.progress import DownloadColumn, TaskID
 
 from altsync.app import Application
 from altsync.catalogue.parts import Part
 from altsync.cli import ending
 from altsync.cli.bars import Bars
+from altsync.cli.planned import plan_view, planner_of
 from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import Exit, answers, notes, print_json
 from altsync.contract import EMBEDDING
+from altsync.costs.planner import Planner
 from altsync.db import Conn
 from altsync.declarations import MIRRORS, title_of
 from altsync.outbox.versions import newest_version
@@ -73,15 +76,21 @@ def run(
     wait: Until | None = None,
     timeout: float | None = None,
     as_json: bool = False,
+    model: str | None = None,
+    dimensions: int | None = None,
 ) -> Exit:
-    """Run one seeding, print its result, and return the exit code."""
+    """Run one seeding, print its result, and return the exit code.
+
+    A dry run also prints its cost, by another model if ``model`` names one.
+    """
     waits = wait is not None and not options.dry_run
     ends = None if timeout is None else time.monotonic() + timeout
     sinks = app.topology.names
     progress: dict[str, RunProgress] = {}
     arrived, dead = True, list[FailedEntity]()
     with app.connect("altsync-seed") as conn:
-        report = load(app, conn, options, as_json=as_json)
+        planner = planner_of(app, conn, model, dimensions) if options.dry_run else None
+        report = load(app, conn, options, as_json=as_json, planner=planner)
         version = None if options.dry_run else newest_version(conn)
         if version is not None and wait is None and report.total.operations and not as_json:
             notes.print(f"altsync wait --version {version} waits until every store shows it.")
@@ -95,6 +104,11 @@ def run(
                 ending.attach(error, _to_json(report, progress, sinks if wait else (), version))
                 raise
     body = _to_json(report, progress, sinks if wait else (), version)
+    if planner:
+        plan = planner.plan()
+        body["plan"] = plan.as_json()
+        if not as_json:
+            answers.print(Group(*plan_view(app, plan)))
     if waits and not as_json:
         answers.print(seed_summary(report, progress, sinks))
     code = end(report, dead, arrived=arrived, body=body)
@@ -178,14 +192,19 @@ def _given_up(dead: list[FailedEntity]) -> str:
 
 
 def load(
-    app: Application, conn: Conn, options: SeedOptions, *, as_json: bool = False
+    app: Application,
+    conn: Conn,
+    options: SeedOptions,
+    *,
+    as_json: bool = False,
+    planner: Planner | None = None,
 ) -> SeedReport:
     """Load the lines, with a progress bar for each part, and print the counts."""
     report = SeedReport(run_folder(app), only_refusals=options.dry_run)
     options = replace(options, cut_long=app.settings.altsync_long_text == "cut")
     try:
         with _part_bars(options) as advance:
-            Loader(conn, app.topology, options, report, advance).run()
+            Loader(conn, app.topology, options, report, advance, planner=planner).run()
     except BaseException as error:
         ending.attach(error, report.as_json())
         raise

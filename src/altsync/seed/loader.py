@@ -21,6 +21,7 @@ from altsync.catalogue.current import part_of
 from altsync.catalogue.parts import Part
 from altsync.circuit.sinks import wanted_model
 from altsync.contract import EMBEDDING, Topology
+from altsync.costs.planner import Planner
 from altsync.db import Conn
 from altsync.entities import entity_id
 from altsync.errors import SeedError
@@ -67,13 +68,14 @@ class Loader:
         report: SeedReport,
         progress: Callable[[Part, int], None] = lambda part, size: None,
         at: Callable[[str], None] = lambda point: None,
+        planner: Planner | None = None,
     ) -> None:
         self._conn = conn
         self._options = options
         self._report = report
         self._progress = progress
         self._at = at
-        self._run = Run(conn, topology, options, report, at)
+        self._run = Run(conn, topology, options, report, at, planner=planner)
         self._registry = KeyRegistry(conn, dry_run=options.dry_run)
         self._unreadable: dict[Part, str] = {}
         self._texts = TextNotes()
@@ -86,6 +88,8 @@ class Loader:
             seen.create_changed_in_run(self._conn)
             if EMBEDDING in self._run.topology.names:
                 self._model, _ = wanted_model(self._conn) or (None, 0)
+                if self._run.planner:
+                    self._model = self._run.planner.model.name
             self._at("begun")
             listing = self._list_files()
             self._at("found")

@@ -33,6 +33,11 @@ class PreparedRow(NamedTuple):
     fingerprint: str
     values: Values
 
+    @property
+    def text_hash(self) -> str:
+        """Return the hash of the text to embed."""
+        return self.values[-2] or ""
+
     def with_key(self, key: str) -> PreparedRow:
         """Return the row under the assigned key."""
         if key == self.key:

@@ -16,6 +16,7 @@ from altsync.errors import SeedError
 from altsync.log import debugging
 from altsync.seed import relationships
 from altsync.seed.changes import Changes
+from altsync.seed.planning import plan_removals
 from altsync.seed.run import Run
 from altsync.seed.sql import attachments, seen
 from altsync.seed.sql.deletion import DELETE_PAGE, tombstone
@@ -36,6 +37,7 @@ class Pruner:
         self._options = run.options
         self._report = run.report
         self._at = run.at
+        self._planner = run.planner
 
     def prune(self, parts: Sequence[Part], blocked: str | None) -> None:
         """Delete rows of ``parts`` that their files no longer hold, children before parents.
@@ -78,6 +80,8 @@ class Pruner:
             if part.entity_type is not None:
                 sinks = len(self._topology.direct) + len(self._topology.vector)
                 counts.operations += sinks * len(ids)
+                if self._planner:
+                    plan_removals(self._conn, self._planner, part.entity_type, ids)
             return
         for start in range(0, len(ids), DELETE_PAGE):
             page = ids[start : start + DELETE_PAGE]

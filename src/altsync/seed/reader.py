@@ -66,7 +66,9 @@ def read_raw(file: SeedFile, progress: Callable[[int], None] = lambda size: None
                 yield _problem(file, 0, problem)
                 return
             names = ",".join(file.part.line.model_fields)
-            context = f"{projection.PROJECTION_VERSION} {names} {file.defaults}\n".encode()
+            rule = file.part.entity_type.text_rule if file.part.entity_type else ""
+            declared = f"{projection.PROJECTION_VERSION} {names} {file.defaults} {rule}\n"
+            context = declared.encode()
             done = 0
             for number, (raw, size) in enumerate(_lines(stream), start=1):
                 if packed is None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from altsync.contract import Topology
+from altsync.costs.planner import Planner
 from altsync.db import Conn
 from altsync.entities import EntityType
 from altsync.log import debugging
@@ -19,7 +20,7 @@ class Run:
 
     ``at`` is called with the name of each step, so that tests can stop the process there.
     ``pruned`` are the types that ``--prune`` will delete from. ``renamed`` are the former keys
-    of entities that a dry run would rename.
+    of entities that a dry run would rename. ``planner`` gets the changes of a dry run.
     """
 
     conn: Conn
@@ -29,6 +30,7 @@ class Run:
     at: Callable[[str], None]
     pruned: set[EntityType] = field(default_factory=set)
     renamed: set[tuple[EntityType, str]] = field(default_factory=set)
+    planner: Planner | None = None
 
     @property
     def notes_changes(self) -> bool:

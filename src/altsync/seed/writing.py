@@ -11,6 +11,7 @@ from altsync.seed import renaming
 from altsync.seed.attached import write_attachments, write_relationships
 from altsync.seed.changes import Changes
 from altsync.seed.lines import Line, Rejected
+from altsync.seed.planning import plan_upserts
 from altsync.seed.prepare import PreparedBatch, PreparedRow
 from altsync.seed.registry import KeyRegistry
 from altsync.seed.run import Run
@@ -148,17 +149,22 @@ class _EntityWriter:
         staged = [
             row.values
             for row, held in zip(rows, found, strict=True)
-            if held is None or held.content_hash != row.content_hash or not held.fits
+            if held is None or not held.is_same(row.content_hash, row.text_hash, row.fingerprint)
         ]
         if not staged:
             return Changes()
         entities.copy_to_staging(run.conn, kind, staged)
         run.at("copied")
         if run.options.dry_run:
+            if run.planner:
+                plan_upserts(run.conn, run.planner, kind, rows)
             return entities.classify_staged(run.conn, kind, run.topology)
         changes = upsert_staged(
             run.conn, kind, run.topology, absent=not existing, noted=run.notes_changes
         )
-        if any(held is not None and not held.fits for held in found):
+        if any(
+            held is not None and not (held.fits and held.fingerprint == row.fingerprint)
+            for row, held in zip(rows, found, strict=True)
+        ):
             entities.note_lines(run.conn, kind)
         return changes

@@ -79,6 +79,22 @@ def read_rows(
     return [_row(entity_type, read, edges.get(read[0]) if edges else None) for read in rows]
 
 
+def namespaces_of(
+    conn: Conn, entity_type: EntityType, ids: Sequence[UUID], sinks: Sequence[str]
+) -> dict[str, dict[UUID, str | None]]:
+    """Return the namespace of each entity in each of ``sinks``, None if it was never written."""
+    columns = {sink: column for sink in sinks if (column := namespace_column(sink))}
+    if not columns:
+        return {}
+    rows = conn.execute(
+        f"SELECT id, {', '.join(columns.values())} FROM {entity_type} WHERE id = ANY(%s)",
+        (list(ids),),
+    ).fetchall()
+    return {
+        sink: {row[0]: row[place] for row in rows} for place, sink in enumerate(columns, start=1)
+    }
+
+
 def _row(entity_type: EntityType, read: Sequence[Any], edges: tuple[Edge, ...] | None) -> Row:
     entity, key, version, graph_version, deleted, *hashes, space, vector, _, former = read[:13]
     content_hash, text_hash, embedded, model = hashes

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from uuid import UUID
 
 from altsync.catalogue.current import entity_types
 from altsync.contract import EMBEDDING, SinkTraits
 from altsync.db import Conn
+from altsync.declarations import columns_of
 from altsync.entities import Content, EntityType, Model
 from altsync.generations import model_of
 from altsync.projection import content_of
@@ -112,6 +114,27 @@ def texts_without(conn: Conn, model: Model) -> Iterator[Content]:
             )
             for row in cursor:
                 yield content_of(kind, row)
+
+
+def unembedded_ids(conn: Conn, kind: EntityType, model: Model) -> Iterator[list[UUID]]:
+    """Yield pages of the entities that a model has not embedded, in the caller's transaction."""
+    yield from _pages(conn, kind, _UNEMBEDDED, {"model": model.name})
+
+
+def backfilled_ids(conn: Conn, kind: EntityType, sink: str, *, force: bool) -> Iterator[list[UUID]]:
+    """Yield pages of the entities that a backfill enqueues, in the caller's transaction."""
+    columns = columns_of(sink)
+    unconfirmed = f"l.{columns.status} <> 'synced'" if columns and not force else "true"
+    yield from _pages(conn, kind, f"l.deleted_at IS NULL AND {unconfirmed}", {})
+
+
+def _pages(
+    conn: Conn, kind: EntityType, condition: str, parameters: Mapping[str, str]
+) -> Iterator[list[UUID]]:
+    with conn.cursor(name=f"planned_{kind}") as cursor:
+        cursor.execute(f"SELECT l.id FROM {kind} l WHERE {condition} ORDER BY l.id", parameters)
+        while page := cursor.fetchmany(FETCH):
+            yield [row[0] for row in page]
 
 
 def charged_again(conn: Conn, sink: SinkTraits, model: Model, *, force: bool) -> int:

@@ -17,6 +17,18 @@ from altsync.store.reads import living_versions
 PAGE = 1000
 
 
+def known_texts(conn: Conn, model: Model, hashes: Sequence[str]) -> set[str]:
+    """Return those of ``hashes`` that have a stored vector of a model."""
+    rows = conn.execute(
+        """
+        SELECT text_hash FROM embedding
+        WHERE model = %s AND dimensions = %s AND text_hash = ANY(%s)
+        """,
+        (model.name, model.dimensions, list(hashes)),
+    )
+    return {r[0] for r in rows}
+
+
 class EmbeddingCache:
     """The stored vectors. Each call is a transaction of its own.
 
@@ -29,14 +41,7 @@ class EmbeddingCache:
     def known(self, model: Model, hashes: Sequence[str]) -> set[str]:
         """Return those of ``hashes`` that have a vector."""
         with self._database.autocommit() as conn:
-            rows = conn.execute(
-                """
-                SELECT text_hash FROM embedding
-                WHERE model = %s AND dimensions = %s AND text_hash = ANY(%s)
-                """,
-                (model.name, model.dimensions, list(hashes)),
-            )
-            return {r[0] for r in rows}
+            return known_texts(conn, model, hashes)
 
     def find(self, model: Model, text_hash: str) -> bytes | None:
         """Return the vector of a text (float32 little-endian) by its hash, or None."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
+from uuid import UUID
 
 from altsync.contract import EMBEDDING, Topology
 from altsync.copying import fill
@@ -41,15 +42,22 @@ def copy_to_staging(
 
 
 class ExistingRow(NamedTuple):
-    """The key and content hash of a stored entity.
+    """The key and hashes of a stored entity.
 
     ``content_hash`` is None for a deleted one. ``fits``: by its ``line_hash``, the row is as a
-    seeding run has written it.
+    seeding run has written it. ``fingerprint`` is that of its line.
     """
 
     key: str
     content_hash: str | None
     fits: bool = True
+    text_hash: str | None = None
+    fingerprint: str | None = None
+
+    def is_same(self, content_hash: str, text_hash: str, fingerprint: str) -> bool:
+        """Return whether a line with these hashes changes nothing, not even its own hash."""
+        hashes = (self.content_hash, self.text_hash, self.fingerprint)
+        return self.fits and hashes == (content_hash, text_hash, fingerprint)
 
 
 def existing_rows(
@@ -61,7 +69,8 @@ def existing_rows(
         SELECT seed_id, {entity_type.key_column},
                CASE WHEN deleted_at IS NULL THEN content_hash END,
                COALESCE(strpos(l.line_hash, '-') = 0
-                        AND {_FITS.format(sum=row_sum(entity_type, "l"))}, false)
+                        AND {_FITS.format(sum=row_sum(entity_type, "l"))}, false),
+               text_hash, left(line_hash, {HALF_HASH})
         FROM {entity_type} l WHERE seed_id = ANY(%s)
         """,
         (list(seed_ids),),
@@ -112,7 +121,6 @@ def stage_values(
 
 def classify_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> Changes:
     """Return what ``upsert_staged`` would change, without writing."""
-    # OFFSET 0 keeps the planner from reading the whole table for each batch.
     row = conn.execute(
         f"""
         SELECT count(*) FILTER (WHERE e.id IS NULL), count(*) FILTER (WHERE e.id IS NOT NULL),
@@ -120,11 +128,10 @@ def classify_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> 
                  WHEN e.embedding_text_hash = s.text_hash AND {model_of("e")} = m.model
                  THEN %(vector)s::int + (e.deleted_at IS NOT NULL)::int * %(derived)s::int
                  ELSE 1 END), 0)
-        FROM staging_{entity_type} s LEFT JOIN LATERAL (
-          SELECT * FROM {entity_type} there WHERE there.id = s.id OFFSET 0) e ON true
+        FROM {_staged(entity_type)}
         LEFT JOIN (SELECT config ->> 'model' AS model FROM sink_state
                    WHERE sink = '{EMBEDDING}') m ON true
-        WHERE e.id IS NULL OR e.deleted_at IS NOT NULL OR {_differs(entity_type, "e", "s")}
+        WHERE {_changed(entity_type)}
         """,
         {
             "direct": len(topology.direct),
@@ -134,6 +141,35 @@ def classify_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> 
     ).fetchone()
     assert row is not None
     return Changes(created=row[0], updated=row[1], operations=int(row[2]))
+
+
+def _staged(entity_type: EntityType) -> str:
+    """Return SQL for the staged rows ``s``, each with the row ``e`` that it would replace."""
+    # OFFSET 0 keeps the planner from reading the whole table for each batch.
+    return f"""staging_{entity_type} s LEFT JOIN LATERAL (
+          SELECT * FROM {entity_type} there WHERE there.id = s.id OFFSET 0) e ON true"""
+
+
+def _changed(entity_type: EntityType) -> str:
+    differs = _differs(entity_type, "e", "s")
+    return f"e.id IS NULL OR e.deleted_at IS NOT NULL OR {differs}"
+
+
+def staged_changes(
+    conn: Conn, entity_type: EntityType
+) -> dict[str, tuple[UUID, str | None, str | None, str | None]]:
+    """Return the staged rows that ``upsert_staged`` would write, by seed id.
+
+    Each has the entity's id, its present key, and the text hash and model of its vector.
+    """
+    rows = conn.execute(
+        f"""
+        SELECT s.seed_id, s.id, e.{entity_type.key_column}, e.embedding_text_hash,
+               e.embedding_model
+        FROM {_staged(entity_type)} WHERE {_changed(entity_type)}
+        """
+    )
+    return {seed_id: tuple(found) for seed_id, *found in rows}
 
 
 def _derived(entity_type: EntityType, topology: Topology) -> int:

@@ -209,10 +209,16 @@ def living(conn: Conn, entity_type: EntityType, ids: Sequence[UUID]) -> set[UUID
 
 
 def good_keys(conn: Conn, part: Part) -> set[str]:
-    """Return the keys that good lines of this run give."""
+    """Return the keys of good lines of a dry run: those that they give, and those made for them."""
     rows = conn.execute(
-        "SELECT own_key FROM seen WHERE part = %s AND NOT rejected AND own_key IS NOT NULL",
-        (part,),
+        """
+        SELECT own_key FROM seen
+        WHERE part = %(part)s AND NOT rejected AND own_key IS NOT NULL
+        UNION
+        SELECT t.tag FROM tags_to_be t JOIN seen s ON s.part = %(part)s AND s.seed_id = t.seed_id
+        WHERE t.entity_type = %(kind)s AND NOT t.former AND NOT s.rejected
+        """,
+        {"part": part, "kind": part.entity_type},
     )
     return {r[0] for r in rows}
 

@@ -15,6 +15,7 @@ SINK = Declaration(
     show=f"{__name__}.show:show",
     check=f"{__name__}.show:check",
     price=f"{__name__}.compare:price_of_listing",
+    estimate=f"{__name__}.estimate:Estimate",
     is_index=True,
     lag=2.0,
     rank=20,

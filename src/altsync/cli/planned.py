@@ -1,0 +1,115 @@
+"""Planned costs as tables, and the planner of a command."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from rich.console import RenderableType
+
+from altsync.app import Application
+from altsync.circuit.sinks import wanted_model
+from altsync.cli.tables import Table, Text
+from altsync.costs.planner import Plan, Planner
+from altsync.db import Conn
+from altsync.entities import Model
+from altsync.errors import SchemaError
+from altsync.policies import prices_of
+from altsync.store.vectors import known_texts
+from altsync.wording import dollars, plural
+
+
+def planner_of(
+    app: Application, conn: Conn, name: str | None = None, dimensions: int | None = None
+) -> Planner:
+    """Return a planner by the settings. ``name`` and ``dimensions`` are of another model.
+
+    Raises ``ConfigurationError`` for a wrong file of prices, and ``SchemaError`` before the first
+    migration.
+    """
+    found = wanted_model(conn)
+    if found is None:
+        raise SchemaError("no sink is registered: run altsync migrate")
+    model = Model(name or found[0], dimensions or found[1])
+    settings = app.settings
+    return Planner(
+        app.topology,
+        model,
+        prices_of(settings.altsync_prices),
+        partial(known_texts, conn),
+        settings.altsync_batch_size,
+        cut_long=settings.altsync_long_text == "cut",
+    )
+
+
+def plan_view(app: Application, plan: Plan) -> list[RenderableType]:
+    """Return the tables of a plan, and the sentences below them."""
+    if not any(one.writes or one.removals for one in plan.sinks) and not plan.too_long:
+        return [Text("Nothing would be sent to a sink.", style="bold")]
+    return [type_table(plan), sink_table(plan), *notes_of(app, plan)]
+
+
+def type_table(plan: Plan) -> Table:
+    """Return the changes and the texts by entity type."""
+    numbers = ("written", "removed", "texts\nto embed", "texts\nstored", "tokens")
+    table = Table("entity type", *numbers, numbers=numbers, names=("entity type",))
+    for kind, counts in plan.types.items():
+        row = (counts.written, counts.removed, counts.texts, counts.stored, counts.tokens)
+        table.add_row(kind, *(f"{number:,}" for number in row))
+    return table
+
+
+def sink_table(plan: Plan) -> Table:
+    """Return the operations, units and dollars by sink."""
+    numbers = ("writes", "removals", "tokens", "write\nunits", "dollars")
+    table = Table("sink", *numbers, numbers=numbers, names=("sink",))
+    for one in plan.sinks:
+        if not one.writes and not one.removals:
+            continue
+        row = (one.writes, one.removals, one.usage.tokens, one.usage.write_units)
+        price = "no price" if one.dollars is None else dollars(one.dollars)
+        table.add_row(one.sink, *(f"{number:,}" for number in row), price)
+    return table
+
+
+def notes_of(app: Application, plan: Plan) -> list[RenderableType]:
+    """Return the total, and what the reader must know of it."""
+    lines: list[RenderableType] = [Text(total(plan), style="bold")]
+    if not plan.exact:
+        lines.append(
+            Text(
+                f"Tokens are an upper bound, the bytes of the texts: the tokenizer of "
+                f"{plan.model.name} is not known.",
+                style="yellow",
+            )
+        )
+    lines += [
+        Text(f"too long: {one.entity_type} {one.key}: {one.over}", style="red")
+        for one in plan.too_long
+    ]
+    if plan.too_long_count > len(plan.too_long):
+        more = plan.too_long_count - len(plan.too_long)
+        lines.append(Text(f"… and {plural(more, 'more text')} over the limit", style="red"))
+    for one in plan.sinks:
+        reason = app.disabled_reason(one.sink)
+        if reason and (one.writes or one.removals):
+            lines.append(
+                Text(f"{one.sink} is disabled: {reason}. Its changes wait.", style="yellow")
+            )
+    return lines
+
+
+def total(plan: Plan) -> str:
+    """Return the total price as a sentence."""
+    name = f"{plan.model.name}, {plan.model.dimensions:,} dimensions"
+    if plan.dollars is None:
+        return (
+            f"Total: not known, as {plan.model.name} has no price: add it to a file, and name that "
+            "in ALTSYNC_PRICES."
+        )
+    storage = plan.dollars_per_month
+    more = f", and {dollars(storage)} a month for storage" if storage > 0 else ""
+    less = f", and {dollars(-storage)} a month less for storage" if storage < 0 else ""
+    return (
+        f"Total: {dollars(plan.dollars)}{more}{less} ({name}; prices of {plan.prices.date}, "
+        "before tax)."
+    )
