@@ -17,7 +17,7 @@ from altsync.store.unembedded import backfilled_ids, unembedded_ids
 
 def plan_reembed(conn: Conn, planner: Planner) -> None:
     """Add the entities that the planner's model has not embedded, in the caller's transaction."""
-    sinks = [EMBEDDING, *planner.topology.vector, *planner.topology.followers(EMBEDDING)]
+    sinks = [EMBEDDING, *planner.topology.vector, *planner.topology.relating]
     for kind in entity_types():
         _add(conn, planner, kind, unembedded_ids(conn, kind, planner.model), sinks)
 

@@ -199,6 +199,14 @@ class Estimate(Protocol):
         """Add a record that is to be removed."""
         ...
 
+    def hold(self, entity_type: EntityType, records: Mapping[str, int]) -> None:
+        """Tell how many records of a type each namespace has now, before the first ``ask``."""
+        ...
+
+    def ask(self, row: Row, model: Model) -> None:
+        """Add a question for the neighbours of a record in its namespace."""
+        ...
+
     def usage(self) -> Usage:
         """Return the units of all that was added."""
         ...

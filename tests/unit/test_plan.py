@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from altsync.contract import Topology, Usage
 from altsync.costs.planner import Planner
 from altsync.costs.prices import load_prices
 from altsync.costs.units import LEAST_UNITS, record_bytes, units
-from altsync.entities import Model, Row
-from altsync.projection import vector_metadata
+from altsync.declarations import index_similarity
+from altsync.entities import EntityType, Model, Row
+from altsync.projection import namespace, vector_metadata
 from altsync.sinks.pinecone.estimate import Estimate
 from tests.conftest import TOPOLOGY
 from tests.contract.rows import example, league
@@ -80,8 +82,39 @@ def test_requests_are_cut_by_the_bytes_that_one_may_send() -> None:
     assert written(*rows).usage().write_units == 2 * units(106 * size(rows[0]))
 
 
+def held(kind: EntityType, sink: str) -> dict[str, int]:
+    return {}
+
+
 def planner(**changes: Any) -> Planner:
-    return Planner(TOPOLOGY, MODEL, load_prices(), lambda model, hashes: set(), **changes)
+    return Planner(TOPOLOGY, MODEL, load_prices(), lambda model, hashes: set(), held, **changes)
+
+
+def test_a_question_costs_a_quarter_of_a_unit_and_more_in_a_large_namespace() -> None:
+    row = league("one")
+    estimate = Estimate(500)
+    for _ in range(9):
+        estimate.ask(row, MODEL)
+    assert estimate.usage() == Usage(read_units=3)
+    large = Estimate(500)
+    large.hold(row.entity_type, {namespace(row): 1_000_000})
+    large.ask(row, MODEL)
+    assert large.usage().read_units == -(-1_000_000 * size(row) // 10**9) == 7
+
+
+def test_questions_to_the_index_are_those_of_new_vectors() -> None:
+    row = league("one")
+    indexed = planner()
+    indexed.topology = Topology(
+        (*(one for one in TOPOLOGY.sinks if not one.follows), index_similarity("pinecone").traits)
+    )
+    indexed.write(
+        row.entity_type,
+        [row, replace(row, embedding_text_hash=row.text_hash, embedding_model=MODEL.name)],
+        {},
+    )
+    writes = {one.sink: (one.writes, one.usage.read_units) for one in indexed.plan().sinks}
+    assert (writes["similarity"], writes["pinecone"]) == ((1, 0), (2, 1))
 
 
 def test_equal_texts_are_paid_once() -> None:
@@ -94,7 +127,7 @@ def test_equal_texts_are_paid_once() -> None:
 
 def test_a_text_with_a_stored_vector_costs_nothing() -> None:
     row = league("one")
-    plan = Planner(TOPOLOGY, MODEL, load_prices(), lambda model, hashes: set(hashes))
+    plan = Planner(TOPOLOGY, MODEL, load_prices(), lambda model, hashes: set(hashes), held)
     plan.write(row.entity_type, [row], {})
     found = plan.plan()
     assert (found.usage.tokens, found.types[row.entity_type].stored) == (0, 1)

@@ -14,6 +14,7 @@ from altsync.db import Conn
 from altsync.entities import Model
 from altsync.errors import SchemaError
 from altsync.policies import prices_of
+from altsync.store.rows import records_by_namespace
 from altsync.store.vectors import known_texts
 from altsync.wording import dollars, plural
 
@@ -36,6 +37,7 @@ def planner_of(
         model,
         prices_of(settings.altsync_prices),
         partial(known_texts, conn),
+        partial(records_by_namespace, conn),
         settings.altsync_batch_size,
         cut_long=settings.altsync_long_text == "cut",
     )
@@ -60,12 +62,13 @@ def type_table(plan: Plan) -> Table:
 
 def sink_table(plan: Plan) -> Table:
     """Return the operations, units and dollars by sink."""
-    numbers = ("writes", "removals", "tokens", "write\nunits", "dollars")
+    numbers = ("writes", "removals", "tokens", "read\nunits", "write\nunits", "dollars")
     table = Table("sink", *numbers, numbers=numbers, names=("sink",))
     for one in plan.sinks:
         if not one.writes and not one.removals:
             continue
-        row = (one.writes, one.removals, one.usage.tokens, one.usage.write_units)
+        units = (one.usage.tokens, one.usage.read_units, one.usage.write_units)
+        row = (one.writes, one.removals, *units)
         price = "no price" if one.dollars is None else dollars(one.dollars)
         table.add_row(one.sink, *(f"{number:,}" for number in row), price)
     return table

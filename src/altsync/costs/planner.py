@@ -137,7 +137,8 @@ class _Operations:
 class Planner:
     """Adds up planned changes by entity type and sink.
 
-    ``stored`` returns those of some text hashes that have a vector of the model. ``cut_long``:
+    ``stored`` returns those of some text hashes that have a vector of the model, ``held`` the
+    number of an entity type's records in a sink by namespace. ``cut_long``:
     texts over the model's limit are cut, not refused. Memory grows by 100 bytes a text.
     """
 
@@ -145,12 +146,14 @@ class Planner:
     model: Model
     prices: Prices
     stored: Callable[[Model, Sequence[str]], set[str]]
+    held: Callable[[EntityType, str], Mapping[str, int]]
     batch: int = 500
     cut_long: bool = False
     types: dict[str, TypeCounts] = field(default_factory=lambda: defaultdict(TypeCounts))
     _operations: dict[str, _Operations] = field(default_factory=lambda: defaultdict(_Operations))
     _estimates: dict[str, Estimate] = field(default_factory=dict)
     _texts: set[int] = field(default_factory=set)
+    _asked: set[tuple[EntityType, str]] = field(default_factory=set)
     _exact: bool = True
     _too_long: list[LongText] = field(default_factory=list)
     _too_long_count: int = 0
@@ -199,6 +202,8 @@ class Planner:
             else:
                 written = list(rows)
             self._operations[sink].writes += len(written)
+            if traits.follows in self._estimates:
+                self._ask(kind, traits.follows, written)
             self._estimate(sink, written, namespaces, removing=False)
 
     def remove(self, kind: EntityType, rows: Sequence[Row], namespaces: Namespaces) -> None:
@@ -221,6 +226,15 @@ class Planner:
                 estimate.remove(placed, self.model)
             else:
                 estimate.write(placed, self.model)
+
+    def _ask(self, kind: EntityType, index: str, rows: Sequence[Row]) -> None:
+        """Add a question to an index for each row, whose vector is new."""
+        estimate = self._estimates[index]
+        if (kind, index) not in self._asked:
+            self._asked.add((kind, index))
+            estimate.hold(kind, self.held(kind, index))
+        for row in rows:
+            estimate.ask(row, self.model)
 
     def _embed(self, kind: EntityType, rows: Sequence[Row]) -> set[UUID]:
         """Count the texts of rows once each; return the rows whose texts are too long."""

@@ -1,8 +1,8 @@
-"""Write units of requests, by the rule of the vendor.
+"""Units of requests, by the rule of the vendor.
 
-One unit for each KB of a request, and at least 5. A write over an existing record is charged for
-the new and the existing data, a deletion for what is removed.
-https://docs.pinecone.io/guides/manage-cost/understand-cost#write-units
+A write takes one unit for each KB of the request, and 5 at least. A write over an existing record
+is charged for the new and the existing data, a deletion for what is removed.
+https://docs.pinecone.io/guides/cost/understand-cost
 """
 
 from __future__ import annotations
@@ -18,6 +18,18 @@ UNIT_BYTES, LEAST_UNITS = 1000, 5
 
 #: Bytes of a number in a vector, and in metadata.
 VALUE_BYTES, NUMBER_BYTES = 4, 8
+
+
+#: Bytes for which a question takes one read unit, and the fewest units of a question.
+QUERY_BYTES, LEAST_QUERY_UNITS = 10**9, 0.25
+
+
+def query_units(size: int) -> float:
+    """Return the read units of a question to a namespace of so many bytes.
+
+    https://docs.pinecone.io/guides/cost/understand-cost
+    """
+    return max(LEAST_QUERY_UNITS, size / QUERY_BYTES)
 
 
 def record_bytes(key: str, metadata: Mapping[str, Any], dimensions: int) -> int:

@@ -95,6 +95,17 @@ def namespaces_of(
     }
 
 
+def records_by_namespace(conn: Conn, entity_type: EntityType, sink: str) -> dict[str, int]:
+    """Return the number of a type's records in each namespace of a sink. Reads every entity."""
+    column = namespace_column(sink)
+    if column is None:
+        return {}
+    rows = conn.execute(
+        f"SELECT {column}, count(*) FROM {entity_type} WHERE {column} IS NOT NULL GROUP BY 1"
+    )
+    return dict(rows.fetchall())
+
+
 def _row(entity_type: EntityType, read: Sequence[Any], edges: tuple[Edge, ...] | None) -> Row:
     entity, key, version, graph_version, deleted, *hashes, space, vector, _, former = read[:13]
     content_hash, text_hash, embedded, model = hashes

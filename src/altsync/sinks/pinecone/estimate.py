@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from altsync.contract import Usage
-from altsync.costs.units import record_bytes, units
+from altsync.costs.units import query_units, record_bytes, units
 from altsync.entities import EntityType, Model, Row
 from altsync.projection import namespace, vector_metadata
 from altsync.sinks.pinecone.read import MAX_VECTORS
@@ -41,7 +44,7 @@ class _Requests:
 
 @dataclass(slots=True)
 class Estimate:
-    """The write units and the storage of planned writes.
+    """The units and the storage of planned writes, and of the questions that follow them.
 
     ``batch`` is the most records that a worker claims at once. An existing record is taken to be
     as large as the new one.
@@ -50,6 +53,18 @@ class Estimate:
     batch: int
     _requests: dict[tuple[EntityType, str, bool], _Requests] = field(default_factory=dict)
     _stored: int = 0
+    _records: dict[tuple[EntityType, str], int] = field(default_factory=lambda: defaultdict(int))
+    _read: float = 0.0
+
+    def hold(self, entity_type: EntityType, records: Mapping[str, int]) -> None:
+        """Set how many records of a type each namespace has now."""
+        for space, count in records.items():
+            self._records[entity_type, space] += count
+
+    def ask(self, row: Row, model: Model) -> None:
+        """Add a question, whose units grow with its namespace. Its records are as large as this."""
+        records = self._records[row.entity_type, namespace(row)]
+        self._read += query_units(records * _size(row, model))
 
     def write(self, row: Row, model: Model) -> None:
         """Add a record that is to be written, over the one in its namespace if there is one."""
@@ -61,6 +76,7 @@ class Estimate:
             self._remove(row, size)
         if not over:
             self._stored += size
+            self._records[row.entity_type, space] += 1
         sent = size + (PRINTED_BYTES - 4) * model.dimensions
         self._of(row, space, removing=False).add(size * (2 if over else 1), sent)
 
@@ -80,8 +96,11 @@ class Estimate:
         return self._requests[name]
 
     def usage(self) -> Usage:
-        """Return the write units."""
-        return Usage(write_units=sum(one.units() for one in self._requests.values()))
+        """Return the read and write units."""
+        return Usage(
+            read_units=math.ceil(self._read),
+            write_units=sum(one.units() for one in self._requests.values()),
+        )
 
     def stored_bytes(self) -> int:
         """Return the bytes that the indexes grow by."""
