@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from decimal import Decimal
 
 import psycopg
 import pytest
@@ -161,6 +162,33 @@ def test_freshness_with_its_objective(dashboard: FilledDashboard, browser: Brows
         expect(index.locator("[data-label=Overdue] .badge")).to_have_attribute("data-tone", "bad")
         expect(index.locator("[data-label=Met] .badge")).to_have_attribute("data-tone", "bad")
         dashboard.pg.conn.execute(late.format("+"))
+
+
+@pytest.mark.parametrize(
+    ("cap", "tone", "text"),
+    [
+        (None, None, "ALTSYNC_MAX_COST_PER_DAY sets a cap"),
+        ("5", "good", "is not made"),
+        ("0.000001", "bad", "The cap is reached"),
+    ],
+)
+def test_the_cost_of_the_day_beside_its_cap(
+    dashboard: FilledDashboard,
+    browser: Browser,
+    monkeypatch: pytest.MonkeyPatch,
+    cap: str | None,
+    tone: str | None,
+    text: str,
+) -> None:
+    settings = dashboard.site.app.settings
+    monkeypatch.setattr(settings, "altsync_max_cost_per_day", cap and Decimal(cap))
+    with page_of(browser, dashboard.url) as page:
+        costs = page.locator("#costs")
+        expect(costs).to_contain_text(text)
+        expect(costs.locator("tbody tr", has_text="pinecone")).to_contain_text("embedding")
+        assert costs.locator(".budget").count() == (cap is not None)
+        if tone:
+            expect(costs.locator(".budget")).to_have_attribute("data-tone", tone)
 
 
 def test_keys_are_text_and_never_html(dashboard: FilledDashboard, browser: Browser) -> None:

@@ -1,5 +1,6 @@
 // The first view: figures, matrix, totals, sinks, throughput, dead letters.
 import { get, post } from "./api.js";
+import { drawCosts } from "./costs.js";
 import { $, TONES, age, badge, count, fill, h, moment, options, plural, whenChanged, word } from "./dom.js";
 import { drawFailures, press } from "./failures.js";
 import { MEASURES, Plot } from "./plot.js";
@@ -32,6 +33,7 @@ export async function refresh() {
   drawTotals(overview.entities);
   drawSinks(overview);
   drawFreshness(overview.freshness);
+  drawCosts(overview.costs);
   drawFailures(failures);
 }
 

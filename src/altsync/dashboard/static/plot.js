@@ -11,6 +11,8 @@ export const MEASURES = {
   dead: "dead",
   remote_calls: "remote calls",
   tokens: "tokens",
+  read_units: "read units",
+  write_units: "write units",
 };
 
 // A round number at or above value / steps: 1, 2 or 5 times a power of ten.
