@@ -89,8 +89,8 @@ SHADOW_INDEXES = _config("-> 'shadow' ->> 'indexes'")
 def model_of(row: str = "l") -> str:
     """Return SQL for the model that an entity is embedded by.
 
-    An entity that was embedded by the shadow's model counts as embedded by the serving one: the
-    exchange proved that both have its text. So no row is rewritten when the models are exchanged.
+    An entity that was embedded by the shadow's model counts as embedded by the serving one: an
+    exchange embeds the texts that it lacks. So no row is rewritten when the models are exchanged.
     """
     return (
         f"(CASE WHEN {row}.embedding_model = {SHADOW_MODEL} THEN {SERVING_MODEL} "

@@ -24,8 +24,8 @@ from tests.integration.database_fixture import DatabaseFixture
 
 OLD, NEW = "wordllama-l2-256", "wordllama-l2-64"
 
-#: As many numbers as a vector needs here.
-DIMENSIONS = 16
+#: More numbers than the smaller model fills.
+DIMENSIONS = 96
 
 SINKS = ("embedding", "pinecone", "similarity")
 

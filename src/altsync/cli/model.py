@@ -24,6 +24,7 @@ from altsync.errors import AltsyncError
 from altsync.generations import Generation
 from altsync.moves.state import (
     MOST_BEHIND,
+    ChangedMeanwhile,
     Move,
     begin,
     begin_drop,
@@ -141,6 +142,9 @@ def verify(
         bool, typer.Option("--repair", help="Enqueue differences; remove a few orphans.")
     ] = False,
     deep: Annotated[bool, typer.Option("--deep", help="Compare every number, too.")] = False,
+    grace: Annotated[
+        float, typer.Option(min=0.0, help="Seconds that an index may lag behind its writes.")
+    ] = Options().grace,
     as_json: Json = False,
 ) -> None:
     """Prove that the new indexes are complete. Exit codes: 0 complete, 1 differ, 2 cannot tell."""
@@ -156,7 +160,9 @@ def verify(
                     tasks[sink] = bars.add_task(sink, total=total)
                 bars.update(tasks[sink], completed=done, total=max(done, total))
 
-            report = app.verify_shadow(Options(repair=repair, deep=deep), progress=show)
+            report = app.verify_shadow(
+                Options(repair=repair, deep=deep, grace=grace), progress=show
+            )
         complete = report.consistent and move.filled and not backlog.dead
         if complete:
             with app.database.transaction() as conn:
@@ -239,7 +245,7 @@ def _exchange(app: Application, within: float, *, as_json: bool) -> None:
             with app.database.transaction() as conn:
                 done = exchange(conn, app.topology)
             break
-        except (errors.LockNotAvailable, errors.DeadlockDetected):
+        except (ChangedMeanwhile, errors.LockNotAvailable, errors.DeadlockDetected):
             if not left:
                 raise
             time.sleep(PAUSE)

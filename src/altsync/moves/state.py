@@ -16,7 +16,7 @@ import orjson
 from altsync.catalogue.current import entity_types, searched_types
 from altsync.contract import EMBEDDING, SHADOW, Topology
 from altsync.db import Conn, Database
-from altsync.entities import Model
+from altsync.entities import EntityType, Model
 from altsync.errors import AltsyncError, SchemaError
 from altsync.generations import Generation, Generations, generations_of
 from altsync.operations import Origin
@@ -32,6 +32,10 @@ MOST_BEHIND = 1000
 
 #: Rows of one page.
 PAGE = 5000
+
+
+class ChangedMeanwhile(AltsyncError):
+    """Entities changed between two steps of an exchange, which may be tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +255,8 @@ def exchange(conn: Conn, topology: Topology) -> Move:
     """
     shadows = [one.name for one in topology.shadows]
     # Entities before operations: the order of all writers.
-    waiting = _with_live(conn, [SHADOW_EMBEDDING])
+    late = [SHADOW_EMBEDDING, *topology.vector]
+    waiting = _with_live(conn, late)
     lock_entities(conn, waiting)
     conn.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT}")
     conn.execute("LOCK TABLE sync_operation IN SHARE ROW EXCLUSIVE MODE")
@@ -259,18 +264,11 @@ def exchange(conn: Conn, topology: Topology) -> Move:
     shadow = config.get("shadow")
     if shadow is None:
         raise AltsyncError("there is no model beside the serving one: run altsync model add")
-    if not set(_with_live(conn, [SHADOW_EMBEDDING])) <= set(waiting):
-        raise AltsyncError("texts were enqueued meanwhile: run it again")
+    if not set(_with_live(conn, late)) <= set(waiting):
+        raise ChangedMeanwhile("entities changed during the exchange: run it again")
     for kind in entity_types():
-        conn.execute(
-            f"""
-            UPDATE {kind} l SET embedding_text_hash = NULL, embedding_sync_status = 'pending'
-            WHERE l.id = ANY(%s) AND NOT EXISTS (
-              SELECT 1 FROM embedding e WHERE e.model = %s AND e.dimensions = %s
-                AND e.text_hash = l.text_hash)
-            """,
-            ([i for k, i in waiting if k == kind], shadow["model"], shadow["dimensions"]),
-        )
+        ids = [entity for of, entity in waiting if of == kind]
+        _embed_again(conn, kind, ids, Model(shadow["model"], shadow["dimensions"]))
     conn.execute(
         f"""
         INSERT INTO sync_operation AS o
@@ -299,7 +297,26 @@ def exchange(conn: Conn, topology: Topology) -> Move:
     return read_move(conn)
 
 
-def _with_live(conn: Conn, sinks: list[str]) -> list[tuple[Any, UUID]]:
+def _embed_again(conn: Conn, kind: EntityType, ids: list[UUID], model: Model) -> None:
+    """Enqueue the embedding of entities whose text the new serving model lacks."""
+    conn.execute(
+        f"""
+        WITH lacking AS (
+          UPDATE {kind} l SET embedding_text_hash = NULL, embedding_sync_status = 'pending'
+          WHERE l.id = ANY(%(ids)s) AND l.deleted_at IS NULL AND NOT EXISTS (
+            SELECT 1 FROM embedding e WHERE e.model = %(model)s
+              AND e.dimensions = %(dimensions)s AND e.text_hash = l.text_hash)
+          RETURNING l.id, l.{kind.key_column} AS key, l.version)
+        INSERT INTO sync_operation AS o
+          (entity_type, entity_id, entity_key, sink, action, version, origin)
+        SELECT '{kind}', id, key, '{EMBEDDING}', 'upsert', version, '{Origin.MODEL}'
+        FROM lacking ORDER BY id {MERGE_INTO_LIVE}
+        """,
+        {"ids": ids, "model": model.name, "dimensions": model.dimensions},
+    )
+
+
+def _with_live(conn: Conn, sinks: list[str]) -> list[tuple[EntityType, UUID]]:
     rows = conn.execute(
         "SELECT entity_type, entity_id FROM sync_operation "
         "WHERE sink = ANY(%s) AND finished_at IS NULL",
