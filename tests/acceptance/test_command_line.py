@@ -117,7 +117,7 @@ def _check_status(status: dict[str, Any]) -> None:
 
     assert status.keys() == {
         *("entities", "operations", "matrix", "sinks", "model", "verify", "idle"),
-        *("freshness", "leftovers"),
+        *("costs", "freshness", "leftovers", "models"),
     }
     assert status["entities"] == {
         "sport_archetype": synced(5),

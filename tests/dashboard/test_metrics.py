@@ -18,7 +18,9 @@ from altsync import silence
 from altsync.app import Application
 from altsync.dashboard.metrics import BOUNDS, AltsyncCollector
 from altsync.dashboard.probes import ANSWER_WITHIN, DatabaseProbe, readiness
+from altsync.entities import Model
 from altsync.freshness import WINDOWS, bucket_of
+from altsync.moves import state
 from altsync.operations import BreakerState
 from altsync.verify.results import save_verification
 from tests.dashboard.site import Site, settings_for
@@ -224,6 +226,8 @@ def test_every_scraped_metric_is_described(
     save_verification(pg.conn, seconds=1.0, consistent=False, result=result)
     record(pg, "embedding", 1, tokens=3)
     pg.conn.execute("INSERT INTO freshness VALUES ('neo4j', now(), 20, 1)")
+    with site.app.database.transaction() as conn:
+        state.begin(conn, site.app.topology, Model("other", 8), requests=None, tokens=None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(site.app.settings, "altsync_max_cost_per_day", Decimal(5))
         patch.setattr(site.app.settings, "altsync_freshness_slo", "neo4j=5s")

@@ -12,9 +12,11 @@ from playwright.sync_api import Browser, Page, expect
 
 from altsync.app import Application
 from altsync.db import Database
+from altsync.entities import Model
 from altsync.local.services.postgres import Postgres
 from altsync.local.services.vectors import Vectors
 from altsync.local.vectors.names import EMBEDDING_MODEL
+from altsync.moves import state
 from altsync.verify.results import save_verification
 from tests import sports
 from tests.contract.harness import PineconeHarness
@@ -189,6 +191,32 @@ def test_the_cost_of_the_day_beside_its_cap(
         assert costs.locator(".budget").count() == (cap is not None)
         if tone:
             expect(costs.locator(".budget")).to_have_attribute("data-tone", tone)
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 360)])
+def test_the_models_and_their_progress(
+    dashboard: FilledDashboard, browser: Browser, scheme: str, width: int
+) -> None:
+    app = dashboard.site.app
+    with page_of(browser, dashboard.url) as page:
+        expect(page.locator("#models-card")).to_be_hidden()
+    with app.database.transaction() as conn:
+        state.begin(conn, app.topology, Model("other", 8), requests=None, tokens=None)
+    list(state.fill(app.database, app.topology))
+    try:
+        with page_of(browser, dashboard.url) as page:
+            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            page.set_viewport_size({"width": width, "height": 800})
+            models = page.locator("#models")
+            expect(models).to_contain_text("other (8 dimensions)")
+            expect(models.locator("tbody tr", has_text="embedding")).to_contain_text(" / ")
+            expect(page.locator("#models-state")).to_have_text("filling")
+            wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
+            assert not page.evaluate(wide)
+    finally:
+        state.begin_drop(app.database, app.topology, 0.0)
+        with app.database.transaction() as conn:
+            state.end_drop(conn, app.topology)
 
 
 def test_keys_are_text_and_never_html(dashboard: FilledDashboard, browser: Browser) -> None:

@@ -118,8 +118,14 @@ def leftover_notes(status: Status) -> list[Text]:
 
 
 def model_note(status: Status) -> list[Text]:
-    """Return a note when settings and database name different embedding models."""
+    """Return a note on another model beside the serving one, or in the settings."""
     database, settings = status.model.database, status.model.settings
+    if status.models is not None and status.models.shadow is not None:
+        text = (
+            f"{status.models.serving.model.name} serves, and {status.models.shadow.model.name} is "
+            f"kept beside it ({status.models.state}): altsync model status."
+        )
+        return [Text(text)]
     if database is None or settings is None or database == settings:
         return []
     text = (

@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 from altsync.app import Application
 from altsync.costs.ledger import Spent, spent
 from altsync.dashboard.cost_metrics import cost_families
+from altsync.dashboard.model_metrics import model_families
 from altsync.dashboard.probes import DatabaseProbe
 from altsync.db import Conn
 from altsync.freshness import Freshness
@@ -158,6 +159,7 @@ def _families(reading: _Reading) -> Iterator[Metric]:
             counter.add_metric([sink], getattr(totals.work, attribute))
         yield counter
     yield _durations(reading.totals)
+    yield from model_families(reading.status.models if reading.status else None)
     yield from cost_families(reading.spent, reading.status.costs if reading.status else None)
 
 

@@ -62,15 +62,14 @@ def settle(
     unknown = inherited | {e.outcome.op.id for e in ended if _is_unknown(e)}
     stale = {e.outcome.op.id for e in ended if _is_exchanged(sink, e, plan)}
     reruns = stale | {e.outcome.op.id for e in ended if _needs_rerun(e)}
+    kept = [e for e in ended if e.outcome.op.id not in stale]
     with conn.pipeline():
         _follow_up(conn, sink, ended, reruns, unknown, plan)
         _correct_versions(conn, ended)
-        _update_entities(
-            conn, sink, [e for e in ended if e.outcome.op.id not in stale], reruns, plan
-        )
+        _update_entities(conn, sink, kept, reruns, plan)
         _update_searches(conn, sink, ended, plan)
-        _fail_behind(conn, sink, ended, plan)
-        _update_shadow(conn, sink, [e for e in ended if e.outcome.op.id not in stale], plan)
+        _fail_behind(conn, sink, kept, plan)
+        _update_shadow(conn, sink, kept, plan)
     counts = Counter(type(e.outcome) for e in ended)
     return Settlement(
         synced=counts[Synced],
@@ -98,9 +97,12 @@ def _needs_rerun(ended: Ended) -> bool:
 def _is_exchanged(sink: SinkTraits, ended: Ended, plan: Plan) -> bool:
     """Return whether the models were exchanged after this worker read which one it writes.
 
-    The other indexes may lack the write, so the operation is enqueued again.
+    The other indexes may lack the write, so the operation is enqueued again. Rows that were read
+    after the exchange seemed to wait for the embedding by the former model.
     """
-    if plan.indexes is None or not isinstance(ended.outcome, Synced):
+    outcome = ended.outcome
+    waits = isinstance(outcome, Superseded) and outcome.waits
+    if plan.indexes is None or not (isinstance(outcome, Synced) or waits):
         return False
     present = ended.shadow if sink.shadow else ended.serving
     return present is not None and present != plan.indexes

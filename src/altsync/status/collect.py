@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from altsync.catalogue.current import entity_types
-from altsync.circuit.sinks import SinkHealth, sink_health, wanted_model
+from altsync.circuit.sinks import SinkHealth, sink_health
 from altsync.contract import SHADOW, Topology
 from altsync.db import Conn
 from altsync.declarations import INDEXES, MIRRORS, WITH_STATUS, columns_of, queue_of
@@ -21,6 +21,7 @@ from altsync.outbox.freshness import freshness
 from altsync.status import sql as status_sql
 from altsync.status.batches import Work, recent_work
 from altsync.status.costs import Costs, costs_today
+from altsync.status.moves import Progress, progress
 from altsync.status.sql import (
     Backlog,
     Counts,
@@ -103,6 +104,7 @@ class Status:
     leftovers: dict[str, Leftover] = field(default_factory=dict)
     freshness: dict[str, Freshness] = field(default_factory=dict)
     costs: Costs | None = None
+    models: Progress | None = None
 
     @property
     def matrix_sinks(self) -> list[str]:
@@ -146,6 +148,7 @@ class Status:
                 for sink, one in self.freshness.items()
             },
             "costs": None if self.costs is None else self.costs.as_json(),
+            "models": None if self.models is None else self.models.as_json(),
             "verify": None if self.verified is None else asdict(self.verified),
             "leftovers": {name: asdict(one) for name, one in self.leftovers.items()},
         }
@@ -165,7 +168,8 @@ def collect(
     ``model`` is the model of the settings, ``objectives`` are those of freshness in seconds, by
     sink, and ``target`` is the share of changes that must meet them. ``cap`` is in dollars a day.
     """
-    wanted = wanted_model(conn)
+    models = progress(conn, topology)
+    wanted = None if models is None else models.serving.model
     with_status = [sink for sink in WITH_STATUS if sink in topology.names]
     counts = {kind: count_statuses(conn, kind) for kind in entity_types()}
     objectives = objectives or {}
@@ -195,12 +199,13 @@ def collect(
         _matrix(counts, [sink for sink in MIRRORS if sink in topology.names]),
         {sink: _sink_state(health.get(sink), disabled.get(sink)) for sink in names},
         {sink: recent.get(sink, Work()) for sink in names},
-        ModelState(Model(*wanted) if wanted else None, model),
+        ModelState(wanted, model),
         last_verification(conn),
         {sink: idle[sink] for sink in names if sink in idle and disabled.get(sink) is None},
         status_sql.leftovers(conn, list(counts)),
         {sink: fresh[sink] for sink in names if sink in fresh},
         costs_today(conn, cap),
+        models=models,
     )
 
 

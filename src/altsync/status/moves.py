@@ -9,7 +9,8 @@ from altsync.catalogue.current import entity_types
 from altsync.contract import SHADOW, Topology
 from altsync.db import Conn
 from altsync.entities import Model
-from altsync.generations import Generation, read_generations
+from altsync.errors import SchemaError
+from altsync.generations import Generation
 from altsync.moves.state import read_move, shadow_backlog
 from altsync.outbox.shadow import SHADOW_EMBEDDING
 from altsync.projection import embedding_text
@@ -101,9 +102,10 @@ def progress(conn: Conn, topology: Topology) -> Progress | None:
 
     None before the first migration.
     """
-    if read_generations(conn) is None:
+    try:
+        move = read_move(conn)
+    except SchemaError:
         return None
-    move = read_move(conn)
     sinks: dict[str, SinkProgress] = {}
     dead = 0
     if move.shadow is not None:

@@ -3,6 +3,7 @@ import { get, post } from "./api.js";
 import { drawCosts } from "./costs.js";
 import { $, TONES, age, badge, count, fill, h, moment, options, plural, whenChanged, word } from "./dom.js";
 import { drawFailures, press } from "./failures.js";
+import { drawModels } from "./models.js";
 import { MEASURES, Plot } from "./plot.js";
 import { mirrorNames, mirrorTitle } from "./types.js";
 
@@ -34,6 +35,7 @@ export async function refresh() {
   drawSinks(overview);
   drawFreshness(overview.freshness);
   drawCosts(overview.costs);
+  drawModels(overview.models);
   drawFailures(failures);
 }
 
