@@ -242,6 +242,27 @@ def test_an_index_that_lags_is_queried_later(place: Neighbourhood, index: Pineco
 
 
 @by_index
+@pytest.mark.parametrize("bare", [False, True])
+def test_the_header_of_a_query_decides_and_a_server_without_one_is_asked_for_the_vector(
+    place: Neighbourhood, index: PineconeHarness, bare: bool
+) -> None:
+    """No fetch is paid for where the query says that it has not seen the write."""
+    rules = [FaultRule("pinecone.upsert", "lag", seconds=3600)]
+    rules += [FaultRule("pinecone.*", "bare")] if bare else []
+    index.server.admin.set_faults(rules)
+    place.save(*some(6))
+    place.vectors()
+    place.pg.advance_time(DELAY + 1)
+    index.server.admin.reset_stats()
+    place.deliver(place.similarity)
+    assert (index.server.admin.stats().requests["pinecone.fetch"] > 0) is bare
+    assert len([op for op in place.pg.ops("similarity") if op.live]) == 6
+    index.server.admin.flush()
+    place.settle()
+    assert list(faults(place)) == []
+
+
+@by_index
 @pytest.mark.parametrize(("lost", "expected"), [(1, "item"), (3, "sink")])
 def test_a_deleted_vector_is_reported(
     place: Neighbourhood, index: PineconeHarness, lost: int, expected: str

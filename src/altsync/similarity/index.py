@@ -25,6 +25,7 @@ from altsync.entities import EntityType, Model, Row
 from altsync.operations import ErrorKind
 from altsync.outbox.edges import invalidate_neighbours
 from altsync.outbox.enqueue import lock_entities
+from altsync.outbox.marks import read_marks
 from altsync.projection import namespace
 from altsync.protocols import Index, Reads
 from altsync.similarity import sql
@@ -83,9 +84,10 @@ class Sink(LocalSink):
 
     def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
         """Search the neighbours of entities, and write the edges that have changed."""
-        scores, calls = self._queries.search(rows, model)
+        marks = self._marks(rows[0].entity_type)
+        scores, seen, calls = self._queries.search(rows, model, marks)
         hidden = [row for row in rows if scores[row.id].get(row.key, 0.0) < ITSELF]
-        ended, fetches = self._hidden(hidden, scores, model)
+        ended, fetches = self._hidden(hidden, scores, seen, model)
         shown = [row for row in rows if row.id not in ended]
         if shown:
             self.relate(shown, model, self._candidates(shown, scores))
@@ -105,27 +107,40 @@ class Sink(LocalSink):
 
     # --- an index that lags ---------------------------------------------------------------------
 
+    def _marks(self, kind: EntityType) -> dict[str, int]:
+        """Return the positions of the last writes by namespace, where the index names them."""
+        with self._database.autocommit() as conn:
+            found = read_marks(conn, [self._follows], kind).get(self._follows, {})
+        return {space: mark for (_, space), mark in found.items()}
+
     def _hidden(
-        self, rows: Sequence[Row], scores: Mapping[UUID, Scores], model: Model
+        self,
+        rows: Sequence[Row],
+        scores: Mapping[UUID, Scores],
+        seen: Mapping[UUID, bool],
+        model: Model,
     ) -> tuple[dict[UUID, RecordOutcome], int]:
         """Return the outcomes of entities that are not among their own neighbours, and the calls.
 
         A ranked answer proves nothing: equal vectors crowd an entity out, and an approximate index
         may miss it. So the ids are fetched. An entity without an outcome has a good answer.
+        ``seen``: whether the answer had seen every write; without it, time and crowding decide.
         """
         if not rows:
             return {}, 0
         kind = rows[0].entity_type
         states = self._vector_states(kind, [row.id for row in rows])
-        stored, calls = self._stored([row for row in rows if not states[row.id][0]], model)
+        unclear = [row for row in rows if not states[row.id][0] and seen.get(row.id, True)]
+        stored, calls = self._stored(unclear, model) if unclear else (set(), 0)
         ended: dict[UUID, RecordOutcome] = {}
         for row in rows:
             pending, age = states[row.id]
-            lagging = age is not None and age < LONGEST_LAG
+            shown = seen.get(row.id)
+            lagging = shown is False or (age is not None and age < LONGEST_LAG)
             crowded = min(scores[row.id].values(), default=0.0) >= ITSELF
             if pending:  # writing its vector enqueues this search again
                 ended[row.id] = Written(row.id, row.version)
-            elif row.id in stored and (crowded or not lagging):
+            elif row.id in stored and (shown or crowded or not lagging):
                 continue
             elif lagging:
                 reason = "the vector index does not show its vector yet"

@@ -53,14 +53,20 @@ class NearestQueries:
         """Stop the threads."""
         self._lanes.shutdown(wait=False, cancel_futures=True)
 
-    def search(self, rows: Sequence[Row], model: Model) -> tuple[dict[UUID, Scores], int]:
-        """Return the scores of living neighbours by entity, and the number of queries.
+    def search(
+        self, rows: Sequence[Row], model: Model, marks: Mapping[str, int]
+    ) -> tuple[dict[UUID, Scores], dict[UUID, bool], int]:
+        """Return the scores of living neighbours by entity, what was seen, and the queries made.
+
+        ``marks`` are the positions of the last writes by namespace. An entity's answer has seen
+        them, has not, or is left out where the index does not say.
 
         Entities of equal vectors share a query. A query is repeated with a greater reach where its
         answer ends too early. After a call that repeated most of its queries, the next call begins
         with that reach, as its entities mostly have many near ones, too.
         """
         found: dict[UUID, Scores] = {}
+        seen: dict[UUID, bool] = {}
         groups = self._equals(rows)
         total, widened, calls = len(groups), 0, 0
         kind = rows[0].entity_type
@@ -68,8 +74,13 @@ class NearestQueries:
         first = reach = self._reach.get(kind, least)
         while groups:
             firsts = [group[0] for group in groups]
-            answers = list(self._lanes.map(self._query, firsts, repeat(model), repeat(reach)))
+            asked = self._lanes.map(self._query, firsts, repeat(model), repeat(reach))
+            answers, positions = map(list[Any], zip(*asked, strict=True))
             calls += len(answers)
+            for group, position in zip(groups, positions, strict=True):
+                wanted = marks.get(namespace(group[0]))
+                if wanted is not None and position is not None:
+                    seen |= {row.id: position >= wanted for row in group}
             living = self._living(kind, answers)
             short: list[list[Row]] = []
             for group, answer in zip(groups, answers, strict=True):
@@ -83,7 +94,7 @@ class NearestQueries:
             groups = short if reach < FARTHEST else []
             reach = min(reach * WIDER, FARTHEST) if groups else reach
         self._reach[kind] = reach if widened * 2 > total else least
-        return found, calls
+        return found, seen, calls
 
     def least(self, kind: EntityType) -> int:
         """Return the reach of a first query."""
@@ -109,8 +120,8 @@ class NearestQueries:
         """Return the group that neighbours must be of, "" for any."""
         return "" if self._rules(row.entity_type).across else group_of(row) or ""
 
-    def _query(self, row: Row, model: Model, reach: int) -> Scores:
-        """Return the scores of the entities nearest to one."""
+    def _query(self, row: Row, model: Model, reach: int) -> tuple[Scores, int | None]:
+        """Return the scores of the entities nearest to one, and the position that it has seen."""
         matches = self._index.nearest(
             row.entity_type,
             row.vector or b"",
@@ -119,7 +130,8 @@ class NearestQueries:
             where=self.where(row, model),
             with_metadata=False,
         )
-        return {match.key: round(match.score, DECIMALS) for match in matches}
+        scores = {match.key: round(match.score, DECIMALS) for match in matches}
+        return scores, getattr(matches, "mark", None)
 
 
 def group_of(row: Row) -> str | None:
