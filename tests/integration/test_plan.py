@@ -223,3 +223,64 @@ def test_the_tables_fit_into_80_columns(site: Site, monkeypatch: pytest.MonkeyPa
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "embedding is disabled: OPENAI_API_KEY is not set" in result.stdout
     assert "no price" in result.stdout
+
+
+PRICED = """
+[models.{model}]
+dollars = 1
+per_tokens = 1
+[write_unit]
+dollars = 0.01
+per_units = 1
+"""
+
+
+@pytest.fixture
+def priced(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """A table of prices in which a token costs a dollar."""
+    prices = tmp_path / "prices.toml"
+    prices.write_text(PRICED.format(model=MODEL))
+    monkeypatch.setenv("ALTSYNC_PRICES", str(prices))
+    return site
+
+
+def run(site: Site, *arguments: str, code: int = 0) -> dict[str, Any]:
+    """Return the document of a command."""
+    result = CliRunner().invoke(cli, [*arguments, "--json"])
+    logging.root.handlers[:] = [logging.NullHandler()]
+    assert result.exit_code == code, result.output
+    body: dict[str, Any] = json.loads(result.stdout)
+    return body
+
+
+def test_a_seeding_that_costs_too_much_writes_nothing(priced: Site) -> None:
+    seeding = ("seed", "--all", "--dir", str(priced.folder))
+    cost = priced.cost()["dollars"]
+    assert cost > 10
+    before = _dump(priced.pg)
+    refused = run(priced, *seeding, "--max-cost", str(cost - 1), code=Exit.NOT_CONFIRMED)
+    assert _dump(priced.pg) == before
+    assert refused["plan"]["dollars"] == cost
+    assert "--max-cost" in refused["error"]
+    assert run(priced, *seeding, "--max-cost", str(cost))["created"] == 10
+
+
+def test_a_reembedding_that_costs_too_much_enqueues_nothing(
+    priced: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    priced.settle()
+    monkeypatch.setenv("ALTSYNC_EMBEDDING_MODEL", "of-my-own")
+    before = _dump(priced.pg)
+    refused = run(priced, "reembed", "--yes", "--max-cost", "5", code=Exit.NOT_CONFIRMED)
+    assert "of-my-own has no price" in refused["error"]
+    assert _dump(priced.pg) == before
+
+
+def test_a_backfill_that_costs_too_much_enqueues_nothing(priced: Site) -> None:
+    priced.settle()
+    filling = ("backfill", "--sink", "pinecone", "--force")
+    before = _dump(priced.pg)
+    refused = run(priced, *filling, "--max-cost", "0.01", code=Exit.NOT_CONFIRMED)
+    assert 0.01 < refused["plan"]["dollars"] < 10
+    assert _dump(priced.pg) == before
+    assert run(priced, *filling, "--max-cost", "10")["enqueued"]["league"] == 10

@@ -2,11 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
+import typer
 from rich.console import RenderableType
 
+from altsync.cli import ending
 from altsync.cli.tables import Table, Text
+from altsync.costs.planner import Plan
+from altsync.exits import Exit, Failure
 from altsync.status.costs import Costs
 from altsync.wording import dollars
+
+MaxCost = Annotated[
+    float | None,
+    typer.Option("--max-cost", min=0, help="Refuse, before it writes, if it costs more dollars."),
+]
+
+
+def is_refused(plan: Plan, most: float | None, body: dict[str, Any] | None = None) -> bool:
+    """Return whether a plan costs more than ``most`` dollars, and show an error with the figures.
+
+    A plan without a known price is refused, too. The command ends with ``Exit.NOT_CONFIRMED``.
+    """
+    cost = plan.dollars
+    if most is None or (cost is not None and cost <= most):
+        return False
+    reason = (
+        f"the cost is not known, as {plan.model.name} has no price: name one in the file of "
+        "ALTSYNC_PRICES"
+        if cost is None
+        else f"it would cost {dollars(cost)}, and --max-cost is {dollars(most)}: raise it, or do "
+        "less at once"
+    )
+    failure = Failure(f"nothing was changed: {reason}", Exit.NOT_CONFIRMED)
+    ending.show(failure, None, {**(body or {}), "plan": plan.as_json()})
+    return True
 
 
 def cost_table(costs: Costs | None) -> list[RenderableType]:

@@ -17,6 +17,8 @@ from altsync.circuit.pause import probe_now
 from altsync.circuit.sinks import sink_health, wanted_model
 from altsync.cli import terminal
 from altsync.cli.common import Json, application, known_sink, operator
+from altsync.cli.costs import MaxCost, is_refused
+from altsync.cli.planned import planner_of
 from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import Exit, answers, notes
 from altsync.contract import SinkTraits
@@ -24,6 +26,7 @@ from altsync.doctor import Finding, Health, check_services
 from altsync.entities import EntityType, Model
 from altsync.operations import BreakerState
 from altsync.outbox.upkeep import backfill_page
+from altsync.planning import plan_backfill
 from altsync.revisions import own_revision
 from altsync.store.unembedded import charged_again
 from altsync.wording import plural
@@ -168,11 +171,14 @@ def backfill(
     yes: Annotated[
         bool, typer.Option("--yes", help="Even if texts are to be embedded, and paid, again.")
     ] = False,
+    max_cost: MaxCost = None,
     as_json: Json = False,
 ) -> None:
     """Enqueue every entity for one sink again, behind all other work."""
     with application() as app:
         traits = known_sink(app, sink)
+        if max_cost is not None:
+            _require_cost(app, traits, max_cost, force=force)
         if not yes:
             _require_confirmation(app, traits, force)
         counts = {
@@ -186,6 +192,14 @@ def backfill(
             terminal.print_json({"enqueued": counts})
         else:
             notes.print(f"Enqueued for {sink}: {plural(sum(counts.values()), 'operation')}.")
+
+
+def _require_cost(app: Application, sink: SinkTraits, most: float, *, force: bool) -> None:
+    with app.database.transaction() as conn:
+        planner = planner_of(app, conn)
+        plan_backfill(conn, planner, sink, force=force)
+    if is_refused(planner.plan(), most):
+        raise typer.Exit(Exit.NOT_CONFIRMED)
 
 
 def _require_confirmation(app: Application, sink: SinkTraits, force: bool) -> None:

@@ -6,16 +6,21 @@ from typing import Annotated
 
 import typer
 
+from altsync.app import Application
 from altsync.cli import terminal
 from altsync.cli.common import Json, application
+from altsync.cli.costs import MaxCost, is_refused
+from altsync.cli.planned import planner_of
 from altsync.cli.terminal import Exit, notes
 from altsync.contract import EMBEDDING
+from altsync.planning import plan_reembed
 from altsync.reembed import Plan, plan, start
 from altsync.wording import plural, sentences
 
 
 def reembed(
     yes: Annotated[bool, typer.Option("--yes", help="Do it: this is what costs money.")] = False,
+    max_cost: MaxCost = None,
     as_json: Json = False,
 ) -> None:
     """Embed everything by the model of the settings. Without --yes, only show the cost."""
@@ -23,6 +28,8 @@ def reembed(
         with app.database.transaction() as conn:
             found = plan(conn, app.settings.wanted_model)
         _print_plan(found)
+        if yes and max_cost is not None and not found.is_done:
+            _require_cost(app, found.model.name, max_cost)
         enqueued = 0
         if yes and not found.is_done:
             enqueued = sum(start(app.database, app.topology, found.model))
@@ -36,6 +43,14 @@ def reembed(
             return
         notes.print("altsync plan reembed shows exact tokens and dollars.")
         notes.print("Nothing was changed: altsync reembed --yes does it.")
+        raise typer.Exit(Exit.NOT_CONFIRMED)
+
+
+def _require_cost(app: Application, model: str, most: float) -> None:
+    with app.database.transaction() as conn:
+        planner = planner_of(app, conn, model)
+        plan_reembed(conn, planner)
+    if is_refused(planner.plan(), most):
         raise typer.Exit(Exit.NOT_CONFIRMED)
 
 

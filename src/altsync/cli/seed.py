@@ -14,6 +14,7 @@ import typer
 from altsync.catalogue.current import parts
 from altsync.catalogue.parts import Part
 from altsync.cli.common import Json, application
+from altsync.cli.costs import MaxCost
 from altsync.cli.seed_run import Until, run
 from altsync.errors import ConfigurationError
 from altsync.seed.files import named_by
@@ -57,12 +58,13 @@ def _seed(
     timeout: Annotated[
         float | None, typer.Option(min=0, help="With --wait: give up after so many seconds.")
     ] = None,
+    max_cost: MaxCost = None,
     as_json: Json = False,
 ) -> None:
     """Load JSONL seeds into PostgreSQL and its outbox, in one transaction per batch.
 
     Exit codes: 0 done, 1 error, 2 usage, 3 some lines were refused or nothing was pruned,
-    4 a sink gave up on some, 5 --timeout passed.
+    4 a sink gave up on some, 5 --timeout passed, 6 over --max-cost.
     """
     if prune_saved and not prune:
         raise typer.BadParameter("--prune-saved needs --prune")
@@ -70,7 +72,9 @@ def _seed(
     options = SeedOptions(folder, chosen, limit, only, prune, yes, strict, dry_run, waits)
     options = replace(options, prune_saved=prune_saved)
     with application() as app:
-        raise typer.Exit(run(app, options, wait=wait, timeout=timeout, as_json=as_json))
+        raise typer.Exit(
+            run(app, options, wait=wait, timeout=timeout, as_json=as_json, max_cost=max_cost)
+        )
 
 
 def _plan(

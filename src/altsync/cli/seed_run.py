@@ -19,6 +19,7 @@ from altsync.app import Application
 from altsync.catalogue.parts import Part
 from altsync.cli import ending
 from altsync.cli.bars import Bars
+from altsync.cli.costs import is_refused
 from altsync.cli.planned import plan_view, planner_of
 from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import Exit, answers, notes, print_json
@@ -78,11 +79,20 @@ def run(
     as_json: bool = False,
     model: str | None = None,
     dimensions: int | None = None,
+    max_cost: float | None = None,
 ) -> Exit:
     """Run one seeding, print its result, and return the exit code.
 
-    A dry run also prints its cost, by another model if ``model`` names one.
+    A dry run also prints its cost, by another model if ``model`` names one. With ``max_cost`` in
+    dollars, a dry run comes first, and nothing is written if it costs more.
     """
+    if max_cost is not None and not options.dry_run:
+        dry = replace(options, dry_run=True)
+        with app.connect("altsync-seed") as conn:
+            first = planner_of(app, conn)
+            load(app, conn, dry, as_json=as_json, planner=first)
+        if is_refused(first.plan(), max_cost):
+            return Exit.NOT_CONFIRMED
     waits = wait is not None and not options.dry_run
     ends = None if timeout is None else time.monotonic() + timeout
     sinks = app.topology.names
@@ -107,6 +117,8 @@ def run(
     if planner:
         plan = planner.plan()
         body["plan"] = plan.as_json()
+        if is_refused(plan, max_cost, body):
+            return Exit.NOT_CONFIRMED
         if not as_json:
             answers.print(Group(*plan_view(app, plan)))
     if waits and not as_json:
