@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
+from rich.progress import TaskID
 
 from altsync.app import Application
+from altsync.cli.bars import Bars
 from altsync.cli.common import Json, application, known_sink
 from altsync.cli.planned import plan_view, planner_of
 from altsync.cli.seed import plan_seed
 from altsync.cli.terminal import answers, print_json
 from altsync.costs.planner import Plan
+from altsync.entities import EntityType
 from altsync.planning import plan_backfill, plan_reembed
 
 ModelOption = Annotated[
@@ -29,7 +33,7 @@ def reembed(
     with application() as app, app.database.transaction() as conn:
         name = model or app.settings.altsync_embedding_model
         planner = planner_of(app, conn, name, dimensions)
-        plan_reembed(conn, planner)
+        _follow(plan_reembed(conn, planner))
         _show(app, planner.plan(), as_json)
 
 
@@ -47,8 +51,18 @@ def backfill(
         traits = known_sink(app, sink)
         with app.database.transaction() as conn:
             planner = planner_of(app, conn, model, dimensions)
-            plan_backfill(conn, planner, traits, force=force)
+            _follow(plan_backfill(conn, planner, traits, force=force))
             _show(app, planner.plan(), as_json)
+
+
+def _follow(pages: Iterable[tuple[EntityType, int]]) -> None:
+    """Make a plan, with a bar for each entity type."""
+    with Bars() as bars:
+        tasks: dict[EntityType, TaskID] = {}
+        for kind, count in pages:
+            if kind not in tasks:
+                tasks[kind] = bars.add_task(kind.value, total=None)
+            bars.advance(tasks[kind], count)
 
 
 def _show(app: Application, plan: Plan, as_json: bool) -> None:
