@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from uuid import UUID
 
@@ -14,25 +14,35 @@ from altsync.entities import EntityType
 from altsync.store.rows import namespaces_of, read_rows
 from altsync.store.unembedded import backfilled_ids, unembedded_ids
 
+#: A function that gets the type and the number of the entities of each page.
+Progress = Callable[[EntityType, int], None]
 
-def plan_reembed(conn: Conn, planner: Planner) -> Iterator[tuple[EntityType, int]]:
-    """Add the entities that the planner's model has not embedded, in the caller's transaction.
 
-    Yield the type and the number of entities of each page.
-    """
+def no_progress(kind: EntityType, count: int) -> None:
+    """Show nothing."""
+
+
+def plan_reembed(conn: Conn, planner: Planner, progress: Progress = no_progress) -> None:
+    """Add the entities that the planner's model has not embedded, in the caller's transaction."""
     sinks = [EMBEDDING, *planner.topology.vector, *planner.topology.relating]
     for kind in entity_types():
-        yield from _add(conn, planner, kind, unembedded_ids(conn, kind, planner.model), sinks)
+        ids = unembedded_ids(conn, kind, planner.model)
+        _add(conn, planner, kind, ids, sinks, progress)
 
 
 def plan_backfill(
-    conn: Conn, planner: Planner, sink: SinkTraits, *, force: bool
-) -> Iterator[tuple[EntityType, int]]:
-    """Add the entities that a backfill of a sink would enqueue, as ``plan_reembed`` does."""
+    conn: Conn,
+    planner: Planner,
+    sink: SinkTraits,
+    *,
+    force: bool,
+    progress: Progress = no_progress,
+) -> None:
+    """Add the entities that a backfill of a sink would enqueue, in the caller's transaction."""
     for kind in entity_types():
         if sink.takes(kind):
             ids = backfilled_ids(conn, kind, sink.name, force=force)
-            yield from _add(conn, planner, kind, ids, [sink.name])
+            _add(conn, planner, kind, ids, [sink.name], progress)
 
 
 def _add(
@@ -41,9 +51,10 @@ def _add(
     kind: EntityType,
     pages: Iterator[Sequence[UUID]],
     sinks: Sequence[str],
-) -> Iterator[tuple[EntityType, int]]:
+    progress: Progress,
+) -> None:
     for ids in pages:
         # Former keys have left the sinks, or will leave them without this work.
         rows = [replace(row, former_keys=()) for row in read_rows(conn, kind, ids)]
         planner.write(kind, rows, namespaces_of(conn, kind, ids, planner.spaced), sinks)
-        yield kind, len(ids)
+        progress(kind, len(ids))

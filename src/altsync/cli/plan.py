@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +17,7 @@ from altsync.cli.seed import plan_seed
 from altsync.cli.terminal import answers, print_json
 from altsync.costs.planner import Plan
 from altsync.entities import EntityType
-from altsync.planning import plan_backfill, plan_reembed
+from altsync.planning import Progress, plan_backfill, plan_reembed
 
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="As if this model embedded the texts.")
@@ -33,7 +34,8 @@ def reembed(
     with application() as app, app.database.transaction() as conn:
         name = model or app.settings.altsync_embedding_model
         planner = planner_of(app, conn, name, dimensions)
-        _follow(plan_reembed(conn, planner))
+        with _bars() as progress:
+            plan_reembed(conn, planner, progress)
         _show(app, planner.plan(), as_json)
 
 
@@ -51,18 +53,23 @@ def backfill(
         traits = known_sink(app, sink)
         with app.database.transaction() as conn:
             planner = planner_of(app, conn, model, dimensions)
-            _follow(plan_backfill(conn, planner, traits, force=force))
+            with _bars() as progress:
+                plan_backfill(conn, planner, traits, force=force, progress=progress)
             _show(app, planner.plan(), as_json)
 
 
-def _follow(pages: Iterable[tuple[EntityType, int]]) -> None:
-    """Make a plan, with a bar for each entity type."""
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    """Yield a function that advances a bar for each entity type."""
     with Bars() as bars:
         tasks: dict[EntityType, TaskID] = {}
-        for kind, count in pages:
+
+        def advance(kind: EntityType, count: int) -> None:
             if kind not in tasks:
                 tasks[kind] = bars.add_task(kind.value, total=None)
             bars.advance(tasks[kind], count)
+
+        yield advance
 
 
 def _show(app: Application, plan: Plan, as_json: bool) -> None:
