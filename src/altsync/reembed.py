@@ -11,7 +11,8 @@ from altsync.circuit.sinks import want_model, wanted_model
 from altsync.contract import Topology
 from altsync.db import Conn, Database
 from altsync.entities import EntityType, Model
-from altsync.errors import ConfigurationError, SchemaError
+from altsync.errors import AltsyncError, ConfigurationError, SchemaError
+from altsync.generations import read_generations
 from altsync.outbox.upkeep import reembed_page
 from altsync.projection import embedding_text
 from altsync.store.unembedded import uncharged_contents, unembedded
@@ -71,6 +72,12 @@ def plan(conn: Conn, model: Model) -> Plan:
     if found is None:
         raise SchemaError("no sink is registered: run altsync migrate")
     wanted = Model(*found)
+    generations = read_generations(conn)
+    if generations is not None and generations.shadow is not None:
+        raise AltsyncError(
+            f"{generations.shadow.model.name} is kept beside {wanted.name}: altsync model status "
+            "shows it, and altsync model drop ends it"
+        )
     if model.dimensions != wanted.dimensions:
         raise ConfigurationError(
             f"the settings ask for {model.dimensions} dimensions, the database and its vector "

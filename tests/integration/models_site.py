@@ -27,8 +27,6 @@ OLD, NEW = "wordllama-l2-256", "wordllama-l2-64"
 #: More numbers than the smaller model fills.
 DIMENSIONS = 96
 
-SINKS = ("embedding", "pinecone", "similarity")
-
 
 class ModelsSite:
     """A database, an index and an embedder, and commands as a user gives them."""
@@ -43,7 +41,10 @@ class ModelsSite:
 
     def deliver(self, at: Callable[[str], None] | None = None, *only: str) -> None:
         """Deliver until nothing is due, as workers would."""
-        names = only or (*SINKS, *(SHADOW + name for name in SINKS[:2]))
+        names = only or (
+            *self.app.topology.names,
+            *(one.name for one in self.app.topology.shadows),
+        )
         for _ in range(20):
             claimed = 0
             for name in names:
@@ -86,7 +87,9 @@ class ModelsSite:
 
     def index(self, *, shadow: bool = False) -> Any:
         """The index of a generation."""
-        return self.app.sink((SHADOW if shadow else "") + "pinecone", self.app.generations())
+        return self.app.sink(
+            (SHADOW if shadow else "") + self.app.topology.vector[0], self.app.generations()
+        )
 
     def consistent(self) -> bool:
         """Whether every store agrees with PostgreSQL, by the command for that."""

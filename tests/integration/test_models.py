@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from altsync import queries
+from altsync import queries, reembed
 from altsync.config import Settings
 from altsync.entities import Model
-from altsync.errors import SinkFailure
+from altsync.errors import AltsyncError, SinkFailure
+from altsync.local.services.postgres import Postgres
 from altsync.local.services.vectors import Vectors
 from altsync.moves import state
+from tests.contract.harness import PgvectorHarness
 from tests.integration.database_fixture import DatabaseFixture, archetype, example, league, leagues
 from tests.integration.models_site import DIMENSIONS, NEW, OLD, ModelsSite, models_site
 from tests.points import DELIVERY
@@ -309,3 +312,54 @@ def test_a_dropped_move_leaves_the_serving_indexes_alone(
     site.run("add", NEW, "--yes")
     site.deliver()
     assert site.held(shadow=True) == site.expected(NEW)
+
+
+def test_the_answers_of_both_models_are_compared(site: ModelsSite, tmp_path: Path) -> None:
+    site.run("add", NEW, "--yes")
+    site.deliver()
+    file = tmp_path / "questions.jsonl"
+    file.write_text('{"entity": "league", "text": "football"}\n{"entity": "league"}\n')
+    assert "questions.jsonl:2" in site.say("compare", str(file), code=1)
+    file.write_text('{"entity": "league", "text": "football"}\n')
+    found = site.run("compare", str(file), "--top", "5")
+    assert (found["overlap"], len(found["questions"])) == (1.0, 1)
+    assert -1.0 <= found["correlation"] <= 1.0
+    assert sorted(found["questions"][0]["other"]) == [f"l00{n}" for n in range(5)]
+
+
+def test_reembedding_in_place_is_refused_beside_another_model(site: ModelsSite) -> None:
+    site.run("add", NEW, "--yes")
+    with (
+        pytest.raises(AltsyncError, match="altsync model status"),
+        site.app.database.transaction() as conn,
+    ):
+        reembed.plan(conn, Model(NEW, DIMENSIONS))
+
+
+def test_vectors_in_postgresql_move_to_another_length(
+    pg: DatabaseFixture,
+    postgres: Postgres,
+    vectors_server: Vectors,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Settings, "confirm_after_seconds", 0.0)
+    harness = PgvectorHarness(postgres, DIMENSIONS)
+    more = {"ALTSYNC_SINKS": "embedding,pgvector", "PGVECTOR_URL": harness.url}
+    with closing(harness), models_site(pg, vectors_server, monkeypatch, **more) as site:
+        assert set(site.app.set_up_sinks().values()) == {None}
+        site.save(*leagues(3), archetype("racing"), example("ask"))
+        site.deliver()
+        site.run("add", NEW, "--dimensions", "80", "--yes")
+        site.save(league("l000", description="edited"), example("ask", "another"))
+        site.deliver()
+        assert site.held() == site.expected(OLD)
+        assert site.held(shadow=True) == site.expected(NEW, 80)
+        site.run("verify", "--deep", "--grace", "0")
+        site.run("switch")
+        site.save(league("l002", tier="TIER1"))
+        site.deliver()
+        assert site.held() == site.expected(NEW, 80)
+        assert site.held(shadow=True) == site.expected(OLD)
+        assert site.consistent()
+        site.run("drop", "--yes")
+        assert site.held() == site.expected(NEW, 80)

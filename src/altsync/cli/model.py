@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -38,6 +40,7 @@ from altsync.moves.state import (
     seconds_until_droppable,
     shadow_backlog,
 )
+from altsync.queries.compare import TOP, compare_answers, read_questions
 from altsync.status.moves import Addition, Progress, addition, progress
 from altsync.verify.report import Options, Report
 from altsync.wording import plural, sentences
@@ -197,6 +200,39 @@ def _require_shadow(move: Move) -> Move:
     if move.shadow is None:
         raise AltsyncError("there is no model beside the serving one: run altsync model add")
     return move
+
+
+@model.command()
+def compare(
+    questions: Annotated[
+        Path, typer.Argument(help='JSONL: {"entity": "…", "text": "…", "where": {…}}.')
+    ],
+    top: Annotated[int, typer.Option(min=1, max=100, help="Answers of each question.")] = TOP,
+    as_json: Json = False,
+) -> None:
+    """Show how the answers of the two models differ: overlap and rank correlation."""
+    asked = read_questions(questions)
+    with application() as app:
+        found = app.generations()
+        if found is None or found.shadow is None:
+            raise AltsyncError("there is no model beside the serving one: run altsync model add")
+        pair = app.stores_of(found), app.stores_of(found, shadow=True)
+        with Bars(transient=True, disable=as_json) as bars:
+            compared = list(bars.track(compare_answers(*pair, asked, top=top), total=len(asked)))
+    overlap = sum(one.overlap for one in compared) / len(compared)
+    ranked = [one.correlation for one in compared if one.correlation is not None]
+    mean = sum(ranked) / len(ranked) if ranked else None
+    if as_json:
+        body = {"top": top, "overlap": overlap, "correlation": mean}
+        terminal.print_json({**body, "questions": [asdict(one) for one in compared]})
+        return
+    table = Table(*("question", "overlap", "ranks"), title="Answers", numbers=("overlap", "ranks"))
+    for one in sorted(compared, key=lambda one: one.overlap):
+        ranks = "" if one.correlation is None else f"{one.correlation:.2f}"
+        table.add_row(one.question.text, f"{one.overlap:.0%}", ranks)
+    answers.print(table)
+    shown = "" if mean is None else f", rank correlation {mean:.2f}"
+    answers.print(f"{plural(len(compared), 'question')}: overlap at {top} {overlap:.0%}{shown}.")
 
 
 #: Exit codes of ``verify``, as those of ``altsync verify``.
