@@ -40,7 +40,6 @@ from altsync.moves.state import (
     seconds_until_droppable,
     shadow_backlog,
 )
-from altsync.queries.compare import TOP, compare_answers, read_questions
 from altsync.status.moves import Addition, Progress, addition, progress
 from altsync.verify.report import Options, Report
 from altsync.wording import plural, sentences
@@ -207,10 +206,12 @@ def compare(
     questions: Annotated[
         Path, typer.Argument(help='JSONL: {"entity": "…", "text": "…", "where": {…}}.')
     ],
-    top: Annotated[int, typer.Option(min=1, max=100, help="Answers of each question.")] = TOP,
+    top: Annotated[int, typer.Option(min=1, max=100, help="Answers of each question.")] = 10,
     as_json: Json = False,
 ) -> None:
     """Show how the answers of the two models differ: overlap and rank correlation."""
+    from altsync.queries.compare import compare_answers, read_questions  # imports NumPy
+
     asked = read_questions(questions)
     with application() as app:
         found = app.generations()
