@@ -8,16 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, cast
+from uuid import uuid4
 
 import pytest
 
 from altsync.contract import Failed, Written
+from altsync.entities import Edge
 from altsync.errors import SinkFailure
 from altsync.local.vectors.faults import FaultRule
 from altsync.openai_embedder import OpenAIEmbedder
 from altsync.operations import ErrorKind
 from altsync.protocols import Sink
 from altsync.sinks.neo4j import client as graph_client
+from altsync.sinks.neo4j.write import MOST_AUTOCOMMIT_NODES
 from altsync.sinks.neo4j.write import Sink as GraphSink
 from altsync.sinks.pgvector.write import Sink as PgvectorSink
 from altsync.sinks.pinecone import client as vector_client
@@ -182,6 +185,38 @@ def relay(graph: GraphHarness) -> Iterator[Proxy]:
 def _through(graph: GraphHarness, relay: Proxy, timeout: float) -> GraphSink:
     url = f"bolt://127.0.0.1:{relay.port}"
     return GraphSink(url, graph.auth, database=graph.database, timeout=timeout)
+
+
+def test_the_round_trips_of_a_batch(graph: GraphHarness, relay: Proxy, opened: Opened) -> None:
+    """A transaction takes one for BEGIN with its first statement, and one for COMMIT."""
+    sink = opened(_through(graph, relay, TIMEOUT))
+    sent: list[bytes] = []
+
+    def trips(call: Callable[[], object]) -> int:
+        sent.clear()
+        call()
+        return sum(data.endswith(b"\0\0") for data in sent)  # the end of a Bolt message
+
+    sink.upsert([league()], MODEL)
+    relay.on_request = sent.append
+    nodes = [league(f"l{n}") for n in range(MOST_AUTOCOMMIT_NODES + 1)]
+    linked = [
+        replace(
+            one,
+            graph_version=11,
+            edges=tuple(
+                Edge(uuid4(), "SIMILAR_TO", other.key, 10, 0.9)
+                for other in nodes
+                if other is not one
+            ),
+        )
+        for one in nodes
+    ]
+    assert trips(lambda: sink.upsert(nodes[:2], MODEL)) == 1
+    assert trips(lambda: sink.upsert(nodes, MODEL)) == 2
+    assert trips(lambda: sink.upsert(linked, MODEL)) == 3
+    assert trips(lambda: sink.upsert(linked, MODEL)) == 2, "the same relationships"
+    assert trips(lambda: sink.delete([deleted(one, 12) for one in nodes])) == 2
 
 
 def test_a_graph_that_falls_silent(graph: GraphHarness, relay: Proxy, opened: Opened) -> None:

@@ -6,6 +6,7 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, LiteralString, TypeVar, cast
 
 import neo4j
@@ -22,6 +23,10 @@ T = TypeVar("T")
 
 #: Seconds after which an idle connection is tested before it is used.
 LIVENESS_SECONDS = 20.0
+
+#: Records per PULL: -1 is all. The driver's 1,000 cost another round trip for each further 1,000;
+#: every statement bounds its records itself.
+EVERY_RECORD = -1
 
 #: Errors raised before anything was sent: there was no connection.
 NOT_SENT = (errors.ConnectionAcquisitionTimeoutError,)
@@ -175,11 +180,14 @@ class Client(ABC):
         work = prefixed(work, self._prefix)
 
         def once(driver: neo4j.Driver) -> T:
-            with driver.session(database=self._database) as session:
+            with driver.session(database=self._database, fetch_size=EVERY_RECORD) as session:
                 if alone:
                     return work(cast(ManagedTransaction, _Alone(session, seconds)))
                 execute = session.execute_read if follower else session.execute_write
-                return execute(neo4j.unit_of_work(timeout=seconds)(work))
+                # As Driver.execute_query does: BEGIN goes out with the first statement. The driver
+                # has no other way to it.
+                with getattr(session, "_pipelined_begin", nullcontext()):
+                    return execute(neo4j.unit_of_work(timeout=seconds)(work))
 
         def call(driver: neo4j.Driver) -> T:
             until = time.monotonic() + seconds * REPEAT_SHARE

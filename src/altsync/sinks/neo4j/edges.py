@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +16,6 @@ from altsync.sinks.neo4j.statements import (
     CREATE_EDGES,
     JOIN_PARENT,
     LEAVE_PARENT,
-    READ_EDGES,
     REMOVE_DUPLICATES,
     REMOVE_EDGES,
     SET_SCORES,
@@ -25,15 +25,27 @@ from altsync.sinks.neo4j.statements import (
 )
 
 
+#: Relationships of one entity, by type and target: the graph's ids and scores.
+_Edges = Mapping[tuple[str, str | None], list[tuple[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenNode:
+    """The graph's id of a node, and the relationships that it has."""
+
+    id: str
+    edges: _Edges
+
+
 def write_nodes(
     tx: ManagedTransaction, kind: EntityType, statement: str, rows: Sequence[Mapping[str, Any]]
-) -> dict[str, str]:
-    """Write nodes with one edge to each parent, and return the graph's ids by key."""
-    found = [(record["key"], record["id"]) for record in client.query(tx, statement, rows=rows)]
-    duplicated = _duplicates([key for key, _ in found])
+) -> dict[str, WrittenNode]:
+    """Write nodes with one edge to each parent, and return them by key."""
+    found = client.records(tx, statement=statement, rows=rows)
+    duplicated = _duplicates([record["key"] for record in found])
     for _place, parent in required_parents(kind) if duplicated else ():
         _remove_duplicates(tx, kind, duplicated, types=str(parent.relation), target=parent.label)
-    return dict(found)
+    return {r["key"]: WrittenNode(r["id"], _edges(r.get("edges") or ())) for r in found}
 
 
 def write_optional_parents(
@@ -63,8 +75,10 @@ def _remove_duplicates(
     client.query(tx, statement, keys=list(keys)).consume()
 
 
-def write_edges(tx: ManagedTransaction, rows: Sequence[Row]) -> dict[UUID, str]:
-    """Write the relationships of rows, and return the graph's ids of them.
+def write_edges(
+    tx: ManagedTransaction, rows: Sequence[Row], nodes: Mapping[str, WrittenNode]
+) -> dict[UUID, str]:
+    """Write the relationships of rows whose nodes were written; return the graph's ids of them.
 
     Correct ones are not written again. Rows that never had a relationship cost no statement.
     """
@@ -72,7 +86,7 @@ def write_edges(tx: ManagedTransaction, rows: Sequence[Row]) -> dict[UUID, str]:
     if not linked:
         return {}
     kind = linked[0].entity_type
-    existing = _read_edges(tx, kind, [row.key for row in linked])
+    existing = {row.key: nodes[row.key].edges for row in linked}
     _remove_edges(tx, kind, linked, existing)
     remote: dict[UUID, str] = {}
     for relation in kind.edge_table.relations:
@@ -98,16 +112,12 @@ def write_edges(tx: ManagedTransaction, rows: Sequence[Row]) -> dict[UUID, str]:
     return remote
 
 
-#: Relationships of one entity, by type and target: the graph's ids and scores.
-_Edges = Mapping[tuple[str, Any], list[tuple[str, Any]]]
-
-
-def _read_edges(tx: ManagedTransaction, kind: EntityType, keys: list[str]) -> Mapping[str, _Edges]:
-    existing: dict[str, dict[tuple[str, Any], list[tuple[str, Any]]]] = {key: {} for key in keys}
-    for record in client.query(tx, cypher(READ_EDGES, kind), keys=keys):
-        end = record["type"], _target(record["target"])
-        existing[record["key"]].setdefault(end, []).append((record["id"], record["score"]))
-    return existing
+def _edges(found: Iterable[tuple[str, Any, Any, str]]) -> _Edges:
+    """Group relationships (type, target, score, id) by their ends."""
+    edges: dict[tuple[str, str | None], list[tuple[str, Any]]] = defaultdict(list)
+    for relation, target, score, remote in found:
+        edges[relation, _target(target)].append((remote, score))
+    return edges
 
 
 def _target(key: Any) -> str | None:

@@ -171,19 +171,18 @@ RETURN_WRITTEN = """
 RETURN row.key AS key, elementId(n) AS id
 """
 
+# The relationships of nodes that this statement has locked, in the same round trip.
+RETURN_WRITTEN_WITH_EDGES = """
+RETURN row.key AS key, elementId(n) AS id,
+       [(n)-[r:{relations}]->(o:{label}) | [type(r), o.{key}, r.score, elementId(r)]] AS edges
+"""
+
 # Remove unwanted relationships of altsync's types; others are left alone.
 REMOVE_EDGES = """
 UNWIND $rows AS row
 MATCH (n:{label} {{{key}: row.key}})-[old:{relations}]->(o:{label})
 WHERE NOT coalesce((type(old) + ' ' + o.{key}) IN row.wanted, false)
 DELETE old
-"""
-
-# Read the relationships of nodes that this transaction has locked.
-READ_EDGES = """
-UNWIND $keys AS key
-MATCH (n:{label} {{{key}: key}})-[r:{relations}]->(o:{label})
-RETURN key, type(r) AS type, o.{key} AS target, r.score AS score, elementId(r) AS id
 """
 
 # A target that does not exist yet is created as a stub. A target that was deleted after the edge

@@ -46,6 +46,7 @@ from altsync.sinks.neo4j.statements import (
     READ_INSTALLATION,
     REPLACE_INSTALLATION,
     RETURN_WRITTEN,
+    RETURN_WRITTEN_WITH_EDGES,
     SAMPLE_KEYS,
     UNIQUE,
     UPSERT_NODE,
@@ -204,29 +205,27 @@ class Sink(Repairs):
     def upsert(self, rows: Sequence[Row], model: Model) -> Answer:
         """Write nodes, their edges to parents and their relationships in one transaction.
 
-        Rows are sorted by key, so that two writers cannot deadlock. A batch without relationships
-        takes one statement.
+        Rows are sorted by key, so that two writers cannot deadlock. A batch without relationships,
+        or with the right ones, takes one statement.
         """
         kind = rows[0].entity_type
         moves = [cypher(MOVE_TO_PARENT, kind, parent) for parent in required_parents(kind)]
-        parts = [cypher(UPSERT_NODE, kind), *moves, RETURN_WRITTEN]
-        statement = "".join(parts)
+        linked = any(row.edges is not None for row in rows)
+        returned = cypher(RETURN_WRITTEN_WITH_EDGES, kind) if linked else RETURN_WRITTEN
+        statement = "".join([cypher(UPSERT_NODE, kind), *moves, returned])
         parameters = [_upsert_parameters(row) for row in sorted(rows, key=_by_key)]
 
         def work(tx: ManagedTransaction) -> _Upserted:
             nodes = write_nodes(tx, kind, statement, parameters)
             write_optional_parents(tx, kind, [one for one in parameters if one["key"] in nodes])
-            edges = write_edges(tx, [row for row in rows if row.key in nodes])
+            edges = write_edges(tx, [row for row in rows if row.key in nodes], nodes)
             refused = [row.key for row in rows if row.key not in nodes]
             newer = newer_versions(tx, kind, refused) if refused else {}
             strangers = find_strangers(tx, kind, refused) if refused else set[str]()
-            return _Upserted(nodes, edges, newer, strangers)
+            ids = {key: node.id for key, node in nodes.items()}
+            return _Upserted(ids, edges, newer, strangers)
 
-        alone = (
-            len(rows) <= MOST_AUTOCOMMIT_NODES
-            and all(row.edges is None for row in rows)
-            and not optional_parents(kind)
-        )
+        alone = len(rows) <= MOST_AUTOCOMMIT_NODES and not linked and not optional_parents(kind)
         answer = self._run(work, alone=alone)
         label = self._prefix + kind.label
         return Answer(tuple(_upserted(row, answer, label, kind.key_property) for row in rows))
