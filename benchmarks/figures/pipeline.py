@@ -53,7 +53,7 @@ NOTES = (
     "Embedded: ArcadeDB over Bolt through a relay that delays, the local vectors server with "
     "latencies of its own. These servers share the processors with altsync, and bound its rate.",
     "Asleep: the same relay, workers and sinks, PostgreSQL real, every remote call a sleep; a "
-    "write to the graph sleeps for each of its three round trips. "
+    "write to the graph sleeps for each of its two round trips. "
     "The gates against the script are about these, at 20 ms for each call: what "
     "altsync costs, not what the servers do.",
     "Similarity is off, and the script runs without its similarity pass: figure 5 has both.",

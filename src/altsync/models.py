@@ -144,6 +144,8 @@ class SyncOperation(SQLModel, table=True):
                 "autovacuum_vacuum_threshold": "10000",
                 "autovacuum_analyze_scale_factor": "0",
                 "autovacuum_analyze_threshold": "10000",
+                # An update of the same page logs only the bytes that differ.
+                "fillfactor": "70",
             }
         },
     )

@@ -24,7 +24,6 @@ from altsync.sinks.neo4j.statements import (
     required_parents,
 )
 
-
 #: Relationships of one entity, by type and target: the graph's ids and scores.
 _Edges = Mapping[tuple[str, str | None], list[tuple[str, Any]]]
 
