@@ -167,7 +167,9 @@ class SinkTraits:
     written at ``graph_version``. ``follows``: its operations are enqueued when that sink settles.
     ``delay``: seconds after which these are due. ``similar``: it takes only entities that are
     searched for neighbours. ``local``: it calls no remote service. ``in_flight``: parallel calls
-    of one batch, each in a thread of its own.
+    of one batch, each in a thread of its own. ``only_vectors``: it holds of an entity its key,
+    namespace, vector and ``vector_metadata``. A change of other fields is not written, and its
+    comparison accepts the older version.
     """
 
     name: str
@@ -179,6 +181,7 @@ class SinkTraits:
     local: bool = False
     similar: bool = False
     in_flight: int = 1
+    only_vectors: bool = False
 
     @property
     def embeds(self) -> bool:

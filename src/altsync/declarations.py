@@ -165,6 +165,10 @@ def shown_sinks(sinks: Sequence[str]) -> list[str]:
     return sorted([*named, *absent], key=ranks.index)
 
 
+#: Sinks with a status that hold vectors and their metadata alone.
+ONLY_VECTORS = tuple(name for name in MIRRORS if SINKS[name].traits.only_vectors)
+
+
 def pending(sinks: tuple[str, ...] = MIRRORS) -> str:
     """Return assignments in SQL that make sinks pending for an entity."""
     known = (columns_of(sink) for sink in sinks)

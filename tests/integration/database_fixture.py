@@ -31,6 +31,7 @@ from altsync.seed.sql.deletion import tombstone
 from altsync.seed.sql.entities import copy_to_staging, create_staging, upsert_staged
 from altsync.seed.sql.seen import create_changed_in_run
 from altsync.sinks.embedding import write as embedding
+from altsync.store.rows import HALF_HASH, row_sum
 from altsync.store.vectors import EmbeddingCache
 from tests import sports
 from tests.conftest import DIMENSIONS, MODEL, TOPOLOGY
@@ -158,6 +159,14 @@ class DatabaseFixture:
         create_changed_in_run(self.conn)
         with self.conn.transaction():
             return delete(self.conn, *contents)
+
+    def note_lines(self) -> None:
+        """Give every row the hash of a line that wrote it, as a seeding run does."""
+        for kind in entity_types():
+            self.conn.execute(
+                f"UPDATE {kind} l SET line_hash = repeat('0', {HALF_HASH}) "
+                f"|| left(l.content_hash, {HALF_HASH}) || {row_sum(kind, 'l')}"
+            )
 
     # --- looking --------------------------------------------------------------------------------
 

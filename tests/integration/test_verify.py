@@ -28,7 +28,7 @@ from altsync.verify.sql import entity_snapshots
 from tests import sports
 from tests.contract import memory
 from tests.contract.doubles import closed_port
-from tests.integration.database_fixture import DatabaseFixture, eventually, league
+from tests.integration.database_fixture import DatabaseFixture, archetype, eventually, league
 from tests.integration.verifying import CONTENTS, LEAGUES, Site, found, site_of
 
 pytestmark = pytest.mark.slow
@@ -266,9 +266,26 @@ def test_a_vector_that_was_deleted(site: Site) -> None:
 
 def test_a_vector_of_an_older_version(site: Site) -> None:
     """A late write went over a newer one."""
-    site.put_vector("l003", version=5)
+    site.put_vector("l003", version=5, league_name="its former name")
     assert site.drift() == {"pinecone": {"stale": 1}}
     site.repair()
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_vector_that_a_change_of_other_fields_has_left_as_it_is(site: Site, deep: bool) -> None:
+    """It has an older version, and agrees while vector and metadata are equal."""
+    site.pg.save(archetype("team_sport", characteristics={"players": 11}))
+    site.pg.note_lines()
+    site.deliver()
+    before = site.pg.version(archetype("team_sport"))
+    site.pg.save(archetype("team_sport", characteristics={"players": 12}))
+    assert [op.sink for op in site.pg.ops(key="team_sport") if op.live] == ["neo4j"]
+    site.deliver()
+    assert site.pg.version(archetype("team_sport")) > before
+    assert site.drift(deep=deep) == {}
+    site.put_vector("team_sport", sports.SPORT_ARCHETYPE, "", display_name="late")
+    assert site.drift(deep=deep) == {"pinecone": {"stale": 1}}
+    site.repair(deep=deep)
 
 
 def test_a_orphan_vector(site: Site) -> None:

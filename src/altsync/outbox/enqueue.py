@@ -107,6 +107,7 @@ def select_operations(
     priority: int = 0,
     unsearched: str | None = None,
     held: str | None = None,
+    left_out: str | None = None,
 ) -> str:
     """Return an INSERT of operations for the rows of ``source``, a name in the same statement.
 
@@ -114,7 +115,8 @@ def select_operations(
     lists of sinks: ``direct``, ``vector``, ``graph`` (those at the graph's version), ``derived``.
     A row that is not embedded gets its embedding operation first. ``unsearched`` and ``held`` are
     conditions in SQL. An embedded row that is unsearched also gets operations for ``derived``. The
-    graph's operations of a held row are due ``HOLD`` seconds from now.
+    graph's operations of a held row are due ``HOLD`` seconds from now. ``left_out`` is an array in
+    SQL of the sinks that need no write.
     """
     due = (
         f"now() + CASE WHEN k.sink = ANY(%(graph)s::text[]) AND {held} "
@@ -141,6 +143,7 @@ def select_operations(
            '{origin}', {priority}, {due}, {changed_at(origin)}
     FROM {source} c
     CROSS JOIN LATERAL unnest(%(direct)s::text[] || {waiting}{derived}) k(sink)
+    {f"WHERE k.sink <> ALL({left_out})" if left_out else ""}
     ORDER BY c.id, k.sink
     {MERGE_INTO_LIVE}
     """

@@ -186,7 +186,13 @@ def _ask(app: Application, row: Row, name: str) -> Shown:
     if disabled is not None:
         return Shown(None, f"switched off: {disabled}", nothing)
     with app.database.autocommit() as conn:
-        written = read_rows(conn, row.entity_type, [row.id], sink=name)
+        written = read_rows(
+            conn,
+            row.entity_type,
+            [row.id],
+            with_vectors=SINKS[name].traits.only_vectors,
+            sink=name,
+        )
     if written:
         row = replace(row, written_namespace=written[0].written_namespace)
     try:

@@ -9,13 +9,13 @@ from uuid import UUID
 from altsync.contract import EMBEDDING, Topology
 from altsync.copying import fill
 from altsync.db import Conn
-from altsync.declarations import pending
 from altsync.entities import EntityType
 from altsync.generations import model_of
 from altsync.operations import Origin
 from altsync.outbox.edges import input_hash_of
 from altsync.outbox.enqueue import enqueue_parameters, notify, select_operations
 from altsync.seed.changes import Changes
+from altsync.seed.sql.current import count_current, current_sinks, pending_unless_current
 from altsync.seed.sql.seen import note_changes
 from altsync.store.rows import CHANGED, HALF_HASH, SAVED, row_sum
 
@@ -121,12 +121,14 @@ def stage_values(
 
 def classify_staged(conn: Conn, entity_type: EntityType, topology: Topology) -> Changes:
     """Return what ``upsert_staged`` would change, without writing."""
+    current = count_current(entity_type, topology)
     row = conn.execute(
         f"""
         SELECT count(*) FILTER (WHERE e.id IS NULL), count(*) FILTER (WHERE e.id IS NOT NULL),
                COALESCE(sum(%(direct)s::int + CASE
                  WHEN e.embedding_text_hash = s.text_hash AND {model_of("e")} = m.model
-                 THEN %(vector)s::int + (e.deleted_at IS NOT NULL)::int * %(derived)s::int
+                 THEN %(vector)s::int - ({current})
+                      + (e.deleted_at IS NOT NULL)::int * %(derived)s::int
                  ELSE 1 END), 0)
         FROM {_staged(entity_type)}
         LEFT JOIN (SELECT config ->> 'model' AS model FROM sink_state
@@ -216,6 +218,7 @@ def upsert_staged(
         origin=Origin.SEED if saved is None else Origin.UPDATE,
         unsearched="c.unsearched" if similar else None,
         held=_HELD if similar and topology.relating_locally else None,
+        left_out="c.current",
     )
     row = conn.execute(
         f"""
@@ -233,7 +236,7 @@ def upsert_staged(
                     (xmax = 0) AS created,
                     COALESCE(l.embedding_text_hash = l.text_hash
                              AND {model_of()} = (SELECT model FROM wanted), false)
-                      AS embedded{searched}),
+                      AS embedded{searched}, {current_sinks()} AS current),
         enqueued AS ({operations} RETURNING 1)
         {note}
         SELECT count(*) FILTER (WHERE created), count(*) FILTER (WHERE NOT created),
@@ -306,7 +309,7 @@ def _renew(entity_type: EntityType, *, saved: bool) -> str:
       {_FORMER_KEYS.format(key=entity_type.key_column)},
       line_hash = {_SAVED_LINE if saved else "excluded.line_hash"},
       version = nextval('entity_version'), updated_at = now(), deleted_at = NULL,
-      {pending()},
+      {pending_unless_current(entity_type)},
       embedding_sync_status = CASE
         WHEN l.embedding_text_hash = excluded.text_hash
          AND {model_of()} = (SELECT model FROM wanted)

@@ -6,7 +6,7 @@ from altsync.contract import Columns, Declaration, SinkTraits
 #: and 50 MB a second that one namespace takes.
 #: https://docs.pinecone.io/reference/api/database-limits
 SINK = Declaration(
-    SinkTraits("pinecone", needs_embedding=True, in_flight=8),
+    SinkTraits("pinecone", needs_embedding=True, in_flight=8, only_vectors=True),
     f"{__name__}.write:open_sink",
     "PINECONE_API_KEY",
     "Pinecone",

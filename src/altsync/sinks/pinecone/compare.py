@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from uuid import UUID
 
-import numpy as np
-
 from altsync.catalogue.current import entity_types
 from altsync.contract import EMBEDDING, Drift
 from altsync.entities import EntityType, Row
-from altsync.projection import namespace, vector_metadata
+from altsync.projection import namespace
 from altsync.protocols import Reads, StoredVector
 from altsync.sinks.pinecone import read, write
+from altsync.sinks.vectors import content_differs, is_current
 from altsync.store.rows import read_rows
 from altsync.verify.comparison import PAGE, Comparison, Difference, check_owner, differing
 from altsync.verify.confirm import Observed, confirm
@@ -27,9 +26,6 @@ from altsync.verify.sql import EntitySnapshot
 
 #: Sums of versions stay within 64 bits.
 PRIME = 1_000_000_007
-
-#: Greatest difference of equal numbers: an index may round, and returns doubles.
-TOLERANCE = 1e-6
 
 #: A vector by its key and namespace.
 Location = tuple[str, str]
@@ -99,8 +95,9 @@ def _agreeing(
     """Yield the versions of vectors that agree, in the right namespace."""
     found = _snapshots(run, entity_type, [one.key for one in page])
     wanted: dict[UUID, Row] = {}
-    if run.options.deep:
-        ids = [one.id for one in found.values()]
+    older = {one.key for one in page if (s := found.get(one.key)) and _is_older(one, s)}
+    ids = [one.id for key, one in found.items() if run.options.deep or key in older]
+    if ids:
         with run.database.autocommit() as conn:
             wanted = {
                 row.id: row
@@ -115,11 +112,15 @@ def _agreeing(
             and one.metadata.get("model") == snapshot.model
             and one.metadata.get("content_hash") == snapshot.content_hash
         )
+        row = wanted.get(snapshot.id)
         if same and run.options.deep:
-            row = wanted.get(snapshot.id)
-            same = row is not None and not _differs(row, one)
-        if same:
+            same = row is not None and not content_differs(row, one.metadata, one.values)
+        if same or (one.key in older and row is not None and is_current(row, one)):
             yield snapshot.version
+
+
+def _is_older(held: StoredVector, snapshot: EntitySnapshot) -> bool:
+    return snapshot.living and 0 < (held.version or 0) < snapshot.version
 
 
 def _snapshots(
@@ -127,25 +128,6 @@ def _snapshots(
 ) -> dict[str, EntitySnapshot]:
     sink = write.Sink.traits.name
     return run.snapshots(entity_type, keys, sink, [sink, EMBEDDING])
-
-
-def _differs(row: Row, held: StoredVector) -> bool:
-    """Return whether metadata or numbers differ from the row."""
-    wanted = vector_metadata(row, row.embedding_model or "")
-    if {name: _plain(value) for name, value in held.metadata.items()} != wanted:
-        return True
-    numbers = np.asarray(held.values, "<f4")
-    vector = np.frombuffer(row.vector or b"", "<f4")
-    if row.vector is None:
-        return False  # drift of the embedding: there is no vector to compare with
-    return numbers.shape != vector.shape or not np.allclose(
-        numbers, vector, rtol=TOLERANCE, atol=TOLERANCE
-    )
-
-
-def _plain(value: object) -> object:
-    """Return a whole number as int: the index returns doubles."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _entities(
@@ -161,7 +143,7 @@ def _entities(
 
     def read(ids: Sequence[UUID]) -> Mapping[UUID, Observed[Row]]:
         sinks = [tally.sink, EMBEDDING]
-        return run.observe(entity_type, ids, sinks, with_vectors=run.options.deep)
+        return run.observe(entity_type, ids, sinks, with_vectors=True)
 
     def fetch(observed: Mapping[UUID, Observed[Row]]) -> Mapping[UUID, StoredVector]:
         spaces: dict[str, dict[str, UUID]] = defaultdict(dict)
@@ -200,13 +182,17 @@ def _difference(
     if version > row.version:
         return Difference(Drift.AHEAD, version)
     if version < row.version:
-        return Difference(Drift.STALE)
+        return None if is_current(row, held) else Difference(Drift.STALE)
     # Without a model, the embedding is missing: ``compare_embeddings`` reports it.
     if row.embedding_model is not None and held.metadata.get("model") != row.embedding_model:
         return Difference(Drift.WRONG_MODEL)
     if held.metadata.get("content_hash") != row.content_hash:
         return Difference(Drift.STALE)
-    if deep and row.embedding_model is not None and _differs(row, held):
+    if (
+        deep
+        and row.embedding_model is not None
+        and content_differs(row, held.metadata, held.values)
+    ):
         return Difference(Drift.STALE)
     return None
 

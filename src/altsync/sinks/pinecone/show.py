@@ -7,9 +7,9 @@ from pinecone import Pinecone, RetryConfig
 from altsync.config import Settings
 from altsync.entities import Row
 from altsync.projection import namespace
-from altsync.protocols import Shown
+from altsync.protocols import Held, Reads, Shown
 from altsync.sinks.pinecone.write import Sink
-from altsync.sinks.vectors import show_vectors
+from altsync.sinks.vectors import is_current, show_vectors
 from altsync.wording import plural
 
 
@@ -17,7 +17,12 @@ def show(sink: Sink, row: Row) -> Shown:
     """Fetch an entity's vector from its present and its right namespace. Raises ``SinkFailure``."""
     spaces = dict.fromkeys([namespace(row), row.written_namespace])
     found = (sink.find(row.entity_type, row.key, one) for one in spaces if one is not None)
-    return show_vectors(row, [held for held in found if held is not None])
+
+    def current(held: Held) -> bool:
+        stored = sink.fetch(row.entity_type, held.namespace, [held.key], Reads())
+        return any(is_current(row, one) for one in stored)
+
+    return show_vectors(row, [held for held in found if held is not None], current)
 
 
 def check(settings: Settings, sink: Sink, timeout: float) -> str:
