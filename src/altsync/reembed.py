@@ -14,13 +14,7 @@ from altsync.entities import EntityType, Model
 from altsync.errors import AltsyncError, ConfigurationError, SchemaError
 from altsync.generations import read_generations
 from altsync.outbox.upkeep import reembed_page
-from altsync.projection import embedding_text
-from altsync.store.unembedded import uncharged_contents, unembedded
-from altsync.tokens import most_tokens
-
-#: Bytes of one token in English text: the provider's rule of thumb.
-#: https://help.openai.com/en/articles/4936856-what-are-tokens-and-how-to-count-them
-USUAL_BYTES_PER_TOKEN = 4
+from altsync.store.unembedded import unembedded
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +22,7 @@ class Plan:
     """The work until one model has embedded everything.
 
     ``rows`` by type are not embedded by it; ``in_progress`` of them have an operation already.
-    ``texts`` are charged, at most ``most_tokens`` tokens (their bytes). The other rows share a
-    text, or their vectors are stored.
+    ``texts`` are charged. The other rows share a text, or their vectors are stored.
     """
 
     model: Model
@@ -37,17 +30,11 @@ class Plan:
     rows: dict[EntityType, int]
     in_progress: int
     texts: int
-    most_tokens: int
 
     @property
     def total(self) -> int:
         """Return the number of rows of all types."""
         return sum(self.rows.values())
-
-    @property
-    def usual_tokens(self) -> int:
-        """Return an estimate for English texts, which have far fewer tokens than bytes."""
-        return -(-self.most_tokens // USUAL_BYTES_PER_TOKEN)
 
     @property
     def is_done(self) -> bool:
@@ -59,12 +46,11 @@ class Plan:
         return {
             **asdict(self),
             "rows": {kind.value: count for kind, count in self.rows.items()},
-            "usual_tokens": self.usual_tokens,
         }
 
 
 def plan(conn: Conn, model: Model) -> Plan:
-    """Return the work that ``start`` would enqueue. Reads every entity, and needs a transaction.
+    """Return the work that ``start`` would enqueue. Reads every entity.
 
     Raises ``ConfigurationError`` when the vectors would have another length.
     """
@@ -86,11 +72,7 @@ def plan(conn: Conn, model: Model) -> Plan:
             "new indexes"
         )
     missing = unembedded(conn, model)
-    tokens = 0
-    if missing.texts:
-        texts = (embedding_text(content) for content in uncharged_contents(conn, model))
-        tokens = sum(most_tokens(text) for text in texts)
-    return Plan(model, wanted, dict(missing.rows), missing.in_progress, missing.texts, tokens)
+    return Plan(model, wanted, dict(missing.rows), missing.in_progress, missing.texts)
 
 
 def start(database: Database, topology: Topology, model: Model) -> Iterator[int]:

@@ -147,19 +147,26 @@ def test_without_yes_nothing_changes(site: Site) -> None:
     site.settings(NEW)
     before = site.asked(), site.pg.row(league("one"))
     bound = sum(most_tokens(embedding_text(content)) for content in CONTENTS)
-    assert site.plan(code=Exit.NOT_CONFIRMED) == {
+    found = site.plan(code=Exit.NOT_CONFIRMED)
+    plan = found.pop("plan")
+    assert (plan["exact"], plan["tokens"], plan["dollars"]) == (False, bound, None)
+    assert {one["sink"]: one["writes"] for one in plan["sinks"] if one["writes"]} == {
+        "embedding": 3,
+        "pinecone": 3,
+        "similarity": 1,
+    }
+    assert found == {
         "model": {"name": NEW, "dimensions": DIMENSIONS},
         "wanted": {"name": MODEL, "dimensions": DIMENSIONS},
         "rows": {"sport_archetype": 1, "league": 1, "few_shot_example": 1},
         "in_progress": 0,
         "texts": 3,
-        "most_tokens": bound,
-        "usual_tokens": -(-bound // 4),
         "enqueued": 0,
     }
     said = " ".join(site.run("reembed", code=Exit.NOT_CONFIRMED).stderr.split())
     assert f"The database wants {MODEL}, the settings say {NEW}." in said
-    assert f"To be paid: 3 texts, at most {bound} tokens" in said
+    assert f"To be embedded: 3 texts of at most {bound} tokens (their bytes)." in said
+    assert f"Total: not known, as {NEW} has no price" in said
     assert said.endswith("Nothing was changed: altsync reembed --yes does it.")
     assert site.wanted == MODEL
     assert (site.asked(), site.pg.row(league("one"))) == before
@@ -233,9 +240,9 @@ def test_the_way_back_is_free(site: Site) -> None:
     site.settings(MODEL)
     paid = site.paid
     found = site.plan(code=Exit.NOT_CONFIRMED)
-    assert (found["texts"], found["most_tokens"], found["usual_tokens"]) == (0, 0, 0)
+    assert (found["texts"], found["plan"]["tokens"]) == (0, 0)
     said = site.run("reembed", "--yes").stderr
-    assert "To be paid: nothing, as every vector is stored already." in said
+    assert "To be embedded: nothing, as every vector is stored already." in said
     site.settle()
     assert site.models() == {MODEL}
     assert site.paid == paid

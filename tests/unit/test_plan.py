@@ -155,3 +155,28 @@ def test_a_text_over_the_limit_is_named_or_cut(cut: bool) -> None:
     writes = {one.sink: one.writes for one in found.sinks}
     assert writes["pinecone"] == int(cut)
     assert writes["neo4j"] == 1
+
+
+def test_a_second_model_embeds_and_keeps_each_written_row_too() -> None:
+    row = league("one")
+    held = replace(row, embedding_text_hash=row.text_hash, embedding_model=MODEL.name)
+    plan = planner()
+    plan.beside = planner()
+    plan.beside.model = Model("text-embedding-3-large", 256)
+    plan.write(row.entity_type, [held], {})
+    found = {one.sink: one for one in plan.plan().sinks}
+    assert (found["embedding"].writes, found["shadow_embedding"].writes) == (0, 1)
+    assert (found["pinecone"].writes, found["shadow_pinecone"].writes) == (1, 1)
+    tokens = found["shadow_embedding"].usage.tokens
+    assert found["shadow_embedding"].dollars == pytest.approx(
+        tokens * load_prices().tokens["text-embedding-3-large"]
+    )
+    assert "shadow_neo4j" not in found
+
+
+def test_a_backfill_leaves_the_indexes_of_a_second_model() -> None:
+    row = league("one")
+    plan = planner()
+    plan.beside = planner()
+    plan.write(row.entity_type, [row], {}, ["pinecone"])
+    assert not [one for one in plan.plan().sinks if one.sink.startswith("shadow_")]

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from rich.progress import TaskID
 
 from altsync.app import Application
-from altsync.cli.bars import Bars
 from altsync.cli.common import Json, application, known_sink
-from altsync.cli.planned import plan_view, planner_of
+from altsync.cli.planned import plan_bars, plan_view, planner_of
 from altsync.cli.seed import plan_seed
 from altsync.cli.terminal import answers, print_json
 from altsync.costs.planner import Plan
-from altsync.entities import EntityType
-from altsync.planning import Progress, plan_backfill, plan_reembed
+from altsync.planning import plan_backfill, plan_reembed
 
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="As if this model embedded the texts.")
@@ -34,7 +29,7 @@ def reembed(
     with application() as app, app.database.transaction() as conn:
         name = model or app.settings.altsync_embedding_model
         planner = planner_of(app, conn, name, dimensions)
-        with _bars() as progress:
+        with plan_bars() as progress:
             plan_reembed(conn, planner, progress)
         _show(app, planner.plan(), as_json)
 
@@ -53,23 +48,9 @@ def backfill(
         traits = known_sink(app, sink)
         with app.database.transaction() as conn:
             planner = planner_of(app, conn, model, dimensions)
-            with _bars() as progress:
+            with plan_bars() as progress:
                 plan_backfill(conn, planner, traits, force=force, progress=progress)
             _show(app, planner.plan(), as_json)
-
-
-@contextmanager
-def _bars() -> Iterator[Progress]:
-    """Yield a function that advances a bar for each entity type."""
-    with Bars() as bars:
-        tasks: dict[EntityType, TaskID] = {}
-
-        def advance(kind: EntityType, count: int) -> None:
-            if kind not in tasks:
-                tasks[kind] = bars.add_task(kind.value, total=None)
-            bars.advance(tasks[kind], count)
-
-        yield advance
 
 
 def _show(app: Application, plan: Plan, as_json: bool) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from rich.console import RenderableType
+from rich.progress import TaskID
 
 from altsync.app import Application
-from altsync.circuit.sinks import wanted_model
+from altsync.cli.bars import Bars
 from altsync.cli.tables import Table, Text
+from altsync.contract import SHADOW
 from altsync.costs.planner import Plan, Planner
 from altsync.db import Conn
-from altsync.entities import Model
+from altsync.entities import EntityType, Model
 from altsync.errors import SchemaError
+from altsync.generations import read_generations
+from altsync.planning import Progress
 from altsync.policies import prices_of
 from altsync.store.rows import records_by_namespace
 from altsync.store.vectors import known_texts
@@ -27,20 +33,53 @@ def planner_of(
     Raises ``ConfigurationError`` for a wrong file of prices, and ``SchemaError`` before the first
     migration.
     """
-    found = wanted_model(conn)
+    found = read_generations(conn)
     if found is None:
         raise SchemaError("no sink is registered: run altsync migrate")
-    model = Model(name or found[0], dimensions or found[1])
-    settings = app.settings
-    return Planner(
+    serving = found.serving.model
+    model = Model(name or serving.name, dimensions or serving.dimensions)
+    made = partial(
+        Planner,
         app.topology,
-        model,
-        prices_of(settings.altsync_prices),
-        partial(known_texts, conn),
-        partial(records_by_namespace, conn),
-        settings.altsync_batch_size,
-        cut_long=settings.altsync_long_text == "cut",
+        prices=prices_of(app.settings.altsync_prices),
+        stored=partial(known_texts, conn),
+        held=partial(records_by_namespace, conn),
+        batch=app.settings.altsync_batch_size,
+        cut_long=app.settings.altsync_long_text == "cut",
     )
+    planner = made(model=model)
+    if found.shadow is not None and model == serving:
+        planner.beside = made(model=found.shadow.model)
+    return planner
+
+
+@contextmanager
+def plan_bars() -> Iterator[Progress]:
+    """Yield a function that advances a bar for each entity type."""
+    with Bars() as bars:
+        tasks: dict[EntityType, TaskID] = {}
+
+        def advance(kind: EntityType, count: int) -> None:
+            if kind not in tasks:
+                tasks[kind] = bars.add_task(kind.value, total=None)
+            bars.advance(tasks[kind], count)
+
+        yield advance
+
+
+def to_be_paid(plan: Plan) -> str:
+    """Return the texts to embed, their tokens, and the total price as sentences."""
+    texts = sum(counts.texts for counts in plan.types.values())
+    if not texts:
+        paid = "To be embedded: nothing, as every vector is stored already."
+    elif plan.exact:
+        paid = f"To be embedded: {plural(texts, 'text')} of {plural(plan.usage.tokens, 'token')}."
+    else:
+        paid = (
+            f"To be embedded: {plural(texts, 'text')} of at most "
+            f"{plural(plan.usage.tokens, 'token')} (their bytes)."
+        )
+    return f"{paid} {total(plan)}"
 
 
 def plan_view(app: Application, plan: Plan) -> list[RenderableType]:
@@ -93,7 +132,7 @@ def notes_of(app: Application, plan: Plan) -> list[RenderableType]:
         more = plan.too_long_count - len(plan.too_long)
         lines.append(Text(f"… and {plural(more, 'more text')} over the limit", style="red"))
     for one in plan.sinks:
-        reason = app.disabled_reason(one.sink)
+        reason = app.disabled_reason(one.sink.removeprefix(SHADOW))
         if reason and (one.writes or one.removals):
             lines.append(
                 Text(f"{one.sink} is disabled: {reason}. Its changes wait.", style="yellow")

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from altsync.app import Application
 from altsync.cli import terminal
 from altsync.cli.common import Json, application
 from altsync.cli.costs import MaxCost, is_refused
-from altsync.cli.planned import planner_of
+from altsync.cli.planned import plan_bars, planner_of, to_be_paid
 from altsync.cli.terminal import Exit, notes
 from altsync.contract import EMBEDDING
+from altsync.costs.planner import Plan as Costs
 from altsync.planning import plan_reembed
 from altsync.reembed import Plan, plan, start
 from altsync.wording import plural, sentences
@@ -27,9 +27,13 @@ def reembed(
     with application() as app:
         with app.database.transaction() as conn:
             found = plan(conn, app.settings.wanted_model)
-        _print_plan(found)
-        if yes and max_cost is not None and not found.is_done:
-            _require_cost(app, found.model.name, max_cost)
+            planner = planner_of(app, conn, found.model.name)
+            with plan_bars() as progress:
+                plan_reembed(conn, planner, progress)
+        costs = planner.plan()
+        _print_plan(found, costs)
+        if yes and not found.is_done and is_refused(costs, max_cost):
+            raise typer.Exit(Exit.NOT_CONFIRMED)
         enqueued = 0
         if yes and not found.is_done:
             enqueued = sum(start(app.database, app.topology, found.model))
@@ -38,23 +42,15 @@ def reembed(
             if reason:
                 notes.print(sentences(f"They wait: {reason}"))
         if as_json:
-            terminal.print_json({**found.as_json(), "enqueued": enqueued})
+            body = {**found.as_json(), "plan": costs.as_json(), "enqueued": enqueued}
+            terminal.print_json(body)
         if found.is_done or yes:
             return
-        notes.print("altsync plan reembed shows exact tokens and dollars.")
         notes.print("Nothing was changed: altsync reembed --yes does it.")
         raise typer.Exit(Exit.NOT_CONFIRMED)
 
 
-def _require_cost(app: Application, model: str, most: float) -> None:
-    with app.database.transaction() as conn:
-        planner = planner_of(app, conn, model)
-        plan_reembed(conn, planner)
-    if is_refused(planner.plan(), most):
-        raise typer.Exit(Exit.NOT_CONFIRMED)
-
-
-def _print_plan(plan: Plan) -> None:
+def _print_plan(plan: Plan, costs: Costs) -> None:
     if plan.model == plan.wanted:
         notes.print(f"The database wants {plan.wanted.name}, as the settings do.")
     else:
@@ -68,10 +64,4 @@ def _print_plan(plan: Plan) -> None:
     notes.print(f"Not embedded by {plan.model.name}: {plural(plan.total, 'row')} ({kinds}).")
     if plan.in_progress:
         notes.print(f"In progress already: {plan.in_progress:,} of them.")
-    notes.print(
-        f"To be paid: {plural(plan.texts, 'text')}, at most {plural(plan.most_tokens, 'token')} "
-        "(their bytes); "
-        f"about {plan.usual_tokens:,} for English."
-        if plan.texts
-        else "To be paid: nothing, as every vector is stored already."
-    )
+    notes.print(to_be_paid(costs))

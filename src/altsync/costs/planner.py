@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from altsync.contract import EMBEDDING, Topology, Usage, imported
+from altsync.contract import EMBEDDING, SHADOW, Topology, Usage, imported
 from altsync.costs.prices import Prices
 from altsync.declarations import declaration, namespace_column
 from altsync.entities import EntityType, Model, Row
@@ -140,6 +140,7 @@ class Planner:
     ``stored`` returns those of some text hashes that have a vector of the model, ``held`` the
     number of an entity type's records in a sink by namespace. ``cut_long``:
     texts over the model's limit are cut, not refused. Memory grows by 100 bytes a text.
+    ``beside`` is the planner of a second model, whose indexes are kept in step with seeds.
     """
 
     topology: Topology
@@ -149,6 +150,7 @@ class Planner:
     held: Callable[[EntityType, str], Mapping[str, int]]
     batch: int = 500
     cut_long: bool = False
+    beside: Planner | None = None
     types: dict[str, TypeCounts] = field(default_factory=lambda: defaultdict(TypeCounts))
     _operations: dict[str, _Operations] = field(default_factory=lambda: defaultdict(_Operations))
     _estimates: dict[str, Estimate] = field(default_factory=dict)
@@ -182,6 +184,9 @@ class Planner:
         default all. The embedding is added where a sink waits for it.
         """
         self.types[kind].written += len(rows)
+        if self.beside is not None and sinks is None:
+            # The ledger, too, counts each write to the other indexes as that of a new record.
+            self.beside.write(kind, rows, {}, [EMBEDDING, *self.topology.vector])
         names = self.topology.names if sinks is None else list(sinks)
         waits = any(self.topology.traits(n).needs_embedding or n == EMBEDDING for n in names)
         # The embedding sink looks for the vector of each row that it is given.
@@ -243,7 +248,7 @@ class Planner:
         limit = INPUT_LIMITS.get(self.model.name)
         failing: set[UUID] = set()
         for row in rows:
-            name = int(row.text_hash[:16], 16)
+            name = hash(row.text_hash)  # 64 bits
             if row.text_hash in known or name in self._texts:
                 counts.stored += 1
                 continue
@@ -288,9 +293,12 @@ class Planner:
                     estimate.stored_bytes() if estimate else 0,
                 )
             )
+        beside = self.beside.plan() if self.beside is not None else None
+        if beside is not None:
+            costs += [replace(one, sink=SHADOW + one.sink) for one in beside.sinks if one.writes]
         return Plan(
             self.model,
-            self._exact,
+            self._exact and (beside is None or beside.exact),
             dict(self.types),
             costs,
             self.prices,

@@ -75,30 +75,10 @@ def unembedded(conn: Conn, model: Model) -> Unembedded:
     return Unembedded(rows, in_progress, texts[0])
 
 
-def uncharged_contents(conn: Conn, model: Model) -> Iterator[Content]:
-    """Yield one content for each text without a stored vector of a model.
-
-    The caller holds a transaction. A text that two types share is yielded twice.
-    """
-    for kind in entity_types():
-        columns = list(kind.columns)
-        with conn.cursor(name=f"uncharged_{kind}") as cursor:
-            cursor.itersize = FETCH
-            cursor.execute(
-                f"""
-                SELECT DISTINCT ON (l.text_hash) {", ".join("l." + name for name in columns)}
-                FROM {kind} l WHERE {_UNEMBEDDED} AND {_NOT_STORED} ORDER BY l.text_hash
-                """,
-                {"model": model.name, "dimensions": model.dimensions},
-            )
-            for row in cursor:
-                yield content_of(kind, row)
-
-
 def texts_without(conn: Conn, model: Model) -> Iterator[Content]:
     """Yield one content for each embedded text without a stored vector of a model.
 
-    As ``uncharged_contents``.
+    The caller holds a transaction. A text that two types share is yielded twice.
     """
     for kind in entity_types():
         columns = list(kind.columns)

@@ -167,7 +167,7 @@ def staged_changes(
     rows = conn.execute(
         f"""
         SELECT s.seed_id, s.id, e.{entity_type.key_column}, e.embedding_text_hash,
-               e.embedding_model
+               {model_of("e")}
         FROM {_staged(entity_type)} WHERE {_changed(entity_type)}
         """
     )
