@@ -37,7 +37,7 @@ def test_the_sinks_of_the_product() -> None:
     assert Application().topology.sinks == (
         SinkTraits("embedding", guarded=True, in_flight=4),
         SinkTraits("neo4j", guarded=True, edges=True),
-        SinkTraits("pinecone", needs_embedding=True, in_flight=8),
+        SinkTraits("pinecone", needs_embedding=True, in_flight=8, only_vectors=True),
         SinkTraits(
             "similarity",
             guarded=True,
