@@ -18,7 +18,7 @@ from tests import sports
 from tests.conftest import DIMENSIONS, MODEL
 from tests.integration.database_fixture import DatabaseFixture, delivery, embed
 from tests.integration.fakes import FakeGraph, FakeIndex
-from tests.integration.seeds import league_line, seed, write
+from tests.integration.seeds import archetype_line, league_line, seed, write
 from tests.integration.test_seed_dry_run import _dump
 
 LINES = [league_line(f"l{n}", description=f"Text {n}.") for n in range(10)]
@@ -119,6 +119,19 @@ def test_a_change_outside_the_text_costs_a_write_over_the_record(site: Site) -> 
     assert of_sink(plan, "embedding")["writes"] == 0
     assert of_sink(plan, "pinecone")["write_units"] == max(5, -(-2 * new // 1000))
     assert of_sink(plan, "pinecone")["stored_bytes"] == 0
+
+
+def test_a_change_of_fields_of_the_graph_alone_costs_nothing(site: Site) -> None:
+    """The plan leaves out the vector that the seeding leaves as it is."""
+    lines = [archetype_line("a1", "racing", characteristics={"players": 1})]
+    write(site.folder, "archetypes.jsonl", lines)
+    site.settle()
+    write(site.folder, "archetypes.jsonl", [{**lines[0], "characteristics": {"players": 2}}])
+    plan = site.cost()
+    assert {one["sink"]: one["writes"] for one in plan["sinks"] if one["writes"]} == {"neo4j": 1}
+    assert (plan["tokens"], plan["write_units"]) == (0, 0)
+    seed(site.pg, site.folder)
+    assert [op.sink for op in site.pg.ops() if op.live] == ["neo4j"]
 
 
 def test_a_changed_text_is_embedded_unless_its_vector_is_stored(site: Site) -> None:

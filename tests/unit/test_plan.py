@@ -180,3 +180,13 @@ def test_a_backfill_leaves_the_indexes_of_a_second_model() -> None:
     plan.beside = planner()
     plan.write(row.entity_type, [row], {}, ["pinecone"])
     assert not [one for one in plan.plan().sinks if one.sink.startswith("shadow_")]
+
+
+def test_a_sink_that_holds_the_row_already_is_not_written() -> None:
+    row = league("one")
+    row = replace(row, embedding_text_hash=row.text_hash, embedding_model=MODEL.name)
+    plan = planner(beside=planner())
+    plan.write(row.entity_type, [row], {}, current={row.id: ["pinecone"]})
+    found = plan.plan()
+    assert {one.sink: one.writes for one in found.sinks if one.writes} == {"neo4j": 1}
+    assert not found.usage

@@ -26,6 +26,9 @@ GB = 10**9
 #: The former namespace of each entity in each sink that keeps it, by sink and id.
 Namespaces = Mapping[str, Mapping[UUID, str | None]]
 
+#: No sink holds an entity as it will be.
+NONE_CURRENT: Mapping[UUID, Sequence[str]] = {}
+
 
 @dataclass(slots=True)
 class TypeCounts:
@@ -177,16 +180,21 @@ class Planner:
         rows: Sequence[Row],
         namespaces: Namespaces,
         sinks: Iterable[str] | None = None,
+        *,
+        current: Mapping[UUID, Sequence[str]] = NONE_CURRENT,
     ) -> None:
         """Add entities of one type that are to be written, as they will be.
 
         Each has the text and model of its present vector. ``sinks`` are those to write to, by
-        default all. The embedding is added where a sink waits for it.
+        default all. The embedding is added where a sink waits for it. ``current`` are the sinks
+        that hold an entity as it will be, by its id.
         """
         self.types[kind].written += len(rows)
         if self.beside is not None and sinks is None:
             # The ledger, too, counts each write to the other indexes as that of a new record.
-            self.beside.write(kind, rows, {}, [EMBEDDING, *self.topology.vector])
+            vector = self.topology.vector
+            followed = [row for row in rows if set(vector) - set(current.get(row.id, ()))]
+            self.beside.write(kind, followed, {}, [EMBEDDING, *vector], current=current)
         names = self.topology.names if sinks is None else list(sinks)
         waits = any(self.topology.traits(n).needs_embedding or n == EMBEDDING for n in names)
         # The embedding sink looks for the vector of each row that it is given.
@@ -206,6 +214,7 @@ class Planner:
                 written = [row for row in rows if row.id not in failing]
             else:
                 written = list(rows)
+            written = [row for row in written if sink not in current.get(row.id, ())]
             self._operations[sink].writes += len(written)
             if traits.follows in self._estimates:
                 self._ask(kind, traits.follows, written)

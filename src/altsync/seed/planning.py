@@ -18,17 +18,16 @@ def plan_upserts(
     conn: Conn, planner: Planner, kind: EntityType, rows: Sequence[PreparedRow]
 ) -> None:
     """Add the staged rows that a real run would write."""
-    changes = staged_changes(conn, kind)
+    changes = staged_changes(conn, kind, planner.model.name)
     planned = []
     for row in rows:
         found = changes.get(row.request.seed_id)
         if found is None:
             continue
-        entity, key, embedded_text, model = found
         planned.append(
             Row(
                 kind,
-                entity,
+                found.id,
                 row.key,
                 version=0,
                 graph_version=0,
@@ -36,13 +35,14 @@ def plan_upserts(
                 content=row.content,
                 content_hash=row.content_hash,
                 text_hash=row.text_hash,
-                embedding_text_hash=embedded_text,
-                embedding_model=model,
-                former_keys=() if key in (None, row.key) else (key,),
+                embedding_text_hash=found.embedded_text,
+                embedding_model=found.model,
+                former_keys=() if found.key in (None, row.key) else (found.key,),
             )
         )
     namespaces = namespaces_of(conn, kind, [row.id for row in planned], planner.spaced)
-    planner.write(kind, planned, namespaces)
+    current = {found.id: found.current for found in changes.values()}
+    planner.write(kind, planned, namespaces, current=current)
 
 
 def plan_removals(conn: Conn, planner: Planner, kind: EntityType, ids: Sequence[UUID]) -> None:

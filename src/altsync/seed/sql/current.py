@@ -45,6 +45,18 @@ def count_current(entity_type: EntityType, topology: Topology) -> str:
     return " + ".join(["0", *counts])
 
 
+def current_of_staged(entity_type: EntityType, model: str) -> str:
+    """Return an array in SQL of the sinks that hold ``s`` already, as they confirmed ``e``.
+
+    ``model`` is SQL for the name of the model that embeds.
+    """
+    names = ", ".join(
+        f"CASE WHEN {_is_current(name, entity_type, 'e', 's', model)} THEN '{name}' END"
+        for name in ONLY_VECTORS
+    )
+    return f"array_remove(ARRAY[{names}]::text[], NULL)"
+
+
 def _is_current(sink: str, entity_type: EntityType, old: str, new: str, model: str) -> str:
     """Return SQL for whether a sink holds the new row already, as it has confirmed the old one.
 

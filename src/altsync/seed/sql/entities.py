@@ -15,7 +15,12 @@ from altsync.operations import Origin
 from altsync.outbox.edges import input_hash_of
 from altsync.outbox.enqueue import enqueue_parameters, notify, select_operations
 from altsync.seed.changes import Changes
-from altsync.seed.sql.current import count_current, current_sinks, pending_unless_current
+from altsync.seed.sql.current import (
+    count_current,
+    current_of_staged,
+    current_sinks,
+    pending_unless_current,
+)
 from altsync.seed.sql.seen import note_changes
 from altsync.store.rows import CHANGED, HALF_HASH, SAVED, row_sum
 
@@ -157,21 +162,34 @@ def _changed(entity_type: EntityType) -> str:
     return f"e.id IS NULL OR e.deleted_at IS NOT NULL OR {differs}"
 
 
-def staged_changes(
-    conn: Conn, entity_type: EntityType
-) -> dict[str, tuple[UUID, str | None, str | None, str | None]]:
+class StagedChange(NamedTuple):
+    """A staged row that ``upsert_staged`` would write, as PostgreSQL holds its entity now.
+
+    ``current`` are the sinks that need no write. The other fields are None for a new entity, but
+    for its id.
+    """
+
+    id: UUID
+    key: str | None
+    embedded_text: str | None
+    model: str | None
+    current: Sequence[str]
+
+
+def staged_changes(conn: Conn, entity_type: EntityType, model: str) -> dict[str, StagedChange]:
     """Return the staged rows that ``upsert_staged`` would write, by seed id.
 
-    Each has the entity's id, its present key, and the text hash and model of its vector.
+    ``model`` is the name of the model that embeds.
     """
     rows = conn.execute(
         f"""
         SELECT s.seed_id, s.id, e.{entity_type.key_column}, e.embedding_text_hash,
-               {model_of("e")}
+               {model_of("e")}, {current_of_staged(entity_type, "%(model)s")}
         FROM {_staged(entity_type)} WHERE {_changed(entity_type)}
-        """
+        """,
+        {"model": model},
     )
-    return {seed_id: tuple(found) for seed_id, *found in rows}
+    return {seed_id: StagedChange(*found) for seed_id, *found in rows}
 
 
 def _derived(entity_type: EntityType, topology: Topology) -> int:
