@@ -1,4 +1,4 @@
-"""Plan the costs of an embedding by another model, and of a backfill."""
+"""Plan the costs of another model, in place or beside the serving one, and of a backfill."""
 
 from __future__ import annotations
 
@@ -28,6 +28,16 @@ def plan_reembed(conn: Conn, planner: Planner, progress: Progress = no_progress)
     for kind in entity_types():
         ids = unembedded_ids(conn, kind, planner.model)
         _add(conn, planner, kind, ids, sinks, progress)
+
+
+def plan_addition(conn: Conn, planner: Planner, progress: Progress = no_progress) -> None:
+    """Add all entities, for new indexes of the planner's model, in the caller's transaction."""
+    sinks = [EMBEDDING, *planner.topology.vector]
+    for kind in entity_types():
+        for ids in backfilled_ids(conn, kind, EMBEDDING, force=True):
+            rows = [replace(row, former_keys=()) for row in read_rows(conn, kind, ids)]
+            planner.write(kind, rows, {}, sinks)
+            progress(kind, len(ids))
 
 
 def plan_backfill(

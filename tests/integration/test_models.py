@@ -37,7 +37,14 @@ def site(
 
 def test_without_yes_only_the_cost_is_shown(site: ModelsSite) -> None:
     found = site.run("add", NEW, code=6)
-    assert (found["entities"], found["texts"], found["enqueued"]) == (7, 7, 0)
+    plan = found["plan"]
+    texts = sum(one["texts"] for one in plan["entities"].values())
+    assert (found["entities"], texts, found["enqueued"]) == (7, 7, 0)
+    assert (plan["exact"], plan["tokens"] > 0, plan["dollars"] > 0) == (True, True, True)
+    assert {one["sink"]: one["writes"] for one in plan["sinks"] if one["writes"]} == {
+        "embedding": 7,
+        "pinecone": 7,
+    }
     assert site.run("status")["state"] == "single"
 
 
@@ -308,7 +315,9 @@ def test_a_dropped_move_leaves_the_serving_indexes_alone(
     site.save(league("l000", description="edited"))
     site.deliver()
     assert site.held() == site.expected(OLD)
-    assert site.run("add", NEW, code=6)["texts"] == 1  # the vectors stay, but for the new text
+    plan = site.run("add", NEW, code=6)["plan"]
+    # The vectors stay, but for the new text.
+    assert sum(one["texts"] for one in plan["entities"].values()) == 1
     site.run("add", NEW, "--yes")
     site.deliver()
     assert site.held(shadow=True) == site.expected(NEW)

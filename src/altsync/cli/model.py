@@ -16,6 +16,7 @@ from altsync.cli import terminal
 from altsync.cli.bars import Bars
 from altsync.cli.common import Json, application
 from altsync.cli.once import App
+from altsync.cli.planned import plan_bars, planner_of, to_be_paid
 from altsync.cli.status import age
 from altsync.cli.tables import Table
 from altsync.cli.terminal import Exit, answers, notes
@@ -40,7 +41,8 @@ from altsync.moves.state import (
     seconds_until_droppable,
     shadow_backlog,
 )
-from altsync.status.moves import Addition, Progress, addition, progress
+from altsync.planning import plan_addition
+from altsync.status.moves import Progress, progress
 from altsync.verify.report import Options, Report
 from altsync.wording import plural, sentences
 
@@ -80,13 +82,22 @@ def add(
         with app.database.transaction() as conn:
             wanted = Model(name, dimensions or read_move(conn).serving.model.dimensions)
             check_addable(conn, wanted)
-            found = addition(conn, wanted)
-        _print_addition(found)
+            planner = planner_of(app, conn, wanted.name, wanted.dimensions)
+            with plan_bars() as bars:
+                plan_addition(conn, planner, bars)
+        costs = planner.plan()
+        entities = sum(counts.written for counts in costs.types.values())
+        notes.print(
+            f"{wanted.name} ({wanted.dimensions} dimensions): "
+            f"{plural(entities, 'entity', 'entities')}."
+        )
+        notes.print(to_be_paid(costs))
         enqueued = 0
         if yes:
             enqueued = _begin(app, wanted, requests_per_minute, tokens_per_minute)
         if as_json:
-            terminal.print_json({**found.as_json(), "enqueued": enqueued})
+            body = {"model": asdict(wanted), "entities": entities, "plan": costs.as_json()}
+            terminal.print_json({**body, "enqueued": enqueued})
         if not yes:
             notes.print("Nothing was changed: add --yes to do it.")
             raise typer.Exit(Exit.NOT_CONFIRMED)
@@ -125,17 +136,6 @@ def _begin(app: Application, wanted: Model, requests: int | None, tokens: int | 
         "altsync model status shows the progress."
     )
     return count
-
-
-def _print_addition(found: Addition) -> None:
-    notes.print(f"{named(found.model)}: {plural(found.entities, 'entity', 'entities')}.")
-    notes.print(
-        f"To be paid: {plural(found.texts, 'text')}, at most "
-        f"{plural(found.most_tokens, 'token')} (their bytes); about {found.usual_tokens:,} for "
-        "English."
-        if found.texts
-        else "To be paid: nothing, as every vector is stored already."
-    )
 
 
 @model.command()

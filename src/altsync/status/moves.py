@@ -1,4 +1,4 @@
-"""The progress of a move, and what adding a model costs."""
+"""The progress of a move."""
 
 from __future__ import annotations
 
@@ -8,55 +8,15 @@ from typing import Any
 from altsync.catalogue.current import entity_types
 from altsync.contract import SHADOW, Topology
 from altsync.db import Conn
-from altsync.entities import Model
 from altsync.errors import SchemaError
 from altsync.generations import Generation
 from altsync.moves.state import read_move, shadow_backlog
 from altsync.outbox.shadow import SHADOW_EMBEDDING
-from altsync.projection import embedding_text
 from altsync.status.batches import recent_work
 from altsync.store.reads import count_living
-from altsync.store.unembedded import texts_without
-from altsync.tokens import most_tokens
 
 #: Seconds of recent work by which the rest is estimated.
 RECENT = 300.0
-
-#: Bytes of one token in English text: the provider's rule of thumb.
-#: https://help.openai.com/en/articles/4936856-what-are-tokens-and-how-to-count-them
-USUAL_BYTES_PER_TOKEN = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Addition:
-    """The work of adding a model: its entities, and the texts that are charged.
-
-    ``most_tokens`` is an upper bound: the bytes of the texts.
-    """
-
-    model: Model
-    entities: int
-    texts: int
-    most_tokens: int
-
-    @property
-    def usual_tokens(self) -> int:
-        """Return an estimate for English texts."""
-        return -(-self.most_tokens // USUAL_BYTES_PER_TOKEN)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the JSON object that scripts read."""
-        return {**asdict(self), "usual_tokens": self.usual_tokens}
-
-
-def addition(conn: Conn, model: Model) -> Addition:
-    """Return the work of adding a model. Reads every entity, and needs a transaction."""
-    texts = tokens = 0
-    for content in texts_without(conn, model):
-        texts += 1
-        tokens += most_tokens(embedding_text(content))
-    entities = sum(count_living(conn, kind) for kind in entity_types())
-    return Addition(model, entities, texts, tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,8 @@ from altsync.catalogue.current import entity_types
 from altsync.contract import EMBEDDING, SinkTraits
 from altsync.db import Conn
 from altsync.declarations import columns_of
-from altsync.entities import Content, EntityType, Model
+from altsync.entities import EntityType, Model
 from altsync.generations import model_of
-from altsync.projection import content_of
 
 #: Rows that are fetched at once when texts are read as a stream.
 FETCH = 2000
@@ -73,27 +72,6 @@ def unembedded(conn: Conn, model: Model) -> Unembedded:
     ).fetchone()
     assert texts is not None
     return Unembedded(rows, in_progress, texts[0])
-
-
-def texts_without(conn: Conn, model: Model) -> Iterator[Content]:
-    """Yield one content for each embedded text without a stored vector of a model.
-
-    The caller holds a transaction. A text that two types share is yielded twice.
-    """
-    for kind in entity_types():
-        columns = list(kind.columns)
-        with conn.cursor(name=f"without_{kind}") as cursor:
-            cursor.itersize = FETCH
-            cursor.execute(
-                f"""
-                SELECT DISTINCT ON (l.text_hash) {", ".join("l." + name for name in columns)}
-                FROM {kind} l WHERE l.deleted_at IS NULL AND l.embedding_text_hash = l.text_hash
-                  AND {_NOT_STORED} ORDER BY l.text_hash
-                """,
-                {"model": model.name, "dimensions": model.dimensions},
-            )
-            for row in cursor:
-                yield content_of(kind, row)
 
 
 def unembedded_ids(conn: Conn, kind: EntityType, model: Model) -> Iterator[list[UUID]]:
