@@ -247,6 +247,7 @@ class Declaration:
     - ``check``: (settings, sink, timeout) -> a line, for ``doctor``
     - ``estimate``: (batch size) -> ``Estimate``, of planned writes to a service that charges
     - ``price``: (sizes of namespaces) -> ``Reads``, of a comparison that costs money
+    - ``forget``: (sink, row), to remove what a deletion leaves of an entity, such as a tombstone
 
     ``setting`` is the variable that switches the sink on; empty for one that is always on.
     ``settings`` are further variables of its own, ``secrets`` are the variables that logs hide.
@@ -267,6 +268,7 @@ class Declaration:
     check: str = "altsync.doctor:check_store"
     price: str = ""
     estimate: str = ""
+    forget: str = ""
     drifts: tuple[Drift, ...] = EVERY_DRIFT
     is_index: bool = False
     lag: float = 0.0

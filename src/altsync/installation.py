@@ -32,6 +32,15 @@ def make_installation(conn: Conn) -> None:
     conn.execute(_MAKE)
 
 
+def installation_id(conn: Conn) -> str:
+    """Return the id of this database's installation. It is created if it is missing."""
+    found = conn.execute(_READ).fetchone()
+    if found is None:
+        make_installation(conn)
+        found = conn.execute(_READ).fetchone()
+    return "" if found is None else str(found[0])
+
+
 def installation(conn: Conn) -> Installation | None:
     """Return this installation; None before the first ``altsync migrate``.
 

@@ -314,6 +314,27 @@ class VisibilityMark(SQLModel, table=True):
     written_at: datetime = _stamp(optional=False)
 
 
+class Erasure(SQLModel, table=True):
+    """An erased entity, by salted hashes of its seed id and keys: see ``altsync.erased``."""
+
+    __tablename__: ClassVar[str] = "erasure"
+    __table_args__ = (Index("erasure_seed", "entity_type", "seed_hash", unique=True),)
+
+    id: int | None = _identity()
+    entity_type: str = _text()
+    seed_hash: str = _text()
+    key_hashes: list[str] = Field(sa_type=ARRAY(Text), nullable=False)
+    reason: str | None = _text(optional=True)
+    requested_by: str = _text()
+    requested_at: datetime = _stamp(optional=False)
+    #: The entity to erase, until the erasure is complete.
+    target: dict[str, Any] | None = Field(default=None, sa_type=JSONB, nullable=True)
+    purged_at: datetime | None = _stamp()
+    completed_at: datetime | None = _stamp()
+    receipt_hash: str | None = _text(optional=True)
+    lifted_at: datetime | None = _stamp()
+
+
 class VerifyRun(SQLModel, table=True):
     """One comparison of all stores with its result."""
 

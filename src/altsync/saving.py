@@ -37,12 +37,13 @@ from altsync.store.reads import living_keys, named_parents
 Target = Session | Connection | psycopg.Connection[Any]
 
 
-def save(target: Target, *entities: Entity) -> Changes:
+def save(target: Target, *entities: Entity, allow_erased: bool = False) -> Changes:
     """Write entities and their operations in the caller's transaction; return the changes.
 
     The entities may be of any classes of the catalogue, in any order. One without ``seed_id`` is
     the entity that has its key, or a new one whose seed id is the key. ``id``, ``seed_id`` and a
-    generated key are set on the entities. Raises ``SaveError``, and then nothing is written.
+    generated key are set on the entities. ``allow_erased`` writes erased ones, too. Raises
+    ``SaveError``, and then nothing is written.
     """
     catalogue = current()
     by_type: dict[EntityType, list[Entity]] = {}
@@ -52,7 +53,7 @@ def save(target: Target, *entities: Entity) -> Changes:
     changes = Changes()
     with _connection(target) as conn:
         savers = [
-            Saver(conn, kind, _topology(), by_type[kind])
+            Saver(conn, kind, _topology(), by_type[kind], allow_erased=allow_erased)
             for kind in catalogue.entity_types
             if kind in by_type
         ]

@@ -38,6 +38,7 @@ LINES = {
     "relate": "Search for similar entities now, in this process, instead of after the next change.",
     "reembed": "Embed everything by the model of the settings. Without --yes, only show the cost.",
     "model": "Change the embedding model without a gap in searches.",
+    "erase": "Remove an entity from every store, and write a receipt of what was found after.",
     "doctor": "Ask every configured service whether it answers.",
     "adopt": "Make a sink's store this installation's. The former owner's workers stop writing.",
     "dashboard": "Serve the web page, its JSON, health probes and metrics, until stopped.",

@@ -47,6 +47,9 @@ def _seed(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse a whole file for one bad line in it.")
     ] = False,
+    allow_erased: Annotated[
+        bool, typer.Option("--allow-erased", help="Load lines of erased entities, too.")
+    ] = False,
     wait: Annotated[
         Until | None,
         typer.Option(
@@ -70,7 +73,7 @@ def _seed(
         raise typer.BadParameter("--prune-saved needs --prune")
     waits = wait is not None
     options = SeedOptions(folder, chosen, limit, only, prune, yes, strict, dry_run, waits)
-    options = replace(options, prune_saved=prune_saved)
+    options = replace(options, prune_saved=prune_saved, allow_erased=allow_erased)
     with application() as app:
         raise typer.Exit(
             run(app, options, wait=wait, timeout=timeout, as_json=as_json, max_cost=max_cost)

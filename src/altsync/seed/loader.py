@@ -24,6 +24,7 @@ from altsync.contract import EMBEDDING, Topology
 from altsync.costs.planner import Planner
 from altsync.db import Conn
 from altsync.entities import entity_id
+from altsync.erased import read_erased
 from altsync.errors import SeedError
 from altsync.log import debugging
 from altsync.seed.checking import KnownKeys
@@ -75,7 +76,8 @@ class Loader:
         self._report = report
         self._progress = progress
         self._at = at
-        self._run = Run(conn, topology, options, report, at, planner=planner)
+        erased = read_erased(conn, allowed=options.allow_erased)
+        self._run = Run(conn, topology, options, report, at, erased, planner=planner)
         self._registry = KeyRegistry(conn, dry_run=options.dry_run)
         self._unreadable: dict[Part, str] = {}
         self._texts = TextNotes()

@@ -17,6 +17,7 @@ class SeedOptions:
     ``followed``: the caller reads ``changed_in_run`` to follow the delivery of the changes.
     ``cut_long``: texts over the model's limit are cut for the embedding, and not refused.
     ``prune_saved``: ``prune`` also deletes entities that programs have saved.
+    ``allow_erased``: lines of erased entities are loaded.
     """
 
     folder: Path
@@ -30,3 +31,4 @@ class SeedOptions:
     followed: bool = True
     cut_long: bool = False
     prune_saved: bool = False
+    allow_erased: bool = False

@@ -9,6 +9,7 @@ from altsync.contract import Topology
 from altsync.costs.planner import Planner
 from altsync.db import Conn
 from altsync.entities import EntityType
+from altsync.erased import Erased
 from altsync.log import debugging
 from altsync.seed.options import SeedOptions
 from altsync.seed.report import SeedReport
@@ -28,6 +29,7 @@ class Run:
     options: SeedOptions
     report: SeedReport
     at: Callable[[str], None]
+    erased: Erased
     pruned: set[EntityType] = field(default_factory=set)
     renamed: set[tuple[EntityType, str]] = field(default_factory=set)
     planner: Planner | None = None

@@ -18,6 +18,7 @@ from altsync.circuit.sinks import wanted_model
 from altsync.contract import Topology
 from altsync.db import Conn
 from altsync.entities import EntityType, ParentEdge, entity_id
+from altsync.erased import lift, read_erased
 from altsync.errors import SaveError
 from altsync.seed import prepare, renaming
 from altsync.seed.changes import Changes
@@ -51,7 +52,13 @@ class Saver:
     """Writes the entities of one type. ``write`` may be called again after a rollback."""
 
     def __init__(
-        self, conn: Conn, kind: EntityType, topology: Topology, entities: Sequence[Entity]
+        self,
+        conn: Conn,
+        kind: EntityType,
+        topology: Topology,
+        entities: Sequence[Entity],
+        *,
+        allow_erased: bool = False,
     ) -> None:
         self.kind = kind
         self._conn = conn
@@ -60,6 +67,7 @@ class Saver:
         self._part = part_of(kind)
         self._entities = entities
         self._saved: list[tuple[Entity, str, str]] = []
+        self._allow_erased = allow_erased
 
     def write(self) -> Changes:
         """Write what changed, in pages of one statement each."""
@@ -248,6 +256,7 @@ class Saver:
         prepared = [
             prepare.prepare_row(one.line._replace(seed_id=one.seed_id or ""), SAVED) for one in page
         ]
+        self._refuse_erased([row.request for row in prepared])
         keys, renamed = self._keys([row.request for row in prepared])
         values = []
         for one, row in zip(page, prepared, strict=True):
@@ -259,6 +268,15 @@ class Saver:
         changes = upsert_staged(self._conn, kind, self._topology, noted=False, saved=values)
         followed = renaming.follow(self._conn, kind, renamed, self._topology) if renamed else 0
         return replace(changes, operations=changes.operations + followed)
+
+    def _refuse_erased(self, requests: Sequence[KeyRequest]) -> None:
+        erased = read_erased(self._conn, allowed=self._allow_erased)
+        for request in requests:
+            reason = erased.refusal(self.kind, [request.seed_id, request.preferred])
+            if reason is not None:
+                raise self._refusal(self.kind.key_column, reason)
+        if erased.lifted:
+            lift(self._conn, erased)
 
     def _keys(
         self, requests: Sequence[KeyRequest]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from altsync.catalogue.parts import Part
 from altsync.entities import EntityType
+from altsync.erased import lift
 from altsync.seed import renaming
 from altsync.seed.attached import write_attachments, write_relationships
 from altsync.seed.changes import Changes
@@ -86,6 +87,9 @@ class _EntityWriter:
         if not to_load:
             return Changes(), lines
         run = self._run
+        if run.erased.days:
+            lines = self._without_erased(lines, rows, rejected)
+            to_load = [line for line in lines if line.item is not None]
         existing = entities.existing_rows(run.conn, self._kind, [line.seed_id for line in to_load])
         keys = self._assign_keys(to_load, rows, existing, rejected)
         run.at("keys requested")
@@ -100,6 +104,22 @@ class _EntityWriter:
         else:
             changes = self._upsert(keyed, existing)
         return changes, [line for line in lines if line.item is None or line.seed_id in keys]
+
+    def _without_erased(
+        self, lines: Sequence[Line], rows: Mapping[str, PreparedRow], rejected: list[Rejected]
+    ) -> Sequence[Line]:
+        """Reject lines of erased entities, before their keys are registered."""
+        kept: list[Line] = []
+        for line in lines:
+            names = [line.seed_id, rows[line.seed_id].request.preferred] if line.item else []
+            reason = self._run.erased.refusal(self._kind, names)
+            if reason is None:
+                kept.append(line)
+            else:
+                rejected.append(line.reject(self._kind.key_column, reason))
+        if self._run.erased.lifted and not self._run.options.dry_run:
+            lift(self._run.conn, self._run.erased)
+        return kept
 
     def _assign_keys(
         self,

@@ -12,6 +12,7 @@ SINK = Declaration(
     compare=f"{__name__}.compare:compare",
     show=f"{__name__}.show:show",
     check=f"{__name__}.show:check",
+    forget=f"{__name__}.show:forget",
     drifts=(Drift.MISSING, Drift.STALE, Drift.ORPHAN, Drift.AHEAD),
     rank=10,
 )

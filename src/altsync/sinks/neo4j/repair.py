@@ -15,6 +15,7 @@ from altsync.sinks.neo4j.statements import (
     ADOPT_NODES,
     DELETE_NODE,
     DELETE_WITHOUT_KEY,
+    FORGET_DELETIONS,
     FORGET_STUBS,
     FORGET_TOMBSTONES,
     RESET_NODE_VERSIONS,
@@ -63,6 +64,11 @@ class Repairs(Reader):
         rows = [{"key": key, "version": version} for key in sorted(keys)]
         statement = cypher(DELETE_NODE, entity_type)
         self._run(partial(client.execute, statement=statement, rows=rows))
+
+    def forget_deletions(self, entity_type: EntityType, keys: Sequence[str]) -> None:
+        """Remove the tombstones of ``keys``. Nothing may be on its way to them any more."""
+        stones = sorted(f"{entity_type.label}:{key}" for key in keys)
+        self._run(partial(client.execute, statement=FORGET_DELETIONS, keys=stones))
 
     def forget_tombstones(self) -> None:
         """Remove old tombstones, and stubs without edges."""

@@ -62,6 +62,11 @@ def node_lines(held: Held) -> Iterator[str]:
         yield f"deleted there as of version {held.tombstone}"
 
 
+def forget(sink: Sink, row: Row) -> None:
+    """Remove the tombstones of a deleted entity. Raises ``SinkFailure``."""
+    sink.forget_deletions(row.entity_type, [row.key, *row.former_keys])
+
+
 def check(settings: Settings, sink: Sink, timeout: float) -> str:
     """Return which server answers. Raises what the driver raises."""
     assert settings.neo4j_uri is not None

@@ -390,6 +390,10 @@ WITH type, count(*) AS count, collect(name) AS names
 RETURN type, count, names[..$sample] AS names ORDER BY type
 """
 
+FORGET_DELETIONS = """
+MATCH (t:AltsyncTombstone) WHERE t.key IN $keys DELETE t
+"""
+
 FORGET_TOMBSTONES = """
 MATCH (t:AltsyncTombstone) WHERE t.at < timestamp() - $milliseconds
 WITH t LIMIT 10000 DELETE t

@@ -1,0 +1,1 @@
+"""Erase an entity from every store, and prove it by a receipt."""
