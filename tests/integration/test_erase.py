@@ -16,9 +16,14 @@ from altsync.erase import receipt as receipts
 from altsync.erase.receipt import Receipt
 from altsync.erase.run import Request, Waiting, erase, lines_of, read_stores, refused_lines
 from altsync.errors import AltsyncError, SaveError
+from altsync.local.services.vectors import Vectors
+from altsync.protocols import Reads
 from tests import toy
+from tests.integration.database_fixture import DatabaseFixture, leagues
+from tests.integration.models_site import NEW, models_site
 from tests.integration.seeds import write
 from tests.integration.test_other_catalogue import Shop, product, shop
+from tests.sports import LEAGUE
 
 __all__ = ["shop"]
 
@@ -227,6 +232,33 @@ def test_a_sink_that_is_down_keeps_it_open(shop: Shop, monkeypatch: pytest.Monke
     receipt_of(shop)
 
 
+def test_an_operation_that_begins_after_the_wait_keeps_it_open(shop: Shop) -> None:
+    seeded(shop)
+
+    def begin_again(reached: str) -> None:
+        if reached == "deleted":
+            shop.pg.conn.execute(
+                "UPDATE sync_operation SET status = 'pending', finished_at = NULL WHERE id = ("
+                "SELECT max(id) FROM sync_operation WHERE sink = 'neo4j' AND entity_key = 'A-1')"
+            )
+
+    waiting = erased_by(shop, at=begin_again)
+    assert isinstance(waiting, Waiting)
+    assert shop.pg.scalar("SELECT count(*) FROM product WHERE sku = 'A-1'") == 1
+    receipt_of(shop)
+
+
+def test_texts_about_others_lose_its_names_as_whole_words(shop: Shop) -> None:
+    seeded(shop)
+    shop.pg.conn.execute(
+        "UPDATE sync_operation SET last_error = 'A-1 hides A-10, (A-1) and BA-1' "
+        "WHERE entity_key = 'A-3'"
+    )
+    receipt_of(shop)
+    texts = shop.pg.conn.execute("SELECT DISTINCT last_error FROM sync_operation").fetchall()
+    assert ("(erased) hides A-10, ((erased)) and BA-1",) in texts
+
+
 def test_a_vector_whose_text_another_entity_has_stays(shop: Shop) -> None:
     alike = [product("A-1", title="The same"), product("B-1", title="The same")]
     write(shop.folder, "products/spring.jsonl", alike)
@@ -245,3 +277,27 @@ def test_files_of_refused_lines_are_named(tmp_path: Path) -> None:
     (tmp_path / "r1" / "rejects.jsonl").write_text('{"raw": "p-A-1"}\n')
     assert refused_lines(tmp_path, ["p-A-1"]) == [str(tmp_path / "r1" / "rejects.jsonl")]
     assert refused_lines(tmp_path, ["p-A-9"]) == []
+
+
+def test_the_indexes_of_both_models_are_read(
+    pg: DatabaseFixture, vectors_server: Vectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with models_site(pg, vectors_server, monkeypatch) as site:
+        site.save(*leagues(5))
+        site.deliver()
+        site.run("add", NEW, "--yes")
+        site.deliver()
+        request = Request("league", "l002", None, "test@host")
+        done = erase(site.app, request, wait=lambda seconds: site.deliver())
+        assert isinstance(done, Receipt)
+        names = [one["name"] for one in done.body["stores"]]
+        assert names == ["pinecone", "shadow_pinecone", "postgresql"]
+        assert site.held(shadow=True) == site.expected(NEW)
+        # A vector that another program writes there is found.
+        (page,) = site.index(shadow=True).stored(LEAGUE, Reads())
+        copy = {"id": "l002", "values": list(page[0].values), "metadata": {"version": 1}}
+        index = site.index(shadow=True)._index(LEAGUE)
+        index.upsert(vectors=[copy], namespace=page[0].namespace)
+        found = {one.name: one.found for one in read_stores(site.app, done.target)}
+        assert found["pinecone"] == ()
+        assert found["shadow_pinecone"] != ()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from altsync import queries
+from altsync import erased, queries
 from altsync.app import Application
 from altsync.cli import app as cli
 from altsync.cli.seed_run import seed_summary, waited_for
@@ -23,6 +23,9 @@ from altsync.db import Database
 from altsync.delivery import Delivery, Policy
 from altsync.doctor import Health, check_services
 from altsync.entities import Content
+from altsync.erase.receipt import Receipt, Store
+from altsync.erase.run import Request, erase, look
+from altsync.erase.sql import Target
 from altsync.local.services.postgres import Postgres
 from altsync.seed.report import SeedReport
 from altsync.sinks.pgvector.tables import table_names
@@ -393,3 +396,27 @@ def test_a_backfill_fills_an_index_that_was_switched_on_later(alone: Alone) -> N
     run("backfill", "--sink", "pgvector")
     alone.deliver()
     assert len(alone.index.stored(sports.LEAGUE)) == COUNT
+
+
+# --- erasure ----------------------------------------------------------------------------------
+
+
+def test_an_erasure_leaves_no_tombstone(alone: Alone) -> None:
+    """A deletion leaves one with the key for a day."""
+    found: list[Store] = []
+
+    def look_after_deletion(reached: str) -> None:
+        if reached == "purged":
+            with alone.database.autocommit() as conn:
+                begun = erased.find(conn, sports.LEAGUE, "l003")
+            assert begun is not None
+            assert begun.target is not None
+            found.append(look(alone.app, Target.from_json(begun.target), "pgvector"))
+
+    request = Request("league", "l003", None, "test@host")
+    done = erase(alone.app, request, wait=lambda seconds: alone.deliver(), at=look_after_deletion)
+    assert isinstance(done, Receipt)
+    assert found[0].found[0].startswith("deleted there as of version")
+    sink: Any = alone.app.sink("pgvector")
+    assert sink.tombstones(sports.LEAGUE, ["l003"]) == {}
+    assert alone.drift(deep=True) == {}

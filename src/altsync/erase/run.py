@@ -15,7 +15,8 @@ from pathlib import Path
 from altsync import erased
 from altsync.app import Application
 from altsync.catalogue.current import part_of
-from altsync.contract import imported
+from altsync.contract import SHADOW, Declaration, imported
+from altsync.db import Conn
 from altsync.declarations import MIRRORS, SINKS
 from altsync.entities import Row
 from altsync.erase import receipt, sql
@@ -76,6 +77,12 @@ def erase(
             return blocked
         at("deleted")
         with app.database.transaction() as conn:
+            # An operation may be new since: a repair, or a program that loads it again.
+            if sql.is_living(conn, target):
+                raise AltsyncError(f"{target.kind} {request.name!r} was loaded again meanwhile")
+            blocked = _blocked(app, conn, target)
+            if blocked:
+                return blocked
             sql.purge(conn, target, begun.id)
             at("purging")
         at("purged")
@@ -140,22 +147,28 @@ def _await(
     deadline = time.monotonic() + timeout
     while True:
         with app.database.autocommit() as conn:
-            found = sql.unfinished(conn, target, app.settings.confirm_after_seconds)
-            idle = app.idle(conn) if found else {}
-        if not found:
-            return None
-        if any(one.is_dead for one in found) or time.monotonic() >= deadline:
-            reasons = [_why_unfinished(app, one, idle.get(one.sink)) for one in found]
-            return Waiting(tuple(dict.fromkeys(reasons)), any(one.is_dead for one in found))
+            blocked = _blocked(app, conn, target)
+        if blocked is None or blocked.is_dead or time.monotonic() >= deadline:
+            return blocked
         wait(POLL)
 
 
+def _blocked(app: Application, conn: Conn, target: Target) -> Waiting | None:
+    """Return which operations may still write the entity; None if none may."""
+    found = sql.unfinished(conn, target, app.settings.confirm_after_seconds)
+    if not found:
+        return None
+    idle = app.idle(conn)
+    reasons = [_why_unfinished(app, one, idle.get(one.sink)) for one in found]
+    return Waiting(tuple(dict.fromkeys(reasons)), any(one.is_dead for one in found))
+
+
 def _why_unfinished(app: Application, one: Unfinished, idle: str | None) -> str:
-    if one.sink not in app.topology.names:
+    if one.sink.removeprefix(SHADOW) not in app.topology.names:
         return f"{one.sink}: not among ALTSYNC_SINKS"
     if one.is_dead:
         return f"{one.sink}: given up on: {one.reason}: run altsync retry --sink {one.sink}"
-    disabled = app.disabled_reason(one.sink)
+    disabled = app.disabled_reason(one.sink.removeprefix(SHADOW))
     return f"{one.sink}: {f'switched off: {disabled}' if disabled else idle or one.reason}"
 
 
@@ -185,17 +198,19 @@ def _clear(app: Application, target: Target) -> Iterator[Store]:
     """Delete once more from each sink, forget the deletion, and read the store."""
     with app.database.autocommit() as conn:
         version = newest_version(conn)
+        sql.remove_from_texts(conn, target)
     for name in _mirrors(app):
         sink = app.sink(name)
         if sink is None:
-            yield Store(name, not_read=f"switched off: {app.disabled_reason(name)}")
+            yield _switched_off(app, name)
             continue
+        forget = _declaration(name).forget
         try:
             for key in target.keys:
-                row = blank_row(target, key, target.namespaces[0], version)
+                row = blank_row(target, key, next(iter(target.namespaces), None), version)
                 sink.delete([row])
-                if SINKS[name].forget:
-                    imported(SINKS[name].forget)(sink, row)
+                if forget:
+                    imported(forget)(sink, row)
         except SinkFailure as failure:
             yield Store(name, not_read=f"no answer: {redact(failure.reason)}")
             continue
@@ -204,7 +219,20 @@ def _clear(app: Application, target: Target) -> Iterator[Store]:
 
 
 def _mirrors(app: Application) -> list[str]:
-    return [name for name in MIRRORS if name in app.topology.names]
+    """Return the sinks to read, and those of a model beside the serving one."""
+    found = app.generations()
+    shadows = app.topology.vector if found is not None and found.shadow is not None else ()
+    named = [name for name in MIRRORS if name in app.topology.names]
+    return [*named, *(SHADOW + name for name in shadows)]
+
+
+def _declaration(name: str) -> Declaration:
+    return SINKS[name.removeprefix(SHADOW)]
+
+
+def _switched_off(app: Application, name: str) -> Store:
+    reason = app.disabled_reason(name.removeprefix(SHADOW))
+    return Store(name, not_read=f"switched off: {reason}")
 
 
 def read_stores(app: Application, target: Target) -> Iterator[Store]:
@@ -218,7 +246,7 @@ def look(app: Application, target: Target, name: str) -> Store:
     """Read what a sink holds of an entity, by each of its keys and namespaces."""
     sink = app.sink(name)
     if sink is None:
-        return Store(name, not_read=f"switched off: {app.disabled_reason(name)}")
+        return _switched_off(app, name)
     found: dict[str, None] = {}
     row = blank_row(target, target.keys[0], None, 1)
     try:
@@ -230,7 +258,9 @@ def look(app: Application, target: Target, name: str) -> Store:
                     written_namespace=space,
                     content=blank_row(target, key, space, 1).content,
                 )
-                shown = imported(SINKS[name].show)(sink, one)
+                shown = imported(_declaration(name).show)(sink, one)
+                if shown.agrees is None:
+                    return Store(name, not_read=shown.detail)
                 if not shown.agrees or shown.lines:
                     found.update(dict.fromkeys(shown.lines or (shown.detail,)))
     except SinkFailure as failure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -117,11 +118,11 @@ def children_named(conn: Conn, target: Target) -> str | None:
 
 
 def is_living(conn: Conn, target: Target) -> bool:
-    """Return whether the entity is not deleted yet."""
+    """Return whether the entity is not deleted. Its row, if there is one, is locked."""
     row = conn.execute(
-        f"SELECT 1 FROM {target.kind} WHERE id = %s AND deleted_at IS NULL", (target.id,)
+        f"SELECT deleted_at IS NULL FROM {target.kind} WHERE id = %s FOR UPDATE", (target.id,)
     ).fetchone()
-    return row is not None
+    return row is not None and bool(row[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,24 +170,40 @@ def purge(conn: Conn, target: Target, erasure: int) -> dict[str, int]:
         f"DELETE FROM tag_registry WHERE entity_type = '{kind}' AND seed_id = %(seed)s", one
     ).rowcount
     counts["embedding"] = remove_vectors(conn, target.text_hashes)
-    for key in target.keys:
-        conn.execute(
-            "UPDATE sync_operation SET last_error = replace(last_error, %(key)s, %(by)s) "
-            "WHERE status IN ('dead', 'discarded') AND strpos(last_error, %(key)s) > 0",
-            {"key": key, "by": REMOVED},
-        )
-        conn.execute(
-            "UPDATE sink_state SET reason = replace(reason, %(key)s, %(by)s) "
-            "WHERE strpos(reason, %(key)s) > 0",
-            {"key": key, "by": REMOVED},
-        )
-        conn.execute(
-            "UPDATE verify_run SET result = result - 'samples' "
-            "WHERE strpos(result ->> 'samples', %(key)s) > 0",
-            {"key": key},
-        )
+    remove_from_texts(conn, target)
     conn.execute("UPDATE erasure SET purged_at = now() WHERE id = %s", (erasure,))
     return counts
+
+
+#: Columns of text that may name an entity, by table: reasons of errors, discards and pauses.
+TEXTS = {
+    "sync_operation": ("last_error", "discarded_why"),
+    "sink_state": ("reason", "pause_reason"),
+}
+
+#: The part of a comparison's result that names entities.
+_SAMPLES = "result ->> 'samples'"
+
+
+def remove_from_texts(conn: Conn, target: Target) -> None:
+    """Replace the entity's names in texts about other entities. Whole words count."""
+    one = {"names": _names(target), "by": REMOVED}
+    for table, columns in TEXTS.items():
+        for column in columns:
+            conn.execute(
+                f"UPDATE {table} SET {column} = regexp_replace({column}, %(names)s, %(by)s, 'g') "
+                f"WHERE {column} ~ %(names)s",
+                one,
+            )
+    conn.execute(
+        f"UPDATE verify_run SET result = result - 'samples' WHERE {_SAMPLES} ~ %(names)s", one
+    )
+
+
+def _names(target: Target) -> str:
+    """Return a regular expression of PostgreSQL for the names of an entity, as whole words."""
+    names = "|".join(map(re.escape, (*target.keys, target.seed_id, str(target.id))))
+    return rf"(?<![[:alnum:]_])(?:{names})(?![[:alnum:]_])"
 
 
 def _in_use() -> sql.Composed:
@@ -209,12 +226,23 @@ def remove_vectors(conn: Conn, text_hashes: Sequence[str]) -> int:
 def remains(conn: Conn, target: Target) -> dict[str, int]:
     """Count the rows that PostgreSQL holds of an entity, by table."""
     kind = target.kind
-    one = {"id": target.id, "seed": target.seed_id, "keys": list(target.keys)}
+    one = {
+        "id": target.id,
+        "seed": target.seed_id,
+        "keys": list(target.keys),
+        "names": _names(target),
+    }
     counts = {
         kind.value: f"FROM {kind} WHERE id = %(id)s OR {kind.key_column} = ANY(%(keys)s)",
         "sync_operation": "FROM sync_operation WHERE entity_id = %(id)s",
         "tag_registry": f"FROM tag_registry WHERE entity_type = '{kind}' "
         "AND (seed_id = %(seed)s OR tag = ANY(%(keys)s))",
+        "verify_run.result": f"FROM verify_run WHERE {_SAMPLES} ~ %(names)s",
+        **{
+            f"{table}.{column}": f"FROM {table} WHERE {column} ~ %(names)s"
+            for table, columns in TEXTS.items()
+            for column in columns
+        },
     }
     if kind.edges:
         edges = kind.edges

@@ -12,6 +12,7 @@ SINK = Declaration(
     compare=f"{__name__}.compare:compare",
     show=f"{__name__}.show:show",
     check=f"{__name__}.show:check",
+    forget=f"{__name__}.show:forget",
     is_index=True,
     rank=30,
 )

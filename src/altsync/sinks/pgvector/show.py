@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from altsync.config import Settings
 from altsync.db import connect
 from altsync.entities import Row
@@ -14,7 +16,15 @@ from altsync.sinks.vectors import show_vectors
 def show(sink: Sink, row: Row) -> Shown:
     """Ask for the entity's row. Raises ``SinkFailure``."""
     held = sink.find(row.entity_type, row.key)
-    return show_vectors(row, [] if held is None else [held])
+    shown = show_vectors(row, [] if held is None else [held])
+    deleted = sink.tombstones(row.entity_type, [row.key])
+    lines = tuple(f"deleted there as of version {version}" for version in deleted.values())
+    return replace(shown, lines=(*shown.lines, *lines))
+
+
+def forget(sink: Sink, row: Row) -> None:
+    """Remove the tombstones of a deleted entity. Raises ``SinkFailure``."""
+    sink.forget_deletions(row.entity_type, [row.key, *row.former_keys])
 
 
 def check(settings: Settings, sink: Sink, timeout: float) -> str:

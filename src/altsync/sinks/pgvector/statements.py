@@ -105,6 +105,8 @@ RESET_VERSIONS = (
 
 FORGET_TOMBSTONES = "DELETE FROM {table} WHERE deleted_at < now() - make_interval(hours => %s)"
 
+FORGET_DELETIONS = "DELETE FROM {table} WHERE key = ANY(%s) AND deleted_at IS NOT NULL"
+
 COUNT = "SELECT count(*) FROM {table} WHERE deleted_at IS NULL"
 
 SAMPLE = "SELECT key FROM {table} WHERE deleted_at IS NULL ORDER BY key LIMIT %s"

@@ -34,6 +34,7 @@ from altsync.sinks.pgvector.filters import MARKS
 from altsync.sinks.pgvector.read import BATCH, Reader, printed
 from altsync.sinks.pgvector.statements import (
     DELETE,
+    FORGET_DELETIONS,
     FORGET_TOMBSTONES,
     RESET_VERSIONS,
     UPSERT,
@@ -156,6 +157,14 @@ class Sink(Reader):
         statement = RESET_VERSIONS.format(table=self._table(entity_type))
         with self._transaction(entity_type) as conn:
             conn.execute(statement, (list(keys), highest))
+
+    @limited
+    def forget_deletions(self, entity_type: EntityType, keys: Sequence[str]) -> None:
+        """Remove the tombstones of ``keys``. Nothing may be on its way to them any more."""
+        self._require(entity_type)
+        statement = FORGET_DELETIONS.format(table=self._table(entity_type))
+        with self._transaction(entity_type) as conn:
+            conn.execute(statement, (list(keys),))
 
     @limited
     def forget_tombstones(self) -> None:
