@@ -7,7 +7,7 @@ import os
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,17 +18,10 @@ from altsync.cli.tables import Table, Text
 from altsync.cli.terminal import Exit, answers, notes, print_json
 from altsync.erase import receipt as receipts
 from altsync.erase.receipt import Receipt, Store
-from altsync.erase.run import (
-    Request,
-    Waiting,
-    lines_of,
-    read_stores,
-    refused_lines,
-)
-from altsync.erase.run import (
-    erase as erase_entity,
-)
 from altsync.errors import AltsyncError
+
+if TYPE_CHECKING:
+    from altsync.erase.run import Request
 
 
 def erase(
@@ -57,6 +50,8 @@ def erase(
 
     Exit codes: 0 nothing is left, 1 something was found, 4 a sink gave up, 5 not complete yet.
     """
+    from altsync.erase.run import Request
+
     if sum((check is not None, listed, entity is not None or key is not None)) != 1:
         raise typer.BadParameter("name --entity and --key, or --check, or --list")
     with application() as app:
@@ -75,6 +70,9 @@ def erase(
 def _erase(
     app: Application, request: Request, folder: Path, to: Path | None, as_json: bool
 ) -> None:
+    from altsync.erase.run import Waiting, lines_of, refused_lines
+    from altsync.erase.run import erase as erase_entity
+
     file = to or Path(f"erasure-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json")
     if file.exists():
         raise AltsyncError(f"{file} exists already: name another file by --receipt")
@@ -124,6 +122,8 @@ def _write(file: Path, done: Receipt) -> None:
 
 
 def _check(app: Application, receipt: Receipt, as_json: bool) -> None:
+    from altsync.erase.run import read_stores
+
     stores = list(read_stores(app, receipt.target))
     is_clear = all(one.ok for one in stores)
     if as_json:
