@@ -467,22 +467,23 @@ def test_a_recent_write_of_the_graph_is_looked_at_again_after_the_grace(site: Si
 def test_a_recent_write_is_looked_at_again_after_the_grace(site: Site) -> None:
     """An index may show a write late: only what was just written is waited for."""
     waits: list[float] = []
+    name = site.pg.scalar("SELECT league_name FROM league WHERE league_tag = 'l003'")
 
     def wait(seconds: float) -> None:
         waits.append(seconds)
-        site.put_vector("l003", version=site.key_version("l003"))
+        site.put_vector("l003", version=site.key_version("l003"), league_name=name)
         site.pg.conn.execute(
             "UPDATE league SET pinecone_synced_at = now() - interval '1 hour' "
             "WHERE league_tag = 'l003'"
         )
 
-    site.put_vector("l003", version=5)
+    site.put_vector("l003", version=5, league_name="its former name")
     report = site.app.verify(Options(grace=600.0), wait=wait)
     assert report.consistent
     assert len(waits) == 1
     assert 0 < waits[0] <= 600
     # Long ago, it is waited for no more.
-    site.put_vector("l003", version=5)
+    site.put_vector("l003", version=5, league_name="its former name")
     report = site.app.verify(Options(grace=600.0), wait=waits.append)
     assert (report.drifted, len(waits)) == (True, 1)
 
