@@ -219,7 +219,7 @@ def test_a_role_that_may_not_connect_is_told_the_grant(lacking: Role) -> None:
 @pytest.mark.parametrize(
     ("lacking", "said"),
     [
-        ("to write", "league, league_relationship, sink_state, sport_archetype, sync_operation"),
+        ("to write", "sink_state, spend, spend_day, sport_archetype, sync_operation"),
         ("the sequence", "permission denied for sequence entity_version: GRANT USAGE"),
         ("the schema", "permission denied for schema public: GRANT USAGE"),
         ("one table", "permission denied for table sync_operation: GRANT SELECT, INSERT"),

@@ -8,6 +8,7 @@ import typer
 
 from altsync.app import Application
 from altsync.cli.common import Json, application, known_sink
+from altsync.cli.once import App
 from altsync.cli.planned import plan_bars, plan_view, planner_of
 from altsync.cli.seed import plan_seed
 from altsync.cli.terminal import answers, print_json
@@ -63,7 +64,7 @@ def _show(app: Application, plan: Plan, as_json: bool) -> None:
 
 def plan() -> Any:
     """Return the group of commands, of which ``seed`` has the options of the catalogue."""
-    group = typer.Typer(
+    group = App(
         no_args_is_help=True,
         help="Show what a command would change and cost. Nothing is written.",
     )
