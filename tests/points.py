@@ -49,5 +49,8 @@ SEEDING = (
     "pruned",
 )
 
+#: Of an erasure.
+ERASING = ("requested", "deleted", "purging", "purged", "cleared", "completed")
+
 #: Points of both that are passed only where a key is renamed; tests of renames kill there.
-OF_RENAMES = {"delivery": ("leaving",), "seed": ("renamed", "followed")}
+OF_RENAMES = {"delivery": ("leaving",), "seed": ("renamed", "followed"), "erase": ()}

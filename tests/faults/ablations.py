@@ -139,7 +139,7 @@ def _forget_unknown(follow_up: Callable[..., None]) -> Callable[..., None]:
 _early = threading.local()
 
 
-def _read_before_claim(is_gathering: Callable[..., bool]) -> Callable[..., bool]:
+def _read_before_claim(waits: Callable[..., bool]) -> Callable[..., bool]:
     """Read the rows of all waiting operations where the claim would come next."""
 
     def changed(delivery: Any, conn: Any) -> bool:
@@ -154,7 +154,7 @@ def _read_before_claim(is_gathering: Callable[..., bool]) -> Callable[..., bool]
         ]
         delivery._early = read_batch(delivery._database, delivery._traits, operations)
         delivery._at("read early")
-        return is_gathering(delivery, conn)
+        return waits(delivery, conn)
 
     return changed
 
@@ -321,7 +321,7 @@ ABLATIONS: dict[str, Ablation] = {
         (
             _swap("delivery.batches:read_batch", _prefer_early),
             _swap("delivery.batches:Delivery._write_and_settle", _remember_early),
-            _swap("delivery.batches:Delivery._is_gathering", _read_before_claim),
+            _swap("delivery.batches:Delivery._waits", _read_before_claim),
         ),
     ),
     "content_addressed_vectors": Ablation(

@@ -98,6 +98,7 @@ class _Taken:
 
     upserted_count: int
     has_errors: bool = False
+    response_info: None = None
 
 
 class SimulatedIndex:

@@ -18,7 +18,7 @@ from altsync.erase.run import Request, Waiting, erase, lines_of, read_stores, re
 from altsync.errors import AltsyncError, SaveError
 from altsync.local.services.vectors import Vectors
 from altsync.protocols import Reads
-from tests import toy
+from tests import points, toy
 from tests.integration.database_fixture import DatabaseFixture, leagues
 from tests.integration.models_site import NEW, models_site
 from tests.integration.seeds import write
@@ -28,8 +28,6 @@ from tests.sports import LEAGUE
 __all__ = ["shop"]
 
 REQUEST = Request("product", "A-1", "asked by mail", "test@host")
-
-POINTS = ("requested", "deleted", "purging", "purged", "cleared", "completed")
 
 
 class Killed(BaseException):
@@ -93,7 +91,7 @@ def test_an_erased_entity_is_in_no_store(shop: Shop) -> None:
     )
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", points.ERASING)
 def test_an_erasure_that_is_killed_goes_on(shop: Shop, point: str) -> None:
     seeded(shop)
 

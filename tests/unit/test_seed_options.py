@@ -15,7 +15,7 @@ from tests import toy
 
 OWN = {
     *("--limit", "--dir", "--prune", "--prune-saved", "--yes", "--dry-run", "--strict"),
-    *("--wait", "--timeout", "--json", "--all"),
+    *("--wait", "--timeout", "--json", "--all", "--allow-erased", "--max-cost"),
 }
 
 
