@@ -37,6 +37,19 @@ FORMS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _own_form(database_url: str) -> Iterator[None]:
+    """Other tests use the same database."""
+    yield
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        for name in FORMS:
+            conn.execute(
+                sql.SQL("ALTER DATABASE {} RESET {}").format(
+                    sql.Identifier(conn.info.dbname), sql.Identifier(name)
+                )
+            )
+
+
 @pytest.mark.parametrize("name", FORMS)
 def test_a_database_of_another_form_is_read_as_any(database_url: str, name: str) -> None:
     given, wanted = FORMS[name]
