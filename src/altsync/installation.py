@@ -32,13 +32,19 @@ def make_installation(conn: Conn) -> None:
     conn.execute(_MAKE)
 
 
-def installation_id(conn: Conn) -> str:
-    """Return the id of this database's installation. It is created if it is missing."""
+def _marked(conn: Conn) -> tuple[str, str] | None:
+    """Return the id and its time, which are created if they are missing."""
     found = conn.execute(_READ).fetchone()
     if found is None:
         make_installation(conn)
         found = conn.execute(_READ).fetchone()
-    return "" if found is None else str(found[0])
+    return found
+
+
+def installation_id(conn: Conn) -> str:
+    """Return the id of this database's installation. It is created if it is missing."""
+    found = _marked(conn)
+    return "" if found is None else found[0]
 
 
 def installation(conn: Conn) -> Installation | None:
@@ -46,10 +52,7 @@ def installation(conn: Conn) -> Installation | None:
 
     Needs a connection in autocommit mode: a role may lack the right to read the system identifier.
     """
-    found = conn.execute(_READ).fetchone()
-    if found is None:
-        make_installation(conn)
-        found = conn.execute(_READ).fetchone()
+    found = _marked(conn)
     if found is None:
         return None
     row = conn.execute("SELECT current_database(), current_schema()").fetchone()

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from altsync.app import Application
 from altsync.catalogue.catalogue import Catalogue
-from altsync.catalogue.current import children_of, current, part_of
+from altsync.catalogue.current import current, part_of
 from altsync.catalogue.entity import Entity
 from altsync.contract import Topology
 from altsync.db import Conn
@@ -31,7 +31,7 @@ from altsync.seed.changes import Changes
 from altsync.seed.saver import Saver
 from altsync.seed.sql.deletion import DELETE_PAGE, tombstone
 from altsync.seed.transactions import retry_on_conflict
-from altsync.store.reads import living_keys, named_parents
+from altsync.store.reads import living_keys, named_by_children
 
 #: A session or connection of SQLAlchemy, or a connection of psycopg.
 Target = Session | Connection | psycopg.Connection[Any]
@@ -93,22 +93,11 @@ def _delete(conn: Conn, kind: EntityType, entity: type[Entity], keys: Sequence[s
     for start in range(0, len(ids), DELETE_PAGE):
         page = ids[start : start + DELETE_PAGE]
         changes += tombstone(conn, kind, page, _topology(), noted=False, origin=Origin.UPDATE)
-    for child in children_of(kind):
-        for parent in child.graph_parents:
-            if parent.parent == kind and found:
-                _check_unused(conn, entity, child, parent.column, list(found))
-    return changes
-
-
-def _check_unused(
-    conn: Conn, entity: type[Entity], child: EntityType, column: str, keys: list[str]
-) -> None:
-    named = named_parents(conn, child, column, keys)
+    named = named_by_children(conn, kind, list(found)) if found else None
     if named:
-        key, count = named[0]
-        many = child.one if count == 1 else child.many
-        reason = f"{key!r} cannot be deleted: {count:,} {many} still name it in {column}"
+        reason = f"{named.key!r} cannot be deleted: {named.counted} still name it in {named.column}"
         raise SaveError(entity.__name__, None, reason)
+    return changes
 
 
 def _type_of(catalogue: Catalogue, entity: Any) -> EntityType:

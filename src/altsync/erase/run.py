@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -80,9 +80,9 @@ def erase(
             # An operation may be new since: a repair, or a program that loads it again.
             if sql.is_living(conn, target):
                 raise AltsyncError(f"{target.kind} {request.name!r} was loaded again meanwhile")
-            blocked = _blocked(app, conn, target)
-            if blocked:
-                return blocked
+            found = sql.unfinished(conn, target, app.settings.confirm_after_seconds)
+            if found:
+                return _blocked(app, conn, found)
             sql.purge(conn, target, begun.id)
             at("purging")
         at("purged")
@@ -147,17 +147,16 @@ def _await(
     deadline = time.monotonic() + timeout
     while True:
         with app.database.autocommit() as conn:
-            blocked = _blocked(app, conn, target)
-        if blocked is None or blocked.is_dead or time.monotonic() >= deadline:
-            return blocked
+            found = sql.unfinished(conn, target, app.settings.confirm_after_seconds)
+            if not found:
+                return None
+            if any(one.is_dead for one in found) or time.monotonic() >= deadline:
+                return _blocked(app, conn, found)
         wait(POLL)
 
 
-def _blocked(app: Application, conn: Conn, target: Target) -> Waiting | None:
-    """Return which operations may still write the entity; None if none may."""
-    found = sql.unfinished(conn, target, app.settings.confirm_after_seconds)
-    if not found:
-        return None
+def _blocked(app: Application, conn: Conn, found: Sequence[Unfinished]) -> Waiting:
+    """Return why operations may still write the entity."""
     idle = app.idle(conn)
     reasons = [_why_unfinished(app, one, idle.get(one.sink)) for one in found]
     return Waiting(tuple(dict.fromkeys(reasons)), any(one.is_dead for one in found))
@@ -248,17 +247,10 @@ def look(app: Application, target: Target, name: str) -> Store:
     if sink is None:
         return _switched_off(app, name)
     found: dict[str, None] = {}
-    row = blank_row(target, target.keys[0], None, 1)
     try:
         for key in target.keys:
             for space in target.namespaces or ("",):
-                one = replace(
-                    row,
-                    key=key,
-                    written_namespace=space,
-                    content=blank_row(target, key, space, 1).content,
-                )
-                shown = imported(_declaration(name).show)(sink, one)
+                shown = imported(_declaration(name).show)(sink, blank_row(target, key, space, 1))
                 if shown.agrees is None:
                     return Store(name, not_read=shown.detail)
                 if not shown.agrees or shown.lines:

@@ -10,11 +10,11 @@ from uuid import UUID
 
 from psycopg import sql
 
-from altsync.catalogue.current import children_of, current
+from altsync.catalogue.current import current
 from altsync.db import Conn
 from altsync.declarations import namespace_column
 from altsync.entities import EntityType
-from altsync.store.reads import named_parents
+from altsync.store.reads import named_by_children
 
 #: Text in which reasons of errors replace a key.
 REMOVED = "(erased)"
@@ -108,13 +108,10 @@ def _namespaces(conn: Conn, kind: EntityType, entity: UUID, sinks: Sequence[str]
 
 def children_named(conn: Conn, target: Target) -> str | None:
     """Return which living entities still name the entity as their parent; None if none do."""
-    for child in children_of(target.kind):
-        for parent in child.graph_parents:
-            if parent.parent == target.kind:
-                for key, count in named_parents(conn, child, parent.column, list(target.keys)):
-                    many = child.one if count == 1 else child.many
-                    return f"{count:,} {many} still name {key!r} in {parent.column}"
-    return None
+    found = named_by_children(conn, target.kind, target.keys)
+    if found is None:
+        return None
+    return f"{found.counted} still name {found.key!r} in {found.column}"
 
 
 def is_living(conn: Conn, target: Target) -> bool:
@@ -156,23 +153,19 @@ def unfinished(conn: Conn, target: Target, confirm_after: float) -> list[Unfinis
     return [Unfinished(*row) for row in rows]
 
 
-def purge(conn: Conn, target: Target, erasure: int) -> dict[str, int]:
-    """Remove all that PostgreSQL holds of a deleted entity. Return the removed rows by table.
+def purge(conn: Conn, target: Target, erasure: int) -> None:
+    """Remove all that PostgreSQL holds of a deleted entity.
 
     The caller has checked that no operation of it is unfinished.
     """
-    kind, one = target.kind, {"id": target.id, "seed": target.seed_id, "keys": list(target.keys)}
-    counts = {kind.value: conn.execute(f"DELETE FROM {kind} WHERE id = %(id)s", one).rowcount}
-    counts["sync_operation"] = conn.execute(
-        "DELETE FROM sync_operation WHERE entity_id = %(id)s", one
-    ).rowcount
-    counts["tag_registry"] = conn.execute(
+    kind, one = target.kind, {"id": target.id, "seed": target.seed_id}
+    conn.execute(f"DELETE FROM {kind} WHERE id = %(id)s", one)
+    conn.execute("DELETE FROM sync_operation WHERE entity_id = %(id)s", one)
+    conn.execute(
         f"DELETE FROM tag_registry WHERE entity_type = '{kind}' AND seed_id = %(seed)s", one
-    ).rowcount
-    counts["embedding"] = remove_vectors(conn, target.text_hashes)
-    remove_from_texts(conn, target)
+    )
+    conn.execute(sql.SQL("DELETE {}").format(_own_vectors()), (list(target.text_hashes),))
     conn.execute("UPDATE erasure SET purged_at = now() WHERE id = %s", (erasure,))
-    return counts
 
 
 #: Columns of text that may name an entity, by table: reasons of errors, discards and pauses.
@@ -206,21 +199,16 @@ def _names(target: Target) -> str:
     return rf"(?<![[:alnum:]_])(?:{names})(?![[:alnum:]_])"
 
 
-def _in_use() -> sql.Composed:
-    """Return a condition: an entity has the text of a row of ``embedding`` ``e``."""
-    return sql.SQL(" OR ").join(
+def _own_vectors() -> sql.Composed:
+    """Return the rows of ``embedding`` with some text hashes that no living entity has."""
+    in_use = sql.SQL(" OR ").join(
         sql.SQL(
             "EXISTS (SELECT 1 FROM {table} l WHERE l.deleted_at IS NULL "
             "AND e.text_hash IN (l.text_hash, l.embedding_text_hash))"
         ).format(table=sql.Identifier(kind.value))
         for kind in current().entity_types
     )
-
-
-def remove_vectors(conn: Conn, text_hashes: Sequence[str]) -> int:
-    """Remove the vectors of these texts, unless a living entity has the same text."""
-    statement = sql.SQL("DELETE FROM embedding e WHERE e.text_hash = ANY(%s) AND NOT ({})")
-    return conn.execute(statement.format(_in_use()), (list(text_hashes),)).rowcount
+    return sql.SQL("FROM embedding e WHERE e.text_hash = ANY(%s) AND NOT ({})").format(in_use)
 
 
 def remains(conn: Conn, target: Target) -> dict[str, int]:
@@ -256,7 +244,7 @@ def remains(conn: Conn, target: Target) -> dict[str, int]:
     for name, source in counts.items():
         row = conn.execute(f"SELECT count(*) {source}", one).fetchone()
         found[name] = row[0] if row else 0
-    statement = sql.SQL("SELECT count(*) FROM embedding e WHERE e.text_hash = ANY(%s) AND NOT ({})")
-    row = conn.execute(statement.format(_in_use()), (list(target.text_hashes),)).fetchone()
+    statement = sql.SQL("SELECT count(*) {}").format(_own_vectors())
+    row = conn.execute(statement, (list(target.text_hashes),)).fetchone()
     found["embedding"] = row[0] if row else 0
     return found

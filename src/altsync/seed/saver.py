@@ -18,7 +18,7 @@ from altsync.circuit.sinks import wanted_model
 from altsync.contract import Topology
 from altsync.db import Conn
 from altsync.entities import EntityType, ParentEdge, entity_id
-from altsync.erased import lift, read_erased
+from altsync.erased import Erased, lift, read_erased
 from altsync.errors import SaveError
 from altsync.seed import prepare, renaming
 from altsync.seed.changes import Changes
@@ -76,9 +76,10 @@ class Saver:
         self._refuse_repeats(lines)
         lines.sort(key=lambda one: entity_id(self.kind, one.seed_id or ""))
         self._saved = []
+        erased = read_erased(self._conn, allowed=self._allow_erased)
         changes = Changes()
         for start in range(0, len(lines), BATCH):
-            changes += self._write_page(lines[start : start + BATCH])
+            changes += self._write_page(lines[start : start + BATCH], erased)
         return changes
 
     def set_ids(self) -> None:
@@ -251,12 +252,12 @@ class Saver:
 
     # --- writing ------------------------------------------------------------------------------
 
-    def _write_page(self, page: Sequence[_Pending]) -> Changes:
+    def _write_page(self, page: Sequence[_Pending], erased: Erased) -> Changes:
         kind = self.kind
         prepared = [
             prepare.prepare_row(one.line._replace(seed_id=one.seed_id or ""), SAVED) for one in page
         ]
-        self._refuse_erased([row.request for row in prepared])
+        self._refuse_erased([row.request for row in prepared], erased)
         keys, renamed = self._keys([row.request for row in prepared])
         values = []
         for one, row in zip(page, prepared, strict=True):
@@ -269,8 +270,7 @@ class Saver:
         followed = renaming.follow(self._conn, kind, renamed, self._topology) if renamed else 0
         return replace(changes, operations=changes.operations + followed)
 
-    def _refuse_erased(self, requests: Sequence[KeyRequest]) -> None:
-        erased = read_erased(self._conn, allowed=self._allow_erased)
+    def _refuse_erased(self, requests: Sequence[KeyRequest], erased: Erased) -> None:
         for request in requests:
             reason = erased.refusal(self.kind, [request.seed_id, request.preferred])
             if reason is not None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from altsync.catalogue.current import current, entity_types
+from altsync.catalogue.current import children_of, current, entity_types
 from altsync.contract import SinkVersion
 from altsync.db import Conn, Database
 from altsync.entities import EntityType
 from altsync.generations import model_of
+from altsync.wording import plural
 
 #: Entities per page of a listing.
 PAGE = 1000
@@ -50,15 +52,33 @@ def living_versions(
         after = rows[-1][0]
 
 
-def named_parents(
-    conn: Conn, child: EntityType, column: str, keys: Sequence[str]
-) -> list[tuple[str, int]]:
-    """Return those of ``keys`` that living entities hold in a column, and how many do."""
-    return conn.execute(
-        f"SELECT {column}, count(*) FROM {child} WHERE {column} = ANY(%s) AND deleted_at IS NULL "
-        "GROUP BY 1 ORDER BY 1",
-        (list(keys),),
-    ).fetchall()
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Living entities that hold the key of a parent in a column; ``counted``: "2 leagues"."""
+
+    key: str
+    column: str
+    counted: str
+
+
+def named_by_children(conn: Conn, kind: EntityType, keys: Sequence[str]) -> Named | None:
+    """Return living entities that name one of ``keys`` as a parent in the graph; None if none do.
+
+    Only the first column and key are returned.
+    """
+    for child in children_of(kind):
+        for parent in child.graph_parents:
+            if parent.parent != kind:
+                continue
+            row = conn.execute(
+                f"SELECT {parent.column}, count(*) FROM {child} "
+                f"WHERE {parent.column} = ANY(%s) AND deleted_at IS NULL "
+                "GROUP BY 1 ORDER BY 1 LIMIT 1",
+                (list(keys),),
+            ).fetchone()
+            if row is not None:
+                return Named(row[0], parent.column, plural(row[1], child.one, child.many))
+    return None
 
 
 def children_page(
