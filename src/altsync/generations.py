@@ -52,13 +52,14 @@ def generations_of(config: Mapping[str, Any]) -> Generations | None:
         return None
     beside = config.get("shadow")
     return Generations(
-        _generation(config),
-        _generation(beside) if beside else None,
+        generation_of(config),
+        generation_of(beside) if beside else None,
         "indexes" in config or beside is not None,
     )
 
 
-def _generation(config: Mapping[str, Any]) -> Generation:
+def generation_of(config: Mapping[str, Any]) -> Generation:
+    """Return the generation that a part of the configuration describes."""
     return Generation(
         Model(config["model"], config["dimensions"]),
         config.get("indexes", ""),

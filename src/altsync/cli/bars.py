@@ -9,6 +9,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
@@ -22,6 +23,13 @@ class Bars(Progress):
     def __init__(self, count: ProgressColumn | None = None, **options: Any) -> None:
         columns = (TextColumn("{task.description:<12}"), BarColumn(), count or MofNCompleteColumn())
         super().__init__(*columns, TimeElapsedColumn(), console=notes, **options)
+        self._named: dict[str, TaskID] = {}
+
+    def show(self, name: str, done: int, total: int) -> None:
+        """Show how much of ``total`` is done in the bar of a name, which the first call creates."""
+        if name not in self._named:
+            self._named[name] = self.add_task(name, total=total)
+        self.update(self._named[name], completed=done, total=max(done, total))
 
     def stop(self) -> None:
         """Stop, and end the line of the last bar.

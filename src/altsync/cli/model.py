@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 from psycopg import errors
-from rich.progress import TaskID
 
 from altsync.app import Application
 from altsync.cli import terminal
@@ -20,7 +19,7 @@ from altsync.cli.planned import plan_bars, planner_of, to_be_paid
 from altsync.cli.status import age
 from altsync.cli.tables import Table
 from altsync.cli.terminal import Exit, answers, notes
-from altsync.cli.verify import view
+from altsync.cli.verify import CANNOT_TELL, DRIFT, view
 from altsync.contract import EMBEDDING
 from altsync.entities import Model
 from altsync.errors import AltsyncError
@@ -155,15 +154,8 @@ def verify(
             move = _require_shadow(read_move(conn))
             backlog = shadow_backlog(conn, app.topology)
         with Bars(transient=True, disable=as_json) as bars:
-            tasks: dict[str, TaskID] = {}
-
-            def show(sink: str, done: int, total: int) -> None:
-                if sink not in tasks:
-                    tasks[sink] = bars.add_task(sink, total=total)
-                bars.update(tasks[sink], completed=done, total=max(done, total))
-
             report = app.verify_shadow(
-                Options(repair=repair, deep=deep, grace=grace), progress=show
+                Options(repair=repair, deep=deep, grace=grace), progress=bars.show
             )
         complete = report.consistent and move.filled and not backlog.dead
         if complete:
@@ -214,9 +206,8 @@ def compare(
 
     asked = read_questions(questions)
     with application() as app:
-        found = app.generations()
-        if found is None or found.shadow is None:
-            raise AltsyncError("there is no model beside the serving one: run altsync model add")
+        with app.database.autocommit() as conn:
+            found = _require_shadow(read_move(conn)).generations
         pair = app.stores_of(found), app.stores_of(found, shadow=True)
         with Bars(transient=True, disable=as_json) as bars:
             compared = list(bars.track(compare_answers(*pair, asked, top=top), total=len(asked)))
@@ -235,9 +226,6 @@ def compare(
     shown = "" if mean is None else f", rank correlation {mean:.2f}"
     answers.print(f"{plural(len(compared), 'question')}: overlap at {top} {overlap:.0%}{shown}.")
 
-
-#: Exit codes of ``verify``, as those of ``altsync verify``.
-DRIFT, CANNOT_TELL = 1, 2
 
 Within = Annotated[
     float, typer.Option("--within", min=0.0, help="Seconds to wait until the new one is in step.")

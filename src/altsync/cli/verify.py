@@ -94,15 +94,8 @@ def _compare(app: Application, sink: str | None, options: Options, *, quiet: boo
     for name in CHARGED if not quiet else ():
         if sink in (None, name) and name in app.topology.names:
             _print_price(app, name, options)
-    with Bars(transient=True, disable=quiet) as progress:
-        tasks = {}
-
-        def show(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = progress.add_task(name, total=total)
-            progress.update(tasks[name], completed=done, total=max(done, total))
-
-        return app.verify(options, sinks, progress=show)
+    with Bars(transient=True, disable=quiet) as bars:
+        return app.verify(options, sinks, progress=bars.show)
 
 
 def _print_price(app: Application, sink: str, options: Options) -> None:

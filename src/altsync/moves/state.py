@@ -6,8 +6,9 @@ page, and note how far they are, so that each may be interrupted and continued.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from altsync.contract import EMBEDDING, SHADOW, Topology
 from altsync.db import Conn, Database
 from altsync.entities import EntityType, Model
 from altsync.errors import AltsyncError, SchemaError
-from altsync.generations import Generation, Generations, generations_of
+from altsync.generations import Generation, Generations, generation_of, generations_of
 from altsync.operations import Origin
 from altsync.outbox.edges import enqueue_neighbour_search
 from altsync.outbox.enqueue import MERGE_INTO_LIVE, lock_entities, notify
@@ -81,8 +82,7 @@ def read_move(conn: Conn, *, lock: bool = False) -> Move:
         shadow.get("verified"),
         config.get("exchanged"),
         "searching" in config,
-        dropping
-        and Generation(Model(dropping["model"], dropping["dimensions"]), dropping["indexes"]),
+        generation_of(dropping) if dropping else None,
     )
 
 
@@ -170,11 +170,32 @@ def begin(
 
 
 def _now(conn: Conn) -> str:
-    row = conn.execute(
-        "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
-    ).fetchone()
+    return f"{_clock(conn).astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _clock(conn: Conn) -> datetime:
+    """Return the time of the database, which goes on within a transaction."""
+    row = conn.execute("SELECT clock_timestamp()").fetchone()
     assert row is not None
-    return str(row[0])
+    now: datetime = row[0]
+    return now
+
+
+def _place(kinds: Sequence[EntityType], cursor: Sequence[Any] | None) -> tuple[EntityType, UUID]:
+    """Return the type and the id after which a step goes on; the first type without a cursor."""
+    name, after = cursor or (None, None)
+    kind = next((one for one in kinds if one == name), kinds[0])
+    return kind, UUID(after) if after else UUID(int=0)
+
+
+def _next_place(
+    kinds: Sequence[EntityType], kind: EntityType, last: UUID | None
+) -> list[str | None] | None:
+    """Return the cursor after ``last``, or of the next type without it; None at the end."""
+    if last is not None:
+        return [kind.value, str(last)]
+    following = kinds[list(kinds).index(kind) + 1 :]
+    return [following[0].value, None] if following else None
 
 
 def fill(database: Database, topology: Topology) -> Iterator[int]:
@@ -190,18 +211,11 @@ def fill(database: Database, topology: Topology) -> Iterator[int]:
             if shadow is None or shadow.get("filled"):
                 return
             kinds = list(entity_types())
-            names = [kind.value for kind in kinds]
-            at, after = shadow.get("cursor") or (names[0], None)
-            position = names.index(at) if at in names else 0
-            count, last = fill_shadow(
-                conn, topology, kinds[position], after=UUID(after) if after else None, limit=PAGE
-            )
-            if last is not None:
-                shadow["cursor"] = [names[position], str(last)]
-            elif position + 1 < len(names):
-                shadow["cursor"] = [names[position + 1], None]
-            else:
-                shadow.pop("cursor", None)
+            kind, after = _place(kinds, shadow.get("cursor"))
+            count, last = fill_shadow(conn, topology, kind, after=after, limit=PAGE)
+            shadow["cursor"] = _next_place(kinds, kind, last)
+            if shadow["cursor"] is None:
+                del shadow["cursor"]
                 shadow["filled"] = True
             _write(conn, config)
         yield count
@@ -337,27 +351,23 @@ def search_again(database: Database, topology: Topology) -> Iterator[int]:
             if "searching" not in config:
                 return
             kinds = list(searched_types())
-            names = [kind.value for kind in kinds]
-            at, after = config["searching"] or (names[0], None)
-            position = names.index(at) if at in names else 0
-            kind = kinds[position]
+            kind, after = _place(kinds, config["searching"])
             ids = [
                 row[0]
                 for row in conn.execute(
                     f"SELECT id FROM {kind} WHERE id > %s AND deleted_at IS NULL "
                     "ORDER BY id LIMIT %s FOR NO KEY UPDATE",
-                    (UUID(after) if after else UUID(int=0), PAGE),
+                    (after, PAGE),
                 )
             ]
             count = enqueue_neighbour_search(
                 conn, kind, topology.relating, ids, delay=0.0, again=True
             )
-            if len(ids) == PAGE:
-                config["searching"] = [names[position], str(ids[-1])]
-            elif position + 1 < len(names):
-                config["searching"] = [names[position + 1], None]
-            else:
+            place = _next_place(kinds, kind, ids[-1] if len(ids) == PAGE else None)
+            if place is None:
                 del config["searching"]
+            else:
+                config["searching"] = place
             _write(conn, config)
         yield count
 
@@ -384,13 +394,13 @@ def begin_drop(database: Database, topology: Topology, after: float) -> Generati
             config.pop("exchanged", None)
             config["dropping"] = {
                 **{name: shadow[name] for name in ("model", "dimensions", "indexes")},
-                "at": _clock(conn) + after,
+                "at": _clock(conn).timestamp() + after,
             }
             _write(conn, config)
         dropping = config.get("dropping")
         if dropping is None:
             raise AltsyncError("there is no model beside the serving one")
-    return Generation(Model(dropping["model"], dropping["dimensions"]), dropping["indexes"])
+    return generation_of(dropping)
 
 
 def _rename_rows(database: Database) -> None:
@@ -417,7 +427,7 @@ def _rename_rows(database: Database) -> None:
 def seconds_until_droppable(conn: Conn) -> float:
     """Return the seconds until no call may still write the indexes that are being dropped."""
     dropping = _config(conn).get("dropping")
-    return max(0.0, dropping["at"] - _clock(conn)) if dropping else 0.0
+    return max(0.0, dropping["at"] - _clock(conn).timestamp()) if dropping else 0.0
 
 
 def end_drop(conn: Conn, topology: Topology) -> None:
@@ -428,9 +438,3 @@ def end_drop(conn: Conn, topology: Topology) -> None:
     conn.execute(
         "DELETE FROM sink_state WHERE sink = ANY(%s)", ([one.name for one in topology.shadows],)
     )
-
-
-def _clock(conn: Conn) -> float:
-    row = conn.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
-    assert row is not None
-    return float(row[0])
