@@ -46,7 +46,7 @@ from altsync.declarations import (
 from altsync.delivery import Delivery, DrainResult
 from altsync.delivery.shadow import ShadowSink
 from altsync.embedding import Embedder
-from altsync.entities import EntityType
+from altsync.entities import EntityType, Model
 from altsync.errors import ConfigurationError, SchemaError, SinkFailure
 from altsync.generations import (
     Generation,
@@ -65,7 +65,7 @@ from altsync.relay import Relay
 from altsync.retention import Retention
 from altsync.sentences import describe
 from altsync.similarity.rules import declared_rules
-from altsync.status.collect import IDLE_SECONDS, idle_message
+from altsync.status.collect import IDLE_SECONDS, Status, collect, idle_message
 from altsync.status.sql import idle_sinks
 from altsync.store.reads import known_keys, living_keys
 from altsync.store.vectors import EmbeddingCache
@@ -188,6 +188,11 @@ class Application:
         if sink == SIMILARITY:
             return self._similarity or LOCAL_SIMILARITY
         return _declaration(sink)
+
+    @property
+    def disabled_reasons(self) -> dict[str, str | None]:
+        """The reason of each disabled sink, None for others."""
+        return {sink: self.disabled_reason(sink) for sink in self.topology.names}
 
     @property
     def enabled(self) -> list[str]:
@@ -338,6 +343,9 @@ class Application:
 
     def delivery(self, name: str) -> Delivery | None:
         """Return the delivery of a sink; None if the sink is not configured."""
+        with self._lock:
+            if name in self._deliveries:
+                return self._deliveries[name]
         sink = self._opened_for(name)
         with self._lock:
             if name not in self._deliveries:
@@ -490,6 +498,18 @@ class Application:
             except SinkFailure as failure:
                 results[name] = failure.reason
         return results
+
+    def status(self, conn: db.Conn, model: Model | None = None) -> Status:
+        """Return the status by the settings. ``model`` is that of the settings, to compare."""
+        return collect(
+            conn,
+            self.topology,
+            self.disabled_reasons,
+            model,
+            self.settings.freshness_objectives,
+            self.settings.altsync_freshness_target,
+            self.settings.altsync_max_cost_per_day,
+        )
 
     def idle(self, conn: db.Conn) -> dict[str, str]:
         """Return the sinks whose due work no worker claims, each with what to start."""

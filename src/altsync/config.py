@@ -147,7 +147,6 @@ class Settings(BaseModel):
     #: SIMILAR_TO relationships are computed from the vectors in PostgreSQL, by one query of the
     #: vector index for each changed entity, or not at all.
     altsync_similarity: Literal["local", "index", "off"] = "local"
-    #: Seconds from the write of a vector to the query for its neighbours.
     #: Seconds between two comparisons of all stores by the relay; none for no comparisons.
     altsync_verify_every: float | None = Field(default=None, gt=0, le=_YEAR)
     #: Objectives of freshness, as neo4j=5s,pinecone=30s: the age that a share of the changes must
@@ -312,6 +311,11 @@ class Settings(BaseModel):
     def sink_names(self) -> list[str]:
         """The sinks of ALTSYNC_SINKS."""
         return self.altsync_sinks.split(",")
+
+    @property
+    def cut_long(self) -> bool:
+        """Whether texts above the model's limit are cut, and not refused."""
+        return self.altsync_long_text == "cut"
 
     @property
     def freshness_objectives(self) -> dict[str, float]:

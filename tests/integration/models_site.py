@@ -92,7 +92,7 @@ class ModelsSite:
         )
 
     def consistent(self) -> bool:
-        """Whether every store agrees with PostgreSQL, by the command for that."""
+        """Assert that every store agrees with PostgreSQL, by ``verify``; return true."""
         report = self.app.verify(Options(deep=True, grace=0.0))
         assert report.consistent, report.as_json()
         return True

@@ -48,7 +48,7 @@ def age(pg: DatabaseFixture, seconds: float, sink: str | None = None) -> None:
 
 
 def changed(pg: DatabaseFixture, sink: str) -> Sequence[bool]:
-    """Whether each operation of a sink has the time of a change."""
+    """Return for each operation of a sink whether it has the time of a change."""
     rows = pg.conn.execute(
         "SELECT changed_at IS NOT NULL FROM sync_operation WHERE sink = %s ORDER BY id", (sink,)
     )

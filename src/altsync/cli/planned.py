@@ -45,7 +45,7 @@ def planner_of(
         stored=partial(known_texts, conn),
         held=partial(records_by_namespace, conn),
         batch=app.settings.altsync_batch_size,
-        cut_long=app.settings.altsync_long_text == "cut",
+        cut_long=app.settings.cut_long,
     )
     planner = made(model=model)
     if found.shadow is not None and model == serving:

@@ -213,7 +213,7 @@ def load(
 ) -> SeedReport:
     """Load the lines, with a progress bar for each part, and print the counts."""
     report = SeedReport(run_folder(app), only_refusals=options.dry_run)
-    options = replace(options, cut_long=app.settings.altsync_long_text == "cut")
+    options = replace(options, cut_long=app.settings.cut_long)
     try:
         with _part_bars(options) as advance:
             Loader(conn, app.topology, options, report, advance, planner=planner).run()

@@ -19,7 +19,7 @@ from altsync.cli.terminal import answers
 from altsync.contract import Drift
 from altsync.entities import SyncStatus
 from altsync.operations import BreakerState
-from altsync.status.collect import Status, collect, idle_message
+from altsync.status.collect import Status, idle_message
 from altsync.wording import plural
 
 _STATUS_STYLE = {
@@ -44,18 +44,8 @@ _IN_ORDER = (SyncStatus.SYNCED, SyncStatus.PENDING, SyncStatus.FAILED)
 
 
 def _collect(app: Application) -> Status:
-    disabled = {sink: app.disabled_reason(sink) for sink in app.topology.names}
     with app.database.autocommit() as conn:
-        settings = app.settings
-        return collect(
-            conn,
-            app.topology,
-            disabled,
-            settings.wanted_model,
-            settings.freshness_objectives,
-            settings.altsync_freshness_target,
-            settings.altsync_max_cost_per_day,
-        )
+        return app.status(conn, app.settings.wanted_model)
 
 
 def status(

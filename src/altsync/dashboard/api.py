@@ -36,7 +36,7 @@ from altsync.retry import (
 )
 from altsync.status import batches
 from altsync.status.batches import Work
-from altsync.status.collect import RECENT_SECONDS, collect
+from altsync.status.collect import RECENT_SECONDS
 from altsync.why import explain as why_explain
 from altsync.why import history as why_history
 from altsync.why.explanation import Unknown
@@ -85,17 +85,8 @@ class Api:
 
     def overview(self, query: Mapping[str, str]) -> dict[str, Any]:
         """Return the status: matrix, totals, breakers, backlog, the last minute."""
-        app = self._app
-        disabled = {sink: app.disabled_reason(sink) for sink in app.topology.names}
-        with app.database.autocommit() as conn:
-            found = collect(
-                conn,
-                app.topology,
-                disabled,
-                cap=app.settings.altsync_max_cost_per_day,
-                objectives=app.settings.freshness_objectives,
-                target=app.settings.altsync_freshness_target,
-            )
+        with self._app.database.autocommit() as conn:
+            found = self._app.status(conn)
         return {**found.as_json(), "at_rest": found.at_rest, "recent_seconds": RECENT_SECONDS}
 
     def throughput(self, query: Mapping[str, str]) -> dict[str, Any]:

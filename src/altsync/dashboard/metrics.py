@@ -28,7 +28,6 @@ from altsync.dashboard.probes import DatabaseProbe
 from altsync.db import Conn
 from altsync.freshness import Freshness
 from altsync.operations import BreakerState
-from altsync.status import collect as status_collect
 from altsync.status.batches import BatchTotals, Work, batch_totals, last_settled_batch
 from altsync.status.collect import Status
 from altsync.verify.report import kinds_of
@@ -85,21 +84,13 @@ class AltsyncCollector(Collector):
 
     def _read(self) -> _Reading:
         app = self._app
-        disabled = {sink: app.disabled_reason(sink) for sink in app.topology.names}
         with app.database.autocommit() as conn:
-            found = status_collect.collect(
-                conn,
-                app.topology,
-                disabled,
-                cap=app.settings.altsync_max_cost_per_day,
-                objectives=app.settings.freshness_objectives,
-                target=app.settings.altsync_freshness_target,
-            )
+            found = app.status(conn)
             totals = self._tally.totals(conn)
             costs = spent(conn, None)
         sinks = {sink: totals.get(sink, _NOTHING) for sink in found.sinks}
         every = app.settings.altsync_verify_every
-        return _Reading({**totals, **sinks}, disabled, found, every, costs)
+        return _Reading({**totals, **sinks}, app.disabled_reasons, found, every, costs)
 
 
 @dataclass(frozen=True, slots=True)

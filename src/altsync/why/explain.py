@@ -65,7 +65,7 @@ def explain(app: Application, key: str, folder: Path) -> Explanation | Unknown:
             _by_sink(conn, entity, "dead"),
             _by_sink(conn, entity, "discarded"),
             sink_health(conn),
-            {sink: app.disabled_reason(sink) for sink in app.topology.names},
+            app.disabled_reasons,
             graph=app.topology.graph,
         )
     edited = not row.deleted and is_edited(row)

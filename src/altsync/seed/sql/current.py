@@ -7,6 +7,8 @@ comparison accepts it where vector and metadata are equal.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from altsync.contract import Topology
 from altsync.declarations import MIRRORS, ONLY_VECTORS, pending
 from altsync.entities import EntityType
@@ -29,10 +31,7 @@ def pending_unless_current(entity_type: EntityType) -> str:
 
 def current_sinks() -> str:
     """Return an array in SQL of the sinks that a written row ``l`` has not made pending."""
-    names = ", ".join(
-        f"CASE WHEN l.{status_column(name)} = 'synced' THEN '{name}' END" for name in ONLY_VECTORS
-    )
-    return f"array_remove(ARRAY[{names}]::text[], NULL)"
+    return _sinks_where(lambda name: f"l.{status_column(name)} = 'synced'")
 
 
 def count_current(entity_type: EntityType, topology: Topology) -> str:
@@ -50,10 +49,12 @@ def current_of_staged(entity_type: EntityType, model: str) -> str:
 
     ``model`` is SQL for the name of the model that embeds.
     """
-    names = ", ".join(
-        f"CASE WHEN {_is_current(name, entity_type, 'e', 's', model)} THEN '{name}' END"
-        for name in ONLY_VECTORS
-    )
+    return _sinks_where(lambda name: _is_current(name, entity_type, "e", "s", model))
+
+
+def _sinks_where(condition: Callable[[str], str]) -> str:
+    """Return an array in SQL of the sinks of vectors alone that meet a condition."""
+    names = ", ".join(f"CASE WHEN {condition(name)} THEN '{name}' END" for name in ONLY_VECTORS)
     return f"array_remove(ARRAY[{names}]::text[], NULL)"
 
 

@@ -150,7 +150,7 @@ def open_sink(settings: Settings, vectors: VectorStore) -> Sink | None:
         base_url=settings.openai_base_url,
         timeout=settings.altsync_sink_timeout_seconds,
     )
-    return Sink(embedder, vectors, cut_long=settings.altsync_long_text == "cut")
+    return Sink(embedder, vectors, cut_long=settings.cut_long)
 
 
 def check(settings: Settings, sink: Sink, timeout: float) -> str:
