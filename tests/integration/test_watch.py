@@ -97,7 +97,17 @@ def test_edits_deletions_and_a_new_folder_are_seeded(
         shutil.move(seeds, seeds.parent / "away")
         (seeds.parent / "away" / "leagues" / "b.jsonl").write_text("")
         shutil.move(seeds.parent / "away", seeds)
-        following(lambda run: run.get("parts", {}).get("archetypes", {}).get("unchanged") == 1)
+        seen: set[str] = set()
+
+        def is_replaced(run: dict[str, Any]) -> bool:
+            """The new folder is seeded whole, its empty file at last."""
+            if run.get("parts", {}).get("archetypes", {}).get("unchanged") == 1:
+                seen.add("whole")
+            if run.get("deleted") == 1:
+                seen.add("deleted")
+            return seen == {"whole", "deleted"}
+
+        following(is_replaced)
         process.send_signal(signal.SIGTERM)
         assert process.wait(TIMEOUT) == 0
 

@@ -31,6 +31,9 @@ PruneSaved = Annotated[
     bool, typer.Option("--prune-saved", help="With --prune: also what programs have saved.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Prune even more than a fifth of a part.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse a whole file for one bad line in it.")
+]
 
 
 def _seed(
@@ -44,9 +47,7 @@ def _seed(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would happen, and write nothing.")
     ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse a whole file for one bad line in it.")
-    ] = False,
+    strict: Strict = False,
     allow_erased: Annotated[
         bool, typer.Option("--allow-erased", help="Load lines of erased entities, too.")
     ] = False,

@@ -21,6 +21,7 @@ from altsync.catalogue.current import parts as parts_of_catalogue
 from altsync.catalogue.parts import Part
 from altsync.cli import ending
 from altsync.cli.common import Json, application
+from altsync.cli.seed import Strict, Yes
 from altsync.cli.seed_run import print_rejects, run_folder
 from altsync.cli.tables import Text
 from altsync.cli.terminal import Exit, answers, notes, print_json_line
@@ -44,12 +45,8 @@ def watch(
     prune: Annotated[
         bool, typer.Option("--prune", help="Delete what changed files no longer hold.")
     ] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Prune even more than a fifth of a part.")
-    ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse a whole file for one bad line in it.")
-    ] = False,
+    yes: Yes = False,
+    strict: Strict = False,
     quiet: Annotated[
         float,
         typer.Option("--quiet-seconds", min=0.01, max=60, help="Wait so long after a change."),
@@ -122,7 +119,6 @@ class Watcher:
                 self._try(ready)
 
     def _try(self, ready: tuple[Part, ...]) -> None:
-        self.is_seeding = True
         try:
             refused = self._seed(ready)
         except Exception as error:
@@ -135,8 +131,6 @@ class Watcher:
                 self._waits_for = failure.text
                 self._note(f"{failure.text}; waiting")
             return
-        finally:
-            self.is_seeding = False
         self._waits_for, self._retry_seconds = None, RETRY_SECONDS
         self._due.seeded(ready, refused)
 
@@ -148,13 +142,15 @@ class Watcher:
         if not chosen:
             return []
         report = SeedReport(run_folder(self._app), only_refusals=True)
-        cut_long = self._app.settings.altsync_long_text == "cut"
+        cut_long = self._app.settings.cut_long
         options = replace(self._options, parts=chosen, cut_long=cut_long)
         started = self._clock()
         try:
+            self.is_seeding = True
             with self._app.connect("altsync-watch") as conn:
                 Loader(conn, self._app.topology, options, report).run()
         finally:
+            self.is_seeding = False
             report.close()
             if report.parts:
                 self._print(report, self._clock() - started)
