@@ -54,7 +54,7 @@ def living_versions(
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """Living entities that hold the key of a parent in a column; ``counted`` is their number with their noun."""
+    """Living entities that hold the key of a parent in a column, ``counted`` with their noun."""
 
     key: str
     column: str
